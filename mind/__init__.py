@@ -1,0 +1,1 @@
+"""MIND: capability-aware multi-perspective chain-of-thought distillation (arXiv 2601.03717)."""

@@ -1,0 +1,234 @@
+"""The configuration of a run: frozen dataclasses, validated on construction, saved with each run.
+
+Fields marked [ours] have no published value: the paper (arXiv 2601.03717) does not give one and the default is our
+choice. Times are in steps or epochs, lengths in tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from mind.errors import MindError
+from mind.perspectives import PAPER_PERSPECTIVES
+
+EMBEDDED_STUDENT = "smollm2-135m-instruct"
+WORD_PROBLEMS = "word-problems"
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise MindError(message)
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The model that learns."""
+
+    model: str = EMBEDDED_STUDENT
+    """A Hugging Face model folder or name, or "smollm2-135m-instruct", the one that the `demo` extra brings."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The dtype of the weights in memory."""
+    attention: str = "sdpa"
+    """transformers' `attn_implementation`: "sdpa", "eager", "flash_attention_2", "flex_attention"."""
+    max_length: int = 1024
+    """Longest sequence in tokens (prompt, rationale and answer suffix); a longer one is an error."""
+    lora: bool = False
+    """Train LoRA adapters through peft instead of every weight."""
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def __post_init__(self) -> None:
+        _require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")
+        _require(self.lora_rank >= 1, f"student.lora_rank is {self.lora_rank}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the student reads. Files are JSON lines: {"id", "question", "answer", "choices"?, "rationales"?}."""
+
+    train: str = WORD_PROBLEMS
+    """A JSONL file with rationales, or "word-problems" for the built-in generator."""
+    heldout: str | None = None
+    """A JSONL file with rationales for the teacher-forced NLL; by default `heldout_fraction` of `train`."""
+    heldout_fraction: float = 0.1
+    evaluation: tuple[str, ...] = ()
+    """JSONL files for the accuracy before and after; "word-problems" brings its own."""
+    perspectives: tuple[str, ...] = PAPER_PERSPECTIVES
+    """The names of the K perspectives, in the order of MetaNet's heads."""
+    max_questions: int | None = None
+    """Use only the first so many training questions."""
+    generated_questions: int = 24
+    """How many questions the built-in generator writes for training."""
+
+    def __post_init__(self) -> None:
+        k = len(self.perspectives)
+        _require(2 <= k <= 32, f"data.perspectives names K = {k} perspectives: MIND needs 2 <= K <= 32")
+        doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
+        _require(not doubled, f"data.perspectives names {', '.join(doubled)} twice")
+        _require(0 < self.heldout_fraction < 1, f"data.heldout_fraction is {self.heldout_fraction}: expected (0, 1)")
+        _require(self.max_questions is None or self.max_questions >= 2, "data.max_questions: expected at least 2")
+        _require(self.generated_questions >= 2, "data.generated_questions: expected at least 2")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Selection, weights and the student's loss (mind equations of sections 3 and 4 of the paper)."""
+
+    beta: float = 0.8
+    """I_dyn = {k : s_k >= beta * max_j s_j} [paper]; the value is [ours]."""
+    tau_student: float = 1.0
+    """Temperature of alpha over I_dyn [ours]."""
+    consistency_weight: float = 0.1
+    """lambda: L_total = L_SFT + lambda * L_cons [paper]; the value is [ours]."""
+    backend: str = "auto"
+    """The mind_kernels backend of the loss."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.beta <= 1, f"objective.beta is {self.beta}: expected a number in (0, 1]")
+        _require(self.tau_student > 0, f"objective.tau_student is {self.tau_student}: expected a positive number")
+        _require(self.consistency_weight >= 0, "objective.consistency_weight: expected a number >= 0")
+
+
+@dataclass(frozen=True)
+class MetaNetConfig:
+    """The teaching assistant and how the student's feedback calibrates it (with inertia)."""
+
+    encoder: str = "student"
+    """"student": the frozen initial student's mean-pooled last hidden state [ours]; else a sentence-transformers
+    model name or folder."""
+    width: int = 128
+    """Width of the aligned vectors [ours]."""
+    synergy_heads: int = 4
+    """Heads of the self-attention over the K perspective vectors [paper's figure]."""
+    tau: float = 1.0
+    """Temperature of L_meta = KL(softmax(s / tau) || softmax(-L_real / tau)) [ours]."""
+    learning_rate: float | None = None
+    """MetaNet's learning rate in joint training; by default a tenth of the student's [ours]."""
+    accumulation: int = 4
+    """Optimiser steps of the student whose L_meta gradients are averaged into one step of MetaNet: the inertia
+    [paper]; the value is [ours]."""
+    warmup_epochs: int = 20
+    """Epochs of MetaNet alone before the student moves [paper: a few]. The student's L_real is constant then, is
+    computed once and reused, so an epoch costs milliseconds [ours]."""
+    warmup_learning_rate: float = 1e-3
+    """MetaNet's learning rate while it trains alone [ours]."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of L_real a (question, perspective) that L_meta uses in place of the
+    latest value; 0 turns it off [ours]."""
+
+    def __post_init__(self) -> None:
+        _require(self.width % self.synergy_heads == 0,
+                 f"metanet.width {self.width} is not a multiple of metanet.synergy_heads {self.synergy_heads}")
+        _require(self.tau > 0, f"metanet.tau is {self.tau}: expected a positive number")
+        _require(self.accumulation >= 1, f"metanet.accumulation is {self.accumulation}: expected at least 1")
+        _require(self.warmup_epochs >= 0, f"metanet.warmup_epochs is {self.warmup_epochs}: expected at least 0")
+        _require(0 <= self.ema < 1, f"metanet.ema is {self.ema}: expected a number in [0, 1)")
+        for name in ("learning_rate", "warmup_learning_rate"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"metanet.{name} is {value}: expected a positive number")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: what transformers.TrainingArguments needs, in the names that users of MIND think in."""
+
+    questions_per_step: int = 4
+    """Questions of one forward and backward, each with all its rationales."""
+    gradient_accumulation: int = 1
+    """Forward and backward passes of one optimiser step of the student."""
+    epochs: float = 1.0
+    max_steps: int = -1
+    """Optimiser steps; overrides `epochs` when positive."""
+    learning_rate: float = 3e-5
+    warmup_ratio: float = 0.05
+    lr_scheduler: str = "cosine"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    pack_length: int = 1024
+    """Tokens of one packed sequence, at most; longer packs cost attention, shorter ones cost launches."""
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    """bf16 autocast of the trunk."""
+    save_steps: int = 20
+    """Optimiser steps between checkpoints; the last two are kept."""
+    log_steps: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("questions_per_step", "gradient_accumulation", "save_steps", "log_steps", "pack_length"):
+            value = getattr(self, name)
+            _require(value >= 1, f"train.{name} is {value}: expected at least 1")
+        _require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
+        _require(self.max_steps > 0 or self.epochs > 0, "train.epochs: expected a positive number")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Greedy generation and teacher-forced NLL."""
+
+    questions: int | None = 50
+    """Questions a file, from its start; None for all."""
+    heldout_questions: int | None = None
+    """Held-out questions whose rationales the NLL is averaged over; None for all."""
+    batch_size: int = 16
+    max_new_tokens: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("questions", "heldout_questions", "batch_size", "max_new_tokens"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"evaluation.{name} is {value}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class MindConfig:
+    """Everything that determines a run."""
+
+    output: str = "runs/mind"
+    """The run folder; it must be new, unless the run is resumed."""
+    student: StudentConfig = field(default_factory=StudentConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    metanet: MetaNetConfig = field(default_factory=MetaNetConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def metanet_learning_rate(self) -> float:
+        """MetaNet's learning rate in joint training."""
+        return self.metanet.learning_rate or self.train.learning_rate / 10
+
+
+def save_config(config: MindConfig, path: Path) -> None:
+    """Writes `config` as JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def load_config(path: Path) -> MindConfig:
+    """Reads what `save_config` wrote; raises MindError for a missing file, bad JSON or an unknown field."""
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MindError(f"{path}: no such configuration file") from None
+    except json.JSONDecodeError as error:
+        raise MindError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    return _build(MindConfig, values, str(path))
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    _require(isinstance(values, dict), f"{where}: expected an object with the fields of {kind.__name__}")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    _require(not unknown, f"{where}: unknown field {', '.join(unknown)}")
+    built = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = _build(hints[name], value, f"{where}: {name}")
+        elif isinstance(value, list):
+            value = tuple(value)
+        built[name] = value
+    return kind(**built)

@@ -1,0 +1,20 @@
+"""Losses straight from hidden states and the LM head, never materialising the N x V logits."""
+
+from mind_kernels.backend import Availability, BackendUnavailableError, available_backends
+from mind_kernels.linear_cross_entropy import RowStats, linear_cross_entropy
+from mind_kernels.linear_mind_loss import MindStats, linear_mind_loss
+from mind_kernels.linear_pairwise_jsd import PairStats, linear_pairwise_jsd
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Availability",
+    "BackendUnavailableError",
+    "MindStats",
+    "PairStats",
+    "RowStats",
+    "available_backends",
+    "linear_cross_entropy",
+    "linear_mind_loss",
+    "linear_pairwise_jsd",
+]

@@ -1,0 +1,135 @@
+"""Errors on arguments, worded once: the argument, what it is, and what was expected.
+
+`*_arguments` look at metadata alone, so they run under torch.compile too; `values` reads the data. On a GPU that
+would stall the stream, so there the check becomes a device-side assertion.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:
+    """Raises ValueError unless `tensor` has the `expected` shape, explained by `meaning` such as "(N, D)"."""
+    if tuple(tensor.shape) != expected:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {meaning} = {expected}")
+
+
+def dimensions(name: str, tensor: Tensor, meaning: str) -> None:
+    """Raises ValueError unless `tensor` has as many dimensions as `meaning`, such as "(N, D)", names."""
+    count = meaning.count(",") + 1
+    if tensor.dim() != count:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {count} dimensions {meaning}")
+
+
+def device(name: str, tensor: Tensor, like: Tensor, *, or_cpu: bool = False) -> None:
+    """Raises ValueError unless `tensor` is on the device of `like` (or, where allowed, on the CPU)."""
+    if tensor.device != like.device and not (or_cpu and tensor.device.type == "cpu"):
+        raise ValueError(f"{name} is on {tensor.device}: expected {like.device}, where hidden is")
+
+
+def integers(name: str, tensor: Tensor) -> None:
+    """Raises TypeError unless `tensor` is int64."""
+    if tensor.dtype != torch.int64:
+        raise TypeError(f"{name} has dtype {tensor.dtype}: expected torch.int64")
+
+
+def positive(name: str, value: float | None) -> None:
+    """Raises ValueError unless `value` is None or a finite number above zero."""
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} is {value}: expected a positive finite number")
+
+
+def head_arguments(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Checks hidden (..., D), weight (V, D) and bias (V,): shapes, one floating dtype, one device."""
+    dimensions("weight", weight, "(V, D)")
+    if hidden.dtype not in _FLOATS:
+        raise TypeError(f"hidden has dtype {hidden.dtype}: expected one of {', '.join(map(str, _FLOATS))}")
+    if hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(f"hidden has shape {tuple(hidden.shape)} and weight {tuple(weight.shape)}: "
+                         "expected the same hidden size D in the last dimension of both")
+    if weight.shape[0] == 0:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}: expected at least one vocabulary entry")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is None:
+            continue
+        device(name, tensor, hidden)
+        if tensor.dtype != hidden.dtype:
+            raise TypeError(f"{name} has dtype {tensor.dtype}: expected {hidden.dtype}, the dtype of hidden")
+    if bias is not None:
+        shape("bias", bias, (weight.shape[0],), "(V,)")
+
+
+def row_arguments(
+    hidden: Tensor,
+    target: Tensor,
+    row_weight: Tensor | None,
+    segment: Tensor | None,
+    num_segments: int | None,
+) -> None:
+    """Checks target, row_weight and segment, all (N,), against hidden (N, D)."""
+    dimensions("hidden", hidden, "(N, D)")
+    rows = (hidden.shape[0],)
+    shape("target", target, rows, "(N,)")
+    integers("target", target)
+    device("target", target, hidden, or_cpu=True)
+    if row_weight is not None:
+        shape("row_weight", row_weight, rows, "(N,)")
+        device("row_weight", row_weight, hidden)
+        if not row_weight.is_floating_point():
+            raise TypeError(f"row_weight has dtype {row_weight.dtype}: expected a floating dtype")
+        if row_weight.requires_grad:
+            raise ValueError("row_weight requires a gradient: it is a constant of the loss, pass row_weight.detach()")
+    if (segment is None) != (num_segments is None):
+        raise ValueError("segment and num_segments: expected both or neither")
+    if segment is not None:
+        shape("segment", segment, rows, "(N,)")
+        integers("segment", segment)
+        device("segment", segment, hidden, or_cpu=True)
+        if num_segments < 1:
+            raise ValueError(f"num_segments is {num_segments}: expected at least 1")
+
+
+def pair_weight_argument(pair_weight: Tensor, hidden: Tensor, expected: tuple[int, int, int]) -> None:
+    """Checks pair_weight (P, K, K) and K >= 2."""
+    shape("pair_weight", pair_weight, expected, "(P, K, K)")
+    if expected[1] < 2:
+        raise ValueError(f"pair_weight has shape {tuple(pair_weight.shape)}: expected K >= 2 distributions a group")
+    device("pair_weight", pair_weight, hidden)
+    if not pair_weight.is_floating_point():
+        raise TypeError(f"pair_weight has dtype {pair_weight.dtype}: expected a floating dtype")
+    if pair_weight.requires_grad:
+        raise ValueError("pair_weight requires a gradient: it is a constant of the loss, pass pair_weight.detach()")
+
+
+def values(condition: Tensor, message: str) -> None:
+    """Raises ValueError with `message` unless every entry of `condition` holds; on a GPU, asserts on the device."""
+    if condition.device.type == "cpu":
+        if not bool(condition.all()):
+            raise ValueError(message)
+    else:
+        torch._assert_async(condition.all(), message)
+
+
+def row_values(
+    target: Tensor, ignore_index: int, vocabulary: int, segment: Tensor | None, num_segments: int
+) -> None:
+    """Checks that targets lie in [0, V) or equal ignore_index, and segments in [0, S)."""
+    inside = ((target >= 0) & (target < vocabulary)) | (target == ignore_index)
+    values(inside, f"target: expected values in [0, {vocabulary}) or ignore_index {ignore_index}"
+                   + _worst(target, inside))
+    if segment is not None:
+        inside = (segment >= 0) & (segment < num_segments)
+        values(inside, f"segment: expected values in [0, {num_segments})" + _worst(segment, inside))
+
+
+def _worst(tensor: Tensor, inside: Tensor) -> str:
+    if tensor.device.type != "cpu" or bool(inside.all()):
+        return ""
+    row = int((~inside).nonzero()[0])
+    return f", got {int(tensor[row])} in row {row}"

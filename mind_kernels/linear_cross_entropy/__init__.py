@@ -1,0 +1,5 @@
+"""Token cross-entropy straight from hidden states and the LM head."""
+
+from mind_kernels.linear_cross_entropy.op import RowStats, linear_cross_entropy
+
+__all__ = ["RowStats", "linear_cross_entropy"]

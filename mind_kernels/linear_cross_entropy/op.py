@@ -1,0 +1,208 @@
+"""linear_cross_entropy: public function, custom operator, fake kernel and autograd."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mind_kernels import backend as backends
+from mind_kernels import checks
+from mind_kernels.autograd import (
+    forbid_higher_order,
+    needs_gradient,
+    save_gradients,
+    scaled_gradients,
+    under_autocast,
+)
+from mind_kernels.linear_cross_entropy import backend_torch, reference
+from mind_kernels.row_chunks import Head, accumulation_dtype
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+@dataclass(frozen=True)
+class RowStats:
+    """Statistics of the rows, without a gradient; float32 (float64 for float64 input). Ignored rows hold zeros."""
+
+    nll: Tensor
+    """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss."""
+    lse: Tensor
+    """(N,) log-sum-exp of the row's logits (after softcap and temperature)."""
+    entropy: Tensor
+    """(N,) entropy of the row's softmax in nats."""
+    correct: Tensor
+    """(N,) bool: the largest logit is the target's."""
+    segment_nll: Tensor | None
+    """(S,) mean of `nll` over the rows of a segment that are not ignored, unweighted; nan where there are none."""
+    segment_count: Tensor | None
+    """(S,) int64: how many rows that is."""
+
+
+def segment_means(
+    nll: Tensor, valid: Tensor, segment: Tensor | None, num_segments: int
+) -> tuple[Tensor, Tensor]:
+    """Mean nll (S,) and count (S,) int64 of the valid rows of each segment; empty tensors without segments."""
+    if segment is None:
+        return nll.new_empty(0), nll.new_empty(0, dtype=torch.int64)
+    segment, valid = segment.to(nll.device), valid.to(nll.device)
+    total = nll.new_zeros(num_segments).index_add_(0, segment, nll)
+    count = torch.zeros(num_segments, dtype=torch.int64, device=nll.device).index_add_(0, segment, valid.long())
+    return total / count, count
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    row_weight: Tensor | None = None,
+    segment: Tensor | None = None,
+    num_segments: int | None = None,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    return_stats: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, RowStats]:
+    """Cross-entropy of softmax(z), z = softcap(hidden weight^T + bias) / temperature, without the N x V logits.
+
+    Args:
+        hidden: (N, D) float64, float32, bfloat16 or float16. Takes a gradient.
+        weight: (V, D) LM head, dtype and device of hidden. Takes a gradient.
+        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronisation.
+        row_weight: (N,) floating, any sign, a constant: weight of each row (alpha_k / tokens and the like). A row of
+            weight zero still yields its statistics.
+        segment: (N,) int64 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics hold.
+        bias: (V,) added to the logits. Takes a gradient.
+        reduction: "mean": sum of weighted row losses / sum of weights over rows that are not ignored (nan where there
+            is none, as torch.nn.functional.cross_entropy); "sum"; "none": (N,) weighted row losses, zero where ignored.
+        label_smoothing: epsilon in [0, 1]: (1 - eps) nll + eps mean_v(-log p_v).
+        z_loss: adds z_loss * lse^2 to each row's loss.
+        softcap: c > 0: z becomes c tanh(z / c), before the temperature.
+        return_stats: also return RowStats.
+        backend: "auto", "torch" or "reference" (see `mind_kernels.available_backends`).
+
+    Returns:
+        The loss in float32 (float64 for float64 input), or (loss, RowStats).
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named. On a GPU a target
+            or segment out of range is a device-side assertion, since reading it would stall the stream.
+        RuntimeError: a higher-order gradient through any backend but "reference".
+    """
+    hidden, weight, bias = under_autocast(hidden, weight, bias)
+    checks.head_arguments(hidden, weight, bias)
+    checks.row_arguments(hidden, target, row_weight, segment, num_segments)
+    checks.positive("softcap", softcap)
+    checks.positive("temperature", temperature)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(map(repr, REDUCTIONS))}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
+    name = backends.resolve(backend, hidden.device)
+    options = (ignore_index, reduction, float(label_smoothing), float(z_loss))
+    if name == "reference":
+        outputs = _reference(hidden, weight, bias, target, row_weight, segment, num_segments or 0, softcap,
+                             temperature, *options)
+    else:
+        needs = [False] * 3 if reduction == "none" else needs_gradient(hidden, weight, bias)
+        outputs = _forward(hidden, weight, bias, target, row_weight, segment, num_segments or 0, softcap,
+                           float(temperature), *options, needs, name)
+    loss, nll, lse, entropy, correct, segment_nll, segment_count = outputs[:7]
+    if not return_stats:
+        return loss
+    segments = (None, None) if segment is None else (segment_nll, segment_count)
+    return loss, RowStats(nll, lse, entropy, correct, *segments)
+
+
+def _reference(hidden, weight, bias, target, row_weight, segment, num_segments, softcap, temperature,
+               ignore_index, reduction, label_smoothing, z_loss):
+    checks.row_values(target, ignore_index, weight.shape[0], segment, num_segments)
+    target = target.to(hidden.device)
+    loss, terms = reference.forward(hidden, Head(weight, bias, softcap, temperature), target, row_weight,
+                                    ignore_index=ignore_index, reduction=reduction,
+                                    label_smoothing=label_smoothing, z_loss=z_loss)
+    nll, lse, entropy, correct = (terms[name].detach() for name in ("nll", "lse", "entropy", "correct"))
+    return loss, nll, lse, entropy, correct, *segment_means(nll, target != ignore_index, segment, num_segments)
+
+
+@torch.library.custom_op("mind_kernels::linear_cross_entropy", mutates_args=())
+def _forward(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    row_weight: Tensor | None,
+    segment: Tensor | None,
+    num_segments: int,
+    softcap: float | None,
+    temperature: float,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    needs: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, nll, lse, entropy, correct, segment_nll, segment_count, d_hidden, d_weight, d_bias)"""
+    checks.row_values(target, ignore_index, weight.shape[0], segment, num_segments)
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss, terms, gradients = BACKENDS[backend](
+            hidden, Head(weight, bias, softcap, temperature), target, row_weight, needs, ignore_index=ignore_index,
+            reduction=reduction, label_smoothing=label_smoothing, z_loss=z_loss)
+    segments = segment_means(terms.nll, target != ignore_index, segment, num_segments)
+    return loss, terms.nll, terms.lse, terms.entropy, terms.correct, *segments, *gradients.results()
+
+
+BACKENDS = {"torch": backend_torch.forward}
+
+
+@_forward.register_fake
+def _(hidden, weight, bias, target, row_weight, segment, num_segments, softcap, temperature, ignore_index, reduction,
+      label_smoothing, z_loss, needs, backend):
+    rows, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
+    segments = 0 if segment is None else num_segments
+    terms = [hidden.new_empty(rows, dtype=dtype) for _ in range(3)]
+    gradients = (hidden.new_empty(t.shape if needed else (0,))
+                 for t, needed in zip((hidden, weight, bias), needs, strict=True))
+    return (hidden.new_empty((rows,) if reduction == "none" else (), dtype=dtype), *terms,
+            hidden.new_empty(rows, dtype=torch.bool), hidden.new_empty(segments, dtype=dtype),
+            hidden.new_empty(segments, dtype=torch.int64), *gradients)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    ctx.reduction, ctx.needs = inputs[10], inputs[13]
+    if ctx.reduction != "none":
+        save_gradients(ctx, output[0], output[1:7], output[7:])
+        return
+    # The weights of the rows are known only in the backward pass: keep the inputs and recompute there.
+    hidden, weight, bias, target, row_weight = inputs[:5]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(hidden, weight, bias, target, row_weight)
+    ctx.options = inputs[7:]
+
+
+def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple:
+    if ctx.reduction != "none":
+        return (*scaled_gradients(ctx, upstream), *[None] * 12)
+    forbid_higher_order()
+    needs = list(ctx.needs_input_grad[:3])
+    if upstream is None:
+        return (None,) * 15
+    hidden, weight, bias, target, row_weight = ctx.saved_tensors
+    softcap, temperature, ignore_index, _, label_smoothing, z_loss, _, backend = ctx.options
+    scale = upstream.contiguous() if row_weight is None else upstream * row_weight.to(upstream.dtype)
+    gradients = _forward(hidden, weight, bias, target, scale, None, 0, softcap, temperature, ignore_index, "sum",
+                         label_smoothing, z_loss, needs, backend)[7:]
+    return (*(g if needed else None for g, needed in zip(gradients, needs, strict=True)), *[None] * 12)
+
+
+_forward.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,5 @@
+"""MIND's student loss: weighted cross-entropy and pairwise JSD of one batch in one pass."""
+
+from mind_kernels.linear_mind_loss.op import MindStats, linear_mind_loss
+
+__all__ = ["MindStats", "linear_mind_loss"]

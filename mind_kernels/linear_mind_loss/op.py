@@ -1,0 +1,181 @@
+"""linear_mind_loss: public function, custom operator, fake kernel and autograd."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mind_kernels import backend as backends
+from mind_kernels import checks
+from mind_kernels.autograd import needs_gradient, save_gradients, scaled_gradients, under_autocast
+from mind_kernels.linear_cross_entropy.op import RowStats, segment_means
+from mind_kernels.linear_mind_loss import backend_torch, reference
+from mind_kernels.linear_pairwise_jsd.op import PairStats
+from mind_kernels.linear_pairwise_jsd.reference import weighted_sum
+from mind_kernels.row_chunks import Head, accumulation_dtype
+
+
+@dataclass(frozen=True)
+class MindStats:
+    """Statistics of one batch, without a gradient."""
+
+    cross_entropy: Tensor
+    """() sum_r row_weight[r] nll[r]."""
+    consistency: Tensor
+    """() sum_p sum_{i<j} pair_weight[p, i, j] jsd[p, i, j]."""
+    rows: RowStats
+    pairs: PairStats
+
+
+def linear_mind_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    row_weight: Tensor,
+    answer_rows: Tensor,
+    pair_weight: Tensor,
+    *,
+    segment: Tensor | None = None,
+    num_segments: int | None = None,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    return_stats: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, MindStats]:
+    """sum_r row_weight[r] nll[r] + sum_p sum_{i<j} pair_weight[p, i, j] JSD(P_i, P_j), in one pass over the logits.
+
+    L_total of MIND (arXiv 2601.03717) for row_weight = alpha_k / tokens_k and pair_weight = lambda alpha_i alpha_j /
+    answer positions. P_k at position p is the softmax of row answer_rows[p, k]; such a row is projected once and
+    receives both gradients.
+
+    Args:
+        hidden: (N, D) float64, float32, bfloat16 or float16. Takes a gradient.
+        weight: (V, D) LM head, dtype and device of hidden. Takes a gradient.
+        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU.
+        row_weight: (N,) floating, any sign, a constant.
+        answer_rows: (P, K) int64, row indices of hidden, each at most once, or -1 where absent; may stay on the CPU,
+            which spares a GPU one synchronisation.
+        pair_weight: (P, K, K) finite, a constant; only its upper triangle (i < j) counts.
+        segment, num_segments, bias, ignore_index, softcap, temperature, backend: as in `linear_cross_entropy`.
+        return_stats: also return MindStats.
+
+    Returns:
+        The loss in float32 (float64 for float64 input), or (loss, MindStats).
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or value; it is named.
+        RuntimeError: a higher-order gradient through any backend but "reference".
+    """
+    hidden, weight, bias = under_autocast(hidden, weight, bias)
+    checks.head_arguments(hidden, weight, bias)
+    checks.row_arguments(hidden, target, row_weight, segment, num_segments)
+    checks.dimensions("answer_rows", answer_rows, "(P, K)")
+    checks.integers("answer_rows", answer_rows)
+    checks.device("answer_rows", answer_rows, hidden, or_cpu=True)
+    groups, count = answer_rows.shape
+    checks.pair_weight_argument(pair_weight, hidden, (groups, count, count))
+    checks.positive("softcap", softcap)
+    checks.positive("temperature", temperature)
+    name = backends.resolve(backend, hidden.device)
+    if name == "reference":
+        outputs = _reference(hidden, weight, bias, target, row_weight, answer_rows, pair_weight, segment,
+                             num_segments or 0, ignore_index, softcap, temperature)
+    else:
+        outputs = _forward(hidden, weight, bias, target, row_weight, answer_rows, pair_weight, segment,
+                           num_segments or 0, ignore_index, softcap, float(temperature),
+                           needs_gradient(hidden, weight, bias), name)
+    loss, cross_entropy, consistency, nll, lse, entropy, correct, segment_nll, segment_count, jsd = outputs[:10]
+    if not return_stats:
+        return loss
+    segments = (None, None) if segment is None else (segment_nll, segment_count)
+    return loss, MindStats(cross_entropy, consistency, RowStats(nll, lse, entropy, correct, *segments), PairStats(jsd))
+
+
+def _check_values(target, ignore_index, vocabulary, segment, num_segments, answer_rows, rows, pair_weight):
+    checks.row_values(target, ignore_index, vocabulary, segment, num_segments)
+    checks.values(pair_weight.isfinite(), "pair_weight: expected finite values")
+    checks.values((answer_rows >= -1) & (answer_rows < rows),
+                  f"answer_rows: expected rows in [0, {rows}), or -1 where absent")
+    uses = torch.zeros(rows + 1, dtype=torch.int64, device=answer_rows.device)
+    uses.index_add_(0, answer_rows.flatten() % (rows + 1), torch.ones_like(answer_rows.flatten()))
+    checks.values(uses[:rows] <= 1, "answer_rows: expected each row at most once")
+
+
+def _reference(hidden, weight, bias, target, row_weight, answer_rows, pair_weight, segment, num_segments,
+               ignore_index, softcap, temperature):
+    _check_values(target, ignore_index, weight.shape[0], segment, num_segments, answer_rows, hidden.shape[0],
+                  pair_weight)
+    target, answer_rows = target.to(hidden.device), answer_rows.to(hidden.device)
+    cross_entropy, consistency, terms, jsd = reference.forward(
+        hidden, Head(weight, bias, softcap, temperature), target, row_weight, answer_rows, pair_weight,
+        ignore_index=ignore_index)
+    nll, lse, entropy, correct = (terms[name].detach() for name in ("nll", "lse", "entropy", "correct"))
+    segments = segment_means(nll, target != ignore_index, segment, num_segments)
+    return (cross_entropy + consistency, cross_entropy.detach(), consistency.detach(), nll, lse, entropy, correct,
+            *segments, jsd.detach())
+
+
+@torch.library.custom_op("mind_kernels::linear_mind_loss", mutates_args=())
+def _forward(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    row_weight: Tensor,
+    answer_rows: Tensor,
+    pair_weight: Tensor,
+    segment: Tensor | None,
+    num_segments: int,
+    ignore_index: int,
+    softcap: float | None,
+    temperature: float,
+    needs: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, cross_entropy, consistency, nll, lse, entropy, correct, segment_nll, segment_count, jsd, d_hidden,
+    d_weight, d_bias)"""
+    _check_values(target, ignore_index, weight.shape[0], segment, num_segments, answer_rows, hidden.shape[0],
+                  pair_weight)
+    pair_weight = pair_weight.to(accumulation_dtype(hidden.dtype))
+    with torch.autocast(hidden.device.type, enabled=False):
+        terms, row_weight, jsd, gradients = BACKENDS[backend](
+            hidden, Head(weight, bias, softcap, temperature), target, row_weight, answer_rows, pair_weight, needs,
+            ignore_index=ignore_index)
+    cross_entropy = torch.where(row_weight == 0, 0, row_weight * terms.nll).sum()
+    consistency = weighted_sum(jsd, pair_weight)
+    return (cross_entropy + consistency, cross_entropy, consistency, terms.nll, terms.lse, terms.entropy,
+            terms.correct, *segment_means(terms.nll, target != ignore_index, segment, num_segments), jsd,
+            *gradients.results())
+
+
+BACKENDS = {"torch": backend_torch.forward}
+
+
+@_forward.register_fake
+def _(hidden, weight, bias, target, row_weight, answer_rows, pair_weight, segment, num_segments, ignore_index, softcap,
+      temperature, needs, backend):
+    rows, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
+    segments = 0 if segment is None else num_segments
+    gradients = (hidden.new_empty(t.shape if needed else (0,))
+                 for t, needed in zip((hidden, weight, bias), needs, strict=True))
+    return (*(hidden.new_empty((), dtype=dtype) for _ in range(3)),
+            *(hidden.new_empty(rows, dtype=dtype) for _ in range(3)), hidden.new_empty(rows, dtype=torch.bool),
+            hidden.new_empty(segments, dtype=dtype), hidden.new_empty(segments, dtype=torch.int64),
+            hidden.new_empty(pair_weight.shape, dtype=dtype), *gradients)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    ctx.needs = inputs[12]
+    save_gradients(ctx, output[0], output[1:10], output[10:])
+
+
+def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple:
+    return (*scaled_gradients(ctx, upstream), *[None] * 11)
+
+
+_forward.register_autograd(_backward, setup_context=_setup_context)

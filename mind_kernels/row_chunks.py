@@ -1,0 +1,144 @@
+"""The chunk-size rule, the head's logits for a chunk of rows, and the gradient products of a chunk.
+
+Every chunked backend walks over rows like this: logits of a chunk (product 1), a row kernel that turns them into the
+gradient of the loss with respect to the logits, then dH (product 2) and dW (product 3). Peak memory: one chunk of
+logits beside the gradients themselves. Exact: nothing is dropped; dW and db are accumulated over chunks in float32
+(float64 for float64 input).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Bytes of one chunk of logits. Every further chunk reads and writes the whole dW once more (8VD bytes in float32), so
+# chunks want to be large; on a CPU 48 MiB leaves that below 3 % of a chunk's products at V 49152, D 576.
+_CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 1 << 30}
+# Bytes of the block on which a row kernel's elementwise passes run: on a CPU it is to stay in the cache between passes.
+_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
+
+Rows = slice | Tensor
+
+
+def _rows_within(budget: dict[str, int], vocabulary: int, device: torch.device, itemsize: int) -> int:
+    available = budget["cpu" if device.type == "cpu" else "cuda"]
+    return max(1, available // (vocabulary * itemsize))
+
+
+def rows_per_chunk(vocabulary: int, device: torch.device, itemsize: int = 4) -> int:
+    """Rows of one logits chunk: as many as fit the byte budget of the device, at least one."""
+    return _rows_within(_CHUNK_BYTES, vocabulary, device, itemsize)
+
+
+def rows_per_block(vocabulary: int, device: torch.device) -> int:
+    """Rows of one block of a row kernel's passes (float32), at least one."""
+    return _rows_within(_BLOCK_BYTES, vocabulary, device, 4)
+
+
+def chunks(rows: Tensor | int, size: int) -> Iterator[Rows]:
+    """Chunks of at most `size` rows: slices of range(rows) for a count, index tensors for a list of rows."""
+    if isinstance(rows, int):
+        yield from (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+    elif rows.numel():
+        yield from rows.split(size)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of losses, statistics and sums: float64 for float64 input, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class Head:
+    """An LM head: z = softcap(hidden weight^T + bias) / temperature, softcap(x) = c tanh(x / c)."""
+
+    weight: Tensor  # (V, D)
+    bias: Tensor | None = None  # (V,)
+    softcap: float | None = None
+    temperature: float = 1.0
+
+    @property
+    def vocabulary(self) -> int:
+        return self.weight.shape[0]
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """hidden (n, D) -> weight and bias applied (n, V), in hidden's dtype."""
+        if self.bias is None:
+            return hidden @ self.weight.T
+        return torch.addmm(self.bias, hidden, self.weight.T)
+
+    def project_exactly(self, hidden: Tensor) -> Tensor:
+        """The same in float32 or better: half-precision heads are widened a vocabulary tile at a time."""
+        dtype = accumulation_dtype(hidden.dtype)
+        if hidden.dtype == dtype:
+            return self.project(hidden)
+        wide = hidden.to(dtype)
+        out = wide.new_empty(hidden.shape[0], self.vocabulary)
+        tile = rows_per_block(hidden.shape[1], hidden.device)
+        for columns in chunks(self.vocabulary, tile):
+            torch.mm(wide, self.weight[columns].to(dtype).T, out=out[:, columns])
+        return out if self.bias is None else out.add_(self.bias)
+
+    def condition_(self, logits: Tensor) -> Tensor:
+        """Softcap and temperature, in place."""
+        if self.softcap is not None:
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits if self.temperature == 1.0 else logits.div_(self.temperature)
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """d(conditioned logits) / d(projected logits), from the conditioned ones."""
+        if self.softcap is None:
+            return 1.0 / self.temperature
+        return (1.0 - (logits * (self.temperature / self.softcap)).square_()).div_(self.temperature)
+
+
+class HeadGradients:
+    """dH (N, D), dW (V, D) and db (V,) of one head, accumulated over chunks; a frozen input costs nothing."""
+
+    def __init__(self, hidden: Tensor, head: Head, needs: list[bool]) -> None:
+        dtype = accumulation_dtype(hidden.dtype)
+        need_hidden, need_weight, need_bias = needs
+        self.head = head
+        self.hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if need_hidden else None
+        self.weight = torch.empty(head.weight.shape, dtype=dtype, device=hidden.device) if need_weight else None
+        self.bias = torch.zeros(head.vocabulary, dtype=dtype, device=hidden.device) if need_bias else None
+        self._weight_is_empty = True
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any gradient is needed at all."""
+        return not (self.hidden is None and self.weight is None and self.bias is None)
+
+    def add(self, rows: Rows, hidden: Tensor, dlogits: Tensor) -> None:
+        """Adds the products of hidden[rows], given as `hidden` (n, D), and dlogits (n, V)."""
+        if self.bias is not None:
+            self.bias.add_(dlogits.sum(0, dtype=self.bias.dtype))
+        dlogits = dlogits.to(hidden.dtype)
+        if self.hidden is not None:
+            product = dlogits @ self.head.weight
+            if isinstance(rows, slice):
+                self.hidden[rows] += product
+            else:
+                self.hidden.index_add_(0, rows, product)
+        if self.weight is not None:
+            self._add_weight(hidden, dlogits)
+
+    def _add_weight(self, hidden: Tensor, dlogits: Tensor) -> None:
+        if self.weight.dtype == hidden.dtype:
+            beta = 0 if self._weight_is_empty else 1
+            torch.addmm(self.weight, dlogits.T, hidden, beta=beta, out=self.weight)
+        elif self._weight_is_empty:
+            self.weight.copy_(dlogits.T @ hidden)
+        else:
+            self.weight.add_(dlogits.T @ hidden)
+        self._weight_is_empty = False
+
+    def results(self) -> tuple[Tensor, Tensor, Tensor]:
+        """dH, dW and db in their inputs' dtype; an empty tensor stands for one that was not needed."""
+        if self.weight is not None and self._weight_is_empty:
+            self.weight.zero_()
+        like = self.head.weight
+        return tuple(like.new_empty(0) if t is None else t.to(like.dtype) for t in (self.hidden, self.weight, self.bias))

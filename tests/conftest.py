@@ -1,0 +1,21 @@
+"""Shared by all tests: fresh memory is poisoned, so that a kernel that reads what it did not write yields NaN."""
+
+from __future__ import annotations
+
+import os
+
+# No test may reach a model hub; set before transformers is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """torch.empty yields NaN (integers: the largest value) under deterministic algorithms."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
