@@ -64,6 +64,10 @@ class DataConfig:
     """Use only the first so many training questions."""
     generated_questions: int = 24
     """How many questions the built-in generator writes for training."""
+    generated_heldout: int = 12
+    """How many it writes for the held-out NLL, of the same families."""
+    generated_evaluation: int = 12
+    """How many it writes for the accuracy, of the same families and as many of the held-out families."""
 
     def __post_init__(self) -> None:
         k = len(self.perspectives)
@@ -72,7 +76,8 @@ class DataConfig:
         _require(not doubled, f"data.perspectives names {', '.join(doubled)} twice")
         _require(0 < self.heldout_fraction < 1, f"data.heldout_fraction is {self.heldout_fraction}: expected (0, 1)")
         _require(self.max_questions is None or self.max_questions >= 2, "data.max_questions: expected at least 2")
-        _require(self.generated_questions >= 2, "data.generated_questions: expected at least 2")
+        for name in ("generated_questions", "generated_heldout", "generated_evaluation"):
+            _require(getattr(self, name) >= 2, f"data.{name} is {getattr(self, name)}: expected at least 2")
 
 
 @dataclass(frozen=True)

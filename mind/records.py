@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Rationale:
@@ -27,3 +29,62 @@ class Question:
     answer: str
     choices: Mapping[str, str] | None = None
     rationales: tuple[Rationale, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenizedQuestion:
+    """A question's token ids: each training sequence is prompt + rationale + suffix.
+
+    The suffix ("\\n#### " + answer + end of turn) is tokenised on its own, so its ids are the same after every
+    rationale: that aligns the answer distributions of the perspectives.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    rationales: Mapping[int, tuple[int, ...]]
+    """Perspective index k -> token ids; a missing perspective is absent."""
+    suffix: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Sequences one after another without padding; T tokens, int64 on the host."""
+
+    input_ids: Tensor  # (T,)
+    position_ids: Tensor  # (T,), restarting at 0 with each sequence
+    boundaries: Tensor  # (sequences + 1,), cumulative lengths from 0 to T
+    rows: Tensor  # the labelled positions: those that predict a token of a rationale or suffix
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Q questions with their rationales, packed; N labelled rows in the order of the packs. int64, on the host."""
+
+    ids: tuple[str, ...]  # (Q,)
+    packs: tuple[Pack, ...]
+    target: Tensor  # (N,), the token that each labelled row predicts
+    segment: Tensor  # (N,), q K + k
+    tokens: Tensor  # (Q, K), labelled rows of each rationale; 0 where it is missing
+    answer_rows: Tensor  # (P, K), labelled rows of each suffix position; -1 where a rationale is missing
+    answer_question: Tensor  # (P,), q of each suffix position
+    answer_lengths: Tensor  # (Q,), suffix positions of each question
+
+    @property
+    def present(self) -> Tensor:
+        """(Q, K) bool: which rationales there are."""
+        return self.tokens > 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that the trunk computes."""
+        return sum(pack.input_ids.numel() for pack in self.packs)
+
+
+@dataclass(frozen=True)
+class HeadTensors:
+    """The student's LM head: what turns a hidden state into logits."""
+
+    weight: Tensor  # (V, D)
+    bias: Tensor | None = None  # (V,)
+    softcap: float | None = None
+    temperature: float = 1.0

@@ -1,0 +1,259 @@
+"""Questions in JSON lines: read and checked, written, split, and imported from records of unnamed rationales."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mind.answers import extract_answer, is_correct, without_suffix
+from mind.errors import MindError
+from mind.records import Question, Rationale
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What `import_rationales` read, kept and dropped, and why: counts of questions and of rationales.
+
+    Each pair of a read count and what follows it adds up.
+    """
+
+    questions_read: int = 0
+    questions_kept: int = 0
+    questions_dropped_too_few: int = 0
+    rationales_read: int = 0
+    rationales_kept: int = 0
+    rationales_empty: int = 0
+    rationales_duplicate: int = 0
+    rationales_no_answer: int = 0
+    rationales_wrong_answer: int = 0
+    rationales_over_the_limit: int = 0
+    rationales_of_dropped_questions: int = 0
+    """Right ones, of questions that had too few of them."""
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return dataclasses.asdict(self)
+
+
+def load_questions(
+    path: str | os.PathLike[str],
+    *,
+    perspectives: Sequence[str] | None = None,
+    require_rationales: bool = False,
+    minimum_rationales: int = 2,
+) -> list[Question]:
+    """Reads a file of {"id", "question", "answer", "choices"?, "rationales"?: [{"perspective", "text"}]}, one a line.
+
+    Other keys and blank lines are ignored; a numeric answer becomes its text. `perspectives` are the names that
+    rationales may have, None for any; with `require_rationales` each question needs `minimum_rationales` of them.
+
+    Raises MindError with the file, the line and what was expected for a missing or empty file, a line that is not such
+    a record, an id that comes twice, an answer that is not a label of its choices, and faulty rationales. Rationales
+    without names are such a fault where rationales are required and are ignored elsewhere.
+    """
+    questions = []
+    for where, record, question in _records(Path(path)):
+        rationales = _named_rationales(where, record.get("rationales", []), perspectives, require_rationales)
+        if require_rationales and len(rationales) < minimum_rationales:
+            raise MindError(f"{where}: question {question.id} has {len(rationales)} rationales: "
+                            f"expected at least {minimum_rationales}")
+        questions.append(dataclasses.replace(question, rationales=rationales))
+    return questions
+
+
+def save_questions(questions: Iterable[Question], path: str | os.PathLike[str]) -> None:
+    """Writes what `load_questions` reads; a file at `path` is replaced at once or, after an error, left as it was."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(_record(question)) + "\n" for question in questions)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def split_heldout(
+    questions: Sequence[Question], fraction: float, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """Questions to train on and a random `fraction` of all that is held out, each in order and with at least one.
+
+    The same questions and seed give the same split. Raises MindError for a fraction outside (0, 1) and for fewer than
+    two questions.
+    """
+    if not 0 < fraction < 1:
+        raise MindError(f"the held-out fraction is {fraction}: expected a number in (0, 1)")
+    if len(questions) < 2:
+        raise MindError(f"{len(questions)} questions cannot be split: expected at least 2")
+    count = min(max(round(fraction * len(questions)), 1), len(questions) - 1)
+    chosen = set(random.Random(seed).sample(range(len(questions)), count))
+    train = [question for index, question in enumerate(questions) if index not in chosen]
+    return train, [questions[index] for index in sorted(chosen)]
+
+
+def import_perspectives(keep: int = 8) -> tuple[str, ...]:
+    """The names that `import_rationales` gives to rationales without one: "path-1" to "path-<keep>"."""
+    return tuple(f"path-{number}" for number in range(1, keep + 1))
+
+
+def import_rationales(
+    path: str | os.PathLike[str], *, keep: int = 8, minimum: int = 2
+) -> tuple[list[Question], ImportReport]:
+    """Questions with named rationales from records whose "rationales" are plain strings, and what became of them.
+
+    The first `keep` rationales of a question that are right are named in their order; empty ones, copies of an
+    earlier one but for spaces, and those that end in no answer or a wrong one are dropped, and so is a question with
+    fewer than `minimum` right ones. An answer suffix of theirs is cut off. Whether one is right is judged from its
+    text alone (`mind.answers.extract_answer`), so a right one that is worded oddly may be dropped.
+
+    Raises MindError as `load_questions` does, for rationales that are not strings, and unless 1 <= minimum <= keep.
+    """
+    if not 1 <= minimum <= keep:
+        raise MindError(f"minimum {minimum} and keep {keep}: expected 1 <= minimum <= keep")
+    names = import_perspectives(keep)
+    questions = []
+    counts = ImportReport().as_dict()
+    for where, record, question in _records(Path(path)):
+        texts = record.get("rationales")
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise MindError(f'{where}: "rationales" is not a list of strings: there is nothing to import')
+        counts["questions_read"] += 1
+        counts["rationales_read"] += len(texts)
+        right = _right_rationales(texts, question, counts)
+        if len(right) < minimum:
+            counts["questions_dropped_too_few"] += 1
+            counts["rationales_of_dropped_questions"] += len(right)
+            continue
+        counts["questions_kept"] += 1
+        counts["rationales_kept"] += min(len(right), keep)
+        counts["rationales_over_the_limit"] += max(len(right) - keep, 0)
+        rationales = tuple(Rationale(name, text) for name, text in zip(names, right, strict=False))
+        questions.append(dataclasses.replace(question, rationales=rationales))
+    return questions, ImportReport(**counts)
+
+
+def _right_rationales(texts: Sequence[str], question: Question, counts: dict[str, int]) -> list[str]:
+    """The right ones of `texts`, each once and without its answer suffix; adds the others to `counts` by reason."""
+    seen = set()
+    right = []
+    for text in texts:
+        rationale = without_suffix(text)
+        normal = " ".join(rationale.split())
+        answer = extract_answer(text, question)
+        if not normal:
+            counts["rationales_empty"] += 1
+        elif normal in seen:
+            counts["rationales_duplicate"] += 1
+        elif answer is None:
+            counts["rationales_no_answer"] += 1
+        elif not is_correct(answer, question):
+            counts["rationales_wrong_answer"] += 1
+        else:
+            right.append(rationale)
+        seen.add(normal)
+    return right
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any], Question]]:
+    """Each record of the file with its "path:line" and its question, without rationales."""
+    if not path.is_file():
+        raise MindError(f"{path}: no such file")
+    first_lines: dict[str, int] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            record = _parse(where, line)
+            question = _question(where, record)
+            if question.id in first_lines:
+                raise MindError(f"{where}: id {question.id} is also on line {first_lines[question.id]}")
+            first_lines[question.id] = number
+            yield where, record, question
+    if not first_lines:
+        raise MindError(f"{path}: the file is empty: expected one JSON object a line")
+
+
+def _parse(where: str, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8").rstrip())
+    except UnicodeDecodeError:
+        raise MindError(f"{where}: not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise MindError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested as deep
+        raise MindError(f"{where}: not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise MindError(f"{where}: expected a JSON object, not {type(record).__name__}")
+    return record
+
+
+def _question(where: str, record: Mapping[str, Any]) -> Question:
+    for key in ("id", "question", "answer"):
+        if key not in record:
+            raise MindError(f'{where}: the record has no "{key}"')
+    identifier = _text(where, "id", record["id"])
+    question = _text(where, "question", record["question"])
+    answer = record["answer"]
+    if type(answer) in (int, float) and math.isfinite(answer):
+        answer = str(answer)
+    answer = _text(where, "answer", answer)
+    choices = record.get("choices")
+    if choices is not None:
+        if not isinstance(choices, dict) or len(choices) < 2:
+            raise MindError(f'{where}: "choices" is not an object of at least 2 labels and their texts')
+        for label, text in choices.items():
+            _text(where, "choices", label)
+            _text(where, f"choices.{label}", text)
+        if answer not in choices:
+            raise MindError(f"{where}: answer {answer} is not one of the choices {', '.join(choices)}")
+    return Question(identifier, question, answer, choices)
+
+
+def _text(where: str, key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise MindError(f'{where}: "{key}" is {json.dumps(value):.60}: expected a string')
+    if not value.strip():
+        raise MindError(f'{where}: "{key}" is empty')
+    return value
+
+
+def _named_rationales(
+    where: str, values: Any, perspectives: Sequence[str] | None, required: bool
+) -> tuple[Rationale, ...]:
+    if values is None:
+        return ()
+    if not isinstance(values, list):
+        raise MindError(f'{where}: "rationales" is not a list of {{"perspective", "text"}}')
+    if values and all(isinstance(value, str) for value in values):
+        if required:
+            raise MindError(f"{where}: the rationales have no perspectives: run `mind data import` on the file first")
+        return ()
+    rationales: dict[str, Rationale] = {}
+    for index, value in enumerate(values):
+        if not isinstance(value, dict) or not {"perspective", "text"} <= value.keys():
+            raise MindError(f'{where}: rationales[{index}] is not an object with "perspective" and "text"')
+        perspective = _text(where, f"rationales[{index}].perspective", value["perspective"])
+        text = _text(where, f"rationales[{index}].text", value["text"])
+        if perspectives is not None and perspective not in perspectives:
+            raise MindError(f"{where}: unknown perspective {perspective}: expected one of {', '.join(perspectives)}")
+        if perspective in rationales:
+            raise MindError(f"{where}: perspective {perspective} comes twice")
+        rationales[perspective] = Rationale(perspective, text)
+    return tuple(rationales.values())
+
+
+def _record(question: Question) -> dict[str, Any]:
+    record: dict[str, Any] = {"id": question.id, "question": question.question, "answer": question.answer}
+    if question.choices is not None:
+        record["choices"] = dict(question.choices)
+    if question.rationales:
+        record["rationales"] = [dataclasses.asdict(rationale) for rationale in question.rationales]
+    return record

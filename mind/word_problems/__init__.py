@@ -1,0 +1,75 @@
+"""A built-in source of training data: maths word problems, each with a rationale in every perspective of the paper.
+
+It needs no download and no teacher model. Problems come from families of one structure each; three families are held
+out, so that a student can be tried on structures it has not seen.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+from mind.errors import MindError
+from mind.perspectives import PAPER_PERSPECTIVES
+from mind.records import Question, Rationale
+from mind.word_problems.families_measures import MEASURE_FAMILIES
+from mind.word_problems.families_objects import OBJECT_FAMILIES
+from mind.word_problems.families_ood import HELD_OUT_FAMILIES
+from mind.word_problems.manners import WRITERS
+from mind.word_problems.problem import Family, Problem, draw
+
+_FAMILIES = {
+    "train": OBJECT_FAMILIES + MEASURE_FAMILIES,
+    "ood": HELD_OUT_FAMILIES,
+}
+TRAIN_FAMILIES: tuple[str, ...] = tuple(family.name for family in _FAMILIES["train"])
+"""The names of the families that `generate` draws from by default."""
+OOD_FAMILIES: tuple[str, ...] = tuple(family.name for family in _FAMILIES["ood"])
+"""The names of the held-out (out-of-distribution) families."""
+FAMILIES: tuple[str, ...] = TRAIN_FAMILIES + OOD_FAMILIES
+"""The names of all families."""
+
+_ATTEMPTS = 1000
+"""Draws of one question before a family counts as exhausted."""
+
+
+def generate(
+    count: int, seed: int, *, families: Literal["train", "ood"] = "train", id_prefix: str | None = None
+) -> list[Question]:
+    """`count` different questions, each with its integer answer and eight rationales in the paper's order.
+
+    The families take turns and are then shuffled, so their numbers differ by one at most. The same arguments give the
+    same questions in every process; another seed gives practically other questions, which serve as a held-out set.
+    An id is "<id_prefix>-<index>-<family>", with the prefix "word-problems-<families>-<seed>" by default.
+
+    Raises MindError for a count below 1, for unknown `families`, and for a count that exhausts a family.
+    """
+    if count < 1:
+        raise MindError(f"count is {count}: expected at least 1 word problem")
+    if families not in _FAMILIES:
+        raise MindError(f"families is {families!r}: expected {' or '.join(map(repr, _FAMILIES))}")
+    source = f"word-problems-{families}-{seed}"
+    pool = _FAMILIES[families]
+    order = [pool[index % len(pool)] for index in range(count)]
+    random.Random(source).shuffle(order)
+    seen: set[str] = set()
+    questions = []
+    for index, family in enumerate(order):
+        # A generator of its own for each question: a change in one family leaves the texts of the others alone.
+        rng = random.Random(f"{source}-{index}")
+        problem, text = _draw_new(family, rng, seen)
+        rationales = tuple(Rationale(name, WRITERS[name](problem, rng)) for name in PAPER_PERSPECTIVES)
+        name = f"{id_prefix or source}-{index}-{family.name}"
+        questions.append(Question(name, text, str(problem.answer), rationales=rationales))
+    return questions
+
+
+def _draw_new(family: Family, rng: random.Random, seen: set[str]) -> tuple[Problem, str]:
+    """A problem and its wording that is not in `seen`, to which it is added."""
+    for _ in range(_ATTEMPTS):
+        problem = draw(family, rng)
+        text = problem.text(rng.choice(family.questions))
+        if text not in seen:
+            seen.add(text)
+            return problem, text
+    raise MindError(f"word problems: family {family.name} has too few different questions for this count")

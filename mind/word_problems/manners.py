@@ -1,0 +1,182 @@
+"""The programmatic teacher: one writer a perspective, each telling the solution of a problem in its manner."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from mind.word_problems.problem import Problem, Step, draw
+
+VERBS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
+SPOKEN = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
+EARLY = ("one step short of the goal", "not yet what is asked", "so it stops too early")
+INVERSES = {"+": "-", "-": "+", "*": "/", "/": "*"}
+
+
+def formal_symbolic(problem: Problem, rng: random.Random) -> str:
+    """Definitions, symbolic equations, substitution."""
+    steps = problem.family.steps
+    givens = [f"{g.symbol} = {problem.values[g.symbol]} be {problem.text(g.noun)}" for g in problem.family.givens]
+    definitions = [f"{s.symbol} = {s.left} {s.op} {s.right}" for s in steps]
+    *before, last = [f"{s.symbol} = {problem.equation(s)}" for s in steps]
+    wanted = rng.choice(("the unknown", "the quantity sought", "the term to determine"))
+    substitute = rng.choice(("Substituting the values", "By substitution", "Evaluating in this order"))
+    end = rng.choice(("Hence", "Therefore", "It follows that"))
+    return (
+        f"Let {listed(givens)}. Define {listed(definitions)}; {wanted} is {steps[-1].symbol}. "
+        f"{substitute}, {listed(before)}. {end} {last}."
+    )
+
+
+def intuitive(problem: Problem, rng: random.Random) -> str:
+    """A picture, everyday words in place of notation, and a rounded guess as a check."""
+    family = problem.family
+    told = " ".join(capital(problem.text(step.everyday)) + "." for step in family.steps)
+    guesses = [guess for step in family.steps if (guess := rough_guess(problem, step))]
+    check = rng.choice(guesses) if guesses else "None of these sizes is a surprise"
+    so = rng.choice(("So", "It feels right that", "That settles it:"))
+    return f"{problem.text(family.scene)}. {told} {check}. {so} {problem.text(family.conclusion)}."
+
+
+def decomposition(problem: Problem, rng: random.Random) -> str:
+    """Numbered sub-problems, each solved on its own."""
+    steps = problem.family.steps
+    opening = rng.choice(("I break this into {} smaller problems.", "This task has {} parts.", "Split it into {} parts."))
+    ask = rng.choice(("Find {}.", "Sub-problem: {}.", "Determine {}."))
+    lines = [
+        f"{number}. {ask.format(problem.text(step.noun))} {capital(problem.text(step.reason))}: "
+        f"{problem.equation(step)} {problem.text(step.unit)}."
+        for number, step in enumerate(steps, 1)
+    ]
+    close = rng.choice(("Part {} answers the question", "Part {} gives the result", "The question is answered by part {}"))
+    return "\n".join([opening.format(len(steps)), *lines, f"{close.format(len(steps))}: {problem.answer}."])
+
+
+def planning(problem: Problem, rng: random.Random) -> str:
+    """The whole plan, free of numbers, and then its execution."""
+    steps = problem.family.steps
+    aims = [f"{VERBS[step.op]} to get {problem.text(step.noun)}" for step in steps]
+    if rng.random() < 0.5:
+        labels = [f"({letter})" for letter in "abcd"[: len(steps)]]
+        plan = "; ".join(f"{label} {aim}" for label, aim in zip(labels, aims, strict=True))
+    else:
+        labels = ["first", *["next"] * (len(steps) - 2), "finally"]
+        plan = ", ".join(f"{label} {aim}" for label, aim in zip(labels, aims, strict=True))
+    done = ", ".join(f"{label} {problem.equation(step)}" for label, step in zip(labels, steps, strict=True))
+    start = rng.choice(("Then I carry it out:", "Then the execution:", "Then, step by step:"))
+    end = rng.choice(("The plan is complete", "Every step is done", "The plan has reached its goal"))
+    return f"Plan: {plan}.\n{start} {done}. {end}: {problem.answer} {problem.text(steps[-1].unit)}."
+
+
+def analogy(problem: Problem, rng: random.Random) -> str:
+    """A smaller problem of the same family, solved first and mapped to this one."""
+    twin = draw(problem.family, rng, small=True)
+    family = problem.family
+    mapping = [f"{problem.values[g.symbol]} in place of {twin.values[g.symbol]}" for g in family.givens]
+    opening = rng.choice(("This resembles a simpler problem", "A smaller case first", "Compare an easier story"))
+    there = rng.choice(("There", "In that case", "In miniature"))
+    shape = rng.choice(("Ours has the same shape", "The structure here is the same", "Our numbers play the same parts"))
+    return (
+        f"{opening}: {twin.text(family.gist)}. {there} {equations(twin)}. "
+        f"{shape}, with {listed(mapping)}. The same moves give {equations(problem)}, so {problem.text(family.conclusion)}."
+    )
+
+
+def socratic(problem: Problem, rng: random.Random) -> str:
+    """Questions to oneself, each answered before the next, and a last one that doubts the result."""
+    steps = problem.family.steps
+    first = rng.choice(("What am I looking for", "What does the question want", "What should I end up with"))
+    ways = rng.sample(("How do I get {}", "What about {}", "Can I now find {}", "And what is {}", "How large is {}"), len(steps))
+    talk = " ".join(
+        f"{way.format(problem.text(step.noun))}? {capital(problem.text(step.reason))}, so {problem.equation(step)}."
+        for way, step in zip(ways, steps, strict=True)
+    )
+    doubt = rng.choice(("Can that be right", "Does it survive a check", "Is there a way to test this"))
+    last = steps[-1]
+    back = Step("", "", "", last.symbol, INVERSES[last.op], last.right, "", "")
+    return (
+        f"{first}? {capital(problem.text(last.noun))}. {talk} "
+        f"{doubt}? Backwards, {problem.equation(back)}, as it should be, so I keep {problem.answer}."
+    )
+
+
+def contrastive(problem: Problem, rng: random.Random) -> str:
+    """Three candidate answers, of which the conditions eliminate two."""
+    family = problem.family
+    mistake, answer = family.mistake, problem.answer
+    unfinished = family.steps[-2]
+    candidates = [problem.mistaken_answer, problem.values[unfinished.symbol], answer]
+    rng.shuffle(candidates)
+    named = listed([str(candidate) for candidate in candidates], "and")
+    opening = rng.choice(("Three candidates stand against each other: {}.", "I compare {} as answers.", "Tempting are {}."))
+    wrong = (
+        f"{problem.mistaken_answer} would come from {problem.text(mistake.how)}, {problem.equation(mistake)}, "
+        f"but {problem.text(mistake.objection)}."
+    )
+    early = f"{problem.values[unfinished.symbol]} is only {problem.text(unfinished.noun)}, {rng.choice(EARLY)}."
+    eliminated = [wrong, early]
+    rng.shuffle(eliminated)
+    rest = rng.choice(("Only {} survives", "That leaves {}", "{} is the one that meets every condition"))
+    return f"{opening.format(named)} {' '.join(eliminated)} {rest.format(answer)}: {equations(problem)}."
+
+
+def counterfactual(problem: Problem, rng: random.Random) -> str:
+    """One condition changed, followed through, and traced back to the condition that binds."""
+    given, variant = rng.choice(list(problem.variants()))
+    old, new = problem.values[given.symbol], variant.values[given.symbol]
+    noun, unit = problem.text(given.noun), f" {given.unit}" if given.unit else ""
+    goal = problem.text(problem.family.steps[-1].noun)
+    shift = f"{'lower' if problem.answer < variant.answer else 'higher'} by {abs(problem.answer - variant.answer)}"
+    suppose = rng.choice(("Suppose {} were {}.", "What would follow if {} were {}?", "Imagine that {} were {}."))
+    binding = rng.choice(("But the condition that binds is", "Yet the text insists on", "The question, however, fixes it at"))
+    return (
+        f"{suppose.format(noun, f'{new}{unit}')} We would have {equations(variant)}, making {goal} {variant.answer}. "
+        f"{binding} {old}{unit}. Undoing the change, {equations(problem)}: the true answer is {shift}, namely "
+        f"{problem.answer}."
+    )
+
+
+def equations(problem: Problem) -> str:
+    """Every computation in numbers, as in "2 * 3 = 6, then 6 - 4 = 2"."""
+    return ", then ".join(problem.equation(step) for step in problem.family.steps)
+
+
+def rough_guess(problem: Problem, step: Step) -> str | None:
+    """A sentence that redoes `step` with round numbers, None where those are the same or miss by over a fifth."""
+    exact = problem.number(step.left), problem.number(step.right)
+    left, right = (rounded(number) for number in exact)
+    guess = {"+": left + right, "-": left - right, "*": left * right, "/": round(left / right)}[step.op]
+    value = problem.values[step.symbol]
+    if (left, right) == exact or abs(guess - value) > value / 5:
+        return None
+    return f"Roughly, {left} {SPOKEN[step.op]} {right} is around {guess}, which fits the {value}"
+
+
+def rounded(number: int) -> int:
+    """To the next multiple of 5 below 30, of 10 below 300 and of 50 above; numbers below 10 stay."""
+    grain = 1 if number < 10 else 5 if number < 30 else 10 if number < 300 else 50
+    return round(number / grain) * grain
+
+
+def listed(items: Sequence[str], word: str = "and") -> str:
+    """The items as a phrase: "a, b and c"."""
+    *head, last = items
+    return f"{', '.join(head)} {word} {last}" if head else last
+
+
+def capital(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
+WRITERS: Mapping[str, Callable[[Problem, random.Random], str]] = {
+    "formal-symbolic": formal_symbolic,
+    "intuitive": intuitive,
+    "decomposition": decomposition,
+    "planning": planning,
+    "analogy": analogy,
+    "socratic": socratic,
+    "contrastive": contrastive,
+    "counterfactual": counterfactual,
+}
+"""The writer of each of the paper's perspectives."""

@@ -1,0 +1,167 @@
+"""What a word problem is: families as data, and problems drawn from them.
+
+A family is a small table of templates, givens and steps. Because its steps name their operands instead of holding
+numbers, the same family gives the problem itself, a smaller twin of it and a variant with one condition changed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+SMALLEST = 2
+"""No quantity is smaller, so that every noun that follows a number is rightly in the plural."""
+
+PEOPLE = (
+    ("Mia", "she", "her"), ("Tom", "he", "his"), ("Aisha", "she", "her"), ("Leo", "he", "his"),
+    ("Nora", "she", "her"), ("Omar", "he", "his"), ("Priya", "she", "her"), ("Felix", "he", "his"),
+    ("Clara", "she", "her"), ("Hugo", "he", "his"), ("Yuki", "she", "her"), ("Samuel", "he", "his"),
+    ("Lena", "she", "her"), ("Marco", "he", "his"), ("Zoe", "she", "her"), ("Anton", "he", "his"),
+)
+
+Operand = str | int
+"""The symbol of a given or of an earlier step, or a number of the world such as 100 in a percentage."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A number that the question states: `noun` says what it is, `unit` follows it ("" for a plain count)."""
+
+    symbol: str
+    noun: str
+    unit: str
+    values: range
+    small: range = range(2, 7)
+    """The values that it takes in the smaller twin."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One computation, left op right: `reason` is a clause that says why, `everyday` one that says it in plain words."""
+
+    symbol: str
+    noun: str
+    unit: str
+    left: Operand
+    op: str
+    right: Operand
+    reason: str
+    everyday: str
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A typical wrong computation: `how` is a gerund phrase, `objection` the clause that refutes it."""
+
+    left: Operand
+    op: str
+    right: Operand
+    how: str
+    objection: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """Problems of one structure. Every text is a str.format template over the symbols, the people and the setting.
+
+    `questions` are alternative wordings; `gist` sums the situation up in one clause, `scene` pictures it for the
+    intuitive manner and `conclusion` is the clause that answers. `limits` holds the largest value that a symbol may
+    take where the world sets one.
+    """
+
+    name: str
+    givens: tuple[Given, ...]
+    steps: tuple[Step, ...]
+    questions: tuple[str, ...]
+    gist: str
+    scene: str
+    conclusion: str
+    mistake: Mistake
+    settings: tuple[Mapping[str, str], ...] = ({},)
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A family with its numbers (givens and steps by symbol) and its words (people and setting)."""
+
+    family: Family
+    values: Mapping[str, int]
+    words: Mapping[str, str]
+
+    @property
+    def answer(self) -> int:
+        return self.values[self.family.steps[-1].symbol]
+
+    @property
+    def mistaken_answer(self) -> int | None:
+        mistake = self.family.mistake
+        return compute(self.number(mistake.left), mistake.op, self.number(mistake.right))
+
+    def number(self, operand: Operand) -> int:
+        return self.values[operand] if isinstance(operand, str) else operand
+
+    def text(self, template: str) -> str:
+        return template.format(**self.words, **self.values)
+
+    def equation(self, step: Step | Mistake) -> str:
+        """The computation in numbers, as in "6 * 12 = 72"."""
+        left, right = self.number(step.left), self.number(step.right)
+        return f"{left} {step.op} {right} = {compute(left, step.op, right)}"
+
+    def variants(self) -> Iterator[tuple[Given, Problem]]:
+        """Every valid problem that differs in one given (taken from its range) and in the answer."""
+        for given in self.family.givens:
+            stated = {g.symbol: self.values[g.symbol] for g in self.family.givens}
+            for value in given.values:
+                values = solve(self.family, stated | {given.symbol: value})
+                if values and value != stated[given.symbol]:
+                    variant = replace(self, values=values)
+                    if variant.answer != self.answer:
+                        yield given, variant
+
+
+def compute(left: int, op: str, right: int) -> int | None:
+    """The result of one operation, None when it is below SMALLEST or no integer."""
+    if op == "/":
+        value, remainder = divmod(left, right)
+        if remainder:
+            return None
+    else:
+        value = {"+": left + right, "-": left - right, "*": left * right}[op]
+    return value if value >= SMALLEST else None
+
+
+def solve(family: Family, givens: Mapping[str, int]) -> dict[str, int] | None:
+    """The values of givens and steps, None when a step has no valid value or breaks a limit."""
+    values = dict(givens)
+    for step in family.steps:
+        left, right = (values[x] if isinstance(x, str) else x for x in (step.left, step.right))
+        value = compute(left, step.op, right)
+        if value is None or value > family.limits.get(step.symbol, value):
+            return None
+        values[step.symbol] = value
+    return values
+
+
+def draw(family: Family, rng: random.Random, small: bool = False) -> Problem:
+    """A problem of `family`, by rejection; with `small` its numbers come from the ranges of the twin.
+
+    The answer, the value before it and the mistaken answer are three different numbers, because the contrastive
+    manner sets them against one another, and there is a variant for the counterfactual manner.
+    """
+    while True:
+        values = solve(family, {g.symbol: rng.choice(g.small if small else g.values) for g in family.givens})
+        if values is None:
+            continue
+        problem = Problem(family, values, _words(family, rng))
+        candidates = {problem.answer, values[family.steps[-2].symbol], problem.mistaken_answer}
+        if small or (len(candidates) == 3 and None not in candidates and any(problem.variants())):
+            return problem
+
+
+def _words(family: Family, rng: random.Random) -> dict[str, str]:
+    (name, she, her), (other, _, _), (third, _, _) = rng.sample(PEOPLE, 3)
+    people = {"name": name, "she": she, "her": her, "other": other, "third": third}
+    return people | {"She": she.title(), "Her": her.title()} | rng.choice(family.settings)

@@ -1,0 +1,118 @@
+"""Greedy generation with a tiny random model, and accuracy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from mind.generation import accuracy, generate_responses
+from mind.records import Question
+
+WORDS = 60
+END = 1
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15, 16], [17, 18], [19, 20, 21, 22], [23]]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    words = {"<pad>": 0, "<end>": END} | {f"w{i}": i for i in range(2, WORDS)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=WORDS, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
+                         bos_token_id=None, eos_token_id=END, pad_token_id=0)
+    return LlamaForCausalLM(config).double()  # so that no two logits tie up to rounding
+
+
+def test_batches_give_what_single_prompts_give(model, tokenizer):
+    single = [generate_responses(model, tokenizer, [prompt], max_new_tokens=12, batch_size=1)[0] for prompt in PROMPTS]
+    assert len(set(single)) == len(PROMPTS)
+    for batch_size in (1, 2, 4, 6, 100):
+        assert generate_responses(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=batch_size) == single
+
+
+def test_responses_are_the_greedy_continuations(model, tokenizer):
+    ids = list(PROMPTS[2])
+    with torch.no_grad():
+        for _ in range(8):
+            ids.append(int(model.eval()(torch.tensor([ids])).logits[0, -1].argmax()))
+    expected = tokenizer.decode(ids[len(PROMPTS[2]):])
+    assert generate_responses(model, tokenizer, [PROMPTS[2]], max_new_tokens=8, batch_size=1) == [expected]
+
+
+def test_sampling_settings_of_the_model_are_ignored(model, tokenizer):
+    greedy = generate_responses(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=3)
+    model.generation_config.update(do_sample=True, temperature=5.0, top_p=0.9, top_k=50, num_beams=3)
+    for _ in range(2):
+        assert generate_responses(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=3) == greedy
+
+
+def test_the_end_tokens_of_model_and_tokenizer_end_a_response(model, tokenizer):
+    (response,) = generate_responses(model, tokenizer, PROMPTS[:1], max_new_tokens=12, batch_size=1)
+    words = response.split()
+    second = tokenizer.convert_tokens_to_ids(words[1])
+    model.generation_config.eos_token_id = [second]
+    (shorter,) = generate_responses(model, tokenizer, PROMPTS[:1], max_new_tokens=12, batch_size=1)
+    assert shorter.split() == words[:words.index(words[1]) + 1]
+    model.generation_config.eos_token_id = None
+    assert generate_responses(model, tokenizer, PROMPTS[:1], max_new_tokens=12, batch_size=1) == [response]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_restored_even_after_an_error(model, tokenizer, training):
+    def fail(_):
+        assert not model.training
+        raise KeyError("stop")
+
+    model.train(training)
+    generate_responses(model, tokenizer, PROMPTS, max_new_tokens=2, batch_size=4)
+    assert model.training is training
+    with pytest.raises(KeyError):
+        generate_responses(model, tokenizer, PROMPTS, max_new_tokens=2, batch_size=4, progress=fail)
+    assert model.training is training
+
+
+def test_progress_counts_the_responses(model, tokenizer):
+    seen = []
+    generate_responses(model, tokenizer, PROMPTS, max_new_tokens=2, batch_size=4, progress=seen.append)
+    assert seen == [4, 6]
+    assert generate_responses(model, tokenizer, [], max_new_tokens=2, batch_size=4) == []
+
+
+@pytest.mark.parametrize(("prompts", "options", "message"), [
+    ([[5], []], {}, "prompt 1 has no tokens"),
+    ([[5]], {"batch_size": 0}, "batch_size 0 and max_new_tokens 2: expected at least 1"),
+    ([[5]], {"max_new_tokens": 0}, "batch_size 4 and max_new_tokens 0: expected at least 1"),
+])
+def test_impossible_requests_are_refused(model, tokenizer, prompts, options, message):
+    with pytest.raises(ValueError, match=message):
+        generate_responses(model, tokenizer, prompts, **{"max_new_tokens": 2, "batch_size": 4} | options)
+
+
+def test_an_end_token_is_needed(model):
+    endless = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<pad>": 0}, unk_token="<pad>")))
+    model.generation_config.eos_token_id = None
+    with pytest.raises(ValueError, match="neither the model's generation config nor the tokenizer has an end-of-seq"):
+        generate_responses(model, endless, [[5]], max_new_tokens=2, batch_size=4)
+
+
+def test_accuracy_counts_right_and_unparsed_responses():
+    questions = [Question(str(i), "How many?", "3") for i in range(4)]
+    result = accuracy(["#### 3 pears", "2 + 2 = 4", "I do not know.", "So 3."], questions)
+    assert (result.total, result.correct, result.unparsed, result.accuracy) == (4, 2, 1, 0.5)
+    assert result.rows[0] == {"id": "0", "response": "#### 3 pears", "extracted": "3 pears", "answer": "3",
+                              "correct": True}
+    assert [row["correct"] for row in result.rows] == [True, False, False, True]
+    assert accuracy([], []).accuracy == 0
+    with pytest.raises(ValueError, match="longer"):
+        accuracy(["3"], questions)

@@ -1,0 +1,207 @@
+"""The report of a synthetic run: eight perspectives, forty steps, hostile names."""
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mind.errors import MindError
+from mind.report import Metrics, binned, evaluation_table, perspective_inks, running_mean, write_report
+
+HOSTILE = "<script>alert(1)</script> & $x$"
+PERSPECTIVES = ["formal_symbolic", "intuitive", "decomposition", "planning", "analogy", "socratic", "contrastive"]
+PERSPECTIVES += [HOSTILE]
+PICTURES = 12
+
+
+def side(nll: float, accuracy: float) -> dict:
+    heldout = {"questions": 40, "rationales": 320, "tokens": 41234, "nll": nll}
+    heldout["nll_by_perspective"] = {name: nll + 0.05 * k for k, name in enumerate(PERSPECTIVES)}
+    files = {"gsm8k <b>": {"total": 50, "correct": round(50 * accuracy), "unparsed": 2, "accuracy": accuracy}}
+    return {"heldout": heldout, "files": files}
+
+
+def train_line(step: int, noise: random.Random, names: list[str]) -> dict:
+    fall = math.exp(-step / 20)
+    share = {k: noise.uniform(0.4, 1.0) if k % 3 else 1 - step / 60 for k in range(len(names))}
+    loss = 1.0 + fall + noise.gauss(0, 0.05)
+    return {
+        "phase": "train", "step": step, "epoch": step / 20, "loss": loss, "sft_loss": loss - 0.01,
+        "consistency": 0.1 * fall + noise.uniform(0, 0.02), "jsd": 0.2 * fall + noise.uniform(0, 0.05),
+        "meta_loss": 0.02 + noise.uniform(0, 0.01), "accuracy": 0.8 - 0.3 * fall + noise.gauss(0, 0.01),
+        "entropy": 1.1, "l_real": {n: None if step % 5 == 0 and k == 2 else loss + 0.06 * k + noise.gauss(0, 0.05)
+                                   for k, n in enumerate(names)},
+        "score": {n: 0.8 - 0.03 * k + noise.gauss(0, 0.01) for k, n in enumerate(names)},
+        "alpha": {n: max(0.0, 0.2 - 0.02 * k + noise.gauss(0, 0.01)) for k, n in enumerate(names)},
+        "selected_share": {n: share[k] for k, n in enumerate(names)}, "selected": 4 + noise.gauss(0, 0.5),
+        "learning_rate": 1e-4 * (1 - step / 80), "meta_learning_rate": 1e-5 * (1 - step / 80), "grad_norm": 1.0,
+        "tokens": 4096, "tokens_per_s": 2100 + noise.gauss(0, 60), "peak_rss_mib": 2200 + step, "peak_gpu_mib": 900.0,
+        "step_s": 2.0,
+    }  # fmt: skip
+
+
+def write_run(run: Path, steps: int = 40, names: list[str] = PERSPECTIVES) -> Path:
+    run.mkdir(parents=True, exist_ok=True)
+    noise = random.Random(0)
+    lines = [{"phase": "warmup", "epoch": e, "meta_loss": 0.5 * 0.7**e} for e in range(1, 9)]
+    lines += [train_line(step, noise, names) for step in range(1, steps + 1)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = {"student": {"model": HOSTILE, "lora": False}, "data": {"perspectives": names}}
+    config |= {"objective": {"beta": 0.8, "consistency_weight": 0.1}, "metanet": {"tau": 1.0, "learning_rate": None}}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "evaluation.json").write_text(json.dumps({"before": side(1.25, 0.3), "after": side(1.0, 0.42)}))
+    status = {"wall_s": 123.456, "tokens": 163840, "steps": steps, "student_parameters": 494032768}
+    (run / "status.json").write_text(json.dumps(status))
+    return run
+
+
+def page_of(run: Path) -> str:
+    return write_report(run).read_text(encoding="utf-8")
+
+
+def drawn(page: str) -> list[str]:
+    return re.findall(r'<svg viewBox="[^"]*" role="img">.*?</svg>', page, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return page_of(write_run(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run")
+
+
+def test_pictures_table_and_headlines(run: Path) -> None:
+    path = write_report(run)
+    page = path.read_text(encoding="utf-8")
+    assert path == run / "report.html"
+    assert len(drawn(page)) == PICTURES == page.count("<figcaption>")
+    assert "Not drawn" not in page
+    assert 'class="notes"' not in page
+    assert "<b>1.250 → 1.000</b><span>−0.250 (−20.0 %)</span>" in page
+    assert "<td>30.0%</td><td>42.0%</td><td>+12.0 points</td>" in page
+    assert all(text in page for text in ("163,840", "objective.beta", "λ = 0.1"))
+    assert not list(run.glob(".report*")), "the unfinished file is gone"
+
+
+def test_the_page_is_self_contained_and_escaped(page: str) -> None:
+    assert not re.search(r"https?://|<link|<script|@import|<iframe|\bsrc=", page)
+    assert all(target.startswith(("#", "data:image/png;base64,")) for target in re.findall(r'href="([^"]*)"', page))
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; $x$" in page
+    assert "gsm8k <b>" not in page
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_reference_in_a_picture_resolves(page: str) -> None:
+    ids = set(re.findall(r' id="([^"]*)"', page))
+    assert set(re.findall(r"url\(#([^)]*)\)", page)) | set(re.findall(r'href="#([^"]*)"', page)) <= ids
+
+
+def test_colours_are_the_same_in_all_pictures_and_differ(page: str) -> None:
+    assert len({(ink.colour, ink.dashes) for ink in perspective_inks([str(k) for k in range(32)])}) == 32
+    assert len({ink.colour for ink in perspective_inks([str(k) for k in range(32)])}) == 32
+    keys = re.findall(r'stroke: ([^"]*)" stroke-width="2.6"/></svg>formal_symbolic<', page)
+    assert (len(keys), len(set(keys))) == (3, 1)
+
+
+def test_thirty_two_perspectives_and_a_long_run_stay_small(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path, steps=900, names=[f"perspective_{k}" for k in range(32)]))
+    assert len(drawn(page)) == PICTURES
+    assert "each drawn point is the mean of 3 steps" in page
+    assert len(page) < 3_000_000
+
+
+def test_one_bare_step_draws_what_there_is(run: Path) -> None:
+    (run / "metrics.jsonl").write_text('{"phase": "train", "step": 1, "loss": 2.0, "sft_loss": 2.0}\n')
+    page = page_of(run)
+    assert len(drawn(page)) == 1
+    assert page.count("Not drawn") == PICTURES - 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_missing_file_is_named(run: Path, name: str) -> None:
+    (run / name).unlink()
+    with pytest.raises(MindError, match=rf"{name}: missing"):
+        write_report(run)
+    assert not (run / "report.html").exists()
+
+
+def test_malformed_files_are_named_with_their_line(run: Path) -> None:
+    (run / "status.json").write_text('{"wall_s": 1,\n oops}')
+    with pytest.raises(MindError, match=r"status\.json, line 2: not JSON"):
+        write_report(run)
+    (run / "evaluation.json").write_text("[]")
+    with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, found list"):
+        write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"phase": "train", "step": 1}\n{"phase": "tr\n', "line 2: not JSON"),
+        ('{"phase": "train", "step": 1}\n[1]\n', 'line 2: expected an object with "phase"'),
+        ('{"phase": "train"}\n', "line 1: a train line needs a number as its step"),
+        ('{"phase": "train", "step": 1, "loss": "low"}\n', "line 1: loss is 'low', expected a number"),
+        ('{"phase": "train", "step": 1, "score": [1]}\n', r"line 1: score is \[1\], expected an object"),
+        ('{"phase": "warmup", "epoch": 1, "meta_loss": 0.5}\n', "no train lines"),
+        ("", "no train lines"),
+    ],
+)
+def test_malformed_metrics_are_named(run: Path, text: str, message: str) -> None:
+    (run / "metrics.jsonl").write_text(text)
+    with pytest.raises(MindError, match=r"metrics\.jsonl.*" + message):
+        write_report(run)
+
+
+def test_a_killed_run_says_what_is_left_out(run: Path) -> None:
+    metrics = run / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-30])
+    (run / "evaluation.json").unlink()
+    (run / "status.json").unlink()
+    page = page_of(run)
+    assert "metrics.jsonl, line 48: last line incomplete, left out" in page
+    assert all(text in page for text in ("No evaluation", "No status.json", "39 logged steps"))
+
+
+@pytest.mark.parametrize(("missing", "text"), [("before", "before training is missing"), ("after", "was interrupted")])
+def test_one_side_of_the_evaluation(run: Path, missing: str, text: str) -> None:
+    (run / "metrics.jsonl").write_text('{"phase": "train", "step": 1, "loss": 2.0}\n')
+    evaluation = {"before": side(1.25, 0.3), "after": side(1.0, 0.4)} | {missing: None}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    assert text in page_of(run)
+
+
+def test_repeated_and_diverged_steps_are_noted(run: Path) -> None:
+    lines = ['{"phase": "train", "step": 1, "loss": 2.0}', '{"phase": "train", "step": 2, "loss": 2.0}']
+    lines += ['{"phase": "train", "step": 2, "loss": NaN}', ""]
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+    page = page_of(run)
+    assert "1 lines repeat a step" in page
+    assert "line 3: loss is not finite" in page
+    metrics = Metrics(run / "metrics.jsonl")
+    assert metrics.steps.tolist() == [1, 2]
+    assert math.isnan(metrics.series("loss")[-1])
+
+
+def test_evaluation_table() -> None:
+    rows = {row["what"]: row for row in evaluation_table({"before": side(1.25, 0.3), "after": side(1.0, 0.25)})}
+    assert rows["held-out NLL, intuitive"]["change"] == "−0.250 (−19.2 %)"
+    assert rows["accuracy, gsm8k <b>"]["change"] == "−5.0 points"
+    assert rows["held-out tokens"] | {"what": ""} == {"what": "", "before": "41,234", "after": "41,234", "change": "+0"}
+    only = evaluation_table({"before": side(1.25, 0.3), "after": None})[0]
+    assert only == {"what": "held-out NLL, nats a token", "before": "1.250", "after": "–", "change": "–"}
+    assert evaluation_table({}) == evaluation_table({"before": None, "after": None}) == []
+
+
+def test_running_mean_and_bins_leave_nan_out() -> None:
+    nan = np.nan
+    values = binned(running_mean(np.array([1.0, nan, 3.0, nan, nan, nan]), 2), 6)
+    assert [None if math.isnan(v) else v for v in values] == [1.0, 1.0, 3.0, 3.0, None, None]
+    assert binned(np.array([1.0, 3.0, nan, 5.0, 7.0]), 2).tolist() == [2.0, 6.0]
