@@ -149,7 +149,6 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
         lr_scheduler_type=train.lr_scheduler,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
-        gradient_checkpointing=train.gradient_checkpointing,
         bf16=train.bf16,
         logging_steps=train.log_steps,
         save_steps=train.save_steps,
@@ -159,6 +158,8 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
         remove_unused_columns=False,
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
+        # Named only where it is wanted: newer releases of transformers warn that the argument has a new name.
+        **({"gradient_checkpointing": True} if train.gradient_checkpointing else {}),
     )
 
 
