@@ -124,7 +124,7 @@ def build_features(
 
 
 def _fingerprint(model: torch.nn.Module) -> str:
-    """Identifies weights by the sums of each tensor: seconds for billions of parameters, where a full hash takes minutes."""
+    """Identifies weights by the sums of each tensor: a full hash of billions of parameters would take minutes."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         values = tensor.detach()

@@ -62,7 +62,8 @@ class StepMeter:
             for perspective, value in zip(self.perspectives, (total / count).tolist(), strict=True):
                 if not math.isnan(value):
                     out[f"{name}/{perspective}"] = value
-        out |= {"tokens": self._tokens, "step_s": self._seconds, "tokens_per_s": self._tokens / max(1e-9, self._seconds)}
+        out |= {"tokens": self._tokens, "step_s": self._seconds,
+                "tokens_per_s": self._tokens / max(1e-9, self._seconds)}
         self._reset()
         return out
 

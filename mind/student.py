@@ -39,24 +39,24 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         end_of_turn_id(tokenizer)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, config.dtype), attn_implementation=config.attention)
-    except MindError:
-        raise
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, config.dtype), attn_implementation=config.attention, output_loading_info=True)
     except (OSError, ValueError, ImportError) as error:
         raise MindError(f"student.model {config.model}: cannot be loaded: {error}") from error
-    _check_head(model, config.model)
+    _check_head(model, config.model, sorted(loaded["missing_keys"]))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return (_with_lora(model, config) if config.lora else model), tokenizer
 
 
-def _check_head(model: PreTrainedModel, name: str) -> None:
+def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
+    if missing:  # transformers fills them with random numbers and warns
+        raise MindError(f"student.model {name}: MIND needs a causal language model with its LM head; "
+                        f"this one lacks the weights {', '.join(missing[:3])}{' ...' if missing[3:] else ''}")
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
-        found = "none" if head is None else type(head).__name__
         raise MindError(f"student.model {name}: MIND needs an LM head that is a linear layer; "
-                        f"{type(model).__name__} has {found}")
+                        f"{type(model).__name__} has {'none' if head is None else type(head).__name__}")
 
 
 def _with_lora(model: PreTrainedModel, config: StudentConfig) -> Any:

@@ -64,6 +64,13 @@ class Head:
     def vocabulary(self) -> int:
         return self.weight.shape[0]
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """z (..., V) of hidden (..., D), differentiable, float32 or better after the product: the definition."""
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).to(accumulation_dtype(hidden.dtype))
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits / self.temperature
+
     def project(self, hidden: Tensor) -> Tensor:
         """hidden (n, D) -> weight and bias applied (n, V), in hidden's dtype."""
         if self.bias is None:
@@ -141,4 +148,5 @@ class HeadGradients:
         if self.weight is not None and self._weight_is_empty:
             self.weight.zero_()
         like = self.head.weight
-        return tuple(like.new_empty(0) if t is None else t.to(like.dtype) for t in (self.hidden, self.weight, self.bias))
+        sums = (self.hidden, self.weight, self.bias)
+        return tuple(like.new_empty(0) if total is None else total.to(like.dtype) for total in sums)

@@ -1,7 +1,7 @@
-"""A built-in source of training data: maths word problems, each with a rationale in every perspective of the paper.
+"""A built-in source of training data: maths word problems with a rationale in every perspective of the paper.
 
-It needs no download and no teacher model. Problems come from families of one structure each; three families are held
-out, so that a student can be tried on structures it has not seen.
+It needs no download and no teacher model. Problems come from families of one structure each; three families
+are held out, so that a student can be tried on structures it has not seen.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def generate(
 ) -> list[Question]:
     """`count` different questions, each with its integer answer and eight rationales in the paper's order.
 
-    The families take turns and are then shuffled, so their numbers differ by one at most. The same arguments give the
-    same questions in every process; another seed gives practically other questions, which serve as a held-out set.
-    An id is "<id_prefix>-<index>-<family>", with the prefix "word-problems-<families>-<seed>" by default.
+    The families take turns and are then shuffled, so their numbers differ by one at most. The same arguments
+    give the same questions in every process; another seed gives other ones (a chance repeat is rare), which
+    serve as a held-out set. An id is "<id_prefix>-<index>-<family>"; the prefix is by default
+    "word-problems-<families>-<seed>".
 
     Raises MindError for a count below 1, for unknown `families`, and for a count that exhausts a family.
     """
@@ -55,7 +56,7 @@ def generate(
     seen: set[str] = set()
     questions = []
     for index, family in enumerate(order):
-        # A generator of its own for each question: a change in one family leaves the texts of the others alone.
+        # A generator for each question: a change in one family leaves the texts of the others alone.
         rng = random.Random(f"{source}-{index}")
         problem, text = _draw_new(family, rng, seen)
         rationales = tuple(Rationale(name, WRITERS[name](problem, rng)) for name in PAPER_PERSPECTIVES)

@@ -24,10 +24,10 @@ SHOPPING = Family(
              "change is what is paid beyond the cost", "from {w} dollars, {x} come back"),
     ),
     questions=(
-        "{name} buys {m} {first} at ${p} each and {n} {second} at ${q} each, and pays with ${w}. How many dollars does "
-        "{she} get back?",
-        "In a shop a {first_one} costs ${p} and a {second_one} costs ${q}. {name} takes {m} {first} and {n} {second} "
-        "and hands over ${w}. How much change, in dollars, is due?",
+        "{name} buys {m} {first} at ${p} each and {n} {second} at ${q} each, and pays with ${w}. How many "
+        "dollars does {she} get back?",
+        "In a shop a {first_one} costs ${p} and a {second_one} costs ${q}. {name} takes {m} {first} and {n} "
+        "{second} and hands over ${w}. How much change, in dollars, is due?",
     ),
     gist="someone buys {m} {first} at {p} dollars and {n} {second} at {q} dollars and pays with {w} dollars",
     scene="Watch the till while {name} shops",
@@ -49,22 +49,24 @@ SAVING = Family(
     ),
     steps=(
         Step("m", "the amount still missing", "dollars", "p", "-", "h",
-             "part of the price is already saved", "the {item} at {p} with {h} in the jar leaves a gap of {m} dollars"),
+             "part of the price is already saved",
+             "the {item} at {p} with {h} in the jar leaves a gap of {m} dollars"),
         Step("n", "the amount saved in a week", "dollars", "e", "-", "s",
              "spent money cannot be saved", "out of {e} a week {s} slip away, so {n} go into the jar"),
         Step("x", "the number of weeks", "weeks", "m", "/", "n",
              "every week closes the same part of the gap", "{n} at a time, the gap closes in {x} weeks"),
     ),
     questions=(
-        "{name} wants a {item} that costs ${p}. {She} has already saved ${h}. Each week {she} earns ${e} and spends "
-        "${s} of it. In how many weeks can {she} buy the {item}?",
-        "A {item} costs ${p}, and {name} has ${h} in {her} savings jar. Every week {name} earns ${e}, spends ${s} and "
-        "saves the rest. How many weeks does it take until the {item} is affordable?",
+        "{name} wants a {item} that costs ${p}. {She} has already saved ${h}. Each week {she} earns ${e} "
+        "and spends ${s} of it. In how many weeks can {she} buy the {item}?",
+        "A {item} costs ${p}, and {name} has ${h} in {her} savings jar. Every week {name} earns ${e}, "
+        "spends ${s} and saves the rest. How many weeks does it take until the {item} is affordable?",
     ),
     gist="a {item} costs {p} dollars, {h} are saved, and each week {e} are earned and {s} spent",
     scene="Think of a jar that slowly fills up",
     conclusion="{name} needs {x} weeks",
-    mistake=Mistake("m", "-", "n", "subtracting a single week's saving", "that leaves dollars, not a count of weeks"),
+    mistake=Mistake("m", "-", "n", "subtracting a single week's saving",
+                    "that leaves dollars, not a count of weeks"),
     settings=({"item": "bicycle"}, {"item": "guitar"}, {"item": "camera"}, {"item": "telescope"}),
     limits={"x": 40},
 )
@@ -72,14 +74,15 @@ SAVING = Family(
 FENCE = Family(
     name="fence",
     givens=(
-        Given("a", "the length of the {plot}", "metres", range(9, 40)),
-        Given("b", "the width of the {plot}", "metres", range(4, 25)),
+        Given("a", "the length of the {plot}", "metres", range(15, 50)),
+        Given("b", "the width of the {plot}", "metres", range(4, 15)),
         Given("c", "the price of a metre of fence", "dollars", range(3, 13)),
         Given("g", "the discount", "dollars", range(10, 60)),
     ),
     steps=(
         Step("h", "the length of two neighbouring sides", "metres", "a", "+", "b",
-             "a long and a short side meet at a corner", "one long and one short side, {a} and {b}, run {h} metres"),
+             "a long and a short side meet at a corner",
+             "one long and one short side, {a} and {b}, run {h} metres"),
         Step("f", "the length of the fence", "metres", "h", "*", 2,
              "a rectangle has two such pairs of sides", "walking the other half too makes {f} metres"),
         Step("t", "the price before the discount", "dollars", "f", "*", "c",
@@ -88,10 +91,11 @@ FENCE = Family(
              "a discount lowers the bill", "knock {g} off and {x} dollars are left to pay"),
     ),
     questions=(
-        "A rectangular {plot} is {a} metres long and {b} metres wide. {name} puts a fence around it. A metre of fence "
-        "costs ${c}, and {she} gets a discount of ${g} on the whole. How many dollars does {name} pay?",
-        "{name} fences a rectangular {plot} of {a} metres by {b} metres. The fence costs ${c} per metre, and the dealer "
-        "takes ${g} off the bill. What does the fence cost in dollars?",
+        "A rectangular {plot} is {a} metres long and {b} metres wide. {name} puts a fence around it. A "
+        "metre of fence costs ${c}, and {she} gets a discount of ${g} on the whole. How many dollars does "
+        "{name} pay?",
+        "{name} fences a rectangular {plot} of {a} metres by {b} metres. The fence costs ${c} per metre, "
+        "and the dealer takes ${g} off the bill. What does the fence cost in dollars?",
     ),
     gist="a plot of {a} by {b} metres is fenced at {c} dollars a metre with {g} dollars off",
     scene="Take a walk around the {plot}",
@@ -117,16 +121,17 @@ TRAVEL = Family(
              "the two stretches follow each other", "end to end the two stretches are {x} long"),
     ),
     questions=(
-        "{name} {moves} for {s} hours at {u} kilometres an hour, takes a break, and then goes on for {t} hours at {v} "
-        "kilometres an hour. How many kilometres does {she} travel in all?",
-        "Before lunch {name} {moves} at {u} km/h for {s} hours. After lunch {she} goes on at {v} km/h for {t} hours. "
-        "What is the length of the whole trip in kilometres?",
+        "{name} {moves} for {s} hours at {u} kilometres an hour, takes a break, and then goes on for {t} "
+        "hours at {v} kilometres an hour. How many kilometres does {she} travel in all?",
+        "Before lunch {name} {moves} at {u} km/h for {s} hours. After lunch {she} goes on at {v} km/h for "
+        "{t} hours. What is the length of the whole trip in kilometres?",
     ),
     gist="a trip takes {s} hours at {u} kilometres an hour and then {t} hours at {v} kilometres an hour",
     scene="Imagine the road rolling by",
     conclusion="{name} travels {x} kilometres",
-    mistake=Mistake("a", "+", "v", "adding the second speed", "a speed is not a distance, and it lasts {t} hours"),
-    settings=({"moves": "cycles"}, {"moves": "rides a scooter"}, {"moves": "sails"}, {"moves": "drives a tractor"}),
+    mistake=Mistake("a", "+", "v", "adding the second speed",
+                    "a speed is not a distance, and it lasts {t} hours"),
+    settings=({"moves": "cycles"}, {"moves": "rides a scooter"}, {"moves": "sails"}, {"moves": "rows"}),
 )
 
 WAGES = Family(
@@ -146,10 +151,10 @@ WAGES = Family(
              "the {item} must be paid for", "once the {item} eat up {s}, {x} are left"),
     ),
     questions=(
-        "{name} works {h} hours a day for {d} days and earns ${r} an hour. {She} then spends ${s} on {item}. How many "
-        "dollars of {her} pay are left?",
-        "For each hour at the {place}, {name} is paid ${r}. {She} works there on {d} days for {h} hours each and buys "
-        "{item} for ${s}. How much of the pay, in dollars, does {she} still have?",
+        "{name} works {h} hours a day for {d} days and earns ${r} an hour. {She} then spends ${s} on "
+        "{item}. How many dollars of {her} pay are left?",
+        "For each hour at the {place}, {name} is paid ${r}. {She} works there on {d} days for {h} hours "
+        "each and buys {item} for ${s}. How much of the pay, in dollars, does {she} still have?",
     ),
     gist="someone works {d} days of {h} hours at {r} dollars an hour and spends {s} dollars",
     scene="Think of a pay envelope after a stretch of work at the {place}",
@@ -176,15 +181,16 @@ RECIPE = Family(
              "what is at home need not be bought", "the cupboard gives {h}, so the shop must supply {x}"),
     ),
     questions=(
-        "A recipe for {s} people needs {f} grams of {item}. {name} cooks for {n} guests and has {h} grams of {item} at "
-        "home. How many grams of {item} must {she} buy?",
-        "{name} expects {n} guests. {Her} recipe takes {f} grams of {item} and serves {s} people, and there are {h} "
-        "grams of {item} in the cupboard. How many more grams of {item} does {name} need?",
+        "A recipe for {s} people needs {f} grams of {item}. {name} cooks for {n} guests and has {h} grams "
+        "of {item} at home. How many grams of {item} must {she} buy?",
+        "{name} expects {n} guests. {Her} recipe takes {f} grams of {item} and serves {s} people, and there "
+        "are {h} grams of {item} in the cupboard. How many more grams of {item} does {name} need?",
     ),
     gist="a recipe takes {f} grams of {item} for {s} people, {n} guests come and {h} grams are at home",
     scene="Stand in the kitchen with the plates laid out",
     conclusion="{name} must buy {x} grams of {item}",
-    mistake=Mistake("f", "*", "n", "taking the whole recipe for every guest", "{f} grams already serve {s} people"),
+    mistake=Mistake("f", "*", "n", "taking the whole recipe for every guest",
+                    "{f} grams already serve {s} people"),
     settings=({"item": "rice"}, {"item": "flour"}, {"item": "lentils"}, {"item": "pasta"}),
 )
 
@@ -208,10 +214,11 @@ TANK = Family(
              "poured water joins the rest", "so the {tank} ends up with {x} litres"),
     ),
     questions=(
-        "A {tank} holds {a} litres of water. {o} litres a minute drain out for {t} minutes. Then {name} pours in {n} "
-        "buckets of {c} litres each. How many litres are in the {tank} now?",
-        "{name} drains a {tank} with {a} litres of water for {t} minutes at {o} litres per minute and afterwards empties "
-        "{n} buckets of {c} litres into it. How many litres of water does it hold at the end?",
+        "A {tank} holds {a} litres of water. {o} litres a minute drain out for {t} minutes. Then {name} "
+        "pours in {n} buckets of {c} litres each. How many litres are in the {tank} now?",
+        "{name} drains a {tank} with {a} litres of water for {t} minutes at {o} litres per minute and "
+        "afterwards empties {n} buckets of {c} litres into it. How many litres of water does it hold at the "
+        "end?",
     ),
     gist="from {a} litres, {o} a minute drain for {t} minutes, and {n} buckets of {c} litres are added",
     scene="Keep an eye on the water line of the {tank}",
@@ -229,22 +236,24 @@ AVERAGE = Family(
     ),
     steps=(
         Step("t", "the sum of all three", "points", "m", "*", 3,
-             "a mean of three is a third of their sum", "three rounds levelled out at {m} are worth {t} points"),
+             "a mean of three is a third of their sum",
+             "three rounds levelled out at {m} are worth {t} points"),
         Step("s", "the sum of the first two", "points", "a", "+", "b",
              "both of them are known", "{a} and {b} already bank {s}"),
         Step("x", "the third {score}", "points", "t", "-", "s",
              "the third closes the gap", "what is missing up to {t} is {x}"),
     ),
     questions=(
-        "{name} has taken part in three {events}. The first two {score}s were {a} and {b} points, and the mean of all "
-        "three is exactly {m} points. What was the third {score}?",
-        "The mean of {name}'s three {score}s in {events} is {m} points. If two of them are {a} and {b} points, how many "
-        "points is the remaining {score}?",
+        "{name} has taken part in three {events}. The first two {score}s were {a} and {b} points, and the "
+        "mean of all three is exactly {m} points. What was the third {score}?",
+        "The mean of {name}'s three {score}s in {events} is {m} points. If two of them are {a} and {b} "
+        "points, how many points is the remaining {score}?",
     ),
     gist="two {score}s are {a} and {b} points, and the mean of three is {m}",
     scene="Picture the three {score}s as stacks of coins that get levelled out",
     conclusion="the third {score} is {x} points",
-    mistake=Mistake("t", "-", "a", "removing only the first {score}", "the second one is part of the sum as well"),
+    mistake=Mistake("t", "-", "a", "removing only the first {score}",
+                    "the second one is part of the sum as well"),
     settings=({"score": "score", "events": "quizzes"}, {"score": "mark", "events": "spelling tests"},
               {"score": "result", "events": "archery rounds"}),
     limits={"x": 100},

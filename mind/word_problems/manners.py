@@ -1,4 +1,4 @@
-"""The programmatic teacher: one writer a perspective, each telling the solution of a problem in its manner."""
+"""The programmatic teacher: one writer a perspective, each solving a problem aloud in its manner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ INVERSES = {"+": "-", "-": "+", "*": "/", "/": "*"}
 def formal_symbolic(problem: Problem, rng: random.Random) -> str:
     """Definitions, symbolic equations, substitution."""
     steps = problem.family.steps
-    givens = [f"{g.symbol} = {problem.values[g.symbol]} be {problem.text(g.noun)}" for g in problem.family.givens]
+    first, *others = problem.family.givens
+    givens = [f"{first.symbol} = {problem.values[first.symbol]} be {problem.text(first.noun)}"]
+    givens += [f"{g.symbol} = {problem.values[g.symbol]} {problem.text(g.noun)}" for g in others]
     definitions = [f"{s.symbol} = {s.left} {s.op} {s.right}" for s in steps]
     *before, last = [f"{s.symbol} = {problem.equation(s)}" for s in steps]
     wanted = rng.choice(("the unknown", "the quantity sought", "the term to determine"))
@@ -33,22 +35,24 @@ def intuitive(problem: Problem, rng: random.Random) -> str:
     family = problem.family
     told = " ".join(capital(problem.text(step.everyday)) + "." for step in family.steps)
     guesses = [guess for step in family.steps if (guess := rough_guess(problem, step))]
-    check = rng.choice(guesses) if guesses else "None of these sizes is a surprise"
+    check = rng.choice(guesses) if guesses else "Nothing here is surprisingly large or small"
     so = rng.choice(("So", "It feels right that", "That settles it:"))
     return f"{problem.text(family.scene)}. {told} {check}. {so} {problem.text(family.conclusion)}."
 
 
 def decomposition(problem: Problem, rng: random.Random) -> str:
-    """Numbered sub-problems, each solved on its own."""
+    """Numbered sub-problems, each solved on its own and naming the earlier ones that it uses."""
     steps = problem.family.steps
-    opening = rng.choice(("I break this into {} smaller problems.", "This task has {} parts.", "Split it into {} parts."))
+    part = {step.symbol: f"part {number}" for number, step in enumerate(steps, 1)}
+    opening = rng.choice(("I see {} smaller problems.", "This task has {} parts.", "Split it into {} parts."))
     ask = rng.choice(("Find {}.", "Sub-problem: {}.", "Determine {}."))
-    lines = [
-        f"{number}. {ask.format(problem.text(step.noun))} {capital(problem.text(step.reason))}: "
-        f"{problem.equation(step)} {problem.text(step.unit)}."
-        for number, step in enumerate(steps, 1)
-    ]
-    close = rng.choice(("Part {} answers the question", "Part {} gives the result", "The question is answered by part {}"))
+    lines = []
+    for number, step in enumerate(steps, 1):
+        used = [part[operand] for operand in (step.left, step.right) if operand in part]
+        basis = f"With {listed(used)}" if used else "From the text"
+        solved = f"{basis}, {problem.equation(step)} {problem.text(step.unit)}."
+        lines.append(f"{number}. {ask.format(problem.text(step.noun))} {solved}")
+    close = rng.choice(("Part {} answers the question", "Part {} gives the result", "The goal was part {}"))
     return "\n".join([opening.format(len(steps)), *lines, f"{close.format(len(steps))}: {problem.answer}."])
 
 
@@ -60,8 +64,8 @@ def planning(problem: Problem, rng: random.Random) -> str:
         labels = [f"({letter})" for letter in "abcd"[: len(steps)]]
         plan = "; ".join(f"{label} {aim}" for label, aim in zip(labels, aims, strict=True))
     else:
-        labels = ["first", *["next"] * (len(steps) - 2), "finally"]
-        plan = ", ".join(f"{label} {aim}" for label, aim in zip(labels, aims, strict=True))
+        labels = ["first", *("next", "then")[: len(steps) - 2], "finally"]
+        plan = listed([f"{label} {aim}" for label, aim in zip(labels, aims, strict=True)])
     done = ", ".join(f"{label} {problem.equation(step)}" for label, step in zip(labels, steps, strict=True))
     start = rng.choice(("Then I carry it out:", "Then the execution:", "Then, step by step:"))
     end = rng.choice(("The plan is complete", "Every step is done", "The plan has reached its goal"))
@@ -73,12 +77,14 @@ def analogy(problem: Problem, rng: random.Random) -> str:
     twin = draw(problem.family, rng, small=True)
     family = problem.family
     mapping = [f"{problem.values[g.symbol]} in place of {twin.values[g.symbol]}" for g in family.givens]
-    opening = rng.choice(("This resembles a simpler problem", "A smaller case first", "Compare an easier story"))
+    opening = rng.choice(("Take a similar problem", "First a smaller case", "Compare an easier story"))
     there = rng.choice(("There", "In that case", "In miniature"))
-    shape = rng.choice(("Ours has the same shape", "The structure here is the same", "Our numbers play the same parts"))
+    shape = rng.choice(("Ours has the same shape", "The structure here is the same", "Ours is built alike"))
+    moves = rng.choice(("The same moves give", "Carried over, this becomes", "Step for step,"))
     return (
         f"{opening}: {twin.text(family.gist)}. {there} {equations(twin)}. "
-        f"{shape}, with {listed(mapping)}. The same moves give {equations(problem)}, so {problem.text(family.conclusion)}."
+        f"{shape}, with {listed(mapping)}. {moves} {equations(problem)}, "
+        f"so {problem.text(family.conclusion)}."
     )
 
 
@@ -86,9 +92,10 @@ def socratic(problem: Problem, rng: random.Random) -> str:
     """Questions to oneself, each answered before the next, and a last one that doubts the result."""
     steps = problem.family.steps
     first = rng.choice(("What am I looking for", "What does the question want", "What should I end up with"))
-    ways = rng.sample(("How do I get {}", "What about {}", "Can I now find {}", "And what is {}", "How large is {}"), len(steps))
+    ways = rng.sample(("How do I get {}", "What about {}", "Can I find {}", "And what is {}"), len(steps))
     talk = " ".join(
-        f"{way.format(problem.text(step.noun))}? {capital(problem.text(step.reason))}, so {problem.equation(step)}."
+        f"{way.format(problem.text(step.noun))}? "
+        f"{capital(problem.text(step.reason))}, so {problem.equation(step)}."
         for way, step in zip(ways, steps, strict=True)
     )
     doubt = rng.choice(("Can that be right", "Does it survive a check", "Is there a way to test this"))
@@ -105,15 +112,16 @@ def contrastive(problem: Problem, rng: random.Random) -> str:
     family = problem.family
     mistake, answer = family.mistake, problem.answer
     unfinished = family.steps[-2]
-    candidates = [problem.mistaken_answer, problem.values[unfinished.symbol], answer]
+    partial = problem.values[unfinished.symbol]
+    candidates = [problem.mistaken_answer, partial, answer]
     rng.shuffle(candidates)
-    named = listed([str(candidate) for candidate in candidates], "and")
-    opening = rng.choice(("Three candidates stand against each other: {}.", "I compare {} as answers.", "Tempting are {}."))
+    named = listed([str(candidate) for candidate in candidates])
+    opening = rng.choice(("The candidates are {}.", "I compare {} as answers.", "Tempting answers are {}."))
     wrong = (
-        f"{problem.mistaken_answer} would come from {problem.text(mistake.how)}, {problem.equation(mistake)}, "
-        f"but {problem.text(mistake.objection)}."
+        f"{problem.mistaken_answer} would come from {problem.text(mistake.how)}, "
+        f"{problem.equation(mistake)}, but {problem.text(mistake.objection)}."
     )
-    early = f"{problem.values[unfinished.symbol]} is only {problem.text(unfinished.noun)}, {rng.choice(EARLY)}."
+    early = f"{partial} is only {problem.text(unfinished.noun)}, {rng.choice(EARLY)}."
     eliminated = [wrong, early]
     rng.shuffle(eliminated)
     rest = rng.choice(("Only {} survives", "That leaves {}", "{} is the one that meets every condition"))
@@ -126,28 +134,28 @@ def counterfactual(problem: Problem, rng: random.Random) -> str:
     old, new = problem.values[given.symbol], variant.values[given.symbol]
     noun, unit = problem.text(given.noun), f" {given.unit}" if given.unit else ""
     goal = problem.text(problem.family.steps[-1].noun)
-    shift = f"{'lower' if problem.answer < variant.answer else 'higher'} by {abs(problem.answer - variant.answer)}"
-    suppose = rng.choice(("Suppose {} were {}.", "What would follow if {} were {}?", "Imagine that {} were {}."))
-    binding = rng.choice(("But the condition that binds is", "Yet the text insists on", "The question, however, fixes it at"))
+    direction = "lower" if problem.answer < variant.answer else "higher"
+    suppose = rng.choice(("Suppose {} were {}.", "What if {} were {}?", "Imagine that {} were {}."))
+    binding = rng.choice(("But the binding condition says", "The text insists on", "In truth it is fixed at"))
     return (
-        f"{suppose.format(noun, f'{new}{unit}')} We would have {equations(variant)}, making {goal} {variant.answer}. "
-        f"{binding} {old}{unit}. Undoing the change, {equations(problem)}: the true answer is {shift}, namely "
-        f"{problem.answer}."
+        f"{suppose.format(noun, f'{new}{unit}')} We would have {equations(variant)}, "
+        f"making {goal} {variant.answer}. "
+        f"{binding} {old}{unit}. Undoing the change, {equations(problem)}: the true answer is "
+        f"{direction} by {abs(problem.answer - variant.answer)}, namely {problem.answer}."
     )
 
 
 def equations(problem: Problem) -> str:
-    """Every computation in numbers, as in "2 * 3 = 6, then 6 - 4 = 2"."""
-    return ", then ".join(problem.equation(step) for step in problem.family.steps)
+    """Every computation in numbers, as in "2 * 3 = 6 and 6 - 4 = 2"."""
+    return listed([problem.equation(step) for step in problem.family.steps])
 
 
 def rough_guess(problem: Problem, step: Step) -> str | None:
-    """A sentence that redoes `step` with round numbers, None where those are the same or miss by over a fifth."""
-    exact = problem.number(step.left), problem.number(step.right)
-    left, right = (rounded(number) for number in exact)
+    """`step` redone with round numbers, None where that teaches nothing or misses by over an eighth."""
+    left, right = rounded(problem.number(step.left)), rounded(problem.number(step.right))
     guess = {"+": left + right, "-": left - right, "*": left * right, "/": round(left / right)}[step.op]
     value = problem.values[step.symbol]
-    if (left, right) == exact or abs(guess - value) > value / 5:
+    if guess == value or abs(guess - value) > value / 8:
         return None
     return f"Roughly, {left} {SPOKEN[step.op]} {right} is around {guess}, which fits the {value}"
 
@@ -158,10 +166,10 @@ def rounded(number: int) -> int:
     return round(number / grain) * grain
 
 
-def listed(items: Sequence[str], word: str = "and") -> str:
+def listed(items: Sequence[str]) -> str:
     """The items as a phrase: "a, b and c"."""
     *head, last = items
-    return f"{', '.join(head)} {word} {last}" if head else last
+    return f"{', '.join(head)} and {last}" if head else last
 
 
 def capital(text: str) -> str:

@@ -1,7 +1,8 @@
 """What a word problem is: families as data, and problems drawn from them.
 
-A family is a small table of templates, givens and steps. Because its steps name their operands instead of holding
-numbers, the same family gives the problem itself, a smaller twin of it and a variant with one condition changed.
+A family is a small table of templates, givens and steps. Because its steps name their operands instead of
+holding numbers, the same family gives the problem itself, a smaller twin of it and a variant with one
+condition changed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Step:
-    """One computation, left op right: `reason` is a clause that says why, `everyday` one that says it in plain words."""
+    """One computation, left op right: the clause `reason` says why, `everyday` puts it in plain words."""
 
     symbol: str
     noun: str
@@ -63,11 +64,11 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Family:
-    """Problems of one structure. Every text is a str.format template over the symbols, the people and the setting.
+    """Problems of one structure; every text is a str.format template over symbols, people and the setting.
 
-    `questions` are alternative wordings; `gist` sums the situation up in one clause, `scene` pictures it for the
-    intuitive manner and `conclusion` is the clause that answers. `limits` holds the largest value that a symbol may
-    take where the world sets one.
+    `questions` are alternative wordings; `gist` sums the situation up in one clause, `scene` pictures it for
+    the intuitive manner and `conclusion` is the clause that answers. `limits` holds the largest value of a
+    symbol where the world sets one.
     """
 
     name: str
@@ -148,11 +149,12 @@ def solve(family: Family, givens: Mapping[str, int]) -> dict[str, int] | None:
 def draw(family: Family, rng: random.Random, small: bool = False) -> Problem:
     """A problem of `family`, by rejection; with `small` its numbers come from the ranges of the twin.
 
-    The answer, the value before it and the mistaken answer are three different numbers, because the contrastive
-    manner sets them against one another, and there is a variant for the counterfactual manner.
+    The answer, the value before it and the mistaken answer are three different numbers, because the
+    contrastive manner compares them, and there is a variant for the counterfactual manner.
     """
     while True:
-        values = solve(family, {g.symbol: rng.choice(g.small if small else g.values) for g in family.givens})
+        givens = {g.symbol: rng.choice(g.small if small else g.values) for g in family.givens}
+        values = solve(family, givens)
         if values is None:
             continue
         problem = Problem(family, values, _words(family, rng))

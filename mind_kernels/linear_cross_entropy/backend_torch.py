@@ -40,6 +40,9 @@ class RowTerms:
         numbers = [torch.zeros(rows, dtype=dtype, device=like.device) for _ in range(4)]
         return RowTerms(*numbers, torch.zeros(rows, dtype=torch.bool, device=like.device))
 
+    def first(self, rows: int) -> RowTerms:
+        return RowTerms(*(getattr(self, name)[:rows].clone() for name in self.__dataclass_fields__))
+
     def write(self, rows: Rows, values: tuple[Tensor, ...]) -> None:
         for name, value in zip(("loss", "nll", "lse", "entropy", "correct"), values, strict=True):
             getattr(self, name)[rows] = value

@@ -9,16 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mind_kernels.row_chunks import Head, accumulation_dtype
-
-
-def conditioned_logits(hidden: Tensor, head: Head) -> Tensor:
-    """softcap(hidden weight^T + bias) / temperature, (..., D) -> (..., V), at least float32."""
-    logits = torch.nn.functional.linear(hidden, head.weight, head.bias)
-    logits = logits.to(accumulation_dtype(hidden.dtype))
-    if head.softcap is not None:
-        logits = head.softcap * torch.tanh(logits / head.softcap)
-    return logits / head.temperature
+from mind_kernels.row_chunks import Head
 
 
 def row_terms(logits: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
@@ -44,7 +35,7 @@ def forward(
     z_loss: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss, () or (N,) for reduction "none", and the rows' terms."""
-    logits = conditioned_logits(hidden, head)
+    logits = head.logits(hidden)
     valid = target != ignore_index
     terms = row_terms(logits, target, valid)
     uniform = torch.where(valid, torch.logsumexp(logits, dim=-1) - logits.mean(-1), 0)

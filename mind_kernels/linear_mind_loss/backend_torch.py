@@ -40,7 +40,7 @@ def forward(
     with_gradient, without = split_rows(others, weight)
     run_rows(with_gradient, hidden, head, index, weight, terms, gradients)
     run_rows(without, hidden, head, index, None, terms, gradients)
-    return RowTerms(*(getattr(terms, name)[:-1].clone() for name in RowTerms.__dataclass_fields__)), weight, jsd, gradients
+    return terms.first(rows), weight, jsd, gradients
 
 
 def _run_groups(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy.reference import conditioned_logits, row_terms
+from mind_kernels.linear_cross_entropy.reference import row_terms
 from mind_kernels.linear_pairwise_jsd.reference import pairwise_jsd, weighted_sum
 from mind_kernels.row_chunks import Head
 
@@ -21,7 +21,7 @@ def forward(
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
     """(cross-entropy (), consistency (), the rows' terms, jsd (P, K, K))."""
-    logits = conditioned_logits(hidden, head)
+    logits = head.logits(hidden)
     valid = target != ignore_index
     terms = row_terms(logits, target, valid)
     cross_entropy = (torch.where(valid, row_weight.to(logits.dtype), 0) * terms["nll"]).sum()

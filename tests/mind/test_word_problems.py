@@ -1,0 +1,187 @@
+import itertools
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from mind.errors import MindError
+from mind.perspectives import PAPER_PERSPECTIVES
+from mind.word_problems import FAMILIES, OOD_FAMILIES, TRAIN_FAMILIES, generate
+from mind.word_problems.manners import listed, rounded
+from mind.word_problems.problem import compute
+
+EQUATION = re.compile(r"(?<![\w.])(\d+) ([-+*/]) (\d+) = (\d+)(?![\w/*+])")
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return generate(120, seed=5) + generate(24, seed=5, families="ood")
+
+
+def texts(question):
+    return {rationale.perspective: rationale.text for rationale in question.rationales}
+
+
+def holds(left, op, right, result):
+    left, right, result = int(left), int(right), int(result)
+    if op == "/":
+        return left == result * right
+    return {"+": left + right, "-": left - right, "*": left * right}[op] == result
+
+
+def trigrams(text):
+    words = re.findall(r"\w+|[-+*/=]", text.lower())
+    return set(zip(words, words[1:], words[2:], strict=False))
+
+
+def test_every_equation_is_right(questions):
+    found = 0
+    for question in questions:
+        for perspective, text in texts(question).items():
+            equations = EQUATION.findall(text)
+            # An equals sign that the parser cannot read would go unchecked; symbols occur in one manner only.
+            if perspective != "formal-symbolic":
+                assert text.count("=") == len(equations), text
+            for equation in equations:
+                assert holds(*equation), (question.id, perspective, equation)
+            found += len(equations)
+    assert found > 144 * 20
+
+
+def test_each_rationale_computes_the_answer_except_the_intuitive_that_tells_it(questions):
+    for question in questions:
+        for perspective, text in texts(question).items():
+            if perspective == "intuitive":
+                assert re.search(rf"\b{question.answer}\b", text.split(".")[-2]), text
+            else:
+                assert question.answer in {equation[3] for equation in EQUATION.findall(text)}, text
+
+
+def test_questions_are_whole(questions):
+    for question in questions:
+        assert tuple(texts(question)) == PAPER_PERSPECTIVES
+        assert question.choices is None
+        assert int(question.answer) >= 2
+        assert question.question.endswith("?")
+        for text in (question.question, *texts(question).values()):
+            assert not re.search(r"[{}]|####|\b1 \w+s\b|\.\.|  |\bNone\b", text), text
+            assert text[0].isupper() or text[0].isdigit(), text
+            assert text[-1] in ".?", text
+
+
+def test_rationales_of_a_problem_differ(questions):
+    for question in questions:
+        grams = {name: trigrams(text) for name, text in texts(question).items()}
+        for (one, a), (other, b) in itertools.combinations(grams.items(), 2):
+            assert len(a & b) / len(a | b) < 0.3, (question.id, one, other)
+
+
+def test_rationales_are_short(questions):
+    lengths = [len(text.split()) for question in questions for text in texts(question).values()]
+    assert min(lengths) >= 30 and max(lengths) <= 130
+    assert 50 <= sum(lengths) / len(lengths) <= 90
+
+
+def test_manners(questions):
+    for question in questions:
+        told = texts(question)
+        assert told["formal-symbolic"].startswith("Let ")
+        assert len(re.findall(r"\b[a-z] = \w+ [-+*/] \w+", told["formal-symbolic"])) >= 3
+        assert "=" not in told["intuitive"]
+        lines = told["decomposition"].split("\n")
+        numbers = [line.split(".")[0] for line in lines[1:-1]]
+        assert numbers == [str(number) for number in range(1, len(numbers) + 1)] and len(numbers) >= 3
+        plan, execution = told["planning"].split("\n")
+        assert plan.startswith("Plan: ") and not re.search(r"\d", plan)
+        assert execution.startswith("Then") and EQUATION.search(execution)
+        assert " in place of " in told["analogy"]
+        assert told["socratic"].count("?") >= 5
+        assert " is only " in told["contrastive"] and " would come from " in told["contrastive"]
+        assert " were " in told["counterfactual"] and "We would have" in told["counterfactual"]
+
+
+def test_the_twin_is_smaller(questions):
+    for question in questions:
+        mapping = re.findall(r"(\d+) in place of (\d+)", texts(question)["analogy"])
+        assert sum(int(small) for _, small in mapping) < sum(int(large) for large, _ in mapping), question.id
+
+
+def test_the_counterfactual_changes_the_answer(questions):
+    for question in questions:
+        imagined = re.search(r"making .*? (\d+)\.", texts(question)["counterfactual"])
+        assert imagined and imagined[1] != question.answer
+
+
+def test_contrastive_candidates_are_three_and_hold_the_answer(questions):
+    for question in questions:
+        opening = texts(question)["contrastive"].split(".")[0]
+        candidates = set(re.findall(r"\d+", opening))
+        assert len(candidates) == 3 and question.answer in candidates
+
+
+def test_families():
+    assert len(FAMILIES) == len(set(FAMILIES)) >= 15
+    assert len(OOD_FAMILIES) == 3 and len(TRAIN_FAMILIES) >= 12
+    assert set(OOD_FAMILIES).isdisjoint(TRAIN_FAMILIES)
+    assert set(OOD_FAMILIES) | set(TRAIN_FAMILIES) == set(FAMILIES)
+
+
+@pytest.mark.parametrize(("families", "names"), [("train", TRAIN_FAMILIES), ("ood", OOD_FAMILIES)])
+def test_families_take_turns(families, names):
+    count = 2 * len(names) + 1
+    drawn = Counter(question.id.split("-")[-1] for question in generate(count, seed=1, families=families))
+    assert set(drawn) == set(names)
+    assert max(drawn.values()) - min(drawn.values()) == 1
+
+
+def test_no_question_comes_twice():
+    questions = generate(400, seed=2)
+    assert len({question.question for question in questions}) == 400
+    assert len({question.id for question in questions}) == 400
+
+
+def test_seeds_give_other_questions():
+    train, heldout = ({question.question for question in generate(300, seed=seed)} for seed in (0, 1))
+    assert train.isdisjoint(heldout)
+
+
+def test_the_same_seed_gives_the_same_questions_in_another_process():
+    code = "from mind.word_problems import generate; print(generate(5, seed=9))"
+    environment = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == repr(generate(5, seed=9))
+
+
+def test_ids():
+    assert [q.id for q in generate(1, seed=4)][0].startswith("word-problems-train-4-0-")
+    assert [q.id for q in generate(1, seed=4, families="ood", id_prefix="mine")][0].startswith("mine-0-")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"count": 0, "seed": 0}, "count is 0: expected at least 1"),
+    ({"count": 1, "seed": 0, "families": "all"}, "families is 'all': expected 'train' or 'ood'"),
+])
+def test_errors(arguments, message):
+    with pytest.raises(MindError, match=re.escape(message)):
+        generate(**arguments)
+
+
+def test_an_exhausted_family_is_an_error(monkeypatch):
+    monkeypatch.setattr("mind.word_problems._ATTEMPTS", 0)
+    with pytest.raises(MindError, match="has too few different questions"):
+        generate(1, seed=0)
+
+
+def test_compute_takes_exact_results_only():
+    assert compute(12, "/", 4) == 3
+    assert compute(13, "/", 4) is None
+    assert compute(5, "-", 4) is None
+    assert compute(2, "-", 9) is None
+
+
+def test_wording_helpers():
+    assert [listed(["a", "b", "c"][:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+    assert [rounded(n) for n in (7, 12, 38, 212, 585)] == [7, 10, 40, 210, 600]
