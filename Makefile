@@ -2,11 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Sized for ten minutes on two CPU cores.
+DEMO := --data.generated-questions 16 --data.generated-heldout 8 --data.generated-evaluation 8 \
+	--train.questions-per-step 2 --train.learning-rate 1e-4 --train.pack-length 512 --evaluation.max-new-tokens 160
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
-BENCHES := $(filter-out __init__ measure,$(basename $(notdir $(wildcard bench/*.py))))
+BENCHES := $(filter-out __init__ measure real_rows,$(basename $(notdir $(wildcard bench/*.py))))
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint bench clean
@@ -15,7 +18,7 @@ help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
 
 train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (ARGS="--option value" adds to it)
-	$(BIN)/mind train --output runs/demo $(ARGS)
+	$(BIN)/mind train --output runs/demo $(DEMO) $(ARGS)
 
 test: lint  ## style and import checks, then every test with coverage (ARGS goes to pytest)
 	$(BIN)/python -m pytest --cov=mind --cov=mind_kernels --cov-report=term $(ARGS)
@@ -24,7 +27,7 @@ lint: $(VENV)/.test-ready  ## style and import checks
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.test-ready  ## every benchmark; results under bench/results
+bench: $(VENV)/.test-ready $(VENV)/.student-ready  ## every benchmark; results under bench/results
 	@set -e; for name in $(BENCHES); do echo "== bench.$$name"; $(BIN)/python -m bench.$$name; done
 
 clean:  ## remove what builds and tests leave; the virtual environment stays

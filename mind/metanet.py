@@ -35,6 +35,10 @@ class MetaNet(nn.Module):
 
         A missing perspective neither attends nor is attended to, and scores 0. Each question needs one rationale.
         """
+        with torch.autocast(question.device.type, enabled=False):  # the student's bf16 is not MetaNet's
+            return self._scores(question.float(), rationales.float(), present)
+
+    def _scores(self, question: Tensor, rationales: Tensor, present: Tensor) -> Tensor:
         aligned_question = self.align(question)[:, None].expand(-1, rationales.shape[1], -1)
         aligned = self.align(rationales) + self.perspective
         synergy, _ = self.synergy(aligned, aligned, aligned, key_padding_mask=~present, need_weights=False)

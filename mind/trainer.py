@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from mind.calibration import Calibrator
 from mind.config import MindConfig
@@ -37,7 +37,7 @@ class MindTrainer(Trainer):
 
     A batch is `train.questions_per_step` questions with all their rationales; the loss is the mean of L_total over the
     questions of an optimiser step, however many forward passes it is accumulated from. Runs in one process: MetaNet's
-    gradients are not reduced over ranks yet, so a distributed launch raises MindError.
+    gradients are not reduced over ranks yet, so a launch on several devices raises MindError.
     """
 
     loss_is_scaled_for_ga = True
@@ -60,8 +60,11 @@ class MindTrainer(Trainer):
         self._index = {question.id: q for q, question in enumerate(questions)}
         super().__init__(model, training_arguments(config), data_collator=self._collate, train_dataset=list(questions),
                          processing_class=tokenizer, **trainer_options)
-        if self.args.world_size > 1:
-            raise MindError(f"this launch has {self.args.world_size} processes: MindTrainer runs in one process")
+        devices = max(self.args.world_size, self.args.n_gpu)
+        if devices > 1:
+            raise MindError(f"this launch has {self.args.world_size} processes and {self.args.n_gpu} GPUs: MindTrainer "
+                            "runs in one process on one device (CUDA_VISIBLE_DEVICES picks it)")
+        self.remove_callback(PrinterCallback)  # MetricsCallback's bar says it better
         calibrator.metanet.to(self.args.device)
 
     def _collate(self, questions: Sequence[TokenizedQuestion]) -> dict[str, PackedBatch]:
