@@ -20,7 +20,7 @@ help:  ## this list
 train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (ARGS="--option value" adds to it)
 	$(BIN)/mind train --output runs/demo $(DEMO) $(ARGS)
 
-test: lint  ## style and import checks, then every test with coverage (ARGS goes to pytest)
+test: lint $(VENV)/.student-ready  ## style and import checks, then every test with coverage (ARGS goes to pytest)
 	$(BIN)/python -m pytest --cov=mind --cov=mind_kernels --cov-report=term $(ARGS)
 
 lint: $(VENV)/.test-ready  ## style and import checks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from conftest import NAMES, build_model
+from tiny import NAMES, build_model
 
 from mind.features import StudentEncoder, build_features
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import NAMES, build_model, build_questions
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import NAMES, build_model, build_questions
 
+from mind import word_problems
 from mind.errors import MindError
 from mind.packing import end_of_turn_id, pack, prompt_ids, question_text, tokenize
+from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Question, Rationale, TokenizedQuestion
 from mind.student import labelled_hidden
 
@@ -60,6 +63,30 @@ def test_packed_equals_one_by_one(tokenizer, questions, family, attention, pack_
             # transformers' RMS norms compute in float32 even in a float64 model.
             difference = (packed_gradients[name] - p.grad).norm() / p.grad.norm()
             assert difference < 1e-6, name
+
+
+@pytest.mark.slow
+def test_packed_equals_one_by_one_on_a_real_model(smollm2):
+    """SmolLM2-135M in float32 on word problems: hidden states, and the gradient of every weight."""
+    model, tokenizer, _ = smollm2
+    questions = [replace(q, rationales=q.rationales[:3]) for q in word_problems.generate(2, seed=5)]
+    tokenized = tokenize(questions, tokenizer, PAPER_PERSPECTIVES, 1024)
+    batch = pack(tokenized, 8, 2048)
+    assert len(batch.packs) == 1
+    model.zero_grad()
+    hidden = labelled_hidden(model, batch)
+    weight = torch.randn(hidden.shape)
+    (hidden * weight).sum().backward()
+    packed = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    for (q, k), (ids, prompt) in sequences_of(tokenized).items():
+        alone = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, prompt - 1:-1]
+        rows = batch.segment == q * 8 + k
+        assert (hidden[rows] - alone).norm() / alone.norm() < 1e-5
+        (alone * weight[rows]).sum().backward()
+    for name, p in model.named_parameters():
+        assert (packed[name] - p.grad).norm() / p.grad.norm() < 1e-4, name
+    model.zero_grad()
 
 
 @settings(max_examples=40, deadline=None)

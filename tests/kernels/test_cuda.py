@@ -1,0 +1,37 @@
+"""The torch backend on a GPU, against float64 on the CPU; every case is skipped where there is no CUDA device."""
+
+from __future__ import annotations
+
+import pytest
+import test_linear_mind_loss
+import test_linear_pairwise_jsd
+import torch
+
+from mind_kernels import linear_cross_entropy, linear_mind_loss, linear_pairwise_jsd
+from mind_kernels.testing import assert_within_budget, make_inputs
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def run(function, inputs, dtype, device, backend, arguments):
+    """Loss and gradients, on the CPU; integer tensors named in `arguments` stay on the host."""
+    inputs = {name: t.to(device) if t.is_floating_point() or t.dtype == torch.bool else t for name, t in inputs.items()}
+    hidden, weight = (inputs.pop(name).detach().to(dtype).requires_grad_() for name in ("hidden", "weight"))
+    loss = function(hidden, weight, *(inputs.pop(name) for name in arguments), **inputs, backend=backend)
+    loss.backward()
+    return {"loss": loss.cpu(), "d_hidden": hidden.grad.cpu(), "d_weight": weight.grad.cpu()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("function", "make", "arguments"), [
+    (linear_cross_entropy, lambda: make_inputs(300, 64, 1009, dtype=torch.float64), ("target",)),
+    (linear_pairwise_jsd, test_linear_pairwise_jsd.make, ("pair_weight",)),
+    (linear_mind_loss, test_linear_mind_loss.make, ("target", "row_weight", "answer_rows", "pair_weight")),
+], ids=["cross_entropy", "pairwise_jsd", "mind_loss"])
+def test_matches_float64(function, make, arguments, dtype):
+    inputs = make()
+    rounded = {k: v.to(dtype) if k in ("hidden", "weight") else v for k, v in inputs.items()}
+    truth = run(function, rounded, torch.float64, "cpu", "reference", arguments)
+    peer = run(function, rounded, dtype, "cuda", "reference", arguments)
+    assert_within_budget(run(function, rounded, dtype, "cuda", "torch", arguments), peer, truth, dtype)
