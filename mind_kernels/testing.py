@@ -69,11 +69,14 @@ def error(value: Tensor, truth: Tensor) -> Error:
 
 
 def error_budget(peer: Tensor, truth: Tensor, dtype: torch.dtype) -> Error:
-    """The error that is allowed: twice that of `peer` (plain PyTorch in `dtype`), plus the floor of `dtype`."""
+    """The error that is allowed: twice that of `peer` (plain PyTorch in `dtype`), plus the floor of `dtype`.
+
+    The floor of a single number is four times as high: the peer's error is one draw there, and may be nil by luck.
+    """
     of_peer = error(peer, truth)
     scale = float(truth.detach().nan_to_num().abs().max()) if truth.numel() else 0.0
     smallest_step = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    floor = _FLOOR[dtype] * scale + smallest_step
+    floor = _FLOOR[dtype] * scale * (4 if truth.numel() == 1 else 1) + smallest_step
     return Error(2 * of_peer.largest + floor, 2 * of_peer.rms + floor)
 
 

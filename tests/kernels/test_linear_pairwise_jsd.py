@@ -48,7 +48,13 @@ def test_matches_float64(backend, dtype, kind, options):
     inputs = {k: v.to(dtype) if k in ("hidden", "weight") else v for k, v in inputs.items()}
     truth = run(inputs, torch.float64, "reference", **options)
     peer = run(inputs, dtype, "reference", **options)
-    assert_within_budget(run(inputs, dtype, backend, **options), peer, truth, dtype)
+    found = run(inputs, dtype, backend, **options)
+    # The loss is the weighted sum of jsd. Where rows nearly coincide plain PyTorch's sum is right only by luck, which
+    # is no budget: its terms cancel, and jsd below shows it.
+    del truth["loss"]
+    assert_within_budget(found, peer, truth, dtype)
+    total = (found["jsd"].double() * inputs["pair_weight"]).triu(1).sum()
+    torch.testing.assert_close(found["loss"].double(), total, rtol=1e-6 if dtype != torch.float64 else 1e-12, atol=0)
 
 
 @pytest.mark.parametrize("difference", [1e-1, 1e-3, 1e-4])
