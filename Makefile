@@ -40,7 +40,7 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.run-ready: $(VENV)/.created $(BUILD_INPUTS)
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e '.[lora]'
 	@touch $@
 
 $(VENV)/.test-ready: $(VENV)/.created $(BUILD_INPUTS)
