@@ -122,12 +122,12 @@ def train(config: MindConfig, *, resume: bool = False) -> Path:
     trainer = MindTrainer(model, config, questions, features, calibrator, tokenizer,
                           callbacks=[MetricsCallback(metrics, config.data.perspectives)])
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    _save_student(trainer, output)
 
     evaluation["after"] = _evaluate(model, tokenizer, data, heldout, config, output / "responses" / "after")
     _write_json(output / EVALUATION_FILE, evaluation)
     _write_json(output / STATUS_FILE, _status(trainer, metrics, result.metrics["train_runtime"],
                                               time.perf_counter() - started))
+    _save_student(trainer, output)  # merges LoRA into the model, so nothing looks at the adapters after it
     write_report(output)
     return output
 

@@ -74,6 +74,17 @@ def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
     assert json.loads((tmp_path / "e.json").read_text())["heldout"]["rationales"] == 27
 
 
+def test_lora_leaves_a_plain_student(tmp_path, arguments):
+    from transformers import AutoModelForCausalLM
+
+    arguments = replaced(arguments, "--train.max-steps", "2")
+    assert main([*arguments, "--student.lora", "--student.lora-targets", "q_proj", "v_proj"]) == 0
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert 0 < status["trained_parameters"] < 0.2 * status["student_parameters"]
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student")
+    assert not any("lora" in name for name, _ in student.named_parameters())
+
+
 KILLER = """
 import os, signal, sys
 import mind.metrics, mind.trainer
