@@ -1,6 +1,6 @@
-"""linear_cross_entropy beside eager PyTorch on a CPU: time and peak extra memory of forward and backward.
+"""linear_cross_entropy beside eager PyTorch: time and peak extra memory of forward and backward.
 
-    python -m bench.linear_cross_entropy [--rows 4096] [--repeats 5]
+    python -m bench.linear_cross_entropy [--rows 4096] [--repeats 5] [--device cpu]
 
 Extra memory counts the gradients. Writes bench/results/linear_cross_entropy.jsonl.
 """
@@ -34,9 +34,9 @@ def ours(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 PROVIDERS = {"eager": eager, "mind_kernels torch": ours}
 
 
-def build(provider: str, file: str) -> Callable[[], tuple[Tensor, ...]]:
+def build(provider: str, file: str, device: str) -> Callable[[], tuple[Tensor, ...]]:
     """Loads the rows and returns a forward and backward of one provider: (loss, dH, dW)."""
-    inputs = load_rows(file)
+    inputs = load_rows(file, device)
 
     def step() -> tuple[Tensor, ...]:
         loss = PROVIDERS[provider](**inputs)
@@ -46,7 +46,7 @@ def build(provider: str, file: str) -> Callable[[], tuple[Tensor, ...]]:
 
 
 def truth(file: str) -> tuple[Tensor, ...]:
-    """The float64 gradients, in slices of rows: eager float64 would need 10 GiB."""
+    """The float64 loss and gradients on the CPU, in slices of rows: eager float64 would need 10 GiB."""
     inputs = {name: t.detach().double() if t.is_floating_point() else t for name, t in load_rows(file).items()}
     rows = len(inputs["target"])
     hidden, weight = inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_()
@@ -62,36 +62,44 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
+def error_gate(expected: tuple[Tensor, ...], errors: dict[str, list[float]]) -> Callable[[dict], None]:
+    """The error budget: loss, dH and dW at most twice as far from float64 as eager's, plus the floor.
+
+    The gate fills `errors` with each provider's relative errors of dH and dW.
+    """
+    names = ("loss", "d_hidden", "d_weight")
+
+    def gate(results: dict[str, tuple[Tensor, ...]]) -> None:
+        results = {name: tuple(tensor.cpu() for tensor in result) for name, result in results.items()}
+        for name, result in results.items():
+            errors[name] = [relative_error(a, b) for a, b in zip(result[1:], expected[1:], strict=True)]
+            found, peer, truth = (dict(zip(names, side, strict=True)) for side in (result, results["eager"], expected))
+            assert_within_budget(found, peer, truth, torch.float32)
+
+    return gate
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
-    file = str(real_rows(options.rows))
-    expected = truth(file)
+    arguments = {"file": str(real_rows(options.rows)), "device": options.device}
     errors: dict[str, list[float]] = {}
-
-    def gate(results: dict[str, tuple[Tensor, ...]]) -> None:
-        """The error budget: loss, dH and dW at most twice as far from float64 as eager's, plus the floor."""
-        for name, result in results.items():
-            errors[name] = [relative_error(a, b) for a, b in zip(result[1:], expected[1:], strict=True)]
-            names = ("loss", "d_hidden", "d_weight")
-            assert_within_budget(dict(zip(names, result, strict=True)), dict(zip(names, results["eager"], strict=True)),
-                                 dict(zip(names, expected, strict=True)), torch.float32)
-
-    memory = {name: peak_extra_mib("bench.linear_cross_entropy:build", {"provider": name, "file": file})
-              for name in PROVIDERS}
-    timings = measure_time({name: build(name, file) for name in PROVIDERS}, gate=gate, repeats=options.repeats,
-                           warmup=1)
-    base_ms, base_mib = timings["eager"].median_ms, memory["eager"]
-    shape = load_rows(file)
-    rows = [{"provider": name, "rows": options.rows, "vocabulary": shape["weight"].shape[0],
-             "hidden_size": shape["weight"].shape[1], "dtype": "float32", "inputs": LABEL, **timing.row(),
-             "time_of_eager": round(timing.median_ms / base_ms, 3), "peak_extra_mib": round(memory[name], 1),
-             "memory_of_eager": round(memory[name] / base_mib, 3), "d_hidden_error": errors[name][0],
-             "d_weight_error": errors[name][1]} for name, timing in timings.items()]
+    memory = {name: peak_extra_mib("bench.linear_cross_entropy:build", {"provider": name, **arguments},
+                                   device=options.device) for name in PROVIDERS}
+    timings = measure_time({name: build(name, **arguments) for name in PROVIDERS}, repeats=options.repeats, warmup=1,
+                           gate=error_gate(truth(arguments["file"]), errors))
+    vocabulary, size = load_rows(arguments["file"])["weight"].shape
+    rows = [{"provider": name, "rows": options.rows, "vocabulary": vocabulary, "hidden_size": size, "dtype": "float32",
+             "inputs": LABEL, **timing.row(),
+             "time_of_eager": round(timing.median_ms / timings["eager"].median_ms, 3),
+             "peak_extra_mib": round(memory[name], 1), "memory_of_eager": round(memory[name] / memory["eager"], 3),
+             "d_hidden_error": errors[name][0], "d_weight_error": errors[name][1]}
+            for name, timing in timings.items()]
     print_table(rows, COLUMNS)
-    write_results("linear_cross_entropy", rows)
+    write_results("linear_cross_entropy" + ("" if options.device == "cpu" else "_cuda"), rows)
 
 
 if __name__ == "__main__":

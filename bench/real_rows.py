@@ -47,7 +47,7 @@ def real_rows(rows: int, seed: int = 7) -> Path:
     return file
 
 
-def load_rows(file: str) -> dict[str, Tensor]:
-    """What `real_rows` wrote, with gradients wanted for hidden and weight."""
-    tensors = load_file(file)
+def load_rows(file: str, device: str = "cpu") -> dict[str, Tensor]:
+    """What `real_rows` wrote, on `device`, with gradients wanted for hidden and weight."""
+    tensors = load_file(file, device=device)
     return {name: t.requires_grad_() if t.is_floating_point() else t for name, t in tensors.items()}
