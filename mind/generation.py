@@ -99,10 +99,11 @@ def _generate_batch(
     # On the left, so that every prompt ends where its continuation begins.
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    # A chat model's generation config often asks for sampling: everything that would is turned off here.
+    # A chat model's generation config often asks for sampling and for a repetition penalty: neither is greedy.
     output = model.generate(
         input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-        temperature=None, top_p=None, top_k=None, pad_token_id=pad_id, eos_token_id=end_ids, use_cache=True,
+        temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, pad_token_id=pad_id,
+        eos_token_id=end_ids, use_cache=True,
     )
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
 
