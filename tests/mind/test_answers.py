@@ -226,7 +226,7 @@ def test_no_text_hangs_the_extraction(piece, hang_guard):
 
 @pytest.fixture
 def hang_guard():
-    """Interrupts a test after two minutes: a linear pattern takes a fraction of a second, a quadratic one far longer."""
+    """Interrupts a test after two minutes: a linear pattern takes a fraction of a second, a quadratic one more."""
     def interrupt(*_):
         raise TimeoutError("the extraction hangs")
 
