@@ -40,19 +40,16 @@ class Calibrator:
         self._losses_in_window = 0
         self._average: dict[str, Tensor] = {}  # question id -> (K,) moving average of L_real
 
-    def observe(
-        self, ids: Sequence[str], question: Tensor, rationales: Tensor, present: Tensor, l_real: Tensor
-    ) -> tuple[Tensor, float]:
-        """Adds the gradient of L_meta to the window; returns (scores (Q, K) without gradient, L_meta).
+    def observe(self, ids: Sequence[str], scores: Tensor, present: Tensor, l_real: Tensor) -> float:
+        """Adds the gradient of L_meta to the window and returns L_meta.
 
-        Call it once a forward of the student with the features and the L_real (Q, K) of its questions.
+        Call it once a forward of the student with MetaNet's own scores (Q, K), which carry its graph, and the L_real
+        (Q, K) of the same questions.
         """
-        with torch.enable_grad():
-            scores = self.metanet(question, rationales, present)
-            loss = meta_loss(scores, self._smoothed(ids, l_real, present), present, self.config.tau)
-            loss.backward()
+        loss = meta_loss(scores, self._smoothed(ids, l_real, present), present, self.config.tau)
+        loss.backward()
         self._losses_in_window += 1
-        return scores.detach(), float(loss.detach())
+        return float(loss.detach())
 
     def end_step(self) -> bool:
         """Counts one optimiser step of the student; at the window's end, steps MetaNet and returns True."""

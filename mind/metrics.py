@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -108,6 +109,14 @@ def nested(logs: dict[str, Any]) -> dict[str, Any]:
         else:
             out[name] = value
     return out
+
+
+def peak_memory() -> dict[str, float]:
+    """Peaks of this process so far in MiB: the resident set, and PyTorch's allocator on a GPU where there is one."""
+    peaks = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if torch.cuda.is_available():
+        peaks["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return peaks
 
 
 def truncate(file: Path, last_step: int) -> None:

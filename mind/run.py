@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from mind.errors import MindError
 from mind.evaluate import answer_accuracy, batches, heldout_nll, rationale_losses
 from mind.features import Features, SentenceEncoder, StudentEncoder, build_features
 from mind.metanet import MetaNet
-from mind.metrics import MetricsCallback, truncate
+from mind.metrics import MetricsCallback, peak_memory, truncate
 from mind.packing import tokenize
 from mind.records import Question, TokenizedQuestion
 from mind.report import write_report
@@ -231,7 +230,7 @@ def _status(trainer: MindTrainer, metrics: Path, train_s: float, wall_s: float) 
         "student_parameters": sum(p.numel() for p in parameters),
         "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "metanet_parameters": sum(p.numel() for p in trainer.calibrator.metanet.parameters()),
-        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        **{name: round(mib) for name, mib in peak_memory().items()},
     }
 
 

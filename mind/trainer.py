@@ -7,7 +7,6 @@ them into L_total and into L_real of every rationale, selected or not, and L_rea
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from mind.calibration import Calibrator
 from mind.config import MindConfig
 from mind.errors import MindError
 from mind.features import Features
-from mind.metrics import StepMeter
+from mind.metrics import StepMeter, peak_memory
 from mind.objective import ObjectiveTerms, select, student_loss
 from mind.packing import pack
 from mind.records import PackedBatch, TokenizedQuestion
@@ -99,12 +98,11 @@ class MindTrainer(Trainer):
         """L_total / questions of the optimiser step; feeds L_real back to MetaNet on the way."""
         batch = inputs["batch"]
         question, rationales, present = self.question_features(batch)
-        with torch.no_grad():
-            scores = self.calibrator.metanet(question, rationales, present)
+        scores = self.calibrator.metanet(question, rationales, present)
         selected, alpha = select(scores, present, self.config.objective.beta, self.config.objective.tau_student)
         terms = self.objective_terms(self.accelerator.unwrap_model(model), batch, alpha,
                                      num_items_in_batch or len(batch.ids))
-        _, meta_loss = self.calibrator.observe(batch.ids, question, rationales, present, terms.l_real)
+        meta_loss = self.calibrator.observe(batch.ids, scores, present, terms.l_real)
         self.meter.add(batch, terms, scores, selected, alpha, meta_loss)
         return (terms.loss, terms) if return_outputs else terms.loss
 
@@ -124,7 +122,7 @@ class MindTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the step's metrics to what the Trainer logs (flat, for TensorBoard)."""
         if "loss" in logs:
-            logs = logs | self.meter.flush() | {"meta_learning_rate": self.calibrator.learning_rate, **_memory()}
+            logs = logs | self.meter.flush() | {"meta_learning_rate": self.calibrator.learning_rate, **peak_memory()}
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -178,10 +176,3 @@ def last_checkpoint(output: Path) -> Path | None:
     """The newest complete checkpoint of a run folder; one that a crash left unfinished does not count."""
     complete = [file.parent for file in output.glob(f"checkpoint-*/{CALIBRATION_FILE}")]
     return max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
-
-
-def _memory() -> dict[str, float]:
-    peaks = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    if torch.cuda.is_available():
-        peaks["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    return peaks

@@ -23,6 +23,12 @@ def needs_gradient(*tensors: Tensor | None) -> list[bool]:
     return [recording and t is not None and t.requires_grad for t in tensors]
 
 
+def empty_gradients(inputs: tuple[Tensor | None, ...], needs: list[bool]) -> list[Tensor]:
+    """What a fake kernel returns for the gradients of `inputs`: an empty tensor where one is not needed."""
+    like = inputs[0]
+    return [like.new_empty(t.shape if needed else (0,)) for t, needed in zip(inputs, needs, strict=True)]
+
+
 def forbid_higher_order() -> None:
     """Raises RuntimeError inside a backward pass that is itself recorded (create_graph=True)."""
     if torch.is_grad_enabled():

@@ -11,6 +11,7 @@ from torch import Tensor
 from mind_kernels import backend as backends
 from mind_kernels import checks
 from mind_kernels.autograd import (
+    empty_gradients,
     forbid_higher_order,
     needs_gradient,
     save_gradients,
@@ -170,11 +171,9 @@ def _(hidden, weight, bias, target, row_weight, segment, num_segments, softcap, 
     rows, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
     segments = 0 if segment is None else num_segments
     terms = [hidden.new_empty(rows, dtype=dtype) for _ in range(3)]
-    gradients = (hidden.new_empty(t.shape if needed else (0,))
-                 for t, needed in zip((hidden, weight, bias), needs, strict=True))
     return (hidden.new_empty((rows,) if reduction == "none" else (), dtype=dtype), *terms,
             hidden.new_empty(rows, dtype=torch.bool), hidden.new_empty(segments, dtype=dtype),
-            hidden.new_empty(segments, dtype=torch.int64), *gradients)
+            hidden.new_empty(segments, dtype=torch.int64), *empty_gradients((hidden, weight, bias), needs))
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.autograd import needs_gradient, save_gradients, scaled_gradients, under_autocast
+from mind_kernels.autograd import empty_gradients, needs_gradient, save_gradients, scaled_gradients, under_autocast
 from mind_kernels.linear_cross_entropy.op import RowStats, segment_means
 from mind_kernels.linear_mind_loss import backend_torch, reference
 from mind_kernels.linear_pairwise_jsd.op import PairStats
@@ -161,12 +161,10 @@ def _(hidden, weight, bias, target, row_weight, answer_rows, pair_weight, segmen
       temperature, needs, backend):
     rows, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
     segments = 0 if segment is None else num_segments
-    gradients = (hidden.new_empty(t.shape if needed else (0,))
-                 for t, needed in zip((hidden, weight, bias), needs, strict=True))
     return (*(hidden.new_empty((), dtype=dtype) for _ in range(3)),
             *(hidden.new_empty(rows, dtype=dtype) for _ in range(3)), hidden.new_empty(rows, dtype=torch.bool),
             hidden.new_empty(segments, dtype=dtype), hidden.new_empty(segments, dtype=torch.int64),
-            hidden.new_empty(pair_weight.shape, dtype=dtype), *gradients)
+            hidden.new_empty(pair_weight.shape, dtype=dtype), *empty_gradients((hidden, weight, bias), needs))
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

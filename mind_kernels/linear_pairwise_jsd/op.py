@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.autograd import needs_gradient, save_gradients, scaled_gradients, under_autocast
+from mind_kernels.autograd import empty_gradients, needs_gradient, save_gradients, scaled_gradients, under_autocast
 from mind_kernels.linear_pairwise_jsd import backend_torch, reference
 from mind_kernels.row_chunks import Head, accumulation_dtype
 
@@ -109,9 +109,8 @@ BACKENDS = {"torch": backend_torch.forward}
 @_forward.register_fake
 def _(hidden, weight, bias, pair_weight, mask, softcap, temperature, needs, backend):
     dtype = accumulation_dtype(hidden.dtype)
-    gradients = (hidden.new_empty(t.shape if needed else (0,))
-                 for t, needed in zip((hidden, weight, bias), needs, strict=True))
-    return hidden.new_empty((), dtype=dtype), pair_weight.new_empty(pair_weight.shape, dtype=dtype), *gradients
+    return (hidden.new_empty((), dtype=dtype), pair_weight.new_empty(pair_weight.shape, dtype=dtype),
+            *empty_gradients((hidden, weight, bias), needs))
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

@@ -31,6 +31,11 @@ def l_real_of(question, rationales, present):
     return torch.where(present, rationales[..., 0].abs() + 0.2, float("nan"))
 
 
+def observe(calibrator, question, rationales, present):
+    scores = calibrator.metanet(question, rationales, present)
+    return calibrator.observe(IDS, scores, present, l_real_of(question, rationales, present))
+
+
 def test_scores_lie_in_the_open_unit_interval_and_missing_ones_are_zero():
     question, rationales, present = inputs()
     scores = build().metanet(question, rationales, present)
@@ -83,7 +88,7 @@ def test_metanet_steps_once_a_window_with_the_mean_gradient():
     gradients = None
     for step in range(3):
         question, rationales, present = inputs(seed=step)
-        calibrator.observe(IDS, question, rationales, present, l_real_of(question, rationales, present))
+        observe(calibrator, question, rationales, present)
         loss = meta_loss(reference.metanet(question, rationales, present), l_real_of(question, rationales, present),
                          present, 1.0)
         parts = torch.autograd.grad(loss, list(reference.metanet.parameters()))
@@ -114,7 +119,7 @@ def test_moving_average_is_a_question_and_perspective():
     calibrator = build(ema=0.75)
     question, rationales, present = inputs()
     first, second = torch.full((6, 5), 2.0), torch.full((6, 5), 4.0)
-    calibrator.observe(IDS, question, rationales, present, first)
+    calibrator.observe(IDS, calibrator.metanet(question, rationales, present), present, first)
     smoothed = calibrator._smoothed(IDS, second, present)
     torch.testing.assert_close(smoothed[present], torch.full_like(smoothed[present], 2.5))
     assert torch.equal(build()._smoothed(IDS, second, present), second)
@@ -125,7 +130,7 @@ def test_state_resumes_in_the_middle_of_a_window(tmp_path):
     for step in range(5):
         question, rationales, present = inputs(seed=step)
         for calibrator in (straight, stopped):
-            calibrator.observe(IDS, question, rationales, present, l_real_of(question, rationales, present))
+            observe(calibrator, question, rationales, present)
             calibrator.end_step()
         if step == 2:
             torch.save(stopped.state_dict(), tmp_path / "state.pt")
@@ -138,6 +143,6 @@ def test_state_resumes_in_the_middle_of_a_window(tmp_path):
 def test_missing_l_real_never_poisons_a_gradient():
     calibrator = build()
     question, rationales, present = inputs()
-    _, loss = calibrator.observe(IDS, question, rationales, present, l_real_of(question, rationales, present))
+    loss = observe(calibrator, question, rationales, present)
     assert loss == pytest.approx(loss) and loss > 0
     assert all(p.grad.isfinite().all() for p in calibrator.metanet.parameters() if p.grad is not None)
