@@ -45,6 +45,12 @@ def positive(name: str, value: float | None) -> None:
         raise ValueError(f"{name} is {value}: expected a positive finite number")
 
 
+def probability(name: str, value: float | None) -> None:
+    """Raises ValueError unless `value` is None or inside (0, 1)."""
+    if value is not None and not 0.0 < value < 1.0:
+        raise ValueError(f"{name} is {value}: expected None or a probability in (0, 1)")
+
+
 def head_arguments(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Checks hidden (..., D), weight (V, D) and bias (V,): shapes, one floating dtype, one device."""
     dimensions("weight", weight, "(V, D)")

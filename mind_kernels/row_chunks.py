@@ -8,7 +8,7 @@ logits beside the gradients themselves. Exact: nothing is dropped; dW and db are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor
 # chunks want to be large; on a CPU memory decides: 48 MiB are 256 rows at V 49152, D 576, whose products are 43 GFLOP
 # beside 226 MB of that traffic, and the whole stays below a tenth of eager's memory.
 _CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 1 << 30}
+# The sparse gradient accumulates no dW, so that smaller chunks cost nothing; two of them are in flight on a GPU.
+_SPARSE_CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 192 << 20}
 # Bytes of the block on which a row kernel's elementwise passes run: on a CPU it is to stay in the cache between passes.
 _BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 
@@ -29,9 +31,13 @@ def _rows_within(budget: dict[str, int], vocabulary: int, device: torch.device, 
     return max(1, available // (vocabulary * itemsize))
 
 
-def rows_per_chunk(vocabulary: int, device: torch.device, itemsize: int = 4) -> int:
-    """Rows of one logits chunk: as many as fit the byte budget of the device, at least one."""
-    return _rows_within(_CHUNK_BYTES, vocabulary, device, itemsize)
+def rows_per_chunk(vocabulary: int, device: torch.device, itemsize: int = 4, *, sparse: bool = False) -> int:
+    """Rows of one logits chunk: as many as fit the byte budget of the device, at least one.
+
+    From 128 on a multiple of 128, the height of a tile of the products.
+    """
+    rows = _rows_within(_SPARSE_CHUNK_BYTES if sparse else _CHUNK_BYTES, vocabulary, device, itemsize)
+    return rows if rows < 128 else rows - rows % 128
 
 
 def rows_per_block(vocabulary: int, device: torch.device) -> int:
@@ -67,7 +73,14 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """z (..., V) of hidden (..., D), differentiable, float32 or better after the product: the definition."""
-        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).to(accumulation_dtype(hidden.dtype))
+        return self.condition(self.projected(hidden))
+
+    def projected(self, hidden: Tensor) -> Tensor:
+        """hidden weight^T + bias (..., V), differentiable, float32 or better after the product."""
+        return torch.nn.functional.linear(hidden, self.weight, self.bias).to(accumulation_dtype(hidden.dtype))
+
+    def condition(self, logits: Tensor) -> Tensor:
+        """Softcap and temperature, differentiable."""
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits / self.temperature
@@ -108,17 +121,16 @@ class HeadGradients:
 
     def __init__(self, hidden: Tensor, head: Head, needs: list[bool]) -> None:
         dtype = accumulation_dtype(hidden.dtype)
-        need_hidden, need_weight, need_bias = needs
+        need_hidden, self.needs_weight, need_bias = needs
         self.head = head
         self.hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if need_hidden else None
-        self.weight = torch.empty(head.weight.shape, dtype=dtype, device=hidden.device) if need_weight else None
+        self.weight: Tensor | None = None  # allocated by whatever writes it first
         self.bias = torch.zeros(head.vocabulary, dtype=dtype, device=hidden.device) if need_bias else None
-        self._weight_is_empty = True
 
     @property
     def wanted(self) -> bool:
         """Whether any gradient is needed at all."""
-        return not (self.hidden is None and self.weight is None and self.bias is None)
+        return self.needs_weight or not (self.hidden is None and self.bias is None)
 
     def add(self, rows: Rows, hidden: Tensor, dlogits: Tensor) -> None:
         """Adds the products of hidden[rows], given as `hidden` (n, D), and dlogits (n, V)."""
@@ -126,28 +138,51 @@ class HeadGradients:
             self.bias.add_(dlogits.sum(0, dtype=self.bias.dtype))
         dlogits = dlogits.to(hidden.dtype)
         if self.hidden is not None:
-            product = dlogits @ self.head.weight
-            if isinstance(rows, slice):
-                self.hidden[rows] += product
-            else:
-                self.hidden.index_add_(0, rows, product)
-        if self.weight is not None:
-            self._add_weight(hidden, dlogits)
+            self.add_hidden(rows, dlogits @ self.head.weight)
+        if self.needs_weight:
+            self._add_weight(dlogits, hidden)
 
-    def _add_weight(self, hidden: Tensor, dlogits: Tensor) -> None:
-        if self.weight.dtype == hidden.dtype:
-            beta = 0 if self._weight_is_empty else 1
+    def add_hidden(self, rows: Rows, product: Tensor) -> None:
+        """dH[rows] += product (n, D)."""
+        if isinstance(rows, slice):
+            self.hidden[rows] += product
+        else:
+            self.hidden.index_add_(0, rows, product)
+
+    def _add_weight(self, dlogits: Tensor, hidden: Tensor) -> None:
+        dtype, beta = accumulation_dtype(hidden.dtype), 1
+        if self.weight is None:
+            self.weight, beta = torch.empty(self.head.weight.shape, dtype=dtype, device=hidden.device), 0
+        if dtype == hidden.dtype:
             torch.addmm(self.weight, dlogits.T, hidden, beta=beta, out=self.weight)
-        elif self._weight_is_empty:
+        elif hidden.is_cuda:
+            # One product that reads half precision and adds in float32: no rounded dW of a chunk in between.
+            torch.addmm(self.weight, dlogits.T, hidden, out_dtype=dtype, beta=beta, out=self.weight)
+        elif beta == 0:
             self.weight.copy_(dlogits.T @ hidden)
         else:
             self.weight.add_(dlogits.T @ hidden)
-        self._weight_is_empty = False
+
+    def add_weight_blocks(self, size: int, compute: Callable[[slice, Tensor], None]) -> None:
+        """dW += what compute(block, out) writes to out (block, D), `size` vocabulary entries at a time.
+
+        Where nothing has been added before, dW is written once, and straight in its final dtype.
+        """
+        fresh = self.weight is None
+        if fresh:
+            self.weight = torch.empty_like(self.head.weight, memory_format=torch.contiguous_format)
+        for block in chunks(self.head.vocabulary, size):
+            if fresh:
+                compute(block, self.weight[block])
+            else:
+                part = torch.empty_like(self.weight[block])
+                compute(block, part)
+                self.weight[block] += part
 
     def results(self) -> tuple[Tensor, Tensor, Tensor]:
         """dH, dW and db in their inputs' dtype; an empty tensor stands for one that was not needed."""
-        if self.weight is not None and self._weight_is_empty:
-            self.weight.zero_()
+        if self.needs_weight and self.weight is None:
+            self.weight = torch.zeros_like(self.head.weight, memory_format=torch.contiguous_format)
         like = self.head.weight
         sums = (self.hidden, self.weight, self.bias)
         return tuple(like.new_empty(0) if total is None else total.to(like.dtype) for total in sums)

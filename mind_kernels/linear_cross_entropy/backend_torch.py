@@ -1,169 +1,211 @@
-"""Chunked linear cross-entropy in plain PyTorch, on any device.
+"""Row kernels of linear cross-entropy in plain PyTorch, on any device.
 
-Passes over a chunk of logits, block by block: softcap and temperature, maximum, exponential and sum, gradient in
-place. Peak memory: one chunk of logits beside the gradients. Exact; logits in the input's dtype, everything after the
-product in float32 (float64 for float64 input). Rows that are ignored never reach a product; rows of weight zero only
-reach the logits product, for their statistics.
+Passes over a chunk of logits, block by block, so that a block stays in the cache: softcap and temperature, tile maxima,
+exponential and sum, then either the gradient in place or the entries above the threshold, which are looked for only in
+tiles whose maximum is above it. Peak memory: one chunk of logits and two blocks beside the gradients. Logits in the
+input's dtype, everything after the product in float32 (float64 for float64 input).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mind_kernels.row_chunks import (
-    Head,
-    HeadGradients,
-    Rows,
-    accumulation_dtype,
-    chunks,
-    rows_per_block,
-    rows_per_chunk,
-)
+from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
+from mind_kernels.row_chunks import Head, accumulation_dtype, chunks, rows_per_block
+from mind_kernels.sparse_gradient import Entries, worth_it
+
+# Vocabulary entries whose maximum is kept while a block is searched: few tiles hold a kept entry.
+_TILE = 64
 
 
-@dataclass(frozen=True)
-class RowTerms:
-    """What the row kernel writes, one entry a row: (N,) tensors of the accumulation dtype (`correct`: bool)."""
+class _Blocks:
+    """Walks over blocks of conditioned logits; the two buffers serve all of them (fresh pages cost more than exp)."""
 
-    loss: Tensor  # (1 - smoothing) nll + smoothing (lse - mean z) + z_loss lse^2
-    nll: Tensor
-    lse: Tensor
-    entropy: Tensor
-    correct: Tensor
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        self.size = min(rows_per_block(logits.shape[1], logits.device), max(1, logits.shape[0]))
+        dtype = accumulation_dtype(logits.dtype)
+        self._shifted, self._exponential = (
+            torch.empty(self.size, logits.shape[1], dtype=dtype, device=logits.device) for _ in range(2))
 
-    @staticmethod
-    def zeros(rows: int, like: Tensor) -> RowTerms:
-        dtype = accumulation_dtype(like.dtype)
-        numbers = [torch.zeros(rows, dtype=dtype, device=like.device) for _ in range(4)]
-        return RowTerms(*numbers, torch.zeros(rows, dtype=torch.bool, device=like.device))
+    def __iter__(self):
+        for block in chunks(self.logits.shape[0], self.size):
+            count = block.stop - block.start
+            yield block, self._shifted[:count], self._exponential[:count]
 
-    def first(self, rows: int) -> RowTerms:
-        return RowTerms(*(getattr(self, name)[:rows].clone() for name in self.__dataclass_fields__))
 
-    def write(self, rows: Rows, values: tuple[Tensor, ...]) -> None:
-        for name, value in zip(("loss", "nll", "lse", "entropy", "correct"), values, strict=True):
-            getattr(self, name)[rows] = value
+def _maxima(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Maximum and argmax (n,) of each row, and the maximum of each tile (n, tiles), of z (n, V)."""
+    whole = z.shape[1] // _TILE
+    parts = [z[:, : whole * _TILE].unflatten(1, (whole, _TILE)).amax(-1)] if whole else []
+    if whole * _TILE < z.shape[1]:
+        parts.append(z[:, whole * _TILE :].amax(1, keepdim=True))
+    tiles = torch.cat(parts, 1)
+    first = tiles.argmax(1, keepdim=True)  # argmax over all of z would not be vectorised
+    columns = _columns(first, z.shape[1])
+    return tiles.amax(1), columns.gather(1, z.gather(1, columns).argmax(1, keepdim=True)).squeeze(1), tiles
+
+
+def _columns(tiles: Tensor, vocabulary: int) -> Tensor:
+    """Vocabulary entries (m, _TILE) of tiles (m, 1); beyond the end the last one again."""
+    return (tiles * _TILE + torch.arange(_TILE, device=tiles.device)).clamp_(max=vocabulary - 1)
+
+
+def _values(
+    z: Tensor, target: Tensor, loss: RowLoss, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
+) -> tuple[RowValues, Tensor]:
+    """The rows' values and the sum of exponentials (n,); fills shifted = z - max and its exponential."""
+    torch.sub(z, maximum[:, None], out=shifted)
+    torch.exp(shifted, out=exponential)
+    total = exponential.sum(1)
+    log_total = total.log()
+    entropy = log_total - torch.linalg.vecdot(exponential, shifted) / total
+    nll = log_total - shifted.gather(1, target[:, None]).squeeze(1)
+    lse = log_total + maximum
+    value = nll
+    if loss.label_smoothing:
+        value = (1 - loss.label_smoothing) * nll + loss.label_smoothing * (log_total - shifted.mean(1))
+    if loss.z_loss:
+        value = value + loss.z_loss * lse.square()
+    return RowValues(value, nll, lse, entropy, argmax == target), total
+
+
+def _conditioned(part: Tensor, head: Head) -> Tensor:
+    """z of projected logits; they themselves where neither dtype nor head change them."""
+    z = part.to(accumulation_dtype(part.dtype))
+    if head.softcap is None and head.temperature == 1.0:
+        return z
+    return head.condition_(z.clone() if z is part else z)
 
 
 def row_kernel_(
-    logits: Tensor,  # (n, V), projected; becomes the gradient where scale is given
+    logits: Tensor,  # (n, V), projected
     target: Tensor,  # (n,), in [0, V)
-    scale: Tensor | None,  # (n,), d(total loss) / d(row loss)
-    head: Head,
-    label_smoothing: float,
-    z_loss: float,
+    weights: RowWeights | None,  # (n,)
+    loss: RowLoss,
     conditioned: bool = False,
-) -> tuple[Tensor, ...]:
-    """The rows' loss, nll, lse, entropy and correct, (n,); `logits` becomes its own gradient, in place.
-
-    `conditioned` logits have had softcap and temperature applied, and then the gradient is with respect to them.
-    """
+) -> RowValues:
+    """See `rows.RowKernels`."""
     out = []
-    for block in chunks(logits.shape[0], rows_per_block(logits.shape[1], logits.device)):
+    for block, shifted, exponential in _Blocks(logits):
         part = logits[block]
-        z = part.to(accumulation_dtype(part.dtype))  # the same memory for float32 and float64
-        if not conditioned:
-            head.condition_(z)
-        out.append(_block_(z, target[block], None if scale is None else scale[block], head,
-                           label_smoothing, z_loss, conditioned))
-        if scale is not None and z.data_ptr() != part.data_ptr():
-            part.copy_(z)
-    return tuple(torch.cat(column) for column in zip(*out, strict=True))
+        z = part if conditioned else _conditioned(part, loss.head)
+        maximum, argmax, _ = _maxima(z)
+        slope = 1.0 if conditioned or weights is None else loss.head.slope(z)
+        values, total = _values(z, target[block], loss, maximum, argmax, shifted, exponential)
+        out.append(values)
+        if weights is not None:
+            part.copy_(_gradient_(shifted, exponential, total, values, target[block], weights[block], loss, slope))
+    return RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
 
 
-def _block_(
-    z: Tensor, target: Tensor, scale: Tensor | None, head: Head, label_smoothing: float, z_loss: float,
-    conditioned: bool,
-) -> tuple[Tensor, ...]:
-    slope = 1.0 if conditioned or scale is None else head.slope(z)
-    maximum, argmax = z.max(dim=1)
-    index = target[:, None]
-    z.sub_(maximum[:, None])
-    target_logit = z.gather(1, index).squeeze(1)
-    mean_logit = z.mean(1) if label_smoothing else 0.0
-    exponential = z.exp()
-    total = exponential.sum(1)
-    log_total = total.log()
-    entropy = log_total - torch.linalg.vecdot(exponential, z) / total
-    nll = log_total - target_logit
-    lse = log_total + maximum
-    loss = (1 - label_smoothing) * nll + label_smoothing * (log_total - mean_logit) + z_loss * lse.square()
-    if scale is not None:
-        torch.mul(exponential, (scale * (1 + 2 * z_loss * lse) / total)[:, None], out=z)
-        z.scatter_add_(1, index, (scale * (label_smoothing - 1))[:, None])
-        if label_smoothing:
-            z.sub_((scale * (label_smoothing / z.shape[1]))[:, None])
-        if isinstance(slope, Tensor) or slope != 1.0:
-            z.mul_(slope)
-    return loss, nll, lse, entropy, argmax == target
+def _gradient_(
+    shifted: Tensor, exponential: Tensor, total: Tensor, values: RowValues, target: Tensor, weights: RowWeights,
+    loss: RowLoss, slope: Tensor | float,
+) -> Tensor:
+    """The gradient (n, V) with respect to the projected logits, in the memory of `exponential`."""
+    a, b, t = weights.coefficients(values.lse, values.entropy, loss)
+    if b is None:
+        dz = exponential.mul_((a / total)[:, None])
+    else:
+        log_total = total.log()
+        factor = shifted.mul_((b / total)[:, None]).add_(((a - b * log_total) / total)[:, None])
+        # A probability that underflows to zero has a finite factor, save at a logit of minus infinity.
+        dz = exponential.mul_(factor.nan_to_num_(neginf=0.0, posinf=0.0))
+    dz.scatter_add_(1, target[:, None], -t[:, None])
+    uniform = weights.uniform(loss)
+    if uniform is not None:
+        dz.sub_(uniform[:, None])
+    return dz if isinstance(slope, float) and slope == 1.0 else dz.mul_(slope)
 
 
-def run_rows(
-    rows: Tensor | int,  # the rows to visit, or how many from the start
-    hidden: Tensor,  # (N, D)
-    head: Head,
-    target: Tensor,  # (N,)
-    scale: Tensor | None,  # (N,); None: statistics only
-    terms: RowTerms,
-    gradients: HeadGradients,
-    *,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
+    """See `rows.RowKernels`."""
+    return row_kernel_(loss.head.project(hidden), target, None, loss)
+
+
+def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> _SparseRows:
+    """See `rows.RowKernels`."""
+    return _SparseRows(hidden, target, loss)
+
+
+class _SparseRows:
+    """See `rows.SparseRows`. Where a block alone is past the density limit, the search ends and `means` says so."""
+
+    def __init__(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> None:
+        self._loss, self._target = loss, target
+        self._logits = loss.head.project(hidden)
+        self._found: list[tuple[Tensor, Tensor, Tensor]] | None = []
+        out = []
+        for block, shifted, exponential in _Blocks(self._logits):
+            z = _conditioned(self._logits[block], loss.head)
+            maximum, argmax, tiles = _maxima(z)
+            values, _ = _values(z, target[block], loss, maximum, argmax, shifted, exponential)
+            out.append(values)
+            if self._found is not None:
+                self._search(z, tiles, target[block], values.lse, block.start)
+        self.values = RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
+        rows = len(target)
+        self.kept = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
+        self.dropped_mass = torch.zeros_like(self.values.lse)
+        if self._found is not None:
+            self._row, self._column, self._z = (torch.cat(column) for column in zip(*self._found, strict=True))
+            self._log_p = self._z - self.values.lse[self._row]
+            self._p = self._log_p.exp()
+            self.kept = torch.bincount(self._row, minlength=rows)
+            self._kept_mass = self.dropped_mass.new_zeros(rows).index_add_(0, self._row, self._p)
+            self.dropped_mass = (1 - self._kept_mass).clamp_(min=0)
+
+    def _search(self, z: Tensor, tiles: Tensor, target: Tensor, lse: Tensor, start: int) -> None:
+        log_threshold, vocabulary = math.log(self._loss.gradient_threshold), z.shape[1]
+        mask = tiles - lse[:, None] > log_threshold
+        mask.scatter_(1, (target // _TILE)[:, None], True)
+        row, tile = mask.nonzero(as_tuple=True)
+        at_least = len(row) / len(z) - 1  # a tile without a kept entry may hold the target
+        if not worth_it(at_least, 0.0, vocabulary, self._loss.gradient_threshold, z.device):
+            self._found = None
+            return
+        columns = _columns(tile[:, None], vocabulary)
+        candidates = z[row[:, None], columns]
+        keep = (candidates - lse[row, None] > log_threshold) | (columns == target[row, None])
+        keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # the last entry, repeated
+        self._found.append((row[:, None].expand_as(keep)[keep] + start, columns[keep], candidates[keep]))
+
+    def means(self) -> tuple[float, float]:
+        if self._found is None:
+            return math.inf, 0.0
+        return float(self.kept.double().mean()), float(self.dropped_mass.mean())
+
+    def entries(self, weights: RowWeights) -> Entries:
+        a, b, t = weights.coefficients(self.values.lse, self.values.entropy, self._loss)
+        values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * self._log_p)
+        kept_sum = torch.zeros_like(a).index_add_(0, self._row, values)
+        values = values - torch.where(self._column == self._target[self._row], t[self._row], 0)
+        values *= self._loss.head.slope(self._z)
+        return Entries(self.kept, self._column.int(), values, kept_sum)
+
+    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
+        z = _conditioned(self._logits[rows], self._loss.head)
+        log_p = z - self.values.lse[rows, None]
+        dropped = torch.where(log_p > math.log(self._loss.gradient_threshold), 0, log_p.exp())
+        dropped.scatter_(1, self._target[rows, None], 0)
+        return weight @ dropped.mul_(self._loss.head.slope(z))
+
+    def dense(self, weights: RowWeights) -> Tensor:
+        row_kernel_(self._logits, self._target, weights, self._loss)
+        return self._logits
+
+
+def gather_rows(
+    values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
 ) -> None:
-    """The chunk loop: fills `terms` for the rows and adds their gradient products."""
-    size = rows_per_chunk(head.vocabulary, hidden.device, max(4, hidden.element_size()))
-    for chunk in chunks(rows, size):
-        part = hidden[chunk]
-        logits = head.project(part)
-        part_scale = scale[chunk] if scale is not None and gradients.wanted else None
-        terms.write(chunk, row_kernel_(logits, target[chunk], part_scale, head, label_smoothing, z_loss))
-        if part_scale is not None:
-            gradients.add(chunk, part, logits)
-
-
-def split_rows(valid: Tensor, scale: Tensor) -> tuple[Tensor | int, Tensor | int]:
-    """(rows with a gradient, rows with statistics alone), as index lists, or as a count where that is every row.
-
-    A row of weight zero needs no gradient product. To know them costs a synchronisation, so this is done only for
-    weights on the CPU; on a GPU every valid row is a gradient row, and only a `valid` mask on the host is free.
-    """
-    with_gradient = valid & (scale != 0).to(valid.device) if scale.device.type == "cpu" else valid
-    if bool(with_gradient.all()):
-        return valid.numel(), 0
-    index = with_gradient.nonzero().squeeze(1).to(scale.device)
-    return index, (valid & ~with_gradient).nonzero().squeeze(1).to(scale.device)
-
-
-def forward(
-    hidden: Tensor,  # (N, D)
-    head: Head,
-    target: Tensor,  # (N,), on the CPU or where hidden is
-    row_weight: Tensor | None,  # (N,)
-    needs: list[bool],
-    *,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-    z_loss: float,
-) -> tuple[Tensor, RowTerms, HeadGradients]:
-    """The loss, () or (N,) for reduction "none", the rows' terms, and the gradients that are needed."""
-    terms = RowTerms.zeros(hidden.shape[0], hidden)
-    valid = target != ignore_index
-    device_valid = valid.to(hidden.device)
-    weight = device_valid.to(terms.loss.dtype)
-    if row_weight is not None:
-        weight = torch.where(device_valid, row_weight.to(weight.dtype), 0)
-    scale = weight / weight.sum() if reduction == "mean" else weight
-    gradients = HeadGradients(hidden, head, needs)
-    index = target.to(hidden.device)
-    extra = {"label_smoothing": label_smoothing, "z_loss": z_loss}
-    with_gradient, others = split_rows(valid, weight)
-    run_rows(with_gradient, hidden, head, index, scale, terms, gradients, **extra)
-    run_rows(others, hidden, head, index, None, terms, gradients, **extra)
-    rows = torch.where(weight == 0, 0, weight * terms.loss)
-    if reduction == "none":
-        return rows, terms, gradients
-    return (rows.sum() / weight.sum() if reduction == "mean" else rows.sum()), terms, gradients
+    """See `sparse_gradient.Gather`."""
+    start, stop = int(offsets[0]), int(offsets[-1])
+    bags = F.embedding_bag(indices[start:stop], matrix, (offsets - start).to(indices.dtype), mode="sum",
+                           per_sample_weights=values[start:stop].to(matrix.dtype), include_last_offset=True)
+    out.copy_(bags)
+    out.addmm_(left.to(out.dtype), right.to(out.dtype))

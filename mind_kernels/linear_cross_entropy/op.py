@@ -18,7 +18,8 @@ from mind_kernels.autograd import (
     scaled_gradients,
     under_autocast,
 )
-from mind_kernels.linear_cross_entropy import backend_torch, reference
+from mind_kernels.linear_cross_entropy import backend_torch, reference, rows
+from mind_kernels.linear_cross_entropy.rows import RowLoss
 from mind_kernels.row_chunks import Head, accumulation_dtype
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -40,6 +41,10 @@ class RowStats:
     """(S,) mean of `nll` over the rows of a segment that are not ignored, unweighted; nan where there are none."""
     segment_count: Tensor | None
     """(S,) int64: how many rows that is."""
+    dropped_mass: Tensor | None = None
+    """(N,) probability of the entries that the sparse gradient replaced; 0 where it is exact. None: no threshold."""
+    kept: Tensor | None = None
+    """(N,) int64: the entries of the row's gradient that were computed one by one; V where all were."""
 
 
 def segment_means(
@@ -69,6 +74,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    gradient_threshold: float | None = None,
     return_stats: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, RowStats]:
@@ -87,8 +93,12 @@ def linear_cross_entropy(
         label_smoothing: epsilon in [0, 1]: (1 - eps) nll + eps mean_v(-log p_v).
         z_loss: adds z_loss * lse^2 to each row's loss.
         softcap: c > 0: z becomes c tanh(z / c), before the temperature.
+        gradient_threshold: None: the exact gradient. A probability in (0, 1), such as 2**-12: the sparse gradient.
+            The loss and the statistics stay exact; of the gradient of the logits, entries with a probability up to
+            the threshold are replaced by a background distribution with the same sum. Rows where that would be
+            slower or too rough take the exact gradient; RowStats.dropped_mass and .kept report it.
         return_stats: also return RowStats.
-        backend: "auto", "torch" or "reference" (see `mind_kernels.available_backends`).
+        backend: "auto" or a name that `mind_kernels.available_backends` lists.
 
     Returns:
         The loss in float32 (float64 for float64 input), or (loss, RowStats).
@@ -107,40 +117,43 @@ def linear_cross_entropy(
         raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(map(repr, REDUCTIONS))}")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
+    checks.probability("gradient_threshold", gradient_threshold)
     name = backends.resolve(backend, hidden.device)
-    options = (ignore_index, reduction, float(label_smoothing), float(z_loss))
+    shared = (hidden, weight, bias, target, row_weight, None, segment, num_segments or 0, softcap, float(temperature),
+              ignore_index, reduction, float(label_smoothing), float(z_loss), gradient_threshold)
     if name == "reference":
-        outputs = _reference(hidden, weight, bias, target, row_weight, segment, num_segments or 0, softcap,
-                             temperature, *options)
+        outputs = run_reference(*shared)
     else:
         needs = [False] * 3 if reduction == "none" else needs_gradient(hidden, weight, bias)
-        outputs = _forward(hidden, weight, bias, target, row_weight, segment, num_segments or 0, softcap,
-                           float(temperature), *options, needs, name)
-    loss, nll, lse, entropy, correct, segment_nll, segment_count = outputs[:7]
+        outputs = run_backend(*shared, needs, name)
+    loss, nll, lse, entropy, correct, dropped_mass, kept, segment_nll, segment_count = outputs[:9]
     if not return_stats:
         return loss
     segments = (None, None) if segment is None else (segment_nll, segment_count)
-    return loss, RowStats(nll, lse, entropy, correct, *segments)
+    sparse = (None, None) if gradient_threshold is None else (dropped_mass, kept)
+    return loss, RowStats(nll, lse, entropy, correct, *segments, *sparse)
 
 
-def _reference(hidden, weight, bias, target, row_weight, segment, num_segments, softcap, temperature,
-               ignore_index, reduction, label_smoothing, z_loss):
+def run_reference(hidden, weight, bias, target, row_weight, entropy_weight, segment, num_segments, softcap, temperature,
+                  ignore_index, reduction, label_smoothing, z_loss, gradient_threshold):
+    """The outputs of `run_backend` but the gradients, differentiable."""
     checks.row_values(target, ignore_index, weight.shape[0], segment, num_segments)
     target = target.to(hidden.device)
-    loss, terms = reference.forward(hidden, Head(weight, bias, softcap, temperature), target, row_weight,
-                                    ignore_index=ignore_index, reduction=reduction,
-                                    label_smoothing=label_smoothing, z_loss=z_loss)
-    nll, lse, entropy, correct = (terms[name].detach() for name in ("nll", "lse", "entropy", "correct"))
-    return loss, nll, lse, entropy, correct, *segment_means(nll, target != ignore_index, segment, num_segments)
+    spec = RowLoss(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
+    loss, terms = reference.forward(hidden, target, row_weight, entropy_weight, spec, ignore_index=ignore_index,
+                                    reduction=reduction)
+    statistics = [terms[name].detach() for name in ("nll", "lse", "entropy", "correct", "dropped_mass", "kept")]
+    return loss, *statistics, *segment_means(statistics[0], target != ignore_index, segment, num_segments)
 
 
 @torch.library.custom_op("mind_kernels::linear_cross_entropy", mutates_args=())
-def _forward(
+def run_backend(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     target: Tensor,
     row_weight: Tensor | None,
+    entropy_weight: Tensor | None,
     segment: Tensor | None,
     num_segments: int,
     softcap: float | None,
@@ -149,59 +162,66 @@ def _forward(
     reduction: str,
     label_smoothing: float,
     z_loss: float,
+    gradient_threshold: float | None,
     needs: list[bool],
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss, nll, lse, entropy, correct, segment_nll, segment_count, d_hidden, d_weight, d_bias)"""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, nll, lse, entropy, correct, dropped_mass, kept, segment_nll, segment_count, d_hidden, d_weight, d_bias)
+
+    The loss has sum_r entropy_weight[r] entropy[r] added, a term that only other operations use.
+    """
     checks.row_values(target, ignore_index, weight.shape[0], segment, num_segments)
+    spec = RowLoss(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
     with torch.autocast(hidden.device.type, enabled=False):
-        loss, terms, gradients = BACKENDS[backend](
-            hidden, Head(weight, bias, softcap, temperature), target, row_weight, needs, ignore_index=ignore_index,
-            reduction=reduction, label_smoothing=label_smoothing, z_loss=z_loss)
-    segments = segment_means(terms.nll, target != ignore_index, segment, num_segments)
-    return loss, terms.nll, terms.lse, terms.entropy, terms.correct, *segments, *gradients.results()
+        loss, terms, gradients = rows.forward(KERNELS[backend], hidden, target, row_weight, entropy_weight, spec, needs,
+                                              ignore_index=ignore_index, reduction=reduction)
+    _, nll, lse, entropy, correct = terms.values
+    segments = segment_means(nll, target != ignore_index, segment, num_segments)
+    return loss, nll, lse, entropy, correct, terms.dropped_mass, terms.kept, *segments, *gradients.results()
 
 
-BACKENDS = {"torch": backend_torch.forward}
+KERNELS = {"torch": backend_torch}
 
 
-@_forward.register_fake
-def _(hidden, weight, bias, target, row_weight, segment, num_segments, softcap, temperature, ignore_index, reduction,
-      label_smoothing, z_loss, needs, backend):
-    rows, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
+@run_backend.register_fake
+def _(hidden, weight, bias, target, row_weight, entropy_weight, segment, num_segments, softcap, temperature,
+      ignore_index, reduction, label_smoothing, z_loss, gradient_threshold, needs, backend):
+    count, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
     segments = 0 if segment is None else num_segments
-    terms = [hidden.new_empty(rows, dtype=dtype) for _ in range(3)]
-    return (hidden.new_empty((rows,) if reduction == "none" else (), dtype=dtype), *terms,
-            hidden.new_empty(rows, dtype=torch.bool), hidden.new_empty(segments, dtype=dtype),
+    sparse = 0 if gradient_threshold is None else count
+    terms = [hidden.new_empty(count, dtype=dtype) for _ in range(3)]
+    return (hidden.new_empty((count,) if reduction == "none" else (), dtype=dtype), *terms,
+            hidden.new_empty(count, dtype=torch.bool), hidden.new_empty(sparse, dtype=dtype),
+            hidden.new_empty(sparse, dtype=torch.int64), hidden.new_empty(segments, dtype=dtype),
             hidden.new_empty(segments, dtype=torch.int64), *empty_gradients((hidden, weight, bias), needs))
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    ctx.reduction, ctx.needs = inputs[10], inputs[13]
+    ctx.reduction, ctx.needs = inputs[11], inputs[15]
     if ctx.reduction != "none":
-        save_gradients(ctx, output[0], output[1:7], output[7:])
+        save_gradients(ctx, output[0], output[1:9], output[9:])
         return
     # The weights of the rows are known only in the backward pass: keep the inputs and recompute there.
     hidden, weight, bias, target, row_weight = inputs[:5]
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(hidden, weight, bias, target, row_weight)
-    ctx.options = inputs[7:]
+    ctx.options = inputs[8:]
 
 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple:
     if ctx.reduction != "none":
-        return (*scaled_gradients(ctx, upstream), *[None] * 12)
+        return (*scaled_gradients(ctx, upstream), *[None] * 14)
     forbid_higher_order()
     needs = list(ctx.needs_input_grad[:3])
     if upstream is None:
-        return (None,) * 15
+        return (None,) * 17
     hidden, weight, bias, target, row_weight = ctx.saved_tensors
-    softcap, temperature, ignore_index, _, label_smoothing, z_loss, _, backend = ctx.options
+    softcap, temperature, ignore_index, _, *loss, _, backend = ctx.options
     scale = upstream.contiguous() if row_weight is None else upstream * row_weight.to(upstream.dtype)
-    gradients = _forward(hidden, weight, bias, target, scale, None, 0, softcap, temperature, ignore_index, "sum",
-                         label_smoothing, z_loss, needs, backend)[7:]
-    return (*(g if needed else None for g, needed in zip(gradients, needs, strict=True)), *[None] * 12)
+    gradients = run_backend(hidden, weight, bias, target, scale, None, None, 0, softcap, temperature, ignore_index,
+                            "sum", *loss, needs, backend)[9:]
+    return (*(g if needed else None for g, needed in zip(gradients, needs, strict=True)), *[None] * 14)
 
 
-_forward.register_autograd(_backward, setup_context=_setup_context)
+run_backend.register_autograd(_backward, setup_context=_setup_context)

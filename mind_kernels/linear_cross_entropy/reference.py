@@ -1,15 +1,19 @@
 """The definition of linear cross-entropy: plain PyTorch, unchunked, differentiable any number of times.
 
 Allocates N x V. Exact in the dtype of its input (float64 in, float64 throughout); half-precision logits are widened to
-float32 after the product.
+float32 after the product. With a gradient threshold it defines the sparse gradient, of which there is no second.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from mind_kernels.row_chunks import Head
+from mind_kernels.linear_cross_entropy.rows import RowLoss
+from mind_kernels.sparse_gradient import SAMPLE_ROWS
 
 
 def row_terms(logits: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
@@ -25,23 +29,67 @@ def row_terms(logits: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor
 
 def forward(
     hidden: Tensor,  # (N, D)
-    head: Head,
     target: Tensor,  # (N,)
     row_weight: Tensor | None,  # (N,)
+    entropy_weight: Tensor | None,  # (N,)
+    loss: RowLoss,
     *,
     ignore_index: int,
     reduction: str,
-    label_smoothing: float,
-    z_loss: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss, () or (N,) for reduction "none", and the rows' terms."""
-    logits = head.logits(hidden)
+    projected = loss.head.projected(hidden)
+    logits = exact = loss.head.condition(projected)
     valid = target != ignore_index
-    terms = row_terms(logits, target, valid)
-    uniform = torch.where(valid, torch.logsumexp(logits, dim=-1) - logits.mean(-1), 0)
     weight = valid.to(logits.dtype) if row_weight is None else torch.where(valid, row_weight.to(logits.dtype), 0)
-    rows = (1 - label_smoothing) * terms["nll"] + label_smoothing * uniform + z_loss * terms["lse"].square()
-    rows = weight * rows
+    if entropy_weight is not None:
+        entropy_weight = torch.where(valid, entropy_weight.to(logits.dtype), 0)
+    sparse = {"dropped_mass": logits.new_empty(0), "kept": target.new_empty(0)}
+    if loss.gradient_threshold is not None:
+        magnitude = weight.abs() if entropy_weight is None else weight.abs() + entropy_weight.abs()
+        logits, sparse = _sparsify(projected, logits, loss, target, valid, magnitude)
+    terms = row_terms(logits, target, valid) | sparse
+    # The uniform part of the gradient stays exact.
+    uniform = torch.where(valid, torch.logsumexp(logits, dim=-1) - exact.mean(-1), 0)
+    rows = (1 - loss.label_smoothing) * terms["nll"] + loss.label_smoothing * uniform
+    rows = weight * (rows + loss.z_loss * terms["lse"].square())
+    if entropy_weight is not None:
+        rows = rows + entropy_weight * terms["entropy"]
     if reduction == "none":
         return rows, terms
     return rows.sum() / weight.sum() if reduction == "mean" else rows.sum(), terms
+
+
+def _sparsify(
+    projected: Tensor, logits: Tensor, loss: RowLoss, target: Tensor, valid: Tensor, magnitude: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The logits (N, V) with the sparse gradient behind them, and the rows' dropped_mass and kept, (N,)."""
+    with torch.no_grad():
+        log_p = torch.log_softmax(logits, -1)
+        keep = (log_p > math.log(loss.gradient_threshold)).scatter_(1, torch.where(valid, target, 0)[:, None], True)
+        dropped = torch.where(keep, 0, log_p.exp())
+        mass = dropped.sum(-1)
+        # A GPU never learns which weights are zero: see rows.split_rows.
+        rows = (valid & (magnitude != 0) if logits.device.type == "cpu" else valid).nonzero().squeeze(1)
+        sample = rows[:: max(1, len(rows) // SAMPLE_ROWS)]
+        total = magnitude[sample] @ mass[sample]
+        background = magnitude[sample] @ (dropped * loss.head.slope(logits))[sample]
+        background = torch.where(total > 0, background / total, 0)
+        terms = {"dropped_mass": torch.where(valid, mass, 0), "kept": torch.where(valid, keep.sum(-1), 0)}
+    return _ReplaceDropped.apply(logits, projected, keep, background), terms
+
+
+class _ReplaceDropped(torch.autograd.Function):
+    """Identity of the logits z. Backward, their gradient goes to kept entries; its sum over the dropped ones of a row,
+    times the background distribution, goes to the projected logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, projected: Tensor, keep: Tensor, background: Tensor) -> Tensor:
+        ctx.save_for_backward(keep, background)
+        return logits.view_as(logits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        keep, background = ctx.saved_tensors
+        residual = torch.where(keep, 0, gradient).sum(-1)
+        return torch.where(keep, gradient, 0), residual[:, None] * background, None, None

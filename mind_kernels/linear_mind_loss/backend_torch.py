@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy.backend_torch import RowTerms, row_kernel_, run_rows, split_rows
+from mind_kernels.linear_cross_entropy import backend_torch as row_kernels
+from mind_kernels.linear_cross_entropy.rows import RowLoss, RowTerms, RowWeights, run_rows, split_rows
 from mind_kernels.linear_pairwise_jsd.backend_torch import group_kernel, groups_per_chunk
 from mind_kernels.row_chunks import Head, HeadGradients, chunks
 
@@ -37,9 +38,10 @@ def forward(
                       gradients)
     # An answer row is absent from the second loop, an absent answer (-1) marks the spare last entry.
     others = torch.cat([valid, valid.new_zeros(1)]).index_fill(0, answer_rows.to(valid.device).flatten(), False)[:-1]
-    with_gradient, without = split_rows(others, weight)
-    run_rows(with_gradient, hidden, head, index, weight, terms, gradients)
-    run_rows(without, hidden, head, index, None, terms, gradients)
+    weights = RowWeights(weight)
+    with_gradient, without = split_rows(others, weights)
+    run_rows(row_kernels, with_gradient, hidden, index, weights, RowLoss(head), terms, gradients)
+    run_rows(row_kernels, without, hidden, index, None, RowLoss(head), terms, gradients)
     return terms.first(rows), weight, jsd, gradients
 
 
@@ -59,8 +61,9 @@ def _run_groups(
                                            gradients.wanted)
         slope = head.slope(logits) if gradients.wanted else None
         counted = present.flatten() & valid[rows]
-        scale = torch.where(counted, weight[rows], 0) if gradients.wanted else None
-        values = row_kernel_(logits, torch.where(counted, target[rows], 0), scale, head, 0.0, 0.0, conditioned=True)
+        weights = RowWeights(torch.where(counted, weight[rows], 0)) if gradients.wanted else None
+        values = row_kernels.row_kernel_(logits, torch.where(counted, target[rows], 0), weights, RowLoss(head),
+                                         conditioned=True)
         terms.write(torch.where(counted, rows, spare), values)
         if dlogits is not None:
             gradients.add(rows, part, logits.add_(dlogits.view(logits.shape)).mul_(slope))

@@ -146,11 +146,11 @@ def _forward(
         terms, row_weight, jsd, gradients = BACKENDS[backend](
             hidden, Head(weight, bias, softcap, temperature), target, row_weight, answer_rows, pair_weight, needs,
             ignore_index=ignore_index)
-    cross_entropy = torch.where(row_weight == 0, 0, row_weight * terms.nll).sum()
+    _, nll, lse, entropy, correct = terms.values
+    cross_entropy = torch.where(row_weight == 0, 0, row_weight * nll).sum()
     consistency = weighted_sum(jsd, pair_weight)
-    return (cross_entropy + consistency, cross_entropy, consistency, terms.nll, terms.lse, terms.entropy,
-            terms.correct, *segment_means(terms.nll, target != ignore_index, segment, num_segments), jsd,
-            *gradients.results())
+    return (cross_entropy + consistency, cross_entropy, consistency, nll, lse, entropy, correct,
+            *segment_means(nll, target != ignore_index, segment, num_segments), jsd, *gradients.results())
 
 
 BACKENDS = {"torch": backend_torch.forward}

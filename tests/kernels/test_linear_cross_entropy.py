@@ -69,16 +69,17 @@ def test_reference_gradcheck():
     assert torch.autograd.gradgradcheck(loss, (hidden, weight))
 
 
-def operator_arguments(inputs, reduction):
+def operator_arguments(inputs, reduction, gradient_threshold):
     return (inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_(), None, inputs["target"],
-            inputs["row_weight"], torch.arange(9) % 2, 2, 4.0, 0.9, -100, reduction, 0.1, 1e-3,
-            [reduction != "none", reduction != "none", False], "torch")
+            inputs["row_weight"], None, torch.arange(9) % 2, 2, 4.0, 0.9, -100, reduction, 0.1, 1e-3,
+            gradient_threshold, [reduction != "none", reduction != "none", False], "torch")
 
 
+@pytest.mark.parametrize("gradient_threshold", [None, 0.01])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_opcheck(reduction):
+def test_opcheck(reduction, gradient_threshold):
     torch.library.opcheck(torch.ops.mind_kernels.linear_cross_entropy.default,
-                          operator_arguments(make_inputs(9, 8, 31), reduction))
+                          operator_arguments(make_inputs(9, 8, 31), reduction, gradient_threshold))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -1,0 +1,134 @@
+"""The sparse gradient: kept entries, the residual correction, and the two gathers that replace two dense products.
+
+On a trained model the gradient of a row's loss with respect to its logits is almost empty: a few tokens hold nearly
+all the probability. Entries with p_v > threshold, and the target's, are kept and computed exactly. The dropped part of
+row r is replaced by D_r q: D_r is its exact sum, q one background distribution of the batch, the mean dropped
+probability of about 256 sampled rows. So rows still sum to zero, and dH and dW become gathers of a few rows of W and H,
+plus an outer product of rank one (two with label smoothing, whose uniform part is exact).
+
+Peak memory: 12 bytes a kept entry. Where the lists or the bound on what is lost pass a limit, the caller computes the
+dense gradient instead: see `worth_it`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mind_kernels.row_chunks import Head, HeadGradients, accumulation_dtype, rows_per_block
+
+# Rows whose dropped probability makes up the background distribution.
+SAMPLE_ROWS = 256
+# Kept entries a row, as a share of V, above which two dense products are faster than two gathers: an entry costs 2 D
+# elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate.
+_DENSITY_LIMIT = {"cpu": 1 / 32, "cuda": 1 / 256}
+# The dropped part of a row has no entry above the threshold, so its norm is at most sqrt(threshold * dropped mass),
+# beside a gradient of norm about 1. This limit is what bfloat16 arithmetic errs by.
+_ERROR_LIMIT = 2.0**-6
+
+Gather = Callable[..., None]
+"""gather(values (n,), indices (n,), offsets (bags + 1,), matrix (m, D), left (bags, k), right (k, D), out (bags, D)):
+out[b] = sum over offsets[b] <= i < offsets[b + 1] of values[i] matrix[indices[i]], plus left[b] @ right."""
+
+
+def worth_it(kept: float, dropped_mass: float, vocabulary: int, threshold: float, device: torch.device) -> bool:
+    """Whether a chunk takes the sparse gradient, from the means of its rows' kept entries and dropped mass."""
+    limit = _DENSITY_LIMIT["cpu" if device.type == "cpu" else "cuda"]
+    return kept <= limit * vocabulary and not math.sqrt(threshold * dropped_mass) > _ERROR_LIMIT
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The kept entries of a chunk of n rows: d(loss) / d(projected logits), without a uniform part."""
+
+    counts: Tensor  # (n,) int64, entries of each row, which follow one another in increasing column order
+    columns: Tensor  # (entries,) int32
+    values: Tensor  # (entries,), accumulation dtype
+    kept_sum: Tensor  # (n,), the sum of p_v (a + b log p_v) over them (see `RowWeights.coefficients`)
+
+
+class SparseGradient:
+    """Collects the kept entries of many chunks and adds their dH, dW and db to a HeadGradients."""
+
+    def __init__(self, head: Head, hidden: Tensor) -> None:
+        dtype, device = accumulation_dtype(hidden.dtype), hidden.device
+        self.head = head
+        self._rows: list[Tensor] = []
+        self._entries: list[Entries] = []
+        self._residual: list[Tensor] = []  # D_r
+        self._uniform: list[Tensor] = []  # what is taken from every logit of a row
+        self._background = torch.zeros(head.vocabulary, dtype=dtype, device=device)
+        self._background_mass = torch.zeros((), dtype=dtype, device=device)
+
+    def add(self, rows: Tensor, entries: Entries, total: Tensor, uniform: Tensor | None) -> None:
+        """The entries of `rows` (n,) int64; total (n,): the sum of p_v (a + b log p_v) over all v."""
+        self._rows.append(rows)
+        self._entries.append(entries)
+        self._residual.append(total - entries.kept_sum)
+        if uniform is not None:
+            self._uniform.append(uniform)
+
+    def add_background(self, background: Tensor, mass: Tensor) -> None:
+        """Sampled rows: their weighted dropped probability (V,), times the slope of the logits, and its mass ()."""
+        self._background += background
+        self._background_mass += mass
+
+    def finish(self, hidden: Tensor, gradients: HeadGradients, gather: Gather) -> None:
+        """Adds everything collected to `gradients`."""
+        if not self._rows:
+            return
+        rows = torch.cat(self._rows)
+        counts, columns, values = (torch.cat([getattr(e, name) for e in self._entries])
+                                   for name in ("counts", "columns", "values"))
+        left, right = self._corrections()
+        if gradients.hidden is not None:
+            out = hidden.new_empty(rows.numel(), hidden.shape[1])
+            gather(values, columns, _offsets(counts), self.head.weight, left, _product(right, self.head.weight), out)
+            gradients.add_hidden(rows, out)
+        if gradients.needs_weight:
+            indices = torch.repeat_interleave(rows.int(), counts, output_size=columns.numel())
+            self._add_weight(hidden, rows, indices, columns, values, left, right, gradients, gather)
+        if gradients.bias is not None:
+            gradients.bias.index_add_(0, columns, values)
+            gradients.bias += left.sum(0) @ right
+
+    def _corrections(self) -> tuple[Tensor, Tensor]:
+        """C (n, k) and B (k, V): the dropped part of the gradient of the logits is C B."""
+        empty = self._background_mass == 0
+        background = self._background / torch.where(empty, 1, self._background_mass)
+        left, right = [torch.cat(self._residual)], [background]
+        if self._uniform:
+            left.append(torch.cat(self._uniform).neg())
+            right.append(torch.full_like(background, 1 / self.head.temperature))
+        return torch.stack(left, 1), torch.stack(right)
+
+    def _add_weight(
+        self, hidden: Tensor, rows: Tensor, indices: Tensor, columns: Tensor, values: Tensor, left: Tensor,
+        right: Tensor, gradients: HeadGradients, gather: Gather,
+    ) -> None:
+        """dW by vocabulary entry: the entries sorted by column, a block of the vocabulary at a time."""
+        columns, order = torch.sort(columns, stable=True)
+        indices, values = indices[order], values[order]
+        ends = torch.arange(self.head.vocabulary + 1, dtype=columns.dtype, device=columns.device)
+        offsets = torch.searchsorted(columns, ends)
+        visited = hidden if rows.numel() == hidden.shape[0] else hidden[rows]
+        correction = _product(left.T, visited)
+
+        def compute(block: slice, out: Tensor) -> None:
+            part = offsets[block.start : block.stop + 1]
+            gather(values, indices, part, hidden, right[:, block].T, correction, out)
+
+        gradients.add_weight_blocks(rows_per_block(hidden.shape[1], hidden.device), compute)
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left (k, m) @ right (m, D) in the dtype of `right`."""
+    return left.to(right.dtype) @ right
