@@ -2,6 +2,7 @@
 
 from mind_kernels.backend import Availability, BackendUnavailableError, available_backends
 from mind_kernels.linear_cross_entropy import RowStats, linear_cross_entropy
+from mind_kernels.linear_log_prob import RowLogProbs, linear_log_prob
 from mind_kernels.linear_mind_loss import MindStats, linear_mind_loss
 from mind_kernels.linear_pairwise_jsd import PairStats, linear_pairwise_jsd
 
@@ -12,9 +13,11 @@ __all__ = [
     "BackendUnavailableError",
     "MindStats",
     "PairStats",
+    "RowLogProbs",
     "RowStats",
     "available_backends",
     "linear_cross_entropy",
+    "linear_log_prob",
     "linear_mind_loss",
     "linear_pairwise_jsd",
 ]
