@@ -144,36 +144,38 @@ class _SparseRows:
         for block, shifted, exponential in _Blocks(self._logits):
             z = _conditioned(self._logits[block], loss.head)
             maximum, argmax, tiles = _maxima(z)
-            values, _ = _values(z, target[block], loss, maximum, argmax, shifted, exponential)
+            values, total = _values(z, target[block], loss, maximum, argmax, shifted, exponential)
             out.append(values)
             if self._found is not None:
-                self._search(z, tiles, target[block], values.lse, block.start)
+                self._search(z, tiles, target[block], maximum, total.log(), block.start)
         self.values = RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
         rows = len(target)
         self.kept = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
         self.dropped_mass = torch.zeros_like(self.values.lse)
         if self._found is not None:
-            self._row, self._column, self._z = (torch.cat(column) for column in zip(*self._found, strict=True))
-            self._log_p = self._z - self.values.lse[self._row]
+            self._row, self._column, self._log_p = (torch.cat(column) for column in zip(*self._found, strict=True))
             self._p = self._log_p.exp()
             self.kept = torch.bincount(self._row, minlength=rows)
             self._kept_mass = self.dropped_mass.new_zeros(rows).index_add_(0, self._row, self._p)
             self.dropped_mass = (1 - self._kept_mass).clamp_(min=0)
 
-    def _search(self, z: Tensor, tiles: Tensor, target: Tensor, lse: Tensor, start: int) -> None:
+    def _search(
+        self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, log_total: Tensor, start: int
+    ) -> None:
         log_threshold, vocabulary = math.log(self._loss.gradient_threshold), z.shape[1]
-        mask = tiles - lse[:, None] > log_threshold
+        mask = (tiles - maximum[:, None]) - log_total[:, None] > log_threshold
         mask.scatter_(1, (target // _TILE)[:, None], True)
         row, tile = mask.nonzero(as_tuple=True)
         at_least = len(row) / len(z) - 1  # a tile without a kept entry may hold the target
-        if not worth_it(at_least, 0.0, vocabulary, self._loss.gradient_threshold, z.device):
+        if not worth_it(at_least, 0.0, vocabulary, z.device):
             self._found = None
             return
         columns = _columns(tile[:, None], vocabulary)
-        candidates = z[row[:, None], columns]
-        keep = (candidates - lse[row, None] > log_threshold) | (columns == target[row, None])
+        # lse = maximum + log_total is rounded by more than either: so, p is as exact as in a dense softmax.
+        log_p = (z[row[:, None], columns] - maximum[row, None]) - log_total[row, None]
+        keep = (log_p > log_threshold) | (columns == target[row, None])
         keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # the last entry, repeated
-        self._found.append((row[:, None].expand_as(keep)[keep] + start, columns[keep], candidates[keep]))
+        self._found.append((row[:, None].expand_as(keep)[keep] + start, columns[keep], log_p[keep]))
 
     def means(self) -> tuple[float, float]:
         if self._found is None:
@@ -185,7 +187,7 @@ class _SparseRows:
         values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * self._log_p)
         kept_sum = torch.zeros_like(a).index_add_(0, self._row, values)
         values = values - torch.where(self._column == self._target[self._row], t[self._row], 0)
-        values *= self._loss.head.slope(self._z)
+        values *= self._loss.head.slope(self._log_p + self.values.lse[self._row])
         return Entries(self.kept, self._column.int(), values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ def _run_sparse(
         kept, dropped_mass = found.means()
         # Under a softcap the uniform part of label smoothing is not of rank one.
         fits = not (loss.label_smoothing and head.softcap)
-        use_entries = fits and worth_it(kept, dropped_mass, head.vocabulary, loss.gradient_threshold, device)
+        use_entries = fits and worth_it(kept, dropped_mass, head.vocabulary, device)
         terms.kept[chunk] = found.kept if use_entries else head.vocabulary
         terms.dropped_mass[chunk] = found.dropped_mass if use_entries else 0
         if weights is None:

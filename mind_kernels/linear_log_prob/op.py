@@ -42,7 +42,7 @@ def linear_log_prob(
     return_stats: bool = False,
     backend: str = "auto",
 ) -> RowLogProbs | tuple[RowLogProbs, RowStats]:
-    """Log-probability of each row's target and entropy of its softmax, z = softcap(hidden weight^T + bias) / temperature.
+    """Log-probability of each target and entropy of each softmax(z), z = softcap(hidden weight^T + bias) / temperature.
 
     For losses that weigh rows by what only the caller knows (REDI, DPO, GRPO, unlikelihood): any function of the two
     may follow, each row has its own upstream gradient, and the N x V logits are never held.

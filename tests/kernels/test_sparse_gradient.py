@@ -1,0 +1,229 @@
+"""The sparse gradient: every backend against its definition, its limits, and the promises that come with it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mind_kernels import linear_cross_entropy, linear_log_prob, row_chunks, sparse_gradient
+from mind_kernels.testing import assert_within_budget, make_inputs
+
+BACKENDS = ["torch"]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+THRESHOLD = 2**-7
+OPTIONS = [
+    {},
+    {"reduction": "none", "weighted": True},
+    {"reduction": "sum", "weighted": True, "biased": True, "temperature": 0.7},
+    {"reduction": "sum", "weighted": True, "label_smoothing": 0.1, "z_loss": 1e-2, "temperature": 1.3, "biased": True},
+    {"reduction": "sum", "z_loss": 1e-2, "softcap": 9.0, "biased": True},
+]
+
+
+@pytest.fixture
+def always_sparse(monkeypatch):
+    """The small vocabularies of these tests are denser than any limit."""
+    monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1.0, "cuda": 1.0})
+    monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)
+
+
+def signed(inputs):
+    """Weights of either sign, and a few zeros."""
+    weight = inputs["row_weight"] * torch.where(torch.arange(len(inputs["row_weight"])) % 3 == 0, -1, 1)
+    weight[1::7] = 0
+    return weight
+
+
+def run(inputs, dtype, backend, *, weighted=False, biased=False, **options):
+    hidden, weight = (inputs[name].detach().to(dtype).requires_grad_() for name in ("hidden", "weight"))
+    bias = torch.linspace(-1, 1, weight.shape[0]).to(dtype).requires_grad_() if biased else None
+    loss, stats = linear_cross_entropy(
+        hidden, weight, inputs["target"], bias=bias, row_weight=signed(inputs) if weighted else None,
+        return_stats=True, backend=backend, gradient_threshold=options.pop("threshold", THRESHOLD), **options)
+    loss.backward(torch.full_like(loss, 1.7))
+    out = {"loss": loss, "d_hidden": hidden.grad, "d_weight": weight.grad}
+    if stats.kept is not None:
+        out |= {"dropped_mass": stats.dropped_mass, "kept": stats.kept}
+    return out | ({"d_bias": bias.grad} if biased else {})
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("shape", [(3, 8, 7), (37, 33, 1009), (300, 16, 257)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_matches_its_definition(always_sparse, backend, dtype, shape, options):
+    inputs = make_inputs(*shape, dtype=dtype, ignored=0.0 if shape[0] == 3 else 0.2)
+    truth = run(inputs, torch.float64, "reference", **options)
+    peer = run(inputs, dtype, "reference", **options)
+    found = run(inputs, dtype, backend, **options)
+    for side in (found, peer, truth):  # a rounding error of it is one of the whole mass
+        side["dropped_mass"] = 1 - side["dropped_mass"]
+    assert_within_budget(found, peer, truth, dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_log_prob_and_entropy_match_the_definition(always_sparse, backend):
+    inputs = make_inputs(37, 33, 1009, dtype=torch.float64)
+    upstream = [torch.linspace(0.5, 1, 37).double(), torch.full((37,), -0.2).double()]
+    found = []
+    for name in (backend, "reference"):
+        hidden = inputs["hidden"].clone().requires_grad_()
+        rows = linear_log_prob(hidden, inputs["weight"], inputs["target"], gradient_threshold=2**-7, backend=name)
+        torch.autograd.backward(list(rows), upstream)
+        found.append(hidden.grad)
+    # The two weigh the sampled rows alike only up to the upstream gradient, which the definition does not see.
+    assert float((found[0] - found[1]).norm() / found[1].norm()) < 0.02
+
+
+def test_statistics_say_what_was_dropped(always_sparse):
+    inputs = make_inputs(37, 33, 1009, ignored=0.2)
+    _, stats = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"],
+                                    gradient_threshold=THRESHOLD, return_stats=True)
+    p = torch.softmax(inputs["hidden"] @ inputs["weight"].T, -1)
+    keep = p > THRESHOLD
+    valid = inputs["target"] != -100
+    keep[valid, inputs["target"][valid]] = True
+    torch.testing.assert_close(stats.kept, torch.where(valid, keep.sum(1), 0))
+    torch.testing.assert_close(stats.dropped_mass, torch.where(valid, (p * ~keep).sum(1), 0), rtol=1e-4, atol=1e-6)
+    _, exact = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], return_stats=True)
+    assert exact.dropped_mass is None and exact.kept is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_loss_and_statistics_are_exact(always_sparse, backend):
+    inputs = make_inputs(37, 33, 1009)
+    arguments = (inputs["hidden"], inputs["weight"], inputs["target"])
+    exact, plain = linear_cross_entropy(*arguments, return_stats=True, backend=backend)
+    loss, stats = linear_cross_entropy(*arguments, return_stats=True, backend=backend, gradient_threshold=0.1)
+    torch.testing.assert_close(loss, exact)
+    for name in ("nll", "lse", "entropy", "correct"):
+        torch.testing.assert_close(getattr(stats, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_sum_to_zero(always_sparse, backend):
+    """The gradient of the bias is the sum of dZ over rows: its own sum is nil with the correction, not without."""
+    inputs = make_inputs(64, 33, 1009)
+    bias = torch.zeros(1009, requires_grad=True)
+    loss, stats = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], bias=bias, backend=backend,
+                                       gradient_threshold=THRESHOLD, return_stats=True)
+    loss.backward()
+    assert float(stats.dropped_mass.mean()) > 0.05
+    assert abs(float(bias.grad.double().sum())) < 1e-6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_chunk_over_the_density_limit_is_exact(backend):
+    inputs = make_inputs(40, 16, 257)
+    exact = run(inputs, torch.float32, backend, threshold=None)
+    dense = run(inputs, torch.float32, backend, threshold=2**-12)
+    assert (dense["kept"][inputs["target"] != -100] == 257).all() and dense["dropped_mass"].count_nonzero() == 0
+    for name in ("loss", "d_hidden", "d_weight"):
+        torch.testing.assert_close(dense[name], exact[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_chunks_decide_for_themselves(monkeypatch, backend):
+    """Peaked rows first, flat rows last: the first chunks are sparse, the last dense, and all gradients right."""
+    vocabulary, size = 4001, 32
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(vocabulary, size, generator=generator) / size**0.5
+    target = torch.randint(0, vocabulary, (64,), generator=generator)
+    hidden = weight[target] * 40
+    hidden[32:] = torch.randn(32, size, generator=generator)
+    for name in ("_CHUNK_BYTES", "_SPARSE_CHUNK_BYTES"):
+        monkeypatch.setattr(row_chunks, name, {"cpu": 16 * vocabulary * 4, "cuda": 16 * vocabulary * 4})
+    inputs = {"hidden": hidden, "weight": weight, "target": target, "row_weight": torch.ones(64)}
+    found = run(inputs, torch.float32, backend, threshold=2**-6)
+    exact = run(inputs, torch.float32, backend, threshold=None)
+    assert (found["kept"][:32] < 60).all() and (found["kept"][32:] == vocabulary).all()
+    torch.testing.assert_close(found["d_hidden"][32:], exact["d_hidden"][32:], rtol=0, atol=1e-9)
+    assert float((found["d_weight"] - exact["d_weight"]).norm() / exact["d_weight"].norm()) < 1e-2
+
+
+def flat_inputs(scale):
+    """A random head; logits of standard deviation `scale`, nil where that is 0."""
+    rows, vocabulary, size = 128, 16384, 16
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(count, size, generator=generator) for count in (rows, vocabulary))
+    if scale == 0:  # orthogonal: a uniform softmax with gradients to both sides
+        hidden[:, ::2] = 0
+        weight[:, 1::2] = 0
+    target = torch.randint(0, vocabulary, (rows,), generator=generator)
+    return {"hidden": hidden * (scale or 1) / size**0.5, "weight": weight, "target": target}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scale", [0.0, 0.5], ids=["uniform", "random initialisation"])
+def test_flat_softmax_falls_back_to_the_exact_gradient(backend, scale):
+    inputs = flat_inputs(scale)
+    exact = run(inputs, torch.float32, backend, threshold=None)
+    found = run(inputs, torch.float32, backend, threshold=2**-12)
+    assert (found["kept"] == 16384).all() and (found["dropped_mass"] == 0).all()
+    for name in ("d_hidden", "d_weight"):
+        torch.testing.assert_close(found[name], exact[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_correction_alone_carries_a_uniform_softmax(always_sparse, backend):
+    inputs = flat_inputs(0.0)
+    exact = run(inputs, torch.float32, backend, threshold=None)
+    found = run(inputs, torch.float32, backend, threshold=2**-12)
+    assert (found["kept"] == 1).all() and (found["dropped_mass"] > 0.99).all()
+    for name in ("d_hidden", "d_weight"):
+        assert float((found[name] - exact[name]).norm() / exact[name].norm()) < 1e-3, name
+
+
+def test_label_smoothing_under_a_softcap_is_exact():
+    inputs = make_inputs(20, 16, 1009)
+    options = {"label_smoothing": 0.1, "softcap": 5.0}
+    found = run(inputs, torch.float32, "torch", threshold=0.1, **options)
+    exact = run(inputs, torch.float32, "torch", threshold=None, **options)
+    torch.testing.assert_close(found["d_weight"], exact["d_weight"], rtol=0, atol=0)
+
+
+def test_frozen_inputs_skip_their_gather(always_sparse, monkeypatch):
+    inputs = make_inputs(20, 16, 1009)
+    monkeypatch.setattr(row_chunks.HeadGradients, "add_weight_blocks", lambda *_: pytest.fail("dW was computed"))
+    hidden = inputs["hidden"].requires_grad_()
+    linear_cross_entropy(hidden, inputs["weight"], inputs["target"], gradient_threshold=0.1).backward()
+    assert hidden.grad is not None
+
+
+def test_ignored_rows_and_zero_weights(always_sparse):
+    inputs = make_inputs(20, 8, 131, ignored=0.4)
+    clean = run(inputs, torch.float32, "torch", weighted=True, reduction="sum")
+    inputs["hidden"][inputs["target"] == -100] = float("nan")
+    poisoned = run(inputs, torch.float32, "torch", weighted=True, reduction="sum")
+    for name, value in clean.items():
+        torch.testing.assert_close(poisoned[name], value, rtol=0, atol=0)
+    inputs["target"][:] = -100
+    assert run(inputs, torch.float32, "torch", reduction="sum")["d_weight"].count_nonzero() == 0
+
+
+def test_nan_reaches_loss_and_gradient(always_sparse):
+    inputs = make_inputs(20, 8, 131, ignored=0)
+    inputs["hidden"][3] = float("nan")
+    found = run(inputs, torch.float32, "torch")
+    assert found["loss"].isnan() and found["d_hidden"][3].isnan().all() and found["d_weight"].isnan().any()
+
+
+def test_compiles_whole():
+    inputs = make_inputs(17, 8, 31)
+
+    def step(hidden):
+        return linear_cross_entropy(hidden * 2, inputs["weight"], inputs["target"], gradient_threshold=0.05)
+
+    gradients = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        hidden = inputs["hidden"].clone().requires_grad_()
+        function(hidden).backward()
+        gradients.append(hidden.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1, float("nan")])
+def test_threshold_is_a_probability(value):
+    inputs = make_inputs(4, 8, 31)
+    with pytest.raises(ValueError, match="gradient_threshold is .*: expected None or a probability in"):
+        linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], gradient_threshold=value)
