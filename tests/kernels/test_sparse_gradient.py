@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mind_kernels import linear_cross_entropy, linear_log_prob, row_chunks, sparse_gradient
 from mind_kernels.testing import assert_within_budget, make_inputs
@@ -227,3 +230,34 @@ def test_threshold_is_a_probability(value):
     inputs = make_inputs(4, 8, 31)
     with pytest.raises(ValueError, match="gradient_threshold is .*: expected None or a probability in"):
         linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], gradient_threshold=value)
+
+
+def relative_error(found, truth):
+    return float((found.double() - truth).norm() / truth.norm())
+
+
+def dense_bfloat16(hidden, weight, target):
+    """dH and dW of the mean loss as dense bfloat16 arithmetic has them: operands, logits, dZ and results rounded."""
+
+    def rounded(tensor):
+        return tensor.bfloat16().float()
+
+    hidden, weight = rounded(hidden), rounded(weight)
+    dz = torch.softmax(rounded(hidden @ weight.T), -1)
+    dz[torch.arange(len(target)), target] -= 1
+    dz = rounded(dz / len(target))
+    return rounded(dz @ weight), rounded(dz.T @ hidden)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_error_on_real_rows_is_below_dense_bfloat16(backend):
+    """The promise of gradient_threshold=2**-12, on rows of a trained model (see derive_rows.py), without fallback."""
+    rows = load_file(Path(__file__).parent / "data" / "smollm2_rows.safetensors")
+    hidden, weight = rows["hidden"].float(), rows["weight"].float()
+    inputs = {"hidden": hidden, "weight": weight, "target": rows["target"]}
+    truth = run(inputs, torch.float64, "reference", threshold=None)
+    found = run(inputs, torch.float32, backend, threshold=2**-12)
+    assert 10 < float(found["kept"].double().mean()) < 100
+    upstream = 1.7  # of `run`
+    for name, dense in zip(("d_hidden", "d_weight"), dense_bfloat16(hidden, weight, rows["target"]), strict=True):
+        assert relative_error(found[name], truth[name]) <= relative_error(dense * upstream, truth[name]), name
