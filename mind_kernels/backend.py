@@ -1,10 +1,17 @@
-"""The backends by name, why one is unavailable, and the choice of one for a device."""
+"""The backends by name, why one is unavailable, and the choice of one for a tensor."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class BackendUnavailableError(RuntimeError):
@@ -19,35 +26,51 @@ class Availability:
     reason: str = ""
 
 
-_NOT_BUILT = "this version of mind_kernels does not have it yet"
-_BACKENDS = {
-    "reference": Availability(True),
-    "torch": Availability(True),
-    "cpp": Availability(False, _NOT_BUILT),
-    "triton": Availability(False, _NOT_BUILT),
-    "cuda": Availability(False, _NOT_BUILT),
-}
-
-
 def available_backends() -> dict[str, Availability]:
-    """Every backend name with its availability on this machine.
+    """Every backend name with its availability on this machine. An operation may lack one, and then says so.
 
     `reference` is the definition: plain PyTorch, unchunked, differentiable any number of times, any dtype.
     `torch` works in chunks of rows on any device and never allocates N x V.
+    `triton` has Triton row kernels between cuBLAS products; `triton_streaming` keeps no logits in a forward pass.
     """
-    return dict(_BACKENDS)
+    triton = _triton()
+    not_built = Availability(False, "this version of mind_kernels does not have it yet")
+    return {"reference": Availability(True), "torch": Availability(True), "cpp": not_built, "triton": triton,
+            "triton_streaming": triton, "cuda": not_built}
 
 
-def resolve(name: str, device: torch.device) -> str:
-    """The backend that `name` stands for on `device`.
+def interpreted() -> bool:
+    """Whether Triton kernels run in its interpreter, on a CPU: TRITON_INTERPRET, read before they are imported."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
-    "auto" is the fastest one there is for the device. Raises ValueError for an unknown name and
-    BackendUnavailableError, with the reason, for one that cannot run: nothing falls back silently.
+
+def _triton() -> Availability:
+    if not _HAS_TRITON:
+        return Availability(False, "the package triton is not installed")
+    if not (torch.cuda.is_available() or interpreted()):
+        return Availability(False, "no CUDA device is here, and TRITON_INTERPRET=1 is not set")
+    return Availability(True)
+
+
+def resolve(name: str, hidden: Tensor, implemented: Collection[str]) -> str:
+    """The backend that `name` stands for, for an operation that has the `implemented` ones and the reference.
+
+    "auto" is the fastest one that has been measured for the device. Raises ValueError for an unknown name, TypeError
+    for a dtype that the backend does not compute in, and BackendUnavailableError, with the reason, for a backend that
+    cannot run: nothing falls back silently.
     """
     if name == "auto":
         return "torch"
-    if name not in _BACKENDS:
-        raise ValueError(f"backend is {name!r}: expected 'auto' or one of {', '.join(map(repr, _BACKENDS))}")
-    if not _BACKENDS[name].available:
-        raise BackendUnavailableError(f"backend {name!r} is not available on {device}: {_BACKENDS[name].reason}")
+    known = available_backends()
+    if name not in known:
+        raise ValueError(f"backend is {name!r}: expected 'auto' or one of {', '.join(map(repr, known))}")
+    reason = known[name].reason
+    if not reason and name not in ("reference", *implemented):
+        reason = "this operation does not have it yet"
+    if not reason and name.startswith("triton") and hidden.device.type != "cuda" and not interpreted():
+        reason = "it needs a CUDA device"
+    if reason:
+        raise BackendUnavailableError(f"backend {name!r} is not available on {hidden.device}: {reason}")
+    if name.startswith("triton") and hidden.dtype == torch.float64:
+        raise TypeError(f"hidden has dtype {hidden.dtype}: backend {name!r} computes in float32, use 'torch'")
     return name

@@ -58,6 +58,11 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def row_major(matrix: Tensor) -> Tensor:
+    """The matrix with its rows contiguous; itself where they are."""
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
 @dataclass(frozen=True)
 class Head:
     """An LM head: z = softcap(hidden weight^T + bias) / temperature, softcap(x) = c tanh(x / c)."""

@@ -87,7 +87,7 @@ class SparseGradient:
         left, right = self._corrections()
         if gradients.hidden is not None:
             out = hidden.new_empty(rows.numel(), hidden.shape[1])
-            gather(values, columns, _offsets(counts), self.head.weight, left, _product(right, self.head.weight), out)
+            gather(values, columns, offsets_of(counts), self.head.weight, left, _product(right, self.head.weight), out)
             gradients.add_hidden(rows, out)
         if gradients.needs_weight:
             indices = torch.repeat_interleave(rows.int(), counts, output_size=columns.numel())
@@ -125,7 +125,8 @@ class SparseGradient:
         gradients.add_weight_blocks(rows_per_block(hidden.shape[1], hidden.device), compute)
 
 
-def _offsets(counts: Tensor) -> Tensor:
+def offsets_of(counts: Tensor) -> Tensor:
+    """(n + 1,): where the entries of each row begin, from their counts (n,)."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
-from mind_kernels.row_chunks import Head, accumulation_dtype, chunks, rows_per_block
+from mind_kernels.row_chunks import Head, accumulation_dtype, chunks, rows_per_block, rows_per_chunk
 from mind_kernels.sparse_gradient import Entries, worth_it
 
 # Vocabulary entries whose maximum is kept while a block is searched: few tiles hold a kept entry.
@@ -126,6 +126,11 @@ def _gradient_(
 def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
     """See `rows.RowKernels`."""
     return row_kernel_(loss.head.project(hidden), target, None, loss)
+
+
+def sparse_chunk_rows(hidden: Tensor, head: Head) -> int:
+    """See `rows.RowKernels`."""
+    return rows_per_chunk(head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
 
 
 def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> _SparseRows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,12 @@ from mind_kernels.autograd import (
     scaled_gradients,
     under_autocast,
 )
-from mind_kernels.linear_cross_entropy import backend_torch, reference, rows
-from mind_kernels.linear_cross_entropy.rows import RowLoss
-from mind_kernels.row_chunks import Head, accumulation_dtype
+from mind_kernels.linear_cross_entropy import reference, rows
+from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss
+from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
 
 REDUCTIONS = ("mean", "sum", "none")
+BACKENDS = ("torch", "triton", "triton_streaming")  # backend_<name>.py each
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def linear_cross_entropy(
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
     checks.probability("gradient_threshold", gradient_threshold)
-    name = backends.resolve(backend, hidden.device)
+    name = backends.resolve(backend, hidden, BACKENDS)
     shared = (hidden, weight, bias, target, row_weight, None, segment, num_segments or 0, softcap, float(temperature),
               ignore_index, reduction, float(label_smoothing), float(z_loss), gradient_threshold)
     if name == "reference":
@@ -171,16 +173,19 @@ def run_backend(
     The loss has sum_r entropy_weight[r] entropy[r] added, a term that only other operations use.
     """
     checks.row_values(target, ignore_index, weight.shape[0], segment, num_segments)
+    hidden, weight = row_major(hidden), row_major(weight)
     spec = RowLoss(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
     with torch.autocast(hidden.device.type, enabled=False):
-        loss, terms, gradients = rows.forward(KERNELS[backend], hidden, target, row_weight, entropy_weight, spec, needs,
+        loss, terms, gradients = rows.forward(kernels(backend), hidden, target, row_weight, entropy_weight, spec, needs,
                                               ignore_index=ignore_index, reduction=reduction)
     _, nll, lse, entropy, correct = terms.values
     segments = segment_means(nll, target != ignore_index, segment, num_segments)
     return loss, nll, lse, entropy, correct, terms.dropped_mass, terms.kept, *segments, *gradients.results()
 
 
-KERNELS = {"torch": backend_torch}
+def kernels(backend: str) -> RowKernels:
+    """The row kernels of a backend; imported at their first use, since not every backend can be."""
+    return importlib.import_module(f"mind_kernels.linear_cross_entropy.backend_{backend}")
 
 
 @run_backend.register_fake

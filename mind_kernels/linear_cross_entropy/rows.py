@@ -72,13 +72,14 @@ class SparseRows(Protocol):
     """A chunk of n rows whose statistics are known and whose gradient is still to be taken."""
 
     values: RowValues
-    kept: Tensor
-    """(n,) int64, entries above the threshold, and the target's."""
-    dropped_mass: Tensor
-    """(n,), the probability of the other entries."""
 
     def means(self) -> tuple[float, float]:
         """`kept` and `dropped_mass` a row; waits for the device. `kept` may be infinite where lists were given up."""
+
+    kept: Tensor
+    """(n,) int64, entries above the threshold, and the target's. This and what follows is there after `means`."""
+    dropped_mass: Tensor
+    """(n,), the probability of the other entries."""
 
     def entries(self, weights: RowWeights) -> Entries:
         """The kept entries, for the rows' weights."""
@@ -105,6 +106,9 @@ class RowKernels(Protocol):
 
     def sparse_rows(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> SparseRows:
         """The same, with what the sparse gradient needs."""
+
+    def sparse_chunk_rows(self, hidden: Tensor, head: Head) -> int:
+        """How many rows `sparse_rows` is given at once."""
 
     def gather_rows(self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor,
                     right: Tensor, out: Tensor) -> None:
@@ -193,11 +197,11 @@ def _run_sparse(
         sparse.add_background(found.background(sample, magnitude), magnitude @ found.dropped_mass[sample])
 
     start, pending = 0, []
-    for chunk in chunks(rows, rows_per_chunk(head.vocabulary, device, hidden.element_size(), sparse=True)):
+    for chunk in chunks(rows, kernels.sparse_chunk_rows(hidden, head)):
         found = kernels.sparse_rows(hidden[chunk], target[chunk], loss)
         terms.write(chunk, found.values)
         pending.append((chunk, start, found))
-        start += len(found.kept)
+        start += len(found.values.lse)
         if device.type == "cpu" or len(pending) == 2:
             settle(*pending.pop(0))
     for waiting in pending:

@@ -15,7 +15,7 @@ from torch import Tensor
 from mind_kernels import backend as backends
 from mind_kernels import checks
 from mind_kernels.autograd import forbid_higher_order, under_autocast
-from mind_kernels.linear_cross_entropy.op import RowStats, run_backend
+from mind_kernels.linear_cross_entropy.op import BACKENDS, RowStats, run_backend
 from mind_kernels.linear_log_prob import reference
 from mind_kernels.row_chunks import accumulation_dtype
 
@@ -68,7 +68,7 @@ def linear_log_prob(
     checks.positive("softcap", softcap)
     checks.positive("temperature", temperature)
     checks.probability("gradient_threshold", gradient_threshold)
-    name = backends.resolve(backend, hidden.device)
+    name = backends.resolve(backend, hidden, BACKENDS)
     options = (hidden, weight, bias, target, ignore_index, softcap, float(temperature), gradient_threshold)
     log_prob, entropy, lse, correct, dropped_mass, kept = (
         reference.forward(*options) if name == "reference" else _forward(*options, name))

@@ -81,7 +81,7 @@ def linear_mind_loss(
     checks.pair_weight_argument(pair_weight, hidden, (groups, count, count))
     checks.positive("softcap", softcap)
     checks.positive("temperature", temperature)
-    name = backends.resolve(backend, hidden.device)
+    name = backends.resolve(backend, hidden, BACKENDS)
     if name == "reference":
         outputs = _reference(hidden, weight, bias, target, row_weight, answer_rows, pair_weight, segment,
                              num_segments or 0, ignore_index, softcap, temperature)

@@ -68,7 +68,7 @@ def linear_pairwise_jsd(
     checks.device("mask", mask, hidden)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask has dtype {mask.dtype}: expected torch.bool")
-    name = backends.resolve(backend, hidden.device)
+    name = backends.resolve(backend, hidden, BACKENDS)
     if name == "reference":
         checks.values(pair_weight.isfinite(), "pair_weight: expected finite values")
         logits = Head(weight, bias, softcap, temperature).logits(torch.where(mask[..., None], hidden, 0))

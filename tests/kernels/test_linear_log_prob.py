@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import BACKENDS_AND_DTYPES, device_of, fit, on
 
 from mind_kernels import linear_cross_entropy, linear_log_prob
 from mind_kernels.testing import assert_within_budget, make_inputs
 
-BACKENDS = ["torch"]
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 OPTIONS = [{}, {"softcap": 5.0, "temperature": 0.7, "biased": True}]
 
 
-def run(inputs, dtype, backend, *, biased=False, only=None, **options):
-    """Outputs, statistics and gradients; upstream gradients differ by row and by output."""
+def run(inputs, dtype, backend, *, biased=False, only=None, device=None, **options):
+    """Outputs, statistics and gradients on the CPU; upstream gradients differ by row and by output."""
+    device = device or device_of(backend)
+    inputs = on(device, inputs)
     hidden, weight = (inputs[name].detach().to(dtype).requires_grad_() for name in ("hidden", "weight"))
-    bias = torch.linspace(-1, 1, weight.shape[0]).to(dtype).requires_grad_() if biased else None
+    bias = torch.linspace(-1, 1, weight.shape[0]).to(device, dtype).requires_grad_() if biased else None
     rows, stats = linear_log_prob(hidden, weight, inputs["target"], bias=bias, return_stats=True, backend=backend,
                                   **options)
     upstream = {"log_prob": torch.linspace(-1, 2, len(hidden)), "entropy": torch.linspace(0.3, -0.2, len(hidden))}
@@ -24,17 +25,16 @@ def run(inputs, dtype, backend, *, biased=False, only=None, **options):
     used = [only] if only else list(upstream)
     torch.autograd.backward([outputs[name] for name in used], [upstream[name].to(rows.entropy) for name in used])
     out = {**outputs, "lse": stats.lse, "d_hidden": hidden.grad, "d_weight": weight.grad}
-    return out | ({"d_bias": bias.grad} if biased else {})
+    return on("cpu", out | ({"d_bias": bias.grad} if biased else {}))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("only", [None, "log_prob", "entropy"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES)
 def test_matches_float64(backend, dtype, only, options):
-    inputs = make_inputs(37, 33, 1009, dtype=dtype, ignored=0.2)
+    inputs = make_inputs(*fit(backend, (37, 33, 1009)), dtype=dtype, ignored=0.2)
     truth = run(inputs, torch.float64, "reference", only=only, **options)
-    peer = run(inputs, dtype, "reference", only=only, **options)
+    peer = run(inputs, dtype, "reference", only=only, device=device_of(backend), **options)
     assert_within_budget(run(inputs, dtype, backend, only=only, **options), peer, truth, dtype)
 
 

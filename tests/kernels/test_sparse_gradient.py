@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import BACKENDS, BACKENDS_AND_DTYPES, COMPILED_BACKENDS, device_of, fit, on
 from safetensors.torch import load_file
 
 from mind_kernels import linear_cross_entropy, linear_log_prob, row_chunks, sparse_gradient
+from mind_kernels.linear_cross_entropy.op import kernels
 from mind_kernels.testing import assert_within_budget, make_inputs
 
-BACKENDS = ["torch"]
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 THRESHOLD = 2**-7
 OPTIONS = [
     {},
@@ -32,14 +32,18 @@ def always_sparse(monkeypatch):
 
 def signed(inputs):
     """Weights of either sign, and a few zeros."""
-    weight = inputs["row_weight"] * torch.where(torch.arange(len(inputs["row_weight"])) % 3 == 0, -1, 1)
+    weight = inputs["row_weight"].clone()
+    weight[::3] *= -1
     weight[1::7] = 0
     return weight
 
 
-def run(inputs, dtype, backend, *, weighted=False, biased=False, **options):
+def run(inputs, dtype, backend, *, weighted=False, biased=False, device=None, **options):
+    """Loss, what was dropped and gradients as a dict of tensors on the CPU."""
+    device = device or device_of(backend)
+    inputs = on(device, inputs)
     hidden, weight = (inputs[name].detach().to(dtype).requires_grad_() for name in ("hidden", "weight"))
-    bias = torch.linspace(-1, 1, weight.shape[0]).to(dtype).requires_grad_() if biased else None
+    bias = torch.linspace(-1, 1, weight.shape[0]).to(device, dtype).requires_grad_() if biased else None
     loss, stats = linear_cross_entropy(
         hidden, weight, inputs["target"], bias=bias, row_weight=signed(inputs) if weighted else None,
         return_stats=True, backend=backend, gradient_threshold=options.pop("threshold", THRESHOLD), **options)
@@ -47,17 +51,16 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, **options):
     out = {"loss": loss, "d_hidden": hidden.grad, "d_weight": weight.grad}
     if stats.kept is not None:
         out |= {"dropped_mass": stats.dropped_mass, "kept": stats.kept}
-    return out | ({"d_bias": bias.grad} if biased else {})
+    return on("cpu", out | ({"d_bias": bias.grad} if biased else {}))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("shape", [(3, 8, 7), (37, 33, 1009), (300, 16, 257)], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES)
 def test_matches_its_definition(always_sparse, backend, dtype, shape, options):
-    inputs = make_inputs(*shape, dtype=dtype, ignored=0.0 if shape[0] == 3 else 0.2)
+    inputs = make_inputs(*fit(backend, shape), dtype=dtype, ignored=0.0 if shape[0] == 3 else 0.2)
     truth = run(inputs, torch.float64, "reference", **options)
-    peer = run(inputs, dtype, "reference", **options)
+    peer = run(inputs, dtype, "reference", device=device_of(backend), **options)
     found = run(inputs, dtype, backend, **options)
     for side in (found, peer, truth):  # a rounding error of it is one of the whole mass
         side["dropped_mass"] = 1 - side["dropped_mass"]
@@ -66,8 +69,10 @@ def test_matches_its_definition(always_sparse, backend, dtype, shape, options):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_log_prob_and_entropy_match_the_definition(always_sparse, backend):
-    inputs = make_inputs(37, 33, 1009, dtype=torch.float64)
-    upstream = [torch.linspace(0.5, 1, 37).double(), torch.full((37,), -0.2).double()]
+    device = device_of(backend)
+    inputs = make_inputs(*fit(backend, (37, 33, 1009)), device=device)
+    rows = len(inputs["target"])
+    upstream = [torch.linspace(0.5, 1, rows, device=device), torch.full((rows,), -0.2, device=device)]
     found = []
     for name in (backend, "reference"):
         hidden = inputs["hidden"].clone().requires_grad_()
@@ -94,7 +99,7 @@ def test_statistics_say_what_was_dropped(always_sparse):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_loss_and_statistics_are_exact(always_sparse, backend):
-    inputs = make_inputs(37, 33, 1009)
+    inputs = make_inputs(*fit(backend, (37, 33, 1009)), device=device_of(backend))
     arguments = (inputs["hidden"], inputs["weight"], inputs["target"])
     exact, plain = linear_cross_entropy(*arguments, return_stats=True, backend=backend)
     loss, stats = linear_cross_entropy(*arguments, return_stats=True, backend=backend, gradient_threshold=0.1)
@@ -106,8 +111,9 @@ def test_loss_and_statistics_are_exact(always_sparse, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_sum_to_zero(always_sparse, backend):
     """The gradient of the bias is the sum of dZ over rows: its own sum is nil with the correction, not without."""
-    inputs = make_inputs(64, 33, 1009)
-    bias = torch.zeros(1009, requires_grad=True)
+    shape = fit(backend, (64, 33, 1009))
+    inputs = make_inputs(*shape, device=device_of(backend))
+    bias = torch.zeros(shape[2], requires_grad=True, device=device_of(backend))
     loss, stats = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], bias=bias, backend=backend,
                                        gradient_threshold=THRESHOLD, return_stats=True)
     loss.backward()
@@ -117,10 +123,10 @@ def test_rows_sum_to_zero(always_sparse, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_chunk_over_the_density_limit_is_exact(backend):
-    inputs = make_inputs(40, 16, 257)
+    inputs = make_inputs(20, 16, 101)
     exact = run(inputs, torch.float32, backend, threshold=None)
     dense = run(inputs, torch.float32, backend, threshold=2**-12)
-    assert (dense["kept"][inputs["target"] != -100] == 257).all() and dense["dropped_mass"].count_nonzero() == 0
+    assert (dense["kept"][inputs["target"] != -100] == 101).all() and dense["dropped_mass"].count_nonzero() == 0
     for name in ("loss", "d_hidden", "d_weight"):
         torch.testing.assert_close(dense[name], exact[name], rtol=0, atol=0)
 
@@ -128,7 +134,7 @@ def test_a_chunk_over_the_density_limit_is_exact(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_chunks_decide_for_themselves(monkeypatch, backend):
     """Peaked rows first, flat rows last: the first chunks are sparse, the last dense, and all gradients right."""
-    vocabulary, size = 4001, 32
+    vocabulary, size = 151, 32
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(vocabulary, size, generator=generator) / size**0.5
     target = torch.randint(0, vocabulary, (64,), generator=generator)
@@ -136,17 +142,19 @@ def test_chunks_decide_for_themselves(monkeypatch, backend):
     hidden[32:] = torch.randn(32, size, generator=generator)
     for name in ("_CHUNK_BYTES", "_SPARSE_CHUNK_BYTES"):
         monkeypatch.setattr(row_chunks, name, {"cpu": 16 * vocabulary * 4, "cuda": 16 * vocabulary * 4})
+    if backend == "triton_streaming":
+        monkeypatch.setattr(kernels(backend), "_LONGER_CHUNKS", 1)
     inputs = {"hidden": hidden, "weight": weight, "target": target, "row_weight": torch.ones(64)}
     found = run(inputs, torch.float32, backend, threshold=2**-6)
     exact = run(inputs, torch.float32, backend, threshold=None)
-    assert (found["kept"][:32] < 60).all() and (found["kept"][32:] == vocabulary).all()
+    assert (found["kept"][:32] == 1).all() and (found["kept"][32:] == vocabulary).all()
     torch.testing.assert_close(found["d_hidden"][32:], exact["d_hidden"][32:], rtol=0, atol=1e-9)
     assert float((found["d_weight"] - exact["d_weight"]).norm() / exact["d_weight"].norm()) < 1e-2
 
 
 def flat_inputs(scale):
     """A random head; logits of standard deviation `scale`, nil where that is 0."""
-    rows, vocabulary, size = 128, 16384, 16
+    rows, vocabulary, size = 32, 512, 16
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(count, size, generator=generator) for count in (rows, vocabulary))
     if scale == 0:  # orthogonal: a uniform softmax with gradients to both sides
@@ -161,8 +169,8 @@ def flat_inputs(scale):
 def test_flat_softmax_falls_back_to_the_exact_gradient(backend, scale):
     inputs = flat_inputs(scale)
     exact = run(inputs, torch.float32, backend, threshold=None)
-    found = run(inputs, torch.float32, backend, threshold=2**-12)
-    assert (found["kept"] == 16384).all() and (found["dropped_mass"] == 0).all()
+    found = run(inputs, torch.float32, backend, threshold=2**-7)
+    assert (found["kept"] == 512).all() and (found["dropped_mass"] == 0).all()
     for name in ("d_hidden", "d_weight"):
         torch.testing.assert_close(found[name], exact[name], rtol=0, atol=0)
 
@@ -171,10 +179,10 @@ def test_flat_softmax_falls_back_to_the_exact_gradient(backend, scale):
 def test_correction_alone_carries_a_uniform_softmax(always_sparse, backend):
     inputs = flat_inputs(0.0)
     exact = run(inputs, torch.float32, backend, threshold=None)
-    found = run(inputs, torch.float32, backend, threshold=2**-12)
+    found = run(inputs, torch.float32, backend, threshold=2**-7)
     assert (found["kept"] == 1).all() and (found["dropped_mass"] > 0.99).all()
     for name in ("d_hidden", "d_weight"):
-        assert float((found[name] - exact[name]).norm() / exact[name].norm()) < 1e-3, name
+        assert float((found[name] - exact[name]).norm() / exact[name].norm()) < 1e-2, name
 
 
 def test_label_smoothing_under_a_softcap_is_exact():
@@ -249,7 +257,7 @@ def dense_bfloat16(hidden, weight, target):
     return rounded(dz @ weight), rounded(dz.T @ hidden)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", COMPILED_BACKENDS)
 def test_error_on_real_rows_is_below_dense_bfloat16(backend):
     """The promise of gradient_threshold=2**-12, on rows of a trained model (see derive_rows.py), without fallback."""
     rows = load_file(Path(__file__).parent / "data" / "smollm2_rows.safetensors")

@@ -1,0 +1,82 @@
+"""Linear cross-entropy with a streaming forward pass in Triton: no logits are written, in no chunk.
+
+Statistics come from one pass with the logits tile in registers. With the sparse gradient that pass also leaves tile
+maxima, and the few tiles above the threshold are computed once more: at 2^-12 about 1.2 products in all, and no chunk of
+logits. An exact gradient needs all logits, so there this backend is `triton`. All arithmetic after a product in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mind_kernels.linear_cross_entropy import backend_triton, triton_entries
+from mind_kernels.linear_cross_entropy.backend_triton import HostMeans, gather_rows, row_kernel_
+from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
+from mind_kernels.linear_cross_entropy.triton_pieces import kept_pieces, piece_entries, piece_logits, piece_statistics
+from mind_kernels.linear_cross_entropy.triton_stream import stream_statistics
+from mind_kernels.row_chunks import Head
+from mind_kernels.sparse_gradient import Entries, offsets_of
+
+__all__ = ["gather_rows", "row_kernel_", "sparse_chunk_rows", "sparse_rows", "statistics"]
+
+# Rows of a chunk beside those of the chunked form: tile maxima and kept pieces are a tenth of its logits. Not more,
+# since a chunk that falls back to the exact gradient does need logits.
+_LONGER_CHUNKS = 4
+
+
+def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
+    """See `rows.RowKernels`."""
+    values, _ = stream_statistics(hidden, loss.head, target, loss.label_smoothing, loss.z_loss, tile_maxima=False)
+    return RowValues(*values)
+
+
+def sparse_chunk_rows(hidden: Tensor, head: Head) -> int:
+    """See `rows.RowKernels`."""
+    return _LONGER_CHUNKS * backend_triton.sparse_chunk_rows(hidden, head)
+
+
+def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> _SparseRows:
+    """See `rows.RowKernels`."""
+    return _SparseRows(hidden, target, loss)
+
+
+class _SparseRows:
+    """See `rows.SparseRows`. `means` waits for the device twice: for the number of pieces, and for the means."""
+
+    kept: Tensor
+    dropped_mass: Tensor
+
+    def __init__(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> None:
+        self._hidden, self._target, self._loss = hidden, target, loss
+        values, self._tile_maxima = stream_statistics(hidden, loss.head, target, loss.label_smoothing, loss.z_loss,
+                                                      tile_maxima=True)
+        self.values = RowValues(*values)
+
+    def means(self) -> tuple[float, float]:
+        threshold = self._loss.gradient_threshold
+        self._pieces = kept_pieces(self._tile_maxima, self.values.lse, self._target, threshold)
+        self._logits = piece_logits(self._hidden, self._loss.head, self._pieces)
+        kept, kept_mass = piece_statistics(self._pieces, self._logits, self.values.lse, self._target, threshold)
+        self.kept, self.dropped_mass = kept.long(), (1 - kept_mass).clamp_(min=0)
+        means = HostMeans(self.kept, self.dropped_mass).read()
+        self._total = round(means[0] * len(kept))
+        return means
+
+    def entries(self, weights: RowWeights) -> Entries:
+        loss, values = self._loss, self.values
+        columns, entry_values, kept_sum = piece_entries(
+            self._pieces, self._logits, self._target, values.lse, values.entropy, weights.loss, weights.entropy,
+            loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold, offsets_of(self.kept), self._total)
+        return Entries(self.kept, columns, entry_values, kept_sum)
+
+    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
+        # A few sampled rows, whose logits are a small product.
+        logits = self._loss.head.project(self._hidden[rows])
+        return triton_entries.background(logits, torch.arange(len(rows), device=rows.device), self._target[rows],
+                                         self.values.lse[rows], weight, self._loss.head, self._loss.gradient_threshold)
+
+    def dense(self, weights: RowWeights) -> Tensor:
+        logits = self._loss.head.project(self._hidden)
+        row_kernel_(logits, self._target, weights, self._loss)
+        return logits

@@ -1,0 +1,167 @@
+"""Kernels compiled ahead of time, for GPUs that are not here: registers, shared memory, spills, 64-bit offsets.
+
+    python -m mind_kernels.triton_ahead [--capability 80 90 100] [--module mind_kernels.triton_gather ...]
+
+prints a table of every variant that the launchers use and fails where a variant spills registers to memory, or reaches
+into a tensor that may pass 2^31 elements by a 32-bit offset. Needs the triton package, and no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+# Each defines variants() -> list[Variant].
+MODULES = (
+    "mind_kernels.triton_gather",
+    "mind_kernels.linear_cross_entropy.triton_rows",
+    "mind_kernels.linear_cross_entropy.triton_entries",
+    "mind_kernels.linear_cross_entropy.triton_stream",
+    "mind_kernels.linear_cross_entropy.triton_pieces",
+)
+# Triton's names of the dtypes that kernels take.
+DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One specialisation of a kernel, as a launcher calls it."""
+
+    name: str
+    kernel: triton.JITFunction
+    types: Mapping[str, str]
+    """Triton type of each argument, "*bf16" or "i32"; may name arguments of other kernels too."""
+    keywords: Mapping[str, Any]
+    """Constexprs, None for an absent tensor, and launch options such as num_warps."""
+    wide: tuple[str, ...] = ()
+    """Tensors that may pass 2^31 elements."""
+    unaligned: tuple[str, ...] = ()
+    """Arguments that need not be a multiple of 16; the others are compiled as such, as Triton does on a launch."""
+    capabilities: tuple[int, ...] = ()
+    """Architectures that it is launched on; every one where empty."""
+    harmless_spills: str = ""
+    """Why spills of this variant are accepted."""
+
+    @property
+    def constexprs(self) -> dict[str, Any]:
+        return {name: self.keywords[name] for name in self.kernel.arg_names if name in self.keywords}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {name: value for name, value in self.keywords.items() if name not in self.kernel.arg_names}
+
+    @property
+    def signature(self) -> dict[str, str]:
+        return {name: "constexpr" if name in self.keywords else self.types[name] for name in self.kernel.arg_names}
+
+    def source(self) -> ASTSource:
+        aligned = {(i,): [["tt.divisibility", 16]] for i, (name, kind) in enumerate(self.signature.items())
+                   if name not in self.unaligned and (kind.startswith("*") or kind in ("i32", "i64"))}
+        return ASTSource(self.kernel, self.signature, self.constexprs, aligned)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the compiler made of a variant."""
+
+    variant: Variant
+    capability: int
+    registers: int  # a thread
+    shared_bytes: int  # a program
+    stack_bytes: int  # a thread
+    spills: int  # instructions that access the stack
+    narrow: tuple[str, ...]  # wide tensors with a 32-bit offset
+    ttir: str = field(repr=False)
+
+    @property
+    def fault(self) -> str:
+        """What forbids this variant; empty where nothing does."""
+        if self.narrow:
+            return f"32-bit offset into {', '.join(self.narrow)}"
+        if self.spills or self.stack_bytes:
+            return "" if self.variant.harmless_spills else "spills"
+        return ""
+
+
+def compile_variant(variant: Variant, capability: int) -> Report:
+    """Compiles for sm_`capability` and takes the result apart."""
+    if not isinstance(variant.kernel, triton.JITFunction):
+        raise RuntimeError(f"{variant.name}: TRITON_INTERPRET was set when its module was imported: nothing to compile")
+    target = GPUTarget("cuda", capability, 32)
+    compiled = triton.compile(variant.source(), target=target, options=variant.options)
+    ttir = compiled.asm["ttir"]
+    registers, stack_bytes, spills = resources(compiled)
+    narrow = tuple(name for name in variant.wide if set(offset_types(ttir, name)) != {"i64"})
+    return Report(variant, capability, registers, compiled.metadata.shared, stack_bytes, spills, narrow, ttir)
+
+
+def resources(compiled: CompiledKernel) -> tuple[int, int, int]:
+    """Registers a thread, bytes of stack a thread, and instructions that load or store there."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _cuobjdump("-res-usage", file.name)
+        registers, stack = (int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
+        # Registers are spilled to a frame on the stack: where there is none, nothing was.
+        sass = _cuobjdump("-sass", file.name) if stack else ""
+    return registers, stack, len(re.findall(r"\b(?:LDL|STL)\b", sass))
+
+
+def _cuobjdump(option: str, path: str) -> str:
+    command = [triton.knobs.nvidia.cuobjdump.path, option, path]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def offset_types(ttir: str, argument: str) -> list[str]:
+    """The types, "i32" or "i64", of what is added to a pointer argument itself.
+
+    What is added to the result, the start of a row, stays within that row.
+    """
+    pointers, found = {f"%{argument}"}, []
+    for result, operation, operand, types in re.findall(r"(%\w+) = tt\.(addptr|splat) (%\w+)(.*)", ttir):
+        if operand in pointers and operation == "addptr":
+            found.append(re.search(r"(i\d+)>?(?: loc\(.*)?$", types)[1])
+        elif operand in pointers:
+            pointers.add(result)
+    return found
+
+
+def variants(modules: Iterable[str] = MODULES) -> list[Variant]:
+    return [variant for module in modules for variant in importlib.import_module(module).variants()]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mind_kernels.triton_ahead", description=__doc__.split("\n")[0])
+    parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100], help="GPU architectures, sm_<n>")
+    parser.add_argument("--module", nargs="+", default=MODULES, help="modules with variants(); all of them by default")
+    options = parser.parse_args(arguments)
+    faults = 0
+    print(f"{'variant':44} {'sm':>4} {'warps':>5} {'registers':>9} {'shared':>8} {'stack':>6} {'spills':>6}")
+    for variant in variants(options.module):
+        for capability in options.capability:
+            if variant.capabilities and capability not in variant.capabilities:
+                continue
+            report = compile_variant(variant, capability)
+            faults += bool(report.fault)
+            print(f"{variant.name:44} {capability:4} {variant.options.get('num_warps', 4):5} {report.registers:9} "
+                  f"{report.shared_bytes:8} {report.stack_bytes:6} {report.spills:6}  "
+                  f"{report.fault or variant.harmless_spills}".rstrip(), flush=True)
+    if faults:
+        print(f"{faults} variants are at fault", file=sys.stderr)
+    return min(faults, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

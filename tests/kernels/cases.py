@@ -1,0 +1,39 @@
+"""Which backend is tested in which dtype, and where: Triton on the GPU if there is one, else in its interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+BACKENDS = ("torch", "triton", "triton_streaming")
+# For cases that are too large for the interpreter.
+COMPILED_BACKENDS = BACKENDS if torch.cuda.is_available() else ("torch",)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def device_of(backend: str) -> str:
+    return "cuda" if backend.startswith("triton") and torch.cuda.is_available() else "cpu"
+
+
+def runs(backend: str, dtype: torch.dtype) -> bool:
+    """The Triton backends have no float64, and the interpreter multiplies no bfloat16 matrices."""
+    if backend.startswith("triton") and dtype == torch.float64:
+        return False
+    return not (backend == "triton_streaming" and dtype == torch.bfloat16 and interpreted(backend))
+
+
+def interpreted(backend: str) -> bool:
+    return backend.startswith("triton") and not torch.cuda.is_available()
+
+
+def fit(backend: str, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """(rows, size, vocabulary) for a backend: the interpreter takes milliseconds for what a GPU does in nanoseconds."""
+    return tuple(map(min, shape, (13, 24, 101))) if interpreted(backend) else shape
+
+
+BACKENDS_AND_DTYPES = [pytest.param(backend, dtype, id=f"{backend}-{str(dtype).removeprefix('torch.')}")
+                       for backend in BACKENDS for dtype in DTYPES if runs(backend, dtype)]
+
+
+def on(device: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
