@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 

@@ -1,8 +1,9 @@
 """Linear cross-entropy with a streaming forward pass in Triton: no logits are written, in no chunk.
 
 Statistics come from one pass with the logits tile in registers. With the sparse gradient that pass also leaves tile
-maxima, and the few tiles above the threshold are computed once more: at 2^-12 about 1.2 products in all, and no chunk of
-logits. An exact gradient needs all logits, so there this backend is `triton`. All arithmetic after a product in float32.
+maxima, and the few tiles above the threshold are computed once more: at 2^-12 about 1.2 products in all, and no chunk
+of logits. An exact gradient needs all logits, so there this backend is `triton`. All arithmetic after a product is
+float32.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LONGER_CHUNKS = 4
 
 def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
     """See `rows.RowKernels`."""
-    values, _ = stream_statistics(hidden, loss.head, target, loss.label_smoothing, loss.z_loss, tile_maxima=False)
+    values, _, _ = stream_statistics(hidden, loss.head, target, loss.label_smoothing, loss.z_loss, tile_maxima=False)
     return RowValues(*values)
 
 
@@ -49,15 +50,15 @@ class _SparseRows:
 
     def __init__(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> None:
         self._hidden, self._target, self._loss = hidden, target, loss
-        values, self._tile_maxima = stream_statistics(hidden, loss.head, target, loss.label_smoothing, loss.z_loss,
-                                                      tile_maxima=True)
+        values, self._normalizer, self._tile_maxima = stream_statistics(
+            hidden, loss.head, target, loss.label_smoothing, loss.z_loss, tile_maxima=True)
         self.values = RowValues(*values)
 
     def means(self) -> tuple[float, float]:
         threshold = self._loss.gradient_threshold
         self._pieces = kept_pieces(self._tile_maxima, self.values.lse, self._target, threshold)
         self._logits = piece_logits(self._hidden, self._loss.head, self._pieces)
-        kept, kept_mass = piece_statistics(self._pieces, self._logits, self.values.lse, self._target, threshold)
+        kept, kept_mass = piece_statistics(self._pieces, self._logits, self._normalizer, self._target, threshold)
         self.kept, self.dropped_mass = kept.long(), (1 - kept_mass).clamp_(min=0)
         means = HostMeans(self.kept, self.dropped_mass).read()
         self._total = round(means[0] * len(kept))
@@ -66,15 +67,16 @@ class _SparseRows:
     def entries(self, weights: RowWeights) -> Entries:
         loss, values = self._loss, self.values
         columns, entry_values, kept_sum = piece_entries(
-            self._pieces, self._logits, self._target, values.lse, values.entropy, weights.loss, weights.entropy,
+            self._pieces, self._logits, self._target, self._normalizer, values.entropy, weights.loss, weights.entropy,
             loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold, offsets_of(self.kept), self._total)
         return Entries(self.kept, columns, entry_values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
         # A few sampled rows, whose logits are a small product.
         logits = self._loss.head.project(self._hidden[rows])
+        normalizer = self._normalizer[:, rows].contiguous()
         return triton_entries.background(logits, torch.arange(len(rows), device=rows.device), self._target[rows],
-                                         self.values.lse[rows], weight, self._loss.head, self._loss.gradient_threshold)
+                                         normalizer, weight, self._loss.head, self._loss.gradient_threshold)
 
     def dense(self, weights: RowWeights) -> Tensor:
         logits = self._loss.head.project(self._hidden)

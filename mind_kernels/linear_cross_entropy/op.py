@@ -173,7 +173,7 @@ def run_backend(
     The loss has sum_r entropy_weight[r] entropy[r] added, a term that only other operations use.
     """
     checks.row_values(target, ignore_index, weight.shape[0], segment, num_segments)
-    hidden, weight = row_major(hidden), row_major(weight)
+    hidden, weight, bias = row_major(hidden), row_major(weight), None if bias is None else bias.contiguous()
     spec = RowLoss(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
     with torch.autocast(hidden.device.type, enabled=False):
         loss, terms, gradients = rows.forward(kernels(backend), hidden, target, row_weight, entropy_weight, spec, needs,

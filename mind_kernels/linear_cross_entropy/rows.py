@@ -246,7 +246,7 @@ def forward(
     scale = weight / weight.sum() if reduction == "mean" else weight
     weights = RowWeights(scale, entropy_weight)
     gradients = HeadGradients(hidden, loss.head, needs)
-    index = target.to(hidden.device)
+    index = target.to(hidden.device).contiguous()
     with_gradient, others = split_rows(valid, RowWeights(weight, entropy_weight))
     run_rows(kernels, with_gradient, hidden, index, weights, loss, terms, gradients)
     run_rows(kernels, others, hidden, index, None, loss, terms, gradients)

@@ -137,8 +137,8 @@ def probability_part(log_p, a, b, HAS_ENTROPY: tl.constexpr):
 
 @triton.jit
 def load_normalizer(normalizer, row, rows):
-    """maximum, log_total and lse of rows. log p is (z - maximum) - log_total: at logits of 1e4 the rounding of lse alone
-    would be 1e-3 of p."""
+    """maximum, log_total and lse of rows. log p is (z - maximum) - log_total: at logits of 1e4 the rounding of lse
+    alone would be 1e-3 of p."""
     maximum, log_total = tl.load(normalizer + row), tl.load(normalizer + rows + row)
     return maximum, log_total, log_total + maximum
 

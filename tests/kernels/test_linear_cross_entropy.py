@@ -9,7 +9,7 @@ from cases import BACKENDS, BACKENDS_AND_DTYPES, device_of, fit, on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind_kernels import BackendUnavailableError, linear_cross_entropy, row_chunks
+from mind_kernels import BackendUnavailableError, linear_cross_entropy, row_chunks, sparse_gradient
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 SHAPES = [(1, 8, 2), (37, 33, 1009), (130, 64, 257)]
@@ -69,25 +69,29 @@ def test_reference_gradcheck():
     assert torch.autograd.gradgradcheck(loss, (hidden, weight))
 
 
-def operator_arguments(inputs, reduction, gradient_threshold):
+def operator_arguments(inputs, reduction, gradient_threshold, backend):
     return (inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_(), None, inputs["target"],
-            inputs["row_weight"], None, torch.arange(9) % 2, 2, 4.0, 0.9, -100, reduction, 0.1, 1e-3,
-            gradient_threshold, [reduction != "none", reduction != "none", False], "torch")
+            inputs["row_weight"], None, torch.arange(5, device=inputs["hidden"].device) % 2, 2, 4.0, 0.9, -100,
+            reduction, 0.0, 1e-3, gradient_threshold, [reduction != "none", reduction != "none", False], backend)
 
 
 @pytest.mark.parametrize("gradient_threshold", [None, 0.01])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_opcheck(reduction, gradient_threshold):
-    torch.library.opcheck(torch.ops.mind_kernels.linear_cross_entropy.default,
-                          operator_arguments(make_inputs(9, 8, 31), reduction, gradient_threshold))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_opcheck(backend, reduction, gradient_threshold, monkeypatch):
+    monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1.0, "cuda": 1.0})
+    arguments = operator_arguments(make_inputs(5, 8, 13, device=device_of(backend)), reduction, gradient_threshold,
+                                   backend)
+    torch.library.opcheck(torch.ops.mind_kernels.linear_cross_entropy.default, arguments)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_compiles_whole(reduction):
-    inputs = make_inputs(17, 8, 31)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiles_whole(backend, reduction):
+    inputs = make_inputs(9, 8, 31, device=device_of(backend))
 
     def step(hidden, weight):
-        loss = linear_cross_entropy(hidden * 2, weight, inputs["target"], reduction=reduction)
+        loss = linear_cross_entropy(hidden * 2, weight, inputs["target"], reduction=reduction, backend=backend)
         return loss.sum()
 
     results = []
@@ -289,6 +293,9 @@ def call(**changes):
     ({"temperature": float("nan")}, ValueError, r"temperature is nan"),
     ({"backend": "fast"}, ValueError, r"backend is 'fast'"),
     ({"backend": "cuda"}, BackendUnavailableError, r"'cuda' is not available on cpu"),
+    ({"backend": "triton", "hidden": torch.zeros(6, 8).double(), "weight": torch.zeros(31, 8).double()}, TypeError,
+     r"hidden has dtype torch.float64: backend 'triton' computes in float32"),
+    ({"gradient_threshold": 1.5}, ValueError, r"gradient_threshold is 1.5"),
 ])
 def test_bad_input_is_named(changes, kind, message):
     with pytest.raises(kind, match=message):

@@ -48,7 +48,7 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, device=None, **
         hidden, weight, inputs["target"], bias=bias, row_weight=signed(inputs) if weighted else None,
         return_stats=True, backend=backend, gradient_threshold=options.pop("threshold", THRESHOLD), **options)
     loss.backward(torch.full_like(loss, 1.7))
-    out = {"loss": loss, "d_hidden": hidden.grad, "d_weight": weight.grad}
+    out = {"loss": loss, "lse": stats.lse, "d_hidden": hidden.grad, "d_weight": weight.grad}
     if stats.kept is not None:
         out |= {"dropped_mass": stats.dropped_mass, "kept": stats.kept}
     return on("cpu", out | ({"d_bias": bias.grad} if biased else {}))
@@ -64,7 +64,9 @@ def test_matches_its_definition(always_sparse, backend, dtype, shape, options):
     found = run(inputs, dtype, backend, **options)
     for side in (found, peer, truth):  # a rounding error of it is one of the whole mass
         side["dropped_mass"] = 1 - side["dropped_mass"]
-    assert_within_budget(found, peer, truth, dtype)
+    # Kept pieces are a product of their own, beside that of the statistics: two roundings of a logit.
+    rounding = 2 * max(1.0, float(truth["lse"].abs().max())) if backend == "triton_streaming" else 1.0
+    assert_within_budget(found, peer, truth, dtype, conditioning=rounding)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

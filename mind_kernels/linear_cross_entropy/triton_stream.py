@@ -1,0 +1,261 @@
+"""Row statistics of linear cross-entropy in Triton, straight from hidden states and head: no logits are written.
+
+One pass over the vocabulary with a tile of logits in registers, then a merge of the splits in PyTorch. Peak memory: 24
+bytes a row and split, and 4 bytes a row and vocabulary tile where tile maxima are wanted. Products of hidden and weight
+in their dtype, accumulated in float32 (float32 operands: no TF32); everything after them is float32. Deterministic.
+
+Program order, counted for N 16384, D 3584, V 151936 in bfloat16 on 132 multiprocessors. A program takes 128 rows and a
+split of the vocabulary, 256 entries at a time: 57,000 tensor-core cycles each, and about 2,100 for the softmax after
+them (1,050 instructions a warp). Programs that run together are G row blocks x 132 / G splits. At each step they read
+the same G x 0.92 MB of hidden states and 132 / G x 1.84 MB of weight, least at G = sqrt(132 x 256 / 128) = 16: 30 MB,
+which the L2 cache of 50 MB holds. So device memory yields the weight once a group, 8 times: 8.7 GB, 2 ms at 4.3 TB/s
+beside 22.6 ms of products. All 128 row blocks at once would read 117 MB of hidden states for each step of 0.04 ms.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from mind_kernels.linear_cross_entropy.triton_rows import conditions
+from mind_kernels.row_chunks import Head
+from mind_kernels.triton_ahead import DTYPES, Variant
+from mind_kernels.triton_math import LOWEST, condition, exp, row_pointer
+
+# Vocabulary entries of a tile, the unit of `tile_maxima` and of kept pieces.
+TILE = 128
+# What starting and ending a program costs, in column blocks: the pipeline fills and the partial results are written. An
+# estimate, not a measurement.
+_START = 0.5
+# Fields of the partial results.
+_FIELDS = 6
+
+
+def stream_tile(dtype: torch.dtype, capability: int, aligned: bool) -> dict[str, int | bool]:
+    """Tile, warps and stages of the product on sm_`capability`: the largest of those tried that spill no registers.
+
+    On sm_9x and sm_10x, half-precision operands whose rows begin at multiples of 16 bytes come by TMA, which needs no
+    registers for addresses and fetches the next block while the softmax of this one runs. Rows that are not aligned
+    work everywhere, without a pipeline where not even 4 bytes are.
+    """
+    if dtype == torch.float32:
+        return {"BLOCK_N": 64, "BLOCK_V": 128, "BLOCK_D": 32, "TMA": False, "num_warps": 8, "num_stages": 2}
+    if not aligned or capability // 10 not in (9, 10):
+        return {"BLOCK_N": 128, "BLOCK_V": 128, "BLOCK_D": 32, "TMA": False, "num_warps": 8, "num_stages": 4}
+    block_v = 256 if capability // 10 == 9 else 128
+    return {"BLOCK_N": 128, "BLOCK_V": block_v, "BLOCK_D": 64, "TMA": True, "num_warps": 8, "num_stages": 4}
+
+
+@lru_cache
+def stream_order(rows: int, vocabulary: int, block_n: int, block_v: int, processors: int) -> dict[str, int]:
+    """Row blocks of a group, and the splits of the vocabulary that leave the fewest multiprocessors idle at the end."""
+    group = round(math.sqrt(processors * block_v / block_n))
+    row_blocks, column_blocks = triton.cdiv(rows, block_n), triton.cdiv(vocabulary, block_v)
+
+    def duration(length: int) -> tuple[float, int]:
+        waves = triton.cdiv(row_blocks * triton.cdiv(column_blocks, length), processors)
+        return waves * (length + _START), -length
+
+    # Longer splits than these, and more row blocks than a group would run at once.
+    longest = max(1, column_blocks * group // processors)
+    length = min(range(1, longest + 1), key=duration)
+    return {"group": group, "splits": triton.cdiv(column_blocks, length), "split_size": length * block_v}
+
+
+@triton.jit
+def _row_block_and_split(row_blocks, splits, group):
+    """The work of this program: group after group of row blocks, within a group split after split."""
+    program = tl.program_id(0)
+    first = program // (group * splits) * group
+    size = tl.minimum(row_blocks - first, group)
+    within = program % (group * splits)
+    return first + within % size, within // size
+
+
+@triton.jit
+def load_block(source, stride, row, rows, d, size, BLOCK_D: tl.constexpr):
+    """Rows `row` and columns d to d + BLOCK_D of source (rows, size); zero outside."""
+    column = d + tl.arange(0, BLOCK_D)
+    inside = (row[:, None] < rows) & (column[None, :] < size)
+    return tl.load(row_pointer(source, row, stride)[:, None] + column[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _stream_kernel(
+    target,  # (n,)
+    bias,  # (V,) or None
+    partials,  # (_FIELDS, splits, n)
+    tile_maxima,  # (n, tiles) or None
+    hidden,  # (n, D), or its descriptor
+    hidden_stride,
+    weight,  # (V, D), or its descriptor
+    weight_stride,
+    rows,
+    size,
+    vocabulary,
+    softcap,
+    temperature,
+    group,
+    splits,
+    split_size,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_SMOOTHING: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    row_block, split = _row_block_and_split(tl.cdiv(rows, BLOCK_N), splits, group)
+    row = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    y = tl.load(target + row, mask=row < rows, other=0).to(tl.int32)
+    maximum = tl.full((BLOCK_N,), LOWEST, tl.float32)
+    earlier = tl.full((BLOCK_N,), LOWEST, tl.float32)  # the largest logit before the target, which must not reach it
+    total = tl.zeros((BLOCK_N,), tl.float32)
+    entropy_sum = tl.zeros((BLOCK_N,), tl.float32)
+    z_target = tl.zeros((BLOCK_N,), tl.float32)
+    z_sum = tl.zeros((BLOCK_N,), tl.float32)
+    stop = tl.minimum((split + 1) * split_size, vocabulary)
+    for start in tl.range(split * split_size, stop, BLOCK_V, flatten=TMA):
+        x = tl.zeros((BLOCK_N, BLOCK_V), tl.float32)
+        column = start + tl.arange(0, BLOCK_V)
+        for d in range(0, size, BLOCK_D):
+            if TMA:
+                h, w = hidden.load([row_block * BLOCK_N, d]), weight.load([start, d])
+            else:
+                h = load_block(hidden, hidden_stride, row, rows, d, size, BLOCK_D)
+                w = load_block(weight, weight_stride, column, vocabulary, d, size, BLOCK_D)
+            x = tl.dot(h, w.T, x, input_precision="ieee")
+        if bias is not None:
+            x += tl.load(bias + column, mask=column < vocabulary, other=0.0).to(tl.float32)[None, :]
+        z = condition(x, softcap, temperature, HAS_SOFTCAP)
+        if HAS_SMOOTHING:
+            z_sum += tl.sum(z, axis=1)  # beyond the vocabulary, weight, bias and z are zero
+        if start + BLOCK_V > vocabulary:
+            z = tl.where(column[None, :] < vocabulary, z, LOWEST)
+        tile_maximum = tl.max(tl.reshape(z, (BLOCK_N, BLOCK_V // TILE, TILE)), axis=2)
+        if tile_maxima is not None:
+            tile, tiles = start // TILE + tl.arange(0, BLOCK_V // TILE), tl.cdiv(vocabulary, TILE)
+            tl.store(row_pointer(tile_maxima, row, tiles)[:, None] + tile[None, :], tile_maximum,
+                     mask=(row[:, None] < rows) & (tile[None, :] < tiles))
+        block_maximum = tl.max(tile_maximum, axis=1)
+        before = tl.where(y > start, block_maximum, LOWEST)
+        # Entry by entry only where a row has its target here: these are half of the instructions of the block.
+        if tl.max(((y >= start) & (y < start + BLOCK_V)).to(tl.int32), axis=0) > 0:
+            z_target += tl.sum(tl.where(column[None, :] == y[:, None], z, 0.0), axis=1)
+            before = tl.max(tl.where(column[None, :] < y[:, None], z, LOWEST), axis=1)
+        earlier = tl.maximum(earlier, before)
+        grown = tl.maximum(maximum, block_maximum)
+        rise = maximum - grown
+        decay = exp(rise)
+        shifted = z - grown[:, None]
+        exponential = exp(shifted)
+        entropy_sum = (entropy_sum + total * rise) * decay + tl.sum(exponential * shifted, axis=1)
+        total = total * decay + tl.sum(exponential, axis=1)
+        maximum = grown
+    values = (maximum, total, entropy_sum, z_target, earlier, z_sum)
+    for field in tl.static_range(len(values)):
+        tl.store(row_pointer(partials, field * splits + split, rows) + row, values[field], mask=row < rows)
+
+
+def _merge(
+    partials: Tensor,  # (_FIELDS, splits, n)
+    vocabulary: int,
+    label_smoothing: float,
+    z_loss: float,
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    maxima, totals, entropy_sums, z_targets, earlier, z_sums = partials
+    maximum = maxima.amax(0)
+    rise = maxima - maximum
+    decay = rise.exp()
+    total = (totals * decay).sum(0)
+    entropy_sum = ((entropy_sums + totals * rise) * decay).sum(0)
+    z_target = z_targets.sum(0)  # the others are zero
+    log_total = total.log()
+    nll = log_total - (z_target - maximum)
+    lse = log_total + maximum
+    loss = nll + z_loss * lse.square()
+    if label_smoothing:  # (1 - eps) nll + eps (lse - mean z) = nll + eps (z_target - mean z)
+        loss += label_smoothing * (z_target - z_sums.sum(0) / vocabulary)
+    correct = (z_target == maximum) & (earlier.amax(0) < z_target)
+    return (loss, nll, lse, log_total - entropy_sum / total, correct), torch.stack([maximum, log_total])
+
+
+def is_aligned(tensor: Tensor) -> bool:
+    """Whether every row of a matrix begins at a multiple of 16 bytes."""
+    return tensor.data_ptr() % 16 == 0 and tensor.stride(0) * tensor.element_size() % 16 == 0
+
+
+def capability_and_processors(device: torch.device) -> tuple[int, int]:
+    """10 major + minor, and the number of multiprocessors; Triton's interpreter, on a CPU, runs what sm_90 would."""
+    if device.type == "cpu":
+        return 90, 4
+    properties = torch.cuda.get_device_properties(device)
+    return 10 * properties.major + properties.minor, properties.multi_processor_count
+
+
+def stream_statistics(
+    hidden: Tensor,  # (n, D), n > 0, stride(1) == 1
+    head: Head,  # weight of stride(1) == 1
+    target: Tensor,  # (n,) int64, in [0, V)
+    label_smoothing: float,
+    z_loss: float,
+    tile_maxima: bool,
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor, Tensor | None]:
+    """The rows' loss, nll, lse, entropy (float32) and correct (bool), (n,), their normalizer and tile maxima.
+
+    The normalizer (2, n) is the maximum of a row and the logarithm of its sum of e^(z - maximum). Tile maxima
+    (n, ceil(V / TILE)) are the largest conditioned logits of TILE consecutive vocabulary entries, None where they are
+    not wanted; all float32. A row is correct where the first of its largest logits is the target's.
+    """
+    rows, size = hidden.shape
+    capability, processors = capability_and_processors(hidden.device)
+    tile = stream_tile(hidden.dtype, capability, is_aligned(hidden) and is_aligned(head.weight))
+    order = stream_order(rows, head.vocabulary, tile["BLOCK_N"], tile["BLOCK_V"], processors)
+    partials = hidden.new_empty(_FIELDS, order["splits"], rows, dtype=torch.float32)
+    maxima = None
+    if tile_maxima:
+        maxima = hidden.new_empty(rows, triton.cdiv(head.vocabulary, TILE), dtype=torch.float32)
+    operands = hidden, head.weight
+    if tile["TMA"]:
+        operands = [TensorDescriptor.from_tensor(operand, [tile[block], tile["BLOCK_D"]])
+                    for operand, block in zip(operands, ("BLOCK_N", "BLOCK_V"), strict=True)]
+    _stream_kernel[(triton.cdiv(rows, tile["BLOCK_N"]) * order["splits"],)](
+        target, head.bias, partials, maxima, operands[0], hidden.stride(0), operands[1], head.weight.stride(0), rows,
+        size, head.vocabulary, HAS_SMOOTHING=label_smoothing != 0, TILE=TILE, **order, **conditions(head), **tile)
+    return *_merge(partials, head.vocabulary, label_smoothing, z_loss), maxima
+
+
+_TYPES = {"target": "*i64", "partials": "*fp32", "tile_maxima": "*fp32", "hidden_stride": "i32",
+          "weight_stride": "i32", "rows": "i32", "size": "i32", "vocabulary": "i32", "softcap": "fp32",
+          "temperature": "fp32", "group": "i32", "splits": "i32", "split_size": "i32"}
+_PLAIN = {"HAS_SOFTCAP": False, "HAS_SMOOTHING": False, "bias": None}
+_FULL = {"HAS_SOFTCAP": True, "HAS_SMOOTHING": True}
+
+
+def stream_variant(dtype: torch.dtype, capability: int, aligned: bool, options: dict[str, bool | None]) -> Variant:
+    """What `stream_statistics` launches on sm_`capability`."""
+    name, tile = DTYPES[dtype], stream_tile(dtype, capability, aligned)
+    operand = f"tensordesc<{name}[{{}}, {tile['BLOCK_D']}]>" if tile["TMA"] else f"*{name}"
+    types = _TYPES | {"bias": f"*{name}", "hidden": operand.format(tile["BLOCK_N"]),
+                      "weight": operand.format(tile["BLOCK_V"])}
+    operands = ("hidden", "weight", "hidden_stride", "weight_stride", "size")
+    return Variant(
+        f"stream {name}{'' if aligned else ', unaligned'}{', all options' * (options is _FULL)}", _stream_kernel, types,
+        {"TILE": TILE} | options | tile, wide=("tile_maxima",) if tile["TMA"] else ("tile_maxima", "hidden", "weight"),
+        unaligned=("rows", "vocabulary", "group", "splits", "split_size", *(() if aligned else operands)),
+        capabilities=(capability,),
+        harmless_spills="a few registers once a block, after its product" if options is _FULL else "")
+
+
+def variants() -> list[Variant]:
+    """Each dtype with no option and with all of them on each architecture, and rows that are not aligned."""
+    out = [stream_variant(dtype, capability, True, options) for dtype in DTYPES for capability in (80, 90, 100)
+           for options in (_PLAIN, _FULL)]
+    return [*out, stream_variant(torch.bfloat16, 90, False, _FULL)]

@@ -1,0 +1,65 @@
+"""Every Triton kernel compiles for GPUs that are not here, without spills, and reaches past 2^31 elements."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from mind_kernels import triton_ahead
+from mind_kernels.triton_ahead import offset_types
+
+# Run in a process of its own, since the tests' own kernels may be the interpreter's.
+FAULTS = """
+from dataclasses import replace
+from mind_kernels.linear_cross_entropy.triton_rows import variants
+from mind_kernels.triton_ahead import compile_variant
+
+good = variants()[0]
+report = compile_variant(good, 90)
+assert not report.fault and report.registers > 16 and report.stack_bytes == report.spills == 0
+crowded = replace(good, keywords=good.keywords | {"num_warps": 1})
+report = compile_variant(crowded, 90)
+assert report.fault == "spills" and report.stack_bytes > 0 and report.spills > 0
+assert compile_variant(replace(crowded, harmless_spills="once a row"), 90).fault == ""
+assert compile_variant(replace(good, wide=("logits", "target")), 90).fault == "32-bit offset into target"
+"""
+
+
+def run(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_all_variants_compile_without_spills():
+    result = run("-m", "mind_kernels.triton_ahead")
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_faults_are_seen():
+    result = run("-c", FAULTS)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_interpreter_has_nothing_to_compile():
+    variant = triton_ahead.Variant("example", object(), {}, {})
+    with pytest.raises(RuntimeError, match="example: TRITON_INTERPRET was set"):
+        triton_ahead.compile_variant(variant, 90)
+
+
+def test_offset_types():
+    ttir = """
+  tt.func public @kernel(%logits: !tt.ptr<bf16> {tt.divisibility = 16 : i32} loc("logits"(#loc)), %n: i32 loc(#loc)) {
+    %row = tt.addptr %logits, %offset : !tt.ptr<bf16>, i64 loc(#loc1)
+    %x = tt.addptr %row, %n : !tt.ptr<bf16>, i32 loc(#loc2)
+    %many = tt.splat %logits : !tt.ptr<bf16> -> tensor<8x!tt.ptr<bf16>> loc(#loc3)
+    %y = tt.addptr %many, %columns : tensor<8x!tt.ptr<bf16>>, tensor<8xi32> loc(#loc4)
+  """
+    assert offset_types(ttir, "logits") == ["i64", "i32"]
+    assert offset_types(ttir, "weight") == []

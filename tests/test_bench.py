@@ -1,0 +1,134 @@
+"""The benchmarks' own parts: inputs, gate, tables and pictures. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench import linear_cross_entropy as bench
+from bench.cross_entropy import inputs as inputs_of
+from bench.cross_entropy.gate import Gate, Outputs, dense, relative_error
+from bench.cross_entropy.inputs import HEADS, Head, Inputs
+from bench.cross_entropy.picture import draw
+from bench.cross_entropy.providers import DEFAULTS, PROVIDERS, Provider, step
+from bench.measure import measure_time, peak_extra_mib_here, print_table, read_results, write_results
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    hidden, weight, target = inputs_of.synthetic(64, 2048, 64)
+    return Inputs(hidden.requires_grad_(), weight.requires_grad_(), target, "synthetic")
+
+
+@pytest.fixture(scope="module")
+def gate(inputs):
+    return Gate(inputs)
+
+
+def measured(inputs, name):
+    return Outputs(*step(PROVIDERS[name], inputs)())
+
+
+def test_synthetic_inputs_are_deterministic_and_as_peaked_as_a_trained_model():
+    first, second = (inputs_of.synthetic(128, 49152, 64) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert [tuple(tensor.shape) for tensor in first] == [(128, 64), (49152, 64), (128,)]
+    facts = inputs_of.describe(Inputs(*first, label=""))
+    assert facts["kept_mean"] == pytest.approx(34, rel=0.25)
+    assert facts["kept_mean_2^-9"] == pytest.approx(11, rel=0.25)
+
+
+def test_describe_counts_what_a_plain_softmax_shows(inputs):
+    logits = (inputs.hidden @ inputs.weight.T).detach()
+    probability = logits.softmax(1)
+    facts = inputs_of.describe(inputs)
+    assert facts["kept_mean"] == pytest.approx(float((probability > 2**-12).sum(1).float().mean()), abs=0.1)
+    assert facts["kept_mean_2^-9"] == pytest.approx(float((probability > 2**-9).sum(1).float().mean()), abs=0.1)
+    assert facts["mean_nll"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, inputs.target)), abs=2e-3)
+
+
+def test_load_casts_and_labels(monkeypatch):
+    monkeypatch.setitem(HEADS, "Gemma-3-270m", Head(512, 16))
+    loaded = inputs_of.load("Gemma-3-270m", 8, torch.bfloat16, "cpu")
+    assert loaded.hidden.dtype == loaded.weight.dtype == torch.bfloat16
+    assert loaded.hidden.requires_grad and loaded.weight.requires_grad
+    assert loaded.label == inputs_of.SYNTHETIC
+
+
+def test_the_truth_is_autograds(inputs, gate):
+    double = Inputs(*(t.detach().double().requires_grad_() for t in inputs[:2]), inputs.target, "")
+    expected = measured(double, "eager")
+    for found, tensor in zip(gate.truth, expected, strict=True):
+        assert relative_error(found, tensor) < 1e-12
+    rounded = dense(inputs, torch.float32, bf16=True)
+    assert 1e-3 < relative_error(rounded.d_weight, gate.truth.d_weight) < 0.2
+
+
+@pytest.mark.parametrize("name", DEFAULTS["cpu"])
+def test_the_gate_lets_in_what_is_right(inputs, gate, name):
+    gate.check(PROVIDERS[name], measured(inputs, name), measured(inputs, "eager"))
+
+
+@pytest.mark.parametrize("tensor", Outputs._fields)
+@pytest.mark.parametrize("name", ["eager", "mind_kernels exact", "mind_kernels sparse 2^-12"])
+def test_the_gate_keeps_out_what_is_wrong(inputs, gate, name, tensor):
+    eager = measured(inputs, "eager")
+    wrong = eager._replace(**{tensor: 1.2 * getattr(eager, tensor)})
+    with pytest.raises(AssertionError, match=tensor):
+        gate.check(PROVIDERS[name], wrong, eager)
+
+
+def test_absent_broken_and_wrong_peers_are_noted_and_ours_stops_the_run(inputs, gate, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such kernel\nand a long tail")
+
+    def halved(hidden, weight, target):
+        return 0.5 * PROVIDERS["eager"].loss(hidden, weight, target)
+
+    monkeypatch.setattr(bench, "PROVIDERS", {
+        "absent": Provider(broken, "no_such_package:loss"), "gpu": Provider(broken, cuda=True),
+        "broken": Provider(broken), "wrong": Provider(halved), "huge": Provider(broken, logits=10**9),
+        "eager": PROVIDERS["eager"]})
+    verdicts = bench.judge(list(bench.PROVIDERS), inputs, gate)
+    assert verdicts["absent"]["note"] == "not run: No module named 'no_such_package'"
+    assert verdicts["gpu"]["note"] == "not run: needs a CUDA device"
+    assert verdicts["broken"]["note"] == "not run: RuntimeError: no such kernel"
+    assert verdicts["wrong"]["note"].startswith("wrong: loss error")
+    assert verdicts["huge"]["note"].startswith("not run: its logits take")
+    assert "note" not in verdicts["eager"]
+    monkeypatch.setattr(bench, "PROVIDERS", {"ours": Provider(halved, backend="torch")})
+    with pytest.raises(AssertionError, match="ours: loss"):
+        bench.judge(["ours"], inputs, gate)
+
+
+def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(HEADS, "budget", Head(512, 16))
+    monkeypatch.setattr(bench, "peak", lambda name, *_: 2.0 if name == "eager" else 1.0)
+    case = {"model": "budget", "rows": 32, "dtype": torch.float32, "device": "cpu"}
+    rows = bench.measure_case(case, [*DEFAULTS["cpu"], "QuACK"], repeats=2, roof_tflops=0.1)
+    path = write_results("results", rows, tmp_path)
+    stored = read_results(path)
+    assert [row["provider"] for row in stored] == [*DEFAULTS["cpu"], "QuACK"]
+    assert stored[0]["time_of_eager"] == 1 and stored[2]["memory_of_eager"] == 0.5
+    assert stored[3]["dropped_mass"] >= 0 and stored[4]["note"] == "not run: needs a CUDA device"
+    assert set(bench.COLUMNS) <= set().union(*stored)
+    assert all(json.loads(line)["inputs"] == "synthetic, matched" for line in path.read_text().splitlines())
+    print_table(stored, bench.COLUMNS)
+    assert "not run: needs a CUDA device" in capsys.readouterr().out
+    picture = draw(path)
+    text = picture.read_text()
+    assert "mind_kernels exact" in text and "QuACK" not in text
+    assert draw(path).read_text() == text  # the same file from the same numbers
+
+
+def test_measuring_without_a_gate_counts_the_callers_call_as_the_first():
+    calls = []
+    timing = measure_time({"a": lambda: calls.append(1)}, gate=None, repeats=2, warmup=2)
+    assert timing["a"].repeats == 2 and len(calls) == 3
+
+
+def test_peak_memory_sees_what_a_call_allocates():
+    peak = peak_extra_mib_here(lambda: torch.ones(16 << 18), device="cpu")
+    assert 12 < peak < 24
