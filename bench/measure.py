@@ -52,18 +52,20 @@ class Timing:
 def measure_time(
     providers: Mapping[str, Callable[[], Any]],
     *,
-    gate: Callable[[dict[str, Any]], None],
+    gate: Callable[[dict[str, Any]], None] | None,
     repeats: int = 20,
     warmup: int = 3,
 ) -> dict[str, Timing]:
     """Times of every provider, interleaved; none is measured unless `gate` accepts what they return.
 
     A provider is a call with its inputs bound. `gate` gets name -> what the first call returned and raises where one is
-    wrong. `repeats` (at least 2) and `warmup` (at least 1, the gate's included) are calls a provider.
+    wrong; None where the caller has called and judged each one itself, since all results at once would not fit.
+    `repeats` (at least 2) and `warmup` (at least 1, the gate's included) are calls a provider.
     """
     if repeats < 2 or warmup < 1:
         raise ValueError(f"repeats is {repeats} and warmup {warmup}: expected at least 2 and 1")
-    gate({name: call() for name, call in providers.items()})
+    if gate is not None:
+        gate({name: call() for name, call in providers.items()})
     for _ in range(warmup - 1):
         for call in providers.values():
             call()
@@ -113,7 +115,11 @@ def peak_extra_mib(target: str, kwargs: Mapping[str, Any], *, device: str = "cpu
 
 def _peak_here(target: str, kwargs: dict[str, Any], device: str, warmup: int, threads: int) -> float:
     torch.set_num_threads(threads)
-    call = pkgutil.resolve_name(target)(**kwargs)
+    return peak_extra_mib_here(pkgutil.resolve_name(target)(**kwargs), device=device, warmup=warmup)
+
+
+def peak_extra_mib_here(call: Callable[[], Any], *, device: str, warmup: int = 1) -> float:
+    """As `peak_extra_mib`, in this process: for CUDA, whose allocator counts exactly whatever ran before."""
     for _ in range(warmup):
         call()
     gc.collect()
@@ -137,6 +143,23 @@ def _peak_here(target: str, kwargs: dict[str, Any], device: str, warmup: int, th
 def _resident_bytes(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def dense_tflops(dtype: torch.dtype, device: str) -> float:
+    """Rate of a large square product of random matrices, TFLOP/s: the median of five."""
+    size = 16384 if torch.device(device).type == "cuda" else 2048
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    timing = measure_time({"product": lambda: a @ b}, gate=None, repeats=5, warmup=3)["product"]
+    return 2e-9 * size**3 / timing.median_ms
+
+
+def free_bytes(device: str) -> int:
+    """Memory of the device that a new tensor may take."""
+    if torch.device(device).type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def provenance() -> dict[str, Any]:
@@ -175,13 +198,18 @@ def _commit() -> str | None:
         return None
 
 
-def write_results(name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Replaces bench/results/<name>.jsonl: one line a row, each with the provenance."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.jsonl"
+def write_results(name: str, rows: Iterable[Mapping[str, Any]], folder: Path = RESULTS) -> Path:
+    """Replaces <folder>/<name>.jsonl: one line a row, each with the provenance."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.jsonl"
     origin = provenance()
     path.write_text("".join(json.dumps({**row, **origin}) + "\n" for row in rows))
     return path
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The rows that `write_results` wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
