@@ -175,7 +175,7 @@ def run_backend(
     checks.row_values(target, ignore_index, weight.shape[0], segment, num_segments)
     hidden, weight, bias = row_major(hidden), row_major(weight), None if bias is None else bias.contiguous()
     spec = RowLoss(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
-    with torch.autocast(hidden.device.type, enabled=False):
+    with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
         loss, terms, gradients = rows.forward(kernels(backend), hidden, target, row_weight, entropy_weight, spec, needs,
                                               ignore_index=ignore_index, reduction=reduction)
     _, nll, lse, entropy, correct = terms.values

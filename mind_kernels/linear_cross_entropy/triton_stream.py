@@ -37,7 +37,7 @@ _START = 0.5
 _FIELDS = 6
 
 
-def stream_tile(dtype: torch.dtype, capability: int, aligned: bool) -> dict[str, int | bool]:
+def stream_tile(dtype: torch.dtype, capability: int, aligned: bool, biased: bool) -> dict[str, int | bool]:
     """Tile, warps and stages of the product on sm_`capability`: the largest of those tried that spill no registers.
 
     On sm_9x and sm_10x, half-precision operands whose rows begin at multiples of 16 bytes come by TMA, which needs no
@@ -47,8 +47,9 @@ def stream_tile(dtype: torch.dtype, capability: int, aligned: bool) -> dict[str,
     if dtype == torch.float32:
         return {"BLOCK_N": 64, "BLOCK_V": 128, "BLOCK_D": 32, "TMA": False, "num_warps": 8, "num_stages": 2}
     if not aligned or capability // 10 not in (9, 10):
-        return {"BLOCK_N": 128, "BLOCK_V": 128, "BLOCK_D": 32, "TMA": False, "num_warps": 8, "num_stages": 4}
-    block_v = 256 if capability // 10 == 9 else 128
+        return {"BLOCK_N": 128 if aligned else 64, "BLOCK_V": 128, "BLOCK_D": 32, "TMA": False, "num_warps": 8,
+                "num_stages": 4}
+    block_v = 256 if capability // 10 == 9 and not biased else 128  # a bias takes the last registers
     return {"BLOCK_N": 128, "BLOCK_V": block_v, "BLOCK_D": 64, "TMA": True, "num_warps": 8, "num_stages": 4}
 
 
@@ -216,7 +217,8 @@ def stream_statistics(
     """
     rows, size = hidden.shape
     capability, processors = capability_and_processors(hidden.device)
-    tile = stream_tile(hidden.dtype, capability, is_aligned(hidden) and is_aligned(head.weight))
+    tile = stream_tile(hidden.dtype, capability, is_aligned(hidden) and is_aligned(head.weight),
+                       head.bias is not None)
     order = stream_order(rows, head.vocabulary, tile["BLOCK_N"], tile["BLOCK_V"], processors)
     partials = hidden.new_empty(_FIELDS, order["splits"], rows, dtype=torch.float32)
     maxima = None
@@ -235,27 +237,30 @@ def stream_statistics(
 _TYPES = {"target": "*i64", "partials": "*fp32", "tile_maxima": "*fp32", "hidden_stride": "i32",
           "weight_stride": "i32", "rows": "i32", "size": "i32", "vocabulary": "i32", "softcap": "fp32",
           "temperature": "fp32", "group": "i32", "splits": "i32", "split_size": "i32"}
-_PLAIN = {"HAS_SOFTCAP": False, "HAS_SMOOTHING": False, "bias": None}
-_FULL = {"HAS_SOFTCAP": True, "HAS_SMOOTHING": True}
+_OPTIONS = {"no option": {"HAS_SOFTCAP": False, "HAS_SMOOTHING": False, "bias": None},
+            "all but a bias": {"HAS_SOFTCAP": True, "HAS_SMOOTHING": True, "bias": None},
+            "all options": {"HAS_SOFTCAP": True, "HAS_SMOOTHING": True}}
 
 
-def stream_variant(dtype: torch.dtype, capability: int, aligned: bool, options: dict[str, bool | None]) -> Variant:
+def stream_variant(dtype: torch.dtype, capability: int, aligned: bool, label: str) -> Variant:
     """What `stream_statistics` launches on sm_`capability`."""
-    name, tile = DTYPES[dtype], stream_tile(dtype, capability, aligned)
+    options = _OPTIONS[label]
+    name, tile = DTYPES[dtype], stream_tile(dtype, capability, aligned, biased="bias" not in options)
     operand = f"tensordesc<{name}[{{}}, {tile['BLOCK_D']}]>" if tile["TMA"] else f"*{name}"
     types = _TYPES | {"bias": f"*{name}", "hidden": operand.format(tile["BLOCK_N"]),
                       "weight": operand.format(tile["BLOCK_V"])}
     operands = ("hidden", "weight", "hidden_stride", "weight_stride", "size")
     return Variant(
-        f"stream {name}{'' if aligned else ', unaligned'}{', all options' * (options is _FULL)}", _stream_kernel, types,
+        f"stream {name}{'' if aligned else ', unaligned'}, {label}", _stream_kernel, types,
         {"TILE": TILE} | options | tile, wide=("tile_maxima",) if tile["TMA"] else ("tile_maxima", "hidden", "weight"),
         unaligned=("rows", "vocabulary", "group", "splits", "split_size", *(() if aligned else operands)),
-        capabilities=(capability,),
-        harmless_spills="a few registers once a block, after its product" if options is _FULL else "")
+        capabilities=(capability,))
 
 
 def variants() -> list[Variant]:
-    """Each dtype with no option and with all of them on each architecture, and rows that are not aligned."""
-    out = [stream_variant(dtype, capability, True, options) for dtype in DTYPES for capability in (80, 90, 100)
-           for options in (_PLAIN, _FULL)]
-    return [*out, stream_variant(torch.bfloat16, 90, False, _FULL)]
+    """Each dtype and set of options on each architecture, and rows that are not aligned."""
+    capabilities = (80, 90, 100)
+    aligned = [stream_variant(dtype, capability, True, label) for dtype in DTYPES for capability in capabilities
+               for label in _OPTIONS]
+    unaligned = [stream_variant(torch.bfloat16, capability, False, "all options") for capability in capabilities]
+    return aligned + unaligned

@@ -7,7 +7,7 @@ import test_linear_mind_loss
 import test_linear_pairwise_jsd
 import torch
 
-from mind_kernels import linear_cross_entropy, linear_mind_loss, linear_pairwise_jsd
+from mind_kernels import linear_cross_entropy, linear_log_prob, linear_mind_loss, linear_pairwise_jsd, sparse_gradient
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -23,13 +23,30 @@ def run(function, inputs, dtype, device, backend, arguments):
     return {"loss": loss.cpu(), "d_hidden": hidden.grad.cpu(), "d_weight": weight.grad.cpu()}
 
 
+def sparse(*arguments, **options):
+    return linear_cross_entropy(*arguments, **options, gradient_threshold=2**-7)
+
+
+def log_prob(hidden, weight, target, row_weight, **options):
+    rows = linear_log_prob(hidden, weight, target, **options)
+    return (row_weight * (rows.log_prob + 0.1 * rows.entropy)).sum()
+
+
+def rows():
+    return make_inputs(300, 64, 1009, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("function", "make", "arguments"), [
-    (linear_cross_entropy, lambda: make_inputs(300, 64, 1009, dtype=torch.float64), ("target",)),
+    (linear_cross_entropy, rows, ("target",)),
+    (sparse, rows, ("target",)),
+    (log_prob, rows, ("target", "row_weight")),
     (linear_pairwise_jsd, test_linear_pairwise_jsd.make, ("pair_weight",)),
     (linear_mind_loss, test_linear_mind_loss.make, ("target", "row_weight", "answer_rows", "pair_weight")),
-], ids=["cross_entropy", "pairwise_jsd", "mind_loss"])
-def test_matches_float64(function, make, arguments, dtype):
+], ids=["cross_entropy", "sparse", "log_prob", "pairwise_jsd", "mind_loss"])
+def test_matches_float64(function, make, arguments, dtype, monkeypatch):
+    monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1.0, "cuda": 1.0})
+    monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)
     inputs = make()
     rounded = {k: v.to(dtype) if k in ("hidden", "weight") else v for k, v in inputs.items()}
     truth = run(function, rounded, torch.float64, "cpu", "reference", arguments)

@@ -128,7 +128,7 @@ def test_splits_agree(monkeypatch, length):
     hidden, head, target, loss = make((150, 24, 1009), torch.float32, **EVERYTHING)
     truth, _ = eager(hidden, head, target, torch.float64, **loss)
     peer, _ = eager(hidden, head, target, torch.float32, **loss)
-    one_block = stream_tile(torch.float32, 90, True)["BLOCK_V"]
+    one_block = stream_tile(torch.float32, 90, True, False)["BLOCK_V"]
     order = {"group": 2, "splits": -(-8 // length), "split_size": length * one_block}
     monkeypatch.setattr(triton_stream, "stream_order", lambda *_: order)
     values, _, maxima = stream(hidden, head, target, loss)
@@ -251,9 +251,10 @@ def test_more_pieces_than_a_row_reads_at_once():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize(("capability", "shared_kib"), [(80, 163), (86, 99), (90, 227), (100, 227), (120, 99)])
-def test_tiles_fit(capability, shared_kib, aligned, dtype):
-    tile = stream_tile(dtype, capability, aligned)
+def test_tiles_fit(capability, shared_kib, aligned, biased, dtype):
+    tile = stream_tile(dtype, capability, aligned, biased)
     stage = (tile["BLOCK_N"] + tile["BLOCK_V"]) * tile["BLOCK_D"] * dtype.itemsize
     assert tile["num_stages"] >= 2 and stage * tile["num_stages"] <= (shared_kib << 10)
     assert tile["BLOCK_V"] % TILE == 0
