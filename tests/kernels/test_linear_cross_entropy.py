@@ -300,3 +300,22 @@ def call(**changes):
 def test_bad_input_is_named(changes, kind, message):
     with pytest.raises(kind, match=message):
         call(**changes)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.05])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strides_change_nothing(monkeypatch, backend, threshold):
+    monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1.0, "cuda": 1.0})
+    monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)
+    inputs = make_inputs(6, 8, 31, device=device_of(backend))
+    inputs["bias"] = torch.linspace(-1, 1, 31, device=device_of(backend))
+    strided = {name: torch.stack([t, torch.zeros_like(t)], -1).unbind(-1)[0] for name, t in inputs.items()}
+    gradients = []
+    for case in (inputs, strided):
+        hidden, weight, bias = (case[name].detach().requires_grad_() for name in ("hidden", "weight", "bias"))
+        loss = linear_cross_entropy(hidden, weight, case["target"], row_weight=case["row_weight"], bias=bias,
+                                    gradient_threshold=threshold, backend=backend)
+        gradients.append((loss.detach(), *torch.autograd.grad(loss, (hidden, weight, bias))))
+    assert not strided["target"].is_contiguous() and strided["hidden"].stride(1) == 2
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected)
