@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BACKENDS, BACKENDS_AND_DTYPES, device_of, fit, on
+from cases import BACKENDS, cases, device_of, on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mind_kernels import BackendUnavailableError, linear_cross_entropy, row_chunks, sparse_gradient
 from mind_kernels.testing import assert_within_budget, make_inputs
 
-SHAPES = [(1, 8, 2), (37, 33, 1009), (130, 64, 257)]
 OPTIONS = [
     {},
     {"reduction": "sum", "weighted": True},
@@ -39,10 +38,9 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, upstream=None, 
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES)
+@pytest.mark.parametrize(("backend", "dtype", "shape"), cases((1, 8, 2), (37, 33, 1009), (130, 64, 257)))
 def test_matches_float64(backend, dtype, shape, options):
-    inputs = make_inputs(*fit(backend, shape), dtype=dtype, ignored=0.0 if shape[0] == 1 else 0.2)
+    inputs = make_inputs(*shape, dtype=dtype, ignored=0.0 if shape[0] == 1 else 0.2)
     truth = run(inputs, torch.float64, "reference", **options)
     peer = run(inputs, dtype, "reference", device=device_of(backend), **options)
     assert_within_budget(run(inputs, dtype, backend, **options), peer, truth, dtype)

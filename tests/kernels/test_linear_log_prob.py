@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import BACKENDS_AND_DTYPES, device_of, fit, on
+from cases import cases, device_of, on
 
 from mind_kernels import linear_cross_entropy, linear_log_prob
 from mind_kernels.testing import assert_within_budget, make_inputs
@@ -30,9 +30,9 @@ def run(inputs, dtype, backend, *, biased=False, only=None, device=None, **optio
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("only", [None, "log_prob", "entropy"])
-@pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES)
-def test_matches_float64(backend, dtype, only, options):
-    inputs = make_inputs(*fit(backend, (37, 33, 1009)), dtype=dtype, ignored=0.2)
+@pytest.mark.parametrize(("backend", "dtype", "shape"), cases((37, 33, 1009)))
+def test_matches_float64(backend, dtype, shape, only, options):
+    inputs = make_inputs(*shape, dtype=dtype, ignored=0.2)
     truth = run(inputs, torch.float64, "reference", only=only, **options)
     peer = run(inputs, dtype, "reference", only=only, device=device_of(backend), **options)
     assert_within_budget(run(inputs, dtype, backend, only=only, **options), peer, truth, dtype)
