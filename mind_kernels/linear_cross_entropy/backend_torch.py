@@ -115,7 +115,7 @@ def _gradient_(
         log_total = total.log()
         factor = shifted.mul_((b / total)[:, None]).add_(((a - b * log_total) / total)[:, None])
         # A probability that underflows to zero has a finite factor, save at a logit of minus infinity.
-        dz = exponential.mul_(factor.nan_to_num_(neginf=0.0, posinf=0.0))
+        dz = exponential.mul_(factor.nan_to_num_(nan=math.nan, neginf=0.0, posinf=0.0))
     dz.scatter_add_(1, target[:, None], -t[:, None])
     uniform = weights.uniform(loss)
     if uniform is not None:
