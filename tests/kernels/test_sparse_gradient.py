@@ -30,6 +30,12 @@ def always_sparse(monkeypatch):
     monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)
 
 
+@pytest.fixture
+def limit_of_a_cpu(monkeypatch):
+    """A GPU's density limit is below one entry a row of these small vocabularies."""
+    monkeypatch.setitem(sparse_gradient._DENSITY_LIMIT, "cuda", sparse_gradient._DENSITY_LIMIT["cpu"])
+
+
 def signed(inputs):
     """Weights of either sign, and a few zeros."""
     weight = inputs["row_weight"].clone()
@@ -133,7 +139,7 @@ def test_a_chunk_over_the_density_limit_is_exact(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_chunks_decide_for_themselves(monkeypatch, backend):
+def test_chunks_decide_for_themselves(limit_of_a_cpu, monkeypatch, backend):
     """Peaked rows first, flat rows last: the first chunks are sparse, the last dense, and all gradients right."""
     vocabulary, size = 151, 32
     generator = torch.Generator().manual_seed(0)
@@ -259,7 +265,7 @@ def dense_bfloat16(hidden, weight, target):
 
 
 @pytest.mark.parametrize("backend", COMPILED_BACKENDS)
-def test_error_on_real_rows_is_below_dense_bfloat16(backend):
+def test_error_on_real_rows_is_below_dense_bfloat16(limit_of_a_cpu, backend):
     """The promise of gradient_threshold=2**-12, on rows of a trained model (see derive_rows.py), without fallback."""
     rows = load_file(Path(__file__).parent / "data" / "smollm2_rows.safetensors")
     hidden, weight = rows["hidden"].float(), rows["weight"].float()
