@@ -51,8 +51,10 @@ def probability(name: str, value: float | None) -> None:
         raise ValueError(f"{name} is {value}: expected None or a probability in (0, 1)")
 
 
-def head_arguments(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Checks hidden (..., D), weight (V, D) and bias (V,): shapes, one floating dtype, one device."""
+def head_arguments(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, temperature: float
+) -> None:
+    """Checks hidden (..., D), weight (V, D), bias (V,): shapes, one floating dtype, one device; and the two scalars."""
     dimensions("weight", weight, "(V, D)")
     if hidden.dtype not in _FLOATS:
         raise TypeError(f"hidden has dtype {hidden.dtype}: expected one of {', '.join(map(str, _FLOATS))}")
@@ -69,6 +71,8 @@ def head_arguments(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             raise TypeError(f"{name} has dtype {tensor.dtype}: expected {hidden.dtype}, the dtype of hidden")
     if bias is not None:
         shape("bias", bias, (weight.shape[0],), "(V,)")
+    positive("softcap", softcap)
+    positive("temperature", temperature)
 
 
 def row_arguments(

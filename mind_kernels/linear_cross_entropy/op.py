@@ -111,10 +111,8 @@ def linear_cross_entropy(
         RuntimeError: a higher-order gradient through any backend but "reference".
     """
     hidden, weight, bias = under_autocast(hidden, weight, bias)
-    checks.head_arguments(hidden, weight, bias)
+    checks.head_arguments(hidden, weight, bias, softcap, temperature)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
-    checks.positive("softcap", softcap)
-    checks.positive("temperature", temperature)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(map(repr, REDUCTIONS))}")
     if not 0.0 <= label_smoothing <= 1.0:

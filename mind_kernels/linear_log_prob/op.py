@@ -63,10 +63,8 @@ def linear_log_prob(
         RuntimeError: a higher-order gradient through any backend but "reference".
     """
     hidden, weight, bias = under_autocast(hidden, weight, bias)
-    checks.head_arguments(hidden, weight, bias)
+    checks.head_arguments(hidden, weight, bias, softcap, temperature)
     checks.row_arguments(hidden, target, None, None, None)
-    checks.positive("softcap", softcap)
-    checks.positive("temperature", temperature)
     checks.probability("gradient_threshold", gradient_threshold)
     name = backends.resolve(backend, hidden, BACKENDS)
     options = (hidden, weight, bias, target, ignore_index, softcap, float(temperature), gradient_threshold)

@@ -72,15 +72,13 @@ def linear_mind_loss(
         RuntimeError: a higher-order gradient through any backend but "reference".
     """
     hidden, weight, bias = under_autocast(hidden, weight, bias)
-    checks.head_arguments(hidden, weight, bias)
+    checks.head_arguments(hidden, weight, bias, softcap, temperature)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
     checks.dimensions("answer_rows", answer_rows, "(P, K)")
     checks.integers("answer_rows", answer_rows)
     checks.device("answer_rows", answer_rows, hidden, or_cpu=True)
     groups, count = answer_rows.shape
     checks.pair_weight_argument(pair_weight, hidden, (groups, count, count))
-    checks.positive("softcap", softcap)
-    checks.positive("temperature", temperature)
     name = backends.resolve(backend, hidden, BACKENDS)
     if name == "reference":
         outputs = _reference(hidden, weight, bias, target, row_weight, answer_rows, pair_weight, segment,

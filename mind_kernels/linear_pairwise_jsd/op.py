@@ -57,11 +57,9 @@ def linear_pairwise_jsd(
     """
     hidden, weight, bias = under_autocast(hidden, weight, bias)
     checks.dimensions("hidden", hidden, "(P, K, D)")
-    checks.head_arguments(hidden, weight, bias)
+    checks.head_arguments(hidden, weight, bias, softcap, temperature)
     groups, count, _ = hidden.shape
     checks.pair_weight_argument(pair_weight, hidden, (groups, count, count))
-    checks.positive("softcap", softcap)
-    checks.positive("temperature", temperature)
     if mask is None:
         mask = torch.ones(groups, count, dtype=torch.bool, device=hidden.device)
     checks.shape("mask", mask, (groups, count), "(P, K)")
