@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
-from mind_kernels.row_chunks import Head, accumulation_dtype, chunks, rows_per_block, rows_per_chunk
+from mind_kernels.row_chunks import Head, accumulation_dtype, chunks, rows_per_block
 from mind_kernels.sparse_gradient import Entries, worth_it
 
+SPARSE_CHUNKS = 1
 # Vocabulary entries whose maximum is kept while a block is searched: few tiles hold a kept entry.
 _TILE = 64
 
@@ -128,11 +129,6 @@ def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
     return row_kernel_(loss.head.project(hidden), target, None, loss)
 
 
-def sparse_chunk_rows(hidden: Tensor, head: Head) -> int:
-    """See `rows.RowKernels`."""
-    return rows_per_chunk(head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
-
-
 def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> _SparseRows:
     """See `rows.RowKernels`."""
     return _SparseRows(hidden, target, loss)
@@ -161,8 +157,8 @@ class _SparseRows:
             self._row, self._column, self._log_p = (torch.cat(column) for column in zip(*self._found, strict=True))
             self._p = self._log_p.exp()
             self.kept = torch.bincount(self._row, minlength=rows)
-            self._kept_mass = self.dropped_mass.new_zeros(rows).index_add_(0, self._row, self._p)
-            self.dropped_mass = (1 - self._kept_mass).clamp_(min=0)
+            kept_mass = self.dropped_mass.new_zeros(rows).index_add_(0, self._row, self._p)
+            self.dropped_mass = (1 - kept_mass).clamp_(min=0)
 
     def _search(
         self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, log_total: Tensor, start: int

@@ -10,11 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mind_kernels import triton_gather
 from mind_kernels.linear_cross_entropy import triton_entries, triton_rows
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
-from mind_kernels.row_chunks import Head, rows_per_chunk
 from mind_kernels.sparse_gradient import Entries, offsets_of
+from mind_kernels.triton_gather import gather_rows
+
+__all__ = ["SPARSE_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]
+
+SPARSE_CHUNKS = 1
 
 
 def row_kernel_(
@@ -35,33 +38,34 @@ def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
     return row_kernel_(loss.head.project(hidden), target, None, loss)
 
 
-def sparse_chunk_rows(hidden: Tensor, head: Head) -> int:
-    """See `rows.RowKernels`."""
-    return rows_per_chunk(head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
-
-
 def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> _SparseRows:
     """See `rows.RowKernels`."""
     return _SparseRows(hidden, target, loss)
 
 
-class HostMeans:
-    """Means of the rows' kept entries and dropped mass on their way to the host: asked for now, read later."""
+class HostSums:
+    """Sums of the rows' kept entries and dropped mass on their way to the host: asked for now, read later."""
 
     def __init__(self, kept: Tensor, dropped_mass: Tensor) -> None:
-        means = torch.stack([kept.double().mean(), dropped_mass.double().mean()])
+        self._rows = len(kept)
+        self._sums = torch.stack([kept.sum().double(), dropped_mass.double().sum()])
         self._ready = None
-        if means.is_cuda:
-            self._means = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(means, non_blocking=True)
+        if self._sums.is_cuda:
+            self._sums = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(self._sums, non_blocking=True)
             self._ready = torch.cuda.Event()
             self._ready.record()
-        else:
-            self._means = means
 
-    def read(self) -> tuple[float, float]:
+    def _read(self) -> tuple[float, float]:
         if self._ready is not None:
             self._ready.synchronize()
-        return tuple(self._means.tolist())
+        return tuple(self._sums.tolist())
+
+    def means(self) -> tuple[float, float]:
+        kept, dropped_mass = self._read()
+        return kept / self._rows, dropped_mass / self._rows
+
+    def kept(self) -> int:
+        return int(self._read()[0])
 
 
 class _SparseRows:
@@ -74,18 +78,17 @@ class _SparseRows:
             self._logits, target, loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold)
         self.values, self.kept = RowValues(*values), kept.long()
         self.dropped_mass = (1 - kept_mass).clamp_(min=0)
-        self._means = HostMeans(self.kept, self.dropped_mass)
+        self._sums = HostSums(self.kept, self.dropped_mass)
 
     def means(self) -> tuple[float, float]:
-        return self._means.read()
+        return self._sums.means()
 
     def entries(self, weights: RowWeights) -> Entries:
         offsets = offsets_of(self.kept)
         loss = self._loss
-        total = round(self.means()[0] * len(self.kept))
         columns, values, kept_sum = triton_entries.entries(
             self._logits, self._target, self._normalizer, self.values.entropy, weights.loss, weights.entropy, loss.head,
-            loss.label_smoothing, loss.z_loss, loss.gradient_threshold, offsets, total)
+            loss.label_smoothing, loss.z_loss, loss.gradient_threshold, offsets, self._sums.kept())
         return Entries(self.kept, columns, values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
@@ -95,10 +98,3 @@ class _SparseRows:
     def dense(self, weights: RowWeights) -> Tensor:
         row_kernel_(self._logits, self._target, weights, self._loss)
         return self._logits
-
-
-def gather_rows(
-    values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
-) -> None:
-    """See `sparse_gradient.Gather`."""
-    triton_gather.gather_rows(values, indices, offsets, matrix, left, right, out)

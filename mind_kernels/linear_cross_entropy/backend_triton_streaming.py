@@ -11,30 +11,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy import backend_triton, triton_entries
-from mind_kernels.linear_cross_entropy.backend_triton import HostMeans, gather_rows, row_kernel_
+from mind_kernels.linear_cross_entropy import triton_entries
+from mind_kernels.linear_cross_entropy.backend_triton import HostSums, gather_rows, row_kernel_
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.triton_pieces import kept_pieces, piece_entries, piece_logits, piece_statistics
 from mind_kernels.linear_cross_entropy.triton_stream import stream_statistics
-from mind_kernels.row_chunks import Head
 from mind_kernels.sparse_gradient import Entries, offsets_of
 
-__all__ = ["gather_rows", "row_kernel_", "sparse_chunk_rows", "sparse_rows", "statistics"]
+__all__ = ["SPARSE_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]
 
 # Rows of a chunk beside those of the chunked form: tile maxima and kept pieces are a tenth of its logits. Not more,
 # since a chunk that falls back to the exact gradient does need logits.
-_LONGER_CHUNKS = 4
+SPARSE_CHUNKS = 4
 
 
 def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
     """See `rows.RowKernels`."""
     values, _, _ = stream_statistics(hidden, loss.head, target, loss.label_smoothing, loss.z_loss, tile_maxima=False)
     return RowValues(*values)
-
-
-def sparse_chunk_rows(hidden: Tensor, head: Head) -> int:
-    """See `rows.RowKernels`."""
-    return _LONGER_CHUNKS * backend_triton.sparse_chunk_rows(hidden, head)
 
 
 def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> _SparseRows:
@@ -60,15 +54,15 @@ class _SparseRows:
         self._logits = piece_logits(self._hidden, self._loss.head, self._pieces)
         kept, kept_mass = piece_statistics(self._pieces, self._logits, self._normalizer, self._target, threshold)
         self.kept, self.dropped_mass = kept.long(), (1 - kept_mass).clamp_(min=0)
-        means = HostMeans(self.kept, self.dropped_mass).read()
-        self._total = round(means[0] * len(kept))
-        return means
+        self._sums = HostSums(self.kept, self.dropped_mass)
+        return self._sums.means()
 
     def entries(self, weights: RowWeights) -> Entries:
         loss, values = self._loss, self.values
         columns, entry_values, kept_sum = piece_entries(
             self._pieces, self._logits, self._target, self._normalizer, values.entropy, weights.loss, weights.entropy,
-            loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold, offsets_of(self.kept), self._total)
+            loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold, offsets_of(self.kept),
+            self._sums.kept())
         return Entries(self.kept, columns, entry_values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:

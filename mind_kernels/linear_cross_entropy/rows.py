@@ -94,6 +94,9 @@ class SparseRows(Protocol):
 class RowKernels(Protocol):
     """What a backend module of this operation defines."""
 
+    SPARSE_CHUNKS: int
+    """How many chunks of the sparse path `sparse_rows` is given at once."""
+
     def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss,
                     conditioned: bool = False) -> RowValues:
         """Statistics of projected logits (n, V); with weights they become their own gradient, in place.
@@ -106,9 +109,6 @@ class RowKernels(Protocol):
 
     def sparse_rows(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> SparseRows:
         """The same, with what the sparse gradient needs."""
-
-    def sparse_chunk_rows(self, hidden: Tensor, head: Head) -> int:
-        """How many rows `sparse_rows` is given at once."""
 
     def gather_rows(self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor,
                     right: Tensor, out: Tensor) -> None:
@@ -197,7 +197,8 @@ def _run_sparse(
         sparse.add_background(found.background(sample, magnitude), magnitude @ found.dropped_mass[sample])
 
     start, pending = 0, []
-    for chunk in chunks(rows, kernels.sparse_chunk_rows(hidden, head)):
+    size = kernels.SPARSE_CHUNKS * rows_per_chunk(head.vocabulary, device, hidden.element_size(), sparse=True)
+    for chunk in chunks(rows, size):
         found = kernels.sparse_rows(hidden[chunk], target[chunk], loss)
         terms.write(chunk, found.values)
         pending.append((chunk, start, found))

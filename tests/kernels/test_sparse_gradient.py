@@ -150,7 +150,7 @@ def test_chunks_decide_for_themselves(limit_of_a_cpu, monkeypatch, backend):
     for name in ("_CHUNK_BYTES", "_SPARSE_CHUNK_BYTES"):
         monkeypatch.setattr(row_chunks, name, {"cpu": 16 * vocabulary * 4, "cuda": 16 * vocabulary * 4})
     if backend == "triton_streaming":
-        monkeypatch.setattr(kernels(backend), "_LONGER_CHUNKS", 1)
+        monkeypatch.setattr(kernels(backend), "SPARSE_CHUNKS", 1)
     inputs = {"hidden": hidden, "weight": weight, "target": target, "row_weight": torch.ones(64)}
     found = run(inputs, torch.float32, backend, threshold=2**-6)
     exact = run(inputs, torch.float32, backend, threshold=None)
