@@ -16,10 +16,10 @@ from torch import Tensor
 
 from mind_kernels.linear_cross_entropy.triton_rows import (
     conditions,
+    entry_gradient,
     is_kept,
     load_logits,
     load_normalizer,
-    probability_part,
     weights,
 )
 from mind_kernels.row_chunks import Head
@@ -92,8 +92,8 @@ def _entries_kernel(
         listed = entry < last
         column = tl.load(columns + entry, mask=listed, other=0)
         z = load_logits(row, column, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        part = probability_part((z - maximum) - log_total, a, b, entropy_scale is not None)
-        dx = (part - tl.where(column == y, t, 0.0)) * slope(z, softcap, temperature, HAS_SOFTCAP)
+        part, dx = entry_gradient(z, column, y, maximum, log_total, a, b, t, softcap, temperature,
+                                  entropy_scale is not None, HAS_SOFTCAP)
         tl.store(values + entry, dx, mask=listed)
         total += tl.where(listed, part, 0.0)
     tl.store(kept_sum + r, tl.sum(total, axis=0))

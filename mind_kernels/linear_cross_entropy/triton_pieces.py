@@ -22,16 +22,16 @@ from torch import Tensor
 
 from mind_kernels.linear_cross_entropy.triton_rows import (
     conditions,
+    entry_gradient,
     is_kept,
     load_normalizer,
-    probability_part,
     weights,
 )
 from mind_kernels.linear_cross_entropy.triton_stream import TILE, load_block
 from mind_kernels.row_chunks import Head
 from mind_kernels.sparse_gradient import offsets_of
 from mind_kernels.triton_ahead import DTYPES, Variant
-from mind_kernels.triton_math import LOWEST, condition, exp, row_pointer, slope
+from mind_kernels.triton_math import LOWEST, condition, exp, row_pointer
 
 # Entries that the program of a row reads at once, 8 pieces.
 _ENTRIES = 8 * TILE
@@ -209,8 +209,8 @@ def _piece_entries_kernel(
     for start in range(tl.load(piece_offsets + r) * TILE, stop, ENTRIES):
         z, column = _load_entries(logits, piece_tiles, start, stop, TILE, ENTRIES)
         keep = is_kept(z, column, y, lse, log_threshold)
-        part = probability_part((z - maximum) - log_total, a, b, entropy_scale is not None)
-        dx = (part - tl.where(column == y, t, 0.0)) * slope(z, softcap, temperature, HAS_SOFTCAP)
+        part, dx = entry_gradient(z, column, y, maximum, log_total, a, b, t, softcap, temperature,
+                                  entropy_scale is not None, HAS_SOFTCAP)
         position = base + tl.cumsum(keep.to(tl.int32), axis=0) - 1
         tl.store(columns + position, column, mask=keep)
         tl.store(values + position, dx, mask=keep)

@@ -53,21 +53,20 @@ def _columns(start, LANES: tl.constexpr, VECTOR: tl.constexpr):
 
 
 @triton.jit
-def _online_softmax(z, maximum, total, entropy_sum):
-    """Adds a tile to each lane's maximum m, sum of e^(z - m), and sum of e^(z - m) (z - m)."""
-    tile_maximum = tl.max(z, axis=1)
-    grown = tl.maximum(maximum, tile_maximum)
+def online_softmax(z, z_maximum, maximum, total, entropy_sum):
+    """Adds logits z, of maximum z_maximum, to each row's maximum m, sum of e^(z - m), and sum of e^(z - m) (z - m)."""
+    grown = tl.maximum(maximum, z_maximum)
     rise = maximum - grown
     decay = exp(rise)
     shifted = z - grown[:, None]
     exponential = exp(shifted)
     entropy_sum = (entropy_sum + total * rise) * decay + tl.sum(exponential * shifted, axis=1)
     total = total * decay + tl.sum(exponential, axis=1)
-    return tile_maximum, grown, total, entropy_sum
+    return grown, total, entropy_sum
 
 
 @triton.jit
-def _statistics(row, target, vocabulary, softcap, temperature, label_smoothing, z_loss, HAS_SOFTCAP: tl.constexpr,
+def _row_statistics(row, target, vocabulary, softcap, temperature, label_smoothing, z_loss, HAS_SOFTCAP: tl.constexpr,
                 HAS_SMOOTHING: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr):
     """One pass over a row: (loss, nll, lse, entropy, maximum, log_total), correct."""
     # The vector of the target, for its own entry and those before it. In the loop only whole vectors are told apart:
@@ -83,7 +82,8 @@ def _statistics(row, target, vocabulary, softcap, temperature, label_smoothing, 
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = _columns(start, LANES, VECTOR)
         z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        tile_maximum, maximum, total, entropy_sum = _online_softmax(z, maximum, total, entropy_sum)
+        tile_maximum = tl.max(z, axis=1)
+        maximum, total, entropy_sum = online_softmax(z, tile_maximum, maximum, total, entropy_sum)
         ends = start + tl.arange(0, LANES) * VECTOR + VECTOR
         earlier = tl.maximum(earlier, tl.where(ends <= target, tile_maximum, LOWEST))
         if HAS_SMOOTHING:
@@ -108,10 +108,17 @@ def _statistics(row, target, vocabulary, softcap, temperature, label_smoothing, 
 
 
 @triton.jit
-def _store_statistics(numbers, correct, values, is_correct):
+def _statistics(logits, stride, target, numbers, correct, vocabulary, softcap, temperature, label_smoothing, z_loss,
+                HAS_SOFTCAP: tl.constexpr, HAS_SMOOTHING: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr):
+    """Stores the statistics of this program's row: its pointer, its target, lse, entropy, maximum and log_total."""
+    row = row_pointer(logits, tl.program_id(0), stride)
+    y = tl.load(target + tl.program_id(0)).to(tl.int32)
+    values, is_correct = _row_statistics(
+        row, y, vocabulary, softcap, temperature, label_smoothing, z_loss, HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR)
     for k in tl.static_range(len(values)):
         tl.store(numbers + k * tl.num_programs(0) + tl.program_id(0), values[k])
     tl.store(correct + tl.program_id(0), is_correct)
+    return row, y, values[2], values[3], values[4], values[5]
 
 
 @triton.jit
@@ -133,6 +140,14 @@ def probability_part(log_p, a, b, HAS_ENTROPY: tl.constexpr):
     if HAS_ENTROPY:
         factor += b * log_p
     return exp(log_p) * factor
+
+
+@triton.jit
+def entry_gradient(z, columns, target, maximum, log_total, a, b, t, softcap, temperature, HAS_ENTROPY: tl.constexpr,
+                   HAS_SOFTCAP: tl.constexpr):
+    """p (a + b log p), and the gradient of the projected logit without a uniform part."""
+    part = probability_part((z - maximum) - log_total, a, b, HAS_ENTROPY)
+    return part, (part - tl.where(columns == target, t, 0.0)) * slope(z, softcap, temperature, HAS_SOFTCAP)
 
 
 @triton.jit
@@ -169,14 +184,11 @@ def _row_kernel(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    row = row_pointer(logits, tl.program_id(0), stride)
-    y = tl.load(target + tl.program_id(0)).to(tl.int32)
-    values, is_correct = _statistics(
-        row, y, vocabulary, softcap, temperature, label_smoothing, z_loss, HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR)
-    _store_statistics(numbers, correct, values, is_correct)
-    maximum, log_total = values[4], values[5]
+    row, y, lse, entropy, maximum, log_total = _statistics(
+        logits, stride, target, numbers, correct, vocabulary, softcap, temperature, label_smoothing, z_loss,
+        HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR)
     if scale is not None:
-        a, b, t = weights(scale, entropy_scale, values[2], values[3], label_smoothing, z_loss)
+        a, b, t = weights(scale, entropy_scale, lse, entropy, label_smoothing, z_loss)
         uniform = tl.load(scale + tl.program_id(0)) * (label_smoothing / vocabulary)
         for start in range(0, vocabulary, LANES * VECTOR):
             columns = _columns(start, LANES, VECTOR)
@@ -209,12 +221,9 @@ def _count_kernel(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    row = row_pointer(logits, tl.program_id(0), stride)
-    y = tl.load(target + tl.program_id(0)).to(tl.int32)
-    values, is_correct = _statistics(
-        row, y, vocabulary, softcap, temperature, label_smoothing, z_loss, HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR)
-    _store_statistics(numbers, correct, values, is_correct)
-    maximum, log_total = values[4], values[5]
+    row, y, lse, entropy, maximum, log_total = _statistics(
+        logits, stride, target, numbers, correct, vocabulary, softcap, temperature, label_smoothing, z_loss,
+        HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR)
     count = tl.zeros((LANES,), tl.int32)
     mass = tl.zeros((LANES,), tl.float32)
     # The whole row again, mostly from the L2 cache: a tile of 16384 entries is rarely without a kept one (35 a row), so
@@ -222,7 +231,7 @@ def _count_kernel(
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = _columns(start, LANES, VECTOR)
         z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        keep = is_kept(z, columns, y, values[2], log_threshold)
+        keep = is_kept(z, columns, y, lse, log_threshold)
         count += tl.sum(keep.to(tl.int32), axis=1)
         mass += tl.sum(tl.where(keep, exp((z - maximum) - log_total), 0.0), axis=1)
     tl.store(kept + tl.program_id(0), tl.sum(count, axis=0))

@@ -23,10 +23,10 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from mind_kernels.linear_cross_entropy.triton_rows import conditions
+from mind_kernels.linear_cross_entropy.triton_rows import conditions, online_softmax
 from mind_kernels.row_chunks import Head
 from mind_kernels.triton_ahead import DTYPES, Variant
-from mind_kernels.triton_math import LOWEST, condition, exp, row_pointer
+from mind_kernels.triton_math import LOWEST, condition, row_pointer
 
 # Vocabulary entries of a tile, the unit of `tile_maxima` and of kept pieces.
 TILE = 128
@@ -152,14 +152,7 @@ def _stream_kernel(
             z_target += tl.sum(tl.where(column[None, :] == y[:, None], z, 0.0), axis=1)
             before = tl.max(tl.where(column[None, :] < y[:, None], z, LOWEST), axis=1)
         earlier = tl.maximum(earlier, before)
-        grown = tl.maximum(maximum, block_maximum)
-        rise = maximum - grown
-        decay = exp(rise)
-        shifted = z - grown[:, None]
-        exponential = exp(shifted)
-        entropy_sum = (entropy_sum + total * rise) * decay + tl.sum(exponential * shifted, axis=1)
-        total = total * decay + tl.sum(exponential, axis=1)
-        maximum = grown
+        maximum, total, entropy_sum = online_softmax(z, block_maximum, maximum, total, entropy_sum)
     values = (maximum, total, entropy_sum, z_target, earlier, z_sum)
     for field in tl.static_range(len(values)):
         tl.store(row_pointer(partials, field * splits + split, rows) + row, values[field], mask=row < rows)
