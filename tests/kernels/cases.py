@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -44,3 +46,15 @@ BACKENDS_AND_DTYPES = [pytest.param(backend, dtype, id=f"{backend}-{str(dtype).r
 
 def on(device: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def assert_compiles_whole(step: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> None:
+    """Loss and gradients of step(*tensors) under torch.compile(fullgraph=True), bit by bit those of eager mode."""
+    results = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+        loss = function(*leaves)
+        loss.backward()
+        results.append((loss.detach(), *(leaf.grad for leaf in leaves)))
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=0, atol=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BACKENDS, cases, device_of, on
+from cases import BACKENDS, assert_compiles_whole, cases, device_of, on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,14 +92,7 @@ def test_compiles_whole(backend, reduction):
         loss = linear_cross_entropy(hidden * 2, weight, inputs["target"], reduction=reduction, backend=backend)
         return loss.sum()
 
-    results = []
-    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
-        hidden, weight = inputs["hidden"].clone().requires_grad_(), inputs["weight"].clone().requires_grad_()
-        loss = function(hidden, weight)
-        loss.backward()
-        results.append((loss.detach(), hidden.grad, weight.grad))
-    for eager, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, eager, rtol=0, atol=0)
+    assert_compiles_whole(step, inputs["hidden"], inputs["weight"])
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "both"])

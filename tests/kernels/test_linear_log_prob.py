@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import cases, device_of, on
+from cases import assert_compiles_whole, cases, device_of, on
 
 from mind_kernels import linear_cross_entropy, linear_log_prob
 from mind_kernels.testing import assert_within_budget, make_inputs
@@ -75,14 +75,7 @@ def test_compiles_whole():
         rows = linear_log_prob(hidden * 2, weight, inputs["target"])
         return (rows.log_prob.exp() - 0.1 * rows.entropy).sum()
 
-    results = []
-    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
-        hidden, weight = inputs["hidden"].clone().requires_grad_(), inputs["weight"].clone().requires_grad_()
-        loss = function(hidden, weight)
-        loss.backward()
-        results.append((loss.detach(), hidden.grad, weight.grad))
-    for eager, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, eager, rtol=0, atol=0)
+    assert_compiles_whole(step, inputs["hidden"], inputs["weight"])
 
 
 def test_saturated_rows_have_entropy_zero_and_finite_gradients():
