@@ -90,6 +90,9 @@ class ObjectiveConfig:
     """Temperature of alpha over I_dyn [ours]."""
     consistency_weight: float = 0.1
     """lambda: L_total = L_SFT + lambda * L_cons [paper]; the value is [ours]."""
+    gradient_threshold: float | None = None
+    """Sparse gradient of the cross-entropy, such as 2**-12 = 0.000244: probabilities up to it leave the gradient. None:
+    exact [ours]."""
     backend: str = "auto"
     """The mind_kernels backend of the loss."""
 
@@ -97,6 +100,8 @@ class ObjectiveConfig:
         _require(0 < self.beta <= 1, f"objective.beta is {self.beta}: expected a number in (0, 1]")
         _require(self.tau_student > 0, f"objective.tau_student is {self.tau_student}: expected a positive number")
         _require(self.consistency_weight >= 0, "objective.consistency_weight: expected a number >= 0")
+        _require(self.gradient_threshold is None or 0 < self.gradient_threshold < 1,
+                 f"objective.gradient_threshold is {self.gradient_threshold}: expected None or a probability in (0, 1)")
 
 
 @dataclass(frozen=True)

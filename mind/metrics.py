@@ -45,6 +45,8 @@ class StepMeter:
         values = {"sft_loss": float(terms.sft), "consistency": float(terms.consistency), "jsd": float(terms.jsd),
                   "meta_loss": meta_loss, "accuracy": float(terms.accuracy), "entropy": float(terms.entropy),
                   "selected": float(selected.sum(1).double().mean())}
+        if terms.dropped_mass is not None:
+            values["dropped_mass"] = float(terms.dropped_mass)
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + count * value
         present = batch.present

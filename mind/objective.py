@@ -37,6 +37,8 @@ class ObjectiveTerms:
     """() share of labelled tokens whose argmax is right."""
     entropy: Tensor
     """() mean entropy of the student's token distributions, in nats."""
+    dropped_mass: Tensor | None
+    """() mean probability that the sparse gradient left out a token; None where the gradient is exact."""
 
 
 def select(scores: Tensor, present: Tensor, beta: float, tau_student: float) -> tuple[Tensor, Tensor]:
@@ -73,7 +75,8 @@ def student_loss(
     loss, stats = linear_mind_loss(
         hidden, head.weight, batch.target, row_weight, batch.answer_rows, config.consistency_weight * pair_weight,
         segment=batch.segment, num_segments=alpha.numel(), bias=head.bias, softcap=head.softcap,
-        temperature=head.temperature, return_stats=True, backend=config.backend)
+        temperature=head.temperature, gradient_threshold=config.gradient_threshold, return_stats=True,
+        backend=config.backend)
     jsd = stats.pairs.jsd
     share = questions / shape[0]
     there = batch.answer_rows.to(device) >= 0
@@ -86,4 +89,5 @@ def student_loss(
         l_real=stats.rows.segment_nll.view(shape),
         accuracy=stats.rows.correct.float().mean(),
         entropy=stats.rows.entropy.mean(),
+        dropped_mass=None if stats.rows.dropped_mass is None else stats.rows.dropped_mass.mean(),
     )

@@ -4,7 +4,7 @@ from mind_kernels.backend import Availability, BackendUnavailableError, availabl
 from mind_kernels.linear_cross_entropy import RowStats, linear_cross_entropy
 from mind_kernels.linear_log_prob import RowLogProbs, linear_log_prob
 from mind_kernels.linear_mind_loss import MindStats, linear_mind_loss
-from mind_kernels.linear_pairwise_jsd import PairStats, linear_pairwise_jsd
+from mind_kernels.linear_pairwise_jsd import MixtureStats, PairStats, linear_pairwise_jsd
 
 __version__ = "0.1.0"
 
@@ -12,6 +12,7 @@ __all__ = [
     "Availability",
     "BackendUnavailableError",
     "MindStats",
+    "MixtureStats",
     "PairStats",
     "RowLogProbs",
     "RowStats",

@@ -52,26 +52,29 @@ def probability(name: str, value: float | None) -> None:
 
 
 def head_arguments(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, temperature: float
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, temperature: float, owner: str = ""
 ) -> None:
-    """Checks hidden (..., D), weight (V, D), bias (V,): shapes, one floating dtype, one device; and the two scalars."""
-    dimensions("weight", weight, "(V, D)")
+    """Checks hidden (..., D), weight (V, D), bias (V,): shapes, one floating dtype, one device; and the two scalars.
+
+    `owner`, such as "teacher_", stands before the names in the messages.
+    """
+    dimensions(f"{owner}weight", weight, "(V, D)")
     if hidden.dtype not in _FLOATS:
-        raise TypeError(f"hidden has dtype {hidden.dtype}: expected one of {', '.join(map(str, _FLOATS))}")
+        raise TypeError(f"{owner}hidden has dtype {hidden.dtype}: expected one of {', '.join(map(str, _FLOATS))}")
     if hidden.shape[-1] != weight.shape[1]:
-        raise ValueError(f"hidden has shape {tuple(hidden.shape)} and weight {tuple(weight.shape)}: "
+        raise ValueError(f"{owner}hidden has shape {tuple(hidden.shape)} and {owner}weight {tuple(weight.shape)}: "
                          "expected the same hidden size D in the last dimension of both")
     if weight.shape[0] == 0:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}: expected at least one vocabulary entry")
-    for name, tensor in (("weight", weight), ("bias", bias)):
+        raise ValueError(f"{owner}weight has shape {tuple(weight.shape)}: expected at least one vocabulary entry")
+    for name, tensor in ((f"{owner}weight", weight), (f"{owner}bias", bias)):
         if tensor is None:
             continue
         device(name, tensor, hidden)
         if tensor.dtype != hidden.dtype:
-            raise TypeError(f"{name} has dtype {tensor.dtype}: expected {hidden.dtype}, the dtype of hidden")
+            raise TypeError(f"{name} has dtype {tensor.dtype}: expected {hidden.dtype}, the dtype of {owner}hidden")
     if bias is not None:
-        shape("bias", bias, (weight.shape[0],), "(V,)")
-    positive("softcap", softcap)
+        shape(f"{owner}bias", bias, (weight.shape[0],), "(V,)")
+    positive(f"{owner}softcap", softcap)
     positive("temperature", temperature)
 
 
@@ -88,13 +91,7 @@ def row_arguments(
     shape("target", target, rows, "(N,)")
     integers("target", target)
     device("target", target, hidden, or_cpu=True)
-    if row_weight is not None:
-        shape("row_weight", row_weight, rows, "(N,)")
-        device("row_weight", row_weight, hidden)
-        if not row_weight.is_floating_point():
-            raise TypeError(f"row_weight has dtype {row_weight.dtype}: expected a floating dtype")
-        if row_weight.requires_grad:
-            raise ValueError("row_weight requires a gradient: it is a constant of the loss, pass row_weight.detach()")
+    row_weight_argument(row_weight, hidden)
     if (segment is None) != (num_segments is None):
         raise ValueError("segment and num_segments: expected both or neither")
     if segment is not None:
@@ -105,16 +102,45 @@ def row_arguments(
             raise ValueError(f"num_segments is {num_segments}: expected at least 1")
 
 
-def pair_weight_argument(pair_weight: Tensor, hidden: Tensor, expected: tuple[int, int, int]) -> None:
-    """Checks pair_weight (P, K, K) and K >= 2."""
-    shape("pair_weight", pair_weight, expected, "(P, K, K)")
-    if expected[1] < 2:
-        raise ValueError(f"pair_weight has shape {tuple(pair_weight.shape)}: expected K >= 2 distributions a group")
-    device("pair_weight", pair_weight, hidden)
-    if not pair_weight.is_floating_point():
-        raise TypeError(f"pair_weight has dtype {pair_weight.dtype}: expected a floating dtype")
-    if pair_weight.requires_grad:
-        raise ValueError("pair_weight requires a gradient: it is a constant of the loss, pass pair_weight.detach()")
+def row_weight_argument(row_weight: Tensor | None, hidden: Tensor) -> None:
+    """Checks row_weight (N,), which may be absent, against hidden (N, D)."""
+    if row_weight is None:
+        return
+    shape("row_weight", row_weight, (hidden.shape[0],), "(N,)")
+    device("row_weight", row_weight, hidden)
+    if not row_weight.is_floating_point():
+        raise TypeError(f"row_weight has dtype {row_weight.dtype}: expected a floating dtype")
+    if row_weight.requires_grad:
+        raise ValueError("row_weight requires a gradient: it is a constant of the loss, pass row_weight.detach()")
+
+
+def group_weight_argument(
+    pair_weight: Tensor | None, mixture_weight: Tensor | None, hidden: Tensor, groups: tuple[int, int]
+) -> Tensor:
+    """The one of pair_weight (P, K, K) and mixture_weight (P, K) that is given, checked; `groups` is (P, K), K >= 2."""
+    if (pair_weight is None) == (mixture_weight is None):
+        raise ValueError("pair_weight and mixture_weight: expected exactly one of the two")
+    if pair_weight is None:
+        name, weight, meaning, expected = "mixture_weight", mixture_weight, "(P, K)", groups
+    else:
+        name, weight, meaning, expected = "pair_weight", pair_weight, "(P, K, K)", (*groups, groups[1])
+    shape(name, weight, tuple(expected), meaning)
+    if groups[1] < 2:
+        raise ValueError(f"{name} has shape {tuple(weight.shape)}: expected K >= 2 distributions a group")
+    device(name, weight, hidden)
+    if not weight.is_floating_point():
+        raise TypeError(f"{name} has dtype {weight.dtype}: expected a floating dtype")
+    if weight.requires_grad:
+        raise ValueError(f"{name} requires a gradient: it is a constant of the loss, pass {name}.detach()")
+    return weight
+
+
+def group_weight_values(weight: Tensor) -> None:
+    """Checks that weights of pairs (P, K, K) are finite, and those of a mixture (P, K) not negative either."""
+    if weight.dim() == 3:
+        values(weight.isfinite(), "pair_weight: expected finite values")
+    else:
+        values(weight.isfinite() & (weight >= 0), "mixture_weight: expected finite values that are not negative")
 
 
 def values(condition: Tensor, message: str) -> None:

@@ -97,10 +97,14 @@ class Head:
         return torch.addmm(self.bias, hidden, self.weight.T)
 
     def project_exactly(self, hidden: Tensor) -> Tensor:
-        """The same in float32 or better: half-precision heads are widened a vocabulary tile at a time."""
+        """The same in float32 or better. A GPU multiplies half precision as it is and sums in float32; elsewhere half
+        precision heads are widened a vocabulary tile at a time."""
         dtype = accumulation_dtype(hidden.dtype)
         if hidden.dtype == dtype:
             return self.project(hidden)
+        if hidden.is_cuda:
+            out = torch.mm(hidden, self.weight.T, out_dtype=dtype)
+            return out if self.bias is None else out.add_(self.bias)
         wide = hidden.to(dtype)
         out = wide.new_empty(hidden.shape[0], self.vocabulary)
         tile = rows_per_block(hidden.shape[1], hidden.device)
@@ -119,6 +123,11 @@ class Head:
         if self.softcap is None:
             return 1.0 / self.temperature
         return (1.0 - (logits * (self.temperature / self.softcap)).square_()).div_(self.temperature)
+
+
+def scale_(gradient: Tensor, slope: Tensor | float) -> Tensor:
+    """gradient * slope, in place; no pass over the gradient where the slope is 1."""
+    return gradient if isinstance(slope, float) and slope == 1.0 else gradient.mul_(slope)
 
 
 class HeadGradients:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
-from mind_kernels.row_chunks import Head, accumulation_dtype, chunks, rows_per_block
+from mind_kernels.row_chunks import Head, accumulation_dtype, chunks, rows_per_block, scale_
 from mind_kernels.sparse_gradient import Entries, worth_it
 
 SPARSE_CHUNKS = 1
@@ -121,7 +121,7 @@ def _gradient_(
     uniform = weights.uniform(loss)
     if uniform is not None:
         dz.sub_(uniform[:, None])
-    return dz if isinstance(slope, float) and slope == 1.0 else dz.mul_(slope)
+    return scale_(dz, slope)
 
 
 def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:

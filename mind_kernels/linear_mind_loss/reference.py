@@ -1,32 +1,51 @@
-"""The definition of the joint loss: plain PyTorch, unchunked, differentiable any number of times."""
+"""The definition of the joint loss: plain PyTorch, unchunked, differentiable any number of times.
+
+The sparse gradient, which has no other definition than that of linear_cross_entropy, is for rows that are no answers.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy.reference import row_terms
-from mind_kernels.linear_pairwise_jsd.reference import pairwise_jsd, weighted_sum
-from mind_kernels.row_chunks import Head
+from mind_kernels.linear_cross_entropy import reference
+from mind_kernels.linear_cross_entropy.rows import RowLoss
+from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
 
 
 def forward(
     hidden: Tensor,  # (N, D)
-    head: Head,
     target: Tensor,  # (N,)
     row_weight: Tensor,  # (N,)
     answer_rows: Tensor,  # (P, K)
-    pair_weight: Tensor,  # (P, K, K)
+    group_weight: Tensor,  # (P, K, K) or (P, K)
+    loss: RowLoss,
     *,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
-    """(cross-entropy (), consistency (), the rows' terms, jsd (P, K, K))."""
-    logits = head.logits(hidden)
-    valid = target != ignore_index
-    terms = row_terms(logits, target, valid)
-    cross_entropy = (torch.where(valid, row_weight.to(logits.dtype), 0) * terms["nll"]).sum()
+    """(cross-entropy (), consistency (), the rows' terms, divergences shaped as group_weight)."""
     present = answer_rows >= 0
-    if hidden.shape[0] == 0:
-        return cross_entropy, cross_entropy * 0, terms, logits.new_zeros(pair_weight.shape)
-    jsd = pairwise_jsd(logits[answer_rows.clamp(min=0)], present)
-    return cross_entropy, weighted_sum(jsd, pair_weight), terms, jsd
+    answers = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+    answers[answer_rows[present]] = True
+    in_answers, exact = reference.forward(hidden[answers], target[answers], row_weight[answers], None,
+                                          RowLoss(loss.head), ignore_index=ignore_index, reduction="sum")
+    in_others, terms = reference.forward(hidden[~answers], target[~answers], row_weight[~answers], None, loss,
+                                         ignore_index=ignore_index, reduction="sum")
+    merged = {name: _merge(answers, exact[name], terms[name]) for name in ("nll", "lse", "entropy", "correct")}
+    merged |= {"dropped_mass": terms["dropped_mass"], "kept": terms["kept"]}
+    if loss.gradient_threshold is not None:
+        whole = torch.where(target[answers] != ignore_index, loss.head.vocabulary, 0)
+        merged["dropped_mass"] = _merge(answers, torch.zeros_like(exact["nll"]), terms["dropped_mass"])
+        merged["kept"] = _merge(answers, whole, terms["kept"])
+    if len(hidden) == 0:
+        divergence = in_others.new_zeros(group_weight.shape)
+    else:
+        logits = loss.head.logits(torch.where(present[..., None], hidden[answer_rows.clamp(min=0)], 0))
+        divergence = divergences(logits, group_weight, present)
+    return in_answers + in_others, group_loss(divergence, group_weight), merged, divergence
+
+
+def _merge(mask: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
+    """(N,): `inside` in order where `mask` (N,) is True, `outside` elsewhere."""
+    out = inside.new_empty(mask.shape)
+    return out.masked_scatter(mask, inside).masked_scatter(~mask, outside)

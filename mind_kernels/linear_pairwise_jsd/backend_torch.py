@@ -1,101 +1,162 @@
-"""Chunked pairwise JSD in plain PyTorch, on any device.
+"""Group kernels in plain PyTorch, on any device: divergences and their gradient in float64, from float32 logits.
 
-Passes over a chunk of whole groups: log-sum-exp; divergences of all pairs with F', the derivative of each row's share
-with respect to its probabilities; gradient p (F' - S). Peak memory: two chunks of float32 logits (the logits and their
-gradient) beside the gradients. Logits of these rows are float32 (float64 for float64 input) whatever the input's dtype.
+In float64 the plain formulas serve: with s = p + q and h = sum p log p,
+    JSD = (h_p + h_q) / 2 - sum (s log s) / 2 + log 2,   F'_i = sum_j w_ij / 2 (log p_i - log s_ij) + constant,
+whose terms cancel to about 1e-16 where P and Q nearly coincide: relative to a JSD of 1e-9 (log-ratios of 1e-4) that is
+1e-7, where float32 would have nothing left. Bitwise equal rows are found, and are exactly 0 apart. One logarithm a pair
+and column; the pairs' sums and the way back to their rows are two passes and a small product.
 
-Cancellation-proof. For a pair, u = (log q - log p) / 2, s = |u|, E = exp(-2 s) and L = log cosh u give
-    log(p / m) = -u - L,   log(q / m) = u - L,
-and the pair's entry, max(p, q) [s (1 - E) / 2 - (1 + E) L / 2], is non-negative: about max(p, q) s^2 / 2 for small s.
-With L = s + R, R = log1p(E) - log 2, no term grows with s, so saturated rows lose nothing either. The row scalar
-S = sum p F' / sum p is made from the same numbers as F', so a rounding error of lse cancels in F' - S.
+Peak memory: the gradient beside the logits, and the float64 buffers of one block of groups (on a CPU one group).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from mind_kernels.row_chunks import Head, HeadGradients, chunks, rows_per_block, rows_per_chunk
+from mind_kernels.row_chunks import chunks, rows_per_block
 
-_SMALL = 1.0  # below it L is taken as log1p(2 sinh(s / 2)^2), above it as s + R: both lose about one bit there
-
-
-def pair_terms(u: Tensor, larger: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log(p / m), log(q / m) and the pair's entry of the divergence, from u and max(p, q), elementwise."""
-    s = u.abs()
-    ratio = torch.exp(-2 * s)
-    small = s < _SMALL
-    near = torch.log1p(2 * torch.sinh(s.clamp(max=_SMALL) / 2).square())
-    rest = torch.where(small, near - s, torch.log1p(ratio) - math.log(2))
-    entry = torch.where(small, -s * torch.expm1(-2 * s) - (1 + ratio) * near, -2 * s * ratio - (1 + ratio) * rest)
-    return -(u + s) - rest, (u - s) - rest, larger * entry / 2
+# Smallest probability: its logarithm is finite, and so is that of a sum of two.
+_LEAST = 1e-300
+# Columns that are compared first: rows that agree in them are rare, save where all columns agree.
+_PREFIX = 64
 
 
-def group_kernel(
+class _Buffers:
+    """Float64 log p, p and F' of a block of groups, and pairs of rows for a block of columns; reused by all blocks."""
+
+    def __init__(self, logits: Tensor, pairs: int) -> None:
+        groups, count, vocabulary = logits.shape
+        self.groups = min(max(1, rows_per_block(vocabulary, logits.device) // (2 * count)), max(1, groups))
+        self.columns = min(rows_per_block(2 * self.groups * max(1, pairs), logits.device), vocabulary)
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=torch.float64, device=logits.device)
+
+        self.log_p, self.p, self.derivative = (empty(self.groups, count, vocabulary) for _ in range(3))
+        self.sums, self.log_sums = (empty(self.groups, pairs, self.columns) for _ in range(2))
+
+    def fill(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log p, p and room for F', of logits (g, K, V)."""
+        log_p, p, derivative = (buffer[: len(logits)] for buffer in (self.log_p, self.p, self.derivative))
+        log_p.copy_(logits).sub_(logits.amax(-1, keepdim=True))
+        total = torch.exp(log_p, out=p).sum(-1, keepdim=True)
+        log_p.sub_(total.log())
+        p.div_(total).clamp_(min=_LEAST)
+        return log_p, p, derivative
+
+
+def pair_divergences(
     logits: Tensor,  # (G, K, V), conditioned, float32 or float64
     pair_weight: Tensor,  # (G, K, K), its upper triangle counts
     mask: Tensor,  # (G, K)
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """(jsd (G, K, K), gradient of the weighted sum with respect to the logits (G, K, V) or None)."""
-    groups, count, vocabulary = logits.shape
+    """See `groups.GroupKernels`."""
+    groups, count, _ = logits.shape
+    first, second = _pairs(count, logits.device)
+    counted = mask[:, first] & mask[:, second] & _distinct(logits)
+    half = torch.where(counted, pair_weight[:, first, second] / 2, 0).double()
+    buffers = _Buffers(logits, len(first))
+
+    def block(part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        log_p, p, derivative = buffers.fill(logits[part])
+        to_rows = log_p.new_zeros(len(log_p), count, len(first))
+        pair = torch.arange(len(first), device=logits.device)
+        to_rows[:, first, pair] = to_rows[:, second, pair] = -half[part]
+        torch.mul(log_p, -to_rows.sum(-1, keepdim=True), out=derivative)
+        sum_log = log_p.new_zeros(len(log_p), len(first))
+        for columns in chunks(logits.shape[2], buffers.columns):
+            sums, log_sums = (b[: len(p), :, : columns.stop - columns.start] for b in (buffers.sums, buffers.log_sums))
+            for gap, rows in _gaps(count):
+                torch.add(p[:, : count - gap, columns], p[:, gap:, columns], out=sums[:, rows])
+            torch.log(sums, out=log_sums)
+            derivative[:, :, columns].baddbmm_(to_rows, log_sums)
+            sum_log += sums.mul_(log_sums).sum(-1)
+        negative_entropy = torch.linalg.vecdot(p, log_p)
+        own = (negative_entropy[:, first] + negative_entropy[:, second] - sum_log) / 2
+        return (own + math.log(2)).clamp_(min=0), p, derivative
+
+    values, gradient = _run(logits, buffers.groups, block, with_gradient)
+    values = torch.where(counted, values.to(logits.dtype), 0)
     jsd = logits.new_zeros(groups, count, count)
-    gradient = torch.empty_like(logits) if with_gradient else None
-    # A group's temporaries are about 2 K rows wide, so blocks hold that many fewer groups.
-    for block in chunks(groups, max(1, rows_per_block(vocabulary, logits.device) // (2 * count))):
-        _block(logits[block], pair_weight[block], mask[block], jsd[block],
-               None if gradient is None else gradient[block])
+    jsd[:, first, second] = jsd[:, second, first] = values
     return jsd, gradient
 
 
-def _block(logits: Tensor, pair_weight: Tensor, mask: Tensor, jsd: Tensor, gradient: Tensor | None) -> None:
-    count = logits.shape[1]
-    log_p = torch.log_softmax(logits, dim=-1)
-    p = log_p.exp()
-    derivative = None if gradient is None else gradient.zero_()  # F', then the gradient itself
-    for i in range(count - 1):
-        others = slice(i + 1, count)
-        both = mask[:, i, None] & mask[:, others]
-        u = (log_p[:, others] - log_p[:, i, None]) / 2
-        own, theirs, entry = pair_terms(u, torch.maximum(p[:, i, None], p[:, others]))
-        value = torch.where(both, entry.sum(-1), 0)
-        jsd[:, i, others] = value
-        jsd[:, others, i] = value
-        if derivative is not None:
-            half = torch.where(both, pair_weight[:, i, others] / 2, 0)[..., None]
-            derivative[:, i] += (half * own).sum(1)
-            derivative[:, others] += half * theirs
-    if derivative is not None:
-        scalar = (p * derivative).sum(-1, keepdim=True) / p.sum(-1, keepdim=True)
-        derivative.sub_(scalar).mul_(p)
+def mixture_divergences(
+    logits: Tensor,  # (G, K, V), conditioned, float32 or float64
+    mixture_weight: Tensor,  # (G, K)
+    mask: Tensor,  # (G, K)
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """See `groups.GroupKernels`. log(p_k / m) is taken relative to the largest p of a column: equal rows give 0."""
+    weight = torch.where(mask, mixture_weight, 0).double()
+    total = weight.sum(1, keepdim=True)
+    share = torch.where(total > 0, weight / total, 0)
+    buffers = _Buffers(logits, 0)
+
+    def block(part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        log_p, p, derivative = buffers.fill(logits[part])
+        member = (share[part] > 0)[..., None]
+        largest = torch.where(member, p, _LEAST).amax(1, keepdim=True)
+        torch.sub(p, largest, out=derivative).div_(largest)
+        log_mixture = torch.bmm(share[part, None], derivative).log1p_()
+        log_mixture += torch.where(member, log_p, -math.inf).amax(1, keepdim=True)
+        torch.sub(log_p, log_mixture, out=derivative)
+        kl = torch.linalg.vecdot(p, derivative).clamp_(min=0)
+        return kl, p, derivative.mul_(weight[part, :, None])
+
+    values, gradient = _run(logits, buffers.groups, block, with_gradient)
+    weighted = total > 0
+    if gradient is not None:
+        gradient.mul_(weighted[..., None])
+    return torch.where(mask & weighted, values.to(logits.dtype), 0), gradient
 
 
-def groups_per_chunk(head: Head, count: int, device: torch.device, itemsize: int) -> int:
-    """Whole groups of K rows in a chunk: half a chunk of logits, since their gradient stands beside them."""
-    return max(1, rows_per_chunk(head.vocabulary, device, itemsize) // (2 * count))
-
-
-def forward(
-    hidden: Tensor,  # (P, K, D)
-    head: Head,
-    pair_weight: Tensor,  # (P, K, K)
-    mask: Tensor,  # (P, K)
-    needs: list[bool],
-) -> tuple[Tensor, HeadGradients]:
-    """(jsd (P, K, K), the gradients that are needed of hidden (P K, D), weight and bias)."""
-    groups, count, size = hidden.shape
-    flat = torch.where(mask[..., None], hidden, 0).reshape(groups * count, size)
-    gradients = HeadGradients(flat, head, needs)
-    jsd = torch.zeros_like(pair_weight)
-    for chunk in chunks(groups, groups_per_chunk(head, count, hidden.device, pair_weight.element_size())):
-        rows = slice(chunk.start * count, chunk.stop * count)
-        logits = head.condition_(head.project_exactly(flat[rows]))
-        jsd[chunk], gradient = group_kernel(logits.view(-1, count, head.vocabulary), pair_weight[chunk], mask[chunk],
-                                            gradients.wanted)
+def _run(
+    logits: Tensor, size: int, block: Callable[[slice], tuple[Tensor, Tensor, Tensor]], with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """block(groups) -> (values, p, F') over all groups: the values, and p (F' - S) in the dtype of the logits."""
+    gradient = torch.empty_like(logits) if with_gradient else None
+    values = []
+    for part in chunks(len(logits), size):
+        value, p, derivative = block(part)
+        values.append(value)
         if gradient is not None:
-            dlogits = gradient.view(logits.shape).mul_(head.slope(logits))
-            gradients.add(rows, flat[rows], dlogits)
-    return jsd, gradients
+            # S from the same numbers as F', so that a rounding error of log p cancels in F' - S.
+            scalar = torch.linalg.vecdot(p, derivative) / p.sum(-1)
+            gradient[part] = derivative.sub_(scalar[..., None]).mul_(p)
+    return torch.cat(values), gradient
+
+
+def _pairs(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The rows i < j of each pair, by their distance: (0, 1), (1, 2), ..., (0, 2), ..."""
+    rows = torch.arange(count, device=device)
+    gaps = range(1, count)
+    return torch.cat([rows[: count - gap] for gap in gaps]), torch.cat([rows[gap:] for gap in gaps])
+
+
+def _gaps(count: int):
+    """Each distance of two rows, and where its pairs stand: so all of them are sums of two slices."""
+    start = 0
+    for gap in range(1, count):
+        yield gap, slice(start, start + count - gap)
+        start += count - gap
+
+
+def _distinct(logits: Tensor) -> Tensor:
+    """(G, pairs) bool: the two rows of a pair differ. Non-finite rows count as different."""
+
+    def differ(part: Tensor) -> Tensor:
+        count = part.shape[1]
+        return torch.cat([(part[:, : count - gap] != part[:, gap:]).any(-1) for gap, _ in _gaps(count)], 1)
+
+    if logits.device.type == "cpu":  # a GPU would have to report the result first
+        distinct = differ(logits[..., :_PREFIX])
+        if bool(distinct.all()):
+            return distinct
+    return differ(logits)

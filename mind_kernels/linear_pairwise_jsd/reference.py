@@ -1,7 +1,7 @@
-"""The definition of the pairwise JSD: plain PyTorch, unchunked, differentiable any number of times.
+"""The definitions: plain PyTorch, unchunked, differentiable any number of times.
 
-JSD(P || Q) = H((P + Q) / 2) - (H(P) + H(Q)) / 2 in nats, in the form KL(P || M) / 2 + KL(Q || M) / 2. Allocates
-P x K x V. Its float64 result is the oracle; in float32 it cancels where P and Q nearly coincide.
+JSD(P || Q) = KL(P || M) / 2 + KL(Q || M) / 2 with M = (P + Q) / 2, and KL(P_k || M) with M = sum_k w_k P_k / sum_k w_k,
+in nats. Allocates P x K x V. The float64 result is the oracle; in float32 it cancels where rows nearly coincide.
 """
 
 from __future__ import annotations
@@ -28,6 +28,23 @@ def pairwise_jsd(logits: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask[:, :, None] & mask[:, None, :], jsd, 0)
 
 
-def weighted_sum(jsd: Tensor, pair_weight: Tensor) -> Tensor:
-    """sum_p sum_{i<j} pair_weight[p, i, j] jsd[p, i, j]."""
-    return (jsd * pair_weight.to(jsd.dtype)).triu(diagonal=1).sum()
+def mixture_kl(logits: Tensor, mixture_weight: Tensor, mask: Tensor) -> Tensor:
+    """KL(P_k || M), (P, K, V) -> (P, K); zero where `mask` (P, K) is False and in groups without weight."""
+    weight = torch.where(mask, mixture_weight.to(logits.dtype), 0)
+    total = weight.sum(1, keepdim=True)
+    log_p = torch.log_softmax(logits, dim=-1)
+    share = weight / torch.where(total > 0, total, 1)
+    # A group without weight gets any mixture: its divergences are not used.
+    log_m = torch.logsumexp(log_p + torch.where(total > 0, share, 1).log()[..., None], dim=1, keepdim=True)
+    return torch.where(mask & (total > 0), (log_p.exp() * (log_p - log_m)).sum(-1), 0)
+
+
+def divergences(logits: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+    """Of all pairs for a weight (P, K, K), of rows to their mixture for a weight (P, K)."""
+    return pairwise_jsd(logits, mask) if weight.dim() == 3 else mixture_kl(logits, weight, mask)
+
+
+def group_loss(divergence: Tensor, weight: Tensor) -> Tensor:
+    """sum_p sum_{i<j} weight[p, i, j] divergence[p, i, j] of pairs (P, K, K), sum_p sum_k of rows (P, K)."""
+    product = divergence * weight.to(divergence.dtype)
+    return (product.triu(diagonal=1) if product.dim() == 3 else product).sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -40,8 +40,13 @@ def cases(*shapes: tuple[int, int, int]) -> list:
             for values in BACKENDS_AND_DTYPES for shape in fitted[values.values[0]]]
 
 
-BACKENDS_AND_DTYPES = [pytest.param(backend, dtype, id=f"{backend}-{str(dtype).removeprefix('torch.')}")
-                       for backend in BACKENDS for dtype in DTYPES if runs(backend, dtype)]
+def with_dtypes(backends: Sequence[str]) -> list:
+    """Each backend in every dtype that it has."""
+    return [pytest.param(backend, dtype, id=f"{backend}-{str(dtype).removeprefix('torch.')}")
+            for backend in backends for dtype in DTYPES if runs(backend, dtype)]
+
+
+BACKENDS_AND_DTYPES = with_dtypes(BACKENDS)
 
 
 def on(device: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -6,13 +6,14 @@ import math
 
 import pytest
 import torch
+from cases import assert_compiles_whole, device_of, on, with_dtypes
 
-from mind_kernels import linear_pairwise_jsd, row_chunks
-from mind_kernels.linear_pairwise_jsd.reference import pairwise_jsd
+from mind_kernels import MixtureStats, linear_pairwise_jsd, row_chunks
+from mind_kernels.linear_pairwise_jsd.op import BACKENDS
+from mind_kernels.linear_pairwise_jsd.reference import mixture_kl, pairwise_jsd
 from mind_kernels.testing import assert_within_budget
 
-BACKENDS = ["torch"]
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+FORMS = ["pairs", "mixture"]
 
 
 def make(groups=4, count=8, size=16, vocabulary=67, *, scale=1.0, spread=1.0, seed=0):
@@ -28,104 +29,243 @@ def make(groups=4, count=8, size=16, vocabulary=67, *, scale=1.0, spread=1.0, se
             "mask": torch.rand(groups, count, generator=generator) > 0.2}
 
 
+def as_mixture(inputs):
+    """The same inputs for the mixture form; its weights are the first row of the pairs'."""
+    return {k: v for k, v in inputs.items() if k != "pair_weight"} | {"mixture_weight": inputs["pair_weight"][:, 0]}
+
+
 def run(inputs, dtype, backend, **options):
-    hidden, weight = (inputs[name].detach().to(dtype).requires_grad_() for name in ("hidden", "weight"))
-    loss, stats = linear_pairwise_jsd(hidden, weight, inputs["pair_weight"].to(torch.float64), mask=inputs["mask"],
-                                      return_stats=True, backend=backend, **options)
+    inputs = on(device_of(backend), inputs)
+    hidden, weight = (inputs.pop(name).detach().to(dtype).requires_grad_() for name in ("hidden", "weight"))
+    loss, stats = linear_pairwise_jsd(hidden, weight, **inputs, return_stats=True, backend=backend, **options)
+    divergence = stats.kl if isinstance(stats, MixtureStats) else stats.jsd
     (1.3 * loss).backward()
-    return {"loss": loss, "jsd": stats.jsd, "d_hidden": hidden.grad, "d_weight": weight.grad}
+    outputs = {"loss": loss, "divergence": divergence, "d_hidden": hidden.grad, "d_weight": weight.grad}
+    return {name: tensor.detach().cpu() for name, tensor in outputs.items()}
+
+
+def total(divergence, inputs):
+    """The loss that belongs to the divergences."""
+    if "pair_weight" in inputs:
+        return (divergence.double() * inputs["pair_weight"]).triu(1).sum()
+    return (divergence.double() * inputs["mixture_weight"]).sum()
 
 
 @pytest.mark.parametrize("options", [{}, {"softcap": 4.0, "temperature": 0.8}], ids=str)
-@pytest.mark.parametrize("kind", [{}, {"count": 2}, {"count": 3, "scale": 4.0}, {"count": 5, "scale": 1e-3},
-                                  {"count": 16, "groups": 2}, {"vocabulary": 1009, "scale": 0.5}], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_matches_float64(backend, dtype, kind, options):
+@pytest.mark.parametrize("kind", [{"groups": 3}, {"count": 2}, {"count": 3, "scale": 4.0}, {"count": 5, "scale": 1e-3},
+                                  {"count": 16, "groups": 2}, {"vocabulary": 1009, "scale": 0.5, "groups": 2},
+                                  {"count": 3, "scale": 0.05}], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend, dtype", with_dtypes(BACKENDS))
+def test_matches_float64(backend, dtype, form, kind, options):
     if dtype == torch.float64 and kind.get("scale") == 1e-3:
         pytest.skip("the float64 definition itself cancels there; test_nearly_equal_rows_do_not_cancel has the case")
     inputs = make(**kind)
     inputs = {k: v.to(dtype) if k in ("hidden", "weight") else v for k, v in inputs.items()}
+    inputs = inputs if form == "pairs" else as_mixture(inputs)
     truth = run(inputs, torch.float64, "reference", **options)
     peer = run(inputs, dtype, "reference", **options)
     found = run(inputs, dtype, backend, **options)
-    # The loss is the weighted sum of jsd. Where rows nearly coincide plain PyTorch's sum is right only by luck, which
-    # is no budget: its terms cancel, and jsd below shows it.
+    # The loss is the weighted sum of the divergences. Where rows nearly coincide plain PyTorch's sum is right only by
+    # luck, which is no budget: its terms cancel, and `divergence` shows it.
     del truth["loss"]
     assert_within_budget(found, peer, truth, dtype)
-    total = (found["jsd"].double() * inputs["pair_weight"]).triu(1).sum()
-    torch.testing.assert_close(found["loss"].double(), total, rtol=1e-6 if dtype != torch.float64 else 1e-12, atol=0)
+    torch.testing.assert_close(found["loss"].double(), total(found["divergence"], inputs), atol=1e-15,
+                               rtol=1e-6 if dtype != torch.float64 else 1e-12)
+
+
+def exactly(logits, pair_weight):
+    """JSD and its gradient (G, K, V) in float64, from t = log q - log p by forms that do not cancel for small t."""
+    log_p = torch.log_softmax(logits.double(), -1)
+    p, t = log_p.exp(), log_p[:, None] - log_p[:, :, None]  # t[g, i, j]: log p_j - log p_i
+    ratio = torch.tanh(t / 2)  # (q - p) / (q + p)
+    log_cosh = -torch.log1p(-ratio.square()) / 2
+    jsd = ((p[:, :, None] + p[:, None]) / 4 * (ratio * t - 2 * log_cosh)).sum(-1)
+    weight = (pair_weight.triu(1) + pair_weight.triu(1).transpose(1, 2)).double()
+    derivative = (weight[..., None] / 2 * (-t / 2 - log_cosh)).sum(2)
+    return jsd, p * (derivative - (p * derivative).sum(-1, keepdim=True))
 
 
 @pytest.mark.parametrize("difference", [1e-1, 1e-3, 1e-4])
-def test_nearly_equal_rows_do_not_cancel(difference):
-    inputs = make(count=3, spread=difference)
-    inputs = {k: v.float() if k in ("hidden", "weight") else v for k, v in inputs.items()}
-    logits = inputs["hidden"] @ inputs["weight"].T  # the float32 logits are the input here; their rounding is not ours
-    identity = torch.eye(67)
-    own = run(inputs | {"hidden": logits, "weight": identity}, torch.float32, "torch")
-    truth = run(inputs | {"hidden": logits.double(), "weight": identity.double()}, torch.float64, "torch")
-    torch.testing.assert_close(own["jsd"].double(), truth["jsd"], rtol=1e-3, atol=0)
-    assert (truth["jsd"] > 0).any()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nearly_equal_rows_do_not_cancel(backend, difference):
+    inputs = make(count=3, spread=difference, groups=2)
+    # The float32 logits are the input here: their rounding is not ours.
+    logits = inputs["hidden"].float() @ inputs["weight"].float().T
+    own = run({"hidden": logits, "weight": torch.eye(67), "pair_weight": inputs["pair_weight"]}, torch.float32, backend)
+    jsd, gradient = exactly(logits, inputs["pair_weight"])
+    torch.testing.assert_close(own["divergence"].double(), jsd, rtol=1e-4, atol=0)
+    error = (own["d_hidden"].double() - 1.3 * gradient).norm() / gradient.norm()
+    assert error < 1e-3 and 0 < jsd.max() < difference
 
 
-def test_equal_rows_give_exactly_zero():
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equal_rows_give_exactly_zero(backend, form):
     inputs = make(spread=0.0)
-    out = run(inputs, torch.float32, "torch")
-    assert out["loss"] == 0 and out["jsd"].count_nonzero() == 0
-    assert out["d_hidden"].count_nonzero() == 0 and out["d_weight"].count_nonzero() == 0
+    out = run(inputs if form == "pairs" else as_mixture(inputs), torch.float32, backend)
+    for name, value in out.items():
+        assert value.count_nonzero() == 0, name
 
 
-def test_jsd_is_symmetric_and_bounded():
-    inputs = make(scale=20.0)
-    jsd = run(inputs, torch.float32, "torch")["jsd"]
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equal_rows_among_others_give_exactly_zero(backend):
+    inputs = make(count=3, groups=2) | {"mask": torch.ones(2, 3, dtype=torch.bool)}
+    inputs["hidden"][:, 2] = inputs["hidden"][:, 0]
+    inputs["pair_weight"] = torch.zeros(2, 3, 3)
+    inputs["pair_weight"][:, 0, 2] = 1
+    out = run(inputs, torch.float32, backend)
+    assert out["divergence"][:, 0, 2].count_nonzero() == 0 and (out["divergence"][:, 0, 1] > 0.01).all()
+    assert out["d_hidden"].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_jsd_is_symmetric_and_bounded(backend):
+    jsd = run(make(scale=20.0), torch.float32, backend)["divergence"]
     assert torch.equal(jsd, jsd.transpose(1, 2))
     assert (jsd >= 0).all() and (jsd <= math.log(2) * (1 + 1e-6)).all() and jsd.max() > 0.69
 
 
-def test_disjoint_distributions_are_ln_2_apart():
-    hidden = torch.eye(2).reshape(1, 2, 2) * 1e4
-    loss = linear_pairwise_jsd(hidden, torch.eye(2), torch.ones(1, 2, 2))
-    torch.testing.assert_close(loss, torch.tensor(math.log(2)))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_disjoint_distributions_are_ln_2_apart(backend):
+    inputs = {"hidden": torch.eye(2).reshape(1, 2, 2) * 1e4, "weight": torch.eye(2)}
+    pairs = run(inputs | {"pair_weight": torch.ones(1, 2, 2)}, torch.float32, backend)
+    torch.testing.assert_close(pairs["loss"], torch.tensor(math.log(2)))
+    assert pairs["d_hidden"].count_nonzero() == 0
+    mixture = run(inputs | {"mixture_weight": torch.full((1, 2), 0.5)}, torch.float32, backend)
+    torch.testing.assert_close(mixture["divergence"], torch.full((1, 2), math.log(2)))
 
 
-def test_perspectives_may_be_permuted():
-    inputs = make()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_mixture_of_two_halves_is_the_jsd_of_a_pair(backend):
+    inputs = make(count=2, groups=3) | {"pair_weight": torch.ones(3, 2, 2), "mask": torch.ones(3, 2, dtype=torch.bool)}
+    pairs = run(inputs, torch.float32, backend)
+    mixture = run(as_mixture(inputs | {"pair_weight": torch.full((3, 2, 2), 0.5)}), torch.float32, backend)
+    for name in ("loss", "d_hidden", "d_weight"):
+        torch.testing.assert_close(mixture[name], pairs[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_perspectives_may_be_permuted(backend):
+    inputs = make(groups=2)
     order = torch.tensor([3, 1, 0, 7, 5, 2, 6, 4])
     symmetric = inputs["pair_weight"] + inputs["pair_weight"].transpose(1, 2)
-    plain = run(inputs | {"pair_weight": symmetric}, torch.float64, "torch")
+    plain = run(inputs | {"pair_weight": symmetric}, torch.float32, backend)
     moved = run({"hidden": inputs["hidden"][:, order], "weight": inputs["weight"], "mask": inputs["mask"][:, order],
-                 "pair_weight": symmetric[:, order][:, :, order]}, torch.float64, "torch")
+                 "pair_weight": symmetric[:, order][:, :, order]}, torch.float32, backend)
     torch.testing.assert_close(moved["loss"], plain["loss"])
-    torch.testing.assert_close(moved["d_hidden"], plain["d_hidden"][:, order])
+    torch.testing.assert_close(moved["d_hidden"], plain["d_hidden"][:, order], rtol=1e-4, atol=1e-6)
 
 
-def test_masked_rows_may_hold_anything_and_get_no_gradient():
-    inputs = make()
-    clean = run(inputs, torch.float32, "torch")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_masked_rows_may_hold_anything_and_get_no_gradient(backend, form):
+    inputs = make(groups=3)
+    inputs = inputs if form == "pairs" else as_mixture(inputs)
+    clean = run(inputs, torch.float32, backend)
     dirty = dict(inputs, hidden=torch.where(inputs["mask"][..., None], inputs["hidden"], float("nan")))
-    for backend in ("torch", "reference"):
-        out = run(dirty, torch.float32, backend)
+    for name in (backend, "reference"):
+        out = run(dirty, torch.float32, name)
         torch.testing.assert_close(out["loss"], clean["loss"])
         torch.testing.assert_close(out["d_hidden"], clean["d_hidden"], rtol=1e-4, atol=1e-6)
     assert clean["d_hidden"][~inputs["mask"]].count_nonzero() == 0
 
 
-def test_weight_zero_pairs_change_nothing():
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_non_finite_rows_are_not_hidden(backend, form):
+    inputs = make(groups=2, count=3) | {"mask": torch.ones(2, 3, dtype=torch.bool)}
+    inputs["hidden"][1, 2, 0] = float("nan")
+    out = run(inputs if form == "pairs" else as_mixture(inputs), torch.float32, backend)
+    assert out["loss"].isnan() and out["d_hidden"][1, 2].isnan().any()
+    assert out["divergence"][0].isfinite().all() and out["d_hidden"][0].isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weight_zero_pairs_change_nothing(backend):
     inputs = make(count=3)
     pair = torch.zeros(4, 3, 3, dtype=torch.float64)
     pair[:, 0, 1] = 0.5
-    three = run(inputs | {"pair_weight": pair, "mask": torch.ones(4, 3, dtype=torch.bool)}, torch.float64, "torch")
+    three = run(inputs | {"pair_weight": pair, "mask": torch.ones(4, 3, dtype=torch.bool)}, torch.float32, backend)
     two = run({"hidden": inputs["hidden"][:, :2], "weight": inputs["weight"], "pair_weight": pair[:, :2, :2],
-               "mask": torch.ones(4, 2, dtype=torch.bool)}, torch.float64, "torch")
+               "mask": torch.ones(4, 2, dtype=torch.bool)}, torch.float32, backend)
     torch.testing.assert_close(three["loss"], two["loss"])
     torch.testing.assert_close(three["d_hidden"][:, :2], two["d_hidden"])
     assert three["d_hidden"][:, 2].count_nonzero() == 0
+    assert (three["divergence"][:, 2, :2] > 0).all()
 
 
+def rows_in_products(monkeypatch):
+    """Lists that fill with the rows of the logits product and of the gradient products."""
+    projected, differentiated = [], []
+    project, add = row_chunks.Head.project_exactly, row_chunks.HeadGradients.add
+    monkeypatch.setattr(row_chunks.Head, "project_exactly",
+                        lambda self, hidden: (projected.append(len(hidden)), project(self, hidden))[1])
+    monkeypatch.setattr(row_chunks.HeadGradients, "add",
+                        lambda self, rows, hidden, dz: (differentiated.append(len(dz)), add(self, rows, hidden, dz))[1])
+    return projected, differentiated
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weight_zero_rows_cost_no_product(form, monkeypatch):
+    inputs = make(groups=2, count=4) | {"mask": torch.ones(2, 4, dtype=torch.bool)}
+    weight = torch.zeros(2, 4, 4)
+    weight[0, 0, 1] = weight[0, 1, 3] = 1
+    inputs = as_mixture(inputs) | {"mixture_weight": weight[:, 0] + weight[:, 1]} if form == "mixture" else inputs | {
+        "pair_weight": weight}
+    weighted = 2 if form == "mixture" else 3
+    projected, differentiated = rows_in_products(monkeypatch)
+    whole = run(inputs, torch.float32, "torch")
+    assert sum(projected) == 8 and sum(differentiated) == weighted
+    hidden = inputs.pop("hidden").float().requires_grad_()
+    projected.clear()
+    loss = linear_pairwise_jsd(hidden, inputs.pop("weight").float(), **inputs)  # no statistics are asked for
+    assert sum(projected) == weighted
+    torch.testing.assert_close(loss, whole["loss"])
+    torch.testing.assert_close(1.3 * torch.autograd.grad(loss, hidden)[0], whole["d_hidden"])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_of_zero_throughout(backend, form):
+    inputs = make(groups=2, count=3)
+    inputs["pair_weight"] = torch.zeros(2, 3, 3)
+    out = run(inputs if form == "pairs" else as_mixture(inputs), torch.float32, backend)
+    assert out["loss"] == 0 and out["d_hidden"].count_nonzero() == 0 and out["d_weight"].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("frozen", [["hidden"], ["weight"], ["hidden", "weight"]], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frozen_inputs(backend, frozen):
+    inputs = on(device_of(backend), make(groups=2, count=3))
+    whole = run(inputs, torch.float32, backend)
+    tensors = {name: inputs.pop(name).float() for name in ("hidden", "weight")}
+    for name, tensor in tensors.items():
+        tensor.requires_grad_(name not in frozen)
+    loss = linear_pairwise_jsd(**tensors, **inputs, backend=backend)
+    torch.testing.assert_close(loss.detach().cpu(), whole["loss"])
+    if len(frozen) == 2:
+        assert not loss.requires_grad
+        return
+    (1.3 * loss).backward()
+    for name, tensor in tensors.items():
+        assert (tensor.grad is None) == (name in frozen)
+        if tensor.grad is not None:
+            torch.testing.assert_close(tensor.grad.cpu(), whole[f"d_{name}"])
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+def test_no_groups(backend):
+    inputs = make()
+    out = run({name: t if name == "weight" else t[:0] for name, t in inputs.items()}, torch.float32, backend)
+    assert out["loss"] == 0 and out["d_weight"].count_nonzero() == 0 and out["divergence"].shape == (0, 8, 8)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("chunk", [1, 3, 40])
-def test_chunk_sizes_change_nothing(monkeypatch, chunk):
+def test_chunk_sizes_change_nothing(monkeypatch, chunk, form):
     inputs = make(groups=7)
+    inputs = inputs if form == "pairs" else as_mixture(inputs)
     whole = run(inputs, torch.float64, "torch")
     monkeypatch.setattr(row_chunks, "_CHUNK_BYTES", {"cpu": 16 * 67 * 8 * chunk})
     monkeypatch.setattr(row_chunks, "_BLOCK_BYTES", {"cpu": 67 * 4 * chunk})
@@ -141,28 +281,34 @@ def test_reference_is_the_entropy_form_and_gradcheck():
     def entropy(p):
         return -(p * p.log()).sum(-1)
 
-    jsd = pairwise_jsd(logits, torch.ones(2, 3, dtype=torch.bool))
+    whole = torch.ones(2, 3, dtype=torch.bool)
     expected = entropy((p[:, 0] + p[:, 2]) / 2) - (entropy(p[:, 0]) + entropy(p[:, 2])) / 2
-    torch.testing.assert_close(jsd[:, 0, 2], expected, rtol=1e-10, atol=1e-12)
-    assert torch.autograd.gradcheck(
-        lambda hidden, weight: linear_pairwise_jsd(hidden, weight, inputs["pair_weight"], backend="reference"),
-        (inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_()))
+    torch.testing.assert_close(pairwise_jsd(logits, whole)[:, 0, 2], expected, rtol=1e-10, atol=1e-12)
+    share = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    expected = entropy((share[:, None] * p).sum(1)) - (share * entropy(p)).sum(1)
+    found = (share * mixture_kl(logits, 2 * share.expand(2, 3), whole)).sum(1)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    for weights in ({"pair_weight": inputs["pair_weight"]}, {"mixture_weight": inputs["pair_weight"][:, 0]}):
+        assert torch.autograd.gradcheck(
+            lambda hidden, weight: linear_pairwise_jsd(hidden, weight, **weights, backend="reference"),  # noqa: B023
+            (inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_()))
 
 
-def test_opcheck_and_compile():
-    inputs = make(groups=2, count=3)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_opcheck_and_compile(backend, form):
+    inputs = on(device_of(backend), make(groups=2, count=3))
     hidden, weight = inputs["hidden"].float().requires_grad_(), inputs["weight"].float().requires_grad_()
+    group_weight = inputs["pair_weight"] if form == "pairs" else inputs["pair_weight"][:, 0]
     torch.library.opcheck(torch.ops.mind_kernels.linear_pairwise_jsd.default,
-                          (hidden, weight, None, inputs["pair_weight"], inputs["mask"], None, 1.0,
-                           [True, True, False], "torch"))
+                          (hidden, weight, None, group_weight, inputs["mask"], None, 1.0, True, [True, True, False],
+                           backend))
+    name = "pair_weight" if form == "pairs" else "mixture_weight"
 
-    def step(hidden):
-        return linear_pairwise_jsd(hidden * 2, weight, inputs["pair_weight"], mask=inputs["mask"])
+    def step(hidden, weight):
+        return linear_pairwise_jsd(hidden * 2, weight, **{name: group_weight}, mask=inputs["mask"], backend=backend)
 
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    expected, = torch.autograd.grad(step(hidden), hidden)
-    found, = torch.autograd.grad(compiled(hidden), hidden)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert_compiles_whole(step, hidden, weight)
 
 
 def test_higher_order_gradients_raise():
@@ -180,9 +326,14 @@ def test_higher_order_gradients_raise():
     ({"pair_weight": torch.full((4, 8, 8), float("nan"))}, ValueError, r"pair_weight: expected finite"),
     ({"pair_weight": torch.zeros(4, 8, 8, requires_grad=True)}, ValueError, r"pair_weight requires a gradient"),
     ({"pair_weight": torch.zeros(4, 8, 8).long()}, TypeError, r"pair_weight has dtype torch.int64"),
+    ({"pair_weight": None}, ValueError, r"pair_weight and mixture_weight: expected exactly one"),
+    ({"mixture_weight": torch.zeros(4, 8)}, ValueError, r"pair_weight and mixture_weight: expected exactly one"),
+    ({"pair_weight": None, "mixture_weight": torch.zeros(4, 8, 8)}, ValueError, r"mixture_weight has shape"),
+    ({"pair_weight": None, "mixture_weight": torch.full((4, 8), -1.0)}, ValueError, r"mixture_weight: expected finite"),
     ({"mask": torch.ones(4, 7, dtype=torch.bool)}, ValueError, r"mask has shape \(4, 7\): expected \(P, K\)"),
     ({"mask": torch.ones(4, 8)}, TypeError, r"mask has dtype torch.float32: expected torch.bool"),
     ({"softcap": -1.0}, ValueError, r"softcap is -1.0"),
+    ({"backend": "triton_streaming"}, RuntimeError, r"this operation does not have it"),
 ])
 def test_bad_input_is_named(changes, kind, message):
     inputs = make()

@@ -34,6 +34,7 @@ def test_metanet_learns_at_a_tenth_of_the_students_rate():
     (lambda: ObjectiveConfig(beta=1.5), r"objective.beta is 1.5"),
     (lambda: ObjectiveConfig(tau_student=-1), r"objective.tau_student is -1"),
     (lambda: ObjectiveConfig(consistency_weight=-1), r"objective.consistency_weight"),
+    (lambda: ObjectiveConfig(gradient_threshold=1.0), r"objective.gradient_threshold is 1.0"),
     (lambda: DataConfig(perspectives=("one",)), r"K = 1 perspectives: MIND needs 2 <= K <= 32"),
     (lambda: DataConfig(perspectives=("a", "a")), r"data.perspectives names a twice"),
     (lambda: DataConfig(heldout_fraction=1.0), r"data.heldout_fraction is 1.0"),

@@ -18,6 +18,7 @@ from mind.metanet import MetaNet
 from mind.packing import tokenize
 from mind.student import load_student
 from mind.trainer import MindTrainer, last_checkpoint
+from mind_kernels import sparse_gradient
 
 
 def build_trainer(tmp_path, *, dtype=torch.float64, model=None, questions=None, metanet=None, objective=None, **train):
@@ -88,6 +89,22 @@ def test_loss_and_gradients_are_the_equations(tmp_path, objective):
     gradients = {name: p.grad for name, p in plain.named_parameters()}
     for name, p in trainer.model.named_parameters():
         assert relative(p.grad, gradients[name]) < 1e-6, name
+
+
+def test_sparse_gradient_reports_what_it_leaves_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1.0})  # random rows would fall back
+    monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)
+    losses, gradients, dropped = [], [], []
+    for name, threshold in (("exact", None), ("sparse", 1e-3)):
+        trainer = build_trainer(tmp_path / name, objective=ObjectiveConfig(gradient_threshold=threshold))
+        loss = trainer.compute_loss(trainer.model, trainer._collate(trainer.train_dataset))
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
+        dropped.append(trainer.meter.flush().get("dropped_mass"))
+    torch.testing.assert_close(losses[1], losses[0])
+    assert 0 < relative(gradients[1], gradients[0]) < 0.05
+    assert dropped[0] is None and 0 < dropped[1] < 1
 
 
 def test_selection_is_between_one_and_all(tmp_path):

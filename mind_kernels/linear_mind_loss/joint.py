@@ -1,0 +1,63 @@
+"""The joint loss in one pass over the logits, written once; a backend supplies the row and the group kernels.
+
+Groups of answer rows come first: float32 logits, the divergences' gradient, then the cross-entropy's in place, and one
+set of gradient products for their sum, exact. All other rows take the loop of linear_cross_entropy, exact or sparse.
+Peak memory: one chunk of logits beside the gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss, RowTerms, RowWeights, run_rows, split_rows
+from mind_kernels.linear_pairwise_jsd.groups import GroupChunk, GroupKernels, add_gradient, run_groups
+from mind_kernels.row_chunks import HeadGradients, scale_
+
+
+def forward(
+    row_kernels: RowKernels,
+    group_kernels: GroupKernels,
+    hidden: Tensor,  # (N, D)
+    target: Tensor,  # (N,), on the CPU or where hidden is
+    row_weight: Tensor,  # (N,)
+    answer_rows: Tensor,  # (P, K), -1 where absent; on the CPU or where hidden is
+    group_weight: Tensor,  # (P, K, K) of pairs or (P, K) of a mixture, accumulation dtype
+    loss: RowLoss,
+    needs: list[bool],
+    *,
+    ignore_index: int,
+) -> tuple[RowTerms, Tensor, Tensor, HeadGradients]:
+    """(the rows' terms, their effective weights (N,), divergences shaped as group_weight, the gradients needed)."""
+    rows, device, head = hidden.shape[0], hidden.device, loss.head
+    valid = target != ignore_index
+    valid_here, index = valid.to(device), target.to(device).contiguous()
+    weight = torch.where(valid_here, row_weight.to(group_weight.dtype), 0)
+    sparse = loss.gradient_threshold is not None
+    terms = RowTerms.zeros(rows + 1, hidden, sparse)  # absent answer rows write to the last entry
+    gradients = HeadGradients(hidden, head, needs)
+
+    def finish(chunk: GroupChunk) -> None:
+        """Cross-entropy of answer rows, and the products of both gradients."""
+        slope = head.slope(chunk.logits) if gradients.wanted else 1.0
+        counted = chunk.present & valid_here[chunk.rows]
+        scale = torch.where(counted, weight[chunk.rows], 0)
+        values = row_kernels.row_kernel_(chunk.logits, torch.where(counted, index[chunk.rows], 0),
+                                         RowWeights(scale) if gradients.wanted else None, RowLoss(head),
+                                         conditioned=True)
+        place = torch.where(counted, chunk.rows, rows)
+        terms.write(place, values)
+        if sparse:
+            terms.kept[place] = head.vocabulary
+        if gradients.wanted:
+            dlogits = scale_(chunk.logits.add_(chunk.gradient), slope)
+            add_gradient(chunk, dlogits, chunk.weighted | (scale != 0), gradients)
+
+    divergence = run_groups(group_kernels, hidden, answer_rows, head, group_weight, gradients, finish)
+    # An answer row is absent from the second loop, an absent answer (-1) marks the spare last entry.
+    others = torch.cat([valid, valid.new_zeros(1)]).index_fill(0, answer_rows.to(valid.device).flatten(), False)[:-1]
+    weights = RowWeights(weight)
+    with_gradient, without = split_rows(others, weights)
+    run_rows(row_kernels, with_gradient, hidden, index, weights, loss, terms, gradients)
+    run_rows(row_kernels, without, hidden, index, None, loss, terms, gradients)
+    return terms.first(rows), weight, divergence, gradients

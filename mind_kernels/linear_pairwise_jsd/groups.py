@@ -1,0 +1,154 @@
+"""The loop over groups of rows, written once; a backend supplies the group kernels.
+
+Chunks of whole groups: logits in float32 (float64 for float64 input) whatever the input's dtype, the group kernel, and
+the gradient products. What the host knows is left out: absent rows where `index` is on the CPU, and the gradient
+products of rows without weight where the weights are. Peak memory: two half chunks of logits, one of them the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mind_kernels.row_chunks import Head, HeadGradients, chunks, rows_per_chunk, scale_
+
+
+class GroupKernels(Protocol):
+    """What a backend module of this operation defines. Both leave `logits` as they are.
+
+    Absent rows, where `mask` (G, K) is False, hold finite logits; they have no divergence and no gradient.
+    """
+
+    def pair_divergences(
+        self, logits: Tensor, pair_weight: Tensor, mask: Tensor, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, of conditioned logits
+        (G, K, V)."""
+
+    def mixture_divergences(
+        self, logits: Tensor, mixture_weight: Tensor, mask: Tensor, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """KL(P_k || M) of each row to its group's weighted mean (G, K), and the gradient (G, K, V) of their weighted
+        sum; 0 in groups without weight."""
+
+
+@dataclass(frozen=True)
+class GroupChunk:
+    """n rows of whole groups, their logits, and the gradient of the divergences."""
+
+    rows: Tensor  # (n,) row indices of hidden; 0 where absent
+    present: Tensor  # (n,) bool
+    weighted: Tensor  # (n,) bool: rows with a gradient
+    hidden: Tensor  # (n, D)
+    logits: Tensor  # (n, V), conditioned
+    gradient: Tensor | None  # (n, V), with respect to `logits`
+
+
+def weighted_rows(weight: Tensor, present: Tensor) -> Tensor:
+    """(P, K) bool: the present rows on whose distribution the loss depends."""
+    if weight.dim() == 2:
+        return present & (weight != 0)
+    upper = (weight != 0).triu(diagonal=1)
+    return present & ((upper | upper.transpose(1, 2)) & present[:, None, :]).any(-1)
+
+
+def run_groups(
+    kernels: GroupKernels,
+    hidden: Tensor,  # (N, D)
+    index: Tensor,  # (P, K), rows of hidden, -1 where absent; on the CPU or where hidden is
+    head: Head,
+    weight: Tensor,  # (P, K, K) of pairs or (P, K) of rows, accumulation dtype
+    gradients: HeadGradients,
+    finish: Callable[[GroupChunk], None],
+    *,
+    smallest: int = 1,
+) -> Tensor:
+    """Divergences shaped as `weight`; each chunk goes to `finish`. Groups of fewer than `smallest` rows are left out
+    where that is known on the host."""
+    divergence = torch.zeros_like(weight)
+    for groups, places in _same_size(index >= 0, smallest):
+        count, itemsize = places.shape[1], weight.element_size()
+        size = max(1, rows_per_chunk(head.vocabulary, hidden.device, itemsize) // (2 * count))
+        for part in chunks(len(groups), size):
+            rows = index[groups[part, None], places[part]].to(hidden.device)
+            at = _grid(groups[part].to(hidden.device), places[part].to(hidden.device), weight.dim())
+            values, chunk = _chunk(kernels, hidden, rows, head, weight[at], gradients.wanted)
+            divergence[at] = values
+            finish(chunk)
+    return divergence
+
+
+def _chunk(
+    kernels: GroupKernels, hidden: Tensor, index: Tensor, head: Head, weight: Tensor, with_gradient: bool
+) -> tuple[Tensor, GroupChunk]:
+    present, rows = index >= 0, index.clamp(min=0).flatten()
+    part = torch.where(present.flatten()[:, None], hidden[rows], 0)
+    logits = head.condition_(head.project_exactly(part))
+    kernel = kernels.pair_divergences if weight.dim() == 3 else kernels.mixture_divergences
+    if index.shape[1] == 1:  # nothing to compare a row with
+        values, gradient = torch.zeros_like(weight), torch.zeros_like(logits) if with_gradient else None
+    else:
+        values, gradient = kernel(logits.view(*index.shape, head.vocabulary), weight, present, with_gradient)
+    chunk = GroupChunk(rows, present.flatten(), weighted_rows(weight, present).flatten(), part, logits,
+                       None if gradient is None else gradient.view(logits.shape))
+    return values, chunk
+
+
+def _same_size(present: Tensor, smallest: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Groups (G,) with n present rows, and the places (G, n) of these, for each n; on a GPU all groups and places."""
+    groups, count = present.shape
+    device = present.device
+    if device.type != "cpu":
+        yield torch.arange(groups, device=device), torch.arange(count, device=device).expand(groups, count)
+        return
+    sizes = present.sum(1)
+    for size in sizes.unique().tolist():
+        if size >= smallest:
+            chosen = (sizes == size).nonzero().squeeze(1)
+            yield chosen, present[chosen].nonzero()[:, 1].view(-1, size)
+
+
+def _grid(groups: Tensor, places: Tensor, dimensions: int) -> tuple[Tensor, ...]:
+    """The entries of a (P, K, K) or (P, K) tensor that belong to `places` (G, n) of `groups` (G,)."""
+    if dimensions == 2:
+        return groups[:, None], places
+    return groups[:, None, None], places[:, :, None], places[:, None, :]
+
+
+def forward(
+    kernels: GroupKernels,
+    hidden: Tensor,  # (P, K, D)
+    head: Head,
+    weight: Tensor,  # (P, K, K) or (P, K)
+    mask: Tensor,  # (P, K)
+    needs: list[bool],
+    *,
+    with_stats: bool,
+) -> tuple[Tensor, HeadGradients]:
+    """(divergences shaped as `weight`, the gradients that are needed of hidden (P K, D), weight and bias).
+
+    Without statistics, rows that the loss does not depend on are left out where the host knows them.
+    """
+    groups, count, size = hidden.shape
+    flat = hidden.reshape(groups * count, size)
+    gradients = HeadGradients(flat, head, needs)
+    wanted = mask if with_stats else weighted_rows(weight, mask)
+    index = torch.where(wanted, torch.arange(groups * count, device=hidden.device).view(groups, count), -1)
+
+    def finish(chunk: GroupChunk) -> None:
+        if chunk.gradient is not None:
+            add_gradient(chunk, scale_(chunk.gradient, head.slope(chunk.logits)), chunk.weighted, gradients)
+
+    return run_groups(kernels, flat, index, head, weight, gradients, finish, smallest=2), gradients
+
+
+def add_gradient(chunk: GroupChunk, dlogits: Tensor, needed: Tensor, gradients: HeadGradients) -> None:
+    """Adds the products of the rows that are `needed` (n,), as far as the host knows them."""
+    if needed.device.type == "cpu" and not bool(needed.all()):
+        gradients.add(chunk.rows[needed], chunk.hidden[needed], dlogits[needed])
+    else:
+        gradients.add(chunk.rows, chunk.hidden, dlogits)
