@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# One call on a machine with a CUDA device: first the tests, then the benchmark, then a short table.
-#   OUT=folder PYTHON=python bench/on_gpu.sh [options of bench.linear_cross_entropy]
-# Results, picture and logs go to $OUT (default: bench/results). Peers are run where $PYTHON can import them.
+# One call on a machine with a CUDA device: first the tests, then the benchmarks of the losses, then short tables.
+#   OUT=folder PYTHON=python MINUTES=4 bench/on_gpu.sh [options that all of $BENCHES have, such as --repeats 3]
+# Results, pictures and logs go to $OUT (default: bench/results). Peers are run where $PYTHON can import them.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-bench/results}
-TESTS=${TESTS:-cuda linear_cross_entropy sparse_gradient linear_log_prob triton_rows triton_gather triton_stream}
+TESTS=${TESTS:-cuda linear_cross_entropy sparse_gradient linear_log_prob linear_pairwise_jsd linear_mind_loss \
+    linear_divergence triton_rows triton_gather triton_stream triton_divergence}
+BENCHES=${BENCHES:-linear_pairwise_jsd linear_mind_loss linear_cross_entropy}
+MINUTES=${MINUTES:-4}
 export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
 mkdir -p "$OUT"
 
@@ -33,10 +36,27 @@ if [ $failed -ne 0 ]; then
     exit 1
 fi
 
-"$PYTHON" -m bench.linear_cross_entropy --device cuda --output "$OUT" --minutes "${MINUTES:-4}" "$@" \
-    >"$OUT/bench.log" 2>&1
-status=$?
-[ $status -eq 0 ] || tail -n 15 "$OUT/bench.log"
-[ -f "$OUT/linear_cross_entropy_cuda.jsonl" ] || exit $status
-"$PYTHON" -m bench.linear_cross_entropy --device cuda --output "$OUT" --models budget --draw
+# The minutes are shared out: what a benchmark leaves goes to the ones after it, and the last has the most cases. A case
+# that has begun may overrun its share by a minute; then it is stopped, and the cases before it are kept.
+end=$((SECONDS + $(awk "BEGIN {print int(60 * $MINUTES)}")))
+status=0
+: >"$OUT/bench.log"
+left=$(wc -w <<<"$BENCHES")
+for name in $BENCHES; do
+    share=$(((end - SECONDS) / left))
+    [ $share -ge 1 ] || share=1
+    timeout $((share + 60)) "$PYTHON" -m "bench.$name" --device cuda --output "$OUT" "$@" \
+        --minutes "$(awk "BEGIN {print $share / 60}")" >>"$OUT/bench.log" 2>&1 || {
+        status=$?
+        echo "bench.$name ended with status $status:"
+        tail -n 15 "$OUT/bench.log"
+    }
+    left=$((left - 1))
+done
+for name in $BENCHES; do
+    [ -f "$OUT/${name}_cuda.jsonl" ] || continue
+    only=()
+    [ "$name" != linear_cross_entropy ] || only=(--models budget) # the others are too many for a short table
+    "$PYTHON" -m "bench.$name" --device cuda --output "$OUT" "${only[@]}" --draw
+done
 exit $status

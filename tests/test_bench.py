@@ -1,18 +1,28 @@
-"""The benchmarks' own parts: inputs, gate, tables and pictures. No time is asserted."""
+"""What the loss benchmarks share, on the one of linear_cross_entropy: inputs, gate, tables and pictures.
+
+No time is asserted.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench import linear_cross_entropy as bench
+from bench.comparison import benchmark as cases
+from bench.comparison import command
+from bench.comparison.gate import Gates, Precision, relative_error
+from bench.comparison.heads import HEADS, SYNTHETIC, Head
+from bench.comparison.picture import draw
+from bench.comparison.provider import Outputs, Provider, step
 from bench.cross_entropy import inputs as inputs_of
-from bench.cross_entropy.gate import Gate, Outputs, dense, relative_error
-from bench.cross_entropy.inputs import HEADS, Head, Inputs
-from bench.cross_entropy.picture import draw
-from bench.cross_entropy.providers import DEFAULTS, PROVIDERS, Provider, step
+from bench.cross_entropy.definition import dense
+from bench.cross_entropy.inputs import Inputs
+from bench.cross_entropy.providers import CPU, PROVIDERS
+from bench.linear_cross_entropy import BENCHMARK
 from bench.measure import measure_time, peak_extra_mib_here, print_table, read_results, write_results
 
 
@@ -23,12 +33,17 @@ def inputs():
 
 
 @pytest.fixture(scope="module")
-def gate(inputs):
-    return Gate(inputs)
+def gates(inputs):
+    return Gates(BENCHMARK.definitions, inputs)
+
+
+@pytest.fixture(scope="module")
+def gate(gates):
+    return gates["loss"]
 
 
 def measured(inputs, name):
-    return Outputs(*step(PROVIDERS[name], inputs)())
+    return step(PROVIDERS[name], inputs)()
 
 
 def test_synthetic_inputs_are_deterministic_and_as_peaked_as_a_trained_model():
@@ -54,7 +69,7 @@ def test_load_casts_and_labels(monkeypatch):
     loaded = inputs_of.load("Gemma-3-270m", 8, torch.bfloat16, "cpu")
     assert loaded.hidden.dtype == loaded.weight.dtype == torch.bfloat16
     assert loaded.hidden.requires_grad and loaded.weight.requires_grad
-    assert loaded.label == inputs_of.SYNTHETIC
+    assert loaded.label == SYNTHETIC
 
 
 def test_the_truth_is_autograds(inputs, gate):
@@ -62,13 +77,13 @@ def test_the_truth_is_autograds(inputs, gate):
     expected = measured(double, "eager")
     for found, tensor in zip(gate.truth, expected, strict=True):
         assert relative_error(found, tensor) < 1e-12
-    rounded = dense(inputs, torch.float32, bf16=True)
+    rounded = dense(inputs, Precision(torch.float32, bf16=True, bf16_logits=True))
     assert 1e-3 < relative_error(rounded.d_weight, gate.truth.d_weight) < 0.2
 
 
-@pytest.mark.parametrize("name", DEFAULTS["cpu"])
+@pytest.mark.parametrize("name", CPU)
 def test_the_gate_lets_in_what_is_right(inputs, gate, name):
-    gate.check(PROVIDERS[name], measured(inputs, name), measured(inputs, "eager"))
+    gate.check(PROVIDERS[name], measured(inputs, name))
 
 
 @pytest.mark.parametrize("tensor", Outputs._fields)
@@ -77,50 +92,93 @@ def test_the_gate_keeps_out_what_is_wrong(inputs, gate, name, tensor):
     eager = measured(inputs, "eager")
     wrong = eager._replace(**{tensor: 1.2 * getattr(eager, tensor)})
     with pytest.raises(AssertionError, match=tensor):
-        gate.check(PROVIDERS[name], wrong, eager)
+        gate.check(PROVIDERS[name], wrong)
 
 
-def test_absent_broken_and_wrong_peers_are_noted_and_ours_stops_the_run(inputs, gate, monkeypatch):
-    def broken(*_):
+def test_without_room_for_eager_ours_is_judged_by_the_yardstick(inputs, gate, monkeypatch):
+    monkeypatch.setattr(gate, "eager", None)
+    eager = measured(inputs, "eager")
+    gate.check(PROVIDERS["mind_kernels exact"], eager)
+    with pytest.raises(AssertionError, match="d_hidden_error"):
+        gate.check(PROVIDERS["mind_kernels exact"], eager._replace(d_hidden=1.2 * eager.d_hidden))
+
+
+def test_absent_broken_and_wrong_peers_are_noted_and_ours_stops_the_run(gates):
+    def broken(_):
         raise RuntimeError("no such kernel\nand a long tail")
 
-    def halved(hidden, weight, target):
-        return 0.5 * PROVIDERS["eager"].loss(hidden, weight, target)
+    def halved(inputs):
+        return 0.5 * PROVIDERS["eager"].loss(inputs)
 
-    monkeypatch.setattr(bench, "PROVIDERS", {
+    providers = {
         "absent": Provider(broken, "no_such_package:loss"), "gpu": Provider(broken, cuda=True),
         "broken": Provider(broken), "wrong": Provider(halved), "huge": Provider(broken, logits=10**9),
-        "eager": PROVIDERS["eager"]})
-    verdicts = bench.judge(list(bench.PROVIDERS), inputs, gate)
+        "eager": PROVIDERS["eager"]}
+    verdicts = cases.judge(list(providers), providers, gates)
     assert verdicts["absent"]["note"] == "not run: No module named 'no_such_package'"
     assert verdicts["gpu"]["note"] == "not run: needs a CUDA device"
     assert verdicts["broken"]["note"] == "not run: RuntimeError: no such kernel"
     assert verdicts["wrong"]["note"].startswith("wrong: loss error")
     assert verdicts["huge"]["note"].startswith("not run: its logits take")
     assert "note" not in verdicts["eager"]
-    monkeypatch.setattr(bench, "PROVIDERS", {"ours": Provider(halved, backend="torch")})
     with pytest.raises(AssertionError, match="ours: loss"):
-        bench.judge(["ours"], inputs, gate)
+        cases.judge(["ours"], {"ours": Provider(halved, backend="torch")}, gates)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        cases.judge(["ours"], {"ours": Provider(broken, backend="torch")}, gates)
+    unavailable = cases.judge(["ours"], {"ours": BENCHMARK.providers["mind_kernels triton exact"]}, gates)
+    assert unavailable["ours"]["note"].startswith("not run: needs a CUDA device")
 
 
 def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(HEADS, "budget", Head(512, 16))
-    monkeypatch.setattr(bench, "peak", lambda name, *_: 2.0 if name == "eager" else 1.0)
+    monkeypatch.setattr(cases, "peak", lambda _, name, *__: 2.0 if name == "eager" else 1.0)
     case = {"model": "budget", "rows": 32, "dtype": torch.float32, "device": "cpu"}
-    rows = bench.measure_case(case, [*DEFAULTS["cpu"], "QuACK"], repeats=2, roof_tflops=0.1)
+    rows = cases.measure_case(BENCHMARK, case, [*CPU, "QuACK"], repeats=2, roof_tflops=0.1)
     path = write_results("results", rows, tmp_path)
     stored = read_results(path)
-    assert [row["provider"] for row in stored] == [*DEFAULTS["cpu"], "QuACK"]
+    assert [row["provider"] for row in stored] == [*CPU, "QuACK"]
     assert stored[0]["time_of_eager"] == 1 and stored[2]["memory_of_eager"] == 0.5
     assert stored[3]["dropped_mass"] >= 0 and stored[4]["note"] == "not run: needs a CUDA device"
-    assert set(bench.COLUMNS) <= set().union(*stored)
+    assert set(BENCHMARK.columns) <= set().union(*stored)
     assert all(json.loads(line)["inputs"] == "synthetic, matched" for line in path.read_text().splitlines())
-    print_table(stored, bench.COLUMNS)
+    print_table(stored, BENCHMARK.columns)
     assert "not run: needs a CUDA device" in capsys.readouterr().out
     picture = draw(path)
     text = picture.read_text()
-    assert "mind_kernels exact" in text and "QuACK" not in text
+    assert "mind_kernels exact" in text and "QuACK" not in text and "N 32, V 512, D 16" in text
     assert draw(path).read_text() == text  # the same file from the same numbers
+
+
+def test_the_command_measures_the_cases_in_order_until_the_minutes_are_over(monkeypatch, tmp_path, capsys):
+    measured_cases = []
+
+    def measure_case(benchmark, case, names, repeats, roof_tflops):
+        measured_cases.append(case)
+        row = {"provider": names[0], "median_ms": 1.0, "inputs": "none", "peak_extra_mib": 1}
+        return [{**benchmark.labels(case), **row}]
+
+    monkeypatch.setattr(command, "measure_case", measure_case)
+    monkeypatch.setattr(command, "dense_tflops", lambda *_: 1.0)
+    options = ["--models", "budget", "Qwen2.5-7B", "--rows", "8", "4", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["bench", *options])
+    command.main(BENCHMARK, "")
+    assert [(case["rows"], case["model"]) for case in measured_cases] == [
+        (8, "budget"), (8, "Qwen2.5-7B"), (4, "budget"), (4, "Qwen2.5-7B")]
+    monkeypatch.setattr(sys, "argv", ["bench", "--minutes", "-1", "--output", str(tmp_path / "late")])
+    with pytest.raises(ValueError, match="holds no measurement"):
+        command.main(BENCHMARK, "")
+    assert read_results(tmp_path / "late" / "linear_cross_entropy.jsonl")[0]["note"] == "not run: -1 minutes are over"
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["bench", "--models", "budget", "--draw", "--output", str(tmp_path)])
+    command.main(BENCHMARK, "")
+    table = capsys.readouterr().out
+    assert "budget" in table and "Qwen2.5-7B" not in table
+
+
+def test_a_fresh_process_gets_the_providers_call():
+    case = {"model": "SmolLM2-135M", "rows": 4, "dtype": torch.float32, "device": "cpu", "data": Path("none")}
+    with pytest.raises(FileNotFoundError):  # given a data file, real rows are not made up
+        cases.build("linear_cross_entropy", "eager", **case)
 
 
 def test_measuring_without_a_gate_counts_the_callers_call_as_the_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from bench.measure import read_results
 
 # Okabe and Ito's palette, told apart with any colour vision.
 COLOURS = {"mind_kernels": "#0072B2", "peer": "#999999", "eager": "#D55E00"}
+SIZES = ("N", "P", "K", "V", "D")
 
 
 def draw(results: Path) -> Path:
-    """Draws <results>.svg from a JSON-lines file of bench.linear_cross_entropy and returns its path.
+    """Draws <results>.svg from the JSON lines of a loss benchmark and returns its path.
 
     Time is relative to eager on a CPU and to the roof, three products at the measured rate, on a GPU.
     """
@@ -23,25 +25,26 @@ def draw(results: Path) -> Path:
     if not rows:
         raise ValueError(f"{results} holds no measurement")
     first = rows[0]
-    measured = [row for row in rows if all(row[key] == first[key] for key in ("model", "N", "dtype"))]
+    measured = [row for row in rows if all(row.get(key) == first.get(key) for key in ("model", *SIZES, "dtype"))]
     time = "time_of_eager" if first["kind"] == "cpu" else "times_roof"
     measured.sort(key=lambda row: row["median_ms"], reverse=True)  # the fastest on top
 
     with matplotlib.rc_context({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "bench"}):
-        figure = Figure(figsize=(8, 1.3 + 0.26 * len(measured)), layout="constrained")
+        width = max(8, 4 + 0.12 * max(len(row["provider"]) for row in measured))  # long names leave the bars their room
+        figure = Figure(figsize=(width, 1.3 + 0.26 * len(measured)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         _bars(left, measured, time, "time / eager" if time == "time_of_eager" else "time / roof")
         _bars(right, measured, "peak_extra_mib", "peak extra memory, MiB, gradients included")
         left.axvline(1, color="black", linewidth=0.8, linestyle=":", zorder=0)
-        figure.suptitle(f"{first['model']}: N {first['N']}, V {first['V']}, D {first['D']}, "
-                        f"{first['dtype']}, {first['inputs']}", fontsize=9)
+        shape = ", ".join(f"{size} {first[size]}" for size in SIZES if size in first)
+        figure.suptitle(f"{first['model']}: {shape}, {first['dtype']}, {first['inputs']}", fontsize=9)
         path = results.with_suffix(".svg")
         figure.savefig(path, metadata={"Date": None})
     return path
 
 
 def _bars(axes: Any, rows: list[dict[str, Any]], column: str, label: str) -> None:
-    values = [row[column] or 0 for row in rows]
+    values = [row.get(column) or 0 for row in rows]
     bars = axes.barh([row["provider"] for row in rows], values, color=[_colour(row["provider"]) for row in rows])
     axes.bar_label(bars, [f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in values], padding=3)
     axes.set_xlabel(label)
@@ -50,4 +53,4 @@ def _bars(axes: Any, rows: list[dict[str, Any]], column: str, label: str) -> Non
 
 
 def _colour(provider: str) -> str:
-    return COLOURS.get(provider.split()[0], COLOURS["peer"])
+    return COLOURS.get(re.match(r"\w*", provider)[0], COLOURS["peer"])

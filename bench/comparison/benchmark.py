@@ -1,0 +1,151 @@
+"""A loss benchmark: its inputs, definitions and providers, and how one case of it is measured."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bench.comparison.gate import Definition, Gate, Gates
+from bench.comparison.heads import HEADS
+from bench.comparison.provider import Outputs, Provider, step
+from bench.measure import Timing, measure_time, peak_extra_mib, peak_extra_mib_here
+from mind_kernels import BackendUnavailableError
+
+
+class Size(NamedTuple):
+    """A number of rows or groups: its letter in the results, and the values of a run without options."""
+
+    letter: str
+    cpu: Sequence[int]
+    cuda: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The constant BENCHMARK of the module bench.<name>."""
+
+    name: str
+    load: Callable[..., Any]
+    """A case -> its inputs, with `hidden`, `weight` and `label`: the same in any process."""
+    describe: Callable[[Any], dict[str, float]]
+    """What makes the inputs easy or hard."""
+    definitions: Mapping[str, Definition]
+    """By the names in Provider.judged_by; "loss" is the main one."""
+    providers: Mapping[str, Provider]
+    cpu: Sequence[str]
+    """Providers of a run without options; on CUDA all but "auto", which stands for a backend that is there by name."""
+    eager: str
+    """The provider whose time and memory are 1."""
+    sizes: Mapping[str, Size]
+    """Options of the command line and arguments of `load`."""
+    cuda_models: Sequence[str]
+    columns: Sequence[str]
+    short: Sequence[str]
+    """Columns of a table for a narrow screen."""
+
+    def defaults(self, device: str) -> list[str]:
+        if device == "cpu":
+            return list(self.cpu)
+        return [name for name, provider in self.providers.items() if provider.backend != "auto"]
+
+    def labels(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        """What a result row says of a case that has not been loaded."""
+        vocabulary, size = HEADS[case["model"]]
+        sizes = {of.letter: case[name] for name, of in self.sizes.items()}
+        return {"kind": case["device"], "model": case["model"], **sizes, "V": vocabulary, "D": size,
+                "dtype": str(case["dtype"]).removeprefix("torch.")}
+
+
+def judge(names: Sequence[str], providers: Mapping[str, Provider], gates: Gates) -> dict[str, dict[str, Any]]:
+    """The errors of each provider, or a note that says why it is not to be timed.
+
+    One of ours that is wrong, or that fails where it is available, raises.
+    """
+    verdicts: dict[str, dict[str, Any]] = {}
+    for name in names:
+        provider, verdicts[name] = providers[name], {}
+        if reason := provider.reason_absent(gates.inputs):
+            verdicts[name] = {"note": f"not run: {reason}"}
+            continue
+        for definition in provider.judged_by:
+            errors, note = _trial(name, provider, gates[definition])
+            verdicts[name] = {**errors, **verdicts[name]}  # those against the first definition stay
+            if note:
+                verdicts[name]["note"] = note
+                break
+    return verdicts
+
+
+def _trial(name: str, provider: Provider, gate: Gate) -> tuple[dict[str, float], str]:
+    """(errors, why it is not to be timed)"""
+    try:
+        found = step(provider, gate.inputs)()
+    except Exception as error:
+        if provider.backend and not isinstance(error, BackendUnavailableError):
+            raise
+        return {}, f"not run: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    try:
+        gate.check(provider, found)
+        note = ""
+    except AssertionError as error:
+        if provider.backend:
+            raise AssertionError(f"{name}: {error}") from error
+        note = f"wrong: {error}"
+    errors = gate.errors(found)
+    return ({"loss_error": errors["loss_error"]} if provider.loss_only else errors), note
+
+
+def build(benchmark: str, provider: str, **case: Any) -> Callable[[], Outputs]:
+    """`step` by names, with inputs made anew: what a fresh process starts from."""
+    found: Benchmark = pkgutil.resolve_name(f"bench.{benchmark}:BENCHMARK")
+    return step(found.providers[provider], found.load(**case))
+
+
+def peak(benchmark: Benchmark, name: str, case: Mapping[str, Any], inputs: Any) -> float:
+    """On a CPU in a fresh process, whose heap holds nothing that could be used again unseen."""
+    if case["device"] == "cpu":
+        names = {"benchmark": benchmark.name, "provider": name}
+        return peak_extra_mib("bench.comparison.benchmark:build", {**names, **case})
+    return peak_extra_mib_here(step(benchmark.providers[name], inputs), device=case["device"])
+
+
+def measure_case(
+    benchmark: Benchmark, case: Mapping[str, Any], names: Sequence[str], repeats: int, roof_tflops: float
+) -> list[dict[str, Any]]:
+    """One result row a provider, for the inputs that `case` (the arguments of benchmark.load) describes."""
+    inputs = benchmark.load(**case)
+    facts = {**benchmark.labels(case), **benchmark.describe(inputs), "inputs": inputs.label,
+             "roof_tflops": round(roof_tflops, 3)}
+    gates = Gates(benchmark.definitions, inputs)
+    columns = judge(names, benchmark.providers, gates)
+    facts |= {f"dense_bf16_{name}": value for name, value in gates["loss"].yardstick.items()}
+    del gates  # they hold dW in full precision
+    timed = [name for name in names if "note" not in columns[name]]
+    steps = {name: step(benchmark.providers[name], inputs) for name in timed}
+    # Judging was the first call. A second one lets a GPU settle; on a CPU it would take a minute and change nothing.
+    timings = measure_time(steps, gate=None, repeats=repeats, warmup=2 if inputs.hidden.is_cuda else 1)
+    tflop = 6e-12 * inputs.hidden.numel() * len(inputs.weight)
+    for name in timed:
+        provider, rate = benchmark.providers[name], 1e3 * tflop / timings[name].median_ms
+        columns[name] |= {
+            **timings[name].row(), "tflops": round(rate, 4), "times_roof": round(roof_tflops / rate, 3),
+            "peak_extra_mib": round(peak(benchmark, name, case, inputs), 1), "package": provider.package(),
+            **(provider.report(inputs) if provider.report else {}),
+            **({"note": provider.note} if provider.note else {})}
+    _add_ratios(benchmark, columns, timings)
+    return [{**facts, "provider": name, **columns[name]} for name in names]
+
+
+def _add_ratios(
+    benchmark: Benchmark, columns: Mapping[str, dict[str, Any]], timings: Mapping[str, Timing]
+) -> None:
+    for name, timing in timings.items():
+        times_of = {"time_of_eager": benchmark.eager, **benchmark.providers[name].times_of}
+        for column, other in times_of.items():
+            if other in timings:
+                columns[name][column] = round(timing.median_ms / timings[other].median_ms, 3)
+        if benchmark.eager in timings:
+            memory = columns[benchmark.eager]["peak_extra_mib"]
+            columns[name]["memory_of_eager"] = round(columns[name]["peak_extra_mib"] / memory, 3)

@@ -1,0 +1,80 @@
+"""Who computes a loss: a function of the inputs, and beside it what it needs and how it is judged."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import packages_distributions, version
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.measure import free_bytes
+
+
+class Outputs(NamedTuple):
+    loss: Tensor
+    d_hidden: Tensor  # as hidden, (..., D)
+    d_weight: Tensor  # (V, D)
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Peers run as their own documentation calls them."""
+
+    loss: Callable[[Any], Tensor]
+    """The scalar loss of the benchmark's inputs, differentiable in their `hidden` and `weight`."""
+    imports: str | None = None
+    """The peer's function, as "module:name"."""
+    cuda: bool = False
+    """It runs on a CUDA device only."""
+    logits: float = 0
+    """How many float32 tensors, rows of hidden x V, it holds at once: what would not fit is skipped."""
+    backend: str | None = None
+    """The backend, for one of ours."""
+    sparse: bool = False
+    """Its gradient leaves out small probabilities on purpose, and reports their mass."""
+    judged_by: tuple[str, ...] = ("loss",)
+    """The benchmark's definitions that it has to meet; its errors are those against the first."""
+    loss_only: bool = False
+    """Its gradient is that of another function: only its loss is judged."""
+    report: Callable[[Any], dict[str, float]] | None = None
+    """What else a result row is to say about it, from the inputs."""
+    times_of: Mapping[str, str] = field(default_factory=dict)
+    """Further columns of relative time: the provider whose time is 1."""
+    note: str | None = None
+
+    def package(self) -> str | None:
+        """The peer's distribution and version, where it was installed as one."""
+        names = packages_distributions().get(re.split("[.:]", self.imports or "")[0])
+        return f"{names[0]} {version(names[0])}" if names else None
+
+    def reason_absent(self, inputs: Any) -> str:
+        """Why it cannot run here; empty where it can."""
+        if self.cuda and not inputs.hidden.is_cuda:
+            return "needs a CUDA device"
+        try:
+            if self.imports:
+                pkgutil.resolve_name(self.imports)
+        except (ImportError, AttributeError) as error:
+            return str(error)
+        return self._lack_of_memory(inputs)
+
+    def _lack_of_memory(self, inputs: Any) -> str:
+        vocabulary, size = inputs.weight.shape
+        needed = int(self.logits * inputs.hidden.numel() // size * vocabulary * 4)
+        free = free_bytes(inputs.hidden.device.type)
+        return f"its logits take {needed >> 30} GiB of {free >> 30} free" if needed > free else ""
+
+
+def step(provider: Provider, inputs: Any) -> Callable[[], Outputs]:
+    """A forward and backward of the provider."""
+
+    def call() -> Outputs:
+        loss = provider.loss(inputs)
+        return Outputs(loss.detach(), *torch.autograd.grad(loss, (inputs.hidden, inputs.weight)))
+
+    return call

@@ -1,0 +1,82 @@
+"""Who computes the joint loss: PyTorch, two operations of mind_kernels, and its one; nobody else has it.
+
+`linear_cross_entropy` alone, exact and sparse, is what the joint loss is to cost no more than a few percent above.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.comparison.provider import Provider
+from bench.cross_entropy.providers import THRESHOLD
+from bench.mind_loss.inputs import Inputs
+from bench.pairwise_jsd.providers import all_pairs
+from mind_kernels import linear_cross_entropy, linear_mind_loss, linear_pairwise_jsd
+
+
+def eager(inputs: Inputs) -> Tensor:
+    logits = inputs.hidden @ inputs.weight.T
+    nll = F.cross_entropy(logits, inputs.target, reduction="none")
+    return (inputs.row_weight * nll).sum() + all_pairs(logits[inputs.answer_rows], inputs.pair_weight)
+
+
+def eager_cross_entropy(inputs: Inputs) -> Tensor:
+    nll = F.cross_entropy(inputs.hidden @ inputs.weight.T, inputs.target, reduction="none")
+    return (inputs.row_weight * nll).sum()
+
+
+def eager_consistency(inputs: Inputs) -> Tensor:
+    return all_pairs(inputs.groups @ inputs.weight.T, inputs.pair_weight)
+
+
+def cross_entropy(inputs: Inputs, **options: str | float | None) -> Tensor:
+    return linear_cross_entropy(*inputs[:3], row_weight=inputs.row_weight, segment=inputs.segment,
+                                num_segments=inputs.segments, reduction="sum", **options)
+
+
+def two_calls(inputs: Inputs, backend: str) -> Tensor:
+    consistency = linear_pairwise_jsd(inputs.groups, inputs.weight, inputs.pair_weight, backend=backend)
+    return cross_entropy(inputs, backend=backend) + consistency
+
+
+def joint(inputs: Inputs, *, return_stats: bool = False, **options: str | float | None) -> Tensor | tuple:
+    return linear_mind_loss(*inputs[:6], segment=inputs.segment, num_segments=inputs.segments,
+                            return_stats=return_stats, **options)
+
+
+def dropped_mass(inputs: Inputs, **options: str | float | None) -> dict[str, float]:
+    _, stats = joint(inputs, return_stats=True, **options)
+    return {"dropped_mass": float(stats.rows.dropped_mass.mean())}
+
+
+def ours(backend: str) -> dict[str, Provider]:
+    """The operations on one backend, by name; "auto" needs no mention."""
+    mention, prefix = ("", "") if backend == "auto" else (f", {backend}", f"{backend} ")
+    exact, sparse = f"linear_cross_entropy alone{mention}", f"linear_cross_entropy alone{mention}, sparse 2^-12"
+    plain = {"cuda": backend.startswith("triton"), "backend": backend, "times_of": {BESIDE: exact}}
+    filtered = {**plain, "sparse": True, "times_of": {BESIDE: sparse}}
+    options = {"backend": backend, "gradient_threshold": THRESHOLD}
+    return {
+        exact: Provider(partial(cross_entropy, backend=backend), **plain, judged_by=ROWS),
+        f"two calls{mention}": Provider(partial(two_calls, backend=backend), **plain, judged_by=BOTH),
+        f"mind_kernels {prefix}exact": Provider(partial(joint, backend=backend), **plain, judged_by=BOTH),
+        sparse: Provider(partial(cross_entropy, **options), **filtered, judged_by=ROWS),
+        f"mind_kernels {prefix}sparse 2^-12": Provider(
+            partial(joint, **options), **filtered, judged_by=BOTH, report=partial(dropped_mass, **options)),
+    }
+
+
+BESIDE = "time_of_cross_entropy"
+BOTH, ROWS = ("loss", "consistency"), ("cross-entropy",)
+PROVIDERS = {
+    "eager": Provider(eager, logits=6, times_of={BESIDE: "linear_cross_entropy alone"}),
+    **ours("auto"),
+    **ours("torch"),
+    **ours("triton"),
+}
+CPU = ("eager", *ours("auto"))
+EAGER_CROSS_ENTROPY = Provider(eager_cross_entropy, logits=3)
+EAGER_CONSISTENCY = Provider(eager_consistency, logits=3)

@@ -1,0 +1,141 @@
+"""Who computes the pairwise JSD: PyTorch, peers that know two distributions, called once a pair, and mind_kernels.
+
+The mixture form is another loss, linear in K: it stands beside the pairs because it serves the same purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from bench.comparison.provider import Provider
+from bench.pairwise_jsd.divergence import mixture_loss, pairs
+from bench.pairwise_jsd.inputs import Inputs
+from mind_kernels import linear_pairwise_jsd
+
+
+def upcast(logits: Tensor) -> Tensor:
+    """To float32 at least: a softmax of bfloat16 logits would stay in bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def safe_log(p: Tensor) -> Tensor:
+    """Finite where p has underflowed, so that p log p is 0 there."""
+    return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+
+
+def loop(inputs: Inputs) -> Tensor:
+    log_p = upcast(inputs.hidden @ inputs.weight.T).log_softmax(-1)
+    loss, p, log_p = log_p.new_zeros(()), log_p.exp().unbind(1), log_p.unbind(1)
+    for i, j in combinations(range(len(p)), 2):
+        log_m = safe_log((p[i] + p[j]) / 2)
+        jsd = (p[i] * (log_p[i] - log_m) + p[j] * (log_p[j] - log_m)).sum(-1) / 2
+        loss = loss + (inputs.pair_weight[:, i, j] * jsd).sum()
+    return loss
+
+
+def all_pairs(logits: Tensor, pair_weight: Tensor) -> Tensor:
+    """All mixtures of pairs at once: JSD = H(m) - (H(p) + H(q)) / 2."""
+    i, j = pairs(logits.shape[1], logits.device)
+    log_p = upcast(logits).log_softmax(-1)
+    p = log_p.exp()
+    m = (p.index_select(1, i) + p.index_select(1, j)) / 2
+    entropy, entropy_m = -(p * log_p).sum(-1), -(m * safe_log(m)).sum(-1)
+    jsd = entropy_m - (entropy[:, i] + entropy[:, j]) / 2
+    return (pair_weight[:, i, j] * jsd).sum()
+
+
+def plain(hidden: Tensor, weight: Tensor, pair_weight: Tensor) -> Tensor:
+    return all_pairs(hidden @ weight.T, pair_weight)
+
+
+def vectorised(inputs: Inputs) -> Tensor:
+    return plain(*inputs[:3])
+
+
+@cache
+def _compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return torch.compile(plain)
+
+
+def compiled(inputs: Inputs) -> Tensor:
+    return _compiled()(*inputs[:3])
+
+
+def trl(inputs: Inputs) -> Tensor:
+    """What its distillation trainers call, once a pair: the gradient is that of the student, here the first row."""
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    bias, beta = None, 0.5
+    teacher_weight = inputs.weight.detach()
+    loss = inputs.pair_weight.new_zeros(())
+    for i, j in combinations(range(inputs.hidden.shape[1]), 2):
+        divergence, _ = ChunkedDivergenceFunction.apply(
+            inputs.hidden[:, i], inputs.weight, bias, inputs.hidden[:, j].detach(), teacher_weight, bias, beta)
+        loss = loss + (inputs.pair_weight[:, i, j] * divergence).sum()
+    return loss
+
+
+def liger(inputs: Inputs) -> Tensor:
+    """Once a pair; its loss is the mean over rows. Compiled, its default, on a GPU."""
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    jsd = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, compiled=inputs.hidden.is_cuda)
+    teacher_weight = inputs.weight.detach()
+    groups, count, _ = inputs.hidden.shape
+    label = torch.zeros(groups, dtype=torch.int64, device=inputs.hidden.device)  # it only says which rows count
+    scale = inputs.pair_weight.sum(0)
+    loss = scale.new_zeros(())
+    for i, j in combinations(range(count), 2):
+        mean = jsd(inputs.hidden[:, i], inputs.weight, inputs.hidden[:, j].detach(), teacher_weight, label)
+        loss = loss + scale[i, j] * mean
+    return loss
+
+
+def one_weight_a_pair(inputs: Inputs) -> Inputs:
+    """The same weight at every position."""
+    mean = inputs.pair_weight.mean(0, keepdim=True)
+    return inputs._replace(pair_weight=mean.expand_as(inputs.pair_weight).contiguous())
+
+
+def eager_mixture(inputs: Inputs) -> Tensor:
+    return mixture_loss(upcast(inputs.hidden @ inputs.weight.T), inputs.mixture_weight)
+
+
+def mixture(inputs: Inputs, backend: str) -> Tensor:
+    return linear_pairwise_jsd(*inputs[:2], mixture_weight=inputs.mixture_weight, backend=backend)
+
+
+def ours(backend: str, *, cuda: bool = False) -> Provider:
+    return Provider(lambda inputs: linear_pairwise_jsd(*inputs[:3], backend=backend), cuda=cuda, backend=backend)
+
+
+def ours_mixture(backend: str, *, cuda: bool = False) -> Provider:
+    return Provider(partial(mixture, backend=backend), cuda=cuda, backend=backend, judged_by=("mixture",),
+                    note=MIXTURE)
+
+
+ONE_SIDED = "gradient to one side of each pair: only its loss is judged"
+MIXTURE = "another loss: K divergences from the mixture"
+EAGER = "eager, loop over pairs"
+PROVIDERS = {
+    EAGER: Provider(loop, logits=32),
+    "eager, vectorised": Provider(vectorised, logits=22),
+    "torch.compile": Provider(compiled, logits=22),
+    "TRL, 28 calls": Provider(trl, "trl.kernels.chunked_divergence:ChunkedDivergenceFunction", loss_only=True,
+                              note=ONE_SIDED),
+    "Liger, 28 calls": Provider(liger, "liger_kernel.chunked_loss:LigerFusedLinearJSDLoss", loss_only=True,
+                                judged_by=("one weight a pair",), note=f"one weight a pair; {ONE_SIDED}"),
+    "eager, mixture": Provider(eager_mixture, logits=8, judged_by=("mixture",), note=MIXTURE),
+    "mind_kernels": ours("auto"),
+    "mind_kernels torch": ours("torch"),
+    "mind_kernels triton": ours("triton", cuda=True),
+    "mind_kernels mixture": ours_mixture("auto"),
+    "mind_kernels torch mixture": ours_mixture("torch"),
+    "mind_kernels triton mixture": ours_mixture("triton", cuda=True),
+}
+CPU = (EAGER, "eager, vectorised", "TRL, 28 calls", "mind_kernels", "mind_kernels mixture")
