@@ -2,6 +2,7 @@
 
 from mind_kernels.backend import Availability, BackendUnavailableError, available_backends
 from mind_kernels.linear_cross_entropy import RowStats, linear_cross_entropy
+from mind_kernels.linear_divergence import DivergenceStats, linear_divergence
 from mind_kernels.linear_log_prob import RowLogProbs, linear_log_prob
 from mind_kernels.linear_mind_loss import MindStats, linear_mind_loss
 from mind_kernels.linear_pairwise_jsd import MixtureStats, PairStats, linear_pairwise_jsd
@@ -11,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Availability",
     "BackendUnavailableError",
+    "DivergenceStats",
     "MindStats",
     "MixtureStats",
     "PairStats",
@@ -18,6 +20,7 @@ __all__ = [
     "RowStats",
     "available_backends",
     "linear_cross_entropy",
+    "linear_divergence",
     "linear_log_prob",
     "linear_mind_loss",
     "linear_pairwise_jsd",

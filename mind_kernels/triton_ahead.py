@@ -30,6 +30,7 @@ MODULES = (
     "mind_kernels.linear_cross_entropy.triton_entries",
     "mind_kernels.linear_cross_entropy.triton_stream",
     "mind_kernels.linear_cross_entropy.triton_pieces",
+    "mind_kernels.linear_divergence.triton_rows",
 )
 # Triton's names of the dtypes that kernels take.
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}

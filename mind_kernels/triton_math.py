@@ -1,14 +1,29 @@
-"""Jit helpers shared by the Triton kernels. All arithmetic is float32."""
+"""What the Triton kernels of several operations share. All arithmetic is float32.
+
+A kernel with a program a row reads it as tiles (LANES, VECTOR): VECTOR neighbours are one 16-byte load, and each lane
+carries an online softmax of its own until the row ends. So the loop needs no reduction across threads, and one
+rescaling for VECTOR entries.
+"""
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+
+from mind_kernels.row_chunks import Head
 
 # Stands for -inf where there is no logit: exp(LOWEST - z) is 0, and so is 0 * LOWEST, which -inf would make nan. Its
 # square is finite.
 LOWEST = tl.constexpr(-1e18)
 LOG2_E = tl.constexpr(1.4426950408889634)
+
+# 1024 threads with two 16-byte loads each are 32 KiB in flight on a multiprocessor, about what hides the latency of
+# memory (4.3 TB/s x 0.7 us = 3 MB on 132 of them). One program of 32 warps fills a multiprocessor, so that at V 151936
+# 132 rows of 300 KB are under way at once: 40 MB, of which a second read finds much in the L2 cache. Rows of float32
+# would not fit, nor would the registers at 32 warps.
+_LOADS = 2
+_MAX_WARPS = {2: 32, 4: 16}
 
 
 @triton.jit
@@ -39,6 +54,18 @@ def tanh(x):
 
 
 @triton.jit
+def log1p(x):
+    """log(1 + x) of x >= 0 to three units in the last place of float32, also for small x."""
+    half = x / (2.0 + x)
+    square = half * half
+    # 2 artanh(x / (2 + x)): five terms of its series leave 1e-8 of it at x = 0.5.
+    q = square * (1.0 / 9.0) + 1.0 / 7.0
+    q = q * square + 1.0 / 5.0
+    q = q * square + 1.0 / 3.0
+    return tl.where(x < 0.5, 2.0 * half + 2.0 * half * (square * q), tl.log(1.0 + x))
+
+
+@triton.jit
 def condition(x, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
     """z = softcap(x) / temperature, softcap(x) = c tanh(x / c). Divisions by scalars leave the loops as reciprocals."""
     if HAS_SOFTCAP:
@@ -56,3 +83,58 @@ def slope(z, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
         ratio = z * (temperature / softcap)
         result = (1.0 - ratio * ratio) * result
     return result
+
+
+def conditions(head: Head, conditioned: bool = False) -> dict[str, float | bool]:
+    """Softcap and temperature as kernel arguments."""
+    if conditioned:
+        return {"softcap": 1.0, "temperature": 1.0, "HAS_SOFTCAP": False}
+    return {"softcap": head.softcap or 1.0, "temperature": head.temperature, "HAS_SOFTCAP": head.softcap is not None}
+
+
+def row_launch(vocabulary: int, stride: int, dtype: torch.dtype) -> dict[str, int]:
+    """Tile and warps of a kernel with a program a row."""
+    vector = 16 // dtype.itemsize
+    if vocabulary % 16 == 0 and stride % 16 == 0:
+        loads, most = _LOADS, _MAX_WARPS[dtype.itemsize]
+    else:  # no 16-byte loads: a vector lies in as many threads, and each thread carries the state of as many lanes
+        loads, most = 1, 16
+    warps = min(most, triton.next_power_of_2(triton.cdiv(vocabulary, 32 * loads * vector)))
+    return {"LANES": 32 * loads * warps, "VECTOR": vector, "num_warps": warps}
+
+
+@triton.jit
+def load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
+    """z of these columns of a row; LOWEST beyond the vocabulary."""
+    inside = columns < vocabulary
+    x = tl.load(row + columns, mask=inside, other=0.0).to(tl.float32)
+    return tl.where(inside, condition(x, softcap, temperature, HAS_SOFTCAP), LOWEST)
+
+
+@triton.jit
+def columns_of(start, LANES: tl.constexpr, VECTOR: tl.constexpr):
+    """The columns (LANES, VECTOR) of the tile that begins at `start`."""
+    return start + tl.arange(0, LANES)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
+
+
+@triton.jit
+def online_softmax(z, z_maximum, maximum, total, entropy_sum):
+    """Adds logits z, of maximum z_maximum, to each row's maximum m, sum of e^(z - m), and sum of e^(z - m) (z - m)."""
+    grown = tl.maximum(maximum, z_maximum)
+    rise = maximum - grown
+    decay = exp(rise)
+    shifted = z - grown[:, None]
+    exponential = exp(shifted)
+    entropy_sum = (entropy_sum + total * rise) * decay + tl.sum(exponential * shifted, axis=1)
+    total = total * decay + tl.sum(exponential, axis=1)
+    return grown, total, entropy_sum
+
+
+@triton.jit
+def join_lanes(maximum, total, entropy_sum):
+    """The three of `online_softmax` for the row, from those of its lanes."""
+    row_maximum = tl.max(maximum, axis=0)
+    rise = maximum - row_maximum
+    decay = exp(rise)
+    entropy_sum = tl.sum((entropy_sum + total * rise) * decay, axis=0)
+    return row_maximum, tl.sum(total * decay, axis=0), entropy_sum

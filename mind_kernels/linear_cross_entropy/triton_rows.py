@@ -3,8 +3,7 @@
 Passes: statistics (read), then the gradient in place (read, write) or the count of kept entries (read). Peak memory: a
 few numbers a row beside the logits. Logits in float32, bfloat16 or float16, all arithmetic in float32; deterministic.
 
-A row is read as tiles (LANES, VECTOR): VECTOR neighbours are one 16-byte load, and each lane carries an online softmax
-of its own until the row ends. So the loop needs no reduction across threads, and one rescaling for VECTOR entries.
+A row is read as tiles (LANES, VECTOR), see `triton_math`.
 """
 
 from __future__ import annotations
@@ -18,51 +17,18 @@ from torch import Tensor
 
 from mind_kernels.row_chunks import Head
 from mind_kernels.triton_ahead import DTYPES, Variant
-from mind_kernels.triton_math import LOWEST, condition, exp, row_pointer, slope
-
-# 1024 threads with two 16-byte loads each are 32 KiB in flight on a multiprocessor, about what hides the latency of
-# memory (4.3 TB/s x 0.7 us = 3 MB on 132 of them). One program of 32 warps fills a multiprocessor, so that at V 151936
-# 132 rows of 300 KB are under way at once: 40 MB, of which a second read finds much in the L2 cache. Rows of float32
-# would not fit, nor would the registers at 32 warps.
-_LOADS = 2
-_MAX_WARPS = {2: 32, 4: 16}
-
-
-def row_launch(vocabulary: int, stride: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile and warps of a kernel with a program a row."""
-    vector = 16 // dtype.itemsize
-    if vocabulary % 16 == 0 and stride % 16 == 0:
-        loads, most = _LOADS, _MAX_WARPS[dtype.itemsize]
-    else:  # no 16-byte loads: a vector lies in as many threads, and each thread carries the state of as many lanes
-        loads, most = 1, 16
-    warps = min(most, triton.next_power_of_2(triton.cdiv(vocabulary, 32 * loads * vector)))
-    return {"LANES": 32 * loads * warps, "VECTOR": vector, "num_warps": warps}
-
-
-@triton.jit
-def load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
-    """z of these columns of a row; LOWEST beyond the vocabulary."""
-    inside = columns < vocabulary
-    x = tl.load(row + columns, mask=inside, other=0.0).to(tl.float32)
-    return tl.where(inside, condition(x, softcap, temperature, HAS_SOFTCAP), LOWEST)
-
-
-@triton.jit
-def _columns(start, LANES: tl.constexpr, VECTOR: tl.constexpr):
-    return start + tl.arange(0, LANES)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
-
-
-@triton.jit
-def online_softmax(z, z_maximum, maximum, total, entropy_sum):
-    """Adds logits z, of maximum z_maximum, to each row's maximum m, sum of e^(z - m), and sum of e^(z - m) (z - m)."""
-    grown = tl.maximum(maximum, z_maximum)
-    rise = maximum - grown
-    decay = exp(rise)
-    shifted = z - grown[:, None]
-    exponential = exp(shifted)
-    entropy_sum = (entropy_sum + total * rise) * decay + tl.sum(exponential * shifted, axis=1)
-    total = total * decay + tl.sum(exponential, axis=1)
-    return grown, total, entropy_sum
+from mind_kernels.triton_math import (
+    LOWEST,
+    columns_of,
+    conditions,
+    exp,
+    join_lanes,
+    load_logits,
+    online_softmax,
+    row_launch,
+    row_pointer,
+    slope,
+)
 
 
 @triton.jit
@@ -80,7 +46,7 @@ def _row_statistics(row, target, vocabulary, softcap, temperature, label_smoothi
     entropy_sum = tl.zeros((LANES,), tl.float32)
     z_sum = tl.zeros((LANES,), tl.float32)
     for start in range(0, vocabulary, LANES * VECTOR):
-        columns = _columns(start, LANES, VECTOR)
+        columns = columns_of(start, LANES, VECTOR)
         z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
         tile_maximum = tl.max(z, axis=1)
         maximum, total, entropy_sum = online_softmax(z, tile_maximum, maximum, total, entropy_sum)
@@ -89,11 +55,7 @@ def _row_statistics(row, target, vocabulary, softcap, temperature, label_smoothi
         if HAS_SMOOTHING:
             z_sum += tl.sum(tl.where(columns < vocabulary, z, 0.0), axis=1)
 
-    row_maximum = tl.max(maximum, axis=0)
-    rise = maximum - row_maximum
-    decay = exp(rise)
-    entropy_sum = tl.sum((entropy_sum + total * rise) * decay, axis=0)
-    total = tl.sum(total * decay, axis=0)
+    row_maximum, total, entropy_sum = join_lanes(maximum, total, entropy_sum)
     z_target = tl.sum(tl.where(near == target, z_near, 0.0), axis=0)
     log_total = tl.log(total)
     nll = log_total - (z_target - row_maximum)
@@ -191,7 +153,7 @@ def _row_kernel(
         a, b, t = weights(scale, entropy_scale, lse, entropy, label_smoothing, z_loss)
         uniform = tl.load(scale + tl.program_id(0)) * (label_smoothing / vocabulary)
         for start in range(0, vocabulary, LANES * VECTOR):
-            columns = _columns(start, LANES, VECTOR)
+            columns = columns_of(start, LANES, VECTOR)
             z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
             log_p = (z - maximum) - log_total
             dz = probability_part(log_p, a, b, entropy_scale is not None) - tl.where(columns == y, t, 0.0)
@@ -229,20 +191,13 @@ def _count_kernel(
     # The whole row again, mostly from the L2 cache: a tile of 16384 entries is rarely without a kept one (35 a row), so
     # to remember the maximum of each would skip next to nothing, and cost a reduction a tile.
     for start in range(0, vocabulary, LANES * VECTOR):
-        columns = _columns(start, LANES, VECTOR)
+        columns = columns_of(start, LANES, VECTOR)
         z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
         keep = is_kept(z, columns, y, lse, log_threshold)
         count += tl.sum(keep.to(tl.int32), axis=1)
         mass += tl.sum(tl.where(keep, exp((z - maximum) - log_total), 0.0), axis=1)
     tl.store(kept + tl.program_id(0), tl.sum(count, axis=0))
     tl.store(kept_mass + tl.program_id(0), tl.sum(mass, axis=0))
-
-
-def conditions(head: Head, conditioned: bool = False) -> dict[str, float | bool]:
-    """Softcap and temperature as kernel arguments."""
-    if conditioned:
-        return {"softcap": 1.0, "temperature": 1.0, "HAS_SOFTCAP": False}
-    return {"softcap": head.softcap or 1.0, "temperature": head.temperature, "HAS_SOFTCAP": head.softcap is not None}
 
 
 def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:

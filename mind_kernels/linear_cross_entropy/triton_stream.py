@@ -23,10 +23,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from mind_kernels.linear_cross_entropy.triton_rows import conditions, online_softmax
 from mind_kernels.row_chunks import Head
 from mind_kernels.triton_ahead import DTYPES, Variant
-from mind_kernels.triton_math import LOWEST, condition, row_pointer
+from mind_kernels.triton_math import LOWEST, condition, conditions, online_softmax, row_pointer
 
 # Vocabulary entries of a tile, the unit of `tile_maxima` and of kept pieces.
 TILE = 128

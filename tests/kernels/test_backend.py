@@ -35,4 +35,4 @@ def test_triton_says_what_it_lacks(monkeypatch):
 
 def test_an_operation_without_the_backend_says_so():
     with pytest.raises(BackendUnavailableError, match="this operation does not have it yet|triton is not installed"):
-        linear_pairwise_jsd(torch.zeros(1, 2, 3), torch.zeros(5, 3), torch.ones(1, 2, 2), backend="triton")
+        linear_pairwise_jsd(torch.zeros(1, 2, 3), torch.zeros(5, 3), torch.ones(1, 2, 2), backend="triton_streaming")

@@ -7,7 +7,14 @@ import test_linear_mind_loss
 import test_linear_pairwise_jsd
 import torch
 
-from mind_kernels import linear_cross_entropy, linear_log_prob, linear_mind_loss, linear_pairwise_jsd, sparse_gradient
+from mind_kernels import (
+    linear_cross_entropy,
+    linear_divergence,
+    linear_log_prob,
+    linear_mind_loss,
+    linear_pairwise_jsd,
+    sparse_gradient,
+)
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -32,6 +39,19 @@ def log_prob(hidden, weight, target, row_weight, **options):
     return (row_weight * (rows.log_prob + 0.1 * rows.entropy)).sum()
 
 
+def mixture(hidden, weight, pair_weight, **options):
+    return linear_pairwise_jsd(hidden, weight, mixture_weight=pair_weight[:, 0], **options)
+
+
+def sparse_mind(*arguments, **options):
+    return linear_mind_loss(*arguments, **options, gradient_threshold=2**-7)
+
+
+def divergence(hidden, weight, target, row_weight, **options):
+    """A teacher of the same head, one row off."""
+    return linear_divergence(hidden, weight, hidden.roll(1, 0), weight, kind="jsd", row_weight=row_weight, **options)
+
+
 def rows():
     return make_inputs(300, 64, 1009, dtype=torch.float64)
 
@@ -42,8 +62,11 @@ def rows():
     (sparse, rows, ("target",)),
     (log_prob, rows, ("target", "row_weight")),
     (linear_pairwise_jsd, test_linear_pairwise_jsd.make, ("pair_weight",)),
+    (mixture, test_linear_pairwise_jsd.make, ("pair_weight",)),
     (linear_mind_loss, test_linear_mind_loss.make, ("target", "row_weight", "answer_rows", "pair_weight")),
-], ids=["cross_entropy", "sparse", "log_prob", "pairwise_jsd", "mind_loss"])
+    (sparse_mind, test_linear_mind_loss.make, ("target", "row_weight", "answer_rows", "pair_weight")),
+    (divergence, rows, ("target", "row_weight")),
+], ids=["cross_entropy", "sparse", "log_prob", "pairwise_jsd", "mixture", "mind_loss", "sparse_mind", "divergence"])
 def test_matches_float64(function, make, arguments, dtype, monkeypatch):
     monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1.0, "cuda": 1.0})
     monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)

@@ -1,0 +1,5 @@
+"""Divergences of a student's softmax from a teacher's, straight from hidden states and LM heads."""
+
+from mind_kernels.linear_divergence.op import DivergenceStats, linear_divergence
+
+__all__ = ["DivergenceStats", "linear_divergence"]

@@ -1,0 +1,89 @@
+"""Row kernels of the divergences in plain PyTorch, on any device.
+
+Passes over a chunk of logits, block by block, so that a block stays in the cache: both softmaxes, then the divergence
+and its gradient as in `terms`, in place. All arithmetic in float32 (float64 for float64 input). Peak memory: about six
+blocks beside the chunk.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.linalg import vecdot
+
+from mind_kernels.linear_divergence.kinds import Divergence
+from mind_kernels.linear_divergence.rows import LOWEST, RowValues
+from mind_kernels.linear_divergence.terms import divergence_terms_, event_terms
+from mind_kernels.row_chunks import Head, chunks, rows_per_block, scale_
+
+
+class _Blocks:
+    """Walks over blocks of logits; the buffers serve all of them (fresh pages cost more than exp).
+
+    Blocks of half the rows that the cache has room for: a block's passes use twice as many arrays as buffers.
+    """
+
+    def __init__(self, logits: Tensor, buffers: int) -> None:
+        rows, vocabulary = logits.shape
+        self._rows, self._size = rows, min(max(1, rows_per_block(vocabulary, logits.device) // 2), max(1, rows))
+        self._buffers = [logits.new_empty(self._size, vocabulary) for _ in range(buffers)]
+
+    def __iter__(self):
+        for block in chunks(self._rows, self._size):
+            yield block, *(buffer[: block.stop - block.start] for buffer in self._buffers)
+
+
+def _softmax(z: Tensor, shifted: Tensor, q: Tensor) -> Tensor:
+    """log sum exp(z - max) (n, 1); fills shifted = z - max (it may be z) and the softmax q, (n, V)."""
+    torch.sub(z, z.amax(1, keepdim=True), out=shifted)
+    total = torch.exp(shifted, out=q).sum(1, keepdim=True)
+    q.div_(total)
+    return total.log_()
+
+
+def divergence_(
+    logits: Tensor,  # (n, V), projected
+    teacher_logits: Tensor,  # (n, V), projected
+    weights: Tensor | None,  # (n,)
+    head: Head,
+    teacher_head: Head,
+    divergence: Divergence,
+) -> RowValues:
+    """See `rows.RowKernels`."""
+    values = RowValues(*logits.new_empty(2, logits.shape[0]))
+    for block, shifted, q, p in _Blocks(logits, 3):
+        z, theirs = head.condition_(logits[block]), teacher_head.condition_(teacher_logits[block])
+        log_total = _softmax(z, shifted, q)
+        values.entropy[block] = log_total.squeeze(1) - vecdot(q, shifted)
+        if divergence.interpolation != 1:  # of logits below 0: a rounding of large ones would be one of p
+            torch.lerp(shifted, theirs.sub_(theirs.amax(1, keepdim=True)), divergence.interpolation, out=theirs)
+        log_total -= _softmax(theirs, theirs, p)
+        ratio = shifted.sub_(theirs).sub_(log_total)
+        values.divergence[block], gradient = divergence_terms_(ratio, q, p, theirs, divergence)
+        if weights is not None:
+            z.copy_(scale_(gradient.mul_(weights[block, None]), head.slope(z)))
+    return values
+
+
+def listed_divergence_(
+    logits: Tensor,  # (n, V), projected
+    ids: Tensor,  # (n, T)
+    log_p: Tensor,  # (n, T + 1)
+    weights: Tensor | None,  # (n,)
+    head: Head,
+    divergence: Divergence,
+) -> RowValues:
+    """See `rows.RowKernels`."""
+    values = RowValues(*logits.new_empty(2, logits.shape[0]))
+    for block, shifted, q in _Blocks(logits, 2):
+        z, index = head.condition_(logits[block]), ids[block]
+        listed = z.gather(1, index)
+        z.scatter_(1, index, LOWEST)
+        log_total = _softmax(z, shifted, q).squeeze(1)
+        values.divergence[block], values.entropy[block], gradient = event_terms(
+            listed, z.amax(1), log_total, vecdot(q, shifted), log_p[block], divergence)
+        if weights is not None:
+            gradient.mul_(weights[block, None])
+            z.copy_(scale_(q.mul_(gradient[:, -1:]), head.slope(z)))
+            z.scatter_(1, index, scale_(gradient[:, :-1], head.slope(listed)))
+    return values

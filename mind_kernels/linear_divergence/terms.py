@@ -1,0 +1,82 @@
+"""The divergence of rows and its gradient, from both softmaxes, in plain PyTorch.
+
+Cancellation-proof: with e = log(q / p), q - p is (p + q) tanh(e / 2), so that equal distributions give exactly 0, and
+the error of nearly equal ones is a rounding of e, not of p. For a mixture m = c p + (1 - c) q, with R = (q - p) / m,
+    log(max(p, q) / m) = log1p(max(c R, (c - 1) R)),   log(q / m) = that + min(e, 0),   log(p / m) = that - max(e, 0):
+no argument is near -1, nothing overflows, and no term grows that its probability does not bound. The row scalar
+S = sum q F' / sum q is made from the same numbers as F', so that a rounding error of a normaliser cancels in F' - S.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.linalg import vecdot
+
+from mind_kernels.linear_divergence.kinds import Divergence
+
+
+def divergence_terms_(
+    ratio: Tensor,  # (n, E), log(q / p)
+    q: Tensor,  # (n, E), the student's
+    p: Tensor,  # (n, E), the teacher's
+    scratch: Tensor,  # (n, E)
+    divergence: Divergence,
+) -> tuple[Tensor, Tensor]:
+    """The divergence of each row (n,) and its gradient q (F' - S) with respect to the student's logits (n, E).
+
+    Overwrites its arguments; the gradient lies in the memory of one of them.
+    """
+    difference = torch.mul(ratio, 0.5, out=scratch).tanh_()  # (q - p) / (q + p), then q - p
+    if divergence.mixture == 0:
+        of_ratio = vecdot(p, ratio)
+        total = difference.mul_(torch.add(p, q, out=ratio)).sum(1)
+        share = total / q.sum(1)
+        return (total - of_ratio).clamp_(min=0), difference.sub_(q.mul_(share[:, None]))  # q F' is q - p
+    if divergence.mixture == 1:
+        of_ratio = vecdot(q, ratio)
+        value, slope = of_ratio - vecdot(difference, p.add_(q)), ratio
+    else:
+        value, slope = _mixed_(ratio, difference.mul_(p + q), q, p, divergence)
+    share = vecdot(q, slope) / q.sum(1)
+    return value.clamp_(min=0), slope.sub_(share[:, None]).mul_(q)
+
+
+def _mixed_(ratio: Tensor, difference: Tensor, q: Tensor, p: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:
+    """The divergence (n,) and F' (n, E) of a mixture m of both; overwrites ratio and difference."""
+    c, d = divergence.mixture, divergence.difference_part
+    value = d * difference.sum(1)
+    m = torch.mul(p, c).add_(q, alpha=1 - c).clamp_(min=torch.finfo(p.dtype).tiny)
+    relative = difference.div_(m)  # (q - p) / m
+    log_larger = torch.maximum(torch.mul(relative, c, out=m), relative * (c - 1)).log1p_()  # log(max(p, q) / m)
+    if divergence.teacher_part:
+        value += divergence.teacher_part * vecdot(p, log_larger - ratio.clamp(min=0))
+    slope = relative.mul_((1 - c) * d)
+    if divergence.student_part:
+        of_student = ratio.clamp_(max=0).add_(log_larger)
+        value += divergence.student_part * vecdot(q, of_student)
+        slope.add_(of_student, alpha=divergence.student_part)
+    return value, slope
+
+
+def event_terms(
+    listed: Tensor,  # (n, T), logits of the listed tokens
+    maximum: Tensor,  # (n,), of all other logits z
+    log_total: Tensor,  # (n,), log sum exp(z - maximum) of the others
+    mean: Tensor,  # (n,), mean of z - maximum in their softmax
+    log_p: Tensor,  # (n, T + 1), the teacher's
+    divergence: Divergence,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Divergence and entropy (n,), and the gradient of the divergence with respect to the events' logits (n, T + 1).
+
+    An event's logit is the log-sum-exp of its tokens: the softmax within the last one distributes its gradient.
+    """
+    top = torch.maximum(listed.amax(1), maximum)
+    z = torch.cat([listed - top[:, None], ((maximum - top) + log_total)[:, None]], 1)
+    if divergence.interpolation != 1:
+        log_p = torch.log_softmax(torch.lerp(z, log_p, divergence.interpolation), 1)
+    log_q = torch.log_softmax(z, 1)
+    q = log_q.exp()
+    entropy = q[:, -1] * (log_total - mean) - vecdot(q, log_q)
+    value, gradient = divergence_terms_(log_q - log_p, q, log_p.exp(), log_q, divergence)
+    return value, entropy, gradient
