@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import assert_compiles_whole, device_of, on, with_dtypes
+from cases import assert_compiles_whole, device_of, interpreted, on, with_dtypes
 
 from mind_kernels import linear_cross_entropy, linear_mind_loss, linear_pairwise_jsd, row_chunks, sparse_gradient
 from mind_kernels.linear_mind_loss.op import BACKENDS
@@ -55,13 +55,27 @@ def run(inputs, dtype, backend, **options):
     return {name: tensor.detach().cpu() for name, tensor in outputs.items()}
 
 
-@pytest.mark.parametrize("options", [{}, {"softcap": 4.0, "temperature": 0.8}, {"gradient_threshold": THRESHOLD}],
-                         ids=str)
-@pytest.mark.parametrize("kind", [{"rows": 24, "groups": 3}, {"rows": 20, "groups": 5, "absent": 0.0, "ignored": 0.0},
-                                  {"rows": 4, "groups": 0}, {"rows": 9, "count": 2, "groups": 1, "absent": 1.0}],
-                         ids=str)
+def small(backend):
+    """Arguments of `make`: the interpreter takes milliseconds a row."""
+    return {"rows": 9, "groups": 2, "count": 2} if interpreted(backend) else {"rows": 24, "groups": 3}
+
+
+def kinds(backend):
+    """Arguments of `make` and options of the loss."""
+    options = [{}, {"softcap": 4.0, "temperature": 0.8}, {"gradient_threshold": THRESHOLD}]
+    if interpreted(backend):
+        return [(small(backend), option) for option in options]
+    return [(kind, option) for option in options for kind in (
+        {"rows": 24, "groups": 3}, {"rows": 20, "absent": 0.0, "ignored": 0.0}, {"rows": 4, "groups": 0},
+        {"rows": 9, "count": 2, "groups": 1, "absent": 1.0})]
+
+
+CASES = [pytest.param(*case.values, *arguments, id="-".join([case.id, *map(str, arguments)]))
+         for case in with_dtypes(tuple(BACKENDS)) for arguments in kinds(case.values[0])]
+
+
 @pytest.mark.parametrize("form", ["pairs", "mixture"])
-@pytest.mark.parametrize("backend, dtype", with_dtypes(tuple(BACKENDS)))
+@pytest.mark.parametrize("backend, dtype, kind, options", CASES)
 def test_matches_float64(backend, dtype, form, kind, options):
     inputs = make(**kind) if form == "pairs" else as_mixture(make(**kind))
     inputs = {k: v.to(dtype) if k in ("hidden", "weight") else v for k, v in inputs.items()}
@@ -75,7 +89,7 @@ def test_matches_float64(backend, dtype, form, kind, options):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_equals_its_two_parts(backend):
-    inputs = make(rows=24, groups=3, absent=0.0)
+    inputs = make(**small(backend), absent=0.0)
     joint = run(inputs, torch.float32, backend)
     hidden, weight = (inputs[name].float().requires_grad_() for name in ("hidden", "weight"))
     bias = torch.linspace(-1, 1, 67)
@@ -90,12 +104,12 @@ def test_equals_its_two_parts(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_sparse_gradient_is_of_rows_that_are_no_answers(backend):
-    inputs = make(rows=24, groups=3, ignored=0.0)
+    inputs = make(**small(backend), ignored=0.0)
     exact = run(inputs, torch.float32, backend)
     sparse = run(inputs, torch.float32, backend, gradient_threshold=THRESHOLD)
     for name in ("loss", "nll", "divergence"):
         torch.testing.assert_close(sparse[name], exact[name])
-    answers = torch.zeros(24, dtype=torch.bool)
+    answers = torch.zeros(len(inputs["target"]), dtype=torch.bool)
     answers[inputs["answer_rows"][inputs["answer_rows"] >= 0]] = True
     torch.testing.assert_close(sparse["d_hidden"][answers], exact["d_hidden"][answers])
     assert (sparse["kept"][answers] == 67).all() and (sparse["kept_mass"][answers] == 1).all()
@@ -140,7 +154,7 @@ def test_rows_without_any_weight_cost_no_gradient_product(monkeypatch):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_frozen_head(backend):
-    inputs = on(device_of(backend), make(rows=24, groups=3))
+    inputs = on(device_of(backend), make(**small(backend)))
     hidden, weight = inputs.pop("hidden").float().requires_grad_(), inputs.pop("weight").float()
     loss = linear_mind_loss(hidden, weight, **inputs, backend=backend)
     found, = torch.autograd.grad(loss, hidden)
@@ -149,10 +163,10 @@ def test_frozen_head(backend):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("threshold", [None, THRESHOLD])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend, threshold", [("torch", None), ("torch", THRESHOLD), ("triton", None),
+                                                ("triton_streaming", THRESHOLD)])
 def test_opcheck_and_compile(backend, threshold):
-    inputs = on(device_of(backend), make(rows=24, groups=3))
+    inputs = on(device_of(backend), make(**small(backend)))
     hidden, weight = inputs["hidden"].float().requires_grad_(), inputs["weight"].float().requires_grad_()
     rest = (inputs["target"], inputs["row_weight"], inputs["answer_rows"], inputs["pair_weight"])
     torch.library.opcheck(torch.ops.mind_kernels.linear_mind_loss.default,
