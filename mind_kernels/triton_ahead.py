@@ -30,6 +30,9 @@ MODULES = (
     "mind_kernels.linear_cross_entropy.triton_entries",
     "mind_kernels.linear_cross_entropy.triton_stream",
     "mind_kernels.linear_cross_entropy.triton_pieces",
+    "mind_kernels.linear_pairwise_jsd.triton_groups",
+    "mind_kernels.linear_pairwise_jsd.triton_pairs",
+    "mind_kernels.linear_pairwise_jsd.triton_mixture",
     "mind_kernels.linear_divergence.triton_rows",
 )
 # Triton's names of the dtypes that kernels take.

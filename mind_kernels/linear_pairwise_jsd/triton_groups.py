@@ -27,7 +27,7 @@ from mind_kernels.triton_math import (
     row_pointer,
 )
 
-# Adding 3 x 2^12 rounds a number of up to 4096 to a multiple of 2^-10, and subtracting it again is exact. Larger numbers
+# Adding 3 x 2^12 rounds a number of up to 4096 to a multiple of 2^-10, and subtracting it again is exact. Larger ones
 # get a coarser grid, or keep all their digits, and the subtraction stays exact up to 2^36.
 _GRID = tl.constexpr(12288.0)
 # log 2 as a multiple of 2^-10, whose multiples are exact, and the rest.
