@@ -96,15 +96,6 @@ def load_normalizer(normalizer, row, rows, vocabulary, inside=True):
 
 
 @triton.jit
-def zeros(COUNT: tl.constexpr, COLUMNS: tl.constexpr):
-    """A tuple of accumulators."""
-    values = ()
-    for _ in tl.static_range(COUNT):
-        values += (tl.zeros((COLUMNS,), tl.float32),)
-    return values
-
-
-@triton.jit
 def _normalizer_kernel(
     logits,  # (G K, V)
     mask,  # (G K,)

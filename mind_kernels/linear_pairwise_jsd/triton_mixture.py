@@ -23,7 +23,6 @@ from mind_kernels.linear_pairwise_jsd.triton_groups import (
     load_normalizer,
     log_probability,
     normalize,
-    zeros,
 )
 from mind_kernels.triton_ahead import Variant
 from mind_kernels.triton_math import LOG2_E, LOWEST, row_pointer
@@ -114,10 +113,11 @@ def _mixture_kernel(
     """The mixture of all rows, and the divergences of a block of them."""
     span, first, rows = tl.program_id(1), tl.program_id(0) * COUNT, tl.num_programs(0) * COUNT
     own = 0 if COUNT == BLOCK else tl.program_id(2) * BLOCK
-    divergence, weighted, mass = zeros(BLOCK, COLUMNS), zeros(BLOCK, COLUMNS), zeros(BLOCK, COLUMNS)
+    zero = tl.zeros((COLUMNS,), tl.float32)
+    divergence, weighted, mass = (zero,) * BLOCK, (zero,) * BLOCK, (zero,) * BLOCK
     for column_start in range(span * SPAN, tl.minimum((span + 1) * SPAN, vocabulary), COLUMNS):
         column = column_start + tl.arange(0, COLUMNS)
-        high_r, low_r = tl.full((COLUMNS,), LOWEST * 10, tl.float32), tl.zeros((COLUMNS,), tl.float32)
+        high_r, low_r = zero + LOWEST * 10, zero
         for start in range(0, COUNT, BLOCK):
             _, _, shares, high, low = _load_block(
                 logits, normalizer, share, column, vocabulary, first, rows, start, COUNT, BLOCK)
@@ -125,7 +125,7 @@ def _mixture_kernel(
                 lowered = tl.where(shares[k] > 0, 0.0, LOWEST * 100)
                 larger = (high[k] - high_r) * LOG2_E + (low[k] - low_r) + lowered > 0
                 high_r, low_r = tl.where(larger, high[k], high_r), tl.where(larger, low[k], low_r)
-        total, total_1, m = zeros(3, COLUMNS)
+        total, total_1, m = zero, zero, zero
         for start in range(0, COUNT, BLOCK):
             _, _, shares, high, low = _load_block(
                 logits, normalizer, share, column, vocabulary, first, rows, start, COUNT, BLOCK)

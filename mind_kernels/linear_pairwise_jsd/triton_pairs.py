@@ -29,7 +29,6 @@ from mind_kernels.linear_pairwise_jsd.triton_groups import (
     load_normalizer,
     log_probability,
     normalize,
-    zeros,
 )
 from mind_kernels.triton_ahead import Variant
 from mind_kernels.triton_math import LOG2_E, LOWEST, row_pointer
@@ -62,12 +61,6 @@ def _whole_halves(count: int) -> int:
 def pair_launch(count: int) -> dict[str, int]:
     """Places of rows in a matrix of pairs, and the launch of a kernel of whole columns."""
     return {"PLACES": count if count <= _BLOCK else _whole_halves(count)} | column_launch(count)
-
-
-@triton.constexpr_function
-def _pairs(left, right):
-    """Pairs of `left` rows with one another, or with the `right` rows behind them."""
-    return tuple((i, j) for i in range(left) for j in range(left if right else i + 1, left + right))
 
 
 @triton.jit
@@ -120,29 +113,28 @@ def _load_rows(normalizer, first, rows, vocabulary, count, left, right, LEFT: tl
 
 
 @triton.jit
-def _load_columns(logits, column, vocabulary, row, offset, rest, length):
+def _row_pointers(base, row, stride):
+    pointers = ()
+    for k in tl.static_range(len(row)):
+        pointers += (row_pointer(base, row[k], stride),)
+    return pointers
+
+
+@triton.jit
+def _load_columns(source, column, offset, rest, length):
     """log2 p of each row, up to a term common to a column's rows, and p; p is 0 in absent rows."""
     high, low = (), ()
     largest = tl.full(column.shape, LOWEST, tl.float32)
-    for k in tl.static_range(len(row)):
-        z = tl.load(row_pointer(logits, row[k], vocabulary) + column, mask=column < length[k], other=LOWEST)
+    for k in tl.static_range(len(source)):
+        z = tl.load(source[k] + column, mask=column < length[k], other=LOWEST)
         coarse, fine = log_probability(z, offset[k], rest[k])
         largest = tl.maximum(largest, coarse)
         high, low = high + (coarse,), low + (fine,)
     log_p, p = (), ()
-    for k in tl.static_range(len(row)):
+    for k in tl.static_range(len(source)):
         log_p += ((high[k] - largest) * LOG2_E + low[k],)
         p += (tl.exp2(high[k] * LOG2_E + low[k]),)
     return log_p, p
-
-
-@triton.jit
-def _add_pair(derivative, divergence, weight, log_p, p, n: tl.constexpr, i: tl.constexpr, j: tl.constexpr):
-    """Adds pair n, of rows i and j, to the rows' F' and the pairs' divergences."""
-    own, theirs, entry = pair_terms(log_p[i], log_p[j], p[i], p[j])
-    derivative = derivative[:i] + (derivative[i] + weight * own,) + derivative[i + 1:]
-    derivative = derivative[:j] + (derivative[j] + weight * theirs,) + derivative[j + 1:]
-    return derivative, divergence[:n] + (divergence[n] + entry,) + divergence[n + 1:]
 
 
 @triton.jit(do_not_specialize=["count", "left", "right"])
@@ -165,39 +157,48 @@ def _pair_kernel(
 ):
     """Pairs of LEFT rows from `left` on, with one another, or with RIGHT rows from `right` on."""
     ROWS: tl.constexpr = LEFT + RIGHT
-    PAIRS: tl.constexpr = _pairs(LEFT, RIGHT)
+    PAIRS: tl.constexpr = LEFT * RIGHT if RIGHT else LEFT * (LEFT - 1) // 2
     group, span = tl.program_id(0), tl.program_id(1)
     first, rows = group * count, tl.num_programs(0) * count
     row, offset, rest, length = _load_rows(normalizer, first, rows, vocabulary, count, left, right, LEFT, RIGHT)
     place = left * PLACES + (right - LEFT if RIGHT else left)  # of pair (0, 0)
     weight += group * (PLACES * PLACES) + place
     parts += (span * tl.num_programs(0) + group) * (PLACES * PLACES) + place
-    divergence, weighted, mass = zeros(len(PAIRS), COLUMNS), zeros(ROWS, COLUMNS), zeros(ROWS, COLUMNS)
+    source = _row_pointers(logits, row, vocabulary)
+    if gradient is not None:
+        out = _row_pointers(gradient, row, vocabulary)
+    zero = (tl.zeros((COLUMNS,), tl.float32),)
+    divergence, weighted, mass = zero * PAIRS, zero * ROWS, zero * ROWS
     for start in range(span * SPAN, tl.minimum((span + 1) * SPAN, vocabulary), COLUMNS):
         column = start + tl.arange(0, COLUMNS)
-        log_p, p = _load_columns(logits, column, vocabulary, row, offset, rest, length)
-        derivative = ()
-        for k in tl.static_range(ROWS):
-            earlier = tl.zeros((COLUMNS,), tl.float32)
-            if gradient is not None and RIGHT > 0:
-                out = row_pointer(gradient, row[k], vocabulary)
-                earlier = tl.load(out + column, mask=column < length[k], other=0.0)
-            derivative += (earlier,)
-        for n in tl.static_range(len(PAIRS)):
-            w = tl.load(weight + (PAIRS[n][0] * PLACES + PAIRS[n][1]))  # for each column again: no register is left
-            derivative, divergence = _add_pair(derivative, divergence, w, log_p, p, n, PAIRS[n][0], PAIRS[n][1])
+        log_p, p = _load_columns(source, column, offset, rest, length)
+        derivative = zero * ROWS
+        if gradient is not None and RIGHT > 0:
+            derivative = ()
+            for k in tl.static_range(ROWS):
+                derivative += (tl.load(out[k] + column, mask=column < length[k], other=0.0),)
+        sums_so_far, divergence = divergence, ()
+        for i in tl.static_range(LEFT):
+            for j in tl.static_range(LEFT if RIGHT else i + 1, ROWS):
+                own, theirs, entry = pair_terms(log_p[i], log_p[j], p[i], p[j])
+                divergence += (sums_so_far[len(divergence)] + entry,)
+                w = tl.load(weight + (i * PLACES + j))  # for each column again: no register is left for it
+                derivative = derivative[:i] + (derivative[i] + w * own,) + derivative[i + 1:]
+                derivative = derivative[:j] + (derivative[j] + w * theirs,) + derivative[j + 1:]
         if gradient is not None:
             for k in tl.static_range(ROWS):
-                tl.store(row_pointer(gradient, row[k], vocabulary) + column, derivative[k], mask=column < length[k])
+                tl.store(out[k] + column, derivative[k], mask=column < length[k])
                 weighted = weighted[:k] + (weighted[k] + p[k] * derivative[k],) + weighted[k + 1:]
                 mass = mass[:k] + (mass[k] + p[k],) + mass[k + 1:]
     if gradient is not None:
         for k in tl.static_range(ROWS):
-            out = sums + span * 2 * rows + row[k]
-            tl.store(out, tl.sum(weighted[k], axis=0), mask=length[k] > 0)
-            tl.store(out + rows, tl.sum(mass[k], axis=0), mask=length[k] > 0)
-    for n in tl.static_range(len(PAIRS)):
-        tl.store(parts + (PAIRS[n][0] * PLACES + PAIRS[n][1]), tl.sum(divergence[n], axis=0))
+            of_row = sums + span * 2 * rows + row[k]
+            tl.store(of_row, tl.sum(weighted[k], axis=0), mask=length[k] > 0)
+            tl.store(of_row + rows, tl.sum(mass[k], axis=0), mask=length[k] > 0)
+    for i in tl.static_range(LEFT):
+        for j in tl.static_range(LEFT if RIGHT else i + 1, ROWS):
+            tl.store(parts + (i * PLACES + j), tl.sum(divergence[0], axis=0))
+            divergence = divergence[1:]
 
 
 def pair_divergences(
