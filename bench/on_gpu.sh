@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-bench/results}
 TESTS=${TESTS:-cuda linear_cross_entropy sparse_gradient linear_log_prob linear_pairwise_jsd linear_mind_loss \
-    linear_divergence triton_rows triton_gather triton_stream triton_divergence triton_pairs}
+    linear_divergence linear_divergence_contract triton_rows triton_gather triton_stream triton_divergence triton_pairs}
 BENCHES=${BENCHES:-linear_pairwise_jsd linear_mind_loss linear_cross_entropy}
 MINUTES=${MINUTES:-4}
 export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
