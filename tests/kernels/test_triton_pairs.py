@@ -34,9 +34,9 @@ def wide_steps(monkeypatch):
         monkeypatch.setattr(triton_groups, "_FEW_ROWS", 32)
 
 
-def make(kind, groups, count, vocabulary, *, scale=2.0, spread=1.0, absent=0.2, seed=0):
+def make(kind, groups, count, vocabulary, *, scale=1.0, spread=1.0, absent=0.2):
     """Logits, weights (of pairs: of any sign; of rows: some of them zero) and mask. `spread` 0 makes rows equal."""
-    generator = torch.Generator().manual_seed(seed + count)
+    generator = torch.Generator().manual_seed(count)
     common = torch.randn(groups, 1, vocabulary, generator=generator)
     logits = scale * (common + spread * torch.randn(groups, count, vocabulary, generator=generator))
     weight = torch.randn(groups, count, count, generator=generator)
@@ -73,7 +73,7 @@ def check(kind, logits, weight, mask):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @KINDS
 def test_matches_float64(kind, shape):
-    check(kind, *make(kind, *shape, scale=4.0 if shape[1] % 2 else 0.5))
+    check(kind, *make(kind, *shape, scale=2.0 if shape[1] % 2 else 0.5))
 
 
 def not_cancelling(logits, weight):
@@ -160,11 +160,11 @@ def test_absent_rows_may_hold_anything(kind):
 
 @KINDS
 def test_groups_without_present_rows_are_zero(kind):
-    logits, weight, mask = make(kind, 2, 3, 67)
+    logits, weight, mask = make(kind, 3, 3, 67)
     mask[0] = False
     found = check(kind, logits, weight, mask)
-    assert found["values"][0].count_nonzero() == 0 and found["gradient"][0].count_nonzero() == 0
-    assert found["gradient"][1].count_nonzero() > 0
+    for value in found.values():
+        assert value[0].count_nonzero() == 0 and bool((value[1:] != 0).flatten(1).any(1).all())
 
 
 def test_pairs_without_weight_change_nothing():
