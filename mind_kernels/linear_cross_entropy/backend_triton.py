@@ -7,12 +7,11 @@ the counts of one. Logits in the input's dtype, everything after the product in 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy import triton_entries, triton_rows
+from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
-from mind_kernels.sparse_gradient import Entries, offsets_of
 from mind_kernels.triton_gather import gather_rows
 
 __all__ = ["SPARSE_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]
@@ -38,63 +37,27 @@ def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
     return row_kernel_(loss.head.project(hidden), target, None, loss)
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> _SparseRows:
+def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> LogitsRows:
     """See `rows.RowKernels`."""
-    return _SparseRows(hidden, target, loss)
+    return LogitsRows(_Kernels(), hidden, target, loss)
 
 
-class HostSums:
-    """Sums of the rows' kept entries and dropped mass on their way to the host: asked for now, read later."""
+class _Kernels:
+    """See `logits_rows.LogitsKernels`."""
 
-    def __init__(self, kept: Tensor, dropped_mass: Tensor) -> None:
-        self._rows = len(kept)
-        self._sums = torch.stack([kept.sum().double(), dropped_mass.double().sum()])
-        self._ready = None
-        if self._sums.is_cuda:
-            self._sums = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(self._sums, non_blocking=True)
-            self._ready = torch.cuda.Event()
-            self._ready.record()
+    row_kernel_ = staticmethod(row_kernel_)
 
-    def _read(self) -> tuple[float, float]:
-        if self._ready is not None:
-            self._ready.synchronize()
-        return tuple(self._sums.tolist())
+    def count(self, logits: Tensor, target: Tensor, loss: RowLoss) -> tuple[RowValues, Tensor, Tensor, Tensor]:
+        values, normalizer, kept, kept_mass = triton_rows.statistics(
+            logits, target, loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold)
+        return RowValues(*values), normalizer, kept.long(), kept_mass
 
-    def means(self) -> tuple[float, float]:
-        kept, dropped_mass = self._read()
-        return kept / self._rows, dropped_mass / self._rows
+    def entries(self, logits: Tensor, target: Tensor, normalizer: Tensor, values: RowValues, weights: RowWeights,
+                loss: RowLoss, offsets: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
+        return triton_entries.entries(
+            logits, target, normalizer, values.entropy, weights.loss, weights.entropy, loss.head, loss.label_smoothing,
+            loss.z_loss, loss.gradient_threshold, offsets, total)
 
-    def kept(self) -> int:
-        return int(self._read()[0])
-
-
-class _SparseRows:
-    """See `rows.SparseRows`."""
-
-    def __init__(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> None:
-        self._loss, self._target = loss, target
-        self._logits = loss.head.project(hidden)
-        values, self._normalizer, kept, kept_mass = triton_rows.statistics(
-            self._logits, target, loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold)
-        self.values, self.kept = RowValues(*values), kept.long()
-        self.dropped_mass = (1 - kept_mass).clamp_(min=0)
-        self._sums = HostSums(self.kept, self.dropped_mass)
-
-    def means(self) -> tuple[float, float]:
-        return self._sums.means()
-
-    def entries(self, weights: RowWeights) -> Entries:
-        offsets = offsets_of(self.kept)
-        loss = self._loss
-        columns, values, kept_sum = triton_entries.entries(
-            self._logits, self._target, self._normalizer, self.values.entropy, weights.loss, weights.entropy, loss.head,
-            loss.label_smoothing, loss.z_loss, loss.gradient_threshold, offsets, self._sums.kept())
-        return Entries(self.kept, columns, values, kept_sum)
-
-    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
-        return triton_entries.background(self._logits, rows, self._target, self._normalizer, weight, self._loss.head,
-                                         self._loss.gradient_threshold)
-
-    def dense(self, weights: RowWeights) -> Tensor:
-        row_kernel_(self._logits, self._target, weights, self._loss)
-        return self._logits
+    def background(self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor,
+                   loss: RowLoss) -> Tensor:
+        return triton_entries.background(logits, rows, target, normalizer, weight, loss.head, loss.gradient_threshold)

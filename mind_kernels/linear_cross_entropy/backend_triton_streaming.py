@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy import triton_entries
-from mind_kernels.linear_cross_entropy.backend_triton import HostSums, gather_rows, row_kernel_
+from mind_kernels.linear_cross_entropy.backend_triton import gather_rows, row_kernel_
+from mind_kernels.linear_cross_entropy.logits_rows import HostSums
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.triton_pieces import kept_pieces, piece_entries, piece_logits, piece_statistics
 from mind_kernels.linear_cross_entropy.triton_stream import stream_statistics

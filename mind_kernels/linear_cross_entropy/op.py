@@ -24,7 +24,7 @@ from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss
 from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
 
 REDUCTIONS = ("mean", "sum", "none")
-BACKENDS = ("torch", "triton", "triton_streaming")  # backend_<name>.py each
+BACKENDS = ("torch", "cpp", "triton", "triton_streaming", "cuda")  # backend_<name>.py each
 
 
 @dataclass(frozen=True)

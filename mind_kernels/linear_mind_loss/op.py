@@ -21,7 +21,7 @@ from mind_kernels.linear_pairwise_jsd.reference import group_loss
 from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
 
 # The row kernels of linear_cross_entropy, and the group kernels of linear_pairwise_jsd that go with them.
-BACKENDS = {"torch": "torch", "triton": "triton", "triton_streaming": "triton"}
+BACKENDS = {"torch": "torch", "cpp": "cpp", "triton": "triton", "triton_streaming": "triton", "cuda": "cuda"}
 
 
 @dataclass(frozen=True)

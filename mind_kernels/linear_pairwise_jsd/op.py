@@ -16,7 +16,7 @@ from mind_kernels.linear_pairwise_jsd import groups, reference
 from mind_kernels.linear_pairwise_jsd.groups import GroupKernels
 from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
 
-BACKENDS = ("torch", "triton")  # backend_<name>.py each
+BACKENDS = ("torch", "cpp", "triton", "cuda")  # backend_<name>.py each
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from mind_kernels import BackendUnavailableError, available_backends, linear_pairwise_jsd
 from mind_kernels import backend as backends
+from mind_kernels import extension
 
 HIDDEN = torch.zeros(2, 3)
 
@@ -16,8 +19,24 @@ def test_reason_where_unavailable_and_only_there():
         assert availability.available != bool(availability.reason), name
 
 
-def test_auto_is_what_was_measured():
+def test_the_backends_that_a_cpu_can_have_are_here():
+    """Tests of a backend that is not there would be left out without a word. MIND_KERNELS_OPTIONAL_BACKENDS, a list
+    with commas, names those that may be missing."""
+    optional = os.environ.get("MIND_KERNELS_OPTIONAL_BACKENDS", "").split(",")
+    missing = {name: availability.reason for name, availability in available_backends().items()
+               if name in ("reference", "torch", "cpp", "triton") and not availability.available}
+    assert not set(missing) - set(optional), missing
+
+
+def test_auto_is_what_was_measured(monkeypatch):
+    implemented = ("torch", "cpp", "triton")
+    monkeypatch.setattr(extension, "unavailable", lambda device: "")
+    assert backends.resolve("auto", HIDDEN, implemented) == "cpp"
+    assert backends.resolve("auto", HIDDEN.bfloat16(), implemented) == "cpp"
+    assert backends.resolve("auto", HIDDEN.double(), implemented) == "torch"
     assert backends.resolve("auto", HIDDEN, ("torch", "triton")) == "torch"
+    monkeypatch.setattr(extension, "unavailable", lambda device: "it was not built")
+    assert backends.resolve("auto", HIDDEN, implemented) == "torch"
 
 
 def test_triton_says_what_it_lacks(monkeypatch):

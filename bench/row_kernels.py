@@ -1,0 +1,119 @@
+"""The row kernels alone beside a plain copy of the same logits: which share of the memory's bandwidth they reach.
+
+    python -m bench.row_kernels [--rows 256] [--dtype float32] [--device cpu] [--data svamp.jsonl] [--repeats 9]
+        [--backends torch cpp] [--output folder]
+
+Bytes are those that have to move: logits that are read once, and written once where they become their gradient. Every
+timed call gets logits that no cache holds, a fresh copy where they are overwritten. One chunk of SmolLM2-135M's logits,
+of real rows on a CPU, synthetic ones on CUDA (with --data, real ones there too). Writes row_kernels.jsonl (CUDA: _cuda).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.comparison.heads import REAL
+from bench.cross_entropy.inputs import load
+from bench.measure import RESULTS, measure_time, print_table, write_results
+from mind_kernels import available_backends
+from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss, RowValues, RowWeights
+from mind_kernels.row_chunks import Head
+from mind_kernels.testing import error
+
+THRESHOLD = 2.0**-12
+WARMUP = 2
+CPU, CUDA = ("torch", "cpp"), ("torch", "triton", "cuda")
+
+
+class FixedHead(Head):
+    """A head whose hidden states are logits already: the kernels of a chunk without its product."""
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+def passes(kernels: RowKernels, logits: Tensor, target: Tensor, copies: int) -> dict[str, Callable[[], Any]]:
+    """name -> call: statistics; what the sparse gradient needs of every row; the gradient in place of the logits."""
+    loss = RowLoss(FixedHead(logits.new_empty(logits.shape[1], 0)), gradient_threshold=THRESHOLD)
+    weights = RowWeights(torch.full_like(target, 1 / len(target), dtype=torch.float32))
+    fresh = [logits.clone() for _ in range(copies)]
+
+    def sparse() -> tuple[RowValues, Any]:
+        found = kernels.sparse_rows(logits, target, loss)
+        found.means()
+        return found.values, found.entries(weights)
+
+    def gradient() -> tuple[RowValues, Tensor]:
+        part = fresh.pop()
+        return kernels.row_kernel_(part, target, weights, loss), part
+
+    return {"statistics": lambda: kernels.statistics(logits, target, loss), "statistics and entries": sparse,
+            "gradient": gradient}
+
+
+def check(results: dict[str, Any], logits: Tensor, target: Tensor) -> None:
+    """Raises AssertionError unless every backend gives the nll, and the gradient, of float64."""
+    log_p = logits.double().log_softmax(1)
+    nll = -log_p.gather(1, target[:, None]).squeeze(1)
+    gradient = log_p.exp_()
+    gradient[torch.arange(len(target), device=target.device), target] -= 1
+    gradient /= len(target)
+    allowed = 8 * torch.finfo(logits.dtype).eps * float(gradient.square().mean().sqrt())
+    for name, result in results.items():
+        if name == "copy":
+            continue
+        values = result if isinstance(result, RowValues) else result[0]
+        assert error(values.nll, nll).largest < 1e-5, name
+        if isinstance(result, tuple) and isinstance(result[1], Tensor) and result[1].shape == gradient.shape:
+            assert error(result[1], gradient).rms < allowed, name
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    inputs = load(REAL, options.rows, options.dtype, options.device, options.data)
+    with torch.no_grad():
+        logits = inputs.hidden @ inputs.weight.T
+    calls, moved = {"copy": lambda out=torch.empty_like(logits): out.copy_(logits)}, {"copy": 2}
+    for backend in options.backends:
+        kernels = importlib.import_module(f"mind_kernels.linear_cross_entropy.backend_{backend}")
+        for name, call in passes(kernels, logits, inputs.target, options.repeats + WARMUP).items():
+            calls[f"{backend} {name}"], moved[f"{backend} {name}"] = call, 2 if name == "gradient" else 1
+    timings = measure_time(calls, gate=lambda results: check(results, logits, inputs.target), repeats=options.repeats,
+                           warmup=WARMUP)
+    case = {"model": REAL, "rows": len(logits), "V": logits.shape[1], "dtype": str(logits.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(), "inputs": inputs.label}
+    rates = {name: moved[name] * logits.nbytes / timing.median_ms / 1e6 for name, timing in timings.items()}
+    return [{**case, "kernel": name, **timing.row(), "gb_s": round(rates[name], 2),
+             "share_of_copy": round(rates[name] / rates["copy"], 3)} for name, timing in timings.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, help="default: 256, on CUDA 2048")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32, on CUDA bfloat16")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--backends", nargs="+", help="default: those that this machine has")
+    parser.add_argument("--data", type=Path, help="questions whose rationales give the rows (`mind data import`)")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--minutes", type=float, default=8, help="accepted for bench/on_gpu.sh; this takes seconds")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    cuda = options.device == "cuda"
+    options.rows = options.rows or (2048 if cuda else 256)
+    options.dtype = getattr(torch, options.dtype or ("bfloat16" if cuda else "float32"))
+    known = available_backends()
+    options.backends = options.backends or [name for name in (CUDA if cuda else CPU) if known[name].available]
+    rows = measure(options)
+    print_table(rows, ["kernel", "dtype", "rows", "V", "threads", "median_ms", "p20_ms", "p80_ms", "gb_s",
+                       "share_of_copy"])
+    write_results("row_kernels" + ("_cuda" if cuda else ""), rows, options.output)
+
+
+if __name__ == "__main__":
+    main()

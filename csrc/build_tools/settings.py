@@ -1,0 +1,47 @@
+"""The environment variables of a build: MIND_KERNELS_BUILD, MAX_JOBS, and their errors."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+CPU, CUDA, PACKER = "mind_kernels._cpu", "mind_kernels._cuda", "mind._packer"
+
+
+class NotBuilt(Exception):
+    """A library cannot be built here; the message is the reason, one line."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Which libraries are tried, and which of them must be built; `nvcc` stands for CUDA where nvcc is found."""
+
+    tried: tuple[str, ...]
+    required: tuple[str, ...]
+    cuda_required_with_nvcc: bool = False
+
+
+MODES = {
+    "auto": Mode((CPU, CUDA, PACKER), ()),
+    "none": Mode((), ()),
+    "cpu": Mode((CPU, PACKER), (CPU, PACKER)),
+    "cuda": Mode((CPU, CUDA, PACKER), (CPU, CUDA, PACKER)),
+    "require": Mode((CPU, CUDA, PACKER), (CPU, PACKER), cuda_required_with_nvcc=True),
+}
+
+
+def mode_name() -> str:
+    name = os.environ.get("MIND_KERNELS_BUILD", "auto")
+    if name not in MODES:
+        raise SystemExit(f"MIND_KERNELS_BUILD is {name!r}: expected one of {', '.join(MODES)}")
+    return name
+
+
+def max_jobs() -> int:
+    """How many compilers run at a time: MAX_JOBS, else the processors that this process may use."""
+    text = os.environ.get("MAX_JOBS", "")
+    if not text:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdecimal() or int(text) == 0:
+        raise SystemExit(f"MAX_JOBS is {text!r}: expected a positive whole number")
+    return int(text)

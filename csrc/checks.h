@@ -1,0 +1,67 @@
+// Checks of operator arguments. The public functions have checked theirs in Python already; these keep a direct call of
+// an operator from reading or writing where it must not.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+
+namespace mind {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename T>
+T* pointer(const Tensor& tensor) {
+    return static_cast<T*>(tensor.data_ptr());
+}
+
+inline std::string shape_of(const Tensor& tensor) {
+    std::string text = "(";
+    for (std::int64_t i = 0; i < tensor.dim(); ++i) text += (i ? ", " : "") + std::to_string(tensor.size(i));
+    return text + ")";
+}
+
+inline void check_shape(const char* name, const Tensor& tensor, std::initializer_list<std::int64_t> expected) {
+    bool equal = tensor.dim() == static_cast<std::int64_t>(expected.size());
+    std::string text = "(";
+    std::int64_t i = 0;
+    for (std::int64_t size : expected) {
+        equal = equal && tensor.size(i) == size;
+        text += (i++ ? ", " : "") + std::to_string(size);
+    }
+    STD_TORCH_CHECK(equal, name, " has shape ", shape_of(tensor), ": expected ", text, ")");
+}
+
+// A contiguous tensor of this type and shape, on the device of `like`.
+inline void check(const char* name, const Tensor& tensor, ScalarType type, std::initializer_list<std::int64_t> shape,
+                  const Tensor& like) {
+    check_shape(name, tensor, shape);
+    STD_TORCH_CHECK(tensor.scalar_type() == type, name, " has dtype number ", static_cast<int>(tensor.scalar_type()),
+                    ": expected ", static_cast<int>(type));
+    STD_TORCH_CHECK(tensor.is_contiguous(), name, " is not contiguous");
+    STD_TORCH_CHECK(tensor.device() == like.device(), name, " is on another device");
+}
+
+// float32, bfloat16 or float16, the elements of a row next to one another, and rows that do not overlap.
+inline void check_matrix(const char* name, const Tensor& tensor, const Tensor& like) {
+    STD_TORCH_CHECK(tensor.dim() == 2, name, " has shape ", shape_of(tensor), ": expected two dimensions");
+    const ScalarType type = tensor.scalar_type();
+    STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half, name,
+                    " has dtype number ", static_cast<int>(type), ": expected float32, bfloat16 or float16");
+    STD_TORCH_CHECK(tensor.size(1) <= 1 || tensor.stride(1) == 1, name, " has rows that are not contiguous");
+    STD_TORCH_CHECK(tensor.device() == like.device(), name, " is on another device");
+}
+
+// A matrix that is written: its rows must not overlap.
+inline void check_out(const char* name, const Tensor& tensor, const Tensor& like) {
+    check_matrix(name, tensor, like);
+    STD_TORCH_CHECK(tensor.size(0) <= 1 || tensor.stride(0) >= tensor.size(1), name, " has rows that overlap");
+}
+
+}  // namespace mind

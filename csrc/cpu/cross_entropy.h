@@ -1,0 +1,303 @@
+// Row kernels of linear cross-entropy: statistics, the gradient in place, and the kept entries of the sparse gradient.
+//
+// A row of logits is read from memory once: its statistics go block by block (maximum, then exponentials, from the L1
+// cache), and what follows finds the row in the L2 cache. About 12 instructions a vector for an exponential. Sums of a
+// block in float32 lanes, those of a row in float64.
+#pragma once
+
+#include "logits_row.h"
+
+namespace mind::MIND_CAPABILITY {
+
+// Elements whose maximum is known before their exponentials are taken: 8 KiB of float32.
+constexpr std::int64_t kRowBlock = 2048;
+// Blocks of a row whose exponentials can be kept in its place: two million vocabulary entries.
+constexpr std::int64_t kMaxRowBlocks = 1024;
+// Elements that are skipped together where their maximum is not above the threshold.
+constexpr std::int64_t kTile = 8 * kLanes;
+
+struct Statistics {
+    float maximum = -3.4028235e38f;  // of the elements so far
+    bool correct = false;            // the target was the first to reach it
+    double total = 0.0;              // sum of e^d, d = z - maximum
+    double weighted = 0.0;           // sum of d e^d
+    double shifted = 0.0;            // sum of d
+
+    // `count` elements came before.
+    void raise(float larger, std::int64_t count) {
+        const double down = static_cast<double>(maximum) - larger, factor = __builtin_exp(down);
+        weighted = total == 0.0 ? weighted : (weighted + down * total) * factor;
+        total *= factor;
+        shifted += count == 0 ? 0.0 : down * static_cast<double>(count);
+        maximum = larger;
+    }
+};
+
+// Whether the target is the first element of its block that equals `value`.
+template <typename Row>
+inline bool is_first(const Row& row, std::int64_t start, std::int64_t target, float value) {
+    std::int64_t i = start;
+    for (; i + kLanes <= target; i += kLanes) {
+        if (any(row.at(i) == value)) return false;
+    }
+    for (; i < target; ++i) {
+        if (row.one(i) == value) return false;
+    }
+    return true;
+}
+
+// Of the elements [start, end) below `maximum`. With kStore, e^(z - maximum) takes their place.
+template <bool kStore, typename Row>
+inline void add_block(Row row, std::int64_t start, std::int64_t end, float maximum, Statistics& found) {
+    Floats total{}, weighted{};
+    const auto exponential = [](Floats d) MIND_INLINE { return kStore ? exp_negative(d) : exp_negative_at_least(d); };
+    std::int64_t i = start;
+    for (; i + kLanes <= end; i += kLanes) {
+        prefetch(row.data + i + kRowBlock, kLanes * sizeof(*row.data));  // the block after this one
+        const Floats d = row.at(i) - maximum, e = exponential(d);
+        total += e;
+        weighted += e * d;
+        if constexpr (kStore) store(row.data + i, e);
+    }
+    if (i < end) {
+        row.each(i, end, [&](Floats z, std::int64_t) {
+            const Ints inside = lane_numbers() < static_cast<std::int32_t>(end - i);
+            const Floats d = inside ? z - maximum : Floats{}, e = exponential(d);
+            total += inside ? e : Floats{};
+            weighted += e * d;
+            if constexpr (kStore) store_first(row.data + i, e, end - i);
+        });
+    }
+    found.total += sum(total);
+    found.weighted += sum(weighted);
+}
+
+template <typename Row>
+inline double sum_below(const Row& row, std::int64_t start, std::int64_t end, float maximum) {
+    Floats total{};
+    row.each(start, end, [&](Floats z, std::int64_t i) {
+        total += lane_numbers() < static_cast<std::int32_t>(end - i) ? z - maximum : Floats{};
+    });
+    return sum(total);
+}
+
+// With kStore, e^(z - block_maxima[block]) takes the place of every element.
+template <bool kStore, typename Row>
+inline Statistics statistics_of(const Row& row, std::int64_t target, float z_target, bool smoothing,
+                                float* block_maxima) {
+    Statistics found;
+    for (std::int64_t start = 0, block = 0; start < row.size; start += kRowBlock, ++block) {
+        const std::int64_t end = start + kRowBlock < row.size ? start + kRowBlock : row.size;
+        const float block_maximum = largest(row.maximum(start, end));
+        if (block_maximum > found.maximum) {
+            found.raise(block_maximum, start);
+            found.correct = target >= start && target < end && z_target == block_maximum &&
+                            is_first(row, start, target, block_maximum);
+        }
+        if (smoothing) found.shifted += sum_below(row, start, end, found.maximum);
+        if constexpr (kStore) block_maxima[block] = found.maximum;
+        add_block<kStore>(row, start, end, found.maximum, found);
+    }
+    return found;
+}
+
+// Coefficients of the gradient with respect to z: p (a + b log p) - t 1[v = target] - u.
+struct RowGradient {
+    float maximum, log_total, inverse_total;
+    float a, b, t, u;
+
+    RowGradient(const RowArguments& args, std::int64_t r) {
+        const std::int64_t n = args.logits.rows;
+        const float scale = args.scale[r], lse = args.numbers[2 * n + r], entropy = args.numbers[3 * n + r];
+        maximum = args.numbers[4 * n + r];
+        log_total = args.numbers[5 * n + r];
+        inverse_total = 1.0f / args.numbers[6 * n + r];
+        const float entropy_scale = args.entropy_scale != nullptr ? args.entropy_scale[r] : 0.0f;
+        a = scale * (1.0f + 2.0f * args.z_loss * lse) - (entropy_scale != 0.0f ? entropy_scale * entropy : 0.0f);
+        b = -entropy_scale;
+        t = scale * (1.0f - args.label_smoothing);
+        u = scale * (args.label_smoothing / static_cast<float>(args.logits.columns));
+    }
+
+    // p (a + b log p), which is 0 where p is, also at a logit of minus infinity.
+    MIND_INLINE Floats part(Floats z) const {
+        const Floats d = z - maximum, e = exp_negative(d);
+        if (b == 0.0f) return e * (inverse_total * a);
+        return e == 0.0f ? e : e * inverse_total * ((d - log_total) * b + a);
+    }
+};
+
+inline void write_numbers(const Statistics& found, float z_target, const RowArguments& args, std::int64_t r) {
+    const std::int64_t n = args.logits.rows;
+    const float log_total = static_cast<float>(__builtin_log(found.total));
+    const float nll = log_total - (z_target - found.maximum), lse = found.maximum + log_total;
+    float loss = nll;
+    if (args.label_smoothing != 0.0f) {
+        const float mean = static_cast<float>(found.shifted / static_cast<double>(args.logits.columns));
+        loss = (1.0f - args.label_smoothing) * nll + args.label_smoothing * (log_total - mean);
+    }
+    if (args.z_loss != 0.0f) loss += args.z_loss * (lse * lse);
+    const float entropy = log_total - static_cast<float>(found.weighted / found.total);
+    const float numbers[7] = {loss,          nll,       lse,
+                              entropy,       found.maximum, log_total,
+                              static_cast<float>(found.total)};
+    for (int i = 0; i < 7; ++i) args.numbers[i * n + r] = numbers[i];
+    args.correct[r] = found.correct;
+}
+
+template <typename Row>
+inline float gradient_at_target(const Row& row, const RowGradient& of, float z_target) {
+    const Floats z = splat(z_target);
+    return row.condition.to_projected(of.part(z) - of.t - of.u, z)[0];
+}
+
+// From the logits. By value: what a store might alias would be loaded again for every vector.
+template <typename Row>
+inline void write_gradient(Row row, RowGradient of, std::int64_t target, float z_target) {
+    row.update(0, row.size, [&](Floats z, std::int64_t) MIND_INLINE { return row.condition.to_projected(of.part(z) - of.u, z); });
+    store_one(row.data + target, gradient_at_target(row, of, z_target));
+}
+
+// From the exponentials that `statistics_of` has left, where the gradient is a multiple of them: a third of the
+// instructions.
+template <typename Row>
+inline void scale_exponentials(Row row, RowGradient of, std::int64_t target, float z_target, const float* block_maxima) {
+    for (std::int64_t start = 0, block = 0; start < row.size; start += kRowBlock, ++block) {
+        const double share = __builtin_exp(static_cast<double>(block_maxima[block]) - of.maximum) * of.inverse_total;
+        const float factor = row.condition.to_projected(splat(static_cast<float>(share * of.a)), Floats{})[0];
+        const float uniform = row.condition.to_projected(splat(of.u), Floats{})[0];
+        const std::int64_t end = start + kRowBlock < row.size ? start + kRowBlock : row.size;
+        std::int64_t i = start;
+        for (; i + kLanes <= end; i += kLanes) store(row.data + i, load(row.data + i) * factor - uniform);
+        for (; i < end; ++i) row.data[i] = row.data[i] * factor - uniform;
+    }
+    row.data[target] = gradient_at_target(row, of, z_target);
+}
+
+template <typename T, typename C>
+inline void run_row(const LogitsRow<T, C>& row, const RowArguments& args, std::int64_t r) {
+    const std::int64_t target = args.target[r];
+    const float z_target = row.one(target);
+    const bool smoothing = args.label_smoothing != 0.0f;
+    if constexpr (sizeof(T) == sizeof(float) && !C::kSlopeVaries) {
+        if (args.scale != nullptr && args.entropy_scale == nullptr && row.size <= kRowBlock * kMaxRowBlocks) {
+            float block_maxima[kMaxRowBlocks];
+            write_numbers(statistics_of<true>(row, target, z_target, smoothing, block_maxima), z_target, args, r);
+            scale_exponentials(row, RowGradient(args, r), target, z_target, block_maxima);
+            return;
+        }
+    }
+    write_numbers(statistics_of<false>(row, target, z_target, smoothing, nullptr), z_target, args, r);
+    if (args.scale != nullptr) write_gradient(row, RowGradient(args, r), target, z_target);
+}
+
+inline void run_rows(const RowArguments& args, std::int64_t begin, std::int64_t end) {
+    with_row_type(args.logits, args.head, [&]<typename T, typename C>(T*, C condition) {
+        for (std::int64_t r = begin; r < end; ++r) run_row(LogitsRow<T, C>(args.logits, r, condition), args, r);
+    });
+}
+
+// f(start, end) for the tiles that hold an entry with log p > threshold, or `also`.
+template <typename Row, typename F>
+inline void each_kept_tile(const Row& row, float maximum, float log_total, float threshold, std::int64_t also, F f) {
+    for (std::int64_t start = 0; start < row.size; start += kTile) {
+        const std::int64_t end = start + kTile < row.size ? start + kTile : row.size;
+        const bool holds_also = also >= start && also < end;
+        if (holds_also || any((row.maximum(start, end) - maximum) - log_total > threshold)) f(start, end);
+    }
+}
+
+inline void run_count(const CountArguments& args, std::int64_t begin, std::int64_t end) {
+    const std::int64_t n = args.rows.logits.rows;
+    with_row_type(args.rows.logits, args.rows.head, [&]<typename T, typename C>(T*, C condition) {
+        for (std::int64_t r = begin; r < end; ++r) {
+            const LogitsRow<T, C> row(args.rows.logits, r, condition);
+            const std::int64_t target = args.rows.target[r];
+            const float z_target = row.one(target);
+            const bool smoothing = args.rows.label_smoothing != 0.0f;
+            write_numbers(statistics_of<false>(row, target, z_target, smoothing, nullptr), z_target, args.rows, r);
+            const float maximum = args.rows.numbers[4 * n + r], log_total = args.rows.numbers[5 * n + r];
+            std::int64_t kept = 0;
+            double mass = 0.0;
+            each_kept_tile(row, maximum, log_total, args.log_threshold, target, [&](std::int64_t from, std::int64_t to) {
+                row.each(from, to, [&](Floats z, std::int64_t i) {
+                    const Floats d = z - maximum;
+                    const Ints keep = (d - log_total > args.log_threshold) |
+                                      (lane_numbers() + static_cast<std::int32_t>(i) ==
+                                       static_cast<std::int32_t>(target));
+                    mass += sum(keep ? exp_negative(d) : Floats{});
+                    for (int lane = 0; lane < kLanes; ++lane) kept -= keep[lane];
+                });
+            });
+            args.kept[r] = kept;
+            args.kept_mass[r] = static_cast<float>(mass / args.rows.numbers[6 * n + r]);
+        }
+    });
+}
+
+template <typename Row>
+inline void write_entries(const Row& row, const EntryArguments& args, std::int64_t r) {
+    const RowGradient of(args.rows, r);
+    const std::int64_t target = args.rows.target[r], last = args.offsets[r + 1];
+    std::int64_t next = args.offsets[r];
+    double total = 0.0;
+    const auto add = [&](Floats z, std::int64_t i) {
+        const Floats log_p = (z - of.maximum) - of.log_total, part = of.part(z);
+        const Floats hit = lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target)
+                               ? splat(of.t) : Floats{};
+        const Floats value = row.condition.to_projected(part - hit, z);
+        for (int lane = 0; lane < kLanes && next < last; ++lane) {
+            if (!(log_p[lane] > args.log_threshold) && i + lane != target) continue;
+            args.columns[next] = static_cast<std::int32_t>(i + lane);
+            args.values[next++] = value[lane];
+            total += part[lane];
+        }
+    };
+    each_kept_tile(row, of.maximum, of.log_total, args.log_threshold, target,
+                   [&](std::int64_t from, std::int64_t to) { row.each(from, to, add); });
+    for (; next < last; ++next) {  // offsets that are not those of `count`: entries without an effect
+        args.columns[next] = 0;
+        args.values[next] = 0.0f;
+    }
+    args.kept_sum[r] = static_cast<float>(total);
+}
+
+inline void run_entries(const EntryArguments& args, std::int64_t begin, std::int64_t end) {
+    with_row_type(args.rows.logits, args.rows.head, [&]<typename T, typename C>(T*, C condition) {
+        for (std::int64_t r = begin; r < end; ++r) {
+            write_entries(LogitsRow<T, C>(args.rows.logits, r, condition), args, r);
+        }
+    });
+}
+
+// Columns [begin, end) of the background, block by block, so that the sums of a block stay in the cache.
+inline void run_background(const BackgroundArguments& args, std::int64_t begin, std::int64_t end) {
+    const std::int64_t n = args.rows.logits.rows;
+    with_row_type(args.rows.logits, args.rows.head, [&]<typename T, typename C>(T*, C condition) {
+        for (std::int64_t v = begin; v < end; ++v) args.out[v] = 0.0f;
+        for (std::int64_t start = begin; start < end; start += kRowBlock) {
+            const std::int64_t stop = start + kRowBlock < end ? start + kRowBlock : end;
+            for (std::int64_t s = 0; s < args.count; ++s) {
+                const std::int64_t r = args.sample[s];
+                const LogitsRow<T, C> row(args.rows.logits, r, condition);
+                const auto target = static_cast<std::int32_t>(args.rows.target[r]);
+                const float maximum = args.rows.numbers[4 * n + r], log_total = args.rows.numbers[5 * n + r];
+                const float weight = args.weight[s] / args.rows.numbers[6 * n + r];
+                row.each(start, stop, [&](Floats z, std::int64_t i) {
+                    const Floats d = z - maximum;
+                    const Ints keep = (d - log_total > args.log_threshold) |
+                                      (lane_numbers() + static_cast<std::int32_t>(i) == target);
+                    const Floats part = condition.to_projected(exp_negative(d) * weight, z);
+                    const Floats dropped = keep ? Floats{} : part;
+                    if (i + kLanes <= stop) {
+                        store(args.out + i, load(args.out + i) + dropped);
+                    } else {
+                        store_first(args.out + i, load_first(args.out + i, stop - i, 0.0f) + dropped, stop - i);
+                    }
+                });
+            }
+        }
+    });
+}
+
+}  // namespace mind::MIND_CAPABILITY

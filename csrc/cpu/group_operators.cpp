@@ -1,0 +1,134 @@
+// The operators of groups of rows on CPU tensors: checks, and the work spread over PyTorch's threads.
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "../checks.h"
+#include "kernels.h"
+#include "operators.h"
+
+namespace mind {
+
+namespace {
+
+// Columns of a work item: 12 of them a group at V 49152, each of 16 KiB a row.
+constexpr std::int64_t kSpan = 4096;
+// Numbers of a tile, of which 4 floats each are kept: 16 KiB, half of the smallest L1 cache.
+constexpr std::int64_t kTileNumbers = 1024;
+constexpr std::int64_t kWidest = 16;  // floats of the widest vector
+// From this many groups a thread on, a thread takes whole groups, whose logits and gradient stay in its caches from one
+// pass to the next.
+constexpr std::int64_t kGroupsPerThread = 4;
+
+struct Free {
+    void operator()(float* memory) const { ::operator delete(memory, std::align_val_t(64)); }
+};
+using Scratch = std::unique_ptr<float, Free>;
+
+Scratch scratch_for(const GroupArguments& args) {
+    const std::size_t numbers = (4 * args.count + 1) * args.tile + args.count;
+    return Scratch(static_cast<float*>(::operator new(numbers * sizeof(float), std::align_val_t(64))));
+}
+
+// Checks what both forms share. The weight is (G, K, K) of pairs, (G, K) of a mixture.
+GroupArguments group_arguments(const Tensor& logits, const Tensor& weight, const Tensor& mask, const Tensor& divergence,
+                               const OptionalTensor& gradient, bool of_pairs) {
+    STD_TORCH_CHECK(logits.dim() == 3, "logits have shape ", shape_of(logits), ": expected (G, K, V)");
+    const std::int64_t groups = logits.size(0), rows = logits.size(1), vocabulary = logits.size(2);
+    STD_TORCH_CHECK(vocabulary >= 1 && vocabulary <= INT32_MAX, "logits have ", vocabulary, " columns");
+    check("logits", logits, ScalarType::Float, {groups, rows, vocabulary}, logits);
+    check("mask", mask, ScalarType::Bool, {groups, rows}, logits);
+    if (of_pairs) {
+        check("pair_weight", weight, ScalarType::Float, {groups, rows, rows}, logits);
+        check("divergence", divergence, ScalarType::Float, {groups, rows, rows}, logits);
+    } else {
+        check("mixture_weight", weight, ScalarType::Float, {groups, rows}, logits);
+        check("divergence", divergence, ScalarType::Float, {groups, rows}, logits);
+    }
+    if (gradient) check("gradient", *gradient, ScalarType::Float, {groups, rows, vocabulary}, logits);
+    GroupArguments args{};
+    args.logits = pointer<float>(logits);
+    args.groups = groups;
+    args.count = rows;
+    args.vocabulary = vocabulary;
+    args.weight = pointer<float>(weight);
+    args.mask = pointer<bool>(mask);
+    args.gradient = gradient ? pointer<float>(*gradient) : nullptr;
+    args.span = kSpan;
+    args.spans = (vocabulary + kSpan - 1) / kSpan;
+    args.tile = std::max(kTileNumbers / std::max<std::int64_t>(rows, 1) / kWidest, std::int64_t{1}) * kWidest;
+    return args;
+}
+
+// The normaliser of the rows, the kernel on spans of columns, and the gradient of the rows. What each item computes
+// does not depend on which way the items are shared out. Returns the sums over columns, (G, parts).
+std::vector<double> run(GroupArguments args, std::int64_t parts,
+                        void (*kernel)(const GroupArguments&, float*, std::int64_t, std::int64_t)) {
+    const Kernels& table = kernels();
+    std::vector<float> normalizer(args.groups * args.count * 2);
+    std::vector<double> part(args.groups * args.spans * parts);
+    std::vector<double> sums(args.gradient == nullptr ? 0 : args.groups * args.spans * args.count * 2);
+    args.normalizer = normalizer.data();
+    args.parts = part.data();
+    args.sums = sums.data();
+    const auto divergences = [&](std::int64_t begin, std::int64_t end) {
+        const Scratch scratch = scratch_for(args);
+        kernel(args, scratch.get(), begin, end);
+    };
+    const auto gradients = [&](std::int64_t begin, std::int64_t end) { table.group_gradient(args, begin, end); };
+    const std::int64_t items = args.groups * args.spans;
+    if (args.groups >= kGroupsPerThread * torch::stable::get_num_threads()) {
+        torch::stable::parallel_for(0, args.groups, 1, [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t group = begin; group < end; ++group) {
+                table.group_normalizer(args, group * args.count, (group + 1) * args.count);
+                divergences(group * args.spans, (group + 1) * args.spans);
+                if (args.gradient != nullptr) gradients(group * args.spans, (group + 1) * args.spans);
+            }
+        });
+    } else {
+        torch::stable::parallel_for(0, args.groups * args.count, 1, [&](std::int64_t begin, std::int64_t end) {
+            table.group_normalizer(args, begin, end);
+        });
+        torch::stable::parallel_for(0, items, 1, divergences);
+        if (args.gradient != nullptr) torch::stable::parallel_for(0, items, 1, gradients);
+    }
+    std::vector<double> total(args.groups * parts);
+    for (std::int64_t item = 0; item < items; ++item) {
+        for (std::int64_t i = 0; i < parts; ++i) total[item / args.spans * parts + i] += part[item * parts + i];
+    }
+    return total;
+}
+
+// Rounding may leave a sum of non-negative entries just below 0; a nan stays.
+float divergence_of(double total) { return total < 0.0 ? 0.0f : static_cast<float>(total); }
+
+}  // namespace
+
+void pair_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor divergence, OptionalTensor gradient) {
+    const GroupArguments args = group_arguments(logits, pair_weight, mask, divergence, gradient, true);
+    const std::int64_t count = args.count;
+    const std::vector<double> total = run(args, count * (count - 1) / 2, kernels().pairs);
+    float* out = pointer<float>(divergence);
+    const double* twice = total.data();  // the divergences; 0 where a row is absent
+    for (std::int64_t group = 0; group < args.groups; ++group, out += count * count) {
+        for (std::int64_t i = 0; i < count; ++i) {
+            out[i * count + i] = 0.0f;
+            for (std::int64_t j = i + 1; j < count; ++j) {
+                out[i * count + j] = out[j * count + i] = divergence_of(0.5 * *twice++);
+            }
+        }
+    }
+}
+
+void mixture_divergences(Tensor logits, Tensor mixture_weight, Tensor mask, Tensor divergence,
+                         OptionalTensor gradient) {
+    const GroupArguments args = group_arguments(logits, mixture_weight, mask, divergence, gradient, false);
+    const std::vector<double> total = run(args, args.count, kernels().mixture);
+    std::transform(total.begin(), total.end(), pointer<float>(divergence), divergence_of);
+}
+
+}  // namespace mind

@@ -1,0 +1,18 @@
+// The table of kernels of one capability. Compiled once for each, with MIND_CAPABILITY as its name.
+#include "kernels.h"
+
+#include "cross_entropy.h"
+#include "gather.h"
+#include "mixture.h"
+#include "pairs.h"
+
+#define MIND_STRING_(name) #name
+#define MIND_STRING(name) MIND_STRING_(name)
+
+namespace mind::MIND_CAPABILITY {
+
+extern const Kernels table;
+const Kernels table = {MIND_STRING(MIND_CAPABILITY), run_rows, run_count, run_entries, run_background, run_gather,
+                       run_group_normalizer, run_pairs, run_mixture, run_group_gradient};
+
+}  // namespace mind::MIND_CAPABILITY

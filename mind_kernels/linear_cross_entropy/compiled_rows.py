@@ -1,0 +1,83 @@
+"""Row kernels of linear cross-entropy from a compiled library: csrc/cpu on a CPU, csrc/cuda on an NVIDIA GPU.
+
+Logits in float32, bfloat16 or float16, all arithmetic in float32. Exact: the logits of a chunk are read and overwritten
+by their gradient. Sparse: read for statistics and counts, and again for the kept entries.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mind_kernels import extension
+from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
+from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
+from mind_kernels.row_chunks import Head
+
+
+class CompiledRows:
+    """See `rows.RowKernels` and `logits_rows.LogitsKernels`; `device` is "cpu" or "cuda"."""
+
+    SPARSE_CHUNKS = 1
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    @property
+    def _operators(self):
+        return extension.operators(self._device)
+
+    def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss,
+                    conditioned: bool = False) -> RowValues:
+        numbers, correct = _outputs(logits)
+        scale, entropy_scale = (None, None) if weights is None else (weights.loss, weights.entropy)
+        conditions = (0.0, 1.0) if conditioned else _conditions(loss.head)
+        self._operators.row_kernel_(logits, target, scale, entropy_scale, *conditions, loss.label_smoothing,
+                                    loss.z_loss, numbers, correct)
+        return RowValues(*numbers[:4], correct)
+
+    def statistics(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
+        return self.row_kernel_(loss.head.project(hidden), target, None, loss)
+
+    def sparse_rows(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> LogitsRows:
+        return LogitsRows(self, hidden, target, loss)
+
+    def count(self, logits: Tensor, target: Tensor, loss: RowLoss) -> tuple[RowValues, Tensor, Tensor, Tensor]:
+        numbers, correct = _outputs(logits)
+        kept, kept_mass = torch.empty_like(target), torch.empty_like(numbers[0])
+        self._operators.count(logits, target, *_conditions(loss.head), loss.label_smoothing, loss.z_loss,
+                              math.log(loss.gradient_threshold), numbers, correct, kept, kept_mass)
+        return RowValues(*numbers[:4], correct), numbers, kept, kept_mass
+
+    def entries(self, logits: Tensor, target: Tensor, normalizer: Tensor, values: RowValues, weights: RowWeights,
+                loss: RowLoss, offsets: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
+        columns, entry_values = logits.new_empty(total, dtype=torch.int32), logits.new_empty(total, dtype=torch.float32)
+        kept_sum = torch.empty_like(values.lse)
+        self._operators.entries(logits, target, weights.loss, weights.entropy, *_conditions(loss.head),
+                                loss.label_smoothing, loss.z_loss, math.log(loss.gradient_threshold), normalizer,
+                                offsets, columns, entry_values, kept_sum)
+        return columns, entry_values, kept_sum
+
+    def background(self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor,
+                   loss: RowLoss) -> Tensor:
+        out = logits.new_empty(logits.shape[1], dtype=torch.float32)
+        self._operators.background(logits, target, *_conditions(loss.head), math.log(loss.gradient_threshold),
+                                   normalizer, rows, weight, out)
+        return out
+
+    def gather_rows(self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor,
+                    right: Tensor, out: Tensor) -> None:
+        self._operators.gather_rows(values, indices, offsets, matrix, left, right, out)
+
+
+def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(7, n) for loss, nll, lse, entropy, maximum, log of total, total: sum of e^(z - maximum); and `correct` (n,)."""
+    rows = logits.shape[0]
+    return logits.new_empty(7, rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
+
+
+def _conditions(head: Head) -> tuple[float, float]:
+    """softcap, 0 for none, and temperature."""
+    return head.softcap or 0.0, head.temperature

@@ -1,0 +1,82 @@
+"""The sparse path of a backend that keeps a chunk of logits: statistics, then entries or the dense gradient from them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
+from mind_kernels.sparse_gradient import Entries, offsets_of
+
+
+class LogitsKernels(Protocol):
+    """Kernels on projected logits (n, V), targets (n,) and weights (n,) in float32."""
+
+    def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss,
+                    conditioned: bool = False) -> RowValues:
+        """See `rows.RowKernels`."""
+
+    def count(self, logits: Tensor, target: Tensor, loss: RowLoss) -> tuple[RowValues, Tensor, Tensor, Tensor]:
+        """The rows' values; a normalizer for the calls below, as the backend likes it; how many entries are kept (n,)
+        int64, and their probability (n,). Kept are the entries above the threshold, and the target's."""
+
+    def entries(self, logits: Tensor, target: Tensor, normalizer: Tensor, values: RowValues, weights: RowWeights,
+                loss: RowLoss, offsets: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
+        """columns (total,) int32, values (total,) and kept_sum (n,) as `sparse_gradient.Entries` has them."""
+
+    def background(self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor,
+                   loss: RowLoss) -> Tensor:
+        """See `rows.SparseRows`."""
+
+
+class HostSums:
+    """Sums of the rows' kept entries and dropped mass on their way to the host: asked for now, read later."""
+
+    def __init__(self, kept: Tensor, dropped_mass: Tensor) -> None:
+        self._rows = len(kept)
+        self._sums = torch.stack([kept.sum().double(), dropped_mass.double().sum()])
+        self._ready = None
+        if self._sums.is_cuda:
+            self._sums = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(self._sums, non_blocking=True)
+            self._ready = torch.cuda.Event()
+            self._ready.record()
+
+    def _read(self) -> tuple[float, float]:
+        if self._ready is not None:
+            self._ready.synchronize()
+        return tuple(self._sums.tolist())
+
+    def means(self) -> tuple[float, float]:
+        kept, dropped_mass = self._read()
+        return kept / self._rows, dropped_mass / self._rows
+
+    def kept(self) -> int:
+        return int(self._read()[0])
+
+
+class LogitsRows:
+    """See `rows.SparseRows`."""
+
+    def __init__(self, kernels: LogitsKernels, hidden: Tensor, target: Tensor, loss: RowLoss) -> None:
+        self._kernels, self._loss, self._target = kernels, loss, target
+        self._logits = loss.head.project(hidden)
+        self.values, self._normalizer, self.kept, kept_mass = kernels.count(self._logits, target, loss)
+        self.dropped_mass = (1 - kept_mass).clamp_(min=0)
+        self._sums = HostSums(self.kept, self.dropped_mass)
+
+    def means(self) -> tuple[float, float]:
+        return self._sums.means()
+
+    def entries(self, weights: RowWeights) -> Entries:
+        return Entries(self.kept, *self._kernels.entries(
+            self._logits, self._target, self._normalizer, self.values, weights, self._loss, offsets_of(self.kept),
+            self._sums.kept()))
+
+    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
+        return self._kernels.background(self._logits, rows, self._target, self._normalizer, weight, self._loss)
+
+    def dense(self, weights: RowWeights) -> Tensor:
+        self._kernels.row_kernel_(self._logits, self._target, weights, self._loss)
+        return self._logits
