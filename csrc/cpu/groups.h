@@ -20,7 +20,7 @@ constexpr float kLowest = -3e38f;
 constexpr float kFarBelow = -200.0f;
 constexpr float kSmallestP = 1e-37f;
 // Vectors of probabilities that are added up in float32 before double takes over.
-constexpr std::int64_t kBlock = 32;
+constexpr std::int64_t kVectorsPerSum = 32;
 
 // A log-sum-exp as (offset - kGrid) + rest.
 struct Normalizer {
@@ -68,8 +68,8 @@ inline Normalizer normalizer_of_row(const float* row, std::int64_t vocabulary) {
     const float maximum = largest(maxima);  // a nan may have got lost: it is in the sum
     const Normalizer shift = normalizer_of(maximum);
     double total = 0.0;
-    for (std::int64_t start = 0; start < vocabulary; start += kBlock * kLanes) {
-        const std::int64_t end = smaller(start + kBlock * kLanes, vocabulary);
+    for (std::int64_t start = 0; start < vocabulary; start += kVectorsPerSum * kLanes) {
+        const std::int64_t end = smaller(start + kVectorsPerSum * kLanes, vocabulary);
         Floats part{};
         for (std::int64_t c = start; c < end; c += kLanes) {
             part += probability(log_probability(load_columns(row + c, vocabulary - c, kLowest), shift));

@@ -1,8 +1,8 @@
 // Jensen-Shannon divergences of all pairs of a group's rows, and F' of their weighted sum.
 //
 // A tile of columns holds log p, p and 1 / p of all rows in L1, so that a pair costs no exponential and no division.
-// Count a pair and vector: 50 instructions with F', of which 24 multiply and 29 load; two of either a cycle make 15, and
-// 15.3 were measured on tiles that stay (AVX2, Zen 3, 2.55 GHz). With the rows' share (three exponentials a row and
+// Count a pair and vector: 50 instructions with F', of which 24 multiply and 29 load; two of either a cycle make 15,
+// and 15.3 were measured on tiles that stay (AVX2, Zen 3, 2.55 GHz). With the rows' share (three exponentials a row and
 // vector) and the memory, all passes take 34 at K 8, V 49152: 19 ms of one processor for 8 groups.
 #pragma once
 

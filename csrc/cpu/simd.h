@@ -216,14 +216,15 @@ MIND_INLINE inline void store_one(T* to, float x) {
 }
 MIND_INLINE inline void store_one(float* to, float x) { *to = x; }
 
-// e^x for x <= 88 (larger ones count as 88), 0 below -87.3 where the result would be subnormal; nan for nan. Within one
-// unit in the last place: x = n log 2 + r, and a polynomial of degree 7 in r.
-MIND_INLINE inline Floats exp(Floats x) {
-    const Floats bounded = min(splat(88.0f), max(splat(-87.3f), x));  // nan is the second argument: it stays
+// e^(high + low) for a small low, which is added where nothing of it is lost. For high <= 88 (larger ones count as 88), 0
+// below -87.3 where the result would be subnormal; nan for nan. Within one unit in the last place: high = n log 2 + r, and
+// a polynomial of degree 7 in r.
+MIND_INLINE inline Floats exp_of_sum(Floats high, Floats low) {
+    const Floats bounded = min(splat(88.0f), max(splat(-87.3f), high));  // nan is the second argument: it stays
     constexpr float kRound = 12582912.0f;  // 1.5 x 2^23: adding it rounds to an integer, in the lowest bits
     const Floats shifted = bounded * 1.44269504f + kRound;
     const Floats n = shifted - kRound;
-    const Floats r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
+    const Floats r = ((bounded - n * 0.693359375f) - n * -2.12194440e-4f) + low;
     Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
@@ -231,10 +232,12 @@ MIND_INLINE inline Floats exp(Floats x) {
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + (r + 1.0f);
     const Floats power = bit_cast<Floats>((bit_cast<Words>(shifted) + 127u) << 23);
-    return x < -87.3f ? Floats{} : p * power;
+    return high < -87.3f ? Floats{} : p * power;
 }
 
-// e^x for x <= 0, or above it by a rounding, and at least 1e-38: 16 instructions where `exp` has 24. Within three units in
+MIND_INLINE inline Floats exp(Floats x) { return exp_of_sum(x, Floats{}); }
+
+// e^x for x <= 0, or above it by a rounding, and at least 1e-38: 16 instructions where `exp` has 25. Within three units in
 // the last place down to -20; nan for nan.
 MIND_INLINE inline Floats exp_negative_at_least(Floats x) {
     const Floats bounded = max(splat(-87.0f), x);  // nan is the second argument: it stays
@@ -257,42 +260,6 @@ MIND_INLINE inline Floats exp_negative_at_least(Floats x) {
 
 // The same, and 0 below -87.
 MIND_INLINE inline Floats exp_negative(Floats x) { return x < -87.0f ? Floats{} : exp_negative_at_least(x); }
-
-// e^(high + low) for a small low: exp(high), with low added to the rest r, where nothing of it is lost.
-MIND_INLINE inline Floats exp_of_sum(Floats high, Floats low) {
-    const Floats bounded = min(splat(88.0f), max(splat(-87.3f), high));
-    constexpr float kRound = 12582912.0f;
-    const Floats shifted = bounded * 1.44269504f + kRound;
-    const Floats n = shifted - kRound;
-    const Floats r = ((bounded - n * 0.693359375f) - n * -2.12194440e-4f) + low;
-    Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + (r + 1.0f);
-    const Floats power = bit_cast<Floats>((bit_cast<Words>(shifted) + 127u) << 23);
-    return high < -87.3f ? Floats{} : p * power;
-}
-
-// log x of positive normal x, within one unit in the last place; anything else is for the caller to replace.
-MIND_INLINE inline Floats log(Floats x) {
-    const Words bits = bit_cast<Words>(x);
-    const Words offset = bits - 0x3f3504f3u;  // from the bits of 2^-0.5: the mantissa lies in [2^-0.5, 2^0.5)
-    const Floats e = __builtin_convertvector(bit_cast<Ints>(offset) >> 23, Floats);
-    const Floats f = bit_cast<Floats>(bits - (offset & 0xff800000u)) - 1.0f;
-    const Floats square = f * f;
-    Floats p = f * 7.0376836292e-2f - 1.1514610310e-1f;
-    p = p * f + 1.1676998740e-1f;
-    p = p * f - 1.2420140846e-1f;
-    p = p * f + 1.4249322787e-1f;
-    p = p * f - 1.6668057665e-1f;
-    p = p * f + 2.0000714765e-1f;
-    p = p * f - 2.4999993993e-1f;
-    p = p * f + 3.3333331174e-1f;
-    const Floats rest = p * (f * square) + e * -2.12194440e-4f - square * 0.5f;
-    return (f + rest) + e * 0.693359375f;
-}
 
 // Odd, within two units in the last place: a polynomial near 0, where 1 - 2 / (e^2x + 1) would cancel.
 MIND_INLINE inline Floats tanh(Floats x) {

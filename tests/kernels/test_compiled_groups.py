@@ -143,8 +143,8 @@ def test_non_finite_rows_reach_their_pairs_only(column, bad):
     assert found["divergence"][1, 2][of_row].isnan().all() and found["divergence"][1, :, 2][of_row].isnan().all()
     assert found["gradient"][1].isnan().any(-1).all()
     assert found["divergence"][0].isfinite().all() and found["gradient"][0].isfinite().all()
-    assert_identical({"others": found["divergence"][1][kept][:, kept]},
-                     {"others": run(*make(2, 4, 131))["divergence"][1][kept][:, kept]})
+    finite = run(*make(2, 4, 131))["divergence"]
+    torch.testing.assert_close(found["divergence"][1][kept][:, kept], finite[1][kept][:, kept])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
