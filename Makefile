@@ -8,15 +8,15 @@ DEMO := --data.generated-questions 16 --data.generated-heldout 8 --data.generate
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
+BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
 # sparse_training needs a data file of yours.
 BENCHES := $(filter-out __init__ measure real_rows sparse_training,$(basename $(notdir $(wildcard bench/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench clean
+.PHONY: help train test lint bench install-matrix asan tsan debug fuzz clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (ARGS="--option value" adds to it)
 	$(BIN)/mind train --output runs/demo $(DEMO) $(ARGS)
@@ -31,20 +31,41 @@ lint: $(VENV)/.test-ready  ## style and import checks
 bench: $(VENV)/.test-ready $(VENV)/.student-ready  ## every benchmark; results under bench/results
 	@set -e; for name in $(BENCHES); do echo "== bench.$$name"; $(BIN)/python -m bench.$$name; done
 
+install-matrix: $(VENV)/.test-ready  ## install in every way, each in a fresh environment (ARGS=--quick: three ways)
+	$(BIN)/python tests/install_matrix.py $(ARGS)
+
+asan: $(VENV)/.test-ready  ## the tests of backend cpp under AddressSanitizer and UndefinedBehaviorSanitizer
+	PYTHON=$(BIN)/python tests/sanitize/address.sh
+
+tsan:  ## the CPU kernels on several threads under ThreadSanitizer
+	tests/sanitize/threads.sh
+
+debug: $(VENV)/.test-ready  ## a debug build of the CPU kernels in build/debug, for MIND_KERNELS_LIBRARY_FOLDER
+	$(BIN)/python setup.py -q build_ext --variant debug --build-lib build/debug
+	@echo "MIND_KERNELS_LIBRARY_FOLDER=$(CURDIR)/build/debug/mind_kernels makes mind_kernels load it"
+
+fuzz: $(VENV)/.test-ready  ## half an hour of random arguments for that build's operators (ARGS="--minutes 5": less)
+	PYTHON=$(BIN)/python CAPABILITIES=best tests/sanitize/address.sh tests.fuzz --minutes 30 $(ARGS)
+
 clean:  ## remove what builds and tests leave; the virtual environment stays
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks .coverage htmlcov
-	rm -f mind/*.so mind_kernels/*.so $(VENV)/.run-ready $(VENV)/.test-ready
-	find bench mind mind_kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f mind/*.so mind_kernels/*.so mind_kernels/_build.json $(VENV)/.run-ready $(VENV)/.test-ready
+	find bench csrc mind mind_kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.run-ready: $(VENV)/.created $(BUILD_INPUTS)
+# First of all, since the isolated builds below take its headers from the environment.
+$(VENV)/.torch-ready: $(VENV)/.created constraints.txt
+	$(PIP) install -c constraints.txt torch
+	@touch $@
+
+$(VENV)/.run-ready: $(VENV)/.torch-ready $(BUILD_INPUTS)
 	$(PIP) install -c constraints.txt -e '.[lora]'
 	@touch $@
 
-$(VENV)/.test-ready: $(VENV)/.created $(BUILD_INPUTS)
+$(VENV)/.test-ready: $(VENV)/.torch-ready $(BUILD_INPUTS)
 	$(PIP) install -c constraints.txt -e '.[test,lint,triton]'
 	@touch $@ $(VENV)/.run-ready
 

@@ -261,6 +261,25 @@ MIND_INLINE inline Floats exp_negative_at_least(Floats x) {
 // The same, and 0 below -87.
 MIND_INLINE inline Floats exp_negative(Floats x) { return x < -87.0f ? Floats{} : exp_negative_at_least(x); }
 
+// log x of positive normal x, within one unit in the last place; anything else is for the caller to replace.
+MIND_INLINE inline Floats log(Floats x) {
+    const Words bits = bit_cast<Words>(x);
+    const Words offset = bits - 0x3f3504f3u;  // from the bits of 2^-0.5: the mantissa lies in [2^-0.5, 2^0.5)
+    const Floats e = __builtin_convertvector(bit_cast<Ints>(offset) >> 23, Floats);
+    const Floats f = bit_cast<Floats>(bits - (offset & 0xff800000u)) - 1.0f;
+    const Floats square = f * f;
+    Floats p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    const Floats rest = p * (f * square) + e * -2.12194440e-4f - square * 0.5f;
+    return (f + rest) + e * 0.693359375f;
+}
+
 // Odd, within two units in the last place: a polynomial near 0, where 1 - 2 / (e^2x + 1) would cancel.
 MIND_INLINE inline Floats tanh(Floats x) {
     const Floats size = x < 0.0f ? -x : x, square = x * x;
