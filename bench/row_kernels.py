@@ -4,8 +4,8 @@
         [--backends torch cpp] [--output folder]
 
 Bytes are those that have to move: logits that are read once, and written once where they become their gradient. Every
-timed call gets logits that no cache holds, a fresh copy where they are overwritten. One chunk of SmolLM2-135M's logits,
-of real rows on a CPU, synthetic ones on CUDA (with --data, real ones there too). Writes row_kernels.jsonl (CUDA: _cuda).
+timed call gets logits that no cache holds, a fresh copy where they are overwritten. One chunk of SmolLM2-135M's
+logits, of real rows on a CPU, synthetic ones on CUDA. Writes row_kernels.jsonl (CUDA: _cuda).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss, RowValue
 from mind_kernels.row_chunks import Head
 from mind_kernels.testing import error
 
+MODEL = REAL
 THRESHOLD = 2.0**-12
 WARMUP = 2
 CPU, CUDA = ("torch", "cpp"), ("torch", "triton", "cuda")
@@ -76,17 +77,18 @@ def check(results: dict[str, Any], logits: Tensor, target: Tensor) -> None:
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    inputs = load(REAL, options.rows, options.dtype, options.device, options.data)
+    inputs = load(MODEL, options.rows, options.dtype, options.device, options.data)
     with torch.no_grad():
         logits = inputs.hidden @ inputs.weight.T
-    calls, moved = {"copy": lambda out=torch.empty_like(logits): out.copy_(logits)}, {"copy": 2}
+    copy = torch.empty_like(logits)
+    calls, moved = {"copy": lambda: copy.copy_(logits)}, {"copy": 2}
     for backend in options.backends:
         kernels = importlib.import_module(f"mind_kernels.linear_cross_entropy.backend_{backend}")
         for name, call in passes(kernels, logits, inputs.target, options.repeats + WARMUP).items():
             calls[f"{backend} {name}"], moved[f"{backend} {name}"] = call, 2 if name == "gradient" else 1
     timings = measure_time(calls, gate=lambda results: check(results, logits, inputs.target), repeats=options.repeats,
                            warmup=WARMUP)
-    case = {"model": REAL, "rows": len(logits), "V": logits.shape[1], "dtype": str(logits.dtype).removeprefix("torch."),
+    case = {"model": MODEL, "rows": len(logits), "V": logits.shape[1], "dtype": str(logits.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(), "inputs": inputs.label}
     rates = {name: moved[name] * logits.nbytes / timing.median_ms / 1e6 for name, timing in timings.items()}
     return [{**case, "kernel": name, **timing.row(), "gb_s": round(rates[name], 2),
@@ -96,7 +98,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, help="default: 256, on CUDA 2048")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32, on CUDA bfloat16")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
+                        help="default: float32, on CUDA bfloat16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backends", nargs="+", help="default: those that this machine has")
     parser.add_argument("--data", type=Path, help="questions whose rationales give the rows (`mind data import`)")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +60,7 @@ def _cuda() -> Availability:
     if not torch.cuda.is_available():
         return Availability(False, "no CUDA device is here", "run it on a machine with an NVIDIA GPU")
     if gpu := _unserved_gpu():
-        return Availability(False, f"it was not compiled for {gpu}", "build it with MIND_KERNELS_CUDA_ARCHS (INSTALL.md)")
+        return Availability(False, f"it was not compiled for {gpu}", "name it in MIND_KERNELS_CUDA_ARCHS and build")
     return Availability(True)
 
 
@@ -104,6 +106,11 @@ def resolve(name: str, hidden: Tensor, implemented: Collection[str]) -> str:
     if double and name not in ("reference", "torch"):
         raise TypeError(f"hidden has dtype {hidden.dtype}: backend {name!r} computes in float32, use 'torch'")
     return name
+
+
+def kernels(operation: str, backend: str) -> Any:
+    """The module of kernels that a backend has for an operation; imported here, since not every one can be."""
+    return importlib.import_module(f"mind_kernels.{operation}.backend_{backend}")
 
 
 def _misplaced(name: str, device: str) -> str:

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+REDUCTIONS = ("mean", "sum", "none")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -141,6 +142,12 @@ def group_weight_values(weight: Tensor) -> None:
         values(weight.isfinite(), "pair_weight: expected finite values")
     else:
         values(weight.isfinite() & (weight >= 0), "mixture_weight: expected finite values that are not negative")
+
+
+def reduction(name: str) -> None:
+    """Checks the name of a reduction."""
+    if name not in REDUCTIONS:
+        raise ValueError(f"reduction is {name!r}: expected one of {', '.join(map(repr, REDUCTIONS))}")
 
 
 def values(condition: Tensor, message: str) -> None:

@@ -58,6 +58,18 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def weighted(losses: Tensor, weight: Tensor) -> Tensor:
+    """weight * losses (N,), and 0 where the weight is, whatever the loss."""
+    return torch.where(weight == 0, 0, weight * losses)
+
+
+def reduced(rows: Tensor, weight: Tensor, reduction: str) -> Tensor:
+    """The loss of weighted rows (N,): their sum over that of the weights for "mean", their sum, or they themselves."""
+    if reduction == "none":
+        return rows
+    return rows.sum() / weight.sum() if reduction == "mean" else rows.sum()
+
+
 def row_major(matrix: Tensor) -> Tensor:
     """The matrix with its rows contiguous; itself where they are."""
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import row_kernels
 from bench.comparison import benchmark as cases
 from bench.comparison import command
 from bench.comparison.gate import Gates, Precision, relative_error
@@ -24,6 +25,7 @@ from bench.cross_entropy.inputs import Inputs
 from bench.cross_entropy.providers import CPU, PROVIDERS
 from bench.linear_cross_entropy import BENCHMARK
 from bench.measure import measure_time, peak_extra_mib_here, print_table, read_results, write_results
+from mind_kernels.linear_cross_entropy.rows import RowValues
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, capsys):
     stored = read_results(path)
     assert [row["provider"] for row in stored] == [*CPU, "QuACK"]
     assert stored[0]["time_of_eager"] == 1 and stored[2]["memory_of_eager"] == 0.5
-    assert stored[3]["dropped_mass"] >= 0 and stored[4]["note"] == "not run: needs a CUDA device"
+    assert stored[3]["dropped_mass"] >= 0 and stored[-1]["note"] == "not run: needs a CUDA device"
     assert set(BENCHMARK.columns) <= set().union(*stored)
     assert all(json.loads(line)["inputs"] == "synthetic, matched" for line in path.read_text().splitlines())
     print_table(stored, BENCHMARK.columns)
@@ -190,3 +192,18 @@ def test_measuring_without_a_gate_counts_the_callers_call_as_the_first():
 def test_peak_memory_sees_what_a_call_allocates():
     peak = peak_extra_mib_here(lambda: torch.ones(16 << 18), device="cpu")
     assert 12 < peak < 24
+
+
+def test_row_kernels_beside_a_copy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(HEADS, "budget", Head(512, 16))
+    monkeypatch.setattr(row_kernels, "MODEL", "budget")
+    monkeypatch.setattr("sys.argv", ["row_kernels", "--rows", "8", "--repeats", "2", "--output", str(tmp_path)])
+    row_kernels.main()
+    rows = read_results(tmp_path / "row_kernels.jsonl")
+    kernels = [row["kernel"] for row in rows]
+    assert kernels[0] == "copy" and {"torch statistics", "torch gradient"} < set(kernels)
+    assert rows[0]["share_of_copy"] == 1 and all(row["gb_s"] > 0 for row in rows)
+    assert "torch statistics and entries" in capsys.readouterr().out
+    wrong = {"torch statistics": RowValues(*torch.zeros(5, 8))}
+    with pytest.raises(AssertionError, match="torch statistics"):
+        row_kernels.check(wrong, torch.randn(8, 16), torch.zeros(8, dtype=torch.int64))

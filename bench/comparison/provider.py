@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor
 
 from bench.measure import free_bytes
+
+# torch.compile of a function, once: at the first call that needs it.
+torch_compiled = functools.cache(torch.compile)
 
 
 class Outputs(NamedTuple):

@@ -6,14 +6,13 @@ fastest or exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.comparison.provider import Provider
+from bench.comparison.provider import Provider, torch_compiled
 from bench.cross_entropy.inputs import Inputs
 from mind_kernels import linear_cross_entropy
 
@@ -29,13 +28,8 @@ def eager(inputs: Inputs) -> Tensor:
     return plain(*inputs[:3])
 
 
-@cache
-def _compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return torch.compile(plain)
-
-
 def compiled(inputs: Inputs) -> Tensor:
-    return _compiled()(*inputs[:3])
+    return torch_compiled(plain)(*inputs[:3])
 
 
 def torch_chunked(inputs: Inputs, **options: int | None) -> Tensor:
@@ -115,7 +109,10 @@ PROVIDERS = {
     "mind_kernels torch sparse 2^-12": ours("torch", sparse=True),
     "mind_kernels triton exact": ours("triton", cuda=True),
     "mind_kernels triton sparse 2^-12": ours("triton", sparse=True, cuda=True),
+    "mind_kernels cuda exact": ours("cuda", cuda=True),
+    "mind_kernels cuda sparse 2^-12": ours("cuda", sparse=True, cuda=True),
     "mind_kernels streaming": ours("triton_streaming", cuda=True),
     "mind_kernels streaming sparse 2^-12": ours("triton_streaming", sparse=True, cuda=True),
 }
-CPU = ("eager", "F.linear_cross_entropy", "mind_kernels exact", "mind_kernels sparse 2^-12")
+CPU = ("eager", "F.linear_cross_entropy", "mind_kernels exact", "mind_kernels sparse 2^-12",
+       "mind_kernels torch exact", "mind_kernels torch sparse 2^-12")

@@ -56,7 +56,7 @@ def ours(backend: str) -> dict[str, Provider]:
     """The operations on one backend, by name; "auto" needs no mention."""
     mention, prefix = ("", "") if backend == "auto" else (f", {backend}", f"{backend} ")
     exact, sparse = f"linear_cross_entropy alone{mention}", f"linear_cross_entropy alone{mention}, sparse 2^-12"
-    plain = {"cuda": backend.startswith("triton"), "backend": backend, "times_of": {BESIDE: exact}}
+    plain = {"cuda": backend in ("triton", "cuda"), "backend": backend, "times_of": {BESIDE: exact}}
     filtered = {**plain, "sparse": True, "times_of": {BESIDE: sparse}}
     options = {"backend": backend, "gradient_threshold": THRESHOLD}
     return {
@@ -76,6 +76,7 @@ PROVIDERS = {
     **ours("auto"),
     **ours("torch"),
     **ours("triton"),
+    **ours("cuda"),
 }
 CPU = ("eager", *ours("auto"))
 EAGER_CROSS_ENTROPY = Provider(eager_cross_entropy, logits=3)

@@ -5,14 +5,13 @@ The mixture form is another loss, linear in K: it stands beside the pairs becaus
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from bench.comparison.provider import Provider
+from bench.comparison.provider import Provider, torch_compiled
 from bench.pairwise_jsd.divergence import mixture_loss, pairs
 from bench.pairwise_jsd.inputs import Inputs
 from mind_kernels import linear_pairwise_jsd
@@ -71,13 +70,8 @@ def vectorised(inputs: Inputs) -> Tensor:
     return plain(*inputs[:3])
 
 
-@cache
-def _compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return torch.compile(plain)
-
-
 def compiled(inputs: Inputs) -> Tensor:
-    return _compiled()(*inputs[:3])
+    return torch_compiled(plain)(*inputs[:3])
 
 
 def trl(inputs: Inputs) -> Tensor:
@@ -149,9 +143,11 @@ PROVIDERS = {
     "mind_kernels": ours("auto"),
     "mind_kernels torch": ours("torch"),
     "mind_kernels triton": ours("triton", cuda=True),
+    "mind_kernels cuda": ours("cuda", cuda=True),
     "mind_kernels mixture": ours_mixture("auto"),
     "mind_kernels torch mixture": ours_mixture("torch"),
     "mind_kernels triton mixture": ours_mixture("triton", cuda=True),
+    "mind_kernels cuda mixture": ours_mixture("cuda", cuda=True),
 }
 CPU = (EAGER, "eager, loop over unbound rows", "eager, vectorised", "TRL, 28 calls", "mind_kernels",
-       "mind_kernels mixture")
+       "mind_kernels torch", "mind_kernels mixture")

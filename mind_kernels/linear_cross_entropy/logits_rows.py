@@ -1,4 +1,4 @@
-"""The sparse path of a backend that keeps a chunk of logits: statistics, then entries or the dense gradient from them."""
+"""The sparse path of a backend that keeps a chunk of logits: statistics, then entries or the dense gradient."""
 
 from __future__ import annotations
 

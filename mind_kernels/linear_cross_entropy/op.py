@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +19,9 @@ from mind_kernels.autograd import (
     under_autocast,
 )
 from mind_kernels.linear_cross_entropy import reference, rows
-from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss
+from mind_kernels.linear_cross_entropy.rows import RowLoss
 from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
 
-REDUCTIONS = ("mean", "sum", "none")
 BACKENDS = ("torch", "cpp", "triton", "triton_streaming", "cuda")  # backend_<name>.py each
 
 
@@ -113,8 +111,7 @@ def linear_cross_entropy(
     hidden, weight, bias = under_autocast(hidden, weight, bias)
     checks.head_arguments(hidden, weight, bias, softcap, temperature)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(map(repr, REDUCTIONS))}")
+    checks.reduction(reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
     checks.probability("gradient_threshold", gradient_threshold)
@@ -174,16 +171,12 @@ def run_backend(
     hidden, weight, bias = row_major(hidden), row_major(weight), None if bias is None else bias.contiguous()
     spec = RowLoss(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
-        loss, terms, gradients = rows.forward(kernels(backend), hidden, target, row_weight, entropy_weight, spec, needs,
-                                              ignore_index=ignore_index, reduction=reduction)
+        loss, terms, gradients = rows.forward(
+            backends.kernels("linear_cross_entropy", backend), hidden, target, row_weight, entropy_weight, spec, needs,
+            ignore_index=ignore_index, reduction=reduction)
     _, nll, lse, entropy, correct = terms.values
     segments = segment_means(nll, target != ignore_index, segment, num_segments)
     return loss, nll, lse, entropy, correct, terms.dropped_mass, terms.kept, *segments, *gradients.results()
-
-
-def kernels(backend: str) -> RowKernels:
-    """The row kernels of a backend; imported at their first use, since not every backend can be."""
-    return importlib.import_module(f"mind_kernels.linear_cross_entropy.backend_{backend}")
 
 
 @run_backend.register_fake

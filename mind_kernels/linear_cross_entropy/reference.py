@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy.rows import RowLoss
+from mind_kernels.row_chunks import reduced
 from mind_kernels.sparse_gradient import SAMPLE_ROWS
 
 
@@ -55,9 +56,7 @@ def forward(
     rows = weight * (rows + loss.z_loss * terms["lse"].square())
     if entropy_weight is not None:
         rows = rows + entropy_weight * terms["entropy"]
-    if reduction == "none":
-        return rows, terms
-    return rows.sum() / weight.sum() if reduction == "mean" else rows.sum(), terms
+    return reduced(rows, weight, reduction), terms
 
 
 def _sparsify(

@@ -14,7 +14,16 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from mind_kernels.row_chunks import Head, HeadGradients, Rows, accumulation_dtype, chunks, rows_per_chunk
+from mind_kernels.row_chunks import (
+    Head,
+    HeadGradients,
+    Rows,
+    accumulation_dtype,
+    chunks,
+    reduced,
+    rows_per_chunk,
+    weighted,
+)
 from mind_kernels.sparse_gradient import SAMPLE_ROWS, Entries, SparseGradient, worth_it
 
 
@@ -251,9 +260,7 @@ def forward(
     with_gradient, others = split_rows(valid, RowWeights(weight, entropy_weight))
     run_rows(kernels, with_gradient, hidden, index, weights, loss, terms, gradients)
     run_rows(kernels, others, hidden, index, None, loss, terms, gradients)
-    rows = torch.where(weight == 0, 0, weight * terms.values.loss)
+    rows = weighted(terms.values.loss, weight)
     if entropy_weight is not None:
-        rows += torch.where(entropy_weight == 0, 0, entropy_weight * terms.values.entropy)
-    if reduction == "none":
-        return rows, terms, gradients
-    return (rows.sum() / weight.sum() if reduction == "mean" else rows.sum()), terms, gradients
+        rows += weighted(terms.values.entropy, entropy_weight)
+    return reduced(rows, weight, reduction), terms, gradients

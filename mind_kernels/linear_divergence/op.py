@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -21,10 +20,9 @@ from mind_kernels.autograd import (
 )
 from mind_kernels.linear_divergence import reference, rows
 from mind_kernels.linear_divergence.kinds import Divergence, divergence_of
-from mind_kernels.linear_divergence.rows import HeadTeacher, ListTeacher, RowKernels, Teacher
+from mind_kernels.linear_divergence.rows import HeadTeacher, ListTeacher, Teacher
 from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
 
-REDUCTIONS = ("mean", "sum", "none")
 BACKENDS = ("torch", "triton")  # backend_<name>.py each
 
 
@@ -105,8 +103,7 @@ def linear_divergence(
     checks.dimensions("hidden", hidden, "(N, D)")
     checks.head_arguments(hidden, weight, bias, softcap, temperature)
     checks.row_weight_argument(row_weight, hidden)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(map(repr, REDUCTIONS))}")
+    checks.reduction(reduction)
     divergence = divergence_of(kind, beta, skew, interpolation)
     head = (teacher_hidden, teacher_weight, teacher_bias, teacher_softcap)
     teacher = _teacher_arguments(hidden, weight, head, (teacher_ids, teacher_log_prob), temperature)
@@ -211,14 +208,10 @@ def _forward(
     teacher = _teacher(weight.shape[0], teacher_hidden, teacher_weight, teacher_bias, teacher_ids, teacher_log_prob,
                        teacher_softcap, temperature, spec)
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
-        loss, values, gradients = rows.forward(kernels(backend), hidden, Head(weight, bias, softcap, temperature),
-                                               teacher, row_weight, spec, needs, reduction)
+        loss, values, gradients = rows.forward(
+            backends.kernels("linear_divergence", backend), hidden, Head(weight, bias, softcap, temperature), teacher,
+            row_weight, spec, needs, reduction)
     return loss, *values, *gradients.results()
-
-
-def kernels(backend: str) -> RowKernels:
-    """The row kernels of a backend; imported at their first use, since not every backend can be."""
-    return importlib.import_module(f"mind_kernels.linear_divergence.backend_{backend}")
 
 
 @_forward.register_fake

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.linear_divergence.rows import LOWEST, ListTeacher, RowValues, Teacher, reduced, row_weights
-from mind_kernels.row_chunks import Head
+from mind_kernels.linear_divergence.rows import LOWEST, ListTeacher, RowValues, Teacher, row_weights
+from mind_kernels.row_chunks import Head, reduced, weighted
 
 
 def kl(log_x: Tensor, log_m: Tensor) -> Tensor:
@@ -64,5 +64,5 @@ def forward(
     else:
         log_p = torch.log_softmax(teacher.head.logits(teacher.hidden).to(log_q.dtype), -1)
     rows = row_divergence(log_q, log_p, divergence)
-    loss = reduced(rows, row_weights(row_weight, hidden), reduction)
-    return loss, RowValues(rows.detach(), entropy.detach())
+    weight = row_weights(row_weight, hidden)
+    return reduced(weighted(rows, weight), weight, reduction), RowValues(rows.detach(), entropy.detach())

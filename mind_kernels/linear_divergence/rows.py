@@ -15,7 +15,16 @@ from torch import Tensor
 
 from mind_kernels import checks
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.row_chunks import Head, HeadGradients, Rows, accumulation_dtype, chunks, rows_per_chunk
+from mind_kernels.row_chunks import (
+    Head,
+    HeadGradients,
+    Rows,
+    accumulation_dtype,
+    chunks,
+    reduced,
+    rows_per_chunk,
+    weighted,
+)
 
 # Stands for a log-probability of minus infinity: its exponential is 0, and so is 0 times it, which would be nan.
 LOWEST = -1e18
@@ -117,14 +126,6 @@ class ListTeacher:
 Teacher = HeadTeacher | ListTeacher
 
 
-def reduced(divergence: Tensor, weight: Tensor, reduction: str) -> Tensor:
-    """The loss of rows (N,) with weights (N,): () or, for reduction "none", (N,)."""
-    rows = torch.where(weight == 0, 0, weight * divergence)
-    if reduction == "none":
-        return rows
-    return rows.sum() / weight.sum() if reduction == "mean" else rows.sum()
-
-
 def row_weights(row_weight: Tensor | None, hidden: Tensor) -> Tensor:
     """(N,) in the accumulation dtype, contiguous; ones where None."""
     dtype = accumulation_dtype(hidden.dtype)
@@ -184,4 +185,4 @@ def forward(
     run_rows(kernels, with_gradient, hidden, head, teacher, scale if gradients.wanted else None, divergence, values,
              gradients)
     run_rows(kernels, others, hidden, head, teacher, None, divergence, values, gradients)
-    return reduced(values.divergence, weight, reduction), values, gradients
+    return reduced(weighted(values.divergence, weight), weight, reduction), values, gradients

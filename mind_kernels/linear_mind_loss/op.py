@@ -11,14 +11,13 @@ from torch import Tensor
 from mind_kernels import backend as backends
 from mind_kernels import checks
 from mind_kernels.autograd import empty_gradients, needs_gradient, save_gradients, scaled_gradients, under_autocast
-from mind_kernels.linear_cross_entropy import op as cross_entropy_op
 from mind_kernels.linear_cross_entropy.op import RowStats, segment_means
 from mind_kernels.linear_cross_entropy.rows import RowLoss
 from mind_kernels.linear_mind_loss import joint, reference
 from mind_kernels.linear_pairwise_jsd import op as jsd_op
 from mind_kernels.linear_pairwise_jsd.op import MixtureStats, PairStats
 from mind_kernels.linear_pairwise_jsd.reference import group_loss
-from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
+from mind_kernels.row_chunks import Head, accumulation_dtype, row_major, weighted
 
 # The row kernels of linear_cross_entropy, and the group kernels of linear_pairwise_jsd that go with them.
 BACKENDS = {"torch": "torch", "cpp": "cpp", "triton": "triton", "triton_streaming": "triton", "cuda": "cuda"}
@@ -158,10 +157,11 @@ def _forward(
     spec = RowLoss(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
         terms, row_weight, divergence, gradients = joint.forward(
-            cross_entropy_op.kernels(backend), jsd_op.kernels(BACKENDS[backend]), hidden, target, row_weight,
-            answer_rows, group_weight, spec, needs, ignore_index=ignore_index)
+            backends.kernels("linear_cross_entropy", backend),
+            backends.kernels("linear_pairwise_jsd", BACKENDS[backend]), hidden, target, row_weight, answer_rows,
+            group_weight, spec, needs, ignore_index=ignore_index)
     _, nll, lse, entropy, correct = terms.values
-    cross_entropy = torch.where(row_weight == 0, 0, row_weight * nll).sum()
+    cross_entropy = weighted(nll, row_weight).sum()
     consistency = group_loss(divergence, group_weight)
     return (cross_entropy + consistency, cross_entropy, consistency, nll, lse, entropy, correct, terms.dropped_mass,
             terms.kept, *segment_means(nll, target != ignore_index, segment, num_segments), divergence,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ from mind_kernels import backend as backends
 from mind_kernels import checks
 from mind_kernels.autograd import empty_gradients, needs_gradient, save_gradients, scaled_gradients, under_autocast
 from mind_kernels.linear_pairwise_jsd import groups, reference
-from mind_kernels.linear_pairwise_jsd.groups import GroupKernels
 from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
 
 BACKENDS = ("torch", "cpp", "triton", "cuda")  # backend_<name>.py each
@@ -121,17 +119,13 @@ def _forward(
     group_weight = group_weight.to(accumulation_dtype(hidden.dtype))
     head = Head(row_major(weight), bias, softcap, temperature)
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
-        divergence, gradients = groups.forward(kernels(backend), hidden, head, group_weight, mask, needs,
-                                               with_stats=with_stats)
+        divergence, gradients = groups.forward(
+            backends.kernels("linear_pairwise_jsd", backend), hidden, head, group_weight, mask, needs,
+            with_stats=with_stats)
     d_hidden, d_weight, d_bias = gradients.results()
     if needs[0]:
         d_hidden = d_hidden.view(hidden.shape)
     return reference.group_loss(divergence, group_weight), divergence, d_hidden, d_weight, d_bias
-
-
-def kernels(backend: str) -> GroupKernels:
-    """The group kernels of a backend; imported at their first use, since not every backend can be."""
-    return importlib.import_module(f"mind_kernels.linear_pairwise_jsd.backend_{backend}")
 
 
 @_forward.register_fake

@@ -92,7 +92,8 @@ class Rows:
         loss = ((1 - self.smoothing) * self.nll + self.smoothing * (self.lse - self.z.mean(1))
                 + self.z_loss * self.lse.square())
         for name, value, truth, size in (
-                ("loss", self.numbers[0], loss, 1 + 2 * self.z_loss * self.lse.abs()), ("nll", self.numbers[1], self.nll, 1),
+                ("loss", self.numbers[0], loss, 1 + 2 * self.z_loss * self.lse.abs()),
+                ("nll", self.numbers[1], self.nll, 1),
                 ("lse", self.numbers[2], self.lse, 1), ("entropy", self.numbers[3], self.entropy, 1 + self.entropy)):
             close(name, value, truth, 2 * self.step * size)
         finite = self.lse.isfinite()
@@ -109,9 +110,9 @@ class Rows:
         return a[:, None], b[:, None], (scale.double() * (1 - self.smoothing))[:, None]
 
     def gradient_size(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-        """(n, 1): how large a gradient may be whose error is to be judged."""
+        """(n, 1): how large a gradient may be whose error is to be judged; infinite where it is no number."""
         logs = (self.entropy + self.lse.abs()).nan_to_num(0, 0, 0)[:, None]
-        return (a.abs() + b.abs() * (1 + logs) + t.abs()) / self.temperature
+        return ((a.abs() + b.abs() * (1 + logs) + t.abs()) / self.temperature).nan_to_num(nan=math.inf)
 
     def part(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.where(self.p == 0, 0, self.p * (a + b * self.log_p))

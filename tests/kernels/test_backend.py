@@ -7,9 +7,8 @@ import os
 import pytest
 import torch
 
-from mind_kernels import BackendUnavailableError, available_backends, linear_pairwise_jsd
+from mind_kernels import BackendUnavailableError, available_backends, extension, linear_pairwise_jsd
 from mind_kernels import backend as backends
-from mind_kernels import extension
 
 HIDDEN = torch.zeros(2, 3)
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from cases import usable
 
-from mind_kernels import extension
-from mind_kernels.linear_pairwise_jsd import backend_torch, op, reference
+from mind_kernels import backend, extension
+from mind_kernels.linear_pairwise_jsd import backend_torch, reference
 from mind_kernels.testing import assert_within_budget
 
 pytestmark = pytest.mark.skipif(not usable(["cpp"]), reason="the CPU library is not here: see test_backend.py")
@@ -34,7 +34,7 @@ def make(groups, count, vocabulary, *, form="pairs", scale=2.0, seed=0):
 
 
 def run(logits, weight, mask, with_gradient=True, kernels=None):
-    kernels = kernels or op.kernels("cpp")
+    kernels = kernels or backend.kernels("linear_pairwise_jsd", "cpp")
     kernel = kernels.pair_divergences if weight.dim() == 3 else kernels.mixture_divergences
     divergence, gradient = kernel(logits, weight, mask, with_gradient)
     return {"divergence": divergence} if gradient is None else {"divergence": divergence, "gradient": gradient}
@@ -188,11 +188,10 @@ def test_capabilities(capability, tmp_path):
     environment = os.environ | {"MIND_KERNELS_CPU_CAPABILITY": capability}
     code = """if True:
         import sys, torch
-        from mind_kernels import extension
-        from mind_kernels.linear_pairwise_jsd import op
+        from mind_kernels import backend, extension
         extension.operators("cpu")
         print(sys.modules["mind_kernels._cpu"].capability())
-        kernels, folder = op.kernels("cpp"), sys.argv[1]
+        kernels, folder = backend.kernels("linear_pairwise_jsd", "cpp"), sys.argv[1]
         inputs = torch.load(folder + "/inputs.pt")
         outputs = {"pairs": kernels.pair_divergences(*inputs["pairs"], True),
                    "mixture": kernels.mixture_divergences(*inputs["mixture"], True)}
