@@ -8,8 +8,10 @@ from setuptools import Extension, setup
 
 sys.path.insert(0, str(Path(__file__).parent / "csrc"))  # an isolated build does not look in this folder
 
-from build_tools.commands import BuildExtensions, BuildPython, MindDistribution  # noqa: E402
+from build_tools.commands import BuildExtensions, BuildPython, MindDistribution
 
+# The first two use Python's limited API and LibTorch's stable ABI. pybind11's module does not, so a wheel is for one
+# version of Python; it is for every torch from 2.11 on, which matters more: a user changes torch more often.
 EXTENSIONS = [
     Extension("mind_kernels._cpu", sorted(glob("csrc/cpu/*.cpp")), py_limited_api=True),
     Extension("mind_kernels._cuda", sorted(glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")), py_limited_api=True),

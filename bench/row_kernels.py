@@ -88,7 +88,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             calls[f"{backend} {name}"], moved[f"{backend} {name}"] = call, 2 if name == "gradient" else 1
     timings = measure_time(calls, gate=lambda results: check(results, logits, inputs.target), repeats=options.repeats,
                            warmup=WARMUP)
-    case = {"model": MODEL, "rows": len(logits), "V": logits.shape[1], "dtype": str(logits.dtype).removeprefix("torch."),
+    dtype = str(logits.dtype).removeprefix("torch.")
+    case = {"model": MODEL, "rows": len(logits), "V": logits.shape[1], "dtype": dtype,
             "threads": torch.get_num_threads(), "inputs": inputs.label}
     rates = {name: moved[name] * logits.nbytes / timing.median_ms / 1e6 for name, timing in timings.items()}
     return [{**case, "kernel": name, **timing.row(), "gb_s": round(rates[name], 2),

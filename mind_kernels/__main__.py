@@ -1,6 +1,6 @@
-"""`python -m mind_kernels`: which backends this installation has, what is missing and how to get it; --json for programs.
+"""`python -m mind_kernels`: which backends this installation has, what is missing and how to get it.
 
-pip does not show what a build left out, so this does.
+pip does not show what a build left out, so this does. --json prints the same for programs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 
 from mind_kernels import __version__, available_backends, extension
 
-TENSORS = {"reference": "any", "torch": "any", "cpp": "CPU", "triton": "CUDA", "triton_streaming": "CUDA", "cuda": "CUDA"}
+TENSORS = {"reference": "any", "torch": "any", "cpp": "CPU", "triton": "CUDA", "triton_streaming": "CUDA",
+           "cuda": "CUDA"}
 
 
 def report() -> dict[str, Any]:
@@ -71,7 +72,8 @@ def _devices() -> list[str]:
 def text(found: dict[str, Any]) -> str:
     lines = [f"{'backend':<18}{'available':<11}{'tensors':<9}"]
     for name, backend in found["backends"].items():
-        lines.append(f"{name:<18}{'yes' if backend['available'] else 'no':<11}{backend['tensors']:<9}{backend['reason']}")
+        available = "yes" if backend["available"] else "no"
+        lines.append(f"{name:<18}{available:<11}{backend['tensors']:<9}{backend['reason']}".rstrip())
         if backend["remedy"]:
             lines.append(f"{'':<38}to get it: {backend['remedy']}")
     for title in ("libraries", "versions"):
@@ -80,7 +82,8 @@ def text(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mind_kernels", description=__doc__.partition(":")[2].strip())
+    description = __doc__.splitlines()[0].partition(": ")[2]
+    parser = argparse.ArgumentParser(prog="python -m mind_kernels", description=description)
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")
     found = report()
     print(json.dumps(found, indent=1) if parser.parse_args().json else text(found))

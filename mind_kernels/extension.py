@@ -1,8 +1,8 @@
 """The compiled libraries: `mind_kernels._cpu` and `mind_kernels._cuda`, and why one cannot be used.
 
 Loading one registers its operators, `torch.ops.mind_kernels_cpu` or `torch.ops.mind_kernels_cuda`, whose schemas are in
-csrc/operators.h. MIND_KERNELS_DISABLE_EXT=1 leaves both alone. MIND_KERNELS_LIBRARY_FOLDER, for developers, names another
-folder to load them from: a debug or sanitizer build.
+csrc/operators.h. MIND_KERNELS_DISABLE_EXT=1 leaves both alone. MIND_KERNELS_LIBRARY_FOLDER, for developers, names
+another folder to load them from: a debug or sanitizer build.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _problem(device: str) -> tuple[str, str]:
     except ImportError as error:
         if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < OLDEST_TORCH:
             oldest = ".".join(map(str, OLDEST_TORCH))
-            return f"{file.name} needs torch {oldest} or later, and this is {torch.__version__}", "install a later torch"
+            return f"{file.name} needs torch {oldest} or later, and this is {torch.__version__}", "install one"
         return f"{file.name} cannot be loaded: {error}", _AGAIN
     return "", ""
 

@@ -202,7 +202,7 @@ def test_row_kernels_beside_a_copy(tmp_path, monkeypatch, capsys):
     rows = read_results(tmp_path / "row_kernels.jsonl")
     kernels = [row["kernel"] for row in rows]
     assert kernels[0] == "copy" and {"torch statistics", "torch gradient"} < set(kernels)
-    assert rows[0]["share_of_copy"] == 1 and all(row["gb_s"] > 0 for row in rows)
+    assert rows[0]["share_of_copy"] == 1 and all(row["median_ms"] > 0 for row in rows)
     assert "torch statistics and entries" in capsys.readouterr().out
     wrong = {"torch statistics": RowValues(*torch.zeros(5, 8))}
     with pytest.raises(AssertionError, match="torch statistics"):

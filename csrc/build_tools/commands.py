@@ -14,8 +14,8 @@ from .settings import CPU, CUDA, MODES, NotBuilt, max_jobs, mode_name
 
 
 class BuildExtensions(build_ext):
-    user_options = [*build_ext.user_options,
-                    ("variant=", None, f"{', '.join(libraries.VARIANTS)}; another than the first is the CPU library only")]
+    user_options = [*build_ext.user_options, ("variant=", None, f"one of {', '.join(libraries.VARIANTS)}; "
+                                              "another than the first is the CPU library alone")]
 
     def initialize_options(self) -> None:
         super().initialize_options()

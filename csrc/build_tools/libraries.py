@@ -85,8 +85,9 @@ def _packer(sources: list[str]) -> Recipe:
 def _cuda(sources: list[str]) -> Recipe:
     nvcc = toolchain.find_nvcc()  # first: of what may be missing, the likeliest
     compiler, torch = toolchain.find_compiler(), toolchain.find_torch()
-    names, gencode = architectures.gencode(nvcc.codes)
-    device_flags = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra", *gencode)
+    names = architectures.architectures(nvcc.codes)
+    device_flags = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
+                    *architectures.gencode(names))
     host_flags = ("-std=c++20", "-O2", *COMMON, *STABLE, "-DUSE_CUDA", *_cxxflags())
     # A compiler behind a launcher, such as "ccache g++", is no host compiler for nvcc: it then takes its default.
     host = ("-ccbin", *compiler.command) if len(compiler.command) == 1 else ()
@@ -97,8 +98,9 @@ def _cuda(sources: list[str]) -> Recipe:
                          Translation(source, command, _includes(torch)) for source in sources)
     # libtorch_cuda.so has the current stream. A CPU build of torch lacks it, and such a build's headers serve too:
     # libtorch.so is named instead, which brings it in where there is one.
-    link_with = (f"-L{torch.folder / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed", "-ltorch_cpu", "-lc10",
-                 f"-L{_cudart_folder(nvcc)}", "-lcudart_static", "-ldl", "-lrt", "-lpthread", *_ldflags())
+    link_with = (f"-L{torch.folder / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed",
+                 *_torch_libraries(torch), f"-L{_cudart_folder(nvcc)}", "-lcudart_static", "-ldl", "-lrt", "-lpthread",
+                 *_ldflags())
     library = Library(CUDA, translations, (*command, *_shared()), link_with,
                       (compiler.version, nvcc.version, torch.version, sys.version))
     return Recipe(library, {"architectures": names, "nvcc": nvcc.version, "torch_headers": torch.version,
