@@ -76,7 +76,7 @@ class Rows:
         self.hit = torch.zeros_like(self.p).scatter_(1, self.target[:, None], 1)
         self.entropy = -(self.p * self.log_p).sum(1)
         # A rounding of a logit in float32, which is one of log p, and relative of p.
-        self.step = ROUNDING[torch.float32] * (1 + self.z.abs().amax(1, keepdim=True).nan_to_num(0, 0, 0)).squeeze(1)
+        self.step = ROUNDING[torch.float32] * (1 + self.z.nan_to_num(0, 0, 0).abs().amax(1))
 
     def conditions(self) -> dict[str, float]:
         return {"softcap": self.softcap, "temperature": self.temperature}
