@@ -21,8 +21,9 @@ help:  ## this list
 train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (ARGS="--option value" adds to it)
 	$(BIN)/mind train --output runs/demo $(DEMO) $(ARGS)
 
+# A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more.
 test: lint $(VENV)/.student-ready  ## style and import checks, then every test with coverage (ARGS goes to pytest)
-	$(BIN)/python -m pytest --cov=mind --cov=mind_kernels --cov-report=term $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov=mind --cov=mind_kernels --cov-report=term $(ARGS)
 
 lint: $(VENV)/.test-ready  ## style and import checks
 	$(BIN)/ruff check .
