@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# One call on a machine with a CUDA device: first the tests, then the benchmarks of the losses, then short tables.
+# One call on a machine with a CUDA device: the compiled libraries, the tests, the benchmarks of the losses, short tables.
 #   OUT=folder PYTHON=python MINUTES=4 bench/on_gpu.sh [options that all of $BENCHES have, such as --repeats 3]
 # Results, pictures and logs go to $OUT (default: bench/results). Peers are run where $PYTHON can import them.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-bench/results}
-TESTS=${TESTS:-cuda linear_cross_entropy sparse_gradient linear_log_prob linear_pairwise_jsd linear_mind_loss \
+TESTS=${TESTS:-cuda backend linear_cross_entropy sparse_gradient linear_log_prob linear_pairwise_jsd linear_mind_loss \
     linear_divergence linear_divergence_contract triton_rows triton_gather triton_stream triton_divergence triton_pairs}
-BENCHES=${BENCHES:-linear_pairwise_jsd linear_mind_loss linear_cross_entropy}
+BENCHES=${BENCHES:-row_kernels linear_pairwise_jsd linear_mind_loss linear_cross_entropy}
 MINUTES=${MINUTES:-4}
 export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
 mkdir -p "$OUT"
+
+# In place, so that the tests and benchmarks of this tree take them; without nvcc or a C++ compiler they are left out.
+"$PYTHON" setup.py -q build_ext --inplace >"$OUT/build.log" 2>&1 || { tail -n 30 "$OUT/build.log"; exit 1; }
+tail -n 1 "$OUT/build.log"
 
 # With a device present these tests run on it, the Triton kernels compiled instead of interpreted: hundreds of
 # specialisations, so the files run side by side.

@@ -1,7 +1,7 @@
 """The row kernels alone beside a plain copy of the same logits: which share of the memory's bandwidth they reach.
 
     python -m bench.row_kernels [--rows 256] [--dtype float32] [--device cpu] [--data svamp.jsonl] [--repeats 9]
-        [--backends torch cpp] [--output folder]
+        [--backends torch cpp] [--output folder] [--draw]
 
 Bytes are those that have to move: logits that are read once, and written once where they become their gradient. Every
 timed call gets logits that no cache holds, a fresh copy where they are overwritten. One chunk of SmolLM2-135M's
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bench.comparison.heads import REAL
 from bench.cross_entropy.inputs import load
-from bench.measure import RESULTS, measure_time, print_table, write_results
+from bench.measure import RESULTS, measure_time, print_table, read_results, write_results
 from mind_kernels import available_backends
 from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss, RowValues, RowWeights
 from mind_kernels.row_chunks import Head
@@ -30,6 +30,7 @@ from mind_kernels.testing import error
 MODEL = REAL
 THRESHOLD = 2.0**-12
 WARMUP = 2
+COLUMNS = ("kernel", "dtype", "rows", "V", "threads", "median_ms", "p20_ms", "p80_ms", "gb_s", "share_of_copy")
 CPU, CUDA = ("torch", "cpp"), ("torch", "triton", "cuda")
 
 
@@ -107,16 +108,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--minutes", type=float, default=8, help="accepted for bench/on_gpu.sh; this takes seconds")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--draw", action="store_true", help="only the table of an earlier run")
     options = parser.parse_args()
     cuda = options.device == "cuda"
+    name = "row_kernels" + ("_cuda" if cuda else "")
+    if options.draw:
+        print_table(read_results(options.output / f"{name}.jsonl"), COLUMNS)
+        return
     options.rows = options.rows or (2048 if cuda else 256)
     options.dtype = getattr(torch, options.dtype or ("bfloat16" if cuda else "float32"))
     known = available_backends()
     options.backends = options.backends or [name for name in (CUDA if cuda else CPU) if known[name].available]
     rows = measure(options)
-    print_table(rows, ["kernel", "dtype", "rows", "V", "threads", "median_ms", "p20_ms", "p80_ms", "gb_s",
-                       "share_of_copy"])
-    write_results("row_kernels" + ("_cuda" if cuda else ""), rows, options.output)
+    print_table(rows, COLUMNS)
+    write_results(name, rows, options.output)
 
 
 if __name__ == "__main__":

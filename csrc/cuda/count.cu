@@ -1,0 +1,63 @@
+// Statistics of the rows of projected logits, and how many of their entries are kept. One block a row.
+//
+// Bytes: the row is read twice, the second time mostly from the L2 cache in two-byte types. For 8192 rows of V 151936
+// in bfloat16, 2.5 GB: 0.6 ms on an H200 at 4.3 TB/s, 1.2 ms were nothing cached; float32 2.3 ms. At most 64 registers.
+#include "launch.cuh"
+#include "statistics.cuh"
+
+namespace mind::cuda {
+
+namespace {
+
+template <typename T, bool kSoftcap, bool kSmoothing>
+__global__ void __launch_bounds__(1024) count_kernel(const CountArguments args, const HeadFactors head) {
+    const std::int64_t r = blockIdx.x;
+    const Row<T> row = row_of<T>(args.rows.logits, r);
+    const int target = target_of(args.rows, r);
+    const RowNumbers numbers =
+        row_numbers<T, kSoftcap, kSmoothing>(row, target, head, args.rows.label_smoothing, args.rows.z_loss);
+    const float cut = numbers.lse + args.log_threshold;
+    int kept[1] = {0};
+    float mass[1] = {0.0f};
+    row.template visit<kSoftcap>(head, [&](int column, const float(&capped)[kVector<T>], auto) {
+        float z[kVector<T>];
+        logits_of(capped, head, z);
+        // Few vectors hold a kept entry (35 in 19,000 on real rows), so all others cost one maximum.
+        if (!(largest_of(z) > cut) && !(column <= target && target < column + kVector<T>)) return;
+#pragma unroll
+        for (int k = 0; k < kVector<T>; ++k) {
+            if (!is_kept(z[k], column + k, target, cut)) continue;
+            ++kept[0];
+            mass[0] += expf((z[k] - numbers.maximum) - numbers.log_total);
+        }
+    });
+    block_reduce(kept, 0, Sum{});
+    block_reduce(mass, 0.0f, Sum{});
+    if (threadIdx.x == 0) {
+        numbers.store(args.rows.numbers, args.rows.logits.rows, r);
+        args.rows.correct[r] = numbers.correct;
+        args.kept[r] = kept[0];
+        args.kept_mass[r] = mass[0];
+    }
+}
+
+template <typename T, bool kSoftcap>
+void launch_count(const CountArguments& args, void* stream) {
+    const Matrix& logits = args.rows.logits;
+    launch(args.rows.label_smoothing != 0.0f ? count_kernel<T, kSoftcap, true> : count_kernel<T, kSoftcap, false>,
+           dim3(static_cast<unsigned>(logits.rows)), row_threads(logits.columns, kVector<T>), stream, args,
+           head_factors(args.rows.head));
+}
+
+}  // namespace
+
+void count(const CountArguments& args, void* stream) {
+    if (args.rows.logits.rows == 0) return;
+    for_type(args.rows.logits.type, [&](auto tag) {
+        using T = typename decltype(tag)::type;
+        if (args.rows.head.softcap != 0.0f) return launch_count<T, true>(args, stream);
+        launch_count<T, false>(args, stream);
+    });
+}
+
+}  // namespace mind::cuda

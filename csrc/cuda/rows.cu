@@ -1,0 +1,75 @@
+// Statistics of the rows of projected logits, and their gradient in place. One block a row.
+//
+// Bytes: the row is read, and read and written again: 2 + 2 reads and writes of its elements, of which the second read
+// comes mostly from the L2 cache in two-byte types. For 8192 rows of V 151936 in bfloat16, 2.5 GB: 1.2 ms on an H200 at
+// 4.3 TB/s with all second reads in the cache, 1.7 ms with none; float32 3.5 ms. Statistics alone 0.6 ms (1.2 ms).
+// At most 64 registers; about 9 instructions an entry and pass, which take 0.8 ms of the 1.2.
+#include "launch.cuh"
+#include "statistics.cuh"
+
+namespace mind::cuda {
+
+namespace {
+
+template <typename T, bool kSoftcap, bool kOptions>
+__global__ void __launch_bounds__(1024) row_kernel(const RowArguments args, const HeadFactors head) {
+    const std::int64_t r = blockIdx.x;
+    const Row<T> row = row_of<T>(args.logits, r);
+    const int target = target_of(args, r);
+    const RowNumbers numbers =
+        row_numbers<T, kSoftcap, kOptions>(row, target, head, args.label_smoothing, args.z_loss);
+    if (threadIdx.x == 0) {
+        numbers.store(args.numbers, args.logits.rows, r);
+        args.correct[r] = numbers.correct;
+    }
+    if (args.scale == nullptr) return;
+
+    const RowGradient gradient(args, r, numbers.lse, numbers.entropy);
+    row.template visit<kSoftcap>(head, [&](int column, const float(&capped)[kVector<T>], auto whole) {
+        float dx[kVector<T>];
+#pragma unroll
+        for (int k = 0; k < kVector<T>; ++k) {
+            const float z = logit_of(capped[k], head);
+            const float log_p = (z - numbers.maximum) - numbers.log_total;
+            dx[k] = gradient.part(exp_fast(log_p), log_p, kOptions);
+        }
+        if (column <= target && target < column + kVector<T>) {
+#pragma unroll
+            for (int k = 0; k < kVector<T>; ++k) dx[k] -= column + k == target ? gradient.t : 0.0f;
+        }
+#pragma unroll
+        for (int k = 0; k < kVector<T>; ++k) {
+            if constexpr (kOptions) dx[k] -= gradient.uniform;
+            dx[k] *= slope_of<kSoftcap>(capped[k], head);
+        }
+        if constexpr (whole.value) {
+            store_vector(row.data + column, pack<T>(dx));
+        } else {
+#pragma unroll
+            for (int k = 0; k < kVector<T>; ++k) {
+                if (row.has(column + k)) row.data[column + k] = from_float<T>(dx[k]);
+            }
+        }
+    });
+}
+
+template <typename T, bool kSoftcap>
+void launch_rows(const RowArguments& args, void* stream) {
+    const bool options = args.label_smoothing != 0.0f || args.entropy_scale != nullptr;
+    launch(options ? row_kernel<T, kSoftcap, true> : row_kernel<T, kSoftcap, false>,
+           dim3(static_cast<unsigned>(args.logits.rows)), row_threads(args.logits.columns, kVector<T>), stream, args,
+           head_factors(args.head));
+}
+
+}  // namespace
+
+void rows(const RowArguments& args, void* stream) {
+    if (args.logits.rows == 0) return;
+    for_type(args.logits.type, [&](auto tag) {
+        using T = typename decltype(tag)::type;
+        if (args.head.softcap != 0.0f) return launch_rows<T, true>(args, stream);
+        launch_rows<T, false>(args, stream);
+    });
+}
+
+}  // namespace mind::cuda

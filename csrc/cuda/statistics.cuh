@@ -1,0 +1,142 @@
+// One pass over a row of logits: what the loss, the entropy and the gradient of the row need.
+#pragma once
+
+#include "row.cuh"
+
+namespace mind::cuda {
+
+// Maximum, sum of e^(z - maximum), and sum of e^(z - maximum) (z - maximum), of the logits seen so far.
+struct OnlineSoftmax {
+    float maximum = kLowest, total = 0.0f, entropy = 0.0f;
+
+    __device__ __forceinline__ void raise(float to) {
+        const float rise = maximum - to, decay = exp_fast(rise);
+        entropy = (entropy + total * rise) * decay;
+        total *= decay;
+        maximum = to;
+    }
+
+    // Logits of maximum `largest`.
+    template <int kCount>
+    __device__ __forceinline__ void add(const float (&z)[kCount], float largest) {
+        raise(fmaxf(maximum, largest));
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) {
+            const float shifted = z[k] - maximum, exponential = exp_fast(shifted);
+            total += exponential;
+            entropy += exponential * shifted;
+        }
+    }
+};
+
+template <int kCount>
+__device__ __forceinline__ float largest_of(const float (&z)[kCount]) {
+    float largest = z[0];
+#pragma unroll
+    for (int k = 1; k < kCount; ++k) largest = fmaxf(largest, z[k]);
+    return largest;
+}
+
+template <int kCount>
+__device__ __forceinline__ void logits_of(const float (&capped)[kCount], const HeadFactors& head, float (&z)[kCount]) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) z[k] = logit_of(capped[k], head);
+}
+
+struct RowNumbers {
+    float loss, nll, lse, entropy, maximum, log_total, total;
+    bool correct;
+
+    // As column `r` of (kNumbers, rows), by one thread.
+    __device__ __forceinline__ void store(float* numbers, std::int64_t rows, std::int64_t r) const {
+        const float values[kNumbers] = {loss, nll, lse, entropy, maximum, log_total, total};
+#pragma unroll
+        for (int k = 0; k < kNumbers; ++k) numbers[k * rows + r] = values[k];
+    }
+};
+
+// For every thread of the block. The argmax is the target if it is a maximum and no entry before it reaches it: so only
+// whole vectors are compared with the target's column, and the entries of its own.
+template <typename T, bool kSoftcap, bool kSmoothing>
+__device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target, const HeadFactors& head,
+                                                  float label_smoothing, float z_loss) {
+    __shared__ float z_of_target;
+    OnlineSoftmax softmax;
+    float earlier = kLowest, z_sum = 0.0f;
+    row.template visit<kSoftcap>(head, [&](int column, const float(&capped)[kVector<T>], auto whole) {
+        float z[kVector<T>];
+        logits_of(capped, head, z);
+        const float largest = largest_of(z);
+        softmax.add(z, largest);
+        if (column + kVector<T> <= target) {
+            earlier = fmaxf(earlier, largest);
+        } else if (column <= target) {
+#pragma unroll
+            for (int k = 0; k < kVector<T>; ++k) {
+                if (column + k < target) earlier = fmaxf(earlier, z[k]);
+                if (column + k == target) z_of_target = z[k];
+            }
+        }
+        if constexpr (kSmoothing) {
+#pragma unroll
+            for (int k = 0; k < kVector<T>; ++k) {
+                if (whole.value || row.has(column + k)) z_sum += z[k];
+            }
+        }
+    });
+    float maxima[2] = {softmax.maximum, earlier};
+    block_reduce(maxima, kLowest, Maximum{});
+    softmax.raise(maxima[0]);
+    float sums[3] = {softmax.total, softmax.entropy, z_sum};
+    block_reduce(sums, 0.0f, Sum{});
+
+    const float z_target = z_of_target, log_total = logf(sums[0]), lse = log_total + maxima[0];
+    RowNumbers out{0.0f, log_total - (z_target - maxima[0]), lse, log_total - sums[1] / sums[0],
+                   maxima[0], log_total, sums[0], z_target == maxima[0] && maxima[1] < z_target};
+    out.loss = out.nll + z_loss * out.lse * out.lse;
+    // (1 - eps) nll + eps (lse - mean z) = nll + eps (z_target - mean z)
+    if constexpr (kSmoothing) out.loss += label_smoothing * (z_target - sums[2] / static_cast<float>(row.vocabulary));
+    return out;
+}
+
+// The gradient with respect to z is p (a + b log p) - t [v = target] - uniform.
+struct RowGradient {
+    float a, b, t, uniform;
+
+    __device__ __forceinline__ RowGradient(const RowArguments& args, std::int64_t r, float lse, float entropy) {
+        const float weight = args.scale[r];
+        a = weight * (1.0f + 2.0f * args.z_loss * lse);
+        b = 0.0f;
+        if (args.entropy_scale != nullptr) {
+            b = -args.entropy_scale[r];
+            a += b * entropy;
+        }
+        t = weight * (1.0f - args.label_smoothing);
+        uniform = weight * (args.label_smoothing / static_cast<float>(args.logits.columns));
+    }
+
+    // p (a + b log p); 0 where p underflows, also at a logit of -inf.
+    __device__ __forceinline__ float part(float p, float log_p, bool has_entropy) const {
+        return has_entropy ? p * (a + b * fmaxf(log_p, kLowest)) : p * a;
+    }
+};
+
+// p > threshold, or the target; `cut` is lse + log threshold. A kernel rounds cut and z as every other one does, so the
+// same entries are kept in all of them.
+__device__ __forceinline__ bool is_kept(float z, int column, int target, float cut) {
+    return z > cut || column == target;
+}
+
+// The target of row r, which the device checks.
+__device__ __forceinline__ int target_of(const RowArguments& args, std::int64_t r) {
+    const std::int64_t target = args.target[r];
+    require(target >= 0 && target < args.logits.columns);
+    return static_cast<int>(target);
+}
+
+template <typename T>
+__device__ __forceinline__ Row<T> row_of(const Matrix& logits, std::int64_t r) {
+    return Row<T>(static_cast<T*>(logits.data) + r * logits.stride, static_cast<int>(logits.columns));
+}
+
+}  // namespace mind::cuda

@@ -1,0 +1,33 @@
+// The operators of csrc/cuda as torch.ops.mind_kernels_emulated, for CPU tensors: their own checks and launchers, and
+// the kernels on the emulator. There is one device and one stream.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include "../../csrc/cuda/operators.h"
+#include "../../csrc/operators.h"
+
+extern "C" {
+
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
+    *stream = nullptr;
+    return AOTI_TORCH_SUCCESS;
+}
+
+AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard) {
+    *guard = nullptr;
+    return AOTI_TORCH_SUCCESS;
+}
+
+AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return AOTI_TORCH_SUCCESS; }
+}
+
+STABLE_TORCH_LIBRARY(mind_kernels_emulated, library) { mind::define_operators(library); }
+
+STABLE_TORCH_LIBRARY_IMPL(mind_kernels_emulated, CPU, library) {
+    library.impl("row_kernel_", TORCH_BOX(&mind::cuda::row_kernel_));
+    library.impl("count", TORCH_BOX(&mind::cuda::count));
+    library.impl("entries", TORCH_BOX(&mind::cuda::entries));
+    library.impl("background", TORCH_BOX(&mind::cuda::background));
+    library.impl("gather_rows", TORCH_BOX(&mind::cuda::gather_rows));
+    library.impl("pair_divergences", TORCH_BOX(&mind::cuda::pair_divergences));
+    library.impl("mixture_divergences", TORCH_BOX(&mind::cuda::mixture_divergences));
+}
