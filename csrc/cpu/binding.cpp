@@ -1,5 +1,5 @@
-// The module mind_kernels._cpu: importing it registers the CPU operators. LibTorch's stable ABI and Python's limited API
-// only, so that one library serves all their later versions.
+// The module mind_kernels._cpu: importing it registers the CPU operators. LibTorch's stable ABI and Python's limited
+// API only, so that one library serves all their later versions.
 #include <Python.h>
 
 #include "../operators.h"

@@ -1,9 +1,9 @@
 // Row kernels of linear cross-entropy: statistics, the gradient in place, and the kept entries of the sparse gradient.
 //
 // A row of logits is read from memory once: its statistics go block by block (maximum, then exponentials, from the L1
-// cache), and what follows finds the row in the L2 cache. A vector takes about 21 instructions for the statistics, and 3
-// more for the gradient where it is a multiple of the exponentials, which then take the place of the logits. Sums of a
-// block in float32 lanes, those of a row in float64.
+// cache), and what follows finds the row in the L2 cache. A vector takes about 21 instructions for the statistics and 3
+// more for the gradient where that is a multiple of the exponentials, which then take the place of the logits. Sums of
+// a block in float32 lanes, those of a row in float64.
 #pragma once
 
 #include "logits_row.h"
@@ -163,7 +163,8 @@ inline void write_gradient(Row row, RowGradient of, std::int64_t target, float z
 // From the exponentials that `statistics_of` has left, where the gradient is a multiple of them: a third of the
 // instructions.
 template <typename Row>
-inline void scale_exponentials(Row row, RowGradient of, std::int64_t target, float z_target, const float* block_maxima) {
+inline void scale_exponentials(Row row, RowGradient of, std::int64_t target, float z_target,
+                               const float* block_maxima) {
     for (std::int64_t start = 0, block = 0; start < row.size; start += kRowBlock, ++block) {
         const double share = __builtin_exp(static_cast<double>(block_maxima[block]) - of.maximum) * of.inverse_total;
         const float factor = row.condition.to_projected(splat(static_cast<float>(share * of.a)), Floats{})[0];
@@ -221,16 +222,15 @@ inline void run_count(const CountArguments& args, std::int64_t begin, std::int64
             const float maximum = args.rows.numbers[4 * n + r], log_total = args.rows.numbers[5 * n + r];
             std::int64_t kept = 0;
             double mass = 0.0;
-            each_kept_tile(row, maximum, log_total, args.log_threshold, target, [&](std::int64_t from, std::int64_t to) {
-                row.each(from, to, [&](Floats z, std::int64_t i) {
-                    const Floats d = z - maximum;
-                    const Ints keep = (d - log_total > args.log_threshold) |
-                                      (lane_numbers() + static_cast<std::int32_t>(i) ==
-                                       static_cast<std::int32_t>(target));
-                    mass += sum(keep ? exp_negative(d) : Floats{});
-                    for (int lane = 0; lane < kLanes; ++lane) kept -= keep[lane];
-                });
-            });
+            const auto add = [&](Floats z, std::int64_t i) {
+                const Floats d = z - maximum;
+                const Ints keep = (d - log_total > args.log_threshold) |
+                                  (lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target));
+                mass += sum(keep ? exp_negative(d) : Floats{});
+                for (int lane = 0; lane < kLanes; ++lane) kept -= keep[lane];
+            };
+            each_kept_tile(row, maximum, log_total, args.log_threshold, target,
+                           [&](std::int64_t from, std::int64_t to) { row.each(from, to, add); });
             args.kept[r] = kept;
             args.kept_mass[r] = static_cast<float>(mass / args.rows.numbers[6 * n + r]);
         }

@@ -1,6 +1,6 @@
 // The CPU kernels as plain functions of pointers and sizes. There is one table of them a capability (AVX-512, AVX2, the
-// compiler's default), and `kernels()` is the table for this processor. Each function does a range of its work items, so
-// that the caller chooses the threads; results do not depend on how the range is cut.
+// compiler's default), and `kernels()` is the table for this processor. Each function does a range of its work items,
+// so that the caller chooses the threads; results do not depend on how the range is cut.
 #pragma once
 
 #include <cstdint>
@@ -100,8 +100,8 @@ struct Kernels {
     void (*group_gradient)(const GroupArguments&, std::int64_t begin, std::int64_t end);  // spans of groups
 };
 
-// The table that MIND_KERNELS_CPU_CAPABILITY names (avx512, avx2, baseline), or the best that this processor has. Throws
-// where the named one is unknown, not built, or not supported by the processor.
+// The table that MIND_KERNELS_CPU_CAPABILITY names (avx512, avx2, baseline), or the best that this processor has.
+// Throws where the named one is unknown, not built, or not supported by the processor.
 const Kernels& kernels();
 
 }  // namespace mind

@@ -74,7 +74,8 @@ void row_kernel_(Tensor logits, Tensor target, OptionalTensor scale, OptionalTen
     check("correct", correct, ScalarType::Bool, {rows}, logits);
     args.correct = pointer<bool>(correct);
     const Kernels& table = kernels();
-    torch::stable::parallel_for(0, rows, 1, [&](std::int64_t begin, std::int64_t end) { table.rows(args, begin, end); });
+    torch::stable::parallel_for(0, rows, 1,
+                                [&](std::int64_t begin, std::int64_t end) { table.rows(args, begin, end); });
 }
 
 void count(Tensor logits, Tensor target, double softcap, double temperature, double label_smoothing, double z_loss,
@@ -84,10 +85,12 @@ void count(Tensor logits, Tensor target, double softcap, double temperature, dou
     check("correct", correct, ScalarType::Bool, {rows}, logits);
     check("kept", kept, ScalarType::Long, {rows}, logits);
     check("kept_mass", kept_mass, ScalarType::Float, {rows}, logits);
-    CountArguments args{base, static_cast<float>(log_threshold), pointer<std::int64_t>(kept), pointer<float>(kept_mass)};
+    CountArguments args{base, static_cast<float>(log_threshold), pointer<std::int64_t>(kept),
+                        pointer<float>(kept_mass)};
     args.rows.correct = pointer<bool>(correct);
     const Kernels& table = kernels();
-    torch::stable::parallel_for(0, rows, 1, [&](std::int64_t begin, std::int64_t end) { table.count(args, begin, end); });
+    torch::stable::parallel_for(0, rows, 1,
+                                [&](std::int64_t begin, std::int64_t end) { table.count(args, begin, end); });
 }
 
 void entries(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor entropy_scale, double softcap,

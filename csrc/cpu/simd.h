@@ -1,8 +1,8 @@
 // Vectors of floats in the compiler's own vector extension (GCC, Clang): one source for AVX-512, AVX2, NEON and SSE2.
 //
 // Included only by translation units that are compiled once a capability, with MIND_CAPABILITY as its name: everything
-// lies in a namespace of that name, so that the linker never mixes functions that were compiled for different processors.
-// Standard library templates are kept out for the same reason.
+// lies in a namespace of that name, so that the linker never mixes functions that were compiled for different
+// processors. Standard library templates are kept out for the same reason.
 #pragma once
 
 #include <cstdint>
@@ -216,9 +216,9 @@ MIND_INLINE inline void store_one(T* to, float x) {
 }
 MIND_INLINE inline void store_one(float* to, float x) { *to = x; }
 
-// e^(high + low) for a small low, which is added where nothing of it is lost. For high <= 88 (larger ones count as 88), 0
-// below -87.3 where the result would be subnormal; nan for nan. Within one unit in the last place: high = n log 2 + r, and
-// a polynomial of degree 7 in r.
+// e^(high + low) for a small low, which is added where nothing of it is lost. For high <= 88 (larger ones count as 88),
+// 0 below -87.3 where the result would be subnormal; nan for nan. Within one unit in the last place: high = n log 2 +
+// r, and a polynomial of degree 7 in r.
 MIND_INLINE inline Floats exp_of_sum(Floats high, Floats low) {
     const Floats bounded = min(splat(88.0f), max(splat(-87.3f), high));  // nan is the second argument: it stays
     constexpr float kRound = 12582912.0f;  // 1.5 x 2^23: adding it rounds to an integer, in the lowest bits
@@ -237,8 +237,8 @@ MIND_INLINE inline Floats exp_of_sum(Floats high, Floats low) {
 
 MIND_INLINE inline Floats exp(Floats x) { return exp_of_sum(x, Floats{}); }
 
-// e^x for x <= 0, or above it by a rounding, and at least 1e-38: 16 instructions where `exp` has 25. Within three units in
-// the last place down to -20; nan for nan.
+// e^x for x <= 0, or above it by a rounding, and at least 1e-38: 16 instructions where `exp` has 25. Within three units
+// in the last place down to -20; nan for nan.
 MIND_INLINE inline Floats exp_negative_at_least(Floats x) {
     const Floats bounded = max(splat(-87.0f), x);  // nan is the second argument: it stays
     constexpr float kRound = 12582912.0f, kLog2E = 1.44269504f;
