@@ -9,8 +9,8 @@ import torch
 from cases import BACKENDS, COMPILED_BACKENDS, assert_compiles_whole, cases, device_of, fit, on
 from safetensors.torch import load_file
 
+from mind_kernels import backend as backends
 from mind_kernels import linear_cross_entropy, linear_log_prob, row_chunks, sparse_gradient
-from mind_kernels.linear_cross_entropy.op import kernels
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 THRESHOLD = 2**-7
@@ -150,7 +150,7 @@ def test_chunks_decide_for_themselves(limit_of_a_cpu, monkeypatch, backend):
     for name in ("_CHUNK_BYTES", "_SPARSE_CHUNK_BYTES"):
         monkeypatch.setattr(row_chunks, name, {"cpu": 16 * vocabulary * 4, "cuda": 16 * vocabulary * 4})
     if backend == "triton_streaming":
-        monkeypatch.setattr(kernels(backend), "SPARSE_CHUNKS", 1)
+        monkeypatch.setattr(backends.kernels("linear_cross_entropy", backend), "SPARSE_CHUNKS", 1)
     inputs = {"hidden": hidden, "weight": weight, "target": target, "row_weight": torch.ones(64)}
     found = run(inputs, torch.float32, backend, threshold=2**-6)
     exact = run(inputs, torch.float32, backend, threshold=None)
