@@ -1,0 +1,309 @@
+"""Installs the package in every supported way, each in a fresh environment, and tests what was installed.
+
+    python tests/install_matrix.py [--quick] [--torch OTHER_PYTHON] [--keep]
+
+Run it with the Python of an environment that has torch, the other dependencies and pytest (`make install-matrix`).
+A fresh environment is a new virtual environment into which that one's packages are hard-linked, mind-kernels left out:
+for pip and for the build it is one where they have been installed, and torch is not fetched for each of a dozen cases.
+Compilers are found through PATH alone, so PATH holds links to the tools that a case is to have and nothing else. All
+cases build in one copy of the source tree, one after the other: what one leaves must not get into a later one. The
+tests run from a copy of tests/ outside the source tree, so that they import the installed package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = Path(sysconfig.get_path("purelib"))
+# Variables that steer a build, Python or the tests; a case sets its own.
+STEERING = ("MIND_", "PYTHON", "CUDA", "TORCH_", "CC", "CXX", "CFLAGS", "LDFLAGS", "MAX_JOBS", "NVCC_")
+HOST_TOOLS = ("c++", "g++", "gcc", "cc", "as", "ld", "ld.bfd", "ar", "sh")
+# A fast selection: the row kernels with their gradient, the kernels of groups, and the packer.
+TESTS = ("kernels/test_linear_cross_entropy.py", "kernels/test_linear_pairwise_jsd.py", "mind/test_bin_packing.py")
+COLD_MINUTES = 4  # that a first build may take on two cores
+
+
+class Failure(Exception):
+    pass
+
+
+@dataclass
+class Workplace:
+    folder: Path
+    source: Path      # a copy of the source tree
+    tests: Path       # a copy of tests/
+    bare: Path        # a PATH without compilers
+    host: Path        # with the C++ compiler
+    cuda: Path | None  # with that and nvcc; None where there is no nvcc
+
+
+@dataclass
+class Environment:
+    """A fresh virtual environment, and what a case does with it."""
+
+    place: Workplace
+    folder: Path
+
+    @property
+    def python(self) -> str:
+        return str(self.folder / "bin/python")
+
+    @property
+    def packages(self) -> Path:
+        script = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        return Path(self.run("-c", script, path=self.place.bare).strip())
+
+    def run(self, *arguments: str, path: Path, cwd: Path | None = None, fails: bool = False, **variables: str) -> str:
+        """The output of this environment's Python; `fails`: it must end with an error, and may not otherwise."""
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(STEERING)}
+        done = subprocess.run([self.python, *arguments], cwd=cwd or self.place.folder,
+                              env=keep | {"PATH": str(path)} | variables, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)
+        if (done.returncode != 0) != fails:
+            print(done.stdout)
+            raise Failure(f"{' '.join(arguments)} ended with status {done.returncode}")
+        return done.stdout
+
+    def pip_install(self, *arguments: str, path: Path, fails: bool = False, **variables: str) -> str:
+        return self.run("-m", "pip", "install", "-v", *arguments, path=path, cwd=self.place.source, fails=fails,
+                        **variables)
+
+    def check(self, *built: str, path: Path | None = None, inside: Path | None = None, **variables: str) -> None:
+        """The package says that it has exactly these libraries, and the kernel tests pass with its backends."""
+        path = path or self.place.bare
+        file = self.run("-c", "import mind_kernels; print(mind_kernels.__file__)", path=path).strip()
+        if (inside or self.folder) not in Path(file).parents:
+            raise Failure(f"the tests would import {file}, which is not in {inside or self.folder}")
+        report = json.loads(self.run("-m", "mind_kernels", "--json", path=path, **variables))
+        has = {name for name, line in report["libraries"].items() if line.startswith("built")}
+        if has != set(built):
+            raise Failure(f"built are {sorted(has)}, expected {sorted(built)}: {report['libraries']}")
+        cpp = report["backends"]["cpp"]
+        if cpp["available"] != ("mind_kernels._cpu" in built) or not (cpp["available"] or cpp["remedy"]):
+            raise Failure(f"backend 'cpp' is reported as {cpp}")
+        self._test(cpp["available"], "mind._packer" in built, path, variables)
+
+    def _test(self, cpp: bool, packer: bool, path: Path, variables: dict[str, str]) -> None:
+        backend = "cpp" if cpp else "not cpp and not triton and not cuda"
+        chosen = f"matches and float32 and {backend} or packing or packer"
+        if not packer:
+            variables = variables | {"MIND_KERNELS_BUILD": "none"}  # which the packer's tests read, and take its twin
+        options = ["-q", "-p", "no:cacheprovider", "-c", "pytest.ini", "-k", chosen]
+        done = self.run("-m", "pytest", *options, *TESTS, path=path, cwd=self.place.tests, **variables)
+        print("   ", done.strip().splitlines()[-1])
+
+
+ALL = ("mind_kernels._cpu", "mind._packer")
+
+
+def with_a_compiler(env: Environment) -> None:
+    started = time.monotonic()
+    output = env.pip_install(".", path=env.place.host)
+    seconds = time.monotonic() - started
+    print(f"    from a cold start: {seconds:.0f} s; {closing_line(output)}")
+    if seconds > 60 * COLD_MINUTES:
+        raise Failure(f"that is more than {COLD_MINUTES} minutes")
+    env.check(*ALL)
+
+
+def with_both(env: Environment) -> None:
+    if env.place.cuda is None:
+        print("    left out: there is no nvcc on this machine")
+        return
+    started = time.monotonic()
+    output = env.pip_install(".", path=env.place.cuda)
+    print(f"    {time.monotonic() - started:.0f} s; {closing_line(output)}")
+    env.check(*ALL, "mind_kernels._cuda")
+
+
+def with_neither(env: Environment) -> None:
+    print(f"    {closing_line(env.pip_install('.', path=env.place.bare))}")
+    env.check()
+
+
+def without_isolation(env: Environment) -> None:
+    env.pip_install(".", "--no-build-isolation", path=env.place.host)
+    env.check(*ALL)
+
+
+def editable(env: Environment) -> None:
+    """The second install compiles the changed source and nothing else; a failing one leaves no library behind."""
+    source = env.place.source
+    env.pip_install("-e", ".", path=env.place.host)
+    env.check(*ALL, inside=source)
+    changed = source / "csrc/cpu/dispatch.cpp"
+    text = changed.read_text()
+    changed.write_text(text + "// changed\n")
+    compiled = [line for line in env.pip_install("-e", ".", path=env.place.host).splitlines() if " -c csrc/" in line]
+    if len(compiled) != 1 or "dispatch.cpp" not in compiled[0]:
+        raise Failure(f"a change of {changed.name} compiled {compiled}")
+    changed.write_text("#error broken\n")
+    env.pip_install("-e", ".", path=env.place.host)
+    env.check("mind._packer", inside=source)
+    changed.write_text(text)
+
+
+def from_the_sdist(env: Environment) -> None:
+    command = ["setup.py", "-q", "sdist", "--dist-dir", str(env.folder / "dist")]
+    env.run(*command, path=env.place.bare, cwd=env.place.source)
+    (archive,) = (env.folder / "dist").glob("*.tar.gz")
+    env.pip_install(str(archive), path=env.place.host)
+    env.check(*ALL)
+
+
+def required_without_a_compiler(env: Environment) -> None:
+    output = env.pip_install(".", path=env.place.bare, fails=True, MIND_KERNELS_BUILD="require")
+    expected = "MIND_KERNELS_BUILD=require could not build mind_kernels._cpu: no C++ compiler"
+    (line,) = {line.strip() for line in output.splitlines() if expected in line}
+    print(f"    {line}")
+
+
+def switched_off(env: Environment) -> None:
+    """A wheel without libraries serves every platform; a compiled one can be told to leave its libraries alone."""
+    wheel = build_wheel(env, path=env.place.host, MIND_KERNELS_BUILD="none")
+    if not wheel.name.endswith("-py3-none-any.whl"):
+        raise Failure(f"the wheel is {wheel.name}")
+    env.pip_install(str(wheel), path=env.place.bare)
+    env.check()
+
+
+def disabled_at_run_time(env: Environment) -> None:
+    env.pip_install(".", path=env.place.host)
+    report = json.loads(env.run("-m", "mind_kernels", "--json", path=env.place.bare, MIND_KERNELS_DISABLE_EXT="1"))
+    if report["backends"]["cpp"]["reason"] != "MIND_KERNELS_DISABLE_EXT is set":
+        raise Failure(f"backend 'cpp' is reported as {report['backends']['cpp']}")
+
+
+def with_another_torch(env: Environment, other: str) -> None:
+    """The wheel, built against this environment's torch, used beside another one."""
+    path = env.place.cuda or env.place.host
+    wheel = build_wheel(env, path=path)
+    target = env.folder / "target"
+    env.run("-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel), path=env.place.bare)
+    script = ("import torch, mind_kernels; from mind_kernels import extension, linear_cross_entropy as f\n"
+              "h, w, t = torch.randn(9, 8), torch.randn(50, 8), torch.arange(9)\n"
+              "print(torch.__version__, mind_kernels.__file__, 'cuda:', extension.unavailable('cuda') or 'loaded')\n"
+              "for k in ({}, {'gradient_threshold': 2**-8}):\n"
+              "    torch.testing.assert_close(f(h, w, t, backend='cpp', **k), f(h, w, t, backend='reference', **k))")
+    done = subprocess.run([other, "-c", script], cwd=env.folder, env=os.environ | {"PYTHONPATH": str(target)},
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print("   ", wheel.name, "under torch", done.stdout.strip())
+    if done.returncode != 0:
+        raise Failure(f"{other} ended with status {done.returncode}")
+
+
+def build_wheel(env: Environment, path: Path, **variables: str) -> Path:
+    command = ["-m", "pip", "wheel", "-q", "--no-deps", "-w", str(env.folder / "dist"), "."]
+    env.run(*command, path=path, cwd=env.place.source, **variables)
+    (wheel,) = (env.folder / "dist").glob("*.whl")
+    return wheel
+
+
+CASES: dict[str, Callable[[Environment], None]] = {
+    "a: a C++ compiler and no nvcc": with_a_compiler,
+    "b: both": with_both,
+    "c: neither": with_neither,
+    "d: --no-build-isolation": without_isolation,
+    "e: editable": editable,
+    "f: from the sdist": from_the_sdist,
+    "g: MIND_KERNELS_BUILD=require without a compiler": required_without_a_compiler,
+    "h: MIND_KERNELS_BUILD=none": switched_off,
+    "i: MIND_KERNELS_DISABLE_EXT=1": disabled_at_run_time,
+}
+QUICK = "acg"
+
+
+def closing_line(output: str) -> str:
+    (line,) = {line.strip() for line in output.splitlines() if line.strip().startswith("mind-kernels: built")}
+    return line
+
+
+def workplace(folder: Path) -> Workplace:
+    source, tests = folder / "source", folder / "tests"
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, source / name)
+    shutil.copytree(source / "tests", tests)
+    (tests / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    slow\n")
+    return Workplace(folder, source, tests, tools(folder / "bare"), tools(folder / "host", *HOST_TOOLS),
+                     tools(folder / "cuda", *HOST_TOOLS, "nvcc", "rm", "cat") if shutil.which("nvcc") else None)
+
+
+def tools(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        if found := shutil.which(name):
+            (folder / name).symlink_to(found)
+    return folder
+
+
+def fresh_environment(place: Workplace, name: str) -> Environment:
+    environment = Environment(place, place.folder / f"environment-{name}")
+    venv.create(environment.folder, symlinks=True)
+    for entry in PACKAGES.iterdir():
+        if not entry.name.startswith(("mind", "__editable__", "__pycache__", "_distutils_hack.pth")):
+            link(entry, environment.packages / entry.name)
+    return environment
+
+
+def link(source: Path, target: Path) -> None:
+    """Hard links where the file system allows, else copies: pip may replace a package without harm to the source."""
+    def one(a: str, b: str) -> None:
+        try:
+            os.link(a, b)
+        except OSError:
+            shutil.copy2(a, b)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=one)
+    else:
+        one(str(source), str(target))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", dest="only", action="store_const", const=QUICK, help=f"cases {QUICK} alone")
+    parser.add_argument("--only", metavar="LETTERS", help="these cases alone")
+    parser.add_argument("--torch", metavar="PYTHON", help="of an environment with another torch: tries the wheel there")
+    parser.add_argument("--keep", action="store_true", help="leave the folder of environments and builds")
+    options = parser.parse_args()
+    cases = {name: case for name, case in CASES.items() if name[0] in (options.only or name)}
+    if options.torch and "j" in (options.only or "j"):
+        cases["j: the wheel beside another torch"] = lambda env: with_another_torch(env, options.torch)
+    folder = Path(tempfile.mkdtemp(prefix="install_matrix_"))
+    failed = []
+    try:
+        place = workplace(folder)
+        for name, case in cases.items():
+            print(name, flush=True)
+            environment = fresh_environment(place, name[0])
+            try:
+                case(environment)
+            except Failure as error:
+                failed.append(name)
+                print(f"    FAILED: {error}", flush=True)
+            if not options.keep:
+                shutil.rmtree(environment.folder)
+    finally:
+        print(f"left in {folder}") if options.keep else shutil.rmtree(folder)
+    print(*failed, f"install_matrix: {len(cases) - len(failed)} passed, {len(failed)} failed", sep="\n")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

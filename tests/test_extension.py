@@ -1,0 +1,153 @@
+"""The compiled libraries as the package sees them: why one is missing, and what `python -m mind_kernels` says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mind_kernels import available_backends, extension, linear_cross_entropy
+from mind_kernels import backend as backends
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of libraries, empty; what is known of the real ones is forgotten meanwhile."""
+    caches = (extension._problem, extension.build_record)
+    monkeypatch.setenv("MIND_KERNELS_LIBRARY_FOLDER", str(tmp_path))
+    monkeypatch.delenv("MIND_KERNELS_DISABLE_EXT", raising=False)
+    for name in ("mind_kernels._cpu", "mind_kernels._cuda"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for cache in caches:
+        cache.cache_clear()
+    yield tmp_path
+    for cache in caches:
+        cache.cache_clear()
+
+
+def record(folder: Path, **libraries: dict) -> None:
+    found = {f"mind_kernels.{name}": facts for name, facts in libraries.items()}
+    (folder / "_build.json").write_text(json.dumps({"compiler": "g++ 12", "libraries": found}))
+
+
+def test_a_library_that_was_not_built_gives_the_reason_of_its_build(folder):
+    record(folder, _cpu={"built": False, "reason": "no C++ compiler"}, _cuda={"built": False, "reason": "no nvcc"})
+    assert extension.unavailable("cpu") == "it was not built: no C++ compiler"
+    assert extension.remedy("cpu").startswith("with torch, a C++ compiler there, install it again: pip install ")
+    with pytest.raises(RuntimeError, match=r"mind_kernels._cpu: it was not built: no C\+\+ compiler; with torch"):
+        extension.operators("cpu")
+
+
+def test_a_copy_that_was_never_installed(folder):
+    assert extension.unavailable("cpu") == "it was not built: this copy of mind_kernels was not installed"
+
+
+def test_a_library_that_was_removed(folder):
+    record(folder, _cpu={"built": True})
+    assert extension.unavailable("cpu") == "it was not built: its file has been removed since"
+
+
+def test_a_library_that_cannot_be_loaded(folder, monkeypatch):
+    (folder / "_cpu.abi3.so").write_text("no library")
+    assert extension.unavailable("cpu").startswith("_cpu.abi3.so cannot be loaded: ")
+    assert extension.remedy("cpu").startswith("install it again: ")
+    extension._problem.cache_clear()
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
+    assert extension.unavailable("cpu") == "_cpu.abi3.so needs torch 2.11 or later, and this is 2.9.1+cu128"
+
+
+@pytest.mark.parametrize(("value", "disabled"), [("1", True), ("0", False), ("", False)])
+def test_disabled(folder, monkeypatch, value, disabled):
+    monkeypatch.setenv("MIND_KERNELS_DISABLE_EXT", value)
+    assert (extension.unavailable("cpu") == "MIND_KERNELS_DISABLE_EXT is set") == disabled
+
+
+def test_cuda_needs_a_cuda_build_of_torch(folder, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert extension.unavailable("cuda") == "this build of torch has no CUDA"
+    assert available_backends()["cuda"].remedy == "install a CUDA build of torch"
+
+
+def test_cuda_needs_a_device_that_it_was_compiled_for(folder, monkeypatch):
+    record(folder, _cuda={"built": True, "architectures": ["sm_80", "sm_90a"]})
+    monkeypatch.setattr(extension, "unavailable", lambda device: "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert available_backends()["cuda"].reason == "no CUDA device is here"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert available_backends()["cuda"].reason == "it was not compiled for cuda:0, a Old of compute capability 7.5"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert available_backends()["cuda"].available
+
+
+@pytest.mark.parametrize(("names", "capability", "serves"), [
+    (["sm_80"], (8, 0), True), (["sm_80"], (8, 9), True), (["sm_86"], (8, 0), False), (["sm_80"], (9, 0), False),
+    (["sm_90a"], (9, 0), True), (["sm_100a"], (10, 3), False), (["sm_100f"], (10, 3), True),
+    (["compute_100"], (12, 0), True), (["compute_100"], (9, 0), False), ([], (8, 0), False),
+    (["sm_80", "sm_90a", "sm_100", "compute_100"], (7, 5), False),
+])
+def test_which_gpus_an_architecture_serves(names, capability, serves):
+    assert extension.serves(names, *capability) == serves
+
+
+def test_the_compiled_backends_take_tensors_of_their_device(monkeypatch):
+    monkeypatch.setattr(extension, "unavailable", lambda device: "")
+    monkeypatch.setattr(backends, "_cuda", lambda: backends.Availability(True))
+    implemented = ("torch", "cpp", "cuda")
+    with pytest.raises(backends.BackendUnavailableError, match="'cpp' is not available on meta: it needs CPU tensors"):
+        backends.resolve("cpp", torch.zeros(2, 3, device="meta"), implemented)
+    with pytest.raises(backends.BackendUnavailableError, match="'cuda' is not available on cpu: it needs CUDA tensors"):
+        backends.resolve("cuda", torch.zeros(2, 3), implemented)
+    assert backends.resolve("cpp", torch.zeros(2, 3), implemented) == "cpp"
+    with pytest.raises(TypeError, match="dtype torch.float64: backend 'cpp' computes in float32, use 'torch'"):
+        backends.resolve("cpp", torch.zeros(2, 3, dtype=torch.float64), implemented)
+
+
+def test_the_choice_is_made_inside_torch_compile(folder):
+    """Before the library was looked for: Dynamo must not trace that."""
+    step = torch.compile(lambda hidden: linear_cross_entropy(hidden, torch.ones(5, 3), torch.tensor([1, 2])),
+                         fullgraph=True, backend="eager")
+    assert step(torch.zeros(2, 3)).item() == pytest.approx(torch.tensor(5.0).log().item())
+
+
+def command(*arguments: str, **variables: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "mind_kernels", *arguments], cwd=ROOT, env=os.environ | variables,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_table_without_any_library(tmp_path):
+    lines = command(MIND_KERNELS_LIBRARY_FOLDER=str(tmp_path), MIND_KERNELS_DISABLE_EXT="").splitlines()
+    row = next(index for index, line in enumerate(lines) if line.startswith("cpp "))
+    reason = "it was not built: this copy of mind_kernels was not installed"
+    assert lines[row].split(maxsplit=3)[1:] == ["no", "CPU", reason]
+    assert lines[row + 1].strip() == "to get it: pip install -e . in the source tree"
+    assert any(line.split() == ["torch", torch.__version__] for line in lines)
+    assert any(line.startswith("  cpu: ") for line in lines)
+
+
+def test_the_table_as_json_agrees_with_this_process():
+    report = json.loads(command("--json"))
+    assert {name: found["available"] for name, found in report["backends"].items()} == {
+        name: found.available for name, found in available_backends().items()}
+    assert report["versions"]["torch"] == torch.__version__
+    if not extension.unavailable("cpu"):
+        assert report["versions"]["CPU kernels in use"] == extension.capability()
+        assert report["libraries"]["mind_kernels._cpu"].startswith("built, capabilities baseline")
+
+
+def test_a_capability_that_the_processor_lacks_is_told(tmp_path):
+    if extension.unavailable("cpu"):
+        pytest.skip(extension.unavailable("cpu"))
+    report = json.loads(command("--json", MIND_KERNELS_CPU_CAPABILITY="mmx"))
+    assert report["versions"]["CPU kernels in use"].startswith("none: MIND_KERNELS_CPU_CAPABILITY is 'mmx'")
