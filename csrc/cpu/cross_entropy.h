@@ -39,10 +39,10 @@ template <typename Row>
 inline bool is_first(const Row& row, std::int64_t start, std::int64_t target, float value) {
     std::int64_t i = start;
     for (; i + kLanes <= target; i += kLanes) {
-        if (any(row.at(i) == value)) return false;
+        if (any(row.at(i).z == value)) return false;
     }
     for (; i < target; ++i) {
-        if (row.one(i) == value) return false;
+        if (row.one(i).z[0] == value) return false;
     }
     return true;
 }
@@ -55,15 +55,15 @@ inline void add_block(Row row, std::int64_t start, std::int64_t end, float maxim
     std::int64_t i = start;
     for (; i + kLanes <= end; i += kLanes) {
         prefetch(row.data + i + kRowBlock, kLanes * sizeof(*row.data));  // the block after this one
-        const Floats d = row.at(i) - maximum, e = exponential(d);
+        const Floats d = row.at(i).z - maximum, e = exponential(d);
         total += e;
         weighted += e * d;
         if constexpr (kStore) store(row.data + i, e);
     }
     if (i < end) {
-        row.each(i, end, [&](Floats z, std::int64_t) {
+        row.each(i, end, [&](Logit last, std::int64_t) {
             const Ints inside = lane_numbers() < static_cast<std::int32_t>(end - i);
-            const Floats d = inside ? z - maximum : Floats{}, e = exponential(d);
+            const Floats d = inside ? last.z - maximum : Floats{}, e = exponential(d);
             total += inside ? e : Floats{};
             weighted += e * d;
             if constexpr (kStore) store_first(row.data + i, e, end - i);
@@ -76,8 +76,8 @@ inline void add_block(Row row, std::int64_t start, std::int64_t end, float maxim
 template <typename Row>
 inline double sum_below(const Row& row, std::int64_t start, std::int64_t end, float maximum) {
     Floats total{};
-    row.each(start, end, [&](Floats z, std::int64_t i) {
-        total += lane_numbers() < static_cast<std::int32_t>(end - i) ? z - maximum : Floats{};
+    row.each(start, end, [&](Logit logit, std::int64_t i) {
+        total += lane_numbers() < static_cast<std::int32_t>(end - i) ? logit.z - maximum : Floats{};
     });
     return sum(total);
 }
@@ -102,29 +102,30 @@ inline Statistics statistics_of(const Row& row, std::int64_t target, float z_tar
     return found;
 }
 
-// Coefficients of the gradient with respect to z: p (a + b log p) - t 1[v = target] - u.
+// Coefficients of the gradient with respect to z: e^d (a + b d) - t 1[v = target] - u, d = z - maximum. The entropy's
+// part, entropy + log p, is d less its mean: the log of the total, which either would be rounded by, is in neither.
 struct RowGradient {
-    float maximum, log_total, inverse_total;
+    float maximum, log_total;
     float a, b, t, u;
 
-    RowGradient(const RowArguments& args, std::int64_t r) {
+    RowGradient(const RowArguments& args, std::int64_t r, double mean, double total) {
         const std::int64_t n = args.logits.rows;
-        const float scale = args.scale[r], lse = args.numbers[2 * n + r], entropy = args.numbers[3 * n + r];
+        const double scale = args.scale[r], lse = args.numbers[2 * n + r];
         maximum = args.numbers[4 * n + r];
         log_total = args.numbers[5 * n + r];
-        inverse_total = 1.0f / args.numbers[6 * n + r];
-        const float entropy_scale = args.entropy_scale != nullptr ? args.entropy_scale[r] : 0.0f;
-        a = scale * (1.0f + 2.0f * args.z_loss * lse) - (entropy_scale != 0.0f ? entropy_scale * entropy : 0.0f);
-        b = -entropy_scale;
-        t = scale * (1.0f - args.label_smoothing);
-        u = scale * (args.label_smoothing / static_cast<float>(args.logits.columns));
+        const double entropy_scale = args.entropy_scale != nullptr ? args.entropy_scale[r] : 0.0;
+        const double of_entropy = entropy_scale != 0.0 ? entropy_scale * mean : 0.0;
+        a = static_cast<float>((scale * (1.0 + 2.0 * args.z_loss * lse) + of_entropy) / total);
+        b = static_cast<float>(-entropy_scale / total);
+        t = static_cast<float>(scale * (1.0 - args.label_smoothing));
+        u = static_cast<float>(scale * args.label_smoothing / static_cast<double>(args.logits.columns));
     }
 
-    // p (a + b log p), which is 0 where p is, also at a logit of minus infinity.
+    // e^d (a + b d), which is 0 where p is, also at a logit of minus infinity.
     MIND_INLINE Floats part(Floats z) const {
         const Floats d = z - maximum, e = exp_negative(d);
-        if (b == 0.0f) return e * (inverse_total * a);
-        return e == 0.0f ? e : e * inverse_total * ((d - log_total) * b + a);
+        if (b == 0.0f) return e * a;
+        return e == 0.0f ? e : e * (d * b + a);
     }
 };
 
@@ -146,52 +147,55 @@ inline void write_numbers(const Statistics& found, float z_target, const RowArgu
 }
 
 template <typename Row>
-inline float gradient_at_target(const Row& row, const RowGradient& of, float z_target) {
-    const Floats z = splat(z_target);
-    return row.condition.to_projected(of.part(z) - of.t - of.u, z)[0];
+inline float gradient_at_target(const Row& row, const RowGradient& of, Logit at_target) {
+    return row.condition.to_projected(of.part(at_target.z) - of.t - of.u, at_target)[0];
 }
 
 // From the logits. By value: what a store might alias would be loaded again for every vector.
 template <typename Row>
-inline void write_gradient(Row row, RowGradient of, std::int64_t target, float z_target) {
-    row.update(0, row.size, [&](Floats z, std::int64_t) MIND_INLINE {
-        return row.condition.to_projected(of.part(z) - of.u, z);
+inline void write_gradient(Row row, RowGradient of, std::int64_t target, Logit at_target) {
+    row.update(0, row.size, [&](Logit logit, std::int64_t) MIND_INLINE {
+        return row.condition.to_projected(of.part(logit.z) - of.u, logit);
     });
-    store_one(row.data + target, gradient_at_target(row, of, z_target));
+    store_one(row.data + target, gradient_at_target(row, of, at_target));
 }
 
 // From the exponentials that `statistics_of` has left, where the gradient is a multiple of them: a third of the
 // instructions.
 template <typename Row>
-inline void scale_exponentials(Row row, RowGradient of, std::int64_t target, float z_target,
+inline void scale_exponentials(Row row, RowGradient of, std::int64_t target, Logit at_target,
                                const float* block_maxima) {
     for (std::int64_t start = 0, block = 0; start < row.size; start += kRowBlock, ++block) {
-        const double share = __builtin_exp(static_cast<double>(block_maxima[block]) - of.maximum) * of.inverse_total;
-        const float factor = row.condition.to_projected(splat(static_cast<float>(share * of.a)), Floats{})[0];
-        const float uniform = row.condition.to_projected(splat(of.u), Floats{})[0];
+        const double share = __builtin_exp(static_cast<double>(block_maxima[block]) - of.maximum);
+        const float factor = row.condition.to_projected(splat(static_cast<float>(share * of.a)), at_target)[0];
+        const float uniform = row.condition.to_projected(splat(of.u), at_target)[0];
         const std::int64_t end = start + kRowBlock < row.size ? start + kRowBlock : row.size;
         std::int64_t i = start;
         for (; i + kLanes <= end; i += kLanes) store(row.data + i, load(row.data + i) * factor - uniform);
         for (; i < end; ++i) row.data[i] = row.data[i] * factor - uniform;
     }
-    row.data[target] = gradient_at_target(row, of, z_target);
+    row.data[target] = gradient_at_target(row, of, at_target);
 }
 
 template <typename T, typename C>
 inline void run_row(const LogitsRow<T, C>& row, const RowArguments& args, std::int64_t r) {
     const std::int64_t target = args.target[r];
-    const float z_target = row.one(target);
+    const Logit at_target = row.one(target);
+    const float z_target = at_target.z[0];
     const bool smoothing = args.label_smoothing != 0.0f;
     if constexpr (sizeof(T) == sizeof(float) && !C::kSlopeVaries) {
         if (args.scale != nullptr && args.entropy_scale == nullptr && row.size <= kRowBlock * kMaxRowBlocks) {
             float block_maxima[kMaxRowBlocks];
-            write_numbers(statistics_of<true>(row, target, z_target, smoothing, block_maxima), z_target, args, r);
-            scale_exponentials(row, RowGradient(args, r), target, z_target, block_maxima);
+            const Statistics found = statistics_of<true>(row, target, z_target, smoothing, block_maxima);
+            write_numbers(found, z_target, args, r);
+            scale_exponentials(row, RowGradient(args, r, 0.0, found.total), target, at_target, block_maxima);
             return;
         }
     }
-    write_numbers(statistics_of<false>(row, target, z_target, smoothing, nullptr), z_target, args, r);
-    if (args.scale != nullptr) write_gradient(row, RowGradient(args, r), target, z_target);
+    const Statistics found = statistics_of<false>(row, target, z_target, smoothing, nullptr);
+    write_numbers(found, z_target, args, r);
+    if (args.scale == nullptr) return;
+    write_gradient(row, RowGradient(args, r, found.weighted / found.total, found.total), target, at_target);
 }
 
 inline void run_rows(const RowArguments& args, std::int64_t begin, std::int64_t end) {
@@ -216,14 +220,14 @@ inline void run_count(const CountArguments& args, std::int64_t begin, std::int64
         for (std::int64_t r = begin; r < end; ++r) {
             const LogitsRow<T, C> row(args.rows.logits, r, condition);
             const std::int64_t target = args.rows.target[r];
-            const float z_target = row.one(target);
+            const float z_target = row.one(target).z[0];
             const bool smoothing = args.rows.label_smoothing != 0.0f;
             write_numbers(statistics_of<false>(row, target, z_target, smoothing, nullptr), z_target, args.rows, r);
             const float maximum = args.rows.numbers[4 * n + r], log_total = args.rows.numbers[5 * n + r];
             std::int64_t kept = 0;
             double mass = 0.0;
-            const auto add = [&](Floats z, std::int64_t i) {
-                const Floats d = z - maximum;
+            const auto add = [&](Logit logit, std::int64_t i) {
+                const Floats d = logit.z - maximum;
                 const Ints keep = (d - log_total > args.log_threshold) |
                                   (lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target));
                 mass += sum(keep ? exp_negative(d) : Floats{});
@@ -239,15 +243,17 @@ inline void run_count(const CountArguments& args, std::int64_t begin, std::int64
 
 template <typename Row>
 inline void write_entries(const Row& row, const EntryArguments& args, std::int64_t r) {
-    const RowGradient of(args.rows, r);
+    const std::int64_t n = args.rows.logits.rows;
+    const float* numbers = args.rows.numbers + r;
+    const RowGradient of(args.rows, r, numbers[5 * n] - numbers[3 * n], numbers[6 * n]);
     const std::int64_t target = args.rows.target[r], last = args.offsets[r + 1];
     std::int64_t next = args.offsets[r];
     double total = 0.0;
-    const auto add = [&](Floats z, std::int64_t i) {
-        const Floats log_p = (z - of.maximum) - of.log_total, part = of.part(z);
+    const auto add = [&](Logit logit, std::int64_t i) {
+        const Floats log_p = (logit.z - of.maximum) - of.log_total, part = of.part(logit.z);
         const Floats hit = lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target)
                                ? splat(of.t) : Floats{};
-        const Floats value = row.condition.to_projected(part - hit, z);
+        const Floats value = row.condition.to_projected(part - hit, logit);
         for (int lane = 0; lane < kLanes && next < last; ++lane) {
             if (!(log_p[lane] > args.log_threshold) && i + lane != target) continue;
             args.columns[next] = static_cast<std::int32_t>(i + lane);
@@ -285,11 +291,11 @@ inline void run_background(const BackgroundArguments& args, std::int64_t begin, 
                 const auto target = static_cast<std::int32_t>(args.rows.target[r]);
                 const float maximum = args.rows.numbers[4 * n + r], log_total = args.rows.numbers[5 * n + r];
                 const float weight = args.weight[s] / args.rows.numbers[6 * n + r];
-                row.each(start, stop, [&](Floats z, std::int64_t i) {
-                    const Floats d = z - maximum;
+                row.each(start, stop, [&](Logit logit, std::int64_t i) {
+                    const Floats d = logit.z - maximum;
                     const Ints keep = (d - log_total > args.log_threshold) |
                                       (lane_numbers() + static_cast<std::int32_t>(i) == target);
-                    const Floats part = condition.to_projected(exp_negative(d) * weight, z);
+                    const Floats part = condition.to_projected(exp_negative(d) * weight, logit);
                     const Floats dropped = keep ? Floats{} : part;
                     if (i + kLanes <= stop) {
                         store(args.out + i, load(args.out + i) + dropped);

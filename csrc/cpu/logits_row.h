@@ -14,6 +14,11 @@ inline Mode mode_of(const Conditions& head) {
     return head.temperature == 1.0f ? Mode::kPlain : Mode::kScaled;
 }
 
+// A conditioned logit, and the slope of the softcap there.
+struct Logit {
+    Floats z, slope;
+};
+
 template <Mode kMode>
 struct Condition {
     static constexpr bool kSlopeVaries = kMode == Mode::kCapped;
@@ -22,18 +27,18 @@ struct Condition {
     explicit Condition(const Conditions& head) : softcap(head.softcap), temperature(head.temperature) {}
 
     // Divided, not multiplied by an inverse, whose own rounding would be added.
-    MIND_INLINE Floats operator()(Floats x) const {
-        if constexpr (kMode == Mode::kCapped) return softcap * tanh(x / softcap) / temperature;
-        if constexpr (kMode == Mode::kScaled) return x / temperature;
-        return x;
+    MIND_INLINE Logit operator()(Floats x) const {
+        if constexpr (kMode == Mode::kCapped) {
+            const Tanh t = tanh(x / softcap);
+            return {softcap * t.value / temperature, t.slope};
+        }
+        if constexpr (kMode == Mode::kScaled) return {x / temperature, Floats{}};
+        return {x, Floats{}};
     }
 
-    // gradient of z times d z / d x, from z.
-    MIND_INLINE Floats to_projected(Floats gradient, Floats z) const {
-        if constexpr (kMode == Mode::kCapped) {
-            const Floats t = z * (temperature / softcap);
-            return gradient * ((1.0f - t * t) / temperature);
-        }
+    // The gradient of z times d z / d x.
+    MIND_INLINE Floats to_projected(Floats gradient, Logit of) const {
+        if constexpr (kMode == Mode::kCapped) return gradient * (of.slope / temperature);
         if constexpr (kMode == Mode::kScaled) return gradient / temperature;
         return gradient;
     }
@@ -72,18 +77,21 @@ struct LogitsRow {
     LogitsRow(const Matrix& logits, std::int64_t row, C condition)
         : data(static_cast<T*>(logits.data) + row * logits.stride), size(logits.columns), condition(condition) {}
 
-    MIND_INLINE Floats at(std::int64_t i) const { return condition(load(data + i)); }
+    MIND_INLINE Logit at(std::int64_t i) const { return condition(load(data + i)); }
 
-    float one(std::int64_t i) const { return condition(splat(load_one(data + i)))[0]; }
+    // An element in every lane.
+    Logit one(std::int64_t i) const { return condition(splat(load_one(data + i))); }
 
-    // f(z, i) on every whole vector in [begin, end); the last, shorter one has minus infinity beyond `end`.
+    // f(logit, i) on every whole vector in [begin, end); the last, shorter one has minus infinity beyond `end`.
     template <typename F>
     MIND_INLINE void each(std::int64_t begin, std::int64_t end, F f) const {
         std::int64_t i = begin;
         for (; i + kLanes <= end; i += kLanes) f(at(i), i);
         if (i < end) {
             const auto count = static_cast<std::int32_t>(end - i);
-            f(lane_numbers() < count ? condition(load_first(data + i, count, 0.0f)) : splat(-kInfinity), i);
+            Logit last = condition(load_first(data + i, count, 0.0f));
+            last.z = lane_numbers() < count ? last.z : splat(-kInfinity);
+            f(last, i);
         }
     }
 
@@ -92,9 +100,9 @@ struct LogitsRow {
         Floats high[4] = {splat(-kInfinity), splat(-kInfinity), splat(-kInfinity), splat(-kInfinity)};
         std::int64_t i = begin;
         for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
-            for (int k = 0; k < 4; ++k) high[k] = max(at(i + k * kLanes), high[k]);
+            for (int k = 0; k < 4; ++k) high[k] = max(at(i + k * kLanes).z, high[k]);
         }
-        each(i, end, [&](Floats z, std::int64_t) { high[0] = max(z, high[0]); });
+        each(i, end, [&](Logit logit, std::int64_t) { high[0] = max(logit.z, high[0]); });
         return max(max(high[0], high[1]), max(high[2], high[3]));
     }
 
@@ -103,7 +111,7 @@ struct LogitsRow {
     MIND_INLINE void update(std::int64_t begin, std::int64_t end, F f) const {
         std::int64_t i = begin;
         for (; i + kLanes <= end; i += kLanes) store(data + i, f(at(i), i));
-        if (i < end) each(i, end, [&](Floats z, std::int64_t) { store_first(data + i, f(z, i), end - i); });
+        if (i < end) each(i, end, [&](Logit last, std::int64_t) { store_first(data + i, f(last, i), end - i); });
     }
 };
 

@@ -280,16 +280,21 @@ MIND_INLINE inline Floats log(Floats x) {
     return (f + rest) + e * 0.693359375f;
 }
 
-// Odd, within two units in the last place: a polynomial near 0, where 1 - 2 / (e^2x + 1) would cancel.
-MIND_INLINE inline Floats tanh(Floats x) {
-    const Floats size = x < 0.0f ? -x : x, square = x * x;
+struct Tanh {
+    Floats value, slope;  // tanh x and 1 - tanh^2 x
+};
+
+// Within a few units in the last place each. The value is a polynomial near 0, where 1 - e would cancel; the slope is
+// made from e, not from the value, whose rounding 1 - tanh^2 makes large where tanh is near 1.
+MIND_INLINE inline Tanh tanh(Floats x) {
+    const Floats size = x < 0.0f ? -x : x, square = x * x, e = exp_negative(-2.0f * size);
     Floats p = square * -5.70498872745e-3f + 2.06390887954e-2f;
     p = p * square - 5.37397155531e-2f;
     p = p * square + 1.33314422036e-1f;
     p = p * square - 3.33332819422e-1f;
     const Floats small = p * (square * x) + x;
-    const Floats large = 1.0f - 2.0f / (exp(size + size) + 1.0f);
-    return size < 0.625f ? small : (x < 0.0f ? -large : large);
+    const Floats large = (1.0f - e) / (1.0f + e);
+    return {size < 0.625f ? small : (x < 0.0f ? -large : large), 4.0f * e / ((1.0f + e) * (1.0f + e))};
 }
 
 }  // namespace mind::MIND_CAPABILITY
