@@ -24,6 +24,9 @@ struct Statistics {
     double weighted = 0.0;           // sum of d e^d
     double shifted = 0.0;            // sum of d
 
+    // Mean of d. Exponentials are at least 1e-38, so that a million of those that should be 0 are told from a mean.
+    double mean() const { return weighted > -1e-30 * total ? 0.0 : weighted / total; }
+
     // `count` elements came before.
     void raise(float larger, std::int64_t count) {
         const double down = static_cast<double>(maximum) - larger, factor = __builtin_exp(down);
@@ -139,7 +142,7 @@ inline void write_numbers(const Statistics& found, float z_target, const RowArgu
         loss = (1.0f - args.label_smoothing) * nll + args.label_smoothing * (log_total - mean);
     }
     if (args.z_loss != 0.0f) loss += args.z_loss * (lse * lse);
-    const float entropy = log_total - static_cast<float>(found.weighted / found.total);
+    const float entropy = log_total - static_cast<float>(found.mean());
     const float total = static_cast<float>(found.total);
     const float numbers[7] = {loss, nll, lse, entropy, found.maximum, log_total, total};
     for (int i = 0; i < 7; ++i) args.numbers[i * n + r] = numbers[i];
@@ -195,7 +198,7 @@ inline void run_row(const LogitsRow<T, C>& row, const RowArguments& args, std::i
     const Statistics found = statistics_of<false>(row, target, z_target, smoothing, nullptr);
     write_numbers(found, z_target, args, r);
     if (args.scale == nullptr) return;
-    write_gradient(row, RowGradient(args, r, found.weighted / found.total, found.total), target, at_target);
+    write_gradient(row, RowGradient(args, r, found.mean(), found.total), target, at_target);
 }
 
 inline void run_rows(const RowArguments& args, std::int64_t begin, std::int64_t end) {
