@@ -53,16 +53,24 @@ inline bool is_first(const Row& row, std::int64_t start, std::int64_t target, fl
 // Of the elements [start, end) below `maximum`. With kStore, e^(z - maximum) takes their place.
 template <bool kStore, typename Row>
 inline void add_block(Row row, std::int64_t start, std::int64_t end, float maximum, Statistics& found) {
-    Floats total{}, weighted{};
+    Floats totals[2] = {}, weights[2] = {};
     const auto exponential = [](Floats d) MIND_INLINE { return kStore ? exp_negative(d) : exp_negative_at_least(d); };
-    std::int64_t i = start;
-    for (; i + kLanes <= end; i += kLanes) {
-        prefetch(row.data + i + kRowBlock, kLanes * sizeof(*row.data));  // the block after this one
+    const auto add = [&](std::int64_t i, Floats& total, Floats& weighted) MIND_INLINE {
         const Floats d = row.at(i).z - maximum, e = exponential(d);
         total += e;
         weighted += e * d;
         if constexpr (kStore) store(row.data + i, e);
+    };
+    std::int64_t i = start;
+    for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
+        prefetch(row.data + i + kRowBlock, 2 * kLanes * sizeof(*row.data));  // the block after this one
+        for (int k = 0; k < 2; ++k) add(i + k * kLanes, totals[k], weights[k]);
     }
+    if (i + kLanes <= end) {
+        add(i, totals[0], weights[0]);
+        i += kLanes;
+    }
+    Floats total = totals[0] + totals[1], weighted = weights[0] + weights[1];
     if (i < end) {
         row.each(i, end, [&](Logit last, std::int64_t) {
             const Ints inside = lane_numbers() < static_cast<std::int32_t>(end - i);
