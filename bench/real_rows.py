@@ -19,11 +19,12 @@ from torch import Tensor
 from mind import word_problems
 from mind.config import StudentConfig
 from mind.data import load_questions
-from mind.evaluate import batches
-from mind.packing import tokenize
+from mind.packing import pack
 from mind.perspectives import PAPER_PERSPECTIVES
-from mind.records import PackedBatch, Question
-from mind.student import cache_folder, head_tensors, labelled_hidden, load_student
+from mind.records import PackedBatch, Packing, Question
+from mind.student import cache_folder, head_tensors, load_student
+from mind.tokenization import tokenize
+from mind.trunk import labelled_hidden
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -128,8 +129,10 @@ def _labelled(
 ) -> Iterator[tuple[Tensor, PackedBatch]]:
     """Hidden states of the labelled rows, and their batch, two questions at a time."""
     perspectives = perspectives_of(questions, data)
-    for batch in batches(tokenize(questions, tokenizer, perspectives, 1024), len(perspectives), 2, 512):
-        yield labelled_hidden(model.eval(), batch), batch
+    tokenized = tokenize(questions, tokenizer, perspectives, 1024)
+    for start in range(0, len(tokenized), 2):
+        for batch in pack(tokenized[start:start + 2], len(perspectives), Packing(512, share_prompts=False)):
+            yield labelled_hidden(model.eval(), batch), batch
 
 
 def _file(name: str, data: Path | None) -> Path:

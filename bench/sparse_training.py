@@ -31,12 +31,13 @@ from torch import nn
 from tqdm import tqdm
 
 from bench.measure import RESULTS, print_table, write_results
-from mind.config import StudentConfig, TrainConfig
+from mind.config import StudentConfig
 from mind.data import load_questions
-from mind.evaluate import batches
-from mind.packing import tokenize
-from mind.records import PackedBatch
-from mind.student import head_tensors, labelled_hidden, load_student
+from mind.packing import pack
+from mind.records import PackedBatch, Packing
+from mind.student import head_tensors, load_student
+from mind.tokenization import tokenize
+from mind.trunk import labelled_hidden
 from mind_kernels import linear_cross_entropy
 
 NAME = "sparse_training"
@@ -62,7 +63,9 @@ def make_batches(file: Path, steps: int, rationales: int) -> list[PackedBatch]:
     _, tokenizer = load_student(config)
     perspectives = sorted({question.rationales[0].perspective for question in chosen})
     tokenized = tokenize(chosen, tokenizer, perspectives, config.max_length)
-    return list(batches(tokenized, len(perspectives), rationales, TrainConfig().pack_length))
+    packing = Packing(rationales * config.max_length, share_prompts=False)  # a step in one micro-batch
+    return [batch for start in range(0, len(tokenized), rationales)
+            for batch in pack(tokenized[start:start + rationales], len(perspectives), packing)]
 
 
 def train(run: str, data: Sequence[PackedBatch], learning_rate: float, threshold: float | None) -> list[dict[str, Any]]:

@@ -37,18 +37,18 @@ class Calibrator:
         self.learning_rate = learning_rate
         self.optimizer = torch.optim.AdamW(metanet.parameters(), lr=learning_rate, weight_decay=0.0)
         self._steps_in_window = 0
-        self._losses_in_window = 0
         self._average: dict[str, Tensor] = {}  # question id -> (K,) moving average of L_real
 
-    def observe(self, ids: Sequence[str], scores: Tensor, present: Tensor, l_real: Tensor) -> float:
+    def observe(self, ids: Sequence[str], scores: Tensor, l_real: Tensor) -> float:
         """Adds the gradient of L_meta to the window and returns L_meta.
 
-        Call it once a forward of the student with MetaNet's own scores (Q, K), which carry its graph, and the L_real
-        (Q, K) of the same questions.
+        Call it once a step of the student with MetaNet's own scores (Q, K), which carry its graph, and the L_real
+        (Q, K) of the same questions, nan where it was not computed. L_meta is over the perspectives whose L_real is
+        known: computed now, or in the moving average from before.
         """
-        loss = meta_loss(scores, self._smoothed(ids, l_real, present), present, self.config.tau)
+        smoothed = self._smoothed(ids, l_real)
+        loss = meta_loss(scores, smoothed, ~smoothed.isnan(), self.config.tau)
         loss.backward()
-        self._losses_in_window += 1
         return float(loss.detach())
 
     def end_step(self) -> bool:
@@ -56,8 +56,8 @@ class Calibrator:
         self._steps_in_window += 1
         if self._steps_in_window < self.config.accumulation:
             return False
-        self._step(self.optimizer, self._losses_in_window)
-        self._steps_in_window = self._losses_in_window = 0
+        self._step(self.optimizer, self._steps_in_window)
+        self._steps_in_window = 0
         return True
 
     def warm_up(
@@ -82,15 +82,15 @@ class Calibrator:
             history.append(total / len(question))
         return history
 
-    def _smoothed(self, ids: Sequence[str], l_real: Tensor, present: Tensor) -> Tensor:
+    def _smoothed(self, ids: Sequence[str], l_real: Tensor) -> Tensor:
         decay = self.config.ema
         if decay == 0:
             return l_real
         rows = []
-        for name, latest, there in zip(ids, l_real, present, strict=True):
-            latest = torch.where(there, latest, 0)
+        for name, latest in zip(ids, l_real, strict=True):
             before = self._average.get(name, latest).to(latest)
-            self._average[name] = (decay * before + (1 - decay) * latest).detach()
+            mixed = torch.where(before.isnan(), latest, decay * before + (1 - decay) * latest)
+            self._average[name] = torch.where(latest.isnan(), before, mixed).detach()
             rows.append(self._average[name])
         return torch.stack(rows)
 
@@ -105,8 +105,7 @@ class Calibrator:
         """Everything that a resumed run needs: weights, optimiser, the open window and the history."""
         gradients = {name: p.grad.clone() for name, p in self.metanet.named_parameters() if p.grad is not None}
         return {"metanet": self.metanet.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "gradients": gradients, "steps_in_window": self._steps_in_window,
-                "losses_in_window": self._losses_in_window, "average": self._average}
+                "gradients": gradients, "steps_in_window": self._steps_in_window, "average": self._average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
@@ -116,5 +115,4 @@ class Calibrator:
             gradient = state["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter)
         self._steps_in_window = state["steps_in_window"]
-        self._losses_in_window = state["losses_in_window"]
         self._average = dict(state["average"])

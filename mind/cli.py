@@ -140,8 +140,9 @@ def _resumed(config: MindConfig, default: MindConfig) -> MindConfig:
 def evaluate(options: Evaluate) -> None:
     from mind.data import load_questions
     from mind.evaluate import answer_accuracy, heldout_nll
-    from mind.packing import tokenize
-    from mind.student import load_student
+    from mind.prompt_sharing import choose_packing
+    from mind.student import causal_lm, load_student
+    from mind.tokenization import tokenize
 
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")
@@ -154,7 +155,9 @@ def evaluate(options: Evaluate) -> None:
         names = options.perspectives or tuple(dict.fromkeys(r.perspective for q in heldout for r in q.rationales))
         tokenized = tokenize(heldout[:options.evaluation.heldout_questions], tokenizer, names,
                              options.student.max_length)
-        results["heldout"] = heldout_nll(model, tokenized, names, pack_length=options.pack_length)
+        packing = choose_packing(model, causal_lm(model).config._attn_implementation, tokenized, options.pack_length,
+                                 "auto")
+        results["heldout"] = heldout_nll(model, tokenized, names, packing)
     output = None if options.output is None else Path(options.output)
     results["files"] = answer_accuracy(model, tokenizer, files, options.evaluation,
                                        None if output is None else output.with_suffix(".responses"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -17,6 +18,7 @@ from mind.perspectives import PAPER_PERSPECTIVES
 
 EMBEDDED_STUDENT = "smollm2-135m-instruct"
 WORD_PROBLEMS = "word-problems"
+FEEDBACK = {"all": 1, "selected": 0}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -32,8 +34,9 @@ class StudentConfig:
     """A Hugging Face model folder or name, or "smollm2-135m-instruct", the one that the `demo` extra brings."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The dtype of the weights in memory."""
-    attention: str = "sdpa"
-    """transformers' `attn_implementation`: "sdpa", "eager", "flash_attention_2", "flex_attention"."""
+    attention: str = "auto"
+    """transformers' `attn_implementation` in training: "sdpa", "eager", "flex_attention" or "flash_attention_2" (which
+    shares no prompts), or "auto" by device and length (mind/prompt_sharing.py)."""
     max_length: int = 1024
     """Longest sequence in tokens (prompt, rationale and answer suffix); a longer one is an error."""
     lora: bool = False
@@ -125,11 +128,22 @@ class MetaNetConfig:
     warmup_epochs: int = 20
     """Epochs of MetaNet alone before the student moves [paper: a few]. The student's L_real is constant then, is
     computed once and reused, so an epoch costs milliseconds [ours]."""
+    warmup_questions: int = 4
+    """Questions of a step of MetaNet while it trains alone [ours]."""
     warmup_learning_rate: float = 1e-3
     """MetaNet's learning rate while it trains alone [ours]."""
+    feedback: str = "all"
+    """Which rationales outside I_dyn teach MetaNet: "all" of them, each step, by a forward pass without a
+    graph; "selected", none of them; "every-4", all of them on every fourth step. L_meta is over what is known
+    [ours]."""
     ema: float = 0.0
     """Decay of an exponential moving average of L_real a (question, perspective) that L_meta uses in place of the
     latest value; 0 turns it off [ours]."""
+
+    @property
+    def feedback_interval(self) -> int:
+        """Steps from one pass over the rationales outside I_dyn to the next; 0 where there is none."""
+        return FEEDBACK[self.feedback] if self.feedback in FEEDBACK else int(self.feedback.removeprefix("every-"))
 
     def __post_init__(self) -> None:
         _require(self.width % self.synergy_heads == 0,
@@ -137,6 +151,10 @@ class MetaNetConfig:
         _require(self.tau > 0, f"metanet.tau is {self.tau}: expected a positive number")
         _require(self.accumulation >= 1, f"metanet.accumulation is {self.accumulation}: expected at least 1")
         _require(self.warmup_epochs >= 0, f"metanet.warmup_epochs is {self.warmup_epochs}: expected at least 0")
+        _require(self.feedback in FEEDBACK or re.fullmatch(r"every-[1-9]\d*", self.feedback) is not None,
+                 f"metanet.feedback is {self.feedback!r}: expected all, selected or every-N (every-4, for example)")
+        _require(self.warmup_questions >= 1,
+                 f"metanet.warmup_questions is {self.warmup_questions}: expected at least 1")
         _require(0 <= self.ema < 1, f"metanet.ema is {self.ema}: expected a number in [0, 1)")
         for name in ("learning_rate", "warmup_learning_rate"):
             value = getattr(self, name)
@@ -147,10 +165,11 @@ class MetaNetConfig:
 class TrainConfig:
     """The loop: what transformers.TrainingArguments needs, in the names that users of MIND think in."""
 
-    questions_per_step: int = 4
-    """Questions of one forward and backward, each with all its rationales."""
-    gradient_accumulation: int = 1
-    """Forward and backward passes of one optimiser step of the student."""
+    tokens_per_step: int = 4096
+    """Token budget of an optimiser step: questions join it, in random order, while their tokens (the prompt once, every
+    rationale with its suffix) fit. The same questions whatever the packing, and over all processes together."""
+    questions_per_step: int | None = None
+    """A fixed number of questions a step in place of the budget."""
     epochs: float = 1.0
     max_steps: int = -1
     """Optimiser steps; overrides `epochs` when positive."""
@@ -160,8 +179,14 @@ class TrainConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     pack_length: int = 1024
-    """Tokens of one packed sequence, at most; longer packs cost attention, shorter ones cost launches."""
+    """Tokens of a row of the trunk and of one forward and backward, at most: a step accumulates over as many as it
+    takes. Longer ones cost memory and attention, shorter ones cost launches."""
+    share_prompts: Literal["auto", "always", "never"] = "auto"
+    """Compute the prompt of a question once for all its rationales: where the model and its attention can, as an error
+    where they cannot, or not at all."""
     gradient_checkpointing: bool = False
+    compile: bool = False
+    """torch.compile of the trunk."""
     bf16: bool = False
     """bf16 autocast of the trunk."""
     save_steps: int = 20
@@ -170,9 +195,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("questions_per_step", "gradient_accumulation", "save_steps", "log_steps", "pack_length"):
+        for name in ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length"):
             value = getattr(self, name)
-            _require(value >= 1, f"train.{name} is {value}: expected at least 1")
+            _require(value is None or value >= 1, f"train.{name} is {value}: expected at least 1")
+        _require(self.share_prompts in ("auto", "always", "never"),
+                 f"train.share_prompts is {self.share_prompts!r}: expected auto, always or never")
         _require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
         _require(self.max_steps > 0 or self.epochs > 0, "train.epochs: expected a positive number")
 

@@ -3,60 +3,64 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from mind.config import EvaluationConfig
 from mind.generation import accuracy, generate_responses
-from mind.packing import pack, prompt_ids
-from mind.records import PackedBatch, Question, TokenizedQuestion
-from mind.student import head_tensors, labelled_hidden
-from mind_kernels import linear_cross_entropy
+from mind.objective import observe
+from mind.packing import pack
+from mind.records import Packing, Question, TokenizedQuestion
+from mind.student import head_tensors
+from mind.tokenization import prompt_ids
+from mind.trunk import labelled_hidden
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-def batches(
-    questions: Sequence[TokenizedQuestion], perspectives: int, questions_per_batch: int, pack_length: int
-) -> Iterable[PackedBatch]:
-    """The questions in order, packed a few at a time."""
-    for start in range(0, len(questions), questions_per_batch):
-        yield pack(questions[start:start + questions_per_batch], perspectives, pack_length)
+QUESTIONS_AT_ONCE = 8
+"""Questions that are packed together, and by which progress is told."""
 
 
-@torch.no_grad()
-def rationale_losses(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
-    """L_real (Q, K): the student's mean NLL a token on each rationale and its suffix; nan where there is none."""
-    head = head_tensors(model)
-    _, stats = linear_cross_entropy(
-        labelled_hidden(model, batch), head.weight, batch.target, bias=head.bias, softcap=head.softcap,
-        temperature=head.temperature, segment=batch.segment, num_segments=batch.tokens.numel(), return_stats=True)
-    return stats.segment_nll.view(batch.tokens.shape).cpu()
+def rationale_losses(
+    model: PreTrainedModel,
+    questions: Sequence[TokenizedQuestion],
+    perspectives: int,
+    packing: Packing,
+    progress: Callable[[int], None] = lambda _: None,
+) -> tuple[Tensor, Tensor]:
+    """L_real (Q, K), float32: the student's mean NLL a token on each rationale and its suffix, nan where there is none;
+    and the tokens (Q, K) of each. `perspectives` is K; `progress` is told how many questions are done."""
+    losses, tokens = [], []
+    for start in range(0, len(questions), QUESTIONS_AT_ONCE):
+        some = questions[start:start + QUESTIONS_AT_ONCE]
+        table = torch.full((len(some), perspectives), torch.nan)
+        count = torch.zeros(len(some), perspectives, dtype=torch.int64)
+        for batch in pack(some, perspectives, packing):
+            with torch.no_grad():
+                terms = observe(labelled_hidden(model, batch), head_tensors(model), batch)
+            table = torch.where(batch.present, terms.l_real.float().cpu(), table)
+            count += batch.tokens
+        losses.append(table)
+        tokens.append(count)
+        progress(len(some))
+    return torch.cat(losses), torch.cat(tokens)
 
 
 def heldout_nll(
-    model: PreTrainedModel,
-    questions: Sequence[TokenizedQuestion],
-    perspectives: Sequence[str],
-    *,
-    questions_per_batch: int = 4,
-    pack_length: int = 1024,
+    model: PreTrainedModel, questions: Sequence[TokenizedQuestion], perspectives: Sequence[str], packing: Packing
 ) -> dict[str, Any]:
     """Mean NLL in nats a token over all rationales (with suffix) of the questions, and a perspective."""
     model.eval()
-    nll = torch.zeros(len(perspectives), dtype=torch.float64)
-    tokens = torch.zeros(len(perspectives), dtype=torch.int64)
     with tqdm(total=len(questions), unit="question", desc="held-out NLL", leave=False) as bar:
-        for batch in batches(questions, len(perspectives), questions_per_batch, pack_length):
-            losses = torch.where(batch.present, rationale_losses(model, batch).double(), 0)
-            nll += (losses * batch.tokens).sum(0)
-            tokens += batch.tokens.sum(0)
-            bar.update(len(batch.ids))
+        losses, tokens = rationale_losses(model, questions, len(perspectives), packing, bar.update)
+    nll = (torch.where(tokens > 0, losses.double(), 0) * tokens).sum(0)
+    tokens = tokens.sum(0)
     each = {name: float(nll[k] / tokens[k]) for k, name in enumerate(perspectives) if tokens[k] > 0}
     return {"questions": len(questions), "rationales": sum(len(question.rationales) for question in questions),
             "tokens": int(tokens.sum()), "nll": float(nll.sum() / tokens.sum()), "nll_by_perspective": each}

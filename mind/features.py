@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mind.bin_packing import best_fit
 from mind.errors import MindError
-from mind.records import Pack, Question
-from mind.student import pack_hidden
+from mind.packing import plain_pack
+from mind.records import Question
+from mind.trunk import pack_hidden
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,14 +48,8 @@ class StudentEncoder:
         vectors: list[Tensor | None] = [None] * len(ids)
         for number in range(int(max(bins)) + 1):
             chosen = [item for item, at in enumerate(bins) if at == number]
-            boundaries = torch.tensor([0, *(lengths[item] for item in chosen)]).cumsum(0)
-            hidden = pack_hidden(self.model, Pack(
-                input_ids=torch.tensor([token for item in chosen for token in ids[item]]),
-                position_ids=torch.cat([torch.arange(lengths[item]) for item in chosen]),
-                boundaries=boundaries,
-                rows=torch.empty(0, dtype=torch.int64),
-            ))
-            for item, part in zip(chosen, hidden.split(boundaries.diff().tolist()), strict=True):
+            hidden = pack_hidden(self.model, plain_pack([ids[item] for item in chosen]))
+            for item, part in zip(chosen, hidden.split([lengths[item] for item in chosen]), strict=True):
                 vectors[item] = part.float().mean(0).cpu()
             progress(len(chosen))
         return torch.stack(vectors)

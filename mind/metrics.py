@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -14,14 +15,16 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from mind.objective import ObjectiveTerms
-from mind.records import PackedBatch
+from mind.objective import StepTerms
+from mind.packing import naive_tokens
+from mind.records import Packing, TokenizedQuestion
+from mind.steps import question_tokens
 
 PER_PERSPECTIVE = ("l_real", "score", "alpha", "selected_share")
 
 
 class StepMeter:
-    """Sums over the forward passes since the last `flush`, as means over questions."""
+    """Sums over the steps since the last `flush`, as means over questions."""
 
     def __init__(self, perspectives: Sequence[str]) -> None:
         self.perspectives = tuple(perspectives)
@@ -32,27 +35,29 @@ class StepMeter:
         self._tokens = 0
         self._seconds = 0.0
         self._sums: dict[str, float] = {}
+        self._work: Counter[str] = Counter()
         self._tables = {name: torch.zeros(2, len(self.perspectives), dtype=torch.float64) for name in PER_PERSPECTIVE}
 
     def add(
-        self, batch: PackedBatch, terms: ObjectiveTerms, scores: Tensor, selected: Tensor, alpha: Tensor,
-        meta_loss: float,
+        self, questions: Sequence[TokenizedQuestion], terms: StepTerms, scores: Tensor, selected: Tensor, alpha: Tensor,
+        meta_loss: float, packing: Packing,
     ) -> None:
-        """Adds one forward pass: scores, selected and alpha are (Q, K)."""
-        count = len(batch.ids)
+        """Adds one step: scores, selected and alpha are (Q, K)."""
+        count = len(questions)
         self._questions += count
-        self._tokens += batch.total_tokens
-        values = {"sft_loss": float(terms.sft), "consistency": float(terms.consistency), "jsd": float(terms.jsd),
-                  "meta_loss": meta_loss, "accuracy": float(terms.accuracy), "entropy": float(terms.entropy),
+        self._tokens += terms.rows
+        values = {"sft_loss": terms.sft, "consistency": terms.consistency, "jsd": terms.jsd, "meta_loss": meta_loss,
+                  "accuracy": terms.accuracy, "entropy": terms.entropy, "dropped_mass": terms.dropped_mass,
                   "selected": float(selected.sum(1).double().mean())}
-        if terms.dropped_mass is not None:
-            values["dropped_mass"] = float(terms.dropped_mass)
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + count * value
-        present = batch.present
+        self._work.update(step_work(questions, terms, packing))
+        present = torch.tensor([[k in q.rationales for k in range(len(self.perspectives))] for q in questions])
         for name, table in zip(PER_PERSPECTIVE, (terms.l_real, scores, alpha, selected), strict=True):
-            self._tables[name][0] += torch.where(present, table.detach().cpu().double(), 0).sum(0)
-            self._tables[name][1] += present.sum(0)
+            table = table.detach().cpu().double()
+            there = present & ~table.isnan()
+            self._tables[name][0] += torch.where(there, table, 0).sum(0)
+            self._tables[name][1] += there.sum(0)
 
     def add_time(self, seconds: float) -> None:
         """Adds the wall time of one forward and backward."""
@@ -65,10 +70,24 @@ class StepMeter:
             for perspective, value in zip(self.perspectives, (total / count).tolist(), strict=True):
                 if not math.isnan(value):
                     out[f"{name}/{perspective}"] = value
+        out |= {f"work/{name}": count for name, count in self._work.items()}
         out |= {"tokens": self._tokens, "step_s": self._seconds,
                 "tokens_per_s": self._tokens / max(1e-9, self._seconds)}
         self._reset()
         return out
+
+
+def step_work(questions: Sequence[TokenizedQuestion], terms: StepTerms, packing: Packing) -> dict[str, int]:
+    """Tokens of the trunk that a step would take, saving by saving, and what it took.
+
+    padded: every sequence in a row of the longest one's length, all with a backward pass, which is a naive step;
+    packed: without the padding; shared: with each prompt once, where this run shares them; trained and observed: those
+    that were computed with a backward pass and without.
+    """
+    padded, packed = naive_tokens(questions)
+    shared = sum(map(question_tokens, questions)) if packing.share_prompts else packed
+    return {"padded": padded, "packed": packed, "shared": shared, "trained": terms.trained_tokens,
+            "observed": terms.observed_tokens}
 
 
 class MetricsCallback(TrainerCallback):

@@ -1,4 +1,4 @@
-"""The student's objective: scores -> I_dyn and alpha; alpha and the packed batch -> L_total, through mind_kernels.
+"""The student's objective: scores -> I_dyn and alpha; alpha and a micro-batch -> its L_total, through mind_kernels.
 
     I_dyn   = {k : s_k >= beta max_j s_j}
     alpha_k = exp(s_k / tau_student) / sum_{j in I_dyn} exp(s_j / tau_student) in I_dyn, else 0
@@ -16,29 +16,63 @@ from torch import Tensor
 
 from mind.config import ObjectiveConfig
 from mind.records import HeadTensors, PackedBatch
-from mind_kernels import linear_mind_loss
+from mind_kernels import RowStats, linear_cross_entropy, linear_mind_loss
+
+SUMS = ("loss", "sft", "consistency", "rows", "correct", "entropy", "dropped_mass", "pairs", "jsd",
+        "trained_tokens", "observed_tokens")
+"""What the micro-batches and processes of a step add up: shares of the step's mean loss, its SFT part and its
+consistency (without lambda); labelled rows, those whose argmax is right, their entropies in nats and the probabilities
+that the sparse gradient left out; pairs of answer distributions and their JSD in nats, unweighted; tokens of the trunk
+with a backward pass and without."""
 
 
 @dataclass(frozen=True)
 class ObjectiveTerms:
-    """L_total of a batch and what it is made of; all but `loss` without a gradient. Q questions, K perspectives."""
+    """What one micro-batch gives. Q questions in the step, K perspectives; only `loss` carries a gradient."""
 
     loss: Tensor
-    """() sum of L_total over the questions, divided by `questions`."""
-    sft: Tensor
-    """() mean over the questions of sum_k alpha_k CE_k."""
-    consistency: Tensor
-    """() mean over the questions of sum_{i<j} alpha_i alpha_j JSD_ij, without lambda."""
-    jsd: Tensor
-    """() mean JSD over all pairs of present rationales and all answer positions, unweighted, in nats."""
+    """() its share of the step's loss."""
+    sums: Tensor
+    """(len(SUMS),) float64, in the order of SUMS."""
     l_real: Tensor
-    """(Q, K) the student's CE on each rationale, selected or not; nan where there is none."""
-    accuracy: Tensor
-    """() share of labelled tokens whose argmax is right."""
-    entropy: Tensor
-    """() mean entropy of the student's token distributions, in nats."""
-    dropped_mass: Tensor | None
-    """() mean probability that the sparse gradient left out a token; None where the gradient is exact."""
+    """(Q, K) the student's CE on each of its rationales, nan elsewhere."""
+
+
+@dataclass(frozen=True)
+class StepTerms:
+    """A step's means, on the host."""
+
+    loss: float
+    """Mean of L_total over its questions."""
+    sft: float
+    """Mean over the questions of sum_k alpha_k CE_k."""
+    consistency: float
+    """Mean over the questions of sum_{i<j} alpha_i alpha_j JSD_ij, without lambda."""
+    jsd: float
+    """Mean JSD over all pairs of trained rationales and all answer positions, unweighted, in nats."""
+    accuracy: float
+    """Share of labelled tokens whose argmax is right."""
+    entropy: float
+    """Mean entropy of the student's token distributions, in nats."""
+    dropped_mass: float
+    """Mean probability that the sparse gradient left out a token; 0 where the gradient is exact."""
+    rows: int
+    """Labelled tokens: what the step is supervised by."""
+    trained_tokens: int
+    """Tokens of the trunk with a forward and a backward pass."""
+    observed_tokens: int
+    """Tokens of the trunk with a forward pass alone."""
+    l_real: Tensor
+    """(Q, K) float64, the student's CE on each rationale; nan where it was not computed."""
+
+    @classmethod
+    def of(cls, totals: Tensor, l_real: Tensor) -> StepTerms:
+        """From the totals of SUMS, on the host."""
+        total = dict(zip(SUMS, totals.tolist(), strict=True))
+        rows = total["rows"]
+        return cls(total["loss"], total["sft"], total["consistency"], total["jsd"] / max(1, total["pairs"]),
+                   total["correct"] / rows, total["entropy"] / rows, total["dropped_mass"] / rows, int(rows),
+                   int(total["trained_tokens"]), int(total["observed_tokens"]), l_real)
 
 
 def select(scores: Tensor, present: Tensor, beta: float, tau_student: float) -> tuple[Tensor, Tensor]:
@@ -58,13 +92,12 @@ def student_loss(
     batch: PackedBatch,
     alpha: Tensor,
     config: ObjectiveConfig,
-    questions: int,
 ) -> ObjectiveTerms:
-    """L_total of the batch, summed over its questions and divided by `questions` (those of the optimiser step).
+    """The share of a micro-batch in the mean of L_total over the Q questions of its step.
 
     hidden (N, D) are the hidden states of the batch's labelled rows, alpha (Q, K) the weights of the rationales.
     """
-    device, shape = hidden.device, alpha.shape
+    device, questions = hidden.device, len(alpha)
     exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     alpha = alpha.to(device, exact)
     segment = batch.segment.to(device)
@@ -77,17 +110,28 @@ def student_loss(
         segment=batch.segment, num_segments=alpha.numel(), bias=head.bias, softcap=head.softcap,
         temperature=head.temperature, gradient_threshold=config.gradient_threshold, return_stats=True,
         backend=config.backend)
-    jsd = stats.pairs.jsd
-    share = questions / shape[0]
     there = batch.answer_rows.to(device) >= 0
-    pair_count = (there[:, :, None] & there[:, None, :]).triu(1).sum().clamp(min=1)
-    return ObjectiveTerms(
-        loss=loss,
-        sft=stats.cross_entropy * share,
-        consistency=(jsd * pair_weight).triu(1).sum() * share,
-        jsd=jsd.triu(1).sum() / pair_count,
-        l_real=stats.rows.segment_nll.view(shape),
-        accuracy=stats.rows.correct.float().mean(),
-        entropy=stats.rows.entropy.mean(),
-        dropped_mass=None if stats.rows.dropped_mass is None else stats.rows.dropped_mass.mean(),
-    )
+    jsd = stats.pairs.jsd
+    return ObjectiveTerms(loss, _sums(stats.rows, loss=loss.detach(), sft=stats.cross_entropy,
+                                      trained_tokens=torch.tensor(batch.total_tokens),
+                                      consistency=(jsd * pair_weight).triu(1).sum(), jsd=jsd.triu(1).sum(),
+                                      pairs=(there[:, :, None] & there[:, None, :]).triu(1).sum()),
+                          stats.rows.segment_nll.view(alpha.shape))
+
+
+@torch.no_grad()
+def observe(hidden: Tensor, head: HeadTensors, batch: PackedBatch, backend: str = "auto") -> ObjectiveTerms:
+    """L_real of rationales that are not trained on, and their statistics; hidden (N, D) as in `student_loss`."""
+    _, stats = linear_cross_entropy(
+        hidden, head.weight, batch.target, bias=head.bias, softcap=head.softcap, temperature=head.temperature,
+        segment=batch.segment, num_segments=batch.tokens.numel(), return_stats=True, backend=backend)
+    return ObjectiveTerms(hidden.new_zeros(()), _sums(stats, observed_tokens=torch.tensor(batch.total_tokens)),
+                          stats.segment_nll.view(batch.tokens.shape))
+
+
+def _sums(rows: RowStats, **others: Tensor) -> Tensor:
+    dropped = {} if rows.dropped_mass is None else {"dropped_mass": rows.dropped_mass.sum()}
+    known = {"rows": torch.tensor(len(rows.nll)), "correct": rows.correct.sum(), "entropy": rows.entropy.sum(),
+             **dropped, **others}
+    zero = torch.zeros(())
+    return torch.stack([known.get(name, zero).to(rows.nll.device, torch.float64) for name in SUMS])

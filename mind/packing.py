@@ -1,116 +1,109 @@
-"""Questions -> token ids -> padding-free packs with labelled rows, segments and aligned answer rows.
+"""Token ids -> micro-batches: padding-free rows with labelled rows, segments and aligned answer rows.
 
-All of it runs on the host, so that the loss needs no synchronisation with a GPU.
+A step's questions are dealt into micro-batches by best fit, each question whole in one of them, since the consistency
+of its answers ties its rationales together. Within a micro-batch the rows of the trunk hold documents: a prompt with
+all the branches that fit, or, where prompts are not shared, a prompt with one. All of it runs on the host, so that the
+loss needs no synchronisation with a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mind.answers import suffix
 from mind.bin_packing import best_fit
 from mind.errors import MindError
-from mind.records import Pack, PackedBatch, Question, TokenizedQuestion
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from mind.records import Pack, PackedBatch, Packing, TokenizedQuestion
 
 
-def question_text(question: Question) -> str:
-    """What the user's turn says: the question, and a line for each choice where there are any."""
-    if not question.choices:
-        return question.question
-    return "\n".join([question.question, *(f"({label}) {text}" for label, text in question.choices.items())])
+def pack(
+    questions: Sequence[TokenizedQuestion], perspectives: int, packing: Packing, chosen: Tensor | None = None
+) -> list[PackedBatch]:
+    """The micro-batches of the `chosen` (Q, K) rationales of the questions; None stands for all there are.
 
+    `perspectives` is K. Neither a row nor a micro-batch exceeds `packing.length` tokens, but for a sequence that is
+    longer (a row of its own) and a question that is (a micro-batch of its own, of several rows).
 
-def prompt_ids(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of the chat template's user turn, up to where the assistant begins."""
-    text = tokenizer.apply_chat_template([{"role": "user", "content": question_text(question)}], tokenize=False,
-                                         add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends the assistant's turn in the chat template.
-
-    Raises MindError for a tokenizer without a chat template, or one whose template does not end the turn.
+    Raises MindError for a prompt that alone is longer than `packing.length`.
     """
-    if not tokenizer.chat_template:
-        raise MindError(f"{tokenizer.name_or_path}: its tokenizer has no chat template; MIND trains chat models")
-    mark = "ANSWER"
-    turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
-    ids = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise MindError(f"{tokenizer.name_or_path}: its chat template writes nothing after the assistant's turn")
-    return ids[0]
+    documents = [_documents(q, question, _slots(question, q, chosen), packing) for q, question in enumerate(questions)]
+    present = [q for q, parts in enumerate(documents) if parts]
+    totals = [sum(part.length for part in documents[q]) for q in present]
+    return [_micro_batch(questions, perspectives, [part for i in members for part in documents[present[i]]], packing)
+            for members in _bins(totals, packing.length)]
 
 
-def tokenize(
-    questions: Sequence[Question],
-    tokenizer: PreTrainedTokenizerBase,
-    perspectives: Sequence[str],
-    max_length: int,
-) -> list[TokenizedQuestion]:
-    """Token ids of every training sequence.
-
-    Raises MindError for a perspective that is not among `perspectives` or a sequence longer than `max_length`.
-    """
-    slots = {name: k for k, name in enumerate(perspectives)}
-    end = end_of_turn_id(tokenizer)
-    tokenized = []
-    for question in questions:
-        prompt = prompt_ids(question, tokenizer)
-        ending = [*tokenizer(suffix(question.answer), add_special_tokens=False)["input_ids"], end]
-        rationales = {}
-        for rationale in question.rationales:
-            if rationale.perspective not in slots:
-                raise MindError(f"question {question.id}: unknown perspective {rationale.perspective!r}; "
-                                f"the configuration names {', '.join(perspectives)}")
-            ids = tokenizer(rationale.text, add_special_tokens=False)["input_ids"]
-            length = len(prompt) + len(ids) + len(ending)
-            if length > max_length:
-                raise MindError(f"question {question.id}: its {rationale.perspective} rationale makes a sequence of "
-                                f"{length} tokens; student.max_length is {max_length}")
-            rationales[slots[rationale.perspective]] = tuple(ids)
-        tokenized.append(TokenizedQuestion(question.id, tuple(prompt), rationales, tuple(ending)))
-    return tokenized
+def plain_pack(sequences: Sequence[Sequence[int]]) -> Pack:
+    """A row of sequences that nothing labels, such as texts to encode."""
+    return _row([_Document(0, (), tuple(ids), ()) for ids in sequences])
 
 
-def pack(questions: Sequence[TokenizedQuestion], perspectives: int, pack_length: int) -> PackedBatch:
-    """Packs every rationale of the questions by best fit into packs of at most `pack_length` tokens.
+def naive_tokens(questions: Sequence[TokenizedQuestion]) -> tuple[int, int]:
+    """(with padding, without): tokens of all sequences of the questions, each in a row of the longest one's length."""
+    lengths = [len(question.prompt) + len(ids) + len(question.suffix)
+               for question in questions for ids in question.rationales.values()]
+    return len(lengths) * max(lengths), sum(lengths)
 
-    A single sequence that is longer gets a pack of its own length. `perspectives` is K.
-    """
-    items = [(q, k) for q, question in enumerate(questions) for k in sorted(question.rationales)]
-    sequences = [(*questions[q].prompt, *questions[q].rationales[k], *questions[q].suffix) for q, k in items]
-    lengths = [len(sequence) for sequence in sequences]
-    bins = best_fit(lengths, max(pack_length, *lengths))
+
+@dataclass(frozen=True)
+class _Document:
+    """A prompt of question q and the branches (rationale and suffix) of its perspectives ks."""
+
+    q: int
+    ks: tuple[int, ...]
+    prompt: tuple[int, ...]
+    branches: tuple[tuple[int, ...], ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + sum(map(len, self.branches))
+
+
+def _slots(question: TokenizedQuestion, q: int, chosen: Tensor | None) -> list[int]:
+    return [k for k in sorted(question.rationales) if chosen is None or chosen[q, k]]
+
+
+def _documents(q: int, question: TokenizedQuestion, ks: list[int], packing: Packing) -> list[_Document]:
+    room = packing.length - len(question.prompt)
+    if room < 0:
+        raise MindError(f"question {question.id}: its prompt alone has {len(question.prompt)} tokens; "
+                        f"train.pack_length is {packing.length}")
+    branches = [(*question.rationales[k], *question.suffix) for k in ks]
+    alone = [[i] for i in range(len(branches))]
+    groups = _bins([len(branch) for branch in branches], room) if packing.share_prompts else alone
+    return [_Document(q, tuple(ks[i] for i in group), question.prompt, tuple(branches[i] for i in group))
+            for group in groups]
+
+
+def _bins(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Best fit: the items of each bin, in their order; one that is longer than `capacity` has a bin of its own."""
+    capacity = max(1, capacity)
     members: dict[int, list[int]] = {}
-    for item, number in enumerate(bins):
+    for item, number in enumerate(best_fit([min(length, capacity) for length in lengths], capacity)):
         members.setdefault(int(number), []).append(item)
+    return [members[number] for number in sorted(members)]
 
-    packs, target, segment = [], [], []
+
+def _micro_batch(
+    questions: Sequence[TokenizedQuestion], perspectives: int, documents: list[_Document], packing: Packing
+) -> PackedBatch:
+    rows = [[documents[i] for i in members] for members in _bins([d.length for d in documents], packing.length)]
+    target: list[int] = []
+    segment: list[int] = []
     tokens = torch.zeros(len(questions), perspectives, dtype=torch.int64)
     last_row: dict[tuple[int, int], int] = {}  # (q, k) -> one past its last labelled row
-    for number in sorted(members):
-        chosen = members[number]
-        packs.append(_concatenate([sequences[i] for i in chosen], [len(questions[items[i][0]].prompt) for i in chosen]))
-        for item in chosen:
-            q, k = items[item]
-            labels = sequences[item][len(questions[q].prompt):]
-            target.extend(labels)
-            segment.extend([q * perspectives + k] * len(labels))
-            tokens[q, k] = len(labels)
-            last_row[q, k] = len(target)
+    for q, k, branch in _branches(rows):
+        target.extend(branch)
+        segment.extend([q * perspectives + k] * len(branch))
+        tokens[q, k] = len(branch)
+        last_row[q, k] = len(target)
     answer_rows, answer_question = _answer_rows(questions, perspectives, last_row)
     return PackedBatch(
         ids=tuple(question.id for question in questions),
-        packs=tuple(packs),
+        packs=tuple(_row(row) for row in rows),
         target=torch.tensor(target, dtype=torch.int64),
         segment=torch.tensor(segment, dtype=torch.int64),
         tokens=tokens,
@@ -120,31 +113,52 @@ def pack(questions: Sequence[TokenizedQuestion], perspectives: int, pack_length:
     )
 
 
-def _concatenate(sequences: list[tuple[int, ...]], prompts: list[int]) -> Pack:
-    lengths = torch.tensor([0, *map(len, sequences)])
-    boundaries = lengths.cumsum(0)
-    starts = boundaries[:-1].tolist()
-    # The last prompt token predicts the first token of the rationale; the last token of a sequence predicts nothing.
-    rows = [torch.arange(start + prompt - 1, start + len(sequence) - 1)
-            for start, prompt, sequence in zip(starts, prompts, sequences, strict=True)]
+def _branches(rows: list[list[_Document]]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    for row in rows:
+        for document in row:
+            for k, branch in zip(document.ks, document.branches, strict=True):
+                yield document.q, k, branch
+
+
+def _row(documents: Sequence[_Document]) -> Pack:
+    ids: list[int] = []
+    positions, branch, rows, boundaries = [], [], [], [0]
+    for document in documents:
+        prompt = len(document.prompt)
+        last = len(ids) + prompt - 1  # the end of the prompt predicts the first token of every branch
+        ids.extend(document.prompt)
+        positions.append(torch.arange(prompt))
+        branch.append(torch.zeros(prompt, dtype=torch.int64))
+        for number, tokens in enumerate(document.branches, start=1):
+            # The last token of a branch predicts nothing.
+            rows += [torch.tensor([last]), torch.arange(len(ids), len(ids) + len(tokens) - 1)]
+            ids.extend(tokens)
+            positions.append(torch.arange(prompt, prompt + len(tokens)))
+            branch.append(torch.full((len(tokens),), number))
+        boundaries.append(len(ids))
     return Pack(
-        input_ids=torch.tensor([token for sequence in sequences for token in sequence]),
-        position_ids=torch.cat([torch.arange(len(sequence)) for sequence in sequences]),
-        boundaries=boundaries,
-        rows=torch.cat(rows),
+        input_ids=torch.tensor(ids, dtype=torch.int64),
+        position_ids=torch.cat(positions),
+        boundaries=torch.tensor(boundaries),
+        branch=torch.cat(branch),
+        rows=torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64),
     )
 
 
 def _answer_rows(
     questions: Sequence[TokenizedQuestion], perspectives: int, last_row: dict[tuple[int, int], int]
 ) -> tuple[Tensor, Tensor]:
-    """Rows (P, K) of the aligned suffix positions and the question (P,) of each."""
-    blocks = []
+    """Rows (P, K) of the aligned suffix positions and the question (P,) of each, where there are two to compare."""
+    blocks, owners = [], []
     for q, question in enumerate(questions):
+        ends = {k: last_row[q, k] for k in question.rationales if (q, k) in last_row}
+        if len(ends) < 2:
+            continue
         block = torch.full((len(question.suffix), perspectives), -1, dtype=torch.int64)
-        for k in question.rationales:
-            end = last_row[q, k]
+        for k, end in ends.items():
             block[:, k] = torch.arange(end - len(question.suffix), end)
         blocks.append(block)
-    counts = torch.tensor([len(block) for block in blocks])
-    return torch.cat(blocks), torch.arange(len(questions)).repeat_interleave(counts)
+        owners.extend([q] * len(block))
+    if not blocks:
+        return torch.empty(0, perspectives, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    return torch.cat(blocks), torch.tensor(owners)

@@ -49,31 +49,54 @@ class TokenizedQuestion:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How sequences become rows of the trunk."""
+
+    length: int
+    """Tokens of a row and of a micro-batch, at most: what a forward and backward holds in memory."""
+    share_prompts: bool
+    """Compute the prompt of a question once, with its rationales as branches, instead of once a rationale."""
+
+
+@dataclass(frozen=True)
 class Pack:
-    """Sequences one after another without padding; T tokens, int64 on the host."""
+    """A row of the trunk: documents one after another without padding; T tokens, int64 on the host.
+
+    A document is a prompt and the branches that continue it. A token sees the prompt of its document and, up to itself,
+    its own branch. A plain sequence is a document with one branch.
+    """
 
     input_ids: Tensor  # (T,)
-    position_ids: Tensor  # (T,), restarting at 0 with each sequence
-    boundaries: Tensor  # (sequences + 1,), cumulative lengths from 0 to T
-    rows: Tensor  # the labelled positions: those that predict a token of a rationale or suffix
+    position_ids: Tensor  # (T,), from 0 in each document, and from the prompt's end in each of its branches
+    boundaries: Tensor  # (documents + 1,), cumulative lengths from 0 to T
+    branch: Tensor  # (T,), 0 in a prompt, and 1, 2, ... in its branches
+    rows: Tensor  # the labelled positions; the end of a prompt predicts the first token of each of its branches
+
+    @property
+    def branched(self) -> bool:
+        """Whether a prompt has several branches: causal attention alone would let one see another."""
+        return bool((self.branch > 1).any())
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Q questions with their rationales, packed; N labelled rows in the order of the packs. int64, on the host."""
+    """A micro-batch: some rationales of the Q questions of a step, packed; N labelled rows in the order of the packs.
 
-    ids: tuple[str, ...]  # (Q,)
+    A question is whole in one micro-batch: all of its rationales that are trained on at all. int64, on the host.
+    """
+
+    ids: tuple[str, ...]  # (Q,), those of the whole step
     packs: tuple[Pack, ...]
     target: Tensor  # (N,), the token that each labelled row predicts
     segment: Tensor  # (N,), q K + k
-    tokens: Tensor  # (Q, K), labelled rows of each rationale; 0 where it is missing
-    answer_rows: Tensor  # (P, K), labelled rows of each suffix position; -1 where a rationale is missing
+    tokens: Tensor  # (Q, K), labelled rows of each rationale; 0 where it is missing or in another micro-batch
+    answer_rows: Tensor  # (P, K), labelled rows of each suffix position; -1 where a rationale is not here
     answer_question: Tensor  # (P,), q of each suffix position
     answer_lengths: Tensor  # (Q,), suffix positions of each question
 
     @property
     def present(self) -> Tensor:
-        """(Q, K) bool: which rationales there are."""
+        """(Q, K) bool: which rationales are here."""
         return self.tokens > 0
 
     @property

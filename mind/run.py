@@ -21,14 +21,16 @@ from mind.calibration import Calibrator
 from mind.config import WORD_PROBLEMS, MindConfig, save_config
 from mind.data import load_questions, split_heldout
 from mind.errors import MindError
-from mind.evaluate import answer_accuracy, batches, heldout_nll, rationale_losses
+from mind.evaluate import answer_accuracy, heldout_nll, rationale_losses
 from mind.features import Features, SentenceEncoder, StudentEncoder, build_features
 from mind.metanet import MetaNet
 from mind.metrics import MetricsCallback, peak_memory, truncate
-from mind.packing import tokenize
-from mind.records import Question, TokenizedQuestion
+from mind.prompt_sharing import choose_packing
+from mind.records import Packing, Question, TokenizedQuestion
 from mind.report import write_report
-from mind.student import cache_folder, load_student
+from mind.steps import plan_steps
+from mind.student import cache_folder, causal_lm, load_student
+from mind.tokenization import tokenize
 from mind.trainer import MindTrainer, last_checkpoint, save_calibration
 
 if TYPE_CHECKING:
@@ -98,6 +100,9 @@ def train(config: MindConfig, *, resume: bool = False) -> Path:
     _check_context(model, config)
     questions = tokenize(data.train, tokenizer, config.data.perspectives, config.student.max_length)
     heldout = tokenize(data.heldout, tokenizer, config.data.perspectives, config.student.max_length)
+    plan_steps(questions, config.train)  # refuses a budget that no step can meet
+    packing = choose_packing(model, causal_lm(model).config._attn_implementation, [*questions, *heldout],
+                             config.train.pack_length, config.train.share_prompts)
 
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / CONFIG_FILE)
@@ -111,18 +116,19 @@ def train(config: MindConfig, *, resume: bool = False) -> Path:
 
     evaluation = _read_evaluation(output)
     if evaluation["before"] is None:
-        evaluation["before"] = _evaluate(model, tokenizer, data, heldout, config, output / "responses" / "before")
+        evaluation["before"] = _evaluate(model, tokenizer, data, heldout, packing, config,
+                                         output / "responses" / "before")
         _write_json(output / EVALUATION_FILE, evaluation)
 
     features = _features(model, tokenizer, data.train, config)
     calibrator = _calibrator(features, config)
     if checkpoint is None:
-        _warm_up(calibrator, model, questions, features, config, metrics)
+        _warm_up(calibrator, model, questions, features, packing, config, metrics)
     trainer = MindTrainer(model, config, questions, features, calibrator, tokenizer,
                           callbacks=[MetricsCallback(metrics, config.data.perspectives)])
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
-    evaluation["after"] = _evaluate(model, tokenizer, data, heldout, config, output / "responses" / "after")
+    evaluation["after"] = _evaluate(model, tokenizer, data, heldout, packing, config, output / "responses" / "after")
     _write_json(output / EVALUATION_FILE, evaluation)
     _write_json(output / STATUS_FILE, _status(trainer, metrics, result.metrics["train_runtime"],
                                               time.perf_counter() - started))
@@ -172,6 +178,7 @@ def _warm_up(
     model: PreTrainedModel,
     questions: Sequence[TokenizedQuestion],
     features: Features,
+    packing: Packing,
     config: MindConfig,
     metrics: Path,
 ) -> None:
@@ -179,15 +186,10 @@ def _warm_up(
     if config.metanet.warmup_epochs == 0:
         return
     model.eval()
-    losses, present = [], []
     with tqdm(total=len(questions), unit="question", desc="MetaNet warm-up", leave=False) as bar:
-        for batch in batches(questions, len(config.data.perspectives), config.train.questions_per_step,
-                             config.train.pack_length):
-            losses.append(rationale_losses(model, batch))
-            present.append(batch.present)
-            bar.update(len(batch.ids))
-    history = calibrator.warm_up(features.question, features.rationales, torch.cat(present), torch.cat(losses).float(),
-                                 config.train.questions_per_step, config.train.seed)
+        losses, tokens = rationale_losses(model, questions, len(config.data.perspectives), packing, bar.update)
+    history = calibrator.warm_up(features.question, features.rationales, tokens > 0, losses,
+                                 config.metanet.warmup_questions, config.train.seed)
     with metrics.open("a") as stream:
         for epoch, loss in enumerate(history, start=1):
             stream.write(json.dumps({"phase": "warmup", "epoch": epoch, "meta_loss": loss}) + "\n")
@@ -198,11 +200,11 @@ def _evaluate(
     tokenizer: PreTrainedTokenizerBase,
     data: RunData,
     heldout: Sequence[TokenizedQuestion],
+    packing: Packing,
     config: MindConfig,
     responses: Path,
 ) -> dict[str, Any]:
-    nll = heldout_nll(model, heldout, config.data.perspectives, questions_per_batch=config.train.questions_per_step,
-                      pack_length=config.train.pack_length)
+    nll = heldout_nll(model, heldout, config.data.perspectives, packing)
     return {"heldout": nll, "files": answer_accuracy(model, tokenizer, data.evaluation, config.evaluation, responses)}
 
 

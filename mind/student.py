@@ -1,4 +1,4 @@
-"""The student: a causal language model from transformers, its trunk, its head, and the one that installs from PyPI."""
+"""The student: a causal language model from transformers, its head, and the one that installs from PyPI."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
-from mind.packing import end_of_turn_id
-from mind.records import HeadTensors, Pack, PackedBatch
+from mind.records import HeadTensors
+from mind.tokenization import end_of_turn_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +40,8 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
         tokenizer = AutoTokenizer.from_pretrained(name)
         end_of_turn_id(tokenizer)
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, config.dtype), attn_implementation=config.attention, output_loading_info=True)
+            name, dtype=getattr(torch, config.dtype), output_loading_info=True,
+            attn_implementation="sdpa" if config.attention == "auto" else config.attention)
     except (OSError, ValueError, ImportError) as error:
         raise MindError(f"student.model {config.model}: cannot be loaded: {error}") from error
     _check_head(model, config.model, sorted(loaded["missing_keys"]))
@@ -118,27 +119,3 @@ def head_tensors(model: nn.Module) -> HeadTensors:
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     temperature = getattr(config, "logits_scaling", None) or 1.0 / (getattr(config, "logit_scale", None) or 1.0)
     return HeadTensors(head.weight, head.bias, getattr(config, "final_logit_softcapping", None), temperature)
-
-
-def pack_hidden(model: nn.Module, pack: Pack) -> Tensor:
-    """Last hidden states (T, D) of a pack, after the final norm; no sequence sees another."""
-    model = causal_lm(model)
-    device = model.get_input_embeddings().weight.device
-    # Restarting position_ids without an attention mask are transformers' sign of a packed row: it builds the
-    # block-diagonal mask itself, with the layer's own window where it has one.
-    inputs = {"input_ids": pack.input_ids[None].to(device), "position_ids": pack.position_ids[None].to(device)}
-    if "flash" in str(model.config._attn_implementation):
-        lengths, boundaries = pack.boundaries.diff(), pack.boundaries.to(device, torch.int32)
-        longest = int(lengths.max())
-        inputs |= {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries, "max_length_q": longest,
-                   "max_length_k": longest}
-    return model.base_model(**inputs, use_cache=False).last_hidden_state[0]
-
-
-def labelled_hidden(model: nn.Module, batch: PackedBatch) -> Tensor:
-    """Hidden states (N, D) of the labelled rows of a batch, in its order."""
-    rows = []
-    for pack in batch.packs:
-        hidden = pack_hidden(model, pack)
-        rows.append(hidden[pack.rows.to(hidden.device)])
-    return torch.cat(rows)

@@ -1,7 +1,8 @@
 """MindTrainer: transformers' Trainer with MIND's objective, and MetaNet calibrated beside it.
 
-One forward of the student yields the hidden states of the labelled rows of all K rationales; `linear_mind_loss` turns
-them into L_total and into L_real of every rationale, selected or not, and L_real teaches MetaNet.
+A step scores its questions, selects, and does work only where it counts: the selected rationales in micro-batches with
+a forward and a backward pass each, the others, where MetaNet wants their L_real, in forward passes without a graph.
+L_real then teaches MetaNet.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from mind.calibration import Calibrator
@@ -22,21 +24,24 @@ from mind.config import MindConfig
 from mind.errors import MindError
 from mind.features import Features
 from mind.metrics import StepMeter, peak_memory
-from mind.objective import ObjectiveTerms, select, student_loss
+from mind.objective import SUMS, ObjectiveTerms, StepTerms, observe, select, student_loss
 from mind.packing import pack
+from mind.prompt_sharing import choose_attention, choose_packing, use_attention
 from mind.records import PackedBatch, TokenizedQuestion
-from mind.student import head_tensors, labelled_hidden
+from mind.steps import plan_steps, question_tokens, shares
+from mind.student import causal_lm, head_tensors
+from mind.trunk import labelled_hidden
 
 CALIBRATION_FILE = "calibration.pt"
 METANET_FILE = "metanet.safetensors"
 
 
 class MindTrainer(Trainer):
-    """Trains `model` on packed multi-perspective batches.
+    """Trains `model` on multi-perspective steps.
 
-    A batch is `train.questions_per_step` questions with all their rationales; the loss is the mean of L_total over the
-    questions of an optimiser step, however many forward passes it is accumulated from. Runs in one process: MetaNet's
-    gradients are not reduced over ranks yet, so a launch on several devices raises MindError.
+    The questions of every step are planned ahead (mind/steps.py); the loss is the mean of L_total over them, however
+    many micro-batches and processes share the work. Several processes train as data-parallel replicas: each computes
+    its share of a step's questions and they add up gradients and statistics, so that MetaNet is the same in all.
     """
 
     loss_is_scaled_for_ga = True
@@ -56,71 +61,127 @@ class MindTrainer(Trainer):
         self.calibrator = calibrator
         self.features = features
         self.meter = StepMeter(config.data.perspectives)
+        steps = [[questions[i] for i in step] for step in plan_steps(questions, config.train)]
+        self._steps_per_epoch = len(steps) * len(questions) / sum(map(len, steps))
         self._index = {question.id: q for q, question in enumerate(questions)}
-        super().__init__(model, training_arguments(config), data_collator=self._collate, train_dataset=list(questions),
-                         processing_class=tokenizer, **trainer_options)
-        devices = max(self.args.world_size, self.args.n_gpu)
-        if devices > 1:
-            raise MindError(f"this launch has {self.args.world_size} processes and {self.args.n_gpu} GPUs: MindTrainer "
-                            "runs in one process on one device (CUDA_VISIBLE_DEVICES picks it)")
+        super().__init__(model, training_arguments(config), data_collator=lambda steps: {"questions": steps[0]},
+                         train_dataset=steps, processing_class=tokenizer, **trainer_options)
+        self._check_launch()
+        train = config.train
+        self.attention = choose_attention(config.student.attention, self.args.device.type, train.pack_length,
+                                          train.share_prompts)
+        with use_attention(model, self.attention):
+            self.packing = choose_packing(model, self.attention, questions, train.pack_length, train.share_prompts)
+        if train.compile:
+            causal_lm(model).base_model.compile(dynamic=True)
         self.remove_callback(PrinterCallback)  # MetricsCallback's bar says it better
         calibrator.metanet.to(self.args.device)
 
-    def _collate(self, questions: Sequence[TokenizedQuestion]) -> dict[str, PackedBatch]:
-        return {"batch": pack(questions, len(self.config.data.perspectives), self.config.train.pack_length)}
+    def _check_launch(self) -> None:
+        if self.args.n_gpu > 1:
+            raise MindError(f"this process sees {self.args.n_gpu} GPUs and MindTrainer uses one a process: "
+                            "CUDA_VISIBLE_DEVICES picks it, torchrun starts a process for each")
+        kind = self.accelerator.distributed_type
+        if self.args.world_size > 1 and not kind.startswith("MULTI_"):
+            raise MindError(f"this launch is {kind}: MindTrainer runs in data-parallel replicas")
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, int]:
-        """The batches of one optimiser step, and how many questions they hold: the loss is a mean over those."""
-        batches, _ = super().get_batch_samples(*args, **kwargs)
-        return batches, sum(len(inputs["batch"].ids) for inputs in batches)
+    def get_train_dataloader(self) -> DataLoader:
+        """One item a step, in order, in every process."""
+        return DataLoader(self.train_dataset, batch_size=1, collate_fn=self.data_collator)
 
-    def question_features(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """MetaNet's inputs for a batch: question (Q, F), rationales (Q, K, F) and present (Q, K)."""
-        index = torch.tensor([self._index[name] for name in batch.ids])
-        device = self.args.device
-        return (self.features.question[index].to(device), self.features.rationales[index].to(device),
-                batch.present.to(device))
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer.train, with the attention that trains."""
+        with use_attention(self.model, self.attention):
+            return super().train(*args, **kwargs)
 
-    def objective_terms(
-        self, model: torch.nn.Module, batch: PackedBatch, alpha: Tensor, questions: int
-    ) -> ObjectiveTerms:
-        """L_total of a batch under given weights alpha (Q, K), and its statistics."""
-        return student_loss(labelled_hidden(model, batch), head_tensors(model), batch, alpha, self.config.objective,
-                            questions)
+    def step_features(self, questions: Sequence[TokenizedQuestion]) -> tuple[Tensor, Tensor, Tensor]:
+        """MetaNet's inputs for a step: question (Q, F), rationales (Q, K, F) and present (Q, K)."""
+        index = torch.tensor([self._index[question.id] for question in questions])
+        present = torch.tensor([[k in question.rationales for k in range(len(self.config.data.perspectives))]
+                                for question in questions])
+        return tuple(t.to(self.args.device) for t in
+                     (self.features.question[index], self.features.rationales[index], present))
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, PackedBatch],
-        return_outputs: bool = False,
-        num_items_in_batch: int | None = None,
-    ) -> Tensor | tuple[Tensor, ObjectiveTerms]:
-        """L_total / questions of the optimiser step; feeds L_real back to MetaNet on the way."""
-        batch = inputs["batch"]
-        question, rationales, present = self.question_features(batch)
-        scores = self.calibrator.metanet(question, rationales, present)
-        selected, alpha = select(scores, present, self.config.objective.beta, self.config.objective.tau_student)
-        terms = self.objective_terms(self.accelerator.unwrap_model(model), batch, alpha,
-                                     num_items_in_batch or len(batch.ids))
-        meta_loss = self.calibrator.observe(batch.ids, scores, present, terms.l_real)
-        self.meter.add(batch, terms, scores, selected, alpha, meta_loss)
-        return (terms.loss, terms) if return_outputs else terms.loss
+    def objective_terms(self, model: torch.nn.Module, batch: PackedBatch, alpha: Tensor) -> ObjectiveTerms:
+        """L_total of a micro-batch under given weights alpha (Q, K), and its statistics."""
+        return student_loss(labelled_hidden(model, batch), head_tensors(model), batch, alpha, self.config.objective)
 
     def training_step(self, model: torch.nn.Module, inputs: dict, num_items_in_batch: int | None = None) -> Tensor:
-        """One forward and backward; after the last of an optimiser step, MetaNet's window advances too."""
+        """Forward and backward of one optimiser step, in as many micro-batches as it takes; feeds L_real to MetaNet."""
         started = time.perf_counter()
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.accelerator.sync_gradients:
-            self.calibrator.end_step()
+        model.train()
+        questions = inputs["questions"]
+        question, rationales, present = self.step_features(questions)
+        scores = self.calibrator.metanet(question, rationales, present)
+        selected, alpha = select(scores, present, self.config.objective.beta, self.config.objective.tau_student)
+        mine = self._share(questions)
+        student = self.accelerator.unwrap_model(model)
+        trained, observed = self._micro_batches(questions, (present & mine).cpu(), selected.cpu())
+        terms = [self._observed(student, batch) for batch in observed]
+        for batch in trained:
+            with self.compute_loss_context_manager():
+                part = self.objective_terms(student, batch, alpha)
+            self.accelerator.backward(part.loss)
+            terms.append(part)
+        totals = self._add_up(terms, alpha.shape)
+        meta_loss = self.calibrator.observe([q.id for q in questions], scores, totals.l_real.to(scores))
+        self.calibrator.end_step()
+        self.meter.add(questions, totals, scores, selected, alpha, meta_loss, self.packing)
         self.meter.add_time(time.perf_counter() - started)
-        return loss
+        return torch.tensor(totals.loss, device=self.args.device)
+
+    def _share(self, questions: Sequence[TokenizedQuestion]) -> Tensor:
+        """(Q, 1) bool: the questions of a step that this process computes."""
+        mine = torch.zeros(len(questions), 1, dtype=torch.bool)
+        costs = [question_tokens(question) for question in questions]
+        mine[shares(costs, self.args.world_size)[self.args.process_index]] = True
+        return mine
+
+    def _micro_batches(
+        self, questions: Sequence[TokenizedQuestion], mine: Tensor, selected: Tensor
+    ) -> tuple[list[PackedBatch], list[PackedBatch]]:
+        """What is trained on, and what is only observed in this step; `mine` and `selected` are (Q, K)."""
+        perspectives, interval = mine.shape[1], self.config.metanet.feedback_interval
+        trained = pack(questions, perspectives, self.packing, mine & selected)
+        if interval == 0 or self.state.global_step % interval:
+            return trained, []
+        return trained, pack(questions, perspectives, self.packing, mine & ~selected)
+
+    def _observed(self, model: torch.nn.Module, batch: PackedBatch) -> ObjectiveTerms:
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return observe(labelled_hidden(model, batch), head_tensors(model), batch, self.config.objective.backend)
+
+    def _add_up(self, terms: Sequence[ObjectiveTerms], shape: torch.Size) -> StepTerms:
+        """The step's terms from those of its micro-batches, and its gradients, over all processes."""
+        sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.args.device)
+        l_real = torch.zeros(2, *shape, dtype=torch.float64, device=self.args.device)  # sum and count: one is known
+        for part in terms:
+            sums += part.sums
+            l_real[0] += part.l_real.nan_to_num(0)
+            l_real[1] += ~part.l_real.isnan()
+        totals = torch.cat([sums, l_real.flatten()])
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(totals)
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+                    torch.distributed.all_reduce(parameter.grad)
+        totals = totals.cpu()  # the step's one wait for a GPU, after all of its work is queued
+        known, count = totals[len(SUMS):].view(2, *shape)
+        return StepTerms.of(totals[:len(SUMS)], known / count)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Not how this trainer works: a step is more than one loss. mind.evaluate has the held-out NLL."""
+        raise MindError("MindTrainer.compute_loss: use training_step, or mind.evaluate for the held-out loss")
 
     def floating_point_ops(self, inputs: dict[str, PackedBatch]) -> int:
         """6 flops a parameter and token, the Trainer's own rule."""
-        return 6 * sum(p.numel() for p in self.model.parameters()) * inputs["batch"].total_tokens
+        return 6 * sum(p.numel() for p in self.model.parameters()) * sum(map(question_tokens, inputs["questions"]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the step's metrics to what the Trainer logs (flat, for TensorBoard)."""
+        self.state.epoch = self.state.global_step / self._steps_per_epoch  # the Trainer knows one pass, over all steps
         if "loss" in logs:
             logs = logs | self.meter.flush() | {"meta_learning_rate": self.calibrator.learning_rate, **peak_memory()}
         super().log(logs, start_time)
@@ -141,10 +202,8 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(config.output) / "tensorboard")
     return TrainingArguments(
         output_dir=config.output,
-        per_device_train_batch_size=train.questions_per_step,
-        gradient_accumulation_steps=train.gradient_accumulation,
-        num_train_epochs=train.epochs,
-        max_steps=train.max_steps,
+        per_device_train_batch_size=1,  # item of the plan, which holds all steps of the run
+        num_train_epochs=1,
         learning_rate=train.learning_rate,
         warmup_steps=train.warmup_ratio,
         lr_scheduler_type=train.lr_scheduler,

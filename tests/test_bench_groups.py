@@ -18,7 +18,7 @@ from bench.measure import read_results, write_results
 from bench.mind_loss.providers import cross_entropy
 from bench.pairwise_jsd import inputs as group_inputs
 from mind.packing import pack
-from mind.records import HeadTensors, TokenizedQuestion
+from mind.records import HeadTensors, Packing, TokenizedQuestion
 
 SIZES = {"linear_pairwise_jsd": {"groups": 12}, "linear_mind_loss": {"rows": 160, "groups": 12}}
 BENCHMARKS = {name: module.BENCHMARK for name, module in
@@ -178,7 +178,7 @@ def student(monkeypatch, tmp_path):
     def labelled(*_):
         place = 0
         for questions in ([tokenized(1, (3, 4, 5), 2), tokenized(2, (2, 6, 3), 3)], [tokenized(3, (4, 4, 4), 2)]):
-            batch = pack(questions, 3, 40)
+            (batch,) = pack(questions, 3, Packing(200, share_prompts=False))
             rows = torch.arange(place, place + len(batch.target))
             place += len(rows)
             yield torch.stack([batch.target, rows], dim=1).float(), batch

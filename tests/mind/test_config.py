@@ -47,6 +47,11 @@ def test_metanet_learns_at_a_tenth_of_the_students_rate():
     (lambda: StudentConfig(max_length=1), r"student.max_length is 1"),
     (lambda: StudentConfig(lora_rank=0), r"student.lora_rank is 0"),
     (lambda: TrainConfig(questions_per_step=0), r"train.questions_per_step is 0"),
+    (lambda: TrainConfig(tokens_per_step=0), r"train.tokens_per_step is 0"),
+    (lambda: TrainConfig(share_prompts="maybe"), r"train.share_prompts is 'maybe': expected auto, always or never"),
+    (lambda: MetaNetConfig(feedback="every-0"), r"metanet.feedback is 'every-0': expected all, selected or every-N"),
+    (lambda: MetaNetConfig(feedback="none"), r"metanet.feedback is 'none'"),
+    (lambda: MetaNetConfig(warmup_questions=0), r"metanet.warmup_questions is 0"),
     (lambda: TrainConfig(learning_rate=0), r"train.learning_rate is 0"),
     (lambda: TrainConfig(epochs=0), r"train.epochs"),
     (lambda: EvaluationConfig(batch_size=0), r"evaluation.batch_size is 0"),
@@ -54,6 +59,11 @@ def test_metanet_learns_at_a_tenth_of_the_students_rate():
 def test_bad_values_are_named(build, message):
     with pytest.raises(MindError, match=message):
         build()
+
+
+def test_feedback_is_an_interval_of_steps():
+    assert [MetaNetConfig(feedback=name).feedback_interval for name in ("all", "selected", "every-1", "every-12")] == [
+        1, 0, 1, 12]
 
 
 @pytest.mark.parametrize(("text", "message"), [

@@ -33,7 +33,7 @@ def l_real_of(question, rationales, present):
 
 def observe(calibrator, question, rationales, present):
     scores = calibrator.metanet(question, rationales, present)
-    return calibrator.observe(IDS, scores, present, l_real_of(question, rationales, present))
+    return calibrator.observe(IDS, scores, l_real_of(question, rationales, present))
 
 
 def test_scores_lie_in_the_open_unit_interval_and_missing_ones_are_zero():
@@ -118,11 +118,30 @@ def test_warm_up_learns_which_rationales_are_easy():
 def test_moving_average_is_a_question_and_perspective():
     calibrator = build(ema=0.75)
     question, rationales, present = inputs()
-    first, second = torch.full((6, 5), 2.0), torch.full((6, 5), 4.0)
-    calibrator.observe(IDS, calibrator.metanet(question, rationales, present), present, first)
-    smoothed = calibrator._smoothed(IDS, second, present)
-    torch.testing.assert_close(smoothed[present], torch.full_like(smoothed[present], 2.5))
-    assert torch.equal(build()._smoothed(IDS, second, present), second)
+    first, second = (torch.where(present, value, torch.nan) for value in (2.0, 4.0))
+    calibrator.observe(IDS, calibrator.metanet(question, rationales, present), first)
+    smoothed = calibrator._smoothed(IDS, second)
+    torch.testing.assert_close(smoothed, torch.where(present, 2.5, torch.nan), equal_nan=True)
+    assert build()._smoothed(IDS, second) is second
+
+
+def test_what_was_not_computed_keeps_its_average_and_leaves_the_loss():
+    """"selected" and "every-N" feedback: nan stands for a perspective whose L_real this step lacks."""
+    question, rationales, present = inputs()
+    l_real = l_real_of(question, rationales, present)
+    partial = l_real.clone()
+    partial[:, 1] = torch.nan
+    for ema in (0.0, 0.5):
+        calibrator = build(ema=ema)
+        scores = calibrator.metanet(question, rationales, present)
+        known = present & ~partial.isnan()
+        expected = meta_loss(scores, partial, known, 1.0)
+        assert calibrator.observe(IDS, scores, partial) == pytest.approx(float(expected.detach()))
+        calibrator.observe(IDS, calibrator.metanet(question, rationales, present), l_real)
+        late = calibrator._smoothed(IDS, partial)
+        assert bool(late[:, 1].isnan().all()) == (ema == 0)
+        if ema:  # the second observation was the first of its kind
+            torch.testing.assert_close(late[:, 1], l_real[:, 1], equal_nan=True)
 
 
 def test_state_resumes_in_the_middle_of_a_window(tmp_path):

@@ -13,10 +13,11 @@ from tiny import NAMES, build_model, build_questions
 
 from mind import word_problems
 from mind.errors import MindError
-from mind.packing import end_of_turn_id, pack, prompt_ids, question_text, tokenize
+from mind.packing import pack
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Question, Rationale, TokenizedQuestion
-from mind.student import labelled_hidden
+from mind.tokenization import end_of_turn_id, prompt_ids, question_text, tokenize
+from mind.trunk import labelled_hidden
 
 
 def sequences_of(tokenized):

@@ -10,22 +10,25 @@ import torch
 import torch.nn.functional as F
 from tiny import NAMES, build_model, build_questions, build_tokenizer
 
-from mind.calibration import Calibrator
+from mind.calibration import Calibrator, meta_loss
 from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.errors import MindError
 from mind.features import StudentEncoder, build_features
 from mind.metanet import MetaNet
-from mind.packing import tokenize
+from mind.objective import select
 from mind.student import load_student
+from mind.tokenization import tokenize
 from mind.trainer import MindTrainer, last_checkpoint
 from mind_kernels import sparse_gradient
 
 
-def build_trainer(tmp_path, *, dtype=torch.float64, model=None, questions=None, metanet=None, objective=None, **train):
+def build_trainer(tmp_path, *, dtype=torch.float64, model=None, questions=None, metanet=None, objective=None,
+                  attention="auto", **train):
     tokenizer, questions = build_tokenizer(), questions or build_questions()
     model = (model or build_model()).to(dtype)
     config = MindConfig(
-        output=str(tmp_path / "run"), data=DataConfig(perspectives=NAMES), student=StudentConfig(max_length=512),
+        output=str(tmp_path / "run"), data=DataConfig(perspectives=NAMES),
+        student=StudentConfig(max_length=512, attention=attention),
         objective=objective or ObjectiveConfig(beta=0.97, consistency_weight=0.5),
         metanet=metanet or MetaNetConfig(width=16, accumulation=2, learning_rate=1e-2),
         train=TrainConfig(**{"questions_per_step": 3, "learning_rate": 1e-3, "max_steps": 4, "pack_length": 120,
@@ -67,28 +70,107 @@ def relative(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("objective", [
-    ObjectiveConfig(beta=0.97, consistency_weight=0.5),
-    ObjectiveConfig(beta=1e-6, consistency_weight=2.0, tau_student=0.3),
-    ObjectiveConfig(beta=1.0, consistency_weight=0.5),
-    ObjectiveConfig(beta=0.9, consistency_weight=0.0, backend="reference"),
-], ids=["some", "all", "one", "reference"])
-def test_loss_and_gradients_are_the_equations(tmp_path, objective):
-    trainer = build_trainer(tmp_path, objective=objective)
-    plain = copy.deepcopy(trainer.model)
-    questions = trainer.train_dataset
-    batch = trainer._collate(questions)["batch"]
+OBJECTIVES = {
+    "some": ObjectiveConfig(beta=0.97, consistency_weight=0.5),
+    "all": ObjectiveConfig(beta=1e-6, consistency_weight=2.0, tau_student=0.3),
+    "one": ObjectiveConfig(beta=1.0, consistency_weight=0.5),
+    "reference": ObjectiveConfig(beta=0.9, consistency_weight=0.0, backend="reference"),
+}
+
+
+def step(trainer, questions=None):
+    """One training step on all questions, or on some: (loss, gradients)."""
+    loss = trainer.training_step(trainer.model, {"questions": questions or every_question(trainer)})
+    return loss, {name: p.grad for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def every_question(trainer):
+    return list({question.id: question for step in trainer.train_dataset for question in step}.values())
+
+
+def scores_of(trainer, questions):
     with torch.no_grad():
-        scores = trainer.calibrator.metanet(*trainer.question_features(batch))
-    loss, terms = trainer.compute_loss(trainer.model, {"batch": batch}, return_outputs=True)
-    loss.backward()
-    expected, l_real = plain_objective(plain, questions, scores.double(), objective)
+        return trainer.calibrator.metanet(*trainer.step_features(questions))
+
+
+def check_against_the_equations(trainer, tolerance=1e-6):
+    """One step of the trainer gives the loss, L_real and gradients of `plain_objective`."""
+    plain = copy.deepcopy(trainer.model)
+    questions = every_question(trainer)
+    scores = scores_of(trainer, questions)
+    seen = []
+    observe = trainer.calibrator.observe
+    trainer.calibrator.observe = lambda ids, scores, l_real: seen.append(l_real) or observe(ids, scores, l_real)
+    loss, gradients = step(trainer, questions)
+    expected, l_real = plain_objective(plain, questions, scores.double(), trainer.config.objective)
     expected.backward()
-    assert relative(loss.detach(), expected.detach()) < 1e-6
-    torch.testing.assert_close(terms.l_real, l_real, rtol=1e-6, atol=0, equal_nan=True)
-    gradients = {name: p.grad for name, p in plain.named_parameters()}
-    for name, p in trainer.model.named_parameters():
-        assert relative(p.grad, gradients[name]) < 1e-6, name
+    assert relative(loss, expected.detach()) < tolerance
+    torch.testing.assert_close(seen[0].double(), l_real, rtol=max(tolerance, 1e-6), atol=0, equal_nan=True)
+    for name, p in plain.named_parameters():
+        assert relative(gradients[name], p.grad) < tolerance, name
+
+
+@pytest.mark.parametrize("share_prompts", ["always", "never"])
+@pytest.mark.parametrize("pack_length", [75, 300, 2000])
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_loss_and_gradients_are_the_equations(tmp_path, objective, pack_length, share_prompts):
+    check_against_the_equations(build_trainer(tmp_path, objective=OBJECTIVES[objective], pack_length=pack_length,
+                                              share_prompts=share_prompts))
+
+
+@pytest.mark.parametrize("option", ["gradient_checkpointing", "compile"])
+def test_the_trunk_may_be_checkpointed_or_compiled(tmp_path, option):
+    trainer = build_trainer(tmp_path, share_prompts="always", pack_length=300, **{option: True})
+    if option == "gradient_checkpointing":
+        trainer.model.gradient_checkpointing_enable()  # what Trainer.train does with the argument
+        assert trainer.args.gradient_checkpointing
+    check_against_the_equations(trainer)
+
+
+def test_work_outside_the_selection_has_no_backward(tmp_path):
+    """The trunk records a graph for the selected rationales and their prompts, and for nothing else."""
+    trainer = build_trainer(tmp_path, share_prompts="always", pack_length=300)
+    questions = every_question(trainer)
+    scores = scores_of(trainer, questions)
+    tokens = {True: 0, False: 0}
+
+    def count(module, args, kwargs, output):
+        tokens[output.last_hidden_state.requires_grad] += kwargs["input_ids"].numel()
+
+    trainer.model.base_model.register_forward_hook(count, with_kwargs=True)
+    step(trainer, questions)
+    present = torch.tensor([[k in q.rationales for k in range(3)] for q in questions])
+    selected, _ = select(scores, present, 0.97, 1.0)
+    assert 0 < int(selected.sum()) < int(present.sum())
+
+    def cost(chosen):
+        return sum(len(q.prompt) * bool(row.any())
+                   + sum(len(q.rationales[k]) + len(q.suffix) for k in row.nonzero().flatten().tolist())
+                   for q, row in zip(questions, chosen, strict=True))
+
+    assert tokens == {True: cost(selected), False: cost(present & ~selected)}
+    work = {name: value for name, value in trainer.meter.flush().items() if name.startswith("work/")}
+    sequences = [len(q.prompt) + len(ids) + len(q.suffix) for q in questions for ids in q.rationales.values()]
+    assert work == {"work/padded": len(sequences) * max(sequences), "work/packed": sum(sequences),
+                    "work/shared": cost(present), "work/trained": tokens[True], "work/observed": tokens[False]}
+
+
+@pytest.mark.parametrize(("feedback", "observed"), [("all", [1, 1, 1, 1]), ("selected", [0, 0, 0, 0]),
+                                                    ("every-2", [1, 0, 1, 0])])
+def test_feedback_says_when_the_rest_is_observed(tmp_path, feedback, observed):
+    trainer = build_trainer(tmp_path, metanet=MetaNetConfig(width=16, feedback=feedback), dtype=torch.float32)
+    seen = []
+    observe = trainer.calibrator.observe
+
+    def record(ids, scores, l_real):
+        seen.append(int((~l_real.isnan()).sum() == sum(scores[q, k] > 0 for q in range(3) for k in range(3))))
+        return observe(ids, scores, l_real)
+
+    trainer.calibrator.observe = record
+    trainer.train()
+    assert seen == observed
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert [int(row["work/observed"] > 0) for row in rows] == observed
 
 
 def test_sparse_gradient_reports_what_it_leaves_out(tmp_path, monkeypatch):
@@ -97,49 +179,55 @@ def test_sparse_gradient_reports_what_it_leaves_out(tmp_path, monkeypatch):
     losses, gradients, dropped = [], [], []
     for name, threshold in (("exact", None), ("sparse", 1e-3)):
         trainer = build_trainer(tmp_path / name, objective=ObjectiveConfig(gradient_threshold=threshold))
-        loss = trainer.compute_loss(trainer.model, trainer._collate(trainer.train_dataset))
-        loss.backward()
-        losses.append(loss.detach())
-        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
-        dropped.append(trainer.meter.flush().get("dropped_mass"))
+        loss, each = step(trainer)
+        losses.append(loss)
+        gradients.append(torch.cat([gradient.flatten() for gradient in each.values()]))
+        dropped.append(trainer.meter.flush()["dropped_mass"])
     torch.testing.assert_close(losses[1], losses[0])
     assert 0 < relative(gradients[1], gradients[0]) < 0.05
-    assert dropped[0] is None and 0 < dropped[1] < 1
+    assert dropped[0] == 0 and 0 < dropped[1] < 1
 
 
 def test_selection_is_between_one_and_all(tmp_path):
-    """The cases of the test above do select one, some and all: it would be vacuous otherwise."""
+    """The cases of the tests above do select one, some and all: they would be vacuous otherwise."""
     sizes = {}
     for name, beta in (("one", 1.0), ("some", 0.97), ("all", 1e-6)):
         trainer = build_trainer(tmp_path / name, objective=ObjectiveConfig(beta=beta))
-        trainer.compute_loss(trainer.model, trainer._collate(trainer.train_dataset))
+        step(trainer)
         sizes[name] = trainer.meter.flush()["selected"]
     assert sizes["one"] == 1 and 1 < sizes["some"] < sizes["all"] == 16 / 6
 
 
-def test_alpha_sends_no_gradient_to_metanet(tmp_path):
-    trainer = build_trainer(tmp_path)
-    batch = trainer._collate(trainer.train_dataset)["batch"]
-    trainer.compute_loss(trainer.model, {"batch": batch}, num_items_in_batch=6)
-    before = [p.grad.clone() for p in trainer.calibrator.metanet.parameters()]
-    trainer.compute_loss(trainer.model, {"batch": batch}, num_items_in_batch=6).backward()
-    for once, p in zip(before, trainer.calibrator.metanet.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, 2 * once)  # L_meta twice, and nothing from L_total's backward
+def test_metanet_learns_from_the_meta_loss_alone(tmp_path):
+    """alpha is detached: nothing of the student's backward reaches MetaNet."""
+    trainer = build_trainer(tmp_path, metanet=MetaNetConfig(width=16, accumulation=100))
+    questions = every_question(trainer)
+    scores = trainer.calibrator.metanet(*trainer.step_features(questions))
+    _, l_real = plain_objective(copy.deepcopy(trainer.model), questions, scores.detach().double(),
+                                trainer.config.objective)
+    present = ~l_real.isnan()
+    loss = meta_loss(scores, l_real, present, 1.0)
+    expected = torch.autograd.grad(loss, list(trainer.calibrator.metanet.parameters()))
+    step(trainer, questions)
+    for p, gradient in zip(trainer.calibrator.metanet.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-9)
 
 
-def test_accumulation_does_not_change_the_gradient(tmp_path):
-    """One pass over six questions is two passes over three, or six over one."""
-    weights = []
-    for size, accumulation in ((6, 1), (3, 2), (1, 6)):
-        trainer = build_trainer(tmp_path / str(size), questions_per_step=size, gradient_accumulation=accumulation,
-                                max_steps=1, metanet=MetaNetConfig(width=16, accumulation=100))
+def test_memory_settings_do_not_change_the_result(tmp_path):
+    """The same questions in one micro-batch and in many, shared and not: the same weights after two steps."""
+    weights, tables = [], []
+    for length, share in ((4000, "always"), (100, "always"), (200, "never"), (4000, "never")):
+        trainer = build_trainer(tmp_path / f"{length}-{share}", tokens_per_step=250, questions_per_step=None,
+                                max_steps=2, pack_length=length, share_prompts=share)
         trainer.args.save_strategy = "no"
         trainer.train()
         weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+        tables.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
     start = torch.cat([p.detach().flatten() for p in build_model().double().parameters()])
-    assert relative(weights[0], start) > 1e-4
-    for other in weights[1:]:
+    assert relative(weights[0], start) > 1e-4 and len(tables[0]) == 2
+    for other, losses in zip(weights[1:], tables[1:], strict=True):
         assert relative(other - start, weights[0] - start) < 1e-4
+        assert losses == pytest.approx(tables[0], rel=1e-6)
 
 
 def test_training_lowers_the_loss_and_moves_metanet(tmp_path):
@@ -151,7 +239,7 @@ def test_training_lowers_the_loss_and_moves_metanet(tmp_path):
     for name in NAMES:
         assert rows[-1][f"l_real/{name}"] < rows[0][f"l_real/{name}"]
     assert {"sft_loss", "consistency", "jsd", "meta_loss", "accuracy", "entropy", "selected", "tokens_per_s",
-            "peak_rss_mib", "meta_learning_rate", "grad_norm"} <= set(rows[0])
+            "peak_rss_mib", "meta_learning_rate", "grad_norm", "work/trained"} <= set(rows[0])
     assert any(not torch.equal(before[name], value) for name, value in trainer.calibrator.metanet.state_dict().items())
 
 
@@ -179,9 +267,35 @@ def test_lora_trains_adapters_alone(tmp_path, model_folder):
     assert changed and all("lora" in name for name in changed)
 
 
-def test_a_distributed_launch_is_refused(tmp_path, monkeypatch):
+def test_epochs_are_those_of_the_questions(tmp_path):
+    trainer = build_trainer(tmp_path, dtype=torch.float32, max_steps=-1, epochs=1.5, questions_per_step=2)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert [row["epoch"] for row in rows] == pytest.approx([0.3, 0.6, 0.9, 1.2, 1.5])  # 3 + 2 steps of 1.5 epochs
+
+
+def test_what_cannot_train_is_refused(tmp_path, monkeypatch):
     from transformers import TrainingArguments
 
-    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
-    with pytest.raises(MindError, match="2 processes"):
-        build_trainer(tmp_path)
+    with pytest.raises(MindError, match="flex_attention: PyTorch has no backward pass of it on a CPU"):
+        build_trainer(tmp_path / "flex", attention="flex_attention")
+    with pytest.raises(MindError, match="student.attention flash_attention_2: .*installed"):
+        build_trainer(tmp_path / "flash", attention="flash_attention_2")
+    with pytest.raises(MindError, match="share_prompts is always, but prompts cannot be shared: the model attends to "
+                                        "the last 8 tokens only, and the longest sequence has"):
+        build_trainer(tmp_path / "window", model=build_windowed(), share_prompts="always")
+    with pytest.warns(RuntimeWarning, match="its own copy of the prompt: the model attends to the last 8"):
+        assert not build_trainer(tmp_path / "auto", model=build_windowed()).packing.share_prompts
+    with pytest.raises(MindError, match=r"question sum-0: its prompt alone has \d+ tokens; train.tokens_per_step"):
+        build_trainer(tmp_path / "budget", tokens_per_step=20, questions_per_step=None)
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    with pytest.raises(MindError, match="sees 2 GPUs"):
+        build_trainer(tmp_path / "two")
+
+
+def build_windowed():
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=258, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, use_sliding_window=True, sliding_window=8, max_window_layers=1))

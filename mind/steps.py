@@ -1,0 +1,68 @@
+"""Which questions an optimiser step holds, and which of them each process computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from mind.config import TrainConfig
+from mind.errors import MindError
+from mind.records import TokenizedQuestion
+
+
+def question_tokens(question: TokenizedQuestion) -> int:
+    """Tokens of a question, whatever its packing and selection: the prompt once, every rationale with its suffix."""
+    return len(question.prompt) + sum(len(ids) + len(question.suffix) for ids in question.rationales.values())
+
+
+def plan_steps(questions: Sequence[TokenizedQuestion], config: TrainConfig) -> list[list[int]]:
+    """The questions of every optimiser step of a run, as indices: the same for the same questions and seed.
+
+    Each epoch is a permutation of the questions, cut into steps; its last step holds what is left. A step takes
+    questions in order while they fit into `tokens_per_step`, and at least one, or `questions_per_step` if that is set.
+
+    Raises MindError for a prompt that alone exceeds the budget.
+    """
+    if config.questions_per_step is None:
+        for question in questions:
+            if len(question.prompt) > config.tokens_per_step:
+                raise MindError(f"question {question.id}: its prompt alone has {len(question.prompt)} tokens; "
+                                f"train.tokens_per_step is {config.tokens_per_step}")
+    costs = [question_tokens(question) for question in questions]
+    generator = torch.Generator().manual_seed(config.seed)
+    steps: list[list[int]] = []
+    epoch = 0
+    while len(steps) < config.max_steps if config.max_steps > 0 else epoch < math.ceil(config.epochs):
+        share = 1.0 if config.max_steps > 0 else min(1.0, config.epochs - epoch)
+        order = torch.randperm(len(questions), generator=generator)[:math.ceil(share * len(questions))]
+        steps += _cut(order.tolist(), costs, config)
+        epoch += 1
+    return steps[:config.max_steps] if config.max_steps > 0 else steps
+
+
+def _cut(order: list[int], costs: list[int], config: TrainConfig) -> list[list[int]]:
+    if config.questions_per_step is not None:
+        return [order[start:start + config.questions_per_step]
+                for start in range(0, len(order), config.questions_per_step)]
+    steps: list[list[int]] = []
+    room = -1
+    for index in order:
+        if costs[index] > room:
+            steps.append([])
+            room = config.tokens_per_step
+        steps[-1].append(index)
+        room -= costs[index]
+    return steps
+
+
+def shares(costs: Sequence[int], processes: int) -> list[list[int]]:
+    """The items of each process, the largest first to whoever has least: a share may be empty."""
+    members: list[list[int]] = [[] for _ in range(processes)]
+    loads = [0] * processes
+    for item in sorted(range(len(costs)), key=lambda item: -costs[item]):
+        least = loads.index(min(loads))
+        members[least].append(item)
+        loads[least] += costs[item]
+    return [sorted(part) for part in members]
