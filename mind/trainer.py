@@ -119,7 +119,7 @@ class MindTrainer(Trainer):
         trained, observed = self._micro_batches(questions, (present & mine).cpu(), selected.cpu())
         terms = [self._observed(student, batch) for batch in observed]
         for batch in trained:
-            with self.compute_loss_context_manager():
+            with self.accelerator.autocast():
                 part = self.objective_terms(student, batch, alpha)
             self.accelerator.backward(part.loss)
             terms.append(part)
@@ -148,7 +148,7 @@ class MindTrainer(Trainer):
         return trained, pack(questions, perspectives, self.packing, mine & ~selected)
 
     def _observed(self, model: torch.nn.Module, batch: PackedBatch) -> ObjectiveTerms:
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.accelerator.autocast():
             return observe(labelled_hidden(model, batch), head_tensors(model), batch, self.config.objective.backend)
 
     def _add_up(self, terms: Sequence[ObjectiveTerms], shape: torch.Size) -> StepTerms:

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import NAMES, build_model, build_questions, build_tokenizer
+from tiny import NAMES, build_family, build_model, build_questions, build_tokenizer
 
 from mind.calibration import Calibrator, meta_loss
 from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
@@ -118,6 +118,15 @@ def test_loss_and_gradients_are_the_equations(tmp_path, objective, pack_length, 
                                               share_prompts=share_prompts))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text"])
+def test_every_family_takes_the_naive_step(tmp_path, family, dtype, tolerance):
+    """Shared prompts, backward for the selected alone: the loss and gradients of one sequence after another."""
+    objective = ObjectiveConfig(beta=0.97, consistency_weight=0.5)
+    check_against_the_equations(build_trainer(tmp_path, dtype=dtype, model=build_family(family), objective=objective,
+                                              pack_length=300, share_prompts="always"), tolerance)
+
+
 @pytest.mark.parametrize("option", ["gradient_checkpointing", "compile"])
 def test_the_trunk_may_be_checkpointed_or_compiled(tmp_path, option):
     trainer = build_trainer(tmp_path, share_prompts="always", pack_length=300, **{option: True})
@@ -125,6 +134,20 @@ def test_the_trunk_may_be_checkpointed_or_compiled(tmp_path, option):
         trainer.model.gradient_checkpointing_enable()  # what Trainer.train does with the argument
         assert trainer.args.gradient_checkpointing
     check_against_the_equations(trainer)
+
+
+def test_bf16_autocast_trains_the_same_way(tmp_path):
+    losses, gradients = [], []
+    for name, bf16 in (("float32", False), ("bf16", True)):
+        trainer = build_trainer(tmp_path / name, dtype=torch.float32, bf16=bf16, share_prompts="always", pack_length=300)
+        seen = set()
+        trainer.model.base_model.layers[0].mlp.register_forward_hook(lambda *args, seen=seen: seen.add(args[2].dtype))
+        loss, each = step(trainer)
+        assert seen == {torch.bfloat16 if bf16 else torch.float32}
+        losses.append(loss)
+        gradients.append(torch.cat([gradient.flatten() for gradient in each.values()]))
+    assert 0 < relative(losses[1], losses[0]) < 1e-2
+    assert 0 < relative(gradients[1], gradients[0]) < 5e-2
 
 
 def test_work_outside_the_selection_has_no_backward(tmp_path):

@@ -46,3 +46,18 @@ def build_questions(count: int = 6) -> list[Question]:
                       if not (i % 3 == 2 and k == 1)]
         questions.append(Question(f"sum-{i}", f"What is {a} plus {b}?", str(a + b), None, tuple(rationales)))
     return questions
+
+
+def build_family(model_type: str, seed: int = 0, **changes):
+    """A random model of a transformers family, with full attention unless `changes` say otherwise."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    options = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+               "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096,
+               "eos_token_id": 1, "pad_token_id": 1, "bos_token_id": 0, "initializer_range": 0.2}
+    if model_type in ("gemma3_text", "qwen2", "qwen3", "smollm3"):
+        options["layer_types"] = ["full_attention"] * 2
+    if model_type in ("mistral", "phi3"):
+        options["sliding_window"] = None
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **options | changes))

@@ -1,0 +1,217 @@
+"""Shared prompts on real architectures: hidden states and gradients are those of sequences on their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tiny import NAMES, build_family, build_model
+
+from mind import prompt_sharing, word_problems
+from mind.errors import MindError
+from mind.packing import pack
+from mind.perspectives import PAPER_PERSPECTIVES
+from mind.prompt_sharing import FAMILIES, branch_mask, choose_attention, choose_packing, obstacle
+from mind.records import Packing, TokenizedQuestion
+from mind.tokenization import tokenize
+from mind.trunk import labelled_hidden, pack_hidden
+
+
+def alone(model, question, k):
+    """Hidden states of the labelled positions of one sequence, computed by itself."""
+    ids = torch.tensor([*question.prompt, *question.rationales[k], *question.suffix])
+    return model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, len(question.prompt) - 1:-1]
+
+
+def check_against_single_sequences(model, questions, perspectives, packing, tolerance):
+    """Hidden states and every parameter's gradient of packed micro-batches equal those of sequences one by one."""
+    model.zero_grad()
+    weights = {}
+    for batch in pack(questions, perspectives, packing):
+        hidden = labelled_hidden(model, batch)
+        weight = torch.randn(hidden.shape, dtype=hidden.dtype)
+        (hidden * weight).sum().backward()
+        for q, k in batch.present.nonzero().tolist():
+            rows = batch.segment == q * perspectives + k
+            weights[q, k] = weight[rows], hidden[rows].detach()
+    packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    assert len(weights) == sum(len(question.rationales) for question in questions)
+    for (q, k), (weight, hidden) in weights.items():
+        expected = alone(model, questions[q], k)
+        assert relative(hidden, expected.detach()) < tolerance
+        (expected * weight).sum().backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            assert relative(packed[name], p.grad) < tolerance, name
+    model.zero_grad()
+
+
+def relative(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+# transformers' RMS norms compute in float32 even in a float64 model.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_computes_branches_as_if_alone(tokenizer, questions, family, attention, share, dtype, tolerance):
+    model = build_family(family).to(dtype)
+    assert obstacle(model, attention, 10_000) is None
+    model.set_attn_implementation(attention)
+    tokenized = tokenize(questions[:3], tokenizer, NAMES, 512)
+    check_against_single_sequences(model, tokenized, 3, Packing(300, share), tolerance)
+
+
+def test_a_window_that_nothing_fills_is_no_obstacle(tokenizer, questions):
+    layers = {"layer_types": ["sliding_attention", "full_attention"]}
+    tokenized = tokenize(questions, tokenizer, NAMES, 512)
+    wide, narrow = (build_family("gemma3_text", sliding_window=window, **layers).double() for window in (512, 8))
+    assert choose_packing(wide, "sdpa", tokenized, 300, "always").share_prompts
+    check_against_single_sequences(wide, tokenized, 3, Packing(300, True), 1e-6)
+    with pytest.warns(RuntimeWarning, match="attends to the last 8 tokens only"):
+        packing = choose_packing(narrow, "sdpa", tokenized, 300, "auto")
+    check_against_single_sequences(narrow, tokenized, 3, packing, 1e-6)
+
+
+@pytest.mark.slow
+def test_a_real_model_computes_branches_as_if_alone(smollm2):
+    """SmolLM2-135M in float32 on word problems: hidden states, and the gradient of every weight."""
+    model, tokenizer, _ = smollm2
+    questions = [replace(q, rationales=q.rationales[:3]) for q in word_problems.generate(2, seed=5)]
+    tokenized = tokenize(questions, tokenizer, PAPER_PERSPECTIVES, 1024)
+    check_against_single_sequences(model, tokenized, 8, Packing(2048, True), 1e-4)
+
+
+SINGLE = build_family("llama", num_hidden_layers=1, hidden_size=16, intermediate_size=16, vocab_size=64).double()
+
+
+@settings(max_examples=1000, deadline=None)
+@given(seed=st.integers(0, 10**6), perspectives=st.sampled_from([2, 3, 5, 8, 32]), length=st.integers(40, 200),
+       prompts=st.lists(st.integers(1, 40), min_size=1, max_size=3), longest=st.integers(1, 20),
+       suffix=st.integers(1, 4), share=st.booleans(), missing=st.floats(0, 0.9))
+@example(seed=0, perspectives=2, length=40, prompts=[40], longest=1, suffix=1, share=True, missing=0.0)
+@example(seed=1, perspectives=32, length=200, prompts=[3, 40], longest=25, suffix=3, share=True, missing=0.0)
+def test_a_thousand_packed_steps(seed, perspectives, length, prompts, longest, suffix, share, missing):
+    """Lengths of all kinds, down to one-token rationales and prompts longer than them, against padded single rows."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(count):
+        return tuple(torch.randint(64, (count,), generator=generator).tolist())
+
+    questions = []
+    for q, prompt in enumerate(prompts):
+        there = (torch.rand(perspectives, generator=generator) >= missing).nonzero().flatten().tolist() or [0]
+        lengths = torch.randint(1, longest + 1, (len(there),), generator=generator).tolist()
+        questions.append(TokenizedQuestion(str(q), tokens(prompt), {
+            k: tokens(count) for k, count in zip(there, lengths, strict=True)}, tokens(suffix)))
+    expected, gradients = padded(questions, generator)
+    SINGLE.zero_grad()
+    for batch in pack(questions, perspectives, Packing(length, share)):
+        hidden = labelled_hidden(SINGLE, batch)
+        weight = torch.empty_like(hidden)
+        for q, k in batch.present.nonzero().tolist():
+            rows = batch.segment == q * perspectives + k
+            states, weights = expected.pop((q, k))
+            torch.testing.assert_close(hidden[rows], states, rtol=1e-5, atol=1e-6)
+            weight[rows] = weights
+        (hidden * weight).sum().backward()
+    assert not expected
+    for p, gradient in zip(SINGLE.base_model.parameters(), gradients, strict=True):
+        assert relative(p.grad, gradient) < 1e-5
+
+
+def padded(questions, generator):
+    """(q, k) -> hidden states of its labelled rows and weights; and the gradients of their weighted sum.
+
+    A row a sequence, padded on the right, where causal attention never looks.
+    """
+    keys = [(q, k) for q, question in enumerate(questions) for k in question.rationales]
+    sequences = [[*questions[q].prompt, *questions[q].rationales[k], *questions[q].suffix] for q, k in keys]
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(s) for s in sequences], batch_first=True)
+    hidden = SINGLE.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    states, total = {}, 0.0
+    for row, (q, k) in enumerate(keys):
+        labelled = hidden[row, len(questions[q].prompt) - 1:len(sequences[row]) - 1]
+        weight = torch.randn(labelled.shape, dtype=torch.float64, generator=generator)
+        states[q, k] = labelled.detach(), weight
+        total = total + (labelled * weight).sum()
+    return states, torch.autograd.grad(total, list(SINGLE.base_model.parameters()))
+
+
+def build_pack():
+    question = TokenizedQuestion("q", (5, 6, 7), {0: (8,), 1: (9, 10), 2: (11, 12, 13)}, (14,))
+    (batch,) = pack([question], 3, Packing(100, True))
+    return batch.packs[0]
+
+
+def test_flex_attention_gives_what_sdpa_gives(monkeypatch):
+    """In eager mode, whose gradient is autograd's: compiled, PyTorch differentiates it on a GPU only."""
+    from torch.nn.attention import flex_attention
+    from transformers.integrations import flex_attention as integration
+
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
+    monkeypatch.setattr(integration, "compile_friendly_flex_attention",
+                        lambda *args, training=False, **options: flex_attention.flex_attention(*args, **options))
+    results = []
+    for attention in ("sdpa", "flex_attention"):
+        model = build_model().double()
+        model.set_attn_implementation(attention)
+        hidden = pack_hidden(model, build_pack())
+        hidden.square().sum().backward()
+        results.append([hidden.detach(), *(p.grad for p in model.base_model.parameters())])
+    for sdpa, flex in zip(*results, strict=True):
+        assert relative(flex, sdpa) < 1e-6
+
+
+def test_the_mask_by_hand():
+    """Prompt 5 6 7; branches 8 14, 9 10 14 and 11 12 13 14, in that order."""
+    sees = branch_mask(build_pack(), "sdpa", torch.float32, torch.device("cpu"))[0, 0]
+    assert [row.nonzero().flatten().tolist() for row in sees] == [
+        [0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 5], [0, 1, 2, 5, 6], [0, 1, 2, 5, 6, 7],
+        [0, 1, 2, 8], [0, 1, 2, 8, 9], [0, 1, 2, 8, 9, 10], [0, 1, 2, 8, 9, 10, 11]]
+    additive = branch_mask(build_pack(), "eager", torch.float32, torch.device("cpu"))[0, 0]
+    assert torch.equal(additive == 0, sees) and additive.min() == torch.finfo(torch.float32).min
+
+
+@pytest.mark.parametrize(("model", "attention", "reason"), [
+    (lambda: build_family("gemma3_text", layer_types=["sliding_attention", "full_attention"], sliding_window=8), "sdpa",
+     "the model attends to the last 8 tokens only, and the longest sequence has 50"),
+    (lambda: build_family("mistral", sliding_window=16), "sdpa", "attends to the last 16 tokens only"),
+    (lambda: build_family("qwen2", layer_types=["full_attention", "linear_attention"]), "sdpa",
+     "the model has linear_attention layers"),
+    (lambda: build_family("llama"), "flash_attention_2", "flash_attention_2 takes no attention mask"),
+    (lambda: build_family("gpt2"), "sdpa", r"gpt2 models are not among those known to allow it \(gemma3_text, llama"),
+], ids=["layers", "window", "linear", "flash", "family"])
+def test_obstacles_are_named(tokenizer, questions, model, attention, reason):
+    model = model() if "linear" not in reason else with_linear_layers()
+    tokenized = [TokenizedQuestion("q", tuple(range(40)), {0: (1,) * 8}, (2, 2))]
+    with pytest.raises(MindError, match=f"train.share_prompts is always, but prompts cannot be shared: .*{reason}"):
+        choose_packing(model, attention, tokenized, 300, "always")
+    with pytest.warns(RuntimeWarning, match=f"each rationale is computed with its own copy of the prompt: .*{reason}"):
+        assert choose_packing(model, attention, tokenized, 300, "auto") == Packing(300, False)
+    assert choose_packing(model, attention, tokenized, 300, "never") == Packing(300, False)
+
+
+def with_linear_layers():
+    model = build_family("qwen2")
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    return model
+
+
+def test_auto_attention_by_device_and_length(monkeypatch):
+    def auto(*arguments):
+        return choose_attention("auto", *arguments)
+
+    assert auto("cpu", 100_000, "auto") == "sdpa"
+    assert auto("cuda", 2048, "auto") == "flex_attention" and auto("cuda", 1024, "always") == "sdpa"
+    monkeypatch.setattr(prompt_sharing.importlib.util, "find_spec", lambda name: None)
+    assert auto("cuda", 4096, "never") == "sdpa"
+    monkeypatch.setattr(prompt_sharing.importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
+    assert auto("cuda", 4096, "never") == "flash_attention_2"
+    assert choose_attention("eager", "cuda", 4096, "auto") == "eager"
