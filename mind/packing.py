@@ -36,6 +36,13 @@ def pack(
             for members in _bins(totals, packing.length)]
 
 
+def check_prompt(question: TokenizedQuestion, length: int) -> None:
+    """Raises MindError for a prompt that alone is longer than a row."""
+    if len(question.prompt) > length:
+        raise MindError(f"question {question.id}: its prompt alone has {len(question.prompt)} tokens; "
+                        f"train.pack_length is {length}")
+
+
 def plain_pack(sequences: Sequence[Sequence[int]]) -> Pack:
     """A row of sequences that nothing labels, such as texts to encode."""
     return _row([_Document(0, (), tuple(ids), ()) for ids in sequences])
@@ -67,10 +74,8 @@ def _slots(question: TokenizedQuestion, q: int, chosen: Tensor | None) -> list[i
 
 
 def _documents(q: int, question: TokenizedQuestion, ks: list[int], packing: Packing) -> list[_Document]:
+    check_prompt(question, packing.length)
     room = packing.length - len(question.prompt)
-    if room < 0:
-        raise MindError(f"question {question.id}: its prompt alone has {len(question.prompt)} tokens; "
-                        f"train.pack_length is {packing.length}")
     branches = [(*question.rationales[k], *question.suffix) for k in ks]
     alone = [[i] for i in range(len(branches))]
     groups = _bins([len(branch) for branch in branches], room) if packing.share_prompts else alone

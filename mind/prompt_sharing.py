@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mind.config import MindConfig
 from mind.errors import MindError
+from mind.packing import check_prompt
 from mind.records import Pack, Packing, TokenizedQuestion
-from mind.student import causal_lm
+from mind.student import causal_lm, set_attention
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -52,13 +54,29 @@ def obstacle(model: nn.Module, attention: str, longest: int) -> str | None:
     return None
 
 
+def attention_and_packing(
+    model: nn.Module, config: MindConfig, questions: Sequence[TokenizedQuestion], device: str
+) -> tuple[str, Packing]:
+    """The attention that trains, by transformers' name, and how the questions are packed for it.
+
+    Raises MindError for an attention that is not there or cannot train on the device, and as `choose_packing` does.
+    """
+    train = config.train
+    attention = choose_attention(config.student.attention, device, train.pack_length, train.share_prompts)
+    with use_attention(model, attention):
+        return attention, choose_packing(model, attention, questions, train.pack_length, train.share_prompts)
+
+
 def choose_packing(
     model: nn.Module, attention: str, questions: Sequence[TokenizedQuestion], length: int, share_prompts: str
 ) -> Packing:
     """The packing of these questions: with shared prompts where `share_prompts` is "auto" and the model can.
 
-    Warns, with the reason, where "auto" finds that it cannot; raises MindError where "always" does.
+    Warns, with the reason, where "auto" finds that it cannot; raises MindError where "always" does, and for a prompt
+    that alone is longer than `length`.
     """
+    for question in questions:
+        check_prompt(question, length)
     if share_prompts == "never":
         return Packing(length, False)
     longest = max((len(question.prompt) + len(ids) + len(question.suffix)
@@ -97,14 +115,11 @@ def use_attention(model: nn.Module, name: str) -> Iterator[None]:
     """
     model = causal_lm(model)
     before = model.config._attn_implementation
-    try:
-        model.set_attn_implementation(name)
-    except (ImportError, ValueError) as error:
-        raise MindError(f"student.attention {name}: {error}") from error
+    set_attention(model, name)
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        set_attention(model, before)
 
 
 def branch_mask(pack: Pack, attention: str, dtype: torch.dtype, device: torch.device) -> Tensor | BlockMask:

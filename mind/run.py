@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +26,11 @@ from mind.evaluate import answer_accuracy, heldout_nll, rationale_losses
 from mind.features import Features, SentenceEncoder, StudentEncoder, build_features
 from mind.metanet import MetaNet
 from mind.metrics import MetricsCallback, peak_memory, truncate
-from mind.prompt_sharing import choose_packing
+from mind.prompt_sharing import attention_and_packing
 from mind.records import Packing, Question, TokenizedQuestion
-from mind.report import write_report
+from mind.report import Metrics, write_report
 from mind.steps import plan_steps
-from mind.student import cache_folder, causal_lm, load_student
+from mind.student import cache_folder, load_student
 from mind.tokenization import tokenize
 from mind.trainer import MindTrainer, last_checkpoint, save_calibration
 
@@ -93,6 +94,8 @@ def train(config: MindConfig, *, resume: bool = False) -> Path:
     """
     started = time.perf_counter()
     output = Path(config.output)
+    if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        raise MindError(f"this launch has {processes} processes: a run takes one, MindTrainer in a script several")
     _check_output(output, resume)
     data = load_data(config)
     set_seed(config.train.seed)
@@ -101,8 +104,8 @@ def train(config: MindConfig, *, resume: bool = False) -> Path:
     questions = tokenize(data.train, tokenizer, config.data.perspectives, config.student.max_length)
     heldout = tokenize(data.heldout, tokenizer, config.data.perspectives, config.student.max_length)
     plan_steps(questions, config.train)  # refuses a budget that no step can meet
-    packing = choose_packing(model, causal_lm(model).config._attn_implementation, [*questions, *heldout],
-                             config.train.pack_length, config.train.share_prompts)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    _, packing = attention_and_packing(model, config, [*questions, *heldout], device)
 
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / CONFIG_FILE)
@@ -112,7 +115,7 @@ def train(config: MindConfig, *, resume: bool = False) -> Path:
         metrics.write_text("")
     else:
         truncate(metrics, int(checkpoint.name.rpartition("-")[2]))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
 
     evaluation = _read_evaluation(output)
     if evaluation["before"] is None:
@@ -222,6 +225,7 @@ def _save_student(trainer: MindTrainer, output: Path) -> None:
 def _status(trainer: MindTrainer, metrics: Path, train_s: float, wall_s: float) -> dict[str, Any]:
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps = [row for row in rows if row["phase"] == "train"]
+    work = Metrics(metrics).work()
     parameters = list(trainer.model.parameters())
     return {
         "wall_s": round(wall_s, 1),
@@ -229,6 +233,7 @@ def _status(trainer: MindTrainer, metrics: Path, train_s: float, wall_s: float) 
         "steps": trainer.state.global_step,
         "tokens": sum(row["tokens"] for row in steps),
         "tokens_per_s": round(sum(row["tokens"] for row in steps) / sum(row["step_s"] for row in steps), 1),
+        "work_of_naive": None if work is None else round(work.of_naive(work.trained, work.observed), 4),
         "student_parameters": sum(p.numel() for p in parameters),
         "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "metanet_parameters": sum(p.numel() for p in trainer.calibrator.metanet.parameters()),

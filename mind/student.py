@@ -40,11 +40,12 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
         tokenizer = AutoTokenizer.from_pretrained(name)
         end_of_turn_id(tokenizer)
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, config.dtype), output_loading_info=True,
-            attn_implementation="sdpa" if config.attention == "auto" else config.attention)
+            name, dtype=getattr(torch, config.dtype), output_loading_info=True)
     except (OSError, ValueError, ImportError) as error:
         raise MindError(f"student.model {config.model}: cannot be loaded: {error}") from error
     _check_head(model, config.model, sorted(loaded["missing_keys"]))
+    if config.attention != "auto":
+        set_attention(model, config.attention)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return (_with_lora(model, config) if config.lora else model), tokenizer
@@ -106,6 +107,14 @@ def _convert_gguf(source: Path, target: Path) -> None:
     model = type(quantized)(config)
     model.load_state_dict(quantized.state_dict())
     model.save_pretrained(target)
+
+
+def set_attention(model: PreTrainedModel, name: str) -> None:
+    """The model computes attention by `name` from now on; raises MindError where that is not there."""
+    try:
+        model.set_attn_implementation(name)
+    except (ImportError, ValueError) as error:
+        raise MindError(f"student.attention {name}: {error}") from error
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mind.features import Features
 from mind.metrics import StepMeter, peak_memory
 from mind.objective import SUMS, ObjectiveTerms, StepTerms, observe, select, student_loss
 from mind.packing import pack
-from mind.prompt_sharing import choose_attention, choose_packing, use_attention
+from mind.prompt_sharing import attention_and_packing, use_attention
 from mind.records import PackedBatch, TokenizedQuestion
 from mind.steps import plan_steps, question_tokens, shares
 from mind.student import causal_lm, head_tensors
@@ -67,13 +68,7 @@ class MindTrainer(Trainer):
         super().__init__(model, training_arguments(config), data_collator=lambda steps: {"questions": steps[0]},
                          train_dataset=steps, processing_class=tokenizer, **trainer_options)
         self._check_launch()
-        train = config.train
-        self.attention = choose_attention(config.student.attention, self.args.device.type, train.pack_length,
-                                          train.share_prompts)
-        with use_attention(model, self.attention):
-            self.packing = choose_packing(model, self.attention, questions, train.pack_length, train.share_prompts)
-        if train.compile:
-            causal_lm(model).base_model.compile(dynamic=True)
+        self.attention, self.packing = attention_and_packing(model, config, questions, self.args.device.type)
         self.remove_callback(PrinterCallback)  # MetricsCallback's bar says it better
         calibrator.metanet.to(self.args.device)
 
@@ -90,9 +85,20 @@ class MindTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_size=1, collate_fn=self.data_collator)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer.train, with the attention that trains."""
-        with use_attention(self.model, self.attention):
+        """Trainer.train, with the attention and, where the configuration says so, the compiled trunk that train."""
+        with use_attention(self.model, self.attention), self.compiled_trunk():
             return super().train(*args, **kwargs)
+
+    @contextmanager
+    def compiled_trunk(self) -> Iterator[None]:
+        """The trunk is compiled inside where `train.compile` is set; generation is left as it was."""
+        trunk = causal_lm(self.model).base_model
+        if self.config.train.compile:
+            trunk.compile(dynamic=True)
+        try:
+            yield
+        finally:
+            trunk._compiled_call_impl = None  # what Module.compile sets; it has no inverse
 
     def step_features(self, questions: Sequence[TokenizedQuestion]) -> tuple[Tensor, Tensor, Tensor]:
         """MetaNet's inputs for a step: question (Q, F), rationales (Q, K, F) and present (Q, K)."""

@@ -15,7 +15,8 @@ from mind.report import Metrics, binned, evaluation_table, perspective_inks, run
 HOSTILE = "<script>alert(1)</script> & $x$"
 PERSPECTIVES = ["formal_symbolic", "intuitive", "decomposition", "planning", "analogy", "socratic", "contrastive"]
 PERSPECTIVES += [HOSTILE]
-PICTURES = 12
+PICTURES = 13
+WORK = {"padded": 1000, "packed": 700, "shared": 500, "trained": 200, "observed": 330}
 
 
 def side(nll: float, accuracy: float) -> dict:
@@ -40,7 +41,7 @@ def train_line(step: int, noise: random.Random, names: list[str]) -> dict:
         "selected_share": {n: share[k] for k, n in enumerate(names)}, "selected": 4 + noise.gauss(0, 0.5),
         "learning_rate": 1e-4 * (1 - step / 80), "meta_learning_rate": 1e-5 * (1 - step / 80), "grad_norm": 1.0,
         "tokens": 4096, "tokens_per_s": 2100 + noise.gauss(0, 60), "peak_rss_mib": 2200 + step, "peak_gpu_mib": 900.0,
-        "step_s": 2.0,
+        "step_s": 2.0, "dropped_mass": 0.0, "work": WORK,
     }  # fmt: skip
 
 
@@ -61,6 +62,11 @@ def write_run(run: Path, steps: int = 40, names: list[str] = PERSPECTIVES) -> Pa
 
 def page_of(run: Path) -> str:
     return write_report(run).read_text(encoding="utf-8")
+
+
+def write_steps(run: Path, *rows: dict) -> None:
+    lines = [json.dumps({"phase": "train", "step": step} | row) + "\n" for step, row in enumerate(rows, start=1)]
+    (run / "metrics.jsonl").write_text("".join(lines))
 
 
 def drawn(page: str) -> list[str]:
@@ -152,6 +158,8 @@ def test_malformed_files_are_named_with_their_line(run: Path) -> None:
         ('{"phase": "train", "step": 1, "score": [1]}\n', r"line 1: score is \[1\], expected an object"),
         ('{"phase": "warmup", "epoch": 1, "meta_loss": 0.5}\n', "no train lines"),
         ("", "no train lines"),
+        ('{"phase": "train", "step": 1, "work": [1]}\n', r"line 1: work is \[1\], expected an object by kind"),
+        ('{"phase": "train", "step": 1, "work": {"packed": "x"}}\n', "line 1: work.packed is 'x', expected a number"),
     ],
 )
 def test_malformed_metrics_are_named(run: Path, text: str, message: str) -> None:
@@ -205,3 +213,52 @@ def test_running_mean_and_bins_leave_nan_out() -> None:
     values = binned(running_mean(np.array([1.0, nan, 3.0, nan, nan, nan]), 2), 6)
     assert [None if math.isnan(v) else v for v in values] == [1.0, 1.0, 3.0, 3.0, None, None]
     assert binned(np.array([1.0, 3.0, nan, 5.0, 7.0]), 2).tolist() == [2.0, 6.0]
+
+
+def test_work_of_a_step_saving_by_saving(run: Path) -> None:
+    first = {"padded": 600_000, "packed": 450_000, "shared": 300_000, "trained": 100_000, "observed": 120_000}
+    second = {"padded": 400_000, "packed": 350_000, "shared": 300_000, "trained": 100_000, "observed": 30_000}
+    write_steps(run, {"work": first}, {"work": second})
+    work = Metrics(run / "metrics.jsonl").work()
+    assert work.of_naive(work.trained, work.observed) == pytest.approx(0.25)
+    page = page_of(run)
+    (picture,) = drawn(page)
+    assert re.findall(r">([^<]* tokens)<", picture) == [
+        "100.0% · 1.0 M tokens", "80.0% · 800.0 k tokens", "60.0% · 600.0 k tokens",
+        "25.0% · 200.0 k + 150.0 k / 3 tokens",
+    ]  # fmt: skip
+    bars = re.findall(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]* style="fill: (?!none)([^"]*)"', picture)
+    naive = float(bars[0][1]) - float(bars[0][0])
+    blue, amber, pale = "#3f83f0", "#e08a1e", "var(--rule)"
+    assert [((float(end) - float(start)) / naive, colour) for start, end, colour in bars] == [
+        (pytest.approx(share, abs=1e-4), colour)
+        for share, colour in [(1, blue), (0.8, blue), (0.2, pale), (0.6, blue), (0.2, pale),
+                              (0.2, blue), (0.05, amber), (0.35, pale)]
+    ]  # fmt: skip
+    table = re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)</td><td>([^<]*%)</td></tr>', page)
+    assert table == [
+        ("naive run", "1,000,000", "100.0%"), ("without padding", "800,000", "80.0%"),
+        ("with shared prompts", "600,000", "60.0%"), ("trained: forward and backward", "200,000", "20.0%"),
+        ("observed: forward alone", "150,000", "5.0%"), ("this run: trained and observed", "350,000", "25.0%"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("work", [None, {}, WORK | {"shared": None}, WORK | {"padded": 0}])
+def test_work_that_is_not_there_is_said(run: Path, work: dict | None) -> None:
+    write_steps(run, {"loss": 2.0, "work": work})
+    page = page_of(run)
+    assert re.search(r"<h3>Work of a step</h3>\s*<p class=\"absent\">Not drawn: metrics.jsonl holds no number", page)
+    assert "share of the work" not in page and "hold no work" not in page
+    write_steps(run, {"loss": 2.0, "work": work}, {"loss": 2.0, "work": WORK})
+    page = page_of(run)
+    assert "1 lines hold no work, such are left out" in page
+    assert "<td>1,000</td><td>100.0%</td>" in page
+
+
+def test_dropped_mass_is_drawn_where_there_is_some(run: Path, page: str) -> None:
+    title = "Probability outside the sparse gradient"
+    assert title not in page, "the gradient of that run is exact"
+    write_steps(run, {"dropped_mass": 0.0}, {"dropped_mass": 0.004})
+    page = page_of(run)
+    assert title in page
+    assert len(drawn(page)) == 1

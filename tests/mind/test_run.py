@@ -144,7 +144,7 @@ def expect_error(arguments, capsys, *parts):
         assert part in message, message
 
 
-def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder, capsys):
+def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder, capsys, monkeypatch):
     good = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])
     bad = tmp_path / "bad.jsonl"
 
@@ -165,6 +165,14 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder
     expect_error(replaced(arguments, "--objective.beta", "1.5"), capsys, "objective.beta is 1.5")
     expect_error(replaced(arguments, "--data.perspectives", "one"), capsys, "first")
     expect_error(["train", "--data.perspectives", "one", "--output", str(tmp_path / "run")], capsys, "K = 1")
+    expect_error([*arguments, "--train.pack-length", "20"], capsys, "its prompt alone has", "train.pack_length is 20")
+    expect_error(replaced([*arguments, "--train.tokens-per-step", "20"], "--train.questions-per-step", "None"), capsys,
+                 "its prompt alone has", "train.tokens_per_step is 20")
+    expect_error([*arguments, "--student.attention", "flash_attention_2"], capsys, "flash_attention_2", "installed")
+    expect_error([*arguments, "--student.attention", "flex_attention"], capsys, "no backward pass of it on a CPU")
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        expect_error(arguments, capsys, "this launch has 2 processes")
     (model_folder / "chat_template.jinja").unlink()
     expect_error(arguments, capsys, "no chat template")
     assert not (tmp_path / "run").exists()

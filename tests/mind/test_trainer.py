@@ -133,13 +133,17 @@ def test_the_trunk_may_be_checkpointed_or_compiled(tmp_path, option):
     if option == "gradient_checkpointing":
         trainer.model.gradient_checkpointing_enable()  # what Trainer.train does with the argument
         assert trainer.args.gradient_checkpointing
-    check_against_the_equations(trainer)
+    trunk = trainer.model.base_model
+    with trainer.compiled_trunk():
+        assert (trunk._compiled_call_impl is not None) == (option == "compile")
+        check_against_the_equations(trainer)
+    assert trunk._compiled_call_impl is None
 
 
 def test_bf16_autocast_trains_the_same_way(tmp_path):
     losses, gradients = [], []
     for name, bf16 in (("float32", False), ("bf16", True)):
-        trainer = build_trainer(tmp_path / name, dtype=torch.float32, bf16=bf16, share_prompts="always", pack_length=300)
+        trainer = build_trainer(tmp_path / name, dtype=torch.float32, bf16=bf16, pack_length=300)
         seen = set()
         trainer.model.base_model.layers[0].mlp.register_forward_hook(lambda *args, seen=seen: seen.add(args[2].dtype))
         loss, each = step(trainer)

@@ -1,0 +1,154 @@
+"""The files of a run as series and numbers; what is wrong with a file is named with its line."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from mind.errors import MindError
+
+FORWARD_SHARE = 1 / 3  # of the work of a token that also has a backward pass, which takes as long as two forward ones
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens of the trunk that a run would have taken, saving by saving, and took: mind.metrics.step_work, summed."""
+
+    padded: int
+    packed: int
+    shared: int
+    trained: int
+    observed: int
+
+    def of_naive(self, trained: int, observed: int = 0) -> float:
+        """The work of that many tokens as a share of the naive run's: `observed` are those without a backward pass."""
+        return (trained + FORWARD_SHARE * observed) / self.padded
+
+
+class Metrics:
+    """metrics.jsonl as series. A missing or null number is nan; one that is not finite is nan and noted."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.notes: dict[str, str] = {}  # by topic, one each
+        self.warmup: list[tuple[int, dict]] = []  # (line number, record)
+        by_step: dict[float, tuple[int, dict]] = {}
+        repeated = 0
+        for line, record in self._records():
+            if record["phase"] == "warmup":
+                self.warmup.append((line, record))
+                continue
+            step = self._number(line, "step", record.get("step"))
+            if math.isnan(step):
+                raise MindError(f"{path}, line {line}: a train line needs a number as its step")
+            repeated += step in by_step
+            by_step[step] = (line, record)
+        if not by_step:
+            raise MindError(f"{path}: no train lines, so there is nothing to report")
+        if repeated:
+            self.notes["repeated"] = f"{path.name}: {repeated} lines repeat a step (a resumed run), the later counts"
+        self.train = [by_step[step] for step in sorted(by_step)]
+        self.steps = self.series("step")
+
+    def _records(self) -> Iterator[tuple[int, dict]]:
+        lines = read_bytes(self.path).split(b"\n")
+        for number, text in enumerate(lines, start=1):
+            if not text.strip():
+                continue
+            try:
+                record = json.loads(text)
+            except ValueError as error:
+                if number == len(lines):
+                    self.notes["last"] = f"{self.path.name}, line {number}: last line incomplete, left out"
+                    return
+                raise MindError(f"{self.path}, line {number}: not JSON ({error})") from None
+            if not isinstance(record, dict) or record.get("phase") not in ("warmup", "train"):
+                raise MindError(f'{self.path}, line {number}: expected an object with "phase" "warmup" or "train"')
+            yield number, record
+
+    def _number(self, line: int, name: str, value: object) -> float:
+        if value is None:
+            return math.nan
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise MindError(f"{self.path}, line {line}: {name} is {value!r}, expected a number")
+        if not math.isfinite(value):
+            self.notes.setdefault(name, f"{self.path.name}, line {line}: {name} is not finite, such are left out")
+            return math.nan
+        return float(value)
+
+    def _mapping(self, line: int, record: dict, name: str, by: str = "perspective") -> dict:
+        value = record.get(name) or {}
+        if not isinstance(value, dict):
+            raise MindError(f"{self.path}, line {line}: {name} is {value!r}, expected an object by {by}")
+        return value
+
+    def series(self, name: str, phase: str = "train") -> np.ndarray:
+        records = self.train if phase == "train" else self.warmup
+        return np.array([self._number(line, name, record.get(name)) for line, record in records])
+
+    def by_perspective(self, name: str, perspectives: list[str]) -> list[np.ndarray]:
+        rows = [(line, self._mapping(line, record, name)) for line, record in self.train]
+        return [np.array([self._number(line, name, row.get(key)) for line, row in rows]) for key in perspectives]
+
+    def work(self) -> Work | None:
+        """The sums over the steps that hold them all; None where none does, as in runs of older versions."""
+        rows = [(line, self._mapping(line, record, "work", by="kind of token")) for line, record in self.train]
+        kinds = [field.name for field in fields(Work)]
+        counts = np.array([[self._number(line, f"work.{kind}", row.get(kind)) for kind in kinds] for line, row in rows])
+        known = counts[(counts[:, 0] > 0) & ~np.isnan(counts).any(1)]
+        if not len(known):
+            return None
+        if len(known) < len(counts):
+            self.notes["work"] = f"{self.path.name}: {len(counts) - len(known)} lines hold no work, such are left out"
+        return Work(*(int(total) for total in known.sum(0)))
+
+    def perspectives(self) -> list[str]:
+        names = ("l_real", "score", "alpha", "selected_share")
+        return list(dict.fromkeys(k for line, r in self.train for n in names for k in self._mapping(line, r, n)))
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise MindError(f"{path}: missing, expected in a run folder") from None
+
+
+def read_object(path: Path) -> dict:
+    try:
+        value = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise MindError(f"{path}, line {getattr(error, 'lineno', 1)}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise MindError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def value_at(tree: object, *keys: str) -> object:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def number_at(tree: object, *keys: str) -> float | None:
+    value = value_at(tree, *keys)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of the last `window` values at each place, over those that are not nan (none: nan)."""
+    sums = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values))])
+    counts = np.concatenate([[0], np.cumsum(~np.isnan(values))])
+    start = np.maximum(np.arange(len(values)) + 1 - window, 0)
+    count = counts[1:] - counts[start]
+    return np.where(count > 0, (sums[1:] - sums[start]) / np.maximum(count, 1), np.nan)
+
+
+def binned(values: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` means of equal consecutive bins, nan left out."""
+    size = math.ceil(len(values) / limit)
+    ends = [*range(size, len(values), size), len(values)]
+    return np.array([running_mean(values[max(0, end - size) : end], size)[-1] for end in ends])
