@@ -1,0 +1,195 @@
+"""One whole optimiser step of MIND, from the naive way to the product's, a change at a time: time and peak memory.
+
+    python -m bench.train_step [--data svamp.jsonl] [--questions 4] [--pack-length 512] [--providers naive packed]
+        [--model SmolLM2-135M] [--dtype float32] [--device cpu] [--repeats 3] [--minutes 8] [--output folder] [--draw]
+    python -m bench.train_step --save-tokens step.json     # elsewhere, without the tokenizer: --tokens step.json
+
+The step trains on given rationales with given weights, half of the eight of each question, and wants L_real of all.
+Every variant computes the same (bench/training_step/variants.py):
+- naive: one padded batch, the logits of every position, plain losses, every pair of answers on its own;
+- packed: rows without padding, a micro-batch at a time, the logits of the labelled rows alone;
+- packed + Liger: that with Liger's cross-entropy, on CUDA;
+- + shared prompts: a question's prompt computed once for its rationales;
+- + selected only: no backward pass for rationales of no weight;
+- + fused losses: mind_kernels; + sparse gradient: with gradient_threshold=2**-12.
+
+Without options: SmolLM2-135M in float32 on a CPU, on CUDA random weights in Qwen2.5-1.5B's shape in bfloat16, whose
+all but uniform distributions send the sparse gradient back to the exact one. The questions are word problems, or of
+what `mind data import` writes, as long as they are on average. Loss, L_real and gradients have to agree before any
+time is taken. Peak memory is what the step adds to weights and optimiser state, its gradients included. Writes
+train_step.jsonl (CUDA: _cuda) and a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.measure import (
+    RESULTS,
+    measure_time,
+    peak_extra_mib,
+    peak_extra_mib_here,
+    print_table,
+    read_results,
+    write_results,
+)
+from bench.training_step.gate import Gate
+from bench.training_step.inputs import Inputs, load_tokens, save_tokens, tokenized_step
+from bench.training_step.models import MODELS, RANDOM, SMOLLM2, Student, build_student
+from bench.training_step.picture import draw
+from bench.training_step.variants import REFERENCE, VARIANTS, Outcome, forward_backward, take_step, warmed_up
+from mind.packing import naive_tokens
+
+COLUMNS = ("variant", "attention", "forward_tokens", "backward_tokens", "median_ms", "p20_ms", "p80_ms", "repeats",
+           "tokens_per_s", "speedup", "peak_extra_mib", "memory_of_naive", "loss_error", "grad_error", "note")
+
+
+def facts(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
+    """What is the same in every result row."""
+    return {"kind": options.device, "model": options.model, "dtype": str(options.dtype).removeprefix("torch."),
+            "questions": len(inputs.questions), "K": inputs.perspectives,
+            "selected_share": float(inputs.selected.double().mean()), "pack_length": options.pack_length,
+            "supervision_tokens": inputs.supervision_tokens, "padded_tokens": naive_tokens(inputs.questions)[0],
+            "inputs": inputs.label}
+
+
+def judge(
+    options: argparse.Namespace, student: Student, inputs: Inputs
+) -> tuple[dict[str, dict[str, Any]], float]:
+    """The columns of each variant, with a note where it is not to be timed, and the seconds of a round of the others.
+
+    One of ours that is wrong raises.
+    """
+    absent = {name: variant.reason_absent(student.model, inputs, options.pack_length)
+              for name, variant in VARIANTS.items()}
+    reference = next(name for name in VARIANTS if not absent[name])  # the naive one, where it fits
+    gate, columns, seconds = None, {}, {}
+    for name in dict.fromkeys([reference, *options.providers]):
+        if absent[name]:
+            columns[name] = {"note": f"not run: {absent[name]}"}
+            continue
+        outcome, seconds[name] = trial(options, name, student, inputs)
+        gate = gate or Gate(outcome, student.model)
+        errors = gate.errors(outcome, student.model)
+        columns[name] = {"attention": VARIANTS[name].attention(options.device, options.pack_length),
+                         "forward_tokens": outcome.forward_tokens, "backward_tokens": outcome.backward_tokens,
+                         "reference": reference, **errors}
+        try:
+            gate.check(VARIANTS[name], errors)
+        except AssertionError as error:
+            if not VARIANTS[name].peer:
+                raise AssertionError(f"{name}, against {reference}: {error}") from error
+            columns[name]["note"] = f"wrong: {error}"
+    return {name: columns[name] for name in options.providers}, sum(seconds.get(name, 0) for name in options.providers)
+
+
+def trial(options: argparse.Namespace, name: str, student: Student, inputs: Inputs) -> tuple[Outcome, float]:
+    """A forward and backward pass, whose gradients stay, and its seconds."""
+    print(name, file=sys.stderr, flush=True)
+    for _ in range(2 if options.device == "cuda" else 1):  # the first call on a GPU compiles
+        student.optimizer.zero_grad(set_to_none=True)
+        start = time.perf_counter()
+        outcome = forward_backward(VARIANTS[name], student.model, inputs, options.pack_length)
+        outcome.loss.item()
+    return outcome, time.perf_counter() - start
+
+
+def add_times(
+    options: argparse.Namespace, student: Student, inputs: Inputs, columns: dict[str, dict[str, Any]], repeats: int
+) -> None:
+    steps = {name: partial(take_step, VARIANTS[name], student, inputs, options.pack_length)
+             for name, values in columns.items() if "note" not in values}
+    timings = measure_time(steps, gate=None, repeats=repeats, warmup=2 if options.device == "cuda" else 1)
+    for name, timing in timings.items():
+        columns[name] |= {**timing.row(), "tokens_per_s": round(1e3 * inputs.supervision_tokens / timing.median_ms, 2)}
+        if REFERENCE in timings:
+            columns[name]["speedup"] = round(timings[REFERENCE].median_ms / timing.median_ms, 3)
+
+
+def add_peaks(
+    options: argparse.Namespace, student: Student | None, inputs: Inputs, columns: dict[str, dict[str, Any]]
+) -> None:
+    """On a CPU in a fresh process each, whose heap holds nothing that could be used again unseen."""
+    for name in (name for name, values in columns.items() if "median_ms" in values):
+        print(f"{name}: peak memory", file=sys.stderr, flush=True)
+        if student is None:
+            case = {"model": options.model, "dtype": options.dtype, "device": options.device}
+            peak = peak_extra_mib("bench.training_step.variants:peak_call", warmup=0, kwargs={
+                "variant": name, **case, "inputs": inputs, "length": options.pack_length})
+        else:
+            call = warmed_up(name, student, inputs, options.pack_length)
+            peak = peak_extra_mib_here(call, device=options.device, warmup=0)
+        columns[name]["peak_extra_mib"] = round(peak, 1)
+        if "peak_extra_mib" in columns.get(REFERENCE, {}):
+            columns[name]["memory_of_naive"] = round(peak / columns[REFERENCE]["peak_extra_mib"], 3)
+
+
+def measure(options: argparse.Namespace, inputs: Inputs) -> Iterator[list[dict[str, Any]]]:
+    """The result rows, first without the peaks of memory, then with them."""
+    deadline = time.monotonic() + 60 * options.minutes
+    student = build_student(options.model, options.dtype, options.device)
+    columns, seconds = judge(options, student, inputs)
+    rounds = int((deadline - time.monotonic()) / seconds) - 1  # one is for the memory
+    add_times(options, student, inputs, columns, max(2, min(options.repeats, rounds)))
+    shared = facts(options, inputs)
+    yield [{**shared, "variant": name, **values} for name, values in columns.items()]
+    if options.device == "cpu":
+        student = None  # a fresh process builds its own, and needs the room
+    add_peaks(options, student, inputs, columns)
+    yield [{**shared, "variant": name, **values} for name, values in columns.items()]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="questions with rationales (`mind data import`); "
+                        "default: word problems")
+    parser.add_argument("--questions", type=int, default=4, help="of the step, each with all its rationales")
+    parser.add_argument("--tokens", type=Path, help="the step that --save-tokens wrote, in place of both")
+    parser.add_argument("--save-tokens", type=Path, help="only write the step's tokens")
+    parser.add_argument("--model", choices=MODELS, help=f"default: {SMOLLM2}, on CUDA {RANDOM}")
+    parser.add_argument("--pack-length", type=int, help="tokens of a row and a micro-batch; default: 512, on CUDA 4096")
+    parser.add_argument("--providers", nargs="+", choices=VARIANTS, help="default: all that run on the device")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32, on CUDA bfloat16")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=8,
+                        help="fewer repeats, but at least two, where they would end later than this (default 8)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of results and picture")
+    parser.add_argument("--draw", action="store_true", help="only the table and the picture of an earlier run")
+    options = parser.parse_args(arguments)
+    cuda = options.device == "cuda"
+    options.model = options.model or (RANDOM if cuda else SMOLLM2)
+    options.pack_length = options.pack_length or (4096 if cuda else 512)
+    options.dtype = getattr(torch, options.dtype or ("bfloat16" if cuda else "float32"))
+    options.providers = options.providers or [name for name, variant in VARIANTS.items() if cuda or not variant.peer]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    name = "train_step" + ("" if options.device == "cpu" else "_cuda")
+    path = options.output / f"{name}.jsonl"
+    if not options.draw:
+        inputs = load_tokens(options.tokens) if options.tokens else tokenized_step(options.questions, options.data)
+        if options.save_tokens:
+            save_tokens(inputs, options.save_tokens)
+            return
+        for rows in measure(options, inputs):
+            write_results(name, rows, options.output)  # twice: a run that is stopped keeps its times
+    print_table(read_results(path), COLUMNS)
+    try:
+        print(draw(path))
+    except ImportError as error:  # a bare GPU box: --draw does it elsewhere
+        print(f"no picture: {error}")
+
+
+if __name__ == "__main__":
+    main()

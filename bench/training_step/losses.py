@@ -1,0 +1,132 @@
+"""The losses of a micro-batch: by definition in plain PyTorch, with Liger's cross-entropy, and those of mind.objective.
+
+All compute, from the hidden states of the labelled rows, the share of L_total in the step's mean and L_real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.pairwise_jsd.providers import two_rows, upcast
+from mind.config import ObjectiveConfig
+from mind.objective import ObjectiveTerms, observe, student_loss
+from mind.records import HeadTensors, PackedBatch
+
+CONSISTENCY = ObjectiveConfig().consistency_weight  # lambda
+
+
+class Terms(NamedTuple):
+    """As the fields of ObjectiveTerms."""
+
+    loss: Tensor  # ()
+    l_real: Tensor  # (Q, K), nan where a rationale is not in the micro-batch
+
+
+@dataclass(frozen=True)
+class Losses:
+    """How a packed variant computes them; hidden (N, D) are those of a micro-batch's labelled rows."""
+
+    train: Callable[[Tensor, HeadTensors, PackedBatch, Tensor], Terms | ObjectiveTerms]
+    """(hidden, head, batch, alpha (Q, K)) -> loss with a gradient, and L_real."""
+    observe: Callable[[Tensor, HeadTensors, PackedBatch], Tensor]
+    """(hidden, head, batch) -> L_real (Q, K), called without a graph."""
+    logits: bool = True
+    """The logits of all labelled rows exist at once."""
+
+
+class AnswerRows:
+    """Where the answers of each question are among the rows of a micro-batch, or of a padded batch."""
+
+    def __init__(
+        self,
+        rows: Tensor,  # (P, K), -1 where a rationale is absent
+        question: Tensor,  # (P,)
+    ):
+        self.blocks = []
+        for q in question.unique().tolist():
+            block = rows[question == q]
+            there = (block[0] >= 0).nonzero().flatten()
+            self.blocks.append((q, there.tolist(), block[:, there]))
+        self.flat = torch.cat([block.flatten() for *_, block in self.blocks]) if self.blocks else rows.new_empty(0)
+
+    def consistency(
+        self,
+        logits: Tensor,  # (len(flat), V), those of the rows `flat`
+        alpha: Tensor,  # (Q, K)
+    ) -> Tensor:
+        """sum_q sum_{i<j} alpha_i alpha_j JSD(P_i, P_j), the mean over the positions of an answer; pair by pair."""
+        total = alpha.new_zeros(())
+        for (q, ks, block), part in zip(self.blocks, logits.split([block.numel() for *_, block in self.blocks]),
+                                        strict=True):
+            log_p = upcast(part).log_softmax(-1).view(*block.shape, -1)
+            log_p, p = log_p.unbind(1), log_p.exp().unbind(1)
+            for i, j in combinations(range(len(ks)), 2):
+                total = total + alpha[q, ks[i]] * alpha[q, ks[j]] * two_rows(p[i], p[j], log_p[i], log_p[j]).mean()
+        return total
+
+
+def combine(
+    nll_sum: Tensor,  # (Q, K), over the tokens of each rationale
+    tokens: Tensor,  # (Q, K)
+    consistency: Tensor,  # ()
+    alpha: Tensor,  # (Q, K)
+) -> Terms:
+    mean = nll_sum / tokens.clamp(min=1)
+    loss = ((alpha * mean).sum() + CONSISTENCY * consistency) / len(alpha)
+    return Terms(loss, mean.detach().masked_fill(tokens == 0, torch.nan))
+
+
+def nll_sums(nll: Tensor, batch: PackedBatch) -> Tensor:
+    """(Q, K), 0 where a rationale is not in the micro-batch; nll (N,)."""
+    sums = nll.new_zeros(batch.tokens.numel()).index_add(0, batch.segment.to(nll.device), nll)
+    return sums.view(batch.tokens.shape)
+
+
+def eager(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) -> Terms:
+    logits = F.linear(hidden, head.weight, head.bias)
+    nll = F.cross_entropy(upcast(logits), batch.target.to(hidden.device), reduction="none")
+    answers = AnswerRows(batch.answer_rows.to(hidden.device), batch.answer_question)
+    return packed_terms(nll, answers, logits[answers.flat], batch, alpha)
+
+
+def liger(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) -> Terms:
+    """One call for all rows: its loss a row takes any weights, with the right gradient from version 0.8.1 on."""
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    nll = liger_fused_linear_cross_entropy(hidden, head.weight, batch.target.to(hidden.device), reduction="none")
+    answers = AnswerRows(batch.answer_rows.to(hidden.device), batch.answer_question)
+    return packed_terms(nll, answers, F.linear(hidden[answers.flat], head.weight), batch, alpha)
+
+
+def packed_terms(nll: Tensor, answers: AnswerRows, answer_logits: Tensor, batch: PackedBatch, alpha: Tensor) -> Terms:
+    """From the losses of all rows (N,) and the logits of the answer rows (R, V)."""
+    alpha = alpha.to(nll)
+    return combine(nll_sums(nll, batch), batch.tokens.to(nll.device), answers.consistency(answer_logits, alpha), alpha)
+
+
+def observe_eagerly(hidden: Tensor, head: HeadTensors, batch: PackedBatch) -> Tensor:
+    nll = F.cross_entropy(upcast(F.linear(hidden, head.weight, head.bias)), batch.target.to(hidden.device),
+                          reduction="none")
+    tokens = batch.tokens.to(nll.device)
+    return (nll_sums(nll, batch) / tokens).masked_fill(tokens == 0, torch.nan)
+
+
+def product(gradient_threshold: float | None = None) -> Losses:
+    """What mind.trainer calls."""
+    config = ObjectiveConfig(gradient_threshold=gradient_threshold)
+
+    def train(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) -> ObjectiveTerms:
+        return student_loss(hidden, head, batch, alpha, config)
+
+    return Losses(train, lambda hidden, head, batch: observe(hidden, head, batch).l_real, logits=False)
+
+
+EAGER = Losses(eager, observe_eagerly)
+LIGER = Losses(liger, observe_eagerly, logits=False)

@@ -1,0 +1,201 @@
+"""The ways to take one and the same optimiser step, each the one before it with one change, and one with a peer's loss.
+
+What MetaNet would do is given (which rationales are selected and their weights alpha), the rest of the step is here:
+packing or padding, forward and backward passes, clipping, AdamW.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.measure import free_bytes
+from bench.pairwise_jsd.providers import upcast
+from bench.training_step.inputs import Inputs
+from bench.training_step.losses import EAGER, LIGER, AnswerRows, Losses, Terms, combine, product
+from bench.training_step.models import Student, build_student
+from mind.packing import pack
+from mind.prompt_sharing import choose_attention, choose_packing, use_attention
+from mind.records import PackedBatch
+from mind.student import head_tensors
+from mind.trunk import labelled_hidden
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+IGNORED = -100
+MAX_NORM = 1.0  # of the gradient
+
+
+class Outcome(NamedTuple):
+    """What a forward and backward pass gives beside the gradients."""
+
+    loss: Tensor  # ()
+    l_real: Tensor  # (Q, K)
+    forward_tokens: int
+    """Of the trunk, padding and repeated prompts included."""
+    backward_tokens: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How the step is computed."""
+
+    losses: Losses = EAGER
+    padded: bool = False
+    """All sequences in one padded batch, and the logits of every position."""
+    share_prompts: bool = False
+    selected_only: bool = False
+    """A backward pass for the selected rationales alone; the others are observed."""
+    sparse: bool = False
+    """Its gradient leaves out small probabilities on purpose."""
+    peer: str | None = None
+    """The peer's function as "module:name": it runs on CUDA devices and is no step of the waterfall."""
+
+    def attention(self, device: str, length: int) -> str:
+        return choose_attention("auto" if self.share_prompts else "sdpa", device, length, "auto")
+
+    def micro_batches(
+        self, model: PreTrainedModel, inputs: Inputs, length: int
+    ) -> tuple[list[PackedBatch], list[PackedBatch]]:
+        """What is trained on and what is only observed, in rows and micro-batches of `length` tokens."""
+        attention = self.attention(model.device.type, length)
+        share = "always" if self.share_prompts else "never"
+        packing = choose_packing(model, attention, inputs.questions, length, share)
+        if not self.selected_only:
+            return pack(inputs.questions, inputs.perspectives, packing), []
+        return tuple(pack(inputs.questions, inputs.perspectives, packing, chosen)
+                     for chosen in (inputs.selected, ~inputs.selected))
+
+    def reason_absent(self, model: PreTrainedModel, inputs: Inputs, length: int) -> str:
+        """Why it cannot run here; empty where it can."""
+        if self.peer:
+            if model.device.type != "cuda":
+                return "needs a CUDA device"
+            try:
+                pkgutil.resolve_name(self.peer)
+            except (ImportError, AttributeError) as error:
+                return str(error)
+        needed, free = self.needed_bytes(model, inputs, length), free_bytes(model.device.type)
+        return f"it takes about {needed >> 30} GiB of {free >> 30} free" if needed > free else ""
+
+    def needed_bytes(self, model: PreTrainedModel, inputs: Inputs, length: int) -> int:
+        """About what its largest micro-batch holds at once, with the gradients."""
+        config = model.config
+        if self.padded:
+            sizes = [(padded(inputs).ids.numel(),) * 2]
+        else:
+            trained, _ = self.micro_batches(model, inputs, length)
+            sizes = [(batch.total_tokens, len(batch.target) if self.losses.logits else 0) for batch in trained]
+        # What PyTorch saves of a layer for its backward pass: eight tensors of the hidden size, four of the inner one.
+        layer = (8 * config.hidden_size + 4 * config.intermediate_size) * model.dtype.itemsize
+        # The logits, their logarithm, and both gradients, in float32.
+        row = 4 * 4 * config.vocab_size
+        gradients = sum(parameter.nbytes for parameter in model.parameters())
+        return gradients + max(tokens * config.num_hidden_layers * layer + rows * row for tokens, rows in sizes)
+
+
+VARIANTS = {
+    "naive": Variant(padded=True),
+    "packed": Variant(),
+    "packed + Liger": Variant(LIGER, peer="liger_kernel.transformers.functional:liger_fused_linear_cross_entropy"),
+    "+ shared prompts": Variant(share_prompts=True),
+    "+ selected only": Variant(share_prompts=True, selected_only=True),
+    "+ fused losses": Variant(product(), share_prompts=True, selected_only=True),
+    "+ sparse gradient": Variant(product(2**-12), share_prompts=True, selected_only=True, sparse=True),
+}
+"""In the order of the waterfall."""
+REFERENCE = "naive"
+
+
+class PaddedBatch(NamedTuple):
+    """All sequences, padded on the right: B = Q K rows of T tokens."""
+
+    ids: Tensor  # (B, T)
+    mask: Tensor  # (B, T)
+    target: Tensor  # (B, T), the token that a position predicts, IGNORED in prompts and padding
+    tokens: Tensor  # (Q, K), labelled positions
+    answers: AnswerRows
+
+
+def padded(inputs: Inputs) -> PaddedBatch:
+    pairs = [(question, question.rationales[k]) for question in inputs.questions for k in range(inputs.perspectives)]
+    sequences = [(*question.prompt, *ids, *question.suffix) for question, ids in pairs]
+    longest = max(map(len, sequences))
+    ids, mask = torch.zeros(2, len(sequences), longest, dtype=torch.int64)
+    target = torch.full_like(ids, IGNORED)
+    answers, owners = [], []
+    for b, (sequence, (question, _)) in enumerate(zip(sequences, pairs, strict=True)):
+        end, start = len(sequence) - 1, len(question.prompt) - 1
+        ids[b, :end + 1], mask[b, :end + 1] = torch.tensor(sequence), 1
+        target[b, start:end] = ids[b, start + 1:end + 1]
+        answers.append(b * longest + torch.arange(end - len(question.suffix), end))
+    blocks = [torch.stack(answers[b:b + inputs.perspectives], 1) for b in range(0, len(answers), inputs.perspectives)]
+    owners = torch.cat([torch.full((len(block),), q) for q, block in enumerate(blocks)])
+    tokens = (target != IGNORED).sum(1).view(inputs.alpha.shape)
+    return PaddedBatch(ids, mask, target, tokens, AnswerRows(torch.cat(blocks), owners))
+
+
+def forward_backward(variant: Variant, model: PreTrainedModel, inputs: Inputs, length: int) -> Outcome:
+    """Adds the gradients of the step's loss to the parameters; `length` is that of packed rows, in tokens."""
+    with use_attention(model, variant.attention(model.device.type, length)):
+        return _padded(model, inputs) if variant.padded else _packed(variant, model, inputs, length)
+
+
+def _padded(model: PreTrainedModel, inputs: Inputs) -> Outcome:
+    batch, device = padded(inputs), model.device
+    logits = model(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), use_cache=False).logits
+    logits = logits.flatten(0, 1)
+    nll = F.cross_entropy(upcast(logits), batch.target.flatten().to(device), ignore_index=IGNORED, reduction="none")
+    alpha = inputs.alpha.to(nll)
+    terms = combine(nll.view(*alpha.shape, -1).sum(2), batch.tokens.to(device),
+                    batch.answers.consistency(logits[batch.answers.flat.to(device)], alpha), alpha)
+    terms.loss.backward()
+    return Outcome(terms.loss.detach(), terms.l_real, batch.ids.numel(), batch.ids.numel())
+
+
+def _packed(variant: Variant, model: PreTrainedModel, inputs: Inputs, length: int) -> Outcome:
+    trained, observed = variant.micro_batches(model, inputs, length)
+    head, parts = head_tensors(model), []
+    for batch in observed:
+        with torch.no_grad():
+            l_real = variant.losses.observe(labelled_hidden(model, batch), head, batch)
+            parts.append(Terms(l_real.new_zeros(()), l_real))
+    for batch in trained:
+        terms = variant.losses.train(labelled_hidden(model, batch), head, batch, inputs.alpha)
+        terms.loss.backward()
+        parts.append(Terms(terms.loss.detach(), terms.l_real))
+    backward = sum(batch.total_tokens for batch in trained)
+    # Every rationale is in one micro-batch, and nan in the others.
+    l_real = torch.stack([part.l_real for part in parts]).nansum(0)
+    return Outcome(sum(part.loss for part in parts), l_real, backward + sum(batch.total_tokens for batch in observed),
+                   backward)
+
+
+def take_step(variant: Variant, student: Student, inputs: Inputs, length: int) -> Outcome:
+    """One whole optimiser step."""
+    student.optimizer.zero_grad(set_to_none=True)
+    outcome = forward_backward(variant, student.model, inputs, length)
+    torch.nn.utils.clip_grad_norm_(student.model.parameters(), MAX_NORM)
+    student.optimizer.step()
+    return outcome
+
+
+def peak_call(
+    variant: str, model: str, dtype: torch.dtype, device: str, inputs: Inputs, length: int
+) -> Callable[[], Outcome]:
+    """The step in a fresh process, warmed up: what it holds before are the weights and the optimiser's state."""
+    return warmed_up(variant, build_student(model, dtype, device), inputs, length)
+
+
+def warmed_up(variant: str, student: Student, inputs: Inputs, length: int) -> Callable[[], Outcome]:
+    """The step after one of a single question, without the gradients of that: they count as the step's own."""
+    take_step(VARIANTS[variant], student, inputs.first(), length)
+    student.optimizer.zero_grad(set_to_none=True)
+    return lambda: take_step(VARIANTS[variant], student, inputs, length)
