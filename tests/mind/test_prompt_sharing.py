@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from mind import prompt_sharing, word_problems
 from mind.errors import MindError
 from mind.packing import pack
 from mind.perspectives import PAPER_PERSPECTIVES
-from mind.prompt_sharing import FAMILIES, branch_mask, choose_attention, choose_packing, obstacle
+from mind.prompt_sharing import FAMILIES, branch_mask, choose_attention, choose_packing, obstacle, use_attention
 from mind.records import Packing, TokenizedQuestion
 from mind.tokenization import tokenize
 from mind.trunk import labelled_hidden, pack_hidden
@@ -23,7 +24,7 @@ from mind.trunk import labelled_hidden, pack_hidden
 
 def alone(model, question, k):
     """Hidden states of the labelled positions of one sequence, computed by itself."""
-    ids = torch.tensor([*question.prompt, *question.rationales[k], *question.suffix])
+    ids = torch.tensor([*question.prompt, *question.rationales[k], *question.suffix], device=model.device)
     return model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, len(question.prompt) - 1:-1]
 
 
@@ -167,6 +168,33 @@ def test_flex_attention_gives_what_sdpa_gives(monkeypatch):
         results.append([hidden.detach(), *(p.grad for p in model.base_model.parameters())])
     for sdpa, flex in zip(*results, strict=True):
         assert relative(flex, sdpa) < 1e-6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("attention", "share"), [("flex_attention", True), ("sdpa", True), ("sdpa", False),
+                                                  ("flash_attention_2", False)])
+def test_every_attention_on_a_gpu(attention, share, compiled):
+    """Against sequences one by one, in bfloat16: rows of several lengths, so that compiled code meets new shapes."""
+    if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        pytest.skip("flash-attn is not installed")
+    model = build_family("llama", head_dim=64, hidden_size=256, num_hidden_layers=4).to("cuda", torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    questions = [TokenizedQuestion(str(q), tuple(torch.randint(258, (50 + 90 * q,), generator=generator).tolist()), {
+        k: tuple(torch.randint(258, (20 + 31 * k,), generator=generator).tolist()) for k in range(4)}, (7, 8, 9))
+        for q in range(4)]
+    single = {(q, k): alone(model, question, k).detach() for q, question in enumerate(questions) for k in range(4)}
+    with use_attention(model, attention):
+        if compiled:
+            model.base_model.compile(dynamic=True)
+        for length in (500, 900, 2500):
+            for batch in pack(questions, 4, Packing(length, share)):
+                hidden = labelled_hidden(model, batch)
+                hidden.float().square().mean().backward()
+                for q, k in batch.present.nonzero().tolist():
+                    rows = (batch.segment == q * 4 + k).to(hidden.device)
+                    assert relative(hidden[rows].float(), single[q, k].float()) < 0.15  # a wrong mask is off by about 1
+    assert all(p.grad.isfinite().all() for p in model.base_model.parameters())
 
 
 def test_the_mask_by_hand():
