@@ -154,10 +154,11 @@ def dense_tflops(dtype: torch.dtype, device: str) -> float:
 
 
 def free_bytes(device: str) -> int:
-    """Memory of the device that a new tensor may take."""
+    """Memory of the device that a new tensor may take; what this process has freed is given back before."""
     if torch.device(device).type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
+    ctypes.CDLL(None).malloc_trim(0)
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 

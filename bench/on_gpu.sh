@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# One call on a machine with a CUDA device: the compiled libraries, the tests, the benchmarks of the losses, short tables.
+# One call on a machine with a CUDA device: the compiled libraries, the tests, the benchmarks of the losses and of a whole
+# training step, short tables.
 #   OUT=folder PYTHON=python MINUTES=4 bench/on_gpu.sh [options that all of $BENCHES have, such as --repeats 3]
-# Results, pictures and logs go to $OUT (default: bench/results). Peers are run where $PYTHON can import them.
+# Results, pictures and logs go to $OUT (default: bench/results). Peers are run where $PYTHON can import them. Without the
+# student's package TOKENS names the file that `python -m bench.train_step --save-tokens` wrote elsewhere.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-bench/results}
 TESTS=${TESTS:-cuda backend linear_cross_entropy sparse_gradient linear_log_prob linear_pairwise_jsd linear_mind_loss \
     linear_divergence linear_divergence_contract triton_rows triton_gather triton_stream triton_divergence triton_pairs}
-BENCHES=${BENCHES:-row_kernels linear_pairwise_jsd linear_mind_loss linear_cross_entropy}
+BENCHES=${BENCHES:-row_kernels linear_pairwise_jsd linear_mind_loss train_step linear_cross_entropy}
 MINUTES=${MINUTES:-4}
 export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
 mkdir -p "$OUT"
@@ -49,7 +51,9 @@ left=$(wc -w <<<"$BENCHES")
 for name in $BENCHES; do
     share=$(((end - SECONDS) / left))
     [ $share -ge 1 ] || share=1
-    timeout $((share + 60)) "$PYTHON" -m "bench.$name" --device cuda --output "$OUT" "$@" \
+    only=()
+    [ "$name" != train_step ] || [ -z "${TOKENS:-}" ] || only=(--tokens "$TOKENS")
+    timeout $((share + 60)) "$PYTHON" -m "bench.$name" --device cuda --output "$OUT" "${only[@]}" "$@" \
         --minutes "$(awk "BEGIN {print $share / 60}")" >>"$OUT/bench.log" 2>&1 || {
         status=$?
         echo "bench.$name ended with status $status:"

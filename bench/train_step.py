@@ -2,22 +2,23 @@
 
     python -m bench.train_step [--data svamp.jsonl] [--questions 4] [--pack-length 512] [--providers naive packed]
         [--model SmolLM2-135M] [--dtype float32] [--device cpu] [--repeats 3] [--minutes 8] [--output folder] [--draw]
-    python -m bench.train_step --save-tokens step.json     # elsewhere, without the tokenizer: --tokens step.json
+    python -m bench.train_step --save-tokens step.json     # and where there is no tokenizer: --tokens step.json
 
-The step trains on given rationales with given weights, half of the eight of each question, and wants L_real of all.
-Every variant computes the same (bench/training_step/variants.py):
-- naive: one padded batch, the logits of every position, plain losses, every pair of answers on its own;
-- packed: rows without padding, a micro-batch at a time, the logits of the labelled rows alone;
-- packed + Liger: that with Liger's cross-entropy, on CUDA;
+The step trains on given rationales with given weights, half of the K of each question, and wants L_real of all. Every
+variant computes the same (bench/training_step/variants.py), each with one change to the one before:
+- naive: one padded batch, the logits of every position, plain losses, each pair of answers on its own;
+- packed: rows without padding, a micro-batch at a time, the logits of the labelled positions alone;
 - + shared prompts: a question's prompt computed once for its rationales;
 - + selected only: no backward pass for rationales of no weight;
-- + fused losses: mind_kernels; + sparse gradient: with gradient_threshold=2**-12.
+- + fused losses: those of mind_kernels;
+- + sparse gradient: with gradient_threshold=2**-12.
+And beside them, on CUDA, packed + Liger: packed, with Liger's cross-entropy.
 
-Without options: SmolLM2-135M in float32 on a CPU, on CUDA random weights in Qwen2.5-1.5B's shape in bfloat16, whose
-all but uniform distributions send the sparse gradient back to the exact one. The questions are word problems, or of
-what `mind data import` writes, as long as they are on average. Loss, L_real and gradients have to agree before any
-time is taken. Peak memory is what the step adds to weights and optimiser state, its gradients included. Writes
-train_step.jsonl (CUDA: _cuda) and a picture.
+Without options: one word problem and SmolLM2-135M in float32 on a CPU, some minutes; on CUDA four of them and random
+weights in Qwen2.5-1.5B's shape in bfloat16, whose all but uniform distributions send the sparse gradient back to the
+exact one. The questions are typical in length. Loss, L_real and gradients are judged before any time is taken
+(bench/training_step/gate.py); peak memory is what the step adds to weights and optimiser state, gradients included.
+Writes train_step.jsonl (CUDA: _cuda) and a picture.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from bench.measure import (
     write_results,
 )
 from bench.training_step.gate import Gate
-from bench.training_step.inputs import Inputs, load_tokens, save_tokens, tokenized_step
+from bench.training_step.inputs import MAX_LENGTH, Inputs, load_tokens, save_tokens, tokenized_step
 from bench.training_step.models import MODELS, RANDOM, SMOLLM2, Student, build_student
 from bench.training_step.picture import draw
 from bench.training_step.variants import REFERENCE, VARIANTS, Outcome, forward_backward, take_step, warmed_up
@@ -66,7 +67,7 @@ def judge(
 ) -> tuple[dict[str, dict[str, Any]], float]:
     """The columns of each variant, with a note where it is not to be timed, and the seconds that all of them take.
 
-    One of ours that is wrong raises.
+    One of ours that is wrong or fails raises.
     """
     gate, columns, seconds = Gate(student.model, inputs, options.pack_length), {}, 0.0
     for name in options.providers:
@@ -74,17 +75,19 @@ def judge(
         if reason := variant.reason_absent(student.model, inputs, options.pack_length):
             columns[name] = {"note": f"not run: {reason}"}
             continue
-        outcome, taken = trial(options, name, student, inputs)
-        seconds += taken
-        errors = gate.errors(outcome, student.model)
-        columns[name] = {"attention": variant.attention(options.device, options.pack_length),
-                         "forward_tokens": outcome.forward_tokens, "backward_tokens": outcome.backward_tokens, **errors}
+        columns[name] = {"attention": variant.attention(options.device, options.pack_length)}
         try:
+            outcome, taken = trial(options, name, student, inputs)
+            errors = gate.errors(outcome, student.model)
+            columns[name] |= {"forward_tokens": outcome.forward_tokens, "backward_tokens": outcome.backward_tokens,
+                              **errors}
             gate.check(variant, errors)
-        except AssertionError as error:
+            seconds += taken
+        except Exception as error:
             if not variant.peer:
-                raise AssertionError(f"{name}: {error}") from error
-            columns[name]["note"] = f"wrong: {error}"
+                error.add_note(f"in variant {name!r}")
+                raise
+            columns[name]["note"] = f"not timed: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     return columns, seconds
 
 
@@ -111,37 +114,37 @@ def add_times(
             columns[name]["speedup"] = round(timings[REFERENCE].median_ms / timing.median_ms, 3)
 
 
-def add_peaks(
-    options: argparse.Namespace, student: Student | None, inputs: Inputs, columns: dict[str, dict[str, Any]]
+def add_peak(
+    options: argparse.Namespace, student: Student | None, inputs: Inputs, name: str, columns: dict[str, dict[str, Any]]
 ) -> None:
-    """On a CPU in a fresh process each, whose heap holds nothing that could be used again unseen."""
-    for name in (name for name, values in columns.items() if "median_ms" in values):
-        print(f"{name}: peak memory", file=sys.stderr, flush=True)
-        if student is None:
-            case = {"model": options.model, "dtype": options.dtype, "device": options.device}
-            peak = peak_extra_mib("bench.training_step.variants:peak_call", warmup=0, kwargs={
-                "variant": name, **case, "inputs": inputs, "length": options.pack_length})
-        else:
-            call = warmed_up(name, student, inputs, options.pack_length)
-            peak = peak_extra_mib_here(call, device=options.device, warmup=0)
-        columns[name]["peak_extra_mib"] = round(peak, 1)
-        if "peak_extra_mib" in columns.get(REFERENCE, {}):
-            columns[name]["memory_of_naive"] = round(peak / columns[REFERENCE]["peak_extra_mib"], 3)
+    """On a CPU in a fresh process, whose heap holds nothing that could be used again unseen."""
+    print(f"{name}: peak memory", file=sys.stderr, flush=True)
+    if student is None:
+        peak = peak_extra_mib("bench.training_step.variants:peak_call", warmup=0, kwargs={
+            "variant": name, "model": options.model, "dtype": options.dtype, "inputs": inputs,
+            "length": options.pack_length})
+    else:
+        call = warmed_up(VARIANTS[name], student, inputs, options.pack_length)
+        peak = peak_extra_mib_here(call, device=options.device, warmup=0)
+    columns[name]["peak_extra_mib"] = round(peak, 1)
+    if "peak_extra_mib" in columns.get(REFERENCE, {}):
+        columns[name]["memory_of_naive"] = round(peak / columns[REFERENCE]["peak_extra_mib"], 3)
 
 
 def measure(options: argparse.Namespace, inputs: Inputs) -> Iterator[list[dict[str, Any]]]:
-    """The result rows, first without the peaks of memory, then with them."""
+    """The result rows, again and again with one more peak of memory: a run that is stopped keeps what it has."""
     deadline = time.monotonic() + 60 * options.minutes
     student = build_student(options.model, options.dtype, options.device)
     columns, seconds = judge(options, student, inputs)
-    rounds = int((deadline - time.monotonic()) / seconds) - 1  # one is for the memory
+    rounds = int((deadline - time.monotonic()) / max(seconds, 1e-3)) - 1  # one is for the memory
     add_times(options, student, inputs, columns, max(2, min(options.repeats, rounds)))
-    shared = facts(options, inputs)
-    yield [{**shared, "variant": name, **values} for name, values in columns.items()]
     if options.device == "cpu":
         student = None  # a fresh process builds its own, and needs the room
-    add_peaks(options, student, inputs, columns)
-    yield [{**shared, "variant": name, **values} for name, values in columns.items()]
+    shared = facts(options, inputs)
+    for name in [None, *(name for name, values in columns.items() if "median_ms" in values)]:
+        if name:
+            add_peak(options, student, inputs, name, columns)
+        yield [{**shared, "variant": variant, **values} for variant, values in columns.items()]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -150,6 +153,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         "default: word problems")
     parser.add_argument("--questions", type=int, help="of the step, each with all its rationales; default: 4, but one "
                         "word problem on a CPU, for a run of minutes")
+    parser.add_argument("--max-length", type=int, default=MAX_LENGTH,
+                        help=f"only questions whose sequences have at most so many tokens (default {MAX_LENGTH})")
     parser.add_argument("--tokens", type=Path, help="the step that --save-tokens wrote, in place of both")
     parser.add_argument("--save-tokens", type=Path, help="only write the step's tokens")
     parser.add_argument("--model", choices=MODELS, help=f"default: {SMOLLM2}, on CUDA {RANDOM}")
@@ -177,12 +182,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = "train_step" + ("" if options.device == "cpu" else "_cuda")
     path = options.output / f"{name}.jsonl"
     if not options.draw:
-        inputs = load_tokens(options.tokens) if options.tokens else tokenized_step(options.questions, options.data)
+        inputs = load_tokens(options.tokens) if options.tokens else tokenized_step(
+            options.questions, options.data, options.max_length)
         if options.save_tokens:
             save_tokens(inputs, options.save_tokens)
             return
         for rows in measure(options, inputs):
-            write_results(name, rows, options.output)  # twice: a run that is stopped keeps its times
+            write_results(name, rows, options.output)
     print_table(read_results(path), COLUMNS)
     try:
         print(draw(path))

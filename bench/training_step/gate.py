@@ -46,7 +46,7 @@ class Gate:
         self.limits = LIMITS[model.dtype]
         truth = copy.deepcopy(model).to(torch.float32 if model.dtype.itemsize == 2 else torch.float64)
         self.outcome = forward_backward(TRUTH, truth, inputs, length)
-        self.gradients = {name: gradient.cpu() for name, gradient in gradients(truth).items()}
+        self.gradients = {name: gradient.to("cpu", torch.float32) for name, gradient in gradients(truth).items()}
 
     def errors(self, outcome: Outcome, model: PreTrainedModel) -> dict[str, float]:
         """Relative errors of the outcome and of the gradients that the parameters hold now."""

@@ -14,7 +14,7 @@ from mind.records import TokenizedQuestion
 from mind.steps import question_tokens
 
 POOL = 400  # questions that the step's are chosen from, at most
-MAX_LENGTH = 1024  # tokens of a sequence
+MAX_LENGTH = 1024  # tokens of a sequence, at most
 SEED = 0
 
 
@@ -56,11 +56,12 @@ def select(questions: Sequence[TokenizedQuestion], label: str) -> Inputs:
     return Inputs(tuple(questions), selected, scores.masked_fill(~selected, -torch.inf).softmax(1), label)
 
 
-def tokenized_step(count: int, data: Path | None) -> Inputs:
+def tokenized_step(count: int, data: Path | None, max_length: int = MAX_LENGTH) -> Inputs:
     """`count` questions of a file that `mind data import` wrote, or word problems, tokenised for SmolLM2.
 
     Of those with a rationale in every perspective, the ones in the middle of `count` equal shares by their tokens: a
-    step as long as steps are, with short and long questions in it.
+    step as long as steps are, with short and long questions in it. None has a sequence of more than `max_length`
+    tokens, so that the naive step, which pads all to the longest, fits into memory.
     """
     from bench.real_rows import complete_questions, perspectives_of
     from mind.config import StudentConfig
@@ -68,11 +69,18 @@ def tokenized_step(count: int, data: Path | None) -> Inputs:
     from mind.tokenization import tokenize
 
     pool = complete_questions(POOL, 0, data)
-    if len(pool) < count:
-        raise ValueError(f"{len(pool)} questions have a rationale in every perspective: expected at least {count}")
     _, tokenizer = load_student(StudentConfig())
-    tokenized = tokenize(pool, tokenizer, perspectives_of(pool, data), MAX_LENGTH)
+    tokenized = [question for question in tokenize(pool, tokenizer, perspectives_of(pool, data), MAX_LENGTH)
+                 if longest(question) <= max_length]
+    if len(tokenized) < count:
+        raise ValueError(f"{len(tokenized)} questions have a rationale in every perspective and none of more than "
+                         f"{max_length} tokens with its prompt: expected at least {count}")
     return select(quantiles(tokenized, count), data.name if data else "word problems")
+
+
+def longest(question: TokenizedQuestion) -> int:
+    """Tokens of its longest sequence."""
+    return len(question.prompt) + max(map(len, question.rationales.values())) + len(question.suffix)
 
 
 def quantiles(questions: Sequence[TokenizedQuestion], count: int) -> list[TokenizedQuestion]:

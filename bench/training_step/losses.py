@@ -5,6 +5,7 @@ All compute, from the hidden states of the labelled rows, the share of L_total i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -42,7 +43,7 @@ class Losses:
 
 
 class AnswerRows:
-    """Where the answers of each question are among the rows of a micro-batch, or of a padded batch."""
+    """Where the answers of each question are among the rows of a micro-batch or of a padded batch; on the host."""
 
     def __init__(
         self,
@@ -55,6 +56,11 @@ class AnswerRows:
             there = (block[0] >= 0).nonzero().flatten()
             self.blocks.append((q, there.tolist(), block[:, there]))
         self.flat = torch.cat([block.flatten() for *_, block in self.blocks]) if self.blocks else rows.new_empty(0)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of rows that are compared."""
+        return sum(block.shape[0] * math.comb(block.shape[1], 2) for *_, block in self.blocks)
 
     def consistency(
         self,
@@ -92,8 +98,8 @@ def nll_sums(nll: Tensor, batch: PackedBatch) -> Tensor:
 def eager(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) -> Terms:
     logits = F.linear(hidden, head.weight, head.bias)
     nll = F.cross_entropy(upcast(logits), batch.target.to(hidden.device), reduction="none")
-    answers = AnswerRows(batch.answer_rows.to(hidden.device), batch.answer_question)
-    return packed_terms(nll, answers, logits[answers.flat], batch, alpha)
+    answers = AnswerRows(batch.answer_rows, batch.answer_question)
+    return packed_terms(nll, answers, logits[answers.flat.to(hidden.device)], batch, alpha)
 
 
 def liger(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) -> Terms:
@@ -101,8 +107,9 @@ def liger(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) 
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     nll = liger_fused_linear_cross_entropy(hidden, head.weight, batch.target.to(hidden.device), reduction="none")
-    answers = AnswerRows(batch.answer_rows.to(hidden.device), batch.answer_question)
-    return packed_terms(nll, answers, F.linear(hidden[answers.flat], head.weight), batch, alpha)
+    answers = AnswerRows(batch.answer_rows, batch.answer_question)
+    logits = F.linear(hidden[answers.flat.to(hidden.device)], head.weight)
+    return packed_terms(nll, answers, logits, batch, alpha)
 
 
 def packed_terms(nll: Tensor, answers: AnswerRows, answer_logits: Tensor, batch: PackedBatch, alpha: Tensor) -> Terms:

@@ -26,7 +26,7 @@ def smollm2(dtype: torch.dtype, device: str) -> PreTrainedModel:
     from mind.config import StudentConfig
     from mind.student import load_student
 
-    return load_student(StudentConfig())[0].to(device, dtype)
+    return load_student(StudentConfig(dtype=str(dtype).removeprefix("torch.")))[0].to(device)
 
 
 def random_qwen(dtype: torch.dtype, device: str) -> PreTrainedModel:

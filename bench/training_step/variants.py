@@ -86,19 +86,26 @@ class Variant:
         return f"it takes about {needed >> 30} GiB of {free >> 30} free" if needed > free else ""
 
     def needed_bytes(self, model: PreTrainedModel, inputs: Inputs, length: int) -> int:
-        """About what its largest micro-batch holds at once, with the gradients."""
+        """About what its largest micro-batch holds at once, with the gradients of all parameters."""
         config = model.config
-        if self.padded:
-            sizes = [(padded(inputs).ids.numel(),) * 2]
-        else:
-            trained, _ = self.micro_batches(model, inputs, length)
-            sizes = [(batch.total_tokens, len(batch.target) if self.losses.logits else 0) for batch in trained]
-        # What PyTorch saves of a layer for its backward pass: eight tensors of the hidden size, four of the inner one.
-        layer = (8 * config.hidden_size + 4 * config.intermediate_size) * model.dtype.itemsize
-        # The logits, their logarithm, and both gradients, in float32.
-        row = 4 * 4 * config.vocab_size
+        # What PyTorch saves of a layer for its backward pass: eleven tensors of the hidden size, four of the inner one.
+        layer = (11 * config.hidden_size + 4 * config.intermediate_size) * model.dtype.itemsize
         gradients = sum(parameter.nbytes for parameter in model.parameters())
-        return gradients + max(tokens * config.num_hidden_layers * layer + rows * row for tokens, rows in sizes)
+        return gradients + max(tokens * config.num_hidden_layers * layer + rows * 4 * config.vocab_size
+                               for tokens, rows in self._sizes(model, inputs, length))
+
+    def _sizes(self, model: PreTrainedModel, inputs: Inputs, length: int) -> list[tuple[int, int]]:
+        """Of each micro-batch with a graph the tokens of the trunk, and how many rows of V float32 its losses hold.
+
+        Those are the logits, their logarithm and the gradients of both, and six of each pair of answer positions.
+        """
+        if self.padded:
+            batch = padded(inputs)
+            return [(batch.ids.numel(), 4 * batch.ids.numel() + 6 * batch.answers.pairs)]
+        trained, _ = self.micro_batches(model, inputs, length)
+        answers = [AnswerRows(batch.answer_rows, batch.answer_question) for batch in trained]
+        return [(batch.total_tokens, self.losses.logits * (4 * len(batch.target) + 6 * rows.pairs))
+                for batch, rows in zip(trained, answers, strict=True)]
 
 
 VARIANTS = {
@@ -187,15 +194,13 @@ def take_step(variant: Variant, student: Student, inputs: Inputs, length: int) -
     return outcome
 
 
-def peak_call(
-    variant: str, model: str, dtype: torch.dtype, device: str, inputs: Inputs, length: int
-) -> Callable[[], Outcome]:
-    """The step in a fresh process, warmed up: what it holds before are the weights and the optimiser's state."""
-    return warmed_up(variant, build_student(model, dtype, device), inputs, length)
-
-
-def warmed_up(variant: str, student: Student, inputs: Inputs, length: int) -> Callable[[], Outcome]:
+def warmed_up(variant: Variant, student: Student, inputs: Inputs, length: int) -> Callable[[], Outcome]:
     """The step after one of a single question, without the gradients of that: they count as the step's own."""
-    take_step(VARIANTS[variant], student, inputs.first(), length)
+    take_step(variant, student, inputs.first(), length)
     student.optimizer.zero_grad(set_to_none=True)
-    return lambda: take_step(VARIANTS[variant], student, inputs, length)
+    return lambda: take_step(variant, student, inputs, length)
+
+
+def peak_call(variant: str, model: str, dtype: torch.dtype, inputs: Inputs, length: int) -> Callable[[], Outcome]:
+    """`warmed_up` by names, on a CPU, with a student made anew: what a fresh process measures."""
+    return warmed_up(VARIANTS[variant], build_student(model, dtype, "cpu"), inputs, length)
