@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-bench/results}
 TESTS=${TESTS:-cuda backend linear_cross_entropy sparse_gradient linear_log_prob linear_pairwise_jsd linear_mind_loss \
-    linear_divergence linear_divergence_contract triton_rows triton_gather triton_stream triton_divergence triton_pairs}
+    linear_divergence linear_divergence_contract triton_rows triton_gather triton_stream triton_divergence triton_pairs \
+    prompt_sharing}
 BENCHES=${BENCHES:-row_kernels linear_pairwise_jsd linear_mind_loss train_step linear_cross_entropy}
 MINUTES=${MINUTES:-4}
 export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
@@ -24,7 +25,7 @@ tail -n 1 "$OUT/build.log"
 declare -A running
 logs=$(mktemp -d)
 for name in $TESTS; do
-    timeout "${TEST_SECONDS:-240}" "$PYTHON" -m pytest -q "tests/kernels/test_$name.py" >"$logs/$name" 2>&1 &
+    timeout "${TEST_SECONDS:-240}" "$PYTHON" -m pytest -q tests/*/"test_$name.py" >"$logs/$name" 2>&1 &
     running[$name]=$!
 done
 failed=0
