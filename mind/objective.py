@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -97,7 +97,6 @@ def student_loss(
 
     hidden (N, D) are the hidden states of the batch's labelled rows, alpha (Q, K) the weights of the rationales.
     """
-    hidden, head = _autocast(hidden, head)
     device, questions = hidden.device, len(alpha)
     exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     alpha = alpha.to(device, exact)
@@ -123,22 +122,11 @@ def student_loss(
 @torch.no_grad()
 def observe(hidden: Tensor, head: HeadTensors, batch: PackedBatch, backend: str = "auto") -> ObjectiveTerms:
     """L_real of rationales that are not trained on, and their statistics; hidden (N, D) as in `student_loss`."""
-    hidden, head = _autocast(hidden, head)
     _, stats = linear_cross_entropy(
         hidden, head.weight, batch.target, bias=head.bias, softcap=head.softcap, temperature=head.temperature,
         segment=batch.segment, num_segments=batch.tokens.numel(), return_stats=True, backend=backend)
     return ObjectiveTerms(hidden.new_zeros(()), _sums(stats, observed_tokens=torch.tensor(batch.total_tokens)),
                           stats.segment_nll.view(batch.tokens.shape))
-
-
-def _autocast(hidden: Tensor, head: HeadTensors) -> tuple[Tensor, HeadTensors]:
-    """Both in autocast's dtype where it is on: a linear head would run in it, and our operations do not know of it."""
-    kind = hidden.device.type
-    if not torch.is_autocast_enabled(kind):
-        return hidden, head
-    dtype = torch.get_autocast_dtype(kind)
-    bias = None if head.bias is None else head.bias.to(dtype)
-    return hidden.to(dtype), replace(head, weight=head.weight.to(dtype), bias=bias)
 
 
 def _sums(rows: RowStats, **others: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class MindTrainer(Trainer):
         selected, alpha = select(scores, present, self.config.objective.beta, self.config.objective.tau_student)
         mine = self._share(questions)
         student = self.accelerator.unwrap_model(model)
-        trained, observed = self._micro_batches(questions, (present & mine).cpu(), selected.cpu())
+        trained, observed = self._micro_batches(questions, present.cpu() & mine, selected.cpu())
         terms = [self._observed(student, batch) for batch in observed]
         for batch in trained:
             with self.accelerator.autocast():
@@ -181,7 +181,7 @@ class MindTrainer(Trainer):
         """Not how this trainer works: a step is more than one loss. mind.evaluate has the held-out NLL."""
         raise MindError("MindTrainer.compute_loss: use training_step, or mind.evaluate for the held-out loss")
 
-    def floating_point_ops(self, inputs: dict[str, PackedBatch]) -> int:
+    def floating_point_ops(self, inputs: dict[str, list[TokenizedQuestion]]) -> int:
         """6 flops a parameter and token, the Trainer's own rule."""
         return 6 * sum(p.numel() for p in self.model.parameters()) * sum(map(question_tokens, inputs["questions"]))
 
