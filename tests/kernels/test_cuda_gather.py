@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from mind_kernels import extension
 from mind_kernels.linear_cross_entropy.compiled_rows import CompiledRows
 from mind_kernels.sparse_gradient import offsets_of
 from mind_kernels.testing import assert_within_budget
@@ -17,16 +16,6 @@ pytestmark = [pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_em
               pytest.mark.usefixtures("emulated")]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ROWS = CompiledRows("cuda")
-
-
-@pytest.fixture(scope="session")
-def operators():
-    return cuda_emulator.operators()
-
-
-@pytest.fixture
-def emulated(monkeypatch, operators):
-    monkeypatch.setattr(extension, "operators", {"cuda": operators}.__getitem__)
 
 
 def gathered(values, indices, offsets, matrix, left, right):

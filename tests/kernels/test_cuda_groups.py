@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
+from kernel_cases import eager_groups, make_groups, not_cancelling
 
-from mind_kernels import extension
 from mind_kernels.linear_pairwise_jsd.compiled_groups import CompiledGroups
-from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
 from mind_kernels.testing import assert_within_budget
 from tests import cuda_emulator
 
@@ -22,42 +21,10 @@ GROUP_SHAPES = [(3, 2, 101), (2, 3, 67), (1, 5, 128), (1, 7, 68), (2, 8, 67), (1
 KINDS = pytest.mark.parametrize("kind", ["pairs", "mixture"])
 
 
-@pytest.fixture(scope="session")
-def operators():
-    return cuda_emulator.operators()
-
-
-@pytest.fixture
-def emulated(monkeypatch, operators):
-    monkeypatch.setattr(extension, "operators", {"cuda": operators}.__getitem__)
-
-
-def make_groups(kind, groups, count, vocabulary, *, scale=1.0, spread=1.0, absent=0.2):
-    """Logits, weights (of pairs: of any sign; of rows: some of them zero) and mask. `spread` 0 makes rows equal."""
-    generator = torch.Generator().manual_seed(count)
-    common = torch.randn(groups, 1, vocabulary, generator=generator)
-    logits = scale * (common + spread * torch.randn(groups, count, vocabulary, generator=generator))
-    weight = torch.randn(groups, count, count, generator=generator)
-    if kind == "mixture":
-        weight = weight[:, 0].clamp(min=0).contiguous()
-        weight[:, 1] = 0.7
-    mask = torch.rand(groups, count, generator=generator) >= absent
-    mask[:, :2] = True
-    return logits, weight, mask
-
-
 def run_groups(kind, logits, weight, mask, with_gradient=True):
     kernel = GROUPS.pair_divergences if kind == "pairs" else GROUPS.mixture_divergences
     values, gradient = kernel(logits, weight, mask, with_gradient)
     return {"values": values, "gradient": gradient}
-
-
-def eager_groups(logits, weight, mask):
-    """Values and gradient by autograd, in the dtype of the logits."""
-    leaf = logits.detach().clone().requires_grad_()
-    values = divergences(leaf, weight, mask)
-    group_loss(values, weight).backward()
-    return {"values": values.detach(), "gradient": leaf.grad}
 
 
 def check_groups(kind, logits, weight, mask):
@@ -73,31 +40,6 @@ def check_groups(kind, logits, weight, mask):
 @KINDS
 def test_groups_match_float64(kind, shape):
     check_groups(kind, *make_groups(kind, *shape, scale=2.0 if shape[1] % 2 else 0.5))
-
-
-def not_cancelling(logits, weight):
-    """Values and gradient in float64, by forms in which nearly equal rows do not cancel."""
-    log_p = torch.log_softmax(logits.double(), -1)
-    p, count = log_p.exp(), logits.shape[1]
-    derivative = torch.zeros_like(p)
-    if weight.dim() == 2:
-        share = (weight / weight.sum(1, keepdim=True)).double()[..., None]
-        d = log_p - log_p[:, 1:2]  # row 1 has weight
-        ratio = d - torch.log1p((share * torch.expm1(d)).sum(1, keepdim=True))
-        values = (p * (ratio + torch.expm1(-ratio))).sum(-1)
-        derivative = weight.double()[..., None] * ratio
-    else:
-        values = p.new_zeros(len(p), count, count)
-        for i in range(count):
-            for j in range(i + 1, count):
-                t = log_p[:, j] - log_p[:, i]
-                log_cosh = torch.log1p(2 * torch.sinh(t / 4).square())
-                entry = (p[:, i] + p[:, j]) / 2 * (t / 2 * torch.tanh(t / 2) - log_cosh)
-                values[:, i, j] = values[:, j, i] = entry.sum(-1)
-                half = weight[:, i, j, None].double() / 2
-                derivative[:, i] -= half * (t / 2 + log_cosh)
-                derivative[:, j] += half * (t / 2 - log_cosh)
-    return values, p * (derivative - (p * derivative).sum(-1, keepdim=True))
 
 
 @pytest.mark.parametrize("difference", [1e-2, 1e-4, 1e-6])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
+from kernel_cases import EVERYTHING, OPTIONS, PLAIN, THRESHOLD, Options, eager_rows, make_rows
 
-from mind_kernels import extension
 from mind_kernels.linear_cross_entropy.compiled_rows import CompiledRows
-from mind_kernels.linear_cross_entropy.rows import RowLoss, RowWeights
-from mind_kernels.row_chunks import Head
+from mind_kernels.linear_cross_entropy.rows import RowWeights
 from mind_kernels.sparse_gradient import offsets_of
 from mind_kernels.testing import assert_within_budget
 from tests import cuda_emulator
@@ -21,75 +19,16 @@ pytestmark = [pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_em
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (rows, vocabulary): less than a vector, rows that are not aligned, and rows that are
 SHAPES = [(3, 7), (4, 101), (3, 1000)]
-THRESHOLD = 2.0**-8
 ROWS = CompiledRows("cuda")
 
 
-@pytest.fixture(scope="session")
-def operators():
-    return cuda_emulator.operators()
-
-
-@pytest.fixture
-def emulated(monkeypatch, operators):
-    monkeypatch.setattr(extension, "operators", {"cuda": operators}.__getitem__)
-
-
-@dataclass(frozen=True)
-class Options:
-    softcap: float | None = None
-    temperature: float = 1.0
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    entropy: bool = False
-
-    @property
-    def loss(self) -> RowLoss:
-        head = Head(torch.empty(0), None, self.softcap, self.temperature)
-        return RowLoss(head, self.label_smoothing, self.z_loss, THRESHOLD)
-
-    def weights(self, scale, entropy_scale) -> RowWeights:
-        return RowWeights(scale, entropy_scale if self.entropy else None)
-
-    def condition(self, logits):
-        z = logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-        return z / self.temperature
-
-
-PLAIN = Options()
-EVERYTHING = Options(softcap=5.0, temperature=0.7, label_smoothing=0.1, z_loss=1e-3, entropy=True)
-OPTIONS = [PLAIN, Options(softcap=30.0), Options(temperature=1.3, label_smoothing=0.1), Options(z_loss=1e-2),
-           Options(entropy=True), EVERYTHING]
-
-
 def make(rows, vocabulary, dtype, peak=6.0):
-    """Logits peaked in half of the rows, targets (the last one is the last entry), and weights of any sign and zero."""
-    generator = torch.Generator().manual_seed(rows * vocabulary)
-    logits = 2 * torch.randn(rows, vocabulary, generator=generator)
-    target = torch.randint(0, vocabulary, (rows,), generator=generator)
-    target[-1] = vocabulary - 1
-    logits[::2, target[::2]] += peak
-    scale, entropy_scale = torch.randn(2, rows, generator=generator)
+    """As `make_rows`, with a row of weight zero."""
+    inputs = make_rows(rows, vocabulary, dtype, peak)
     if rows > 2:
-        scale[1] = entropy_scale[1] = 0
-    return logits.to(dtype), target, scale, entropy_scale
-
-
-def eager(logits, target, scale, entropy_scale, options):
-    """Values and gradient by autograd, in float64 for float64 logits and float32 for all others; z."""
-    leaf = logits.detach().clone().requires_grad_()
-    z = options.condition(leaf.double() if leaf.dtype == torch.float64 else leaf.float())
-    log_p, lse = torch.log_softmax(z, -1), torch.logsumexp(z, -1)
-    nll = -log_p.gather(1, target[:, None]).squeeze(1)
-    entropy = -(log_p.exp() * log_p).sum(-1)
-    loss = (1 - options.label_smoothing) * nll - options.label_smoothing * log_p.mean(-1)
-    loss = loss + options.z_loss * lse.square()
-    objective = scale.to(z.dtype) * loss
-    if options.entropy:
-        objective = objective + entropy_scale.to(z.dtype) * entropy
-    objective.sum().backward()
-    values = {"loss": loss, "nll": nll, "lse": lse, "entropy": entropy}
-    return {name: value.detach() for name, value in values.items()}, {"gradient": leaf.grad}, z.detach()
+        for weights in inputs[2:]:
+            weights[1] = 0
+    return inputs
 
 
 def run(logits, target, scale, entropy_scale, options):
@@ -101,8 +40,8 @@ def run(logits, target, scale, entropy_scale, options):
 
 def check_rows(inputs, options):
     dtype = inputs[0].dtype
-    truth, true_gradient, z = eager(inputs[0].double(), *inputs[1:], options)
-    peer, peer_gradient, _ = eager(*inputs, options)
+    truth, true_gradient, z = eager_rows(inputs[0].double(), *inputs[1:], options)
+    peer, peer_gradient, _ = eager_rows(*inputs, options)
     values, gradient, correct = run(*inputs, options)
     assert_within_budget(values, peer, truth, torch.float32)
     assert_within_budget(gradient, peer_gradient, true_gradient, dtype)
@@ -123,7 +62,7 @@ def test_row_kernel_matches_float64(dtype, shape, options):
 def test_a_vocabulary_of_one(dtype, options):
     """Its only probability is 1, so nll and entropy are 0; label smoothing leaves the rounding of its three parts."""
     inputs = make(3, 1, dtype)
-    truth, true_gradient, _ = eager(inputs[0].double(), *inputs[1:], options)
+    truth, true_gradient, _ = eager_rows(inputs[0].double(), *inputs[1:], options)
     values, gradient, correct = run(*inputs, options)
     for name, value in values.items():
         torch.testing.assert_close(value.double(), truth[name], rtol=1e-5, atol=1e-6)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
+from kernel_cases import EVERYTHING, OPTIONS, PLAIN, THRESHOLD, Options, eager_rows, make_rows
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 
 from mind_kernels.linear_cross_entropy import triton_entries, triton_rows
-from mind_kernels.row_chunks import Head
 from mind_kernels.testing import assert_within_budget
 from mind_kernels.triton_math import tanh
 
@@ -23,59 +22,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
 SHAPES = [(1, 67), (16, 2), (3, 1024), (2, 4507)]  # one row, less than a vector, whole vectors, several tiles
-THRESHOLD = 2.0**-8
 
 
-@dataclass(frozen=True)
-class Options:
-    softcap: float | None = None
-    temperature: float = 1.0
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    entropy: bool = False
-
-    @property
-    def head(self) -> Head:
-        return Head(torch.empty(0), None, self.softcap, self.temperature)
-
-    def condition(self, logits):
-        z = logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-        return z / self.temperature
-
-
-PLAIN = Options()
-EVERYTHING = Options(softcap=5.0, temperature=0.7, label_smoothing=0.1, z_loss=1e-3, entropy=True)
-OPTIONS = [PLAIN, Options(softcap=30.0), Options(temperature=1.3, label_smoothing=0.1), Options(z_loss=1e-2),
-           Options(entropy=True), EVERYTHING]
-
-
-def make(rows, vocabulary, dtype, peak=6.0):
-    """Logits peaked in half of the rows, targets (the last one is the last entry), and weights of any sign."""
-    generator = torch.Generator().manual_seed(rows * vocabulary)
-    logits = 2 * torch.randn(rows, vocabulary, generator=generator)
-    target = torch.randint(0, vocabulary, (rows,), generator=generator)
-    target[-1] = vocabulary - 1
-    logits[::2, target[::2]] += peak
-    weights = torch.randn(2, rows, generator=generator)
-    return logits.to(DEVICE, dtype), target.to(DEVICE), *weights.to(DEVICE).unbind()
-
-
-def eager(logits, target, scale, entropy_scale, options):
-    """Statistics and gradient by autograd, in float64 for float64 logits and float32 for all others."""
-    leaf = logits.detach().clone().requires_grad_()
-    z = options.condition(leaf.double() if leaf.dtype == torch.float64 else leaf.float())
-    log_p = torch.log_softmax(z, -1)
-    lse = torch.logsumexp(z, -1)
-    nll = -log_p.gather(1, target[:, None]).squeeze(1)
-    entropy = -(log_p.exp() * log_p).sum(-1)
-    smoothing = options.label_smoothing
-    loss = (1 - smoothing) * nll - smoothing * log_p.mean(-1) + options.z_loss * lse.square()
-    objective = scale.to(z.dtype) * loss
-    if options.entropy:
-        objective = objective + entropy_scale.to(z.dtype) * entropy
-    objective.sum().backward()
-    values = {"loss": loss, "nll": nll, "lse": lse, "entropy": entropy}
-    return {name: value.detach() for name, value in values.items()}, {"gradient": leaf.grad}, z.detach()
+def make(*shape_and_dtype, **options):
+    return make_rows(*shape_and_dtype, **options, device=DEVICE)
 
 
 def run(logits, target, scale, entropy_scale, options, **extra):
@@ -110,8 +60,8 @@ def test_tanh():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_row_kernel_matches_float64(dtype, shape, options):
     inputs = make(*shape, dtype)
-    truth, true_gradient, z = eager(inputs[0].double(), *inputs[1:], options)
-    peer, peer_gradient, _ = eager(*inputs, options)
+    truth, true_gradient, z = eager_rows(inputs[0].double(), *inputs[1:], options)
+    peer, peer_gradient, _ = eager_rows(*inputs, options)
     values, gradient, correct = run(*inputs, options)
     assert_within_budget(values, peer, truth, torch.float32)
     assert_within_budget(gradient, peer_gradient, true_gradient, dtype)
@@ -123,8 +73,8 @@ def test_row_kernel_matches_float64(dtype, shape, options):
 def test_large_logits(dtype, options):
     logits, *rest = make(4, 1009, dtype)
     logits = (logits * 3000).clamp(-1e4, 1e4)
-    truth, true_gradient, _ = eager(logits.double(), *rest, options)
-    peer, peer_gradient, _ = eager(logits, *rest, options)
+    truth, true_gradient, _ = eager_rows(logits.double(), *rest, options)
+    peer, peer_gradient, _ = eager_rows(logits, *rest, options)
     values, gradient, _ = run(logits, *rest, options)
     assert_within_budget(values, peer, truth, torch.float32)
     assert_within_budget(gradient, peer_gradient, true_gradient, dtype)
@@ -135,8 +85,8 @@ def test_shifted_logits_keep_their_gradient(shift):
     """All logits near 1e4: lse is rounded to 1e-3 there, and the gradient must not be."""
     logits, *rest = make(3, 257, torch.float32)
     logits = (logits * 1024).round() / 1024 + shift
-    _, true_gradient, _ = eager(logits.double(), *rest, Options(entropy=True))
-    _, peer_gradient, _ = eager(logits, *rest, Options(entropy=True))
+    _, true_gradient, _ = eager_rows(logits.double(), *rest, Options(entropy=True))
+    _, peer_gradient, _ = eager_rows(logits, *rest, Options(entropy=True))
     _, gradient, _ = run(logits, *rest, Options(entropy=True))
     assert_within_budget(gradient, peer_gradient, true_gradient, torch.float32)
 

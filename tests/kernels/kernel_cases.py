@@ -1,0 +1,119 @@
+"""Inputs and plain definitions for the tests of row and group kernels, whatever they are written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mind_kernels.linear_cross_entropy.rows import RowLoss, RowWeights
+from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
+from mind_kernels.row_chunks import Head
+
+THRESHOLD = 2.0**-8
+
+
+@dataclass(frozen=True)
+class Options:
+    softcap: float | None = None
+    temperature: float = 1.0
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    entropy: bool = False
+
+    @property
+    def head(self) -> Head:
+        return Head(torch.empty(0), None, self.softcap, self.temperature)
+
+    @property
+    def loss(self) -> RowLoss:
+        return RowLoss(self.head, self.label_smoothing, self.z_loss, THRESHOLD)
+
+    def weights(self, scale, entropy_scale) -> RowWeights:
+        return RowWeights(scale, entropy_scale if self.entropy else None)
+
+    def condition(self, logits):
+        z = logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        return z / self.temperature
+
+
+PLAIN = Options()
+EVERYTHING = Options(softcap=5.0, temperature=0.7, label_smoothing=0.1, z_loss=1e-3, entropy=True)
+OPTIONS = [PLAIN, Options(softcap=30.0), Options(temperature=1.3, label_smoothing=0.1), Options(z_loss=1e-2),
+           Options(entropy=True), EVERYTHING]
+
+
+def make_rows(rows, vocabulary, dtype, peak=6.0, device="cpu"):
+    """Logits peaked in half of the rows, targets (the last one is the last entry), and weights of any sign."""
+    generator = torch.Generator().manual_seed(rows * vocabulary)
+    logits = 2 * torch.randn(rows, vocabulary, generator=generator)
+    target = torch.randint(0, vocabulary, (rows,), generator=generator)
+    target[-1] = vocabulary - 1
+    logits[::2, target[::2]] += peak
+    weights = torch.randn(2, rows, generator=generator)
+    return logits.to(device, dtype), target.to(device), *weights.to(device).unbind()
+
+
+def eager_rows(logits, target, scale, entropy_scale, options):
+    """Statistics and gradient by autograd, in float64 for float64 logits and float32 for all others; z."""
+    leaf = logits.detach().clone().requires_grad_()
+    z = options.condition(leaf.double() if leaf.dtype == torch.float64 else leaf.float())
+    log_p = torch.log_softmax(z, -1)
+    lse = torch.logsumexp(z, -1)
+    nll = -log_p.gather(1, target[:, None]).squeeze(1)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    smoothing = options.label_smoothing
+    loss = (1 - smoothing) * nll - smoothing * log_p.mean(-1) + options.z_loss * lse.square()
+    objective = scale.to(z.dtype) * loss
+    if options.entropy:
+        objective = objective + entropy_scale.to(z.dtype) * entropy
+    objective.sum().backward()
+    values = {"loss": loss, "nll": nll, "lse": lse, "entropy": entropy}
+    return {name: value.detach() for name, value in values.items()}, {"gradient": leaf.grad}, z.detach()
+
+
+def make_groups(kind, groups, count, vocabulary, *, scale=1.0, spread=1.0, absent=0.2, device="cpu"):
+    """Logits, weights (of pairs: of any sign; of rows: some of them zero) and mask. `spread` 0 makes rows equal."""
+    generator = torch.Generator().manual_seed(count)
+    common = torch.randn(groups, 1, vocabulary, generator=generator)
+    logits = scale * (common + spread * torch.randn(groups, count, vocabulary, generator=generator))
+    weight = torch.randn(groups, count, count, generator=generator)
+    if kind == "mixture":
+        weight = weight[:, 0].clamp(min=0).contiguous()
+        weight[:, 1] = 0.7
+    mask = torch.rand(groups, count, generator=generator) >= absent
+    mask[:, :2] = True
+    return logits.to(device), weight.to(device), mask.to(device)
+
+
+def eager_groups(logits, weight, mask):
+    """Values and gradient by autograd, in the dtype of the logits."""
+    leaf = logits.detach().clone().requires_grad_()
+    values = divergences(leaf, weight, mask)
+    group_loss(values, weight).backward()
+    return {"values": values.detach(), "gradient": leaf.grad}
+
+
+def not_cancelling(logits, weight):
+    """Values and gradient in float64, by forms in which nearly equal rows do not cancel."""
+    log_p = torch.log_softmax(logits.double(), -1)
+    p, count = log_p.exp(), logits.shape[1]
+    derivative = torch.zeros_like(p)
+    if weight.dim() == 2:
+        share = (weight / weight.sum(1, keepdim=True)).double()[..., None]
+        d = log_p - log_p[:, 1:2]  # row 1 has weight
+        ratio = d - torch.log1p((share * torch.expm1(d)).sum(1, keepdim=True))
+        values = (p * (ratio + torch.expm1(-ratio))).sum(-1)
+        derivative = weight.double()[..., None] * ratio
+    else:
+        values = p.new_zeros(len(p), count, count)
+        for i in range(count):
+            for j in range(i + 1, count):
+                t = log_p[:, j] - log_p[:, i]
+                log_cosh = torch.log1p(2 * torch.sinh(t / 4).square())
+                entry = (p[:, i] + p[:, j]) / 2 * (t / 2 * torch.tanh(t / 2) - log_cosh)
+                values[:, i, j] = values[:, j, i] = entry.sum(-1)
+                half = weight[:, i, j, None].double() / 2
+                derivative[:, i] -= half * (t / 2 + log_cosh)
+                derivative[:, j] += half * (t / 2 - log_cosh)
+    return values, p * (derivative - (p * derivative).sum(-1, keepdim=True))
