@@ -70,6 +70,15 @@ def best_fit(
     return _packer.best_fit_decreasing(items, capacity)
 
 
+def bins_of(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Best fit: the items of each bin, in their order; one that is longer than `capacity` has a bin of its own."""
+    capacity = max(1, capacity)
+    members: dict[int, list[int]] = {}
+    for item, number in enumerate(best_fit([min(length, capacity) for length in lengths], capacity)):
+        members.setdefault(int(number), []).append(item)
+    return [members[number] for number in sorted(members)]
+
+
 def _checked(lengths: Sequence[int] | np.ndarray, capacity: int) -> np.ndarray:
     if capacity < 1:
         raise MindError(f"capacity is {capacity}: expected at least 1")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mind.bin_packing import best_fit
+from mind.bin_packing import bins_of
 from mind.errors import MindError
 from mind.packing import plain_pack
 from mind.records import Question
@@ -44,10 +44,8 @@ class StudentEncoder:
         """See `Encoder`. A text is encoded on its own, packed with others."""
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         lengths = [len(sequence) for sequence in ids]
-        bins = best_fit(lengths, max(self.pack_length, *lengths))
         vectors: list[Tensor | None] = [None] * len(ids)
-        for number in range(int(max(bins)) + 1):
-            chosen = [item for item, at in enumerate(bins) if at == number]
+        for chosen in bins_of(lengths, self.pack_length):
             hidden = pack_hidden(self.model, plain_pack([ids[item] for item in chosen]))
             for item, part in zip(chosen, hidden.split([lengths[item] for item in chosen]), strict=True):
                 vectors[item] = part.float().mean(0).cpu()

@@ -39,10 +39,10 @@ class StepMeter:
         self._tables = {name: torch.zeros(2, len(self.perspectives), dtype=torch.float64) for name in PER_PERSPECTIVE}
 
     def add(
-        self, questions: Sequence[TokenizedQuestion], terms: StepTerms, scores: Tensor, selected: Tensor, alpha: Tensor,
-        meta_loss: float, packing: Packing,
+        self, questions: Sequence[TokenizedQuestion], terms: StepTerms, present: Tensor, scores: Tensor,
+        selected: Tensor, alpha: Tensor, meta_loss: float, packing: Packing,
     ) -> None:
-        """Adds one step: scores, selected and alpha are (Q, K)."""
+        """Adds one step: present, scores, selected and alpha are (Q, K)."""
         count = len(questions)
         self._questions += count
         self._tokens += terms.rows
@@ -52,7 +52,7 @@ class StepMeter:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + count * value
         self._work.update(step_work(questions, terms, packing))
-        present = torch.tensor([[k in q.rationales for k in range(len(self.perspectives))] for q in questions])
+        present = present.cpu()
         for name, table in zip(PER_PERSPECTIVE, (terms.l_real, scores, alpha, selected), strict=True):
             table = table.detach().cpu().double()
             there = present & ~table.isnan()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mind.bin_packing import best_fit
+from mind.bin_packing import bins_of
 from mind.errors import MindError
 from mind.records import Pack, PackedBatch, Packing, TokenizedQuestion
 
@@ -33,7 +33,7 @@ def pack(
     present = [q for q, parts in enumerate(documents) if parts]
     totals = [sum(part.length for part in documents[q]) for q in present]
     return [_micro_batch(questions, perspectives, [part for i in members for part in documents[present[i]]], packing)
-            for members in _bins(totals, packing.length)]
+            for members in bins_of(totals, packing.length)]
 
 
 def check_prompt(question: TokenizedQuestion, length: int) -> None:
@@ -48,10 +48,14 @@ def plain_pack(sequences: Sequence[Sequence[int]]) -> Pack:
     return _row([_Document(0, (), tuple(ids), ()) for ids in sequences])
 
 
+def sequence_lengths(question: TokenizedQuestion) -> list[int]:
+    """Tokens of each of its training sequences: prompt, rationale and suffix."""
+    return [len(question.prompt) + len(ids) + len(question.suffix) for ids in question.rationales.values()]
+
+
 def naive_tokens(questions: Sequence[TokenizedQuestion]) -> tuple[int, int]:
     """(with padding, without): tokens of all sequences of the questions, each in a row of the longest one's length."""
-    lengths = [len(question.prompt) + len(ids) + len(question.suffix)
-               for question in questions for ids in question.rationales.values()]
+    lengths = [length for question in questions for length in sequence_lengths(question)]
     return len(lengths) * max(lengths), sum(lengths)
 
 
@@ -78,24 +82,15 @@ def _documents(q: int, question: TokenizedQuestion, ks: list[int], packing: Pack
     room = packing.length - len(question.prompt)
     branches = [(*question.rationales[k], *question.suffix) for k in ks]
     alone = [[i] for i in range(len(branches))]
-    groups = _bins([len(branch) for branch in branches], room) if packing.share_prompts else alone
+    groups = bins_of([len(branch) for branch in branches], room) if packing.share_prompts else alone
     return [_Document(q, tuple(ks[i] for i in group), question.prompt, tuple(branches[i] for i in group))
             for group in groups]
-
-
-def _bins(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Best fit: the items of each bin, in their order; one that is longer than `capacity` has a bin of its own."""
-    capacity = max(1, capacity)
-    members: dict[int, list[int]] = {}
-    for item, number in enumerate(best_fit([min(length, capacity) for length in lengths], capacity)):
-        members.setdefault(int(number), []).append(item)
-    return [members[number] for number in sorted(members)]
 
 
 def _micro_batch(
     questions: Sequence[TokenizedQuestion], perspectives: int, documents: list[_Document], packing: Packing
 ) -> PackedBatch:
-    rows = [[documents[i] for i in members] for members in _bins([d.length for d in documents], packing.length)]
+    rows = [[documents[i] for i in members] for members in bins_of([d.length for d in documents], packing.length)]
     target: list[int] = []
     segment: list[int] = []
     tokens = torch.zeros(len(questions), perspectives, dtype=torch.int64)

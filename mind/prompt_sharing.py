@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mind.config import MindConfig
 from mind.errors import MindError
-from mind.packing import check_prompt
+from mind.packing import check_prompt, sequence_lengths
 from mind.records import Pack, Packing, TokenizedQuestion
 from mind.student import causal_lm, set_attention
 
@@ -79,8 +79,7 @@ def choose_packing(
         check_prompt(question, length)
     if share_prompts == "never":
         return Packing(length, False)
-    longest = max((len(question.prompt) + len(ids) + len(question.suffix)
-                   for question in questions for ids in question.rationales.values()), default=0)
+    longest = max((length for question in questions for length in sequence_lengths(question)), default=0)
     reason = obstacle(model, attention, longest)
     if reason is None:
         return Packing(length, True)

@@ -223,16 +223,16 @@ def _save_student(trainer: MindTrainer, output: Path) -> None:
 
 
 def _status(trainer: MindTrainer, metrics: Path, train_s: float, wall_s: float) -> dict[str, Any]:
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    steps = [row for row in rows if row["phase"] == "train"]
-    work = Metrics(metrics).work()
+    logged = Metrics(metrics)
+    tokens, seconds = (float(logged.series(name).sum()) for name in ("tokens", "step_s"))
+    work = logged.work()
     parameters = list(trainer.model.parameters())
     return {
         "wall_s": round(wall_s, 1),
         "train_s": round(train_s, 1),
         "steps": trainer.state.global_step,
-        "tokens": sum(row["tokens"] for row in steps),
-        "tokens_per_s": round(sum(row["tokens"] for row in steps) / sum(row["step_s"] for row in steps), 1),
+        "tokens": int(tokens),
+        "tokens_per_s": round(tokens / seconds, 1),
         "work_of_naive": None if work is None else round(work.of_naive(work.trained, work.observed), 4),
         "student_parameters": sum(p.numel() for p in parameters),
         "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),

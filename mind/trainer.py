@@ -132,7 +132,7 @@ class MindTrainer(Trainer):
         totals = self._add_up(terms, alpha.shape)
         meta_loss = self.calibrator.observe([q.id for q in questions], scores, totals.l_real.to(scores))
         self.calibrator.end_step()
-        self.meter.add(questions, totals, scores, selected, alpha, meta_loss, self.packing)
+        self.meter.add(questions, totals, present, scores, selected, alpha, meta_loss, self.packing)
         self.meter.add_time(time.perf_counter() - started)
         return torch.tensor(totals.loss, device=self.args.device)
 

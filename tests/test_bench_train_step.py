@@ -15,6 +15,7 @@ from bench.training_step import losses, models, variants
 from bench.training_step.gate import Gate
 from bench.training_step.picture import draw
 from bench.training_step.variants import REFERENCE, VARIANTS, Variant, forward_backward, padded, peak_call, take_step
+from mind.packing import sequence_lengths
 from mind.records import TokenizedQuestion
 from mind.steps import question_tokens
 
@@ -94,7 +95,7 @@ def test_a_step_holds_no_sequence_that_is_too_long(monkeypatch, tmp_path):
     monkeypatch.setattr("mind.student.load_student", lambda _: (None, None))
     monkeypatch.setattr("mind.tokenization.tokenize", lambda *_: build_questions())
     sequences = [PROMPT + 5 + 2 * (PERSPECTIVES - 1) + 3 * q + q + 2 for q in range(QUESTIONS)]
-    assert [steps.longest(question) for question in build_questions()] == sequences
+    assert [max(sequence_lengths(question)) for question in build_questions()] == sequences
     step = steps.tokenized_step(2, tmp_path / "sums.jsonl", sequences[1])
     assert [question.id for question in step.questions] == ["q0", "q1"] and step.label == "sums.jsonl"
     with pytest.raises(ValueError, match="2 questions have a rationale in every perspective .* expected at least 3"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mind.packing import sequence_lengths
 from mind.records import TokenizedQuestion
 from mind.steps import question_tokens
 
@@ -71,16 +72,11 @@ def tokenized_step(count: int, data: Path | None, max_length: int = MAX_LENGTH) 
     pool = complete_questions(POOL, 0, data)
     _, tokenizer = load_student(StudentConfig())
     tokenized = [question for question in tokenize(pool, tokenizer, perspectives_of(pool, data), MAX_LENGTH)
-                 if longest(question) <= max_length]
+                 if max(sequence_lengths(question)) <= max_length]
     if len(tokenized) < count:
         raise ValueError(f"{len(tokenized)} questions have a rationale in every perspective and none of more than "
                          f"{max_length} tokens with its prompt: expected at least {count}")
     return select(quantiles(tokenized, count), data.name if data else "word problems")
-
-
-def longest(question: TokenizedQuestion) -> int:
-    """Tokens of its longest sequence."""
-    return len(question.prompt) + max(map(len, question.rationales.values())) + len(question.suffix)
 
 
 def quantiles(questions: Sequence[TokenizedQuestion], count: int) -> list[TokenizedQuestion]:

@@ -73,13 +73,13 @@ def check_answer_rows(batch, hits):
 
 def check_contexts(batch, expected):
     """What a labelled row sees, by branch_mask, are the tokens before it in its own sequence, at their positions."""
-    sequences = [(q, k, *expected[q, k]) for q, k in batch.segment.new_tensor(
-        [divmod(s, batch.tokens.shape[1]) for s in batch.segment.unique_consecutive().tolist()]).tolist()]
+    sequences = [expected[divmod(segment, batch.tokens.shape[1])]
+                 for segment in batch.segment.unique_consecutive().tolist()]
     for part in batch.packs:
         sees = branch_mask(part, "sdpa", torch.float32, torch.device("cpu"))[0, 0]
         rows = part.rows.tolist()
         while rows:
-            _, _, ids, prompt = sequences.pop(0)
+            ids, prompt = sequences.pop(0)
             for place in range(prompt - 1, len(ids) - 1):
                 seen = sees[rows.pop(0)].nonzero().flatten()
                 assert part.input_ids[seen].tolist() == ids[:place + 1].tolist()
