@@ -7,7 +7,8 @@ A fresh environment is a new virtual environment into which that one's packages 
 for pip and for the build it is one where they have been installed, and torch is not fetched for each of a dozen cases.
 Compilers are found through PATH alone, so PATH holds links to the tools that a case is to have and nothing else. All
 cases build in one copy of the source tree, one after the other: what one leaves must not get into a later one. The
-tests run from a copy of tests/ outside the source tree, so that they import the installed package.
+tests run from a copy of tests/ outside the source tree, so that they import the installed package and, as `tests.`,
+each other.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ PACKAGES = Path(sysconfig.get_path("purelib"))
 STEERING = ("MIND_", "PYTHON", "CUDA", "TORCH_", "CC", "CXX", "CFLAGS", "LDFLAGS", "MAX_JOBS", "NVCC_")
 HOST_TOOLS = ("c++", "g++", "gcc", "cc", "as", "ld", "ld.bfd", "ar", "sh")
 # A fast selection: the row kernels with their gradient, the kernels of groups, and the packer.
-TESTS = ("kernels/test_linear_cross_entropy.py", "kernels/test_linear_pairwise_jsd.py", "mind/test_bin_packing.py")
+TESTS = ("tests/kernels/test_linear_cross_entropy.py", "tests/kernels/test_linear_pairwise_jsd.py",
+         "tests/mind/test_bin_packing.py")
 COLD_MINUTES = 4  # that a first build may take on two cores
 
 
@@ -44,7 +46,7 @@ class Failure(Exception):
 class Workplace:
     folder: Path
     source: Path      # a copy of the source tree
-    tests: Path       # a copy of tests/
+    outside: Path     # holds a copy of tests/ and nothing else of the source
     bare: Path        # a PATH without compilers
     host: Path        # with the C++ compiler
     cuda: Path | None  # with that and nvcc; None where there is no nvcc
@@ -102,7 +104,7 @@ class Environment:
         if not packer:
             variables = variables | {"MIND_KERNELS_BUILD": "none"}  # which the packer's tests read, and take its twin
         options = ["-q", "-p", "no:cacheprovider", "-c", "pytest.ini", "-k", chosen]
-        done = self.run("-m", "pytest", *options, *TESTS, path=path, cwd=self.place.tests, **variables)
+        done = self.run("-m", "pytest", *options, *TESTS, path=path, cwd=self.place.outside, **variables)
         print("   ", done.strip().splitlines()[-1])
 
 
@@ -232,16 +234,16 @@ def closing_line(output: str) -> str:
 
 
 def workplace(folder: Path) -> Workplace:
-    source, tests = folder / "source", folder / "tests"
+    source, outside = folder / "source", folder / "outside"
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, source / name)
-    shutil.copytree(source / "tests", tests)
-    (tests / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    slow\n")
-    return Workplace(folder, source, tests, tools(folder / "bare"), tools(folder / "host", *HOST_TOOLS),
+    shutil.copytree(source / "tests", outside / "tests")
+    (outside / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    slow\n")
+    return Workplace(folder, source, outside, tools(folder / "bare"), tools(folder / "host", *HOST_TOOLS),
                      tools(folder / "cuda", *HOST_TOOLS, "nvcc", "rm", "cat") if shutil.which("nvcc") else None)
 
 
