@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mind.config import EvaluationConfig, MindConfig, StudentConfig, load_config
 from mind.errors import MindError
+from mind.files import new_file
 
 USAGE = """usage: mind COMMAND [options]; mind COMMAND --help lists them
 
@@ -81,7 +82,7 @@ class Report:
 def data_import(options: DataImport) -> None:
     from mind.data import import_rationales, save_questions
 
-    output = _new_file(options.output)
+    output = new_file(options.output)
     if not 2 <= options.minimum <= options.keep <= 32:
         raise MindError(f"--minimum {options.minimum} and --keep {options.keep}: expected 2 <= minimum <= keep <= 32")
     questions, counts = import_rationales(options.source, keep=options.keep, minimum=options.minimum)
@@ -98,7 +99,7 @@ def data_generate(options: DataGenerate) -> None:
     from mind.data import save_questions
     from mind.word_problems import generate
 
-    output = _new_file(options.output)
+    output = new_file(options.output)
     save_questions(generate(options.count, options.seed, families=options.families), output)
     print(f"{output}: {options.count} questions")
 
@@ -188,15 +189,6 @@ def _take_option(arguments: list[str], name: str) -> str | None:
             del arguments[index]
             return argument.partition("=")[2]
     return None
-
-
-def _new_file(name: str) -> Path:
-    file = Path(name)
-    if file.exists():
-        raise MindError(f"{file}: exists already; name another --output")
-    if not file.parent.is_dir():
-        raise MindError(f"{file.parent}: no such folder")
-    return file
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, object]:

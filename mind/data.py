@@ -14,6 +14,7 @@ from typing import Any
 
 from mind.answers import extract_answer, is_correct, without_suffix
 from mind.errors import MindError
+from mind.files import json_objects, replacing
 from mind.records import Question, Rationale
 
 
@@ -70,14 +71,8 @@ def load_questions(
 
 def save_questions(questions: Iterable[Question], path: str | os.PathLike[str]) -> None:
     """Writes what `load_questions` reads; a file at `path` is replaced at once or, after an error, left as it was."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(_record(question)) + "\n" for question in questions)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.writelines(json.dumps(question_record(question)) + "\n" for question in questions)
 
 
 def split_heldout(
@@ -163,39 +158,19 @@ def _right_rationales(texts: Sequence[str], question: Question, counts: dict[str
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any], Question]]:
     """Each record of the file with its "path:line" and its question, without rationales."""
-    if not path.is_file():
-        raise MindError(f"{path}: no such file")
-    first_lines: dict[str, int] = {}
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            record = _parse(where, line)
-            question = _question(where, record)
-            if question.id in first_lines:
-                raise MindError(f"{where}: id {question.id} is also on line {first_lines[question.id]}")
-            first_lines[question.id] = number
-            yield where, record, question
-    if not first_lines:
+    first: dict[str, str] = {}
+    for where, record in json_objects(path):
+        question = parse_question(where, record)
+        if question.id in first:
+            raise MindError(f"{where}: id {question.id} is also on line {first[question.id].rpartition(':')[2]}")
+        first[question.id] = where
+        yield where, record, question
+    if not first:
         raise MindError(f"{path}: the file is empty: expected one JSON object a line")
 
 
-def _parse(where: str, line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line.decode("utf-8").rstrip())
-    except UnicodeDecodeError:
-        raise MindError(f"{where}: not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise MindError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested as deep
-        raise MindError(f"{where}: not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise MindError(f"{where}: expected a JSON object, not {type(record).__name__}")
-    return record
-
-
-def _question(where: str, record: Mapping[str, Any]) -> Question:
+def parse_question(where: str, record: Mapping[str, Any]) -> Question:
+    """The question of {"id", "question", "answer", "choices"?}, without rationales; raises MindError with `where`."""
     for key in ("id", "question", "answer"):
         if key not in record:
             raise MindError(f'{where}: the record has no "{key}"')
@@ -250,7 +225,8 @@ def _named_rationales(
     return tuple(rationales.values())
 
 
-def _record(question: Question) -> dict[str, Any]:
+def question_record(question: Question) -> dict[str, Any]:
+    """The JSON object that `load_questions` reads as `question`."""
     record: dict[str, Any] = {"id": question.id, "question": question.question, "answer": question.answer}
     if question.choices is not None:
         record["choices"] = dict(question.choices)

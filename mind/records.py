@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,62 @@ class Question:
     answer: str
     choices: Mapping[str, str] | None = None
     rationales: tuple[Rationale, ...] = ()
+
+
+@dataclass(frozen=True)
+class Response:
+    """A teacher's answer to one request, as responses.jsonl holds it; its key says which request that was."""
+
+    id: str
+    """Of the question."""
+    perspective: str
+    sample: int
+    """From 0: which of the answers to the same prompt."""
+    request: str
+    """Digest of what was sent: model, messages and sampling parameters."""
+    model: str
+    """The name that the server answered by."""
+    text: str
+    finish_reason: str
+    """"stop", "length" for a text that was cut off, or what else the server says."""
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    """None where the server does not count."""
+    attempts: int
+    """Requests sent until this answer came."""
+    seconds: float
+    """Of the last attempt."""
+    created: str
+    """When it came, in UTC: 2026-11-21T19:00:00Z."""
+    reasoning: str | None = None
+    """What a reasoning model thought before `text`, where the server gives it."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """(question, perspective, sample)."""
+        return self.id, self.perspective, self.sample
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of one response, as judged.jsonl holds it."""
+
+    id: str
+    perspective: str
+    sample: int
+    verdict: Literal["right", "wrong", "unparsed"]
+    """"unparsed": no answer was found in the response, or it could not be compared."""
+    extracted: str | None
+    """The answer that the response states."""
+    reason: str
+    """A short phrase: why this verdict."""
+    judge: str
+    """"rules", or the name of the model that judged."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """(question, perspective, sample)."""
+        return self.id, self.perspective, self.sample
 
 
 @dataclass(frozen=True)

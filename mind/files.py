@@ -1,0 +1,72 @@
+"""Files that are whole or not there, and JSON lines with errors that name the line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from mind.errors import MindError
+
+
+@contextmanager
+def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to; what stood at `path` is replaced by it at once when the block ends, not after an error."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    """`replacing_file`, opened as UTF-8 text."""
+    # Lone surrogates, which json.dumps escapes and HTML cannot hold, become character references.
+    with replacing_file(path) as partial, partial.open("w", encoding="utf-8", errors="xmlcharrefreplace") as file:
+        yield file
+
+
+def new_file(name: str | os.PathLike[str]) -> Path:
+    """The path of a file that is to be written; raises MindError where it exists or its folder does not."""
+    file = Path(name)
+    if file.exists():
+        raise MindError(f"{file}: exists already; name another --output")
+    if not file.parent.is_dir():
+        raise MindError(f"{file.parent}: no such folder")
+    return file
+
+
+def json_objects(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each JSON object of a file of them, one a line, with its "path:line"; blank lines are left out.
+
+    Raises MindError for a missing file and, with the line, for what is not UTF-8, not JSON or not an object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MindError(f"{path}: no such file")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                where = f"{path}:{number}"
+                yield where, parse_object(where, line)
+
+
+def parse_object(where: str, text: bytes) -> dict[str, Any]:
+    """The JSON object that `text` is; raises MindError that begins with `where`."""
+    try:
+        record = json.loads(text.decode("utf-8").rstrip())
+    except UnicodeDecodeError:
+        raise MindError(f"{where}: not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise MindError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested as deep
+        raise MindError(f"{where}: not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise MindError(f"{where}: expected a JSON object, not {type(record).__name__}")
+    return record
