@@ -85,49 +85,71 @@ def test_lora_leaves_a_plain_student(tmp_path, arguments):
     assert not any("lora" in name for name, _ in student.named_parameters())
 
 
-KILLER = """
-import os, signal, sys
-import mind.metrics, mind.trainer
-from mind.cli import main
+LAUNCHER = """
+import json, os, signal, sys
+import mind.cli, mind.metrics, mind.report, mind.run, mind.trainer, transformers.models.llama.modeling_llama
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
-if sys.argv[1] == "step":
-    plain = mind.metrics.MetricsCallback.on_step_end
-    def on_step_end(self, args, state, control, **rest):
-        plain(self, args, state, control, **rest)
-        if state.global_step == 8:
-            kill()
-    mind.metrics.MetricsCallback.on_step_end = on_step_end
-elif sys.argv[1] == "save":
-    plain = mind.trainer.save_calibration
-    def save_calibration(calibrator, folder):
-        kill() if folder.name == "checkpoint-9" else plain(calibrator, folder)
-    mind.trainer.save_calibration = save_calibration
-elif sys.argv[1] == "warm-up":
-    mind.calibration.Calibrator.warm_up = lambda *_: kill()
-sys.exit(main(sys.argv[2:]))
+def kill_at(when):
+    if when == "step":
+        plain = mind.metrics.MetricsCallback.on_step_end
+        def on_step_end(self, args, state, control, **rest):
+            plain(self, args, state, control, **rest)
+            if state.global_step == 8:
+                kill()
+        mind.metrics.MetricsCallback.on_step_end = on_step_end
+    elif when == "save":
+        plain = mind.trainer.save_calibration
+        def save_calibration(calibrator, folder):
+            kill() if folder.name == "checkpoint-9" else plain(calibrator, folder)
+        mind.trainer.save_calibration = save_calibration
+    elif when == "warm-up":
+        mind.calibration.Calibrator.warm_up = lambda *_: kill()
+
+for line in sys.stdin:
+    when, arguments = json.loads(line)
+    if (child := os.fork()) == 0:
+        os.dup2(2, 1)
+        kill_at(when)
+        status = mind.cli.main(arguments)
+        sys.stderr.flush()
+        os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def run_killed(when, arguments):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    return subprocess.run([sys.executable, "-c", KILLER, when, *arguments], env=environment, capture_output=True,
-                          text=True, check=False)
+@pytest.fixture
+def launch(tmp_path):
+    """Runs a command in a process of its own, killed at the named point, and returns its exit status.
+
+    The processes are forks of one that has imported everything, which takes longer than such a run.
+    """
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "errors").open("w") as errors, subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=errors, text=True) as launcher:
+        def run(when, arguments):
+            print(json.dumps([when, arguments]), file=launcher.stdin, flush=True)
+            answer = launcher.stdout.readline()
+            assert answer, (tmp_path / "errors").read_text()
+            return int(answer)
+
+        yield run
+        launcher.stdin.close()
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, arguments):
-    straight = run_killed("never", replaced(arguments, "--output", str(tmp_path / "straight")))
-    assert straight.returncode == 0, straight.stderr
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, arguments, launch):
+    errors = tmp_path / "errors"
+    assert launch("never", replaced(arguments, "--output", str(tmp_path / "straight"))) == 0, errors.read_text()
     expected = train_rows(tmp_path / "straight")
     for when in ("step", "save", "warm-up"):
         output = tmp_path / when
-        assert run_killed(when, replaced(arguments, "--output", str(output))).returncode == -9
+        assert launch(when, replaced(arguments, "--output", str(output))) == -9
         assert not (output / "student").exists()
-        resumed = run_killed("never", ["train", "--output", str(output), "--resume"])
-        assert resumed.returncode == 0, resumed.stderr
+        assert launch("never", ["train", "--output", str(output), "--resume"]) == 0, errors.read_text()
         assert train_rows(output) == expected, when
         states = [torch.load(tmp_path / name / "calibration.pt", weights_only=True) for name in ("straight", when)]
         for name, value in states[0]["metanet"].items():
