@@ -9,8 +9,8 @@ DEMO := --data.generated-questions 16 --data.generated-heldout 8 --data.generate
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
-# sparse_training needs a data file of yours.
-BENCHES := $(filter-out __init__ measure real_rows sparse_training,$(basename $(notdir $(wildcard bench/*.py))))
+# sparse_training and dataset need a data file of yours.
+BENCHES := $(filter-out __init__ measure real_rows sparse_training dataset,$(basename $(notdir $(wildcard bench/*.py))))
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint bench install-matrix asan tsan debug fuzz clean

@@ -5,34 +5,54 @@ Every pattern here is linear in its text, because responses come from a model an
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from mind.latex_equality import LATEX_TIMEOUT_SECONDS, latex_equality, normal_latex
+from mind.numeric import MAX_ANSWER_CHARACTERS, concluding_number, equal_in_cents, is_number, number_value, plain
 from mind.records import Question
 
-logger = logging.getLogger(__name__)
-
 AnswerKind = Literal["number", "choice", "yes_no", "latex"]
+Verdict = Literal["right", "wrong", "unparsed"]
 
 ANSWER_MARKER = "####"
-MAX_ANSWER_CHARACTERS = 2_000
-"""An extracted answer is cut to so many characters: no answer is longer, and parsers must not see a runaway text."""
-LATEX_TIMEOUT_SECONDS = 5
+MAX_RESPONSE_CHARACTERS = 20_000
+"""Only so much of the end of a response is searched: an answer stands there, and longer texts have run away."""
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-# A minus after a word, a digit or a bracket is a subtraction, so it is not part of the number.
-_NUMBER = re.compile(rf"(?<![\w.])(?:(?<![)\]])-)?[$€£]?(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:/{_DIGITS})?")
-_PLAIN_NUMBER = re.compile(rf"{_NUMBER.pattern}\s?%?")
-_NUMBER_AND_UNIT = re.compile(rf"({_NUMBER.pattern})([^0-9+*/^=\\]*)")
 _LATEX_SIGNS = re.compile(r"[\\^_{]")
-_PARENTHESES = re.compile(r"\([^()]*\)")
+_FORMULA_SIGNS = re.compile(r"[0-9\\$^_={]")
+_WORD_OR_EQUATION = re.compile(r"[^\W\d_]{2}|=")
+_ALTERNATIVES = re.compile(r"[0-9]%?\s+or\s+[-$]?[0-9]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
-_ANSWER_PHRASE = re.compile(r"\banswer(?:\s+is|\s*[:=])[\s:*]*", re.IGNORECASE)
+# "To get the answer:" and a line break introduce a calculation.
+_ANSWER_PHRASE = re.compile(
+    r"\banswer(?:\s+is[\s:*]*|\s*[:=][:* \t]*(?=[^\s:*])"
+    r"|(?<!the answer)(?<!this answer)(?<!that answer)(?<!our answer)(?<!your answer)(?<!same answer)\s*[:=][\s:*]*)",
+    re.IGNORECASE)
+_PHRASE_END = re.compile(r"(?<!\\)[.!?](?=\s|\Z)|\n")
+_FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$|\\\([^\n]*?\\\)|\\\[.*?\\\]", re.DOTALL)
 _YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
+
+
+_LATEX_VERDICTS: dict[str, tuple[Verdict, str]] = {
+    "equal": ("right", "equal as LaTeX"),
+    "different": ("wrong", "different as LaTeX"),
+    "unparsed": ("unparsed", "not readable as LaTeX"),
+    "timeout": ("unparsed", f"no result within {LATEX_TIMEOUT_SECONDS} s"),
+}
+
+
+class Judgement(NamedTuple):
+    """What `judge_text` finds."""
+
+    verdict: Verdict
+    """"unparsed": no answer was found in the response, or it could not be compared."""
+    extracted: str | None
+    """The answer that the response states."""
+    reason: str
+    """A short phrase: why this verdict."""
 
 
 def suffix(answer: str) -> str:
@@ -53,97 +73,91 @@ def answer_kind(question: Question) -> AnswerKind:
     """
     if question.choices is not None:
         return "yes_no" if {label.lower() for label in question.choices} == {"yes", "no"} else "choice"
-    return "number" if _PLAIN_NUMBER.fullmatch(_plain(question.answer)) else "latex"
+    return "number" if is_number(question.answer) else "latex"
 
 
-def extract_answer(response: str, question: Question) -> str | None:
-    """The answer that `response` states, at most MAX_ANSWER_CHARACTERS long; None where it states none.
-
-    In this order: the line after the last "####"; the last \\boxed{...}; what follows the last "answer is"; else, by
-    the kind of the answer, the number that the text concludes with (`concluding_number`), the last "(B)" or "B." or
-    the one choice whose text the last sentence that mentions any mentions, the last "yes" or "no". A LaTeX answer must
-    be marked in one of the first three ways.
-    """
-    stated = _after_marker(response) or _boxed(response)
-    if stated is None:
-        kind = answer_kind(question)
-        stated = _after_phrase(response)
-        if kind != "latex":
-            stated = (stated and _unmarked(stated, question, kind)) or _unmarked(response, question, kind)
-    return stated[:MAX_ANSWER_CHARACTERS] if stated else None
+def judge_text(response: str, question: Question) -> Judgement:
+    """Whether `response` states the answer of `question`, which answer it states, and why that verdict."""
+    extracted = extract_answer(response, question)
+    if extracted is None:
+        return Judgement("unparsed", None, "no answer found")
+    verdict, reason = _verdict(extracted, question)
+    return Judgement(verdict, extracted, reason)
 
 
 def is_correct(extracted: str | None, question: Question) -> bool:
     """Whether `extracted` is the answer of `question`; None never is.
 
-    Numbers are equal as exact fractions, whatever their commas, currency, percent sign or trailing unit; choices by
-    label or by text and yes/no by word, both in any case; LaTeX by math-verify, which raises RuntimeError outside the
-    main thread (it needs SIGALRM for its timeout), unless the two strings are identical but for spaces and "$".
+    Numbers are equal as exact fractions, whatever their commas, currency, percent sign or trailing unit, and dollars
+    where the question asks for cents (`equal_in_cents`); choices by label or by text and yes/no by word, both in any
+    case; LaTeX by `latex_equality`, which counts as wrong what has no result in LATEX_TIMEOUT_SECONDS.
     """
-    if extracted is None:
-        return False
+    return extracted is not None and _verdict(extracted, question)[0] == "right"
+
+
+def extract_answer(response: str, question: Question) -> str | None:
+    """The answer that `response` states, at most MAX_ANSWER_CHARACTERS long; None where it states none.
+
+    In this order: the line after the last "####", unless that is a heading, with the answer in the text below it;
+    the last \\boxed{...}; what follows the last "answer is"; else, by the kind of the answer, the number that the text
+    concludes with (`concluding_number`), the last "(B)" or "B." or the one choice whose text the last sentence that
+    mentions any mentions, the last "yes" or "no". A LaTeX answer must be marked in one of the first three ways.
+
+    Only the last MAX_RESPONSE_CHARACTERS of `response` are looked at.
+    """
+    response = response[-MAX_RESPONSE_CHARACTERS:]
+    kind = answer_kind(question)
+    stated = _after_marker(response, question, kind) or _boxed(response)
+    if stated is None:
+        stated = _after_phrase(response, kind)
+        if kind != "latex" and not (stated and _FORMULA.fullmatch(stated)):
+            stated = (stated and _unmarked(stated, question, kind)) or _unmarked(response, question, kind)
+    return stated[:MAX_ANSWER_CHARACTERS] if stated else None
+
+
+def _verdict(extracted: str, question: Question) -> tuple[Verdict, str]:
+    """The verdict and its reason."""
     extracted = extracted[:MAX_ANSWER_CHARACTERS]
     kind = answer_kind(question)
-    if kind == "yes_no":
-        word = _YES_NO.search(extracted)
-        return word is not None and word[0].lower() == question.answer.lower()
-    if kind == "choice":
-        return _stated_label(extracted, question.choices) == question.answer
+    if kind == "latex":
+        return _LATEX_VERDICTS[latex_equality(question.answer, extracted)]
     if kind == "number":
-        value = _stated_number(extracted, question.question)
-        if value is not None or not _LATEX_SIGNS.search(extracted):
-            return value is not None and value == number_value(question.answer)
-    return _latex_equal(extracted, question.answer)
+        return _number_verdict(extracted, question)
+    label = (_stated_word if kind == "yes_no" else _stated_label)(extracted, question.choices)
+    if label is None:
+        return "unparsed", "none of the choices"
+    return ("right", f"choice {label}") if label == question.answer else \
+        ("wrong", f"choice {label}, not {question.answer}")
 
 
-def number_value(text: str) -> Fraction | None:
-    """The exact value of a number such as "-3", "$1,234.50", "2/3", "50%", "x = 5" or "12 apples".
+def _number_verdict(extracted: str, question: Question) -> tuple[Verdict, str]:
+    value = _stated_number(extracted, question.question)
+    if value is None and _WORD_OR_EQUATION.search(extracted) and not _LATEX_SIGNS.search(extracted):
+        return "unparsed", "not a number"
+    if value is None:
+        return _LATEX_VERDICTS[latex_equality(question.answer, extracted)]
+    if value == number_value(question.answer):
+        return "right", "equal as numbers"
+    if equal_in_cents(extracted, question.answer, question.question):
+        return "right", "equal in cents"
+    return "wrong", "different as numbers"
 
-    The percent sign counts as a unit: "50%" is 50. None for anything else: another digit or an operator behind the
-    number, no number at all, a denominator of 0, more than MAX_ANSWER_CHARACTERS.
-    """
-    if len(text) > MAX_ANSWER_CHARACTERS:
+
+def _after_marker(response: str, question: Question, kind: AnswerKind) -> str | None:
+    _, marker, rest = response.rpartition(ANSWER_MARKER)
+    line, _, below = rest.strip().partition("\n")
+    if not marker or (below and _is_heading(line, below, question, kind)):
         return None
-    match = _NUMBER_AND_UNIT.fullmatch(_plain(text.rpartition("=")[2]))
-    if match is None:
-        return None
-    numerator, _, denominator = re.sub("[$€£,]", "", match[1]).partition("/")
-    below = Fraction(denominator or 1)
-    return Fraction(numerator) / below if below else None
+    return _after_phrase(line, kind) or line.strip() or None
 
 
-def concluding_number(text: str, question: str) -> str | None:
-    """The number that `text`, a worked solution of `question` in free words, concludes with; None without digits.
-
-    It is in the last sentence that has a number, parentheses apart ("2 crackers (36 / 18 = 2)"): behind its last "="
-    if it has one, else the last number that the question does not give ("it has 67 cakes left after selling 144"),
-    else the first. On the 700 x 10 rationales of SVAMP (MCC-KD) this finds the gold answer in 73 % where the last
-    number finds it in 67 %, and on the GSM8K training solutions, all of which are right, in 99.2 % against 97.2 %.
-    """
-    sentences = (sentence for sentence in reversed(_SENTENCE_END.split(text)) if _NUMBER.search(sentence))
-    sentence = next(sentences, None)
-    if sentence is None:
-        return None
-    outside = _PARENTHESES.sub(" ", sentence)
-    sentence = outside if _NUMBER.search(outside) else sentence
-    result = _NUMBER.search(sentence.rpartition("=")[2]) if "=" in sentence else None
-    if result is not None:
-        return result[0]
-    numbers = _NUMBER.findall(sentence)
-    given = {number_value(number) for number in _NUMBER.findall(question)}
-    new = [number for number in numbers if number_value(number) not in given]
-    return new[-1] if new else numbers[0]
-
-
-def _plain(text: str) -> str:
-    """Without what surrounds an answer: spaces, Markdown stars, a full stop; with an ASCII minus before the sign."""
-    text = text.replace("\u2212", "-").replace("\\$", "$").replace("\\%", "%").strip(" \t\n*`:").removesuffix(".")
-    return f"-{text[0]}{text[2:]}" if text[:2] in ("$-", "€-", "£-") else text
-
-
-def _after_marker(response: str) -> str | None:
-    lines = response.rpartition(ANSWER_MARKER)[2].strip().splitlines() if ANSWER_MARKER in response else []
-    return lines[0].strip() if lines else None
+def _is_heading(line: str, below: str, question: Question, kind: AnswerKind) -> bool:
+    """Whether `line` only announces the answer that stands `below` it, such as "Final answer"."""
+    if _boxed(below) is not None:
+        return True
+    if kind == "latex":
+        return _FORMULA_SIGNS.search(line) is None and _after_phrase(below, kind) is not None
+    return _unmarked(line, question, kind) is None
 
 
 def _boxed(response: str) -> str | None:
@@ -159,12 +173,15 @@ def _boxed(response: str) -> str | None:
     return None
 
 
-def _after_phrase(response: str) -> str | None:
-    """The rest of the sentence behind the last "answer is" or "answer:"."""
+def _after_phrase(response: str, kind: AnswerKind) -> str | None:
+    """What follows the last "answer is" or "answer:": the formula right behind it, or the rest of the sentence."""
     end = max((match.end() for match in _ANSWER_PHRASE.finditer(response)), default=None)
     if end is None:
         return None
-    return re.split(r"[.!?](?=\s|\Z)|\n", response[end:], maxsplit=1)[0].strip(" \t*") or None
+    formula = _FORMULA.match(response, end)
+    if formula and (kind == "latex" or _LATEX_SIGNS.search(formula[0])):  # and not from one price to the next
+        return formula[0]
+    return _PHRASE_END.split(response[end:], maxsplit=1)[0].strip(" \t*") or None
 
 
 def _unmarked(text: str, question: Question, kind: AnswerKind) -> str | None:
@@ -177,11 +194,23 @@ def _unmarked(text: str, question: Question, kind: AnswerKind) -> str | None:
 
 
 def _stated_number(extracted: str, question: str) -> Fraction | None:
-    value = number_value(extracted)
-    if value is not None or _LATEX_SIGNS.search(_plain(extracted)):
+    """The number that `extracted` is or, where it is a sentence, concludes with; None for other formulas."""
+    value = number_value(normal_latex(extracted) if _LATEX_SIGNS.search(extracted) else extracted)
+    if value is not None or not _is_sentence(extracted):
         return value
     number = concluding_number(extracted, question)
     return number_value(number) if number else None
+
+
+def _is_sentence(extracted: str) -> bool:
+    return _WORD_OR_EQUATION.search(extracted) is not None and not (
+        _LATEX_SIGNS.search(plain(extracted)) or _ALTERNATIVES.search(extracted))
+
+
+def _stated_word(extracted: str, choices: Mapping[str, str]) -> str | None:
+    """The label "yes" or "no" of the first such word."""
+    word = _YES_NO.search(extracted)
+    return next((label for label in choices if word and label.lower() == word[0].lower()), None)
 
 
 def _stated_label(text: str, choices: Mapping[str, str]) -> str | None:
@@ -192,38 +221,17 @@ def _stated_label(text: str, choices: Mapping[str, str]) -> str | None:
             return label
     labels = {label.lower(): label for label in choices}
     any_label = "|".join(map(re.escape, choices))
-    # "(B)" in any case, but a bare label in its own only: "a." ends many sentences that do not choose "A".
-    marked = re.findall(rf"(?i:\(({any_label})\))|(?<![\w'])({any_label})(?:[.):](?!\w)|\Z)", text)
+    # "(B)" in any case, but a bare label in its own only: "a." ends many sentences that do not choose "A". Of ASCII
+    # letters, because "ſ" is an "s" in any case, but not in lower case.
+    marked = re.findall(rf"(?ai:\(({any_label})\))|(?<![\w'])({any_label})(?:[.):](?!\w)|\Z)", text)
     if marked:
         return labels["".join(marked[-1]).lower()]
+    by_text = {choice.strip().lower(): label for label, choice in choices.items()}
+    # "book store" is not a mention of "store" as well.
+    longest_first = "|".join(map(re.escape, sorted(by_text, key=len, reverse=True)))
+    any_choice = re.compile(rf"(?<!\w)(?:{longest_first})(?!\w)")
     for sentence in reversed(_SENTENCE_END.split(text)):
-        mentioned = _mentioned(sentence, choices)
+        mentioned = {by_text[choice] for choice in any_choice.findall(sentence.lower())}
         if mentioned:
             return mentioned.pop() if len(mentioned) == 1 else None
     return None
-
-
-def _mentioned(sentence: str, choices: Mapping[str, str]) -> set[str]:
-    """Labels of the choices whose text stands in `sentence`; "book store" is not a mention of "store" as well."""
-    by_text = {choice.strip().lower(): label for label, choice in choices.items()}
-    longest_first = "|".join(map(re.escape, sorted(by_text, key=len, reverse=True)))
-    return {by_text[text] for text in re.findall(rf"(?<!\w)(?:{longest_first})(?!\w)", sentence.lower())}
-
-
-def _latex_equal(extracted: str, gold: str) -> bool:
-    extracted, gold = (_plain(text).strip("$").strip() for text in (extracted, gold[:MAX_ANSWER_CHARACTERS]))
-    if "".join(extracted.split()) == "".join(gold.split()):
-        return True
-    if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("LaTeX answers are compared in the main thread only: math-verify's timeout needs SIGALRM")
-    import math_verify  # imports SymPy, which takes seconds that the other kinds should not pay
-    from math_verify.errors import TimeoutException
-
-    try:
-        parsed_gold, parsed = (math_verify.parse(f"${text}$", parsing_timeout=LATEX_TIMEOUT_SECONDS)
-                               for text in (gold, extracted))
-        return math_verify.verify(parsed_gold, parsed, timeout_seconds=LATEX_TIMEOUT_SECONDS)
-    except TimeoutException:
-        logger.warning("counted as wrong: no result within %d s for the LaTeX answer %.80r",
-                       LATEX_TIMEOUT_SECONDS, extracted)
-        return False

@@ -11,17 +11,20 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from mind.errors import MindError
+from mind.files import checked, is_required, json_types
 from mind.perspectives import PAPER_PERSPECTIVES
 
+T = TypeVar("T")
 EMBEDDED_STUDENT = "smollm2-135m-instruct"
 WORD_PROBLEMS = "word-problems"
 FEEDBACK = {"all": 1, "selected": 0}
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raises MindError with `message` unless `condition` holds."""
     if not condition:
         raise MindError(message)
 
@@ -46,8 +49,8 @@ class StudentConfig:
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
     def __post_init__(self) -> None:
-        _require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")
-        _require(self.lora_rank >= 1, f"student.lora_rank is {self.lora_rank}: expected at least 1")
+        require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")
+        require(self.lora_rank >= 1, f"student.lora_rank is {self.lora_rank}: expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         k = len(self.perspectives)
-        _require(2 <= k <= 32, f"data.perspectives names K = {k} perspectives: MIND needs 2 <= K <= 32")
+        require(2 <= k <= 32, f"data.perspectives names K = {k} perspectives: MIND needs 2 <= K <= 32")
         doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
-        _require(not doubled, f"data.perspectives names {', '.join(doubled)} twice")
-        _require(0 < self.heldout_fraction < 1, f"data.heldout_fraction is {self.heldout_fraction}: expected (0, 1)")
-        _require(self.max_questions is None or self.max_questions >= 2, "data.max_questions: expected at least 2")
+        require(not doubled, f"data.perspectives names {', '.join(doubled)} twice")
+        require(0 < self.heldout_fraction < 1, f"data.heldout_fraction is {self.heldout_fraction}: expected (0, 1)")
+        require(self.max_questions is None or self.max_questions >= 2, "data.max_questions: expected at least 2")
         for name in ("generated_questions", "generated_heldout", "generated_evaluation"):
-            _require(getattr(self, name) >= 2, f"data.{name} is {getattr(self, name)}: expected at least 2")
+            require(getattr(self, name) >= 2, f"data.{name} is {getattr(self, name)}: expected at least 2")
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,10 @@ class ObjectiveConfig:
     """The mind_kernels backend of the loss."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.beta <= 1, f"objective.beta is {self.beta}: expected a number in (0, 1]")
-        _require(self.tau_student > 0, f"objective.tau_student is {self.tau_student}: expected a positive number")
-        _require(self.consistency_weight >= 0, "objective.consistency_weight: expected a number >= 0")
-        _require(self.gradient_threshold is None or 0 < self.gradient_threshold < 1,
+        require(0 < self.beta <= 1, f"objective.beta is {self.beta}: expected a number in (0, 1]")
+        require(self.tau_student > 0, f"objective.tau_student is {self.tau_student}: expected a positive number")
+        require(self.consistency_weight >= 0, "objective.consistency_weight: expected a number >= 0")
+        require(self.gradient_threshold is None or 0 < self.gradient_threshold < 1,
                  f"objective.gradient_threshold is {self.gradient_threshold}: expected None or a probability in (0, 1)")
 
 
@@ -146,19 +149,19 @@ class MetaNetConfig:
         return FEEDBACK[self.feedback] if self.feedback in FEEDBACK else int(self.feedback.removeprefix("every-"))
 
     def __post_init__(self) -> None:
-        _require(self.width % self.synergy_heads == 0,
+        require(self.width % self.synergy_heads == 0,
                  f"metanet.width {self.width} is not a multiple of metanet.synergy_heads {self.synergy_heads}")
-        _require(self.tau > 0, f"metanet.tau is {self.tau}: expected a positive number")
-        _require(self.accumulation >= 1, f"metanet.accumulation is {self.accumulation}: expected at least 1")
-        _require(self.warmup_epochs >= 0, f"metanet.warmup_epochs is {self.warmup_epochs}: expected at least 0")
-        _require(self.feedback in FEEDBACK or re.fullmatch(r"every-[1-9]\d*", self.feedback) is not None,
+        require(self.tau > 0, f"metanet.tau is {self.tau}: expected a positive number")
+        require(self.accumulation >= 1, f"metanet.accumulation is {self.accumulation}: expected at least 1")
+        require(self.warmup_epochs >= 0, f"metanet.warmup_epochs is {self.warmup_epochs}: expected at least 0")
+        require(self.feedback in FEEDBACK or re.fullmatch(r"every-[1-9]\d*", self.feedback) is not None,
                  f"metanet.feedback is {self.feedback!r}: expected all, selected or every-N (every-4, for example)")
-        _require(self.warmup_questions >= 1,
+        require(self.warmup_questions >= 1,
                  f"metanet.warmup_questions is {self.warmup_questions}: expected at least 1")
-        _require(0 <= self.ema < 1, f"metanet.ema is {self.ema}: expected a number in [0, 1)")
+        require(0 <= self.ema < 1, f"metanet.ema is {self.ema}: expected a number in [0, 1)")
         for name in ("learning_rate", "warmup_learning_rate"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"metanet.{name} is {value}: expected a positive number")
+            require(value is None or value > 0, f"metanet.{name} is {value}: expected a positive number")
 
 
 @dataclass(frozen=True)
@@ -197,11 +200,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"train.{name} is {value}: expected at least 1")
-        _require(self.share_prompts in ("auto", "always", "never"),
+            require(value is None or value >= 1, f"train.{name} is {value}: expected at least 1")
+        require(self.share_prompts in ("auto", "always", "never"),
                  f"train.share_prompts is {self.share_prompts!r}: expected auto, always or never")
-        _require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
-        _require(self.max_steps > 0 or self.epochs > 0, "train.epochs: expected a positive number")
+        require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
+        require(self.max_steps > 0 or self.epochs > 0, "train.epochs: expected a positive number")
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         for name in ("questions", "heldout_questions", "batch_size", "max_new_tokens"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"evaluation.{name} is {value}: expected at least 1")
+            require(value is None or value >= 1, f"evaluation.{name} is {value}: expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -240,32 +243,44 @@ class MindConfig:
         return self.metanet.learning_rate or self.train.learning_rate / 10
 
 
-def save_config(config: MindConfig, path: Path) -> None:
-    """Writes `config` as JSON."""
+def save_config(config: Any, path: Path) -> None:
+    """Writes `config`, a dataclass, as JSON."""
     path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
-def load_config(path: Path) -> MindConfig:
-    """Reads what `save_config` wrote; raises MindError for a missing file, bad JSON or an unknown field."""
+def load_config(path: Path, kind: type[T] = MindConfig) -> T:
+    """Reads a configuration of class `kind` that `save_config` wrote, or a part of one.
+
+    Raises MindError for a missing file, bad JSON, and a field that is unknown, missing or of another type.
+    """
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
         raise MindError(f"{path}: no such configuration file") from None
     except json.JSONDecodeError as error:
         raise MindError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    return _build(MindConfig, values, str(path))
+    return _build(kind, values, str(path))
 
 
 def _build(kind: type, values: Any, where: str) -> Any:
-    _require(isinstance(values, dict), f"{where}: expected an object with the fields of {kind.__name__}")
+    require(isinstance(values, dict), f"{where}: expected an object with the fields of {kind.__name__}")
     hints = get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
-    _require(not unknown, f"{where}: unknown field {', '.join(unknown)}")
+    require(not unknown, f"{where}: unknown field {', '.join(unknown)}")
     built = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = _build(hints[name], value, f"{where}: {name}")
-        elif isinstance(value, list):
-            value = tuple(value)
-        built[name] = value
+    for item in dataclasses.fields(kind):
+        name, hint = item.name, hints[item.name]
+        if name not in values:
+            require(not is_required(item), f"{where}: the field {name} is missing")
+        elif dataclasses.is_dataclass(hint):
+            built[name] = _build(hint, values[name], f"{where}: {name}")
+        else:
+            built[name] = _frozen(checked(where, name, values[name], json_types(hint)))
     return kind(**built)
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Questions in JSON lines: read and checked, written, split, and imported from records of unnamed rationales."""
+"""Questions in JSON lines or Parquet: read and checked, written, split, and imported from unnamed rationales."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from mind.answers import extract_answer, is_correct, without_suffix
 from mind.errors import MindError
 from mind.files import json_objects, replacing
+from mind.parquet import parquet_objects, save_parquet
 from mind.records import Question, Rationale
 
 
@@ -53,7 +54,8 @@ def load_questions(
     """Reads a file of {"id", "question", "answer", "choices"?, "rationales"?: [{"perspective", "text"}]}, one a line.
 
     Other keys and blank lines are ignored; a numeric answer becomes its text. `perspectives` are the names that
-    rationales may have, None for any; with `require_rationales` each question needs `minimum_rationales` of them.
+    rationales may have, None for any; with `require_rationales` each question needs `minimum_rationales` of them. A
+    file whose name ends in ".parquet" holds them one a row (mind/parquet.py); errors name the row, counted from 0.
 
     Raises MindError with the file, the line and what was expected for a missing or empty file, a line that is not such
     a record, an id that comes twice, an answer that is not a label of its choices, and faulty rationales. Rationales
@@ -70,9 +72,16 @@ def load_questions(
 
 
 def save_questions(questions: Iterable[Question], path: str | os.PathLike[str]) -> None:
-    """Writes what `load_questions` reads; a file at `path` is replaced at once or, after an error, left as it was."""
+    """Writes what `load_questions` reads; a file at `path` is replaced at once or, after an error, left as it was.
+
+    Raises MindError where `path` ends in ".parquet" and a question holds a lone surrogate, which Parquet cannot.
+    """
+    records = (question_record(question) for question in questions)
+    if Path(path).suffix == ".parquet":
+        save_parquet(records, path)
+        return
     with replacing(path) as file:
-        file.writelines(json.dumps(question_record(question)) + "\n" for question in questions)
+        file.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def split_heldout(
@@ -157,29 +166,34 @@ def _right_rationales(texts: Sequence[str], question: Question, counts: dict[str
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any], Question]]:
-    """Each record of the file with its "path:line" and its question, without rationales."""
+    """Each record of the file with its "path:line" or "path: row n" and its question, without rationales."""
     first: dict[str, str] = {}
-    for where, record in json_objects(path):
+    parquet = path.suffix == ".parquet"
+    for where, record in parquet_objects(path) if parquet else json_objects(path):
         question = parse_question(where, record)
         if question.id in first:
-            raise MindError(f"{where}: id {question.id} is also on line {first[question.id].rpartition(':')[2]}")
+            place = first[question.id].rpartition(":")[2].strip()
+            raise MindError(f"{where}: id {question.id} is also on {'' if parquet else 'line '}{place}")
         first[question.id] = where
         yield where, record, question
     if not first:
-        raise MindError(f"{path}: the file is empty: expected one JSON object a line")
+        expected = "question a row" if parquet else "JSON object a line"
+        raise MindError(f"{path}: the file is empty: expected one {expected}")
 
 
 def parse_question(where: str, record: Mapping[str, Any]) -> Question:
     """The question of {"id", "question", "answer", "choices"?}, without rationales; raises MindError with `where`."""
-    for key in ("id", "question", "answer"):
-        if key not in record:
-            raise MindError(f'{where}: the record has no "{key}"')
-    identifier = _text(where, "id", record["id"])
-    question = _text(where, "question", record["question"])
-    answer = record["answer"]
+    identifier = required_text(where, record, "id")
+    question = required_text(where, record, "question")
+    return Question(identifier, question, *parse_answer(where, record))
+
+
+def parse_answer(where: str, record: Mapping[str, Any]) -> tuple[str, Mapping[str, str] | None]:
+    """The answer and the choices of {"answer", "choices"?}, a numeric answer as text; raises MindError with `where`."""
+    answer = record.get("answer")
     if type(answer) in (int, float) and math.isfinite(answer):
-        answer = str(answer)
-    answer = _text(where, "answer", answer)
+        record = {**record, "answer": str(answer)}
+    answer = required_text(where, record, "answer")
     choices = record.get("choices")
     if choices is not None:
         if not isinstance(choices, dict) or len(choices) < 2:
@@ -189,12 +203,19 @@ def parse_question(where: str, record: Mapping[str, Any]) -> Question:
             _text(where, f"choices.{label}", text)
         if answer not in choices:
             raise MindError(f"{where}: answer {answer} is not one of the choices {', '.join(choices)}")
-    return Question(identifier, question, answer, choices)
+    return answer, choices
+
+
+def required_text(where: str, record: Mapping[str, Any], key: str) -> str:
+    """The text of `key`; raises MindError that begins with `where` where it is missing, blank or no string."""
+    if key not in record:
+        raise MindError(f'{where}: the record has no "{key}"')
+    return _text(where, key, record[key])
 
 
 def _text(where: str, key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise MindError(f'{where}: "{key}" is {json.dumps(value):.60}: expected a string')
+        raise MindError(f'{where}: "{key}" is {json.dumps(value, default=str):.60}: expected a string')
     if not value.strip():
         raise MindError(f'{where}: "{key}" is empty')
     return value

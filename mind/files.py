@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from types import UnionType
+from typing import IO, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mind.errors import MindError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -70,3 +75,47 @@ def parse_object(where: str, text: bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise MindError(f"{where}: expected a JSON object, not {type(record).__name__}")
     return record
+
+
+def record_of(kind: type[T], where: str, record: Mapping[str, Any]) -> T:
+    """The dataclass `kind` with the fields of `record`; other keys are left out.
+
+    Raises MindError that begins with `where` for a missing field and for one of another type.
+    """
+    values = {}
+    for name, types, required in _fields(kind):
+        if name in record:
+            values[name] = checked(where, name, record[name], types)
+        elif required:
+            raise MindError(f'{where}: the record has no "{name}"')
+    return kind(**values)
+
+
+def checked(where: str, name: str, value: Any, types: tuple[type, ...]) -> Any:
+    """`value`; raises MindError where it is none of `types`."""
+    if isinstance(value, types) and (not isinstance(value, bool) or bool in types):
+        return value
+    expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+    raise MindError(f'{where}: "{name}" is {json.dumps(value):.60}: expected {expected}')
+
+
+def json_types(hint: Any) -> tuple[type, ...]:
+    """The Python types of the JSON values that a field of type `hint` takes."""
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(dict.fromkeys(kind for part in get_args(hint) for kind in json_types(part)))
+    if get_origin(hint) is Literal:
+        return tuple({type(value) for value in get_args(hint)})
+    kind = get_origin(hint) or hint
+    return {float: (float, int), tuple: (list,)}.get(kind, (kind,))  # 1.0 may stand as 1
+
+
+@functools.cache
+def _fields(kind: type) -> list[tuple[str, tuple[type, ...], bool]]:
+    """Name, types of the JSON value, and whether it must be there."""
+    hints = get_type_hints(kind)
+    return [(item.name, json_types(hints[item.name]), is_required(item)) for item in dataclasses.fields(kind)]
+
+
+def is_required(item: dataclasses.Field) -> bool:
+    """Whether a field of a dataclass has no default."""
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+Key = tuple[str, str, int]
+"""Of a response: (question, perspective, sample)."""
+
 
 @dataclass(frozen=True)
 class Rationale:
@@ -62,8 +65,7 @@ class Response:
     """What a reasoning model thought before `text`, where the server gives it."""
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """(question, perspective, sample)."""
+    def key(self) -> Key:
         return self.id, self.perspective, self.sample
 
 
@@ -84,8 +86,7 @@ class Verdict:
     """"rules", or the name of the model that judged."""
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """(question, perspective, sample)."""
+    def key(self) -> Key:
         return self.id, self.perspective, self.sample
 
 

@@ -1,0 +1,119 @@
+"""`mind judge` and `mind filter` on 100,000 stored answers, as a user calls them: seconds and peak memory.
+
+    python -m bench.dataset --data rationales.jsonl [--latex questions.jsonl]
+
+`--data` are questions with several rationales each ({"id", "question", "answer", "rationales": [text, ...]}): answers
+are drawn from them, with a few words changed so that they differ. `--latex` are questions with LaTeX answers, a tenth
+of all: right in five notations, or another question's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.measure import print_table, write_results
+from mind.config import save_config
+from mind.data import save_questions
+from mind.files import json_objects, replacing
+from mind.perspectives import PAPER_PERSPECTIVES
+from mind.records import Question, Response
+from mind.sources import SourceConfig
+from mind.teacher.config import GenerateConfig, TeacherConfig
+
+SAMPLES = 6
+CHANGED = 0.1  # of the words
+NOTATIONS = ("\\boxed{{{}}}", "The answer is ${}$.", "#### {}", "\\boxed{{ {} }}", "#### $\\displaystyle {}$")
+
+
+def questions_of(path: str, latex: bool) -> list[tuple[Question, list[str]]]:
+    """Each question and the texts that its answers are drawn from."""
+    found = []
+    for _, record in json_objects(path):
+        question = Question(record["id"], record["question"], str(record["answer"]))
+        found.append((question, [] if latex else record["rationales"]))
+    if latex:
+        golds = [question.answer for question, _ in found]
+        for index, (question, texts) in enumerate(found):
+            texts += [f"So it follows. {notation.format(question.answer)}" for notation in NOTATIONS]
+            texts += [f"So it follows. {NOTATIONS[0].format(golds[index - other])}" for other in (1, 2)]
+    return found
+
+
+def answers(sources: list[tuple[Question, list[str]]], count: int, rng: random.Random) -> Iterator[Response]:
+    """`count` answers to copies of the questions, 48 to each: eight perspectives, six samples."""
+    words = sorted({word for _, texts in sources for text in texts for word in text.split()})
+    keys = ((f"{copy}-{index}", perspective, sample, texts) for copy in range(count) for index, (_, texts) in
+            enumerate(sources) for perspective in PAPER_PERSPECTIVES for sample in range(SAMPLES))
+    for _, (name, perspective, sample, texts) in zip(range(count), keys, strict=False):
+        *lines, last = rng.choice(texts).split("\n")  # the answer stays
+        changed = [" ".join(rng.choice(words) if rng.random() < CHANGED else word for word in line.split(" "))
+                   for line in lines]
+        yield Response(name, perspective, sample, "0" * 16, "m", "\n".join([*changed, last]), "stop", 200, 100, 1, 1.0,
+                       "2026-11-21T10:00:00Z")
+
+
+def write_folder(folder: Path, sources: list[tuple[Question, list[str]]], count: int) -> None:
+    """What `mind generate` leaves."""
+    with replacing(folder / "responses.jsonl") as file:
+        names = dict.fromkeys(_written(file, answers(sources, count, random.Random(0))))
+    save_questions((dataclasses.replace(sources[int(name.rpartition("-")[2])][0], id=name) for name in names),
+                   folder / "questions.jsonl")
+    save_config(GenerateConfig(str(folder), SourceConfig("questions.jsonl"), TeacherConfig("m")),
+                folder / "generate.json")
+    (folder / "prompts.json").write_text(json.dumps(dict.fromkeys(PAPER_PERSPECTIVES, "Explain.")))
+
+
+def _written(file, responses: Iterator[Response]) -> Iterator[str]:
+    for response in responses:
+        file.write(json.dumps(dataclasses.asdict(response)) + "\n")
+        yield response.id
+
+
+def measured(*arguments: str) -> dict[str, float]:
+    """Seconds of the command, and the peak of the largest of its processes."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "mind", *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"mind {' '.join(arguments)} ended with status {os.waitstatus_to_exitcode(status)}")
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_mib": round(usage.ru_maxrss / 1024)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--latex")
+    parser.add_argument("--responses", type=int, default=100_000)
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        sources = questions_of(options.data, latex=False)
+        if options.latex:
+            latex = questions_of(options.latex, latex=True)
+            step = -(-9 * len(latex) // len(sources)) or 1  # nine numbers for one LaTeX answer
+            sources = (sources * step)[:9 * len(latex)] + latex
+            random.Random(0).shuffle(sources)
+        write_folder(Path(name), sources, options.responses)
+        size = (Path(name) / "responses.jsonl").stat().st_size / 2**20
+        case = {"responses": options.responses, "file_mib": round(size), "latex": bool(options.latex)}
+        rows.append(case | {"command": "mind judge"} | measured("judge", name))
+        verdicts = [record["verdict"] for _, record in json_objects(Path(name) / "judged.jsonl")]
+        rows[0] |= {verdict: verdicts.count(verdict) for verdict in ("right", "wrong", "unparsed")}
+        rows.append(case | {"command": "mind filter"} | measured("filter", name, "--output", f"{name}/kept.jsonl"))
+        rows[1] |= {"questions_kept": sum(1 for _ in json_objects(f"{name}/kept.jsonl"))}
+    print_table(rows, ["command", "responses", "file_mib", "seconds", "peak_mib"])
+    write_results("dataset", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""`python -m mind` is the command line."""
+
+import sys
+
+from mind.cli import main
+
+sys.exit(main())

@@ -1,0 +1,33 @@
+"""What the commands share: tables, and options that are read before the others."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from mind.errors import MindError
+
+
+def take_option(arguments: list[str], name: str) -> str | None:
+    """The value of the option `name`, which is taken out of `arguments`; None where it is not there."""
+    for index, argument in enumerate(arguments):
+        if argument == name:
+            if index + 1 == len(arguments):
+                raise MindError(f"{name}: expected a value")
+            value = arguments[index + 1]
+            del arguments[index:index + 2]
+            return value
+        if argument.startswith(name + "="):
+            del arguments[index]
+            return argument.partition("=")[2]
+    return None
+
+
+def print_table(title: str, rows: list[dict[str, str]]) -> None:
+    """Prints `rows`, whose keys are the columns."""
+    table = Table(*rows[0], title=title) if rows else Table(title=title)
+    for row in rows:
+        table.add_row(*row.values())
+    Console(width=None if sys.stdout.isatty() else 110).print(table)

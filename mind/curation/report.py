@@ -1,0 +1,152 @@
+"""A filtered data set as one self-contained page that needs no network and no script.
+
+Every text on it was written by a model, a user or a stranger. The page's environment cuts, cleans and escapes each text
+that it prints, so that no place in the template can forget to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from mind.curation.card import readable
+from mind.files import replacing
+from mind.records import Question, Response, Verdict
+from mind.report.page import TEMPLATES
+from mind.report.pictures import AMBER, BLUE, STYLE, svg_of
+
+SHOWN_CHARACTERS = 1_200
+"""A longer text is cut there, with a note."""
+SHOWN_QUESTIONS = 12
+SHOWN_OF_A_REASON = 6
+LENGTH_BINS, RATE_BINS = 40, 10
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """What the page shows, as plain data."""
+
+    title: str
+    summary: Mapping[str, Any]
+    """Of rationales {"read", "kept", "dropped": {reason: n}, "perspectives": {name: {"read", "right", "kept",
+    "checked", "adherent"}}}, and "questions": {fate: n}. "checked" is how many could be checked for adherence."""
+    kept_lengths: Sequence[int]
+    dropped_lengths: Sequence[int]
+    length_unit: Literal["characters", "words"]
+    pass_rates: Sequence[float]
+    """Of each question that has one, in [0, 1]: the teacher's or a student's."""
+    tokens: Mapping[str, int]
+    """{"prompt", "completion", "uncounted_responses"}, as in the data card."""
+    cost: Mapping[str, Any] | None
+    """{"amount", "currency"}, as in the data card; None without a price."""
+    kept: Sequence[Question]
+    """Examples with their rationales; the first SHOWN_QUESTIONS are shown."""
+    dropped: Mapping[str, Sequence[tuple[Question | None, Response, Verdict]]]
+    """Reason -> examples; the first SHOWN_OF_A_REASON are shown. None stands for a question that is not known."""
+
+
+def write_dataset_report(data: ReportInput, path: str | os.PathLike[str]) -> Path:
+    """Writes the page whole or not at all, and returns its path. Its size does not grow with that of the texts."""
+    with matplotlib.rc_context(STYLE):
+        lengths = _lengths(data.kept_lengths, data.dropped_lengths, data.length_unit)
+        pass_rates = _pass_rates(data.pass_rates)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        finalize=_printed)
+    page = environment.get_template("dataset.html").render(
+        title=data.title, headlines=_headlines(data),
+        reasons=_shares([("kept", data.summary["kept"]), *data.summary["dropped"].items()]),
+        fates=_shares(list(data.summary["questions"].items())),
+        perspectives=_perspectives(data.summary["perspectives"]), lengths=lengths, pass_rates=pass_rates,
+        colours={"kept": BLUE, "dropped": AMBER}, kept=data.kept[:SHOWN_QUESTIONS],
+        dropped={reason: examples[:SHOWN_OF_A_REASON] for reason, examples in data.dropped.items()},
+        counts=data.summary["dropped"])
+    with replacing(path) as file:
+        file.write(page)
+    return Path(path)
+
+
+def _printed(value: Any) -> Any:
+    """What the page prints for `value`; jinja2 escapes it afterwards."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    cut = f" [cut after {SHOWN_CHARACTERS:,} of {len(value):,} characters]" if len(value) > SHOWN_CHARACTERS else ""
+    return readable(value, SHOWN_CHARACTERS) + cut
+
+
+def _headlines(data: ReportInput) -> list[dict[str, str]]:
+    summary, tokens = data.summary, data.tokens
+    read, kept, questions = summary["read"], summary["kept"], summary["questions"]
+    right = sum(counts["right"] for counts in summary["perspectives"].values())
+    rate = f"pass rate of a question {np.mean(data.pass_rates):.1%}" if len(data.pass_rates) else ""
+    uncounted = tokens["uncounted_responses"]
+    cost = "not known" if data.cost is None else f"{data.cost['amount']:,.2f} {data.cost['currency']}"
+    rows = [
+        ("questions kept", f"{questions.get('kept', 0):,}", f"of {sum(questions.values()):,}"),
+        ("rationales kept", f"{kept:,}", f"of {read:,} ({_share(kept, read)})"),
+        ("right answers", _share(right, read), rate),
+        ("tokens", f"{tokens['prompt'] + tokens['completion']:,}",
+         f"{tokens['prompt']:,} of prompts, {tokens['completion']:,} of answers"),
+        ("cost", cost, f"without {uncounted:,} responses whose tokens are not known" if uncounted else ""),
+    ]
+    return [dict(zip(("what", "value", "note"), row, strict=True)) for row in rows]
+
+
+def _shares(counts: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Table rows with a bar each, as wide as the share in percent of all, and wide enough to see."""
+    total = sum(count for _, count in counts)
+    return [{"name": name, "count": count, "share": _share(count, total),
+             "width": max(round(100 * count / total, 2), 0.3) if count else 0,
+             "colour": "kept" if name == "kept" else "dropped"} for name, count in counts]
+
+
+def _perspectives(perspectives: Mapping[str, Mapping[str, int]]) -> list[dict[str, str]]:
+    return [{"name": name, "read": f"{counts['read']:,}", "right": _share(counts["right"], counts["read"]),
+             "kept": f"{counts['kept']:,}", "adherent": _share(counts["adherent"], counts["checked"])}
+            for name, counts in perspectives.items()]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "–"
+
+
+def _lengths(kept: Sequence[int], dropped: Sequence[int], unit: str) -> Markup | None:
+    """A histogram of each; the last bin holds the longest hundredth, which would squeeze the others."""
+    if not len(kept) + len(dropped):
+        return None
+    longest = max(np.percentile([*kept, *dropped], 99), 1)
+    return _histogram("lengths", {BLUE: np.minimum(kept, longest), AMBER: np.minimum(dropped, longest)},
+                      np.linspace(0, longest, LENGTH_BINS + 1), unit, "rationales")
+
+
+def _pass_rates(rates: Sequence[float]) -> Markup | None:
+    if not len(rates):
+        return None
+    return _histogram("rates", {BLUE: rates}, np.linspace(0, 1, RATE_BINS + 1), "right answers", "questions",
+                      formatter=PercentFormatter(1))
+
+
+def _histogram(
+    key: str, series: Mapping[str, Sequence[float]], bins: np.ndarray, xlabel: str, ylabel: str, formatter=None
+) -> Markup:
+    figure = Figure(figsize=(5.8, 2.9), layout="constrained")
+    axes = figure.subplots()
+    for colour, values in series.items():
+        counts, _ = np.histogram(values, bins)
+        axes.stairs(counts, bins, fill=True, color=colour, alpha=0.35)
+        axes.stairs(counts, bins, color=colour, linewidth=1.4)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(bins[0], bins[-1]), ylim=(0, None))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if formatter is not None:
+        axes.xaxis.set_major_formatter(formatter)
+    return svg_of(figure, key)

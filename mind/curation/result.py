@@ -1,0 +1,148 @@
+"""What a filter read, kept and dropped, and why: one outcome a rationale, from which every count follows."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mind.perspectives import PAPER_PERSPECTIVES
+from mind.records import Key, Question
+
+KEPT = "kept"
+NO_RESPONSE, TOO_FEW, EASY = "no response", "too few left", "easy question"
+FATES = (KEPT, NO_RESPONSE, TOO_FEW, EASY)
+"""What can become of a question."""
+REASONS = (
+    "wrong", "unparsed", "truncated", "empty", "too long", "leaks the answer", "not in its perspective", "duplicate",
+    "not selected", TOO_FEW, EASY,
+)
+"""Why a rationale is dropped; of several reasons the first of them holds."""
+
+_EXAMPLES = 3
+_HISTOGRAM_BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one response."""
+
+    key: Key
+    reason: str | None
+    """Of REASONS; None for a rationale that was kept."""
+    right: bool
+    adherent: bool | None
+    """None where it was not checked: the perspective has no check, or an earlier reason had dropped the rationale."""
+    characters: int
+    """Of the rationale, without its answer line."""
+
+
+@dataclass(frozen=True)
+class PerspectiveCounts:
+    """Rationales of one perspective."""
+
+    read: int
+    right: int
+    kept: int
+    checked: int
+    """For adherence; `adherent` are those of them that passed."""
+    adherent: int
+
+
+@dataclass(frozen=True)
+class FilterResult:
+    """The training records, in the order of the questions that were read, and what became of all rationales.
+
+    `outcomes` are in that order too and, of a question, in the order of its perspectives and samples.
+    """
+
+    questions: tuple[Question, ...]
+    outcomes: tuple[Outcome, ...]
+    fates: Mapping[str, str]
+    """Question -> one of FATES."""
+    pass_rates: Mapping[str, float]
+    """Question -> pass rate; a question without one is absent."""
+
+    @property
+    def kept(self) -> list[Key]:
+        return [outcome.key for outcome in self.outcomes if outcome.reason is None]
+
+    @property
+    def dropped(self) -> list[tuple[Key, str]]:
+        """Each dropped rationale and its reason."""
+        return [(outcome.key, outcome.reason) for outcome in self.outcomes if outcome.reason is not None]
+
+    @property
+    def kept_characters(self) -> list[int]:
+        """The length of each kept rationale."""
+        return [outcome.characters for outcome in self.outcomes if outcome.reason is None]
+
+    @property
+    def dropped_characters(self) -> list[int]:
+        """The length of each dropped rationale."""
+        return [outcome.characters for outcome in self.outcomes if outcome.reason is not None]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Dropped rationales by reason, in the order of REASONS."""
+        counts = Counter(reason for _, reason in self.dropped)
+        return {reason: counts[reason] for reason in REASONS}
+
+    @property
+    def question_counts(self) -> dict[str, int]:
+        """Questions by fate, in the order of FATES."""
+        counts = Counter(self.fates.values())
+        return {fate: counts[fate] for fate in FATES}
+
+    @property
+    def perspectives(self) -> dict[str, PerspectiveCounts]:
+        """The counts of each perspective, in `perspective_order`."""
+        groups: dict[str, list[Outcome]] = {}
+        for outcome in self.outcomes:
+            groups.setdefault(outcome.key[1], []).append(outcome)
+        return {name: PerspectiveCounts(
+            read=len(groups[name]),
+            right=sum(outcome.right for outcome in groups[name]),
+            kept=sum(outcome.reason is None for outcome in groups[name]),
+            checked=sum(outcome.adherent is not None for outcome in groups[name]),
+            adherent=sum(outcome.adherent is True for outcome in groups[name]),
+        ) for name in sorted(groups, key=perspective_order)}
+
+    @property
+    def pass_rate_histogram(self) -> list[int]:
+        """Questions with a pass rate in [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
+        bins = Counter(min(int(rate * _HISTOGRAM_BINS), _HISTOGRAM_BINS - 1) for rate in self.pass_rates.values())
+        return [bins[index] for index in range(_HISTOGRAM_BINS)]
+
+    def examples(self, count: int = _EXAMPLES) -> dict[str, list[Key]]:
+        """The first `count` rationales, at most, that each reason dropped; reasons that dropped none are absent."""
+        examples: dict[str, list[Key]] = {}
+        for key, reason in self.dropped:
+            if len(found := examples.setdefault(reason, [])) < count:
+                found.append(key)
+        return {reason: examples[reason] for reason in REASONS if reason in examples}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the counts, which add up (read = kept + all of dropped), and a few keys of what was dropped."""
+        return {
+            "read": len(self.outcomes),
+            "kept": len(self.kept),
+            "dropped": self.reasons,
+            "questions": self.question_counts,
+            "perspectives": {name: asdict(counts) for name, counts in self.perspectives.items()},
+            "characters": {"kept": _summary(self.kept_characters), "dropped": _summary(self.dropped_characters)},
+            "pass_rate_histogram": self.pass_rate_histogram,
+            "examples": {reason: [list(key) for key in keys] for reason, keys in self.examples().items()},
+        }
+
+
+def perspective_order(name: str) -> tuple[int, str]:
+    """Sorts perspectives: the paper's in its order, then others by name, whatever the order of the responses."""
+    return (PAPER_PERSPECTIVES.index(name), "") if name in PAPER_PERSPECTIVES else (len(PAPER_PERSPECTIVES), name)
+
+
+def _summary(lengths: Sequence[int]) -> dict[str, float] | None:
+    """Shortest, median and longest; None of nothing."""
+    return {"min": min(lengths), "median": statistics.median(lengths), "max": max(lengths)} if lengths else None

@@ -1,0 +1,70 @@
+"""How alike rationales are, the Jaccard index of their word n-grams, and what to leave out and to take by it.
+
+Everything is exact and within one question: its rationales are few, so all pairs of them are compared.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+_WORD = re.compile(r"\w+")
+
+
+def ngram_sets(texts: Sequence[str], n: int) -> list[frozenset[int]]:
+    """The n-grams of the words of each text, lower-cased and without punctuation, as numbers that `texts` share.
+
+    A text of fewer than `n` words is one shorter n-gram, so no set is empty.
+    """
+    numbers: defaultdict[tuple[str, ...], int] = defaultdict(itertools.count().__next__)
+    sets = []
+    for text in texts:
+        words = _WORD.findall(text.lower())
+        ngrams = zip(*(words[start:] for start in range(n)), strict=False) if len(words) >= n else [tuple(words)]
+        sets.append(frozenset(map(numbers.__getitem__, ngrams)))
+    return sets
+
+
+def similarities(sets: Sequence[frozenset[int]]) -> list[list[float]]:
+    """(R, R): the Jaccard index of each pair of the R sets, none of which is empty: |a & b| / |a | b|, in [0, 1]."""
+    table = [[1.0] * len(sets) for _ in sets]
+    for i, one in enumerate(sets):
+        for j in range(i):
+            shared = len(one & sets[j])
+            table[i][j] = table[j][i] = shared / (len(one) + len(sets[j]) - shared)
+    return table
+
+
+def distinct(similarity: Sequence[Sequence[float]], threshold: float) -> list[int]:
+    """The indices whose similarity to every earlier one of them is below `threshold`."""
+    found: list[int] = []
+    for index, row in enumerate(similarity):
+        if all(row[earlier] < threshold for earlier in found):
+            found.append(index)
+    return found
+
+
+def most_diverse(
+    similarity: Sequence[Sequence[float]], candidates: Sequence[int], groups: Sequence[Hashable], keep: int
+) -> list[int]:
+    """At most `keep` of the indices `candidates`, at most one of each group, that are unlike one another.
+
+    `groups` says of each index which group it is in. Farthest first: the first one is the least similar on average to
+    the candidates of other groups, each further one the least similar to its nearest among those taken. Groups are
+    left out only where there are more than `keep`. Of equal ones the earlier of `candidates` is taken.
+    """
+    def to_the_rest(index: int) -> float:
+        others = [similarity[index][other] for other in candidates if groups[other] != groups[index]]
+        return sum(others) / len(others) if others else 0.0
+
+    taken: list[int] = []
+    left = list(candidates)
+    nearest = {index: to_the_rest(index) for index in left}
+    while left and len(taken) < keep:
+        best = min(left, key=nearest.__getitem__)
+        taken.append(best)
+        left = [index for index in left if groups[index] != groups[best]]
+        nearest = {index: max(similarity[index][other] for other in taken) for index in left}
+    return taken

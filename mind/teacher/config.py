@@ -1,0 +1,181 @@
+"""The configuration of `mind generate` and of a model that judges. Nothing here holds a credential."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import tyro
+
+from mind.config import require
+from mind.errors import MindError
+from mind.perspectives import PAPER_PERSPECTIVES
+from mind.sources import SourceConfig
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """A model and how its answers are sampled."""
+
+    model: str
+    """The name by which the endpoint knows it; for the offline engines a Hugging Face name or folder."""
+    engine: Literal["openai", "vllm", "ray"] = "openai"
+    """"openai": any endpoint with OpenAI's chat completions (vLLM, SGLang, llama.cpp, a hosted API). "vllm": vLLM's
+    offline engine in this process. "ray": the same on the machines of a Ray cluster."""
+    base_url: str = "https://api.openai.com/v1"
+    """The endpoint of engine "openai"."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; it is read there alone, and never logged or written. Endpoints
+    other than the default one are asked without a key where it is not set."""
+    temperature: float | None = 0.7
+    """None leaves it, like top_p and seed, to the server."""
+    top_p: float | None = None
+    max_tokens: int = 1024
+    """Tokens of an answer, at most; one that is cut off there counts as truncated."""
+    seed: int | None = None
+    """Each request gets a seed of its own that follows from this one."""
+    token_limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls max_tokens: OpenAI's newer models want the other name."""
+    extra_body: str = "{}"
+    """A JSON object that is added to each request of engine "openai", such as {"chat_template_kwargs": {...}}."""
+    engine_options: str = "{}"
+    """A JSON object of vLLM's engine arguments for the offline engines, such as {"max_model_len": 4096}."""
+    batch_size: int = 256
+    """Requests of a batch of an offline engine: what a kill costs, at most."""
+    replicas: int = 1
+    """Engines that engine "ray" starts."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.model.strip()), "teacher.model is empty: expected the model's name")
+        require(self.engine in ("openai", "vllm", "ray"),
+                f"teacher.engine is {self.engine!r}: expected openai, vllm or ray")
+        url = urlsplit(self.base_url)
+        require(url.scheme in ("http", "https") and bool(url.hostname),
+                "teacher.base_url: expected a URL such as http://127.0.0.1:8000/v1")
+        # It is written to generate.json and to the data card.
+        require("@" not in url.netloc and not url.query,
+                "teacher.base_url holds credentials or a query: give the key in the environment variable that "
+                "teacher.api_key_env names")
+        for name in ("max_tokens", "batch_size", "replicas"):
+            require(getattr(self, name) >= 1, f"teacher.{name} is {getattr(self, name)}: expected at least 1")
+        require(self.temperature is None or self.temperature >= 0, "teacher.temperature: expected a number >= 0")
+        require(self.top_p is None or 0 < self.top_p <= 1, "teacher.top_p: expected a number in (0, 1]")
+        for name in ("extra_body", "engine_options"):
+            json_option(f"teacher.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class TrafficConfig:
+    """How engine "openai" treats the server."""
+
+    concurrency: int = 32
+    """Requests on their way at a time."""
+    timeout_seconds: float = 300
+    """For a whole answer."""
+    attempts: int = 6
+    """How often a request is sent before it is given up on."""
+    first_wait_seconds: float = 1
+    """Before the second attempt; it doubles with each, and a random half of it is left out. A Retry-After is waited
+    for instead, and by all requests."""
+    longest_wait_seconds: float = 600
+    """A server that wants a longer wait ends the job, which goes on where it stopped when it is started again."""
+    stop_after_failures: int = 20
+    """So many requests given up on in a row, without an answer between them, end the job."""
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "attempts", "stop_after_failures"):
+            require(getattr(self, name) >= 1, f"traffic.{name} is {getattr(self, name)}: expected at least 1")
+        for name in ("timeout_seconds", "first_wait_seconds", "longest_wait_seconds"):
+            require(getattr(self, name) > 0, f"traffic.{name} is {getattr(self, name)}: expected a positive number")
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What a data set may cost in all, earlier starts included. A request is sent only if the worst case fits."""
+
+    cost: float | None = None
+    """In the currency of the price table."""
+    tokens: int | None = None
+    """Prompts and answers."""
+    requests: int | None = None
+    """Answered ones."""
+
+    def __post_init__(self) -> None:
+        for name in ("cost", "tokens", "requests"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"budget.{name} is {value}: expected a positive number")
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Everything that determines a data set before it is judged."""
+
+    output: str
+    """The folder of the data set. A job that was stopped goes on when it is started again with the same one."""
+    questions: SourceConfig
+    teacher: TeacherConfig
+    perspectives: tuple[str, ...] = PAPER_PERSPECTIVES
+    prompts: str | None = None
+    """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's."""
+    samples: int = 1
+    """Answers a question and perspective."""
+    show_answer: bool = False
+    """Tell the teacher the gold answer: more right rationales, and no pass rate to tell easy questions by."""
+    traffic: TrafficConfig = field(default_factory=TrafficConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    prices: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Model -> price of a million prompt tokens and of a million answer tokens."""
+    currency: str = "USD"
+
+    def __post_init__(self) -> None:
+        require(1 <= len(self.perspectives) <= 32, f"{len(self.perspectives)} perspectives: expected 1 to 32")
+        require(len(set(self.perspectives)) == len(self.perspectives), "a perspective is named twice")
+        require(self.samples >= 1, f"samples is {self.samples}: expected at least 1")
+        for model, price in self.prices.items():
+            require(len(price) == 2 and all(isinstance(p, (int, float)) and p >= 0 for p in price),
+                    f"prices: {model} has {price}: expected two numbers, a million prompt tokens and answer tokens")
+        require(self.budget.cost is None or self.teacher.model in self.prices,
+                f"budget.cost needs the price of {self.teacher.model} in prices")
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Rules judge every answer; a model judges, where one is named, what they cannot read."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """What `mind generate` wrote; judged.jsonl is written into it."""
+    model: str | None = None
+    """A model that judges the answers in which the rules find none."""
+    base_url: str = TeacherConfig.base_url
+    """Its endpoint, with OpenAI's chat completions."""
+    api_key_env: str = TeacherConfig.api_key_env
+    """The environment variable that holds its key."""
+    max_tokens: int = 512
+    """Tokens of its reply, at most."""
+    traffic: TrafficConfig = field(default_factory=TrafficConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    price: tuple[float, float] | None = None
+    """Of a million prompt tokens and of a million reply tokens."""
+
+    def __post_init__(self) -> None:
+        require(self.budget.cost is None or self.price is not None, "budget.cost needs a price")
+
+    @property
+    def judge(self) -> TeacherConfig | None:
+        """The model as the engines know it; it judges at temperature 0."""
+        if self.model is None:
+            return None
+        return TeacherConfig(self.model, base_url=self.base_url, api_key_env=self.api_key_env, temperature=0.0,
+                             max_tokens=self.max_tokens)
+
+
+def json_option(name: str, text: str) -> dict[str, Any]:
+    """The JSON object that an option's text is; raises MindError that names the option."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise MindError(f"{name}: not JSON: {error.msg} at column {error.colno}") from None
+    require(isinstance(value, dict), f"{name}: expected a JSON object")
+    return value

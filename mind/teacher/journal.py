@@ -1,0 +1,88 @@
+"""responses.jsonl: every answer on disk before it counts, so that a kill at any moment loses and repeats nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mind.errors import MindError
+from mind.files import json_objects, record_of
+from mind.records import Key, Response
+from mind.teacher.requests import name_of
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """An append-only file of responses, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the file; raises MindError where another process holds it."""
+        self.path = path
+        self._file = path.open("ab+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise MindError(f"{path}: another process is writing it") from None
+        self._mend()
+
+    def _mend(self) -> None:
+        """Cuts off the line that a kill left unfinished: its answer was never counted, and is asked for again."""
+        end = self._file.seek(0, os.SEEK_END)
+        whole, position = end, end
+        while position:
+            start = max(position - 65536, 0)
+            self._file.seek(start)
+            newline = self._file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                whole = start + newline + 1
+                break
+            whole = position = start
+        if whole < end:
+            logger.warning("%s: an unfinished line of %d bytes was cut off; its answer is asked for again",
+                           self.path, end - whole)
+            self._file.truncate(whole)
+
+    def append(self, responses: Iterable[Response]) -> None:
+        """Writes `responses` and returns when they are on the disk."""
+        for response in responses:
+            self._file.write(json.dumps(_record(response)).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load_responses(path: str | os.PathLike[str]) -> Iterator[Response]:
+    """The responses of a journal, one after another.
+
+    Raises MindError with the line for a missing file, what is not a response, and a key that comes twice.
+    """
+    lines: dict[Key, str] = {}
+    for where, record in json_objects(path):
+        response = record_of(Response, where, record)
+        if response.key in lines:
+            line = lines[response.key].rpartition(":")[2]
+            raise MindError(f"{where}: {name_of(response.key)} is also on line {line}")
+        lines[response.key] = where
+        yield response
+
+
+def _record(response: Response) -> dict[str, object]:
+    record = dataclasses.asdict(response)
+    if response.reasoning is None:
+        del record["reasoning"]
+    return record

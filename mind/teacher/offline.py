@@ -1,0 +1,242 @@
+"""Offline engines: vLLM in this process, and vLLM replicas on the machines of a Ray cluster.
+
+Both give vLLM the same token ids, those of the model's chat template, and the same sampling parameters: a request's
+own, and vLLM's defaults where it has none. What generation_config.json recommends is not applied, and what a reasoning
+model thinks stays in the text.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from types import ModuleType
+from typing import Any
+
+import jinja2
+
+from mind.errors import MindError
+from mind.records import Response
+from mind.teacher.requests import Failure, Key, Request
+from mind.teacher.spending import Spending
+
+Settle = Callable[[list[Response | Failure]], None]
+
+MAX_DETAIL_CHARACTERS = 300
+INFERENCE_ERROR = "__inference_error__"
+"""The column in which Ray Data tells why a row has no answer; empty where it has one."""
+
+
+class _OfflineEngine:
+    """What the two engines share: the budget, and what becomes of an answer."""
+
+    def __init__(self, model: str, spending: Spending, batch_size: int, engine_options: Mapping[str, Any]) -> None:
+        self._model, self._spending = model, spending
+        self._batch_size, self._options = batch_size, dict(engine_options)
+        self.retries: Counter[str] = Counter()
+        """Empty: a request is sent once."""
+        self.stopped: str | None = None
+        """Why requests were left unsent; None where none were."""
+
+    def _outcome(
+        self, request: Request, text: str, finish_reason: str | None, prompt_tokens: int, completion_tokens: int,
+        seconds: float,
+    ) -> Response | Failure:
+        self._spending.add(request, prompt_tokens, completion_tokens)
+        if finish_reason not in ("stop", "length"):
+            return _failure(request, f"ended by {finish_reason}", f"after {completion_tokens} tokens")
+        if not text.strip():
+            return _failure(request, "empty answer", f"finish_reason is {finish_reason}")
+        self._spending.usage.requests += 1
+        return Response(
+            *request.key, request=request.digest, model=self._model, text=text, finish_reason=finish_reason,
+            prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, attempts=1, seconds=round(seconds, 3),
+            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
+class VLLMEngine(_OfflineEngine):
+    """Answers requests by `vllm.LLM.chat`, a batch at a time; the model is loaded for the first batch."""
+
+    def __init__(
+        self, model: str, spending: Spending, *, batch_size: int = 256, engine_options: Mapping[str, Any]
+    ) -> None:
+        """`engine_options` are vLLM's engine arguments. Raises MindError where vLLM is missing."""
+        super().__init__(model, spending, batch_size, engine_options)
+        self._vllm = _package("vllm", "vllm")
+        self._refusals = (_package("vllm.exceptions", "vllm").VLLMClientError, ValueError, TypeError)
+
+    def run(self, requests: Iterable[Request], settle: Settle) -> None:
+        """Answers `requests`, and calls `settle` after each batch: a batch is what a kill costs.
+
+        A request that vLLM refuses, such as a prompt longer than its context, is a Failure; an engine that dies ends
+        the job with vLLM's error. Raises MindError where vLLM cannot load the model.
+        """
+        for batch in self._batches(requests):
+            outcomes = self._answer(batch)
+            for request in batch:
+                self._spending.release(request)
+            settle(outcomes)
+
+    def _batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
+        """Batches that fit the budget; near its end they get smaller, as only answers tell what is left of it."""
+        batch: list[Request] = []
+        for request in requests:
+            while not self._spending.reserve(request):
+                if not batch:
+                    self.stopped = "the budget is used up"
+                    return
+                yield batch
+                batch = []
+            batch.append(request)
+            if len(batch) == self._batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _answer(self, batch: list[Request]) -> list[Response | Failure]:
+        """What became of `batch`, in its order. A refusal fails the whole call, so halves of it are asked again."""
+        engine, started = self._engine, time.monotonic()
+        try:
+            outputs = engine.chat([list(request.messages) for request in batch],
+                                  [self._vllm.SamplingParams(**_sampling(request)) for request in batch],
+                                  use_tqdm=False)
+        except self._refusals as error:
+            if len(batch) == 1:
+                return [_failure(batch[0], "refused by vLLM", f"{type(error).__name__}: {error}")]
+            middle = len(batch) // 2
+            return self._answer(batch[:middle]) + self._answer(batch[middle:])
+        seconds = (time.monotonic() - started) / len(batch)
+        return [self._outcome(request, output.outputs[0].text, output.outputs[0].finish_reason,
+                              len(output.prompt_token_ids), len(output.outputs[0].token_ids), seconds)
+                for request, output in zip(batch, outputs, strict=True)]
+
+    @functools.cached_property
+    def _engine(self) -> Any:
+        try:
+            return self._vllm.LLM(self._model, **self._options)
+        except (OSError, TypeError, ValueError) as error:
+            names = ", ".join(self._options) or "none"  # not their values: one may be a token of the Hub
+            raise MindError(f"vLLM cannot load {self._model} with engine options ({names}): {error}") from error
+
+
+class RayEngine(_OfflineEngine):
+    """Answers requests by Ray Data's vLLM processor, on the cluster that RAY_ADDRESS names or else on this machine.
+
+    Each machine needs mind-kernels[ray] and the model under the same name: a row holds texts and numbers alone.
+    """
+
+    def __init__(
+        self, model: str, spending: Spending, *, batch_size: int = 256, replicas: int = 1,
+        engine_options: Mapping[str, Any], processor_factory: Callable[..., Any] | None = None,
+    ) -> None:
+        """Up to `replicas` engines work at a time, each with `tensor_parallel_size` of `engine_options` GPUs.
+
+        `processor_factory` stands in for `ray.data.llm.build_processor`. Raises MindError where Ray is missing.
+        """
+        super().__init__(model, spending, batch_size, engine_options)
+        self._replicas = replicas
+        self._ray, self._llm = _package("ray", "ray"), _package("ray.data.llm", "ray")
+        self._build = processor_factory or self._llm.build_processor
+
+    def run(self, requests: Iterable[Request], settle: Settle) -> None:
+        """Answers `requests`, and calls `settle` with each block of answers as it comes, in any order.
+
+        A request that an engine refuses is a Failure. An engine that dies is started again, without end, and its
+        requests are asked again. A kill costs the batches under way, eight an engine. Raises MindError where
+        RAY_ADDRESS names no cluster.
+        """
+        asked = {request.key: request for request in self._affordable(requests)}
+        if not asked:
+            return
+        try:
+            self._ray.init(ignore_reinit_error=True)
+        except (ConnectionError, ValueError) as error:
+            raise MindError(f"RAY_ADDRESS names no Ray cluster: {error}") from error
+        self._ray.data.DataContext.get_current().enable_progress_bars = False
+        dataset = self._processor()(self._ray.data.from_items([_row(request) for request in asked.values()]))
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            settle([self._settled(asked, row) for row in block.to_pylist()])
+
+    def _affordable(self, requests: Iterable[Request]) -> Iterator[Request]:
+        """The requests whose worst cases fit the budget together: one data set is all that the engines load for."""
+        for request in requests:
+            if not self._spending.reserve(request):
+                self.stopped = "the worst case of the rest does not fit the budget"
+                return
+            yield request
+
+    def _processor(self) -> Callable[[Any], Any]:
+        # Ray's own stages would tokenise a prompt that begins with the template's special tokens with special tokens
+        # again: two of them for Llama, Gemma and DeepSeek. vLLM detokenises as it generates.
+        config = self._llm.vLLMEngineProcessorConfig(
+            model_source=self._model, batch_size=self._batch_size, concurrency=self._replicas,
+            engine_kwargs=dict(self._options), should_continue_on_error=True, chat_template_stage=False,
+            tokenize_stage=False, detokenize_stage=False)
+        tokenized = functools.partial(_tokenized, self._model, self._options.get("trust_remote_code", False))
+        return self._build(config, preprocess=tokenized, postprocess=_answered)
+
+    def _settled(self, asked: Mapping[Key, Request], row: Mapping[str, Any]) -> Response | Failure:
+        request = asked[row["id"], row["perspective"], row["sample"]]
+        self._spending.release(request)
+        if row[INFERENCE_ERROR]:
+            return _failure(request, "refused by vLLM", row[INFERENCE_ERROR])
+        return self._outcome(request, row["text"], self._finish_reason(request, row), row["prompt_tokens"],
+                             row["completion_tokens"], row["seconds"])
+
+    def _finish_reason(self, request: Request, row: Mapping[str, Any]) -> str:
+        """Ray Data does not hand on vLLM's: an answer as long as it may be counts as cut off."""
+        context = self._options.get("max_model_len")
+        full = isinstance(context, int) and 0 < context <= row["prompt_tokens"] + row["completion_tokens"]
+        return "length" if full or row["completion_tokens"] >= request.max_tokens else "stop"
+
+
+def _row(request: Request) -> dict[str, Any]:
+    return {"id": request.id, "perspective": request.perspective, "sample": request.sample,
+            "messages": list(request.messages), "sampling_params": _sampling(request)}
+
+
+def _tokenized(model: str, trust_remote_code: bool, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt of a row of Ray Data, on whichever machine has the row; Ray leaves out rows with an error."""
+    tokenizer = _tokenizer(model, trust_remote_code)
+    try:
+        text = tokenizer.apply_chat_template(list(row["messages"]), tokenize=False, add_generation_prompt=True)
+        return {"tokenized_prompt": tokenizer(text, add_special_tokens=False)["input_ids"], INFERENCE_ERROR: ""}
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        return {"tokenized_prompt": [], INFERENCE_ERROR: f"{type(error).__name__}: {error}"}
+
+
+@functools.cache
+def _tokenizer(model: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+
+
+def _answered(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is needed of an answered row; Ray Data hands on the others as they are."""
+    return {"id": row["id"], "perspective": row["perspective"], "sample": row["sample"], "text": row["generated_text"],
+            "prompt_tokens": row["num_input_tokens"], "completion_tokens": row["num_generated_tokens"],
+            "seconds": row["time_taken_llm"]}
+
+
+def _sampling(request: Request) -> dict[str, Any]:
+    """Keyword arguments of vLLM's SamplingParams, all of them: a column of Ray Data has one set of keys."""
+    vllm_default = 1.0
+    return {"max_tokens": request.max_tokens, "seed": request.seed,
+            "temperature": vllm_default if request.temperature is None else request.temperature,
+            "top_p": vllm_default if request.top_p is None else request.top_p}
+
+
+def _failure(request: Request, reason: str, detail: str) -> Failure:
+    return Failure(*request.key, reason, " ".join(detail.split())[:MAX_DETAIL_CHARACTERS], attempts=1)
+
+
+def _package(name: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MindError(f"engine {extra} needs {name} ({error}): pip install 'mind-kernels[{extra}]'") from error

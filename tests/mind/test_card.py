@@ -1,0 +1,155 @@
+"""The data card: what it counts, what it must not tell, and that no text in it can break Markdown or YAML."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+import mind_kernels
+from mind.curation.card import ANSWER_SHOWN, LIMITS, build_card, card_markdown, readable, source_entry, write_card
+from mind.records import Response
+
+HOSTILE = [
+    "<script>alert(1)</script>", "</pre><img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "![x](http://e.com)",
+    "`code` ``two``", "`", "````", "\\`", "a | b", "---\nlicense: mit\n---", "\n\n# Heading\n- item", "{{7*7}}",
+    "\x00\x1b[31m", "\u202eevil\u202c", "\ud800", "<!--", "&lt;b&gt;", "*bold* _it_ ~~no~~", ": {yaml: [1",
+    "!!python/none x", "x" * 1_000_000, "`" * 10_000, " ", "",
+]  # fmt: skip
+GENERATE = {
+    "output": "/home/ann/out", "samples": 2, "show_answer": False, "currency": "EUR",
+    "teacher": {"engine": "openai", "model": "big-1", "base_url": "https://ann:SECRET@api.example.com:8/v1/SECRET?k=SECRET",
+                "api_key_env": "SECRET_KEY", "temperature": 0.7, "top_p": None, "max_tokens": 1024, "seed": 123456,
+                "extra_body": '{"token": "SECRET"}', "engine_options": '{"hf_token": "SECRET"}'},
+}  # fmt: skip
+SUMMARY = {
+    "read": 5, "kept": 2, "dropped": {"wrong": 2, "duplicate": 1}, "questions": {"kept": 1, "too few left": 1},
+    "perspectives": {"planning": {"read": 5, "right": 3, "kept": 2}}, "lengths": ["never shown"],
+}  # fmt: skip
+
+
+def response(model: str = "big-1-0612", tokens: int | None = 100, created: str = "2026-11-21T19:00:00Z") -> Response:
+    return Response("q", "planning", 0, "digest", model, "text", "stop", tokens, 50, 1, 0.5, created)
+
+
+def card(**changed) -> dict:
+    given = {
+        "name": "mine", "sources": [], "prompts": {"planning": "Plan."}, "generate": GENERATE,
+        "responses": [response()], "verdicts": {"rules": {"right": 3, "wrong": 2}}, "filter_summary": SUMMARY,
+        "filter_config": {"keep": 8},
+    }  # fmt: skip
+    return build_card(**given | changed)
+
+
+def parts(markdown: str) -> tuple[dict, str]:
+    """The front matter, and the HTML that the rest becomes."""
+    start, front, body = markdown.split("---\n", 2)
+    assert start == ""
+    markdown = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    return yaml.safe_load(front), markdown.render(body)
+
+
+def test_a_card_counts_once_through():
+    dates = ["2026-11-21T19:00:00Z", "2026-11-20T08:00:00Z", "2026-11-22T00:00:00Z"]
+    responses = (response(model, tokens, created) for model, tokens, created in
+                 zip(["m1", "/models/m2", "m1"], [1_000_000, None, 500_000], dates, strict=True))
+    made = card(responses=responses, price=(2.0, 10_000.0), currency="EUR", limits=["Only sums."])
+    assert made["teacher"] == {
+        "models": {"m1": 2, "m2": 1},
+        "sampling": {"engine": "openai", "model": "big-1", "temperature": 0.7, "top_p": None, "max_tokens": 1024,
+                     "seed": 123456, "samples": 2, "show_answer": False, "endpoint": "api.example.com"},
+        "first_response": dates[1], "last_response": dates[2],
+    }
+    assert made["tokens"] == {"prompt": 1_500_000, "completion": 100, "uncounted_responses": 1}
+    assert made["cost"] == {"amount": 4.0, "currency": "EUR", "per_million_prompt_tokens": 2.0,
+                            "per_million_completion_tokens": 10_000.0}
+    assert made["prompts"] == {"planning": hashlib.sha256(b"Plan.").hexdigest()}
+    assert made["counts"] == {name: count for name, count in SUMMARY.items() if name != "lengths"}
+    assert made["tool"] == f"mind-kernels {mind_kernels.__version__}"
+    assert made["limits"] == [*LIMITS, "Only sums."]
+    created = datetime.strptime(made["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert abs((datetime.now(UTC) - created).total_seconds()) < 60
+
+
+def test_what_is_not_known_is_said():
+    made = card()
+    assert (made["licence"], made["source_licences"], made["cost"]) == ("not given", "not given", None)
+    markdown = card_markdown(made)
+    assert "of this data set: `not given`" in markdown
+    assert "cost: no price was given" in markdown
+    assert "## Sources\n\n- none\n" in markdown
+    assert set(parts(markdown)[0]) == {"pretty_name", "tags", "size_categories"}
+    shown = card(generate=GENERATE | {"show_answer": True})
+    assert ANSWER_SHOWN in card_markdown(shown)
+    assert ANSWER_SHOWN not in markdown
+
+
+def test_no_credential_and_no_folder_of_a_person_is_told(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text("{}\n")
+    source = {"path": "/home/ann/SECRET/gsm.jsonl", "subset": None, "split": "train", "limit": None, "token": "SECRET"}
+    made = card(sources=[source_entry(source, path, 7)], filter_summary=SUMMARY | {"x": "SECRET"})
+    assert made["sources"] == [{"path": "gsm.jsonl", "subset": None, "split": "train", "limit": None, "questions": 7,
+                                "sha256": hashlib.sha256(b"{}\n").hexdigest()}]
+    for text in (json.dumps(made), card_markdown(made)):
+        assert "SECRET" not in text
+        assert "home" not in text
+    hub = source_entry({"path": "openai/gsm8k", "subset": "main", "split": "train"}, path, 7)
+    assert (hub["path"], hub["subset"]) == ("openai/gsm8k", "main")
+
+
+@pytest.mark.parametrize(("licence", "front"), [
+    ("Apache-2.0", {"license": "apache-2.0"}), ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+    ("Ours:\n ask first", {"license": "other", "license_details": "Ours: ask first"}), (None, {}),
+])
+def test_the_hub_gets_a_licence_that_it_knows(licence, front):
+    found, page = parts(card_markdown(card(licence=licence)))
+    assert {name: value for name, value in found.items() if name.startswith("license")} == front
+    assert f"<code>{' '.join((licence or 'not given').split())}</code>" in page
+
+
+@pytest.mark.parametrize(("kept", "size"), [
+    (0, "n<1K"), (999, "n<1K"), (1_000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "1M<n<10M"), (10**7, "10M<n<100M"),
+])
+def test_the_hub_gets_a_size(kept, size):
+    summary = SUMMARY | {"questions": {"kept": kept}}
+    assert parts(card_markdown(card(filter_summary=summary)))[0]["size_categories"] == [size]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_text_breaks_the_card(tmp_path, text):
+    """The page has the elements of a harmless card, and each text stands whole, or cut, in its code spans."""
+    def filled(name: str) -> dict:
+        return card(
+            name=name, sources=[{"path": name, "subset": name}], prompts={name: name}, responses=[response(name)],
+            verdicts={name: {name: 1}}, filter_config={name: name}, licence=name or None, source_licences=name or None,
+            limits=[name], generate=GENERATE | {"teacher": GENERATE["teacher"] | {"model": name}},
+            filter_summary={"read": 1, "kept": 1, "dropped": {name: 1}, "questions": {name: 1},
+                            "perspectives": {name: {name: 1}}},
+        )  # fmt: skip
+
+    def tags(page: str) -> list[str]:
+        return [piece.partition(">")[0] for piece in page.split("<")[1:]]
+
+    json_path, markdown_path = write_card(tmp_path / "mine", filled(text))
+    assert json.loads(json_path.read_text())["name"] == text
+    markdown = markdown_path.read_text(encoding="utf-8")
+    assert len(markdown) < 200_000
+    front, page = parts(markdown)
+    harmless = parts(card_markdown(filled("harmless")))
+    assert tags(page) == tags(harmless[1])
+    assert set(front) == set(harmless[0]) - (set() if text else {"license", "license_details"})
+    cut = " ".join(readable(text, 200).split()) + (" ..." if len(text) > 200 else "")
+    assert front["pretty_name"] == cut
+    escaped = cut.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    assert page.count(f"<code>{escaped or ' '}</code>") >= 8
+    assert {c for c in markdown if not c.isprintable()} <= {"\n"}
+
+
+def test_hostile_characters_are_made_readable():
+    assert readable("a\r\nb\tc\rd\x00\u202e\u2066\ud800é🍎", 20) == "a\nb\tc\ufffdd\ufffd[U+202E][U+2066]\ufffdé🍎"
+    assert readable("abc", 2) == "ab"

@@ -1,0 +1,90 @@
+"""`grade_file`: what it adds to each row, what it counts, and each refusal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mind.errors import MindError
+from mind.grade import GradeCounts, grade_file, judge_texts
+from mind.records import Question
+
+RIGHT = {"id": "a", "answer": "12", "response": "5 + 7 = 12"}
+CHOICES = {"A": "book store", "B": "bank"}
+
+
+@pytest.fixture
+def grade(tmp_path):
+    """Grades rows, JSON objects or lines of text; the counts and the graded rows."""
+    def grade(*rows):
+        source, output = tmp_path / "rows.jsonl", tmp_path / "graded.jsonl"
+        source.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        counts = grade_file(source, output)
+        return counts, [json.loads(line) for line in output.read_text().splitlines()]
+    return grade
+
+
+def test_each_row_is_kept_and_graded(grade):
+    rows = [
+        {**RIGHT, "model": "m", "scores": [1, {"x": None}]},
+        {**RIGHT, "response": "5 + 7 = 13"},
+        {**RIGHT, "response": " \n"},
+        {**RIGHT, "response": ""},
+        {"id": "c", "answer": "B", "choices": CHOICES, "question": "Where?", "response": "#### (A)"},
+        {"id": "d", "answer": 0.5, "response": "#### 1/2", "choices": None, "question": None},
+        {"id": "e", "answer": "\\frac{\\pi}{2}", "response": "$\\boxed{\\dfrac\\pi2}$\ud800"},
+    ]
+    counts, graded = grade(*rows)
+    assert counts == GradeCounts(total=7, correct=3, unparsed=2)
+    assert counts.accuracy == 3 / 7
+    findings = [(True, "12"), (False, "13"), (False, None), (False, None), (False, "(A)"), (True, "1/2"),
+                (True, "\\dfrac\\pi2")]
+    assert graded == [{**row, "correct": correct, "extracted": extracted}
+                      for row, (correct, extracted) in zip(rows, findings, strict=True)]
+
+
+def test_the_question_tells_which_number_counts(grade):
+    row = {"id": "a", "answer": "67", "response": "There are 67 cakes left after 144 were sold."}
+    counts, _ = grade(row, {**row, "question": "Of 211 cakes 144 are sold. How many are left?"})
+    assert (counts.correct, counts.total) == (1, 2)
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
+    ("[1]", "expected a JSON object, not list"),
+    ({"answer": "1", "response": "1"}, 'the record has no "id"'),
+    ({"id": "a", "response": "1"}, 'the record has no "answer"'),
+    ({"id": "a", "answer": "1"}, 'the record has no "response"'),
+    ({**RIGHT, "id": 7}, '"id" is 7: expected a string'),
+    ({**RIGHT, "answer": True}, '"answer" is true: expected a string'),
+    ({**RIGHT, "answer": " "}, '"answer" is empty'),
+    ({**RIGHT, "response": None}, '"response" is null: expected a string'),
+    ({**RIGHT, "response": ["12"]}, '"response" is ["12"]: expected a string'),
+    ({**RIGHT, "question": 3}, '"question" is 3: expected a string'),
+    ({**RIGHT, "choices": ["A", "B"]}, '"choices" is not an object of at least 2 labels and their texts'),
+    ({**RIGHT, "choices": CHOICES}, "answer 12 is not one of the choices A, B"),
+])
+def test_a_faulty_row_is_named_and_nothing_is_written(grade, tmp_path, row, message):
+    with pytest.raises(MindError) as error:
+        grade(RIGHT, "", row)
+    assert str(error.value) == f"{tmp_path / 'rows.jsonl'}:3: {message}"
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_empty_missing_and_existing_files_are_named(grade, tmp_path):
+    with pytest.raises(MindError, match=r"rows.jsonl: the file is empty: expected one response a line"):
+        grade()
+    with pytest.raises(MindError, match=r"nowhere.jsonl: no such file"):
+        grade_file(tmp_path / "nowhere.jsonl", tmp_path / "graded.jsonl")
+    (tmp_path / "graded.jsonl").write_text("mine")
+    with pytest.raises(MindError, match=r"graded.jsonl: exists already; name another --output"):
+        grade(RIGHT)
+    assert (tmp_path / "graded.jsonl").read_text() == "mine"
+
+
+def test_responses_are_judged_one_at_a_time():
+    question = Question("a", "", "12")
+    judged = judge_texts(iter([("#### 12", question), ("#### 13", question)]))
+    assert next(judged) == ("right", "12", "equal as numbers")
+    assert [judgement.verdict for judgement in judged] == ["wrong"]

@@ -1,0 +1,392 @@
+"""The offline engines up to vLLM's and Ray's boundary, and through both where they are installed and can run."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fake_engines import (
+    HAS_RAY,
+    HAS_VLLM,
+    FakeCompletionOutput,
+    FakeConfig,
+    FakeDataset,
+    FakeLLM,
+    FakeRay,
+    FakeRequestOutput,
+    FakeSamplingParams,
+    FakeVLLM,
+    assert_agrees,
+)
+from tiny import build_model, build_tokenizer
+
+from mind.errors import MindError
+from mind.records import Response
+from mind.teacher.config import BudgetConfig
+from mind.teacher.offline import RayEngine, VLLMEngine
+from mind.teacher.requests import Failure, Request
+from mind.teacher.spending import Spending, worst_case
+
+ROOT = Path(__file__).resolve().parents[2]
+LONE_SURROGATE = "x\ud800y"
+"""JSON can hold it, and no tokenizer takes it."""
+CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""What vLLM for CPUs reads: GiB for its cache, and no threads bound to cores that others use."""
+needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed (mind-kernels[vllm])")
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (mind-kernels[ray])")
+
+
+def request(number: int, text: str | None = None, **sampling) -> Request:
+    sampling = {"max_tokens": 20, "temperature": 0.5, "top_p": 0.9, "seed": number} | sampling
+    messages = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": text or f"Question {number}?"})
+    return Request(f"q{number}", "socratic", 1, f"digest {number}", messages, **sampling)
+
+
+def run(engine, requests):
+    """The outcomes by question, once each."""
+    settled = []
+    engine.run(iter(requests), settled.extend)
+    outcomes = {outcome.id: outcome for outcome in settled}
+    assert len(outcomes) == len(settled), "an outcome came twice"
+    assert not engine.retries
+    return outcomes
+
+
+def spend(**limits) -> Spending:
+    return Spending(BudgetConfig(**limits), None)
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    package = FakeVLLM()
+    for name, module in package.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return package
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    package = FakeRay()
+    for name, module in package.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return package
+
+
+@pytest.fixture
+def teacher_folder(tmp_path) -> Path:
+    """A random model that vLLM can run, with a tokenizer that puts a token before every text, as Llama's does."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)])
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    # Attention on the CPU wants heads of 32 and more.
+    build_model(head_dim=32, initializer_range=0.02).save_pretrained(tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def vllm_engine(spending=None, batch_size=4, **options) -> VLLMEngine:
+    return VLLMEngine("a/teacher", spending or spend(), batch_size=batch_size, engine_options=options)
+
+
+def test_answers_of_vllm_are_kept_whole(vllm):
+    vllm.reply = lambda text: ("so\n#### 4", "length")
+    spending = spend()
+    response = run(vllm_engine(spending), [request(3)])["q3"]
+    assert response.key == ("q3", "socratic", 1) and response.request == "digest 3"
+    assert (response.text, response.finish_reason, response.model) == ("so\n#### 4", "length", "a/teacher")
+    assert (response.prompt_tokens, response.completion_tokens, response.attempts) == (9, 9, 1)
+    assert response.created.endswith("Z")
+    assert (spending.usage.requests, spending.usage.prompt_tokens, spending.usage.completion_tokens) == (1, 9, 9)
+
+
+def test_vllm_gets_each_request_with_its_own_sampling(vllm):
+    requests = [request(0), request(1, temperature=None, top_p=None, seed=None, max_tokens=7)]
+    run(vllm_engine(max_model_len=99), requests)
+    (loaded,) = vllm.loaded
+    assert loaded.model == "a/teacher" and loaded.kwargs == {"max_model_len": 99}
+    params = vllm.SamplingParams
+    assert loaded.sampling == [params(temperature=0.5, top_p=0.9, seed=0, max_tokens=20), params(max_tokens=7)]
+
+
+def test_the_requests_of_a_batch_share_its_time(vllm, monkeypatch):
+    monkeypatch.setattr("mind.teacher.offline.time", SimpleNamespace(monotonic=iter([5.0, 6.0]).__next__))
+    assert [response.seconds for response in run(vllm_engine(), [request(0), request(1)]).values()] == [0.5, 0.5]
+
+
+def test_a_batch_is_settled_before_the_next_is_asked(vllm):
+    seen = []
+    vllm_engine(batch_size=2).run([request(n) for n in range(5)],
+                                  lambda outcomes: seen.append((len(outcomes), len(vllm.loaded[0].calls))))
+    assert seen == [(2, 1), (2, 2), (1, 3)]
+    assert len(vllm.loaded) == 1
+
+
+def test_nothing_is_loaded_for_nothing(vllm):
+    assert run(vllm_engine(), []) == {} and vllm.loaded == []
+
+
+def test_a_refused_request_fails_alone(vllm):
+    refusals = {"Question 2?": vllm.ClientError("the prompt\n is too long"),
+                "Question 5?": TypeError("TextEncodeInput must be Union")}
+    vllm.reply = lambda text: refusals.get(text, "fine")
+    spending = spend()
+    outcomes = run(vllm_engine(spending, batch_size=8), [request(n) for n in range(8)])
+    assert [name for name, outcome in outcomes.items() if isinstance(outcome, Failure)] == ["q2", "q5"]
+    assert list(outcomes) == [f"q{n}" for n in range(8)]
+    assert [len(call) for call in vllm.loaded[0].calls] == [8, 4, 2, 2, 1, 1, 4, 2, 1, 1, 2], "asked by halves"
+    assert outcomes["q2"] == Failure("q2", "socratic", 1, "refused by vLLM",
+                                     "VLLMClientError: the prompt is too long", 1)
+    assert outcomes["q5"].detail.startswith("TypeError: TextEncodeInput")
+    assert (spending.usage.requests, spending.under_way) == (6, 0)
+
+
+def test_sampling_that_vllm_refuses_fails_alone(vllm):
+    accepted = vllm.SamplingParams
+
+    def sampling_params(**parameters):
+        if parameters["temperature"] > 2:
+            raise vllm.ClientError("temperature must be in [0, 2]")
+        return accepted(**parameters)
+
+    vllm.SamplingParams = sampling_params
+    outcomes = run(vllm_engine(), [request(0, temperature=5.0), request(1)])
+    assert outcomes["q0"].reason == "refused by vLLM" and isinstance(outcomes["q1"], Response)
+
+
+@pytest.mark.parametrize(("reply", "reason"), [
+    ((" \n", "stop"), "empty answer"), (("", "length"), "empty answer"), (("half an", "abort"), "ended by abort"),
+    (("half an", None), "ended by None")])
+def test_no_answer_is_a_failure_that_still_counts_its_tokens(vllm, reply, reason):
+    vllm.reply = lambda text: reply
+    spending = spend()
+    outcome = run(vllm_engine(spending), [request(0)])["q0"]
+    assert isinstance(outcome, Failure) and outcome.reason == reason
+    assert (spending.usage.requests, spending.usage.prompt_tokens) == (0, 9)
+
+
+def test_a_dead_engine_ends_the_job_and_keeps_what_came(vllm):
+    dead = RuntimeError("EngineCore encountered an issue")
+    vllm.reply = lambda text: dead if "3" in text else "fine"
+    settled = []
+    with pytest.raises(RuntimeError, match="EngineCore"):
+        vllm_engine(batch_size=2).run([request(n) for n in range(6)], settled.extend)
+    assert [outcome.id for outcome in settled] == ["q0", "q1"]
+
+
+def test_a_budget_of_requests(vllm):
+    engine = vllm_engine(spend(requests=5), batch_size=3)
+    assert len(run(engine, [request(n) for n in range(9)])) == 5
+    assert engine.stopped == "the budget is used up"
+    assert [len(call) for call in vllm.loaded[0].calls] == [3, 2]
+
+
+def test_answers_free_what_they_did_not_take_of_the_budget(vllm):
+    worst = sum(worst_case(request(0)))
+    spending = spend(tokens=2 * worst)
+    engine = vllm_engine(spending, batch_size=100)
+    outcomes = run(engine, [request(n) for n in range(9)])
+    spent = spending.usage.prompt_tokens + spending.usage.completion_tokens
+    assert worst < spent <= 2 * worst, "as many as fit, and no more"
+    assert len(outcomes) > 2 and engine.stopped == "the budget is used up"
+
+
+@pytest.mark.parametrize("name", ["max_modellen", "model"])
+def test_wrong_engine_options_are_told(vllm, name):
+    with pytest.raises(MindError, match=rf"vLLM cannot load a/teacher with engine options \({name}\): .*argument"):
+        run(vllm_engine(**{name: "hf_secret"}), [request(0)])
+
+
+@pytest.mark.parametrize(("kind", "name"), [(VLLMEngine, "vllm"), (RayEngine, "ray")])
+def test_a_missing_package_is_named(monkeypatch, kind, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MindError, match=rf"engine {name} needs {name} .*pip install 'mind-kernels\[{name}\]'"):
+        kind("m", spend(), engine_options={})
+
+
+def ray_engine(model, spending=None, batch_size=4, **options) -> RayEngine:
+    return RayEngine(str(model), spending or spend(), batch_size=batch_size, replicas=3, engine_options=options)
+
+
+def test_answers_of_ray_are_kept_whole(ray, teacher_folder):
+    response = run(ray_engine(teacher_folder), [request(3)])["q3"]
+    assert response.key == ("q3", "socratic", 1) and response.request == "digest 3"
+    assert (response.text, response.finish_reason, response.model) == ("so\n#### 4", "stop", str(teacher_folder))
+    assert (response.completion_tokens, response.attempts, response.seconds) == (3, 1, 0.25)
+
+
+def test_ray_gets_the_chat_template_once_and_each_request_its_sampling(ray, teacher_folder):
+    seen = []
+    ray.engine = lambda *arguments: seen.append(arguments) or "fine"
+    run(ray_engine(teacher_folder), [request(1), request(2, temperature=None, top_p=None, seed=None)])
+    assert seen == [
+        (f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQuestion {number}?<|im_end|>\n"
+         "<|im_start|>assistant\n", sampling)
+        for number, sampling in [(1, FakeSamplingParams(temperature=0.5, top_p=0.9, seed=1, max_tokens=20)),
+                                 (2, FakeSamplingParams(max_tokens=20))]]
+
+
+def test_ray_gets_the_options(ray, teacher_folder):
+    run(ray_engine(teacher_folder, batch_size=2, tensor_parallel_size=2), [request(0)])
+    config = ray.datasets[0].config
+    assert (config.model_source, config.batch_size, config.concurrency) == (str(teacher_folder), 2, 3)
+    assert config.engine_kwargs["tensor_parallel_size"] == 2
+    assert ray.context.enable_progress_bars is False
+
+
+def test_a_row_that_ray_could_not_answer_fails_alone(ray, teacher_folder):
+    ray.engine = lambda prompt, _: ValueError("too\n long") if "Question 0?" in prompt else "fine"
+    outcomes = run(ray_engine(teacher_folder), [request(n) for n in range(3)])
+    assert outcomes["q0"] == Failure("q0", "socratic", 1, "refused by vLLM", "ValueError: too long", 1)
+    assert isinstance(outcomes["q1"], Response) and isinstance(outcomes["q2"], Response)
+
+
+def test_a_prompt_that_has_no_tokens_fails_alone(ray, teacher_folder):
+    outcomes = run(ray_engine(teacher_folder), [request(0, LONE_SURROGATE), request(1)])
+    assert outcomes["q0"].reason == "refused by vLLM" and outcomes["q0"].detail.startswith("TypeError: ")
+    assert isinstance(outcomes["q1"], Response)
+
+
+def test_a_chat_template_that_refuses_is_told(ray, teacher_folder):
+    (teacher_folder / "chat_template.jinja").write_text("{{ raise_exception('no system role') }}")
+    assert run(ray_engine(teacher_folder), [request(0)])["q0"].detail == "TemplateError: no system role"
+
+
+def test_what_ray_answers_is_settled_as_it_comes(ray, teacher_folder):
+    seen = []
+    ray_engine(teacher_folder, batch_size=2).run(
+        [request(n) for n in range(5)], lambda outcomes: seen.append((len(outcomes), ray.datasets[0].batches)))
+    assert seen == [(2, 1), (2, 2), (1, 3)]
+
+
+@pytest.mark.parametrize(("max_tokens", "context", "reason"), [
+    (3, None, "length"), (4, None, "stop"), (4, 10_000, "stop"), (4, 3, "length"), (4, -1, "stop")])
+def test_an_answer_as_long_as_it_may_be_was_cut_off(ray, teacher_folder, max_tokens, context, reason):
+    outcomes = run(ray_engine(teacher_folder, max_model_len=context), [request(0, max_tokens=max_tokens)])
+    assert outcomes["q0"].finish_reason == reason
+
+
+def test_ray_gets_what_fits_the_budget_in_the_worst_case(ray, teacher_folder):
+    spending = spend(tokens=2 * sum(worst_case(request(0))))
+    engine = ray_engine(teacher_folder, spending)
+    assert run(engine, [request(n) for n in range(5)]).keys() == {"q0", "q1"}
+    assert "does not fit the budget" in engine.stopped and spending.under_way == 0
+    assert run(ray_engine(teacher_folder, spend(tokens=1)), [request(0)]) == {} and len(ray.datasets) == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionError("Could not find any running Ray instance"),
+                                   ValueError("Invalid address format: nonsense")])
+def test_an_address_without_a_cluster_is_told(ray, teacher_folder, error):
+    def init(**_):
+        raise error
+
+    ray.init = init
+    with pytest.raises(MindError, match=f"RAY_ADDRESS names no Ray cluster: {error}"):
+        run(ray_engine(teacher_folder), [request(0)])
+
+
+@needs_vllm
+def test_the_stand_ins_agree_with_vllm():
+    import vllm
+    from vllm.outputs import CompletionOutput, RequestOutput
+
+    for fake, real in [(FakeSamplingParams, vllm.SamplingParams), (FakeCompletionOutput, CompletionOutput),
+                       (FakeRequestOutput, RequestOutput), (FakeLLM.chat, vllm.LLM.chat)]:
+        assert_agrees(fake, real)
+
+
+@needs_ray
+def test_the_stand_ins_agree_with_ray():
+    import ray
+    from ray.data import llm
+
+    for fake, real in [(FakeConfig, llm.vLLMEngineProcessorConfig), (FakeRay.build_processor, llm.build_processor),
+                       (FakeRay().data.from_items, ray.data.from_items),
+                       (FakeDataset.iter_batches, ray.data.Dataset.iter_batches)]:
+        assert_agrees(fake, real)
+    assert "ignore_reinit_error" in inspect.signature(ray.init).parameters
+    assert hasattr(ray.data.DataContext.get_current(), "enable_progress_bars")
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Ray on this machine, with a GPU in name where there is none: vLLM for CPUs takes no notice."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (mind-kernels[ray])")
+    for name, value in {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", **CPU}.items():
+        monkeypatch.setenv(name, value)
+    ray.init("local", num_cpus=2, num_gpus=1, object_store_memory=200 * 2**20, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+def without_vllm(config, **functions):
+    """Ray's processor for vLLM with the call of vLLM replaced in its own stage: a prompt is refused or has an answer
+    as many tokens long as its seed says."""
+    from ray.data.llm import build_processor
+    from ray.llm._internal.batch.stages.base import StatefulStageUDF
+    from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF, vLLMOutputData
+
+    class Stage(vLLMEngineStageUDF):
+        def __init__(self, data_column, expected_input_keys, should_continue_on_error, **_):
+            StatefulStageUDF.__init__(self, data_column, expected_input_keys)
+            self.should_continue_on_error, self.engine_kwargs = should_continue_on_error, {"disable_log_stats": True}
+            self.llm = SimpleNamespace(generate_async=self.generate_async, shutdown=lambda: None)
+
+        async def generate_async(self, row):
+            ids, sampling = list(row.pop("tokenized_prompt")), row.pop("sampling_params")
+            if len(ids) > 400:
+                raise ValueError("the prompt is too long")
+            output = vLLMOutputData(
+                prompt="", prompt_token_ids=ids, num_input_tokens=len(ids), generated_text="so\n#### 4",
+                generated_tokens=[7] * sampling["seed"], num_generated_tokens=sampling["seed"])
+            asked = SimpleNamespace(request_id=0, idx_in_batch=row[self.IDX_IN_BATCH_COLUMN], params=sampling)
+            return asked, output.model_dump(), 0.5
+
+    processor = build_processor(config, **functions)
+    stage = processor.get_stage_by_name("vLLMEngineStage")
+    stage.fn = Stage
+    return processor
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_job_of_ray(cluster, teacher_folder):
+    engine = RayEngine(str(teacher_folder), spend(), batch_size=8, engine_options={}, processor_factory=without_vllm)
+    texts = {0: LONE_SURROGATE} | dict.fromkeys(range(7, 40, 7), "long " * 100)
+    outcomes = run(engine, [request(n, texts.get(n)) for n in range(40)])
+    assert {name for name, outcome in outcomes.items() if isinstance(outcome, Failure)} == {f"q{n}" for n in texts}
+    assert outcomes["q0"].detail.startswith("TypeError: ")
+    assert outcomes["q7"].detail == "ValueError: the prompt is too long"
+    for n, response in ((n, outcomes[f"q{n}"]) for n in range(40) if n not in texts):
+        assert (response.request, response.text, response.seconds) == (f"digest {n}", "so\n#### 4", 0.5)
+        assert (response.completion_tokens, response.finish_reason) == (n, "length" if n >= 20 else "stop")
+
+
+@needs_vllm
+@needs_ray
+@pytest.mark.slow
+def test_both_engines_give_the_answers_of_a_real_model(cluster, teacher_folder):
+    from vllm.platforms import current_platform
+
+    if current_platform.device_type not in ("cpu", "cuda"):
+        pytest.skip("vLLM has no device here")
+    options = {"max_model_len": 256, "max_num_batched_tokens": 4096, "enforce_eager": True, "dtype": "float32",
+               "gpu_memory_utilization": 0.3}
+    texts = {3: "long " * 100, 4: LONE_SURROGATE}
+    # The model finds all tokens about as likely, and so ends some answers itself.
+    requests = [request(n, texts.get(n), max_tokens=100, temperature=1.0) for n in range(20)]
+    engines = [kind(str(teacher_folder), spend(), batch_size=8, engine_options=options)
+               for kind in (VLLMEngine, RayEngine)]
+    one, other = (run(engine, requests) for engine in engines)
+    assert one.keys() == other.keys() and len(one) == 20
+    answered = one.keys() - {f"q{n}" for n in texts}
+    assert all(isinstance(outcomes[name], Response) == (name in answered) for outcomes in (one, other) for name in one)
+    assert {one[name].finish_reason for name in answered} == {"stop", "length"}
+    for name in answered:
+        facts = [(response.text, response.finish_reason, response.prompt_tokens, response.completion_tokens)
+                 for response in (one[name], other[name])]
+        assert facts[0] == facts[1]

@@ -1,0 +1,334 @@
+"""Questions from elsewhere: every form of file, choices and answer, each refusal, and Parquet as good as JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mind.data import load_questions, save_questions
+from mind.errors import MindError
+from mind.records import Question, Rationale
+from mind.sources import SourceConfig, load_source
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is not next to the repository")
+
+ROW = {"question": "1 + 1?", "answer": "2"}
+QUESTIONS = [
+    Question("a", "Wie viel?\u2028🍎\x00", "1,234", None, (Rationale("planning", "Add\n\"it\"."),)),
+    Question("b", "Which?", "B", {"B": "x", "A": "y"}),
+]
+
+
+def write_json(path: Path, *rows: object) -> Path:
+    path.write_text(json.dumps(rows, indent=1))
+    return path
+
+
+def write_lines(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_parquet(path: Path, *rows: dict) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow.parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    """The library, out of reach of any network, with a cache of its own."""
+    library = pytest.importorskip("datasets")
+    monkeypatch.setattr(library.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    library.disable_progress_bars()
+    return library
+
+
+def refusal(path: Path | str, **mapping: object) -> str:
+    with pytest.raises(MindError) as error:
+        load_source(SourceConfig(str(path), **mapping))
+    return str(error.value)
+
+
+def test_our_own_lines_are_read_as_ever(tmp_path):
+    path = tmp_path / "own.jsonl"
+    save_questions(QUESTIONS, path)
+    assert load_source(SourceConfig(str(path))) == QUESTIONS
+    assert load_source(SourceConfig(str(path), limit=1)) == QUESTIONS[:1]
+    write_lines(path, ROW)
+    assert refusal(path) == f'{path}:1: the record has no "id"'
+
+
+@pytest.mark.parametrize(("write", "name"), [
+    (write_lines, "rows.jsonl"), (write_lines, "rows.json"), (write_json, "rows.json"), (write_parquet, "rows.parquet"),
+])
+def test_columns_are_mapped(tmp_path, write, name):
+    rows = [{"key": f"k{n}", "problem": f"{n} + 1?", "solution": f"So:\n#### a\n#### 1,00{n} ", "date": "2026-01-01"}
+            for n in range(3)]
+    path = write(tmp_path / name, *rows)
+    mapping = {"question_column": "problem", "answer_column": "solution", "answer_marker": "####", "limit": 2}
+    assert load_source(SourceConfig(str(path), id_column="key", **mapping)) == [
+        Question("k0", "0 + 1?", "1,000"), Question("k1", "1 + 1?", "1,001")]
+    assert [question.id for question in load_source(SourceConfig(str(path), **mapping))] == ["rows-0", "rows-1"]
+
+
+def test_texts_of_a_file_stay_as_they_are(tmp_path):
+    answers = ["2026-01-01", "007", "1.50", "NA", "None", "true", "1,234", "x\ny", "\u2028z"]
+    expected = [Question(f"t-{n}", f"q{n}", answer) for n, answer in enumerate(answers)]
+    rows = [{"question": f"q{n}", "answer": answer} for n, answer in enumerate(answers)]
+    with (tmp_path / "t.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, ["question", "answer"])
+        writer.writeheader()
+        writer.writerows(rows)
+    (tmp_path / "cr.csv").write_bytes(b"question,answer\r1 + 1?,2\r\r")
+    assert load_source(SourceConfig(str(tmp_path / "cr.csv"))) == [Question("cr-0", "1 + 1?", "2")]
+    write_json(tmp_path / "t.json", *rows)
+    write_parquet(tmp_path / "t.parquet", *rows)
+    for name in ("t.csv", "t.json", "t.parquet"):
+        assert load_source(SourceConfig(str(tmp_path / name))) == expected
+    write_lines(tmp_path / "t.json", *rows)
+    assert load_source(SourceConfig(str(tmp_path / "t.json"))) == expected
+
+
+def test_numbers_become_text_and_truth_becomes_yes_and_no(tmp_path):
+    answers = [2, -1.5, 10**400, True, False]
+    rows = [{"id": n, "question": "?", "answer": answer} for n, answer in enumerate(answers)]
+    yes_no = {"yes": "yes", "no": "no"}
+    assert load_source(SourceConfig(str(write_json(tmp_path / "n.json", *rows)))) == [
+        Question("0", "?", "2"), Question("1", "?", "-1.5"), Question("2", "?", str(10**400)),
+        Question("3", "?", "yes", yes_no), Question("4", "?", "no", yes_no)]
+
+
+@pytest.mark.parametrize(("choices", "answer", "expected"), [
+    ({"label": ["A", "B"], "text": ["x", "y"]}, "B", ("B", {"A": "x", "B": "y"})),
+    ({"label": [1, 2], "text": ["2", "1"]}, 2, ("2", {"1": "2", "2": "1"})),
+    ({"label": "x", "text": "y"}, "text", ("text", {"label": "x", "text": "y"})),
+    ({"A": "x", "B": 7, "C": None}, "A", ("A", {"A": "x", "B": "7"})),
+    ([{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], "B", ("B", {"A": "x", "B": "y"})),
+    (["x", "y"], "B", ("B", {"A": "x", "B": "y"})),
+    (["x", "y"], 0, ("A", {"A": "x", "B": "y"})),
+    (["x", "y"], "y", ("B", {"A": "x", "B": "y"})),
+    ([3, 4], 4, ("B", {"A": "3", "B": "4"})),
+    (["0", "1"], 1, ("B", {"A": "0", "B": "1"})),
+])
+def test_every_form_of_choices(tmp_path, choices, answer, expected):
+    path = write_json(tmp_path / "c.json", {"question": "?", "options": choices, "answer": answer},
+                      {"question": "open", "options": None, "answer": "free"})
+    assert load_source(SourceConfig(str(path), choices_column="options")) == [
+        Question("c-0", "?", *expected), Question("c-1", "open", "free")]
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"question": "?"}, "no column answer: there are question"),
+    ({**ROW, "answer": None}, '"answer" is null: expected a text or a number'),
+    ({**ROW, "answer": " "}, '"answer" is empty'),
+    ({**ROW, "answer": ["2"]}, '"answer" is ["2"]: expected a text or a number'),
+    ({**ROW, "answer": float("nan")}, '"answer" is NaN: expected a text or a number'),
+    ({**ROW, "question": True}, '"question" is true: expected a text or a number'),
+    ({**ROW, "id": None}, '"id" is null: expected a text or a number'),
+    ({**ROW, "choices": "AB"}, '"choices" is "AB": expected choices'),
+    ({**ROW, "choices": ["2"]}, '"choices" has 1 choices: expected at least 2'),
+    ({**ROW, "choices": []}, '"choices" has 0 choices: expected at least 2'),
+    ({**ROW, "choices": [str(n) for n in range(27)]}, '"choices" has 27 texts without labels'),
+    ({**ROW, "choices": {"label": ["A", "B"], "text": ["2"]}}, '"choices" has not as many texts as labels'),
+    ({**ROW, "choices": {"label": ["A", "A"], "text": ["2", "3"]}}, '"choices" has a label twice: A, A'),
+    ({**ROW, "choices": {"label": ["A", None], "text": ["2", "3"]}}, '"choices.label" is null: expected a text'),
+    ({**ROW, "choices": ["2", " "]}, '"choices.B" is empty'),
+    ({**ROW, "choices": {"A": "2", "B": "3"}}, '"answer" 2 is not one of the choices A, B'),
+    ({**ROW, "choices": ["2", "2"]}, '"answer" 2 may be any of the choices A, B'),
+    ({**ROW, "choices": ["1", "0"], "answer": 0}, '"answer" 0 may be any of the choices A, B'),
+    ({**ROW, "choices": ["B", "x"], "answer": "B"}, '"answer" B may be any of the choices A, B'),
+    ({**ROW, "choices": ["x", "y"], "answer": 2}, '"answer" 2 is not one of the choices A, B'),
+    ({**ROW, "choices": ["x", "y"], "answer": True}, '"answer" is true: expected a text or a number'),
+    ([1], "expected a JSON object, not list"),
+])
+def test_a_faulty_row_is_named(tmp_path, row, message):
+    path = write_json(tmp_path / "r.json", ROW, row)
+    assert refusal(path).startswith(f"{path}: row 1: {message}")
+
+
+def test_faults_of_a_mapping_are_named(tmp_path):
+    path = write_lines(tmp_path / "r.jsonl", {**ROW, "n": 1, "answer": "#### 3"}, {**ROW, "n": 1})
+    assert refusal(path, id_column="n") == f"{path}:2: id 1 comes twice, first at {path}:1"
+    assert refusal(path, id_column="key") == f"{path}:1: no column key: there are question, answer, n"
+    assert refusal(path, choices_column="options") == f"{path}:1: no column options: there are question, answer, n"
+    assert refusal(path, answer_marker="####") == f'{path}:2: "answer" has no #### before the answer'
+    assert refusal(path, split="test") == f"{path}: a file has no subset and no split but train"
+    assert refusal(write_json(tmp_path / "empty.json")) == f"{tmp_path}/empty.json: there are no rows"
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("r.json", b'[{"question": "?"', "not JSON: "),
+    ("r.json", b"[" * 100_000, "not JSON: "),
+    ("r.json", b'["\xff"]', "not JSON: "),
+    ("r.csv", b"question,answer\n\xff,1\n", "not CSV in UTF-8: "),
+    ("r.csv", b'question,answer\n"a"b,1\n', "not CSV in UTF-8: "),
+    ("r.csv", b"question,answer\na,1,2\n", "row 0: 3 values for the 2 columns question, answer"),
+    ("r.csv", b"answer,answer\na,1\n", "two columns have the same name: answer, answer"),
+    ("r.csv", b"", "there are no rows"),
+    ("r.parquet", b"PAR1 no", "cannot be read as Parquet: "),
+    ("r.txt", b"?", "expected a file whose name ends in .jsonl, .json, .csv, .parquet"),
+])
+def test_a_faulty_file_is_named(tmp_path, name, content, message):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(content)
+    assert refusal(tmp_path / name).startswith(f"{tmp_path / name}: {message}")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_a_missing_file_is_named(tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    assert refusal(tmp_path / f"no{suffix}") == f"{tmp_path}/no{suffix}: no such file"
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"path": " "}, "source.path is empty"),
+    ({"answer_marker": ""}, "source.answer_marker is empty"),
+    ({"limit": 0}, "source.limit is 0: expected at least 1"),
+    ({"answer_column": "question"}, "source: two of the columns question, question are the same"),
+])
+def test_a_faulty_configuration_is_refused(fields, message):
+    with pytest.raises(MindError) as error:
+        SourceConfig(**{"path": "x.jsonl", **fields})
+    assert str(error.value) == message
+
+
+def test_folders_are_read_without_a_network(tmp_path, datasets):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_lines(folder / "train.jsonl", ROW, {**ROW, "answer": 3})
+    write_lines(folder / "test.jsonl", ROW)
+    assert [q.answer for q in load_source(SourceConfig(str(folder)))] == ["2", "3"]
+    assert load_source(SourceConfig(str(folder), split="test")) == [Question("folder-0", "1 + 1?", "2")]
+    assert refusal(folder, id_column="n") == f"{folder}: no column n: there are question, answer"
+    assert "dev" in refusal(folder, split="dev")
+    assert "nosuch" in refusal(folder, subset="nosuch")
+
+
+def test_saved_data_sets_are_read(tmp_path, datasets):
+    columns = {**ROW, "choices": {"label": ["A", "B"], "text": ["1", "2"]}, "answer": "B", "id": 7}
+    saved = datasets.Dataset.from_list([columns], split="test")
+    expected = [Question("7", "1 + 1?", "B", {"A": "1", "B": "2"})]
+    one, several = tmp_path / "one", tmp_path / "several"
+    saved.save_to_disk(one)
+    datasets.DatasetDict(dev=saved, test=saved).save_to_disk(several)
+    for folder in (one, several):
+        assert load_source(SourceConfig(str(folder), split="test")) == expected
+        assert refusal(folder).startswith(f"{folder}: no split train: there are ")
+    assert refusal(several, subset="main", split="test") == f"{several}: a saved data set has no subset main"
+    datasets.Dataset.from_dict({"question": [], "answer": []}).save_to_disk(tmp_path / "none")
+    assert refusal(tmp_path / "none").startswith(f"{tmp_path}/none: cannot be loaded: ")
+
+
+def test_a_hub_out_of_reach_is_named(datasets):
+    message = refusal("openai/gsm8k", subset="main")
+    assert message.startswith("openai/gsm8k: cannot be loaded: ConnectionError: ")
+    assert "OfflineMode" in message
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert refusal("openai/gsm8k").endswith("needs the package datasets: pip install 'mind-kernels[data]'")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MindError, match=r"q.parquet: Parquet needs the package pyarrow: pip install"):
+        save_questions(QUESTIONS, tmp_path / "q.parquet")
+
+
+texts = st.text(min_size=1, max_size=8).filter(str.strip)
+choices = st.none() | st.dictionaries(texts, texts, min_size=2, max_size=4)
+rationales = st.dictionaries(texts, texts, max_size=3)
+
+
+@st.composite
+def question_lists(draw):
+    found = []
+    for identifier in draw(st.lists(texts, unique=True, min_size=1, max_size=4)):
+        labelled = draw(choices)
+        answer = draw(texts) if labelled is None else draw(st.sampled_from(sorted(labelled)))
+        given = tuple(Rationale(name, text) for name, text in draw(rationales).items())
+        found.append(Question(identifier, draw(texts), answer, labelled, given))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(question_lists())
+def test_parquet_holds_what_json_lines_hold(tmp_path_factory, questions):
+    pytest.importorskip("pyarrow")
+    folder = tmp_path_factory.getbasetemp()
+    for name in ("q.jsonl", "q.parquet"):
+        save_questions(questions, folder / name)
+        loaded = load_questions(folder / name)
+        assert loaded == questions
+        assert [list(q.choices or ()) for q in loaded] == [list(q.choices or ()) for q in questions]
+    bare = [dataclasses.replace(question, rationales=()) for question in questions]
+    assert load_source(SourceConfig(str(folder / "q.parquet"))) == bare
+
+
+@pytest.mark.parametrize("question", [
+    Question("s\ud800", "?", "2"), Question("s", "\udfff", "2"), Question("s", "?", "A", {"A": "\ud800", "B": "y"}),
+    Question("s", "?", "2", None, (Rationale("p", "\ud800"),)),
+])
+def test_a_lone_surrogate_is_kept_by_json_and_refused_by_parquet(tmp_path, question):
+    pytest.importorskip("pyarrow")
+    save_questions([question], tmp_path / "q.jsonl")
+    assert load_questions(tmp_path / "q.jsonl") == [question]
+    with pytest.raises(MindError, match=r"^question 's(\\ud800)?' has a lone surrogate, which Parquet cannot hold"):
+        save_questions([*QUESTIONS, question], tmp_path / "q.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["q.jsonl"]
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"id": 7}, ': row 1: "id" is 7: expected a string'),
+    ({"id": b"x"}, """: row 1: "id" is "b'x'": expected a string"""),
+    ({"answer": None}, ': row 1: "answer" is null: expected a string'),
+    ({"id": "a"}, ": row 1: id a is also on row 0"),
+    ({"choices": [{"label": "A", "text": "x"}] * 2}, ': row 1: "choices" has a label twice'),
+    ({"choices": [{"label": "A", "text": "x"}]}, ': row 1: "choices" is not an object of at least 2 labels'),
+    ({"rationales": [{"perspective": "p", "text": " "}]}, ': row 1: "rationales[0].text" is empty'),
+])
+def test_a_faulty_row_of_parquet_is_named(tmp_path, row, message):
+    first = {"id": "a", **ROW}
+    second = {"id": "b", **ROW, **row}
+    if type(second["id"]) is not str:
+        first["id"] = second["id"]
+        message = message.replace("row 1", "row 0")
+    path = write_parquet(tmp_path / "q.parquet", *({"choices": None, "rationales": None} | r for r in (first, second)))
+    with pytest.raises(MindError) as error:
+        load_questions(path)
+    assert str(error.value).startswith(f"{path}{message}")
+
+
+def test_an_empty_parquet_file_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    save_questions([], tmp_path / "q.parquet")
+    with pytest.raises(MindError, match=r"q.parquet: the file is empty: expected one question a row"):
+        load_questions(tmp_path / "q.parquet")
+
+
+@needs_data
+def test_the_real_files_come_back_in_their_authors_forms(tmp_path):
+    """CommonsenseQA's columns from JSON and Parquet, StrategyQA's truth values, and both in our own Parquet."""
+    pytest.importorskip("pyarrow")
+    commonsense = load_questions(DATA / "commonsense_qa.test.jsonl")
+    rows = [{"id": q.id, "stem": q.question, "answerKey": q.answer,
+             "choices": {"label": list(q.choices), "text": list(q.choices.values())}} for q in commonsense]
+    for path in (write_json(tmp_path / "c.json", *rows), write_parquet(tmp_path / "c.parquet", *rows)):
+        assert load_source(SourceConfig(str(path), question_column="stem", answer_column="answerKey")) == commonsense
+    strategy = load_questions(DATA / "strategy_qa.test.jsonl")
+    rows = [{"qid": q.id, "question": q.question, "answer": q.answer == "yes"} for q in strategy]
+    assert load_source(SourceConfig(str(write_lines(tmp_path / "s.jsonl", *rows)), id_column="qid")) == strategy
+    for questions in (commonsense, strategy):
+        save_questions(questions, tmp_path / "q.parquet")
+        assert load_questions(tmp_path / "q.parquet") == questions
