@@ -30,7 +30,7 @@ class TeacherConfig:
     """The environment variable that holds the key; it is read there alone, and never logged or written. Endpoints
     other than the default one are asked without a key where it is not set."""
     temperature: float | None = 0.7
-    """None leaves it, like top_p and seed, to the server."""
+    """None leaves it, like top_p and seed, to the server; offline engines take vLLM's default, 1."""
     top_p: float | None = None
     max_tokens: int = 1024
     """Tokens of an answer, at most; one that is cut off there counts as truncated."""
@@ -43,9 +43,9 @@ class TeacherConfig:
     engine_options: str = "{}"
     """A JSON object of vLLM's engine arguments for the offline engines, such as {"max_model_len": 4096}."""
     batch_size: int = 256
-    """Requests of a batch of an offline engine: what a kill costs, at most."""
+    """Requests of a batch of an offline engine. A kill costs one batch with vLLM, up to eight an engine with Ray."""
     replicas: int = 1
-    """Engines that engine "ray" starts."""
+    """Engines of "ray" that work at a time, at most."""
 
     def __post_init__(self) -> None:
         require(bool(self.model.strip()), "teacher.model is empty: expected the model's name")

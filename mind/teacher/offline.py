@@ -12,20 +12,18 @@ import importlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
 import jinja2
 
 from mind.errors import MindError
-from mind.records import Response
-from mind.teacher.requests import Failure, Key, Request
+from mind.records import Key, Response
+from mind.teacher.requests import Failure, Request, now, one_line
 from mind.teacher.spending import Spending
 
 Settle = Callable[[list[Response | Failure]], None]
 
-MAX_DETAIL_CHARACTERS = 300
 INFERENCE_ERROR = "__inference_error__"
 """The column in which Ray Data tells why a row has no answer; empty where it has one."""
 
@@ -54,7 +52,7 @@ class _OfflineEngine:
         return Response(
             *request.key, request=request.digest, model=self._model, text=text, finish_reason=finish_reason,
             prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, attempts=1, seconds=round(seconds, 3),
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+            created=now())
 
 
 class VLLMEngine(_OfflineEngine):
@@ -232,7 +230,7 @@ def _sampling(request: Request) -> dict[str, Any]:
 
 
 def _failure(request: Request, reason: str, detail: str) -> Failure:
-    return Failure(*request.key, reason, " ".join(detail.split())[:MAX_DETAIL_CHARACTERS], attempts=1)
+    return Failure(*request.key, reason, one_line(detail), attempts=1)
 
 
 def _package(name: str, extra: str) -> ModuleType:

@@ -20,11 +20,10 @@ from mind.errors import MindError
 from mind.files import parse_object
 from mind.records import Response
 from mind.teacher.config import TeacherConfig, TrafficConfig, json_option
-from mind.teacher.requests import Failure, Request
+from mind.teacher.requests import Failure, Request, now, one_line
 from mind.teacher.spending import Spending
 
 DEFAULT_URL = TeacherConfig.base_url
-MAX_DETAIL_CHARACTERS = 300
 
 
 @dataclass(eq=False)
@@ -209,7 +208,7 @@ class OnlineEngine:
     def _clean(self, text: str) -> str:
         """One line without the key, which some servers repeat."""
         text = text.replace(self._key, "[key]") if self._key else text
-        return " ".join(text.split())[:MAX_DETAIL_CHARACTERS]
+        return one_line(text)
 
 
 def _first_choice(answer: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -240,8 +239,3 @@ def retry_after(header: str | None) -> float | None:
         except (ValueError, TypeError):
             return None
     return max(seconds, 0.0) if seconds == seconds else None
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

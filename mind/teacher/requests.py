@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mind.answers import ANSWER_MARKER
@@ -15,6 +16,9 @@ from mind.perspectives import PERSPECTIVES
 from mind.records import Key, Question
 from mind.teacher.config import GenerateConfig, TeacherConfig
 from mind.tokenization import question_text
+
+
+MAX_DETAIL_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,16 @@ def load_prompts(perspectives: Sequence[str], path: str | None) -> dict[str, str
         raise MindError(f"no prompt for the perspective {missing[0]}: those with one are {', '.join(prompts)}; "
                         "give yours in a JSON file of {perspective: prompt} as --prompts")
     return {name: prompts[name] for name in perspectives}
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def one_line(text: str) -> str:
+    """`text` as the detail of a failure: without line breaks, and not long."""
+    return " ".join(text.split())[:MAX_DETAIL_CHARACTERS]
 
 
 def name_of(key: Key) -> str:
