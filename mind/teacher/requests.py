@@ -17,7 +17,6 @@ from mind.records import Key, Question
 from mind.teacher.config import GenerateConfig, TeacherConfig
 from mind.tokenization import question_text
 
-
 MAX_DETAIL_CHARACTERS = 300
 
 
