@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import json
 import logging
 import os
@@ -141,18 +142,13 @@ def normal_latex(text: str) -> str:
 
 
 def _unbraced(text: str) -> str:
-    while _in_one_pair_of_braces(text):
-        text = text[1:-1].strip()
-    return text
-
-
-def _in_one_pair_of_braces(text: str) -> bool:
-    depth = 0
-    for character in text[:-1]:
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if depth <= 0:
-            return False
-    return depth == 1 and text.endswith("}")
+    """`text` without the pairs of braces around all of it."""
+    depths = list(itertools.accumulate({"{": 1, "}": -1}.get(character, 0) for character in text))
+    if not text or depths[-1]:
+        return text
+    opening, closing = len(text) - len(text.lstrip("{")), len(text) - len(text.rstrip("}"))
+    pairs = max(min(opening, closing, *depths[max(opening - 1, 0):len(text) - closing]), 0)
+    return text[pairs:len(text) - pairs].strip()
 
 
 def _unspaced(text: str) -> str:
