@@ -191,7 +191,7 @@ def parse_question(where: str, record: Mapping[str, Any]) -> Question:
 def parse_answer(where: str, record: Mapping[str, Any]) -> tuple[str, Mapping[str, str] | None]:
     """The answer and the choices of {"answer", "choices"?}, a numeric answer as text; raises MindError with `where`."""
     answer = record.get("answer")
-    if type(answer) in (int, float) and math.isfinite(answer):
+    if type(answer) is int or (type(answer) is float and math.isfinite(answer)):
         record = {**record, "answer": str(answer)}
     answer = required_text(where, record, "answer")
     choices = record.get("choices")

@@ -50,6 +50,11 @@ def test_the_question_tells_which_number_counts(grade):
     assert (counts.correct, counts.total) == (1, 2)
 
 
+def test_an_integer_beyond_every_float_is_an_answer(grade):
+    counts, _ = grade({"id": "a", "answer": 10**400, "response": f"#### {10**400}"})
+    assert counts.correct == 1
+
+
 @pytest.mark.parametrize(("row", "message"), [
     ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
     ("[1]", "expected a JSON object, not list"),
