@@ -61,8 +61,13 @@ def suffix(answer: str) -> str:
 
 
 def without_suffix(text: str) -> str:
-    """`text` up to its last answer marker, stripped; all of it where there is no marker."""
-    return text.rpartition(ANSWER_MARKER)[0].strip() if ANSWER_MARKER in text else text.strip()
+    """`text` without the answer lines at its end, stripped; a marker with more text below it is a heading."""
+    end = len(text)
+    while (start := text.rfind(ANSWER_MARKER, 0, end)) >= 0:
+        if "\n" in text[start + len(ANSWER_MARKER):end].strip():
+            break
+        end = start
+    return text[:end].strip()
 
 
 def answer_kind(question: Question) -> AnswerKind:

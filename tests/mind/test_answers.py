@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mind import answers, latex_equality
-from mind.answers import answer_kind, extract_answer, is_correct, judge_text, suffix
+from mind.answers import answer_kind, extract_answer, is_correct, judge_text, suffix, without_suffix
 from mind.numeric import MAX_ANSWER_CHARACTERS, number_value
 from mind.records import Question
 
@@ -44,6 +44,15 @@ def test_plain_numbers_are_numbers(answer):
 @pytest.mark.parametrize("answer", ["\\frac{3}{4}", "3\\sqrt{2}", "p - q", "1,-2", "x=5", "east", "1,23", "52_8"])
 def test_other_answers_are_latex(answer):
     assert answer_kind(with_answer(answer)) == "latex"
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("So.\n#### 4", "So."), ("So.\n####\n4\n", "So."), ("So.\n#### 4\n\n#### 4", "So."), ("So. #### 4", "So."),
+    ("#### 4", ""), (" no marker ", "no marker"), ("#### Step 1\nAdd.\nDone.", "#### Step 1\nAdd.\nDone."),
+    ("So.\n#### Step 2\nAdd.\nDone.\n#### 4", "So.\n#### Step 2\nAdd.\nDone."), ("", ""), ("####" * 2_500_000, ""),
+])
+def test_the_answer_lines_are_cut_off_and_headings_stay(text, expected):
+    assert without_suffix(text) == expected
 
 
 def test_the_choices_decide_the_kind():
