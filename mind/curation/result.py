@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any
 
 from mind.perspectives import PAPER_PERSPECTIVES
@@ -117,12 +118,17 @@ class FilterResult:
         return [bins[index] for index in range(_HISTOGRAM_BINS)]
 
     def examples(self, count: int = _EXAMPLES) -> dict[str, list[Key]]:
-        """The first `count` rationales, at most, that each reason dropped; reasons that dropped none are absent."""
-        examples: dict[str, list[Key]] = {}
+        """At most `count` rationales that each reason dropped, of as many questions as there are for it.
+
+        Reasons that dropped none are absent.
+        """
+        before: Counter[tuple[str, str]] = Counter()
+        ranked: dict[str, list[tuple[int, Key]]] = {}
         for key, reason in self.dropped:
-            if len(found := examples.setdefault(reason, [])) < count:
-                found.append(key)
-        return {reason: examples[reason] for reason in REASONS if reason in examples}
+            ranked.setdefault(reason, []).append((before[reason, key[0]], key))
+            before[reason, key[0]] += 1
+        return {reason: [key for _, key in sorted(ranked[reason], key=itemgetter(0))[:count]]
+                for reason in REASONS if reason in ranked}
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the counts, which add up (read = kept + all of dropped), and a few keys of what was dropped."""

@@ -264,7 +264,7 @@ def test_the_summary_is_json_and_adds_up():
     summary = json.loads(json.dumps(result.as_dict()))
     assert summary["read"] == 40 == summary["kept"] + sum(summary["dropped"].values())
     assert summary["dropped"]["wrong"] == 8 and summary["examples"]["wrong"] == [
-        ["q1", "planning", 0], ["q1", "analogy", 0], ["q2", "planning", 0]]
+        ["q1", "planning", 0], ["q2", "planning", 0], ["q3", "planning", 0]]
     assert list(summary["examples"]) == ["wrong", "easy question"]
     assert sum(summary["questions"].values()) == 20 == sum(summary["pass_rate_histogram"])
     assert summary["perspectives"]["analogy"] == {"read": 20, "right": 16, "kept": summary["kept"] // 2, "checked": 16,
