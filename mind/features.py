@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mind.bin_packing import bins_of
 from mind.errors import MindError
+from mind.files import replacing_file
 from mind.packing import plain_pack
 from mind.records import Question
 from mind.trunk import pack_hidden
@@ -106,9 +107,8 @@ def build_features(
     else:
         vectors = encoder.encode(texts, progress)
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".partial")
-        save_file({"vectors": vectors}, temporary)
-        temporary.replace(file)
+        with replacing_file(file) as partial:
+            save_file({"vectors": vectors}, partial)
     rationales = torch.zeros(len(questions), len(perspectives), vectors.shape[1])
     if places:
         q, k = torch.tensor(places).T

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from mind.files import replacing
 from mind.objective import StepTerms
 from mind.packing import naive_tokens
 from mind.records import Packing, TokenizedQuestion
@@ -150,6 +151,5 @@ def truncate(file: Path, last_step: int) -> None:
             break  # only the line that the kill cut short can be broken, and nothing follows it
         if row["phase"] != "train" or row["step"] <= last_step:
             kept.append(line + "\n")
-    temporary = file.with_suffix(".partial")
-    temporary.write_text("".join(kept))
-    temporary.replace(file)
+    with replacing(file) as replacement:
+        replacement.writelines(kept)

@@ -24,6 +24,7 @@ from mind.data import load_questions, split_heldout
 from mind.errors import MindError
 from mind.evaluate import answer_accuracy, heldout_nll, rationale_losses
 from mind.features import Features, SentenceEncoder, StudentEncoder, build_features
+from mind.files import replacing
 from mind.metanet import MetaNet
 from mind.metrics import MetricsCallback, peak_memory, truncate
 from mind.prompt_sharing import attention_and_packing
@@ -247,6 +248,5 @@ def _read_evaluation(output: Path) -> dict[str, Any]:
 
 
 def _write_json(file: Path, value: Any) -> None:
-    temporary = file.with_suffix(".partial")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(file)
+    with replacing(file) as replacement:
+        replacement.write(json.dumps(value, indent=2) + "\n")

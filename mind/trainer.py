@@ -24,6 +24,7 @@ from mind.calibration import Calibrator
 from mind.config import MindConfig
 from mind.errors import MindError
 from mind.features import Features
+from mind.files import replacing_file
 from mind.metrics import StepMeter, peak_memory
 from mind.objective import SUMS, ObjectiveTerms, StepTerms, observe, select, student_loss
 from mind.packing import pack
@@ -232,9 +233,8 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
 def save_calibration(calibrator: Calibrator, folder: Path) -> None:
     """Writes MetaNet's weights and, last and atomically, the calibrator's state: it marks a checkpoint as complete."""
     save_file({name: t.contiguous() for name, t in calibrator.metanet.state_dict().items()}, folder / METANET_FILE)
-    temporary = folder / (CALIBRATION_FILE + ".partial")
-    torch.save(calibrator.state_dict(), temporary)
-    temporary.replace(folder / CALIBRATION_FILE)
+    with replacing_file(folder / CALIBRATION_FILE) as partial:
+        torch.save(calibrator.state_dict(), partial)
 
 
 def last_checkpoint(output: Path) -> Path | None:

@@ -1,12 +1,12 @@
 """The page: templates/report.html filled with the pictures and tables of a run."""
 
 import math
-import os
 from pathlib import Path
 
 import jinja2
 import matplotlib
 
+from mind.files import replacing
 from mind.report.pictures import DRAWN_POINTS, PAGE_COLOURS, STYLE, Pictures
 from mind.report.reading import Metrics, number_at, read_object, value_at
 from mind.report.tables import evaluation_table, flat, headline_rows, work_table
@@ -40,10 +40,7 @@ def write_report(run: Path) -> Path:
         work=work_table(work) if work else [], page_colours=PAGE_COLOURS, notes=list(metrics.notes.values()),
         status=flat(status), config=flat(config),
     )  # fmt: skip
-    report, unfinished = run / "report.html", run / f".report.{os.getpid()}.tmp"
-    try:
-        unfinished.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-        os.replace(unfinished, report)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    report = run / "report.html"
+    with replacing(report) as file:
+        file.write(page)
     return report
