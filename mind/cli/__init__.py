@@ -45,9 +45,10 @@ COMMANDS: dict[tuple[str, ...], Callable[[Sequence[str]], int | None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a job that left requests unanswered, 2 for bad input.
+    """Runs one command; returns the exit status.
 
-    Bad input is told in one line on standard error.
+    That is 0, 1 for a job that left requests unanswered, 2 for bad input, which is told in one line on standard error,
+    and 130 where Ctrl-C ended it.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -61,5 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except MindError as error:
                 print(f"mind: error: {error}", file=sys.stderr)
                 return 2
+            except KeyboardInterrupt:
+                print("mind: interrupted", file=sys.stderr)
+                return 130
     print(f"mind: error: unknown command {' '.join(arguments[:2])}\n\n{USAGE}", file=sys.stderr)
     return 2

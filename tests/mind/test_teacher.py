@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -310,6 +312,29 @@ def test_killed_at_any_answer_and_started_again(tmp_path, questions):
         # An answer that was under way when the process died is the most that a kill may cost: two at a time.
         assert all(count <= 4 for count in proxy.answered.values()) and proxy.answered.total() <= 12 + 3 * 2
     assert len({found.key for found in load_responses(output / "responses.jsonl")}) == 12
+
+
+def test_ctrl_c_keeps_what_has_come(tmp_path, questions):
+    output = tmp_path / "set"
+    state = {"left": 5, "process": None}
+
+    def backend(body):
+        state["left"] -= 1
+        if state["left"] == 0:
+            state["process"].send_signal(signal.SIGINT)
+            time.sleep(0.5)  # the answer under way is too late
+        return solve(body)
+
+    with FaultProxy(backend) as proxy:
+        command = [sys.executable, "-m", "mind", *arguments(proxy, questions, output, "--traffic.concurrency", "1")]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        state["process"] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
+                                            stderr=subprocess.PIPE)
+        _, errors = state["process"].communicate(timeout=120)
+        assert state["process"].returncode == 130 and b"mind: interrupted" in errors and b"Traceback" not in errors
+        assert len(list(load_responses(output / "responses.jsonl"))) == 4
+        assert main(arguments(proxy, questions, output)) == 0
+    assert len(list(load_responses(output / "responses.jsonl"))) == 12
 
 
 def test_the_worst_case_is_held_back():
