@@ -314,6 +314,15 @@ def test_killed_at_any_answer_and_started_again(tmp_path, questions):
     assert len({found.key for found in load_responses(output / "responses.jsonl")}) == 12
 
 
+# A job in the background ignores SIGINT, and so would its children.
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from mind.cli import main
+sys.exit(main())
+"""
+
+
 def test_ctrl_c_keeps_what_has_come(tmp_path, questions):
     output = tmp_path / "set"
     state = {"left": 5, "process": None}
@@ -326,7 +335,8 @@ def test_ctrl_c_keeps_what_has_come(tmp_path, questions):
         return solve(body)
 
     with FaultProxy(backend) as proxy:
-        command = [sys.executable, "-m", "mind", *arguments(proxy, questions, output, "--traffic.concurrency", "1")]
+        command = [sys.executable, "-c", INTERRUPTIBLE,
+                   *arguments(proxy, questions, output, "--traffic.concurrency", "1")]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
         state["process"] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
                                             stderr=subprocess.PIPE)
