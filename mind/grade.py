@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mind.answers import Judgement, judge_text
+from mind.answers import judge_text
 from mind.data import parse_answer, required_text
 from mind.errors import MindError
 from mind.files import json_objects, new_file, replacing
@@ -55,11 +55,6 @@ def grade_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -
         if not total:
             raise MindError(f"{source}: the file is empty: expected one response a line")
     return GradeCounts(total, correct, unparsed)
-
-
-def judge_texts(pairs: Iterable[tuple[str, Question]]) -> Iterator[Judgement]:
-    """`judge_text` of each response and its question, in order, one at a time."""
-    return (judge_text(response, question) for response, question in pairs)
 
 
 def _question(where: str, row: Mapping[str, Any]) -> Question:

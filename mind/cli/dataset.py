@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mind.teacher.generate import JobReport
 
 
+VERDICTS = ("right", "wrong", "unparsed")
+
+
 @dataclass(frozen=True)
 class DataImport:
     """Turn unnamed teacher rationales into training records: wrong ones are dropped, the rest named path-1 ..."""
@@ -98,7 +101,7 @@ def judge(config: JudgeConfig) -> int:
     from mind.teacher.judge import judge as run
 
     report = run(config)
-    print_table("verdicts", [{"judge": name} | {verdict: f"{count:,}" for verdict, count in counts.items()}
+    print_table("verdicts", [{"judge": name} | {verdict: f"{counts[verdict]:,}" for verdict in VERDICTS}
                              for name, counts in report.counts.items()])
     following = f"mind filter {config.folder} --output FILE"
     if report.job is not None:

@@ -66,7 +66,9 @@ def _resumed(config: MindConfig, default: MindConfig) -> MindConfig:
     if not file.exists():
         raise MindError(f"{config.output}: there is no run to resume (config.json is missing)")
     saved = load_config(file)
-    given, plain, kept = (_flat(dataclasses.asdict(c)) for c in (config, default, saved))
+    from mind.report.tables import flat
+
+    given, plain, kept = (flat(dataclasses.asdict(c)) for c in (config, default, saved))
     changed = [name for name in given if name != "output" and given[name] not in (plain[name], kept[name])]
     if changed:
         raise MindError(f"--resume keeps the configuration of {config.output}; these options differ from it: "
@@ -111,13 +113,6 @@ def report(options: Report) -> None:
     from mind.report import write_report
 
     print(write_report(Path(options.run)))
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
-    out = {}
-    for name, value in tree.items():
-        out |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return out
 
 
 def _print_evaluation(output: Path) -> None:

@@ -11,7 +11,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +20,8 @@ import yaml
 import mind_kernels
 from mind.files import replacing
 from mind.records import Response
+from mind.teacher.requests import now, text_digest
+from mind.teacher.spending import cost_of
 
 NOT_GIVEN = "not given"
 NAME_CHARACTERS = 200
@@ -97,13 +98,13 @@ def build_card(
         sampling["endpoint"] = urlsplit(teacher["base_url"]).hostname  # a path or a query may hold a key
     return {
         "name": name,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": now(),
         "tool": f"mind-kernels {mind_kernels.__version__}",
         "licence": licence or NOT_GIVEN,
         "source_licences": source_licences or NOT_GIVEN,
         "sources": [dict(source) for source in sources],
         "teacher": {"models": models, "sampling": sampling} | dates,
-        "prompts": {perspective: _sha256(prompt) for perspective, prompt in prompts.items()},
+        "prompts": {perspective: text_digest(prompt) for perspective, prompt in prompts.items()},
         "judges": {judge: dict(counts) for judge, counts in verdicts.items()},
         "counts": {key: filter_summary[key] for key in ("read", "kept", "dropped", "questions", "perspectives")},
         "filter": dict(filter_config),
@@ -154,13 +155,9 @@ def _without_folders(name: str) -> str:
 
 
 def _cost(tokens: Mapping[str, int], price: tuple[float, float], currency: str) -> dict[str, Any]:
-    amount = (tokens["prompt"] * price[0] + tokens["completion"] * price[1]) / 1e6
+    amount = cost_of(tokens["prompt"], tokens["completion"], price)
     return {"amount": round(amount, 6), "currency": currency, "per_million_prompt_tokens": price[0],
             "per_million_completion_tokens": price[1]}
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _front_matter(card: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from mind.records import Key, Question, Response, Verdict
 from mind.teacher.config import GenerateConfig
 from mind.teacher.generate import CONFIG, PROMPTS, QUESTIONS, RESPONSES
 from mind.teacher.journal import load_responses
-from mind.teacher.judge import JUDGED, load_verdicts
+from mind.teacher.judge import JUDGED, load_verdicts, verdict_counts
 
 
 def filter_dataset(options: FilterOptions) -> FilterResult:
@@ -54,13 +53,11 @@ def _card(
 ) -> dict:
     folder = Path(options.folder)
     config = load_config(folder / CONFIG, GenerateConfig)
-    judges: dict[str, Counter[str]] = {}
-    for verdict in verdicts.values():
-        judges.setdefault(verdict.judge, Counter())[verdict.verdict] += 1
     return build_card(
         name=name, sources=[source_entry(dataclasses.asdict(config.questions), folder / QUESTIONS, len(questions))],
         prompts=parse_object(str(folder / PROMPTS), (folder / PROMPTS).read_bytes()),
-        generate=dataclasses.asdict(config), responses=responses, verdicts=judges, filter_summary=result.as_dict(),
+        generate=dataclasses.asdict(config), responses=responses,
+        verdicts=verdict_counts(verdicts.values()), filter_summary=result.as_dict(),
         filter_config=dataclasses.asdict(options.filter), price=config.prices.get(config.teacher.model),
         currency=config.currency, licence=options.license, source_licences=options.source_licenses)
 

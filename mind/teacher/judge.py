@@ -6,14 +6,14 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mind.answers import judge_text
 from mind.data import load_questions
 from mind.errors import MindError
 from mind.files import json_objects, record_of, replacing
-from mind.grade import judge_texts
 from mind.records import Key, Question, Response, Verdict
 from mind.teacher.config import JudgeConfig, TeacherConfig
 from mind.teacher.generate import QUESTIONS, RESPONSES, JobReport, make_engine, run_job
@@ -69,10 +69,7 @@ def judge(config: JudgeConfig) -> JudgeReport:
                     for verdict in verdicts]
     with replacing(folder / JUDGED) as file:
         file.writelines(json.dumps(dataclasses.asdict(verdict)) + "\n" for verdict in verdicts)
-    counts: dict[str, Counter[str]] = {}
-    for verdict in verdicts:
-        counts.setdefault(verdict.judge, Counter(right=0, wrong=0, unparsed=0))[verdict.verdict] += 1
-    return JudgeReport(counts, job)
+    return JudgeReport(verdict_counts(verdicts), job)
 
 
 def load_verdicts(path: Path) -> dict[Key, Verdict]:
@@ -89,14 +86,21 @@ def load_verdicts(path: Path) -> dict[Key, Verdict]:
     return verdicts
 
 
+def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[str]]:
+    """Judge -> verdict -> how many."""
+    counts: dict[str, Counter[str]] = {}
+    for verdict in verdicts:
+        counts.setdefault(verdict.judge, Counter())[verdict.verdict] += 1
+    return counts
+
+
 def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Response]) -> list[Verdict]:
     """A verdict on each response (mind.answers); raises MindError for a response to an unknown question."""
     for response in responses:
         if response.id not in questions:
             raise MindError(f"{RESPONSES}: question {response.id} is not in {QUESTIONS}")
-    judged = judge_texts((response.text, questions[response.id]) for response in responses)
-    return [Verdict(*response.key, verdict, extracted, reason, "rules")
-            for response, (verdict, extracted, reason) in zip(responses, judged, strict=True)]
+    return [Verdict(*response.key, *judge_text(response.text, questions[response.id]), "rules")
+            for response in responses]
 
 
 def judge_request(judge: TeacherConfig, question: Question, response: Response) -> Request:

@@ -75,9 +75,12 @@ class Spending:
         self._held_cost = self._held_cost + sign * self._cost(prompt, answer) if self.under_way else 0.0
 
     def _cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        if self._price is None:
-            return 0.0
-        return (prompt_tokens * self._price[0] + completion_tokens * self._price[1]) / 1e6
+        return 0.0 if self._price is None else cost_of(prompt_tokens, completion_tokens, self._price)
+
+
+def cost_of(prompt_tokens: int, completion_tokens: int, price: tuple[float, float]) -> float:
+    """What the tokens cost at `price`, that of a million prompt tokens and that of a million answer tokens."""
+    return (prompt_tokens * price[0] + completion_tokens * price[1]) / 1e6
 
 
 def worst_case(request: Request) -> tuple[int, int]:

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from mind.answers import judge_text
 from mind.errors import MindError
-from mind.grade import GradeCounts, grade_file, judge_texts
+from mind.grade import GradeCounts, grade_file
 from mind.records import Question
 
 RIGHT = {"id": "a", "answer": "12", "response": "5 + 7 = 12"}
@@ -88,8 +89,7 @@ def test_empty_missing_and_existing_files_are_named(grade, tmp_path):
     assert (tmp_path / "graded.jsonl").read_text() == "mine"
 
 
-def test_responses_are_judged_one_at_a_time():
+def test_a_judgement_says_why():
     question = Question("a", "", "12")
-    judged = judge_texts(iter([("#### 12", question), ("#### 13", question)]))
-    assert next(judged) == ("right", "12", "equal as numbers")
-    assert [judgement.verdict for judgement in judged] == ["wrong"]
+    assert judge_text("#### 12", question) == ("right", "12", "equal as numbers")
+    assert judge_text("#### 13", question).verdict == "wrong"

@@ -59,20 +59,20 @@ def spend(**limits) -> Spending:
     return Spending(BudgetConfig(**limits), None)
 
 
-@pytest.fixture
-def vllm(monkeypatch):
-    package = FakeVLLM()
+def installed(package, monkeypatch):
     for name, module in package.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     return package
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    return installed(FakeVLLM(), monkeypatch)
 
 
 @pytest.fixture
 def ray(monkeypatch):
-    package = FakeRay()
-    for name, module in package.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    return package
+    return installed(FakeRay(), monkeypatch)
 
 
 @pytest.fixture
