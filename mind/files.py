@@ -80,12 +80,15 @@ def parse_object(where: str, text: bytes) -> dict[str, Any]:
 def record_of(kind: type[T], where: str, record: Mapping[str, Any]) -> T:
     """The dataclass `kind` with the fields of `record`; other keys are left out.
 
-    Raises MindError that begins with `where` for a missing field and for one of another type.
+    Raises MindError that begins with `where` for a missing field, one of another type, and one that is none of the
+    values of its Literal.
     """
     values = {}
-    for name, types, required in _fields(kind):
+    for name, types, allowed, required in _fields(kind):
         if name in record:
-            values[name] = checked(where, name, record[name], types)
+            values[name] = value = checked(where, name, record[name], types)
+            if allowed and value not in allowed:
+                raise MindError(f'{where}: "{name}" is {json.dumps(value):.60}: expected one of {", ".join(allowed)}')
         elif required:
             raise MindError(f'{where}: the record has no "{name}"')
     return kind(**values)
@@ -110,10 +113,12 @@ def json_types(hint: Any) -> tuple[type, ...]:
 
 
 @functools.cache
-def _fields(kind: type) -> list[tuple[str, tuple[type, ...], bool]]:
-    """Name, types of the JSON value, and whether it must be there."""
+def _fields(kind: type) -> list[tuple[str, tuple[type, ...], tuple[str, ...], bool]]:
+    """Name, types of the JSON value, the texts that a Literal allows, and whether it must be there."""
     hints = get_type_hints(kind)
-    return [(item.name, json_types(hints[item.name]), is_required(item)) for item in dataclasses.fields(kind)]
+    return [(item.name, json_types(hints[item.name]),
+             get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else (), is_required(item))
+            for item in dataclasses.fields(kind)]
 
 
 def is_required(item: dataclasses.Field) -> bool:

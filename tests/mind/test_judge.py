@@ -117,6 +117,18 @@ def test_replies(folder, text, expected, extracted):
     assert (found.verdict, found.extracted) == (expected, extracted)
 
 
+def test_faulty_verdicts_are_named(folder):
+    main(["judge", str(folder)])
+    lines = (folder / "judged.jsonl").read_text().splitlines()
+    for line, message in ((json.dumps(json.loads(lines[0]) | {"verdict": "maybe"}),
+                           '"verdict" is "maybe": expected one of right, wrong, unparsed'),
+                          (lines[0], "has a verdict above"), ("{", "not JSON")):
+        (folder / "judged.jsonl").write_text(f"{lines[0]}\n{line}\n")
+        with pytest.raises(MindError, match=message) as error:
+            load_verdicts(folder / "judged.jsonl")
+        assert f"{folder / 'judged.jsonl'}:2" in str(error.value)
+
+
 def test_bad_folders_are_named(folder):
     with (folder / "responses.jsonl").open("a") as file:
         row = json.loads((folder / "responses.jsonl").read_text().splitlines()[0])
