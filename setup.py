@@ -18,5 +18,6 @@ EXTENSIONS = [
     Extension("mind._packer", ["csrc/host/packer.cpp"]),
 ]
 
-setup(ext_modules=EXTENSIONS, distclass=MindDistribution,
-      cmdclass={"build_ext": BuildExtensions, "build_py": BuildPython})
+setup(
+    ext_modules=EXTENSIONS, distclass=MindDistribution, cmdclass={"build_ext": BuildExtensions, "build_py": BuildPython}
+)

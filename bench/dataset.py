@@ -52,24 +52,46 @@ def questions_of(path: str, latex: bool) -> list[tuple[Question, list[str]]]:
 def answers(sources: list[tuple[Question, list[str]]], count: int, rng: random.Random) -> Iterator[Response]:
     """`count` answers to copies of the questions, 48 to each: eight perspectives, six samples."""
     words = sorted({word for _, texts in sources for text in texts for word in text.split()})
-    keys = ((f"{copy}-{index}", perspective, sample, texts) for copy in range(count) for index, (_, texts) in
-            enumerate(sources) for perspective in PAPER_PERSPECTIVES for sample in range(SAMPLES))
+    keys = (
+        (f"{copy}-{index}", perspective, sample, texts)
+        for copy in range(count)
+        for index, (_, texts) in enumerate(sources)
+        for perspective in PAPER_PERSPECTIVES
+        for sample in range(SAMPLES)
+    )
     for _, (name, perspective, sample, texts) in zip(range(count), keys, strict=False):
         *lines, last = rng.choice(texts).split("\n")  # the answer stays
-        changed = [" ".join(rng.choice(words) if rng.random() < CHANGED else word for word in line.split(" "))
-                   for line in lines]
-        yield Response(name, perspective, sample, "0" * 16, "m", "\n".join([*changed, last]), "stop", 200, 100, 1, 1.0,
-                       "2026-11-21T10:00:00Z")
+        changed = [
+            " ".join(rng.choice(words) if rng.random() < CHANGED else word for word in line.split(" "))
+            for line in lines
+        ]
+        yield Response(
+            name,
+            perspective,
+            sample,
+            "0" * 16,
+            "m",
+            "\n".join([*changed, last]),
+            "stop",
+            200,
+            100,
+            1,
+            1.0,
+            "2026-11-21T10:00:00Z",
+        )
 
 
 def write_folder(folder: Path, sources: list[tuple[Question, list[str]]], count: int) -> None:
     """What `mind generate` leaves."""
     with replacing(folder / "responses.jsonl") as file:
         names = dict.fromkeys(_written(file, answers(sources, count, random.Random(0))))
-    save_questions((dataclasses.replace(sources[int(name.rpartition("-")[2])][0], id=name) for name in names),
-                   folder / "questions.jsonl")
-    save_config(GenerateConfig(str(folder), SourceConfig("questions.jsonl"), TeacherConfig("m")),
-                folder / "generate.json")
+    save_questions(
+        (dataclasses.replace(sources[int(name.rpartition("-")[2])][0], id=name) for name in names),
+        folder / "questions.jsonl",
+    )
+    save_config(
+        GenerateConfig(str(folder), SourceConfig("questions.jsonl"), TeacherConfig("m")), folder / "generate.json"
+    )
     (folder / "prompts.json").write_text(json.dumps(dict.fromkeys(PAPER_PERSPECTIVES, "Explain.")))
 
 
@@ -101,7 +123,7 @@ def main() -> None:
         if options.latex:
             latex = questions_of(options.latex, latex=True)
             step = -(-9 * len(latex) // len(sources)) or 1  # nine numbers for one LaTeX answer
-            sources = (sources * step)[:9 * len(latex)] + latex
+            sources = (sources * step)[: 9 * len(latex)] + latex
             random.Random(0).shuffle(sources)
         write_folder(Path(name), sources, options.responses)
         size = (Path(name) / "responses.jsonl").stat().st_size / 2**20

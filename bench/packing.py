@@ -1,6 +1,6 @@
 """Best-fit packing of a million lengths: the compiled packer beside its Python twin.
 
-    python -m bench.packing
+python -m bench.packing
 """
 
 from __future__ import annotations

@@ -95,8 +95,12 @@ def real_groups(groups: int, data: Path | None = None, rows: int | None = None) 
     found: dict[str, list[Tensor]] = {"hidden": [], "target": [], "segment": [], "answer_rows": []}
     count = segments = positions = 0
     for states, batch in _labelled(*student, complete_questions(groups, rows or 0, data), data):
-        for name, tensor in (("hidden", states), ("target", batch.target), ("segment", batch.segment + segments),
-                             ("answer_rows", batch.answer_rows + count)):
+        for name, tensor in (
+            ("hidden", states),
+            ("target", batch.target),
+            ("segment", batch.segment + segments),
+            ("answer_rows", batch.answer_rows + count),
+        ):
             found[name].append(tensor)
         count, segments = count + len(states), segments + batch.tokens.numel()
         positions += len(batch.answer_rows)
@@ -117,11 +121,15 @@ def _cut(tensors: dict[str, Tensor], groups: int, rows: int | None) -> dict[str,
     if size < answer_rows.numel():
         raise ValueError(f"{groups} groups of {answer_rows.shape[1]} rows exceed the {size} rows")
     kept = answers.clone()
-    kept[(~answers).nonzero()[:size - answer_rows.numel()]] = True
+    kept[(~answers).nonzero()[: size - answer_rows.numel()]] = True
     place = kept.cumsum(0) - 1
     _, segment = tensors["segment"][kept].unique(return_inverse=True)
-    return {"hidden": tensors["hidden"][kept], "target": tensors["target"][kept], "segment": segment,
-            "answer_rows": place[answer_rows]}
+    return {
+        "hidden": tensors["hidden"][kept],
+        "target": tensors["target"][kept],
+        "segment": segment,
+        "answer_rows": place[answer_rows],
+    }
 
 
 def _labelled(
@@ -131,7 +139,7 @@ def _labelled(
     perspectives = perspectives_of(questions, data)
     tokenized = tokenize(questions, tokenizer, perspectives, 1024)
     for start in range(0, len(tokenized), 2):
-        for batch in pack(tokenized[start:start + 2], len(perspectives), Packing(512, share_prompts=False)):
+        for batch in pack(tokenized[start : start + 2], len(perspectives), Packing(512, share_prompts=False)):
             yield labelled_hidden(model.eval(), batch), batch
 
 

@@ -56,8 +56,11 @@ def passes(kernels: RowKernels, logits: Tensor, target: Tensor, copies: int) -> 
         part = fresh.pop()
         return kernels.row_kernel_(part, target, weights, loss), part
 
-    return {"statistics": lambda: kernels.statistics(logits, target, loss), "statistics and entries": sparse,
-            "gradient": gradient}
+    return {
+        "statistics": lambda: kernels.statistics(logits, target, loss),
+        "statistics and entries": sparse,
+        "gradient": gradient,
+    }
 
 
 def check(results: dict[str, Any], logits: Tensor, target: Tensor) -> None:
@@ -87,21 +90,37 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         kernels = importlib.import_module(f"mind_kernels.linear_cross_entropy.backend_{backend}")
         for name, call in passes(kernels, logits, inputs.target, options.repeats + WARMUP).items():
             calls[f"{backend} {name}"], moved[f"{backend} {name}"] = call, 2 if name == "gradient" else 1
-    timings = measure_time(calls, gate=lambda results: check(results, logits, inputs.target), repeats=options.repeats,
-                           warmup=WARMUP)
+    timings = measure_time(
+        calls, gate=lambda results: check(results, logits, inputs.target), repeats=options.repeats, warmup=WARMUP
+    )
     dtype = str(logits.dtype).removeprefix("torch.")
-    case = {"model": MODEL, "rows": len(logits), "V": logits.shape[1], "dtype": dtype,
-            "threads": torch.get_num_threads(), "inputs": inputs.label}
+    case = {
+        "model": MODEL,
+        "rows": len(logits),
+        "V": logits.shape[1],
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "inputs": inputs.label,
+    }
     rates = {name: moved[name] * logits.nbytes / timing.median_ms / 1e6 for name, timing in timings.items()}
-    return [{**case, "kernel": name, **timing.row(), "gb_s": round(rates[name], 2),
-             "share_of_copy": round(rates[name] / rates["copy"], 3)} for name, timing in timings.items()]
+    return [
+        {
+            **case,
+            "kernel": name,
+            **timing.row(),
+            "gb_s": round(rates[name], 2),
+            "share_of_copy": round(rates[name] / rates["copy"], 3),
+        }
+        for name, timing in timings.items()
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, help="default: 256, on CUDA 2048")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
-                        help="default: float32, on CUDA bfloat16")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32, on CUDA bfloat16"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backends", nargs="+", help="default: those that this machine has")
     parser.add_argument("--data", type=Path, help="questions whose rationales give the rows (`mind data import`)")

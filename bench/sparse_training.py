@@ -57,15 +57,20 @@ def make_batches(file: Path, steps: int, rationales: int) -> list[PackedBatch]:
     if steps * rationales > len(questions):
         raise ValueError(f"{file} holds {len(questions)} questions: expected {steps} steps x {rationales} rationales")
     chance = random.Random(SEED)
-    chosen = [replace(question, rationales=(chance.choice(question.rationales),))
-              for question in chance.sample(questions, steps * rationales)]
+    chosen = [
+        replace(question, rationales=(chance.choice(question.rationales),))
+        for question in chance.sample(questions, steps * rationales)
+    ]
     config = StudentConfig()
     _, tokenizer = load_student(config)
     perspectives = sorted({question.rationales[0].perspective for question in chosen})
     tokenized = tokenize(chosen, tokenizer, perspectives, config.max_length)
     packing = Packing(rationales * config.max_length, share_prompts=False)  # a step in one micro-batch
-    return [batch for start in range(0, len(tokenized), rationales)
-            for batch in pack(tokenized[start:start + rationales], len(perspectives), packing)]
+    return [
+        batch
+        for start in range(0, len(tokenized), rationales)
+        for batch in pack(tokenized[start : start + rationales], len(perspectives), packing)
+    ]
 
 
 def train(run: str, data: Sequence[PackedBatch], learning_rate: float, threshold: float | None) -> list[dict[str, Any]]:
@@ -85,14 +90,18 @@ def train(run: str, data: Sequence[PackedBatch], learning_rate: float, threshold
 def add_gradients(model: nn.Module, batch: PackedBatch, threshold: float | None) -> dict[str, float]:
     """Forward and backward of one batch: its mean loss a token and, with a threshold, what the gradient left out."""
     weight = head_tensors(model).weight
-    loss, stats = linear_cross_entropy(labelled_hidden(model, batch), weight, batch.target,
-                                       gradient_threshold=threshold, return_stats=True)
+    loss, stats = linear_cross_entropy(
+        labelled_hidden(model, batch), weight, batch.target, gradient_threshold=threshold, return_stats=True
+    )
     loss.backward()
     measured = {"tokens": len(batch.target), "loss": loss.item()}
     if threshold is not None:
         kept = stats.kept.double()
-        measured |= {"dropped_mass": stats.dropped_mass.mean().item(), "kept": kept.mean().item(),
-                     "sparse_rows": (kept < weight.shape[0]).double().mean().item()}
+        measured |= {
+            "dropped_mass": stats.dropped_mass.mean().item(),
+            "kept": kept.mean().item(),
+            "sparse_rows": (kept < weight.shape[0]).double().mean().item(),
+        }
     return measured
 
 
@@ -103,7 +112,7 @@ def series(rows: Sequence[Mapping[str, Any]], run: str, field: str = "loss") -> 
 
 def windows(values: Sequence[float]) -> list[Sequence[float]]:
     """Ten values each; the last window has fewer where they do not come out even."""
-    return [values[start:start + WINDOW] for start in range(0, len(values), WINDOW)]
+    return [values[start : start + WINDOW] for start in range(0, len(values), WINDOW)]
 
 
 def window_means(values: Sequence[float]) -> list[float]:
@@ -144,8 +153,15 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     losses, difference = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     # The runs all but coincide: the sparse one is dashed and finer, so that the exact one shows behind it.
     draw_curve(losses, exact, exact_means, 4, color=BLUE, label="exact gradient")
-    draw_curve(losses, sparse, sparse_means, 2, color=VERMILION, linestyle=(0, (3, 2)),
-               label=f"sparse gradient, p > $2^{{{math.log2(summary['threshold']):g}}}$")
+    draw_curve(
+        losses,
+        sparse,
+        sparse_means,
+        2,
+        color=VERMILION,
+        linestyle=(0, (3, 2)),
+        label=f"sparse gradient, p > $2^{{{math.log2(summary['threshold']):g}}}$",
+    )
     losses.set(ylabel="loss (nats a token)", title=f"{summary['inputs']}, {summary['rationales']} a step")
     losses.legend(frameon=False, title=f"bold: means of {WINDOW} steps, thin: single steps")
     difference.axhspan(-LIMIT_PERCENT, LIMIT_PERCENT, color=GREEN, alpha=0.15, linewidth=0)
@@ -157,8 +173,9 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         figure.savefig(file, metadata={"Date": None})
 
 
-def draw_curve(axes: Axes, values: Sequence[float], means: Sequence[float], width: float, *, label: str | None = None,
-               **look: Any) -> None:
+def draw_curve(
+    axes: Axes, values: Sequence[float], means: Sequence[float], width: float, *, label: str | None = None, **look: Any
+) -> None:
     """Single steps thin, means of ten steps bold at the middle of their steps."""
     steps = range(1, len(values) + 1)
     axes.plot(steps, values, linewidth=0.6, alpha=0.8, **look)
@@ -174,18 +191,25 @@ def check(rows: Sequence[Mapping[str, Any]]) -> None:
         sys.exit("every row of the sparse run fell back to the exact gradient: the runs compare nothing")
     for window in window_table(rows):
         if not abs(window["difference_percent"]) <= LIMIT_PERCENT:  # this way round nan fails too
-            sys.exit(f"steps {window['steps']}: the mean losses are {window['difference_percent']:.3f} % apart, "
-                     f"more than {LIMIT_PERCENT} %")
+            sys.exit(
+                f"steps {window['steps']}: the mean losses are {window['difference_percent']:.3f} % apart, "
+                f"more than {LIMIT_PERCENT} %"
+            )
 
 
 def measure(options: argparse.Namespace) -> None:
     """Trains twice, prints the table and writes the results."""
     data = make_batches(options.data, options.steps, options.rationales)
-    rows = [*train("exact", data, options.learning_rate, None),
-            *train("sparse", data, options.learning_rate, options.threshold)]
-    summary = {"run": "summary", "inputs": f"SmolLM2-135M-Instruct, rationales of {options.data.name}",
-               **{name: getattr(options, name) for name in ("steps", "rationales", "threshold", "learning_rate")},
-               **summarize(rows)}
+    rows = [
+        *train("exact", data, options.learning_rate, None),
+        *train("sparse", data, options.learning_rate, options.threshold),
+    ]
+    summary = {
+        "run": "summary",
+        "inputs": f"SmolLM2-135M-Instruct, rationales of {options.data.name}",
+        **{name: getattr(options, name) for name in ("steps", "rationales", "threshold", "learning_rate")},
+        **summarize(rows),
+    }
     print_table(window_table(rows), COLUMNS)
     print_table([{"summary": name, "value": value} for name, value in summary.items()], ("summary", "value"))
     write_results(NAME, [*rows, summary])

@@ -49,22 +49,42 @@ from bench.training_step.picture import draw
 from bench.training_step.variants import REFERENCE, VARIANTS, Outcome, forward_backward, take_step, warmed_up
 from mind.packing import naive_tokens
 
-COLUMNS = ("variant", "attention", "forward_tokens", "backward_tokens", "median_ms", "p20_ms", "p80_ms", "repeats",
-           "tokens_per_s", "speedup", "peak_extra_mib", "memory_of_naive", "loss_error", "grad_error", "note")
+COLUMNS = (
+    "variant",
+    "attention",
+    "forward_tokens",
+    "backward_tokens",
+    "median_ms",
+    "p20_ms",
+    "p80_ms",
+    "repeats",
+    "tokens_per_s",
+    "speedup",
+    "peak_extra_mib",
+    "memory_of_naive",
+    "loss_error",
+    "grad_error",
+    "note",
+)
 
 
 def facts(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
     """What is the same in every result row."""
-    return {"kind": options.device, "model": options.model, "dtype": str(options.dtype).removeprefix("torch."),
-            "questions": len(inputs.questions), "K": inputs.perspectives,
-            "selected_share": float(inputs.selected.double().mean()), "pack_length": options.pack_length,
-            "supervision_tokens": inputs.supervision_tokens, "padded_tokens": naive_tokens(inputs.questions)[0],
-            "inputs": inputs.label}
+    return {
+        "kind": options.device,
+        "model": options.model,
+        "dtype": str(options.dtype).removeprefix("torch."),
+        "questions": len(inputs.questions),
+        "K": inputs.perspectives,
+        "selected_share": float(inputs.selected.double().mean()),
+        "pack_length": options.pack_length,
+        "supervision_tokens": inputs.supervision_tokens,
+        "padded_tokens": naive_tokens(inputs.questions)[0],
+        "inputs": inputs.label,
+    }
 
 
-def judge(
-    options: argparse.Namespace, student: Student, inputs: Inputs
-) -> tuple[dict[str, dict[str, Any]], float]:
+def judge(options: argparse.Namespace, student: Student, inputs: Inputs) -> tuple[dict[str, dict[str, Any]], float]:
     """The columns of each variant, with a note where it is not to be timed, and the seconds that all of them take.
 
     One of ours that is wrong or fails raises.
@@ -79,8 +99,11 @@ def judge(
         try:
             outcome, taken = trial(options, name, student, inputs)
             errors = gate.errors(outcome, student.model)
-            columns[name] |= {"forward_tokens": outcome.forward_tokens, "backward_tokens": outcome.backward_tokens,
-                              **errors}
+            columns[name] |= {
+                "forward_tokens": outcome.forward_tokens,
+                "backward_tokens": outcome.backward_tokens,
+                **errors,
+            }
             gate.check(variant, errors)
             seconds += taken
         except Exception as error:
@@ -105,8 +128,11 @@ def trial(options: argparse.Namespace, name: str, student: Student, inputs: Inpu
 def add_times(
     options: argparse.Namespace, student: Student, inputs: Inputs, columns: dict[str, dict[str, Any]], repeats: int
 ) -> None:
-    steps = {name: partial(take_step, VARIANTS[name], student, inputs, options.pack_length)
-             for name, values in columns.items() if "note" not in values}
+    steps = {
+        name: partial(take_step, VARIANTS[name], student, inputs, options.pack_length)
+        for name, values in columns.items()
+        if "note" not in values
+    }
     timings = measure_time(steps, gate=None, repeats=repeats, warmup=2 if options.device == "cuda" else 1)
     for name, timing in timings.items():
         columns[name] |= {**timing.row(), "tokens_per_s": round(1e3 * inputs.supervision_tokens / timing.median_ms, 2)}
@@ -120,9 +146,17 @@ def add_peak(
     """On a CPU in a fresh process, whose heap holds nothing that could be used again unseen."""
     print(f"{name}: peak memory", file=sys.stderr, flush=True)
     if student is None:
-        peak = peak_extra_mib("bench.training_step.variants:peak_call", warmup=0, kwargs={
-            "variant": name, "model": options.model, "dtype": options.dtype, "inputs": inputs,
-            "length": options.pack_length})
+        peak = peak_extra_mib(
+            "bench.training_step.variants:peak_call",
+            warmup=0,
+            kwargs={
+                "variant": name,
+                "model": options.model,
+                "dtype": options.dtype,
+                "inputs": inputs,
+                "length": options.pack_length,
+            },
+        )
     else:
         call = warmed_up(VARIANTS[name], student, inputs, options.pack_length)
         peak = peak_extra_mib_here(call, device=options.device, warmup=0)
@@ -149,12 +183,21 @@ def measure(options: argparse.Namespace, inputs: Inputs) -> Iterator[list[dict[s
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="questions with rationales (`mind data import`); "
-                        "default: word problems")
-    parser.add_argument("--questions", type=int, help="of the step, each with all its rationales; default: 4, but one "
-                        "word problem on a CPU, for a run of minutes")
-    parser.add_argument("--max-length", type=int, default=MAX_LENGTH,
-                        help=f"only questions whose sequences have at most so many tokens (default {MAX_LENGTH})")
+    parser.add_argument(
+        "--data", type=Path, help="questions with rationales (`mind data import`); default: word problems"
+    )
+    parser.add_argument(
+        "--questions",
+        type=int,
+        help="of the step, each with all its rationales; default: 4, but one "
+        "word problem on a CPU, for a run of minutes",
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        default=MAX_LENGTH,
+        help=f"only questions whose sequences have at most so many tokens (default {MAX_LENGTH})",
+    )
     parser.add_argument("--tokens", type=Path, help="the step that --save-tokens wrote, in place of both")
     parser.add_argument("--save-tokens", type=Path, help="only write the step's tokens")
     parser.add_argument("--model", choices=MODELS, help=f"default: {SMOLLM2}, on CUDA {RANDOM}")
@@ -163,8 +206,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32, on CUDA bfloat16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=8,
-                        help="fewer repeats, but at least two, where they would end later than this (default 8)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=8,
+        help="fewer repeats, but at least two, where they would end later than this (default 8)",
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of results and picture")
     parser.add_argument("--draw", action="store_true", help="only the table and the picture of an earlier run")
     options = parser.parse_args(arguments)
@@ -182,8 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = "train_step" + ("" if options.device == "cpu" else "_cuda")
     path = options.output / f"{name}.jsonl"
     if not options.draw:
-        inputs = load_tokens(options.tokens) if options.tokens else tokenized_step(
-            options.questions, options.data, options.max_length)
+        inputs = (
+            load_tokens(options.tokens)
+            if options.tokens
+            else tokenized_step(options.questions, options.data, options.max_length)
+        )
         if options.save_tokens:
             save_tokens(inputs, options.save_tokens)
             return

@@ -30,7 +30,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 _ANSWER_PHRASE = re.compile(
     r"\banswer(?:\s+is[\s:*]*|\s*[:=][:* \t]*(?=[^\s:*])"
     r"|(?<!the answer)(?<!this answer)(?<!that answer)(?<!our answer)(?<!your answer)(?<!same answer)\s*[:=][\s:*]*)",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 _PHRASE_END = re.compile(r"(?<!\\)[.!?](?=\s|\Z)|\n")
 _FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$|\\\([^\n]*?\\\)|\\\[.*?\\\]", re.DOTALL)
 _YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
@@ -64,7 +65,7 @@ def without_suffix(text: str) -> str:
     """`text` without the answer lines at its end, stripped; a marker with more text below it is a heading."""
     end = len(text)
     while (start := text.rfind(ANSWER_MARKER, 0, end)) >= 0:
-        if "\n" in text[start + len(ANSWER_MARKER):end].strip():
+        if "\n" in text[start + len(ANSWER_MARKER) : end].strip():
             break
         end = start
     return text[:end].strip()
@@ -131,8 +132,11 @@ def _verdict(extracted: str, question: Question) -> tuple[Verdict, str]:
     label = (_stated_word if kind == "yes_no" else _stated_label)(extracted, question.choices)
     if label is None:
         return "unparsed", "none of the choices"
-    return ("right", f"choice {label}") if label == question.answer else \
-        ("wrong", f"choice {label}, not {question.answer}")
+    return (
+        ("right", f"choice {label}")
+        if label == question.answer
+        else ("wrong", f"choice {label}, not {question.answer}")
+    )
 
 
 def _number_verdict(extracted: str, question: Question) -> tuple[Verdict, str]:
@@ -174,7 +178,7 @@ def _boxed(response: str) -> str | None:
     for brace in re.finditer(r"[{}]", response[start:]):
         depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return response[start:start + brace.start()].strip() or None
+            return response[start : start + brace.start()].strip() or None
     return None
 
 
@@ -209,7 +213,8 @@ def _stated_number(extracted: str, question: str) -> Fraction | None:
 
 def _is_sentence(extracted: str) -> bool:
     return _WORD_OR_EQUATION.search(extracted) is not None and not (
-        _LATEX_SIGNS.search(plain(extracted)) or _ALTERNATIVES.search(extracted))
+        _LATEX_SIGNS.search(plain(extracted)) or _ALTERNATIVES.search(extracted)
+    )
 
 
 def _stated_word(extracted: str, choices: Mapping[str, str]) -> str | None:

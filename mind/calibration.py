@@ -104,8 +104,13 @@ class Calibrator:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: weights, optimiser, the open window and the history."""
         gradients = {name: p.grad.clone() for name, p in self.metanet.named_parameters() if p.grad is not None}
-        return {"metanet": self.metanet.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "gradients": gradients, "steps_in_window": self._steps_in_window, "average": self._average}
+        return {
+            "metanet": self.metanet.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "gradients": gradients,
+            "steps_in_window": self._steps_in_window,
+            "average": self._average,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""

@@ -106,8 +106,10 @@ class ObjectiveConfig:
         require(0 < self.beta <= 1, f"objective.beta is {self.beta}: expected a number in (0, 1]")
         require(self.tau_student > 0, f"objective.tau_student is {self.tau_student}: expected a positive number")
         require(self.consistency_weight >= 0, "objective.consistency_weight: expected a number >= 0")
-        require(self.gradient_threshold is None or 0 < self.gradient_threshold < 1,
-                 f"objective.gradient_threshold is {self.gradient_threshold}: expected None or a probability in (0, 1)")
+        require(
+            self.gradient_threshold is None or 0 < self.gradient_threshold < 1,
+            f"objective.gradient_threshold is {self.gradient_threshold}: expected None or a probability in (0, 1)",
+        )
 
 
 @dataclass(frozen=True)
@@ -149,15 +151,18 @@ class MetaNetConfig:
         return FEEDBACK[self.feedback] if self.feedback in FEEDBACK else int(self.feedback.removeprefix("every-"))
 
     def __post_init__(self) -> None:
-        require(self.width % self.synergy_heads == 0,
-                 f"metanet.width {self.width} is not a multiple of metanet.synergy_heads {self.synergy_heads}")
+        require(
+            self.width % self.synergy_heads == 0,
+            f"metanet.width {self.width} is not a multiple of metanet.synergy_heads {self.synergy_heads}",
+        )
         require(self.tau > 0, f"metanet.tau is {self.tau}: expected a positive number")
         require(self.accumulation >= 1, f"metanet.accumulation is {self.accumulation}: expected at least 1")
         require(self.warmup_epochs >= 0, f"metanet.warmup_epochs is {self.warmup_epochs}: expected at least 0")
-        require(self.feedback in FEEDBACK or re.fullmatch(r"every-[1-9]\d*", self.feedback) is not None,
-                 f"metanet.feedback is {self.feedback!r}: expected all, selected or every-N (every-4, for example)")
-        require(self.warmup_questions >= 1,
-                 f"metanet.warmup_questions is {self.warmup_questions}: expected at least 1")
+        require(
+            self.feedback in FEEDBACK or re.fullmatch(r"every-[1-9]\d*", self.feedback) is not None,
+            f"metanet.feedback is {self.feedback!r}: expected all, selected or every-N (every-4, for example)",
+        )
+        require(self.warmup_questions >= 1, f"metanet.warmup_questions is {self.warmup_questions}: expected at least 1")
         require(0 <= self.ema < 1, f"metanet.ema is {self.ema}: expected a number in [0, 1)")
         for name in ("learning_rate", "warmup_learning_rate"):
             value = getattr(self, name)
@@ -201,8 +206,10 @@ class TrainConfig:
         for name in ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"train.{name} is {value}: expected at least 1")
-        require(self.share_prompts in ("auto", "always", "never"),
-                 f"train.share_prompts is {self.share_prompts!r}: expected auto, always or never")
+        require(
+            self.share_prompts in ("auto", "always", "never"),
+            f"train.share_prompts is {self.share_prompts!r}: expected auto, always or never",
+        )
         require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
         require(self.max_steps > 0 or self.epochs > 0, "train.epochs: expected a positive number")
 

@@ -65,8 +65,10 @@ def load_questions(
     for where, record, question in _records(Path(path)):
         rationales = _named_rationales(where, record.get("rationales", []), perspectives, require_rationales)
         if require_rationales and len(rationales) < minimum_rationales:
-            raise MindError(f"{where}: question {question.id} has {len(rationales)} rationales: "
-                            f"expected at least {minimum_rationales}")
+            raise MindError(
+                f"{where}: question {question.id} has {len(rationales)} rationales: "
+                f"expected at least {minimum_rationales}"
+            )
         questions.append(dataclasses.replace(question, rationales=rationales))
     return questions
 
@@ -84,9 +86,7 @@ def save_questions(questions: Iterable[Question], path: str | os.PathLike[str]) 
         file.writelines(json.dumps(record) + "\n" for record in records)
 
 
-def split_heldout(
-    questions: Sequence[Question], fraction: float, seed: int
-) -> tuple[list[Question], list[Question]]:
+def split_heldout(questions: Sequence[Question], fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
     """Questions to train on and a random `fraction` of all that is held out, each in order and with at least one.
 
     The same questions and seed give the same split. Raises MindError for a fraction outside (0, 1) and for fewer than

@@ -38,7 +38,7 @@ def rationale_losses(
     and the tokens (Q, K) of each. `perspectives` is K; `progress` is told how many questions are done."""
     losses, tokens = [], []
     for start in range(0, len(questions), QUESTIONS_AT_ONCE):
-        some = questions[start:start + QUESTIONS_AT_ONCE]
+        some = questions[start : start + QUESTIONS_AT_ONCE]
         table = torch.full((len(some), perspectives), torch.nan)
         count = torch.zeros(len(some), perspectives, dtype=torch.int64)
         for batch in pack(some, perspectives, packing):
@@ -62,8 +62,13 @@ def heldout_nll(
     nll = (torch.where(tokens > 0, losses.double(), 0) * tokens).sum(0)
     tokens = tokens.sum(0)
     each = {name: float(nll[k] / tokens[k]) for k, name in enumerate(perspectives) if tokens[k] > 0}
-    return {"questions": len(questions), "rationales": sum(len(question.rationales) for question in questions),
-            "tokens": int(tokens.sum()), "nll": float(nll.sum() / tokens.sum()), "nll_by_perspective": each}
+    return {
+        "questions": len(questions),
+        "rationales": sum(len(question.rationales) for question in questions),
+        "tokens": int(tokens.sum()),
+        "nll": float(nll.sum() / tokens.sum()),
+        "nll_by_perspective": each,
+    }
 
 
 def answer_accuracy(
@@ -76,15 +81,24 @@ def answer_accuracy(
     """Greedy accuracy on each labelled list of questions; the responses go to `responses_folder`, a file a label."""
     results = {}
     for label, questions in files.items():
-        questions = questions[:config.questions]
+        questions = questions[: config.questions]
         prompts = [prompt_ids(question, tokenizer) for question in questions]
         with tqdm(total=len(questions), unit="question", desc=f"generation, {label}", leave=False) as bar:
-            responses = generate_responses(model, tokenizer, prompts, max_new_tokens=config.max_new_tokens,
-                                           batch_size=config.batch_size,
-                                           progress=lambda done, bar=bar: bar.update(done - bar.n))
+            responses = generate_responses(
+                model,
+                tokenizer,
+                prompts,
+                max_new_tokens=config.max_new_tokens,
+                batch_size=config.batch_size,
+                progress=lambda done, bar=bar: bar.update(done - bar.n),
+            )
         result = accuracy(responses, questions)
-        results[label] = {"total": result.total, "correct": result.correct, "unparsed": result.unparsed,
-                          "accuracy": result.accuracy}
+        results[label] = {
+            "total": result.total,
+            "correct": result.correct,
+            "unparsed": result.unparsed,
+            "accuracy": result.accuracy,
+        }
         if responses_folder is not None:
             responses_folder.mkdir(parents=True, exist_ok=True)
             (responses_folder / f"{label}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in result.rows))

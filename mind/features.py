@@ -61,8 +61,9 @@ class SentenceEncoder:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
-            raise MindError(f"metanet.encoder {name} needs sentence-transformers: "
-                            "pip install 'mind-kernels[sentence-transformers]'") from error
+            raise MindError(
+                f"metanet.encoder {name} needs sentence-transformers: pip install 'mind-kernels[sentence-transformers]'"
+            ) from error
         try:
             self._model = SentenceTransformer(name)
         except (OSError, ValueError) as error:
@@ -112,8 +113,8 @@ def build_features(
     rationales = torch.zeros(len(questions), len(perspectives), vectors.shape[1])
     if places:
         q, k = torch.tensor(places).T
-        rationales[q, k] = vectors[len(questions):]
-    return Features(vectors[:len(questions)].clone(), rationales)
+        rationales[q, k] = vectors[len(questions) :]
+    return Features(vectors[: len(questions)].clone(), rationales)
 
 
 def _fingerprint(model: torch.nn.Module) -> str:

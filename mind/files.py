@@ -116,9 +116,15 @@ def json_types(hint: Any) -> tuple[type, ...]:
 def _fields(kind: type) -> list[tuple[str, tuple[type, ...], tuple[str, ...], bool]]:
     """Name, types of the JSON value, the texts that a Literal allows, and whether it must be there."""
     hints = get_type_hints(kind)
-    return [(item.name, json_types(hints[item.name]),
-             get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else (), is_required(item))
-            for item in dataclasses.fields(kind)]
+    return [
+        (
+            item.name,
+            json_types(hints[item.name]),
+            get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else (),
+            is_required(item),
+        )
+        for item in dataclasses.fields(kind)
+    ]
 
 
 def is_required(item: dataclasses.Field) -> bool:

@@ -60,7 +60,7 @@ def generate_responses(
     model.eval()
     try:
         for start in range(0, len(order), batch_size):
-            batch = order[start:start + batch_size]
+            batch = order[start : start + batch_size]
             texts = _generate_batch(model, tokenizer, [prompts[index] for index in batch], max_new_tokens, end_ids)
             for index, text in zip(batch, texts, strict=True):
                 responses[index] = text
@@ -76,8 +76,15 @@ def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> Accurac
     rows = []
     for response, question in zip(responses, questions, strict=True):
         extracted = extract_answer(response, question)
-        rows.append({"id": question.id, "response": response, "extracted": extracted, "answer": question.answer,
-                     "correct": is_correct(extracted, question)})
+        rows.append(
+            {
+                "id": question.id,
+                "response": response,
+                "extracted": extracted,
+                "answer": question.answer,
+                "correct": is_correct(extracted, question),
+            }
+        )
     return AccuracyResult(
         total=len(rows),
         correct=sum(row["correct"] for row in rows),
@@ -101,9 +108,18 @@ def _generate_batch(
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
     # A chat model's generation config often asks for sampling and for a repetition penalty: neither is greedy.
     output = model.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-        temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, pad_token_id=pad_id,
-        eos_token_id=end_ids, use_cache=True,
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        repetition_penalty=1.0,
+        pad_token_id=pad_id,
+        eos_token_id=end_ids,
+        use_cache=True,
     )
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
 

@@ -50,8 +50,9 @@ def grade_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -
             total += 1
             correct += judgement.verdict == "right"
             unparsed += judgement.verdict == "unparsed"
-            file.write(json.dumps({**row, "correct": judgement.verdict == "right",
-                                   "extracted": judgement.extracted}) + "\n")
+            file.write(
+                json.dumps({**row, "correct": judgement.verdict == "right", "extracted": judgement.extracted}) + "\n"
+            )
         if not total:
             raise MindError(f"{source}: the file is empty: expected one response a line")
     return GradeCounts(total, correct, unparsed)

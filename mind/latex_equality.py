@@ -147,8 +147,8 @@ def _unbraced(text: str) -> str:
     if not text or depths[-1]:
         return text
     opening, closing = len(text) - len(text.lstrip("{")), len(text) - len(text.rstrip("}"))
-    pairs = max(min(opening, closing, *depths[max(opening - 1, 0):len(text) - closing]), 0)
-    return text[pairs:len(text) - pairs].strip()
+    pairs = max(min(opening, closing, *depths[max(opening - 1, 0) : len(text) - closing]), 0)
+    return text[pairs : len(text) - pairs].strip()
 
 
 def _unspaced(text: str) -> str:
@@ -164,8 +164,9 @@ def _start() -> subprocess.Popen[bytes]:
     # In a process group of its own, so that Ctrl-C ends only this process, and the child by the end of its input.
     # The order of SymPy's sets depends on hashes, and so may a result.
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment,
-                               process_group=0)
+    process = subprocess.Popen(
+        _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment, process_group=0
+    )
     if _line(process, START_TIMEOUT_SECONDS) != b"ready\n":
         process.kill()
         process.communicate()

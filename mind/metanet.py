@@ -21,14 +21,16 @@ class MetaNet(nn.Module):
         """`features` is the encoder's width F, `perspectives` K, `width` that of the aligned vectors."""
         super().__init__()
         # Mean-pooled hidden states have a few coordinates hundreds of times larger than the rest.
-        self.align = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, width), nn.GELU(),
-                                   nn.Linear(width, width))
+        self.align = nn.Sequential(
+            nn.LayerNorm(features), nn.Linear(features, width), nn.GELU(), nn.Linear(width, width)
+        )
         self.perspective = nn.Parameter(0.02 * torch.randn(perspectives, width))
         self.synergy = nn.MultiheadAttention(width, heads, batch_first=True)
         self.combine = nn.Sequential(nn.Linear(3 * width, width), nn.GELU())
         self.scores = nn.ModuleList(
             nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, 1))
-            for _ in range(perspectives))
+            for _ in range(perspectives)
+        )
 
     def forward(self, question: Tensor, rationales: Tensor, present: Tensor) -> Tensor:
         """Scores (Q, K) from question (Q, F), rationales (Q, K, F) and present (Q, K) bool.

@@ -40,16 +40,30 @@ class StepMeter:
         self._tables = {name: torch.zeros(2, len(self.perspectives), dtype=torch.float64) for name in PER_PERSPECTIVE}
 
     def add(
-        self, questions: Sequence[TokenizedQuestion], terms: StepTerms, present: Tensor, scores: Tensor,
-        selected: Tensor, alpha: Tensor, meta_loss: float, packing: Packing,
+        self,
+        questions: Sequence[TokenizedQuestion],
+        terms: StepTerms,
+        present: Tensor,
+        scores: Tensor,
+        selected: Tensor,
+        alpha: Tensor,
+        meta_loss: float,
+        packing: Packing,
     ) -> None:
         """Adds one step: present, scores, selected and alpha are (Q, K)."""
         count = len(questions)
         self._questions += count
         self._tokens += terms.rows
-        values = {"sft_loss": terms.sft, "consistency": terms.consistency, "jsd": terms.jsd, "meta_loss": meta_loss,
-                  "accuracy": terms.accuracy, "entropy": terms.entropy, "dropped_mass": terms.dropped_mass,
-                  "selected": float(selected.sum(1).double().mean())}
+        values = {
+            "sft_loss": terms.sft,
+            "consistency": terms.consistency,
+            "jsd": terms.jsd,
+            "meta_loss": meta_loss,
+            "accuracy": terms.accuracy,
+            "entropy": terms.entropy,
+            "dropped_mass": terms.dropped_mass,
+            "selected": float(selected.sum(1).double().mean()),
+        }
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + count * value
         self._work.update(step_work(questions, terms, packing))
@@ -72,8 +86,11 @@ class StepMeter:
                 if not math.isnan(value):
                     out[f"{name}/{perspective}"] = value
         out |= {f"work/{name}": count for name, count in self._work.items()}
-        out |= {"tokens": self._tokens, "step_s": self._seconds,
-                "tokens_per_s": self._tokens / max(1e-9, self._seconds)}
+        out |= {
+            "tokens": self._tokens,
+            "step_s": self._seconds,
+            "tokens_per_s": self._tokens / max(1e-9, self._seconds),
+        }
         self._reset()
         return out
 
@@ -87,8 +104,13 @@ def step_work(questions: Sequence[TokenizedQuestion], terms: StepTerms, packing:
     """
     padded, packed = naive_tokens(questions)
     shared = sum(map(question_tokens, questions)) if packing.share_prompts else packed
-    return {"padded": padded, "packed": packed, "shared": shared, "trained": terms.trained_tokens,
-            "observed": terms.observed_tokens}
+    return {
+        "padded": padded,
+        "packed": packed,
+        "shared": shared,
+        "trained": terms.trained_tokens,
+        "observed": terms.observed_tokens,
+    }
 
 
 class MetricsCallback(TrainerCallback):
@@ -110,8 +132,9 @@ class MetricsCallback(TrainerCallback):
         self._stream.write(json.dumps({"phase": "train", "step": state.global_step, **nested(logs)}) + "\n")
         self._stream.flush()
         chosen = [name for name in self.perspectives if logs.get(f"selected_share/{name}", 0) >= 0.5]
-        self._bar.set_postfix_str(f"loss {logs['loss']:.3f}, {logs['tokens_per_s']:.0f} tokens/s, "
-                                  f"selected {'+'.join(chosen)}")
+        self._bar.set_postfix_str(
+            f"loss {logs['loss']:.3f}, {logs['tokens_per_s']:.0f} tokens/s, selected {'+'.join(chosen)}"
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.update(state.global_step - self._bar.n)

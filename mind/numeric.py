@@ -33,17 +33,51 @@ _REASON = re.compile(r"\bbecause\b")
 _CONSEQUENCE = re.compile(r"\b(?:so|meaning|therefore|thus|hence|which\s(?:is|means|rounds))\b")
 _INFERENCE = re.compile(r"\b(?:so|therefore|thus|hence)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(r"\b(?:therefore|thus|hence)\b", re.IGNORECASE)
-_CHECK = re.compile(r"(?:\bTo|\b[Ww]e\scan(?:\salso)?|\bYou\scan|\bLet'?s|\bLet\sus)\s"
-                    r"(?:(?:double|cross)[- ])?(?:check|verify|confirm)\b(?!\s(?:in|out)\b)")
-_ROUNDED = re.compile(rf"\bround(?:s|ed|ing)?\s(?:it\s)?(?:(?:up|down|off)\s)?to\s((?>{_NUMBER.pattern}))"
-                      r"(?!\s(?:decimal|significant|digit|place))")
+_CHECK = re.compile(
+    r"(?:\bTo|\b[Ww]e\scan(?:\salso)?|\bYou\scan|\bLet'?s|\bLet\sus)\s"
+    r"(?:(?:double|cross)[- ])?(?:check|verify|confirm)\b(?!\s(?:in|out)\b)"
+)
+_ROUNDED = re.compile(
+    rf"\bround(?:s|ed|ing)?\s(?:it\s)?(?:(?:up|down|off)\s)?to\s((?>{_NUMBER.pattern}))"
+    r"(?!\s(?:decimal|significant|digit|place))"
+)
 _HOW_MANY = re.compile(r"\bhow\smany\s((?:[\w'-]+\s?){1,6})", re.IGNORECASE)
 _CENTS = re.compile(r"\b(?:in|many)\scents\b", re.IGNORECASE)
 _COMPARATIVES = {"more", "fewer", "less"}
-_BEFORE_NOUNS = _COMPARATIVES | {"total", "of", "the", "other", "new", "additional", "different", "extra", "full",
-                                 "remaining"}
-_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-          "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty")
+_BEFORE_NOUNS = _COMPARATIVES | {
+    "total",
+    "of",
+    "the",
+    "other",
+    "new",
+    "additional",
+    "different",
+    "extra",
+    "full",
+    "remaining",
+}
+_WORDS = (
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+)
 _NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b", re.IGNORECASE)
 
 
@@ -110,8 +144,8 @@ def concluding_number(text: str, question: str) -> str | None:
         consequence = _CONSEQUENCE.search(behind)
         if consequence is None or not _NUMBER.search(behind, consequence.end()):
             return result[0]
-        claim = behind[consequence.end():]
-    return _answering(claim, question, sentences[:last + 1])
+        claim = behind[consequence.end() :]
+    return _answering(claim, question, sentences[: last + 1])
 
 
 def plain(text: str) -> str:
@@ -124,9 +158,9 @@ def plain(text: str) -> str:
 def _without_check(text: str) -> str:
     """`text` up to "To check, ..." and its like, where a number precedes it and no conclusion follows it."""
     check = _CHECK.search(text)
-    if check is None or not _NUMBER.search(text[:check.start()]):
+    if check is None or not _NUMBER.search(text[: check.start()]):
         return text
-    return text if _CONCLUSION.search(text, check.end()) else text[:check.start()]
+    return text if _CONCLUSION.search(text, check.end()) else text[: check.start()]
 
 
 def _claim(sentence: str) -> str:

@@ -18,8 +18,19 @@ from mind.config import ObjectiveConfig
 from mind.records import HeadTensors, PackedBatch
 from mind_kernels import RowStats, linear_cross_entropy, linear_mind_loss
 
-SUMS = ("loss", "sft", "consistency", "rows", "correct", "entropy", "dropped_mass", "pairs", "jsd",
-        "trained_tokens", "observed_tokens")
+SUMS = (
+    "loss",
+    "sft",
+    "consistency",
+    "rows",
+    "correct",
+    "entropy",
+    "dropped_mass",
+    "pairs",
+    "jsd",
+    "trained_tokens",
+    "observed_tokens",
+)
 """What the micro-batches and processes of a step add up: shares of the step's mean loss, its SFT part and its
 consistency (without lambda); labelled rows, those whose argmax is right, their entropies in nats and the probabilities
 that the sparse gradient left out; pairs of answer distributions and their JSD in nats, unweighted; tokens of the trunk
@@ -70,9 +81,19 @@ class StepTerms:
         """From the totals of SUMS, on the host."""
         total = dict(zip(SUMS, totals.tolist(), strict=True))
         rows = total["rows"]
-        return cls(total["loss"], total["sft"], total["consistency"], total["jsd"] / max(1, total["pairs"]),
-                   total["correct"] / rows, total["entropy"] / rows, total["dropped_mass"] / rows, int(rows),
-                   int(total["trained_tokens"]), int(total["observed_tokens"]), l_real)
+        return cls(
+            total["loss"],
+            total["sft"],
+            total["consistency"],
+            total["jsd"] / max(1, total["pairs"]),
+            total["correct"] / rows,
+            total["entropy"] / rows,
+            total["dropped_mass"] / rows,
+            int(rows),
+            int(total["trained_tokens"]),
+            int(total["observed_tokens"]),
+            l_real,
+        )
 
 
 def select(scores: Tensor, present: Tensor, beta: float, tau_student: float) -> tuple[Tensor, Tensor]:
@@ -106,32 +127,68 @@ def student_loss(
     pairs = alpha[:, :, None] * alpha[:, None, :] / batch.answer_lengths.to(device)[:, None, None] / questions
     pair_weight = pairs[batch.answer_question.to(device)]
     loss, stats = linear_mind_loss(
-        hidden, head.weight, batch.target, row_weight, batch.answer_rows, config.consistency_weight * pair_weight,
-        segment=batch.segment, num_segments=alpha.numel(), bias=head.bias, softcap=head.softcap,
-        temperature=head.temperature, gradient_threshold=config.gradient_threshold, return_stats=True,
-        backend=config.backend)
+        hidden,
+        head.weight,
+        batch.target,
+        row_weight,
+        batch.answer_rows,
+        config.consistency_weight * pair_weight,
+        segment=batch.segment,
+        num_segments=alpha.numel(),
+        bias=head.bias,
+        softcap=head.softcap,
+        temperature=head.temperature,
+        gradient_threshold=config.gradient_threshold,
+        return_stats=True,
+        backend=config.backend,
+    )
     there = batch.answer_rows.to(device) >= 0
     jsd = stats.pairs.jsd
-    return ObjectiveTerms(loss, _sums(stats.rows, loss=loss.detach(), sft=stats.cross_entropy,
-                                      trained_tokens=torch.tensor(batch.total_tokens),
-                                      consistency=(jsd * pair_weight).triu(1).sum(), jsd=jsd.triu(1).sum(),
-                                      pairs=(there[:, :, None] & there[:, None, :]).triu(1).sum()),
-                          stats.rows.segment_nll.view(alpha.shape))
+    return ObjectiveTerms(
+        loss,
+        _sums(
+            stats.rows,
+            loss=loss.detach(),
+            sft=stats.cross_entropy,
+            trained_tokens=torch.tensor(batch.total_tokens),
+            consistency=(jsd * pair_weight).triu(1).sum(),
+            jsd=jsd.triu(1).sum(),
+            pairs=(there[:, :, None] & there[:, None, :]).triu(1).sum(),
+        ),
+        stats.rows.segment_nll.view(alpha.shape),
+    )
 
 
 @torch.no_grad()
 def observe(hidden: Tensor, head: HeadTensors, batch: PackedBatch, backend: str = "auto") -> ObjectiveTerms:
     """L_real of rationales that are not trained on, and their statistics; hidden (N, D) as in `student_loss`."""
     _, stats = linear_cross_entropy(
-        hidden, head.weight, batch.target, bias=head.bias, softcap=head.softcap, temperature=head.temperature,
-        segment=batch.segment, num_segments=batch.tokens.numel(), return_stats=True, backend=backend)
-    return ObjectiveTerms(hidden.new_zeros(()), _sums(stats, observed_tokens=torch.tensor(batch.total_tokens)),
-                          stats.segment_nll.view(batch.tokens.shape))
+        hidden,
+        head.weight,
+        batch.target,
+        bias=head.bias,
+        softcap=head.softcap,
+        temperature=head.temperature,
+        segment=batch.segment,
+        num_segments=batch.tokens.numel(),
+        return_stats=True,
+        backend=backend,
+    )
+    return ObjectiveTerms(
+        hidden.new_zeros(()),
+        _sums(stats, observed_tokens=torch.tensor(batch.total_tokens)),
+        stats.segment_nll.view(batch.tokens.shape),
+    )
 
 
 def _sums(rows: RowStats, **others: Tensor) -> Tensor:
     dropped = {} if rows.dropped_mass is None else {"dropped_mass": rows.dropped_mass.sum()}
-    known = {"rows": torch.tensor(len(rows.nll)), "correct": rows.correct.sum(), "entropy": rows.entropy.sum(),
-             **dropped, **others}
+    known = {
+        "rows": torch.tensor(len(rows.nll)),
+        "correct": rows.correct.sum(),
+        "entropy": rows.entropy.sum(),
+        **dropped,
+        **others,
+    }
     zero = torch.zeros(())
     return torch.stack([known.get(name, zero).to(rows.nll.device, torch.float64) for name in SUMS])

@@ -32,15 +32,18 @@ def pack(
     documents = [_documents(q, question, _slots(question, q, chosen), packing) for q, question in enumerate(questions)]
     present = [q for q, parts in enumerate(documents) if parts]
     totals = [sum(part.length for part in documents[q]) for q in present]
-    return [_micro_batch(questions, perspectives, [part for i in members for part in documents[present[i]]], packing)
-            for members in bins_of(totals, packing.length)]
+    return [
+        _micro_batch(questions, perspectives, [part for i in members for part in documents[present[i]]], packing)
+        for members in bins_of(totals, packing.length)
+    ]
 
 
 def check_prompt(question: TokenizedQuestion, length: int) -> None:
     """Raises MindError for a prompt that alone is longer than a row."""
     if len(question.prompt) > length:
-        raise MindError(f"question {question.id}: its prompt alone has {len(question.prompt)} tokens; "
-                        f"train.pack_length is {length}")
+        raise MindError(
+            f"question {question.id}: its prompt alone has {len(question.prompt)} tokens; train.pack_length is {length}"
+        )
 
 
 def plain_pack(sequences: Sequence[Sequence[int]]) -> Pack:
@@ -83,8 +86,10 @@ def _documents(q: int, question: TokenizedQuestion, ks: list[int], packing: Pack
     branches = [(*question.rationales[k], *question.suffix) for k in ks]
     alone = [[i] for i in range(len(branches))]
     groups = bins_of([len(branch) for branch in branches], room) if packing.share_prompts else alone
-    return [_Document(q, tuple(ks[i] for i in group), question.prompt, tuple(branches[i] for i in group))
-            for group in groups]
+    return [
+        _Document(q, tuple(ks[i] for i in group), question.prompt, tuple(branches[i] for i in group))
+        for group in groups
+    ]
 
 
 def _micro_batch(

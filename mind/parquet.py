@@ -48,8 +48,9 @@ def save_parquet(records: Iterable[Mapping[str, Any]], path: str | os.PathLike[s
     pyarrow = _pyarrow(path)
     text = pyarrow.string()
     pairs = {name: pyarrow.list_(pyarrow.struct({name: text, "text": text})) for name in ("label", "perspective")}
-    schema = pyarrow.schema({"id": text, "question": text, "answer": text, "choices": pairs["label"],
-                             "rationales": pairs["perspective"]})
+    schema = pyarrow.schema(
+        {"id": text, "question": text, "answer": text, "choices": pairs["label"], "rationales": pairs["perspective"]}
+    )
     rows = map(_row, records)
     with replacing_file(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         while batch := list(islice(rows, ROWS)):
@@ -77,8 +78,9 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise MindError(f"question {record['id']!a} has a lone surrogate, which Parquet cannot hold: "
-                        "write it as .jsonl") from None
+        raise MindError(
+            f"question {record['id']!a} has a lone surrogate, which Parquet cannot hold: write it as .jsonl"
+        ) from None
     return row
 
 

@@ -141,7 +141,14 @@ with the final answer.""",
 PERSPECTIVES: dict[str, Perspective] = {
     perspective.name: perspective
     for perspective in (
-        FORMAL_SYMBOLIC, INTUITIVE, DECOMPOSITION, PLANNING, ANALOGY, SOCRATIC, CONTRASTIVE, COUNTERFACTUAL,
+        FORMAL_SYMBOLIC,
+        INTUITIVE,
+        DECOMPOSITION,
+        PLANNING,
+        ANALOGY,
+        SOCRATIC,
+        CONTRASTIVE,
+        COUNTERFACTUAL,
     )
 }
 """The paper's eight perspectives by name, in its order."""

@@ -1,6 +1,6 @@
 """A run from its configuration to its report: the one place that reads from top to bottom what MIND does.
 
-    data -> evaluation before -> features -> MetaNet alone -> student and MetaNet together -> evaluation after -> report
+data -> evaluation before -> features -> MetaNet alone -> student and MetaNet together -> evaluation after -> report
 """
 
 from __future__ import annotations
@@ -72,20 +72,30 @@ def load_data(config: MindConfig) -> RunData:
         if label in run_data.evaluation:
             raise MindError(f"data.evaluation: two files are named {label}; their results need different names")
         run_data.evaluation[label] = load_questions(file)
-    return RunData(run_data.train[:data.max_questions], run_data.heldout[:config.evaluation.heldout_questions],
-                   run_data.evaluation)
+    return RunData(
+        run_data.train[: data.max_questions],
+        run_data.heldout[: config.evaluation.heldout_questions],
+        run_data.evaluation,
+    )
 
 
 def _word_problems(config: MindConfig) -> RunData:
     data, seed = config.data, config.train.seed
     train = word_problems.generate(data.generated_questions, 3 * seed)
     seen = {question.question for question in train}
-    heldout = [question for question in word_problems.generate(data.generated_heldout, 3 * seed + 1)
-               if question.question not in seen]
-    return RunData(train, heldout, {
-        "word-problems": word_problems.generate(data.generated_evaluation, 3 * seed + 2),
-        "word-problems-ood": word_problems.generate(data.generated_evaluation, 3 * seed + 2, families="ood"),
-    })
+    heldout = [
+        question
+        for question in word_problems.generate(data.generated_heldout, 3 * seed + 1)
+        if question.question not in seen
+    ]
+    return RunData(
+        train,
+        heldout,
+        {
+            "word-problems": word_problems.generate(data.generated_evaluation, 3 * seed + 2),
+            "word-problems-ood": word_problems.generate(data.generated_evaluation, 3 * seed + 2, families="ood"),
+        },
+    )
 
 
 def train(config: MindConfig, *, resume: bool = False) -> Path:
@@ -120,22 +130,31 @@ def train(config: MindConfig, *, resume: bool = False) -> Path:
 
     evaluation = _read_evaluation(output)
     if evaluation["before"] is None:
-        evaluation["before"] = _evaluate(model, tokenizer, data, heldout, packing, config,
-                                         output / "responses" / "before")
+        evaluation["before"] = _evaluate(
+            model, tokenizer, data, heldout, packing, config, output / "responses" / "before"
+        )
         _write_json(output / EVALUATION_FILE, evaluation)
 
     features = _features(model, tokenizer, data.train, config)
     calibrator = _calibrator(features, config)
     if checkpoint is None:
         _warm_up(calibrator, model, questions, features, packing, config, metrics)
-    trainer = MindTrainer(model, config, questions, features, calibrator, tokenizer,
-                          callbacks=[MetricsCallback(metrics, config.data.perspectives)])
+    trainer = MindTrainer(
+        model,
+        config,
+        questions,
+        features,
+        calibrator,
+        tokenizer,
+        callbacks=[MetricsCallback(metrics, config.data.perspectives)],
+    )
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     evaluation["after"] = _evaluate(model, tokenizer, data, heldout, packing, config, output / "responses" / "after")
     _write_json(output / EVALUATION_FILE, evaluation)
-    _write_json(output / STATUS_FILE, _status(trainer, metrics, result.metrics["train_runtime"],
-                                              time.perf_counter() - started))
+    _write_json(
+        output / STATUS_FILE, _status(trainer, metrics, result.metrics["train_runtime"], time.perf_counter() - started)
+    )
     _save_student(trainer, output)  # merges LoRA into the model, so nothing looks at the adapters after it
     write_report(output)
     return output
@@ -146,15 +165,19 @@ def _check_output(output: Path, resume: bool) -> None:
         raise MindError(f"{output}: there is no run to resume ({CONFIG_FILE} is missing)")
     if not resume and output.exists() and (not output.is_dir() or any(output.iterdir())):
         what = "already holds a run" if (output / CONFIG_FILE).exists() else "exists and is not an empty folder"
-        raise MindError(f"{output}: {what}; name another --output" +
-                        (", or continue it with --resume" if (output / CONFIG_FILE).exists() else ""))
+        raise MindError(
+            f"{output}: {what}; name another --output"
+            + (", or continue it with --resume" if (output / CONFIG_FILE).exists() else "")
+        )
 
 
 def _check_context(model: PreTrainedModel, config: MindConfig) -> None:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and config.student.max_length > context:
-        raise MindError(f"student.max_length is {config.student.max_length}: the context of {config.student.model} "
-                        f"is {context} tokens")
+        raise MindError(
+            f"student.max_length is {config.student.max_length}: the context of {config.student.model} "
+            f"is {context} tokens"
+        )
 
 
 def _features(
@@ -172,8 +195,9 @@ def _features(
 
 def _calibrator(features: Features, config: MindConfig) -> Calibrator:
     torch.manual_seed(config.train.seed)  # the same MetaNet whether the run is new or resumed
-    metanet = MetaNet(features.question.shape[1], len(config.data.perspectives), config.metanet.width,
-                      config.metanet.synergy_heads)
+    metanet = MetaNet(
+        features.question.shape[1], len(config.data.perspectives), config.metanet.width, config.metanet.synergy_heads
+    )
     return Calibrator(metanet, config.metanet, config.metanet_learning_rate)
 
 
@@ -192,8 +216,9 @@ def _warm_up(
     model.eval()
     with tqdm(total=len(questions), unit="question", desc="MetaNet warm-up", leave=False) as bar:
         losses, tokens = rationale_losses(model, questions, len(config.data.perspectives), packing, bar.update)
-    history = calibrator.warm_up(features.question, features.rationales, tokens > 0, losses,
-                                 config.metanet.warmup_questions, config.train.seed)
+    history = calibrator.warm_up(
+        features.question, features.rationales, tokens > 0, losses, config.metanet.warmup_questions, config.train.seed
+    )
     with metrics.open("a") as stream:
         for epoch, loss in enumerate(history, start=1):
             stream.write(json.dumps({"phase": "warmup", "epoch": epoch, "meta_loss": loss}) + "\n")

@@ -49,8 +49,16 @@ class SourceConfig:
     """Take only the first so many questions."""
 
     def __post_init__(self) -> None:
-        for name in ("path", "subset", "split", "id_column", "question_column", "answer_column", "choices_column",
-                     "answer_marker"):
+        for name in (
+            "path",
+            "subset",
+            "split",
+            "id_column",
+            "question_column",
+            "answer_column",
+            "choices_column",
+            "answer_marker",
+        ):
             value = getattr(self, name)
             require(value is None or bool(value.strip()), f"source.{name} is empty")
         columns = [c for c in (self.id_column, self.question_column, self.answer_column, self.choices_column) if c]
@@ -76,7 +84,7 @@ def load_source(config: SourceConfig) -> list[Question]:
     missing or empty file; and with its reason for a data set that cannot be loaded, as one on a Hub out of reach.
     """
     if config.is_own_format:
-        return load_questions(config.path)[:config.limit]
+        return load_questions(config.path)[: config.limit]
     questions: dict[str, Question] = {}
     places: dict[str, str] = {}
     for row, (where, record) in enumerate(islice(_records(config), config.limit)):
@@ -98,8 +106,10 @@ def _records(config: SourceConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.is_dir() or (reader is None and not path.is_file()):
         return _dataset_rows(config)
     require(reader is not None, f"{path}: expected a file whose name ends in {', '.join(readers)}")
-    require(config.subset is None and config.split == SourceConfig.split,
-            f"{config.path}: a file has no subset and no split but {SourceConfig.split}")
+    require(
+        config.subset is None and config.split == SourceConfig.split,
+        f"{config.path}: a file has no subset and no split but {SourceConfig.split}",
+    )
     return reader(config.path)
 
 
@@ -218,8 +228,9 @@ def _label(config: SourceConfig, where: str, answer: Any, choices: Mapping[str, 
             meant.add(list(choices)[answer])
     if len(meant) != 1:
         which = "may be any of" if meant else "is not one of"
-        raise MindError(f'{where}: "{config.answer_column}" {text:.60} {which} the choices '
-                        + ", ".join(sorted(meant or choices)))
+        raise MindError(
+            f'{where}: "{config.answer_column}" {text:.60} {which} the choices ' + ", ".join(sorted(meant or choices))
+        )
     return meant.pop()
 
 
@@ -231,8 +242,10 @@ def _choices(where: str, column: str, value: Any) -> dict[str, str]:
     elif isinstance(value, list):
         pairs = [(choice.get("label"), choice.get("text")) for choice in value]
     elif isinstance(value, dict) and value.keys() == {"label", "text"} and isinstance(value["label"], list):
-        require(isinstance(value["text"], list) and len(value["text"]) == len(value["label"]),
-                f'{where}: "{column}" has not as many texts as labels')
+        require(
+            isinstance(value["text"], list) and len(value["text"]) == len(value["label"]),
+            f'{where}: "{column}" has not as many texts as labels',
+        )
         pairs = list(zip(value["label"], value["text"], strict=True))
     elif isinstance(value, dict):
         pairs = [(label, text) for label, text in value.items() if text is not None]  # Arrow adds labels of other rows

@@ -28,24 +28,28 @@ def plan_steps(questions: Sequence[TokenizedQuestion], config: TrainConfig) -> l
     if config.questions_per_step is None:
         for question in questions:
             if len(question.prompt) > config.tokens_per_step:
-                raise MindError(f"question {question.id}: its prompt alone has {len(question.prompt)} tokens; "
-                                f"train.tokens_per_step is {config.tokens_per_step}")
+                raise MindError(
+                    f"question {question.id}: its prompt alone has {len(question.prompt)} tokens; "
+                    f"train.tokens_per_step is {config.tokens_per_step}"
+                )
     costs = [question_tokens(question) for question in questions]
     generator = torch.Generator().manual_seed(config.seed)
     steps: list[list[int]] = []
     epoch = 0
     while len(steps) < config.max_steps if config.max_steps > 0 else epoch < math.ceil(config.epochs):
         share = 1.0 if config.max_steps > 0 else min(1.0, config.epochs - epoch)
-        order = torch.randperm(len(questions), generator=generator)[:math.ceil(share * len(questions))]
+        order = torch.randperm(len(questions), generator=generator)[: math.ceil(share * len(questions))]
         steps += _cut(order.tolist(), costs, config)
         epoch += 1
-    return steps[:config.max_steps] if config.max_steps > 0 else steps
+    return steps[: config.max_steps] if config.max_steps > 0 else steps
 
 
 def _cut(order: list[int], costs: list[int], config: TrainConfig) -> list[list[int]]:
     if config.questions_per_step is not None:
-        return [order[start:start + config.questions_per_step]
-                for start in range(0, len(order), config.questions_per_step)]
+        return [
+            order[start : start + config.questions_per_step]
+            for start in range(0, len(order), config.questions_per_step)
+        ]
     steps: list[list[int]] = []
     room = -1
     for index in order:

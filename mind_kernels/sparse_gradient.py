@@ -82,8 +82,9 @@ class SparseGradient:
         if not self._rows:
             return
         rows = torch.cat(self._rows)
-        counts, columns, values = (torch.cat([getattr(e, name) for e in self._entries])
-                                   for name in ("counts", "columns", "values"))
+        counts, columns, values = (
+            torch.cat([getattr(e, name) for e in self._entries]) for name in ("counts", "columns", "values")
+        )
         left, right = self._corrections()
         if gradients.hidden is not None:
             out = hidden.new_empty(rows.numel(), hidden.shape[1])
@@ -107,8 +108,16 @@ class SparseGradient:
         return torch.stack(left, 1), torch.stack(right)
 
     def _add_weight(
-        self, hidden: Tensor, rows: Tensor, indices: Tensor, columns: Tensor, values: Tensor, left: Tensor,
-        right: Tensor, gradients: HeadGradients, gather: Gather,
+        self,
+        hidden: Tensor,
+        rows: Tensor,
+        indices: Tensor,
+        columns: Tensor,
+        values: Tensor,
+        left: Tensor,
+        right: Tensor,
+        gradients: HeadGradients,
+        gather: Gather,
     ) -> None:
         """dW by vocabulary entry: the entries sorted by column, a block of the vocabulary at a time."""
         columns, order = torch.sort(columns, stable=True)

@@ -41,8 +41,12 @@ def make_inputs(
     hidden[::2] += peak * weight[target[::2]]
     row_weight = torch.rand(rows, generator=generator, dtype=torch.float64) + 0.1
     target[torch.rand(rows, generator=generator) < ignored] = -100
-    return {"hidden": hidden.to(device, dtype), "weight": weight.to(device, dtype), "target": target.to(device),
-            "row_weight": row_weight.to(device, torch.float64 if dtype == torch.float64 else torch.float32)}
+    return {
+        "hidden": hidden.to(device, dtype),
+        "weight": weight.to(device, dtype),
+        "target": target.to(device),
+        "row_weight": row_weight.to(device, torch.float64 if dtype == torch.float64 else torch.float32),
+    }
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,10 @@ def error_budget(peer: Tensor, truth: Tensor, dtype: torch.dtype, conditioning: 
 
 
 def assert_within_budget(
-    values: Mapping[str, Tensor], peers: Mapping[str, Tensor], truths: Mapping[str, Tensor], dtype: torch.dtype,
+    values: Mapping[str, Tensor],
+    peers: Mapping[str, Tensor],
+    truths: Mapping[str, Tensor],
+    dtype: torch.dtype,
     conditioning: float = 1.0,
 ) -> None:
     """Raises AssertionError, naming the tensor, where `values` err more than `error_budget` allows."""
@@ -94,4 +101,5 @@ def assert_within_budget(
         found, allowed = error(value, truth), error_budget(peers[name], truth, dtype, conditioning)
         assert found.largest <= allowed.largest and found.rms <= allowed.rms, (
             f"{name}: error {found.largest:.3e} (rms {found.rms:.3e}) exceeds the budget "
-            f"{allowed.largest:.3e} (rms {allowed.rms:.3e})")
+            f"{allowed.largest:.3e} (rms {allowed.rms:.3e})"
+        )

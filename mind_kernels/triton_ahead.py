@@ -71,8 +71,11 @@ class Variant:
         return {name: "constexpr" if name in self.keywords else self.types[name] for name in self.kernel.arg_names}
 
     def source(self) -> ASTSource:
-        aligned = {(i,): [["tt.divisibility", 16]] for i, (name, kind) in enumerate(self.signature.items())
-                   if name not in self.unaligned and (kind.startswith("*") or kind in ("i32", "i64"))}
+        aligned = {
+            (i,): [["tt.divisibility", 16]]
+            for i, (name, kind) in enumerate(self.signature.items())
+            if name not in self.unaligned and (kind.startswith("*") or kind in ("i32", "i64"))
+        }
         return ASTSource(self.kernel, self.signature, self.constexprs, aligned)
 
 
@@ -159,9 +162,12 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             report = compile_variant(variant, capability)
             faults += bool(report.fault)
-            print(f"{variant.name:44} {capability:4} {variant.options.get('num_warps', 4):5} {report.registers:9} "
-                  f"{report.shared_bytes:8} {report.stack_bytes:6} {report.spills:6}  "
-                  f"{report.fault or variant.harmless_spills}".rstrip(), flush=True)
+            print(
+                f"{variant.name:44} {capability:4} {variant.options.get('num_warps', 4):5} {report.registers:9} "
+                f"{report.shared_bytes:8} {report.stack_bytes:6} {report.spills:6}  "
+                f"{report.fault or variant.harmless_spills}".rstrip(),
+                flush=True,
+            )
     if faults:
         print(f"{faults} variants are at fault", file=sys.stderr)
     return min(faults, 1)

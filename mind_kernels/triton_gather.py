@@ -25,8 +25,11 @@ _ENTRIES = 16
 
 def gather_launch(size: int, dtype: torch.dtype) -> dict[str, int]:
     """Tile and warps for rows of `size` elements."""
-    return {"ENTRIES": _ENTRIES, "COLUMNS": min(_ROW_BYTES // dtype.itemsize, max(16, triton.next_power_of_2(size))),
-            "num_warps": 4}
+    return {
+        "ENTRIES": _ENTRIES,
+        "COLUMNS": min(_ROW_BYTES // dtype.itemsize, max(16, triton.next_power_of_2(size))),
+        "num_warps": 4,
+    }
 
 
 @triton.jit
@@ -88,13 +91,24 @@ def gather_rows(
     product = (left, *left.stride(), right, right.stride(0)) if rank else (None, 0, 0, None, 0)
     launch = gather_launch(size, matrix.dtype)
     _gather_kernel[(bags, triton.cdiv(size, launch["COLUMNS"]))](
-        values, indices, offsets, matrix, matrix.stride(0), *product, out, out.stride(0), size, RANK=rank, **launch)
+        values, indices, offsets, matrix, matrix.stride(0), *product, out, out.stride(0), size, RANK=rank, **launch
+    )
     return out
 
 
-_TYPES = {"values": "*fp32", "indices": "*i32", "offsets": "*i64", "matrix_stride": "i32", "left": "*fp32",
-          "left_stride": "i32", "left_column_stride": "i32", "right_stride": "i32", "out": "*fp32", "out_stride": "i32",
-          "size": "i32"}
+_TYPES = {
+    "values": "*fp32",
+    "indices": "*i32",
+    "offsets": "*i64",
+    "matrix_stride": "i32",
+    "left": "*fp32",
+    "left_stride": "i32",
+    "left_column_stride": "i32",
+    "right_stride": "i32",
+    "out": "*fp32",
+    "out_stride": "i32",
+    "size": "i32",
+}
 
 
 def variants() -> list[Variant]:
@@ -106,6 +120,14 @@ def variants() -> list[Variant]:
         out.append(Variant(f"gather and product {name}", _gather_kernel, types, launch, wide))
     plain = launch | {"RANK": 0, "left": None, "right": None}
     out.append(Variant(f"gather {name}", _gather_kernel, types, plain, wide))
-    out.append(Variant(f"gather {name}, unaligned", _gather_kernel, types, plain, wide,
-                       unaligned=("matrix", "matrix_stride", "out", "out_stride", "size", "values", "indices")))
+    out.append(
+        Variant(
+            f"gather {name}, unaligned",
+            _gather_kernel,
+            types,
+            plain,
+            wide,
+            unaligned=("matrix", "matrix_stride", "out", "out_stride", "size", "values", "indices"),
+        )
+    )
     return out

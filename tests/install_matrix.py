@@ -33,8 +33,11 @@ PACKAGES = Path(sysconfig.get_path("purelib"))
 STEERING = ("MIND_", "PYTHON", "CUDA", "TORCH_", "CC", "CXX", "CFLAGS", "LDFLAGS", "MAX_JOBS", "NVCC_")
 HOST_TOOLS = ("c++", "g++", "gcc", "cc", "as", "ld", "ld.bfd", "ar", "sh")
 # A fast selection: the row kernels with their gradient, the kernels of groups, and the packer.
-TESTS = ("tests/kernels/test_linear_cross_entropy.py", "tests/kernels/test_linear_pairwise_jsd.py",
-         "tests/mind/test_bin_packing.py")
+TESTS = (
+    "tests/kernels/test_linear_cross_entropy.py",
+    "tests/kernels/test_linear_pairwise_jsd.py",
+    "tests/mind/test_bin_packing.py",
+)
 COLD_MINUTES = 4  # that a first build may take on two cores
 
 
@@ -45,10 +48,10 @@ class Failure(Exception):
 @dataclass
 class Workplace:
     folder: Path
-    source: Path      # a copy of the source tree
-    outside: Path     # holds a copy of tests/ and nothing else of the source
-    bare: Path        # a PATH without compilers
-    host: Path        # with the C++ compiler
+    source: Path  # a copy of the source tree
+    outside: Path  # holds a copy of tests/ and nothing else of the source
+    bare: Path  # a PATH without compilers
+    host: Path  # with the C++ compiler
     cuda: Path | None  # with that and nvcc; None where there is no nvcc
 
 
@@ -71,17 +74,23 @@ class Environment:
     def run(self, *arguments: str, path: Path, cwd: Path | None = None, fails: bool = False, **variables: str) -> str:
         """The output of this environment's Python; `fails`: it must end with an error, and may not otherwise."""
         keep = {name: value for name, value in os.environ.items() if not name.startswith(STEERING)}
-        done = subprocess.run([self.python, *arguments], cwd=cwd or self.place.folder,
-                              env=keep | {"PATH": str(path)} | variables, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            [self.python, *arguments],
+            cwd=cwd or self.place.folder,
+            env=keep | {"PATH": str(path)} | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if (done.returncode != 0) != fails:
             print(done.stdout)
             raise Failure(f"{' '.join(arguments)} ended with status {done.returncode}")
         return done.stdout
 
     def pip_install(self, *arguments: str, path: Path, fails: bool = False, **variables: str) -> str:
-        return self.run("-m", "pip", "install", "-v", *arguments, path=path, cwd=self.place.source, fails=fails,
-                        **variables)
+        return self.run(
+            "-m", "pip", "install", "-v", *arguments, path=path, cwd=self.place.source, fails=fails, **variables
+        )
 
     def check(self, *built: str, path: Path | None = None, inside: Path | None = None, **variables: str) -> None:
         """The package says that it has exactly these libraries, and the kernel tests pass with its backends."""
@@ -195,13 +204,21 @@ def with_another_torch(env: Environment, other: str) -> None:
     wheel = build_wheel(env, path=path)
     target = env.folder / "target"
     env.run("-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel), path=env.place.bare)
-    script = ("import torch, mind_kernels; from mind_kernels import extension, linear_cross_entropy as f\n"
-              "h, w, t = torch.randn(9, 8), torch.randn(50, 8), torch.arange(9)\n"
-              "print(torch.__version__, mind_kernels.__file__, 'cuda:', extension.unavailable('cuda') or 'loaded')\n"
-              "for k in ({}, {'gradient_threshold': 2**-8}):\n"
-              "    torch.testing.assert_close(f(h, w, t, backend='cpp', **k), f(h, w, t, backend='reference', **k))")
-    done = subprocess.run([other, "-c", script], cwd=env.folder, env=os.environ | {"PYTHONPATH": str(target)},
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    script = (
+        "import torch, mind_kernels; from mind_kernels import extension, linear_cross_entropy as f\n"
+        "h, w, t = torch.randn(9, 8), torch.randn(50, 8), torch.arange(9)\n"
+        "print(torch.__version__, mind_kernels.__file__, 'cuda:', extension.unavailable('cuda') or 'loaded')\n"
+        "for k in ({}, {'gradient_threshold': 2**-8}):\n"
+        "    torch.testing.assert_close(f(h, w, t, backend='cpp', **k), f(h, w, t, backend='reference', **k))"
+    )
+    done = subprocess.run(
+        [other, "-c", script],
+        cwd=env.folder,
+        env=os.environ | {"PYTHONPATH": str(target)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     print("   ", wheel.name, "under torch", done.stdout.strip())
     if done.returncode != 0:
         raise Failure(f"{other} ended with status {done.returncode}")
@@ -243,8 +260,14 @@ def workplace(folder: Path) -> Workplace:
             shutil.copy2(ROOT / name, source / name)
     shutil.copytree(source / "tests", outside / "tests")
     (outside / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    slow\n")
-    return Workplace(folder, source, outside, tools(folder / "bare"), tools(folder / "host", *HOST_TOOLS),
-                     tools(folder / "cuda", *HOST_TOOLS, "nvcc", "rm", "cat") if shutil.which("nvcc") else None)
+    return Workplace(
+        folder,
+        source,
+        outside,
+        tools(folder / "bare"),
+        tools(folder / "host", *HOST_TOOLS),
+        tools(folder / "cuda", *HOST_TOOLS, "nvcc", "rm", "cat") if shutil.which("nvcc") else None,
+    )
 
 
 def tools(folder: Path, *names: str) -> Path:
@@ -266,11 +289,13 @@ def fresh_environment(place: Workplace, name: str) -> Environment:
 
 def link(source: Path, target: Path) -> None:
     """Hard links where the file system allows, else copies: pip may replace a package without harm to the source."""
+
     def one(a: str, b: str) -> None:
         try:
             os.link(a, b)
         except OSError:
             shutil.copy2(a, b)
+
     if source.is_dir():
         shutil.copytree(source, target, copy_function=one)
     else:

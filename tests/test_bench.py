@@ -113,9 +113,13 @@ def test_absent_broken_and_wrong_peers_are_noted_and_ours_stops_the_run(gates):
         return 0.5 * PROVIDERS["eager"].loss(inputs)
 
     providers = {
-        "absent": Provider(broken, "no_such_package:loss"), "gpu": Provider(broken, cuda=True),
-        "broken": Provider(broken), "wrong": Provider(halved), "huge": Provider(broken, logits=10**9),
-        "eager": PROVIDERS["eager"]}
+        "absent": Provider(broken, "no_such_package:loss"),
+        "gpu": Provider(broken, cuda=True),
+        "broken": Provider(broken),
+        "wrong": Provider(halved),
+        "huge": Provider(broken, logits=10**9),
+        "eager": PROVIDERS["eager"],
+    }
     verdicts = cases.judge(list(providers), providers, gates)
     assert verdicts["absent"]["note"] == "not run: No module named 'no_such_package'"
     assert verdicts["gpu"]["note"] == "not run: needs a CUDA device"
@@ -165,7 +169,11 @@ def test_the_command_measures_the_cases_in_order_until_the_minutes_are_over(monk
     monkeypatch.setattr(sys, "argv", ["bench", *options])
     command.main(BENCHMARK, "")
     assert [(case["rows"], case["model"]) for case in measured_cases] == [
-        (8, "budget"), (8, "Qwen2.5-7B"), (4, "budget"), (4, "Qwen2.5-7B")]
+        (8, "budget"),
+        (8, "Qwen2.5-7B"),
+        (4, "budget"),
+        (4, "Qwen2.5-7B"),
+    ]
     monkeypatch.setattr(sys, "argv", ["bench", "--minutes", "-1", "--output", str(tmp_path / "late")])
     with pytest.raises(ValueError, match="holds no measurement"):
         command.main(BENCHMARK, "")

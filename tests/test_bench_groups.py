@@ -21,11 +21,17 @@ from mind.packing import pack
 from mind.records import HeadTensors, Packing, TokenizedQuestion
 
 SIZES = {"linear_pairwise_jsd": {"groups": 12}, "linear_mind_loss": {"rows": 160, "groups": 12}}
-BENCHMARKS = {name: module.BENCHMARK for name, module in
-              (("linear_pairwise_jsd", linear_pairwise_jsd), ("linear_mind_loss", linear_mind_loss))}
+BENCHMARKS = {
+    name: module.BENCHMARK
+    for name, module in (("linear_pairwise_jsd", linear_pairwise_jsd), ("linear_mind_loss", linear_mind_loss))
+}
 DEFINITIONS = [(name, definition) for name, benchmark in BENCHMARKS.items() for definition in benchmark.definitions]
-HERE = [(name, provider) for name, benchmark in BENCHMARKS.items() for provider, of in benchmark.providers.items()
-        if "compile" not in provider and not of.cuda]
+HERE = [
+    (name, provider)
+    for name, benchmark in BENCHMARKS.items()
+    for provider, of in benchmark.providers.items()
+    if "compile" not in provider and not of.cuda
+]
 
 
 def load(name, dtype=torch.float32, head=Head(1024, 32)):  # noqa: B008 (a tuple)
@@ -72,8 +78,9 @@ def test_answer_rows_are_spread_over_the_rows_and_belong_to_one_group_each():
 def test_the_truth_is_autograds(gates, name, definition):
     gate = gates[name][definition]
     inputs = gate.inputs
-    double = inputs._replace(hidden=inputs.hidden.detach().double().requires_grad_(),
-                             weight=inputs.weight.detach().double().requires_grad_())
+    double = inputs._replace(
+        hidden=inputs.hidden.detach().double().requires_grad_(), weight=inputs.weight.detach().double().requires_grad_()
+    )
     expected = step(BENCHMARKS[name].definitions[definition].eager, double)()
     for found, tensor in zip(gate.truth, expected, strict=True):
         assert relative_error(found, tensor) < 1e-10
@@ -117,8 +124,9 @@ def test_in_bfloat16_a_joint_loss_without_the_consistency_gradient_is_wrong():
     name = "linear_mind_loss"
     inputs = load(name, torch.bfloat16)
     gates = Gates(BENCHMARKS[name].definitions, inputs._replace(pair_weight=0.01 * inputs.pair_weight))
-    forgetful = Provider(lambda inputs: cross_entropy(inputs, backend="torch"), backend="torch",
-                         judged_by=("loss", "consistency"))
+    forgetful = Provider(
+        lambda inputs: cross_entropy(inputs, backend="torch"), backend="torch", judged_by=("loss", "consistency")
+    )
     gates["loss"].check(forgetful, step(forgetful, gates.inputs)())  # it hides in the rounding
     with pytest.raises(AssertionError, match="forgetful: loss"):
         cases.judge(["forgetful"], {"forgetful": forgetful}, gates)
@@ -142,11 +150,17 @@ def test_one_weight_a_pair_is_the_mean_over_positions():
     assert view.pair_weight.shape == inputs.pair_weight.shape
 
 
-@pytest.mark.parametrize("name, names, ratios", [
-    ("linear_pairwise_jsd", ["eager, loop over pairs", "Liger, 28 calls", "mind_kernels", "mind_kernels mixture"],
-     {"time_of_eager"}),
-    ("linear_mind_loss", linear_mind_loss.CPU, {"time_of_eager", "time_of_cross_entropy"}),
-])
+@pytest.mark.parametrize(
+    "name, names, ratios",
+    [
+        (
+            "linear_pairwise_jsd",
+            ["eager, loop over pairs", "Liger, 28 calls", "mind_kernels", "mind_kernels mixture"],
+            {"time_of_eager"},
+        ),
+        ("linear_mind_loss", linear_mind_loss.CPU, {"time_of_eager", "time_of_cross_entropy"}),
+    ],
+)
 def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, name, names, ratios):
     benchmark = BENCHMARKS[name]
     monkeypatch.setitem(HEADS, "budget", Head(512, 16))
@@ -175,6 +189,7 @@ def tokenized(number, lengths, suffix):
 @pytest.fixture
 def student(monkeypatch, tmp_path):
     """Stands in for the student: a labelled row's hidden state is the token that it predicts, and its place."""
+
     def labelled(*_):
         place = 0
         for questions in ([tokenized(1, (3, 4, 5), 2), tokenized(2, (2, 6, 3), 3)], [tokenized(3, (4, 4, 4), 2)]):

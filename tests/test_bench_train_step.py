@@ -28,9 +28,17 @@ def build_model(dtype=torch.float64, device="cpu"):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=258, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-                         tie_word_embeddings=True, initializer_range=0.2)
+    config = LlamaConfig(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
     return LlamaForCausalLM(config).to(device, dtype).train()
 
 
@@ -41,8 +49,10 @@ def build_questions():
     def ids(count):
         return tuple(torch.randint(258, (count,), generator=generator).tolist())
 
-    return [TokenizedQuestion(f"q{q}", ids(PROMPT), {k: ids(5 + 2 * k + 3 * q) for k in range(PERSPECTIVES)},
-                              ids(q + 2)) for q in range(QUESTIONS)]
+    return [
+        TokenizedQuestion(f"q{q}", ids(PROMPT), {k: ids(5 + 2 * k + 3 * q) for k in range(PERSPECTIVES)}, ids(q + 2))
+        for q in range(QUESTIONS)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +134,9 @@ def test_the_truth_is_the_definition(gate, model, inputs):
         answers = []
         for k, ids in question.rationales.items():
             sequence = torch.tensor([*question.prompt, *ids, *question.suffix])
-            log_p = model(sequence[None]).logits[0, PROMPT - 1:-1].log_softmax(-1)
+            log_p = model(sequence[None]).logits[0, PROMPT - 1 : -1].log_softmax(-1)
             l_real[q, k] = -log_p.gather(1, sequence[PROMPT:, None]).mean()
-            answers.append(log_p[-len(question.suffix):].exp())
+            answers.append(log_p[-len(question.suffix) :].exp())
         total = total + inputs.alpha[q] @ l_real[q]
         for i in range(PERSPECTIVES):
             for j in range(i):
@@ -139,8 +149,11 @@ def test_the_truth_is_the_definition(gate, model, inputs):
 
 def test_tokens_are_counted(gate, model, inputs):
     longest = PROMPT + 5 + 2 * 3 + 3 * 2 + 4
-    sequences = sum(PROMPT + len(ids) + len(question.suffix)
-                    for question in inputs.questions for ids in question.rationales.values())
+    sequences = sum(
+        PROMPT + len(ids) + len(question.suffix)
+        for question in inputs.questions
+        for ids in question.rationales.values()
+    )
     assert inputs.supervision_tokens == sequences - QUESTIONS * PERSPECTIVES * PROMPT
     assert padded(inputs).ids.shape == (QUESTIONS * PERSPECTIVES, longest)
     counts = {name: judged(gate, VARIANTS[name], model, inputs)[0][2:] for name in OURS}
@@ -153,11 +166,14 @@ def test_tokens_are_counted(gate, model, inputs):
     assert counts["+ fused losses"] == counts["+ sparse gradient"] == (forward, backward)
 
 
-@pytest.mark.parametrize("broken, error", [
-    ({"train": lambda hidden, head, batch, alpha: losses.eager(hidden, head, batch, 1.01 * alpha)}, "loss_error"),
-    ({"train": lambda hidden, *rest: losses.eager(hidden.detach(), *rest)}, "grad"),
-    ({"observe": lambda *arguments: 1.01 * losses.observe_eagerly(*arguments)}, "l_real_error"),
-])
+@pytest.mark.parametrize(
+    "broken, error",
+    [
+        ({"train": lambda hidden, head, batch, alpha: losses.eager(hidden, head, batch, 1.01 * alpha)}, "loss_error"),
+        ({"train": lambda hidden, *rest: losses.eager(hidden.detach(), *rest)}, "grad"),
+        ({"observe": lambda *arguments: 1.01 * losses.observe_eagerly(*arguments)}, "l_real_error"),
+    ],
+)
 def test_a_wrong_variant_is_refused_and_nothing_is_timed(monkeypatch, inputs, broken, error):
     wrong = replace(VARIANTS["+ selected only"], losses=replace(losses.EAGER, **broken))
     monkeypatch.setitem(train_step.VARIANTS, "+ fused losses", wrong)
@@ -216,8 +232,10 @@ def test_a_step_moves_the_weights_a_little(inputs):
     student = models.build_student("tiny", torch.float64, "cpu")
     before = [parameter.detach().clone() for parameter in student.model.parameters()]
     first, second = (take_step(VARIANTS["+ fused losses"], student, inputs, LENGTH) for _ in range(2))
-    assert all(0 < float((p - old).detach().abs().max()) < 4 * models.LEARNING_RATE
-               for p, old in zip(student.model.parameters(), before, strict=True))
+    assert all(
+        0 < float((p - old).detach().abs().max()) < 4 * models.LEARNING_RATE
+        for p, old in zip(student.model.parameters(), before, strict=True)
+    )
     assert float(first.loss) == pytest.approx(float(second.loss), rel=1e-3) and second.loss < first.loss
 
 
@@ -238,15 +256,26 @@ def run(monkeypatch, capsys, *arguments):
 def test_from_tokens_to_table_and_picture(monkeypatch, tmp_path, capsys, inputs):
     steps.save_tokens(inputs, tmp_path / "step.json")
     monkeypatch.setattr(train_step, "peak_extra_mib", lambda *_, kwargs, **__: {"naive": 8.0}.get(kwargs["variant"], 2))
-    options = ["--model", "tiny", "--tokens", tmp_path / "step.json", "--pack-length", LENGTH, "--repeats", 2,
-               "--output", tmp_path]
+    options = [
+        "--model",
+        "tiny",
+        "--tokens",
+        tmp_path / "step.json",
+        "--pack-length",
+        LENGTH,
+        "--repeats",
+        2,
+        "--output",
+        tmp_path,
+    ]
     table = run(monkeypatch, capsys, *options, "--providers", *VARIANTS)
     rows = {row["variant"]: row for row in read_results(tmp_path / "train_step.jsonl")}
     assert list(rows) == list(VARIANTS)
     assert rows["packed + Liger"]["note"] == "not run: needs a CUDA device" and "needs a CUDA device" in table
     assert rows["naive"]["speedup"] == 1 and rows["+ fused losses"]["memory_of_naive"] == 0.25
-    assert all(row["supervision_tokens"] == inputs.supervision_tokens and row["selected_share"] == 0.5
-               for row in rows.values())
+    assert all(
+        row["supervision_tokens"] == inputs.supervision_tokens and row["selected_share"] == 0.5 for row in rows.values()
+    )
     assert set(train_step.COLUMNS) <= set().union(*rows.values())
     assert rows["naive"]["padded_tokens"] == rows["naive"]["forward_tokens"]
     picture = (tmp_path / "train_step.svg").read_text()
@@ -272,9 +301,14 @@ def test_save_tokens_measures_nothing(monkeypatch, tmp_path, capsys, inputs):
 def test_a_peer_in_the_picture_is_no_step_of_the_waterfall(tmp_path):
     times = {"naive": 8, "packed": 4, "packed + Liger": 5, "+ shared prompts": 6}
     facts = {"model": "tiny", "dtype": "float32", "questions": 1, "K": 4, "inputs": "none", "supervision_tokens": 1000}
-    path = write_results("train_step_cuda", [{"variant": name, **facts, "median_ms": 1e3 * seconds,
-                                              "peak_extra_mib": 1024 * seconds} for name, seconds in times.items()],
-                         tmp_path)
+    path = write_results(
+        "train_step_cuda",
+        [
+            {"variant": name, **facts, "median_ms": 1e3 * seconds, "peak_extra_mib": 1024 * seconds}
+            for name, seconds in times.items()
+        ],
+        tmp_path,
+    )
     text = draw(path).read_text()
     assert "5 s" in text and "1.6x faster" in text and "2x less" in text
     (tmp_path / "empty.jsonl").write_text("")

@@ -89,12 +89,22 @@ def test_cuda_needs_a_device_that_it_was_compiled_for(folder, monkeypatch):
     assert available_backends()["cuda"].available
 
 
-@pytest.mark.parametrize(("names", "capability", "serves"), [
-    (["sm_80"], (8, 0), True), (["sm_80"], (8, 9), True), (["sm_86"], (8, 0), False), (["sm_80"], (9, 0), False),
-    (["sm_90a"], (9, 0), True), (["sm_100a"], (10, 3), False), (["sm_100f"], (10, 3), True),
-    (["compute_100"], (12, 0), True), (["compute_100"], (9, 0), False), ([], (8, 0), False),
-    (["sm_80", "sm_90a", "sm_100", "compute_100"], (7, 5), False),
-])
+@pytest.mark.parametrize(
+    ("names", "capability", "serves"),
+    [
+        (["sm_80"], (8, 0), True),
+        (["sm_80"], (8, 9), True),
+        (["sm_86"], (8, 0), False),
+        (["sm_80"], (9, 0), False),
+        (["sm_90a"], (9, 0), True),
+        (["sm_100a"], (10, 3), False),
+        (["sm_100f"], (10, 3), True),
+        (["compute_100"], (12, 0), True),
+        (["compute_100"], (9, 0), False),
+        ([], (8, 0), False),
+        (["sm_80", "sm_90a", "sm_100", "compute_100"], (7, 5), False),
+    ],
+)
 def test_which_gpus_an_architecture_serves(names, capability, serves):
     assert extension.serves(names, *capability) == serves
 
@@ -114,14 +124,22 @@ def test_the_compiled_backends_take_tensors_of_their_device(monkeypatch):
 
 def test_the_choice_is_made_inside_torch_compile(folder):
     """Before the library was looked for: Dynamo must not trace that."""
-    step = torch.compile(lambda hidden: linear_cross_entropy(hidden, torch.ones(5, 3), torch.tensor([1, 2])),
-                         fullgraph=True, backend="eager")
+    step = torch.compile(
+        lambda hidden: linear_cross_entropy(hidden, torch.ones(5, 3), torch.tensor([1, 2])),
+        fullgraph=True,
+        backend="eager",
+    )
     assert step(torch.zeros(2, 3)).item() == pytest.approx(torch.tensor(5.0).log().item())
 
 
 def command(*arguments: str, **variables: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "mind_kernels", *arguments], cwd=ROOT, env=os.environ | variables,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "mind_kernels", *arguments],
+        cwd=ROOT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -139,7 +157,8 @@ def test_the_table_without_any_library(tmp_path):
 def test_the_table_as_json_agrees_with_this_process():
     report = json.loads(command("--json"))
     assert {name: found["available"] for name, found in report["backends"].items()} == {
-        name: found.available for name, found in available_backends().items()}
+        name: found.available for name, found in available_backends().items()
+    }
     assert report["versions"]["torch"] == torch.__version__
     if not extension.unavailable("cpu"):
         assert report["versions"]["CPU kernels in use"] == extension.capability()

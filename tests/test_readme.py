@@ -33,11 +33,15 @@ def plain_loss(model, batch):
 
 def test_ten_lines_in_somebody_elses_loop():
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=61, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-                                         num_attention_heads=2))
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=61, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    )
     plain, start = copy.deepcopy(model), copy.deepcopy(model)
-    batch = {"input_ids": torch.randint(0, 61, (K, T)), "attention_mask": torch.ones(K, T, dtype=torch.long),
-             "answer_positions": torch.tensor([[5, 6], [4, 5], [6, 7]])}
+    batch = {
+        "input_ids": torch.randint(0, 61, (K, T)),
+        "attention_mask": torch.ones(K, T, dtype=torch.long),
+        "answer_positions": torch.tensor([[5, 6], [4, 5], [6, 7]]),
+    }
     batch["labels"] = torch.where(torch.arange(T) < 4, -100, batch["input_ids"])
     exec(example(), {"model": model, "loader": [batch] * 3, "optimizer": torch.optim.SGD(model.parameters(), lr=1.0)})
     optimizer = torch.optim.SGD(plain.parameters(), lr=1.0)
@@ -45,7 +49,8 @@ def test_ten_lines_in_somebody_elses_loop():
         plain_loss(plain, batch).backward()
         optimizer.step()
         optimizer.zero_grad()
-    for (name, found), expected, first in zip(model.named_parameters(), plain.parameters(), start.parameters(),
-                                              strict=True):
+    for (name, found), expected, first in zip(
+        model.named_parameters(), plain.parameters(), start.parameters(), strict=True
+    ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
         assert not torch.equal(found, first), name

@@ -18,8 +18,17 @@ sys.path.insert(0, str(ROOT / "csrc"))
 from build_tools import architectures, incremental, libraries, pep517, settings, toolchain  # noqa: E402
 from build_tools.settings import CPU, MODES, PACKER, NotBuilt  # noqa: E402
 
-VARIABLES = ("MIND_KERNELS_BUILD", "MIND_KERNELS_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH",
-             "MAX_JOBS", "CXX", "CXXFLAGS", "LDFLAGS")
+VARIABLES = (
+    "MIND_KERNELS_BUILD",
+    "MIND_KERNELS_CUDA_ARCHS",
+    "TORCH_CUDA_ARCH_LIST",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "MAX_JOBS",
+    "CXX",
+    "CXXFLAGS",
+    "LDFLAGS",
+)
 needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 
 
@@ -74,8 +83,10 @@ def test_auto_is_the_default(tmp_path):
     assert build(tmp_path, MIND_KERNELS_BUILD="auto").stdout == build(tmp_path).stdout
 
 
-@pytest.mark.parametrize(("mode", "named"), [("require", [CPU, PACKER]), ("cpu", [CPU, PACKER]),
-                                             ("cuda", [CPU, "mind_kernels._cuda", PACKER])])
+@pytest.mark.parametrize(
+    ("mode", "named"),
+    [("require", [CPU, PACKER]), ("cpu", [CPU, PACKER]), ("cuda", [CPU, "mind_kernels._cuda", PACKER])],
+)
 def test_what_a_mode_requires_and_cannot_build_is_an_error(tmp_path, mode, named):
     done = build(tmp_path, MIND_KERNELS_BUILD=mode)
     assert done.returncode != 0
@@ -100,10 +111,17 @@ def test_an_earlier_library_does_not_outlive_a_build_without_it(tmp_path, mode):
     assert not older.exists()
 
 
-@pytest.mark.parametrize(("variable", "value", "message"), [
-    ("MIND_KERNELS_BUILD", "always", "MIND_KERNELS_BUILD is 'always': expected one of auto, none, cpu, cuda, require"),
-    ("MAX_JOBS", "many", "MAX_JOBS is 'many': expected a positive whole number"),
-])
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        (
+            "MIND_KERNELS_BUILD",
+            "always",
+            "MIND_KERNELS_BUILD is 'always': expected one of auto, none, cpu, cuda, require",
+        ),
+        ("MAX_JOBS", "many", "MAX_JOBS is 'many': expected a positive whole number"),
+    ],
+)
 def test_an_unknown_setting_is_an_error(monkeypatch, variable, value, message):
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match=message):
@@ -134,13 +152,18 @@ def test_architectures(monkeypatch):
     monkeypatch.setenv("MIND_KERNELS_CUDA_ARCHS", "9.0a;9.0a")
     assert architectures.architectures(CODES) == ["sm_90a"]
     assert architectures.gencode(["sm_90a", "compute_100"]) == [
-        "-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_100,code=compute_100"]
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_100,code=compute_100",
+    ]
 
 
-@pytest.mark.parametrize(("value", "message"), [
-    ("Hopper", "MIND_KERNELS_CUDA_ARCHS has 'Hopper': expected numbers such as 8.0, 9.0a or 10.0"),
-    ("8.0;7.0", "MIND_KERNELS_CUDA_ARCHS has '7.0', which this nvcc does not compile for"),
-])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("Hopper", "MIND_KERNELS_CUDA_ARCHS has 'Hopper': expected numbers such as 8.0, 9.0a or 10.0"),
+        ("8.0;7.0", "MIND_KERNELS_CUDA_ARCHS has '7.0', which this nvcc does not compile for"),
+    ],
+)
 def test_an_architecture_that_cannot_be_had(monkeypatch, value, message):
     monkeypatch.setenv("MIND_KERNELS_CUDA_ARCHS", value)
     with pytest.raises(NotBuilt, match=message):
@@ -221,6 +244,7 @@ def library(tmp_path, monkeypatch):
         command = ("g++", "-fPIC", *flags)
         translations = tuple(incremental.Translation(name, command, unmarked) for name in ("one.cpp", "two.cpp"))
         return incremental.Library("numbers", translations, ("g++", "-shared"), (), (version,))
+
     return make
 
 

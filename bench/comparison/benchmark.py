@@ -54,8 +54,14 @@ class Benchmark:
         """What a result row says of a case that has not been loaded."""
         vocabulary, size = HEADS[case["model"]]
         sizes = {of.letter: case[name] for name, of in self.sizes.items()}
-        return {"kind": case["device"], "model": case["model"], **sizes, "V": vocabulary, "D": size,
-                "dtype": str(case["dtype"]).removeprefix("torch.")}
+        return {
+            "kind": case["device"],
+            "model": case["model"],
+            **sizes,
+            "V": vocabulary,
+            "D": size,
+            "dtype": str(case["dtype"]).removeprefix("torch."),
+        }
 
 
 def judge(names: Sequence[str], providers: Mapping[str, Provider], gates: Gates) -> dict[str, dict[str, Any]]:
@@ -116,8 +122,12 @@ def measure_case(
 ) -> list[dict[str, Any]]:
     """One result row a provider, for the inputs that `case` (the arguments of benchmark.load) describes."""
     inputs = benchmark.load(**case)
-    facts = {**benchmark.labels(case), **benchmark.describe(inputs), "inputs": inputs.label,
-             "roof_tflops": round(roof_tflops, 3)}
+    facts = {
+        **benchmark.labels(case),
+        **benchmark.describe(inputs),
+        "inputs": inputs.label,
+        "roof_tflops": round(roof_tflops, 3),
+    }
     gates = Gates(benchmark.definitions, inputs)
     columns = judge(names, benchmark.providers, gates)
     facts |= {f"dense_bf16_{name}": value for name, value in gates["loss"].yardstick.items()}
@@ -130,17 +140,19 @@ def measure_case(
     for name in timed:
         provider, rate = benchmark.providers[name], 1e3 * tflop / timings[name].median_ms
         columns[name] |= {
-            **timings[name].row(), "tflops": round(rate, 4), "times_roof": round(roof_tflops / rate, 3),
-            "peak_extra_mib": round(peak(benchmark, name, case, inputs), 1), "package": provider.package(),
+            **timings[name].row(),
+            "tflops": round(rate, 4),
+            "times_roof": round(roof_tflops / rate, 3),
+            "peak_extra_mib": round(peak(benchmark, name, case, inputs), 1),
+            "package": provider.package(),
             **(provider.report(inputs) if provider.report else {}),
-            **({"note": provider.note} if provider.note else {})}
+            **({"note": provider.note} if provider.note else {}),
+        }
     _add_ratios(benchmark, columns, timings)
     return [{**facts, "provider": name, **columns[name]} for name in names]
 
 
-def _add_ratios(
-    benchmark: Benchmark, columns: Mapping[str, dict[str, Any]], timings: Mapping[str, Timing]
-) -> None:
+def _add_ratios(benchmark: Benchmark, columns: Mapping[str, dict[str, Any]], timings: Mapping[str, Timing]) -> None:
     for name, timing in timings.items():
         times_of = {"time_of_eager": benchmark.eager, **benchmark.providers[name].times_of}
         for column, other in times_of.items():

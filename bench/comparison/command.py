@@ -20,16 +20,20 @@ from bench.measure import RESULTS, dense_tflops, print_table, read_results, writ
 
 def parse(benchmark: Benchmark, description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--models", nargs="+", choices=HEADS,
-                        help=f"default: {REAL}, on CUDA {' '.join(benchmark.cuda_models)}")
+    parser.add_argument(
+        "--models", nargs="+", choices=HEADS, help=f"default: {REAL}, on CUDA {' '.join(benchmark.cuda_models)}"
+    )
     for name, size in benchmark.sizes.items():
         cpu, cuda = (" ".join(map(str, values)) for values in (size.cpu, size.cuda))
         parser.add_argument(f"--{name}", nargs="+", type=int, help=f"{size.letter}; default: {cpu}, on CUDA {cuda}")
     parser.add_argument("--providers", nargs="+", choices=benchmark.providers, help="default: by device")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32, on CUDA bfloat16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--data", type=Path, help="questions whose rationales give the real rows (`mind data import`); "
-                        "default: word problems")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="questions whose rationales give the real rows (`mind data import`); default: word problems",
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=8, help="no case starts later than this (default 8)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of results and picture")
@@ -47,9 +51,11 @@ def parse(benchmark: Benchmark, description: str, arguments: Sequence[str] | Non
 def cases(benchmark: Benchmark, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The arguments of benchmark.load, the most telling first."""
     shared = {"dtype": options.dtype, "device": options.device, "data": options.data}
-    return [{"model": model, **dict(zip(benchmark.sizes, sizes, strict=True)), **shared}
-            for sizes in itertools.product(*(getattr(options, name) for name in benchmark.sizes))
-            for model in options.models]
+    return [
+        {"model": model, **dict(zip(benchmark.sizes, sizes, strict=True)), **shared}
+        for sizes in itertools.product(*(getattr(options, name) for name in benchmark.sizes))
+        for model in options.models
+    ]
 
 
 def main(benchmark: Benchmark, description: str) -> None:

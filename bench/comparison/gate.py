@@ -85,8 +85,9 @@ class Gate:
 
     def errors(self, found: Outputs) -> dict[str, float]:
         """Relative errors of loss, dH and dW."""
-        return {f"{name}_error": relative_error(getattr(found, name), getattr(self.truth, name))
-                for name in Outputs._fields}
+        return {
+            f"{name}_error": relative_error(getattr(found, name), getattr(self.truth, name)) for name in Outputs._fields
+        }
 
     def check(self, provider: Provider, found: Outputs) -> None:
         """Raises AssertionError, with the error and the bound, where `found` is wrong."""

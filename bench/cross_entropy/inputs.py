@@ -1,5 +1,4 @@
-"""Inputs of the cross-entropy benchmark: real rows of SmolLM2-135M, or synthetic ones as peaked (comparison/heads.py).
-"""
+"""Inputs of the cross-entropy benchmark: real rows of SmolLM2-135M, or synthetic ones (comparison/heads.py)."""
 
 from __future__ import annotations
 
@@ -27,7 +26,8 @@ class Inputs(NamedTuple):
 def load(model: str, rows: int, dtype: torch.dtype, device: str, data: Path | None = None) -> Inputs:
     """The inputs of a case: the same for the same arguments, in any process. Real rows come from `data` if given."""
     real, label = heads.real_or_label(
-        model, data, lambda source: source.load_rows(source.real_rows(rows, data), device, dtype))
+        model, data, lambda source: source.load_rows(source.real_rows(rows, data), device, dtype)
+    )
     if real:
         return Inputs(**real, label=label)
     hidden, weight, target = synthetic(rows, *HEADS[model], device)
@@ -46,8 +46,10 @@ def synthetic(
 
 
 def draw_targets(hidden: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
-    target = [torch.multinomial((part @ weight.T / TARGET_TEMPERATURE).softmax(1), 1, generator=generator)
-              for part in hidden.split(SLICE)]
+    target = [
+        torch.multinomial((part @ weight.T / TARGET_TEMPERATURE).softmax(1), 1, generator=generator)
+        for part in hidden.split(SLICE)
+    ]
     return torch.cat(target).squeeze(1)
 
 
@@ -63,7 +65,10 @@ def describe(inputs: Inputs) -> dict[str, float]:
             counts.append((log_p > -exponent * torch.log(log_p.new_tensor(2.0))).sum(1))
         entropy.append(-(log_p.exp() * log_p).sum(1))
     kept = {exponent: torch.cat(counts).float() for exponent, counts in kept.items()}
-    return {"mean_nll": round(float(torch.cat(nll).mean()), 3),
-            "mean_entropy": round(float(torch.cat(entropy).mean()), 3),
-            "kept_mean_2^-9": round(float(kept[9].mean()), 2), "kept_mean": round(float(kept[12].mean()), 2),
-            "kept_p99": round(float(kept[12].quantile(0.99)), 1)}
+    return {
+        "mean_nll": round(float(torch.cat(nll).mean()), 3),
+        "mean_entropy": round(float(torch.cat(entropy).mean()), 3),
+        "kept_mean_2^-9": round(float(kept[9].mean()), 2),
+        "kept_mean": round(float(kept[12].mean()), 2),
+        "kept_p99": round(float(kept[12].quantile(0.99)), 1),
+    }

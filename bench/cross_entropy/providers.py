@@ -43,7 +43,8 @@ def trl(inputs: Inputs) -> Tensor:
 
     bias, temperature, chunk, softcap, scale, outputs = None, 1.0, 32768, None, 1.0, ()
     log_prob, *_ = ChunkedLogProbFunction.apply(
-        inputs.hidden, inputs.weight, bias, inputs.target, temperature, chunk, softcap, scale, outputs)
+        inputs.hidden, inputs.weight, bias, inputs.target, temperature, chunk, softcap, scale, outputs
+    )
     return -log_prob.mean()
 
 
@@ -84,8 +85,13 @@ def ours(backend: str, *, sparse: bool = False, cuda: bool = False) -> Provider:
         _, stats = call(*inputs[:3], return_stats=True)
         return {"dropped_mass": float(stats.dropped_mass.mean())}
 
-    return Provider(lambda inputs: call(*inputs[:3]), cuda=cuda, backend=backend, sparse=sparse,
-                    report=dropped_mass if sparse else None)
+    return Provider(
+        lambda inputs: call(*inputs[:3]),
+        cuda=cuda,
+        backend=backend,
+        sparse=sparse,
+        report=dropped_mass if sparse else None,
+    )
 
 
 TORCH = "torch.nn.functional:linear_cross_entropy"
@@ -96,7 +102,8 @@ PROVIDERS = {
     "torch.compile": Provider(compiled, logits=3),
     "F.linear_cross_entropy": Provider(torch_chunked, TORCH),
     "F.linear_cross_entropy, 4096 rows": Provider(
-        partial(torch_chunked, batch_chunk_size=LARGE_CHUNK, chunking_method=None), TORCH),
+        partial(torch_chunked, batch_chunk_size=LARGE_CHUNK, chunking_method=None), TORCH
+    ),
     "TRL": Provider(trl, "trl.kernels:ChunkedLogProbFunction"),
     "Liger": Provider(liger, LIGER, cuda=True),
     "Liger, 4096 rows": Provider(liger_large, LIGER, cuda=True),
@@ -114,5 +121,11 @@ PROVIDERS = {
     "mind_kernels streaming": ours("triton_streaming", cuda=True),
     "mind_kernels streaming sparse 2^-12": ours("triton_streaming", sparse=True, cuda=True),
 }
-CPU = ("eager", "F.linear_cross_entropy", "mind_kernels exact", "mind_kernels sparse 2^-12",
-       "mind_kernels torch exact", "mind_kernels torch sparse 2^-12")
+CPU = (
+    "eager",
+    "F.linear_cross_entropy",
+    "mind_kernels exact",
+    "mind_kernels sparse 2^-12",
+    "mind_kernels torch exact",
+    "mind_kernels torch sparse 2^-12",
+)

@@ -18,6 +18,7 @@ from bench.pairwise_jsd.divergence import pair_loss
 
 ROWS = 1024
 
+
 def dense_cross_entropy(inputs: Inputs, precision: Precision) -> Outputs:
     hidden, weight = precision.leaves(inputs)
     return rows.weighted(hidden, weight, inputs.target, inputs.row_weight.to(precision.dtype), precision)
@@ -39,8 +40,12 @@ def dense(inputs: Inputs, precision: Precision) -> Outputs:
 def some_rows(inputs: Inputs) -> Inputs:
     """The first ROWS, without the answer rows."""
     rows = {name: getattr(inputs, name)[:ROWS] for name in ("target", "row_weight", "segment")}
-    return inputs._replace(hidden=inputs.hidden.detach()[:ROWS].requires_grad_(),
-                           answer_rows=inputs.answer_rows[:0], pair_weight=inputs.pair_weight[:0], **rows)
+    return inputs._replace(
+        hidden=inputs.hidden.detach()[:ROWS].requires_grad_(),
+        answer_rows=inputs.answer_rows[:0],
+        pair_weight=inputs.pair_weight[:0],
+        **rows,
+    )
 
 
 def consistency_alone(inputs: Inputs) -> Inputs:

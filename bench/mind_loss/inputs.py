@@ -38,25 +38,30 @@ class Inputs(NamedTuple):
         return self.hidden[self.answer_rows]
 
 
-def load(
-    model: str, rows: int, groups: int, dtype: torch.dtype, device: str, data: Path | None = None
-) -> Inputs:
+def load(model: str, rows: int, groups: int, dtype: torch.dtype, device: str, data: Path | None = None) -> Inputs:
     """The inputs of a case: the same for the same arguments, in any process. Real rows come from `data` if given."""
     real, label = heads.real_or_label(
-        model, data, lambda source: source.load_rows(source.real_groups(groups, data, rows), device, dtype))
+        model, data, lambda source: source.load_rows(source.real_groups(groups, data, rows), device, dtype)
+    )
     tensors = real or synthetic(rows, groups, *HEADS[model], device, dtype)
     answer_rows = tensors["answer_rows"].cpu()
     alpha = group_inputs.uneven_weights(*answer_rows.shape).to(device)
     uneven = torch.rand(rows, generator=torch.Generator().manual_seed(SEED)) + 0.5
-    return Inputs(tensors["hidden"], tensors["weight"], tensors["target"], (uneven / uneven.sum()).to(device),
-                  answer_rows, CONSISTENCY * group_inputs.pair_weights(alpha), tensors["segment"],
-                  int(tensors["segment"].max()) + 1, label)
+    return Inputs(
+        tensors["hidden"],
+        tensors["weight"],
+        tensors["target"],
+        (uneven / uneven.sum()).to(device),
+        answer_rows,
+        CONSISTENCY * group_inputs.pair_weights(alpha),
+        tensors["segment"],
+        int(tensors["segment"].max()) + 1,
+        label,
+    )
 
 
 @torch.no_grad()
-def synthetic(
-    rows: int, groups: int, vocabulary: int, size: int, device: str, dtype: torch.dtype
-) -> dict[str, Tensor]:
+def synthetic(rows: int, groups: int, vocabulary: int, size: int, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Rows of the cross-entropy benchmark, some of them, evenly spread, replaced by groups of the pairwise one."""
     generator = torch.Generator(device).manual_seed(SEED)
     hidden, weight, target = row_inputs.synthetic(rows, vocabulary, size, device, SEED)
@@ -67,8 +72,13 @@ def synthetic(
     hidden[answer_rows] = heads.groups(groups, PERSPECTIVES, size, generator)
     answers = answer_rows.flatten()
     target[answers] = row_inputs.draw_targets(hidden[answers], weight, generator)
-    return {"hidden": hidden.to(dtype).requires_grad_(), "weight": weight.to(dtype).requires_grad_(),
-            "target": target, "answer_rows": answer_rows, "segment": torch.arange(rows, device=device) // SEGMENT}
+    return {
+        "hidden": hidden.to(dtype).requires_grad_(),
+        "weight": weight.to(dtype).requires_grad_(),
+        "target": target,
+        "answer_rows": answer_rows,
+        "segment": torch.arange(rows, device=device) // SEGMENT,
+    }
 
 
 @torch.no_grad()

@@ -33,8 +33,14 @@ def eager_consistency(inputs: Inputs) -> Tensor:
 
 
 def cross_entropy(inputs: Inputs, **options: str | float | None) -> Tensor:
-    return linear_cross_entropy(*inputs[:3], row_weight=inputs.row_weight, segment=inputs.segment,
-                                num_segments=inputs.segments, reduction="sum", **options)
+    return linear_cross_entropy(
+        *inputs[:3],
+        row_weight=inputs.row_weight,
+        segment=inputs.segment,
+        num_segments=inputs.segments,
+        reduction="sum",
+        **options,
+    )
 
 
 def two_calls(inputs: Inputs, backend: str) -> Tensor:
@@ -43,8 +49,9 @@ def two_calls(inputs: Inputs, backend: str) -> Tensor:
 
 
 def joint(inputs: Inputs, *, return_stats: bool = False, **options: str | float | None) -> Tensor | tuple:
-    return linear_mind_loss(*inputs[:6], segment=inputs.segment, num_segments=inputs.segments,
-                            return_stats=return_stats, **options)
+    return linear_mind_loss(
+        *inputs[:6], segment=inputs.segment, num_segments=inputs.segments, return_stats=return_stats, **options
+    )
 
 
 def dropped_mass(inputs: Inputs, **options: str | float | None) -> dict[str, float]:
@@ -65,7 +72,8 @@ def ours(backend: str) -> dict[str, Provider]:
         f"mind_kernels {prefix}exact": Provider(partial(joint, backend=backend), **plain, judged_by=BOTH),
         sparse: Provider(partial(cross_entropy, **options), **filtered, judged_by=ROWS),
         f"mind_kernels {prefix}sparse 2^-12": Provider(
-            partial(joint, **options), **filtered, judged_by=BOTH, report=partial(dropped_mass, **options)),
+            partial(joint, **options), **filtered, judged_by=BOTH, report=partial(dropped_mass, **options)
+        ),
     }
 
 

@@ -30,7 +30,8 @@ class Inputs(NamedTuple):
 def load(model: str, groups: int, dtype: torch.dtype, device: str, data: Path | None = None) -> Inputs:
     """The inputs of a case: the same for the same arguments, in any process. Real rows come from `data` if given."""
     real, label = heads.real_or_label(
-        model, data, lambda source: source.load_rows(source.real_groups(groups, data), device, dtype), "answer spans")
+        model, data, lambda source: source.load_rows(source.real_groups(groups, data), device, dtype), "answer spans"
+    )
     if real:
         hidden, weight = real["hidden"].detach()[real["answer_rows"]], real["weight"]
     else:
@@ -67,6 +68,9 @@ def describe(hidden: Tensor, weight: Tensor) -> dict[str, float]:
         divergences.append(pair_divergences(logits))
         entropy.append(torch.special.entr(logits.softmax(-1)).sum(-1))
     jsd = torch.cat(divergences)
-    return {"K": hidden.shape[1], "mean_jsd": round(float(jsd.mean()), 4),
-            "jsd_below_1e-6": round(float((jsd < 1e-6).double().mean()), 4),
-            "mean_entropy": round(float(torch.cat(entropy).mean()), 3)}
+    return {
+        "K": hidden.shape[1],
+        "mean_jsd": round(float(jsd.mean()), 4),
+        "jsd_below_1e-6": round(float((jsd < 1e-6).double().mean()), 4),
+        "mean_entropy": round(float(torch.cat(entropy).mean()), 3),
+    }

@@ -83,7 +83,8 @@ def trl(inputs: Inputs) -> Tensor:
     loss = inputs.pair_weight.new_zeros(())
     for i, j in combinations(range(inputs.hidden.shape[1]), 2):
         divergence, _ = ChunkedDivergenceFunction.apply(
-            inputs.hidden[:, i], inputs.weight, bias, inputs.hidden[:, j].detach(), teacher_weight, bias, beta)
+            inputs.hidden[:, i], inputs.weight, bias, inputs.hidden[:, j].detach(), teacher_weight, bias, beta
+        )
         loss = loss + (inputs.pair_weight[:, i, j] * divergence).sum()
     return loss
 
@@ -123,8 +124,7 @@ def ours(backend: str, *, cuda: bool = False) -> Provider:
 
 
 def ours_mixture(backend: str, *, cuda: bool = False) -> Provider:
-    return Provider(partial(mixture, backend=backend), cuda=cuda, backend=backend, judged_by=("mixture",),
-                    note=MIXTURE)
+    return Provider(partial(mixture, backend=backend), cuda=cuda, backend=backend, judged_by=("mixture",), note=MIXTURE)
 
 
 ONE_SIDED = "gradient to one side of each pair: only its loss is judged"
@@ -135,10 +135,16 @@ PROVIDERS = {
     "eager, loop over unbound rows": Provider(unbound_loop, logits=32),
     "eager, vectorised": Provider(vectorised, logits=22),
     "torch.compile": Provider(compiled, logits=22),
-    "TRL, 28 calls": Provider(trl, "trl.kernels.chunked_divergence:ChunkedDivergenceFunction", loss_only=True,
-                              note=ONE_SIDED),
-    "Liger, 28 calls": Provider(liger, "liger_kernel.chunked_loss:LigerFusedLinearJSDLoss", loss_only=True,
-                                judged_by=("one weight a pair",), note=f"one weight a pair; {ONE_SIDED}"),
+    "TRL, 28 calls": Provider(
+        trl, "trl.kernels.chunked_divergence:ChunkedDivergenceFunction", loss_only=True, note=ONE_SIDED
+    ),
+    "Liger, 28 calls": Provider(
+        liger,
+        "liger_kernel.chunked_loss:LigerFusedLinearJSDLoss",
+        loss_only=True,
+        judged_by=("one weight a pair",),
+        note=f"one weight a pair; {ONE_SIDED}",
+    ),
     "eager, mixture": Provider(eager_mixture, logits=8, judged_by=("mixture",), note=MIXTURE),
     "mind_kernels": ours("auto"),
     "mind_kernels torch": ours("torch"),
@@ -149,5 +155,12 @@ PROVIDERS = {
     "mind_kernels triton mixture": ours_mixture("triton", cuda=True),
     "mind_kernels cuda mixture": ours_mixture("cuda", cuda=True),
 }
-CPU = (EAGER, "eager, loop over unbound rows", "eager, vectorised", "TRL, 28 calls", "mind_kernels",
-       "mind_kernels torch", "mind_kernels mixture")
+CPU = (
+    EAGER,
+    "eager, loop over unbound rows",
+    "eager, vectorised",
+    "TRL, 28 calls",
+    "mind_kernels",
+    "mind_kernels torch",
+    "mind_kernels mixture",
+)

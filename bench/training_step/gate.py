@@ -53,11 +53,15 @@ class Gate:
         found = gradients(model)
         if found.keys() != self.gradients.keys():
             raise AssertionError(f"gradients of {len(found)} parameters: expected {len(self.gradients)}")
-        distance = sum(squared_norm(gradient.to(found[name].device) - found[name])
-                       for name, gradient in self.gradients.items())
+        distance = sum(
+            squared_norm(gradient.to(found[name].device) - found[name]) for name, gradient in self.gradients.items()
+        )
         size = sum(map(squared_norm, self.gradients.values()))
-        return {"loss_error": relative(outcome.loss, self.outcome.loss),
-                "l_real_error": relative(outcome.l_real, self.outcome.l_real), "grad_error": (distance / size) ** 0.5}
+        return {
+            "loss_error": relative(outcome.loss, self.outcome.loss),
+            "l_real_error": relative(outcome.l_real, self.outcome.l_real),
+            "grad_error": (distance / size) ** 0.5,
+        }
 
     def check(self, variant: Variant, errors: dict[str, float]) -> None:
         """Raises AssertionError, with the error and the limit, where one exceeds it or is nan."""

@@ -36,8 +36,9 @@ class Inputs:
     @property
     def supervision_tokens(self) -> int:
         """Labelled tokens of all Q K rationales, trained on or observed: the same whatever the variant."""
-        return sum(len(ids) + len(question.suffix)
-                   for question in self.questions for ids in question.rationales.values())
+        return sum(
+            len(ids) + len(question.suffix) for question in self.questions for ids in question.rationales.values()
+        )
 
     def first(self) -> Inputs:
         """The first question alone, the shortest: enough to warm up."""
@@ -71,11 +72,16 @@ def tokenized_step(count: int, data: Path | None, max_length: int = MAX_LENGTH) 
 
     pool = complete_questions(POOL, 0, data)
     _, tokenizer = load_student(StudentConfig())
-    tokenized = [question for question in tokenize(pool, tokenizer, perspectives_of(pool, data), MAX_LENGTH)
-                 if max(sequence_lengths(question)) <= max_length]
+    tokenized = [
+        question
+        for question in tokenize(pool, tokenizer, perspectives_of(pool, data), MAX_LENGTH)
+        if max(sequence_lengths(question)) <= max_length
+    ]
     if len(tokenized) < count:
-        raise ValueError(f"{len(tokenized)} questions have a rationale in every perspective and none of more than "
-                         f"{max_length} tokens with its prompt: expected at least {count}")
+        raise ValueError(
+            f"{len(tokenized)} questions have a rationale in every perspective and none of more than "
+            f"{max_length} tokens with its prompt: expected at least {count}"
+        )
     return select(quantiles(tokenized, count), data.name if data else "word problems")
 
 
@@ -87,16 +93,27 @@ def quantiles(questions: Sequence[TokenizedQuestion], count: int) -> list[Tokeni
 
 def save_tokens(inputs: Inputs, file: Path) -> None:
     """For a machine without the tokenizer; `load_tokens` reads it."""
-    questions = [{"id": question.id, "prompt": question.prompt, "suffix": question.suffix,
-                  "rationales": [ids for _, ids in sorted(question.rationales.items())]}
-                 for question in inputs.questions]
+    questions = [
+        {
+            "id": question.id,
+            "prompt": question.prompt,
+            "suffix": question.suffix,
+            "rationales": [ids for _, ids in sorted(question.rationales.items())],
+        }
+        for question in inputs.questions
+    ]
     file.write_text(json.dumps({"label": inputs.label, "questions": questions}) + "\n")
 
 
 def load_tokens(file: Path) -> Inputs:
     stored = json.loads(file.read_text())
-    questions = [TokenizedQuestion(question["id"], tuple(question["prompt"]),
-                                   {k: tuple(ids) for k, ids in enumerate(question["rationales"])},
-                                   tuple(question["suffix"]))
-                 for question in stored["questions"]]
+    questions = [
+        TokenizedQuestion(
+            question["id"],
+            tuple(question["prompt"]),
+            {k: tuple(ids) for k, ids in enumerate(question["rationales"])},
+            tuple(question["suffix"]),
+        )
+        for question in stored["questions"]
+    ]
     return select(questions, stored["label"])

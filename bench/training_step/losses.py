@@ -69,8 +69,9 @@ class AnswerRows:
     ) -> Tensor:
         """sum_q sum_{i<j} alpha_i alpha_j JSD(P_i, P_j), the mean over the positions of an answer; pair by pair."""
         total = alpha.new_zeros(())
-        for (q, ks, block), part in zip(self.blocks, logits.split([block.numel() for *_, block in self.blocks]),
-                                        strict=True):
+        for (q, ks, block), part in zip(
+            self.blocks, logits.split([block.numel() for *_, block in self.blocks]), strict=True
+        ):
             log_p = upcast(part).log_softmax(-1).view(*block.shape, -1)
             log_p, p = log_p.unbind(1), log_p.exp().unbind(1)
             for i, j in combinations(range(len(ks)), 2):
@@ -119,8 +120,9 @@ def packed_terms(nll: Tensor, answers: AnswerRows, answer_logits: Tensor, batch:
 
 
 def observe_eagerly(hidden: Tensor, head: HeadTensors, batch: PackedBatch) -> Tensor:
-    nll = F.cross_entropy(upcast(F.linear(hidden, head.weight, head.bias)), batch.target.to(hidden.device),
-                          reduction="none")
+    nll = F.cross_entropy(
+        upcast(F.linear(hidden, head.weight, head.bias)), batch.target.to(hidden.device), reduction="none"
+    )
     tokens = batch.tokens.to(nll.device)
     return (nll_sums(nll, batch) / tokens).masked_fill(tokens == 0, torch.nan)
 

@@ -33,9 +33,12 @@ def draw(results: Path) -> Path:
         left.set_title("time of an optimiser step, s")
         waterfall(right, peaks, "GiB", "less")
         right.set_title("peak memory beside weights and optimiser state, GiB")
-        figure.suptitle(f"{first['model']}, {first['dtype']}: {questions} x {first['K']} rationales of "
-                        f"{first['inputs']}, {first['supervision_tokens']:,} labelled tokens\n"
-                        "light blue: what a change saves of the variant before it; orange: what it adds", fontsize=9)
+        figure.suptitle(
+            f"{first['model']}, {first['dtype']}: {questions} x {first['K']} rationales of "
+            f"{first['inputs']}, {first['supervision_tokens']:,} labelled tokens\n"
+            "light blue: what a change saves of the variant before it; orange: what it adds",
+            fontsize=9,
+        )
         path = results.with_suffix(".svg")
         figure.savefig(path, metadata={"Date": None})
     return path
@@ -52,8 +55,9 @@ def waterfall(axes: Any, values: Mapping[str, float], unit: str, better: str) ->
             axes.bar(place, top - low, bottom=low, color=SAVED if value < before else ADDED)
             axes.plot([place - 0.6, place + 0.4], [before] * 2, color="black", linewidth=0.7)
         ratio = f"\n{values[REFERENCE] / value:.3g}x {better}" if REFERENCE in values and name != REFERENCE else ""
-        axes.annotate(f"{value:.3g} {unit}{ratio}", (place, top), (0, 2), textcoords="offset points", ha="center",
-                      fontsize=8)
+        axes.annotate(
+            f"{value:.3g} {unit}{ratio}", (place, top), (0, 2), textcoords="offset points", ha="center", fontsize=8
+        )
         before = before if peer else value
     axes.set_xticks(range(len(values)), [textwrap.fill(name, 10) for name in values])
     axes.margins(y=0.15)

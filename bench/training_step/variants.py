@@ -70,8 +70,10 @@ class Variant:
         packing = choose_packing(model, attention, inputs.questions, length, share)
         if not self.selected_only:
             return pack(inputs.questions, inputs.perspectives, packing), []
-        return tuple(pack(inputs.questions, inputs.perspectives, packing, chosen)
-                     for chosen in (inputs.selected, ~inputs.selected))
+        return tuple(
+            pack(inputs.questions, inputs.perspectives, packing, chosen)
+            for chosen in (inputs.selected, ~inputs.selected)
+        )
 
     def reason_absent(self, model: PreTrainedModel, inputs: Inputs, length: int) -> str:
         """Why it cannot run here; empty where it can."""
@@ -91,8 +93,10 @@ class Variant:
         # What PyTorch saves of a layer for its backward pass: eleven tensors of the hidden size, four of the inner one.
         layer = (11 * config.hidden_size + 4 * config.intermediate_size) * model.dtype.itemsize
         gradients = sum(parameter.nbytes for parameter in model.parameters())
-        return gradients + max(tokens * config.num_hidden_layers * layer + rows * 4 * config.vocab_size
-                               for tokens, rows in self._sizes(model, inputs, length))
+        return gradients + max(
+            tokens * config.num_hidden_layers * layer + rows * 4 * config.vocab_size
+            for tokens, rows in self._sizes(model, inputs, length)
+        )
 
     def _sizes(self, model: PreTrainedModel, inputs: Inputs, length: int) -> list[tuple[int, int]]:
         """Of each micro-batch with a graph the tokens of the trunk, and how many rows of V float32 its losses hold.
@@ -104,8 +108,10 @@ class Variant:
             return [(batch.ids.numel(), 4 * batch.ids.numel() + 6 * batch.answers.pairs)]
         trained, _ = self.micro_batches(model, inputs, length)
         answers = [AnswerRows(batch.answer_rows, batch.answer_question) for batch in trained]
-        return [(batch.total_tokens, self.losses.logits * (4 * len(batch.target) + 6 * rows.pairs))
-                for batch, rows in zip(trained, answers, strict=True)]
+        return [
+            (batch.total_tokens, self.losses.logits * (4 * len(batch.target) + 6 * rows.pairs))
+            for batch, rows in zip(trained, answers, strict=True)
+        ]
 
 
 VARIANTS = {
@@ -140,10 +146,10 @@ def padded(inputs: Inputs) -> PaddedBatch:
     answers, owners = [], []
     for b, (sequence, (question, _)) in enumerate(zip(sequences, pairs, strict=True)):
         end, start = len(sequence) - 1, len(question.prompt) - 1
-        ids[b, :end + 1], mask[b, :end + 1] = torch.tensor(sequence), 1
-        target[b, start:end] = ids[b, start + 1:end + 1]
+        ids[b, : end + 1], mask[b, : end + 1] = torch.tensor(sequence), 1
+        target[b, start:end] = ids[b, start + 1 : end + 1]
         answers.append(b * longest + torch.arange(end - len(question.suffix), end))
-    blocks = [torch.stack(answers[b:b + inputs.perspectives], 1) for b in range(0, len(answers), inputs.perspectives)]
+    blocks = [torch.stack(answers[b : b + inputs.perspectives], 1) for b in range(0, len(answers), inputs.perspectives)]
     owners = torch.cat([torch.full((len(block),), q) for q, block in enumerate(blocks)])
     tokens = (target != IGNORED).sum(1).view(inputs.alpha.shape)
     return PaddedBatch(ids, mask, target, tokens, AnswerRows(torch.cat(blocks), owners))
@@ -161,8 +167,12 @@ def _padded(model: PreTrainedModel, inputs: Inputs) -> Outcome:
     logits = logits.flatten(0, 1)
     nll = F.cross_entropy(upcast(logits), batch.target.flatten().to(device), ignore_index=IGNORED, reduction="none")
     alpha = inputs.alpha.to(nll)
-    terms = combine(nll.view(*alpha.shape, -1).sum(2), batch.tokens.to(device),
-                    batch.answers.consistency(logits[batch.answers.flat.to(device)], alpha), alpha)
+    terms = combine(
+        nll.view(*alpha.shape, -1).sum(2),
+        batch.tokens.to(device),
+        batch.answers.consistency(logits[batch.answers.flat.to(device)], alpha),
+        alpha,
+    )
     terms.loss.backward()
     return Outcome(terms.loss.detach(), terms.l_real, batch.ids.numel(), batch.ids.numel())
 
@@ -181,8 +191,9 @@ def _packed(variant: Variant, model: PreTrainedModel, inputs: Inputs, length: in
     backward = sum(batch.total_tokens for batch in trained)
     # Every rationale is in one micro-batch, and nan in the others.
     l_real = torch.stack([part.l_real for part in parts]).nansum(0)
-    return Outcome(sum(part.loss for part in parts), l_real, backward + sum(batch.total_tokens for batch in observed),
-                   backward)
+    return Outcome(
+        sum(part.loss for part in parts), l_real, backward + sum(batch.total_tokens for batch in observed), backward
+    )
 
 
 def take_step(variant: Variant, student: Student, inputs: Inputs, length: int) -> Outcome:

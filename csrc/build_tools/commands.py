@@ -14,8 +14,10 @@ from .settings import CPU, CUDA, MODES, NotBuilt, max_jobs, mode_name
 
 
 class BuildExtensions(build_ext):
-    user_options = [*build_ext.user_options, ("variant=", None, f"one of {', '.join(libraries.VARIANTS)}; "
-                                              "another than the first is the CPU library alone")]
+    user_options = [
+        *build_ext.user_options,
+        ("variant=", None, f"one of {', '.join(libraries.VARIANTS)}; another than the first is the CPU library alone"),
+    ]
 
     def initialize_options(self) -> None:
         super().initialize_options()
@@ -56,8 +58,11 @@ class BuildExtensions(build_ext):
         required = {CPU} if self.variant != "release" else set(mode.required)
         if mode.cuda_required_with_nvcc and _has_nvcc():
             required.add(CUDA)
-        missing = [f"{outcome.module}: {outcome.reason}" for outcome in outcomes
-                   if outcome.reason and outcome.module in required]
+        missing = [
+            f"{outcome.module}: {outcome.reason}"
+            for outcome in outcomes
+            if outcome.reason and outcome.module in required
+        ]
         if missing:
             raise CompileError(f"MIND_KERNELS_BUILD={mode_name()} could not build {'; '.join(missing)}")
 

@@ -28,9 +28,9 @@ class Translation:
     """One source file, compiled with one set of flags."""
 
     source: str
-    command: tuple[str, ...]   # compiler and flags
+    command: tuple[str, ...]  # compiler and flags
     unmarked: tuple[str, ...]  # flags that do not make an object stale, such as the folders of headers
-    variant: str = ""          # tells two translations of one source apart
+    variant: str = ""  # tells two translations of one source apart
 
     @property
     def name(self) -> str:
@@ -41,9 +41,9 @@ class Translation:
 class Library:
     module: str
     translations: tuple[Translation, ...]
-    link: tuple[str, ...]       # the command before the objects
+    link: tuple[str, ...]  # the command before the objects
     link_with: tuple[str, ...]  # and after them
-    versions: tuple[str, ...]   # of compilers and headers: another one makes every object stale
+    versions: tuple[str, ...]  # of compilers and headers: another one makes every object stale
 
 
 def build(library: Library, folder: Path, jobs: int) -> Path:

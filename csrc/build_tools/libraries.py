@@ -24,8 +24,14 @@ COMMON = ("-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextr
 VARIANTS = {
     "release": ("-O3",),
     "debug": ("-O0", "-g", "-D_GLIBCXX_ASSERTIONS"),
-    "asan": ("-O1", "-g", "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS", "-fsanitize=address,undefined",
-             "-fno-sanitize-recover=all"),
+    "asan": (
+        "-O1",
+        "-g",
+        "-fno-omit-frame-pointer",
+        "-D_GLIBCXX_ASSERTIONS",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+    ),
 }
 # The kernels are compiled once for each; csrc/cpu/dispatch.cpp chooses one when the library is loaded.
 CAPABILITIES = {
@@ -62,12 +68,19 @@ def _cpu(sources: list[str], variant: str) -> Recipe:
     translations = []
     for source in sources:
         if os.path.basename(source) == "kernels.cpp":
-            translations += [Translation(source, (*command, f"-DMIND_CAPABILITY={name}", *extra), includes, name)
-                             for name, extra in sets.items()]
+            translations += [
+                Translation(source, (*command, f"-DMIND_CAPABILITY={name}", *extra), includes, name)
+                for name, extra in sets.items()
+            ]
         else:
             translations.append(Translation(source, (*command, *dispatch), includes))
-    library = Library(CPU, tuple(translations), (*command, *_shared()), (*_torch_libraries(torch), *_ldflags()),
-                      (compiler.version, torch.version, sys.version))
+    library = Library(
+        CPU,
+        tuple(translations),
+        (*command, *_shared()),
+        (*_torch_libraries(torch), *_ldflags()),
+        (compiler.version, torch.version, sys.version),
+    )
     return Recipe(library, {"capabilities": list(sets), "flags": list(flags), "torch_headers": torch.version})
 
 
@@ -77,8 +90,9 @@ def _packer(sources: list[str]) -> Recipe:
     pybind11_version, pybind11_folder = toolchain.pybind11()
     command, includes = (*compiler.command, *flags), _system(pybind11_folder, sysconfig.get_path("include"))
     translations = tuple(Translation(source, command, includes) for source in sources)
-    library = Library(PACKER, translations, (*command, *_shared()), _ldflags(),
-                      (compiler.version, pybind11_version, sys.version))
+    library = Library(
+        PACKER, translations, (*command, *_shared()), _ldflags(), (compiler.version, pybind11_version, sys.version)
+    )
     return Recipe(library, {"flags": list(flags)})
 
 
@@ -86,25 +100,50 @@ def _cuda(sources: list[str]) -> Recipe:
     nvcc = toolchain.find_nvcc()  # first: of what may be missing, the likeliest
     compiler, torch = toolchain.find_compiler(), toolchain.find_torch()
     names = architectures.architectures(nvcc.codes)
-    device_flags = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
-                    *architectures.gencode(names))
+    device_flags = (
+        "-std=c++17",
+        "-O3",
+        "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
+        *architectures.gencode(names),
+    )
     host_flags = ("-std=c++20", "-O2", *COMMON, *STABLE, "-DUSE_CUDA", *_cxxflags())
     # A compiler behind a launcher, such as "ccache g++", is no host compiler for nvcc: it then takes its default.
     host = ("-ccbin", *compiler.command) if len(compiler.command) == 1 else ()
     device = (nvcc.command, *device_flags, *host)
     threads = ("--threads", os.environ.get("NVCC_THREADS") or "1")
     command = (*compiler.command, *host_flags)
-    translations = tuple(Translation(source, device, threads) if source.endswith(".cu") else
-                         Translation(source, command, _includes(torch)) for source in sources)
+    translations = tuple(
+        Translation(source, device, threads)
+        if source.endswith(".cu")
+        else Translation(source, command, _includes(torch))
+        for source in sources
+    )
     # libtorch_cuda.so has the current stream. A CPU build of torch lacks it, and such a build's headers serve too:
     # libtorch.so is named instead, which brings it in where there is one.
-    link_with = (f"-L{torch.folder / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed",
-                 *_torch_libraries(torch), f"-L{_cudart_folder(nvcc)}", "-lcudart_static", "-ldl", "-lrt", "-lpthread",
-                 *_ldflags())
-    library = Library(CUDA, translations, (*command, *_shared()), link_with,
-                      (compiler.version, nvcc.version, torch.version, sys.version))
-    return Recipe(library, {"architectures": names, "nvcc": nvcc.version, "torch_headers": torch.version,
-                            "flags": list(device_flags)})
+    link_with = (
+        f"-L{torch.folder / 'lib'}",
+        "-Wl,--no-as-needed",
+        "-ltorch",
+        "-Wl,--as-needed",
+        *_torch_libraries(torch),
+        f"-L{_cudart_folder(nvcc)}",
+        "-lcudart_static",
+        "-ldl",
+        "-lrt",
+        "-lpthread",
+        *_ldflags(),
+    )
+    library = Library(
+        CUDA,
+        translations,
+        (*command, *_shared()),
+        link_with,
+        (compiler.version, nvcc.version, torch.version, sys.version),
+    )
+    return Recipe(
+        library,
+        {"architectures": names, "nvcc": nvcc.version, "torch_headers": torch.version, "flags": list(device_flags)},
+    )
 
 
 def _cudart_folder(nvcc: toolchain.Nvcc) -> Path:

@@ -33,8 +33,11 @@ class Outcome:
 def line(outcomes: list[Outcome]) -> str:
     """The one line that a build ends with."""
     built = ", ".join(_built(outcome) for outcome in outcomes if not outcome.reason)
-    missing = "; ".join(f"{BACKENDS[outcome.module]} ({outcome.reason}: {WITHOUT[outcome.module]})"
-                        for outcome in outcomes if outcome.reason)
+    missing = "; ".join(
+        f"{BACKENDS[outcome.module]} ({outcome.reason}: {WITHOUT[outcome.module]})"
+        for outcome in outcomes
+        if outcome.reason
+    )
     return f"mind-kernels: built {built or 'nothing'}" + (f"; not built: {missing}" if missing else "")
 
 
@@ -45,10 +48,18 @@ def _built(outcome: Outcome) -> str:
 
 def write(path: Path, outcomes: list[Outcome]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    libraries = {outcome.module: {"built": not outcome.reason} |
-                 ({"reason": outcome.reason} if outcome.reason else outcome.facts) for outcome in outcomes}
-    record = {"mode": mode_name(), "python": platform.python_version(), "platform": platform.platform(),
-              "compiler": _compiler(), "libraries": libraries}
+    libraries = {
+        outcome.module: {"built": not outcome.reason}
+        | ({"reason": outcome.reason} if outcome.reason else outcome.facts)
+        for outcome in outcomes
+    }
+    record = {
+        "mode": mode_name(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "compiler": _compiler(),
+        "libraries": libraries,
+    }
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(temporary, path)

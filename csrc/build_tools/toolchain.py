@@ -36,8 +36,8 @@ class Torch:
 @dataclass(frozen=True)
 class Nvcc:
     command: str
-    version: str      # such as 13.0
-    toolkit: Path     # the folder with include and lib64
+    version: str  # such as 13.0
+    toolkit: Path  # the folder with include and lib64
     codes: frozenset[str]  # the architectures that it compiles for, such as sm_80
 
 
@@ -92,8 +92,11 @@ def torch_folders() -> list[Path]:
     roots = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     if _sees_system_packages():
         bases = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
-        roots += [site.getusersitepackages(), sysconfig.get_path("purelib", vars=bases),
-                  sysconfig.get_path("platlib", vars=bases)]
+        roots += [
+            site.getusersitepackages(),
+            sysconfig.get_path("purelib", vars=bases),
+            sysconfig.get_path("platlib", vars=bases),
+        ]
     folders += [Path(root) / "torch" for root in dict.fromkeys(roots)]
     return [folder for folder in folders if (folder / "version.py").is_file()]
 

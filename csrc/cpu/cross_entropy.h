@@ -262,8 +262,8 @@ inline void write_entries(const Row& row, const EntryArguments& args, std::int64
     double total = 0.0;
     const auto add = [&](Logit logit, std::int64_t i) {
         const Floats log_p = (logit.z - of.maximum) - of.log_total, part = of.part(logit.z);
-        const Floats hit = lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target)
-                               ? splat(of.t) : Floats{};
+        const Floats hit =
+            lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target) ? splat(of.t) : Floats{};
         const Floats value = row.condition.to_projected(part - hit, logit);
         for (int lane = 0; lane < kLanes && next < last; ++lane) {
             if (!(log_p[lane] > args.log_threshold) && i + lane != target) continue;

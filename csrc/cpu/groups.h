@@ -90,7 +90,7 @@ inline void run_group_normalizer(const GroupArguments& a, std::int64_t begin, st
 
 // A vector of columns of one row.
 struct Cell {
-    Floats log_p;       // up to a term common to the column's rows
+    Floats log_p;  // up to a term common to the column's rows
     Floats p;
     Floats inverse;     // of p, finite; a mixture keeps its entries here
     Floats derivative;  // F'
@@ -98,11 +98,11 @@ struct Cell {
 
 // Columns of all rows of a group; absent rows hold nothing. The lanes beyond the last column hold p = log p = 0.
 struct Tile {
-    std::int64_t first_row;         // of the group
-    std::int64_t column, columns;   // which columns of the vocabulary
-    std::int64_t vectors, stride;   // cells of a row that are in use, and that there is room for
+    std::int64_t first_row;        // of the group
+    std::int64_t column, columns;  // which columns of the vocabulary
+    std::int64_t vectors, stride;  // cells of a row that are in use, and that there is room for
     Cell* cells;
-    Floats* highest;                // the largest coarse part of each column
+    Floats* highest;  // the largest coarse part of each column
 
     Cell* row(std::int64_t k) const { return cells + k * stride; }
 };
@@ -112,7 +112,12 @@ inline Tile load_tile(const GroupArguments& a, float* scratch, std::int64_t grou
                       std::int64_t columns, const float* share) {
     const std::int64_t stride = a.tile / kLanes;
     Cell* cells = reinterpret_cast<Cell*>(scratch);
-    const Tile tile{group * a.count, column, columns, (columns + kLanes - 1) / kLanes, stride, cells,
+    const Tile tile{group * a.count,
+                    column,
+                    columns,
+                    (columns + kLanes - 1) / kLanes,
+                    stride,
+                    cells,
                     reinterpret_cast<Floats*>(cells + a.count * stride)};
     for (std::int64_t v = 0; v < tile.vectors; ++v) tile.highest[v] = splat(kLowest);
     for (std::int64_t k = 0; k < a.count; ++k) {

@@ -12,7 +12,8 @@
 namespace mind::MIND_CAPABILITY {
 
 extern const Kernels table;
-const Kernels table = {MIND_STRING(MIND_CAPABILITY), run_rows, run_count, run_entries, run_background, run_gather,
-                       run_group_normalizer, run_pairs, run_mixture, run_group_gradient};
+const Kernels table = {
+    MIND_STRING(MIND_CAPABILITY), run_rows,  run_count,   run_entries,       run_background, run_gather,
+    run_group_normalizer,         run_pairs, run_mixture, run_group_gradient};
 
 }  // namespace mind::MIND_CAPABILITY

@@ -48,18 +48,24 @@ struct Condition {
 template <typename T, typename Run>
 inline void with_mode(const Conditions& head, Run run) {
     switch (mode_of(head)) {
-        case Mode::kPlain: return run(static_cast<T*>(nullptr), Condition<Mode::kPlain>(head));
-        case Mode::kScaled: return run(static_cast<T*>(nullptr), Condition<Mode::kScaled>(head));
-        case Mode::kCapped: return run(static_cast<T*>(nullptr), Condition<Mode::kCapped>(head));
+        case Mode::kPlain:
+            return run(static_cast<T*>(nullptr), Condition<Mode::kPlain>(head));
+        case Mode::kScaled:
+            return run(static_cast<T*>(nullptr), Condition<Mode::kScaled>(head));
+        case Mode::kCapped:
+            return run(static_cast<T*>(nullptr), Condition<Mode::kCapped>(head));
     }
 }
 
 template <typename Run>
 inline void with_type(Type type, Run run) {
     switch (type) {
-        case Type::kFloat: return run(static_cast<float*>(nullptr));
-        case Type::kBFloat16: return run(static_cast<BFloat16*>(nullptr));
-        case Type::kHalf: return run(static_cast<Half*>(nullptr));
+        case Type::kFloat:
+            return run(static_cast<float*>(nullptr));
+        case Type::kBFloat16:
+            return run(static_cast<BFloat16*>(nullptr));
+        case Type::kHalf:
+            return run(static_cast<Half*>(nullptr));
     }
 }
 

@@ -15,7 +15,7 @@ namespace {
 
 Matrix matrix_of(const Tensor& tensor) {
     const ScalarType type = tensor.scalar_type();
-    const Type name = type == ScalarType::Float ? Type::kFloat
+    const Type name = type == ScalarType::Float  ? Type::kFloat
                       : type == ScalarType::Half ? Type::kHalf
                                                  : Type::kBFloat16;
     return {tensor.data_ptr(), name, tensor.size(0), tensor.size(1), tensor.stride(0)};
@@ -39,8 +39,8 @@ void check_offsets(const std::int64_t* offsets, std::int64_t bags, std::int64_t 
     for (std::int64_t b = 0; b < bags; ++b) {
         STD_TORCH_CHECK(offsets[b] <= offsets[b + 1], "offsets decrease at ", b);
     }
-    STD_TORCH_CHECK(offsets[0] >= 0 && offsets[bags] <= limit, "offsets reach from ", offsets[0], " to ",
-                    offsets[bags], ": expected 0 to ", limit);
+    STD_TORCH_CHECK(offsets[0] >= 0 && offsets[bags] <= limit, "offsets reach from ", offsets[0], " to ", offsets[bags],
+                    ": expected 0 to ", limit);
 }
 
 RowArguments row_arguments(const Tensor& logits, const Tensor& target, double softcap, double temperature,
@@ -132,9 +132,8 @@ void background(Tensor logits, Tensor target, double softcap, double temperature
                                    listed,
                                    pointer<float>(out)};
     const Kernels& table = kernels();
-    torch::stable::parallel_for(0, vocabulary, 1024, [&](std::int64_t begin, std::int64_t end) {
-        table.background(args, begin, end);
-    });
+    torch::stable::parallel_for(0, vocabulary, 1024,
+                                [&](std::int64_t begin, std::int64_t end) { table.background(args, begin, end); });
 }
 
 void gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, Tensor left, Tensor right, Tensor out) {
@@ -160,10 +159,8 @@ void gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, T
         STD_TORCH_CHECK(rows[i] >= 0 && rows[i] < matrix.size(0), "indices[", i, "] is ", rows[i], ": expected 0 to ",
                         matrix.size(0) - 1);
     }
-    const GatherArguments args{pointer<float>(values), rows,           starts,
-                               matrix_of(matrix),      pointer<float>(left), left.stride(0),
-                               left.stride(1),         rank,           matrix_of(right),
-                               matrix_of(out)};
+    const GatherArguments args{pointer<float>(values), rows,           starts, matrix_of(matrix), pointer<float>(left),
+                               left.stride(0),         left.stride(1), rank,   matrix_of(right),  matrix_of(out)};
     const Kernels& table = kernels();
     // Frequent tokens make heavy bags, and they stand together: parts of equal work, not of as many bags.
     const auto work = [&](std::int64_t bag) { return starts[bag] - starts[0] + bag; };

@@ -21,7 +21,6 @@ void background(Tensor logits, Tensor target, double softcap, double temperature
                 Tensor sample, Tensor weight, Tensor out);
 void gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, Tensor left, Tensor right, Tensor out);
 void pair_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor divergence, OptionalTensor gradient);
-void mixture_divergences(Tensor logits, Tensor mixture_weight, Tensor mask, Tensor divergence,
-                         OptionalTensor gradient);
+void mixture_divergences(Tensor logits, Tensor mixture_weight, Tensor mask, Tensor divergence, OptionalTensor gradient);
 
 }  // namespace mind

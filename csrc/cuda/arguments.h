@@ -22,7 +22,7 @@ inline void check_rows(const char* name, std::int64_t rows) {
 
 inline Matrix matrix_of(const Tensor& tensor) {
     const ScalarType type = tensor.scalar_type();
-    const Type name = type == ScalarType::Float ? Type::kFloat
+    const Type name = type == ScalarType::Float  ? Type::kFloat
                       : type == ScalarType::Half ? Type::kHalf
                                                  : Type::kBFloat16;
     return {tensor.data_ptr(), name, tensor.size(0), tensor.size(1), tensor.stride(0)};

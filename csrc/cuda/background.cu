@@ -28,8 +28,8 @@ __device__ __forceinline__ uint4 load_columns(const T* row, int column, int voca
 }
 
 template <typename T, bool kSoftcap>
-__global__ void __launch_bounds__(kWarps* kWarpSize) background_kernel(const BackgroundArguments args, bool aligned,
-                                                                      const HeadFactors head) {
+__global__ void __launch_bounds__(kWarps* kWarpSize)
+    background_kernel(const BackgroundArguments args, bool aligned, const HeadFactors head) {
     __shared__ float parts[kWarps][kColumns<T>];
     const Matrix& logits = args.rows.logits;
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(1024) count_kernel(const CountArguments args, 
     const float cut = numbers.lse + args.log_threshold;
     int kept[1] = {0};
     float mass[1] = {0.0f};
-    row.template visit<kSoftcap>(head, [&](int column, const float(&capped)[kVector<T>], auto) {
+    row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto) {
         float z[kVector<T>];
         logits_of(capped, head, z);
         // Few vectors hold a kept entry (35 in 19,000 on real rows), so all others cost one maximum.

@@ -26,8 +26,14 @@ GroupArguments group_arguments(const Tensor& logits, const Tensor& weight, const
         check("divergence", divergence, ScalarType::Float, {groups, rows}, logits);
     }
     if (gradient) check("gradient", *gradient, ScalarType::Float, {groups, rows, vocabulary}, logits);
-    return {pointer<float>(logits),     groups, rows, vocabulary, pointer<float>(weight), pointer<bool>(mask),
-            pointer<float>(divergence), gradient ? pointer<float>(*gradient) : nullptr};
+    return {pointer<float>(logits),
+            groups,
+            rows,
+            vocabulary,
+            pointer<float>(weight),
+            pointer<bool>(mask),
+            pointer<float>(divergence),
+            gradient ? pointer<float>(*gradient) : nullptr};
 }
 
 }  // namespace

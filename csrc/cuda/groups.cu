@@ -24,8 +24,7 @@ constexpr int kThreads = 256;
 __device__ __forceinline__ void store_normalizer(float maximum, float total, float* offset_at, float* rest_at) {
     const int bits = __float_as_int(total), power = (bits - kSmallestMantissa) >> 23;
     // Infinity and nan have mantissas too.
-    const float log_mantissa =
-        total < INFINITY ? logf(__int_as_float(bits - power * (1 << 23))) : total;
+    const float log_mantissa = total < INFINITY ? logf(__int_as_float(bits - power * (1 << 23))) : total;
     const float coarse_maximum = (maximum + kGrid) - kGrid, fine_maximum = maximum - coarse_maximum;
     const float coarse_mantissa = (log_mantissa + kGrid) - kGrid, fine_mantissa = log_mantissa - coarse_mantissa;
     const float coarse_log = __fadd_rn(coarse_mantissa, __fmul_rn(static_cast<float>(power), kLog2Coarse));
@@ -46,9 +45,8 @@ __global__ void __launch_bounds__(512) normalizer_kernel(const GroupArguments ar
     }
     const Row<const float> row(args.logits + r * args.vocabulary, static_cast<int>(args.vocabulary));
     OnlineSoftmax softmax;
-    row.visit<false>(HeadFactors{0.0f, 1.0f, 1.0f}, [&](int, const float(&z)[4], auto) {
-        softmax.add(z, largest_of(z));
-    });
+    row.visit<false>(HeadFactors{0.0f, 1.0f, 1.0f},
+                     [&](int, const float (&z)[4], auto) { softmax.add(z, largest_of(z)); });
     float maximum[1] = {softmax.maximum};
     block_reduce(maximum, kLowest, Maximum{});
     softmax.raise(maximum[0]);
@@ -63,8 +61,8 @@ struct alignas(kWidth * sizeof(float)) Columns {
 };
 
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads) gradient_kernel(const GroupArguments args, const float* normalizer,
-                                                            const float* sums, int spans) {
+__global__ void __launch_bounds__(kThreads)
+    gradient_kernel(const GroupArguments args, const float* normalizer, const float* sums, int spans) {
     constexpr int kSteps = 4;  // accesses to each of both tensors in flight a thread
     const std::int64_t r = blockIdx.x, rows = gridDim.x;
     const float offset = normalizer[r], rest = normalizer[rows + r];

@@ -31,35 +31,35 @@ struct RowArguments {
     const float* entropy_scale;  // (n,) d(total loss) / d(row entropy), or null
     Conditions head;
     float label_smoothing, z_loss;
-    float* numbers;              // (kNumbers, n)
-    bool* correct;               // (n,)
+    float* numbers;  // (kNumbers, n)
+    bool* correct;   // (n,)
 };
 
 // Entries with log p > log_threshold, and the target's, are kept.
 struct CountArguments {
     RowArguments rows;
     float log_threshold;
-    std::int64_t* kept;          // (n,)
-    float* kept_mass;            // (n,) the sum of p over them
+    std::int64_t* kept;  // (n,)
+    float* kept_mass;    // (n,) the sum of p over them
 };
 
 struct EntryArguments {
-    RowArguments rows;            // numbers as `count` left them
+    RowArguments rows;  // numbers as `count` left them
     float log_threshold;
     const std::int64_t* offsets;  // (n + 1,), where each row's entries go
     std::int64_t total;
-    std::int32_t* columns;        // (total,), increasing in a row
-    float* values;                // (total,) gradient of the projected logit, without a uniform part
-    float* kept_sum;              // (n,) sum of p (a + b log p) over the kept entries
+    std::int32_t* columns;  // (total,), increasing in a row
+    float* values;          // (total,) gradient of the projected logit, without a uniform part
+    float* kept_sum;        // (n,) sum of p (a + b log p) over the kept entries
 };
 
 struct BackgroundArguments {
-    RowArguments rows;            // numbers as `count` left them
+    RowArguments rows;  // numbers as `count` left them
     float log_threshold;
-    const std::int64_t* sample;   // (count,), rows of the logits
-    const float* weight;          // (count,)
+    const std::int64_t* sample;  // (count,), rows of the logits
+    const float* weight;         // (count,)
     std::int64_t count;
-    float* out;                   // (V,) sum over the sample of weight x dropped p x slope
+    float* out;  // (V,) sum over the sample of weight x dropped p x slope
 };
 
 // out[b] = sum over offsets[b] <= i < offsets[b + 1] of values[i] matrix[indices[i]], plus left[b] @ right.
@@ -71,17 +71,17 @@ struct GatherArguments {
     Matrix matrix;                // (m, D)
     const float* left;            // element (b, r) at b left_stride + r left_column_stride
     std::int64_t left_stride, left_column_stride;
-    Matrix right;                 // (rank, D), in the type of matrix
-    Matrix out;                   // (bags, D), in the type of matrix or in float32
+    Matrix right;  // (rank, D), in the type of matrix
+    Matrix out;    // (bags, D), in the type of matrix or in float32
 };
 
 struct GroupArguments {
-    const float* logits;          // (G, K, V), conditioned
+    const float* logits;  // (G, K, V), conditioned
     std::int64_t groups, count, vocabulary;
-    const float* weight;          // (G, K, K) of pairs, of which the upper triangle counts, or (G, K) of a mixture
-    const bool* mask;             // (G, K)
-    float* divergence;            // shaped as weight
-    float* gradient;              // (G, K, V), or null
+    const float* weight;  // (G, K, K) of pairs, of which the upper triangle counts, or (G, K) of a mixture
+    const bool* mask;     // (G, K)
+    float* divergence;    // shaped as weight
+    float* gradient;      // (G, K, V), or null
 };
 
 void rows(const RowArguments& args, void* stream);

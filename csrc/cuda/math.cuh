@@ -96,11 +96,17 @@ __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 template <typename T>
 __device__ __forceinline__ T from_float(float x);
 template <>
-__device__ __forceinline__ float from_float<float>(float x) { return x; }
+__device__ __forceinline__ float from_float<float>(float x) {
+    return x;
+}
 template <>
-__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+    return __float2bfloat16_rn(x);
+}
 template <>
-__device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
+__device__ __forceinline__ __half from_float<__half>(float x) {
+    return __float2half_rn(x);
+}
 
 // Elements of a vector of 16 bytes.
 template <typename T>
@@ -127,7 +133,9 @@ __device__ __forceinline__ void store_vector(void* at, const uint4& raw) { __stw
 
 struct Sum {
     template <typename V>
-    __device__ __forceinline__ V operator()(V a, V b) const { return a + b; }
+    __device__ __forceinline__ V operator()(V a, V b) const {
+        return a + b;
+    }
 };
 
 struct Maximum {

@@ -24,7 +24,9 @@ FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextr
 _KERNEL = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '(?P<architecture>\w+)'.*?"
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
-    r"Used (?P<registers>\d+) registers(?P<more>[^\n]*)", re.DOTALL)
+    r"Used (?P<registers>\d+) registers(?P<more>[^\n]*)",
+    re.DOTALL,
+)
 
 
 class CompileError(RuntimeError):
@@ -55,8 +57,13 @@ def sources() -> list[Path]:
     return sorted(FOLDER.glob("*.cu"))
 
 
-def measure(files: Sequence[Path], architectures: Sequence[str] = ARCHITECTURES, nvcc: str = "nvcc",
-            processes: int = 2, objects: Path | None = None) -> list[Usage]:
+def measure(
+    files: Sequence[Path],
+    architectures: Sequence[str] = ARCHITECTURES,
+    nvcc: str = "nvcc",
+    processes: int = 2,
+    objects: Path | None = None,
+) -> list[Usage]:
     """Compiles every file for every architecture; the object files stay in the folder `objects`, where it is given."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(processes) as pool:
         largest_first = sorted(files, key=lambda file: -file.stat().st_size)
@@ -78,9 +85,18 @@ def parse(file: str, output: str) -> list[Usage]:
     found = list(_KERNEL.finditer(output))
     names = _readable([match["name"] for match in found])
     shared = [re.search(r"(\d+) bytes smem", match["more"]) for match in found]
-    return [Usage(file, name, match["architecture"], int(match["registers"]),
-                  int(match["stores"]) + int(match["loads"]), int(match["stack"]), int(memory[1]) if memory else 0)
-            for name, match, memory in zip(names, found, shared, strict=True)]
+    return [
+        Usage(
+            file,
+            name,
+            match["architecture"],
+            int(match["registers"]),
+            int(match["stores"]) + int(match["loads"]),
+            int(match["stack"]),
+            int(memory[1]) if memory else 0,
+        )
+        for name, match, memory in zip(names, found, shared, strict=True)
+    ]
 
 
 def _readable(names: Sequence[str]) -> list[str]:
@@ -101,11 +117,15 @@ def table(usages: Sequence[Usage]) -> str:
     rows: dict[tuple[str, str], dict[str, Usage]] = {}
     for usage in usages:
         rows.setdefault((usage.file, usage.kernel), {})[usage.architecture] = usage
-    lines = ["bytes of static shared memory a block; registers, spilled bytes and bytes of stack a thread",
-             f"{'file':14} {'kernel':38} {'shared':>6}" + "".join(f"{name:>16}" for name in architectures)]
+    lines = [
+        "bytes of static shared memory a block; registers, spilled bytes and bytes of stack a thread",
+        f"{'file':14} {'kernel':38} {'shared':>6}" + "".join(f"{name:>16}" for name in architectures),
+    ]
     for (file, kernel), row in sorted(rows.items()):
-        cells = [f"{row[name].registers:8}{row[name].spill_bytes:4}{row[name].stack_bytes:4}"
-                 if name in row else " " * 16 for name in architectures]
+        cells = [
+            f"{row[name].registers:8}{row[name].spill_bytes:4}{row[name].stack_bytes:4}" if name in row else " " * 16
+            for name in architectures
+        ]
         shared = max(usage.shared_bytes for usage in row.values())
         faults = sorted({f"{usage.fault} on {usage.architecture}" for usage in row.values() if usage.fault})
         lines.append(f"{file:14} {kernel:38} {shared:6}{''.join(cells)}  {', '.join(faults)}".rstrip())

@@ -55,7 +55,7 @@ template <typename T>
 struct Row {
     T* data;
     int vocabulary;
-    int shift;    // elements of the first vector that lie before the row
+    int shift;  // elements of the first vector that lie before the row
     int vectors;
 
     __device__ __forceinline__ Row(T* start, int length) : data(start), vocabulary(length) {
@@ -67,9 +67,7 @@ struct Row {
 
     __device__ __forceinline__ bool has(int at) const { return at >= 0 && at < vocabulary; }
 
-    __device__ __forceinline__ bool is_whole(int first) const {
-        return first >= 0 && first + kVector<T> <= vocabulary;
-    }
+    __device__ __forceinline__ bool is_whole(int first) const { return first >= 0 && first + kVector<T> <= vocabulary; }
 
     // A vector, element by element where it is at an edge; 0 beyond the row.
     __device__ __forceinline__ uint4 load(int first) const {

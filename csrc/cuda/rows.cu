@@ -16,8 +16,7 @@ __global__ void __launch_bounds__(1024) row_kernel(const RowArguments args, cons
     const std::int64_t r = blockIdx.x;
     const Row<T> row = row_of<T>(args.logits, r);
     const int target = target_of(args, r);
-    const RowNumbers numbers =
-        row_numbers<T, kSoftcap, kOptions>(row, target, head, args.label_smoothing, args.z_loss);
+    const RowNumbers numbers = row_numbers<T, kSoftcap, kOptions>(row, target, head, args.label_smoothing, args.z_loss);
     if (threadIdx.x == 0) {
         numbers.store(args.numbers, args.logits.rows, r);
         args.correct[r] = numbers.correct;
@@ -25,7 +24,7 @@ __global__ void __launch_bounds__(1024) row_kernel(const RowArguments args, cons
     if (args.scale == nullptr) return;
 
     const RowGradient gradient(args, r, numbers.lse, numbers.entropy);
-    row.template visit<kSoftcap>(head, [&](int column, const float(&capped)[kVector<T>], auto whole) {
+    row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto whole) {
         float dx[kVector<T>];
 #pragma unroll
         for (int k = 0; k < kVector<T>; ++k) {

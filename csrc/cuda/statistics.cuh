@@ -63,7 +63,7 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
     __shared__ float z_of_target;
     OnlineSoftmax softmax;
     float earlier = kLowest, z_sum = 0.0f;
-    row.template visit<kSoftcap>(head, [&](int column, const float(&capped)[kVector<T>], auto whole) {
+    row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto whole) {
         float z[kVector<T>];
         logits_of(capped, head, z);
         const float largest = largest_of(z);
@@ -91,8 +91,9 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
     block_reduce(sums, 0.0f, Sum{});
 
     const float z_target = z_of_target, log_total = logf(sums[0]), lse = log_total + maxima[0];
-    RowNumbers out{0.0f, log_total - (z_target - maxima[0]), lse, log_total - sums[1] / sums[0],
-                   maxima[0], log_total, sums[0], z_target == maxima[0] && maxima[1] < z_target};
+    RowNumbers out{
+        0.0f,    log_total - (z_target - maxima[0]),           lse, log_total - sums[1] / sums[0], maxima[0], log_total,
+        sums[0], z_target == maxima[0] && maxima[1] < z_target};
     out.loss = out.nll + z_loss * out.lse * out.lse;
     // (1 - eps) nll + eps (lse - mean z) = nll + eps (z_target - mean z)
     if constexpr (kSmoothing) out.loss += label_smoothing * (z_target - sums[2] / static_cast<float>(row.vocabulary));

@@ -56,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if arguments else 2
     for name, run in COMMANDS.items():
-        if tuple(arguments[:len(name)]) == name:
+        if tuple(arguments[: len(name)]) == name:
             try:
-                return run(arguments[len(name):]) or 0
+                return run(arguments[len(name) :]) or 0
             except MindError as error:
                 print(f"mind: error: {error}", file=sys.stderr)
                 return 2

@@ -72,8 +72,10 @@ def data_import(options: DataImport) -> None:
     output.with_suffix(".counts.json").write_text(json.dumps(counts.as_dict(), indent=2) + "\n")
     save_questions(questions, output)
     print_table("rationales imported", [{"what": k, "count": str(v)} for k, v in counts.as_dict().items()])
-    print(f"{output}: {len(questions)} questions; train on it with --data.train {output} --data.perspectives "
-          + " ".join(f"path-{k}" for k in range(1, options.keep + 1)))
+    print(
+        f"{output}: {len(questions)} questions; train on it with --data.train {output} --data.perspectives "
+        + " ".join(f"path-{k}" for k in range(1, options.keep + 1))
+    )
 
 
 def data_generate(options: DataGenerate) -> None:
@@ -89,9 +91,16 @@ def generate(arguments: Sequence[str]) -> int:
     arguments = list(arguments)
     file = take_option(arguments, "--config")
     default = {} if file is None else {"default": load_config(Path(file), GenerateConfig)}
-    config = tyro.cli(GenerateConfig, prog="mind generate", args=arguments, **default, description=(
-        "Ask a teacher for rationales. --config FILE reads the defaults from a JSON file, such as generate.json of "
-        "another job. Started again with the same --output, it asks only for what is missing."))
+    config = tyro.cli(
+        GenerateConfig,
+        prog="mind generate",
+        args=arguments,
+        **default,
+        description=(
+            "Ask a teacher for rationales. --config FILE reads the defaults from a JSON file, such as generate.json of "
+            "another job. Started again with the same --output, it asks only for what is missing."
+        ),
+    )
     from mind.teacher.generate import generate as run
 
     return _finish(run(config), f"mind judge {config.output}")
@@ -101,8 +110,13 @@ def judge(config: JudgeConfig) -> int:
     from mind.teacher.judge import judge as run
 
     report = run(config)
-    print_table("verdicts", [{"judge": name} | {verdict: f"{counts[verdict]:,}" for verdict in VERDICTS}
-                             for name, counts in report.counts.items()])
+    print_table(
+        "verdicts",
+        [
+            {"judge": name} | {verdict: f"{counts[verdict]:,}" for verdict in VERDICTS}
+            for name, counts in report.counts.items()
+        ],
+    )
     following = f"mind filter {config.folder} --output FILE"
     if report.job is not None:
         return _finish(report.job, following)
@@ -124,16 +138,25 @@ def grade(options: Grade) -> None:
     from mind.grade import grade_file
 
     counts = grade_file(options.source, options.output)
-    print(f"{options.output}: {counts.correct:,} of {counts.total:,} right ({counts.accuracy:.2%}), "
-          f"{counts.unparsed:,} unparsed")
+    print(
+        f"{options.output}: {counts.correct:,} of {counts.total:,} right ({counts.accuracy:.2%}), "
+        f"{counts.unparsed:,} unparsed"
+    )
 
 
 def _finish(report: JobReport, following: str) -> int:
     """Prints what became of a job; the exit status is 1 where requests are unanswered."""
     usage = report.usage
-    rows = {"requests": report.asked, "answered before": report.stored, "answered now": report.answered,
-            "failed": report.failed, "left": report.left, "prompt tokens": usage.prompt_tokens,
-            "answer tokens": usage.completion_tokens, "answers without a token count": usage.uncounted}
+    rows = {
+        "requests": report.asked,
+        "answered before": report.stored,
+        "answered now": report.answered,
+        "failed": report.failed,
+        "left": report.left,
+        "prompt tokens": usage.prompt_tokens,
+        "answer tokens": usage.completion_tokens,
+        "answers without a token count": usage.uncounted,
+    }
     rows |= {f"repeated for: {reason}": count for reason, count in sorted(report.retries.items())}
     rows |= {f"failed for: {reason}": count for reason, count in sorted(report.failures.items())}
     table = [{"what": name, "count": f"{count:,}"} for name, count in rows.items()]

@@ -17,7 +17,7 @@ def take_option(arguments: list[str], name: str) -> str | None:
             if index + 1 == len(arguments):
                 raise MindError(f"{name}: expected a value")
             value = arguments[index + 1]
-            del arguments[index:index + 2]
+            del arguments[index : index + 2]
             return value
         if argument.startswith(name + "="):
             del arguments[index]

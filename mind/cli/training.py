@@ -48,9 +48,16 @@ def train(arguments: Sequence[str]) -> None:
     default = MindConfig()
     if (file := take_option(arguments, "--config")) is not None:
         default = load_config(Path(file))
-    config = tyro.cli(MindConfig, prog="mind train", args=arguments, default=default, description=(
-        "Distil a student by MIND. --config FILE reads the defaults from a run's config.json; --resume continues the "
-        "run in --output."))
+    config = tyro.cli(
+        MindConfig,
+        prog="mind train",
+        args=arguments,
+        default=default,
+        description=(
+            "Distil a student by MIND. --config FILE reads the defaults from a run's config.json; --resume continues "
+            "the run in --output."
+        ),
+    )
     if resume:
         config = _resumed(config, default)
     from mind.run import train as run
@@ -71,8 +78,10 @@ def _resumed(config: MindConfig, default: MindConfig) -> MindConfig:
     given, plain, kept = (flat(dataclasses.asdict(c)) for c in (config, default, saved))
     changed = [name for name in given if name != "output" and given[name] not in (plain[name], kept[name])]
     if changed:
-        raise MindError(f"--resume keeps the configuration of {config.output}; these options differ from it: "
-                        + ", ".join(f"{name} ({kept[name]} there)" for name in changed))
+        raise MindError(
+            f"--resume keeps the configuration of {config.output}; these options differ from it: "
+            + ", ".join(f"{name} ({kept[name]} there)" for name in changed)
+        )
     return dataclasses.replace(saved, output=config.output)
 
 
@@ -86,24 +95,37 @@ def evaluate(options: Evaluate) -> None:
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")
     files = {Path(file).stem: load_questions(file) for file in options.files}
-    heldout = None if options.heldout is None else load_questions(
-        options.heldout, perspectives=options.perspectives, require_rationales=True, minimum_rationales=1)
+    heldout = (
+        None
+        if options.heldout is None
+        else load_questions(
+            options.heldout, perspectives=options.perspectives, require_rationales=True, minimum_rationales=1
+        )
+    )
     model, tokenizer = load_student(options.student)
     results = {"heldout": None, "files": {}}
     if heldout is not None:
         names = options.perspectives or tuple(dict.fromkeys(r.perspective for q in heldout for r in q.rationales))
-        tokenized = tokenize(heldout[:options.evaluation.heldout_questions], tokenizer, names,
-                             options.student.max_length)
-        packing = choose_packing(model, causal_lm(model).config._attn_implementation, tokenized, options.pack_length,
-                                 "auto")
+        tokenized = tokenize(
+            heldout[: options.evaluation.heldout_questions], tokenizer, names, options.student.max_length
+        )
+        packing = choose_packing(
+            model, causal_lm(model).config._attn_implementation, tokenized, options.pack_length, "auto"
+        )
         results["heldout"] = heldout_nll(model, tokenized, names, packing)
     output = None if options.output is None else Path(options.output)
-    results["files"] = answer_accuracy(model, tokenizer, files, options.evaluation,
-                                       None if output is None else output.with_suffix(".responses"))
+    results["files"] = answer_accuracy(
+        model, tokenizer, files, options.evaluation, None if output is None else output.with_suffix(".responses")
+    )
     if output is not None:
         output.write_text(json.dumps(results, indent=2) + "\n")
-    rows = [{"what": f"{name}: accuracy", "value": f"{r['correct']} of {r['total']} ({r['accuracy']:.1%}), "
-             f"{r['unparsed']} unparsed"} for name, r in results["files"].items()]
+    rows = [
+        {
+            "what": f"{name}: accuracy",
+            "value": f"{r['correct']} of {r['total']} ({r['accuracy']:.1%}), {r['unparsed']} unparsed",
+        }
+        for name, r in results["files"].items()
+    ]
     if results["heldout"] is not None:
         rows.insert(0, {"what": "held-out NLL (nats a token)", "value": f"{results['heldout']['nll']:.4f}"})
     print_table(options.student.model, rows)

@@ -17,7 +17,8 @@ makes 96 marbles" has 3 in 10 words."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)*_]*\s+|\n")
 _NUMBERED_LINE = re.compile(
-    r"^[ \t>#*_-]{0,8}(?:(?:step|part|task|question|(?:sub-?)?problem)\s)?\(?(\d{1,2})[.):](?!\d)", re.I | re.M)
+    r"^[ \t>#*_-]{0,8}(?:(?:step|part|task|question|(?:sub-?)?problem)\s)?\(?(\d{1,2})[.):](?!\d)", re.I | re.M
+)
 _PLAN = re.compile(r"[\W_]*+plan[\s*_]{0,4}:", re.I)
 _EXECUTION = re.compile(r"(?:^|[.;!?]\s)[\s*_#]{0,4}then\b[^:.\n]{0,40}:", re.I | re.M)
 _INTRODUCTION = re.compile(r"\b(?:let|define|denote[sd]?|write|represents?|stands?\sfor|be\sthe|where)\b", re.I)
@@ -30,21 +31,30 @@ _COMPARISON = re.compile(
     r"|in\sthe\ssame\sway|the\ssame\s(?:shape|structure|pattern|idea|form|logic|moves?|reasoning|principle)"
     r"|(?:structure|shape|pattern)[\w\s]{0,12}\sthe\ssame|correspond(?:s|ing|ence)?|map(?:s|ped|ping)?|counterpart"
     r"|plays?\sthe\s(?:role|part)|in\s(?:the\s)?place\sof|carr(?:y|ied|ies)\s(?:it\s|this\s)?over|likewise"
-    r"|(?:simpler|easier|smaller|familiar)\s(?:case|problem|story|version|situation|example|question))\b", re.I)
+    r"|(?:simpler|easier|smaller|familiar)\s(?:case|problem|story|version|situation|example|question))\b",
+    re.I,
+)
 _CANDIDATES = re.compile(
     r"\b(?:candidates|options|choices|alternatives|possibilities|rivals)\b"
-    r"|\b(?:tempting|plausible|possible|as|between)\sanswers\b", re.I)
+    r"|\b(?:tempting|plausible|possible|as|between)\sanswers\b",
+    re.I,
+)
 _LABEL = re.compile(
-    r"\(([A-H])\)|\b(?:[Oo]ption|[Cc]hoice|[Cc]andidate|[Aa]nswer)\s([A-H1-9])\b|^[*_ -]{0,4}([A-H])[.):]", re.M)
+    r"\(([A-H])\)|\b(?:[Oo]ption|[Cc]hoice|[Cc]andidate|[Aa]nswer)\s([A-H1-9])\b|^[*_ -]{0,4}([A-H])[.):]", re.M
+)
 _ELIMINATION = re.compile(
     r"\b(?:eliminat\w+|rul(?:e[sd]?|ing)\s(?:\w+\s)?out|reject\w*|discard\w*|exclud\w+|dismiss\w*|survives?"
     r"|(?:that|which)\sleaves|would\scome\sfrom|mistakes?|incorrect|wrong|fails|cannot\sbe|can['’]t\sbe|overlooks|ignores"
-    r"|forgets)\b", re.I)
+    r"|forgets)\b",
+    re.I,
+)
 _SUPPOSITION = re.compile(r"\b(?:suppos(?:e|ing)|imagine|if|had|were)\b", re.I)
 _CONSEQUENCE = re.compile(r"\b(?:would|instead)\b", re.I)
 _RETURN = re.compile(
     r"\b(?:actual(?:ly)?|in\s(?:fact|truth|reality)|really|the\s(?:true|real)|undo(?:es|ing)?|back\sto"
-    r"|return(?:s|ing)?\sto|but\s(?:in|the|since))\b", re.I)
+    r"|return(?:s|ing)?\sto|but\s(?:in|the|since))\b",
+    re.I,
+)
 
 
 def adheres(perspective: str, text: str) -> bool | None:

@@ -46,10 +46,12 @@ HUB_LICENCES = frozenset((
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
 
 # Invisible, or able to reorder the text around them: shown by name. Surrogates have no place in UTF-8.
-_UNREADABLE = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000))
-               if chr(code) not in "\t\n"}
-_UNREADABLE |= {code: f"[U+{code:04X}]" for code in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F),
-                                                     *range(0x2066, 0x206A))}
+_UNREADABLE = {
+    code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)) if chr(code) not in "\t\n"
+}
+_UNREADABLE |= {
+    code: f"[U+{code:04X}]" for code in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
 
 
 def readable(text: str, limit: int) -> str:
@@ -156,8 +158,12 @@ def _without_folders(name: str) -> str:
 
 def _cost(tokens: Mapping[str, int], price: tuple[float, float], currency: str) -> dict[str, Any]:
     amount = cost_of(tokens["prompt"], tokens["completion"], price)
-    return {"amount": round(amount, 6), "currency": currency, "per_million_prompt_tokens": price[0],
-            "per_million_completion_tokens": price[1]}
+    return {
+        "amount": round(amount, 6),
+        "currency": currency,
+        "per_million_prompt_tokens": price[0],
+        "per_million_completion_tokens": price[1],
+    }
 
 
 def _front_matter(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,25 +185,42 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"# {_code(card['name'])}", "")
     yield f"Questions with rationales from several perspectives, written by {card['tool']} on {card['created']}."
     uncounted = tokens["uncounted_responses"]
-    yield from _section("Licence", [f"of this data set: {_code(card['licence'], TEXT_CHARACTERS)}",
-                                    f"of the sources: {_code(card['source_licences'], TEXT_CHARACTERS)}"])
+    yield from _section(
+        "Licence",
+        [
+            f"of this data set: {_code(card['licence'], TEXT_CHARACTERS)}",
+            f"of the sources: {_code(card['source_licences'], TEXT_CHARACTERS)}",
+        ],
+    )
     yield from _section("Sources", [_fields(source) for source in card["sources"]])
-    yield from _section("Teacher", [
-        *_items(teacher["models"], "responses"),
-        f"sampling: {_fields(teacher['sampling'])}",
-        f"responses from {_code(teacher['first_response'])} to {_code(teacher['last_response'])}",
-        f"tokens: {tokens['prompt']:,} of prompts, {tokens['completion']:,} of answers"
-        + (f", and those of {uncounted:,} responses that the server did not count" if uncounted else ""),
-        f"cost: {_fields(card['cost'])}" if card["cost"] else "cost: no price was given"])
+    yield from _section(
+        "Teacher",
+        [
+            *_items(teacher["models"], "responses"),
+            f"sampling: {_fields(teacher['sampling'])}",
+            f"responses from {_code(teacher['first_response'])} to {_code(teacher['last_response'])}",
+            f"tokens: {tokens['prompt']:,} of prompts, {tokens['completion']:,} of answers"
+            + (f", and those of {uncounted:,} responses that the server did not count" if uncounted else ""),
+            f"cost: {_fields(card['cost'])}" if card["cost"] else "cost: no price was given",
+        ],
+    )
     yield from _section("Prompts, by their SHA-256", _items(card["prompts"]))
     yield from _section("Judges", _items(card["judges"]))
-    yield from _section("Rationales", [f"read: {counts['read']:,}", f"kept: {counts['kept']:,}",
-                                       *(f"dropped, {item}" for item in _items(counts["dropped"]))])
+    yield from _section(
+        "Rationales",
+        [
+            f"read: {counts['read']:,}",
+            f"kept: {counts['kept']:,}",
+            *(f"dropped, {item}" for item in _items(counts["dropped"])),
+        ],
+    )
     yield from _section("Questions", _items(counts["questions"]))
     yield from _section("Perspectives", _items(counts["perspectives"]))
     yield from _section("Filter", [_fields(card["filter"])])
-    yield from _section("Known limits", [limit if limit in (*LIMITS, ANSWER_SHOWN) else _code(limit, TEXT_CHARACTERS)
-                                         for limit in card["limits"]])
+    yield from _section(
+        "Known limits",
+        [limit if limit in (*LIMITS, ANSWER_SHOWN) else _code(limit, TEXT_CHARACTERS) for limit in card["limits"]],
+    )
 
 
 def _section(title: str, items: Sequence[str]) -> list[str]:

@@ -40,7 +40,8 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     write_card(base, card)
     _write_dropped(base, result, verdicts)
     report = write_dataset_report(
-        _report_input(base.name, card, result, questions, responses, verdicts), Path(f"{base}.report.html"))
+        _report_input(base.name, card, result, questions, responses, verdicts), Path(f"{base}.report.html")
+    )
     if not result.questions:
         raise MindError(f"no question has {options.filter.minimum} rationales left; {report} says why")
     save_questions(result.questions, output)
@@ -48,18 +49,29 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
 
 
 def _card(
-    options: FilterOptions, name: str, questions: Sequence[Question], responses: Sequence[Response],
-    verdicts: Mapping[Key, Verdict], result: FilterResult,
+    options: FilterOptions,
+    name: str,
+    questions: Sequence[Question],
+    responses: Sequence[Response],
+    verdicts: Mapping[Key, Verdict],
+    result: FilterResult,
 ) -> dict:
     folder = Path(options.folder)
     config = load_config(folder / CONFIG, GenerateConfig)
     return build_card(
-        name=name, sources=[source_entry(dataclasses.asdict(config.questions), folder / QUESTIONS, len(questions))],
+        name=name,
+        sources=[source_entry(dataclasses.asdict(config.questions), folder / QUESTIONS, len(questions))],
         prompts=parse_object(str(folder / PROMPTS), (folder / PROMPTS).read_bytes()),
-        generate=dataclasses.asdict(config), responses=responses,
-        verdicts=verdict_counts(verdicts.values()), filter_summary=result.as_dict(),
-        filter_config=dataclasses.asdict(options.filter), price=config.prices.get(config.teacher.model),
-        currency=config.currency, licence=options.license, source_licences=options.source_licenses)
+        generate=dataclasses.asdict(config),
+        responses=responses,
+        verdicts=verdict_counts(verdicts.values()),
+        filter_summary=result.as_dict(),
+        filter_config=dataclasses.asdict(options.filter),
+        price=config.prices.get(config.teacher.model),
+        currency=config.currency,
+        licence=options.license,
+        source_licences=options.source_licenses,
+    )
 
 
 def _write_dropped(base: Path, result: FilterResult, verdicts: Mapping[Key, Verdict]) -> None:
@@ -72,15 +84,28 @@ def _write_dropped(base: Path, result: FilterResult, verdicts: Mapping[Key, Verd
 
 
 def _report_input(
-    title: str, card: Mapping, result: FilterResult, questions: Sequence[Question], responses: Sequence[Response],
+    title: str,
+    card: Mapping,
+    result: FilterResult,
+    questions: Sequence[Question],
+    responses: Sequence[Response],
     verdicts: Mapping[Key, Verdict],
 ) -> ReportInput:
     by_id = {question.id: question for question in questions}
     by_key = {response.key: response for response in responses}
-    dropped = {reason: [(by_id[key[0]], by_key[key], verdicts[key]) for key in keys]
-               for reason, keys in result.examples(SHOWN_OF_A_REASON).items()}
+    dropped = {
+        reason: [(by_id[key[0]], by_key[key], verdicts[key]) for key in keys]
+        for reason, keys in result.examples(SHOWN_OF_A_REASON).items()
+    }
     return ReportInput(
-        title=title, summary=result.as_dict(), kept_lengths=result.kept_characters,
-        dropped_lengths=result.dropped_characters, length_unit="characters",
-        pass_rates=list(result.pass_rates.values()), tokens=card["tokens"], cost=card["cost"], kept=result.questions,
-        dropped=dropped)
+        title=title,
+        summary=result.as_dict(),
+        kept_lengths=result.kept_characters,
+        dropped_lengths=result.dropped_characters,
+        length_unit="characters",
+        pass_rates=list(result.pass_rates.values()),
+        tokens=card["tokens"],
+        cost=card["cost"],
+        kept=result.questions,
+        dropped=dropped,
+    )

@@ -52,15 +52,20 @@ class FilterConfig:
     """Of that draw [ours]."""
 
     def __post_init__(self) -> None:
-        require(2 <= self.minimum <= self.keep <= 32, f"filter.minimum {self.minimum} and filter.keep {self.keep}: "
-                "expected 2 <= minimum <= keep <= 32")
+        require(
+            2 <= self.minimum <= self.keep <= 32,
+            f"filter.minimum {self.minimum} and filter.keep {self.keep}: expected 2 <= minimum <= keep <= 32",
+        )
         for name in ("max_characters", "ngram"):
             require(getattr(self, name) >= 1, f"filter.{name} is {getattr(self, name)}: expected at least 1")
-        require(0 < self.duplicate_threshold <= 1,
-                f"filter.duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]")
+        require(
+            0 < self.duplicate_threshold <= 1,
+            f"filter.duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]",
+        )
         for name in ("easy_pass_rate", "easy_fraction"):
-            require(0 <= getattr(self, name) <= 1,
-                    f"filter.{name} is {getattr(self, name)}: expected a number in [0, 1]")
+            require(
+                0 <= getattr(self, name) <= 1, f"filter.{name} is {getattr(self, name)}: expected a number in [0, 1]"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +118,19 @@ def filter_responses(
         chosen, reasons = _choose(rationales, config)
         fate = fates[question.id] = _fate(question, len(rationales), len(chosen), rate, config)
         if fate == KEPT:
-            kept.append(dataclasses.replace(
-                question, rationales=tuple(Rationale(rationale.key[1], rationale.text) for rationale in chosen)))
+            kept.append(
+                dataclasses.replace(
+                    question, rationales=tuple(Rationale(rationale.key[1], rationale.text) for rationale in chosen)
+                )
+            )
         else:
             reasons |= {rationale.key: fate for rationale in chosen}
-        outcomes += [dataclasses.replace(rationale.outcome, reason=reasons[rationale.key])
-                     if rationale.key in reasons else rationale.outcome for rationale in rationales]
+        outcomes += [
+            dataclasses.replace(rationale.outcome, reason=reasons[rationale.key])
+            if rationale.key in reasons
+            else rationale.outcome
+            for rationale in rationales
+        ]
     return FilterResult(tuple(kept), tuple(outcomes), fates, rates)
 
 
@@ -188,8 +200,11 @@ def _choose(rationales: Sequence[_Read], config: FilterConfig) -> tuple[list[_Re
     by_perspective = sorted(left, key=lambda index: _by_perspective(candidates[index]))
     groups = [candidate.key[1] for candidate in candidates]
     chosen = set(most_diverse(similarity, by_perspective, groups, config.keep))
-    reasons = {candidate.key: "not selected" if index in left else "duplicate"
-               for index, candidate in enumerate(candidates) if index not in chosen}
+    reasons = {
+        candidate.key: "not selected" if index in left else "duplicate"
+        for index, candidate in enumerate(candidates)
+        if index not in chosen
+    }
     return [candidates[index] for index in by_perspective if index in chosen], reasons
 
 

@@ -28,20 +28,26 @@ _TOLD = re.compile(
     rf"(?!\s(?:choice|option|{_BE}))"
     rf"|\balready\sknow\sthe\s{_ANSWER}\b"
     r"|\b(?:as|per|to|from|in|with)\s(?:the|your)\sanswer\skey\b|\banswer\skey\s(?:says|states|gives|shows|lists)\b",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 _SUPPOSED = re.compile(
     r"\b(?:since|because|(?:since|because|as)\swe\s(?:already\s)?know|knowing|given|told|says|states|tells\sus)"
-    rf"\s(?:that\s)?the\s{_ANSWER}\s{_BE}\s", re.IGNORECASE)
+    rf"\s(?:that\s)?the\s{_ANSWER}\s{_BE}\s",
+    re.IGNORECASE,
+)
 """An admission where the gold answer follows."""
 
 # Neither the label in "B. bank" nor the line break in "**Answer:**\n12" ends a sentence.
 _FIRST_SENTENCE = re.compile(r"\s*+(?:[A-Z]\.\s)?(?:[^.!?\n]|[.!?](?!\s|\Z)|(?<=[:*\n])\n)*+[.!?]?")
 _ANSWER_FIRST = re.compile(
     rf"\W*+(?:\w{{1,12}},\s)?(?:(?:the|our|my)\s)?{_ANSWER}(?:\sto\s[^.:?!\n]{{1,100}}?)?[*_]*\s?(?:{_BE}\b|:|=)"
-    r"|\s*+####|(?:[\s$*]|\\[(\[])*+\\boxed(?=\{)", re.IGNORECASE)
+    r"|\s*+####|(?:[\s$*]|\\[(\[])*+\\boxed(?=\{)",
+    re.IGNORECASE,
+)
 _IS_THE_ANSWER = re.compile(rf"\b(?:is|are|must\sbe|would\sbe)\s(?:the|our|my)\s{_ANSWER}\b", re.IGNORECASE)
 _THIS_ANSWER = re.compile(
-    r"\s*+To\s(?:get|find|obtain|reach|determine|calculate|arrive\sat|get\sto|come\sto)\sthis\sanswer\b", re.IGNORECASE)
+    r"\s*+To\s(?:get|find|obtain|reach|determine|calculate|arrive\sat|get\sto|come\sto)\sthis\sanswer\b", re.IGNORECASE
+)
 _NUMBER = re.compile(r"(?<![\w.,/])[-\u2212]?(?:\d[\d,./]*)?\d")
 _BEFORE_AN_ANSWER = re.compile(r"(?:[\s*_`$€£(\[{\"'“‘:]|\\[(\[])*+(?:\\boxed\{)?")
 _ARTICLE = re.compile(r"(?:an?|the)\s")
@@ -62,7 +68,8 @@ def leaks_answer(text: str, question: Question) -> bool:
 
 def _admits(text: str, question: Question) -> bool:
     return _TOLD.search(text) is not None or any(
-        _begins_with_gold(text, match.end(), question) for match in _SUPPOSED.finditer(text))
+        _begins_with_gold(text, match.end(), question) for match in _SUPPOSED.finditer(text)
+    )
 
 
 def _opens_with_gold(text: str, question: Question) -> bool:
@@ -79,8 +86,8 @@ def _opens_with_gold(text: str, question: Question) -> bool:
 
 def _begins_with_gold(text: str, start: int, question: Question) -> bool:
     """Whether `text` has the gold answer at `start`, behind signs at most; the text of a choice behind an article."""
-    statement = text[start:start + _STATEMENT_CHARACTERS]
-    statement = statement[_BEFORE_AN_ANSWER.match(statement).end():]
+    statement = text[start : start + _STATEMENT_CHARACTERS]
+    statement = statement[_BEFORE_AN_ANSWER.match(statement).end() :]
     if answer_kind(question) == "number":
         number = _NUMBER.match(statement)
         return number is not None and _is_gold(number[0], question)
@@ -91,8 +98,8 @@ def _begins_with_gold(text: str, start: int, question: Question) -> bool:
         return True
     described, choice = statement.lower(), question.choices[question.answer].strip().lower()
     if article := _ARTICLE.match(described):
-        described = described[article.end():]
-    return described.startswith(choice) and not described[len(choice):len(choice) + 1].isalnum()
+        described = described[article.end() :]
+    return described.startswith(choice) and not described[len(choice) : len(choice) + 1].isalnum()
 
 
 def _mentions_gold(sentence: str, question: Question) -> bool:

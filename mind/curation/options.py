@@ -31,5 +31,7 @@ class FilterOptions:
     """Of the questions."""
 
     def __post_init__(self) -> None:
-        require(Path(self.output).suffix in (".jsonl", ".parquet"),
-                f"--output {self.output}: expected a name that ends in .jsonl or .parquet")
+        require(
+            Path(self.output).suffix in (".jsonl", ".parquet"),
+            f"--output {self.output}: expected a name that ends in .jsonl or .parquet",
+        )

@@ -61,16 +61,25 @@ def write_dataset_report(data: ReportInput, path: str | os.PathLike[str]) -> Pat
         lengths = _lengths(data.kept_lengths, data.dropped_lengths, data.length_unit)
         pass_rates = _pass_rates(data.pass_rates)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        finalize=_printed)
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=_printed,
+    )
     page = environment.get_template("dataset.html").render(
-        title=data.title, headlines=_headlines(data),
+        title=data.title,
+        headlines=_headlines(data),
         reasons=_shares([("kept", data.summary["kept"]), *data.summary["dropped"].items()]),
         fates=_shares(list(data.summary["questions"].items())),
-        perspectives=_perspectives(data.summary["perspectives"]), lengths=lengths, pass_rates=pass_rates,
-        colours={"kept": BLUE, "dropped": AMBER}, kept=data.kept[:SHOWN_QUESTIONS],
+        perspectives=_perspectives(data.summary["perspectives"]),
+        lengths=lengths,
+        pass_rates=pass_rates,
+        colours={"kept": BLUE, "dropped": AMBER},
+        kept=data.kept[:SHOWN_QUESTIONS],
         dropped={reason: examples[:SHOWN_OF_A_REASON] for reason, examples in data.dropped.items()},
-        counts=data.summary["dropped"])
+        counts=data.summary["dropped"],
+    )
     with replacing(path) as file:
         file.write(page)
     return Path(path)
@@ -95,8 +104,11 @@ def _headlines(data: ReportInput) -> list[dict[str, str]]:
         ("questions kept", f"{questions.get('kept', 0):,}", f"of {sum(questions.values()):,}"),
         ("rationales kept", f"{kept:,}", f"of {read:,} ({_share(kept, read)})"),
         ("right answers", _share(right, read), rate),
-        ("tokens", f"{tokens['prompt'] + tokens['completion']:,}",
-         f"{tokens['prompt']:,} of prompts, {tokens['completion']:,} of answers"),
+        (
+            "tokens",
+            f"{tokens['prompt'] + tokens['completion']:,}",
+            f"{tokens['prompt']:,} of prompts, {tokens['completion']:,} of answers",
+        ),
         ("cost", cost, f"without {uncounted:,} responses whose tokens are not known" if uncounted else ""),
     ]
     return [dict(zip(("what", "value", "note"), row, strict=True)) for row in rows]
@@ -105,15 +117,29 @@ def _headlines(data: ReportInput) -> list[dict[str, str]]:
 def _shares(counts: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
     """Table rows with a bar each, as wide as the share in percent of all, and wide enough to see."""
     total = sum(count for _, count in counts)
-    return [{"name": name, "count": count, "share": _share(count, total),
-             "width": max(round(100 * count / total, 2), 0.3) if count else 0,
-             "colour": "kept" if name == "kept" else "dropped"} for name, count in counts]
+    return [
+        {
+            "name": name,
+            "count": count,
+            "share": _share(count, total),
+            "width": max(round(100 * count / total, 2), 0.3) if count else 0,
+            "colour": "kept" if name == "kept" else "dropped",
+        }
+        for name, count in counts
+    ]
 
 
 def _perspectives(perspectives: Mapping[str, Mapping[str, int]]) -> list[dict[str, str]]:
-    return [{"name": name, "read": f"{counts['read']:,}", "right": _share(counts["right"], counts["read"]),
-             "kept": f"{counts['kept']:,}", "adherent": _share(counts["adherent"], counts["checked"])}
-            for name, counts in perspectives.items()]
+    return [
+        {
+            "name": name,
+            "read": f"{counts['read']:,}",
+            "right": _share(counts["right"], counts["read"]),
+            "kept": f"{counts['kept']:,}",
+            "adherent": _share(counts["adherent"], counts["checked"]),
+        }
+        for name, counts in perspectives.items()
+    ]
 
 
 def _share(part: int, whole: int) -> str:
@@ -125,15 +151,26 @@ def _lengths(kept: Sequence[int], dropped: Sequence[int], unit: str) -> Markup |
     if not len(kept) + len(dropped):
         return None
     longest = max(np.percentile([*kept, *dropped], 99), 1)
-    return _histogram("lengths", {BLUE: np.minimum(kept, longest), AMBER: np.minimum(dropped, longest)},
-                      np.linspace(0, longest, LENGTH_BINS + 1), unit, "rationales")
+    return _histogram(
+        "lengths",
+        {BLUE: np.minimum(kept, longest), AMBER: np.minimum(dropped, longest)},
+        np.linspace(0, longest, LENGTH_BINS + 1),
+        unit,
+        "rationales",
+    )
 
 
 def _pass_rates(rates: Sequence[float]) -> Markup | None:
     if not len(rates):
         return None
-    return _histogram("rates", {BLUE: rates}, np.linspace(0, 1, RATE_BINS + 1), "right answers", "questions",
-                      formatter=PercentFormatter(1))
+    return _histogram(
+        "rates",
+        {BLUE: rates},
+        np.linspace(0, 1, RATE_BINS + 1),
+        "right answers",
+        "questions",
+        formatter=PercentFormatter(1),
+    )
 
 
 def _histogram(

@@ -17,8 +17,17 @@ NO_RESPONSE, TOO_FEW, EASY = "no response", "too few left", "easy question"
 FATES = (KEPT, NO_RESPONSE, TOO_FEW, EASY)
 """What can become of a question."""
 REASONS = (
-    "wrong", "unparsed", "truncated", "empty", "too long", "leaks the answer", "not in its perspective", "duplicate",
-    "not selected", TOO_FEW, EASY,
+    "wrong",
+    "unparsed",
+    "truncated",
+    "empty",
+    "too long",
+    "leaks the answer",
+    "not in its perspective",
+    "duplicate",
+    "not selected",
+    TOO_FEW,
+    EASY,
 )
 """Why a rationale is dropped; of several reasons the first of them holds."""
 
@@ -103,13 +112,16 @@ class FilterResult:
         groups: dict[str, list[Outcome]] = {}
         for outcome in self.outcomes:
             groups.setdefault(outcome.key[1], []).append(outcome)
-        return {name: PerspectiveCounts(
-            read=len(groups[name]),
-            right=sum(outcome.right for outcome in groups[name]),
-            kept=sum(outcome.reason is None for outcome in groups[name]),
-            checked=sum(outcome.adherent is not None for outcome in groups[name]),
-            adherent=sum(outcome.adherent is True for outcome in groups[name]),
-        ) for name in sorted(groups, key=perspective_order)}
+        return {
+            name: PerspectiveCounts(
+                read=len(groups[name]),
+                right=sum(outcome.right for outcome in groups[name]),
+                kept=sum(outcome.reason is None for outcome in groups[name]),
+                checked=sum(outcome.adherent is not None for outcome in groups[name]),
+                adherent=sum(outcome.adherent is True for outcome in groups[name]),
+            )
+            for name in sorted(groups, key=perspective_order)
+        }
 
     @property
     def pass_rate_histogram(self) -> list[int]:
@@ -127,8 +139,11 @@ class FilterResult:
         for key, reason in self.dropped:
             ranked.setdefault(reason, []).append((before[reason, key[0]], key))
             before[reason, key[0]] += 1
-        return {reason: [key for _, key in sorted(ranked[reason], key=itemgetter(0))[:count]]
-                for reason in REASONS if reason in ranked}
+        return {
+            reason: [key for _, key in sorted(ranked[reason], key=itemgetter(0))[:count]]
+            for reason in REASONS
+            if reason in ranked
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the counts, which add up (read = kept + all of dropped), and a few keys of what was dropped."""

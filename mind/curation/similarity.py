@@ -55,6 +55,7 @@ def most_diverse(
     the candidates of other groups, each further one the least similar to its nearest among those taken. Groups are
     left out only where there are more than `keep`. Of equal ones the earlier of `candidates` is taken.
     """
+
     def to_the_rest(index: int) -> float:
         others = [similarity[index][other] for other in candidates if groups[other] != groups[index]]
         return sum(others) / len(others) if others else 0.0

@@ -189,8 +189,12 @@ class Pictures:
         work = self.metrics.work()
         if work is None:
             return Picture(None, [])
-        bars = {"naive step": (work.padded, 0), "no padding": (work.packed, 0), "prompts shared": (work.shared, 0),
-                "backward for the selected only": (work.trained, work.observed)}
+        bars = {
+            "naive step": (work.padded, 0),
+            "no padding": (work.packed, 0),
+            "prompts shared": (work.shared, 0),
+            "backward for the selected only": (work.trained, work.observed),
+        }
         legend = [Ink("forward and backward", BLUE), Ink("forward alone, counted a third", AMBER), Ink("saved", RULE)]
         short = EngFormatter(places=1)
         figure, (axes,) = self._panels()

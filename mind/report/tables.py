@@ -65,8 +65,10 @@ def work_table(work: Work) -> list[dict[str, str]]:
         "observed: forward alone": (0, work.observed),
         "this run: trained and observed": (work.trained, work.observed),
     }
-    return [{"what": what, "tokens": f"{sum(tokens):,}", "share": f"{work.of_naive(*tokens):.1%}"}
-            for what, tokens in rows.items()]
+    return [
+        {"what": what, "tokens": f"{sum(tokens):,}", "share": f"{work.of_naive(*tokens):.1%}"}
+        for what, tokens in rows.items()
+    ]
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, object]:

@@ -49,15 +49,20 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.model.strip()), "teacher.model is empty: expected the model's name")
-        require(self.engine in ("openai", "vllm", "ray"),
-                f"teacher.engine is {self.engine!r}: expected openai, vllm or ray")
+        require(
+            self.engine in ("openai", "vllm", "ray"), f"teacher.engine is {self.engine!r}: expected openai, vllm or ray"
+        )
         url = urlsplit(self.base_url)
-        require(url.scheme in ("http", "https") and bool(url.hostname),
-                "teacher.base_url: expected a URL such as http://127.0.0.1:8000/v1")
+        require(
+            url.scheme in ("http", "https") and bool(url.hostname),
+            "teacher.base_url: expected a URL such as http://127.0.0.1:8000/v1",
+        )
         # It is written to generate.json and to the data card.
-        require("@" not in url.netloc and not url.query,
-                "teacher.base_url holds credentials or a query: give the key in the environment variable that "
-                "teacher.api_key_env names")
+        require(
+            "@" not in url.netloc and not url.query,
+            "teacher.base_url holds credentials or a query: give the key in the environment variable that "
+            "teacher.api_key_env names",
+        )
         for name in ("max_tokens", "batch_size", "replicas"):
             require(getattr(self, name) >= 1, f"teacher.{name} is {getattr(self, name)}: expected at least 1")
         require(self.temperature is None or self.temperature >= 0, "teacher.temperature: expected a number >= 0")
@@ -134,10 +139,14 @@ class GenerateConfig:
         require(len(set(self.perspectives)) == len(self.perspectives), "a perspective is named twice")
         require(self.samples >= 1, f"samples is {self.samples}: expected at least 1")
         for model, price in self.prices.items():
-            require(len(price) == 2 and all(isinstance(p, (int, float)) and p >= 0 for p in price),
-                    f"prices: {model} has {price}: expected two numbers, a million prompt tokens and answer tokens")
-        require(self.budget.cost is None or self.teacher.model in self.prices,
-                f"budget.cost needs the price of {self.teacher.model} in prices")
+            require(
+                len(price) == 2 and all(isinstance(p, (int, float)) and p >= 0 for p in price),
+                f"prices: {model} has {price}: expected two numbers, a million prompt tokens and answer tokens",
+            )
+        require(
+            self.budget.cost is None or self.teacher.model in self.prices,
+            f"budget.cost needs the price of {self.teacher.model} in prices",
+        )
 
 
 @dataclass(frozen=True)
@@ -167,8 +176,13 @@ class JudgeConfig:
         """The model as the engines know it; it judges at temperature 0."""
         if self.model is None:
             return None
-        return TeacherConfig(self.model, base_url=self.base_url, api_key_env=self.api_key_env, temperature=0.0,
-                             max_tokens=self.max_tokens)
+        return TeacherConfig(
+            self.model,
+            base_url=self.base_url,
+            api_key_env=self.api_key_env,
+            temperature=0.0,
+            max_tokens=self.max_tokens,
+        )
 
 
 def json_option(name: str, text: str) -> dict[str, Any]:

@@ -81,8 +81,14 @@ def generate(config: GenerateConfig) -> JobReport:
         with replacing(folder / PROMPTS) as file:
             json.dump(prompts, file, indent=2)
         spending = Spending(config.budget, config.prices.get(config.teacher.model))
-        return run_job(requests, stored, make_engine(config.teacher, config.traffic, spending), spending, journal,
-                       folder / FAILURES)
+        return run_job(
+            requests,
+            stored,
+            make_engine(config.teacher, config.traffic, spending),
+            spending,
+            journal,
+            folder / FAILURES,
+        )
 
 
 def make_engine(teacher: TeacherConfig, traffic: TrafficConfig, spending: Spending) -> Engine:
@@ -96,8 +102,9 @@ def make_engine(teacher: TeacherConfig, traffic: TrafficConfig, spending: Spendi
     options = json_option("teacher.engine_options", teacher.engine_options)
     if teacher.engine == "vllm":
         return offline.VLLMEngine(teacher.model, spending, batch_size=teacher.batch_size, engine_options=options)
-    return offline.RayEngine(teacher.model, spending, batch_size=teacher.batch_size, replicas=teacher.replicas,
-                             engine_options=options)
+    return offline.RayEngine(
+        teacher.model, spending, batch_size=teacher.batch_size, replicas=teacher.replicas, engine_options=options
+    )
 
 
 def stored_answers(path: Path, requests: Iterable[Request]) -> dict[Key, Response]:
@@ -106,11 +113,15 @@ def stored_answers(path: Path, requests: Iterable[Request]) -> dict[Key, Respons
     stored = {}
     for response in load_responses(path):
         if response.key not in digests:
-            raise MindError(f"{path} has {name_of(response.key)}, which is not asked for: the questions, the "
-                            "perspectives or the number of samples were others; name a new --output")
+            raise MindError(
+                f"{path} has {name_of(response.key)}, which is not asked for: the questions, the "
+                "perspectives or the number of samples were others; name a new --output"
+            )
         if digests[response.key] != response.request:
-            raise MindError(f"{path} has {name_of(response.key)} as the answer to another request: the question, a "
-                            "prompt, the model or a sampling parameter was another; name a new --output")
+            raise MindError(
+                f"{path} has {name_of(response.key)} as the answer to another request: the question, a "
+                "prompt, the model or a sampling parameter was another; name a new --output"
+            )
         stored[response.key] = response
     return stored
 
@@ -148,9 +159,16 @@ def run_job(
         with replacing(failures_file) as file:
             file.writelines(json.dumps(dataclasses.asdict(failure)) + "\n" for failure in failures)
     return JobReport(
-        asked=len(requests), stored=len(stored), answered=answered, failed=len(failures),
-        left=len(open_requests) - answered - len(failures), stopped=engine.stopped,
-        failures=Counter(failure.reason for failure in failures), retries=engine.retries, usage=spending.usage)
+        asked=len(requests),
+        stored=len(stored),
+        answered=answered,
+        failed=len(failures),
+        left=len(open_requests) - answered - len(failures),
+        stopped=engine.stopped,
+        failures=Counter(failure.reason for failure in failures),
+        retries=engine.retries,
+        usage=spending.usage,
+    )
 
 
 def _spent(usage: Usage, failed: int) -> str:

@@ -45,8 +45,9 @@ class Journal:
                 break
             whole = position = start
         if whole < end:
-            logger.warning("%s: an unfinished line of %d bytes was cut off; its answer is asked for again",
-                           self.path, end - whole)
+            logger.warning(
+                "%s: an unfinished line of %d bytes was cut off; its answer is asked for again", self.path, end - whole
+            )
             self._file.truncate(whole)
 
     def append(self, responses: Iterable[Response]) -> None:

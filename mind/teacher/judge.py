@@ -62,11 +62,16 @@ def judge(config: JudgeConfig) -> JudgeReport:
     verdicts = verdicts_by_rules(questions, responses)
     job = None
     if (model := config.judge) is not None:
-        unread = [response for response, verdict in zip(responses, verdicts, strict=True)
-                  if verdict.verdict == "unparsed" and response.finish_reason != "length"]
+        unread = [
+            response
+            for response, verdict in zip(responses, verdicts, strict=True)
+            if verdict.verdict == "unparsed" and response.finish_reason != "length"
+        ]
         job, replies = _ask(config, model, questions, unread)
-        verdicts = [verdict_of_reply(verdict, replies[verdict.key]) if verdict.key in replies else verdict
-                    for verdict in verdicts]
+        verdicts = [
+            verdict_of_reply(verdict, replies[verdict.key]) if verdict.key in replies else verdict
+            for verdict in verdicts
+        ]
     with replacing(folder / JUDGED) as file:
         file.writelines(json.dumps(dataclasses.asdict(verdict)) + "\n" for verdict in verdicts)
     return JudgeReport(verdict_counts(verdicts), job)
@@ -99,18 +104,22 @@ def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Res
     for response in responses:
         if response.id not in questions:
             raise MindError(f"{RESPONSES}: question {response.id} is not in {QUESTIONS}")
-    return [Verdict(*response.key, *judge_text(response.text, questions[response.id]), "rules")
-            for response in responses]
+    return [
+        Verdict(*response.key, *judge_text(response.text, questions[response.id]), "rules") for response in responses
+    ]
 
 
 def judge_request(judge: TeacherConfig, question: Question, response: Response) -> Request:
     """What the judge is asked about `response`."""
     text = response.text[-MAX_JUDGED_CHARACTERS:]
     mark = f"=== {text_digest(text)[:16]} ==="  # which a response cannot know, and so cannot close
-    user = (f"Question:\n{question_text(question)}\n\nReference answer: {question.answer}\n\n"
-            f"Response:\n{mark}\n{text}\n{mark}")
-    return chat_request(judge, response.key, ({"role": "system", "content": INSTRUCTION},
-                                              {"role": "user", "content": user}))
+    user = (
+        f"Question:\n{question_text(question)}\n\nReference answer: {question.answer}\n\n"
+        f"Response:\n{mark}\n{text}\n{mark}"
+    )
+    return chat_request(
+        judge, response.key, ({"role": "system", "content": INSTRUCTION}, {"role": "user", "content": user})
+    )
 
 
 def verdict_of_reply(verdict: Verdict, reply: Response) -> Verdict:
@@ -120,10 +129,12 @@ def verdict_of_reply(verdict: Verdict, reply: Response) -> Verdict:
         return dataclasses.replace(verdict, reason=f"{verdict.reason}; {reply.model} gave no verdict")
     extracted = answers[-1].strip(" \t*") if answers else None
     if extracted is None or extracted.lower().rstrip(".") == "none":
-        return dataclasses.replace(verdict, verdict="unparsed", extracted=None, reason="no final answer",
-                                   judge=reply.model)
-    return dataclasses.replace(verdict, verdict=found[-1].lower(), extracted=extracted[:2000],
-                               reason="judged by a model", judge=reply.model)
+        return dataclasses.replace(
+            verdict, verdict="unparsed", extracted=None, reason="no final answer", judge=reply.model
+        )
+    return dataclasses.replace(
+        verdict, verdict=found[-1].lower(), extracted=extracted[:2000], reason="judged by a model", judge=reply.model
+    )
 
 
 def _ask(
@@ -134,8 +145,9 @@ def _ask(
     spending = Spending(config.budget, config.price)
     with Journal(folder / REPLIES) as journal:
         stored = _stored_replies(folder / REPLIES, requests)
-        report = run_job(requests, stored, make_engine(model, config.traffic, spending), spending, journal,
-                         folder / FAILURES)
+        report = run_job(
+            requests, stored, make_engine(model, config.traffic, spending), spending, journal, folder / FAILURES
+        )
     return report, _stored_replies(folder / REPLIES, requests)
 
 
@@ -148,6 +160,5 @@ def _stored_replies(path: Path, requests: Sequence[Request]) -> dict[Key, Respon
     stored = {reply.key: reply for reply in load_responses(path) if reply.key in digests}
     for key, reply in stored.items():
         if digests[key] != reply.request:
-            raise MindError(f"{path} has {name_of(key)} judged by another request: move "
-                            "that file away to judge anew")
+            raise MindError(f"{path} has {name_of(key)} judged by another request: move that file away to judge anew")
     return stored

@@ -40,7 +40,12 @@ class _OfflineEngine:
         """Why requests were left unsent; None where none were."""
 
     def _outcome(
-        self, request: Request, text: str, finish_reason: str | None, prompt_tokens: int, completion_tokens: int,
+        self,
+        request: Request,
+        text: str,
+        finish_reason: str | None,
+        prompt_tokens: int,
+        completion_tokens: int,
         seconds: float,
     ) -> Response | Failure:
         self._spending.add(request, prompt_tokens, completion_tokens)
@@ -50,9 +55,17 @@ class _OfflineEngine:
             return _failure(request, "empty answer", f"finish_reason is {finish_reason}")
         self._spending.usage.requests += 1
         return Response(
-            *request.key, request=request.digest, model=self._model, text=text, finish_reason=finish_reason,
-            prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, attempts=1, seconds=round(seconds, 3),
-            created=now())
+            *request.key,
+            request=request.digest,
+            model=self._model,
+            text=text,
+            finish_reason=finish_reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            attempts=1,
+            seconds=round(seconds, 3),
+            created=now(),
+        )
 
 
 class VLLMEngine(_OfflineEngine):
@@ -99,18 +112,28 @@ class VLLMEngine(_OfflineEngine):
         """What became of `batch`, in its order. A refusal fails the whole call, so halves of it are asked again."""
         engine, started = self._engine, time.monotonic()
         try:
-            outputs = engine.chat([list(request.messages) for request in batch],
-                                  [self._vllm.SamplingParams(**_sampling(request)) for request in batch],
-                                  use_tqdm=False)
+            outputs = engine.chat(
+                [list(request.messages) for request in batch],
+                [self._vllm.SamplingParams(**_sampling(request)) for request in batch],
+                use_tqdm=False,
+            )
         except self._refusals as error:
             if len(batch) == 1:
                 return [_failure(batch[0], "refused by vLLM", f"{type(error).__name__}: {error}")]
             middle = len(batch) // 2
             return self._answer(batch[:middle]) + self._answer(batch[middle:])
         seconds = (time.monotonic() - started) / len(batch)
-        return [self._outcome(request, output.outputs[0].text, output.outputs[0].finish_reason,
-                              len(output.prompt_token_ids), len(output.outputs[0].token_ids), seconds)
-                for request, output in zip(batch, outputs, strict=True)]
+        return [
+            self._outcome(
+                request,
+                output.outputs[0].text,
+                output.outputs[0].finish_reason,
+                len(output.prompt_token_ids),
+                len(output.outputs[0].token_ids),
+                seconds,
+            )
+            for request, output in zip(batch, outputs, strict=True)
+        ]
 
     @functools.cached_property
     def _engine(self) -> Any:
@@ -128,8 +151,14 @@ class RayEngine(_OfflineEngine):
     """
 
     def __init__(
-        self, model: str, spending: Spending, *, batch_size: int = 256, replicas: int = 1,
-        engine_options: Mapping[str, Any], processor_factory: Callable[..., Any] | None = None,
+        self,
+        model: str,
+        spending: Spending,
+        *,
+        batch_size: int = 256,
+        replicas: int = 1,
+        engine_options: Mapping[str, Any],
+        processor_factory: Callable[..., Any] | None = None,
     ) -> None:
         """Up to `replicas` engines work at a time, each with `tensor_parallel_size` of `engine_options` GPUs.
 
@@ -171,9 +200,15 @@ class RayEngine(_OfflineEngine):
         # Ray's own stages would tokenise a prompt that begins with the template's special tokens with special tokens
         # again: two of them for Llama, Gemma and DeepSeek. vLLM detokenises as it generates.
         config = self._llm.vLLMEngineProcessorConfig(
-            model_source=self._model, batch_size=self._batch_size, concurrency=self._replicas,
-            engine_kwargs=dict(self._options), should_continue_on_error=True, chat_template_stage=False,
-            tokenize_stage=False, detokenize_stage=False)
+            model_source=self._model,
+            batch_size=self._batch_size,
+            concurrency=self._replicas,
+            engine_kwargs=dict(self._options),
+            should_continue_on_error=True,
+            chat_template_stage=False,
+            tokenize_stage=False,
+            detokenize_stage=False,
+        )
         tokenized = functools.partial(_tokenized, self._model, self._options.get("trust_remote_code", False))
         return self._build(config, preprocess=tokenized, postprocess=_answered)
 
@@ -182,8 +217,14 @@ class RayEngine(_OfflineEngine):
         self._spending.release(request)
         if row[INFERENCE_ERROR]:
             return _failure(request, "refused by vLLM", row[INFERENCE_ERROR])
-        return self._outcome(request, row["text"], self._finish_reason(request, row), row["prompt_tokens"],
-                             row["completion_tokens"], row["seconds"])
+        return self._outcome(
+            request,
+            row["text"],
+            self._finish_reason(request, row),
+            row["prompt_tokens"],
+            row["completion_tokens"],
+            row["seconds"],
+        )
 
     def _finish_reason(self, request: Request, row: Mapping[str, Any]) -> str:
         """Ray Data does not hand on vLLM's: an answer as long as it may be counts as cut off."""
@@ -193,8 +234,13 @@ class RayEngine(_OfflineEngine):
 
 
 def _row(request: Request) -> dict[str, Any]:
-    return {"id": request.id, "perspective": request.perspective, "sample": request.sample,
-            "messages": list(request.messages), "sampling_params": _sampling(request)}
+    return {
+        "id": request.id,
+        "perspective": request.perspective,
+        "sample": request.sample,
+        "messages": list(request.messages),
+        "sampling_params": _sampling(request),
+    }
 
 
 def _tokenized(model: str, trust_remote_code: bool, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,17 +262,26 @@ def _tokenizer(model: str, trust_remote_code: bool) -> Any:
 
 def _answered(row: Mapping[str, Any]) -> dict[str, Any]:
     """What is needed of an answered row; Ray Data hands on the others as they are."""
-    return {"id": row["id"], "perspective": row["perspective"], "sample": row["sample"], "text": row["generated_text"],
-            "prompt_tokens": row["num_input_tokens"], "completion_tokens": row["num_generated_tokens"],
-            "seconds": row["time_taken_llm"]}
+    return {
+        "id": row["id"],
+        "perspective": row["perspective"],
+        "sample": row["sample"],
+        "text": row["generated_text"],
+        "prompt_tokens": row["num_input_tokens"],
+        "completion_tokens": row["num_generated_tokens"],
+        "seconds": row["time_taken_llm"],
+    }
 
 
 def _sampling(request: Request) -> dict[str, Any]:
     """Keyword arguments of vLLM's SamplingParams, all of them: a column of Ray Data has one set of keys."""
     vllm_default = 1.0
-    return {"max_tokens": request.max_tokens, "seed": request.seed,
-            "temperature": vllm_default if request.temperature is None else request.temperature,
-            "top_p": vllm_default if request.top_p is None else request.top_p}
+    return {
+        "max_tokens": request.max_tokens,
+        "seed": request.seed,
+        "temperature": vllm_default if request.temperature is None else request.temperature,
+        "top_p": vllm_default if request.top_p is None else request.top_p,
+    }
 
 
 def _failure(request: Request, reason: str, detail: str) -> Failure:

@@ -67,12 +67,17 @@ class OnlineEngine:
         self._failed_in_a_row = 0
         self._turn, self._changed, self._halt = asyncio.Lock(), asyncio.Event(), asyncio.Event()
         outcomes: asyncio.Queue[Response | Failure | None] = asyncio.Queue()
-        client = openai.AsyncOpenAI(api_key=self._key or "none", base_url=self._teacher.base_url, max_retries=0,
-                                    timeout=self._traffic.timeout_seconds)
+        client = openai.AsyncOpenAI(
+            api_key=self._key or "none",
+            base_url=self._teacher.base_url,
+            max_retries=0,
+            timeout=self._traffic.timeout_seconds,
+        )
         async with client, asyncio.TaskGroup() as group:
             group.create_task(self._settle(outcomes, settle))
-            workers = [group.create_task(self._work(client, requests, outcomes))
-                       for _ in range(self._traffic.concurrency)]
+            workers = [
+                group.create_task(self._work(client, requests, outcomes)) for _ in range(self._traffic.concurrency)
+            ]
             await asyncio.gather(*workers)
             outcomes.put_nowait(None)
 
@@ -156,14 +161,21 @@ class OnlineEngine:
 
     async def _ask(self, client: openai.AsyncOpenAI, request: Request, attempt: int) -> Response:
         """One attempt; raises _Problem."""
-        sampling = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed,
-                    self._teacher.token_limit_name: request.max_tokens}
+        sampling = {
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+            self._teacher.token_limit_name: request.max_tokens,
+        }
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._traffic.timeout_seconds):
                 raw = await client.chat.completions.with_raw_response.create(
-                    model=self._teacher.model, messages=list(request.messages), extra_body=self._extra or None,
-                    **{name: value for name, value in sampling.items() if value is not None})
+                    model=self._teacher.model,
+                    messages=list(request.messages),
+                    extra_body=self._extra or None,
+                    **{name: value for name, value in sampling.items() if value is not None},
+                )
         except (TimeoutError, openai.APITimeoutError):
             raise _Problem("time-out", f"no answer within {self._traffic.timeout_seconds:g} s") from None
         except openai.APIStatusError as error:
@@ -189,10 +201,18 @@ class OnlineEngine:
             raise _Problem("empty answer", f"finish_reason is {finish!r:.40}")
         model, reasoning = answer.get("model"), message.get("reasoning_content") or message.get("reasoning")
         return Response(
-            *request.key, request=request.digest, model=model if isinstance(model, str) else self._teacher.model,
-            text=text, finish_reason=finish if isinstance(finish, str) else "unknown", prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens, attempts=attempts, seconds=round(seconds, 3), created=now(),
-            reasoning=reasoning if isinstance(reasoning, str) else None)
+            *request.key,
+            request=request.digest,
+            model=model if isinstance(model, str) else self._teacher.model,
+            text=text,
+            finish_reason=finish if isinstance(finish, str) else "unknown",
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            attempts=attempts,
+            seconds=round(seconds, 3),
+            created=now(),
+            reasoning=reasoning if isinstance(reasoning, str) else None,
+        )
 
     def _status_problem(self, error: openai.APIStatusError) -> _Problem:
         status, detail = error.status_code, self._clean(error.message)

@@ -71,8 +71,12 @@ def chat_request(teacher: TeacherConfig, key: Key, messages: tuple[dict[str, str
     """A request with the teacher's sampling parameters and, where it has a seed, one of the request's own."""
     # One seed for all would make the samples of a prompt copies of one another.
     seed = None if teacher.seed is None else int(_hash([teacher.seed, *key])[:7], 16)
-    sampling = {"max_tokens": teacher.max_tokens, "temperature": teacher.temperature, "top_p": teacher.top_p,
-                "seed": seed}
+    sampling = {
+        "max_tokens": teacher.max_tokens,
+        "temperature": teacher.temperature,
+        "top_p": teacher.top_p,
+        "seed": seed,
+    }
     return Request(*key, _hash([teacher.model, list(messages), sampling])[:16], messages, **sampling)
 
 
@@ -81,8 +85,10 @@ def user_turn(question: Question, *, show_answer: bool) -> str:
     what = "the label of the right choice" if question.choices else "the final answer"
     lines = [question_text(question), ""]
     if show_answer:
-        lines.append(f"The correct answer is {question.answer}. Reason as somebody who has to find it, and do not "
-                     "mention that it was given.")
+        lines.append(
+            f"The correct answer is {question.answer}. Reason as somebody who has to find it, and do not "
+            "mention that it was given."
+        )
     lines.append(f'End with a line that holds "{ANSWER_MARKER} " and {what}, and nothing else.')
     return "\n".join(lines)
 
@@ -101,8 +107,10 @@ def load_prompts(perspectives: Sequence[str], path: str | None) -> dict[str, str
                 raise MindError(f"{path}: the prompt of {name} is not a text")
             prompts[name] = prompt
     if missing := [name for name in perspectives if name not in prompts]:
-        raise MindError(f"no prompt for the perspective {missing[0]}: those with one are {', '.join(prompts)}; "
-                        "give yours in a JSON file of {perspective: prompt} as --prompts")
+        raise MindError(
+            f"no prompt for the perspective {missing[0]}: those with one are {', '.join(prompts)}; "
+            "give yours in a JSON file of {perspective: prompt} as --prompts"
+        )
     return {name: prompts[name] for name in perspectives}
 
 

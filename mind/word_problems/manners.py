@@ -94,8 +94,7 @@ def socratic(problem: Problem, rng: random.Random) -> str:
     first = rng.choice(("What am I looking for", "What does the question want", "What should I end up with"))
     ways = rng.sample(("How do I get {}", "What about {}", "Can I find {}", "And what is {}"), len(steps))
     talk = " ".join(
-        f"{way.format(problem.text(step.noun))}? "
-        f"{capital(problem.text(step.reason))}, so {problem.equation(step)}."
+        f"{way.format(problem.text(step.noun))}? {capital(problem.text(step.reason))}, so {problem.equation(step)}."
         for way, step in zip(ways, steps, strict=True)
     )
     doubt = rng.choice(("Can that be right", "Does it survive a check", "Is there a way to test this"))

@@ -15,10 +15,22 @@ SMALLEST = 2
 """No quantity is smaller, so that every noun that follows a number is rightly in the plural."""
 
 PEOPLE = (
-    ("Mia", "she", "her"), ("Tom", "he", "his"), ("Aisha", "she", "her"), ("Leo", "he", "his"),
-    ("Nora", "she", "her"), ("Omar", "he", "his"), ("Priya", "she", "her"), ("Felix", "he", "his"),
-    ("Clara", "she", "her"), ("Hugo", "he", "his"), ("Yuki", "she", "her"), ("Samuel", "he", "his"),
-    ("Lena", "she", "her"), ("Marco", "he", "his"), ("Zoe", "she", "her"), ("Anton", "he", "his"),
+    ("Mia", "she", "her"),
+    ("Tom", "he", "his"),
+    ("Aisha", "she", "her"),
+    ("Leo", "he", "his"),
+    ("Nora", "she", "her"),
+    ("Omar", "he", "his"),
+    ("Priya", "she", "her"),
+    ("Felix", "he", "his"),
+    ("Clara", "she", "her"),
+    ("Hugo", "he", "his"),
+    ("Yuki", "she", "her"),
+    ("Samuel", "he", "his"),
+    ("Lena", "she", "her"),
+    ("Marco", "he", "his"),
+    ("Zoe", "she", "her"),
+    ("Anton", "he", "his"),
 )
 
 Operand = str | int

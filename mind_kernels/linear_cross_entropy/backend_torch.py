@@ -31,7 +31,8 @@ class _Blocks:
         self.size = min(rows_per_block(logits.shape[1], logits.device), max(1, logits.shape[0]))
         dtype = accumulation_dtype(logits.dtype)
         self._shifted, self._exponential = (
-            torch.empty(self.size, logits.shape[1], dtype=dtype, device=logits.device) for _ in range(2))
+            torch.empty(self.size, logits.shape[1], dtype=dtype, device=logits.device) for _ in range(2)
+        )
 
     def __iter__(self):
         for block in chunks(self.logits.shape[0], self.size):
@@ -105,8 +106,14 @@ def row_kernel_(
 
 
 def _gradient_(
-    shifted: Tensor, exponential: Tensor, total: Tensor, values: RowValues, target: Tensor, weights: RowWeights,
-    loss: RowLoss, slope: Tensor | float,
+    shifted: Tensor,
+    exponential: Tensor,
+    total: Tensor,
+    values: RowValues,
+    target: Tensor,
+    weights: RowWeights,
+    loss: RowLoss,
+    slope: Tensor | float,
 ) -> Tensor:
     """The gradient (n, V) with respect to the projected logits, in the memory of `exponential`."""
     a, b, t = weights.coefficients(values.lse, values.entropy, loss)
@@ -160,9 +167,7 @@ class _SparseRows:
             kept_mass = self.dropped_mass.new_zeros(rows).index_add_(0, self._row, self._p)
             self.dropped_mass = (1 - kept_mass).clamp_(min=0)
 
-    def _search(
-        self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, log_total: Tensor, start: int
-    ) -> None:
+    def _search(self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, log_total: Tensor, start: int) -> None:
         log_threshold, vocabulary = math.log(self._loss.gradient_threshold), z.shape[1]
         mask = (tiles - maximum[:, None]) - log_total[:, None] > log_threshold
         mask.scatter_(1, (target // _TILE)[:, None], True)
@@ -208,7 +213,13 @@ def gather_rows(
 ) -> None:
     """See `sparse_gradient.Gather`."""
     start, stop = int(offsets[0]), int(offsets[-1])
-    bags = F.embedding_bag(indices[start:stop], matrix, (offsets - start).to(indices.dtype), mode="sum",
-                           per_sample_weights=values[start:stop].to(matrix.dtype), include_last_offset=True)
+    bags = F.embedding_bag(
+        indices[start:stop],
+        matrix,
+        (offsets - start).to(indices.dtype),
+        mode="sum",
+        per_sample_weights=values[start:stop].to(matrix.dtype),
+        include_last_offset=True,
+    )
     out.copy_(bags)
     out.addmm_(left.to(out.dtype), right.to(out.dtype))

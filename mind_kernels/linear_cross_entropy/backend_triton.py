@@ -28,8 +28,11 @@ def row_kernel_(
 ) -> RowValues:
     """See `rows.RowKernels`."""
     scale, entropy_scale = (None, None) if weights is None else (weights.loss, weights.entropy)
-    return RowValues(*triton_rows.row_kernel_(logits, target, scale, entropy_scale, loss.head, loss.label_smoothing,
-                                              loss.z_loss, conditioned))
+    return RowValues(
+        *triton_rows.row_kernel_(
+            logits, target, scale, entropy_scale, loss.head, loss.label_smoothing, loss.z_loss, conditioned
+        )
+    )
 
 
 def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
@@ -49,15 +52,37 @@ class _Kernels:
 
     def count(self, logits: Tensor, target: Tensor, loss: RowLoss) -> tuple[RowValues, Tensor, Tensor, Tensor]:
         values, normalizer, kept, kept_mass = triton_rows.statistics(
-            logits, target, loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold)
+            logits, target, loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold
+        )
         return RowValues(*values), normalizer, kept.long(), kept_mass
 
-    def entries(self, logits: Tensor, target: Tensor, normalizer: Tensor, values: RowValues, weights: RowWeights,
-                loss: RowLoss, offsets: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    def entries(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        normalizer: Tensor,
+        values: RowValues,
+        weights: RowWeights,
+        loss: RowLoss,
+        offsets: Tensor,
+        total: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         return triton_entries.entries(
-            logits, target, normalizer, values.entropy, weights.loss, weights.entropy, loss.head, loss.label_smoothing,
-            loss.z_loss, loss.gradient_threshold, offsets, total)
+            logits,
+            target,
+            normalizer,
+            values.entropy,
+            weights.loss,
+            weights.entropy,
+            loss.head,
+            loss.label_smoothing,
+            loss.z_loss,
+            loss.gradient_threshold,
+            offsets,
+            total,
+        )
 
-    def background(self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor,
-                   loss: RowLoss) -> Tensor:
+    def background(
+        self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, loss: RowLoss
+    ) -> Tensor:
         return triton_entries.background(logits, rows, target, normalizer, weight, loss.head, loss.gradient_threshold)

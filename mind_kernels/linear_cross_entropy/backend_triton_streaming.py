@@ -46,7 +46,8 @@ class _SparseRows:
     def __init__(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> None:
         self._hidden, self._target, self._loss = hidden, target, loss
         values, self._normalizer, self._tile_maxima = stream_statistics(
-            hidden, loss.head, target, loss.label_smoothing, loss.z_loss, tile_maxima=True)
+            hidden, loss.head, target, loss.label_smoothing, loss.z_loss, tile_maxima=True
+        )
         self.values = RowValues(*values)
 
     def means(self) -> tuple[float, float]:
@@ -61,17 +62,35 @@ class _SparseRows:
     def entries(self, weights: RowWeights) -> Entries:
         loss, values = self._loss, self.values
         columns, entry_values, kept_sum = piece_entries(
-            self._pieces, self._logits, self._target, self._normalizer, values.entropy, weights.loss, weights.entropy,
-            loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold, offsets_of(self.kept),
-            self._sums.kept())
+            self._pieces,
+            self._logits,
+            self._target,
+            self._normalizer,
+            values.entropy,
+            weights.loss,
+            weights.entropy,
+            loss.head,
+            loss.label_smoothing,
+            loss.z_loss,
+            loss.gradient_threshold,
+            offsets_of(self.kept),
+            self._sums.kept(),
+        )
         return Entries(self.kept, columns, entry_values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
         # A few sampled rows, whose logits are a small product.
         logits = self._loss.head.project(self._hidden[rows])
         normalizer = self._normalizer[:, rows].contiguous()
-        return triton_entries.background(logits, torch.arange(len(rows), device=rows.device), self._target[rows],
-                                         normalizer, weight, self._loss.head, self._loss.gradient_threshold)
+        return triton_entries.background(
+            logits,
+            torch.arange(len(rows), device=rows.device),
+            self._target[rows],
+            normalizer,
+            weight,
+            self._loss.head,
+            self._loss.gradient_threshold,
+        )
 
     def dense(self, weights: RowWeights) -> Tensor:
         logits = self._loss.head.project(self._hidden)

@@ -29,13 +29,15 @@ class CompiledRows:
     def _operators(self):
         return extension.operators(self._device)
 
-    def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss,
-                    conditioned: bool = False) -> RowValues:
+    def row_kernel_(
+        self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss, conditioned: bool = False
+    ) -> RowValues:
         numbers, correct = _outputs(logits)
         scale, entropy_scale = (None, None) if weights is None else (weights.loss, weights.entropy)
         conditions = (0.0, 1.0) if conditioned else _conditions(loss.head)
-        self._operators.row_kernel_(logits, target, scale, entropy_scale, *conditions, loss.label_smoothing,
-                                    loss.z_loss, numbers, correct)
+        self._operators.row_kernel_(
+            logits, target, scale, entropy_scale, *conditions, loss.label_smoothing, loss.z_loss, numbers, correct
+        )
         return RowValues(*numbers[:4], correct)
 
     def statistics(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
@@ -47,28 +49,62 @@ class CompiledRows:
     def count(self, logits: Tensor, target: Tensor, loss: RowLoss) -> tuple[RowValues, Tensor, Tensor, Tensor]:
         numbers, correct = _outputs(logits)
         kept, kept_mass = torch.empty_like(target), torch.empty_like(numbers[0])
-        self._operators.count(logits, target, *_conditions(loss.head), loss.label_smoothing, loss.z_loss,
-                              math.log(loss.gradient_threshold), numbers, correct, kept, kept_mass)
+        self._operators.count(
+            logits,
+            target,
+            *_conditions(loss.head),
+            loss.label_smoothing,
+            loss.z_loss,
+            math.log(loss.gradient_threshold),
+            numbers,
+            correct,
+            kept,
+            kept_mass,
+        )
         return RowValues(*numbers[:4], correct), numbers, kept, kept_mass
 
-    def entries(self, logits: Tensor, target: Tensor, normalizer: Tensor, values: RowValues, weights: RowWeights,
-                loss: RowLoss, offsets: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    def entries(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        normalizer: Tensor,
+        values: RowValues,
+        weights: RowWeights,
+        loss: RowLoss,
+        offsets: Tensor,
+        total: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         columns, entry_values = logits.new_empty(total, dtype=torch.int32), logits.new_empty(total, dtype=torch.float32)
         kept_sum = torch.empty_like(values.lse)
-        self._operators.entries(logits, target, weights.loss, weights.entropy, *_conditions(loss.head),
-                                loss.label_smoothing, loss.z_loss, math.log(loss.gradient_threshold), normalizer,
-                                offsets, columns, entry_values, kept_sum)
+        self._operators.entries(
+            logits,
+            target,
+            weights.loss,
+            weights.entropy,
+            *_conditions(loss.head),
+            loss.label_smoothing,
+            loss.z_loss,
+            math.log(loss.gradient_threshold),
+            normalizer,
+            offsets,
+            columns,
+            entry_values,
+            kept_sum,
+        )
         return columns, entry_values, kept_sum
 
-    def background(self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor,
-                   loss: RowLoss) -> Tensor:
+    def background(
+        self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, loss: RowLoss
+    ) -> Tensor:
         out = logits.new_empty(logits.shape[1], dtype=torch.float32)
-        self._operators.background(logits, target, *_conditions(loss.head), math.log(loss.gradient_threshold),
-                                   normalizer, rows, weight, out)
+        self._operators.background(
+            logits, target, *_conditions(loss.head), math.log(loss.gradient_threshold), normalizer, rows, weight, out
+        )
         return out
 
-    def gather_rows(self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor,
-                    right: Tensor, out: Tensor) -> None:
+    def gather_rows(
+        self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
+    ) -> None:
         self._operators.gather_rows(values, indices, offsets, matrix, left, right, out)
 
 

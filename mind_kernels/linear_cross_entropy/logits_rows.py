@@ -14,20 +14,31 @@ from mind_kernels.sparse_gradient import Entries, offsets_of
 class LogitsKernels(Protocol):
     """Kernels on projected logits (n, V), targets (n,) and weights (n,) in float32."""
 
-    def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss,
-                    conditioned: bool = False) -> RowValues:
+    def row_kernel_(
+        self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss, conditioned: bool = False
+    ) -> RowValues:
         """See `rows.RowKernels`."""
 
     def count(self, logits: Tensor, target: Tensor, loss: RowLoss) -> tuple[RowValues, Tensor, Tensor, Tensor]:
         """The rows' values; a normalizer for the calls below, as the backend likes it; how many entries are kept (n,)
         int64, and their probability (n,). Kept are the entries above the threshold, and the target's."""
 
-    def entries(self, logits: Tensor, target: Tensor, normalizer: Tensor, values: RowValues, weights: RowWeights,
-                loss: RowLoss, offsets: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    def entries(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        normalizer: Tensor,
+        values: RowValues,
+        weights: RowWeights,
+        loss: RowLoss,
+        offsets: Tensor,
+        total: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """columns (total,) int32, values (total,) and kept_sum (n,) as `sparse_gradient.Entries` has them."""
 
-    def background(self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor,
-                   loss: RowLoss) -> Tensor:
+    def background(
+        self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, loss: RowLoss
+    ) -> Tensor:
         """See `rows.SparseRows`."""
 
 
@@ -70,9 +81,19 @@ class LogitsRows:
         return self._sums.means()
 
     def entries(self, weights: RowWeights) -> Entries:
-        return Entries(self.kept, *self._kernels.entries(
-            self._logits, self._target, self._normalizer, self.values, weights, self._loss, offsets_of(self.kept),
-            self._sums.kept()))
+        return Entries(
+            self.kept,
+            *self._kernels.entries(
+                self._logits,
+                self._target,
+                self._normalizer,
+                self.values,
+                weights,
+                self._loss,
+                offsets_of(self.kept),
+                self._sums.kept(),
+            ),
+        )
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
         return self._kernels.background(self._logits, rows, self._target, self._normalizer, weight, self._loss)

@@ -47,9 +47,7 @@ class RowStats:
     """(N,) int64: the entries of the row's gradient that were computed one by one; V where all were."""
 
 
-def segment_means(
-    nll: Tensor, valid: Tensor, segment: Tensor | None, num_segments: int
-) -> tuple[Tensor, Tensor]:
+def segment_means(nll: Tensor, valid: Tensor, segment: Tensor | None, num_segments: int) -> tuple[Tensor, Tensor]:
     """Mean nll (S,) and count (S,) int64 of the valid rows of each segment; empty tensors without segments."""
     if segment is None:
         return nll.new_empty(0), nll.new_empty(0, dtype=torch.int64)
@@ -116,8 +114,23 @@ def linear_cross_entropy(
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
     checks.probability("gradient_threshold", gradient_threshold)
     name = backends.resolve(backend, hidden, BACKENDS)
-    shared = (hidden, weight, bias, target, row_weight, None, segment, num_segments or 0, softcap, float(temperature),
-              ignore_index, reduction, float(label_smoothing), float(z_loss), gradient_threshold)
+    shared = (
+        hidden,
+        weight,
+        bias,
+        target,
+        row_weight,
+        None,
+        segment,
+        num_segments or 0,
+        softcap,
+        float(temperature),
+        ignore_index,
+        reduction,
+        float(label_smoothing),
+        float(z_loss),
+        gradient_threshold,
+    )
     if name == "reference":
         outputs = run_reference(*shared)
     else:
@@ -131,14 +144,30 @@ def linear_cross_entropy(
     return loss, RowStats(nll, lse, entropy, correct, *segments, *sparse)
 
 
-def run_reference(hidden, weight, bias, target, row_weight, entropy_weight, segment, num_segments, softcap, temperature,
-                  ignore_index, reduction, label_smoothing, z_loss, gradient_threshold):
+def run_reference(
+    hidden,
+    weight,
+    bias,
+    target,
+    row_weight,
+    entropy_weight,
+    segment,
+    num_segments,
+    softcap,
+    temperature,
+    ignore_index,
+    reduction,
+    label_smoothing,
+    z_loss,
+    gradient_threshold,
+):
     """The outputs of `run_backend` but the gradients, differentiable."""
     checks.row_values(target, ignore_index, weight.shape[0], segment, num_segments)
     target = target.to(hidden.device)
     spec = RowLoss(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
-    loss, terms = reference.forward(hidden, target, row_weight, entropy_weight, spec, ignore_index=ignore_index,
-                                    reduction=reduction)
+    loss, terms = reference.forward(
+        hidden, target, row_weight, entropy_weight, spec, ignore_index=ignore_index, reduction=reduction
+    )
     statistics = [terms[name].detach() for name in ("nll", "lse", "entropy", "correct", "dropped_mass", "kept")]
     return loss, *statistics, *segment_means(statistics[0], target != ignore_index, segment, num_segments)
 
@@ -172,24 +201,55 @@ def run_backend(
     spec = RowLoss(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
         loss, terms, gradients = rows.forward(
-            backends.kernels("linear_cross_entropy", backend), hidden, target, row_weight, entropy_weight, spec, needs,
-            ignore_index=ignore_index, reduction=reduction)
+            backends.kernels("linear_cross_entropy", backend),
+            hidden,
+            target,
+            row_weight,
+            entropy_weight,
+            spec,
+            needs,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
     _, nll, lse, entropy, correct = terms.values
     segments = segment_means(nll, target != ignore_index, segment, num_segments)
     return loss, nll, lse, entropy, correct, terms.dropped_mass, terms.kept, *segments, *gradients.results()
 
 
 @run_backend.register_fake
-def _(hidden, weight, bias, target, row_weight, entropy_weight, segment, num_segments, softcap, temperature,
-      ignore_index, reduction, label_smoothing, z_loss, gradient_threshold, needs, backend):
+def _(
+    hidden,
+    weight,
+    bias,
+    target,
+    row_weight,
+    entropy_weight,
+    segment,
+    num_segments,
+    softcap,
+    temperature,
+    ignore_index,
+    reduction,
+    label_smoothing,
+    z_loss,
+    gradient_threshold,
+    needs,
+    backend,
+):
     count, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
     segments = 0 if segment is None else num_segments
     sparse = 0 if gradient_threshold is None else count
     terms = [hidden.new_empty(count, dtype=dtype) for _ in range(3)]
-    return (hidden.new_empty((count,) if reduction == "none" else (), dtype=dtype), *terms,
-            hidden.new_empty(count, dtype=torch.bool), hidden.new_empty(sparse, dtype=dtype),
-            hidden.new_empty(sparse, dtype=torch.int64), hidden.new_empty(segments, dtype=dtype),
-            hidden.new_empty(segments, dtype=torch.int64), *empty_gradients((hidden, weight, bias), needs))
+    return (
+        hidden.new_empty((count,) if reduction == "none" else (), dtype=dtype),
+        *terms,
+        hidden.new_empty(count, dtype=torch.bool),
+        hidden.new_empty(sparse, dtype=dtype),
+        hidden.new_empty(sparse, dtype=torch.int64),
+        hidden.new_empty(segments, dtype=dtype),
+        hidden.new_empty(segments, dtype=torch.int64),
+        *empty_gradients((hidden, weight, bias), needs),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -215,8 +275,23 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple:
     hidden, weight, bias, target, row_weight = ctx.saved_tensors
     softcap, temperature, ignore_index, _, *loss, _, backend = ctx.options
     scale = upstream.contiguous() if row_weight is None else upstream * row_weight.to(upstream.dtype)
-    gradients = run_backend(hidden, weight, bias, target, scale, None, None, 0, softcap, temperature, ignore_index,
-                            "sum", *loss, needs, backend)[9:]
+    gradients = run_backend(
+        hidden,
+        weight,
+        bias,
+        target,
+        scale,
+        None,
+        None,
+        0,
+        softcap,
+        temperature,
+        ignore_index,
+        "sum",
+        *loss,
+        needs,
+        backend,
+    )[9:]
     return (*(g if needed else None for g, needed in zip(gradients, needs, strict=True)), *[None] * 14)
 
 

@@ -24,8 +24,12 @@ def row_terms(logits: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor
     nll = lse - logits.gather(-1, index[:, None]).squeeze(-1)
     entropy = lse - (torch.softmax(logits, dim=-1) * logits).sum(-1)
     correct = (logits.argmax(-1) == index) & valid
-    return {"nll": torch.where(valid, nll, 0), "lse": torch.where(valid, lse, 0),
-            "entropy": torch.where(valid, entropy, 0), "correct": correct}
+    return {
+        "nll": torch.where(valid, nll, 0),
+        "lse": torch.where(valid, lse, 0),
+        "entropy": torch.where(valid, entropy, 0),
+        "correct": correct,
+    }
 
 
 def forward(

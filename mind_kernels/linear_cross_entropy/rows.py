@@ -106,8 +106,9 @@ class RowKernels(Protocol):
     SPARSE_CHUNKS: int
     """How many chunks of the sparse path `sparse_rows` is given at once."""
 
-    def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss,
-                    conditioned: bool = False) -> RowValues:
+    def row_kernel_(
+        self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss, conditioned: bool = False
+    ) -> RowValues:
         """Statistics of projected logits (n, V); with weights they become their own gradient, in place.
 
         `conditioned` logits have had softcap and temperature applied, and then the gradient is with respect to them.
@@ -119,8 +120,9 @@ class RowKernels(Protocol):
     def sparse_rows(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> SparseRows:
         """The same, with what the sparse gradient needs."""
 
-    def gather_rows(self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor,
-                    right: Tensor, out: Tensor) -> None:
+    def gather_rows(
+        self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
+    ) -> None:
         """See `sparse_gradient.Gather`."""
 
 
@@ -137,8 +139,11 @@ class RowTerms:
         dtype = accumulation_dtype(like.dtype)
         numbers = [torch.zeros(rows, dtype=dtype, device=like.device) for _ in range(4)]
         correct = torch.zeros(rows, dtype=torch.bool, device=like.device)
-        return RowTerms(RowValues(*numbers, correct), torch.zeros(rows * sparse, dtype=dtype, device=like.device),
-                        torch.zeros(rows * sparse, dtype=torch.int64, device=like.device))
+        return RowTerms(
+            RowValues(*numbers, correct),
+            torch.zeros(rows * sparse, dtype=dtype, device=like.device),
+            torch.zeros(rows * sparse, dtype=torch.int64, device=like.device),
+        )
 
     def first(self, rows: int) -> RowTerms:
         cut = RowValues(*(value[:rows].clone() for value in self.values))
@@ -177,8 +182,14 @@ def run_rows(
 
 
 def _run_sparse(
-    kernels: RowKernels, rows: Tensor | int, hidden: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss,
-    terms: RowTerms, gradients: HeadGradients,
+    kernels: RowKernels,
+    rows: Tensor | int,
+    hidden: Tensor,
+    target: Tensor,
+    weights: RowWeights | None,
+    loss: RowLoss,
+    terms: RowTerms,
+    gradients: HeadGradients,
 ) -> None:
     head, device = loss.head, hidden.device
     sparse = SparseGradient(head, hidden)

@@ -71,8 +71,9 @@ def _entries_kernel(
     base = first
     for start in range(0, vocabulary, BLOCK):
         block = start + tl.arange(0, BLOCK)
-        keep = is_kept(load_logits(row, block, vocabulary, softcap, temperature, HAS_SOFTCAP), block, y, lse,
-                       log_threshold)
+        keep = is_kept(
+            load_logits(row, block, vocabulary, softcap, temperature, HAS_SOFTCAP), block, y, lse, log_threshold
+        )
         count = tl.sum(keep.to(tl.int32), axis=0)
         if count > 0:
             tl.store(columns + base + tl.cumsum(keep.to(tl.int32), axis=0) - 1, block, mask=keep)
@@ -85,8 +86,9 @@ def _entries_kernel(
         listed = entry < last
         column = tl.load(columns + entry, mask=listed, other=0)
         z = load_logits(row, column, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        part, dx = entry_gradient(z, column, y, maximum, log_total, a, b, t, softcap, temperature,
-                                  entropy_scale is not None, HAS_SOFTCAP)
+        part, dx = entry_gradient(
+            z, column, y, maximum, log_total, a, b, t, softcap, temperature, entropy_scale is not None, HAS_SOFTCAP
+        )
         tl.store(values + entry, dx, mask=listed)
         total += tl.where(listed, part, 0.0)
     tl.store(kept_sum + r, tl.sum(total, axis=0))
@@ -153,9 +155,24 @@ def entries(
     columns, values = logits.new_empty(total, dtype=torch.int32), logits.new_empty(total, dtype=torch.float32)
     kept_sum = torch.empty_like(entropy)
     _entries_kernel[(rows,)](
-        logits, logits.stride(0), target, normalizer, entropy, scale, entropy_scale, offsets, columns, values, kept_sum,
-        vocabulary, label_smoothing=label_smoothing, z_loss=z_loss, log_threshold=math.log(threshold),
-        **conditions(head), **entry_launch(vocabulary))
+        logits,
+        logits.stride(0),
+        target,
+        normalizer,
+        entropy,
+        scale,
+        entropy_scale,
+        offsets,
+        columns,
+        values,
+        kept_sum,
+        vocabulary,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        log_threshold=math.log(threshold),
+        **conditions(head),
+        **entry_launch(vocabulary),
+    )
     return columns, values, kept_sum
 
 
@@ -173,16 +190,46 @@ def background(
     out = logits.new_empty(vocabulary, dtype=torch.float32)
     launch = background_launch()
     _background_kernel[(triton.cdiv(vocabulary, launch["COLUMNS"]),)](
-        logits, logits.stride(0), rows, rows.numel(), target, normalizer, logits.shape[0], row_weight, out, vocabulary,
-        log_threshold=math.log(threshold), **conditions(head), **launch)
+        logits,
+        logits.stride(0),
+        rows,
+        rows.numel(),
+        target,
+        normalizer,
+        logits.shape[0],
+        row_weight,
+        out,
+        vocabulary,
+        log_threshold=math.log(threshold),
+        **conditions(head),
+        **launch,
+    )
     return out
 
 
-_TYPES = {"stride": "i32", "target": "*i64", "normalizer": "*fp32", "chunk_rows": "i32", "entropy": "*fp32",
-          "scale": "*fp32", "entropy_scale": "*fp32", "offsets": "*i64", "columns": "*i32", "values": "*fp32",
-          "kept_sum": "*fp32", "rows": "*i64", "count": "i32", "row_weight": "*fp32", "background": "*fp32",
-          "vocabulary": "i32", "softcap": "fp32", "temperature": "fp32", "label_smoothing": "fp32", "z_loss": "fp32",
-          "log_threshold": "fp32"}
+_TYPES = {
+    "stride": "i32",
+    "target": "*i64",
+    "normalizer": "*fp32",
+    "chunk_rows": "i32",
+    "entropy": "*fp32",
+    "scale": "*fp32",
+    "entropy_scale": "*fp32",
+    "offsets": "*i64",
+    "columns": "*i32",
+    "values": "*fp32",
+    "kept_sum": "*fp32",
+    "rows": "*i64",
+    "count": "i32",
+    "row_weight": "*fp32",
+    "background": "*fp32",
+    "vocabulary": "i32",
+    "softcap": "fp32",
+    "temperature": "fp32",
+    "label_smoothing": "fp32",
+    "z_loss": "fp32",
+    "log_threshold": "fp32",
+}
 
 
 def variants() -> list[Variant]:
@@ -190,10 +237,22 @@ def variants() -> list[Variant]:
     out = []
     for dtype in DTYPES.values():
         types = _TYPES | {"logits": f"*{dtype}"}
-        out += [Variant(f"entries {dtype}, all options", _entries_kernel, types,
-                        {"HAS_SOFTCAP": True} | entry_launch(151936), wide=("logits",)),
-                Variant(f"background {dtype}, softcap", _background_kernel, types,
-                        {"HAS_SOFTCAP": True} | background_launch(), wide=("logits",))]
+        out += [
+            Variant(
+                f"entries {dtype}, all options",
+                _entries_kernel,
+                types,
+                {"HAS_SOFTCAP": True} | entry_launch(151936),
+                wide=("logits",),
+            ),
+            Variant(
+                f"background {dtype}, softcap",
+                _background_kernel,
+                types,
+                {"HAS_SOFTCAP": True} | background_launch(),
+                wide=("logits",),
+            ),
+        ]
     plain = {"HAS_SOFTCAP": False, "entropy_scale": None}
     out.append(Variant(f"entries {dtype}", _entries_kernel, types, plain | entry_launch(151936), wide=("logits",)))
     return out

@@ -127,9 +127,25 @@ def piece_logits(
     block_tiles = torch.searchsorted(block_offsets[1:], blocks, right=True)
     logits = hidden.new_empty(count, TILE, dtype=torch.float32)
     _piece_logits_kernel[(blocks.numel(),)](
-        hidden, hidden.stride(0), head.weight, head.weight.stride(0), head.bias, pieces.rows, pieces.by_tile,
-        pieces.tile_offsets, block_offsets, block_tiles, logits, rows, size, head.vocabulary, tiles, TILE=TILE,
-        **conditions(head), **launch)
+        hidden,
+        hidden.stride(0),
+        head.weight,
+        head.weight.stride(0),
+        head.bias,
+        pieces.rows,
+        pieces.by_tile,
+        pieces.tile_offsets,
+        block_offsets,
+        block_tiles,
+        logits,
+        rows,
+        size,
+        head.vocabulary,
+        tiles,
+        TILE=TILE,
+        **conditions(head),
+        **launch,
+    )
     return logits
 
 
@@ -203,8 +219,9 @@ def _piece_entries_kernel(
     for start in range(tl.load(piece_offsets + r) * TILE, stop, ENTRIES):
         z, column = _load_entries(logits, piece_tiles, start, stop, TILE, ENTRIES)
         keep = is_kept(z, column, y, lse, log_threshold)
-        part, dx = entry_gradient(z, column, y, maximum, log_total, a, b, t, softcap, temperature,
-                                  entropy_scale is not None, HAS_SOFTCAP)
+        part, dx = entry_gradient(
+            z, column, y, maximum, log_total, a, b, t, softcap, temperature, entropy_scale is not None, HAS_SOFTCAP
+        )
         position = base + tl.cumsum(keep.to(tl.int32), axis=0) - 1
         tl.store(columns + position, column, mask=keep)
         tl.store(values + position, dx, mask=keep)
@@ -224,8 +241,18 @@ def piece_statistics(
     rows = target.numel()
     kept, kept_mass = logits.new_empty(rows, dtype=torch.int32), logits.new_empty(rows)
     _piece_statistics_kernel[(rows,)](
-        logits, pieces.tiles, pieces.offsets, target, normalizer, kept, kept_mass, log_threshold=math.log(threshold),
-        TILE=TILE, ENTRIES=_ENTRIES, num_warps=4)
+        logits,
+        pieces.tiles,
+        pieces.offsets,
+        target,
+        normalizer,
+        kept,
+        kept_mass,
+        log_threshold=math.log(threshold),
+        TILE=TILE,
+        ENTRIES=_ENTRIES,
+        num_warps=4,
+    )
     return kept, kept_mass
 
 
@@ -248,19 +275,61 @@ def piece_entries(
     columns, values = logits.new_empty(total, dtype=torch.int32), logits.new_empty(total)
     kept_sum = torch.empty_like(entropy)
     _piece_entries_kernel[(target.numel(),)](
-        logits, pieces.tiles, pieces.offsets, target, normalizer, entropy, scale, entropy_scale, offsets, columns,
-        values, kept_sum, label_smoothing=label_smoothing, z_loss=z_loss, log_threshold=math.log(threshold), TILE=TILE,
-        ENTRIES=_ENTRIES, num_warps=4, **conditions(head))
+        logits,
+        pieces.tiles,
+        pieces.offsets,
+        target,
+        normalizer,
+        entropy,
+        scale,
+        entropy_scale,
+        offsets,
+        columns,
+        values,
+        kept_sum,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        log_threshold=math.log(threshold),
+        TILE=TILE,
+        ENTRIES=_ENTRIES,
+        num_warps=4,
+        **conditions(head),
+    )
     return columns, values, kept_sum
 
 
-_TYPES = {"hidden_stride": "i32", "weight_stride": "i32", "piece_rows": "*i64", "by_tile": "*i64",
-          "tile_offsets": "*i64", "block_offsets": "*i64", "block_tiles": "*i64", "logits": "*fp32", "rows": "i32",
-          "size": "i32", "vocabulary": "i32", "tiles": "i32", "softcap": "fp32", "temperature": "fp32",
-          "piece_tiles": "*i64", "piece_offsets": "*i64", "target": "*i64", "normalizer": "*fp32", "kept": "*i32",
-          "kept_mass": "*fp32", "log_threshold": "fp32", "entropy": "*fp32", "scale": "*fp32",
-          "entropy_scale": "*fp32", "offsets": "*i64", "columns": "*i32", "values": "*fp32", "kept_sum": "*fp32",
-          "label_smoothing": "fp32", "z_loss": "fp32"}
+_TYPES = {
+    "hidden_stride": "i32",
+    "weight_stride": "i32",
+    "piece_rows": "*i64",
+    "by_tile": "*i64",
+    "tile_offsets": "*i64",
+    "block_offsets": "*i64",
+    "block_tiles": "*i64",
+    "logits": "*fp32",
+    "rows": "i32",
+    "size": "i32",
+    "vocabulary": "i32",
+    "tiles": "i32",
+    "softcap": "fp32",
+    "temperature": "fp32",
+    "piece_tiles": "*i64",
+    "piece_offsets": "*i64",
+    "target": "*i64",
+    "normalizer": "*fp32",
+    "kept": "*i32",
+    "kept_mass": "*fp32",
+    "log_threshold": "fp32",
+    "entropy": "*fp32",
+    "scale": "*fp32",
+    "entropy_scale": "*fp32",
+    "offsets": "*i64",
+    "columns": "*i32",
+    "values": "*fp32",
+    "kept_sum": "*fp32",
+    "label_smoothing": "fp32",
+    "z_loss": "fp32",
+}
 
 
 def variants() -> list[Variant]:
@@ -273,9 +342,14 @@ def variants() -> list[Variant]:
         launch = {"HAS_SOFTCAP": True, "TILE": TILE} | piece_tile(dtype)
         out.append(Variant(f"piece logits {name}, all options", _piece_logits_kernel, types, launch, wide, unaligned))
     strides = ("hidden", "weight", "hidden_stride", "weight_stride", "size")
-    out.append(Variant(f"piece logits {name}, unaligned", _piece_logits_kernel, types, launch, wide,
-                       (*unaligned, *strides)))
+    out.append(
+        Variant(f"piece logits {name}, unaligned", _piece_logits_kernel, types, launch, wide, (*unaligned, *strides))
+    )
     launch = {"TILE": TILE, "ENTRIES": _ENTRIES, "num_warps": 4}
-    return [*out, Variant("piece statistics", _piece_statistics_kernel, _TYPES, launch, ("logits",)),
-            Variant("piece entries, all options", _piece_entries_kernel, _TYPES, {"HAS_SOFTCAP": True} | launch,
-                    ("logits",))]
+    return [
+        *out,
+        Variant("piece statistics", _piece_statistics_kernel, _TYPES, launch, ("logits",)),
+        Variant(
+            "piece entries, all options", _piece_entries_kernel, _TYPES, {"HAS_SOFTCAP": True} | launch, ("logits",)
+        ),
+    ]

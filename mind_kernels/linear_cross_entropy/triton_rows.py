@@ -32,8 +32,19 @@ from mind_kernels.triton_math import (
 
 
 @triton.jit
-def _row_statistics(row, target, vocabulary, softcap, temperature, label_smoothing, z_loss, HAS_SOFTCAP: tl.constexpr,
-                HAS_SMOOTHING: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr):
+def _row_statistics(
+    row,
+    target,
+    vocabulary,
+    softcap,
+    temperature,
+    label_smoothing,
+    z_loss,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_SMOOTHING: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
     """One pass over a row: (loss, nll, lse, entropy, maximum, log_total), correct."""
     # The vector of the target, for its own entry and those before it. In the loop only whole vectors are told apart:
     # a comparison an entry would cost as much as the softmax. Loaded here, it has arrived when the loop ends.
@@ -70,13 +81,28 @@ def _row_statistics(row, target, vocabulary, softcap, temperature, label_smoothi
 
 
 @triton.jit
-def _statistics(logits, stride, target, numbers, correct, vocabulary, softcap, temperature, label_smoothing, z_loss,
-                HAS_SOFTCAP: tl.constexpr, HAS_SMOOTHING: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr):
+def _statistics(
+    logits,
+    stride,
+    target,
+    numbers,
+    correct,
+    vocabulary,
+    softcap,
+    temperature,
+    label_smoothing,
+    z_loss,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_SMOOTHING: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
     """Stores the statistics of this program's row: its pointer, its target, lse, entropy, maximum and log_total."""
     row = row_pointer(logits, tl.program_id(0), stride)
     y = tl.load(target + tl.program_id(0)).to(tl.int32)
     values, is_correct = _row_statistics(
-        row, y, vocabulary, softcap, temperature, label_smoothing, z_loss, HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR)
+        row, y, vocabulary, softcap, temperature, label_smoothing, z_loss, HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR
+    )
     for k in tl.static_range(len(values)):
         tl.store(numbers + k * tl.num_programs(0) + tl.program_id(0), values[k])
     tl.store(correct + tl.program_id(0), is_correct)
@@ -105,8 +131,20 @@ def probability_part(log_p, a, b, HAS_ENTROPY: tl.constexpr):
 
 
 @triton.jit
-def entry_gradient(z, columns, target, maximum, log_total, a, b, t, softcap, temperature, HAS_ENTROPY: tl.constexpr,
-                   HAS_SOFTCAP: tl.constexpr):
+def entry_gradient(
+    z,
+    columns,
+    target,
+    maximum,
+    log_total,
+    a,
+    b,
+    t,
+    softcap,
+    temperature,
+    HAS_ENTROPY: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+):
     """p (a + b log p), and the gradient of the projected logit without a uniform part."""
     part = probability_part((z - maximum) - log_total, a, b, HAS_ENTROPY)
     return part, (part - tl.where(columns == target, t, 0.0)) * slope(z, softcap, temperature, HAS_SOFTCAP)
@@ -147,8 +185,21 @@ def _row_kernel(
     VECTOR: tl.constexpr,
 ):
     row, y, lse, entropy, maximum, log_total = _statistics(
-        logits, stride, target, numbers, correct, vocabulary, softcap, temperature, label_smoothing, z_loss,
-        HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR)
+        logits,
+        stride,
+        target,
+        numbers,
+        correct,
+        vocabulary,
+        softcap,
+        temperature,
+        label_smoothing,
+        z_loss,
+        HAS_SOFTCAP,
+        HAS_SMOOTHING,
+        LANES,
+        VECTOR,
+    )
     if scale is not None:
         a, b, t = weights(scale, entropy_scale, lse, entropy, label_smoothing, z_loss)
         uniform = tl.load(scale + tl.program_id(0)) * (label_smoothing / vocabulary)
@@ -184,8 +235,21 @@ def _count_kernel(
     VECTOR: tl.constexpr,
 ):
     row, y, lse, entropy, maximum, log_total = _statistics(
-        logits, stride, target, numbers, correct, vocabulary, softcap, temperature, label_smoothing, z_loss,
-        HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR)
+        logits,
+        stride,
+        target,
+        numbers,
+        correct,
+        vocabulary,
+        softcap,
+        temperature,
+        label_smoothing,
+        z_loss,
+        HAS_SOFTCAP,
+        HAS_SMOOTHING,
+        LANES,
+        VECTOR,
+    )
     count = tl.zeros((LANES,), tl.int32)
     mass = tl.zeros((LANES,), tl.float32)
     # The whole row again, mostly from the L2 cache: a tile of 16384 entries is rarely without a kept one (35 a row), so
@@ -222,9 +286,20 @@ def row_kernel_(
     rows, vocabulary = logits.shape
     numbers, correct = _outputs(logits)
     _row_kernel[(rows,)](
-        logits, logits.stride(0), target, scale, entropy_scale, numbers, correct, vocabulary,
-        label_smoothing=label_smoothing, z_loss=z_loss, HAS_SMOOTHING=label_smoothing != 0,
-        **conditions(head, conditioned), **row_launch(vocabulary, logits.stride(0), logits.dtype))
+        logits,
+        logits.stride(0),
+        target,
+        scale,
+        entropy_scale,
+        numbers,
+        correct,
+        vocabulary,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        HAS_SMOOTHING=label_smoothing != 0,
+        **conditions(head, conditioned),
+        **row_launch(vocabulary, logits.stride(0), logits.dtype),
+    )
     return (*numbers[:4], correct)
 
 
@@ -245,16 +320,40 @@ def statistics(
     numbers, correct = _outputs(logits)
     kept, kept_mass = logits.new_empty(rows, dtype=torch.int32), logits.new_empty(rows, dtype=torch.float32)
     _count_kernel[(rows,)](
-        logits, logits.stride(0), target, numbers, correct, kept, kept_mass, vocabulary,
-        label_smoothing=label_smoothing, z_loss=z_loss, log_threshold=math.log(threshold),
-        HAS_SMOOTHING=label_smoothing != 0, **conditions(head),
-        **row_launch(vocabulary, logits.stride(0), logits.dtype))
+        logits,
+        logits.stride(0),
+        target,
+        numbers,
+        correct,
+        kept,
+        kept_mass,
+        vocabulary,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        log_threshold=math.log(threshold),
+        HAS_SMOOTHING=label_smoothing != 0,
+        **conditions(head),
+        **row_launch(vocabulary, logits.stride(0), logits.dtype),
+    )
     return (*numbers[:4], correct), numbers[4:], kept, kept_mass
 
 
-_TYPES = {"stride": "i32", "target": "*i64", "scale": "*fp32", "entropy_scale": "*fp32", "numbers": "*fp32",
-          "correct": "*i1", "kept": "*i32", "kept_mass": "*fp32", "vocabulary": "i32", "softcap": "fp32",
-          "temperature": "fp32", "label_smoothing": "fp32", "z_loss": "fp32", "log_threshold": "fp32"}
+_TYPES = {
+    "stride": "i32",
+    "target": "*i64",
+    "scale": "*fp32",
+    "entropy_scale": "*fp32",
+    "numbers": "*fp32",
+    "correct": "*i1",
+    "kept": "*i32",
+    "kept_mass": "*fp32",
+    "vocabulary": "i32",
+    "softcap": "fp32",
+    "temperature": "fp32",
+    "label_smoothing": "fp32",
+    "z_loss": "fp32",
+    "log_threshold": "fp32",
+}
 
 
 def variants() -> list[Variant]:
@@ -264,12 +363,21 @@ def variants() -> list[Variant]:
     out = []
     for dtype, name in DTYPES.items():
         types, launch = _TYPES | {"logits": f"*{name}"}, row_launch(151936, 151936, dtype)
-        out += [Variant(f"row gradient {name}", _row_kernel, types, plain | launch | {"entropy_scale": None},
-                        wide=("logits",)),
-                Variant(f"row gradient {name}, all options", _row_kernel, types, full | launch, wide=("logits",)),
-                Variant(f"kept entries {name}, all options", _count_kernel, types, full | launch, wide=("logits",)),
-                Variant(f"row gradient {name}, all options, unaligned", _row_kernel, types,
-                        full | row_launch(50257, 50257, dtype), wide=("logits",), unaligned=("stride", "vocabulary"))]
+        out += [
+            Variant(
+                f"row gradient {name}", _row_kernel, types, plain | launch | {"entropy_scale": None}, wide=("logits",)
+            ),
+            Variant(f"row gradient {name}, all options", _row_kernel, types, full | launch, wide=("logits",)),
+            Variant(f"kept entries {name}, all options", _count_kernel, types, full | launch, wide=("logits",)),
+            Variant(
+                f"row gradient {name}, all options, unaligned",
+                _row_kernel,
+                types,
+                full | row_launch(50257, 50257, dtype),
+                wide=("logits",),
+                unaligned=("stride", "vocabulary"),
+            ),
+        ]
     absent = {"scale": None, "entropy_scale": None}
     out.append(Variant(f"row statistics {name}", _row_kernel, types, plain | launch | absent, wide=("logits",)))
     return out

@@ -46,8 +46,14 @@ def stream_tile(dtype: torch.dtype, capability: int, aligned: bool, biased: bool
     if dtype == torch.float32:
         return {"BLOCK_N": 64, "BLOCK_V": 128, "BLOCK_D": 32, "TMA": False, "num_warps": 8, "num_stages": 2}
     if not aligned or capability // 10 not in (9, 10):
-        return {"BLOCK_N": 128 if aligned else 64, "BLOCK_V": 128, "BLOCK_D": 32, "TMA": False, "num_warps": 8,
-                "num_stages": 4}
+        return {
+            "BLOCK_N": 128 if aligned else 64,
+            "BLOCK_V": 128,
+            "BLOCK_D": 32,
+            "TMA": False,
+            "num_warps": 8,
+            "num_stages": 4,
+        }
     block_v = 256 if capability // 10 == 9 and not biased else 128  # a bias takes the last registers
     return {"BLOCK_N": 128, "BLOCK_V": block_v, "BLOCK_D": 64, "TMA": True, "num_warps": 8, "num_stages": 4}
 
@@ -142,8 +148,11 @@ def _stream_kernel(
         tile_maximum = tl.max(tl.reshape(z, (BLOCK_N, BLOCK_V // TILE, TILE)), axis=2)
         if tile_maxima is not None:
             tile, tiles = start // TILE + tl.arange(0, BLOCK_V // TILE), tl.cdiv(vocabulary, TILE)
-            tl.store(row_pointer(tile_maxima, row, tiles)[:, None] + tile[None, :], tile_maximum,
-                     mask=(row[:, None] < rows) & (tile[None, :] < tiles))
+            tl.store(
+                row_pointer(tile_maxima, row, tiles)[:, None] + tile[None, :],
+                tile_maximum,
+                mask=(row[:, None] < rows) & (tile[None, :] < tiles),
+            )
         block_maximum = tl.max(tile_maximum, axis=1)
         before = tl.where(y > start, block_maximum, LOWEST)
         # Entry by entry only where a row has its target here: these are half of the instructions of the block.
@@ -209,8 +218,7 @@ def stream_statistics(
     """
     rows, size = hidden.shape
     capability, processors = capability_and_processors(hidden.device)
-    tile = stream_tile(hidden.dtype, capability, is_aligned(hidden) and is_aligned(head.weight),
-                       head.bias is not None)
+    tile = stream_tile(hidden.dtype, capability, is_aligned(hidden) and is_aligned(head.weight), head.bias is not None)
     order = stream_order(rows, head.vocabulary, tile["BLOCK_N"], tile["BLOCK_V"], processors)
     partials = hidden.new_empty(_FIELDS, order["splits"], rows, dtype=torch.float32)
     maxima = None
@@ -218,20 +226,51 @@ def stream_statistics(
         maxima = hidden.new_empty(rows, triton.cdiv(head.vocabulary, TILE), dtype=torch.float32)
     operands = hidden, head.weight
     if tile["TMA"]:
-        operands = [TensorDescriptor.from_tensor(operand, [tile[block], tile["BLOCK_D"]])
-                    for operand, block in zip(operands, ("BLOCK_N", "BLOCK_V"), strict=True)]
+        operands = [
+            TensorDescriptor.from_tensor(operand, [tile[block], tile["BLOCK_D"]])
+            for operand, block in zip(operands, ("BLOCK_N", "BLOCK_V"), strict=True)
+        ]
     _stream_kernel[(triton.cdiv(rows, tile["BLOCK_N"]) * order["splits"],)](
-        target, head.bias, partials, maxima, operands[0], hidden.stride(0), operands[1], head.weight.stride(0), rows,
-        size, head.vocabulary, HAS_SMOOTHING=label_smoothing != 0, TILE=TILE, **order, **conditions(head), **tile)
+        target,
+        head.bias,
+        partials,
+        maxima,
+        operands[0],
+        hidden.stride(0),
+        operands[1],
+        head.weight.stride(0),
+        rows,
+        size,
+        head.vocabulary,
+        HAS_SMOOTHING=label_smoothing != 0,
+        TILE=TILE,
+        **order,
+        **conditions(head),
+        **tile,
+    )
     return *_merge(partials, head.vocabulary, label_smoothing, z_loss), maxima
 
 
-_TYPES = {"target": "*i64", "partials": "*fp32", "tile_maxima": "*fp32", "hidden_stride": "i32",
-          "weight_stride": "i32", "rows": "i32", "size": "i32", "vocabulary": "i32", "softcap": "fp32",
-          "temperature": "fp32", "group": "i32", "splits": "i32", "split_size": "i32"}
-_OPTIONS = {"no option": {"HAS_SOFTCAP": False, "HAS_SMOOTHING": False, "bias": None},
-            "all but a bias": {"HAS_SOFTCAP": True, "HAS_SMOOTHING": True, "bias": None},
-            "all options": {"HAS_SOFTCAP": True, "HAS_SMOOTHING": True}}
+_TYPES = {
+    "target": "*i64",
+    "partials": "*fp32",
+    "tile_maxima": "*fp32",
+    "hidden_stride": "i32",
+    "weight_stride": "i32",
+    "rows": "i32",
+    "size": "i32",
+    "vocabulary": "i32",
+    "softcap": "fp32",
+    "temperature": "fp32",
+    "group": "i32",
+    "splits": "i32",
+    "split_size": "i32",
+}
+_OPTIONS = {
+    "no option": {"HAS_SOFTCAP": False, "HAS_SMOOTHING": False, "bias": None},
+    "all but a bias": {"HAS_SOFTCAP": True, "HAS_SMOOTHING": True, "bias": None},
+    "all options": {"HAS_SOFTCAP": True, "HAS_SMOOTHING": True},
+}
 
 
 def stream_variant(dtype: torch.dtype, capability: int, aligned: bool, label: str) -> Variant:
@@ -239,20 +278,31 @@ def stream_variant(dtype: torch.dtype, capability: int, aligned: bool, label: st
     options = _OPTIONS[label]
     name, tile = DTYPES[dtype], stream_tile(dtype, capability, aligned, biased="bias" not in options)
     operand = f"tensordesc<{name}[{{}}, {tile['BLOCK_D']}]>" if tile["TMA"] else f"*{name}"
-    types = _TYPES | {"bias": f"*{name}", "hidden": operand.format(tile["BLOCK_N"]),
-                      "weight": operand.format(tile["BLOCK_V"])}
+    types = _TYPES | {
+        "bias": f"*{name}",
+        "hidden": operand.format(tile["BLOCK_N"]),
+        "weight": operand.format(tile["BLOCK_V"]),
+    }
     operands = ("hidden", "weight", "hidden_stride", "weight_stride", "size")
     return Variant(
-        f"stream {name}{'' if aligned else ', unaligned'}, {label}", _stream_kernel, types,
-        {"TILE": TILE} | options | tile, wide=("tile_maxima",) if tile["TMA"] else ("tile_maxima", "hidden", "weight"),
+        f"stream {name}{'' if aligned else ', unaligned'}, {label}",
+        _stream_kernel,
+        types,
+        {"TILE": TILE} | options | tile,
+        wide=("tile_maxima",) if tile["TMA"] else ("tile_maxima", "hidden", "weight"),
         unaligned=("rows", "vocabulary", "group", "splits", "split_size", *(() if aligned else operands)),
-        capabilities=(capability,))
+        capabilities=(capability,),
+    )
 
 
 def variants() -> list[Variant]:
     """Each dtype and set of options on each architecture, and rows that are not aligned."""
     capabilities = (80, 90, 100)
-    aligned = [stream_variant(dtype, capability, True, label) for dtype in DTYPES for capability in capabilities
-               for label in _OPTIONS]
+    aligned = [
+        stream_variant(dtype, capability, True, label)
+        for dtype in DTYPES
+        for capability in capabilities
+        for label in _OPTIONS
+    ]
     unaligned = [stream_variant(torch.bfloat16, capability, False, "all options") for capability in capabilities]
     return aligned + unaligned

@@ -81,7 +81,8 @@ def listed_divergence_(
         z.scatter_(1, index, LOWEST)
         log_total = _softmax(z, shifted, q).squeeze(1)
         values.divergence[block], values.entropy[block], gradient = event_terms(
-            listed, z.amax(1), log_total, vecdot(q, shifted), log_p[block], divergence)
+            listed, z.amax(1), log_total, vecdot(q, shifted), log_p[block], divergence
+        )
         if weights is not None:
             gradient.mul_(weights[block, None])
             z.copy_(scale_(q.mul_(gradient[:, -1:]), head.slope(z)))

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Each kind and the parameter that it takes.
-KINDS = {"forward_kl": None, "reverse_kl": None, "jsd": "beta", "skew_forward_kl": "skew", "skew_reverse_kl": "skew",
-         "taid": "interpolation"}
+KINDS = {
+    "forward_kl": None,
+    "reverse_kl": None,
+    "jsd": "beta",
+    "skew_forward_kl": "skew",
+    "skew_reverse_kl": "skew",
+    "taid": "interpolation",
+}
 _DEFAULTS = {"beta": 0.5, "skew": 0.1}
 
 

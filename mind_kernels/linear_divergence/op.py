@@ -108,8 +108,18 @@ def linear_divergence(
     head = (teacher_hidden, teacher_weight, teacher_bias, teacher_softcap)
     teacher = _teacher_arguments(hidden, weight, head, (teacher_ids, teacher_log_prob), temperature)
     name = backends.resolve(backend, hidden, BACKENDS)
-    shared = (hidden, weight, bias, *teacher, row_weight, softcap, teacher_softcap, float(temperature),
-              list(astuple(divergence)), reduction)
+    shared = (
+        hidden,
+        weight,
+        bias,
+        *teacher,
+        row_weight,
+        softcap,
+        teacher_softcap,
+        float(temperature),
+        list(astuple(divergence)),
+        reduction,
+    )
     if name == "reference":
         loss, *statistics = _reference(*shared)
     else:
@@ -128,8 +138,9 @@ def _teacher_arguments(
     """Checks the teacher's hidden, weight, bias and softcap, or its ids and log_prob; all five tensors, detached."""
     with_head, with_list = head[0] is not None, listed[0] is not None
     if with_head == with_list or with_head != (head[1] is not None) or with_list != (listed[1] is not None):
-        raise ValueError("teacher: expected either teacher_hidden and teacher_weight, or teacher_ids and "
-                         "teacher_log_prob")
+        raise ValueError(
+            "teacher: expected either teacher_hidden and teacher_weight, or teacher_ids and teacher_log_prob"
+        )
     if with_list:
         for name, value in (("teacher_bias", head[2]), ("teacher_softcap", head[3])):
             if value is not None:
@@ -154,15 +165,23 @@ def _list_arguments(hidden: Tensor, weight: Tensor, ids: Tensor, log_prob: Tenso
     if log_prob.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"teacher_log_prob has dtype {log_prob.dtype}: expected torch.float32 or torch.float64")
     if not 1 <= ids.shape[1] <= weight.shape[0]:
-        raise ValueError(f"teacher_ids has shape {tuple(ids.shape)}: expected T in [1, {weight.shape[0]}], the "
-                         "vocabulary")
+        raise ValueError(
+            f"teacher_ids has shape {tuple(ids.shape)}: expected T in [1, {weight.shape[0]}], the vocabulary"
+        )
     for name, tensor in (("teacher_ids", ids), ("teacher_log_prob", log_prob)):
         checks.device(name, tensor, hidden)
 
 
 def _teacher(
-    vocabulary: int, hidden: Tensor | None, weight: Tensor | None, bias: Tensor | None, ids: Tensor | None,
-    log_prob: Tensor | None, softcap: float | None, temperature: float, divergence: Divergence
+    vocabulary: int,
+    hidden: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    ids: Tensor | None,
+    log_prob: Tensor | None,
+    softcap: float | None,
+    temperature: float,
+    divergence: Divergence,
 ) -> Teacher:
     """The teacher that these tensors make up, its values checked."""
     if hidden is not None:
@@ -172,14 +191,38 @@ def _teacher(
     return teacher
 
 
-def _reference(hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias, teacher_ids, teacher_log_prob,
-               row_weight, softcap, teacher_softcap, temperature, divergence, reduction):
+def _reference(
+    hidden,
+    weight,
+    bias,
+    teacher_hidden,
+    teacher_weight,
+    teacher_bias,
+    teacher_ids,
+    teacher_log_prob,
+    row_weight,
+    softcap,
+    teacher_softcap,
+    temperature,
+    divergence,
+    reduction,
+):
     """The outputs of `_forward` but the gradients, differentiable."""
     spec = Divergence(*divergence)
-    teacher = _teacher(weight.shape[0], teacher_hidden, teacher_weight, teacher_bias, teacher_ids, teacher_log_prob,
-                       teacher_softcap, temperature, spec)
-    loss, values = reference.forward(hidden, Head(weight, bias, softcap, temperature), teacher, row_weight, spec,
-                                     reduction)
+    teacher = _teacher(
+        weight.shape[0],
+        teacher_hidden,
+        teacher_weight,
+        teacher_bias,
+        teacher_ids,
+        teacher_log_prob,
+        teacher_softcap,
+        temperature,
+        spec,
+    )
+    loss, values = reference.forward(
+        hidden, Head(weight, bias, softcap, temperature), teacher, row_weight, spec, reduction
+    )
     return loss, *values
 
 
@@ -205,21 +248,56 @@ def _forward(
     """(loss, divergence, entropy, d_hidden, d_weight, d_bias)"""
     spec = Divergence(*divergence)
     hidden, weight = row_major(hidden), row_major(weight)
-    teacher = _teacher(weight.shape[0], teacher_hidden, teacher_weight, teacher_bias, teacher_ids, teacher_log_prob,
-                       teacher_softcap, temperature, spec)
+    teacher = _teacher(
+        weight.shape[0],
+        teacher_hidden,
+        teacher_weight,
+        teacher_bias,
+        teacher_ids,
+        teacher_log_prob,
+        teacher_softcap,
+        temperature,
+        spec,
+    )
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
         loss, values, gradients = rows.forward(
-            backends.kernels("linear_divergence", backend), hidden, Head(weight, bias, softcap, temperature), teacher,
-            row_weight, spec, needs, reduction)
+            backends.kernels("linear_divergence", backend),
+            hidden,
+            Head(weight, bias, softcap, temperature),
+            teacher,
+            row_weight,
+            spec,
+            needs,
+            reduction,
+        )
     return loss, *values, *gradients.results()
 
 
 @_forward.register_fake
-def _(hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias, teacher_ids, teacher_log_prob, row_weight,
-      softcap, teacher_softcap, temperature, divergence, reduction, needs, backend):
+def _(
+    hidden,
+    weight,
+    bias,
+    teacher_hidden,
+    teacher_weight,
+    teacher_bias,
+    teacher_ids,
+    teacher_log_prob,
+    row_weight,
+    softcap,
+    teacher_softcap,
+    temperature,
+    divergence,
+    reduction,
+    needs,
+    backend,
+):
     count, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
-    return (hidden.new_empty((count,) if reduction == "none" else (), dtype=dtype),
-            *(hidden.new_empty(count, dtype=dtype) for _ in range(2)), *empty_gradients((hidden, weight, bias), needs))
+    return (
+        hidden.new_empty((count,) if reduction == "none" else (), dtype=dtype),
+        *(hidden.new_empty(count, dtype=dtype) for _ in range(2)),
+        *empty_gradients((hidden, weight, bias), needs),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

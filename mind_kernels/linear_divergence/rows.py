@@ -41,12 +41,20 @@ class RowValues(NamedTuple):
 class RowKernels(Protocol):
     """What a backend module of this operation defines. With weights (n,), the logits become their own gradient."""
 
-    def divergence_(self, logits: Tensor, teacher_logits: Tensor, weights: Tensor | None, head: Head,
-                    teacher_head: Head, divergence: Divergence) -> RowValues:
+    def divergence_(
+        self,
+        logits: Tensor,
+        teacher_logits: Tensor,
+        weights: Tensor | None,
+        head: Head,
+        teacher_head: Head,
+        divergence: Divergence,
+    ) -> RowValues:
         """Of projected logits (n, V) and the teacher's (n, V); overwrites both."""
 
-    def listed_divergence_(self, logits: Tensor, ids: Tensor, log_p: Tensor, weights: Tensor | None, head: Head,
-                           divergence: Divergence) -> RowValues:
+    def listed_divergence_(
+        self, logits: Tensor, ids: Tensor, log_p: Tensor, weights: Tensor | None, head: Head, divergence: Divergence
+    ) -> RowValues:
         """Of projected logits (n, V), ids (n, T), T < V, and the events' log-probabilities (n, T + 1)."""
 
 
@@ -62,8 +70,15 @@ class HeadTeacher:
         """How many logits (n, V) a chunk of n rows holds."""
         return 2
 
-    def divergence_(self, kernels: RowKernels, rows: Rows, logits: Tensor, weights: Tensor | None, head: Head,
-                    divergence: Divergence) -> RowValues:
+    def divergence_(
+        self,
+        kernels: RowKernels,
+        rows: Rows,
+        logits: Tensor,
+        weights: Tensor | None,
+        head: Head,
+        divergence: Divergence,
+    ) -> RowValues:
         """The values of these rows, see `RowKernels`."""
         theirs = self.head.project_exactly(self.hidden[rows]).to(logits.dtype)
         return kernels.divergence_(logits, theirs, weights, head, self.head, divergence)
@@ -100,21 +115,34 @@ class ListTeacher:
     def check_values(self, divergence: Divergence) -> None:
         """Raises ValueError unless ids are distinct tokens and log_prob is part of a distribution."""
         ids, log_prob = self.ids, self.log_prob
-        checks.values((ids >= 0) & (ids < self.vocabulary),
-                      f"teacher_ids: expected values in [0, {self.vocabulary})")
+        checks.values((ids >= 0) & (ids < self.vocabulary), f"teacher_ids: expected values in [0, {self.vocabulary})")
         checks.values(ids.sort(1).values.diff(dim=1) != 0, "teacher_ids: expected distinct ids in each row")
         total = log_prob.exp().sum(1)
-        checks.values(total <= 1 + _TOLERANCE,
-                      f"teacher_log_prob: expected probabilities that sum to at most 1 in each row (to {_TOLERANCE})")
+        checks.values(
+            total <= 1 + _TOLERANCE,
+            f"teacher_log_prob: expected probabilities that sum to at most 1 in each row (to {_TOLERANCE})",
+        )
         if self.whole:
-            checks.values(total >= 1 - _TOLERANCE,
-                          f"teacher_log_prob: expected probabilities of all tokens to sum to 1 (to {_TOLERANCE})")
+            checks.values(
+                total >= 1 - _TOLERANCE,
+                f"teacher_log_prob: expected probabilities of all tokens to sum to 1 (to {_TOLERANCE})",
+            )
         if divergence.mixture == 1:
-            checks.values(log_prob > -torch.inf, "teacher_log_prob: expected finite values, since kind 'reverse_kl' is "
-                                                 "infinite where the teacher has no probability")
+            checks.values(
+                log_prob > -torch.inf,
+                "teacher_log_prob: expected finite values, since kind 'reverse_kl' is "
+                "infinite where the teacher has no probability",
+            )
 
-    def divergence_(self, kernels: RowKernels, rows: Rows, logits: Tensor, weights: Tensor | None, head: Head,
-                    divergence: Divergence) -> RowValues:
+    def divergence_(
+        self,
+        kernels: RowKernels,
+        rows: Rows,
+        logits: Tensor,
+        weights: Tensor | None,
+        head: Head,
+        divergence: Divergence,
+    ) -> RowValues:
         """The values of these rows, see `RowKernels`."""
         ids, log_p = self.ids[rows], self.log_p(rows, logits.dtype)
         if self.whole:
@@ -158,8 +186,9 @@ def run_rows(
     for chunk in chunks(rows, rows_per_chunk(head.vocabulary, hidden.device, itemsize)):
         part = hidden[chunk]
         logits = head.project_exactly(part)
-        found = teacher.divergence_(kernels, chunk, logits, None if weights is None else weights[chunk], head,
-                                    divergence)
+        found = teacher.divergence_(
+            kernels, chunk, logits, None if weights is None else weights[chunk], head, divergence
+        )
         for column, value in zip(values, found, strict=True):
             column[chunk] = value
         if weights is not None:
@@ -182,7 +211,16 @@ def forward(
     gradients = HeadGradients(hidden, head, needs)
     scale = weight / weight.sum() if reduction == "mean" else weight
     with_gradient, others = split_rows(weight)
-    run_rows(kernels, with_gradient, hidden, head, teacher, scale if gradients.wanted else None, divergence, values,
-             gradients)
+    run_rows(
+        kernels,
+        with_gradient,
+        hidden,
+        head,
+        teacher,
+        scale if gradients.wanted else None,
+        divergence,
+        values,
+        gradients,
+    )
     run_rows(kernels, others, hidden, head, teacher, None, divergence, values, gradients)
     return reduced(weighted(values.divergence, weight), weight, reduction), values, gradients

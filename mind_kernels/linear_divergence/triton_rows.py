@@ -43,8 +43,21 @@ _VECTOR = 4
 
 
 @triton.jit
-def _entry(student, teacher, log_total, their_log_total, c, rest, teacher_part, student_part, difference_part,
-           FORWARD: tl.constexpr, REVERSE: tl.constexpr, OF_TEACHER: tl.constexpr, OF_STUDENT: tl.constexpr):
+def _entry(
+    student,
+    teacher,
+    log_total,
+    their_log_total,
+    c,
+    rest,
+    teacher_part,
+    student_part,
+    difference_part,
+    FORWARD: tl.constexpr,
+    REVERSE: tl.constexpr,
+    OF_TEACHER: tl.constexpr,
+    OF_STUDENT: tl.constexpr,
+):
     """q, the entry of the divergence, and q F', from logits that are shifted to a maximum of 0. See `terms`."""
     ratio = (student - teacher) - (log_total - their_log_total)
     q, p = exp(student - log_total), exp(teacher - their_log_total)
@@ -71,9 +84,22 @@ def _entry(student, teacher, log_total, their_log_total, c, rest, teacher_part, 
 
 
 @triton.jit
-def _load_both(row, their_row, columns, vocabulary, softcap, temperature, teacher_softcap, teacher_temperature, shift,
-               their_shift, interpolation, HAS_SOFTCAP: tl.constexpr, TEACHER_HAS_SOFTCAP: tl.constexpr,
-               INTERPOLATED: tl.constexpr):
+def _load_both(
+    row,
+    their_row,
+    columns,
+    vocabulary,
+    softcap,
+    temperature,
+    teacher_softcap,
+    teacher_temperature,
+    shift,
+    their_shift,
+    interpolation,
+    HAS_SOFTCAP: tl.constexpr,
+    TEACHER_HAS_SOFTCAP: tl.constexpr,
+    INTERPOLATED: tl.constexpr,
+):
     """The student's logits z, z - shift, and the teacher's less their shift, or those between."""
     z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
     theirs = load_logits(their_row, columns, vocabulary, teacher_softcap, teacher_temperature, TEACHER_HAS_SOFTCAP)
@@ -84,9 +110,23 @@ def _load_both(row, their_row, columns, vocabulary, softcap, temperature, teache
 
 
 @triton.jit
-def _softmaxes(row, their_row, vocabulary, softcap, temperature, teacher_softcap, teacher_temperature, shift,
-               their_shift, interpolation, HAS_SOFTCAP: tl.constexpr, TEACHER_HAS_SOFTCAP: tl.constexpr,
-               INTERPOLATED: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr):
+def _softmaxes(
+    row,
+    their_row,
+    vocabulary,
+    softcap,
+    temperature,
+    teacher_softcap,
+    teacher_temperature,
+    shift,
+    their_shift,
+    interpolation,
+    HAS_SOFTCAP: tl.constexpr,
+    TEACHER_HAS_SOFTCAP: tl.constexpr,
+    INTERPOLATED: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
     """Maximum and sum of e^(z - maximum) of the shifted logits, the student's, its sum of e^(z - m) (z - m), theirs."""
     maximum = tl.full((LANES,), LOWEST, tl.float32)
     their_maximum = tl.full((LANES,), LOWEST, tl.float32)
@@ -96,11 +136,25 @@ def _softmaxes(row, their_row, vocabulary, softcap, temperature, teacher_softcap
     unused = tl.zeros((LANES,), tl.float32)
     for start in range(0, vocabulary, LANES * VECTOR):
         _, z, theirs = _load_both(
-            row, their_row, columns_of(start, LANES, VECTOR), vocabulary, softcap, temperature, teacher_softcap,
-            teacher_temperature, shift, their_shift, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED)
+            row,
+            their_row,
+            columns_of(start, LANES, VECTOR),
+            vocabulary,
+            softcap,
+            temperature,
+            teacher_softcap,
+            teacher_temperature,
+            shift,
+            their_shift,
+            interpolation,
+            HAS_SOFTCAP,
+            TEACHER_HAS_SOFTCAP,
+            INTERPOLATED,
+        )
         maximum, total, entropy_sum = online_softmax(z, tl.max(z, axis=1), maximum, total, entropy_sum)
         their_maximum, their_total, unused = online_softmax(
-            theirs, tl.max(theirs, axis=1), their_maximum, their_total, unused)
+            theirs, tl.max(theirs, axis=1), their_maximum, their_total, unused
+        )
     row_maximum, row_total, row_entropy_sum = join_lanes(maximum, total, entropy_sum)
     their_row_maximum, their_row_total, _ = join_lanes(their_maximum, their_total, unused)
     return row_maximum, row_total, row_entropy_sum, their_row_maximum, their_row_total
@@ -136,13 +190,41 @@ def _row_kernel(
     r = tl.program_id(0)
     row, their_row = row_pointer(logits, r, vocabulary), row_pointer(teacher_logits, r, vocabulary)
     maximum, total, entropy_sum, their_maximum, their_total = _softmaxes(
-        row, their_row, vocabulary, softcap, temperature, teacher_softcap, teacher_temperature, 0.0, 0.0, 0.0,
-        HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, False, LANES, VECTOR)
+        row,
+        their_row,
+        vocabulary,
+        softcap,
+        temperature,
+        teacher_softcap,
+        teacher_temperature,
+        0.0,
+        0.0,
+        0.0,
+        HAS_SOFTCAP,
+        TEACHER_HAS_SOFTCAP,
+        False,
+        LANES,
+        VECTOR,
+    )
     top = 0.0
     if INTERPOLATED:  # between logits below 0, since a rounding of large ones would be one of p
         _, total, entropy_sum, top, their_total = _softmaxes(
-            row, their_row, vocabulary, softcap, temperature, teacher_softcap, teacher_temperature, maximum,
-            their_maximum, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, True, LANES, VECTOR)
+            row,
+            their_row,
+            vocabulary,
+            softcap,
+            temperature,
+            teacher_softcap,
+            teacher_temperature,
+            maximum,
+            their_maximum,
+            interpolation,
+            HAS_SOFTCAP,
+            TEACHER_HAS_SOFTCAP,
+            True,
+            LANES,
+            VECTOR,
+        )
 
     log_total, their_log_total = tl.log(total), tl.log(their_total)
     value = tl.zeros((LANES,), tl.float32)
@@ -150,10 +232,36 @@ def _row_kernel(
     weighted = tl.zeros((LANES,), tl.float32)
     for start in range(0, vocabulary, LANES * VECTOR):
         z, student, theirs = _load_both(
-            row, their_row, columns_of(start, LANES, VECTOR), vocabulary, softcap, temperature, teacher_softcap,
-            teacher_temperature, maximum, their_maximum, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED)
-        q, entry, derivative = _entry(student, theirs - top, log_total, their_log_total, c, rest, teacher_part,
-                                      student_part, difference_part, FORWARD, REVERSE, OF_TEACHER, OF_STUDENT)
+            row,
+            their_row,
+            columns_of(start, LANES, VECTOR),
+            vocabulary,
+            softcap,
+            temperature,
+            teacher_softcap,
+            teacher_temperature,
+            maximum,
+            their_maximum,
+            interpolation,
+            HAS_SOFTCAP,
+            TEACHER_HAS_SOFTCAP,
+            INTERPOLATED,
+        )
+        q, entry, derivative = _entry(
+            student,
+            theirs - top,
+            log_total,
+            their_log_total,
+            c,
+            rest,
+            teacher_part,
+            student_part,
+            difference_part,
+            FORWARD,
+            REVERSE,
+            OF_TEACHER,
+            OF_STUDENT,
+        )
         value += tl.sum(entry, axis=1)
         mass += tl.sum(q, axis=1)
         weighted += tl.sum(derivative, axis=1)
@@ -166,10 +274,36 @@ def _row_kernel(
         for start in range(0, vocabulary, LANES * VECTOR):
             columns = columns_of(start, LANES, VECTOR)
             z, student, theirs = _load_both(
-                row, their_row, columns, vocabulary, softcap, temperature, teacher_softcap, teacher_temperature,
-                maximum, their_maximum, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED)
-            q, entry, derivative = _entry(student, theirs - top, log_total, their_log_total, c, rest, teacher_part,
-                                          student_part, difference_part, FORWARD, REVERSE, OF_TEACHER, OF_STUDENT)
+                row,
+                their_row,
+                columns,
+                vocabulary,
+                softcap,
+                temperature,
+                teacher_softcap,
+                teacher_temperature,
+                maximum,
+                their_maximum,
+                interpolation,
+                HAS_SOFTCAP,
+                TEACHER_HAS_SOFTCAP,
+                INTERPOLATED,
+            )
+            q, entry, derivative = _entry(
+                student,
+                theirs - top,
+                log_total,
+                their_log_total,
+                c,
+                rest,
+                teacher_part,
+                student_part,
+                difference_part,
+                FORWARD,
+                REVERSE,
+                OF_TEACHER,
+                OF_STUDENT,
+            )
             dx = weight * (derivative - share * q) * slope(z, softcap, temperature, HAS_SOFTCAP)
             tl.store(row + columns, dx, mask=columns < vocabulary)
 
@@ -233,10 +367,19 @@ def _spread_kernel(
 def _kinds(divergence: Divergence) -> dict[str, float | bool]:
     """The divergence as kernel arguments."""
     c = divergence.mixture
-    return {"c": c, "rest": 1 - c, "teacher_part": divergence.teacher_part, "student_part": divergence.student_part,
-            "difference_part": divergence.difference_part, "interpolation": divergence.interpolation,
-            "FORWARD": c == 0, "REVERSE": c == 1, "OF_TEACHER": divergence.teacher_part != 0,
-            "OF_STUDENT": divergence.student_part != 0, "INTERPOLATED": divergence.interpolation != 1}
+    return {
+        "c": c,
+        "rest": 1 - c,
+        "teacher_part": divergence.teacher_part,
+        "student_part": divergence.student_part,
+        "difference_part": divergence.difference_part,
+        "interpolation": divergence.interpolation,
+        "FORWARD": c == 0,
+        "REVERSE": c == 1,
+        "OF_TEACHER": divergence.teacher_part != 0,
+        "OF_STUDENT": divergence.student_part != 0,
+        "INTERPOLATED": divergence.interpolation != 1,
+    }
 
 
 def _teacher_conditions(head: Head) -> dict[str, float | bool]:
@@ -265,8 +408,17 @@ def row_kernel_(
     """(2, n): the rows' divergence and the student's entropy; `logits` become their gradient, in place."""
     rows, vocabulary = logits.shape
     numbers = logits.new_empty(2, rows)
-    _row_kernel[(rows,)](logits, teacher_logits, scale, numbers, vocabulary, **conditions(head),
-                         **_teacher_conditions(teacher_head), **_kinds(divergence), **pair_launch(vocabulary))
+    _row_kernel[(rows,)](
+        logits,
+        teacher_logits,
+        scale,
+        numbers,
+        vocabulary,
+        **conditions(head),
+        **_teacher_conditions(teacher_head),
+        **_kinds(divergence),
+        **pair_launch(vocabulary),
+    )
     return numbers
 
 
@@ -292,19 +444,42 @@ def spread_(
     _spread_kernel[(rows,)](logits, numbers, weight, vocabulary, **conditions(head), **_launch(vocabulary))
 
 
-_TYPES = {"logits": "*fp32", "teacher_logits": "*fp32", "scale": "*fp32", "numbers": "*fp32", "weight": "*fp32",
-          "vocabulary": "i32"} | dict.fromkeys(
-    ("softcap", "temperature", "teacher_softcap", "teacher_temperature", "c", "rest", "teacher_part", "student_part",
-     "difference_part", "interpolation"), "fp32")
+_TYPES = {
+    "logits": "*fp32",
+    "teacher_logits": "*fp32",
+    "scale": "*fp32",
+    "numbers": "*fp32",
+    "weight": "*fp32",
+    "vocabulary": "i32",
+} | dict.fromkeys(
+    (
+        "softcap",
+        "temperature",
+        "teacher_softcap",
+        "teacher_temperature",
+        "c",
+        "rest",
+        "teacher_part",
+        "student_part",
+        "difference_part",
+        "interpolation",
+    ),
+    "fp32",
+)
 
 
 def variants() -> list[Variant]:
     """Each form of the divergence, statistics alone, all options, and a vocabulary that is not a multiple of 16."""
     plain = {"HAS_SOFTCAP": False, "TEACHER_HAS_SOFTCAP": False}
     full = {"HAS_SOFTCAP": True, "TEACHER_HAS_SOFTCAP": True}
-    kinds = {"forward": Divergence(1.0, 0.0, 0.0), "reverse": Divergence(0.0, 1.0, 1.0),
-             "interpolated": Divergence(1.0, 0.0, 0.0, 0.5), "jsd": Divergence(0.5, 0.5, 0.5),
-             "skew forward": Divergence(1.0, 0.0, 0.1), "skew reverse": Divergence(0.0, 1.0, 0.9)}
+    kinds = {
+        "forward": Divergence(1.0, 0.0, 0.0),
+        "reverse": Divergence(0.0, 1.0, 1.0),
+        "interpolated": Divergence(1.0, 0.0, 0.0, 0.5),
+        "jsd": Divergence(0.5, 0.5, 0.5),
+        "skew forward": Divergence(1.0, 0.0, 0.1),
+        "skew reverse": Divergence(0.0, 1.0, 0.9),
+    }
 
     def variant(name, kernel, options, vocabulary=151936, **more):
         constants = {key: value for key, value in options.items() if key.isupper() or value is None}
@@ -316,11 +491,16 @@ def variants() -> list[Variant]:
     out = []
     for name, divergence in kinds.items():
         options = _kinds(divergence)
-        out += [variant(f"divergence, {name}", _row_kernel, plain | options),
-                variant(f"divergence, {name}, all options", _row_kernel, full | options),
-                variant(f"divergence, {name}, unaligned", _row_kernel, full | options, **unaligned)]
+        out += [
+            variant(f"divergence, {name}", _row_kernel, plain | options),
+            variant(f"divergence, {name}, all options", _row_kernel, full | options),
+            variant(f"divergence, {name}, unaligned", _row_kernel, full | options, **unaligned),
+        ]
     out.append(variant("divergence, statistics", _row_kernel, plain | options | {"scale": None}))
     for name, kernel in (("others", _others_kernel), ("others' gradient", _spread_kernel)):
-        out += [variant(name, kernel, plain), variant(f"{name}, all options", kernel, full),
-                variant(f"{name}, unaligned", kernel, full, **unaligned)]
+        out += [
+            variant(name, kernel, plain),
+            variant(f"{name}, all options", kernel, full),
+            variant(f"{name}, unaligned", kernel, full, **unaligned),
+        ]
     return out

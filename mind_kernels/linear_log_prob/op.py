@@ -69,7 +69,8 @@ def linear_log_prob(
     name = backends.resolve(backend, hidden, BACKENDS)
     options = (hidden, weight, bias, target, ignore_index, softcap, float(temperature), gradient_threshold)
     log_prob, entropy, lse, correct, dropped_mass, kept = (
-        reference.forward(*options) if name == "reference" else _forward(*options, name))
+        reference.forward(*options) if name == "reference" else _forward(*options, name)
+    )
     rows = RowLogProbs(log_prob, entropy)
     if not return_stats:
         return rows
@@ -91,8 +92,24 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(log_prob, entropy, lse, correct, dropped_mass, kept)"""
     _, nll, lse, entropy, correct, dropped_mass, kept = run_backend(
-        hidden, weight, bias, target, None, None, None, 0, softcap, temperature, ignore_index, "none", 0.0, 0.0,
-        gradient_threshold, [False] * 3, backend)[:7]
+        hidden,
+        weight,
+        bias,
+        target,
+        None,
+        None,
+        None,
+        0,
+        softcap,
+        temperature,
+        ignore_index,
+        "none",
+        0.0,
+        0.0,
+        gradient_threshold,
+        [False] * 3,
+        backend,
+    )[:7]
     return -nll, entropy, lse, correct, dropped_mass, kept
 
 
@@ -100,8 +117,12 @@ def _forward(
 def _(hidden, weight, bias, target, ignore_index, softcap, temperature, gradient_threshold, backend):
     rows, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
     sparse = 0 if gradient_threshold is None else rows
-    return (*(hidden.new_empty(rows, dtype=dtype) for _ in range(3)), hidden.new_empty(rows, dtype=torch.bool),
-            hidden.new_empty(sparse, dtype=dtype), hidden.new_empty(sparse, dtype=torch.int64))
+    return (
+        *(hidden.new_empty(rows, dtype=dtype) for _ in range(3)),
+        hidden.new_empty(rows, dtype=torch.bool),
+        hidden.new_empty(sparse, dtype=dtype),
+        hidden.new_empty(sparse, dtype=torch.int64),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -119,8 +140,25 @@ def _backward(ctx: Any, d_log_prob: Tensor | None, d_entropy: Tensor | None, *_:
     ignore_index, softcap, temperature, gradient_threshold, backend = ctx.options
     needs = list(ctx.needs_input_grad[:3])
     row_weight = torch.zeros_like(d_entropy) if d_log_prob is None else -d_log_prob
-    gradients = run_backend(hidden, weight, bias, target, row_weight, d_entropy, None, 0, softcap, temperature,
-                            ignore_index, "sum", 0.0, 0.0, gradient_threshold, needs, backend)[9:]
+    gradients = run_backend(
+        hidden,
+        weight,
+        bias,
+        target,
+        row_weight,
+        d_entropy,
+        None,
+        0,
+        softcap,
+        temperature,
+        ignore_index,
+        "sum",
+        0.0,
+        0.0,
+        gradient_threshold,
+        needs,
+        backend,
+    )[9:]
     return (*(g if needed else None for g, needed in zip(gradients, needs, strict=True)), *[None] * 6)
 
 

@@ -23,7 +23,8 @@ def forward(
     """(log_prob, entropy, lse, correct, dropped_mass, kept), (N,) each; the first two are differentiable."""
     checks.row_values(target, ignore_index, weight.shape[0], None, 0)
     loss = RowLoss(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
-    _, terms = reference.forward(hidden, target.to(hidden.device), None, None, loss, ignore_index=ignore_index,
-                                 reduction="none")
+    _, terms = reference.forward(
+        hidden, target.to(hidden.device), None, None, loss, ignore_index=ignore_index, reduction="none"
+    )
     others = (terms[name].detach() for name in ("lse", "correct", "dropped_mass", "kept"))
     return -terms["nll"], terms["entropy"], *others

@@ -42,9 +42,13 @@ def forward(
         slope = head.slope(chunk.logits) if gradients.wanted else 1.0
         counted = chunk.present & valid_here[chunk.rows]
         scale = torch.where(counted, weight[chunk.rows], 0)
-        values = row_kernels.row_kernel_(chunk.logits, torch.where(counted, index[chunk.rows], 0),
-                                         RowWeights(scale) if gradients.wanted else None, RowLoss(head),
-                                         conditioned=True)
+        values = row_kernels.row_kernel_(
+            chunk.logits,
+            torch.where(counted, index[chunk.rows], 0),
+            RowWeights(scale) if gradients.wanted else None,
+            RowLoss(head),
+            conditioned=True,
+        )
         place = torch.where(counted, chunk.rows, rows)
         terms.write(place, values)
         if sparse:

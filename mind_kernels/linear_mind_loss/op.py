@@ -89,8 +89,21 @@ def linear_mind_loss(
     group_weight = checks.group_weight_argument(pair_weight, mixture_weight, hidden, answer_rows.shape)
     checks.probability("gradient_threshold", gradient_threshold)
     name = backends.resolve(backend, hidden, BACKENDS)
-    shared = (hidden, weight, bias, target, row_weight, answer_rows, group_weight, segment, num_segments or 0,
-              ignore_index, softcap, float(temperature), gradient_threshold)
+    shared = (
+        hidden,
+        weight,
+        bias,
+        target,
+        row_weight,
+        answer_rows,
+        group_weight,
+        segment,
+        num_segments or 0,
+        ignore_index,
+        softcap,
+        float(temperature),
+        gradient_threshold,
+    )
     if name == "reference":
         outputs = _reference(*shared)
     else:
@@ -100,33 +113,56 @@ def linear_mind_loss(
         return loss
     segments = (None, None) if segment is None else (segment_nll, segment_count)
     sparse = (None, None) if gradient_threshold is None else rows[4:]
-    return loss, MindStats(cross_entropy, consistency, RowStats(*rows[:4], *segments, *sparse),
-                           jsd_op.statistics(divergence))
+    return loss, MindStats(
+        cross_entropy, consistency, RowStats(*rows[:4], *segments, *sparse), jsd_op.statistics(divergence)
+    )
 
 
 def _check_values(target, ignore_index, vocabulary, segment, num_segments, answer_rows, rows, group_weight):
     checks.row_values(target, ignore_index, vocabulary, segment, num_segments)
     checks.group_weight_values(group_weight)
-    checks.values((answer_rows >= -1) & (answer_rows < rows),
-                  f"answer_rows: expected rows in [0, {rows}), or -1 where absent")
+    checks.values(
+        (answer_rows >= -1) & (answer_rows < rows), f"answer_rows: expected rows in [0, {rows}), or -1 where absent"
+    )
     uses = torch.zeros(rows + 1, dtype=torch.int64, device=answer_rows.device)
     uses.index_add_(0, answer_rows.flatten() % (rows + 1), torch.ones_like(answer_rows.flatten()))
     checks.values(uses[:rows] <= 1, "answer_rows: expected each row at most once")
 
 
-def _reference(hidden, weight, bias, target, row_weight, answer_rows, group_weight, segment, num_segments, ignore_index,
-               softcap, temperature, gradient_threshold):
+def _reference(
+    hidden,
+    weight,
+    bias,
+    target,
+    row_weight,
+    answer_rows,
+    group_weight,
+    segment,
+    num_segments,
+    ignore_index,
+    softcap,
+    temperature,
+    gradient_threshold,
+):
     """The outputs of `_forward` but the gradients, differentiable."""
-    _check_values(target, ignore_index, weight.shape[0], segment, num_segments, answer_rows, hidden.shape[0],
-                  group_weight)
+    _check_values(
+        target, ignore_index, weight.shape[0], segment, num_segments, answer_rows, hidden.shape[0], group_weight
+    )
     target, answer_rows = target.to(hidden.device), answer_rows.to(hidden.device)
     spec = RowLoss(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
     cross_entropy, consistency, terms, divergence = reference.forward(
-        hidden, target, row_weight, answer_rows, group_weight, spec, ignore_index=ignore_index)
+        hidden, target, row_weight, answer_rows, group_weight, spec, ignore_index=ignore_index
+    )
     rows = [terms[name].detach() for name in ("nll", "lse", "entropy", "correct", "dropped_mass", "kept")]
     segments = segment_means(rows[0], target != ignore_index, segment, num_segments)
-    return (cross_entropy + consistency, cross_entropy.detach(), consistency.detach(), *rows, *segments,
-            divergence.detach())
+    return (
+        cross_entropy + consistency,
+        cross_entropy.detach(),
+        consistency.detach(),
+        *rows,
+        *segments,
+        divergence.detach(),
+    )
 
 
 @torch.library.custom_op("mind_kernels::linear_mind_loss", mutates_args=())
@@ -146,38 +182,94 @@ def _forward(
     gradient_threshold: float | None,
     needs: list[bool],
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
-           Tensor, Tensor]:
+) -> tuple[
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+]:
     """(loss, cross_entropy, consistency, nll, lse, entropy, correct, dropped_mass, kept, segment_nll, segment_count,
     divergences shaped as group_weight, d_hidden, d_weight, d_bias)"""
-    _check_values(target, ignore_index, weight.shape[0], segment, num_segments, answer_rows, hidden.shape[0],
-                  group_weight)
+    _check_values(
+        target, ignore_index, weight.shape[0], segment, num_segments, answer_rows, hidden.shape[0], group_weight
+    )
     hidden, weight, bias = row_major(hidden), row_major(weight), None if bias is None else bias.contiguous()
     group_weight = group_weight.to(accumulation_dtype(hidden.dtype))
     spec = RowLoss(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
         terms, row_weight, divergence, gradients = joint.forward(
             backends.kernels("linear_cross_entropy", backend),
-            backends.kernels("linear_pairwise_jsd", BACKENDS[backend]), hidden, target, row_weight, answer_rows,
-            group_weight, spec, needs, ignore_index=ignore_index)
+            backends.kernels("linear_pairwise_jsd", BACKENDS[backend]),
+            hidden,
+            target,
+            row_weight,
+            answer_rows,
+            group_weight,
+            spec,
+            needs,
+            ignore_index=ignore_index,
+        )
     _, nll, lse, entropy, correct = terms.values
     cross_entropy = weighted(nll, row_weight).sum()
     consistency = group_loss(divergence, group_weight)
-    return (cross_entropy + consistency, cross_entropy, consistency, nll, lse, entropy, correct, terms.dropped_mass,
-            terms.kept, *segment_means(nll, target != ignore_index, segment, num_segments), divergence,
-            *gradients.results())
+    return (
+        cross_entropy + consistency,
+        cross_entropy,
+        consistency,
+        nll,
+        lse,
+        entropy,
+        correct,
+        terms.dropped_mass,
+        terms.kept,
+        *segment_means(nll, target != ignore_index, segment, num_segments),
+        divergence,
+        *gradients.results(),
+    )
 
 
 @_forward.register_fake
-def _(hidden, weight, bias, target, row_weight, answer_rows, group_weight, segment, num_segments, ignore_index, softcap,
-      temperature, gradient_threshold, needs, backend):
+def _(
+    hidden,
+    weight,
+    bias,
+    target,
+    row_weight,
+    answer_rows,
+    group_weight,
+    segment,
+    num_segments,
+    ignore_index,
+    softcap,
+    temperature,
+    gradient_threshold,
+    needs,
+    backend,
+):
     rows, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
     segments, sparse = 0 if segment is None else num_segments, 0 if gradient_threshold is None else rows
-    return (*(hidden.new_empty((), dtype=dtype) for _ in range(3)),
-            *(hidden.new_empty(rows, dtype=dtype) for _ in range(3)), hidden.new_empty(rows, dtype=torch.bool),
-            hidden.new_empty(sparse, dtype=dtype), hidden.new_empty(sparse, dtype=torch.int64),
-            hidden.new_empty(segments, dtype=dtype), hidden.new_empty(segments, dtype=torch.int64),
-            hidden.new_empty(group_weight.shape, dtype=dtype), *empty_gradients((hidden, weight, bias), needs))
+    return (
+        *(hidden.new_empty((), dtype=dtype) for _ in range(3)),
+        *(hidden.new_empty(rows, dtype=dtype) for _ in range(3)),
+        hidden.new_empty(rows, dtype=torch.bool),
+        hidden.new_empty(sparse, dtype=dtype),
+        hidden.new_empty(sparse, dtype=torch.int64),
+        hidden.new_empty(segments, dtype=dtype),
+        hidden.new_empty(segments, dtype=torch.int64),
+        hidden.new_empty(group_weight.shape, dtype=dtype),
+        *empty_gradients((hidden, weight, bias), needs),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

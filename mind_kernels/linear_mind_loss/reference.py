@@ -27,10 +27,18 @@ def forward(
     present = answer_rows >= 0
     answers = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
     answers[answer_rows[present]] = True
-    in_answers, exact = reference.forward(hidden[answers], target[answers], row_weight[answers], None,
-                                          RowLoss(loss.head), ignore_index=ignore_index, reduction="sum")
-    in_others, terms = reference.forward(hidden[~answers], target[~answers], row_weight[~answers], None, loss,
-                                         ignore_index=ignore_index, reduction="sum")
+    in_answers, exact = reference.forward(
+        hidden[answers],
+        target[answers],
+        row_weight[answers],
+        None,
+        RowLoss(loss.head),
+        ignore_index=ignore_index,
+        reduction="sum",
+    )
+    in_others, terms = reference.forward(
+        hidden[~answers], target[~answers], row_weight[~answers], None, loss, ignore_index=ignore_index, reduction="sum"
+    )
     merged = {name: _merge(answers, exact[name], terms[name]) for name in ("nll", "lse", "entropy", "correct")}
     merged |= {"dropped_mass": terms["dropped_mass"], "kept": terms["kept"]}
     if loss.gradient_threshold is not None:

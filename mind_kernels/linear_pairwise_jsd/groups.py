@@ -93,8 +93,14 @@ def _chunk(
         values, gradient = torch.zeros_like(weight), torch.zeros_like(logits) if with_gradient else None
     else:
         values, gradient = kernel(logits.view(*index.shape, head.vocabulary), weight, present, with_gradient)
-    chunk = GroupChunk(rows, present.flatten(), weighted_rows(weight, present).flatten(), part, logits,
-                       None if gradient is None else gradient.view(logits.shape))
+    chunk = GroupChunk(
+        rows,
+        present.flatten(),
+        weighted_rows(weight, present).flatten(),
+        part,
+        logits,
+        None if gradient is None else gradient.view(logits.shape),
+    )
     return values, chunk
 
 

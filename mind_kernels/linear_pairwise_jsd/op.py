@@ -88,8 +88,18 @@ def linear_pairwise_jsd(
         divergence = reference.divergences(logits, group_weight, mask)
         loss, divergence = reference.group_loss(divergence, group_weight), divergence.detach()
     else:
-        loss, divergence = _forward(hidden, weight, bias, group_weight, mask, softcap, float(temperature), return_stats,
-                                    needs_gradient(hidden, weight, bias), name)[:2]
+        loss, divergence = _forward(
+            hidden,
+            weight,
+            bias,
+            group_weight,
+            mask,
+            softcap,
+            float(temperature),
+            return_stats,
+            needs_gradient(hidden, weight, bias),
+            name,
+        )[:2]
     return (loss, statistics(divergence)) if return_stats else loss
 
 
@@ -120,8 +130,14 @@ def _forward(
     head = Head(row_major(weight), bias, softcap, temperature)
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
         divergence, gradients = groups.forward(
-            backends.kernels("linear_pairwise_jsd", backend), hidden, head, group_weight, mask, needs,
-            with_stats=with_stats)
+            backends.kernels("linear_pairwise_jsd", backend),
+            hidden,
+            head,
+            group_weight,
+            mask,
+            needs,
+            with_stats=with_stats,
+        )
     d_hidden, d_weight, d_bias = gradients.results()
     if needs[0]:
         d_hidden = d_hidden.view(hidden.shape)
@@ -131,8 +147,11 @@ def _forward(
 @_forward.register_fake
 def _(hidden, weight, bias, group_weight, mask, softcap, temperature, with_stats, needs, backend):
     dtype = accumulation_dtype(hidden.dtype)
-    return (hidden.new_empty((), dtype=dtype), group_weight.new_empty(group_weight.shape, dtype=dtype),
-            *empty_gradients((hidden, weight, bias), needs))
+    return (
+        hidden.new_empty((), dtype=dtype),
+        group_weight.new_empty(group_weight.shape, dtype=dtype),
+        *empty_gradients((hidden, weight, bias), needs),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

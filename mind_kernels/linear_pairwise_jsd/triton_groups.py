@@ -158,7 +158,8 @@ def normalize(
     groups, count, vocabulary = logits.shape
     normalizer = logits.new_empty(2, groups * count)
     _normalizer_kernel[(groups * count,)](
-        logits, mask.contiguous(), normalizer, vocabulary, **row_launch(vocabulary, vocabulary, torch.float32))
+        logits, mask.contiguous(), normalizer, vocabulary, **row_launch(vocabulary, vocabulary, torch.float32)
+    )
     return normalizer
 
 
@@ -172,22 +173,48 @@ def finish_gradient_(
     groups, count, vocabulary = logits.shape
     spans = sums.shape[0]
     _gradient_kernel[(groups * count, triton.cdiv(vocabulary, _ROW_SPAN))](
-        logits, normalizer, sums, gradient, vocabulary, spans, SPANS=triton.next_power_of_2(spans),
-        ROW_SPAN=_ROW_SPAN, **row_launch(vocabulary, vocabulary, torch.float32))
+        logits,
+        normalizer,
+        sums,
+        gradient,
+        vocabulary,
+        spans,
+        SPANS=triton.next_power_of_2(spans),
+        ROW_SPAN=_ROW_SPAN,
+        **row_launch(vocabulary, vocabulary, torch.float32),
+    )
 
 
-_TYPES = {"logits": "*fp32", "mask": "*i1", "normalizer": "*fp32", "sums": "*fp32", "gradient": "*fp32",
-          "vocabulary": "i32", "spans": "i32"}
+_TYPES = {
+    "logits": "*fp32",
+    "mask": "*i1",
+    "normalizer": "*fp32",
+    "sums": "*fp32",
+    "gradient": "*fp32",
+    "vocabulary": "i32",
+    "spans": "i32",
+}
 
 
 def variants() -> list[Variant]:
     """Both kernels, for a vocabulary that is a multiple of 16 and one that is not."""
     out = []
     for vocabulary, label in ((151936, ""), (50257, ", unaligned")):
-        launch, unaligned = row_launch(vocabulary, vocabulary, torch.float32), ("spans", "vocabulary")[:1 + bool(label)]
+        launch, unaligned = (
+            row_launch(vocabulary, vocabulary, torch.float32),
+            ("spans", "vocabulary")[: 1 + bool(label)],
+        )
         spans = triton.cdiv(vocabulary, column_launch(8)["SPAN"])
         constants = {"SPANS": triton.next_power_of_2(spans), "ROW_SPAN": _ROW_SPAN}
-        out += [Variant(f"group normaliser{label}", _normalizer_kernel, _TYPES, launch, ("logits",), unaligned),
-                Variant(f"group row gradient{label}", _gradient_kernel, _TYPES, launch | constants,
-                        ("logits", "gradient"), unaligned)]
+        out += [
+            Variant(f"group normaliser{label}", _normalizer_kernel, _TYPES, launch, ("logits",), unaligned),
+            Variant(
+                f"group row gradient{label}",
+                _gradient_kernel,
+                _TYPES,
+                launch | constants,
+                ("logits", "gradient"),
+                unaligned,
+            ),
+        ]
     return out

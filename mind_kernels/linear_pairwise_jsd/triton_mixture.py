@@ -80,8 +80,9 @@ def _entry(g, p, m):
 
 
 @triton.jit
-def _load_block(logits, normalizer, share, column, vocabulary, first, rows, start, COUNT: tl.constexpr,
-                BLOCK: tl.constexpr):
+def _load_block(
+    logits, normalizer, share, column, vocabulary, first, rows, start, COUNT: tl.constexpr, BLOCK: tl.constexpr
+):
     """Of each row of a block: its index, how many columns it has, its share, and `log_probability` of these columns."""
     row, length, shares, high, low = (), (), (), (), ()
     for k in tl.static_range(BLOCK):
@@ -120,7 +121,8 @@ def _mixture_kernel(
         high_r, low_r = zero + LOWEST * 10, zero  # the reference: so far below the logits of any row
         for start in range(0, COUNT, BLOCK):
             _, _, shares, high, low = _load_block(
-                logits, normalizer, share, column, vocabulary, first, rows, start, COUNT, BLOCK)
+                logits, normalizer, share, column, vocabulary, first, rows, start, COUNT, BLOCK
+            )
             for k in tl.static_range(BLOCK):
                 lowered = tl.where(shares[k] > 0, 0.0, LOWEST * 100)  # a row without weight is no reference
                 larger = (high[k] - high_r) * LOG2_E + (low[k] - low_r) + lowered > 0
@@ -128,23 +130,25 @@ def _mixture_kernel(
         total, total_1, m = zero, zero, zero
         for start in range(0, COUNT, BLOCK):
             _, _, shares, high, low = _load_block(
-                logits, normalizer, share, column, vocabulary, first, rows, start, COUNT, BLOCK)
+                logits, normalizer, share, column, vocabulary, first, rows, start, COUNT, BLOCK
+            )
             for k in tl.static_range(BLOCK):
                 power, power_1 = _expm1((high[k] - high_r) * LOG2_E + (low[k] - low_r))
                 total, total_1 = total + shares[k] * power, total_1 + shares[k] * power_1
                 m += shares[k] * tl.exp2(high[k] * LOG2_E + low[k])
         rise = _log1p(total_1, total)
         row, length, _, high, low = _load_block(
-            logits, normalizer, share, column, vocabulary, first, rows, own, COUNT, BLOCK)
+            logits, normalizer, share, column, vocabulary, first, rows, own, COUNT, BLOCK
+        )
         for k in tl.static_range(BLOCK):
             g = ((high[k] - high_r) * LOG2_E + (low[k] - low_r)) - rise
             p = tl.exp2(high[k] * LOG2_E + low[k])
-            divergence = divergence[:k] + (divergence[k] + _entry(g, p, m),) + divergence[k + 1:]
+            divergence = divergence[:k] + (divergence[k] + _entry(g, p, m),) + divergence[k + 1 :]
             if gradient is not None:
                 derivative = tl.load(weight + row[k], mask=length[k] > 0, other=0.0) * g
                 tl.store(row_pointer(gradient, row[k], vocabulary) + column, derivative, mask=column < length[k])
-                weighted = weighted[:k] + (weighted[k] + p * derivative,) + weighted[k + 1:]
-                mass = mass[:k] + (mass[k] + p,) + mass[k + 1:]
+                weighted = weighted[:k] + (weighted[k] + p * derivative,) + weighted[k + 1 :]
+                mass = mass[:k] + (mass[k] + p,) + mass[k + 1 :]
     for k in tl.static_range(BLOCK):
         inside = own + k < COUNT
         tl.store(parts + span * rows + first + own + k, tl.sum(divergence[k], axis=0), mask=inside)
@@ -171,14 +175,23 @@ def mixture_divergences(
     if with_gradient:
         gradient, sums = torch.empty_like(logits), logits.new_empty(spans, 2, groups * count)
     _mixture_kernel[(groups, spans, triton.cdiv(count, launch["BLOCK"]))](
-        logits, normalizer, weight * math.log(2), share, parts, sums, gradient, vocabulary, COUNT=count, **launch)
+        logits, normalizer, weight * math.log(2), share, parts, sums, gradient, vocabulary, COUNT=count, **launch
+    )
     if gradient is not None:
         finish_gradient_(gradient, logits, normalizer, sums)
     return torch.where(mask & (total > 0), parts.sum(0), 0), gradient
 
 
-_TYPES = {"logits": "*fp32", "normalizer": "*fp32", "weight": "*fp32", "share": "*fp32", "parts": "*fp32",
-          "sums": "*fp32", "gradient": "*fp32", "vocabulary": "i32"}
+_TYPES = {
+    "logits": "*fp32",
+    "normalizer": "*fp32",
+    "weight": "*fp32",
+    "share": "*fp32",
+    "parts": "*fp32",
+    "sums": "*fp32",
+    "gradient": "*fp32",
+    "vocabulary": "i32",
+}
 
 
 def variants() -> list[Variant]:
@@ -186,10 +199,20 @@ def variants() -> list[Variant]:
     out = []
     for count in (2, 8, 16, 32):
         keywords, label = {"COUNT": count} | mixture_launch(count), f"mixture of {count} rows"
-        out += [Variant(label, _mixture_kernel, _TYPES, keywords, ("logits", "gradient")),
-                Variant(f"{label}, no gradient", _mixture_kernel, _TYPES, keywords | {"sums": None, "gradient": None},
-                        ("logits",))]
+        out += [
+            Variant(label, _mixture_kernel, _TYPES, keywords, ("logits", "gradient")),
+            Variant(
+                f"{label}, no gradient",
+                _mixture_kernel,
+                _TYPES,
+                keywords | {"sums": None, "gradient": None},
+                ("logits",),
+            ),
+        ]
         if count == 8:
-            out.append(Variant(f"{label}, unaligned", _mixture_kernel, _TYPES, keywords, ("logits", "gradient"),
-                               ("vocabulary",)))
+            out.append(
+                Variant(
+                    f"{label}, unaligned", _mixture_kernel, _TYPES, keywords, ("logits", "gradient"), ("vocabulary",)
+                )
+            )
     return out

@@ -48,10 +48,15 @@ def pair_blocks(count: int) -> list[dict[str, int]]:
     """Blocks of rows for groups of `count`: each by itself, then its halves against halves of every later block."""
     if count <= _BLOCK:
         return [{"left": 0, "right": 0, "LEFT": count, "RIGHT": 0}]
-    alone = [{"left": left, "right": left, "LEFT": min(_BLOCK, _whole_halves(count - left)), "RIGHT": 0}
-             for left in range(0, count, _BLOCK)]
-    return alone + [{"left": left, "right": right, "LEFT": _HALF, "RIGHT": _HALF} for left in range(0, count, _HALF)
-                    for right in range(left // _BLOCK * _BLOCK + _BLOCK, count, _HALF)]
+    alone = [
+        {"left": left, "right": left, "LEFT": min(_BLOCK, _whole_halves(count - left)), "RIGHT": 0}
+        for left in range(0, count, _BLOCK)
+    ]
+    return alone + [
+        {"left": left, "right": right, "LEFT": _HALF, "RIGHT": _HALF}
+        for left in range(0, count, _HALF)
+        for right in range(left // _BLOCK * _BLOCK + _BLOCK, count, _HALF)
+    ]
 
 
 def _whole_halves(count: int) -> int:
@@ -183,13 +188,13 @@ def _pair_kernel(
                 own, theirs, entry = pair_terms(log_p[i], log_p[j], p[i], p[j])
                 divergence += (sums_so_far[len(divergence)] + entry,)
                 w = tl.load(weight + (i * PLACES + j))  # for each column again: no register is left for it
-                derivative = derivative[:i] + (derivative[i] + w * own,) + derivative[i + 1:]
-                derivative = derivative[:j] + (derivative[j] + w * theirs,) + derivative[j + 1:]
+                derivative = derivative[:i] + (derivative[i] + w * own,) + derivative[i + 1 :]
+                derivative = derivative[:j] + (derivative[j] + w * theirs,) + derivative[j + 1 :]
         if gradient is not None:
             for k in tl.static_range(ROWS):
                 tl.store(out[k] + column, derivative[k], mask=column < length[k])
-                weighted = weighted[:k] + (weighted[k] + p[k] * derivative[k],) + weighted[k + 1:]
-                mass = mass[:k] + (mass[k] + p[k],) + mass[k + 1:]
+                weighted = weighted[:k] + (weighted[k] + p[k] * derivative[k],) + weighted[k + 1 :]
+                mass = mass[:k] + (mass[k] + p[k],) + mass[k + 1 :]
     if gradient is not None:
         for k in tl.static_range(ROWS):
             of_row = sums + span * 2 * rows + row[k]
@@ -218,16 +223,27 @@ def pair_divergences(
     if with_gradient:
         gradient, sums = torch.empty_like(logits), logits.new_empty(spans, 2, groups * count)
     for blocks in pair_blocks(count):
-        _pair_kernel[(groups, spans)](logits, normalizer, weight, parts, sums, gradient, vocabulary, count,
-                                      **blocks, **launch)
+        _pair_kernel[(groups, spans)](
+            logits, normalizer, weight, parts, sums, gradient, vocabulary, count, **blocks, **launch
+        )
     if gradient is not None:
         finish_gradient_(gradient, logits, normalizer, sums)
     upper = torch.where(both, parts.sum(0)[:, :count, :count] * _HALF_LOG_2, 0)
     return upper + upper.transpose(1, 2), gradient
 
 
-_TYPES = {"logits": "*fp32", "normalizer": "*fp32", "weight": "*fp32", "parts": "*fp32", "sums": "*fp32",
-          "gradient": "*fp32", "vocabulary": "i32", "count": "i32", "left": "i32", "right": "i32"}
+_TYPES = {
+    "logits": "*fp32",
+    "normalizer": "*fp32",
+    "weight": "*fp32",
+    "parts": "*fp32",
+    "sums": "*fp32",
+    "gradient": "*fp32",
+    "vocabulary": "i32",
+    "count": "i32",
+    "left": "i32",
+    "right": "i32",
+}
 
 
 def variants() -> list[Variant]:
@@ -237,10 +253,26 @@ def variants() -> list[Variant]:
         blocks = pair_blocks(count)[index]
         keywords = {name: blocks[name] for name in ("LEFT", "RIGHT")} | pair_launch(count)
         label = f"pairs of {count} rows, block {blocks['LEFT']} x {blocks['RIGHT'] or blocks['LEFT']}"
-        out += [Variant(label, _pair_kernel, _TYPES, keywords, ("logits", "gradient"), counts),
-                Variant(f"{label}, no gradient", _pair_kernel, _TYPES, keywords | {"sums": None, "gradient": None},
-                        ("logits",), counts)]
+        out += [
+            Variant(label, _pair_kernel, _TYPES, keywords, ("logits", "gradient"), counts),
+            Variant(
+                f"{label}, no gradient",
+                _pair_kernel,
+                _TYPES,
+                keywords | {"sums": None, "gradient": None},
+                ("logits",),
+                counts,
+            ),
+        ]
         if count == 8:
-            out.append(Variant(f"{label}, unaligned", _pair_kernel, _TYPES, keywords, ("logits", "gradient"),
-                               ("vocabulary", *counts)))
+            out.append(
+                Variant(
+                    f"{label}, unaligned",
+                    _pair_kernel,
+                    _TYPES,
+                    keywords,
+                    ("logits", "gradient"),
+                    ("vocabulary", *counts),
+                )
+            )
     return out

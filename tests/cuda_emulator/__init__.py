@@ -23,9 +23,18 @@ UNAVAILABLE = "" if shutil.which(COMPILER) else f"the emulator is compiled by {C
 _TORCH = Path(torch.__file__).parent
 _COMMON = ("-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 KERNEL_FLAGS = ("-std=c++17", "-O1", *_COMMON, f"-I{FOLDER}", "-x", "c++")
-OPERATOR_FLAGS = ("-std=c++20", "-O0", "-fvisibility=hidden", *_COMMON, "-DUSE_CUDA",
-                  "-DTORCH_TARGET_VERSION=0x020b000000000000", "-isystem", str(_TORCH / "include"),
-                  "-isystem", str(_TORCH / "include/torch/csrc/api/include"))
+OPERATOR_FLAGS = (
+    "-std=c++20",
+    "-O0",
+    "-fvisibility=hidden",
+    *_COMMON,
+    "-DUSE_CUDA",
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    "-isystem",
+    str(_TORCH / "include"),
+    "-isystem",
+    str(_TORCH / "include/torch/csrc/api/include"),
+)
 
 
 @functools.cache
@@ -40,8 +49,19 @@ def operators() -> Any:
         objects = list(pool.map(lambda command: compile_one(*command, folder), commands))
     library = folder / "emulated.so"
     # Bsymbolic: the guard of a device and the current stream are this library's own.
-    run([COMPILER, "-shared", "-Wl,-Bsymbolic", *map(str, objects), "-o", str(library), f"-L{_TORCH / 'lib'}",
-          "-ltorch_cpu", "-lc10"])
+    run(
+        [
+            COMPILER,
+            "-shared",
+            "-Wl,-Bsymbolic",
+            *map(str, objects),
+            "-o",
+            str(library),
+            f"-L{_TORCH / 'lib'}",
+            "-ltorch_cpu",
+            "-lc10",
+        ]
+    )
     torch.ops.load_library(library)
     return torch.ops.mind_kernels_emulated
 

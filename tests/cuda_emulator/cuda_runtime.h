@@ -190,14 +190,13 @@ T __shfl_sync(unsigned, T value, int from) {
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
     const int lane = emulator::lane();
-    return emulator::bits<T>(
-        emulator::exchange(emulator::bits<std::uint64_t>(value), "__shfl_xor_sync")[lane ^ mask]);
+    return emulator::bits<T>(emulator::exchange(emulator::bits<std::uint64_t>(value), "__shfl_xor_sync")[lane ^ mask]);
 }
 template <typename T>
 T __shfl_up_sync(unsigned, T value, int delta) {
     const int lane = emulator::lane();
-    return emulator::bits<T>(emulator::exchange(emulator::bits<std::uint64_t>(value),
-                                                "__shfl_up_sync")[lane < delta ? lane : lane - delta]);
+    return emulator::bits<T>(
+        emulator::exchange(emulator::bits<std::uint64_t>(value), "__shfl_up_sync")[lane < delta ? lane : lane - delta]);
 }
 
 inline float __uint_as_float(unsigned x) { return emulator::bits<float>(x); }

@@ -22,9 +22,15 @@ EXAMPLES = 200  # a round
 
 def run(name: str, round_seed: int, examples: int = EXAMPLES) -> None:
     """Raises what the first failing example raises."""
+
     @seed(round_seed)
-    @settings(max_examples=examples, deadline=None, database=None, phases=(Phase.generate, Phase.shrink),
-              suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
     @given(data=st.data())
     def one(data: st.DataObject) -> None:
         data.draw(OPERATORS[name]())

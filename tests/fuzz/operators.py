@@ -50,7 +50,8 @@ def close(name: str, value: Tensor, truth: Tensor, allowed: float | Tensor) -> N
     expected = truth.isfinite()
     wrong = expected & ~((value.double() - truth).abs() <= allowed)
     assert not bool(wrong.any()), (
-        f"{name}: {value[wrong][:3].tolist()} where the definition has {truth[wrong][:3].tolist()}")
+        f"{name}: {value[wrong][:3].tolist()} where the definition has {truth[wrong][:3].tolist()}"
+    )
 
 
 class Rows:
@@ -89,12 +90,17 @@ class Rows:
         return scale, self.arena.put(self.arena.normal(self.n)) if draw(st.booleans()) else None
 
     def check_numbers(self) -> None:
-        loss = ((1 - self.smoothing) * self.nll + self.smoothing * (self.lse - self.z.mean(1))
-                + self.z_loss * self.lse.square())
+        loss = (
+            (1 - self.smoothing) * self.nll
+            + self.smoothing * (self.lse - self.z.mean(1))
+            + self.z_loss * self.lse.square()
+        )
         for name, value, truth, size in (
-                ("loss", self.numbers[0], loss, 1 + 2 * self.z_loss * self.lse.abs()),
-                ("nll", self.numbers[1], self.nll, 1),
-                ("lse", self.numbers[2], self.lse, 1), ("entropy", self.numbers[3], self.entropy, 1 + self.entropy)):
+            ("loss", self.numbers[0], loss, 1 + 2 * self.z_loss * self.lse.abs()),
+            ("nll", self.numbers[1], self.nll, 1),
+            ("lse", self.numbers[2], self.lse, 1),
+            ("entropy", self.numbers[3], self.entropy, 1 + self.entropy),
+        ):
             close(name, value, truth, 2 * self.step * size)
         finite = self.lse.isfinite()
         first = self.z.argmax(1) == self.target
@@ -126,8 +132,15 @@ def row_kernel_(draw: Callable) -> None:
     if draw(st.booleans()):
         scale = None
     before = rows.logits.clone()
-    arguments = {"logits": rows.logits, "target": rows.target, "scale": scale, "entropy_scale": entropy_scale,
-                 **rows.options(), "numbers": rows.numbers, "correct": rows.correct}
+    arguments = {
+        "logits": rows.logits,
+        "target": rows.target,
+        "scale": scale,
+        "entropy_scale": entropy_scale,
+        **rows.options(),
+        "numbers": rows.numbers,
+        "correct": rows.correct,
+    }
     if not call(draw, arena, "row_kernel_", arguments):
         return
     rows.check_numbers()
@@ -146,8 +159,9 @@ def counted(draw: Callable, rows: Rows) -> tuple[float, Tensor, Tensor]:
     threshold = math.log(draw(st.sampled_from((2.0**-4, 2.0**-12, 0.5))))
     kept = rows.arena.empty((rows.n,), torch.int64)
     mass = rows.arena.empty((rows.n,), torch.float32)
-    extension.operators("cpu").count(rows.logits, rows.target, *rows.options().values(), threshold, rows.numbers,
-                                     rows.correct, kept, mass)
+    extension.operators("cpu").count(
+        rows.logits, rows.target, *rows.options().values(), threshold, rows.numbers, rows.correct, kept, mass
+    )
     return threshold, kept, mass
 
 
@@ -157,8 +171,16 @@ def count(draw: Callable) -> None:
     rows = Rows(draw, arena)
     threshold = math.log(draw(st.sampled_from((2.0**-4, 2.0**-12, 0.5))))
     kept, mass = arena.empty((rows.n,), torch.int64), arena.empty((rows.n,), torch.float32)
-    arguments = {"logits": rows.logits, "target": rows.target, **rows.options(), "log_threshold": threshold,
-                 "numbers": rows.numbers, "correct": rows.correct, "kept": kept, "kept_mass": mass}
+    arguments = {
+        "logits": rows.logits,
+        "target": rows.target,
+        **rows.options(),
+        "log_threshold": threshold,
+        "numbers": rows.numbers,
+        "correct": rows.correct,
+        "kept": kept,
+        "kept_mass": mass,
+    }
     if not call(draw, arena, "count", arguments):
         return
     rows.check_numbers()
@@ -185,9 +207,19 @@ def entries(draw: Callable) -> None:
     total = max(int(offsets[-1]), int(kept.sum()))
     columns, values = arena.empty((total,), torch.int32), arena.empty((total,), torch.float32)
     kept_sum = arena.empty((rows.n,), torch.float32)
-    arguments = {"logits": rows.logits, "target": rows.target, "scale": scale, "entropy_scale": entropy_scale,
-                 **rows.options(), "log_threshold": threshold, "numbers": rows.numbers, "offsets": offsets,
-                 "columns": columns, "values": values, "kept_sum": kept_sum}
+    arguments = {
+        "logits": rows.logits,
+        "target": rows.target,
+        "scale": scale,
+        "entropy_scale": entropy_scale,
+        **rows.options(),
+        "log_threshold": threshold,
+        "numbers": rows.numbers,
+        "offsets": offsets,
+        "columns": columns,
+        "values": values,
+        "kept_sum": kept_sum,
+    }
     if not call(draw, arena, "entries", arguments) or wrong_offsets:
         return
     a, b, t = rows.coefficients(scale, entropy_scale)
@@ -208,8 +240,16 @@ def background(draw: Callable) -> None:
     listed = draw(st.integers(0, 5)) if rows.n else 0
     sample, weight = arena.put(arena.integers(rows.n, listed)), arena.put(arena.normal(listed))
     out = arena.empty((rows.z.shape[1],), torch.float32)
-    arguments = {"logits": rows.logits, "target": rows.target, **rows.conditions(), "log_threshold": threshold,
-                 "numbers": rows.numbers, "sample": sample, "weight": weight, "out": out}
+    arguments = {
+        "logits": rows.logits,
+        "target": rows.target,
+        **rows.conditions(),
+        "log_threshold": threshold,
+        "numbers": rows.numbers,
+        "sample": sample,
+        "weight": weight,
+        "out": out,
+    }
     if not call(draw, arena, "background", arguments):
         return
     dropped = torch.where((rows.log_p > threshold) | (rows.hit > 0), 0, rows.p) * rows.slope
@@ -236,9 +276,16 @@ def gather_rows(draw: Callable) -> None:
     out = arena.empty((bags, size), out_dtype, gap=draw(st.sampled_from((0, 3))))
     bad_index = total and draw(st.integers(0, 5)) == 0
     if bad_index:
-        indices[int(arena.integers(total, 1))] = draw(st.sampled_from((-1, height, -2**31, 2**31 - 1)))
-    arguments = {"values": values, "indices": indices, "offsets": offsets, "matrix": matrix, "left": left,
-                 "right": right, "out": out}
+        indices[int(arena.integers(total, 1))] = draw(st.sampled_from((-1, height, -(2**31), 2**31 - 1)))
+    arguments = {
+        "values": values,
+        "indices": indices,
+        "offsets": offsets,
+        "matrix": matrix,
+        "left": left,
+        "right": right,
+        "out": out,
+    }
     if bad_index:
         try:
             extension.operators("cpu").gather_rows(*arguments.values())
@@ -252,8 +299,12 @@ def gather_rows(draw: Callable) -> None:
     products = values.double()[:, None] * matrix.double()[indices.long()]
     truth = left.double() @ right.double()
     size_of = left.double().abs() @ right.double().abs()
-    close("out", out, truth.index_add(0, bag, products),
-          ROUNDING[torch.float32] + ROUNDING[out_dtype] * size_of.index_add(0, bag, products.abs()))
+    close(
+        "out",
+        out,
+        truth.index_add(0, bag, products),
+        ROUNDING[torch.float32] + ROUNDING[out_dtype] * size_of.index_add(0, bag, products.abs()),
+    )
 
 
 @st.composite
@@ -284,5 +335,11 @@ def divergences(draw: Callable) -> None:
         close("gradient", gradient, leaf.grad, 4 * step * (1 + size))
 
 
-OPERATORS = {"row_kernel_": row_kernel_, "count": count, "entries": entries, "background": background,
-             "gather_rows": gather_rows, "divergences": divergences}
+OPERATORS = {
+    "row_kernel_": row_kernel_,
+    "count": count,
+    "entries": entries,
+    "background": background,
+    "gather_rows": gather_rows,
+    "divergences": divergences,
+}

@@ -46,14 +46,21 @@ def fit(backend: str, shape: tuple[int, int, int]) -> tuple[int, int, int]:
 def cases(*shapes: tuple[int, int, int]) -> list:
     """Every backend in every dtype that it has, at every shape, of which the interpreter sees few."""
     fitted = {backend: dict.fromkeys(fit(backend, shape) for shape in shapes) for backend in BACKENDS}
-    return [pytest.param(*values.values, shape, id=f"{values.id}-{'x'.join(map(str, shape))}")
-            for values in BACKENDS_AND_DTYPES for shape in fitted[values.values[0]]]
+    return [
+        pytest.param(*values.values, shape, id=f"{values.id}-{'x'.join(map(str, shape))}")
+        for values in BACKENDS_AND_DTYPES
+        for shape in fitted[values.values[0]]
+    ]
 
 
 def with_dtypes(backends: Sequence[str]) -> list:
     """Each backend in every dtype that it has."""
-    return [pytest.param(backend, dtype, id=f"{backend}-{str(dtype).removeprefix('torch.')}")
-            for backend in backends for dtype in DTYPES if runs(backend, dtype)]
+    return [
+        pytest.param(backend, dtype, id=f"{backend}-{str(dtype).removeprefix('torch.')}")
+        for backend in backends
+        for dtype in DTYPES
+        if runs(backend, dtype)
+    ]
 
 
 BACKENDS_AND_DTYPES = with_dtypes(BACKENDS)

@@ -32,8 +32,11 @@ def derive(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> 
     vocabulary = torch.cat([chosen, others]).sort().values
     left, scale, right = torch.linalg.svd(hidden @ weight[vocabulary].T, full_matrices=False)
     root = scale[:SIZE].sqrt()
-    return {"hidden": (left[:, :SIZE] * root).half().contiguous(), "target": torch.searchsorted(vocabulary, target),
-            "weight": (right[:SIZE].T * root).half().contiguous()}
+    return {
+        "hidden": (left[:, :SIZE] * root).half().contiguous(),
+        "target": torch.searchsorted(vocabulary, target),
+        "weight": (right[:SIZE].T * root).half().contiguous(),
+    }
 
 
 if __name__ == "__main__":

@@ -10,18 +10,32 @@ from mind_kernels import linear_divergence
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 BACKENDS = ("torch", "triton")
-KINDS = [{"kind": "forward_kl"}, {"kind": "reverse_kl"}, {"kind": "jsd"}, {"kind": "jsd", "beta": 0.1},
-         {"kind": "skew_forward_kl"}, {"kind": "skew_reverse_kl", "skew": 0.3}, {"kind": "taid", "interpolation": 0.4}]
-EXTREME_KINDS = [{"kind": "jsd", "beta": 0.99}, {"kind": "skew_forward_kl", "skew": 1e-3},
-                 {"kind": "skew_reverse_kl", "skew": 1e-3}]
-OPTIONS = [{"reduction": "mean"},
-           {"reduction": "none", "weighted": True, "biased": True, "softcap": 5.0, "teacher_softcap": 7.0,
-            "temperature": 0.7}]
+KINDS = [
+    {"kind": "forward_kl"},
+    {"kind": "reverse_kl"},
+    {"kind": "jsd"},
+    {"kind": "jsd", "beta": 0.1},
+    {"kind": "skew_forward_kl"},
+    {"kind": "skew_reverse_kl", "skew": 0.3},
+    {"kind": "taid", "interpolation": 0.4},
+]
+EXTREME_KINDS = [
+    {"kind": "jsd", "beta": 0.99},
+    {"kind": "skew_forward_kl", "skew": 1e-3},
+    {"kind": "skew_reverse_kl", "skew": 1e-3},
+]
+OPTIONS = [
+    {"reduction": "mean"},
+    {"reduction": "none", "weighted": True, "biased": True, "softcap": 5.0, "teacher_softcap": 7.0, "temperature": 0.7},
+]
 FORMS = ["head", "list"]
 # The row kernels are given float32 logits whatever the dtype, so the interpreter sees no other.
-CASES = [pytest.param(backend, dtype, id=f"{backend}-{str(dtype).removeprefix('torch.')}")
-         for backend in BACKENDS for dtype in DTYPES
-         if runs(backend, dtype) and (dtype == torch.float32 or not interpreted(backend))]
+CASES = [
+    pytest.param(backend, dtype, id=f"{backend}-{str(dtype).removeprefix('torch.')}")
+    for backend in BACKENDS
+    for dtype in DTYPES
+    if runs(backend, dtype) and (dtype == torch.float32 or not interpreted(backend))
+]
 
 
 def fit(backend, rows, size, vocabulary):
@@ -35,9 +49,15 @@ def name_of(kind):
 
 def listed_cases(*backends):
     """Backends and kinds, of which the interpreter sees one: events are left to PyTorch by every backend."""
-    return pytest.mark.parametrize(("backend", "kind"), [
-        pytest.param(backend, kind, id=f"{backend}-{name_of(kind)}") for backend in backends for kind in KINDS
-        if kind == KINDS[2] or not interpreted(backend)])
+    return pytest.mark.parametrize(
+        ("backend", "kind"),
+        [
+            pytest.param(backend, kind, id=f"{backend}-{name_of(kind)}")
+            for backend in backends
+            for kind in KINDS
+            if kind == KINDS[2] or not interpreted(backend)
+        ],
+    )
 
 
 def make(rows, size, vocabulary, *, form="head", listed=7, list_dtype=torch.float32, dtype=torch.float64, seed=0):
@@ -56,8 +76,10 @@ def make(rows, size, vocabulary, *, form="head", listed=7, list_dtype=torch.floa
 def run(inputs, dtype, backend, *, weighted=False, biased=False, device=None, **options):
     """Loss, statistics and gradients as a dict of tensors on the CPU; upstream gradients differ by row."""
     device = device or device_of(backend)
-    inputs = {k: v.to(dtype) if k.endswith(("hidden", "weight")) and k != "row_weight" else v
-              for k, v in on(device, inputs).items()}
+    inputs = {
+        k: v.to(dtype) if k.endswith(("hidden", "weight")) and k != "row_weight" else v
+        for k, v in on(device, inputs).items()
+    }
     row_weight = inputs.pop("row_weight", None)
     hidden, weight = (inputs.pop(name).detach().requires_grad_() for name in ("hidden", "weight"))
     bias = torch.linspace(-1, 1, len(weight)).to(device, dtype).requires_grad_() if biased else None
@@ -65,11 +87,24 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, device=None, **
         inputs["teacher_bias"] = torch.linspace(1, 0, len(weight)).to(device, dtype)
     if "teacher_ids" in inputs:
         options.pop("teacher_softcap", None)
-    loss, stats = linear_divergence(hidden, weight, **inputs, bias=bias, row_weight=row_weight if weighted else None,
-                                    return_stats=True, backend=backend, **options)
+    loss, stats = linear_divergence(
+        hidden,
+        weight,
+        **inputs,
+        bias=bias,
+        row_weight=row_weight if weighted else None,
+        return_stats=True,
+        backend=backend,
+        **options,
+    )
     loss.backward(torch.linspace(-1, 2, loss.numel()).to(loss).view_as(loss))
-    out = {"loss": loss, "divergence": stats.divergence, "entropy": stats.entropy, "d_hidden": hidden.grad,
-           "d_weight": weight.grad}
+    out = {
+        "loss": loss,
+        "divergence": stats.divergence,
+        "entropy": stats.entropy,
+        "d_hidden": hidden.grad,
+        "d_weight": weight.grad,
+    }
     return on("cpu", out | ({"d_bias": bias.grad} if biased else {}))
 
 

@@ -39,8 +39,14 @@ class Options:
 
 PLAIN = Options()
 EVERYTHING = Options(softcap=5.0, temperature=0.7, label_smoothing=0.1, z_loss=1e-3, entropy=True)
-OPTIONS = [PLAIN, Options(softcap=30.0), Options(temperature=1.3, label_smoothing=0.1), Options(z_loss=1e-2),
-           Options(entropy=True), EVERYTHING]
+OPTIONS = [
+    PLAIN,
+    Options(softcap=30.0),
+    Options(temperature=1.3, label_smoothing=0.1),
+    Options(z_loss=1e-2),
+    Options(entropy=True),
+    EVERYTHING,
+]
 
 
 def make_rows(rows, vocabulary, dtype, peak=6.0, device="cpu"):

@@ -22,8 +22,11 @@ def test_the_backends_that_a_cpu_can_have_are_here():
     """Tests of a backend that is not there would be left out without a word. MIND_KERNELS_OPTIONAL_BACKENDS, a list
     with commas, names those that may be missing."""
     optional = os.environ.get("MIND_KERNELS_OPTIONAL_BACKENDS", "").split(",")
-    missing = {name: availability.reason for name, availability in available_backends().items()
-               if name in ("reference", "torch", "cpp", "triton") and not availability.available}
+    missing = {
+        name: availability.reason
+        for name, availability in available_backends().items()
+        if name in ("reference", "torch", "cpp", "triton") and not availability.available
+    }
     assert not set(missing) - set(optional), missing
 
 

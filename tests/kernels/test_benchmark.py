@@ -15,8 +15,11 @@ from mind_kernels.testing import make_inputs
 
 pytestmark = pytest.mark.benchmark(min_rounds=3, max_time=0.1)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BACKENDS = [name for name, state in available_backends().items()
-            if state.available and (DEVICE == "cuda" or not name.startswith("triton"))]
+BACKENDS = [
+    name
+    for name, state in available_backends().items()
+    if state.available and (DEVICE == "cuda" or not name.startswith("triton"))
+]
 
 
 @pytest.fixture
@@ -32,8 +35,14 @@ def test_linear_cross_entropy(benchmark, backend, rows, size, vocabulary, thresh
     hidden, weight = (inputs[name].requires_grad_() for name in ("hidden", "weight"))
 
     def step():
-        loss = linear_cross_entropy(hidden, weight, inputs["target"], row_weight=inputs["row_weight"],
-                                    gradient_threshold=threshold, backend=backend)
+        loss = linear_cross_entropy(
+            hidden,
+            weight,
+            inputs["target"],
+            row_weight=inputs["row_weight"],
+            gradient_threshold=threshold,
+            backend=backend,
+        )
         gradients = torch.autograd.grad(loss, (hidden, weight))
         if DEVICE == "cuda":
             torch.cuda.synchronize()

@@ -115,7 +115,7 @@ def test_reads_nothing_beyond_its_rows(vocabulary, form):
     """The logits lie unaligned among nans."""
     logits, weight, mask = make(2, 3, vocabulary, form=form)
     around = torch.full((logits.numel() + 65,), float("nan"))
-    inside = around[1:logits.numel() + 1].view(logits.shape)
+    inside = around[1 : logits.numel() + 1].view(logits.shape)
     inside.copy_(logits)
     assert_identical(run(inside, weight, mask), run(logits, weight, mask))
 
@@ -197,8 +197,9 @@ def test_capabilities(capability, tmp_path):
                    "mixture": kernels.mixture_divergences(*inputs["mixture"], True)}
         torch.save(outputs, folder + "/outputs.pt")
     """
-    process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True,
-                             text=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
     if capability != "baseline" and "one that this processor has" in process.stderr:
         pytest.skip(f"this processor has no {capability}")
     assert process.returncode == 0, process.stderr
@@ -220,26 +221,34 @@ def test_agrees_with_float64_kernels_on_large_groups(form):
 def arguments(form):
     logits, weight, mask = make(2, 3, 10, form=form)
     name = "pair_weight" if form == "pairs" else "mixture_weight"
-    return {"logits": logits, name: weight, "mask": mask, "divergence": torch.empty_like(weight),
-            "gradient": torch.empty_like(logits)}
+    return {
+        "logits": logits,
+        name: weight,
+        "mask": mask,
+        "divergence": torch.empty_like(weight),
+        "gradient": torch.empty_like(logits),
+    }
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name, change", [
-    ("logits", lambda t: t[0]),
-    ("logits", lambda t: t.double()),
-    ("logits", lambda t: t.transpose(1, 2).contiguous().transpose(1, 2)),
-    ("logits", lambda t: t[..., :0]),
-    ("weight", lambda t: t[:1]),
-    ("weight", lambda t: t.double()),
-    ("weight", lambda t: t.repeat(*[1] * (t.dim() - 1), 2)[..., ::2]),
-    ("mask", lambda t: t[:, :2]),
-    ("mask", lambda t: t.float()),
-    ("divergence", lambda t: t[..., :2]),
-    ("divergence", lambda t: t.bfloat16()),
-    ("gradient", lambda t: t[..., :9]),
-    ("gradient", lambda t: t.half()),
-])
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("logits", lambda t: t[0]),
+        ("logits", lambda t: t.double()),
+        ("logits", lambda t: t.transpose(1, 2).contiguous().transpose(1, 2)),
+        ("logits", lambda t: t[..., :0]),
+        ("weight", lambda t: t[:1]),
+        ("weight", lambda t: t.double()),
+        ("weight", lambda t: t.repeat(*[1] * (t.dim() - 1), 2)[..., ::2]),
+        ("mask", lambda t: t[:, :2]),
+        ("mask", lambda t: t.float()),
+        ("divergence", lambda t: t[..., :2]),
+        ("divergence", lambda t: t.bfloat16()),
+        ("gradient", lambda t: t[..., :9]),
+        ("gradient", lambda t: t.half()),
+    ],
+)
 def test_wrong_arguments_are_named(name, change, form):
     values = arguments(form)
     if name == "weight":

@@ -57,16 +57,20 @@ def rows():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("function", "make", "arguments"), [
-    (linear_cross_entropy, rows, ("target",)),
-    (sparse, rows, ("target",)),
-    (log_prob, rows, ("target", "row_weight")),
-    (linear_pairwise_jsd, test_linear_pairwise_jsd.make, ("pair_weight",)),
-    (mixture, test_linear_pairwise_jsd.make, ("pair_weight",)),
-    (linear_mind_loss, test_linear_mind_loss.make, ("target", "row_weight", "answer_rows", "pair_weight")),
-    (sparse_mind, test_linear_mind_loss.make, ("target", "row_weight", "answer_rows", "pair_weight")),
-    (divergence, rows, ("target", "row_weight")),
-], ids=["cross_entropy", "sparse", "log_prob", "pairwise_jsd", "mixture", "mind_loss", "sparse_mind", "divergence"])
+@pytest.mark.parametrize(
+    ("function", "make", "arguments"),
+    [
+        (linear_cross_entropy, rows, ("target",)),
+        (sparse, rows, ("target",)),
+        (log_prob, rows, ("target", "row_weight")),
+        (linear_pairwise_jsd, test_linear_pairwise_jsd.make, ("pair_weight",)),
+        (mixture, test_linear_pairwise_jsd.make, ("pair_weight",)),
+        (linear_mind_loss, test_linear_mind_loss.make, ("target", "row_weight", "answer_rows", "pair_weight")),
+        (sparse_mind, test_linear_mind_loss.make, ("target", "row_weight", "answer_rows", "pair_weight")),
+        (divergence, rows, ("target", "row_weight")),
+    ],
+    ids=["cross_entropy", "sparse", "log_prob", "pairwise_jsd", "mixture", "mind_loss", "sparse_mind", "divergence"],
+)
 def test_matches_float64(function, make, arguments, dtype, monkeypatch):
     monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1.0, "cuda": 1.0})
     monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)

@@ -86,9 +86,23 @@ def test_the_library_loads_and_registers_its_operators(compiled, tmp_path):
     flags = [*cuda_emulator.OPERATOR_FLAGS, "-DPy_LIMITED_API=0x030B0000", "-isystem", sysconfig.get_path("include")]
     objects = [cuda_emulator.compile_one(file, flags, tmp_path) for file in sorted(SOURCES.glob("*.cpp"))]
     library = tmp_path / "_cuda.abi3.so"
-    cuda_emulator.run([NVCC, "-shared", *map(str, [*objects, *compiled[1].glob("*.o")]), "-o", str(library),
-                       f"-L{Path(torch.__file__).parent / 'lib'}", "-Xlinker", "--no-as-needed", "-ltorch",
-                       "-Xlinker", "--as-needed", "-ltorch_cpu", "-lc10"])
+    cuda_emulator.run(
+        [
+            NVCC,
+            "-shared",
+            *map(str, [*objects, *compiled[1].glob("*.o")]),
+            "-o",
+            str(library),
+            f"-L{Path(torch.__file__).parent / 'lib'}",
+            "-Xlinker",
+            "--no-as-needed",
+            "-ltorch",
+            "-Xlinker",
+            "--as-needed",
+            "-ltorch_cpu",
+            "-lc10",
+        ]
+    )
     stream = tmp_path / "stream.c"
     stream.write_text("int aoti_torch_get_current_cuda_stream(int d, void** out) { (void)d; *out = 0; return 0; }")
     cuda_emulator.run([cuda_emulator.COMPILER, "-x", "c", "-shared", "-fPIC", str(stream), "-o", f"{stream}.so"])
@@ -98,11 +112,18 @@ def test_the_library_loads_and_registers_its_operators(compiled, tmp_path):
 
 @pytest.mark.slow
 @needs_nvcc
-@pytest.mark.parametrize("name, kernels, count, stores", [
-    ("rows", r"row_kernel", 12, True), ("count", r"count_kernel", 12, False), ("entries", r"entries_kernel", 6, False),
-    ("background", r"background_kernel", 6, False), ("gather", r"gather_kernel\w*Lb1E", 3, True),
-    ("groups", r"gradient_kernelILi4E", 1, True), ("groups", r"normalizer_kernel", 1, False),
-])
+@pytest.mark.parametrize(
+    "name, kernels, count, stores",
+    [
+        ("rows", r"row_kernel", 12, True),
+        ("count", r"count_kernel", 12, False),
+        ("entries", r"entries_kernel", 6, False),
+        ("background", r"background_kernel", 6, False),
+        ("gather", r"gather_kernel\w*Lb1E", 3, True),
+        ("groups", r"gradient_kernelILi4E", 1, True),
+        ("groups", r"normalizer_kernel", 1, False),
+    ],
+)
 def test_accesses_of_16_bytes(name, kernels, count, stores, tmp_path):
     """The compiler may take a vector apart, which costs bandwidth and no test sees: PTX shows it."""
     ptx = tmp_path / f"{name}.ptx"

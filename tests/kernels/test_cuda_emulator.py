@@ -69,14 +69,21 @@ def library(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("kernel, message", list(enumerate([
-    "this thread has left, others wait at __syncthreads, thread 40 of block 0",
-    "__syncthreads: another thread has left, thread 1 of block 0",
-    "__shfl_sync: another thread is at __shfl_xor_sync, thread 7 of block 0",
-    "the threads of a block wait for one another at different places",
-    "trap, thread 33 of block 2",
-    "",
-])))
+@pytest.mark.parametrize(
+    "kernel, message",
+    list(
+        enumerate(
+            [
+                "this thread has left, others wait at __syncthreads, thread 40 of block 0",
+                "__syncthreads: another thread has left, thread 1 of block 0",
+                "__shfl_sync: another thread is at __shfl_xor_sync, thread 7 of block 0",
+                "the threads of a block wait for one another at different places",
+                "trap, thread 33 of block 2",
+                "",
+            ]
+        )
+    ),
+)
 def test_broken_rules_are_seen(library, kernel, message):
     assert library.run(kernel).decode() == message
 

@@ -12,8 +12,10 @@ from mind_kernels.sparse_gradient import offsets_of
 from mind_kernels.testing import assert_within_budget
 from tests import cuda_emulator
 
-pytestmark = [pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE),
-              pytest.mark.usefixtures("emulated")]
+pytestmark = [
+    pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE),
+    pytest.mark.usefixtures("emulated"),
+]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ROWS = CompiledRows("cuda")
 
@@ -46,8 +48,9 @@ def check_gather(arguments, out=None):
 
 
 # Empty bags at the ends and inside, fewer entries than lanes and more, and bags that a block shares.
-@pytest.mark.parametrize("counts", [[0, 1, 3, 0, 40, 33, 5, 4, 2, 0], [3, 700, 0, 129, 1, 128, 300, 2, 0, 1, 500]],
-                         ids=["short", "long"])
+@pytest.mark.parametrize(
+    "counts", [[0, 1, 3, 0, 40, 33, 5, 4, 2, 0], [3, 700, 0, 129, 1, 128, 300, 2, 0, 1, 500]], ids=["short", "long"]
+)
 @pytest.mark.parametrize("size", [8, 37, 512, 700])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gather(dtype, size, counts):
@@ -94,8 +97,17 @@ def test_no_bags():
     assert check_gather(make_gather(40, torch.float32, [])).shape == (0, 40)
 
 
-@pytest.mark.parametrize("name, position, bad", [("indices", 1, 11), ("indices", 150, -1), ("indices", 5, 2**31 - 1),
-                                                 ("offsets", 1, -1), ("offsets", 1, 204), ("offsets", 2, 2**40)])
+@pytest.mark.parametrize(
+    "name, position, bad",
+    [
+        ("indices", 1, 11),
+        ("indices", 150, -1),
+        ("indices", 5, 2**31 - 1),
+        ("offsets", 1, -1),
+        ("offsets", 1, 204),
+        ("offsets", 2, 2**40),
+    ],
+)
 def test_bad_lists_trap(name, position, bad):
     """What the host cannot check: the kernel ends before it reads there."""
     arguments = make_gather(40, torch.float32, [3, 200])

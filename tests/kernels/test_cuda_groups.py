@@ -12,12 +12,24 @@ from mind_kernels.linear_pairwise_jsd.compiled_groups import CompiledGroups
 from mind_kernels.testing import assert_within_budget
 from tests import cuda_emulator
 
-pytestmark = [pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE),
-              pytest.mark.usefixtures("emulated")]
+pytestmark = [
+    pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE),
+    pytest.mark.usefixtures("emulated"),
+]
 GROUPS = CompiledGroups("cuda")
 # (groups, rows, vocabulary): parts of a warp's columns, spans of several warps; one block of rows, several, and parts
-GROUP_SHAPES = [(3, 2, 101), (2, 3, 67), (1, 5, 128), (1, 7, 68), (2, 8, 67), (1, 9, 35), (1, 13, 40), (1, 17, 7),
-                (1, 3, 2100), (1, 2, 8200)]
+GROUP_SHAPES = [
+    (3, 2, 101),
+    (2, 3, 67),
+    (1, 5, 128),
+    (1, 7, 68),
+    (2, 8, 67),
+    (1, 9, 35),
+    (1, 13, 40),
+    (1, 17, 7),
+    (1, 3, 2100),
+    (1, 2, 8200),
+]
 KINDS = pytest.mark.parametrize("kind", ["pairs", "mixture"])
 
 
@@ -31,8 +43,9 @@ def check_groups(kind, logits, weight, mask):
     before = logits.clone()
     found = run_groups(kind, logits, weight, mask)
     assert torch.equal(logits, before)
-    assert_within_budget(found, eager_groups(logits, weight, mask), eager_groups(logits.double(), weight, mask),
-                         torch.float32)
+    assert_within_budget(
+        found, eager_groups(logits, weight, mask), eager_groups(logits.double(), weight, mask), torch.float32
+    )
     return found
 
 

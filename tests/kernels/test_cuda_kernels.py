@@ -14,8 +14,10 @@ from mind_kernels.sparse_gradient import offsets_of
 from mind_kernels.testing import assert_within_budget
 from tests import cuda_emulator
 
-pytestmark = [pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE),
-              pytest.mark.usefixtures("emulated")]
+pytestmark = [
+    pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE),
+    pytest.mark.usefixtures("emulated"),
+]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (rows, vocabulary): less than a vector, rows that are not aligned, and rows that are
 SHAPES = [(3, 7), (4, 101), (3, 1000)]
@@ -156,8 +158,15 @@ def sparse(logits, target, scale, entropy_scale, options):
     """(values, kept, kept_mass), (columns, values, kept_sum) of a chunk."""
     values, numbers, kept, kept_mass = ROWS.count(logits, target, options.loss)
     return (values, kept, kept_mass), ROWS.entries(
-        logits, target, numbers, values, options.weights(scale, entropy_scale), options.loss, offsets_of(kept),
-        int(kept.sum()))
+        logits,
+        target,
+        numbers,
+        values,
+        options.weights(scale, entropy_scale),
+        options.loss,
+        offsets_of(kept),
+        int(kept.sum()),
+    )
 
 
 def from_lse(logits, target, scale, entropy_scale, options):

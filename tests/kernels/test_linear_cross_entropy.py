@@ -29,11 +29,26 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, upstream=None, 
     bias = torch.linspace(-1, 1, weight.shape[0]).to(device, dtype).requires_grad_() if biased else None
     rows = hidden.shape[0]
     loss, stats = linear_cross_entropy(
-        hidden, weight, inputs["target"], bias=bias, row_weight=inputs["row_weight"] if weighted else None,
-        segment=torch.arange(rows, device=device) % 3, num_segments=3, return_stats=True, backend=backend, **options)
+        hidden,
+        weight,
+        inputs["target"],
+        bias=bias,
+        row_weight=inputs["row_weight"] if weighted else None,
+        segment=torch.arange(rows, device=device) % 3,
+        num_segments=3,
+        return_stats=True,
+        backend=backend,
+        **options,
+    )
     loss.backward(torch.full_like(loss, 1.7) if upstream is None else upstream)
-    out = {"loss": loss, "nll": stats.nll, "lse": stats.lse, "entropy": stats.entropy, "d_hidden": hidden.grad,
-           "d_weight": weight.grad}
+    out = {
+        "loss": loss,
+        "nll": stats.nll,
+        "lse": stats.lse,
+        "entropy": stats.entropy,
+        "d_hidden": hidden.grad,
+        "d_weight": weight.grad,
+    }
     return on("cpu", out | ({"d_bias": bias.grad} if biased else {}))
 
 
@@ -49,8 +64,9 @@ def test_matches_float64(backend, dtype, shape, options):
 def test_reference_is_torch_cross_entropy():
     inputs = make_inputs(23, 16, 101, dtype=torch.float64)
     for options in ({}, {"label_smoothing": 0.2}, {"reduction": "none"}):
-        ours = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], backend="reference",
-                                    **options)
+        ours = linear_cross_entropy(
+            inputs["hidden"], inputs["weight"], inputs["target"], backend="reference", **options
+        )
         theirs = F.cross_entropy(inputs["hidden"] @ inputs["weight"].T, inputs["target"], **options)
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
@@ -60,17 +76,41 @@ def test_reference_gradcheck():
     hidden, weight = inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_()
 
     def loss(hidden, weight):
-        return linear_cross_entropy(hidden, weight, inputs["target"], row_weight=inputs["row_weight"], z_loss=0.1,
-                                    label_smoothing=0.1, softcap=3.0, backend="reference")
+        return linear_cross_entropy(
+            hidden,
+            weight,
+            inputs["target"],
+            row_weight=inputs["row_weight"],
+            z_loss=0.1,
+            label_smoothing=0.1,
+            softcap=3.0,
+            backend="reference",
+        )
 
     assert torch.autograd.gradcheck(loss, (hidden, weight))
     assert torch.autograd.gradgradcheck(loss, (hidden, weight))
 
 
 def operator_arguments(inputs, reduction, gradient_threshold, backend):
-    return (inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_(), None, inputs["target"],
-            inputs["row_weight"], None, torch.arange(5, device=inputs["hidden"].device) % 2, 2, 4.0, 0.9, -100,
-            reduction, 0.0, 1e-3, gradient_threshold, [reduction != "none", reduction != "none", False], backend)
+    return (
+        inputs["hidden"].requires_grad_(),
+        inputs["weight"].requires_grad_(),
+        None,
+        inputs["target"],
+        inputs["row_weight"],
+        None,
+        torch.arange(5, device=inputs["hidden"].device) % 2,
+        2,
+        4.0,
+        0.9,
+        -100,
+        reduction,
+        0.0,
+        1e-3,
+        gradient_threshold,
+        [reduction != "none", reduction != "none", False],
+        backend,
+    )
 
 
 @pytest.mark.parametrize("gradient_threshold", [None, 0.01])
@@ -78,8 +118,9 @@ def operator_arguments(inputs, reduction, gradient_threshold, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck(backend, reduction, gradient_threshold, monkeypatch):
     monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1.0, "cuda": 1.0})
-    arguments = operator_arguments(make_inputs(5, 8, 13, device=device_of(backend)), reduction, gradient_threshold,
-                                   backend)
+    arguments = operator_arguments(
+        make_inputs(5, 8, 13, device=device_of(backend)), reduction, gradient_threshold, backend
+    )
     torch.library.opcheck(torch.ops.mind_kernels.linear_cross_entropy.default, arguments)
 
 
@@ -119,11 +160,13 @@ def test_weight_zero_costs_no_gradient_and_keeps_statistics(monkeypatch):
     row_weight = inputs["row_weight"] * (torch.arange(40) % 2)
     rows = []
     add = row_chunks.HeadGradients.add
-    monkeypatch.setattr(row_chunks.HeadGradients, "add",
-                        lambda self, index, *rest: (rows.append(index), add(self, index, *rest)))
+    monkeypatch.setattr(
+        row_chunks.HeadGradients, "add", lambda self, index, *rest: (rows.append(index), add(self, index, *rest))
+    )
     hidden = inputs["hidden"].clone().requires_grad_()
-    loss, stats = linear_cross_entropy(hidden, inputs["weight"], inputs["target"], row_weight=row_weight,
-                                       reduction="sum", return_stats=True)
+    loss, stats = linear_cross_entropy(
+        hidden, inputs["weight"], inputs["target"], row_weight=row_weight, reduction="sum", return_stats=True
+    )
     loss.backward()
     _, plain = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], return_stats=True)
     valid = inputs["target"] != -100
@@ -167,8 +210,9 @@ def test_extreme_logits_and_last_entry():
     target = torch.tensor([0, 1, 2, 3, 4, 4, 4, 4, 4, 0])
     inputs = {"hidden": hidden, "weight": weight, "target": target}
     truth = run(inputs, torch.float64, "reference")
-    assert_within_budget(run(inputs, torch.float32, "torch"), run(inputs, torch.float32, "reference"), truth,
-                         torch.float32)
+    assert_within_budget(
+        run(inputs, torch.float32, "torch"), run(inputs, torch.float32, "reference"), truth, torch.float32
+    )
 
 
 def test_non_finite_hidden_gives_non_finite_loss():
@@ -178,8 +222,14 @@ def test_non_finite_hidden_gives_non_finite_loss():
 
 
 @settings(max_examples=25, deadline=None)
-@given(rows=st.integers(0, 40), size=st.integers(1, 9), vocabulary=st.integers(1, 50), chunk=st.integers(1, 64),
-       block=st.integers(1, 64), seed=st.integers(0, 99))
+@given(
+    rows=st.integers(0, 40),
+    size=st.integers(1, 9),
+    vocabulary=st.integers(1, 50),
+    chunk=st.integers(1, 64),
+    block=st.integers(1, 64),
+    seed=st.integers(0, 99),
+)
 def test_chunk_sizes_change_nothing(rows, size, vocabulary, chunk, block, seed):
     inputs = make_inputs(rows, size, vocabulary, dtype=torch.float64, seed=seed)
     whole = run(inputs, torch.float64, "torch", reduction="sum", weighted=True)
@@ -195,8 +245,12 @@ def test_rows_may_be_permuted():
     inputs = make_inputs(50, 8, 31, dtype=torch.float64)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
     plain = run(inputs, torch.float64, "torch", weighted=True)
-    moved = run({"weight": inputs["weight"]} | {k: v[order] for k, v in inputs.items() if k != "weight"},
-                torch.float64, "torch", weighted=True)
+    moved = run(
+        {"weight": inputs["weight"]} | {k: v[order] for k, v in inputs.items() if k != "weight"},
+        torch.float64,
+        "torch",
+        weighted=True,
+    )
     torch.testing.assert_close(moved["loss"], plain["loss"])
     torch.testing.assert_close(moved["d_hidden"], plain["d_hidden"][order])
     torch.testing.assert_close(moved["d_weight"], plain["d_weight"])
@@ -205,8 +259,15 @@ def test_rows_may_be_permuted():
 def test_segments_are_unweighted_means():
     inputs = make_inputs(30, 8, 31)
     segment = torch.arange(30) // 10
-    _, stats = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], return_stats=True,
-                                    row_weight=inputs["row_weight"], segment=segment, num_segments=4)
+    _, stats = linear_cross_entropy(
+        inputs["hidden"],
+        inputs["weight"],
+        inputs["target"],
+        return_stats=True,
+        row_weight=inputs["row_weight"],
+        segment=segment,
+        num_segments=4,
+    )
     valid = inputs["target"] != -100
     for s in range(3):
         torch.testing.assert_close(stats.segment_nll[s], stats.nll[(segment == s) & valid].mean())
@@ -261,33 +322,39 @@ def call(**changes):
     return linear_cross_entropy(**inputs | changes)
 
 
-@pytest.mark.parametrize("changes, kind, message", [
-    ({"hidden": torch.zeros(6, 9)}, ValueError, r"same hidden size D"),
-    ({"hidden": torch.zeros(2, 3, 8)}, ValueError, r"hidden has shape \(2, 3, 8\): expected 2 dimensions \(N, D\)"),
-    ({"hidden": torch.zeros(6, 8).long()}, TypeError, r"hidden has dtype torch.int64"),
-    ({"weight": torch.zeros(31, 8).double()}, TypeError, r"weight has dtype torch.float64: expected torch.float32"),
-    ({"weight": torch.zeros(0, 8)}, ValueError, r"at least one vocabulary entry"),
-    ({"bias": torch.zeros(30)}, ValueError, r"bias has shape \(30,\): expected \(V,\) = \(31,\)"),
-    ({"target": torch.zeros(5).long()}, ValueError, r"target has shape \(5,\): expected \(N,\) = \(6,\)"),
-    ({"target": torch.zeros(6)}, TypeError, r"target has dtype torch.float32: expected torch.int64"),
-    ({"target": torch.tensor([0, 1, 31, 2, 3, 4])}, ValueError, r"target: .* in \[0, 31\).*got 31 in row 2"),
-    ({"target": torch.tensor([0, 1, -1, 2, 3, 4])}, ValueError, r"got -1 in row 2"),
-    ({"row_weight": torch.zeros(6, 1)}, ValueError, r"row_weight has shape \(6, 1\)"),
-    ({"row_weight": torch.zeros(6).long()}, TypeError, r"row_weight has dtype torch.int64"),
-    ({"row_weight": torch.zeros(6, requires_grad=True)}, ValueError, r"row_weight requires a gradient"),
-    ({"segment": torch.zeros(6).long()}, ValueError, r"segment and num_segments"),
-    ({"segment": torch.tensor([0, 0, -1, 0, 0, 0]), "num_segments": 2}, ValueError, r"segment: .* got -1 in row 2"),
-    ({"segment": torch.zeros(6).long(), "num_segments": 0}, ValueError, r"num_segments is 0"),
-    ({"reduction": "max"}, ValueError, r"reduction is 'max'"),
-    ({"label_smoothing": 1.5}, ValueError, r"label_smoothing is 1.5"),
-    ({"softcap": 0.0}, ValueError, r"softcap is 0.0"),
-    ({"temperature": float("nan")}, ValueError, r"temperature is nan"),
-    ({"backend": "fast"}, ValueError, r"backend is 'fast'"),
-    ({"backend": "cuda"}, BackendUnavailableError, r"'cuda' is not available on cpu"),
-    ({"backend": "triton", "hidden": torch.zeros(6, 8).double(), "weight": torch.zeros(31, 8).double()}, TypeError,
-     r"hidden has dtype torch.float64: backend 'triton' computes in float32"),
-    ({"gradient_threshold": 1.5}, ValueError, r"gradient_threshold is 1.5"),
-])
+@pytest.mark.parametrize(
+    "changes, kind, message",
+    [
+        ({"hidden": torch.zeros(6, 9)}, ValueError, r"same hidden size D"),
+        ({"hidden": torch.zeros(2, 3, 8)}, ValueError, r"hidden has shape \(2, 3, 8\): expected 2 dimensions \(N, D\)"),
+        ({"hidden": torch.zeros(6, 8).long()}, TypeError, r"hidden has dtype torch.int64"),
+        ({"weight": torch.zeros(31, 8).double()}, TypeError, r"weight has dtype torch.float64: expected torch.float32"),
+        ({"weight": torch.zeros(0, 8)}, ValueError, r"at least one vocabulary entry"),
+        ({"bias": torch.zeros(30)}, ValueError, r"bias has shape \(30,\): expected \(V,\) = \(31,\)"),
+        ({"target": torch.zeros(5).long()}, ValueError, r"target has shape \(5,\): expected \(N,\) = \(6,\)"),
+        ({"target": torch.zeros(6)}, TypeError, r"target has dtype torch.float32: expected torch.int64"),
+        ({"target": torch.tensor([0, 1, 31, 2, 3, 4])}, ValueError, r"target: .* in \[0, 31\).*got 31 in row 2"),
+        ({"target": torch.tensor([0, 1, -1, 2, 3, 4])}, ValueError, r"got -1 in row 2"),
+        ({"row_weight": torch.zeros(6, 1)}, ValueError, r"row_weight has shape \(6, 1\)"),
+        ({"row_weight": torch.zeros(6).long()}, TypeError, r"row_weight has dtype torch.int64"),
+        ({"row_weight": torch.zeros(6, requires_grad=True)}, ValueError, r"row_weight requires a gradient"),
+        ({"segment": torch.zeros(6).long()}, ValueError, r"segment and num_segments"),
+        ({"segment": torch.tensor([0, 0, -1, 0, 0, 0]), "num_segments": 2}, ValueError, r"segment: .* got -1 in row 2"),
+        ({"segment": torch.zeros(6).long(), "num_segments": 0}, ValueError, r"num_segments is 0"),
+        ({"reduction": "max"}, ValueError, r"reduction is 'max'"),
+        ({"label_smoothing": 1.5}, ValueError, r"label_smoothing is 1.5"),
+        ({"softcap": 0.0}, ValueError, r"softcap is 0.0"),
+        ({"temperature": float("nan")}, ValueError, r"temperature is nan"),
+        ({"backend": "fast"}, ValueError, r"backend is 'fast'"),
+        ({"backend": "cuda"}, BackendUnavailableError, r"'cuda' is not available on cpu"),
+        (
+            {"backend": "triton", "hidden": torch.zeros(6, 8).double(), "weight": torch.zeros(31, 8).double()},
+            TypeError,
+            r"hidden has dtype torch.float64: backend 'triton' computes in float32",
+        ),
+        ({"gradient_threshold": 1.5}, ValueError, r"gradient_threshold is 1.5"),
+    ],
+)
 def test_bad_input_is_named(changes, kind, message):
     with pytest.raises(kind, match=message):
         call(**changes)
@@ -304,8 +371,15 @@ def test_strides_change_nothing(monkeypatch, backend, threshold):
     gradients = []
     for case in (inputs, strided):
         hidden, weight, bias = (case[name].detach().requires_grad_() for name in ("hidden", "weight", "bias"))
-        loss = linear_cross_entropy(hidden, weight, case["target"], row_weight=case["row_weight"], bias=bias,
-                                    gradient_threshold=threshold, backend=backend)
+        loss = linear_cross_entropy(
+            hidden,
+            weight,
+            case["target"],
+            row_weight=case["row_weight"],
+            bias=bias,
+            gradient_threshold=threshold,
+            backend=backend,
+        )
         gradients.append((loss.detach(), *torch.autograd.grad(loss, (hidden, weight, bias))))
     assert not strided["target"].is_contiguous() and strided["hidden"].stride(1) == 2
     for found, expected in zip(*gradients, strict=True):

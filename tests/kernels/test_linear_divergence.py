@@ -49,6 +49,7 @@ def test_extreme_mixtures(backend, kind, form):
 
 def published(kind, log_q, log_p, parameter):
     """The divergence of each row as its paper writes it; F.kl_div(input, target) is KL(target || input)."""
+
     def kl(log_x, log_m):
         return F.kl_div(log_m, log_x, reduction="none", log_target=True).sum(-1)
 
@@ -71,8 +72,15 @@ def test_reference_is_the_published_formula(kind):
     inputs = make(23, 16, 101)
     temperature = 1.7
     hidden = inputs["hidden"].requires_grad_()
-    loss = linear_divergence(hidden, inputs["weight"], inputs["teacher_hidden"], inputs["teacher_weight"], **kind,
-                             temperature=temperature, backend="reference")
+    loss = linear_divergence(
+        hidden,
+        inputs["weight"],
+        inputs["teacher_hidden"],
+        inputs["teacher_weight"],
+        **kind,
+        temperature=temperature,
+        backend="reference",
+    )
     log_q = torch.log_softmax(hidden @ inputs["weight"].T / temperature, -1)
     log_p = torch.log_softmax(inputs["teacher_hidden"] @ inputs["teacher_weight"].T / temperature, -1)
     name, parameter = (*kind.values(), {"jsd": 0.5, "skew_forward_kl": 0.1}.get(kind["kind"]))[:2]
@@ -103,8 +111,16 @@ def test_reference_gradcheck(kind, form):
     names = [name for name in inputs if name.startswith("teacher")]
 
     def loss(hidden, weight):
-        return linear_divergence(hidden, weight, **{name: inputs[name] for name in names}, **kind, softcap=3.0,
-                                 row_weight=inputs["row_weight"], reduction="sum", backend="reference")
+        return linear_divergence(
+            hidden,
+            weight,
+            **{name: inputs[name] for name in names},
+            **kind,
+            softcap=3.0,
+            row_weight=inputs["row_weight"],
+            reduction="sum",
+            backend="reference",
+        )
 
     tensors = inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_()
     assert torch.autograd.gradcheck(loss, tensors)
@@ -118,14 +134,19 @@ def test_trl_agrees():
     for kind, beta in ((KINDS[0], 0.0), (KINDS[1], 1.0), ({"kind": "jsd", "beta": 0.3}, 0.3)):
         ours = [inputs[name].clone().requires_grad_(not name.startswith("teacher")) for name in order]
         theirs = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in ours]
-        loss, stats = linear_divergence(*ours, **kind, temperature=1.3, softcap=20.0, teacher_softcap=30.0,
-                                        reduction="none", return_stats=True)
+        loss, stats = linear_divergence(
+            *ours, **kind, temperature=1.3, softcap=20.0, teacher_softcap=30.0, reduction="none", return_stats=True
+        )
         expected, entropy = trl.ChunkedDivergenceFunction.apply(
-            theirs[0], theirs[1], None, theirs[2], theirs[3], None, beta, 1.3, 1.0, 20.0, 1.0, 30.0)
+            theirs[0], theirs[1], None, theirs[2], theirs[3], None, beta, 1.3, 1.0, 20.0, 1.0, 30.0
+        )
         loss.sum().backward()
         expected.sum().backward()
-        for found, wanted in ((loss, expected), (stats.entropy, entropy), *((a.grad, b.grad) for a, b in
-                                                                          zip(ours[:2], theirs[:2], strict=True))):
+        for found, wanted in (
+            (loss, expected),
+            (stats.entropy, entropy),
+            *((a.grad, b.grad) for a, b in zip(ours[:2], theirs[:2], strict=True)),
+        ):
             torch.testing.assert_close(found, wanted)
 
 
@@ -165,8 +186,12 @@ def test_taid_starts_at_zero_and_ends_at_forward_kl(backend, form):
 
 def test_jsd_of_one_half_is_symmetric():
     inputs = make(12, 16, 301)
-    swapped = {"hidden": inputs["teacher_hidden"], "weight": inputs["teacher_weight"],
-               "teacher_hidden": inputs["hidden"], "teacher_weight": inputs["weight"]}
+    swapped = {
+        "hidden": inputs["teacher_hidden"],
+        "weight": inputs["teacher_weight"],
+        "teacher_hidden": inputs["hidden"],
+        "teacher_weight": inputs["weight"],
+    }
     jsd, mirrored = (run(case, torch.float64, "torch", kind="jsd")["divergence"] for case in (inputs, swapped))
     torch.testing.assert_close(jsd, mirrored)
     assert jsd.min() > 0 and jsd.max() <= math.log(2)
@@ -202,8 +227,12 @@ def test_small_tail_keeps_its_probability(backend, kind):
     logits = torch.randn(24, 7, generator=generator)
     logits[:, :2] += 40
     p = torch.rand(24, 2, generator=generator) / 2
-    inputs = {"hidden": logits, "weight": torch.eye(7), "teacher_ids": torch.tensor([[0, 1], [1, 0]] * 12),
-              "teacher_log_prob": p.log()}
+    inputs = {
+        "hidden": logits,
+        "weight": torch.eye(7),
+        "teacher_ids": torch.tensor([[0, 1], [1, 0]] * 12),
+        "teacher_log_prob": p.log(),
+    }
     truth = assert_matches_float64(inputs, torch.float32, backend, reduction="none", **kind)
     assert (truth["d_hidden"][:, 2:] != 0).all()
 
@@ -220,8 +249,9 @@ def test_list_may_hold_all_probability_or_none_of_some_token(backend, kind):
 @pytest.mark.parametrize("kind", KINDS, ids=name_of)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_extreme_logits(backend, kind, form):
-    logits = torch.tensor([[1e4, 0, -1e4, 3, 0], [-1e4, 1e4, 1e4, 0, 0], [0, 0, 0, 0, 1e4], [1e4, 0, -1e4, 3, 0],
-                           [1e4, 9999, 9998, 0, 0]])
+    logits = torch.tensor(
+        [[1e4, 0, -1e4, 3, 0], [-1e4, 1e4, 1e4, 0, 0], [0, 0, 0, 0, 1e4], [1e4, 0, -1e4, 3, 0], [1e4, 9999, 9998, 0, 0]]
+    )
     inputs = {"hidden": logits, "weight": torch.eye(5)}
     if form == "head":
         inputs |= {"teacher_hidden": logits.roll(1, 1), "teacher_weight": torch.eye(5)}
@@ -235,13 +265,18 @@ def test_extreme_logits(backend, kind, form):
 def from_rounded_log_probs(inputs, kind):
     """The divergences in float64 of log-probabilities that are rounded to float32: what any float32 code has lost."""
     log_q, log_p = (torch.log_softmax(inputs[name], -1) for name in ("hidden", "teacher_hidden"))
-    exact = {"hidden": log_q.double(), "teacher_hidden": log_p.double(), "weight": torch.eye(log_q.shape[1]).double(),
-             "teacher_weight": torch.eye(log_q.shape[1]).double()}
+    exact = {
+        "hidden": log_q.double(),
+        "teacher_hidden": log_p.double(),
+        "weight": torch.eye(log_q.shape[1]).double(),
+        "teacher_weight": torch.eye(log_q.shape[1]).double(),
+    }
     return {"divergence": run(exact, torch.float64, "torch", **kind)["divergence"]}
 
 
-@pytest.mark.parametrize(("backend", "difference"), [("torch", 1e-1), ("torch", 1e-3), ("torch", 1e-5),
-                                                     ("triton", 1e-1), ("triton", 1e-4)])
+@pytest.mark.parametrize(
+    ("backend", "difference"), [("torch", 1e-1), ("torch", 1e-3), ("torch", 1e-5), ("triton", 1e-1), ("triton", 1e-4)]
+)
 @pytest.mark.parametrize("kind", KINDS, ids=name_of)
 def test_nearly_equal_distributions_do_not_cancel(backend, kind, difference):
     generator = torch.Generator().manual_seed(5)
@@ -255,8 +290,13 @@ def test_nearly_equal_distributions_do_not_cancel(backend, kind, difference):
     # A divergence is about c e^2 / 2, e the logarithm of the ratio and c the share of a mixture, so functions of e that
     # are rounded to eps err by eps / (c e) of it.
     share = (*kind.values(), 1.0)[1]
-    assert_within_budget(found, from_rounded_log_probs(inputs, kind), {"divergence": truth["divergence"]},
-                         torch.float32, conditioning=1 / (share * difference))
+    assert_within_budget(
+        found,
+        from_rounded_log_probs(inputs, kind),
+        {"divergence": truth["divergence"]},
+        torch.float32,
+        conditioning=1 / (share * difference),
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS[:3], ids=name_of)
@@ -269,8 +309,10 @@ def test_logits_are_not_rounded_to_half_precision(kind):
 
 def test_teacher_has_a_dtype_of_its_own():
     inputs = make(12, 16, 101, dtype=torch.float32)
-    low = inputs | {"teacher_hidden": inputs["teacher_hidden"].bfloat16(),
-                    "teacher_weight": inputs["teacher_weight"].bfloat16()}
+    low = inputs | {
+        "teacher_hidden": inputs["teacher_hidden"].bfloat16(),
+        "teacher_weight": inputs["teacher_weight"].bfloat16(),
+    }
     for dtype in (torch.float32, torch.float64):
         same = low | {name: low[name].to(dtype) for name in ("teacher_hidden", "teacher_weight")}
         for backend in ("reference", "torch"):
@@ -285,4 +327,10 @@ def test_non_finite_hidden_gives_non_finite_loss(form):
     inputs["hidden"][2, 3] = float("inf")
     for kind in KINDS:
         assert run(inputs, torch.float32, "torch", **kind)["divergence"].isfinite().tolist() == [
-            True, True, False, True, True, True]
+            True,
+            True,
+            False,
+            True,
+            True,
+            True,
+        ]

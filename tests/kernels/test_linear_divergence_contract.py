@@ -55,8 +55,9 @@ def test_weight_zero_costs_no_gradient_and_keeps_statistics(monkeypatch, form):
     inputs = make(40, 8, 31, form=form)
     rows = []
     add = row_chunks.HeadGradients.add
-    monkeypatch.setattr(row_chunks.HeadGradients, "add",
-                        lambda self, index, *rest: (rows.append(index), add(self, index, *rest)))
+    monkeypatch.setattr(
+        row_chunks.HeadGradients, "add", lambda self, index, *rest: (rows.append(index), add(self, index, *rest))
+    )
     out = run(inputs, torch.float64, "torch", reduction="sum", weighted=True)
     assert torch.cat(rows).tolist() == inputs["row_weight"].nonzero().flatten().tolist()
     assert out["d_hidden"][1::4].count_nonzero() == 0
@@ -90,9 +91,13 @@ def test_no_weight_at_all(backend):
 def test_no_rows_at_all(backend, reduction, form):
     device = device_of(backend)
     hidden, weight = torch.empty(0, 8, device=device), torch.randn(31, 8, device=device)
-    teacher = {"head": {"teacher_hidden": hidden, "teacher_weight": weight},
-               "list": {"teacher_ids": torch.empty(0, 3, dtype=torch.int64, device=device),
-                        "teacher_log_prob": torch.empty(0, 3, device=device)}}[form]
+    teacher = {
+        "head": {"teacher_hidden": hidden, "teacher_weight": weight},
+        "list": {
+            "teacher_ids": torch.empty(0, 3, dtype=torch.int64, device=device),
+            "teacher_log_prob": torch.empty(0, 3, device=device),
+        },
+    }[form]
     leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     loss = linear_divergence(*leaves, **teacher, reduction=reduction, backend=backend)
     loss.sum().backward()
@@ -117,16 +122,29 @@ def operator_arguments(form, reduction, kind, backend):
     inputs = on(device_of(backend), inputs)
     names = ("teacher_hidden", "teacher_weight", "teacher_bias", "teacher_ids", "teacher_log_prob", "row_weight")
     needs = [reduction != "none"] * 2 + [False]
-    return (inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_(), None, *map(inputs.get, names), 4.0,
-            None, 0.9, kind, reduction, needs, backend)
+    return (
+        inputs["hidden"].requires_grad_(),
+        inputs["weight"].requires_grad_(),
+        None,
+        *map(inputs.get, names),
+        4.0,
+        None,
+        0.9,
+        kind,
+        reduction,
+        needs,
+        backend,
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck(backend, reduction, form):
-    torch.library.opcheck(torch.ops.mind_kernels.linear_divergence.default,
-                          operator_arguments(form, reduction, [0.5, 0.5, 0.5, 1.0], backend))
+    torch.library.opcheck(
+        torch.ops.mind_kernels.linear_divergence.default,
+        operator_arguments(form, reduction, [0.5, 0.5, 0.5, 1.0], backend),
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -189,60 +207,124 @@ LIST = make(6, 8, 31, form="list", listed=3, dtype=torch.float32)
 HALVES = torch.full((6, 3), 0.5).log()
 
 
-@pytest.mark.parametrize("inputs, changes, error, message", [
-    (HEAD, {"hidden": torch.zeros(6, 9)}, ValueError, r"same hidden size D"),
-    (HEAD, {"hidden": torch.zeros(2, 3, 8)}, ValueError, r"hidden has shape \(2, 3, 8\): expected 2 dimensions"),
-    (HEAD, {"bias": torch.zeros(30)}, ValueError, r"bias has shape \(30,\): expected \(V,\) = \(31,\)"),
-    (HEAD, {"teacher_hidden": torch.zeros(6, 9)}, ValueError, r"teacher_hidden has shape \(6, 9\) and teacher_weight"),
-    (HEAD, {"teacher_hidden": torch.zeros(5, 13)}, ValueError, r"teacher_hidden .* expected \(N, D'\) = \(6, 13\)"),
-    (HEAD, {"teacher_hidden": torch.zeros(6)}, ValueError, r"teacher_hidden has shape \(6,\): expected 2 dimensions"),
-    (HEAD, {"teacher_hidden": torch.zeros(6, 13).long()}, TypeError, r"teacher_hidden has dtype torch.int64"),
-    (HEAD, {"teacher_weight": torch.zeros(30, 13)}, ValueError, r"teacher_weight .* expected \(V, D'\) = \(31, 13\)"),
-    (HEAD, {"teacher_weight": torch.zeros(31, 13).double()}, TypeError,
-     r"teacher_weight has dtype torch.float64: expected torch.float32, the dtype of teacher_hidden"),
-    (HEAD, {"teacher_bias": torch.zeros(30)}, ValueError, r"teacher_bias has shape \(30,\)"),
-    (HEAD, {"teacher_softcap": 0.0}, ValueError, r"teacher_softcap is 0.0"),
-    (HEAD, {"teacher_hidden": None}, ValueError, r"teacher: expected either teacher_hidden and teacher_weight, or"),
-    (HEAD, {"teacher_weight": None}, ValueError, r"teacher: expected either"),
-    (HEAD, {"teacher_hidden": None, "teacher_weight": None}, ValueError, r"teacher: expected either"),
-    (HEAD, {"teacher_ids": LIST["teacher_ids"]}, ValueError, r"teacher: expected either"),
-    (LIST, {"teacher_ids": None}, ValueError, r"teacher: expected either"),
-    (LIST, {"teacher_weight": HEAD["teacher_weight"]}, ValueError, r"teacher: expected either"),
-    (LIST, {"teacher_bias": torch.zeros(31)}, ValueError, r"teacher_bias: expected None beside teacher_log_prob"),
-    (LIST, {"teacher_softcap": 5.0}, ValueError, r"teacher_softcap: expected None beside teacher_log_prob"),
-    (LIST, {"teacher_ids": torch.zeros(6, dtype=torch.int64)}, ValueError, r"teacher_ids .* expected 2 dimensions"),
-    (LIST, {"teacher_ids": torch.zeros(5, 3).long()}, ValueError, r"teacher_ids .* expected \(N, T\) = \(6, 3\)"),
-    (LIST, {"teacher_ids": torch.zeros(6, 3)}, TypeError, r"teacher_ids has dtype torch.float32: expected torch.int64"),
-    (LIST, {"teacher_ids": torch.zeros(6, 0).long(), "teacher_log_prob": torch.zeros(6, 0)}, ValueError,
-     r"teacher_ids .* expected T in \[1, 31\]"),
-    (LIST, {"teacher_ids": torch.tensor([[0, 1, 31]] * 6)}, ValueError, r"teacher_ids: expected values in \[0, 31\)"),
-    (LIST, {"teacher_ids": torch.tensor([[0, 1, 0]] * 6)}, ValueError, r"teacher_ids: expected distinct ids"),
-    (LIST, {"teacher_log_prob": torch.zeros(6, 2)}, ValueError, r"teacher_log_prob .* expected \(N, T\) = \(6, 3\)"),
-    (LIST, {"teacher_log_prob": torch.zeros(6, 3).half()}, TypeError, r"teacher_log_prob has dtype torch.float16"),
-    (LIST, {"teacher_log_prob": HALVES}, ValueError, r"teacher_log_prob: expected probabilities that sum to at most 1"),
-    (LIST, {"teacher_log_prob": HALVES * math.nan}, ValueError, r"teacher_log_prob: expected probabilities that sum"),
-    (LIST, {"teacher_log_prob": HALVES - math.inf, "kind": "reverse_kl"}, ValueError,
-     r"teacher_log_prob: expected finite values, since kind 'reverse_kl'"),
-    (LIST, {"weight": torch.zeros(3, 8), "teacher_ids": torch.tensor([[0, 1, 2]] * 6), "teacher_log_prob": HALVES - 1},
-     ValueError, r"teacher_log_prob: expected probabilities of all tokens to sum to 1"),
-    (HEAD, {"kind": "js"}, ValueError, r"kind is 'js': expected one of 'forward_kl', 'reverse_kl', 'jsd'"),
-    (HEAD, {"beta": 0.5}, ValueError, r"beta is 0.5: expected None, since kind 'forward_kl' does not use it"),
-    (HEAD, {"kind": "jsd", "skew": 0.1}, ValueError, r"skew is 0.1: expected None, since kind 'jsd'"),
-    (HEAD, {"kind": "skew_reverse_kl", "interpolation": 0.1}, ValueError, r"interpolation is 0.1: expected None"),
-    (HEAD, {"kind": "jsd", "beta": 0.0}, ValueError, r"beta is 0.0: .* \(0, 1\); .* 'forward_kl' and 'reverse_kl'"),
-    (HEAD, {"kind": "jsd", "beta": 1}, ValueError, r"beta is 1.0: expected a number in \(0, 1\)"),
-    (HEAD, {"kind": "skew_forward_kl", "skew": 1.0}, ValueError, r"skew is 1.0: expected a number in \(0, 1\)$"),
-    (HEAD, {"kind": "taid"}, ValueError, r"interpolation is None: expected a number in \[0, 1\]"),
-    (HEAD, {"kind": "taid", "interpolation": 1.5}, ValueError, r"interpolation is 1.5: expected a number in \[0, 1\]"),
-    (HEAD, {"row_weight": torch.zeros(6, 1)}, ValueError, r"row_weight has shape \(6, 1\)"),
-    (HEAD, {"row_weight": torch.zeros(6).long()}, TypeError, r"row_weight has dtype torch.int64"),
-    (HEAD, {"row_weight": torch.zeros(6, requires_grad=True)}, ValueError, r"row_weight requires a gradient"),
-    (HEAD, {"reduction": "max"}, ValueError, r"reduction is 'max'"),
-    (HEAD, {"softcap": 0.0}, ValueError, r"softcap is 0.0"),
-    (HEAD, {"temperature": float("nan")}, ValueError, r"temperature is nan"),
-    (HEAD, {"backend": "fast"}, ValueError, r"backend is 'fast'"),
-    (HEAD, {"backend": "cuda"}, BackendUnavailableError, r"'cuda' is not available on cpu"),
-])
+@pytest.mark.parametrize(
+    "inputs, changes, error, message",
+    [
+        (HEAD, {"hidden": torch.zeros(6, 9)}, ValueError, r"same hidden size D"),
+        (HEAD, {"hidden": torch.zeros(2, 3, 8)}, ValueError, r"hidden has shape \(2, 3, 8\): expected 2 dimensions"),
+        (HEAD, {"bias": torch.zeros(30)}, ValueError, r"bias has shape \(30,\): expected \(V,\) = \(31,\)"),
+        (
+            HEAD,
+            {"teacher_hidden": torch.zeros(6, 9)},
+            ValueError,
+            r"teacher_hidden has shape \(6, 9\) and teacher_weight",
+        ),
+        (HEAD, {"teacher_hidden": torch.zeros(5, 13)}, ValueError, r"teacher_hidden .* expected \(N, D'\) = \(6, 13\)"),
+        (
+            HEAD,
+            {"teacher_hidden": torch.zeros(6)},
+            ValueError,
+            r"teacher_hidden has shape \(6,\): expected 2 dimensions",
+        ),
+        (HEAD, {"teacher_hidden": torch.zeros(6, 13).long()}, TypeError, r"teacher_hidden has dtype torch.int64"),
+        (
+            HEAD,
+            {"teacher_weight": torch.zeros(30, 13)},
+            ValueError,
+            r"teacher_weight .* expected \(V, D'\) = \(31, 13\)",
+        ),
+        (
+            HEAD,
+            {"teacher_weight": torch.zeros(31, 13).double()},
+            TypeError,
+            r"teacher_weight has dtype torch.float64: expected torch.float32, the dtype of teacher_hidden",
+        ),
+        (HEAD, {"teacher_bias": torch.zeros(30)}, ValueError, r"teacher_bias has shape \(30,\)"),
+        (HEAD, {"teacher_softcap": 0.0}, ValueError, r"teacher_softcap is 0.0"),
+        (HEAD, {"teacher_hidden": None}, ValueError, r"teacher: expected either teacher_hidden and teacher_weight, or"),
+        (HEAD, {"teacher_weight": None}, ValueError, r"teacher: expected either"),
+        (HEAD, {"teacher_hidden": None, "teacher_weight": None}, ValueError, r"teacher: expected either"),
+        (HEAD, {"teacher_ids": LIST["teacher_ids"]}, ValueError, r"teacher: expected either"),
+        (LIST, {"teacher_ids": None}, ValueError, r"teacher: expected either"),
+        (LIST, {"teacher_weight": HEAD["teacher_weight"]}, ValueError, r"teacher: expected either"),
+        (LIST, {"teacher_bias": torch.zeros(31)}, ValueError, r"teacher_bias: expected None beside teacher_log_prob"),
+        (LIST, {"teacher_softcap": 5.0}, ValueError, r"teacher_softcap: expected None beside teacher_log_prob"),
+        (LIST, {"teacher_ids": torch.zeros(6, dtype=torch.int64)}, ValueError, r"teacher_ids .* expected 2 dimensions"),
+        (LIST, {"teacher_ids": torch.zeros(5, 3).long()}, ValueError, r"teacher_ids .* expected \(N, T\) = \(6, 3\)"),
+        (
+            LIST,
+            {"teacher_ids": torch.zeros(6, 3)},
+            TypeError,
+            r"teacher_ids has dtype torch.float32: expected torch.int64",
+        ),
+        (
+            LIST,
+            {"teacher_ids": torch.zeros(6, 0).long(), "teacher_log_prob": torch.zeros(6, 0)},
+            ValueError,
+            r"teacher_ids .* expected T in \[1, 31\]",
+        ),
+        (
+            LIST,
+            {"teacher_ids": torch.tensor([[0, 1, 31]] * 6)},
+            ValueError,
+            r"teacher_ids: expected values in \[0, 31\)",
+        ),
+        (LIST, {"teacher_ids": torch.tensor([[0, 1, 0]] * 6)}, ValueError, r"teacher_ids: expected distinct ids"),
+        (
+            LIST,
+            {"teacher_log_prob": torch.zeros(6, 2)},
+            ValueError,
+            r"teacher_log_prob .* expected \(N, T\) = \(6, 3\)",
+        ),
+        (LIST, {"teacher_log_prob": torch.zeros(6, 3).half()}, TypeError, r"teacher_log_prob has dtype torch.float16"),
+        (
+            LIST,
+            {"teacher_log_prob": HALVES},
+            ValueError,
+            r"teacher_log_prob: expected probabilities that sum to at most 1",
+        ),
+        (
+            LIST,
+            {"teacher_log_prob": HALVES * math.nan},
+            ValueError,
+            r"teacher_log_prob: expected probabilities that sum",
+        ),
+        (
+            LIST,
+            {"teacher_log_prob": HALVES - math.inf, "kind": "reverse_kl"},
+            ValueError,
+            r"teacher_log_prob: expected finite values, since kind 'reverse_kl'",
+        ),
+        (
+            LIST,
+            {"weight": torch.zeros(3, 8), "teacher_ids": torch.tensor([[0, 1, 2]] * 6), "teacher_log_prob": HALVES - 1},
+            ValueError,
+            r"teacher_log_prob: expected probabilities of all tokens to sum to 1",
+        ),
+        (HEAD, {"kind": "js"}, ValueError, r"kind is 'js': expected one of 'forward_kl', 'reverse_kl', 'jsd'"),
+        (HEAD, {"beta": 0.5}, ValueError, r"beta is 0.5: expected None, since kind 'forward_kl' does not use it"),
+        (HEAD, {"kind": "jsd", "skew": 0.1}, ValueError, r"skew is 0.1: expected None, since kind 'jsd'"),
+        (HEAD, {"kind": "skew_reverse_kl", "interpolation": 0.1}, ValueError, r"interpolation is 0.1: expected None"),
+        (HEAD, {"kind": "jsd", "beta": 0.0}, ValueError, r"beta is 0.0: .* \(0, 1\); .* 'forward_kl' and 'reverse_kl'"),
+        (HEAD, {"kind": "jsd", "beta": 1}, ValueError, r"beta is 1.0: expected a number in \(0, 1\)"),
+        (HEAD, {"kind": "skew_forward_kl", "skew": 1.0}, ValueError, r"skew is 1.0: expected a number in \(0, 1\)$"),
+        (HEAD, {"kind": "taid"}, ValueError, r"interpolation is None: expected a number in \[0, 1\]"),
+        (
+            HEAD,
+            {"kind": "taid", "interpolation": 1.5},
+            ValueError,
+            r"interpolation is 1.5: expected a number in \[0, 1\]",
+        ),
+        (HEAD, {"row_weight": torch.zeros(6, 1)}, ValueError, r"row_weight has shape \(6, 1\)"),
+        (HEAD, {"row_weight": torch.zeros(6).long()}, TypeError, r"row_weight has dtype torch.int64"),
+        (HEAD, {"row_weight": torch.zeros(6, requires_grad=True)}, ValueError, r"row_weight requires a gradient"),
+        (HEAD, {"reduction": "max"}, ValueError, r"reduction is 'max'"),
+        (HEAD, {"softcap": 0.0}, ValueError, r"softcap is 0.0"),
+        (HEAD, {"temperature": float("nan")}, ValueError, r"temperature is nan"),
+        (HEAD, {"backend": "fast"}, ValueError, r"backend is 'fast'"),
+        (HEAD, {"backend": "cuda"}, BackendUnavailableError, r"'cuda' is not available on cpu"),
+    ],
+)
 def test_bad_input_is_named(inputs, changes, error, message):
     with pytest.raises(error, match=message):
         linear_divergence(**inputs | changes)

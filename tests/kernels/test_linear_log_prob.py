@@ -18,8 +18,9 @@ def run(inputs, dtype, backend, *, biased=False, only=None, device=None, **optio
     inputs = on(device, inputs)
     hidden, weight = (inputs[name].detach().to(dtype).requires_grad_() for name in ("hidden", "weight"))
     bias = torch.linspace(-1, 1, weight.shape[0]).to(device, dtype).requires_grad_() if biased else None
-    rows, stats = linear_log_prob(hidden, weight, inputs["target"], bias=bias, return_stats=True, backend=backend,
-                                  **options)
+    rows, stats = linear_log_prob(
+        hidden, weight, inputs["target"], bias=bias, return_stats=True, backend=backend, **options
+    )
     upstream = {"log_prob": torch.linspace(-1, 2, len(hidden)), "entropy": torch.linspace(0.3, -0.2, len(hidden))}
     outputs = {name: getattr(rows, name) for name in upstream}
     used = [only] if only else list(upstream)
@@ -63,9 +64,20 @@ def test_reference_gradcheck():
 @pytest.mark.parametrize("gradient_threshold", [None, 0.01])
 def test_opcheck(gradient_threshold):
     inputs = make_inputs(9, 8, 31)
-    torch.library.opcheck(torch.ops.mind_kernels.linear_log_prob.default, (
-        inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_(), None, inputs["target"], -100, 4.0, 0.9,
-        gradient_threshold, "torch"))
+    torch.library.opcheck(
+        torch.ops.mind_kernels.linear_log_prob.default,
+        (
+            inputs["hidden"].requires_grad_(),
+            inputs["weight"].requires_grad_(),
+            None,
+            inputs["target"],
+            -100,
+            4.0,
+            0.9,
+            gradient_threshold,
+            "torch",
+        ),
+    )
 
 
 def test_compiles_whole():
@@ -97,14 +109,17 @@ def test_frozen_head_and_higher_order():
     assert inputs["weight"].grad is None
 
 
-@pytest.mark.parametrize("changes, kind, message", [
-    ({"hidden": torch.zeros(6, 9)}, ValueError, r"same hidden size D"),
-    ({"target": torch.tensor([0, 1, 31, 2, 3, 4])}, ValueError, r"target: .*got 31 in row 2"),
-    ({"target": torch.zeros(6)}, TypeError, r"target has dtype"),
-    ({"gradient_threshold": 1.0}, ValueError, r"gradient_threshold is 1.0: expected None or a probability"),
-    ({"softcap": -1.0}, ValueError, r"softcap is -1.0"),
-    ({"temperature": 0.0}, ValueError, r"temperature is 0.0"),
-])
+@pytest.mark.parametrize(
+    "changes, kind, message",
+    [
+        ({"hidden": torch.zeros(6, 9)}, ValueError, r"same hidden size D"),
+        ({"target": torch.tensor([0, 1, 31, 2, 3, 4])}, ValueError, r"target: .*got 31 in row 2"),
+        ({"target": torch.zeros(6)}, TypeError, r"target has dtype"),
+        ({"gradient_threshold": 1.0}, ValueError, r"gradient_threshold is 1.0: expected None or a probability"),
+        ({"softcap": -1.0}, ValueError, r"softcap is -1.0"),
+        ({"temperature": 0.0}, ValueError, r"temperature is 0.0"),
+    ],
+)
 def test_bad_input_is_named(changes, kind, message):
     inputs = make_inputs(6, 8, 31)
     inputs.pop("row_weight")

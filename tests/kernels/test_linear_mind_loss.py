@@ -25,11 +25,14 @@ def make(rows=60, groups=5, count=4, *, absent=0.2, ignored=0.1, seed=0):
     """make_inputs' tensors with answer_rows and pair_weight; every third row has weight zero."""
     inputs = make_inputs(rows, 16, 67, dtype=torch.float64, ignored=ignored, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    answer_rows = torch.randperm(rows, generator=generator)[:groups * count].view(groups, count).clone()
+    answer_rows = torch.randperm(rows, generator=generator)[: groups * count].view(groups, count).clone()
     answer_rows[torch.rand(groups, count, generator=generator) < absent] = -1
     row_weight = inputs["row_weight"] * (torch.arange(rows) % 3 > 0)
-    return inputs | {"row_weight": row_weight, "answer_rows": answer_rows,
-                     "pair_weight": torch.rand(groups, count, count, generator=generator, dtype=torch.float64)}
+    return inputs | {
+        "row_weight": row_weight,
+        "answer_rows": answer_rows,
+        "pair_weight": torch.rand(groups, count, count, generator=generator, dtype=torch.float64),
+    }
 
 
 def as_mixture(inputs):
@@ -42,14 +45,32 @@ def run(inputs, dtype, backend, **options):
     hidden, weight = (inputs.pop(name).detach().to(dtype).requires_grad_() for name in ("hidden", "weight"))
     bias = torch.linspace(-1, 1, 67).to(device, dtype).requires_grad_()
     segment = torch.arange(hidden.shape[0], device=device) % 4
-    loss, stats = linear_mind_loss(hidden, weight, **inputs, bias=bias, segment=segment, num_segments=4,
-                                   return_stats=True, backend=backend, **options)
+    loss, stats = linear_mind_loss(
+        hidden,
+        weight,
+        **inputs,
+        bias=bias,
+        segment=segment,
+        num_segments=4,
+        return_stats=True,
+        backend=backend,
+        **options,
+    )
     (1.3 * loss).backward()
     divergence = stats.pairs.jsd if "pair_weight" in inputs else stats.pairs.kl
-    outputs = {"loss": loss, "cross_entropy": stats.cross_entropy, "consistency": stats.consistency,
-               "divergence": divergence, "nll": stats.rows.nll, "lse": stats.rows.lse, "entropy": stats.rows.entropy,
-               "segment_nll": stats.rows.segment_nll, "d_hidden": hidden.grad, "d_weight": weight.grad,
-               "d_bias": bias.grad}
+    outputs = {
+        "loss": loss,
+        "cross_entropy": stats.cross_entropy,
+        "consistency": stats.consistency,
+        "divergence": divergence,
+        "nll": stats.rows.nll,
+        "lse": stats.rows.lse,
+        "entropy": stats.rows.entropy,
+        "segment_nll": stats.rows.segment_nll,
+        "d_hidden": hidden.grad,
+        "d_weight": weight.grad,
+        "d_bias": bias.grad,
+    }
     if stats.rows.kept is not None:
         # A rounding error of the dropped mass is one of the whole.
         outputs |= {"kept_mass": 1 - stats.rows.dropped_mass, "kept": stats.rows.kept}
@@ -66,13 +87,23 @@ def kinds(backend):
     options = [{}, {"softcap": 4.0, "temperature": 0.8}, {"gradient_threshold": THRESHOLD}]
     if interpreted(backend):
         return [(small(backend), option) for option in options]
-    return [(kind, option) for option in options for kind in (
-        {"rows": 24, "groups": 3}, {"rows": 20, "absent": 0.0, "ignored": 0.0}, {"rows": 4, "groups": 0},
-        {"rows": 9, "count": 2, "groups": 1, "absent": 1.0})]
+    return [
+        (kind, option)
+        for option in options
+        for kind in (
+            {"rows": 24, "groups": 3},
+            {"rows": 20, "absent": 0.0, "ignored": 0.0},
+            {"rows": 4, "groups": 0},
+            {"rows": 9, "count": 2, "groups": 1, "absent": 1.0},
+        )
+    ]
 
 
-CASES = [pytest.param(*case.values, *arguments, id="-".join([case.id, *map(str, arguments)]))
-         for case in with_dtypes(tuple(BACKENDS)) for arguments in kinds(case.values[0])]
+CASES = [
+    pytest.param(*case.values, *arguments, id="-".join([case.id, *map(str, arguments)]))
+    for case in with_dtypes(tuple(BACKENDS))
+    for arguments in kinds(case.values[0])
+]
 
 
 @pytest.mark.parametrize("form", ["pairs", "mixture"])
@@ -94,12 +125,18 @@ def test_equals_its_two_parts(backend):
     joint = run(inputs, torch.float32, backend)
     hidden, weight = (inputs[name].float().requires_grad_() for name in ("hidden", "weight"))
     bias = torch.linspace(-1, 1, 67)
-    ce = linear_cross_entropy(hidden, weight, inputs["target"], row_weight=inputs["row_weight"], bias=bias,
-                              reduction="sum")
+    ce = linear_cross_entropy(
+        hidden, weight, inputs["target"], row_weight=inputs["row_weight"], bias=bias, reduction="sum"
+    )
     jsd = linear_pairwise_jsd(hidden[inputs["answer_rows"]], weight, inputs["pair_weight"], bias=bias)
     (1.3 * (ce + jsd)).backward()
-    for name, value in {"loss": ce + jsd, "cross_entropy": ce, "consistency": jsd, "d_hidden": hidden.grad,
-                        "d_weight": weight.grad}.items():
+    for name, value in {
+        "loss": ce + jsd,
+        "cross_entropy": ce,
+        "consistency": jsd,
+        "d_hidden": hidden.grad,
+        "d_weight": weight.grad,
+    }.items():
         torch.testing.assert_close(joint[name], value.detach(), rtol=1e-4, atol=1e-5)
 
 
@@ -146,8 +183,11 @@ def test_rows_without_any_weight_cost_no_gradient_product(monkeypatch):
     expected = 5 * 3 + int((~answers & (inputs["row_weight"] != 0)).sum())
     counts = []
     add = row_chunks.HeadGradients.add
-    monkeypatch.setattr(row_chunks.HeadGradients, "add",
-                        lambda self, rows, hidden, dz: (counts.append(len(dz)), add(self, rows, hidden, dz))[1])
+    monkeypatch.setattr(
+        row_chunks.HeadGradients,
+        "add",
+        lambda self, rows, hidden, dz: (counts.append(len(dz)), add(self, rows, hidden, dz))[1],
+    )
     out = run(inputs, torch.float64, "torch")
     assert sum(counts) == expected
     assert (out["divergence"][:, 2, :2] > 0).all() and (out["nll"][inputs["answer_rows"][:, 2]] > 0).all()
@@ -158,21 +198,23 @@ def test_frozen_head(backend):
     inputs = on(device_of(backend), make(**small(backend)))
     hidden, weight = inputs.pop("hidden").float().requires_grad_(), inputs.pop("weight").float()
     loss = linear_mind_loss(hidden, weight, **inputs, backend=backend)
-    found, = torch.autograd.grad(loss, hidden)
+    (found,) = torch.autograd.grad(loss, hidden)
     whole = linear_mind_loss(hidden, weight.requires_grad_(), **inputs, backend=backend)
-    expected, = torch.autograd.grad(whole, hidden)
+    (expected,) = torch.autograd.grad(whole, hidden)
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("backend, threshold", [("torch", None), ("torch", THRESHOLD), ("triton", None),
-                                                ("triton_streaming", THRESHOLD)])
+@pytest.mark.parametrize(
+    "backend, threshold", [("torch", None), ("torch", THRESHOLD), ("triton", None), ("triton_streaming", THRESHOLD)]
+)
 def test_opcheck_and_compile(backend, threshold):
     inputs = on(device_of(backend), make(**small(backend)))
     hidden, weight = inputs["hidden"].float().requires_grad_(), inputs["weight"].float().requires_grad_()
     rest = (inputs["target"], inputs["row_weight"], inputs["answer_rows"], inputs["pair_weight"])
-    torch.library.opcheck(torch.ops.mind_kernels.linear_mind_loss.default,
-                          (hidden, weight, None, *rest, None, 0, -100, None, 1.0, threshold, [True, True, False],
-                           backend))
+    torch.library.opcheck(
+        torch.ops.mind_kernels.linear_mind_loss.default,
+        (hidden, weight, None, *rest, None, 0, -100, None, 1.0, threshold, [True, True, False], backend),
+    )
 
     def step(hidden, weight):
         return linear_mind_loss(hidden * 2, weight, *rest, gradient_threshold=threshold, backend=backend)
@@ -180,19 +222,26 @@ def test_opcheck_and_compile(backend, threshold):
     assert_compiles_whole(step, hidden, weight)
 
 
-@pytest.mark.parametrize("changes, kind, message", [
-    ({"answer_rows": torch.zeros(5).long()}, ValueError, r"answer_rows has shape \(5,\): expected 2 dimensions"),
-    ({"answer_rows": torch.zeros(5, 4)}, TypeError, r"answer_rows has dtype torch.float32"),
-    ({"answer_rows": torch.full((5, 4), -2)}, ValueError, r"answer_rows: expected rows in \[0, 60\)"),
-    ({"answer_rows": torch.full((5, 4), 60)}, ValueError, r"answer_rows: expected rows in \[0, 60\)"),
-    ({"answer_rows": torch.full((5, 4), 3)}, ValueError, r"answer_rows: expected each row at most once"),
-    ({"pair_weight": torch.zeros(5, 3, 3)}, ValueError, r"pair_weight has shape"),
-    ({"pair_weight": None}, ValueError, r"pair_weight and mixture_weight: expected exactly one"),
-    ({"pair_weight": None, "mixture_weight": torch.full((5, 4), -1.0)}, ValueError, r"mixture_weight: expected finite"),
-    ({"pair_weight": torch.full((5, 4, 4), float("inf"))}, ValueError, r"pair_weight: expected finite"),
-    ({"target": torch.full((60,), 67)}, ValueError, r"got 67 in row 0"),
-    ({"gradient_threshold": 1.0}, ValueError, r"gradient_threshold is 1.0"),
-])
+@pytest.mark.parametrize(
+    "changes, kind, message",
+    [
+        ({"answer_rows": torch.zeros(5).long()}, ValueError, r"answer_rows has shape \(5,\): expected 2 dimensions"),
+        ({"answer_rows": torch.zeros(5, 4)}, TypeError, r"answer_rows has dtype torch.float32"),
+        ({"answer_rows": torch.full((5, 4), -2)}, ValueError, r"answer_rows: expected rows in \[0, 60\)"),
+        ({"answer_rows": torch.full((5, 4), 60)}, ValueError, r"answer_rows: expected rows in \[0, 60\)"),
+        ({"answer_rows": torch.full((5, 4), 3)}, ValueError, r"answer_rows: expected each row at most once"),
+        ({"pair_weight": torch.zeros(5, 3, 3)}, ValueError, r"pair_weight has shape"),
+        ({"pair_weight": None}, ValueError, r"pair_weight and mixture_weight: expected exactly one"),
+        (
+            {"pair_weight": None, "mixture_weight": torch.full((5, 4), -1.0)},
+            ValueError,
+            r"mixture_weight: expected finite",
+        ),
+        ({"pair_weight": torch.full((5, 4, 4), float("inf"))}, ValueError, r"pair_weight: expected finite"),
+        ({"target": torch.full((60,), 67)}, ValueError, r"got 67 in row 0"),
+        ({"gradient_threshold": 1.0}, ValueError, r"gradient_threshold is 1.0"),
+    ],
+)
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 def test_bad_input_is_named(backend, changes, kind, message):
     with pytest.raises(kind, match=message):

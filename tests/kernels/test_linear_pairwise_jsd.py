@@ -25,9 +25,12 @@ def make(groups=4, count=8, size=16, vocabulary=67, *, scale=1.0, spread=1.0, se
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     hidden = (normal(groups, 1, size) + spread * normal(groups, count, size)) * scale
-    return {"hidden": hidden, "weight": normal(vocabulary, size),
-            "pair_weight": torch.rand(groups, count, count, generator=generator).double(),
-            "mask": torch.rand(groups, count, generator=generator) > 0.2}
+    return {
+        "hidden": hidden,
+        "weight": normal(vocabulary, size),
+        "pair_weight": torch.rand(groups, count, count, generator=generator).double(),
+        "mask": torch.rand(groups, count, generator=generator) > 0.2,
+    }
 
 
 def as_mixture(inputs):
@@ -64,15 +67,31 @@ def kinds(backend):
     plain, conditioned = {}, {"softcap": 4.0, "temperature": 0.8}
     if interpreted(backend):
         small = {"groups": 2, "vocabulary": 37}
-        return [({"count": 2} | small, plain), ({"count": 3, "scale": 4.0} | small, conditioned),
-                ({"count": 5, "scale": 1e-3} | small, plain)]
-    return [(kind, options) for options in (plain, conditioned) for kind in (
-        {"groups": 3}, {"count": 2}, {"count": 3, "scale": 4.0}, {"count": 5, "scale": 1e-3},
-        {"count": 16, "groups": 2}, {"vocabulary": 1009, "scale": 0.5, "groups": 2}, {"count": 3, "scale": 0.05})]
+        return [
+            ({"count": 2} | small, plain),
+            ({"count": 3, "scale": 4.0} | small, conditioned),
+            ({"count": 5, "scale": 1e-3} | small, plain),
+        ]
+    return [
+        (kind, options)
+        for options in (plain, conditioned)
+        for kind in (
+            {"groups": 3},
+            {"count": 2},
+            {"count": 3, "scale": 4.0},
+            {"count": 5, "scale": 1e-3},
+            {"count": 16, "groups": 2},
+            {"vocabulary": 1009, "scale": 0.5, "groups": 2},
+            {"count": 3, "scale": 0.05},
+        )
+    ]
 
 
-CASES = [pytest.param(*case.values, *arguments, id="-".join([case.id, *map(str, arguments)]))
-         for case in with_dtypes(BACKENDS) for arguments in kinds(case.values[0])]
+CASES = [
+    pytest.param(*case.values, *arguments, id="-".join([case.id, *map(str, arguments)]))
+    for case in with_dtypes(BACKENDS)
+    for arguments in kinds(case.values[0])
+]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -90,8 +109,12 @@ def test_matches_float64(backend, dtype, form, kind, options):
     # luck, which is no budget: its terms cancel, and `divergence` shows it.
     del truth["loss"]
     assert_within_budget(found, peer, truth, dtype)
-    torch.testing.assert_close(found["loss"].double(), total(found["divergence"], inputs), atol=1e-15,
-                               rtol=1e-6 if dtype != torch.float64 else 1e-12)
+    torch.testing.assert_close(
+        found["loss"].double(),
+        total(found["divergence"], inputs),
+        atol=1e-15,
+        rtol=1e-6 if dtype != torch.float64 else 1e-12,
+    )
 
 
 def exactly(logits, pair_weight):
@@ -171,8 +194,16 @@ def test_perspectives_may_be_permuted(backend):
     order = torch.tensor([3, 1, 0, 7, 5, 2, 6, 4])
     symmetric = inputs["pair_weight"] + inputs["pair_weight"].transpose(1, 2)
     plain = run(inputs | {"pair_weight": symmetric}, torch.float32, backend)
-    moved = run({"hidden": inputs["hidden"][:, order], "weight": inputs["weight"], "mask": inputs["mask"][:, order],
-                 "pair_weight": symmetric[:, order][:, :, order]}, torch.float32, backend)
+    moved = run(
+        {
+            "hidden": inputs["hidden"][:, order],
+            "weight": inputs["weight"],
+            "mask": inputs["mask"][:, order],
+            "pair_weight": symmetric[:, order][:, :, order],
+        },
+        torch.float32,
+        backend,
+    )
     torch.testing.assert_close(moved["loss"], plain["loss"])
     torch.testing.assert_close(moved["d_hidden"], plain["d_hidden"][:, order], rtol=1e-4, atol=1e-6)
 
@@ -207,8 +238,16 @@ def test_weight_zero_pairs_change_nothing(backend):
     pair = torch.zeros(4, 3, 3, dtype=torch.float64)
     pair[:, 0, 1] = 0.5
     three = run(inputs | {"pair_weight": pair, "mask": torch.ones(4, 3, dtype=torch.bool)}, torch.float32, backend)
-    two = run({"hidden": inputs["hidden"][:, :2], "weight": inputs["weight"], "pair_weight": pair[:, :2, :2],
-               "mask": torch.ones(4, 2, dtype=torch.bool)}, torch.float32, backend)
+    two = run(
+        {
+            "hidden": inputs["hidden"][:, :2],
+            "weight": inputs["weight"],
+            "pair_weight": pair[:, :2, :2],
+            "mask": torch.ones(4, 2, dtype=torch.bool),
+        },
+        torch.float32,
+        backend,
+    )
     torch.testing.assert_close(three["loss"], two["loss"])
     torch.testing.assert_close(three["d_hidden"][:, :2], two["d_hidden"])
     assert three["d_hidden"][:, 2].count_nonzero() == 0
@@ -219,10 +258,16 @@ def rows_in_products(monkeypatch):
     """Lists that fill with the rows of the logits product and of the gradient products."""
     projected, differentiated = [], []
     project, add = row_chunks.Head.project_exactly, row_chunks.HeadGradients.add
-    monkeypatch.setattr(row_chunks.Head, "project_exactly",
-                        lambda self, hidden: (projected.append(len(hidden)), project(self, hidden))[1])
-    monkeypatch.setattr(row_chunks.HeadGradients, "add",
-                        lambda self, rows, hidden, dz: (differentiated.append(len(dz)), add(self, rows, hidden, dz))[1])
+    monkeypatch.setattr(
+        row_chunks.Head,
+        "project_exactly",
+        lambda self, hidden: (projected.append(len(hidden)), project(self, hidden))[1],
+    )
+    monkeypatch.setattr(
+        row_chunks.HeadGradients,
+        "add",
+        lambda self, rows, hidden, dz: (differentiated.append(len(dz)), add(self, rows, hidden, dz))[1],
+    )
     return projected, differentiated
 
 
@@ -231,8 +276,11 @@ def test_weight_zero_rows_cost_no_product(form, monkeypatch):
     inputs = make(groups=2, count=4) | {"mask": torch.ones(2, 4, dtype=torch.bool)}
     weight = torch.zeros(2, 4, 4)
     weight[0, 0, 1] = weight[0, 1, 3] = 1
-    inputs = as_mixture(inputs) | {"mixture_weight": weight[:, 0] + weight[:, 1]} if form == "mixture" else inputs | {
-        "pair_weight": weight}
+    inputs = (
+        as_mixture(inputs) | {"mixture_weight": weight[:, 0] + weight[:, 1]}
+        if form == "mixture"
+        else inputs | {"pair_weight": weight}
+    )
     weighted = 2 if form == "mixture" else 3
     projected, differentiated = rows_in_products(monkeypatch)
     whole = run(inputs, torch.float32, "torch")
@@ -311,7 +359,8 @@ def test_reference_is_the_entropy_form_and_gradcheck():
     for weights in ({"pair_weight": inputs["pair_weight"]}, {"mixture_weight": inputs["pair_weight"][:, 0]}):
         assert torch.autograd.gradcheck(
             lambda hidden, weight: linear_pairwise_jsd(hidden, weight, **weights, backend="reference"),  # noqa: B023
-            (inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_()))
+            (inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_()),
+        )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -320,9 +369,10 @@ def test_opcheck_and_compile(backend, form):
     inputs = on(device_of(backend), make(groups=2, count=3))
     hidden, weight = inputs["hidden"].float().requires_grad_(), inputs["weight"].float().requires_grad_()
     group_weight = inputs["pair_weight"] if form == "pairs" else inputs["pair_weight"][:, 0]
-    torch.library.opcheck(torch.ops.mind_kernels.linear_pairwise_jsd.default,
-                          (hidden, weight, None, group_weight, inputs["mask"], None, 1.0, True, [True, True, False],
-                           backend))
+    torch.library.opcheck(
+        torch.ops.mind_kernels.linear_pairwise_jsd.default,
+        (hidden, weight, None, group_weight, inputs["mask"], None, 1.0, True, [True, True, False], backend),
+    )
     name = "pair_weight" if form == "pairs" else "mixture_weight"
 
     def step(hidden, weight):
@@ -339,22 +389,29 @@ def test_higher_order_gradients_raise():
         torch.autograd.grad(loss, hidden, create_graph=True)
 
 
-@pytest.mark.parametrize("changes, kind, message", [
-    ({"hidden": torch.zeros(4, 16)}, ValueError, r"expected 3 dimensions \(P, K, D\)"),
-    ({"hidden": torch.zeros(4, 1, 16), "pair_weight": torch.zeros(4, 1, 1), "mask": None}, ValueError, r"K >= 2"),
-    ({"pair_weight": torch.zeros(4, 8, 7)}, ValueError, r"pair_weight has shape \(4, 8, 7\): expected \(P, K, K\)"),
-    ({"pair_weight": torch.full((4, 8, 8), float("nan"))}, ValueError, r"pair_weight: expected finite"),
-    ({"pair_weight": torch.zeros(4, 8, 8, requires_grad=True)}, ValueError, r"pair_weight requires a gradient"),
-    ({"pair_weight": torch.zeros(4, 8, 8).long()}, TypeError, r"pair_weight has dtype torch.int64"),
-    ({"pair_weight": None}, ValueError, r"pair_weight and mixture_weight: expected exactly one"),
-    ({"mixture_weight": torch.zeros(4, 8)}, ValueError, r"pair_weight and mixture_weight: expected exactly one"),
-    ({"pair_weight": None, "mixture_weight": torch.zeros(4, 8, 8)}, ValueError, r"mixture_weight has shape"),
-    ({"pair_weight": None, "mixture_weight": torch.full((4, 8), -1.0)}, ValueError, r"mixture_weight: expected finite"),
-    ({"mask": torch.ones(4, 7, dtype=torch.bool)}, ValueError, r"mask has shape \(4, 7\): expected \(P, K\)"),
-    ({"mask": torch.ones(4, 8)}, TypeError, r"mask has dtype torch.float32: expected torch.bool"),
-    ({"softcap": -1.0}, ValueError, r"softcap is -1.0"),
-    ({"backend": "triton_streaming"}, RuntimeError, r"this operation does not have it"),
-])
+@pytest.mark.parametrize(
+    "changes, kind, message",
+    [
+        ({"hidden": torch.zeros(4, 16)}, ValueError, r"expected 3 dimensions \(P, K, D\)"),
+        ({"hidden": torch.zeros(4, 1, 16), "pair_weight": torch.zeros(4, 1, 1), "mask": None}, ValueError, r"K >= 2"),
+        ({"pair_weight": torch.zeros(4, 8, 7)}, ValueError, r"pair_weight has shape \(4, 8, 7\): expected \(P, K, K\)"),
+        ({"pair_weight": torch.full((4, 8, 8), float("nan"))}, ValueError, r"pair_weight: expected finite"),
+        ({"pair_weight": torch.zeros(4, 8, 8, requires_grad=True)}, ValueError, r"pair_weight requires a gradient"),
+        ({"pair_weight": torch.zeros(4, 8, 8).long()}, TypeError, r"pair_weight has dtype torch.int64"),
+        ({"pair_weight": None}, ValueError, r"pair_weight and mixture_weight: expected exactly one"),
+        ({"mixture_weight": torch.zeros(4, 8)}, ValueError, r"pair_weight and mixture_weight: expected exactly one"),
+        ({"pair_weight": None, "mixture_weight": torch.zeros(4, 8, 8)}, ValueError, r"mixture_weight has shape"),
+        (
+            {"pair_weight": None, "mixture_weight": torch.full((4, 8), -1.0)},
+            ValueError,
+            r"mixture_weight: expected finite",
+        ),
+        ({"mask": torch.ones(4, 7, dtype=torch.bool)}, ValueError, r"mask has shape \(4, 7\): expected \(P, K\)"),
+        ({"mask": torch.ones(4, 8)}, TypeError, r"mask has dtype torch.float32: expected torch.bool"),
+        ({"softcap": -1.0}, ValueError, r"softcap is -1.0"),
+        ({"backend": "triton_streaming"}, RuntimeError, r"this operation does not have it"),
+    ],
+)
 def test_bad_input_is_named(changes, kind, message):
     inputs = make()
     inputs = {k: v.float() if k in ("hidden", "weight") else v for k, v in inputs.items()} | changes

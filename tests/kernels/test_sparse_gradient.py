@@ -51,8 +51,16 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, device=None, **
     hidden, weight = (inputs[name].detach().to(dtype).requires_grad_() for name in ("hidden", "weight"))
     bias = torch.linspace(-1, 1, weight.shape[0]).to(device, dtype).requires_grad_() if biased else None
     loss, stats = linear_cross_entropy(
-        hidden, weight, inputs["target"], bias=bias, row_weight=signed(inputs) if weighted else None,
-        return_stats=True, backend=backend, gradient_threshold=options.pop("threshold", THRESHOLD), **options)
+        hidden,
+        weight,
+        inputs["target"],
+        bias=bias,
+        row_weight=signed(inputs) if weighted else None,
+        return_stats=True,
+        backend=backend,
+        gradient_threshold=options.pop("threshold", THRESHOLD),
+        **options,
+    )
     loss.backward(torch.full_like(loss, 1.7))
     out = {"loss": loss, "lse": stats.lse, "d_hidden": hidden.grad, "d_weight": weight.grad}
     if stats.kept is not None:
@@ -92,8 +100,9 @@ def test_log_prob_and_entropy_match_the_definition(always_sparse, backend):
 
 def test_statistics_say_what_was_dropped(always_sparse):
     inputs = make_inputs(37, 33, 1009, ignored=0.2)
-    _, stats = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"],
-                                    gradient_threshold=THRESHOLD, return_stats=True)
+    _, stats = linear_cross_entropy(
+        inputs["hidden"], inputs["weight"], inputs["target"], gradient_threshold=THRESHOLD, return_stats=True
+    )
     p = torch.softmax(inputs["hidden"] @ inputs["weight"].T, -1)
     keep = p > THRESHOLD
     valid = inputs["target"] != -100
@@ -121,8 +130,15 @@ def test_rows_sum_to_zero(always_sparse, backend):
     shape = fit(backend, (64, 33, 1009))
     inputs = make_inputs(*shape, device=device_of(backend))
     bias = torch.zeros(shape[2], requires_grad=True, device=device_of(backend))
-    loss, stats = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], bias=bias, backend=backend,
-                                       gradient_threshold=THRESHOLD, return_stats=True)
+    loss, stats = linear_cross_entropy(
+        inputs["hidden"],
+        inputs["weight"],
+        inputs["target"],
+        bias=bias,
+        backend=backend,
+        gradient_threshold=THRESHOLD,
+        return_stats=True,
+    )
     loss.backward()
     assert float(stats.dropped_mass.mean()) > 0.05
     assert abs(float(bias.grad.double().sum())) < 1e-6

@@ -54,10 +54,12 @@ def run(kernels, inputs, dtype, heads, divergence, listed):
 @pytest.mark.parametrize("shape", [(2, 2311), (1, 4112)], ids=str)  # neither a multiple of a tile
 def test_several_tiles(shape, divergence, heads, listed):
     inputs = make(*shape)
-    truth, peer = (run(backend_torch, inputs, dtype, heads, divergence, listed)
-                   for dtype in (torch.float64, torch.float32))
-    assert_within_budget(run(backend_triton, inputs, torch.float32, heads, divergence, listed), peer, truth,
-                         torch.float32)
+    truth, peer = (
+        run(backend_torch, inputs, dtype, heads, divergence, listed) for dtype in (torch.float64, torch.float32)
+    )
+    assert_within_budget(
+        run(backend_triton, inputs, torch.float32, heads, divergence, listed), peer, truth, torch.float32
+    )
 
 
 def test_statistics_alone_are_those_of_the_gradient():

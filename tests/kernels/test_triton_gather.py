@@ -69,8 +69,10 @@ def test_some_of_the_bags():
 
 def test_rows_of_a_wider_matrix():
     values, indices, offsets, matrix = make(64, torch.float32)
-    assert torch.equal(gather_rows(values, indices, offsets, matrix[:, :37]),
-                       gather_rows(values, indices, offsets, matrix[:, :37].contiguous()))
+    assert torch.equal(
+        gather_rows(values, indices, offsets, matrix[:, :37]),
+        gather_rows(values, indices, offsets, matrix[:, :37].contiguous()),
+    )
 
 
 def test_deterministic():

@@ -48,8 +48,9 @@ def check(kind, logits, weight, mask):
     before = logits.clone()
     found = run(kind, logits, weight, mask)
     assert torch.equal(logits, before)
-    assert_within_budget(found, eager_groups(logits, weight, mask), eager_groups(logits.double(), weight, mask),
-                         torch.float32)
+    assert_within_budget(
+        found, eager_groups(logits, weight, mask), eager_groups(logits.double(), weight, mask), torch.float32
+    )
     return found
 
 
@@ -202,8 +203,15 @@ def test_deterministic(kind):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("shape, sizes", [((1, 3, 131), {"_FEW_ROWS": 0, "_STEPS": 2}), ((1, 3, 150), {"_STEPS": 1}),
-                                          ((1, 9, 35), {"_FEW_ROWS": 0, "_STEPS": 1})], ids=str)
+@pytest.mark.parametrize(
+    "shape, sizes",
+    [
+        ((1, 3, 131), {"_FEW_ROWS": 0, "_STEPS": 2}),
+        ((1, 3, 150), {"_STEPS": 1}),
+        ((1, 9, 35), {"_FEW_ROWS": 0, "_STEPS": 1}),
+    ],
+    ids=str,
+)
 @KINDS
 def test_spans_and_steps_change_nothing(monkeypatch, kind, shape, sizes):
     inputs = make(kind, *shape)
@@ -258,8 +266,10 @@ def test_every_pair_is_in_one_launch():
     for count in range(2, 33):
         launch, seen = triton_pairs.pair_launch(count), []
         for number, blocks in enumerate(triton_pairs.pair_blocks(count)):
-            left, right = (range(blocks[side], blocks[side] + blocks[size])
-                           for side, size in (("left", "LEFT"), ("right", "RIGHT")))
+            left, right = (
+                range(blocks[side], blocks[side] + blocks[size])
+                for side, size in (("left", "LEFT"), ("right", "RIGHT"))
+            )
             seen += itertools.product(left, right) if right else itertools.combinations(left, 2)
             assert max(*left, *right) < launch["PLACES"]
             # The first launches write F', each for rows of its own; all others add to it.

@@ -32,8 +32,15 @@ def run(logits, target, scale, entropy_scale, options, **extra):
     """Values, gradient and correct of the row kernel, on a copy of the logits."""
     out = logits.clone()
     *values, correct = triton_rows.row_kernel_(
-        out, target, scale, entropy_scale if options.entropy else None, options.head, options.label_smoothing,
-        options.z_loss, **extra)
+        out,
+        target,
+        scale,
+        entropy_scale if options.entropy else None,
+        options.head,
+        options.label_smoothing,
+        options.z_loss,
+        **extra,
+    )
     return dict(zip(("loss", "nll", "lse", "entropy"), values, strict=True)), {"gradient": out}, correct
 
 
@@ -156,11 +163,23 @@ def test_masked_logits():
 def sparse(logits, target, scale, entropy_scale, options):
     """(values, kept, kept_mass), (columns, values, kept_sum) of a chunk."""
     values, normalizer, kept, kept_mass = triton_rows.statistics(
-        logits, target, options.head, options.label_smoothing, options.z_loss, THRESHOLD)
+        logits, target, options.head, options.label_smoothing, options.z_loss, THRESHOLD
+    )
     offsets = torch.cat([kept.new_zeros(1), kept.cumsum(0)]).long()
     return (values, kept, kept_mass), triton_entries.entries(
-        logits, target, normalizer, values[3], scale, entropy_scale if options.entropy else None, options.head,
-        options.label_smoothing, options.z_loss, THRESHOLD, offsets, int(offsets[-1]))
+        logits,
+        target,
+        normalizer,
+        values[3],
+        scale,
+        entropy_scale if options.entropy else None,
+        options.head,
+        options.label_smoothing,
+        options.z_loss,
+        THRESHOLD,
+        offsets,
+        int(offsets[-1]),
+    )
 
 
 def from_lse(logits, target, scale, entropy_scale, options):

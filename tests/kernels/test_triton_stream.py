@@ -24,8 +24,14 @@ DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_avail
 SHAPES = [(1, 40, 257), (150, 24, 1009), (3, 33, 640), (2, 136, 67)]  # D 33: rows that are not aligned
 PLAIN = {}
 EVERYTHING = {"biased": True, "softcap": 5.0, "temperature": 0.7, "label_smoothing": 0.1, "z_loss": 1e-3}
-OPTIONS = [PLAIN, {"biased": True}, {"softcap": 5.0}, {"temperature": 0.7, "label_smoothing": 0.1}, {"z_loss": 1e-2},
-           EVERYTHING]
+OPTIONS = [
+    PLAIN,
+    {"biased": True},
+    {"softcap": 5.0},
+    {"temperature": 0.7, "label_smoothing": 0.1},
+    {"z_loss": 1e-2},
+    EVERYTHING,
+]
 THRESHOLD = 2.0**-8
 NAMES = ("loss", "nll", "lse", "entropy")
 
@@ -35,15 +41,17 @@ def make(shape, dtype, biased=False, softcap=None, temperature=1.0, scale=1.0, *
     inputs = make_inputs(*shape, ignored=0.0, dtype=torch.float64)
     inputs["target"][-1] = shape[2] - 1
     bias = torch.linspace(-1, 1, shape[2], dtype=torch.float64) if biased else None
-    hidden, weight, bias = (None if t is None else t.to(DEVICE, dtype)
-                            for t in (inputs["hidden"] * scale, inputs["weight"], bias))
+    hidden, weight, bias = (
+        None if t is None else t.to(DEVICE, dtype) for t in (inputs["hidden"] * scale, inputs["weight"], bias)
+    )
     loss = {"label_smoothing": 0.0, "z_loss": 0.0} | loss
     return hidden, Head(weight, bias, softcap, temperature), inputs["target"].to(DEVICE), loss
 
 
 def in_dtype(head, dtype):
-    return Head(head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype), head.softcap,
-                head.temperature)
+    return Head(
+        head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype), head.softcap, head.temperature
+    )
 
 
 def eager(hidden, head, target, dtype, label_smoothing, z_loss):
@@ -56,8 +64,9 @@ def eager(hidden, head, target, dtype, label_smoothing, z_loss):
 
 
 def stream(hidden, head, target, loss, tile_maxima=True):
-    (*values, correct), normalizer, maxima = triton_stream.stream_statistics(hidden, head, target, **loss,
-                                                                             tile_maxima=tile_maxima)
+    (*values, correct), normalizer, maxima = triton_stream.stream_statistics(
+        hidden, head, target, **loss, tile_maxima=tile_maxima
+    )
     return dict(zip(NAMES, values, strict=True)) | {"normalizer": normalizer}, correct, maxima
 
 
@@ -75,8 +84,12 @@ def test_statistics_match_float64(dtype, shape, options):
     truth, true_z = eager(hidden, head, target, torch.float64, **loss)
     peer, peer_z = eager(hidden, head, target, dtype, **loss)
     values, correct, maxima = stream(hidden, head, target, loss)
-    assert_within_budget(values | {"maxima": maxima}, peer | {"maxima": maxima_of(peer_z)},
-                         truth | {"maxima": maxima_of(true_z)}, torch.float32)
+    assert_within_budget(
+        values | {"maxima": maxima},
+        peer | {"maxima": maxima_of(peer_z)},
+        truth | {"maxima": maxima_of(true_z)},
+        torch.float32,
+    )
     assert torch.equal(correct, true_z.argmax(1) == target)
 
 
@@ -198,8 +211,20 @@ def test_entries_match_dense(dtype, shape, options, with_entropy):
     scale, entropy_scale = torch.randn(2, shape[0], generator=torch.Generator().manual_seed(1)).to(DEVICE)
     kept, kept_mass = triton_pieces.piece_statistics(pieces, logits, values["normalizer"], target, THRESHOLD)
     offsets = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
-    arguments = (pieces, logits, target, values["normalizer"], entropy, scale,
-                 entropy_scale if with_entropy else None, head, *loss.values(), THRESHOLD, offsets, int(offsets[-1]))
+    arguments = (
+        pieces,
+        logits,
+        target,
+        values["normalizer"],
+        entropy,
+        scale,
+        entropy_scale if with_entropy else None,
+        head,
+        *loss.values(),
+        THRESHOLD,
+        offsets,
+        int(offsets[-1]),
+    )
     columns, found, kept_sum = triton_pieces.piece_entries(*arguments)
 
     z = torch.full((shape[0], pieces.tile_offsets.numel() - 1, TILE), -math.inf, device=DEVICE)
@@ -222,11 +247,15 @@ def test_entries_match_dense(dtype, shape, options, with_entropy):
         part = log_p.exp() * (a[rows] + b[rows] * log_p)
         value = part - torch.where(expected_columns == target[rows], (scale * (1 - loss["label_smoothing"]))[rows], 0)
         zero = torch.zeros_like(lse)
-        return {"value": value * head.slope(z[keep]), "sum": zero.index_add(0, rows, part),
-                "mass": zero.index_add(0, rows, log_p.exp())}
+        return {
+            "value": value * head.slope(z[keep]),
+            "sum": zero.index_add(0, rows, part),
+            "mass": zero.index_add(0, rows, log_p.exp()),
+        }
 
-    assert_within_budget({"value": found, "sum": kept_sum, "mass": kept_mass}, dense(dtype), dense(torch.float64),
-                         torch.float32)
+    assert_within_budget(
+        {"value": found, "sum": kept_sum, "mass": kept_mass}, dense(dtype), dense(torch.float64), torch.float32
+    )
     for first, second in zip(triton_pieces.piece_entries(*arguments), (columns, found, kept_sum), strict=True):
         assert torch.equal(first, second)
 
@@ -244,8 +273,21 @@ def test_more_pieces_than_a_row_reads_at_once():
     torch.testing.assert_close(mass, torch.ones_like(mass))
     offsets = torch.tensor([0, vocabulary, 2 * vocabulary], device=DEVICE)
     scale = torch.ones(2, device=DEVICE)
-    columns, _, _ = triton_pieces.piece_entries(pieces, logits, target, values["normalizer"], values["entropy"], scale,
-                                                None, head, 0.0, 0.0, 2.0**-12, offsets, 2 * vocabulary)
+    columns, _, _ = triton_pieces.piece_entries(
+        pieces,
+        logits,
+        target,
+        values["normalizer"],
+        values["entropy"],
+        scale,
+        None,
+        head,
+        0.0,
+        0.0,
+        2.0**-12,
+        offsets,
+        2 * vocabulary,
+    )
     assert torch.equal(columns, torch.arange(vocabulary, dtype=torch.int32, device=DEVICE).repeat(2))
 
 

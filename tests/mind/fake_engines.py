@@ -98,8 +98,10 @@ class FakeLLM:
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
-        return [self._output(number, *(reply if isinstance(reply, tuple) else (reply, "stop")))
-                for number, reply in enumerate(replies)]
+        return [
+            self._output(number, *(reply if isinstance(reply, tuple) else (reply, "stop")))
+            for number, reply in enumerate(replies)
+        ]
 
     def _output(self, number: int, text: str, finish_reason: str | None):
         """A text that has a token a character, after a prompt of nine tokens."""
@@ -167,7 +169,7 @@ class FakeDataset:
         assert batch_size is None and batch_format == "pyarrow"
         for start in range(0, len(self.items), self.config.batch_size):
             self.batches += 1
-            rows = [self._answered(row) for row in self.items[start:start + self.config.batch_size]]
+            rows = [self._answered(row) for row in self.items[start : start + self.config.batch_size]]
             yield SimpleNamespace(to_pylist=lambda rows=rows: rows)
 
     def _answered(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -178,8 +180,17 @@ class FakeDataset:
         ids, sampling = row.pop("tokenized_prompt"), FakeSamplingParams(**row.pop("sampling_params"))
         answer = self.package.engine(build_tokenizer().decode(ids), sampling)
         if isinstance(answer, Exception):
-            return row | {"generated_text": "", "num_input_tokens": 0, "num_generated_tokens": 0,
-                          "time_taken_llm": -1, "__inference_error__": f"{type(answer).__name__}: {answer}"}
-        row |= {"generated_text": answer, "num_input_tokens": len(ids), "num_generated_tokens": len(answer.split()),
-                "time_taken_llm": 0.25}
+            return row | {
+                "generated_text": "",
+                "num_input_tokens": 0,
+                "num_generated_tokens": 0,
+                "time_taken_llm": -1,
+                "__inference_error__": f"{type(answer).__name__}: {answer}",
+            }
+        row |= {
+            "generated_text": answer,
+            "num_input_tokens": len(ids),
+            "num_generated_tokens": len(answer.split()),
+            "time_taken_llm": 0.25,
+        }
         return self.postprocess(row) | {"__inference_error__": ""}

@@ -91,11 +91,13 @@ class FaultProxy:
                         self._send(200, b'{"choices": [', length=1000)
                     self.close_connection = True
 
-            def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None,
-                      length: int | None = None) -> None:
+            def _send(
+                self, status: int, body: bytes, headers: dict[str, str] | None = None, length: int | None = None
+            ) -> None:
                 self.send_response(status)
-                for name, value in ({"Content-Type": "application/json", "Content-Length": str(length or len(body))}
-                                    | (headers or {})).items():
+                for name, value in (
+                    {"Content-Type": "application/json", "Content-Length": str(length or len(body))} | (headers or {})
+                ).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
@@ -111,13 +113,24 @@ def chat_answer(
 ) -> bytes:
     """The body of a chat completion."""
     counts = None if usage is None else {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
-    return json.dumps({"model": "served-model", "usage": counts, "choices": [
-        {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text, **message}}]}
+    return json.dumps(
+        {
+            "model": "served-model",
+            "usage": counts,
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": finish_reason,
+                    "message": {"role": "assistant", "content": text, **message},
+                }
+            ],
+        }
     ).encode()
 
 
 def forward_to(url: str) -> Callable[[bytes], bytes]:
     """A backend that asks the server at `url`."""
+
     def backend(body: bytes) -> bytes:
         request = Request(f"{url}/chat/completions", body, {"Content-Type": "application/json"})
         with urlopen(request, timeout=300) as answer:

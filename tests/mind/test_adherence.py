@@ -26,7 +26,7 @@ WORDED = {
     "formal-symbolic": (
         "Let $n$ denote the number of pears at the start and $b$ the number bought.\n$n = 5$, $b = 7$\n"
         "$t = n + b$\nSubstituting, $t = 12$.",
-        "Define P as \"the door revolves all day\" and Q as \"traffic flows both ways\". P → Q, and Q ⇒ B. "
+        'Define P as "the door revolves all day" and Q as "traffic flows both ways". P → Q, and Q ⇒ B. '
         "From P, B follows by modus ponens.",
     ),
     "intuitive": (
@@ -80,8 +80,7 @@ PLAIN = (
 def rationales():
     """Perspective -> the 100 rationales that the built-in word problems have in it."""
     questions = generate(80, seed=11) + generate(20, seed=11, families="ood")
-    return {name: [question.rationales[k].text for question in questions]
-            for k, name in enumerate(PAPER_PERSPECTIVES)}
+    return {name: [question.rationales[k].text for question in questions] for k, name in enumerate(PAPER_PERSPECTIVES)}
 
 
 def test_every_paper_perspective_has_a_check_and_no_other():
@@ -110,96 +109,108 @@ def test_plain_rationales_do_not_adhere(perspective):
     assert not any(adheres(perspective, text) for text in PLAIN)
 
 
-@pytest.mark.parametrize(("perspective", "text"), [
-    ("formal-symbolic", "Let us add: 5 + 7 = 12 and 12 = 12."),
-    ("formal-symbolic", "x = 5 and y = 7."),
-    ("intuitive", "About ten, and \\frac{24}{2} to be exact."),
-    ("intuitive", "It is 5 + 7, a dozen."),
-    ("intuitive", "1. Picture the pears.\n2. Count them."),
-    ("intuitive", "5 and 7 are 12 pears."),
-    ("decomposition", "1. Add them all: 5 + 7 = 12."),
-    ("decomposition", "1.5 and\n2.5 are 4."),
-    ("planning", "Then: 5 + 7 = 12.\nPlan: add."),
-    ("planning", "Plan: add, and then state the sum."),
-    ("analogy", "The bag is similar, and the other bag is similar."),
-    ("socratic", "What is it? Why? How? Where? It is 12."),
-    ("socratic", "How many? 12."),
-    ("contrastive", "The candidates are 2 and 12. It is 12."),
-    ("counterfactual", "Actually, she has 12. If she gave 7 away, she would owe 2."),
-    ("counterfactual", "If she gave 7 away, she would owe 2."),
-])
+@pytest.mark.parametrize(
+    ("perspective", "text"),
+    [
+        ("formal-symbolic", "Let us add: 5 + 7 = 12 and 12 = 12."),
+        ("formal-symbolic", "x = 5 and y = 7."),
+        ("intuitive", "About ten, and \\frac{24}{2} to be exact."),
+        ("intuitive", "It is 5 + 7, a dozen."),
+        ("intuitive", "1. Picture the pears.\n2. Count them."),
+        ("intuitive", "5 and 7 are 12 pears."),
+        ("decomposition", "1. Add them all: 5 + 7 = 12."),
+        ("decomposition", "1.5 and\n2.5 are 4."),
+        ("planning", "Then: 5 + 7 = 12.\nPlan: add."),
+        ("planning", "Plan: add, and then state the sum."),
+        ("analogy", "The bag is similar, and the other bag is similar."),
+        ("socratic", "What is it? Why? How? Where? It is 12."),
+        ("socratic", "How many? 12."),
+        ("contrastive", "The candidates are 2 and 12. It is 12."),
+        ("counterfactual", "Actually, she has 12. If she gave 7 away, she would owe 2."),
+        ("counterfactual", "If she gave 7 away, she would owe 2."),
+    ],
+)
 def test_a_mark_alone_is_not_enough(perspective, text):
     assert adheres(perspective, text) is False
 
 
-@pytest.mark.parametrize(("text", "question"), [
-    ("This leads to the given answer.", NUMBER),
-    ("THIS IS THE GIVEN ANSWER.", NUMBER),
-    ("5 + 7 is 12, which matches the provided correct answer.", NUMBER),
-    ("The answer is given as 12, so we add.", NUMBER),
-    ("The answer provided is 12, so we add.", NUMBER),
-    ("We are told the answer, so 5 + 7 must be it.", NUMBER),
-    ("We’re given the correct answer, 12.", NUMBER),
-    ("5 + 7 = 12, as the answer key says.", NUMBER),
-    ("We add, since the answer must be 12.", NUMBER),
-    ("Knowing that the correct answer is **12**, we add.", NUMBER),
-    ("As we already know the answer, we add.", NUMBER),
-    ("The question says the answer is bank, so be it.", CHOICE),
-    ("Because the answer is (B), a bank fits.", CHOICE),
-])
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("This leads to the given answer.", NUMBER),
+        ("THIS IS THE GIVEN ANSWER.", NUMBER),
+        ("5 + 7 is 12, which matches the provided correct answer.", NUMBER),
+        ("The answer is given as 12, so we add.", NUMBER),
+        ("The answer provided is 12, so we add.", NUMBER),
+        ("We are told the answer, so 5 + 7 must be it.", NUMBER),
+        ("We’re given the correct answer, 12.", NUMBER),
+        ("5 + 7 = 12, as the answer key says.", NUMBER),
+        ("We add, since the answer must be 12.", NUMBER),
+        ("Knowing that the correct answer is **12**, we add.", NUMBER),
+        ("As we already know the answer, we add.", NUMBER),
+        ("The question says the answer is bank, so be it.", CHOICE),
+        ("Because the answer is (B), a bank fits.", CHOICE),
+    ],
+)
 def test_an_admission_is_a_leak(text, question):
     assert leaks_answer(text, question)
 
 
-@pytest.mark.parametrize(("text", "question"), [
-    ("The answer is 12. Add 5 and 7.", NUMBER),
-    ("So, the correct answer is 12.0 pears: 5 + 7.", NUMBER),
-    ("**Answer:**\n\n12\n\n5 and 7 are twelve.", NUMBER),
-    ("The answer to the question is 12.", NUMBER),
-    ("12 is the answer because 5 + 7 = 12.", NUMBER),
-    ("12 pears is the right answer.", NUMBER),
-    ("#### 12\n5 + 7 = 12", NUMBER),
-    ("$\\boxed{12}$, since 5 + 7 = 12.", NUMBER),
-    ("She has 12 pears.\n\nTo get this answer, add 5 and 7.", NUMBER),
-    ("The answer is $1234.5. Add.", MONEY),
-    ("Answer: B\nA bank has one.", CHOICE),
-    ("The answer is a bank. Banks have such doors.", CHOICE),
-    ("B. bank is the answer, as banks have such doors.", CHOICE),
-    ("A bank is the correct answer.", CHOICE),
-    ("A is the answer because books revolve.", dataclasses.replace(CHOICE, answer="A")),
-    ("It is in a bank. To find this answer, think of doors.", CHOICE),
-    ("The answer is No. It is warm.", YES_NO),
-    ("The answer is $\\left(3,\\frac{\\pi}{2}\\right)$.", LATEX),
-    ("\\(\\boxed{\\left( 3, \\frac{\\pi}{2} \\right)}\\) is the point.", LATEX),
-])
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("The answer is 12. Add 5 and 7.", NUMBER),
+        ("So, the correct answer is 12.0 pears: 5 + 7.", NUMBER),
+        ("**Answer:**\n\n12\n\n5 and 7 are twelve.", NUMBER),
+        ("The answer to the question is 12.", NUMBER),
+        ("12 is the answer because 5 + 7 = 12.", NUMBER),
+        ("12 pears is the right answer.", NUMBER),
+        ("#### 12\n5 + 7 = 12", NUMBER),
+        ("$\\boxed{12}$, since 5 + 7 = 12.", NUMBER),
+        ("She has 12 pears.\n\nTo get this answer, add 5 and 7.", NUMBER),
+        ("The answer is $1234.5. Add.", MONEY),
+        ("Answer: B\nA bank has one.", CHOICE),
+        ("The answer is a bank. Banks have such doors.", CHOICE),
+        ("B. bank is the answer, as banks have such doors.", CHOICE),
+        ("A bank is the correct answer.", CHOICE),
+        ("A is the answer because books revolve.", dataclasses.replace(CHOICE, answer="A")),
+        ("It is in a bank. To find this answer, think of doors.", CHOICE),
+        ("The answer is No. It is warm.", YES_NO),
+        ("The answer is $\\left(3,\\frac{\\pi}{2}\\right)$.", LATEX),
+        ("\\(\\boxed{\\left( 3, \\frac{\\pi}{2} \\right)}\\) is the point.", LATEX),
+    ],
+)
 def test_an_opening_with_the_answer_is_a_leak(text, question):
     assert leaks_answer(text, question)
 
 
-@pytest.mark.parametrize(("text", "question"), [
-    ("5 + 7 = 12. The answer is 12.", NUMBER),
-    ("5 and 7 are 12, so the answer is 12.", NUMBER),
-    ("The answer is 120, some say. It is 12.", NUMBER),
-    ("The answer is the sum of 5 and 7, which is 12.", NUMBER),
-    ("Is the answer 12? Yes.", NUMBER),
-    ("The answer is 12, or is it?", NUMBER),
-    ("What is sought? The answer is 12.", NUMBER),
-    ("Since the answer must be an integer, it is 12.", NUMBER),
-    ("We are told the answer must be in whole pears.", NUMBER),
-    ("The candidates are 2 and 12. The given numbers rule out 2, so 12 is the answer.", NUMBER),
-    ("5 + 7 = 12. To get this answer, add.", NUMBER),
-    ("She has 5 pears. To get this answer, look at the question.", NUMBER),
-    ("She has 12 pears. To check it, count.", NUMBER),
-    ("#### Step 1\nAdd 5 and 7.", NUMBER),
-    ("Of the given answer choices, a bank fits. It is the answer.", CHOICE),
-    ("The answer is a book store. No, a bank.", CHOICE),
-    ("The answer is A or B.", CHOICE),
-    ("A bank is the answer.", dataclasses.replace(CHOICE, answer="A")),
-    ("The answer is none of the first.", YES_NO),
-    ("The answer is \\left( 4, 0 \\right).", LATEX),
-    ("The answer is perhaps hard to see.", dataclasses.replace(LATEX, answer="p")),
-    ("", NUMBER),
-])
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("5 + 7 = 12. The answer is 12.", NUMBER),
+        ("5 and 7 are 12, so the answer is 12.", NUMBER),
+        ("The answer is 120, some say. It is 12.", NUMBER),
+        ("The answer is the sum of 5 and 7, which is 12.", NUMBER),
+        ("Is the answer 12? Yes.", NUMBER),
+        ("The answer is 12, or is it?", NUMBER),
+        ("What is sought? The answer is 12.", NUMBER),
+        ("Since the answer must be an integer, it is 12.", NUMBER),
+        ("We are told the answer must be in whole pears.", NUMBER),
+        ("The candidates are 2 and 12. The given numbers rule out 2, so 12 is the answer.", NUMBER),
+        ("5 + 7 = 12. To get this answer, add.", NUMBER),
+        ("She has 5 pears. To get this answer, look at the question.", NUMBER),
+        ("She has 12 pears. To check it, count.", NUMBER),
+        ("#### Step 1\nAdd 5 and 7.", NUMBER),
+        ("Of the given answer choices, a bank fits. It is the answer.", CHOICE),
+        ("The answer is a book store. No, a bank.", CHOICE),
+        ("The answer is A or B.", CHOICE),
+        ("A bank is the answer.", dataclasses.replace(CHOICE, answer="A")),
+        ("The answer is none of the first.", YES_NO),
+        ("The answer is \\left( 4, 0 \\right).", LATEX),
+        ("The answer is perhaps hard to see.", dataclasses.replace(LATEX, answer="p")),
+        ("", NUMBER),
+    ],
+)
 def test_a_derivation_is_no_leak(text, question):
     assert not leaks_answer(text, question)
 
@@ -215,12 +226,53 @@ def test_human_rationales_leak_nothing_and_sampled_ones_little(name, most):
     assert leaks <= most
 
 
-@pytest.mark.parametrize("piece", [
-    "a", " ", "\n", "\x00", "?", "? a", "1", "1.", "1.\n", "\n1. ", "(", "(A", "= ", "x = ", "x+", "_", "*", "#",
-    "#### ", "$", "\\", "\\(", "\\boxed{", ".", ": ", "let ", "plan:", "then ", "if ", "would ", "like ",
-    "in place of ", "answer", "the answer is ", "The answer is 12", "since the answer is ", "the given ",
-    "To get this answer", "1/1,", "\ud800", "structure ", "a, ",
-])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a",
+        " ",
+        "\n",
+        "\x00",
+        "?",
+        "? a",
+        "1",
+        "1.",
+        "1.\n",
+        "\n1. ",
+        "(",
+        "(A",
+        "= ",
+        "x = ",
+        "x+",
+        "_",
+        "*",
+        "#",
+        "#### ",
+        "$",
+        "\\",
+        "\\(",
+        "\\boxed{",
+        ".",
+        ": ",
+        "let ",
+        "plan:",
+        "then ",
+        "if ",
+        "would ",
+        "like ",
+        "in place of ",
+        "answer",
+        "the answer is ",
+        "The answer is 12",
+        "since the answer is ",
+        "the given ",
+        "To get this answer",
+        "1/1,",
+        "\ud800",
+        "structure ",
+        "a, ",
+    ],
+)
 def test_no_text_takes_long(piece):
     text = piece * (20_000 // len(piece))
     start = time.perf_counter()

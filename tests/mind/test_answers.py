@@ -46,11 +46,21 @@ def test_other_answers_are_latex(answer):
     assert answer_kind(with_answer(answer)) == "latex"
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("So.\n#### 4", "So."), ("So.\n####\n4\n", "So."), ("So.\n#### 4\n\n#### 4", "So."), ("So. #### 4", "So."),
-    ("#### 4", ""), (" no marker ", "no marker"), ("#### Step 1\nAdd.\nDone.", "#### Step 1\nAdd.\nDone."),
-    ("So.\n#### Step 2\nAdd.\nDone.\n#### 4", "So.\n#### Step 2\nAdd.\nDone."), ("", ""), ("####" * 2_500_000, ""),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("So.\n#### 4", "So."),
+        ("So.\n####\n4\n", "So."),
+        ("So.\n#### 4\n\n#### 4", "So."),
+        ("So. #### 4", "So."),
+        ("#### 4", ""),
+        (" no marker ", "no marker"),
+        ("#### Step 1\nAdd.\nDone.", "#### Step 1\nAdd.\nDone."),
+        ("So.\n#### Step 2\nAdd.\nDone.\n#### 4", "So.\n#### Step 2\nAdd.\nDone."),
+        ("", ""),
+        ("####" * 2_500_000, ""),
+    ],
+)
 def test_the_answer_lines_are_cut_off_and_headings_stay(text, expected):
     assert without_suffix(text) == expected
 
@@ -61,102 +71,157 @@ def test_the_choices_decide_the_kind():
     assert answer_kind(Question("y", "?", "Yes", {"Yes": "yes", "No": "no"})) == "yes_no"
 
 
-@pytest.mark.parametrize(("response", "expected"), [
-    ("5 + 7 = 11\n#### 11\n#### 12 pears\nAnd 3 more.", "12 pears"),
-    ("So\n####\n12", "12"),
-    ("It is \\boxed{5}, no, \\boxed{12}. Ann has 99.", "12"),
-    ("It is \\boxed{5}.\n#### 12", "12"),
-    ("The answer is 5. Wait: the answer is **12**. She is 30 years old.", "12"),
-    ("**Final Answer:** $12.50 in 3 days", "3"),
-    ("The answer is simple: she has 12.", "12"),
-    ("5 + 7 = 12", "12"),
-    ("Ann has 12 pears after buying 7.", "12"),
-    ("Ann has 12 pears (5 and 7 = twelve).", "12"),
-    ("Ann has 5 pears.", "5"),
-    ("She ate 2.5 of 1,234.", "1,234"),
-    ("It is -3.", "-3"),
-    ("Take 20-8 (12).", "8"),
-    ("no digits here", None),
-    ("", None),
-    ("####", None),
-    ("\\boxed{12", "12"),
-    ("#### Conclusion\n5 + 7 = 12 pears.", "12"),
-    ("#### Step 3\nSo \\boxed{12}.", "12"),
-    ("#### The answer is 12 pears.", "12 pears"),
-    ("#### twelve", "twelve"),
-    ("The answer is $\\frac{24}{2}$, of course.", "$\\frac{24}{2}$"),
-    ("The answer is $5 a day and $12 in all.", "$12"),
-    ("To get the answer:\n5 + 7 = 12", "12"),
-    ("Final answer:\n12", "12"),
-    ("99 #### " + "." * 20_000, None),
-    ("#### 99\n" + "." * 19_990 + " So 12.", "12"),
-])
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("5 + 7 = 11\n#### 11\n#### 12 pears\nAnd 3 more.", "12 pears"),
+        ("So\n####\n12", "12"),
+        ("It is \\boxed{5}, no, \\boxed{12}. Ann has 99.", "12"),
+        ("It is \\boxed{5}.\n#### 12", "12"),
+        ("The answer is 5. Wait: the answer is **12**. She is 30 years old.", "12"),
+        ("**Final Answer:** $12.50 in 3 days", "3"),
+        ("The answer is simple: she has 12.", "12"),
+        ("5 + 7 = 12", "12"),
+        ("Ann has 12 pears after buying 7.", "12"),
+        ("Ann has 12 pears (5 and 7 = twelve).", "12"),
+        ("Ann has 5 pears.", "5"),
+        ("She ate 2.5 of 1,234.", "1,234"),
+        ("It is -3.", "-3"),
+        ("Take 20-8 (12).", "8"),
+        ("no digits here", None),
+        ("", None),
+        ("####", None),
+        ("\\boxed{12", "12"),
+        ("#### Conclusion\n5 + 7 = 12 pears.", "12"),
+        ("#### Step 3\nSo \\boxed{12}.", "12"),
+        ("#### The answer is 12 pears.", "12 pears"),
+        ("#### twelve", "twelve"),
+        ("The answer is $\\frac{24}{2}$, of course.", "$\\frac{24}{2}$"),
+        ("The answer is $5 a day and $12 in all.", "$12"),
+        ("To get the answer:\n5 + 7 = 12", "12"),
+        ("Final answer:\n12", "12"),
+        ("99 #### " + "." * 20_000, None),
+        ("#### 99\n" + "." * 19_990 + " So 12.", "12"),
+    ],
+)
 def test_numbers_are_extracted(response, expected):
     assert extract_answer(response, NUMBER) == expected
 
 
-@pytest.mark.parametrize(("response", "expected"), [
-    ("(A) is wrong, so it must be (B).", "B"),
-    ("(b)", "B"),
-    ("B", "B"),
-    ("bank", "B"),
-    ("The answer is B. bank, as (A) is no place.", "B"),
-    ("The answer is a bank.", "B"),
-    ("A revolving door is in a bank.", "B"),
-    ("People buy in a book store.", "A"),
-    ("It could be a mall or a bank.", None),
-    ("A door is a door.", None),
-    ("So it is\nC. store", "C"),
-    ("#### Final choice\nIt is (B).", "B"),
-    ("#### E", "E"),
-])
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("(A) is wrong, so it must be (B).", "B"),
+        ("(b)", "B"),
+        ("B", "B"),
+        ("bank", "B"),
+        ("The answer is B. bank, as (A) is no place.", "B"),
+        ("The answer is a bank.", "B"),
+        ("A revolving door is in a bank.", "B"),
+        ("People buy in a book store.", "A"),
+        ("It could be a mall or a bank.", None),
+        ("A door is a door.", None),
+        ("So it is\nC. store", "C"),
+        ("#### Final choice\nIt is (B).", "B"),
+        ("#### E", "E"),
+    ],
+)
 def test_choices_are_extracted(response, expected):
     assert extract_answer(response, CHOICE) == expected
 
 
-@pytest.mark.parametrize(("response", "expected"), [
-    ("Yes, in some places. In most: no.", "no"),
-    ("The answer is Yes. There is no doubt.", "Yes"),
-    ("The answer is clear. Nothing grows, so NO!", "NO"),
-    ("Nobody knows yesterday.", None),
-])
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("Yes, in some places. In most: no.", "no"),
+        ("The answer is Yes. There is no doubt.", "Yes"),
+        ("The answer is clear. Nothing grows, so NO!", "NO"),
+        ("Nobody knows yesterday.", None),
+    ],
+)
 def test_yes_and_no_are_extracted(response, expected):
     assert extract_answer(response, YES_NO) == expected
 
 
-@pytest.mark.parametrize(("response", "expected"), [
-    ("so $\\boxed{\\frac{\\pi}{2}}$.", "\\frac{\\pi}{2}"),
-    ("The answer is $(3, \\pi/2)$. Done.", "$(3, \\pi/2)$"),
-    ("It may be 3.", None),
-    ("The answer is $x=5.5$ and no other.", "$x=5.5$"),
-    ("The answer is\n$$\nx\n$$\nDone.", "$$\nx\n$$"),
-    ("The answer is \\(x\\), as \\(y\\) is not.", "\\(x\\)"),
-    ("The answer is 11,\\! 111. Done.", "11,\\! 111"),
-    ("#### The answer is $\\pi$.", "$\\pi$"),
-    ("#### Final answer\n\\boxed{\\pi}", "\\pi"),
-    ("#### \\pi\nI hope the answer is helpful.", "\\pi"),
-    ("#### Answer\nThe answer is $\\pi$.", "$\\pi$"),
-])
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("so $\\boxed{\\frac{\\pi}{2}}$.", "\\frac{\\pi}{2}"),
+        ("The answer is $(3, \\pi/2)$. Done.", "$(3, \\pi/2)$"),
+        ("It may be 3.", None),
+        ("The answer is $x=5.5$ and no other.", "$x=5.5$"),
+        ("The answer is\n$$\nx\n$$\nDone.", "$$\nx\n$$"),
+        ("The answer is \\(x\\), as \\(y\\) is not.", "\\(x\\)"),
+        ("The answer is 11,\\! 111. Done.", "11,\\! 111"),
+        ("#### The answer is $\\pi$.", "$\\pi$"),
+        ("#### Final answer\n\\boxed{\\pi}", "\\pi"),
+        ("#### \\pi\nI hope the answer is helpful.", "\\pi"),
+        ("#### Answer\nThe answer is $\\pi$.", "$\\pi$"),
+    ],
+)
 def test_latex_is_extracted_where_it_is_marked(response, expected):
     assert extract_answer(response, LATEX) == expected
 
 
-@pytest.mark.parametrize(("extracted", "answer"), [
-    ("1234", "$1,234.00"), ("$1,234.00", "1234"), ("50%", "50"), ("50", "50%"), ("12 apples", "12"),
-    ("$18 per day", "18"), ("$-3", "-3"), ("-$3", "-3"), ("\u22123", "-3"), ("0.5", "1/2"), (".50", "0.5"),
-    ("x = 12.", "12"), ("5 + 7 = 12 pears", "12"), ("**12**", "12"), ("\\$42.00", "42"), ("$42$", "42"),
-    ("\\frac{84}{2}", "42"), ("42\\text{ dollars}", "42"), ("12 = x", "12"), ("007", "7"),
-    ("twelve", "12"), ("1{,}234", "1234"), ("10,\\!080", "10,080"), ("$\\$12$", "12"), ("(12)", "12"),
-    ("12^\\circ", "12"), ("12\\text{ cm}^2", "12"), ("$118 000", "118000"),
-])
+@pytest.mark.parametrize(
+    ("extracted", "answer"),
+    [
+        ("1234", "$1,234.00"),
+        ("$1,234.00", "1234"),
+        ("50%", "50"),
+        ("50", "50%"),
+        ("12 apples", "12"),
+        ("$18 per day", "18"),
+        ("$-3", "-3"),
+        ("-$3", "-3"),
+        ("\u22123", "-3"),
+        ("0.5", "1/2"),
+        (".50", "0.5"),
+        ("x = 12.", "12"),
+        ("5 + 7 = 12 pears", "12"),
+        ("**12**", "12"),
+        ("\\$42.00", "42"),
+        ("$42$", "42"),
+        ("\\frac{84}{2}", "42"),
+        ("42\\text{ dollars}", "42"),
+        ("12 = x", "12"),
+        ("007", "7"),
+        ("twelve", "12"),
+        ("1{,}234", "1234"),
+        ("10,\\!080", "10,080"),
+        ("$\\$12$", "12"),
+        ("(12)", "12"),
+        ("12^\\circ", "12"),
+        ("12\\text{ cm}^2", "12"),
+        ("$118 000", "118000"),
+    ],
+)
 def test_equal_numbers_are_correct(extracted, answer):
     assert is_correct(extracted, with_answer(answer))
 
 
-@pytest.mark.parametrize("extracted", [
-    "13", "-12", "12.01", "1.2", "120", "12/0", "eleven", "", None, "12 or 13", "13 or 12", "11,12", "(a+2)(b+12)",
-    "2 + 12i", "12_8", "12x", "\\frac{12}{2}",
-])
+@pytest.mark.parametrize(
+    "extracted",
+    [
+        "13",
+        "-12",
+        "12.01",
+        "1.2",
+        "120",
+        "12/0",
+        "eleven",
+        "",
+        None,
+        "12 or 13",
+        "13 or 12",
+        "11,12",
+        "(a+2)(b+12)",
+        "2 + 12i",
+        "12_8",
+        "12x",
+        "\\frac{12}{2}",
+    ],
+)
 def test_other_numbers_are_wrong(extracted):
     assert not is_correct(extracted, NUMBER)
 
@@ -165,25 +230,54 @@ def test_nothing_equals_a_fraction_without_value():
     assert not is_correct("twelve", with_answer("5/0"))
 
 
-@pytest.mark.parametrize(("extracted", "correct"), [
-    ("B", True), ("b", True), ("(B)", True), ("B. bank", True), ("Bank", True), (" bank. ", True), ("(B) bank", True),
-    ("A", False), ("store", False), ("a river bank or a mall", False), ("", False), (None, False),
-])
+@pytest.mark.parametrize(
+    ("extracted", "correct"),
+    [
+        ("B", True),
+        ("b", True),
+        ("(B)", True),
+        ("B. bank", True),
+        ("Bank", True),
+        (" bank. ", True),
+        ("(B) bank", True),
+        ("A", False),
+        ("store", False),
+        ("a river bank or a mall", False),
+        ("", False),
+        (None, False),
+    ],
+)
 def test_choices_compare_by_label_or_text(extracted, correct):
     assert is_correct(extracted, CHOICE) is correct
 
 
-@pytest.mark.parametrize(("extracted", "correct"), [
-    ("No", True), ("no, it is not", True), ("YES", False), ("none", False), (None, False),
-])
+@pytest.mark.parametrize(
+    ("extracted", "correct"),
+    [
+        ("No", True),
+        ("no, it is not", True),
+        ("YES", False),
+        ("none", False),
+        (None, False),
+    ],
+)
 def test_yes_and_no_compare_in_any_case(extracted, correct):
     assert is_correct(extracted, YES_NO) is correct
 
 
-@pytest.mark.parametrize(("extracted", "correct"), [
-    ("\\left(3,\\frac{\\pi}{2}\\right)", True), ("(3, \\pi/2)", True), ("$(3, \\frac{\\pi}{2})$", True),
-    ("(3, 2)", False), ("((((", False), ("\\frac{", False), ("", False), (None, False),
-])
+@pytest.mark.parametrize(
+    ("extracted", "correct"),
+    [
+        ("\\left(3,\\frac{\\pi}{2}\\right)", True),
+        ("(3, \\pi/2)", True),
+        ("$(3, \\frac{\\pi}{2})$", True),
+        ("(3, 2)", False),
+        ("((((", False),
+        ("\\frac{", False),
+        ("", False),
+        (None, False),
+    ],
+)
 def test_latex_compares_by_value(extracted, correct):
     assert is_correct(extracted, LATEX) is correct
 
@@ -198,21 +292,24 @@ def test_latex_compares_in_any_thread():
     assert outcomes == [True] * 3
 
 
-@pytest.mark.parametrize(("response", "question", "judgement"), [
-    ("#### 12 pears", NUMBER, ("right", "12 pears", "equal as numbers")),
-    ("#### 13", NUMBER, ("wrong", "13", "different as numbers")),
-    ("#### many", NUMBER, ("unparsed", "many", "not a number")),
-    ("", NUMBER, ("unparsed", None, "no answer found")),
-    ("#### $0.12", Question("n", "What is it in cents?", "12"), ("right", "$0.12", "equal in cents")),
-    ("It is B.", CHOICE, ("right", "B", "choice B")),
-    ("It is in the store.", CHOICE, ("wrong", "C", "choice C, not B")),
-    ("#### E", CHOICE, ("unparsed", "E", "none of the choices")),
-    ("Yes.", YES_NO, ("wrong", "Yes", "choice yes, not no")),
-    ("#### maybe", YES_NO, ("unparsed", "maybe", "none of the choices")),
-    ("#### (3, \\pi/2)", LATEX, ("right", "(3, \\pi/2)", "equal as LaTeX")),
-    ("#### (3, \\pi)", LATEX, ("wrong", "(3, \\pi)", "different as LaTeX")),
-    ("#### ((", LATEX, ("unparsed", "((", "not readable as LaTeX")),
-])
+@pytest.mark.parametrize(
+    ("response", "question", "judgement"),
+    [
+        ("#### 12 pears", NUMBER, ("right", "12 pears", "equal as numbers")),
+        ("#### 13", NUMBER, ("wrong", "13", "different as numbers")),
+        ("#### many", NUMBER, ("unparsed", "many", "not a number")),
+        ("", NUMBER, ("unparsed", None, "no answer found")),
+        ("#### $0.12", Question("n", "What is it in cents?", "12"), ("right", "$0.12", "equal in cents")),
+        ("It is B.", CHOICE, ("right", "B", "choice B")),
+        ("It is in the store.", CHOICE, ("wrong", "C", "choice C, not B")),
+        ("#### E", CHOICE, ("unparsed", "E", "none of the choices")),
+        ("Yes.", YES_NO, ("wrong", "Yes", "choice yes, not no")),
+        ("#### maybe", YES_NO, ("unparsed", "maybe", "none of the choices")),
+        ("#### (3, \\pi/2)", LATEX, ("right", "(3, \\pi/2)", "equal as LaTeX")),
+        ("#### (3, \\pi)", LATEX, ("wrong", "(3, \\pi)", "different as LaTeX")),
+        ("#### ((", LATEX, ("unparsed", "((", "not readable as LaTeX")),
+    ],
+)
 def test_a_judgement_has_its_reason(response, question, judgement):
     assert judge_text(response, question) == judgement
     assert is_correct(judgement[1], question) == (judgement[0] == "right")
@@ -229,8 +326,13 @@ def test_an_extracted_answer_is_bounded():
     assert number_value("9" * 50_000) is None
 
 
-@given(st.integers(-10**12, 10**12), st.integers(0, 6), st.sampled_from(["", "$", "€"]),
-       st.sampled_from(["", "%", " apples", " per day", "."]), st.booleans())
+@given(
+    st.integers(-(10**12), 10**12),
+    st.integers(0, 6),
+    st.sampled_from(["", "$", "€"]),
+    st.sampled_from(["", "%", " apples", " per day", "."]),
+    st.booleans(),
+)
 def test_decimals_round_trip(mantissa, places, currency, unit, commas):
     value = Fraction(mantissa, 10**places)
     digits = f"{abs(mantissa) // 10**places:{',' if commas else ''}}"
@@ -254,10 +356,61 @@ def test_any_text_is_handled(text):
 
 
 PIECES = [
-    "(", ")", "1", "1,111", ",", "1/", "1, ", ".5", "-", "$", "$1 000 ", "answer ", "answer is ", "answer: * ", "=",
-    "#", "{", "}", "\\boxed{", "\\boxed{1}", "####", "#### 5\n", "yes ", "A", "(B", "(B) ", " ", "\n", "\r", "\t", "\0",
-    "\x1b", "\ud800", ". ", "5 and 7. ", "\\frac{", "$x$", "\\(", "$$", "because 1 ", "since 1, ", "so 2 ", "1 pear ",
-    "book ", "rounded to ", "to check ", "1{,}", "1,\\!111", "bank ", "two ", "\u0661", "\u2028", "1e9", "0/0", "\\",
+    "(",
+    ")",
+    "1",
+    "1,111",
+    ",",
+    "1/",
+    "1, ",
+    ".5",
+    "-",
+    "$",
+    "$1 000 ",
+    "answer ",
+    "answer is ",
+    "answer: * ",
+    "=",
+    "#",
+    "{",
+    "}",
+    "\\boxed{",
+    "\\boxed{1}",
+    "####",
+    "#### 5\n",
+    "yes ",
+    "A",
+    "(B",
+    "(B) ",
+    " ",
+    "\n",
+    "\r",
+    "\t",
+    "\0",
+    "\x1b",
+    "\ud800",
+    ". ",
+    "5 and 7. ",
+    "\\frac{",
+    "$x$",
+    "\\(",
+    "$$",
+    "because 1 ",
+    "since 1, ",
+    "so 2 ",
+    "1 pear ",
+    "book ",
+    "rounded to ",
+    "to check ",
+    "1{,}",
+    "1,\\!111",
+    "bank ",
+    "two ",
+    "\u0661",
+    "\u2028",
+    "1e9",
+    "0/0",
+    "\\",
     "3 or 4 ",
 ]
 
@@ -300,10 +453,16 @@ def read(name):
 
 
 @needs_data
-@pytest.mark.parametrize(("name", "kinds"), [
-    ("gsm8k.test.jsonl", {"number"}), ("svamp.test.jsonl", {"number"}), ("math500.test.jsonl", {"number", "latex"}),
-    ("commonsense_qa.test.jsonl", {"choice"}), ("strategy_qa.test.jsonl", {"yes_no"}),
-])
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("gsm8k.test.jsonl", {"number"}),
+        ("svamp.test.jsonl", {"number"}),
+        ("math500.test.jsonl", {"number", "latex"}),
+        ("commonsense_qa.test.jsonl", {"choice"}),
+        ("strategy_qa.test.jsonl", {"yes_no"}),
+    ],
+)
 def test_every_gold_answer_is_its_own_answer(name, kinds):
     questions = [question for _, question in read(name)]
     assert {answer_kind(question) for question in questions} == kinds

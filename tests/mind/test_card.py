@@ -55,18 +55,34 @@ def parts(markdown: str) -> tuple[dict, str]:
 
 def test_a_card_counts_once_through():
     dates = ["2026-11-21T19:00:00Z", "2026-11-20T08:00:00Z", "2026-11-22T00:00:00Z"]
-    responses = (response(model, tokens, created) for model, tokens, created in
-                 zip(["m1", "/models/m2", "m1"], [1_000_000, None, 500_000], dates, strict=True))
+    responses = (
+        response(model, tokens, created)
+        for model, tokens, created in zip(["m1", "/models/m2", "m1"], [1_000_000, None, 500_000], dates, strict=True)
+    )
     made = card(responses=responses, price=(2.0, 10_000.0), currency="EUR", limits=["Only sums."])
     assert made["teacher"] == {
         "models": {"m1": 2, "m2": 1},
-        "sampling": {"engine": "openai", "model": "big-1", "temperature": 0.7, "top_p": None, "max_tokens": 1024,
-                     "seed": 123456, "samples": 2, "show_answer": False, "endpoint": "api.example.com"},
-        "first_response": dates[1], "last_response": dates[2],
+        "sampling": {
+            "engine": "openai",
+            "model": "big-1",
+            "temperature": 0.7,
+            "top_p": None,
+            "max_tokens": 1024,
+            "seed": 123456,
+            "samples": 2,
+            "show_answer": False,
+            "endpoint": "api.example.com",
+        },
+        "first_response": dates[1],
+        "last_response": dates[2],
     }
     assert made["tokens"] == {"prompt": 1_500_000, "completion": 100, "uncounted_responses": 1}
-    assert made["cost"] == {"amount": 4.0, "currency": "EUR", "per_million_prompt_tokens": 2.0,
-                            "per_million_completion_tokens": 10_000.0}
+    assert made["cost"] == {
+        "amount": 4.0,
+        "currency": "EUR",
+        "per_million_prompt_tokens": 2.0,
+        "per_million_completion_tokens": 10_000.0,
+    }
     assert made["prompts"] == {"planning": hashlib.sha256(b"Plan.").hexdigest()}
     assert made["counts"] == {name: count for name, count in SUMMARY.items() if name != "lengths"}
     assert made["tool"] == f"mind-kernels {mind_kernels.__version__}"
@@ -93,8 +109,16 @@ def test_no_credential_and_no_folder_of_a_person_is_told(tmp_path):
     path.write_text("{}\n")
     source = {"path": "/home/ann/SECRET/gsm.jsonl", "subset": None, "split": "train", "limit": None, "token": "SECRET"}
     made = card(sources=[source_entry(source, path, 7)], filter_summary=SUMMARY | {"x": "SECRET"})
-    assert made["sources"] == [{"path": "gsm.jsonl", "subset": None, "split": "train", "limit": None, "questions": 7,
-                                "sha256": hashlib.sha256(b"{}\n").hexdigest()}]
+    assert made["sources"] == [
+        {
+            "path": "gsm.jsonl",
+            "subset": None,
+            "split": "train",
+            "limit": None,
+            "questions": 7,
+            "sha256": hashlib.sha256(b"{}\n").hexdigest(),
+        }
+    ]
     for text in (json.dumps(made), card_markdown(made)):
         assert "SECRET" not in text
         assert "home" not in text
@@ -102,19 +126,32 @@ def test_no_credential_and_no_folder_of_a_person_is_told(tmp_path):
     assert (hub["path"], hub["subset"]) == ("openai/gsm8k", "main")
 
 
-@pytest.mark.parametrize(("licence", "front"), [
-    ("Apache-2.0", {"license": "apache-2.0"}), ("CC-BY-4.0", {"license": "cc-by-4.0"}),
-    ("Ours:\n ask first", {"license": "other", "license_details": "Ours: ask first"}), (None, {}),
-])
+@pytest.mark.parametrize(
+    ("licence", "front"),
+    [
+        ("Apache-2.0", {"license": "apache-2.0"}),
+        ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+        ("Ours:\n ask first", {"license": "other", "license_details": "Ours: ask first"}),
+        (None, {}),
+    ],
+)
 def test_the_hub_gets_a_licence_that_it_knows(licence, front):
     found, page = parts(card_markdown(card(licence=licence)))
     assert {name: value for name, value in found.items() if name.startswith("license")} == front
     assert f"<code>{' '.join((licence or 'not given').split())}</code>" in page
 
 
-@pytest.mark.parametrize(("kept", "size"), [
-    (0, "n<1K"), (999, "n<1K"), (1_000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "1M<n<10M"), (10**7, "10M<n<100M"),
-])
+@pytest.mark.parametrize(
+    ("kept", "size"),
+    [
+        (0, "n<1K"),
+        (999, "n<1K"),
+        (1_000, "1K<n<10K"),
+        (99_999, "10K<n<100K"),
+        (10**6, "1M<n<10M"),
+        (10**7, "10M<n<100M"),
+    ],
+)
 def test_the_hub_gets_a_size(kept, size):
     summary = SUMMARY | {"questions": {"kept": kept}}
     assert parts(card_markdown(card(filter_summary=summary)))[0]["size_categories"] == [size]
@@ -123,6 +160,7 @@ def test_the_hub_gets_a_size(kept, size):
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_no_text_breaks_the_card(tmp_path, text):
     """The page has the elements of a harmless card, and each text stands whole, or cut, in its code spans."""
+
     def filled(name: str) -> dict:
         return card(
             name=name, sources=[{"path": name, "subset": name}], prompts={name: name}, responses=[response(name)],

@@ -29,33 +29,39 @@ def test_metanet_learns_at_a_tenth_of_the_students_rate():
     assert MindConfig(metanet=MetaNetConfig(learning_rate=0.5)).metanet_learning_rate == 0.5
 
 
-@pytest.mark.parametrize(("build", "message"), [
-    (lambda: ObjectiveConfig(beta=0.0), r"objective.beta is 0.0: expected a number in \(0, 1\]"),
-    (lambda: ObjectiveConfig(beta=1.5), r"objective.beta is 1.5"),
-    (lambda: ObjectiveConfig(tau_student=-1), r"objective.tau_student is -1"),
-    (lambda: ObjectiveConfig(consistency_weight=-1), r"objective.consistency_weight"),
-    (lambda: ObjectiveConfig(gradient_threshold=1.0), r"objective.gradient_threshold is 1.0"),
-    (lambda: DataConfig(perspectives=("one",)), r"K = 1 perspectives: MIND needs 2 <= K <= 32"),
-    (lambda: DataConfig(perspectives=("a", "a")), r"data.perspectives names a twice"),
-    (lambda: DataConfig(heldout_fraction=1.0), r"data.heldout_fraction is 1.0"),
-    (lambda: DataConfig(max_questions=1), r"data.max_questions"),
-    (lambda: DataConfig(generated_heldout=0), r"data.generated_heldout is 0"),
-    (lambda: MetaNetConfig(width=10), r"metanet.width 10 is not a multiple of metanet.synergy_heads 4"),
-    (lambda: MetaNetConfig(accumulation=0), r"metanet.accumulation is 0"),
-    (lambda: MetaNetConfig(ema=1.0), r"metanet.ema is 1.0"),
-    (lambda: MetaNetConfig(learning_rate=0.0), r"metanet.learning_rate is 0.0"),
-    (lambda: StudentConfig(max_length=1), r"student.max_length is 1"),
-    (lambda: StudentConfig(lora_rank=0), r"student.lora_rank is 0"),
-    (lambda: TrainConfig(questions_per_step=0), r"train.questions_per_step is 0"),
-    (lambda: TrainConfig(tokens_per_step=0), r"train.tokens_per_step is 0"),
-    (lambda: TrainConfig(share_prompts="maybe"), r"train.share_prompts is 'maybe': expected auto, always or never"),
-    (lambda: MetaNetConfig(feedback="every-0"), r"metanet.feedback is 'every-0': expected all, selected or every-N"),
-    (lambda: MetaNetConfig(feedback="none"), r"metanet.feedback is 'none'"),
-    (lambda: MetaNetConfig(warmup_questions=0), r"metanet.warmup_questions is 0"),
-    (lambda: TrainConfig(learning_rate=0), r"train.learning_rate is 0"),
-    (lambda: TrainConfig(epochs=0), r"train.epochs"),
-    (lambda: EvaluationConfig(batch_size=0), r"evaluation.batch_size is 0"),
-])
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ObjectiveConfig(beta=0.0), r"objective.beta is 0.0: expected a number in \(0, 1\]"),
+        (lambda: ObjectiveConfig(beta=1.5), r"objective.beta is 1.5"),
+        (lambda: ObjectiveConfig(tau_student=-1), r"objective.tau_student is -1"),
+        (lambda: ObjectiveConfig(consistency_weight=-1), r"objective.consistency_weight"),
+        (lambda: ObjectiveConfig(gradient_threshold=1.0), r"objective.gradient_threshold is 1.0"),
+        (lambda: DataConfig(perspectives=("one",)), r"K = 1 perspectives: MIND needs 2 <= K <= 32"),
+        (lambda: DataConfig(perspectives=("a", "a")), r"data.perspectives names a twice"),
+        (lambda: DataConfig(heldout_fraction=1.0), r"data.heldout_fraction is 1.0"),
+        (lambda: DataConfig(max_questions=1), r"data.max_questions"),
+        (lambda: DataConfig(generated_heldout=0), r"data.generated_heldout is 0"),
+        (lambda: MetaNetConfig(width=10), r"metanet.width 10 is not a multiple of metanet.synergy_heads 4"),
+        (lambda: MetaNetConfig(accumulation=0), r"metanet.accumulation is 0"),
+        (lambda: MetaNetConfig(ema=1.0), r"metanet.ema is 1.0"),
+        (lambda: MetaNetConfig(learning_rate=0.0), r"metanet.learning_rate is 0.0"),
+        (lambda: StudentConfig(max_length=1), r"student.max_length is 1"),
+        (lambda: StudentConfig(lora_rank=0), r"student.lora_rank is 0"),
+        (lambda: TrainConfig(questions_per_step=0), r"train.questions_per_step is 0"),
+        (lambda: TrainConfig(tokens_per_step=0), r"train.tokens_per_step is 0"),
+        (lambda: TrainConfig(share_prompts="maybe"), r"train.share_prompts is 'maybe': expected auto, always or never"),
+        (
+            lambda: MetaNetConfig(feedback="every-0"),
+            r"metanet.feedback is 'every-0': expected all, selected or every-N",
+        ),
+        (lambda: MetaNetConfig(feedback="none"), r"metanet.feedback is 'none'"),
+        (lambda: MetaNetConfig(warmup_questions=0), r"metanet.warmup_questions is 0"),
+        (lambda: TrainConfig(learning_rate=0), r"train.learning_rate is 0"),
+        (lambda: TrainConfig(epochs=0), r"train.epochs"),
+        (lambda: EvaluationConfig(batch_size=0), r"evaluation.batch_size is 0"),
+    ],
+)
 def test_bad_values_are_named(build, message):
     with pytest.raises(MindError, match=message):
         build()
@@ -63,15 +69,22 @@ def test_bad_values_are_named(build, message):
 
 def test_feedback_is_an_interval_of_steps():
     assert [MetaNetConfig(feedback=name).feedback_interval for name in ("all", "selected", "every-1", "every-12")] == [
-        1, 0, 1, 12]
+        1,
+        0,
+        1,
+        12,
+    ]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (None, "no such configuration file"),
-    ("{\n  broken", r"c.json:2: not JSON"),
-    ("[]", "expected an object"),
-    ('{"student": {"modell": "x"}}', "c.json: student: unknown field modell"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such configuration file"),
+        ("{\n  broken", r"c.json:2: not JSON"),
+        ("[]", "expected an object"),
+        ('{"student": {"modell": "x"}}', "c.json: student: unknown field modell"),
+    ],
+)
 def test_bad_files_are_named(tmp_path, text, message):
     if text is not None:
         (tmp_path / "c.json").write_text(text)

@@ -24,13 +24,18 @@ def write(tmp_path):
         path = tmp_path / "questions.jsonl"
         path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
         return path
+
     return write
 
 
 def test_a_record_becomes_a_question(write):
     choices = {"A": "two", "B": "three"}
-    path = write({**GOOD, "rationales": NAMED, "difficulty": 2.0}, "", {**GOOD, "id": "b", "answer": 2},
-                 {**GOOD, "id": "c", "answer": "A", "choices": choices, "rationale": "one", "rationales": None})
+    path = write(
+        {**GOOD, "rationales": NAMED, "difficulty": 2.0},
+        "",
+        {**GOOD, "id": "b", "answer": 2},
+        {**GOOD, "id": "c", "answer": "A", "choices": choices, "rationale": "one", "rationales": None},
+    )
     assert load_questions(path) == [
         Question("a", "1 + 1?", "2", None, (Rationale("planning", "Add."), Rationale("analogy", "Two shoes."))),
         Question("b", "1 + 1?", "2"),
@@ -42,32 +47,45 @@ def test_unnamed_rationales_are_ignored_where_none_are_required(write):
     assert load_questions(write({**GOOD, "rationales": ["Add.", "Count."]})) == [Question("a", "1 + 1?", "2")]
 
 
-@pytest.mark.parametrize(("record", "message"), [
-    ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
-    ('{"id": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
-    ("[" * 100_000, "not JSON: "),
-    ("[1]", "expected a JSON object, not list"),
-    ({"question": "?", "answer": "2"}, 'the record has no "id"'),
-    ({"id": "x", "answer": "2"}, 'the record has no "question"'),
-    ({"id": "x", "question": "?"}, 'the record has no "answer"'),
-    ({**GOOD, "id": 7}, '"id" is 7: expected a string'),
-    ({**GOOD, "question": " "}, '"question" is empty'),
-    ({**GOOD, "id": "x", "answer": True}, '"answer" is true: expected a string'),
-    ('{"id": "x", "question": "?", "answer": NaN}', '"answer" is NaN: expected a string'),
-    (GOOD, "id a is also on line 1"),
-    ({**GOOD, "id": "x", "choices": ["A"]}, '"choices" is not an object of at least 2 labels and their texts'),
-    ({**GOOD, "id": "x", "choices": {"2": "two"}}, '"choices" is not an object of at least 2 labels and their texts'),
-    ({**GOOD, "id": "x", "choices": {"2": "two", "3": 3}}, '"choices.3" is 3: expected a string'),
-    ({**GOOD, "id": "x", "choices": {"2": "two", " ": "three"}}, '"choices" is empty'),
-    ({**GOOD, "id": "x", "choices": {"A": "1", "B": "2"}}, "answer 2 is not one of the choices A, B"),
-    ({**GOOD, "id": "x", "rationales": "Add."}, '"rationales" is not a list of {"perspective", "text"}'),
-    ({**GOOD, "id": "x", "rationales": [NAMED[0], "Add."]},
-     'rationales[1] is not an object with "perspective" and "text"'),
-    ({**GOOD, "id": "x", "rationales": [{"perspective": "planning", "text": " "}]}, '"rationales[0].text" is empty'),
-    ({**GOOD, "id": "x", "rationales": [{"perspective": "magic", "text": "Add."}]},
-     "unknown perspective magic: expected one of planning, analogy"),
-    ({**GOOD, "id": "x", "rationales": [NAMED[0], NAMED[0]]}, "perspective planning comes twice"),
-])
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
+        ('{"id": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
+        ("[" * 100_000, "not JSON: "),
+        ("[1]", "expected a JSON object, not list"),
+        ({"question": "?", "answer": "2"}, 'the record has no "id"'),
+        ({"id": "x", "answer": "2"}, 'the record has no "question"'),
+        ({"id": "x", "question": "?"}, 'the record has no "answer"'),
+        ({**GOOD, "id": 7}, '"id" is 7: expected a string'),
+        ({**GOOD, "question": " "}, '"question" is empty'),
+        ({**GOOD, "id": "x", "answer": True}, '"answer" is true: expected a string'),
+        ('{"id": "x", "question": "?", "answer": NaN}', '"answer" is NaN: expected a string'),
+        (GOOD, "id a is also on line 1"),
+        ({**GOOD, "id": "x", "choices": ["A"]}, '"choices" is not an object of at least 2 labels and their texts'),
+        (
+            {**GOOD, "id": "x", "choices": {"2": "two"}},
+            '"choices" is not an object of at least 2 labels and their texts',
+        ),
+        ({**GOOD, "id": "x", "choices": {"2": "two", "3": 3}}, '"choices.3" is 3: expected a string'),
+        ({**GOOD, "id": "x", "choices": {"2": "two", " ": "three"}}, '"choices" is empty'),
+        ({**GOOD, "id": "x", "choices": {"A": "1", "B": "2"}}, "answer 2 is not one of the choices A, B"),
+        ({**GOOD, "id": "x", "rationales": "Add."}, '"rationales" is not a list of {"perspective", "text"}'),
+        (
+            {**GOOD, "id": "x", "rationales": [NAMED[0], "Add."]},
+            'rationales[1] is not an object with "perspective" and "text"',
+        ),
+        (
+            {**GOOD, "id": "x", "rationales": [{"perspective": "planning", "text": " "}]},
+            '"rationales[0].text" is empty',
+        ),
+        (
+            {**GOOD, "id": "x", "rationales": [{"perspective": "magic", "text": "Add."}]},
+            "unknown perspective magic: expected one of planning, analogy",
+        ),
+        ({**GOOD, "id": "x", "rationales": [NAMED[0], NAMED[0]]}, "perspective planning comes twice"),
+    ],
+)
 def test_a_faulty_line_is_named(write, record, message):
     path = write(GOOD, record)
     with pytest.raises(MindError) as error:
@@ -75,11 +93,14 @@ def test_a_faulty_line_is_named(write, record, message):
     assert str(error.value).startswith(f"{path}:2: {message}")
 
 
-@pytest.mark.parametrize(("rationales", "message"), [
-    (["Add.", "Count."], "the rationales have no perspectives: run `mind data import` on the file first"),
-    (NAMED[:1], "question a has 1 rationales: expected at least 2"),
-    ([], "question a has 0 rationales: expected at least 2"),
-])
+@pytest.mark.parametrize(
+    ("rationales", "message"),
+    [
+        (["Add.", "Count."], "the rationales have no perspectives: run `mind data import` on the file first"),
+        (NAMED[:1], "question a has 1 rationales: expected at least 2"),
+        ([], "question a has 0 rationales: expected at least 2"),
+    ],
+)
 def test_missing_rationales_are_named_where_they_are_required(write, rationales, message):
     path = write({**GOOD, "rationales": rationales})
     with pytest.raises(MindError) as error:
@@ -104,7 +125,7 @@ def test_missing_empty_and_binary_files_are_named(write, tmp_path):
 
 def test_what_is_saved_is_loaded(tmp_path):
     questions = [
-        Question("a", "Wie viel?\u2028🍎", "2", None, (Rationale("planning", "Add\n\"it\"."),)),
+        Question("a", "Wie viel?\u2028🍎", "2", None, (Rationale("planning", 'Add\n"it".'),)),
         Question("b", "Which?", "A", {"A": "x", "B": "y"}),
     ]
     save_questions(questions, tmp_path / "q.jsonl")
@@ -148,20 +169,49 @@ def test_an_impossible_split_is_refused():
 def test_an_import_keeps_right_rationales_and_counts_the_others(write):
     question = "Ann has 5 pears and buys 7. How many has she?"
     path = write(
-        {"id": "a", "question": question, "answer": "12", "rationales": [
-            "5 + 7 = 12.", " 5 + 7\n= 12. ", "Ann has 5 + 7 = 13.", "Many.", " ", "#### 12", "She has 12 now.\n#### 12",
-            "Count on: 12.", "A dozen, 12."]},
+        {
+            "id": "a",
+            "question": question,
+            "answer": "12",
+            "rationales": [
+                "5 + 7 = 12.",
+                " 5 + 7\n= 12. ",
+                "Ann has 5 + 7 = 13.",
+                "Many.",
+                " ",
+                "#### 12",
+                "She has 12 now.\n#### 12",
+                "Count on: 12.",
+                "A dozen, 12.",
+            ],
+        },
         {"id": "b", "question": question, "answer": "12", "rationales": ["Ann has 12.", "Ann has 2."]},
     )
     questions, report = import_rationales(path, keep=3)
-    assert questions == [Question("a", question, "12", None, (
-        Rationale("path-1", "5 + 7 = 12."), Rationale("path-2", "She has 12 now."),
-        Rationale("path-3", "Count on: 12."),
-    ))]
+    assert questions == [
+        Question(
+            "a",
+            question,
+            "12",
+            None,
+            (
+                Rationale("path-1", "5 + 7 = 12."),
+                Rationale("path-2", "She has 12 now."),
+                Rationale("path-3", "Count on: 12."),
+            ),
+        )
+    ]
     assert report.as_dict() == {
-        "questions_read": 2, "questions_kept": 1, "questions_dropped_too_few": 1,
-        "rationales_read": 11, "rationales_kept": 3, "rationales_empty": 2, "rationales_duplicate": 1,
-        "rationales_no_answer": 1, "rationales_wrong_answer": 2, "rationales_over_the_limit": 1,
+        "questions_read": 2,
+        "questions_kept": 1,
+        "questions_dropped_too_few": 1,
+        "rationales_read": 11,
+        "rationales_kept": 3,
+        "rationales_empty": 2,
+        "rationales_duplicate": 1,
+        "rationales_no_answer": 1,
+        "rationales_wrong_answer": 2,
+        "rationales_over_the_limit": 1,
         "rationales_of_dropped_questions": 1,
     }
 
@@ -192,14 +242,23 @@ def test_the_svamp_rationales_are_imported(tmp_path):
     assert len(questions) == counts["questions_kept"] > 600
     assert sum(len(question.rationales) for question in questions) == counts["rationales_kept"] > 4_000
     save_questions(questions, tmp_path / "imported.jsonl")
-    assert load_questions(tmp_path / "imported.jsonl", perspectives=import_perspectives(),
-                          require_rationales=True) == questions
+    assert (
+        load_questions(tmp_path / "imported.jsonl", perspectives=import_perspectives(), require_rationales=True)
+        == questions
+    )
 
 
 @needs_data
-@pytest.mark.parametrize(("name", "rows"), [
-    ("gsm8k.test.jsonl", 1319), ("svamp.test.jsonl", 300), ("math500.test.jsonl", 500),
-    ("commonsense_qa.test.jsonl", 1221), ("strategy_qa.test.jsonl", 687), ("svamp_multi_cot.train.jsonl", 700),
-])
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("gsm8k.test.jsonl", 1319),
+        ("svamp.test.jsonl", 300),
+        ("math500.test.jsonl", 500),
+        ("commonsense_qa.test.jsonl", 1221),
+        ("strategy_qa.test.jsonl", 687),
+        ("svamp_multi_cot.train.jsonl", 700),
+    ],
+)
 def test_the_evaluation_files_load(name, rows):
     assert len(load_questions(DATA / name)) == rows

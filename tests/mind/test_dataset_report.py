@@ -50,13 +50,25 @@ def example(text: str) -> ReportInput:
     response = Response(text, text, 0, text, text, text, text, 10, None, 1, 0.5, text)
     verdict = Verdict(text, text, 0, "wrong", text, text, text)
     counts = {"read": 4, "right": 3, "kept": 2, "checked": 2, "adherent": 1}
-    summary = {"read": 4, "kept": 2, "dropped": {text: 2}, "questions": {"kept": 1, text: 1},
-               "perspectives": {text: counts}}
+    summary = {
+        "read": 4,
+        "kept": 2,
+        "dropped": {text: 2},
+        "questions": {"kept": 1, text: 1},
+        "perspectives": {text: counts},
+    }
     return ReportInput(
-        title=text, summary=summary, kept_lengths=[10, 12], dropped_lengths=[9, 10_000_000], length_unit="characters",
-        pass_rates=[0.5, 1.0], tokens={"prompt": 1_000, "completion": 200, "uncounted_responses": 1},
-        cost={"amount": 1234.5, "currency": text}, kept=[question], dropped={text: [(question, response, verdict),
-                                                                                      (None, response, verdict)]})
+        title=text,
+        summary=summary,
+        kept_lengths=[10, 12],
+        dropped_lengths=[9, 10_000_000],
+        length_unit="characters",
+        pass_rates=[0.5, 1.0],
+        tokens={"prompt": 1_000, "completion": 200, "uncounted_responses": 1},
+        cost={"amount": 1234.5, "currency": text},
+        kept=[question],
+        dropped={text: [(question, response, verdict), (None, response, verdict)]},
+    )
 
 
 def written(data: ReportInput, folder: Path) -> str:
@@ -106,24 +118,35 @@ def test_nothing_on_the_page_runs_or_loads(tmp_path):
 def test_headlines_and_tables(tmp_path):
     page = written(example("x"), tmp_path)
     assert re.findall(r"<li><span>(.*?)</span><b>(.*?)</b><span>(.*?)</span></li>", page) == [
-        ("questions kept", "1", "of 2"), ("rationales kept", "2", "of 4 (50.0%)"),
+        ("questions kept", "1", "of 2"),
+        ("rationales kept", "2", "of 4 (50.0%)"),
         ("right answers", "75.0%", "pass rate of a question 75.0%"),
         ("tokens", "1,200", "1,000 of prompts, 200 of answers"),
         ("cost", "1,234.50 x", "without 1 responses whose tokens are not known"),
     ]
     row = r'<th scope="row">(.*?)</th><td>(\d+)</td><td>(.*?)</td><td class="bar"><i style="width: (.*?)%;'
-    assert re.findall(row, page) == [("kept", "2", "50.0%", "50.0"), ("x", "2", "50.0%", "50.0"),
-                                     ("kept", "1", "50.0%", "50.0"), ("x", "1", "50.0%", "50.0")]
+    assert re.findall(row, page) == [
+        ("kept", "2", "50.0%", "50.0"),
+        ("x", "2", "50.0%", "50.0"),
+        ("kept", "1", "50.0%", "50.0"),
+        ("x", "1", "50.0%", "50.0"),
+    ]
     assert '<th scope="row">x</th><td>4</td><td>75.0%</td><td>2</td><td>50.0%</td>' in page
     assert len(re.findall("<svg viewBox", page)) == 2
     assert "Not drawn" not in page
 
 
 def test_what_is_not_there_is_said(tmp_path):
-    summary = {"read": 0, "kept": 0, "dropped": {}, "questions": {},
-               "perspectives": {"planning": dict.fromkeys(("read", "right", "kept", "checked", "adherent"), 0)}}
-    data = ReportInput("none", summary, [], [], "words", [], {"prompt": 0, "completion": 0, "uncounted_responses": 0},
-                       None, [], {})
+    summary = {
+        "read": 0,
+        "kept": 0,
+        "dropped": {},
+        "questions": {},
+        "perspectives": {"planning": dict.fromkeys(("read", "right", "kept", "checked", "adherent"), 0)},
+    }
+    data = ReportInput(
+        "none", summary, [], [], "words", [], {"prompt": 0, "completion": 0, "uncounted_responses": 0}, None, [], {}
+    )
     page = written(data, tmp_path)
     assert page.count("Not drawn: there is nothing to count.") == 2
     assert page.count("No example was given.") == 2

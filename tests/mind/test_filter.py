@@ -23,13 +23,29 @@ from mind.records import Question, Rationale, Response, Verdict
 from mind.word_problems import generate
 
 QUESTION = Question("q", "Ann has 5 pears and buys 7 more. How many pears has she?", "12")
-UNLIKE = ("Five pears lie there and seven join them.", "Count onwards from seven: eight to twelve.",
-          "Ten and two more make a dozen.", "Take two hands and two fingers.")
+UNLIKE = (
+    "Five pears lie there and seven join them.",
+    "Count onwards from seven: eight to twelve.",
+    "Ten and two more make a dozen.",
+    "Take two hands and two fingers.",
+)
 
 
 def response(perspective="analogy", sample=0, text=UNLIKE[0], *, question="q", finish_reason="stop", answer="12"):
-    return Response(question, perspective, sample, "digest", "model", text + suffix(answer), finish_reason, 1, 1, 1,
-                    0.5, "2026-11-21T19:00:00Z")
+    return Response(
+        question,
+        perspective,
+        sample,
+        "digest",
+        "model",
+        text + suffix(answer),
+        finish_reason,
+        1,
+        1,
+        1,
+        0.5,
+        "2026-11-21T19:00:00Z",
+    )
 
 
 def judged(responses, verdict="right"):
@@ -47,8 +63,11 @@ def reasons(result):
 
 def test_the_best_case_keeps_everything_in_the_papers_order_without_answer_lines():
     questions = generate(6, seed=3)
-    responses = [response(r.perspective, text=f" {r.text}\n", question=q.id, answer=q.answer)
-                 for q in questions for r in reversed(q.rationales)]
+    responses = [
+        response(r.perspective, text=f" {r.text}\n", question=q.id, answer=q.answer)
+        for q in questions
+        for r in reversed(q.rationales)
+    ]
     result = run(responses, questions=[dataclasses.replace(q, rationales=()) for q in questions])
     assert result.questions == tuple(questions)
     assert result.dropped == []
@@ -56,16 +75,19 @@ def test_the_best_case_keeps_everything_in_the_papers_order_without_answer_lines
     assert result.as_dict()["questions"] == {"kept": 6, "no response": 0, "too few left": 0, "easy question": 0}
 
 
-@pytest.mark.parametrize(("changed", "verdict", "reason"), [
-    ({}, "wrong", "wrong"),
-    ({}, "unparsed", "unparsed"),
-    ({"finish_reason": "length"}, "right", "truncated"),
-    ({"text": " \n"}, "right", "empty"),
-    ({"text": "**\x00"}, "right", "empty"),
-    ({"text": "a" * 4001}, "right", "too long"),
-    ({"text": "The answer is 12. Add."}, "right", "leaks the answer"),
-    ({"text": UNLIKE[1]}, "right", "duplicate"),
-])
+@pytest.mark.parametrize(
+    ("changed", "verdict", "reason"),
+    [
+        ({}, "wrong", "wrong"),
+        ({}, "unparsed", "unparsed"),
+        ({"finish_reason": "length"}, "right", "truncated"),
+        ({"text": " \n"}, "right", "empty"),
+        ({"text": "**\x00"}, "right", "empty"),
+        ({"text": "a" * 4001}, "right", "too long"),
+        ({"text": "The answer is 12. Add."}, "right", "leaks the answer"),
+        ({"text": UNLIKE[1]}, "right", "duplicate"),
+    ],
+)
 def test_a_faulty_rationale_is_dropped_for_its_reason(changed, verdict, reason):
     faulty = response("socratic", **changed)
     responses = [response("planning", text=UNLIKE[1]), response("analogy", text=UNLIKE[2]), faulty]
@@ -77,15 +99,29 @@ def test_a_faulty_rationale_is_dropped_for_its_reason(changed, verdict, reason):
 
 def test_the_first_reason_that_holds_is_given():
     leak = "The answer is 12."
-    faults = [("wrong", "length", ""), ("right", "length", ""), ("right", "stop", ""), ("right", "stop", leak * 500),
-              ("right", "stop", leak), ("right", "stop", UNLIKE[0])]
-    responses = [response("socratic", sample, text, finish_reason=finish)
-                 for sample, (_, finish, text) in enumerate(faults)]
-    verdicts = {r.key: Verdict(*r.key, verdict, None, "", "rules")
-                for r, (verdict, _, _) in zip(responses, faults, strict=True)}
+    faults = [
+        ("wrong", "length", ""),
+        ("right", "length", ""),
+        ("right", "stop", ""),
+        ("right", "stop", leak * 500),
+        ("right", "stop", leak),
+        ("right", "stop", UNLIKE[0]),
+    ]
+    responses = [
+        response("socratic", sample, text, finish_reason=finish) for sample, (_, finish, text) in enumerate(faults)
+    ]
+    verdicts = {
+        r.key: Verdict(*r.key, verdict, None, "", "rules") for r, (verdict, _, _) in zip(responses, faults, strict=True)
+    }
     result = run(responses, FilterConfig(require_adherence=True), verdicts=verdicts)
     assert [reason for _, reason in result.dropped] == [
-        "wrong", "truncated", "empty", "too long", "leaks the answer", "not in its perspective"]
+        "wrong",
+        "truncated",
+        "empty",
+        "too long",
+        "leaks the answer",
+        "not in its perspective",
+    ]
 
 
 def test_a_text_at_the_limit_and_a_leak_that_is_allowed_are_kept():
@@ -95,8 +131,11 @@ def test_a_text_at_the_limit_and_a_leak_that_is_allowed_are_kept():
 
 
 def test_adherence_is_counted_and_drops_only_where_it_is_required():
-    fit, unfit, free = (response("socratic", text="What is asked? The sum. How many is it? Twelve."),
-                        response("socratic", 1, UNLIKE[1]), response("path-1", text=UNLIKE[2]))
+    fit, unfit, free = (
+        response("socratic", text="What is asked? The sum. How many is it? Twelve."),
+        response("socratic", 1, UNLIKE[1]),
+        response("path-1", text=UNLIKE[2]),
+    )
     wrong = response("socratic", 2, "What is asked? The sum. How many is it? Three.")
     verdicts = judged([wrong], "wrong")
     loose = run([fit, unfit, free, wrong], verdicts=verdicts).perspectives
@@ -108,11 +147,18 @@ def test_adherence_is_counted_and_drops_only_where_it_is_required():
 
 
 def test_the_later_of_two_alike_is_the_duplicate_by_sample_first():
-    responses = [response("analogy", 1, UNLIKE[0]), response("socratic", 0, UNLIKE[0]),
-                 response("analogy", 0, UNLIKE[1]), response("planning", 0, UNLIKE[2])]
+    responses = [
+        response("analogy", 1, UNLIKE[0]),
+        response("socratic", 0, UNLIKE[0]),
+        response("analogy", 0, UNLIKE[1]),
+        response("planning", 0, UNLIKE[2]),
+    ]
     assert reasons(run(responses)) == {("analogy", 1): "duplicate"}
-    same_sample = [response("analogy", 0, UNLIKE[0]), response("planning", 0, UNLIKE[0]),
-                   response("socratic", 0, UNLIKE[1])]
+    same_sample = [
+        response("analogy", 0, UNLIKE[0]),
+        response("planning", 0, UNLIKE[0]),
+        response("socratic", 0, UNLIKE[1]),
+    ]
     assert reasons(run(same_sample)) == {("analogy", 0): "duplicate"}
 
 
@@ -128,22 +174,36 @@ def test_the_threshold_itself_is_a_duplicate():
 def test_copies_of_dropped_rationales_are_no_duplicates():
     leak = "The answer is 12. Count onwards."
     wrong = response("planning", text=UNLIKE[0])
-    responses = [wrong, response("analogy", text=UNLIKE[0]), response("socratic", text=UNLIKE[1]),
-                 response("contrastive", 0, leak), response("contrastive", 1, leak)]
+    responses = [
+        wrong,
+        response("analogy", text=UNLIKE[0]),
+        response("socratic", text=UNLIKE[1]),
+        response("contrastive", 0, leak),
+        response("contrastive", 1, leak),
+    ]
     result = run(responses, verdicts=judged([wrong], "wrong"))
-    assert reasons(result) == {("planning", 0): "wrong", ("contrastive", 0): "leaks the answer",
-                               ("contrastive", 1): "leaks the answer"}
+    assert reasons(result) == {
+        ("planning", 0): "wrong",
+        ("contrastive", 0): "leaks the answer",
+        ("contrastive", 1): "leaks the answer",
+    }
 
 
 def test_one_a_perspective_and_the_most_diverse_ones():
     shared = "she has five pears and buys seven more so that"
-    responses = [response("analogy", 0, f"{shared} makes twelve"), response("analogy", 1, UNLIKE[1]),
-                 response("planning", 0, f"plan and {shared} gives a dozen"), response("socratic", 0, UNLIKE[3])]
+    responses = [
+        response("analogy", 0, f"{shared} makes twelve"),
+        response("analogy", 1, UNLIKE[1]),
+        response("planning", 0, f"plan and {shared} gives a dozen"),
+        response("socratic", 0, UNLIKE[3]),
+    ]
     result = run(responses)
     assert reasons(result) == {("analogy", 0): "not selected"}
     assert result.questions[0].rationales == (
-        Rationale("planning", responses[2].text.partition("\n")[0]), Rationale("analogy", UNLIKE[1]),
-        Rationale("socratic", UNLIKE[3]))
+        Rationale("planning", responses[2].text.partition("\n")[0]),
+        Rationale("analogy", UNLIKE[1]),
+        Rationale("socratic", UNLIKE[3]),
+    )
     two = run(responses, FilterConfig(keep=2))
     assert two.kept == [("q", "planning", 0), ("q", "analogy", 1)]
     assert reasons(two) == {("analogy", 0): "not selected", ("socratic", 0): "not selected"}
@@ -156,20 +216,27 @@ def test_perspectives_beyond_the_papers_follow_by_name():
 
 def test_a_question_with_too_few_left_is_dropped():
     questions = [QUESTION, dataclasses.replace(QUESTION, id="silent")]
-    responses = [response("analogy", 0, UNLIKE[0]), response("analogy", 1, UNLIKE[1]),
-                 response("planning", 0, UNLIKE[2], finish_reason="length")]
+    responses = [
+        response("analogy", 0, UNLIKE[0]),
+        response("analogy", 1, UNLIKE[1]),
+        response("planning", 0, UNLIKE[2], finish_reason="length"),
+    ]
     result = run(responses, questions=questions)
     assert result.questions == ()
-    assert result.dropped == [(("q", "planning", 0), "truncated"), (("q", "analogy", 0), "too few left"),
-                              (("q", "analogy", 1), "not selected")]
+    assert result.dropped == [
+        (("q", "planning", 0), "truncated"),
+        (("q", "analogy", 0), "too few left"),
+        (("q", "analogy", 1), "not selected"),
+    ]
     assert result.fates == {"q": "too few left", "silent": "no response"}
     assert result.pass_rates == {"q": 1.0}
 
 
 def many(count, perspectives=("analogy", "planning")):
     questions = [dataclasses.replace(QUESTION, id=f"q{number}") for number in range(count)]
-    return questions, [response(name, text=UNLIKE[k], question=q.id)
-                       for q in questions for k, name in enumerate(perspectives)]
+    return questions, [
+        response(name, text=UNLIKE[k], question=q.id) for q in questions for k, name in enumerate(perspectives)
+    ]
 
 
 def test_easy_questions_are_thinned_out_by_their_ids():
@@ -180,7 +247,9 @@ def test_easy_questions_are_thinned_out_by_their_ids():
         kept[fraction] = {q.id for q in result.questions}
         assert result.reasons["easy question"] == 2 * (400 - len(kept[fraction]))
         assert result.question_counts == dict.fromkeys(FATES, 0) | {
-            "kept": len(kept[fraction]), "easy question": 400 - len(kept[fraction])}
+            "kept": len(kept[fraction]),
+            "easy question": 400 - len(kept[fraction]),
+        }
     assert not kept[0.0] and len(kept[1.0]) == 400
     assert kept[0.3] < kept[0.6] and abs(len(kept[0.3]) - 120) < 40 and abs(len(kept[0.6]) - 240) < 40
     turned = run(responses[::-1], FilterConfig(easy_fraction=0.3), questions=questions[::-1])
@@ -210,27 +279,37 @@ def test_a_students_pass_rate_stands_for_the_teachers():
         run(responses, questions=questions, pass_rates={"other": 1.0})
 
 
-@pytest.mark.parametrize(("responses", "verdicts", "message"), [
-    ([response(question="r")], None, "the response to question r, perspective analogy, sample 0: there is no such"),
-    ([response(), response("planning"), response()], None, "question q, perspective analogy, sample 0: it comes twice"),
-    ([response(sample=3)], {}, "question q, perspective analogy, sample 3: it has no verdict: run `mind judge`"),
-])
+@pytest.mark.parametrize(
+    ("responses", "verdicts", "message"),
+    [
+        ([response(question="r")], None, "the response to question r, perspective analogy, sample 0: there is no such"),
+        (
+            [response(), response("planning"), response()],
+            None,
+            "question q, perspective analogy, sample 0: it comes twice",
+        ),
+        ([response(sample=3)], {}, "question q, perspective analogy, sample 3: it has no verdict: run `mind judge`"),
+    ],
+)
 def test_responses_that_do_not_fit_are_errors(responses, verdicts, message):
     with pytest.raises(MindError, match=message):
         filter_responses([QUESTION], responses, judged(responses) if verdicts is None else verdicts, FilterConfig())
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"keep": 33}, "filter.minimum 2 and filter.keep 33: expected 2 <= minimum <= keep <= 32"),
-    ({"minimum": 1}, "filter.minimum 1 and filter.keep 8"),
-    ({"minimum": 5, "keep": 4}, "filter.minimum 5 and filter.keep 4"),
-    ({"max_characters": 0}, "filter.max_characters is 0: expected at least 1"),
-    ({"ngram": 0}, "filter.ngram is 0: expected at least 1"),
-    ({"duplicate_threshold": 0.0}, "filter.duplicate_threshold is 0.0: expected a number in"),
-    ({"duplicate_threshold": float("nan")}, "filter.duplicate_threshold is nan"),
-    ({"easy_pass_rate": 1.5}, "filter.easy_pass_rate is 1.5: expected a number in"),
-    ({"easy_fraction": -0.1}, "filter.easy_fraction is -0.1: expected a number in"),
-])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keep": 33}, "filter.minimum 2 and filter.keep 33: expected 2 <= minimum <= keep <= 32"),
+        ({"minimum": 1}, "filter.minimum 1 and filter.keep 8"),
+        ({"minimum": 5, "keep": 4}, "filter.minimum 5 and filter.keep 4"),
+        ({"max_characters": 0}, "filter.max_characters is 0: expected at least 1"),
+        ({"ngram": 0}, "filter.ngram is 0: expected at least 1"),
+        ({"duplicate_threshold": 0.0}, "filter.duplicate_threshold is 0.0: expected a number in"),
+        ({"duplicate_threshold": float("nan")}, "filter.duplicate_threshold is nan"),
+        ({"easy_pass_rate": 1.5}, "filter.easy_pass_rate is 1.5: expected a number in"),
+        ({"easy_fraction": -0.1}, "filter.easy_fraction is -0.1: expected a number in"),
+    ],
+)
 def test_a_faulty_configuration_is_named(fields, message):
     with pytest.raises(MindError, match=message):
         FilterConfig(**fields)
@@ -238,18 +317,26 @@ def test_a_faulty_configuration_is_named(fields, message):
 
 def test_pass_rates_are_read_from_graded_responses(tmp_path):
     path = tmp_path / "graded.jsonl"
-    rows = [{"id": "a", "correct": True, "extracted": "1"}, {"id": "b", "correct": False},
-            {"id": "a", "correct": False}, {"id": "a", "correct": True}, {"id": "c", "correct": True}]
+    rows = [
+        {"id": "a", "correct": True, "extracted": "1"},
+        {"id": "b", "correct": False},
+        {"id": "a", "correct": False},
+        {"id": "a", "correct": True},
+        {"id": "c", "correct": True},
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert load_pass_rates(path) == {"a": 2 / 3, "b": 0.0, "c": 1.0}
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ('{"id": "a", "correct": true}\n{"id": "a"}\n', ':2: the record has no "correct"'),
-    ('{"correct": true}\n', ':1: the record has no "id"'),
-    ('{"id": "a", "correct": 1}\n', ':1: "correct" is 1: expected bool'),
-    ("\n", "the file is empty"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id": "a", "correct": true}\n{"id": "a"}\n', ':2: the record has no "correct"'),
+        ('{"correct": true}\n', ':1: the record has no "id"'),
+        ('{"id": "a", "correct": 1}\n', ':1: "correct" is 1: expected bool'),
+        ("\n", "the file is empty"),
+    ],
+)
 def test_a_faulty_file_of_grades_is_named(tmp_path, text, message):
     path = tmp_path / "graded.jsonl"
     path.write_text(text)
@@ -264,11 +351,19 @@ def test_the_summary_is_json_and_adds_up():
     summary = json.loads(json.dumps(result.as_dict()))
     assert summary["read"] == 40 == summary["kept"] + sum(summary["dropped"].values())
     assert summary["dropped"]["wrong"] == 8 and summary["examples"]["wrong"] == [
-        ["q1", "planning", 0], ["q2", "planning", 0], ["q3", "planning", 0]]
+        ["q1", "planning", 0],
+        ["q2", "planning", 0],
+        ["q3", "planning", 0],
+    ]
     assert list(summary["examples"]) == ["wrong", "easy question"]
     assert sum(summary["questions"].values()) == 20 == sum(summary["pass_rate_histogram"])
-    assert summary["perspectives"]["analogy"] == {"read": 20, "right": 16, "kept": summary["kept"] // 2, "checked": 16,
-                                                  "adherent": 0}
+    assert summary["perspectives"]["analogy"] == {
+        "read": 20,
+        "right": 16,
+        "kept": summary["kept"] // 2,
+        "checked": 16,
+        "adherent": 0,
+    }
     assert summary["characters"]["kept"] == {"min": 41, "median": 41.5, "max": 42}
     assert sorted(result.kept_characters + result.dropped_characters) == [41] * 20 + [42] * 20
     assert run([]).as_dict()["characters"] == {"kept": None, "dropped": None}
@@ -276,15 +371,32 @@ def test_the_summary_is_json_and_adds_up():
 
 def test_hostile_texts_are_filtered_in_bounded_time():
     size = 10_000_000
-    texts = ["a" * size, "\x00" * size, "#" * size, "#### 1 " * (size // 7), "1. \n" * (size // 4), "? " * (size // 2),
-             "\ud800" * 1000, "\x1b[31m\x00\r" * 300, "=" * 4000, "the answer is " * 280, "\u202e" * 4000]
+    texts = [
+        "a" * size,
+        "\x00" * size,
+        "#" * size,
+        "#### 1 " * (size // 7),
+        "1. \n" * (size // 4),
+        "? " * (size // 2),
+        "\ud800" * 1000,
+        "\x1b[31m\x00\r" * 300,
+        "=" * 4000,
+        "the answer is " * 280,
+        "\u202e" * 4000,
+    ]
     responses = [response("socratic", sample, text) for sample, text in enumerate(texts)]
     start = time.perf_counter()
     result = run([*responses, response("analogy", text=UNLIKE[0])], FilterConfig(easy_fraction=0.5))
     assert time.perf_counter() - start < 15
     found = reasons(result)
     assert [found["socratic", sample] for sample in (0, 1, 2, 3, 4, 5)] == [
-        "too long", "empty", "empty", "empty", "too long", "empty"]
+        "too long",
+        "empty",
+        "empty",
+        "empty",
+        "too long",
+        "empty",
+    ]
     hostile = "id\ud800\x00\n"
     question = dataclasses.replace(QUESTION, id=hostile)
     two = [response(name, text=text, question=hostile) for name, text in zip(("a\x00", "\ud800"), UNLIKE, strict=False)]
@@ -295,24 +407,58 @@ def test_hostile_texts_are_filtered_in_bounded_time():
 def judged_responses(draw):
     """Questions, responses in the order of arrival and verdicts; the texts are of few words, so that many are alike."""
     words = st.lists(st.sampled_from(["add", "the", "five", "pears", "to", "seven", "others", "12", "?"]), max_size=12)
-    keys = draw(st.lists(st.tuples(st.sampled_from(["q0", "q1"]), st.sampled_from(
-        ["planning", "analogy", "path-1", "path-2"]), st.integers(0, 2)), unique=True, max_size=16))
-    responses = [response(name, sample, " ".join(draw(words)), question=question,
-                          finish_reason=draw(st.sampled_from(["stop", "stop", "length"])))
-                 for question, name, sample in keys]
-    verdicts = {r.key: Verdict(*r.key, draw(st.sampled_from(["right", "right", "right", "wrong", "unparsed"])), None,
-                               "", "rules") for r in responses}
+    keys = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["q0", "q1"]),
+                st.sampled_from(["planning", "analogy", "path-1", "path-2"]),
+                st.integers(0, 2),
+            ),
+            unique=True,
+            max_size=16,
+        )
+    )
+    responses = [
+        response(
+            name,
+            sample,
+            " ".join(draw(words)),
+            question=question,
+            finish_reason=draw(st.sampled_from(["stop", "stop", "length"])),
+        )
+        for question, name, sample in keys
+    ]
+    verdicts = {
+        r.key: Verdict(
+            *r.key, draw(st.sampled_from(["right", "right", "right", "wrong", "unparsed"])), None, "", "rules"
+        )
+        for r in responses
+    }
     questions = [dataclasses.replace(QUESTION, id=name) for name in ("q0", "q1", "q2")]
     return questions, responses, verdicts
 
 
-@given(judged_responses(), st.integers(2, 4), st.integers(2, 3), st.sampled_from([0.3, 0.5, 0.7, 1.0]), st.booleans(),
-       st.sampled_from([0.0, 0.5, 1.0]), st.randoms(use_true_random=False))
+@given(
+    judged_responses(),
+    st.integers(2, 4),
+    st.integers(2, 3),
+    st.sampled_from([0.3, 0.5, 0.7, 1.0]),
+    st.booleans(),
+    st.sampled_from([0.0, 0.5, 1.0]),
+    st.randoms(use_true_random=False),
+)
 @settings(max_examples=150, deadline=None)
 def test_what_always_holds(data, keep, minimum, threshold, require_adherence, fraction, rng):
     questions, responses, verdicts = data
-    config = FilterConfig(keep=keep, minimum=min(minimum, keep), duplicate_threshold=threshold, max_characters=60,
-                          require_adherence=require_adherence, easy_fraction=fraction, easy_pass_rate=0.8)
+    config = FilterConfig(
+        keep=keep,
+        minimum=min(minimum, keep),
+        duplicate_threshold=threshold,
+        max_characters=60,
+        require_adherence=require_adherence,
+        easy_fraction=fraction,
+        easy_pass_rate=0.8,
+    )
     result = filter_responses(questions, responses, verdicts, config)
     assert sorted(outcome.key for outcome in result.outcomes) == sorted(r.key for r in responses)
     assert len(result.kept) == sum(len(q.rationales) for q in result.questions)

@@ -28,9 +28,18 @@ def tokenizer():
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=WORDS, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
-                         bos_token_id=None, eos_token_id=END, pad_token_id=0)
+    config = LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=END,
+        pad_token_id=0,
+    )
     return LlamaForCausalLM(config).double()  # so that no two logits tie up to rounding
 
 
@@ -46,7 +55,7 @@ def test_responses_are_the_greedy_continuations(model, tokenizer):
     with torch.no_grad():
         for _ in range(8):
             ids.append(int(model.eval()(torch.tensor([ids])).logits[0, -1].argmax()))
-    expected = tokenizer.decode(ids[len(PROMPTS[2]):])
+    expected = tokenizer.decode(ids[len(PROMPTS[2]) :])
     assert generate_responses(model, tokenizer, [PROMPTS[2]], max_new_tokens=8, batch_size=1) == [expected]
 
 
@@ -63,7 +72,7 @@ def test_the_end_tokens_of_model_and_tokenizer_end_a_response(model, tokenizer):
     second = tokenizer.convert_tokens_to_ids(words[1])
     model.generation_config.eos_token_id = [second]
     (shorter,) = generate_responses(model, tokenizer, PROMPTS[:1], max_new_tokens=12, batch_size=1)
-    assert shorter.split() == words[:words.index(words[1]) + 1]
+    assert shorter.split() == words[: words.index(words[1]) + 1]
     model.generation_config.eos_token_id = None
     assert generate_responses(model, tokenizer, PROMPTS[:1], max_new_tokens=12, batch_size=1) == [response]
 
@@ -89,11 +98,14 @@ def test_progress_counts_the_responses(model, tokenizer):
     assert generate_responses(model, tokenizer, [], max_new_tokens=2, batch_size=4) == []
 
 
-@pytest.mark.parametrize(("prompts", "options", "message"), [
-    ([[5], []], {}, "prompt 1 has no tokens"),
-    ([[5]], {"batch_size": 0}, "batch_size 0 and max_new_tokens 2: expected at least 1"),
-    ([[5]], {"max_new_tokens": 0}, "batch_size 4 and max_new_tokens 0: expected at least 1"),
-])
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([[5], []], {}, "prompt 1 has no tokens"),
+        ([[5]], {"batch_size": 0}, "batch_size 0 and max_new_tokens 2: expected at least 1"),
+        ([[5]], {"max_new_tokens": 0}, "batch_size 4 and max_new_tokens 0: expected at least 1"),
+    ],
+)
 def test_impossible_requests_are_refused(model, tokenizer, prompts, options, message):
     with pytest.raises(ValueError, match=message):
         generate_responses(model, tokenizer, prompts, **{"max_new_tokens": 2, "batch_size": 4} | options)
@@ -110,8 +122,13 @@ def test_accuracy_counts_right_and_unparsed_responses():
     questions = [Question(str(i), "How many?", "3") for i in range(4)]
     result = accuracy(["#### 3 pears", "2 + 2 = 4", "I do not know.", "So 3."], questions)
     assert (result.total, result.correct, result.unparsed, result.accuracy) == (4, 2, 1, 0.5)
-    assert result.rows[0] == {"id": "0", "response": "#### 3 pears", "extracted": "3 pears", "answer": "3",
-                              "correct": True}
+    assert result.rows[0] == {
+        "id": "0",
+        "response": "#### 3 pears",
+        "extracted": "3 pears",
+        "answer": "3",
+        "correct": True,
+    }
     assert [row["correct"] for row in result.rows] == [True, False, False, True]
     assert accuracy([], []).accuracy == 0
     with pytest.raises(ValueError, match="longer"):

@@ -18,11 +18,13 @@ CHOICES = {"A": "book store", "B": "bank"}
 @pytest.fixture
 def grade(tmp_path):
     """Grades rows, JSON objects or lines of text; the counts and the graded rows."""
+
     def grade(*rows):
         source, output = tmp_path / "rows.jsonl", tmp_path / "graded.jsonl"
         source.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
         counts = grade_file(source, output)
         return counts, [json.loads(line) for line in output.read_text().splitlines()]
+
     return grade
 
 
@@ -39,10 +41,19 @@ def test_each_row_is_kept_and_graded(grade):
     counts, graded = grade(*rows)
     assert counts == GradeCounts(total=7, correct=3, unparsed=2)
     assert counts.accuracy == 3 / 7
-    findings = [(True, "12"), (False, "13"), (False, None), (False, None), (False, "(A)"), (True, "1/2"),
-                (True, "\\dfrac\\pi2")]
-    assert graded == [{**row, "correct": correct, "extracted": extracted}
-                      for row, (correct, extracted) in zip(rows, findings, strict=True)]
+    findings = [
+        (True, "12"),
+        (False, "13"),
+        (False, None),
+        (False, None),
+        (False, "(A)"),
+        (True, "1/2"),
+        (True, "\\dfrac\\pi2"),
+    ]
+    assert graded == [
+        {**row, "correct": correct, "extracted": extracted}
+        for row, (correct, extracted) in zip(rows, findings, strict=True)
+    ]
 
 
 def test_the_question_tells_which_number_counts(grade):
@@ -56,21 +67,24 @@ def test_an_integer_beyond_every_float_is_an_answer(grade):
     assert counts.correct == 1
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
-    ("[1]", "expected a JSON object, not list"),
-    ({"answer": "1", "response": "1"}, 'the record has no "id"'),
-    ({"id": "a", "response": "1"}, 'the record has no "answer"'),
-    ({"id": "a", "answer": "1"}, 'the record has no "response"'),
-    ({**RIGHT, "id": 7}, '"id" is 7: expected a string'),
-    ({**RIGHT, "answer": True}, '"answer" is true: expected a string'),
-    ({**RIGHT, "answer": " "}, '"answer" is empty'),
-    ({**RIGHT, "response": None}, '"response" is null: expected a string'),
-    ({**RIGHT, "response": ["12"]}, '"response" is ["12"]: expected a string'),
-    ({**RIGHT, "question": 3}, '"question" is 3: expected a string'),
-    ({**RIGHT, "choices": ["A", "B"]}, '"choices" is not an object of at least 2 labels and their texts'),
-    ({**RIGHT, "choices": CHOICES}, "answer 12 is not one of the choices A, B"),
-])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
+        ("[1]", "expected a JSON object, not list"),
+        ({"answer": "1", "response": "1"}, 'the record has no "id"'),
+        ({"id": "a", "response": "1"}, 'the record has no "answer"'),
+        ({"id": "a", "answer": "1"}, 'the record has no "response"'),
+        ({**RIGHT, "id": 7}, '"id" is 7: expected a string'),
+        ({**RIGHT, "answer": True}, '"answer" is true: expected a string'),
+        ({**RIGHT, "answer": " "}, '"answer" is empty'),
+        ({**RIGHT, "response": None}, '"response" is null: expected a string'),
+        ({**RIGHT, "response": ["12"]}, '"response" is ["12"]: expected a string'),
+        ({**RIGHT, "question": 3}, '"question" is 3: expected a string'),
+        ({**RIGHT, "choices": ["A", "B"]}, '"choices" is not an object of at least 2 labels and their texts'),
+        ({**RIGHT, "choices": CHOICES}, "answer 12 is not one of the choices A, B"),
+    ],
+)
 def test_a_faulty_row_is_named_and_nothing_is_written(grade, tmp_path, row, message):
     with pytest.raises(MindError) as error:
         grade(RIGHT, "", row)

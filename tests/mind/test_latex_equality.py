@@ -43,10 +43,17 @@ def worker() -> Iterator[LatexWorker]:
     worker.close()
 
 
-@pytest.mark.parametrize(("gold", "extracted", "outcome"), [
-    ("\\frac{1}{2}", "1/2", "equal"), ("\\frac{1}{2}", "1/3", "different"), ("\\frac{1}{2}", "((", "unparsed"),
-    ("\\frac{1}{2}", "", "unparsed"), ("\\frac{1}{3}", "0.333333", "different"), ("x", "\ud800\0\n", "unparsed"),
-])
+@pytest.mark.parametrize(
+    ("gold", "extracted", "outcome"),
+    [
+        ("\\frac{1}{2}", "1/2", "equal"),
+        ("\\frac{1}{2}", "1/3", "different"),
+        ("\\frac{1}{2}", "((", "unparsed"),
+        ("\\frac{1}{2}", "", "unparsed"),
+        ("\\frac{1}{3}", "0.333333", "different"),
+        ("x", "\ud800\0\n", "unparsed"),
+    ],
+)
 def test_a_worker_compares(worker, gold, extracted, outcome):
     assert worker.compare(gold, extracted) == outcome
 
@@ -93,8 +100,9 @@ def test_the_worker_ends_with_the_interpreter():
         assert latex_equality.latex_equality("\\\\sqrt{4}", "2") == "equal"
         print(latex_equality._worker._process.pid)
     """)
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True,
-                          env=ENVIRONMENT)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True, env=ENVIRONMENT
+    )
     assert not is_running(int(done.stdout))
     assert done.stderr == ""
 
@@ -142,30 +150,85 @@ def test_results_are_kept(monkeypatch):
     assert latex_equality("3\\sqrt{8}", "3 \\sqrt{8}") == "equal"
 
 
-@pytest.mark.parametrize(("text", "normal"), [
-    ("$\\left( 3, \\dfrac{\\pi}{2} \\right)$", "( 3, \\frac{\\pi}{2} )"), ("\\text{(B)}", "B"), ("(B).", "B"),
-    ("\\boxed{{\\tfrac12}}", "\\frac{1}{2}"), ("\\frac\\pi{2}", "\\frac{\\pi}{2}"),
-    ("\\frac{\\sqrt2}3", "\\frac{\\sqrt2}{3}"), ("15\\mbox{ cm}^2", "15"), ("90^{\\circ}", "90"), ("90 degrees", "90"),
-    ("\\[x^{2}\\]", "x^2"), ("10,\\!080", "10080"), ("\\leftarrow", "\\leftarrow"), ("{1}{2}", "{1}{2}"),
-    ("{{1}{2}}", "{1}{2}"), ("{\\{1\\}}", "\\{1\\}"), ("{", "{"), ("}{", "}{"), ("{}}{", "{}}{"),
-    ("2*3", "2*3"), ("\u22125", "-5"), ("{" * 1000 + "}" * 1000, ""), ("1" * 5000, "1" * 2000),
-])
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("$\\left( 3, \\dfrac{\\pi}{2} \\right)$", "( 3, \\frac{\\pi}{2} )"),
+        ("\\text{(B)}", "B"),
+        ("(B).", "B"),
+        ("\\boxed{{\\tfrac12}}", "\\frac{1}{2}"),
+        ("\\frac\\pi{2}", "\\frac{\\pi}{2}"),
+        ("\\frac{\\sqrt2}3", "\\frac{\\sqrt2}{3}"),
+        ("15\\mbox{ cm}^2", "15"),
+        ("90^{\\circ}", "90"),
+        ("90 degrees", "90"),
+        ("\\[x^{2}\\]", "x^2"),
+        ("10,\\!080", "10080"),
+        ("\\leftarrow", "\\leftarrow"),
+        ("{1}{2}", "{1}{2}"),
+        ("{{1}{2}}", "{1}{2}"),
+        ("{\\{1\\}}", "\\{1\\}"),
+        ("{", "{"),
+        ("}{", "}{"),
+        ("{}}{", "{}}{"),
+        ("2*3", "2*3"),
+        ("\u22125", "-5"),
+        ("{" * 1000 + "}" * 1000, ""),
+        ("1" * 5000, "1" * 2000),
+    ],
+)
 def test_what_makes_no_difference_is_removed(text, normal):
     assert normal_latex(text) == normal
 
 
-@pytest.mark.parametrize(("gold", "extracted"), [
-    ("52_8", "52_9"), ("52_8", "53"), ("52", "52_8"), ("\\text{east}", "seat"), ("\\text{(B)}", "C"),
-    ("(2,4)", "(4,2)"), ("[0,1)", "(0,1)"), ("1,2", "12"), ("x=5", "x=6"), ("2k", "2n"), ("\\frac{2}{3}", "0.667"),
-    ("3 5", "35"), ("\\pi", "3.14159265"), ("1,2", "1"), ("2\\cdot3", "23"),
-])
+@pytest.mark.parametrize(
+    ("gold", "extracted"),
+    [
+        ("52_8", "52_9"),
+        ("52_8", "53"),
+        ("52", "52_8"),
+        ("\\text{east}", "seat"),
+        ("\\text{(B)}", "C"),
+        ("(2,4)", "(4,2)"),
+        ("[0,1)", "(0,1)"),
+        ("1,2", "12"),
+        ("x=5", "x=6"),
+        ("2k", "2n"),
+        ("\\frac{2}{3}", "0.667"),
+        ("3 5", "35"),
+        ("\\pi", "3.14159265"),
+        ("1,2", "1"),
+        ("2\\cdot3", "23"),
+    ],
+)
 def test_other_answers_are_different(gold, extracted):
     assert latex_equality(gold, extracted) == "different"
 
 
-HOSTILE = [HANGS, "(" * 500, "\\frac{" * 80, "{" * 250 + "}" * 250, "x^{" * 100 + "}" * 100, "1e999999999", "9" * 490,
-           "0/0", "\\frac{0}{0}", "\\binom{10^9}{5*10^8}", "(10^9)!", "\\0", "\0", "\x1b[31m", "\ud800", "\\", "$$$",
-           "^", "__import__('os').system('echo broken')", "\\input{/etc/passwd}", "\r\n" * 200 + "1", "a" * 10_000_000]
+HOSTILE = [
+    HANGS,
+    "(" * 500,
+    "\\frac{" * 80,
+    "{" * 250 + "}" * 250,
+    "x^{" * 100 + "}" * 100,
+    "1e999999999",
+    "9" * 490,
+    "0/0",
+    "\\frac{0}{0}",
+    "\\binom{10^9}{5*10^8}",
+    "(10^9)!",
+    "\\0",
+    "\0",
+    "\x1b[31m",
+    "\ud800",
+    "\\",
+    "$$$",
+    "^",
+    "__import__('os').system('echo broken')",
+    "\\input{/etc/passwd}",
+    "\r\n" * 200 + "1",
+    "a" * 10_000_000,
+]
 
 
 @pytest.mark.parametrize("extracted", HOSTILE)
@@ -189,8 +252,14 @@ def math_answers() -> list[str]:
 def test_answers_of_math_are_right_however_they_stand_in_a_response():
     for answer in math_answers():
         question = Question("m", "Which?", answer)
-        for response in (f"So.\n#### {answer}", f"So.\n#### ${answer}$", f"It is $\\boxed{{{answer}}}$, as I said.",
-                         f"The answer is {answer}.", f"The answer is ${answer}$.", f"The answer is \\({answer}\\)"):
+        for response in (
+            f"So.\n#### {answer}",
+            f"So.\n#### ${answer}$",
+            f"It is $\\boxed{{{answer}}}$, as I said.",
+            f"The answer is {answer}.",
+            f"The answer is ${answer}$.",
+            f"The answer is \\({answer}\\)",
+        ):
             assert judge_text(response, question).verdict == "right", response
 
 

@@ -16,8 +16,11 @@ def inputs(questions=6, perspectives=5, features=12, seed=0):
     generator = torch.Generator().manual_seed(seed)
     present = torch.rand(questions, perspectives, generator=generator) > 0.3
     present[:, 0] = True
-    return (torch.randn(questions, features, generator=generator),
-            torch.randn(questions, perspectives, features, generator=generator), present)
+    return (
+        torch.randn(questions, features, generator=generator),
+        torch.randn(questions, perspectives, features, generator=generator),
+        present,
+    )
 
 
 def build(**changes):
@@ -89,8 +92,9 @@ def test_metanet_steps_once_a_window_with_the_mean_gradient():
     for step in range(3):
         question, rationales, present = inputs(seed=step)
         observe(calibrator, question, rationales, present)
-        loss = meta_loss(reference.metanet(question, rationales, present), l_real_of(question, rationales, present),
-                         present, 1.0)
+        loss = meta_loss(
+            reference.metanet(question, rationales, present), l_real_of(question, rationales, present), present, 1.0
+        )
         parts = torch.autograd.grad(loss, list(reference.metanet.parameters()))
         gradients = parts if gradients is None else [a + b for a, b in zip(gradients, parts, strict=True)]
         moved = calibrator.end_step()
@@ -126,7 +130,7 @@ def test_moving_average_is_a_question_and_perspective():
 
 
 def test_what_was_not_computed_keeps_its_average_and_leaves_the_loss():
-    """"selected" and "every-N" feedback: nan stands for a perspective whose L_real this step lacks."""
+    """ "selected" and "every-N" feedback: nan stands for a perspective whose L_real this step lacks."""
     question, rationales, present = inputs()
     l_real = l_real_of(question, rationales, present)
     partial = l_real.clone()

@@ -19,8 +19,26 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is not next to the repository")
 
 
-@pytest.mark.parametrize("text", ["12", "-3", "0.5", ".5", "3/4", "50%", "$18", "1,234", "-$1,234.00", "$-3", "\\$5",
-                                  "1{,}234", "10,\\!080", "11,\\! 111,\\! 100", "$118 000"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12",
+        "-3",
+        "0.5",
+        ".5",
+        "3/4",
+        "50%",
+        "$18",
+        "1,234",
+        "-$1,234.00",
+        "$-3",
+        "\\$5",
+        "1{,}234",
+        "10,\\!080",
+        "11,\\! 111,\\! 100",
+        "$118 000",
+    ],
+)
 def test_plain_numbers_are_numbers(text):
     assert is_number(text)
 
@@ -30,13 +48,33 @@ def test_other_texts_are_not(text):
     assert not is_number(text)
 
 
-@pytest.mark.parametrize(("text", "value"), [
-    ("-3", -3), ("$1,234.50", Fraction("1234.5")), ("$118 000", 118_000), ("$118 000.50", Fraction("118000.5")),
-    ("2/3", Fraction(2, 3)), ("50%", 50), ("x = 5", 5), ("12 apples", 12), ("\u22123", -3), ("1{,}234", 1234),
-    ("10,\\!080", 10_080), ("5/0", None), ("12 + 3", None), ("twelve", None), ("", None), ("1e9", None),
-    ("12x", None), ("12 k", None), ("12 kg", 12),
-    ("9" * (MAX_ANSWER_CHARACTERS + 1), None), ("9" * 5_000, None), ("1/" + "9" * 5_000, None),
-])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("-3", -3),
+        ("$1,234.50", Fraction("1234.5")),
+        ("$118 000", 118_000),
+        ("$118 000.50", Fraction("118000.5")),
+        ("2/3", Fraction(2, 3)),
+        ("50%", 50),
+        ("x = 5", 5),
+        ("12 apples", 12),
+        ("\u22123", -3),
+        ("1{,}234", 1234),
+        ("10,\\!080", 10_080),
+        ("5/0", None),
+        ("12 + 3", None),
+        ("twelve", None),
+        ("", None),
+        ("1e9", None),
+        ("12x", None),
+        ("12 k", None),
+        ("12 kg", 12),
+        ("9" * (MAX_ANSWER_CHARACTERS + 1), None),
+        ("9" * 5_000, None),
+        ("1/" + "9" * 5_000, None),
+    ],
+)
 def test_values(text, value):
     assert number_value(text) == value
 
@@ -51,43 +89,58 @@ def test_fractions_round_trip(value, spaced):
     assert number_value(f" {written} kg" if spaced else written) == value
 
 
-@pytest.mark.parametrize(("stated", "gold", "question", "equal"), [
-    ("$0.25", "25", "How much is one, in cents?", True), ("$1.18", "118", "How many cents is it?", True),
-    ("$0.25", "25", "How much is one?", False), ("0.25", "25", "How much is one, in cents?", False),
-    ("$0.26", "25", "How much is one, in cents?", False), ("$0.25", "25", "", True), ("$.25", "25", "", True),
-    ("$1.18", "118", "", False), ("$0.255", "25.5", "", False), ("0.25", "25", "", False), ("$a lot", "25", "", False),
-])
+@pytest.mark.parametrize(
+    ("stated", "gold", "question", "equal"),
+    [
+        ("$0.25", "25", "How much is one, in cents?", True),
+        ("$1.18", "118", "How many cents is it?", True),
+        ("$0.25", "25", "How much is one?", False),
+        ("0.25", "25", "How much is one, in cents?", False),
+        ("$0.26", "25", "How much is one, in cents?", False),
+        ("$0.25", "25", "", True),
+        ("$.25", "25", "", True),
+        ("$1.18", "118", "", False),
+        ("$0.255", "25.5", "", False),
+        ("0.25", "25", "", False),
+        ("$a lot", "25", "", False),
+    ],
+)
 def test_dollars_equal_cents_where_cents_are_asked_for(stated, gold, question, equal):
     assert equal_in_cents(stated, gold, question) is equal
 
 
-@pytest.mark.parametrize(("text", "number"), [
-    ("She pays $5 because 20 times .25 equals 5.", "$5"),
-    ("He can skip 4 lessons because 10 - 4 = 6", "4"),
-    ("Because 3 + 4 = 7", "7"),
-    ("Since 1.76 is less than 2, it lasts 3 days.", "3"),
-    ("Since 2,000 is less than 3,000, it lasts 4 days.", "4"),
-    ("As it is cheap, it is $2.", "$2"),
-    ("20 minus 5 equals 15 in all.", "15"),
-    ("10 / 3 = 3.333..., which rounds down to 3.", "3"),
-    ("10 / 3 * 100% = 33.333...%, which rounds to 33%", "33"),
-    ("It is 15.36 minutes, rounded to 15 minutes", "15"),
-    ("It is 7 / 3 = 2.33, rounded to 2 decimal places.", "2.33"),
-    ("45 / 10 = 4.5 bags, so she needs 5 bags.", "5"),
-    ("30 / 60 = .5 hours, which is 30 minutes", "30"),
-    ("5 - 3 = 2, so that is all.", "2"),
-    ("He sold it for $120 000 - $2 000 = $118 000.", "$118 000"),
-    ("900 minutes = 15 hours\nIt takes 15 hours for 45 rooms.", "15"),
-    ("The heights are 16 and 32. That is enough, so it took three days.", "3"),
-    ("The heights are 16 and 32. So one of them is enough.", "32"),
-    ("The heights are 16 and 32. So two or three do.", "32"),
-    ("There are three.", "3"),
-    ("Ann has 12 left. To check, 12 + 5 = 17.", "12"),
-    ("Ann has 12 left. We can double-check: 12 + 5 = 17. Therefore, it was 17.", "17"),
-    ("To check in takes 2 hours.", "2"),
-    ("It is 1{,}234.", "1234"),
-    ("no numbers", None), ("", None), (" \n ", None),
-])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("She pays $5 because 20 times .25 equals 5.", "$5"),
+        ("He can skip 4 lessons because 10 - 4 = 6", "4"),
+        ("Because 3 + 4 = 7", "7"),
+        ("Since 1.76 is less than 2, it lasts 3 days.", "3"),
+        ("Since 2,000 is less than 3,000, it lasts 4 days.", "4"),
+        ("As it is cheap, it is $2.", "$2"),
+        ("20 minus 5 equals 15 in all.", "15"),
+        ("10 / 3 = 3.333..., which rounds down to 3.", "3"),
+        ("10 / 3 * 100% = 33.333...%, which rounds to 33%", "33"),
+        ("It is 15.36 minutes, rounded to 15 minutes", "15"),
+        ("It is 7 / 3 = 2.33, rounded to 2 decimal places.", "2.33"),
+        ("45 / 10 = 4.5 bags, so she needs 5 bags.", "5"),
+        ("30 / 60 = .5 hours, which is 30 minutes", "30"),
+        ("5 - 3 = 2, so that is all.", "2"),
+        ("He sold it for $120 000 - $2 000 = $118 000.", "$118 000"),
+        ("900 minutes = 15 hours\nIt takes 15 hours for 45 rooms.", "15"),
+        ("The heights are 16 and 32. That is enough, so it took three days.", "3"),
+        ("The heights are 16 and 32. So one of them is enough.", "32"),
+        ("The heights are 16 and 32. So two or three do.", "32"),
+        ("There are three.", "3"),
+        ("Ann has 12 left. To check, 12 + 5 = 17.", "12"),
+        ("Ann has 12 left. We can double-check: 12 + 5 = 17. Therefore, it was 17.", "17"),
+        ("To check in takes 2 hours.", "2"),
+        ("It is 1{,}234.", "1234"),
+        ("no numbers", None),
+        ("", None),
+        (" \n ", None),
+    ],
+)
 def test_the_concluding_number_without_a_question(text, number):
     assert concluding_number(text, "") == number
 
@@ -95,17 +148,20 @@ def test_the_concluding_number_without_a_question(text, number):
 BOOKS = "Ann has 95 pens and 153 books. She sells some. How many books did she sell?"
 
 
-@pytest.mark.parametrize(("text", "question", "number"), [
-    ("She sold 72 pens and 140 books.", BOOKS, "140"),
-    ("She sold 140 books and 72 pens.", BOOKS, "140"),
-    ("She sold 140 old books and 72 pens.", BOOKS, "140"),
-    ("She sold 72 and 140.", BOOKS, "140"),
-    ("Of 153 books she sold 140, and no pen of 95.", BOOKS, "140"),
-    ("She has 95 pens and 153 books.", BOOKS, "95"),
-    ("39 boys left, 15 more than 24 girls.", "How many more boys left?", "15"),
-    ("She has 667 books and 9 pens, 676 things.", "How many books and pens has she?", "676"),
-    ("She has 12 boxes and 3 foxes.", "How many other boxes has she?", "12"),
-])
+@pytest.mark.parametrize(
+    ("text", "question", "number"),
+    [
+        ("She sold 72 pens and 140 books.", BOOKS, "140"),
+        ("She sold 140 books and 72 pens.", BOOKS, "140"),
+        ("She sold 140 old books and 72 pens.", BOOKS, "140"),
+        ("She sold 72 and 140.", BOOKS, "140"),
+        ("Of 153 books she sold 140, and no pen of 95.", BOOKS, "140"),
+        ("She has 95 pens and 153 books.", BOOKS, "95"),
+        ("39 boys left, 15 more than 24 girls.", "How many more boys left?", "15"),
+        ("She has 667 books and 9 pens, 676 things.", "How many books and pens has she?", "676"),
+        ("She has 12 boxes and 3 foxes.", "How many other boxes has she?", "12"),
+    ],
+)
 def test_the_question_tells_which_number_answers_it(text, question, number):
     assert concluding_number(text, question) == number
 
@@ -152,8 +208,11 @@ def test_few_training_solutions_are_wrong(with_question, most_wrong):
 @needs_data
 def test_sampled_rationales_are_right_wrong_or_rarely_unparsed():
     """Two thirds are right by their last number; of fifty that are decided otherwise here, 49 rightly so."""
-    found = Counter(judge_text(text, question).verdict
-                    for record, question in read("svamp_multi_cot.train.jsonl") for text in record["rationales"])
+    found = Counter(
+        judge_text(text, question).verdict
+        for record, question in read("svamp_multi_cot.train.jsonl")
+        for text in record["rationales"]
+    )
     assert found.total() == 7_000
     assert 5_150 < found["right"] < 5_250
     assert found["unparsed"] < 70

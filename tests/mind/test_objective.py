@@ -20,8 +20,9 @@ def test_selection_by_hand():
 
 
 @settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 10_000), beta=st.floats(1e-3, 1.0), tau=st.floats(1e-2, 10.0),
-       perspectives=st.integers(2, 32))
+@given(
+    seed=st.integers(0, 10_000), beta=st.floats(1e-3, 1.0), tau=st.floats(1e-2, 10.0), perspectives=st.integers(2, 32)
+)
 def test_the_argmax_is_selected_and_alpha_sums_to_one(seed, beta, tau, perspectives):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(4, perspectives, generator=generator).clamp(min=1e-6).requires_grad_()

@@ -82,7 +82,8 @@ def teacher_folder(tmp_path) -> Path:
 
     tokenizer = build_tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)])
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)]
+    )
     tokenizer.save_pretrained(tmp_path / "teacher")
     # Attention on the CPU wants heads of 32 and more.
     build_model(head_dim=32, initializer_range=0.02).save_pretrained(tmp_path / "teacher")
@@ -120,8 +121,9 @@ def test_the_requests_of_a_batch_share_its_time(vllm, monkeypatch):
 
 def test_a_batch_is_settled_before_the_next_is_asked(vllm):
     seen = []
-    vllm_engine(batch_size=2).run([request(n) for n in range(5)],
-                                  lambda outcomes: seen.append((len(outcomes), len(vllm.loaded[0].calls))))
+    vllm_engine(batch_size=2).run(
+        [request(n) for n in range(5)], lambda outcomes: seen.append((len(outcomes), len(vllm.loaded[0].calls)))
+    )
     assert seen == [(2, 1), (2, 2), (1, 3)]
     assert len(vllm.loaded) == 1
 
@@ -131,16 +133,19 @@ def test_nothing_is_loaded_for_nothing(vllm):
 
 
 def test_a_refused_request_fails_alone(vllm):
-    refusals = {"Question 2?": vllm.ClientError("the prompt\n is too long"),
-                "Question 5?": TypeError("TextEncodeInput must be Union")}
+    refusals = {
+        "Question 2?": vllm.ClientError("the prompt\n is too long"),
+        "Question 5?": TypeError("TextEncodeInput must be Union"),
+    }
     vllm.reply = lambda text: refusals.get(text, "fine")
     spending = spend()
     outcomes = run(vllm_engine(spending, batch_size=8), [request(n) for n in range(8)])
     assert [name for name, outcome in outcomes.items() if isinstance(outcome, Failure)] == ["q2", "q5"]
     assert list(outcomes) == [f"q{n}" for n in range(8)]
     assert [len(call) for call in vllm.loaded[0].calls] == [8, 4, 2, 2, 1, 1, 4, 2, 1, 1, 2], "asked by halves"
-    assert outcomes["q2"] == Failure("q2", "socratic", 1, "refused by vLLM",
-                                     "VLLMClientError: the prompt is too long", 1)
+    assert outcomes["q2"] == Failure(
+        "q2", "socratic", 1, "refused by vLLM", "VLLMClientError: the prompt is too long", 1
+    )
     assert outcomes["q5"].detail.startswith("TypeError: TextEncodeInput")
     assert (spending.usage.requests, spending.under_way) == (6, 0)
 
@@ -158,9 +163,15 @@ def test_sampling_that_vllm_refuses_fails_alone(vllm):
     assert outcomes["q0"].reason == "refused by vLLM" and isinstance(outcomes["q1"], Response)
 
 
-@pytest.mark.parametrize(("reply", "reason"), [
-    ((" \n", "stop"), "empty answer"), (("", "length"), "empty answer"), (("half an", "abort"), "ended by abort"),
-    (("half an", None), "ended by None")])
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ((" \n", "stop"), "empty answer"),
+        (("", "length"), "empty answer"),
+        (("half an", "abort"), "ended by abort"),
+        (("half an", None), "ended by None"),
+    ],
+)
 def test_no_answer_is_a_failure_that_still_counts_its_tokens(vllm, reply, reason):
     vllm.reply = lambda text: reply
     spending = spend()
@@ -224,10 +235,16 @@ def test_ray_gets_the_chat_template_once_and_each_request_its_sampling(ray, teac
     ray.engine = lambda *arguments: seen.append(arguments) or "fine"
     run(ray_engine(teacher_folder), [request(1), request(2, temperature=None, top_p=None, seed=None)])
     assert seen == [
-        (f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQuestion {number}?<|im_end|>\n"
-         "<|im_start|>assistant\n", sampling)
-        for number, sampling in [(1, FakeSamplingParams(temperature=0.5, top_p=0.9, seed=1, max_tokens=20)),
-                                 (2, FakeSamplingParams(max_tokens=20))]]
+        (
+            f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQuestion {number}?<|im_end|>\n"
+            "<|im_start|>assistant\n",
+            sampling,
+        )
+        for number, sampling in [
+            (1, FakeSamplingParams(temperature=0.5, top_p=0.9, seed=1, max_tokens=20)),
+            (2, FakeSamplingParams(max_tokens=20)),
+        ]
+    ]
 
 
 def test_ray_gets_the_options(ray, teacher_folder):
@@ -259,12 +276,15 @@ def test_a_chat_template_that_refuses_is_told(ray, teacher_folder):
 def test_what_ray_answers_is_settled_as_it_comes(ray, teacher_folder):
     seen = []
     ray_engine(teacher_folder, batch_size=2).run(
-        [request(n) for n in range(5)], lambda outcomes: seen.append((len(outcomes), ray.datasets[0].batches)))
+        [request(n) for n in range(5)], lambda outcomes: seen.append((len(outcomes), ray.datasets[0].batches))
+    )
     assert seen == [(2, 1), (2, 2), (1, 3)]
 
 
-@pytest.mark.parametrize(("max_tokens", "context", "reason"), [
-    (3, None, "length"), (4, None, "stop"), (4, 10_000, "stop"), (4, 3, "length"), (4, -1, "stop")])
+@pytest.mark.parametrize(
+    ("max_tokens", "context", "reason"),
+    [(3, None, "length"), (4, None, "stop"), (4, 10_000, "stop"), (4, 3, "length"), (4, -1, "stop")],
+)
 def test_an_answer_as_long_as_it_may_be_was_cut_off(ray, teacher_folder, max_tokens, context, reason):
     outcomes = run(ray_engine(teacher_folder, max_model_len=context), [request(0, max_tokens=max_tokens)])
     assert outcomes["q0"].finish_reason == reason
@@ -278,8 +298,10 @@ def test_ray_gets_what_fits_the_budget_in_the_worst_case(ray, teacher_folder):
     assert run(ray_engine(teacher_folder, spend(tokens=1)), [request(0)]) == {} and len(ray.datasets) == 1
 
 
-@pytest.mark.parametrize("error", [ConnectionError("Could not find any running Ray instance"),
-                                   ValueError("Invalid address format: nonsense")])
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionError("Could not find any running Ray instance"), ValueError("Invalid address format: nonsense")],
+)
 def test_an_address_without_a_cluster_is_told(ray, teacher_folder, error):
     def init(**_):
         raise error
@@ -294,8 +316,12 @@ def test_the_stand_ins_agree_with_vllm():
     import vllm
     from vllm.outputs import CompletionOutput, RequestOutput
 
-    for fake, real in [(FakeSamplingParams, vllm.SamplingParams), (FakeCompletionOutput, CompletionOutput),
-                       (FakeRequestOutput, RequestOutput), (FakeLLM.chat, vllm.LLM.chat)]:
+    for fake, real in [
+        (FakeSamplingParams, vllm.SamplingParams),
+        (FakeCompletionOutput, CompletionOutput),
+        (FakeRequestOutput, RequestOutput),
+        (FakeLLM.chat, vllm.LLM.chat),
+    ]:
         assert_agrees(fake, real)
 
 
@@ -304,9 +330,12 @@ def test_the_stand_ins_agree_with_ray():
     import ray
     from ray.data import llm
 
-    for fake, real in [(FakeConfig, llm.vLLMEngineProcessorConfig), (FakeRay.build_processor, llm.build_processor),
-                       (FakeRay().data.from_items, ray.data.from_items),
-                       (FakeDataset.iter_batches, ray.data.Dataset.iter_batches)]:
+    for fake, real in [
+        (FakeConfig, llm.vLLMEngineProcessorConfig),
+        (FakeRay.build_processor, llm.build_processor),
+        (FakeRay().data.from_items, ray.data.from_items),
+        (FakeDataset.iter_batches, ray.data.Dataset.iter_batches),
+    ]:
         assert_agrees(fake, real)
     assert "ignore_reinit_error" in inspect.signature(ray.init).parameters
     assert hasattr(ray.data.DataContext.get_current(), "enable_progress_bars")
@@ -341,8 +370,13 @@ def without_vllm(config, **functions):
             if len(ids) > 400:
                 raise ValueError("the prompt is too long")
             output = vLLMOutputData(
-                prompt="", prompt_token_ids=ids, num_input_tokens=len(ids), generated_text="so\n#### 4",
-                generated_tokens=[7] * sampling["seed"], num_generated_tokens=sampling["seed"])
+                prompt="",
+                prompt_token_ids=ids,
+                num_input_tokens=len(ids),
+                generated_text="so\n#### 4",
+                generated_tokens=[7] * sampling["seed"],
+                num_generated_tokens=sampling["seed"],
+            )
             asked = SimpleNamespace(request_id=0, idx_in_batch=row[self.IDX_IN_BATCH_COLUMN], params=sampling)
             return asked, output.model_dump(), 0.5
 
@@ -374,19 +408,27 @@ def test_both_engines_give_the_answers_of_a_real_model(cluster, teacher_folder):
 
     if current_platform.device_type not in ("cpu", "cuda"):
         pytest.skip("vLLM has no device here")
-    options = {"max_model_len": 256, "max_num_batched_tokens": 4096, "enforce_eager": True, "dtype": "float32",
-               "gpu_memory_utilization": 0.3}
+    options = {
+        "max_model_len": 256,
+        "max_num_batched_tokens": 4096,
+        "enforce_eager": True,
+        "dtype": "float32",
+        "gpu_memory_utilization": 0.3,
+    }
     texts = {3: "long " * 100, 4: LONE_SURROGATE}
     # The model finds all tokens about as likely, and so ends some answers itself.
     requests = [request(n, texts.get(n), max_tokens=100, temperature=1.0) for n in range(20)]
-    engines = [kind(str(teacher_folder), spend(), batch_size=8, engine_options=options)
-               for kind in (VLLMEngine, RayEngine)]
+    engines = [
+        kind(str(teacher_folder), spend(), batch_size=8, engine_options=options) for kind in (VLLMEngine, RayEngine)
+    ]
     one, other = (run(engine, requests) for engine in engines)
     assert one.keys() == other.keys() and len(one) == 20
     answered = one.keys() - {f"q{n}" for n in texts}
     assert all(isinstance(outcomes[name], Response) == (name in answered) for outcomes in (one, other) for name in one)
     assert {one[name].finish_reason for name in answered} == {"stop", "length"}
     for name in answered:
-        facts = [(response.text, response.finish_reason, response.prompt_tokens, response.completion_tokens)
-                 for response in (one[name], other[name])]
+        facts = [
+            (response.text, response.finish_reason, response.prompt_tokens, response.completion_tokens)
+            for response in (one[name], other[name])
+        ]
         assert facts[0] == facts[1]

@@ -32,8 +32,10 @@ def echo(body: bytes) -> bytes:
 
 def make_requests(count, url, **options):
     teacher = TeacherConfig("m", base_url=url, max_tokens=7, **options)
-    return teacher, [chat_request(teacher, (f"q{n}", "socratic", 0), ({"role": "user", "content": f"question {n}"},))
-                     for n in range(count)]
+    return teacher, [
+        chat_request(teacher, (f"q{n}", "socratic", 0), ({"role": "user", "content": f"question {n}"},))
+        for n in range(count)
+    ]
 
 
 def answer(proxy, count=1, budget=None, price=None, traffic=None, **options):
@@ -68,8 +70,14 @@ def test_what_is_sent():
         return echo(body)
 
     with FaultProxy(backend) as proxy:
-        answer(proxy, temperature=0.3, top_p=None, seed=5, extra_body='{"chat_template_kwargs": {"thinking": true}}',
-               token_limit_name="max_completion_tokens")
+        answer(
+            proxy,
+            temperature=0.3,
+            top_p=None,
+            seed=5,
+            extra_body='{"chat_template_kwargs": {"thinking": true}}',
+            token_limit_name="max_completion_tokens",
+        )
         assert proxy.keys == {f"Bearer {KEY}"}
     (body,) = bodies
     assert body["model"] == "m" and body["messages"] == [{"role": "user", "content": "question 0"}]
@@ -78,13 +86,23 @@ def test_what_is_sent():
     assert not {"top_p", "max_tokens", "n"} & body.keys()
 
 
-@pytest.mark.parametrize(("fault", "reason"), [
-    ("429 with Retry-After", "status 429"), ("500", "status 500"), ("closed connection", "connection lost"),
-    ("half a body", "connection lost"), ("malformed JSON", "malformed answer"), ("empty choice", "empty answer"),
-    ((200, b"[]", {}), "malformed answer"), ((200, b'{"choices": [7]}', {}), "malformed answer"),
-    ((200, b'{"choices": []}', {}), "empty answer"), ((200, b"\xff", {}), "malformed answer"),
-    ((408, b"", {}), "status 408"), ((503, b"", {"Retry-After": "nonsense"}), "status 503"),
-])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("429 with Retry-After", "status 429"),
+        ("500", "status 500"),
+        ("closed connection", "connection lost"),
+        ("half a body", "connection lost"),
+        ("malformed JSON", "malformed answer"),
+        ("empty choice", "empty answer"),
+        ((200, b"[]", {}), "malformed answer"),
+        ((200, b'{"choices": [7]}', {}), "malformed answer"),
+        ((200, b'{"choices": []}', {}), "empty answer"),
+        ((200, b"\xff", {}), "malformed answer"),
+        ((408, b"", {}), "status 408"),
+        ((503, b"", {"Retry-After": "nonsense"}), "status 503"),
+    ],
+)
 def test_a_passing_fault_costs_another_attempt(fault, reason):
     with FaultProxy(echo, lambda body, attempt: fault if attempt == 1 else None) as proxy:
         outcomes, engine, _ = answer(proxy)
@@ -130,10 +148,14 @@ def test_a_wait_that_is_too_long_ends_the_job():
     assert not outcomes and "wait for 3600 s" in engine.stopped
 
 
-@pytest.mark.parametrize(("status", "body"), [
-    (401, b'{"error": {"message": "Incorrect API key: sk-test-0123456789"}}'), (404, b"no such model"),
-    (429, b'{"error": {"message": "pay", "code": "insufficient_quota"}}'),
-])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, b'{"error": {"message": "Incorrect API key: sk-test-0123456789"}}'),
+        (404, b"no such model"),
+        (429, b'{"error": {"message": "pay", "code": "insufficient_quota"}}'),
+    ],
+)
 def test_what_no_request_can_pass_ends_the_job(status, body):
     with FaultProxy(echo, lambda *_: (status, body, {})) as proxy:
         outcomes, engine, _ = answer(proxy, 50, traffic={"concurrency": 2})
@@ -143,8 +165,12 @@ def test_what_no_request_can_pass_ends_the_job(status, body):
 
 
 def test_a_request_that_the_server_rejects_fails_alone():
-    with FaultProxy(echo, lambda body, attempt: (400, b'{"error": {"message": "too long"}}', {})
-                    if body["messages"][0]["content"].endswith("3") else None) as proxy:
+    with FaultProxy(
+        echo,
+        lambda body, attempt: (
+            (400, b'{"error": {"message": "too long"}}', {}) if body["messages"][0]["content"].endswith("3") else None
+        ),
+    ) as proxy:
         outcomes, engine, _ = answer(proxy, 6)
         assert proxy.attempts.total() == 6
     assert isinstance(outcomes["q3"], Failure)
@@ -189,6 +215,7 @@ def test_concurrency_is_bounded_and_used():
 
 def test_every_fault_at_once_loses_and_repeats_nothing():
     """Each request meets two faults of the seven before it passes; a stall is left by time-out."""
+
     def fault(body, attempt):
         number = int(body["messages"][0]["content"].split()[1])
         return FAULTS[(number + attempt) % len(FAULTS)] if attempt <= 2 else None
@@ -249,9 +276,17 @@ def test_a_key_is_needed_by_the_default_endpoint_alone(monkeypatch):
         assert not any(KEY in str(key) for key in proxy.keys)
 
 
-@pytest.mark.parametrize(("header", "seconds"), [
-    (None, None), ("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("nan", None), ("soon", None),
-    ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-])
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("7", 7.0),
+        ("0.5", 0.5),
+        ("-3", 0.0),
+        ("nan", None),
+        ("soon", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+    ],
+)
 def test_retry_after(header, seconds):
     assert online.retry_after(header) == seconds

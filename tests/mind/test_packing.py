@@ -19,8 +19,11 @@ from mind.tokenization import end_of_turn_id, prompt_ids, question_text, tokeniz
 
 def sequences_of(tokenized):
     """(q, k) -> (token ids, length of the prompt), one by one."""
-    return {(q, k): (torch.tensor([*question.prompt, *ids, *question.suffix]), len(question.prompt))
-            for q, question in enumerate(tokenized) for k, ids in question.rationales.items()}
+    return {
+        (q, k): (torch.tensor([*question.prompt, *ids, *question.suffix]), len(question.prompt))
+        for q, question in enumerate(tokenized)
+        for k, ids in question.rationales.items()
+    }
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -40,7 +43,7 @@ def test_every_label_appears_once(share, data, perspectives, length):
             rows = (batch.segment == q * perspectives + k).nonzero().flatten()
             assert (q, k) not in found and batch.tokens[q, k] == len(rows)
             found[q, k] = batch.target[rows].tolist()
-            hits[q, k] = rows[-len(questions[q].suffix):].tolist()
+            hits[q, k] = rows[-len(questions[q].suffix) :].tolist()
         whole = {q for q, _ in hits}
         assert sorted(hits) == sorted(key for key in expected if key[0] in whole)  # a question is in one micro-batch
         check_answer_rows(batch, hits)
@@ -56,8 +59,14 @@ def draw_questions(data, perspectives, longest):
     for q in range(data.draw(st.integers(1, 3))):
         slots = data.draw(st.sets(st.integers(0, perspectives - 1), min_size=1, max_size=perspectives))
         rationales = {k: tuple(range(1000 * q + 20 * k, 1000 * q + 20 * k + data.draw(lengths))) for k in slots}
-        questions.append(TokenizedQuestion(str(q), tuple(range(500_000, 500_000 + data.draw(lengths))), rationales,
-                                           tuple(range(-1, -1 - data.draw(lengths), -1))))
+        questions.append(
+            TokenizedQuestion(
+                str(q),
+                tuple(range(500_000, 500_000 + data.draw(lengths))),
+                rationales,
+                tuple(range(-1, -1 - data.draw(lengths), -1)),
+            )
+        )
     return questions
 
 
@@ -73,8 +82,9 @@ def check_answer_rows(batch, hits):
 
 def check_contexts(batch, expected):
     """What a labelled row sees, by branch_mask, are the tokens before it in its own sequence, at their positions."""
-    sequences = [expected[divmod(segment, batch.tokens.shape[1])]
-                 for segment in batch.segment.unique_consecutive().tolist()]
+    sequences = [
+        expected[divmod(segment, batch.tokens.shape[1])] for segment in batch.segment.unique_consecutive().tolist()
+    ]
     for part in batch.packs:
         sees = branch_mask(part, "sdpa", torch.float32, torch.device("cpu"))[0, 0]
         rows = part.rows.tolist()
@@ -82,7 +92,7 @@ def check_contexts(batch, expected):
             ids, prompt = sequences.pop(0)
             for place in range(prompt - 1, len(ids) - 1):
                 seen = sees[rows.pop(0)].nonzero().flatten()
-                assert part.input_ids[seen].tolist() == ids[:place + 1].tolist()
+                assert part.input_ids[seen].tolist() == ids[: place + 1].tolist()
                 assert part.position_ids[seen].tolist() == list(range(place + 1))
     assert not sequences
 
@@ -112,8 +122,9 @@ def test_a_sequence_is_template_rationale_suffix_end(tokenizer):
     question = build_questions(1)[0]
     tokenized = tokenize([question], tokenizer, NAMES, 512)[0]
     text = tokenizer.decode([*tokenized.prompt, *tokenized.rationales[0], *tokenized.suffix])
-    assert text == ("<|im_start|>user\nWhat is 2 plus 1?<|im_end|>\n<|im_start|>assistant\n"
-                    "2 + 1 = 3.\n#### 3<|im_end|>")
+    assert text == (
+        "<|im_start|>user\nWhat is 2 plus 1?<|im_end|>\n<|im_start|>assistant\n2 + 1 = 3.\n#### 3<|im_end|>"
+    )
     assert end_of_turn_id(tokenizer) == 1
 
 
@@ -124,8 +135,11 @@ def test_choices_are_part_of_the_prompt(tokenizer):
 
 
 def test_bad_input_is_named(tokenizer, questions):
-    with pytest.raises(MindError, match=r"question sum-0: its first rationale makes a sequence of \d+ tokens; "
-                                        r"student.max_length is 40"):
+    with pytest.raises(
+        MindError,
+        match=r"question sum-0: its first rationale makes a sequence of \d+ tokens; "
+        r"student.max_length is 40",
+    ):
         tokenize(questions, tokenizer, NAMES, 40)
     stranger = Question("q", "?", "1", None, (Rationale("odd", "x"),))
     with pytest.raises(MindError, match="question q: unknown perspective 'odd'"):

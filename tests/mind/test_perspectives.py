@@ -1,8 +1,14 @@
 from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
 
 NAMES = (
-    "formal-symbolic", "intuitive", "decomposition", "planning",
-    "analogy", "socratic", "contrastive", "counterfactual",
+    "formal-symbolic",
+    "intuitive",
+    "decomposition",
+    "planning",
+    "analogy",
+    "socratic",
+    "contrastive",
+    "counterfactual",
 )
 
 

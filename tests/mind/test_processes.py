@@ -15,8 +15,14 @@ STEPS = 3
 def run(rank: int, processes: int, port: int, folder: str) -> None:
     from pathlib import Path
 
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "HF_HUB_OFFLINE": "1",
+    }
     torch.set_num_threads(1)
     path = Path(folder) / f"{processes}-{rank}"
     path.mkdir()
@@ -25,9 +31,14 @@ def run(rank: int, processes: int, port: int, folder: str) -> None:
     assert trainer.args.world_size == processes
     trainer.args.save_strategy = "no"
     trainer.train()
-    torch.save({"student": [p.detach() for p in trainer.model.parameters()],
-                "metanet": [p.detach() for p in trainer.calibrator.metanet.parameters()],
-                "log": [row for row in trainer.state.log_history if "loss" in row]}, path / "result.pt")
+    torch.save(
+        {
+            "student": [p.detach() for p in trainer.model.parameters()],
+            "metanet": [p.detach() for p in trainer.calibrator.metanet.parameters()],
+            "log": [row for row in trainer.state.log_history if "loss" in row],
+        },
+        path / "result.pt",
+    )
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch has no torch.distributed")
@@ -47,6 +58,15 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
         for p, q in zip(alone[name], first[name], strict=True):
             assert relative(q, p) < 1e-6, name
     for row, other in zip(alone["log"], first["log"], strict=True):
-        for name in ("loss", "sft_loss", "consistency", "meta_loss", "accuracy", "l_real/first", "work/trained",
-                     "work/observed", "grad_norm"):
+        for name in (
+            "loss",
+            "sft_loss",
+            "consistency",
+            "meta_loss",
+            "accuracy",
+            "l_real/first",
+            "work/trained",
+            "work/observed",
+            "grad_norm",
+        ):
             assert other[name] == pytest.approx(row[name], rel=1e-5), name

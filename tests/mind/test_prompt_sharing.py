@@ -25,7 +25,7 @@ from mind.trunk import labelled_hidden, pack_hidden
 def alone(model, question, k):
     """Hidden states of the labelled positions of one sequence, computed by itself."""
     ids = torch.tensor([*question.prompt, *question.rationales[k], *question.suffix], device=model.device)
-    return model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, len(question.prompt) - 1:-1]
+    return model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, len(question.prompt) - 1 : -1]
 
 
 def check_against_single_sequences(model, questions, perspectives, packing, tolerance):
@@ -93,9 +93,16 @@ SINGLE = build_family("llama", num_hidden_layers=1, hidden_size=16, intermediate
 
 
 @settings(max_examples=1000, deadline=None)
-@given(seed=st.integers(0, 10**6), perspectives=st.sampled_from([2, 3, 5, 8, 32]), length=st.integers(40, 200),
-       prompts=st.lists(st.integers(1, 40), min_size=1, max_size=3), longest=st.integers(1, 20),
-       suffix=st.integers(1, 4), share=st.booleans(), missing=st.floats(0, 0.9))
+@given(
+    seed=st.integers(0, 10**6),
+    perspectives=st.sampled_from([2, 3, 5, 8, 32]),
+    length=st.integers(40, 200),
+    prompts=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    longest=st.integers(1, 20),
+    suffix=st.integers(1, 4),
+    share=st.booleans(),
+    missing=st.floats(0, 0.9),
+)
 @example(seed=0, perspectives=2, length=40, prompts=[40], longest=1, suffix=1, share=True, missing=0.0)
 @example(seed=1, perspectives=32, length=200, prompts=[3, 40], longest=25, suffix=3, share=True, missing=0.0)
 def test_a_thousand_packed_steps(seed, perspectives, length, prompts, longest, suffix, share, missing):
@@ -109,8 +116,14 @@ def test_a_thousand_packed_steps(seed, perspectives, length, prompts, longest, s
     for q, prompt in enumerate(prompts):
         there = (torch.rand(perspectives, generator=generator) >= missing).nonzero().flatten().tolist() or [0]
         lengths = torch.randint(1, longest + 1, (len(there),), generator=generator).tolist()
-        questions.append(TokenizedQuestion(str(q), tokens(prompt), {
-            k: tokens(count) for k, count in zip(there, lengths, strict=True)}, tokens(suffix)))
+        questions.append(
+            TokenizedQuestion(
+                str(q),
+                tokens(prompt),
+                {k: tokens(count) for k, count in zip(there, lengths, strict=True)},
+                tokens(suffix),
+            )
+        )
     expected, gradients = padded(questions, generator)
     SINGLE.zero_grad()
     for batch in pack(questions, perspectives, Packing(length, share)):
@@ -138,7 +151,7 @@ def padded(questions, generator):
     hidden = SINGLE.base_model(input_ids=ids, use_cache=False).last_hidden_state
     states, total = {}, 0.0
     for row, (q, k) in enumerate(keys):
-        labelled = hidden[row, len(questions[q].prompt) - 1:len(sequences[row]) - 1]
+        labelled = hidden[row, len(questions[q].prompt) - 1 : len(sequences[row]) - 1]
         weight = torch.randn(labelled.shape, dtype=torch.float64, generator=generator)
         states[q, k] = labelled.detach(), weight
         total = total + (labelled * weight).sum()
@@ -157,8 +170,11 @@ def test_flex_attention_gives_what_sdpa_gives(monkeypatch):
     from transformers.integrations import flex_attention as integration
 
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
-    monkeypatch.setattr(integration, "compile_friendly_flex_attention",
-                        lambda *args, training=False, **options: flex_attention.flex_attention(*args, **options))
+    monkeypatch.setattr(
+        integration,
+        "compile_friendly_flex_attention",
+        lambda *args, training=False, **options: flex_attention.flex_attention(*args, **options),
+    )
     results = []
     for attention in ("sdpa", "flex_attention"):
         model = build_model().double()
@@ -172,17 +188,24 @@ def test_flex_attention_gives_what_sdpa_gives(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize(("attention", "share"), [("flex_attention", True), ("sdpa", True), ("sdpa", False),
-                                                  ("flash_attention_2", False)])
+@pytest.mark.parametrize(
+    ("attention", "share"), [("flex_attention", True), ("sdpa", True), ("sdpa", False), ("flash_attention_2", False)]
+)
 def test_every_attention_on_a_gpu(attention, share, compiled):
     """Against sequences one by one, in bfloat16: rows of several lengths, so that compiled code meets new shapes."""
     if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         pytest.skip("flash-attn is not installed")
     model = build_family("llama", head_dim=64, hidden_size=256, num_hidden_layers=4).to("cuda", torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
-    questions = [TokenizedQuestion(str(q), tuple(torch.randint(258, (50 + 90 * q,), generator=generator).tolist()), {
-        k: tuple(torch.randint(258, (20 + 31 * k,), generator=generator).tolist()) for k in range(4)}, (7, 8, 9))
-        for q in range(4)]
+    questions = [
+        TokenizedQuestion(
+            str(q),
+            tuple(torch.randint(258, (50 + 90 * q,), generator=generator).tolist()),
+            {k: tuple(torch.randint(258, (20 + 31 * k,), generator=generator).tolist()) for k in range(4)},
+            (7, 8, 9),
+        )
+        for q in range(4)
+    ]
     single = {(q, k): alone(model, question, k).detach() for q, question in enumerate(questions) for k in range(4)}
     with use_attention(model, attention):
         if compiled:
@@ -201,21 +224,46 @@ def test_the_mask_by_hand():
     """Prompt 5 6 7; branches 8 14, 9 10 14 and 11 12 13 14, in that order."""
     sees = branch_mask(build_pack(), "sdpa", torch.float32, torch.device("cpu"))[0, 0]
     assert [row.nonzero().flatten().tolist() for row in sees] == [
-        [0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 5], [0, 1, 2, 5, 6], [0, 1, 2, 5, 6, 7],
-        [0, 1, 2, 8], [0, 1, 2, 8, 9], [0, 1, 2, 8, 9, 10], [0, 1, 2, 8, 9, 10, 11]]
+        [0],
+        [0, 1],
+        [0, 1, 2],
+        [0, 1, 2, 3],
+        [0, 1, 2, 3, 4],
+        [0, 1, 2, 5],
+        [0, 1, 2, 5, 6],
+        [0, 1, 2, 5, 6, 7],
+        [0, 1, 2, 8],
+        [0, 1, 2, 8, 9],
+        [0, 1, 2, 8, 9, 10],
+        [0, 1, 2, 8, 9, 10, 11],
+    ]
     additive = branch_mask(build_pack(), "eager", torch.float32, torch.device("cpu"))[0, 0]
     assert torch.equal(additive == 0, sees) and additive.min() == torch.finfo(torch.float32).min
 
 
-@pytest.mark.parametrize(("model", "attention", "reason"), [
-    (lambda: build_family("gemma3_text", layer_types=["sliding_attention", "full_attention"], sliding_window=8), "sdpa",
-     "the model attends to the last 8 tokens only, and the longest sequence has 50"),
-    (lambda: build_family("mistral", sliding_window=16), "sdpa", "attends to the last 16 tokens only"),
-    (lambda: build_family("qwen2", layer_types=["full_attention", "linear_attention"]), "sdpa",
-     "the model has linear_attention layers"),
-    (lambda: build_family("llama"), "flash_attention_2", "flash_attention_2 takes no attention mask"),
-    (lambda: build_family("gpt2"), "sdpa", r"gpt2 models are not among those known to allow it \(gemma3_text, llama"),
-], ids=["layers", "window", "linear", "flash", "family"])
+@pytest.mark.parametrize(
+    ("model", "attention", "reason"),
+    [
+        (
+            lambda: build_family("gemma3_text", layer_types=["sliding_attention", "full_attention"], sliding_window=8),
+            "sdpa",
+            "the model attends to the last 8 tokens only, and the longest sequence has 50",
+        ),
+        (lambda: build_family("mistral", sliding_window=16), "sdpa", "attends to the last 16 tokens only"),
+        (
+            lambda: build_family("qwen2", layer_types=["full_attention", "linear_attention"]),
+            "sdpa",
+            "the model has linear_attention layers",
+        ),
+        (lambda: build_family("llama"), "flash_attention_2", "flash_attention_2 takes no attention mask"),
+        (
+            lambda: build_family("gpt2"),
+            "sdpa",
+            r"gpt2 models are not among those known to allow it \(gemma3_text, llama",
+        ),
+    ],
+    ids=["layers", "window", "linear", "flash", "family"],
+)
 def test_obstacles_are_named(tokenizer, questions, model, attention, reason):
     model = model() if "linear" not in reason else with_linear_layers()
     tokenized = [TokenizedQuestion("q", tuple(range(40)), {0: (1,) * 8}, (2, 2))]

@@ -24,12 +24,39 @@ def arguments(tmp_path, model_folder):
     """A small run: 12 steps, a checkpoint every 3, MetaNet's window of 4 open across checkpoints."""
     save_questions(build_questions(10), tmp_path / "train.jsonl")
     save_questions(build_questions(4), tmp_path / "test.jsonl")
-    return ["train", "--output", str(tmp_path / "run"), "--student.model", str(model_folder),
-            "--student.max-length", "512", "--data.train", str(tmp_path / "train.jsonl"),
-            "--data.evaluation", str(tmp_path / "test.jsonl"), "--data.perspectives", *NAMES,
-            "--train.questions-per-step", "2", "--train.max-steps", "12", "--train.save-steps", "3",
-            "--train.learning-rate", "1e-3", "--metanet.width", "16", "--metanet.ema", "0.5",
-            "--metanet.learning-rate", "1e-2", "--metanet.warmup-epochs", "3", "--evaluation.max-new-tokens", "8"]
+    return [
+        "train",
+        "--output",
+        str(tmp_path / "run"),
+        "--student.model",
+        str(model_folder),
+        "--student.max-length",
+        "512",
+        "--data.train",
+        str(tmp_path / "train.jsonl"),
+        "--data.evaluation",
+        str(tmp_path / "test.jsonl"),
+        "--data.perspectives",
+        *NAMES,
+        "--train.questions-per-step",
+        "2",
+        "--train.max-steps",
+        "12",
+        "--train.save-steps",
+        "3",
+        "--train.learning-rate",
+        "1e-3",
+        "--metanet.width",
+        "16",
+        "--metanet.ema",
+        "0.5",
+        "--metanet.learning-rate",
+        "1e-2",
+        "--metanet.warmup-epochs",
+        "3",
+        "--evaluation.max-new-tokens",
+        "8",
+    ]
 
 
 def replaced(arguments, *changes):
@@ -53,9 +80,20 @@ def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
 
     assert main(arguments) == 0
     run = tmp_path / "run"
-    for name in ("config.json", "metrics.jsonl", "evaluation.json", "status.json", "report.html", "calibration.pt",
-                 "metanet.safetensors", "student/model.safetensors", "checkpoint-12/model.safetensors",
-                 "checkpoint-12/metanet.safetensors", "checkpoint-12/calibration.pt", "responses/after/test.jsonl"):
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "evaluation.json",
+        "status.json",
+        "report.html",
+        "calibration.pt",
+        "metanet.safetensors",
+        "student/model.safetensors",
+        "checkpoint-12/model.safetensors",
+        "checkpoint-12/metanet.safetensors",
+        "checkpoint-12/calibration.pt",
+        "responses/after/test.jsonl",
+    ):
         assert (run / name).is_file(), name
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     assert not list(run.rglob("*.partial"))
@@ -68,9 +106,24 @@ def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
         assert evaluation[when]["heldout"]["nll"] > 0 and evaluation[when]["files"]["test"]["total"] == 4
     assert "before and after" in capsys.readouterr().out
     assert main(["report", str(run)]) == 0
-    assert main(["evaluate", "--student.model", str(run / "student"), "--heldout", str(tmp_path / "train.jsonl"),
-                 "--files", str(tmp_path / "test.jsonl"), "--evaluation.max-new-tokens", "4",
-                 "--output", str(tmp_path / "e.json")]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "--student.model",
+                str(run / "student"),
+                "--heldout",
+                str(tmp_path / "train.jsonl"),
+                "--files",
+                str(tmp_path / "test.jsonl"),
+                "--evaluation.max-new-tokens",
+                "4",
+                "--output",
+                str(tmp_path / "e.json"),
+            ]
+        )
+        == 0
+    )
     assert json.loads((tmp_path / "e.json").read_text())["heldout"]["rationales"] == 27
 
 
@@ -127,9 +180,18 @@ def launch(tmp_path):
     The processes are forks of one that has imported everything, which takes longer than such a run.
     """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "errors").open("w") as errors, subprocess.Popen(
-            [sys.executable, "-c", LAUNCHER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=errors, text=True) as launcher:
+    with (
+        (tmp_path / "errors").open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as launcher,
+    ):
+
         def run(when, arguments):
             print(json.dumps([when, arguments]), file=launcher.stdin, flush=True)
             answer = launcher.stdout.readline()
@@ -176,8 +238,12 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder
 
     expect_error(replaced(arguments, "--data.train", "nowhere.jsonl"), capsys, "nowhere.jsonl")
     expect_error(with_line('{"id": '), capsys, "bad.jsonl:2")
-    expect_error(with_line(json.dumps({k: v for k, v in good.items() if k != "answer"} | {"id": "x"})), capsys,
-                 "bad.jsonl:2", "answer")
+    expect_error(
+        with_line(json.dumps({k: v for k, v in good.items() if k != "answer"} | {"id": "x"})),
+        capsys,
+        "bad.jsonl:2",
+        "answer",
+    )
     strange = good | {"id": "x", "rationales": [{"perspective": "odd", "text": "t"}] + good["rationales"]}
     expect_error(with_line(json.dumps(strange)), capsys, "bad.jsonl:2", "odd")
     long = good | {"id": "x", "rationales": [r | {"text": "1" * 600} for r in good["rationales"]]}
@@ -188,8 +254,12 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder
     expect_error(replaced(arguments, "--data.perspectives", "one"), capsys, "first")
     expect_error(["train", "--data.perspectives", "one", "--output", str(tmp_path / "run")], capsys, "K = 1")
     expect_error([*arguments, "--train.pack-length", "20"], capsys, "its prompt alone has", "train.pack_length is 20")
-    expect_error(replaced([*arguments, "--train.tokens-per-step", "20"], "--train.questions-per-step", "None"), capsys,
-                 "its prompt alone has", "train.tokens_per_step is 20")
+    expect_error(
+        replaced([*arguments, "--train.tokens-per-step", "20"], "--train.questions-per-step", "None"),
+        capsys,
+        "its prompt alone has",
+        "train.tokens_per_step is 20",
+    )
     expect_error([*arguments, "--student.attention", "flash_attention_2"], capsys, "flash_attention_2", "installed")
     expect_error([*arguments, "--student.attention", "flex_attention"], capsys, "no backward pass of it on a CPU")
     with monkeypatch.context() as patch:
@@ -216,15 +286,22 @@ def test_resume_needs_a_run_and_keeps_its_configuration(tmp_path, arguments, cap
 
     (tmp_path / "run").mkdir()
     save_config(MindConfig(output=str(tmp_path / "run")), tmp_path / "run" / "config.json")
-    expect_error(["train", "--output", str(tmp_path / "run"), "--resume", "--train.seed", "5"], capsys,
-                 "train.seed (0 there)")
+    expect_error(
+        ["train", "--output", str(tmp_path / "run"), "--resume", "--train.seed", "5"], capsys, "train.seed (0 there)"
+    )
 
 
 def test_data_commands(tmp_path, capsys):
     source, output = tmp_path / "unnamed.jsonl", tmp_path / "named.jsonl"
-    rows = [{"id": "a", "question": "What is 1 plus 2?", "answer": "3",
-             "rationales": ["1 + 2 = 3.", "It is 1 + 2 = 4.", "2 + 1 = 3 in all.", "1 + 2 = 3."]},
-            {"id": "b", "question": "What is 2 plus 2?", "answer": "4", "rationales": ["2 + 2 = 5."]}]
+    rows = [
+        {
+            "id": "a",
+            "question": "What is 1 plus 2?",
+            "answer": "3",
+            "rationales": ["1 + 2 = 3.", "It is 1 + 2 = 4.", "2 + 1 = 3 in all.", "1 + 2 = 3."],
+        },
+        {"id": "b", "question": "What is 2 plus 2?", "answer": "4", "rationales": ["2 + 2 = 5."]},
+    ]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["data", "import", str(source), "--output", str(output)]) == 0
     counts = json.loads((tmp_path / "named.counts.json").read_text())
@@ -232,8 +309,9 @@ def test_data_commands(tmp_path, capsys):
     kept = json.loads(output.read_text())
     assert [r["perspective"] for r in kept["rationales"]] == ["path-1", "path-2"]
     expect_error(["data", "import", str(source), "--output", str(output)], capsys, "exists already")
-    expect_error(["data", "import", str(source), "--output", str(tmp_path / "n.jsonl"), "--keep", "1"], capsys,
-                 "--keep 1")
+    expect_error(
+        ["data", "import", str(source), "--output", str(tmp_path / "n.jsonl"), "--keep", "1"], capsys, "--keep 1"
+    )
     assert main(["data", "generate", "--output", str(tmp_path / "g.jsonl"), "--count", "15"]) == 0
     assert len((tmp_path / "g.jsonl").read_text().splitlines()) == 15
 

@@ -20,21 +20,24 @@ def similarity(one, other, n=3):
     return similarities(ngram_sets([one, other], n))[0][1]
 
 
-@pytest.mark.parametrize(("one", "other", "n", "expected"), [
-    ("one two three four", "one two three four", 3, 1),
-    ("One, two: THREE!", "one two - three", 3, 1),
-    ("one two three four", "one two three five", 3, 1 / 3),
-    ("a b c d", "b c d e", 1, 3 / 5),
-    ("a b a b", "a b", 2, 1 / 2),
-    ("5 + 7 = 12", "5 7 12", 2, 1),
-    ("one two three", "three two one", 3, 0),
-    ("one two", "one two", 3, 1),
-    ("one two", "one two three", 3, 0),
-    ("one", "two", 3, 0),
-    ("...", "?!", 3, 1),
-    ("...", "one", 3, 0),
-    ("ÄRGER über x", "ärger Über x", 3, 1),
-])
+@pytest.mark.parametrize(
+    ("one", "other", "n", "expected"),
+    [
+        ("one two three four", "one two three four", 3, 1),
+        ("One, two: THREE!", "one two - three", 3, 1),
+        ("one two three four", "one two three five", 3, 1 / 3),
+        ("a b c d", "b c d e", 1, 3 / 5),
+        ("a b a b", "a b", 2, 1 / 2),
+        ("5 + 7 = 12", "5 7 12", 2, 1),
+        ("one two three", "three two one", 3, 0),
+        ("one two", "one two", 3, 1),
+        ("one two", "one two three", 3, 0),
+        ("one", "two", 3, 0),
+        ("...", "?!", 3, 1),
+        ("...", "one", 3, 0),
+        ("ÄRGER über x", "ärger Über x", 3, 1),
+    ],
+)
 def test_pairs(one, other, n, expected):
     assert similarity(one, other, n) == pytest.approx(expected)
 
@@ -43,7 +46,7 @@ def test_pairs(one, other, n, expected):
 def test_similarities_are_the_definition(texts, n):
     def ngrams(text):
         words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-        return {tuple(words[i:i + n]) for i in range(len(words) - n + 1)} or {tuple(words)}
+        return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)} or {tuple(words)}
 
     table = similarities(ngram_sets(texts, n))
     for (i, one), (j, other) in itertools.product(enumerate(texts), repeat=2):
@@ -52,10 +55,7 @@ def test_similarities_are_the_definition(texts, n):
 
 
 def test_distinct_compares_with_those_that_stay():
-    table = [[1, .8, .2, .1],
-             [.8, 1, .9, .1],
-             [.2, .9, 1, .7],
-             [.1, .1, .7, 1]]
+    table = [[1, 0.8, 0.2, 0.1], [0.8, 1, 0.9, 0.1], [0.2, 0.9, 1, 0.7], [0.1, 0.1, 0.7, 1]]
     assert distinct(table, 0.8) == [0, 2, 3]
     assert distinct(table, 0.7) == [0, 2]
     assert distinct(table, 1.0) == [0, 1, 2, 3]
@@ -64,11 +64,13 @@ def test_distinct_compares_with_those_that_stay():
 
 def test_the_most_diverse_are_taken_farthest_first():
     #         a0  a1  b0  b1  c0
-    table = [[1, .6, .5, .4, .5],
-             [.6, 1, .1, .3, .2],
-             [.5, .1, 1, .6, .3],
-             [.4, .3, .6, 1, .1],
-             [.5, .2, .3, .1, 1]]
+    table = [
+        [1, 0.6, 0.5, 0.4, 0.5],
+        [0.6, 1, 0.1, 0.3, 0.2],
+        [0.5, 0.1, 1, 0.6, 0.3],
+        [0.4, 0.3, 0.6, 1, 0.1],
+        [0.5, 0.2, 0.3, 0.1, 1],
+    ]
     groups = "aabbc"
     # Averages over other groups: a1 .2, b1 .27, c0 .28, b0 .3, a0 .47. Then b0 is farther from a1 than b1 and c0 are.
     assert most_diverse(table, range(5), groups, 8) == [1, 2, 4]
@@ -80,10 +82,7 @@ def test_the_most_diverse_are_taken_farthest_first():
 
 
 def test_the_nearest_of_those_taken_counts():
-    table = [[1, .1, .2, .5],
-             [.1, 1, .6, .5],
-             [.2, .6, 1, .6],
-             [.5, .5, .6, 1]]
+    table = [[1, 0.1, 0.2, 0.5], [0.1, 1, 0.6, 0.5], [0.2, 0.6, 1, 0.6], [0.5, 0.5, 0.6, 1]]
     assert most_diverse(table, range(4), "abcd", 3) == [0, 1, 3]
 
 
@@ -97,13 +96,21 @@ def test_of_equally_diverse_ones_the_first_candidates_are_taken():
 def test_every_group_is_represented_up_to_the_limit(texts, groups, keep):
     table = similarities(ngram_sets(texts, 2))
     taken = [groups[index] for index in most_diverse(table, range(len(texts)), groups, keep)]
-    assert len(taken) == len(set(taken)) == min(keep, len(set(groups[:len(texts)])))
+    assert len(taken) == len(set(taken)) == min(keep, len(set(groups[: len(texts)])))
 
 
 def test_sets_are_the_same_in_every_process():
     code = "from mind.curation.similarity import ngram_sets; print(ngram_sets(['a b c d', 'b c d e', 'x'], 2))"
-    told = {subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": seed},
-                           capture_output=True, text=True, check=True).stdout for seed in ("1", "2")}
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
     assert told == {"[frozenset({0, 1, 2}), frozenset({1, 2, 3}), frozenset({4})]\n"}
 
 

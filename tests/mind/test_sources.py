@@ -22,7 +22,7 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folde
 
 ROW = {"question": "1 + 1?", "answer": "2"}
 QUESTIONS = [
-    Question("a", "Wie viel?\u2028🍎\x00", "1,234", None, (Rationale("planning", "Add\n\"it\"."),)),
+    Question("a", "Wie viel?\u2028🍎\x00", "1,234", None, (Rationale("planning", 'Add\n"it".'),)),
     Question("b", "Which?", "B", {"B": "x", "A": "y"}),
 ]
 
@@ -69,16 +69,26 @@ def test_our_own_lines_are_read_as_ever(tmp_path):
     assert refusal(path) == f'{path}:1: the record has no "id"'
 
 
-@pytest.mark.parametrize(("write", "name"), [
-    (write_lines, "rows.jsonl"), (write_lines, "rows.json"), (write_json, "rows.json"), (write_parquet, "rows.parquet"),
-])
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (write_lines, "rows.jsonl"),
+        (write_lines, "rows.json"),
+        (write_json, "rows.json"),
+        (write_parquet, "rows.parquet"),
+    ],
+)
 def test_columns_are_mapped(tmp_path, write, name):
-    rows = [{"key": f"k{n}", "problem": f"{n} + 1?", "solution": f"So:\n#### a\n#### 1,00{n} ", "date": "2026-01-01"}
-            for n in range(3)]
+    rows = [
+        {"key": f"k{n}", "problem": f"{n} + 1?", "solution": f"So:\n#### a\n#### 1,00{n} ", "date": "2026-01-01"}
+        for n in range(3)
+    ]
     path = write(tmp_path / name, *rows)
     mapping = {"question_column": "problem", "answer_column": "solution", "answer_marker": "####", "limit": 2}
     assert load_source(SourceConfig(str(path), id_column="key", **mapping)) == [
-        Question("k0", "0 + 1?", "1,000"), Question("k1", "1 + 1?", "1,001")]
+        Question("k0", "0 + 1?", "1,000"),
+        Question("k1", "1 + 1?", "1,001"),
+    ]
     assert [question.id for question in load_source(SourceConfig(str(path), **mapping))] == ["rows-0", "rows-1"]
 
 
@@ -105,53 +115,68 @@ def test_numbers_become_text_and_truth_becomes_yes_and_no(tmp_path):
     rows = [{"id": n, "question": "?", "answer": answer} for n, answer in enumerate(answers)]
     yes_no = {"yes": "yes", "no": "no"}
     assert load_source(SourceConfig(str(write_json(tmp_path / "n.json", *rows)))) == [
-        Question("0", "?", "2"), Question("1", "?", "-1.5"), Question("2", "?", str(10**400)),
-        Question("3", "?", "yes", yes_no), Question("4", "?", "no", yes_no)]
+        Question("0", "?", "2"),
+        Question("1", "?", "-1.5"),
+        Question("2", "?", str(10**400)),
+        Question("3", "?", "yes", yes_no),
+        Question("4", "?", "no", yes_no),
+    ]
 
 
-@pytest.mark.parametrize(("choices", "answer", "expected"), [
-    ({"label": ["A", "B"], "text": ["x", "y"]}, "B", ("B", {"A": "x", "B": "y"})),
-    ({"label": [1, 2], "text": ["2", "1"]}, 2, ("2", {"1": "2", "2": "1"})),
-    ({"label": "x", "text": "y"}, "text", ("text", {"label": "x", "text": "y"})),
-    ({"A": "x", "B": 7, "C": None}, "A", ("A", {"A": "x", "B": "7"})),
-    ([{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], "B", ("B", {"A": "x", "B": "y"})),
-    (["x", "y"], "B", ("B", {"A": "x", "B": "y"})),
-    (["x", "y"], 0, ("A", {"A": "x", "B": "y"})),
-    (["x", "y"], "y", ("B", {"A": "x", "B": "y"})),
-    ([3, 4], 4, ("B", {"A": "3", "B": "4"})),
-    (["0", "1"], 1, ("B", {"A": "0", "B": "1"})),
-])
+@pytest.mark.parametrize(
+    ("choices", "answer", "expected"),
+    [
+        ({"label": ["A", "B"], "text": ["x", "y"]}, "B", ("B", {"A": "x", "B": "y"})),
+        ({"label": [1, 2], "text": ["2", "1"]}, 2, ("2", {"1": "2", "2": "1"})),
+        ({"label": "x", "text": "y"}, "text", ("text", {"label": "x", "text": "y"})),
+        ({"A": "x", "B": 7, "C": None}, "A", ("A", {"A": "x", "B": "7"})),
+        ([{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], "B", ("B", {"A": "x", "B": "y"})),
+        (["x", "y"], "B", ("B", {"A": "x", "B": "y"})),
+        (["x", "y"], 0, ("A", {"A": "x", "B": "y"})),
+        (["x", "y"], "y", ("B", {"A": "x", "B": "y"})),
+        ([3, 4], 4, ("B", {"A": "3", "B": "4"})),
+        (["0", "1"], 1, ("B", {"A": "0", "B": "1"})),
+    ],
+)
 def test_every_form_of_choices(tmp_path, choices, answer, expected):
-    path = write_json(tmp_path / "c.json", {"question": "?", "options": choices, "answer": answer},
-                      {"question": "open", "options": None, "answer": "free"})
+    path = write_json(
+        tmp_path / "c.json",
+        {"question": "?", "options": choices, "answer": answer},
+        {"question": "open", "options": None, "answer": "free"},
+    )
     assert load_source(SourceConfig(str(path), choices_column="options")) == [
-        Question("c-0", "?", *expected), Question("c-1", "open", "free")]
+        Question("c-0", "?", *expected),
+        Question("c-1", "open", "free"),
+    ]
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({"question": "?"}, "no column answer: there are question"),
-    ({**ROW, "answer": None}, '"answer" is null: expected a text or a number'),
-    ({**ROW, "answer": " "}, '"answer" is empty'),
-    ({**ROW, "answer": ["2"]}, '"answer" is ["2"]: expected a text or a number'),
-    ({**ROW, "answer": float("nan")}, '"answer" is NaN: expected a text or a number'),
-    ({**ROW, "question": True}, '"question" is true: expected a text or a number'),
-    ({**ROW, "id": None}, '"id" is null: expected a text or a number'),
-    ({**ROW, "choices": "AB"}, '"choices" is "AB": expected choices'),
-    ({**ROW, "choices": ["2"]}, '"choices" has 1 choices: expected at least 2'),
-    ({**ROW, "choices": []}, '"choices" has 0 choices: expected at least 2'),
-    ({**ROW, "choices": [str(n) for n in range(27)]}, '"choices" has 27 texts without labels'),
-    ({**ROW, "choices": {"label": ["A", "B"], "text": ["2"]}}, '"choices" has not as many texts as labels'),
-    ({**ROW, "choices": {"label": ["A", "A"], "text": ["2", "3"]}}, '"choices" has a label twice: A, A'),
-    ({**ROW, "choices": {"label": ["A", None], "text": ["2", "3"]}}, '"choices.label" is null: expected a text'),
-    ({**ROW, "choices": ["2", " "]}, '"choices.B" is empty'),
-    ({**ROW, "choices": {"A": "2", "B": "3"}}, '"answer" 2 is not one of the choices A, B'),
-    ({**ROW, "choices": ["2", "2"]}, '"answer" 2 may be any of the choices A, B'),
-    ({**ROW, "choices": ["1", "0"], "answer": 0}, '"answer" 0 may be any of the choices A, B'),
-    ({**ROW, "choices": ["B", "x"], "answer": "B"}, '"answer" B may be any of the choices A, B'),
-    ({**ROW, "choices": ["x", "y"], "answer": 2}, '"answer" 2 is not one of the choices A, B'),
-    ({**ROW, "choices": ["x", "y"], "answer": True}, '"answer" is true: expected a text or a number'),
-    ([1], "expected a JSON object, not list"),
-])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "?"}, "no column answer: there are question"),
+        ({**ROW, "answer": None}, '"answer" is null: expected a text or a number'),
+        ({**ROW, "answer": " "}, '"answer" is empty'),
+        ({**ROW, "answer": ["2"]}, '"answer" is ["2"]: expected a text or a number'),
+        ({**ROW, "answer": float("nan")}, '"answer" is NaN: expected a text or a number'),
+        ({**ROW, "question": True}, '"question" is true: expected a text or a number'),
+        ({**ROW, "id": None}, '"id" is null: expected a text or a number'),
+        ({**ROW, "choices": "AB"}, '"choices" is "AB": expected choices'),
+        ({**ROW, "choices": ["2"]}, '"choices" has 1 choices: expected at least 2'),
+        ({**ROW, "choices": []}, '"choices" has 0 choices: expected at least 2'),
+        ({**ROW, "choices": [str(n) for n in range(27)]}, '"choices" has 27 texts without labels'),
+        ({**ROW, "choices": {"label": ["A", "B"], "text": ["2"]}}, '"choices" has not as many texts as labels'),
+        ({**ROW, "choices": {"label": ["A", "A"], "text": ["2", "3"]}}, '"choices" has a label twice: A, A'),
+        ({**ROW, "choices": {"label": ["A", None], "text": ["2", "3"]}}, '"choices.label" is null: expected a text'),
+        ({**ROW, "choices": ["2", " "]}, '"choices.B" is empty'),
+        ({**ROW, "choices": {"A": "2", "B": "3"}}, '"answer" 2 is not one of the choices A, B'),
+        ({**ROW, "choices": ["2", "2"]}, '"answer" 2 may be any of the choices A, B'),
+        ({**ROW, "choices": ["1", "0"], "answer": 0}, '"answer" 0 may be any of the choices A, B'),
+        ({**ROW, "choices": ["B", "x"], "answer": "B"}, '"answer" B may be any of the choices A, B'),
+        ({**ROW, "choices": ["x", "y"], "answer": 2}, '"answer" 2 is not one of the choices A, B'),
+        ({**ROW, "choices": ["x", "y"], "answer": True}, '"answer" is true: expected a text or a number'),
+        ([1], "expected a JSON object, not list"),
+    ],
+)
 def test_a_faulty_row_is_named(tmp_path, row, message):
     path = write_json(tmp_path / "r.json", ROW, row)
     assert refusal(path).startswith(f"{path}: row 1: {message}")
@@ -167,18 +192,21 @@ def test_faults_of_a_mapping_are_named(tmp_path):
     assert refusal(write_json(tmp_path / "empty.json")) == f"{tmp_path}/empty.json: there are no rows"
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("r.json", b'[{"question": "?"', "not JSON: "),
-    ("r.json", b"[" * 100_000, "not JSON: "),
-    ("r.json", b'["\xff"]', "not JSON: "),
-    ("r.csv", b"question,answer\n\xff,1\n", "not CSV in UTF-8: "),
-    ("r.csv", b'question,answer\n"a"b,1\n', "not CSV in UTF-8: "),
-    ("r.csv", b"question,answer\na,1,2\n", "row 0: 3 values for the 2 columns question, answer"),
-    ("r.csv", b"answer,answer\na,1\n", "two columns have the same name: answer, answer"),
-    ("r.csv", b"", "there are no rows"),
-    ("r.parquet", b"PAR1 no", "cannot be read as Parquet: "),
-    ("r.txt", b"?", "expected a file whose name ends in .jsonl, .json, .csv, .parquet"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.json", b'[{"question": "?"', "not JSON: "),
+        ("r.json", b"[" * 100_000, "not JSON: "),
+        ("r.json", b'["\xff"]', "not JSON: "),
+        ("r.csv", b"question,answer\n\xff,1\n", "not CSV in UTF-8: "),
+        ("r.csv", b'question,answer\n"a"b,1\n', "not CSV in UTF-8: "),
+        ("r.csv", b"question,answer\na,1,2\n", "row 0: 3 values for the 2 columns question, answer"),
+        ("r.csv", b"answer,answer\na,1\n", "two columns have the same name: answer, answer"),
+        ("r.csv", b"", "there are no rows"),
+        ("r.parquet", b"PAR1 no", "cannot be read as Parquet: "),
+        ("r.txt", b"?", "expected a file whose name ends in .jsonl, .json, .csv, .parquet"),
+    ],
+)
 def test_a_faulty_file_is_named(tmp_path, name, content, message):
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
@@ -193,12 +221,15 @@ def test_a_missing_file_is_named(tmp_path, suffix):
     assert refusal(tmp_path / f"no{suffix}") == f"{tmp_path}/no{suffix}: no such file"
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"path": " "}, "source.path is empty"),
-    ({"answer_marker": ""}, "source.answer_marker is empty"),
-    ({"limit": 0}, "source.limit is 0: expected at least 1"),
-    ({"answer_column": "question"}, "source: two of the columns question, question are the same"),
-])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"path": " "}, "source.path is empty"),
+        ({"answer_marker": ""}, "source.answer_marker is empty"),
+        ({"limit": 0}, "source.limit is 0: expected at least 1"),
+        ({"answer_column": "question"}, "source: two of the columns question, question are the same"),
+    ],
+)
 def test_a_faulty_configuration_is_refused(fields, message):
     with pytest.raises(MindError) as error:
         SourceConfig(**{"path": "x.jsonl", **fields})
@@ -276,10 +307,15 @@ def test_parquet_holds_what_json_lines_hold(tmp_path_factory, questions):
     assert load_source(SourceConfig(str(folder / "q.parquet"))) == bare
 
 
-@pytest.mark.parametrize("question", [
-    Question("s\ud800", "?", "2"), Question("s", "\udfff", "2"), Question("s", "?", "A", {"A": "\ud800", "B": "y"}),
-    Question("s", "?", "2", None, (Rationale("p", "\ud800"),)),
-])
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question("s\ud800", "?", "2"),
+        Question("s", "\udfff", "2"),
+        Question("s", "?", "A", {"A": "\ud800", "B": "y"}),
+        Question("s", "?", "2", None, (Rationale("p", "\ud800"),)),
+    ],
+)
 def test_a_lone_surrogate_is_kept_by_json_and_refused_by_parquet(tmp_path, question):
     pytest.importorskip("pyarrow")
     save_questions([question], tmp_path / "q.jsonl")
@@ -289,15 +325,18 @@ def test_a_lone_surrogate_is_kept_by_json_and_refused_by_parquet(tmp_path, quest
     assert [path.name for path in tmp_path.iterdir()] == ["q.jsonl"]
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({"id": 7}, ': row 1: "id" is 7: expected a string'),
-    ({"id": b"x"}, """: row 1: "id" is "b'x'": expected a string"""),
-    ({"answer": None}, ': row 1: "answer" is null: expected a string'),
-    ({"id": "a"}, ": row 1: id a is also on row 0"),
-    ({"choices": [{"label": "A", "text": "x"}] * 2}, ': row 1: "choices" has a label twice'),
-    ({"choices": [{"label": "A", "text": "x"}]}, ': row 1: "choices" is not an object of at least 2 labels'),
-    ({"rationales": [{"perspective": "p", "text": " "}]}, ': row 1: "rationales[0].text" is empty'),
-])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": 7}, ': row 1: "id" is 7: expected a string'),
+        ({"id": b"x"}, """: row 1: "id" is "b'x'": expected a string"""),
+        ({"answer": None}, ': row 1: "answer" is null: expected a string'),
+        ({"id": "a"}, ": row 1: id a is also on row 0"),
+        ({"choices": [{"label": "A", "text": "x"}] * 2}, ': row 1: "choices" has a label twice'),
+        ({"choices": [{"label": "A", "text": "x"}]}, ': row 1: "choices" is not an object of at least 2 labels'),
+        ({"rationales": [{"perspective": "p", "text": " "}]}, ': row 1: "rationales[0].text" is empty'),
+    ],
+)
 def test_a_faulty_row_of_parquet_is_named(tmp_path, row, message):
     first = {"id": "a", **ROW}
     second = {"id": "b", **ROW, **row}
@@ -322,8 +361,15 @@ def test_the_real_files_come_back_in_their_authors_forms(tmp_path):
     """CommonsenseQA's columns from JSON and Parquet, StrategyQA's truth values, and both in our own Parquet."""
     pytest.importorskip("pyarrow")
     commonsense = load_questions(DATA / "commonsense_qa.test.jsonl")
-    rows = [{"id": q.id, "stem": q.question, "answerKey": q.answer,
-             "choices": {"label": list(q.choices), "text": list(q.choices.values())}} for q in commonsense]
+    rows = [
+        {
+            "id": q.id,
+            "stem": q.question,
+            "answerKey": q.answer,
+            "choices": {"label": list(q.choices), "text": list(q.choices.values())},
+        }
+        for q in commonsense
+    ]
     for path in (write_json(tmp_path / "c.json", *rows), write_parquet(tmp_path / "c.parquet", *rows)):
         assert load_source(SourceConfig(str(path), question_column="stem", answer_column="answerKey")) == commonsense
     strategy = load_questions(DATA / "strategy_qa.test.jsonl")

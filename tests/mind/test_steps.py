@@ -32,7 +32,7 @@ def test_steps_fill_the_budget_and_epochs_are_permutations(budget, epochs, seed)
     order = list(chain.from_iterable(steps))
     assert len(order) == round(20 * epochs) and all(steps)
     for start in range(0, len(order), 20):
-        epoch = order[start:start + 20]
+        epoch = order[start : start + 20]
         assert len(set(epoch)) == len(epoch)
     places = [0]
     for step, after in zip(steps, [*steps[1:], None], strict=True):
@@ -44,8 +44,10 @@ def test_steps_fill_the_budget_and_epochs_are_permutations(budget, epochs, seed)
 
 
 def test_the_plan_depends_on_the_seed_alone():
-    one, two, other = (plan_steps(QUESTIONS, TrainConfig(tokens_per_step=200, seed=seed, pack_length=length))
-                       for seed, length in ((3, 100), (3, 900), (4, 100)))
+    one, two, other = (
+        plan_steps(QUESTIONS, TrainConfig(tokens_per_step=200, seed=seed, pack_length=length))
+        for seed, length in ((3, 100), (3, 900), (4, 100))
+    )
     assert one == two != other
     assert plan_steps(QUESTIONS, TrainConfig(tokens_per_step=200, seed=3, max_steps=2)) == one[:2]
 

@@ -34,8 +34,16 @@ def test_a_tokenizer_without_chat_template_is_refused(model_folder):
 def test_a_model_without_lm_head_is_refused(tmp_path):
     from transformers import BertConfig, BertModel
 
-    BertModel(BertConfig(vocab_size=258, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=16, architectures=["BertModel"])).save_pretrained(tmp_path)
+    BertModel(
+        BertConfig(
+            vocab_size=258,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            architectures=["BertModel"],
+        )
+    ).save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(MindError, match="MIND needs"):
         load_student(StudentConfig(model=str(tmp_path)))
@@ -46,10 +54,15 @@ def test_lora_targets_that_match_nothing_are_refused(model_folder):
         load_student(StudentConfig(model=str(model_folder), lora=True, lora_targets=("nothing",)))
 
 
-@pytest.mark.parametrize(("changes", "softcap", "temperature"), [
-    ({}, None, 1.0), ({"final_logit_softcapping": 30.0}, 30.0, 1.0), ({"logit_scale": 0.25}, None, 4.0),
-    ({"logits_scaling": 8.0}, None, 8.0),
-])
+@pytest.mark.parametrize(
+    ("changes", "softcap", "temperature"),
+    [
+        ({}, None, 1.0),
+        ({"final_logit_softcapping": 30.0}, 30.0, 1.0),
+        ({"logit_scale": 0.25}, None, 4.0),
+        ({"logits_scaling": 8.0}, None, 8.0),
+    ],
+)
 def test_the_head_heeds_softcap_and_scale(changes, softcap, temperature):
     model = build_model()
     for name, value in changes.items():
@@ -63,9 +76,19 @@ def test_softcapped_family_gives_the_models_own_logits():
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     torch.manual_seed(0)
-    model = Gemma2ForCausalLM(Gemma2Config(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, final_logit_softcapping=2.0, attn_implementation="eager")).eval()
+    model = Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            final_logit_softcapping=2.0,
+            attn_implementation="eager",
+        )
+    ).eval()
     ids, head = torch.arange(10)[None], head_tensors(model)
     with torch.no_grad():
         hidden = model.base_model(input_ids=ids).last_hidden_state

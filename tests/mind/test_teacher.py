@@ -41,9 +41,20 @@ def config(**changes):
 
 
 def response(number=0, **changes):
-    values = {"id": f"q{number}", "perspective": "socratic", "sample": 0, "request": "ab", "model": "m", "text": "t",
-              "finish_reason": "stop", "prompt_tokens": 3, "completion_tokens": 4, "attempts": 1, "seconds": 0.5,
-              "created": "2026-11-21T10:00:00Z"}
+    values = {
+        "id": f"q{number}",
+        "perspective": "socratic",
+        "sample": 0,
+        "request": "ab",
+        "model": "m",
+        "text": "t",
+        "finish_reason": "stop",
+        "prompt_tokens": 3,
+        "completion_tokens": 4,
+        "attempts": 1,
+        "seconds": 0.5,
+        "created": "2026-11-21T10:00:00Z",
+    }
     return Response(**values | changes)
 
 
@@ -54,16 +65,25 @@ def test_one_request_a_question_perspective_and_sample():
     prompts = load_prompts(("socratic", "planning"), None)
     requests = list(teacher_requests([QUESTION, CHOICE], prompts, config(samples=3)))
     assert [request.key for request in requests] == [
-        (question, perspective, sample) for question in ("q1", "q2") for perspective in ("socratic", "planning")
-        for sample in range(3)]
+        (question, perspective, sample)
+        for question in ("q1", "q2")
+        for perspective in ("socratic", "planning")
+        for sample in range(3)
+    ]
     assert requests[0].messages[0] == {"role": "system", "content": PERSPECTIVES["socratic"].prompt}
     assert len({request.seed for request in requests}) == len(requests)
 
 
-@pytest.mark.parametrize("change", [
-    {"teacher": TeacherConfig("n", seed=1)}, {"teacher": TeacherConfig("m", seed=2)}, {"show_answer": True},
-    {"teacher": TeacherConfig("m", seed=1, max_tokens=5)}, {"teacher": TeacherConfig("m", seed=1, temperature=None)},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"teacher": TeacherConfig("n", seed=1)},
+        {"teacher": TeacherConfig("m", seed=2)},
+        {"show_answer": True},
+        {"teacher": TeacherConfig("m", seed=1, max_tokens=5)},
+        {"teacher": TeacherConfig("m", seed=1, temperature=None)},
+    ],
+)
 def test_the_digest_tells_all_that_decides_an_answer(change):
     prompts = load_prompts(("socratic",), None)
     (plain,), (changed,) = (list(teacher_requests([QUESTION], prompts, config(**c))) for c in ({}, change))
@@ -92,12 +112,20 @@ def test_prompts_of_ones_own(tmp_path):
         load_prompts(("mine",), str(file))
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"model": " "}, "teacher.model"), ({"base_url": "ftp://x"}, "base_url"), ({"base_url": "127.0.0.1:8"}, "base_url"),
-    ({"base_url": "https://me:secret@host/v1"}, "holds credentials"),
-    ({"base_url": "https://host/v1?key=secret"}, "holds credentials"), ({"extra_body": "[1]"}, "extra_body"),
-    ({"engine_options": "{"}, "engine_options"), ({"top_p": 0.0}, "top_p"), ({"engine": "magic"}, "magic"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": " "}, "teacher.model"),
+        ({"base_url": "ftp://x"}, "base_url"),
+        ({"base_url": "127.0.0.1:8"}, "base_url"),
+        ({"base_url": "https://me:secret@host/v1"}, "holds credentials"),
+        ({"base_url": "https://host/v1?key=secret"}, "holds credentials"),
+        ({"extra_body": "[1]"}, "extra_body"),
+        ({"engine_options": "{"}, "engine_options"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"engine": "magic"}, "magic"),
+    ],
+)
 def test_bad_teachers_are_named(change, message):
     with pytest.raises(MindError, match=message) as error:
         TeacherConfig(**{"model": "m"} | change)
@@ -145,12 +173,16 @@ def test_a_torn_line_longer_than_a_block(tmp_path):
     assert len(list(load_responses(path))) == 1
 
 
-@pytest.mark.parametrize(("line", "message"), [
-    ('{"id": "q"}', 'no "perspective"'), ("{", "not JSON"),
-    (json.dumps({**vars(response(5)), "sample": "0"}), '"sample" is "0": expected int'),
-    (json.dumps({**vars(response(5)), "sample": True}), '"sample" is true'),
-    (json.dumps(vars(response(0))), "also on line 1"),
-])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "q"}', 'no "perspective"'),
+        ("{", "not JSON"),
+        (json.dumps({**vars(response(5)), "sample": "0"}), '"sample" is "0": expected int'),
+        (json.dumps({**vars(response(5)), "sample": True}), '"sample" is true'),
+        (json.dumps(vars(response(0))), "also on line 1"),
+    ],
+)
 def test_a_faulty_line_is_named(tmp_path, line, message):
     path = tmp_path / "responses.jsonl"
     with Journal(path) as journal:
@@ -168,15 +200,30 @@ def test_a_faulty_line_is_named(tmp_path, line, message):
 @pytest.fixture
 def questions(tmp_path):
     path = tmp_path / "questions.jsonl"
-    path.write_text("".join(json.dumps({"id": f"q{n}", "question": f"number {n}?", "answer": str(n)}) + "\n"
-                            for n in range(6)))
+    path.write_text(
+        "".join(json.dumps({"id": f"q{n}", "question": f"number {n}?", "answer": str(n)}) + "\n" for n in range(6))
+    )
     return path
 
 
 def arguments(proxy, questions, output, *more):
-    return ["generate", "--output", str(output), "--questions.path", str(questions), "--teacher.model", "m",
-            "--teacher.base-url", proxy.url, "--perspectives", "socratic", "planning",
-            "--traffic.first-wait-seconds", "0.02", *more]
+    return [
+        "generate",
+        "--output",
+        str(output),
+        "--questions.path",
+        str(questions),
+        "--teacher.model",
+        "m",
+        "--teacher.base-url",
+        proxy.url,
+        "--perspectives",
+        "socratic",
+        "planning",
+        "--traffic.first-wait-seconds",
+        "0.02",
+        *more,
+    ]
 
 
 def solve(body):
@@ -196,8 +243,13 @@ def test_a_data_set_and_its_second_start(tmp_path, questions, capsys):
     assert len({found.key for found in load_responses(output / "responses.jsonl")}) == 24
     out = capsys.readouterr().out
     assert f"next: mind judge {output}" in out
-    assert {path.name for path in output.iterdir()} == {"questions.jsonl", "generate.json", "prompts.json",
-                                                       "responses.jsonl", "failures.jsonl"}
+    assert {path.name for path in output.iterdir()} == {
+        "questions.jsonl",
+        "generate.json",
+        "prompts.json",
+        "responses.jsonl",
+        "failures.jsonl",
+    }
 
 
 def test_no_key_is_written_or_printed(tmp_path, questions, capsys):
@@ -245,17 +297,31 @@ def test_a_budget_ends_it_and_counts_earlier_starts(tmp_path, questions, capsys)
 def test_prices_from_a_file(tmp_path, questions, capsys):
     file = tmp_path / "config.json"
     with FaultProxy(solve) as proxy:
-        file.write_text(json.dumps({
-            "output": str(tmp_path / "set"), "questions": {"path": str(questions)}, "prices": {"m": [1.0, 100.0]},
-            "teacher": {"model": "m", "base_url": proxy.url}, "perspectives": ["socratic"], "budget": {"cost": 1}}))
+        file.write_text(
+            json.dumps(
+                {
+                    "output": str(tmp_path / "set"),
+                    "questions": {"path": str(questions)},
+                    "prices": {"m": [1.0, 100.0]},
+                    "teacher": {"model": "m", "base_url": proxy.url},
+                    "perspectives": ["socratic"],
+                    "budget": {"cost": 1},
+                }
+            )
+        )
         assert main(["generate", "--config", str(file)]) == 0
     assert f"{6 * (10 * 1 + 5 * 100) / 1e6:.4f}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (["--teacher.temperature", "0.1"], "sampling parameter"), (["--teacher.model", "n"], "another request"),
-    (["--perspectives", "socratic"], "not asked for"), (["--questions.limit", "2"], "not asked for"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--teacher.temperature", "0.1"], "sampling parameter"),
+        (["--teacher.model", "n"], "another request"),
+        (["--perspectives", "socratic"], "not asked for"),
+        (["--questions.limit", "2"], "not asked for"),
+    ],
+)
 def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, change, message):
     output = tmp_path / "set"
     with FaultProxy(solve) as proxy:
@@ -268,16 +334,25 @@ def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, cha
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"teacher": {}}, "the field model is missing"), ({"teacher": {"model": 3}}, '"model" is 3: expected str'),
-    ({"samples": "two"}, '"samples" is "two"'), ({"nonsense": 1}, "unknown field nonsense"),
-    ({"prices": {"m": [1]}}, "prices: m"), ({"budget": {"cost": 5}}, "needs the price"),
-    ({"perspectives": ["socratic", "socratic"]}, "named twice"),
-])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"teacher": {}}, "the field model is missing"),
+        ({"teacher": {"model": 3}}, '"model" is 3: expected str'),
+        ({"samples": "two"}, '"samples" is "two"'),
+        ({"nonsense": 1}, "unknown field nonsense"),
+        ({"prices": {"m": [1]}}, "prices: m"),
+        ({"budget": {"cost": 5}}, "needs the price"),
+        ({"perspectives": ["socratic", "socratic"]}, "named twice"),
+    ],
+)
 def test_bad_configurations_are_named(tmp_path, questions, capsys, values, message):
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({"output": str(tmp_path / "set"), "questions": {"path": str(questions)},
-                                "teacher": {"model": "m"}} | values))
+    file.write_text(
+        json.dumps(
+            {"output": str(tmp_path / "set"), "questions": {"path": str(questions)}, "teacher": {"model": "m"}} | values
+        )
+    )
     assert main(["generate", "--config", str(file)]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
@@ -303,8 +378,9 @@ def test_killed_at_any_answer_and_started_again(tmp_path, questions):
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
         codes = []
         while not codes or codes[-1] == -9:
-            state["process"] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
-                                                stderr=subprocess.PIPE)
+            state["process"] = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
             _, errors = state["process"].communicate(timeout=120)
             codes.append(state["process"].returncode)
             state["left"] = next(kill_at, 10**6)
@@ -335,11 +411,14 @@ def test_ctrl_c_keeps_what_has_come(tmp_path, questions):
         return solve(body)
 
     with FaultProxy(backend) as proxy:
-        command = [sys.executable, "-c", INTERRUPTIBLE,
-                   *arguments(proxy, questions, output, "--traffic.concurrency", "1")]
+        command = [
+            sys.executable,
+            "-c",
+            INTERRUPTIBLE,
+            *arguments(proxy, questions, output, "--traffic.concurrency", "1"),
+        ]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        state["process"] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
-                                            stderr=subprocess.PIPE)
+        state["process"] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         _, errors = state["process"].communicate(timeout=120)
         assert state["process"].returncode == 130 and b"mind: interrupted" in errors and b"Traceback" not in errors
         assert len(list(load_responses(output / "responses.jsonl"))) == 4

@@ -40,8 +40,24 @@ def server(tmp_path_factory):
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     # 64 blocks of the cache are 0.75 GiB; batches make it three times as fast.
-    command = [sys.executable, "-c", SERVE, "serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device",
-               "cpu", "--continuous-batching", "--cb-num-blocks", "64", "--cb-max-batch-tokens", "1024"]
+    command = [
+        sys.executable,
+        "-c",
+        SERVE,
+        "serve",
+        str(model),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        "--continuous-batching",
+        "--cb-num-blocks",
+        "64",
+        "--cb-max-batch-tokens",
+        "1024",
+    ]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=output, stderr=output)
     try:
@@ -72,9 +88,22 @@ def write_inputs(folder, count):
 
 
 def arguments(folder, url, model, *more):
-    return ["generate", "--output", str(folder / "set"), "--questions.path", str(folder / "questions.jsonl"),
-            "--prompts", str(folder / "prompts.json"), "--teacher.model", model, "--teacher.base-url", url,
-            "--teacher.max-tokens", "4", *more]
+    return [
+        "generate",
+        "--output",
+        str(folder / "set"),
+        "--questions.path",
+        str(folder / "questions.jsonl"),
+        "--prompts",
+        str(folder / "prompts.json"),
+        "--teacher.model",
+        model,
+        "--teacher.base-url",
+        url,
+        "--teacher.max-tokens",
+        "4",
+        *more,
+    ]
 
 
 def lines(path):
@@ -97,7 +126,7 @@ def test_generate_through_two_kills_then_judge_and_filter(server, tmp_path):
     kept = stored.read_bytes()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert stored.read_bytes().startswith(kept[:kept.rfind(b"\n") + 1])
+    assert stored.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
     responses = list(load_responses(stored))
     questions = load_questions(tmp_path / "questions.jsonl")
     assert {found.key for found in responses} == {(q.id, name, 0) for q in questions for name in PAPER_PERSPECTIVES}
@@ -125,8 +154,19 @@ def test_faults_in_front_of_the_server(server, tmp_path, capsys):
         return FAULTS[number % len(FAULTS)] if attempt == 1 else None
 
     with FaultProxy(forward_to(url), fault) as proxy:
-        status = main(arguments(tmp_path, proxy.url, model, "--traffic.timeout-seconds", "12",
-                                "--traffic.concurrency", "8", "--traffic.attempts", "8"))
+        status = main(
+            arguments(
+                tmp_path,
+                proxy.url,
+                model,
+                "--traffic.timeout-seconds",
+                "12",
+                "--traffic.concurrency",
+                "8",
+                "--traffic.attempts",
+                "8",
+            )
+        )
         faults = proxy.faults
     out = capsys.readouterr().out
     assert status == 0, out

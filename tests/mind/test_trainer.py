@@ -22,17 +22,37 @@ from mind.trainer import MindTrainer, last_checkpoint
 from mind_kernels import sparse_gradient
 
 
-def build_trainer(tmp_path, *, dtype=torch.float64, model=None, questions=None, metanet=None, objective=None,
-                  attention="auto", **train):
+def build_trainer(
+    tmp_path,
+    *,
+    dtype=torch.float64,
+    model=None,
+    questions=None,
+    metanet=None,
+    objective=None,
+    attention="auto",
+    **train,
+):
     tokenizer, questions = build_tokenizer(), questions or build_questions()
     model = (model or build_model()).to(dtype)
     config = MindConfig(
-        output=str(tmp_path / "run"), data=DataConfig(perspectives=NAMES),
+        output=str(tmp_path / "run"),
+        data=DataConfig(perspectives=NAMES),
         student=StudentConfig(max_length=512, attention=attention),
         objective=objective or ObjectiveConfig(beta=0.97, consistency_weight=0.5),
         metanet=metanet or MetaNetConfig(width=16, accumulation=2, learning_rate=1e-2),
-        train=TrainConfig(**{"questions_per_step": 3, "learning_rate": 1e-3, "max_steps": 4, "pack_length": 120,
-                             "warmup_ratio": 0.0, "lr_scheduler": "constant"} | train))
+        train=TrainConfig(
+            **{
+                "questions_per_step": 3,
+                "learning_rate": 1e-3,
+                "max_steps": 4,
+                "pack_length": 120,
+                "warmup_ratio": 0.0,
+                "lr_scheduler": "constant",
+            }
+            | train
+        ),
+    )
     features = build_features(questions, NAMES, StudentEncoder(model, tokenizer, 200), tmp_path)
     torch.manual_seed(1)
     net = MetaNet(features.question.shape[1], len(NAMES), config.metanet.width, config.metanet.synergy_heads)
@@ -48,9 +68,9 @@ def plain_objective(model, questions, scores, config):
         losses, answers = {}, {}
         for k, ids in question.rationales.items():
             sequence = torch.tensor([*question.prompt, *ids, *question.suffix])
-            logits = model(sequence[None]).logits[0, len(question.prompt) - 1:-1]
-            losses[k] = F.cross_entropy(logits, sequence[len(question.prompt):])
-            answers[k] = logits[-len(question.suffix):].softmax(-1)
+            logits = model(sequence[None]).logits[0, len(question.prompt) - 1 : -1]
+            losses[k] = F.cross_entropy(logits, sequence[len(question.prompt) :])
+            answers[k] = logits[-len(question.suffix) :].softmax(-1)
             l_real[q, k] = losses[k].detach()
         best = max(scores[q, k] for k in losses)
         chosen = [k for k in losses if scores[q, k] >= config.beta * best]
@@ -114,8 +134,9 @@ def check_against_the_equations(trainer, tolerance=1e-6):
 @pytest.mark.parametrize("pack_length", [75, 300, 2000])
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_loss_and_gradients_are_the_equations(tmp_path, objective, pack_length, share_prompts):
-    check_against_the_equations(build_trainer(tmp_path, objective=OBJECTIVES[objective], pack_length=pack_length,
-                                              share_prompts=share_prompts))
+    check_against_the_equations(
+        build_trainer(tmp_path, objective=OBJECTIVES[objective], pack_length=pack_length, share_prompts=share_prompts)
+    )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
@@ -123,8 +144,17 @@ def test_loss_and_gradients_are_the_equations(tmp_path, objective, pack_length, 
 def test_every_family_takes_the_naive_step(tmp_path, family, dtype, tolerance):
     """Shared prompts, backward for the selected alone: the loss and gradients of one sequence after another."""
     objective = ObjectiveConfig(beta=0.97, consistency_weight=0.5)
-    check_against_the_equations(build_trainer(tmp_path, dtype=dtype, model=build_family(family), objective=objective,
-                                              pack_length=300, share_prompts="always"), tolerance)
+    check_against_the_equations(
+        build_trainer(
+            tmp_path,
+            dtype=dtype,
+            model=build_family(family),
+            objective=objective,
+            pack_length=300,
+            share_prompts="always",
+        ),
+        tolerance,
+    )
 
 
 @pytest.mark.parametrize("option", ["gradient_checkpointing", "compile"])
@@ -171,19 +201,27 @@ def test_work_outside_the_selection_has_no_backward(tmp_path):
     assert 0 < int(selected.sum()) < int(present.sum())
 
     def cost(chosen):
-        return sum(len(q.prompt) * bool(row.any())
-                   + sum(len(q.rationales[k]) + len(q.suffix) for k in row.nonzero().flatten().tolist())
-                   for q, row in zip(questions, chosen, strict=True))
+        return sum(
+            len(q.prompt) * bool(row.any())
+            + sum(len(q.rationales[k]) + len(q.suffix) for k in row.nonzero().flatten().tolist())
+            for q, row in zip(questions, chosen, strict=True)
+        )
 
     assert tokens == {True: cost(selected), False: cost(present & ~selected)}
     work = {name: value for name, value in trainer.meter.flush().items() if name.startswith("work/")}
     sequences = [len(q.prompt) + len(ids) + len(q.suffix) for q in questions for ids in q.rationales.values()]
-    assert work == {"work/padded": len(sequences) * max(sequences), "work/packed": sum(sequences),
-                    "work/shared": cost(present), "work/trained": tokens[True], "work/observed": tokens[False]}
+    assert work == {
+        "work/padded": len(sequences) * max(sequences),
+        "work/packed": sum(sequences),
+        "work/shared": cost(present),
+        "work/trained": tokens[True],
+        "work/observed": tokens[False],
+    }
 
 
-@pytest.mark.parametrize(("feedback", "observed"), [("all", [1, 1, 1, 1]), ("selected", [0, 0, 0, 0]),
-                                                    ("every-2", [1, 0, 1, 0])])
+@pytest.mark.parametrize(
+    ("feedback", "observed"), [("all", [1, 1, 1, 1]), ("selected", [0, 0, 0, 0]), ("every-2", [1, 0, 1, 0])]
+)
 def test_feedback_says_when_the_rest_is_observed(tmp_path, feedback, observed):
     trainer = build_trainer(tmp_path, metanet=MetaNetConfig(width=16, feedback=feedback), dtype=torch.float32)
     seen = []
@@ -230,8 +268,9 @@ def test_metanet_learns_from_the_meta_loss_alone(tmp_path):
     trainer = build_trainer(tmp_path, metanet=MetaNetConfig(width=16, accumulation=100))
     questions = every_question(trainer)
     scores = trainer.calibrator.metanet(*trainer.step_features(questions))
-    _, l_real = plain_objective(copy.deepcopy(trainer.model), questions, scores.detach().double(),
-                                trainer.config.objective)
+    _, l_real = plain_objective(
+        copy.deepcopy(trainer.model), questions, scores.detach().double(), trainer.config.objective
+    )
     present = ~l_real.isnan()
     loss = meta_loss(scores, l_real, present, 1.0)
     expected = torch.autograd.grad(loss, list(trainer.calibrator.metanet.parameters()))
@@ -244,8 +283,14 @@ def test_memory_settings_do_not_change_the_result(tmp_path):
     """The same questions in one micro-batch and in many, shared and not: the same weights after two steps."""
     weights, tables = [], []
     for length, share in ((4000, "always"), (100, "always"), (200, "never"), (4000, "never")):
-        trainer = build_trainer(tmp_path / f"{length}-{share}", tokens_per_step=250, questions_per_step=None,
-                                max_steps=2, pack_length=length, share_prompts=share)
+        trainer = build_trainer(
+            tmp_path / f"{length}-{share}",
+            tokens_per_step=250,
+            questions_per_step=None,
+            max_steps=2,
+            pack_length=length,
+            share_prompts=share,
+        )
         trainer.args.save_strategy = "no"
         trainer.train()
         weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
@@ -265,8 +310,20 @@ def test_training_lowers_the_loss_and_moves_metanet(tmp_path):
     assert len(rows) == 20 and rows[-1]["loss"] < 0.8 * rows[0]["loss"]
     for name in NAMES:
         assert rows[-1][f"l_real/{name}"] < rows[0][f"l_real/{name}"]
-    assert {"sft_loss", "consistency", "jsd", "meta_loss", "accuracy", "entropy", "selected", "tokens_per_s",
-            "peak_rss_mib", "meta_learning_rate", "grad_norm", "work/trained"} <= set(rows[0])
+    assert {
+        "sft_loss",
+        "consistency",
+        "jsd",
+        "meta_loss",
+        "accuracy",
+        "entropy",
+        "selected",
+        "tokens_per_s",
+        "peak_rss_mib",
+        "meta_learning_rate",
+        "grad_norm",
+        "work/trained",
+    } <= set(rows[0])
     assert any(not torch.equal(before[name], value) for name, value in trainer.calibrator.metanet.state_dict().items())
 
 
@@ -308,8 +365,11 @@ def test_what_cannot_train_is_refused(tmp_path, monkeypatch):
         build_trainer(tmp_path / "flex", attention="flex_attention")
     with pytest.raises(MindError, match="student.attention flash_attention_2: .*installed"):
         build_trainer(tmp_path / "flash", attention="flash_attention_2")
-    with pytest.raises(MindError, match="share_prompts is always, but prompts cannot be shared: the model attends to "
-                                        "the last 8 tokens only, and the longest sequence has"):
+    with pytest.raises(
+        MindError,
+        match="share_prompts is always, but prompts cannot be shared: the model attends to "
+        "the last 8 tokens only, and the longest sequence has",
+    ):
         build_trainer(tmp_path / "window", model=build_windowed(), share_prompts="always")
     with pytest.warns(RuntimeWarning, match="its own copy of the prompt: the model attends to the last 8"):
         assert not build_trainer(tmp_path / "auto", model=build_windowed()).packing.share_prompts
@@ -323,6 +383,16 @@ def test_what_cannot_train_is_refused(tmp_path, monkeypatch):
 def build_windowed():
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    return Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=258, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, use_sliding_window=True, sliding_window=8, max_window_layers=1))
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=258,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            use_sliding_window=True,
+            sliding_window=8,
+            max_window_layers=1,
+        )
+    )

@@ -160,10 +160,13 @@ def test_ids():
     assert [q.id for q in generate(1, seed=4, families="ood", id_prefix="mine")][0].startswith("mine-0-")
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"count": 0, "seed": 0}, "count is 0: expected at least 1"),
-    ({"count": 1, "seed": 0, "families": "all"}, "families is 'all': expected 'train' or 'ood'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"count": 0, "seed": 0}, "count is 0: expected at least 1"),
+        ({"count": 1, "seed": 0, "families": "all"}, "families is 'all': expected 'train' or 'ood'"),
+    ],
+)
 def test_errors(arguments, message):
     with pytest.raises(MindError, match=re.escape(message)):
         generate(**arguments)

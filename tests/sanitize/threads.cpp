@@ -1,7 +1,7 @@
-// Runs every function of the table of CPU kernels from several threads on ranges that take turns, under ThreadSanitizer,
-// and once on one thread: the results must be equal bit by bit. tests/sanitize/threads.sh builds and runs it.
-// The library itself is not tested this way: torch's OpenMP runtime is not instrumented, so ThreadSanitizer does not see
-// its barriers and reports races in each parallel loop.
+// Runs every function of the table of CPU kernels from several threads on ranges that take turns, under
+// ThreadSanitizer, and once on one thread: the results must be equal bit by bit. tests/sanitize/threads.sh builds and
+// runs it. The library itself is not tested this way: torch's OpenMP runtime is not instrumented, so ThreadSanitizer
+// does not see its barriers and reports races in each parallel loop.
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
@@ -77,8 +77,15 @@ std::string row_kernels(mind::Type type, int threads) {
     for (std::int64_t row = 0; row < kRows; ++row) target[row] = row * 27;
     std::vector<float> numbers(7 * kRows), kept_mass(kRows), kept_sum(kRows), background(kVocabulary);
     bool correct[kRows] = {};
-    mind::RowArguments rows{{logits.data(), type, kRows, kVocabulary, kStride}, target.data(), scale.data(),
-                            entropy_scale.data(), {30.0f, 1.5f}, 0.1f, 1e-3f, numbers.data(), correct};
+    mind::RowArguments rows{{logits.data(), type, kRows, kVocabulary, kStride},
+                            target.data(),
+                            scale.data(),
+                            entropy_scale.data(),
+                            {30.0f, 1.5f},
+                            0.1f,
+                            1e-3f,
+                            numbers.data(),
+                            correct};
 
     const mind::CountArguments count{rows, kLogThreshold, kept.data(), kept_mass.data()};
     spread(threads, kRows, 2, [&](auto begin, auto end) { kernels.count(count, begin, end); });
@@ -88,8 +95,8 @@ std::string row_kernels(mind::Type type, int threads) {
     const mind::EntryArguments entries{rows,           kLogThreshold, offsets.data(),
                                        columns.data(), values.data(), kept_sum.data()};
     spread(threads, kRows, 2, [&](auto begin, auto end) { kernels.entries(entries, begin, end); });
-    const mind::BackgroundArguments dropped{rows,         kLogThreshold, sample.data(), scale.data(),
-                                            static_cast<std::int64_t>(sample.size()), background.data()};
+    const mind::BackgroundArguments dropped{
+        rows, kLogThreshold, sample.data(), scale.data(), static_cast<std::int64_t>(sample.size()), background.data()};
     spread(threads, kVocabulary, 64, [&](auto begin, auto end) { kernels.background(dropped, begin, end); });
     result += bytes(numbers) + bytes(kept) + bytes(kept_mass) + bytes(columns) + bytes(values) + bytes(kept_sum) +
               bytes(background);
@@ -99,8 +106,14 @@ std::string row_kernels(mind::Type type, int threads) {
     std::string head = matrix_bytes(type, kVocabulary * kSize, 4), right = matrix_bytes(type, kRank * kSize, 5);
     std::string out(kRows * kSize * (type == mind::Type::kFloat ? 4 : 2), '\0');
     const std::vector<float> left = normal(kRows * kRank, 1.0f, 6);
-    const mind::GatherArguments gather{values.data(), columns.data(), offsets.data(),
-                                       {head.data(), type, kVocabulary, kSize, kSize}, left.data(), kRank, 1, kRank,
+    const mind::GatherArguments gather{values.data(),
+                                       columns.data(),
+                                       offsets.data(),
+                                       {head.data(), type, kVocabulary, kSize, kSize},
+                                       left.data(),
+                                       kRank,
+                                       1,
+                                       kRank,
                                        {right.data(), type, kRank, kSize, kSize},
                                        {out.data(), type, kRows, kSize, kSize}};
     spread(threads, kRows, 2, [&](auto begin, auto end) { kernels.gather(gather, begin, end); });
@@ -121,8 +134,9 @@ std::string group_kernels(bool of_pairs, int threads) {
     std::vector<float> gradient(logits.size()), normalizer(kGroups * kCount * 2);
     std::vector<double> parts(kGroups * kSpans * (of_pairs ? kCount * (kCount - 1) / 2 : kCount));
     std::vector<double> sums(kGroups * kSpans * kCount * 2);
-    const mind::GroupArguments args{logits.data(), kGroups, kCount, kVocabulary, weight.data(), mask, gradient.data(),
-                                    kSpan, kSpans, kTile, normalizer.data(), parts.data(), sums.data()};
+    const mind::GroupArguments args{logits.data(),   kGroups, kCount, kVocabulary, weight.data(),     mask,
+                                    gradient.data(), kSpan,   kSpans, kTile,       normalizer.data(), parts.data(),
+                                    sums.data()};
     spread(threads, kGroups * kCount, 1, [&](auto begin, auto end) { kernels.group_normalizer(args, begin, end); });
     spread(threads, kGroups * kSpans, 1, [&](auto begin, auto end) {
         constexpr std::size_t kNumbers = (4 * kCount + 1) * kTile + kCount;
