@@ -12,8 +12,10 @@ BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc
 # sparse_training and dataset need a data file of yours.
 BENCHES := $(filter-out __init__ measure real_rows sparse_training dataset,$(basename $(notdir $(wildcard bench/*.py))))
 
+CXX_SOURCES := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
+
 .DEFAULT_GOAL := help
-.PHONY: help train test coverage lint bench install-matrix asan tsan debug fuzz clean
+.PHONY: help train test coverage lint format bench install-matrix asan tsan debug fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -31,7 +33,13 @@ coverage:  ## the same with coverage
 
 lint: $(VENV)/.test-ready  ## style and import checks
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/lint-imports
+
+format: $(VENV)/.test-ready  ## reformat all sources
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: $(VENV)/.test-ready $(VENV)/.student-ready  ## every benchmark; results under bench/results
 	@set -e; for name in $(BENCHES); do echo "== bench.$$name"; $(BIN)/python -m bench.$$name; done
