@@ -8,7 +8,7 @@ DEMO := --data.generated-questions 16 --data.generated-heldout 8 --data.generate
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
+BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard build_tools/*.py csrc/*.* csrc/*/*.*)
 # sparse_training and dataset need a data file of yours.
 BENCHES := $(filter-out __init__ measure real_rows sparse_training dataset,$(basename $(notdir $(wildcard bench/*.py))))
 
@@ -63,7 +63,7 @@ fuzz: $(VENV)/.test-ready  ## half an hour of random arguments for that build's 
 clean:  ## remove what builds and tests leave; the virtual environment stays
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks .coverage htmlcov
 	rm -f mind/*.so mind_kernels/*.so mind_kernels/_build.json $(VENV)/.run-ready $(VENV)/.test-ready
-	find bench csrc mind mind_kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find bench build_tools csrc mind mind_kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)

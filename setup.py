@@ -1,4 +1,4 @@
-"""The extension list. csrc/build_tools compiles it; INSTALL.md says what for, and which variables steer it."""
+"""The extension list. build_tools compiles it; INSTALL.md says what for, and which variables steer it."""
 
 import sys
 from glob import glob
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-sys.path.insert(0, str(Path(__file__).parent / "csrc"))  # an isolated build does not look in this folder
+sys.path.insert(0, str(Path(__file__).parent))  # an isolated build does not look in this folder
 
 from build_tools.commands import BuildExtensions, BuildPython, MindDistribution
 

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from bench.measure import print_table, write_results
 from mind.config import save_config
-from mind.data import save_questions
+from mind.data.questions import save_questions
+from mind.data.sources import SourceConfig
 from mind.files import json_objects, replacing
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Question, Response
-from mind.sources import SourceConfig
 from mind.teacher.config import GenerateConfig, TeacherConfig
 
 SAMPLES = 6

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.measure import measure_time, print_table, write_results
-from mind.bin_packing import best_fit
+from mind.batches.bin_packing import best_fit
 
 ITEMS = 1_000_000
 CAPACITY = 2048  # tokens

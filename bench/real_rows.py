@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mind import word_problems
+from mind.batches.packing import pack
+from mind.batches.trunk import labelled_hidden
 from mind.config import StudentConfig
-from mind.data import load_questions
-from mind.packing import pack
+from mind.data.questions import load_questions
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import PackedBatch, Packing, Question
-from mind.student import cache_folder, head_tensors, load_student
-from mind.tokenization import tokenize
-from mind.trunk import labelled_hidden
+from mind.student.model import cache_folder, head_tensors, load_student
+from mind.student.tokenization import tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -31,13 +31,13 @@ from torch import nn
 from tqdm import tqdm
 
 from bench.measure import RESULTS, print_table, write_results
+from mind.batches.packing import pack
+from mind.batches.trunk import labelled_hidden
 from mind.config import StudentConfig
-from mind.data import load_questions
-from mind.packing import pack
+from mind.data.questions import load_questions
 from mind.records import PackedBatch, Packing
-from mind.student import head_tensors, load_student
-from mind.tokenization import tokenize
-from mind.trunk import labelled_hidden
+from mind.student.model import head_tensors, load_student
+from mind.student.tokenization import tokenize
 from mind_kernels import linear_cross_entropy
 
 NAME = "sparse_training"

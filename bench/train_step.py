@@ -47,7 +47,7 @@ from bench.training_step.inputs import MAX_LENGTH, Inputs, load_tokens, save_tok
 from bench.training_step.models import MODELS, RANDOM, SMOLLM2, Student, build_student
 from bench.training_step.picture import draw
 from bench.training_step.variants import REFERENCE, VARIANTS, Outcome, forward_backward, take_step, warmed_up
-from mind.packing import naive_tokens
+from mind.batches.packing import naive_tokens
 
 COLUMNS = (
     "variant",

@@ -39,7 +39,7 @@ class StudentConfig:
     """The dtype of the weights in memory."""
     attention: str = "auto"
     """transformers' `attn_implementation` in training: "sdpa", "eager", "flex_attention" or "flash_attention_2" (which
-    shares no prompts), or "auto" by device and length (mind/prompt_sharing.py)."""
+    shares no prompts), or "auto" by device and length (mind/batches/prompt_sharing.py)."""
     max_length: int = 1024
     """Longest sequence in tokens (prompt, rationale and answer suffix); a longer one is an error."""
     lora: bool = False

@@ -54,7 +54,7 @@ def capability() -> str:
 
 @functools.cache
 def build_record() -> dict[str, Any]:
-    """What the installation built and with what, which csrc/build_tools/record.py wrote; empty where nothing was."""
+    """What the installation built and with what, which build_tools/record.py wrote; empty where nothing was."""
     file = _folder() / "_build.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 

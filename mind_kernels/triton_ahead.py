@@ -26,14 +26,14 @@ from triton.compiler import ASTSource, CompiledKernel
 # Each defines variants() -> list[Variant].
 MODULES = (
     "mind_kernels.triton_gather",
-    "mind_kernels.linear_cross_entropy.triton_rows",
-    "mind_kernels.linear_cross_entropy.triton_entries",
-    "mind_kernels.linear_cross_entropy.triton_stream",
-    "mind_kernels.linear_cross_entropy.triton_pieces",
-    "mind_kernels.linear_pairwise_jsd.triton_groups",
-    "mind_kernels.linear_pairwise_jsd.triton_pairs",
-    "mind_kernels.linear_pairwise_jsd.triton_mixture",
-    "mind_kernels.linear_divergence.triton_rows",
+    "mind_kernels.linear_cross_entropy._triton.rows",
+    "mind_kernels.linear_cross_entropy._triton.entries",
+    "mind_kernels.linear_cross_entropy._triton.stream",
+    "mind_kernels.linear_cross_entropy._triton.pieces",
+    "mind_kernels.linear_pairwise_jsd._triton.groups",
+    "mind_kernels.linear_pairwise_jsd._triton.pairs",
+    "mind_kernels.linear_pairwise_jsd._triton.mixture",
+    "mind_kernels.linear_divergence._triton.rows",
 )
 # Triton's names of the dtypes that kernels take.
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}

@@ -17,7 +17,7 @@ from bench.comparison.provider import Outputs, Provider, step
 from bench.measure import read_results, write_results
 from bench.mind_loss.providers import cross_entropy
 from bench.pairwise_jsd import inputs as group_inputs
-from mind.packing import pack
+from mind.batches.packing import pack
 from mind.records import HeadTensors, Packing, TokenizedQuestion
 
 SIZES = {"linear_pairwise_jsd": {"groups": 12}, "linear_mind_loss": {"rows": 160, "groups": 12}}

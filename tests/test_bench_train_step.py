@@ -15,9 +15,9 @@ from bench.training_step import losses, models, variants
 from bench.training_step.gate import Gate
 from bench.training_step.picture import draw
 from bench.training_step.variants import REFERENCE, VARIANTS, Variant, forward_backward, padded, peak_call, take_step
-from mind.packing import sequence_lengths
+from mind.batches.packing import sequence_lengths
+from mind.batches.steps import question_tokens
 from mind.records import TokenizedQuestion
-from mind.steps import question_tokens
 
 LENGTH = 64  # tokens of a row: the longest question takes several
 QUESTIONS, PERSPECTIVES, PROMPT = 3, 4, 9
@@ -102,8 +102,8 @@ def test_the_questions_are_those_at_the_middles_of_equal_shares():
 
 def test_a_step_holds_no_sequence_that_is_too_long(monkeypatch, tmp_path):
     monkeypatch.setattr("bench.real_rows.complete_questions", lambda *_: [])
-    monkeypatch.setattr("mind.student.load_student", lambda _: (None, None))
-    monkeypatch.setattr("mind.tokenization.tokenize", lambda *_: build_questions())
+    monkeypatch.setattr("mind.student.model.load_student", lambda _: (None, None))
+    monkeypatch.setattr("mind.student.tokenization.tokenize", lambda *_: build_questions())
     sequences = [PROMPT + 5 + 2 * (PERSPECTIVES - 1) + 3 * q + q + 2 for q in range(QUESTIONS)]
     assert [max(sequence_lengths(question)) for question in build_questions()] == sequences
     step = steps.tokenized_step(2, tmp_path / "sums.jsonl", sequences[1])

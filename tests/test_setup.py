@@ -1,4 +1,4 @@
-"""setup.py where tools are missing or fail, its MIND_KERNELS_BUILD setting, and the parts of csrc/build_tools."""
+"""setup.py where tools are missing or fail, its MIND_KERNELS_BUILD setting, and the parts of build_tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "csrc"))
+sys.path.insert(0, str(ROOT))
 
 from build_tools import architectures, incremental, libraries, pep517, settings, toolchain  # noqa: E402
 from build_tools.settings import CPU, MODES, PACKER, NotBuilt  # noqa: E402

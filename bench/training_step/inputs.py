@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mind.packing import sequence_lengths
+from mind.batches.packing import sequence_lengths
+from mind.batches.steps import question_tokens
 from mind.records import TokenizedQuestion
-from mind.steps import question_tokens
 
 POOL = 400  # questions that the step's are chosen from, at most
 MAX_LENGTH = 1024  # tokens of a sequence, at most
@@ -67,8 +67,8 @@ def tokenized_step(count: int, data: Path | None, max_length: int = MAX_LENGTH) 
     """
     from bench.real_rows import complete_questions, perspectives_of
     from mind.config import StudentConfig
-    from mind.student import load_student
-    from mind.tokenization import tokenize
+    from mind.student.model import load_student
+    from mind.student.tokenization import tokenize
 
     pool = complete_questions(POOL, 0, data)
     _, tokenizer = load_student(StudentConfig())

@@ -1,4 +1,4 @@
-"""The losses of a micro-batch: by definition in plain PyTorch, with Liger's cross-entropy, and those of mind.objective.
+"""The losses of a micro-batch: by definition in plain PyTorch, with Liger's cross-entropy, and MIND's own.
 
 All compute, from the hidden states of the labelled rows, the share of L_total in the step's mean and L_real.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.pairwise_jsd.providers import two_rows, upcast
 from mind.config import ObjectiveConfig
-from mind.objective import ObjectiveTerms, observe, student_loss
+from mind.methods.mind.objective import ObjectiveTerms, observe, student_loss
 from mind.records import HeadTensors, PackedBatch
 
 CONSISTENCY = ObjectiveConfig().consistency_weight  # lambda
@@ -128,7 +128,7 @@ def observe_eagerly(hidden: Tensor, head: HeadTensors, batch: PackedBatch) -> Te
 
 
 def product(gradient_threshold: float | None = None) -> Losses:
-    """What mind.trainer calls."""
+    """What mind.run.trainer calls."""
     config = ObjectiveConfig(gradient_threshold=gradient_threshold)
 
     def train(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) -> ObjectiveTerms:

@@ -24,7 +24,7 @@ class Student:
 
 def smollm2(dtype: torch.dtype, device: str) -> PreTrainedModel:
     from mind.config import StudentConfig
-    from mind.student import load_student
+    from mind.student.model import load_student
 
     return load_student(StudentConfig(dtype=str(dtype).removeprefix("torch.")))[0].to(device)
 

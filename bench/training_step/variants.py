@@ -20,11 +20,11 @@ from bench.pairwise_jsd.providers import upcast
 from bench.training_step.inputs import Inputs
 from bench.training_step.losses import EAGER, LIGER, AnswerRows, Losses, Terms, combine, product
 from bench.training_step.models import Student, build_student
-from mind.packing import pack
-from mind.prompt_sharing import choose_attention, choose_packing, use_attention
+from mind.batches.packing import pack
+from mind.batches.prompt_sharing import choose_attention, choose_packing, use_attention
+from mind.batches.trunk import labelled_hidden
 from mind.records import PackedBatch
-from mind.student import head_tensors
-from mind.trunk import labelled_hidden
+from mind.student.model import head_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

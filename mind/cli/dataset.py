@@ -61,7 +61,8 @@ class Grade:
 
 
 def data_import(options: DataImport) -> None:
-    from mind.data import import_rationales, save_questions
+    from mind.curation.importing import import_rationales
+    from mind.data.questions import save_questions
 
     output = new_file(options.output)
     if not 2 <= options.minimum <= options.keep <= 32:
@@ -79,7 +80,7 @@ def data_import(options: DataImport) -> None:
 
 
 def data_generate(options: DataGenerate) -> None:
-    from mind.data import save_questions
+    from mind.data.questions import save_questions
     from mind.word_problems import generate
 
     output = new_file(options.output)
@@ -135,7 +136,7 @@ def filter_dataset(options: FilterOptions) -> None:
 
 
 def grade(options: Grade) -> None:
-    from mind.grade import grade_file
+    from mind.grading.grade import grade_file
 
     counts = grade_file(options.source, options.output)
     print(

@@ -60,7 +60,7 @@ def train(arguments: Sequence[str]) -> None:
     )
     if resume:
         config = _resumed(config, default)
-    from mind.run import train as run
+    from mind.run.train import train as run
 
     output = run(config, resume=resume)
     _print_evaluation(output)
@@ -86,11 +86,11 @@ def _resumed(config: MindConfig, default: MindConfig) -> MindConfig:
 
 
 def evaluate(options: Evaluate) -> None:
-    from mind.data import load_questions
-    from mind.evaluate import answer_accuracy, heldout_nll
-    from mind.prompt_sharing import choose_packing
-    from mind.student import causal_lm, load_student
-    from mind.tokenization import tokenize
+    from mind.batches.prompt_sharing import choose_packing
+    from mind.data.questions import load_questions
+    from mind.evaluation.evaluate import answer_accuracy, heldout_nll
+    from mind.student.model import causal_lm, load_student
+    from mind.student.tokenization import tokenize
 
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")

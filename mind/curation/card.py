@@ -60,8 +60,8 @@ def readable(text: str, limit: int) -> str:
 
 
 def source_entry(source: Mapping[str, Any], questions_file: str | os.PathLike[str], number: int) -> dict[str, Any]:
-    """What the card says of a source: its SOURCE_FIELDS (of mind.sources.SourceConfig), and the file that holds its
-    `number` questions as they were read."""
+    """What the card says of a source: its SOURCE_FIELDS (of mind.data.sources.SourceConfig), and the file that holds
+    its `number` questions as they were read."""
     entry = {name: source.get(name) for name in SOURCE_FIELDS}
     with open(questions_file, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from mind.curation.filter import filter_responses, load_pass_rates
 from mind.curation.options import FilterOptions
 from mind.curation.report import SHOWN_OF_A_REASON, ReportInput, write_dataset_report
 from mind.curation.result import FilterResult
-from mind.data import load_questions, save_questions
+from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.files import new_file, parse_object, replacing
 from mind.records import Key, Question, Response, Verdict

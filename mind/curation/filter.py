@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mind.answers import without_suffix
+from mind.answer_line import without_suffix
 from mind.config import require
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer

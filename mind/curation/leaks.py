@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from mind.answers import answer_kind
-from mind.numeric import number_value
+from mind.grading.answers import answer_kind
+from mind.grading.numeric import number_value
 from mind.records import Question
 
 _STATEMENT_CHARACTERS = 200

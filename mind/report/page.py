@@ -11,7 +11,7 @@ from mind.report.pictures import DRAWN_POINTS, PAGE_COLOURS, STYLE, Pictures
 from mind.report.reading import Metrics, number_at, read_object, value_at
 from mind.report.tables import evaluation_table, flat, headline_rows, work_table
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run: Path) -> Path:

@@ -15,7 +15,7 @@ FORWARD_SHARE = 1 / 3  # of the work of a token that also has a backward pass, w
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens of the trunk that a run would have taken, saving by saving, and took: mind.metrics.step_work, summed."""
+    """Tokens of the trunk that a run would have taken, saving by saving, and took: sums of step_work."""
 
     padded: int
     packed: int

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import tyro
 
 from mind.config import require
+from mind.data.sources import SourceConfig
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
-from mind.sources import SourceConfig
 
 
 @dataclass(frozen=True)

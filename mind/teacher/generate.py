@@ -14,11 +14,11 @@ from typing import Protocol
 from tqdm import tqdm
 
 from mind.config import save_config
-from mind.data import save_questions
+from mind.data.questions import save_questions
+from mind.data.sources import load_source
 from mind.errors import MindError
 from mind.files import replacing
 from mind.records import Key, Response
-from mind.sources import load_source
 from mind.teacher.config import GenerateConfig, TeacherConfig, TrafficConfig, json_option
 from mind.teacher.journal import Journal, load_responses
 from mind.teacher.requests import Failure, Request, load_prompts, name_of, teacher_requests

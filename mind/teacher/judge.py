@@ -10,17 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mind.answers import judge_text
-from mind.data import load_questions
+from mind.data.questions import load_questions
 from mind.errors import MindError
 from mind.files import json_objects, record_of, replacing
+from mind.grading.answers import judge_text
 from mind.records import Key, Question, Response, Verdict
+from mind.student.tokenization import question_text
 from mind.teacher.config import JudgeConfig, TeacherConfig
 from mind.teacher.generate import QUESTIONS, RESPONSES, JobReport, make_engine, run_job
 from mind.teacher.journal import Journal, load_responses
 from mind.teacher.requests import Request, chat_request, name_of, text_digest
 from mind.teacher.spending import Spending
-from mind.tokenization import question_text
 
 JUDGED = "judged.jsonl"
 REPLIES, FAILURES = "judge-replies.jsonl", "judge-failures.jsonl"
@@ -100,7 +100,7 @@ def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[str]]:
 
 
 def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Response]) -> list[Verdict]:
-    """A verdict on each response (mind.answers); raises MindError for a response to an unknown question."""
+    """A verdict on each response (mind.grading.answers); raises MindError for a response to an unknown question."""
     for response in responses:
         if response.id not in questions:
             raise MindError(f"{RESPONSES}: question {response.id} is not in {QUESTIONS}")

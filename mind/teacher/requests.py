@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mind.answers import ANSWER_MARKER
+from mind.answer_line import ANSWER_MARKER
 from mind.errors import MindError
 from mind.files import parse_object
 from mind.perspectives import PERSPECTIVES
 from mind.records import Key, Question
+from mind.student.tokenization import question_text
 from mind.teacher.config import GenerateConfig, TeacherConfig
-from mind.tokenization import question_text
 
 MAX_DETAIL_CHARACTERS = 300
 

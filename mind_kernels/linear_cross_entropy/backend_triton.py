@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy import triton_entries, triton_rows
+from mind_kernels.linear_cross_entropy._triton import entries as triton_entries
+from mind_kernels.linear_cross_entropy._triton import rows as triton_rows
 from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
 from mind_kernels.triton_gather import gather_rows

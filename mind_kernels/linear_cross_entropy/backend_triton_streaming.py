@@ -11,12 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy import triton_entries
+from mind_kernels.linear_cross_entropy._triton import entries as triton_entries
+from mind_kernels.linear_cross_entropy._triton.pieces import kept_pieces, piece_entries, piece_logits, piece_statistics
+from mind_kernels.linear_cross_entropy._triton.stream import stream_statistics
 from mind_kernels.linear_cross_entropy.backend_triton import gather_rows, row_kernel_
 from mind_kernels.linear_cross_entropy.logits_rows import HostSums
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
-from mind_kernels.linear_cross_entropy.triton_pieces import kept_pieces, piece_entries, piece_logits, piece_statistics
-from mind_kernels.linear_cross_entropy.triton_stream import stream_statistics
 from mind_kernels.sparse_gradient import Entries, offsets_of
 
 __all__ = ["SPARSE_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mind_kernels.linear_divergence import triton_rows
+from mind_kernels.linear_divergence._triton import rows as triton_rows
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.rows import LOWEST, RowValues
 from mind_kernels.linear_divergence.terms import event_terms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mind_kernels.linear_pairwise_jsd.triton_mixture import mixture_divergences
-from mind_kernels.linear_pairwise_jsd.triton_pairs import pair_divergences
+from mind_kernels.linear_pairwise_jsd._triton.mixture import mixture_divergences
+from mind_kernels.linear_pairwise_jsd._triton.pairs import pair_divergences
 
 __all__ = ["mixture_divergences", "pair_divergences"]

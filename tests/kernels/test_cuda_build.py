@@ -52,7 +52,8 @@ else:
 
 @pytest.fixture(scope="module")
 def resources():
-    spec = importlib.util.spec_from_file_location("cuda_resources", SOURCES / "resources.py")
+    tool = SOURCES.parents[1] / "build_tools" / "cuda_resources.py"
+    spec = importlib.util.spec_from_file_location("cuda_resources", tool)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -16,7 +16,7 @@ from mind_kernels.triton_ahead import offset_types
 # Run in a process of its own, since the tests' own kernels may be the interpreter's.
 FAULTS = """
 from dataclasses import replace
-from mind_kernels.linear_cross_entropy.triton_rows import variants
+from mind_kernels.linear_cross_entropy._triton.rows import variants
 from mind_kernels.triton_ahead import compile_variant
 
 good = variants()[0]

@@ -14,7 +14,9 @@ pytest.importorskip("triton", reason="triton is not installed")
 import triton
 import triton.language as tl
 
-from mind_kernels.linear_pairwise_jsd import triton_groups, triton_mixture, triton_pairs
+from mind_kernels.linear_pairwise_jsd._triton import groups as triton_groups
+from mind_kernels.linear_pairwise_jsd._triton import mixture as triton_mixture
+from mind_kernels.linear_pairwise_jsd._triton import pairs as triton_pairs
 from mind_kernels.testing import assert_within_budget
 from mind_kernels.triton_math import row_launch
 

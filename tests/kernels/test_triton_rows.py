@@ -13,7 +13,8 @@ pytest.importorskip("triton", reason="triton is not installed")
 import triton
 import triton.language as tl
 
-from mind_kernels.linear_cross_entropy import triton_entries, triton_rows
+from mind_kernels.linear_cross_entropy._triton import entries as triton_entries
+from mind_kernels.linear_cross_entropy._triton import rows as triton_rows
 from mind_kernels.testing import assert_within_budget
 from mind_kernels.triton_math import tanh
 

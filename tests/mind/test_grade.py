@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from mind.answers import judge_text
 from mind.errors import MindError
-from mind.grade import GradeCounts, grade_file
+from mind.grading.answers import judge_text
+from mind.grading.grade import GradeCounts, grade_file
 from mind.records import Question
 
 RIGHT = {"id": "a", "answer": "12", "response": "5 + 7 = 12"}

@@ -9,7 +9,7 @@ import pytest
 from fault_proxy import FaultProxy, chat_answer
 
 from mind.cli import main
-from mind.data import save_questions
+from mind.data.questions import save_questions
 from mind.errors import MindError
 from mind.records import Question, Response
 from mind.teacher.config import JudgeConfig, TeacherConfig

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from mind import latex_equality as module
-from mind.answers import is_correct, judge_text
-from mind.latex_equality import LatexWorker, latex_equality, normal_latex
+from mind.grading.answers import is_correct, judge_text
+from mind.grading.latex_equality import LatexWorker, latex_equality, normal_latex
 from mind.records import Question
 from tests.mind.latex_forms import RULES, forms
 
@@ -112,7 +112,7 @@ def test_workers_end_with_a_parent_that_was_killed(extracted):
     """The second one is busy then, and cannot see that its input has ended."""
     program = textwrap.dedent(f"""
         import os, signal, threading
-        from mind.latex_equality import LatexWorker
+        from mind.grading.latex_equality import LatexWorker
         worker = LatexWorker(timeout_seconds=1)
         worker.compare("1", "2")
         threading.Thread(target=worker.compare, args=("1", {extracted!r}), daemon=True).start()

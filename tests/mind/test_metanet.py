@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mind.calibration import Calibrator, meta_loss
 from mind.config import MetaNetConfig
-from mind.metanet import MetaNet
+from mind.methods.mind.calibration import Calibrator, meta_loss
+from mind.methods.mind.metanet import MetaNet
 
 IDS = [f"q{i}" for i in range(6)]
 

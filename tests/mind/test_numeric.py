@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind.answers import judge_text, suffix
-from mind.numeric import MAX_ANSWER_CHARACTERS, concluding_number, equal_in_cents, is_number, number_value
+from mind.answer_line import suffix
+from mind.grading.answers import judge_text
+from mind.grading.numeric import MAX_ANSWER_CHARACTERS, concluding_number, equal_in_cents, is_number, number_value
 from mind.records import Question
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

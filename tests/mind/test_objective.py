@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind.objective import select
+from mind.methods.mind.objective import select
 
 
 def test_selection_by_hand():

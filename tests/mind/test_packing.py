@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import NAMES, build_questions
 
+from mind.batches.packing import pack
+from mind.batches.prompt_sharing import branch_mask
 from mind.errors import MindError
-from mind.packing import pack
-from mind.prompt_sharing import branch_mask
 from mind.records import Packing, Question, Rationale, TokenizedQuestion
-from mind.tokenization import end_of_turn_id, prompt_ids, question_text, tokenize
+from mind.student.tokenization import end_of_turn_id, prompt_ids, question_text, tokenize
 
 
 def sequences_of(tokenized):

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tiny import NAMES, build_family, build_model
 
 from mind import prompt_sharing, word_problems
+from mind.batches.packing import pack
+from mind.batches.prompt_sharing import FAMILIES, branch_mask, choose_attention, choose_packing, obstacle, use_attention
+from mind.batches.trunk import labelled_hidden, pack_hidden
 from mind.errors import MindError
-from mind.packing import pack
 from mind.perspectives import PAPER_PERSPECTIVES
-from mind.prompt_sharing import FAMILIES, branch_mask, choose_attention, choose_packing, obstacle, use_attention
 from mind.records import Packing, TokenizedQuestion
-from mind.tokenization import tokenize
-from mind.trunk import labelled_hidden, pack_hidden
+from mind.student.tokenization import tokenize
 
 
 def alone(model, question, k):

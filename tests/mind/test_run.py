@@ -14,7 +14,7 @@ import torch
 from tiny import NAMES, build_questions
 
 from mind.cli import main
-from mind.data import save_questions
+from mind.data.questions import save_questions
 
 TIMING = ("step_s", "tokens_per_s", "peak_rss_mib")
 
@@ -140,26 +140,27 @@ def test_lora_leaves_a_plain_student(tmp_path, arguments):
 
 LAUNCHER = """
 import json, os, signal, sys
-import mind.cli, mind.metrics, mind.report, mind.run, mind.trainer, transformers.models.llama.modeling_llama
+import mind.cli, mind.report, mind.run.metrics, mind.run.train, mind.run.trainer
+import transformers.models.llama.modeling_llama
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 def kill_at(when):
     if when == "step":
-        plain = mind.metrics.MetricsCallback.on_step_end
+        plain = mind.run.metrics.MetricsCallback.on_step_end
         def on_step_end(self, args, state, control, **rest):
             plain(self, args, state, control, **rest)
             if state.global_step == 8:
                 kill()
-        mind.metrics.MetricsCallback.on_step_end = on_step_end
+        mind.run.metrics.MetricsCallback.on_step_end = on_step_end
     elif when == "save":
-        plain = mind.trainer.save_calibration
+        plain = mind.run.trainer.save_calibration
         def save_calibration(calibrator, folder):
             kill() if folder.name == "checkpoint-9" else plain(calibrator, folder)
-        mind.trainer.save_calibration = save_calibration
+        mind.run.trainer.save_calibration = save_calibration
     elif when == "warm-up":
-        mind.calibration.Calibrator.warm_up = lambda *_: kill()
+        mind.methods.mind.calibration.Calibrator.warm_up = lambda *_: kill()
 
 for line in sys.stdin:
     when, arguments = json.loads(line)

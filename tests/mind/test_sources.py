@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind.data import load_questions, save_questions
+from mind.data.questions import load_questions, save_questions
+from mind.data.sources import SourceConfig, load_source
 from mind.errors import MindError
 from mind.records import Question, Rationale
-from mind.sources import SourceConfig, load_source
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is not next to the repository")

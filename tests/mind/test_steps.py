@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mind.batches.steps import plan_steps, question_tokens, shares
 from mind.config import TrainConfig
 from mind.errors import MindError
 from mind.records import TokenizedQuestion
-from mind.steps import plan_steps, question_tokens, shares
 
 
 def question(name, prompt, *rationales):

@@ -11,7 +11,7 @@ from tiny import build_model, build_tokenizer
 from mind import student
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
-from mind.student import embedded_student, head_tensors, load_student
+from mind.student.model import embedded_student, head_tensors, load_student
 
 
 def test_loads_a_folder(model_folder):

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mind.cli import main
+from mind.data.sources import SourceConfig
 from mind.errors import MindError
 from mind.perspectives import PERSPECTIVES
 from mind.records import Question, Response
-from mind.sources import SourceConfig
 from mind.teacher.config import BudgetConfig, GenerateConfig, TeacherConfig
 from mind.teacher.journal import Journal, load_responses
 from mind.teacher.requests import load_prompts, teacher_requests, user_turn

@@ -17,10 +17,10 @@ import pytest
 from fault_proxy import FAULTS, FaultProxy, forward_to
 
 from mind.cli import main
-from mind.data import load_questions, save_questions
+from mind.data.questions import load_questions, save_questions
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Question
-from mind.student import embedded_student
+from mind.student.model import embedded_student
 from mind.teacher.journal import load_responses
 
 pytestmark = pytest.mark.slow

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from tiny import NAMES, build_family, build_model, build_questions, build_tokenizer
 
-from mind.calibration import Calibrator, meta_loss
 from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.errors import MindError
-from mind.features import StudentEncoder, build_features
-from mind.metanet import MetaNet
-from mind.objective import select
-from mind.student import load_student
-from mind.tokenization import tokenize
-from mind.trainer import MindTrainer, last_checkpoint
+from mind.methods.mind.calibration import Calibrator, meta_loss
+from mind.methods.mind.features import StudentEncoder, build_features
+from mind.methods.mind.metanet import MetaNet
+from mind.methods.mind.objective import select
+from mind.run.trainer import MindTrainer, last_checkpoint
+from mind.student.model import load_student
+from mind.student.tokenization import tokenize
 from mind_kernels import sparse_gradient
 
 

@@ -7,7 +7,7 @@ CXX=${CXX:-g++}
 mkdir -p build/tsan
 declare -A flags=([baseline]="")
 dispatch=
-if [[ $($CXX -dumpmachine) == x86_64* ]]; then # as in csrc/build_tools/libraries.py
+if [[ $($CXX -dumpmachine) == x86_64* ]]; then # as in build_tools/libraries.py
     flags[avx2]="-mavx2 -mfma -mf16c"
     flags[avx512]="-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c"
     dispatch=-DMIND_HAS_X86

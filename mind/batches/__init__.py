@@ -1,0 +1,1 @@
+"""From tokenized questions to the hidden states of a micro-batch."""

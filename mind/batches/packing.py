@@ -1,0 +1,169 @@
+"""Token ids -> micro-batches: padding-free rows with labelled rows, segments and aligned answer rows.
+
+A step's questions are dealt into micro-batches by best fit, each question whole in one of them, since the consistency
+of its answers ties its rationales together. Within a micro-batch the rows of the trunk hold documents: a prompt with
+all the branches that fit, or, where prompts are not shared, a prompt with one. All of it runs on the host, so that the
+loss needs no synchronisation with a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mind.batches.bin_packing import bins_of
+from mind.errors import MindError
+from mind.records import Pack, PackedBatch, Packing, TokenizedQuestion
+
+
+def pack(
+    questions: Sequence[TokenizedQuestion], perspectives: int, packing: Packing, chosen: Tensor | None = None
+) -> list[PackedBatch]:
+    """The micro-batches of the `chosen` (Q, K) rationales of the questions; None stands for all there are.
+
+    `perspectives` is K. Neither a row nor a micro-batch exceeds `packing.length` tokens, but for a sequence that is
+    longer (a row of its own) and a question that is (a micro-batch of its own, of several rows).
+
+    Raises MindError for a prompt that alone is longer than `packing.length`.
+    """
+    documents = [_documents(q, question, _slots(question, q, chosen), packing) for q, question in enumerate(questions)]
+    present = [q for q, parts in enumerate(documents) if parts]
+    totals = [sum(part.length for part in documents[q]) for q in present]
+    return [
+        _micro_batch(questions, perspectives, [part for i in members for part in documents[present[i]]], packing)
+        for members in bins_of(totals, packing.length)
+    ]
+
+
+def check_prompt(question: TokenizedQuestion, length: int) -> None:
+    """Raises MindError for a prompt that alone is longer than a row."""
+    if len(question.prompt) > length:
+        raise MindError(
+            f"question {question.id}: its prompt alone has {len(question.prompt)} tokens; train.pack_length is {length}"
+        )
+
+
+def plain_pack(sequences: Sequence[Sequence[int]]) -> Pack:
+    """A row of sequences that nothing labels, such as texts to encode."""
+    return _row([_Document(0, (), tuple(ids), ()) for ids in sequences])
+
+
+def sequence_lengths(question: TokenizedQuestion) -> list[int]:
+    """Tokens of each of its training sequences: prompt, rationale and suffix."""
+    return [len(question.prompt) + len(ids) + len(question.suffix) for ids in question.rationales.values()]
+
+
+def naive_tokens(questions: Sequence[TokenizedQuestion]) -> tuple[int, int]:
+    """(with padding, without): tokens of all sequences of the questions, each in a row of the longest one's length."""
+    lengths = [length for question in questions for length in sequence_lengths(question)]
+    return len(lengths) * max(lengths), sum(lengths)
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A prompt of question q and the branches (rationale and suffix) of its perspectives ks."""
+
+    q: int
+    ks: tuple[int, ...]
+    prompt: tuple[int, ...]
+    branches: tuple[tuple[int, ...], ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + sum(map(len, self.branches))
+
+
+def _slots(question: TokenizedQuestion, q: int, chosen: Tensor | None) -> list[int]:
+    return [k for k in sorted(question.rationales) if chosen is None or chosen[q, k]]
+
+
+def _documents(q: int, question: TokenizedQuestion, ks: list[int], packing: Packing) -> list[_Document]:
+    check_prompt(question, packing.length)
+    room = packing.length - len(question.prompt)
+    branches = [(*question.rationales[k], *question.suffix) for k in ks]
+    alone = [[i] for i in range(len(branches))]
+    groups = bins_of([len(branch) for branch in branches], room) if packing.share_prompts else alone
+    return [
+        _Document(q, tuple(ks[i] for i in group), question.prompt, tuple(branches[i] for i in group))
+        for group in groups
+    ]
+
+
+def _micro_batch(
+    questions: Sequence[TokenizedQuestion], perspectives: int, documents: list[_Document], packing: Packing
+) -> PackedBatch:
+    rows = [[documents[i] for i in members] for members in bins_of([d.length for d in documents], packing.length)]
+    target: list[int] = []
+    segment: list[int] = []
+    tokens = torch.zeros(len(questions), perspectives, dtype=torch.int64)
+    last_row: dict[tuple[int, int], int] = {}  # (q, k) -> one past its last labelled row
+    for q, k, branch in _branches(rows):
+        target.extend(branch)
+        segment.extend([q * perspectives + k] * len(branch))
+        tokens[q, k] = len(branch)
+        last_row[q, k] = len(target)
+    answer_rows, answer_question = _answer_rows(questions, perspectives, last_row)
+    return PackedBatch(
+        ids=tuple(question.id for question in questions),
+        packs=tuple(_row(row) for row in rows),
+        target=torch.tensor(target, dtype=torch.int64),
+        segment=torch.tensor(segment, dtype=torch.int64),
+        tokens=tokens,
+        answer_rows=answer_rows,
+        answer_question=answer_question,
+        answer_lengths=torch.tensor([len(question.suffix) for question in questions], dtype=torch.int64),
+    )
+
+
+def _branches(rows: list[list[_Document]]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    for row in rows:
+        for document in row:
+            for k, branch in zip(document.ks, document.branches, strict=True):
+                yield document.q, k, branch
+
+
+def _row(documents: Sequence[_Document]) -> Pack:
+    ids: list[int] = []
+    positions, branch, rows, boundaries = [], [], [], [0]
+    for document in documents:
+        prompt = len(document.prompt)
+        last = len(ids) + prompt - 1  # the end of the prompt predicts the first token of every branch
+        ids.extend(document.prompt)
+        positions.append(torch.arange(prompt))
+        branch.append(torch.zeros(prompt, dtype=torch.int64))
+        for number, tokens in enumerate(document.branches, start=1):
+            # The last token of a branch predicts nothing.
+            rows += [torch.tensor([last]), torch.arange(len(ids), len(ids) + len(tokens) - 1)]
+            ids.extend(tokens)
+            positions.append(torch.arange(prompt, prompt + len(tokens)))
+            branch.append(torch.full((len(tokens),), number))
+        boundaries.append(len(ids))
+    return Pack(
+        input_ids=torch.tensor(ids, dtype=torch.int64),
+        position_ids=torch.cat(positions),
+        boundaries=torch.tensor(boundaries),
+        branch=torch.cat(branch),
+        rows=torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64),
+    )
+
+
+def _answer_rows(
+    questions: Sequence[TokenizedQuestion], perspectives: int, last_row: dict[tuple[int, int], int]
+) -> tuple[Tensor, Tensor]:
+    """Rows (P, K) of the aligned suffix positions and the question (P,) of each, where there are two to compare."""
+    blocks, owners = [], []
+    for q, question in enumerate(questions):
+        ends = {k: last_row[q, k] for k in question.rationales if (q, k) in last_row}
+        if len(ends) < 2:
+            continue
+        block = torch.full((len(question.suffix), perspectives), -1, dtype=torch.int64)
+        for k, end in ends.items():
+            block[:, k] = torch.arange(end - len(question.suffix), end)
+        blocks.append(block)
+        owners.extend([q] * len(block))
+    if not blocks:
+        return torch.empty(0, perspectives, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    return torch.cat(blocks), torch.tensor(owners)

@@ -1,0 +1,141 @@
+"""Prompts computed once: which models can let branches share one, the attention mask, and the attention that takes it.
+
+A branch sees its document's prompt and itself, at the positions that it would have alone. That is a mask, so it needs
+an attention that takes masks: PyTorch's SDPA with a dense one, or FlexAttention, which skips masked blocks. Flash
+attention takes none; it computes plain sequences, each with its prompt.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mind.batches.packing import check_prompt, sequence_lengths
+from mind.config import MindConfig
+from mind.errors import MindError
+from mind.records import Pack, Packing, TokenizedQuestion
+from mind.student.model import causal_lm, set_attention
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+FAMILIES = ("gemma3_text", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
+"""transformers' model_type of the families whose branches are tested to equal sequences on their own."""
+
+MASKED_ATTENTION = ("sdpa", "eager", "flex_attention")
+FLEX_LENGTH = 2048
+"""Row length in tokens from which masked blocks are worth FlexAttention's compilation [not measured on a GPU]."""
+
+
+def obstacle(model: nn.Module, attention: str, longest: int) -> str | None:
+    """Why the branches of a prompt cannot share it in this model; None where they can.
+
+    `attention` is the implementation that will compute it, `longest` the tokens of the longest sequence: a sliding
+    window that no sequence fills is full attention.
+    """
+    config = causal_lm(model).config.get_text_config()
+    if config.model_type not in FAMILIES:
+        return f"{config.model_type} models are not among those known to allow it ({', '.join(FAMILIES)})"
+    layers = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if unknown := sorted(layers - {"full_attention", "sliding_attention"}):
+        return f"the model has {', '.join(unknown)} layers"
+    slides = "sliding_attention" in layers or (not layers and getattr(config, "use_sliding_window", True))
+    if slides and window is not None and window < longest:
+        return f"the model attends to the last {window} tokens only, and the longest sequence has {longest}"
+    if attention not in MASKED_ATTENTION:
+        return f"{attention} takes no attention mask"
+    return None
+
+
+def attention_and_packing(
+    model: nn.Module, config: MindConfig, questions: Sequence[TokenizedQuestion], device: str
+) -> tuple[str, Packing]:
+    """The attention that trains, by transformers' name, and how the questions are packed for it.
+
+    Raises MindError for an attention that is not there or cannot train on the device, and as `choose_packing` does.
+    """
+    train = config.train
+    attention = choose_attention(config.student.attention, device, train.pack_length, train.share_prompts)
+    with use_attention(model, attention):
+        return attention, choose_packing(model, attention, questions, train.pack_length, train.share_prompts)
+
+
+def choose_packing(
+    model: nn.Module, attention: str, questions: Sequence[TokenizedQuestion], length: int, share_prompts: str
+) -> Packing:
+    """The packing of these questions: with shared prompts where `share_prompts` is "auto" and the model can.
+
+    Warns, with the reason, where "auto" finds that it cannot; raises MindError where "always" does, and for a prompt
+    that alone is longer than `length`.
+    """
+    for question in questions:
+        check_prompt(question, length)
+    if share_prompts == "never":
+        return Packing(length, False)
+    longest = max((length for question in questions for length in sequence_lengths(question)), default=0)
+    reason = obstacle(model, attention, longest)
+    if reason is None:
+        return Packing(length, True)
+    if share_prompts == "always":
+        raise MindError(f"train.share_prompts is always, but prompts cannot be shared: {reason}")
+    warnings.warn(f"each rationale is computed with its own copy of the prompt: {reason}", RuntimeWarning, stacklevel=2)
+    return Packing(length, False)
+
+
+def choose_attention(attention: str, device: str, length: int, share_prompts: str) -> str:
+    """transformers' name of the attention that trains: `attention`, or what "auto" stands for.
+
+    SDPA on a CPU. On a GPU FlexAttention for shared prompts in rows of at least FLEX_LENGTH tokens, flash-attention for
+    plain rows where it is installed, and SDPA otherwise. Raises MindError for FlexAttention on a CPU.
+    """
+    if attention == "flex_attention" and device == "cpu":
+        raise MindError("student.attention flex_attention: PyTorch has no backward pass of it on a CPU, sdpa has")
+    if attention != "auto":
+        return attention
+    if device == "cpu":
+        return "sdpa"
+    if share_prompts == "never":
+        return "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
+    return "flex_attention" if length >= FLEX_LENGTH else "sdpa"
+
+
+@contextmanager
+def use_attention(model: nn.Module, name: str) -> Iterator[None]:
+    """The model computes attention by `name` inside: generation is left with what it was loaded with.
+
+    Raises MindError where that attention is not installed or the model lacks it.
+    """
+    model = causal_lm(model)
+    before = model.config._attn_implementation
+    set_attention(model, name)
+    try:
+        yield
+    finally:
+        set_attention(model, before)
+
+
+def branch_mask(pack: Pack, attention: str, dtype: torch.dtype, device: torch.device) -> Tensor | BlockMask:
+    """What each token of a pack sees, as `attention` takes it: bool or additive (1, 1, T, T), or a BlockMask."""
+    length = len(pack.input_ids)
+    document = torch.repeat_interleave(pack.boundaries.diff()).to(device)
+    branch = pack.branch.to(device)
+
+    def sees(batch: Any, head: Any, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= k) & (document[q] == document[k]) & ((branch[k] == 0) | (branch[k] == branch[q]))
+
+    if attention == "flex_attention":
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        return create_block_mask(sees, None, None, length, length, device=device)
+    token = torch.arange(length, device=device)
+    mask = sees(None, None, token[:, None], token[None, :])[None, None]
+    if attention == "eager":
+        return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, torch.finfo(dtype).min)
+    return mask

@@ -1,0 +1,41 @@
+"""The student's trunk: packs -> last hidden states."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mind.batches.prompt_sharing import branch_mask
+from mind.records import Pack, PackedBatch
+from mind.student.model import causal_lm
+
+
+def pack_hidden(model: nn.Module, pack: Pack) -> Tensor:
+    """Last hidden states (T, D) of a pack, after the final norm; no sequence and no branch sees another."""
+    model = causal_lm(model)
+    embeddings = model.get_input_embeddings().weight
+    device, attention = embeddings.device, model.config._attn_implementation
+    inputs = {"input_ids": pack.input_ids[None].to(device), "position_ids": pack.position_ids[None].to(device)}
+    # Restarting position_ids without an attention mask are transformers' sign of plain sequences: it builds the
+    # block-diagonal mask itself, with the layer's own window where it has one.
+    if pack.branched:
+        inputs["attention_mask"] = branch_mask(pack, attention, embeddings.dtype, device)
+    elif "flash" in attention:
+        lengths, boundaries = pack.boundaries.diff(), pack.boundaries.to(device, torch.int32)
+        longest = int(lengths.max())
+        inputs |= {
+            "cu_seq_lens_q": boundaries,
+            "cu_seq_lens_k": boundaries,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
+    return model.base_model(**inputs, use_cache=False).last_hidden_state[0]
+
+
+def labelled_hidden(model: nn.Module, batch: PackedBatch) -> Tensor:
+    """Hidden states (N, D) of the labelled rows of a batch, in its order."""
+    rows = []
+    for pack in batch.packs:
+        hidden = pack_hidden(model, pack)
+        rows.append(hidden[pack.rows.to(hidden.device)])
+    return torch.cat(rows)

@@ -1,0 +1,1 @@
+"""Accuracy by generation, and the negative log-likelihood of held-out rationales."""

@@ -1,0 +1,133 @@
+"""Greedy generation in batches, and the accuracy of what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mind.grading.answers import extract_answer, is_correct
+from mind.records import Question
+
+
+@dataclass(frozen=True)
+class AccuracyResult:
+    """How many of `total` responses are `correct` and how many are `unparsed`, that is state no answer.
+
+    `rows` has a {"id", "response", "extracted", "answer", "correct"} for each, in the order of the questions.
+    """
+
+    total: int
+    correct: int
+    unparsed: int
+    rows: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers, from 0 to 1; 0 without any responses."""
+        return self.correct / self.total if self.total else 0.0
+
+
+def generate_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The greedy continuation of each prompt (token ids), in the order of `prompts`, without special tokens.
+
+    A response ends before the end-of-sequence tokens of the model's generation config and of the tokenizer, or at
+    `max_new_tokens` tokens. `progress` gets the number of responses done so far, after each batch. The model is in
+    evaluation mode meanwhile and gets back the mode that it had. Raises ValueError for a prompt without tokens, a
+    batch size or a token limit below 1, and a tokenizer and model without an end-of-sequence token.
+    """
+    if batch_size < 1 or max_new_tokens < 1:
+        raise ValueError(f"batch_size {batch_size} and max_new_tokens {max_new_tokens}: expected at least 1")
+    if not all(prompts):
+        raise ValueError(f"prompt {next(i for i, prompt in enumerate(prompts) if not prompt)} has no tokens")
+    end_ids = _end_ids(model, tokenizer)
+    # Neighbours in length share a batch, so it pads little; the longest come first, so memory that is short runs out
+    # at once.
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    responses = [""] * len(prompts)
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            texts = _generate_batch(model, tokenizer, [prompts[index] for index in batch], max_new_tokens, end_ids)
+            for index, text in zip(batch, texts, strict=True):
+                responses[index] = text
+            if progress is not None:
+                progress(start + len(batch))
+    finally:
+        model.train(was_training)
+    return responses
+
+
+def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> AccuracyResult:
+    """How many `responses` state the answer of their question; raises ValueError for unequal lengths."""
+    rows = []
+    for response, question in zip(responses, questions, strict=True):
+        extracted = extract_answer(response, question)
+        rows.append(
+            {
+                "id": question.id,
+                "response": response,
+                "extracted": extracted,
+                "answer": question.answer,
+                "correct": is_correct(extracted, question),
+            }
+        )
+    return AccuracyResult(
+        total=len(rows),
+        correct=sum(row["correct"] for row in rows),
+        unparsed=sum(row["extracted"] is None for row in rows),
+        rows=rows,
+    )
+
+
+@torch.inference_mode()
+def _generate_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    end_ids: list[int],
+) -> list[str]:
+    width = max(map(len, prompts))
+    pad_id = end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    # On the left, so that every prompt ends where its continuation begins.
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    # A chat model's generation config often asks for sampling and for a repetition penalty: neither is greedy.
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        repetition_penalty=1.0,
+        pad_token_id=pad_id,
+        eos_token_id=end_ids,
+        use_cache=True,
+    )
+    return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    known = dict.fromkeys(end for end in [*ids, tokenizer.eos_token_id] if end is not None)
+    if not known:
+        raise ValueError("neither the model's generation config nor the tokenizer has an end-of-sequence token")
+    return list(known)

@@ -1,0 +1,1 @@
+"""Which answer a response states, and whether it is right."""

@@ -1,0 +1,196 @@
+"""Tells whether two LaTeX answers are equal, by math-verify in a child process that can be killed.
+
+SymPy can hang within C code (9^{9^9}), where no signal handler of Python's runs, and take any memory: only the end of
+its process stops that for sure. One process serves call after call.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import itertools
+import json
+import logging
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Literal
+
+from mind.grading.numeric import MAX_ANSWER_CHARACTERS, plain
+
+logger = logging.getLogger(__name__)
+
+Outcome = Literal["equal", "different", "unparsed", "timeout"]
+""""unparsed": one of the two is no LaTeX or too long, or the comparison ran out of memory."""
+
+LATEX_TIMEOUT_SECONDS = 5
+START_TIMEOUT_SECONDS = 120
+"""SymPy is imported in one or two seconds, unless the machine is very busy."""
+CACHED_PAIRS = 65_536
+MAX_LATEX_CHARACTERS = 500
+"""Longer texts are not parsed: the parser takes seconds for them, and answers have a tenth of that."""
+
+_UNIT = r"(?:\\(?:text|mbox|mathrm|textrm)\s*\{[^{}]*\}|degrees?\b)(?:\s*\^\s*(?:[23]|\{[23]\}))?"
+_TYPESETTING = (
+    (r"[\s~]+|(?<!\\)\\(?:[,;:!> ]|q?quad(?![A-Za-z]))", " "),
+    (r"\\[()\[\]$%]|[$%\u00b0]", ""),
+    (r"\\(?:boxed|fbox|displaystyle|(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\.?)", ""),
+    (r"\\[dtc]?frac\s*(\\[A-Za-z]+|[0-9])", r"\\frac{\1}"),
+    (r"\\[dtc]?frac(\{[^{}]*\})\s*(\\[A-Za-z]+|\w)", r"\\frac\1{\2}"),
+    (r"\\[dtc]frac", r"\\frac"),
+)
+_UNITS_AND_NOTATION = (
+    (r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?", ""),
+    (rf"(?<=[\w)}}\]])\s*{_UNIT}\s*\Z", ""),
+    (r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1"),
+    (r"\A\s*\(\s*([A-Z])\s*\)\s*\Z", r"\1"),
+    (r"([_^])\s*\{\s*(\w)\s*\}", r"\1\2"),
+    (r"(?<=[0-9])\s*(?:\\cdot|\\times|\*)\s*(?=[A-Za-z]|\\(?:pi|sqrt)(?![a-z]))", ""),
+    (r"(?<![\w}/.^])([0-9]+)/([0-9]+)(?![\w{/.^])", r"\\frac{\1}{\2}"),
+)
+_NAME = re.compile(r"[A-Za-z]\s*=|[A-Za-z]\s*\\in(?![a-z])")
+_SPACE_WITHIN = re.compile(r"(?<![0-9]) +| +(?![0-9])")
+_WORD = re.compile(r"[A-Za-z]{4,}")
+_BASED = re.compile(r"[0-9]+\s*_\s*(?:[0-9]+|\{\s*[0-9]+\s*\})")
+
+# By path, so that it runs however this package was found; -P keeps the modules beside it from hiding those of Python.
+_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("latex_worker.py")))
+
+
+class LatexWorker:
+    """A child process that compares one pair after another; threads wait for each other.
+
+    It starts at the first call and again at the call after it was killed. It ends with its standard input, so also
+    when this process is killed.
+    """
+
+    def __init__(self, timeout_seconds: float = LATEX_TIMEOUT_SECONDS):
+        self.timeout_seconds = timeout_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def compare(self, gold: str, extracted: str) -> Outcome:
+        """Whether two texts of at most MAX_ANSWER_CHARACTERS are equal, within `timeout_seconds` without the start.
+
+        Raises RuntimeError where the process does not start, that is without math-verify.
+        """
+        with self._lock:
+            self._process = process = self._process or _start()
+            reply = b""
+            try:
+                reply = _ask(process, gold, extracted, self.timeout_seconds)
+            finally:
+                if not reply:  # after Ctrl-C too: the reply that comes then would be taken for the next one
+                    self._kill()
+        if reply:
+            return reply.decode().strip()
+        if reply is None:
+            logger.warning("no result within %g s for the LaTeX answer %.80r", self.timeout_seconds, extracted)
+            return "timeout"
+        logger.warning("the comparison of the LaTeX answer %.80r ended with status %d", extracted, process.returncode)
+        return "unparsed"
+
+    def close(self) -> None:
+        """Ends the process, if there is one."""
+        with self._lock:
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def latex_equality(gold: str, extracted: str) -> Outcome:
+    """Whether `extracted` states the answer `gold`; both are LaTeX, with or without "$" and \\boxed around it.
+
+    Spacing, units of measure, degree, percent and currency signs, the size of fractions and brackets and an "x = " that
+    only one of them has make no difference; decimals are equal to fractions up to 12 places. May be called by several
+    threads. Results are kept, because most right answers to a question are identical.
+    """
+    gold, extracted = normal_latex(gold), normal_latex(extracted)
+    if bool(_NAME.match(gold)) != bool(_NAME.match(extracted)):
+        gold, extracted = (_NAME.sub("", text, count=1).strip() for text in (gold, extracted))
+    if not gold or not extracted:
+        return "unparsed"
+    if _unspaced(gold) == _unspaced(extracted):
+        return "equal"
+    if max(len(gold), len(extracted)) > MAX_LATEX_CHARACTERS:
+        return "unparsed"
+    if _WORD.fullmatch(gold):  # to SymPy a word is a product of its letters, in any order
+        return "equal" if gold.lower() == extracted.lower() else "different"
+    if _BASED.fullmatch(gold) or _BASED.fullmatch(extracted):  # SymPy ignores the base
+        gold, extracted = (re.sub(r"[{}\s]", "", text) for text in (gold, extracted))
+        return "equal" if extracted in (gold, gold.partition("_")[0]) else "different"
+    return _compared(gold, extracted)
+
+
+def normal_latex(text: str) -> str:
+    """`text`, cut to MAX_ANSWER_CHARACTERS, without what makes no difference to its value (see `latex_equality`)."""
+    text = text[:MAX_ANSWER_CHARACTERS]
+    for replacements in (_TYPESETTING, _UNITS_AND_NOTATION):
+        text = plain(text)
+        for pattern, replacement in replacements:
+            text = re.sub(pattern, replacement, text)
+        text = _unbraced(plain(text))
+    return text
+
+
+def _unbraced(text: str) -> str:
+    """`text` without the pairs of braces around all of it."""
+    depths = list(itertools.accumulate({"{": 1, "}": -1}.get(character, 0) for character in text))
+    if not text or depths[-1]:
+        return text
+    opening, closing = len(text) - len(text.lstrip("{")), len(text) - len(text.rstrip("}"))
+    pairs = max(min(opening, closing, *depths[max(opening - 1, 0) : len(text) - closing]), 0)
+    return text[pairs : len(text) - pairs].strip()
+
+
+def _unspaced(text: str) -> str:
+    return _SPACE_WITHIN.sub("", text)
+
+
+@functools.lru_cache(maxsize=CACHED_PAIRS)
+def _compared(gold: str, extracted: str) -> Outcome:
+    return _worker.compare(gold, extracted)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # In a process group of its own, so that Ctrl-C ends only this process, and the child by the end of its input.
+    # The order of SymPy's sets depends on hashes, and so may a result.
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    process = subprocess.Popen(
+        _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment, process_group=0
+    )
+    if _line(process, START_TIMEOUT_SECONDS) != b"ready\n":
+        process.kill()
+        process.communicate()
+        raise RuntimeError(f"{' '.join(_COMMAND)} does not start (status {process.returncode}); its error is above")
+    return process
+
+
+def _ask(process: subprocess.Popen[bytes], gold: str, extracted: str, timeout_seconds: float) -> bytes | None:
+    """The outcome; b"" where the process dies, None where it takes too long."""
+    # A child that hangs would outlive a parent that was killed, so it has a deadline of its own, after this one's.
+    request = {"gold": gold, "extracted": extracted, "seconds": timeout_seconds + 1}
+    try:
+        process.stdin.write(json.dumps(request).encode() + b"\n")  # fits into the pipe, so it does not block
+    except BrokenPipeError:
+        return b""
+    return _line(process, timeout_seconds)
+
+
+def _line(process: subprocess.Popen[bytes], timeout_seconds: float) -> bytes | None:
+    """The next line that `process` writes, which it does at once; b"" at its end, None where none comes in time."""
+    ready = select.poll()
+    ready.register(process.stdout, select.POLLIN)
+    return process.stdout.readline() if ready.poll(1000 * timeout_seconds) else None
+
+
+_worker = LatexWorker()
+atexit.register(_worker.close)

@@ -1,0 +1,123 @@
+"""Feedback-driven inertia calibration: how the student's own losses teach MetaNet (arXiv 2601.03717).
+
+    L_meta = KL(softmax(s / tau) || softmax(-L_real / tau)),  over the present perspectives of a question
+
+MetaNet learns from L_meta alone. The inertia is a smaller learning rate and a larger window of gradient accumulation
+than the student's, and optionally an exponential moving average of L_real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mind.config import MetaNetConfig
+from mind.methods.mind.metanet import MetaNet
+
+
+def meta_loss(scores: Tensor, l_real: Tensor, present: Tensor, tau: float) -> Tensor:
+    """L_meta, the mean over the questions: scores, l_real and present are (Q, K); l_real takes no gradient."""
+    mask = torch.where(present, 0.0, -torch.inf)
+    losses = torch.where(present, l_real.detach(), 0).to(scores.dtype)
+    log_p = torch.log_softmax(scores / tau + mask, dim=1)
+    log_target = torch.log_softmax(-losses / tau + mask, dim=1)
+    difference = torch.where(present, log_p - log_target, 0)
+    return (log_p.exp() * difference).sum(dim=1).mean()
+
+
+class Calibrator:
+    """MetaNet with its own optimiser, its window of accumulated gradients and the history of L_real."""
+
+    def __init__(self, metanet: MetaNet, config: MetaNetConfig, learning_rate: float) -> None:
+        self.metanet = metanet
+        self.config = config
+        self.learning_rate = learning_rate
+        self.optimizer = torch.optim.AdamW(metanet.parameters(), lr=learning_rate, weight_decay=0.0)
+        self._steps_in_window = 0
+        self._average: dict[str, Tensor] = {}  # question id -> (K,) moving average of L_real
+
+    def observe(self, ids: Sequence[str], scores: Tensor, l_real: Tensor) -> float:
+        """Adds the gradient of L_meta to the window and returns L_meta.
+
+        Call it once a step of the student with MetaNet's own scores (Q, K), which carry its graph, and the L_real
+        (Q, K) of the same questions, nan where it was not computed. L_meta is over the perspectives whose L_real is
+        known: computed now, or in the moving average from before.
+        """
+        smoothed = self._smoothed(ids, l_real)
+        loss = meta_loss(scores, smoothed, ~smoothed.isnan(), self.config.tau)
+        loss.backward()
+        return float(loss.detach())
+
+    def end_step(self) -> bool:
+        """Counts one optimiser step of the student; at the window's end, steps MetaNet and returns True."""
+        self._steps_in_window += 1
+        if self._steps_in_window < self.config.accumulation:
+            return False
+        self._step(self.optimizer, self._steps_in_window)
+        self._steps_in_window = 0
+        return True
+
+    def warm_up(
+        self, question: Tensor, rationales: Tensor, present: Tensor, l_real: Tensor, batch: int, seed: int
+    ) -> list[float]:
+        """Trains MetaNet alone on the still student's L_real (Q, K); returns the mean L_meta of each epoch.
+
+        The student does not move, so its L_real is a constant table. Batches of `batch` questions, shuffled by `seed`.
+        """
+        optimizer = torch.optim.AdamW(self.metanet.parameters(), lr=self.config.warmup_learning_rate, weight_decay=0.0)
+        generator = torch.Generator().manual_seed(seed)
+        history = []
+        for _ in range(self.config.warmup_epochs):
+            total = 0.0
+            for index in torch.randperm(len(question), generator=generator).split(batch):
+                index = index.to(question.device)
+                scores = self.metanet(question[index], rationales[index], present[index])
+                loss = meta_loss(scores, l_real[index], present[index], self.config.tau)
+                loss.backward()
+                self._step(optimizer, 1)
+                total += float(loss.detach()) * len(index)
+            history.append(total / len(question))
+        return history
+
+    def _smoothed(self, ids: Sequence[str], l_real: Tensor) -> Tensor:
+        decay = self.config.ema
+        if decay == 0:
+            return l_real
+        rows = []
+        for name, latest in zip(ids, l_real, strict=True):
+            before = self._average.get(name, latest).to(latest)
+            mixed = torch.where(before.isnan(), latest, decay * before + (1 - decay) * latest)
+            self._average[name] = torch.where(latest.isnan(), before, mixed).detach()
+            rows.append(self._average[name])
+        return torch.stack(rows)
+
+    def _step(self, optimizer: torch.optim.Optimizer, losses: int) -> None:
+        for parameter in self.metanet.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= losses
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs: weights, optimiser, the open window and the history."""
+        gradients = {name: p.grad.clone() for name, p in self.metanet.named_parameters() if p.grad is not None}
+        return {
+            "metanet": self.metanet.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "gradients": gradients,
+            "steps_in_window": self._steps_in_window,
+            "average": self._average,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self.metanet.load_state_dict(state["metanet"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, parameter in self.metanet.named_parameters():
+            gradient = state["gradients"].get(name)
+            parameter.grad = None if gradient is None else gradient.to(parameter)
+        self._steps_in_window = state["steps_in_window"]
+        self._average = dict(state["average"])

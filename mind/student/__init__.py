@@ -1,0 +1,1 @@
+"""The model that learns, and its tokens."""

@@ -1,0 +1,1 @@
+"""Triton kernels of the pairwise JSD, and their launchers."""

@@ -1,0 +1,278 @@
+"""Jensen-Shannon divergences of all pairs of a group's rows in Triton, and their gradient, from float32 logits.
+
+Passes: normaliser (read), pairs (read, F' is written), gradient in place of F' (read both, write). Peak memory: the
+gradient beside the logits, and a few numbers a row, pair and span of the vocabulary. All arithmetic is float32;
+deterministic: sums run in a fixed order.
+
+A thread takes one column of the vocabulary at a time: the logits of all rows, then every pair of them once. So a pair
+costs no load of logits, one exponential, and no reduction before its program ends. Every entry of a divergence is
+non-negative and relatively accurate, so nothing cancels between entries; see `pair_terms`.
+
+Count for K 8, G 128, V 151936 (19.4 million columns) on 132 multiprocessors of 4 warp instructions a cycle at 1.7 GHz:
+the loop has 1157 instructions a column, 41 a pair, the rows' share included, which is 0.78 ms; its traffic, 1.24 GB,
+takes 0.29 ms of that at 4.3 TB/s. With the normaliser and the gradient (triton_groups.py), 1.4 ms.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn.functional import pad
+
+from mind_kernels.linear_pairwise_jsd._triton.groups import (
+    column_launch,
+    finish_gradient_,
+    load_normalizer,
+    log_probability,
+    normalize,
+)
+from mind_kernels.triton_ahead import Variant
+from mind_kernels.triton_math import LOG2_E, LOWEST, row_pointer
+
+# Rows of a block. The sums of 28 pairs and 8 rows, the normalisers and a column's 8 x 3 numbers take 128 registers, so
+# 16 warps share a multiprocessor; more rows would not fit. Larger groups take a launch a block, and one for any two
+# halves of different blocks.
+_BLOCK = 8
+_HALF = 4
+
+# The square of a log-ratio (base 2) below which two probabilities are near.
+_NEAR = tl.constexpr(2.0)
+_HALF_LOG_2 = math.log(2) / 2
+
+
+def pair_blocks(count: int) -> list[dict[str, int]]:
+    """Blocks of rows for groups of `count`: each by itself, then its halves against halves of every later block."""
+    if count <= _BLOCK:
+        return [{"left": 0, "right": 0, "LEFT": count, "RIGHT": 0}]
+    alone = [
+        {"left": left, "right": left, "LEFT": min(_BLOCK, _whole_halves(count - left)), "RIGHT": 0}
+        for left in range(0, count, _BLOCK)
+    ]
+    return alone + [
+        {"left": left, "right": right, "LEFT": _HALF, "RIGHT": _HALF}
+        for left in range(0, count, _HALF)
+        for right in range(left // _BLOCK * _BLOCK + _BLOCK, count, _HALF)
+    ]
+
+
+def _whole_halves(count: int) -> int:
+    return triton.cdiv(count, _HALF) * _HALF
+
+
+def pair_launch(count: int) -> dict[str, int]:
+    """Places of rows in a matrix of pairs, and the launch of a kernel of whole columns."""
+    return {"PLACES": count if count <= _BLOCK else _whole_halves(count)} | column_launch(count)
+
+
+@triton.jit
+def pair_terms(log_p, log_q, p, q):
+    """log2(p / m), log2(q / m) and p log2(p / m) + q log2(q / m), m = (p + q) / 2; log_p and log_q are to base 2, up to
+    a common term.
+
+    With t = log2(q / p), the larger of the two is log2(1 + tanh(|t| log(2) / 2)), and the other one |t| less.
+    """
+    t = log_q - log_p
+    minus_t = t * -1.0  # costs nothing: the sign is part of the instructions that read t. -t would be 0 - t
+    minus_size = tl.minimum(t, minus_t)
+    square = t * t
+    near = square < _NEAR
+    # Polynomials of least error. Near: log2 cosh(t log(2) / 2) = t^2 r(t^2), to 1.4e-8 of `larger`.
+    r = -1.7074378320103278e-6
+    r = r * square + 5.509141192305833e-5
+    r = r * square - 1.7342446371912956e-3
+    r = r * square + 8.664336055517197e-2
+    # Far: log2(1 + x) = x s(x), x = 2^-|t|, to 1.3e-8 of `larger`. tl.log2 is 20 instructions, and the one that the
+    # hardware has errs by 2.4e-7.
+    x = tl.exp2(minus_size)
+    s = -8.875416219234467e-2
+    s = s * x + 2.2606812417507172e-1
+    s = s * x - 3.464643955230713e-1
+    s = s * x + 4.7917741537094116e-1
+    s = s * x - 7.212487459182739e-1
+    s = s * x + 1.4426931142807007
+    larger = tl.where(near, minus_size * -0.5 - square * r, 1.0 - x * s)
+    own, theirs = larger + tl.minimum(minus_t, 0.0), larger + tl.minimum(t, 0.0)
+    # Near, per p + q: t / 2 tanh(t log(2) / 2) - log2 cosh(t log(2) / 2) = t^2 e(t^2), to 2.1e-8 of it.
+    e = 5.586585416494927e-7
+    e = e * square - 1.3928284715802874e-5
+    e = e * square + 2.7760618831962347e-4
+    e = e * square - 5.203466396778822e-3
+    e = e * square + 8.664339780807495e-2
+    return own, theirs, tl.where(near, (p + q) * (square * e), p * own + q * theirs)
+
+
+@triton.jit
+def _load_rows(normalizer, first, rows, vocabulary, count, left, right, LEFT: tl.constexpr, RIGHT: tl.constexpr):
+    """Of each row of both blocks: its index, and what `load_normalizer` gives."""
+    row, offset, rest, length = (), (), (), ()
+    for k in tl.static_range(LEFT + RIGHT):
+        n = left + k if k < LEFT else right + (k - LEFT)
+        values = load_normalizer(normalizer, first + n, rows, vocabulary, n < count)
+        row, offset = row + (first + n,), offset + (values[0],)
+        rest, length = rest + (values[1],), length + (values[2],)
+    return row, offset, rest, length
+
+
+@triton.jit
+def _row_pointers(base, row, stride):
+    pointers = ()
+    for k in tl.static_range(len(row)):
+        pointers += (row_pointer(base, row[k], stride),)
+    return pointers
+
+
+@triton.jit
+def _load_columns(source, column, offset, rest, length):
+    """log2 p of each row, up to a term common to a column's rows, and p; p is 0 in absent rows."""
+    high, low = (), ()
+    largest = tl.full(column.shape, LOWEST, tl.float32)
+    for k in tl.static_range(len(source)):
+        z = tl.load(source[k] + column, mask=column < length[k], other=LOWEST)
+        coarse, fine = log_probability(z, offset[k], rest[k])
+        largest = tl.maximum(largest, coarse)
+        high, low = high + (coarse,), low + (fine,)
+    log_p, p = (), ()
+    for k in tl.static_range(len(source)):
+        log_p += ((high[k] - largest) * LOG2_E + low[k],)
+        p += (tl.exp2(high[k] * LOG2_E + low[k]),)
+    return log_p, p
+
+
+@triton.jit(do_not_specialize=["count", "left", "right"])
+def _pair_kernel(
+    logits,  # (G, K, V)
+    normalizer,  # (2, G K)
+    weight,  # (G, PLACES, PLACES)
+    parts,  # (spans, G, PLACES, PLACES)
+    sums,  # (spans, 2, G K)
+    gradient,  # (G, K, V), F' of earlier launches where RIGHT is not 0; or None
+    vocabulary,
+    count,
+    left,
+    right,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    PLACES: tl.constexpr,
+    SPAN: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Pairs of LEFT rows from `left` on, with one another, or with RIGHT rows from `right` on."""
+    ROWS: tl.constexpr = LEFT + RIGHT
+    PAIRS: tl.constexpr = LEFT * RIGHT if RIGHT else LEFT * (LEFT - 1) // 2
+    group, span = tl.program_id(0), tl.program_id(1)
+    first, rows = group * count, tl.num_programs(0) * count
+    row, offset, rest, length = _load_rows(normalizer, first, rows, vocabulary, count, left, right, LEFT, RIGHT)
+    place = left * PLACES + (right - LEFT if RIGHT else left)  # of pair (0, 0)
+    weight += group * (PLACES * PLACES) + place
+    parts += (span * tl.num_programs(0) + group) * (PLACES * PLACES) + place
+    source = _row_pointers(logits, row, vocabulary)
+    if gradient is not None:
+        out = _row_pointers(gradient, row, vocabulary)
+    zero = (tl.zeros((COLUMNS,), tl.float32),)
+    divergence, weighted, mass = zero * PAIRS, zero * ROWS, zero * ROWS
+    for start in range(span * SPAN, tl.minimum((span + 1) * SPAN, vocabulary), COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        log_p, p = _load_columns(source, column, offset, rest, length)
+        derivative = zero * ROWS
+        if gradient is not None and RIGHT > 0:
+            derivative = ()
+            for k in tl.static_range(ROWS):
+                derivative += (tl.load(out[k] + column, mask=column < length[k], other=0.0),)
+        sums_so_far, divergence = divergence, ()
+        for i in tl.static_range(LEFT):
+            for j in tl.static_range(LEFT if RIGHT else i + 1, ROWS):
+                own, theirs, entry = pair_terms(log_p[i], log_p[j], p[i], p[j])
+                divergence += (sums_so_far[len(divergence)] + entry,)
+                w = tl.load(weight + (i * PLACES + j))  # for each column again: no register is left for it
+                derivative = derivative[:i] + (derivative[i] + w * own,) + derivative[i + 1 :]
+                derivative = derivative[:j] + (derivative[j] + w * theirs,) + derivative[j + 1 :]
+        if gradient is not None:
+            for k in tl.static_range(ROWS):
+                tl.store(out[k] + column, derivative[k], mask=column < length[k])
+                weighted = weighted[:k] + (weighted[k] + p[k] * derivative[k],) + weighted[k + 1 :]
+                mass = mass[:k] + (mass[k] + p[k],) + mass[k + 1 :]
+    if gradient is not None:
+        for k in tl.static_range(ROWS):
+            of_row = sums + span * 2 * rows + row[k]
+            tl.store(of_row, tl.sum(weighted[k], axis=0), mask=length[k] > 0)
+            tl.store(of_row + rows, tl.sum(mass[k], axis=0), mask=length[k] > 0)
+    for i in tl.static_range(LEFT):
+        for j in tl.static_range(LEFT if RIGHT else i + 1, ROWS):
+            tl.store(parts + (i * PLACES + j), tl.sum(divergence[0], axis=0))
+            divergence = divergence[1:]
+
+
+def pair_divergences(
+    logits: Tensor,  # (G, K, V) float32, contiguous, conditioned
+    pair_weight: Tensor,  # (G, K, K) float32, its upper triangle counts
+    mask: Tensor,  # (G, K) bool
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, see `groups.GroupKernels`."""
+    groups, count, vocabulary = logits.shape
+    normalizer, launch = normalize(logits, mask), pair_launch(count)
+    spans, places = triton.cdiv(vocabulary, launch["SPAN"]), launch["PLACES"]
+    both = mask[:, :, None] & mask[:, None, :]
+    weight = pad(torch.where(both, pair_weight.contiguous() * _HALF_LOG_2, 0), (0, places - count) * 2)
+    parts = logits.new_zeros(spans, groups, places, places)
+    gradient, sums = None, None
+    if with_gradient:
+        gradient, sums = torch.empty_like(logits), logits.new_empty(spans, 2, groups * count)
+    for blocks in pair_blocks(count):
+        _pair_kernel[(groups, spans)](
+            logits, normalizer, weight, parts, sums, gradient, vocabulary, count, **blocks, **launch
+        )
+    if gradient is not None:
+        finish_gradient_(gradient, logits, normalizer, sums)
+    upper = torch.where(both, parts.sum(0)[:, :count, :count] * _HALF_LOG_2, 0)
+    return upper + upper.transpose(1, 2), gradient
+
+
+_TYPES = {
+    "logits": "*fp32",
+    "normalizer": "*fp32",
+    "weight": "*fp32",
+    "parts": "*fp32",
+    "sums": "*fp32",
+    "gradient": "*fp32",
+    "vocabulary": "i32",
+    "count": "i32",
+    "left": "i32",
+    "right": "i32",
+}
+
+
+def variants() -> list[Variant]:
+    """Groups of 2, 3 and 8 rows, and both kinds of blocks of larger ones, with and without a gradient."""
+    out, counts = [], ("count", "left", "right")
+    for count, index in ((2, 0), (3, 0), (8, 0), (16, -1), (32, -1)):
+        blocks = pair_blocks(count)[index]
+        keywords = {name: blocks[name] for name in ("LEFT", "RIGHT")} | pair_launch(count)
+        label = f"pairs of {count} rows, block {blocks['LEFT']} x {blocks['RIGHT'] or blocks['LEFT']}"
+        out += [
+            Variant(label, _pair_kernel, _TYPES, keywords, ("logits", "gradient"), counts),
+            Variant(
+                f"{label}, no gradient",
+                _pair_kernel,
+                _TYPES,
+                keywords | {"sums": None, "gradient": None},
+                ("logits",),
+                counts,
+            ),
+        ]
+        if count == 8:
+            out.append(
+                Variant(
+                    f"{label}, unaligned",
+                    _pair_kernel,
+                    _TYPES,
+                    keywords,
+                    ("logits", "gradient"),
+                    ("vocabulary", *counts),
+                )
+            )
+    return out
