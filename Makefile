@@ -12,7 +12,7 @@ BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard build_tools/*
 # sparse_training and dataset need a data file of yours.
 BENCHES := $(filter-out __init__ measure real_rows sparse_training dataset,$(basename $(notdir $(wildcard bench/*.py))))
 
-CXX_SOURCES := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
+CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
 
 .DEFAULT_GOAL := help
 .PHONY: help train test coverage lint format bench install-matrix asan tsan debug fuzz clean

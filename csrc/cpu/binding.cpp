@@ -4,19 +4,10 @@
 
 #include "../operators.h"
 #include "kernels.h"
-#include "operators.h"
 
 STABLE_TORCH_LIBRARY(mind_kernels_cpu, library) { mind::define_operators(library); }
 
-STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cpu, CPU, library) {
-    library.impl("row_kernel_", TORCH_BOX(&mind::row_kernel_));
-    library.impl("count", TORCH_BOX(&mind::count));
-    library.impl("entries", TORCH_BOX(&mind::entries));
-    library.impl("background", TORCH_BOX(&mind::background));
-    library.impl("gather_rows", TORCH_BOX(&mind::gather_rows));
-    library.impl("pair_divergences", TORCH_BOX(&mind::pair_divergences));
-    library.impl("mixture_divergences", TORCH_BOX(&mind::mixture_divergences));
-}
+STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cpu, CPU, library) { mind::implement_operators(library); }
 
 namespace {
 
@@ -29,8 +20,18 @@ PyObject* capability(PyObject*, PyObject*) {
     }
 }
 
+PyObject* row_numbers(PyObject*, PyObject*) {
+    PyObject* names = PyTuple_New(mind::kRowNumbers);
+    for (int i = 0; names != nullptr && i < mind::kRowNumbers; ++i) {
+        PyObject* name = PyUnicode_FromString(mind::kRowNumberNames[i]);
+        if (name == nullptr || PyTuple_SetItem(names, i, name) != 0) Py_CLEAR(names);
+    }
+    return names;
+}
+
 PyMethodDef methods[] = {
     {"capability", capability, METH_NOARGS, "The instruction set of the kernels in use: avx512, avx2 or baseline."},
+    {"row_numbers", row_numbers, METH_NOARGS, "The names of the statistics of a row, in the order of `numbers`."},
     {nullptr, nullptr, 0, nullptr},
 };
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cpu", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};

@@ -16,6 +16,10 @@ from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
 from mind_kernels.row_chunks import Head
 
+# The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h. total is the sum of e^(z - maximum), and
+# log_total its logarithm.
+ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total")
+
 
 class CompiledRows:
     """See `rows.RowKernels` and `logits_rows.LogitsKernels`; `device` is "cpu" or "cuda"."""
@@ -38,7 +42,7 @@ class CompiledRows:
         self._operators.row_kernel_(
             logits, target, scale, entropy_scale, *conditions, loss.label_smoothing, loss.z_loss, numbers, correct
         )
-        return RowValues(*numbers[:4], correct)
+        return _values(numbers, correct)
 
     def statistics(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
         return self.row_kernel_(loss.head.project(hidden), target, None, loss)
@@ -61,7 +65,7 @@ class CompiledRows:
             kept,
             kept_mass,
         )
-        return RowValues(*numbers[:4], correct), numbers, kept, kept_mass
+        return _values(numbers, correct), numbers, kept, kept_mass
 
     def entries(
         self,
@@ -109,9 +113,14 @@ class CompiledRows:
 
 
 def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """(7, n) for loss, nll, lse, entropy, maximum, log of total, total: sum of e^(z - maximum); and `correct` (n,)."""
+    """`numbers` (len(ROW_NUMBERS), n) float32 and `correct` (n,) bool, to be filled."""
     rows = logits.shape[0]
-    return logits.new_empty(7, rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
+    return logits.new_empty(len(ROW_NUMBERS), rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
+
+
+def _values(numbers: Tensor, correct: Tensor) -> RowValues:
+    named = dict(zip(ROW_NUMBERS, numbers, strict=True), correct=correct)
+    return RowValues(**{name: named[name] for name in RowValues._fields})
 
 
 def _conditions(head: Head) -> tuple[float, float]:

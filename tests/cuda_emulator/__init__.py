@@ -17,6 +17,7 @@ import torch
 
 FOLDER = Path(__file__).parent
 SOURCES = FOLDER.parent.parent / "csrc" / "cuda"
+HOST_SOURCES = (SOURCES.parent / "operators.cpp", *sorted(SOURCES.glob("*.cpp")))
 COMPILER = os.environ.get("CXX", "g++").split()[0]
 UNAVAILABLE = "" if shutil.which(COMPILER) else f"the emulator is compiled by {COMPILER}: not found"
 
@@ -43,7 +44,7 @@ def operators() -> Any:
     folder = Path(tempfile.mkdtemp(prefix="cuda-emulator-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     commands = [(source, KERNEL_FLAGS) for source in sorted(SOURCES.glob("*.cu"))]
-    commands += [(SOURCES / name, OPERATOR_FLAGS) for name in ("operators.cpp", "group_operators.cpp")]
+    commands += [(source, OPERATOR_FLAGS) for source in HOST_SOURCES if source.name != "binding.cpp"]
     commands.append((FOLDER / "binding.cpp", OPERATOR_FLAGS))
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda command: compile_one(*command, folder), commands))

@@ -1,4 +1,4 @@
-// The operators of groups of rows on CPU tensors: checks, and the work spread over PyTorch's threads.
+// The operators of groups of rows on CPU tensors: memory for the kernels, and the work spread over PyTorch's threads.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -7,11 +7,10 @@
 #include <new>
 #include <vector>
 
-#include "../checks.h"
+#include "../run.h"
 #include "kernels.h"
-#include "operators.h"
 
-namespace mind {
+namespace mind::run {
 
 namespace {
 
@@ -29,45 +28,19 @@ struct Free {
 };
 using Scratch = std::unique_ptr<float, Free>;
 
-Scratch scratch_for(const GroupArguments& args) {
+Scratch scratch_for(const GroupWork& args) {
     const std::size_t numbers = (4 * args.count + 1) * args.tile + args.count;
     return Scratch(static_cast<float*>(::operator new(numbers * sizeof(float), std::align_val_t(64))));
 }
 
-// Checks what both forms share. The weight is (G, K, K) of pairs, (G, K) of a mixture.
-GroupArguments group_arguments(const Tensor& logits, const Tensor& weight, const Tensor& mask, const Tensor& divergence,
-                               const OptionalTensor& gradient, bool of_pairs) {
-    STD_TORCH_CHECK(logits.dim() == 3, "logits have shape ", shape_of(logits), ": expected (G, K, V)");
-    const std::int64_t groups = logits.size(0), rows = logits.size(1), vocabulary = logits.size(2);
-    STD_TORCH_CHECK(vocabulary >= 1 && vocabulary <= INT32_MAX, "logits have ", vocabulary, " columns");
-    check("logits", logits, ScalarType::Float, {groups, rows, vocabulary}, logits);
-    check("mask", mask, ScalarType::Bool, {groups, rows}, logits);
-    if (of_pairs) {
-        check("pair_weight", weight, ScalarType::Float, {groups, rows, rows}, logits);
-        check("divergence", divergence, ScalarType::Float, {groups, rows, rows}, logits);
-    } else {
-        check("mixture_weight", weight, ScalarType::Float, {groups, rows}, logits);
-        check("divergence", divergence, ScalarType::Float, {groups, rows}, logits);
-    }
-    if (gradient) check("gradient", *gradient, ScalarType::Float, {groups, rows, vocabulary}, logits);
-    GroupArguments args{};
-    args.logits = pointer<float>(logits);
-    args.groups = groups;
-    args.count = rows;
-    args.vocabulary = vocabulary;
-    args.weight = pointer<float>(weight);
-    args.mask = pointer<bool>(mask);
-    args.gradient = gradient ? pointer<float>(*gradient) : nullptr;
-    args.span = kSpan;
-    args.spans = (vocabulary + kSpan - 1) / kSpan;
-    args.tile = std::max(kTileNumbers / std::max<std::int64_t>(rows, 1) / kWidest, std::int64_t{1}) * kWidest;
-    return args;
-}
-
-// The normaliser of the rows, the kernel on spans of columns, and the gradient of the rows. What each item computes
+// The normalizer of the rows, the kernel on spans of columns, and the gradient of the rows. What each item computes
 // does not depend on which way the items are shared out. Returns the sums over columns, (G, parts).
-std::vector<double> run(GroupArguments args, std::int64_t parts,
-                        void (*kernel)(const GroupArguments&, float*, std::int64_t, std::int64_t)) {
+std::vector<double> run(const GroupArguments& arguments, std::int64_t parts,
+                        void (*kernel)(const GroupWork&, float*, std::int64_t, std::int64_t)) {
+    GroupWork args{arguments};
+    args.span = kSpan;
+    args.spans = (args.vocabulary + kSpan - 1) / kSpan;
+    args.tile = std::max(kTileNumbers / std::max<std::int64_t>(args.count, 1) / kWidest, std::int64_t{1}) * kWidest;
     const Kernels& table = kernels();
     std::vector<float> normalizer(args.groups * args.count * 2);
     std::vector<double> part(args.groups * args.spans * parts);
@@ -108,11 +81,10 @@ float divergence_of(double total) { return total < 0.0 ? 0.0f : static_cast<floa
 
 }  // namespace
 
-void pair_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor divergence, OptionalTensor gradient) {
-    const GroupArguments args = group_arguments(logits, pair_weight, mask, divergence, gradient, true);
+void pairs(const GroupArguments& args, const torch::stable::Tensor&) {
     const std::int64_t count = args.count;
     const std::vector<double> total = run(args, count * (count - 1) / 2, kernels().pairs);
-    float* out = pointer<float>(divergence);
+    float* out = args.divergence;
     const double* twice = total.data();  // the divergences; 0 where a row is absent
     for (std::int64_t group = 0; group < args.groups; ++group, out += count * count) {
         for (std::int64_t i = 0; i < count; ++i) {
@@ -124,11 +96,9 @@ void pair_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor div
     }
 }
 
-void mixture_divergences(Tensor logits, Tensor mixture_weight, Tensor mask, Tensor divergence,
-                         OptionalTensor gradient) {
-    const GroupArguments args = group_arguments(logits, mixture_weight, mask, divergence, gradient, false);
+void mixture(const GroupArguments& args, const torch::stable::Tensor&) {
     const std::vector<double> total = run(args, args.count, kernels().mixture);
-    std::transform(total.begin(), total.end(), pointer<float>(divergence), divergence_of);
+    std::transform(total.begin(), total.end(), args.divergence, divergence_of);
 }
 
-}  // namespace mind
+}  // namespace mind::run
