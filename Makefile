@@ -53,9 +53,9 @@ asan: $(VENV)/.test-ready  ## the tests of backend cpp under AddressSanitizer an
 tsan:  ## the CPU kernels on several threads under ThreadSanitizer
 	tests/sanitize/threads.sh
 
-debug: $(VENV)/.test-ready  ## a debug build of the CPU kernels in build/debug, for MIND_KERNELS_LIBRARY_FOLDER
+debug: $(VENV)/.test-ready  ## a debug build of the CPU kernels in build/debug, for MIND_KERNELS_LIBRARIES
 	$(BIN)/python setup.py -q build_ext --variant debug --build-lib build/debug
-	@echo "MIND_KERNELS_LIBRARY_FOLDER=$(CURDIR)/build/debug/mind_kernels makes mind_kernels load it"
+	@echo "MIND_KERNELS_LIBRARIES=$(CURDIR)/build/debug/mind_kernels makes mind_kernels load it"
 
 fuzz: $(VENV)/.test-ready  ## half an hour of random arguments for that build's operators (ARGS="--minutes 5": less)
 	PYTHON=$(BIN)/python CAPABILITIES=best tests/sanitize/address.sh tests.fuzz --minutes 30 $(ARGS)

@@ -18,7 +18,7 @@ def sources(*patterns: str) -> list[str]:
 # The first two use Python's limited API and LibTorch's stable ABI. pybind11's module does not, so a wheel is for one
 # version of Python; it is for every torch from 2.11 on, which matters more: a user changes torch more often.
 EXTENSIONS = [
-    Extension("mind_kernels._cpu", sources("csrc/*.cpp", "csrc/cpu/*.cpp"), py_limited_api=True),
+    Extension("mind_kernels._cpp", sources("csrc/*.cpp", "csrc/cpu/*.cpp"), py_limited_api=True),
     Extension("mind_kernels._cuda", sources("csrc/*.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu"), py_limited_api=True),
     Extension("mind._packer", ["csrc/host/packer.cpp"]),
 ]

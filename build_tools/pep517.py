@@ -13,7 +13,7 @@ from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403  # the hooks that stay as they are
 
 from . import toolchain
-from .settings import CPU, MODES, NotBuilt, mode_name
+from .settings import CPP, MODES, NotBuilt, mode_name
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
@@ -26,7 +26,7 @@ def get_requires_for_build_editable(config_settings: dict[str, Any] | None = Non
 
 def torch_requirement() -> list[str]:
     """torch, where there is a compiler to use its headers and no torch to take them from."""
-    if CPU not in MODES[mode_name()].tried:
+    if CPP not in MODES[mode_name()].tried:
         return []
     try:
         toolchain.find_compiler()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-CPU, CUDA, PACKER = "mind_kernels._cpu", "mind_kernels._cuda", "mind._packer"
+CPP, CUDA, PACKER = "mind_kernels._cpp", "mind_kernels._cuda", "mind._packer"
 
 
 class NotBuilt(Exception):
@@ -22,11 +22,11 @@ class Mode:
 
 
 MODES = {
-    "auto": Mode((CPU, CUDA, PACKER), ()),
+    "auto": Mode((CPP, CUDA, PACKER), ()),
     "none": Mode((), ()),
-    "cpu": Mode((CPU, PACKER), (CPU, PACKER)),
-    "cuda": Mode((CPU, CUDA, PACKER), (CPU, CUDA, PACKER)),
-    "require": Mode((CPU, CUDA, PACKER), (CPU, PACKER), cuda_required_with_nvcc=True),
+    "cpu": Mode((CPP, PACKER), (CPP, PACKER)),
+    "cuda": Mode((CPP, CUDA, PACKER), (CPP, CUDA, PACKER)),
+    "require": Mode((CPP, CUDA, PACKER), (CPP, PACKER), cuda_required_with_nvcc=True),
 }
 
 

@@ -1,5 +1,5 @@
 // The operators: their schemas and what implements them, for both libraries. Each registers them in a namespace of its
-// own, torch.ops.mind_kernels_cpu and torch.ops.mind_kernels_cuda. The Python side, which allocates the results, is
+// own, torch.ops.mind_kernels_cpp and torch.ops.mind_kernels_cuda. The Python side, which allocates the results, is
 // compiled_rows.py (linear_cross_entropy) and compiled_groups.py (linear_pairwise_jsd) in mind_kernels.
 #pragma once
 

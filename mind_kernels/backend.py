@@ -42,7 +42,7 @@ def available_backends() -> dict[str, Availability]:
     return {
         "reference": Availability(True),
         "torch": Availability(True),
-        "cpp": _compiled("cpu"),
+        "cpp": _compiled("cpp"),
         "triton": triton,
         "triton_streaming": triton,
         "cuda": _cuda(),
@@ -99,7 +99,7 @@ def resolve(name: str, hidden: Tensor, implemented: Collection[str]) -> str:
     """
     device, double = hidden.device.type, hidden.dtype == torch.float64
     if name == "auto":
-        compiled = device == "cpu" and not double and "cpp" in implemented and not extension.unavailable("cpu")
+        compiled = device == "cpu" and not double and "cpp" in implemented and not extension.unavailable("cpp")
         return "cpp" if compiled else "torch"
     known = available_backends()
     if name not in known:

@@ -103,7 +103,7 @@ class Environment:
         if has != set(built):
             raise Failure(f"built are {sorted(has)}, expected {sorted(built)}: {report['libraries']}")
         cpp = report["backends"]["cpp"]
-        if cpp["available"] != ("mind_kernels._cpu" in built) or not (cpp["available"] or cpp["remedy"]):
+        if cpp["available"] != ("mind_kernels._cpp" in built) or not (cpp["available"] or cpp["remedy"]):
             raise Failure(f"backend 'cpp' is reported as {cpp}")
         self._test(cpp["available"], "mind._packer" in built, path, variables)
 
@@ -117,7 +117,7 @@ class Environment:
         print("   ", done.strip().splitlines()[-1])
 
 
-ALL = ("mind_kernels._cpu", "mind._packer")
+ALL = ("mind_kernels._cpp", "mind._packer")
 
 
 def with_a_compiler(env: Environment) -> None:
@@ -177,7 +177,7 @@ def from_the_sdist(env: Environment) -> None:
 
 def required_without_a_compiler(env: Environment) -> None:
     output = env.pip_install(".", path=env.place.bare, fails=True, MIND_KERNELS_BUILD="require")
-    expected = "MIND_KERNELS_BUILD=require could not build mind_kernels._cpu: no C++ compiler"
+    expected = "MIND_KERNELS_BUILD=require could not build mind_kernels._cpp: no C++ compiler"
     (line,) = {line.strip() for line in output.splitlines() if expected in line}
     print(f"    {line}")
 
@@ -193,8 +193,8 @@ def switched_off(env: Environment) -> None:
 
 def disabled_at_run_time(env: Environment) -> None:
     env.pip_install(".", path=env.place.host)
-    report = json.loads(env.run("-m", "mind_kernels", "--json", path=env.place.bare, MIND_KERNELS_DISABLE_EXT="1"))
-    if report["backends"]["cpp"]["reason"] != "MIND_KERNELS_DISABLE_EXT is set":
+    report = json.loads(env.run("-m", "mind_kernels", "--json", path=env.place.bare, MIND_KERNELS_LIBRARIES="none"))
+    if report["backends"]["cpp"]["reason"] != "MIND_KERNELS_LIBRARIES is 'none'":
         raise Failure(f"backend 'cpp' is reported as {report['backends']['cpp']}")
 
 
@@ -240,7 +240,7 @@ CASES: dict[str, Callable[[Environment], None]] = {
     "f: from the sdist": from_the_sdist,
     "g: MIND_KERNELS_BUILD=require without a compiler": required_without_a_compiler,
     "h: MIND_KERNELS_BUILD=none": switched_off,
-    "i: MIND_KERNELS_DISABLE_EXT=1": disabled_at_run_time,
+    "i: MIND_KERNELS_LIBRARIES=none": disabled_at_run_time,
 }
 QUICK = "acg"
 

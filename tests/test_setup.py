@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from build_tools import architectures, incremental, libraries, pep517, settings, toolchain  # noqa: E402
-from build_tools.settings import CPU, MODES, PACKER, NotBuilt  # noqa: E402
+from build_tools.settings import CPP, MODES, PACKER, NotBuilt  # noqa: E402
 
 VARIABLES = (
     "MIND_KERNELS_BUILD",
@@ -68,7 +68,7 @@ def test_without_a_compiler_the_build_goes_on_and_says_what_is_missing(tmp_path)
     assert line.startswith("mind-kernels: built nothing; not built: cpp (false --version ended with status 1: ")
     assert line.endswith(": best-fit packing uses its Python twin: the same bins, more slowly)")
     assert built(tmp_path) == ["_build.json"]
-    assert reasons(tmp_path)[CPU] == reasons(tmp_path)[PACKER] == "false --version ended with status 1"
+    assert reasons(tmp_path)[CPP] == reasons(tmp_path)[PACKER] == "false --version ended with status 1"
 
 
 def test_a_compiler_that_is_not_there(tmp_path):
@@ -85,13 +85,13 @@ def test_auto_is_the_default(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "named"),
-    [("require", [CPU, PACKER]), ("cpu", [CPU, PACKER]), ("cuda", [CPU, "mind_kernels._cuda", PACKER])],
+    [("require", [CPP, PACKER]), ("cpu", [CPP, PACKER]), ("cuda", [CPP, "mind_kernels._cuda", PACKER])],
 )
 def test_what_a_mode_requires_and_cannot_build_is_an_error(tmp_path, mode, named):
     done = build(tmp_path, MIND_KERNELS_BUILD=mode)
     assert done.returncode != 0
     error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith(f"error: MIND_KERNELS_BUILD={mode} could not build {CPU}: false --version ended with ")
+    assert error.startswith(f"error: MIND_KERNELS_BUILD={mode} could not build {CPP}: false --version ended with ")
     assert [part.split(": ")[0] for part in error.partition("could not build ")[2].split("; ")] == named
 
 
@@ -104,7 +104,7 @@ def test_none_builds_nothing(tmp_path):
 
 @pytest.mark.parametrize("mode", ["auto", "none"])
 def test_an_earlier_library_does_not_outlive_a_build_without_it(tmp_path, mode):
-    older = tmp_path / "lib/mind_kernels/_cpu.abi3.so"
+    older = tmp_path / "lib/mind_kernels/_cpp.abi3.so"
     older.parent.mkdir(parents=True)
     older.write_text("older")
     build(tmp_path, MIND_KERNELS_BUILD=mode)

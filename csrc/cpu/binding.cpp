@@ -1,13 +1,13 @@
-// The module mind_kernels._cpu: importing it registers the CPU operators. LibTorch's stable ABI and Python's limited
+// The module mind_kernels._cpp: importing it registers the CPU operators. LibTorch's stable ABI and Python's limited
 // API only, so that one library serves all their later versions.
 #include <Python.h>
 
 #include "../operators.h"
 #include "kernels.h"
 
-STABLE_TORCH_LIBRARY(mind_kernels_cpu, library) { mind::define_operators(library); }
+STABLE_TORCH_LIBRARY(mind_kernels_cpp, library) { mind::define_operators(library); }
 
-STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cpu, CPU, library) { mind::implement_operators(library); }
+STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cpp, CPU, library) { mind::implement_operators(library); }
 
 namespace {
 
@@ -34,8 +34,8 @@ PyMethodDef methods[] = {
     {"row_numbers", row_numbers, METH_NOARGS, "The names of the statistics of a row, in the order of `numbers`."},
     {nullptr, nullptr, 0, nullptr},
 };
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cpu", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cpp", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 
-PyMODINIT_FUNC PyInit__cpu() { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__cpp() { return PyModule_Create(&module); }

@@ -35,8 +35,8 @@ Scratch scratch_for(const GroupWork& args) {
 
 // The normalizer of the rows, the kernel on spans of columns, and the gradient of the rows. What each item computes
 // does not depend on which way the items are shared out. Returns the sums over columns, (G, parts).
-std::vector<double> run(const GroupArguments& arguments, std::int64_t parts,
-                        void (*kernel)(const GroupWork&, float*, std::int64_t, std::int64_t)) {
+std::vector<double> column_sums(const GroupArguments& arguments, std::int64_t parts,
+                                void (*kernel)(const GroupWork&, float*, std::int64_t, std::int64_t)) {
     GroupWork args{arguments};
     args.span = kSpan;
     args.spans = (args.vocabulary + kSpan - 1) / kSpan;
@@ -83,7 +83,7 @@ float divergence_of(double total) { return total < 0.0 ? 0.0f : static_cast<floa
 
 void pairs(const GroupArguments& args, const torch::stable::Tensor&) {
     const std::int64_t count = args.count;
-    const std::vector<double> total = run(args, count * (count - 1) / 2, kernels().pairs);
+    const std::vector<double> total = column_sums(args, count * (count - 1) / 2, kernels().pairs);
     float* out = args.divergence;
     const double* twice = total.data();  // the divergences; 0 where a row is absent
     for (std::int64_t group = 0; group < args.groups; ++group, out += count * count) {
@@ -97,7 +97,7 @@ void pairs(const GroupArguments& args, const torch::stable::Tensor&) {
 }
 
 void mixture(const GroupArguments& args, const torch::stable::Tensor&) {
-    const std::vector<double> total = run(args, args.count, kernels().mixture);
+    const std::vector<double> total = column_sums(args, args.count, kernels().mixture);
     std::transform(total.begin(), total.end(), args.divergence, divergence_of);
 }
 

@@ -22,16 +22,16 @@ ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total")
 
 
 class CompiledRows:
-    """See `rows.RowKernels` and `logits_rows.LogitsKernels`; `device` is "cpu" or "cuda"."""
+    """See `rows.RowKernels` and `logits_rows.LogitsKernels`; `library` is "cpp" or "cuda"."""
 
     SPARSE_CHUNKS = 1
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, library: str) -> None:
+        self._library = library
 
     @property
     def _operators(self):
-        return extension.operators(self._device)
+        return extension.operators(self._library)
 
     def row_kernel_(
         self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss, conditioned: bool = False

@@ -189,8 +189,8 @@ def test_capabilities(capability, tmp_path):
     code = """if True:
         import sys, torch
         from mind_kernels import backend, extension
-        extension.operators("cpu")
-        print(sys.modules["mind_kernels._cpu"].capability())
+        extension.operators("cpp")
+        print(sys.modules["mind_kernels._cpp"].capability())
         kernels, folder = backend.kernels("linear_pairwise_jsd", "cpp"), sys.argv[1]
         inputs = torch.load(folder + "/inputs.pt")
         outputs = {"pairs": kernels.pair_divergences(*inputs["pairs"], True),
@@ -254,7 +254,7 @@ def test_wrong_arguments_are_named(name, change, form):
     if name == "weight":
         name = "pair_weight" if form == "pairs" else "mixture_weight"
     values[name] = change(values[name])
-    operators = extension.operators("cpu")
+    operators = extension.operators("cpp")
     operator = operators.pair_divergences if form == "pairs" else operators.mixture_divergences
     with pytest.raises(RuntimeError, match=f"{name} (is|have|has)"):
         operator(*values.values())
