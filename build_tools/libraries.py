@@ -12,7 +12,7 @@ from typing import Any
 
 from . import architectures, toolchain
 from .incremental import Library, Translation
-from .settings import CPP, CUDA, PACKER, NotBuilt
+from .settings import CPP, CUDA, MODES, PACKER, NotBuilt, mode_name
 
 # One library serves every torch from 2.11 on and every Python from 3.11 on; pybind11's serves one version of Python.
 STABLE = ("-DTORCH_TARGET_VERSION=0x020b000000000000", "-DPy_LIMITED_API=0x030B0000")
@@ -99,6 +99,8 @@ def _packer(sources: list[str]) -> Recipe:
 def _cuda(sources: list[str]) -> Recipe:
     nvcc = toolchain.find_nvcc()  # first: of what may be missing, the likeliest
     compiler, torch = toolchain.find_compiler(), toolchain.find_torch()
+    if not (torch.cuda or MODES[mode_name()].asks_for_cuda):
+        raise NotBuilt(f"torch {torch.version} has no CUDA; MIND_KERNELS_BUILD=cuda builds it all the same")
     names = architectures.architectures(nvcc.codes)
     device_flags = (
         "-std=c++17",

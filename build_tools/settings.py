@@ -14,11 +14,16 @@ class NotBuilt(Exception):
 
 @dataclass(frozen=True)
 class Mode:
-    """Which libraries are tried, and which of them must be built; `nvcc` stands for CUDA where nvcc is found."""
+    """Which libraries are tried, and which of them must be built."""
 
     tried: tuple[str, ...]
     required: tuple[str, ...]
     cuda_required_with_nvcc: bool = False
+
+    @property
+    def asks_for_cuda(self) -> bool:
+        """Whether the CUDA library is compiled beside a CPU build of torch too, under which it is never loaded."""
+        return self.cuda_required_with_nvcc or CUDA in self.required
 
 
 MODES = {

@@ -32,7 +32,7 @@ VARIABLES = (
     "MIND_KERNELS_TEST_WITHOUT",
 )
 _PACKAGE = Path(__file__).parent
-_AGAIN = "install it again: pip install --force-reinstall --no-deps --no-cache-dir . (or the sdist)"
+_COMMAND = "pip install --force-reinstall --no-deps --no-cache-dir . (or the sdist)"
 
 
 def constant_in_graphs(function: Callable[..., T]) -> Callable[..., T]:
@@ -119,7 +119,7 @@ def _problem(library: str) -> tuple[str, str]:
         return f"MIND_KERNELS_LIBRARIES is {str(folder)!r}: expected 'none' or a folder", "unset it"
     file = folder / f"_{library}.abi3.so"
     if library == "cuda" and torch.version.cuda is None:
-        then = "" if file.is_file() else f", then {_AGAIN}"
+        then = "" if file.is_file() else f", then mind-kernels again: {_COMMAND}"
         return "this build of torch has no CUDA", f"install a CUDA build of torch{then}"
     if not file.is_file():
         return _not_built(library)
@@ -129,7 +129,7 @@ def _problem(library: str) -> tuple[str, str]:
         if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < OLDEST_TORCH:
             oldest = ".".join(map(str, OLDEST_TORCH))
             return f"{file.name} needs torch {oldest} or later, and this is {torch.__version__}", "install one"
-        return f"{file.name} cannot be loaded: {error}", _AGAIN
+        return f"{file.name} cannot be loaded: {error}", f"install it again: {_COMMAND}"
     return "", ""
 
 
@@ -138,7 +138,7 @@ def _not_built(library: str) -> tuple[str, str]:
         return "it was not built: this copy of mind_kernels was not installed", "pip install -e . in the source tree"
     reason = build_record()["libraries"][f"mind_kernels._{library}"].get("reason", "its file has been removed since")
     tools = "torch, a C++ compiler" + (" and the CUDA toolkit" if library == "cuda" else "")
-    return f"it was not built: {reason}", f"with {tools} there, {_AGAIN}"
+    return f"it was not built: {reason}", f"with {tools} there, install it again: {_COMMAND}"
 
 
 def _folder() -> Path | None:

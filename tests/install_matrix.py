@@ -135,9 +135,20 @@ def with_both(env: Environment) -> None:
         print("    left out: there is no nvcc on this machine")
         return
     started = time.monotonic()
-    output = env.pip_install(".", path=env.place.cuda)
+    output = env.pip_install(".", path=env.place.cuda, MIND_KERNELS_BUILD="cuda")
     print(f"    {time.monotonic() - started:.0f} s; {closing_line(output)}")
     env.check(*ALL, "mind_kernels._cuda")
+
+
+def nvcc_and_a_cpu_build_of_torch(env: Environment) -> None:
+    """The CUDA library, which could not be loaded there, is compiled only if it is asked for."""
+    if env.place.cuda is None or not env.run("-c", "import torch; print(torch.version.cuda or '')").isspace():
+        print("    left out: there is no nvcc on this machine, or torch is a CUDA build")
+        return
+    output = env.pip_install(".", path=env.place.cuda)
+    if "cuda (torch " not in closing_line(output):
+        raise Failure(f"the build ends with {closing_line(output)}")
+    env.check(*ALL)
 
 
 def with_neither(env: Environment) -> None:
@@ -201,7 +212,7 @@ def disabled_at_run_time(env: Environment) -> None:
 def with_another_torch(env: Environment, other: str) -> None:
     """The wheel, built against this environment's torch, used beside another one."""
     path = env.place.cuda or env.place.host
-    wheel = build_wheel(env, path=path)
+    wheel = build_wheel(env, path=path, MIND_KERNELS_BUILD="require")
     target = env.folder / "target"
     env.run("-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel), path=env.place.bare)
     script = (
@@ -233,7 +244,7 @@ def build_wheel(env: Environment, path: Path, **variables: str) -> Path:
 
 CASES: dict[str, Callable[[Environment], None]] = {
     "a: a C++ compiler and no nvcc": with_a_compiler,
-    "b: both": with_both,
+    "b: both, for CUDA": with_both,
     "c: neither": with_neither,
     "d: --no-build-isolation": without_isolation,
     "e: editable": editable,
@@ -241,6 +252,7 @@ CASES: dict[str, Callable[[Environment], None]] = {
     "g: MIND_KERNELS_BUILD=require without a compiler": required_without_a_compiler,
     "h: MIND_KERNELS_BUILD=none": switched_off,
     "i: MIND_KERNELS_LIBRARIES=none": disabled_at_run_time,
+    "k: nvcc and a CPU build of torch": nvcc_and_a_cpu_build_of_torch,
 }
 QUICK = "acg"
 
