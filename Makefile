@@ -75,7 +75,7 @@ $(VENV)/.torch-ready: $(VENV)/.created constraints.txt
 	@touch $@
 
 $(VENV)/.run-ready: $(VENV)/.torch-ready $(BUILD_INPUTS)
-	$(PIP) install -c constraints.txt -e '.[lora]'
+	$(PIP) install -c constraints.txt -e '.[train,lora]'
 	@touch $@
 
 $(VENV)/.test-ready: $(VENV)/.torch-ready $(BUILD_INPUTS)
