@@ -24,18 +24,19 @@ train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, r
 	$(BIN)/mind train --output runs/demo $(DEMO) $(ARGS)
 
 # A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more.
-test: lint $(VENV)/.student-ready  ## style and import checks, then every test (ARGS goes to pytest)
+test: lint $(VENV)/.student-ready  ## style, import and type checks, then every test (ARGS goes to pytest)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # Not in `make test`: tracing Triton's interpreter takes a third more time.
 coverage:  ## the same with coverage
 	$(MAKE) test ARGS="--cov=mind --cov=mind_kernels --cov-report=term $(ARGS)"
 
-lint: $(VENV)/.test-ready  ## style and import checks
+lint: $(VENV)/.test-ready  ## style, import and type checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.test-ready  ## reformat all sources
 	$(BIN)/ruff format .

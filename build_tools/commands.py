@@ -88,6 +88,7 @@ class BuildPython(build_py):
         super().run()
         if not self.distribution.has_ext_modules():  # `build` then leaves build_ext out: it writes the record
             command = self.get_finalized_command("build_ext")
+            assert isinstance(command, BuildExtensions)
             command.inplace = command.inplace or self.editable_mode
             self.run_command("build_ext")
 

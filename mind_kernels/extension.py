@@ -8,6 +8,7 @@ other than the package's, such as that of a debug or sanitizer build.
 from __future__ import annotations
 
 import functools
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -95,7 +96,10 @@ def architectures() -> list[str]:
 def serves(names: list[str], major: int, minor: int) -> bool:
     """Whether code for the architectures `names` runs on a GPU of compute capability (major, minor)."""
     for name in names:
-        kind, *version, letter = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name).groups()
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name)
+        if found is None:
+            raise ValueError(f"architecture {name!r}: expected a name such as sm_90a or compute_100")
+        kind, *version, letter = found.groups()
         built = tuple(map(int, version))
         if letter == "a":
             fits = (major, minor) == built
@@ -157,8 +161,9 @@ def _warn_of_unknown_variables() -> None:
 
 def _load(name: str, file: Path) -> ModuleType:
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, file)
+        loader = importlib.machinery.ExtensionFileLoader(name, str(file))
+        spec = importlib.machinery.ModuleSpec(name, loader, origin=str(file))
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         sys.modules[name] = module
     return sys.modules[name]

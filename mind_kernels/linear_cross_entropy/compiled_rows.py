@@ -7,6 +7,7 @@ by their gradient. Sparse: read for statistics and counts, and again for the kep
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class CompiledRows:
         self._library = library
 
     @property
-    def _operators(self):
+    def _operators(self) -> Any:
         return extension.operators(self._library)
 
     def row_kernel_(
@@ -59,7 +60,7 @@ class CompiledRows:
             *_conditions(loss.head),
             loss.label_smoothing,
             loss.z_loss,
-            math.log(loss.gradient_threshold),
+            _log_threshold(loss),
             numbers,
             correct,
             kept,
@@ -88,7 +89,7 @@ class CompiledRows:
             *_conditions(loss.head),
             loss.label_smoothing,
             loss.z_loss,
-            math.log(loss.gradient_threshold),
+            _log_threshold(loss),
             normalizer,
             offsets,
             columns,
@@ -102,7 +103,7 @@ class CompiledRows:
     ) -> Tensor:
         out = logits.new_empty(logits.shape[1], dtype=torch.float32)
         self._operators.background(
-            logits, target, *_conditions(loss.head), math.log(loss.gradient_threshold), normalizer, rows, weight, out
+            logits, target, *_conditions(loss.head), _log_threshold(loss), normalizer, rows, weight, out
         )
         return out
 
@@ -121,6 +122,11 @@ def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _values(numbers: Tensor, correct: Tensor) -> RowValues:
     named = dict(zip(ROW_NUMBERS, numbers, strict=True), correct=correct)
     return RowValues(**{name: named[name] for name in RowValues._fields})
+
+
+def _log_threshold(loss: RowLoss) -> float:
+    assert loss.gradient_threshold is not None  # only the sparse gradient comes here
+    return math.log(loss.gradient_threshold)
 
 
 def _conditions(head: Head) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ class CompiledGroups:
         self._library = library
 
     @property
-    def _operators(self):
+    def _operators(self) -> Any:
         return extension.operators(self._library)
 
     def pair_divergences(
