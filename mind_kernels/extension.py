@@ -81,6 +81,14 @@ def capability() -> str:
     return sys.modules["mind_kernels._cpp"].capability()
 
 
+def use_capability(name: str) -> None:
+    """Chooses the instruction set of the CPU kernels by name, or the best one by "": for tests and measurements.
+
+    RuntimeError if this processor does not have it. The library "cpp" must be available.
+    """
+    sys.modules["mind_kernels._cpp"].use_capability(name)
+
+
 @functools.cache
 def build_record() -> dict[str, Any]:
     """What the installation built and with what, which build_tools/record.py wrote; empty if it did not run."""

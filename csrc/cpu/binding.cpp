@@ -20,6 +20,18 @@ PyObject* capability(PyObject*, PyObject*) {
     }
 }
 
+PyObject* use_capability(PyObject*, PyObject* name) {
+    const char* text = PyUnicode_AsUTF8AndSize(name, nullptr);
+    if (text == nullptr) return nullptr;
+    try {
+        mind::use_capability(text);
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+        return nullptr;
+    }
+    Py_RETURN_NONE;
+}
+
 PyObject* row_numbers(PyObject*, PyObject*) {
     PyObject* names = PyTuple_New(mind::kRowNumbers);
     for (int i = 0; names != nullptr && i < mind::kRowNumbers; ++i) {
@@ -31,6 +43,7 @@ PyObject* row_numbers(PyObject*, PyObject*) {
 
 PyMethodDef methods[] = {
     {"capability", capability, METH_NOARGS, "The instruction set of the kernels in use: avx512, avx2 or baseline."},
+    {"use_capability", use_capability, METH_O, "Chooses the instruction set by name; the best one if it is empty."},
     {"row_numbers", row_numbers, METH_NOARGS, "The names of the statistics of a row, in the order of `numbers`."},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -1,6 +1,6 @@
-// The CPU kernels as plain functions of pointers and sizes. There is one table of them a capability (AVX-512, AVX2, the
-// compiler's default), and `kernels()` is the table for this processor. Each function does a range of its work items,
-// so that the caller chooses the threads; results do not depend on how the range is cut.
+// The CPU kernels as plain functions of pointers and sizes. There is one table of them per capability (AVX-512, AVX2,
+// the compiler's default), and `kernels()` is the table for this processor. Each function does a range of its work
+// items, so that the caller chooses the threads; results do not depend on how the range is cut.
 #pragma once
 
 #include <cstdint>
@@ -36,5 +36,8 @@ struct Kernels {
 // The table that MIND_KERNELS_CPU_CAPABILITY names (avx512, avx2, baseline), or the best that this processor has.
 // Throws where the named one is unknown, not built, or not supported by the processor.
 const Kernels& kernels();
+
+// Calls from now on take the table of this name, or of the best one if it is empty. Throws as `kernels` does.
+void use_capability(const char* name);
 
 }  // namespace mind

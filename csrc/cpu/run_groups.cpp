@@ -37,23 +37,20 @@ Scratch scratch_for(const GroupWork& args) {
 // does not depend on which way the items are shared out. Returns the sums over columns, (G, parts).
 std::vector<double> column_sums(const GroupArguments& arguments, std::int64_t parts,
                                 void (*kernel)(const GroupWork&, float*, std::int64_t, std::int64_t)) {
-    GroupWork args{arguments};
-    args.span = kSpan;
-    args.spans = (args.vocabulary + kSpan - 1) / kSpan;
-    args.tile = std::max(kTileNumbers / std::max<std::int64_t>(args.count, 1) / kWidest, std::int64_t{1}) * kWidest;
+    const std::int64_t rows = arguments.groups * arguments.count;
+    const std::int64_t spans = (arguments.vocabulary + kSpan - 1) / kSpan, items = arguments.groups * spans;
+    const std::int64_t tile = kTileNumbers / std::max<std::int64_t>(arguments.count, 1) / kWidest;
+    std::vector<float> normalizer(rows * 2);
+    std::vector<double> part(items * parts);
+    std::vector<double> sums(arguments.gradient == nullptr ? 0 : rows * spans * 2);
+    const GroupWork args{arguments,         kSpan,       spans,      std::max(tile, std::int64_t{1}) * kWidest,
+                         normalizer.data(), part.data(), sums.data()};
     const Kernels& table = kernels();
-    std::vector<float> normalizer(args.groups * args.count * 2);
-    std::vector<double> part(args.groups * args.spans * parts);
-    std::vector<double> sums(args.gradient == nullptr ? 0 : args.groups * args.spans * args.count * 2);
-    args.normalizer = normalizer.data();
-    args.parts = part.data();
-    args.sums = sums.data();
     const auto divergences = [&](std::int64_t begin, std::int64_t end) {
         const Scratch scratch = scratch_for(args);
         kernel(args, scratch.get(), begin, end);
     };
     const auto gradients = [&](std::int64_t begin, std::int64_t end) { table.group_gradient(args, begin, end); };
-    const std::int64_t items = args.groups * args.spans;
     if (args.groups >= kGroupsPerThread * torch::stable::get_num_threads()) {
         torch::stable::parallel_for(0, args.groups, 1, [&](std::int64_t begin, std::int64_t end) {
             for (std::int64_t group = begin; group < end; ++group) {
