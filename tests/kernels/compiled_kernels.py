@@ -16,7 +16,7 @@ from mind_kernels.linear_cross_entropy.compiled_rows import CompiledRows
 from mind_kernels.linear_pairwise_jsd.compiled_groups import CompiledGroups
 from tests import cuda_emulator
 
-NAMES = ("cpp-baseline", "cpp-avx2", "cpp-avx512", "cuda-emulated")
+NAMES = ("cpp-baseline", "cpp-avx2", "cpp-avx512", "emulated")
 needs_emulator = pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE)
 
 
@@ -48,10 +48,10 @@ CPP = Compiled(partial(extension.operators, "cpp"), CompiledRows("cpp"), Compile
 @contextmanager
 def compiled(name: str) -> Iterator[Compiled]:
     """The one of `NAMES`; skips the test if this machine does not have it (test_backend.py fails without any `cpp`)."""
-    reason = cuda_emulator.UNAVAILABLE if name == "cuda-emulated" else extension.unavailable("cpp")
+    reason = cuda_emulator.UNAVAILABLE if name == "emulated" else extension.unavailable("cpp")
     if reason:
         pytest.skip(reason)
-    if name == "cuda-emulated":
+    if name == "emulated":
         yield EMULATED
         return
     before = extension.capability()

@@ -13,6 +13,7 @@ import torch
 from compiled_kernels import NAMES, Compiled, compiled
 from kernel_cases import make_groups, make_rows
 
+from mind_kernels import extension
 from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS
 from mind_kernels.sparse_gradient import offsets_of
 
@@ -20,7 +21,7 @@ Arguments = dict[str, Any]
 THRESHOLD = math.log(2**-8)
 
 
-@pytest.fixture(params=["cpp-baseline", "cuda-emulated"])
+@pytest.fixture(params=["cpp-baseline", "emulated"])
 def library(request):
     with compiled(request.param) as found:
         yield found
@@ -134,6 +135,13 @@ def test_schemas(operator, library):
     assert changed <= written and changed
 
 
+def test_an_unknown_instruction_set_changes_nothing(cpp):
+    before = extension.capability()
+    with pytest.raises(RuntimeError, match="capability is 'mmx': expected avx512, avx2 or baseline"):
+        extension.use_capability("mmx")
+    assert extension.capability() == before
+
+
 def test_order_of_the_statistics_of_a_row(cpp):
     assert sys.modules["mind_kernels._cpp"].row_numbers() == ROW_NUMBERS
 
@@ -221,24 +229,24 @@ def test_wrong_arguments_are_named(operator, argument, change, message, library)
         ("gather_rows", "offsets", 2, 2**40, "offsets reach from 0 to 1099511627776: expected 0 to 36"),
     ],
 )
-@pytest.mark.parametrize("name", ["cpp-baseline", "cuda-emulated"])
+@pytest.mark.parametrize("name", ["cpp-baseline", "emulated"])
 def test_bad_values_never_reach_memory(operator, argument, position, value, message, name):
     """The CPU library names them; a CUDA kernel, whose values the host cannot check, ends before it uses them."""
     with compiled(name) as library:
         arguments = OPERATORS[operator](library)
         arguments[argument][position] = value
-        expected = f"{operator} could not be launched: trap" if name == "cuda-emulated" else message
+        expected = f"{operator} could not be launched: trap" if name == "emulated" else message
         with pytest.raises(RuntimeError, match=expected):
             call(library, operator, arguments)
 
 
 def test_too_few_places_for_entries():
     """Offsets of other statistics: nothing is written beyond a row's places. The CUDA kernel ends there."""
-    for name in ("cpp-baseline", "cuda-emulated"):
+    for name in ("cpp-baseline", "emulated"):
         with compiled(name) as library:
             arguments = entries(library)
             arguments["offsets"][2] -= 1
-            if name == "cuda-emulated":
+            if name == "emulated":
                 with pytest.raises(RuntimeError, match="entries could not be launched: trap"):
                     call(library, "entries", arguments)
             else:
