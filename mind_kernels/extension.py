@@ -148,7 +148,8 @@ def _problem(library: str) -> tuple[str, str]:
 def _not_built(library: str) -> tuple[str, str]:
     if not build_record():
         return "it was not built: this copy of mind_kernels was not installed", "pip install -e . in the source tree"
-    reason = build_record()["libraries"][f"mind_kernels._{library}"].get("reason", "its file has been removed since")
+    facts = build_record()["libraries"].get(f"mind_kernels._{library}", {"reason": "that build leaves it out"})
+    reason = facts.get("reason", "its file has been removed since")
     tools = "torch, a C++ compiler" + (" and the CUDA toolkit" if library == "cuda" else "")
     return f"it was not built: {reason}", f"with {tools} there, install it again: {_COMMAND}"
 

@@ -53,6 +53,12 @@ def test_a_library_that_was_removed(folder):
     assert extension.unavailable("cpp") == "it was not built: its file has been removed since"
 
 
+def test_a_debug_build_has_one_library(folder, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    record(folder, _cpp={"built": True})
+    assert extension.unavailable("cuda") == "it was not built: that build leaves it out"
+
+
 def test_a_library_that_cannot_be_loaded(folder, monkeypatch):
     (folder / "_cpp.abi3.so").write_text("no library")
     assert extension.unavailable("cpp").startswith("_cpp.abi3.so cannot be loaded: ")
