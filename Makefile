@@ -12,7 +12,7 @@ BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard build_tools/*
 # sparse_training and dataset need a data file of yours.
 BENCHES := $(filter-out __init__ measure real_rows sparse_training dataset,$(basename $(notdir $(wildcard bench/*.py))))
 
-CXX_SOURCES := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
+CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
 
 .DEFAULT_GOAL := help
 .PHONY: help train test coverage lint format bench install-matrix asan tsan debug fuzz clean
@@ -24,18 +24,19 @@ train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, r
 	$(BIN)/mind train --output runs/demo $(DEMO) $(ARGS)
 
 # A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more.
-test: lint $(VENV)/.student-ready  ## style and import checks, then every test (ARGS goes to pytest)
+test: lint $(VENV)/.student-ready  ## style, import and type checks, then every test (ARGS goes to pytest)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # Not in `make test`: tracing Triton's interpreter takes a third more time.
 coverage:  ## the same with coverage
 	$(MAKE) test ARGS="--cov=mind --cov=mind_kernels --cov-report=term $(ARGS)"
 
-lint: $(VENV)/.test-ready  ## style and import checks
+lint: $(VENV)/.test-ready  ## style, import and type checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.test-ready  ## reformat all sources
 	$(BIN)/ruff format .
@@ -53,9 +54,9 @@ asan: $(VENV)/.test-ready  ## the tests of backend cpp under AddressSanitizer an
 tsan:  ## the CPU kernels on several threads under ThreadSanitizer
 	tests/sanitize/threads.sh
 
-debug: $(VENV)/.test-ready  ## a debug build of the CPU kernels in build/debug, for MIND_KERNELS_LIBRARY_FOLDER
+debug: $(VENV)/.test-ready  ## a debug build of the CPU kernels in build/debug, for MIND_KERNELS_LIBRARIES
 	$(BIN)/python setup.py -q build_ext --variant debug --build-lib build/debug
-	@echo "MIND_KERNELS_LIBRARY_FOLDER=$(CURDIR)/build/debug/mind_kernels makes mind_kernels load it"
+	@echo "MIND_KERNELS_LIBRARIES=$(CURDIR)/build/debug/mind_kernels makes mind_kernels load it"
 
 fuzz: $(VENV)/.test-ready  ## half an hour of random arguments for that build's operators (ARGS="--minutes 5": less)
 	PYTHON=$(BIN)/python CAPABILITIES=best tests/sanitize/address.sh tests.fuzz --minutes 30 $(ARGS)
@@ -75,7 +76,7 @@ $(VENV)/.torch-ready: $(VENV)/.created constraints.txt
 	@touch $@
 
 $(VENV)/.run-ready: $(VENV)/.torch-ready $(BUILD_INPUTS)
-	$(PIP) install -c constraints.txt -e '.[lora]'
+	$(PIP) install -c constraints.txt -e '.[train,lora]'
 	@touch $@
 
 $(VENV)/.test-ready: $(VENV)/.torch-ready $(BUILD_INPUTS)

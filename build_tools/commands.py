@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError, OptionError
 
 from . import incremental, libraries, record, toolchain
-from .settings import CPU, CUDA, MODES, NotBuilt, max_jobs, mode_name
+from .settings import CPP, CUDA, MODES, NotBuilt, max_jobs, mode_name
 
 
 class BuildExtensions(build_ext):
@@ -31,7 +31,7 @@ class BuildExtensions(build_ext):
         super().finalize_options()
 
     def run(self) -> None:
-        extensions = [e for e in self.extensions if self.variant == "release" or e.name == CPU]
+        extensions = [e for e in self.extensions if self.variant == "release" or e.name == CPP]
         outcomes = [self._build(extension) for extension in extensions]
         for folder in self._folders():
             record.write(folder / record.FILE, outcomes)
@@ -55,7 +55,7 @@ class BuildExtensions(build_ext):
 
     def _require(self, outcomes: list[record.Outcome]) -> None:
         mode = MODES[mode_name()]
-        required = {CPU} if self.variant != "release" else set(mode.required)
+        required = {CPP} if self.variant != "release" else set(mode.required)
         if mode.cuda_required_with_nvcc and _has_nvcc():
             required.add(CUDA)
         missing = [
@@ -88,6 +88,7 @@ class BuildPython(build_py):
         super().run()
         if not self.distribution.has_ext_modules():  # `build` then leaves build_ext out: it writes the record
             command = self.get_finalized_command("build_ext")
+            assert isinstance(command, BuildExtensions)
             command.inplace = command.inplace or self.editable_mode
             self.run_command("build_ext")
 

@@ -133,7 +133,8 @@ def table(usages: Sequence[Usage]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python build_tools/cuda_resources.py", description=__doc__.split("\n")[0])
+    description = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python build_tools/cuda_resources.py", description=description)
     parser.add_argument("files", type=Path, nargs="*", help="CUDA sources; all of them by default")
     parser.add_argument("--architecture", nargs="+", default=ARCHITECTURES, help="such as sm_90a")
     parser.add_argument("--nvcc", default="nvcc", help="the compiler")

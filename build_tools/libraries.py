@@ -12,11 +12,11 @@ from typing import Any
 
 from . import architectures, toolchain
 from .incremental import Library, Translation
-from .settings import CPU, CUDA, PACKER, NotBuilt
+from .settings import CPP, CUDA, MODES, PACKER, NotBuilt, mode_name
 
 # One library serves every torch from 2.11 on and every Python from 3.11 on; pybind11's serves one version of Python.
 STABLE = ("-DTORCH_TARGET_VERSION=0x020b000000000000", "-DPy_LIMITED_API=0x030B0000")
-SUFFIXES = {CPU: ".abi3.so", CUDA: ".abi3.so", PACKER: sysconfig.get_config_var("EXT_SUFFIX")}
+SUFFIXES = {CPP: ".abi3.so", CUDA: ".abi3.so", PACKER: sysconfig.get_config_var("EXT_SUFFIX")}
 
 # A host compiler's: no -march=native, since a wheel goes elsewhere. Contraction is gcc's default and not clang's.
 COMMON = ("-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi")
@@ -49,8 +49,8 @@ class Recipe:
 
 def recipe(module: str, sources: list[str], variant: str = "release") -> Recipe:
     """Raises NotBuilt where a tool or header that the library needs is missing."""
-    if module == CPU:
-        return _cpu(sources, variant)
+    if module == CPP:
+        return _cpp(sources, variant)
     return _cuda(sources) if module == CUDA else _packer(sources)
 
 
@@ -59,7 +59,7 @@ def capabilities(machine: str) -> dict[str, tuple[str, ...]]:
     return CAPABILITIES if machine.startswith("x86_64") else {"baseline": ()}
 
 
-def _cpu(sources: list[str], variant: str) -> Recipe:
+def _cpp(sources: list[str], variant: str) -> Recipe:
     compiler, torch = toolchain.find_compiler(), toolchain.find_torch()
     sets = capabilities(compiler.machine)
     flags = ("-std=c++20", *VARIANTS[variant], *COMMON, *STABLE, *_cxxflags())
@@ -75,7 +75,7 @@ def _cpu(sources: list[str], variant: str) -> Recipe:
         else:
             translations.append(Translation(source, (*command, *dispatch), includes))
     library = Library(
-        CPU,
+        CPP,
         tuple(translations),
         (*command, *_shared()),
         (*_torch_libraries(torch), *_ldflags()),
@@ -99,6 +99,8 @@ def _packer(sources: list[str]) -> Recipe:
 def _cuda(sources: list[str]) -> Recipe:
     nvcc = toolchain.find_nvcc()  # first: of what may be missing, the likeliest
     compiler, torch = toolchain.find_compiler(), toolchain.find_torch()
+    if not (torch.cuda or MODES[mode_name()].asks_for_cuda):
+        raise NotBuilt(f"torch {torch.version} has no CUDA; MIND_KERNELS_BUILD=cuda builds it all the same")
     names = architectures.architectures(nvcc.codes)
     device_flags = (
         "-std=c++17",

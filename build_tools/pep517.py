@@ -10,10 +10,28 @@ from __future__ import annotations
 from typing import Any
 
 from setuptools import build_meta
-from setuptools.build_meta import *  # noqa: F403  # the hooks that stay as they are
+from setuptools.build_meta import (
+    build_editable,
+    build_sdist,
+    build_wheel,
+    get_requires_for_build_sdist,
+    prepare_metadata_for_build_editable,
+    prepare_metadata_for_build_wheel,
+)
 
 from . import toolchain
-from .settings import CPU, MODES, NotBuilt, mode_name
+from .settings import CPP, MODES, NotBuilt, mode_name
+
+__all__ = [
+    "build_editable",
+    "build_sdist",
+    "build_wheel",
+    "get_requires_for_build_editable",
+    "get_requires_for_build_sdist",
+    "get_requires_for_build_wheel",
+    "prepare_metadata_for_build_editable",
+    "prepare_metadata_for_build_wheel",
+]
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
@@ -26,7 +44,7 @@ def get_requires_for_build_editable(config_settings: dict[str, Any] | None = Non
 
 def torch_requirement() -> list[str]:
     """torch, where there is a compiler to use its headers and no torch to take them from."""
-    if CPU not in MODES[mode_name()].tried:
+    if CPP not in MODES[mode_name()].tried:
         return []
     try:
         toolchain.find_compiler()

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from . import toolchain
-from .settings import CPU, CUDA, PACKER, NotBuilt, mode_name
+from .settings import CPP, CUDA, PACKER, NotBuilt, mode_name
 
 FILE = "mind_kernels/_build.json"
-BACKENDS = {CPU: "cpp", CUDA: "cuda", PACKER: "packer"}
+BACKENDS = {CPP: "cpp", CUDA: "cuda", PACKER: "packer"}
 WITHOUT = {
-    CPU: "backend 'torch' serves CPU tensors",
+    CPP: "backend 'torch' serves CPU tensors",
     CUDA: "backends 'torch' and 'triton' serve CUDA tensors",
     PACKER: "best-fit packing uses its Python twin: the same bins, more slowly",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-CPU, CUDA, PACKER = "mind_kernels._cpu", "mind_kernels._cuda", "mind._packer"
+CPP, CUDA, PACKER = "mind_kernels._cpp", "mind_kernels._cuda", "mind._packer"
 
 
 class NotBuilt(Exception):
@@ -14,19 +14,24 @@ class NotBuilt(Exception):
 
 @dataclass(frozen=True)
 class Mode:
-    """Which libraries are tried, and which of them must be built; `nvcc` stands for CUDA where nvcc is found."""
+    """Which libraries are tried, and which of them must be built."""
 
     tried: tuple[str, ...]
     required: tuple[str, ...]
     cuda_required_with_nvcc: bool = False
 
+    @property
+    def asks_for_cuda(self) -> bool:
+        """Whether the CUDA library is compiled beside a CPU build of torch too, under which it is never loaded."""
+        return self.cuda_required_with_nvcc or CUDA in self.required
+
 
 MODES = {
-    "auto": Mode((CPU, CUDA, PACKER), ()),
+    "auto": Mode((CPP, CUDA, PACKER), ()),
     "none": Mode((), ()),
-    "cpu": Mode((CPU, PACKER), (CPU, PACKER)),
-    "cuda": Mode((CPU, CUDA, PACKER), (CPU, CUDA, PACKER)),
-    "require": Mode((CPU, CUDA, PACKER), (CPU, PACKER), cuda_required_with_nvcc=True),
+    "cpu": Mode((CPP, PACKER), (CPP, PACKER)),
+    "cuda": Mode((CPP, CUDA, PACKER), (CPP, CUDA, PACKER)),
+    "require": Mode((CPP, CUDA, PACKER), (CPP, PACKER), cuda_required_with_nvcc=True),
 }
 
 

@@ -31,6 +31,7 @@ class Compiler:
 class Torch:
     folder: Path
     version: str
+    cuda: str  # of its build, such as 13.0; empty for a CPU build
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ def find_torch() -> Torch:
     """The torch whose headers are used: of this interpreter, or of the environment that an isolated build is for."""
     older = None
     for folder in torch_folders():
-        version = _torch_version(folder)
+        version = _torch_setting(folder, "__version__") or "0.0"
         if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TORCH:
             older = older or version
         elif (folder / "include/torch/csrc/stable/library.h").is_file():
-            return Torch(folder, version)
+            return Torch(folder, version, _torch_setting(folder, "cuda"))
     oldest = ".".join(map(str, OLDEST_TORCH))
     if older:
         raise NotBuilt(f"torch {older} is too old: its headers are used from {oldest} on")
@@ -108,9 +109,10 @@ def _sees_system_packages() -> bool:
     return re.search(r"(?im)^include-system-site-packages\s*=\s*true", configuration.read_text()) is not None
 
 
-def _torch_version(folder: Path) -> str:
-    found = re.search(r"^__version__ = ['\"](.+?)['\"]", (folder / "version.py").read_text(), re.MULTILINE)
-    return found.group(1) if found else "0.0"
+def _torch_setting(folder: Path, name: str) -> str:
+    """A string of torch/version.py; empty if it is None or not there."""
+    found = re.search(rf"^{name}\b[^=\n]*= ['\"](.+?)['\"]", (folder / "version.py").read_text(), re.MULTILINE)
+    return found.group(1) if found else ""
 
 
 def nvcc_command() -> str:

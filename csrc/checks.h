@@ -8,7 +8,6 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <optional>
 #include <string>
 
 namespace mind {
@@ -17,9 +16,15 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 template <typename T>
-T* pointer(const Tensor& tensor) {
-    return static_cast<T*>(tensor.data_ptr());
-}
+constexpr ScalarType kScalarType = ScalarType::Undefined;
+template <>
+inline constexpr ScalarType kScalarType<float> = ScalarType::Float;
+template <>
+inline constexpr ScalarType kScalarType<std::int64_t> = ScalarType::Long;
+template <>
+inline constexpr ScalarType kScalarType<std::int32_t> = ScalarType::Int;
+template <>
+inline constexpr ScalarType kScalarType<bool> = ScalarType::Bool;
 
 inline std::string shape_of(const Tensor& tensor) {
     std::string text = "(";
@@ -38,14 +43,15 @@ inline void check_shape(const char* name, const Tensor& tensor, std::initializer
     STD_TORCH_CHECK(equal, name, " has shape ", shape_of(tensor), ": expected ", text, ")");
 }
 
-// A contiguous tensor of this type and shape, on the device of `like`.
-inline void check(const char* name, const Tensor& tensor, ScalarType type, std::initializer_list<std::int64_t> shape,
-                  const Tensor& like) {
+// The elements of a contiguous tensor of this type and shape, on the device of `like`.
+template <typename T>
+T* checked(const char* name, const Tensor& tensor, std::initializer_list<std::int64_t> shape, const Tensor& like) {
     check_shape(name, tensor, shape);
-    STD_TORCH_CHECK(tensor.scalar_type() == type, name, " has dtype number ", static_cast<int>(tensor.scalar_type()),
-                    ": expected ", static_cast<int>(type));
+    STD_TORCH_CHECK(tensor.scalar_type() == kScalarType<T>, name, " has dtype number ",
+                    static_cast<int>(tensor.scalar_type()), ": expected ", static_cast<int>(kScalarType<T>));
     STD_TORCH_CHECK(tensor.is_contiguous(), name, " is not contiguous");
     STD_TORCH_CHECK(tensor.device() == like.device(), name, " is on another device");
+    return static_cast<T*>(tensor.data_ptr());
 }
 
 // float32, bfloat16 or float16, the elements of a row next to one another, and rows that do not overlap.

@@ -1,10 +1,30 @@
-// The operators' schemas, one list for both libraries: each defines them in a namespace of its own (mind_kernels_cpu,
-// mind_kernels_cuda). mind_kernels/compiled.py allocates the results, calls them, and says what the arguments are.
+// The operators: their schemas and what implements them, for both libraries. Each registers them in a namespace of its
+// own, torch.ops.mind_kernels_cpp and torch.ops.mind_kernels_cuda. The Python side, which allocates the results, is
+// compiled_rows.py (linear_cross_entropy) and compiled_groups.py (linear_pairwise_jsd) in mind_kernels.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
 
 namespace mind {
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+void row_kernel_(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor entropy_scale, double softcap,
+                 double temperature, double label_smoothing, double z_loss, Tensor numbers, Tensor correct);
+void count(Tensor logits, Tensor target, double softcap, double temperature, double label_smoothing, double z_loss,
+           double log_threshold, Tensor numbers, Tensor correct, Tensor kept, Tensor kept_mass);
+void entries(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor entropy_scale, double softcap,
+             double temperature, double label_smoothing, double z_loss, double log_threshold, Tensor numbers,
+             Tensor offsets, Tensor columns, Tensor values, Tensor kept_sum);
+void background(Tensor logits, Tensor target, double softcap, double temperature, double log_threshold, Tensor numbers,
+                Tensor sample, Tensor weight, Tensor out);
+void gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, Tensor left, Tensor right, Tensor out);
+void pair_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor divergence, OptionalTensor gradient);
+void mixture_divergences(Tensor logits, Tensor mixture_weight, Tensor mask, Tensor divergence, OptionalTensor gradient);
 
 inline void define_operators(torch::stable::detail::StableLibrary& library) {
     library.def(
@@ -29,6 +49,16 @@ inline void define_operators(torch::stable::detail::StableLibrary& library) {
     library.def(
         "mixture_divergences(Tensor logits, Tensor mixture_weight, Tensor mask, Tensor(a!) divergence, "
         "Tensor(b!)? gradient) -> ()");
+}
+
+inline void implement_operators(torch::stable::detail::StableLibrary& library) {
+    library.impl("row_kernel_", TORCH_BOX(&row_kernel_));
+    library.impl("count", TORCH_BOX(&count));
+    library.impl("entries", TORCH_BOX(&entries));
+    library.impl("background", TORCH_BOX(&background));
+    library.impl("gather_rows", TORCH_BOX(&gather_rows));
+    library.impl("pair_divergences", TORCH_BOX(&pair_divergences));
+    library.impl("mixture_divergences", TORCH_BOX(&mixture_divergences));
 }
 
 }  // namespace mind

@@ -70,7 +70,7 @@ def _version(package: str) -> str:
 
 
 def _capability() -> str:
-    if extension.unavailable("cpu"):
+    if extension.unavailable("cpp"):
         return "none"
     try:
         return extension.capability()

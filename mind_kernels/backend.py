@@ -42,7 +42,7 @@ def available_backends() -> dict[str, Availability]:
     return {
         "reference": Availability(True),
         "torch": Availability(True),
-        "cpp": _compiled("cpu"),
+        "cpp": _compiled("cpp"),
         "triton": triton,
         "triton_streaming": triton,
         "cuda": _cuda(),
@@ -70,7 +70,7 @@ def _cuda() -> Availability:
     return Availability(True)
 
 
-@torch.compiler.assume_constant_result
+@extension.constant_in_graphs
 def _unserved_gpu() -> str:
     """A device that the CUDA library has no code for; empty where it serves all."""
     for device in range(torch.cuda.device_count()):
@@ -99,7 +99,7 @@ def resolve(name: str, hidden: Tensor, implemented: Collection[str]) -> str:
     """
     device, double = hidden.device.type, hidden.dtype == torch.float64
     if name == "auto":
-        compiled = device == "cpu" and not double and "cpp" in implemented and not extension.unavailable("cpu")
+        compiled = device == "cpu" and not double and "cpp" in implemented and not extension.unavailable("cpp")
         return "cpp" if compiled else "torch"
     known = available_backends()
     if name not in known:

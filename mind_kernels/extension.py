@@ -1,61 +1,98 @@
-"""The compiled libraries: `mind_kernels._cpu` and `mind_kernels._cuda`, and why one cannot be used.
+"""The compiled libraries: `mind_kernels._cpp` (for CPU tensors) and `mind_kernels._cuda`, and why one cannot be used.
 
-Loading one registers its operators, `torch.ops.mind_kernels_cpu` or `torch.ops.mind_kernels_cuda`, whose schemas are in
-csrc/operators.h. MIND_KERNELS_DISABLE_EXT=1 leaves both alone. MIND_KERNELS_LIBRARY_FOLDER, for developers, names
-another folder to load them from: a debug or sanitizer build.
+Loading one registers its operators, `torch.ops.mind_kernels_cpp` or `torch.ops.mind_kernels_cuda`, whose schemas are in
+csrc/operators.h. MIND_KERNELS_LIBRARIES says where they are: "none" to leave both alone, or, for developers, a folder
+other than the package's, such as that of a debug or sanitizer build.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.machinery
 import importlib.util
 import json
 import os
 import re
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+T = TypeVar("T")
 OLDEST_TORCH = (2, 11)  # whose stable ABI the libraries use
-_AGAIN = "install it again: pip install --force-reinstall --no-deps --no-cache-dir . (or the sdist)"
+# Those that this package, its build and its tests read.
+VARIABLES = (
+    "MIND_KERNELS_LIBRARIES",
+    "MIND_KERNELS_CPU_CAPABILITY",
+    "MIND_KERNELS_BUILD",
+    "MIND_KERNELS_CUDA_ARCHS",
+    "MIND_KERNELS_TEST_WITHOUT",
+)
+_PACKAGE = Path(__file__).parent
+_COMMAND = "pip install --force-reinstall --no-deps --no-cache-dir . (or the sdist)"
 
 
-# Inside torch.compile the next two are called, not traced: Dynamo does not trace an import.
-@torch.compiler.assume_constant_result
-def unavailable(device: str) -> str:
-    """Why the library for "cpu" or "cuda" tensors cannot be used; empty where it can."""
-    return _problem(device)[0]
+def constant_in_graphs(function: Callable[..., T]) -> Callable[..., T]:
+    """Dynamo calls the function and takes its result for a constant: it cannot trace an import, for example.
+
+    torch.compiler.assume_constant_result imports Dynamo, which takes a second, so it is applied at the first trace.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> T:
+        if torch.compiler.is_dynamo_compiling():
+            from mind_kernels import dynamo
+
+            return dynamo.constant(function, *arguments)
+        return function(*arguments)
+
+    return call
 
 
-@torch.compiler.assume_constant_result
-def remedy(device: str) -> str:
+@constant_in_graphs
+def unavailable(library: str) -> str:
+    """Why the library "cpp" or "cuda" cannot be used; empty if it can."""
+    return _problem(library)[0]
+
+
+@constant_in_graphs
+def remedy(library: str) -> str:
     """What to do about it."""
-    return _problem(device)[1]
+    return _problem(library)[1]
 
 
-def operators(device: str) -> Any:
-    """The operators of the library for "cpu" or "cuda" tensors, which must be available."""
-    reason = unavailable(device)
+def operators(library: str) -> Any:
+    """The operators of the library "cpp" or "cuda", which must be available."""
+    reason = unavailable(library)
     if reason:
-        raise RuntimeError(f"mind_kernels._{device}: {reason}; {remedy(device)}")
-    return getattr(torch.ops, f"mind_kernels_{device}")
+        raise RuntimeError(f"mind_kernels._{library}: {reason}; {remedy(library)}")
+    return getattr(torch.ops, f"mind_kernels_{library}")
 
 
 def capability() -> str:
-    """The instruction set of the CPU kernels in use: avx512, avx2 or baseline. RuntimeError where a setting forbids it.
+    """The instruction set of the CPU kernels in use: avx512, avx2 or baseline. RuntimeError if a setting forbids it.
 
-    The library for "cpu" must be available.
+    The library "cpp" must be available.
     """
-    return sys.modules["mind_kernels._cpu"].capability()
+    return sys.modules["mind_kernels._cpp"].capability()
+
+
+def use_capability(name: str) -> None:
+    """Chooses the instruction set of the CPU kernels by name, or the best one by "": for tests and measurements.
+
+    RuntimeError if this processor does not have it. The library "cpp" must be available.
+    """
+    sys.modules["mind_kernels._cpp"].use_capability(name)
 
 
 @functools.cache
 def build_record() -> dict[str, Any]:
-    """What the installation built and with what, which build_tools/record.py wrote; empty where nothing was."""
-    file = _folder() / "_build.json"
+    """What the installation built and with what, which build_tools/record.py wrote; empty if it did not run."""
+    file = (_folder() or _PACKAGE) / "_build.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
@@ -67,7 +104,10 @@ def architectures() -> list[str]:
 def serves(names: list[str], major: int, minor: int) -> bool:
     """Whether code for the architectures `names` runs on a GPU of compute capability (major, minor)."""
     for name in names:
-        kind, *version, letter = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name).groups()
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name)
+        if found is None:
+            raise ValueError(f"architecture {name!r}: expected a name such as sm_90a or compute_100")
+        kind, *version, letter = found.groups()
         built = tuple(map(int, version))
         if letter == "a":
             fits = (major, minor) == built
@@ -81,42 +121,58 @@ def serves(names: list[str], major: int, minor: int) -> bool:
 
 
 @functools.cache
-def _problem(device: str) -> tuple[str, str]:
-    """(reason, remedy), both empty where the library is loaded."""
-    if os.environ.get("MIND_KERNELS_DISABLE_EXT", "0") not in ("", "0"):
-        return "MIND_KERNELS_DISABLE_EXT is set", "unset it"
-    if device == "cuda" and torch.version.cuda is None:
-        return "this build of torch has no CUDA", "install a CUDA build of torch"
-    file = _folder() / f"_{device}.abi3.so"
+def _problem(library: str) -> tuple[str, str]:
+    """(reason, remedy), both empty if the library is loaded."""
+    _warn_of_unknown_variables()
+    folder = _folder()
+    if folder is None:
+        return "MIND_KERNELS_LIBRARIES is 'none'", "unset it"
+    if not folder.is_dir():
+        return f"MIND_KERNELS_LIBRARIES is {str(folder)!r}: expected 'none' or a folder", "unset it"
+    file = folder / f"_{library}.abi3.so"
+    if library == "cuda" and torch.version.cuda is None:
+        then = "" if file.is_file() else f", then mind-kernels again: {_COMMAND}"
+        return "this build of torch has no CUDA", f"install a CUDA build of torch{then}"
     if not file.is_file():
-        return _not_built(device)
+        return _not_built(library)
     try:
-        _load(f"mind_kernels._{device}", file)
+        _load(f"mind_kernels._{library}", file)
     except ImportError as error:
         if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < OLDEST_TORCH:
             oldest = ".".join(map(str, OLDEST_TORCH))
             return f"{file.name} needs torch {oldest} or later, and this is {torch.__version__}", "install one"
-        return f"{file.name} cannot be loaded: {error}", _AGAIN
+        return f"{file.name} cannot be loaded: {error}", f"install it again: {_COMMAND}"
     return "", ""
 
 
-def _not_built(device: str) -> tuple[str, str]:
+def _not_built(library: str) -> tuple[str, str]:
     if not build_record():
         return "it was not built: this copy of mind_kernels was not installed", "pip install -e . in the source tree"
-    reason = build_record()["libraries"][f"mind_kernels._{device}"].get("reason", "its file has been removed since")
-    tools = "torch, a C++ compiler" + (" and the CUDA toolkit" if device == "cuda" else "")
-    return f"it was not built: {reason}", f"with {tools} there, {_AGAIN}"
+    facts = build_record()["libraries"].get(f"mind_kernels._{library}", {"reason": "that build leaves it out"})
+    reason = facts.get("reason", "its file has been removed since")
+    tools = "torch, a C++ compiler" + (" and the CUDA toolkit" if library == "cuda" else "")
+    return f"it was not built: {reason}", f"with {tools} there, install it again: {_COMMAND}"
 
 
-def _folder() -> Path:
-    folder = os.environ.get("MIND_KERNELS_LIBRARY_FOLDER")
-    return Path(folder) if folder else Path(__file__).parent
+def _folder() -> Path | None:
+    """Where the libraries are; None to leave them alone."""
+    setting = os.environ.get("MIND_KERNELS_LIBRARIES")
+    if not setting:
+        return _PACKAGE
+    return None if setting == "none" else Path(setting)
+
+
+def _warn_of_unknown_variables() -> None:
+    for name in sorted(os.environ):
+        if name.startswith("MIND_KERNELS_") and name not in VARIABLES:
+            warnings.warn(f"{name} is set, and nothing reads it: expected one of {', '.join(VARIABLES)}", stacklevel=2)
 
 
 def _load(name: str, file: Path) -> ModuleType:
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, file)
+        loader = importlib.machinery.ExtensionFileLoader(name, str(file))
+        spec = importlib.machinery.ModuleSpec(name, loader, origin=str(file))
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         sys.modules[name] = module
     return sys.modules[name]

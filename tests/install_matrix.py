@@ -14,8 +14,10 @@ each other.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +40,39 @@ TESTS = (
     "tests/kernels/test_linear_pairwise_jsd.py",
     "tests/mind/test_bin_packing.py",
 )
+# In an environment with torch alone: each loss and its gradients with each backend that is there.
+LOSSES = """
+import torch, mind_kernels as m
+torch.manual_seed(0)
+weight, target, teacher = torch.randn(50, 8), torch.arange(6), torch.randn(50, 12)
+losses = {
+    "cross_entropy": lambda h, w, **k: m.linear_cross_entropy(h, w, target, **k),
+    "sparse": lambda h, w, **k: m.linear_cross_entropy(h, w, target, gradient_threshold=2**-8, **k),
+    "log_prob": lambda h, w, **k: m.linear_log_prob(h, w, target, **k).log_prob.sum(),
+    "pairwise_jsd": lambda h, w, **k: m.linear_pairwise_jsd(h.view(2, 3, 8), w, torch.ones(2, 3, 3), **k),
+    "mind_loss": lambda h, w, **k: m.linear_mind_loss(
+        h, w, target, torch.full((6,), 1 / 6), torch.arange(6).view(2, 3), torch.ones(2, 3, 3), **k),
+    "divergence": lambda h, w, **k: m.linear_divergence(h, w, torch.randn(6, 12), teacher, **k),
+}
+for name, loss in losses.items():
+    for backend in ("auto", "torch", "reference"):
+        hidden = torch.ones(6, 8).mul(torch.arange(6)[:, None]).requires_grad_()
+        head = weight.clone().requires_grad_()
+        value = loss(hidden, head, backend=backend)
+        value.backward()
+        assert value.isfinite() and hidden.grad.isfinite().all() and head.grad.isfinite().all(), (name, backend)
+"""
+# How long mind_kernels takes above torch; whatever else it imports has to be torch's or Python's.
+IMPORT = """
+import sys, time, torch
+before, start = set(sys.modules), time.perf_counter()
+import mind_kernels
+seconds = time.perf_counter() - start
+others = {name.partition(".")[0] for name in set(sys.modules) - before}
+assert others <= {"mind_kernels", "torch"} | sys.stdlib_module_names, others
+print(seconds)
+"""
+IMPORT_SECONDS = 0.1
 COLD_MINUTES = 4  # that a first build may take on two cores
 
 
@@ -72,20 +107,19 @@ class Environment:
         return Path(self.run("-c", script, path=self.place.bare).strip())
 
     def run(self, *arguments: str, path: Path, cwd: Path | None = None, fails: bool = False, **variables: str) -> str:
-        """The output of this environment's Python; `fails`: it must end with an error, and may not otherwise."""
+        """What this environment's Python prints; `fails`: it must end with an error, which is then in it."""
         keep = {name: value for name, value in os.environ.items() if not name.startswith(STEERING)}
         done = subprocess.run(
             [self.python, *arguments],
             cwd=cwd or self.place.folder,
             env=keep | {"PATH": str(path)} | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
         )
         if (done.returncode != 0) != fails:
-            print(done.stdout)
+            print(done.stdout, done.stderr)
             raise Failure(f"{' '.join(arguments)} ended with status {done.returncode}")
-        return done.stdout
+        return done.stdout + done.stderr if fails else done.stdout
 
     def pip_install(self, *arguments: str, path: Path, fails: bool = False, **variables: str) -> str:
         return self.run(
@@ -98,14 +132,19 @@ class Environment:
         file = self.run("-c", "import mind_kernels; print(mind_kernels.__file__)", path=path).strip()
         if (inside or self.folder) not in Path(file).parents:
             raise Failure(f"the tests would import {file}, which is not in {inside or self.folder}")
+        cpp = self.check_report(*built, path=path, **variables)
+        self._test(cpp, "mind._packer" in built, path, variables)
+
+    def check_report(self, *built: str, path: Path, **variables: str) -> bool:
+        """The package says that it has exactly these libraries; whether backend `cpp` is one of them."""
         report = json.loads(self.run("-m", "mind_kernels", "--json", path=path, **variables))
         has = {name for name, line in report["libraries"].items() if line.startswith("built")}
         if has != set(built):
             raise Failure(f"built are {sorted(has)}, expected {sorted(built)}: {report['libraries']}")
         cpp = report["backends"]["cpp"]
-        if cpp["available"] != ("mind_kernels._cpu" in built) or not (cpp["available"] or cpp["remedy"]):
+        if cpp["available"] != ("mind_kernels._cpp" in built) or not (cpp["available"] or cpp["remedy"]):
             raise Failure(f"backend 'cpp' is reported as {cpp}")
-        self._test(cpp["available"], "mind._packer" in built, path, variables)
+        return cpp["available"]
 
     def _test(self, cpp: bool, packer: bool, path: Path, variables: dict[str, str]) -> None:
         backend = "cpp" if cpp else "not cpp and not triton and not cuda"
@@ -117,7 +156,7 @@ class Environment:
         print("   ", done.strip().splitlines()[-1])
 
 
-ALL = ("mind_kernels._cpu", "mind._packer")
+ALL = ("mind_kernels._cpp", "mind._packer")
 
 
 def with_a_compiler(env: Environment) -> None:
@@ -135,9 +174,20 @@ def with_both(env: Environment) -> None:
         print("    left out: there is no nvcc on this machine")
         return
     started = time.monotonic()
-    output = env.pip_install(".", path=env.place.cuda)
+    output = env.pip_install(".", path=env.place.cuda, MIND_KERNELS_BUILD="cuda")
     print(f"    {time.monotonic() - started:.0f} s; {closing_line(output)}")
     env.check(*ALL, "mind_kernels._cuda")
+
+
+def nvcc_and_a_cpu_build_of_torch(env: Environment) -> None:
+    """The CUDA library, which could not be loaded there, is compiled only if it is asked for."""
+    if env.place.cuda is None or not env.run("-c", "import torch; print(torch.version.cuda or '')").isspace():
+        print("    left out: there is no nvcc on this machine, or torch is a CUDA build")
+        return
+    output = env.pip_install(".", path=env.place.cuda)
+    if "cuda (torch " not in closing_line(output):
+        raise Failure(f"the build ends with {closing_line(output)}")
+    env.check(*ALL)
 
 
 def with_neither(env: Environment) -> None:
@@ -177,7 +227,7 @@ def from_the_sdist(env: Environment) -> None:
 
 def required_without_a_compiler(env: Environment) -> None:
     output = env.pip_install(".", path=env.place.bare, fails=True, MIND_KERNELS_BUILD="require")
-    expected = "MIND_KERNELS_BUILD=require could not build mind_kernels._cpu: no C++ compiler"
+    expected = "MIND_KERNELS_BUILD=require could not build mind_kernels._cpp: no C++ compiler"
     (line,) = {line.strip() for line in output.splitlines() if expected in line}
     print(f"    {line}")
 
@@ -193,15 +243,39 @@ def switched_off(env: Environment) -> None:
 
 def disabled_at_run_time(env: Environment) -> None:
     env.pip_install(".", path=env.place.host)
-    report = json.loads(env.run("-m", "mind_kernels", "--json", path=env.place.bare, MIND_KERNELS_DISABLE_EXT="1"))
-    if report["backends"]["cpp"]["reason"] != "MIND_KERNELS_DISABLE_EXT is set":
+    report = json.loads(env.run("-m", "mind_kernels", "--json", path=env.place.bare, MIND_KERNELS_LIBRARIES="none"))
+    if report["backends"]["cpp"]["reason"] != "MIND_KERNELS_LIBRARIES is 'none'":
         raise Failure(f"backend 'cpp' is reported as {report['backends']['cpp']}")
+
+
+def beside_torch_alone(env: Environment) -> None:
+    """torch is all that the losses need: nothing else is installed, and nothing else is imported, quickly."""
+    before = packages(env)
+    env.pip_install(".", path=env.place.host)
+    if packages(env) - before != {"mind-kernels"} or before - packages(env):
+        raise Failure(f"pip changed {sorted(packages(env) ^ before)}")
+    env.check_report(*ALL, path=env.place.bare)
+    env.run("-c", LOSSES, path=env.place.bare)
+    seconds = min(float(env.run("-c", IMPORT, path=env.place.bare)) for _ in range(3))
+    print(f"    imported {seconds:.3f} s after torch")
+    if seconds > IMPORT_SECONDS:
+        raise Failure(f"that is more than {IMPORT_SECONDS} s")
+    line = subprocess.run(
+        [env.folder / "bin/mind", "train"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if line.returncode != 2 or "pip install 'mind-kernels[train]'" not in line.stdout or line.stdout.count("\n") != 1:
+        raise Failure(f"mind ended with status {line.returncode} and {line.stdout!r}")
+
+
+def packages(env: Environment) -> set[str]:
+    listed = env.run("-m", "pip", "list", "--format=json", path=env.place.bare)
+    return {package["name"] for package in json.loads(listed)}
 
 
 def with_another_torch(env: Environment, other: str) -> None:
     """The wheel, built against this environment's torch, used beside another one."""
     path = env.place.cuda or env.place.host
-    wheel = build_wheel(env, path=path)
+    wheel = build_wheel(env, path=path, MIND_KERNELS_BUILD="require")
     target = env.folder / "target"
     env.run("-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel), path=env.place.bare)
     script = (
@@ -233,16 +307,18 @@ def build_wheel(env: Environment, path: Path, **variables: str) -> Path:
 
 CASES: dict[str, Callable[[Environment], None]] = {
     "a: a C++ compiler and no nvcc": with_a_compiler,
-    "b: both": with_both,
+    "b: both, for CUDA": with_both,
     "c: neither": with_neither,
     "d: --no-build-isolation": without_isolation,
     "e: editable": editable,
     "f: from the sdist": from_the_sdist,
     "g: MIND_KERNELS_BUILD=require without a compiler": required_without_a_compiler,
     "h: MIND_KERNELS_BUILD=none": switched_off,
-    "i: MIND_KERNELS_DISABLE_EXT=1": disabled_at_run_time,
+    "i: MIND_KERNELS_LIBRARIES=none": disabled_at_run_time,
+    "k: nvcc and a CPU build of torch": nvcc_and_a_cpu_build_of_torch,
+    "l: torch alone": beside_torch_alone,
 }
-QUICK = "acg"
+QUICK = "acgl"
 
 
 def closing_line(output: str) -> str:
@@ -278,13 +354,32 @@ def tools(folder: Path, *names: str) -> Path:
     return folder
 
 
-def fresh_environment(place: Workplace, name: str) -> Environment:
+def fresh_environment(place: Workplace, name: str, torch_alone: bool = False) -> Environment:
     environment = Environment(place, place.folder / f"environment-{name}")
     venv.create(environment.folder, symlinks=True)
-    for entry in PACKAGES.iterdir():
+    folder = environment.packages
+    entries = [PACKAGES / part for part in parts_of("torch", "pip")] if torch_alone else PACKAGES.iterdir()
+    for entry in entries:
         if not entry.name.startswith(("mind", "__editable__", "__pycache__", "_distutils_hack.pth")):
-            link(entry, environment.packages / entry.name)
+            link(entry, folder / entry.name)
     return environment
+
+
+def parts_of(*names: str) -> set[str]:
+    """The files and folders of these packages, and of what they require, in the folder of packages."""
+    parts, waiting, seen = set(), list(names), set()
+    while waiting:
+        if (name := waiting.pop()) in seen:
+            continue
+        seen.add(name)
+        try:
+            package = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:  # of another platform or version of Python
+            continue
+        parts |= {file.parts[0] for file in package.files or () if file.parts[0] != ".."}
+        needed = [requirement for requirement in package.requires or () if "extra ==" not in requirement]
+        waiting += [re.match(r"[\w.-]+", requirement)[0] for requirement in needed]
+    return parts
 
 
 def link(source: Path, target: Path) -> None:
@@ -318,7 +413,7 @@ def main() -> None:
         place = workplace(folder)
         for name, case in cases.items():
             print(name, flush=True)
-            environment = fresh_environment(place, name[0])
+            environment = fresh_environment(place, name[0], torch_alone=case is beside_torch_alone)
             try:
                 case(environment)
             except Failure as error:

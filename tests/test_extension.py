@@ -21,9 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def folder(tmp_path, monkeypatch):
     """A folder of libraries, empty; what is known of the real ones is forgotten meanwhile."""
     caches = (extension._problem, extension.build_record)
-    monkeypatch.setenv("MIND_KERNELS_LIBRARY_FOLDER", str(tmp_path))
-    monkeypatch.delenv("MIND_KERNELS_DISABLE_EXT", raising=False)
-    for name in ("mind_kernels._cpu", "mind_kernels._cuda"):
+    monkeypatch.setenv("MIND_KERNELS_LIBRARIES", str(tmp_path))
+    for name in ("mind_kernels._cpp", "mind_kernels._cuda"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     for cache in caches:
         cache.cache_clear()
@@ -38,41 +37,75 @@ def record(folder: Path, **libraries: dict) -> None:
 
 
 def test_a_library_that_was_not_built_gives_the_reason_of_its_build(folder):
-    record(folder, _cpu={"built": False, "reason": "no C++ compiler"}, _cuda={"built": False, "reason": "no nvcc"})
-    assert extension.unavailable("cpu") == "it was not built: no C++ compiler"
-    assert extension.remedy("cpu").startswith("with torch, a C++ compiler there, install it again: pip install ")
-    with pytest.raises(RuntimeError, match=r"mind_kernels._cpu: it was not built: no C\+\+ compiler; with torch"):
-        extension.operators("cpu")
+    record(folder, _cpp={"built": False, "reason": "no C++ compiler"}, _cuda={"built": False, "reason": "no nvcc"})
+    assert extension.unavailable("cpp") == "it was not built: no C++ compiler"
+    assert extension.remedy("cpp").startswith("with torch, a C++ compiler there, install it again: pip install ")
+    with pytest.raises(RuntimeError, match=r"mind_kernels._cpp: it was not built: no C\+\+ compiler; with torch"):
+        extension.operators("cpp")
 
 
 def test_a_copy_that_was_never_installed(folder):
-    assert extension.unavailable("cpu") == "it was not built: this copy of mind_kernels was not installed"
+    assert extension.unavailable("cpp") == "it was not built: this copy of mind_kernels was not installed"
 
 
 def test_a_library_that_was_removed(folder):
-    record(folder, _cpu={"built": True})
-    assert extension.unavailable("cpu") == "it was not built: its file has been removed since"
+    record(folder, _cpp={"built": True})
+    assert extension.unavailable("cpp") == "it was not built: its file has been removed since"
+
+
+def test_a_debug_build_has_one_library(folder, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    record(folder, _cpp={"built": True})
+    assert extension.unavailable("cuda") == "it was not built: that build leaves it out"
 
 
 def test_a_library_that_cannot_be_loaded(folder, monkeypatch):
-    (folder / "_cpu.abi3.so").write_text("no library")
-    assert extension.unavailable("cpu").startswith("_cpu.abi3.so cannot be loaded: ")
-    assert extension.remedy("cpu").startswith("install it again: ")
+    (folder / "_cpp.abi3.so").write_text("no library")
+    assert extension.unavailable("cpp").startswith("_cpp.abi3.so cannot be loaded: ")
+    assert extension.remedy("cpp").startswith("install it again: ")
     extension._problem.cache_clear()
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
-    assert extension.unavailable("cpu") == "_cpu.abi3.so needs torch 2.11 or later, and this is 2.9.1+cu128"
+    assert extension.unavailable("cpp") == "_cpp.abi3.so needs torch 2.11 or later, and this is 2.9.1+cu128"
 
 
-@pytest.mark.parametrize(("value", "disabled"), [("1", True), ("0", False), ("", False)])
-def test_disabled(folder, monkeypatch, value, disabled):
-    monkeypatch.setenv("MIND_KERNELS_DISABLE_EXT", value)
-    assert (extension.unavailable("cpu") == "MIND_KERNELS_DISABLE_EXT is set") == disabled
+def test_libraries_that_are_left_alone(folder, monkeypatch):
+    (folder / "_cpp.abi3.so").write_text("no library")
+    monkeypatch.setenv("MIND_KERNELS_LIBRARIES", "none")
+    assert extension.unavailable("cpp") == "MIND_KERNELS_LIBRARIES is 'none'"
+    assert extension.remedy("cpp") == "unset it"
 
 
-def test_cuda_needs_a_cuda_build_of_torch(folder, monkeypatch):
+def test_the_package_is_where_the_libraries_are(monkeypatch):
+    monkeypatch.setenv("MIND_KERNELS_LIBRARIES", "")
+    assert extension._folder() == Path(extension.__file__).parent
+
+
+def test_a_folder_of_libraries_that_is_none(folder, monkeypatch):
+    monkeypatch.setenv("MIND_KERNELS_LIBRARIES", str(folder / "nowhere"))
+    assert extension.unavailable("cpp") == (
+        f"MIND_KERNELS_LIBRARIES is '{folder}/nowhere': expected 'none' or a folder"
+    )
+
+
+def test_a_variable_that_nothing_reads_is_told(folder, monkeypatch):
+    monkeypatch.setenv("MIND_KERNELS_DISABLE_EXT", "1")
+    with pytest.warns(UserWarning, match="^MIND_KERNELS_DISABLE_EXT is set, and nothing reads it: expected one of"):
+        extension.unavailable("cpp")
+
+
+def test_every_variable_is_documented():
+    text = (ROOT / "INSTALL.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    assert [name for name in extension.VARIABLES if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_cuda_needs_a_cuda_build_of_torch(folder, monkeypatch, built):
     monkeypatch.setattr(torch.version, "cuda", None)
+    if built:
+        (folder / "_cuda.abi3.so").touch()
     assert extension.unavailable("cuda") == "this build of torch has no CUDA"
-    assert available_backends()["cuda"].remedy == "install a CUDA build of torch"
+    remedy = available_backends()["cuda"].remedy
+    assert remedy.startswith("install a CUDA build of torch") and ("pip install" in remedy) != built
 
 
 def test_cuda_needs_a_device_that_it_was_compiled_for(folder, monkeypatch):
@@ -122,6 +155,19 @@ def test_the_compiled_backends_take_tensors_of_their_device(monkeypatch):
         backends.resolve("cpp", torch.zeros(2, 3, dtype=torch.float64), implemented)
 
 
+def test_importing_the_package_imports_nothing_else():
+    """Neither another package, torch apart, nor Dynamo, which takes a second."""
+    code = """if True:
+        import sys, torch
+        before = set(sys.modules)
+        import mind_kernels
+        print(*sorted(set(sys.modules) - before))
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {name for name in done.stdout.split() if name.split(".")[0] != "mind_kernels"} == set()
+
+
 def test_the_choice_is_made_inside_torch_compile(folder):
     """Before the library was looked for: Dynamo must not trace that."""
     step = torch.compile(
@@ -145,7 +191,7 @@ def command(*arguments: str, **variables: str) -> str:
 
 
 def test_the_table_without_any_library(tmp_path):
-    lines = command(MIND_KERNELS_LIBRARY_FOLDER=str(tmp_path), MIND_KERNELS_DISABLE_EXT="").splitlines()
+    lines = command(MIND_KERNELS_LIBRARIES=str(tmp_path)).splitlines()
     row = next(index for index, line in enumerate(lines) if line.startswith("cpp "))
     reason = "it was not built: this copy of mind_kernels was not installed"
     assert lines[row].split(maxsplit=3)[1:] == ["no", "CPU", reason]
@@ -160,13 +206,13 @@ def test_the_table_as_json_agrees_with_this_process():
         name: found.available for name, found in available_backends().items()
     }
     assert report["versions"]["torch"] == torch.__version__
-    if not extension.unavailable("cpu"):
+    if not extension.unavailable("cpp"):
         assert report["versions"]["CPU kernels in use"] == extension.capability()
-        assert report["libraries"]["mind_kernels._cpu"].startswith("built, capabilities baseline")
+        assert report["libraries"]["mind_kernels._cpp"].startswith("built, capabilities baseline")
 
 
 def test_a_capability_that_the_processor_lacks_is_told(tmp_path):
-    if extension.unavailable("cpu"):
-        pytest.skip(extension.unavailable("cpu"))
+    if extension.unavailable("cpp"):
+        pytest.skip(extension.unavailable("cpp"))
     report = json.loads(command("--json", MIND_KERNELS_CPU_CAPABILITY="mmx"))
     assert report["versions"]["CPU kernels in use"].startswith("none: MIND_KERNELS_CPU_CAPABILITY is 'mmx'")

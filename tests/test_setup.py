@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from build_tools import architectures, incremental, libraries, pep517, settings, toolchain  # noqa: E402
-from build_tools.settings import CPU, MODES, PACKER, NotBuilt  # noqa: E402
+from build_tools.settings import CPP, CUDA, MODES, PACKER, NotBuilt  # noqa: E402
 
 VARIABLES = (
     "MIND_KERNELS_BUILD",
@@ -68,7 +68,7 @@ def test_without_a_compiler_the_build_goes_on_and_says_what_is_missing(tmp_path)
     assert line.startswith("mind-kernels: built nothing; not built: cpp (false --version ended with status 1: ")
     assert line.endswith(": best-fit packing uses its Python twin: the same bins, more slowly)")
     assert built(tmp_path) == ["_build.json"]
-    assert reasons(tmp_path)[CPU] == reasons(tmp_path)[PACKER] == "false --version ended with status 1"
+    assert reasons(tmp_path)[CPP] == reasons(tmp_path)[PACKER] == "false --version ended with status 1"
 
 
 def test_a_compiler_that_is_not_there(tmp_path):
@@ -85,13 +85,13 @@ def test_auto_is_the_default(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "named"),
-    [("require", [CPU, PACKER]), ("cpu", [CPU, PACKER]), ("cuda", [CPU, "mind_kernels._cuda", PACKER])],
+    [("require", [CPP, PACKER]), ("cpu", [CPP, PACKER]), ("cuda", [CPP, CUDA, PACKER])],
 )
 def test_what_a_mode_requires_and_cannot_build_is_an_error(tmp_path, mode, named):
     done = build(tmp_path, MIND_KERNELS_BUILD=mode)
     assert done.returncode != 0
     error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith(f"error: MIND_KERNELS_BUILD={mode} could not build {CPU}: false --version ended with ")
+    assert error.startswith(f"error: MIND_KERNELS_BUILD={mode} could not build {CPP}: false --version ended with ")
     assert [part.split(": ")[0] for part in error.partition("could not build ")[2].split("; ")] == named
 
 
@@ -104,7 +104,7 @@ def test_none_builds_nothing(tmp_path):
 
 @pytest.mark.parametrize("mode", ["auto", "none"])
 def test_an_earlier_library_does_not_outlive_a_build_without_it(tmp_path, mode):
-    older = tmp_path / "lib/mind_kernels/_cpu.abi3.so"
+    older = tmp_path / "lib/mind_kernels/_cpp.abi3.so"
     older.parent.mkdir(parents=True)
     older.write_text("older")
     build(tmp_path, MIND_KERNELS_BUILD=mode)
@@ -175,10 +175,11 @@ def test_only_x86_has_more_than_the_baseline():
     assert libraries.capabilities("aarch64-linux-gnu") == {"baseline": ()}
 
 
-def fake_torch(folder: Path, version: str) -> None:
+def fake_torch(folder: Path, version: str, cuda: str | None = None) -> None:
     (folder / "torch/include/torch/csrc/stable").mkdir(parents=True)
     (folder / "torch/include/torch/csrc/stable/library.h").touch()
-    (folder / "torch/version.py").write_text(f"__all__ = []\n__version__ = '{version}'\n")
+    lines = ["__all__ = []", f"__version__ = '{version}'", f"cuda: Optional[str] = {cuda!r}", ""]
+    (folder / "torch/version.py").write_text("\n".join(lines))
 
 
 @pytest.fixture
@@ -194,7 +195,7 @@ def test_an_isolated_build_finds_the_environments_torch(hidden_torch):
     with pytest.raises(NotBuilt, match="the headers of torch 2.11 or later were not found in"):
         toolchain.find_torch()
     fake_torch(hidden_torch, "2.13.0+cpu")
-    assert toolchain.find_torch() == toolchain.Torch(hidden_torch / "torch", "2.13.0+cpu")
+    assert toolchain.find_torch() == toolchain.Torch(hidden_torch / "torch", "2.13.0+cpu", cuda="")
 
 
 def test_an_older_torch_is_named(hidden_torch):
@@ -206,8 +207,34 @@ def test_an_older_torch_is_named(hidden_torch):
 def test_torch_is_found_without_isolation():
     import torch
 
-    assert toolchain.find_torch() == toolchain.Torch(Path(torch.__file__).parent, torch.__version__)
+    found = toolchain.Torch(Path(torch.__file__).parent, torch.__version__, torch.version.cuda or "")
+    assert toolchain.find_torch() == found
     assert Path(sysconfig.get_path("purelib"), "torch") in toolchain.torch_folders()
+
+
+@pytest.mark.parametrize(
+    ("mode", "torch_cuda", "compiled"),
+    [
+        ("auto", None, False),
+        ("auto", "13.0", True),
+        ("cuda", None, True),
+        ("require", None, True),
+    ],
+)
+def test_cuda_beside_a_cpu_build_of_torch_only_if_it_is_asked_for(
+    hidden_torch, monkeypatch, mode, torch_cuda, compiled
+):
+    fake_torch(hidden_torch, "2.13.0", torch_cuda)
+    monkeypatch.setenv("MIND_KERNELS_BUILD", mode)
+    monkeypatch.setattr(toolchain, "find_compiler", lambda: toolchain.Compiler(("g++",), "g++ 12", "x86_64-linux-gnu"))
+    monkeypatch.setattr(toolchain, "find_nvcc", lambda: toolchain.Nvcc("nvcc", "13.0", hidden_torch, CODES))
+    (hidden_torch / "lib64").mkdir()
+    (hidden_torch / "lib64/libcudart_static.a").touch()
+    if compiled:
+        assert libraries.recipe(CUDA, ["rows.cu"]).facts["nvcc"] == "13.0"
+    else:
+        with pytest.raises(NotBuilt, match="^torch 2.13.0 has no CUDA; MIND_KERNELS_BUILD=cuda builds it all the same"):
+            libraries.recipe(CUDA, ["rows.cu"])
 
 
 @pytest.mark.parametrize("hook", [pep517.get_requires_for_build_wheel, pep517.get_requires_for_build_editable])

@@ -1,22 +1,13 @@
-// The module mind_kernels._cpu: importing it registers the CPU operators. LibTorch's stable ABI and Python's limited
+// The module mind_kernels._cpp: importing it registers the CPU operators. LibTorch's stable ABI and Python's limited
 // API only, so that one library serves all their later versions.
 #include <Python.h>
 
 #include "../operators.h"
 #include "kernels.h"
-#include "operators.h"
 
-STABLE_TORCH_LIBRARY(mind_kernels_cpu, library) { mind::define_operators(library); }
+STABLE_TORCH_LIBRARY(mind_kernels_cpp, library) { mind::define_operators(library); }
 
-STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cpu, CPU, library) {
-    library.impl("row_kernel_", TORCH_BOX(&mind::row_kernel_));
-    library.impl("count", TORCH_BOX(&mind::count));
-    library.impl("entries", TORCH_BOX(&mind::entries));
-    library.impl("background", TORCH_BOX(&mind::background));
-    library.impl("gather_rows", TORCH_BOX(&mind::gather_rows));
-    library.impl("pair_divergences", TORCH_BOX(&mind::pair_divergences));
-    library.impl("mixture_divergences", TORCH_BOX(&mind::mixture_divergences));
-}
+STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cpp, CPU, library) { mind::implement_operators(library); }
 
 namespace {
 
@@ -29,12 +20,35 @@ PyObject* capability(PyObject*, PyObject*) {
     }
 }
 
+PyObject* use_capability(PyObject*, PyObject* name) {
+    const char* text = PyUnicode_AsUTF8AndSize(name, nullptr);
+    if (text == nullptr) return nullptr;
+    try {
+        mind::use_capability(text);
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+        return nullptr;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject* row_numbers(PyObject*, PyObject*) {
+    PyObject* names = PyTuple_New(mind::kRowNumbers);
+    for (int i = 0; names != nullptr && i < mind::kRowNumbers; ++i) {
+        PyObject* name = PyUnicode_FromString(mind::kRowNumberNames[i]);
+        if (name == nullptr || PyTuple_SetItem(names, i, name) != 0) Py_CLEAR(names);
+    }
+    return names;
+}
+
 PyMethodDef methods[] = {
     {"capability", capability, METH_NOARGS, "The instruction set of the kernels in use: avx512, avx2 or baseline."},
+    {"use_capability", use_capability, METH_O, "Chooses the instruction set by name; the best one if it is empty."},
+    {"row_numbers", row_numbers, METH_NOARGS, "The names of the statistics of a row, in the order of `numbers`."},
     {nullptr, nullptr, 0, nullptr},
 };
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cpu", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_cpp", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 
-PyMODINIT_FUNC PyInit__cpu() { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__cpp() { return PyModule_Create(&module); }

@@ -113,6 +113,10 @@ inline Statistics statistics_of(const Row& row, std::int64_t target, float z_tar
     return found;
 }
 
+inline float& number(const RowArguments& args, RowNumber which, std::int64_t r) {
+    return args.numbers[which * args.logits.rows + r];
+}
+
 // Coefficients of the gradient with respect to z: e^d (a + b d) - t 1[v = target] - u, d = z - maximum. The entropy's
 // part, entropy + log p, is d less its mean: the log of the total, which either would be rounded by, is in neither.
 struct RowGradient {
@@ -120,10 +124,9 @@ struct RowGradient {
     float a, b, t, u;
 
     RowGradient(const RowArguments& args, std::int64_t r, double mean, double total) {
-        const std::int64_t n = args.logits.rows;
-        const double scale = args.scale[r], lse = args.numbers[2 * n + r];
-        maximum = args.numbers[4 * n + r];
-        log_total = args.numbers[5 * n + r];
+        const double scale = args.scale[r], lse = number(args, kLse, r);
+        maximum = number(args, kMaximum, r);
+        log_total = number(args, kLogTotal, r);
         const double entropy_scale = args.entropy_scale != nullptr ? args.entropy_scale[r] : 0.0;
         const double of_entropy = entropy_scale != 0.0 ? entropy_scale * mean : 0.0;
         a = static_cast<float>((scale * (1.0 + 2.0 * args.z_loss * lse) + of_entropy) / total);
@@ -141,7 +144,6 @@ struct RowGradient {
 };
 
 inline void write_numbers(const Statistics& found, float z_target, const RowArguments& args, std::int64_t r) {
-    const std::int64_t n = args.logits.rows;
     const float log_total = static_cast<float>(__builtin_log(found.total));
     const float nll = log_total - (z_target - found.maximum), lse = found.maximum + log_total;
     float loss = nll;
@@ -150,10 +152,13 @@ inline void write_numbers(const Statistics& found, float z_target, const RowArgu
         loss = (1.0f - args.label_smoothing) * nll + args.label_smoothing * (log_total - mean);
     }
     if (args.z_loss != 0.0f) loss += args.z_loss * (lse * lse);
-    const float entropy = log_total - static_cast<float>(found.mean());
-    const float total = static_cast<float>(found.total);
-    const float numbers[7] = {loss, nll, lse, entropy, found.maximum, log_total, total};
-    for (int i = 0; i < 7; ++i) args.numbers[i * n + r] = numbers[i];
+    number(args, kLoss, r) = loss;
+    number(args, kNll, r) = nll;
+    number(args, kLse, r) = lse;
+    number(args, kEntropy, r) = log_total - static_cast<float>(found.mean());
+    number(args, kMaximum, r) = found.maximum;
+    number(args, kLogTotal, r) = log_total;
+    number(args, kTotal, r) = static_cast<float>(found.total);
     args.correct[r] = found.correct;
 }
 
@@ -226,7 +231,6 @@ inline void each_kept_tile(const Row& row, float maximum, float log_total, float
 }
 
 inline void run_count(const CountArguments& args, std::int64_t begin, std::int64_t end) {
-    const std::int64_t n = args.rows.logits.rows;
     with_row_type(args.rows.logits, args.rows.head, [&]<typename T, typename C>(T*, C condition) {
         for (std::int64_t r = begin; r < end; ++r) {
             const LogitsRow<T, C> row(args.rows.logits, r, condition);
@@ -234,7 +238,7 @@ inline void run_count(const CountArguments& args, std::int64_t begin, std::int64
             const float z_target = row.one(target).z[0];
             const bool smoothing = args.rows.label_smoothing != 0.0f;
             write_numbers(statistics_of<false>(row, target, z_target, smoothing, nullptr), z_target, args.rows, r);
-            const float maximum = args.rows.numbers[4 * n + r], log_total = args.rows.numbers[5 * n + r];
+            const float maximum = number(args.rows, kMaximum, r), log_total = number(args.rows, kLogTotal, r);
             std::int64_t kept = 0;
             double mass = 0.0;
             const auto add = [&](Logit logit, std::int64_t i) {
@@ -247,16 +251,15 @@ inline void run_count(const CountArguments& args, std::int64_t begin, std::int64
             each_kept_tile(row, maximum, log_total, args.log_threshold, target,
                            [&](std::int64_t from, std::int64_t to) { row.each(from, to, add); });
             args.kept[r] = kept;
-            args.kept_mass[r] = static_cast<float>(mass / args.rows.numbers[6 * n + r]);
+            args.kept_mass[r] = static_cast<float>(mass / number(args.rows, kTotal, r));
         }
     });
 }
 
 template <typename Row>
 inline void write_entries(const Row& row, const EntryArguments& args, std::int64_t r) {
-    const std::int64_t n = args.rows.logits.rows;
-    const float* numbers = args.rows.numbers + r;
-    const RowGradient of(args.rows, r, numbers[5 * n] - numbers[3 * n], numbers[6 * n]);
+    const float mean = number(args.rows, kLogTotal, r) - number(args.rows, kEntropy, r);
+    const RowGradient of(args.rows, r, mean, number(args.rows, kTotal, r));
     const std::int64_t target = args.rows.target[r], last = args.offsets[r + 1];
     std::int64_t next = args.offsets[r];
     double total = 0.0;
@@ -291,7 +294,6 @@ inline void run_entries(const EntryArguments& args, std::int64_t begin, std::int
 
 // Columns [begin, end) of the background, block by block, so that the sums of a block stay in the cache.
 inline void run_background(const BackgroundArguments& args, std::int64_t begin, std::int64_t end) {
-    const std::int64_t n = args.rows.logits.rows;
     with_row_type(args.rows.logits, args.rows.head, [&]<typename T, typename C>(T*, C condition) {
         for (std::int64_t v = begin; v < end; ++v) args.out[v] = 0.0f;
         for (std::int64_t start = begin; start < end; start += kRowBlock) {
@@ -300,8 +302,8 @@ inline void run_background(const BackgroundArguments& args, std::int64_t begin, 
                 const std::int64_t r = args.sample[s];
                 const LogitsRow<T, C> row(args.rows.logits, r, condition);
                 const auto target = static_cast<std::int32_t>(args.rows.target[r]);
-                const float maximum = args.rows.numbers[4 * n + r], log_total = args.rows.numbers[5 * n + r];
-                const float weight = args.weight[s] / args.rows.numbers[6 * n + r];
+                const float maximum = number(args.rows, kMaximum, r), log_total = number(args.rows, kLogTotal, r);
+                const float weight = args.weight[s] / number(args.rows, kTotal, r);
                 row.each(start, stop, [&](Logit logit, std::int64_t i) {
                     const Floats d = logit.z - maximum;
                     const Ints keep = (d - log_total > args.log_threshold) |

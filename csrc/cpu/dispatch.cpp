@@ -1,4 +1,5 @@
-// Which table of kernels this processor takes.
+// Which table of kernels is used on this processor.
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -22,27 +23,35 @@ extern const Kernels table;
 
 namespace {
 
-const Kernels& choose() {
-    const char* variable = std::getenv("MIND_KERNELS_CPU_CAPABILITY");
-    const std::string wanted = variable == nullptr ? "" : variable;
+std::atomic<const Kernels*> chosen{nullptr};
+
+// `setting` says in an error where the name came from; an empty name stands for the best.
+const Kernels& table_of(const std::string& name, const char* setting) {
 #ifdef MIND_HAS_X86
     __builtin_cpu_init();
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (has_avx512 && (wanted.empty() || wanted == "avx512")) return avx512::table;
-    if (has_avx2 && (wanted.empty() || wanted == "avx2")) return avx2::table;
+    if (has_avx512 && (name.empty() || name == "avx512")) return avx512::table;
+    if (has_avx2 && (name.empty() || name == "avx2")) return avx2::table;
 #endif
-    if (wanted.empty() || wanted == "baseline") return baseline::table;
-    throw std::runtime_error("MIND_KERNELS_CPU_CAPABILITY is '" + wanted +
+    if (name.empty() || name == "baseline") return baseline::table;
+    throw std::runtime_error(std::string(setting) + " is '" + name +
                              "': expected avx512, avx2 or baseline, and one that this processor has");
 }
 
 }  // namespace
 
 const Kernels& kernels() {
-    static const Kernels& chosen = choose();
-    return chosen;
+    const Kernels* table = chosen.load(std::memory_order_acquire);
+    if (table == nullptr) {
+        const char* variable = std::getenv("MIND_KERNELS_CPU_CAPABILITY");
+        table = &table_of(variable == nullptr ? "" : variable, "MIND_KERNELS_CPU_CAPABILITY");
+        chosen.store(table, std::memory_order_release);
+    }
+    return *table;
 }
+
+void use_capability(const char* name) { chosen.store(&table_of(name, "capability"), std::memory_order_release); }
 
 }  // namespace mind

@@ -47,7 +47,7 @@ inline void gather_bag(const GatherArguments& args, std::int64_t bag, std::int64
         const T* const rows[1] = {row(i)};
         add_rows<1>(sums, args.values + i, rows, count);
     }
-    for (std::int64_t r = 0; r < args.rank; ++r) {
+    for (std::int64_t r = 0; r < args.right.rows; ++r) {
         const T* const rows[1] = {row_of<T>(args.right, r, column)};
         add_rows<1>(sums, args.left + bag * args.left_stride + r * args.left_column_stride, rows, count);
     }

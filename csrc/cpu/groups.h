@@ -1,4 +1,4 @@
-// What the divergences of a group's rows share: the normaliser before them, tiles of log-probabilities, and the row
+// What the divergences of a group's rows share: the normalizer before them, tiles of log-probabilities, and the row
 // gradient p (F' - S), S = sum p F' / sum p, after them.
 //
 // Log-probabilities are kept as two parts, since rows may nearly coincide where each is far from zero: a log p of -12
@@ -79,7 +79,7 @@ inline Normalizer normalizer_of_row(const float* row, std::int64_t vocabulary) {
     return normalizer_of(maximum + __builtin_log(total));
 }
 
-inline void run_group_normalizer(const GroupArguments& a, std::int64_t begin, std::int64_t end) {
+inline void run_group_normalizer(const GroupWork& a, std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
         const Normalizer normalizer =
             a.mask[row] ? normalizer_of_row(a.logits + row * a.vocabulary, a.vocabulary) : Normalizer{};
@@ -108,8 +108,8 @@ struct Tile {
 };
 
 // Only rows k with share[k] > 0 count for `highest`; all of them where share is null.
-inline Tile load_tile(const GroupArguments& a, float* scratch, std::int64_t group, std::int64_t column,
-                      std::int64_t columns, const float* share) {
+inline Tile load_tile(const GroupWork& a, float* scratch, std::int64_t group, std::int64_t column, std::int64_t columns,
+                      const float* share) {
     const std::int64_t stride = a.tile / kLanes;
     Cell* cells = reinterpret_cast<Cell*>(scratch);
     const Tile tile{group * a.count,
@@ -161,7 +161,7 @@ inline Tile load_tile(const GroupArguments& a, float* scratch, std::int64_t grou
 
 // Writes F', and adds what S needs, in double: where p is nearly 1 in one column, F' - S is far smaller than either.
 // Sums in float32 made the gradient's error of such rows 200 times as large.
-inline void store_derivatives(const GroupArguments& a, const Tile& tile, double* sums) {
+inline void store_derivatives(const GroupWork& a, const Tile& tile, double* sums) {
     for (std::int64_t k = 0; k < a.count; ++k) {
         if (!a.mask[tile.first_row + k]) continue;
         float* out = a.gradient + (tile.first_row + k) * a.vocabulary + tile.column;
@@ -194,7 +194,7 @@ inline void finish_row(const float* logits, float* gradient, std::int64_t column
     }
 }
 
-inline void run_group_gradient(const GroupArguments& a, std::int64_t begin, std::int64_t end) {
+inline void run_group_gradient(const GroupWork& a, std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t group = item / a.spans, first = item % a.spans * a.span;
         const std::int64_t columns = smaller(a.span, a.vocabulary - first);

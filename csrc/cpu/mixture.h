@@ -75,7 +75,7 @@ MIND_INLINE inline Mixture mixture_of(const Tile& tile, const bool* mask, const 
 }
 
 template <bool kGradient>
-inline void mixture_of_tile(const GroupArguments& a, const Tile& tile, const float* share, double* parts) {
+inline void mixture_of_tile(const GroupWork& a, const Tile& tile, const float* share, double* parts) {
     const bool* mask = a.mask + tile.first_row;
     for (std::int64_t v = 0; v < tile.vectors; ++v) {
         const Mixture mixture = mixture_of(tile, mask, share, a.count, v);
@@ -97,7 +97,7 @@ inline void mixture_of_tile(const GroupArguments& a, const Tile& tile, const flo
 }
 
 // The rows' parts of the weight of their group, 0 for absent ones; false where the group has no weight.
-inline bool shares_of(const GroupArguments& a, std::int64_t group, float* share) {
+inline bool shares_of(const GroupWork& a, std::int64_t group, float* share) {
     const float* weight = a.weight + group * a.count;
     const bool* mask = a.mask + group * a.count;
     double total = 0.0;
@@ -109,7 +109,7 @@ inline bool shares_of(const GroupArguments& a, std::int64_t group, float* share)
 }
 
 template <bool kGradient>
-inline void mixture_of_span(const GroupArguments& a, float* scratch, std::int64_t item) {
+inline void mixture_of_span(const GroupWork& a, float* scratch, std::int64_t item) {
     const std::int64_t group = item / a.spans, first = item % a.spans * a.span, count = a.count;
     const std::int64_t end = smaller(first + a.span, a.vocabulary);
     float* share = scratch + (4 * count + 1) * a.tile;
@@ -129,7 +129,7 @@ inline void mixture_of_span(const GroupArguments& a, float* scratch, std::int64_
     }
 }
 
-inline void run_mixture(const GroupArguments& a, float* scratch, std::int64_t begin, std::int64_t end) {
+inline void run_mixture(const GroupWork& a, float* scratch, std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item) {
         if (a.gradient == nullptr) {
             mixture_of_span<false>(a, scratch, item);

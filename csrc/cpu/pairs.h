@@ -60,7 +60,7 @@ inline float add_pair(Cell* a, Cell* b, std::int64_t vectors, float half_weight)
 }
 
 template <bool kGradient>
-inline void pairs_of_span(const GroupArguments& a, float* scratch, std::int64_t item) {
+inline void pairs_of_span(const GroupWork& a, float* scratch, std::int64_t item) {
     const std::int64_t group = item / a.spans, first = item % a.spans * a.span, count = a.count;
     const std::int64_t end = smaller(first + a.span, a.vocabulary), pairs = count * (count - 1) / 2;
     const float* weight = a.weight + group * count * count;
@@ -84,7 +84,7 @@ inline void pairs_of_span(const GroupArguments& a, float* scratch, std::int64_t 
     }
 }
 
-inline void run_pairs(const GroupArguments& a, float* scratch, std::int64_t begin, std::int64_t end) {
+inline void run_pairs(const GroupWork& a, float* scratch, std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item) {
         if (a.gradient == nullptr) {
             pairs_of_span<false>(a, scratch, item);

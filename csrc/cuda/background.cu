@@ -50,9 +50,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
 #pragma unroll
         for (int u = 0; u < kRows; ++u) {
             if (start + u * kWarps >= args.count) break;
-            const float* numbers = args.rows.numbers + r[u];
-            const float cut = numbers[2 * logits.rows] + args.log_threshold;
-            const float maximum = numbers[4 * logits.rows], log_total = numbers[5 * logits.rows];
+            const float cut = number(args.rows, kLse, r[u]) + args.log_threshold;
+            const float maximum = number(args.rows, kMaximum, r[u]), log_total = number(args.rows, kLogTotal, r[u]);
             const float weight = args.weight[start + u * kWarps];
             const int target = target_of(args.rows, r[u]);
             float x[kVector<T>];

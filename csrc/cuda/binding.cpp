@@ -3,19 +3,10 @@
 #include <Python.h>
 
 #include "../operators.h"
-#include "operators.h"
 
 STABLE_TORCH_LIBRARY(mind_kernels_cuda, library) { mind::define_operators(library); }
 
-STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cuda, CUDA, library) {
-    library.impl("row_kernel_", TORCH_BOX(&mind::cuda::row_kernel_));
-    library.impl("count", TORCH_BOX(&mind::cuda::count));
-    library.impl("entries", TORCH_BOX(&mind::cuda::entries));
-    library.impl("background", TORCH_BOX(&mind::cuda::background));
-    library.impl("gather_rows", TORCH_BOX(&mind::cuda::gather_rows));
-    library.impl("pair_divergences", TORCH_BOX(&mind::cuda::pair_divergences));
-    library.impl("mixture_divergences", TORCH_BOX(&mind::cuda::mixture_divergences));
-}
+STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cuda, CUDA, library) { mind::implement_operators(library); }
 
 namespace {
 

@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(1024) count_kernel(const CountArguments args, 
     const int target = target_of(args.rows, r);
     const RowNumbers numbers =
         row_numbers<T, kSoftcap, kSmoothing>(row, target, head, args.rows.label_smoothing, args.rows.z_loss);
-    const float cut = numbers.lse + args.log_threshold;
+    const float cut = numbers[kLse] + args.log_threshold;
     int kept[1] = {0};
     float mass[1] = {0.0f};
     row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto) {
@@ -28,14 +28,13 @@ __global__ void __launch_bounds__(1024) count_kernel(const CountArguments args, 
         for (int k = 0; k < kVector<T>; ++k) {
             if (!is_kept(z[k], column + k, target, cut)) continue;
             ++kept[0];
-            mass[0] += expf((z[k] - numbers.maximum) - numbers.log_total);
+            mass[0] += expf((z[k] - numbers[kMaximum]) - numbers[kLogTotal]);
         }
     });
     block_reduce(kept, 0, Sum{});
     block_reduce(mass, 0.0f, Sum{});
     if (threadIdx.x == 0) {
-        numbers.store(args.rows.numbers, args.rows.logits.rows, r);
-        args.rows.correct[r] = numbers.correct;
+        numbers.store(args.rows, r);
         args.kept[r] = kept[0];
         args.kept_mass[r] = mass[0];
     }

@@ -48,17 +48,17 @@ template <typename T, bool kSoftcap>
 __global__ void __launch_bounds__(kThreads, 4) entries_kernel(const EntryArguments args, const HeadFactors head) {
     // Each warp's entries of this step, and, since a fast warp may be a step ahead, of the step before.
     __shared__ int found[2][kWarps];
-    const std::int64_t r = blockIdx.x, rows = args.rows.logits.rows;
+    const std::int64_t r = blockIdx.x;
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const Row<T> row = row_of<T>(args.rows.logits, r);
     const int target = target_of(args.rows, r);
     const std::int64_t last = args.offsets[r + 1];
     std::int64_t base = args.offsets[r];
     require(base >= 0 && base <= last && last <= args.total);
-    const float* numbers = args.rows.numbers + r;
-    const float lse = numbers[2 * rows], maximum = numbers[4 * rows], log_total = numbers[5 * rows];
+    const float lse = number(args.rows, kLse, r), maximum = number(args.rows, kMaximum, r);
+    const float log_total = number(args.rows, kLogTotal, r);
     const float cut = lse + args.log_threshold;
-    const RowGradient gradient(args.rows, r, lse, numbers[3 * rows]);
+    const RowGradient gradient(args.rows, r, lse, number(args.rows, kEntropy, r));
     float kept_sum[1] = {0.0f};
     int parity = 0;
     for (int start = 0; start < row.vectors; start += kThreads * kLoads, parity ^= 1) {

@@ -17,19 +17,16 @@ __global__ void __launch_bounds__(1024) row_kernel(const RowArguments args, cons
     const Row<T> row = row_of<T>(args.logits, r);
     const int target = target_of(args, r);
     const RowNumbers numbers = row_numbers<T, kSoftcap, kOptions>(row, target, head, args.label_smoothing, args.z_loss);
-    if (threadIdx.x == 0) {
-        numbers.store(args.numbers, args.logits.rows, r);
-        args.correct[r] = numbers.correct;
-    }
+    if (threadIdx.x == 0) numbers.store(args, r);
     if (args.scale == nullptr) return;
 
-    const RowGradient gradient(args, r, numbers.lse, numbers.entropy);
+    const RowGradient gradient(args, r, numbers[kLse], numbers[kEntropy]);
     row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto whole) {
         float dx[kVector<T>];
 #pragma unroll
         for (int k = 0; k < kVector<T>; ++k) {
             const float z = logit_of(capped[k], head);
-            const float log_p = (z - numbers.maximum) - numbers.log_total;
+            const float log_p = (z - numbers[kMaximum]) - numbers[kLogTotal];
             dx[k] = gradient.part(exp_fast(log_p), log_p, kOptions);
         }
         if (column <= target && target < column + kVector<T>) {

@@ -43,15 +43,24 @@ __device__ __forceinline__ void logits_of(const float (&capped)[kCount], const H
     for (int k = 0; k < kCount; ++k) z[k] = logit_of(capped[k], head);
 }
 
+__device__ __forceinline__ float& number(const RowArguments& args, RowNumber which, std::int64_t r) {
+    return args.numbers[which * args.logits.rows + r];
+}
+
 struct RowNumbers {
-    float loss, nll, lse, entropy, maximum, log_total, total;
+    float values[kRowNumbers];
     bool correct;
 
-    // As column `r` of (kNumbers, rows), by one thread.
-    __device__ __forceinline__ void store(float* numbers, std::int64_t rows, std::int64_t r) const {
-        const float values[kNumbers] = {loss, nll, lse, entropy, maximum, log_total, total};
+    __device__ __forceinline__ float& operator[](RowNumber which) { return values[which]; }
+    __device__ __forceinline__ float operator[](RowNumber which) const { return values[which]; }
+
+    // As those of row `r`, by one thread.
+    __device__ __forceinline__ void store(const RowArguments& args, std::int64_t r) const {
 #pragma unroll
-        for (int k = 0; k < kNumbers; ++k) numbers[k * rows + r] = values[k];
+        for (int which = 0; which < kRowNumbers; ++which) {
+            number(args, static_cast<RowNumber>(which), r) = values[which];
+        }
+        args.correct[r] = correct;
     }
 };
 
@@ -90,13 +99,18 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
     float sums[3] = {softmax.total, softmax.entropy, z_sum};
     block_reduce(sums, 0.0f, Sum{});
 
-    const float z_target = z_of_target, log_total = logf(sums[0]), lse = log_total + maxima[0];
-    RowNumbers out{
-        0.0f,    log_total - (z_target - maxima[0]),           lse, log_total - sums[1] / sums[0], maxima[0], log_total,
-        sums[0], z_target == maxima[0] && maxima[1] < z_target};
-    out.loss = out.nll + z_loss * out.lse * out.lse;
+    const float z_target = z_of_target;
+    RowNumbers out;
+    out[kMaximum] = maxima[0];
+    out[kTotal] = sums[0];
+    out[kLogTotal] = logf(sums[0]);
+    out[kLse] = out[kLogTotal] + maxima[0];
+    out[kEntropy] = out[kLogTotal] - sums[1] / sums[0];
+    out[kNll] = out[kLogTotal] - (z_target - maxima[0]);
+    out[kLoss] = out[kNll] + z_loss * out[kLse] * out[kLse];
     // (1 - eps) nll + eps (lse - mean z) = nll + eps (z_target - mean z)
-    if constexpr (kSmoothing) out.loss += label_smoothing * (z_target - sums[2] / static_cast<float>(row.vocabulary));
+    if constexpr (kSmoothing) out[kLoss] += label_smoothing * (z_target - sums[2] / static_cast<float>(row.vocabulary));
+    out.correct = z_target == maxima[0] && maxima[1] < z_target;
     return out;
 }
 

@@ -1,8 +1,8 @@
 // Best-fit decreasing bin packing for sequence lengths: the module mind._packer.
 //
 // Items go in decreasing length, ties in input order. Each goes to the fullest bin that still holds it, ties to the bin
-// opened first; with none, it opens the next bin. `mind.batches.bin_packing._best_fit_python` is the same algorithm in Python
-// and gives the same bins.
+// opened first; with none, it opens the next bin. `mind.batches.bin_packing._best_fit_python` is the same algorithm in
+// Python and gives the same bins.
 //
 // Open bins are kept by residual capacity: an ordered map from each residual that occurs to a min-heap of bin indices,
 // so an item costs O(log min(n, capacity)) to find its residual and O(log bins) to find the first bin opened. Memory is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mind_kernels.linear_cross_entropy.compiled_rows import CompiledRows
 
-_rows = CompiledRows("cpu")
+_rows = CompiledRows("cpp")
 SPARSE_CHUNKS = _rows.SPARSE_CHUNKS
 row_kernel_, statistics, sparse_rows, gather_rows = (
     _rows.row_kernel_,

@@ -7,6 +7,7 @@ by their gradient. Sparse: read for statistics and counts, and again for the kep
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,18 +17,22 @@ from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
 from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
 from mind_kernels.row_chunks import Head
 
+# The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h. total is the sum of e^(z - maximum), and
+# log_total its logarithm.
+ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total")
+
 
 class CompiledRows:
-    """See `rows.RowKernels` and `logits_rows.LogitsKernels`; `device` is "cpu" or "cuda"."""
+    """See `rows.RowKernels` and `logits_rows.LogitsKernels`; `library` is "cpp" or "cuda"."""
 
     SPARSE_CHUNKS = 1
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, library: str) -> None:
+        self._library = library
 
     @property
-    def _operators(self):
-        return extension.operators(self._device)
+    def _operators(self) -> Any:
+        return extension.operators(self._library)
 
     def row_kernel_(
         self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss, conditioned: bool = False
@@ -38,7 +43,7 @@ class CompiledRows:
         self._operators.row_kernel_(
             logits, target, scale, entropy_scale, *conditions, loss.label_smoothing, loss.z_loss, numbers, correct
         )
-        return RowValues(*numbers[:4], correct)
+        return _values(numbers, correct)
 
     def statistics(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
         return self.row_kernel_(loss.head.project(hidden), target, None, loss)
@@ -55,13 +60,13 @@ class CompiledRows:
             *_conditions(loss.head),
             loss.label_smoothing,
             loss.z_loss,
-            math.log(loss.gradient_threshold),
+            _log_threshold(loss),
             numbers,
             correct,
             kept,
             kept_mass,
         )
-        return RowValues(*numbers[:4], correct), numbers, kept, kept_mass
+        return _values(numbers, correct), numbers, kept, kept_mass
 
     def entries(
         self,
@@ -84,7 +89,7 @@ class CompiledRows:
             *_conditions(loss.head),
             loss.label_smoothing,
             loss.z_loss,
-            math.log(loss.gradient_threshold),
+            _log_threshold(loss),
             normalizer,
             offsets,
             columns,
@@ -98,7 +103,7 @@ class CompiledRows:
     ) -> Tensor:
         out = logits.new_empty(logits.shape[1], dtype=torch.float32)
         self._operators.background(
-            logits, target, *_conditions(loss.head), math.log(loss.gradient_threshold), normalizer, rows, weight, out
+            logits, target, *_conditions(loss.head), _log_threshold(loss), normalizer, rows, weight, out
         )
         return out
 
@@ -109,9 +114,19 @@ class CompiledRows:
 
 
 def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """(7, n) for loss, nll, lse, entropy, maximum, log of total, total: sum of e^(z - maximum); and `correct` (n,)."""
+    """`numbers` (len(ROW_NUMBERS), n) float32 and `correct` (n,) bool, to be filled."""
     rows = logits.shape[0]
-    return logits.new_empty(7, rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
+    return logits.new_empty(len(ROW_NUMBERS), rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
+
+
+def _values(numbers: Tensor, correct: Tensor) -> RowValues:
+    named = dict(zip(ROW_NUMBERS, numbers, strict=True), correct=correct)
+    return RowValues(**{name: named[name] for name in RowValues._fields})
+
+
+def _log_threshold(loss: RowLoss) -> float:
+    assert loss.gradient_threshold is not None  # only the sparse gradient comes here
+    return math.log(loss.gradient_threshold)
 
 
 def _conditions(head: Head) -> tuple[float, float]:

@@ -18,10 +18,12 @@ class LogitsKernels(Protocol):
         self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss, conditioned: bool = False
     ) -> RowValues:
         """See `rows.RowKernels`."""
+        ...
 
     def count(self, logits: Tensor, target: Tensor, loss: RowLoss) -> tuple[RowValues, Tensor, Tensor, Tensor]:
         """The rows' values; a normalizer for the calls below, as the backend likes it; how many entries are kept (n,)
         int64, and their probability (n,). Kept are the entries above the threshold, and the target's."""
+        ...
 
     def entries(
         self,
@@ -35,11 +37,13 @@ class LogitsKernels(Protocol):
         total: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """columns (total,) int32, values (total,) and kept_sum (n,) as `sparse_gradient.Entries` has them."""
+        ...
 
     def background(
         self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, loss: RowLoss
     ) -> Tensor:
         """See `rows.SparseRows`."""
+        ...
 
 
 class HostSums:
@@ -57,7 +61,8 @@ class HostSums:
     def _read(self) -> tuple[float, float]:
         if self._ready is not None:
             self._ready.synchronize()
-        return tuple(self._sums.tolist())
+        kept, dropped_mass = self._sums.tolist()
+        return kept, dropped_mass
 
     def means(self) -> tuple[float, float]:
         kept, dropped_mass = self._read()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,14 @@ from mind_kernels import extension
 
 
 class CompiledGroups:
-    """See `groups.GroupKernels`; `device` is "cpu" or "cuda"."""
+    """See `groups.GroupKernels`; `library` is "cpp" or "cuda"."""
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, library: str) -> None:
+        self._library = library
+
+    @property
+    def _operators(self) -> Any:
+        return extension.operators(self._library)
 
     def pair_divergences(
         self, logits: Tensor, pair_weight: Tensor, mask: Tensor, with_gradient: bool
@@ -29,6 +35,6 @@ class CompiledGroups:
     ) -> tuple[Tensor, Tensor | None]:
         divergence = torch.empty_like(weight, memory_format=torch.contiguous_format)
         gradient = torch.empty_like(logits) if with_gradient else None
-        operator = getattr(extension.operators(self._device), name)
+        operator = getattr(self._operators, name)
         operator(logits, weight.contiguous(), mask.contiguous(), divergence, gradient)
         return divergence, gradient

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import atexit
+import fcntl
 import functools
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from build_tools import incremental
+
 FOLDER = Path(__file__).parent
-SOURCES = FOLDER.parent.parent / "csrc" / "cuda"
+ROOT = FOLDER.parent.parent
+SOURCES = ROOT / "csrc" / "cuda"
+HOST_SOURCES = (SOURCES.parent / "operators.cpp", *sorted(SOURCES.glob("*.cpp")))
 COMPILER = os.environ.get("CXX", "g++").split()[0]
 UNAVAILABLE = "" if shutil.which(COMPILER) else f"the emulator is compiled by {COMPILER}: not found"
 
@@ -39,31 +41,29 @@ OPERATOR_FLAGS = (
 
 @functools.cache
 def operators() -> Any:
-    """torch.ops.mind_kernels_emulated, compiled once a process."""
-    folder = Path(tempfile.mkdtemp(prefix="cuda-emulator-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    commands = [(source, KERNEL_FLAGS) for source in sorted(SOURCES.glob("*.cu"))]
-    commands += [(SOURCES / name, OPERATOR_FLAGS) for name in ("operators.cpp", "group_operators.cpp")]
-    commands.append((FOLDER / "binding.cpp", OPERATOR_FLAGS))
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda command: compile_one(*command, folder), commands))
-    library = folder / "emulated.so"
-    # Bsymbolic: the guard of a device and the current stream are this library's own.
-    run(
-        [
-            COMPILER,
-            "-shared",
-            "-Wl,-Bsymbolic",
-            *map(str, objects),
-            "-o",
-            str(library),
-            f"-L{_TORCH / 'lib'}",
-            "-ltorch_cpu",
-            "-lc10",
-        ]
-    )
+    """torch.ops.mind_kernels_emulated, compiled if its sources have changed; several processes may ask at once."""
+    folder = ROOT / "build" / "cuda_emulator"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        library = incremental.build(_library(), folder, jobs=2)
     torch.ops.load_library(library)
     return torch.ops.mind_kernels_emulated
+
+
+def _library() -> incremental.Library:
+    host = [FOLDER / "binding.cpp", *(source for source in HOST_SOURCES if source.name != "binding.cpp")]
+    translations = [(source, KERNEL_FLAGS) for source in sorted(SOURCES.glob("*.cu"))]
+    translations += [(source, OPERATOR_FLAGS) for source in host]
+    version = subprocess.run([COMPILER, "--version"], check=True, capture_output=True, text=True).stdout
+    return incremental.Library(
+        "emulated",
+        tuple(incremental.Translation(str(source), (COMPILER, *flags), ()) for source, flags in translations),
+        # Bsymbolic: the guard of a device and the current stream are this library's own.
+        (COMPILER, "-shared", "-Wl,-Bsymbolic"),
+        (f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10"),
+        (version, torch.__version__),
+    )
 
 
 def compile_one(source: Path, flags: Sequence[str], folder: Path) -> Path:

@@ -2,7 +2,6 @@
 // the kernels on the emulator. There is one device and one stream.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
-#include "../../csrc/cuda/operators.h"
 #include "../../csrc/operators.h"
 
 extern "C" {
@@ -22,12 +21,4 @@ AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return AOTI_T
 
 STABLE_TORCH_LIBRARY(mind_kernels_emulated, library) { mind::define_operators(library); }
 
-STABLE_TORCH_LIBRARY_IMPL(mind_kernels_emulated, CPU, library) {
-    library.impl("row_kernel_", TORCH_BOX(&mind::cuda::row_kernel_));
-    library.impl("count", TORCH_BOX(&mind::cuda::count));
-    library.impl("entries", TORCH_BOX(&mind::cuda::entries));
-    library.impl("background", TORCH_BOX(&mind::cuda::background));
-    library.impl("gather_rows", TORCH_BOX(&mind::cuda::gather_rows));
-    library.impl("pair_divergences", TORCH_BOX(&mind::cuda::pair_divergences));
-    library.impl("mixture_divergences", TORCH_BOX(&mind::cuda::mixture_divergences));
-}
+STABLE_TORCH_LIBRARY_IMPL(mind_kernels_emulated, CPU, library) { mind::implement_operators(library); }

@@ -1,4 +1,4 @@
-"""Fuzzes the operators of mind_kernels._cpu: each call equals its definition or raises, and stays within its tensors.
+"""Fuzzes the operators of mind_kernels._cpp: each call equals its definition or raises, and stays within its tensors.
 
     python -m tests.fuzz --minutes 30 [--seed 0] [--operators gather_rows count]
 

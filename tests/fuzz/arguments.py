@@ -1,4 +1,4 @@
-"""Random tensors for the operators of mind_kernels._cpu, well-formed in every layout that they take, or spoilt.
+"""Random tensors for the operators of mind_kernels._cpp, well-formed in every layout that they take, or spoilt.
 
 A tensor lies in a buffer of its own with a margin on both sides, whose bytes must be the same after the call.
 """

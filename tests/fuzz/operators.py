@@ -1,4 +1,4 @@
-"""One random call of each operator of mind_kernels._cpu, beside its definition in float64.
+"""One random call of each operator of mind_kernels._cpp, beside its definition in float64.
 
 A call with arguments that it takes must give what the definition gives; one with a spoilt argument must raise.
 """
@@ -25,7 +25,7 @@ def call(draw: Callable, arena: Arena, name: str, arguments: dict[str, Any]) -> 
     """Calls the operator; whether its results are to be looked at."""
     before = {key: value.clone() for key, value in arguments.items() if isinstance(value, Tensor)}
     spoilt = spoil(draw, arguments)
-    operator = getattr(extension.operators("cpu"), name)
+    operator = getattr(extension.operators("cpp"), name)
     if spoilt is None:
         operator(*arguments.values())
         arena.check_margins()
@@ -159,7 +159,7 @@ def counted(draw: Callable, rows: Rows) -> tuple[float, Tensor, Tensor]:
     threshold = math.log(draw(st.sampled_from((2.0**-4, 2.0**-12, 0.5))))
     kept = rows.arena.empty((rows.n,), torch.int64)
     mass = rows.arena.empty((rows.n,), torch.float32)
-    extension.operators("cpu").count(
+    extension.operators("cpp").count(
         rows.logits, rows.target, *rows.options().values(), threshold, rows.numbers, rows.correct, kept, mass
     )
     return threshold, kept, mass
@@ -288,7 +288,7 @@ def gather_rows(draw: Callable) -> None:
     }
     if bad_index:
         try:
-            extension.operators("cpu").gather_rows(*arguments.values())
+            extension.operators("cpp").gather_rows(*arguments.values())
         except RuntimeError:
             arena.check_margins()
             return

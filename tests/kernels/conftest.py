@@ -1,18 +1,14 @@
-"""CUDA operators on CPU tensors, for the tests that ask for them."""
+"""What tests of kernels share as fixtures."""
 
 from __future__ import annotations
 
 import pytest
-
-from mind_kernels import extension
-from tests import cuda_emulator
-
-
-@pytest.fixture(scope="session")
-def operators():
-    return cuda_emulator.operators()
+import torch
 
 
 @pytest.fixture
-def emulated(monkeypatch, operators):
-    monkeypatch.setattr(extension, "operators", {"cuda": operators}.__getitem__)
+def threads():
+    """Sets how many threads there are, and puts it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -19,9 +19,9 @@ def test_reason_where_unavailable_and_only_there():
 
 
 def test_the_backends_that_a_cpu_can_have_are_here():
-    """Tests of a backend that is not there would be left out without a word. MIND_KERNELS_OPTIONAL_BACKENDS, a list
+    """Tests of a backend that is not there would be left out without a word. MIND_KERNELS_TEST_WITHOUT, a list
     with commas, names those that may be missing."""
-    optional = os.environ.get("MIND_KERNELS_OPTIONAL_BACKENDS", "").split(",")
+    optional = os.environ.get("MIND_KERNELS_TEST_WITHOUT", "").split(",")
     missing = {
         name: availability.reason
         for name, availability in available_backends().items()

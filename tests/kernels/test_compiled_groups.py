@@ -1,26 +1,25 @@
-"""The compiled CPU group kernels on logits: sizes, threads, capabilities, absent and non-finite rows, wrong arguments.
+"""The compiled CPU group kernels with each instruction set: sizes, threads, absent, forbidden and non-finite rows.
 
 What they share with the other backends is in test_linear_pairwise_jsd.py.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from cases import usable
+from compiled_kernels import CPP, NAMES, compiled
 
-from mind_kernels import backend, extension
 from mind_kernels.linear_pairwise_jsd import backend_torch, reference
 from mind_kernels.testing import assert_within_budget
 
-pytestmark = pytest.mark.skipif(not usable(["cpp"]), reason="the CPU library is not here: see test_backend.py")
-
 FORMS = ["pairs", "mixture"]
-SPAN = 4096  # columns of a work item, kSpan in group_operators.cpp
+SPAN = 4096  # columns of a work item, kSpan in run_groups.cpp
+
+
+@pytest.fixture(autouse=True, params=[name for name in NAMES if name.startswith("cpp")])
+def each_instruction_set(request):
+    with compiled(request.param):
+        yield
 
 
 def make(groups, count, vocabulary, *, form="pairs", scale=2.0, seed=0):
@@ -34,7 +33,7 @@ def make(groups, count, vocabulary, *, form="pairs", scale=2.0, seed=0):
 
 
 def run(logits, weight, mask, with_gradient=True, kernels=None):
-    kernels = kernels or backend.kernels("linear_pairwise_jsd", "cpp")
+    kernels = kernels or CPP.groups
     kernel = kernels.pair_divergences if weight.dim() == 3 else kernels.mixture_divergences
     divergence, gradient = kernel(logits, weight, mask, with_gradient)
     return {"divergence": divergence} if gradient is None else {"divergence": divergence, "gradient": gradient}
@@ -55,14 +54,6 @@ def assert_right(found, inputs):
 def assert_identical(found, expected):
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
-
-
-@pytest.fixture
-def threads():
-    """Sets how many threads there are, and puts it back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -180,34 +171,6 @@ def test_gradient_of_saturated_rows(peak, form):
     assert (largest < 1e-2).all() and (error < 1e-5 * largest).all()
 
 
-@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
-def test_capabilities(capability, tmp_path):
-    """Each set of kernels that this processor runs is right, in a process of its own."""
-    inputs = {form: make(3, 8, SPAN + 77, form=form) for form in FORMS}
-    torch.save(inputs, tmp_path / "inputs.pt")
-    environment = os.environ | {"MIND_KERNELS_CPU_CAPABILITY": capability}
-    code = """if True:
-        import sys, torch
-        from mind_kernels import backend, extension
-        extension.operators("cpu")
-        print(sys.modules["mind_kernels._cpu"].capability())
-        kernels, folder = backend.kernels("linear_pairwise_jsd", "cpp"), sys.argv[1]
-        inputs = torch.load(folder + "/inputs.pt")
-        outputs = {"pairs": kernels.pair_divergences(*inputs["pairs"], True),
-                   "mixture": kernels.mixture_divergences(*inputs["mixture"], True)}
-        torch.save(outputs, folder + "/outputs.pt")
-    """
-    process = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True
-    )
-    if capability != "baseline" and "one that this processor has" in process.stderr:
-        pytest.skip(f"this processor has no {capability}")
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.split() == [capability]
-    for form, (divergence, gradient) in torch.load(tmp_path / "outputs.pt").items():
-        assert_right({"divergence": divergence, "gradient": gradient}, inputs[form])
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_agrees_with_float64_kernels_on_large_groups(form):
     """Far below the error of plain float32, which the budget allows."""
@@ -216,45 +179,3 @@ def test_agrees_with_float64_kernels_on_large_groups(form):
     for name, rtol in (("divergence", 1e-6), ("gradient", 1e-6)):
         scale = exact[name].abs().max()
         assert (found[name] - exact[name]).abs().max() < rtol * scale, name
-
-
-def arguments(form):
-    logits, weight, mask = make(2, 3, 10, form=form)
-    name = "pair_weight" if form == "pairs" else "mixture_weight"
-    return {
-        "logits": logits,
-        name: weight,
-        "mask": mask,
-        "divergence": torch.empty_like(weight),
-        "gradient": torch.empty_like(logits),
-    }
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    "name, change",
-    [
-        ("logits", lambda t: t[0]),
-        ("logits", lambda t: t.double()),
-        ("logits", lambda t: t.transpose(1, 2).contiguous().transpose(1, 2)),
-        ("logits", lambda t: t[..., :0]),
-        ("weight", lambda t: t[:1]),
-        ("weight", lambda t: t.double()),
-        ("weight", lambda t: t.repeat(*[1] * (t.dim() - 1), 2)[..., ::2]),
-        ("mask", lambda t: t[:, :2]),
-        ("mask", lambda t: t.float()),
-        ("divergence", lambda t: t[..., :2]),
-        ("divergence", lambda t: t.bfloat16()),
-        ("gradient", lambda t: t[..., :9]),
-        ("gradient", lambda t: t.half()),
-    ],
-)
-def test_wrong_arguments_are_named(name, change, form):
-    values = arguments(form)
-    if name == "weight":
-        name = "pair_weight" if form == "pairs" else "mixture_weight"
-    values[name] = change(values[name])
-    operators = extension.operators("cpu")
-    operator = operators.pair_divergences if form == "pairs" else operators.mixture_divergences
-    with pytest.raises(RuntimeError, match=f"{name} (is|have|has)"):
-        operator(*values.values())

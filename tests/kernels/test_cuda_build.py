@@ -85,7 +85,7 @@ def test_no_kernel_spills(resources, compiled):
 @pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE)
 def test_the_library_loads_and_registers_its_operators(compiled, tmp_path):
     flags = [*cuda_emulator.OPERATOR_FLAGS, "-DPy_LIMITED_API=0x030B0000", "-isystem", sysconfig.get_path("include")]
-    objects = [cuda_emulator.compile_one(file, flags, tmp_path) for file in sorted(SOURCES.glob("*.cpp"))]
+    objects = [cuda_emulator.compile_one(file, flags, tmp_path) for file in cuda_emulator.HOST_SOURCES]
     library = tmp_path / "_cuda.abi3.so"
     cuda_emulator.run(
         [

@@ -6,17 +6,13 @@ import math
 
 import pytest
 import torch
+from compiled_kernels import EMULATED, needs_emulator
 from kernel_cases import eager_groups, make_groups, not_cancelling
 
-from mind_kernels.linear_pairwise_jsd.compiled_groups import CompiledGroups
 from mind_kernels.testing import assert_within_budget
-from tests import cuda_emulator
 
-pytestmark = [
-    pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE),
-    pytest.mark.usefixtures("emulated"),
-]
-GROUPS = CompiledGroups("cuda")
+pytestmark = needs_emulator
+GROUPS = EMULATED.groups
 # (groups, rows, vocabulary): parts of a warp's columns, spans of several warps; one block of rows, several, and parts
 GROUP_SHAPES = [
     (3, 2, 101),
@@ -197,17 +193,3 @@ def test_nothing_to_compare(kind, shape):
     weight = torch.zeros((groups, count, count) if kind == "pairs" else (groups, count))
     found = run_groups(kind, torch.zeros(shape), weight, torch.ones(groups, count, dtype=torch.bool))
     assert found["gradient"].shape == shape and found["values"].numel() == 0
-
-
-@KINDS
-def test_bad_tensors_are_named(kind):
-    logits, weight, mask = make_groups(kind, 2, 3, 67)
-    for arguments, message in [
-        ((logits[0], weight, mask), "logits have shape"),
-        ((logits.double(), weight, mask), "logits has dtype"),
-        ((logits[..., ::2], weight, mask), "logits is not contiguous"),
-        ((logits, weight[:1], mask), "_weight has shape"),
-        ((logits, weight, mask.float()), "mask has dtype"),
-    ]:
-        with pytest.raises(RuntimeError, match=message):
-            run_groups(kind, *arguments)

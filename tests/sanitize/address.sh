@@ -3,7 +3,7 @@
 # instruction set that this processor has; the first finding ends a run.
 #   PYTHON=python CAPABILITIES='baseline avx2 avx512' SELECT='cpp and not slow' tests/sanitize/address.sh [MODULE ARGUMENTS]
 # A module, such as tests.fuzz, runs in place of the tests; the capability "best" is what the processor takes by itself.
-# The build stays in build/asan and is never installed: MIND_KERNELS_LIBRARY_FOLDER names it.
+# The build stays in build/asan and is never installed: MIND_KERNELS_LIBRARIES names it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python}
@@ -11,7 +11,7 @@ export CXX=${CXX:-g++}
 [ $# -gt 0 ] || set -- pytest -q -p no:cacheprovider -k "${SELECT:-cpp and not slow}" tests/kernels
 "$PYTHON" setup.py -q build_ext --variant asan --build-lib build/asan | grep '^mind-kernels:'
 
-export MIND_KERNELS_LIBRARY_FOLDER=$PWD/build/asan/mind_kernels PYTHONPATH=.
+export MIND_KERNELS_LIBRARIES=$PWD/build/asan/mind_kernels PYTHONPATH=.
 # The runtimes must be there before Python's own first allocation, and the C++ library before ASan looks for its throw.
 preload=$($CXX -print-file-name=libasan.so):$($CXX -print-file-name=libstdc++.so)
 # Leaks are not looked for: Python and torch keep what they allocate until the process ends.
@@ -20,7 +20,7 @@ failed=0
 for capability in ${CAPABILITIES:-baseline avx2 avx512}; do
     export MIND_KERNELS_CPU_CAPABILITY=$capability
     [ "$capability" != best ] || unset MIND_KERNELS_CPU_CAPABILITY
-    has='from mind_kernels import extension as e; print(e.unavailable("cpu") or e.capability())'
+    has='from mind_kernels import extension as e; print(e.unavailable("cpp") or e.capability())'
     if ! found=$(LD_PRELOAD=$preload "$PYTHON" -c "$has" 2>&1); then
         echo "$capability: not run: ${found##*$'\n'}"
         [ "$capability" = avx2 ] || [ "$capability" = avx512 ] || failed=1 # what not every processor has

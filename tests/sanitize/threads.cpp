@@ -75,7 +75,7 @@ std::string row_kernels(mind::Type type, int threads) {
     const std::vector<float> scale = normal(kRows, 1.0f, 2), entropy_scale = normal(kRows, 0.1f, 3);
     std::vector<std::int64_t> target(kRows), kept(kRows), offsets(kRows + 1), sample{1, 5, 30};
     for (std::int64_t row = 0; row < kRows; ++row) target[row] = row * 27;
-    std::vector<float> numbers(7 * kRows), kept_mass(kRows), kept_sum(kRows), background(kVocabulary);
+    std::vector<float> numbers(mind::kRowNumbers * kRows), kept_mass(kRows), kept_sum(kRows), background(kVocabulary);
     bool correct[kRows] = {};
     mind::RowArguments rows{{logits.data(), type, kRows, kVocabulary, kStride},
                             target.data(),
@@ -92,7 +92,7 @@ std::string row_kernels(mind::Type type, int threads) {
     for (std::int64_t row = 0; row < kRows; ++row) offsets[row + 1] = offsets[row] + kept[row];
     std::vector<std::int32_t> columns(offsets[kRows]);
     std::vector<float> values(offsets[kRows]);
-    const mind::EntryArguments entries{rows,           kLogThreshold, offsets.data(),
+    const mind::EntryArguments entries{rows,           kLogThreshold, offsets.data(), offsets[kRows],
                                        columns.data(), values.data(), kept_sum.data()};
     spread(threads, kRows, 2, [&](auto begin, auto end) { kernels.entries(entries, begin, end); });
     const mind::BackgroundArguments dropped{
@@ -108,12 +108,12 @@ std::string row_kernels(mind::Type type, int threads) {
     const std::vector<float> left = normal(kRows * kRank, 1.0f, 6);
     const mind::GatherArguments gather{values.data(),
                                        columns.data(),
+                                       offsets[kRows],
                                        offsets.data(),
                                        {head.data(), type, kVocabulary, kSize, kSize},
                                        left.data(),
                                        kRank,
                                        1,
-                                       kRank,
                                        {right.data(), type, kRank, kSize, kSize},
                                        {out.data(), type, kRows, kSize, kSize}};
     spread(threads, kRows, 2, [&](auto begin, auto end) { kernels.gather(gather, begin, end); });
@@ -134,9 +134,14 @@ std::string group_kernels(bool of_pairs, int threads) {
     std::vector<float> gradient(logits.size()), normalizer(kGroups * kCount * 2);
     std::vector<double> parts(kGroups * kSpans * (of_pairs ? kCount * (kCount - 1) / 2 : kCount));
     std::vector<double> sums(kGroups * kSpans * kCount * 2);
-    const mind::GroupArguments args{logits.data(),   kGroups, kCount, kVocabulary, weight.data(),     mask,
-                                    gradient.data(), kSpan,   kSpans, kTile,       normalizer.data(), parts.data(),
-                                    sums.data()};
+    const mind::GroupWork args{
+        {logits.data(), kGroups, kCount, kVocabulary, weight.data(), mask, nullptr, gradient.data()},
+        kSpan,
+        kSpans,
+        kTile,
+        normalizer.data(),
+        parts.data(),
+        sums.data()};
     spread(threads, kGroups * kCount, 1, [&](auto begin, auto end) { kernels.group_normalizer(args, begin, end); });
     spread(threads, kGroups * kSpans, 1, [&](auto begin, auto end) {
         constexpr std::size_t kNumbers = (4 * kCount + 1) * kTile + kCount;

@@ -1,0 +1,89 @@
+// What the kernels of csrc/cpu and csrc/cuda are called with: pointers and sizes, without PyTorch.
+#pragma once
+
+#include <cstdint>
+
+namespace mind {
+
+enum class Type { kFloat, kBFloat16, kHalf };
+
+// z = softcap tanh(x / softcap) / temperature of projected logits x; softcap 0 stands for none.
+struct Conditions {
+    float softcap = 0.0f;
+    float temperature = 1.0f;
+};
+
+struct Matrix {
+    void* data;
+    Type type;
+    std::int64_t rows, columns, stride;  // elements; the columns of a row are contiguous
+};
+
+// The statistics of a row in the order in which `numbers` has them; total is the sum of e^(z - maximum). A new one
+// comes here, where the kernels compute it (cpu/cross_entropy.h, cuda/statistics.cuh), and in compiled_rows.py.
+enum RowNumber { kLoss, kNll, kLse, kEntropy, kMaximum, kLogTotal, kTotal, kRowNumbers };
+constexpr const char* kRowNumberNames[] = {"loss", "nll", "lse", "entropy", "maximum", "log_total", "total"};
+static_assert(sizeof kRowNumberNames == kRowNumbers * sizeof *kRowNumberNames);
+
+// The loss of a row is (1 - label_smoothing) nll + label_smoothing (lse - mean z) + z_loss lse^2.
+struct RowArguments {
+    Matrix logits;               // (n, V), projected; becomes its gradient if scale is given
+    const std::int64_t* target;  // (n,), in [0, V)
+    const float* scale;          // (n,) d(total loss) / d(row loss), or null
+    const float* entropy_scale;  // (n,) d(total loss) / d(row entropy), or null
+    Conditions head;
+    float label_smoothing, z_loss;
+    float* numbers;  // (kRowNumbers, n)
+    bool* correct;   // (n,)
+};
+
+// Entries with log p > log_threshold, and the target's, are kept.
+struct CountArguments {
+    RowArguments rows;
+    float log_threshold;
+    std::int64_t* kept;  // (n,)
+    float* kept_mass;    // (n,) the sum of p over them
+};
+
+struct EntryArguments {
+    RowArguments rows;  // numbers as `count` left them
+    float log_threshold;
+    const std::int64_t* offsets;  // (n + 1,), where each row's entries go
+    std::int64_t total;
+    std::int32_t* columns;  // (total,), increasing in a row
+    float* values;          // (total,) gradient of the projected logit, without a uniform part
+    float* kept_sum;        // (n,) sum of p (a + b log p) over the kept entries
+};
+
+struct BackgroundArguments {
+    RowArguments rows;  // numbers as `count` left them
+    float log_threshold;
+    const std::int64_t* sample;  // (count,), rows of the logits
+    const float* weight;         // (count,)
+    std::int64_t count;
+    float* out;  // (V,) sum over the sample of weight x dropped p x slope
+};
+
+// out[b] = sum over offsets[b] <= i < offsets[b + 1] of values[i] matrix[indices[i]], plus left[b] @ right.
+struct GatherArguments {
+    const float* values;          // (total,)
+    const std::int32_t* indices;  // (total,)
+    std::int64_t total;
+    const std::int64_t* offsets;  // (bags + 1,)
+    Matrix matrix;                // (m, D)
+    const float* left;            // (bags, rank), element (b, r) at b left_stride + r left_column_stride
+    std::int64_t left_stride, left_column_stride;
+    Matrix right;  // (rank, D), in the type of matrix
+    Matrix out;    // (bags, D), in the type of matrix or in float32
+};
+
+struct GroupArguments {
+    const float* logits;  // (G, K, V), conditioned
+    std::int64_t groups, count, vocabulary;
+    const float* weight;  // (G, K, K) of pairs, of which the upper triangle counts, or (G, K) of a mixture
+    const bool* mask;     // (G, K)
+    float* divergence;    // shaped as weight
+    float* gradient;      // (G, K, V), or null
+};
+
+}  // namespace mind

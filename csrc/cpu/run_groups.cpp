@@ -1,0 +1,101 @@
+// The operators of groups of rows on CPU tensors: memory for the kernels, and the work spread over PyTorch's threads.
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "../run.h"
+#include "kernels.h"
+
+namespace mind::run {
+
+namespace {
+
+// Columns of a work item: 12 of them a group at V 49152, each of 16 KiB a row.
+constexpr std::int64_t kSpan = 4096;
+// Numbers of a tile, of which 4 floats each are kept: 16 KiB, half of the smallest L1 cache.
+constexpr std::int64_t kTileNumbers = 1024;
+constexpr std::int64_t kWidest = 16;  // floats of the widest vector
+// From this many groups a thread on, a thread takes whole groups, whose logits and gradient stay in its caches from one
+// pass to the next.
+constexpr std::int64_t kGroupsPerThread = 4;
+
+struct Free {
+    void operator()(float* memory) const { ::operator delete(memory, std::align_val_t(64)); }
+};
+using Scratch = std::unique_ptr<float, Free>;
+
+Scratch scratch_for(const GroupWork& args) {
+    const std::size_t numbers = (4 * args.count + 1) * args.tile + args.count;
+    return Scratch(static_cast<float*>(::operator new(numbers * sizeof(float), std::align_val_t(64))));
+}
+
+// The normalizer of the rows, the kernel on spans of columns, and the gradient of the rows. What each item computes
+// does not depend on which way the items are shared out. Returns the sums over columns, (G, parts).
+std::vector<double> column_sums(const GroupArguments& arguments, std::int64_t parts,
+                                void (*kernel)(const GroupWork&, float*, std::int64_t, std::int64_t)) {
+    const std::int64_t rows = arguments.groups * arguments.count;
+    const std::int64_t spans = (arguments.vocabulary + kSpan - 1) / kSpan, items = arguments.groups * spans;
+    const std::int64_t tile = kTileNumbers / std::max<std::int64_t>(arguments.count, 1) / kWidest;
+    std::vector<float> normalizer(rows * 2);
+    std::vector<double> part(items * parts);
+    std::vector<double> sums(arguments.gradient == nullptr ? 0 : rows * spans * 2);
+    const GroupWork args{arguments,         kSpan,       spans,      std::max(tile, std::int64_t{1}) * kWidest,
+                         normalizer.data(), part.data(), sums.data()};
+    const Kernels& table = kernels();
+    const auto divergences = [&](std::int64_t begin, std::int64_t end) {
+        const Scratch scratch = scratch_for(args);
+        kernel(args, scratch.get(), begin, end);
+    };
+    const auto gradients = [&](std::int64_t begin, std::int64_t end) { table.group_gradient(args, begin, end); };
+    if (args.groups >= kGroupsPerThread * torch::stable::get_num_threads()) {
+        torch::stable::parallel_for(0, args.groups, 1, [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t group = begin; group < end; ++group) {
+                table.group_normalizer(args, group * args.count, (group + 1) * args.count);
+                divergences(group * args.spans, (group + 1) * args.spans);
+                if (args.gradient != nullptr) gradients(group * args.spans, (group + 1) * args.spans);
+            }
+        });
+    } else {
+        torch::stable::parallel_for(0, args.groups * args.count, 1, [&](std::int64_t begin, std::int64_t end) {
+            table.group_normalizer(args, begin, end);
+        });
+        torch::stable::parallel_for(0, items, 1, divergences);
+        if (args.gradient != nullptr) torch::stable::parallel_for(0, items, 1, gradients);
+    }
+    std::vector<double> total(args.groups * parts);
+    for (std::int64_t item = 0; item < items; ++item) {
+        for (std::int64_t i = 0; i < parts; ++i) total[item / args.spans * parts + i] += part[item * parts + i];
+    }
+    return total;
+}
+
+// Rounding may leave a sum of non-negative entries just below 0; a nan stays.
+float divergence_of(double total) { return total < 0.0 ? 0.0f : static_cast<float>(total); }
+
+}  // namespace
+
+void pairs(const GroupArguments& args, const torch::stable::Tensor&) {
+    const std::int64_t count = args.count;
+    const std::vector<double> total = column_sums(args, count * (count - 1) / 2, kernels().pairs);
+    float* out = args.divergence;
+    const double* twice = total.data();  // the divergences; 0 where a row is absent
+    for (std::int64_t group = 0; group < args.groups; ++group, out += count * count) {
+        for (std::int64_t i = 0; i < count; ++i) {
+            out[i * count + i] = 0.0f;
+            for (std::int64_t j = i + 1; j < count; ++j) {
+                out[i * count + j] = out[j * count + i] = divergence_of(0.5 * *twice++);
+            }
+        }
+    }
+}
+
+void mixture(const GroupArguments& args, const torch::stable::Tensor&) {
+    const std::vector<double> total = column_sums(args, args.count, kernels().mixture);
+    std::transform(total.begin(), total.end(), args.divergence, divergence_of);
+}
+
+}  // namespace mind::run

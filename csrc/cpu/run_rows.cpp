@@ -1,0 +1,96 @@
+// The operators of rows on CPU tensors: checks of targets, indices and offsets, and the work spread over PyTorch's
+// threads.
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+
+#include "../run.h"
+#include "kernels.h"
+
+namespace mind::run {
+
+namespace {
+
+template <typename T>
+void check_indices(const char* name, const T* values, std::int64_t begin, std::int64_t end, std::int64_t limit) {
+    for (std::int64_t i = begin; i < end; ++i) {
+        STD_TORCH_CHECK(values[i] >= 0 && values[i] < limit, name, "[", i, "] is ", values[i], ": expected 0 to ",
+                        limit - 1);
+    }
+}
+
+void check_target(const RowArguments& args) {
+    check_indices("target", args.target, 0, args.logits.rows, args.logits.columns);
+}
+
+// 0 = offsets[0] <= offsets[1] <= ... , and the last one at most `limit`.
+void check_offsets(const std::int64_t* offsets, std::int64_t bags, std::int64_t limit) {
+    for (std::int64_t b = 0; b < bags; ++b) {
+        STD_TORCH_CHECK(offsets[b] <= offsets[b + 1], "offsets decrease at ", b);
+    }
+    STD_TORCH_CHECK(offsets[0] >= 0 && offsets[bags] <= limit, "offsets reach from ", offsets[0], " to ", offsets[bags],
+                    ": expected 0 to ", limit);
+}
+
+// Calls kernel(args, begin, end) on parts of [0, count), each of `grain` items or more.
+template <typename Arguments>
+void spread(void (*kernel)(const Arguments&, std::int64_t, std::int64_t), const Arguments& args, std::int64_t count,
+            std::int64_t grain = 1) {
+    torch::stable::parallel_for(0, count, grain,
+                                [&](std::int64_t begin, std::int64_t end) { kernel(args, begin, end); });
+}
+
+}  // namespace
+
+const std::int64_t kMostRows = INT64_MAX, kMostColumns = INT32_MAX;
+
+void rows(const RowArguments& args, const torch::stable::Tensor&) {
+    check_target(args);
+    spread(kernels().rows, args, args.logits.rows);
+}
+
+void count(const CountArguments& args, const torch::stable::Tensor&) {
+    check_target(args.rows);
+    spread(kernels().count, args, args.rows.logits.rows);
+}
+
+void entries(const EntryArguments& args, const torch::stable::Tensor&) {
+    check_target(args.rows);
+    check_offsets(args.offsets, args.rows.logits.rows, args.total);
+    spread(kernels().entries, args, args.rows.logits.rows);
+}
+
+void background(const BackgroundArguments& args, const torch::stable::Tensor&) {
+    check_target(args.rows);
+    check_indices("sample", args.sample, 0, args.count, args.rows.logits.rows);
+    spread(kernels().background, args, args.rows.logits.columns, 1024);
+}
+
+void gather(const GatherArguments& args, const torch::stable::Tensor&) {
+    const std::int64_t* starts = args.offsets;
+    const std::int64_t bags = args.out.rows;
+    check_offsets(starts, bags, args.total);
+    check_indices("indices", args.indices, starts[0], starts[bags], args.matrix.rows);
+    // Frequent tokens make heavy bags, and they stand together: parts of equal work, not of as many bags.
+    const auto work = [&](std::int64_t bag) { return starts[bag] - starts[0] + bag; };
+    const std::int64_t parts = std::min<std::int64_t>(bags, 4 * torch::stable::get_num_threads());
+    const auto first_of = [&](std::int64_t part) {
+        std::int64_t low = 0, high = bags;
+        while (low < high) {
+            const std::int64_t middle = (low + high) / 2;
+            if (work(middle) * parts < work(bags) * part) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        return low;
+    };
+    const Kernels& table = kernels();
+    torch::stable::parallel_for(0, parts, 1, [&](std::int64_t begin, std::int64_t end) {
+        table.gather(args, first_of(begin), end == parts ? bags : first_of(end));
+    });
+}
+
+}  // namespace mind::run

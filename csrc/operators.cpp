@@ -1,0 +1,167 @@
+// From tensors to pointers: checks of shapes, dtypes and devices, the same for both libraries. Values of targets,
+// indices and offsets are checked by csrc/cpu/run_rows.cpp on a CPU, and by the kernels on a GPU: to read them here
+// would wait for the device.
+#include "operators.h"
+
+#include "checks.h"
+#include "run.h"
+
+namespace mind {
+
+namespace {
+
+Matrix matrix_of(const Tensor& tensor) {
+    const ScalarType type = tensor.scalar_type();
+    const Type name = type == ScalarType::Float  ? Type::kFloat
+                      : type == ScalarType::Half ? Type::kHalf
+                                                 : Type::kBFloat16;
+    return {tensor.data_ptr(), name, tensor.size(0), tensor.size(1), tensor.stride(0)};
+}
+
+void check_columns(std::int64_t columns) {
+    STD_TORCH_CHECK(columns >= 1 && columns <= run::kMostColumns, "logits have ", columns, " columns: expected 1 to ",
+                    run::kMostColumns);
+}
+
+void check_rows(const char* name, std::int64_t rows) {
+    STD_TORCH_CHECK(rows <= run::kMostRows, name, " has ", rows, " rows: expected at most ", run::kMostRows);
+}
+
+RowArguments row_arguments(const Tensor& logits, const Tensor& target, double softcap, double temperature,
+                           double label_smoothing, double z_loss, const Tensor& numbers) {
+    check_matrix("logits", logits, logits);
+    const std::int64_t rows = logits.size(0);
+    check_columns(logits.size(1));
+    check_rows("logits", rows);
+    STD_TORCH_CHECK(softcap >= 0 && temperature > 0, "softcap is ", softcap, ", temperature ", temperature);
+    RowArguments args{};
+    args.logits = matrix_of(logits);
+    args.target = checked<std::int64_t>("target", target, {rows}, logits);
+    args.head = {static_cast<float>(softcap), static_cast<float>(temperature)};
+    args.label_smoothing = static_cast<float>(label_smoothing);
+    args.z_loss = static_cast<float>(z_loss);
+    args.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, logits);
+    return args;
+}
+
+void set_scales(RowArguments& args, const OptionalTensor& scale, const OptionalTensor& entropy_scale,
+                const Tensor& logits) {
+    const std::int64_t rows = args.logits.rows;
+    if (scale) args.scale = checked<float>("scale", *scale, {rows}, logits);
+    if (entropy_scale) args.entropy_scale = checked<float>("entropy_scale", *entropy_scale, {rows}, logits);
+}
+
+// The weight is (G, K, K) of pairs, (G, K) of a mixture, and the divergence has its shape.
+GroupArguments group_arguments(const Tensor& logits, const char* weight_name, const Tensor& weight, const Tensor& mask,
+                               const Tensor& divergence, const OptionalTensor& gradient, bool of_pairs) {
+    STD_TORCH_CHECK(logits.dim() == 3, "logits have shape ", shape_of(logits), ": expected (G, K, V)");
+    const std::int64_t groups = logits.size(0), count = logits.size(1), vocabulary = logits.size(2);
+    check_columns(vocabulary);
+    STD_TORCH_CHECK(count == 0 || groups <= run::kMostRows / count, "logits have ", groups, " x ", count,
+                    " rows: expected at most ", run::kMostRows);
+    const auto shaped_as_weight = [&](const char* name, const Tensor& tensor) {
+        return of_pairs ? checked<float>(name, tensor, {groups, count, count}, logits)
+                        : checked<float>(name, tensor, {groups, count}, logits);
+    };
+    GroupArguments args{};
+    args.logits = checked<float>("logits", logits, {groups, count, vocabulary}, logits);
+    args.groups = groups;
+    args.count = count;
+    args.vocabulary = vocabulary;
+    args.weight = shaped_as_weight(weight_name, weight);
+    args.mask = checked<bool>("mask", mask, {groups, count}, logits);
+    args.divergence = shaped_as_weight("divergence", divergence);
+    if (gradient) args.gradient = checked<float>("gradient", *gradient, {groups, count, vocabulary}, logits);
+    return args;
+}
+
+}  // namespace
+
+void row_kernel_(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor entropy_scale, double softcap,
+                 double temperature, double label_smoothing, double z_loss, Tensor numbers, Tensor correct) {
+    check_out("logits", logits, logits);
+    RowArguments args = row_arguments(logits, target, softcap, temperature, label_smoothing, z_loss, numbers);
+    set_scales(args, scale, entropy_scale, logits);
+    args.correct = checked<bool>("correct", correct, {args.logits.rows}, logits);
+    run::rows(args, logits);
+}
+
+void count(Tensor logits, Tensor target, double softcap, double temperature, double label_smoothing, double z_loss,
+           double log_threshold, Tensor numbers, Tensor correct, Tensor kept, Tensor kept_mass) {
+    CountArguments args{};
+    args.rows = row_arguments(logits, target, softcap, temperature, label_smoothing, z_loss, numbers);
+    const std::int64_t rows = args.rows.logits.rows;
+    args.rows.correct = checked<bool>("correct", correct, {rows}, logits);
+    args.log_threshold = static_cast<float>(log_threshold);
+    args.kept = checked<std::int64_t>("kept", kept, {rows}, logits);
+    args.kept_mass = checked<float>("kept_mass", kept_mass, {rows}, logits);
+    run::count(args, logits);
+}
+
+void entries(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor entropy_scale, double softcap,
+             double temperature, double label_smoothing, double z_loss, double log_threshold, Tensor numbers,
+             Tensor offsets, Tensor columns, Tensor values, Tensor kept_sum) {
+    STD_TORCH_CHECK(scale.has_value(), "scale is missing");
+    EntryArguments args{};
+    args.rows = row_arguments(logits, target, softcap, temperature, label_smoothing, z_loss, numbers);
+    set_scales(args.rows, scale, entropy_scale, logits);
+    const std::int64_t rows = args.rows.logits.rows, total = columns.numel();
+    args.log_threshold = static_cast<float>(log_threshold);
+    args.offsets = checked<std::int64_t>("offsets", offsets, {rows + 1}, logits);
+    args.total = total;
+    args.columns = checked<std::int32_t>("columns", columns, {total}, logits);
+    args.values = checked<float>("values", values, {total}, logits);
+    args.kept_sum = checked<float>("kept_sum", kept_sum, {rows}, logits);
+    run::entries(args, logits);
+}
+
+void background(Tensor logits, Tensor target, double softcap, double temperature, double log_threshold, Tensor numbers,
+                Tensor sample, Tensor weight, Tensor out) {
+    BackgroundArguments args{};
+    args.rows = row_arguments(logits, target, softcap, temperature, 0.0, 0.0, numbers);
+    args.log_threshold = static_cast<float>(log_threshold);
+    args.count = sample.numel();
+    args.sample = checked<std::int64_t>("sample", sample, {args.count}, logits);
+    args.weight = checked<float>("weight", weight, {args.count}, logits);
+    args.out = checked<float>("out", out, {args.rows.logits.columns}, logits);
+    run::background(args, logits);
+}
+
+void gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, Tensor left, Tensor right, Tensor out) {
+    check_matrix("matrix", matrix, matrix);
+    check_matrix("right", right, matrix);
+    check_out("out", out, matrix);
+    const std::int64_t bags = out.size(0), size = matrix.size(1), rank = right.size(0);
+    check_rows("out", bags);
+    check_shape("left", left, {bags, rank});
+    check_shape("right", right, {rank, size});
+    check_shape("out", out, {bags, size});
+    STD_TORCH_CHECK(left.scalar_type() == ScalarType::Float && left.device() == matrix.device(),
+                    "left: expected float32 on the device of matrix");
+    STD_TORCH_CHECK(right.scalar_type() == matrix.scalar_type(), "right: expected the dtype of matrix");
+    STD_TORCH_CHECK(out.scalar_type() == matrix.scalar_type() || out.scalar_type() == ScalarType::Float,
+                    "out: expected the dtype of matrix, or float32");
+    GatherArguments args{};
+    args.total = values.numel();
+    args.values = checked<float>("values", values, {args.total}, matrix);
+    args.indices = checked<std::int32_t>("indices", indices, {args.total}, matrix);
+    args.offsets = checked<std::int64_t>("offsets", offsets, {bags + 1}, matrix);
+    args.matrix = matrix_of(matrix);
+    args.left = static_cast<const float*>(left.data_ptr());
+    args.left_stride = left.stride(0);
+    args.left_column_stride = left.stride(1);
+    args.right = matrix_of(right);
+    args.out = matrix_of(out);
+    run::gather(args, matrix);
+}
+
+void pair_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor divergence, OptionalTensor gradient) {
+    run::pairs(group_arguments(logits, "pair_weight", pair_weight, mask, divergence, gradient, true), logits);
+}
+
+void mixture_divergences(Tensor logits, Tensor mixture_weight, Tensor mask, Tensor divergence,
+                         OptionalTensor gradient) {
+    run::mixture(group_arguments(logits, "mixture_weight", mixture_weight, mask, divergence, gradient, false), logits);
+}
+
+}  // namespace mind
