@@ -92,10 +92,13 @@ def record_of(kind: type[T], where: str, row: Mapping[str, Any]) -> T:
     """
     values = {}
     for field in _fields(kind):
-        if field.part is not None:
+        value = row.get(field.json_name, MISSING)
+        if type(value) in field.plain:  # most are: a journal has many rows
+            values[field.name] = value
+        elif field.part is not None:
             values[field.name] = record_of(field.part, where, row)
         elif field.is_in(row, where):
-            values[field.name] = field.checked(row[field.json_name], where)
+            values[field.name] = field.checked(value, where)
     return kind(**values)
 
 
@@ -119,12 +122,15 @@ class _Field:
     """The values of a Literal, else empty."""
     part: type | None
     """The class of the field if that is a dataclass or a NamedTuple."""
+    plain: frozenset[type]
+    """Python's types of JSON values that need no check but this."""
 
     def is_in(self, values: Mapping[str, Any], where: str) -> bool:
         """Whether `values` has the field; raises MindError if it has not and needs it."""
-        present = self.json_name in values
-        require(present or not self.required, f'{where}: "{self.json_name}" is missing')
-        return present
+        if self.json_name in values:
+            return True
+        require(not self.required, f'{where}: "{self.json_name}" is missing')
+        return False
 
     def checked(self, value: Any, where: str) -> Any:
         """`value`, with tuples for lists; raises MindError if the field cannot hold it."""
@@ -144,14 +150,16 @@ def _fields(kind: type) -> tuple[_Field, ...]:
     fields = []
     for name, default, required in _defaults(kind):
         hint = hints[name]
+        types, allowed = _json_types(hint), get_args(hint) if get_origin(hint) is Literal else ()
         fields.append(
             _Field(
                 name,
                 json_names.get(name, name),
                 default,
                 required,
-                types=_json_types(hint),
-                allowed=get_args(hint) if get_origin(hint) is Literal else (),
+                types,
+                allowed,
+                plain=frozenset() if allowed else frozenset(types) - {dict, list},
                 part=hint if isinstance(hint, type) and _has_fields(hint) else None,
             )
         )
