@@ -1,4 +1,4 @@
-"""`mind judge` and `mind filter` on 100,000 stored answers, as a user calls them: seconds and peak memory.
+"""`mind data judge` and `mind data filter` on 100,000 stored answers, as a user calls them: seconds and peak memory.
 
     python -m bench.dataset --data rationales.jsonl [--latex questions.jsonl]
 
@@ -22,13 +22,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.measure import print_table, write_results
-from mind.config import save_config
 from mind.data.questions import save_questions
 from mind.data.sources import SourceConfig
-from mind.files import json_objects, replacing
+from mind.files import json_rows, replacing
 from mind.perspectives import PAPER_PERSPECTIVES
-from mind.records import Question, Response
-from mind.teacher.config import GenerateConfig, TeacherConfig
+from mind.records import Key, Question, Response
+from mind.teacher.config import GenerateConfig, ModelConfig
+from mind.teacher.folder import DatasetFolder
+from mind.typed_json import row_of, save_json
 
 SAMPLES = 6
 CHANGED = 0.1  # of the words
@@ -37,38 +38,36 @@ NOTATIONS = ("\\boxed{{{}}}", "The answer is ${}$.", "#### {}", "\\boxed{{ {} }}
 
 def questions_of(path: str, latex: bool) -> list[tuple[Question, list[str]]]:
     """Each question and the texts that its answers are drawn from."""
-    found = []
-    for _, record in json_objects(path):
-        question = Question(record["id"], record["question"], str(record["answer"]))
-        found.append((question, [] if latex else record["rationales"]))
+    sources = []
+    for _, row in json_rows(path):
+        question = Question(row["id"], row["question"], str(row["answer"]))
+        sources.append((question, [] if latex else row["rationales"]))
     if latex:
-        golds = [question.answer for question, _ in found]
-        for index, (question, texts) in enumerate(found):
+        golds = [question.answer for question, _ in sources]
+        for index, (question, texts) in enumerate(sources):
             texts += [f"So it follows. {notation.format(question.answer)}" for notation in NOTATIONS]
             texts += [f"So it follows. {NOTATIONS[0].format(golds[index - other])}" for other in (1, 2)]
-    return found
+    return sources
 
 
 def answers(sources: list[tuple[Question, list[str]]], count: int, rng: random.Random) -> Iterator[Response]:
     """`count` answers to copies of the questions, 48 to each: eight perspectives, six samples."""
     words = sorted({word for _, texts in sources for text in texts for word in text.split()})
     keys = (
-        (f"{copy}-{index}", perspective, sample, texts)
+        (Key(f"{copy}-{index}", perspective, sample), texts)
         for copy in range(count)
         for index, (_, texts) in enumerate(sources)
         for perspective in PAPER_PERSPECTIVES
         for sample in range(SAMPLES)
     )
-    for _, (name, perspective, sample, texts) in zip(range(count), keys, strict=False):
+    for _, (key, texts) in zip(range(count), keys, strict=False):
         *lines, last = rng.choice(texts).split("\n")  # the answer stays
         changed = [
             " ".join(rng.choice(words) if rng.random() < CHANGED else word for word in line.split(" "))
             for line in lines
         ]
         yield Response(
-            name,
-            perspective,
-            sample,
+            key,
             "0" * 16,
             "m",
             "\n".join([*changed, last]),
@@ -82,23 +81,22 @@ def answers(sources: list[tuple[Question, list[str]]], count: int, rng: random.R
 
 
 def write_folder(folder: Path, sources: list[tuple[Question, list[str]]], count: int) -> None:
-    """What `mind generate` leaves."""
-    with replacing(folder / "responses.jsonl") as file:
+    """What `mind data generate` leaves."""
+    files = DatasetFolder(folder)
+    with replacing(files.responses) as file:
         names = dict.fromkeys(_written(file, answers(sources, count, random.Random(0))))
     save_questions(
         (dataclasses.replace(sources[int(name.rpartition("-")[2])][0], id=name) for name in names),
-        folder / "questions.jsonl",
+        files.questions,
     )
-    save_config(
-        GenerateConfig(str(folder), SourceConfig("questions.jsonl"), TeacherConfig("m")), folder / "generate.json"
-    )
-    (folder / "prompts.json").write_text(json.dumps(dict.fromkeys(PAPER_PERSPECTIVES, "Explain.")))
+    save_json(GenerateConfig(str(folder), SourceConfig("questions.jsonl"), ModelConfig("m")), files.config)
+    files.prompts.write_text(json.dumps(dict.fromkeys(PAPER_PERSPECTIVES, "Explain.")))
 
 
 def _written(file, responses: Iterator[Response]) -> Iterator[str]:
     for response in responses:
-        file.write(json.dumps(dataclasses.asdict(response)) + "\n")
-        yield response.id
+        file.write(json.dumps(row_of(response)) + "\n")
+        yield response.key.question
 
 
 def measured(*arguments: str) -> dict[str, float]:
@@ -112,7 +110,7 @@ def measured(*arguments: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--latex")
     parser.add_argument("--responses", type=int, default=100_000)
@@ -129,10 +127,10 @@ def main() -> None:
         size = (Path(name) / "responses.jsonl").stat().st_size / 2**20
         case = {"responses": options.responses, "file_mib": round(size), "latex": bool(options.latex)}
         rows.append(case | {"command": "mind judge"} | measured("judge", name))
-        verdicts = [record["verdict"] for _, record in json_objects(Path(name) / "judged.jsonl")]
+        verdicts = [row["verdict"] for _, row in json_rows(DatasetFolder(Path(name)).verdicts)]
         rows[0] |= {verdict: verdicts.count(verdict) for verdict in ("right", "wrong", "unparsed")}
         rows.append(case | {"command": "mind filter"} | measured("filter", name, "--output", f"{name}/kept.jsonl"))
-        rows[1] |= {"questions_kept": sum(1 for _ in json_objects(f"{name}/kept.jsonl"))}
+        rows[1] |= {"questions_kept": sum(1 for _ in json_rows(f"{name}/kept.jsonl"))}
     print_table(rows, ["command", "responses", "file_mib", "seconds", "peak_mib"])
     write_results("dataset", rows)
 

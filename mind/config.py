@@ -6,27 +6,16 @@ choice. Times are in steps or epochs, lengths in tokens.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Literal
 
-from mind.errors import MindError
-from mind.files import checked, is_required, json_types
+from mind.errors import require
 from mind.perspectives import PAPER_PERSPECTIVES
 
-T = TypeVar("T")
 EMBEDDED_STUDENT = "smollm2-135m-instruct"
 WORD_PROBLEMS = "word-problems"
 FEEDBACK = {"all": 1, "selected": 0}
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises MindError with `message` unless `condition` holds."""
-    if not condition:
-        raise MindError(message)
 
 
 @dataclass(frozen=True)
@@ -248,46 +237,3 @@ class MindConfig:
     def metanet_learning_rate(self) -> float:
         """MetaNet's learning rate in joint training."""
         return self.metanet.learning_rate or self.train.learning_rate / 10
-
-
-def save_config(config: Any, path: Path) -> None:
-    """Writes `config`, a dataclass, as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-
-
-def load_config(path: Path, kind: type[T] = MindConfig) -> T:
-    """Reads a configuration of class `kind` that `save_config` wrote, or a part of one.
-
-    Raises MindError for a missing file, bad JSON, and a field that is unknown, missing or of another type.
-    """
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise MindError(f"{path}: no such configuration file") from None
-    except json.JSONDecodeError as error:
-        raise MindError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    return _build(kind, values, str(path))
-
-
-def _build(kind: type, values: Any, where: str) -> Any:
-    require(isinstance(values, dict), f"{where}: expected an object with the fields of {kind.__name__}")
-    hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    require(not unknown, f"{where}: unknown field {', '.join(unknown)}")
-    built = {}
-    for item in dataclasses.fields(kind):
-        name, hint = item.name, hints[item.name]
-        if name not in values:
-            require(not is_required(item), f"{where}: the field {name} is missing")
-        elif dataclasses.is_dataclass(hint):
-            built[name] = _build(hint, values[name], f"{where}: {name}")
-        else:
-            built[name] = _frozen(checked(where, name, values[name], json_types(hint)))
-    return kind(**built)
-
-
-def _frozen(value: Any) -> Any:
-    """JSON's lists as tuples."""
-    if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value

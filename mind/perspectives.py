@@ -1,8 +1,8 @@
-"""The perspectives of the paper: what each is called, what marks it, and the prompt that asks for it.
+"""The perspectives: what each is called, what marks it, and the prompt that asks for it.
 
-Source: arXiv 2601.03717 names eight perspectives and describes their manners; it does not publish its
-prompts, so their wording is ours. A prompt is the system's turn. The user's turn (mind/teacher/requests.py) holds the
-question, with the gold answer where the teacher may see it, and asks for a line with the final answer.
+Source: arXiv 2601.03717 names eight perspectives and describes their manners. It does not publish its prompts, so their
+wording is ours. A prompt is the system's turn. The user's turn (mind/teacher/requests.py) holds the question, with the
+gold answer if the teacher may see it, and asks for a line with the final answer.
 """
 
 from __future__ import annotations
@@ -138,20 +138,18 @@ actual one, at the true answer. Do not repeat the question. Use at most two hund
 with the final answer.""",
 )
 
-PERSPECTIVES: dict[str, Perspective] = {
-    perspective.name: perspective
-    for perspective in (
-        FORMAL_SYMBOLIC,
-        INTUITIVE,
-        DECOMPOSITION,
-        PLANNING,
-        ANALOGY,
-        SOCRATIC,
-        CONTRASTIVE,
-        COUNTERFACTUAL,
-    )
-}
-"""The paper's eight perspectives by name, in its order."""
-
-PAPER_PERSPECTIVES: tuple[str, ...] = tuple(PERSPECTIVES)
+_PAPER = (
+    FORMAL_SYMBOLIC,
+    INTUITIVE,
+    DECOMPOSITION,
+    PLANNING,
+    ANALOGY,
+    SOCRATIC,
+    CONTRASTIVE,
+    COUNTERFACTUAL,
+)
+PAPER_PERSPECTIVES: tuple[str, ...] = tuple(perspective.name for perspective in _PAPER)
 """The names of the paper's eight perspectives, in its order: the K of its experiments."""
+
+PERSPECTIVES: dict[str, Perspective] = {perspective.name: perspective for perspective in _PAPER}
+"""Every perspective by name: the paper's, and behind them those that were added."""

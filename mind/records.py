@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Key = tuple[str, str, int]
-"""Of a response: (question, perspective, sample)."""
+Grade = Literal["right", "wrong", "unparsed"]
+"""What comes of comparing a stated answer with the gold answer.
+
+"unparsed": no answer was found, or it could not be compared.
+"""
+
+
+class Key(NamedTuple):
+    """Names one answer of a teacher."""
+
+    question: str
+    """The question's id."""
+    perspective: str
+    sample: int
+    """Which of the answers to the same prompt, from 0."""
+
+    JSON_NAMES = {"question": "id"}
+    """Fields that JSON calls otherwise (mind.typed_json)."""
+
+    def __str__(self) -> str:
+        return f"question {self.question}, perspective {self.perspective}, sample {self.sample}"
 
 
 @dataclass(frozen=True)
@@ -23,28 +42,22 @@ class Rationale:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its gold answer and its rationales, at most one a perspective.
-
-    `choices` maps a label ("A", "yes") to its text for multiple-choice questions and is None otherwise; `answer` is
-    then one of the labels. `rationales` is empty for questions that only serve evaluation.
-    """
+    """A question, its gold answer and its rationales, at most one per perspective."""
 
     id: str
     question: str
     answer: str
     choices: Mapping[str, str] | None = None
+    """Label ("A", "yes") -> text; `answer` is then one of the labels. None without choices."""
     rationales: tuple[Rationale, ...] = ()
+    """Empty for questions that only serve evaluation."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """A teacher's answer to one request, as responses.jsonl holds it; its key says which request that was."""
+    """A teacher's answer to one request, as responses.jsonl holds it."""
 
-    id: str
-    """Of the question."""
-    perspective: str
-    sample: int
-    """From 0: which of the answers to the same prompt."""
+    key: Key
     request: str
     """Digest of what was sent: model, messages and sampling parameters."""
     model: str
@@ -54,7 +67,7 @@ class Response:
     """"stop", "length" for a text that was cut off, or what else the server says."""
     prompt_tokens: int | None
     completion_tokens: int | None
-    """None where the server does not count."""
+    """None if the server does not count."""
     attempts: int
     """Requests sent until this answer came."""
     seconds: float
@@ -62,32 +75,21 @@ class Response:
     created: str
     """When it came, in UTC: 2026-11-21T19:00:00Z."""
     reasoning: str | None = None
-    """What a reasoning model thought before `text`, where the server gives it."""
-
-    @property
-    def key(self) -> Key:
-        return self.id, self.perspective, self.sample
+    """What a reasoning model thought before `text`, if the server gives it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a judge says of one response, as judged.jsonl holds it."""
 
-    id: str
-    perspective: str
-    sample: int
-    verdict: Literal["right", "wrong", "unparsed"]
-    """"unparsed": no answer was found in the response, or it could not be compared."""
+    key: Key
+    verdict: Grade
     extracted: str | None
-    """The answer that the response states."""
+    """The answer that the response states; None if it states none."""
     reason: str
     """A short phrase: why this verdict."""
     judge: str
     """"rules", or the name of the model that judged."""
-
-    @property
-    def key(self) -> Key:
-        return self.id, self.perspective, self.sample
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,21 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from mind.cli import dataset, training
-from mind.curation.options import FilterOptions
 from mind.errors import MindError
-from mind.teacher.config import JudgeConfig
 
 USAGE = """usage: mind COMMAND [options]; mind COMMAND --help lists them
 
-  generate        rationales from a teacher: questions x perspectives x samples; started again, what is missing
-  judge           a verdict on each rationale, by rules and, where they find no answer, by a model
-  filter          the rationales to train on, with a report and a data card
-  train           distil a student by MIND, or continue a run with --resume
-  evaluate        accuracy and held-out NLL of a model
-  grade           responses of any model in a file: right or wrong, and the accuracy
-  report          write the report of a run again
-  data import     rationales without perspectives (e.g. ten samples a question) -> training records
-  data generate   questions with eight rationales each, from the built-in word problems
+  data generate       rationales from a teacher: questions x perspectives x samples; started again, what is missing
+  data judge          a verdict on each rationale, by rules and, if they find no answer, by a model
+  data filter         the rationales to train on, with a report and a data card
+  data import         rationales without perspectives (e.g. ten samples per question) -> training records
+  data word-problems  questions with eight rationales each, from the built-in word problems
+  train               distil a student by MIND, or continue a run with --resume
+  evaluate            accuracy and held-out NLL of a model
+  grade               responses of any model in a file: right or wrong, and the accuracy
+  report              write the report of a run again
+
+generate, judge and filter are short for data generate, data judge and data filter.
 """
 
 
@@ -32,16 +32,17 @@ def _parsed(kind: type, run: Callable, name: str) -> Callable[[Sequence[str]], i
 
 
 COMMANDS: dict[tuple[str, ...], Callable[[Sequence[str]], int | None]] = {
-    ("data", "import"): _parsed(dataset.DataImport, dataset.data_import, "data import"),
-    ("data", "generate"): _parsed(dataset.DataGenerate, dataset.data_generate, "data generate"),
-    ("generate",): dataset.generate,
-    ("judge",): _parsed(JudgeConfig, dataset.judge, "judge"),
-    ("grade",): _parsed(dataset.Grade, dataset.grade, "grade"),
-    ("filter",): _parsed(FilterOptions, dataset.filter_dataset, "filter"),
+    ("data", "generate"): dataset.generate,
+    ("data", "judge"): _parsed(dataset.Judge, dataset.judge, "data judge"),
+    ("data", "filter"): _parsed(dataset.Filter, dataset.filter_dataset, "data filter"),
+    ("data", "import"): _parsed(dataset.Import, dataset.import_rationales, "data import"),
+    ("data", "word-problems"): _parsed(dataset.WordProblems, dataset.word_problems, "data word-problems"),
     ("train",): training.train,
     ("evaluate",): _parsed(training.Evaluate, training.evaluate, "evaluate"),
+    ("grade",): _parsed(dataset.Grade, dataset.grade, "grade"),
     ("report",): _parsed(training.Report, training.report, "report"),
 }
+COMMANDS |= {(name,): COMMANDS["data", name] for name in ("generate", "judge", "filter")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,31 +1,44 @@
-"""The commands that make a data set: `mind data import | data generate | generate | judge | grade | filter`."""
+"""`mind data ...` and `mind grade`: the commands that make a data set."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mind.cli.terminal import print_table, take_option
-from mind.config import load_config
-from mind.curation.options import FilterOptions
+from mind.cli.terminal import print_summary, take_option
+from mind.curation.filter import FilterConfig, FilterOptions
 from mind.errors import MindError
 from mind.files import new_file
 from mind.teacher.config import GenerateConfig, JudgeConfig
+from mind.typed_json import load_json, save_json
 
 if TYPE_CHECKING:
-    from mind.teacher.generate import JobReport
-
-
-VERDICTS = ("right", "wrong", "unparsed")
+    from mind.teacher.job import JobReport
 
 
 @dataclass(frozen=True)
-class DataImport:
+class Judge(JudgeConfig):
+    """Judge each rationale of a data set: by rules and, if a model is named, by it where they find no answer."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """What `mind data generate` wrote; judged.jsonl is written into it."""
+
+
+@dataclass(frozen=True)
+class Filter(FilterOptions):
+    """Choose the rationales to train on from a judged data set."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """What `mind data generate` and `mind data judge` wrote."""
+    filter: tyro.conf.OmitArgPrefixes[FilterConfig] = field(default_factory=FilterConfig)
+
+
+@dataclass(frozen=True)
+class Import:
     """Turn unnamed teacher rationales into training records: wrong ones are dropped, the rest named path-1 ..."""
 
     source: Annotated[str, tyro.conf.Positional]
@@ -33,14 +46,14 @@ class DataImport:
     output: str
     """The JSONL file to write; it must not exist. The counts go to OUTPUT with the ending .counts.json."""
     keep: int = 8
-    """Rationales kept a question, at most."""
+    """Rationales kept per question, at most."""
     minimum: int = 2
     """Questions with fewer right rationales are dropped."""
 
 
 @dataclass(frozen=True)
-class DataGenerate:
-    """Write word problems with eight rationales each."""
+class WordProblems:
+    """Write word problems with a rationale in each of several perspectives."""
 
     output: str
     """The JSONL file to write; it must not exist."""
@@ -48,6 +61,8 @@ class DataGenerate:
     seed: int = 0
     families: Literal["train", "ood"] = "train"
     """"ood" takes the families that training never sees."""
+    perspectives: tuple[str, ...] | None = None
+    """By default all that the word problems have a writer for: the paper's eight."""
 
 
 @dataclass(frozen=True)
@@ -55,115 +70,95 @@ class Grade:
     """Grade responses by rules, and print the accuracy."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """A JSONL file of {"id", "answer", "response"}, with "choices" and "question" where there are any."""
+    """A JSONL file of {"id", "answer", "response"}, with "choices" and "question" if there are any."""
     output: str
     """The JSONL file to write: each row with "correct" and "extracted". It must not exist."""
-
-
-def data_import(options: DataImport) -> None:
-    from mind.curation.importing import import_rationales
-    from mind.data.questions import save_questions
-
-    output = new_file(options.output)
-    if not 2 <= options.minimum <= options.keep <= 32:
-        raise MindError(f"--minimum {options.minimum} and --keep {options.keep}: expected 2 <= minimum <= keep <= 32")
-    questions, counts = import_rationales(options.source, keep=options.keep, minimum=options.minimum)
-    if not questions:
-        raise MindError(f"{options.source}: no question has {options.minimum} right rationales")
-    output.with_suffix(".counts.json").write_text(json.dumps(counts.as_dict(), indent=2) + "\n")
-    save_questions(questions, output)
-    print_table("rationales imported", [{"what": k, "count": str(v)} for k, v in counts.as_dict().items()])
-    print(
-        f"{output}: {len(questions)} questions; train on it with --data.train {output} --data.perspectives "
-        + " ".join(f"path-{k}" for k in range(1, options.keep + 1))
-    )
-
-
-def data_generate(options: DataGenerate) -> None:
-    from mind.data.questions import save_questions
-    from mind.word_problems import generate
-
-    output = new_file(options.output)
-    save_questions(generate(options.count, options.seed, families=options.families), output)
-    print(f"{output}: {options.count} questions")
 
 
 def generate(arguments: Sequence[str]) -> int:
     arguments = list(arguments)
     file = take_option(arguments, "--config")
-    default = {} if file is None else {"default": load_config(Path(file), GenerateConfig)}
+    if file is None and not any(a in ("-h", "--help") or a.startswith(("--questions", "--teacher")) for a in arguments):
+        raise MindError(
+            "mind data generate asks a teacher: expected --questions.path and --teacher.model, or --config FILE "
+            "(the built-in word problems come from `mind data word-problems`)"
+        )
     config = tyro.cli(
         GenerateConfig,
-        prog="mind generate",
+        prog="mind data generate",
         args=arguments,
-        **default,
+        default=tyro.MISSING_NONPROP if file is None else load_json(file, GenerateConfig),
         description=(
             "Ask a teacher for rationales. --config FILE reads the defaults from a JSON file, such as generate.json of "
             "another job. Started again with the same --output, it asks only for what is missing."
         ),
     )
-    from mind.teacher.generate import generate as run
+    from mind.teacher.generate import ask_teacher
 
-    return _finish(run(config), f"mind judge {config.output}")
+    return _finish(ask_teacher(config), f"mind data judge {config.output}")
 
 
-def judge(config: JudgeConfig) -> int:
+def judge(config: Judge) -> int:
     from mind.teacher.judge import judge as run
 
     report = run(config)
-    print_table(
-        "verdicts",
-        [
-            {"judge": name} | {verdict: f"{counts[verdict]:,}" for verdict in VERDICTS}
-            for name, counts in report.counts.items()
-        ],
-    )
-    following = f"mind filter {config.folder} --output FILE"
+    print_summary("verdicts", report)
+    following = f"mind data filter {config.folder} --output FILE"
     if report.job is not None:
         return _finish(report.job, following)
     print(f"next: {following}")
     return 0
 
 
-def filter_dataset(options: FilterOptions) -> None:
+def filter_dataset(options: Filter) -> None:
     from mind.curation.dataset import filter_dataset as run
 
     result = run(options)
-    counts = {"read": len(result.outcomes), "kept": len(result.kept)} | result.reasons
-    print_table("rationales", [{"what": name, "count": f"{count:,}"} for name, count in counts.items()])
+    print_summary("rationales", result)
     base = Path(options.output).with_suffix("")
     print(f"{options.output}: {len(result.questions):,} questions to train on; {base}.report.html: the report")
+
+
+def import_rationales(options: Import) -> None:
+    from mind.curation.importing import import_perspectives
+    from mind.curation.importing import import_rationales as run
+    from mind.data.questions import save_questions
+
+    output = new_file(options.output)
+    if not 2 <= options.minimum <= options.keep <= 32:
+        raise MindError(f"--minimum {options.minimum} and --keep {options.keep}: expected 2 <= minimum <= keep <= 32")
+    questions, report = run(options.source, keep=options.keep, minimum=options.minimum)
+    if not questions:
+        raise MindError(f"{options.source}: no question has {options.minimum} right rationales")
+    save_json(report, output.with_suffix(".counts.json"))
+    save_questions(questions, output)
+    print_summary("rationales imported", report)
+    print(
+        f"{output}: {len(questions)} questions; train on it with --data.train {output} --data.perspectives "
+        + " ".join(import_perspectives(options.keep))
+    )
+
+
+def word_problems(options: WordProblems) -> None:
+    from mind.data.questions import save_questions
+    from mind.word_problems import generate
+
+    output = new_file(options.output)
+    questions = generate(options.count, options.seed, families=options.families, perspectives=options.perspectives)
+    save_questions(questions, output)
+    print(f"{output}: {options.count} questions")
 
 
 def grade(options: Grade) -> None:
     from mind.grading.grade import grade_file
 
-    counts = grade_file(options.source, options.output)
-    print(
-        f"{options.output}: {counts.correct:,} of {counts.total:,} right ({counts.accuracy:.2%}), "
-        f"{counts.unparsed:,} unparsed"
-    )
+    print_summary("responses", grade_file(options.source, options.output))
+    print(f"{options.output}: the graded responses")
 
 
 def _finish(report: JobReport, following: str) -> int:
-    """Prints what became of a job; the exit status is 1 where requests are unanswered."""
-    usage = report.usage
-    rows = {
-        "requests": report.asked,
-        "answered before": report.stored,
-        "answered now": report.answered,
-        "failed": report.failed,
-        "left": report.left,
-        "prompt tokens": usage.prompt_tokens,
-        "answer tokens": usage.completion_tokens,
-        "answers without a token count": usage.uncounted,
-    }
-    rows |= {f"repeated for: {reason}": count for reason, count in sorted(report.retries.items())}
-    rows |= {f"failed for: {reason}": count for reason, count in sorted(report.failures.items())}
-    table = [{"what": name, "count": f"{count:,}"} for name, count in rows.items()]
-    if usage.cost is not None:
-        table.append({"what": "cost", "count": f"{usage.cost:.4f}"})
-    print_table("requests", table)
+    """Prints what became of a job; the exit status is 1 if requests are unanswered."""
+    print_summary("requests", report)
     if report.stopped is not None:
         print(f"stopped: {report.stopped}")
     print(f"next: {following}" if report.complete else "not complete: the same command asks for what is missing")

@@ -1,17 +1,20 @@
-"""What the commands share: tables, and options that are read before the others."""
+"""What the commands share: how a result is printed, and options that are read before the others."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from mind.errors import MindError
+from mind.summary import Summary
 
 
 def take_option(arguments: list[str], name: str) -> str | None:
-    """The value of the option `name`, which is taken out of `arguments`; None where it is not there."""
+    """The value of the option `name`, which is taken out of `arguments`; None if it is not there."""
     for index, argument in enumerate(arguments):
         if argument == name:
             if index + 1 == len(arguments):
@@ -25,9 +28,20 @@ def take_option(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def print_table(title: str, rows: list[dict[str, str]]) -> None:
+def print_summary(title: str, summary: Summary) -> None:
+    """Prints the result of a command as a table: integers with thousands commas, other numbers to four places."""
+    print_table(title, [{name: _shown(value) for name, value in row.items()} for row in summary.as_rows()])
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     """Prints `rows`, whose keys are the columns."""
     table = Table(*rows[0], title=title) if rows else Table(title=title)
     for row in rows:
         table.add_row(*row.values())
     Console(width=None if sys.stdout.isatty() else 110).print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"

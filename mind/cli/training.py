@@ -12,8 +12,9 @@ from typing import Annotated
 import tyro
 
 from mind.cli.terminal import print_table, take_option
-from mind.config import EvaluationConfig, MindConfig, StudentConfig, load_config
+from mind.config import EvaluationConfig, MindConfig, StudentConfig
 from mind.errors import MindError
+from mind.typed_json import load_json
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def train(arguments: Sequence[str]) -> None:
         arguments.remove("--resume")
     default = MindConfig()
     if (file := take_option(arguments, "--config")) is not None:
-        default = load_config(Path(file))
+        default = load_json(file, MindConfig)
     config = tyro.cli(
         MindConfig,
         prog="mind train",
@@ -72,7 +73,7 @@ def _resumed(config: MindConfig, default: MindConfig) -> MindConfig:
     file = Path(config.output) / "config.json"
     if not file.exists():
         raise MindError(f"{config.output}: there is no run to resume (config.json is missing)")
-    saved = load_config(file)
+    saved = load_json(file, MindConfig)
     from mind.report.tables import flat
 
     given, plain, kept = (flat(dataclasses.asdict(c)) for c in (config, default, saved))

@@ -108,10 +108,10 @@ def _counterfactual(text: str) -> bool:
     """A supposition, what it would bring, and the return to what is so, in this order."""
     end = 0
     for mark in (_SUPPOSITION, _CONSEQUENCE, _RETURN):
-        found = mark.search(text, end)
-        if found is None:
+        match = mark.search(text, end)
+        if match is None:
             return False
-        end = found.end()
+        end = match.end()
     return True
 
 
@@ -125,4 +125,4 @@ CHECKS: Mapping[str, Callable[[str], bool]] = {
     "contrastive": _contrastive,
     "counterfactual": _counterfactual,
 }
-"""The check of each of the paper's perspectives."""
+"""Perspective -> its check; a perspective may do without."""

@@ -1,11 +1,12 @@
 """The data card of a filtered data set: where it comes from, what made it and what was left out, for people and tools.
 
-A card is published. So it takes named fields only, and never a whole configuration, which could name a credential.
+A card is published. So it holds named fields, and never all of the teacher's configuration, which could name a
+credential.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import os
 import re
@@ -18,101 +19,71 @@ from urllib.parse import urlsplit
 import yaml
 
 import mind_kernels
+from mind.curation.filter import FilterConfig
+from mind.curation.judged import JudgedData
+from mind.display import readable
 from mind.files import replacing
+from mind.provenance import now, text_digest
 from mind.records import Response
-from mind.teacher.requests import now, text_digest
+from mind.teacher.config import ModelConfig
+from mind.teacher.judge import verdict_counts
 from mind.teacher.spending import cost_of
 
 NOT_GIVEN = "not given"
 NAME_CHARACTERS = 200
 TEXT_CHARACTERS = 2_000
 """A longer name or text is cut in the Markdown; the JSON holds it whole."""
-SOURCE_FIELDS = ("path", "subset", "split", "limit")
 SAMPLING_FIELDS = ("engine", "model", "temperature", "top_p", "max_tokens", "seed")
-"""Of the teacher in generate.json. Its extra_body and engine_options may hold anything, and stay out."""
+"""Of the teacher. Its extra_body and engine_options may hold anything, and stay out."""
 LIMITS = (
     "The rationales were written by a language model. A right final answer does not make every step right.",
     "A verdict compares final answers only; rules and models that judge make mistakes.",
     "Facts, bias and personal data in the questions and rationales were not checked.",
 )
 ANSWER_SHOWN = "The teacher was shown the gold answer, so pass rates say nothing about difficulty."
-HUB_LICENCES = frozenset((
+HUB_LICENSES = frozenset((
     "apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0",
     "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "pddl",
     "odc-by", "odbl", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "gpl-3.0", "lgpl-3.0",
     "agpl-3.0", "bsd-2-clause", "bsd-3-clause", "mpl-2.0", "openrail", "unlicense", "unknown",
 ))  # fmt: skip
-"""Identifiers that the Hub knows; it takes any other licence as "other" with details."""
+"""Identifiers that the Hub knows; it takes any other license as "other" with details."""
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
-
-# Invisible, or able to reorder the text around them: shown by name. Surrogates have no place in UTF-8.
-_UNREADABLE = {
-    code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)) if chr(code) not in "\t\n"
-}
-_UNREADABLE |= {
-    code: f"[U+{code:04X}]" for code in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-}
-
-
-def readable(text: str, limit: int) -> str:
-    """The first `limit` characters, with control characters as U+FFFD and marks of writing direction as their code."""
-    return text[:limit].replace("\r\n", "\n").translate(_UNREADABLE)
-
-
-def source_entry(source: Mapping[str, Any], questions_file: str | os.PathLike[str], number: int) -> dict[str, Any]:
-    """What the card says of a source: its SOURCE_FIELDS (of mind.data.sources.SourceConfig), and the file that holds
-    its `number` questions as they were read."""
-    entry = {name: source.get(name) for name in SOURCE_FIELDS}
-    with open(questions_file, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return entry | {"path": _without_folders(source["path"]), "questions": number, "sha256": digest}
 
 
 def build_card(
-    *,
     name: str,
-    sources: Sequence[Mapping[str, Any]],
-    prompts: Mapping[str, str],
-    generate: Mapping[str, Any],
-    responses: Iterable[Response],
-    verdicts: Mapping[str, Mapping[str, int]],
-    filter_summary: Mapping[str, Any],
-    filter_config: Mapping[str, Any],
-    price: tuple[float, float] | None = None,
-    currency: str = "USD",
-    licence: str | None = None,
-    source_licences: str | None = None,
-    limits: Sequence[str] = (),
+    data: JudgedData,
+    config: FilterConfig,
+    summary: Mapping[str, Any],
+    *,
+    license: str | None = None,
+    source_licenses: str | None = None,
 ) -> dict[str, Any]:
-    """The card as JSON.
+    """The card as JSON of the data set `name`, which a filter with `config` made of `data`.
 
-    `sources` are `source_entry`s, `prompts` perspective -> prompt, `generate` the content of generate.json (of its
-    teacher the SAMPLING_FIELDS are taken), `responses` all of the teacher's (read once), `verdicts` judge -> verdict ->
-    count, `filter_summary` counts {"read", "kept", "dropped": {reason: n}, "questions": {fate: n}, "perspectives":
-    {name: {what: n}}}, and `price` that of a million prompt tokens and of a million answer tokens. Licences and further
-    `limits` are the user's own words.
+    `summary` is what FilterResult.as_dict says of it. The licenses are the user's own words.
     """
-    models, tokens, dates = _read_once(responses)
-    teacher, shown = generate["teacher"], bool(generate.get("show_answer"))
-    sampling = {field: teacher.get(field) for field in SAMPLING_FIELDS}
-    sampling |= {"model": _without_folders(teacher["model"]), "samples": generate.get("samples"), "show_answer": shown}
-    if teacher.get("engine") == "openai":
-        sampling["endpoint"] = urlsplit(teacher["base_url"]).hostname  # a path or a query may hold a key
+    teacher = data.config.teacher
+    models, tokens, dates = _count_responses(data.responses)
+    sampling = {field: getattr(teacher, field) for field in SAMPLING_FIELDS}
+    sampling |= {"model": _without_folders(teacher.model), "samples": data.config.samples}
+    sampling |= {"show_answer": data.config.show_answer} | _endpoint(teacher)
     return {
         "name": name,
         "created": now(),
         "tool": f"mind-kernels {mind_kernels.__version__}",
-        "licence": licence or NOT_GIVEN,
-        "source_licences": source_licences or NOT_GIVEN,
-        "sources": [dict(source) for source in sources],
+        "licence": license or NOT_GIVEN,  # the card's JSON keeps its spelling
+        "source_licences": source_licenses or NOT_GIVEN,
+        "sources": [_source(data)],
         "teacher": {"models": models, "sampling": sampling} | dates,
-        "prompts": {perspective: text_digest(prompt) for perspective, prompt in prompts.items()},
-        "judges": {judge: dict(counts) for judge, counts in verdicts.items()},
-        "counts": {key: filter_summary[key] for key in ("read", "kept", "dropped", "questions", "perspectives")},
-        "filter": dict(filter_config),
+        "prompts": {perspective: text_digest(prompt) for perspective, prompt in data.prompts.items()},
+        "judges": {judge: dict(counts) for judge, counts in verdict_counts(data.verdicts.values()).items()},
+        "counts": {key: summary[key] for key in ("read", "kept", "dropped", "questions", "perspectives")},
+        "filter": dataclasses.asdict(config),
         "tokens": tokens,
-        "cost": None if price is None else _cost(tokens, price, currency),
-        "limits": [*LIMITS, *[ANSWER_SHOWN] * shown, *limits],
+        "cost": None if data.price is None else _cost(tokens, data.price, data.config.currency),
+        "limits": [*LIMITS, *[ANSWER_SHOWN] * data.config.show_answer],
     }
 
 
@@ -134,7 +105,25 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     return f"---\n{front}---\n\n" + "\n".join(_lines(card)) + "\n"
 
 
-def _read_once(responses: Iterable[Response]) -> tuple[dict[str, int], dict[str, int], dict[str, str | None]]:
+def _source(data: JudgedData) -> dict[str, Any]:
+    """Where the questions come from, how many there are, and the digest of the file that has them as they were read."""
+    source = data.config.questions
+    return {
+        "path": _without_folders(source.path),
+        "subset": source.subset,
+        "split": source.split,
+        "limit": source.limit,
+        "questions": len(data.questions),
+        "sha256": data.questions_digest,
+    }
+
+
+def _endpoint(teacher: ModelConfig) -> dict[str, str | None]:
+    """The host of an endpoint alone: a path or a query may hold a key."""
+    return {"endpoint": urlsplit(teacher.base_url).hostname} if teacher.engine == "openai" else {}
+
+
+def _count_responses(responses: Iterable[Response]) -> tuple[dict[str, int], dict[str, int], dict[str, str | None]]:
     """Models with their numbers of responses, tokens, and the dates of the first and the last response."""
     models: Counter[str] = Counter()
     tokens = {"prompt": 0, "completion": 0, "uncounted_responses": 0}
@@ -169,11 +158,11 @@ def _cost(tokens: Mapping[str, int], price: tuple[float, float], currency: str) 
 def _front_matter(card: Mapping[str, Any]) -> dict[str, Any]:
     """What the Hub reads. The language of the texts is unknown, and so left out."""
     front: dict[str, Any] = {"pretty_name": _line(card["name"], NAME_CHARACTERS)}
-    licence = card["licence"]
-    if licence.lower() in HUB_LICENCES:
-        front["license"] = licence.lower()
-    elif licence != NOT_GIVEN:
-        front |= {"license": "other", "license_details": _line(licence, TEXT_CHARACTERS)}
+    license = card["licence"]
+    if license.lower() in HUB_LICENSES:
+        front["license"] = license.lower()
+    elif license != NOT_GIVEN:
+        front |= {"license": "other", "license_details": _line(license, TEXT_CHARACTERS)}
     front["tags"] = ["mind", "synthetic", "chain-of-thought", "distillation"]
     questions = card["counts"]["questions"].get("kept", 0)
     front["size_categories"] = [next((size for bound, size in SIZES.items() if questions < bound), "10M<n<100M")]
@@ -186,7 +175,7 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     yield f"Questions with rationales from several perspectives, written by {card['tool']} on {card['created']}."
     uncounted = tokens["uncounted_responses"]
     yield from _section(
-        "Licence",
+        "License",
         [
             f"of this data set: {_code(card['licence'], TEXT_CHARACTERS)}",
             f"of the sources: {_code(card['source_licences'], TEXT_CHARACTERS)}",

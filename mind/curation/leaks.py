@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 
-from mind.grading.answers import answer_kind
-from mind.grading.numeric import number_value
+from mind.grading import answer_type
 from mind.records import Question
 
 _STATEMENT_CHARACTERS = 200
-"""Where an answer is looked for behind the words that announce it."""
+"""An answer is looked for in so many characters behind the words that announce it."""
 
 _ANSWER = r"(?:correct\s|right\s|final\s|true\s|exact\s)?answer"
 _GIVEN = r"(?:given|provided|supplied)"
@@ -35,7 +34,7 @@ _SUPPOSED = re.compile(
     rf"\s(?:that\s)?the\s{_ANSWER}\s{_BE}\s",
     re.IGNORECASE,
 )
-"""An admission where the gold answer follows."""
+"""An admission if the gold answer follows."""
 
 # Neither the label in "B. bank" nor the line break in "**Answer:**\n12" ends a sentence.
 _FIRST_SENTENCE = re.compile(r"\s*+(?:[A-Z]\.\s)?(?:[^.!?\n]|[.!?](?!\s|\Z)|(?<=[:*\n])\n)*+[.!?]?")
@@ -48,11 +47,7 @@ _IS_THE_ANSWER = re.compile(rf"\b(?:is|are|must\sbe|would\sbe)\s(?:the|our|my)\s
 _THIS_ANSWER = re.compile(
     r"\s*+To\s(?:get|find|obtain|reach|determine|calculate|arrive\sat|get\sto|come\sto)\sthis\sanswer\b", re.IGNORECASE
 )
-_NUMBER = re.compile(r"(?<![\w.,/])[-\u2212]?(?:\d[\d,./]*)?\d")
 _BEFORE_AN_ANSWER = re.compile(r"(?:[\s*_`$€£(\[{\"'“‘:]|\\[(\[])*+(?:\\boxed\{)?")
-_ARTICLE = re.compile(r"(?:an?|the)\s")
-_AFTER_LABEL = r"(?!['’\w]|\s(?!(?:is|as|because|since)\b)[a-z])"
-"""What tells the label in "A is the answer" from the article in "A bank is the answer"."""
 
 
 def leaks_answer(text: str, question: Question) -> bool:
@@ -73,7 +68,7 @@ def _admits(text: str, question: Question) -> bool:
 
 
 def _opens_with_gold(text: str, question: Question) -> bool:
-    sentence = _FIRST_SENTENCE.match(text)[0]
+    sentence = _prefix(_FIRST_SENTENCE, text)
     if sentence.endswith("?"):
         return False
     stated = _ANSWER_FIRST.match(sentence)
@@ -85,32 +80,19 @@ def _opens_with_gold(text: str, question: Question) -> bool:
 
 
 def _begins_with_gold(text: str, start: int, question: Question) -> bool:
-    """Whether `text` has the gold answer at `start`, behind signs at most; the text of a choice behind an article."""
+    """Whether `text` has the gold answer at `start`, behind signs at most."""
     statement = text[start : start + _STATEMENT_CHARACTERS]
-    statement = statement[_BEFORE_AN_ANSWER.match(statement).end() :]
-    if answer_kind(question) == "number":
-        number = _NUMBER.match(statement)
-        return number is not None and _is_gold(number[0], question)
-    if question.choices is None:
-        signs = map(re.escape, "".join(question.answer.strip("$").split()))
-        return re.match(r"\s*".join(signs) + r"(?!\w)", statement) is not None
-    if re.match(re.escape(question.answer) + _AFTER_LABEL, statement):
-        return True
-    described, choice = statement.lower(), question.choices[question.answer].strip().lower()
-    if article := _ARTICLE.match(described):
-        described = described[article.end() :]
-    return described.startswith(choice) and not described[len(choice) : len(choice) + 1].isalnum()
+    signs = _prefix(_BEFORE_AN_ANSWER, statement)
+    return answer_type(question).begins_with_gold(statement[len(signs) :], question)
 
 
 def _mentions_gold(sentence: str, question: Question) -> bool:
-    """Whether `sentence` states the gold number, or the text of the gold choice, and computes nothing."""
-    if "=" in sentence:
-        return False
-    if question.choices is not None:
-        return question.choices[question.answer].strip().lower() in sentence.lower()
-    return any(_is_gold(number, question) for number in _NUMBER.findall(sentence))
+    """Whether `sentence` states the gold answer and computes nothing."""
+    return "=" not in sentence and answer_type(question).mentions_gold(sentence, question)
 
 
-def _is_gold(number: str, question: Question) -> bool:
-    value = number_value(number)
-    return value is not None and value == number_value(question.answer)
+def _prefix(pattern: re.Pattern[str], text: str) -> str:
+    """What `pattern`, which matches any text, takes of its start."""
+    match = pattern.match(text)
+    assert match is not None
+    return match[0]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 import matplotlib
@@ -18,8 +18,9 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
 
-from mind.curation.card import readable
+from mind.display import readable
 from mind.files import replacing
 from mind.records import Question, Response, Verdict
 from mind.report.page import TEMPLATES
@@ -28,7 +29,7 @@ from mind.report.pictures import AMBER, BLUE, STYLE, svg_of
 SHOWN_CHARACTERS = 1_200
 """A longer text is cut there, with a note."""
 SHOWN_QUESTIONS = 12
-SHOWN_OF_A_REASON = 6
+SHOWN_PER_REASON = 6
 LENGTH_BINS, RATE_BINS = 40, 10
 
 
@@ -41,10 +42,11 @@ class ReportInput:
     """Of rationales {"read", "kept", "dropped": {reason: n}, "perspectives": {name: {"read", "right", "kept",
     "checked", "adherent"}}}, and "questions": {fate: n}. "checked" is how many could be checked for adherence."""
     kept_lengths: Sequence[int]
+    """Characters of each kept rationale."""
     dropped_lengths: Sequence[int]
-    length_unit: Literal["characters", "words"]
+    """Characters of each dropped rationale."""
     pass_rates: Sequence[float]
-    """Of each question that has one, in [0, 1]: the teacher's or a student's."""
+    """The fraction of right answers to each question that has any: the teacher's or a student's."""
     tokens: Mapping[str, int]
     """{"prompt", "completion", "uncounted_responses"}, as in the data card."""
     cost: Mapping[str, Any] | None
@@ -52,13 +54,13 @@ class ReportInput:
     kept: Sequence[Question]
     """Examples with their rationales; the first SHOWN_QUESTIONS are shown."""
     dropped: Mapping[str, Sequence[tuple[Question | None, Response, Verdict]]]
-    """Reason -> examples; the first SHOWN_OF_A_REASON are shown. None stands for a question that is not known."""
+    """Reason -> examples; the first SHOWN_PER_REASON are shown. None stands for a question that is not known."""
 
 
 def write_dataset_report(data: ReportInput, path: str | os.PathLike[str]) -> Path:
     """Writes the page whole or not at all, and returns its path. Its size does not grow with that of the texts."""
     with matplotlib.rc_context(STYLE):
-        lengths = _lengths(data.kept_lengths, data.dropped_lengths, data.length_unit)
+        lengths = _lengths(data.kept_lengths, data.dropped_lengths)
         pass_rates = _pass_rates(data.pass_rates)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -70,14 +72,14 @@ def write_dataset_report(data: ReportInput, path: str | os.PathLike[str]) -> Pat
     page = environment.get_template("dataset.html").render(
         title=data.title,
         headlines=_headlines(data),
-        reasons=_shares([("kept", data.summary["kept"]), *data.summary["dropped"].items()]),
-        fates=_shares(list(data.summary["questions"].items())),
+        reasons=_bars([("kept", data.summary["kept"]), *data.summary["dropped"].items()]),
+        fates=_bars(list(data.summary["questions"].items())),
         perspectives=_perspectives(data.summary["perspectives"]),
         lengths=lengths,
         pass_rates=pass_rates,
-        colours={"kept": BLUE, "dropped": AMBER},
+        colors={"kept": BLUE, "dropped": AMBER},
         kept=data.kept[:SHOWN_QUESTIONS],
-        dropped={reason: examples[:SHOWN_OF_A_REASON] for reason, examples in data.dropped.items()},
+        dropped={reason: examples[:SHOWN_PER_REASON] for reason, examples in data.dropped.items()},
         counts=data.summary["dropped"],
     )
     with replacing(path) as file:
@@ -102,8 +104,8 @@ def _headlines(data: ReportInput) -> list[dict[str, str]]:
     cost = "not known" if data.cost is None else f"{data.cost['amount']:,.2f} {data.cost['currency']}"
     rows = [
         ("questions kept", f"{questions.get('kept', 0):,}", f"of {sum(questions.values()):,}"),
-        ("rationales kept", f"{kept:,}", f"of {read:,} ({_share(kept, read)})"),
-        ("right answers", _share(right, read), rate),
+        ("rationales kept", f"{kept:,}", f"of {read:,} ({_percent(kept, read)})"),
+        ("right answers", _percent(right, read), rate),
         (
             "tokens",
             f"{tokens['prompt'] + tokens['completion']:,}",
@@ -114,16 +116,16 @@ def _headlines(data: ReportInput) -> list[dict[str, str]]:
     return [dict(zip(("what", "value", "note"), row, strict=True)) for row in rows]
 
 
-def _shares(counts: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Table rows with a bar each, as wide as the share in percent of all, and wide enough to see."""
+def _bars(counts: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Table rows with a bar each, as wide as the count's percentage of all, and wide enough to see."""
     total = sum(count for _, count in counts)
     return [
         {
             "name": name,
             "count": count,
-            "share": _share(count, total),
+            "share": _percent(count, total),
             "width": max(round(100 * count / total, 2), 0.3) if count else 0,
-            "colour": "kept" if name == "kept" else "dropped",
+            "color": "kept" if name == "kept" else "dropped",
         }
         for name, count in counts
     ]
@@ -134,20 +136,20 @@ def _perspectives(perspectives: Mapping[str, Mapping[str, int]]) -> list[dict[st
         {
             "name": name,
             "read": f"{counts['read']:,}",
-            "right": _share(counts["right"], counts["read"]),
+            "right": _percent(counts["right"], counts["read"]),
             "kept": f"{counts['kept']:,}",
-            "adherent": _share(counts["adherent"], counts["checked"]),
+            "adherent": _percent(counts["adherent"], counts["checked"]),
         }
         for name, counts in perspectives.items()
     ]
 
 
-def _share(part: int, whole: int) -> str:
+def _percent(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "–"
 
 
-def _lengths(kept: Sequence[int], dropped: Sequence[int], unit: str) -> Markup | None:
-    """A histogram of each; the last bin holds the longest hundredth, which would squeeze the others."""
+def _lengths(kept: Sequence[int], dropped: Sequence[int]) -> Markup | None:
+    """A histogram of both; the last bin holds the longest hundredth, which would squeeze the others."""
     if not len(kept) + len(dropped):
         return None
     longest = max(np.percentile([*kept, *dropped], 99), 1)
@@ -155,7 +157,7 @@ def _lengths(kept: Sequence[int], dropped: Sequence[int], unit: str) -> Markup |
         "lengths",
         {BLUE: np.minimum(kept, longest), AMBER: np.minimum(dropped, longest)},
         np.linspace(0, longest, LENGTH_BINS + 1),
-        unit,
+        "characters",
         "rationales",
     )
 
@@ -174,14 +176,14 @@ def _pass_rates(rates: Sequence[float]) -> Markup | None:
 
 
 def _histogram(
-    key: str, series: Mapping[str, Sequence[float]], bins: np.ndarray, xlabel: str, ylabel: str, formatter=None
+    key: str, series: Mapping[str, ArrayLike], bins: np.ndarray, xlabel: str, ylabel: str, formatter=None
 ) -> Markup:
     figure = Figure(figsize=(5.8, 2.9), layout="constrained")
     axes = figure.subplots()
-    for colour, values in series.items():
+    for color, values in series.items():
         counts, _ = np.histogram(values, bins)
-        axes.stairs(counts, bins, fill=True, color=colour, alpha=0.35)
-        axes.stairs(counts, bins, color=colour, linewidth=1.4)
+        axes.stairs(counts, bins, fill=True, color=color, alpha=0.35)
+        axes.stairs(counts, bins, color=color, linewidth=1.4)
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(bins[0], bins[-1]), ylim=(0, None))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if formatter is not None:

@@ -1,4 +1,4 @@
-"""What a filter read, kept and dropped, and why: one outcome a rationale, from which every count follows."""
+"""What a filter read, kept and dropped, and why: one outcome per rationale, from which every count follows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Key, Question
+from mind.summary import Summary, counted
 
 KEPT = "kept"
 NO_RESPONSE, TOO_FEW, EASY = "no response", "too few left", "easy question"
@@ -32,6 +33,7 @@ REASONS = (
 """Why a rationale is dropped; of several reasons the first of them holds."""
 
 _EXAMPLES = 3
+"""Keys per reason in the summary."""
 _HISTOGRAM_BINS = 10
 
 
@@ -44,7 +46,7 @@ class Outcome:
     """Of REASONS; None for a rationale that was kept."""
     right: bool
     adherent: bool | None
-    """None where it was not checked: the perspective has no check, or an earlier reason had dropped the rationale."""
+    """None if it was not checked: the perspective has no check, or an earlier reason had dropped the rationale."""
     characters: int
     """Of the rationale, without its answer line."""
 
@@ -62,7 +64,7 @@ class PerspectiveCounts:
 
 
 @dataclass(frozen=True)
-class FilterResult:
+class FilterResult(Summary):
     """The training records, in the order of the questions that were read, and what became of all rationales.
 
     `outcomes` are in that order too and, of a question, in the order of its perspectives and samples.
@@ -111,7 +113,7 @@ class FilterResult:
         """The counts of each perspective, in `perspective_order`."""
         groups: dict[str, list[Outcome]] = {}
         for outcome in self.outcomes:
-            groups.setdefault(outcome.key[1], []).append(outcome)
+            groups.setdefault(outcome.key.perspective, []).append(outcome)
         return {
             name: PerspectiveCounts(
                 read=len(groups[name]),
@@ -129,6 +131,9 @@ class FilterResult:
         bins = Counter(min(int(rate * _HISTOGRAM_BINS), _HISTOGRAM_BINS - 1) for rate in self.pass_rates.values())
         return [bins[index] for index in range(_HISTOGRAM_BINS)]
 
+    def as_rows(self) -> list[dict[str, Any]]:
+        return counted({"read": len(self.outcomes), "kept": len(self.kept)} | self.reasons)
+
     def examples(self, count: int = _EXAMPLES) -> dict[str, list[Key]]:
         """At most `count` rationales that each reason dropped, of as many questions as there are for it.
 
@@ -137,8 +142,8 @@ class FilterResult:
         before: Counter[tuple[str, str]] = Counter()
         ranked: dict[str, list[tuple[int, Key]]] = {}
         for key, reason in self.dropped:
-            ranked.setdefault(reason, []).append((before[reason, key[0]], key))
-            before[reason, key[0]] += 1
+            ranked.setdefault(reason, []).append((before[reason, key.question], key))
+            before[reason, key.question] += 1
         return {
             reason: [key for _, key in sorted(ranked[reason], key=itemgetter(0))[:count]]
             for reason in REASONS

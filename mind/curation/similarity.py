@@ -39,11 +39,11 @@ def similarities(sets: Sequence[frozenset[int]]) -> list[list[float]]:
 
 def distinct(similarity: Sequence[Sequence[float]], threshold: float) -> list[int]:
     """The indices whose similarity to every earlier one of them is below `threshold`."""
-    found: list[int] = []
+    kept: list[int] = []
     for index, row in enumerate(similarity):
-        if all(row[earlier] < threshold for earlier in found):
-            found.append(index)
-    return found
+        if all(row[earlier] < threshold for earlier in kept):
+            kept.append(index)
+    return kept
 
 
 def most_diverse(
@@ -53,7 +53,7 @@ def most_diverse(
 
     `groups` says of each index which group it is in. Farthest first: the first one is the least similar on average to
     the candidates of other groups, each further one the least similar to its nearest among those taken. Groups are
-    left out only where there are more than `keep`. Of equal ones the earlier of `candidates` is taken.
+    left out only if there are more than `keep`. Of equal ones the earlier of `candidates` is taken.
     """
 
     def to_the_rest(index: int) -> float:

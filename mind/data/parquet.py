@@ -1,4 +1,4 @@
-"""Question records as rows of Parquet files, through pyarrow."""
+"""Questions as rows of Parquet files, through pyarrow."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 from mind.errors import MindError
 from mind.files import replacing_file
 
-ROWS = 4096
+BATCH_ROWS = 4096
 """Rows in memory at a time."""
 
 
-def parquet_objects(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of a Parquet file as the JSON object that says the same, with its "path: row n", n from 0.
 
     Choices in pairs of label and text become an object. Raises MindError for a missing file, for what is not Parquet,
@@ -28,7 +28,7 @@ def parquet_objects(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[st
         raise MindError(f"{path}: no such file")
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            batches = file.iter_batches(batch_size=ROWS)
+            batches = file.iter_batches(batch_size=BATCH_ROWS)
             rows = chain.from_iterable(batch.to_pylist(maps_as_pydicts="strict") for batch in batches)
             for number, row in enumerate(rows):
                 where = f"{path}: row {number}"
@@ -39,8 +39,8 @@ def parquet_objects(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[st
         raise MindError(f"{path}: cannot be read as Parquet: {error}") from None
 
 
-def save_parquet(records: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Writes the records of questions (`mind.data.questions.question_record`), one a row; `path` is replaced at once.
+def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Writes the rows of questions (`mind.data.questions.question_row`); `path` is replaced in one step.
 
     The columns are id, question, answer, choices (pairs of label and text, or null) and rationales (pairs of
     perspective and text). Raises MindError for a lone surrogate, which Parquet cannot hold, and without pyarrow.
@@ -51,14 +51,14 @@ def save_parquet(records: Iterable[Mapping[str, Any]], path: str | os.PathLike[s
     schema = pyarrow.schema(
         {"id": text, "question": text, "answer": text, "choices": pairs["label"], "rationales": pairs["perspective"]}
     )
-    rows = map(_row, records)
+    parquet = map(_parquet_row, rows)
     with replacing_file(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
-        while batch := list(islice(rows, ROWS)):
+        while batch := list(islice(parquet, BATCH_ROWS)):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
 
 
 def _unpaired(where: str, choices: Any) -> Any:
-    """Choices as an object where they are pairs of label and text, and others as they are."""
+    """Choices as an object if they are pairs of label and text, and others as they are."""
     if not isinstance(choices, list) or not all(_is_pair(choice) for choice in choices):
         return choices
     texts = {choice["label"]: choice["text"] for choice in choices}
@@ -71,15 +71,16 @@ def _is_pair(choice: Any) -> bool:
     return isinstance(choice, dict) and choice.keys() == {"label", "text"} and isinstance(choice["label"], str)
 
 
-def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    row = {"choices": None, "rationales": [], **record}
+def _parquet_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """With every column, and choices in pairs."""
+    row = {"choices": None, "rationales": [], **row}
     if row["choices"] is not None:
         row["choices"] = [{"label": label, "text": text} for label, text in row["choices"].items()]
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise MindError(
-            f"question {record['id']!a} has a lone surrogate, which Parquet cannot hold: write it as .jsonl"
+            f"question {row['id']!a} has a lone surrogate, which Parquet cannot hold: write it as .jsonl"
         ) from None
     return row
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mind.data.parquet import parquet_objects, save_parquet
-from mind.errors import MindError
-from mind.files import json_objects, replacing
+from mind.data.parquet import parquet_rows, write_parquet_rows
+from mind.errors import MindError, require
+from mind.files import json_rows, write_json_rows
 from mind.records import Question, Rationale
+from mind.typed_json import described
 
 
 def load_questions(
@@ -24,19 +25,20 @@ def load_questions(
     require_rationales: bool = False,
     minimum_rationales: int = 2,
 ) -> list[Question]:
-    """Reads a file of {"id", "question", "answer", "choices"?, "rationales"?: [{"perspective", "text"}]}, one a line.
+    """Reads a file with a {"id", "question", "answer", "choices"?, "rationales"?: [{"perspective", "text"}]} per line.
 
     Other keys and blank lines are ignored; a numeric answer becomes its text. `perspectives` are the names that
     rationales may have, None for any; with `require_rationales` each question needs `minimum_rationales` of them. A
-    file whose name ends in ".parquet" holds them one a row (mind/data/parquet.py); errors name the row, counted from 0.
+    file whose name ends in ".parquet" has such a record per row (mind/data/parquet.py); errors name the row, counted
+    from 0.
 
     Raises MindError with the file, the line and what was expected for a missing or empty file, a line that is not such
     a record, an id that comes twice, an answer that is not a label of its choices, and faulty rationales. Rationales
-    without names are such a fault where rationales are required and are ignored elsewhere.
+    without names are such a fault if rationales are required, and are ignored otherwise.
     """
     questions = []
-    for where, record, question in question_records(Path(path)):
-        rationales = _named_rationales(where, record.get("rationales", []), perspectives, require_rationales)
+    for where, row, question in read_questions(Path(path)):
+        rationales = _named_rationales(where, row.get("rationales", []), perspectives, require_rationales)
         if require_rationales and len(rationales) < minimum_rationales:
             raise MindError(
                 f"{where}: question {question.id} has {len(rationales)} rationales: "
@@ -49,14 +51,10 @@ def load_questions(
 def save_questions(questions: Iterable[Question], path: str | os.PathLike[str]) -> None:
     """Writes what `load_questions` reads; a file at `path` is replaced at once or, after an error, left as it was.
 
-    Raises MindError where `path` ends in ".parquet" and a question holds a lone surrogate, which Parquet cannot.
+    Raises MindError if `path` ends in ".parquet" and a question holds a lone surrogate, which Parquet cannot.
     """
-    records = (question_record(question) for question in questions)
-    if Path(path).suffix == ".parquet":
-        save_parquet(records, path)
-        return
-    with replacing(path) as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
+    write = write_parquet_rows if Path(path).suffix == ".parquet" else write_json_rows
+    write((question_row(question) for question in questions), path)
 
 
 def split_heldout(questions: Sequence[Question], fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
@@ -75,60 +73,77 @@ def split_heldout(questions: Sequence[Question], fraction: float, seed: int) -> 
     return train, [questions[index] for index in sorted(chosen)]
 
 
-def question_records(path: Path) -> Iterator[tuple[str, dict[str, Any], Question]]:
-    """Each record of the file with its "path:line" or "path: row n" and its question, without rationales."""
+def read_questions(path: Path) -> Iterator[tuple[str, dict[str, Any], Question]]:
+    """Each row of a file with its "path:line" or "path: row n", and the question in it, without rationales."""
     first: dict[str, str] = {}
     parquet = path.suffix == ".parquet"
-    for where, record in parquet_objects(path) if parquet else json_objects(path):
-        question = parse_question(where, record)
+    for where, row in parquet_rows(path) if parquet else json_rows(path):
+        question = parse_question(where, row)
         if question.id in first:
             place = first[question.id].rpartition(":")[2].strip()
             raise MindError(f"{where}: id {question.id} is also on {'' if parquet else 'line '}{place}")
         first[question.id] = where
-        yield where, record, question
-    if not first:
-        expected = "question a row" if parquet else "JSON object a line"
-        raise MindError(f"{path}: the file is empty: expected one {expected}")
+        yield where, row, question
+    expected = "question per row" if parquet else "JSON object per line"
+    require(bool(first), f"{path}: the file is empty: expected one {expected}")
 
 
-def parse_question(where: str, record: Mapping[str, Any]) -> Question:
+def parse_question(where: str, row: Mapping[str, Any]) -> Question:
     """The question of {"id", "question", "answer", "choices"?}, without rationales; raises MindError with `where`."""
-    identifier = required_text(where, record, "id")
-    question = required_text(where, record, "question")
-    return Question(identifier, question, *parse_answer(where, record))
+    identifier = required_text(where, row, "id")
+    question = required_text(where, row, "question")
+    return Question(identifier, question, *parse_answer(where, row))
 
 
-def parse_answer(where: str, record: Mapping[str, Any]) -> tuple[str, Mapping[str, str] | None]:
+def parse_answer(where: str, row: Mapping[str, Any]) -> tuple[str, Mapping[str, str] | None]:
     """The answer and the choices of {"answer", "choices"?}, a numeric answer as text; raises MindError with `where`."""
-    answer = record.get("answer")
-    if type(answer) is int or (type(answer) is float and math.isfinite(answer)):
-        record = {**record, "answer": str(answer)}
-    answer = required_text(where, record, "answer")
-    choices = record.get("choices")
+    answer = required_text(where, row, "answer", or_number=True)
+    choices = row.get("choices")
     if choices is not None:
         if not isinstance(choices, dict) or len(choices) < 2:
             raise MindError(f'{where}: "choices" is not an object of at least 2 labels and their texts')
         for label, text in choices.items():
-            _text(where, "choices", label)
-            _text(where, f"choices.{label}", text)
+            text_of(where, "choices", label)
+            text_of(where, f"choices.{label}", text)
         if answer not in choices:
             raise MindError(f"{where}: answer {answer} is not one of the choices {', '.join(choices)}")
     return answer, choices
 
 
-def required_text(where: str, record: Mapping[str, Any], key: str) -> str:
-    """The text of `key`; raises MindError that begins with `where` where it is missing, blank or no string."""
-    if key not in record:
-        raise MindError(f'{where}: the record has no "{key}"')
-    return _text(where, key, record[key])
+def required_text(where: str, row: Mapping[str, Any], name: str, *, or_number: bool = False) -> str:
+    """`text_of` the value of `name`; raises MindError that begins with `where` if it is missing, too."""
+    require(name in row, f'{where}: "{name}" is missing')
+    return text_of(where, name, row[name], or_number=or_number)
 
 
-def _text(where: str, key: str, value: Any) -> str:
+def text_of(where: str, name: str, value: Any, *, or_number: bool = False) -> str:
+    """`value`, a text, or the text of a finite number if it may be one, too.
+
+    Raises MindError that begins with `where` for other values and for a blank text.
+    """
+    if or_number and _is_finite_number(value):
+        return str(value)
     if not isinstance(value, str):
-        raise MindError(f'{where}: "{key}" is {json.dumps(value, default=str):.60}: expected a string')
-    if not value.strip():
-        raise MindError(f'{where}: "{key}" is empty')
+        expected = "a string or a number" if or_number else "a string"
+        raise MindError(f'{where}: "{name}" is {described(value)}: expected {expected}')
+    require(value.strip() != "", f'{where}: "{name}" is empty')
     return value
+
+
+def _is_finite_number(value: Any) -> bool:
+    if isinstance(value, int):  # of any size, beyond that of a float too
+        return not isinstance(value, bool)
+    return isinstance(value, (float, Decimal)) and math.isfinite(value)
+
+
+def question_row(question: Question) -> dict[str, Any]:
+    """The JSON object that `load_questions` reads as `question`."""
+    row: dict[str, Any] = {"id": question.id, "question": question.question, "answer": question.answer}
+    if question.choices is not None:
+        row["choices"] = dict(question.choices)
+    if question.rationales:
+        row["rationales"] = [dataclasses.asdict(rationale) for rationale in question.rationales]
+    return row
 
 
 def _named_rationales(
@@ -146,21 +161,11 @@ def _named_rationales(
     for index, value in enumerate(values):
         if not isinstance(value, dict) or not {"perspective", "text"} <= value.keys():
             raise MindError(f'{where}: rationales[{index}] is not an object with "perspective" and "text"')
-        perspective = _text(where, f"rationales[{index}].perspective", value["perspective"])
-        text = _text(where, f"rationales[{index}].text", value["text"])
+        perspective = text_of(where, f"rationales[{index}].perspective", value["perspective"])
+        text = text_of(where, f"rationales[{index}].text", value["text"])
         if perspectives is not None and perspective not in perspectives:
             raise MindError(f"{where}: unknown perspective {perspective}: expected one of {', '.join(perspectives)}")
         if perspective in rationales:
             raise MindError(f"{where}: perspective {perspective} comes twice")
         rationales[perspective] = Rationale(perspective, text)
     return tuple(rationales.values())
-
-
-def question_record(question: Question) -> dict[str, Any]:
-    """The JSON object that `load_questions` reads as `question`."""
-    record: dict[str, Any] = {"id": question.id, "question": question.question, "answer": question.answer}
-    if question.choices is not None:
-        record["choices"] = dict(question.choices)
-    if question.rationales:
-        record["rationales"] = [dataclasses.asdict(rationale) for rationale in question.rationales]
-    return record

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
-import math
 import string
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mind.config import require
-from mind.data.parquet import parquet_objects
-from mind.data.questions import load_questions
-from mind.errors import MindError
-from mind.files import json_objects
+from mind.data.parquet import parquet_rows
+from mind.data.questions import load_questions, text_of
+from mind.errors import MindError, require
+from mind.files import json_rows
 from mind.records import Question
+from mind.typed_json import described
 
-YES_NO = {"yes": "yes", "no": "no"}
+ReadGold = Callable[[Any], tuple[str, Mapping[str, str] | None] | None]
+"""Reads a value of the answer column that is neither text nor number, such as `true`; None for other values."""
+
+_text = functools.partial(text_of, or_number=True)
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ class SourceConfig:
     split: str = "train"
     """The split of a folder or of a data set on the Hub."""
     id_column: str | None = None
-    """By default "id" where there is such a column; without one, an id is the last part of the path and the row."""
+    """By default "id" if there is such a column; without one, an id is the last part of the path and the row."""
     question_column: str = "question"
     answer_column: str = "answer"
     choices_column: str | None = None
-    """By default "choices" where there is such a column: {"label": [...], "text": [...]}, label -> text, pairs of
-    label and text, or texts alone, which are labelled A, B, ..."""
+    """By default "choices" if there is such a column: {"label": [...], "text": [...]}, label -> text, pairs of label
+    and text, or texts alone, which are labelled A, B, ..."""
     answer_marker: str | None = None
     """The answer is what follows this in the answer column ("####" for GSM8K)."""
     limit: int | None = None
@@ -72,12 +74,12 @@ class SourceConfig:
         return Path(self.path).suffix == ".jsonl" and all(getattr(self, f.name) == f.default for f in mapping)
 
 
-def load_source(config: SourceConfig) -> list[Question]:
+def load_source(config: SourceConfig, read_gold: ReadGold) -> list[Question]:
     """The questions of a source, with rationales only from a .jsonl file in our own format (`load_questions`).
 
-    Numbers become text. An answer that is true or false and has no choices becomes "yes" or "no". An answer to choices
-    is a label; where the choices are texts alone it may also be the index, from 0, or the text, as long as no two of
-    these differ. Nothing is read from a network where `path` is a file or a folder.
+    Numbers become text. `read_gold` (mind.grading.gold_answer) reads other values of the answer column, unless there
+    are choices. An answer to choices is a label; if the choices are texts alone it may also be the index, from 0, or
+    the text, as long as no two of these differ. Nothing is read from a network if `path` is a file or a folder.
 
     Raises MindError that names file, row (from 0; of a .jsonl file the line) and column for a missing column, a value
     that is empty or no text, an answer that is none of the choices or more than one, and an id that comes twice; for a
@@ -87,8 +89,8 @@ def load_source(config: SourceConfig) -> list[Question]:
         return load_questions(config.path)[: config.limit]
     questions: dict[str, Question] = {}
     places: dict[str, str] = {}
-    for row, (where, record) in enumerate(islice(_records(config), config.limit)):
-        question = _question(config, where, record, row)
+    for number, (where, row) in enumerate(islice(_rows(config), config.limit)):
+        question = _question(config, read_gold, where, row, number)
         if question.id in questions:
             raise MindError(f"{where}: id {question.id} comes twice, first at {places[question.id]}")
         questions[question.id], places[question.id] = question, where
@@ -97,15 +99,16 @@ def load_source(config: SourceConfig) -> list[Question]:
     return list(questions.values())
 
 
-def _records(config: SourceConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(config: SourceConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each row with its place. Files are read here, as `datasets` would guess types: it makes dates of texts, and
-    1.0 of 1 where another row has 1.5."""
-    readers = {".jsonl": json_objects, ".json": _json_rows, ".csv": _csv_rows, ".parquet": parquet_objects}
+    1.0 of 1 if another row has 1.5."""
+    readers = {".jsonl": json_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": parquet_rows}
     path = Path(config.path)
     reader = readers.get(path.suffix.lower())
     if path.is_dir() or (reader is None and not path.is_file()):
         return _dataset_rows(config)
-    require(reader is not None, f"{path}: expected a file whose name ends in {', '.join(readers)}")
+    if reader is None:
+        raise MindError(f"{path}: expected a file whose name ends in {', '.join(readers)}")
     require(
         config.subset is None and config.split == SourceConfig.split,
         f"{config.path}: a file has no subset and no split but {SourceConfig.split}",
@@ -114,10 +117,10 @@ def _records(config: SourceConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON list, or of a file with one a line."""
+    """The objects of a JSON list, or of a file of JSON lines."""
     text = _file_bytes(path)
     if not text.lstrip().startswith(b"["):
-        yield from json_objects(path)
+        yield from json_rows(path)
         return
     try:
         rows = json.loads(text)
@@ -184,7 +187,7 @@ def _saved_dataset(config: SourceConfig) -> Any:
     require(config.subset is None, f"{config.path}: a saved data set has no subset {config.subset}")
     saved = datasets.load_from_disk(config.path)
     splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or SourceConfig.split): saved}
-    require(config.split in splits, f"{config.path}: no split {config.split}: there are {', '.join(splits)}")
+    require(config.split in splits, f"{config.path}: no split {config.split}: there are {', '.join(map(str, splits))}")
     return splits[config.split]
 
 
@@ -194,27 +197,27 @@ def _check_columns(where: str, columns: Collection[str], config: SourceConfig) -
             raise MindError(f"{where}: no column {column}: there are {', '.join(columns):.500}")
 
 
-def _question(config: SourceConfig, where: str, record: Mapping[str, Any], row: int) -> Question:
-    _check_columns(where, record, config)
-    id_column = config.id_column or ("id" if "id" in record else None)
-    identifier = f"{Path(config.path).stem}-{row}" if id_column is None else _text(where, id_column, record[id_column])
-    question = _text(where, config.question_column, record[config.question_column])
-    answer = record[config.answer_column]
+def _question(config: SourceConfig, read_gold: ReadGold, where: str, row: Mapping[str, Any], number: int) -> Question:
+    """The question of the row with this number."""
+    _check_columns(where, row, config)
+    id_column = config.id_column or ("id" if "id" in row else None)
+    identifier = f"{Path(config.path).stem}-{number}" if id_column is None else _text(where, id_column, row[id_column])
+    question = _text(where, config.question_column, row[config.question_column])
+    answer = row[config.answer_column]
     if config.answer_marker is not None:
-        answer = _marked_answer(config, where, answer)
+        answer = _marked_answer(where, config.answer_column, answer, config.answer_marker)
     choices_column = config.choices_column or "choices"
-    given = record.get(choices_column)
+    given = row.get(choices_column)
     if given is not None:
         choices = _choices(where, choices_column, given)
         return Question(identifier, question, _label(config, where, answer, choices, _are_texts(given)), choices)
-    if isinstance(answer, bool):
-        return Question(identifier, question, "yes" if answer else "no", dict(YES_NO))
-    return Question(identifier, question, _text(where, config.answer_column, answer))
+    gold = read_gold(answer) or (_text(where, config.answer_column, answer), None)
+    return Question(identifier, question, *gold)
 
 
-def _marked_answer(config: SourceConfig, where: str, answer: Any) -> str:
-    _, marker, marked = _text(where, config.answer_column, answer).rpartition(config.answer_marker)
-    require(marker != "", f'{where}: "{config.answer_column}" has no {config.answer_marker} before the answer')
+def _marked_answer(where: str, column: str, answer: Any, marker: str) -> str:
+    _, found, marked = _text(where, column, answer).rpartition(marker)
+    require(found != "", f'{where}: "{column}" has no {marker} before the answer')
     return marked.strip()
 
 
@@ -250,7 +253,7 @@ def _choices(where: str, column: str, value: Any) -> dict[str, str]:
     elif isinstance(value, dict):
         pairs = [(label, text) for label, text in value.items() if text is not None]  # Arrow adds labels of other rows
     else:
-        raise MindError(f'{where}: "{column}" is {_shown(value)}: expected choices')
+        raise MindError(f'{where}: "{column}" is {described(value)}: expected choices')
     labels = [_text(where, f"{column}.label", label) for label, _ in pairs]
     require(len(labels) >= 2, f'{where}: "{column}" has {len(labels)} choices: expected at least 2')
     require(len(set(labels)) == len(labels), f'{where}: "{column}" has a label twice: {", ".join(labels)}')
@@ -258,20 +261,5 @@ def _choices(where: str, column: str, value: Any) -> dict[str, str]:
 
 
 def _are_texts(choices: Any) -> bool:
-    """Whether these are choices without labels."""
+    """Whether these choices are texts without labels."""
     return isinstance(choices, list) and not all(isinstance(choice, dict) for choice in choices)
-
-
-def _text(where: str, column: str, value: Any) -> str:
-    integer = isinstance(value, int) and not isinstance(value, bool)
-    if integer or (isinstance(value, (float, Decimal)) and math.isfinite(value)):
-        return str(value)
-    if not isinstance(value, str):
-        raise MindError(f'{where}: "{column}" is {_shown(value)}: expected a text or a number')
-    if not value.strip():
-        raise MindError(f'{where}: "{column}" is empty')
-    return value
-
-
-def _shown(value: Any) -> str:
-    return f"{json.dumps(value, default=str):.60}"

@@ -1,1 +1,23 @@
-"""Which answer a response states, and whether it is right."""
+"""Which answer a response states, and whether it is right: a file per answer type, and ANSWER_TYPES to choose by."""
+
+from __future__ import annotations
+
+from mind.grading.answer_type import AnswerType, GoldAnswer
+from mind.grading.choice import Choice
+from mind.grading.latex import Latex
+from mind.grading.number import Number
+from mind.grading.yes_no import YesNo
+from mind.records import Question
+
+ANSWER_TYPES: tuple[AnswerType, ...] = (YesNo(), Choice(), Number(), Latex())
+"""The first that fits a question is its type. Latex fits whatever the others leave."""
+
+
+def answer_type(question: Question) -> AnswerType:
+    """How the gold answer of `question` is written, and so how answers to it are found and compared."""
+    return next(kind for kind in ANSWER_TYPES if kind.fits(question))
+
+
+def gold_answer(value: object) -> GoldAnswer | None:
+    """The answer, with its choices, that a value such as `true` means; None for texts and numbers."""
+    return next((gold for kind in ANSWER_TYPES if (gold := kind.gold(value)) is not None), None)

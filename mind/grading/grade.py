@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mind.data.questions import parse_answer, required_text
-from mind.errors import MindError
-from mind.files import json_objects, new_file, replacing
+from mind.errors import require
+from mind.files import json_rows, new_file, write_json_rows
 from mind.grading.answers import judge_text
-from mind.records import Question
+from mind.records import Grade, Question
+from mind.summary import Summary
 
 
 @dataclass(frozen=True)
-class GradeCounts:
+class GradeCounts(Summary):
     """How many of `total` responses are `correct`, and how many of the others are `unparsed`.
 
     Unparsed are those without an answer and those whose answer cannot be compared.
@@ -28,8 +29,11 @@ class GradeCounts:
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers, from 0 to 1; an unparsed one is not right."""
+        """The fraction of right answers, from 0 to 1; an unparsed one is not right."""
         return self.correct / self.total
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        return [*super().as_rows(), {"what": "accuracy", "count": f"{self.accuracy:.2%}"}]
 
 
 def grade_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> GradeCounts:
@@ -37,29 +41,29 @@ def grade_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -
 
     "extracted" is the answer that the response states, or null. An id may come several times, a numeric answer becomes
     its text for the comparison, and other keys are kept. Without its question a response is judged less well
-    (`mind.grading.numeric.concluding_number`). One row is in memory at a time; `output` appears when all are written.
+    (`mind.grading.number_text.concluding_number`). One row is in memory at a time; `output` appears when all are
+    written.
 
-    Raises MindError with the line for a row that is not such an object, with an answer that is none of its choices or a
-    response that is no string, and for a missing or empty `source` and an `output` that exists.
+    Raises MindError with the line for a row that is not such an object, for an answer that is none of its choices and
+    for a response that is no string; also for a missing or empty `source` and for an `output` that exists.
     """
-    total = correct = unparsed = 0
-    with replacing(new_file(output)) as file:
-        for where, row in json_objects(source):
-            question = _question(where, row)
-            judgement = judge_text(_response(where, row), question)
-            total += 1
-            correct += judgement.verdict == "right"
-            unparsed += judgement.verdict == "unparsed"
-            file.write(
-                json.dumps({**row, "correct": judgement.verdict == "right", "extracted": judgement.extracted}) + "\n"
-            )
-        if not total:
-            raise MindError(f"{source}: the file is empty: expected one response a line")
-    return GradeCounts(total, correct, unparsed)
+    counts: Counter[Grade] = Counter()
+    write_json_rows(_graded(source, counts), new_file(output))
+    return GradeCounts(counts.total(), counts["right"], counts["unparsed"])
+
+
+def _graded(source: str | os.PathLike[str], counts: Counter[Grade]) -> Iterator[dict[str, Any]]:
+    """The rows to write; each is counted in `counts`."""
+    for where, row in json_rows(source):
+        question = _question(where, row)
+        judgement = judge_text(_response(where, row), question)
+        counts[judgement.verdict] += 1
+        yield {**row, "correct": judgement.verdict == "right", "extracted": judgement.extracted}
+    require(counts.total() > 0, f"{source}: the file is empty: expected one response per line")
 
 
 def _question(where: str, row: Mapping[str, Any]) -> Question:
-    """With the empty text where the row has no question."""
+    """With the empty text if the row has no question."""
     text = row.get("question")
     question = "" if text is None else required_text(where, row, "question")
     return Question(required_text(where, row, "id"), question, *parse_answer(where, row))

@@ -18,9 +18,9 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from mind.grading.numeric import MAX_ANSWER_CHARACTERS, plain
+from mind.grading.number_text import MAX_ANSWER_CHARACTERS, plain
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class LatexWorker:
     def compare(self, gold: str, extracted: str) -> Outcome:
         """Whether two texts of at most MAX_ANSWER_CHARACTERS are equal, within `timeout_seconds` without the start.
 
-        Raises RuntimeError where the process does not start, that is without math-verify.
+        Raises RuntimeError if the process does not start, that is without math-verify.
         """
         with self._lock:
             self._process = process = self._process or _start()
@@ -87,7 +87,7 @@ class LatexWorker:
                 if not reply:  # after Ctrl-C too: the reply that comes then would be taken for the next one
                     self._kill()
         if reply:
-            return reply.decode().strip()
+            return cast(Outcome, reply.decode().strip())
         if reply is None:
             logger.warning("no result within %g s for the LaTeX answer %.80r", self.timeout_seconds, extracted)
             return "timeout"
@@ -175,9 +175,10 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _ask(process: subprocess.Popen[bytes], gold: str, extracted: str, timeout_seconds: float) -> bytes | None:
-    """The outcome; b"" where the process dies, None where it takes too long."""
+    """The outcome; b"" if the process dies, None if it takes too long."""
     # A child that hangs would outlive a parent that was killed, so it has a deadline of its own, after this one's.
     request = {"gold": gold, "extracted": extracted, "seconds": timeout_seconds + 1}
+    assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(request).encode() + b"\n")  # fits into the pipe, so it does not block
     except BrokenPipeError:
@@ -186,7 +187,8 @@ def _ask(process: subprocess.Popen[bytes], gold: str, extracted: str, timeout_se
 
 
 def _line(process: subprocess.Popen[bytes], timeout_seconds: float) -> bytes | None:
-    """The next line that `process` writes, which it does at once; b"" at its end, None where none comes in time."""
+    """The next line that `process` writes, which it does at once; b"" at its end, None if none comes in time."""
+    assert process.stdout is not None
     ready = select.poll()
     ready.register(process.stdout, select.POLLIN)
     return process.stdout.readline() if ready.poll(1000 * timeout_seconds) else None

@@ -5,6 +5,7 @@ data -> evaluation before -> features -> MetaNet alone -> student and MetaNet to
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -20,7 +21,7 @@ from transformers import set_seed
 from mind import word_problems
 from mind.batches.prompt_sharing import attention_and_packing
 from mind.batches.steps import plan_steps
-from mind.config import WORD_PROBLEMS, MindConfig, save_config
+from mind.config import WORD_PROBLEMS, MindConfig
 from mind.data.questions import load_questions, split_heldout
 from mind.errors import MindError
 from mind.evaluation.evaluate import answer_accuracy, heldout_nll, rationale_losses
@@ -34,6 +35,7 @@ from mind.run.metrics import MetricsCallback, peak_memory, truncate
 from mind.run.trainer import MindTrainer, last_checkpoint, save_calibration
 from mind.student.model import cache_folder, load_student
 from mind.student.tokenization import tokenize
+from mind.typed_json import save_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,19 +83,16 @@ def load_data(config: MindConfig) -> RunData:
 
 def _word_problems(config: MindConfig) -> RunData:
     data, seed = config.data, config.train.seed
-    train = word_problems.generate(data.generated_questions, 3 * seed)
+    generate = functools.partial(word_problems.generate, perspectives=data.perspectives)
+    train = generate(data.generated_questions, 3 * seed)
     seen = {question.question for question in train}
-    heldout = [
-        question
-        for question in word_problems.generate(data.generated_heldout, 3 * seed + 1)
-        if question.question not in seen
-    ]
+    heldout = [question for question in generate(data.generated_heldout, 3 * seed + 1) if question.question not in seen]
     return RunData(
         train,
         heldout,
         {
-            "word-problems": word_problems.generate(data.generated_evaluation, 3 * seed + 2),
-            "word-problems-ood": word_problems.generate(data.generated_evaluation, 3 * seed + 2, families="ood"),
+            "word-problems": generate(data.generated_evaluation, 3 * seed + 2),
+            "word-problems-ood": generate(data.generated_evaluation, 3 * seed + 2, families="ood"),
         },
     )
 
@@ -119,7 +118,7 @@ def train(config: MindConfig, *, resume: bool = False) -> Path:
     _, packing = attention_and_packing(model, config, [*questions, *heldout], device)
 
     output.mkdir(parents=True, exist_ok=True)
-    save_config(config, output / CONFIG_FILE)
+    save_json(config, output / CONFIG_FILE)
     checkpoint = last_checkpoint(output) if resume else None
     metrics = output / METRICS_FILE
     if checkpoint is None:

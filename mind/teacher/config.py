@@ -1,23 +1,20 @@
-"""The configuration of `mind generate` and of a model that judges. Nothing here holds a credential."""
+"""The configuration of a teacher's job and of a judge's. Nothing here holds a credential."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
-import tyro
-
-from mind.config import require
 from mind.data.sources import SourceConfig
-from mind.errors import MindError
+from mind.errors import require
+from mind.files import parse_object
 from mind.perspectives import PAPER_PERSPECTIVES
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
-    """A model and how its answers are sampled."""
+class ModelConfig:
+    """A model that teaches or judges, and how its answers are sampled."""
 
     model: str
     """The name by which the endpoint knows it; for the offline engines a Hugging Face name or folder."""
@@ -27,8 +24,8 @@ class TeacherConfig:
     base_url: str = "https://api.openai.com/v1"
     """The endpoint of engine "openai"."""
     api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key; it is read there alone, and never logged or written. Endpoints
-    other than the default one are asked without a key where it is not set."""
+    """The environment variable that holds the key; it is read there alone, and never logged or written. If it is not
+    set, endpoints other than the default one are asked without a key."""
     temperature: float | None = 0.7
     """None leaves it, like top_p and seed, to the server; offline engines take vLLM's default, 1."""
     top_p: float | None = None
@@ -43,32 +40,32 @@ class TeacherConfig:
     engine_options: str = "{}"
     """A JSON object of vLLM's engine arguments for the offline engines, such as {"max_model_len": 4096}."""
     batch_size: int = 256
-    """Requests of a batch of an offline engine. A kill costs one batch with vLLM, up to eight an engine with Ray."""
+    """Requests per batch of an offline engine. A kill costs one batch with vLLM, up to eight per engine with Ray."""
     replicas: int = 1
     """Engines of "ray" that work at a time, at most."""
 
     def __post_init__(self) -> None:
-        require(bool(self.model.strip()), "teacher.model is empty: expected the model's name")
-        require(
-            self.engine in ("openai", "vllm", "ray"), f"teacher.engine is {self.engine!r}: expected openai, vllm or ray"
-        )
+        require(bool(self.model.strip()), "model is empty: expected the model's name")
+        require(self.engine in ("openai", "vllm", "ray"), f"engine is {self.engine!r}: expected openai, vllm or ray")
         url = urlsplit(self.base_url)
         require(
             url.scheme in ("http", "https") and bool(url.hostname),
-            "teacher.base_url: expected a URL such as http://127.0.0.1:8000/v1",
+            "base_url: expected a URL such as http://127.0.0.1:8000/v1",
         )
         # It is written to generate.json and to the data card.
         require(
             "@" not in url.netloc and not url.query,
-            "teacher.base_url holds credentials or a query: give the key in the environment variable that "
-            "teacher.api_key_env names",
+            "base_url holds credentials or a query: give the key in the environment variable that api_key_env names",
         )
         for name in ("max_tokens", "batch_size", "replicas"):
-            require(getattr(self, name) >= 1, f"teacher.{name} is {getattr(self, name)}: expected at least 1")
-        require(self.temperature is None or self.temperature >= 0, "teacher.temperature: expected a number >= 0")
-        require(self.top_p is None or 0 < self.top_p <= 1, "teacher.top_p: expected a number in (0, 1]")
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
+        require(
+            self.temperature is None or self.temperature >= 0,
+            f"temperature is {self.temperature}: expected a number >= 0",
+        )
+        require(self.top_p is None or 0 < self.top_p <= 1, f"top_p is {self.top_p}: expected a number in (0, 1]")
         for name in ("extra_body", "engine_options"):
-            json_option(f"teacher.{name}", getattr(self, name))
+            parse_object(name, getattr(self, name).encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True)
@@ -120,18 +117,18 @@ class GenerateConfig:
     output: str
     """The folder of the data set. A job that was stopped goes on when it is started again with the same one."""
     questions: SourceConfig
-    teacher: TeacherConfig
+    teacher: ModelConfig
     perspectives: tuple[str, ...] = PAPER_PERSPECTIVES
     prompts: str | None = None
     """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's."""
     samples: int = 1
-    """Answers a question and perspective."""
+    """Answers per question and perspective."""
     show_answer: bool = False
     """Tell the teacher the gold answer: more right rationales, and no pass rate to tell easy questions by."""
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Model -> price of a million prompt tokens and of a million answer tokens."""
+    """Model -> price of a million prompt tokens and price of a million answer tokens."""
     currency: str = "USD"
 
     def __post_init__(self) -> None:
@@ -151,15 +148,15 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Rules judge every answer; a model judges, where one is named, what they cannot read."""
+    """Rules judge every answer; if a model is named, it judges those in which the rules find none."""
 
-    folder: Annotated[str, tyro.conf.Positional]
-    """What `mind generate` wrote; judged.jsonl is written into it."""
+    folder: str
+    """What `mind data generate` wrote; judged.jsonl is written into it."""
     model: str | None = None
     """A model that judges the answers in which the rules find none."""
-    base_url: str = TeacherConfig.base_url
+    base_url: str = ModelConfig.base_url
     """Its endpoint, with OpenAI's chat completions."""
-    api_key_env: str = TeacherConfig.api_key_env
+    api_key_env: str = ModelConfig.api_key_env
     """The environment variable that holds its key."""
     max_tokens: int = 512
     """Tokens of its reply, at most."""
@@ -172,24 +169,14 @@ class JudgeConfig:
         require(self.budget.cost is None or self.price is not None, "budget.cost needs a price")
 
     @property
-    def judge(self) -> TeacherConfig | None:
-        """The model as the engines know it; it judges at temperature 0."""
+    def judge(self) -> ModelConfig | None:
+        """The model that judges, at temperature 0; None if none is named."""
         if self.model is None:
             return None
-        return TeacherConfig(
+        return ModelConfig(
             self.model,
             base_url=self.base_url,
             api_key_env=self.api_key_env,
             temperature=0.0,
             max_tokens=self.max_tokens,
         )
-
-
-def json_option(name: str, text: str) -> dict[str, Any]:
-    """The JSON object that an option's text is; raises MindError that names the option."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise MindError(f"{name}: not JSON: {error.msg} at column {error.colno}") from None
-    require(isinstance(value, dict), f"{name}: expected a JSON object")
-    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import logging
@@ -11,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mind.errors import MindError
-from mind.files import json_objects, record_of
+from mind.files import json_rows
 from mind.records import Key, Response
-from mind.teacher.requests import name_of
+from mind.typed_json import record_of, row_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ class Journal:
     """An append-only file of responses, held by one process at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file; raises MindError where another process holds it."""
+        """Opens or creates the file; raises MindError if another process holds it."""
         self.path = path
         self._file = path.open("ab+")
         try:
@@ -53,7 +52,7 @@ class Journal:
     def append(self, responses: Iterable[Response]) -> None:
         """Writes `responses` and returns when they are on the disk."""
         for response in responses:
-            self._file.write(json.dumps(_record(response)).encode() + b"\n")
+            self._file.write(json.dumps(row_of(response)).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -72,18 +71,11 @@ def load_responses(path: str | os.PathLike[str]) -> Iterator[Response]:
 
     Raises MindError with the line for a missing file, what is not a response, and a key that comes twice.
     """
-    lines: dict[Key, str] = {}
-    for where, record in json_objects(path):
-        response = record_of(Response, where, record)
-        if response.key in lines:
-            line = lines[response.key].rpartition(":")[2]
-            raise MindError(f"{where}: {name_of(response.key)} is also on line {line}")
-        lines[response.key] = where
+    places: dict[Key, str] = {}
+    for where, row in json_rows(path):
+        response = record_of(Response, where, row)
+        if response.key in places:
+            line = places[response.key].rpartition(":")[2]
+            raise MindError(f"{where}: {response.key} is also on line {line}")
+        places[response.key] = where
         yield response
-
-
-def _record(response: Response) -> dict[str, object]:
-    record = dataclasses.asdict(response)
-    if response.reasoning is None:
-        del record["reasoning"]
-    return record

@@ -1,31 +1,36 @@
-"""`mind judge`: a verdict on each answer of a data set, by rules and, where they find no answer, by a model."""
+"""`mind data judge`: a verdict on each answer of a data set, by rules and, if they find no answer, by a model."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast, get_args
 
 from mind.data.questions import load_questions
-from mind.errors import MindError
-from mind.files import json_objects, record_of, replacing
+from mind.errors import MindError, require
+from mind.files import json_rows, write_json_rows
 from mind.grading.answers import judge_text
-from mind.records import Key, Question, Response, Verdict
+from mind.provenance import text_digest
+from mind.records import Grade, Key, Question, Response, Verdict
 from mind.student.tokenization import question_text
-from mind.teacher.config import JudgeConfig, TeacherConfig
-from mind.teacher.generate import QUESTIONS, RESPONSES, JobReport, make_engine, run_job
+from mind.summary import Summary
+from mind.teacher.config import JudgeConfig, ModelConfig
+from mind.teacher.folder import DatasetFolder
+from mind.teacher.job import JobReport, make_engine, run_job
 from mind.teacher.journal import Journal, load_responses
-from mind.teacher.requests import Request, chat_request, name_of, text_digest
+from mind.teacher.requests import Request, chat_request
 from mind.teacher.spending import Spending
+from mind.typed_json import record_of, row_of
 
-JUDGED = "judged.jsonl"
-REPLIES, FAILURES = "judge-replies.jsonl", "judge-failures.jsonl"
+BY_RULES = "rules"
+"""The judge of verdicts that no model gave."""
 MAX_JUDGED_CHARACTERS = 8_000
 """A model reads the end of a longer answer."""
+MAX_EXTRACTED_CHARACTERS = 2_000
 
 INSTRUCTION = """\
 You grade answers. You receive a question, its reference answer, and a response between two lines that hold the same \
@@ -40,12 +45,18 @@ _VERDICT = re.compile(r"^[ \t*]*VERDICT:[ \t*]*(right|wrong)\b", re.IGNORECASE |
 
 
 @dataclass(frozen=True)
-class JudgeReport:
+class JudgeReport(Summary):
     """Verdicts by judge ("rules" or the model's name), and what became of the requests to the model."""
 
-    counts: Mapping[str, Mapping[str, int]]
+    counts: Mapping[str, Mapping[Grade, int]]
     job: JobReport | None
-    """None where no model was named."""
+    """None if no model was named."""
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        return [
+            {"judge": judge} | {grade: counts[grade] for grade in get_args(Grade)}
+            for judge, counts in self.counts.items()
+        ]
 
 
 def judge(config: JudgeConfig) -> JudgeReport:
@@ -54,11 +65,10 @@ def judge(config: JudgeConfig) -> JudgeReport:
     The model is not asked about answers that were cut off. Its replies are stored as a teacher's are, so that judging
     again repeats no request. Raises MindError for a folder without questions or responses, and as those files' readers.
     """
-    folder = Path(config.folder)
-    questions = {question.id: question for question in load_questions(folder / QUESTIONS)}
-    responses = list(load_responses(folder / RESPONSES))
-    if not responses:
-        raise MindError(f"{folder / RESPONSES}: no answer to judge")
+    folder = DatasetFolder(Path(config.folder))
+    questions = {question.id: question for question in load_questions(folder.questions)}
+    responses = list(load_responses(folder.responses))
+    require(bool(responses), f"{folder.responses}: no answer to judge")
     verdicts = verdicts_by_rules(questions, responses)
     job = None
     if (model := config.judge) is not None:
@@ -72,8 +82,7 @@ def judge(config: JudgeConfig) -> JudgeReport:
             verdict_of_reply(verdict, replies[verdict.key]) if verdict.key in replies else verdict
             for verdict in verdicts
         ]
-    with replacing(folder / JUDGED) as file:
-        file.writelines(json.dumps(dataclasses.asdict(verdict)) + "\n" for verdict in verdicts)
+    write_json_rows(map(row_of, verdicts), folder.verdicts)
     return JudgeReport(verdict_counts(verdicts), job)
 
 
@@ -83,17 +92,17 @@ def load_verdicts(path: Path) -> dict[Key, Verdict]:
     Raises MindError with the line for one that is faulty, and for a key that comes twice.
     """
     verdicts: dict[Key, Verdict] = {}
-    for where, record in json_objects(path):
-        verdict = record_of(Verdict, where, record)
+    for where, row in json_rows(path):
+        verdict = record_of(Verdict, where, row)
         if verdict.key in verdicts:
-            raise MindError(f"{where}: {name_of(verdict.key)} has a verdict above")
+            raise MindError(f"{where}: {verdict.key} has a verdict above")
         verdicts[verdict.key] = verdict
     return verdicts
 
 
-def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[str]]:
+def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[Grade]]:
     """Judge -> verdict -> how many."""
-    counts: dict[str, Counter[str]] = {}
+    counts: dict[str, Counter[Grade]] = {}
     for verdict in verdicts:
         counts.setdefault(verdict.judge, Counter())[verdict.verdict] += 1
     return counts
@@ -101,54 +110,51 @@ def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[str]]:
 
 def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Response]) -> list[Verdict]:
     """A verdict on each response (mind.grading.answers); raises MindError for a response to an unknown question."""
+    verdicts = []
     for response in responses:
-        if response.id not in questions:
-            raise MindError(f"{RESPONSES}: question {response.id} is not in {QUESTIONS}")
-    return [
-        Verdict(*response.key, *judge_text(response.text, questions[response.id]), "rules") for response in responses
-    ]
+        question = questions.get(response.key.question)
+        if question is None:
+            raise MindError(f"responses.jsonl: question {response.key.question} is not in questions.jsonl")
+        judgement = judge_text(response.text, question)
+        verdicts.append(Verdict(response.key, judgement.verdict, judgement.extracted, judgement.reason, judge=BY_RULES))
+    return verdicts
 
 
-def judge_request(judge: TeacherConfig, question: Question, response: Response) -> Request:
-    """What the judge is asked about `response`."""
+def judge_request(model: ModelConfig, question: Question, response: Response) -> Request:
+    """What the model is asked about `response`."""
     text = response.text[-MAX_JUDGED_CHARACTERS:]
     mark = f"=== {text_digest(text)[:16]} ==="  # which a response cannot know, and so cannot close
     user = (
         f"Question:\n{question_text(question)}\n\nReference answer: {question.answer}\n\n"
         f"Response:\n{mark}\n{text}\n{mark}"
     )
-    return chat_request(
-        judge, response.key, ({"role": "system", "content": INSTRUCTION}, {"role": "user", "content": user})
-    )
+    messages = ({"role": "system", "content": INSTRUCTION}, {"role": "user", "content": user})
+    return chat_request(model, response.key, messages)
 
 
 def verdict_of_reply(verdict: Verdict, reply: Response) -> Verdict:
-    """The model's verdict in place of the rules' `verdict`, which stays where the reply holds none."""
-    found, answers = _VERDICT.findall(reply.text), _ANSWER.findall(reply.text)
-    if not found:
+    """The model's verdict in place of the rules' `verdict`, which stays if the reply holds none."""
+    grades, answers = _VERDICT.findall(reply.text), _ANSWER.findall(reply.text)
+    if not grades:
         return dataclasses.replace(verdict, reason=f"{verdict.reason}; {reply.model} gave no verdict")
     extracted = answers[-1].strip(" \t*") if answers else None
     if extracted is None or extracted.lower().rstrip(".") == "none":
-        return dataclasses.replace(
-            verdict, verdict="unparsed", extracted=None, reason="no final answer", judge=reply.model
-        )
-    return dataclasses.replace(
-        verdict, verdict=found[-1].lower(), extracted=extracted[:2000], reason="judged by a model", judge=reply.model
-    )
+        return Verdict(verdict.key, "unparsed", None, "no final answer", judge=reply.model)
+    grade = cast(Grade, grades[-1].lower())
+    return Verdict(verdict.key, grade, extracted[:MAX_EXTRACTED_CHARACTERS], "judged by a model", judge=reply.model)
 
 
 def _ask(
-    config: JudgeConfig, model: TeacherConfig, questions: Mapping[str, Question], responses: Sequence[Response]
+    config: JudgeConfig, model: ModelConfig, questions: Mapping[str, Question], responses: Sequence[Response]
 ) -> tuple[JobReport, dict[Key, Response]]:
-    folder = Path(config.folder)
-    requests = [judge_request(model, questions[response.id], response) for response in responses]
+    folder = DatasetFolder(Path(config.folder))
+    requests = [judge_request(model, questions[response.key.question], response) for response in responses]
     spending = Spending(config.budget, config.price)
-    with Journal(folder / REPLIES) as journal:
-        stored = _stored_replies(folder / REPLIES, requests)
-        report = run_job(
-            requests, stored, make_engine(model, config.traffic, spending), spending, journal, folder / FAILURES
-        )
-    return report, _stored_replies(folder / REPLIES, requests)
+    with Journal(folder.replies) as journal:
+        stored = _stored_replies(folder.replies, requests)
+        engine = make_engine(model, config.traffic, spending)
+        report = run_job(requests, stored, engine, spending, journal, folder.judge_failures)
+    return report, _stored_replies(folder.replies, requests)
 
 
 def _stored_replies(path: Path, requests: Sequence[Request]) -> dict[Key, Response]:
@@ -160,5 +166,5 @@ def _stored_replies(path: Path, requests: Sequence[Request]) -> dict[Key, Respon
     stored = {reply.key: reply for reply in load_responses(path) if reply.key in digests}
     for key, reply in stored.items():
         if digests[key] != reply.request:
-            raise MindError(f"{path} has {name_of(key)} judged by another request: move that file away to judge anew")
+            raise MindError(f"{path} has {key} judged by another request: move that file away to judge anew")
     return stored

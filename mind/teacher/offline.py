@@ -1,8 +1,8 @@
 """Offline engines: vLLM in this process, and vLLM replicas on the machines of a Ray cluster.
 
 Both give vLLM the same token ids, those of the model's chat template, and the same sampling parameters: a request's
-own, and vLLM's defaults where it has none. What generation_config.json recommends is not applied, and what a reasoning
-model thinks stays in the text.
+own, and vLLM's defaults for those that it lacks. What generation_config.json recommends is not applied, and what a
+reasoning model thinks stays in the text.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import Any
 
 import jinja2
 
+from mind.display import one_line
 from mind.errors import MindError
+from mind.provenance import now
 from mind.records import Key, Response
-from mind.teacher.requests import Failure, Request, now, one_line
+from mind.teacher.job import Store
+from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Request
 from mind.teacher.spending import Spending
-
-Settle = Callable[[list[Response | Failure]], None]
+from mind.typed_json import record_of, row_of
 
 INFERENCE_ERROR = "__inference_error__"
-"""The column in which Ray Data tells why a row has no answer; empty where it has one."""
+"""The column in which Ray Data says why a row has no answer; empty if it has one."""
 
 
 class _OfflineEngine:
@@ -37,7 +39,7 @@ class _OfflineEngine:
         self.retries: Counter[str] = Counter()
         """Empty: a request is sent once."""
         self.stopped: str | None = None
-        """Why requests were left unsent; None where none were."""
+        """Why requests were left unsent; None if none were."""
 
     def _outcome(
         self,
@@ -55,7 +57,7 @@ class _OfflineEngine:
             return _failure(request, "empty answer", f"finish_reason is {finish_reason}")
         self._spending.usage.requests += 1
         return Response(
-            *request.key,
+            request.key,
             request=request.digest,
             model=self._model,
             text=text,
@@ -74,22 +76,22 @@ class VLLMEngine(_OfflineEngine):
     def __init__(
         self, model: str, spending: Spending, *, batch_size: int = 256, engine_options: Mapping[str, Any]
     ) -> None:
-        """`engine_options` are vLLM's engine arguments. Raises MindError where vLLM is missing."""
+        """`engine_options` are vLLM's engine arguments. Raises MindError if vLLM is missing."""
         super().__init__(model, spending, batch_size, engine_options)
         self._vllm = _package("vllm", "vllm")
         self._refusals = (_package("vllm.exceptions", "vllm").VLLMClientError, ValueError, TypeError)
 
-    def run(self, requests: Iterable[Request], settle: Settle) -> None:
-        """Answers `requests`, and calls `settle` after each batch: a batch is what a kill costs.
+    def run(self, requests: Iterable[Request], store: Store) -> None:
+        """Answers `requests`, and calls `store` after each batch: a batch is what a kill costs.
 
         A request that vLLM refuses, such as a prompt longer than its context, is a Failure; an engine that dies ends
-        the job with vLLM's error. Raises MindError where vLLM cannot load the model.
+        the job with vLLM's error. Raises MindError if vLLM cannot load the model.
         """
         for batch in self._batches(requests):
             outcomes = self._answer(batch)
             for request in batch:
                 self._spending.release(request)
-            settle(outcomes)
+            store(outcomes)
 
     def _batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
         """Batches that fit the budget; near its end they get smaller, as only answers tell what is left of it."""
@@ -162,18 +164,18 @@ class RayEngine(_OfflineEngine):
     ) -> None:
         """Up to `replicas` engines work at a time, each with `tensor_parallel_size` of `engine_options` GPUs.
 
-        `processor_factory` stands in for `ray.data.llm.build_processor`. Raises MindError where Ray is missing.
+        `processor_factory` stands in for `ray.data.llm.build_processor`. Raises MindError if Ray is missing.
         """
         super().__init__(model, spending, batch_size, engine_options)
         self._replicas = replicas
         self._ray, self._llm = _package("ray", "ray"), _package("ray.data.llm", "ray")
         self._build = processor_factory or self._llm.build_processor
 
-    def run(self, requests: Iterable[Request], settle: Settle) -> None:
-        """Answers `requests`, and calls `settle` with each block of answers as it comes, in any order.
+    def run(self, requests: Iterable[Request], store: Store) -> None:
+        """Answers `requests`, and calls `store` with each block of answers as it comes, in any order.
 
         A request that an engine refuses is a Failure. An engine that dies is started again, without end, and its
-        requests are asked again. A kill costs the batches under way, eight an engine. Raises MindError where
+        requests are asked again. A kill costs the batches under way, eight per engine. Raises MindError if
         RAY_ADDRESS names no cluster.
         """
         asked = {request.key: request for request in self._affordable(requests)}
@@ -186,7 +188,7 @@ class RayEngine(_OfflineEngine):
         self._ray.data.DataContext.get_current().enable_progress_bars = False
         dataset = self._processor()(self._ray.data.from_items([_row(request) for request in asked.values()]))
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            settle([self._settled(asked, row) for row in block.to_pylist()])
+            store([self._outcome_of_row(asked, row) for row in block.to_pylist()])
 
     def _affordable(self, requests: Iterable[Request]) -> Iterator[Request]:
         """The requests whose worst cases fit the budget together: one data set is all that the engines load for."""
@@ -212,8 +214,8 @@ class RayEngine(_OfflineEngine):
         tokenized = functools.partial(_tokenized, self._model, self._options.get("trust_remote_code", False))
         return self._build(config, preprocess=tokenized, postprocess=_answered)
 
-    def _settled(self, asked: Mapping[Key, Request], row: Mapping[str, Any]) -> Response | Failure:
-        request = asked[row["id"], row["perspective"], row["sample"]]
+    def _outcome_of_row(self, asked: Mapping[Key, Request], row: Mapping[str, Any]) -> Response | Failure:
+        request = asked[record_of(Key, "a row of Ray Data", row)]
         self._spending.release(request)
         if row[INFERENCE_ERROR]:
             return _failure(request, "refused by vLLM", row[INFERENCE_ERROR])
@@ -235,9 +237,7 @@ class RayEngine(_OfflineEngine):
 
 def _row(request: Request) -> dict[str, Any]:
     return {
-        "id": request.id,
-        "perspective": request.perspective,
-        "sample": request.sample,
+        **row_of(request.key),
         "messages": list(request.messages),
         "sampling_params": _sampling(request),
     }
@@ -263,9 +263,7 @@ def _tokenizer(model: str, trust_remote_code: bool) -> Any:
 def _answered(row: Mapping[str, Any]) -> dict[str, Any]:
     """What is needed of an answered row; Ray Data hands on the others as they are."""
     return {
-        "id": row["id"],
-        "perspective": row["perspective"],
-        "sample": row["sample"],
+        **{name: row[name] for name in ("id", "perspective", "sample")},
         "text": row["generated_text"],
         "prompt_tokens": row["num_input_tokens"],
         "completion_tokens": row["num_generated_tokens"],
@@ -285,7 +283,7 @@ def _sampling(request: Request) -> dict[str, Any]:
 
 
 def _failure(request: Request, reason: str, detail: str) -> Failure:
-    return Failure(*request.key, reason, one_line(detail), attempts=1)
+    return Failure(request.key, reason, one_line(detail, MAX_DETAIL_CHARACTERS), attempts=1)
 
 
 def _package(name: str, extra: str) -> ModuleType:

@@ -9,21 +9,24 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import openai
 
+from mind.display import one_line
 from mind.errors import MindError
 from mind.files import parse_object
+from mind.provenance import now
 from mind.records import Response
-from mind.teacher.config import TeacherConfig, TrafficConfig, json_option
-from mind.teacher.requests import Failure, Request, now, one_line
+from mind.teacher.config import ModelConfig, TrafficConfig
+from mind.teacher.job import Store
+from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Request
 from mind.teacher.spending import Spending
 
-DEFAULT_URL = TeacherConfig.base_url
+DEFAULT_URL = ModelConfig.base_url
 
 
 @dataclass(eq=False)
@@ -42,46 +45,46 @@ class OnlineEngine:
     """Answers requests through the `openai` client. Its own retries are off: they see neither empty nor broken answers,
     and are not counted."""
 
-    def __init__(self, teacher: TeacherConfig, traffic: TrafficConfig, spending: Spending) -> None:
-        """Raises MindError where the endpoint needs a key and the environment has none."""
-        self._teacher, self._traffic, self._spending = teacher, traffic, spending
-        self._key = os.environ.get(teacher.api_key_env, "")
-        if not self._key and teacher.base_url == DEFAULT_URL:
-            raise MindError(f"{teacher.base_url} needs a key in the environment variable {teacher.api_key_env}")
-        self._extra = json_option("teacher.extra_body", teacher.extra_body)
+    def __init__(self, model: ModelConfig, traffic: TrafficConfig, spending: Spending) -> None:
+        """Raises MindError if the endpoint needs a key and the environment has none."""
+        self._model, self._traffic, self._spending = model, traffic, spending
+        self._key = os.environ.get(model.api_key_env, "")
+        if not self._key and model.base_url == DEFAULT_URL:
+            raise MindError(f"{model.base_url} needs a key in the environment variable {model.api_key_env}")
+        self._extra = parse_object("extra_body", model.extra_body.encode())
         self._jitter = random.Random()
         self.retries: Counter[str] = Counter()
         """Attempts that were repeated, by reason."""
         self.stopped: str | None = None
-        """Why requests were left unsent; None where none were."""
+        """Why requests were left unsent; None if none were."""
 
-    def run(self, requests: Iterable[Request], settle: Callable[[list[Response | Failure]], None]) -> None:
-        """Answers `requests`, and calls `settle` with what has come since its last call; it may block to write it."""
+    def run(self, requests: Iterable[Request], store: Store) -> None:
+        """Answers `requests`, and gives `store` what has come since its last call; it may block to write it."""
         try:
-            asyncio.run(self._run(iter(requests), settle))
-        except ExceptionGroup as group:  # of `settle`, such as a full disk: no request fails by an exception
+            asyncio.run(self._run(iter(requests), store))
+        except ExceptionGroup as group:  # of `store`, such as a full disk: no request fails by an exception
             raise group.exceptions[0] from None
 
-    async def _run(self, requests: Iterator[Request], settle: Callable[[list[Response | Failure]], None]) -> None:
+    async def _run(self, requests: Iterator[Request], store: Store) -> None:
         self._resume_at = 0.0
         self._failed_in_a_row = 0
         self._turn, self._changed, self._halt = asyncio.Lock(), asyncio.Event(), asyncio.Event()
         outcomes: asyncio.Queue[Response | Failure | None] = asyncio.Queue()
         client = openai.AsyncOpenAI(
             api_key=self._key or "none",
-            base_url=self._teacher.base_url,
+            base_url=self._model.base_url,
             max_retries=0,
             timeout=self._traffic.timeout_seconds,
         )
         async with client, asyncio.TaskGroup() as group:
-            group.create_task(self._settle(outcomes, settle))
+            group.create_task(self._store(outcomes, store))
             workers = [
                 group.create_task(self._work(client, requests, outcomes)) for _ in range(self._traffic.concurrency)
             ]
             await asyncio.gather(*workers)
             outcomes.put_nowait(None)
 
-    async def _settle(self, outcomes: asyncio.Queue, settle: Callable[[list[Response | Failure]], None]) -> None:
+    async def _store(self, outcomes: asyncio.Queue[Response | Failure | None], store: Store) -> None:
         """Hands over all that waits in one call, so that one flush to disk serves it; after a cancellation too."""
         waiting: list[Response | Failure | None] = []
         try:
@@ -89,10 +92,10 @@ class OnlineEngine:
                 waiting = [await outcomes.get()]
                 while not outcomes.empty():
                     waiting.append(outcomes.get_nowait())
-                settle([outcome for outcome in waiting if outcome is not None])
+                store([outcome for outcome in waiting if outcome is not None])
         finally:
             if left := [outcomes.get_nowait() for _ in range(outcomes.qsize())]:
-                settle([outcome for outcome in left if outcome is not None])
+                store([outcome for outcome in left if outcome is not None])
 
     async def _work(self, client: openai.AsyncOpenAI, requests: Iterator[Request], outcomes: asyncio.Queue) -> None:
         while (request := await self._next(requests)) is not None:
@@ -105,7 +108,7 @@ class OnlineEngine:
             self._changed.set()
 
     async def _next(self, requests: Iterator[Request]) -> Request | None:
-        """The next request once it fits the budget; None at the end, or where it never will."""
+        """The next request once it fits the budget; None at the end, or if it never will."""
         async with self._turn:
             if self._halt.is_set() or (request := next(requests, None)) is None:
                 return None
@@ -123,8 +126,10 @@ class OnlineEngine:
         self._halt.set()
 
     async def _answer(self, client: openai.AsyncOpenAI, request: Request) -> Response | Failure | None:
-        """The outcome of `request`; None where the job ended before there was one."""
-        for attempt in range(1, self._traffic.attempts + 1):
+        """The outcome of `request`; None if the job ended before there was one."""
+        attempt = 0
+        while True:
+            attempt += 1
             while (wait := self._resume_at - time.monotonic()) > 0 and not self._halt.is_set():
                 await self._pause(wait)
             if self._halt.is_set():
@@ -133,19 +138,22 @@ class OnlineEngine:
                 response = await self._ask(client, request, attempt)
                 self._failed_in_a_row = 0
                 return response
-            except _Problem as problem:
-                found = problem
-            if found.ends_job:
-                self._stop(f"{found.reason}: {found.detail}")
+            except _Problem as caught:
+                problem = caught
+            if problem.ends_job:
+                self._stop(f"{problem.reason}: {problem.detail}")
                 return None
-            if not found.retry or attempt == self._traffic.attempts:
-                break
-            self.retries[found.reason] += 1
-            await self._wait_for_retry(found, attempt)
+            if not problem.retry or attempt == self._traffic.attempts:
+                return self._failure(request, problem, attempt)
+            self.retries[problem.reason] += 1
+            await self._wait_for_retry(problem, attempt)
+
+    def _failure(self, request: Request, problem: _Problem, attempts: int) -> Failure:
+        """`request` is given up on, and so is the job after too many of its kind in a row."""
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= self._traffic.stop_after_failures:
-            self._stop(f"{self._failed_in_a_row} requests in a row had no answer, the last for: {found.reason}")
-        return Failure(*request.key, found.reason, found.detail, attempt)
+            self._stop(f"{self._failed_in_a_row} requests in a row had no answer, the last for: {problem.reason}")
+        return Failure(request.key, problem.reason, problem.detail, attempts)
 
     async def _wait_for_retry(self, problem: _Problem, attempt: int) -> None:
         if problem.wait is not None:  # the server is busy for everybody
@@ -161,18 +169,19 @@ class OnlineEngine:
 
     async def _ask(self, client: openai.AsyncOpenAI, request: Request, attempt: int) -> Response:
         """One attempt; raises _Problem."""
-        sampling = {
+        messages: Any = list(request.messages)
+        sampling: dict[str, Any] = {
             "temperature": request.temperature,
             "top_p": request.top_p,
             "seed": request.seed,
-            self._teacher.token_limit_name: request.max_tokens,
+            self._model.token_limit_name: request.max_tokens,
         }
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._traffic.timeout_seconds):
                 raw = await client.chat.completions.with_raw_response.create(
-                    model=self._teacher.model,
-                    messages=list(request.messages),
+                    model=self._model.model,
+                    messages=messages,
                     extra_body=self._extra or None,
                     **{name: value for name, value in sampling.items() if value is not None},
                 )
@@ -201,9 +210,9 @@ class OnlineEngine:
             raise _Problem("empty answer", f"finish_reason is {finish!r:.40}")
         model, reasoning = answer.get("model"), message.get("reasoning_content") or message.get("reasoning")
         return Response(
-            *request.key,
+            request.key,
             request=request.digest,
-            model=model if isinstance(model, str) else self._teacher.model,
+            model=model if isinstance(model, str) else self._model.model,
             text=text,
             finish_reason=finish if isinstance(finish, str) else "unknown",
             prompt_tokens=prompt_tokens,
@@ -228,7 +237,7 @@ class OnlineEngine:
     def _clean(self, text: str) -> str:
         """One line without the key, which some servers repeat."""
         text = text.replace(self._key, "[key]") if self._key else text
-        return one_line(text)
+        return one_line(text, MAX_DETAIL_CHARACTERS)
 
 
 def _first_choice(answer: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,16 +1,16 @@
-"""A built-in source of training data: maths word problems with a rationale in every perspective of the paper.
+"""A built-in source of training data: maths word problems with a rationale in every perspective that has a writer.
 
-It needs no download and no teacher model. Problems come from families of one structure each; three families
-are held out, so that a student can be tried on structures it has not seen.
+It needs no download and no teacher model. Problems come from families of one structure each. Three families are held
+out, so that a student can be tried on structures that it has not seen.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 from mind.errors import MindError
-from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Question, Rationale
 from mind.word_problems.families_measures import MEASURE_FAMILIES
 from mind.word_problems.families_objects import OBJECT_FAMILIES
@@ -34,21 +34,32 @@ _ATTEMPTS = 1000
 
 
 def generate(
-    count: int, seed: int, *, families: Literal["train", "ood"] = "train", id_prefix: str | None = None
+    count: int,
+    seed: int,
+    *,
+    families: Literal["train", "ood"] = "train",
+    perspectives: Sequence[str] | None = None,
 ) -> list[Question]:
-    """`count` different questions, each with its integer answer and eight rationales in the paper's order.
+    """`count` different questions, each with its integer answer and a rationale for each of `perspectives`.
 
-    The families take turns and are then shuffled, so their numbers differ by one at most. The same arguments
-    give the same questions in every process; another seed gives other ones (a chance repeat is rare), which
-    serve as a held-out set. An id is "<id_prefix>-<index>-<family>"; the prefix is by default
-    "word-problems-<families>-<seed>".
+    Rationales are in the order of WRITERS (mind/word_problems/manners.py), which has the paper's eight perspectives; by
+    default there is one for each writer. The families take turns and are then shuffled, so their numbers differ by one
+    at most. The same arguments give the same questions in every process, and the choice of perspectives changes no
+    text. Another seed gives other questions (a chance repeat is rare), which serve as a held-out set. An id is
+    "word-problems-<families>-<seed>-<index>-<family>".
 
-    Raises MindError for a count below 1, for unknown `families`, and for a count that exhausts a family.
+    Raises MindError for a count below 1, for unknown `families`, for a perspective without a writer, and for a count
+    that exhausts a family.
     """
     if count < 1:
         raise MindError(f"count is {count}: expected at least 1 word problem")
     if families not in _FAMILIES:
         raise MindError(f"families is {families!r}: expected {' or '.join(map(repr, _FAMILIES))}")
+    asked = tuple(WRITERS) if perspectives is None else perspectives
+    if missing := [name for name in asked if name not in WRITERS]:
+        raise MindError(
+            f"word problems: no writer for the perspective {missing[0]}: there are writers for {', '.join(WRITERS)}"
+        )
     source = f"word-problems-{families}-{seed}"
     pool = _FAMILIES[families]
     order = [pool[index % len(pool)] for index in range(count)]
@@ -59,9 +70,10 @@ def generate(
         # A generator for each question: a change in one family leaves the texts of the others alone.
         rng = random.Random(f"{source}-{index}")
         problem, text = _draw_new(family, rng, seen)
-        rationales = tuple(Rationale(name, WRITERS[name](problem, rng)) for name in PAPER_PERSPECTIVES)
-        name = f"{id_prefix or source}-{index}-{family.name}"
-        questions.append(Question(name, text, str(problem.answer), rationales=rationales))
+        # All are written, since each moves the generator on for the next.
+        written = [Rationale(name, write(problem, rng)) for name, write in WRITERS.items()]
+        rationales = tuple(rationale for rationale in written if rationale.perspective in asked)
+        questions.append(Question(f"{source}-{index}-{family.name}", text, str(problem.answer), rationales=rationales))
     return questions
 
 

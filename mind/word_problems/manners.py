@@ -1,4 +1,4 @@
-"""The programmatic teacher: one writer a perspective, each solving a problem aloud in its manner."""
+"""The programmatic teacher: one writer per perspective, each solving a problem aloud in its manner."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def equations(problem: Problem) -> str:
 
 
 def rough_guess(problem: Problem, step: Step) -> str | None:
-    """`step` redone with round numbers, None where that teaches nothing or misses by over an eighth."""
+    """`step` redone with round numbers, None if that teaches nothing or misses by over an eighth."""
     left, right = rounded(problem.number(step.left)), rounded(problem.number(step.right))
     guess = {"+": left + right, "-": left - right, "*": left * right, "/": round(left / right)}[step.op]
     value = problem.values[step.symbol]
@@ -186,4 +186,4 @@ WRITERS: Mapping[str, Callable[[Problem, random.Random], str]] = {
     "contrastive": contrastive,
     "counterfactual": counterfactual,
 }
-"""The writer of each of the paper's perspectives."""
+"""Perspective -> its writer: the paper's eight, in its order. A perspective may do without."""

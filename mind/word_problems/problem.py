@@ -80,7 +80,7 @@ class Family:
 
     `questions` are alternative wordings; `gist` sums the situation up in one clause, `scene` pictures it for
     the intuitive manner and `conclusion` is the clause that answers. `limits` holds the largest value of a
-    symbol where the world sets one.
+    symbol if the world sets one.
     """
 
     name: str
@@ -178,4 +178,4 @@ def draw(family: Family, rng: random.Random, small: bool = False) -> Problem:
 def _words(family: Family, rng: random.Random) -> dict[str, str]:
     (name, she, her), (other, _, _), (third, _, _) = rng.sample(PEOPLE, 3)
     people = {"name": name, "she": she, "her": her, "other": other, "third": third}
-    return people | {"She": she.title(), "Her": her.title()} | rng.choice(family.settings)
+    return {**people, "She": she.title(), "Her": her.title(), **rng.choice(family.settings)}

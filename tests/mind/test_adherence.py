@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mind.curation.adherence import CHECKS, adheres
+from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Question
@@ -83,8 +83,7 @@ def rationales():
     return {name: [question.rationales[k].text for question in questions] for k, name in enumerate(PAPER_PERSPECTIVES)}
 
 
-def test_every_paper_perspective_has_a_check_and_no_other():
-    assert tuple(CHECKS) == PAPER_PERSPECTIVES
+def test_a_perspective_without_a_check_is_not_checked():
     assert adheres("path-1", "1. This\n2. That") is None
 
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind import answers, latex_equality
 from mind.answer_line import suffix, without_suffix
-from mind.grading.answers import answer_kind, extract_answer, is_correct, judge_text
-from mind.grading.numeric import MAX_ANSWER_CHARACTERS, number_value
+from mind.grading import answer_type, gold_answer, latex_equality
+from mind.grading.answers import extract_answer, is_correct, judge_text
+from mind.grading.marks import LATEX_SIGNS
+from mind.grading.number_text import MAX_ANSWER_CHARACTERS, number_value
 from mind.records import Question
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -39,12 +40,17 @@ def patient(monkeypatch):
 
 @pytest.mark.parametrize("answer", ["12", "-3", "0.5", ".5", "3/4", "50%", "$18", "1,234", "-$1,234.00", "$-3"])
 def test_plain_numbers_are_numbers(answer):
-    assert answer_kind(with_answer(answer)) == "number"
+    assert answer_type(with_answer(answer)).name == "number"
 
 
 @pytest.mark.parametrize("answer", ["\\frac{3}{4}", "3\\sqrt{2}", "p - q", "1,-2", "x=5", "east", "1,23", "52_8"])
 def test_other_answers_are_latex(answer):
-    assert answer_kind(with_answer(answer)) == "latex"
+    assert answer_type(with_answer(answer)).name == "latex"
+
+
+def test_truth_values_are_yes_and_no_and_nothing_else_is_an_answer_of_its_own():
+    assert gold_answer(True) == ("yes", {"yes": "yes", "no": "no"}) and gold_answer(False)[0] == "no"
+    assert [gold_answer(value) for value in (1, 0, "yes", "true", None, [True])] == [None] * 6
 
 
 @pytest.mark.parametrize(
@@ -66,10 +72,10 @@ def test_the_answer_lines_are_cut_off_and_headings_stay(text, expected):
     assert without_suffix(text) == expected
 
 
-def test_the_choices_decide_the_kind():
-    assert answer_kind(CHOICE) == "choice"
-    assert answer_kind(YES_NO) == "yes_no"
-    assert answer_kind(Question("y", "?", "Yes", {"Yes": "yes", "No": "no"})) == "yes_no"
+def test_the_choices_decide_the_type():
+    assert answer_type(CHOICE).name == "choice"
+    assert answer_type(YES_NO).name == "yes_no"
+    assert answer_type(Question("y", "?", "Yes", {"Yes": "yes", "No": "no"})).name == "yes_no"
 
 
 @pytest.mark.parametrize(
@@ -351,7 +357,7 @@ def test_decimals_round_trip(mantissa, places, currency, unit, commas):
 def test_any_text_is_handled(text):
     for question in (NUMBER, CHOICE, YES_NO):
         extracted = extract_answer(text, question)
-        if not answers._LATEX_SIGNS.search(extracted or ""):
+        if not LATEX_SIGNS.search(extracted or ""):
             is_correct(extracted, question)
     extract_answer(text, LATEX)
 
@@ -455,7 +461,7 @@ def read(name):
 
 @needs_data
 @pytest.mark.parametrize(
-    ("name", "kinds"),
+    ("name", "types"),
     [
         ("gsm8k.test.jsonl", {"number"}),
         ("svamp.test.jsonl", {"number"}),
@@ -464,8 +470,8 @@ def read(name):
         ("strategy_qa.test.jsonl", {"yes_no"}),
     ],
 )
-def test_every_gold_answer_is_its_own_answer(name, kinds):
+def test_every_gold_answer_is_its_own_answer(name, types):
     questions = [question for _, question in read(name)]
-    assert {answer_kind(question) for question in questions} == kinds
+    assert {answer_type(question).name for question in questions} == types
     for question in questions:
         assert is_correct(extract_answer(f"So it is.{suffix(question.answer)}", question), question)

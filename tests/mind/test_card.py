@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from sample_records import make_response, make_verdict
 
 import mind_kernels
-from mind.curation.card import ANSWER_SHOWN, LIMITS, build_card, card_markdown, readable, source_entry, write_card
-from mind.records import Response
+from mind.curation.card import ANSWER_SHOWN, LIMITS, build_card, card_markdown, write_card
+from mind.curation.filter import FilterConfig
+from mind.curation.judged import JudgedData, load_judged
+from mind.data.questions import save_questions
+from mind.data.sources import SourceConfig
+from mind.display import readable
+from mind.records import Key, Question, Response
+from mind.teacher.config import GenerateConfig, ModelConfig
+from mind.teacher.folder import DatasetFolder
+from mind.teacher.journal import Journal
+from mind.typed_json import row_of, save_json
 
 HOSTILE = [
     "<script>alert(1)</script>", "</pre><img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "![x](http://e.com)",
@@ -20,12 +33,15 @@ HOSTILE = [
     "\x00\x1b[31m", "\u202eevil\u202c", "\ud800", "<!--", "&lt;b&gt;", "*bold* _it_ ~~no~~", ": {yaml: [1",
     "!!python/none x", "x" * 1_000_000, "`" * 10_000, " ", "",
 ]  # fmt: skip
-GENERATE = {
-    "output": "/home/ann/out", "samples": 2, "show_answer": False, "currency": "EUR",
-    "teacher": {"engine": "openai", "model": "big-1", "base_url": "https://ann:SECRET@api.example.com:8/v1/SECRET?k=SECRET",
-                "api_key_env": "SECRET_KEY", "temperature": 0.7, "top_p": None, "max_tokens": 1024, "seed": 123456,
-                "extra_body": '{"token": "SECRET"}', "engine_options": '{"hf_token": "SECRET"}'},
-}  # fmt: skip
+TEACHER = ModelConfig(
+    "big-1",
+    base_url="https://api.example.com:8/v1/SECRET",
+    api_key_env="SECRET_KEY",
+    seed=123456,
+    extra_body='{"token": "SECRET"}',
+    engine_options='{"hf_token": "SECRET"}',
+)
+CONFIG = GenerateConfig("/home/ann/out", SourceConfig("q.jsonl"), TEACHER, samples=2, currency="EUR")
 SUMMARY = {
     "read": 5, "kept": 2, "dropped": {"wrong": 2, "duplicate": 1}, "questions": {"kept": 1, "too few left": 1},
     "perspectives": {"planning": {"read": 5, "right": 3, "kept": 2}}, "lengths": ["never shown"],
@@ -33,16 +49,24 @@ SUMMARY = {
 
 
 def response(model: str = "big-1-0612", tokens: int | None = 100, created: str = "2026-11-21T19:00:00Z") -> Response:
-    return Response("q", "planning", 0, "digest", model, "text", "stop", tokens, 50, 1, 0.5, created)
+    return make_response(model=model, prompt_tokens=tokens, completion_tokens=50, created=created)
 
 
-def card(**changed) -> dict:
-    given = {
-        "name": "mine", "sources": [], "prompts": {"planning": "Plan."}, "generate": GENERATE,
-        "responses": [response()], "verdicts": {"rules": {"right": 3, "wrong": 2}}, "filter_summary": SUMMARY,
-        "filter_config": {"keep": 8},
-    }  # fmt: skip
-    return build_card(**given | changed)
+def judged(**changes: Any) -> JudgedData:
+    keys = [Key("q", "planning", sample) for sample in range(5)]
+    values = {
+        "questions": [Question("q", "?", "4")],
+        "responses": [response()],
+        "verdicts": {key: make_verdict(key, "right" if key.sample < 3 else "wrong") for key in keys},
+        "config": CONFIG,
+        "prompts": {"planning": "Plan."},
+        "questions_digest": "ab",
+    }
+    return JudgedData(**values | changes)
+
+
+def card(data: JudgedData | None = None, summary: dict[str, Any] = SUMMARY, **licenses: str | None) -> dict[str, Any]:
+    return build_card("mine", data or judged(), FilterConfig(), summary, **licenses)
 
 
 def parts(markdown: str) -> tuple[dict, str]:
@@ -53,13 +77,14 @@ def parts(markdown: str) -> tuple[dict, str]:
     return yaml.safe_load(front), markdown.render(body)
 
 
-def test_a_card_counts_once_through():
+def test_a_card_counts_what_was_made():
     dates = ["2026-11-21T19:00:00Z", "2026-11-20T08:00:00Z", "2026-11-22T00:00:00Z"]
-    responses = (
+    responses = [
         response(model, tokens, created)
         for model, tokens, created in zip(["m1", "/models/m2", "m1"], [1_000_000, None, 500_000], dates, strict=True)
-    )
-    made = card(responses=responses, price=(2.0, 10_000.0), currency="EUR", limits=["Only sums."])
+    ]
+    priced = dataclasses.replace(CONFIG, prices={"big-1": (2.0, 10_000.0)})
+    made = card(judged(responses=responses, config=priced))
     assert made["teacher"] == {
         "models": {"m1": 2, "m2": 1},
         "sampling": {
@@ -84,9 +109,11 @@ def test_a_card_counts_once_through():
         "per_million_completion_tokens": 10_000.0,
     }
     assert made["prompts"] == {"planning": hashlib.sha256(b"Plan.").hexdigest()}
+    assert made["judges"] == {"rules": {"right": 3, "wrong": 2}}
+    assert made["filter"] == dataclasses.asdict(FilterConfig())
     assert made["counts"] == {name: count for name, count in SUMMARY.items() if name != "lengths"}
     assert made["tool"] == f"mind-kernels {mind_kernels.__version__}"
-    assert made["limits"] == [*LIMITS, "Only sums."]
+    assert made["limits"] == list(LIMITS)
     created = datetime.strptime(made["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     assert abs((datetime.now(UTC) - created).total_seconds()) < 60
 
@@ -97,37 +124,52 @@ def test_what_is_not_known_is_said():
     markdown = card_markdown(made)
     assert "of this data set: `not given`" in markdown
     assert "cost: no price was given" in markdown
-    assert "## Sources\n\n- none\n" in markdown
+    assert "## Sources\n\n- none\n" in card_markdown(made | {"sources": []})
     assert set(parts(markdown)[0]) == {"pretty_name", "tags", "size_categories"}
-    shown = card(generate=GENERATE | {"show_answer": True})
+    shown = card(judged(config=dataclasses.replace(CONFIG, show_answer=True)))
     assert ANSWER_SHOWN in card_markdown(shown)
     assert ANSWER_SHOWN not in markdown
 
 
+def write_folder(path: Path, config: GenerateConfig) -> bytes:
+    """A judged data set of one question; what its file of questions holds."""
+    folder = DatasetFolder(path)
+    save_questions([Question("q", "?", "4")], folder.questions)
+    save_json(config, folder.config)
+    folder.prompts.write_text('{"planning": "Plan."}')
+    with Journal(folder.responses) as journal:
+        journal.append([make_response()])
+    folder.verdicts.write_text(json.dumps(row_of(make_verdict(make_response().key))))
+    return folder.questions.read_bytes()
+
+
 def test_no_credential_and_no_folder_of_a_person_is_told(tmp_path):
-    path = tmp_path / "questions.jsonl"
-    path.write_text("{}\n")
-    source = {"path": "/home/ann/SECRET/gsm.jsonl", "subset": None, "split": "train", "limit": None, "token": "SECRET"}
-    made = card(sources=[source_entry(source, path, 7)], filter_summary=SUMMARY | {"x": "SECRET"})
+    source = SourceConfig("/home/ann/SECRET/gsm.jsonl", id_column="SECRET")
+    questions = write_folder(tmp_path, dataclasses.replace(CONFIG, questions=source))
+    made = card(load_judged(tmp_path), SUMMARY | {"x": "SECRET"})
     assert made["sources"] == [
         {
             "path": "gsm.jsonl",
             "subset": None,
             "split": "train",
             "limit": None,
-            "questions": 7,
-            "sha256": hashlib.sha256(b"{}\n").hexdigest(),
+            "questions": 1,
+            "sha256": hashlib.sha256(questions).hexdigest(),
         }
     ]
     for text in (json.dumps(made), card_markdown(made)):
         assert "SECRET" not in text
         assert "home" not in text
-    hub = source_entry({"path": "openai/gsm8k", "subset": "main", "split": "train"}, path, 7)
-    assert (hub["path"], hub["subset"]) == ("openai/gsm8k", "main")
+
+
+def test_the_name_on_a_hub_is_told_whole():
+    config = dataclasses.replace(CONFIG, questions=SourceConfig("openai/gsm8k", subset="main"))
+    (source,) = card(judged(config=config))["sources"]
+    assert (source["path"], source["subset"]) == ("openai/gsm8k", "main")
 
 
 @pytest.mark.parametrize(
-    ("licence", "front"),
+    ("license", "front"),
     [
         ("Apache-2.0", {"license": "apache-2.0"}),
         ("CC-BY-4.0", {"license": "cc-by-4.0"}),
@@ -135,10 +177,10 @@ def test_no_credential_and_no_folder_of_a_person_is_told(tmp_path):
         (None, {}),
     ],
 )
-def test_the_hub_gets_a_licence_that_it_knows(licence, front):
-    found, page = parts(card_markdown(card(licence=licence)))
-    assert {name: value for name, value in found.items() if name.startswith("license")} == front
-    assert f"<code>{' '.join((licence or 'not given').split())}</code>" in page
+def test_the_hub_gets_a_license_that_it_knows(license, front):
+    given, page = parts(card_markdown(card(license=license)))
+    assert {name: value for name, value in given.items() if name.startswith("license")} == front
+    assert f"<code>{' '.join((license or 'not given').split())}</code>" in page
 
 
 @pytest.mark.parametrize(
@@ -154,21 +196,23 @@ def test_the_hub_gets_a_licence_that_it_knows(licence, front):
 )
 def test_the_hub_gets_a_size(kept, size):
     summary = SUMMARY | {"questions": {"kept": kept}}
-    assert parts(card_markdown(card(filter_summary=summary)))[0]["size_categories"] == [size]
+    assert parts(card_markdown(card(summary=summary)))[0]["size_categories"] == [size]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_no_text_breaks_the_card(tmp_path, text):
     """The page has the elements of a harmless card, and each text stands whole, or cut, in its code spans."""
 
-    def filled(name: str) -> dict:
-        return card(
-            name=name, sources=[{"path": name, "subset": name}], prompts={name: name}, responses=[response(name)],
-            verdicts={name: {name: 1}}, filter_config={name: name}, licence=name or None, source_licences=name or None,
-            limits=[name], generate=GENERATE | {"teacher": GENERATE["teacher"] | {"model": name}},
-            filter_summary={"read": 1, "kept": 1, "dropped": {name: 1}, "questions": {name: 1},
-                            "perspectives": {name: {name: 1}}},
-        )  # fmt: skip
+    def filled(name: str) -> dict[str, Any]:
+        made = card(license=name or None, source_licenses=name or None)
+        made["teacher"] |= {"models": {name: 1}, "sampling": made["teacher"]["sampling"] | {"model": name}}
+        made["counts"] = {
+            "read": 1, "kept": 1, "dropped": {name: 1}, "questions": {name: 1}, "perspectives": {name: {name: 1}},
+        }  # fmt: skip
+        return made | {
+            "name": name, "sources": [{"path": name, "subset": name}], "prompts": {name: name},
+            "judges": {name: {name: 1}}, "filter": {name: name}, "limits": [name],
+        }  # fmt: skip
 
     def tags(page: str) -> list[str]:
         return [piece.partition(">")[0] for piece in page.split("<")[1:]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -55,13 +56,13 @@ def test_unnamed_rationales_are_ignored_where_none_are_required(write):
         ('{"id": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
         ("[" * 100_000, "not JSON: "),
         ("[1]", "expected a JSON object, not list"),
-        ({"question": "?", "answer": "2"}, 'the record has no "id"'),
-        ({"id": "x", "answer": "2"}, 'the record has no "question"'),
-        ({"id": "x", "question": "?"}, 'the record has no "answer"'),
+        ({"question": "?", "answer": "2"}, '"id" is missing'),
+        ({"id": "x", "answer": "2"}, '"question" is missing'),
+        ({"id": "x", "question": "?"}, '"answer" is missing'),
         ({**GOOD, "id": 7}, '"id" is 7: expected a string'),
         ({**GOOD, "question": " "}, '"question" is empty'),
-        ({**GOOD, "id": "x", "answer": True}, '"answer" is true: expected a string'),
-        ('{"id": "x", "question": "?", "answer": NaN}', '"answer" is NaN: expected a string'),
+        ({**GOOD, "id": "x", "answer": True}, '"answer" is true: expected a string or a number'),
+        ('{"id": "x", "question": "?", "answer": NaN}', '"answer" is NaN: expected a string or a number'),
         (GOOD, "id a is also on line 1"),
         ({**GOOD, "id": "x", "choices": ["A"]}, '"choices" is not an object of at least 2 labels and their texts'),
         (
@@ -117,7 +118,7 @@ def test_the_minimum_of_rationales_can_be_chosen(write):
 def test_missing_empty_and_binary_files_are_named(write, tmp_path):
     with pytest.raises(MindError, match="nowhere.jsonl: no such file"):
         load_questions(tmp_path / "nowhere.jsonl")
-    with pytest.raises(MindError, match=r"questions.jsonl: the file is empty: expected one JSON object a line"):
+    with pytest.raises(MindError, match=r"questions.jsonl: the file is empty: expected one JSON object per line"):
         load_questions(write("", " "))
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\n")
     with pytest.raises(MindError, match=r"binary.jsonl:1: not UTF-8 text"):
@@ -202,7 +203,7 @@ def test_an_import_keeps_right_rationales_and_counts_the_others(write):
             ),
         )
     ]
-    assert report.as_dict() == {
+    assert dataclasses.asdict(report) == {
         "questions_read": 2,
         "questions_kept": 1,
         "questions_dropped_too_few": 1,
@@ -234,7 +235,7 @@ def test_import_perspectives_are_numbered_slots():
 @needs_data
 def test_the_svamp_rationales_are_imported(tmp_path):
     questions, report = import_rationales(DATA / "svamp_multi_cot.train.jsonl")
-    counts = report.as_dict()
+    counts = dataclasses.asdict(report)
     assert counts["questions_read"] == 700
     assert counts["rationales_read"] == 7_000
     for unit in ("questions", "rationales"):

@@ -12,9 +12,9 @@ import pytest
 from markupsafe import Markup
 
 from mind.curation import report
-from mind.curation.card import readable
-from mind.curation.report import SHOWN_CHARACTERS, SHOWN_OF_A_REASON, SHOWN_QUESTIONS, ReportInput, write_dataset_report
-from mind.records import Question, Rationale, Response, Verdict
+from mind.curation.report import SHOWN_CHARACTERS, SHOWN_PER_REASON, SHOWN_QUESTIONS, ReportInput, write_dataset_report
+from mind.display import readable
+from mind.records import Key, Question, Rationale, Response, Verdict
 
 HOSTILE = [
     "<script>alert(1)</script>", "</pre></div></body>", "<img src=x onerror=alert(1)>", '" onmouseover="alert(1)',
@@ -44,11 +44,18 @@ class Page(HTMLParser):
         raise AssertionError(f"a comment: {data:.80}")
 
 
+LABELS = ("A", "B")
+"""What the labels of the example's choices begin with."""
+COST = "1,234.50 "
+"""What the example's cost begins with."""
+
+
 def example(text: str) -> ReportInput:
     """A small data set, each of whose texts is `text`."""
-    question = Question(text, text, text, {"A" + text: text, "B" + text: text}, (Rationale(text, text),) * 2)
-    response = Response(text, text, 0, text, text, text, text, 10, None, 1, 0.5, text)
-    verdict = Verdict(text, text, 0, "wrong", text, text, text)
+    question = Question(text, text, text, {label + text: text for label in LABELS}, (Rationale(text, text),) * 2)
+    key = Key(text, text, 0)
+    response = Response(key, text, text, text, text, 10, None, 1, 0.5, text)
+    verdict = Verdict(key, "wrong", text, text, text)
     counts = {"read": 4, "right": 3, "kept": 2, "checked": 2, "adherent": 1}
     summary = {
         "read": 4,
@@ -62,7 +69,6 @@ def example(text: str) -> ReportInput:
         summary=summary,
         kept_lengths=[10, 12],
         dropped_lengths=[9, 10_000_000],
-        length_unit="characters",
         pass_rates=[0.5, 1.0],
         tokens={"prompt": 1_000, "completion": 200, "uncounted_responses": 1},
         cost={"amount": 1234.5, "currency": text},
@@ -94,13 +100,14 @@ def test_a_text_stays_a_text(tmp_path, undrawn, text):
     assert len(source) < 400_000
     page = Page(source)
     assert page.elements == harmless.elements
-    shown, times = readable(text, SHOWN_CHARACTERS), "\n".join(harmless.texts).count("harmless")
+    shown, expected = readable(text, SHOWN_CHARACTERS), "\n".join(harmless.texts)
+    times = expected.count("harmless")
     if len(text) > SHOWN_CHARACTERS:
-        shown += f" [cut after 1,200 of {len(text):,} characters]"
-        times -= 5  # the labels and the cost, which begin otherwise
-    found = "\n".join(page.texts)
-    assert found.count(shown) >= times > 30
-    assert not set(found) & {"\x00", "\x07", "\x1b", "\x9b", "\u202e", "\u2066", "\u200f", "\r"}
+        shown += f" [cut after {SHOWN_CHARACTERS:,} of {len(text):,} characters]"
+        times -= sum(expected.count(f"{before}harmless") for before in LABELS + (COST,))  # which are cut elsewhere
+    printed = "\n".join(page.texts)
+    assert printed.count(shown) >= times > 0
+    assert not set(printed) & {"\x00", "\x07", "\x1b", "\x9b", "\u202e", "\u2066", "\u200f", "\r"}
 
 
 def test_nothing_on_the_page_runs_or_loads(tmp_path):
@@ -122,7 +129,7 @@ def test_headlines_and_tables(tmp_path):
         ("rationales kept", "2", "of 4 (50.0%)"),
         ("right answers", "75.0%", "pass rate of a question 75.0%"),
         ("tokens", "1,200", "1,000 of prompts, 200 of answers"),
-        ("cost", "1,234.50 x", "without 1 responses whose tokens are not known"),
+        ("cost", f"{COST}x", "without 1 responses whose tokens are not known"),
     ]
     row = r'<th scope="row">(.*?)</th><td>(\d+)</td><td>(.*?)</td><td class="bar"><i style="width: (.*?)%;'
     assert re.findall(row, page) == [
@@ -145,7 +152,7 @@ def test_what_is_not_there_is_said(tmp_path):
         "perspectives": {"planning": dict.fromkeys(("read", "right", "kept", "checked", "adherent"), 0)},
     }
     data = ReportInput(
-        "none", summary, [], [], "words", [], {"prompt": 0, "completion": 0, "uncounted_responses": 0}, None, [], {}
+        "none", summary, [], [], [], {"prompt": 0, "completion": 0, "uncounted_responses": 0}, None, [], {}
     )
     page = written(data, tmp_path)
     assert page.count("Not drawn: there is nothing to count.") == 2
@@ -169,7 +176,7 @@ def test_so_many_examples_are_shown(tmp_path, undrawn):
     data = dataclasses.replace(data, kept=data.kept * 100, dropped={"x": list(data.dropped["x"]) * 100})
     page = written(data, tmp_path)
     assert page.count("<summary>x</summary>") == SHOWN_QUESTIONS
-    assert page.count("sample 0</h4>") == SHOWN_OF_A_REASON
+    assert page.count("sample 0</h4>") == SHOWN_PER_REASON
 
 
 def test_a_reason_called_kept_is_counted_apart(tmp_path, undrawn):

@@ -11,6 +11,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_records import make_response, make_verdict
 
 from mind.answer_line import suffix
 from mind.curation.filter import FilterConfig, filter_responses, load_pass_rates
@@ -19,7 +20,7 @@ from mind.curation.similarity import ngram_sets, similarities
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
-from mind.records import Question, Rationale, Response, Verdict
+from mind.records import Question, Rationale
 from mind.word_problems import generate
 
 QUESTION = Question("q", "Ann has 5 pears and buys 7 more. How many pears has she?", "12")
@@ -32,24 +33,11 @@ UNLIKE = (
 
 
 def response(perspective="analogy", sample=0, text=UNLIKE[0], *, question="q", finish_reason="stop", answer="12"):
-    return Response(
-        question,
-        perspective,
-        sample,
-        "digest",
-        "model",
-        text + suffix(answer),
-        finish_reason,
-        1,
-        1,
-        1,
-        0.5,
-        "2026-11-21T19:00:00Z",
-    )
+    return make_response(question, perspective, sample, text=text + suffix(answer), finish_reason=finish_reason)
 
 
 def judged(responses, verdict="right"):
-    return {r.key: Verdict(*r.key, verdict, "12", "equal as numbers", "rules") for r in responses}
+    return {r.key: make_verdict(r.key, verdict) for r in responses}
 
 
 def run(responses, config=None, *, questions=(QUESTION,), verdicts=None, pass_rates=None):
@@ -91,7 +79,7 @@ def test_the_best_case_keeps_everything_in_the_papers_order_without_answer_lines
 def test_a_faulty_rationale_is_dropped_for_its_reason(changed, verdict, reason):
     faulty = response("socratic", **changed)
     responses = [response("planning", text=UNLIKE[1]), response("analogy", text=UNLIKE[2]), faulty]
-    result = run(responses, verdicts={faulty.key: Verdict(*faulty.key, verdict, None, "", "rules")})
+    result = run(responses, verdicts=judged([faulty], verdict))
     assert result.dropped == [(faulty.key, reason)]
     assert [r.perspective for r in result.questions[0].rationales] == ["planning", "analogy"]
     assert result.reasons == {name: int(name == reason) for name in REASONS}
@@ -110,9 +98,7 @@ def test_the_first_reason_that_holds_is_given():
     responses = [
         response("socratic", sample, text, finish_reason=finish) for sample, (_, finish, text) in enumerate(faults)
     ]
-    verdicts = {
-        r.key: Verdict(*r.key, verdict, None, "", "rules") for r, (verdict, _, _) in zip(responses, faults, strict=True)
-    }
+    verdicts = {r.key: make_verdict(r.key, verdict) for r, (verdict, _, _) in zip(responses, faults, strict=True)}
     result = run(responses, FilterConfig(require_adherence=True), verdicts=verdicts)
     assert [reason for _, reason in result.dropped] == [
         "wrong",
@@ -260,8 +246,8 @@ def test_easy_questions_are_thinned_out_by_their_ids():
 
 def test_hard_questions_are_all_kept():
     questions, responses = many(10, ("analogy", "planning", "socratic"))
-    verdicts = judged([r for r in responses if r.perspective == "socratic" and r.id != "q0"], "wrong")
-    verdicts |= judged([r for r in responses if r.perspective == "socratic" and r.id == "q1"], "unparsed")
+    verdicts = judged([r for r in responses if r.key.perspective == "socratic" and r.key.question != "q0"], "wrong")
+    verdicts |= judged([r for r in responses if r.key.perspective == "socratic" and r.key.question == "q1"], "unparsed")
     result = run(responses, FilterConfig(easy_fraction=0.0), questions=questions, verdicts=verdicts)
     assert [q.id for q in result.questions] == [f"q{number}" for number in range(1, 10)]
     assert result.pass_rates == {f"q{number}": 2 / 3 if number else 1.0 for number in range(10)}
@@ -288,7 +274,11 @@ def test_a_students_pass_rate_stands_for_the_teachers():
             None,
             "question q, perspective analogy, sample 0: it comes twice",
         ),
-        ([response(sample=3)], {}, "question q, perspective analogy, sample 3: it has no verdict: run `mind judge`"),
+        (
+            [response(sample=3)],
+            {},
+            "question q, perspective analogy, sample 3: it has no verdict: run `mind data judge`",
+        ),
     ],
 )
 def test_responses_that_do_not_fit_are_errors(responses, verdicts, message):
@@ -331,9 +321,9 @@ def test_pass_rates_are_read_from_graded_responses(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"id": "a", "correct": true}\n{"id": "a"}\n', ':2: the record has no "correct"'),
-        ('{"correct": true}\n', ':1: the record has no "id"'),
-        ('{"id": "a", "correct": 1}\n', ':1: "correct" is 1: expected bool'),
+        ('{"id": "a", "correct": true}\n{"id": "a"}\n', ':2: "correct" is missing'),
+        ('{"correct": true}\n', ':1: "id" is missing'),
+        ('{"id": "a", "correct": 1}\n', ':1: "correct" is 1: expected true or false'),
         ("\n", "the file is empty"),
     ],
 )
@@ -346,7 +336,7 @@ def test_a_faulty_file_of_grades_is_named(tmp_path, text, message):
 
 def test_the_summary_is_json_and_adds_up():
     questions, responses = many(20)
-    wrong = [r for r in responses if r.id in ("q1", "q2", "q3", "q4")]
+    wrong = [r for r in responses if r.key.question in ("q1", "q2", "q3", "q4")]
     result = run(responses, FilterConfig(easy_fraction=0.5), questions=questions, verdicts=judged(wrong, "wrong"))
     summary = json.loads(json.dumps(result.as_dict()))
     assert summary["read"] == 40 == summary["kept"] + sum(summary["dropped"].values())
@@ -429,9 +419,7 @@ def judged_responses(draw):
         for question, name, sample in keys
     ]
     verdicts = {
-        r.key: Verdict(
-            *r.key, draw(st.sampled_from(["right", "right", "right", "wrong", "unparsed"])), None, "", "rules"
-        )
+        r.key: make_verdict(r.key, draw(st.sampled_from(["right", "right", "right", "wrong", "unparsed"])))
         for r in responses
     }
     questions = [dataclasses.replace(QUESTION, id=name) for name in ("q0", "q1", "q2")]

@@ -72,11 +72,11 @@ def test_an_integer_beyond_every_float_is_an_answer(grade):
     [
         ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
         ("[1]", "expected a JSON object, not list"),
-        ({"answer": "1", "response": "1"}, 'the record has no "id"'),
-        ({"id": "a", "response": "1"}, 'the record has no "answer"'),
-        ({"id": "a", "answer": "1"}, 'the record has no "response"'),
+        ({"answer": "1", "response": "1"}, '"id" is missing'),
+        ({"id": "a", "response": "1"}, '"answer" is missing'),
+        ({"id": "a", "answer": "1"}, '"response" is missing'),
         ({**RIGHT, "id": 7}, '"id" is 7: expected a string'),
-        ({**RIGHT, "answer": True}, '"answer" is true: expected a string'),
+        ({**RIGHT, "answer": True}, '"answer" is true: expected a string or a number'),
         ({**RIGHT, "answer": " "}, '"answer" is empty'),
         ({**RIGHT, "response": None}, '"response" is null: expected a string'),
         ({**RIGHT, "response": ["12"]}, '"response" is ["12"]: expected a string'),
@@ -93,7 +93,7 @@ def test_a_faulty_row_is_named_and_nothing_is_written(grade, tmp_path, row, mess
 
 
 def test_empty_missing_and_existing_files_are_named(grade, tmp_path):
-    with pytest.raises(MindError, match=r"rows.jsonl: the file is empty: expected one response a line"):
+    with pytest.raises(MindError, match=r"rows.jsonl: the file is empty: expected one response per line"):
         grade()
     with pytest.raises(MindError, match=r"nowhere.jsonl: no such file"):
         grade_file(tmp_path / "nowhere.jsonl", tmp_path / "graded.jsonl")

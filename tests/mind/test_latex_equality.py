@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mind import latex_equality as module
+from mind.grading import latex_equality as module
 from mind.grading.answers import is_correct, judge_text
 from mind.grading.latex_equality import LatexWorker, latex_equality, normal_latex
 from mind.records import Question
@@ -95,7 +95,7 @@ def test_a_worker_has_little_memory_and_no_terminal(worker):
 
 def test_the_worker_ends_with_the_interpreter():
     program = textwrap.dedent("""
-        from mind import latex_equality
+        from mind.grading import latex_equality
         latex_equality._worker.timeout_seconds = 60
         assert latex_equality.latex_equality("\\\\sqrt{4}", "2") == "equal"
         print(latex_equality._worker._process.pid)

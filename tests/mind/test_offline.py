@@ -24,7 +24,7 @@ from fake_engines import (
 from tiny import build_model, build_tokenizer
 
 from mind.errors import MindError
-from mind.records import Response
+from mind.records import Key, Response
 from mind.teacher.config import BudgetConfig
 from mind.teacher.offline import RayEngine, VLLMEngine
 from mind.teacher.requests import Failure, Request
@@ -42,15 +42,15 @@ needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (mind-k
 def request(number: int, text: str | None = None, **sampling) -> Request:
     sampling = {"max_tokens": 20, "temperature": 0.5, "top_p": 0.9, "seed": number} | sampling
     messages = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": text or f"Question {number}?"})
-    return Request(f"q{number}", "socratic", 1, f"digest {number}", messages, **sampling)
+    return Request(Key(f"q{number}", "socratic", 1), f"digest {number}", messages, **sampling)
 
 
 def run(engine, requests):
     """The outcomes by question, once each."""
-    settled = []
-    engine.run(iter(requests), settled.extend)
-    outcomes = {outcome.id: outcome for outcome in settled}
-    assert len(outcomes) == len(settled), "an outcome came twice"
+    stored = []
+    engine.run(iter(requests), stored.extend)
+    outcomes = {outcome.key.question: outcome for outcome in stored}
+    assert len(outcomes) == len(stored), "an outcome came twice"
     assert not engine.retries
     return outcomes
 
@@ -119,7 +119,7 @@ def test_the_requests_of_a_batch_share_its_time(vllm, monkeypatch):
     assert [response.seconds for response in run(vllm_engine(), [request(0), request(1)]).values()] == [0.5, 0.5]
 
 
-def test_a_batch_is_settled_before_the_next_is_asked(vllm):
+def test_a_batch_is_stored_before_the_next_is_asked(vllm):
     seen = []
     vllm_engine(batch_size=2).run(
         [request(n) for n in range(5)], lambda outcomes: seen.append((len(outcomes), len(vllm.loaded[0].calls)))
@@ -144,7 +144,7 @@ def test_a_refused_request_fails_alone(vllm):
     assert list(outcomes) == [f"q{n}" for n in range(8)]
     assert [len(call) for call in vllm.loaded[0].calls] == [8, 4, 2, 2, 1, 1, 4, 2, 1, 1, 2], "asked by halves"
     assert outcomes["q2"] == Failure(
-        "q2", "socratic", 1, "refused by vLLM", "VLLMClientError: the prompt is too long", 1
+        Key("q2", "socratic", 1), "refused by vLLM", "VLLMClientError: the prompt is too long", 1
     )
     assert outcomes["q5"].detail.startswith("TypeError: TextEncodeInput")
     assert (spending.usage.requests, spending.under_way) == (6, 0)
@@ -183,10 +183,10 @@ def test_no_answer_is_a_failure_that_still_counts_its_tokens(vllm, reply, reason
 def test_a_dead_engine_ends_the_job_and_keeps_what_came(vllm):
     dead = RuntimeError("EngineCore encountered an issue")
     vllm.reply = lambda text: dead if "3" in text else "fine"
-    settled = []
+    stored = []
     with pytest.raises(RuntimeError, match="EngineCore"):
-        vllm_engine(batch_size=2).run([request(n) for n in range(6)], settled.extend)
-    assert [outcome.id for outcome in settled] == ["q0", "q1"]
+        vllm_engine(batch_size=2).run([request(n) for n in range(6)], stored.extend)
+    assert [outcome.key.question for outcome in stored] == ["q0", "q1"]
 
 
 def test_a_budget_of_requests(vllm):
@@ -258,7 +258,7 @@ def test_ray_gets_the_options(ray, teacher_folder):
 def test_a_row_that_ray_could_not_answer_fails_alone(ray, teacher_folder):
     ray.engine = lambda prompt, _: ValueError("too\n long") if "Question 0?" in prompt else "fine"
     outcomes = run(ray_engine(teacher_folder), [request(n) for n in range(3)])
-    assert outcomes["q0"] == Failure("q0", "socratic", 1, "refused by vLLM", "ValueError: too long", 1)
+    assert outcomes["q0"] == Failure(Key("q0", "socratic", 1), "refused by vLLM", "ValueError: too long", 1)
     assert isinstance(outcomes["q1"], Response) and isinstance(outcomes["q2"], Response)
 
 
@@ -273,7 +273,7 @@ def test_a_chat_template_that_refuses_is_told(ray, teacher_folder):
     assert run(ray_engine(teacher_folder), [request(0)])["q0"].detail == "TemplateError: no system role"
 
 
-def test_what_ray_answers_is_settled_as_it_comes(ray, teacher_folder):
+def test_what_ray_answers_is_stored_as_it_comes(ray, teacher_folder):
     seen = []
     ray_engine(teacher_folder, batch_size=2).run(
         [request(n) for n in range(5)], lambda outcomes: seen.append((len(outcomes), ray.datasets[0].batches))

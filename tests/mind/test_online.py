@@ -10,9 +10,9 @@ import pytest
 from fault_proxy import FAULTS, FaultProxy, chat_answer, http_date
 
 from mind.errors import MindError
-from mind.records import Response
+from mind.records import Key, Response
 from mind.teacher import online
-from mind.teacher.config import BudgetConfig, TeacherConfig, TrafficConfig
+from mind.teacher.config import BudgetConfig, ModelConfig, TrafficConfig
 from mind.teacher.online import OnlineEngine
 from mind.teacher.requests import Failure, chat_request
 from mind.teacher.spending import Spending, worst_case
@@ -31,9 +31,9 @@ def echo(body: bytes) -> bytes:
 
 
 def make_requests(count, url, **options):
-    teacher = TeacherConfig("m", base_url=url, max_tokens=7, **options)
+    teacher = ModelConfig("m", base_url=url, max_tokens=7, **options)
     return teacher, [
-        chat_request(teacher, (f"q{n}", "socratic", 0), ({"role": "user", "content": f"question {n}"},))
+        chat_request(teacher, Key(f"q{n}", "socratic", 0), ({"role": "user", "content": f"question {n}"},))
         for n in range(count)
     ]
 
@@ -43,10 +43,10 @@ def answer(proxy, count=1, budget=None, price=None, traffic=None, **options):
     teacher, requests = make_requests(count, proxy.url, **options)
     spending = Spending(budget or BudgetConfig(), price)
     engine = OnlineEngine(teacher, TrafficConfig(**PATIENT | (traffic or {})), spending)
-    settled = []
-    engine.run(requests, settled.extend)
-    outcomes = {outcome.id: outcome for outcome in settled}
-    assert len(outcomes) == len(settled), "an outcome came twice"
+    stored = []
+    engine.run(requests, stored.extend)
+    outcomes = {outcome.key.question: outcome for outcome in stored}
+    assert len(outcomes) == len(stored), "an outcome came twice"
     assert spending.under_way == 0
     return outcomes, engine, spending
 
@@ -223,7 +223,7 @@ def test_every_fault_at_once_loses_and_repeats_nothing():
     with FaultProxy(echo, fault) as proxy:
         outcomes, engine, spending = answer(proxy, 42, traffic={"timeout_seconds": 2.0, "concurrency": 14})
         assert set(proxy.answered.values()) == {1} and len(proxy.answered) == 42
-    assert all(outcome.text == f"about question {outcome.id[1:]}" for outcome in outcomes.values())
+    assert all(outcome.text == f"about question {outcome.key.question[1:]}" for outcome in outcomes.values())
     assert len(outcomes) == 42 and {outcome.attempts for outcome in outcomes.values()} == {3}
     assert engine.retries.total() == 84
     assert spending.usage.requests == 42
@@ -256,21 +256,21 @@ def test_tokens_that_nobody_counted_are_the_worst_case():
 
 
 def test_a_full_disk_is_not_swallowed_and_asks_no_more():
-    def settle(outcomes):
+    def store(outcomes):
         raise OSError("no space left on device")
 
     with FaultProxy(echo) as proxy:
         teacher, requests = make_requests(200, proxy.url)
         engine = OnlineEngine(teacher, TrafficConfig(concurrency=2), Spending(BudgetConfig(), None))
         with pytest.raises(OSError, match="no space left"):
-            engine.run(requests, settle)
+            engine.run(requests, store)
         assert proxy.attempts.total() < 200
 
 
 def test_a_key_is_needed_by_the_default_endpoint_alone(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(MindError, match="OPENAI_API_KEY"):
-        OnlineEngine(TeacherConfig("m"), TrafficConfig(), Spending(BudgetConfig(), None))
+        OnlineEngine(ModelConfig("m"), TrafficConfig(), Spending(BudgetConfig(), None))
     with FaultProxy(echo) as proxy:
         assert isinstance(answer(proxy)[0]["q0"], Response)
         assert not any(KEY in str(key) for key in proxy.keys)

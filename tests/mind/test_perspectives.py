@@ -1,4 +1,6 @@
+from mind.curation.adherence import CHECKS
 from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
+from mind.word_problems.manners import WRITERS
 
 NAMES = (
     "formal-symbolic",
@@ -12,10 +14,16 @@ NAMES = (
 )
 
 
-def test_the_papers_names_in_its_order():
+def test_the_papers_names_in_its_order_come_first():
     assert PAPER_PERSPECTIVES == NAMES
-    assert tuple(PERSPECTIVES) == NAMES
+    assert tuple(PERSPECTIVES)[: len(NAMES)] == NAMES
     assert all(perspective.name == name for name, perspective in PERSPECTIVES.items())
+
+
+def test_the_papers_perspectives_have_a_check_and_a_writer_and_others_may():
+    for table in (CHECKS, WRITERS):
+        assert tuple(table)[: len(NAMES)] == NAMES
+        assert table.keys() <= PERSPECTIVES.keys()
 
 
 def test_prompts_are_complete_and_free_of_placeholders():
@@ -28,5 +36,5 @@ def test_prompts_are_complete_and_free_of_placeholders():
 
 
 def test_prompts_and_descriptions_differ():
-    assert len({perspective.prompt for perspective in PERSPECTIVES.values()}) == 8
-    assert len({perspective.description for perspective in PERSPECTIVES.values()}) == 8
+    assert len({perspective.prompt for perspective in PERSPECTIVES.values()}) == len(PERSPECTIVES)
+    assert len({perspective.description for perspective in PERSPECTIVES.values()}) == len(PERSPECTIVES)

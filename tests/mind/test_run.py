@@ -283,38 +283,14 @@ def test_an_occupied_output_is_refused(tmp_path, arguments, capsys):
 
 def test_resume_needs_a_run_and_keeps_its_configuration(tmp_path, arguments, capsys):
     expect_error([*arguments, "--resume"], capsys, "no run to resume")
-    from mind.config import MindConfig, save_config
+    from mind.config import MindConfig
+    from mind.typed_json import save_json
 
     (tmp_path / "run").mkdir()
-    save_config(MindConfig(output=str(tmp_path / "run")), tmp_path / "run" / "config.json")
+    save_json(MindConfig(output=str(tmp_path / "run")), tmp_path / "run" / "config.json")
     expect_error(
         ["train", "--output", str(tmp_path / "run"), "--resume", "--train.seed", "5"], capsys, "train.seed (0 there)"
     )
-
-
-def test_data_commands(tmp_path, capsys):
-    source, output = tmp_path / "unnamed.jsonl", tmp_path / "named.jsonl"
-    rows = [
-        {
-            "id": "a",
-            "question": "What is 1 plus 2?",
-            "answer": "3",
-            "rationales": ["1 + 2 = 3.", "It is 1 + 2 = 4.", "2 + 1 = 3 in all.", "1 + 2 = 3."],
-        },
-        {"id": "b", "question": "What is 2 plus 2?", "answer": "4", "rationales": ["2 + 2 = 5."]},
-    ]
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["data", "import", str(source), "--output", str(output)]) == 0
-    counts = json.loads((tmp_path / "named.counts.json").read_text())
-    assert (counts["questions_kept"], counts["rationales_kept"], counts["rationales_duplicate"]) == (1, 2, 1)
-    kept = json.loads(output.read_text())
-    assert [r["perspective"] for r in kept["rationales"]] == ["path-1", "path-2"]
-    expect_error(["data", "import", str(source), "--output", str(output)], capsys, "exists already")
-    expect_error(
-        ["data", "import", str(source), "--output", str(tmp_path / "n.jsonl"), "--keep", "1"], capsys, "--keep 1"
-    )
-    assert main(["data", "generate", "--output", str(tmp_path / "g.jsonl"), "--count", "15"]) == 0
-    assert len((tmp_path / "g.jsonl").read_text().splitlines()) == 15
 
 
 def test_unknown_commands_show_the_usage(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -15,12 +16,14 @@ from hypothesis import strategies as st
 from mind.data.questions import load_questions, save_questions
 from mind.data.sources import SourceConfig, load_source
 from mind.errors import MindError
+from mind.grading import gold_answer
 from mind.records import Question, Rationale
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is not next to the repository")
 
 ROW = {"question": "1 + 1?", "answer": "2"}
+read_source = functools.partial(load_source, read_gold=gold_answer)
 QUESTIONS = [
     Question("a", "Wie viel?\u2028🍎\x00", "1,234", None, (Rationale("planning", 'Add\n"it".'),)),
     Question("b", "Which?", "B", {"B": "x", "A": "y"}),
@@ -56,17 +59,17 @@ def datasets(tmp_path, monkeypatch):
 
 def refusal(path: Path | str, **mapping: object) -> str:
     with pytest.raises(MindError) as error:
-        load_source(SourceConfig(str(path), **mapping))
+        read_source(SourceConfig(str(path), **mapping))
     return str(error.value)
 
 
 def test_our_own_lines_are_read_as_ever(tmp_path):
     path = tmp_path / "own.jsonl"
     save_questions(QUESTIONS, path)
-    assert load_source(SourceConfig(str(path))) == QUESTIONS
-    assert load_source(SourceConfig(str(path), limit=1)) == QUESTIONS[:1]
+    assert read_source(SourceConfig(str(path))) == QUESTIONS
+    assert read_source(SourceConfig(str(path), limit=1)) == QUESTIONS[:1]
     write_lines(path, ROW)
-    assert refusal(path) == f'{path}:1: the record has no "id"'
+    assert refusal(path) == f'{path}:1: "id" is missing'
 
 
 @pytest.mark.parametrize(
@@ -85,11 +88,11 @@ def test_columns_are_mapped(tmp_path, write, name):
     ]
     path = write(tmp_path / name, *rows)
     mapping = {"question_column": "problem", "answer_column": "solution", "answer_marker": "####", "limit": 2}
-    assert load_source(SourceConfig(str(path), id_column="key", **mapping)) == [
+    assert read_source(SourceConfig(str(path), id_column="key", **mapping)) == [
         Question("k0", "0 + 1?", "1,000"),
         Question("k1", "1 + 1?", "1,001"),
     ]
-    assert [question.id for question in load_source(SourceConfig(str(path), **mapping))] == ["rows-0", "rows-1"]
+    assert [question.id for question in read_source(SourceConfig(str(path), **mapping))] == ["rows-0", "rows-1"]
 
 
 def test_texts_of_a_file_stay_as_they_are(tmp_path):
@@ -101,20 +104,20 @@ def test_texts_of_a_file_stay_as_they_are(tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     (tmp_path / "cr.csv").write_bytes(b"question,answer\r1 + 1?,2\r\r")
-    assert load_source(SourceConfig(str(tmp_path / "cr.csv"))) == [Question("cr-0", "1 + 1?", "2")]
+    assert read_source(SourceConfig(str(tmp_path / "cr.csv"))) == [Question("cr-0", "1 + 1?", "2")]
     write_json(tmp_path / "t.json", *rows)
     write_parquet(tmp_path / "t.parquet", *rows)
     for name in ("t.csv", "t.json", "t.parquet"):
-        assert load_source(SourceConfig(str(tmp_path / name))) == expected
+        assert read_source(SourceConfig(str(tmp_path / name))) == expected
     write_lines(tmp_path / "t.json", *rows)
-    assert load_source(SourceConfig(str(tmp_path / "t.json"))) == expected
+    assert read_source(SourceConfig(str(tmp_path / "t.json"))) == expected
 
 
 def test_numbers_become_text_and_truth_becomes_yes_and_no(tmp_path):
     answers = [2, -1.5, 10**400, True, False]
     rows = [{"id": n, "question": "?", "answer": answer} for n, answer in enumerate(answers)]
     yes_no = {"yes": "yes", "no": "no"}
-    assert load_source(SourceConfig(str(write_json(tmp_path / "n.json", *rows)))) == [
+    assert read_source(SourceConfig(str(write_json(tmp_path / "n.json", *rows)))) == [
         Question("0", "?", "2"),
         Question("1", "?", "-1.5"),
         Question("2", "?", str(10**400)),
@@ -144,7 +147,7 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
         {"question": "?", "options": choices, "answer": answer},
         {"question": "open", "options": None, "answer": "free"},
     )
-    assert load_source(SourceConfig(str(path), choices_column="options")) == [
+    assert read_source(SourceConfig(str(path), choices_column="options")) == [
         Question("c-0", "?", *expected),
         Question("c-1", "open", "free"),
     ]
@@ -154,26 +157,26 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
     ("row", "message"),
     [
         ({"question": "?"}, "no column answer: there are question"),
-        ({**ROW, "answer": None}, '"answer" is null: expected a text or a number'),
+        ({**ROW, "answer": None}, '"answer" is null: expected a string or a number'),
         ({**ROW, "answer": " "}, '"answer" is empty'),
-        ({**ROW, "answer": ["2"]}, '"answer" is ["2"]: expected a text or a number'),
-        ({**ROW, "answer": float("nan")}, '"answer" is NaN: expected a text or a number'),
-        ({**ROW, "question": True}, '"question" is true: expected a text or a number'),
-        ({**ROW, "id": None}, '"id" is null: expected a text or a number'),
+        ({**ROW, "answer": ["2"]}, '"answer" is ["2"]: expected a string or a number'),
+        ({**ROW, "answer": float("nan")}, '"answer" is NaN: expected a string or a number'),
+        ({**ROW, "question": True}, '"question" is true: expected a string or a number'),
+        ({**ROW, "id": None}, '"id" is null: expected a string or a number'),
         ({**ROW, "choices": "AB"}, '"choices" is "AB": expected choices'),
         ({**ROW, "choices": ["2"]}, '"choices" has 1 choices: expected at least 2'),
         ({**ROW, "choices": []}, '"choices" has 0 choices: expected at least 2'),
         ({**ROW, "choices": [str(n) for n in range(27)]}, '"choices" has 27 texts without labels'),
         ({**ROW, "choices": {"label": ["A", "B"], "text": ["2"]}}, '"choices" has not as many texts as labels'),
         ({**ROW, "choices": {"label": ["A", "A"], "text": ["2", "3"]}}, '"choices" has a label twice: A, A'),
-        ({**ROW, "choices": {"label": ["A", None], "text": ["2", "3"]}}, '"choices.label" is null: expected a text'),
+        ({**ROW, "choices": {"label": ["A", None], "text": ["2", "3"]}}, '"choices.label" is null: expected a string'),
         ({**ROW, "choices": ["2", " "]}, '"choices.B" is empty'),
         ({**ROW, "choices": {"A": "2", "B": "3"}}, '"answer" 2 is not one of the choices A, B'),
         ({**ROW, "choices": ["2", "2"]}, '"answer" 2 may be any of the choices A, B'),
         ({**ROW, "choices": ["1", "0"], "answer": 0}, '"answer" 0 may be any of the choices A, B'),
         ({**ROW, "choices": ["B", "x"], "answer": "B"}, '"answer" B may be any of the choices A, B'),
         ({**ROW, "choices": ["x", "y"], "answer": 2}, '"answer" 2 is not one of the choices A, B'),
-        ({**ROW, "choices": ["x", "y"], "answer": True}, '"answer" is true: expected a text or a number'),
+        ({**ROW, "choices": ["x", "y"], "answer": True}, '"answer" is true: expected a string or a number'),
         ([1], "expected a JSON object, not list"),
     ],
 )
@@ -241,8 +244,8 @@ def test_folders_are_read_without_a_network(tmp_path, datasets):
     folder.mkdir()
     write_lines(folder / "train.jsonl", ROW, {**ROW, "answer": 3})
     write_lines(folder / "test.jsonl", ROW)
-    assert [q.answer for q in load_source(SourceConfig(str(folder)))] == ["2", "3"]
-    assert load_source(SourceConfig(str(folder), split="test")) == [Question("folder-0", "1 + 1?", "2")]
+    assert [q.answer for q in read_source(SourceConfig(str(folder)))] == ["2", "3"]
+    assert read_source(SourceConfig(str(folder), split="test")) == [Question("folder-0", "1 + 1?", "2")]
     assert refusal(folder, id_column="n") == f"{folder}: no column n: there are question, answer"
     assert "dev" in refusal(folder, split="dev")
     assert "nosuch" in refusal(folder, subset="nosuch")
@@ -256,7 +259,7 @@ def test_saved_data_sets_are_read(tmp_path, datasets):
     saved.save_to_disk(one)
     datasets.DatasetDict(dev=saved, test=saved).save_to_disk(several)
     for folder in (one, several):
-        assert load_source(SourceConfig(str(folder), split="test")) == expected
+        assert read_source(SourceConfig(str(folder), split="test")) == expected
         assert refusal(folder).startswith(f"{folder}: no split train: there are ")
     assert refusal(several, subset="main", split="test") == f"{several}: a saved data set has no subset main"
     datasets.Dataset.from_dict({"question": [], "answer": []}).save_to_disk(tmp_path / "none")
@@ -304,7 +307,7 @@ def test_parquet_holds_what_json_lines_hold(tmp_path_factory, questions):
         assert loaded == questions
         assert [list(q.choices or ()) for q in loaded] == [list(q.choices or ()) for q in questions]
     bare = [dataclasses.replace(question, rationales=()) for question in questions]
-    assert load_source(SourceConfig(str(folder / "q.parquet"))) == bare
+    assert read_source(SourceConfig(str(folder / "q.parquet"))) == bare
 
 
 @pytest.mark.parametrize(
@@ -330,7 +333,7 @@ def test_a_lone_surrogate_is_kept_by_json_and_refused_by_parquet(tmp_path, quest
     [
         ({"id": 7}, ': row 1: "id" is 7: expected a string'),
         ({"id": b"x"}, """: row 1: "id" is "b'x'": expected a string"""),
-        ({"answer": None}, ': row 1: "answer" is null: expected a string'),
+        ({"answer": None}, ': row 1: "answer" is null: expected a string or a number'),
         ({"id": "a"}, ": row 1: id a is also on row 0"),
         ({"choices": [{"label": "A", "text": "x"}] * 2}, ': row 1: "choices" has a label twice'),
         ({"choices": [{"label": "A", "text": "x"}]}, ': row 1: "choices" is not an object of at least 2 labels'),
@@ -352,7 +355,7 @@ def test_a_faulty_row_of_parquet_is_named(tmp_path, row, message):
 def test_an_empty_parquet_file_is_named(tmp_path):
     pytest.importorskip("pyarrow")
     save_questions([], tmp_path / "q.parquet")
-    with pytest.raises(MindError, match=r"q.parquet: the file is empty: expected one question a row"):
+    with pytest.raises(MindError, match=r"q.parquet: the file is empty: expected one question per row"):
         load_questions(tmp_path / "q.parquet")
 
 
@@ -371,10 +374,10 @@ def test_the_real_files_come_back_in_their_authors_forms(tmp_path):
         for q in commonsense
     ]
     for path in (write_json(tmp_path / "c.json", *rows), write_parquet(tmp_path / "c.parquet", *rows)):
-        assert load_source(SourceConfig(str(path), question_column="stem", answer_column="answerKey")) == commonsense
+        assert read_source(SourceConfig(str(path), question_column="stem", answer_column="answerKey")) == commonsense
     strategy = load_questions(DATA / "strategy_qa.test.jsonl")
     rows = [{"qid": q.id, "question": q.question, "answer": q.answer == "yes"} for q in strategy]
-    assert load_source(SourceConfig(str(write_lines(tmp_path / "s.jsonl", *rows)), id_column="qid")) == strategy
+    assert read_source(SourceConfig(str(write_lines(tmp_path / "s.jsonl", *rows)), id_column="qid")) == strategy
     for questions in (commonsense, strategy):
         save_questions(questions, tmp_path / "q.parquet")
         assert load_questions(tmp_path / "q.parquet") == questions

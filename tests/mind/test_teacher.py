@@ -14,16 +14,18 @@ import pytest
 from fault_proxy import FAULTS, FaultProxy, chat_answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_records import make_response
 
 from mind.cli import main
 from mind.data.sources import SourceConfig
 from mind.errors import MindError
 from mind.perspectives import PERSPECTIVES
-from mind.records import Question, Response
-from mind.teacher.config import BudgetConfig, GenerateConfig, TeacherConfig
+from mind.records import Question
+from mind.teacher.config import BudgetConfig, GenerateConfig, ModelConfig
 from mind.teacher.journal import Journal, load_responses
 from mind.teacher.requests import load_prompts, teacher_requests, user_turn
 from mind.teacher.spending import Spending
+from mind.typed_json import row_of
 
 KEY = "sk-test-9876543210"
 QUESTION = Question("q1", "What is 2 + 2?", "4")
@@ -36,26 +38,12 @@ def key(monkeypatch):
 
 
 def config(**changes):
-    values = {"output": "x", "questions": SourceConfig("q.jsonl"), "teacher": TeacherConfig("m", seed=1)} | changes
+    values = {"output": "x", "questions": SourceConfig("q.jsonl"), "teacher": ModelConfig("m", seed=1)} | changes
     return GenerateConfig(**values)
 
 
 def response(number=0, **changes):
-    values = {
-        "id": f"q{number}",
-        "perspective": "socratic",
-        "sample": 0,
-        "request": "ab",
-        "model": "m",
-        "text": "t",
-        "finish_reason": "stop",
-        "prompt_tokens": 3,
-        "completion_tokens": 4,
-        "attempts": 1,
-        "seconds": 0.5,
-        "created": "2026-11-21T10:00:00Z",
-    }
-    return Response(**values | changes)
+    return make_response(f"q{number}", **changes)
 
 
 # Requests
@@ -77,18 +65,18 @@ def test_one_request_a_question_perspective_and_sample():
 @pytest.mark.parametrize(
     "change",
     [
-        {"teacher": TeacherConfig("n", seed=1)},
-        {"teacher": TeacherConfig("m", seed=2)},
+        {"teacher": ModelConfig("n", seed=1)},
+        {"teacher": ModelConfig("m", seed=2)},
         {"show_answer": True},
-        {"teacher": TeacherConfig("m", seed=1, max_tokens=5)},
-        {"teacher": TeacherConfig("m", seed=1, temperature=None)},
+        {"teacher": ModelConfig("m", seed=1, max_tokens=5)},
+        {"teacher": ModelConfig("m", seed=1, temperature=None)},
     ],
 )
 def test_the_digest_tells_all_that_decides_an_answer(change):
     prompts = load_prompts(("socratic",), None)
     (plain,), (changed,) = (list(teacher_requests([QUESTION], prompts, config(**c))) for c in ({}, change))
     assert plain.digest != changed.digest and plain.key == changed.key
-    moved = config(teacher=TeacherConfig("m", seed=1, base_url="http://127.0.0.1:1/v1"))
+    moved = config(teacher=ModelConfig("m", seed=1, base_url="http://127.0.0.1:1/v1"))
     assert next(teacher_requests([QUESTION], prompts, moved)).digest == plain.digest
 
 
@@ -115,7 +103,7 @@ def test_prompts_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": " "}, "teacher.model"),
+        ({"model": " "}, "model is empty"),
         ({"base_url": "ftp://x"}, "base_url"),
         ({"base_url": "127.0.0.1:8"}, "base_url"),
         ({"base_url": "https://me:secret@host/v1"}, "holds credentials"),
@@ -128,7 +116,7 @@ def test_prompts_of_ones_own(tmp_path):
 )
 def test_bad_teachers_are_named(change, message):
     with pytest.raises(MindError, match=message) as error:
-        TeacherConfig(**{"model": "m"} | change)
+        ModelConfig(**{"model": "m"} | change)
     assert "secret" not in str(error.value)
 
 
@@ -143,7 +131,7 @@ def test_what_is_appended_is_there(tmp_path):
             Journal(path)
     with Journal(path) as journal:
         journal.append([response(2)])
-    assert [found.key for found in load_responses(path)] == [response(n).key for n in range(3)]
+    assert [stored.key for stored in load_responses(path)] == [response(n).key for n in range(3)]
     assert list(load_responses(path))[1].text == "\ud800\x00\u2028\n"
 
 
@@ -159,7 +147,7 @@ def test_a_torn_line_is_cut_off(tmp_path_factory, texts, data):
     with Journal(path) as journal:
         journal.append([response(99)])
     survivors = whole[:size].count(b"\n")
-    assert [found.text for found in load_responses(path)] == [*texts[:survivors], "t"]
+    assert [stored.text for stored in load_responses(path)] == [*texts[:survivors], "t"]
 
 
 def test_a_torn_line_longer_than_a_block(tmp_path):
@@ -176,11 +164,11 @@ def test_a_torn_line_longer_than_a_block(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"id": "q"}', 'no "perspective"'),
+        ('{"id": "q"}', '"perspective" is missing'),
         ("{", "not JSON"),
-        (json.dumps({**vars(response(5)), "sample": "0"}), '"sample" is "0": expected int'),
-        (json.dumps({**vars(response(5)), "sample": True}), '"sample" is true'),
-        (json.dumps(vars(response(0))), "also on line 1"),
+        (json.dumps({**row_of(response(5)), "sample": "0"}), '"sample" is "0": expected an integer'),
+        (json.dumps({**row_of(response(5)), "sample": True}), '"sample" is true'),
+        (json.dumps(row_of(response(0))), "also on line 1"),
     ],
 )
 def test_a_faulty_line_is_named(tmp_path, line, message):
@@ -240,9 +228,9 @@ def test_a_data_set_and_its_second_start(tmp_path, questions, capsys):
         assert proxy.attempts.total() == 12
         assert main(arguments(proxy, questions, output, "--samples", "2")) == 0
         assert proxy.attempts.total() == 24
-    assert len({found.key for found in load_responses(output / "responses.jsonl")}) == 24
+    assert len({stored.key for stored in load_responses(output / "responses.jsonl")}) == 24
     out = capsys.readouterr().out
-    assert f"next: mind judge {output}" in out
+    assert f"next: mind data judge {output}" in out
     assert {path.name for path in output.iterdir()} == {
         "questions.jsonl",
         "generate.json",
@@ -337,8 +325,8 @@ def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, cha
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"teacher": {}}, "the field model is missing"),
-        ({"teacher": {"model": 3}}, '"model" is 3: expected str'),
+        ({"teacher": {}}, 'teacher: "model" is missing'),
+        ({"teacher": {"model": 3}}, '"model" is 3: expected a string'),
         ({"samples": "two"}, '"samples" is "two"'),
         ({"nonsense": 1}, "unknown field nonsense"),
         ({"prices": {"m": [1]}}, "prices: m"),
@@ -387,7 +375,7 @@ def test_killed_at_any_answer_and_started_again(tmp_path, questions):
         assert codes == [-9, -9, -9, 0], errors
         # An answer that was under way when the process died is the most that a kill may cost: two at a time.
         assert all(count <= 4 for count in proxy.answered.values()) and proxy.answered.total() <= 12 + 3 * 2
-    assert len({found.key for found in load_responses(output / "responses.jsonl")}) == 12
+    assert len({stored.key for stored in load_responses(output / "responses.jsonl")}) == 12
 
 
 # A job in the background ignores SIGINT, and so would its children.

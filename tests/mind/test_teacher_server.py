@@ -129,8 +129,8 @@ def test_generate_through_two_kills_then_judge_and_filter(server, tmp_path):
     assert stored.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
     responses = list(load_responses(stored))
     questions = load_questions(tmp_path / "questions.jsonl")
-    assert {found.key for found in responses} == {(q.id, name, 0) for q in questions for name in PAPER_PERSPECTIVES}
-    assert len(responses) == ANSWERS and all(0 < found.completion_tokens <= 4 for found in responses)
+    assert {stored.key for stored in responses} == {(q.id, name, 0) for q in questions for name in PAPER_PERSPECTIVES}
+    assert len(responses) == ANSWERS and all(0 < response.completion_tokens <= 4 for response in responses)
 
     assert main(["judge", str(tmp_path / "set")]) == 0
     assert lines(tmp_path / "set" / "judged.jsonl") == ANSWERS
@@ -171,6 +171,6 @@ def test_faults_in_front_of_the_server(server, tmp_path, capsys):
     out = capsys.readouterr().out
     assert status == 0, out
     assert set(FAULTS) <= faults.keys()
-    assert len({found.key for found in load_responses(tmp_path / "set" / "responses.jsonl")}) == 16
+    assert len({stored.key for stored in load_responses(tmp_path / "set" / "responses.jsonl")}) == 16
     for reason in ("status 429", "status 500", "connection lost", "time-out", "malformed answer", "empty answer"):
         assert f"repeated for: {reason}" in out

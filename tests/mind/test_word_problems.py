@@ -157,7 +157,16 @@ def test_the_same_seed_gives_the_same_questions_in_another_process():
 
 def test_ids():
     assert [q.id for q in generate(1, seed=4)][0].startswith("word-problems-train-4-0-")
-    assert [q.id for q in generate(1, seed=4, families="ood", id_prefix="mine")][0].startswith("mine-0-")
+    assert [q.id for q in generate(1, seed=4, families="ood")][0].startswith("word-problems-ood-4-0-")
+
+
+def test_the_perspectives_can_be_chosen_and_their_texts_stay():
+    some = ("socratic", "planning")
+    chosen, every = generate(3, seed=4, perspectives=some), generate(3, seed=4)
+    assert [tuple(texts(question)) for question in chosen] == [("planning", "socratic")] * 3
+    assert [texts(question) for question in chosen] == [
+        {name: text for name, text in texts(question).items() if name in some} for question in every
+    ]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +174,10 @@ def test_ids():
     [
         ({"count": 0, "seed": 0}, "count is 0: expected at least 1"),
         ({"count": 1, "seed": 0, "families": "all"}, "families is 'all': expected 'train' or 'ood'"),
+        (
+            {"count": 1, "seed": 0, "perspectives": ("planning", "path-1")},
+            "no writer for the perspective path-1: there are writers for formal-symbolic, intuitive",
+        ),
     ],
 )
 def test_errors(arguments, message):

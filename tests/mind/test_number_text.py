@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mind.answer_line import suffix
 from mind.grading.answers import judge_text
-from mind.grading.numeric import MAX_ANSWER_CHARACTERS, concluding_number, equal_in_cents, is_number, number_value
+from mind.grading.number_text import MAX_ANSWER_CHARACTERS, concluding_number, equal_in_cents, is_number, number_value
 from mind.records import Question
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -79,6 +79,8 @@ _WORDS = (
     "twenty",
 )
 _NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b", re.IGNORECASE)
+_LOOSE_NUMBER = re.compile(r"(?<![\w.,/])[-\u2212]?(?:\d[\d,./]*)?\d")
+"""Whatever looks like a number."""
 
 
 def is_number(text: str) -> bool:
@@ -102,6 +104,17 @@ def number_value(text: str) -> Fraction | None:
     return Fraction(numerator) / below if below else None
 
 
+def begins_with_number(text: str, gold: str) -> bool:
+    """Whether `text` begins with a number that has the value of `gold`."""
+    number = _LOOSE_NUMBER.match(text)
+    return number is not None and _equal(number[0], gold)
+
+
+def has_number(text: str, gold: str) -> bool:
+    """Whether `text` has a number with the value of `gold`."""
+    return any(_equal(number, gold) for number in _LOOSE_NUMBER.findall(text))
+
+
 def equal_in_cents(stated: str, gold: str, question: str) -> bool:
     """Whether `stated` is an amount of dollars, "$0.25", where the question asks for cents and `gold` says "25".
 
@@ -114,6 +127,11 @@ def equal_in_cents(stated: str, gold: str, question: str) -> bool:
     if value is None or cents is None or 100 * value != cents:
         return False
     return bool(_CENTS.search(question)) if question else 0 < value < 1 and cents.denominator == 1
+
+
+def _equal(number: str, gold: str) -> bool:
+    value = number_value(number)
+    return value is not None and value == number_value(gold)
 
 
 def concluding_number(text: str, question: str) -> str | None:

@@ -1,0 +1,53 @@
+"""What a filter starts from: a data set that was generated and judged, as its folder holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mind.data.questions import load_questions
+from mind.errors import require
+from mind.files import parse_object
+from mind.provenance import file_digest
+from mind.records import Key, Question, Response, Verdict
+from mind.teacher.config import GenerateConfig
+from mind.teacher.folder import DatasetFolder
+from mind.teacher.journal import load_responses
+from mind.teacher.judge import load_verdicts
+from mind.typed_json import load_json
+
+
+@dataclass(frozen=True)
+class JudgedData:
+    """Questions, the teacher's responses to them with a verdict on each, and what made them."""
+
+    questions: Sequence[Question]
+    responses: Sequence[Response]
+    verdicts: Mapping[Key, Verdict]
+    config: GenerateConfig
+    prompts: Mapping[str, str]
+    """Perspective -> prompt."""
+    questions_digest: str
+    """SHA-256 of the file of questions."""
+
+    @property
+    def price(self) -> tuple[float, float] | None:
+        """Of a million prompt tokens and of a million answer tokens of the teacher; None if none was given."""
+        return self.config.prices.get(self.config.teacher.model)
+
+
+def load_judged(path: Path) -> JudgedData:
+    """The data set in the folder `path`; raises MindError for a missing or a faulty file."""
+    folder = DatasetFolder(path)
+    questions = load_questions(folder.questions)
+    responses = list(load_responses(folder.responses))
+    require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `mind data judge {path}` first")
+    return JudgedData(
+        questions,
+        responses,
+        load_verdicts(folder.verdicts),
+        load_json(folder.config, GenerateConfig),
+        parse_object(str(folder.prompts), folder.prompts.read_bytes()),
+        file_digest(folder.questions),
+    )

@@ -1,0 +1,20 @@
+"""What a command reports when it is done."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Base of the counts that a command prints as a table and that `mind.typed_json.save_json` writes to a file."""
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        """The rows of the table, whose keys are the columns; here a row for each field."""
+        return counted(dataclasses.asdict(self))
+
+
+def counted(counts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a table of names and numbers."""
+    return [{"what": name.replace("_", " "), "count": count} for name, count in counts.items()]

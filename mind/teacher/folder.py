@@ -1,0 +1,53 @@
+"""The folder of a data set: the name of every file that the teacher's and the judge's jobs write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """What `mind data generate` and `mind data judge` write. Each property is the path of a file."""
+
+    path: Path
+
+    @property
+    def questions(self) -> Path:
+        """The questions that were asked, without rationales (mind.data.questions)."""
+        return self.path / "questions.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """The GenerateConfig of the last start."""
+        return self.path / "generate.json"
+
+    @property
+    def prompts(self) -> Path:
+        """{perspective: prompt}."""
+        return self.path / "prompts.json"
+
+    @property
+    def responses(self) -> Path:
+        """The teacher's answers (mind.records.Response), a journal."""
+        return self.path / "responses.jsonl"
+
+    @property
+    def failures(self) -> Path:
+        """What the last start could not get answered (mind.teacher.requests.Failure)."""
+        return self.path / "failures.jsonl"
+
+    @property
+    def verdicts(self) -> Path:
+        """A mind.records.Verdict on each response, in the order of `responses`."""
+        return self.path / "judged.jsonl"
+
+    @property
+    def replies(self) -> Path:
+        """What a model that judges said (mind.records.Response), a journal."""
+        return self.path / "judge-replies.jsonl"
+
+    @property
+    def judge_failures(self) -> Path:
+        """What the last judging could not get answered (mind.teacher.requests.Failure)."""
+        return self.path / "judge-failures.jsonl"

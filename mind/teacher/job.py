@@ -1,0 +1,149 @@
+"""A job: requests that an engine answers, each answer on disk before it is counted, and what became of them."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from mind.files import parse_object, write_json_rows
+from mind.records import Key, Response
+from mind.summary import Summary, counted
+from mind.teacher.config import ModelConfig, TrafficConfig
+from mind.teacher.journal import Journal
+from mind.teacher.requests import Failure, Request
+from mind.teacher.spending import Spending, Usage
+from mind.typed_json import row_of
+
+Store = Callable[[list[Response | Failure]], None]
+"""Takes what became of some requests, and returns when it is safe."""
+
+
+class Engine(Protocol):
+    """What answers requests."""
+
+    @property
+    def retries(self) -> Counter[str]:
+        """Attempts that were repeated, by reason."""
+        ...
+
+    @property
+    def stopped(self) -> str | None:
+        """Why requests were left unsent; None if none were."""
+        ...
+
+    def run(self, requests: Iterable[Request], store: Store) -> None:
+        """Answers `requests`, and gives each outcome to `store` once, in any order."""
+        ...
+
+
+@dataclass(frozen=True)
+class JobReport(Summary):
+    """What became of the requests of a job: asked = stored + answered + failed + left."""
+
+    asked: int
+    stored: int
+    """Answered by earlier starts."""
+    answered: int
+    failed: int
+    left: int
+    """Not sent, or not answered when the job ended."""
+    stopped: str | None
+    """Why the job ended early."""
+    failures: Mapping[str, int]
+    """Requests given up on, by reason."""
+    retries: Mapping[str, int]
+    """Attempts that were repeated, by reason."""
+    usage: Usage
+    """Of all starts."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every request is answered."""
+        return self.failed == self.left == 0
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        counts: dict[str, Any] = {
+            "requests": self.asked,
+            "answered before": self.stored,
+            "answered now": self.answered,
+            "failed": self.failed,
+            "left": self.left,
+            "prompt tokens": self.usage.prompt_tokens,
+            "answer tokens": self.usage.completion_tokens,
+            "answers without a token count": self.usage.uncounted,
+        }
+        counts |= {f"repeated for: {reason}": count for reason, count in sorted(self.retries.items())}
+        counts |= {f"failed for: {reason}": count for reason, count in sorted(self.failures.items())}
+        return counted(counts if self.usage.cost is None else counts | {"cost": self.usage.cost})
+
+
+def make_engine(model: ModelConfig, traffic: TrafficConfig, spending: Spending) -> Engine:
+    """The engine that `model` names; raises MindError if its package is missing."""
+    if model.engine == "openai":
+        from mind.teacher.online import OnlineEngine
+
+        return OnlineEngine(model, traffic, spending)
+    from mind.teacher import offline
+
+    options = parse_object("engine_options", model.engine_options.encode())
+    if model.engine == "vllm":
+        return offline.VLLMEngine(model.model, spending, batch_size=model.batch_size, engine_options=options)
+    return offline.RayEngine(
+        model.model, spending, batch_size=model.batch_size, replicas=model.replicas, engine_options=options
+    )
+
+
+def run_job(
+    requests: Sequence[Request],
+    stored: Mapping[Key, Response],
+    engine: Engine,
+    spending: Spending,
+    journal: Journal,
+    failures_file: Path,
+) -> JobReport:
+    """Answers those of `requests` that are not `stored`; what was given up on goes to `failures_file`."""
+    for request in requests:
+        if request.key in stored:
+            spending.add_stored(request, stored[request.key])
+    unanswered = [request for request in requests if request.key not in stored]
+    answered = 0
+    failures: list[Failure] = []
+    # If nobody watches, a line every ten seconds is enough.
+    bar = tqdm(total=len(requests), initial=len(stored), unit="answer", mininterval=0.5 if sys.stderr.isatty() else 10)
+
+    def store(outcomes: list[Response | Failure]) -> None:
+        nonlocal answered
+        responses = [outcome for outcome in outcomes if isinstance(outcome, Response)]
+        journal.append(responses)
+        answered += len(responses)
+        failures.extend(outcome for outcome in outcomes if isinstance(outcome, Failure))
+        bar.set_postfix_str(_spent(spending.usage, len(failures)), refresh=False)
+        bar.update(len(responses))
+
+    try:
+        engine.run(iter(unanswered), store)
+    finally:
+        bar.close()
+        write_json_rows(map(row_of, failures), failures_file)
+    return JobReport(
+        asked=len(requests),
+        stored=len(stored),
+        answered=answered,
+        failed=len(failures),
+        left=len(unanswered) - answered - len(failures),
+        stopped=engine.stopped,
+        failures=Counter(failure.reason for failure in failures),
+        retries=engine.retries,
+        usage=spending.usage,
+    )
+
+
+def _spent(usage: Usage, failed: int) -> str:
+    cost = "" if usage.cost is None else f", {usage.cost:.4f} spent"
+    return f"{usage.prompt_tokens + usage.completion_tokens:,} tokens{cost}" + (f", {failed} failed" if failed else "")

@@ -1,0 +1,156 @@
+"""A perspective and an answer type that are added as CONTRIBUTING.md says: its code blocks run here, and are used."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+from fault_proxy import FaultProxy, chat_answer
+
+from mind import grading, word_problems
+from mind.cli import main
+from mind.curation.leaks import leaks_answer
+from mind.data.questions import load_questions
+from mind.errors import MindError
+from mind.grading.answers import judge_text
+from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
+from mind.records import Question
+from mind.teacher.requests import user_turn
+
+GUIDE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
+PERSPECTIVE_IMPORTS = "from mind.perspectives import Perspective\n"
+ANSWER_TYPE_IMPORTS = (
+    "import re\nfrom mind.grading.answer_type import AnswerType\nfrom mind.records import Grade, Question\n"
+)
+LEAVES = Question("t", "A train leaves at 14:05 and takes 25 minutes. When does it arrive?", "14:30")
+
+
+def guide_module(heading: str, imports: str, folder: Path):
+    """A new module of the code block below the heading in CONTRIBUTING.md."""
+    section = GUIDE.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"<!-- tests/mind/test_adding.py runs this -->\n```python\n(.*?)```", section, re.DOTALL)
+    path = folder / "added_by_the_guide.py"
+    path.write_text(f"from __future__ import annotations\n{imports}{code}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def terse(tmp_path, monkeypatch) -> str:
+    """The name of a ninth perspective."""
+    added = guide_module("Adding a perspective", PERSPECTIVE_IMPORTS, tmp_path).TERSE
+    monkeypatch.setitem(PERSPECTIVES, added.name, added)
+    return added.name
+
+
+@pytest.fixture
+def time_of_day(tmp_path, monkeypatch) -> None:
+    added = guide_module("Adding an answer type", ANSWER_TYPE_IMPORTS, tmp_path).TimeOfDay
+    monkeypatch.setattr(grading, "ANSWER_TYPES", (added(), *grading.ANSWER_TYPES))
+
+
+def write_rows(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_perspective_goes_from_its_prompt_to_training_records(tmp_path, monkeypatch, terse):
+    """Through `mind data generate`, `judge` and `filter`, and back as a file of training records."""
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    systems = set()
+
+    def teacher(body: bytes) -> bytes:
+        system = json.loads(body)["messages"][0]["content"]
+        systems.add(system)
+        return chat_answer("2 + 2 = 4\n#### 4" if "wastes no word" in system else "Plan: add.\nThen: it is 4.\n#### 4")
+
+    questions = write_rows(tmp_path / "q.jsonl", {"id": "q", "question": "What is 2 + 2?", "answer": "4"})
+    folder, output = tmp_path / "set", tmp_path / "train.jsonl"
+    with FaultProxy(teacher) as server:
+        options = ["--output", str(folder), "--questions.path", str(questions), "--teacher.model", "m"]
+        options += ["--teacher.base-url", server.url, "--perspectives", "planning", terse]
+        assert main(["data", "generate", *options]) == 0
+    assert systems == {PERSPECTIVES["planning"].prompt, PERSPECTIVES[terse].prompt}
+    assert main(["data", "judge", str(folder)]) == 0
+    assert main(["data", "filter", str(folder), "--output", str(output), "--require-adherence"]) == 0
+    (question,) = load_questions(output, perspectives=("planning", terse), require_rationales=True)
+    assert [(r.perspective, r.text) for r in question.rationales] == [
+        ("planning", "Plan: add.\nThen: it is 4."),
+        (terse, "2 + 2 = 4"),
+    ]
+    counts = json.loads((tmp_path / "train.card.json").read_text())["counts"]["perspectives"]
+    assert counts[terse] == {"read": 1, "right": 1, "kept": 1, "checked": 0, "adherent": 0}
+
+
+def test_the_word_problems_keep_the_perspectives_that_they_have_a_writer_for(tmp_path, capsys, terse):
+    (question,) = word_problems.generate(1, 0)
+    assert tuple(rationale.perspective for rationale in question.rationales) == PAPER_PERSPECTIVES
+    with pytest.raises(MindError, match=f"no writer for the perspective {terse}: there are writers for formal-sym"):
+        word_problems.generate(1, 0, perspectives=("planning", terse))
+    command = ["data", "word-problems", "--output", str(tmp_path / "w.jsonl"), "--perspectives", "planning", terse]
+    assert main(command) == 2
+    assert main(["train", "--output", str(tmp_path / "run"), "--data.perspectives", "planning", terse]) == 2
+    assert capsys.readouterr().err.count(f"no writer for the perspective {terse}") == 2
+    assert not (tmp_path / "w.jsonl").exists() and not (tmp_path / "run").exists()
+
+
+def test_a_perspective_gets_a_writer(monkeypatch, terse):
+    plain = word_problems.generate(3, 0)
+    writers = word_problems.WRITERS | {terse: lambda problem, rng: f"{rng.random()}: {problem.answer}"}
+    monkeypatch.setattr(word_problems, "WRITERS", writers)
+    nine = word_problems.generate(3, 0)
+    assert [question.rationales[:8] for question in nine] == [question.rationales for question in plain]
+    assert all(question.rationales[8].text.endswith(f": {question.answer}") for question in nine)
+
+
+def test_without_the_type_a_time_is_compared_as_latex():
+    assert grading.answer_type(LEAVES).name == "latex"
+    assert judge_text("So it arrives at 2:30 pm.", LEAVES).verdict == "unparsed"
+
+
+@pytest.mark.parametrize(
+    ("response", "judgement"),
+    [
+        ("14:05 and 25 minutes is 14:30.", ("right", "14:30", "the same time")),
+        ("So it arrives at\n#### 2:30 pm", ("right", "2:30 pm", "the same time")),
+        ("#### Arrival\nIt arrives at 2:30 p.m", ("right", "2:30 p.m", "the same time")),
+        ("The answer is 14:05.", ("wrong", "14:05", "another time")),
+        ("#### in the afternoon", ("unparsed", "in the afternoon", "not a time")),
+        ("Nobody knows.", ("unparsed", None, "no answer found")),
+    ],
+)
+def test_an_answer_type_judges(time_of_day, response, judgement):
+    assert judge_text(response, LEAVES) == judgement
+
+
+def test_an_answer_type_is_used_by_grade_and_import(tmp_path, time_of_day):
+    row = {"id": "t", "question": LEAVES.question, "answer": "14:30"}
+    source = write_rows(tmp_path / "r.jsonl", row | {"response": "At 2:30 pm."}, row | {"response": "At 2:30 am."})
+    assert main(["grade", str(source), "--output", str(tmp_path / "g.jsonl")]) == 0
+    assert [graded["correct"] for graded in read_rows(tmp_path / "g.jsonl")] == [True, False]
+    texts = ["14:05 and 25 minutes: 14:30.", "It takes 25 minutes until 2:30 pm.", "It arrives at 15:30."]
+    unnamed = write_rows(tmp_path / "u.jsonl", row | {"rationales": texts})
+    assert main(["data", "import", str(unnamed), "--output", str(tmp_path / "i.jsonl")]) == 0
+    (question,) = load_questions(tmp_path / "i.jsonl", require_rationales=True)
+    assert [rationale.text for rationale in question.rationales] == texts[:2]
+
+
+def test_an_answer_type_knows_leaks_and_what_the_teacher_is_asked_for(time_of_day):
+    assert leaks_answer("The answer is 14:30. Add 25 minutes to 14:05.", LEAVES)
+    assert leaks_answer("It arrives at 14:30. To get this answer, add.", LEAVES)
+    assert not leaks_answer("The answer is 14:05 and 25 minutes, so 14:30.", LEAVES)
+    assert 'holds "#### " and the time, and nothing else.' in user_turn(LEAVES, show_answer=False)
+
+
+def test_the_other_types_stay(time_of_day):
+    assert grading.answer_type(Question("n", "?", "1,430")).name == "number"
+    assert grading.answer_type(Question("c", "?", "A", {"A": "14:30", "B": "15:30"})).name == "choice"

@@ -1,0 +1,185 @@
+"""The command line as a whole: `--help` of each command, the flags in the documents, and a data set up to a student."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from fault_proxy import FaultProxy, chat_answer
+
+from mind.cli import COMMANDS, USAGE, main
+from mind.data.questions import load_questions, save_questions
+from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
+from mind.records import Question
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ("README.md", "DATA.md", "CONTRIBUTING.md", "Makefile")
+OTHER_TOOLS = {"--help", "--no-deps", "--max-length", "--benchmark-enable", "--benchmark-only", "--inplace"}
+"""Flags of pip, setup.py, pytest and the benchmarks."""
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
+MAKE = {"$(BIN)/mind": "mind", "$(DEMO)": "", "$(ARGS)": ""}
+
+
+@pytest.fixture
+def help_of(monkeypatch, capsys):
+    """What `--help` of a command prints."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def help_of(name: tuple[str, ...]) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([*name, "--help"])
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    return help_of
+
+
+def test_every_command_has_help_and_a_line_of_the_usage(help_of):
+    for name in COMMANDS:
+        text = help_of(name)
+        shown = " ".join(name)
+        assert f"usage: mind {shown if name[0] == 'data' else ''}" in text
+        # Beside its flags each command says what it does.
+        assert re.search(r"\n\n[A-Z][^│╭]{20,}", text), shown
+        if ("data", *name) not in COMMANDS:
+            assert re.search(rf"^  {shown}\s+\w", USAGE, re.M), shown
+
+
+def test_the_short_names_are_the_same_commands(help_of):
+    for name in ("generate", "judge", "filter"):
+        assert COMMANDS[(name,)] is COMMANDS["data", name]
+        assert f"usage: mind data {name}" in help_of((name,))
+
+
+def command_lines(text: str) -> list[list[str]]:
+    """The words of each command line of `mind` in a document."""
+    for name, meaning in MAKE.items():
+        text = text.replace(name, meaning)
+    lines = re.findall(r"^[\t ]*(mind [a-z].*)", text.replace("\\\n", " "), re.MULTILINE)
+    return [shlex.split(line, comments=True)[1:] for line in lines + re.findall(r"`(mind [a-z][^`]*)`", text)]
+
+
+def command_of(words: list[str]) -> tuple[str, ...] | None:
+    return next((name for name in COMMANDS if tuple(words[: len(name)]) == name), None)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_and_flag_in_a_document_exists(help_of, document):
+    flags = {name: set(FLAG.findall(help_of(name))) for name in COMMANDS}
+    text = (ROOT / document).read_text()
+    lines = command_lines(text)
+    assert lines
+    for words in lines:
+        name = command_of(words)
+        # "mind generate | judge | filter" and "mind data ..." speak of several.
+        assert name is not None or "|" in words or "..." in words, f"{document}: mind {' '.join(words)}"
+        if name is not None:
+            given = {word.partition("=")[0] for word in words if word.startswith("--")}
+            assert given <= flags[name] | {"--help"}, f"{document}: mind {' '.join(words)}"
+    known = set().union(*flags.values()) | OTHER_TOOLS
+    mentioned = set(FLAG.findall(text)) if document.endswith(".md") else set()
+    assert mentioned <= known, document
+
+
+def test_generate_says_where_the_word_problems_went(tmp_path, capsys):
+    assert main(["data", "generate", "--output", str(tmp_path / "x.jsonl"), "--count", "5"]) == 2
+    error = capsys.readouterr().err
+    assert "expected --questions.path and --teacher.model" in error and "`mind data word-problems`" in error
+    assert main(["generate"]) == 2
+    assert error.splitlines()[0] in capsys.readouterr().err
+
+
+def test_unnamed_rationales_are_imported(tmp_path, capsys):
+    source, output = tmp_path / "unnamed.jsonl", tmp_path / "named.jsonl"
+    rows = [
+        {
+            "id": "a",
+            "question": "What is 1 plus 2?",
+            "answer": "3",
+            "rationales": ["1 + 2 = 3.", "It is 1 + 2 = 4.", "2 + 1 = 3 in all.", "1 + 2 = 3."],
+        },
+        {"id": "b", "question": "What is 2 plus 2?", "answer": "4", "rationales": ["2 + 2 = 5."]},
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "import", str(source), "--output", str(output)]) == 0
+    assert "--data.perspectives path-1 path-2" in capsys.readouterr().out
+    counts = json.loads((tmp_path / "named.counts.json").read_text())
+    assert counts == {
+        "questions_read": 2,
+        "questions_kept": 1,
+        "questions_dropped_too_few": 1,
+        "rationales_read": 5,
+        "rationales_kept": 2,
+        "rationales_empty": 0,
+        "rationales_duplicate": 1,
+        "rationales_no_answer": 0,
+        "rationales_wrong_answer": 2,
+        "rationales_over_the_limit": 0,
+        "rationales_of_dropped_questions": 0,
+    }
+    (question,) = load_questions(output)
+    assert [rationale.perspective for rationale in question.rationales] == ["path-1", "path-2"]
+    assert main(["data", "import", str(source), "--output", str(output)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["data", "import", str(source), "--output", str(tmp_path / "n.jsonl"), "--keep", "1"]) == 2
+    assert "--keep 1" in capsys.readouterr().err
+
+
+def test_word_problems_are_written(tmp_path):
+    every, some = tmp_path / "every.jsonl", tmp_path / "some.jsonl"
+    assert main(["data", "word-problems", "--output", str(every), "--count", "15"]) == 0
+    questions = load_questions(every, perspectives=PAPER_PERSPECTIVES, require_rationales=True, minimum_rationales=8)
+    assert len(questions) == 15
+    command = ["data", "word-problems", "--output", str(some), "--count", "3", "--perspectives", "planning", "socratic"]
+    assert main(command) == 0
+    assert {len(question.rationales) for question in load_questions(some)} == {2}
+
+
+def test_responses_are_graded(tmp_path, capsys):
+    rows = [{"id": "a", "answer": "4", "response": f"#### {number}"} for number in (4, 5, 4, "?")]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["grade", str(tmp_path / "r.jsonl"), "--output", str(tmp_path / "g.jsonl")]) == 0
+    printed = re.findall(r"│ (\w+) +│ ([\w.%]+) +│", capsys.readouterr().out)
+    assert printed == [("total", "4"), ("correct", "2"), ("unparsed", "1"), ("accuracy", "50.00%")]
+
+
+def test_from_questions_to_a_student(tmp_path, model_folder, monkeypatch, capsys):
+    """generate, judge, filter and train, each on what the one before wrote, without a line in between."""
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    questions = [Question(f"sum-{n}", f"What is {n} + {n + 3}?", str(2 * n + 3)) for n in range(8)]
+    save_questions(questions, tmp_path / "questions.jsonl")
+    names = ("planning", "socratic")
+
+    def teacher(body: bytes) -> bytes:
+        system, user = (message["content"] for message in json.loads(body)["messages"])
+        a, b = map(int, re.findall(r"\d+", user)[:2])
+        if system == PERSPECTIVES["planning"].prompt:
+            text = f"Plan: add both numbers. Then: {a} + {b} = {a + b}."
+        else:
+            text = f"What is sought? The sum. How large is it? {a} and {b} make {a + b}."
+        return chat_answer(f"{text}\n#### {a + b if a != 7 else 0}")  # the last question is answered wrongly
+
+    folder, train, run = tmp_path / "set", tmp_path / "train.jsonl", tmp_path / "run"
+    with FaultProxy(teacher) as server:
+        status = main(
+            ["data", "generate", "--output", str(folder), "--questions.path", str(tmp_path / "questions.jsonl"),
+             "--teacher.model", "m", "--teacher.base-url", server.url, "--perspectives", *names]
+        )  # fmt: skip
+    assert status == 0
+    assert main(["data", "judge", str(folder)]) == 0
+    assert main(["data", "filter", str(folder), "--output", str(train), "--license", "cc-by-4.0"]) == 0
+    kept = load_questions(train, perspectives=names, require_rationales=True)
+    assert [question.id for question in kept] == [question.id for question in questions[:-1]]
+    assert "license: cc-by-4.0" in (tmp_path / "train.card.md").read_text()
+    status = main(
+        ["train", "--output", str(run), "--student.model", str(model_folder), "--student.max-length", "256",
+         "--data.train", str(train), "--data.perspectives", *names, "--train.max-steps", "2", "--metanet.width", "16",
+         "--metanet.warmup-epochs", "1", "--evaluation.max-new-tokens", "4"]
+    )  # fmt: skip
+    assert status == 0
+    assert (run / "report.html").is_file() and (run / "student" / "config.json").is_file()
+    out = capsys.readouterr().out
+    assert f"next: mind data judge {folder}" in out and f"next: mind data filter {folder}" in out
