@@ -11,7 +11,6 @@ logits, of real rows on a CPU, synthetic ones on CUDA. Writes row_kernels.jsonl 
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from bench.comparison.heads import REAL
 from bench.cross_entropy.inputs import load
 from bench.measure import RESULTS, measure_time, print_table, read_results, write_results
 from mind_kernels import available_backends
+from mind_kernels.backend import kernels as kernels_of
 from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss, RowValues, RowWeights
 from mind_kernels.row_chunks import Head
 from mind_kernels.testing import error
@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     copy = torch.empty_like(logits)
     calls, moved = {"copy": lambda: copy.copy_(logits)}, {"copy": 2}
     for backend in options.backends:
-        kernels = importlib.import_module(f"mind_kernels.linear_cross_entropy.backend_{backend}")
+        kernels = kernels_of("linear_cross_entropy", backend)
         for name, call in passes(kernels, logits, inputs.target, options.repeats + WARMUP).items():
             calls[f"{backend} {name}"], moved[f"{backend} {name}"] = call, 2 if name == "gradient" else 1
     timings = measure_time(
