@@ -17,4 +17,4 @@ class Summary:
 
 def counted(counts: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of a table of names and numbers."""
-    return [{"what": name.replace("_", " "), "count": count} for name, count in counts.items()]
+    return [{"what": name, "count": count} for name, count in counts.items()]

@@ -95,7 +95,7 @@ def generate(arguments: Sequence[str]) -> int:
     )
     from mind.teacher.generate import ask_teacher
 
-    return _finish(ask_teacher(config), f"mind data judge {config.output}")
+    return _finish(ask_teacher(config), f"mind judge {config.output}")
 
 
 def judge(config: Judge) -> int:
@@ -103,7 +103,7 @@ def judge(config: Judge) -> int:
 
     report = run(config)
     print_summary("verdicts", report)
-    following = f"mind data filter {config.folder} --output FILE"
+    following = f"mind filter {config.folder} --output FILE"
     if report.job is not None:
         return _finish(report.job, following)
     print(f"next: {following}")
@@ -152,8 +152,7 @@ def word_problems(options: WordProblems) -> None:
 def grade(options: Grade) -> None:
     from mind.grading.grade import grade_file
 
-    print_summary("responses", grade_file(options.source, options.output))
-    print(f"{options.output}: the graded responses")
+    print(f"{options.output}: {grade_file(options.source, options.output)}")
 
 
 def _finish(report: JobReport, following: str) -> int:

@@ -73,7 +73,7 @@ def build_card(
         "name": name,
         "created": now(),
         "tool": f"mind-kernels {mind_kernels.__version__}",
-        "licence": license or NOT_GIVEN,  # the card's JSON keeps its spelling
+        "licence": license or NOT_GIVEN,  # published cards spell it so
         "source_licences": source_licenses or NOT_GIVEN,
         "sources": [_source(data)],
         "teacher": {"models": models, "sampling": sampling} | dates,
@@ -175,7 +175,7 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     yield f"Questions with rationales from several perspectives, written by {card['tool']} on {card['created']}."
     uncounted = tokens["uncounted_responses"]
     yield from _section(
-        "License",
+        "Licence",
         [
             f"of this data set: {_code(card['licence'], TEXT_CHARACTERS)}",
             f"of the sources: {_code(card['source_licences'], TEXT_CHARACTERS)}",

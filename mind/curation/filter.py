@@ -186,7 +186,7 @@ def _candidates(
         if key in candidates[key.question]:
             raise MindError(f"the response to {key}: it comes twice")
         if key not in verdicts:
-            raise MindError(f"the response to {key}: it has no verdict: run `mind data judge` on the folder first")
+            raise MindError(f"the response to {key}: it has no verdict: run `mind judge` on the folder first")
         candidates[key.question][key] = _candidate(response, verdicts[key], by_id[key.question], config)
     return candidates
 

@@ -42,7 +42,7 @@ def load_judged(path: Path) -> JudgedData:
     folder = DatasetFolder(path)
     questions = load_questions(folder.questions)
     responses = list(load_responses(folder.responses))
-    require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `mind data judge {path}` first")
+    require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `mind judge {path}` first")
     return JudgedData(
         questions,
         responses,

@@ -13,11 +13,10 @@ from mind.errors import require
 from mind.files import json_rows, new_file, write_json_rows
 from mind.grading.answers import judge_text
 from mind.records import Grade, Question
-from mind.summary import Summary
 
 
 @dataclass(frozen=True)
-class GradeCounts(Summary):
+class GradeCounts:
     """How many of `total` responses are `correct`, and how many of the others are `unparsed`.
 
     Unparsed are those without an answer and those whose answer cannot be compared.
@@ -32,8 +31,8 @@ class GradeCounts(Summary):
         """The fraction of right answers, from 0 to 1; an unparsed one is not right."""
         return self.correct / self.total
 
-    def as_rows(self) -> list[dict[str, Any]]:
-        return [*super().as_rows(), {"what": "accuracy", "count": f"{self.accuracy:.2%}"}]
+    def __str__(self) -> str:
+        return f"{self.correct:,} of {self.total:,} right ({self.accuracy:.2%}), {self.unparsed:,} unparsed"
 
 
 def grade_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> GradeCounts:
