@@ -21,9 +21,10 @@ from mind.batches.packing import pack
 from mind.batches.trunk import labelled_hidden
 from mind.config import StudentConfig
 from mind.data.questions import load_questions
+from mind.files import cache_folder
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import PackedBatch, Packing, Question
-from mind.student.model import cache_folder, head_tensors, load_student
+from mind.student.model import head_tensors, load_student
 from mind.student.tokenization import tokenize
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.files import checked, is_required, json_types
 from mind.perspectives import PAPER_PERSPECTIVES
 
@@ -21,12 +22,6 @@ T = TypeVar("T")
 EMBEDDED_STUDENT = "smollm2-135m-instruct"
 WORD_PROBLEMS = "word-problems"
 FEEDBACK = {"all": 1, "selected": 0}
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises MindError with `message` unless `condition` holds."""
-    if not condition:
-        raise MindError(message)
 
 
 @dataclass(frozen=True)
@@ -248,6 +243,17 @@ class MindConfig:
     def metanet_learning_rate(self) -> float:
         """MetaNet's learning rate in joint training."""
         return self.metanet.learning_rate or self.train.learning_rate / 10
+
+
+def flat(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """{"a": {"b": 1}, "c": 2} as {"a.b": 1, "c": 2}."""
+    rows: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            rows |= {f"{key}{separator}{inner}": item for inner, item in flat(value, separator).items()}
+        else:
+            rows[key] = value
+    return rows
 
 
 def save_config(config: Any, path: Path) -> None:

@@ -17,6 +17,11 @@ from mind.errors import MindError
 T = TypeVar("T")
 
 
+def cache_folder() -> Path:
+    """Where converted models and encoder features are kept: $MIND_CACHE, else ~/.cache/mind-kernels."""
+    return Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
+
+
 @contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to; what stood at `path` is replaced by it at once when the block ends, not after an error."""

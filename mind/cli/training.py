@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from mind.cli.terminal import print_table, take_option
-from mind.config import EvaluationConfig, MindConfig, StudentConfig, load_config
+from mind.config import EvaluationConfig, MindConfig, StudentConfig, flat, load_config
 from mind.errors import MindError
 
 
@@ -73,8 +73,6 @@ def _resumed(config: MindConfig, default: MindConfig) -> MindConfig:
     if not file.exists():
         raise MindError(f"{config.output}: there is no run to resume (config.json is missing)")
     saved = load_config(file)
-    from mind.report.tables import flat
-
     given, plain, kept = (flat(dataclasses.asdict(c)) for c in (config, default, saved))
     changed = [name for name in given if name != "output" and given[name] not in (plain[name], kept[name])]
     if changed:

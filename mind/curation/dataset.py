@@ -7,14 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mind.config import load_config, require
+from mind.config import load_config
 from mind.curation.card import build_card, source_entry, write_card
 from mind.curation.filter import filter_responses, load_pass_rates
 from mind.curation.options import FilterOptions
 from mind.curation.report import SHOWN_OF_A_REASON, ReportInput, write_dataset_report
 from mind.curation.result import FilterResult
 from mind.data.questions import load_questions, save_questions
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.files import new_file, parse_object, replacing
 from mind.records import Key, Question, Response, Verdict
 from mind.teacher.config import GenerateConfig

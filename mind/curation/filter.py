@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mind.answer_line import without_suffix
-from mind.config import require
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
 from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, Outcome, perspective_order
 from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.files import json_objects, record_of
 from mind.records import Key, Question, Rationale, Response, Verdict
 

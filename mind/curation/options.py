@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from mind.config import require
 from mind.curation.filter import FilterConfig
+from mind.errors import require
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mind.config import require
 from mind.data.parquet import parquet_objects
 from mind.data.questions import load_questions
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.files import json_objects
 from mind.records import Question
 

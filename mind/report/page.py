@@ -6,10 +6,11 @@ from pathlib import Path
 import jinja2
 import matplotlib
 
+from mind.config import flat
 from mind.files import replacing
 from mind.report.pictures import DRAWN_POINTS, PAGE_COLOURS, STYLE, Pictures
 from mind.report.reading import Metrics, number_at, read_object, value_at
-from mind.report.tables import evaluation_table, flat, headline_rows, work_table
+from mind.report.tables import evaluation_table, headline_rows, work_table
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -69,11 +69,3 @@ def work_table(work: Work) -> list[dict[str, str]]:
         {"what": what, "tokens": f"{sum(tokens):,}", "share": f"{work.of_naive(*tokens):.1%}"}
         for what, tokens in rows.items()
     ]
-
-
-def flat(tree: dict, prefix: str = "") -> dict[str, object]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    rows = {}
-    for key, value in tree.items():
-        rows |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return rows

@@ -24,7 +24,7 @@ from mind.config import WORD_PROBLEMS, MindConfig, save_config
 from mind.data.questions import load_questions, split_heldout
 from mind.errors import MindError
 from mind.evaluation.evaluate import answer_accuracy, heldout_nll, rationale_losses
-from mind.files import replacing
+from mind.files import cache_folder, replacing
 from mind.methods.mind.calibration import Calibrator
 from mind.methods.mind.features import Features, SentenceEncoder, StudentEncoder, build_features
 from mind.methods.mind.metanet import MetaNet
@@ -32,7 +32,7 @@ from mind.records import Packing, Question, TokenizedQuestion
 from mind.report import Metrics, write_report
 from mind.run.metrics import MetricsCallback, peak_memory, truncate
 from mind.run.trainer import MindTrainer, last_checkpoint, save_calibration
-from mind.student.model import cache_folder, load_student
+from mind.student.model import load_student
 from mind.student.tokenization import tokenize
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
+from mind.files import cache_folder
 from mind.records import HeadTensors
 from mind.student.tokenization import end_of_turn_id
 
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_folder() -> Path:
-    """Where converted models and encoder features are kept: $MIND_CACHE, else ~/.cache/mind-kernels."""
-    return Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
 
 
 def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -9,9 +9,8 @@ from urllib.parse import urlsplit
 
 import tyro
 
-from mind.config import require
 from mind.data.sources import SourceConfig
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.perspectives import PAPER_PERSPECTIVES
 
 
