@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mind.batches.prompt_sharing import branch_mask
-from mind.records import Pack, PackedBatch
+from mind.records import MicroBatch, Pack
 from mind.student.model import causal_lm
 
 
@@ -32,7 +32,7 @@ def pack_hidden(model: nn.Module, pack: Pack) -> Tensor:
     return model.base_model(**inputs, use_cache=False).last_hidden_state[0]
 
 
-def labelled_hidden(model: nn.Module, batch: PackedBatch) -> Tensor:
+def labelled_hidden(model: nn.Module, batch: MicroBatch) -> Tensor:
     """Hidden states (N, D) of the labelled rows of a batch, in its order."""
     rows = []
     for pack in batch.packs:

@@ -84,7 +84,7 @@ def _resumed(config: MindConfig, default: MindConfig) -> MindConfig:
 
 
 def evaluate(options: Evaluate) -> None:
-    from mind.batches.prompt_sharing import choose_packing
+    from mind.batches.prompt_sharing import choose_pack_options
     from mind.data.questions import load_questions
     from mind.evaluation.evaluate import answer_accuracy, heldout_nll
     from mind.student.model import causal_lm, load_student
@@ -107,10 +107,10 @@ def evaluate(options: Evaluate) -> None:
         tokenized = tokenize(
             heldout[: options.evaluation.heldout_questions], tokenizer, names, options.student.max_length
         )
-        packing = choose_packing(
+        pack_options = choose_pack_options(
             model, causal_lm(model).config._attn_implementation, tokenized, options.pack_length, "auto"
         )
-        results["heldout"] = heldout_nll(model, tokenized, names, packing)
+        results["heldout"] = heldout_nll(model, tokenized, names, pack_options)
     output = None if options.output is None else Path(options.output)
     results["files"] = answer_accuracy(
         model, tokenizer, files, options.evaluation, None if output is None else output.with_suffix(".responses")

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mind.batches.packing import pack
+from mind.batches.packing import micro_batches
 from mind.batches.trunk import labelled_hidden
 from mind.config import EvaluationConfig
 from mind.evaluation.generation import accuracy, generate_responses
 from mind.methods.mind.objective import observe
-from mind.records import Packing, Question, TokenizedQuestion
-from mind.student.model import head_tensors
+from mind.records import PackOptions, Question, TokenizedQuestion
+from mind.student.model import head_of
 from mind.student.tokenization import prompt_ids
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def rationale_losses(
     model: PreTrainedModel,
     questions: Sequence[TokenizedQuestion],
     perspectives: int,
-    packing: Packing,
+    pack_options: PackOptions,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[Tensor, Tensor]:
     """L_real (Q, K), float32: the student's mean NLL a token on each rationale and its suffix, nan where there is none;
@@ -41,9 +41,9 @@ def rationale_losses(
         some = questions[start : start + QUESTIONS_AT_ONCE]
         table = torch.full((len(some), perspectives), torch.nan)
         count = torch.zeros(len(some), perspectives, dtype=torch.int64)
-        for batch in pack(some, perspectives, packing):
+        for batch in micro_batches(some, perspectives, pack_options):
             with torch.no_grad():
-                terms = observe(labelled_hidden(model, batch), head_tensors(model), batch)
+                terms = observe(labelled_hidden(model, batch), head_of(model), batch)
             table = torch.where(batch.present, terms.l_real.float().cpu(), table)
             count += batch.tokens
         losses.append(table)
@@ -53,12 +53,15 @@ def rationale_losses(
 
 
 def heldout_nll(
-    model: PreTrainedModel, questions: Sequence[TokenizedQuestion], perspectives: Sequence[str], packing: Packing
+    model: PreTrainedModel,
+    questions: Sequence[TokenizedQuestion],
+    perspectives: Sequence[str],
+    pack_options: PackOptions,
 ) -> dict[str, Any]:
     """Mean NLL in nats a token over all rationales (with suffix) of the questions, and a perspective."""
     model.eval()
     with tqdm(total=len(questions), unit="question", desc="held-out NLL", leave=False) as bar:
-        losses, tokens = rationale_losses(model, questions, len(perspectives), packing, bar.update)
+        losses, tokens = rationale_losses(model, questions, len(perspectives), pack_options, bar.update)
     nll = (torch.where(tokens > 0, losses.double(), 0) * tokens).sum(0)
     tokens = tokens.sum(0)
     each = {name: float(nll[k] / tokens[k]) for k, name in enumerate(perspectives) if tokens[k] > 0}

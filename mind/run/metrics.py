@@ -19,7 +19,7 @@ from mind.batches.packing import naive_tokens
 from mind.batches.steps import question_tokens
 from mind.files import replacing
 from mind.methods.mind.objective import StepTerms
-from mind.records import Packing, TokenizedQuestion
+from mind.records import PackOptions, TokenizedQuestion
 
 PER_PERSPECTIVE = ("l_real", "score", "alpha", "selected_share")
 
@@ -48,7 +48,7 @@ class StepMeter:
         selected: Tensor,
         alpha: Tensor,
         meta_loss: float,
-        packing: Packing,
+        packing: PackOptions,
     ) -> None:
         """Adds one step: present, scores, selected and alpha are (Q, K)."""
         count = len(questions)
@@ -95,7 +95,7 @@ class StepMeter:
         return out
 
 
-def step_work(questions: Sequence[TokenizedQuestion], terms: StepTerms, packing: Packing) -> dict[str, int]:
+def step_work(questions: Sequence[TokenizedQuestion], terms: StepTerms, packing: PackOptions) -> dict[str, int]:
     """Tokens of the trunk that a step would take, saving by saving, and what it took.
 
     padded: every sequence in a row of the longest one's length, all with a backward pass, which is a naive step;

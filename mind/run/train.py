@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from mind import word_problems
-from mind.batches.prompt_sharing import attention_and_packing
+from mind.batches.prompt_sharing import attention_and_pack_options
 from mind.batches.steps import plan_steps
 from mind.config import WORD_PROBLEMS, MindConfig, save_config
 from mind.data.questions import load_questions, split_heldout
@@ -28,7 +28,7 @@ from mind.files import cache_folder, replacing
 from mind.methods.mind.calibration import Calibrator
 from mind.methods.mind.features import Features, SentenceEncoder, StudentEncoder, build_features
 from mind.methods.mind.metanet import MetaNet
-from mind.records import Packing, Question, TokenizedQuestion
+from mind.records import PackOptions, Question, TokenizedQuestion
 from mind.report import Metrics, write_report
 from mind.run.metrics import MetricsCallback, peak_memory, truncate
 from mind.run.trainer import MindTrainer, last_checkpoint, save_calibration
@@ -116,7 +116,7 @@ def train(config: MindConfig, *, resume: bool = False) -> Path:
     heldout = tokenize(data.heldout, tokenizer, config.data.perspectives, config.student.max_length)
     plan_steps(questions, config.train)  # refuses a budget that no step can meet
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    _, packing = attention_and_packing(model, config, [*questions, *heldout], device)
+    _, packing = attention_and_pack_options(model, config, [*questions, *heldout], device)
 
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / CONFIG_FILE)
@@ -206,7 +206,7 @@ def _warm_up(
     model: PreTrainedModel,
     questions: Sequence[TokenizedQuestion],
     features: Features,
-    packing: Packing,
+    packing: PackOptions,
     config: MindConfig,
     metrics: Path,
 ) -> None:
@@ -229,7 +229,7 @@ def _evaluate(
     tokenizer: PreTrainedTokenizerBase,
     data: RunData,
     heldout: Sequence[TokenizedQuestion],
-    packing: Packing,
+    packing: PackOptions,
     config: MindConfig,
     responses: Path,
 ) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
-from mind.batches.packing import pack
-from mind.batches.prompt_sharing import attention_and_packing, use_attention
+from mind.batches.packing import micro_batches
+from mind.batches.prompt_sharing import attention_and_pack_options, use_attention
 from mind.batches.steps import plan_steps, question_tokens, shares
 from mind.batches.trunk import labelled_hidden
 from mind.config import MindConfig
@@ -30,9 +30,9 @@ from mind.files import replacing_file
 from mind.methods.mind.calibration import Calibrator
 from mind.methods.mind.features import Features
 from mind.methods.mind.objective import SUMS, ObjectiveTerms, StepTerms, observe, select, student_loss
-from mind.records import PackedBatch, TokenizedQuestion
+from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.metrics import StepMeter, peak_memory
-from mind.student.model import causal_lm, head_tensors
+from mind.student.model import causal_lm, head_of
 
 CALIBRATION_FILE = "calibration.pt"
 METANET_FILE = "metanet.safetensors"
@@ -76,7 +76,7 @@ class MindTrainer(Trainer):
             **trainer_options,
         )
         self._check_launch()
-        self.attention, self.packing = attention_and_packing(model, config, questions, self.args.device.type)
+        self.attention, self.packing = attention_and_pack_options(model, config, questions, self.args.device.type)
         self.remove_callback(PrinterCallback)  # MetricsCallback's bar says it better
         calibrator.metanet.to(self.args.device)
 
@@ -120,9 +120,9 @@ class MindTrainer(Trainer):
             t.to(self.args.device) for t in (self.features.question[index], self.features.rationales[index], present)
         )
 
-    def objective_terms(self, model: torch.nn.Module, batch: PackedBatch, alpha: Tensor) -> ObjectiveTerms:
+    def objective_terms(self, model: torch.nn.Module, batch: MicroBatch, alpha: Tensor) -> ObjectiveTerms:
         """L_total of a micro-batch under given weights alpha (Q, K), and its statistics."""
-        return student_loss(labelled_hidden(model, batch), head_tensors(model), batch, alpha, self.config.objective)
+        return student_loss(labelled_hidden(model, batch), head_of(model), batch, alpha, self.config.objective)
 
     def training_step(self, model: torch.nn.Module, inputs: dict, num_items_in_batch: int | None = None) -> Tensor:
         """Forward and backward of one optimiser step, in as many micro-batches as it takes; feeds L_real to MetaNet."""
@@ -157,17 +157,17 @@ class MindTrainer(Trainer):
 
     def _micro_batches(
         self, questions: Sequence[TokenizedQuestion], mine: Tensor, selected: Tensor
-    ) -> tuple[list[PackedBatch], list[PackedBatch]]:
+    ) -> tuple[list[MicroBatch], list[MicroBatch]]:
         """What is trained on, and what is only observed in this step; `mine` and `selected` are (Q, K)."""
         perspectives, interval = mine.shape[1], self.config.metanet.feedback_interval
-        trained = pack(questions, perspectives, self.packing, mine & selected)
+        trained = micro_batches(questions, perspectives, self.packing, mine & selected)
         if interval == 0 or self.state.global_step % interval:
             return trained, []
-        return trained, pack(questions, perspectives, self.packing, mine & ~selected)
+        return trained, micro_batches(questions, perspectives, self.packing, mine & ~selected)
 
-    def _observed(self, model: torch.nn.Module, batch: PackedBatch) -> ObjectiveTerms:
+    def _observed(self, model: torch.nn.Module, batch: MicroBatch) -> ObjectiveTerms:
         with torch.no_grad(), self.accelerator.autocast():
-            return observe(labelled_hidden(model, batch), head_tensors(model), batch, self.config.objective.backend)
+            return observe(labelled_hidden(model, batch), head_of(model), batch, self.config.objective.backend)
 
     def _add_up(self, terms: Sequence[ObjectiveTerms], shape: torch.Size) -> StepTerms:
         """The step's terms from those of its micro-batches, and its gradients, over all processes."""

@@ -14,8 +14,8 @@ from torch import nn
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
-from mind.records import HeadTensors
 from mind.student.tokenization import end_of_turn_id
+from mind_kernels.row_chunks import Head  # `mind_kernels.Head` once it is public
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -131,9 +131,10 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def head_tensors(model: nn.Module) -> HeadTensors:
-    """The LM head with the softcap and scale that the model's configuration names (Gemma, Cohere, Granite)."""
+def head_of(model: nn.Module) -> Head:
+    """The LM head, with the softcap and the scale of its logits that the model's configuration names (Gemma, Cohere,
+    Granite)."""
     model = causal_lm(model)
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     temperature = getattr(config, "logits_scaling", None) or 1.0 / (getattr(config, "logit_scale", None) or 1.0)
-    return HeadTensors(head.weight, head.bias, getattr(config, "final_logit_softcapping", None), temperature)
+    return Head(head.weight, head.bias, getattr(config, "final_logit_softcapping", None), temperature)

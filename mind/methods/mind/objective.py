@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mind.config import ObjectiveConfig
-from mind.records import HeadTensors, PackedBatch
+from mind.records import MicroBatch
+from mind.student.model import Head
 from mind_kernels import RowStats, linear_cross_entropy, linear_mind_loss
 
 SUMS = (
@@ -109,8 +110,8 @@ def select(scores: Tensor, present: Tensor, beta: float, tau_student: float) -> 
 
 def student_loss(
     hidden: Tensor,
-    head: HeadTensors,
-    batch: PackedBatch,
+    head: Head,
+    batch: MicroBatch,
     alpha: Tensor,
     config: ObjectiveConfig,
 ) -> ObjectiveTerms:
@@ -160,7 +161,7 @@ def student_loss(
 
 
 @torch.no_grad()
-def observe(hidden: Tensor, head: HeadTensors, batch: PackedBatch, backend: str = "auto") -> ObjectiveTerms:
+def observe(hidden: Tensor, head: Head, batch: MicroBatch, backend: str = "auto") -> ObjectiveTerms:
     """L_real of rationales that are not trained on, and their statistics; hidden (N, D) as in `student_loss`."""
     _, stats = linear_cross_entropy(
         hidden,
