@@ -195,6 +195,8 @@ class TrainConfig:
     save_steps: int = 20
     """Optimiser steps between checkpoints; the last two are kept."""
     log_steps: int = 1
+    report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Where the metrics go beside metrics.jsonl, by transformers' callback of that name."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -204,6 +206,10 @@ class TrainConfig:
         require(
             self.share_prompts in ("auto", "always", "never"),
             f"train.share_prompts is {self.share_prompts!r}: expected auto, always or never",
+        )
+        require(
+            self.report_to in ("tensorboard", "wandb", "none"),
+            f"train.report_to is {self.report_to!r}: expected tensorboard, wandb or none",
         )
         require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
         require(self.max_steps > 0 or self.epochs > 0, "train.epochs: expected a positive number")
@@ -227,11 +233,20 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class MethodOptions:
+    """Options that one training method alone has. A method with such options derives a dataclass from this one."""
+
+
+@dataclass(frozen=True)
 class MindConfig:
     """Everything that determines a run."""
 
     output: str = "runs/mind"
     """The run folder; it must be new, unless the run is resumed."""
+    method: str = "mind"
+    """How the student is trained: a name of mind.METHODS."""
+    options: MethodOptions = field(default_factory=MethodOptions)
+    """The options of the method, an object of its class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -272,10 +287,11 @@ def load_config(path: Path, kind: type[T] = MindConfig) -> T:
         raise MindError(f"{path}: no such configuration file") from None
     except json.JSONDecodeError as error:
         raise MindError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    return _build(kind, values, str(path))
+    return build(kind, values, str(path))
 
 
-def _build(kind: type, values: Any, where: str) -> Any:
+def build(kind: type[T], values: Any, where: str) -> T:
+    """The dataclass `kind` from JSON's values; raises MindError that begins with `where`, as `load_config` does."""
     require(isinstance(values, dict), f"{where}: expected an object with the fields of {kind.__name__}")
     hints = get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
@@ -286,7 +302,7 @@ def _build(kind: type, values: Any, where: str) -> Any:
         if name not in values:
             require(not is_required(item), f"{where}: the field {name} is missing")
         elif dataclasses.is_dataclass(hint):
-            built[name] = _build(hint, values[name], f"{where}: {name}")
+            built[name] = build(hint, values[name], f"{where}: {name}")
         else:
             built[name] = _frozen(checked(where, name, values[name], json_types(hint)))
     return kind(**built)

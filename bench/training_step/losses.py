@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.pairwise_jsd.providers import two_rows, upcast
+from mind.batches.cross_entropy import cross_entropy, rationale_means
 from mind.config import ObjectiveConfig
-from mind.methods.mind.objective import ObjectiveTerms, observe, student_loss
+from mind.methods.method import LossTerms
+from mind.methods.mind.objective import student_loss
 from mind.records import MicroBatch
 from mind.student.model import Head
 
@@ -25,7 +27,7 @@ CONSISTENCY = ObjectiveConfig().consistency_weight  # lambda
 
 
 class Terms(NamedTuple):
-    """As the fields of ObjectiveTerms."""
+    """As the fields of LossTerms."""
 
     loss: Tensor  # ()
     l_real: Tensor  # (Q, K), nan where a rationale is not in the micro-batch
@@ -35,7 +37,7 @@ class Terms(NamedTuple):
 class Losses:
     """How a packed variant computes them; hidden (N, D) are those of a micro-batch's labelled rows."""
 
-    train: Callable[[Tensor, Head, MicroBatch, Tensor], Terms | ObjectiveTerms]
+    train: Callable[[Tensor, Head, MicroBatch, Tensor], Terms | LossTerms]
     """(hidden, head, batch, alpha (Q, K)) -> loss with a gradient, and L_real."""
     observe: Callable[[Tensor, Head, MicroBatch], Tensor]
     """(hidden, head, batch) -> L_real (Q, K), called without a graph."""
@@ -129,13 +131,16 @@ def observe_eagerly(hidden: Tensor, head: Head, batch: MicroBatch) -> Tensor:
 
 
 def product(gradient_threshold: float | None = None) -> Losses:
-    """What mind.run.trainer calls."""
+    """What mind.methods.mind calls."""
     config = ObjectiveConfig(gradient_threshold=gradient_threshold)
 
-    def train(hidden: Tensor, head: Head, batch: MicroBatch, alpha: Tensor) -> ObjectiveTerms:
+    def train(hidden: Tensor, head: Head, batch: MicroBatch, alpha: Tensor) -> LossTerms:
         return student_loss(hidden, head, batch, alpha, config)
 
-    return Losses(train, lambda hidden, head, batch: observe(hidden, head, batch).l_real, logits=False)
+    def observe(hidden: Tensor, head: Head, batch: MicroBatch) -> Tensor:
+        return rationale_means(cross_entropy(hidden, head, batch)[1], batch)
+
+    return Losses(train, observe, logits=False)
 
 
 EAGER = Losses(eager, observe_eagerly)

@@ -38,6 +38,11 @@ def micro_batches(
     ]
 
 
+def present_rationales(questions: Sequence[TokenizedQuestion], perspectives: int) -> Tensor:  # (Q, K) bool
+    """Which of the K = `perspectives` rationales each question has."""
+    return torch.tensor([[k in question.rationales for k in range(perspectives)] for question in questions])
+
+
 def check_prompt(question: TokenizedQuestion, length: int) -> None:
     """Raises MindError for a prompt that alone is longer than a row."""
     if len(question.prompt) > length:

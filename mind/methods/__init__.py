@@ -1,1 +1,56 @@
-"""The training methods."""
+"""The training methods by name, and the configuration of a run with the options of its method."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from mind.config import MethodOptions, MindConfig, build
+from mind.errors import MindError
+from mind.methods.method import Method
+from mind.methods.mind import Mind
+from mind.methods.sft import Sft
+
+METHODS: dict[str, type[Method]] = {"mind": Mind, "sft": Sft}
+"""What `mind train --method` and `MindConfig.method` take."""
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method; raises MindError, with the names of those there are, for another name."""
+    if name not in METHODS:
+        raise MindError(f"method is {name!r}: expected one of {', '.join(sorted(METHODS))}")
+    return METHODS[name]
+
+
+def with_options(config: MindConfig) -> MindConfig:
+    """`config` with the options of its method: their defaults, if it has none.
+
+    Raises MindError for a method that there is not, and for options of another one.
+    """
+    expected = method_class(config.method).Options
+    if type(config.options) is MethodOptions:
+        return dataclasses.replace(config, options=expected())
+    if type(config.options) is not expected:
+        raise MindError(
+            f"options is a {type(config.options).__name__}: method {config.method} takes {expected.__name__}"
+        )
+    return config
+
+
+def load_run_config(path: Path) -> MindConfig:
+    """Reads the config.json of a run, or a part of one; one without a method is of MIND.
+
+    Raises MindError for a missing file, bad JSON, a field that is unknown or of another type, and a method that there
+    is not.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MindError(f"{path}: no such configuration file") from None
+    except ValueError as error:
+        raise MindError(f"{path}:{getattr(error, 'lineno', 1)}: not JSON: {error}") from None
+    options = values.pop("options", {}) if isinstance(values, dict) else {}
+    config = build(MindConfig, values, str(path))
+    own = build(method_class(config.method).Options, options, f"{path}: options")
+    return dataclasses.replace(config, options=own)

@@ -34,7 +34,7 @@ def run(rank: int, processes: int, port: int, folder: str) -> None:
     torch.save(
         {
             "student": [p.detach() for p in trainer.model.parameters()],
-            "metanet": [p.detach() for p in trainer.calibrator.metanet.parameters()],
+            "metanet": [p.detach() for p in trainer.method.calibrator.metanet.parameters()],
             "log": [row for row in trainer.state.log_history if "loss" in row],
         },
         path / "result.pt",
