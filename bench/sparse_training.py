@@ -21,13 +21,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from bench.measure import RESULTS, print_table, write_results
@@ -38,7 +38,7 @@ from mind.data.questions import load_questions
 from mind.records import MicroBatch, PackOptions
 from mind.student.model import head_of, load_student
 from mind.student.tokenization import tokenize
-from mind_kernels import linear_cross_entropy
+from mind_kernels import RowStats, linear_cross_entropy
 
 NAME = "sparse_training"
 RUNS = ("exact", "sparse")
@@ -90,12 +90,13 @@ def train(run: str, data: Sequence[MicroBatch], learning_rate: float, threshold:
 def add_gradients(model: nn.Module, batch: MicroBatch, threshold: float | None) -> dict[str, float]:
     """Forward and backward of one batch: its mean loss a token and, with a threshold, what the gradient left out."""
     weight = head_of(model).weight
-    loss, stats = linear_cross_entropy(
+    call = linear_cross_entropy(
         labelled_hidden(model, batch), weight, batch.target, gradient_threshold=threshold, return_stats=True
     )
+    loss, stats = cast("tuple[Tensor, RowStats]", call)  # return_stats
     loss.backward()
     measured = {"tokens": len(batch.target), "loss": loss.item()}
-    if threshold is not None:
+    if stats.kept is not None and stats.dropped_mass is not None:
         kept = stats.kept.double()
         measured |= {
             "dropped_mass": stats.dropped_mass.mean().item(),
@@ -216,7 +217,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="questions with rationales, as `mind data import` writes them")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rationales", type=int, default=3, help="rationales a step")

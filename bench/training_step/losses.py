@@ -108,7 +108,9 @@ def eager(hidden: Tensor, head: Head, batch: MicroBatch, alpha: Tensor) -> Terms
 
 def liger(hidden: Tensor, head: Head, batch: MicroBatch, alpha: Tensor) -> Terms:
     """One call for all rows: its loss a row takes any weights, with the right gradient from version 0.8.1 on."""
-    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+    from liger_kernel.transformers.functional import (  # pyright: ignore[reportMissingImports]
+        liger_fused_linear_cross_entropy,
+    )
 
     nll = liger_fused_linear_cross_entropy(hidden, head.weight, batch.target.to(hidden.device), reduction="none")
     answers = AnswerRows(batch.answer_rows, batch.answer_question)

@@ -70,10 +70,11 @@ class Variant:
         pack_options = choose_pack_options(model, attention, inputs.questions, length, share)
         if not self.selected_only:
             return micro_batches(inputs.questions, inputs.perspectives, pack_options), []
-        return tuple(
+        trained, observed = (
             micro_batches(inputs.questions, inputs.perspectives, pack_options, chosen)
             for chosen in (inputs.selected, ~inputs.selected)
         )
+        return trained, observed
 
     def reason_absent(self, model: PreTrainedModel, inputs: Inputs, length: int) -> str:
         """Why it cannot run here; empty where it can."""
@@ -191,9 +192,8 @@ def _packed(variant: Variant, model: PreTrainedModel, inputs: Inputs, length: in
     backward = sum(batch.total_tokens for batch in trained)
     # Every rationale is in one micro-batch, and nan in the others.
     l_real = torch.stack([part.l_real for part in parts]).nansum(0)
-    return Outcome(
-        sum(part.loss for part in parts), l_real, backward + sum(batch.total_tokens for batch in observed), backward
-    )
+    loss = torch.stack([part.loss for part in parts]).sum()
+    return Outcome(loss, l_real, backward + sum(batch.total_tokens for batch in observed), backward)
 
 
 def take_step(variant: Variant, student: Student, inputs: Inputs, length: int) -> Outcome:

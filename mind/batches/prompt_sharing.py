@@ -20,7 +20,7 @@ from mind.batches.packing import check_prompt, sequence_lengths
 from mind.config import MindConfig
 from mind.errors import MindError
 from mind.records import Pack, PackOptions, TokenizedQuestion
-from mind.student.model import causal_lm, set_attention
+from mind.student.model import attention_of, causal_lm, set_attention
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -115,7 +115,7 @@ def use_attention(model: nn.Module, name: str) -> Iterator[None]:
     Raises MindError where that attention is not installed or the model lacks it.
     """
     model = causal_lm(model)
-    before = model.config._attn_implementation
+    before = attention_of(model)
     set_attention(model, name)
     try:
         yield

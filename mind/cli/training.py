@@ -145,13 +145,13 @@ def _heldout_nll(
 ) -> dict[str, Any]:
     from mind.batches.prompt_sharing import choose_pack_options
     from mind.evaluation.evaluate import heldout_nll
-    from mind.student.model import causal_lm
+    from mind.student.model import attention_of, causal_lm
     from mind.student.tokenization import tokenize
 
     names = options.perspectives or tuple(dict.fromkeys(r.perspective for q in questions for r in q.rationales))
     questions = questions[: options.evaluation.heldout_questions]
     tokenized = tokenize(questions, tokenizer, names, options.student.max_length)
-    attention = causal_lm(model).config._attn_implementation
+    attention = attention_of(causal_lm(model))
     pack_options = choose_pack_options(model, attention, tokenized, options.pack_length, "auto")
     return heldout_nll(model, tokenized, names, pack_options)
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -25,7 +26,7 @@ PAGE_COLORS = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"}
 HUES = (BLUE, AMBER, "#23a06b", "#e2504f", "#8f63dc", "#0fa3b8", "#d856a4", "#8b8f3a")
 SHADES = ((0.0, ()), (0.35, (4, 2)), (-0.3, (1.2, 1.6)), (0.55, (6, 2, 1.2, 2)))  # (towards white or black, dashes)
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "mind", "font.size": 9, "font.family": "DejaVu Sans",
     "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": RULE, "axes.linewidth": 0.8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
@@ -61,7 +62,8 @@ def perspective_inks(names: list[str]) -> list[Ink]:
     for index, name in enumerate(names):
         shift, dashes = SHADES[index // len(HUES) % len(SHADES)]
         target = 1.0 if shift > 0 else 0.0
-        color = to_hex([c + (target - c) * abs(shift) for c in to_rgb(HUES[index % len(HUES)])])
+        red, green, blue = (c + (target - c) * abs(shift) for c in to_rgb(HUES[index % len(HUES)]))
+        color = to_hex((red, green, blue))
         inks.append(Ink(name, color, dashes))
     return inks
 

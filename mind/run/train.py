@@ -10,9 +10,10 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import nn
 from transformers import set_seed
 
 from mind.config import MindConfig
@@ -63,7 +64,7 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
 
     last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None)) if resume else (0, None)
     folder.start(config, last_step)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     evaluation = folder.read_evaluation()
     if evaluation["before"] is None:
         evaluation["before"] = _evaluate(context, data, heldout, folder.responses("before"))
@@ -130,7 +131,7 @@ def _status(trainer: MethodTrainer, train_s: float, wall_s: float) -> dict[str, 
     logged = Metrics(trainer.folder.metrics)
     tokens, seconds = (float(logged.series(name).sum()) for name in ("tokens", "step_s"))
     work = logged.work()
-    parameters = list(trainer.model.parameters())
+    parameters = list(trainer.context.model.parameters())
     networks = trainer.method.networks()
     return {
         "wall_s": round(wall_s, 1),

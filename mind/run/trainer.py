@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mind.batches.cross_entropy import cross_entropy
@@ -32,6 +32,19 @@ from mind.run_folder import RunFolder
 from mind.student.model import causal_lm, head_of
 
 
+class PlannedSteps(Dataset):
+    """The questions of each optimizer step."""
+
+    def __init__(self, context: MethodContext) -> None:
+        self._context = context
+
+    def __len__(self) -> int:
+        return len(self._context.steps)
+
+    def __getitem__(self, number: int) -> list[TokenizedQuestion]:
+        return [self._context.tokenized[index] for index in self._context.steps[number]]
+
+
 class MethodTrainer(Trainer):
     """Trains the student of a MethodContext by a method.
 
@@ -47,13 +60,13 @@ class MethodTrainer(Trainer):
         self.context, self.method = context, method
         self.folder = RunFolder(context.config.output)
         self.meter = StepMeter(context.config.data.perspectives)
-        steps = [[context.tokenized[i] for i in step] for step in context.steps]
-        self._steps_per_epoch = len(steps) * len(context.tokenized) / sum(map(len, steps))
+        self._steps = PlannedSteps(context)
+        self._steps_per_epoch = len(context.steps) * len(context.tokenized) / sum(map(len, context.steps))
         super().__init__(
             context.model,
             training_arguments(context.config),
             data_collator=lambda steps: {"questions": steps[0]},
-            train_dataset=steps,
+            train_dataset=self._steps,
             processing_class=context.tokenizer,
             **trainer_options,
         )
@@ -74,18 +87,18 @@ class MethodTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """One item per step, in order, in every process."""
-        return DataLoader(self.train_dataset, batch_size=1, collate_fn=self.data_collator)
+        return DataLoader(self._steps, batch_size=1, collate_fn=self.data_collator)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, with the attention and, if the configuration says so, the compiled trunk that train."""
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        with use_attention(self.model, self.context.attention), self.compiled_trunk(), self._reporting():
+        with use_attention(self.context.model, self.context.attention), self.compiled_trunk(), self._reporting():
             return super().train(*args, **kwargs)
 
     @contextmanager
     def compiled_trunk(self) -> Iterator[None]:
         """The trunk is compiled inside if `train.compile` is set; generation is left as it was."""
-        trunk = causal_lm(self.model).base_model
+        trunk = causal_lm(self.context.model).base_model
         if self.context.config.train.compile:
             trunk.compile(dynamic=True)
         try:
@@ -95,21 +108,34 @@ class MethodTrainer(Trainer):
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """TensorBoard's callback with a writer of this run: transformers would take a folder from the environment."""
-        if self.context.config.train.report_to != "tensorboard" or not self.is_world_process_zero():
-            yield
-            return
-        from torch.utils.tensorboard import SummaryWriter
-        from transformers.integrations import TensorBoardCallback
+        """The service that `train.report_to` names gets the metrics of this run, and of no other in this process."""
+        report_to = self.context.config.train.report_to if self.is_world_process_zero() else "none"
+        if report_to == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+            from transformers.integrations.integration_utils import TensorBoardCallback
 
-        callback = TensorBoardCallback(SummaryWriter(str(self.folder.tensorboard)))
-        self.add_callback(callback)
-        try:
-            yield
-        finally:
-            self.remove_callback(callback)
+            # With a writer of its own: transformers would take the folder from the environment.
+            callback = TensorBoardCallback(SummaryWriter(str(self.folder.tensorboard)))
+            self.add_callback(callback)
+            try:
+                yield
+            finally:
+                self.remove_callback(callback)
+        elif report_to == "wandb":
+            import wandb  # pyright: ignore[reportMissingImports]
 
-    def training_step(self, model: torch.nn.Module, inputs: dict, num_items_in_batch: int | None = None) -> Tensor:
+            ours = wandb.run is None
+            try:
+                yield
+            finally:
+                if ours:
+                    wandb.finish()  # transformers leaves it open, and the next run would add to it
+        else:
+            yield
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """Forward and backward of one optimizer step, in as many micro-batches as it takes."""
         started = time.perf_counter()
         model.train()
@@ -128,7 +154,7 @@ class MethodTrainer(Trainer):
         )
         return torch.tensor(totals["loss"], device=self.args.device)
 
-    def _prepare(self, student: torch.nn.Module, questions: Sequence[TokenizedQuestion]) -> tuple[StepPlan, int]:
+    def _prepare(self, student: nn.Module, questions: Sequence[TokenizedQuestion]) -> tuple[StepPlan, int]:
         """The method's plan of a step, and the tokens of the trunk that it observed to make it."""
         tokens = 0
 
@@ -141,7 +167,7 @@ class MethodTrainer(Trainer):
         plan = self.method.prepare(Step(self.state.global_step, questions, observe))
         return plan, tokens
 
-    def _compute(self, student: torch.nn.Module, plan: StepPlan) -> tuple[dict[str, float], Tensor]:
+    def _compute(self, student: nn.Module, plan: StepPlan) -> tuple[dict[str, float], Tensor]:
         """The sums of a step and its L_real, over all processes; the gradients, too, are of all processes."""
         sums = self._observe(student, plan.questions, plan.observed)
         sums.add_number("trained_tokens", 0)
@@ -156,7 +182,7 @@ class MethodTrainer(Trainer):
             self._add_up_gradients()
         return totals
 
-    def _observe(self, student: torch.nn.Module, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> StepSums:
+    def _observe(self, student: nn.Module, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> StepSums:
         """This process's share of forward passes without a graph over the chosen (Q, K) rationales."""
         sums = StepSums(len(questions), self.context.perspectives, self.args.device)
         sums.add_number("observed_tokens", 0)
@@ -176,7 +202,7 @@ class MethodTrainer(Trainer):
         return micro_batches(questions, self.context.perspectives, self.context.pack_options, chosen & mine)
 
     def _add_up_gradients(self) -> None:
-        for parameter in self.model.parameters():
+        for parameter in self.context.model.parameters():
             if parameter.requires_grad:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -186,9 +212,11 @@ class MethodTrainer(Trainer):
         """Not how this trainer works: a step is more than one loss. mind.evaluation has the held-out NLL."""
         raise MindError("MethodTrainer.compute_loss: use training_step, or mind.evaluation for the held-out loss")
 
-    def floating_point_ops(self, inputs: dict[str, list[TokenizedQuestion]]) -> int:
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """6 flops per parameter and token, the Trainer's own rule."""
-        return 6 * sum(p.numel() for p in self.model.parameters()) * sum(map(question_tokens, inputs["questions"]))
+        return (
+            6 * sum(p.numel() for p in self.context.model.parameters()) * sum(map(question_tokens, inputs["questions"]))
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the step's metrics to what the Trainer logs: a line of metrics.jsonl, and flat for its callbacks."""
@@ -200,7 +228,7 @@ class MethodTrainer(Trainer):
             logs = flat(row, "/")
         super().log(logs, start_time)
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             checkpoint = self.folder.checkpoint(self.state.global_step)
@@ -214,6 +242,8 @@ class MethodTrainer(Trainer):
 def training_arguments(config: MindConfig) -> TrainingArguments:
     """The Trainer's arguments for a configuration."""
     train = config.train
+    # Named only where it is wanted: newer releases of transformers warn that the argument has a new name.
+    checkpointing: dict[str, Any] = {"gradient_checkpointing": True} if train.gradient_checkpointing else {}
     return TrainingArguments(
         output_dir=config.output,
         run_name=Path(config.output).name,
@@ -233,6 +263,5 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
         remove_unused_columns=False,
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
-        # Named only where it is wanted: newer releases of transformers warn that the argument has a new name.
-        **({"gradient_checkpointing": True} if train.gradient_checkpointing else {}),
+        **checkpointing,
     )

@@ -8,7 +8,7 @@ than the student's, and optionally an exponential moving average of L_real.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -135,7 +135,7 @@ class Calibrator:
             "average": self._average,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.metanet.load_state_dict(state["metanet"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from mind.config import ObjectiveConfig
 from mind.methods.method import LossTerms
 from mind.records import MicroBatch
 from mind.student.model import Head
-from mind_kernels import linear_mind_loss
+from mind_kernels import MindStats, PairStats, linear_mind_loss
 
 
 def select(
@@ -62,7 +64,7 @@ def student_loss(
     # One matrix of pair weights per question, shared by its answer positions and averaged over them.
     pairs = alpha[:, :, None] * alpha[:, None, :] / batch.answer_lengths.to(device)[:, None, None] / questions
     pair_weight = pairs[batch.answer_question.to(device)]
-    loss, stats = linear_mind_loss(
+    call = linear_mind_loss(
         hidden,
         head.weight,
         batch.target,
@@ -78,8 +80,9 @@ def student_loss(
         return_stats=True,
         backend=config.backend,
     )
+    loss, stats = cast("tuple[Tensor, MindStats]", call)  # return_stats
     there = batch.answer_rows.to(device) >= 0
-    jsd = stats.pairs.jsd
+    jsd = cast(PairStats, stats.pairs).jsd  # a weight per pair, not per member of a mixture
     return LossTerms.of(
         loss,
         stats.rows,
