@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from mind.config import MethodOptions, MindConfig, build
+from mind.config import MindConfig, build
 from mind.errors import MindError
 from mind.methods.method import Method
 from mind.methods.mind import Mind
@@ -28,14 +28,7 @@ def with_options(config: MindConfig) -> MindConfig:
 
     Raises MindError for a method that there is not, and for options of another one.
     """
-    expected = method_class(config.method).Options
-    if type(config.options) is MethodOptions:
-        return dataclasses.replace(config, options=expected())
-    if type(config.options) is not expected:
-        raise MindError(
-            f"options is a {type(config.options).__name__}: method {config.method} takes {expected.__name__}"
-        )
-    return config
+    return dataclasses.replace(config, options=method_class(config.method).options_in(config))
 
 
 def load_run_config(path: Path) -> MindConfig:

@@ -24,6 +24,7 @@ from mind.batches.cross_entropy import rationale_means
 from mind.batches.prompt_sharing import attention_and_pack_options
 from mind.batches.steps import plan_steps
 from mind.config import MethodOptions, MindConfig
+from mind.errors import require
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Section
 from mind.student.model import Head
@@ -149,7 +150,21 @@ class Method(ABC):
     def __init__(self, context: MethodContext) -> None:
         """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device."""
         self.context = context
-        self.options: Any = context.config.options  # of the class Options
+        self.options: Any = self.options_in(context.config)
+
+    @classmethod
+    def options_in(cls, config: MindConfig) -> MethodOptions:
+        """The method's options: those of the configuration, or their defaults if it has none.
+
+        Raises MindError for options of another method.
+        """
+        if type(config.options) is MethodOptions:
+            return cls.Options()
+        require(
+            type(config.options) is cls.Options,
+            f"options is a {type(config.options).__name__}: method {config.method} takes {cls.Options.__name__}",
+        )
+        return config.options
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
         """What comes before the first step of a new run; a resumed run leaves it out and calls `load_state_dict`.
