@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mind import word_problems
-from mind.batches.packing import pack
+from mind.batches.packing import micro_batches
 from mind.batches.trunk import labelled_hidden
 from mind.config import StudentConfig
 from mind.data.questions import load_questions
+from mind.files import cache_folder
 from mind.perspectives import PAPER_PERSPECTIVES
-from mind.records import PackedBatch, Packing, Question
-from mind.student.model import cache_folder, head_tensors, load_student
+from mind.records import MicroBatch, PackOptions, Question
+from mind.student.model import head_of, load_student
 from mind.student.tokenization import tokenize
 
 if TYPE_CHECKING:
@@ -134,12 +135,14 @@ def _cut(tensors: dict[str, Tensor], groups: int, rows: int | None) -> dict[str,
 
 def _labelled(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question], data: Path | None
-) -> Iterator[tuple[Tensor, PackedBatch]]:
+) -> Iterator[tuple[Tensor, MicroBatch]]:
     """Hidden states of the labelled rows, and their batch, two questions at a time."""
     perspectives = perspectives_of(questions, data)
     tokenized = tokenize(questions, tokenizer, perspectives, 1024)
     for start in range(0, len(tokenized), 2):
-        for batch in pack(tokenized[start : start + 2], len(perspectives), Packing(512, share_prompts=False)):
+        for batch in micro_batches(
+            tokenized[start : start + 2], len(perspectives), PackOptions(512, share_prompts=False)
+        ):
             yield labelled_hidden(model.eval(), batch), batch
 
 
@@ -149,7 +152,7 @@ def _file(name: str, data: Path | None) -> Path:
 
 
 def _save(file: Path, model: PreTrainedModel, tensors: dict[str, Tensor]) -> Path:
-    tensors["weight"] = head_tensors(model).weight.detach()
+    tensors["weight"] = head_of(model).weight.detach()
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)

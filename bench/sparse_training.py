@@ -21,24 +21,24 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from bench.measure import RESULTS, print_table, write_results
-from mind.batches.packing import pack
+from mind.batches.packing import micro_batches
 from mind.batches.trunk import labelled_hidden
 from mind.config import StudentConfig
 from mind.data.questions import load_questions
-from mind.records import PackedBatch, Packing
-from mind.student.model import head_tensors, load_student
+from mind.records import MicroBatch, PackOptions
+from mind.student.model import head_of, load_student
 from mind.student.tokenization import tokenize
-from mind_kernels import linear_cross_entropy
+from mind_kernels import RowStats, linear_cross_entropy
 
 NAME = "sparse_training"
 RUNS = ("exact", "sparse")
@@ -51,7 +51,7 @@ COLUMNS = ("steps", "exact", "sparse", "difference_percent", *LEFT_OUT)
 BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"  # Okabe and Ito: told apart by colour-blind eyes too
 
 
-def make_batches(file: Path, steps: int, rationales: int) -> list[PackedBatch]:
+def make_batches(file: Path, steps: int, rationales: int) -> list[MicroBatch]:
     """A batch a step: one rationale each of `rationales` questions, and no question comes twice."""
     questions = load_questions(file, require_rationales=True, minimum_rationales=1)
     if steps * rationales > len(questions):
@@ -65,15 +65,15 @@ def make_batches(file: Path, steps: int, rationales: int) -> list[PackedBatch]:
     _, tokenizer = load_student(config)
     perspectives = sorted({question.rationales[0].perspective for question in chosen})
     tokenized = tokenize(chosen, tokenizer, perspectives, config.max_length)
-    packing = Packing(rationales * config.max_length, share_prompts=False)  # a step in one micro-batch
+    pack_options = PackOptions(rationales * config.max_length, share_prompts=False)  # a step in one micro-batch
     return [
         batch
         for start in range(0, len(tokenized), rationales)
-        for batch in pack(tokenized[start : start + rationales], len(perspectives), packing)
+        for batch in micro_batches(tokenized[start : start + rationales], len(perspectives), pack_options)
     ]
 
 
-def train(run: str, data: Sequence[PackedBatch], learning_rate: float, threshold: float | None) -> list[dict[str, Any]]:
+def train(run: str, data: Sequence[MicroBatch], learning_rate: float, threshold: float | None) -> list[dict[str, Any]]:
     """One run from the released weights, with the exact gradient where `threshold` is None: a row a step."""
     model, _ = load_student(StudentConfig())  # loaded in evaluation mode: no dropout
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
@@ -87,15 +87,16 @@ def train(run: str, data: Sequence[PackedBatch], learning_rate: float, threshold
     return rows
 
 
-def add_gradients(model: nn.Module, batch: PackedBatch, threshold: float | None) -> dict[str, float]:
+def add_gradients(model: nn.Module, batch: MicroBatch, threshold: float | None) -> dict[str, float]:
     """Forward and backward of one batch: its mean loss a token and, with a threshold, what the gradient left out."""
-    weight = head_tensors(model).weight
-    loss, stats = linear_cross_entropy(
+    weight = head_of(model).weight
+    call = linear_cross_entropy(
         labelled_hidden(model, batch), weight, batch.target, gradient_threshold=threshold, return_stats=True
     )
+    loss, stats = cast("tuple[Tensor, RowStats]", call)  # return_stats
     loss.backward()
     measured = {"tokens": len(batch.target), "loss": loss.item()}
-    if threshold is not None:
+    if stats.kept is not None and stats.dropped_mass is not None:
         kept = stats.kept.double()
         measured |= {
             "dropped_mass": stats.dropped_mass.mean().item(),
@@ -216,7 +217,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="questions with rationales, as `mind data import` writes them")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rationales", type=int, default=3, help="rationales a step")

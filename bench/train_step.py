@@ -117,11 +117,12 @@ def judge(options: argparse.Namespace, student: Student, inputs: Inputs) -> tupl
 def trial(options: argparse.Namespace, name: str, student: Student, inputs: Inputs) -> tuple[Outcome, float]:
     """A forward and backward pass, whose gradients stay, and its seconds."""
     print(name, file=sys.stderr, flush=True)
-    for _ in range(2 if options.device == "cuda" else 1):  # the first call on a GPU compiles
-        student.optimizer.zero_grad(set_to_none=True)
-        start = time.perf_counter()
-        outcome = forward_backward(VARIANTS[name], student.model, inputs, options.pack_length)
-        outcome.loss.item()
+    if options.device == "cuda":  # the first call compiles
+        forward_backward(VARIANTS[name], student.model, inputs, options.pack_length).loss.item()
+    student.optimizer.zero_grad(set_to_none=True)
+    start = time.perf_counter()
+    outcome = forward_backward(VARIANTS[name], student.model, inputs, options.pack_length)
+    outcome.loss.item()
     return outcome, time.perf_counter() - start
 
 
@@ -182,7 +183,7 @@ def measure(options: argparse.Namespace, inputs: Inputs) -> Iterator[list[dict[s
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--data", type=Path, help="questions with rationales (`mind data import`); default: word problems"
     )

@@ -7,8 +7,9 @@ choice. Times are in steps or epochs, lengths in tokens.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from mind.errors import require
 from mind.perspectives import PAPER_PERSPECTIVES
@@ -189,6 +190,8 @@ class TrainConfig:
     save_steps: int = 20
     """Optimiser steps between checkpoints; the last two are kept."""
     log_steps: int = 1
+    report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Where the metrics go beside metrics.jsonl, by transformers' callback of that name."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -198,6 +201,10 @@ class TrainConfig:
         require(
             self.share_prompts in ("auto", "always", "never"),
             f"train.share_prompts is {self.share_prompts!r}: expected auto, always or never",
+        )
+        require(
+            self.report_to in ("tensorboard", "wandb", "none"),
+            f"train.report_to is {self.report_to!r}: expected tensorboard, wandb or none",
         )
         require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
         require(self.max_steps > 0 or self.epochs > 0, "train.epochs: expected a positive number")
@@ -221,11 +228,20 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class MethodOptions:
+    """Options that one training method alone has. A method with such options derives a dataclass from this one."""
+
+
+@dataclass(frozen=True)
 class MindConfig:
     """Everything that determines a run."""
 
     output: str = "runs/mind"
     """The run folder; it must be new, unless the run is resumed."""
+    method: str = "mind"
+    """How the student is trained: a name of mind.METHODS."""
+    options: MethodOptions = field(default_factory=MethodOptions)
+    """The options of the method, an object of its class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -237,3 +253,14 @@ class MindConfig:
     def metanet_learning_rate(self) -> float:
         """MetaNet's learning rate in joint training."""
         return self.metanet.learning_rate or self.train.learning_rate / 10
+
+
+def flat(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """{"a": {"b": 1}, "c": 2} as {"a.b": 1, "c": 2}."""
+    rows: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            rows |= {f"{key}{separator}{inner}": item for inner, item in flat(value, separator).items()}
+        else:
+            rows[key] = value
+    return rows

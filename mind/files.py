@@ -15,6 +15,11 @@ from typing import IO, Any
 from mind.errors import MindError
 
 
+def cache_folder() -> Path:
+    """Where converted models and encoder features are kept: $MIND_CACHE, else ~/.cache/mind-kernels."""
+    return Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
+
+
 @contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to. The file at `path` is replaced by it in one step when the block ends without an error."""

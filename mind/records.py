@@ -108,7 +108,7 @@ class TokenizedQuestion:
 
 
 @dataclass(frozen=True)
-class Packing:
+class PackOptions:
     """How sequences become rows of the trunk."""
 
     length: int
@@ -138,7 +138,7 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class PackedBatch:
+class MicroBatch:
     """A micro-batch: some rationales of the Q questions of a step, packed; N labelled rows in the order of the packs.
 
     A question is whole in one micro-batch: all of its rationales that are trained on at all. int64, on the host.
@@ -162,13 +162,3 @@ class PackedBatch:
     def total_tokens(self) -> int:
         """Tokens that the trunk computes."""
         return sum(pack.input_ids.numel() for pack in self.packs)
-
-
-@dataclass(frozen=True)
-class HeadTensors:
-    """The student's LM head: what turns a hidden state into logits."""
-
-    weight: Tensor  # (V, D)
-    bias: Tensor | None = None  # (V,)
-    softcap: float | None = None
-    temperature: float = 1.0

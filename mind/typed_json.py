@@ -34,25 +34,33 @@ _JSON_TYPES = {
 
 def save_json(value: Any, path: str | os.PathLike[str]) -> None:
     """Writes `value`, a dataclass, as one indented object."""
+    write_json(dataclasses.asdict(value), path)
+
+
+def write_json(value: Any, path: str | os.PathLike[str]) -> None:
+    """Replaces the file at once by `value`, indented; `value` is what json.dumps takes."""
     with replacing(path) as file:
-        file.write(json.dumps(dataclasses.asdict(value), indent=2) + "\n")
+        file.write(json.dumps(value, indent=2) + "\n")
 
 
 def load_json(path: str | os.PathLike[str], kind: type[T]) -> T:
     """Reads a dataclass of class `kind` that `save_json` wrote; fields with a default may be left out.
 
-    Raises MindError for a missing file, for what is not JSON, and for a field that is unknown, missing or of another
-    type.
+    Raises MindError as `read_json`, and for a field that is unknown, missing or of another type.
     """
+    return build(kind, read_json(path), str(path))
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value that a JSON file holds; raises MindError for a missing file and for what is not JSON."""
     try:
-        values = json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise MindError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
         raise MindError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         raise MindError(f"{path}: not JSON: {error}") from None
-    return build(kind, values, str(path))
 
 
 def build(kind: type[T], values: Any, where: str) -> T:

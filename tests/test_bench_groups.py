@@ -17,8 +17,9 @@ from bench.comparison.provider import Outputs, Provider, step
 from bench.measure import read_results, write_results
 from bench.mind_loss.providers import cross_entropy
 from bench.pairwise_jsd import inputs as group_inputs
-from mind.batches.packing import pack
-from mind.records import HeadTensors, Packing, TokenizedQuestion
+from mind.batches.packing import micro_batches
+from mind.records import PackOptions, TokenizedQuestion
+from mind.student import model as student_model
 
 SIZES = {"linear_pairwise_jsd": {"groups": 12}, "linear_mind_loss": {"rows": 160, "groups": 12}}
 BENCHMARKS = {
@@ -193,7 +194,7 @@ def student(monkeypatch, tmp_path):
     def labelled(*_):
         place = 0
         for questions in ([tokenized(1, (3, 4, 5), 2), tokenized(2, (2, 6, 3), 3)], [tokenized(3, (4, 4, 4), 2)]):
-            (batch,) = pack(questions, 3, Packing(200, share_prompts=False))
+            (batch,) = micro_batches(questions, 3, PackOptions(200, share_prompts=False))
             rows = torch.arange(place, place + len(batch.target))
             place += len(rows)
             yield torch.stack([batch.target, rows], dim=1).float(), batch
@@ -201,7 +202,7 @@ def student(monkeypatch, tmp_path):
     monkeypatch.setenv("MIND_CACHE", str(tmp_path))
     monkeypatch.setattr(real_rows, "load_student", lambda _: (None, None))
     monkeypatch.setattr(real_rows, "_labelled", labelled)
-    monkeypatch.setattr(real_rows, "head_tensors", lambda _: HeadTensors(torch.ones(5, 2)))
+    monkeypatch.setattr(real_rows, "head_of", lambda _: student_model.Head(torch.ones(5, 2)))
 
 
 def test_real_groups_stay_whole_when_the_rows_are_cut(student):

@@ -8,10 +8,10 @@ fused losses do.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.training_step.inputs import Inputs
 from bench.training_step.variants import Outcome, Variant, forward_backward
@@ -44,7 +44,8 @@ class Gate:
 
     def __init__(self, model: PreTrainedModel, inputs: Inputs, length: int):
         self.limits = LIMITS[model.dtype]
-        truth = copy.deepcopy(model).to(torch.float32 if model.dtype.itemsize == 2 else torch.float64)
+        truth = copy.deepcopy(model)
+        cast(nn.Module, truth).to(torch.float32 if model.dtype.itemsize == 2 else torch.float64)
         self.outcome = forward_backward(TRUTH, truth, inputs, length)
         self.gradients = {name: gradient.to("cpu", torch.float32) for name, gradient in gradients(truth).items()}
 

@@ -16,15 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.pairwise_jsd.providers import two_rows, upcast
+from mind.batches.cross_entropy import cross_entropy, rationale_means
 from mind.config import ObjectiveConfig
-from mind.methods.mind.objective import ObjectiveTerms, observe, student_loss
-from mind.records import HeadTensors, PackedBatch
+from mind.methods.method import LossTerms
+from mind.methods.mind.objective import student_loss
+from mind.records import MicroBatch
+from mind.student.model import Head
 
 CONSISTENCY = ObjectiveConfig().consistency_weight  # lambda
 
 
 class Terms(NamedTuple):
-    """As the fields of ObjectiveTerms."""
+    """As the fields of LossTerms."""
 
     loss: Tensor  # ()
     l_real: Tensor  # (Q, K), nan where a rationale is not in the micro-batch
@@ -34,9 +37,9 @@ class Terms(NamedTuple):
 class Losses:
     """How a packed variant computes them; hidden (N, D) are those of a micro-batch's labelled rows."""
 
-    train: Callable[[Tensor, HeadTensors, PackedBatch, Tensor], Terms | ObjectiveTerms]
+    train: Callable[[Tensor, Head, MicroBatch, Tensor], Terms | LossTerms]
     """(hidden, head, batch, alpha (Q, K)) -> loss with a gradient, and L_real."""
-    observe: Callable[[Tensor, HeadTensors, PackedBatch], Tensor]
+    observe: Callable[[Tensor, Head, MicroBatch], Tensor]
     """(hidden, head, batch) -> L_real (Q, K), called without a graph."""
     logits: bool = True
     """The logits of all labelled rows exist at once."""
@@ -90,22 +93,24 @@ def combine(
     return Terms(loss, mean.detach().masked_fill(tokens == 0, torch.nan))
 
 
-def nll_sums(nll: Tensor, batch: PackedBatch) -> Tensor:
+def nll_sums(nll: Tensor, batch: MicroBatch) -> Tensor:
     """(Q, K), 0 where a rationale is not in the micro-batch; nll (N,)."""
     sums = nll.new_zeros(batch.tokens.numel()).index_add(0, batch.segment.to(nll.device), nll)
     return sums.view(batch.tokens.shape)
 
 
-def eager(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) -> Terms:
+def eager(hidden: Tensor, head: Head, batch: MicroBatch, alpha: Tensor) -> Terms:
     logits = F.linear(hidden, head.weight, head.bias)
     nll = F.cross_entropy(upcast(logits), batch.target.to(hidden.device), reduction="none")
     answers = AnswerRows(batch.answer_rows, batch.answer_question)
     return packed_terms(nll, answers, logits[answers.flat.to(hidden.device)], batch, alpha)
 
 
-def liger(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) -> Terms:
+def liger(hidden: Tensor, head: Head, batch: MicroBatch, alpha: Tensor) -> Terms:
     """One call for all rows: its loss a row takes any weights, with the right gradient from version 0.8.1 on."""
-    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+    from liger_kernel.transformers.functional import (  # pyright: ignore[reportMissingImports]
+        liger_fused_linear_cross_entropy,
+    )
 
     nll = liger_fused_linear_cross_entropy(hidden, head.weight, batch.target.to(hidden.device), reduction="none")
     answers = AnswerRows(batch.answer_rows, batch.answer_question)
@@ -113,13 +118,13 @@ def liger(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) 
     return packed_terms(nll, answers, logits, batch, alpha)
 
 
-def packed_terms(nll: Tensor, answers: AnswerRows, answer_logits: Tensor, batch: PackedBatch, alpha: Tensor) -> Terms:
+def packed_terms(nll: Tensor, answers: AnswerRows, answer_logits: Tensor, batch: MicroBatch, alpha: Tensor) -> Terms:
     """From the losses of all rows (N,) and the logits of the answer rows (R, V)."""
     alpha = alpha.to(nll)
     return combine(nll_sums(nll, batch), batch.tokens.to(nll.device), answers.consistency(answer_logits, alpha), alpha)
 
 
-def observe_eagerly(hidden: Tensor, head: HeadTensors, batch: PackedBatch) -> Tensor:
+def observe_eagerly(hidden: Tensor, head: Head, batch: MicroBatch) -> Tensor:
     nll = F.cross_entropy(
         upcast(F.linear(hidden, head.weight, head.bias)), batch.target.to(hidden.device), reduction="none"
     )
@@ -128,13 +133,16 @@ def observe_eagerly(hidden: Tensor, head: HeadTensors, batch: PackedBatch) -> Te
 
 
 def product(gradient_threshold: float | None = None) -> Losses:
-    """What mind.run.trainer calls."""
+    """What mind.methods.mind calls."""
     config = ObjectiveConfig(gradient_threshold=gradient_threshold)
 
-    def train(hidden: Tensor, head: HeadTensors, batch: PackedBatch, alpha: Tensor) -> ObjectiveTerms:
+    def train(hidden: Tensor, head: Head, batch: MicroBatch, alpha: Tensor) -> LossTerms:
         return student_loss(hidden, head, batch, alpha, config)
 
-    return Losses(train, lambda hidden, head, batch: observe(hidden, head, batch).l_real, logits=False)
+    def observe(hidden: Tensor, head: Head, batch: MicroBatch) -> Tensor:
+        return rationale_means(cross_entropy(hidden, head, batch)[1], batch)
+
+    return Losses(train, observe, logits=False)
 
 
 EAGER = Losses(eager, observe_eagerly)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +27,10 @@ def smollm2(dtype: torch.dtype, device: str) -> PreTrainedModel:
     from mind.config import StudentConfig
     from mind.student.model import load_student
 
-    return load_student(StudentConfig(dtype=str(dtype).removeprefix("torch.")))[0].to(device)
+    names: dict[torch.dtype, Literal["float32", "bfloat16"]] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+    model, _ = load_student(StudentConfig(dtype=names[dtype]))
+    cast(nn.Module, model).to(device)
+    return model
 
 
 def random_qwen(dtype: torch.dtype, device: str) -> PreTrainedModel:

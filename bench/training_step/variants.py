@@ -20,11 +20,11 @@ from bench.pairwise_jsd.providers import upcast
 from bench.training_step.inputs import Inputs
 from bench.training_step.losses import EAGER, LIGER, AnswerRows, Losses, Terms, combine, product
 from bench.training_step.models import Student, build_student
-from mind.batches.packing import pack
-from mind.batches.prompt_sharing import choose_attention, choose_packing, use_attention
+from mind.batches.packing import micro_batches
+from mind.batches.prompt_sharing import choose_attention, choose_pack_options, use_attention
 from mind.batches.trunk import labelled_hidden
-from mind.records import PackedBatch
-from mind.student.model import head_tensors
+from mind.records import MicroBatch
+from mind.student.model import head_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,17 +63,18 @@ class Variant:
 
     def micro_batches(
         self, model: PreTrainedModel, inputs: Inputs, length: int
-    ) -> tuple[list[PackedBatch], list[PackedBatch]]:
+    ) -> tuple[list[MicroBatch], list[MicroBatch]]:
         """What is trained on and what is only observed, in rows and micro-batches of `length` tokens."""
         attention = self.attention(model.device.type, length)
         share = "always" if self.share_prompts else "never"
-        packing = choose_packing(model, attention, inputs.questions, length, share)
+        pack_options = choose_pack_options(model, attention, inputs.questions, length, share)
         if not self.selected_only:
-            return pack(inputs.questions, inputs.perspectives, packing), []
-        return tuple(
-            pack(inputs.questions, inputs.perspectives, packing, chosen)
+            return micro_batches(inputs.questions, inputs.perspectives, pack_options), []
+        trained, observed = (
+            micro_batches(inputs.questions, inputs.perspectives, pack_options, chosen)
             for chosen in (inputs.selected, ~inputs.selected)
         )
+        return trained, observed
 
     def reason_absent(self, model: PreTrainedModel, inputs: Inputs, length: int) -> str:
         """Why it cannot run here; empty where it can."""
@@ -179,7 +180,7 @@ def _padded(model: PreTrainedModel, inputs: Inputs) -> Outcome:
 
 def _packed(variant: Variant, model: PreTrainedModel, inputs: Inputs, length: int) -> Outcome:
     trained, observed = variant.micro_batches(model, inputs, length)
-    head, parts = head_tensors(model), []
+    head, parts = head_of(model), []
     for batch in observed:
         with torch.no_grad():
             l_real = variant.losses.observe(labelled_hidden(model, batch), head, batch)
@@ -191,9 +192,8 @@ def _packed(variant: Variant, model: PreTrainedModel, inputs: Inputs, length: in
     backward = sum(batch.total_tokens for batch in trained)
     # Every rationale is in one micro-batch, and nan in the others.
     l_real = torch.stack([part.l_real for part in parts]).nansum(0)
-    return Outcome(
-        sum(part.loss for part in parts), l_real, backward + sum(batch.total_tokens for batch in observed), backward
-    )
+    loss = torch.stack([part.loss for part in parts]).sum()
+    return Outcome(loss, l_real, backward + sum(batch.total_tokens for batch in observed), backward)
 
 
 def take_step(variant: Variant, student: Student, inputs: Inputs, length: int) -> Outcome:

@@ -16,26 +16,31 @@ from torch import Tensor
 
 from mind.batches.bin_packing import bins_of
 from mind.errors import MindError
-from mind.records import Pack, PackedBatch, Packing, TokenizedQuestion
+from mind.records import MicroBatch, Pack, PackOptions, TokenizedQuestion
 
 
-def pack(
-    questions: Sequence[TokenizedQuestion], perspectives: int, packing: Packing, chosen: Tensor | None = None
-) -> list[PackedBatch]:
+def micro_batches(
+    questions: Sequence[TokenizedQuestion], perspectives: int, options: PackOptions, chosen: Tensor | None = None
+) -> list[MicroBatch]:
     """The micro-batches of the `chosen` (Q, K) rationales of the questions; None stands for all there are.
 
-    `perspectives` is K. Neither a row nor a micro-batch exceeds `packing.length` tokens, but for a sequence that is
+    `perspectives` is K. Neither a row nor a micro-batch exceeds `options.length` tokens, but for a sequence that is
     longer (a row of its own) and a question that is (a micro-batch of its own, of several rows).
 
-    Raises MindError for a prompt that alone is longer than `packing.length`.
+    Raises MindError for a prompt that alone is longer than `options.length`.
     """
-    documents = [_documents(q, question, _slots(question, q, chosen), packing) for q, question in enumerate(questions)]
+    documents = [_documents(q, question, _slots(question, q, chosen), options) for q, question in enumerate(questions)]
     present = [q for q, parts in enumerate(documents) if parts]
     totals = [sum(part.length for part in documents[q]) for q in present]
     return [
-        _micro_batch(questions, perspectives, [part for i in members for part in documents[present[i]]], packing)
-        for members in bins_of(totals, packing.length)
+        _micro_batch(questions, perspectives, [part for i in members for part in documents[present[i]]], options)
+        for members in bins_of(totals, options.length)
     ]
+
+
+def present_rationales(questions: Sequence[TokenizedQuestion], perspectives: int) -> Tensor:  # (Q, K) bool
+    """Which of the K = `perspectives` rationales each question has."""
+    return torch.tensor([[k in question.rationales for k in range(perspectives)] for question in questions])
 
 
 def check_prompt(question: TokenizedQuestion, length: int) -> None:
@@ -80,12 +85,12 @@ def _slots(question: TokenizedQuestion, q: int, chosen: Tensor | None) -> list[i
     return [k for k in sorted(question.rationales) if chosen is None or chosen[q, k]]
 
 
-def _documents(q: int, question: TokenizedQuestion, ks: list[int], packing: Packing) -> list[_Document]:
-    check_prompt(question, packing.length)
-    room = packing.length - len(question.prompt)
+def _documents(q: int, question: TokenizedQuestion, ks: list[int], options: PackOptions) -> list[_Document]:
+    check_prompt(question, options.length)
+    room = options.length - len(question.prompt)
     branches = [(*question.rationales[k], *question.suffix) for k in ks]
     alone = [[i] for i in range(len(branches))]
-    groups = bins_of([len(branch) for branch in branches], room) if packing.share_prompts else alone
+    groups = bins_of([len(branch) for branch in branches], room) if options.share_prompts else alone
     return [
         _Document(q, tuple(ks[i] for i in group), question.prompt, tuple(branches[i] for i in group))
         for group in groups
@@ -93,9 +98,9 @@ def _documents(q: int, question: TokenizedQuestion, ks: list[int], packing: Pack
 
 
 def _micro_batch(
-    questions: Sequence[TokenizedQuestion], perspectives: int, documents: list[_Document], packing: Packing
-) -> PackedBatch:
-    rows = [[documents[i] for i in members] for members in bins_of([d.length for d in documents], packing.length)]
+    questions: Sequence[TokenizedQuestion], perspectives: int, documents: list[_Document], options: PackOptions
+) -> MicroBatch:
+    rows = [[documents[i] for i in members] for members in bins_of([d.length for d in documents], options.length)]
     target: list[int] = []
     segment: list[int] = []
     tokens = torch.zeros(len(questions), perspectives, dtype=torch.int64)
@@ -106,7 +111,7 @@ def _micro_batch(
         tokens[q, k] = len(branch)
         last_row[q, k] = len(target)
     answer_rows, answer_question = _answer_rows(questions, perspectives, last_row)
-    return PackedBatch(
+    return MicroBatch(
         ids=tuple(question.id for question in questions),
         packs=tuple(_row(row) for row in rows),
         target=torch.tensor(target, dtype=torch.int64),

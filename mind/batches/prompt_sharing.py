@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from mind.batches.packing import check_prompt, sequence_lengths
 from mind.config import MindConfig
 from mind.errors import MindError
-from mind.records import Pack, Packing, TokenizedQuestion
-from mind.student.model import causal_lm, set_attention
+from mind.records import Pack, PackOptions, TokenizedQuestion
+from mind.student.model import attention_of, causal_lm, set_attention
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -54,39 +54,41 @@ def obstacle(model: nn.Module, attention: str, longest: int) -> str | None:
     return None
 
 
-def attention_and_packing(
+def attention_and_pack_options(
     model: nn.Module, config: MindConfig, questions: Sequence[TokenizedQuestion], device: str
-) -> tuple[str, Packing]:
+) -> tuple[str, PackOptions]:
     """The attention that trains, by transformers' name, and how the questions are packed for it.
 
-    Raises MindError for an attention that is not there or cannot train on the device, and as `choose_packing` does.
+    `device` is "cpu" or "cuda". Raises MindError for an attention that is not there or cannot train on the device, and
+    as `choose_pack_options` does.
     """
     train = config.train
     attention = choose_attention(config.student.attention, device, train.pack_length, train.share_prompts)
     with use_attention(model, attention):
-        return attention, choose_packing(model, attention, questions, train.pack_length, train.share_prompts)
+        return attention, choose_pack_options(model, attention, questions, train.pack_length, train.share_prompts)
 
 
-def choose_packing(
+def choose_pack_options(
     model: nn.Module, attention: str, questions: Sequence[TokenizedQuestion], length: int, share_prompts: str
-) -> Packing:
-    """The packing of these questions: with shared prompts where `share_prompts` is "auto" and the model can.
+) -> PackOptions:
+    """How to pack these questions into rows of `length` tokens: with shared prompts if `share_prompts` is "auto" and
+    the model can compute them, or if it is "always".
 
-    Warns, with the reason, where "auto" finds that it cannot; raises MindError where "always" does, and for a prompt
-    that alone is longer than `length`.
+    Warns, with the reason, if it is "auto" and the model cannot. Raises MindError if it is "always" and the model
+    cannot, and for a prompt that alone is longer than `length`.
     """
     for question in questions:
         check_prompt(question, length)
     if share_prompts == "never":
-        return Packing(length, False)
+        return PackOptions(length, False)
     longest = max((length for question in questions for length in sequence_lengths(question)), default=0)
     reason = obstacle(model, attention, longest)
     if reason is None:
-        return Packing(length, True)
+        return PackOptions(length, True)
     if share_prompts == "always":
         raise MindError(f"train.share_prompts is always, but prompts cannot be shared: {reason}")
     warnings.warn(f"each rationale is computed with its own copy of the prompt: {reason}", RuntimeWarning, stacklevel=2)
-    return Packing(length, False)
+    return PackOptions(length, False)
 
 
 def choose_attention(attention: str, device: str, length: int, share_prompts: str) -> str:
@@ -113,7 +115,7 @@ def use_attention(model: nn.Module, name: str) -> Iterator[None]:
     Raises MindError where that attention is not installed or the model lacks it.
     """
     model = causal_lm(model)
-    before = model.config._attn_implementation
+    before = attention_of(model)
     set_attention(model, name)
     try:
         yield

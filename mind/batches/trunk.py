@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mind.batches.prompt_sharing import branch_mask
-from mind.records import Pack, PackedBatch
-from mind.student.model import causal_lm
+from mind.records import MicroBatch, Pack
+from mind.student.model import attention_of, causal_lm
 
 
 def pack_hidden(model: nn.Module, pack: Pack) -> Tensor:
     """Last hidden states (T, D) of a pack, after the final norm; no sequence and no branch sees another."""
     model = causal_lm(model)
-    embeddings = model.get_input_embeddings().weight
-    device, attention = embeddings.device, model.config._attn_implementation
-    inputs = {"input_ids": pack.input_ids[None].to(device), "position_ids": pack.position_ids[None].to(device)}
+    embeddings, attention = model.get_input_embeddings().weight, attention_of(model)
+    assert isinstance(embeddings, Tensor)
+    device = embeddings.device
+    ids, positions = pack.input_ids[None].to(device), pack.position_ids[None].to(device)
+    inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
     # Restarting position_ids without an attention mask are transformers' sign of plain sequences: it builds the
     # block-diagonal mask itself, with the layer's own window where it has one.
     if pack.branched:
@@ -32,7 +36,7 @@ def pack_hidden(model: nn.Module, pack: Pack) -> Tensor:
     return model.base_model(**inputs, use_cache=False).last_hidden_state[0]
 
 
-def labelled_hidden(model: nn.Module, batch: PackedBatch) -> Tensor:
+def labelled_hidden(model: nn.Module, batch: MicroBatch) -> Tensor:
     """Hidden states (N, D) of the labelled rows of a batch, in its order."""
     rows = []
     for pack in batch.packs:

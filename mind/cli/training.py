@@ -7,14 +7,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from mind.cli.terminal import print_table, take_option
-from mind.config import EvaluationConfig, MindConfig, StudentConfig
+from mind.config import EvaluationConfig, MindConfig, StudentConfig, flat
 from mind.errors import MindError
-from mind.typed_json import load_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mind.records import Question
+    from mind.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -41,43 +46,65 @@ class Report:
     run: Annotated[str, tyro.conf.Positional]
 
 
-def train(arguments: Sequence[str]) -> None:
+def train_command(arguments: Sequence[str]) -> None:
+    from mind.methods import METHODS
+
     arguments = list(arguments)
     resume = "--resume" in arguments
     if resume:
         arguments.remove("--resume")
-    default = MindConfig()
-    if (file := take_option(arguments, "--config")) is not None:
-        default = load_json(file, MindConfig)
+    default = _defaults(arguments, resume)
     config = tyro.cli(
         MindConfig,
         prog="mind train",
         args=arguments,
         default=default,
         description=(
-            "Distil a student by MIND. --config FILE reads the defaults from a run's config.json; --resume continues "
-            "the run in --output."
+            f"Train a student by a method: {', '.join(METHODS)}. --config FILE reads the defaults from a run's "
+            "config.json; --resume continues the run in --output. A method's own options are the flags --options.*; "
+            "--method NAME --help lists them."
         ),
     )
     if resume:
         config = _resumed(config, default)
-    from mind.run.train import train as run
+    from mind.run.train import train
 
-    output = run(config, resume=resume)
-    _print_evaluation(output)
-    print(f"{output / 'report.html'}: the report; {output / 'student'}: the student")
+    folder = train(config, resume=resume)
+    _print_evaluation(folder)
+    print(f"{folder.report}: the report; {folder.student}: the student")
+
+
+def _defaults(arguments: list[str], resume: bool) -> MindConfig:
+    """What the flags default to; takes --config, --method and --output, on which that depends, out of `arguments`."""
+    from mind.methods import load_run_config, with_options
+
+    file, method, output = (take_option(arguments, name) for name in ("--config", "--method", "--output"))
+    config = MindConfig() if file is None else load_run_config(Path(file))
+    if output is not None:
+        config = dataclasses.replace(config, output=output)
+    if method is None and resume:
+        method = _saved(config.output).method
+    if method is not None and method != config.method:
+        config = dataclasses.replace(config, method=method, options=MindConfig().options)
+    return with_options(config)
+
+
+def _saved(output: str) -> MindConfig:
+    from mind.methods import load_run_config
+    from mind.run_folder import RunFolder
+
+    folder = RunFolder(output)
+    folder.check_resumable()
+    return load_run_config(folder.config)
 
 
 def _resumed(config: MindConfig, default: MindConfig) -> MindConfig:
     """The configuration of the run that --output holds; options that contradict it raise MindError."""
-    file = Path(config.output) / "config.json"
-    if not file.exists():
-        raise MindError(f"{config.output}: there is no run to resume (config.json is missing)")
-    saved = load_json(file, MindConfig)
-    from mind.report.tables import flat
-
+    saved = _saved(config.output)
     given, plain, kept = (flat(dataclasses.asdict(c)) for c in (config, default, saved))
-    changed = [name for name in given if name != "output" and given[name] not in (plain[name], kept[name])]
+    changed = [name for name in given if name != "output" and given[name] not in (plain[name], kept.get(name))]
+    if config.method != saved.method:
+        changed = ["method"]
     if changed:
         raise MindError(
             f"--resume keeps the configuration of {config.output}; these options differ from it: "
@@ -86,12 +113,10 @@ def _resumed(config: MindConfig, default: MindConfig) -> MindConfig:
     return dataclasses.replace(saved, output=config.output)
 
 
-def evaluate(options: Evaluate) -> None:
-    from mind.batches.prompt_sharing import choose_packing
+def evaluate_command(options: Evaluate) -> None:
     from mind.data.questions import load_questions
-    from mind.evaluation.evaluate import answer_accuracy, heldout_nll
-    from mind.student.model import causal_lm, load_student
-    from mind.student.tokenization import tokenize
+    from mind.evaluation.evaluate import answer_accuracy
+    from mind.student.model import load_student
 
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")
@@ -104,22 +129,34 @@ def evaluate(options: Evaluate) -> None:
         )
     )
     model, tokenizer = load_student(options.student)
-    results = {"heldout": None, "files": {}}
-    if heldout is not None:
-        names = options.perspectives or tuple(dict.fromkeys(r.perspective for q in heldout for r in q.rationales))
-        tokenized = tokenize(
-            heldout[: options.evaluation.heldout_questions], tokenizer, names, options.student.max_length
-        )
-        packing = choose_packing(
-            model, causal_lm(model).config._attn_implementation, tokenized, options.pack_length, "auto"
-        )
-        results["heldout"] = heldout_nll(model, tokenized, names, packing)
     output = None if options.output is None else Path(options.output)
-    results["files"] = answer_accuracy(
-        model, tokenizer, files, options.evaluation, None if output is None else output.with_suffix(".responses")
-    )
+    responses = None if output is None else output.with_suffix(".responses")
+    results = {
+        "heldout": None if heldout is None else _heldout_nll(options, model, tokenizer, heldout),
+        "files": answer_accuracy(model, tokenizer, files, options.evaluation, responses),
+    }
     if output is not None:
         output.write_text(json.dumps(results, indent=2) + "\n")
+    print_table(options.student.model, _evaluation_rows(results))
+
+
+def _heldout_nll(
+    options: Evaluate, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question]
+) -> dict[str, Any]:
+    from mind.batches.prompt_sharing import choose_pack_options
+    from mind.evaluation.evaluate import heldout_nll
+    from mind.student.model import attention_of, causal_lm
+    from mind.student.tokenization import tokenize
+
+    names = options.perspectives or tuple(dict.fromkeys(r.perspective for q in questions for r in q.rationales))
+    questions = questions[: options.evaluation.heldout_questions]
+    tokenized = tokenize(questions, tokenizer, names, options.student.max_length)
+    attention = attention_of(causal_lm(model))
+    pack_options = choose_pack_options(model, attention, tokenized, options.pack_length, "auto")
+    return heldout_nll(model, tokenized, names, pack_options)
+
+
+def _evaluation_rows(results: dict[str, Any]) -> list[dict[str, str]]:
     rows = [
         {
             "what": f"{name}: accuracy",
@@ -129,16 +166,17 @@ def evaluate(options: Evaluate) -> None:
     ]
     if results["heldout"] is not None:
         rows.insert(0, {"what": "held-out NLL (nats a token)", "value": f"{results['heldout']['nll']:.4f}"})
-    print_table(options.student.model, rows)
+    return rows
 
 
-def report(options: Report) -> None:
-    from mind.report import write_report
+def report_command(options: Report) -> None:
+    from mind.run.report import write_run_report
+    from mind.run_folder import RunFolder
 
-    print(write_report(Path(options.run)))
+    print(write_run_report(RunFolder(options.run)))
 
 
-def _print_evaluation(output: Path) -> None:
-    from mind.report import evaluation_table
+def _print_evaluation(folder: RunFolder) -> None:
+    from mind.report.tables import evaluation_table
 
-    print_table("before and after", evaluation_table(json.loads((output / "evaluation.json").read_text())))
+    print_table("before and after", evaluation_table(folder.read_evaluation()))

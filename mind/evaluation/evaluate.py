@@ -3,62 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from mind.batches.packing import pack
-from mind.batches.trunk import labelled_hidden
+from mind.batches.cross_entropy import rationale_losses
 from mind.config import EvaluationConfig
 from mind.evaluation.generation import accuracy, generate_responses
-from mind.methods.mind.objective import observe
-from mind.records import Packing, Question, TokenizedQuestion
-from mind.student.model import head_tensors
+from mind.records import PackOptions, Question, TokenizedQuestion
 from mind.student.tokenization import prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-QUESTIONS_AT_ONCE = 8
-"""Questions that are packed together, and by which progress is told."""
-
-
-def rationale_losses(
-    model: PreTrainedModel,
-    questions: Sequence[TokenizedQuestion],
-    perspectives: int,
-    packing: Packing,
-    progress: Callable[[int], None] = lambda _: None,
-) -> tuple[Tensor, Tensor]:
-    """L_real (Q, K), float32: the student's mean NLL a token on each rationale and its suffix, nan where there is none;
-    and the tokens (Q, K) of each. `perspectives` is K; `progress` is told how many questions are done."""
-    losses, tokens = [], []
-    for start in range(0, len(questions), QUESTIONS_AT_ONCE):
-        some = questions[start : start + QUESTIONS_AT_ONCE]
-        table = torch.full((len(some), perspectives), torch.nan)
-        count = torch.zeros(len(some), perspectives, dtype=torch.int64)
-        for batch in pack(some, perspectives, packing):
-            with torch.no_grad():
-                terms = observe(labelled_hidden(model, batch), head_tensors(model), batch)
-            table = torch.where(batch.present, terms.l_real.float().cpu(), table)
-            count += batch.tokens
-        losses.append(table)
-        tokens.append(count)
-        progress(len(some))
-    return torch.cat(losses), torch.cat(tokens)
-
 
 def heldout_nll(
-    model: PreTrainedModel, questions: Sequence[TokenizedQuestion], perspectives: Sequence[str], packing: Packing
+    model: PreTrainedModel,
+    questions: Sequence[TokenizedQuestion],
+    perspectives: Sequence[str],
+    pack_options: PackOptions,
 ) -> dict[str, Any]:
-    """Mean NLL in nats a token over all rationales (with suffix) of the questions, and a perspective."""
+    """The student's teacher-forced NLL on all rationales of the questions, each with its suffix.
+
+    Args:
+        model: the student; it is in evaluation mode afterwards.
+        questions: those that were not trained on.
+        perspectives: the names of the K perspectives, in the order of the questions' rationales.
+        pack_options: how the questions become rows of the trunk; the result does not depend on it.
+
+    Returns:
+        "questions", "rationales" and "tokens": how many there are; "nll": the mean over all tokens, in nats;
+        "nll_by_perspective": the same over the tokens of each perspective that occurs, by name.
+    """
     model.eval()
     with tqdm(total=len(questions), unit="question", desc="held-out NLL", leave=False) as bar:
-        losses, tokens = rationale_losses(model, questions, len(perspectives), packing, bar.update)
+        losses, tokens = rationale_losses(model, questions, len(perspectives), pack_options, bar.update)
     nll = (torch.where(tokens > 0, losses.double(), 0) * tokens).sum(0)
     tokens = tokens.sum(0)
     each = {name: float(nll[k] / tokens[k]) for k, name in enumerate(perspectives) if tokens[k] > 0}
@@ -78,7 +60,19 @@ def answer_accuracy(
     config: EvaluationConfig,
     responses_folder: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Greedy accuracy on each labelled list of questions; the responses go to `responses_folder`, a file a label."""
+    """The student's accuracy by greedy generation.
+
+    Args:
+        model: the student.
+        tokenizer: the student's.
+        files: lists of questions by a label, the name of the file that they come from.
+        config: how many questions of each list, and how to generate.
+        responses_folder: where the responses go, a file LABEL.jsonl each; None: nowhere.
+
+    Returns:
+        By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer,
+        and the "accuracy", the share of correct ones from 0 to 1.
+    """
     results = {}
     for label, questions in files.items():
         questions = questions[: config.questions]

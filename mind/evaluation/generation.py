@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,7 +38,7 @@ def generate_responses(
     *,
     max_new_tokens: int,
     batch_size: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[str]:
     """The greedy continuation of each prompt (token ids), in the order of `prompts`, without special tokens.
 
@@ -107,7 +107,7 @@ def _generate_batch(
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
     # A chat model's generation config often asks for sampling and for a repetition penalty: neither is greedy.
-    output = model.generate(
+    output = cast(Any, model).generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,

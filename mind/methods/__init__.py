@@ -1,1 +1,44 @@
-"""The training methods."""
+"""The training methods by name, and the configuration of a run with the options of its method."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from mind.config import MindConfig
+from mind.errors import MindError
+from mind.methods.method import Method
+from mind.methods.mind import Mind
+from mind.methods.sft import Sft
+from mind.typed_json import build, read_json
+
+METHODS: dict[str, type[Method]] = {"mind": Mind, "sft": Sft}
+"""What `mind train --method` and `MindConfig.method` take."""
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method; raises MindError, with the names of those there are, for another name."""
+    if name not in METHODS:
+        raise MindError(f"method is {name!r}: expected one of {', '.join(sorted(METHODS))}")
+    return METHODS[name]
+
+
+def with_options(config: MindConfig) -> MindConfig:
+    """`config` with the options of its method: their defaults, if it has none.
+
+    Raises MindError for a method that there is not, and for options of another one.
+    """
+    return dataclasses.replace(config, options=method_class(config.method).options_in(config))
+
+
+def load_run_config(path: Path) -> MindConfig:
+    """Reads the config.json of a run, or a part of one; one without a method is of MIND.
+
+    Raises MindError for a missing file, bad JSON, a field that is unknown or of another type, and a method that there
+    is not.
+    """
+    values = read_json(path)
+    options = values.pop("options", {}) if isinstance(values, dict) else {}
+    config = build(MindConfig, values, str(path))
+    own = build(method_class(config.method).Options, options, f"{path}: options")
+    return dataclasses.replace(config, options=own)

@@ -1,46 +1,66 @@
-"""The page: templates/report.html filled with the pictures and tables of a run."""
+"""The page of a run: templates/report.html filled with its pictures and tables."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 import matplotlib
 
+from mind.config import flat
 from mind.files import replacing
-from mind.report.pictures import DRAWN_POINTS, PAGE_COLOURS, STYLE, Pictures
-from mind.report.reading import Metrics, number_at, read_object, value_at
-from mind.report.tables import evaluation_table, flat, headline_rows, work_table
+from mind.report.charts import MACHINE, Section
+from mind.report.pictures import DRAWN_POINTS, PAGE_COLORS, STYLE, Picture, Pictures
+from mind.report.reading import Metrics, value_at
+from mind.report.tables import evaluation_table, headline_rows, work_table
+from mind.run_folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(run: Path) -> Path:
-    """Write run/report.html whole or not at all, and return its path.
+def write_report(folder: RunFolder, method: str, sections: Sequence[Section]) -> Path:
+    """Writes the report of a run whole or not at all, and returns its path.
 
-    Raises MindError that names a missing config.json or metrics.jsonl, the file and line of malformed JSON, or that
-    there are no train lines. What an interrupted run lacks is said in the report.
+    Args:
+        folder: the run; what an interrupted one lacks is said in the report.
+        method: the name of its method, for the title.
+        sections: what the method shows; the section on the machine follows them.
+
+    Raises:
+        MindError: names the missing configuration or metrics, the file and line of malformed JSON, or says that there
+            are no train lines.
     """
-    run = Path(run)
-    config, metrics = read_object(run / "config.json"), Metrics(run / "metrics.jsonl")
-    evaluation, status = (read_object(f) if f.exists() else {} for f in (run / "evaluation.json", run / "status.json"))
-    named = value_at(config, "data", "perspectives")
-    named = [str(name) for name in named] if isinstance(named, list) else []
-    perspectives = list(dict.fromkeys(named + metrics.perspectives()))
+    config, metrics = folder.read_config(), Metrics(folder.metrics)
+    evaluation, status = folder.read_evaluation(), folder.read_status()
+    perspectives = _perspectives(config, metrics, sections)
+    pictures = Pictures(metrics, perspectives)
     table = evaluation_table(evaluation)
     work = metrics.work()
-    pictures = Pictures(metrics, perspectives, number_at(config, "objective", "consistency_weight") or 0.0)
     with matplotlib.rc_context(STYLE):
-        drawn = pictures.draw()
+        shown = [_drawn(section, pictures) for section in (*sections, MACHINE)]
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.get_template("report.html").render(
-        run=run.resolve().name, model=value_at(config, "student", "model"), perspectives=perspectives,
-        steps=len(metrics.steps), window=pictures.window, bin_size=math.ceil(len(metrics.steps) / DRAWN_POINTS),
-        headlines=headline_rows(table, metrics), table=table, evaluation=evaluation, pictures=drawn,
-        work=work_table(work) if work else [], page_colours=PAGE_COLOURS, notes=list(metrics.notes.values()),
-        status=flat(status), config=flat(config),
+        run=folder.path.resolve().name, method=method, model=value_at(config, "student", "model"),
+        perspectives=perspectives, steps=len(metrics.steps), window=pictures.window,
+        bin_size=math.ceil(len(metrics.steps) / DRAWN_POINTS), headlines=headline_rows(table, metrics), table=table,
+        evaluation=evaluation, sections=shown, work=work_table(work) if work else [],
+        page_colors=PAGE_COLORS, notes=list(metrics.notes.values()), status=flat(status), config=flat(config),
     )  # fmt: skip
-    report = run / "report.html"
-    with replacing(report) as file:
+    with replacing(folder.report) as file:
         file.write(page)
-    return report
+    return folder.report
+
+
+def _perspectives(config: dict, metrics: Metrics, sections: Sequence[Section]) -> list[str]:
+    """Those that the configuration names, and further ones that the metrics hold."""
+    named = value_at(config, "data", "perspectives")
+    named = [str(name) for name in named] if isinstance(named, list) else []
+    tables = [chart.key for section in sections for chart in section.charts if chart.form != "lines"]
+    return list(dict.fromkeys(named + metrics.perspectives(tables)))
+
+
+def _drawn(section: Section, pictures: Pictures) -> tuple[str, list[Picture]]:
+    return section.title, [pictures.draw(chart) for chart in section.charts if pictures.wants(chart)]

@@ -1,10 +1,11 @@
-"""The files of a run as series and numbers; what is wrong with a file is named with its line."""
+"""The metrics of a run as series and numbers; what is wrong with the file is named with its line."""
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,10 @@ class Metrics:
         self.steps = self.series("step")
 
     def _records(self) -> Iterator[tuple[int, dict]]:
-        lines = read_bytes(self.path).split(b"\n")
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise MindError(f"{self.path}: missing, expected in a run folder") from None
         for number, text in enumerate(lines, start=1):
             if not text.strip():
                 continue
@@ -86,10 +90,12 @@ class Metrics:
         return value
 
     def series(self, name: str, phase: str = "train") -> np.ndarray:
+        """The number `name` of each line of a phase, "train" or "warmup", in the order of its steps; float64."""
         records = self.train if phase == "train" else self.warmup
         return np.array([self._number(line, name, record.get(name)) for line, record in records])
 
     def by_perspective(self, name: str, perspectives: list[str]) -> list[np.ndarray]:
+        """The object `name` of the training steps as a series like those of `series` for each perspective."""
         rows = [(line, self._mapping(line, record, name)) for line, record in self.train]
         return [np.array([self._number(line, name, row.get(key)) for line, row in rows]) for key in perspectives]
 
@@ -105,35 +111,20 @@ class Metrics:
             self.notes["work"] = f"{self.path.name}: {len(counts) - len(known)} lines hold no work, such are left out"
         return Work(*(int(total) for total in known.sum(0)))
 
-    def perspectives(self) -> list[str]:
-        names = ("l_real", "score", "alpha", "selected_share")
+    def perspectives(self, names: Sequence[str]) -> list[str]:
+        """The keys of the objects of these names, in the order in which they come."""
         return list(dict.fromkeys(k for line, r in self.train for n in names for k in self._mapping(line, r, n)))
 
 
-def read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise MindError(f"{path}: missing, expected in a run folder") from None
-
-
-def read_object(path: Path) -> dict:
-    try:
-        value = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise MindError(f"{path}, line {getattr(error, 'lineno', 1)}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise MindError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def value_at(tree: object, *keys: str) -> object:
+def value_at(tree: object, *keys: str) -> Any:
+    """tree[keys[0]][keys[1]]...; None if one of them is missing, or is looked for in something else than an object."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
 def number_at(tree: object, *keys: str) -> float | None:
+    """`value_at`, if it is a finite number; else None."""
     value = value_at(tree, *keys)
     return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 

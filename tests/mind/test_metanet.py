@@ -34,9 +34,9 @@ def l_real_of(question, rationales, present):
     return torch.where(present, rationales[..., 0].abs() + 0.2, float("nan"))
 
 
-def observe(calibrator, question, rationales, present):
+def add_feedback(calibrator, question, rationales, present):
     scores = calibrator.metanet(question, rationales, present)
-    return calibrator.observe(IDS, scores, l_real_of(question, rationales, present))
+    return calibrator.add_feedback(IDS, scores, l_real_of(question, rationales, present))
 
 
 def test_scores_lie_in_the_open_unit_interval_and_missing_ones_are_zero():
@@ -91,7 +91,7 @@ def test_metanet_steps_once_a_window_with_the_mean_gradient():
     gradients = None
     for step in range(3):
         question, rationales, present = inputs(seed=step)
-        observe(calibrator, question, rationales, present)
+        add_feedback(calibrator, question, rationales, present)
         loss = meta_loss(
             reference.metanet(question, rationales, present), l_real_of(question, rationales, present), present, 1.0
         )
@@ -111,7 +111,7 @@ def test_warm_up_learns_which_rationales_are_easy():
     calibrator = build(warmup_epochs=60)
     question, rationales, present = inputs(questions=40)
     l_real = l_real_of(question, rationales, present)
-    history = calibrator.warm_up(question, rationales, present, l_real, batch=4, seed=0)
+    history = calibrator.warm_up(question, rationales, present, l_real, seed=0)
     assert len(history) == 60 and history[-1] < 0.4 * history[0]
     scores = calibrator.metanet(question, rationales, present)
     best = torch.where(present, scores, -1).argmax(1)
@@ -123,7 +123,7 @@ def test_moving_average_is_a_question_and_perspective():
     calibrator = build(ema=0.75)
     question, rationales, present = inputs()
     first, second = (torch.where(present, value, torch.nan) for value in (2.0, 4.0))
-    calibrator.observe(IDS, calibrator.metanet(question, rationales, present), first)
+    calibrator.add_feedback(IDS, calibrator.metanet(question, rationales, present), first)
     smoothed = calibrator._smoothed(IDS, second)
     torch.testing.assert_close(smoothed, torch.where(present, 2.5, torch.nan), equal_nan=True)
     assert build()._smoothed(IDS, second) is second
@@ -140,11 +140,11 @@ def test_what_was_not_computed_keeps_its_average_and_leaves_the_loss():
         scores = calibrator.metanet(question, rationales, present)
         known = present & ~partial.isnan()
         expected = meta_loss(scores, partial, known, 1.0)
-        assert calibrator.observe(IDS, scores, partial) == pytest.approx(float(expected.detach()))
-        calibrator.observe(IDS, calibrator.metanet(question, rationales, present), l_real)
+        assert calibrator.add_feedback(IDS, scores, partial) == pytest.approx(float(expected.detach()))
+        calibrator.add_feedback(IDS, calibrator.metanet(question, rationales, present), l_real)
         late = calibrator._smoothed(IDS, partial)
         assert bool(late[:, 1].isnan().all()) == (ema == 0)
-        if ema:  # the second observation was the first of its kind
+        if ema:  # the second feedback was the first of its kind
             torch.testing.assert_close(late[:, 1], l_real[:, 1], equal_nan=True)
 
 
@@ -153,7 +153,7 @@ def test_state_resumes_in_the_middle_of_a_window(tmp_path):
     for step in range(5):
         question, rationales, present = inputs(seed=step)
         for calibrator in (straight, stopped):
-            observe(calibrator, question, rationales, present)
+            add_feedback(calibrator, question, rationales, present)
             calibrator.end_step()
         if step == 2:
             torch.save(stopped.state_dict(), tmp_path / "state.pt")
@@ -166,6 +166,6 @@ def test_state_resumes_in_the_middle_of_a_window(tmp_path):
 def test_missing_l_real_never_poisons_a_gradient():
     calibrator = build()
     question, rationales, present = inputs()
-    loss = observe(calibrator, question, rationales, present)
+    loss = add_feedback(calibrator, question, rationales, present)
     assert loss == pytest.approx(loss) and loss > 0
     assert all(p.grad.isfinite().all() for p in calibrator.metanet.parameters() if p.grad is not None)

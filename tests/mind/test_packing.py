@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import NAMES, build_questions
 
-from mind.batches.packing import pack
+from mind.batches.packing import micro_batches
 from mind.batches.prompt_sharing import branch_mask
 from mind.errors import MindError
-from mind.records import Packing, Question, Rationale, TokenizedQuestion
+from mind.records import PackOptions, Question, Rationale, TokenizedQuestion
 from mind.student.tokenization import end_of_turn_id, prompt_ids, question_text, tokenize
 
 
@@ -32,7 +32,7 @@ def sequences_of(tokenized):
 def test_every_label_appears_once(share, data, perspectives, length):
     questions = draw_questions(data, perspectives, longest=12)
     chosen = torch.tensor([[data.draw(st.booleans()) for _ in range(perspectives)] for _ in questions])
-    batches = pack(questions, perspectives, Packing(length, share), chosen)
+    batches = micro_batches(questions, perspectives, PackOptions(length, share), chosen)
     expected = {(q, k): ids for (q, k), ids in sequences_of(questions).items() if chosen[q, k]}
     found = {}
     for batch in batches:
@@ -48,7 +48,7 @@ def test_every_label_appears_once(share, data, perspectives, length):
         assert sorted(hits) == sorted(key for key in expected if key[0] in whole)  # a question is in one micro-batch
         check_answer_rows(batch, hits)
         check_contexts(batch, expected)
-        check_lengths(batch, questions, expected, Packing(length, share))
+        check_lengths(batch, questions, expected, PackOptions(length, share))
     assert found == {key: ids[prompt:].tolist() for key, (ids, prompt) in expected.items()}
 
 
@@ -97,21 +97,21 @@ def check_contexts(batch, expected):
     assert not sequences
 
 
-def check_lengths(batch, questions, expected, packing):
+def check_lengths(batch, questions, expected, pack_options):
     prompts = sum(len(part.input_ids) for part in batch.packs) - int(batch.tokens.sum())
     whole = [q for q in range(len(questions)) if batch.present[q].any()]
-    if not packing.share_prompts:
+    if not pack_options.share_prompts:
         assert prompts == sum(len(questions[q].prompt) * int(batch.present[q].sum()) for q in whole)
     longest = max(len(ids) for key, (ids, _) in expected.items() if key[0] in whole)
-    assert all(len(part.input_ids) <= max(packing.length, longest) for part in batch.packs)
+    assert all(len(part.input_ids) <= max(pack_options.length, longest) for part in batch.packs)
     if len(whole) > 1:
-        assert batch.total_tokens <= packing.length
-    if packing.share_prompts and batch.total_tokens <= packing.length:
+        assert batch.total_tokens <= pack_options.length
+    if pack_options.share_prompts and batch.total_tokens <= pack_options.length:
         assert len(batch.packs) == 1 and prompts == sum(len(questions[q].prompt) for q in whole)
 
 
 def test_aligned_answer_rows_predict_the_same_token(tokenizer, questions):
-    (batch,) = pack(tokenize(questions, tokenizer, NAMES, 512), 3, Packing(4000, share_prompts=True))
+    (batch,) = micro_batches(tokenize(questions, tokenizer, NAMES, 512), 3, PackOptions(4000, share_prompts=True))
     for rows in batch.answer_rows:
         assert len(set(batch.target[rows[rows >= 0]].tolist())) == 1
     assert (batch.answer_rows[batch.answer_question == 2][:, 1] == -1).all()
@@ -145,6 +145,6 @@ def test_bad_input_is_named(tokenizer, questions):
     with pytest.raises(MindError, match="question q: unknown perspective 'odd'"):
         tokenize([stranger], tokenizer, NAMES, 512)
     with pytest.raises(MindError, match=r"question sum-0: its prompt alone has \d+ tokens; train.pack_length is 30"):
-        pack(tokenize(questions, tokenizer, NAMES, 512), 3, Packing(30, share_prompts=False))
+        micro_batches(tokenize(questions, tokenizer, NAMES, 512), 3, PackOptions(30, share_prompts=False))
     with pytest.raises(MindError, match="tiny: its tokenizer has no chat template"):
         end_of_turn_id(SimpleNamespace(chat_template=None, name_or_path="tiny"))

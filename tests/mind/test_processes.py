@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import torch
 from test_trainer import build_trainer, relative
 
+from mind.methods import METHODS
+from tests.guide import example
+
 STEPS = 3
+COMMON = ("loss", "accuracy", "l_real/first", "work/trained", "work/observed", "grad_norm")
+RUNS = {"mind": ("sft_loss", "consistency", "meta_loss"), "easiest": ("easiest_loss", "seen")}
+"""Methods, and what each logs beside COMMON. The second one observes a step before it trains on it."""
 
 
 def run(rank: int, processes: int, port: int, folder: str) -> None:
-    from pathlib import Path
-
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -26,47 +31,40 @@ def run(rank: int, processes: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     path = Path(folder) / f"{processes}-{rank}"
     path.mkdir()
+    METHODS["easiest"] = example("tests/mind/test_methods.py", path).Easiest
+    for method in RUNS:
+        torch.save(train(method, path / method, processes), path / f"{method}.pt")
+
+
+def train(method: str, path: Path, processes: int) -> dict:
     # The second step has one question: with two processes the other one's share is empty.
-    trainer = build_trainer(path, questions_per_step=5, max_steps=STEPS, pack_length=150, share_prompts="always")
+    options = {"questions_per_step": 5, "max_steps": STEPS, "pack_length": 150, "share_prompts": "always"}
+    trainer = build_trainer(path, method=method, **options)
     assert trainer.args.world_size == processes
     trainer.args.save_strategy = "no"
     trainer.train()
-    torch.save(
-        {
-            "student": [p.detach() for p in trainer.model.parameters()],
-            "metanet": [p.detach() for p in trainer.calibrator.metanet.parameters()],
-            "log": [row for row in trainer.state.log_history if "loss" in row],
-        },
-        path / "result.pt",
-    )
+    assert trainer.folder.metrics.exists() == trainer.is_world_process_zero()
+    return {
+        "student": [p.detach() for p in trainer.model.parameters()],
+        "networks": [p.detach() for network in trainer.method.networks().values() for p in network.parameters()],
+        "log": [row for row in trainer.state.log_history if "loss" in row],
+    }
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch has no torch.distributed")
 def test_two_processes_take_the_steps_of_one(tmp_path):
-    results = {}
     for processes in (1, 2):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         torch.multiprocessing.spawn(run, (processes, port, str(tmp_path)), nprocs=processes)
-        for rank in range(processes):
-            results[processes, rank] = torch.load(tmp_path / f"{processes}-{rank}" / "result.pt")
-    alone, first, second = results[1, 0], results[2, 0], results[2, 1]
-    for name in ("student", "metanet"):
-        for p, q in zip(first[name], second[name], strict=True):
-            assert torch.equal(p, q), name
-        for p, q in zip(alone[name], first[name], strict=True):
-            assert relative(q, p) < 1e-6, name
-    for row, other in zip(alone["log"], first["log"], strict=True):
-        for name in (
-            "loss",
-            "sft_loss",
-            "consistency",
-            "meta_loss",
-            "accuracy",
-            "l_real/first",
-            "work/trained",
-            "work/observed",
-            "grad_norm",
-        ):
-            assert other[name] == pytest.approx(row[name], rel=1e-5), name
+    for method, numbers in RUNS.items():
+        alone, first, second = (torch.load(tmp_path / name / f"{method}.pt") for name in ("1-0", "2-0", "2-1"))
+        for name in ("student", "networks"):
+            for p, q in zip(first[name], second[name], strict=True):
+                assert torch.equal(p, q), name
+            for p, q in zip(alone[name], first[name], strict=True):
+                assert relative(q, p) < 1e-6, name
+        for row, other in zip(alone["log"], first["log"], strict=True):
+            for name in (*COMMON, *numbers):
+                assert other[name] == pytest.approx(row[name], rel=1e-5), (method, name)

@@ -12,13 +12,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import NAMES, build_family, build_model
 
-from mind import prompt_sharing, word_problems
-from mind.batches.packing import pack
-from mind.batches.prompt_sharing import FAMILIES, branch_mask, choose_attention, choose_packing, obstacle, use_attention
+from mind import word_problems
+from mind.batches import prompt_sharing
+from mind.batches.packing import micro_batches
+from mind.batches.prompt_sharing import (
+    FAMILIES,
+    branch_mask,
+    choose_attention,
+    choose_pack_options,
+    obstacle,
+    use_attention,
+)
 from mind.batches.trunk import labelled_hidden, pack_hidden
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
-from mind.records import Packing, TokenizedQuestion
+from mind.records import PackOptions, TokenizedQuestion
 from mind.student.tokenization import tokenize
 
 
@@ -28,11 +36,11 @@ def alone(model, question, k):
     return model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, len(question.prompt) - 1 : -1]
 
 
-def check_against_single_sequences(model, questions, perspectives, packing, tolerance):
+def check_against_single_sequences(model, questions, perspectives, pack_options, tolerance):
     """Hidden states and every parameter's gradient of packed micro-batches equal those of sequences one by one."""
     model.zero_grad()
     weights = {}
-    for batch in pack(questions, perspectives, packing):
+    for batch in micro_batches(questions, perspectives, pack_options):
         hidden = labelled_hidden(model, batch)
         weight = torch.randn(hidden.shape, dtype=hidden.dtype)
         (hidden * weight).sum().backward()
@@ -66,18 +74,18 @@ def test_every_family_computes_branches_as_if_alone(tokenizer, questions, family
     assert obstacle(model, attention, 10_000) is None
     model.set_attn_implementation(attention)
     tokenized = tokenize(questions[:3], tokenizer, NAMES, 512)
-    check_against_single_sequences(model, tokenized, 3, Packing(300, share), tolerance)
+    check_against_single_sequences(model, tokenized, 3, PackOptions(300, share), tolerance)
 
 
 def test_a_window_that_nothing_fills_is_no_obstacle(tokenizer, questions):
     layers = {"layer_types": ["sliding_attention", "full_attention"]}
     tokenized = tokenize(questions, tokenizer, NAMES, 512)
     wide, narrow = (build_family("gemma3_text", sliding_window=window, **layers).double() for window in (512, 8))
-    assert choose_packing(wide, "sdpa", tokenized, 300, "always").share_prompts
-    check_against_single_sequences(wide, tokenized, 3, Packing(300, True), 1e-6)
+    assert choose_pack_options(wide, "sdpa", tokenized, 300, "always").share_prompts
+    check_against_single_sequences(wide, tokenized, 3, PackOptions(300, True), 1e-6)
     with pytest.warns(RuntimeWarning, match="attends to the last 8 tokens only"):
-        packing = choose_packing(narrow, "sdpa", tokenized, 300, "auto")
-    check_against_single_sequences(narrow, tokenized, 3, packing, 1e-6)
+        pack_options = choose_pack_options(narrow, "sdpa", tokenized, 300, "auto")
+    check_against_single_sequences(narrow, tokenized, 3, pack_options, 1e-6)
 
 
 @pytest.mark.slow
@@ -86,7 +94,7 @@ def test_a_real_model_computes_branches_as_if_alone(smollm2):
     model, tokenizer, _ = smollm2
     questions = [replace(q, rationales=q.rationales[:3]) for q in word_problems.generate(2, seed=5)]
     tokenized = tokenize(questions, tokenizer, PAPER_PERSPECTIVES, 1024)
-    check_against_single_sequences(model, tokenized, 8, Packing(2048, True), 1e-4)
+    check_against_single_sequences(model, tokenized, 8, PackOptions(2048, True), 1e-4)
 
 
 SINGLE = build_family("llama", num_hidden_layers=1, hidden_size=16, intermediate_size=16, vocab_size=64).double()
@@ -126,7 +134,7 @@ def test_a_thousand_packed_steps(seed, perspectives, length, prompts, longest, s
         )
     expected, gradients = padded(questions, generator)
     SINGLE.zero_grad()
-    for batch in pack(questions, perspectives, Packing(length, share)):
+    for batch in micro_batches(questions, perspectives, PackOptions(length, share)):
         hidden = labelled_hidden(SINGLE, batch)
         weight = torch.empty_like(hidden)
         for q, k in batch.present.nonzero().tolist():
@@ -160,7 +168,7 @@ def padded(questions, generator):
 
 def build_pack():
     question = TokenizedQuestion("q", (5, 6, 7), {0: (8,), 1: (9, 10), 2: (11, 12, 13)}, (14,))
-    (batch,) = pack([question], 3, Packing(100, True))
+    (batch,) = micro_batches([question], 3, PackOptions(100, True))
     return batch.packs[0]
 
 
@@ -211,7 +219,7 @@ def test_every_attention_on_a_gpu(attention, share, compiled):
         if compiled:
             model.base_model.compile(dynamic=True)
         for length in (500, 900, 2500):
-            for batch in pack(questions, 4, Packing(length, share)):
+            for batch in micro_batches(questions, 4, PackOptions(length, share)):
                 hidden = labelled_hidden(model, batch)
                 hidden.float().square().mean().backward()
                 for q, k in batch.present.nonzero().tolist():
@@ -268,10 +276,10 @@ def test_obstacles_are_named(tokenizer, questions, model, attention, reason):
     model = model() if "linear" not in reason else with_linear_layers()
     tokenized = [TokenizedQuestion("q", tuple(range(40)), {0: (1,) * 8}, (2, 2))]
     with pytest.raises(MindError, match=f"train.share_prompts is always, but prompts cannot be shared: .*{reason}"):
-        choose_packing(model, attention, tokenized, 300, "always")
+        choose_pack_options(model, attention, tokenized, 300, "always")
     with pytest.warns(RuntimeWarning, match=f"each rationale is computed with its own copy of the prompt: .*{reason}"):
-        assert choose_packing(model, attention, tokenized, 300, "auto") == Packing(300, False)
-    assert choose_packing(model, attention, tokenized, 300, "never") == Packing(300, False)
+        assert choose_pack_options(model, attention, tokenized, 300, "auto") == PackOptions(300, False)
+    assert choose_pack_options(model, attention, tokenized, 300, "never") == PackOptions(300, False)
 
 
 def with_linear_layers():

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 from mind.errors import MindError
-from mind.report import Metrics, binned, evaluation_table, perspective_inks, running_mean, write_report
+from mind.report.pictures import perspective_inks
+from mind.report.reading import Metrics, binned, running_mean
+from mind.report.tables import evaluation_table
+from mind.run.report import write_run_report
+from mind.run_folder import RunFolder
 
 HOSTILE = "<script>alert(1)</script> & $x$"
 PERSPECTIVES = ["formal_symbolic", "intuitive", "decomposition", "planning", "analogy", "socratic", "contrastive"]
@@ -61,7 +65,7 @@ def write_run(run: Path, steps: int = 40, names: list[str] = PERSPECTIVES) -> Pa
 
 
 def page_of(run: Path) -> str:
-    return write_report(run).read_text(encoding="utf-8")
+    return write_run_report(RunFolder(run)).read_text(encoding="utf-8")
 
 
 def write_steps(run: Path, *rows: dict) -> None:
@@ -84,9 +88,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_pictures_table_and_headlines(run: Path) -> None:
-    path = write_report(run)
-    page = path.read_text(encoding="utf-8")
-    assert path == run / "report.html"
+    page = page_of(run)
+    assert (run / "report.html").read_text(encoding="utf-8") == page and "MIND run report" in page
     assert len(drawn(page)) == PICTURES == page.count("<figcaption>")
     assert "Not drawn" not in page
     assert 'class="notes"' not in page
@@ -110,9 +113,9 @@ def test_a_reference_in_a_picture_resolves(page: str) -> None:
     assert set(re.findall(r"url\(#([^)]*)\)", page)) | set(re.findall(r'href="#([^"]*)"', page)) <= ids
 
 
-def test_colours_are_the_same_in_all_pictures_and_differ(page: str) -> None:
-    assert len({(ink.colour, ink.dashes) for ink in perspective_inks([str(k) for k in range(32)])}) == 32
-    assert len({ink.colour for ink in perspective_inks([str(k) for k in range(32)])}) == 32
+def test_colors_are_the_same_in_all_pictures_and_differ(page: str) -> None:
+    assert len({(ink.color, ink.dashes) for ink in perspective_inks([str(k) for k in range(32)])}) == 32
+    assert len({ink.color for ink in perspective_inks([str(k) for k in range(32)])}) == 32
     keys = re.findall(r'stroke: ([^"]*)" stroke-width="2.6"/></svg>formal_symbolic<', page)
     assert (len(keys), len(set(keys))) == (3, 1)
 
@@ -131,21 +134,21 @@ def test_one_bare_step_draws_what_there_is(run: Path) -> None:
     assert page.count("Not drawn") == PICTURES - 1
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["config.json: no such", "metrics.jsonl: missing"])
 def test_a_missing_file_is_named(run: Path, name: str) -> None:
-    (run / name).unlink()
-    with pytest.raises(MindError, match=rf"{name}: missing"):
-        write_report(run)
+    (run / name.partition(":")[0]).unlink()
+    with pytest.raises(MindError, match=name):
+        page_of(run)
     assert not (run / "report.html").exists()
 
 
 def test_malformed_files_are_named_with_their_line(run: Path) -> None:
     (run / "status.json").write_text('{"wall_s": 1,\n oops}')
     with pytest.raises(MindError, match=r"status\.json, line 2: not JSON"):
-        write_report(run)
+        page_of(run)
     (run / "evaluation.json").write_text("[]")
     with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, found list"):
-        write_report(run)
+        page_of(run)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,7 @@ def test_malformed_files_are_named_with_their_line(run: Path) -> None:
 def test_malformed_metrics_are_named(run: Path, text: str, message: str) -> None:
     (run / "metrics.jsonl").write_text(text)
     with pytest.raises(MindError, match=r"metrics\.jsonl.*" + message):
-        write_report(run)
+        page_of(run)
 
 
 def test_a_killed_run_says_what_is_left_out(run: Path) -> None:
@@ -230,9 +233,9 @@ def test_work_of_a_step_saving_by_saving(run: Path) -> None:
     bars = re.findall(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]* style="fill: (?!none)([^"]*)"', picture)
     naive = float(bars[0][1]) - float(bars[0][0])
     blue, amber, pale = "#3f83f0", "#e08a1e", "var(--rule)"
-    assert [((float(end) - float(start)) / naive, colour) for start, end, colour in bars] == [
-        (pytest.approx(share, abs=1e-4), colour)
-        for share, colour in [(1, blue), (0.8, blue), (0.2, pale), (0.6, blue), (0.2, pale),
+    assert [((float(end) - float(start)) / naive, color) for start, end, color in bars] == [
+        (pytest.approx(share, abs=1e-4), color)
+        for share, color in [(1, blue), (0.8, blue), (0.2, pale), (0.6, blue), (0.2, pale),
                               (0.2, blue), (0.05, amber), (0.35, pale)]
     ]  # fmt: skip
     table = re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)</td><td>([^<]*%)</td></tr>', page)
@@ -253,6 +256,27 @@ def test_work_that_is_not_there_is_said(run: Path, work: dict | None) -> None:
     page = page_of(run)
     assert "1 lines hold no work, such are left out" in page
     assert "<td>1,000</td><td>100.0%</td>" in page
+
+
+def test_another_method_shows_no_metanet(run: Path) -> None:
+    """SFT: the student's own series, and nothing that only MIND has."""
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"method": "sft", "options": {}}))
+    common = {"loss", "accuracy", "l_real", "learning_rate", "tokens_per_s", "peak_rss_mib", "work"}
+    rows = [train_line(step, random.Random(step), PERSPECTIVES) for step in range(1, 6)]
+    work = {"work": WORK | {"trained": WORK["shared"], "observed": 0}}
+    write_steps(run, *({name: row[name] for name in common} | work for row in rows))
+    page = page_of(run)
+    assert "SFT run report" in page and "<h3>L_real of each perspective</h3>" in page
+    shown = re.findall(r"<h2>([^<]*)</h2>", page)
+    assert shown == ["Summary", "Evaluation", "Student", "Machine", "Configuration"]
+    assert re.findall(r"<h3>([^<]*)</h3>", page) == [
+        "Loss", "Token accuracy", "L_real of each perspective", "Learning rate",
+        "Throughput", "Peak memory", "Work of a step",
+    ]  # fmt: skip
+    assert len(drawn(page)) == 7 and "Not drawn" not in page
+    body = page[: page.index("<h2>Configuration</h2>")]
+    assert not re.search("MetaNet|I_dyn|consistency|selected", body)
 
 
 def test_dropped_mass_is_drawn_where_there_is_some(run: Path, page: str) -> None:

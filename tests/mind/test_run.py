@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import NAMES, build_questions
 
 from mind.cli import main
+from mind.config import flat
 from mind.data.questions import save_questions
 
 TIMING = ("step_s", "tokens_per_s", "peak_rss_mib")
@@ -24,39 +28,19 @@ def arguments(tmp_path, model_folder):
     """A small run: 12 steps, a checkpoint every 3, MetaNet's window of 4 open across checkpoints."""
     save_questions(build_questions(10), tmp_path / "train.jsonl")
     save_questions(build_questions(4), tmp_path / "test.jsonl")
-    return [
-        "train",
-        "--output",
-        str(tmp_path / "run"),
-        "--student.model",
-        str(model_folder),
-        "--student.max-length",
-        "512",
-        "--data.train",
-        str(tmp_path / "train.jsonl"),
-        "--data.evaluation",
-        str(tmp_path / "test.jsonl"),
-        "--data.perspectives",
-        *NAMES,
-        "--train.questions-per-step",
-        "2",
-        "--train.max-steps",
-        "12",
-        "--train.save-steps",
-        "3",
-        "--train.learning-rate",
-        "1e-3",
-        "--metanet.width",
-        "16",
-        "--metanet.ema",
-        "0.5",
-        "--metanet.learning-rate",
-        "1e-2",
-        "--metanet.warmup-epochs",
-        "3",
-        "--evaluation.max-new-tokens",
-        "8",
-    ]
+    options = (
+        "--train.questions-per-step 2 --train.max-steps 12 --train.save-steps 3 --train.learning-rate 1e-3 "
+        "--metanet.width 16 --metanet.ema 0.5 --metanet.learning-rate 1e-2 --metanet.warmup-epochs 3 "
+        "--student.max-length 512 --evaluation.max-new-tokens 8"
+    )
+    files = {
+        "--output": tmp_path / "run",
+        "--student.model": model_folder,
+        "--data.train": tmp_path / "train.jsonl",
+        "--data.evaluation": tmp_path / "test.jsonl",
+    }
+    named = [str(part) for item in files.items() for part in item]
+    return ["train", *named, "--data.perspectives", *NAMES, *options.split()]
 
 
 def replaced(arguments, *changes):
@@ -73,6 +57,17 @@ def replaced(arguments, *changes):
 def train_rows(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in TIMING} for row in rows if row["phase"] == "train"]
+
+
+def state_of(folder):
+    """The method's state at the end of a run; nan stands for what was never computed."""
+    return flat(torch.load(folder / "calibration.pt", weights_only=True))
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one.nan_to_num(-1), other.nan_to_num(-1))
+    return one == other
 
 
 def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
@@ -106,24 +101,9 @@ def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
         assert evaluation[when]["heldout"]["nll"] > 0 and evaluation[when]["files"]["test"]["total"] == 4
     assert "before and after" in capsys.readouterr().out
     assert main(["report", str(run)]) == 0
-    assert (
-        main(
-            [
-                "evaluate",
-                "--student.model",
-                str(run / "student"),
-                "--heldout",
-                str(tmp_path / "train.jsonl"),
-                "--files",
-                str(tmp_path / "test.jsonl"),
-                "--evaluation.max-new-tokens",
-                "4",
-                "--output",
-                str(tmp_path / "e.json"),
-            ]
-        )
-        == 0
-    )
+    files = f"--heldout {tmp_path}/train.jsonl --files {tmp_path}/test.jsonl --output {tmp_path}/e.json"
+    options = f"--student.model {run}/student --evaluation.max-new-tokens 4 {files}"
+    assert main(["evaluate", *options.split()]) == 0
     assert json.loads((tmp_path / "e.json").read_text())["heldout"]["rationales"] == 27
 
 
@@ -140,27 +120,28 @@ def test_lora_leaves_a_plain_student(tmp_path, arguments):
 
 LAUNCHER = """
 import json, os, signal, sys
-import mind.cli, mind.report, mind.run.metrics, mind.run.train, mind.run.trainer
+import mind.cli.commands, mind.run.metrics, mind.run.train, mind.run_folder
+import mind.methods.mind.calibration
 import transformers.models.llama.modeling_llama
 
-def kill():
+def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 def kill_at(when):
     if when == "step":
-        plain = mind.run.metrics.MetricsCallback.on_step_end
+        plain = mind.run.metrics.ProgressBar.on_step_end
         def on_step_end(self, args, state, control, **rest):
             plain(self, args, state, control, **rest)
             if state.global_step == 8:
                 kill()
-        mind.run.metrics.MetricsCallback.on_step_end = on_step_end
+        mind.run.metrics.ProgressBar.on_step_end = on_step_end
     elif when == "save":
-        plain = mind.run.trainer.save_calibration
-        def save_calibration(calibrator, folder):
-            kill() if folder.name == "checkpoint-9" else plain(calibrator, folder)
-        mind.run.trainer.save_calibration = save_calibration
+        plain = mind.run_folder.RunFolder.save_method
+        def save_method(self, state, networks, checkpoint=None):
+            kill() if checkpoint and checkpoint.name == "checkpoint-9" else plain(self, state, networks, checkpoint)
+        mind.run_folder.RunFolder.save_method = save_method
     elif when == "warm-up":
-        mind.methods.mind.calibration.Calibrator.warm_up = lambda *_: kill()
+        mind.methods.mind.calibration.Calibrator.warm_up = kill
 
 for line in sys.stdin:
     when, arguments = json.loads(line)
@@ -174,15 +155,20 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture
-def launch(tmp_path):
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
     """Runs a command in a process of its own, killed at the named point, and returns its exit status.
 
     The processes are forks of one that has imported everything, which takes longer than such a run.
     """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    folder = tmp_path_factory.mktemp("launcher")
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "OMP_NUM_THREADS": "1",
+        "MIND_CACHE": str(folder / "cache"),
+    }
     with (
-        (tmp_path / "errors").open("w") as errors,
+        (folder / "errors").open("w") as errors,
         subprocess.Popen(
             [sys.executable, "-c", LAUNCHER],
             env=environment,
@@ -196,7 +182,7 @@ def launch(tmp_path):
         def run(when, arguments):
             print(json.dumps([when, arguments]), file=launcher.stdin, flush=True)
             answer = launcher.stdout.readline()
-            assert answer, (tmp_path / "errors").read_text()
+            assert answer in ("0\n", "-9\n"), (folder / "errors").read_text()
             return int(answer)
 
         yield run
@@ -205,21 +191,59 @@ def launch(tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, arguments, launch):
-    errors = tmp_path / "errors"
-    assert launch("never", replaced(arguments, "--output", str(tmp_path / "straight"))) == 0, errors.read_text()
-    expected = train_rows(tmp_path / "straight")
-    for when in ("step", "save", "warm-up"):
-        output = tmp_path / when
-        assert launch(when, replaced(arguments, "--output", str(output))) == -9
-        assert not (output / "student").exists()
-        assert launch("never", ["train", "--output", str(output), "--resume"]) == 0, errors.read_text()
-        assert train_rows(output) == expected, when
-        states = [torch.load(tmp_path / name / "calibration.pt", weights_only=True) for name in ("straight", when)]
-        for name, value in states[0]["metanet"].items():
-            assert torch.equal(value, states[1]["metanet"][name]), name
-        for name, value in states[0]["average"].items():
-            torch.testing.assert_close(value, states[1]["average"][name], rtol=0, atol=0, equal_nan=True, msg=name)
-        shutil.rmtree(output)
+    for method, kills in (("mind", ("step", "save", "warm-up")), ("sft", ("step", "save"))):
+        straight = tmp_path / method
+        given = [*arguments, "--method", method]
+        assert launch("never", replaced(given, "--output", str(straight))) == 0
+        for when in kills:
+            output = tmp_path / f"{method}-{when}"
+            assert launch(when, replaced(given, "--output", str(output))) == -9
+            assert not (output / "student").exists()
+            assert launch("never", ["train", "--output", str(output), "--resume"]) == 0
+            assert train_rows(output) == train_rows(straight), (method, when)
+            weights = [load_file(folder / "student" / "model.safetensors") for folder in (straight, output)]
+            for name, value in weights[0].items():
+                assert torch.equal(value, weights[1][name]), name
+            states = [state_of(folder) for folder in (straight, output)]
+            assert states[0].keys() == states[1].keys() and bool(states[0]) == (method == "mind")
+            for name, value in states[0].items():
+                assert same(value, states[1][name]), name
+            shutil.rmtree(output)
+
+
+def test_runs_in_one_process_do_not_disturb_one_another(tmp_path, arguments, launch, monkeypatch):
+    """Each has what it has in a process of its own: metrics, weights, generated answers, and events of TensorBoard."""
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "elsewhere"))
+    runs = {
+        "sft": replaced(arguments, "--method", "sft", "--train.max-steps", "3", "--train.seed", "5"),
+        "mind": replaced(arguments, "--train.max-steps", "3"),
+    }
+    environment = dict(os.environ)
+    for name, given in runs.items():
+        assert launch("never", replaced(given, "--output", str(tmp_path / "alone" / name))) == 0
+        assert main(replaced(given, "--output", str(tmp_path / "together" / name))) == 0
+    assert dict(os.environ) == environment
+    for name in runs:
+        alone, together = (tmp_path / where / name for where in ("alone", "together"))
+        assert train_rows(alone) == train_rows(together) and len(train_rows(together)) == 3
+        assert (alone / "evaluation.json").read_text() == (together / "evaluation.json").read_text()
+        weights = [load_file(folder / "student" / "model.safetensors") for folder in (alone, together)]
+        assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+        (events,) = (together / "tensorboard").iterdir()
+        scalars = EventAccumulator(str(events)).Reload().Scalars("train/loss")
+        expected = [(row["step"], pytest.approx(row["loss"])) for row in train_rows(together)]
+        assert [(scalar.step, scalar.value) for scalar in scalars] == expected
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_metrics_go_where_they_are_wanted(tmp_path, arguments, capsys, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else real(name, *rest))
+    given = replaced(arguments, "--train.max-steps", "1")
+    expect_error([*given, "--train.report-to", "wandb"], capsys, "train.report_to is wandb", "pip install wandb")
+    assert not (tmp_path / "run").exists()
+    assert main([*given, "--train.report-to", "none"]) == 0
+    assert not (tmp_path / "run" / "tensorboard").exists() and len(train_rows(tmp_path / "run")) == 1
 
 
 def expect_error(arguments, capsys, *parts):
@@ -263,6 +287,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder
     )
     expect_error([*arguments, "--student.attention", "flash_attention_2"], capsys, "flash_attention_2", "installed")
     expect_error([*arguments, "--student.attention", "flex_attention"], capsys, "no backward pass of it on a CPU")
+    expect_error([*arguments, "--method", "magic"], capsys, "method is 'magic': expected one of mind, sft")
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
         expect_error(arguments, capsys, "this launch has 2 processes")
@@ -288,9 +313,9 @@ def test_resume_needs_a_run_and_keeps_its_configuration(tmp_path, arguments, cap
 
     (tmp_path / "run").mkdir()
     save_json(MindConfig(output=str(tmp_path / "run")), tmp_path / "run" / "config.json")
-    expect_error(
-        ["train", "--output", str(tmp_path / "run"), "--resume", "--train.seed", "5"], capsys, "train.seed (0 there)"
-    )
+    resume = ["train", "--output", str(tmp_path / "run"), "--resume"]
+    expect_error([*resume, "--train.seed", "5"], capsys, "train.seed (0 there)")
+    expect_error([*resume, "--method", "sft"], capsys, "method (mind there)")
 
 
 def test_unknown_commands_show_the_usage(capsys):

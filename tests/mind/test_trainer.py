@@ -1,8 +1,10 @@
-"""MindTrainer: its loss and gradients against a plain computation of the paper's equations; accumulation; logging."""
+"""MethodTrainer: loss and gradients of MIND and SFT against a plain computation of their equations; logging."""
 
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 import math
 
 import pytest
@@ -10,21 +12,22 @@ import torch
 import torch.nn.functional as F
 from tiny import NAMES, build_family, build_model, build_questions, build_tokenizer
 
+from mind.batches.packing import present_rationales
 from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.errors import MindError
-from mind.methods.mind.calibration import Calibrator, meta_loss
-from mind.methods.mind.features import StudentEncoder, build_features
-from mind.methods.mind.metanet import MetaNet
+from mind.methods import METHODS
+from mind.methods.method import MethodContext
+from mind.methods.mind.calibration import meta_loss
 from mind.methods.mind.objective import select
-from mind.run.trainer import MindTrainer, last_checkpoint
+from mind.run.trainer import MethodTrainer
 from mind.student.model import load_student
-from mind.student.tokenization import tokenize
 from mind_kernels import sparse_gradient
 
 
 def build_trainer(
     tmp_path,
     *,
+    method="mind",
     dtype=torch.float64,
     model=None,
     questions=None,
@@ -37,6 +40,7 @@ def build_trainer(
     model = (model or build_model()).to(dtype)
     config = MindConfig(
         output=str(tmp_path / "run"),
+        method=method,
         data=DataConfig(perspectives=NAMES),
         student=StudentConfig(max_length=512, attention=attention),
         objective=objective or ObjectiveConfig(beta=0.97, consistency_weight=0.5),
@@ -53,18 +57,28 @@ def build_trainer(
             | train
         ),
     )
-    features = build_features(questions, NAMES, StudentEncoder(model, tokenizer, 200), tmp_path)
-    torch.manual_seed(1)
-    net = MetaNet(features.question.shape[1], len(NAMES), config.metanet.width, config.metanet.synergy_heads)
-    calibrator = Calibrator(net, config.metanet, config.metanet_learning_rate)
-    tokenized = tokenize(questions, tokenizer, NAMES, 512)
-    return MindTrainer(model, config, tokenized, features, calibrator, tokenizer)
+    context = MethodContext.build(config, model, tokenizer, questions)
+    return MethodTrainer(context, METHODS[method](context))
 
 
-def plain_objective(model, questions, scores, config):
-    """Section 3 and 4 of the method, one sequence at a time, no packing, no fusion: (mean L_total, L_real (Q, K))."""
+def plain_weights(trainer, questions):
+    """Section 3 of the method for MIND, 1/K_q for SFT: {k: weight} of each question."""
+    if trainer.context.config.method == "sft":
+        return [dict.fromkeys(question.rationales, 1 / len(question.rationales)) for question in questions]
+    config, weights = trainer.context.config.objective, []
+    for question, scores in zip(questions, scores_of(trainer, questions).double().tolist(), strict=True):
+        best = max(scores[k] for k in question.rationales)
+        exponential = {
+            k: math.exp(scores[k] / config.tau_student) for k in question.rationales if scores[k] >= config.beta * best
+        }
+        weights.append({k: value / sum(exponential.values()) for k, value in exponential.items()})
+    return weights
+
+
+def plain_objective(model, questions, weights, consistency_weight):
+    """Section 4 of the method, one sequence at a time, no packing, no fusion: (mean L_total, L_real (Q, K))."""
     total, l_real = 0.0, torch.full((len(questions), len(NAMES)), math.nan, dtype=torch.float64)
-    for q, question in enumerate(questions):
+    for q, (question, alpha) in enumerate(zip(questions, weights, strict=True)):
         losses, answers = {}, {}
         for k, ids in question.rationales.items():
             sequence = torch.tensor([*question.prompt, *ids, *question.suffix])
@@ -72,17 +86,11 @@ def plain_objective(model, questions, scores, config):
             losses[k] = F.cross_entropy(logits, sequence[len(question.prompt) :])
             answers[k] = logits[-len(question.suffix) :].softmax(-1)
             l_real[q, k] = losses[k].detach()
-        best = max(scores[q, k] for k in losses)
-        chosen = [k for k in losses if scores[q, k] >= config.beta * best]
-        normaliser = sum(math.exp(scores[q, k] / config.tau_student) for k in chosen)
-        alpha = {k: math.exp(scores[q, k] / config.tau_student) / normaliser for k in chosen}
-        total = total + sum(alpha[k] * losses[k] for k in chosen)
-        for i in chosen:
-            for j in chosen:
-                if i < j:
-                    middle = (answers[i] + answers[j]) / 2
-                    jsd = sum((p * (p.log() - middle.log())).sum(-1) for p in (answers[i], answers[j])) / 2
-                    total = total + config.consistency_weight * alpha[i] * alpha[j] * jsd.mean()
+        total = total + sum(alpha[k] * losses[k] for k in alpha)
+        for i, j in itertools.combinations(alpha, 2):
+            middle = (answers[i] + answers[j]) / 2
+            jsd = sum((p * (p.log() - middle.log())).sum(-1) for p in (answers[i], answers[j])) / 2
+            total = total + consistency_weight * alpha[i] * alpha[j] * jsd.mean()
     return total / len(questions), l_real
 
 
@@ -110,22 +118,34 @@ def every_question(trainer):
 
 def scores_of(trainer, questions):
     with torch.no_grad():
-        return trainer.calibrator.metanet(*trainer.step_features(questions))
+        return trainer.method.scores(questions, present_rationales(questions, 3))
+
+
+def record_steps(trainer):
+    """The (plan, L_real) that the method is told at the end of each step."""
+    seen, finish_step = [], trainer.method.finish_step
+
+    def record(plan, totals, l_real):
+        seen.append((plan, l_real))
+        return finish_step(plan, totals, l_real)
+
+    trainer.method.finish_step = record
+    return seen
 
 
 def check_against_the_equations(trainer, tolerance=1e-6):
     """One step of the trainer gives the loss, L_real and gradients of `plain_objective`."""
     plain = copy.deepcopy(trainer.model)
-    questions = every_question(trainer)
-    scores = scores_of(trainer, questions)
-    seen = []
-    observe = trainer.calibrator.observe
-    trainer.calibrator.observe = lambda ids, scores, l_real: seen.append(l_real) or observe(ids, scores, l_real)
+    questions, config = every_question(trainer), trainer.context.config
+    weights = plain_weights(trainer, questions)
+    seen = record_steps(trainer)
     loss, gradients = step(trainer, questions)
-    expected, l_real = plain_objective(plain, questions, scores.double(), trainer.config.objective)
+    consistency_weight = 0.0 if config.method == "sft" else config.objective.consistency_weight
+    expected, l_real = plain_objective(plain, questions, weights, consistency_weight)
     expected.backward()
     assert relative(loss, expected.detach()) < tolerance
-    torch.testing.assert_close(seen[0].double(), l_real, rtol=max(tolerance, 1e-6), atol=0, equal_nan=True)
+    ((_, found),) = seen
+    torch.testing.assert_close(found, l_real, rtol=max(tolerance, 1e-6), atol=0, equal_nan=True)
     for name, p in plain.named_parameters():
         assert relative(gradients[name], p.grad) < tolerance, name
 
@@ -137,6 +157,16 @@ def test_loss_and_gradients_are_the_equations(tmp_path, objective, pack_length, 
     check_against_the_equations(
         build_trainer(tmp_path, objective=OBJECTIVES[objective], pack_length=pack_length, share_prompts=share_prompts)
     )
+
+
+@pytest.mark.parametrize(("share_prompts", "pack_length"), [("always", 75), ("never", 300), ("always", 2000)])
+def test_sft_trains_on_every_rationale_alike(tmp_path, share_prompts, pack_length):
+    trainer = build_trainer(tmp_path, method="sft", pack_length=pack_length, share_prompts=share_prompts)
+    check_against_the_equations(trainer)
+    row = trainer.meter.flush()
+    assert row["work"]["observed"] == 0 and set(row["l_real"]) == set(NAMES)
+    assert not set(row) & {"sft_loss", "consistency", "meta_loss", "selected", "alpha"}
+    assert trainer.method.networks() == trainer.method.state_dict() == {}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
@@ -158,12 +188,14 @@ def test_every_family_takes_the_naive_step(tmp_path, family, dtype, tolerance):
 
 
 @pytest.mark.parametrize("option", ["gradient_checkpointing", "compile"])
-def test_the_trunk_may_be_checkpointed_or_compiled(tmp_path, option):
+def test_the_trunk_may_be_checkpointed_or_compiled(tmp_path, option, monkeypatch):
     trainer = build_trainer(tmp_path, share_prompts="always", pack_length=300, **{option: True})
     if option == "gradient_checkpointing":
         trainer.model.gradient_checkpointing_enable()  # what Trainer.train does with the argument
         assert trainer.args.gradient_checkpointing
     trunk = trainer.model.base_model
+    # Traced like any backend's graphs; to generate code for them would take a minute and test PyTorch.
+    monkeypatch.setattr(trunk, "compile", functools.partial(trunk.compile, backend="aot_eager"))
     with trainer.compiled_trunk():
         assert (trunk._compiled_call_impl is not None) == (option == "compile")
         check_against_the_equations(trainer)
@@ -188,7 +220,8 @@ def test_work_outside_the_selection_has_no_backward(tmp_path):
     """The trunk records a graph for the selected rationales and their prompts, and for nothing else."""
     trainer = build_trainer(tmp_path, share_prompts="always", pack_length=300)
     questions = every_question(trainer)
-    scores = scores_of(trainer, questions)
+    present = present_rationales(questions, 3)
+    selected, _ = select(scores_of(trainer, questions), present, 0.97, 1.0)
     tokens = {True: 0, False: 0}
 
     def count(module, args, kwargs, output):
@@ -196,8 +229,6 @@ def test_work_outside_the_selection_has_no_backward(tmp_path):
 
     trainer.model.base_model.register_forward_hook(count, with_kwargs=True)
     step(trainer, questions)
-    present = torch.tensor([[k in q.rationales for k in range(3)] for q in questions])
-    selected, _ = select(scores, present, 0.97, 1.0)
     assert 0 < int(selected.sum()) < int(present.sum())
 
     def cost(chosen):
@@ -208,14 +239,13 @@ def test_work_outside_the_selection_has_no_backward(tmp_path):
         )
 
     assert tokens == {True: cost(selected), False: cost(present & ~selected)}
-    work = {name: value for name, value in trainer.meter.flush().items() if name.startswith("work/")}
     sequences = [len(q.prompt) + len(ids) + len(q.suffix) for q in questions for ids in q.rationales.values()]
-    assert work == {
-        "work/padded": len(sequences) * max(sequences),
-        "work/packed": sum(sequences),
-        "work/shared": cost(present),
-        "work/trained": tokens[True],
-        "work/observed": tokens[False],
+    assert trainer.meter.flush()["work"] == {
+        "padded": len(sequences) * max(sequences),
+        "packed": sum(sequences),
+        "shared": cost(present),
+        "trained": tokens[True],
+        "observed": tokens[False],
     }
 
 
@@ -224,16 +254,9 @@ def test_work_outside_the_selection_has_no_backward(tmp_path):
 )
 def test_feedback_says_when_the_rest_is_observed(tmp_path, feedback, observed):
     trainer = build_trainer(tmp_path, metanet=MetaNetConfig(width=16, feedback=feedback), dtype=torch.float32)
-    seen = []
-    observe = trainer.calibrator.observe
-
-    def record(ids, scores, l_real):
-        seen.append(int((~l_real.isnan()).sum() == sum(scores[q, k] > 0 for q in range(3) for k in range(3))))
-        return observe(ids, scores, l_real)
-
-    trainer.calibrator.observe = record
+    seen = record_steps(trainer)
     trainer.train()
-    assert seen == observed
+    assert [int(torch.equal(~l_real.isnan(), plan.present)) for plan, l_real in seen] == observed
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert [int(row["work/observed"] > 0) for row in rows] == observed
 
@@ -266,16 +289,13 @@ def test_selection_is_between_one_and_all(tmp_path):
 def test_metanet_learns_from_the_meta_loss_alone(tmp_path):
     """alpha is detached: nothing of the student's backward reaches MetaNet."""
     trainer = build_trainer(tmp_path, metanet=MetaNetConfig(width=16, accumulation=100))
-    questions = every_question(trainer)
-    scores = trainer.calibrator.metanet(*trainer.step_features(questions))
-    _, l_real = plain_objective(
-        copy.deepcopy(trainer.model), questions, scores.detach().double(), trainer.config.objective
-    )
-    present = ~l_real.isnan()
-    loss = meta_loss(scores, l_real, present, 1.0)
-    expected = torch.autograd.grad(loss, list(trainer.calibrator.metanet.parameters()))
+    questions, metanet = every_question(trainer), trainer.method.calibrator.metanet
+    scores = trainer.method.scores(questions, present_rationales(questions, 3))
+    _, l_real = plain_objective(copy.deepcopy(trainer.model), questions, plain_weights(trainer, questions), 0.5)
+    loss = meta_loss(scores, l_real, ~l_real.isnan(), 1.0)
+    expected = torch.autograd.grad(loss, list(metanet.parameters()))
     step(trainer, questions)
-    for p, gradient in zip(trainer.calibrator.metanet.parameters(), expected, strict=True):
+    for p, gradient in zip(metanet.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-9)
 
 
@@ -304,7 +324,7 @@ def test_memory_settings_do_not_change_the_result(tmp_path):
 
 def test_training_lowers_the_loss_and_moves_metanet(tmp_path):
     trainer = build_trainer(tmp_path, dtype=torch.float32, max_steps=20, learning_rate=3e-3)
-    before = copy.deepcopy(trainer.calibrator.metanet.state_dict())
+    before = copy.deepcopy(trainer.method.calibrator.metanet.state_dict())
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert len(rows) == 20 and rows[-1]["loss"] < 0.8 * rows[0]["loss"]
@@ -324,7 +344,8 @@ def test_training_lowers_the_loss_and_moves_metanet(tmp_path):
         "grad_norm",
         "work/trained",
     } <= set(rows[0])
-    assert any(not torch.equal(before[name], value) for name, value in trainer.calibrator.metanet.state_dict().items())
+    after = trainer.method.calibrator.metanet.state_dict()
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
 
 
 def test_a_checkpoint_is_a_plain_model(tmp_path):
@@ -332,13 +353,13 @@ def test_a_checkpoint_is_a_plain_model(tmp_path):
 
     trainer = build_trainer(tmp_path, dtype=torch.float32, max_steps=2, save_steps=2)
     trainer.train()
-    folder = last_checkpoint(tmp_path / "run")
-    assert folder.name == "checkpoint-2" and (folder / "model.safetensors").exists()
+    ((last_step, folder),) = trainer.folder.checkpoints().items()
+    assert last_step == 2 and (folder / "model.safetensors").exists()
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     for (name, p), q in zip(loaded.named_parameters(), trainer.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=0, msg=name)
     (folder / "calibration.pt").unlink()
-    assert last_checkpoint(tmp_path / "run") is None
+    assert not trainer.folder.checkpoints()
 
 
 def test_lora_trains_adapters_alone(tmp_path, model_folder):
@@ -372,7 +393,7 @@ def test_what_cannot_train_is_refused(tmp_path, monkeypatch):
     ):
         build_trainer(tmp_path / "window", model=build_windowed(), share_prompts="always")
     with pytest.warns(RuntimeWarning, match="its own copy of the prompt: the model attends to the last 8"):
-        assert not build_trainer(tmp_path / "auto", model=build_windowed()).packing.share_prompts
+        assert not build_trainer(tmp_path / "auto", model=build_windowed()).context.pack_options.share_prompts
     with pytest.raises(MindError, match=r"question sum-0: its prompt alone has \d+ tokens; train.tokens_per_step"):
         build_trainer(tmp_path / "budget", tokens_per_step=20, questions_per_step=None)
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))

@@ -8,7 +8,7 @@ than the student's, and optionally an exponential moving average of L_real.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,13 @@ from mind.config import MetaNetConfig
 from mind.methods.mind.metanet import MetaNet
 
 
-def meta_loss(scores: Tensor, l_real: Tensor, present: Tensor, tau: float) -> Tensor:
-    """L_meta, the mean over the questions: scores, l_real and present are (Q, K); l_real takes no gradient."""
+def meta_loss(
+    scores: Tensor,  # (Q, K)
+    l_real: Tensor,  # (Q, K)
+    present: Tensor,  # (Q, K) bool
+    tau: float,
+) -> Tensor:  # ()
+    """L_meta over the `present` rationales, the mean over the questions; l_real gets no gradient."""
     mask = torch.where(present, 0.0, -torch.inf)
     losses = torch.where(present, l_real.detach(), 0).to(scores.dtype)
     log_p = torch.log_softmax(scores / tau + mask, dim=1)
@@ -29,7 +34,7 @@ def meta_loss(scores: Tensor, l_real: Tensor, present: Tensor, tau: float) -> Te
 
 
 class Calibrator:
-    """MetaNet with its own optimiser, its window of accumulated gradients and the history of L_real."""
+    """MetaNet with its own optimizer, its window of accumulated gradients and the history of L_real."""
 
     def __init__(self, metanet: MetaNet, config: MetaNetConfig, learning_rate: float) -> None:
         self.metanet = metanet
@@ -39,12 +44,20 @@ class Calibrator:
         self._steps_in_window = 0
         self._average: dict[str, Tensor] = {}  # question id -> (K,) moving average of L_real
 
-    def observe(self, ids: Sequence[str], scores: Tensor, l_real: Tensor) -> float:
-        """Adds the gradient of L_meta to the window and returns L_meta.
+    def add_feedback(
+        self,
+        ids: Sequence[str],
+        scores: Tensor,  # (Q, K)
+        l_real: Tensor,  # (Q, K)
+    ) -> float:
+        """Adds the gradient of L_meta to the open window and returns L_meta. Called once per step of the student.
 
-        Call it once a step of the student with MetaNet's own scores (Q, K), which carry its graph, and the L_real
-        (Q, K) of the same questions, nan where it was not computed. L_meta is over the perspectives whose L_real is
-        known: computed now, or in the moving average from before.
+        L_meta is over the rationales whose L_real is known: computed now, or in the moving average from before.
+
+        Args:
+            ids: of the step's Q questions.
+            scores: MetaNet's own, with its graph.
+            l_real: the student's mean NLL per token on each rationale, nan if it was not computed.
         """
         smoothed = self._smoothed(ids, l_real)
         loss = meta_loss(scores, smoothed, ~smoothed.isnan(), self.config.tau)
@@ -52,7 +65,7 @@ class Calibrator:
         return float(loss.detach())
 
     def end_step(self) -> bool:
-        """Counts one optimiser step of the student; at the window's end, steps MetaNet and returns True."""
+        """Counts one optimizer step of the student; at the window's end, steps MetaNet and returns True."""
         self._steps_in_window += 1
         if self._steps_in_window < self.config.accumulation:
             return False
@@ -61,18 +74,28 @@ class Calibrator:
         return True
 
     def warm_up(
-        self, question: Tensor, rationales: Tensor, present: Tensor, l_real: Tensor, batch: int, seed: int
+        self,
+        question: Tensor,  # (Q, F) float32
+        rationales: Tensor,  # (Q, K, F) float32
+        present: Tensor,  # (Q, K) bool
+        l_real: Tensor,  # (Q, K) float32
+        seed: int,
     ) -> list[float]:
-        """Trains MetaNet alone on the still student's L_real (Q, K); returns the mean L_meta of each epoch.
+        """Trains MetaNet alone, by an optimizer of its own; returns the mean L_meta of each epoch.
 
-        The student does not move, so its L_real is a constant table. Batches of `batch` questions, shuffled by `seed`.
+        Args:
+            question: features of all questions to train on, on MetaNet's device like the other tensors.
+            rationales: features of their rationales; zeros if a rationale is missing.
+            present: which rationales there are.
+            l_real: the mean NLL per token of the student, which does not move meanwhile; read where `present`.
+            seed: of the order of the questions in each epoch.
         """
         optimizer = torch.optim.AdamW(self.metanet.parameters(), lr=self.config.warmup_learning_rate, weight_decay=0.0)
         generator = torch.Generator().manual_seed(seed)
         history = []
         for _ in range(self.config.warmup_epochs):
             total = 0.0
-            for index in torch.randperm(len(question), generator=generator).split(batch):
+            for index in torch.randperm(len(question), generator=generator).split(self.config.warmup_questions):
                 index = index.to(question.device)
                 scores = self.metanet(question[index], rationales[index], present[index])
                 loss = meta_loss(scores, l_real[index], present[index], self.config.tau)
@@ -102,7 +125,7 @@ class Calibrator:
         optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs: weights, optimiser, the open window and the history."""
+        """Everything that a resumed run needs: weights, optimizer, the open window and the history."""
         gradients = {name: p.grad.clone() for name, p in self.metanet.named_parameters() if p.grad is not None}
         return {
             "metanet": self.metanet.state_dict(),
@@ -112,7 +135,7 @@ class Calibrator:
             "average": self._average,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.metanet.load_state_dict(state["metanet"])
         self.optimizer.load_state_dict(state["optimizer"])

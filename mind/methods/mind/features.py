@@ -28,7 +28,7 @@ class Encoder(Protocol):
 
     name: str
 
-    def encode(self, texts: Sequence[str], progress: Callable[[int], None]) -> Tensor:
+    def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
         """Vectors (len(texts), F), float32, on the CPU; `progress` is told how many texts are done."""
         ...
 
@@ -41,17 +41,17 @@ class StudentEncoder:
         self.name = f"student-{_fingerprint(model)}"
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], progress: Callable[[int], None]) -> Tensor:
+    def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
         """See `Encoder`. A text is encoded on its own, packed with others."""
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         lengths = [len(sequence) for sequence in ids]
-        vectors: list[Tensor | None] = [None] * len(ids)
+        vectors: dict[int, Tensor] = {}
         for chosen in bins_of(lengths, self.pack_length):
             hidden = pack_hidden(self.model, plain_pack([ids[item] for item in chosen]))
             for item, part in zip(chosen, hidden.split([lengths[item] for item in chosen]), strict=True):
                 vectors[item] = part.float().mean(0).cpu()
             progress(len(chosen))
-        return torch.stack(vectors)
+        return torch.stack([vectors[item] for item in range(len(ids))])
 
 
 class SentenceEncoder:
@@ -59,7 +59,7 @@ class SentenceEncoder:
 
     def __init__(self, name: str) -> None:
         try:
-            from sentence_transformers import SentenceTransformer
+            from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MindError(
                 f"metanet.encoder {name} needs sentence-transformers: pip install 'mind-kernels[sentence-transformers]'"
@@ -70,7 +70,7 @@ class SentenceEncoder:
             raise MindError(f"metanet.encoder {name}: cannot be loaded: {error}") from error
         self.name = f"sentence-{_fingerprint(self._model)}"
 
-    def encode(self, texts: Sequence[str], progress: Callable[[int], None]) -> Tensor:
+    def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
         """See `Encoder`."""
         vectors = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False).float().cpu()
         progress(len(texts))
@@ -90,7 +90,7 @@ def build_features(
     perspectives: Sequence[str],
     encoder: Encoder,
     cache: Path,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Features:
     """The features of the questions, from `cache` where the same encoder has seen the same texts."""
     slots = {name: k for k, name in enumerate(perspectives)}

@@ -1,0 +1,109 @@
+"""The student's cross-entropy on the rationales of a micro-batch, and on whole questions without a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from mind.batches.packing import micro_batches
+from mind.batches.trunk import labelled_hidden
+from mind.records import MicroBatch, PackOptions, TokenizedQuestion
+from mind.student.model import Head, head_of
+from mind_kernels import RowStats, linear_cross_entropy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+QUESTIONS_AT_ONCE = 8
+"""Questions that are packed together, and by which progress is told."""
+
+
+def cross_entropy(
+    hidden: Tensor,  # (N, D)
+    head: Head,
+    batch: MicroBatch,
+    row_weight: Tensor | None = None,  # (N,)
+    *,
+    gradient_threshold: float | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, RowStats]:
+    """The weighted sum of the labelled rows' losses (), and their statistics; segment q K + k is rationale k of
+    question q.
+
+    Args:
+        hidden: the student's last hidden states of the rows of `batch`, in its order.
+        head: its LM head.
+        batch: what the rows predict, and which rationale each belongs to.
+        row_weight: the weight of each row, a constant; None: 1.
+        gradient_threshold: of the sparse gradient, a probability; None: the exact gradient.
+        backend: of mind_kernels, by name.
+    """
+    call = linear_cross_entropy(
+        hidden,
+        head.weight,
+        batch.target,
+        row_weight=row_weight,
+        reduction="sum",
+        bias=head.bias,
+        softcap=head.softcap,
+        temperature=head.temperature,
+        gradient_threshold=gradient_threshold,
+        segment=batch.segment,
+        num_segments=batch.tokens.numel(),
+        return_stats=True,
+        backend=backend,
+    )
+    return cast("tuple[Tensor, RowStats]", call)  # return_stats
+
+
+def row_weights(
+    weights: Tensor,  # (Q, K)
+    batch: MicroBatch,
+    hidden: Tensor,  # (N, D)
+) -> Tensor:  # (N,) float32, float64 for float64 hidden states; on their device
+    """w_qk / (T_qk Q) for each labelled row: `cross_entropy` is then the mean over the step's Q questions of
+    sum_k w_qk CE_qk, where CE_qk is the mean over the T_qk tokens of rationale and suffix."""
+    exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    each = weights.to(hidden.device, exact) / batch.tokens.to(hidden.device).clamp(min=1)
+    return each.flatten()[batch.segment.to(hidden.device)] / len(weights)
+
+
+def rationale_losses(
+    model: PreTrainedModel,
+    questions: Sequence[TokenizedQuestion],
+    perspectives: int,
+    pack_options: PackOptions,
+    progress: Callable[[int], object] = lambda _: None,
+) -> tuple[Tensor, Tensor]:  # (Q, K) float32, (Q, K) int64; on the CPU
+    """L_real, the mean NLL in nats per token of each rationale with its suffix, nan for a missing one; and its tokens.
+
+    Args:
+        model: the student; its mode (train or eval) is left as it is.
+        questions: the Q questions.
+        perspectives: K.
+        pack_options: how they become rows of the trunk.
+        progress: called with how many further questions are done.
+    """
+    losses, tokens = [], []
+    for start in range(0, len(questions), QUESTIONS_AT_ONCE):
+        some = questions[start : start + QUESTIONS_AT_ONCE]
+        table = torch.full((len(some), perspectives), torch.nan)
+        count = torch.zeros(len(some), perspectives, dtype=torch.int64)
+        for batch in micro_batches(some, perspectives, pack_options):
+            with torch.no_grad():
+                _, stats = cross_entropy(labelled_hidden(model, batch), head_of(model), batch)
+            table = torch.where(batch.present, rationale_means(stats, batch).float().cpu(), table)
+            count += batch.tokens
+        losses.append(table)
+        tokens.append(count)
+        progress(len(some))
+    return torch.cat(losses), torch.cat(tokens)
+
+
+def rationale_means(stats: RowStats, batch: MicroBatch) -> Tensor:  # (Q, K), nan for what is not in the micro-batch
+    """L_real from the statistics of a micro-batch's rows, whose segments are its rationales."""
+    assert stats.segment_nll is not None, "the call had no segments"
+    return stats.segment_nll.view(batch.tokens.shape)

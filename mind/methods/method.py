@@ -1,0 +1,235 @@
+"""What a training method is: the seam between the methods and the trainer, which knows none of them.
+
+A step of the trainer, for Q questions with K rationales each:
+
+    plan = method.prepare(step)                            which rationales it trains on, and their weights
+    for each micro-batch: method.loss(...), backward       the rationales that are trained on
+    for each micro-batch: statistics, no graph             those that are only observed
+    method.finish_step(plan, totals, l_real)               what the method learns from the step
+
+Packing, shared prompts, several processes, checkpoints, metrics and the report are the same for all methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mind.batches.cross_entropy import rationale_means
+from mind.batches.prompt_sharing import attention_and_pack_options
+from mind.batches.steps import plan_steps
+from mind.config import MethodOptions, MindConfig
+from mind.errors import require
+from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
+from mind.report.charts import STUDENT, Section
+from mind.student.model import Head
+from mind.student.tokenization import tokenize
+from mind_kernels import RowStats
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What a run gives to its method and to the trainer."""
+
+    config: MindConfig
+    model: PreTrainedModel
+    """The student; in its initial state while the method is built."""
+    tokenizer: PreTrainedTokenizerBase
+    questions: Sequence[Question]
+    """Those to train on, as texts."""
+    tokenized: Sequence[TokenizedQuestion]
+    """The same in the same order, as tokens."""
+    steps: Sequence[Sequence[int]]
+    """The questions of every optimizer step of the run, as indices into both."""
+    attention: str
+    """The attention that trains, by transformers' name."""
+    pack_options: PackOptions
+
+    @classmethod
+    def build(
+        cls,
+        config: MindConfig,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        questions: Sequence[Question],
+        others: Sequence[TokenizedQuestion] = (),
+    ) -> MethodContext:
+        """Tokenizes the questions, plans the steps, and chooses attention and packing, for the `others` too.
+
+        Raises MindError for questions that do not fit into the configured lengths and for an attention that is not
+        there.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        tokenized = tokenize(questions, tokenizer, config.data.perspectives, config.student.max_length)
+        steps = plan_steps(tokenized, config.train)
+        attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *others], device)
+        return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options)
+
+    @property
+    def perspectives(self) -> int:
+        """K, the rationales of a question that is complete."""
+        return len(self.config.data.perspectives)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as the trainer hands it to `Method.prepare`."""
+
+    number: int
+    """From 0."""
+    questions: Sequence[TokenizedQuestion]
+    observe: Callable[[Tensor], Tensor]
+    """chosen (Q, K) bool -> the student's mean NLL per token on each chosen rationale (Q, K), float64 on the CPU, nan
+    elsewhere. Forward passes without a graph, before anything of the step is trained on; the work is shared between
+    the processes, and counted. `questions` are the Q."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepPlan:
+    """What a step computes. A method may add fields for its own `finish_step`."""
+
+    questions: Sequence[TokenizedQuestion]
+    """Q, with rationales in K places: those of the step, or others that the method makes of them."""
+    weights: Tensor
+    """(Q, K) the weight of each rationale in the loss: constants, without a graph."""
+    trained: Tensor
+    """(Q, K) bool, on the CPU: forward and backward passes. None that is missing."""
+    observed: Tensor
+    """(Q, K) bool, on the CPU: a forward pass without a graph, to know L_real. None that is missing or trained on."""
+
+
+class LossTerms(NamedTuple):
+    """What a micro-batch gives to its step."""
+
+    loss: Tensor
+    """() its share of the step's loss, which is a mean over the step's Q questions; with a graph."""
+    sums: Mapping[str, Tensor]
+    """() each: numbers that the trainer adds up over the step's micro-batches and processes, by name."""
+    l_real: Tensor
+    """(Q, K) the student's mean NLL per token on each rationale of the micro-batch, without a graph; nan elsewhere."""
+
+    @classmethod
+    def of(cls, loss: Tensor, rows: RowStats, batch: MicroBatch, **sums: Tensor) -> LossTerms:
+        """With the sums of the labelled rows that every method has: "rows" is their number, "correct" how many have
+        the right argmax, "entropy" the sum of their entropies in nats, and "dropped_mass" the sum of the probabilities
+        that the sparse gradient replaced. `rows` has the segments of `batch`: q K + k."""
+        common = {"rows": torch.tensor(len(rows.nll)), "correct": rows.correct.sum(), "entropy": rows.entropy.sum()}
+        if rows.dropped_mass is not None:
+            common["dropped_mass"] = rows.dropped_mass.sum()
+        return cls(loss, common | sums, rationale_means(rows, batch))
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What a method has to say of a step, for metrics.jsonl, the report and TensorBoard."""
+
+    means: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that are means over the step's questions; several steps between two log lines are averaged."""
+    tables: Mapping[str, Tensor] = field(default_factory=dict)
+    """(Q, K) each, nan where there is nothing to say of a rationale; logged as a mean per perspective."""
+    latest: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of which the latest is logged, such as a learning rate or a temperature that moves."""
+
+
+class Method(ABC):
+    """A training method. METHODS in mind/methods/__init__.py names those there are."""
+
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    """The class of `config.options`: a frozen dataclass with the options that this method alone has."""
+    title: ClassVar[str]
+    """The method's name in reports."""
+
+    def __init__(self, context: MethodContext) -> None:
+        """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device."""
+        self.context = context
+        self.options: Any = self.options_in(context.config)
+
+    @classmethod
+    def options_in(cls, config: MindConfig) -> MethodOptions:
+        """The method's options: those of the configuration, or their defaults if it has none.
+
+        Raises MindError for options of another method.
+        """
+        if type(config.options) is MethodOptions:
+            return cls.Options()
+        require(
+            type(config.options) is cls.Options,
+            f"options is a {type(config.options).__name__}: method {config.method} takes {cls.Options.__name__}",
+        )
+        return config.options
+
+    def before_training(self) -> Iterable[Mapping[str, Any]]:
+        """What comes before the first step of a new run; a resumed run leaves it out and calls `load_state_dict`.
+
+        Returns rows for metrics.jsonl; their "phase" is "warmup".
+        """
+        return ()
+
+    @abstractmethod
+    def prepare(self, step: Step) -> StepPlan:
+        """What to compute in this step. Several processes call it with the same step and need the same plan."""
+
+    @abstractmethod
+    def loss(
+        self,
+        hidden: Tensor,  # (N, D)
+        head: Head,
+        batch: MicroBatch,
+        plan: StepPlan,
+    ) -> LossTerms:
+        """The share of a micro-batch in the step's loss, and its statistics.
+
+        Args:
+            hidden: the student's last hidden states of the micro-batch's labelled rows, with a graph.
+            head: its LM head.
+            batch: what the rows predict, and which rationale each belongs to.
+            plan: what `prepare` returned.
+        """
+
+    def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
+        """Called after the last backward pass of a step, before the optimizer moves the student.
+
+        Args:
+            plan: what `prepare` returned.
+            totals: the sums of the step, over its micro-batches and all processes; "loss" is the step's loss.
+            l_real: (Q, K) float64 on the CPU, the student's mean NLL per token on each rationale that was trained on
+                or observed; nan elsewhere.
+        """
+        return StepMetrics()
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Modules that the method trains beside the student, by name.
+
+        The trainer moves them to the student's device; they are saved as NAME.safetensors, and status.json counts
+        their parameters. What a resumed run needs of them belongs to `state_dict` nevertheless.
+        """
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on as if it had never stopped; it is saved with each checkpoint.
+
+        Tensors, numbers, texts, and lists and dictionaries of them: torch.load reads it with weights_only=True.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        if state:
+            raise NotImplementedError(f"{type(self).__name__}.load_state_dict: the checkpoint holds {sorted(state)}")
+
+    def progress(self, logs: Mapping[str, Any]) -> str:
+        """A few words for the progress bar beside loss and speed; `logs` is flat: "l_real/analogy" is a key."""
+        return ""
+
+    @classmethod
+    def sections(cls, config: MindConfig) -> Sequence[Section]:
+        """What the report shows of a run, before the section on the machine."""
+        return (STUDENT,)

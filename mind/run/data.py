@@ -1,0 +1,61 @@
+"""The questions of a run: read from files, or generated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mind import word_problems
+from mind.config import WORD_PROBLEMS, MindConfig
+from mind.data.questions import load_questions, split_heldout
+from mind.errors import MindError
+from mind.records import Question
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The questions of a run: for training, for the held-out NLL, and for the accuracy by label."""
+
+    train: list[Question]
+    heldout: list[Question]
+    evaluation: dict[str, list[Question]]
+
+
+def load_data(config: MindConfig) -> RunData:
+    """Reads, or generates, every question that the configuration names; raises MindError for bad input."""
+    run_data = _word_problems(config) if config.data.train == WORD_PROBLEMS else _from_files(config)
+    for file in config.data.evaluation:
+        label = Path(file).stem
+        if label in run_data.evaluation:
+            raise MindError(f"data.evaluation: two files are named {label}; their results need different names")
+        run_data.evaluation[label] = load_questions(file)
+    return replace(
+        run_data,
+        train=run_data.train[: config.data.max_questions],
+        heldout=run_data.heldout[: config.evaluation.heldout_questions],
+    )
+
+
+def _from_files(config: MindConfig) -> RunData:
+    data = config.data
+    questions = load_questions(data.train, perspectives=data.perspectives, require_rationales=True)
+    if data.heldout is None:
+        return RunData(*split_heldout(questions, data.heldout_fraction, config.train.seed), {})
+    heldout = load_questions(data.heldout, perspectives=data.perspectives, require_rationales=True)
+    return RunData(questions, heldout, {})
+
+
+def _word_problems(config: MindConfig) -> RunData:
+    data, seed = config.data, config.train.seed
+    train = word_problems.generate(data.generated_questions, 3 * seed)
+    seen = {question.question for question in train}
+    heldout = [
+        question
+        for question in word_problems.generate(data.generated_heldout, 3 * seed + 1)
+        if question.question not in seen
+    ]
+    evaluation = {
+        "word-problems": word_problems.generate(data.generated_evaluation, 3 * seed + 2),
+        "word-problems-ood": word_problems.generate(data.generated_evaluation, 3 * seed + 2, families="ood"),
+    }
+    return RunData(train, heldout, evaluation)

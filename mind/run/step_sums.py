@@ -1,0 +1,52 @@
+"""What the micro-batches and the processes of a step add up."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mind.methods.method import LossTerms
+
+
+class StepSums:
+    """Sums by name, and the L_real (Q, K) of the rationales that were computed; float64 on the student's device."""
+
+    def __init__(self, questions: int, perspectives: int, device: torch.device) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._l_real = torch.zeros(2, questions, perspectives, dtype=torch.float64, device=device)  # sum and count
+
+    def add(self, terms: LossTerms) -> None:
+        """Adds a micro-batch."""
+        for name, value in terms.sums.items():
+            self.add_number(name, value)
+        self.add_number("loss", terms.loss.detach())
+        self._l_real[0] += terms.l_real.nan_to_num(0)
+        self._l_real[1] += ~terms.l_real.isnan()
+
+    def add_number(self, name: str, value: Tensor | float) -> None:
+        """Adds to one sum."""
+        value = torch.as_tensor(value).to(self._l_real.device, torch.float64)
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def over_processes(self, processes: int) -> tuple[dict[str, float], Tensor]:
+        """The sums, and L_real (Q, K) with nan where no process computed it, over all processes; on the CPU.
+
+        Waits for a GPU, once.
+        """
+        names = self._names(processes)
+        zero = self._l_real.new_zeros(())
+        values = torch.stack([self._sums.get(name, zero) for name in names]) if names else self._l_real.new_empty(0)
+        values = torch.cat([values, self._l_real.flatten()])
+        if processes > 1:
+            torch.distributed.all_reduce(values)
+        values = values.cpu()
+        sums, l_real = values[: len(names)].tolist(), values[len(names) :].view(self._l_real.shape)
+        return dict(zip(names, sums, strict=True)), l_real[0] / l_real[1]
+
+    def _names(self, processes: int) -> list[str]:
+        """Those of all processes: one whose share of the step is empty knows none itself."""
+        if processes == 1:
+            return sorted(self._sums)
+        names: list[list[str]] = [[] for _ in range(processes)]
+        torch.distributed.all_gather_object(names, sorted(self._sums))
+        return sorted(set().union(*names))

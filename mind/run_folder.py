@@ -1,0 +1,171 @@
+"""The folder of a run: the one place that knows the names of its files, and how they are read and written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors.torch import save_file
+
+from mind.errors import MindError, require
+from mind.files import replacing, replacing_file
+from mind.typed_json import read_json, save_json, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+METHOD_STATE = "calibration.pt"
+"""What the run's method needs to go on; named after the calibrator of MIND. The last file of a checkpoint."""
+
+
+@dataclass(frozen=True, init=False)
+class RunFolder(os.PathLike[str]):
+    """The folder of one run, which need not exist yet. `os.fspath` and `Path` take it for its path."""
+
+    path: Path
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "path", Path(path))
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config(self) -> Path:
+        """The configuration, as JSON."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A JSON object per line: "phase" is "warmup" (before the student moves) or "train", which has a "step"."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """{"before": ..., "after": ...}: held-out NLL and accuracy around the training, null if not measured yet."""
+        return self.path / "evaluation.json"
+
+    @property
+    def status(self) -> Path:
+        """Times, sizes and peaks of memory; only a run that came to its end has it."""
+        return self.path / "status.json"
+
+    @property
+    def report(self) -> Path:
+        """One self-contained page."""
+        return self.path / "report.html"
+
+    @property
+    def student(self) -> Path:
+        """The trained model and its tokenizer, as transformers' from_pretrained loads them."""
+        return self.path / "student"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    def responses(self, when: Literal["before", "after"]) -> Path:
+        """The folder of the responses that the accuracies are computed from, a JSONL file per evaluation file."""
+        return self.path / "responses" / when
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after `step` optimizer steps, by the name that transformers gives it."""
+        return self.path / f"checkpoint-{step}"
+
+    def checkpoints(self) -> dict[int, Path]:
+        """The complete checkpoints by their step, in order; one that a crash left unfinished is not among them."""
+        complete = [file.parent for file in self.path.glob(f"checkpoint-*/{METHOD_STATE}")]
+        return dict(sorted((int(folder.name.rpartition("-")[2]), folder) for folder in complete))
+
+    def start(self, config: Any, step: int = 0) -> None:
+        """Makes the folder and writes the configuration (a dataclass); the metrics go on after `step`, or begin."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        save_json(config, self.config)
+        if step:
+            self._truncate_metrics(step)
+        else:
+            self.metrics.write_text("")
+
+    def check_free(self) -> None:
+        """Raises MindError if there is something else at the path than an empty folder."""
+        if self.config.exists():
+            raise MindError(f"{self.path}: already holds a run; name another --output, or continue it with --resume")
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise MindError(f"{self.path}: exists and is not an empty folder; name another --output")
+
+    def check_resumable(self) -> None:
+        """Raises MindError if the folder holds no run."""
+        if not self.config.exists():
+            raise MindError(f"{self.path}: there is no run to resume ({self.config.name} is missing)")
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration as plain JSON; `mind.methods.run_config` gives it its types. Raises MindError."""
+        return _read_object(self.config)
+
+    def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Adds a line per row, in one write."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        with self.metrics.open("a") as file:
+            file.write(text)
+
+    def _truncate_metrics(self, last_step: int) -> None:
+        """Drops the training steps after `last_step`, and an incomplete last line: a resumed run writes them again."""
+        kept = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break  # only the line that the kill cut short can be broken, and nothing follows it
+            if row["phase"] != "train" or row["step"] <= last_step:
+                kept.append(line + "\n")
+        with replacing(self.metrics) as file:
+            file.writelines(kept)
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """{"before": ..., "after": ...}, each None if it was not measured."""
+        nothing = {"before": None, "after": None}
+        return nothing | (_read_object(self.evaluation) if self.evaluation.exists() else {})
+
+    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        """Replaces evaluation.json at once."""
+        write_json(evaluation, self.evaluation)
+
+    def read_status(self) -> dict[str, Any]:
+        """status.json; empty for a run that did not come to its end."""
+        return _read_object(self.status) if self.status.exists() else {}
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replaces status.json at once."""
+        write_json(status, self.status)
+
+    def save_method(
+        self, state: Mapping[str, Any], networks: Mapping[str, nn.Module], checkpoint: Path | None = None
+    ) -> None:
+        """Writes what the method needs to go on, into a checkpoint or, for None, beside the trained student.
+
+        That is the weights of each network as NAME.safetensors, and then, at once, `state` (anything that torch.load
+        reads with weights_only=True), which marks a checkpoint as complete.
+        """
+        folder = self.path if checkpoint is None else checkpoint
+        for name, network in networks.items():
+            weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+            save_file(weights, folder / f"{name}.safetensors")
+        with replacing_file(folder / METHOD_STATE) as partial:
+            torch.save(dict(state), partial)
+
+    @staticmethod
+    def read_method(checkpoint: Path) -> dict[str, Any]:
+        """The `state` of `save_method` in a complete checkpoint, its tensors on the CPU."""
+        return torch.load(checkpoint / METHOD_STATE, map_location="cpu", weights_only=True)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    value = read_json(file)
+    require(isinstance(value, dict), f"{file}: expected a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,100 @@
+"""The run folder: what counts as a checkpoint, where metrics go on, what is refused and what is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mind.errors import MindError
+from mind.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = "x"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+def steps(folder):
+    return [json.loads(line).get("step") for line in folder.metrics.read_text().splitlines()]
+
+
+def test_a_folder_is_a_path(folder, tmp_path):
+    assert os.fspath(folder) == str(tmp_path / "run") and RunFolder(str(folder.path)) == folder
+    assert Path(folder) == folder.path
+
+
+def test_a_new_run_needs_an_empty_place(folder):
+    folder.check_free()
+    folder.path.mkdir()
+    folder.check_free()
+    (folder.path / "notes.txt").write_text("mine")
+    with pytest.raises(MindError, match="run: exists and is not an empty folder"):
+        folder.check_free()
+    with pytest.raises(MindError, match=r"there is no run to resume \(config.json is missing\)"):
+        folder.check_resumable()
+    folder.config.write_text("{}")
+    folder.check_resumable()
+    with pytest.raises(MindError, match="run: already holds a run"):
+        folder.check_free()
+
+
+def test_metrics_go_on_after_the_last_checkpoint(folder):
+    folder.start(Config())
+    assert folder.read_config() == {"name": "x"} and folder.metrics.read_text() == ""
+    folder.append_metrics([{"phase": "warmup", "epoch": 1}])
+    folder.append_metrics({"phase": "train", "step": step} for step in (1, 2, 3))
+    with folder.metrics.open("a") as file:
+        file.write('{"phase": "tr')  # what a kill leaves
+    folder.start(Config("y"), step=2)
+    assert folder.read_config() == {"name": "y"} and steps(folder) == [None, 1, 2]
+    folder.start(Config("y"))
+    assert steps(folder) == []
+
+
+def test_a_checkpoint_is_complete_with_its_last_file(folder):
+    assert folder.checkpoints() == {}
+    network = torch.nn.Linear(2, 3)
+    state = {"average": {"q": torch.tensor([1.0, torch.nan])}, "steps": 3}
+    for step in (9, 10, 100):
+        folder.checkpoint(step).mkdir(parents=True)
+        if step != 100:
+            folder.save_method(state, {"metanet": network}, folder.checkpoint(step))
+    assert folder.checkpoints() == {9: folder.checkpoint(9), 10: folder.checkpoint(10)}
+    assert list(folder.checkpoints()) == [9, 10]
+    found = RunFolder.read_method(folder.checkpoint(10))
+    assert found["steps"] == 3 and torch.equal(found["average"]["q"].isnan(), torch.tensor([False, True]))
+    weights = load_file(folder.checkpoint(9) / "metanet.safetensors")
+    assert torch.equal(weights["weight"], network.weight)
+    folder.save_method({}, {})
+    assert (folder.path / "calibration.pt").exists() and not list(folder.path.rglob("*.partial"))
+
+
+def test_what_is_not_measured_yet_is_none(folder):
+    folder.start(Config())
+    assert folder.read_evaluation() == {"before": None, "after": None} and folder.read_status() == {}
+    folder.write_evaluation({"before": {"nll": 1.0}, "after": None})
+    folder.write_status({"steps": 3})
+    assert folder.read_evaluation()["before"] == {"nll": 1.0} and folder.read_status() == {"steps": 3}
+
+
+def test_malformed_files_are_named_with_their_line(folder):
+    folder.start(Config())
+    folder.status.write_text('{"wall_s": 1,\n oops}')
+    with pytest.raises(MindError, match=r"status\.json, line 2: not JSON"):
+        folder.read_status()
+    folder.evaluation.write_text("[]")
+    with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, found list"):
+        folder.read_evaluation()
+    with pytest.raises(MindError, match=r"nowhere/config\.json: missing, expected in a run folder"):
+        RunFolder("nowhere").read_config()
