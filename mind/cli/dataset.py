@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judge(JudgeConfig):
-    """Judge each rationale of a data set: by rules and, if a model is named, by it where they find no answer."""
+    """Judge each rationale of a data set: by rules and, if a model is named, by it if they find no answer."""
 
     folder: Annotated[str, tyro.conf.Positional]
     """What `mind data generate` wrote; judged.jsonl is written into it."""

@@ -1,7 +1,7 @@
 """The process that compares LaTeX answers for latex_equality.py, so that it can be killed; not to be imported.
 
 It writes "ready" once SymPy is imported. Then each line on standard input is {"gold", "extracted", "seconds"} and gets
-one line back: "equal", "different", or "unparsed" where one of the two is no LaTeX. It ends with its input.
+one line back: "equal", "different", or "unparsed" if one of the two is no LaTeX. It ends with its input.
 """
 
 import functools

@@ -116,10 +116,10 @@ def has_number(text: str, gold: str) -> bool:
 
 
 def equal_in_cents(stated: str, gold: str, question: str) -> bool:
-    """Whether `stated` is an amount of dollars, "$0.25", where the question asks for cents and `gold` says "25".
+    """Whether `stated` is an amount of dollars, "$0.25", while the question asks for cents and `gold` says "25".
 
-    Where the text of the question is not known, only below one dollar, and with the sign: a response that is off by
-    a factor of exactly 100 and calls its number dollars has converted nothing, and is hardly ever wrong otherwise.
+    If the text of the question is not known, only an amount below one dollar counts: a response that is off by a factor
+    of exactly 100 and calls its number dollars has converted nothing, and is hardly ever wrong otherwise.
     """
     if "$" not in stated:
         return False
@@ -127,11 +127,6 @@ def equal_in_cents(stated: str, gold: str, question: str) -> bool:
     if value is None or cents is None or 100 * value != cents:
         return False
     return bool(_CENTS.search(question)) if question else 0 < value < 1 and cents.denominator == 1
-
-
-def _equal(number: str, gold: str) -> bool:
-    value = number_value(number)
-    return value is not None and value == number_value(gold)
 
 
 def concluding_number(text: str, question: str) -> str | None:
@@ -173,8 +168,13 @@ def plain(text: str) -> str:
     return f"-{text[0]}{text[2:]}" if text[:2] in ("$-", "€-", "£-") else text
 
 
+def _equal(number: str, gold: str) -> bool:
+    value = number_value(number)
+    return value is not None and value == number_value(gold)
+
+
 def _without_check(text: str) -> str:
-    """`text` up to "To check, ..." and its like, where a number precedes it and no conclusion follows it."""
+    """`text` up to "To check, ..." and its like, if a number precedes it and no conclusion follows it."""
     check = _CHECK.search(text)
     if check is None or not _NUMBER.search(text[: check.start()]):
         return text
@@ -182,7 +182,7 @@ def _without_check(text: str) -> str:
 
 
 def _claim(sentence: str) -> str:
-    """`sentence` without parentheses and reasons, where a number is left without them."""
+    """`sentence` without parentheses and reasons, if a number is left without them."""
     claim = _with_number(_PARENTHESES.sub(" ", sentence)) or sentence
     claim = _with_number(_REASON.split(claim, maxsplit=1)[0]) or claim
     return _with_number(_REASON_FIRST.sub("", claim)) or claim
@@ -197,7 +197,7 @@ def _answering(claim: str, question: str, sentences: Sequence[str]) -> str:
 
     One that the question does not give ("67 cakes left after selling 144"): the last that stands before what it asks
     for ("How many books": "72 pens and 140 books"), else the last. Without a question, the first that an equation of
-    `sentences` has computed ("15 hours for 45 rooms"), else the last. The first number where all are given.
+    `sentences` has computed ("15 hours for 45 rooms"), else the last. The first number if the question gives all of them.
     """
     numbers = _NUMBER.findall(claim)
     if not question:

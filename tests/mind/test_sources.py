@@ -185,13 +185,22 @@ def test_a_faulty_row_is_named(tmp_path, row, message):
     assert refusal(path).startswith(f"{path}: row 1: {message}")
 
 
-def test_faults_of_a_mapping_are_named(tmp_path):
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"id_column": "n"}, ":2: id 1 comes twice, first at {path}:1"),
+        ({"id_column": "key"}, ":1: no column key: there are question, answer, n"),
+        ({"choices_column": "options"}, ":1: no column options: there are question, answer, n"),
+        ({"answer_marker": "####"}, ':2: "answer" has no #### before the answer'),
+        ({"split": "test"}, ": a file has no subset and no split but train"),
+    ],
+)
+def test_a_fault_of_a_mapping_is_named(tmp_path, mapping, message):
     path = write_lines(tmp_path / "r.jsonl", {**ROW, "n": 1, "answer": "#### 3"}, {**ROW, "n": 1})
-    assert refusal(path, id_column="n") == f"{path}:2: id 1 comes twice, first at {path}:1"
-    assert refusal(path, id_column="key") == f"{path}:1: no column key: there are question, answer, n"
-    assert refusal(path, choices_column="options") == f"{path}:1: no column options: there are question, answer, n"
-    assert refusal(path, answer_marker="####") == f'{path}:2: "answer" has no #### before the answer'
-    assert refusal(path, split="test") == f"{path}: a file has no subset and no split but train"
+    assert refusal(path, **mapping) == f"{path}{message.format(path=path)}"
+
+
+def test_a_file_without_rows_is_named(tmp_path):
     assert refusal(write_json(tmp_path / "empty.json")) == f"{tmp_path}/empty.json: there are no rows"
 
 
