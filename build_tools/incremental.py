@@ -78,7 +78,7 @@ def _compile(translation: Translation, versions: tuple[str, ...], folder: Path) 
     """Whether there was anything to do."""
     target = folder / f"{translation.name}.o"
     mark, listing = target.with_suffix(".o.digest"), target.with_suffix(".o.d")
-    identity = [*translation.command, *versions]
+    identity = [*translation.command, translation.source, *versions]
     if target.is_file() and listing.is_file() and _text(mark) == _digest(identity, dependencies(listing.read_text())):
         return False
     mark.unlink(missing_ok=True)
