@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,15 +48,12 @@ def _from_files(config: MindConfig) -> RunData:
 
 def _word_problems(config: MindConfig) -> RunData:
     data, seed = config.data, config.train.seed
-    train = word_problems.generate(data.generated_questions, 3 * seed)
+    generate = functools.partial(word_problems.generate, perspectives=data.perspectives)
+    train = generate(data.generated_questions, 3 * seed)
     seen = {question.question for question in train}
-    heldout = [
-        question
-        for question in word_problems.generate(data.generated_heldout, 3 * seed + 1)
-        if question.question not in seen
-    ]
+    heldout = [question for question in generate(data.generated_heldout, 3 * seed + 1) if question.question not in seen]
     evaluation = {
-        "word-problems": word_problems.generate(data.generated_evaluation, 3 * seed + 2),
-        "word-problems-ood": word_problems.generate(data.generated_evaluation, 3 * seed + 2, families="ood"),
+        "word-problems": generate(data.generated_evaluation, 3 * seed + 2),
+        "word-problems-ood": generate(data.generated_evaluation, 3 * seed + 2, families="ood"),
     }
     return RunData(train, heldout, evaluation)

@@ -144,7 +144,7 @@ def test_a_missing_file_is_named(run: Path, name: str) -> None:
 
 def test_malformed_files_are_named_with_their_line(run: Path) -> None:
     (run / "status.json").write_text('{"wall_s": 1,\n oops}')
-    with pytest.raises(MindError, match=r"status\.json, line 2: not JSON"):
+    with pytest.raises(MindError, match=r"status\.json:2: not JSON"):
         page_of(run)
     (run / "evaluation.json").write_text("[]")
     with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, found list"):

@@ -91,7 +91,7 @@ def test_what_is_not_measured_yet_is_none(folder):
 def test_malformed_files_are_named_with_their_line(folder):
     folder.start(Config())
     folder.status.write_text('{"wall_s": 1,\n oops}')
-    with pytest.raises(MindError, match=r"status\.json, line 2: not JSON"):
+    with pytest.raises(MindError, match=r"status\.json:2: not JSON"):
         folder.read_status()
     folder.evaluation.write_text("[]")
     with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, found list"):
