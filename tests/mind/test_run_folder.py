@@ -96,5 +96,5 @@ def test_malformed_files_are_named_with_their_line(folder):
     folder.evaluation.write_text("[]")
     with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, found list"):
         folder.read_evaluation()
-    with pytest.raises(MindError, match=r"nowhere/config\.json: missing, expected in a run folder"):
+    with pytest.raises(MindError, match=r"nowhere/config\.json: no such file"):
         RunFolder("nowhere").read_config()
