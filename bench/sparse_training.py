@@ -48,7 +48,7 @@ LIMIT_PERCENT = 0.5
 LEFT_OUT = ("dropped_mass", "kept", "sparse_rows")
 """Means over the rows of a step: probability left out, entries kept, share of rows that did not take all entries."""
 COLUMNS = ("steps", "exact", "sparse", "difference_percent", *LEFT_OUT)
-BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"  # Okabe and Ito: told apart by colour-blind eyes too
+BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"  # Okabe and Ito: told apart by color-blind eyes too
 
 
 def make_batches(file: Path, steps: int, rationales: int) -> list[MicroBatch]:

@@ -1,4 +1,4 @@
-"""One whole optimiser step of MIND, from the naive way to the product's, a change at a time: time and peak memory.
+"""One whole optimizer step of MIND, from the naive way to the product's, a change at a time: time and peak memory.
 
     python -m bench.train_step [--data svamp.jsonl] [--questions 4] [--pack-length 512] [--providers naive packed]
         [--model SmolLM2-135M] [--dtype float32] [--device cpu] [--repeats 3] [--minutes 8] [--output folder] [--draw]
@@ -17,7 +17,7 @@ And beside them, on CUDA, packed + Liger: packed, with Liger's cross-entropy.
 Without options: one word problem and SmolLM2-135M in float32 on a CPU, some minutes; on CUDA four of them and random
 weights in Qwen2.5-1.5B's shape in bfloat16, whose all but uniform distributions send the sparse gradient back to the
 exact one. The questions are typical in length. Loss, L_real and gradients are judged before any time is taken
-(bench/training_step/gate.py); peak memory is what the step adds to weights and optimiser state, gradients included.
+(bench/training_step/gate.py); peak memory is what the step adds to weights and optimizer state, gradients included.
 Writes train_step.jsonl (CUDA: _cuda) and a picture.
 """
 

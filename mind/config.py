@@ -35,8 +35,11 @@ class StudentConfig:
     lora: bool = False
     """Train LoRA adapters through peft instead of every weight."""
     lora_rank: int = 16
+    """Rank of the adapters."""
     lora_alpha: int = 32
+    """The adapters' output is scaled by lora_alpha / lora_rank."""
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the linear layers that get one."""
 
     def __post_init__(self) -> None:
         require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")
@@ -78,7 +81,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Selection, weights and the student's loss (mind equations of sections 3 and 4 of the paper)."""
+    """Selection, weights and the student's loss of MIND; sparse gradient and backend of every method."""
 
     beta: float = 0.8
     """I_dyn = {k : s_k >= beta * max_j s_j} [paper]; the value is [ours]."""
@@ -104,7 +107,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class MetaNetConfig:
-    """The teaching assistant and how the student's feedback calibrates it (with inertia)."""
+    """The teaching assistant of MIND, and how the student's feedback calibrates it (with inertia)."""
 
     encoder: str = "student"
     """"student": the frozen initial student's mean-pooled last hidden state [ours]; else a sentence-transformers
@@ -118,13 +121,13 @@ class MetaNetConfig:
     learning_rate: float | None = None
     """MetaNet's learning rate in joint training; by default a tenth of the student's [ours]."""
     accumulation: int = 4
-    """Optimiser steps of the student whose L_meta gradients are averaged into one step of MetaNet: the inertia
+    """Optimizer steps of the student whose L_meta gradients are averaged into one step of MetaNet: the inertia
     [paper]; the value is [ours]."""
     warmup_epochs: int = 20
     """Epochs of MetaNet alone before the student moves [paper: a few]. The student's L_real is constant then, is
     computed once and reused, so an epoch costs milliseconds [ours]."""
     warmup_questions: int = 4
-    """Questions of a step of MetaNet while it trains alone [ours]."""
+    """Questions per step of MetaNet while it trains alone [ours]."""
     warmup_learning_rate: float = 1e-3
     """MetaNet's learning rate while it trains alone [ours]."""
     feedback: str = "all"
@@ -132,12 +135,12 @@ class MetaNetConfig:
     graph; "selected", none of them; "every-4", all of them on every fourth step. L_meta is over what is known
     [ours]."""
     ema: float = 0.0
-    """Decay of an exponential moving average of L_real a (question, perspective) that L_meta uses in place of the
-    latest value; 0 turns it off [ours]."""
+    """Decay of an exponential moving average of L_real, one per question and perspective, that L_meta uses in place of
+    the latest value; 0 turns it off [ours]."""
 
     @property
     def feedback_interval(self) -> int:
-        """Steps from one pass over the rationales outside I_dyn to the next; 0 where there is none."""
+        """Steps from one pass over the rationales outside I_dyn to the next; 0 if there is none."""
         return FEEDBACK[self.feedback] if self.feedback in FEEDBACK else int(self.feedback.removeprefix("every-"))
 
     def __post_init__(self) -> None:
@@ -164,35 +167,44 @@ class TrainConfig:
     """The loop: what transformers.TrainingArguments needs, in the names that users of MIND think in."""
 
     tokens_per_step: int = 4096
-    """Token budget of an optimiser step: questions join it, in random order, while their tokens (the prompt once, every
+    """Token budget of an optimizer step: questions join it, in random order, while their tokens (the prompt once, every
     rationale with its suffix) fit. The same questions whatever the packing, and over all processes together."""
     questions_per_step: int | None = None
-    """A fixed number of questions a step in place of the budget."""
+    """A fixed number of questions per step in place of the budget."""
     epochs: float = 1.0
+    """Passes over the training questions; the last may be a part of one."""
     max_steps: int = -1
-    """Optimiser steps; overrides `epochs` when positive."""
+    """Optimizer steps; overrides `epochs` when positive."""
     learning_rate: float = 3e-5
+    """The student's, after the warm-up."""
     warmup_ratio: float = 0.05
+    """Share of the steps over which the learning rate rises from 0."""
     lr_scheduler: str = "cosine"
+    """transformers' name of the learning rate's schedule after that."""
     weight_decay: float = 0.0
+    """Of AdamW."""
     max_grad_norm: float = 1.0
+    """The student's gradient is scaled down to this norm."""
     pack_length: int = 1024
-    """Tokens of a row of the trunk and of one forward and backward, at most: a step accumulates over as many as it
-    takes. Longer ones cost memory and attention, shorter ones cost launches."""
+    """Tokens of a row of the trunk and of one forward and backward pass, at most: a step accumulates over as many
+    passes as it takes. Longer ones cost memory and attention, shorter ones cost launches."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
-    """Compute the prompt of a question once for all its rationales: where the model and its attention can, as an error
-    where they cannot, or not at all."""
+    """Compute the prompt of a question once for all its rationales: if the model and its attention can, or as an error
+    if they cannot, or not at all."""
     gradient_checkpointing: bool = False
+    """Compute the trunk's activations again in the backward pass instead of keeping them."""
     compile: bool = False
     """torch.compile of the trunk."""
     bf16: bool = False
     """bf16 autocast of the trunk."""
     save_steps: int = 20
-    """Optimiser steps between checkpoints; the last two are kept."""
+    """Optimizer steps between checkpoints; the last two are kept."""
     log_steps: int = 1
+    """Optimizer steps between lines of metrics.jsonl, which are means over them."""
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Where the metrics go beside metrics.jsonl, by transformers' callback of that name."""
     seed: int = 0
+    """Of the order of the questions, of new weights, and of the generated questions."""
 
     def __post_init__(self) -> None:
         for name in ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length"):
@@ -215,11 +227,13 @@ class EvaluationConfig:
     """Greedy generation and teacher-forced NLL."""
 
     questions: int | None = 50
-    """Questions a file, from its start; None for all."""
+    """Questions per file, from its start; None for all."""
     heldout_questions: int | None = None
     """Held-out questions whose rationales the NLL is averaged over; None for all."""
     batch_size: int = 16
+    """Questions per batch of generation."""
     max_new_tokens: int = 200
+    """Tokens of a response, at most."""
 
     def __post_init__(self) -> None:
         for name in ("questions", "heldout_questions", "batch_size", "max_new_tokens"):

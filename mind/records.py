@@ -1,4 +1,4 @@
-"""Plain records that the rooms of this package hand to one another: data, no behaviour."""
+"""Plain records that the rooms of this package hand to one another: data, no behavior."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Verdict:
 class TokenizedQuestion:
     """A question's token ids: each training sequence is prompt + rationale + suffix.
 
-    The suffix ("\\n#### " + answer + end of turn) is tokenised on its own, so its ids are the same after every
+    The suffix ("\\n#### " + answer + end of turn) is tokenized on its own, so its ids are the same after every
     rationale: that aligns the answer distributions of the perspectives.
     """
 

@@ -59,7 +59,7 @@ def select(questions: Sequence[TokenizedQuestion], label: str) -> Inputs:
 
 
 def tokenized_step(count: int, data: Path | None, max_length: int = MAX_LENGTH) -> Inputs:
-    """`count` questions of a file that `mind data import` wrote, or word problems, tokenised for SmolLM2.
+    """`count` questions of a file that `mind data import` wrote, or word problems, tokenized for SmolLM2.
 
     Of those with a rationale in every perspective, the ones in the middle of `count` equal shares by their tokens: a
     step as long as steps are, with short and long questions in it. None has a sequence of more than `max_length`

@@ -1,4 +1,4 @@
-"""The students that take the step, and the optimiser that they take it with."""
+"""The students that take the step, and the optimizer that they take it with."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 from bench.measure import read_results
 from bench.training_step.variants import REFERENCE, VARIANTS
 
-# Okabe and Ito's palette, told apart with any colour vision; SAVED is a light tint of its sky blue.
+# Okabe and Ito's palette, told apart with any color vision; SAVED is a light tint of its sky blue.
 NAIVE, OURS, SAVED, ADDED, PEER = "#D55E00", "#0072B2", "#BFE1F5", "#E69F00", "#999999"
 
 
@@ -30,9 +30,9 @@ def draw(results: Path) -> Path:
         figure = Figure(figsize=(1.7 * len(rows) + 1, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         waterfall(left, {row["variant"]: row["median_ms"] / 1000 for row in rows}, "s", "faster")
-        left.set_title("time of an optimiser step, s")
+        left.set_title("time of an optimizer step, s")
         waterfall(right, peaks, "GiB", "less")
-        right.set_title("peak memory beside weights and optimiser state, GiB")
+        right.set_title("peak memory beside weights and optimizer state, GiB")
         figure.suptitle(
             f"{first['model']}, {first['dtype']}: {questions} x {first['K']} rationales of "
             f"{first['inputs']}, {first['supervision_tokens']:,} labelled tokens\n"

@@ -1,4 +1,4 @@
-"""The ways to take one and the same optimiser step, each the one before it with one change, and one with a peer's loss.
+"""The ways to take one and the same optimizer step, each the one before it with one change, and one with a peer's loss.
 
 What MetaNet would do is given (which rationales are selected and their weights alpha), the rest of the step is here:
 packing or padding, forward and backward passes, clipping, AdamW.
@@ -197,7 +197,7 @@ def _packed(variant: Variant, model: PreTrainedModel, inputs: Inputs, length: in
 
 
 def take_step(variant: Variant, student: Student, inputs: Inputs, length: int) -> Outcome:
-    """One whole optimiser step."""
+    """One whole optimizer step."""
     student.optimizer.zero_grad(set_to_none=True)
     outcome = forward_backward(variant, student.model, inputs, length)
     torch.nn.utils.clip_grad_norm_(student.model.parameters(), MAX_NORM)

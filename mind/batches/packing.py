@@ -3,7 +3,7 @@
 A step's questions are dealt into micro-batches by best fit, each question whole in one of them, since the consistency
 of its answers ties its rationales together. Within a micro-batch the rows of the trunk hold documents: a prompt with
 all the branches that fit, or, where prompts are not shared, a prompt with one. All of it runs on the host, so that the
-loss needs no synchronisation with a GPU.
+loss needs no synchronization with a GPU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which questions an optimiser step holds, and which of them each process computes."""
+"""Which questions an optimizer step holds, and which of them each process computes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def question_tokens(question: TokenizedQuestion) -> int:
 
 
 def plan_steps(questions: Sequence[TokenizedQuestion], config: TrainConfig) -> list[list[int]]:
-    """The questions of every optimiser step of a run, as indices: the same for the same questions and seed.
+    """The questions of every optimizer step of a run, as indices: the same for the same questions and seed.
 
     Each epoch is a permutation of the questions, cut into steps; its last step holds what is left. A step takes
     questions in order while they fit into `tokens_per_step`, and at least one, or `questions_per_step` if that is set.

@@ -2,10 +2,10 @@
 
 A step of the trainer, for Q questions with K rationales each:
 
-    plan = method.prepare(step)                            which rationales it trains on, and their weights
-    for each micro-batch: method.loss(...), backward       the rationales that are trained on
-    for each micro-batch: statistics, no graph             those that are only observed
-    method.finish_step(plan, totals, l_real)               what the method learns from the step
+    plan = method.prepare(step)                          which rationales it trains on, with what weights
+    for each micro-batch: forward pass without a graph   the rationales that are only observed
+    for each micro-batch: method.loss, backward pass     the rationales that are trained on
+    method.finish_step(plan, totals, l_real)             what the method learns from the step
 
 Packing, shared prompts, several processes, checkpoints, metrics and the report are the same for all methods.
 """
@@ -101,7 +101,7 @@ class StepPlan:
     weights: Tensor
     """(Q, K) the weight of each rationale in the loss: constants, without a graph."""
     trained: Tensor
-    """(Q, K) bool, on the CPU: forward and backward passes. None that is missing."""
+    """(Q, K) bool, on the CPU: forward and backward passes. At least one, and none that is missing."""
     observed: Tensor
     """(Q, K) bool, on the CPU: a forward pass without a graph, to know L_real. None that is missing or trained on."""
 

@@ -64,7 +64,7 @@ ACCURACY = Chart(
     "accuracy",
     "Token accuracy",
     "share of tokens",
-    "It should rise while the loss falls; a jump towards 1 is memorising.",
+    "It should rise while the loss falls; a jump towards 1 is memorizing.",
 )
 L_REAL = Chart(
     "l_real",

@@ -11,9 +11,10 @@ from mind.methods.method import LossTerms
 class StepSums:
     """Sums by name, and the L_real (Q, K) of the rationales that were computed; float64 on the student's device."""
 
-    def __init__(self, questions: int, perspectives: int, device: torch.device) -> None:
+    def __init__(self, shape: torch.Size, device: torch.device) -> None:
+        """`shape` is (Q, K)."""
         self._sums: dict[str, Tensor] = {}
-        self._l_real = torch.zeros(2, questions, perspectives, dtype=torch.float64, device=device)  # sum and count
+        self._l_real = torch.zeros(2, *shape, dtype=torch.float64, device=device)  # sum and count
 
     def add(self, terms: LossTerms) -> None:
         """Adds a micro-batch."""

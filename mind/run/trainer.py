@@ -184,7 +184,7 @@ class MethodTrainer(Trainer):
 
     def _observe(self, student: nn.Module, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> StepSums:
         """This process's share of forward passes without a graph over the chosen (Q, K) rationales."""
-        sums = StepSums(len(questions), self.context.perspectives, self.args.device)
+        sums = StepSums(chosen.shape, self.args.device)
         sums.add_number("observed_tokens", 0)
         for batch in self._micro_batches(questions, chosen):
             with torch.no_grad(), self.accelerator.autocast():
@@ -199,7 +199,7 @@ class MethodTrainer(Trainer):
         mine = torch.zeros(len(questions), 1, dtype=torch.bool)
         costs = [question_tokens(question) for question in questions]
         mine[shares(costs, self.args.world_size)[self.args.process_index]] = True
-        return micro_batches(questions, self.context.perspectives, self.context.pack_options, chosen & mine)
+        return micro_batches(questions, chosen.shape[1], self.context.pack_options, chosen & mine)
 
     def _add_up_gradients(self) -> None:
         for parameter in self.context.model.parameters():
@@ -250,7 +250,7 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
         per_device_train_batch_size=1,  # item of the plan, which holds all steps of the run
         num_train_epochs=1,
         learning_rate=train.learning_rate,
-        warmup_steps=train.warmup_ratio,
+        warmup_steps=train.warmup_ratio,  # transformers takes numbers below 1 as a share of the steps
         lr_scheduler_type=train.lr_scheduler,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,

