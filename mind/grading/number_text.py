@@ -197,7 +197,7 @@ def _answering(claim: str, question: str, sentences: Sequence[str]) -> str:
 
     One that the question does not give ("67 cakes left after selling 144"): the last that stands before what it asks
     for ("How many books": "72 pens and 140 books"), else the last. Without a question, the first that an equation of
-    `sentences` has computed ("15 hours for 45 rooms"), else the last. The first number if all are the question's.
+    `sentences` has computed ("15 hours for 45 rooms"), else the last. The first number if all are given.
     """
     numbers = _NUMBER.findall(claim)
     if not question:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mind.answer_line import suffix, without_suffix
-from mind.grading import answer_type, gold_answer, latex_equality
+from mind.grading import ANSWER_TYPES, answer_type, gold_answer, latex_equality
 from mind.grading.answers import extract_answer, is_correct, judge_text
 from mind.grading.marks import LATEX_SIGNS
 from mind.grading.number_text import MAX_ANSWER_CHARACTERS, number_value
@@ -46,6 +46,22 @@ def test_plain_numbers_are_numbers(answer):
 @pytest.mark.parametrize("answer", ["\\frac{3}{4}", "3\\sqrt{2}", "p - q", "1,-2", "x=5", "east", "1,23", "52_8"])
 def test_other_answers_are_latex(answer):
     assert answer_type(with_answer(answer)).name == "latex"
+
+
+@pytest.mark.parametrize("question", [NUMBER, CHOICE, YES_NO, LATEX], ids=["number", "choice", "yes_no", "latex"])
+def test_what_holds_for_every_answer_type(question, request):
+    kind = answer_type(question)
+    assert kind.name == request.node.callspec.id
+    assert kind.compare(question.answer, question)[0] == "right"
+    assert judge_text(f"So it is.{suffix(question.answer)}", question)[:2] == ("right", question.answer)
+    assert kind.begins_with_gold(f"{question.answer}.", question)
+    assert not kind.begins_with_gold("What is asked?", question)
+    assert not kind.mentions_gold("What is asked?", question)
+    assert kind.unmarked("", question) is None
+
+
+def test_each_answer_type_has_a_name_of_its_own():
+    assert len({kind.name for kind in ANSWER_TYPES}) == len(ANSWER_TYPES)
 
 
 def test_truth_values_are_yes_and_no_and_nothing_else_is_an_answer_of_its_own():
