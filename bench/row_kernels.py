@@ -23,8 +23,8 @@ from bench.comparison.heads import REAL
 from bench.cross_entropy.inputs import load
 from bench.measure import RESULTS, measure_time, print_table, read_results, write_results
 from mind_kernels import available_backends
-from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss, RowValues, RowWeights
-from mind_kernels.row_chunks import Head
+from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowValues, RowWeights
 from mind_kernels.testing import error
 
 MODEL = REAL
@@ -43,7 +43,7 @@ class FixedHead(Head):
 
 def passes(kernels: RowKernels, logits: Tensor, target: Tensor, copies: int) -> dict[str, Callable[[], Any]]:
     """name -> call: statistics; what the sparse gradient needs of every row; the gradient in place of the logits."""
-    loss = RowLoss(FixedHead(logits.new_empty(logits.shape[1], 0)), gradient_threshold=THRESHOLD)
+    loss = RowSpec(FixedHead(logits.new_empty(logits.shape[1], 0)), gradient_threshold=THRESHOLD)
     weights = RowWeights(torch.full_like(target, 1 / len(target), dtype=torch.float32))
     fresh = [logits.clone() for _ in range(copies)]
 

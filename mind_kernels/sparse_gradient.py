@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mind_kernels.row_chunks import Head, HeadGradients, accumulation_dtype, rows_per_block
+from mind_kernels.head import Head, HeadGradients
+from mind_kernels.row_chunks import accumulation_dtype, rows_per_block
 
 # Rows whose dropped probability makes up the background distribution.
 SAMPLE_ROWS = 256

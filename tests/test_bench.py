@@ -25,7 +25,7 @@ from bench.cross_entropy.inputs import Inputs
 from bench.cross_entropy.providers import CPU, PROVIDERS
 from bench.linear_cross_entropy import BENCHMARK
 from bench.measure import measure_time, peak_extra_mib_here, print_table, read_results, write_results
-from mind_kernels.linear_cross_entropy.rows import RowValues
+from mind_kernels.linear_cross_entropy.contract import RowValues
 
 
 @pytest.fixture(scope="module")

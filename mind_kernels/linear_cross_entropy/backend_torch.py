@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
-from mind_kernels.row_chunks import Head, accumulation_dtype, chunks, rows_per_block, scale_
+from mind_kernels.head import Head, scale_
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
+from mind_kernels.row_chunks import accumulation_dtype, chunks, rows_per_block
 from mind_kernels.sparse_gradient import Entries, worth_it
 
 SPARSE_CHUNKS = 1
@@ -58,7 +59,7 @@ def _columns(tiles: Tensor, vocabulary: int) -> Tensor:
 
 
 def _values(
-    z: Tensor, target: Tensor, loss: RowLoss, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
+    z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
 ) -> tuple[RowValues, Tensor]:
     """The rows' values and the sum of exponentials (n,); fills shifted = z - max and its exponential."""
     torch.sub(z, maximum[:, None], out=shifted)
@@ -69,10 +70,10 @@ def _values(
     nll = log_total - shifted.gather(1, target[:, None]).squeeze(1)
     lse = log_total + maximum
     value = nll
-    if loss.label_smoothing:
-        value = (1 - loss.label_smoothing) * nll + loss.label_smoothing * (log_total - shifted.mean(1))
-    if loss.z_loss:
-        value = value + loss.z_loss * lse.square()
+    if spec.label_smoothing:
+        value = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - shifted.mean(1))
+    if spec.z_loss:
+        value = value + spec.z_loss * lse.square()
     return RowValues(value, nll, lse, entropy, argmax == target), total
 
 
@@ -88,20 +89,19 @@ def row_kernel_(
     logits: Tensor,  # (n, V), projected
     target: Tensor,  # (n,), in [0, V)
     weights: RowWeights | None,  # (n,)
-    loss: RowLoss,
-    conditioned: bool = False,
+    spec: RowSpec,
 ) -> RowValues:
-    """See `rows.RowKernels`."""
+    """See `contract.RowKernels`."""
     out = []
     for block, shifted, exponential in _Blocks(logits):
         part = logits[block]
-        z = part if conditioned else _conditioned(part, loss.head)
+        z = _conditioned(part, spec.head)
         maximum, argmax, _ = _maxima(z)
-        slope = 1.0 if conditioned or weights is None else loss.head.slope(z)
-        values, total = _values(z, target[block], loss, maximum, argmax, shifted, exponential)
+        slope = 1.0 if weights is None else spec.head.slope(z)
+        values, total = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
         out.append(values)
         if weights is not None:
-            part.copy_(_gradient_(shifted, exponential, total, values, target[block], weights[block], loss, slope))
+            part.copy_(_gradient_(shifted, exponential, total, values, target[block], weights[block], spec, slope))
     return RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
 
 
@@ -112,11 +112,11 @@ def _gradient_(
     values: RowValues,
     target: Tensor,
     weights: RowWeights,
-    loss: RowLoss,
+    spec: RowSpec,
     slope: Tensor | float,
 ) -> Tensor:
     """The gradient (n, V) with respect to the projected logits, in the memory of `exponential`."""
-    a, b, t = weights.coefficients(values.lse, values.entropy, loss)
+    a, b, t = weights.coefficients(values.lse, values.entropy, spec)
     if b is None:
         dz = exponential.mul_((a / total)[:, None])
     else:
@@ -125,34 +125,34 @@ def _gradient_(
         # A probability that underflows to zero has a finite factor, save at a logit of minus infinity.
         dz = exponential.mul_(factor.nan_to_num_(nan=math.nan, neginf=0.0, posinf=0.0))
     dz.scatter_add_(1, target[:, None], -t[:, None])
-    uniform = weights.uniform(loss)
+    uniform = weights.uniform(spec)
     if uniform is not None:
         dz.sub_(uniform[:, None])
     return scale_(dz, slope)
 
 
-def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
-    """See `rows.RowKernels`."""
-    return row_kernel_(loss.head.project(hidden), target, None, loss)
+def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
+    """See `contract.RowKernels`."""
+    return row_kernel_(spec.head.project(hidden), target, None, spec)
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> _SparseRows:
-    """See `rows.RowKernels`."""
-    return _SparseRows(hidden, target, loss)
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec) -> _SparseRows:
+    """See `contract.RowKernels`."""
+    return _SparseRows(hidden, target, spec)
 
 
 class _SparseRows:
-    """See `rows.SparseRows`. Where a block alone is past the density limit, the search ends and `means` says so."""
+    """See `contract.SparseRows`. Where a block alone is past the density limit, the search ends and `means` says so."""
 
-    def __init__(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> None:
-        self._loss, self._target = loss, target
-        self._logits = loss.head.project(hidden)
+    def __init__(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> None:
+        self._spec, self._target = spec, target
+        self._logits = spec.head.project(hidden)
         self._found: list[tuple[Tensor, Tensor, Tensor]] | None = []
         out = []
         for block, shifted, exponential in _Blocks(self._logits):
-            z = _conditioned(self._logits[block], loss.head)
+            z = _conditioned(self._logits[block], spec.head)
             maximum, argmax, tiles = _maxima(z)
-            values, total = _values(z, target[block], loss, maximum, argmax, shifted, exponential)
+            values, total = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
             out.append(values)
             if self._found is not None:
                 self._search(z, tiles, target[block], maximum, total.log(), block.start)
@@ -168,7 +168,7 @@ class _SparseRows:
             self.dropped_mass = (1 - kept_mass).clamp_(min=0)
 
     def _search(self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, log_total: Tensor, start: int) -> None:
-        log_threshold, vocabulary = math.log(self._loss.gradient_threshold), z.shape[1]
+        log_threshold, vocabulary = math.log(self._spec.gradient_threshold), z.shape[1]
         mask = (tiles - maximum[:, None]) - log_total[:, None] > log_threshold
         mask.scatter_(1, (target // _TILE)[:, None], True)
         row, tile = mask.nonzero(as_tuple=True)
@@ -189,22 +189,22 @@ class _SparseRows:
         return float(self.kept.double().mean()), float(self.dropped_mass.mean())
 
     def entries(self, weights: RowWeights) -> Entries:
-        a, b, t = weights.coefficients(self.values.lse, self.values.entropy, self._loss)
+        a, b, t = weights.coefficients(self.values.lse, self.values.entropy, self._spec)
         values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * self._log_p)
         kept_sum = torch.zeros_like(a).index_add_(0, self._row, values)
         values = values - torch.where(self._column == self._target[self._row], t[self._row], 0)
-        values *= self._loss.head.slope(self._log_p + self.values.lse[self._row])
+        values *= self._spec.head.slope(self._log_p + self.values.lse[self._row])
         return Entries(self.kept, self._column.int(), values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
-        z = _conditioned(self._logits[rows], self._loss.head)
+        z = _conditioned(self._logits[rows], self._spec.head)
         log_p = z - self.values.lse[rows, None]
-        dropped = torch.where(log_p > math.log(self._loss.gradient_threshold), 0, log_p.exp())
+        dropped = torch.where(log_p > math.log(self._spec.gradient_threshold), 0, log_p.exp())
         dropped.scatter_(1, self._target[rows, None], 0)
-        return weight @ dropped.mul_(self._loss.head.slope(z))
+        return weight @ dropped.mul_(self._spec.head.slope(z))
 
     def dense(self, weights: RowWeights) -> Tensor:
-        row_kernel_(self._logits, self._target, weights, self._loss)
+        row_kernel_(self._logits, self._target, weights, self._spec)
         return self._logits
 
 

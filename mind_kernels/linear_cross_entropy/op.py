@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,33 +17,12 @@ from mind_kernels.autograd import (
     scaled_gradients,
     under_autocast,
 )
+from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy import reference, rows
-from mind_kernels.linear_cross_entropy.rows import RowLoss
-from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats
+from mind_kernels.row_chunks import accumulation_dtype, row_major
 
 BACKENDS = ("torch", "cpp", "triton", "triton_streaming", "cuda")  # backend_<name>.py each
-
-
-@dataclass(frozen=True)
-class RowStats:
-    """Statistics of the rows, without a gradient; float32 (float64 for float64 input). Ignored rows hold zeros."""
-
-    nll: Tensor
-    """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss."""
-    lse: Tensor
-    """(N,) log-sum-exp of the row's logits (after softcap and temperature)."""
-    entropy: Tensor
-    """(N,) entropy of the row's softmax in nats."""
-    correct: Tensor
-    """(N,) bool: the largest logit is the target's."""
-    segment_nll: Tensor | None
-    """(S,) mean of `nll` over the rows of a segment that are not ignored, unweighted; nan where there are none."""
-    segment_count: Tensor | None
-    """(S,) int64: how many rows that is."""
-    dropped_mass: Tensor | None = None
-    """(N,) probability of the entries that the sparse gradient replaced; 0 where it is exact. None: no threshold."""
-    kept: Tensor | None = None
-    """(N,) int64: the entries of the row's gradient that were computed one by one; V where all were."""
 
 
 def segment_means(nll: Tensor, valid: Tensor, segment: Tensor | None, num_segments: int) -> tuple[Tensor, Tensor]:
@@ -164,7 +142,7 @@ def run_reference(
     """The outputs of `run_backend` but the gradients, differentiable."""
     checks.row_values(target, ignore_index, weight.shape[0], segment, num_segments)
     target = target.to(hidden.device)
-    spec = RowLoss(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
+    spec = RowSpec(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
     loss, terms = reference.forward(
         hidden, target, row_weight, entropy_weight, spec, ignore_index=ignore_index, reduction=reduction
     )
@@ -198,7 +176,7 @@ def run_backend(
     """
     checks.row_values(target, ignore_index, weight.shape[0], segment, num_segments)
     hidden, weight, bias = row_major(hidden), row_major(weight), None if bias is None else bias.contiguous()
-    spec = RowLoss(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
+    spec = RowSpec(Head(weight, bias, softcap, temperature), label_smoothing, z_loss, gradient_threshold)
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
         loss, terms, gradients = rows.forward(
             backends.kernels("linear_cross_entropy", backend),

@@ -9,121 +9,14 @@ sparse gradient, so that it never waits for the host) beside the gradients.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from mind_kernels.row_chunks import (
-    Head,
-    HeadGradients,
-    Rows,
-    accumulation_dtype,
-    chunks,
-    reduced,
-    rows_per_chunk,
-    weighted,
-)
-from mind_kernels.sparse_gradient import SAMPLE_ROWS, Entries, SparseGradient, worth_it
-
-
-@dataclass(frozen=True)
-class RowLoss:
-    """The loss of a row: (1 - label_smoothing) nll + label_smoothing (lse - mean z) + z_loss lse^2."""
-
-    head: Head
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    gradient_threshold: float | None = None
-
-
-@dataclass(frozen=True)
-class RowWeights:
-    """d(total loss) / d(row loss) and, where the rows' entropies are part of the loss, d(total loss) / d(entropy).
-
-    They make up the gradient with respect to the logits: p_v (a + b log p_v) - t 1[v = y] - u.
-    """
-
-    loss: Tensor  # (N,)
-    entropy: Tensor | None = None  # (N,)
-
-    def __getitem__(self, rows: Rows) -> RowWeights:
-        return RowWeights(self.loss[rows], None if self.entropy is None else self.entropy[rows])
-
-    def magnitude(self) -> Tensor:
-        return self.loss.abs() if self.entropy is None else self.loss.abs() + self.entropy.abs()
-
-    def total(self, lse: Tensor, loss: RowLoss) -> Tensor:
-        """sum_v p_v (a + b log p_v), (N,)."""
-        return self.loss * (1 + 2 * loss.z_loss * lse)
-
-    def coefficients(self, lse: Tensor, entropy: Tensor, loss: RowLoss) -> tuple[Tensor, Tensor | None, Tensor]:
-        """a, b (None for zero) and t, (N,) each."""
-        a, t = self.total(lse, loss), self.loss * (1 - loss.label_smoothing)
-        return (a, None, t) if self.entropy is None else (a - self.entropy * entropy, -self.entropy, t)
-
-    def uniform(self, loss: RowLoss) -> Tensor | None:
-        """u, (N,); None without label smoothing."""
-        return self.loss * (loss.label_smoothing / loss.head.vocabulary) if loss.label_smoothing else None
-
-
-class RowValues(NamedTuple):
-    """What a row kernel returns, (n,) each, in the accumulation dtype (`correct`: bool)."""
-
-    loss: Tensor
-    nll: Tensor
-    lse: Tensor
-    entropy: Tensor
-    correct: Tensor
-
-
-class SparseRows(Protocol):
-    """A chunk of n rows whose statistics are known and whose gradient is still to be taken."""
-
-    values: RowValues
-
-    def means(self) -> tuple[float, float]:
-        """`kept` and `dropped_mass` a row; waits for the device. `kept` may be infinite where lists were given up."""
-
-    kept: Tensor
-    """(n,) int64, entries above the threshold, and the target's. This and what follows is there after `means`."""
-    dropped_mass: Tensor
-    """(n,), the probability of the other entries."""
-
-    def entries(self, weights: RowWeights) -> Entries:
-        """The kept entries, for the rows' weights."""
-
-    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """(V,): sum over `rows` of weight x dropped probability x slope of the logits."""
-
-    def dense(self, weights: RowWeights) -> Tensor:
-        """(n, V): the exact gradient of the projected logits, instead. Comes last: it may reuse their memory."""
-
-
-class RowKernels(Protocol):
-    """What a backend module of this operation defines."""
-
-    SPARSE_CHUNKS: int
-    """How many chunks of the sparse path `sparse_rows` is given at once."""
-
-    def row_kernel_(
-        self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss, conditioned: bool = False
-    ) -> RowValues:
-        """Statistics of projected logits (n, V); with weights they become their own gradient, in place.
-
-        `conditioned` logits have had softcap and temperature applied, and then the gradient is with respect to them.
-        """
-
-    def statistics(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
-        """Statistics of rows, straight from hidden (n, D)."""
-
-    def sparse_rows(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> SparseRows:
-        """The same, with what the sparse gradient needs."""
-
-    def gather_rows(
-        self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
-    ) -> None:
-        """See `sparse_gradient.Gather`."""
+from mind_kernels.head import HeadGradients
+from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowValues, RowWeights, SparseRows
+from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, reduced, rows_per_chunk, weighted
+from mind_kernels.sparse_gradient import SAMPLE_ROWS, SparseGradient, worth_it
 
 
 @dataclass(frozen=True)
@@ -160,24 +53,24 @@ def run_rows(
     hidden: Tensor,  # (N, D)
     target: Tensor,  # (N,)
     weights: RowWeights | None,  # None: statistics only
-    loss: RowLoss,
+    spec: RowSpec,
     terms: RowTerms,
     gradients: HeadGradients,
 ) -> None:
     """The chunk loop: fills `terms` for the rows and adds their gradient products."""
     if not gradients.wanted:
         weights = None
-    if loss.gradient_threshold is not None:
-        _run_sparse(kernels, rows, hidden, target, weights, loss, terms, gradients)
+    if spec.gradient_threshold is not None:
+        _run_sparse(kernels, rows, hidden, target, weights, spec, terms, gradients)
         return
-    size = rows_per_chunk(loss.head.vocabulary, hidden.device, hidden.element_size())
+    size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size())
     for chunk in chunks(rows, size):
         part = hidden[chunk]
         if weights is None:
-            terms.write(chunk, kernels.statistics(part, target[chunk], loss))
+            terms.write(chunk, kernels.statistics(part, target[chunk], spec))
         else:
-            logits = loss.head.project(part)
-            terms.write(chunk, kernels.row_kernel_(logits, target[chunk], weights[chunk], loss))
+            logits = spec.head.project(part)
+            terms.write(chunk, kernels.row_kernel_(logits, target[chunk], weights[chunk], spec))
             gradients.add(chunk, part, logits)
 
 
@@ -187,11 +80,11 @@ def _run_sparse(
     hidden: Tensor,
     target: Tensor,
     weights: RowWeights | None,
-    loss: RowLoss,
+    spec: RowSpec,
     terms: RowTerms,
     gradients: HeadGradients,
 ) -> None:
-    head, device = loss.head, hidden.device
+    head, device = spec.head, hidden.device
     sparse = SparseGradient(head, hidden)
     count = rows if isinstance(rows, int) else rows.numel()
     stride = max(1, count // SAMPLE_ROWS)
@@ -200,7 +93,7 @@ def _run_sparse(
         """Sparse or dense: the first look of the host at the chunk, when the next one is already under way."""
         kept, dropped_mass = found.means()
         # Under a softcap the uniform part of label smoothing is not of rank one.
-        fits = not (loss.label_smoothing and head.softcap)
+        fits = not (spec.label_smoothing and head.softcap)
         use_entries = fits and worth_it(kept, dropped_mass, head.vocabulary, device)
         terms.kept[chunk] = found.kept if use_entries else head.vocabulary
         terms.dropped_mass[chunk] = found.dropped_mass if use_entries else 0
@@ -211,7 +104,7 @@ def _run_sparse(
             gradients.add(chunk, hidden[chunk], found.dense(part))
             return
         index = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
-        sparse.add(index, found.entries(part), part.total(found.values.lse, loss), part.uniform(loss))
+        sparse.add(index, found.entries(part), part.total(found.values.lse, spec), part.uniform(spec))
         sample = torch.arange(-start % stride, len(index), stride, device=device)
         magnitude = part.magnitude()[sample]
         sparse.add_background(found.background(sample, magnitude), magnitude @ found.dropped_mass[sample])
@@ -219,7 +112,7 @@ def _run_sparse(
     start, pending = 0, []
     size = kernels.SPARSE_CHUNKS * rows_per_chunk(head.vocabulary, device, hidden.element_size(), sparse=True)
     for chunk in chunks(rows, size):
-        found = kernels.sparse_rows(hidden[chunk], target[chunk], loss)
+        found = kernels.sparse_rows(hidden[chunk], target[chunk], spec)
         terms.write(chunk, found.values)
         pending.append((chunk, start, found))
         start += len(found.values.lse)
@@ -250,14 +143,14 @@ def forward(
     target: Tensor,  # (N,), on the CPU or where hidden is
     row_weight: Tensor | None,  # (N,)
     entropy_weight: Tensor | None,  # (N,)
-    loss: RowLoss,
+    spec: RowSpec,
     needs: list[bool],
     *,
     ignore_index: int,
     reduction: str,
 ) -> tuple[Tensor, RowTerms, HeadGradients]:
     """The loss, () or (N,) for reduction "none", the rows' terms, and the gradients that are needed."""
-    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=loss.gradient_threshold is not None)
+    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None)
     valid = target != ignore_index
     device_valid = valid.to(hidden.device)
     dtype = terms.values.loss.dtype
@@ -266,11 +159,11 @@ def forward(
         entropy_weight = torch.where(device_valid, entropy_weight.to(dtype), 0)
     scale = weight / weight.sum() if reduction == "mean" else weight
     weights = RowWeights(scale, entropy_weight)
-    gradients = HeadGradients(hidden, loss.head, needs)
+    gradients = HeadGradients(hidden, spec.head, needs)
     index = target.to(hidden.device).contiguous()
     with_gradient, others = split_rows(valid, RowWeights(weight, entropy_weight))
-    run_rows(kernels, with_gradient, hidden, index, weights, loss, terms, gradients)
-    run_rows(kernels, others, hidden, index, None, loss, terms, gradients)
+    run_rows(kernels, with_gradient, hidden, index, weights, spec, terms, gradients)
+    run_rows(kernels, others, hidden, index, None, spec, terms, gradients)
     rows = weighted(terms.values.loss, weight)
     if entropy_weight is not None:
         rows += weighted(terms.values.entropy, entropy_weight)

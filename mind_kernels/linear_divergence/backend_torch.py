@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
+from mind_kernels.head import Head, scale_
+from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.linear_divergence.rows import LOWEST, RowValues
+from mind_kernels.linear_divergence.rows import LOWEST
 from mind_kernels.linear_divergence.terms import divergence_terms_, event_terms
-from mind_kernels.row_chunks import Head, chunks, rows_per_block, scale_
+from mind_kernels.row_chunks import chunks, rows_per_block
 
 
 class _Blocks:
@@ -49,7 +51,7 @@ def divergence_(
     teacher_head: Head,
     divergence: Divergence,
 ) -> RowValues:
-    """See `rows.RowKernels`."""
+    """See `contract.RowKernels`."""
     values = RowValues(*logits.new_empty(2, logits.shape[0]))
     for block, shifted, q, p in _Blocks(logits, 3):
         z, theirs = head.condition_(logits[block]), teacher_head.condition_(teacher_logits[block])
@@ -73,7 +75,7 @@ def listed_divergence_(
     head: Head,
     divergence: Divergence,
 ) -> RowValues:
-    """See `rows.RowKernels`."""
+    """See `contract.RowKernels`."""
     values = RowValues(*logits.new_empty(2, logits.shape[0]))
     for block, shifted, q in _Blocks(logits, 2):
         z, index = head.condition_(logits[block]), ids[block]

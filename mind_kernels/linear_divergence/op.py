@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -18,22 +18,14 @@ from mind_kernels.autograd import (
     scaled_gradients,
     under_autocast,
 )
+from mind_kernels.head import Head
 from mind_kernels.linear_divergence import reference, rows
+from mind_kernels.linear_divergence.contract import DivergenceStats
 from mind_kernels.linear_divergence.kinds import Divergence, divergence_of
 from mind_kernels.linear_divergence.rows import HeadTeacher, ListTeacher, Teacher
-from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
+from mind_kernels.row_chunks import accumulation_dtype, row_major
 
 BACKENDS = ("torch", "triton")  # backend_<name>.py each
-
-
-@dataclass(frozen=True)
-class DivergenceStats:
-    """Statistics of the rows, (N,), without a gradient; float32 (float64 for float64 input)."""
-
-    divergence: Tensor
-    """The divergence of the row in nats, without its weight."""
-    entropy: Tensor
-    """Entropy of the student's softmax in nats."""
 
 
 def linear_divergence(

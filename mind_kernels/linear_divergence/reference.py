@@ -11,9 +11,11 @@ import math
 import torch
 from torch import Tensor
 
+from mind_kernels.head import Head
+from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.linear_divergence.rows import LOWEST, ListTeacher, RowValues, Teacher, row_weights
-from mind_kernels.row_chunks import Head, reduced, weighted
+from mind_kernels.linear_divergence.rows import LOWEST, ListTeacher, Teacher, row_weights
+from mind_kernels.row_chunks import reduced, weighted
 
 
 def kl(log_x: Tensor, log_m: Tensor) -> Tensor:

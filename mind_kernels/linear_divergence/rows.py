@@ -8,54 +8,19 @@ memory: one chunk, in which both logits share the room, beside the gradients.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mind_kernels import checks
+from mind_kernels.head import Head, HeadGradients
+from mind_kernels.linear_divergence.contract import RowKernels, RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.row_chunks import (
-    Head,
-    HeadGradients,
-    Rows,
-    accumulation_dtype,
-    chunks,
-    reduced,
-    rows_per_chunk,
-    weighted,
-)
+from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, reduced, rows_per_chunk, weighted
 
 # Stands for a log-probability of minus infinity: its exponential is 0, and so is 0 times it, which would be nan.
 LOWEST = -1e18
 _TOLERANCE = 1e-3  # by which the probabilities of a teacher's list may sum to more than 1: servers round them
-
-
-class RowValues(NamedTuple):
-    """What a row kernel returns, (n,) each, in the accumulation dtype."""
-
-    divergence: Tensor
-    entropy: Tensor
-
-
-class RowKernels(Protocol):
-    """What a backend module of this operation defines. With weights (n,), the logits become their own gradient."""
-
-    def divergence_(
-        self,
-        logits: Tensor,
-        teacher_logits: Tensor,
-        weights: Tensor | None,
-        head: Head,
-        teacher_head: Head,
-        divergence: Divergence,
-    ) -> RowValues:
-        """Of projected logits (n, V) and the teacher's (n, V); overwrites both."""
-
-    def listed_divergence_(
-        self, logits: Tensor, ids: Tensor, log_p: Tensor, weights: Tensor | None, head: Head, divergence: Divergence
-    ) -> RowValues:
-        """Of projected logits (n, V), ids (n, T), T < V, and the events' log-probabilities (n, T + 1)."""
 
 
 @dataclass(frozen=True)

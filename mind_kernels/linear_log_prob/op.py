@@ -15,7 +15,8 @@ from torch import Tensor
 from mind_kernels import backend as backends
 from mind_kernels import checks
 from mind_kernels.autograd import forbid_higher_order, under_autocast
-from mind_kernels.linear_cross_entropy.op import BACKENDS, RowStats, run_backend
+from mind_kernels.linear_cross_entropy.contract import RowStats
+from mind_kernels.linear_cross_entropy.op import BACKENDS, run_backend
 from mind_kernels.linear_log_prob import reference
 from mind_kernels.row_chunks import accumulation_dtype
 

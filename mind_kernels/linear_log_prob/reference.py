@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from mind_kernels import checks
+from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy import reference
-from mind_kernels.linear_cross_entropy.rows import RowLoss
-from mind_kernels.row_chunks import Head
+from mind_kernels.linear_cross_entropy.contract import RowSpec
 
 
 def forward(
@@ -22,9 +22,9 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(log_prob, entropy, lse, correct, dropped_mass, kept), (N,) each; the first two are differentiable."""
     checks.row_values(target, ignore_index, weight.shape[0], None, 0)
-    loss = RowLoss(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
+    spec = RowSpec(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
     _, terms = reference.forward(
-        hidden, target.to(hidden.device), None, None, loss, ignore_index=ignore_index, reduction="none"
+        hidden, target.to(hidden.device), None, None, spec, ignore_index=ignore_index, reduction="none"
     )
     others = (terms[name].detach() for name in ("lse", "correct", "dropped_mass", "kept"))
     return -terms["nll"], terms["entropy"], *others

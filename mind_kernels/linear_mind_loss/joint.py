@@ -10,9 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss, RowTerms, RowWeights, run_rows, split_rows
-from mind_kernels.linear_pairwise_jsd.groups import GroupChunk, GroupKernels, add_gradient, run_groups
-from mind_kernels.row_chunks import HeadGradients, scale_
+from mind_kernels.head import Head, HeadGradients, scale_
+from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowWeights
+from mind_kernels.linear_cross_entropy.rows import RowTerms, run_rows, split_rows
+from mind_kernels.linear_pairwise_jsd.contract import GroupKernels
+from mind_kernels.linear_pairwise_jsd.groups import GroupChunk, add_gradient, run_groups
 
 
 def forward(
@@ -23,19 +25,21 @@ def forward(
     row_weight: Tensor,  # (N,)
     answer_rows: Tensor,  # (P, K), -1 where absent; on the CPU or where hidden is
     group_weight: Tensor,  # (P, K, K) of pairs or (P, K) of a mixture, accumulation dtype
-    loss: RowLoss,
+    spec: RowSpec,
     needs: list[bool],
     *,
     ignore_index: int,
 ) -> tuple[RowTerms, Tensor, Tensor, HeadGradients]:
     """(the rows' terms, their effective weights (N,), divergences shaped as group_weight, the gradients needed)."""
-    rows, device, head = hidden.shape[0], hidden.device, loss.head
+    rows, device, head = hidden.shape[0], hidden.device, spec.head
     valid = target != ignore_index
     valid_here, index = valid.to(device), target.to(device).contiguous()
     weight = torch.where(valid_here, row_weight.to(group_weight.dtype), 0)
-    sparse = loss.gradient_threshold is not None
+    sparse = spec.gradient_threshold is not None
     terms = RowTerms.zeros(rows + 1, hidden, sparse)  # absent answer rows write to the last entry
     gradients = HeadGradients(hidden, head, needs)
+
+    conditioned = RowSpec(Head(head.weight))  # chunks come with softcap and temperature applied
 
     def finish(chunk: GroupChunk) -> None:
         """Cross-entropy of answer rows, and the products of both gradients."""
@@ -46,8 +50,7 @@ def forward(
             chunk.logits,
             torch.where(counted, index[chunk.rows], 0),
             RowWeights(scale) if gradients.wanted else None,
-            RowLoss(head),
-            conditioned=True,
+            conditioned,
         )
         place = torch.where(counted, chunk.rows, rows)
         terms.write(place, values)
@@ -62,6 +65,6 @@ def forward(
     others = torch.cat([valid, valid.new_zeros(1)]).index_fill(0, answer_rows.to(valid.device).flatten(), False)[:-1]
     weights = RowWeights(weight)
     with_gradient, without = split_rows(others, weights)
-    run_rows(row_kernels, with_gradient, hidden, index, weights, loss, terms, gradients)
-    run_rows(row_kernels, without, hidden, index, None, loss, terms, gradients)
+    run_rows(row_kernels, with_gradient, hidden, index, weights, spec, terms, gradients)
+    run_rows(row_kernels, without, hidden, index, None, spec, terms, gradients)
     return terms.first(rows), weight, divergence, gradients

@@ -11,13 +11,14 @@ from torch import Tensor
 from mind_kernels import backend as backends
 from mind_kernels import checks
 from mind_kernels.autograd import empty_gradients, needs_gradient, save_gradients, scaled_gradients, under_autocast
-from mind_kernels.linear_cross_entropy.op import RowStats, segment_means
-from mind_kernels.linear_cross_entropy.rows import RowLoss
+from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats
+from mind_kernels.linear_cross_entropy.op import segment_means
 from mind_kernels.linear_mind_loss import joint, reference
 from mind_kernels.linear_pairwise_jsd import op as jsd_op
-from mind_kernels.linear_pairwise_jsd.op import MixtureStats, PairStats
+from mind_kernels.linear_pairwise_jsd.contract import MixtureStats, PairStats
 from mind_kernels.linear_pairwise_jsd.reference import group_loss
-from mind_kernels.row_chunks import Head, accumulation_dtype, row_major, weighted
+from mind_kernels.row_chunks import accumulation_dtype, row_major, weighted
 
 # The row kernels of linear_cross_entropy, and the group kernels of linear_pairwise_jsd that go with them.
 BACKENDS = {"torch": "torch", "cpp": "cpp", "triton": "triton", "triton_streaming": "triton", "cuda": "cuda"}
@@ -149,7 +150,7 @@ def _reference(
         target, ignore_index, weight.shape[0], segment, num_segments, answer_rows, hidden.shape[0], group_weight
     )
     target, answer_rows = target.to(hidden.device), answer_rows.to(hidden.device)
-    spec = RowLoss(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
+    spec = RowSpec(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
     cross_entropy, consistency, terms, divergence = reference.forward(
         hidden, target, row_weight, answer_rows, group_weight, spec, ignore_index=ignore_index
     )
@@ -206,7 +207,7 @@ def _forward(
     )
     hidden, weight, bias = row_major(hidden), row_major(weight), None if bias is None else bias.contiguous()
     group_weight = group_weight.to(accumulation_dtype(hidden.dtype))
-    spec = RowLoss(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
+    spec = RowSpec(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
     with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
         terms, row_weight, divergence, gradients = joint.forward(
             backends.kernels("linear_cross_entropy", backend),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy import reference
-from mind_kernels.linear_cross_entropy.rows import RowLoss
+from mind_kernels.linear_cross_entropy.contract import RowSpec
 from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
 
 
@@ -19,7 +19,7 @@ def forward(
     row_weight: Tensor,  # (N,)
     answer_rows: Tensor,  # (P, K)
     group_weight: Tensor,  # (P, K, K) or (P, K)
-    loss: RowLoss,
+    spec: RowSpec,
     *,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
@@ -32,23 +32,23 @@ def forward(
         target[answers],
         row_weight[answers],
         None,
-        RowLoss(loss.head),
+        RowSpec(spec.head),
         ignore_index=ignore_index,
         reduction="sum",
     )
     in_others, terms = reference.forward(
-        hidden[~answers], target[~answers], row_weight[~answers], None, loss, ignore_index=ignore_index, reduction="sum"
+        hidden[~answers], target[~answers], row_weight[~answers], None, spec, ignore_index=ignore_index, reduction="sum"
     )
     merged = {name: _merge(answers, exact[name], terms[name]) for name in ("nll", "lse", "entropy", "correct")}
     merged |= {"dropped_mass": terms["dropped_mass"], "kept": terms["kept"]}
-    if loss.gradient_threshold is not None:
-        whole = torch.where(target[answers] != ignore_index, loss.head.vocabulary, 0)
+    if spec.gradient_threshold is not None:
+        whole = torch.where(target[answers] != ignore_index, spec.head.vocabulary, 0)
         merged["dropped_mass"] = _merge(answers, torch.zeros_like(exact["nll"]), terms["dropped_mass"])
         merged["kept"] = _merge(answers, whole, terms["kept"])
     if len(hidden) == 0:
         divergence = in_others.new_zeros(group_weight.shape)
     else:
-        logits = loss.head.logits(torch.where(present[..., None], hidden[answer_rows.clamp(min=0)], 0))
+        logits = spec.head.logits(torch.where(present[..., None], hidden[answer_rows.clamp(min=0)], 0))
         divergence = divergences(logits, group_weight, present)
     return in_answers + in_others, group_loss(divergence, group_weight), merged, divergence
 

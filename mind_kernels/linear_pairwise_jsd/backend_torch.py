@@ -55,7 +55,7 @@ def pair_divergences(
     mask: Tensor,  # (G, K)
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `groups.GroupKernels`."""
+    """See `contract.GroupKernels`."""
     groups, count, _ = logits.shape
     first, second = _pairs(count, logits.device)
     counted = mask[:, first] & mask[:, second] & _distinct(logits)
@@ -93,7 +93,7 @@ def mixture_divergences(
     mask: Tensor,  # (G, K)
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `groups.GroupKernels`. log(p_k / m) is taken relative to the largest p of a column: equal rows give 0."""
+    """See `contract.GroupKernels`. log(p_k / m) is taken relative to the largest p of a column: equal rows give 0."""
     weight = torch.where(mask, mixture_weight, 0).double()
     total = weight.sum(1, keepdim=True)
     share = torch.where(total > 0, weight / total, 0)

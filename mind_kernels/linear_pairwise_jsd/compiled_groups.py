@@ -9,7 +9,7 @@ from mind_kernels import extension
 
 
 class CompiledGroups:
-    """See `groups.GroupKernels`; `device` is "cpu" or "cuda"."""
+    """See `contract.GroupKernels`; `device` is "cpu" or "cuda"."""
 
     def __init__(self, device: str) -> None:
         self._device = device

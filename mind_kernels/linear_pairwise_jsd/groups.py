@@ -9,31 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mind_kernels.row_chunks import Head, HeadGradients, chunks, rows_per_chunk, scale_
-
-
-class GroupKernels(Protocol):
-    """What a backend module of this operation defines. Both leave `logits` as they are.
-
-    Absent rows, where `mask` (G, K) is False, hold finite logits; they have no divergence and no gradient.
-    """
-
-    def pair_divergences(
-        self, logits: Tensor, pair_weight: Tensor, mask: Tensor, with_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, of conditioned logits
-        (G, K, V)."""
-
-    def mixture_divergences(
-        self, logits: Tensor, mixture_weight: Tensor, mask: Tensor, with_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """KL(P_k || M) of each row to its group's weighted mean (G, K), and the gradient (G, K, V) of their weighted
-        sum; 0 in groups without weight."""
+from mind_kernels.head import Head, HeadGradients, scale_
+from mind_kernels.linear_pairwise_jsd.contract import GroupKernels
+from mind_kernels.row_chunks import chunks, rows_per_chunk
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,26 +10,12 @@ from torch import Tensor
 from mind_kernels import backend as backends
 from mind_kernels import checks
 from mind_kernels.autograd import empty_gradients, needs_gradient, save_gradients, scaled_gradients, under_autocast
+from mind_kernels.head import Head
 from mind_kernels.linear_pairwise_jsd import groups, reference
-from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
+from mind_kernels.linear_pairwise_jsd.contract import MixtureStats, PairStats
+from mind_kernels.row_chunks import accumulation_dtype, row_major
 
 BACKENDS = ("torch", "cpp", "triton", "cuda")  # backend_<name>.py each
-
-
-@dataclass(frozen=True)
-class PairStats:
-    """Statistics of the pairs, without a gradient; float32 (float64 for float64 input)."""
-
-    jsd: Tensor
-    """(P, K, K) divergences in nats, in [0, ln 2]: symmetric, zero diagonal, zero where a row is masked."""
-
-
-@dataclass(frozen=True)
-class MixtureStats:
-    """Statistics of the mixture form, without a gradient; float32 (float64 for float64 input)."""
-
-    kl: Tensor
-    """(P, K) KL(P_k || M) in nats, non-negative; zero where a row is masked and in groups without weight."""
 
 
 def linear_pairwise_jsd(

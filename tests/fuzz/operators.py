@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mind_kernels import extension
+from mind_kernels.head import Head
 from mind_kernels.linear_pairwise_jsd import reference
-from mind_kernels.row_chunks import Head
 from tests.fuzz.arguments import DTYPES, Arena, arenas, logits, spoil
 
 ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}

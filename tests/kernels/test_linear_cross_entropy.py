@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mind_kernels import BackendUnavailableError, linear_cross_entropy, row_chunks, sparse_gradient
+from mind_kernels.head import HeadGradients
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 OPTIONS = [
@@ -151,7 +152,7 @@ def test_frozen_inputs_get_no_gradient(frozen):
 
 def test_frozen_head_skips_its_product(monkeypatch):
     inputs = make_inputs(11, 8, 31)
-    monkeypatch.setattr(row_chunks.HeadGradients, "_add_weight", lambda *_: pytest.fail("dW was computed"))
+    monkeypatch.setattr(HeadGradients, "_add_weight", lambda *_: pytest.fail("dW was computed"))
     linear_cross_entropy(inputs["hidden"].requires_grad_(), inputs["weight"], inputs["target"]).backward()
 
 
@@ -159,10 +160,8 @@ def test_weight_zero_costs_no_gradient_and_keeps_statistics(monkeypatch):
     inputs = make_inputs(40, 8, 31, ignored=0.3)
     row_weight = inputs["row_weight"] * (torch.arange(40) % 2)
     rows = []
-    add = row_chunks.HeadGradients.add
-    monkeypatch.setattr(
-        row_chunks.HeadGradients, "add", lambda self, index, *rest: (rows.append(index), add(self, index, *rest))
-    )
+    add = HeadGradients.add
+    monkeypatch.setattr(HeadGradients, "add", lambda self, index, *rest: (rows.append(index), add(self, index, *rest)))
     hidden = inputs["hidden"].clone().requires_grad_()
     loss, stats = linear_cross_entropy(
         hidden, inputs["weight"], inputs["target"], row_weight=row_weight, reduction="sum", return_stats=True

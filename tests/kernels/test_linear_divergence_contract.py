@@ -10,6 +10,7 @@ from cases import assert_compiles_whole, device_of, on
 from divergence_cases import BACKENDS, FORMS, KINDS, make, name_of, run
 
 from mind_kernels import BackendUnavailableError, linear_divergence, row_chunks
+from mind_kernels.head import HeadGradients
 
 # Lanes that are not stored may overflow in the interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
@@ -34,7 +35,7 @@ def test_frozen_inputs_get_no_gradient(frozen):
 def test_frozen_head_skips_its_product(monkeypatch):
     inputs = make(11, 8, 31)
     inputs.pop("row_weight")
-    monkeypatch.setattr(row_chunks.HeadGradients, "_add_weight", lambda *_: pytest.fail("dW was computed"))
+    monkeypatch.setattr(HeadGradients, "_add_weight", lambda *_: pytest.fail("dW was computed"))
     linear_divergence(inputs.pop("hidden").requires_grad_(), inputs.pop("weight"), **inputs).backward()
 
 
@@ -54,10 +55,8 @@ def test_teacher_is_not_differentiated(backend):
 def test_weight_zero_costs_no_gradient_and_keeps_statistics(monkeypatch, form):
     inputs = make(40, 8, 31, form=form)
     rows = []
-    add = row_chunks.HeadGradients.add
-    monkeypatch.setattr(
-        row_chunks.HeadGradients, "add", lambda self, index, *rest: (rows.append(index), add(self, index, *rest))
-    )
+    add = HeadGradients.add
+    monkeypatch.setattr(HeadGradients, "add", lambda self, index, *rest: (rows.append(index), add(self, index, *rest)))
     out = run(inputs, torch.float64, "torch", reduction="sum", weighted=True)
     assert torch.cat(rows).tolist() == inputs["row_weight"].nonzero().flatten().tolist()
     assert out["d_hidden"][1::4].count_nonzero() == 0

@@ -7,6 +7,7 @@ import torch
 from cases import assert_compiles_whole, device_of, interpreted, on, usable, with_dtypes
 
 from mind_kernels import linear_cross_entropy, linear_mind_loss, linear_pairwise_jsd, row_chunks, sparse_gradient
+from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_mind_loss import op
 from mind_kernels.testing import assert_within_budget, make_inputs
 
@@ -169,8 +170,8 @@ def test_chunk_sizes_change_nothing(monkeypatch, chunk):
 def test_answer_rows_are_projected_once(monkeypatch):
     inputs = make(ignored=0.0, absent=0.0)
     projected = []
-    project = row_chunks.Head.project
-    monkeypatch.setattr(row_chunks.Head, "project", lambda self, h: (projected.append(h.shape[0]), project(self, h))[1])
+    project = Head.project
+    monkeypatch.setattr(Head, "project", lambda self, h: (projected.append(h.shape[0]), project(self, h))[1])
     run(inputs, torch.float64, "torch")
     assert sum(projected) == 60
 
@@ -182,9 +183,9 @@ def test_rows_without_any_weight_cost_no_gradient_product(monkeypatch):
     answers = torch.zeros(60, dtype=torch.bool).index_fill(0, inputs["answer_rows"].flatten(), True)
     expected = 5 * 3 + int((~answers & (inputs["row_weight"] != 0)).sum())
     counts = []
-    add = row_chunks.HeadGradients.add
+    add = HeadGradients.add
     monkeypatch.setattr(
-        row_chunks.HeadGradients,
+        HeadGradients,
         "add",
         lambda self, rows, hidden, dz: (counts.append(len(dz)), add(self, rows, hidden, dz))[1],
     )

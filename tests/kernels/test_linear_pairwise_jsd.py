@@ -9,6 +9,7 @@ import torch
 from cases import assert_compiles_whole, device_of, interpreted, on, usable, with_dtypes
 
 from mind_kernels import MixtureStats, linear_pairwise_jsd, row_chunks
+from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_pairwise_jsd import op
 from mind_kernels.linear_pairwise_jsd.reference import mixture_kl, pairwise_jsd
 from mind_kernels.testing import assert_within_budget
@@ -257,14 +258,14 @@ def test_weight_zero_pairs_change_nothing(backend):
 def rows_in_products(monkeypatch):
     """Lists that fill with the rows of the logits product and of the gradient products."""
     projected, differentiated = [], []
-    project, add = row_chunks.Head.project_exactly, row_chunks.HeadGradients.add
+    project, add = Head.project_exactly, HeadGradients.add
     monkeypatch.setattr(
-        row_chunks.Head,
+        Head,
         "project_exactly",
         lambda self, hidden: (projected.append(len(hidden)), project(self, hidden))[1],
     )
     monkeypatch.setattr(
-        row_chunks.HeadGradients,
+        HeadGradients,
         "add",
         lambda self, rows, hidden, dz: (differentiated.append(len(dz)), add(self, rows, hidden, dz))[1],
     )
