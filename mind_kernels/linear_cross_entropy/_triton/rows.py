@@ -278,7 +278,7 @@ def row_kernel_(
     label_smoothing: float,
     z_loss: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The rows' loss, nll, lse, entropy (float32) and correct (bool), (n,); `logits` become their gradient, in place."""
+    """The rows' loss, nll, lse, entropy (float32) and correct (bool), (n,); `logits` become their gradient."""
     rows, vocabulary = logits.shape
     numbers, correct = _outputs(logits)
     _row_kernel[(rows,)](
