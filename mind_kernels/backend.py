@@ -70,7 +70,7 @@ def _cuda() -> Availability:
     return Availability(True)
 
 
-@torch.compiler.assume_constant_result
+@extension.constant_in_graphs
 def _unserved_gpu() -> str:
     """A device that the CUDA library has no code for; empty where it serves all."""
     for device in range(torch.cuda.device_count()):

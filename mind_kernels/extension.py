@@ -13,24 +13,42 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+T = TypeVar("T")
 OLDEST_TORCH = (2, 11)  # whose stable ABI the libraries use
 _AGAIN = "install it again: pip install --force-reinstall --no-deps --no-cache-dir . (or the sdist)"
 
 
-# Inside torch.compile the next two are called, not traced: Dynamo does not trace an import.
-@torch.compiler.assume_constant_result
+def constant_in_graphs(function: Callable[..., T]) -> Callable[..., T]:
+    """Dynamo calls the function and takes its result for a constant: it cannot trace an import, for example.
+
+    torch.compiler.assume_constant_result imports Dynamo, which takes a second, so it is applied at the first trace.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> T:
+        if torch.compiler.is_dynamo_compiling():
+            from mind_kernels import dynamo
+
+            return dynamo.constant(function, *arguments)
+        return function(*arguments)
+
+    return call
+
+
+@constant_in_graphs
 def unavailable(device: str) -> str:
     """Why the library for "cpu" or "cuda" tensors cannot be used; empty where it can."""
     return _problem(device)[0]
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def remedy(device: str) -> str:
     """What to do about it."""
     return _problem(device)[1]

@@ -122,6 +122,19 @@ def test_the_compiled_backends_take_tensors_of_their_device(monkeypatch):
         backends.resolve("cpp", torch.zeros(2, 3, dtype=torch.float64), implemented)
 
 
+def test_importing_the_package_imports_nothing_else():
+    """Neither another package, torch apart, nor Dynamo, which takes a second."""
+    code = """if True:
+        import sys, torch
+        before = set(sys.modules)
+        import mind_kernels
+        print(*sorted(set(sys.modules) - before))
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {name for name in done.stdout.split() if name.split(".")[0] != "mind_kernels"} == set()
+
+
 def test_the_choice_is_made_inside_torch_compile(folder):
     """Before the library was looked for: Dynamo must not trace that."""
     step = torch.compile(
