@@ -96,7 +96,7 @@ def add_gradients(model: nn.Module, batch: PackedBatch, threshold: float | None)
     loss.backward()
     measured = {"tokens": len(batch.target), "loss": loss.item()}
     if threshold is not None:
-        kept = stats.kept.double()
+        kept = stats.kept_entries.double()
         measured |= {
             "dropped_mass": stats.dropped_mass.mean().item(),
             "kept": kept.mean().item(),

@@ -1,14 +1,9 @@
-"""The chunk-size rule, the head's logits for a chunk of rows, and the gradient products of a chunk.
-
-Every chunked backend walks over rows like this: logits of a chunk (product 1), a row kernel that turns them into the
-gradient of the loss with respect to the logits, then dH (product 2) and dW (product 3). Peak memory: one chunk of
-logits beside the gradients themselves. Exact: nothing is dropped; dW and db are accumulated over chunks in float32
-(float64 for float64 input).
-"""
+"""How many rows make a chunk, which of them need a gradient, and how their losses are weighted and reduced."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -23,6 +18,7 @@ _SPARSE_CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 192 << 20}
 _BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 Rows = slice | Tensor
+"""Rows of a matrix: a slice without a step, or their indices (n,) int64."""
 
 
 def _rows_within(budget: dict[str, int], vocabulary: int, device: torch.device, itemsize: int) -> int:
@@ -44,6 +40,12 @@ def rows_per_block(vocabulary: int, device: torch.device) -> int:
     return _rows_within(_BLOCK_BYTES, vocabulary, device, 4)
 
 
+@overload
+def chunks(rows: int, size: int) -> Iterator[slice]: ...
+@overload
+def chunks(rows: Tensor, size: int) -> Iterator[Tensor]: ...
+@overload
+def chunks(rows: Tensor | int, size: int) -> Iterator[Rows]: ...
 def chunks(rows: Tensor | int, size: int) -> Iterator[Rows]:
     """Chunks of at most `size` rows: slices of range(rows) for a count, index tensors for a list of rows."""
     if isinstance(rows, int):
@@ -52,9 +54,45 @@ def chunks(rows: Tensor | int, size: int) -> Iterator[Rows]:
         yield from rows.split(size)
 
 
+def write_rows(values: Sequence[Tensor], rows: Rows, found: Sequence[Tensor]) -> None:
+    """values[i][rows] = found[i]."""
+    for column, value in zip(values, found, strict=True):
+        column[rows] = value
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of losses, statistics and sums: float64 for float64 input, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def row_weights(
+    row_weight: Tensor | None,  # (N,) floating; None: one each
+    valid: Tensor | None,  # (N,) bool; None: all
+    hidden: Tensor,  # (N, D)
+) -> Tensor:
+    """(N,) in the accumulation dtype of hidden, contiguous; zero where not valid."""
+    dtype = accumulation_dtype(hidden.dtype)
+    if row_weight is None:
+        return hidden.new_ones(hidden.shape[0], dtype=dtype) if valid is None else valid.to(dtype)
+    row_weight = row_weight.to(dtype)
+    return row_weight.contiguous() if valid is None else torch.where(valid, row_weight, 0)
+
+
+def upstream_weights(upstream: Tensor, row_weight: Tensor | None) -> Tensor:
+    """(N,): in a sum of losses (N,), the weights for which its gradient is that of `upstream` (N,)."""
+    return upstream.contiguous() if row_weight is None else upstream * row_weight.to(upstream.dtype)
+
+
+def has_gradient(
+    valid: Tensor,  # (N,) bool, where hidden is or on the host
+    has_weight: Tensor,  # (N,) bool, where hidden is
+) -> Tensor:
+    """(N,) bool: the rows that take part in the gradient products.
+
+    A row of weight zero needs none, but to know these rows would make the host wait for a GPU: there every valid row
+    takes part.
+    """
+    return valid & has_weight if has_weight.device.type == "cpu" else valid
 
 
 def weighted(losses: Tensor, weight: Tensor) -> Tensor:
@@ -62,13 +100,13 @@ def weighted(losses: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight == 0, 0, weight * losses)
 
 
-def reduced(rows: Tensor, weight: Tensor, reduction: str) -> Tensor:
-    """The loss of weighted rows (N,): their sum over that of the weights for "mean", their sum, or they themselves."""
+def reduced(losses: Tensor, weight: Tensor, reduction: str) -> Tensor:
+    """Weighted losses (N,) as they are for "none", their sum for "sum", that over the sum of the weights for "mean"."""
     if reduction == "none":
-        return rows
-    return rows.sum() / weight.sum() if reduction == "mean" else rows.sum()
+        return losses
+    return losses.sum() / weight.sum() if reduction == "mean" else losses.sum()
 
 
 def row_major(matrix: Tensor) -> Tensor:
-    """The matrix with its rows contiguous; itself where they are."""
+    """The matrix with contiguous rows; the input itself if its rows are contiguous already."""
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.pairwise_jsd.providers import two_rows, upcast
+from bench.linear_pairwise_jsd.providers import two_rows, upcast
 from mind.config import ObjectiveConfig
 from mind.methods.mind.objective import ObjectiveTerms, observe, student_loss
 from mind.records import HeadTensors, PackedBatch

@@ -25,7 +25,7 @@ _TILE = 64
 
 
 class _Blocks:
-    """Walks over blocks of conditioned logits; the two buffers serve all of them (fresh pages cost more than exp)."""
+    """Walks over blocks of logits; the two buffers serve all of them (fresh pages cost more than exp)."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -77,12 +77,12 @@ def _values(
     return RowValues(value, nll, lse, entropy, argmax == target), total
 
 
-def _conditioned(part: Tensor, head: Head) -> Tensor:
+def _to_logits(part: Tensor, head: Head) -> Tensor:
     """z of projected logits; they themselves where neither dtype nor head change them."""
     z = part.to(accumulation_dtype(part.dtype))
     if head.softcap is None and head.temperature == 1.0:
         return z
-    return head.condition_(z.clone() if z is part else z)
+    return head.to_logits_(z.clone() if z is part else z)
 
 
 def row_kernel_(
@@ -95,7 +95,7 @@ def row_kernel_(
     out = []
     for block, shifted, exponential in _Blocks(logits):
         part = logits[block]
-        z = _conditioned(part, spec.head)
+        z = _to_logits(part, spec.head)
         maximum, argmax, _ = _maxima(z)
         slope = 1.0 if weights is None else spec.head.slope(z)
         values, total = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
@@ -147,44 +147,51 @@ class _SparseRows:
     def __init__(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> None:
         self._spec, self._target = spec, target
         self._logits = spec.head.project(hidden)
-        self._found: list[tuple[Tensor, Tensor, Tensor]] | None = []
+        found: list[tuple[Tensor, Tensor, Tensor]] | None = []
         out = []
         for block, shifted, exponential in _Blocks(self._logits):
-            z = _conditioned(self._logits[block], spec.head)
+            z = _to_logits(self._logits[block], spec.head)
             maximum, argmax, tiles = _maxima(z)
             values, total = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
             out.append(values)
-            if self._found is not None:
-                self._search(z, tiles, target[block], maximum, total.log(), block.start)
+            if found is not None:
+                entries = self._search(z, tiles, target[block], maximum, total.log(), block.start)
+                if entries is None:
+                    found = None
+                else:
+                    found.append(entries)
         self.values = RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
         rows = len(target)
         self.kept = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
         self.dropped_mass = torch.zeros_like(self.values.lse)
-        if self._found is not None:
-            self._row, self._column, self._log_p = (torch.cat(column) for column in zip(*self._found, strict=True))
+        self._given_up = found is None
+        if found is not None:
+            self._row, self._column, self._log_p = (torch.cat(column) for column in zip(*found, strict=True))
             self._p = self._log_p.exp()
             self.kept = torch.bincount(self._row, minlength=rows)
             kept_mass = self.dropped_mass.new_zeros(rows).index_add_(0, self._row, self._p)
             self.dropped_mass = (1 - kept_mass).clamp_(min=0)
 
-    def _search(self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, log_total: Tensor, start: int) -> None:
-        log_threshold, vocabulary = math.log(self._spec.gradient_threshold), z.shape[1]
+    def _search(
+        self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, log_total: Tensor, start: int
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Row, column and log-probability (entries,) of a block's entries; None if they are past the density limit."""
+        log_threshold, vocabulary = self._spec.log_threshold, z.shape[1]
         mask = (tiles - maximum[:, None]) - log_total[:, None] > log_threshold
         mask.scatter_(1, (target // _TILE)[:, None], True)
         row, tile = mask.nonzero(as_tuple=True)
         at_least = len(row) / len(z) - 1  # a tile without a kept entry may hold the target
         if not worth_it(at_least, 0.0, vocabulary, z.device):
-            self._found = None
-            return
+            return None
         columns = _columns(tile[:, None], vocabulary)
         # lse = maximum + log_total is rounded by more than either: so, p is as exact as in a dense softmax.
         log_p = (z[row[:, None], columns] - maximum[row, None]) - log_total[row, None]
         keep = (log_p > log_threshold) | (columns == target[row, None])
         keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # the last entry, repeated
-        self._found.append((row[:, None].expand_as(keep)[keep] + start, columns[keep], log_p[keep]))
+        return row[:, None].expand_as(keep)[keep] + start, columns[keep], log_p[keep]
 
     def means(self) -> tuple[float, float]:
-        if self._found is None:
+        if self._given_up:
             return math.inf, 0.0
         return float(self.kept.double().mean()), float(self.dropped_mass.mean())
 
@@ -197,9 +204,9 @@ class _SparseRows:
         return Entries(self.kept, self._column.int(), values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
-        z = _conditioned(self._logits[rows], self._spec.head)
+        z = _to_logits(self._logits[rows], self._spec.head)
         log_p = z - self.values.lse[rows, None]
-        dropped = torch.where(log_p > math.log(self._spec.gradient_threshold), 0, log_p.exp())
+        dropped = torch.where(log_p > self._spec.log_threshold, 0, log_p.exp())
         dropped.scatter_(1, self._target[rows, None], 0)
         return weight @ dropped.mul_(self._spec.head.slope(z))
 

@@ -115,3 +115,6 @@ def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _conditions(head: Head) -> tuple[float, float]:
     """softcap, 0 for none, and temperature."""
     return head.softcap or 0.0, head.temperature
+
+
+CPU, CUDA = CompiledRows("cpu"), CompiledRows("cuda")

@@ -12,7 +12,7 @@ from mind_kernels.head import Head, scale_
 from mind_kernels.linear_divergence._triton import rows as triton_rows
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.linear_divergence.rows import LOWEST
+from mind_kernels.linear_divergence.teachers import LOWEST
 from mind_kernels.linear_divergence.terms import event_terms
 
 
@@ -37,7 +37,7 @@ def listed_divergence_(
     divergence: Divergence,
 ) -> RowValues:
     """See `contract.RowKernels`."""
-    listed = head.condition_(logits.gather(1, ids))
+    listed = head.to_logits_(logits.gather(1, ids))
     logits.scatter_(1, ids, LOWEST)
     numbers = triton_rows.others(logits, head)
     value, entropy, gradient = event_terms(listed, *numbers, log_p, divergence)

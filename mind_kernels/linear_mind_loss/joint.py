@@ -1,7 +1,7 @@
 """The joint loss in one pass over the logits, written once; a backend supplies the row and the group kernels.
 
 Groups of answer rows come first: float32 logits, the divergences' gradient, then the cross-entropy's in place, and one
-set of gradient products for their sum, exact. All other rows take the loop of linear_cross_entropy, exact or sparse.
+set of gradient products for their sum, exact. All other rows take the pass of linear_cross_entropy, exact or sparse.
 Peak memory: one chunk of logits beside the gradients.
 """
 
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from mind_kernels.head import Head, HeadGradients, scale_
-from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowWeights
-from mind_kernels.linear_cross_entropy.rows import RowTerms, run_rows, split_rows
+from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowTerms, RowWeights
+from mind_kernels.linear_cross_entropy.rows import run_terms
 from mind_kernels.linear_pairwise_jsd.contract import GroupKernels
-from mind_kernels.linear_pairwise_jsd.groups import GroupChunk, add_gradient, run_groups
+from mind_kernels.linear_pairwise_jsd.groups import GroupChunk, run_groups
+from mind_kernels.row_chunks import row_weights
+from mind_kernels.row_loop import visit_rows
 
 
 def forward(
@@ -34,12 +36,12 @@ def forward(
     rows, device, head = hidden.shape[0], hidden.device, spec.head
     valid = target != ignore_index
     valid_here, index = valid.to(device), target.to(device).contiguous()
-    weight = torch.where(valid_here, row_weight.to(group_weight.dtype), 0)
+    weight = row_weights(row_weight, valid_here, hidden)
     sparse = spec.gradient_threshold is not None
-    terms = RowTerms.zeros(rows + 1, hidden, sparse)  # absent answer rows write to the last entry
+    terms = RowTerms.zeros(rows + 1, hidden, sparse=sparse)  # absent answer rows write to the last entry
     gradients = HeadGradients(hidden, head, needs)
 
-    conditioned = RowSpec(Head(head.weight))  # chunks come with softcap and temperature applied
+    of_logits = RowSpec(Head(head.weight))  # chunks come with softcap and temperature applied
 
     def finish(chunk: GroupChunk) -> None:
         """Cross-entropy of answer rows, and the products of both gradients."""
@@ -50,21 +52,22 @@ def forward(
             chunk.logits,
             torch.where(counted, index[chunk.rows], 0),
             RowWeights(scale) if gradients.wanted else None,
-            conditioned,
+            of_logits,
         )
         place = torch.where(counted, chunk.rows, rows)
         terms.write(place, values)
         if sparse:
-            terms.kept[place] = head.vocabulary
-        if gradients.wanted:
+            terms.kept_entries[place] = head.vocabulary
+        if chunk.gradient is not None:
             dlogits = scale_(chunk.logits.add_(chunk.gradient), slope)
-            add_gradient(chunk, dlogits, chunk.weighted | (scale != 0), gradients)
+            chunk.add_gradient(dlogits, chunk.weighted | (scale != 0), gradients)
 
     divergence = run_groups(group_kernels, hidden, answer_rows, head, group_weight, gradients, finish)
-    # An answer row is absent from the second loop, an absent answer (-1) marks the spare last entry.
+    # An answer row is absent from the second pass, an absent answer (-1) marks the spare last entry.
     others = torch.cat([valid, valid.new_zeros(1)]).index_fill(0, answer_rows.to(valid.device).flatten(), False)[:-1]
-    weights = RowWeights(weight)
-    with_gradient, without = split_rows(others, weights)
-    run_rows(row_kernels, with_gradient, hidden, index, weights, spec, terms, gradients)
-    run_rows(row_kernels, without, hidden, index, None, spec, terms, gradients)
+
+    def run(rows: Tensor | int, weights: RowWeights | None) -> None:
+        run_terms(row_kernels, rows, hidden, index, weights, spec, terms, gradients)
+
+    visit_rows(others, weight != 0, RowWeights(weight), gradients, run)
     return terms.first(rows), weight, divergence, gradients

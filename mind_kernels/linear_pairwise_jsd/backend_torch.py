@@ -50,7 +50,7 @@ class _Buffers:
 
 
 def pair_divergences(
-    logits: Tensor,  # (G, K, V), conditioned, float32 or float64
+    logits: Tensor,  # (G, K, V) float32 or float64, softcap and temperature applied
     pair_weight: Tensor,  # (G, K, K), its upper triangle counts
     mask: Tensor,  # (G, K)
     with_gradient: bool,
@@ -88,7 +88,7 @@ def pair_divergences(
 
 
 def mixture_divergences(
-    logits: Tensor,  # (G, K, V), conditioned, float32 or float64
+    logits: Tensor,  # (G, K, V) float32 or float64, softcap and temperature applied
     mixture_weight: Tensor,  # (G, K)
     mask: Tensor,  # (G, K)
     with_gradient: bool,

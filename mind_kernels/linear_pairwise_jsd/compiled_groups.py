@@ -32,3 +32,6 @@ class CompiledGroups:
         operator = getattr(extension.operators(self._device), name)
         operator(logits, weight.contiguous(), mask.contiguous(), divergence, gradient)
         return divergence, gradient
+
+
+CPU, CUDA = CompiledGroups("cpu"), CompiledGroups("cuda")

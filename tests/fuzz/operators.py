@@ -68,7 +68,7 @@ class Rows:
         self.correct = arena.empty((rows,), torch.bool)
         head = Head(torch.empty(columns, 1), None, self.softcap or None, self.temperature)
         x = self.logits.double()
-        self.z = head.condition(x)
+        self.z = head.to_logits(x)
         self.slope = torch.as_tensor(head.slope(self.z), dtype=torch.float64).expand(rows, columns)
         self.log_p = self.z.log_softmax(1)
         self.p = self.log_p.exp()

@@ -17,7 +17,9 @@ from mind_kernels import backend, extension
 from mind_kernels.linear_pairwise_jsd import backend_torch, reference
 from mind_kernels.testing import assert_within_budget
 
-pytestmark = pytest.mark.skipif(not usable(["cpp"]), reason="the CPU library is not here: see test_backend.py")
+pytestmark = pytest.mark.skipif(
+    "cpp" not in usable("linear_pairwise_jsd"), reason="the CPU library is not here: see test_backend.py"
+)
 
 FORMS = ["pairs", "mixture"]
 SPAN = 4096  # columns of a work item, kSpan in group_operators.cpp
