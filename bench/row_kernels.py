@@ -19,19 +19,17 @@ import torch
 from torch import Tensor
 
 from bench.comparison.heads import REAL
-from bench.cross_entropy.inputs import load
+from bench.linear_cross_entropy.inputs import load
 from bench.measure import RESULTS, measure_time, print_table, read_results, write_results
-from mind_kernels import available_backends
-from mind_kernels.backend import kernels as kernels_of
-from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss, RowValues, RowWeights
-from mind_kernels.row_chunks import Head
+from mind_kernels import Head
+from mind_kernels.backend import BACKENDS, backends_of, kernels
+from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowValues, RowWeights
 from mind_kernels.testing import error
 
 MODEL = REAL
 THRESHOLD = 2.0**-12
 WARMUP = 2
 COLUMNS = ("kernel", "dtype", "rows", "V", "threads", "median_ms", "p20_ms", "p80_ms", "gb_s", "share_of_copy")
-CPU, CUDA = ("torch", "cpp"), ("torch", "triton", "cuda")
 
 
 class FixedHead(Head):
@@ -43,7 +41,7 @@ class FixedHead(Head):
 
 def passes(kernels: RowKernels, logits: Tensor, target: Tensor, copies: int) -> dict[str, Callable[[], Any]]:
     """name -> call: statistics; what the sparse gradient needs of every row; the gradient in place of the logits."""
-    loss = RowLoss(FixedHead(logits.new_empty(logits.shape[1], 0)), gradient_threshold=THRESHOLD)
+    loss = RowSpec(FixedHead(logits.new_empty(logits.shape[1], 0)), gradient_threshold=THRESHOLD)
     weights = RowWeights(torch.full_like(target, 1 / len(target), dtype=torch.float32))
     fresh = [logits.clone() for _ in range(copies)]
 
@@ -80,6 +78,14 @@ def check(results: dict[str, Any], logits: Tensor, target: Tensor) -> None:
             assert error(result[1], gradient).rms < allowed, name
 
 
+def backends_here(device: str) -> list[str]:
+    """The backends with kernels on logits that run on this device; triton_streaming has none that are its own."""
+    names = (name for name in backends_of("linear_cross_entropy") if name != "triton_streaming")
+    return [
+        name for name in names if BACKENDS[name].tensors in ("any", device) and BACKENDS[name].availability().available
+    ]
+
+
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     inputs = load(MODEL, options.rows, options.dtype, options.device, options.data)
     with torch.no_grad():
@@ -87,8 +93,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     copy = torch.empty_like(logits)
     calls, moved = {"copy": lambda: copy.copy_(logits)}, {"copy": 2}
     for backend in options.backends:
-        kernels = kernels_of("linear_cross_entropy", backend)
-        for name, call in passes(kernels, logits, inputs.target, options.repeats + WARMUP).items():
+        found = kernels("linear_cross_entropy", backend)
+        for name, call in passes(found, logits, inputs.target, options.repeats + WARMUP).items():
             calls[f"{backend} {name}"], moved[f"{backend} {name}"] = call, 2 if name == "gradient" else 1
     timings = measure_time(
         calls, gate=lambda results: check(results, logits, inputs.target), repeats=options.repeats, warmup=WARMUP
@@ -136,8 +142,7 @@ def main() -> None:
         return
     options.rows = options.rows or (2048 if cuda else 256)
     options.dtype = getattr(torch, options.dtype or ("bfloat16" if cuda else "float32"))
-    known = available_backends()
-    options.backends = options.backends or [name for name in (CUDA if cuda else CPU) if known[name].available]
+    options.backends = options.backends or backends_here(options.device)
     rows = measure(options)
     print_table(rows, COLUMNS)
     write_results(name, rows, options.output)

@@ -96,8 +96,8 @@ def add_gradients(model: nn.Module, batch: MicroBatch, threshold: float | None) 
     loss, stats = cast("tuple[Tensor, RowStats]", call)  # return_stats
     loss.backward()
     measured = {"tokens": len(batch.target), "loss": loss.item()}
-    if stats.kept is not None and stats.dropped_mass is not None:
-        kept = stats.kept.double()
+    if stats.kept_entries is not None and stats.dropped_mass is not None:
+        kept = stats.kept_entries.double()
         measured |= {
             "dropped_mass": stats.dropped_mass.mean().item(),
             "kept": kept.mean().item(),

@@ -1,6 +1,7 @@
 """Losses straight from hidden states and the LM head, never materialising the N x V logits."""
 
-from mind_kernels.backend import Availability, BackendUnavailableError, available_backends
+from mind_kernels.backend import Availability, BackendUnavailableError, backends
+from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy import RowStats, linear_cross_entropy
 from mind_kernels.linear_divergence import DivergenceStats, linear_divergence
 from mind_kernels.linear_log_prob import RowLogProbs, linear_log_prob
@@ -13,12 +14,13 @@ __all__ = [
     "Availability",
     "BackendUnavailableError",
     "DivergenceStats",
+    "Head",
     "MindStats",
     "MixtureStats",
     "PairStats",
     "RowLogProbs",
     "RowStats",
-    "available_backends",
+    "backends",
     "linear_cross_entropy",
     "linear_divergence",
     "linear_log_prob",

@@ -14,25 +14,22 @@ from typing import Any
 
 import torch
 
-from mind_kernels import __version__, available_backends, extension
-
-TENSORS = {
-    "reference": "any",
-    "torch": "any",
-    "cpp": "CPU",
-    "triton": "CUDA",
-    "triton_streaming": "CUDA",
-    "cuda": "CUDA",
-}
+from mind_kernels import __version__, backends, extension
+from mind_kernels.backend import BACKENDS
 
 
 def report() -> dict[str, Any]:
     """What the table shows, as one dictionary."""
-    backends = {
-        name: {"available": found.available, "tensors": TENSORS[name], "reason": found.reason, "remedy": found.remedy}
-        for name, found in available_backends().items()
+    table = {
+        name: {
+            "available": found.available,
+            "tensors": {"any": "any", "cpu": "CPU", "cuda": "CUDA"}[BACKENDS[name].tensors],
+            "reason": found.reason,
+            "remedy": found.remedy,
+        }
+        for name, found in backends().items()
     }
-    return {"backends": backends, "libraries": _libraries(), "versions": _versions(), "devices": _devices()}
+    return {"backends": table, "libraries": _libraries(), "versions": _versions(), "devices": _devices()}
 
 
 def _libraries() -> dict[str, str]:
@@ -99,7 +96,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    description = __doc__.splitlines()[0].partition(": ")[2]
+    description = (__doc__ or "").splitlines()[0].partition(": ")[2]
     parser = argparse.ArgumentParser(prog="python -m mind_kernels", description=description)
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")
     found = report()

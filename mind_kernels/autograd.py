@@ -1,60 +1,172 @@
-"""What the operations share in autograd: gradients computed in the forward pass, scaled in the backward pass."""
+"""Operators that compute their gradients in the forward pass, and what else the operations share in autograd."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from mind_kernels.head import Gradients, Head, HeadGradients
+from mind_kernels.records import Layout
 
-def under_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in autocast's dtype where autocast is on for their device, as torch.nn.functional.linear has them."""
-    device = tensors[0].device.type
+_GRADIENTS = tuple(f"d_{name}" for name in Gradients._fields)
+
+
+class Arguments(Protocol):
+    """What every operator takes, beside a head."""
+
+    @property
+    def hidden(self) -> Tensor: ...
+
+
+Takes = TypeVar("Takes", bound=Arguments)
+Gives = TypeVar("Gives")
+
+
+def under_autocast(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
+    """Both in autocast's dtype if autocast is on for their device, as torch.nn.functional.linear casts its inputs."""
+    device = hidden.device.type
     if not torch.is_autocast_enabled(device):
-        return tensors
+        return hidden, head
     dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
+
+    bias = None if head.bias is None else cast(head.bias)
+    return cast(hidden), Head(cast(head.weight), bias, head.softcap, head.temperature)
 
 
-def needs_gradient(*tensors: Tensor | None) -> list[bool]:
-    """Which of the tensors (None: absent) take a gradient in the current grad mode."""
-    recording = torch.is_grad_enabled()
-    return [recording and t is not None and t.requires_grad for t in tensors]
+class Operator(Generic[Takes, Gives]):
+    """A torch.library operator on hidden states and a head, called with a record and giving a record.
+
+    The gradients of a scalar loss are computed in the forward pass, where the weight of every row is known already,
+    returned beside the outputs, and only scaled in the backward pass. Outputs per row have upstream gradients per row,
+    which the backward pass alone knows: it calls the operator again, with arguments that `recompute` makes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        takes: type[Takes],
+        gives: type[Gives],
+        *,
+        run: Callable[[Takes, list[bool]], tuple[Gives, HeadGradients]],
+        fake: Callable[[Takes], Gives],
+        head: str = "head",
+        differentiable: Sequence[str] = ("loss",),
+        per_row: Callable[[Takes], bool] = lambda _: False,
+        recompute: Callable[[Takes, Gives], Takes] | None = None,
+    ) -> None:
+        """Defines the operator.
+
+        Args:
+            name: such as "mind_kernels::linear_cross_entropy".
+            takes: the record of its arguments.
+            gives: the record of its outputs, tensors all.
+            run: computes the outputs, and the gradients of hidden, weight and bias as far as they are needed.
+            fake: tensors shaped as the outputs, without data.
+            head: the path of the head in `takes`.
+            differentiable: the paths in `gives` of the outputs with a gradient. The others are statistics.
+            per_row: whether the outputs are one per row, for these arguments.
+            recompute: given the arguments and upstream gradients in the places of the outputs (None: not used any
+                further), the arguments for which `run` computes the gradients.
+        """
+        self._takes, self._gives = Layout(takes), Layout(gives)
+        self._run, self._fake, self._per_row, self._recompute = run, fake, per_row, recompute
+        self._inputs = ("hidden", f"{head}.weight", f"{head}.bias")
+        self._differentiable = differentiable
+        arguments = ", ".join(f"{kind} {path.replace('.', '_')}" for path, kind in self._takes.leaves.items())
+        self._outputs = (*self._gives.leaves, *_GRADIENTS)
+        schema = f"({arguments}, bool[] needs) -> ({', '.join('Tensor' for _ in self._outputs)})"
+        definition = torch.library.custom_op(name, self._forward, mutates_args=(), schema=schema)
+        definition.register_fake(self._forward_fake)
+        definition.register_autograd(self._backward, setup_context=self._setup_context)
+        namespace, _, short = name.partition("::")
+        self.overload = getattr(getattr(torch.ops, namespace), short).default
+
+    def __call__(self, arguments: Takes) -> Gives:
+        outputs, _ = self._split(self.overload(*self.flat(arguments)))
+        return outputs
+
+    def flat(self, arguments: Takes) -> list[Any]:
+        """What `overload` is called with: the arguments, and which inputs take a gradient that is computed now."""
+        flat = self._takes.flatten(arguments)
+        value = dict(zip(self._takes.leaves, flat, strict=True))
+        now = torch.is_grad_enabled() and not self._per_row(arguments)
+        return [*flat, [now and value[path] is not None and value[path].requires_grad for path in self._inputs]]
+
+    def _split(self, flat: Sequence[Tensor | None]) -> tuple[Gives, Gradients]:
+        """Outputs and gradients of what `overload` gives, or of what arrives in their places."""
+        count = len(self._gives.leaves)
+        return self._gives.restore(flat[:count]), Gradients(*flat[count:])
+
+    def _forward(self, *flat: Any) -> tuple[Tensor, ...]:
+        *values, needs = flat
+        arguments = self._takes.restore(values)
+        hidden = arguments.hidden
+        with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
+            outputs, gradients = self._run(arguments, needs)
+            return (*self._gives.flatten(outputs), *gradients.results(hidden.shape))
+
+    def _forward_fake(self, *flat: Any) -> tuple[Tensor, ...]:
+        *values, needs = flat
+        arguments = self._takes.restore(values)
+        value = dict(zip(self._takes.leaves, values, strict=True))
+        shapes = [value[path].shape if needed else (0,) for path, needed in zip(self._inputs, needs, strict=True)]
+        outputs = self._gives.flatten(self._fake(arguments))
+        return (*outputs, *(arguments.hidden.new_empty(shape) for shape in shapes))
+
+    def _setup_context(self, ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
+        *values, ctx.needs = inputs
+        named = dict(zip(self._outputs, output, strict=True))
+        ctx.mark_non_differentiable(*(tensor for path, tensor in named.items() if path not in self._differentiable))
+        ctx.set_materialize_grads(False)
+        ctx.per_row = named[self._differentiable[0]].dim() > 0
+        if ctx.per_row:
+            ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in values))
+            ctx.constants = [None if isinstance(value, Tensor) else value for value in values]
+        else:
+            ctx.save_for_backward(*(named[name] for name in _GRADIENTS))
+
+    def _backward(self, ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # this backward pass is recorded itself (create_graph=True)
+            raise RuntimeError("higher-order gradients are not supported by this backend: use backend='reference'")
+        given = dict(zip(self._outputs, upstream, strict=True))
+        arrived = [gradient for path in self._differentiable if (gradient := given[path]) is not None]
+        if not arrived:
+            gradients = Gradients(None, None, None)
+        elif ctx.per_row:
+            gradients = self._recomputed(ctx, upstream)
+        else:
+            gradients = _scaled(ctx.saved_tensors, ctx.needs, *arrived)
+        of_input = dict(zip(self._inputs, gradients, strict=True))
+        return (*(of_input.get(path) for path in self._takes.leaves), None)
+
+    def _recomputed(self, ctx: Any, upstream: Sequence[Tensor | None]) -> Gradients:
+        saved = zip(ctx.saved_tensors, ctx.constants, strict=True)
+        arguments = self._takes.restore([constant if tensor is None else tensor for tensor, constant in saved])
+        arrived, _ = self._split(upstream)
+        assert self._recompute is not None
+        flat = self._takes.flatten(self._recompute(arguments, arrived))
+        needed = dict(zip((*self._takes.leaves, "needs"), ctx.needs_input_grad, strict=True))
+        needs = [needed[path] for path in self._inputs]
+        _, gradients = self._split(self.overload(*flat, needs))
+        return Gradients(*(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)))
 
 
-def empty_gradients(inputs: tuple[Tensor | None, ...], needs: list[bool]) -> list[Tensor]:
-    """What a fake kernel returns for the gradients of `inputs`: an empty tensor where one is not needed."""
-    like = inputs[0]
-    return [like.new_empty(t.shape if needed else (0,)) for t, needed in zip(inputs, needs, strict=True)]
-
-
-def forbid_higher_order() -> None:
-    """Raises RuntimeError inside a backward pass that is itself recorded (create_graph=True)."""
-    if torch.is_grad_enabled():
-        raise RuntimeError("higher-order gradients are not supported by this backend: use backend='reference'")
-
-
-def save_gradients(ctx: Any, loss: Tensor, others: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> None:
-    """Keeps the gradients of a scalar `loss` for `scaled_gradients`; all other outputs take no gradient."""
-    ctx.mark_non_differentiable(*others, *gradients)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*gradients)
-
-
-def scaled_gradients(ctx: Any, upstream: Tensor | None) -> list[Tensor | None]:
-    """The saved gradients times the upstream gradient of the loss; None for those that were not needed.
+def _scaled(gradients: Sequence[Tensor], needs: list[bool], upstream: Tensor) -> Gradients:
+    """The gradients times the upstream gradient of the loss; None for those that were not needed.
 
     In place, which spares a second dW, unless the graph is retained for another backward pass or is being traced
     (tensor subclasses: the compiler reuses the buffer by itself).
     """
-    forbid_higher_order()
-    keep = torch._C._autograd._get_current_graph_task_keep_graph()
-    out: list[Tensor | None] = []
-    for gradient, needed in zip(ctx.saved_tensors, ctx.needs, strict=True):
-        if not needed or upstream is None:
-            out.append(None)
-        else:
-            scale = upstream.to(gradient.dtype)
-            out.append(gradient * scale if keep or type(gradient) is not Tensor else gradient.mul_(scale))
-    return out
+    keep = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def scaled(gradient: Tensor) -> Tensor:
+        scale = upstream.to(gradient.dtype)
+        return gradient * scale if keep or type(gradient) is not Tensor else gradient.mul_(scale)
+
+    return Gradients(*(scaled(g) if needed else None for g, needed in zip(gradients, needs, strict=True)))

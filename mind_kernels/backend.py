@@ -1,13 +1,14 @@
-"""The backends by name, why one is unavailable, and the choice of one for a tensor."""
+"""The backends: one row of `BACKENDS` each, and the choice of one for a tensor."""
 
 from __future__ import annotations
 
-import importlib
+import functools
 import importlib.util
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,23 +31,36 @@ class Availability:
     remedy: str = ""
 
 
-def available_backends() -> dict[str, Availability]:
-    """Every backend name with its availability on this machine. An operation may lack one, and then says so.
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute the operations.
 
-    `reference` is the definition: plain PyTorch, unchunked, differentiable any number of times, any dtype.
-    `torch` works in chunks of rows on any device and never allocates N x V.
-    `cpp` has the compiled kernels of csrc/cpu, for CPU tensors; `cuda` those of csrc/cuda.
-    `triton` has Triton row kernels between cuBLAS products; `triton_streaming` keeps no logits in a forward pass.
+    `kernels` names the object with the kernels for each operation that the backend serves, as "module" or
+    "module:attribute"; it is imported when the backend is first used. The protocols are RowKernels in
+    linear_cross_entropy/contract.py, GroupKernels in linear_pairwise_jsd/contract.py and RowKernels in
+    linear_divergence/contract.py. linear_log_prob and the rows of linear_mind_loss take the kernels of
+    linear_cross_entropy; under "linear_mind_loss" stand the GroupKernels that go with them.
     """
-    triton = _triton()
-    return {
-        "reference": Availability(True),
-        "torch": Availability(True),
-        "cpp": _compiled("cpp"),
-        "triton": triton,
-        "triton_streaming": triton,
-        "cuda": _cuda(),
-    }
+
+    name: str
+    tensors: Literal["any", "cpu", "cuda"]
+    """The device of the tensors that it takes."""
+    kernels: Mapping[str, str] = field(default_factory=dict)
+    float64: bool = False
+    """Whether it computes in float64 too."""
+    interpreter: bool = False
+    """Whether Triton's interpreter runs it on CPU tensors, see `interpreted`."""
+    fastest_on: Literal["cpu", "cuda"] | None = None
+    """The device type on which "auto" takes it before backend "torch": where it was measured to be faster."""
+    availability: Callable[[], Availability] = lambda: Availability(True)
+
+    def takes(self, device: str) -> bool:
+        """Whether it computes on tensors of this device type."""
+        return self.tensors in ("any", device) or (self.interpreter and interpreted())
+
+    def serves(self, operation: str) -> bool:
+        """Whether the operation has this backend. The reference is the definition, which each operation has."""
+        return self.name == "reference" or operation in self.kernels
 
 
 def interpreted() -> bool:
@@ -54,9 +68,9 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
-def _compiled(device: str) -> Availability:
-    reason = extension.unavailable(device)
-    return Availability(False, reason, extension.remedy(device)) if reason else Availability(True)
+def _compiled(library: str) -> Availability:
+    reason = extension.unavailable(library)
+    return Availability(False, reason, extension.remedy(library)) if reason else Availability(True)
 
 
 def _cuda() -> Availability:
@@ -90,8 +104,93 @@ def _triton() -> Availability:
     return Availability(True)
 
 
-def resolve(name: str, hidden: Tensor, implemented: Collection[str]) -> str:
-    """The backend that `name` stands for, for an operation that has the `implemented` ones and the reference.
+_ROWS, _GROUPS = "mind_kernels.linear_cross_entropy", "mind_kernels.linear_pairwise_jsd"
+_DIVERGENCES = "mind_kernels.linear_divergence"
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        # The definition: plain PyTorch, unchunked, differentiable any number of times.
+        Backend("reference", "any", float64=True),
+        # Plain PyTorch in chunks of rows, which never allocates N x V.
+        Backend(
+            "torch",
+            "any",
+            {
+                "linear_cross_entropy": f"{_ROWS}.backend_torch",
+                "linear_pairwise_jsd": f"{_GROUPS}.backend_torch",
+                "linear_mind_loss": f"{_GROUPS}.backend_torch",
+                "linear_divergence": f"{_DIVERGENCES}.backend_torch",
+            },
+            float64=True,
+        ),
+        # The compiled kernels of csrc/cpu.
+        Backend(
+            "cpp",
+            "cpu",
+            {
+                "linear_cross_entropy": f"{_ROWS}.compiled_rows:CPP",
+                "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CPP",
+                "linear_mind_loss": f"{_GROUPS}.compiled_groups:CPP",
+            },
+            fastest_on="cpu",
+            availability=lambda: _compiled("cpp"),
+        ),
+        # Triton row kernels between cuBLAS products.
+        Backend(
+            "triton",
+            "cuda",
+            {
+                "linear_cross_entropy": f"{_ROWS}.backend_triton",
+                "linear_pairwise_jsd": f"{_GROUPS}._triton",
+                "linear_mind_loss": f"{_GROUPS}._triton",
+                "linear_divergence": f"{_DIVERGENCES}.backend_triton",
+            },
+            interpreter=True,
+            availability=_triton,
+        ),
+        # The same with a forward pass that keeps no logits.
+        Backend(
+            "triton_streaming",
+            "cuda",
+            {
+                "linear_cross_entropy": f"{_ROWS}.backend_triton_streaming",
+                "linear_mind_loss": f"{_GROUPS}._triton",
+            },
+            interpreter=True,
+            availability=_triton,
+        ),
+        # The compiled kernels of csrc/cuda.
+        Backend(
+            "cuda",
+            "cuda",
+            {
+                "linear_cross_entropy": f"{_ROWS}.compiled_rows:CUDA",
+                "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CUDA",
+                "linear_mind_loss": f"{_GROUPS}.compiled_groups:CUDA",
+            },
+            availability=_cuda,
+        ),
+    )
+}
+"""By name. A program may add its own: BACKENDS[backend.name] = backend."""
+
+
+def backends() -> dict[str, Availability]:
+    """Every backend name with its availability on this machine. An operation may lack one, and then says so.
+
+    README.md says what each of them is; `python -m mind_kernels` prints this table.
+    """
+    return {name: backend.availability() for name, backend in BACKENDS.items()}
+
+
+def backends_of(operation: str) -> tuple[str, ...]:
+    """The names of the backends with kernels for an operation (see `Backend`), whether they can run here or not."""
+    return tuple(name for name, backend in BACKENDS.items() if operation in backend.kernels)
+
+
+def resolve(name: str, hidden: Tensor, operation: str) -> str:
+    """The backend that `name` stands for, for an operation on `hidden`.
 
     "auto" is the fastest one that has been measured for the device. Raises ValueError for an unknown name, TypeError
     for a dtype that the backend does not compute in, and BackendUnavailableError, with the reason, for a backend that
@@ -99,33 +198,34 @@ def resolve(name: str, hidden: Tensor, implemented: Collection[str]) -> str:
     """
     device, double = hidden.device.type, hidden.dtype == torch.float64
     if name == "auto":
-        compiled = device == "cpu" and not double and "cpp" in implemented and not extension.unavailable("cpp")
-        return "cpp" if compiled else "torch"
-    known = available_backends()
-    if name not in known:
-        raise ValueError(f"backend is {name!r}: expected 'auto' or one of {', '.join(map(repr, known))}")
-    reason = "; ".join(filter(None, (known[name].reason, known[name].remedy)))
-    if not reason and name not in ("reference", *implemented):
+        return _fastest(device, double, operation)
+    if name not in BACKENDS:
+        raise ValueError(f"backend is {name!r}: expected 'auto' or one of {', '.join(map(repr, BACKENDS))}")
+    backend = BACKENDS[name]
+    found = backend.availability()
+    reason = "; ".join(filter(None, (found.reason, found.remedy)))
+    if not reason and not backend.serves(operation):
         reason = "this operation does not have it yet"
-    reason = reason or _misplaced(name, device)
+    if not reason and not backend.takes(device):
+        reason = f"it needs {backend.tensors.upper()} tensors"
     if reason:
         raise BackendUnavailableError(f"backend {name!r} is not available on {hidden.device}: {reason}")
-    if double and name not in ("reference", "torch"):
+    if double and not backend.float64:
         raise TypeError(f"hidden has dtype {hidden.dtype}: backend {name!r} computes in float32, use 'torch'")
     return name
 
 
+def _fastest(device: str, double: bool, operation: str) -> str:
+    for name, backend in BACKENDS.items():
+        fits = backend.fastest_on == device and backend.serves(operation) and (backend.float64 or not double)
+        if fits and backend.availability().available:
+            return name
+    return "torch"
+
+
 def kernels(operation: str, backend: str) -> Any:
-    """The module of kernels that a backend has for an operation; imported here, since not every one can be."""
-    return importlib.import_module(f"mind_kernels.{operation}.backend_{backend}")
+    """The kernels that a backend has for an operation; imported here, since not every one can be."""
+    return _load(BACKENDS[backend].kernels[operation])
 
 
-def _misplaced(name: str, device: str) -> str:
-    """Why a backend does not take tensors of this device; empty where it does."""
-    if name.startswith("triton") and device != "cuda" and not interpreted():
-        return "it needs a CUDA device"
-    if name == "cpp" and device != "cpu":
-        return "it needs CPU tensors"
-    if name == "cuda" and device != "cuda":
-        return "it needs CUDA tensors"
-    return ""
+_load = functools.cache(pkgutil.resolve_name)

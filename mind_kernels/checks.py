@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from mind_kernels.head import Head
+
 REDUCTIONS = ("mean", "sum", "none")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -42,7 +44,7 @@ def integers(name: str, tensor: Tensor) -> None:
 
 def positive(name: str, value: float | None) -> None:
     """Raises ValueError unless `value` is None or a finite number above zero."""
-    if value is not None and not (value > 0 and math.isfinite(value)):
+    if value is not None and not 0 < value < math.inf:
         raise ValueError(f"{name} is {value}: expected a positive finite number")
 
 
@@ -52,13 +54,13 @@ def probability(name: str, value: float | None) -> None:
         raise ValueError(f"{name} is {value}: expected None or a probability in (0, 1)")
 
 
-def head_arguments(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, temperature: float, owner: str = ""
-) -> None:
-    """Checks hidden (..., D), weight (V, D), bias (V,): shapes, one floating dtype, one device; and the two scalars.
+def head_arguments(hidden: Tensor, head: Head, owner: str = "") -> None:
+    """Checks hidden (..., D) and the head's weight (V, D) and bias (V,): shapes, one floating dtype, one device; and
+    its two scalars.
 
     `owner`, such as "teacher_", stands before the names in the messages.
     """
+    weight, bias = head.weight, head.bias
     dimensions(f"{owner}weight", weight, "(V, D)")
     if hidden.dtype not in _FLOATS:
         raise TypeError(f"{owner}hidden has dtype {hidden.dtype}: expected one of {', '.join(map(str, _FLOATS))}")
@@ -77,8 +79,8 @@ def head_arguments(
             raise TypeError(f"{name} has dtype {tensor.dtype}: expected {hidden.dtype}, the dtype of {owner}hidden")
     if bias is not None:
         shape(f"{owner}bias", bias, (weight.shape[0],), "(V,)")
-    positive(f"{owner}softcap", softcap)
-    positive("temperature", temperature)
+    positive(f"{owner}softcap", head.softcap)
+    positive("temperature", head.temperature)
 
 
 def row_arguments(
@@ -101,49 +103,24 @@ def row_arguments(
         shape("segment", segment, rows, "(N,)")
         integers("segment", segment)
         device("segment", segment, hidden, or_cpu=True)
-        if num_segments < 1:
+        if num_segments is None or num_segments < 1:
             raise ValueError(f"num_segments is {num_segments}: expected at least 1")
 
 
 def row_weight_argument(row_weight: Tensor | None, hidden: Tensor) -> None:
     """Checks row_weight (N,), which may be absent, against hidden (N, D)."""
-    if row_weight is None:
-        return
-    shape("row_weight", row_weight, (hidden.shape[0],), "(N,)")
-    device("row_weight", row_weight, hidden)
-    if not row_weight.is_floating_point():
-        raise TypeError(f"row_weight has dtype {row_weight.dtype}: expected a floating dtype")
-    if row_weight.requires_grad:
-        raise ValueError("row_weight requires a gradient: it is a constant of the loss, pass row_weight.detach()")
+    if row_weight is not None:
+        shape("row_weight", row_weight, (hidden.shape[0],), "(N,)")
+        constant_weight("row_weight", row_weight, hidden)
 
 
-def group_weight_argument(
-    pair_weight: Tensor | None, mixture_weight: Tensor | None, hidden: Tensor, groups: tuple[int, int]
-) -> Tensor:
-    """The one of pair_weight (P, K, K) and mixture_weight (P, K) that is given, checked; `groups` is (P, K), K >= 2."""
-    if (pair_weight is None) == (mixture_weight is None):
-        raise ValueError("pair_weight and mixture_weight: expected exactly one of the two")
-    if pair_weight is None:
-        name, weight, meaning, expected = "mixture_weight", mixture_weight, "(P, K)", groups
-    else:
-        name, weight, meaning, expected = "pair_weight", pair_weight, "(P, K, K)", (*groups, groups[1])
-    shape(name, weight, tuple(expected), meaning)
-    if groups[1] < 2:
-        raise ValueError(f"{name} has shape {tuple(weight.shape)}: expected K >= 2 distributions a group")
+def constant_weight(name: str, weight: Tensor, hidden: Tensor) -> None:
+    """Raises ValueError or TypeError unless `weight` is floating, on the device of hidden, and without a gradient."""
     device(name, weight, hidden)
     if not weight.is_floating_point():
         raise TypeError(f"{name} has dtype {weight.dtype}: expected a floating dtype")
     if weight.requires_grad:
         raise ValueError(f"{name} requires a gradient: it is a constant of the loss, pass {name}.detach()")
-    return weight
-
-
-def group_weight_values(weight: Tensor) -> None:
-    """Checks that weights of pairs (P, K, K) are finite, and those of a mixture (P, K) not negative either."""
-    if weight.dim() == 3:
-        values(weight.isfinite(), "pair_weight: expected finite values")
-    else:
-        values(weight.isfinite() & (weight >= 0), "mixture_weight: expected finite values that are not negative")
 
 
 def reduction(name: str) -> None:
@@ -158,7 +135,7 @@ def values(condition: Tensor, message: str) -> None:
         if not bool(condition.all()):
             raise ValueError(message)
     else:
-        torch._assert_async(condition.all(), message)
+        torch._assert_async(condition.all(), message)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def row_values(target: Tensor, ignore_index: int, vocabulary: int, segment: Tensor | None, num_segments: int) -> None:

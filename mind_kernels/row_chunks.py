@@ -1,15 +1,9 @@
-"""The chunk-size rule, the head's logits for a chunk of rows, and the gradient products of a chunk.
-
-Every chunked backend walks over rows like this: logits of a chunk (product 1), a row kernel that turns them into the
-gradient of the loss with respect to the logits, then dH (product 2) and dW (product 3). Peak memory: one chunk of
-logits beside the gradients themselves. Exact: nothing is dropped; dW and db are accumulated over chunks in float32
-(float64 for float64 input).
-"""
+"""How many rows make a chunk, which of them need a gradient, and how their losses are weighted and reduced."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -24,6 +18,7 @@ _SPARSE_CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 192 << 20}
 _BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 Rows = slice | Tensor
+"""Rows of a matrix: a slice without a step, or their indices (n,) int64."""
 
 
 def _rows_within(budget: dict[str, int], vocabulary: int, device: torch.device, itemsize: int) -> int:
@@ -45,6 +40,12 @@ def rows_per_block(vocabulary: int, device: torch.device) -> int:
     return _rows_within(_BLOCK_BYTES, vocabulary, device, 4)
 
 
+@overload
+def chunks(rows: int, size: int) -> Iterator[slice]: ...
+@overload
+def chunks(rows: Tensor, size: int) -> Iterator[Tensor]: ...
+@overload
+def chunks(rows: Tensor | int, size: int) -> Iterator[Rows]: ...
 def chunks(rows: Tensor | int, size: int) -> Iterator[Rows]:
     """Chunks of at most `size` rows: slices of range(rows) for a count, index tensors for a list of rows."""
     if isinstance(rows, int):
@@ -53,9 +54,45 @@ def chunks(rows: Tensor | int, size: int) -> Iterator[Rows]:
         yield from rows.split(size)
 
 
+def write_rows(values: Sequence[Tensor], rows: Rows, found: Sequence[Tensor]) -> None:
+    """values[i][rows] = found[i]."""
+    for column, value in zip(values, found, strict=True):
+        column[rows] = value
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of losses, statistics and sums: float64 for float64 input, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def row_weights(
+    row_weight: Tensor | None,  # (N,) floating; None: one each
+    valid: Tensor | None,  # (N,) bool; None: all
+    hidden: Tensor,  # (N, D)
+) -> Tensor:
+    """(N,) in the accumulation dtype of hidden, contiguous; zero where not valid."""
+    dtype = accumulation_dtype(hidden.dtype)
+    if row_weight is None:
+        return hidden.new_ones(hidden.shape[0], dtype=dtype) if valid is None else valid.to(dtype)
+    row_weight = row_weight.to(dtype)
+    return row_weight.contiguous() if valid is None else torch.where(valid, row_weight, 0)
+
+
+def upstream_weights(upstream: Tensor, row_weight: Tensor | None) -> Tensor:
+    """(N,): in a sum of losses (N,), the weights for which its gradient is that of `upstream` (N,)."""
+    return upstream.contiguous() if row_weight is None else upstream * row_weight.to(upstream.dtype)
+
+
+def has_gradient(
+    valid: Tensor,  # (N,) bool, where hidden is or on the host
+    has_weight: Tensor,  # (N,) bool, where hidden is
+) -> Tensor:
+    """(N,) bool: the rows that take part in the gradient products.
+
+    A row of weight zero needs none, but to know these rows would make the host wait for a GPU: there every valid row
+    takes part.
+    """
+    return valid & has_weight if has_weight.device.type == "cpu" else valid
 
 
 def weighted(losses: Tensor, weight: Tensor) -> Tensor:
@@ -63,152 +100,13 @@ def weighted(losses: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight == 0, 0, weight * losses)
 
 
-def reduced(rows: Tensor, weight: Tensor, reduction: str) -> Tensor:
-    """The loss of weighted rows (N,): their sum over that of the weights for "mean", their sum, or they themselves."""
+def reduced(losses: Tensor, weight: Tensor, reduction: str) -> Tensor:
+    """Weighted losses (N,) as they are for "none", their sum for "sum", that over the sum of the weights for "mean"."""
     if reduction == "none":
-        return rows
-    return rows.sum() / weight.sum() if reduction == "mean" else rows.sum()
+        return losses
+    return losses.sum() / weight.sum() if reduction == "mean" else losses.sum()
 
 
 def row_major(matrix: Tensor) -> Tensor:
-    """The matrix with its rows contiguous; itself where they are."""
+    """The matrix with contiguous rows; the input itself if its rows are contiguous already."""
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
-
-
-@dataclass(frozen=True)
-class Head:
-    """An LM head: z = softcap(hidden weight^T + bias) / temperature, softcap(x) = c tanh(x / c)."""
-
-    weight: Tensor  # (V, D)
-    bias: Tensor | None = None  # (V,)
-    softcap: float | None = None
-    temperature: float = 1.0
-
-    @property
-    def vocabulary(self) -> int:
-        return self.weight.shape[0]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """z (..., V) of hidden (..., D), differentiable, float32 or better after the product: the definition."""
-        return self.condition(self.projected(hidden))
-
-    def projected(self, hidden: Tensor) -> Tensor:
-        """hidden weight^T + bias (..., V), differentiable, float32 or better after the product."""
-        return torch.nn.functional.linear(hidden, self.weight, self.bias).to(accumulation_dtype(hidden.dtype))
-
-    def condition(self, logits: Tensor) -> Tensor:
-        """Softcap and temperature, differentiable."""
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits / self.temperature
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """hidden (n, D) -> weight and bias applied (n, V), in hidden's dtype."""
-        if self.bias is None:
-            return hidden @ self.weight.T
-        return torch.addmm(self.bias, hidden, self.weight.T)
-
-    def project_exactly(self, hidden: Tensor) -> Tensor:
-        """The same in float32 or better. A GPU multiplies half precision as it is and sums in float32; elsewhere half
-        precision heads are widened a vocabulary tile at a time."""
-        dtype = accumulation_dtype(hidden.dtype)
-        if hidden.dtype == dtype:
-            return self.project(hidden)
-        if hidden.is_cuda:
-            out = torch.mm(hidden, self.weight.T, out_dtype=dtype)
-            return out if self.bias is None else out.add_(self.bias)
-        wide = hidden.to(dtype)
-        out = wide.new_empty(hidden.shape[0], self.vocabulary)
-        tile = rows_per_block(hidden.shape[1], hidden.device)
-        for columns in chunks(self.vocabulary, tile):
-            torch.mm(wide, self.weight[columns].to(dtype).T, out=out[:, columns])
-        return out if self.bias is None else out.add_(self.bias)
-
-    def condition_(self, logits: Tensor) -> Tensor:
-        """Softcap and temperature, in place."""
-        if self.softcap is not None:
-            logits.div_(self.softcap).tanh_().mul_(self.softcap)
-        return logits if self.temperature == 1.0 else logits.div_(self.temperature)
-
-    def slope(self, logits: Tensor) -> Tensor | float:
-        """d(conditioned logits) / d(projected logits), from the conditioned ones."""
-        if self.softcap is None:
-            return 1.0 / self.temperature
-        return (1.0 - (logits * (self.temperature / self.softcap)).square_()).div_(self.temperature)
-
-
-def scale_(gradient: Tensor, slope: Tensor | float) -> Tensor:
-    """gradient * slope, in place; no pass over the gradient where the slope is 1."""
-    return gradient if isinstance(slope, float) and slope == 1.0 else gradient.mul_(slope)
-
-
-class HeadGradients:
-    """dH (N, D), dW (V, D) and db (V,) of one head, accumulated over chunks; a frozen input costs nothing."""
-
-    def __init__(self, hidden: Tensor, head: Head, needs: list[bool]) -> None:
-        dtype = accumulation_dtype(hidden.dtype)
-        need_hidden, self.needs_weight, need_bias = needs
-        self.head = head
-        self.hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if need_hidden else None
-        self.weight: Tensor | None = None  # allocated by whatever writes it first
-        self.bias = torch.zeros(head.vocabulary, dtype=dtype, device=hidden.device) if need_bias else None
-
-    @property
-    def wanted(self) -> bool:
-        """Whether any gradient is needed at all."""
-        return self.needs_weight or not (self.hidden is None and self.bias is None)
-
-    def add(self, rows: Rows, hidden: Tensor, dlogits: Tensor) -> None:
-        """Adds the products of hidden[rows], given as `hidden` (n, D), and dlogits (n, V)."""
-        if self.bias is not None:
-            self.bias.add_(dlogits.sum(0, dtype=self.bias.dtype))
-        dlogits = dlogits.to(hidden.dtype)
-        if self.hidden is not None:
-            self.add_hidden(rows, dlogits @ self.head.weight)
-        if self.needs_weight:
-            self._add_weight(dlogits, hidden)
-
-    def add_hidden(self, rows: Rows, product: Tensor) -> None:
-        """dH[rows] += product (n, D)."""
-        if isinstance(rows, slice):
-            self.hidden[rows] += product
-        else:
-            self.hidden.index_add_(0, rows, product)
-
-    def _add_weight(self, dlogits: Tensor, hidden: Tensor) -> None:
-        dtype, beta = accumulation_dtype(hidden.dtype), 1
-        if self.weight is None:
-            self.weight, beta = torch.empty(self.head.weight.shape, dtype=dtype, device=hidden.device), 0
-        if dtype == hidden.dtype:
-            torch.addmm(self.weight, dlogits.T, hidden, beta=beta, out=self.weight)
-        elif hidden.is_cuda:
-            # One product that reads half precision and adds in float32: no rounded dW of a chunk in between.
-            torch.addmm(self.weight, dlogits.T, hidden, out_dtype=dtype, beta=beta, out=self.weight)
-        elif beta == 0:
-            self.weight.copy_(dlogits.T @ hidden)
-        else:
-            self.weight.add_(dlogits.T @ hidden)
-
-    def add_weight_blocks(self, size: int, compute: Callable[[slice, Tensor], None]) -> None:
-        """dW += what compute(block, out) writes to out (block, D), `size` vocabulary entries at a time.
-
-        Where nothing has been added before, dW is written once, and straight in its final dtype.
-        """
-        fresh = self.weight is None
-        if fresh:
-            self.weight = torch.empty_like(self.head.weight, memory_format=torch.contiguous_format)
-        for block in chunks(self.head.vocabulary, size):
-            if fresh:
-                compute(block, self.weight[block])
-            else:
-                part = torch.empty_like(self.weight[block])
-                compute(block, part)
-                self.weight[block] += part
-
-    def results(self) -> tuple[Tensor, Tensor, Tensor]:
-        """dH, dW and db in their inputs' dtype; an empty tensor stands for one that was not needed."""
-        if self.needs_weight and self.weight is None:
-            self.weight = torch.zeros_like(self.head.weight, memory_format=torch.contiguous_format)
-        like = self.head.weight
-        sums = (self.hidden, self.weight, self.bias)
-        return tuple(like.new_empty(0) if total is None else total.to(like.dtype) for total in sums)

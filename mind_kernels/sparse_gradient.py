@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mind_kernels.row_chunks import Head, HeadGradients, accumulation_dtype, rows_per_block
+from mind_kernels.head import Head, HeadGradients
+from mind_kernels.row_chunks import accumulation_dtype, rows_per_block
 
-# Rows whose dropped probability makes up the background distribution.
+# About how many rows' dropped probabilities make up the background distribution: from this many to twice as many.
 SAMPLE_ROWS = 256
 # Kept entries a row, as a share of V, above which two dense products are faster than two gathers: an entry costs 2 D
 # elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate.
@@ -39,6 +40,16 @@ def worth_it(kept: float, dropped_mass: float, vocabulary: int, device: torch.de
     """Whether a chunk takes the sparse gradient, from the means of its rows' kept entries and dropped mass."""
     limit = _DENSITY_LIMIT["cpu" if device.type == "cpu" else "cuda"]
     return kept <= limit * vocabulary and not dropped_mass > _MASS_LIMIT
+
+
+def sampled_rows(start: int, count: int, total: int) -> range:
+    """Which rows of a chunk make up the background distribution, as positions in the chunk.
+
+    The chunk has the rows start, ..., start + count - 1 of all `total` rows with a gradient, in the order in which they
+    are visited. Of these, the first one is sampled, and every k-th after it.
+    """
+    stride = max(1, total // SAMPLE_ROWS)
+    return range(-start % stride, count, stride)
 
 
 @dataclass(frozen=True)

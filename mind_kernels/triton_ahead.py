@@ -14,14 +14,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
+
+from mind_kernels.triton_variant import Variant
 
 # Each defines variants() -> list[Variant].
 MODULES = (
@@ -35,48 +35,6 @@ MODULES = (
     "mind_kernels.linear_pairwise_jsd._triton.mixture",
     "mind_kernels.linear_divergence._triton.rows",
 )
-# Triton's names of the dtypes that kernels take.
-DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One specialisation of a kernel, as a launcher calls it."""
-
-    name: str
-    kernel: triton.JITFunction
-    types: Mapping[str, str]
-    """Triton type of each argument, "*bf16" or "i32"; may name arguments of other kernels too."""
-    keywords: Mapping[str, Any]
-    """Constexprs, None for an absent tensor, and launch options such as num_warps."""
-    wide: tuple[str, ...] = ()
-    """Tensors that may pass 2^31 elements."""
-    unaligned: tuple[str, ...] = ()
-    """Arguments that need not be a multiple of 16; the others are compiled as such, as Triton does on a launch."""
-    capabilities: tuple[int, ...] = ()
-    """Architectures that it is launched on; every one where empty."""
-    harmless_spills: str = ""
-    """Why spills of this variant are accepted."""
-
-    @property
-    def constexprs(self) -> dict[str, Any]:
-        return {name: self.keywords[name] for name in self.kernel.arg_names if name in self.keywords}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {name: value for name, value in self.keywords.items() if name not in self.kernel.arg_names}
-
-    @property
-    def signature(self) -> dict[str, str]:
-        return {name: "constexpr" if name in self.keywords else self.types[name] for name in self.kernel.arg_names}
-
-    def source(self) -> ASTSource:
-        aligned = {
-            (i,): [["tt.divisibility", 16]]
-            for i, (name, kind) in enumerate(self.signature.items())
-            if name not in self.unaligned and (kind.startswith("*") or kind in ("i32", "i64"))
-        }
-        return ASTSource(self.kernel, self.signature, self.constexprs, aligned)
 
 
 @dataclass(frozen=True)
@@ -102,12 +60,22 @@ class Report:
         return ""
 
 
+def source_of(variant: Variant) -> ASTSource:
+    """What Triton compiles for `variant`."""
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, kind) in enumerate(variant.signature.items())
+        if name not in variant.unaligned and (kind.startswith("*") or kind in ("i32", "i64"))
+    }
+    return ASTSource(variant.kernel, variant.signature, variant.constexprs, aligned)
+
+
 def compile_variant(variant: Variant, capability: int) -> Report:
     """Compiles for sm_`capability` and takes the result apart."""
     if not isinstance(variant.kernel, triton.JITFunction):
         raise RuntimeError(f"{variant.name}: TRITON_INTERPRET was set when its module was imported: nothing to compile")
     target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(variant.source(), target=target, options=variant.options)
+    compiled = triton.compile(source_of(variant), target=target, options=variant.options)
     ttir = compiled.asm["ttir"]
     registers, stack_bytes, spills = resources(compiled)
     narrow = tuple(name for name in variant.wide if set(offset_types(ttir, name)) != {"i64"})

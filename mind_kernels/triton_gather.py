@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mind_kernels.triton_ahead import DTYPES, Variant
 from mind_kernels.triton_math import row_pointer
+from mind_kernels.triton_variant import DTYPES, Variant
 
 # Bytes of a matrix row that a program reads at once, and rows that it reads at once: 16 KiB in flight a program, of
 # which four share a multiprocessor. A bag of thousands of entries goes through one program, about 1 us for 16 of them.

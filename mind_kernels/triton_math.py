@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from mind_kernels.row_chunks import Head
+from mind_kernels.head import Head
 
 # Stands for -inf where there is no logit: exp(LOWEST - z) is 0, and so is 0 * LOWEST, which -inf would make nan. Its
 # square is finite.
@@ -85,10 +85,8 @@ def slope(z, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
     return result
 
 
-def conditions(head: Head, conditioned: bool = False) -> dict[str, float | bool]:
+def conditions(head: Head) -> dict[str, float | bool]:
     """Softcap and temperature as kernel arguments."""
-    if conditioned:
-        return {"softcap": 1.0, "temperature": 1.0, "HAS_SOFTCAP": False}
     return {"softcap": head.softcap or 1.0, "temperature": head.temperature, "HAS_SOFTCAP": head.softcap is not None}
 
 

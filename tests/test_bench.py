@@ -19,13 +19,13 @@ from bench.comparison.gate import Gates, Precision, relative_error
 from bench.comparison.heads import HEADS, SYNTHETIC, Head
 from bench.comparison.picture import draw
 from bench.comparison.provider import Outputs, Provider, step
-from bench.cross_entropy import inputs as inputs_of
-from bench.cross_entropy.definition import dense
-from bench.cross_entropy.inputs import Inputs
-from bench.cross_entropy.providers import CPU, PROVIDERS
-from bench.linear_cross_entropy import BENCHMARK
+from bench.linear_cross_entropy import inputs as inputs_of
+from bench.linear_cross_entropy.__main__ import BENCHMARK
+from bench.linear_cross_entropy.definition import dense
+from bench.linear_cross_entropy.inputs import Inputs
+from bench.linear_cross_entropy.providers import CPU, PROVIDERS
 from bench.measure import measure_time, peak_extra_mib_here, print_table, read_results, write_results
-from mind_kernels.linear_cross_entropy.rows import RowValues
+from mind_kernels.linear_cross_entropy.contract import RowValues
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +212,6 @@ def test_row_kernels_beside_a_copy(tmp_path, monkeypatch, capsys):
     assert kernels[0] == "copy" and {"torch statistics", "torch gradient"} < set(kernels)
     assert rows[0]["share_of_copy"] == 1 and all(row["median_ms"] > 0 for row in rows)
     assert "torch statistics and entries" in capsys.readouterr().out
-    wrong = {"torch statistics": RowValues(*torch.zeros(5, 8))}
+    wrong = {"torch statistics": RowValues._make(torch.zeros(len(RowValues._fields), 8))}
     with pytest.raises(AssertionError, match="torch statistics"):
         row_kernels.check(wrong, torch.randn(8, 16), torch.zeros(8, dtype=torch.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mind_kernels import available_backends, extension, linear_cross_entropy
-from mind_kernels import backend as backends
+from mind_kernels import backend, backends, extension, linear_cross_entropy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -104,7 +104,7 @@ def test_cuda_needs_a_cuda_build_of_torch(folder, monkeypatch, built):
     if built:
         (folder / "_cuda.abi3.so").touch()
     assert extension.unavailable("cuda") == "this build of torch has no CUDA"
-    remedy = available_backends()["cuda"].remedy
+    remedy = backends()["cuda"].remedy
     assert remedy.startswith("install a CUDA build of torch") and ("pip install" in remedy) != built
 
 
@@ -112,14 +112,14 @@ def test_cuda_needs_a_device_that_it_was_compiled_for(folder, monkeypatch):
     record(folder, _cuda={"built": True, "architectures": ["sm_80", "sm_90a"]})
     monkeypatch.setattr(extension, "unavailable", lambda device: "")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert available_backends()["cuda"].reason == "no CUDA device is here"
+    assert backends()["cuda"].reason == "no CUDA device is here"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert available_backends()["cuda"].reason == "it was not compiled for cuda:0, a Old of compute capability 7.5"
+    assert backends()["cuda"].reason == "it was not compiled for cuda:0, a Old of compute capability 7.5"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
-    assert available_backends()["cuda"].available
+    assert backends()["cuda"].available
 
 
 @pytest.mark.parametrize(
@@ -144,15 +144,16 @@ def test_which_gpus_an_architecture_serves(names, capability, serves):
 
 def test_the_compiled_backends_take_tensors_of_their_device(monkeypatch):
     monkeypatch.setattr(extension, "unavailable", lambda device: "")
-    monkeypatch.setattr(backends, "_cuda", lambda: backends.Availability(True))
-    implemented = ("torch", "cpp", "cuda")
-    with pytest.raises(backends.BackendUnavailableError, match="'cpp' is not available on meta: it needs CPU tensors"):
-        backends.resolve("cpp", torch.zeros(2, 3, device="meta"), implemented)
-    with pytest.raises(backends.BackendUnavailableError, match="'cuda' is not available on cpu: it needs CUDA tensors"):
-        backends.resolve("cuda", torch.zeros(2, 3), implemented)
-    assert backends.resolve("cpp", torch.zeros(2, 3), implemented) == "cpp"
+    there = dataclasses.replace(backend.BACKENDS["cuda"], availability=lambda: backend.Availability(True))
+    monkeypatch.setitem(backend.BACKENDS, "cuda", there)
+    operation = "linear_cross_entropy"
+    with pytest.raises(backend.BackendUnavailableError, match="'cpp' is not available on meta: it needs CPU tensors"):
+        backend.resolve("cpp", torch.zeros(2, 3, device="meta"), operation)
+    with pytest.raises(backend.BackendUnavailableError, match="'cuda' is not available on cpu: it needs CUDA tensors"):
+        backend.resolve("cuda", torch.zeros(2, 3), operation)
+    assert backend.resolve("cpp", torch.zeros(2, 3), operation) == "cpp"
     with pytest.raises(TypeError, match="dtype torch.float64: backend 'cpp' computes in float32, use 'torch'"):
-        backends.resolve("cpp", torch.zeros(2, 3, dtype=torch.float64), implemented)
+        backend.resolve("cpp", torch.zeros(2, 3, dtype=torch.float64), operation)
 
 
 def test_importing_the_package_imports_nothing_else():
@@ -203,7 +204,7 @@ def test_the_table_without_any_library(tmp_path):
 def test_the_table_as_json_agrees_with_this_process():
     report = json.loads(command("--json"))
     assert {name: found["available"] for name, found in report["backends"].items()} == {
-        name: found.available for name, found in available_backends().items()
+        name: found.available for name, found in backends().items()
     }
     assert report["versions"]["torch"] == torch.__version__
     if not extension.unavailable("cpp"):

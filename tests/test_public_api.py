@@ -11,6 +11,6 @@ def test_public_names():
 
 
 def test_backends_say_why_they_are_missing():
-    backends = mind_kernels.available_backends()
+    backends = mind_kernels.backends()
     assert backends["reference"].available and backends["torch"].available
     assert all(status.available or status.reason for status in backends.values())

@@ -24,7 +24,7 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The constant BENCHMARK of the module bench.<name>."""
+    """The constant BENCHMARK of the module bench.<name>.__main__."""
 
     name: str
     load: Callable[..., Any]
@@ -35,7 +35,7 @@ class Benchmark:
     """By the names in Provider.judged_by; "loss" is the main one."""
     providers: Mapping[str, Provider]
     cpu: Sequence[str]
-    """Providers of a run without options; on CUDA all but "auto", which stands for a backend that is there by name."""
+    """Providers of a run without options; on CUDA all that run there, but "auto"."""
     eager: str
     """The provider whose time and memory are 1."""
     sizes: Mapping[str, Size]
@@ -48,7 +48,11 @@ class Benchmark:
     def defaults(self, device: str) -> list[str]:
         if device == "cpu":
             return list(self.cpu)
-        return [name for name, provider in self.providers.items() if provider.backend != "auto"]
+        return [
+            name
+            for name, provider in self.providers.items()
+            if provider.backend != "auto" and provider.tensors in ("any", device)
+        ]
 
     def labels(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """What a result row says of a case that has not been loaded."""
@@ -105,7 +109,7 @@ def _trial(name: str, provider: Provider, gate: Gate) -> tuple[dict[str, float],
 
 def build(benchmark: str, provider: str, **case: Any) -> Callable[[], Outputs]:
     """`step` by names, with inputs made anew: what a fresh process starts from."""
-    found: Benchmark = pkgutil.resolve_name(f"bench.{benchmark}:BENCHMARK")
+    found: Benchmark = pkgutil.resolve_name(f"bench.{benchmark}.__main__:BENCHMARK")
     return step(found.providers[provider], found.load(**case))
 
 

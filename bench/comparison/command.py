@@ -19,7 +19,7 @@ from bench.measure import RESULTS, dense_tflops, print_table, read_results, writ
 
 
 def parse(benchmark: Benchmark, description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{benchmark.name}", description=description)
     parser.add_argument(
         "--models", nargs="+", choices=HEADS, help=f"default: {REAL}, on CUDA {' '.join(benchmark.cuda_models)}"
     )

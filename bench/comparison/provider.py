@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.measure import free_bytes
+from mind_kernels.backend import BACKENDS, backends_of
 
 # torch.compile of a function, once: at the first call that needs it.
 torch_compiled = functools.cache(torch.compile)
@@ -25,6 +26,11 @@ class Outputs(NamedTuple):
     d_weight: Tensor  # (V, D)
 
 
+def our_backends(operation: str) -> tuple[str, ...]:
+    """ "auto", and every backend of an operation by its name."""
+    return ("auto", *backends_of(operation))
+
+
 @dataclass(frozen=True)
 class Provider:
     """Peers run as their own documentation calls them."""
@@ -34,11 +40,11 @@ class Provider:
     imports: str | None = None
     """The peer's function, as "module:name"."""
     cuda: bool = False
-    """It runs on a CUDA device only."""
+    """A peer that runs on a CUDA device only."""
     logits: float = 0
     """How many float32 tensors, rows of hidden x V, it holds at once: what would not fit is skipped."""
     backend: str | None = None
-    """The backend, for one of ours."""
+    """The backend, for one of ours; "auto" stands for one that is there by its name."""
     sparse: bool = False
     """Its gradient leaves out small probabilities on purpose, and reports their mass."""
     judged_by: tuple[str, ...] = ("loss",)
@@ -51,6 +57,13 @@ class Provider:
     """Further columns of relative time: the provider whose time is 1."""
     note: str | None = None
 
+    @property
+    def tensors(self) -> str:
+        """The device of the tensors that it takes: "any", "cpu" or "cuda"."""
+        if self.backend in BACKENDS:
+            return BACKENDS[self.backend].tensors
+        return "cuda" if self.cuda else "any"
+
     def package(self) -> str | None:
         """The peer's distribution and version, where it was installed as one."""
         names = packages_distributions().get(re.split("[.:]", self.imports or "")[0])
@@ -58,8 +71,8 @@ class Provider:
 
     def reason_absent(self, inputs: Any) -> str:
         """Why it cannot run here; empty where it can."""
-        if self.cuda and not inputs.hidden.is_cuda:
-            return "needs a CUDA device"
+        if self.tensors not in ("any", inputs.hidden.device.type):
+            return f"needs a {self.tensors.upper()} device"
         try:
             if self.imports:
                 pkgutil.resolve_name(self.imports)

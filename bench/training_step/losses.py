@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.pairwise_jsd.providers import two_rows, upcast
+from bench.linear_pairwise_jsd.providers import two_rows, upcast
 from mind.batches.cross_entropy import cross_entropy, rationale_means
 from mind.config import ObjectiveConfig
 from mind.methods.method import LossTerms
 from mind.methods.mind.objective import student_loss
 from mind.records import MicroBatch
-from mind.student.model import Head
+from mind_kernels import Head
 
 CONSISTENCY = ObjectiveConfig().consistency_weight  # lambda
 

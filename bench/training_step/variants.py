@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.linear_pairwise_jsd.providers import upcast
 from bench.measure import free_bytes
-from bench.pairwise_jsd.providers import upcast
 from bench.training_step.inputs import Inputs
 from bench.training_step.losses import EAGER, LIGER, AnswerRows, Losses, Terms, combine, product
 from bench.training_step.models import Student, build_student

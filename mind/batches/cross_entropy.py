@@ -11,8 +11,8 @@ from torch import Tensor
 from mind.batches.packing import micro_batches
 from mind.batches.trunk import labelled_hidden
 from mind.records import MicroBatch, PackOptions, TokenizedQuestion
-from mind.student.model import Head, head_of
-from mind_kernels import RowStats, linear_cross_entropy
+from mind.student.model import head_of
+from mind_kernels import Head, RowStats, linear_cross_entropy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,13 +43,10 @@ def cross_entropy(
     """
     call = linear_cross_entropy(
         hidden,
-        head.weight,
+        head,
         batch.target,
         row_weight=row_weight,
         reduction="sum",
-        bias=head.bias,
-        softcap=head.softcap,
-        temperature=head.temperature,
         gradient_threshold=gradient_threshold,
         segment=batch.segment,
         num_segments=batch.tokens.numel(),

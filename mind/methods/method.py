@@ -27,9 +27,8 @@ from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Section
-from mind.student.model import Head
 from mind.student.tokenization import tokenize
-from mind_kernels import RowStats
+from mind_kernels import Head, RowStats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -14,7 +14,7 @@ from mind.batches.cross_entropy import cross_entropy, row_weights
 from mind.batches.packing import present_rationales
 from mind.methods.method import LossTerms, Method, Step, StepPlan
 from mind.records import MicroBatch
-from mind.student.model import Head
+from mind_kernels import Head
 
 
 class Sft(Method):

@@ -15,7 +15,7 @@ from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
 from mind.student.tokenization import end_of_turn_id
-from mind_kernels.row_chunks import Head  # `mind_kernels.Head` once it is public
+from mind_kernels import Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,5 +1,6 @@
 """Token cross-entropy straight from hidden states and the LM head."""
 
-from mind_kernels.linear_cross_entropy.op import RowStats, linear_cross_entropy
+from mind_kernels.linear_cross_entropy.contract import RowStats
+from mind_kernels.linear_cross_entropy.op import linear_cross_entropy
 
 __all__ = ["RowStats", "linear_cross_entropy"]

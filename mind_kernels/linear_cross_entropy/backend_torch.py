@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
-from mind_kernels.row_chunks import Head, accumulation_dtype, chunks, rows_per_block, scale_
+from mind_kernels.head import Head, scale_
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
+from mind_kernels.row_chunks import accumulation_dtype, chunks, rows_per_block
 from mind_kernels.sparse_gradient import Entries, worth_it
 
 SPARSE_CHUNKS = 1
@@ -24,7 +25,7 @@ _TILE = 64
 
 
 class _Blocks:
-    """Walks over blocks of conditioned logits; the two buffers serve all of them (fresh pages cost more than exp)."""
+    """Walks over blocks of logits; the two buffers serve all of them (fresh pages cost more than exp)."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -58,7 +59,7 @@ def _columns(tiles: Tensor, vocabulary: int) -> Tensor:
 
 
 def _values(
-    z: Tensor, target: Tensor, loss: RowLoss, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
+    z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
 ) -> tuple[RowValues, Tensor]:
     """The rows' values and the sum of exponentials (n,); fills shifted = z - max and its exponential."""
     torch.sub(z, maximum[:, None], out=shifted)
@@ -69,39 +70,38 @@ def _values(
     nll = log_total - shifted.gather(1, target[:, None]).squeeze(1)
     lse = log_total + maximum
     value = nll
-    if loss.label_smoothing:
-        value = (1 - loss.label_smoothing) * nll + loss.label_smoothing * (log_total - shifted.mean(1))
-    if loss.z_loss:
-        value = value + loss.z_loss * lse.square()
+    if spec.label_smoothing:
+        value = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - shifted.mean(1))
+    if spec.z_loss:
+        value = value + spec.z_loss * lse.square()
     return RowValues(value, nll, lse, entropy, argmax == target), total
 
 
-def _conditioned(part: Tensor, head: Head) -> Tensor:
+def _to_logits(part: Tensor, head: Head) -> Tensor:
     """z of projected logits; they themselves where neither dtype nor head change them."""
     z = part.to(accumulation_dtype(part.dtype))
     if head.softcap is None and head.temperature == 1.0:
         return z
-    return head.condition_(z.clone() if z is part else z)
+    return head.to_logits_(z.clone() if z is part else z)
 
 
 def row_kernel_(
     logits: Tensor,  # (n, V), projected
     target: Tensor,  # (n,), in [0, V)
     weights: RowWeights | None,  # (n,)
-    loss: RowLoss,
-    conditioned: bool = False,
+    spec: RowSpec,
 ) -> RowValues:
-    """See `rows.RowKernels`."""
+    """See `contract.RowKernels`."""
     out = []
     for block, shifted, exponential in _Blocks(logits):
         part = logits[block]
-        z = part if conditioned else _conditioned(part, loss.head)
+        z = _to_logits(part, spec.head)
         maximum, argmax, _ = _maxima(z)
-        slope = 1.0 if conditioned or weights is None else loss.head.slope(z)
-        values, total = _values(z, target[block], loss, maximum, argmax, shifted, exponential)
+        slope = 1.0 if weights is None else spec.head.slope(z)
+        values, total = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
         out.append(values)
         if weights is not None:
-            part.copy_(_gradient_(shifted, exponential, total, values, target[block], weights[block], loss, slope))
+            part.copy_(_gradient_(shifted, exponential, total, values, target[block], weights[block], spec, slope))
     return RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
 
 
@@ -112,11 +112,11 @@ def _gradient_(
     values: RowValues,
     target: Tensor,
     weights: RowWeights,
-    loss: RowLoss,
+    spec: RowSpec,
     slope: Tensor | float,
 ) -> Tensor:
     """The gradient (n, V) with respect to the projected logits, in the memory of `exponential`."""
-    a, b, t = weights.coefficients(values.lse, values.entropy, loss)
+    a, b, t = weights.coefficients(values.lse, values.entropy, spec)
     if b is None:
         dz = exponential.mul_((a / total)[:, None])
     else:
@@ -125,86 +125,93 @@ def _gradient_(
         # A probability that underflows to zero has a finite factor, save at a logit of minus infinity.
         dz = exponential.mul_(factor.nan_to_num_(nan=math.nan, neginf=0.0, posinf=0.0))
     dz.scatter_add_(1, target[:, None], -t[:, None])
-    uniform = weights.uniform(loss)
+    uniform = weights.uniform(spec)
     if uniform is not None:
         dz.sub_(uniform[:, None])
     return scale_(dz, slope)
 
 
-def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
-    """See `rows.RowKernels`."""
-    return row_kernel_(loss.head.project(hidden), target, None, loss)
+def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
+    """See `contract.RowKernels`."""
+    return row_kernel_(spec.head.project(hidden), target, None, spec)
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> _SparseRows:
-    """See `rows.RowKernels`."""
-    return _SparseRows(hidden, target, loss)
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec) -> _SparseRows:
+    """See `contract.RowKernels`."""
+    return _SparseRows(hidden, target, spec)
 
 
 class _SparseRows:
-    """See `rows.SparseRows`. Where a block alone is past the density limit, the search ends and `means` says so."""
+    """See `contract.SparseRows`. Where a block alone is past the density limit, the search ends and `means` says so."""
 
-    def __init__(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> None:
-        self._loss, self._target = loss, target
-        self._logits = loss.head.project(hidden)
-        self._found: list[tuple[Tensor, Tensor, Tensor]] | None = []
+    def __init__(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> None:
+        self._spec, self._target = spec, target
+        self._logits = spec.head.project(hidden)
+        found: list[tuple[Tensor, Tensor, Tensor]] | None = []
         out = []
         for block, shifted, exponential in _Blocks(self._logits):
-            z = _conditioned(self._logits[block], loss.head)
+            z = _to_logits(self._logits[block], spec.head)
             maximum, argmax, tiles = _maxima(z)
-            values, total = _values(z, target[block], loss, maximum, argmax, shifted, exponential)
+            values, total = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
             out.append(values)
-            if self._found is not None:
-                self._search(z, tiles, target[block], maximum, total.log(), block.start)
+            if found is not None:
+                entries = self._search(z, tiles, target[block], maximum, total.log(), block.start)
+                if entries is None:
+                    found = None
+                else:
+                    found.append(entries)
         self.values = RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
         rows = len(target)
         self.kept = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
         self.dropped_mass = torch.zeros_like(self.values.lse)
-        if self._found is not None:
-            self._row, self._column, self._log_p = (torch.cat(column) for column in zip(*self._found, strict=True))
+        self._given_up = found is None
+        if found is not None:
+            self._row, self._column, self._log_p = (torch.cat(column) for column in zip(*found, strict=True))
             self._p = self._log_p.exp()
             self.kept = torch.bincount(self._row, minlength=rows)
             kept_mass = self.dropped_mass.new_zeros(rows).index_add_(0, self._row, self._p)
             self.dropped_mass = (1 - kept_mass).clamp_(min=0)
 
-    def _search(self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, log_total: Tensor, start: int) -> None:
-        log_threshold, vocabulary = math.log(self._loss.gradient_threshold), z.shape[1]
+    def _search(
+        self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, log_total: Tensor, start: int
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Row, column and log-probability (entries,) of a block's entries; None if they are past the density limit."""
+        log_threshold, vocabulary = self._spec.log_threshold, z.shape[1]
         mask = (tiles - maximum[:, None]) - log_total[:, None] > log_threshold
         mask.scatter_(1, (target // _TILE)[:, None], True)
         row, tile = mask.nonzero(as_tuple=True)
         at_least = len(row) / len(z) - 1  # a tile without a kept entry may hold the target
         if not worth_it(at_least, 0.0, vocabulary, z.device):
-            self._found = None
-            return
+            return None
         columns = _columns(tile[:, None], vocabulary)
         # lse = maximum + log_total is rounded by more than either: so, p is as exact as in a dense softmax.
         log_p = (z[row[:, None], columns] - maximum[row, None]) - log_total[row, None]
         keep = (log_p > log_threshold) | (columns == target[row, None])
         keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # the last entry, repeated
-        self._found.append((row[:, None].expand_as(keep)[keep] + start, columns[keep], log_p[keep]))
+        return row[:, None].expand_as(keep)[keep] + start, columns[keep], log_p[keep]
 
     def means(self) -> tuple[float, float]:
-        if self._found is None:
+        if self._given_up:
             return math.inf, 0.0
         return float(self.kept.double().mean()), float(self.dropped_mass.mean())
 
     def entries(self, weights: RowWeights) -> Entries:
-        a, b, t = weights.coefficients(self.values.lse, self.values.entropy, self._loss)
+        a, b, t = weights.coefficients(self.values.lse, self.values.entropy, self._spec)
         values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * self._log_p)
         kept_sum = torch.zeros_like(a).index_add_(0, self._row, values)
         values = values - torch.where(self._column == self._target[self._row], t[self._row], 0)
-        values *= self._loss.head.slope(self._log_p + self.values.lse[self._row])
+        values *= self._spec.head.slope(self._log_p + self.values.lse[self._row])
         return Entries(self.kept, self._column.int(), values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
-        z = _conditioned(self._logits[rows], self._loss.head)
+        z = _to_logits(self._logits[rows], self._spec.head)
         log_p = z - self.values.lse[rows, None]
-        dropped = torch.where(log_p > math.log(self._loss.gradient_threshold), 0, log_p.exp())
+        dropped = torch.where(log_p > self._spec.log_threshold, 0, log_p.exp())
         dropped.scatter_(1, self._target[rows, None], 0)
-        return weight @ dropped.mul_(self._loss.head.slope(z))
+        return weight @ dropped.mul_(self._spec.head.slope(z))
 
     def dense(self, weights: RowWeights) -> Tensor:
-        row_kernel_(self._logits, self._target, weights, self._loss)
+        row_kernel_(self._logits, self._target, weights, self._spec)
         return self._logits
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mind_kernels.linear_cross_entropy._triton import entries as triton_entries
 from mind_kernels.linear_cross_entropy._triton import rows as triton_rows
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
-from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
 from mind_kernels.triton_gather import gather_rows
 
 __all__ = ["SPARSE_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]
@@ -24,26 +24,23 @@ def row_kernel_(
     logits: Tensor,  # (n, V), projected
     target: Tensor,  # (n,), in [0, V)
     weights: RowWeights | None,  # (n,)
-    loss: RowLoss,
-    conditioned: bool = False,
+    spec: RowSpec,
 ) -> RowValues:
-    """See `rows.RowKernels`."""
+    """See `contract.RowKernels`."""
     scale, entropy_scale = (None, None) if weights is None else (weights.loss, weights.entropy)
     return RowValues(
-        *triton_rows.row_kernel_(
-            logits, target, scale, entropy_scale, loss.head, loss.label_smoothing, loss.z_loss, conditioned
-        )
+        *triton_rows.row_kernel_(logits, target, scale, entropy_scale, spec.head, spec.label_smoothing, spec.z_loss)
     )
 
 
-def statistics(hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
-    """See `rows.RowKernels`."""
-    return row_kernel_(loss.head.project(hidden), target, None, loss)
+def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
+    """See `contract.RowKernels`."""
+    return row_kernel_(spec.head.project(hidden), target, None, spec)
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, loss: RowLoss) -> LogitsRows:
-    """See `rows.RowKernels`."""
-    return LogitsRows(_Kernels(), hidden, target, loss)
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec) -> LogitsRows:
+    """See `contract.RowKernels`."""
+    return LogitsRows(_Kernels(), hidden, target, spec)
 
 
 class _Kernels:
@@ -51,9 +48,9 @@ class _Kernels:
 
     row_kernel_ = staticmethod(row_kernel_)
 
-    def count(self, logits: Tensor, target: Tensor, loss: RowLoss) -> tuple[RowValues, Tensor, Tensor, Tensor]:
+    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> tuple[RowValues, Tensor, Tensor, Tensor]:
         values, normalizer, kept, kept_mass = triton_rows.statistics(
-            logits, target, loss.head, loss.label_smoothing, loss.z_loss, loss.gradient_threshold
+            logits, target, spec.head, spec.label_smoothing, spec.z_loss, spec.gradient_threshold
         )
         return RowValues(*values), normalizer, kept.long(), kept_mass
 
@@ -64,7 +61,7 @@ class _Kernels:
         normalizer: Tensor,
         values: RowValues,
         weights: RowWeights,
-        loss: RowLoss,
+        spec: RowSpec,
         offsets: Tensor,
         total: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,15 +72,15 @@ class _Kernels:
             values.entropy,
             weights.loss,
             weights.entropy,
-            loss.head,
-            loss.label_smoothing,
-            loss.z_loss,
-            loss.gradient_threshold,
+            spec.head,
+            spec.label_smoothing,
+            spec.z_loss,
+            spec.gradient_threshold,
             offsets,
             total,
         )
 
     def background(
-        self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, loss: RowLoss
+        self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, spec: RowSpec
     ) -> Tensor:
-        return triton_entries.background(logits, rows, target, normalizer, weight, loss.head, loss.gradient_threshold)
+        return triton_entries.background(logits, rows, target, normalizer, weight, spec.head, spec.gradient_threshold)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mind_kernels import extension
+from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
-from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
-from mind_kernels.row_chunks import Head
 
 # The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h. total is the sum of e^(z - maximum), and
 # log_total its logarithm.
@@ -23,7 +23,7 @@ ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total")
 
 
 class CompiledRows:
-    """See `rows.RowKernels` and `logits_rows.LogitsKernels`; `library` is "cpp" or "cuda"."""
+    """See `contract.RowKernels` and `logits_rows.LogitsKernels`; `library` is "cpp" or "cuda"."""
 
     SPARSE_CHUNKS = 1
 
@@ -34,33 +34,31 @@ class CompiledRows:
     def _operators(self) -> Any:
         return extension.operators(self._library)
 
-    def row_kernel_(
-        self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss, conditioned: bool = False
-    ) -> RowValues:
+    def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, spec: RowSpec) -> RowValues:
         numbers, correct = _outputs(logits)
         scale, entropy_scale = (None, None) if weights is None else (weights.loss, weights.entropy)
-        conditions = (0.0, 1.0) if conditioned else _conditions(loss.head)
+        conditions = _conditions(spec.head)
         self._operators.row_kernel_(
-            logits, target, scale, entropy_scale, *conditions, loss.label_smoothing, loss.z_loss, numbers, correct
+            logits, target, scale, entropy_scale, *conditions, spec.label_smoothing, spec.z_loss, numbers, correct
         )
         return _values(numbers, correct)
 
-    def statistics(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> RowValues:
-        return self.row_kernel_(loss.head.project(hidden), target, None, loss)
+    def statistics(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
+        return self.row_kernel_(spec.head.project(hidden), target, None, spec)
 
-    def sparse_rows(self, hidden: Tensor, target: Tensor, loss: RowLoss) -> LogitsRows:
-        return LogitsRows(self, hidden, target, loss)
+    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> LogitsRows:
+        return LogitsRows(self, hidden, target, spec)
 
-    def count(self, logits: Tensor, target: Tensor, loss: RowLoss) -> tuple[RowValues, Tensor, Tensor, Tensor]:
+    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> tuple[RowValues, Tensor, Tensor, Tensor]:
         numbers, correct = _outputs(logits)
         kept, kept_mass = torch.empty_like(target), torch.empty_like(numbers[0])
         self._operators.count(
             logits,
             target,
-            *_conditions(loss.head),
-            loss.label_smoothing,
-            loss.z_loss,
-            _log_threshold(loss),
+            *_conditions(spec.head),
+            spec.label_smoothing,
+            spec.z_loss,
+            _log_threshold(spec),
             numbers,
             correct,
             kept,
@@ -75,7 +73,7 @@ class CompiledRows:
         normalizer: Tensor,
         values: RowValues,
         weights: RowWeights,
-        loss: RowLoss,
+        spec: RowSpec,
         offsets: Tensor,
         total: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,10 +84,10 @@ class CompiledRows:
             target,
             weights.loss,
             weights.entropy,
-            *_conditions(loss.head),
-            loss.label_smoothing,
-            loss.z_loss,
-            _log_threshold(loss),
+            *_conditions(spec.head),
+            spec.label_smoothing,
+            spec.z_loss,
+            _log_threshold(spec),
             normalizer,
             offsets,
             columns,
@@ -99,11 +97,11 @@ class CompiledRows:
         return columns, entry_values, kept_sum
 
     def background(
-        self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, loss: RowLoss
+        self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, spec: RowSpec
     ) -> Tensor:
         out = logits.new_empty(logits.shape[1], dtype=torch.float32)
         self._operators.background(
-            logits, target, *_conditions(loss.head), _log_threshold(loss), normalizer, rows, weight, out
+            logits, target, *_conditions(spec.head), _log_threshold(spec), normalizer, rows, weight, out
         )
         return out
 
@@ -124,11 +122,14 @@ def _values(numbers: Tensor, correct: Tensor) -> RowValues:
     return RowValues(**{name: named[name] for name in RowValues._fields})
 
 
-def _log_threshold(loss: RowLoss) -> float:
-    assert loss.gradient_threshold is not None  # only the sparse gradient comes here
-    return math.log(loss.gradient_threshold)
+def _log_threshold(spec: RowSpec) -> float:
+    assert spec.gradient_threshold is not None  # only the sparse gradient comes here
+    return math.log(spec.gradient_threshold)
 
 
 def _conditions(head: Head) -> tuple[float, float]:
     """softcap, 0 for none, and temperature."""
     return head.softcap or 0.0, head.temperature
+
+
+CPP, CUDA = CompiledRows("cpp"), CompiledRows("cuda")

@@ -7,20 +7,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy.rows import RowLoss, RowValues, RowWeights
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.sparse_gradient import Entries, offsets_of
 
 
 class LogitsKernels(Protocol):
     """Kernels on projected logits (n, V), targets (n,) and weights (n,) in float32."""
 
-    def row_kernel_(
-        self, logits: Tensor, target: Tensor, weights: RowWeights | None, loss: RowLoss, conditioned: bool = False
-    ) -> RowValues:
-        """See `rows.RowKernels`."""
-        ...
+    def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, spec: RowSpec) -> RowValues:
+        """See `contract.RowKernels`."""
 
-    def count(self, logits: Tensor, target: Tensor, loss: RowLoss) -> tuple[RowValues, Tensor, Tensor, Tensor]:
+    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> tuple[RowValues, Tensor, Tensor, Tensor]:
         """The rows' values; a normalizer for the calls below, as the backend likes it; how many entries are kept (n,)
         int64, and their probability (n,). Kept are the entries above the threshold, and the target's."""
         ...
@@ -32,7 +29,7 @@ class LogitsKernels(Protocol):
         normalizer: Tensor,
         values: RowValues,
         weights: RowWeights,
-        loss: RowLoss,
+        spec: RowSpec,
         offsets: Tensor,
         total: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,10 +37,9 @@ class LogitsKernels(Protocol):
         ...
 
     def background(
-        self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, loss: RowLoss
+        self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, spec: RowSpec
     ) -> Tensor:
-        """See `rows.SparseRows`."""
-        ...
+        """See `contract.SparseRows`."""
 
 
 class HostSums:
@@ -73,12 +69,12 @@ class HostSums:
 
 
 class LogitsRows:
-    """See `rows.SparseRows`."""
+    """See `contract.SparseRows`."""
 
-    def __init__(self, kernels: LogitsKernels, hidden: Tensor, target: Tensor, loss: RowLoss) -> None:
-        self._kernels, self._loss, self._target = kernels, loss, target
-        self._logits = loss.head.project(hidden)
-        self.values, self._normalizer, self.kept, kept_mass = kernels.count(self._logits, target, loss)
+    def __init__(self, kernels: LogitsKernels, hidden: Tensor, target: Tensor, spec: RowSpec) -> None:
+        self._kernels, self._spec, self._target = kernels, spec, target
+        self._logits = spec.head.project(hidden)
+        self.values, self._normalizer, self.kept, kept_mass = kernels.count(self._logits, target, spec)
         self.dropped_mass = (1 - kept_mass).clamp_(min=0)
         self._sums = HostSums(self.kept, self.dropped_mass)
 
@@ -94,15 +90,15 @@ class LogitsRows:
                 self._normalizer,
                 self.values,
                 weights,
-                self._loss,
+                self._spec,
                 offsets_of(self.kept),
                 self._sums.kept(),
             ),
         )
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
-        return self._kernels.background(self._logits, rows, self._target, self._normalizer, weight, self._loss)
+        return self._kernels.background(self._logits, rows, self._target, self._normalizer, weight, self._spec)
 
     def dense(self, weights: RowWeights) -> Tensor:
-        self._kernels.row_kernel_(self._logits, self._target, weights, self._loss)
+        self._kernels.row_kernel_(self._logits, self._target, weights, self._spec)
         return self._logits

@@ -6,80 +6,79 @@ float32 after the product. With a gradient threshold it defines the sparse gradi
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy.rows import RowLoss
-from mind_kernels.row_chunks import reduced
-from mind_kernels.sparse_gradient import SAMPLE_ROWS
-
-
-def row_terms(logits: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
-    """Per-row nll, lse, entropy and correct, (N,); zero (False) in rows that are not `valid`."""
-    lse = torch.logsumexp(logits, dim=-1)
-    index = torch.where(valid, target, 0)
-    nll = lse - logits.gather(-1, index[:, None]).squeeze(-1)
-    entropy = lse - (torch.softmax(logits, dim=-1) * logits).sum(-1)
-    correct = (logits.argmax(-1) == index) & valid
-    return {
-        "nll": torch.where(valid, nll, 0),
-        "lse": torch.where(valid, lse, 0),
-        "entropy": torch.where(valid, entropy, 0),
-        "correct": correct,
-    }
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
+from mind_kernels.row_chunks import accumulation_dtype, has_gradient, reduced, row_weights
+from mind_kernels.sparse_gradient import sampled_rows
 
 
 def forward(
     hidden: Tensor,  # (N, D)
-    target: Tensor,  # (N,)
+    target: Tensor,  # (N,), where hidden is
     row_weight: Tensor | None,  # (N,)
-    entropy_weight: Tensor | None,  # (N,)
-    loss: RowLoss,
+    spec: RowSpec,
     *,
     ignore_index: int,
     reduction: str,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss, () or (N,) for reduction "none", and the rows' terms."""
-    projected = loss.head.projected(hidden)
-    logits = exact = loss.head.condition(projected)
+) -> tuple[Tensor, RowTerms]:
+    """The loss, () or (N,) for reduction "none", and the rows' terms, both differentiable."""
     valid = target != ignore_index
-    weight = valid.to(logits.dtype) if row_weight is None else torch.where(valid, row_weight.to(logits.dtype), 0)
-    if entropy_weight is not None:
-        entropy_weight = torch.where(valid, entropy_weight.to(logits.dtype), 0)
-    sparse = {"dropped_mass": logits.new_empty(0), "kept": target.new_empty(0)}
-    if loss.gradient_threshold is not None:
-        magnitude = weight.abs() if entropy_weight is None else weight.abs() + entropy_weight.abs()
-        logits, sparse = _sparsify(projected, logits, loss, target, valid, magnitude)
-    terms = row_terms(logits, target, valid) | sparse
+    weights = RowWeights(row_weights(row_weight, valid, hidden))
+    terms = row_terms(hidden, target, valid, weights, spec)
+    return reduced(weights.loss * terms.values.loss, weights.loss, reduction), terms
+
+
+def row_terms(
+    hidden: Tensor,  # (N, D)
+    target: Tensor,  # (N,)
+    valid: Tensor,  # (N,) bool
+    weights: RowWeights,  # of the sampled rows in the background of the sparse gradient
+    spec: RowSpec,
+) -> RowTerms:
+    """Terms of all rows, differentiable; zero (False) in rows that are not `valid`."""
+    projected = spec.head.project(hidden).to(accumulation_dtype(hidden.dtype))
+    logits = exact = spec.head.to_logits(projected)
+    dropped_mass, kept_entries = logits.new_empty(0), target.new_empty(0)
+    if spec.gradient_threshold is not None:
+        logits, dropped_mass, kept_entries = _sparsify(projected, logits, spec, target, valid, weights.magnitude())
+    index = torch.where(valid, target, 0)
+    lse = torch.logsumexp(logits, dim=-1)
+    nll = lse - logits.gather(-1, index[:, None]).squeeze(-1)
+    entropy = lse - (torch.softmax(logits, dim=-1) * logits).sum(-1)
+    correct = (logits.argmax(-1) == index) & valid
+    nll, lse, entropy = (torch.where(valid, value, 0) for value in (nll, lse, entropy))
     # The uniform part of the gradient stays exact.
     uniform = torch.where(valid, torch.logsumexp(logits, dim=-1) - exact.mean(-1), 0)
-    rows = (1 - loss.label_smoothing) * terms["nll"] + loss.label_smoothing * uniform
-    rows = weight * (rows + loss.z_loss * terms["lse"].square())
-    if entropy_weight is not None:
-        rows = rows + entropy_weight * terms["entropy"]
-    return reduced(rows, weight, reduction), terms
+    loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * uniform + spec.z_loss * lse.square()
+    return RowTerms(RowValues(loss, nll, lse, entropy, correct), dropped_mass, kept_entries)
 
 
 def _sparsify(
-    projected: Tensor, logits: Tensor, loss: RowLoss, target: Tensor, valid: Tensor, magnitude: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The logits (N, V) with the sparse gradient behind them, and the rows' dropped_mass and kept, (N,)."""
+    projected: Tensor,  # (N, V)
+    logits: Tensor,  # (N, V)
+    spec: RowSpec,
+    target: Tensor,  # (N,)
+    valid: Tensor,  # (N,) bool
+    magnitude: Tensor,  # (N,), the rows' weights in the background
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits (N, V) with the sparse gradient behind them, and the rows' dropped_mass and kept_entries, (N,)."""
     with torch.no_grad():
         log_p = torch.log_softmax(logits, -1)
-        keep = (log_p > math.log(loss.gradient_threshold)).scatter_(1, torch.where(valid, target, 0)[:, None], True)
+        keep = (log_p > spec.log_threshold).scatter_(1, torch.where(valid, target, 0)[:, None], True)
         dropped = torch.where(keep, 0, log_p.exp())
         mass = dropped.sum(-1)
-        # A GPU never learns which weights are zero: see rows.split_rows.
-        rows = (valid & (magnitude != 0) if logits.device.type == "cpu" else valid).nonzero().squeeze(1)
-        sample = rows[:: max(1, len(rows) // SAMPLE_ROWS)]
+        rows = has_gradient(valid, magnitude != 0).nonzero().squeeze(1)
+        every = sampled_rows(0, len(rows), len(rows))
+        sample = rows[every.start : every.stop : every.step]
         total = magnitude[sample] @ mass[sample]
-        background = magnitude[sample] @ (dropped * loss.head.slope(logits))[sample]
+        background = magnitude[sample] @ (dropped * spec.head.slope(logits))[sample]
         background = torch.where(total > 0, background / total, 0)
-        terms = {"dropped_mass": torch.where(valid, mass, 0), "kept": torch.where(valid, keep.sum(-1), 0)}
-    return _ReplaceDropped.apply(logits, projected, keep, background), terms
+        dropped_mass, kept_entries = torch.where(valid, mass, 0), torch.where(valid, keep.sum(-1), 0)
+    return _ReplaceDropped.apply(logits, projected, keep, background), dropped_mass, kept_entries
 
 
 class _ReplaceDropped(torch.autograd.Function):
@@ -92,7 +91,7 @@ class _ReplaceDropped(torch.autograd.Function):
         return logits.view_as(logits)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        keep, background = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (gradient,), (keep, background) = grad_outputs, ctx.saved_tensors
         residual = torch.where(keep, 0, gradient).sum(-1)
         return torch.where(keep, gradient, 0), residual[:, None] * background, None, None

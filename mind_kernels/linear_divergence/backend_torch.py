@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
+from mind_kernels.head import Head, scale_
+from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.linear_divergence.rows import LOWEST, RowValues
+from mind_kernels.linear_divergence.teachers import LOWEST
 from mind_kernels.linear_divergence.terms import divergence_terms_, event_terms
-from mind_kernels.row_chunks import Head, chunks, rows_per_block, scale_
+from mind_kernels.row_chunks import chunks, rows_per_block
 
 
 class _Blocks:
@@ -49,10 +51,10 @@ def divergence_(
     teacher_head: Head,
     divergence: Divergence,
 ) -> RowValues:
-    """See `rows.RowKernels`."""
+    """See `contract.RowKernels`."""
     values = RowValues(*logits.new_empty(2, logits.shape[0]))
     for block, shifted, q, p in _Blocks(logits, 3):
-        z, theirs = head.condition_(logits[block]), teacher_head.condition_(teacher_logits[block])
+        z, theirs = head.to_logits_(logits[block]), teacher_head.to_logits_(teacher_logits[block])
         log_total = _softmax(z, shifted, q)
         values.entropy[block] = log_total.squeeze(1) - vecdot(q, shifted)
         if divergence.interpolation != 1:  # of logits below 0: a rounding of large ones would be one of p
@@ -73,10 +75,10 @@ def listed_divergence_(
     head: Head,
     divergence: Divergence,
 ) -> RowValues:
-    """See `rows.RowKernels`."""
+    """See `contract.RowKernels`."""
     values = RowValues(*logits.new_empty(2, logits.shape[0]))
     for block, shifted, q in _Blocks(logits, 2):
-        z, index = head.condition_(logits[block]), ids[block]
+        z, index = head.to_logits_(logits[block]), ids[block]
         listed = z.gather(1, index)
         z.scatter_(1, index, LOWEST)
         log_total = _softmax(z, shifted, q).squeeze(1)

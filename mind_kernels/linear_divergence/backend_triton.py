@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mind_kernels.head import Head, scale_
 from mind_kernels.linear_divergence._triton import rows as triton_rows
+from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.linear_divergence.rows import LOWEST, RowValues
+from mind_kernels.linear_divergence.teachers import LOWEST
 from mind_kernels.linear_divergence.terms import event_terms
-from mind_kernels.row_chunks import Head, scale_
 
 
 def divergence_(
@@ -23,7 +24,7 @@ def divergence_(
     teacher_head: Head,
     divergence: Divergence,
 ) -> RowValues:
-    """See `rows.RowKernels`."""
+    """See `contract.RowKernels`."""
     return RowValues(*triton_rows.row_kernel_(logits, teacher_logits, weights, head, teacher_head, divergence))
 
 
@@ -35,8 +36,8 @@ def listed_divergence_(
     head: Head,
     divergence: Divergence,
 ) -> RowValues:
-    """See `rows.RowKernels`."""
-    listed = head.condition_(logits.gather(1, ids))
+    """See `contract.RowKernels`."""
+    listed = head.to_logits_(logits.gather(1, ids))
     logits.scatter_(1, ids, LOWEST)
     numbers = triton_rows.others(logits, head)
     value, entropy, gradient = event_terms(listed, *numbers, log_p, divergence)

@@ -1,19 +1,14 @@
-"""The kinds of divergence, as the few numbers that every backend computes with."""
+"""The kinds of divergence: their parameters, the few numbers that every backend computes with, and the definition."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-# Each kind and the parameter that it takes.
-KINDS = {
-    "forward_kl": None,
-    "reverse_kl": None,
-    "jsd": "beta",
-    "skew_forward_kl": "skew",
-    "skew_reverse_kl": "skew",
-    "taid": "interpolation",
-}
-_DEFAULTS = {"beta": 0.5, "skew": 0.1}
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,31 +35,70 @@ class Divergence:
         """
         return self.teacher_part * (1 - self.mixture) - self.student_part * self.mixture
 
+    def of(
+        self,
+        log_q: Tensor,  # (N, E), the student's, of E events
+        log_p: Tensor,  # (N, E), the teacher's
+    ) -> Tensor:
+        """The divergence of each row (N,): the definition, differentiable with respect to the student."""
+        c = self.mixture
+        if self.interpolation != 1:
+            log_p = torch.log_softmax(torch.lerp(log_q.detach(), log_p, self.interpolation), -1)
+        if c in (0, 1):
+            log_m = log_p if c else log_q
+        else:
+            log_m = torch.logaddexp(log_p + math.log(c), log_q + math.log1p(-c))
+        value = torch.zeros_like(log_q[:, 0])
+        if self.teacher_part:
+            value = value + self.teacher_part * _kl(log_p, log_m)
+        if self.student_part:
+            value = value + self.student_part * _kl(log_q, log_m)
+        return value
+
+
+def _kl(log_x: Tensor, log_m: Tensor) -> Tensor:
+    """KL(x || m), (N, E) -> (N,)."""
+    return (log_x.exp() * (log_x - log_m)).sum(-1)
+
+
+class Kind(NamedTuple):
+    """A name of a divergence: the parameter that it takes, and what it is for a value of that."""
+
+    parameter: str | None
+    divergence: Callable[[float], Divergence]
+
+
+KINDS = {
+    "forward_kl": Kind(None, lambda _: Divergence(1.0, 0.0, 0.0)),
+    "reverse_kl": Kind(None, lambda _: Divergence(0.0, 1.0, 1.0)),
+    "jsd": Kind("beta", lambda beta: Divergence(beta, 1 - beta, beta)),
+    "skew_forward_kl": Kind("skew", lambda skew: Divergence(1.0, 0.0, skew)),
+    "skew_reverse_kl": Kind("skew", lambda skew: Divergence(0.0, 1.0, 1 - skew)),
+    "taid": Kind("interpolation", lambda t: Divergence(1.0, 0.0, 0.0, t)),
+}
+_DEFAULTS = {"beta": 0.5, "skew": 0.1}
+
 
 def divergence_of(kind: str, beta: float | None, skew: float | None, interpolation: float | None) -> Divergence:
     """The divergence of this kind. Raises ValueError, naming the parameter, for one that is off or not the kind's."""
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(map(repr, KINDS))}")
     given = {"beta": beta, "skew": skew, "interpolation": interpolation}
-    name = KINDS[kind]
-    for other, value in given.items():
-        if value is not None and other != name:
-            raise ValueError(f"{other} is {value}: expected None, since kind {kind!r} does not use it")
-    if name is None:
-        return Divergence(1.0, 0.0, 0.0) if kind == "forward_kl" else Divergence(0.0, 1.0, 1.0)
-    value = _DEFAULTS.get(name) if given[name] is None else float(given[name])
-    _check(name, value)
-    if kind == "jsd":
-        return Divergence(value, 1 - value, value)
-    if kind == "taid":
-        return Divergence(1.0, 0.0, 0.0, value)
-    return Divergence(1.0, 0.0, value) if kind == "skew_forward_kl" else Divergence(0.0, 1.0, 1 - value)
+    parameter = KINDS[kind].parameter
+    for name, value in given.items():
+        if value is not None and name != parameter:
+            raise ValueError(f"{name} is {value}: expected None, since kind {kind!r} does not use it")
+    value = 0.0 if parameter is None else _checked(parameter, given[parameter])
+    return KINDS[kind].divergence(value)
 
 
-def _check(name: str, value: float | None) -> None:
+def _checked(name: str, value: float | None) -> float:
+    """The value of a parameter, or its default for None."""
+    value = _DEFAULTS.get(name) if value is None else float(value)
     if name == "interpolation":
         if value is None or not 0.0 <= value <= 1.0:
             raise ValueError(f"interpolation is {value}: expected a number in [0, 1], which kind 'taid' requires")
-    elif not 0.0 < value < 1.0:
+    elif value is None or not 0.0 < value < 1.0:
         limits = "; what others call beta 0 and 1 are the kinds 'forward_kl' and 'reverse_kl'"
         raise ValueError(f"{name} is {value}: expected a number in (0, 1)" + (limits if name == "beta" else ""))
+    return value

@@ -1,5 +1,6 @@
 """Log-probability and entropy of every row, straight from hidden states and the LM head."""
 
-from mind_kernels.linear_log_prob.op import RowLogProbs, linear_log_prob
+from mind_kernels.linear_log_prob.contract import RowLogProbs
+from mind_kernels.linear_log_prob.op import linear_log_prob
 
 __all__ = ["RowLogProbs", "linear_log_prob"]

@@ -1,37 +1,32 @@
-"""linear_log_prob: public function, custom operator, fake kernel and autograd.
+"""linear_log_prob: the public function and its operator.
 
-The rows of linear_cross_entropy with two upstream gradients a row: d(loss) / d(log_prob) is a row weight of -nll, and
+The rows of linear_cross_entropy with two upstream gradients per row: d(loss) / d(log_prob) is a weight of -nll, and
 d(loss) / d(entropy) the weight of the entropy in the same row kernel. Both are known in the backward pass only, which
 projects the logits again: four products.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.autograd import forbid_higher_order, under_autocast
-from mind_kernels.linear_cross_entropy.op import BACKENDS, RowStats, run_backend
+from mind_kernels.autograd import Operator, under_autocast
+from mind_kernels.head import Head, HeadGradients, head_of
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats, RowTerms, RowWeights
+from mind_kernels.linear_cross_entropy.rows import run_terms
 from mind_kernels.linear_log_prob import reference
-from mind_kernels.row_chunks import accumulation_dtype
-
-
-class RowLogProbs(NamedTuple):
-    """Both (N,), differentiable, float32 (float64 for float64 input), zero in ignored rows."""
-
-    log_prob: Tensor
-    """log softmax(z)[target], in nats."""
-    entropy: Tensor
-    """Entropy of softmax(z), in nats."""
+from mind_kernels.linear_log_prob.contract import LogProbArguments, LogProbOutputs, RowLogProbs
+from mind_kernels.row_chunks import row_major, row_weights
+from mind_kernels.row_loop import visit_rows
 
 
 def linear_log_prob(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | Head,
     target: Tensor,
     *,
     bias: Tensor | None = None,
@@ -48,118 +43,88 @@ def linear_log_prob(
     may follow, each row has its own upstream gradient, and the N x V logits are never held.
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16. Takes a gradient.
-        weight: (V, D) LM head, dtype and device of hidden. Takes a gradient.
-        target: (N,) int64 in [0, V) or `ignore_index`.
-        bias: (V,) added to the logits. Takes a gradient.
-        softcap, temperature, gradient_threshold, backend: as in `linear_cross_entropy`.
+        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labelled rows. Takes a gradient.
+        weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
+            Takes a gradient.
+        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronisation.
+        bias: (V,), dtype and device of hidden: added to the projected logits. Takes a gradient.
+        ignore_index: the target of rows whose results are zero, without a gradient; may lie in [0, V).
+        softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
+        temperature: T > 0: what the logits are divided by.
+        gradient_threshold: None: the exact gradient. A probability in (0, 1), such as 2**-14: the sparse gradient. The
+            results stay exact; of the gradient of the logits, entries with a probability up to the threshold are
+            replaced by a background distribution with the same sum. Rows where that would be slower or too rough take
+            the exact gradient; RowStats.dropped_mass and .kept_entries report it.
         return_stats: also return RowStats, without segments.
+        backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
         RowLogProbs, or (RowLogProbs, RowStats).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named. On a GPU a target
+            out of range is a device-side assertion, since reading it would stall the stream.
+        BackendUnavailableError: the backend that was named cannot run here; the message says why.
         RuntimeError: a higher-order gradient through any backend but "reference".
+
+    Source:
+        mind_kernels/linear_log_prob/README.md derives the gradient and has losses on top of it.
     """
-    hidden, weight, bias = under_autocast(hidden, weight, bias)
-    checks.head_arguments(hidden, weight, bias, softcap, temperature)
+    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    checks.head_arguments(hidden, head)
     checks.row_arguments(hidden, target, None, None, None)
     checks.probability("gradient_threshold", gradient_threshold)
-    name = backends.resolve(backend, hidden, BACKENDS)
-    options = (hidden, weight, bias, target, ignore_index, softcap, float(temperature), gradient_threshold)
-    log_prob, entropy, lse, correct, dropped_mass, kept = (
-        reference.forward(*options) if name == "reference" else _forward(*options, name)
-    )
-    rows = RowLogProbs(log_prob, entropy)
-    if not return_stats:
-        return rows
-    sparse = (None, None) if gradient_threshold is None else (dropped_mass, kept)
-    return rows, RowStats(-log_prob.detach(), lse, entropy.detach(), correct, None, None, *sparse)
+    name = backends.resolve(backend, hidden, "linear_cross_entropy")
+    spec = RowSpec(head, gradient_threshold=gradient_threshold)
+    arguments = LogProbArguments(hidden, spec, target, None, None, ignore_index, name)
+    outputs = _define(arguments) if name == "reference" else operator(arguments)
+    found = RowLogProbs(outputs.log_prob, outputs.rows.values.entropy)
+    return (found, RowStats.of(outputs.rows, None, sparse=gradient_threshold is not None)) if return_stats else found
 
 
-@torch.library.custom_op("mind_kernels::linear_log_prob", mutates_args=())
-def _forward(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    ignore_index: int,
-    softcap: float | None,
-    temperature: float,
-    gradient_threshold: float | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(log_prob, entropy, lse, correct, dropped_mass, kept)"""
-    _, nll, lse, entropy, correct, dropped_mass, kept = run_backend(
-        hidden,
-        weight,
-        bias,
-        target,
-        None,
-        None,
-        None,
-        0,
-        softcap,
-        temperature,
-        ignore_index,
-        "none",
-        0.0,
-        0.0,
-        gradient_threshold,
-        [False] * 3,
-        backend,
-    )[:7]
-    return -nll, entropy, lse, correct, dropped_mass, kept
+def _define(a: LogProbArguments) -> LogProbOutputs:
+    """By the definition, differentiable."""
+    checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, None, 0)
+    return reference.forward(a.hidden, a.target.to(a.hidden.device), a.spec, ignore_index=a.ignore_index)
 
 
-@_forward.register_fake
-def _(hidden, weight, bias, target, ignore_index, softcap, temperature, gradient_threshold, backend):
-    rows, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
-    sparse = 0 if gradient_threshold is None else rows
-    return (
-        *(hidden.new_empty(rows, dtype=dtype) for _ in range(3)),
-        hidden.new_empty(rows, dtype=torch.bool),
-        hidden.new_empty(sparse, dtype=dtype),
-        hidden.new_empty(sparse, dtype=torch.int64),
-    )
+def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGradients]:
+    checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, None, 0)
+    hidden, spec = row_major(a.hidden), replace(a.spec, head=a.spec.head.row_major())
+    kernels = backends.kernels("linear_cross_entropy", a.backend)
+    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None)
+    gradients = HeadGradients(hidden, spec.head, needs)
+    valid, index = a.target != a.ignore_index, a.target.to(hidden.device).contiguous()
+    weights = _weights(a, valid.to(hidden.device))
+
+    def run(rows: Tensor | int, weights: RowWeights | None) -> None:
+        run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients)
+
+    visit_rows(valid, weights.magnitude() != 0, weights, gradients, run)
+    return LogProbOutputs(-terms.values.nll, terms), gradients
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    ctx.mark_non_differentiable(*output[2:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:4])
-    ctx.options = inputs[4:]
+def _weights(a: LogProbArguments, valid: Tensor) -> RowWeights:
+    """Of -log_prob and of the entropy; ones in a forward pass, which visits every valid row for its results."""
+    entropy = None if a.d_entropy is None else row_weights(a.d_entropy, valid, a.hidden)
+    if a.d_log_prob is not None:
+        return RowWeights(row_weights(-a.d_log_prob, valid, a.hidden), entropy)
+    return RowWeights(row_weights(None, valid, a.hidden) if entropy is None else torch.zeros_like(entropy), entropy)
 
 
-def _backward(ctx: Any, d_log_prob: Tensor | None, d_entropy: Tensor | None, *_: Any) -> tuple:
-    forbid_higher_order()
-    if d_log_prob is None and d_entropy is None:
-        return (None,) * 9
-    hidden, weight, bias, target = ctx.saved_tensors
-    ignore_index, softcap, temperature, gradient_threshold, backend = ctx.options
-    needs = list(ctx.needs_input_grad[:3])
-    row_weight = torch.zeros_like(d_entropy) if d_log_prob is None else -d_log_prob
-    gradients = run_backend(
-        hidden,
-        weight,
-        bias,
-        target,
-        row_weight,
-        d_entropy,
-        None,
-        0,
-        softcap,
-        temperature,
-        ignore_index,
-        "sum",
-        0.0,
-        0.0,
-        gradient_threshold,
-        needs,
-        backend,
-    )[9:]
-    return (*(g if needed else None for g, needed in zip(gradients, needs, strict=True)), *[None] * 6)
+def _fake(a: LogProbArguments) -> LogProbOutputs:
+    terms = RowTerms.zeros(a.hidden.shape[0], a.hidden, sparse=a.spec.gradient_threshold is not None)
+    return LogProbOutputs(torch.empty_like(terms.values.nll), terms)
 
 
-_forward.register_autograd(_backward, setup_context=_setup_context)
+operator = Operator(
+    "mind_kernels::linear_log_prob",
+    LogProbArguments,
+    LogProbOutputs,
+    run=_run,
+    fake=_fake,
+    head="spec.head",
+    differentiable=("log_prob", "rows.values.entropy"),
+    per_row=lambda _: True,
+    recompute=lambda a, upstream: a._replace(d_log_prob=upstream.log_prob, d_entropy=upstream.rows.values.entropy),
+)

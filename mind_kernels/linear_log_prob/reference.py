@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mind_kernels import checks
 from mind_kernels.linear_cross_entropy import reference
-from mind_kernels.linear_cross_entropy.rows import RowLoss
-from mind_kernels.row_chunks import Head
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
+from mind_kernels.linear_log_prob.contract import LogProbOutputs
+from mind_kernels.row_chunks import row_weights
 
 
 def forward(
     hidden: Tensor,  # (N, D)
-    weight: Tensor,  # (V, D)
-    bias: Tensor | None,  # (V,)
-    target: Tensor,  # (N,)
+    target: Tensor,  # (N,), where hidden is
+    spec: RowSpec,
+    *,
     ignore_index: int,
-    softcap: float | None,
-    temperature: float,
-    gradient_threshold: float | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(log_prob, entropy, lse, correct, dropped_mass, kept), (N,) each; the first two are differentiable."""
-    checks.row_values(target, ignore_index, weight.shape[0], None, 0)
-    loss = RowLoss(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
-    _, terms = reference.forward(
-        hidden, target.to(hidden.device), None, None, loss, ignore_index=ignore_index, reduction="none"
-    )
-    others = (terms[name].detach() for name in ("lse", "correct", "dropped_mass", "kept"))
-    return -terms["nll"], terms["entropy"], *others
+) -> LogProbOutputs:
+    """Log-probability of each target, and the rows' terms; all differentiable."""
+    valid = target != ignore_index
+    terms = reference.row_terms(hidden, target, valid, RowWeights(row_weights(None, valid, hidden)), spec)
+    return LogProbOutputs(-terms.values.nll, terms)

@@ -1,5 +1,6 @@
 """MIND's student loss: weighted cross-entropy and pairwise JSD of one batch in one pass."""
 
-from mind_kernels.linear_mind_loss.op import MindStats, linear_mind_loss
+from mind_kernels.linear_mind_loss.contract import MindStats
+from mind_kernels.linear_mind_loss.op import linear_mind_loss
 
 __all__ = ["MindStats", "linear_mind_loss"]

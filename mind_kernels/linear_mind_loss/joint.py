@@ -1,7 +1,7 @@
 """The joint loss in one pass over the logits, written once; a backend supplies the row and the group kernels.
 
 Groups of answer rows come first: float32 logits, the divergences' gradient, then the cross-entropy's in place, and one
-set of gradient products for their sum, exact. All other rows take the loop of linear_cross_entropy, exact or sparse.
+set of gradient products for their sum, exact. All other rows take the pass of linear_cross_entropy, exact or sparse.
 Peak memory: one chunk of logits beside the gradients.
 """
 
@@ -10,9 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy.rows import RowKernels, RowLoss, RowTerms, RowWeights, run_rows, split_rows
-from mind_kernels.linear_pairwise_jsd.groups import GroupChunk, GroupKernels, add_gradient, run_groups
-from mind_kernels.row_chunks import HeadGradients, scale_
+from mind_kernels.head import Head, HeadGradients, scale_
+from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowTerms, RowWeights
+from mind_kernels.linear_cross_entropy.rows import run_terms
+from mind_kernels.linear_pairwise_jsd.contract import GroupKernels
+from mind_kernels.linear_pairwise_jsd.groups import GroupChunk, run_groups
+from mind_kernels.row_chunks import row_weights
+from mind_kernels.row_loop import visit_rows
 
 
 def forward(
@@ -23,19 +27,21 @@ def forward(
     row_weight: Tensor,  # (N,)
     answer_rows: Tensor,  # (P, K), -1 where absent; on the CPU or where hidden is
     group_weight: Tensor,  # (P, K, K) of pairs or (P, K) of a mixture, accumulation dtype
-    loss: RowLoss,
+    spec: RowSpec,
     needs: list[bool],
     *,
     ignore_index: int,
 ) -> tuple[RowTerms, Tensor, Tensor, HeadGradients]:
     """(the rows' terms, their effective weights (N,), divergences shaped as group_weight, the gradients needed)."""
-    rows, device, head = hidden.shape[0], hidden.device, loss.head
+    rows, device, head = hidden.shape[0], hidden.device, spec.head
     valid = target != ignore_index
     valid_here, index = valid.to(device), target.to(device).contiguous()
-    weight = torch.where(valid_here, row_weight.to(group_weight.dtype), 0)
-    sparse = loss.gradient_threshold is not None
-    terms = RowTerms.zeros(rows + 1, hidden, sparse)  # absent answer rows write to the last entry
+    weight = row_weights(row_weight, valid_here, hidden)
+    sparse = spec.gradient_threshold is not None
+    terms = RowTerms.zeros(rows + 1, hidden, sparse=sparse)  # absent answer rows write to the last entry
     gradients = HeadGradients(hidden, head, needs)
+
+    of_logits = RowSpec(Head(head.weight))  # chunks come with softcap and temperature applied
 
     def finish(chunk: GroupChunk) -> None:
         """Cross-entropy of answer rows, and the products of both gradients."""
@@ -46,22 +52,22 @@ def forward(
             chunk.logits,
             torch.where(counted, index[chunk.rows], 0),
             RowWeights(scale) if gradients.wanted else None,
-            RowLoss(head),
-            conditioned=True,
+            of_logits,
         )
         place = torch.where(counted, chunk.rows, rows)
         terms.write(place, values)
         if sparse:
-            terms.kept[place] = head.vocabulary
-        if gradients.wanted:
+            terms.kept_entries[place] = head.vocabulary
+        if chunk.gradient is not None:
             dlogits = scale_(chunk.logits.add_(chunk.gradient), slope)
-            add_gradient(chunk, dlogits, chunk.weighted | (scale != 0), gradients)
+            chunk.add_gradient(dlogits, chunk.weighted | (scale != 0), gradients)
 
     divergence = run_groups(group_kernels, hidden, answer_rows, head, group_weight, gradients, finish)
-    # An answer row is absent from the second loop, an absent answer (-1) marks the spare last entry.
+    # An answer row is absent from the second pass, an absent answer (-1) marks the spare last entry.
     others = torch.cat([valid, valid.new_zeros(1)]).index_fill(0, answer_rows.to(valid.device).flatten(), False)[:-1]
-    weights = RowWeights(weight)
-    with_gradient, without = split_rows(others, weights)
-    run_rows(row_kernels, with_gradient, hidden, index, weights, loss, terms, gradients)
-    run_rows(row_kernels, without, hidden, index, None, loss, terms, gradients)
+
+    def run(rows: Tensor | int, weights: RowWeights | None) -> None:
+        run_terms(row_kernels, rows, hidden, index, weights, spec, terms, gradients)
+
+    visit_rows(others, weight != 0, RowWeights(weight), gradients, run)
     return terms.first(rows), weight, divergence, gradients

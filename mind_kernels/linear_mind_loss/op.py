@@ -1,43 +1,26 @@
-"""linear_mind_loss: public function, custom operator, fake kernel and autograd."""
+"""linear_mind_loss: the public function and its operator."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.autograd import empty_gradients, needs_gradient, save_gradients, scaled_gradients, under_autocast
-from mind_kernels.linear_cross_entropy.op import RowStats, segment_means
-from mind_kernels.linear_cross_entropy.rows import RowLoss
+from mind_kernels.autograd import Operator, under_autocast
+from mind_kernels.head import Head, HeadGradients, head_of
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats, RowTerms, Segments
 from mind_kernels.linear_mind_loss import joint, reference
-from mind_kernels.linear_pairwise_jsd import op as jsd_op
-from mind_kernels.linear_pairwise_jsd.op import MixtureStats, PairStats
-from mind_kernels.linear_pairwise_jsd.reference import group_loss
-from mind_kernels.row_chunks import Head, accumulation_dtype, row_major, weighted
-
-# The row kernels of linear_cross_entropy, and the group kernels of linear_pairwise_jsd that go with them.
-BACKENDS = {"torch": "torch", "cpp": "cpp", "triton": "triton", "triton_streaming": "triton", "cuda": "cuda"}
-
-
-@dataclass(frozen=True)
-class MindStats:
-    """Statistics of one batch, without a gradient."""
-
-    cross_entropy: Tensor
-    """() sum_r row_weight[r] nll[r]."""
-    consistency: Tensor
-    """() the weighted sum of the divergences."""
-    rows: RowStats
-    pairs: PairStats | MixtureStats
+from mind_kernels.linear_mind_loss.contract import MindArguments, MindOutputs, MindStats
+from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument
+from mind_kernels.row_chunks import accumulation_dtype, row_major, weighted
 
 
 def linear_mind_loss(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | Head,
     target: Tensor,
     row_weight: Tensor,
     answer_rows: Tensor,
@@ -58,41 +41,62 @@ def linear_mind_loss(
 
     L_total of MIND (arXiv 2601.03717) for row_weight = alpha_k / tokens_k and pair_weight = lambda alpha_i alpha_j /
     answer positions. P_k at position p is the softmax of row answer_rows[p, k]; such a row is projected once and
-    receives both gradients. With `mixture_weight` the second term is the mixture form of `linear_pairwise_jsd`.
+    receives both gradients. With `mixture_weight` w the second term is sum_p sum_k w[p, k] KL(P_k || M), M the mean of
+    the P_k weighted by w.
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16. Takes a gradient.
-        weight: (V, D) LM head, dtype and device of hidden. Takes a gradient.
-        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU.
-        row_weight: (N,) floating, any sign, a constant.
-        answer_rows: (P, K) int64, row indices of hidden, each at most once, or -1 where absent; may stay on the CPU,
-            which spares a GPU one synchronisation.
-        pair_weight: (P, K, K) finite, any sign, a constant; only its upper triangle (i < j) counts.
-        mixture_weight: (P, K) finite, not negative, a constant. Exactly one of the two is given.
-        segment, num_segments, bias, ignore_index, softcap, temperature, backend: as in `linear_cross_entropy`.
-        gradient_threshold: as in `linear_cross_entropy`, for rows that are no answers; answer rows stay exact.
+        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labelled rows. Takes a gradient.
+        weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
+            Takes a gradient.
+        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronisation.
+        row_weight: (N,) floating, any sign, a constant: weight of each row's nll. A row of weight zero still yields its
+            statistics.
+        answer_rows: (P, K) int64, row indices of hidden, each at most once, or -1 where absent; K >= 2 perspectives at
+            P aligned answer positions. May stay on the CPU, which spares a GPU one synchronisation.
+        pair_weight: (P, K, K) floating, finite, any sign, a constant: weight of each pair, of which the upper triangle
+            (i < j) counts.
+        mixture_weight: (P, K) floating, finite, not negative, a constant: weight of each row in its group's mixture and
+            of its divergence from it. Exactly one of the two is given.
+        segment: (N,) int64 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics hold;
+            may stay on the CPU.
+        num_segments: S > 0, the number of segments; given with `segment`, and only then.
+        bias: (V,), dtype and device of hidden: added to the projected logits. Takes a gradient.
+        ignore_index: the target of rows without a cross-entropy; may lie in [0, V). Among the answer rows they still
+            have divergences.
+        softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
+        temperature: T > 0: what the logits are divided by.
+        gradient_threshold: None: the exact gradient. A probability in (0, 1), such as 2**-12: the sparse gradient for
+            rows that are no answers: entries of the gradient of their logits with a probability up to the threshold are
+            replaced by a background distribution with the same sum. The loss and the statistics stay exact, and so do
+            answer rows. Rows where that would be slower or too rough take the exact gradient;
+            RowStats.dropped_mass and .kept_entries report it.
         return_stats: also return MindStats.
+        backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
-        The loss in float32 (float64 for float64 input), or (loss, MindStats).
+        The loss () in nats, in float32 (float64 for float64 input), or (loss, MindStats).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or value; it is named.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or value; it is named. On a GPU a wrong
+            value in a tensor is a device-side assertion, since reading it would stall the stream.
+        BackendUnavailableError: the backend that was named cannot run here; the message says why.
         RuntimeError: a higher-order gradient through any backend but "reference".
+
+    Source:
+        mind_kernels/linear_mind_loss/README.md says how the two parts share their logits.
     """
-    hidden, weight, bias = under_autocast(hidden, weight, bias)
-    checks.head_arguments(hidden, weight, bias, softcap, temperature)
+    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    checks.head_arguments(hidden, head)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
     checks.dimensions("answer_rows", answer_rows, "(P, K)")
     checks.integers("answer_rows", answer_rows)
     checks.device("answer_rows", answer_rows, hidden, or_cpu=True)
-    group_weight = checks.group_weight_argument(pair_weight, mixture_weight, hidden, answer_rows.shape)
+    group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, answer_rows.shape)
     checks.probability("gradient_threshold", gradient_threshold)
-    name = backends.resolve(backend, hidden, BACKENDS)
-    shared = (
+    name = backends.resolve(backend, hidden, "linear_mind_loss")
+    arguments = MindArguments(
         hidden,
-        weight,
-        bias,
+        RowSpec(head, gradient_threshold=gradient_threshold),
         target,
         row_weight,
         answer_rows,
@@ -100,185 +104,75 @@ def linear_mind_loss(
         segment,
         num_segments or 0,
         ignore_index,
-        softcap,
-        float(temperature),
-        gradient_threshold,
+        name,
     )
-    if name == "reference":
-        outputs = _reference(*shared)
-    else:
-        outputs = _forward(*shared, needs_gradient(hidden, weight, bias), name)
-    loss, cross_entropy, consistency, *rows, segment_nll, segment_count, divergence = outputs[:12]
+    outputs = _define(arguments) if name == "reference" else operator(arguments)
     if not return_stats:
-        return loss
-    segments = (None, None) if segment is None else (segment_nll, segment_count)
-    sparse = (None, None) if gradient_threshold is None else rows[4:]
-    return loss, MindStats(
-        cross_entropy, consistency, RowStats(*rows[:4], *segments, *sparse), jsd_op.statistics(divergence)
+        return outputs.loss
+    segments = None if segment is None else outputs.segments
+    return outputs.loss, MindStats(
+        outputs.cross_entropy.detach(),
+        outputs.consistency.detach(),
+        RowStats.of(outputs.rows, segments, sparse=gradient_threshold is not None),
+        form_of(group_weight).stats(outputs.divergence.detach()),
     )
 
 
-def _check_values(target, ignore_index, vocabulary, segment, num_segments, answer_rows, rows, group_weight):
-    checks.row_values(target, ignore_index, vocabulary, segment, num_segments)
-    checks.group_weight_values(group_weight)
+def _check_values(a: MindArguments) -> None:
+    rows = a.hidden.shape[0]
+    checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, a.segment, a.num_segments)
+    form_of(a.group_weight).check_values(a.group_weight)
     checks.values(
-        (answer_rows >= -1) & (answer_rows < rows), f"answer_rows: expected rows in [0, {rows}), or -1 where absent"
+        (a.answer_rows >= -1) & (a.answer_rows < rows), f"answer_rows: expected rows in [0, {rows}), or -1 where absent"
     )
-    uses = torch.zeros(rows + 1, dtype=torch.int64, device=answer_rows.device)
-    uses.index_add_(0, answer_rows.flatten() % (rows + 1), torch.ones_like(answer_rows.flatten()))
+    uses = torch.zeros(rows + 1, dtype=torch.int64, device=a.answer_rows.device)
+    uses.index_add_(0, a.answer_rows.flatten() % (rows + 1), torch.ones_like(a.answer_rows.flatten()))
     checks.values(uses[:rows] <= 1, "answer_rows: expected each row at most once")
 
 
-def _reference(
-    hidden,
-    weight,
-    bias,
-    target,
-    row_weight,
-    answer_rows,
-    group_weight,
-    segment,
-    num_segments,
-    ignore_index,
-    softcap,
-    temperature,
-    gradient_threshold,
-):
-    """The outputs of `_forward` but the gradients, differentiable."""
-    _check_values(
-        target, ignore_index, weight.shape[0], segment, num_segments, answer_rows, hidden.shape[0], group_weight
-    )
-    target, answer_rows = target.to(hidden.device), answer_rows.to(hidden.device)
-    spec = RowLoss(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
+def _define(a: MindArguments) -> MindOutputs:
+    """By the definition, differentiable."""
+    _check_values(a)
+    target, answer_rows = a.target.to(a.hidden.device), a.answer_rows.to(a.hidden.device)
     cross_entropy, consistency, terms, divergence = reference.forward(
-        hidden, target, row_weight, answer_rows, group_weight, spec, ignore_index=ignore_index
+        a.hidden, target, a.row_weight, answer_rows, a.group_weight, a.spec, ignore_index=a.ignore_index
     )
-    rows = [terms[name].detach() for name in ("nll", "lse", "entropy", "correct", "dropped_mass", "kept")]
-    segments = segment_means(rows[0], target != ignore_index, segment, num_segments)
-    return (
-        cross_entropy + consistency,
-        cross_entropy.detach(),
-        consistency.detach(),
-        *rows,
-        *segments,
-        divergence.detach(),
-    )
+    segments = Segments.of(terms.values.nll.detach(), target != a.ignore_index, a.segment, a.num_segments)
+    return MindOutputs(cross_entropy + consistency, cross_entropy, consistency, terms, segments, divergence)
 
 
-@torch.library.custom_op("mind_kernels::linear_mind_loss", mutates_args=())
-def _forward(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    row_weight: Tensor,
-    answer_rows: Tensor,
-    group_weight: Tensor,
-    segment: Tensor | None,
-    num_segments: int,
-    ignore_index: int,
-    softcap: float | None,
-    temperature: float,
-    gradient_threshold: float | None,
-    needs: list[bool],
-    backend: str,
-) -> tuple[
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-]:
-    """(loss, cross_entropy, consistency, nll, lse, entropy, correct, dropped_mass, kept, segment_nll, segment_count,
-    divergences shaped as group_weight, d_hidden, d_weight, d_bias)"""
-    _check_values(
-        target, ignore_index, weight.shape[0], segment, num_segments, answer_rows, hidden.shape[0], group_weight
+def _run(a: MindArguments, needs: list[bool]) -> tuple[MindOutputs, HeadGradients]:
+    _check_values(a)
+    group_weight = a.group_weight.to(accumulation_dtype(a.hidden.dtype))
+    terms, row_weight, divergence, gradients = joint.forward(
+        backends.kernels("linear_cross_entropy", a.backend),
+        backends.kernels("linear_mind_loss", a.backend),
+        row_major(a.hidden),
+        a.target,
+        a.row_weight,
+        a.answer_rows,
+        group_weight,
+        replace(a.spec, head=a.spec.head.row_major()),
+        needs,
+        ignore_index=a.ignore_index,
     )
-    hidden, weight, bias = row_major(hidden), row_major(weight), None if bias is None else bias.contiguous()
-    group_weight = group_weight.to(accumulation_dtype(hidden.dtype))
-    spec = RowLoss(Head(weight, bias, softcap, temperature), gradient_threshold=gradient_threshold)
-    with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
-        terms, row_weight, divergence, gradients = joint.forward(
-            backends.kernels("linear_cross_entropy", backend),
-            backends.kernels("linear_pairwise_jsd", BACKENDS[backend]),
-            hidden,
-            target,
-            row_weight,
-            answer_rows,
-            group_weight,
-            spec,
-            needs,
-            ignore_index=ignore_index,
-        )
-    _, nll, lse, entropy, correct = terms.values
+    nll = terms.values.nll
     cross_entropy = weighted(nll, row_weight).sum()
-    consistency = group_loss(divergence, group_weight)
-    return (
-        cross_entropy + consistency,
-        cross_entropy,
-        consistency,
-        nll,
-        lse,
-        entropy,
-        correct,
-        terms.dropped_mass,
-        terms.kept,
-        *segment_means(nll, target != ignore_index, segment, num_segments),
-        divergence,
-        *gradients.results(),
-    )
+    consistency = form_of(group_weight).loss(divergence, group_weight)
+    segments = Segments.of(nll, a.target != a.ignore_index, a.segment, a.num_segments)
+    outputs = MindOutputs(cross_entropy + consistency, cross_entropy, consistency, terms, segments, divergence)
+    return outputs, gradients
 
 
-@_forward.register_fake
-def _(
-    hidden,
-    weight,
-    bias,
-    target,
-    row_weight,
-    answer_rows,
-    group_weight,
-    segment,
-    num_segments,
-    ignore_index,
-    softcap,
-    temperature,
-    gradient_threshold,
-    needs,
-    backend,
-):
-    rows, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
-    segments, sparse = 0 if segment is None else num_segments, 0 if gradient_threshold is None else rows
-    return (
-        *(hidden.new_empty((), dtype=dtype) for _ in range(3)),
-        *(hidden.new_empty(rows, dtype=dtype) for _ in range(3)),
-        hidden.new_empty(rows, dtype=torch.bool),
-        hidden.new_empty(sparse, dtype=dtype),
-        hidden.new_empty(sparse, dtype=torch.int64),
-        hidden.new_empty(segments, dtype=dtype),
-        hidden.new_empty(segments, dtype=torch.int64),
-        hidden.new_empty(group_weight.shape, dtype=dtype),
-        *empty_gradients((hidden, weight, bias), needs),
-    )
+def _fake(a: MindArguments) -> MindOutputs:
+    dtype = accumulation_dtype(a.hidden.dtype)
+    loss, cross_entropy, consistency = (a.hidden.new_empty((), dtype=dtype) for _ in range(3))
+    terms = RowTerms.zeros(a.hidden.shape[0], a.hidden, sparse=a.spec.gradient_threshold is not None)
+    segments = Segments.empty(a.hidden, 0 if a.segment is None else a.num_segments)
+    divergence = a.hidden.new_empty(a.group_weight.shape, dtype=dtype)
+    return MindOutputs(loss, cross_entropy, consistency, terms, segments, divergence)
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    ctx.needs = inputs[13]
-    save_gradients(ctx, output[0], output[1:12], output[12:])
-
-
-def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple:
-    return (*scaled_gradients(ctx, upstream), *[None] * 12)
-
-
-_forward.register_autograd(_backward, setup_context=_setup_context)
+operator = Operator(
+    "mind_kernels::linear_mind_loss", MindArguments, MindOutputs, run=_run, fake=_fake, head="spec.head"
+)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy import reference
-from mind_kernels.linear_cross_entropy.rows import RowLoss
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues
 from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
 
 
@@ -19,36 +19,35 @@ def forward(
     row_weight: Tensor,  # (N,)
     answer_rows: Tensor,  # (P, K)
     group_weight: Tensor,  # (P, K, K) or (P, K)
-    loss: RowLoss,
+    spec: RowSpec,
     *,
     ignore_index: int,
-) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
+) -> tuple[Tensor, Tensor, RowTerms, Tensor]:
     """(cross-entropy (), consistency (), the rows' terms, divergences shaped as group_weight)."""
     present = answer_rows >= 0
     answers = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
     answers[answer_rows[present]] = True
-    in_answers, exact = reference.forward(
-        hidden[answers],
-        target[answers],
-        row_weight[answers],
-        None,
-        RowLoss(loss.head),
-        ignore_index=ignore_index,
-        reduction="sum",
-    )
-    in_others, terms = reference.forward(
-        hidden[~answers], target[~answers], row_weight[~answers], None, loss, ignore_index=ignore_index, reduction="sum"
-    )
-    merged = {name: _merge(answers, exact[name], terms[name]) for name in ("nll", "lse", "entropy", "correct")}
-    merged |= {"dropped_mass": terms["dropped_mass"], "kept": terms["kept"]}
-    if loss.gradient_threshold is not None:
-        whole = torch.where(target[answers] != ignore_index, loss.head.vocabulary, 0)
-        merged["dropped_mass"] = _merge(answers, torch.zeros_like(exact["nll"]), terms["dropped_mass"])
-        merged["kept"] = _merge(answers, whole, terms["kept"])
+
+    def of_rows(mask: Tensor, spec: RowSpec) -> tuple[Tensor, RowTerms]:
+        return reference.forward(
+            hidden[mask], target[mask], row_weight[mask], spec, ignore_index=ignore_index, reduction="sum"
+        )
+
+    in_answers, exact = of_rows(answers, RowSpec(spec.head))
+    in_others, terms = of_rows(~answers, spec)
+    values = RowValues(*(_merge(answers, *pair) for pair in zip(exact.values, terms.values, strict=True)))
+    merged = RowTerms(values, terms.dropped_mass, terms.kept_entries)
+    if spec.gradient_threshold is not None:
+        whole = torch.where(target[answers] != ignore_index, spec.head.vocabulary, 0)
+        merged = RowTerms(
+            values,
+            _merge(answers, torch.zeros_like(exact.values.nll), terms.dropped_mass),
+            _merge(answers, whole, terms.kept_entries),
+        )
     if len(hidden) == 0:
         divergence = in_others.new_zeros(group_weight.shape)
     else:
-        logits = loss.head.logits(torch.where(present[..., None], hidden[answer_rows.clamp(min=0)], 0))
+        logits = spec.head.logits(torch.where(present[..., None], hidden[answer_rows.clamp(min=0)], 0))
         divergence = divergences(logits, group_weight, present)
     return in_answers + in_others, group_loss(divergence, group_weight), merged, divergence
 

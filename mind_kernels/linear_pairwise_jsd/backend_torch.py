@@ -50,12 +50,12 @@ class _Buffers:
 
 
 def pair_divergences(
-    logits: Tensor,  # (G, K, V), conditioned, float32 or float64
+    logits: Tensor,  # (G, K, V) float32 or float64, softcap and temperature applied
     pair_weight: Tensor,  # (G, K, K), its upper triangle counts
     mask: Tensor,  # (G, K)
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `groups.GroupKernels`."""
+    """See `contract.GroupKernels`."""
     groups, count, _ = logits.shape
     first, second = _pairs(count, logits.device)
     counted = mask[:, first] & mask[:, second] & _distinct(logits)
@@ -88,12 +88,12 @@ def pair_divergences(
 
 
 def mixture_divergences(
-    logits: Tensor,  # (G, K, V), conditioned, float32 or float64
+    logits: Tensor,  # (G, K, V) float32 or float64, softcap and temperature applied
     mixture_weight: Tensor,  # (G, K)
     mask: Tensor,  # (G, K)
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `groups.GroupKernels`. log(p_k / m) is taken relative to the largest p of a column: equal rows give 0."""
+    """See `contract.GroupKernels`. log(p_k / m) is taken relative to the largest p of a column: equal rows give 0."""
     weight = torch.where(mask, mixture_weight, 0).double()
     total = weight.sum(1, keepdim=True)
     share = torch.where(total > 0, weight / total, 0)

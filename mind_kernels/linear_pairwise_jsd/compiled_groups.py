@@ -11,7 +11,7 @@ from mind_kernels import extension
 
 
 class CompiledGroups:
-    """See `groups.GroupKernels`; `library` is "cpp" or "cuda"."""
+    """See `contract.GroupKernels`; `library` is "cpp" or "cuda"."""
 
     def __init__(self, library: str) -> None:
         self._library = library
@@ -38,3 +38,6 @@ class CompiledGroups:
         operator = getattr(self._operators, name)
         operator(logits, weight.contiguous(), mask.contiguous(), divergence, gradient)
         return divergence, gradient
+
+
+CPP, CUDA = CompiledGroups("cpp"), CompiledGroups("cuda")

@@ -9,31 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mind_kernels.row_chunks import Head, HeadGradients, chunks, rows_per_chunk, scale_
-
-
-class GroupKernels(Protocol):
-    """What a backend module of this operation defines. Both leave `logits` as they are.
-
-    Absent rows, where `mask` (G, K) is False, hold finite logits; they have no divergence and no gradient.
-    """
-
-    def pair_divergences(
-        self, logits: Tensor, pair_weight: Tensor, mask: Tensor, with_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, of conditioned logits
-        (G, K, V)."""
-
-    def mixture_divergences(
-        self, logits: Tensor, mixture_weight: Tensor, mask: Tensor, with_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """KL(P_k || M) of each row to its group's weighted mean (G, K), and the gradient (G, K, V) of their weighted
-        sum; 0 in groups without weight."""
+from mind_kernels.head import Head, HeadGradients, scale_
+from mind_kernels.linear_pairwise_jsd.contract import GroupKernels
+from mind_kernels.linear_pairwise_jsd.forms import GroupForm, form_of
+from mind_kernels.row_chunks import chunks, rows_per_chunk
 
 
 @dataclass(frozen=True)
@@ -44,16 +27,15 @@ class GroupChunk:
     present: Tensor  # (n,) bool
     weighted: Tensor  # (n,) bool: rows with a gradient
     hidden: Tensor  # (n, D)
-    logits: Tensor  # (n, V), conditioned
+    logits: Tensor  # (n, V), softcap and temperature applied
     gradient: Tensor | None  # (n, V), with respect to `logits`
 
-
-def weighted_rows(weight: Tensor, present: Tensor) -> Tensor:
-    """(P, K) bool: the present rows on whose distribution the loss depends."""
-    if weight.dim() == 2:
-        return present & (weight != 0)
-    upper = (weight != 0).triu(diagonal=1)
-    return present & ((upper | upper.transpose(1, 2)) & present[:, None, :]).any(-1)
+    def add_gradient(self, dlogits: Tensor, needed: Tensor, gradients: HeadGradients) -> None:
+        """Adds the products of dlogits (n, V) of the rows that are `needed` (n,) bool, as far as the host knows."""
+        if needed.device.type == "cpu" and not bool(needed.all()):
+            gradients.add(self.rows[needed], self.hidden[needed], dlogits[needed])
+        else:
+            gradients.add(self.rows, self.hidden, dlogits)
 
 
 def run_groups(
@@ -61,7 +43,7 @@ def run_groups(
     hidden: Tensor,  # (N, D)
     index: Tensor,  # (P, K), rows of hidden, -1 where absent; on the CPU or where hidden is
     head: Head,
-    weight: Tensor,  # (P, K, K) of pairs or (P, K) of rows, accumulation dtype
+    weight: Tensor,  # (P, K, K) of pairs or (P, K) of a mixture, accumulation dtype
     gradients: HeadGradients,
     finish: Callable[[GroupChunk], None],
     *,
@@ -69,39 +51,39 @@ def run_groups(
 ) -> Tensor:
     """Divergences shaped as `weight`; each chunk goes to `finish`. Groups of fewer than `smallest` rows are left out
     where that is known on the host."""
-    divergence = torch.zeros_like(weight)
+    form, divergence = form_of(weight), torch.zeros_like(weight)
     for groups, places in _same_size(index >= 0, smallest):
         count, itemsize = places.shape[1], weight.element_size()
         size = max(1, rows_per_chunk(head.vocabulary, hidden.device, itemsize) // (2 * count))
         for part in chunks(len(groups), size):
             rows = index[groups[part, None], places[part]].to(hidden.device)
-            at = _grid(groups[part].to(hidden.device), places[part].to(hidden.device), weight.dim())
-            values, chunk = _chunk(kernels, hidden, rows, head, weight[at], gradients.wanted)
-            divergence[at] = values
+            at = form.entries(groups[part].to(hidden.device), places[part].to(hidden.device))
+            divergence[at], chunk = _chunk(kernels, form, hidden, rows, head, weight[at], gradients.wanted)
             finish(chunk)
     return divergence
 
 
 def _chunk(
-    kernels: GroupKernels, hidden: Tensor, index: Tensor, head: Head, weight: Tensor, with_gradient: bool
+    kernels: GroupKernels,
+    form: GroupForm,
+    hidden: Tensor,  # (N, D)
+    index: Tensor,  # (G, n)
+    head: Head,
+    weight: Tensor,  # (G, n, n) or (G, n)
+    with_gradient: bool,
 ) -> tuple[Tensor, GroupChunk]:
+    """The divergences, shaped as `weight`, and the chunk."""
     present, rows = index >= 0, index.clamp(min=0).flatten()
     part = torch.where(present.flatten()[:, None], hidden[rows], 0)
-    logits = head.condition_(head.project_exactly(part))
-    kernel = kernels.pair_divergences if weight.dim() == 3 else kernels.mixture_divergences
+    logits = head.to_logits_(head.project_wide(part))
     if index.shape[1] == 1:  # nothing to compare a row with
         values, gradient = torch.zeros_like(weight), torch.zeros_like(logits) if with_gradient else None
     else:
-        values, gradient = kernel(logits.view(*index.shape, head.vocabulary), weight, present, with_gradient)
-    chunk = GroupChunk(
-        rows,
-        present.flatten(),
-        weighted_rows(weight, present).flatten(),
-        part,
-        logits,
-        None if gradient is None else gradient.view(logits.shape),
-    )
-    return values, chunk
+        grouped = logits.view(*index.shape, head.vocabulary)
+        values, gradient = form.divergences(kernels, grouped, weight, present, with_gradient)
+    gradient = None if gradient is None else gradient.view(logits.shape)
+    weighted = form.weighted_rows(weight, present).flatten()
+    return values, GroupChunk(rows, present.flatten(), weighted, part, logits, gradient)
 
 
 def _same_size(present: Tensor, smallest: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -116,13 +98,6 @@ def _same_size(present: Tensor, smallest: int) -> Iterator[tuple[Tensor, Tensor]
         if size >= smallest:
             chosen = (sizes == size).nonzero().squeeze(1)
             yield chosen, present[chosen].nonzero()[:, 1].view(-1, size)
-
-
-def _grid(groups: Tensor, places: Tensor, dimensions: int) -> tuple[Tensor, ...]:
-    """The entries of a (P, K, K) or (P, K) tensor that belong to `places` (G, n) of `groups` (G,)."""
-    if dimensions == 2:
-        return groups[:, None], places
-    return groups[:, None, None], places[:, :, None], places[:, None, :]
 
 
 def forward(
@@ -142,19 +117,11 @@ def forward(
     groups, count, size = hidden.shape
     flat = hidden.reshape(groups * count, size)
     gradients = HeadGradients(flat, head, needs)
-    wanted = mask if with_stats else weighted_rows(weight, mask)
+    wanted = mask if with_stats else form_of(weight).weighted_rows(weight, mask)
     index = torch.where(wanted, torch.arange(groups * count, device=hidden.device).view(groups, count), -1)
 
     def finish(chunk: GroupChunk) -> None:
         if chunk.gradient is not None:
-            add_gradient(chunk, scale_(chunk.gradient, head.slope(chunk.logits)), chunk.weighted, gradients)
+            chunk.add_gradient(scale_(chunk.gradient, head.slope(chunk.logits)), chunk.weighted, gradients)
 
     return run_groups(kernels, flat, index, head, weight, gradients, finish, smallest=2), gradients
-
-
-def add_gradient(chunk: GroupChunk, dlogits: Tensor, needed: Tensor, gradients: HeadGradients) -> None:
-    """Adds the products of the rows that are `needed` (n,), as far as the host knows them."""
-    if needed.device.type == "cpu" and not bool(needed.all()):
-        gradients.add(chunk.rows[needed], chunk.hidden[needed], dlogits[needed])
-    else:
-        gradients.add(chunk.rows, chunk.hidden, dlogits)

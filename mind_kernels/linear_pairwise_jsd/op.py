@@ -1,41 +1,23 @@
-"""linear_pairwise_jsd: public function, custom operator, fake kernel and autograd."""
+"""linear_pairwise_jsd: the public function and its operator."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.autograd import empty_gradients, needs_gradient, save_gradients, scaled_gradients, under_autocast
+from mind_kernels.autograd import Operator, under_autocast
+from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_pairwise_jsd import groups, reference
-from mind_kernels.row_chunks import Head, accumulation_dtype, row_major
-
-BACKENDS = ("torch", "cpp", "triton", "cuda")  # backend_<name>.py each
-
-
-@dataclass(frozen=True)
-class PairStats:
-    """Statistics of the pairs, without a gradient; float32 (float64 for float64 input)."""
-
-    jsd: Tensor
-    """(P, K, K) divergences in nats, in [0, ln 2]: symmetric, zero diagonal, zero where a row is masked."""
-
-
-@dataclass(frozen=True)
-class MixtureStats:
-    """Statistics of the mixture form, without a gradient; float32 (float64 for float64 input)."""
-
-    kl: Tensor
-    """(P, K) KL(P_k || M) in nats, non-negative; zero where a row is masked and in groups without weight."""
+from mind_kernels.linear_pairwise_jsd.contract import GroupArguments, GroupOutputs, MixtureStats, PairStats
+from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument
+from mind_kernels.row_chunks import accumulation_dtype
 
 
 def linear_pairwise_jsd(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | Head,
     pair_weight: Tensor | None = None,
     *,
     mixture_weight: Tensor | None = None,
@@ -55,112 +37,78 @@ def linear_pairwise_jsd(
     sum_k w_k times the generalised JSD of all K distributions (Lin 1991), and 1/2 in both places the JSD of a pair.
 
     Args:
-        hidden: (P, K, D), K >= 2 rows a group, float64, float32, bfloat16 or float16. Takes a gradient.
-        weight: (V, D) LM head, dtype and device of hidden. Takes a gradient.
-        pair_weight: (P, K, K) finite, any sign, a constant; only its upper triangle (i < j) counts.
-        mixture_weight: (P, K) finite, not negative, a constant. Exactly one of the two is given.
-        mask: (P, K) bool, False where a group lacks a row: it has no divergence and no gradient.
-        bias, softcap, temperature, backend: as in `linear_cross_entropy`.
+        hidden: (P, K, D), K >= 2 rows per group, float64, float32, bfloat16 or float16: the hidden states of K
+            perspectives at P aligned answer positions. Takes a gradient.
+        weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
+            Takes a gradient.
+        pair_weight: (P, K, K) floating, finite, any sign, a constant: weight of each pair, of which the upper triangle
+            (i < j) counts.
+        mixture_weight: (P, K) floating, finite, not negative, a constant: weight of each row in its group's mixture and
+            of its divergence from it. Exactly one of the two is given.
+        mask: (P, K) bool, False where a group lacks a row: it has no divergence and no gradient. None: all are there.
+        bias: (V,), dtype and device of hidden: added to the projected logits. Takes a gradient.
+        softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
+        temperature: T > 0: what the logits are divided by.
         return_stats: also return PairStats, or MixtureStats with `mixture_weight`.
+        backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
-        The loss in float32 (float64 for float64 input), or (loss, PairStats or MixtureStats).
+        The loss () in nats, in float32 (float64 for float64 input), or (loss, PairStats or MixtureStats).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or value; it is named.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or value; it is named. On a GPU a weight
+            that is not finite is a device-side assertion, since reading it would stall the stream.
+        BackendUnavailableError: the backend that was named cannot run here; the message says why.
         RuntimeError: a higher-order gradient through any backend but "reference".
+
+    Source:
+        mind_kernels/linear_pairwise_jsd/README.md derives the gradient, and says how nearly equal rows are compared.
     """
-    hidden, weight, bias = under_autocast(hidden, weight, bias)
+    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
     checks.dimensions("hidden", hidden, "(P, K, D)")
-    checks.head_arguments(hidden, weight, bias, softcap, temperature)
+    checks.head_arguments(hidden, head)
     shape = hidden.shape[:2]
-    group_weight = checks.group_weight_argument(pair_weight, mixture_weight, hidden, shape)
+    group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, shape)
     if mask is None:
         mask = torch.ones(shape, dtype=torch.bool, device=hidden.device)
     checks.shape("mask", mask, shape, "(P, K)")
     checks.device("mask", mask, hidden)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask has dtype {mask.dtype}: expected torch.bool")
-    name = backends.resolve(backend, hidden, BACKENDS)
-    if name == "reference":
-        checks.group_weight_values(group_weight)
-        logits = Head(weight, bias, softcap, temperature).logits(torch.where(mask[..., None], hidden, 0))
-        divergence = reference.divergences(logits, group_weight, mask)
-        loss, divergence = reference.group_loss(divergence, group_weight), divergence.detach()
-    else:
-        loss, divergence = _forward(
-            hidden,
-            weight,
-            bias,
-            group_weight,
-            mask,
-            softcap,
-            float(temperature),
-            return_stats,
-            needs_gradient(hidden, weight, bias),
-            name,
-        )[:2]
-    return (loss, statistics(divergence)) if return_stats else loss
+    name = backends.resolve(backend, hidden, "linear_pairwise_jsd")
+    arguments = GroupArguments(hidden, head, group_weight, mask, return_stats, name)
+    outputs = _define(arguments) if name == "reference" else operator(arguments)
+    return (outputs.loss, form_of(group_weight).stats(outputs.divergence.detach())) if return_stats else outputs.loss
 
 
-def statistics(divergence: Tensor) -> PairStats | MixtureStats:
-    """Divergences (P, K, K) of pairs, or (P, K) of rows to their mixture, as the public statistics."""
-    return PairStats(divergence) if divergence.dim() == 3 else MixtureStats(divergence)
+def _define(a: GroupArguments) -> GroupOutputs:
+    """By the definition, differentiable."""
+    form_of(a.group_weight).check_values(a.group_weight)
+    logits = a.head.logits(torch.where(a.mask[..., None], a.hidden, 0))
+    divergence = reference.divergences(logits, a.group_weight, a.mask)
+    return GroupOutputs(reference.group_loss(divergence, a.group_weight), divergence)
 
 
-@torch.library.custom_op("mind_kernels::linear_pairwise_jsd", mutates_args=())
-def _forward(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    group_weight: Tensor,
-    mask: Tensor,
-    softcap: float | None,
-    temperature: float,
-    with_stats: bool,
-    needs: list[bool],
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss, divergences shaped as group_weight, d_hidden, d_weight, d_bias)
-
-    Without statistics only divergences of weighted pairs need be there.
-    """
-    checks.group_weight_values(group_weight)
-    group_weight = group_weight.to(accumulation_dtype(hidden.dtype))
-    head = Head(row_major(weight), bias, softcap, temperature)
-    with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
-        divergence, gradients = groups.forward(
-            backends.kernels("linear_pairwise_jsd", backend),
-            hidden,
-            head,
-            group_weight,
-            mask,
-            needs,
-            with_stats=with_stats,
-        )
-    d_hidden, d_weight, d_bias = gradients.results()
-    if needs[0]:
-        d_hidden = d_hidden.view(hidden.shape)
-    return reference.group_loss(divergence, group_weight), divergence, d_hidden, d_weight, d_bias
-
-
-@_forward.register_fake
-def _(hidden, weight, bias, group_weight, mask, softcap, temperature, with_stats, needs, backend):
-    dtype = accumulation_dtype(hidden.dtype)
-    return (
-        hidden.new_empty((), dtype=dtype),
-        group_weight.new_empty(group_weight.shape, dtype=dtype),
-        *empty_gradients((hidden, weight, bias), needs),
+def _run(a: GroupArguments, needs: list[bool]) -> tuple[GroupOutputs, HeadGradients]:
+    form = form_of(a.group_weight)
+    form.check_values(a.group_weight)
+    weight = a.group_weight.to(accumulation_dtype(a.hidden.dtype))
+    divergence, gradients = groups.forward(
+        backends.kernels("linear_pairwise_jsd", a.backend),
+        a.hidden,
+        a.head.row_major(),
+        weight,
+        a.mask,
+        needs,
+        with_stats=a.with_stats,
     )
+    return GroupOutputs(form.loss(divergence, weight), divergence), gradients
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    ctx.needs = inputs[8]
-    save_gradients(ctx, output[0], output[1:2], output[2:])
+def _fake(a: GroupArguments) -> GroupOutputs:
+    dtype = accumulation_dtype(a.hidden.dtype)
+    divergence = a.group_weight.new_empty(a.group_weight.shape, dtype=dtype)
+    return GroupOutputs(a.hidden.new_empty((), dtype=dtype), divergence)
 
 
-def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple:
-    return (*scaled_gradients(ctx, upstream), *[None] * 7)
-
-
-_forward.register_autograd(_backward, setup_context=_setup_context)
+operator = Operator("mind_kernels::linear_pairwise_jsd", GroupArguments, GroupOutputs, run=_run, fake=_fake)

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from mind_kernels.linear_pairwise_jsd.forms import PAIRS, form_of
+
 
 def pairwise_jsd(logits: Tensor, mask: Tensor) -> Tensor:
     """JSD of every pair, (P, K, V) -> (P, K, K), symmetric with zero diagonal; zero where `mask` (P, K) is False."""
@@ -40,11 +42,10 @@ def mixture_kl(logits: Tensor, mixture_weight: Tensor, mask: Tensor) -> Tensor:
 
 
 def divergences(logits: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
-    """Of all pairs for a weight (P, K, K), of rows to their mixture for a weight (P, K)."""
-    return pairwise_jsd(logits, mask) if weight.dim() == 3 else mixture_kl(logits, weight, mask)
+    """Of all pairs for weights of pairs (P, K, K), of rows from their mixture for weights of rows (P, K)."""
+    return pairwise_jsd(logits, mask) if form_of(weight) is PAIRS else mixture_kl(logits, weight, mask)
 
 
 def group_loss(divergence: Tensor, weight: Tensor) -> Tensor:
     """sum_p sum_{i<j} weight[p, i, j] divergence[p, i, j] of pairs (P, K, K), sum_p sum_k of rows (P, K)."""
-    product = divergence * weight.to(divergence.dtype)
-    return (product.triu(diagonal=1) if product.dim() == 3 else product).sum()
+    return form_of(weight).loss(divergence, weight)

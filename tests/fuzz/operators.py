@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mind_kernels import extension
+from mind_kernels.head import Head
 from mind_kernels.linear_pairwise_jsd import reference
-from mind_kernels.row_chunks import Head
 from tests.fuzz.arguments import DTYPES, Arena, arenas, logits, spoil
 
 ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
@@ -68,7 +68,7 @@ class Rows:
         self.correct = arena.empty((rows,), torch.bool)
         head = Head(torch.empty(columns, 1), None, self.softcap or None, self.temperature)
         x = self.logits.double()
-        self.z = head.condition(x)
+        self.z = head.to_logits(x)
         self.slope = torch.as_tensor(head.slope(self.z), dtype=torch.float64).expand(rows, columns)
         self.log_p = self.z.log_softmax(1)
         self.p = self.log_p.exp()

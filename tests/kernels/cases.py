@@ -1,46 +1,57 @@
-"""Which backend is tested in which dtype, and where: Triton on the GPU if there is one, else in its interpreter."""
+"""Which backend is tested in which dtype, and where: Triton on the GPU if there is one, else in its interpreter.
+
+All of it is read from `mind_kernels.backend.BACKENDS`: a new backend is tested because it is there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 
-from mind_kernels import available_backends
-from mind_kernels.linear_cross_entropy import op as linear_cross_entropy_op
+from mind_kernels import RowStats
+from mind_kernels.autograd import Operator
+from mind_kernels.backend import BACKENDS as TABLE
+from mind_kernels.backend import backends_of
+from mind_kernels.linear_cross_entropy.contract import RowValues
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def usable(backends: Iterable[str]) -> tuple[str, ...]:
-    """Those that can run on this machine; test_backend.py fails where one is not there that should be."""
-    return tuple(name for name in backends if available_backends()[name].available)
+def usable(operation: str) -> tuple[str, ...]:
+    """Backends of an operation that can run on this machine; test_backend.py fails where one is not there that should
+    be."""
+    return tuple(name for name in backends_of(operation) if TABLE[name].availability().available)
 
 
 def device_of(backend: str) -> str:
-    return "cuda" if backend.startswith(("triton", "cuda")) and torch.cuda.is_available() else "cpu"
+    return "cuda" if TABLE[backend].tensors == "cuda" and torch.cuda.is_available() else "cpu"
 
 
 def runs(backend: str, dtype: torch.dtype) -> bool:
-    """Only PyTorch computes in float64, and Triton's interpreter multiplies no bfloat16 matrices."""
-    if backend != "torch" and dtype == torch.float64:
-        return False
+    """Triton's interpreter multiplies no bfloat16 matrices."""
+    if dtype == torch.float64:
+        return TABLE[backend].float64
     return not (backend == "triton_streaming" and dtype == torch.bfloat16 and interpreted(backend))
 
 
 def interpreted(backend: str) -> bool:
-    return backend.startswith("triton") and not torch.cuda.is_available()
+    return TABLE[backend].interpreter and not torch.cuda.is_available()
 
 
-BACKENDS = usable(linear_cross_entropy_op.BACKENDS)
+BACKENDS = usable("linear_cross_entropy")
 # For cases that are too large for the interpreter.
 COMPILED_BACKENDS = tuple(name for name in BACKENDS if not interpreted(name))
 
 
 def fit(backend: str, shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """(rows, size, vocabulary) for a backend: the interpreter takes milliseconds for what a GPU does in nanoseconds."""
-    return tuple(map(min, shape, (13, 24, 101))) if interpreted(backend) else shape
+    if not interpreted(backend):
+        return shape
+    rows, size, vocabulary = shape
+    return min(rows, 13), min(size, 24), min(vocabulary, 101)
 
 
 def cases(*shapes: tuple[int, int, int]) -> list:
@@ -70,10 +81,21 @@ def on(device: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
-def assert_compiles_whole(step: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> None:
+def row_statistics(stats: RowStats) -> dict[str, torch.Tensor]:
+    """The statistics (N,) of rows that are numbers in the accumulation dtype, by name."""
+    statistics = {name: getattr(stats, name) for name in RowValues._fields if name != "loss"}
+    return {name: value for name, value in statistics.items() if value.is_floating_point()}
+
+
+def opcheck(operator: Operator, arguments: Any) -> None:
+    """torch.library's checks of an operator, called with a record of its arguments."""
+    torch.library.opcheck(operator.overload, tuple(operator.flat(arguments)))
+
+
+def assert_compiles_whole(step: Callable[..., torch.Tensor], *tensors: torch.Tensor, dynamic: bool = False) -> None:
     """Loss and gradients of step(*tensors) under torch.compile(fullgraph=True), bit by bit those of eager mode."""
     results = []
-    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=dynamic or None)):
         leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
         loss = function(*leaves)
         loss.backward()

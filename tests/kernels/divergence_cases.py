@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import DTYPES, device_of, interpreted, on, runs
+from cases import DTYPES, device_of, interpreted, on, runs, usable
 
 from mind_kernels import linear_divergence
 from mind_kernels.testing import assert_within_budget, make_inputs
 
-BACKENDS = ("torch", "triton")
+BACKENDS = usable("linear_divergence")
 KINDS = [
     {"kind": "forward_kl"},
     {"kind": "reverse_kl"},

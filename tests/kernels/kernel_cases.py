@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from mind_kernels.linear_cross_entropy.rows import RowLoss, RowWeights
+from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
 from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
-from mind_kernels.row_chunks import Head
 
 THRESHOLD = 2.0**-8
 
@@ -26,8 +26,8 @@ class Options:
         return Head(torch.empty(0), None, self.softcap, self.temperature)
 
     @property
-    def loss(self) -> RowLoss:
-        return RowLoss(self.head, self.label_smoothing, self.z_loss, THRESHOLD)
+    def loss(self) -> RowSpec:
+        return RowSpec(self.head, self.label_smoothing, self.z_loss, THRESHOLD)
 
     def weights(self, scale, entropy_scale) -> RowWeights:
         return RowWeights(scale, entropy_scale if self.entropy else None)

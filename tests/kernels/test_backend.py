@@ -1,20 +1,38 @@
-"""Backends by name: what is available, why the rest is not, and no silent fallback."""
+"""The table of backends: what is available, why the rest is not, no silent fallback, and one more row."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import test_linear_divergence_contract
+import test_linear_mind_loss
+import test_linear_pairwise_jsd
 import torch
+from cases import assert_compiles_whole
 
-from mind_kernels import BackendUnavailableError, available_backends, extension, linear_pairwise_jsd
-from mind_kernels import backend as backends
+from mind_kernels import (
+    BackendUnavailableError,
+    backend,
+    backends,
+    extension,
+    linear_cross_entropy,
+    linear_divergence,
+    linear_log_prob,
+    linear_mind_loss,
+    linear_pairwise_jsd,
+)
+from mind_kernels.backend import BACKENDS, Backend, backends_of, kernels, resolve
+from mind_kernels.testing import make_inputs
 
 HIDDEN = torch.zeros(2, 3)
+ROWS, GROUPS, DIVERGENCES = "linear_cross_entropy", "linear_pairwise_jsd", "linear_divergence"
 
 
 def test_reason_where_unavailable_and_only_there():
-    for name, availability in available_backends().items():
+    for name, availability in backends().items():
         assert availability.available != bool(availability.reason), name
 
 
@@ -24,36 +42,163 @@ def test_the_backends_that_a_cpu_can_have_are_here():
     optional = os.environ.get("MIND_KERNELS_TEST_WITHOUT", "").split(",")
     missing = {
         name: availability.reason
-        for name, availability in available_backends().items()
-        if name in ("reference", "torch", "cpp", "triton") and not availability.available
+        for name, availability in backends().items()
+        if BACKENDS[name].takes("cpu") and not availability.available
     }
+    assert {"reference", "torch", "cpp"} <= set(missing) | {name for name, row in BACKENDS.items() if row.takes("cpu")}
     assert not set(missing) - set(optional), missing
 
 
+@pytest.mark.parametrize("operation", ["linear_mind_loss", ROWS, GROUPS, DIVERGENCES])
+def test_every_row_names_kernels_that_have_what_the_operation_calls(operation):
+    required = {
+        ROWS: ("SPARSE_CHUNKS", "row_kernel_", "statistics", "sparse_rows", "gather_rows"),
+        GROUPS: ("pair_divergences", "mixture_divergences"),
+        DIVERGENCES: ("divergence_", "listed_divergence_"),
+    }
+    for name in backends_of(operation):
+        if name.startswith("triton") and not backends()[name].available:
+            continue  # its modules import triton
+        assert all(hasattr(kernels(operation, name), each) for each in required.get(operation, required[GROUPS])), name
+
+
 def test_auto_is_what_was_measured(monkeypatch):
-    implemented = ("torch", "cpp", "triton")
     monkeypatch.setattr(extension, "unavailable", lambda device: "")
-    assert backends.resolve("auto", HIDDEN, implemented) == "cpp"
-    assert backends.resolve("auto", HIDDEN.bfloat16(), implemented) == "cpp"
-    assert backends.resolve("auto", HIDDEN.double(), implemented) == "torch"
-    assert backends.resolve("auto", HIDDEN, ("torch", "triton")) == "torch"
+    assert resolve("auto", HIDDEN, ROWS) == "cpp"
+    assert resolve("auto", HIDDEN.bfloat16(), ROWS) == "cpp"
+    assert resolve("auto", HIDDEN.double(), ROWS) == "torch"
+    assert resolve("auto", HIDDEN, DIVERGENCES) == "torch"
+    assert resolve("auto", HIDDEN.to("meta"), ROWS) == "torch"
     monkeypatch.setattr(extension, "unavailable", lambda device: "it was not built")
-    assert backends.resolve("auto", HIDDEN, implemented) == "torch"
+    assert resolve("auto", HIDDEN, ROWS) == "torch"
 
 
 def test_triton_says_what_it_lacks(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendUnavailableError, match="'triton' is not available on cpu: no CUDA device is here"):
-        backends.resolve("triton", HIDDEN, ("torch", "triton"))
+        resolve("triton", HIDDEN, ROWS)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(BackendUnavailableError, match="needs a CUDA device"):
-        backends.resolve("triton", HIDDEN, ("torch", "triton"))
-    monkeypatch.setattr(backends, "_HAS_TRITON", False)
+    with pytest.raises(BackendUnavailableError, match="it needs CUDA tensors"):
+        resolve("triton", HIDDEN, ROWS)
+    monkeypatch.setattr(backend, "_HAS_TRITON", False)
     with pytest.raises(BackendUnavailableError, match="the package triton is not installed"):
-        backends.resolve("triton_streaming", HIDDEN, ("torch", "triton_streaming"))
+        resolve("triton_streaming", HIDDEN, ROWS)
 
 
 def test_an_operation_without_the_backend_says_so():
     with pytest.raises(BackendUnavailableError, match="this operation does not have it yet|triton is not installed"):
         linear_pairwise_jsd(torch.zeros(1, 2, 3), torch.zeros(5, 3), torch.ones(1, 2, 2), backend="triton_streaming")
+
+
+# What a backend consists of, as CONTRIBUTING.md says: kernels, here those of another backend that leave a trace.
+MODULE = """
+from mind_kernels.linear_cross_entropy.backend_torch import *
+from mind_kernels.linear_cross_entropy import backend_torch as rows
+from mind_kernels.linear_divergence import backend_torch as divergences
+from mind_kernels.linear_pairwise_jsd import backend_torch as groups
+
+SPARSE_CHUNKS = rows.SPARSE_CHUNKS
+calls = []
+
+
+def _traced(module, name):
+    def call(*arguments):
+        calls.append(name)
+        return getattr(module, name)(*arguments)
+
+    return call
+
+
+row_kernel_, statistics = _traced(rows, "row_kernel_"), _traced(rows, "statistics")
+sparse_rows, gather_rows = _traced(rows, "sparse_rows"), _traced(rows, "gather_rows")
+
+
+class Divergences:
+    divergence_ = staticmethod(_traced(divergences, "divergence_"))
+    listed_divergence_ = staticmethod(_traced(divergences, "listed_divergence_"))
+
+
+class Groups:
+    pair_divergences = staticmethod(_traced(groups, "pair_divergences"))
+    mixture_divergences = staticmethod(_traced(groups, "mixture_divergences"))
+"""
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch):
+    """The names of the kernels of backend "ours" that were called, which is added as a program of one's own would."""
+    (tmp_path / "our_kernels.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    served = {
+        "linear_cross_entropy": "our_kernels",
+        "linear_pairwise_jsd": "our_kernels:Groups",
+        "linear_mind_loss": "our_kernels:Groups",
+        "linear_divergence": "our_kernels:Divergences",
+    }
+    monkeypatch.setitem(BACKENDS, "ours", Backend("ours", "any", served, float64=True))
+    import our_kernels
+
+    our_kernels.calls.clear()
+    return our_kernels.calls
+
+
+def both(loss_of, inputs):
+    """Loss and gradients by backend "ours" and by "torch"."""
+    results = []
+    for name in ("ours", "torch"):
+        hidden, weight = (inputs[key].clone().requires_grad_() for key in ("hidden", "weight"))
+        others = {key: value for key, value in inputs.items() if key not in ("hidden", "weight")}
+        loss = loss_of(hidden, weight, **others, backend=name)
+        loss.backward()
+        results.append((loss.detach(), hidden.grad, weight.grad))
+    return results
+
+
+def log_prob(hidden, weight, target, row_weight, **options):
+    return (row_weight * linear_log_prob(hidden, weight, target, **options).log_prob).sum()
+
+
+def sparse(*arguments, **options):
+    return linear_cross_entropy(*arguments, **options, gradient_threshold=2**-6)
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "make", "called"),
+    [
+        (linear_cross_entropy, lambda: make_inputs(9, 8, 31), {"row_kernel_"}),
+        (sparse, lambda: make_inputs(9, 8, 31), {"sparse_rows"}),
+        (log_prob, lambda: make_inputs(9, 8, 31), {"statistics", "row_kernel_"}),
+        (linear_pairwise_jsd, test_linear_pairwise_jsd.make, {"pair_divergences"}),
+        (linear_divergence, lambda: test_linear_divergence_contract.make(9, 8, 31), {"divergence_"}),
+        (
+            linear_divergence,
+            lambda: test_linear_divergence_contract.make(9, 8, 31, form="list", listed=3),
+            {"listed_divergence_"},
+        ),
+        (linear_mind_loss, test_linear_mind_loss.make, {"row_kernel_", "pair_divergences"}),
+    ],
+    ids=["cross_entropy", "sparse", "log_prob", "pairwise_jsd", "divergence", "list", "mind_loss"],
+)
+def test_a_backend_is_one_row_of_the_table(calls, loss_of, make, called):
+    """It is listed, chosen by name, and its kernels serve the operations."""
+    assert backends()["ours"].available and "ours" in backends_of("linear_divergence")
+    for ours, torchs in zip(*both(loss_of, make()), strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=0, atol=0)
+    assert called <= set(calls)
+
+
+def test_an_added_backend_serves_in_a_graph(calls):
+    inputs = make_inputs(9, 8, 31)
+
+    def step(hidden, weight):
+        return linear_cross_entropy(2 * hidden, weight, inputs["target"], backend="ours")
+
+    assert_compiles_whole(step, inputs["hidden"], inputs["weight"])
+
+
+def test_an_added_backend_can_be_what_auto_takes(calls, monkeypatch):
+    row = replace(BACKENDS["ours"], fastest_on="cpu", float64=False)
+    monkeypatch.setattr(backend, "BACKENDS", BACKENDS | {"ours": row})
+    assert resolve("auto", HIDDEN, DIVERGENCES) == "ours"
+    assert resolve("auto", HIDDEN.double(), DIVERGENCES) == "torch"

@@ -9,7 +9,7 @@ import torch
 from compiled_kernels import EMULATED, needs_emulator
 from kernel_cases import EVERYTHING, OPTIONS, PLAIN, THRESHOLD, Options, eager_rows, make_rows
 
-from mind_kernels.linear_cross_entropy.rows import RowWeights
+from mind_kernels.linear_cross_entropy.contract import RowWeights
 from mind_kernels.sparse_gradient import offsets_of
 from mind_kernels.testing import assert_within_budget
 
@@ -94,14 +94,6 @@ def test_statistics_leave_the_logits():
     before, (expected, _, _) = inputs[0].clone(), run(*inputs, EVERYTHING)
     values = ROWS.row_kernel_(*inputs[:2], None, EVERYTHING.loss)
     assert torch.equal(inputs[0], before) and torch.equal(values.loss, expected["loss"])
-
-
-def test_conditioned_logits():
-    """Softcap and temperature were applied before: neither they nor their slope are applied again."""
-    logits, target, scale, _ = make(3, 101, torch.float32)
-    expected, gradient, _ = run(logits, target, scale, None, PLAIN)
-    values = ROWS.row_kernel_(logits, target, RowWeights(scale), Options(softcap=5.0, temperature=0.7).loss, True)
-    assert torch.equal(values.loss, expected["loss"]) and torch.equal(logits, gradient["gradient"])
 
 
 def test_correct_is_the_first_maximum():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BACKENDS, assert_compiles_whole, cases, device_of, on
+from cases import BACKENDS, assert_compiles_whole, cases, device_of, on, opcheck, row_statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mind_kernels import BackendUnavailableError, linear_cross_entropy, row_chunks, sparse_gradient
+from mind_kernels.head import Head, HeadGradients
+from mind_kernels.linear_cross_entropy.contract import RowArguments, RowSpec
+from mind_kernels.linear_cross_entropy.op import operator
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 OPTIONS = [
@@ -41,14 +44,7 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, upstream=None, 
         **options,
     )
     loss.backward(torch.full_like(loss, 1.7) if upstream is None else upstream)
-    out = {
-        "loss": loss,
-        "nll": stats.nll,
-        "lse": stats.lse,
-        "entropy": stats.entropy,
-        "d_hidden": hidden.grad,
-        "d_weight": weight.grad,
-    }
+    out = {"loss": loss, **row_statistics(stats), "d_hidden": hidden.grad, "d_weight": weight.grad}
     return on("cpu", out | ({"d_bias": bias.grad} if biased else {}))
 
 
@@ -91,37 +87,25 @@ def test_reference_gradcheck():
     assert torch.autograd.gradgradcheck(loss, (hidden, weight))
 
 
-def operator_arguments(inputs, reduction, gradient_threshold, backend):
-    return (
-        inputs["hidden"].requires_grad_(),
-        inputs["weight"].requires_grad_(),
-        None,
-        inputs["target"],
-        inputs["row_weight"],
-        None,
-        torch.arange(5, device=inputs["hidden"].device) % 2,
-        2,
-        4.0,
-        0.9,
-        -100,
-        reduction,
-        0.0,
-        1e-3,
-        gradient_threshold,
-        [reduction != "none", reduction != "none", False],
-        backend,
-    )
-
-
 @pytest.mark.parametrize("gradient_threshold", [None, 0.01])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck(backend, reduction, gradient_threshold, monkeypatch):
     monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1.0, "cuda": 1.0})
-    arguments = operator_arguments(
-        make_inputs(5, 8, 13, device=device_of(backend)), reduction, gradient_threshold, backend
+    inputs = make_inputs(5, 8, 13, device=device_of(backend))
+    head = Head(inputs["weight"].requires_grad_(), None, 4.0, 0.9)
+    arguments = RowArguments(
+        inputs["hidden"].requires_grad_(),
+        RowSpec(head, z_loss=1e-3, gradient_threshold=gradient_threshold),
+        inputs["target"],
+        inputs["row_weight"],
+        segment=torch.arange(5, device=head.weight.device) % 2,
+        num_segments=2,
+        ignore_index=-100,
+        reduction=reduction,
+        backend=backend,
     )
-    torch.library.opcheck(torch.ops.mind_kernels.linear_cross_entropy.default, arguments)
+    opcheck(operator, arguments)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -151,7 +135,7 @@ def test_frozen_inputs_get_no_gradient(frozen):
 
 def test_frozen_head_skips_its_product(monkeypatch):
     inputs = make_inputs(11, 8, 31)
-    monkeypatch.setattr(row_chunks.HeadGradients, "_add_weight", lambda *_: pytest.fail("dW was computed"))
+    monkeypatch.setattr(HeadGradients, "_add_weight", lambda *_: pytest.fail("dW was computed"))
     linear_cross_entropy(inputs["hidden"].requires_grad_(), inputs["weight"], inputs["target"]).backward()
 
 
@@ -159,10 +143,8 @@ def test_weight_zero_costs_no_gradient_and_keeps_statistics(monkeypatch):
     inputs = make_inputs(40, 8, 31, ignored=0.3)
     row_weight = inputs["row_weight"] * (torch.arange(40) % 2)
     rows = []
-    add = row_chunks.HeadGradients.add
-    monkeypatch.setattr(
-        row_chunks.HeadGradients, "add", lambda self, index, *rest: (rows.append(index), add(self, index, *rest))
-    )
+    add = HeadGradients.add
+    monkeypatch.setattr(HeadGradients, "add", lambda self, index, *rest: (rows.append(index), add(self, index, *rest)))
     hidden = inputs["hidden"].clone().requires_grad_()
     loss, stats = linear_cross_entropy(
         hidden, inputs["weight"], inputs["target"], row_weight=row_weight, reduction="sum", return_stats=True

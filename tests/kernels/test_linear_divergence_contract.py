@@ -6,10 +6,15 @@ import math
 
 import pytest
 import torch
-from cases import assert_compiles_whole, device_of, on
+from cases import assert_compiles_whole, device_of, on, opcheck
 from divergence_cases import BACKENDS, FORMS, KINDS, make, name_of, run
 
-from mind_kernels import BackendUnavailableError, linear_divergence, row_chunks
+from mind_kernels import BackendUnavailableError, Head, linear_divergence, row_chunks
+from mind_kernels.head import HeadGradients
+from mind_kernels.linear_divergence.contract import DivergenceArguments
+from mind_kernels.linear_divergence.kinds import divergence_of
+from mind_kernels.linear_divergence.op import operator
+from mind_kernels.linear_divergence.teachers import HeadTeacher, ListTeacher
 
 # Lanes that are not stored may overflow in the interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
@@ -34,7 +39,7 @@ def test_frozen_inputs_get_no_gradient(frozen):
 def test_frozen_head_skips_its_product(monkeypatch):
     inputs = make(11, 8, 31)
     inputs.pop("row_weight")
-    monkeypatch.setattr(row_chunks.HeadGradients, "_add_weight", lambda *_: pytest.fail("dW was computed"))
+    monkeypatch.setattr(HeadGradients, "_add_weight", lambda *_: pytest.fail("dW was computed"))
     linear_divergence(inputs.pop("hidden").requires_grad_(), inputs.pop("weight"), **inputs).backward()
 
 
@@ -54,10 +59,8 @@ def test_teacher_is_not_differentiated(backend):
 def test_weight_zero_costs_no_gradient_and_keeps_statistics(monkeypatch, form):
     inputs = make(40, 8, 31, form=form)
     rows = []
-    add = row_chunks.HeadGradients.add
-    monkeypatch.setattr(
-        row_chunks.HeadGradients, "add", lambda self, index, *rest: (rows.append(index), add(self, index, *rest))
-    )
+    add = HeadGradients.add
+    monkeypatch.setattr(HeadGradients, "add", lambda self, index, *rest: (rows.append(index), add(self, index, *rest)))
     out = run(inputs, torch.float64, "torch", reduction="sum", weighted=True)
     assert torch.cat(rows).tolist() == inputs["row_weight"].nonzero().flatten().tolist()
     assert out["d_hidden"][1::4].count_nonzero() == 0
@@ -117,34 +120,19 @@ def test_chunk_sizes_change_nothing(monkeypatch, chunk, block, kind, form):
         torch.testing.assert_close(value, whole[name], rtol=1e-12, atol=1e-12)
 
 
-def operator_arguments(form, reduction, kind, backend):
-    inputs = make(3, 8, 13, form=form, listed=3, dtype=torch.float32)
-    inputs = on(device_of(backend), inputs)
-    names = ("teacher_hidden", "teacher_weight", "teacher_bias", "teacher_ids", "teacher_log_prob", "row_weight")
-    needs = [reduction != "none"] * 2 + [False]
-    return (
-        inputs["hidden"].requires_grad_(),
-        inputs["weight"].requires_grad_(),
-        None,
-        *map(inputs.get, names),
-        4.0,
-        None,
-        0.9,
-        kind,
-        reduction,
-        needs,
-        backend,
-    )
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck(backend, reduction, form):
-    torch.library.opcheck(
-        torch.ops.mind_kernels.linear_divergence.default,
-        operator_arguments(form, reduction, [0.5, 0.5, 0.5, 1.0], backend),
-    )
+    inputs = on(device_of(backend), make(3, 8, 13, form=form, listed=3, dtype=torch.float32))
+    teacher = {
+        "head": lambda: HeadTeacher(inputs["teacher_hidden"], Head(inputs["teacher_weight"], temperature=0.9)),
+        "list": lambda: ListTeacher(inputs["teacher_ids"], inputs["teacher_log_prob"]),
+    }[form]()
+    head = Head(inputs["weight"].requires_grad_(), None, 4.0, 0.9)
+    kind = divergence_of("jsd", 0.5, None, None)
+    hidden, row_weight = inputs["hidden"].requires_grad_(), inputs["row_weight"]
+    opcheck(operator, DivergenceArguments(hidden, head, teacher, row_weight, kind, reduction, backend))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import assert_compiles_whole, cases, device_of, on
+from cases import assert_compiles_whole, cases, device_of, on, opcheck, row_statistics
 
-from mind_kernels import linear_cross_entropy, linear_log_prob
+from mind_kernels import Head, linear_cross_entropy, linear_log_prob
+from mind_kernels.linear_cross_entropy.contract import RowSpec
+from mind_kernels.linear_log_prob.contract import LogProbArguments
+from mind_kernels.linear_log_prob.op import operator
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 OPTIONS = [{}, {"softcap": 5.0, "temperature": 0.7, "biased": True}]
@@ -25,7 +28,7 @@ def run(inputs, dtype, backend, *, biased=False, only=None, device=None, **optio
     outputs = {name: getattr(rows, name) for name in upstream}
     used = [only] if only else list(upstream)
     torch.autograd.backward([outputs[name] for name in used], [upstream[name].to(rows.entropy) for name in used])
-    out = {**outputs, "lse": stats.lse, "d_hidden": hidden.grad, "d_weight": weight.grad}
+    out = {**outputs, **row_statistics(stats), "d_hidden": hidden.grad, "d_weight": weight.grad}
     return on("cpu", out | ({"d_bias": bias.grad} if biased else {}))
 
 
@@ -64,20 +67,9 @@ def test_reference_gradcheck():
 @pytest.mark.parametrize("gradient_threshold", [None, 0.01])
 def test_opcheck(gradient_threshold):
     inputs = make_inputs(9, 8, 31)
-    torch.library.opcheck(
-        torch.ops.mind_kernels.linear_log_prob.default,
-        (
-            inputs["hidden"].requires_grad_(),
-            inputs["weight"].requires_grad_(),
-            None,
-            inputs["target"],
-            -100,
-            4.0,
-            0.9,
-            gradient_threshold,
-            "torch",
-        ),
-    )
+    spec = RowSpec(Head(inputs["weight"].requires_grad_(), None, 4.0, 0.9), gradient_threshold=gradient_threshold)
+    hidden, target = inputs["hidden"].requires_grad_(), inputs["target"]
+    opcheck(operator, LogProbArguments(hidden, spec, target, None, None, ignore_index=-100, backend="torch"))
 
 
 def test_compiles_whole():

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import assert_compiles_whole, device_of, interpreted, on, usable, with_dtypes
+from cases import assert_compiles_whole, device_of, interpreted, on, opcheck, row_statistics, usable, with_dtypes
 
 from mind_kernels import linear_cross_entropy, linear_mind_loss, linear_pairwise_jsd, row_chunks, sparse_gradient
-from mind_kernels.linear_mind_loss import op
+from mind_kernels.head import Head, HeadGradients
+from mind_kernels.linear_cross_entropy.contract import RowSpec
+from mind_kernels.linear_mind_loss.contract import MindArguments
+from mind_kernels.linear_mind_loss.op import operator
 from mind_kernels.testing import assert_within_budget, make_inputs
 
-BACKENDS = usable(op.BACKENDS)
+BACKENDS = usable("linear_mind_loss")
 THRESHOLD = 2.0**-6
 
 
@@ -63,17 +66,15 @@ def run(inputs, dtype, backend, **options):
         "cross_entropy": stats.cross_entropy,
         "consistency": stats.consistency,
         "divergence": divergence,
-        "nll": stats.rows.nll,
-        "lse": stats.rows.lse,
-        "entropy": stats.rows.entropy,
+        **row_statistics(stats.rows),
         "segment_nll": stats.rows.segment_nll,
         "d_hidden": hidden.grad,
         "d_weight": weight.grad,
         "d_bias": bias.grad,
     }
-    if stats.rows.kept is not None:
+    if stats.rows.kept_entries is not None:
         # A rounding error of the dropped mass is one of the whole.
-        outputs |= {"kept_mass": 1 - stats.rows.dropped_mass, "kept": stats.rows.kept}
+        outputs |= {"kept_mass": 1 - stats.rows.dropped_mass, "kept": stats.rows.kept_entries}
     return {name: tensor.detach().cpu() for name, tensor in outputs.items()}
 
 
@@ -169,8 +170,8 @@ def test_chunk_sizes_change_nothing(monkeypatch, chunk):
 def test_answer_rows_are_projected_once(monkeypatch):
     inputs = make(ignored=0.0, absent=0.0)
     projected = []
-    project = row_chunks.Head.project
-    monkeypatch.setattr(row_chunks.Head, "project", lambda self, h: (projected.append(h.shape[0]), project(self, h))[1])
+    project = Head.project
+    monkeypatch.setattr(Head, "project", lambda self, h: (projected.append(h.shape[0]), project(self, h))[1])
     run(inputs, torch.float64, "torch")
     assert sum(projected) == 60
 
@@ -182,9 +183,9 @@ def test_rows_without_any_weight_cost_no_gradient_product(monkeypatch):
     answers = torch.zeros(60, dtype=torch.bool).index_fill(0, inputs["answer_rows"].flatten(), True)
     expected = 5 * 3 + int((~answers & (inputs["row_weight"] != 0)).sum())
     counts = []
-    add = row_chunks.HeadGradients.add
+    add = HeadGradients.add
     monkeypatch.setattr(
-        row_chunks.HeadGradients,
+        HeadGradients,
         "add",
         lambda self, rows, hidden, dz: (counts.append(len(dz)), add(self, rows, hidden, dz))[1],
     )
@@ -210,14 +211,25 @@ def test_frozen_head(backend):
 def test_opcheck_and_compile(backend, threshold):
     inputs = on(device_of(backend), make(**small(backend)))
     hidden, weight = inputs["hidden"].float().requires_grad_(), inputs["weight"].float().requires_grad_()
-    rest = (inputs["target"], inputs["row_weight"], inputs["answer_rows"], inputs["pair_weight"])
-    torch.library.opcheck(
-        torch.ops.mind_kernels.linear_mind_loss.default,
-        (hidden, weight, None, *rest, None, 0, -100, None, 1.0, threshold, [True, True, False], backend),
+    rest = {name: inputs[name] for name in ("target", "row_weight", "answer_rows")}
+    spec = RowSpec(Head(weight), gradient_threshold=threshold)
+    opcheck(
+        operator,
+        MindArguments(
+            hidden,
+            spec,
+            **rest,
+            group_weight=inputs["pair_weight"],
+            segment=None,
+            num_segments=0,
+            ignore_index=-100,
+            backend=backend,
+        ),
     )
 
     def step(hidden, weight):
-        return linear_mind_loss(hidden * 2, weight, *rest, gradient_threshold=threshold, backend=backend)
+        arguments = rest | {"pair_weight": inputs["pair_weight"], "gradient_threshold": threshold, "backend": backend}
+        return linear_mind_loss(hidden * 2, weight, **arguments)
 
     assert_compiles_whole(step, hidden, weight)
 

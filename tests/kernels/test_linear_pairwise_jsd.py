@@ -6,14 +6,16 @@ import math
 
 import pytest
 import torch
-from cases import assert_compiles_whole, device_of, interpreted, on, usable, with_dtypes
+from cases import assert_compiles_whole, device_of, interpreted, on, opcheck, usable, with_dtypes
 
 from mind_kernels import MixtureStats, linear_pairwise_jsd, row_chunks
-from mind_kernels.linear_pairwise_jsd import op
+from mind_kernels.head import Head, HeadGradients
+from mind_kernels.linear_pairwise_jsd.contract import GroupArguments
+from mind_kernels.linear_pairwise_jsd.op import operator
 from mind_kernels.linear_pairwise_jsd.reference import mixture_kl, pairwise_jsd
 from mind_kernels.testing import assert_within_budget
 
-BACKENDS = usable(op.BACKENDS)
+BACKENDS = usable("linear_pairwise_jsd")
 FORMS = ["pairs", "mixture"]
 
 
@@ -257,14 +259,14 @@ def test_weight_zero_pairs_change_nothing(backend):
 def rows_in_products(monkeypatch):
     """Lists that fill with the rows of the logits product and of the gradient products."""
     projected, differentiated = [], []
-    project, add = row_chunks.Head.project_exactly, row_chunks.HeadGradients.add
+    project, add = Head.project_wide, HeadGradients.add
     monkeypatch.setattr(
-        row_chunks.Head,
-        "project_exactly",
+        Head,
+        "project_wide",
         lambda self, hidden: (projected.append(len(hidden)), project(self, hidden))[1],
     )
     monkeypatch.setattr(
-        row_chunks.HeadGradients,
+        HeadGradients,
         "add",
         lambda self, rows, hidden, dz: (differentiated.append(len(dz)), add(self, rows, hidden, dz))[1],
     )
@@ -369,10 +371,7 @@ def test_opcheck_and_compile(backend, form):
     inputs = on(device_of(backend), make(groups=2, count=3))
     hidden, weight = inputs["hidden"].float().requires_grad_(), inputs["weight"].float().requires_grad_()
     group_weight = inputs["pair_weight"] if form == "pairs" else inputs["pair_weight"][:, 0]
-    torch.library.opcheck(
-        torch.ops.mind_kernels.linear_pairwise_jsd.default,
-        (hidden, weight, None, group_weight, inputs["mask"], None, 1.0, True, [True, True, False], backend),
-    )
+    opcheck(operator, GroupArguments(hidden, Head(weight), group_weight, inputs["mask"], True, backend))
     name = "pair_weight" if form == "pairs" else "mixture_weight"
 
     def step(hidden, weight):

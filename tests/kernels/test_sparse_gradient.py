@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import BACKENDS, COMPILED_BACKENDS, assert_compiles_whole, cases, device_of, fit, on
+from cases import BACKENDS, COMPILED_BACKENDS, assert_compiles_whole, cases, device_of, fit, interpreted, on
 from safetensors.torch import load_file
 
 from mind_kernels import backend as backends
 from mind_kernels import linear_cross_entropy, linear_log_prob, row_chunks, sparse_gradient
+from mind_kernels.head import HeadGradients
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 THRESHOLD = 2**-7
@@ -63,8 +64,8 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, device=None, **
     )
     loss.backward(torch.full_like(loss, 1.7))
     out = {"loss": loss, "lse": stats.lse, "d_hidden": hidden.grad, "d_weight": weight.grad}
-    if stats.kept is not None:
-        out |= {"dropped_mass": stats.dropped_mass, "kept": stats.kept}
+    if stats.kept_entries is not None:
+        out |= {"dropped_mass": stats.dropped_mass, "kept": stats.kept_entries}
     return on("cpu", out | ({"d_bias": bias.grad} if biased else {}))
 
 
@@ -107,10 +108,10 @@ def test_statistics_say_what_was_dropped(always_sparse):
     keep = p > THRESHOLD
     valid = inputs["target"] != -100
     keep[valid, inputs["target"][valid]] = True
-    torch.testing.assert_close(stats.kept, torch.where(valid, keep.sum(1), 0))
+    torch.testing.assert_close(stats.kept_entries, torch.where(valid, keep.sum(1), 0))
     torch.testing.assert_close(stats.dropped_mass, torch.where(valid, (p * ~keep).sum(1), 0), rtol=1e-4, atol=1e-6)
     _, exact = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], return_stats=True)
-    assert exact.dropped_mass is None and exact.kept is None
+    assert exact.dropped_mass is None and exact.kept_entries is None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -175,6 +176,65 @@ def test_chunks_decide_for_themselves(limit_of_a_cpu, monkeypatch, backend):
     assert float((found["d_weight"] - exact["d_weight"]).norm() / exact["d_weight"].norm()) < 1e-2
 
 
+@pytest.mark.parametrize("sample_rows", [1, 3, 16, 256])
+@pytest.mark.parametrize("total", [0, 1, 5, 80, 300, 1000])
+def test_sampled_rows_are_every_kth_whatever_the_chunks(monkeypatch, total, sample_rows):
+    monkeypatch.setattr(sparse_gradient, "SAMPLE_ROWS", sample_rows)
+    step = total // sample_rows if total > sample_rows else 1
+    expected = [row for row in range(total) if row % step == 0]
+    assert total <= sample_rows or sample_rows <= len(expected) <= 2 * sample_rows
+    for size in (1, 7, 128, 1000):
+        found = []
+        for start in range(0, total, size):
+            count = min(size, total - start)
+            found += [start + position for position in sparse_gradient.sampled_rows(start, count, total)]
+        assert found == expected, size
+
+
+def sampled_gradient(inputs, dtype, sample_rows, upstream, temperature, device):
+    """dH, dW and db of the sum of weighted losses with the sparse gradient, by its formula, row by row."""
+    hidden, weight = inputs["hidden"].to(dtype), inputs["weight"].to(dtype)
+    bias = torch.linspace(-1, 1, len(weight)).to(dtype)
+    p = torch.softmax((hidden @ weight.T + bias) / temperature, 1)
+    target, scale = inputs["target"], signed(inputs).to(dtype) * upstream
+    visited = [row for row in range(len(p)) if target[row] != -100 and (device == "cuda" or scale[row] != 0)]
+    sampled = visited[:: max(1, len(visited) // sample_rows)]
+    assert len(visited) > 2 * sample_rows
+    kept = p > THRESHOLD
+    for row in visited:
+        kept[row, target[row]] = True
+    dropped = torch.where(kept, 0, p)
+    background = sum(abs(scale[row]) * dropped[row] for row in sampled)
+    background = background / background.sum()
+    dz = torch.zeros_like(p)
+    for row in visited:
+        exact = p[row].clone()
+        exact[target[row]] -= 1
+        dz[row] = scale[row] * (torch.where(kept[row], exact, 0) + dropped[row].sum() * background)
+    dz /= temperature
+    return {"d_hidden": dz @ weight, "d_weight": dz.T @ hidden, "d_bias": dz.sum(0)}
+
+
+@pytest.mark.parametrize("sample_rows", [1, 3, 16])
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_background_is_sampled_across_chunks(always_sparse, monkeypatch, backend, sample_rows):
+    """Chunks of 7 rows: some have no sampled row, and in no two of them the sampled ones have the same places."""
+    vocabulary, dtype = 101, torch.float64 if backends.BACKENDS[backend].float64 else torch.float32
+    chunk = 7 * vocabulary * dtype.itemsize
+    monkeypatch.setattr(sparse_gradient, "SAMPLE_ROWS", sample_rows)
+    monkeypatch.setattr(row_chunks, "_SPARSE_CHUNK_BYTES", {"cpu": chunk, "cuda": chunk})
+    if backend == "triton_streaming":
+        monkeypatch.setattr(backends.kernels("linear_cross_entropy", backend), "SPARSE_CHUNKS", 1)
+    inputs = make_inputs(50 if interpreted(backend) else 100, 16, vocabulary, ignored=0.1)
+    temperature, upstream, device = 0.7, 1.7, device_of(backend)
+    found = run(inputs, dtype, backend, weighted=True, biased=True, reduction="sum", temperature=temperature)
+    truth, peer = (
+        sampled_gradient(inputs, each, sample_rows, upstream, temperature, device) for each in (torch.float64, dtype)
+    )
+    assert_within_budget(found, peer, truth, dtype, conditioning=2 * float(found["lse"].abs().max()))
+    assert float(found["dropped_mass"].mean()) > 0.02
+
+
 def flat_inputs(scale):
     """A random head; logits of standard deviation `scale`, nil where that is 0."""
     rows, vocabulary, size = 32, 512, 16
@@ -218,7 +278,7 @@ def test_label_smoothing_under_a_softcap_is_exact():
 
 def test_frozen_inputs_skip_their_gather(always_sparse, monkeypatch):
     inputs = make_inputs(20, 16, 1009)
-    monkeypatch.setattr(row_chunks.HeadGradients, "add_weight_blocks", lambda *_: pytest.fail("dW was computed"))
+    monkeypatch.setattr(HeadGradients, "add_weight_blocks", lambda *_: pytest.fail("dW was computed"))
     hidden = inputs["hidden"].requires_grad_()
     linear_cross_entropy(hidden, inputs["weight"], inputs["target"], gradient_threshold=0.1).backward()
     assert hidden.grad is not None

@@ -12,10 +12,10 @@ pytest.importorskip("triton", reason="triton is not installed")
 import triton
 import triton.language as tl
 
+from mind_kernels.head import Head
 from mind_kernels.linear_divergence import backend_torch, backend_triton
 from mind_kernels.linear_divergence._triton.rows import pair_launch
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.row_chunks import Head
 from mind_kernels.testing import assert_within_budget
 from mind_kernels.triton_math import log1p
 

@@ -29,7 +29,7 @@ def make(*shape_and_dtype, **options):
     return make_rows(*shape_and_dtype, **options, device=DEVICE)
 
 
-def run(logits, target, scale, entropy_scale, options, **extra):
+def run(logits, target, scale, entropy_scale, options):
     """Values, gradient and correct of the row kernel, on a copy of the logits."""
     out = logits.clone()
     *values, correct = triton_rows.row_kernel_(
@@ -40,7 +40,6 @@ def run(logits, target, scale, entropy_scale, options, **extra):
         options.head,
         options.label_smoothing,
         options.z_loss,
-        **extra,
     )
     return dict(zip(("loss", "nll", "lse", "entropy"), values, strict=True)), {"gradient": out}, correct
 
@@ -106,15 +105,6 @@ def test_statistics_alone_leave_the_logits():
     again, _, _ = run(*make(5, 67, torch.float32), EVERYTHING)
     assert torch.equal(logits, before)
     assert all(map(torch.equal, values, again.values()))
-
-
-def test_conditioned_logits_have_a_gradient_of_their_own():
-    logits, *rest = make(5, 67, torch.float32)
-    plain = Options(label_smoothing=0.1, z_loss=1e-3, entropy=True)
-    expected = run(logits, *rest, plain)
-    found = run(logits, *rest, EVERYTHING, conditioned=True)
-    for ours, theirs in zip(found[:2], expected[:2], strict=True):
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_first_maximum_counts():

@@ -12,10 +12,10 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy._triton import pieces as triton_pieces
 from mind_kernels.linear_cross_entropy._triton import stream as triton_stream
 from mind_kernels.linear_cross_entropy._triton.stream import TILE, stream_order, stream_tile
-from mind_kernels.row_chunks import Head
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 # Lanes that are not stored may overflow in the interpreter.

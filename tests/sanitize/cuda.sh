@@ -10,7 +10,7 @@ PATH=$PATH${CUDA_HOME:+:$CUDA_HOME/bin}
 export PYTHONPATH=.
 # torch's own allocator hands out parts of one large block, within which the tools would see no overrun.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-has='from mind_kernels import available_backends as b; import sys; sys.exit(b()["cuda"].reason or 0)'
+has='from mind_kernels import backends as b; import sys; sys.exit(b()["cuda"].reason or 0)'
 "$PYTHON" -c "$has" || exit 1
 command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not on PATH"; exit 1; }
 failed=0

@@ -26,7 +26,7 @@ from mind.methods.mind.objective import select, student_loss
 from mind.methods.mind.report import sections
 from mind.records import MicroBatch, TokenizedQuestion
 from mind.report.charts import Section
-from mind.student.model import Head
+from mind_kernels import Head
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,7 @@ from mind.batches.cross_entropy import row_weights
 from mind.config import ObjectiveConfig
 from mind.methods.method import LossTerms
 from mind.records import MicroBatch
-from mind.student.model import Head
-from mind_kernels import MindStats, PairStats, linear_mind_loss
+from mind_kernels import Head, MindStats, PairStats, linear_mind_loss
 
 
 def select(
@@ -66,16 +65,13 @@ def student_loss(
     pair_weight = pairs[batch.answer_question.to(device)]
     call = linear_mind_loss(
         hidden,
-        head.weight,
+        head,
         batch.target,
         row_weight,
         batch.answer_rows,
         config.consistency_weight * pair_weight,
         segment=batch.segment,
         num_segments=alpha.numel(),
-        bias=head.bias,
-        softcap=head.softcap,
-        temperature=head.temperature,
         gradient_threshold=config.gradient_threshold,
         return_stats=True,
         backend=config.backend,

@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy._triton.rows import entry_gradient, is_kept, load_normalizer, weights
-from mind_kernels.row_chunks import Head
-from mind_kernels.triton_ahead import DTYPES, Variant
 from mind_kernels.triton_math import condition, conditions, exp, load_logits, row_pointer, slope
+from mind_kernels.triton_variant import DTYPES, Variant
 
 # Entries of one block of `entries`: 8 a thread at 8 warps. That takes 64 registers, so four programs share a
 # multiprocessor, and most blocks (35 kept entries lie in at most 35 of the 75 at V 151936) end at one reduction.

@@ -20,12 +20,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy._triton.rows import entry_gradient, is_kept, load_normalizer, weights
 from mind_kernels.linear_cross_entropy._triton.stream import TILE, load_block
-from mind_kernels.row_chunks import Head
 from mind_kernels.sparse_gradient import offsets_of
-from mind_kernels.triton_ahead import DTYPES, Variant
 from mind_kernels.triton_math import LOWEST, condition, conditions, exp, row_pointer
+from mind_kernels.triton_variant import DTYPES, Variant
 
 # Entries that the program of a row reads at once, 8 pieces.
 _ENTRIES = 8 * TILE

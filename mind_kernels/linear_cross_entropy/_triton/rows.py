@@ -15,8 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mind_kernels.row_chunks import Head
-from mind_kernels.triton_ahead import DTYPES, Variant
+from mind_kernels.head import Head
 from mind_kernels.triton_math import (
     LOWEST,
     columns_of,
@@ -29,6 +28,7 @@ from mind_kernels.triton_math import (
     row_pointer,
     slope,
 )
+from mind_kernels.triton_variant import DTYPES, Variant
 
 
 @triton.jit
@@ -277,12 +277,8 @@ def row_kernel_(
     head: Head,
     label_smoothing: float,
     z_loss: float,
-    conditioned: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The rows' loss, nll, lse, entropy (float32) and correct (bool), (n,); `logits` become their gradient, in place.
-
-    `conditioned` logits have had softcap and temperature applied, and then the gradient is with respect to them.
-    """
+    """The rows' loss, nll, lse, entropy (float32) and correct (bool), (n,); `logits` become their gradient."""
     rows, vocabulary = logits.shape
     numbers, correct = _outputs(logits)
     _row_kernel[(rows,)](
@@ -297,7 +293,7 @@ def row_kernel_(
         label_smoothing=label_smoothing,
         z_loss=z_loss,
         HAS_SMOOTHING=label_smoothing != 0,
-        **conditions(head, conditioned),
+        **conditions(head),
         **row_launch(vocabulary, logits.stride(0), logits.dtype),
     )
     return (*numbers[:4], correct)

@@ -23,9 +23,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from mind_kernels.row_chunks import Head
-from mind_kernels.triton_ahead import DTYPES, Variant
+from mind_kernels.head import Head
 from mind_kernels.triton_math import LOWEST, condition, conditions, online_softmax, row_pointer
+from mind_kernels.triton_variant import DTYPES, Variant
 
 # Vocabulary entries of a tile, the unit of `tile_maxima` and of kept pieces.
 TILE = 128

@@ -16,9 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mind_kernels.head import Head
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.row_chunks import Head
-from mind_kernels.triton_ahead import Variant
 from mind_kernels.triton_math import (
     LOWEST,
     columns_of,
@@ -34,6 +33,7 @@ from mind_kernels.triton_math import (
     slope,
     tanh,
 )
+from mind_kernels.triton_variant import Variant
 
 _TINY = tl.constexpr(1.1754943508222875e-38)  # the smallest normal number
 # 512 threads of 32 to 48 registers: two programs or more share a multiprocessor, and have 32 KiB of loads in flight.

@@ -16,7 +16,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mind_kernels.triton_ahead import Variant
 from mind_kernels.triton_math import (
     LOG2_E,
     LOWEST,
@@ -26,6 +25,7 @@ from mind_kernels.triton_math import (
     row_launch,
     row_pointer,
 )
+from mind_kernels.triton_variant import Variant
 
 # Adding 3 x 2^12 rounds a number of up to 4096 to a multiple of 2^-10, and subtracting it again is exact. Larger ones
 # get a coarser grid, or keep all their digits, and the subtraction stays exact up to 2^36.

@@ -24,8 +24,8 @@ from mind_kernels.linear_pairwise_jsd._triton.groups import (
     log_probability,
     normalize,
 )
-from mind_kernels.triton_ahead import Variant
 from mind_kernels.triton_math import LOG2_E, LOWEST, row_pointer
+from mind_kernels.triton_variant import Variant
 
 # Rows whose divergences a program adds up, and whose logits of a column it holds at once: 80 registers. In larger
 # groups it goes through all blocks for the mixture, so each block is read by the programs of all others too.
@@ -164,7 +164,7 @@ def mixture_divergences(
     mask: Tensor,  # (G, K) bool
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """KL(P_k || M) of each row (G, K), and the gradient (G, K, V) of their weighted sum, see `groups.GroupKernels`."""
+    """KL(P_k || M) of each row (G, K), and the gradient (G, K, V) of their sum, see `contract.GroupKernels`."""
     groups, count, vocabulary = logits.shape
     normalizer, launch = normalize(logits, mask), mixture_launch(count)
     spans = triton.cdiv(vocabulary, launch["SPAN"])

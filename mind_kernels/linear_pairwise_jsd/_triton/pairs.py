@@ -30,8 +30,8 @@ from mind_kernels.linear_pairwise_jsd._triton.groups import (
     log_probability,
     normalize,
 )
-from mind_kernels.triton_ahead import Variant
 from mind_kernels.triton_math import LOG2_E, LOWEST, row_pointer
+from mind_kernels.triton_variant import Variant
 
 # Rows of a block. The sums of 28 pairs and 8 rows, the normalisers and a column's 8 x 3 numbers take 128 registers, so
 # 16 warps share a multiprocessor; more rows would not fit. Larger groups take a launch a block, and one for any two
@@ -212,7 +212,7 @@ def pair_divergences(
     mask: Tensor,  # (G, K) bool
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, see `groups.GroupKernels`."""
+    """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, see `contract.GroupKernels`."""
     groups, count, vocabulary = logits.shape
     normalizer, launch = normalize(logits, mask), pair_launch(count)
     spans, places = triton.cdiv(vocabulary, launch["SPAN"]), launch["PLACES"]

@@ -9,7 +9,7 @@ from torch import Tensor
 from bench.comparison.gate import Precision
 from bench.comparison.heads import SLICE
 from bench.comparison.provider import Outputs
-from bench.cross_entropy.inputs import Inputs
+from bench.linear_cross_entropy.inputs import Inputs
 
 
 def dense(inputs: Inputs, precision: Precision) -> Outputs:

@@ -16,9 +16,9 @@ from bench.comparison.benchmark import Benchmark, Size
 from bench.comparison.command import main
 from bench.comparison.gate import Definition
 from bench.comparison.heads import REAL
-from bench.pairwise_jsd.definition import dense_mixture, dense_pairs
-from bench.pairwise_jsd.inputs import describe, load
-from bench.pairwise_jsd.providers import CPU, EAGER, PROVIDERS, one_weight_a_pair
+from bench.linear_pairwise_jsd.definition import dense_mixture, dense_pairs
+from bench.linear_pairwise_jsd.inputs import describe, load
+from bench.linear_pairwise_jsd.providers import CPU, EAGER, PROVIDERS, one_weight_a_pair
 
 DEFINITIONS = {
     "loss": Definition(dense_pairs, PROVIDERS[EAGER], float32_logits=True),

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bench.comparison.gate import Precision
 from bench.comparison.provider import Outputs
-from bench.pairwise_jsd.divergence import mixture_loss, pair_loss
-from bench.pairwise_jsd.inputs import SLICE, Inputs
+from bench.linear_pairwise_jsd.divergence import mixture_loss, pair_loss
+from bench.linear_pairwise_jsd.inputs import SLICE, Inputs
 
 
 def dense_pairs(inputs: Inputs, precision: Precision) -> Outputs:

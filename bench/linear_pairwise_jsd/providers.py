@@ -11,9 +11,9 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from bench.comparison.provider import Provider, torch_compiled
-from bench.pairwise_jsd.divergence import mixture_loss, pairs
-from bench.pairwise_jsd.inputs import Inputs
+from bench.comparison.provider import Provider, our_backends, torch_compiled
+from bench.linear_pairwise_jsd.divergence import mixture_loss, pairs
+from bench.linear_pairwise_jsd.inputs import Inputs
 from mind_kernels import linear_pairwise_jsd
 
 
@@ -119,12 +119,12 @@ def mixture(inputs: Inputs, backend: str) -> Tensor:
     return linear_pairwise_jsd(*inputs[:2], mixture_weight=inputs.mixture_weight, backend=backend)
 
 
-def ours(backend: str, *, cuda: bool = False) -> Provider:
-    return Provider(lambda inputs: linear_pairwise_jsd(*inputs[:3], backend=backend), cuda=cuda, backend=backend)
-
-
-def ours_mixture(backend: str, *, cuda: bool = False) -> Provider:
-    return Provider(partial(mixture, backend=backend), cuda=cuda, backend=backend, judged_by=("mixture",), note=MIXTURE)
+def ours(backend: str) -> dict[str, Provider]:
+    """Both forms on one backend, by name; "auto" needs no mention."""
+    name = "mind_kernels" if backend == "auto" else f"mind_kernels {backend}"
+    pairs = Provider(lambda inputs: linear_pairwise_jsd(*inputs[:3], backend=backend), backend=backend)
+    judged = {"judged_by": ("mixture",), "note": MIXTURE}
+    return {name: pairs, f"{name} mixture": Provider(partial(mixture, backend=backend), backend=backend, **judged)}
 
 
 ONE_SIDED = "gradient to one side of each pair: only its loss is judged"
@@ -146,15 +146,9 @@ PROVIDERS = {
         note=f"one weight a pair; {ONE_SIDED}",
     ),
     "eager, mixture": Provider(eager_mixture, logits=8, judged_by=("mixture",), note=MIXTURE),
-    "mind_kernels": ours("auto"),
-    "mind_kernels torch": ours("torch"),
-    "mind_kernels triton": ours("triton", cuda=True),
-    "mind_kernels cuda": ours("cuda", cuda=True),
-    "mind_kernels mixture": ours_mixture("auto"),
-    "mind_kernels torch mixture": ours_mixture("torch"),
-    "mind_kernels triton mixture": ours_mixture("triton", cuda=True),
-    "mind_kernels cuda mixture": ours_mixture("cuda", cuda=True),
 }
+for backend in our_backends("linear_pairwise_jsd"):
+    PROVIDERS |= ours(backend)
 CPU = (
     EAGER,
     "eager, loop over unbound rows",

@@ -10,10 +10,10 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.comparison.provider import Provider
-from bench.cross_entropy.providers import THRESHOLD
-from bench.mind_loss.inputs import Inputs
-from bench.pairwise_jsd.providers import all_pairs
+from bench.comparison.provider import Provider, our_backends
+from bench.linear_cross_entropy.providers import THRESHOLD
+from bench.linear_mind_loss.inputs import Inputs
+from bench.linear_pairwise_jsd.providers import all_pairs
 from mind_kernels import linear_cross_entropy, linear_mind_loss, linear_pairwise_jsd
 
 
@@ -63,7 +63,7 @@ def ours(backend: str) -> dict[str, Provider]:
     """The operations on one backend, by name; "auto" needs no mention."""
     mention, prefix = ("", "") if backend == "auto" else (f", {backend}", f"{backend} ")
     exact, sparse = f"linear_cross_entropy alone{mention}", f"linear_cross_entropy alone{mention}, sparse 2^-12"
-    plain = {"cuda": backend in ("triton", "cuda"), "backend": backend, "times_of": {BESIDE: exact}}
+    plain = {"backend": backend, "times_of": {BESIDE: exact}}
     filtered = {**plain, "sparse": True, "times_of": {BESIDE: sparse}}
     options = {"backend": backend, "gradient_threshold": THRESHOLD}
     return {
@@ -81,11 +81,9 @@ BESIDE = "time_of_cross_entropy"
 BOTH, ROWS = ("loss", "consistency"), ("cross-entropy",)
 PROVIDERS = {
     "eager": Provider(eager, logits=6, times_of={BESIDE: "linear_cross_entropy alone"}),
-    **ours("auto"),
-    **ours("torch"),
-    **ours("triton"),
-    **ours("cuda"),
 }
+for backend in our_backends("linear_mind_loss"):
+    PROVIDERS |= ours(backend)
 CPU = ("eager", *ours("auto"))
 EAGER_CROSS_ENTROPY = Provider(eager_cross_entropy, logits=3)
 EAGER_CONSISTENCY = Provider(eager_consistency, logits=3)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from bench.comparison import heads
 from bench.comparison.heads import HEADS
-from bench.cross_entropy import inputs as row_inputs
-from bench.pairwise_jsd import inputs as group_inputs
-from bench.pairwise_jsd.inputs import PERSPECTIVES
+from bench.linear_cross_entropy import inputs as row_inputs
+from bench.linear_pairwise_jsd import inputs as group_inputs
+from bench.linear_pairwise_jsd.inputs import PERSPECTIVES
 
 CONSISTENCY = 0.1  # lambda
 SEGMENT = 64  # rows of a synthetic rationale

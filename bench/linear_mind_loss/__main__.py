@@ -15,9 +15,15 @@ from __future__ import annotations
 from bench.comparison.benchmark import Benchmark, Size
 from bench.comparison.command import main
 from bench.comparison.gate import Definition
-from bench.mind_loss.definition import consistency_alone, dense, dense_consistency, dense_cross_entropy, some_rows
-from bench.mind_loss.inputs import describe, load
-from bench.mind_loss.providers import CPU, EAGER_CONSISTENCY, EAGER_CROSS_ENTROPY, PROVIDERS
+from bench.linear_mind_loss.definition import (
+    consistency_alone,
+    dense,
+    dense_consistency,
+    dense_cross_entropy,
+    some_rows,
+)
+from bench.linear_mind_loss.inputs import describe, load
+from bench.linear_mind_loss.providers import CPU, EAGER_CONSISTENCY, EAGER_CROSS_ENTROPY, PROVIDERS
 
 DEFINITIONS = {
     "loss": Definition(dense, PROVIDERS["eager"]),

@@ -15,9 +15,9 @@ from bench.comparison.benchmark import Benchmark, Size
 from bench.comparison.command import main
 from bench.comparison.gate import Definition
 from bench.comparison.heads import HEADS
-from bench.cross_entropy.definition import dense
-from bench.cross_entropy.inputs import describe, load
-from bench.cross_entropy.providers import CPU, PROVIDERS
+from bench.linear_cross_entropy.definition import dense
+from bench.linear_cross_entropy.inputs import describe, load
+from bench.linear_cross_entropy.providers import CPU, PROVIDERS
 
 BENCHMARK = Benchmark(
     name="linear_cross_entropy",

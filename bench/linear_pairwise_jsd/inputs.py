@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.comparison import heads
 from bench.comparison.heads import HEADS
-from bench.pairwise_jsd.divergence import pair_divergences
+from bench.linear_pairwise_jsd.divergence import pair_divergences
 
 PERSPECTIVES = 8  # of a synthetic group
 SLICE = 4  # groups whose pairs exist at a time

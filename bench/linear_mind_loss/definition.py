@@ -11,10 +11,10 @@ import torch
 
 from bench.comparison.gate import Precision
 from bench.comparison.provider import Outputs
-from bench.cross_entropy import definition as rows
-from bench.mind_loss.inputs import Inputs
-from bench.pairwise_jsd.definition import in_slices
-from bench.pairwise_jsd.divergence import pair_loss
+from bench.linear_cross_entropy import definition as rows
+from bench.linear_mind_loss.inputs import Inputs
+from bench.linear_pairwise_jsd.definition import in_slices
+from bench.linear_pairwise_jsd.divergence import pair_loss
 
 ROWS = 1024
 

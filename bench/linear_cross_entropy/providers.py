@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.comparison.provider import Provider, torch_compiled
-from bench.cross_entropy.inputs import Inputs
+from bench.comparison.provider import Provider, our_backends, torch_compiled
+from bench.linear_cross_entropy.inputs import Inputs
 from mind_kernels import linear_cross_entropy
 
 THRESHOLD = 2.0**-12
@@ -78,20 +78,22 @@ def quack(inputs: Inputs) -> Tensor:
     return chunked_linear_cross_entropy(*inputs[:3])
 
 
-def ours(backend: str, *, sparse: bool = False, cuda: bool = False) -> Provider:
-    call = partial(linear_cross_entropy, backend=backend, gradient_threshold=THRESHOLD if sparse else None)
+def ours(backend: str) -> dict[str, Provider]:
+    """The exact and the sparse gradient on one backend, by name; "auto" needs no mention."""
+    name = "mind_kernels" if backend == "auto" else f"mind_kernels {backend}"
 
     def dropped_mass(inputs: Inputs) -> dict[str, float]:
-        _, stats = call(*inputs[:3], return_stats=True)
+        _, stats = sparse(*inputs[:3], return_stats=True)
         return {"dropped_mass": float(stats.dropped_mass.mean())}
 
-    return Provider(
-        lambda inputs: call(*inputs[:3]),
-        cuda=cuda,
-        backend=backend,
-        sparse=sparse,
-        report=dropped_mass if sparse else None,
-    )
+    exact = partial(linear_cross_entropy, backend=backend)
+    sparse = partial(exact, gradient_threshold=THRESHOLD)
+    return {
+        f"{name} exact": Provider(lambda inputs: exact(*inputs[:3]), backend=backend),
+        f"{name} sparse 2^-12": Provider(
+            lambda inputs: sparse(*inputs[:3]), backend=backend, sparse=True, report=dropped_mass
+        ),
+    }
 
 
 TORCH = "torch.nn.functional:linear_cross_entropy"
@@ -110,17 +112,9 @@ PROVIDERS = {
     "CCE": Provider(cce, CCE, cuda=True),
     "CCE exact": Provider(partial(cce, filter_eps=None), CCE, cuda=True),
     "QuACK": Provider(quack, "quack.linear_cross_entropy:chunked_linear_cross_entropy", cuda=True),
-    "mind_kernels exact": ours("auto"),
-    "mind_kernels sparse 2^-12": ours("auto", sparse=True),
-    "mind_kernels torch exact": ours("torch"),
-    "mind_kernels torch sparse 2^-12": ours("torch", sparse=True),
-    "mind_kernels triton exact": ours("triton", cuda=True),
-    "mind_kernels triton sparse 2^-12": ours("triton", sparse=True, cuda=True),
-    "mind_kernels cuda exact": ours("cuda", cuda=True),
-    "mind_kernels cuda sparse 2^-12": ours("cuda", sparse=True, cuda=True),
-    "mind_kernels streaming": ours("triton_streaming", cuda=True),
-    "mind_kernels streaming sparse 2^-12": ours("triton_streaming", sparse=True, cuda=True),
 }
+for backend in our_backends("linear_cross_entropy"):
+    PROVIDERS |= ours(backend)
 CPU = (
     "eager",
     "F.linear_cross_entropy",

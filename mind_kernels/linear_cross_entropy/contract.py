@@ -1,0 +1,249 @@
+"""What linear cross-entropy takes, gives and asks of a backend: below its definition and its loop over rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from mind_kernels.head import Head
+from mind_kernels.row_chunks import Rows, accumulation_dtype, write_rows
+from mind_kernels.sparse_gradient import Entries
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """The loss of a row: (1 - label_smoothing) nll + label_smoothing (lse - mean z) + z_loss lse^2."""
+
+    head: Head
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    gradient_threshold: float | None = None
+
+    @property
+    def log_threshold(self) -> float:
+        """log(gradient_threshold), where there is one."""
+        assert self.gradient_threshold is not None
+        return math.log(self.gradient_threshold)
+
+
+class RowArguments(NamedTuple):
+    """What the operator takes, in the order of its schema."""
+
+    hidden: Tensor  # (N, D)
+    spec: RowSpec
+    target: Tensor  # (N,), on the CPU or where hidden is
+    row_weight: Tensor | None  # (N,)
+    segment: Tensor | None  # (N,), on the CPU or where hidden is
+    num_segments: int
+    ignore_index: int
+    reduction: str
+    backend: str
+
+
+class RowValues(NamedTuple):
+    """What a row kernel returns, (n,) each, in the accumulation dtype (`correct`: bool).
+
+    All but the first are statistics: whoever passes statistics on does so by these names, so that one more is a field
+    here, in `RowStats`, and in the kernels.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    lse: Tensor
+    entropy: Tensor
+    correct: Tensor
+
+
+class RowTerms(NamedTuple):
+    """What is known of each of N rows."""
+
+    values: RowValues
+    dropped_mass: Tensor  # (N,); empty where every gradient is exact
+    kept_entries: Tensor  # (N,) int64; the same
+
+    @classmethod
+    def zeros(cls, rows: int, like: Tensor, *, sparse: bool) -> RowTerms:
+        """Zeros (False) for `rows` rows, on the device of `like` and in its accumulation dtype."""
+
+        def zeros(dtype: torch.dtype, count: int = rows) -> Tensor:
+            return torch.zeros(count, dtype=dtype, device=like.device)
+
+        dtype = accumulation_dtype(like.dtype)
+        values = RowValues(*(zeros(torch.bool if name == "correct" else dtype) for name in RowValues._fields))
+        return cls(values, zeros(dtype, rows * sparse), zeros(torch.int64, rows * sparse))
+
+    def first(self, rows: int) -> RowTerms:
+        """Copies of the first `rows` rows."""
+        values = RowValues(*(value[:rows].clone() for value in self.values))
+        return RowTerms(values, self.dropped_mass[:rows].clone(), self.kept_entries[:rows].clone())
+
+    def write(self, rows: Rows, values: RowValues) -> None:
+        """Puts the values (n,) of these n rows into their places."""
+        write_rows(self.values, rows, values)
+
+
+class Segments(NamedTuple):
+    """Mean nll and number of the valid rows of each of S segments; empty without segments."""
+
+    nll: Tensor  # (S,)
+    sizes: Tensor  # (S,) int64
+
+    @classmethod
+    def of(cls, nll: Tensor, valid: Tensor, segment: Tensor | None, num_segments: int) -> Segments:
+        """From the nll (N,), which rows are valid (N,) bool, and their segments (N,)."""
+        if segment is None:
+            return cls.empty(nll, 0)
+        segment, valid = segment.to(nll.device), valid.to(nll.device)
+        total = nll.new_zeros(num_segments).index_add_(0, segment, nll)
+        sizes = torch.zeros(num_segments, dtype=torch.int64, device=nll.device).index_add_(0, segment, valid.long())
+        return cls(total / sizes, sizes)
+
+    @classmethod
+    def empty(cls, like: Tensor, num_segments: int) -> Segments:
+        """Without data, in the accumulation dtype of `like`."""
+        dtype = accumulation_dtype(like.dtype)
+        return cls(like.new_empty(num_segments, dtype=dtype), like.new_empty(num_segments, dtype=torch.int64))
+
+
+class RowOutputs(NamedTuple):
+    """What the operator gives."""
+
+    loss: Tensor  # (), or (N,) for reduction "none"
+    rows: RowTerms
+    segments: Segments
+
+
+@dataclass(frozen=True)
+class RowStats:
+    """Statistics of the rows, without a gradient; float32 (float64 for float64 input). Ignored rows hold zeros."""
+
+    nll: Tensor
+    """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss."""
+    lse: Tensor
+    """(N,) log-sum-exp of the row's logits (after softcap and temperature)."""
+    entropy: Tensor
+    """(N,) entropy of the row's softmax in nats."""
+    correct: Tensor
+    """(N,) bool: the largest logit is the target's."""
+    segment_nll: Tensor | None
+    """(S,) mean of `nll` over the rows of a segment that are not ignored, unweighted; nan where there are none."""
+    segment_count: Tensor | None
+    """(S,) int64: how many rows that is."""
+    dropped_mass: Tensor | None = None
+    """(N,) probability of the entries that the sparse gradient replaced; 0 where it is exact. None: no threshold."""
+    kept_entries: Tensor | None = None
+    """(N,) int64: the entries of the row's gradient that were computed one by one; V where all were."""
+
+    @classmethod
+    def of(cls, rows: RowTerms, segments: Segments | None, *, sparse: bool) -> RowStats:
+        """From what an operator or a definition gives; None: without segments."""
+        statistics = {name: value.detach() for name, value in rows.values._asdict().items() if name != "loss"}
+        return cls(
+            **statistics,
+            segment_nll=None if segments is None else segments.nll,
+            segment_count=None if segments is None else segments.sizes,
+            dropped_mass=rows.dropped_mass if sparse else None,
+            kept_entries=rows.kept_entries if sparse else None,
+        )
+
+
+@dataclass(frozen=True)
+class RowWeights:
+    """d(total loss) / d(row loss) and, where the rows' entropies are part of the loss, d(total loss) / d(entropy).
+
+    They make up the gradient with respect to the logits: p_v (a + b log p_v) - t 1[v = y] - u.
+    """
+
+    loss: Tensor  # (N,)
+    entropy: Tensor | None = None  # (N,)
+
+    def __getitem__(self, rows: Rows) -> RowWeights:
+        return RowWeights(self.loss[rows], None if self.entropy is None else self.entropy[rows])
+
+    def magnitude(self) -> Tensor:
+        """|loss| + |entropy| (N,): 0 where a row has no gradient, and its weight in a mean over rows."""
+        return self.loss.abs() if self.entropy is None else self.loss.abs() + self.entropy.abs()
+
+    def total(self, lse: Tensor, spec: RowSpec) -> Tensor:
+        """sum_v p_v (a + b log p_v), (N,)."""
+        return self.loss * (1 + 2 * spec.z_loss * lse)
+
+    def coefficients(self, lse: Tensor, entropy: Tensor, spec: RowSpec) -> tuple[Tensor, Tensor | None, Tensor]:
+        """a, b (None for zero) and t, (N,) each."""
+        a, t = self.total(lse, spec), self.loss * (1 - spec.label_smoothing)
+        return (a, None, t) if self.entropy is None else (a - self.entropy * entropy, -self.entropy, t)
+
+    def uniform(self, spec: RowSpec) -> Tensor | None:
+        """u, (N,); None without label smoothing."""
+        return self.loss * (spec.label_smoothing / spec.head.vocabulary) if spec.label_smoothing else None
+
+
+class SparseRows(Protocol):
+    """A chunk of n rows whose statistics are known and whose gradient is still to be taken."""
+
+    values: RowValues
+
+    def means(self) -> tuple[float, float]:
+        """Means over the rows of `kept` and `dropped_mass`; waits for the device. The first is inf if the backend
+        stopped collecting entries for this chunk."""
+        ...
+
+    kept: Tensor
+    """(n,) int64, entries above the threshold, and the target's. This and what follows is there after `means`."""
+    dropped_mass: Tensor
+    """(n,), the probability of the other entries."""
+
+    def entries(self, weights: RowWeights) -> Entries:
+        """The kept entries, for the rows' weights."""
+        ...
+
+    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """(V,): sum over `rows` (m,) int64 of weight (m,) x dropped probability x slope of the logits."""
+        ...
+
+    def dense(self, weights: RowWeights) -> Tensor:
+        """(n, V): the exact gradient of the projected logits, instead. Comes last: it may reuse their memory."""
+        ...
+
+
+class RowKernels(Protocol):
+    """What a backend supplies for this operation: a module, or any other object with these names."""
+
+    SPARSE_CHUNKS: int
+    """How many chunks of the sparse path `sparse_rows` is given at once."""
+
+    def row_kernel_(
+        self,
+        logits: Tensor,  # (n, V), projected
+        target: Tensor,  # (n,) int64 in [0, V)
+        weights: RowWeights | None,  # (n,)
+        spec: RowSpec,
+    ) -> RowValues:
+        """Statistics; with weights, the logits become their own gradient, in place.
+
+        Of logits that had softcap and temperature applied before, the head in `spec` has neither.
+        """
+        ...
+
+    def statistics(
+        self,
+        hidden: Tensor,  # (n, D)
+        target: Tensor,  # (n,)
+        spec: RowSpec,
+    ) -> RowValues:
+        """Statistics of rows, straight from hidden states."""
+        ...
+
+    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> SparseRows:
+        """The same, with what the sparse gradient needs."""
+        ...
+
+    def gather_rows(
+        self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
+    ) -> None:
+        """See `sparse_gradient.Gather`."""
+        ...

@@ -1,0 +1,79 @@
+"""What linear divergence takes, gives and asks of a backend: below its definition and its pass over the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from mind_kernels.head import Head
+from mind_kernels.linear_divergence.kinds import Divergence
+from mind_kernels.linear_divergence.teachers import Teacher
+
+
+class DivergenceArguments(NamedTuple):
+    """What the operator takes, in the order of its schema."""
+
+    hidden: Tensor  # (N, D)
+    head: Head
+    teacher: Teacher
+    row_weight: Tensor | None  # (N,)
+    divergence: Divergence
+    reduction: str
+    backend: str
+
+
+class RowValues(NamedTuple):
+    """What a row kernel returns, (n,) each, in the accumulation dtype."""
+
+    divergence: Tensor
+    entropy: Tensor
+
+
+class DivergenceOutputs(NamedTuple):
+    """What the operator gives."""
+
+    loss: Tensor  # (), or (N,) for reduction "none"
+    values: RowValues  # (N,)
+
+
+class RowKernels(Protocol):
+    """What a backend supplies for this operation: a module, or any other object with these names.
+
+    With weights, the logits become their own gradient, in place.
+    """
+
+    def divergence_(
+        self,
+        logits: Tensor,  # (n, V), projected
+        teacher_logits: Tensor,  # (n, V), projected
+        weights: Tensor | None,  # (n,)
+        head: Head,
+        teacher_head: Head,
+        divergence: Divergence,
+    ) -> RowValues:
+        """The divergence from a teacher of the same vocabulary; overwrites both logits."""
+        ...
+
+    def listed_divergence_(
+        self,
+        logits: Tensor,  # (n, V), projected
+        ids: Tensor,  # (n, T), T < V
+        log_p: Tensor,  # (n, T + 1), log-probabilities of the events
+        weights: Tensor | None,  # (n,)
+        head: Head,
+        divergence: Divergence,
+    ) -> RowValues:
+        """The divergence from a teacher's list; overwrites the logits."""
+        ...
+
+
+@dataclass(frozen=True)
+class DivergenceStats:
+    """Statistics of the rows, (N,), without a gradient; float32 (float64 for float64 input)."""
+
+    divergence: Tensor
+    """(N,) the divergence of the row in nats, without its weight."""
+    entropy: Tensor
+    """(N,) entropy of the student's softmax in nats."""

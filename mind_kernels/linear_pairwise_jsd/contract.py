@@ -1,0 +1,73 @@
+"""What linear pairwise JSD takes, gives and asks of a backend: below its definition and its loop over groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from mind_kernels.head import Head
+
+
+class GroupArguments(NamedTuple):
+    """What the operator takes, in the order of its schema."""
+
+    hidden: Tensor  # (P, K, D)
+    head: Head
+    group_weight: Tensor  # (P, K, K) of pairs or (P, K) of a mixture: see `forms`
+    mask: Tensor  # (P, K) bool
+    with_stats: bool  # without, only divergences that the loss depends on need be there
+    backend: str
+
+
+class GroupOutputs(NamedTuple):
+    """What the operator gives."""
+
+    loss: Tensor  # ()
+    divergence: Tensor  # as group_weight
+
+
+class GroupKernels(Protocol):
+    """What a backend supplies for this operation: a module, or any other object with these names.
+
+    Both leave `logits` as they are. Absent rows, where `mask` is False, hold finite logits; they have no divergence and
+    no gradient.
+    """
+
+    def pair_divergences(
+        self,
+        logits: Tensor,  # (G, K, V), softcap and temperature applied
+        pair_weight: Tensor,  # (G, K, K), its upper triangle counts
+        mask: Tensor,  # (G, K) bool
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum with respect to the logits."""
+        ...
+
+    def mixture_divergences(
+        self,
+        logits: Tensor,  # (G, K, V), softcap and temperature applied
+        mixture_weight: Tensor,  # (G, K)
+        mask: Tensor,  # (G, K) bool
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """KL(P_k || M) of each row to its group's weighted mean (G, K), and the gradient (G, K, V) of their weighted
+        sum with respect to the logits; 0 in groups without weight."""
+        ...
+
+
+@dataclass(frozen=True)
+class PairStats:
+    """Statistics of the pairs, without a gradient; float32 (float64 for float64 input)."""
+
+    jsd: Tensor
+    """(P, K, K) divergences in nats, in [0, ln 2]: symmetric, zero diagonal, zero where a row is masked."""
+
+
+@dataclass(frozen=True)
+class MixtureStats:
+    """Statistics of the mixture form, without a gradient; float32 (float64 for float64 input)."""
+
+    kl: Tensor
+    """(P, K) KL(P_k || M) in nats, non-negative; zero where a row is masked and in groups without weight."""

@@ -1,0 +1,116 @@
+"""The two forms of the loss of a group: over its pairs, or over its rows and their mixture.
+
+A form knows what its weights look like, which rows they concern, and how its divergences add up.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from mind_kernels import checks
+from mind_kernels.linear_pairwise_jsd.contract import GroupKernels, MixtureStats, PairStats
+
+
+class GroupForm(Protocol):
+    """What the loop over groups, the operations and the definition ask of a form."""
+
+    def check_values(self, weight: Tensor) -> None:
+        """Raises ValueError unless the weights are what the form takes."""
+        ...
+
+    def weighted_rows(self, weight: Tensor, present: Tensor) -> Tensor:
+        """(P, K) bool: the rows that are `present` (P, K) and on whose distribution the loss depends."""
+        ...
+
+    def entries(self, groups: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+        """The index of the weights that belong to `places` (G, n) of `groups` (G,)."""
+        ...
+
+    def divergences(
+        self, kernels: GroupKernels, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Divergences shaped as `weight`, and the gradient of their weighted sum: see GroupKernels."""
+        ...
+
+    def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
+        """The weighted sum ()."""
+        ...
+
+    def stats(self, divergence: Tensor) -> PairStats | MixtureStats: ...
+
+
+class PairForm:
+    """Weights and divergences of pairs (P, K, K), of which the upper triangle (i < j) counts."""
+
+    def check_values(self, weight: Tensor) -> None:
+        checks.values(weight.isfinite(), "pair_weight: expected finite values")
+
+    def weighted_rows(self, weight: Tensor, present: Tensor) -> Tensor:
+        upper = (weight != 0).triu(diagonal=1)
+        return present & ((upper | upper.transpose(1, 2)) & present[:, None, :]).any(-1)
+
+    def entries(self, groups: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+        return groups[:, None, None], places[:, :, None], places[:, None, :]
+
+    def divergences(
+        self, kernels: GroupKernels, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        return kernels.pair_divergences(logits, weight, mask, with_gradient)
+
+    def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
+        return (divergence * weight.to(divergence.dtype)).triu(diagonal=1).sum()
+
+    def stats(self, divergence: Tensor) -> PairStats:
+        return PairStats(divergence)
+
+
+class MixtureForm:
+    """Weights of rows and their divergences from the group's mixture, (P, K) both."""
+
+    def check_values(self, weight: Tensor) -> None:
+        message = "mixture_weight: expected finite values that are not negative"
+        checks.values(weight.isfinite() & (weight >= 0), message)
+
+    def weighted_rows(self, weight: Tensor, present: Tensor) -> Tensor:
+        return present & (weight != 0)
+
+    def entries(self, groups: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+        return groups[:, None], places
+
+    def divergences(
+        self, kernels: GroupKernels, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        return kernels.mixture_divergences(logits, weight, mask, with_gradient)
+
+    def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
+        return (divergence * weight.to(divergence.dtype)).sum()
+
+    def stats(self, divergence: Tensor) -> MixtureStats:
+        return MixtureStats(divergence)
+
+
+PAIRS, MIXTURE = PairForm(), MixtureForm()
+
+
+def form_of(weight: Tensor) -> GroupForm:
+    """The form whose weights these are: (P, K, K) of pairs, (P, K) of a mixture."""
+    return PAIRS if weight.dim() == 3 else MIXTURE
+
+
+def group_weight_argument(
+    pair_weight: Tensor | None, mixture_weight: Tensor | None, hidden: Tensor, groups: tuple[int, ...]
+) -> Tensor:
+    """The one of pair_weight (P, K, K) and mixture_weight (P, K) that is given, checked; `groups` is (P, K), K >= 2."""
+    if pair_weight is not None and mixture_weight is None:
+        name, weight, meaning, expected = "pair_weight", pair_weight, "(P, K, K)", (*groups, groups[1])
+    elif mixture_weight is not None and pair_weight is None:
+        name, weight, meaning, expected = "mixture_weight", mixture_weight, "(P, K)", groups
+    else:
+        raise ValueError("pair_weight and mixture_weight: expected exactly one of the two")
+    checks.shape(name, weight, tuple(expected), meaning)
+    if groups[1] < 2:
+        raise ValueError(f"{name} has shape {tuple(weight.shape)}: expected K >= 2 distributions a group")
+    checks.constant_weight(name, weight, hidden)
+    return weight

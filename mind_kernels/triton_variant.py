@@ -1,0 +1,45 @@
+"""How a launcher calls a Triton kernel, as data: what `python -m mind_kernels ahead` compiles without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+
+# Triton's names of the dtypes that kernels take.
+DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One specialisation of a kernel, as a launcher calls it."""
+
+    name: str
+    kernel: triton.JITFunction
+    types: Mapping[str, str]
+    """Triton type of each argument, "*bf16" or "i32"; may name arguments of other kernels too."""
+    keywords: Mapping[str, Any]
+    """Constexprs, None for an absent tensor, and launch options such as num_warps."""
+    wide: tuple[str, ...] = ()
+    """Tensors that may pass 2^31 elements."""
+    unaligned: tuple[str, ...] = ()
+    """Arguments that need not be a multiple of 16; the others are compiled as such, as Triton does on a launch."""
+    capabilities: tuple[int, ...] = ()
+    """Architectures that it is launched on; every one where empty."""
+    harmless_spills: str = ""
+    """Why spills of this variant are accepted."""
+
+    @property
+    def constexprs(self) -> dict[str, Any]:
+        return {name: self.keywords[name] for name in self.kernel.arg_names if name in self.keywords}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {name: value for name, value in self.keywords.items() if name not in self.kernel.arg_names}
+
+    @property
+    def signature(self) -> dict[str, str]:
+        return {name: "constexpr" if name in self.keywords else self.types[name] for name in self.kernel.arg_names}
