@@ -1,4 +1,4 @@
-"""Losses straight from hidden states and the LM head, never materialising the N x V logits."""
+"""Losses straight from hidden states and the LM head, never materializing the N x V logits."""
 
 from mind_kernels.backend import Availability, BackendUnavailableError, backends
 from mind_kernels.head import Head

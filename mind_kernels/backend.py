@@ -24,11 +24,14 @@ class BackendUnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a backend can run on this machine; `reason` says why not, `remedy` what to do. Empty where it can."""
+    """Whether a backend can run on this machine."""
 
     available: bool
+    """It can."""
     reason: str = ""
+    """Why it cannot; empty if it can."""
     remedy: str = ""
+    """What to do about it; empty if it can."""
 
 
 @dataclass(frozen=True)

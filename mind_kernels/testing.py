@@ -77,7 +77,7 @@ def error_budget(peer: Tensor, truth: Tensor, dtype: torch.dtype, conditioning: 
 
     The floor of a single number is four times as high: the peer's error is one draw there, and may be nil by luck.
     `conditioning` multiplies it where rounding is amplified in a way that the peer is spared: logits computed in two
-    products, for the normaliser and for the probabilities, differ by the rounding of a logit z, which changes p by |z|
+    products, for the normalizer and for the probabilities, differ by the rounding of a logit z, which changes p by |z|
     times as much.
     """
     of_peer = error(peer, truth)

@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.measure import read_results
 
-# Okabe and Ito's palette, told apart with any colour vision.
-COLOURS = {"mind_kernels": "#0072B2", "peer": "#999999", "eager": "#D55E00"}
+# Okabe and Ito's palette, told apart with any color vision.
+COLORS = {"mind_kernels": "#0072B2", "peer": "#999999", "eager": "#D55E00"}
 SIZES = ("N", "P", "K", "V", "D")
 
 
@@ -45,12 +45,12 @@ def draw(results: Path) -> Path:
 
 def _bars(axes: Any, rows: list[dict[str, Any]], column: str, label: str) -> None:
     values = [row.get(column) or 0 for row in rows]
-    bars = axes.barh([row["provider"] for row in rows], values, color=[_colour(row["provider"]) for row in rows])
+    bars = axes.barh([row["provider"] for row in rows], values, color=[_color(row["provider"]) for row in rows])
     axes.bar_label(bars, [f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in values], padding=3)
     axes.set_xlabel(label)
     axes.margins(x=0.18)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _colour(provider: str) -> str:
-    return COLOURS.get(re.match(r"\w*", provider)[0], COLOURS["peer"])
+def _color(provider: str) -> str:
+    return COLORS.get(re.match(r"\w*", provider)[0], COLORS["peer"])

@@ -48,7 +48,7 @@ def _maxima(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if whole * _TILE < z.shape[1]:
         parts.append(z[:, whole * _TILE :].amax(1, keepdim=True))
     tiles = torch.cat(parts, 1)
-    first = tiles.argmax(1, keepdim=True)  # argmax over all of z would not be vectorised
+    first = tiles.argmax(1, keepdim=True)  # argmax over all of z would not be vectorized
     columns = _columns(first, z.shape[1])
     return tiles.amax(1), columns.gather(1, z.gather(1, columns).argmax(1, keepdim=True)).squeeze(1), tiles
 

@@ -16,6 +16,7 @@ class LogitsKernels(Protocol):
 
     def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, spec: RowSpec) -> RowValues:
         """See `contract.RowKernels`."""
+        ...
 
     def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> tuple[RowValues, Tensor, Tensor, Tensor]:
         """The rows' values; a normalizer for the calls below, as the backend likes it; how many entries are kept (n,)
@@ -40,6 +41,7 @@ class LogitsKernels(Protocol):
         self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, spec: RowSpec
     ) -> Tensor:
         """See `contract.SparseRows`."""
+        ...
 
 
 class HostSums:

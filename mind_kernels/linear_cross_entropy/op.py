@@ -40,7 +40,7 @@ def linear_cross_entropy(
         hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labelled rows. Takes a gradient.
         weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
             Takes a gradient.
-        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronisation.
+        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronization.
         row_weight: (N,) floating, any sign, a constant: weight of each row (alpha_k / tokens and the like). None: 1
             each. A row of weight zero still yields its statistics.
         segment: (N,) int64 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics hold;

@@ -4,7 +4,7 @@ Cancellation-proof: with e = log(q / p), q - p is (p + q) tanh(e / 2), so that e
 the error of nearly equal ones is a rounding of e, not of p. For a mixture m = c p + (1 - c) q, with R = (q - p) / m,
     log(max(p, q) / m) = log1p(max(c R, (c - 1) R)),   log(q / m) = that + min(e, 0),   log(p / m) = that - max(e, 0):
 no argument is near -1, nothing overflows, and no term grows that its probability does not bound. The row scalar
-S = sum q F' / sum q is made from the same numbers as F', so that a rounding error of a normaliser cancels in F' - S.
+S = sum q F' / sum q is made from the same numbers as F', so that a rounding error of a normalizer cancels in F' - S.
 """
 
 from __future__ import annotations

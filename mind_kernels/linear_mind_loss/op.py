@@ -48,11 +48,11 @@ def linear_mind_loss(
         hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labelled rows. Takes a gradient.
         weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
             Takes a gradient.
-        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronisation.
+        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronization.
         row_weight: (N,) floating, any sign, a constant: weight of each row's nll. A row of weight zero still yields its
             statistics.
         answer_rows: (P, K) int64, row indices of hidden, each at most once, or -1 where absent; K >= 2 perspectives at
-            P aligned answer positions. May stay on the CPU, which spares a GPU one synchronisation.
+            P aligned answer positions. May stay on the CPU, which spares a GPU one synchronization.
         pair_weight: (P, K, K) floating, finite, any sign, a constant: weight of each pair, of which the upper triangle
             (i < j) counts.
         mixture_weight: (P, K) floating, finite, not negative, a constant: weight of each row in its group's mixture and

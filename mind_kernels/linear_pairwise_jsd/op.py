@@ -34,7 +34,7 @@ def linear_pairwise_jsd(
     H((P + Q) / 2) - (H(P) + H(Q)) / 2 in nats: L_cons of MIND (arXiv 2601.03717) for pair_weight = alpha_i alpha_j.
 
     With `mixture_weight` w instead: sum_p sum_k w[p, k] KL(P_k || M), M = sum_k w_k P_k / sum_k w_k, which is
-    sum_k w_k times the generalised JSD of all K distributions (Lin 1991), and 1/2 in both places the JSD of a pair.
+    sum_k w_k times the generalized JSD of all K distributions (Lin 1991), and 1/2 in both places the JSD of a pair.
 
     Args:
         hidden: (P, K, D), K >= 2 rows per group, float64, float32, bfloat16 or float16: the hidden states of K

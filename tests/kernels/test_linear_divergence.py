@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from cases import interpreted
 from divergence_cases import (
     BACKENDS,
@@ -20,6 +19,7 @@ from divergence_cases import (
     listed_cases,
     make,
     name_of,
+    published,
     run,
 )
 
@@ -47,26 +47,6 @@ def test_extreme_mixtures(backend, kind, form):
     assert_matches_float64(inputs, torch.float32, backend, reduction="none", **kind)
 
 
-def published(kind, log_q, log_p, parameter):
-    """The divergence of each row as its paper writes it; F.kl_div(input, target) is KL(target || input)."""
-
-    def kl(log_x, log_m):
-        return F.kl_div(log_m, log_x, reduction="none", log_target=True).sum(-1)
-
-    def mixture(share):
-        return (share * log_p.exp() + (1 - share) * log_q.exp()).log()
-
-    if kind == "taid":
-        return kl(torch.log_softmax((1 - parameter) * log_q.detach() + parameter * log_p, -1), log_q)
-    return {
-        "forward_kl": lambda: kl(log_p, log_q),
-        "reverse_kl": lambda: kl(log_q, log_p),
-        "jsd": lambda: parameter * kl(log_p, mixture(parameter)) + (1 - parameter) * kl(log_q, mixture(parameter)),
-        "skew_forward_kl": lambda: kl(log_p, mixture(parameter)),
-        "skew_reverse_kl": lambda: kl(log_q, mixture(1 - parameter)),
-    }[kind]()
-
-
 @pytest.mark.parametrize("kind", KINDS, ids=name_of)
 def test_reference_is_the_published_formula(kind):
     inputs = make(23, 16, 101)
@@ -83,8 +63,7 @@ def test_reference_is_the_published_formula(kind):
     )
     log_q = torch.log_softmax(hidden @ inputs["weight"].T / temperature, -1)
     log_p = torch.log_softmax(inputs["teacher_hidden"] @ inputs["teacher_weight"].T / temperature, -1)
-    name, parameter = (*kind.values(), {"jsd": 0.5, "skew_forward_kl": 0.1}.get(kind["kind"]))[:2]
-    expected = published(name, log_q, log_p, parameter).mean()
+    expected = published(kind, log_q, log_p).mean()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(value, hidden)[0] for value in (loss, expected)))
 
@@ -98,8 +77,7 @@ def test_list_is_the_divergence_of_its_events(kind):
     log_q = torch.cat([log_q.gather(1, inputs["teacher_ids"]), tail.log()], 1)
     log_p = inputs["teacher_log_prob"].double()
     log_p = torch.cat([log_p, (1 - log_p.exp().sum(1, keepdim=True)).log()], 1)
-    name, parameter = (*kind.values(), {"jsd": 0.5, "skew_forward_kl": 0.1}.get(kind["kind"]))[:2]
-    expected = published(name, log_q, log_p, parameter)
+    expected = published(kind, log_q, log_p)
     for backend in ("reference", "torch"):
         torch.testing.assert_close(run(inputs, torch.float64, backend, **kind)["divergence"], expected)
 

@@ -248,7 +248,7 @@ def flat_inputs(scale):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("scale", [0.0, 0.5], ids=["uniform", "random initialisation"])
+@pytest.mark.parametrize("scale", [0.0, 0.5], ids=["uniform", "random initialization"])
 def test_flat_softmax_falls_back_to_the_exact_gradient(backend, scale):
     inputs = flat_inputs(scale)
     exact = run(inputs, torch.float32, backend, threshold=None)
