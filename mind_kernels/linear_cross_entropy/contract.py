@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,6 +21,13 @@ class RowSpec:
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     gradient_threshold: float | None = None
+
+    @property
+    def log_threshold(self) -> float:
+        """The logarithm of the threshold, which there must be."""
+        if self.gradient_threshold is None:
+            raise ValueError("gradient_threshold is None: expected a probability")
+        return math.log(self.gradient_threshold)
 
 
 @dataclass(frozen=True)

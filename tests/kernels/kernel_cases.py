@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -21,13 +22,15 @@ class Options:
     z_loss: float = 0.0
     entropy: bool = False
 
-    @property
-    def head(self) -> Head:
-        return Head(torch.empty(0), None, self.softcap, self.temperature)
+    def __str__(self) -> str:
+        """Those that are not the default."""
+        given = {name: value for name, value in vars(self).items() if value != getattr(Options, name)}
+        return ",".join(f"{name}={value}" for name, value in given.items()) or "plain"
 
-    @property
-    def loss(self) -> RowSpec:
-        return RowSpec(self.head, self.label_smoothing, self.z_loss, THRESHOLD)
+    def spec(self, head: torch.Tensor | int, threshold=THRESHOLD) -> RowSpec:
+        """The loss of rows; `head` is the weight, or the vocabulary for kernels that have the logits."""
+        weight = torch.empty(head, 0) if isinstance(head, int) else head
+        return RowSpec(Head(weight, None, self.softcap, self.temperature), self.label_smoothing, self.z_loss, threshold)
 
     def weights(self, scale, entropy_scale) -> RowWeights:
         return RowWeights(scale, entropy_scale if self.entropy else None)
@@ -76,6 +79,38 @@ def eager_rows(logits, target, scale, entropy_scale, options):
     objective.sum().backward()
     values = {"loss": loss, "nll": nll, "lse": lse, "entropy": entropy}
     return {name: value.detach() for name, value in values.items()}, {"gradient": leaf.grad}, z.detach()
+
+
+class Terms(NamedTuple):
+    """Of each logit (n, V): probability, p (a + b log p), slope of the logits, and gradient without a uniform part."""
+
+    p: torch.Tensor
+    part: torch.Tensor
+    slope: torch.Tensor
+    gradient: torch.Tensor
+
+
+def from_lse(logits, target, scale, entropy_scale, options) -> Terms:
+    """The terms by the formulas, as plain PyTorch computes them from lse in the dtype of the logits."""
+    z = options.condition(logits)
+    lse = torch.logsumexp(z, 1, keepdim=True)
+    log_p = z - lse
+    p = log_p.exp()
+    scale, entropy_scale = scale.to(z.dtype)[:, None], entropy_scale.to(z.dtype)[:, None]
+    part = p * scale * (1 + 2 * options.z_loss * lse)
+    if options.entropy:
+        part = part - entropy_scale * p * (log_p - (p * log_p).sum(1, keepdim=True))
+    slope = torch.ones_like(z) / options.temperature
+    if options.softcap is not None:
+        slope = slope * (1 - (z * options.temperature / options.softcap).square())
+    y = torch.zeros_like(z).scatter_(1, target[:, None], 1.0)
+    return Terms(p, part, slope, (part - scale * (1 - options.label_smoothing) * y) * slope)
+
+
+def kept_entries(logits, target, options):
+    """Mask of the entries above the threshold and of the targets, and of those too close to the threshold to tell."""
+    p = torch.softmax(options.condition(logits.double()), 1)
+    return (p > THRESHOLD).scatter(1, target[:, None], True), (p / THRESHOLD - 1).abs() < 1e-5
 
 
 def make_groups(kind, groups, count, vocabulary, *, scale=1.0, spread=1.0, absent=0.2, device="cpu"):
