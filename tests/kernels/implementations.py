@@ -57,7 +57,7 @@ class Implementation:
         return backend.kernels(operation, self.backend)
 
 
-def implementations(*backends: str) -> list[Implementation]:
+def of(*backends: str) -> list[Implementation]:
     """Those of the named backends; test_backend.py fails if one of them is missing that should not be."""
     out = []
     for name in backends:
@@ -71,22 +71,23 @@ def implementations(*backends: str) -> list[Implementation]:
     return out
 
 
-def parameters(
-    chosen: Iterable[Implementation], *axes: Sequence[Any], dtypes: Collection[torch.dtype] = ()
-) -> list[Any]:
-    """pytest parameters: each implementation with every combination of values of the axes.
+def each(
+    *axes: Sequence[Any], of: Iterable[Implementation], names: str = "", dtypes: Collection[torch.dtype] = ()
+) -> pytest.MarkDecorator:
+    """A test's cases: each implementation of `of` with every combination of values of the axes, which have these names.
 
-    If `dtypes` are given, the implementation's among them are the first axis. Slow implementations get every combination
-    of the first two axes, and of the other axes the values in turn.
+    If `dtypes` are given, those of the implementation among them are the first axis. Slow implementations get every
+    combination of the first two axes, and of the other axes the values in turn.
     """
-    out = []
-    for each in chosen:
-        of_each = ([dtype for dtype in each.dtypes if dtype in dtypes], *axes) if dtypes else axes
-        combine = _in_turn if each.slow else itertools.product
+    cases = []
+    for implementation in of:
+        of_each = ([dtype for dtype in implementation.dtypes if dtype in dtypes], *axes) if dtypes else axes
+        combine = _in_turn if implementation.slow else itertools.product
         for values in combine(*of_each):
             words = [str(value).removeprefix("torch.").replace(" ", "") for value in values]
-            out.append(pytest.param(each, *values, id="-".join([each.name, *words])))
-    return out
+            cases.append(pytest.param(implementation, *values, id="-".join([implementation.name, *words])))
+    arguments = ["implementation", *["dtype"] * bool(dtypes), *names.split()]
+    return pytest.mark.parametrize(arguments, cases, indirect=["implementation"])
 
 
 def _in_turn(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
