@@ -1,6 +1,6 @@
 """Weighted sums of gathered matrix rows in Triton: what a sparse matrix product comes to.
 
-One program a bag and block of columns, in one pass; no memory beside the result. Sums in float32 and in a fixed order.
+One program per bag and block of columns, in one pass; no memory beside the result. Sums in float32, in a fixed order.
 
 Count for 573,000 entries (16384 rows x 35), D 3584, bfloat16: 4.1 GB are gathered. Programs of one block of columns run
 together, so what they share is a slab of the matrix: 16.8 MB of 16384 hidden states, which stays in the L2 cache, so dW
@@ -10,14 +10,13 @@ is bound by the writing of its V x D result; of an LM head 155 MB, whose frequen
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from mind_kernels.triton_math import row_pointer
+from mind_kernels.triton_math import cdiv, jit, next_power_of_2, row_pointer
 from mind_kernels.triton_variant import DTYPES, Variant
 
-# Bytes of a matrix row that a program reads at once, and rows that it reads at once: 16 KiB in flight a program, of
+# Bytes of a matrix row that a program reads at once, and rows that it reads at once: 16 KiB in flight per program, of
 # which four share a multiprocessor. A bag of thousands of entries goes through one program, about 1 us for 16 of them.
 _ROW_BYTES = 1 << 10
 _ENTRIES = 16
@@ -27,12 +26,12 @@ def gather_launch(size: int, dtype: torch.dtype) -> dict[str, int]:
     """Tile and warps for rows of `size` elements."""
     return {
         "ENTRIES": _ENTRIES,
-        "COLUMNS": min(_ROW_BYTES // dtype.itemsize, max(16, triton.next_power_of_2(size))),
+        "COLUMNS": min(_ROW_BYTES // dtype.itemsize, max(16, next_power_of_2(size))),
         "num_warps": 4,
     }
 
 
-@triton.jit
+@jit
 def _gather_kernel(
     values,  # (nnz,)
     indices,  # (nnz,)
@@ -71,31 +70,6 @@ def _gather_kernel(
     tl.store(row_pointer(out, bag, out_stride) + columns, total, mask=inside)
 
 
-def gather_rows(
-    values: Tensor,  # (nnz,) float32
-    indices: Tensor,  # (nnz,) int32
-    offsets: Tensor,  # (bags + 1,) int64, into values and indices
-    matrix: Tensor,  # (M, D), stride(1) == 1
-    left: Tensor | None = None,  # (bags, k)
-    right: Tensor | None = None,  # (k, D), stride(1) == 1
-    out: Tensor | None = None,  # (bags, D), stride(1) == 1, any dtype; a new float32 tensor by default
-) -> Tensor:
-    """out[b] = sum over offsets[b] <= i < offsets[b + 1] of values[i] matrix[indices[i]], plus left[b] @ right.
-
-    `left` and `right` add a product of small rank k where the result is written anyway.
-    """
-    bags, size = offsets.numel() - 1, matrix.shape[1]
-    if out is None:
-        out = matrix.new_empty(bags, size, dtype=torch.float32)
-    rank = 0 if left is None else left.shape[1]
-    product = (left, *left.stride(), right, right.stride(0)) if rank else (None, 0, 0, None, 0)
-    launch = gather_launch(size, matrix.dtype)
-    _gather_kernel[(bags, triton.cdiv(size, launch["COLUMNS"]))](
-        values, indices, offsets, matrix, matrix.stride(0), *product, out, out.stride(0), size, RANK=rank, **launch
-    )
-    return out
-
-
 _TYPES = {
     "values": "*fp32",
     "indices": "*i32",
@@ -113,21 +87,38 @@ _TYPES = {
 
 def variants() -> list[Variant]:
     """Each dtype, a plain gather, and a matrix whose rows do not begin at multiples of 16 bytes."""
-    out, wide = [], ("matrix", "out")
-    for dtype, name in DTYPES.items():
-        types = _TYPES | {"matrix": f"*{name}", "right": f"*{name}"}
-        launch = {"RANK": 2} | gather_launch(3584, dtype)
-        out.append(Variant(f"gather and product {name}", _gather_kernel, types, launch, wide))
-    plain = launch | {"RANK": 0, "left": None, "right": None}
-    out.append(Variant(f"gather {name}", _gather_kernel, types, plain, wide))
-    out.append(
-        Variant(
-            f"gather {name}, unaligned",
-            _gather_kernel,
-            types,
-            plain,
-            wide,
-            unaligned=("matrix", "matrix_stride", "out", "out_stride", "size", "values", "indices"),
-        )
+
+    def variant(label, dtype, options, unaligned=()):
+        types = _TYPES | dict.fromkeys(("matrix", "right"), f"*{DTYPES[dtype]}")
+        launch = options | gather_launch(3584, dtype)
+        name = label.format(DTYPES[dtype])
+        return Variant(name, _gather_kernel, types, launch, wide=("matrix", "out"), unaligned=unaligned)
+
+    plain = {"RANK": 0, "left": None, "right": None}
+    unaligned = ("matrix", "matrix_stride", "out", "out_stride", "size", "values", "indices")
+    return [
+        *(variant("gather and product {}", dtype, {"RANK": 2}) for dtype in DTYPES),
+        variant("gather {}", torch.float32, plain),
+        variant("gather {}, unaligned", torch.float32, plain, unaligned),
+    ]
+
+
+def gather_rows(
+    values: Tensor,  # (nnz,) float32
+    indices: Tensor,  # (nnz,) int32
+    offsets: Tensor,  # (bags + 1,) int64, into values and indices
+    matrix: Tensor,  # (M, D), stride(1) == 1
+    left: Tensor,  # (bags, k)
+    right: Tensor,  # (k, D), stride(1) == 1
+    out: Tensor,  # (bags, D), stride(1) == 1, any dtype
+) -> None:
+    """out[b] = sum over offsets[b] <= i < offsets[b + 1] of values[i] matrix[indices[i]], plus left[b] @ right.
+
+    `left` and `right` add a product of small rank k, which costs no pass of its own.
+    """
+    bags, size, rank = offsets.numel() - 1, matrix.shape[1], left.shape[1]
+    product = (left, *left.stride(), right, right.stride(0)) if rank else (None, 0, 0, None, 0)
+    launch = gather_launch(size, matrix.dtype)
+    _gather_kernel[(bags, cdiv(size, launch["COLUMNS"]))](
+        values, indices, offsets, matrix, matrix.stride(0), *product, out, out.stride(0), size, RANK=rank, **launch
     )
-    return out

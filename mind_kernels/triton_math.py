@@ -1,17 +1,26 @@
 """What the Triton kernels of several operations share. All arithmetic is float32.
 
-A kernel with a program a row reads it as tiles (LANES, VECTOR): VECTOR neighbours are one 16-byte load, and each lane
+A kernel with a program per row reads it as tiles (LANES, VECTOR): VECTOR neighbours are one 16-byte load, and each lane
 carries an online softmax of its own until the row ends. So the loop needs no reduction across threads, and one
 rescaling for VECTOR entries.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import torch
 import triton
 import triton.language as tl
 
 from mind_kernels.head import Head
+
+# Triton's own, with types that serve a checker: by Triton's annotations a function that a kernel calls has no result, a
+# kernel takes no plain number for a constexpr, and `cdiv` may return one.
+jit: Callable[..., Any] = triton.jit
+cdiv = cast(Callable[[int, int], int], triton.cdiv)
+next_power_of_2 = cast(Callable[[int], int], triton.next_power_of_2)
 
 # Stands for -inf where there is no logit: exp(LOWEST - z) is 0, and so is 0 * LOWEST, which -inf would make nan. Its
 # square is finite.
@@ -26,19 +35,35 @@ _LOADS = 2
 _MAX_WARPS = {2: 32, 4: 16}
 
 
-@triton.jit
+def row_launch(vocabulary: int, stride: int, dtype: torch.dtype) -> dict[str, int]:
+    """Tile and warps of a kernel with a program per row."""
+    vector = 16 // dtype.itemsize
+    if vocabulary % 16 == 0 and stride % 16 == 0:
+        loads, most = _LOADS, _MAX_WARPS[dtype.itemsize]
+    else:  # no 16-byte loads: a vector lies in as many threads, and each thread carries the state of as many lanes
+        loads, most = 1, 16
+    warps = min(most, next_power_of_2(cdiv(vocabulary, 32 * loads * vector)))
+    return {"LANES": 32 * loads * warps, "VECTOR": vector, "num_warps": warps}
+
+
+def conditions(head: Head) -> dict[str, float | bool]:
+    """Softcap and temperature as kernel arguments."""
+    return {"softcap": head.softcap or 1.0, "temperature": head.temperature, "HAS_SOFTCAP": head.softcap is not None}
+
+
+@jit
 def row_pointer(base, row, stride):
     """The start of a row: 64-bit, since N x V passes 2^31 elements."""
     return base + row.to(tl.int64) * stride
 
 
-@triton.jit
+@jit
 def exp(x):
     """e^x as 2^(x log2 e), which is one instruction on a GPU; tl.exp spends three more on denormal results."""
     return tl.exp2(x * LOG2_E)
 
 
-@triton.jit
+@jit
 def tanh(x):
     """tanh to two units in the last place of float32, also for small x, where 1 - 2 / (e^2x + 1) cancels."""
     size = tl.minimum(tl.abs(x), 10.0, propagate_nan=tl.PropagateNan.ALL)  # tanh(10) is 1; keeps x^10 finite
@@ -53,7 +78,7 @@ def tanh(x):
     return tl.where(x < 0, -size, size)
 
 
-@triton.jit
+@jit
 def log1p(x):
     """log(1 + x) of x >= 0 to three units in the last place of float32, also for small x."""
     half = x / (2.0 + x)
@@ -65,7 +90,7 @@ def log1p(x):
     return tl.where(x < 0.5, 2.0 * half + 2.0 * half * (square * q), tl.log(1.0 + x))
 
 
-@triton.jit
+@jit
 def condition(x, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
     """z = softcap(x) / temperature, softcap(x) = c tanh(x / c). Divisions by scalars leave the loops as reciprocals."""
     if HAS_SOFTCAP:
@@ -75,7 +100,7 @@ def condition(x, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
     return z
 
 
-@triton.jit
+@jit
 def slope(z, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
     """dz / dx of `condition`, from z."""
     result = 1.0 / temperature
@@ -85,23 +110,7 @@ def slope(z, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
     return result
 
 
-def conditions(head: Head) -> dict[str, float | bool]:
-    """Softcap and temperature as kernel arguments."""
-    return {"softcap": head.softcap or 1.0, "temperature": head.temperature, "HAS_SOFTCAP": head.softcap is not None}
-
-
-def row_launch(vocabulary: int, stride: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile and warps of a kernel with a program a row."""
-    vector = 16 // dtype.itemsize
-    if vocabulary % 16 == 0 and stride % 16 == 0:
-        loads, most = _LOADS, _MAX_WARPS[dtype.itemsize]
-    else:  # no 16-byte loads: a vector lies in as many threads, and each thread carries the state of as many lanes
-        loads, most = 1, 16
-    warps = min(most, triton.next_power_of_2(triton.cdiv(vocabulary, 32 * loads * vector)))
-    return {"LANES": 32 * loads * warps, "VECTOR": vector, "num_warps": warps}
-
-
-@triton.jit
+@jit
 def load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
     """z of these columns of a row; LOWEST beyond the vocabulary."""
     inside = columns < vocabulary
@@ -109,13 +118,13 @@ def load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP: tl.
     return tl.where(inside, condition(x, softcap, temperature, HAS_SOFTCAP), LOWEST)
 
 
-@triton.jit
+@jit
 def columns_of(start, LANES: tl.constexpr, VECTOR: tl.constexpr):
     """The columns (LANES, VECTOR) of the tile that begins at `start`."""
     return start + tl.arange(0, LANES)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
 
 
-@triton.jit
+@jit
 def online_softmax(z, z_maximum, maximum, total, entropy_sum):
     """Adds logits z, of maximum z_maximum, to each row's maximum m, sum of e^(z - m), and sum of e^(z - m) (z - m)."""
     grown = tl.maximum(maximum, z_maximum)
@@ -128,7 +137,7 @@ def online_softmax(z, z_maximum, maximum, total, entropy_sum):
     return grown, total, entropy_sum
 
 
-@triton.jit
+@jit
 def join_lanes(maximum, total, entropy_sum):
     """The three of `online_softmax` for the row, from those of its lanes."""
     row_maximum = tl.max(maximum, axis=0)

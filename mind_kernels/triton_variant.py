@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 
 # Triton's names of the dtypes that kernels take.
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -15,10 +14,11 @@ DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 @dataclass(frozen=True)
 class Variant:
-    """One specialisation of a kernel, as a launcher calls it."""
+    """A kernel with the constants of one kind of launch."""
 
     name: str
-    kernel: triton.JITFunction
+    kernel: Any
+    """What @jit makes of a function."""
     types: Mapping[str, str]
     """Triton type of each argument, "*bf16" or "i32"; may name arguments of other kernels too."""
     keywords: Mapping[str, Any]
@@ -28,7 +28,7 @@ class Variant:
     unaligned: tuple[str, ...] = ()
     """Arguments that need not be a multiple of 16; the others are compiled as such, as Triton does on a launch."""
     capabilities: tuple[int, ...] = ()
-    """Architectures that it is launched on; every one where empty."""
+    """Architectures that it is launched on; empty: all."""
     harmless_spills: str = ""
     """Why spills of this variant are accepted."""
 

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.sparse_gradient import Entries, offsets_of
+
+
+class Counted(NamedTuple):
+    """What is known of n rows of logits before their weights. Kept are entries above the threshold and the target's."""
+
+    values: RowValues
+    normalizer: Tensor  # for the calls below, as the backend likes it
+    kept: Tensor  # (n,) int64, how many entries are kept
+    kept_mass: Tensor  # (n,), their probability
+
+
+class KeptEntries(NamedTuple):
+    """The kept entries of n rows, row after row, in increasing column order; see `sparse_gradient.Entries`."""
+
+    columns: Tensor  # (total,) int32
+    values: Tensor  # (total,)
+    kept_sum: Tensor  # (n,)
 
 
 class LogitsKernels(Protocol):
@@ -18,9 +35,8 @@ class LogitsKernels(Protocol):
         """See `contract.RowKernels`."""
         ...
 
-    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> tuple[RowValues, Tensor, Tensor, Tensor]:
-        """The rows' values; a normalizer for the calls below, as the backend likes it; how many entries are kept (n,)
-        int64, and their probability (n,). Kept are the entries above the threshold, and the target's."""
+    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> Counted:
+        """Statistics of the rows, and what is kept of them. Leaves the logits as they are."""
         ...
 
     def entries(
@@ -33,8 +49,8 @@ class LogitsKernels(Protocol):
         spec: RowSpec,
         offsets: Tensor,
         total: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """columns (total,) int32, values (total,) and kept_sum (n,) as `sparse_gradient.Entries` has them."""
+    ) -> KeptEntries:
+        """The kept entries. `offsets` (n + 1,) int64 are those of `kept`, `total` is the last of them."""
         ...
 
     def background(

@@ -113,7 +113,7 @@ def mixture_divergences(
     values, gradient = _run(logits, buffers.groups, block, with_gradient)
     weighted = total > 0
     if gradient is not None:
-        gradient.mul_(weighted[..., None])
+        gradient.masked_fill_(~weighted[..., None], 0)  # where it is nan
     return torch.where(mask & weighted, values.to(logits.dtype), 0), gradient
 
 

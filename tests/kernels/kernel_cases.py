@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
 from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
+from mind_kernels.testing import error
 
 THRESHOLD = 2.0**-8
+
+
+Results = dict[str, torch.Tensor]
+
+
+def unluckiest(eager: Callable[[torch.Tensor], Results], vocabulary: int, truth: Results) -> Results:
+    """Eager PyTorch's results with the largest errors, of several orders of the vocabulary.
+
+    The error of few numbers is a matter of luck, and so would be the budget that follows from it. `eager` is told the
+    order (V,) in which to sum.
+    """
+    generator = torch.Generator().manual_seed(vocabulary)
+    every = torch.arange(vocabulary)
+    orders = [every, every.flip(0), *(torch.randperm(vocabulary, generator=generator) for _ in range(2))]
+    found = [eager(order) for order in orders]
+
+    def worst(name: str) -> torch.Tensor:
+        return max((results[name] for results in found), key=lambda value: error(value, truth[name]).largest)
+
+    return {name: worst(name) for name in truth}
 
 
 @dataclass(frozen=True)
@@ -21,13 +44,15 @@ class Options:
     z_loss: float = 0.0
     entropy: bool = False
 
-    @property
-    def head(self) -> Head:
-        return Head(torch.empty(0), None, self.softcap, self.temperature)
+    def __str__(self) -> str:
+        """Those that are not the default."""
+        given = {name: value for name, value in vars(self).items() if value != getattr(Options, name)}
+        return ",".join(f"{name}={value}" for name, value in given.items()) or "plain"
 
-    @property
-    def loss(self) -> RowSpec:
-        return RowSpec(self.head, self.label_smoothing, self.z_loss, THRESHOLD)
+    def spec(self, head: torch.Tensor | int, threshold=THRESHOLD) -> RowSpec:
+        """The loss of rows; `head` is the weight, or the vocabulary for kernels that have the logits."""
+        weight = torch.empty(head, 0) if isinstance(head, int) else head
+        return RowSpec(Head(weight, None, self.softcap, self.temperature), self.label_smoothing, self.z_loss, threshold)
 
     def weights(self, scale, entropy_scale) -> RowWeights:
         return RowWeights(scale, entropy_scale if self.entropy else None)
@@ -61,7 +86,7 @@ def make_rows(rows, vocabulary, dtype, peak=6.0, device="cpu"):
 
 
 def eager_rows(logits, target, scale, entropy_scale, options):
-    """Statistics and gradient by autograd, in float64 for float64 logits and float32 for all others; z."""
+    """Values and gradient by autograd, in float64 for float64 logits and float32 for all others."""
     leaf = logits.detach().clone().requires_grad_()
     z = options.condition(leaf.double() if leaf.dtype == torch.float64 else leaf.float())
     log_p = torch.log_softmax(z, -1)
@@ -75,7 +100,60 @@ def eager_rows(logits, target, scale, entropy_scale, options):
         objective = objective + entropy_scale.to(z.dtype) * entropy
     objective.sum().backward()
     values = {"loss": loss, "nll": nll, "lse": lse, "entropy": entropy}
-    return {name: value.detach() for name, value in values.items()}, {"gradient": leaf.grad}, z.detach()
+    return {name: value.detach() for name, value in values.items()} | {"gradient": leaf.grad}
+
+
+def truth_and_peer_of_rows(logits, target, scale, entropy_scale, options):
+    """`eager_rows` in float64, and with its errors in the dtype of the logits."""
+    truth = eager_rows(logits.double(), target, scale, entropy_scale, options)
+
+    def eager(order):
+        order = order.to(logits.device)
+        place = order.argsort()
+        found = eager_rows(logits[:, order], place[target], scale, entropy_scale, options)
+        return found | {"gradient": found["gradient"][:, place]}
+
+    return truth, unluckiest(eager, logits.shape[1], truth)
+
+
+class Terms(NamedTuple):
+    """Of each logit (n, V): probability, p (a + b log p), slope of the logits, and gradient without a uniform part."""
+
+    p: torch.Tensor
+    part: torch.Tensor
+    slope: torch.Tensor
+    gradient: torch.Tensor
+
+
+def from_lse(logits, target, scale, entropy_scale, options, order=None) -> Terms:
+    """The terms by the formulas, as plain PyTorch computes them from lse in the dtype of the logits.
+
+    `order` (V,) is that in which the vocabulary is summed.
+    """
+    if order is not None:
+        order = order.to(logits.device)
+        place = order.argsort()
+        terms = from_lse(logits[:, order], place[target], scale, entropy_scale, options)
+        return Terms(*(term[:, place] for term in terms))
+    z = options.condition(logits)
+    lse = torch.logsumexp(z, 1, keepdim=True)
+    log_p = z - lse
+    p = log_p.exp()
+    scale, entropy_scale = scale.to(z.dtype)[:, None], entropy_scale.to(z.dtype)[:, None]
+    part = p * scale * (1 + 2 * options.z_loss * lse)
+    if options.entropy:
+        part = part - entropy_scale * p * (log_p - (p * log_p).sum(1, keepdim=True))
+    slope = torch.ones_like(z) / options.temperature
+    if options.softcap is not None:
+        slope = slope * (1 - (z * options.temperature / options.softcap).square())
+    y = torch.zeros_like(z).scatter_(1, target[:, None], 1.0)
+    return Terms(p, part, slope, (part - scale * (1 - options.label_smoothing) * y) * slope)
+
+
+def kept_entries(logits, target, options):
+    """Mask of the entries above the threshold and of the targets, and of those too close to the threshold to tell."""
+    p = torch.softmax(options.condition(logits.double()), 1)
+    return (p > THRESHOLD).scatter(1, target[:, None], True), (p / THRESHOLD - 1).abs() < 1e-5
 
 
 def make_groups(kind, groups, count, vocabulary, *, scale=1.0, spread=1.0, absent=0.2, device="cpu"):
@@ -98,6 +176,18 @@ def eager_groups(logits, weight, mask):
     values = divergences(leaf, weight, mask)
     group_loss(values, weight).backward()
     return {"values": values.detach(), "gradient": leaf.grad}
+
+
+def truth_and_peer_of_groups(logits, weight, mask):
+    """`eager_groups` in float64, and with its errors in the dtype of the logits."""
+    truth = eager_groups(logits.double(), weight, mask)
+
+    def eager(order):
+        order = order.to(logits.device)
+        found = eager_groups(logits[..., order], weight, mask)
+        return found | {"gradient": found["gradient"][..., order.argsort()]}
+
+    return truth, unluckiest(eager, logits.shape[-1], truth)
 
 
 def not_cancelling(logits, weight):

@@ -10,14 +10,13 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from mind_kernels import triton_ahead
-from mind_kernels.triton_ahead import offset_types
+from mind_kernels.commands import ahead
 
 # Run in a process of its own, since the tests' own kernels may be the interpreter's.
 FAULTS = """
 from dataclasses import replace
 from mind_kernels.linear_cross_entropy._triton.rows import variants
-from mind_kernels.triton_ahead import compile_variant
+from mind_kernels.commands.ahead import compile_variant
 
 good = variants()[0]
 report = compile_variant(good, 90)
@@ -37,7 +36,7 @@ def run(*arguments):
 
 @pytest.mark.slow
 def test_all_variants_compile_without_spills():
-    result = run("-m", "mind_kernels.triton_ahead")
+    result = run("-m", "mind_kernels", "ahead")
     print(result.stdout)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -48,9 +47,23 @@ def test_faults_are_seen():
 
 
 def test_the_interpreter_has_nothing_to_compile():
-    variant = triton_ahead.Variant("example", object(), {}, {})
+    variant = ahead.Variant("example", object(), {}, {})
     with pytest.raises(RuntimeError, match="example: TRITON_INTERPRET was set"):
-        triton_ahead.compile_variant(variant, 90)
+        ahead.compile_variant(variant, 90)
+
+
+def test_every_kernel_is_in_a_variant():
+    """Also those of a module that is new: the command finds it in its operation's `_triton`."""
+    modules = ahead.modules()
+    compiled = {id(variant.kernel) for variant in ahead.variants(modules)}
+    kernels = {
+        f"{module}.{name}": value
+        for module in modules
+        for name, value in vars(sys.modules[module]).items()
+        if name.endswith("_kernel")
+    }
+    assert len(kernels) > 10
+    assert not [name for name, kernel in kernels.items() if id(kernel) not in compiled]
 
 
 def test_offset_types():
@@ -61,5 +74,5 @@ def test_offset_types():
     %many = tt.splat %logits : !tt.ptr<bf16> -> tensor<8x!tt.ptr<bf16>> loc(#loc3)
     %y = tt.addptr %many, %columns : tensor<8x!tt.ptr<bf16>>, tensor<8xi32> loc(#loc4)
   """
-    assert offset_types(ttir, "logits") == ["i64", "i32"]
-    assert offset_types(ttir, "weight") == []
+    assert ahead.offset_types(ttir, "logits") == ["i64", "i32"]
+    assert ahead.offset_types(ttir, "weight") == []

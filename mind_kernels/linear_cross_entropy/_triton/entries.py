@@ -1,25 +1,39 @@
 """The sparse gradient of linear cross-entropy in Triton, from a chunk of logits in memory and their statistics.
 
-One read of the logits for the kept entries, one program a row, and one of the sampled rows for the background
-distribution, one program a block of the vocabulary. Peak memory: 8 bytes a kept entry beside the logits. Logits in
+One read of the logits for the kept entries, one program per row, and one of the sampled rows for the background
+distribution, one program per block of the vocabulary. Peak memory: 8 bytes per kept entry beside the logits. Logits in
 float32, bfloat16 or float16, all arithmetic in float32; deterministic: no atomics.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from mind_kernels.head import Head
-from mind_kernels.linear_cross_entropy._triton.rows import entry_gradient, is_kept, load_normalizer, weights
-from mind_kernels.triton_math import condition, conditions, exp, load_logits, row_pointer, slope
+from mind_kernels.linear_cross_entropy._triton.terms import (
+    coefficients,
+    entry_gradient,
+    is_kept,
+    load_normalizer,
+    loss_arguments,
+)
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
+from mind_kernels.linear_cross_entropy.logits_rows import KeptEntries
+from mind_kernels.triton_math import (
+    cdiv,
+    condition,
+    conditions,
+    exp,
+    jit,
+    load_logits,
+    next_power_of_2,
+    row_pointer,
+    slope,
+)
 from mind_kernels.triton_variant import DTYPES, Variant
 
-# Entries of one block of `entries`: 8 a thread at 8 warps. That takes 64 registers, so four programs share a
+# Entries of one block of `entries`: 8 per thread at 8 warps. That takes 64 registers, so four programs share a
 # multiprocessor, and most blocks (35 kept entries lie in at most 35 of the 75 at V 151936) end at one reduction.
 _BLOCK = 2048
 # Kept entries whose values are computed at once.
@@ -29,17 +43,17 @@ _ROWS, _COLUMNS = 8, 512
 
 
 def entry_launch(vocabulary: int) -> dict[str, int]:
-    """Block of the vocabulary and warps of a program a row."""
-    block = min(_BLOCK, max(_LIST, triton.next_power_of_2(vocabulary)))
-    return {"BLOCK": block, "LIST": _LIST, "num_warps": triton.cdiv(block, 256)}
+    """Block of the vocabulary and warps of a program per row."""
+    block = min(_BLOCK, max(_LIST, next_power_of_2(vocabulary)))
+    return {"BLOCK": block, "LIST": _LIST, "num_warps": cdiv(block, 256)}
 
 
 def background_launch() -> dict[str, int]:
-    """Tile and warps of a program a block of the vocabulary."""
+    """Tile and warps of a program per block of the vocabulary."""
     return {"ROWS": _ROWS, "COLUMNS": _COLUMNS, "num_warps": 4}
 
 
-@triton.jit
+@jit
 def _entries_kernel(
     logits,  # (n, V)
     stride,
@@ -79,7 +93,7 @@ def _entries_kernel(
             tl.store(columns + base + tl.cumsum(keep.to(tl.int32), axis=0) - 1, block, mask=keep)
             base += count
     tl.debug_barrier()  # other threads of the program wrote the columns
-    a, b, t = weights(scale, entropy_scale, lse, tl.load(entropy + r), label_smoothing, z_loss)
+    a, b, t = coefficients(scale, entropy_scale, lse, tl.load(entropy + r), label_smoothing, z_loss)
     total = tl.zeros((LIST,), tl.float32)
     for start in range(first, last, LIST):
         entry = start + tl.arange(0, LIST)
@@ -94,7 +108,7 @@ def _entries_kernel(
     tl.store(kept_sum + r, tl.sum(total, axis=0))
 
 
-@triton.jit
+@jit
 def _background_kernel(
     logits,  # (n, V)
     stride,
@@ -132,81 +146,6 @@ def _background_kernel(
     tl.store(background + columns, tl.sum(total, axis=0), mask=columns < vocabulary)
 
 
-def entries(
-    logits: Tensor,  # (n, V), projected, stride(1) == 1
-    target: Tensor,  # (n,) int64
-    normalizer: Tensor,  # (2, n) float32, of `statistics`
-    entropy: Tensor,  # (n,) float32, of `statistics`
-    scale: Tensor,  # (n,) float32
-    entropy_scale: Tensor | None,  # (n,) float32
-    head: Head,
-    label_smoothing: float,
-    z_loss: float,
-    threshold: float,
-    offsets: Tensor,  # (n + 1,) int64, the exclusive prefix sum of `kept`
-    total: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """columns (total,) int32, values (total,) float32 and kept_sum (n,) float32 of the kept entries.
-
-    Row after row, in increasing column order. A value is the gradient of its projected logit without the uniform part
-    of label smoothing; kept_sum adds up p (a + b log p), so neither target nor slope is in it.
-    """
-    rows, vocabulary = logits.shape
-    columns, values = logits.new_empty(total, dtype=torch.int32), logits.new_empty(total, dtype=torch.float32)
-    kept_sum = torch.empty_like(entropy)
-    _entries_kernel[(rows,)](
-        logits,
-        logits.stride(0),
-        target,
-        normalizer,
-        entropy,
-        scale,
-        entropy_scale,
-        offsets,
-        columns,
-        values,
-        kept_sum,
-        vocabulary,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        log_threshold=math.log(threshold),
-        **conditions(head),
-        **entry_launch(vocabulary),
-    )
-    return columns, values, kept_sum
-
-
-def background(
-    logits: Tensor,  # (n, V), projected, stride(1) == 1
-    rows: Tensor,  # (m,) int64, rows of `logits`
-    target: Tensor,  # (n,) int64
-    normalizer: Tensor,  # (2, n) float32, of `statistics`
-    row_weight: Tensor,  # (m,) float32, of the listed rows
-    head: Head,
-    threshold: float,
-) -> Tensor:
-    """(V,) float32: the weighted sum over `rows` of dropped probability x slope of the logits."""
-    vocabulary = logits.shape[1]
-    out = logits.new_empty(vocabulary, dtype=torch.float32)
-    launch = background_launch()
-    _background_kernel[(triton.cdiv(vocabulary, launch["COLUMNS"]),)](
-        logits,
-        logits.stride(0),
-        rows,
-        rows.numel(),
-        target,
-        normalizer,
-        logits.shape[0],
-        row_weight,
-        out,
-        vocabulary,
-        log_threshold=math.log(threshold),
-        **conditions(head),
-        **launch,
-    )
-    return out
-
-
 _TYPES = {
     "stride": "i32",
     "target": "*i64",
@@ -234,25 +173,84 @@ _TYPES = {
 
 def variants() -> list[Variant]:
     """Each dtype with all options, and one with none."""
+
+    def variant(name, kernel, dtype, options):
+        return Variant(name, kernel, _TYPES | {"logits": f"*{DTYPES[dtype]}"}, options, wide=("logits",))
+
+    full, plain = {"HAS_SOFTCAP": True}, {"HAS_SOFTCAP": False, "entropy_scale": None}
     out = []
-    for dtype in DTYPES.values():
-        types = _TYPES | {"logits": f"*{dtype}"}
+    for dtype, name in DTYPES.items():
         out += [
-            Variant(
-                f"entries {dtype}, all options",
-                _entries_kernel,
-                types,
-                {"HAS_SOFTCAP": True} | entry_launch(151936),
-                wide=("logits",),
-            ),
-            Variant(
-                f"background {dtype}, softcap",
-                _background_kernel,
-                types,
-                {"HAS_SOFTCAP": True} | background_launch(),
-                wide=("logits",),
-            ),
+            variant(f"entries {name}, all options", _entries_kernel, dtype, full | entry_launch(151936)),
+            variant(f"background {name}, softcap", _background_kernel, dtype, full | background_launch()),
         ]
-    plain = {"HAS_SOFTCAP": False, "entropy_scale": None}
-    out.append(Variant(f"entries {dtype}", _entries_kernel, types, plain | entry_launch(151936), wide=("logits",)))
+    return [*out, variant("entries fp32", _entries_kernel, torch.float32, plain | entry_launch(151936))]
+
+
+def entries(
+    logits: Tensor,  # (n, V), projected, stride(1) == 1
+    target: Tensor,  # (n,) int64
+    normalizer: Tensor,  # (2, n) float32, of `rows.count`
+    values: RowValues,  # (n,) float32, of `rows.count`
+    weights: RowWeights,  # (n,) float32
+    spec: RowSpec,
+    offsets: Tensor,  # (n + 1,) int64, the exclusive prefix sum of `kept`
+    total: int,
+) -> KeptEntries:
+    """See `logits_rows.LogitsKernels`.
+
+    A value is the gradient of its projected logit without the uniform part of label smoothing; kept_sum adds up
+    p (a + b log p), so neither target nor slope is in it.
+    """
+    vocabulary = logits.shape[1]
+    columns = logits.new_empty(total, dtype=torch.int32)
+    entry_values = logits.new_empty(total, dtype=torch.float32)
+    kept_sum = torch.empty_like(values.entropy)
+    _entries_kernel[(logits.shape[0],)](
+        logits,
+        logits.stride(0),
+        target,
+        normalizer,
+        values.entropy,
+        weights.loss,
+        weights.entropy,
+        offsets,
+        columns,
+        entry_values,
+        kept_sum,
+        vocabulary,
+        log_threshold=spec.log_threshold,
+        **loss_arguments(spec),
+        **entry_launch(vocabulary),
+    )
+    return KeptEntries(columns, entry_values, kept_sum)
+
+
+def background(
+    logits: Tensor,  # (n, V), projected, stride(1) == 1
+    rows: Tensor,  # (m,) int64, rows of `logits`
+    target: Tensor,  # (n,) int64
+    normalizer: Tensor,  # (2, n) float32, of `rows.count`
+    weight: Tensor,  # (m,) float32, of the listed rows
+    spec: RowSpec,
+) -> Tensor:
+    """(V,) float32: the weighted sum over `rows` of dropped probability x slope of the logits."""
+    vocabulary = logits.shape[1]
+    out = logits.new_empty(vocabulary, dtype=torch.float32)
+    launch = background_launch()
+    _background_kernel[(cdiv(vocabulary, launch["COLUMNS"]),)](
+        logits,
+        logits.stride(0),
+        rows,
+        rows.numel(),
+        target,
+        normalizer,
+        logits.shape[0],
+        weight,
+        out,
+        vocabulary,
+        log_threshold=spec.log_threshold,
+        **conditions(spec.head),
+        **launch,
+    )
     return out

@@ -1,9 +1,9 @@
-"""Kept entries of linear cross-entropy in Triton, after a pass that has stored no logits (`triton_stream`).
+"""Kept entries of linear cross-entropy in Triton, after a pass that has stored no logits (`stream`).
 
 A piece is one row x one tile of TILE vocabulary entries. Kept are the pieces whose largest probability passes the
 threshold, and those of the targets; every kept entry lies in one. Their logits are computed once more, as a product of
 gathered rows of hidden states and a tile of the weight, and then read twice: to count the kept entries, and to write
-them. Peak memory: 512 bytes a piece, and 8 bytes a kept entry. Arithmetic as in `triton_stream`. Deterministic.
+them. Peak memory: 512 bytes per piece, and 8 bytes per kept entry. Arithmetic as in `stream`. Deterministic.
 
 Count for 505,000 pieces (2^-10 at N 16384, V 151936) and D 3584 in bfloat16: 0.46 TFLOP, 0.6 ms of products, and at
 most 5,132 programs of 1.8 MB each, 9.4 GB through the L2 cache. Programs run tile after tile, so device memory yields
@@ -12,47 +12,30 @@ the weight once, 1.1 GB, and the gathered rows, 3.6 GB less what the cache of a 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from mind_kernels.head import Head
-from mind_kernels.linear_cross_entropy._triton.rows import entry_gradient, is_kept, load_normalizer, weights
-from mind_kernels.linear_cross_entropy._triton.stream import TILE, load_block
+from mind_kernels.linear_cross_entropy._triton.stream import TILE, Streamed, load_block
+from mind_kernels.linear_cross_entropy._triton.terms import (
+    coefficients,
+    entry_gradient,
+    is_kept,
+    load_normalizer,
+    loss_arguments,
+)
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
+from mind_kernels.linear_cross_entropy.logits_rows import KeptEntries
 from mind_kernels.sparse_gradient import offsets_of
-from mind_kernels.triton_math import LOWEST, condition, conditions, exp, row_pointer
+from mind_kernels.triton_math import LOWEST, condition, conditions, exp, jit, row_pointer
 from mind_kernels.triton_variant import DTYPES, Variant
 
-# Entries that the program of a row reads at once, 8 pieces.
-_ENTRIES = 8 * TILE
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """The m kept pieces of n rows, row after row, in a row by increasing tile."""
-
-    rows: Tensor  # (m,) int64
-    tiles: Tensor  # (m,) int64
-    offsets: Tensor  # (n + 1,) int64, where the pieces of each row begin
-    by_tile: Tensor  # (m,) int64: the pieces tile after tile, in a tile by increasing row
-    tile_offsets: Tensor  # (tiles + 1,) int64, where those of each tile begin
-
-
-def kept_pieces(
-    tile_maxima: Tensor,  # (n, tiles) float32
-    lse: Tensor,  # (n,) float32
-    target: Tensor,  # (n,) int64, in [0, V)
-    threshold: float,
-) -> Pieces:
-    """The pieces that hold a probability above `threshold`, or the target. Waits for the device, to learn how many."""
-    keep = tile_maxima > (lse + math.log(threshold))[:, None]
-    keep.scatter_(1, target[:, None] // TILE, True)
-    rows, tiles = keep.nonzero(as_tuple=True)
-    return Pieces(rows, tiles, offsets_of(keep.sum(1)), tiles.argsort(stable=True), offsets_of(keep.sum(0)))
+# Launch of the kernels with a program per row, which reads 8 pieces at once.
+_ROW_LAUNCH = {"TILE": TILE, "ENTRIES": 8 * TILE, "num_warps": 4}
 
 
 def piece_tile(dtype: torch.dtype) -> dict[str, int]:
@@ -62,7 +45,7 @@ def piece_tile(dtype: torch.dtype) -> dict[str, int]:
     return {"PIECES": 128, "BLOCK_D": 64, "num_warps": 8, "num_stages": 3}
 
 
-@triton.jit
+@jit
 def _piece_logits_kernel(
     hidden,  # (n, D)
     hidden_stride,
@@ -109,6 +92,170 @@ def _piece_logits_kernel(
     tl.store(out, z, mask=listed[:, None])
 
 
+@jit
+def _load_entries(logits, piece_tiles, start, stop, TILE: tl.constexpr, ENTRIES: tl.constexpr):
+    """z and column of the next entries of a row, whose pieces lie side by side; LOWEST past its end."""
+    entry = start + tl.arange(0, ENTRIES)
+    z = tl.load(logits + entry, mask=entry < stop, other=LOWEST)
+    tile = tl.load(piece_tiles + entry // TILE, mask=entry < stop, other=0)
+    return z, tl.where(entry < stop, (tile * TILE + entry % TILE).to(tl.int32), -1)
+
+
+@jit
+def _piece_statistics_kernel(
+    logits,  # (m, TILE)
+    piece_tiles,  # (m,)
+    piece_offsets,  # (n + 1,)
+    target,  # (n,)
+    normalizer,  # (2, n)
+    kept,  # (n,)
+    kept_mass,  # (n,)
+    log_threshold,
+    TILE: tl.constexpr,
+    ENTRIES: tl.constexpr,
+):
+    r = tl.program_id(0)
+    y = tl.load(target + r).to(tl.int32)
+    maximum, log_total, lse = load_normalizer(normalizer, r, tl.num_programs(0))
+    count = tl.zeros((ENTRIES,), tl.int32)
+    mass = tl.zeros((ENTRIES,), tl.float32)
+    stop = tl.load(piece_offsets + r + 1) * TILE
+    for start in range(tl.load(piece_offsets + r) * TILE, stop, ENTRIES):
+        z, column = _load_entries(logits, piece_tiles, start, stop, TILE, ENTRIES)
+        keep = is_kept(z, column, y, lse, log_threshold)
+        count += keep.to(tl.int32)
+        mass += tl.where(keep, exp((z - maximum) - log_total), 0.0)
+    tl.store(kept + r, tl.sum(count, axis=0))
+    tl.store(kept_mass + r, tl.sum(mass, axis=0))
+
+
+@jit
+def _piece_entries_kernel(
+    logits,  # (m, TILE)
+    piece_tiles,  # (m,)
+    piece_offsets,  # (n + 1,)
+    target,  # (n,)
+    normalizer,  # (2, n)
+    entropy,  # (n,)
+    scale,  # (n,)
+    entropy_scale,  # (n,) or None
+    offsets,  # (n + 1,)
+    columns,  # (total,)
+    values,  # (total,)
+    kept_sum,  # (n,)
+    softcap,
+    temperature,
+    label_smoothing,
+    z_loss,
+    log_threshold,
+    HAS_SOFTCAP: tl.constexpr,
+    TILE: tl.constexpr,
+    ENTRIES: tl.constexpr,
+):
+    r = tl.program_id(0)
+    y = tl.load(target + r).to(tl.int32)
+    maximum, log_total, lse = load_normalizer(normalizer, r, tl.num_programs(0))
+    a, b, t = coefficients(scale, entropy_scale, lse, tl.load(entropy + r), label_smoothing, z_loss)
+    base = tl.load(offsets + r)
+    total = tl.zeros((ENTRIES,), tl.float32)
+    stop = tl.load(piece_offsets + r + 1) * TILE
+    for start in range(tl.load(piece_offsets + r) * TILE, stop, ENTRIES):
+        z, column = _load_entries(logits, piece_tiles, start, stop, TILE, ENTRIES)
+        keep = is_kept(z, column, y, lse, log_threshold)
+        part, dx = entry_gradient(
+            z, column, y, maximum, log_total, a, b, t, softcap, temperature, entropy_scale is not None, HAS_SOFTCAP
+        )
+        position = base + tl.cumsum(keep.to(tl.int32), axis=0) - 1
+        tl.store(columns + position, column, mask=keep)
+        tl.store(values + position, dx, mask=keep)
+        total += tl.where(keep, part, 0.0)
+        base += tl.sum(keep.to(tl.int32), axis=0)
+    tl.store(kept_sum + r, tl.sum(total, axis=0))
+
+
+_TYPES = {
+    "hidden_stride": "i32",
+    "weight_stride": "i32",
+    "piece_rows": "*i64",
+    "by_tile": "*i64",
+    "tile_offsets": "*i64",
+    "block_offsets": "*i64",
+    "block_tiles": "*i64",
+    "logits": "*fp32",
+    "rows": "i32",
+    "size": "i32",
+    "vocabulary": "i32",
+    "tiles": "i32",
+    "softcap": "fp32",
+    "temperature": "fp32",
+    "piece_tiles": "*i64",
+    "piece_offsets": "*i64",
+    "target": "*i64",
+    "normalizer": "*fp32",
+    "kept": "*i32",
+    "kept_mass": "*fp32",
+    "log_threshold": "fp32",
+    "entropy": "*fp32",
+    "scale": "*fp32",
+    "entropy_scale": "*fp32",
+    "offsets": "*i64",
+    "columns": "*i32",
+    "values": "*fp32",
+    "kept_sum": "*fp32",
+    "label_smoothing": "fp32",
+    "z_loss": "fp32",
+}
+
+
+def variants() -> list[Variant]:
+    """Each dtype of the product with softcap and bias, and rows that are not aligned; the row kernels."""
+
+    def product(label, dtype, unaligned=()):
+        types = _TYPES | dict.fromkeys(("hidden", "weight", "bias"), f"*{DTYPES[dtype]}")
+        launch = {"HAS_SOFTCAP": True, "TILE": TILE} | piece_tile(dtype)
+        wide, unaligned = ("hidden", "weight", "logits"), ("rows", "vocabulary", "tiles", *unaligned)
+        return Variant(f"piece logits {DTYPES[dtype]}, {label}", _piece_logits_kernel, types, launch, wide, unaligned)
+
+    strides = ("hidden", "weight", "hidden_stride", "weight_stride", "size")
+    entry_launch = {"HAS_SOFTCAP": True} | _ROW_LAUNCH
+    return [
+        *(product("all options", dtype) for dtype in DTYPES),
+        product("unaligned", torch.float32, strides),
+        Variant("piece statistics", _piece_statistics_kernel, _TYPES, _ROW_LAUNCH, ("logits",)),
+        Variant("piece entries, all options", _piece_entries_kernel, _TYPES, entry_launch, ("logits",)),
+    ]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The m kept pieces of n rows, row after row, in a row by increasing tile."""
+
+    rows: Tensor  # (m,) int64
+    tiles: Tensor  # (m,) int64
+    offsets: Tensor  # (n + 1,) int64, where the pieces of each row begin
+    by_tile: Tensor  # (m,) int64: the pieces tile after tile, in a tile by increasing row
+    tile_offsets: Tensor  # (tiles + 1,) int64, where those of each tile begin
+
+
+class PieceStatistics(NamedTuple):
+    """What is kept of n rows."""
+
+    kept: Tensor  # (n,) int64, entries above the threshold, and the target's
+    kept_mass: Tensor  # (n,) float32, their probability
+
+
+def kept_pieces(
+    streamed: Streamed,  # of n rows
+    target: Tensor,  # (n,) int64, in [0, V)
+    spec: RowSpec,
+) -> Pieces:
+    """The pieces that hold a probability above the threshold, or the target. Waits for the device, for their number."""
+    keep = streamed.tile_maxima > (streamed.values.lse + spec.log_threshold)[:, None]
+    keep.scatter_(1, target[:, None] // TILE, True)
+    rows, tiles = keep.nonzero(as_tuple=True)
+    return Pieces(rows, tiles, offsets_of(keep.sum(1)), tiles.argsort(stable=True), offsets_of(keep.sum(0)))
+
+
 def piece_logits(
     hidden: Tensor,  # (n, D), stride(1) == 1
     head: Head,  # weight of stride(1) == 1
@@ -149,95 +296,14 @@ def piece_logits(
     return logits
 
 
-@triton.jit
-def _load_entries(logits, piece_tiles, start, stop, TILE: tl.constexpr, ENTRIES: tl.constexpr):
-    """z and column of the next entries of a row, whose pieces lie side by side; LOWEST past its end."""
-    entry = start + tl.arange(0, ENTRIES)
-    z = tl.load(logits + entry, mask=entry < stop, other=LOWEST)
-    tile = tl.load(piece_tiles + entry // TILE, mask=entry < stop, other=0)
-    return z, tl.where(entry < stop, (tile * TILE + entry % TILE).to(tl.int32), -1)
-
-
-@triton.jit
-def _piece_statistics_kernel(
-    logits,  # (m, TILE)
-    piece_tiles,  # (m,)
-    piece_offsets,  # (n + 1,)
-    target,  # (n,)
-    normalizer,  # (2, n)
-    kept,  # (n,)
-    kept_mass,  # (n,)
-    log_threshold,
-    TILE: tl.constexpr,
-    ENTRIES: tl.constexpr,
-):
-    r = tl.program_id(0)
-    y = tl.load(target + r).to(tl.int32)
-    maximum, log_total, lse = load_normalizer(normalizer, r, tl.num_programs(0))
-    count = tl.zeros((ENTRIES,), tl.int32)
-    mass = tl.zeros((ENTRIES,), tl.float32)
-    stop = tl.load(piece_offsets + r + 1) * TILE
-    for start in range(tl.load(piece_offsets + r) * TILE, stop, ENTRIES):
-        z, column = _load_entries(logits, piece_tiles, start, stop, TILE, ENTRIES)
-        keep = is_kept(z, column, y, lse, log_threshold)
-        count += keep.to(tl.int32)
-        mass += tl.where(keep, exp((z - maximum) - log_total), 0.0)
-    tl.store(kept + r, tl.sum(count, axis=0))
-    tl.store(kept_mass + r, tl.sum(mass, axis=0))
-
-
-@triton.jit
-def _piece_entries_kernel(
-    logits,  # (m, TILE)
-    piece_tiles,  # (m,)
-    piece_offsets,  # (n + 1,)
-    target,  # (n,)
-    normalizer,  # (2, n)
-    entropy,  # (n,)
-    scale,  # (n,)
-    entropy_scale,  # (n,) or None
-    offsets,  # (n + 1,)
-    columns,  # (total,)
-    values,  # (total,)
-    kept_sum,  # (n,)
-    softcap,
-    temperature,
-    label_smoothing,
-    z_loss,
-    log_threshold,
-    HAS_SOFTCAP: tl.constexpr,
-    TILE: tl.constexpr,
-    ENTRIES: tl.constexpr,
-):
-    r = tl.program_id(0)
-    y = tl.load(target + r).to(tl.int32)
-    maximum, log_total, lse = load_normalizer(normalizer, r, tl.num_programs(0))
-    a, b, t = weights(scale, entropy_scale, lse, tl.load(entropy + r), label_smoothing, z_loss)
-    base = tl.load(offsets + r)
-    total = tl.zeros((ENTRIES,), tl.float32)
-    stop = tl.load(piece_offsets + r + 1) * TILE
-    for start in range(tl.load(piece_offsets + r) * TILE, stop, ENTRIES):
-        z, column = _load_entries(logits, piece_tiles, start, stop, TILE, ENTRIES)
-        keep = is_kept(z, column, y, lse, log_threshold)
-        part, dx = entry_gradient(
-            z, column, y, maximum, log_total, a, b, t, softcap, temperature, entropy_scale is not None, HAS_SOFTCAP
-        )
-        position = base + tl.cumsum(keep.to(tl.int32), axis=0) - 1
-        tl.store(columns + position, column, mask=keep)
-        tl.store(values + position, dx, mask=keep)
-        total += tl.where(keep, part, 0.0)
-        base += tl.sum(keep.to(tl.int32), axis=0)
-    tl.store(kept_sum + r, tl.sum(total, axis=0))
-
-
 def piece_statistics(
     pieces: Pieces,
     logits: Tensor,  # (m, TILE) float32, of `piece_logits`
-    normalizer: Tensor,  # (2, n) float32, of `stream_statistics`
     target: Tensor,  # (n,) int64
-    threshold: float,
-) -> tuple[Tensor, Tensor]:
-    """kept (n,) int32 and kept_mass (n,) float32: the entries with p > threshold, and the target."""
+    streamed: Streamed,
+    spec: RowSpec,
+) -> PieceStatistics:
+    """The kept entries of each row, and their probability."""
     rows = target.numel()
     kept, kept_mass = logits.new_empty(rows, dtype=torch.int32), logits.new_empty(rows)
     _piece_statistics_kernel[(rows,)](
@@ -245,111 +311,43 @@ def piece_statistics(
         pieces.tiles,
         pieces.offsets,
         target,
-        normalizer,
+        streamed.normalizer,
         kept,
         kept_mass,
-        log_threshold=math.log(threshold),
-        TILE=TILE,
-        ENTRIES=_ENTRIES,
-        num_warps=4,
+        log_threshold=spec.log_threshold,
+        **_ROW_LAUNCH,
     )
-    return kept, kept_mass
+    return PieceStatistics(kept.long(), kept_mass)
 
 
 def piece_entries(
     pieces: Pieces,
     logits: Tensor,  # (m, TILE) float32, of `piece_logits`
     target: Tensor,  # (n,) int64
-    normalizer: Tensor,  # (2, n) float32, of `stream_statistics`
-    entropy: Tensor,  # (n,) float32
-    scale: Tensor,  # (n,) float32
-    entropy_scale: Tensor | None,  # (n,) float32
-    head: Head,
-    label_smoothing: float,
-    z_loss: float,
-    threshold: float,
+    streamed: Streamed,
+    weights: RowWeights,  # (n,) float32
+    spec: RowSpec,
     offsets: Tensor,  # (n + 1,) int64, the exclusive prefix sum of `kept`
     total: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """columns (total,) int32, values (total,) float32 and kept_sum (n,) float32, as `triton_entries.entries`."""
+) -> KeptEntries:
+    """As `entries.entries` gives them."""
     columns, values = logits.new_empty(total, dtype=torch.int32), logits.new_empty(total)
-    kept_sum = torch.empty_like(entropy)
+    kept_sum = torch.empty_like(streamed.values.entropy)
     _piece_entries_kernel[(target.numel(),)](
         logits,
         pieces.tiles,
         pieces.offsets,
         target,
-        normalizer,
-        entropy,
-        scale,
-        entropy_scale,
+        streamed.normalizer,
+        streamed.values.entropy,
+        weights.loss,
+        weights.entropy,
         offsets,
         columns,
         values,
         kept_sum,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        log_threshold=math.log(threshold),
-        TILE=TILE,
-        ENTRIES=_ENTRIES,
-        num_warps=4,
-        **conditions(head),
+        log_threshold=spec.log_threshold,
+        **loss_arguments(spec),
+        **_ROW_LAUNCH,
     )
-    return columns, values, kept_sum
-
-
-_TYPES = {
-    "hidden_stride": "i32",
-    "weight_stride": "i32",
-    "piece_rows": "*i64",
-    "by_tile": "*i64",
-    "tile_offsets": "*i64",
-    "block_offsets": "*i64",
-    "block_tiles": "*i64",
-    "logits": "*fp32",
-    "rows": "i32",
-    "size": "i32",
-    "vocabulary": "i32",
-    "tiles": "i32",
-    "softcap": "fp32",
-    "temperature": "fp32",
-    "piece_tiles": "*i64",
-    "piece_offsets": "*i64",
-    "target": "*i64",
-    "normalizer": "*fp32",
-    "kept": "*i32",
-    "kept_mass": "*fp32",
-    "log_threshold": "fp32",
-    "entropy": "*fp32",
-    "scale": "*fp32",
-    "entropy_scale": "*fp32",
-    "offsets": "*i64",
-    "columns": "*i32",
-    "values": "*fp32",
-    "kept_sum": "*fp32",
-    "label_smoothing": "fp32",
-    "z_loss": "fp32",
-}
-
-
-def variants() -> list[Variant]:
-    """Each dtype of the product with softcap and bias, and rows that are not aligned; the row kernels."""
-    unaligned = ("rows", "vocabulary", "tiles")
-    wide = ("hidden", "weight", "logits")
-    out = []
-    for dtype, name in DTYPES.items():
-        types = _TYPES | dict.fromkeys(("hidden", "weight", "bias"), f"*{name}")
-        launch = {"HAS_SOFTCAP": True, "TILE": TILE} | piece_tile(dtype)
-        out.append(Variant(f"piece logits {name}, all options", _piece_logits_kernel, types, launch, wide, unaligned))
-    strides = ("hidden", "weight", "hidden_stride", "weight_stride", "size")
-    out.append(
-        Variant(f"piece logits {name}, unaligned", _piece_logits_kernel, types, launch, wide, (*unaligned, *strides))
-    )
-    launch = {"TILE": TILE, "ENTRIES": _ENTRIES, "num_warps": 4}
-    return [
-        *out,
-        Variant("piece statistics", _piece_statistics_kernel, _TYPES, launch, ("logits",)),
-        Variant(
-            "piece entries, all options", _piece_entries_kernel, _TYPES, {"HAS_SOFTCAP": True} | launch, ("logits",)
-        ),
-    ]
+    return KeptEntries(columns, values, kept_sum)

@@ -1,26 +1,33 @@
-"""Row kernels of linear cross-entropy in Triton, over a chunk of logits in memory. One program a row.
+"""Row kernels of linear cross-entropy in Triton, over a chunk of logits in memory. One program per row.
 
 Passes: statistics (read), then the gradient in place (read, write) or the count of kept entries (read). Peak memory: a
-few numbers a row beside the logits. Logits in float32, bfloat16 or float16, all arithmetic in float32; deterministic.
+few numbers per row beside the logits. Logits in float32, bfloat16 or float16, all arithmetic in float32; deterministic.
 
 A row is read as tiles (LANES, VECTOR), see `triton_math`.
 """
 
+# To a type checker tl.static_range, which Triton unrolls, is no iterator.
+# pyright: reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
-import math
-
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy._triton.terms import (
+    coefficients,
+    is_kept,
+    loss_arguments,
+    probability_part,
+)
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
+from mind_kernels.linear_cross_entropy.logits_rows import Counted
 from mind_kernels.triton_math import (
     LOWEST,
     columns_of,
-    conditions,
     exp,
+    jit,
     join_lanes,
     load_logits,
     online_softmax,
@@ -31,7 +38,7 @@ from mind_kernels.triton_math import (
 from mind_kernels.triton_variant import DTYPES, Variant
 
 
-@triton.jit
+@jit
 def _row_statistics(
     row,
     target,
@@ -45,7 +52,7 @@ def _row_statistics(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """One pass over a row: (loss, nll, lse, entropy, maximum, log_total), correct."""
+    """One pass over a row: (loss, nll, lse, entropy, maximum, log_total), and correct."""
     # The vector of the target, for its own entry and those before it. In the loop only whole vectors are told apart:
     # a comparison an entry would cost as much as the softmax. Loaded here, it has arrived when the loop ends.
     near = target // VECTOR * VECTOR + tl.arange(0, VECTOR)
@@ -80,7 +87,7 @@ def _row_statistics(
     return (loss, nll, lse, log_total - entropy_sum / total, row_maximum, log_total), correct
 
 
-@triton.jit
+@jit
 def _statistics(
     logits,
     stride,
@@ -106,66 +113,11 @@ def _statistics(
     for k in tl.static_range(len(values)):
         tl.store(numbers + k * tl.num_programs(0) + tl.program_id(0), values[k])
     tl.store(correct + tl.program_id(0), is_correct)
-    return row, y, values[2], values[3], values[4], values[5]
+    loss, nll, lse, entropy, maximum, log_total = values
+    return row, y, lse, entropy, maximum, log_total
 
 
-@triton.jit
-def weights(scale, entropy_scale, lse, entropy, label_smoothing, z_loss):
-    """a, b and t of the gradient with respect to z: p (a + b log p) - t [v = target], and a uniform part."""
-    weight = tl.load(scale + tl.program_id(0))
-    a = weight * (1.0 + 2.0 * z_loss * lse)
-    b = 0.0
-    if entropy_scale is not None:
-        b = -tl.load(entropy_scale + tl.program_id(0))
-        a += b * entropy
-    return a, b, weight * (1.0 - label_smoothing)
-
-
-@triton.jit
-def probability_part(log_p, a, b, HAS_ENTROPY: tl.constexpr):
-    """p (a + b log p); 0 where p underflows, since log p is finite."""
-    factor = a
-    if HAS_ENTROPY:
-        factor += b * log_p
-    return exp(log_p) * factor
-
-
-@triton.jit
-def entry_gradient(
-    z,
-    columns,
-    target,
-    maximum,
-    log_total,
-    a,
-    b,
-    t,
-    softcap,
-    temperature,
-    HAS_ENTROPY: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-):
-    """p (a + b log p), and the gradient of the projected logit without a uniform part."""
-    part = probability_part((z - maximum) - log_total, a, b, HAS_ENTROPY)
-    return part, (part - tl.where(columns == target, t, 0.0)) * slope(z, softcap, temperature, HAS_SOFTCAP)
-
-
-@triton.jit
-def load_normalizer(normalizer, row, rows):
-    """maximum, log_total and lse of rows. log p is (z - maximum) - log_total: at logits of 1e4 the rounding of lse
-    alone would be 1e-3 of p."""
-    maximum, log_total = tl.load(normalizer + row), tl.load(normalizer + rows + row)
-    return maximum, log_total, log_total + maximum
-
-
-@triton.jit
-def is_kept(z, columns, target, lse, log_threshold):
-    """p > threshold, or the target. Written without z - lse: the compiler may fuse that into the last product of z, and
-    so round it differently, in one kernel and not in another; here the same entries are kept in all of them."""
-    return (z > lse + log_threshold) | (columns == target)
-
-
-@triton.jit
+@jit
 def _row_kernel(
     logits,  # (n, V)
     stride,
@@ -201,7 +153,7 @@ def _row_kernel(
         VECTOR,
     )
     if scale is not None:
-        a, b, t = weights(scale, entropy_scale, lse, entropy, label_smoothing, z_loss)
+        a, b, t = coefficients(scale, entropy_scale, lse, entropy, label_smoothing, z_loss)
         uniform = tl.load(scale + tl.program_id(0)) * (label_smoothing / vocabulary)
         for start in range(0, vocabulary, LANES * VECTOR):
             columns = columns_of(start, LANES, VECTOR)
@@ -214,7 +166,7 @@ def _row_kernel(
             tl.store(row + columns, dx, mask=columns < vocabulary)
 
 
-@triton.jit
+@jit
 def _count_kernel(
     logits,  # (n, V)
     stride,
@@ -252,8 +204,8 @@ def _count_kernel(
     )
     count = tl.zeros((LANES,), tl.int32)
     mass = tl.zeros((LANES,), tl.float32)
-    # The whole row again, mostly from the L2 cache: a tile of 16384 entries is rarely without a kept one (35 a row), so
-    # to remember the maximum of each would skip next to nothing, and cost a reduction a tile.
+    # The whole row again, mostly from the L2 cache: a tile of 16384 entries is rarely without a kept one (35 per row),
+    # so to remember the maximum of each would skip next to nothing, and cost a reduction per tile.
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = columns_of(start, LANES, VECTOR)
         z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
@@ -262,76 +214,6 @@ def _count_kernel(
         mass += tl.sum(tl.where(keep, exp((z - maximum) - log_total), 0.0), axis=1)
     tl.store(kept + tl.program_id(0), tl.sum(count, axis=0))
     tl.store(kept_mass + tl.program_id(0), tl.sum(mass, axis=0))
-
-
-def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
-    rows = logits.shape[0]
-    return logits.new_empty(6, rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
-
-
-def row_kernel_(
-    logits: Tensor,  # (n, V), projected, stride(1) == 1; becomes the gradient where scale is given
-    target: Tensor,  # (n,) int64, in [0, V)
-    scale: Tensor | None,  # (n,) float32, d(total loss) / d(row loss)
-    entropy_scale: Tensor | None,  # (n,) float32, d(total loss) / d(row entropy)
-    head: Head,
-    label_smoothing: float,
-    z_loss: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The rows' loss, nll, lse, entropy (float32) and correct (bool), (n,); `logits` become their gradient."""
-    rows, vocabulary = logits.shape
-    numbers, correct = _outputs(logits)
-    _row_kernel[(rows,)](
-        logits,
-        logits.stride(0),
-        target,
-        scale,
-        entropy_scale,
-        numbers,
-        correct,
-        vocabulary,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        HAS_SMOOTHING=label_smoothing != 0,
-        **conditions(head),
-        **row_launch(vocabulary, logits.stride(0), logits.dtype),
-    )
-    return (*numbers[:4], correct)
-
-
-def statistics(
-    logits: Tensor,  # (n, V), projected, stride(1) == 1
-    target: Tensor,  # (n,) int64, in [0, V)
-    head: Head,
-    label_smoothing: float,
-    z_loss: float,
-    threshold: float,
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor, Tensor, Tensor]:
-    """The rows' values as `row_kernel_` gives them, normalizer, kept (n,) int32 and kept_mass (n,); `logits` stay.
-
-    Kept are the entries with p > threshold, and the target. The normalizer (2, n) is the maximum of a row and the
-    logarithm of its sum of e^(z - maximum).
-    """
-    rows, vocabulary = logits.shape
-    numbers, correct = _outputs(logits)
-    kept, kept_mass = logits.new_empty(rows, dtype=torch.int32), logits.new_empty(rows, dtype=torch.float32)
-    _count_kernel[(rows,)](
-        logits,
-        logits.stride(0),
-        target,
-        numbers,
-        correct,
-        kept,
-        kept_mass,
-        vocabulary,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        log_threshold=math.log(threshold),
-        HAS_SMOOTHING=label_smoothing != 0,
-        **conditions(head),
-        **row_launch(vocabulary, logits.stride(0), logits.dtype),
-    )
-    return (*numbers[:4], correct), numbers[4:], kept, kept_mass
 
 
 _TYPES = {
@@ -354,26 +236,88 @@ _TYPES = {
 
 def variants() -> list[Variant]:
     """Each dtype with no option and with all of them, and a vocabulary that is not a multiple of 16."""
-    plain = {"HAS_SOFTCAP": False, "HAS_SMOOTHING": False}
+
+    def variant(label, kernel, dtype, options, vocabulary=151936, unaligned=()):
+        types = _TYPES | {"logits": f"*{DTYPES[dtype]}"}
+        launch = row_launch(vocabulary, vocabulary, dtype)
+        name = label.format(DTYPES[dtype])
+        return Variant(name, kernel, types, options | launch, wide=("logits",), unaligned=unaligned)
+
+    plain = {"HAS_SOFTCAP": False, "HAS_SMOOTHING": False, "entropy_scale": None}
     full = {"HAS_SOFTCAP": True, "HAS_SMOOTHING": True}
     out = []
-    for dtype, name in DTYPES.items():
-        types, launch = _TYPES | {"logits": f"*{name}"}, row_launch(151936, 151936, dtype)
+    for dtype in DTYPES:
         out += [
-            Variant(
-                f"row gradient {name}", _row_kernel, types, plain | launch | {"entropy_scale": None}, wide=("logits",)
-            ),
-            Variant(f"row gradient {name}, all options", _row_kernel, types, full | launch, wide=("logits",)),
-            Variant(f"kept entries {name}, all options", _count_kernel, types, full | launch, wide=("logits",)),
-            Variant(
-                f"row gradient {name}, all options, unaligned",
-                _row_kernel,
-                types,
-                full | row_launch(50257, 50257, dtype),
-                wide=("logits",),
-                unaligned=("stride", "vocabulary"),
+            variant("row gradient {}", _row_kernel, dtype, plain),
+            variant("row gradient {}, all options", _row_kernel, dtype, full),
+            variant("kept entries {}, all options", _count_kernel, dtype, full),
+            variant(
+                "row gradient {}, all options, unaligned", _row_kernel, dtype, full, 50257, ("stride", "vocabulary")
             ),
         ]
-    absent = {"scale": None, "entropy_scale": None}
-    out.append(Variant(f"row statistics {name}", _row_kernel, types, plain | launch | absent, wide=("logits",)))
+    out.append(variant("row statistics {}", _row_kernel, torch.float32, plain | {"scale": None}))
     return out
+
+
+def row_kernel_(
+    logits: Tensor,  # (n, V), projected, stride(1) == 1; becomes its own gradient if there are weights
+    target: Tensor,  # (n,) int64, in [0, V)
+    weights: RowWeights | None,  # (n,) float32
+    spec: RowSpec,
+) -> RowValues:
+    """See `contract.RowKernels`."""
+    scale, entropy_scale = (None, None) if weights is None else (weights.loss, weights.entropy)
+    numbers, correct = _outputs(logits)
+    vocabulary = logits.shape[1]
+    _row_kernel[(logits.shape[0],)](
+        logits,
+        logits.stride(0),
+        target,
+        scale,
+        entropy_scale,
+        numbers,
+        correct,
+        vocabulary,
+        HAS_SMOOTHING=spec.label_smoothing != 0,
+        **loss_arguments(spec),
+        **row_launch(vocabulary, logits.stride(0), logits.dtype),
+    )
+    return _values_and_normalizer(numbers, correct)[0]
+
+
+def count(
+    logits: Tensor,  # (n, V), projected, stride(1) == 1
+    target: Tensor,  # (n,) int64, in [0, V)
+    spec: RowSpec,
+) -> Counted:
+    """See `logits_rows.LogitsKernels`. The normalizer (2, n) float32 is that of `terms.load_normalizer`."""
+    numbers, correct = _outputs(logits)
+    rows, vocabulary = logits.shape
+    kept, kept_mass = logits.new_empty(rows, dtype=torch.int32), logits.new_empty(rows, dtype=torch.float32)
+    _count_kernel[(rows,)](
+        logits,
+        logits.stride(0),
+        target,
+        numbers,
+        correct,
+        kept,
+        kept_mass,
+        vocabulary,
+        log_threshold=spec.log_threshold,
+        HAS_SMOOTHING=spec.label_smoothing != 0,
+        **loss_arguments(spec),
+        **row_launch(vocabulary, logits.stride(0), logits.dtype),
+    )
+    return Counted(*_values_and_normalizer(numbers, correct), kept.long(), kept_mass)
+
+
+def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """`numbers` (6, n) float32 and `correct` (n,) bool, as the kernels fill them."""
+    rows = logits.shape[0]
+    return logits.new_empty(6, rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
+
+
+def _values_and_normalizer(numbers: Tensor, correct: Tensor) -> tuple[RowValues, Tensor]:
+    of_values, normalizer = numbers.split((4, 2))  # loss, nll, lse, entropy; maximum, log_total
+    loss, nll, lse, entropy = of_values
+    return RowValues(loss, nll, lse, entropy, correct), normalizer

@@ -1,14 +1,14 @@
 """Row statistics of linear cross-entropy in Triton, straight from hidden states and head: no logits are written.
 
 One pass over the vocabulary with a tile of logits in registers, then a merge of the splits in PyTorch. Peak memory: 24
-bytes a row and split, and 4 bytes a row and vocabulary tile where tile maxima are wanted. Products of hidden and weight
-in their dtype, accumulated in float32 (float32 operands: no TF32); everything after them is float32. Deterministic.
+bytes per row and split, and 4 bytes per row and vocabulary tile for tile maxima. Products of hidden and weight in their
+dtype, accumulated in float32 (float32 operands: no TF32); everything after them is float32. Deterministic.
 
 Program order, counted for N 16384, D 3584, V 151936 in bfloat16 on 132 multiprocessors. A program takes 128 rows and a
 split of the vocabulary, 256 entries at a time: 57,000 tensor-core cycles each, and about 2,100 for the softmax after
-them (1,050 instructions a warp). Programs that run together are G row blocks x 132 / G splits. At each step they read
+them (1,050 instructions per warp). Programs that run together are G row blocks x 132 / G splits. At each step they read
 the same G x 0.92 MB of hidden states and 132 / G x 1.84 MB of weight, least at G = sqrt(132 x 256 / 128) = 16: 30 MB,
-which the L2 cache of 50 MB holds. So device memory yields the weight once a group, 8 times: 8.7 GB, 2 ms at 4.3 TB/s
+which the L2 cache of 50 MB holds. So device memory yields the weight once per group, 8 times: 8.7 GB, 2 ms at 4.3 TB/s
 beside 22.6 ms of products. All 128 row blocks at once would read 117 MB of hidden states for each step of 0.04 ms.
 """
 
@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from mind_kernels.head import Head
-from mind_kernels.triton_math import LOWEST, condition, conditions, online_softmax, row_pointer
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues
+from mind_kernels.triton_math import LOWEST, cdiv, condition, conditions, jit, online_softmax, row_pointer
 from mind_kernels.triton_variant import DTYPES, Variant
 
 # Vocabulary entries of a tile, the unit of `tile_maxima` and of kept pieces.
@@ -41,7 +41,7 @@ def stream_tile(dtype: torch.dtype, capability: int, aligned: bool, biased: bool
 
     On sm_9x and sm_10x, half-precision operands whose rows begin at multiples of 16 bytes come by TMA, which needs no
     registers for addresses and fetches the next block while the softmax of this one runs. Rows that are not aligned
-    work everywhere, without a pipeline where not even 4 bytes are.
+    work everywhere, without a pipeline if not even 4 bytes are.
     """
     if dtype == torch.float32:
         return {"BLOCK_N": 64, "BLOCK_V": 128, "BLOCK_D": 32, "TMA": False, "num_warps": 8, "num_stages": 2}
@@ -62,19 +62,32 @@ def stream_tile(dtype: torch.dtype, capability: int, aligned: bool, biased: bool
 def stream_order(rows: int, vocabulary: int, block_n: int, block_v: int, processors: int) -> dict[str, int]:
     """Row blocks of a group, and the splits of the vocabulary that leave the fewest multiprocessors idle at the end."""
     group = round(math.sqrt(processors * block_v / block_n))
-    row_blocks, column_blocks = triton.cdiv(rows, block_n), triton.cdiv(vocabulary, block_v)
+    row_blocks, column_blocks = cdiv(rows, block_n), cdiv(vocabulary, block_v)
 
     def duration(length: int) -> tuple[float, int]:
-        waves = triton.cdiv(row_blocks * triton.cdiv(column_blocks, length), processors)
+        waves = cdiv(row_blocks * cdiv(column_blocks, length), processors)
         return waves * (length + _START), -length
 
     # Longer splits than these, and more row blocks than a group would run at once.
     longest = max(1, column_blocks * group // processors)
     length = min(range(1, longest + 1), key=duration)
-    return {"group": group, "splits": triton.cdiv(column_blocks, length), "split_size": length * block_v}
+    return {"group": group, "splits": cdiv(column_blocks, length), "split_size": length * block_v}
 
 
-@triton.jit
+def is_aligned(tensor: Tensor) -> bool:
+    """Whether every row of a matrix begins at a multiple of 16 bytes."""
+    return tensor.data_ptr() % 16 == 0 and tensor.stride(0) * tensor.element_size() % 16 == 0
+
+
+def capability_and_processors(device: torch.device) -> tuple[int, int]:
+    """10 major + minor, and the number of multiprocessors; Triton's interpreter, on a CPU, runs what sm_90 would."""
+    if device.type == "cpu":
+        return 90, 4
+    properties = torch.cuda.get_device_properties(device)
+    return 10 * properties.major + properties.minor, properties.multi_processor_count
+
+
+@jit
 def _row_block_and_split(row_blocks, splits, group):
     """The work of this program: group after group of row blocks, within a group split after split."""
     program = tl.program_id(0)
@@ -84,7 +97,7 @@ def _row_block_and_split(row_blocks, splits, group):
     return first + within % size, within // size
 
 
-@triton.jit
+@jit
 def load_block(source, stride, row, rows, d, size, BLOCK_D: tl.constexpr):
     """Rows `row` and columns d to d + BLOCK_D of source (rows, size); zero outside."""
     column = d + tl.arange(0, BLOCK_D)
@@ -92,7 +105,7 @@ def load_block(source, stride, row, rows, d, size, BLOCK_D: tl.constexpr):
     return tl.load(row_pointer(source, row, stride)[:, None] + column[None, :], mask=inside, other=0.0)
 
 
-@triton.jit
+@jit
 def _stream_kernel(
     target,  # (n,)
     bias,  # (V,) or None
@@ -155,7 +168,7 @@ def _stream_kernel(
             )
         block_maximum = tl.max(tile_maximum, axis=1)
         before = tl.where(y > start, block_maximum, LOWEST)
-        # Entry by entry only where a row has its target here: these are half of the instructions of the block.
+        # Entry by entry only if a row has its target here: these are half of the instructions of the block.
         if tl.max(((y >= start) & (y < start + BLOCK_V)).to(tl.int32), axis=0) > 0:
             z_target += tl.sum(tl.where(column[None, :] == y[:, None], z, 0.0), axis=1)
             before = tl.max(tl.where(column[None, :] < y[:, None], z, LOWEST), axis=1)
@@ -164,91 +177,6 @@ def _stream_kernel(
     values = (maximum, total, entropy_sum, z_target, earlier, z_sum)
     for field in tl.static_range(len(values)):
         tl.store(row_pointer(partials, field * splits + split, rows) + row, values[field], mask=row < rows)
-
-
-def _merge(
-    partials: Tensor,  # (_FIELDS, splits, n)
-    vocabulary: int,
-    label_smoothing: float,
-    z_loss: float,
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
-    maxima, totals, entropy_sums, z_targets, earlier, z_sums = partials
-    maximum = maxima.amax(0)
-    rise = maxima - maximum
-    decay = rise.exp()
-    total = (totals * decay).sum(0)
-    entropy_sum = ((entropy_sums + totals * rise) * decay).sum(0)
-    z_target = z_targets.sum(0)  # the others are zero
-    log_total = total.log()
-    nll = log_total - (z_target - maximum)
-    lse = log_total + maximum
-    loss = nll + z_loss * lse.square()
-    if label_smoothing:  # (1 - eps) nll + eps (lse - mean z) = nll + eps (z_target - mean z)
-        loss += label_smoothing * (z_target - z_sums.sum(0) / vocabulary)
-    correct = (z_target == maximum) & (earlier.amax(0) < z_target)
-    return (loss, nll, lse, log_total - entropy_sum / total, correct), torch.stack([maximum, log_total])
-
-
-def is_aligned(tensor: Tensor) -> bool:
-    """Whether every row of a matrix begins at a multiple of 16 bytes."""
-    return tensor.data_ptr() % 16 == 0 and tensor.stride(0) * tensor.element_size() % 16 == 0
-
-
-def capability_and_processors(device: torch.device) -> tuple[int, int]:
-    """10 major + minor, and the number of multiprocessors; Triton's interpreter, on a CPU, runs what sm_90 would."""
-    if device.type == "cpu":
-        return 90, 4
-    properties = torch.cuda.get_device_properties(device)
-    return 10 * properties.major + properties.minor, properties.multi_processor_count
-
-
-def stream_statistics(
-    hidden: Tensor,  # (n, D), n > 0, stride(1) == 1
-    head: Head,  # weight of stride(1) == 1
-    target: Tensor,  # (n,) int64, in [0, V)
-    label_smoothing: float,
-    z_loss: float,
-    tile_maxima: bool,
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor, Tensor | None]:
-    """The rows' loss, nll, lse, entropy (float32) and correct (bool), (n,), their normalizer and tile maxima.
-
-    The normalizer (2, n) is the maximum of a row and the logarithm of its sum of e^(z - maximum). Tile maxima
-    (n, ceil(V / TILE)) are the largest conditioned logits of TILE consecutive vocabulary entries, None where they are
-    not wanted; all float32. A row is correct where the first of its largest logits is the target's.
-    """
-    rows, size = hidden.shape
-    capability, processors = capability_and_processors(hidden.device)
-    tile = stream_tile(hidden.dtype, capability, is_aligned(hidden) and is_aligned(head.weight), head.bias is not None)
-    order = stream_order(rows, head.vocabulary, tile["BLOCK_N"], tile["BLOCK_V"], processors)
-    partials = hidden.new_empty(_FIELDS, order["splits"], rows, dtype=torch.float32)
-    maxima = None
-    if tile_maxima:
-        maxima = hidden.new_empty(rows, triton.cdiv(head.vocabulary, TILE), dtype=torch.float32)
-    operands = hidden, head.weight
-    if tile["TMA"]:
-        operands = [
-            TensorDescriptor.from_tensor(operand, [tile[block], tile["BLOCK_D"]])
-            for operand, block in zip(operands, ("BLOCK_N", "BLOCK_V"), strict=True)
-        ]
-    _stream_kernel[(triton.cdiv(rows, tile["BLOCK_N"]) * order["splits"],)](
-        target,
-        head.bias,
-        partials,
-        maxima,
-        operands[0],
-        hidden.stride(0),
-        operands[1],
-        head.weight.stride(0),
-        rows,
-        size,
-        head.vocabulary,
-        HAS_SMOOTHING=label_smoothing != 0,
-        TILE=TILE,
-        **order,
-        **conditions(head),
-        **tile,
-    )
-    return *_merge(partials, head.vocabulary, label_smoothing, z_loss), maxima
 
 
 _TYPES = {
@@ -306,3 +234,82 @@ def variants() -> list[Variant]:
     ]
     unaligned = [stream_variant(torch.bfloat16, capability, False, "all options") for capability in capabilities]
     return aligned + unaligned
+
+
+class Streamed(NamedTuple):
+    """What is known of n rows after one pass. A row is correct if the first of its largest logits is the target's."""
+
+    values: RowValues  # (n,) float32, `correct` bool
+    normalizer: Tensor  # (2, n) float32, maximum and logarithm of the sum of e^(z - maximum)
+    tile_maxima: Tensor  # (n, ceil(V / TILE)) float32, the largest of TILE consecutive conditioned logits
+
+
+def stream_statistics(
+    hidden: Tensor,  # (n, D), n > 0, stride(1) == 1
+    target: Tensor,  # (n,) int64, in [0, V)
+    spec: RowSpec,  # its head's weight has stride(1) == 1
+) -> Streamed:
+    """Statistics of the rows, and the largest logit of each tile of the vocabulary."""
+    tile_maxima = hidden.new_empty(hidden.shape[0], cdiv(spec.head.vocabulary, TILE), dtype=torch.float32)
+    return Streamed(*_stream(hidden, target, spec, tile_maxima), tile_maxima)
+
+
+def stream_values(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
+    """The values of `stream_statistics` alone."""
+    return _stream(hidden, target, spec, None)[0]
+
+
+def _stream(hidden: Tensor, target: Tensor, spec: RowSpec, tile_maxima: Tensor | None) -> tuple[RowValues, Tensor]:
+    """Values and normalizer of the rows; fills tile_maxima."""
+    head, (rows, size) = spec.head, hidden.shape
+    capability, processors = capability_and_processors(hidden.device)
+    tile = stream_tile(hidden.dtype, capability, is_aligned(hidden) and is_aligned(head.weight), head.bias is not None)
+    order = stream_order(rows, head.vocabulary, tile["BLOCK_N"], tile["BLOCK_V"], processors)
+    partials = hidden.new_empty(_FIELDS, order["splits"], rows, dtype=torch.float32)
+    operands = hidden, head.weight
+    if tile["TMA"]:
+        operands = [
+            TensorDescriptor.from_tensor(operand, [tile[block], tile["BLOCK_D"]])
+            for operand, block in zip(operands, ("BLOCK_N", "BLOCK_V"), strict=True)
+        ]
+    _stream_kernel[(cdiv(rows, tile["BLOCK_N"]) * order["splits"],)](
+        target,
+        head.bias,
+        partials,
+        tile_maxima,
+        operands[0],
+        hidden.stride(0),
+        operands[1],
+        head.weight.stride(0),
+        rows,
+        size,
+        head.vocabulary,
+        HAS_SMOOTHING=spec.label_smoothing != 0,
+        TILE=TILE,
+        **order,
+        **conditions(head),
+        **tile,
+    )
+    return _merge(partials, spec)
+
+
+def _merge(
+    partials: Tensor,  # (_FIELDS, splits, n)
+    spec: RowSpec,
+) -> tuple[RowValues, Tensor]:
+    maxima, totals, entropy_sums, z_targets, earlier, z_sums = partials
+    maximum = maxima.amax(0)
+    rise = maxima - maximum
+    decay = rise.exp()
+    total = (totals * decay).sum(0)
+    entropy_sum = ((entropy_sums + totals * rise) * decay).sum(0)
+    z_target = z_targets.sum(0)  # the others are zero
+    log_total = total.log()
+    nll = log_total - (z_target - maximum)
+    lse = log_total + maximum
+    loss = nll + spec.z_loss * lse.square()
+    if spec.label_smoothing:  # (1 - eps) nll + eps (lse - mean z) = nll + eps (z_target - mean z)
+        loss += spec.label_smoothing * (z_target - z_sums.sum(0) / spec.head.vocabulary)
+    correct = (z_target == maximum) & (earlier.amax(0) < z_target)
+    values = RowValues(loss, nll, lse, log_total - entropy_sum / total, correct)
+    return values, torch.stack([maximum, log_total])

@@ -1,34 +1,33 @@
-"""Row kernels of the divergences in Triton, over float32 chunks of logits in memory. One program a row; deterministic.
+"""The divergence from a teacher's logits in Triton, over float32 chunks of both in memory. One program per row.
 
-Passes of the full form: both normalisers (read both), for an interpolated teacher once more, the divergence and
-S = sum q F' / sum q (read both), the gradient in place (read both, write). Of the listed form: the normaliser of the
-tokens that are not listed (read), their gradient in place (read, write); the events are left to `terms.event_terms`.
-Peak memory: a few numbers a row beside the logits. All arithmetic in float32, by the formulas of `terms`.
+Passes: both normalizers (read both), for an interpolated teacher once more, the divergence and S = sum q F' / sum q
+(read both), the gradient in place (read both, write). Peak memory: two numbers per row beside the logits. All
+arithmetic in float32, by the formulas of `linear_divergence.terms`; deterministic.
 
-Count for N 8192, V 151936, full form: 28 bytes a pair of logits, 35 GB, 8 ms at 4.3 TB/s; the four products take 45 ms
-at D 3584. The second and third reads find part of a row, 600 KB, in the L2 cache.
+Count for N 8192, V 151936: 28 bytes per pair of logits, 35 GB, 8 ms at 4.3 TB/s; the four products take 45 ms at D
+3584. The second and third reads find part of a row, 600 KB, in the L2 cache.
 """
 
 from __future__ import annotations
 
-import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from mind_kernels.head import Head
+from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.triton_math import (
     LOWEST,
+    cdiv,
     columns_of,
-    condition,
     conditions,
     exp,
+    jit,
     join_lanes,
     load_logits,
     log1p,
+    next_power_of_2,
     online_softmax,
-    row_launch,
     row_pointer,
     slope,
     tanh,
@@ -42,23 +41,26 @@ _WARPS = {True: 16, False: 8}
 _VECTOR = 4
 
 
-@triton.jit
+def pair_launch(vocabulary: int) -> dict[str, int]:
+    """Tile and warps of the kernel: a thread takes one 16-byte load of each of two rows, or registers would spill."""
+    warps = min(_WARPS[vocabulary % 16 == 0], next_power_of_2(cdiv(vocabulary, 32 * _VECTOR)))
+    return {"LANES": 32 * warps, "VECTOR": _VECTOR, "num_warps": warps}
+
+
+@jit
 def _entry(
     student,
     teacher,
-    log_total,
-    their_log_total,
-    c,
-    rest,
-    teacher_part,
-    student_part,
-    difference_part,
+    log_totals,
+    parts,
     FORWARD: tl.constexpr,
     REVERSE: tl.constexpr,
     OF_TEACHER: tl.constexpr,
     OF_STUDENT: tl.constexpr,
 ):
-    """q, the entry of the divergence, and q F', from logits that are shifted to a maximum of 0. See `terms`."""
+    """q, the entry of the divergence, and q F', from logits that are shifted to a maximum of 0."""
+    log_total, their_log_total = log_totals
+    c, rest, teacher_part, student_part, difference_part = parts
     ratio = (student - teacher) - (log_total - their_log_total)
     q, p = exp(student - log_total), exp(teacher - their_log_total)
     difference = (p + q) * tanh(0.5 * ratio)
@@ -83,43 +85,34 @@ def _entry(
     return q, entry, derivative
 
 
-@triton.jit
+@jit
 def _load_both(
-    row,
-    their_row,
+    rows,
     columns,
     vocabulary,
-    softcap,
-    temperature,
-    teacher_softcap,
-    teacher_temperature,
-    shift,
-    their_shift,
+    heads,
+    shifts,
     interpolation,
     HAS_SOFTCAP: tl.constexpr,
     TEACHER_HAS_SOFTCAP: tl.constexpr,
     INTERPOLATED: tl.constexpr,
 ):
     """The student's logits z, z - shift, and the teacher's less their shift, or those between."""
-    z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-    theirs = load_logits(their_row, columns, vocabulary, teacher_softcap, teacher_temperature, TEACHER_HAS_SOFTCAP)
-    student, theirs = z - shift, theirs - their_shift
+    softcap, temperature, teacher_softcap, teacher_temperature = heads
+    z = load_logits(rows[0], columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
+    theirs = load_logits(rows[1], columns, vocabulary, teacher_softcap, teacher_temperature, TEACHER_HAS_SOFTCAP)
+    student, theirs = z - shifts[0], theirs - shifts[1]
     if INTERPOLATED:
         theirs = student + interpolation * (theirs - student)  # exactly the student's where they are equal
     return z, student, theirs
 
 
-@triton.jit
+@jit
 def _softmaxes(
-    row,
-    their_row,
+    rows,
     vocabulary,
-    softcap,
-    temperature,
-    teacher_softcap,
-    teacher_temperature,
-    shift,
-    their_shift,
+    heads,
+    shifts,
     interpolation,
     HAS_SOFTCAP: tl.constexpr,
     TEACHER_HAS_SOFTCAP: tl.constexpr,
@@ -135,21 +128,9 @@ def _softmaxes(
     their_total = tl.zeros((LANES,), tl.float32)
     unused = tl.zeros((LANES,), tl.float32)
     for start in range(0, vocabulary, LANES * VECTOR):
+        columns = columns_of(start, LANES, VECTOR)
         _, z, theirs = _load_both(
-            row,
-            their_row,
-            columns_of(start, LANES, VECTOR),
-            vocabulary,
-            softcap,
-            temperature,
-            teacher_softcap,
-            teacher_temperature,
-            shift,
-            their_shift,
-            interpolation,
-            HAS_SOFTCAP,
-            TEACHER_HAS_SOFTCAP,
-            INTERPOLATED,
+            rows, columns, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED
         )
         maximum, total, entropy_sum = online_softmax(z, tl.max(z, axis=1), maximum, total, entropy_sum)
         their_maximum, their_total, unused = online_softmax(
@@ -160,7 +141,7 @@ def _softmaxes(
     return row_maximum, row_total, row_entropy_sum, their_row_maximum, their_row_total
 
 
-@triton.jit
+@jit
 def _row_kernel(
     logits,  # (n, V)
     teacher_logits,  # (n, V)
@@ -188,85 +169,35 @@ def _row_kernel(
     VECTOR: tl.constexpr,
 ):
     r = tl.program_id(0)
-    row, their_row = row_pointer(logits, r, vocabulary), row_pointer(teacher_logits, r, vocabulary)
+    rows = (row_pointer(logits, r, vocabulary), row_pointer(teacher_logits, r, vocabulary))
+    heads = (softcap, temperature, teacher_softcap, teacher_temperature)
+    parts = (c, rest, teacher_part, student_part, difference_part)
     maximum, total, entropy_sum, their_maximum, their_total = _softmaxes(
-        row,
-        their_row,
-        vocabulary,
-        softcap,
-        temperature,
-        teacher_softcap,
-        teacher_temperature,
-        0.0,
-        0.0,
-        0.0,
-        HAS_SOFTCAP,
-        TEACHER_HAS_SOFTCAP,
-        False,
-        LANES,
-        VECTOR,
+        rows, vocabulary, heads, (0.0, 0.0), 0.0, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, False, LANES, VECTOR
     )
-    top = 0.0
+    shifts, top = (maximum, their_maximum), 0.0
     if INTERPOLATED:  # between logits below 0, since a rounding of large ones would be one of p
         _, total, entropy_sum, top, their_total = _softmaxes(
-            row,
-            their_row,
-            vocabulary,
-            softcap,
-            temperature,
-            teacher_softcap,
-            teacher_temperature,
-            maximum,
-            their_maximum,
-            interpolation,
-            HAS_SOFTCAP,
-            TEACHER_HAS_SOFTCAP,
-            True,
-            LANES,
-            VECTOR,
+            rows, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, True, LANES, VECTOR
         )
 
-    log_total, their_log_total = tl.log(total), tl.log(their_total)
+    log_totals = (tl.log(total), tl.log(their_total))
     value = tl.zeros((LANES,), tl.float32)
     mass = tl.zeros((LANES,), tl.float32)
     weighted = tl.zeros((LANES,), tl.float32)
     for start in range(0, vocabulary, LANES * VECTOR):
+        columns = columns_of(start, LANES, VECTOR)
         z, student, theirs = _load_both(
-            row,
-            their_row,
-            columns_of(start, LANES, VECTOR),
-            vocabulary,
-            softcap,
-            temperature,
-            teacher_softcap,
-            teacher_temperature,
-            maximum,
-            their_maximum,
-            interpolation,
-            HAS_SOFTCAP,
-            TEACHER_HAS_SOFTCAP,
-            INTERPOLATED,
+            rows, columns, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED
         )
         q, entry, derivative = _entry(
-            student,
-            theirs - top,
-            log_total,
-            their_log_total,
-            c,
-            rest,
-            teacher_part,
-            student_part,
-            difference_part,
-            FORWARD,
-            REVERSE,
-            OF_TEACHER,
-            OF_STUDENT,
+            student, theirs - top, log_totals, parts, FORWARD, REVERSE, OF_TEACHER, OF_STUDENT
         )
         value += tl.sum(entry, axis=1)
         mass += tl.sum(q, axis=1)
         weighted += tl.sum(derivative, axis=1)
     tl.store(numbers + r, tl.maximum(tl.sum(value, axis=0), 0.0, propagate_nan=tl.PropagateNan.ALL))
-    tl.store(numbers + tl.num_programs(0) + r, log_total - entropy_sum / total)
+    tl.store(numbers + tl.num_programs(0) + r, log_totals[0] - entropy_sum / total)
 
     if scale is not None:
         weight = tl.load(scale + r)
@@ -274,97 +205,16 @@ def _row_kernel(
         for start in range(0, vocabulary, LANES * VECTOR):
             columns = columns_of(start, LANES, VECTOR)
             z, student, theirs = _load_both(
-                row,
-                their_row,
-                columns,
-                vocabulary,
-                softcap,
-                temperature,
-                teacher_softcap,
-                teacher_temperature,
-                maximum,
-                their_maximum,
-                interpolation,
-                HAS_SOFTCAP,
-                TEACHER_HAS_SOFTCAP,
-                INTERPOLATED,
+                rows, columns, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED
             )
             q, entry, derivative = _entry(
-                student,
-                theirs - top,
-                log_total,
-                their_log_total,
-                c,
-                rest,
-                teacher_part,
-                student_part,
-                difference_part,
-                FORWARD,
-                REVERSE,
-                OF_TEACHER,
-                OF_STUDENT,
+                student, theirs - top, log_totals, parts, FORWARD, REVERSE, OF_TEACHER, OF_STUDENT
             )
             dx = weight * (derivative - share * q) * slope(z, softcap, temperature, HAS_SOFTCAP)
-            tl.store(row + columns, dx, mask=columns < vocabulary)
+            tl.store(rows[0] + columns, dx, mask=columns < vocabulary)
 
 
-@triton.jit
-def _load_others(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
-    """z of these columns of a row; LOWEST where that is the logit, and beyond the vocabulary."""
-    x = tl.load(row + columns, mask=columns < vocabulary, other=LOWEST)
-    return tl.where(x <= LOWEST, LOWEST, condition(x, softcap, temperature, HAS_SOFTCAP))
-
-
-@triton.jit
-def _others_kernel(
-    logits,  # (n, V), LOWEST where a token is listed
-    numbers,  # (3, n): maximum, log_total, mean
-    vocabulary,
-    softcap,
-    temperature,
-    HAS_SOFTCAP: tl.constexpr,
-    LANES: tl.constexpr,
-    VECTOR: tl.constexpr,
-):
-    r, rows = tl.program_id(0), tl.num_programs(0)
-    row = row_pointer(logits, r, vocabulary)
-    maximum = tl.full((LANES,), LOWEST, tl.float32)
-    total = tl.zeros((LANES,), tl.float32)
-    entropy_sum = tl.zeros((LANES,), tl.float32)
-    for start in range(0, vocabulary, LANES * VECTOR):
-        columns = columns_of(start, LANES, VECTOR)
-        z = _load_others(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        maximum, total, entropy_sum = online_softmax(z, tl.max(z, axis=1), maximum, total, entropy_sum)
-    row_maximum, row_total, entropy_sum = join_lanes(maximum, total, entropy_sum)
-    tl.store(numbers + r, row_maximum)
-    tl.store(numbers + rows + r, tl.log(row_total))
-    tl.store(numbers + 2 * rows + r, entropy_sum / row_total)
-
-
-@triton.jit
-def _spread_kernel(
-    logits,  # (n, V), LOWEST where a token is listed
-    numbers,  # (3, n): maximum, log_total, mean
-    weight,  # (n,)
-    vocabulary,
-    softcap,
-    temperature,
-    HAS_SOFTCAP: tl.constexpr,
-    LANES: tl.constexpr,
-    VECTOR: tl.constexpr,
-):
-    r, rows = tl.program_id(0), tl.num_programs(0)
-    row = row_pointer(logits, r, vocabulary)
-    maximum, log_total = tl.load(numbers + r), tl.load(numbers + rows + r)
-    share = tl.load(weight + r)
-    for start in range(0, vocabulary, LANES * VECTOR):
-        columns = columns_of(start, LANES, VECTOR)
-        z = _load_others(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        dx = share * exp((z - maximum) - log_total) * slope(z, softcap, temperature, HAS_SOFTCAP)
-        tl.store(row + columns, dx, mask=columns < vocabulary)
-
-
-def _kinds(divergence: Divergence) -> dict[str, float | bool]:
+def _divergence_arguments(divergence: Divergence) -> dict[str, float | bool]:
     """The divergence as kernel arguments."""
     c = divergence.mixture
     return {
@@ -386,93 +236,9 @@ def _teacher_conditions(head: Head) -> dict[str, float | bool]:
     return {("TEACHER_" if name.isupper() else "teacher_") + name: value for name, value in conditions(head).items()}
 
 
-def _launch(vocabulary: int) -> dict[str, int]:
-    """Tile and warps of the kernels that read one row."""
-    return row_launch(vocabulary, vocabulary, torch.float32)
-
-
-def pair_launch(vocabulary: int) -> dict[str, int]:
-    """Tile and warps of the kernel that reads two rows: one 16-byte load of each a thread, or registers would spill."""
-    warps = min(_WARPS[vocabulary % 16 == 0], triton.next_power_of_2(triton.cdiv(vocabulary, 32 * _VECTOR)))
-    return {"LANES": 32 * warps, "VECTOR": _VECTOR, "num_warps": warps}
-
-
-def row_kernel_(
-    logits: Tensor,  # (n, V) float32, projected, contiguous; becomes the gradient where scale is given
-    teacher_logits: Tensor,  # the same
-    scale: Tensor | None,  # (n,) float32, d(total loss) / d(row's divergence)
-    head: Head,
-    teacher_head: Head,
-    divergence: Divergence,
-) -> Tensor:
-    """(2, n): the rows' divergence and the student's entropy; `logits` become their gradient, in place."""
-    rows, vocabulary = logits.shape
-    numbers = logits.new_empty(2, rows)
-    _row_kernel[(rows,)](
-        logits,
-        teacher_logits,
-        scale,
-        numbers,
-        vocabulary,
-        **conditions(head),
-        **_teacher_conditions(teacher_head),
-        **_kinds(divergence),
-        **pair_launch(vocabulary),
-    )
-    return numbers
-
-
-def others(
-    logits: Tensor,  # (n, V) float32, projected, contiguous, LOWEST where a token is listed
-    head: Head,
-) -> Tensor:
-    """(3, n): maximum of z, log sum exp(z - maximum), and the mean of z - maximum in their softmax."""
-    rows, vocabulary = logits.shape
-    numbers = logits.new_empty(3, rows)
-    _others_kernel[(rows,)](logits, numbers, vocabulary, **conditions(head), **_launch(vocabulary))
-    return numbers
-
-
-def spread_(
-    logits: Tensor,  # as for `others`; becomes the gradient, 0 where a token is listed
-    numbers: Tensor,  # (3, n), of `others`
-    weight: Tensor,  # (n,) float32, d(total loss) / d(log-sum-exp of the others)
-    head: Head,
-) -> None:
-    """The gradient of the others' log-sum-exp with respect to the projected logits, times weight, in place."""
-    rows, vocabulary = logits.shape
-    _spread_kernel[(rows,)](logits, numbers, weight, vocabulary, **conditions(head), **_launch(vocabulary))
-
-
-_TYPES = {
-    "logits": "*fp32",
-    "teacher_logits": "*fp32",
-    "scale": "*fp32",
-    "numbers": "*fp32",
-    "weight": "*fp32",
-    "vocabulary": "i32",
-} | dict.fromkeys(
-    (
-        "softcap",
-        "temperature",
-        "teacher_softcap",
-        "teacher_temperature",
-        "c",
-        "rest",
-        "teacher_part",
-        "student_part",
-        "difference_part",
-        "interpolation",
-    ),
-    "fp32",
-)
-
-
 def variants() -> list[Variant]:
     """Each form of the divergence, statistics alone, all options, and a vocabulary that is not a multiple of 16."""
-    plain = {"HAS_SOFTCAP": False, "TEACHER_HAS_SOFTCAP": False}
-    full = {"HAS_SOFTCAP": True, "TEACHER_HAS_SOFTCAP": True}
-    kinds = {
+    divergences = {
         "forward": Divergence(1.0, 0.0, 0.0),
         "reverse": Divergence(0.0, 1.0, 1.0),
         "interpolated": Divergence(1.0, 0.0, 0.0, 0.5),
@@ -480,27 +246,47 @@ def variants() -> list[Variant]:
         "skew forward": Divergence(1.0, 0.0, 0.1),
         "skew reverse": Divergence(0.0, 1.0, 0.9),
     }
+    numbers = ("softcap", "temperature", "teacher_softcap", "teacher_temperature")
+    numbers += tuple(name for name in _divergence_arguments(divergences["jsd"]) if name.islower())
+    types = dict.fromkeys(("logits", "teacher_logits", "scale", "numbers"), "*fp32")
+    types |= dict.fromkeys(numbers, "fp32") | {"vocabulary": "i32"}
 
-    def variant(name, kernel, options, vocabulary=151936, **more):
-        constants = {key: value for key, value in options.items() if key.isupper() or value is None}
-        pair = kernel is _row_kernel
-        launch = pair_launch(vocabulary) if pair else _launch(vocabulary)
-        return Variant(name, kernel, _TYPES, constants | launch, ("logits", "teacher_logits")[: 1 + pair], **more)
+    def variant(label, divergence, softcaps, vocabulary=151936, unaligned=(), absent=()):
+        constants = {name: value for name, value in _divergence_arguments(divergence).items() if name.isupper()}
+        constants |= {"HAS_SOFTCAP": softcaps, "TEACHER_HAS_SOFTCAP": softcaps} | dict.fromkeys(absent)
+        keywords = constants | pair_launch(vocabulary)
+        return Variant(f"divergence, {label}", _row_kernel, types, keywords, ("logits", "teacher_logits"), unaligned)
 
-    unaligned = {"vocabulary": 50257, "unaligned": ("vocabulary",)}
     out = []
-    for name, divergence in kinds.items():
-        options = _kinds(divergence)
+    for name, divergence in divergences.items():
         out += [
-            variant(f"divergence, {name}", _row_kernel, plain | options),
-            variant(f"divergence, {name}, all options", _row_kernel, full | options),
-            variant(f"divergence, {name}, unaligned", _row_kernel, full | options, **unaligned),
+            variant(name, divergence, False),
+            variant(f"{name}, all options", divergence, True),
+            variant(f"{name}, unaligned", divergence, True, 50257, ("vocabulary",)),
         ]
-    out.append(variant("divergence, statistics", _row_kernel, plain | options | {"scale": None}))
-    for name, kernel in (("others", _others_kernel), ("others' gradient", _spread_kernel)):
-        out += [
-            variant(name, kernel, plain),
-            variant(f"{name}, all options", kernel, full),
-            variant(f"{name}, unaligned", kernel, full, **unaligned),
-        ]
-    return out
+    return [*out, variant("statistics", divergences["skew reverse"], False, absent=("scale",))]
+
+
+def divergence_(
+    logits: Tensor,  # (n, V) float32, projected, contiguous; becomes its own gradient if there are weights
+    teacher_logits: Tensor,  # (n, V) float32, projected, contiguous
+    weights: Tensor | None,  # (n,) float32, d(total loss) / d(divergence of the row)
+    head: Head,
+    teacher_head: Head,
+    divergence: Divergence,
+) -> RowValues:
+    """See `contract.RowKernels`."""
+    rows, vocabulary = logits.shape
+    numbers = logits.new_empty(2, rows)
+    _row_kernel[(rows,)](
+        logits,
+        teacher_logits,
+        weights,
+        numbers,
+        vocabulary,
+        **conditions(head),
+        **_teacher_conditions(teacher_head),
+        **_divergence_arguments(divergence),
+        **pair_launch(vocabulary),
+    )
+    return RowValues(*numbers)

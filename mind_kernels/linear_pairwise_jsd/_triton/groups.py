@@ -1,7 +1,7 @@
-"""What the divergences of a group's rows share in Triton: the normaliser before them, and the row gradient after them.
+"""What the divergences of a group's rows share in Triton: the normalizer before them, and the row gradient after them.
 
 Both are one pass over float32 logits; deterministic. Count for G 128, K 8, V 151936, 0.62 GB of logits, at 4.3 TB/s:
-0.15 ms for the normaliser (read), 0.43 ms for the gradient (logits and F' are read, F' is overwritten).
+0.15 ms for the normalizer (read), 0.43 ms for the gradient (logits and F' are read, F' is overwritten).
 
 Log-probabilities are kept as two parts, since rows may nearly coincide where each is far from zero: a log p of -12 in
 float32 is rounded by up to 5e-7, so that a log-ratio of 1e-6 would have no digit left. The coarse parts of a column are
@@ -12,15 +12,17 @@ since 2^x is one instruction on a GPU; the weights carry the factor log 2.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from mind_kernels.triton_math import (
     LOG2_E,
     LOWEST,
+    cdiv,
     columns_of,
+    jit,
     join_lanes,
+    next_power_of_2,
     online_softmax,
     row_launch,
     row_pointer,
@@ -36,8 +38,8 @@ _LOG_2_REST = tl.constexpr(-2.1219444005469057e-4)
 # The bits of 2^-0.5, where the exponent of a mantissa in [2^-0.5, 2^0.5) begins.
 _SMALLEST_MANTISSA = tl.constexpr(0x3F3504F3)
 
-# Columns of a row that one program of `finish_gradient_` takes: five programs a row at V 151936, enough to spread 1024
-# rows evenly over 132 multiprocessors, and 8 tiles for a program that begins with a sum over spans.
+# Columns of a row that one program of `finish_gradient_` takes: five programs per row at V 151936, enough to spread
+# 1024 rows evenly over 132 multiprocessors, and 8 tiles for a program that begins with a sum over spans.
 _ROW_SPAN = 1 << 15
 # Kernels of whole columns: a program is one warp, which joins its sums without waiting for others; with few rows four,
 # since at most 32 programs share a multiprocessor and each loads little.
@@ -52,14 +54,14 @@ def column_launch(count: int) -> dict[str, int]:
     return {"SPAN": 32 * warps * _STEPS, "COLUMNS": 32 * warps, "num_warps": warps}
 
 
-@triton.jit
+@jit
 def _split(x):
     """x as a multiple of 2^-10 and the rest, without an error."""
     coarse = (x + _GRID) - _GRID
     return coarse, x - coarse
 
 
-@triton.jit
+@jit
 def _offset_and_rest(maximum, total):
     """maximum + log(total) as offset - _GRID, a multiple of 2^-10, and the rest, to base 2; the sum errs by 3e-8.
 
@@ -77,14 +79,14 @@ def _offset_and_rest(maximum, total):
     return offset, ((fine_maximum + fine_log) + (power * _LOG_2_REST - rounding)) * LOG2_E
 
 
-@triton.jit
+@jit
 def log_probability(z, offset, rest):
     """log2 p as high LOG2_E + low: high is exact, low about 1e-3 or less."""
     shifted = z + _GRID
     return shifted - offset, (z - (shifted - _GRID)) * LOG2_E - rest
 
 
-@triton.jit
+@jit
 def load_normalizer(normalizer, row, rows, vocabulary, inside=True):
     """offset and rest of a row, for `log_probability`, and how many columns it has: none where it is absent.
 
@@ -95,7 +97,7 @@ def load_normalizer(normalizer, row, rows, vocabulary, inside=True):
     return offset, rest, tl.where(offset != -LOWEST, vocabulary, 0)
 
 
-@triton.jit
+@jit
 def _normalizer_kernel(
     logits,  # (G K, V)
     mask,  # (G K,)
@@ -120,7 +122,7 @@ def _normalizer_kernel(
     tl.store(normalizer + tl.num_programs(0) + r, tl.where(present, rest, 0.0))
 
 
-@triton.jit
+@jit
 def _gradient_kernel(
     logits,  # (G K, V)
     normalizer,  # (2, G K)
@@ -150,6 +152,33 @@ def _gradient_kernel(
         tl.store(out + columns, tl.where(columns < length, dz, 0.0), mask=columns < vocabulary)
 
 
+_TYPES = {
+    "logits": "*fp32",
+    "mask": "*i1",
+    "normalizer": "*fp32",
+    "sums": "*fp32",
+    "gradient": "*fp32",
+    "vocabulary": "i32",
+    "spans": "i32",
+}
+
+
+def variants() -> list[Variant]:
+    """Both kernels, for a vocabulary that is a multiple of 16 and one that is not."""
+    out = []
+    for vocabulary, label in ((151936, ""), (50257, ", unaligned")):
+        launch = row_launch(vocabulary, vocabulary, torch.float32)
+        spans = cdiv(vocabulary, column_launch(8)["SPAN"])
+        of_gradient = launch | {"SPANS": next_power_of_2(spans), "ROW_SPAN": _ROW_SPAN}
+        unaligned = ("spans", "vocabulary") if label else ("spans",)
+        for name, kernel, keywords, wide in (
+            ("group normalizer", _normalizer_kernel, launch, ("logits",)),
+            ("group row gradient", _gradient_kernel, of_gradient, ("logits", "gradient")),
+        ):
+            out.append(Variant(name + label, kernel, _TYPES, keywords, wide, unaligned))
+    return out
+
+
 def normalize(
     logits: Tensor,  # (G, K, V) float32, contiguous
     mask: Tensor,  # (G, K) bool
@@ -172,49 +201,14 @@ def finish_gradient_(
     """p (F' - S) of every row in place of its F', S = sum p F' / sum p; zero where a row is absent."""
     groups, count, vocabulary = logits.shape
     spans = sums.shape[0]
-    _gradient_kernel[(groups * count, triton.cdiv(vocabulary, _ROW_SPAN))](
+    _gradient_kernel[(groups * count, cdiv(vocabulary, _ROW_SPAN))](
         logits,
         normalizer,
         sums,
         gradient,
         vocabulary,
         spans,
-        SPANS=triton.next_power_of_2(spans),
+        SPANS=next_power_of_2(spans),
         ROW_SPAN=_ROW_SPAN,
         **row_launch(vocabulary, vocabulary, torch.float32),
     )
-
-
-_TYPES = {
-    "logits": "*fp32",
-    "mask": "*i1",
-    "normalizer": "*fp32",
-    "sums": "*fp32",
-    "gradient": "*fp32",
-    "vocabulary": "i32",
-    "spans": "i32",
-}
-
-
-def variants() -> list[Variant]:
-    """Both kernels, for a vocabulary that is a multiple of 16 and one that is not."""
-    out = []
-    for vocabulary, label in ((151936, ""), (50257, ", unaligned")):
-        launch, unaligned = (
-            row_launch(vocabulary, vocabulary, torch.float32),
-            ("spans", "vocabulary")[: 1 + bool(label)],
-        )
-        spans = triton.cdiv(vocabulary, column_launch(8)["SPAN"])
-        constants = {"SPANS": triton.next_power_of_2(spans), "ROW_SPAN": _ROW_SPAN}
-        out += [
-            Variant(f"group normaliser{label}", _normalizer_kernel, _TYPES, launch, ("logits",), unaligned),
-            Variant(
-                f"group row gradient{label}",
-                _gradient_kernel,
-                _TYPES,
-                launch | constants,
-                ("logits", "gradient"),
-                unaligned,
-            ),
-        ]
-    return out

@@ -1,19 +1,21 @@
 """Divergences of a group's rows from their weighted mean in Triton, and their gradient, from float32 logits in memory.
 
-Passes, memory and arithmetic as in triton_pairs.py: a thread takes one column of the vocabulary at a time, with the
+Passes, memory and arithmetic as in pairs.py: a thread takes one column of the vocabulary at a time, with the
 logits of all rows, and one logarithm. Let r be its largest row of nonzero weight. Then d_k = log(p_k / p_r) and
 lambda = log sum_k w_k e^(d_k) / sum_k w_k give log(p_k / m) = d_k - lambda. Where rows nearly coincide all of these are
 small, and are computed as such. An entry p_k log(p_k / m) - p_k + m is non-negative, so nothing cancels between them.
 
-Count as there: 634 instructions a column of 8 rows, 0.43 ms, and 1.0 ms with the normaliser and the gradient.
+Count as there: 634 instructions a column of 8 rows, 0.43 ms, and 1.0 ms with the normalizer and the gradient.
 """
+
+# To a type checker tl.static_range, which Triton unrolls, is no iterator.
+# pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
 import math
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -24,7 +26,7 @@ from mind_kernels.linear_pairwise_jsd._triton.groups import (
     log_probability,
     normalize,
 )
-from mind_kernels.triton_math import LOG2_E, LOWEST, row_pointer
+from mind_kernels.triton_math import LOG2_E, LOWEST, cdiv, jit, row_pointer
 from mind_kernels.triton_variant import Variant
 
 # Rows whose divergences a program adds up, and whose logits of a column it holds at once: 80 registers. In larger
@@ -39,7 +41,7 @@ def mixture_launch(count: int) -> dict[str, int]:
     return {"BLOCK": min(count, _BLOCK)} | column_launch(count)
 
 
-@triton.jit
+@jit
 def _expm1(d):
     """2^d and 2^d - 1 of min(d, 0); the polynomial for d > -1 errs by 9.4e-9 of it."""
     d = tl.minimum(d, 0.0, propagate_nan=tl.PropagateNan.ALL)
@@ -53,7 +55,7 @@ def _expm1(d):
     return power, tl.where(d > -1.0, d * q, power - 1.0)
 
 
-@triton.jit
+@jit
 def _log1p(x, total):
     """log2(1 + x) of -1 < x <= 0, total = 1 + x; the polynomial for x > -0.25 errs by 2.3e-9 of it."""
     q = 4.815361201763153e-1
@@ -66,7 +68,7 @@ def _log1p(x, total):
     return tl.where(x > -0.25, x * q, tl.log2(total))
 
 
-@triton.jit
+@jit
 def _entry(g, p, m):
     """p log(p / m) - p + m from g = log2(p / m); the polynomial for |g| < 1 errs by 6.6e-9 of it."""
     q = 1.325645257566066e-6
@@ -79,7 +81,7 @@ def _entry(g, p, m):
     return tl.where(tl.abs(g) < 1.0, p * (g * g * q), p * (g * _LOG_2 - 1.0) + m)
 
 
-@triton.jit
+@jit
 def _load_block(
     logits, normalizer, share, column, vocabulary, first, rows, start, COUNT: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -96,7 +98,7 @@ def _load_block(
     return row, length, shares, high, low
 
 
-@triton.jit
+@jit
 def _mixture_kernel(
     logits,  # (G, K, V)
     normalizer,  # (2, G K)
@@ -158,30 +160,6 @@ def _mixture_kernel(
             tl.store(out + rows, tl.sum(mass[k], axis=0), mask=inside)
 
 
-def mixture_divergences(
-    logits: Tensor,  # (G, K, V) float32, contiguous, conditioned
-    mixture_weight: Tensor,  # (G, K) float32, not negative
-    mask: Tensor,  # (G, K) bool
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """KL(P_k || M) of each row (G, K), and the gradient (G, K, V) of their sum, see `contract.GroupKernels`."""
-    groups, count, vocabulary = logits.shape
-    normalizer, launch = normalize(logits, mask), mixture_launch(count)
-    spans = triton.cdiv(vocabulary, launch["SPAN"])
-    weight = torch.where(mask, mixture_weight, 0).contiguous()
-    total = weight.sum(1, keepdim=True)
-    share = weight / torch.where(total > 0, total, 1)
-    parts, gradient, sums = logits.new_empty(spans, groups, count), None, None
-    if with_gradient:
-        gradient, sums = torch.empty_like(logits), logits.new_empty(spans, 2, groups * count)
-    _mixture_kernel[(groups, spans, triton.cdiv(count, launch["BLOCK"]))](
-        logits, normalizer, weight * math.log(2), share, parts, sums, gradient, vocabulary, COUNT=count, **launch
-    )
-    if gradient is not None:
-        finish_gradient_(gradient, logits, normalizer, sums)
-    return torch.where(mask & (total > 0), parts.sum(0), 0), gradient
-
-
 _TYPES = {
     "logits": "*fp32",
     "normalizer": "*fp32",
@@ -199,20 +177,35 @@ def variants() -> list[Variant]:
     out = []
     for count in (2, 8, 16, 32):
         keywords, label = {"COUNT": count} | mixture_launch(count), f"mixture of {count} rows"
+        forward, wide = keywords | {"sums": None, "gradient": None}, ("logits", "gradient")
         out += [
-            Variant(label, _mixture_kernel, _TYPES, keywords, ("logits", "gradient")),
-            Variant(
-                f"{label}, no gradient",
-                _mixture_kernel,
-                _TYPES,
-                keywords | {"sums": None, "gradient": None},
-                ("logits",),
-            ),
+            Variant(label, _mixture_kernel, _TYPES, keywords, wide),
+            Variant(f"{label}, no gradient", _mixture_kernel, _TYPES, forward, ("logits",)),
         ]
         if count == 8:
-            out.append(
-                Variant(
-                    f"{label}, unaligned", _mixture_kernel, _TYPES, keywords, ("logits", "gradient"), ("vocabulary",)
-                )
-            )
+            out.append(Variant(f"{label}, unaligned", _mixture_kernel, _TYPES, keywords, wide, ("vocabulary",)))
     return out
+
+
+def mixture_divergences(
+    logits: Tensor,  # (G, K, V) float32, contiguous, conditioned
+    mixture_weight: Tensor,  # (G, K) float32, not negative
+    mask: Tensor,  # (G, K) bool
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """KL(P_k || M) of each row (G, K), and the gradient (G, K, V) of their sum, see `contract.GroupKernels`."""
+    groups, count, vocabulary = logits.shape
+    normalizer, launch = normalize(logits, mask), mixture_launch(count)
+    spans = cdiv(vocabulary, launch["SPAN"])
+    weight = torch.where(mask, mixture_weight, 0).contiguous()
+    total = weight.sum(1, keepdim=True)
+    share = weight / torch.where(total > 0, total, 1)
+    parts, gradient, sums = logits.new_empty(spans, groups, count), None, None
+    if with_gradient:
+        gradient, sums = torch.empty_like(logits), logits.new_empty(spans, 2, groups * count)
+    _mixture_kernel[(groups, spans, cdiv(count, launch["BLOCK"]))](
+        logits, normalizer, weight * math.log(2), share, parts, sums, gradient, vocabulary, COUNT=count, **launch
+    )
+    if gradient is not None and sums is not None:
+        finish_gradient_(gradient, logits, normalizer, sums)
+    return torch.where(mask & (total > 0), parts.sum(0), 0), gradient

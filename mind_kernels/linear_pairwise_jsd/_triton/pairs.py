@@ -1,24 +1,26 @@
 """Jensen-Shannon divergences of all pairs of a group's rows in Triton, and their gradient, from float32 logits.
 
-Passes: normaliser (read), pairs (read, F' is written), gradient in place of F' (read both, write). Peak memory: the
-gradient beside the logits, and a few numbers a row, pair and span of the vocabulary. All arithmetic is float32;
+Passes: normalizer (read), pairs (read, F' is written), gradient in place of F' (read both, write). Peak memory: the
+gradient beside the logits, and a few numbers per row, pair and span of the vocabulary. All arithmetic is float32;
 deterministic: sums run in a fixed order.
 
 A thread takes one column of the vocabulary at a time: the logits of all rows, then every pair of them once. So a pair
 costs no load of logits, one exponential, and no reduction before its program ends. Every entry of a divergence is
 non-negative and relatively accurate, so nothing cancels between entries; see `pair_terms`.
 
-Count for K 8, G 128, V 151936 (19.4 million columns) on 132 multiprocessors of 4 warp instructions a cycle at 1.7 GHz:
-the loop has 1157 instructions a column, 41 a pair, the rows' share included, which is 0.78 ms; its traffic, 1.24 GB,
-takes 0.29 ms of that at 4.3 TB/s. With the normaliser and the gradient (triton_groups.py), 1.4 ms.
+Count for K 8, G 128, V 151936 (19.4 million columns) on 132 multiprocessors of 4 warp instructions per cycle at 1.7
+GHz: the loop has 1157 instructions per column, 41 per pair, the rows' share included, which is 0.78 ms; its traffic,
+1.24 GB, takes 0.29 ms of that at 4.3 TB/s. With the normalizer and the gradient (groups.py), 1.4 ms.
 """
+
+# To a type checker tl.static_range, which Triton unrolls, is no iterator.
+# pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
 import math
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
@@ -30,12 +32,12 @@ from mind_kernels.linear_pairwise_jsd._triton.groups import (
     log_probability,
     normalize,
 )
-from mind_kernels.triton_math import LOG2_E, LOWEST, row_pointer
+from mind_kernels.triton_math import LOG2_E, LOWEST, cdiv, jit, row_pointer
 from mind_kernels.triton_variant import Variant
 
-# Rows of a block. The sums of 28 pairs and 8 rows, the normalisers and a column's 8 x 3 numbers take 128 registers, so
-# 16 warps share a multiprocessor; more rows would not fit. Larger groups take a launch a block, and one for any two
-# halves of different blocks.
+# Rows of a block. The sums of 28 pairs and 8 rows, the normalizers and a column's 8 x 3 numbers take 128 registers, so
+# 16 warps share a multiprocessor; more rows would not fit. Larger groups take one launch per block, and one for any
+# two halves of different blocks.
 _BLOCK = 8
 _HALF = 4
 
@@ -60,7 +62,7 @@ def pair_blocks(count: int) -> list[dict[str, int]]:
 
 
 def _whole_halves(count: int) -> int:
-    return triton.cdiv(count, _HALF) * _HALF
+    return cdiv(count, _HALF) * _HALF
 
 
 def pair_launch(count: int) -> dict[str, int]:
@@ -68,7 +70,7 @@ def pair_launch(count: int) -> dict[str, int]:
     return {"PLACES": count if count <= _BLOCK else _whole_halves(count)} | column_launch(count)
 
 
-@triton.jit
+@jit
 def pair_terms(log_p, log_q, p, q):
     """log2(p / m), log2(q / m) and p log2(p / m) + q log2(q / m), m = (p + q) / 2; log_p and log_q are to base 2, up to
     a common term.
@@ -105,7 +107,7 @@ def pair_terms(log_p, log_q, p, q):
     return own, theirs, tl.where(near, (p + q) * (square * e), p * own + q * theirs)
 
 
-@triton.jit
+@jit
 def _load_rows(normalizer, first, rows, vocabulary, count, left, right, LEFT: tl.constexpr, RIGHT: tl.constexpr):
     """Of each row of both blocks: its index, and what `load_normalizer` gives."""
     row, offset, rest, length = (), (), (), ()
@@ -117,7 +119,7 @@ def _load_rows(normalizer, first, rows, vocabulary, count, left, right, LEFT: tl
     return row, offset, rest, length
 
 
-@triton.jit
+@jit
 def _row_pointers(base, row, stride):
     pointers = ()
     for k in tl.static_range(len(row)):
@@ -125,7 +127,7 @@ def _row_pointers(base, row, stride):
     return pointers
 
 
-@triton.jit
+@jit
 def _load_columns(source, column, offset, rest, length):
     """log2 p of each row, up to a term common to a column's rows, and p; p is 0 in absent rows."""
     high, low = (), ()
@@ -142,7 +144,7 @@ def _load_columns(source, column, offset, rest, length):
     return log_p, p
 
 
-@triton.jit(do_not_specialize=["count", "left", "right"])
+@jit(do_not_specialize=["count", "left", "right"])
 def _pair_kernel(
     logits,  # (G, K, V)
     normalizer,  # (2, G K)
@@ -206,32 +208,6 @@ def _pair_kernel(
             divergence = divergence[1:]
 
 
-def pair_divergences(
-    logits: Tensor,  # (G, K, V) float32, contiguous, conditioned
-    pair_weight: Tensor,  # (G, K, K) float32, its upper triangle counts
-    mask: Tensor,  # (G, K) bool
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, see `contract.GroupKernels`."""
-    groups, count, vocabulary = logits.shape
-    normalizer, launch = normalize(logits, mask), pair_launch(count)
-    spans, places = triton.cdiv(vocabulary, launch["SPAN"]), launch["PLACES"]
-    both = mask[:, :, None] & mask[:, None, :]
-    weight = pad(torch.where(both, pair_weight.contiguous() * _HALF_LOG_2, 0), (0, places - count) * 2)
-    parts = logits.new_zeros(spans, groups, places, places)
-    gradient, sums = None, None
-    if with_gradient:
-        gradient, sums = torch.empty_like(logits), logits.new_empty(spans, 2, groups * count)
-    for blocks in pair_blocks(count):
-        _pair_kernel[(groups, spans)](
-            logits, normalizer, weight, parts, sums, gradient, vocabulary, count, **blocks, **launch
-        )
-    if gradient is not None:
-        finish_gradient_(gradient, logits, normalizer, sums)
-    upper = torch.where(both, parts.sum(0)[:, :count, :count] * _HALF_LOG_2, 0)
-    return upper + upper.transpose(1, 2), gradient
-
-
 _TYPES = {
     "logits": "*fp32",
     "normalizer": "*fp32",
@@ -253,26 +229,38 @@ def variants() -> list[Variant]:
         blocks = pair_blocks(count)[index]
         keywords = {name: blocks[name] for name in ("LEFT", "RIGHT")} | pair_launch(count)
         label = f"pairs of {count} rows, block {blocks['LEFT']} x {blocks['RIGHT'] or blocks['LEFT']}"
+        forward, wide = keywords | {"sums": None, "gradient": None}, ("logits", "gradient")
         out += [
-            Variant(label, _pair_kernel, _TYPES, keywords, ("logits", "gradient"), counts),
-            Variant(
-                f"{label}, no gradient",
-                _pair_kernel,
-                _TYPES,
-                keywords | {"sums": None, "gradient": None},
-                ("logits",),
-                counts,
-            ),
+            Variant(label, _pair_kernel, _TYPES, keywords, wide, counts),
+            Variant(f"{label}, no gradient", _pair_kernel, _TYPES, forward, ("logits",), counts),
         ]
         if count == 8:
-            out.append(
-                Variant(
-                    f"{label}, unaligned",
-                    _pair_kernel,
-                    _TYPES,
-                    keywords,
-                    ("logits", "gradient"),
-                    ("vocabulary", *counts),
-                )
-            )
+            unaligned = ("vocabulary", *counts)
+            out.append(Variant(f"{label}, unaligned", _pair_kernel, _TYPES, keywords, wide, unaligned))
     return out
+
+
+def pair_divergences(
+    logits: Tensor,  # (G, K, V) float32, contiguous, conditioned
+    pair_weight: Tensor,  # (G, K, K) float32, its upper triangle counts
+    mask: Tensor,  # (G, K) bool
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, see `contract.GroupKernels`."""
+    groups, count, vocabulary = logits.shape
+    normalizer, launch = normalize(logits, mask), pair_launch(count)
+    spans, places = cdiv(vocabulary, launch["SPAN"]), launch["PLACES"]
+    both = mask[:, :, None] & mask[:, None, :]
+    weight = pad(torch.where(both, pair_weight.contiguous() * _HALF_LOG_2, 0), (0, places - count) * 2)
+    parts = logits.new_zeros(spans, groups, places, places)
+    gradient, sums = None, None
+    if with_gradient:
+        gradient, sums = torch.empty_like(logits), logits.new_empty(spans, 2, groups * count)
+    for blocks in pair_blocks(count):
+        _pair_kernel[(groups, spans)](
+            logits, normalizer, weight, parts, sums, gradient, vocabulary, count, **blocks, **launch
+        )
+    if gradient is not None and sums is not None:
+        finish_gradient_(gradient, logits, normalizer, sums)
+    upper = torch.where(both, parts.sum(0)[:, :count, :count] * _HALF_LOG_2, 0)
+    return upper + upper.transpose(1, 2), gradient

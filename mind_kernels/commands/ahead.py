@@ -1,8 +1,8 @@
 """Kernels compiled ahead of time, for GPUs that are not here: registers, shared memory, spills, 64-bit offsets.
 
-    python -m mind_kernels.triton_ahead [--capability 80 90 100] [--module mind_kernels.triton_gather ...]
+    python -m mind_kernels ahead [--capability 80 90 100] [--module mind_kernels.triton_gather ...]
 
-prints a table of every variant that the launchers use and fails where a variant spills registers to memory, or reaches
+prints a table of every variant that the launchers use and fails if a variant spills registers to memory, or reaches
 into a tensor that may pass 2^31 elements by a 32-bit offset. Needs the triton package, and no GPU.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -18,23 +19,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import triton
+import triton.knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
+import mind_kernels
 from mind_kernels.triton_variant import Variant
-
-# Each defines variants() -> list[Variant].
-MODULES = (
-    "mind_kernels.triton_gather",
-    "mind_kernels.linear_cross_entropy._triton.rows",
-    "mind_kernels.linear_cross_entropy._triton.entries",
-    "mind_kernels.linear_cross_entropy._triton.stream",
-    "mind_kernels.linear_cross_entropy._triton.pieces",
-    "mind_kernels.linear_pairwise_jsd._triton.groups",
-    "mind_kernels.linear_pairwise_jsd._triton.pairs",
-    "mind_kernels.linear_pairwise_jsd._triton.mixture",
-    "mind_kernels.linear_divergence._triton.rows",
-)
 
 
 @dataclass(frozen=True)
@@ -43,16 +33,16 @@ class Report:
 
     variant: Variant
     capability: int
-    registers: int  # a thread
-    shared_bytes: int  # a program
-    stack_bytes: int  # a thread
+    registers: int  # per thread
+    shared_bytes: int  # per program
+    stack_bytes: int  # per thread
     spills: int  # instructions that access the stack
     narrow: tuple[str, ...]  # wide tensors with a 32-bit offset
     ttir: str = field(repr=False)
 
     @property
     def fault(self) -> str:
-        """What forbids this variant; empty where nothing does."""
+        """What forbids this variant; empty: nothing does."""
         if self.narrow:
             return f"32-bit offset into {', '.join(self.narrow)}"
         if self.spills or self.stack_bytes:
@@ -83,13 +73,14 @@ def compile_variant(variant: Variant, capability: int) -> Report:
 
 
 def resources(compiled: CompiledKernel) -> tuple[int, int, int]:
-    """Registers a thread, bytes of stack a thread, and instructions that load or store there."""
+    """Registers and bytes of stack per thread, and the instructions that load or store there."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _cuobjdump("-res-usage", file.name)
-        registers, stack = (int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
-        # Registers are spilled to a frame on the stack: where there is none, nothing was.
+        used = dict(re.findall(r"\b(REG|STACK):(\d+)", usage))
+        registers, stack = int(used["REG"]), int(used["STACK"])
+        # Registers are spilled to a frame on the stack: without one, nothing was.
         sass = _cuobjdump("-sass", file.name) if stack else ""
     return registers, stack, len(re.findall(r"\b(?:LDL|STL)\b", sass))
 
@@ -107,24 +98,37 @@ def offset_types(ttir: str, argument: str) -> list[str]:
     pointers, found = {f"%{argument}"}, []
     for result, operation, operand, types in re.findall(r"(%\w+) = tt\.(addptr|splat) (%\w+)(.*)", ttir):
         if operand in pointers and operation == "addptr":
-            found.append(re.search(r"(i\d+)>?(?: loc\(.*)?$", types)[1])
+            offset = re.search(r"(i\d+)>?(?: loc\(.*)?$", types)
+            found.append(offset[1] if offset else types)
         elif operand in pointers:
             pointers.add(result)
     return found
 
 
-def variants(modules: Iterable[str] = MODULES) -> list[Variant]:
-    return [variant for module in modules for variant in importlib.import_module(module).variants()]
+def modules() -> list[str]:
+    """The modules of Triton kernels: those of each operation's `_triton`, and those that the operations share."""
+    found = (module.name for module in pkgutil.walk_packages(mind_kernels.__path__, "mind_kernels."))
+    return [name for name in found if "._triton." in name or name.startswith("mind_kernels.triton_")]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mind_kernels.triton_ahead", description=__doc__.split("\n")[0])
+def variants(names: Iterable[str]) -> list[Variant]:
+    """The variants of these modules; one that only has functions for the kernels of others defines none."""
+    found = [importlib.import_module(name) for name in names]
+    return [variant for module in found if hasattr(module, "variants") for variant in module.variants()]
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m mind_kernels ahead",
+        description="Compiles the Triton kernels for GPUs that are not here. Fails if one spills registers to memory, "
+        "or reaches into a large tensor by a 32-bit offset.",
+    )
     parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100], help="GPU architectures, sm_<n>")
-    parser.add_argument("--module", nargs="+", default=MODULES, help="modules with variants(); all of them by default")
+    parser.add_argument("--module", nargs="+", help="modules with variants(); all of them by default")
     options = parser.parse_args(arguments)
     faults = 0
     print(f"{'variant':44} {'sm':>4} {'warps':>5} {'registers':>9} {'shared':>8} {'stack':>6} {'spills':>6}")
-    for variant in variants(options.module):
+    for variant in variants(options.module or modules()):
         for capability in options.capability:
             if variant.capabilities and capability not in variant.capabilities:
                 continue
@@ -139,7 +143,3 @@ def main(arguments: list[str] | None = None) -> int:
     if faults:
         print(f"{faults} variants are at fault", file=sys.stderr)
     return min(faults, 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
