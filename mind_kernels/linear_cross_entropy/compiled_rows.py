@@ -6,7 +6,6 @@ by their gradient. Sparse: read for statistics and counts, and again for the kep
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from mind_kernels import extension
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
-from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
+from mind_kernels.linear_cross_entropy.logits_rows import Counted, KeptEntries, LogitsRows
 
 # The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h. total is the sum of e^(z - maximum), and
 # log_total its logarithm.
@@ -49,7 +48,7 @@ class CompiledRows:
     def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> LogitsRows:
         return LogitsRows(self, hidden, target, spec)
 
-    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> tuple[RowValues, Tensor, Tensor, Tensor]:
+    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> Counted:
         numbers, correct = _outputs(logits)
         kept, kept_mass = torch.empty_like(target), torch.empty_like(numbers[0])
         self._operators.count(
@@ -58,13 +57,13 @@ class CompiledRows:
             *_conditions(spec.head),
             spec.label_smoothing,
             spec.z_loss,
-            _log_threshold(spec),
+            spec.log_threshold,
             numbers,
             correct,
             kept,
             kept_mass,
         )
-        return _values(numbers, correct), numbers, kept, kept_mass
+        return Counted(_values(numbers, correct), numbers, kept, kept_mass)
 
     def entries(
         self,
@@ -76,7 +75,7 @@ class CompiledRows:
         spec: RowSpec,
         offsets: Tensor,
         total: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> KeptEntries:
         columns, entry_values = logits.new_empty(total, dtype=torch.int32), logits.new_empty(total, dtype=torch.float32)
         kept_sum = torch.empty_like(values.lse)
         self._operators.entries(
@@ -87,21 +86,21 @@ class CompiledRows:
             *_conditions(spec.head),
             spec.label_smoothing,
             spec.z_loss,
-            _log_threshold(spec),
+            spec.log_threshold,
             normalizer,
             offsets,
             columns,
             entry_values,
             kept_sum,
         )
-        return columns, entry_values, kept_sum
+        return KeptEntries(columns, entry_values, kept_sum)
 
     def background(
         self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, spec: RowSpec
     ) -> Tensor:
         out = logits.new_empty(logits.shape[1], dtype=torch.float32)
         self._operators.background(
-            logits, target, *_conditions(spec.head), _log_threshold(spec), normalizer, rows, weight, out
+            logits, target, *_conditions(spec.head), spec.log_threshold, normalizer, rows, weight, out
         )
         return out
 
@@ -120,11 +119,6 @@ def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _values(numbers: Tensor, correct: Tensor) -> RowValues:
     named = dict(zip(ROW_NUMBERS, numbers, strict=True), correct=correct)
     return RowValues(**{name: named[name] for name in RowValues._fields})
-
-
-def _log_threshold(spec: RowSpec) -> float:
-    assert spec.gradient_threshold is not None  # only the sparse gradient comes here
-    return math.log(spec.gradient_threshold)
 
 
 def _conditions(head: Head) -> tuple[float, float]:
