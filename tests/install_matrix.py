@@ -190,7 +190,8 @@ def with_both(env: Environment) -> None:
 
 def nvcc_and_a_cpu_build_of_torch(env: Environment) -> None:
     """The CUDA library, which could not be loaded there, is compiled only if it is asked for."""
-    if env.place.cuda is None or not env.run("-c", "import torch; print(torch.version.cuda or '')").isspace():
+    torch_cuda = env.run("-c", "import torch; print(torch.version.cuda or '')", path=env.place.bare).strip()
+    if env.place.cuda is None or torch_cuda:
         print("    left out: there is no nvcc on this machine, or torch is a CUDA build")
         return
     output = env.pip_install(".", path=env.place.cuda)
