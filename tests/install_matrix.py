@@ -106,25 +106,34 @@ class Environment:
         script = "import sysconfig; print(sysconfig.get_path('purelib'))"
         return Path(self.run("-c", script, path=self.place.bare).strip())
 
-    def run(self, *arguments: str, path: Path, cwd: Path | None = None, fails: bool = False, **variables: str) -> str:
-        """What this environment's Python prints; `fails`: it must end with an error, which is then in it."""
+    def run(
+        self,
+        *arguments: str,
+        path: Path,
+        cwd: Path | None = None,
+        fails: bool = False,
+        stderr: int = subprocess.PIPE,
+        **variables: str,
+    ) -> str:
+        """The output of this environment's Python; `fails`: it must end with an error, and may not otherwise."""
         keep = {name: value for name, value in os.environ.items() if not name.startswith(STEERING)}
         done = subprocess.run(
             [self.python, *arguments],
             cwd=cwd or self.place.folder,
             env=keep | {"PATH": str(path)} | variables,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
         if (done.returncode != 0) != fails:
-            print(done.stdout, done.stderr)
+            print(done.stdout, done.stderr or "")
             raise Failure(f"{' '.join(arguments)} ended with status {done.returncode}")
-        return done.stdout + done.stderr if fails else done.stdout
+        return done.stdout
 
     def pip_install(self, *arguments: str, path: Path, fails: bool = False, **variables: str) -> str:
-        return self.run(
-            "-m", "pip", "install", "-v", *arguments, path=path, cwd=self.place.source, fails=fails, **variables
-        )
+        """All that pip prints: what a build prints is on standard error."""
+        command = ["-m", "pip", "install", "-v", *arguments]
+        return self.run(*command, path=path, cwd=self.place.source, fails=fails, stderr=subprocess.STDOUT, **variables)
 
     def check(self, *built: str, path: Path | None = None, inside: Path | None = None, **variables: str) -> None:
         """The package says that it has exactly these libraries, and the kernel tests pass with its backends."""
@@ -181,7 +190,8 @@ def with_both(env: Environment) -> None:
 
 def nvcc_and_a_cpu_build_of_torch(env: Environment) -> None:
     """The CUDA library, which could not be loaded there, is compiled only if it is asked for."""
-    if env.place.cuda is None or not env.run("-c", "import torch; print(torch.version.cuda or '')").isspace():
+    torch_cuda = env.run("-c", "import torch; print(torch.version.cuda or '')", path=env.place.bare).strip()
+    if env.place.cuda is None or torch_cuda:
         print("    left out: there is no nvcc on this machine, or torch is a CUDA build")
         return
     output = env.pip_install(".", path=env.place.cuda)
