@@ -88,8 +88,7 @@ class Operator(Generic[Takes, Gives]):
         self.overload = getattr(getattr(torch.ops, namespace), short).default
 
     def __call__(self, arguments: Takes) -> Gives:
-        outputs, _ = self._split(self.overload(*self.flat(arguments)))
-        return outputs
+        return self._gives.restore(self.overload(*self.flat(arguments)))
 
     def flat(self, arguments: Takes) -> list[Any]:
         """What `overload` is called with: the arguments, and which inputs take a gradient that is computed now."""
