@@ -41,21 +41,21 @@ class FixedHead(Head):
 
 def passes(kernels: RowKernels, logits: Tensor, target: Tensor, copies: int) -> dict[str, Callable[[], Any]]:
     """name -> call: statistics; what the sparse gradient needs of every row; the gradient in place of the logits."""
-    loss = RowSpec(FixedHead(logits.new_empty(logits.shape[1], 0)), gradient_threshold=THRESHOLD)
+    spec = RowSpec(FixedHead(logits.new_empty(logits.shape[1], 0)), gradient_threshold=THRESHOLD)
     weights = RowWeights(torch.full_like(target, 1 / len(target), dtype=torch.float32))
     fresh = [logits.clone() for _ in range(copies)]
 
     def sparse() -> tuple[RowValues, Any]:
-        found = kernels.sparse_rows(logits, target, loss)
+        found = kernels.sparse_rows(logits, target, spec)
         found.means()
         return found.values, found.entries(weights)
 
     def gradient() -> tuple[RowValues, Tensor]:
         part = fresh.pop()
-        return kernels.row_kernel_(part, target, weights, loss), part
+        return kernels.row_kernel_(part, target, weights, spec), part
 
     return {
-        "statistics": lambda: kernels.statistics(logits, target, loss),
+        "statistics": lambda: kernels.statistics(logits, target, spec),
         "statistics and entries": sparse,
         "gradient": gradient,
     }

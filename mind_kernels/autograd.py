@@ -88,8 +88,7 @@ class Operator(Generic[Takes, Gives]):
         self.overload = getattr(getattr(torch.ops, namespace), short).default
 
     def __call__(self, arguments: Takes) -> Gives:
-        outputs, _ = self._split(self.overload(*self.flat(arguments)))
-        return outputs
+        return self._gives.restore(self.overload(*self.flat(arguments)))
 
     def flat(self, arguments: Takes) -> list[Any]:
         """What `overload` is called with: the arguments, and which inputs take a gradient that is computed now."""
@@ -124,7 +123,7 @@ class Operator(Generic[Takes, Gives]):
         named = dict(zip(self._outputs, output, strict=True))
         ctx.mark_non_differentiable(*(tensor for path, tensor in named.items() if path not in self._differentiable))
         ctx.set_materialize_grads(False)
-        ctx.per_row = named[self._differentiable[0]].dim() > 0
+        ctx.per_row = named[self._differentiable[0]].dim() > 0  # what `per_row` says of the arguments
         if ctx.per_row:
             ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in values))
             ctx.constants = [None if isinstance(value, Tensor) else value for value in values]

@@ -56,6 +56,9 @@ class Backend:
     fastest_on: Literal["cpu", "cuda"] | None = None
     """The device type on which "auto" takes it before backend "torch": where it was measured to be faster."""
     availability: Callable[[], Availability] = lambda: Availability(True)
+    """Whether it can run on this machine."""
+    summary: str = ""
+    """What it is, in a line."""
 
     def takes(self, device: str) -> bool:
         """Whether it computes on tensors of this device type."""
@@ -113,9 +116,12 @@ _DIVERGENCES = "mind_kernels.linear_divergence"
 BACKENDS = {
     backend.name: backend
     for backend in (
-        # The definition: plain PyTorch, unchunked, differentiable any number of times.
-        Backend("reference", "any", float64=True),
-        # Plain PyTorch in chunks of rows, which never allocates N x V.
+        Backend(
+            "reference",
+            "any",
+            float64=True,
+            summary="the definition: plain PyTorch, unchunked, differentiable any number of times",
+        ),
         Backend(
             "torch",
             "any",
@@ -126,8 +132,8 @@ BACKENDS = {
                 "linear_divergence": f"{_DIVERGENCES}.backend_torch",
             },
             float64=True,
+            summary="plain PyTorch in chunks of rows, which never allocates N x V",
         ),
-        # The compiled kernels of csrc/cpu.
         Backend(
             "cpp",
             "cpu",
@@ -138,8 +144,8 @@ BACKENDS = {
             },
             fastest_on="cpu",
             availability=lambda: _compiled("cpp"),
+            summary="the compiled kernels of csrc/cpu",
         ),
-        # Triton row kernels between cuBLAS products.
         Backend(
             "triton",
             "cuda",
@@ -151,8 +157,8 @@ BACKENDS = {
             },
             interpreter=True,
             availability=_triton,
+            summary="Triton row kernels between cuBLAS products",
         ),
-        # The same with a forward pass that keeps no logits.
         Backend(
             "triton_streaming",
             "cuda",
@@ -162,8 +168,8 @@ BACKENDS = {
             },
             interpreter=True,
             availability=_triton,
+            summary="the same with a forward pass that keeps no logits",
         ),
-        # The compiled kernels of csrc/cuda.
         Backend(
             "cuda",
             "cuda",
@@ -173,6 +179,7 @@ BACKENDS = {
                 "linear_mind_loss": f"{_GROUPS}.compiled_groups:CUDA",
             },
             availability=_cuda,
+            summary="the compiled kernels of csrc/cuda",
         ),
     )
 }
@@ -182,7 +189,7 @@ BACKENDS = {
 def backends() -> dict[str, Availability]:
     """Every backend name with its availability on this machine. An operation may lack one, and then says so.
 
-    README.md says what each of them is; `python -m mind_kernels` prints this table.
+    `python -m mind_kernels` prints this table; `mind_kernels.backend.BACKENDS[name].summary` says what each of them is.
     """
     return {name: backend.availability() for name, backend in BACKENDS.items()}
 

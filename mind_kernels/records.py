@@ -57,7 +57,7 @@ class Layout(Generic[R]):
         return flat
 
     def restore(self, flat: Sequence[Any]) -> R:
-        """The record whose `flatten` gives these values."""
+        """The record whose `flatten` gives these values; more may follow them."""
         return self.kind(*[_record(flat, layouts) if layouts else flat[place] for _, place, layouts in self._fields])
 
 

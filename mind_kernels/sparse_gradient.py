@@ -6,7 +6,7 @@ row r is replaced by D_r q: D_r is its exact sum, q one background distribution 
 probability of about 256 sampled rows. So rows still sum to zero, and dH and dW become gathers of a few rows of W and H,
 plus an outer product of rank one (two with label smoothing, whose uniform part is exact).
 
-Peak memory: 12 bytes a kept entry, about 40 while they are sorted by column. Where kept entries or dropped mass pass a
+Peak memory: 12 bytes per kept entry, about 40 while they are sorted by column. If kept entries or dropped mass pass a
 limit, the caller computes the dense gradient instead: see `worth_it`.
 """
 
@@ -23,7 +23,7 @@ from mind_kernels.row_chunks import accumulation_dtype, rows_per_block
 
 # About how many rows' dropped probabilities make up the background distribution: from this many to twice as many.
 SAMPLE_ROWS = 256
-# Kept entries a row, as a share of V, above which two dense products are faster than two gathers: an entry costs 2 D
+# Kept entries per row, as a share of V, above which two dense products are faster than two gathers: an entry costs 2 D
 # elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate.
 _DENSITY_LIMIT = {"cpu": 1 / 32, "cuda": 1 / 256}
 # Mean dropped probability of a chunk above which the correction is too rough. Measured on real rows flattened by a

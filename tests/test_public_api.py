@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import re
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +75,23 @@ def test_public_names_and_signatures_are_frozen():
     frozen = FROZEN.read_text().splitlines()
     difference = list(difflib.unified_diff(frozen, current(), FROZEN.name, "this code", lineterm=""))
     assert not difference, "\n".join([*difference, "on purpose? then: python -m tests.test_public_api"])
+
+
+@pytest.mark.parametrize("name", [name for name in mind_kernels.__all__ if name.startswith("linear_")])
+def test_overloads_are_the_function(name):
+    """But for `return_stats`, on which the type of the result depends."""
+    function = getattr(mind_kernels, name)
+    signature = inspect.signature(function)
+    overloads = [inspect.signature(each) for each in typing.get_overloads(function)]
+    results = [each.return_annotation for each in overloads]
+    assert " | ".join(results) == signature.return_annotation
+    for each in overloads:
+        for parameter in each.parameters.values():
+            if parameter.name == "return_stats":
+                assert "Literal" in parameter.annotation
+            else:
+                assert parameter == signature.parameters[parameter.name]
+        assert list(each.parameters) == list(signature.parameters)
 
 
 @pytest.mark.parametrize("name", mind_kernels.__all__)

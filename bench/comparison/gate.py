@@ -41,7 +41,8 @@ class Precision(NamedTuple):
 
     def leaves(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """hidden and weight."""
-        return tuple(self.round(tensor.detach().to(self.dtype)) for tensor in (inputs.hidden, inputs.weight))
+        hidden, weight = (self.round(tensor.detach().to(self.dtype)) for tensor in (inputs.hidden, inputs.weight))
+        return hidden, weight
 
 
 @dataclass(frozen=True)

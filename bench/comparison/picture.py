@@ -53,4 +53,4 @@ def _bars(axes: Any, rows: list[dict[str, Any]], column: str, label: str) -> Non
 
 
 def _color(provider: str) -> str:
-    return COLORS.get(re.match(r"\w*", provider)[0], COLORS["peer"])
+    return COLORS.get(re.split(r"\W", provider)[0], COLORS["peer"])

@@ -67,4 +67,4 @@ BENCHMARK = Benchmark(
 )
 
 if __name__ == "__main__":
-    main(BENCHMARK, __doc__.splitlines()[0])
+    main(BENCHMARK, (__doc__ or "").splitlines()[0])

@@ -7,6 +7,7 @@ fastest or exact.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ def compiled(inputs: Inputs) -> Tensor:
     return torch_compiled(plain)(*inputs[:3])
 
 
-def torch_chunked(inputs: Inputs, **options: int | None) -> Tensor:
+def torch_chunked(inputs: Inputs, **options: Any) -> Tensor:
     """PyTorch 2.13's own, chunked: options=None would be eager."""
     return F.linear_cross_entropy(*inputs[:3], options=torch.nn.LinearCrossEntropyOptions(**options))
 

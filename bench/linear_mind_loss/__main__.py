@@ -83,4 +83,4 @@ BENCHMARK = Benchmark(
 )
 
 if __name__ == "__main__":
-    main(BENCHMARK, __doc__.splitlines()[0])
+    main(BENCHMARK, (__doc__ or "").splitlines()[0])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 def pairs(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """i and j of all pairs i < j of `count` rows."""
-    return tuple(torch.triu_indices(count, count, offset=1, device=device))
+    i, j = torch.triu_indices(count, count, offset=1, device=device)
+    return i, j
 
 
 def pair_divergences(logits: Tensor) -> Tensor:

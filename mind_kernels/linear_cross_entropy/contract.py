@@ -23,6 +23,10 @@ class RowSpec:
     z_loss: float = 0.0
     gradient_threshold: float | None = None
 
+    def row_major(self) -> RowSpec:
+        """The same with a head whose tensors have contiguous rows."""
+        return RowSpec(self.head.row_major(), self.label_smoothing, self.z_loss, self.gradient_threshold)
+
     @property
     def log_threshold(self) -> float:
         """log(gradient_threshold), where there is one."""

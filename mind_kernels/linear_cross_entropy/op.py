@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Literal, overload
 
 from torch import Tensor
 
@@ -15,6 +15,46 @@ from mind_kernels.linear_cross_entropy.contract import RowArguments, RowOutputs,
 from mind_kernels.row_chunks import accumulation_dtype, row_major, upstream_weights
 
 
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor | Head,
+    target: Tensor,
+    *,
+    row_weight: Tensor | None = None,
+    segment: Tensor | None = None,
+    num_segments: int | None = None,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    gradient_threshold: float | None = None,
+    return_stats: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor | Head,
+    target: Tensor,
+    *,
+    row_weight: Tensor | None = None,
+    segment: Tensor | None = None,
+    num_segments: int | None = None,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    gradient_threshold: float | None = None,
+    return_stats: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, RowStats]: ...
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -110,7 +150,7 @@ def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]
         row_major(a.hidden),
         a.target,
         a.row_weight,
-        replace(a.spec, head=a.spec.head.row_major()),
+        a.spec.row_major(),
         needs,
         ignore_index=a.ignore_index,
         reduction=a.reduction,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,52 @@ from mind_kernels.linear_divergence.teachers import HeadTeacher, ListTeacher
 from mind_kernels.row_chunks import accumulation_dtype, row_major, upstream_weights
 
 
+@overload
+def linear_divergence(
+    hidden: Tensor,
+    weight: Tensor | Head,
+    teacher_hidden: Tensor | None = None,
+    teacher_weight: Tensor | Head | None = None,
+    *,
+    teacher_ids: Tensor | None = None,
+    teacher_log_prob: Tensor | None = None,
+    kind: str = "forward_kl",
+    beta: float | None = None,
+    skew: float | None = None,
+    interpolation: float | None = None,
+    row_weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    softcap: float | None = None,
+    teacher_softcap: float | None = None,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    return_stats: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+@overload
+def linear_divergence(
+    hidden: Tensor,
+    weight: Tensor | Head,
+    teacher_hidden: Tensor | None = None,
+    teacher_weight: Tensor | Head | None = None,
+    *,
+    teacher_ids: Tensor | None = None,
+    teacher_log_prob: Tensor | None = None,
+    kind: str = "forward_kl",
+    beta: float | None = None,
+    skew: float | None = None,
+    interpolation: float | None = None,
+    row_weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    softcap: float | None = None,
+    teacher_softcap: float | None = None,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    return_stats: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, DivergenceStats]: ...
 def linear_divergence(
     hidden: Tensor,
     weight: Tensor | Head,

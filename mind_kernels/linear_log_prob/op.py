@@ -7,7 +7,7 @@ projects the logits again: four products.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -24,6 +24,34 @@ from mind_kernels.row_chunks import row_major, row_weights
 from mind_kernels.row_loop import visit_rows
 
 
+@overload
+def linear_log_prob(
+    hidden: Tensor,
+    weight: Tensor | Head,
+    target: Tensor,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    gradient_threshold: float | None = None,
+    return_stats: Literal[False] = False,
+    backend: str = "auto",
+) -> RowLogProbs: ...
+@overload
+def linear_log_prob(
+    hidden: Tensor,
+    weight: Tensor | Head,
+    target: Tensor,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    gradient_threshold: float | None = None,
+    return_stats: Literal[True],
+    backend: str = "auto",
+) -> tuple[RowLogProbs, RowStats]: ...
 def linear_log_prob(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -90,7 +118,7 @@ def _define(a: LogProbArguments) -> LogProbOutputs:
 
 def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGradients]:
     checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, None, 0)
-    hidden, spec = row_major(a.hidden), replace(a.spec, head=a.spec.head.row_major())
+    hidden, spec = row_major(a.hidden), a.spec.row_major()
     kernels = backends.kernels("linear_cross_entropy", a.backend)
     terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None)
     gradients = HeadGradients(hidden, spec.head, needs)

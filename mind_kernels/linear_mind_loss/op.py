@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +18,46 @@ from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argumen
 from mind_kernels.row_chunks import accumulation_dtype, row_major, weighted
 
 
+@overload
+def linear_mind_loss(
+    hidden: Tensor,
+    weight: Tensor | Head,
+    target: Tensor,
+    row_weight: Tensor,
+    answer_rows: Tensor,
+    pair_weight: Tensor | None = None,
+    *,
+    mixture_weight: Tensor | None = None,
+    segment: Tensor | None = None,
+    num_segments: int | None = None,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    gradient_threshold: float | None = None,
+    return_stats: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+@overload
+def linear_mind_loss(
+    hidden: Tensor,
+    weight: Tensor | Head,
+    target: Tensor,
+    row_weight: Tensor,
+    answer_rows: Tensor,
+    pair_weight: Tensor | None = None,
+    *,
+    mixture_weight: Tensor | None = None,
+    segment: Tensor | None = None,
+    num_segments: int | None = None,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    gradient_threshold: float | None = None,
+    return_stats: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, MindStats]: ...
 def linear_mind_loss(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -152,7 +192,7 @@ def _run(a: MindArguments, needs: list[bool]) -> tuple[MindOutputs, HeadGradient
         a.row_weight,
         a.answer_rows,
         group_weight,
-        replace(a.spec, head=a.spec.head.row_major()),
+        a.spec.row_major(),
         needs,
         ignore_index=a.ignore_index,
     )

@@ -3,8 +3,8 @@
 In float64 the plain formulas serve: with s = p + q and h = sum p log p,
     JSD = (h_p + h_q) / 2 - sum (s log s) / 2 + log 2,   F'_i = sum_j w_ij / 2 (log p_i - log s_ij) + constant,
 whose terms cancel to about 1e-16 where P and Q nearly coincide: relative to a JSD of 1e-9 (log-ratios of 1e-4) that is
-1e-7, where float32 would have nothing left. Bitwise equal rows are found, and are exactly 0 apart. One logarithm a pair
-and column; the pairs' sums and the way back to their rows are two passes and a small product.
+1e-7, where float32 would have nothing left. Bitwise equal rows are found, and are exactly 0 apart. One logarithm per
+pair and column; the pairs' sums and the way back to their rows are two passes and a small product.
 
 Peak memory: the gradient beside the logits, and the float64 buffers of one block of groups (on a CPU one group).
 """

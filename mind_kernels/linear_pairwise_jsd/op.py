@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,34 @@ from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argumen
 from mind_kernels.row_chunks import accumulation_dtype
 
 
+@overload
+def linear_pairwise_jsd(
+    hidden: Tensor,
+    weight: Tensor | Head,
+    pair_weight: Tensor | None = None,
+    *,
+    mixture_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    return_stats: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+@overload
+def linear_pairwise_jsd(
+    hidden: Tensor,
+    weight: Tensor | Head,
+    pair_weight: Tensor | None = None,
+    *,
+    mixture_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    return_stats: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, PairStats | MixtureStats]: ...
 def linear_pairwise_jsd(
     hidden: Tensor,
     weight: Tensor | Head,
