@@ -35,10 +35,10 @@ def make(groups, count, vocabulary, *, form="pairs", scale=2.0, seed=0):
     return logits, weight, torch.ones(groups, count, dtype=torch.bool)
 
 
-def run(logits, weight, mask, kernels=None):
+def run(logits, weight, mask, with_gradient=True, kernels=None):
     kernels = kernels or backend.kernels("linear_pairwise_jsd", "cpp")
     kernel = kernels.pair_divergences if weight.dim() == 3 else kernels.mixture_divergences
-    values, gradient = kernel(logits, weight, mask, True)
+    values, gradient = kernel(logits, weight, mask, with_gradient)
     return {"values": values, "gradient": gradient}
 
 
@@ -70,6 +70,12 @@ def test_rows_of_a_group(implementation, form, count):
 def test_columns(implementation, form, vocabulary):
     inputs = make(2, 3, vocabulary, form=form)
     assert_right(run(*inputs), inputs)
+
+
+@each(FORMS, names="form")
+def test_without_a_gradient(implementation, form):
+    inputs = make(2, 5, SPAN + 77, form=form)
+    assert torch.equal(run(*inputs, with_gradient=False)["values"], run(*inputs)["values"])
 
 
 @pytest.mark.parametrize("form", FORMS)

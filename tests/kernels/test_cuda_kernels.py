@@ -76,6 +76,14 @@ def test_entries_of_several_vectors_a_thread(dtype):
     assert_within_budget({"kept_sum": kept_sum, "values": found}, peer, truth, torch.float32)
 
 
+def test_no_rows():
+    logits, target, none = torch.empty(0, 67), torch.empty(0, dtype=torch.int64), torch.empty(0)
+    values, normalizer, _, offsets, total = count(logits, target)
+    spec = PLAIN.spec(67)
+    columns, _, _ = ROWS.entries(logits, target, normalizer, values, RowWeights(none), spec, offsets, total)
+    assert values.loss.shape == columns.shape == (0,)
+
+
 @pytest.mark.parametrize("bad", [-1, 101, 2**40])
 def test_bad_values_on_the_device_trap(bad):
     """What the host cannot check: the kernel ends before it reads or writes there."""

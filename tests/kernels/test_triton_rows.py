@@ -21,6 +21,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from mind_kernels.linear_cross_entropy._triton.entries import background, entries
 from mind_kernels.linear_cross_entropy._triton.rows import count, row_kernel_
+from mind_kernels.linear_cross_entropy.contract import RowWeights
 from mind_kernels.sparse_gradient import offsets_of
 from mind_kernels.testing import assert_within_budget
 
@@ -86,6 +87,15 @@ def test_entries_of_several_blocks(dtype, options):
     peer = unluckiest(lambda order: formula(logits.float(), order), VOCABULARY, truth)
     every = {"kept_mass": counted.kept_mass, "kept_sum": found.kept_sum, "values": found.values, "background": dropped}
     assert_within_budget(every, peer, truth, torch.float32)
+
+
+def test_no_rows():
+    logits, none = torch.empty(0, 67, device=DEVICE), torch.empty(0, device=DEVICE)
+    spec, target = PLAIN.spec(67), none.long()
+    counted = count(logits, target, spec)
+    weights = RowWeights(none)
+    found = entries(logits, target, counted.normalizer, counted.values, weights, spec, offsets_of(counted.kept), 0)
+    assert counted.values.loss.shape == found.columns.shape == (0,)
 
 
 def test_first_maximum_counts():
