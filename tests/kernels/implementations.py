@@ -91,7 +91,7 @@ def each(
     cases = []
     for implementation in of:
         of_each = ([dtype for dtype in implementation.dtypes if dtype in dtypes], *axes) if dtypes else axes
-        combine = _in_turn if implementation.slow else itertools.product
+        combine = in_turn if implementation.slow else itertools.product
         for values in combine(*of_each):
             words = [str(value).removeprefix("torch.").replace(" ", "") for value in values]
             cases.append(pytest.param(implementation, *values, id="-".join([implementation.name, *words])))
@@ -99,7 +99,7 @@ def each(
     return pytest.mark.parametrize(arguments, cases, indirect=["implementation"])
 
 
-def _in_turn(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+def in_turn(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Every pair of values of the first two axes, each with the next value of the others; no value is left out."""
     pairs = list(itertools.product(*axes[:2]))
     count = max([len(pairs), *map(len, axes)])

@@ -1,4 +1,8 @@
-"""The CUDA kernels of rows against plain PyTorch in float64, on CPU tensors by tests/cuda_emulator."""
+"""What only the CUDA kernels have: sizes at which threads share their work, traps, and errors that name a tensor.
+
+By tests/cuda_emulator on CPU tensors; everything else is in the suites of test_row_kernels.py, test_gather_rows.py and
+test_group_kernels.py.
+"""
 
 from __future__ import annotations
 
@@ -6,251 +10,201 @@ import math
 
 import pytest
 import torch
-from compiled_kernels import EMULATED, needs_emulator
-from kernel_cases import EVERYTHING, OPTIONS, PLAIN, THRESHOLD, Options, eager_rows, make_rows
+from kernel_cases import (
+    EVERYTHING,
+    PLAIN,
+    from_lse,
+    kept_entries,
+    make_groups,
+    make_rows,
+    truth_and_peer_of_groups,
+    truth_and_peer_of_rows,
+    unluckiest,
+)
 
+from mind_kernels.linear_cross_entropy.compiled_rows import CompiledRows
 from mind_kernels.linear_cross_entropy.contract import RowWeights
+from mind_kernels.linear_pairwise_jsd.compiled_groups import CompiledGroups
 from mind_kernels.sparse_gradient import offsets_of
 from mind_kernels.testing import assert_within_budget
+from tests import cuda_emulator
 
-pytestmark = needs_emulator
+pytestmark = [
+    pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE),
+    pytest.mark.usefixtures("emulated"),
+]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-# (rows, vocabulary): less than a vector, rows that are not aligned, and rows that are
-SHAPES = [(3, 7), (4, 101), (3, 1000)]
-ROWS = EMULATED.rows
+ROWS, GROUPS = CompiledRows("cuda"), CompiledGroups("cuda")
+KINDS = pytest.mark.parametrize("kind", ["pairs", "mixture"])
 
 
-def make(rows, vocabulary, dtype, peak=6.0):
-    """As `make_rows`, with a row of weight zero."""
-    inputs = make_rows(rows, vocabulary, dtype, peak)
-    if rows > 2:
-        for weights in inputs[2:]:
-            weights[1] = 0
-    return inputs
-
-
-def run(logits, target, scale, entropy_scale, options):
-    """Values, gradient and correct of the row kernel, on a copy of the logits."""
-    out = logits.clone()
-    *values, correct = ROWS.row_kernel_(out, target, options.weights(scale, entropy_scale), options.loss)
-    return dict(zip(("loss", "nll", "lse", "entropy"), values, strict=True)), {"gradient": out}, correct
-
-
-def check_rows(inputs, options):
-    dtype = inputs[0].dtype
-    truth, true_gradient, z = eager_rows(inputs[0].double(), *inputs[1:], options)
-    peer, peer_gradient, _ = eager_rows(*inputs, options)
-    values, gradient, correct = run(*inputs, options)
-    assert_within_budget(values, peer, truth, torch.float32)
-    assert_within_budget(gradient, peer_gradient, true_gradient, dtype)
-    return correct, z
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_row_kernel_matches_float64(dtype, shape, options):
-    inputs = make(*shape, dtype)
-    correct, z = check_rows(inputs, options)
-    assert torch.equal(correct, z.argmax(1) == inputs[1])
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_vocabulary_of_one(dtype, options):
-    """Its only probability is 1, so nll and entropy are 0; label smoothing leaves the rounding of its three parts."""
-    inputs = make(3, 1, dtype)
-    truth, true_gradient, _ = eager_rows(inputs[0].double(), *inputs[1:], options)
-    values, gradient, correct = run(*inputs, options)
-    for name, value in values.items():
-        torch.testing.assert_close(value.double(), truth[name], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(gradient["gradient"], true_gradient["gradient"].to(dtype), rtol=1e-2, atol=1e-6)
-    assert bool(correct.all()) and values["nll"].count_nonzero() == 0
-    assert sparse(*inputs, options)[0][1].tolist() == [1, 1, 1]
+def count(logits, target):
+    """Values, normalizer, kept, offsets and how many entries are kept of rows without options."""
+    values, normalizer, kept, _ = ROWS.count(logits, target, PLAIN.spec(logits.shape[1]))
+    return values, normalizer, kept, offsets_of(kept), int(kept.sum())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_rows_of_several_vectors_a_thread(dtype):
-    inputs = make(1, 20011 if dtype == torch.float32 else 34001, dtype)
-    check_rows(inputs, EVERYTHING)
+    vocabulary = 20011 if dtype == torch.float32 else 34001
+    inputs = make_rows(1, vocabulary, dtype)
+    out = inputs[0].clone()
+    values = ROWS.row_kernel_(out, inputs[1], EVERYTHING.weights(*inputs[2:]), EVERYTHING.spec(vocabulary))
+    truth, peer = truth_and_peer_of_rows(*inputs, EVERYTHING)
+    gradient = {"gradient": truth.pop("gradient")}
+    assert_within_budget(values._asdict(), peer, truth, torch.float32)
+    assert_within_budget({"gradient": out}, peer, gradient, dtype)
 
 
-@pytest.mark.parametrize("options", [PLAIN, EVERYTHING], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_large_logits(dtype, options):
-    logits, *rest = make(4, 1009, dtype)
-    check_rows(((logits * 3000).clamp(-1e4, 1e4), *rest), options)
+def test_entries_of_several_vectors_a_thread(dtype):
+    logits, target, scale, entropy_scale = make_rows(1, 40003, dtype)
+    values, normalizer, kept, offsets, total = count(logits, target)
+    spec = PLAIN.spec(40003)
+    columns, found, kept_sum = ROWS.entries(logits, target, normalizer, values, RowWeights(scale), spec, offsets, total)
+    assert bool((columns.diff() > 0).all())
+    mask = torch.zeros(logits.shape, dtype=torch.bool).index_fill_(1, columns.long(), True)
+    should, close = kept_entries(logits, target, PLAIN)
+    assert torch.equal(mask | close, should | close) and kept.tolist() == [total]
 
+    def formula(logits, order=None):
+        _, part, _, gradient = from_lse(logits, target, scale, entropy_scale, PLAIN, order)
+        return {"kept_sum": (part * mask).sum(1), "values": gradient[mask]}
 
-@pytest.mark.parametrize("shift", [-1e4, 1e4])
-def test_shifted_logits_keep_their_gradient(shift):
-    """All logits near 1e4: lse is rounded to 1e-3 there, and the gradient must not be."""
-    logits, *rest = make(16, 257, torch.float32)
-    check_rows(((logits * 1024).round() / 1024 + shift, *rest), Options(entropy=True))
-
-
-def test_statistics_leave_the_logits():
-    inputs = make(3, 101, torch.float16)
-    before, (expected, _, _) = inputs[0].clone(), run(*inputs, EVERYTHING)
-    values = ROWS.row_kernel_(*inputs[:2], None, EVERYTHING.loss)
-    assert torch.equal(inputs[0], before) and torch.equal(values.loss, expected["loss"])
-
-
-def test_correct_is_the_first_maximum():
-    for first, second in ((13, 64), (8, 9), (0, 100)):
-        logits = torch.zeros(4, 101)
-        logits[:, [first, second]] = 7.0
-        target = torch.tensor([first, second, 50, 1 if first else 100])
-        correct = ROWS.row_kernel_(logits, target, None, PLAIN.loss).correct
-        assert correct.tolist() == [True, False, False, False]
-
-
-@pytest.mark.parametrize("offset", [0, 1, 3])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rows_of_a_wider_buffer(dtype, offset):
-    """Whatever the rows' alignment, what is around them is neither read nor written."""
-    inputs = make(3, 67, dtype)
-    buffer = torch.full((3, 89), math.nan, dtype=dtype)
-    view = buffer[:, offset : offset + 67]
-    view.copy_(inputs[0])
-    values = ROWS.row_kernel_(view, inputs[1], EVERYTHING.weights(*inputs[2:]), EVERYTHING.loss)
-    expected, gradient, _ = run(*inputs, EVERYTHING)
-    torch.testing.assert_close(view, gradient["gradient"])
-    torch.testing.assert_close(values.loss, expected["loss"])
-    assert bool(buffer[:, :offset].isnan().all()) and bool(buffer[:, offset + 67 :].isnan().all())
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_non_finite_logits_show(value):
-    logits, target, scale, _ = make(3, 1009, torch.float32)
-    logits[1, 700] = value
-    *values, _ = ROWS.row_kernel_(logits, target, RowWeights(scale + 2), PLAIN.loss)
-    for statistic in values:
-        assert statistic.isfinite().tolist() == [True, False, True]
-    assert logits.isfinite().all(1).tolist() == [True, False, True]
-
-
-@pytest.mark.parametrize("options", [PLAIN, Options(temperature=0.5)], ids=str)
-def test_masked_logits(options):
-    """Logits of minus infinity (padding of the vocabulary) have no probability and no gradient."""
-    logits, target, scale, _ = make(2, 67, torch.float32)
-    wide = torch.cat([logits, torch.full((2, 40), -math.inf)], 1)
-    values = ROWS.row_kernel_(wide, target, RowWeights(scale), options.loss)
-    expected = ROWS.row_kernel_(logits, target, RowWeights(scale), options.loss)
-    torch.testing.assert_close(values[:3], expected[:3])
-    torch.testing.assert_close(wide[:, :67], logits)
-    assert bool((wide[:, 67:] == 0).all())
-
-
-def sparse(logits, target, scale, entropy_scale, options):
-    """(values, kept, kept_mass), (columns, values, kept_sum) of a chunk."""
-    values, numbers, kept, kept_mass = ROWS.count(logits, target, options.loss)
-    return (values, kept, kept_mass), ROWS.entries(
-        logits,
-        target,
-        numbers,
-        values,
-        options.weights(scale, entropy_scale),
-        options.loss,
-        offsets_of(kept),
-        int(kept.sum()),
-    )
-
-
-def from_lse(logits, target, scale, entropy_scale, options):
-    """p, p (a + b log p), the slope of the logits and their gradient without a uniform part, by the formulas."""
-    z = options.condition(logits)
-    lse = torch.logsumexp(z, 1, keepdim=True)
-    log_p = z - lse
-    p = log_p.exp()
-    scale, entropy_scale = scale.to(z.dtype)[:, None], entropy_scale.to(z.dtype)[:, None]
-    part = p * scale * (1 + 2 * options.z_loss * lse)
-    if options.entropy:
-        part = part - entropy_scale * p * (log_p - (p * log_p).sum(1, keepdim=True))
-    slope = torch.ones_like(z) / options.temperature
-    if options.softcap is not None:
-        slope = slope * (1 - (z * options.temperature / options.softcap).square())
-    y = torch.zeros_like(z).scatter_(1, target[:, None], 1.0)
-    return p, part, slope, (part - scale * (1 - options.label_smoothing) * y) * slope
-
-
-def kept_entries(logits, target, options):
-    """Mask of the kept entries, and of those too close to the threshold to tell."""
-    p = torch.softmax(options.condition(logits.double()), 1)
-    return (p > THRESHOLD).scatter(1, target[:, None], True), (p / THRESHOLD - 1).abs() < 1e-5
-
-
-@pytest.mark.parametrize("options", [PLAIN, Options(entropy=True), EVERYTHING], ids=str)
-@pytest.mark.parametrize("shape", [*SHAPES, (1, 40003)], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_entries_are_the_kept_part_of_the_gradient(dtype, shape, options):
-    inputs = make(*shape, dtype)
-    logits, target = inputs[:2]
-    before = logits.clone()
-    (values, kept, kept_mass), (columns, found, kept_sum) = sparse(*inputs, options)
-    assert torch.equal(logits, before)
-    expected, _, correct = run(*inputs, options)
-    assert all(map(torch.equal, values, (*expected.values(), correct)))
-
-    rows = torch.repeat_interleave(torch.arange(shape[0]), kept)
-    assert bool(((rows * shape[1] + columns).diff() > 0).all())  # each once, by row and column
-    mask = torch.zeros(shape, dtype=torch.bool)
-    mask[rows, columns.long()] = True
-    should, close = kept_entries(logits, target, options)
-    assert torch.equal(mask | close, should | close)
-
-    def parts(logits):
-        p, part, _, gradient = from_lse(logits, *inputs[1:], options)
-        return {"kept_mass": (p * mask).sum(1), "kept_sum": (part * mask).sum(1), "values": gradient[mask]}
-
-    found = {"kept_mass": kept_mass, "kept_sum": kept_sum, "values": found}
-    assert_within_budget(found, parts(logits.float()), parts(logits.double()), torch.float32)
-
-
-def test_every_entry_is_kept():
-    """Several entries a lane, in all lanes: they still come in order."""
-    logits = torch.zeros(2, 201)
-    (_, kept, kept_mass), (columns, _, _) = sparse(logits, torch.tensor([0, 77]), *torch.ones(2, 2), PLAIN)
-    assert kept.tolist() == [201, 201] and torch.equal(columns, torch.arange(201).int().repeat(2))
-    torch.testing.assert_close(kept_mass, torch.ones(2))
-
-
-@pytest.mark.parametrize("rows", [[0], [4, 1, 3], list(range(5)) * 9], ids=len)
-@pytest.mark.parametrize("vocabulary", [101, 1009, 1024])
-@pytest.mark.parametrize("options", [PLAIN, EVERYTHING], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_background(dtype, options, vocabulary, rows):
-    inputs = make(5, vocabulary, dtype)
-    logits, target = inputs[:2]
-    _, numbers, _, _ = ROWS.count(logits, target, options.loss)
-    rows = torch.tensor(rows)
-    weight = torch.linspace(0.5, 2, len(rows))
-    found = ROWS.background(logits, rows, target, numbers, weight, options.loss)
-    kept, close = kept_entries(logits, target, options)
-    assert not bool((close & ~kept).any())
-
-    def formula(logits):
-        p, _, slope, _ = from_lse(logits, *inputs[1:], options)
-        return {"background": weight.to(p.dtype) @ torch.where(kept, 0, p * slope)[rows]}
-
-    assert_within_budget({"background": found}, formula(logits.float()), formula(logits.double()), torch.float32)
-
-
-def test_non_finite_rows_keep_their_target_alone():
-    logits, target, scale, entropy_scale = make(3, 67, torch.float32)
-    logits[1, 5], scale[1] = math.nan, 1.0
-    (_, kept, kept_mass), (columns, values, _) = sparse(logits, target, scale, entropy_scale, PLAIN)
-    assert kept[1] == 1 and kept_mass[1].isnan()
-    assert columns[kept[0]] == target[1] and values[kept[0]].isnan()
-
-
-def test_deterministic():
-    inputs = make(4, 1003, torch.float32)
-    first, second = ((run(*inputs, EVERYTHING), sparse(*inputs, EVERYTHING)) for _ in range(2))
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    truth = formula(logits.double())
+    peer = unluckiest(lambda order: formula(logits.float(), order), 40003, truth)
+    assert_within_budget({"kept_sum": kept_sum, "values": found}, peer, truth, torch.float32)
 
 
 def test_no_rows():
     logits, target, none = torch.empty(0, 67), torch.empty(0, dtype=torch.int64), torch.empty(0)
-    assert ROWS.row_kernel_(logits, target, RowWeights(none), PLAIN.loss).loss.shape == (0,)
-    assert sparse(logits, target, none, none, PLAIN)[1][0].shape == (0,)
+    values, normalizer, _, offsets, total = count(logits, target)
+    spec = PLAIN.spec(67)
+    columns, _, _ = ROWS.entries(logits, target, normalizer, values, RowWeights(none), spec, offsets, total)
+    assert values.loss.shape == columns.shape == (0,)
+
+
+@pytest.mark.parametrize("bad", [-1, 101, 2**40])
+def test_bad_values_on_the_device_trap(bad):
+    """What the host cannot check: the kernel ends before it reads or writes there."""
+    logits, target, scale, _ = make_rows(3, 101, torch.float32)
+    values, normalizer, _, offsets, total = count(logits, target)
+    weights, spec = RowWeights(scale), PLAIN.spec(101)
+    rows = torch.tensor([0, bad])
+    with pytest.raises(RuntimeError, match="background could not be launched: trap"):
+        ROWS.background(logits, rows, target, normalizer, torch.ones(2), spec)
+    shifted, fewer = offsets.clone(), offsets.clone()
+    shifted[1], fewer[2] = bad, fewer[2] - 1
+    for wrong in (shifted, fewer):
+        with pytest.raises(RuntimeError, match="entries could not be launched: trap"):
+            ROWS.entries(logits, target, normalizer, values, weights, spec, wrong, total)
+    target[1] = bad
+    with pytest.raises(RuntimeError, match="row_kernel_ could not be launched: trap"):
+        ROWS.row_kernel_(logits, target, weights, spec)
+    with pytest.raises(RuntimeError, match="count could not be launched: trap"):
+        ROWS.count(logits, target, spec)
+
+
+def test_bad_tensors_of_rows_are_named():
+    logits, target, scale, _ = make_rows(3, 101, torch.float32)
+    for arguments, message in [
+        ((logits.T, target, RowWeights(scale)), "logits has rows that are not contiguous"),
+        ((logits.double(), target, RowWeights(scale)), "logits has dtype"),
+        ((logits, target[:2], RowWeights(scale)), r"target has shape \(2\): expected \(3\)"),
+        ((logits, target.int(), RowWeights(scale)), "target has dtype"),
+        ((logits, target, RowWeights(scale[:1])), "scale has shape"),
+        ((logits[:1].expand(3, 101), target, RowWeights(scale)), "logits has rows that overlap"),
+        ((logits[:, :0], target, RowWeights(scale)), "logits have 0 columns"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            ROWS.row_kernel_(*arguments, PLAIN.spec(101))
+
+
+def gather_arguments():
+    """values, indices, offsets, matrix, left and right of bags of 3 and 200 entries."""
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.randint(0, 11, (203,), generator=generator, dtype=torch.int32)
+    matrix, right = torch.randn(11, 40, generator=generator), torch.ones(1, 40)
+    return [torch.ones(203), indices, torch.tensor([0, 3, 203]), matrix, torch.ones(2, 1), right]
+
+
+@pytest.mark.parametrize(
+    "name, position, bad",
+    [
+        ("indices", 1, 11),
+        ("indices", 150, -1),
+        ("indices", 5, 2**31 - 1),
+        ("offsets", 1, -1),
+        ("offsets", 1, 204),
+        ("offsets", 2, 2**40),
+    ],
+)
+def test_bad_lists_trap(name, position, bad):
+    arguments = gather_arguments()
+    arguments[{"indices": 1, "offsets": 2}[name]][position] = bad
+    with pytest.raises(RuntimeError, match="gather_rows could not be launched: trap"):
+        ROWS.gather_rows(*arguments, torch.empty(2, 40))
+
+
+def test_bad_tensors_of_a_gather_are_named():
+    values, indices, offsets, matrix, left, right = gather_arguments()
+    out = torch.empty(2, 40)
+    for arguments, message in [
+        ((values, indices, offsets, matrix, left, right.half(), out), "right: expected the dtype of matrix"),
+        ((values, indices, offsets, matrix, left, right, out.half()), "out: expected the dtype of matrix, or float32"),
+        ((values, indices, offsets, matrix, left[:1], right, out), "left has shape"),
+        ((values, indices.long(), offsets, matrix, left, right, out), "indices has dtype"),
+        ((values, indices, offsets[1:], matrix, left, right, out), "offsets has shape"),
+        ((values, indices, offsets, matrix.T, left, right, out), "matrix has rows that are not contiguous"),
+        ((values, indices, offsets, matrix, left, right, out[:1].expand(2, 40)), "out has rows that overlap"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            ROWS.gather_rows(*arguments)
+
+
+def run_groups(kind, logits, weight, mask):
+    kernel = GROUPS.pair_divergences if kind == "pairs" else GROUPS.mixture_divergences
+    values, gradient = kernel(logits, weight, mask, True)
+    return {"values": values, "gradient": gradient}
+
+
+# Parts of a warp's columns, spans of several warps, and parts of a block of rows.
+@pytest.mark.parametrize("shape", [(1, 7, 68), (1, 17, 7), (1, 3, 2100), (1, 2, 8200)], ids=str)
+@KINDS
+def test_groups_at_the_ends_of_blocks(kind, shape):
+    inputs = make_groups(kind, *shape, scale=2.0)
+    truth, peer = truth_and_peer_of_groups(*inputs)
+    assert_within_budget(run_groups(kind, *inputs), peer, truth, torch.float32)
+
+
+@KINDS
+def test_absent_rows_are_not_read(kind):
+    logits, weight, mask = make_groups(kind, 1, 12, 67)
+    mask[0, 2:4] = torch.tensor([False, True])
+    expected = run_groups(kind, logits, weight, mask)
+    for contents in (math.nan, math.inf):
+        found = run_groups(kind, torch.where(mask[..., None], logits, contents), weight, mask)
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 67), (2, 1, 67)], ids=str)
+@KINDS
+def test_nothing_to_compare(kind, shape):
+    groups, rows, _ = shape
+    weight = torch.ones((groups, rows, rows) if kind == "pairs" else (groups, rows))
+    found = run_groups(kind, torch.zeros(shape), weight, torch.ones(groups, rows, dtype=torch.bool))
+    assert found["gradient"].shape == shape and not any(value.any() for value in found.values())
+
+
+@KINDS
+def test_bad_tensors_of_groups_are_named(kind):
+    logits, weight, mask = make_groups(kind, 2, 3, 67)
+    for arguments, message in [
+        ((logits[0], weight, mask), "logits have shape"),
+        ((logits.double(), weight, mask), "logits has dtype"),
+        ((logits[..., ::2], weight, mask), "logits is not contiguous"),
+        ((logits, weight[:1], mask), "_weight has shape"),
+        ((logits, weight, mask.float()), "mask has dtype"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            run_groups(kind, *arguments)

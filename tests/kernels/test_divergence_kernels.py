@@ -43,7 +43,8 @@ class Heads:
 DIVERGENCES = [kind(**parameters) for parameters in KINDS]
 EXTREME = [kind(**parameters) for parameters in EXTREME_KINDS]
 PLAIN, SOFTCAPPED = Heads(None, None, 1.0), Heads(5.0, 9.0, 0.7)
-VOCABULARIES = [7, 67, 1000, 1024]  # less than a vector, rows that are not aligned, parts of vectors, whole ones
+# Less than a vector, rows that are not aligned, whole vectors; several tiles of Triton's kernels of both forms.
+VOCABULARIES = [7, 67, 1024, 2311, 4112]
 FORMS = ["logits", "list"]
 
 

@@ -246,7 +246,13 @@ def test_every_entry_is_kept(implementation):
     torch.testing.assert_close(rows.dropped_mass, torch.zeros_like(rows.dropped_mass), rtol=0, atol=1e-6)
 
 
-@each([PLAIN, EVERYTHING], [[0], [4, 1, 3], list(range(5)) * 9], [101, 1009], of=ALL, names="options chosen vocabulary")
+@each(
+    [PLAIN, EVERYTHING],
+    [[0], [4, 1, 3], list(range(5)) * 9],
+    [101, 1009, 1024],
+    of=ALL,
+    names="options chosen vocabulary",
+)
 def test_background(implementation, dtype, options, chosen, vocabulary):
     inputs = make(implementation, vocabulary, dtype, rows=5)
     logits, target = inputs[:2]

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from mind_kernels.commands import ahead
 
-# Run in a process of its own, since the tests' own kernels may be the interpreter's.
+# Both are run in a process of their own, since the tests' own kernels may be the interpreter's.
 FAULTS = """
 from dataclasses import replace
 from mind_kernels.linear_cross_entropy._triton.rows import variants
@@ -24,8 +24,23 @@ assert not report.fault and report.registers > 16 and report.stack_bytes == repo
 crowded = replace(good, keywords=good.keywords | {"num_warps": 1})
 report = compile_variant(crowded, 90)
 assert report.fault == "spills" and report.stack_bytes > 0 and report.spills > 0
-assert compile_variant(replace(crowded, harmless_spills="once a row"), 90).fault == ""
+assert compile_variant(replace(crowded, harmless_spills="once per row"), 90).fault == ""
 assert compile_variant(replace(good, wide=("logits", "target")), 90).fault == "32-bit offset into target"
+"""
+
+# Triton makes a constant of an integer argument of 1, which then has no dtype.
+ARGUMENTS_OF_ONE = """
+from dataclasses import replace
+from mind_kernels.linear_cross_entropy._triton import pieces, stream
+from mind_kernels.commands.ahead import compile_variant
+
+for variant, names in (
+    (stream.variants()[1], ("rows", "vocabulary", "group", "splits", "hidden_stride", "weight_stride", "size")),
+    (stream.variants()[3], ("rows", "vocabulary", "group", "splits")),
+    (pieces.variants()[0], ("rows", "vocabulary", "tiles", "hidden_stride", "weight_stride", "size")),
+):
+    ones = replace(variant, keywords=variant.keywords | dict.fromkeys(names, 1))
+    assert not compile_variant(ones, (*variant.capabilities, 90)[0]).narrow, variant.name
 """
 
 
@@ -43,6 +58,12 @@ def test_all_variants_compile_without_spills():
 
 def test_faults_are_seen():
     result = run("-c", FAULTS)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_arguments_of_one_compile():
+    result = run("-c", ARGUMENTS_OF_ONE)
     assert result.returncode == 0, result.stderr
 
 
