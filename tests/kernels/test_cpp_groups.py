@@ -174,7 +174,7 @@ def test_wrong_arguments_are_named(name, change, form):
     if name == "weight":
         name = "pair_weight" if form == "pairs" else "mixture_weight"
     values[name] = change(values[name])
-    operators = extension.operators("cpu")
+    operators = extension.operators("cpp")
     operator = operators.pair_divergences if form == "pairs" else operators.mixture_divergences
     with pytest.raises(RuntimeError, match=f"{name} (is|have|has)"):
         operator(*values.values())

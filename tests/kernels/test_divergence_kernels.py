@@ -87,12 +87,12 @@ def defined(inputs, heads, divergence, dtype):
     """Values and gradient by autograd, in `dtype`."""
     logits, *teacher, weights = (tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in inputs)
     leaf = logits.detach().clone().requires_grad_()
-    log_q = torch.log_softmax(heads.student.condition(leaf), 1)
+    log_q = torch.log_softmax(heads.student.to_logits(leaf), 1)
     entropy = -(log_q.exp() * log_q).sum(1)
     if len(teacher) == 2:
         log_q, log_p = reference.events(log_q, teacher[0]), teacher[1]
     else:
-        log_p = torch.log_softmax(heads.teacher.condition(*teacher), 1)
+        log_p = torch.log_softmax(heads.teacher.to_logits(*teacher), 1)
     values = RowValues(reference.row_divergence(log_q, log_p, divergence), entropy)
     (weights * values.divergence).sum().backward()
     return {name: value.detach() for name, value in values._asdict().items()} | {"gradient": leaf.grad}
