@@ -100,7 +100,7 @@ def dependencies(listing: str) -> list[str]:
 def _run(command: list[str], target: Path) -> None:
     """Runs the command, whose last argument is to be the file that it makes; a failed one leaves none."""
     temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    print(shlex.join([*command, str(target)]), flush=True)
+    print(f"{shlex.join([*command, str(target)])}\n", end="", flush=True)  # in one piece: others print meanwhile
     try:
         done = subprocess.run([*command, str(temporary)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except OSError as error:
