@@ -138,9 +138,9 @@ BACKENDS = {
             "cpp",
             "cpu",
             {
-                "linear_cross_entropy": f"{_ROWS}.compiled_rows:CPU",
-                "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CPU",
-                "linear_mind_loss": f"{_GROUPS}.compiled_groups:CPU",
+                "linear_cross_entropy": f"{_ROWS}.compiled_rows:CPP",
+                "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CPP",
+                "linear_mind_loss": f"{_GROUPS}.compiled_groups:CPP",
             },
             fastest_on="cpu",
             availability=lambda: _compiled("cpu"),

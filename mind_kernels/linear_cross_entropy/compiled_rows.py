@@ -117,4 +117,4 @@ def _conditions(head: Head) -> tuple[float, float]:
     return head.softcap or 0.0, head.temperature
 
 
-CPU, CUDA = CompiledRows("cpu"), CompiledRows("cuda")
+CPP, CUDA = CompiledRows("cpu"), CompiledRows("cuda")

@@ -34,4 +34,4 @@ class CompiledGroups:
         return divergence, gradient
 
 
-CPU, CUDA = CompiledGroups("cpu"), CompiledGroups("cuda")
+CPP, CUDA = CompiledGroups("cpu"), CompiledGroups("cuda")
