@@ -1,4 +1,4 @@
-"""What all operations have in common: a Head in place of a weight and its options, and dynamic shapes in a graph."""
+"""What all operations have in common: a Head in place of a weight, dynamic shapes in a graph, no second derivative."""
 
 from __future__ import annotations
 
@@ -113,6 +113,15 @@ def test_the_teachers_head():
         divergence(*student, teacher_hidden, teacher)
     with pytest.raises(ValueError, match="teacher_bias: expected none beside a Head as teacher_weight"):
         divergence(*student, teacher_hidden, teacher, teacher_bias=bias, temperature=0.7)
+
+
+@pytest.mark.parametrize(("operation", "make"), OPERATIONS)
+def test_higher_order_gradients_raise(operation, make):
+    inputs = make()
+    inputs["hidden"].requires_grad_()
+    loss = operation(**inputs).sum()
+    with pytest.raises(RuntimeError, match="higher-order gradients are not supported .* use backend='reference'"):
+        torch.autograd.grad(loss, inputs["hidden"], create_graph=True)
 
 
 @pytest.mark.parametrize(("operation", "make"), OPERATIONS)
