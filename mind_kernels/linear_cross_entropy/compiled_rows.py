@@ -6,15 +6,13 @@ by their gradient. Sparse: read for statistics and counts, and again for the kep
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from mind_kernels import extension
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
-from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
+from mind_kernels.linear_cross_entropy.logits_rows import Counted, KeptEntries, LogitsRows
 
 
 class CompiledRows:
@@ -44,7 +42,7 @@ class CompiledRows:
     def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> LogitsRows:
         return LogitsRows(self, hidden, target, spec)
 
-    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> tuple[RowValues, Tensor, Tensor, Tensor]:
+    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> Counted:
         numbers, correct = _outputs(logits)
         kept, kept_mass = torch.empty_like(target), torch.empty_like(numbers[0])
         self._operators.count(
@@ -53,13 +51,13 @@ class CompiledRows:
             *_conditions(spec.head),
             spec.label_smoothing,
             spec.z_loss,
-            math.log(spec.gradient_threshold),
+            spec.log_threshold,
             numbers,
             correct,
             kept,
             kept_mass,
         )
-        return RowValues(*numbers[:4], correct), numbers, kept, kept_mass
+        return Counted(RowValues(*numbers[:4], correct), numbers, kept, kept_mass)
 
     def entries(
         self,
@@ -71,7 +69,7 @@ class CompiledRows:
         spec: RowSpec,
         offsets: Tensor,
         total: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> KeptEntries:
         columns, entry_values = logits.new_empty(total, dtype=torch.int32), logits.new_empty(total, dtype=torch.float32)
         kept_sum = torch.empty_like(values.lse)
         self._operators.entries(
@@ -82,21 +80,21 @@ class CompiledRows:
             *_conditions(spec.head),
             spec.label_smoothing,
             spec.z_loss,
-            math.log(spec.gradient_threshold),
+            spec.log_threshold,
             normalizer,
             offsets,
             columns,
             entry_values,
             kept_sum,
         )
-        return columns, entry_values, kept_sum
+        return KeptEntries(columns, entry_values, kept_sum)
 
     def background(
         self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, spec: RowSpec
     ) -> Tensor:
         out = logits.new_empty(logits.shape[1], dtype=torch.float32)
         self._operators.background(
-            logits, target, *_conditions(spec.head), math.log(spec.gradient_threshold), normalizer, rows, weight, out
+            logits, target, *_conditions(spec.head), spec.log_threshold, normalizer, rows, weight, out
         )
         return out
 

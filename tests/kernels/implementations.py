@@ -8,6 +8,7 @@ conftest.py makes one ready.
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -57,10 +58,10 @@ class Implementation:
         return backend.kernels(operation, self.backend)
 
 
-def of(*backends: str) -> list[Implementation]:
-    """Those of the named backends; test_backend.py fails if one of them is missing that should not be."""
+def of(operation: str) -> list[Implementation]:
+    """Those of every backend that the operation has; test_backend.py fails if one is missing that should not be."""
     out = []
-    for name in backends:
+    for name in importlib.import_module(f"mind_kernels.{operation}.op").BACKENDS:
         if name == "cuda" and not usable([name]):
             out.append(Implementation("cuda-emulated", name, cuda_emulator.operators, cuda_emulator.UNAVAILABLE))
         elif usable([name]):
