@@ -56,7 +56,7 @@ class _SparseRows:
         found = piece_entries(
             self._pieces, self._logits, self._target, self._streamed, weights, self._spec, offsets, total
         )
-        return Entries(self.kept, *found)
+        return Entries(self.kept, found.columns, found.values, found.kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
         # A few sampled rows, whose logits are a small product.

@@ -92,27 +92,26 @@ class LogitsRows:
     def __init__(self, kernels: LogitsKernels, hidden: Tensor, target: Tensor, spec: RowSpec) -> None:
         self._kernels, self._spec, self._target = kernels, spec, target
         self._logits = spec.head.project(hidden)
-        self.values, self._normalizer, self.kept, kept_mass = kernels.count(self._logits, target, spec)
-        self.dropped_mass = (1 - kept_mass).clamp_(min=0)
+        counted = kernels.count(self._logits, target, spec)
+        self.values, self.kept, self._normalizer = counted.values, counted.kept, counted.normalizer
+        self.dropped_mass = (1 - counted.kept_mass).clamp_(min=0)
         self._sums = HostSums(self.kept, self.dropped_mass)
 
     def means(self) -> tuple[float, float]:
         return self._sums.means()
 
     def entries(self, weights: RowWeights) -> Entries:
-        return Entries(
-            self.kept,
-            *self._kernels.entries(
-                self._logits,
-                self._target,
-                self._normalizer,
-                self.values,
-                weights,
-                self._spec,
-                offsets_of(self.kept),
-                self._sums.kept(),
-            ),
+        found = self._kernels.entries(
+            self._logits,
+            self._target,
+            self._normalizer,
+            self.values,
+            weights,
+            self._spec,
+            offsets_of(self.kept),
+            self._sums.kept(),
         )
+        return Entries(self.kept, found.columns, found.values, found.kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
         return self._kernels.background(self._logits, rows, self._target, self._normalizer, weight, self._spec)

@@ -11,6 +11,7 @@ from cases import interpreted
 from implementations import Implementation
 
 from mind_kernels import extension
+from mind_kernels.backend import BACKENDS
 from tests import cuda_emulator
 
 
@@ -55,27 +56,31 @@ def implementation(request, monkeypatch) -> Iterator[Implementation]:
 def language_patched_once():
     """Triton's interpreter replaces the functions of triton.language again whenever a kernel calls a function, which is
     half of its time: here once per launch. A version of Triton that does this elsewhere takes as long as it takes."""
-    interpreter = pytest.importorskip("triton.runtime.interpreter") if interpreted("triton") else None
-    if not hasattr(interpreter, "_patch_lang"):
+    with pytest.MonkeyPatch.context() as patch:
+        if BACKENDS["triton"].availability().available and interpreted("triton"):
+            from triton.runtime import interpreter
+
+            if hasattr(interpreter, "_patch_lang"):
+                patch.setattr(interpreter, "_patch_lang", _once_per_launch(interpreter))
         yield
-        return
-    patch, patched = interpreter._patch_lang, set()
+
+
+def _once_per_launch(interpreter):
+    original, patched = interpreter._patch_lang, set()
+    known = {id(interpreter.tl), id(interpreter.tl.core)}
 
     @functools.cache
     def languages(function):
-        known = (interpreter.tl, interpreter.tl.core)
-        return {id(module) for module in function.__globals__.values() if any(module is language for language in known)}
+        return known & set(map(id, function.__globals__.values()))
 
-    def patch_once(function):
+    def patch(function):
         if languages(function) <= patched:
             return interpreter._LangPatchScope()  # of a function within a launch, which nobody restores
-        scope, first = patch(function), not patched
+        first, scope = not patched, original(function)
         patched.update(languages(function))
         if first:
             restore = scope.restore
             scope.restore = lambda: (patched.clear(), restore())
         return scope
 
-    interpreter._patch_lang = patch_once
-    yield
-    interpreter._patch_lang = patch
+    return patch

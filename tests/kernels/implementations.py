@@ -59,10 +59,10 @@ class Implementation:
         return backend.kernels(operation, self.backend)
 
 
-def of(*backends: str) -> list[Implementation]:
-    """Those of the named backends; test_backend.py fails if one of them is missing that should not be."""
+def of(operation: str) -> list[Implementation]:
+    """Those of every backend that the operation has; test_backend.py fails if one is missing that should not be."""
     out = []
-    for name in backends:
+    for name in backend.backends_of(operation):
         here = backend.BACKENDS[name].availability().available
         if name == "cuda" and not here:
             out.append(Implementation("cuda-emulated", name, emulated=True, unavailable=cuda_emulator.UNAVAILABLE))

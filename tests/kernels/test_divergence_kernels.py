@@ -20,8 +20,7 @@ from mind_kernels.testing import assert_within_budget
 # Lanes that are not stored may overflow in Triton's interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 
-ALL = implementations.of("torch", "triton")
-each = functools.partial(implementations.each, of=ALL)
+each = functools.partial(implementations.each, of=implementations.of("linear_divergence"))
 
 
 def kind(kind, beta=None, skew=None, interpolation=None):

@@ -33,10 +33,10 @@ from mind_kernels.testing import assert_within_budget
 # Lanes that are not stored may overflow in Triton's interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 
-STREAMING = implementations.of("triton_streaming")
-# Kernels of logits in memory; those of triton_streaming are Triton's.
-ON_LOGITS = implementations.of("torch", "cpp", "cuda", "triton")
-ALL = [*ON_LOGITS, *STREAMING]
+ALL = implementations.of("linear_cross_entropy")
+STREAMING = [implementation for implementation in ALL if implementation.backend == "triton_streaming"]
+# The row_kernel_ of the other ones is Triton's.
+ON_LOGITS = [implementation for implementation in ALL if implementation not in STREAMING]
 VOCABULARIES = [7, 67, 101, 1000, 1024]  # less than a vector, rows that are not aligned, parts of vectors, whole ones
 each = functools.partial(implementations.each, of=ON_LOGITS, dtypes=DTYPES)
 
