@@ -16,7 +16,7 @@ from torch import Tensor
 from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, row_major, rows_per_block
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two heads are equal if they are the same: tensors compare by entry
 class Head:
     """An LM head: z = softcap(hidden weight^T + bias) / temperature, with softcap(x) = c tanh(x / c).
 
