@@ -92,7 +92,7 @@ def defined(inputs, heads, divergence, dtype):
         log_q, log_p = reference.events(log_q, teacher[0]), teacher[1]
     else:
         log_p = torch.log_softmax(heads.teacher.to_logits(*teacher), 1)
-    values = RowValues(reference.row_divergence(log_q, log_p, divergence), entropy)
+    values = RowValues(divergence.of(log_q, log_p), entropy)
     (weights * values.divergence).sum().backward()
     return {name: value.detach() for name, value in values._asdict().items()} | {"gradient": leaf.grad}
 
