@@ -22,7 +22,7 @@ MIND_KERNELS_BUILD=${MIND_KERNELS_BUILD:-cuda} "$PYTHON" setup.py -q build_ext -
 tail -n 1 "$OUT/build.log"
 
 # With a device present these tests run on it, the Triton kernels compiled instead of interpreted: hundreds of
-# specialisations, so the files run side by side.
+# specializations, so the files run side by side.
 declare -A running
 logs=$(mktemp -d)
 for name in $TESTS; do

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mind import word_problems
 from mind.batches.packing import micro_batches
-from mind.batches.trunk import labelled_hidden
+from mind.batches.trunk import labeled_hidden
 from mind.config import StudentConfig
 from mind.data.questions import load_questions
 from mind.files import cache_folder
@@ -71,7 +71,7 @@ def real_rows(rows: int, data: Path | None = None) -> Path:
         return file
     student = load_student(StudentConfig())
     hidden, target, count = [], [], 0
-    for states, batch in _labelled(*student, questions_of(rows, data), data):
+    for states, batch in _labeled(*student, questions_of(rows, data), data):
         hidden.append(states)
         target.append(batch.target)
         count += len(batch.target)
@@ -95,7 +95,7 @@ def real_groups(groups: int, data: Path | None = None, rows: int | None = None) 
     student = load_student(StudentConfig())
     found: dict[str, list[Tensor]] = {"hidden": [], "target": [], "segment": [], "answer_rows": []}
     count = segments = positions = 0
-    for states, batch in _labelled(*student, complete_questions(groups, rows or 0, data), data):
+    for states, batch in _labeled(*student, complete_questions(groups, rows or 0, data), data):
         for name, tensor in (
             ("hidden", states),
             ("target", batch.target),
@@ -133,17 +133,17 @@ def _cut(tensors: dict[str, Tensor], groups: int, rows: int | None) -> dict[str,
     }
 
 
-def _labelled(
+def _labeled(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question], data: Path | None
 ) -> Iterator[tuple[Tensor, MicroBatch]]:
-    """Hidden states of the labelled rows, and their batch, two questions at a time."""
+    """Hidden states of the labeled rows, and their batch, two questions at a time."""
     perspectives = perspectives_of(questions, data)
     tokenized = tokenize(questions, tokenizer, perspectives, 1024)
     for start in range(0, len(tokenized), 2):
         for batch in micro_batches(
             tokenized[start : start + 2], len(perspectives), PackOptions(512, share_prompts=False)
         ):
-            yield labelled_hidden(model.eval(), batch), batch
+            yield labeled_hidden(model.eval(), batch), batch
 
 
 def _file(name: str, data: Path | None) -> Path:

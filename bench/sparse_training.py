@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from bench.measure import RESULTS, print_table, write_results
 from mind.batches.packing import micro_batches
-from mind.batches.trunk import labelled_hidden
+from mind.batches.trunk import labeled_hidden
 from mind.config import StudentConfig
 from mind.data.questions import load_questions
 from mind.records import MicroBatch, PackOptions
@@ -91,7 +91,7 @@ def add_gradients(model: nn.Module, batch: MicroBatch, threshold: float | None) 
     """Forward and backward of one batch: its mean loss a token and, with a threshold, what the gradient left out."""
     weight = head_of(model).weight
     call = linear_cross_entropy(
-        labelled_hidden(model, batch), weight, batch.target, gradient_threshold=threshold, return_stats=True
+        labeled_hidden(model, batch), weight, batch.target, gradient_threshold=threshold, return_stats=True
     )
     loss, stats = cast("tuple[Tensor, RowStats]", call)  # return_stats
     loss.backward()

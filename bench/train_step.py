@@ -7,7 +7,7 @@
 The step trains on given rationales with given weights, half of the K of each question, and wants L_real of all. Every
 variant computes the same (bench/training_step/variants.py), each with one change to the one before:
 - naive: one padded batch, the logits of every position, plain losses, each pair of answers on its own;
-- packed: rows without padding, a micro-batch at a time, the logits of the labelled positions alone;
+- packed: rows without padding, a micro-batch at a time, the logits of the labeled positions alone;
 - + shared prompts: a question's prompt computed once for its rationales;
 - + selected only: no backward pass for rationales of no weight;
 - + fused losses: those of mind_kernels;

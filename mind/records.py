@@ -129,7 +129,7 @@ class Pack:
     position_ids: Tensor  # (T,), from 0 in each document, and from the prompt's end in each of its branches
     boundaries: Tensor  # (documents + 1,), cumulative lengths from 0 to T
     branch: Tensor  # (T,), 0 in a prompt, and 1, 2, ... in its branches
-    rows: Tensor  # the labelled positions; the end of a prompt predicts the first token of each of its branches
+    rows: Tensor  # the labeled positions; the end of a prompt predicts the first token of each of its branches
 
     @property
     def branched(self) -> bool:
@@ -139,17 +139,17 @@ class Pack:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A micro-batch: some rationales of the Q questions of a step, packed; N labelled rows in the order of the packs.
+    """A micro-batch: some rationales of the Q questions of a step, packed; N labeled rows in the order of the packs.
 
     A question is whole in one micro-batch: all of its rationales that are trained on at all. int64, on the host.
     """
 
     ids: tuple[str, ...]  # (Q,), those of the whole step
     packs: tuple[Pack, ...]
-    target: Tensor  # (N,), the token that each labelled row predicts
+    target: Tensor  # (N,), the token that each labeled row predicts
     segment: Tensor  # (N,), q K + k
-    tokens: Tensor  # (Q, K), labelled rows of each rationale; 0 where it is missing or in another micro-batch
-    answer_rows: Tensor  # (P, K), labelled rows of each suffix position; -1 where a rationale is not here
+    tokens: Tensor  # (Q, K), labeled rows of each rationale; 0 where it is missing or in another micro-batch
+    answer_rows: Tensor  # (P, K), labeled rows of each suffix position; -1 where a rationale is not here
     answer_question: Tensor  # (P,), q of each suffix position
     answer_lengths: Tensor  # (Q,), suffix positions of each question
 

@@ -1,6 +1,6 @@
 """What the Triton kernels of several operations share. All arithmetic is float32.
 
-A kernel with a program per row reads it as tiles (LANES, VECTOR): VECTOR neighbours are one 16-byte load, and each lane
+A kernel with a program per row reads it as tiles (LANES, VECTOR): VECTOR neighbors are one 16-byte load, and each lane
 carries an online softmax of its own until the row ends. So the loop needs no reduction across threads, and one
 rescaling for VECTOR entries.
 """

@@ -192,9 +192,9 @@ def tokenized(number, lengths, suffix):
 
 @pytest.fixture
 def student(monkeypatch, tmp_path):
-    """Stands in for the student: a labelled row's hidden state is the token that it predicts, and its place."""
+    """Stands in for the student: a labeled row's hidden state is the token that it predicts, and its place."""
 
-    def labelled(*_):
+    def labeled(*_):
         place = 0
         for questions in ([tokenized(1, (3, 4, 5), 2), tokenized(2, (2, 6, 3), 3)], [tokenized(3, (4, 4, 4), 2)]):
             (batch,) = micro_batches(questions, 3, PackOptions(200, share_prompts=False))
@@ -204,7 +204,7 @@ def student(monkeypatch, tmp_path):
 
     monkeypatch.setenv("MIND_CACHE", str(tmp_path))
     monkeypatch.setattr(real_rows, "load_student", lambda _: (None, None))
-    monkeypatch.setattr(real_rows, "_labelled", labelled)
+    monkeypatch.setattr(real_rows, "_labeled", labeled)
     monkeypatch.setattr(real_rows, "head_of", lambda _: student_model.Head(torch.ones(5, 2)))
 
 

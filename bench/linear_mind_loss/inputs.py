@@ -1,4 +1,4 @@
-"""Inputs of the joint loss: labelled rows of which some are answer rows, real ones of SmolLM2-135M or synthetic."""
+"""Inputs of the joint loss: labeled rows of which some are answer rows, real ones of SmolLM2-135M or synthetic."""
 
 from __future__ import annotations
 

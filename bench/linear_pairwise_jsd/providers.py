@@ -66,7 +66,7 @@ def plain(hidden: Tensor, weight: Tensor, pair_weight: Tensor) -> Tensor:
     return all_pairs(hidden @ weight.T, pair_weight)
 
 
-def vectorised(inputs: Inputs) -> Tensor:
+def vectorized(inputs: Inputs) -> Tensor:
     return plain(*inputs[:3])
 
 
@@ -133,7 +133,7 @@ EAGER = "eager, loop over pairs"
 PROVIDERS = {
     EAGER: Provider(loop, logits=32),
     "eager, loop over unbound rows": Provider(unbound_loop, logits=32),
-    "eager, vectorised": Provider(vectorised, logits=22),
+    "eager, vectorised": Provider(vectorized, logits=22),
     "torch.compile": Provider(compiled, logits=22),
     "TRL, 28 calls": Provider(
         trl, "trl.kernels.chunked_divergence:ChunkedDivergenceFunction", loss_only=True, note=ONE_SIDED

@@ -35,7 +35,7 @@ class Inputs:
 
     @property
     def supervision_tokens(self) -> int:
-        """Labelled tokens of all Q K rationales, trained on or observed: the same whatever the variant."""
+        """Labeled tokens of all Q K rationales, trained on or observed: the same whatever the variant."""
         return sum(
             len(ids) + len(question.suffix) for question in self.questions for ids in question.rationales.values()
         )

@@ -1,6 +1,6 @@
 """The losses of a micro-batch: by definition in plain PyTorch, with Liger's cross-entropy, and MIND's own.
 
-All compute, from the hidden states of the labelled rows, the share of L_total in the step's mean and L_real.
+All compute, from the hidden states of the labeled rows, the share of L_total in the step's mean and L_real.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class Losses:
-    """How a packed variant computes them; hidden (N, D) are those of a micro-batch's labelled rows."""
+    """How a packed variant computes them; hidden (N, D) are those of a micro-batch's labeled rows."""
 
     train: Callable[[Tensor, Head, MicroBatch, Tensor], Terms | LossTerms]
     """(hidden, head, batch, alpha (Q, K)) -> loss with a gradient, and L_real."""
     observe: Callable[[Tensor, Head, MicroBatch], Tensor]
     """(hidden, head, batch) -> L_real (Q, K), called without a graph."""
     logits: bool = True
-    """The logits of all labelled rows exist at once."""
+    """The logits of all labeled rows exist at once."""
 
 
 class AnswerRows:

@@ -35,7 +35,7 @@ def draw(results: Path) -> Path:
         right.set_title("peak memory beside weights and optimizer state, GiB")
         figure.suptitle(
             f"{first['model']}, {first['dtype']}: {questions} x {first['K']} rationales of "
-            f"{first['inputs']}, {first['supervision_tokens']:,} labelled tokens\n"
+            f"{first['inputs']}, {first['supervision_tokens']:,} labeled tokens\n"
             "light blue: what a change saves of the variant before it; orange: what it adds",
             fontsize=9,
         )

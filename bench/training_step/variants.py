@@ -22,7 +22,7 @@ from bench.training_step.losses import EAGER, LIGER, AnswerRows, Losses, Terms, 
 from bench.training_step.models import Student, build_student
 from mind.batches.packing import micro_batches
 from mind.batches.prompt_sharing import choose_attention, choose_pack_options, use_attention
-from mind.batches.trunk import labelled_hidden
+from mind.batches.trunk import labeled_hidden
 from mind.records import MicroBatch
 from mind.student.model import head_of
 
@@ -134,7 +134,7 @@ class PaddedBatch(NamedTuple):
     ids: Tensor  # (B, T)
     mask: Tensor  # (B, T)
     target: Tensor  # (B, T), the token that a position predicts, IGNORED in prompts and padding
-    tokens: Tensor  # (Q, K), labelled positions
+    tokens: Tensor  # (Q, K), labeled positions
     answers: AnswerRows
 
 
@@ -183,10 +183,10 @@ def _packed(variant: Variant, model: PreTrainedModel, inputs: Inputs, length: in
     head, parts = head_of(model), []
     for batch in observed:
         with torch.no_grad():
-            l_real = variant.losses.observe(labelled_hidden(model, batch), head, batch)
+            l_real = variant.losses.observe(labeled_hidden(model, batch), head, batch)
             parts.append(Terms(l_real.new_zeros(()), l_real))
     for batch in trained:
-        terms = variant.losses.train(labelled_hidden(model, batch), head, batch, inputs.alpha)
+        terms = variant.losses.train(labeled_hidden(model, batch), head, batch, inputs.alpha)
         terms.loss.backward()
         parts.append(Terms(terms.loss.detach(), terms.l_real))
     backward = sum(batch.total_tokens for batch in trained)

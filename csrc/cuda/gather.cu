@@ -145,7 +145,7 @@ struct Accumulator {
     }
 };
 
-// The bags of a block are far apart: long ones are those of frequent tokens, whose numbers are neighbours.
+// The bags of a block are far apart: long ones are those of frequent tokens, whose numbers are neighbors.
 template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kWarps* kWarpSize, 3) gather_kernel(const GatherArguments args) {
     using S = Slab<T, kAligned>;

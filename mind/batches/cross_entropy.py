@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mind.batches.packing import micro_batches
-from mind.batches.trunk import labelled_hidden
+from mind.batches.trunk import labeled_hidden
 from mind.records import MicroBatch, PackOptions, TokenizedQuestion
 from mind.student.model import head_of
 from mind_kernels import Head, RowStats, linear_cross_entropy
@@ -30,7 +30,7 @@ def cross_entropy(
     gradient_threshold: float | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, RowStats]:
-    """The weighted sum of the labelled rows' losses (), and their statistics; segment q K + k is rationale k of
+    """The weighted sum of the labeled rows' losses (), and their statistics; segment q K + k is rationale k of
     question q.
 
     Args:
@@ -61,7 +61,7 @@ def row_weights(
     batch: MicroBatch,
     hidden: Tensor,  # (N, D)
 ) -> Tensor:  # (N,) float32, float64 for float64 hidden states; on their device
-    """w_qk / (T_qk Q) for each labelled row: `cross_entropy` is then the mean over the step's Q questions of
+    """w_qk / (T_qk Q) for each labeled row: `cross_entropy` is then the mean over the step's Q questions of
     sum_k w_qk CE_qk, where CE_qk is the mean over the T_qk tokens of rationale and suffix."""
     exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     each = weights.to(hidden.device, exact) / batch.tokens.to(hidden.device).clamp(min=1)
@@ -91,7 +91,7 @@ def rationale_losses(
         count = torch.zeros(len(some), perspectives, dtype=torch.int64)
         for batch in micro_batches(some, perspectives, pack_options):
             with torch.no_grad():
-                _, stats = cross_entropy(labelled_hidden(model, batch), head_of(model), batch)
+                _, stats = cross_entropy(labeled_hidden(model, batch), head_of(model), batch)
             table = torch.where(batch.present, rationale_means(stats, batch).float().cpu(), table)
             count += batch.tokens
         losses.append(table)

@@ -1,4 +1,4 @@
-"""Token ids -> micro-batches: padding-free rows with labelled rows, segments and aligned answer rows.
+"""Token ids -> micro-batches: padding-free rows with labeled rows, segments and aligned answer rows.
 
 A step's questions are dealt into micro-batches by best fit, each question whole in one of them, since the consistency
 of its answers ties its rationales together. Within a micro-batch the rows of the trunk hold documents: a prompt with
@@ -104,7 +104,7 @@ def _micro_batch(
     target: list[int] = []
     segment: list[int] = []
     tokens = torch.zeros(len(questions), perspectives, dtype=torch.int64)
-    last_row: dict[tuple[int, int], int] = {}  # (q, k) -> one past its last labelled row
+    last_row: dict[tuple[int, int], int] = {}  # (q, k) -> one past its last labeled row
     for q, k, branch in _branches(rows):
         target.extend(branch)
         segment.extend([q * perspectives + k] * len(branch))

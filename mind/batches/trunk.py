@@ -36,8 +36,8 @@ def pack_hidden(model: nn.Module, pack: Pack) -> Tensor:
     return model.base_model(**inputs, use_cache=False).last_hidden_state[0]
 
 
-def labelled_hidden(model: nn.Module, batch: MicroBatch) -> Tensor:
-    """Hidden states (N, D) of the labelled rows of a batch, in its order."""
+def labeled_hidden(model: nn.Module, batch: MicroBatch) -> Tensor:
+    """Hidden states (N, D) of the labeled rows of a batch, in its order."""
     rows = []
     for pack in batch.packs:
         hidden = pack_hidden(model, pack)

@@ -44,7 +44,7 @@ class SourceConfig:
     answer_column: str = "answer"
     choices_column: str | None = None
     """By default "choices" if there is such a column: {"label": [...], "text": [...]}, label -> text, pairs of label
-    and text, or texts alone, which are labelled A, B, ..."""
+    and text, or texts alone, which are labeled A, B, ..."""
     answer_marker: str | None = None
     """The answer is what follows this in the answer column ("####" for GSM8K)."""
     limit: int | None = None

@@ -117,7 +117,7 @@ class LossTerms(NamedTuple):
 
     @classmethod
     def of(cls, loss: Tensor, rows: RowStats, batch: MicroBatch, **sums: Tensor) -> LossTerms:
-        """With the sums of the labelled rows that every method has: "rows" is their number, "correct" how many have
+        """With the sums of the labeled rows that every method has: "rows" is their number, "correct" how many have
         the right argmax, "entropy" the sum of their entropies in nats, and "dropped_mass" the sum of the probabilities
         that the sparse gradient replaced. `rows` has the segments of `batch`: q K + k."""
         common = {"rows": torch.tensor(len(rows.nll)), "correct": rows.correct.sum(), "entropy": rows.entropy.sum()}
@@ -187,7 +187,7 @@ class Method(ABC):
         """The share of a micro-batch in the step's loss, and its statistics.
 
         Args:
-            hidden: the student's last hidden states of the micro-batch's labelled rows, with a graph.
+            hidden: the student's last hidden states of the micro-batch's labeled rows, with a graph.
             head: its LM head.
             batch: what the rows predict, and which rationale each belongs to.
             plan: what `prepare` returned.

@@ -77,7 +77,7 @@ DROPPED_MASS = Chart(
     "dropped_mass",
     "Probability outside the sparse gradient",
     "share of probability",
-    "Mean over the labelled tokens; one common distribution stands in for it. It should be small, and fall as the "
+    "Mean over the labeled tokens; one common distribution stands in for it. It should be small, and fall as the "
     "student grows surer.",
     from_zero=True,
     only_if_positive=True,  # 0 says that the gradient is exact
@@ -100,7 +100,7 @@ MACHINE = Section(
             "tokens_per_s",
             "Throughput",
             "supervised tokens/s",
-            "Labelled tokens of rationales and answers, trained on or observed. It should be flat; dips are saving, "
+            "Labeled tokens of rationales and answers, trained on or observed. It should be flat; dips are saving, "
             "evaluation or another process.",
             from_zero=True,
         ),

@@ -43,7 +43,7 @@ class StepMeter:
         Args:
             metrics: what the step has to say; its tables are (questions, K).
             questions: how many it has.
-            tokens: its labelled tokens, trained on or observed.
+            tokens: its labeled tokens, trained on or observed.
             work: see `step_work`.
             seconds: wall time of its forward and backward passes.
         """

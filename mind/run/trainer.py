@@ -21,7 +21,7 @@ from mind.batches.cross_entropy import cross_entropy
 from mind.batches.packing import micro_batches
 from mind.batches.prompt_sharing import use_attention
 from mind.batches.steps import question_tokens, shares
-from mind.batches.trunk import labelled_hidden
+from mind.batches.trunk import labeled_hidden
 from mind.config import MindConfig, flat
 from mind.errors import MindError
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
@@ -173,7 +173,7 @@ class MethodTrainer(Trainer):
         sums.add_number("trained_tokens", 0)
         for batch in self._micro_batches(plan.questions, plan.trained):
             with self.accelerator.autocast():
-                terms = self.method.loss(labelled_hidden(student, batch), head_of(student), batch, plan)
+                terms = self.method.loss(labeled_hidden(student, batch), head_of(student), batch, plan)
             self.accelerator.backward(terms.loss)
             sums.add(terms)
             sums.add_number("trained_tokens", batch.total_tokens)
@@ -188,7 +188,7 @@ class MethodTrainer(Trainer):
         sums.add_number("observed_tokens", 0)
         for batch in self._micro_batches(questions, chosen):
             with torch.no_grad(), self.accelerator.autocast():
-                hidden = labelled_hidden(student, batch)
+                hidden = labeled_hidden(student, batch)
                 _, rows = cross_entropy(hidden, head_of(student), batch, backend=self.context.config.objective.backend)
             sums.add(LossTerms.of(hidden.new_zeros(()), rows, batch))
             sums.add_number("observed_tokens", batch.total_tokens)

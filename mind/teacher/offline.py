@@ -199,8 +199,8 @@ class RayEngine(_OfflineEngine):
             yield request
 
     def _processor(self) -> Callable[[Any], Any]:
-        # Ray's own stages would tokenise a prompt that begins with the template's special tokens with special tokens
-        # again: two of them for Llama, Gemma and DeepSeek. vLLM detokenises as it generates.
+        # Ray's own stages would tokenize a prompt that begins with the template's special tokens with special tokens
+        # again: two of them for Llama, Gemma and DeepSeek. vLLM detokenizes as it generates.
         config = self._llm.vLLMEngineProcessorConfig(
             model_source=self._model,
             batch_size=self._batch_size,

@@ -71,7 +71,7 @@ def linear_log_prob(
     may follow, each row has its own upstream gradient, and the N x V logits are never held.
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labelled rows. Takes a gradient.
+        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient.
         weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
             Takes a gradient.
         target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronization.

@@ -30,7 +30,7 @@ def build(**changes):
 
 
 def l_real_of(question, rationales, present):
-    """A loss that the features determine, so that it can be learnt."""
+    """A loss that the features determine, so that it can be learned."""
     return torch.where(present, rationales[..., 0].abs() + 0.2, float("nan"))
 
 

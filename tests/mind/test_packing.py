@@ -81,7 +81,7 @@ def check_answer_rows(batch, hits):
 
 
 def check_contexts(batch, expected):
-    """What a labelled row sees, by branch_mask, are the tokens before it in its own sequence, at their positions."""
+    """What a labeled row sees, by branch_mask, are the tokens before it in its own sequence, at their positions."""
     sequences = [
         expected[divmod(segment, batch.tokens.shape[1])] for segment in batch.segment.unique_consecutive().tolist()
     ]

@@ -23,7 +23,7 @@ from mind.batches.prompt_sharing import (
     obstacle,
     use_attention,
 )
-from mind.batches.trunk import labelled_hidden, pack_hidden
+from mind.batches.trunk import labeled_hidden, pack_hidden
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import PackOptions, TokenizedQuestion
@@ -31,7 +31,7 @@ from mind.student.tokenization import tokenize
 
 
 def alone(model, question, k):
-    """Hidden states of the labelled positions of one sequence, computed by itself."""
+    """Hidden states of the labeled positions of one sequence, computed by itself."""
     ids = torch.tensor([*question.prompt, *question.rationales[k], *question.suffix], device=model.device)
     return model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, len(question.prompt) - 1 : -1]
 
@@ -41,7 +41,7 @@ def check_against_single_sequences(model, questions, perspectives, pack_options,
     model.zero_grad()
     weights = {}
     for batch in micro_batches(questions, perspectives, pack_options):
-        hidden = labelled_hidden(model, batch)
+        hidden = labeled_hidden(model, batch)
         weight = torch.randn(hidden.shape, dtype=hidden.dtype)
         (hidden * weight).sum().backward()
         for q, k in batch.present.nonzero().tolist():
@@ -135,7 +135,7 @@ def test_a_thousand_packed_steps(seed, perspectives, length, prompts, longest, s
     expected, gradients = padded(questions, generator)
     SINGLE.zero_grad()
     for batch in micro_batches(questions, perspectives, PackOptions(length, share)):
-        hidden = labelled_hidden(SINGLE, batch)
+        hidden = labeled_hidden(SINGLE, batch)
         weight = torch.empty_like(hidden)
         for q, k in batch.present.nonzero().tolist():
             rows = batch.segment == q * perspectives + k
@@ -149,7 +149,7 @@ def test_a_thousand_packed_steps(seed, perspectives, length, prompts, longest, s
 
 
 def padded(questions, generator):
-    """(q, k) -> hidden states of its labelled rows and weights; and the gradients of their weighted sum.
+    """(q, k) -> hidden states of its labeled rows and weights; and the gradients of their weighted sum.
 
     A row a sequence, padded on the right, where causal attention never looks.
     """
@@ -159,10 +159,10 @@ def padded(questions, generator):
     hidden = SINGLE.base_model(input_ids=ids, use_cache=False).last_hidden_state
     states, total = {}, 0.0
     for row, (q, k) in enumerate(keys):
-        labelled = hidden[row, len(questions[q].prompt) - 1 : len(sequences[row]) - 1]
-        weight = torch.randn(labelled.shape, dtype=torch.float64, generator=generator)
-        states[q, k] = labelled.detach(), weight
-        total = total + (labelled * weight).sum()
+        labeled = hidden[row, len(questions[q].prompt) - 1 : len(sequences[row]) - 1]
+        weight = torch.randn(labeled.shape, dtype=torch.float64, generator=generator)
+        states[q, k] = labeled.detach(), weight
+        total = total + (labeled * weight).sum()
     return states, torch.autograd.grad(total, list(SINGLE.base_model.parameters()))
 
 
@@ -220,7 +220,7 @@ def test_every_attention_on_a_gpu(attention, share, compiled):
             model.base_model.compile(dynamic=True)
         for length in (500, 900, 2500):
             for batch in micro_batches(questions, 4, PackOptions(length, share)):
-                hidden = labelled_hidden(model, batch)
+                hidden = labeled_hidden(model, batch)
                 hidden.float().square().mean().backward()
                 for q, k in batch.present.nonzero().tolist():
                     rows = (batch.segment == q * 4 + k).to(hidden.device)

@@ -298,10 +298,10 @@ rationales = st.dictionaries(texts, texts, max_size=3)
 def question_lists(draw):
     found = []
     for identifier in draw(st.lists(texts, unique=True, min_size=1, max_size=4)):
-        labelled = draw(choices)
-        answer = draw(texts) if labelled is None else draw(st.sampled_from(sorted(labelled)))
+        labeled = draw(choices)
+        answer = draw(texts) if labeled is None else draw(st.sampled_from(sorted(labeled)))
         given = tuple(Rationale(name, text) for name, text in draw(rationales).items())
-        found.append(Question(identifier, draw(texts), answer, labelled, given))
+        found.append(Question(identifier, draw(texts), answer, labeled, given))
     return found
 
 

@@ -51,7 +51,7 @@ def student_loss(
     unweighted.
 
     Args:
-        hidden: the student's last hidden states of the micro-batch's labelled rows, in its order.
+        hidden: the student's last hidden states of the micro-batch's labeled rows, in its order.
         head: its LM head.
         batch: the selected rationales of some of the step's questions.
         alpha: the weights of the rationales, 0 for those that are not selected.

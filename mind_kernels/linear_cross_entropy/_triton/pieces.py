@@ -7,7 +7,7 @@ them. Peak memory: 512 bytes per piece, and 8 bytes per kept entry. Arithmetic a
 
 Count for 505,000 pieces (2^-10 at N 16384, V 151936) and D 3584 in bfloat16: 0.46 TFLOP, 0.6 ms of products, and at
 most 5,132 programs of 1.8 MB each, 9.4 GB through the L2 cache. Programs run tile after tile, so device memory yields
-the weight once, 1.1 GB, and the gathered rows, 3.6 GB less what the cache of a neighbouring tile still holds.
+the weight once, 1.1 GB, and the gathered rows, 3.6 GB less what the cache of a neighboring tile still holds.
 """
 
 from __future__ import annotations
