@@ -17,7 +17,6 @@ from mind_kernels.linear_pairwise_jsd.compiled_groups import CompiledGroups
 from tests import cuda_emulator
 
 NAMES = ("cpp-baseline", "cpp-avx2", "cpp-avx512", "emulated")
-needs_emulator = pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE)
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,8 @@ class Compiled:
     """What a library offers: its operators, and the kernels of rows and of groups that are made of them."""
 
     operators: Callable[[], Any]
-    rows: CompiledRows  # see rows.RowKernels
-    groups: CompiledGroups  # see groups.GroupKernels
+    rows: CompiledRows  # see RowKernels in contract.py
+    groups: CompiledGroups  # see GroupKernels in contract.py
 
 
 class _EmulatedRows(CompiledRows):
