@@ -7,8 +7,8 @@ A fresh environment is a new virtual environment into which that one's packages 
 for pip and for the build it is one where they have been installed, and torch is not fetched for each of a dozen cases.
 Compilers are found through PATH alone, so PATH holds links to the tools that a case is to have and nothing else. All
 cases build in one copy of the source tree, one after the other: what one leaves must not get into a later one. The
-tests run from a copy of tests/ outside the source tree, so that they import the installed package and, as `tests.`,
-each other.
+tests run from a copy of tests/ and build_tools/, which they import, outside the source tree: everything else that they
+import is the installed package's.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Failure(Exception):
 class Workplace:
     folder: Path
     source: Path  # a copy of the source tree
-    outside: Path  # holds a copy of tests/ and nothing else of the source
+    outside: Path  # holds copies of tests/ and build_tools/ and nothing else of the source
     bare: Path  # a PATH without compilers
     host: Path  # with the C++ compiler
     cuda: Path | None  # with that and nvcc; None where there is no nvcc
@@ -344,7 +344,8 @@ def workplace(folder: Path) -> Workplace:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, source / name)
-    shutil.copytree(source / "tests", outside / "tests")
+    for name in ("tests", "build_tools"):
+        shutil.copytree(source / name, outside / name)
     (outside / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    slow\n")
     return Workplace(
         folder,
