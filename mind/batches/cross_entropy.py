@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def cross_entropy(
         gradient_threshold: of the sparse gradient, a probability; None: the exact gradient.
         backend: of mind_kernels, by name.
     """
-    call = linear_cross_entropy(
+    return linear_cross_entropy(
         hidden,
         head,
         batch.target,
@@ -53,7 +53,6 @@ def cross_entropy(
         return_stats=True,
         backend=backend,
     )
-    return cast("tuple[Tensor, RowStats]", call)  # return_stats
 
 
 def row_weights(

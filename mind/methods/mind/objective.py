@@ -18,7 +18,7 @@ from mind.batches.cross_entropy import row_weights
 from mind.config import ObjectiveConfig
 from mind.methods.method import LossTerms
 from mind.records import MicroBatch
-from mind_kernels import Head, MindStats, PairStats, linear_mind_loss
+from mind_kernels import Head, PairStats, linear_mind_loss
 
 
 def select(
@@ -63,7 +63,7 @@ def student_loss(
     # One matrix of pair weights per question, shared by its answer positions and averaged over them.
     pairs = alpha[:, :, None] * alpha[:, None, :] / batch.answer_lengths.to(device)[:, None, None] / questions
     pair_weight = pairs[batch.answer_question.to(device)]
-    call = linear_mind_loss(
+    loss, stats = linear_mind_loss(
         hidden,
         head,
         batch.target,
@@ -76,7 +76,6 @@ def student_loss(
         return_stats=True,
         backend=config.backend,
     )
-    loss, stats = cast("tuple[Tensor, MindStats]", call)  # return_stats
     there = batch.answer_rows.to(device) >= 0
     jsd = cast(PairStats, stats.pairs).jsd  # a weight per pair, not per member of a mixture
     return LossTerms.of(
