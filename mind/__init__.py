@@ -38,13 +38,15 @@ _MODULES = {
 __all__ = ["METHODS", "MindConfig", "RunFolder", "train"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mind.requirements import application_packages
+if not TYPE_CHECKING:  # which would believe that every name is here
 
-    with application_packages():
-        return getattr(importlib.import_module(_MODULES[name]), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from mind.requirements import application_packages
+
+        with application_packages():
+            return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

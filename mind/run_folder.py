@@ -105,7 +105,7 @@ class RunFolder(os.PathLike[str]):
             raise MindError(f"{self.path}: there is no run to resume ({self.config.name} is missing)")
 
     def read_config(self) -> dict[str, Any]:
-        """The configuration as plain JSON; `mind.methods.run_config` gives it its types. Raises MindError."""
+        """The configuration as plain JSON; `mind.methods.load_run_config` gives it its types. Raises MindError."""
         return _read_object(self.config)
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:

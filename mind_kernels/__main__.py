@@ -19,7 +19,14 @@ def main(arguments: list[str]) -> int:
     if name not in COMMANDS:
         print(f"command is {name!r}: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"mind_kernels.commands.{name}").main(options)
+    try:
+        command = importlib.import_module(f"mind_kernels.commands.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        print(f"{name} needs the package triton: pip install 'mind-kernels[triton]'", file=sys.stderr)
+        return 2
+    return command.main(options)
 
 
 if __name__ == "__main__":

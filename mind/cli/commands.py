@@ -45,7 +45,8 @@ COMMANDS |= {(name,): COMMANDS["data", name] for name in ("generate", "judge", "
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that the arguments begin with; returns the exit status. Raises MindError for bad input."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    group = list(arguments[:1]) == ["data"]
+    if not arguments[group:] or arguments[group] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
     for name, command in COMMANDS.items():

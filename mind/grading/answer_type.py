@@ -1,4 +1,4 @@
-"""What an answer type must know: the one place where numbers, choices, yes/no and LaTeX differ.
+"""What an answer type must know: the one place where types of answers differ.
 
 Every method is linear in its text, because texts come from a model and may be arbitrarily odd.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# While transformers loads a model it changes torch for the whole process, such as its default dtype.
+_LOADING = threading.Lock()
 
 
 def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -34,9 +37,10 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         end_of_turn_id(tokenizer)
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, config.dtype), output_loading_info=True
-        )
+        with _LOADING:
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                name, dtype=getattr(torch, config.dtype), output_loading_info=True
+            )
     except (OSError, ValueError, ImportError) as error:
         raise MindError(f"student.model {config.model}: cannot be loaded: {error}") from error
     model, loading = found

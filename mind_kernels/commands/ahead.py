@@ -124,7 +124,13 @@ def main(arguments: list[str]) -> int:
         "or reaches into a large tensor by a 32-bit offset.",
     )
     parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100], help="GPU architectures, sm_<n>")
-    parser.add_argument("--module", nargs="+", help="modules with variants(); all of them by default")
+    parser.add_argument(
+        "--module",
+        nargs="+",
+        choices=modules(),
+        metavar="MODULE",
+        help="such as mind_kernels.triton_gather; all by default",
+    )
     options = parser.parse_args(arguments)
     faults = 0
     print(f"{'variant':44} {'sm':>4} {'warps':>5} {'registers':>9} {'shared':>8} {'stack':>6} {'spills':>6}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mind_kernels import extension
 from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS
 from mind_kernels.linear_pairwise_jsd import reference
 from tests.fuzz.arguments import DTYPES, Arena, arenas, logits, spoil
 
@@ -64,7 +65,7 @@ class Rows:
         self.target = arena.put(arena.integers(columns, rows))
         self.softcap, self.temperature = draw(st.sampled_from((0.0, 0.0, 5.0))), draw(st.sampled_from((1.0, 1.0, 0.7)))
         self.smoothing, self.z_loss = draw(st.sampled_from((0.0, 0.1))), draw(st.sampled_from((0.0, 1e-3)))
-        self.numbers = arena.empty((7, rows), torch.float32)
+        self.numbers = arena.empty((len(ROW_NUMBERS), rows), torch.float32)
         self.correct = arena.empty((rows,), torch.bool)
         head = Head(torch.empty(columns, 1), None, self.softcap or None, self.temperature)
         x = self.logits.double()
@@ -95,13 +96,14 @@ class Rows:
             + self.smoothing * (self.lse - self.z.mean(1))
             + self.z_loss * self.lse.square()
         )
-        for name, value, truth, size in (
-            ("loss", self.numbers[0], loss, 1 + 2 * self.z_loss * self.lse.abs()),
-            ("nll", self.numbers[1], self.nll, 1),
-            ("lse", self.numbers[2], self.lse, 1),
-            ("entropy", self.numbers[3], self.entropy, 1 + self.entropy),
+        numbers = dict(zip(ROW_NUMBERS, self.numbers, strict=True))
+        for name, truth, size in (
+            ("loss", loss, 1 + 2 * self.z_loss * self.lse.abs()),
+            ("nll", self.nll, 1),
+            ("lse", self.lse, 1),
+            ("entropy", self.entropy, 1 + self.entropy),
         ):
-            close(name, value, truth, 2 * self.step * size)
+            close(name, numbers[name], truth, 2 * self.step * size)
         finite = self.lse.isfinite()
         first = self.z.argmax(1) == self.target
         tied = (self.z == self.z.amax(1, keepdim=True)).sum(1) > 1  # in float32 logits may tie that differ here

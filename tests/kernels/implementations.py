@@ -51,7 +51,7 @@ class Implementation:
         """Of hidden states, heads and logits. Triton's interpreter multiplies no bfloat16 matrices."""
         if self.interpreted:
             return torch.float32, torch.float16
-        wide = (torch.float64,) if self.backend == "torch" else ()
+        wide = (torch.float64,) if backend.BACKENDS[self.backend].float64 else ()
         return (*wide, torch.float32, torch.bfloat16, torch.float16)
 
     def kernels(self, operation: str) -> Any:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from mind_kernels.head import Head
-from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
 from mind_kernels.testing import error
 
@@ -85,21 +85,28 @@ def make_rows(rows, vocabulary, dtype, peak=6.0, device="cpu"):
     return logits.to(device, dtype), target.to(device), *weights.to(device).unbind()
 
 
+def statistics(z, target, spec):
+    """The values of rows by their definition in the dtype of the logits z (n, V); `spec` has the loss's options."""
+    log_p = torch.log_softmax(z, -1)
+    lse = torch.logsumexp(z, -1)
+    nll = -log_p.gather(1, target[:, None]).squeeze(1)
+    smoothing = spec.label_smoothing
+    loss = (1 - smoothing) * nll - smoothing * log_p.mean(-1) + spec.z_loss * lse.square()
+    values = {"loss": loss, "nll": nll, "lse": lse, "entropy": -(log_p.exp() * log_p).sum(-1)}
+    missing = set(RowValues._fields) - set(values) - {"correct"}
+    assert not missing, f"no definition of {missing}"
+    return values
+
+
 def eager_rows(logits, target, scale, entropy_scale, options):
     """Values and gradient by autograd, in float64 for float64 logits and float32 for all others."""
     leaf = logits.detach().clone().requires_grad_()
     z = options.condition(leaf.double() if leaf.dtype == torch.float64 else leaf.float())
-    log_p = torch.log_softmax(z, -1)
-    lse = torch.logsumexp(z, -1)
-    nll = -log_p.gather(1, target[:, None]).squeeze(1)
-    entropy = -(log_p.exp() * log_p).sum(-1)
-    smoothing = options.label_smoothing
-    loss = (1 - smoothing) * nll - smoothing * log_p.mean(-1) + options.z_loss * lse.square()
-    objective = scale.to(z.dtype) * loss
+    values = statistics(z, target, options)
+    objective = scale.to(z.dtype) * values["loss"]
     if options.entropy:
-        objective = objective + entropy_scale.to(z.dtype) * entropy
+        objective = objective + entropy_scale.to(z.dtype) * values["entropy"]
     objective.sum().backward()
-    values = {"loss": loss, "nll": nll, "lse": lse, "entropy": entropy}
     return {name: value.detach() for name, value in values.items()} | {"gradient": leaf.grad}
 
 

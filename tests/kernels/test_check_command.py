@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 from mind_kernels.__main__ import main
 
@@ -19,3 +20,10 @@ def test_check_is_the_default(capsys):
 def test_an_unknown_command_is_named(capsys):
     assert main(["chekc"]) == 2
     assert "command is 'chekc': expected one of check, ahead" in capsys.readouterr().err
+
+
+def test_ahead_without_triton_names_the_extra(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mind_kernels.commands.ahead", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert main(["ahead", "--help"]) == 2
+    assert capsys.readouterr().err == "ahead needs the package triton: pip install 'mind-kernels[triton]'\n"

@@ -182,7 +182,7 @@ def test_non_finite_logits_show(implementation, value):
     logits, target, scale, entropy_scale = make(implementation, 1009, torch.float32, rows=3)
     logits[1, 700] = value
     values, gradient = run(implementation, logits, target, scale + 2, entropy_scale, PLAIN)
-    for statistic in values[:4]:
+    for statistic in (value for value in values if value.is_floating_point()):
         assert statistic.isfinite().tolist() == [True, False, True]
     assert gradient.isfinite().all(1).tolist() == [True, False, True]
 

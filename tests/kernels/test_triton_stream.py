@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from implementations import in_turn
-from kernel_cases import THRESHOLD
+from kernel_cases import THRESHOLD, statistics
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -59,12 +59,7 @@ def eager(hidden, target, spec, dtype):
     head = spec.head
     bias = None if head.bias is None else head.bias.to(dtype)
     z = Head(head.weight.to(dtype), bias, head.softcap, head.temperature).logits(hidden.to(dtype))
-    log_p = torch.log_softmax(z, -1)
-    lse = torch.logsumexp(z, -1)
-    nll = -log_p.gather(1, target[:, None]).squeeze(1)
-    smoothing = spec.label_smoothing
-    loss = (1 - smoothing) * nll - smoothing * log_p.mean(1) + spec.z_loss * lse.square()
-    return {"loss": loss, "nll": nll, "lse": lse, "entropy": -(log_p.exp() * log_p).sum(1)}, z
+    return statistics(z, target, spec), z
 
 
 def maxima_of(z):

@@ -21,19 +21,15 @@ from mind.records import Question
 from mind.teacher.requests import user_turn
 
 GUIDE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
-PERSPECTIVE_IMPORTS = "from mind.perspectives import Perspective\n"
-ANSWER_TYPE_IMPORTS = (
-    "import re\nfrom mind.grading.answer_type import AnswerType\nfrom mind.records import Grade, Question\n"
-)
 LEAVES = Question("t", "A train leaves at 14:05 and takes 25 minutes. When does it arrive?", "14:30")
 
 
-def guide_module(heading: str, imports: str, folder: Path):
+def guide_module(heading: str, folder: Path):
     """A new module of the code block below the heading in CONTRIBUTING.md."""
     section = GUIDE.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
     (code,) = re.findall(r"<!-- tests/mind/test_adding.py runs this -->\n```python\n(.*?)```", section, re.DOTALL)
     path = folder / "added_by_the_guide.py"
-    path.write_text(f"from __future__ import annotations\n{imports}{code}")
+    path.write_text(f"from __future__ import annotations\n{code}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -43,14 +39,14 @@ def guide_module(heading: str, imports: str, folder: Path):
 @pytest.fixture
 def terse(tmp_path, monkeypatch) -> str:
     """The name of a ninth perspective."""
-    added = guide_module("Adding a perspective", PERSPECTIVE_IMPORTS, tmp_path).TERSE
+    added = guide_module("Adding a perspective", tmp_path).TERSE
     monkeypatch.setitem(PERSPECTIVES, added.name, added)
     return added.name
 
 
 @pytest.fixture
 def time_of_day(tmp_path, monkeypatch) -> None:
-    added = guide_module("Adding an answer type", ANSWER_TYPE_IMPORTS, tmp_path).TimeOfDay
+    added = guide_module("Adding an answer type", tmp_path).TimeOfDay
     monkeypatch.setattr(grading, "ANSWER_TYPES", (added(), *grading.ANSWER_TYPES))
 
 

@@ -49,6 +49,11 @@ def test_every_command_has_help_and_a_line_of_the_usage(help_of):
             assert re.search(rf"^  {shown}\s+\w", USAGE, re.M), shown
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["data"], ["data", "--help"]], ids=" ".join)
+def test_the_usage_names_the_commands(arguments, capsys):
+    assert main(arguments) == 0 and capsys.readouterr().out == USAGE + "\n"
+
+
 def test_the_short_names_are_the_same_commands(help_of):
     for name in ("generate", "judge", "filter"):
         assert COMMANDS[(name,)] is COMMANDS["data", name]

@@ -97,7 +97,7 @@ def test_the_options_are_those_of_the_method(tmp_path, easiest):
     with pytest.raises(MindError, match="c.json: options: unknown field depth"):
         load_run_config(tmp_path / "c.json")
     (tmp_path / "c.json").write_text('{"method": "magic"}')
-    with pytest.raises(MindError, match="method is 'magic': expected one of easiest, mind, sft"):
+    with pytest.raises(MindError, match="method is 'magic': expected one of .*easiest, .*mind, .*sft"):
         load_run_config(tmp_path / "c.json")
     with pytest.raises(MindError, match="method is 'magic'"):
         mind.train(MindConfig(output=str(tmp_path / "run"), method="magic"))

@@ -19,6 +19,7 @@ from tiny import NAMES, build_questions
 from mind.cli import main
 from mind.config import flat
 from mind.data.questions import save_questions
+from mind.methods import METHODS
 
 TIMING = ("step_s", "tokens_per_s", "peak_rss_mib")
 
@@ -287,7 +288,9 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder
     )
     expect_error([*arguments, "--student.attention", "flash_attention_2"], capsys, "flash_attention_2", "installed")
     expect_error([*arguments, "--student.attention", "flex_attention"], capsys, "no backward pass of it on a CPU")
-    expect_error([*arguments, "--method", "magic"], capsys, "method is 'magic': expected one of mind, sft")
+    expect_error(
+        [*arguments, "--method", "magic"], capsys, "method is 'magic': expected one of " + ", ".join(sorted(METHODS))
+    )
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
         expect_error(arguments, capsys, "this launch has 2 processes")
