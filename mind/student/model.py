@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
-from mind.student.tokenization import end_of_turn_id
+from mind.student.tokenization import Chat
 from mind_kernels import Head
 
 if TYPE_CHECKING:
@@ -26,14 +27,16 @@ _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, with LoRA adapters if the configuration asks for them, and its tokenizer.
 
-    Raises MindError for a model that cannot be found, has no LM head, or whose tokenizer has no chat template.
+    The model's generation stops where the chat template ends the assistant's turn, here and once it is saved. Warns of
+    what is unusual about the template. Raises MindError for a model that cannot be found or has no LM head, and for a
+    tokenizer whose chat template is missing or faulty.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name = str(embedded_student()) if config.model == EMBEDDED_STUDENT else config.model
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        end_of_turn_id(tokenizer)
+        chat = Chat(tokenizer)
         found: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=getattr(torch, config.dtype), output_loading_info=True
         )
@@ -43,6 +46,9 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     _check_head(model, config.model, sorted(loading["missing_keys"]))
     if config.attention != "auto":
         set_attention(model, config.attention)
+    for note in chat.template.notes:
+        warnings.warn(f"student.model {config.model}: {note}", RuntimeWarning, stacklevel=2)
+    _stop_at(model, chat.end_id)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return (_with_lora(model, config) if config.lora else model), tokenizer
@@ -60,6 +66,14 @@ def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
             f"student.model {name}: MIND needs an LM head that is a linear layer; "
             f"{type(model).__name__} has {'none' if head is None else type(head).__name__}"
         )
+
+
+def _stop_at(model: PreTrainedModel, token: int) -> None:
+    """Adds a token to those that end a generation, in what is saved with the model too."""
+    known = model.generation_config.eos_token_id
+    known = known if isinstance(known, list) else [] if known is None else [known]
+    if token not in known:
+        model.generation_config.eos_token_id = [token, *known]
 
 
 def _with_lora(model: PreTrainedModel, config: StudentConfig) -> Any:
