@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mind.grading.answers import extract_answer, is_correct
@@ -110,6 +111,11 @@ def _generate_batch(
     # On the left, so that every prompt ends where its continuation begins.
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+
+    def says_stop_text(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, width:])
+        return torch.tensor([cast(str, stop_text) in text for text in texts], device=ids.device)
+
     # A chat model's generation config often asks for sampling and for a repetition penalty: neither is greedy.
     output = cast(Any, model).generate(
         input_ids=ids,
@@ -123,8 +129,7 @@ def _generate_batch(
         repetition_penalty=1.0,
         pad_token_id=pad_id,
         eos_token_id=end_ids,
-        stop_strings=stop_text,
-        tokenizer=None if stop_text is None else tokenizer,
+        stopping_criteria=None if stop_text is None else [says_stop_text],
         use_cache=True,
     )
     ends = set(end_ids)
