@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _CONTEXTS = ("x", ".", "1", "\n")
 """What a text is encoded as the continuation of, whatever stands in front of it: the first that works."""
+_LAST_CHARACTERS = (".", "x", "1", ")", "]", "}", "!", "?", ":", "$", "*", "%", '"', "'")
+"""How rationales end."""
 
 
 def question_text(question: Question) -> str:
@@ -69,12 +71,13 @@ class Chat:
             for number, token in tokenizer.added_tokens_decoder.items()
             if token.special or (token.content in written and token.content.strip())
         } | {self.end_id: end_token}
+        self._looks_like_control = re.compile(f"(?={'|'.join(map(re.escape, self._controls.values()))})")
         if tokenizer.unk_token_id not in (self.end_id, tokenizer.eos_token_id):
             self._controls.pop(tokenizer.unk_token_id, None)  # stands for what the vocabulary lacks
-        self._looks_like_control = re.compile(f"(?={'|'.join(map(re.escape, self._controls.values()))})")
         last = max(template.between.rfind(token) for token in self._controls.values())
         start_of_turn = template.between[max(last, 0) :]
         self._start_contexts = (start_of_turn, *_CONTEXTS) if start_of_turn else _CONTEXTS
+        self._seam = self._find_seam()
 
     @property
     def stop_text(self) -> str | None:
@@ -93,17 +96,30 @@ class Chat:
     def rationale(self, question: Question, perspective: str, text: str) -> list[int]:
         """Token ids of a rationale, with which the assistant's turn begins."""
         place = f"question {question.id}: its {perspective} rationale"
-        return self._encode(place, text, before=self.template.lead, contexts=self._start_contexts)
+        return self._encode(place, text, before=self.template.lead, after=self._seam, contexts=self._start_contexts)
 
     def suffix(self, question: Question) -> list[int]:
         """Token ids of the answer suffix with the end of the turn, whatever the rationale."""
         place = f"question {question.id}: its answer"
-        ids = self._encode(place, suffix(question.answer), after=self.template.end, contexts=_CONTEXTS)
+        text = suffix(question.answer).removeprefix(self._seam)
+        ids = self._encode(place, text, after=self.template.end, contexts=_CONTEXTS)
         return ids if self.template.end_token else [*ids, self.end_id]
 
     def text(self, text: str) -> list[int]:
         """Token ids of a text on its own, outside the template."""
         return self._encode(f"the text {text[:40]!r}", text)
+
+    def _find_seam(self) -> str:
+        """The start of the suffix that tokens of a rationale may reach into, and that is encoded with it: nothing, or
+        the line break, which many tokenizers join to the full stop in front of it."""
+        text = suffix("1")
+        for seam in ("", text[:1]):
+            ends = [self._ids(character + seam) for character in _LAST_CHARACTERS]
+            whole = [self._ids(character + text) for character in _LAST_CHARACTERS]
+            rest = {tuple(ids[len(end) :]) for end, ids in zip(ends, whole, strict=True) if ids[: len(end)] == end}
+            if len(rest) == 1 and all(ids[: len(end)] == end for end, ids in zip(ends, whole, strict=True)):
+                return seam
+        return ""
 
     def _encode(
         self, place: str, text: str, *, before: str = "", after: str = "", contexts: Sequence[str] = ()
@@ -154,17 +170,17 @@ class Chat:
                 f"model.resize_token_embeddings({len(self.tokenizer)}) adds what is missing"
             )
 
-    def changes(self, question_id: str, text: str, ids: Sequence[int]) -> list[str]:
-        """What the tokenizer makes of a text of a question, in words; empty if it keeps the text.
-
-        `ids` are those of the text with what the template writes around it.
-        """
-        read, text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip(), text.strip()
-        if text in read:
-            return []
-        same = next((i for i, (one, other) in enumerate(zip(text, read, strict=False)) if one != other), 0)
-        start = max(0, same - 10)
-        return [f"question {question_id}: {text[start : same + 20]!r} becomes {read[start : same + 20]!r}"]
+    def change(self, texts: Sequence[str], ids: Sequence[int]) -> str | None:
+        """The first of the texts that cannot be read off the `ids` of their sequence, and what becomes of it, in words;
+        None if they are all there."""
+        read = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        lost = next((text.strip() for text in texts if text.strip() not in read), None)
+        if lost is None:
+            return None
+        alone = self.tokenizer.decode(self._ids(lost), clean_up_tokenization_spaces=False).strip()
+        differ = (i for i, (one, other) in enumerate(zip(lost, alone, strict=False)) if one != other)
+        start = max(0, next(differ, 0) - 10)
+        return f"{lost[start : start + 30]!r} becomes {alone[start : start + 30]!r}"
 
 
 def tokenize(
@@ -181,11 +197,10 @@ def tokenize(
     """
     slots = {name: k for k, name in enumerate(perspectives)}
     chat = Chat(tokenizer, rows)
-    changes: list[str] = []
+    changes = []
     tokenized = []
     for question in questions:
         prompt, ending = chat.prompt(question), chat.suffix(question)
-        changes += chat.changes(question.id, suffix(question.answer), ending)
         rationales = {}
         for rationale in question.rationales:
             if rationale.perspective not in slots:
@@ -194,7 +209,6 @@ def tokenize(
                     f"the configuration names {', '.join(perspectives)}"
                 )
             ids = chat.rationale(question, rationale.perspective, rationale.text)
-            changes += chat.changes(question.id, rationale.text, ids)
             length = len(prompt) + len(ids) + len(ending)
             if length > max_length:
                 raise MindError(
@@ -202,12 +216,14 @@ def tokenize(
                     f"{length} tokens; student.max_length is {max_length}"
                 )
             rationales[slots[rationale.perspective]] = tuple(ids)
+            texts = (question_text(question), rationale.text, suffix(question.answer))
+            if change := chat.change(texts, [*prompt, *ids, *ending]):
+                changes.append(f"question {question.id}: {change}")
         tokenized.append(TokenizedQuestion(question.id, tuple(prompt), rationales, tuple(ending)))
     if changes:
-        texts = sum(1 + len(question.rationales) for question in questions)
         warnings.warn(
-            f"the tokenizer changes {len(changes)} of {texts} rationales and answers, which the student learns as "
-            f"changed; {changes[0]}",
+            f"the tokenizer changes texts in {len(changes)} of {sum(len(one.rationales) for one in tokenized)} "
+            f"sequences, and the student learns the changed ones; {changes[0]}",
             RuntimeWarning,
             stacklevel=2,
         )
