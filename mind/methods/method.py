@@ -27,6 +27,7 @@ from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Section
+from mind.student.adapters import check_adapters
 from mind.student.tokenization import embedding_rows, tokenize
 from mind_kernels import Head, RowStats
 
@@ -63,9 +64,10 @@ class MethodContext:
     ) -> MethodContext:
         """Tokenizes the questions, plans the steps, and chooses attention and packing, for the `others` too.
 
-        Raises MindError for questions that do not fit into the configured lengths and for an attention that is not
-        there.
+        Raises MindError for questions that do not fit into the configured lengths, for an attention that is not there
+        and for adapters that cannot be trained or merged.
         """
+        check_adapters(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         data, rows = config.data, embedding_rows(model)
         tokenized = tokenize(questions, tokenizer, data.perspectives, config.student.max_length, rows)

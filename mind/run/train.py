@@ -28,6 +28,7 @@ from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import write_run_report
 from mind.run.trainer import MethodTrainer
 from mind.run_folder import RunFolder
+from mind.student.adapters import merged
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
 
@@ -122,10 +123,7 @@ def _evaluate(
 def _save_student(trainer: MethodTrainer) -> None:
     """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
     folder, method = trainer.folder, trainer.method
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    model.save_pretrained(folder.student)
+    merged(trainer.accelerator.unwrap_model(trainer.model)).save_pretrained(folder.student)
     trainer.context.tokenizer.save_pretrained(folder.student)
     folder.save_method(method.state_dict(), method.networks())
 

@@ -29,6 +29,7 @@ from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.metrics import StepMeter, peak_memory, row_metrics, step_work
 from mind.run.step_sums import StepSums
 from mind.run_folder import RunFolder
+from mind.student.adapters import check_gradients
 from mind.student.model import causal_lm, head_of
 
 
@@ -60,6 +61,7 @@ class MethodTrainer(Trainer):
         self.context, self.method = context, method
         self.folder = RunFolder(context.config.output)
         self.meter = StepMeter(context.config.data.perspectives)
+        self._gradients_checked = False
         self._steps = PlannedSteps(context)
         self._steps_per_epoch = len(context.steps) * len(context.tokenized) / sum(map(len, context.steps))
         super().__init__(
@@ -177,10 +179,17 @@ class MethodTrainer(Trainer):
             self.accelerator.backward(terms.loss)
             sums.add(terms)
             sums.add_number("trained_tokens", batch.total_tokens)
+            self._check_gradients(student)
         totals = sums.over_processes(self.args.world_size)
         if self.args.world_size > 1:
             self._add_up_gradients()
         return totals
+
+    def _check_gradients(self, student: nn.Module) -> None:
+        """Checks once, after the first backward pass."""
+        if not self._gradients_checked:
+            check_gradients(student.named_parameters())
+            self._gradients_checked = True
 
     def _observe(self, student: nn.Module, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> StepSums:
         """This process's share of forward passes without a graph over the chosen (Q, K) rationales."""

@@ -15,6 +15,7 @@ from torch import nn
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
+from mind.student.adapters import linear_of
 from mind.student.tokenization import Chat
 from mind_kernels import Head
 
@@ -156,10 +157,11 @@ def attention_of(model: PreTrainedModel) -> str:
 
 
 def head_of(model: nn.Module) -> Head:
-    """The LM head, with the softcap and the scale of its logits that the model's configuration names (Gemma, Cohere,
-    Granite)."""
+    """The LM head, its adapters included, with the softcap and the scale of its logits that the model's configuration
+    names (Gemma, Cohere, Granite)."""
     model = causal_lm(model)
     head: Any = model.get_output_embeddings()
     config = model.config.get_text_config()
+    weight, bias = linear_of(head)
     temperature = getattr(config, "logits_scaling", None) or 1.0 / (getattr(config, "logit_scale", None) or 1.0)
-    return Head(head.weight, head.bias, getattr(config, "final_logit_softcapping", None), temperature)
+    return Head(weight, bias, getattr(config, "final_logit_softcapping", None), temperature)
