@@ -1,4 +1,4 @@
-"""PEFT's adapters: loss, gradients and the saved student against the model's own logits; what cannot be right is refused."""
+"""PEFT's adapters: loss, gradients and the saved student are those of the model's own logits, or they are refused."""
 
 from __future__ import annotations
 
