@@ -92,10 +92,14 @@ def _read(tokenizer: PreTrainedTokenizerBase, source: str, parts: bool) -> ChatT
     ]:
         if (count := text.count(mark)) != 1:
             raise MindError(f"writes {what} {f'{count} times' if count else 'not at all, or changed'}")
+    if parts and re.search(r"""["']type["']: ?["']text["']""", asked):
+        raise MindError("writes lists of parts as they are in memory")
     if finished.index(_ANSWER) < finished.index(_QUESTION):
         raise MindError("writes the answer before the question")
     before, between = asked.split(_QUESTION)
     written, after = finished.split(_ANSWER)
+    if written.endswith(_QUESTION):
+        raise MindError("writes nothing between the question and the answer")
     notes = []
     if source != tokenizer.get_chat_template():
         notes.append(f"its chat template writes the date: it is {TODAY:%d %B %Y} in all prompts")
@@ -109,13 +113,10 @@ def _read(tokenizer: PreTrainedTokenizerBase, source: str, parts: bool) -> ChatT
         )
     end, end_token = _end(after, [token.content for token in tokenizer.added_tokens_decoder.values()])
     if end_token is None:
-        ending = f"by text ({end!r})" if end else "by nothing"
+        ending = f"ends an answer by text, {end!r}," if end else "writes nothing after an answer"
         if tokenizer.eos_token_id is None:
-            raise MindError(f"ends the assistant's turn {ending}, and the tokenizer has no end-of-sequence token")
-        notes.append(
-            f"its chat template ends the assistant's turn {ending}, not by a control token: "
-            f"the student learns to write {tokenizer.eos_token} after it"
-        )
+            raise MindError(f"{ending} and the tokenizer has no end-of-sequence token")
+        notes.append(f"its chat template {ending} and no token: the student learns to end by {tokenizer.eos_token}")
     return ChatTemplate(source, parts, before, between, lead, end, end_token, tuple(notes))
 
 
