@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mind.errors import MindError, require
 
 
-def linear_of(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def linear_of(module: Any) -> tuple[Tensor, Tensor | None]:
     """The weight (V, D) and the bias (V,) that a linear layer computes with, its adapters included, with their graph.
 
     `module` is an nn.Linear, or what PEFT makes of one: with adapters of LoRA, a copy that is trained whole
@@ -30,7 +30,8 @@ def linear_of(module: nn.Module) -> tuple[Tensor, Tensor | None]:
         whole = not module.disable_adapters and module.active_adapters
         return linear_of(module.modules_to_save[module.active_adapters[0]] if whole else module.original_module)
     if isinstance(module, TrainableTokensWrapper):
-        return module.weight, linear_of(module.original_module)[1]
+        weight: Any = module.weight  # of the rows as they are now
+        return weight, linear_of(module.original_module)[1]
     kinds = [type(variant).__name__ for variant in getattr(module, "lora_variant", {}).values()]
     require(
         type(module) is lora.Linear and not kinds,

@@ -61,9 +61,10 @@ class Chat:
         its answer once each and in order. The methods raise one that names the question whose text cannot be encoded.
         """
         self.template = template = read_template(tokenizer)
-        self.tokenizer, self._rows = tokenizer, rows
-        end_token = template.end_token or tokenizer.eos_token
-        self.end_id: int = tokenizer.convert_tokens_to_ids(end_token)
+        self.tokenizer: Any = tokenizer
+        self._rows = rows
+        end_token: str = template.end_token or self.tokenizer.eos_token
+        self.end_id: int = self.tokenizer.convert_tokens_to_ids(end_token)
         written = template.before + template.between + template.lead + template.end
         # A token that is not special, such as a run of spaces, is text like any other unless the template writes it.
         self._controls = {
@@ -72,8 +73,8 @@ class Chat:
             if token.special or (token.content in written and token.content.strip())
         } | {self.end_id: end_token}
         self._looks_like_control = re.compile(f"(?={'|'.join(map(re.escape, self._controls.values()))})")
-        if tokenizer.unk_token_id not in (self.end_id, tokenizer.eos_token_id):
-            self._controls.pop(tokenizer.unk_token_id, None)  # stands for what the vocabulary lacks
+        if self.tokenizer.unk_token_id not in (self.end_id, self.tokenizer.eos_token_id):
+            self._controls.pop(self.tokenizer.unk_token_id, None)  # stands for what the vocabulary lacks
         last = max(template.between.rfind(token) for token in self._controls.values())
         start_of_turn = template.between[max(last, 0) :]
         self._start_contexts = (start_of_turn, *_CONTEXTS) if start_of_turn else _CONTEXTS
@@ -114,10 +115,11 @@ class Chat:
         the line break, which many tokenizers join to the full stop in front of it."""
         text = suffix("1")
         for seam in ("", text[:1]):
-            ends = [self._ids(character + seam) for character in _LAST_CHARACTERS]
-            whole = [self._ids(character + text) for character in _LAST_CHARACTERS]
-            rest = {tuple(ids[len(end) :]) for end, ids in zip(ends, whole, strict=True) if ids[: len(end)] == end}
-            if len(rest) == 1 and all(ids[: len(end)] == end for end, ids in zip(ends, whole, strict=True)):
+            rests = set()
+            for character in _LAST_CHARACTERS:
+                end, whole = self._ids(character + seam), self._ids(character + text)
+                rests.add(tuple(whole[len(end) :]) if whole[: len(end)] == end else None)
+            if len(rests) == 1 and None not in rests:
                 return seam
         return ""
 
