@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
 from mind.student.adapters import linear_of
+from mind.student.text_parts import parts_without_text
 from mind.student.tokenization import Chat
 from mind_kernels import Head
 
@@ -52,7 +55,15 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     _stop_at(model, chat.end_id)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return (_with_lora(model, config) if config.lora else model), tokenizer
+    if idle := parts_without_text(model):
+        warnings.warn(
+            f"student.model {config.model}: text does not reach {', '.join(idle)}, which is left as it is",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        for name in idle:
+            model.get_submodule(name).requires_grad_(False)
+    return (_with_lora(model, config, idle) if config.lora else model), tokenizer
 
 
 def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
@@ -77,7 +88,7 @@ def _stop_at(model: PreTrainedModel, token: int) -> None:
         model.generation_config.eos_token_id = [token, *known]
 
 
-def _with_lora(model: PreTrainedModel, config: StudentConfig) -> Any:
+def _with_lora(model: PreTrainedModel, config: StudentConfig, idle: Sequence[str]) -> Any:
     if importlib.util.find_spec("peft") is None:
         raise MindError("student.lora needs the package peft: pip install 'mind-kernels[lora]'")
     from peft import LoraConfig, get_peft_model
@@ -89,6 +100,7 @@ def _with_lora(model: PreTrainedModel, config: StudentConfig) -> Any:
                 r=config.lora_rank,
                 lora_alpha=config.lora_alpha,
                 target_modules=list(config.lora_targets),
+                exclude_modules="|".join(rf"{re.escape(name)}\..*" for name in idle) or None,
                 task_type="CAUSAL_LM",
             ),
         )
