@@ -173,23 +173,20 @@ class MethodTrainer(Trainer):
         """The sums of a step and its L_real, over all processes; the gradients, too, are of all processes."""
         sums = self._observe(student, plan.questions, plan.observed)
         sums.add_number("trained_tokens", 0)
-        for batch in self._micro_batches(plan.questions, plan.trained):
+        batches = self._micro_batches(plan.questions, plan.trained)
+        for batch in batches:
             with self.accelerator.autocast():
                 terms = self.method.loss(labeled_hidden(student, batch), head_of(student), batch, plan)
             self.accelerator.backward(terms.loss)
             sums.add(terms)
             sums.add_number("trained_tokens", batch.total_tokens)
-            self._check_gradients(student)
+        if batches and not self._gradients_checked:
+            check_gradients(student.named_parameters())
+            self._gradients_checked = True
         totals = sums.over_processes(self.args.world_size)
         if self.args.world_size > 1:
             self._add_up_gradients()
         return totals
-
-    def _check_gradients(self, student: nn.Module) -> None:
-        """Checks once, after the first backward pass."""
-        if not self._gradients_checked:
-            check_gradients(student.named_parameters())
-            self._gradients_checked = True
 
     def _observe(self, student: nn.Module, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> StepSums:
         """This process's share of forward passes without a graph over the chosen (Q, K) rationales."""
