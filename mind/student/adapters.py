@@ -60,6 +60,13 @@ def _with_lora(module: Any) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
+def original(module: Any) -> Any:
+    """The module that PEFT has put something around, or the module itself."""
+    if not _wrapped(module):
+        return module
+    return original(module.get_base_layer() if hasattr(module, "get_base_layer") else module.original_module)
+
+
 def merged(model: Any) -> Any:
     """The model with its adapters merged into its weights; the model itself if it has none.
 
@@ -71,7 +78,7 @@ def merged(model: Any) -> Any:
     base = model.get_base_model()
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]
     adapted = any(map(_wrapped, ends))
-    embeddings, head = map(_original, ends)
+    embeddings, head = map(original, ends)
     if adapted and head.weight is embeddings.weight:
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     base = model.merge_and_unload()
@@ -121,13 +128,6 @@ def _wrapped(module: nn.Module) -> bool:
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     return isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
-
-
-def _original(module: Any) -> Any:
-    """The module as it was before PEFT."""
-    if not _wrapped(module):
-        return module
-    return _original(module.get_base_layer() if hasattr(module, "get_base_layer") else module.original_module)
 
 
 def _weight_and_bias(module: Any) -> tuple[Tensor, Tensor | None]:

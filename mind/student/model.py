@@ -17,7 +17,7 @@ from torch import nn
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
-from mind.student.adapters import linear_of
+from mind.student.adapters import check_adapters, linear_of, original
 from mind.student.text_parts import parts_without_text
 from mind.student.tokenization import Chat
 from mind_kernels import Head
@@ -72,7 +72,7 @@ def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
             f"student.model {name}: MIND needs a causal language model with its LM head; "
             f"this one lacks the weights {', '.join(missing[:3])}{' ...' if missing[3:] else ''}"
         )
-    head = model.get_output_embeddings()
+    head = original(model.get_output_embeddings())
     if not isinstance(head, nn.Linear):
         raise MindError(
             f"student.model {name}: MIND needs an LM head that is a linear layer; "
@@ -91,6 +91,7 @@ def _stop_at(model: PreTrainedModel, token: int) -> None:
 def _with_lora(model: PreTrainedModel, config: StudentConfig, idle: Sequence[str]) -> Any:
     if importlib.util.find_spec("peft") is None:
         raise MindError("student.lora needs the package peft: pip install 'mind-kernels[lora]'")
+    check_adapters(model)
     from peft import LoraConfig, get_peft_model
 
     try:

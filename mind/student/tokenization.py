@@ -82,8 +82,8 @@ class Chat:
 
     @property
     def stop_text(self) -> str | None:
-        """The text that ends a turn in place of a control token; None if there is none."""
-        return None if self.template.end_token else self.template.end.strip() or None
+        """The text that ends a turn, in place of a control token or in front of it; None if there is none."""
+        return self.template.end.removesuffix(self.template.end_token or "").strip() or None
 
     def prompt(self, question: Question) -> list[int]:
         """Token ids of the user's turn, up to where the assistant begins."""

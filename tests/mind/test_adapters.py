@@ -6,14 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
-from tiny import build_model
+from tiny import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 
 from mind.batches.packing import plain_pack
 from mind.batches.trunk import pack_hidden
+from mind.config import StudentConfig
 from mind.errors import MindError
 from mind.student.adapters import check_adapters, check_gradients, merged
-from mind.student.model import head_of
+from mind.student.model import head_of, load_student
 from mind_kernels import linear_cross_entropy
 
 IDS = torch.randint(3, 250, (24,), generator=torch.Generator().manual_seed(0))
@@ -120,11 +121,19 @@ def test_adapters_that_would_go_wrong_are_refused(options, message):
         check_adapters(adapted(False, **options))
 
 
-def test_a_student_from_a_folder_of_adapters_is_refused():
-    model = build_model()
-    model.add_adapter(LoraConfig(target_modules=["q_proj"]))
+def test_a_student_from_a_folder_of_adapters_is_evaluated_and_not_trained(model_folder, tmp_path):
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder), LoraConfig(target_modules=["lm_head"]))
+    torch.nn.init.normal_(model.get_base_model().lm_head.lora_B["default"].weight)
+    model.save_pretrained(tmp_path / "adapters")
+    build_tokenizer().save_pretrained(tmp_path / "adapters")
+    student, _ = load_student(StudentConfig(model=str(tmp_path / "adapters")))
+    with torch.no_grad():
+        hidden, head = pack_hidden(student, plain_pack([IDS.tolist()])), head_of(student)
+        torch.testing.assert_close(hidden @ head.weight.T, model(input_ids=IDS[None]).logits[0])
     with pytest.raises(MindError, match="folder of adapters: merge them"):
-        check_adapters(model)
+        check_adapters(student)
+    with pytest.raises(MindError, match="folder of adapters: merge them"):
+        load_student(StudentConfig(model=str(tmp_path / "adapters"), lora=True))
 
 
 def test_parameters_without_a_gradient_are_named():

@@ -194,6 +194,7 @@ def test_what_is_unusual_is_said_at_load(template, notes, model_folder):
         ("<|im_start|>", 1, [0, 1]),
         ("\n<|im_start|>", [1, 5], [0, 1, 5]),
         ("[END]", 0, [1, 0]),
+        ("[END]<|im_end|>", 0, [1, 0]),
     ],
 )
 def test_generation_stops_where_the_template_ends_a_turn(end, known, expected, model_folder, tmp_path):
@@ -208,4 +209,4 @@ def test_generation_stops_where_the_template_ends_a_turn(end, known, expected, m
     assert end_of_turn_id(tokenizer) in (expected if isinstance(expected, list) else [expected])
     model.save_pretrained(tmp_path / "saved")
     assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == expected
-    assert Chat(tokenizer).stop_text == ("[END]" if end == "[END]" else None)
+    assert Chat(tokenizer).stop_text == ("[END]" if "[END]" in end else None)
