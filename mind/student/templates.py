@@ -65,9 +65,10 @@ def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     Raises MindError for a tokenizer without a template, and for a template that does not write a question and its
     answer once each, in this order.
     """
+    name = tokenizer.name_or_path or "the student"
     if not getattr(tokenizer, "chat_template", None):
         raise MindError(
-            f"{tokenizer.name_or_path}: its tokenizer has no chat template; MIND trains chat models: "
+            f"{name}: its tokenizer has no chat template; MIND trains chat models: "
             "take the model's chat version, or put a chat_template.jinja into its folder"
         )
     faults = []
@@ -77,7 +78,7 @@ def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
         except MindError as error:
             faults.append(str(error))
     raise MindError(
-        f"{tokenizer.name_or_path}: its chat template {faults[0]}, with texts and with lists of parts as content; "
+        f"{name}: its chat template {faults[0]}, with texts and with lists of parts as content; "
         "mend the chat_template.jinja in the model's folder"
     )
 
@@ -156,11 +157,11 @@ def _dated(tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         source = tokenizer.get_chat_template()
     except ValueError as error:  # several templates, and none is the default
-        raise MindError(f"{tokenizer.name_or_path}: {error}") from error
+        raise MindError(f"cannot be chosen: {error}") from error
     source = _DATE.sub(lambda call: repr(TODAY.strftime(call[2])), source)
     if re.search(r"strftime_now\s*\(", source):
         raise MindError(
-            f"{tokenizer.name_or_path}: its chat template asks for the date in a format that it computes: "
-            "prompts would differ from day to day; write the format into the call of strftime_now"
+            "asks for the date in a format that it computes, so that prompts would differ from day to day "
+            "(write the format into the call of strftime_now)"
         )
     return source

@@ -89,7 +89,10 @@ class Chat:
         """Token ids of the user's turn, up to where the assistant begins."""
         place, text = f"question {question.id}: its text", question_text(question)
         _check_characters(place, text)
-        content = self.template.content(text, self.tokenizer)
+        try:
+            content = self.template.content(text, self.tokenizer)
+        except MindError as error:
+            raise MindError(f"{place}: the chat template {error}") from error
         if content is None:
             raise MindError(f"{place} is changed by the chat template, or surrounded by something else than others are")
         return self._encode(place, content, before=self.template.before, after=self.template.between)

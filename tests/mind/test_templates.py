@@ -141,6 +141,13 @@ def test_a_question_that_the_template_changes_is_named():
         prompt_ids(Question("thinks", "What is <think>a</think>?", "1"), with_template(template))
 
 
+def test_a_question_that_the_template_refuses_is_named():
+    template = turns("{% if '{{' in m['content'] %}{{ raise_exception('no braces') }}{% endif %}{{ m['content'] }}")
+    assert sequence(template) == USUAL
+    with pytest.raises(MindError, match="question b: its text: the chat template cannot be rendered: .* no braces"):
+        prompt_ids(Question("b", "What is {{?", "1"), with_template(template))
+
+
 @pytest.mark.parametrize("format", ["%d %B %Y", "%Y-%m-%d"])
 def test_the_date_is_the_same_on_all_days(format, monkeypatch):
     template = f"Today: {{{{ strftime_now('{format}') }}}}\n" + turns()
