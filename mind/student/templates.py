@@ -86,21 +86,11 @@ def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
 def _read(tokenizer: PreTrainedTokenizerBase, source: str, parts: bool) -> ChatTemplate:
     asked = _render(tokenizer, source, _turns(parts, _QUESTION))
     finished = _render(tokenizer, source, _turns(parts, _QUESTION, _ANSWER))
-    for what, mark, text in [
-        ("the question", _QUESTION, asked),
-        ("the question", _QUESTION, finished),
-        ("the answer", _ANSWER, finished),
-    ]:
-        if (count := text.count(mark)) != 1:
-            raise MindError(f"writes {what} {f'{count} times' if count else 'not at all, or changed'}")
+    _check_order(asked, finished)
     if parts and re.search(r"""["']type["']: ?["']text["']""", asked):
         raise MindError("writes lists of parts as they are in memory")
-    if finished.index(_ANSWER) < finished.index(_QUESTION):
-        raise MindError("writes the answer before the question")
     before, between = asked.split(_QUESTION)
     written, after = finished.split(_ANSWER)
-    if written.endswith(_QUESTION):
-        raise MindError("writes nothing between the question and the answer")
     notes = []
     if source != tokenizer.get_chat_template():
         notes.append(f"its chat template writes the date: it is {TODAY:%d %B %Y} in all prompts")
@@ -121,7 +111,23 @@ def _read(tokenizer: PreTrainedTokenizerBase, source: str, parts: bool) -> ChatT
     return ChatTemplate(source, parts, before, between, lead, end, end_token, tuple(notes))
 
 
+def _check_order(asked: str, finished: str) -> None:
+    """Raises MindError unless question and answer are there once each, in order, and apart."""
+    for what, mark, text in [
+        ("the question", _QUESTION, asked),
+        ("the question", _QUESTION, finished),
+        ("the answer", _ANSWER, finished),
+    ]:
+        if (count := text.count(mark)) != 1:
+            raise MindError(f"writes {what} {f'{count} times' if count else 'not at all, or changed'}")
+    if finished.index(_ANSWER) < finished.index(_QUESTION):
+        raise MindError("writes the answer before the question")
+    if _QUESTION + _ANSWER in finished:
+        raise MindError("writes nothing between the question and the answer")
+
+
 def _end(after: str, tokens: Sequence[str]) -> tuple[str, str | None]:
+    """`ChatTemplate.end` and `end_token`, from what follows the answer; the longest of the tokens that begin first."""
     first = min(
         ((after.index(token), -len(token), token) for token in tokens if token.strip() and token in after),
         default=None,
