@@ -113,10 +113,10 @@ def check_gradients(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Non
     """Raises MindError for parameters to train that no gradient has reached in a backward pass: their names."""
     left = [name for name, parameter in named_parameters if parameter.requires_grad and parameter.grad is None]
     if left:
+        more = f" ... ({len(left)} in all)" if left[3:] else ""
         raise MindError(
-            f"{len(left)} parameters are to be trained and take no part in the loss: {', '.join(left[:3])}"
-            f"{' ...' if left[3:] else ''}; leave them out of the adapters' target_modules, or set their requires_grad "
-            "to False"
+            f"parameters that take no part in the loss are to be trained: {', '.join(left[:3])}{more}; "
+            "leave them out of the adapters' target_modules, or set their requires_grad to False"
         )
 
 
