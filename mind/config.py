@@ -39,7 +39,7 @@ class StudentConfig:
     lora_alpha: int = 32
     """The adapters' output is scaled by lora_alpha / lora_rank."""
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the linear layers that get one."""
+    """Names of the layers that get one; the head and the embeddings may be among them."""
 
     def __post_init__(self) -> None:
         require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")

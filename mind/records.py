@@ -96,8 +96,9 @@ class Verdict:
 class TokenizedQuestion:
     """A question's token ids: each training sequence is prompt + rationale + suffix.
 
-    The suffix ("\\n#### " + answer + end of turn) is tokenized on its own, so its ids are the same after every
-    rationale: that aligns the answer distributions of the perspectives.
+    The suffix ("\\n#### " + answer + end of turn) has the same ids after every rationale: that aligns the answer
+    distributions of the perspectives. A line break that the tokenizer joins to what stands in front of it belongs to
+    the rationales instead.
     """
 
     id: str

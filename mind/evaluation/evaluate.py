@@ -14,7 +14,7 @@ from mind.batches.cross_entropy import rationale_losses
 from mind.config import EvaluationConfig
 from mind.evaluation.generation import accuracy, generate_responses
 from mind.records import PackOptions, Question, TokenizedQuestion
-from mind.student.tokenization import prompt_ids
+from mind.student.tokenization import Chat, embedding_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,6 +53,14 @@ def heldout_nll(
     }
 
 
+def evaluation_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+) -> list[list[int]]:
+    """Token ids that the answers to the questions continue; raises MindError for a question that has none."""
+    chat = Chat(tokenizer, embedding_rows(model))
+    return [chat.prompt(question) for question in questions]
+
+
 def answer_accuracy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -76,7 +84,7 @@ def answer_accuracy(
     results = {}
     for label, questions in files.items():
         questions = questions[: config.questions]
-        prompts = [prompt_ids(question, tokenizer) for question in questions]
+        prompts = evaluation_prompts(model, tokenizer, questions)
         with tqdm(total=len(questions), unit="question", desc=f"generation, {label}", leave=False) as bar:
             responses = generate_responses(
                 model,
@@ -84,6 +92,7 @@ def answer_accuracy(
                 prompts,
                 max_new_tokens=config.max_new_tokens,
                 batch_size=config.batch_size,
+                stop_text=Chat(tokenizer).stop_text,
                 progress=lambda done, bar=bar: bar.update(done - bar.n),
             )
         result = accuracy(responses, questions)

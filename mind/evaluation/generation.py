@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mind.grading.answers import extract_answer, is_correct
@@ -38,14 +40,15 @@ def generate_responses(
     *,
     max_new_tokens: int,
     batch_size: int,
+    stop_text: str | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[str]:
     """The greedy continuation of each prompt (token ids), in the order of `prompts`, without special tokens.
 
-    A response ends before the end-of-sequence tokens of the model's generation config and of the tokenizer, or at
-    `max_new_tokens` tokens. `progress` gets the number of responses done so far, after each batch. The model is in
-    evaluation mode meanwhile and gets back the mode that it had. Raises ValueError for a prompt without tokens, a
-    batch size or a token limit below 1, and a tokenizer and model without an end-of-sequence token.
+    A response ends before the end-of-sequence tokens of the model's generation config and of the tokenizer, before
+    `stop_text`, or at `max_new_tokens` tokens. `progress` gets the number of responses done so far, after each batch.
+    The model is in evaluation mode meanwhile and gets back the mode that it had. Raises ValueError for a prompt without
+    tokens, a batch size or a token limit below 1, and a tokenizer and model without an end-of-sequence token.
     """
     if batch_size < 1 or max_new_tokens < 1:
         raise ValueError(f"batch_size {batch_size} and max_new_tokens {max_new_tokens}: expected at least 1")
@@ -61,7 +64,8 @@ def generate_responses(
     try:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            texts = _generate_batch(model, tokenizer, [prompts[index] for index in batch], max_new_tokens, end_ids)
+            chosen = [prompts[index] for index in batch]
+            texts = _generate_batch(model, tokenizer, chosen, max_new_tokens, end_ids, stop_text)
             for index, text in zip(batch, texts, strict=True):
                 responses[index] = text
             if progress is not None:
@@ -100,12 +104,18 @@ def _generate_batch(
     prompts: list[list[int]],
     max_new_tokens: int,
     end_ids: list[int],
+    stop_text: str | None,
 ) -> list[str]:
     width = max(map(len, prompts))
     pad_id = end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     # On the left, so that every prompt ends where its continuation begins.
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+
+    def says_stop_text(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, width:])
+        return torch.tensor([cast(str, stop_text) in text for text in texts], device=ids.device)
+
     # A chat model's generation config often asks for sampling and for a repetition penalty: neither is greedy.
     output = cast(Any, model).generate(
         input_ids=ids,
@@ -119,9 +129,13 @@ def _generate_batch(
         repetition_penalty=1.0,
         pad_token_id=pad_id,
         eos_token_id=end_ids,
+        stopping_criteria=None if stop_text is None else [says_stop_text],
         use_cache=True,
     )
-    return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    ends = set(end_ids)
+    answers = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in output[:, width:].tolist()]
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return texts if stop_text is None else [text.partition(stop_text)[0] for text in texts]
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -27,7 +27,8 @@ from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Section
-from mind.student.tokenization import tokenize
+from mind.student.adapters import check_adapters
+from mind.student.tokenization import embedding_rows, tokenize
 from mind_kernels import Head, RowStats
 
 if TYPE_CHECKING:
@@ -63,11 +64,13 @@ class MethodContext:
     ) -> MethodContext:
         """Tokenizes the questions, plans the steps, and chooses attention and packing, for the `others` too.
 
-        Raises MindError for questions that do not fit into the configured lengths and for an attention that is not
-        there.
+        Raises MindError for questions that do not fit into the configured lengths, for an attention that is not there
+        and for adapters that cannot be trained or merged.
         """
+        check_adapters(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        tokenized = tokenize(questions, tokenizer, config.data.perspectives, config.student.max_length)
+        data, rows = config.data, embedding_rows(model)
+        tokenized = tokenize(questions, tokenizer, data.perspectives, config.student.max_length, rows)
         steps = plan_steps(tokenized, config.train)
         attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *others], device)
         return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options)

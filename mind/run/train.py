@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from mind.config import MindConfig
 from mind.errors import MindError, require
-from mind.evaluation.evaluate import answer_accuracy, heldout_nll
+from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
 from mind.methods import method_class, with_options
 from mind.methods.method import MethodContext
 from mind.records import TokenizedQuestion
@@ -28,8 +28,9 @@ from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import write_run_report
 from mind.run.trainer import MethodTrainer
 from mind.run_folder import RunFolder
+from mind.student.adapters import merged
 from mind.student.model import load_student
-from mind.student.tokenization import tokenize
+from mind.student.tokenization import embedding_rows, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,7 +60,10 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
     set_seed(config.train.seed)
     model, tokenizer = load_student(config.student)
     _check_length(model, config)
-    heldout = tokenize(data.heldout, tokenizer, config.data.perspectives, config.student.max_length)
+    names, rows = config.data.perspectives, embedding_rows(model)
+    heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
+    for questions in data.evaluation.values():
+        evaluation_prompts(model, tokenizer, questions)  # what cannot be encoded is said before the evaluation begins
     context = MethodContext.build(config, model, tokenizer, data.train, heldout)
 
     last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None)) if resume else (0, None)
@@ -119,10 +123,7 @@ def _evaluate(
 def _save_student(trainer: MethodTrainer) -> None:
     """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
     folder, method = trainer.folder, trainer.method
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    model.save_pretrained(folder.student)
+    merged(trainer.accelerator.unwrap_model(trainer.model)).save_pretrained(folder.student)
     trainer.context.tokenizer.save_pretrained(folder.student)
     folder.save_method(method.state_dict(), method.networks())
 

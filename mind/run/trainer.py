@@ -29,6 +29,7 @@ from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.metrics import StepMeter, peak_memory, row_metrics, step_work
 from mind.run.step_sums import StepSums
 from mind.run_folder import RunFolder
+from mind.student.adapters import check_gradients
 from mind.student.model import causal_lm, head_of
 
 
@@ -60,6 +61,7 @@ class MethodTrainer(Trainer):
         self.context, self.method = context, method
         self.folder = RunFolder(context.config.output)
         self.meter = StepMeter(context.config.data.perspectives)
+        self._gradients_checked = False
         self._steps = PlannedSteps(context)
         self._steps_per_epoch = len(context.steps) * len(context.tokenized) / sum(map(len, context.steps))
         super().__init__(
@@ -171,12 +173,16 @@ class MethodTrainer(Trainer):
         """The sums of a step and its L_real, over all processes; the gradients, too, are of all processes."""
         sums = self._observe(student, plan.questions, plan.observed)
         sums.add_number("trained_tokens", 0)
-        for batch in self._micro_batches(plan.questions, plan.trained):
+        batches = self._micro_batches(plan.questions, plan.trained)
+        for batch in batches:
             with self.accelerator.autocast():
                 terms = self.method.loss(labeled_hidden(student, batch), head_of(student), batch, plan)
             self.accelerator.backward(terms.loss)
             sums.add(terms)
             sums.add_number("trained_tokens", batch.total_tokens)
+        if batches and not self._gradients_checked:
+            check_gradients(student.named_parameters())
+            self._gradients_checked = True
         totals = sums.over_processes(self.args.world_size)
         if self.args.world_size > 1:
             self._add_up_gradients()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import tempfile
 import threading
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,9 @@ from torch import nn
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
-from mind.student.tokenization import end_of_turn_id
+from mind.student.adapters import check_adapters, linear_of, original
+from mind.student.text_parts import parts_without_text
+from mind.student.tokenization import Chat
 from mind_kernels import Head
 
 if TYPE_CHECKING:
@@ -29,14 +34,16 @@ _LOADING = threading.Lock()
 def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, with LoRA adapters if the configuration asks for them, and its tokenizer.
 
-    Raises MindError for a model that cannot be found, has no LM head, or whose tokenizer has no chat template.
+    The model's generation stops where the chat template ends the assistant's turn, here and once it is saved. Warns of
+    what is unusual about the template. Raises MindError for a model that cannot be found or has no LM head, and for a
+    tokenizer whose chat template is missing or faulty.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name = str(embedded_student()) if config.model == EMBEDDED_STUDENT else config.model
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        end_of_turn_id(tokenizer)
+        chat = Chat(tokenizer)
         with _LOADING:
             found: Any = AutoModelForCausalLM.from_pretrained(
                 name, dtype=getattr(torch, config.dtype), output_loading_info=True
@@ -47,9 +54,20 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     _check_head(model, config.model, sorted(loading["missing_keys"]))
     if config.attention != "auto":
         set_attention(model, config.attention)
+    for note in chat.template.notes:
+        warnings.warn(f"student.model {config.model}: {note}", RuntimeWarning, stacklevel=2)
+    _stop_at(model, chat.end_id)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return (_with_lora(model, config) if config.lora else model), tokenizer
+    if idle := parts_without_text(model):
+        warnings.warn(
+            f"student.model {config.model}: text does not reach {', '.join(idle)}, which is left as it is",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        for name in idle:
+            model.get_submodule(name).requires_grad_(False)
+    return (_with_lora(model, config, idle) if config.lora else model), tokenizer
 
 
 def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
@@ -58,7 +76,7 @@ def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
             f"student.model {name}: MIND needs a causal language model with its LM head; "
             f"this one lacks the weights {', '.join(missing[:3])}{' ...' if missing[3:] else ''}"
         )
-    head = model.get_output_embeddings()
+    head = original(model.get_output_embeddings())
     if not isinstance(head, nn.Linear):
         raise MindError(
             f"student.model {name}: MIND needs an LM head that is a linear layer; "
@@ -66,9 +84,18 @@ def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
         )
 
 
-def _with_lora(model: PreTrainedModel, config: StudentConfig) -> Any:
+def _stop_at(model: PreTrainedModel, token: int) -> None:
+    """Adds a token to those that end a generation, in what is saved with the model too."""
+    known = model.generation_config.eos_token_id
+    known = known if isinstance(known, list) else [] if known is None else [known]
+    if token not in known:
+        model.generation_config.eos_token_id = [token, *known]
+
+
+def _with_lora(model: PreTrainedModel, config: StudentConfig, idle: Sequence[str]) -> Any:
     if importlib.util.find_spec("peft") is None:
         raise MindError("student.lora needs the package peft: pip install 'mind-kernels[lora]'")
+    check_adapters(model)
     from peft import LoraConfig, get_peft_model
 
     try:
@@ -78,6 +105,7 @@ def _with_lora(model: PreTrainedModel, config: StudentConfig) -> Any:
                 r=config.lora_rank,
                 lora_alpha=config.lora_alpha,
                 target_modules=list(config.lora_targets),
+                exclude_modules="|".join(rf"{re.escape(name)}\..*" for name in idle) or None,
                 task_type="CAUSAL_LM",
             ),
         )
@@ -146,10 +174,11 @@ def attention_of(model: PreTrainedModel) -> str:
 
 
 def head_of(model: nn.Module) -> Head:
-    """The LM head, with the softcap and the scale of its logits that the model's configuration names (Gemma, Cohere,
-    Granite)."""
+    """The LM head, its adapters included, with the softcap and the scale of its logits that the model's configuration
+    names (Gemma, Cohere, Granite)."""
     model = causal_lm(model)
     head: Any = model.get_output_embeddings()
     config = model.config.get_text_config()
+    weight, bias = linear_of(head)
     temperature = getattr(config, "logits_scaling", None) or 1.0 / (getattr(config, "logit_scale", None) or 1.0)
-    return Head(head.weight, head.bias, getattr(config, "final_logit_softcapping", None), temperature)
+    return Head(weight, bias, getattr(config, "final_logit_softcapping", None), temperature)

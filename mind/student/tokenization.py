@@ -1,16 +1,30 @@
-"""Questions -> token ids: the chat template's prompt, each rationale, and the answer suffix on its own."""
+"""Questions -> token ids: the chat template's prompt, each rationale, and the answer suffix.
+
+The ids of a sequence are those of its text as a whole, with two provisos. Only the template writes control tokens: what
+looks like one in a question, a rationale or an answer is text. And the ids of a suffix do not depend on the rationale
+in front of it, which aligns the answers.
+"""
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from mind.answer_line import suffix
 from mind.errors import MindError
 from mind.records import Question, TokenizedQuestion
+from mind.student.templates import read_template
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_CONTEXTS = ("x", ".", "1", "\n")
+"""What a text is encoded as the continuation of, whatever stands in front of it: the first that works."""
+_LAST_CHARACTERS = (".", "x", "1", ")", "]", "}", "!", "?", ":", "$", "*", "%", '"', "'")
+"""How rationales end."""
 
 
 def question_text(question: Question) -> str:
@@ -21,26 +35,157 @@ def question_text(question: Question) -> str:
 
 
 def prompt_ids(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of the chat template's user turn, up to where the assistant begins."""
-    turns = [{"role": "user", "content": question_text(question)}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return tokenizer(cast(str, text), add_special_tokens=False)["input_ids"]
+    """Token ids of the chat template's user turn, up to where the assistant begins. Raises MindError as `Chat` does."""
+    return Chat(tokenizer).prompt(question)
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends the assistant's turn in the chat template.
+    """The token that ends the assistant's turn: the first control token that the chat template writes after its text,
+    or the tokenizer's end-of-sequence token if it writes none. Raises MindError as `Chat` does."""
+    return Chat(tokenizer).end_id
 
-    Raises MindError for a tokenizer without a chat template, or one whose template does not end the turn.
-    """
-    if not tokenizer.chat_template:
-        raise MindError(f"{tokenizer.name_or_path}: its tokenizer has no chat template; MIND trains chat models")
-    mark = "ANSWER"
-    turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": mark}]
-    text = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
-    ids = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise MindError(f"{tokenizer.name_or_path}: its chat template writes nothing after the assistant's turn")
-    return ids[0]
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many tokens a model knows: ids below are in its embedding and in its head."""
+    tables: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return min(table.weight.shape[0] for table in tables)
+
+
+class Chat:
+    """A tokenizer with what its chat template writes around a question and its answer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: int | None = None) -> None:
+        """`rows` is `embedding_rows` of the model that gets the ids; None: any id will do.
+
+        Raises MindError for a tokenizer without a chat template, and for a template that does not write a question and
+        its answer once each and in order. The methods raise one that names the question whose text cannot be encoded.
+        """
+        self.template = template = read_template(tokenizer)
+        self.tokenizer: Any = tokenizer
+        self._rows = rows
+        end_token: str = template.end_token or self.tokenizer.eos_token
+        self.end_id: int = self.tokenizer.convert_tokens_to_ids(end_token)
+        written = template.before + template.between + template.lead + template.end
+        # A token that is not special, such as a run of spaces, is text like any other unless the template writes it.
+        self._controls = {
+            number: token.content
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special or (token.content in written and token.content.strip())
+        } | {self.end_id: end_token}
+        self._looks_like_control = re.compile(f"(?={'|'.join(map(re.escape, self._controls.values()))})")
+        if self.tokenizer.unk_token_id not in (self.end_id, self.tokenizer.eos_token_id):
+            self._controls.pop(self.tokenizer.unk_token_id, None)  # stands for what the vocabulary lacks
+        last = max(template.between.rfind(token) for token in self._controls.values())
+        start_of_turn = template.between[max(last, 0) :]
+        self._start_contexts = (start_of_turn, *_CONTEXTS) if start_of_turn else _CONTEXTS
+        self._seam = self._find_seam()
+
+    @property
+    def stop_text(self) -> str | None:
+        """The text that ends a turn, in place of a control token or in front of it; None if there is none."""
+        return self.template.end.removesuffix(self.template.end_token or "").strip() or None
+
+    def prompt(self, question: Question) -> list[int]:
+        """Token ids of the user's turn, up to where the assistant begins."""
+        place, text = f"question {question.id}: its text", question_text(question)
+        _check_characters(place, text)
+        try:
+            content = self.template.content(text, self.tokenizer)
+        except MindError as error:
+            raise MindError(f"{place}: the chat template {error}") from error
+        if content is None:
+            raise MindError(f"{place} is changed by the chat template, or surrounded by something else than others are")
+        return self._encode(place, content, before=self.template.before, after=self.template.between)
+
+    def rationale(self, question: Question, perspective: str, text: str) -> list[int]:
+        """Token ids of a rationale, with which the assistant's turn begins."""
+        place = f"question {question.id}: its {perspective} rationale"
+        return self._encode(place, text, before=self.template.lead, after=self._seam, contexts=self._start_contexts)
+
+    def suffix(self, question: Question) -> list[int]:
+        """Token ids of the answer suffix with the end of the turn, whatever the rationale."""
+        place = f"question {question.id}: its answer"
+        text = suffix(question.answer).removeprefix(self._seam)
+        ids = self._encode(place, text, after=self.template.end, contexts=_CONTEXTS)
+        return ids if self.template.end_token else [*ids, self.end_id]
+
+    def text(self, text: str) -> list[int]:
+        """Token ids of a text on its own, outside the template."""
+        return self._encode(f"the text {text[:40]!r}", text)
+
+    def _find_seam(self) -> str:
+        """The start of the suffix that tokens of a rationale may reach into, and that is encoded with it: nothing, or
+        the line break, which many tokenizers join to the full stop in front of it."""
+        text = suffix("1")
+        for seam in ("", text[:1]):
+            rests = set()
+            for character in _LAST_CHARACTERS:
+                end, whole = self._ids(character + seam), self._ids(character + text)
+                rests.add(tuple(whole[len(end) :]) if whole[: len(end)] == end else None)
+            if len(rests) == 1 and None not in rests:
+                return seam
+        return ""
+
+    def _encode(
+        self, place: str, text: str, *, before: str = "", after: str = "", contexts: Sequence[str] = ()
+    ) -> list[int]:
+        """Ids of a text from the data between two of the template: as a beginning, or as the continuation of a context.
+
+        What looks like a control token is cut behind its first character, and is one no more.
+        """
+        _check_characters(place, text)
+        cuts = [found.start() + 1 for found in self._looks_like_control.finditer(text)]
+        pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+        pieces[0] = before + pieces[0]
+        pieces[-1] += after
+        ids = self._continue(place, pieces[0], contexts) if contexts else self._ids(pieces[0])
+        for piece in pieces[1:]:
+            ids += self._continue(place, piece, _CONTEXTS)
+        self._check(place, ids, self._ids(before) + self._ids(after))
+        return ids
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _continue(self, place: str, text: str, contexts: Sequence[str]) -> list[int]:
+        """Ids of a text where it continues the first of the contexts that it does not share a token with.
+
+        That is the ids that it has on its own, unless the tokenizer puts something in front of a beginning, as those
+        of the SentencePiece kind put a space.
+        """
+        for context in contexts:
+            start, whole = self._ids(context), self._ids(context + text)
+            if whole[: len(start)] == start:
+                return whole[len(start) :]
+        raise MindError(
+            f"{place} begins by {text[:20]!r}, which the tokenizer makes one token with whatever precedes it"
+        )
+
+    def _check(self, place: str, ids: list[int], template_ids: list[int]) -> None:
+        found, written = ([i for i in some if i in self._controls] for some in (ids, template_ids))
+        if found != written:
+            strange = next(i for i in found if found.count(i) != written.count(i))
+            raise MindError(
+                f"{place} holds {self._controls[strange]!r}, a control token that the tokenizer cannot encode as text"
+            )
+        if self._rows is not None and max(ids, default=0) >= self._rows:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise MindError(
+                f"{place} has the token {token!r}, id {max(ids)}, and the model has {self._rows} embeddings: "
+                f"model.resize_token_embeddings({len(self.tokenizer)}) adds what is missing"
+            )
+
+    def change(self, texts: Sequence[str], ids: Sequence[int]) -> str | None:
+        """The first of the texts that cannot be read off the `ids` of their sequence, and what becomes of it, in words;
+        None if they are all there."""
+        read = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        lost = next((text.strip() for text in texts if text.strip() not in read), None)
+        if lost is None:
+            return None
+        alone = self.tokenizer.decode(self._ids(lost), clean_up_tokenization_spaces=False).strip()
+        differ = (i for i, (one, other) in enumerate(zip(lost, alone, strict=False)) if one != other)
+        start = max(0, next(differ, 0) - 10)
+        return f"{lost[start : start + 30]!r} becomes {alone[start : start + 30]!r}"
 
 
 def tokenize(
@@ -48,17 +193,19 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     perspectives: Sequence[str],
     max_length: int,
+    rows: int | None = None,
 ) -> list[TokenizedQuestion]:
-    """Token ids of every training sequence.
+    """Token ids of every training sequence; `rows` is `embedding_rows` of the model.
 
-    Raises MindError for a perspective that is not among `perspectives` or a sequence longer than `max_length`.
+    Warns if the tokenizer changes texts, such as one that knows no capitals. Raises MindError for a perspective that is
+    not among `perspectives`, a sequence longer than `max_length`, and as `Chat` does.
     """
     slots = {name: k for k, name in enumerate(perspectives)}
-    end = end_of_turn_id(tokenizer)
+    chat = Chat(tokenizer, rows)
+    changes = []
     tokenized = []
     for question in questions:
-        prompt = prompt_ids(question, tokenizer)
-        ending = [*tokenizer(suffix(question.answer), add_special_tokens=False)["input_ids"], end]
+        prompt, ending = chat.prompt(question), chat.suffix(question)
         rationales = {}
         for rationale in question.rationales:
             if rationale.perspective not in slots:
@@ -66,7 +213,7 @@ def tokenize(
                     f"question {question.id}: unknown perspective {rationale.perspective!r}; "
                     f"the configuration names {', '.join(perspectives)}"
                 )
-            ids = tokenizer(rationale.text, add_special_tokens=False)["input_ids"]
+            ids = chat.rationale(question, rationale.perspective, rationale.text)
             length = len(prompt) + len(ids) + len(ending)
             if length > max_length:
                 raise MindError(
@@ -74,5 +221,25 @@ def tokenize(
                     f"{length} tokens; student.max_length is {max_length}"
                 )
             rationales[slots[rationale.perspective]] = tuple(ids)
+            texts = (question_text(question), rationale.text, suffix(question.answer))
+            if change := chat.change(texts, [*prompt, *ids, *ending]):
+                changes.append(f"question {question.id}: {change}")
         tokenized.append(TokenizedQuestion(question.id, tuple(prompt), rationales, tuple(ending)))
+    if changes:
+        warnings.warn(
+            f"the tokenizer changes texts in {len(changes)} of {sum(len(one.rationales) for one in tokenized)} "
+            f"sequences, and the student learns the changed ones; {changes[0]}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return tokenized
+
+
+def _check_characters(place: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise MindError(
+            f"{place} holds half a character (U+{ord(text[error.start]):04X}, a lone surrogate) after "
+            f"{text[max(0, error.start - 20) : error.start]!r}"
+        ) from error

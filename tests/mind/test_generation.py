@@ -67,14 +67,17 @@ def test_sampling_settings_of_the_model_are_ignored(model, tokenizer):
 
 
 def test_the_end_tokens_of_model_and_tokenizer_end_a_response(model, tokenizer):
-    (response,) = generate_responses(model, tokenizer, PROMPTS[:1], max_new_tokens=12, batch_size=1)
-    words = response.split()
-    second = tokenizer.convert_tokens_to_ids(words[1])
-    model.generation_config.eos_token_id = [second]
-    (shorter,) = generate_responses(model, tokenizer, PROMPTS[:1], max_new_tokens=12, batch_size=1)
-    assert shorter.split() == words[: words.index(words[1]) + 1]
+    def respond(**options):
+        (response,) = generate_responses(model, tokenizer, PROMPTS[1:2], max_new_tokens=12, batch_size=1, **options)
+        return response.split()
+
+    words = respond()
+    assert len(set(words)) > 3
+    model.generation_config.eos_token_id = [tokenizer.convert_tokens_to_ids(words[3])]
+    assert respond() == words[:3]
     model.generation_config.eos_token_id = None
-    assert generate_responses(model, tokenizer, PROMPTS[:1], max_new_tokens=12, batch_size=1) == [response]
+    assert respond() == words
+    assert respond(stop_text=words[2]) == words[:2]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -108,15 +108,28 @@ def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
     assert json.loads((tmp_path / "e.json").read_text())["heldout"]["rationales"] == 27
 
 
-def test_lora_leaves_a_plain_student(tmp_path, arguments):
+@pytest.mark.parametrize("targets", ["q_proj v_proj", "lm_head q_proj", "embed_tokens v_proj"])
+def test_lora_leaves_a_plain_student(targets, tmp_path, arguments):
+    """The saved student is the one that was evaluated, though embeddings and head were one matrix before."""
     from transformers import AutoModelForCausalLM
 
-    arguments = replaced(arguments, "--train.max-steps", "2")
-    assert main([*arguments, "--student.lora", "--student.lora-targets", "q_proj", "v_proj"]) == 0
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert 0 < status["trained_parameters"] < 0.2 * status["student_parameters"]
-    student = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student")
+    heldout = str(tmp_path / "train.jsonl")
+    changes = {"--train.max-steps": "3", "--train.learning-rate": "0.02", "--data.heldout": heldout}
+    arguments = replaced(arguments, *(part for change in changes.items() for part in change))
+    assert main([*arguments, "--student.lora", "--student.lora-targets", *targets.split()]) == 0
+    run = tmp_path / "run"
+    status = json.loads((run / "status.json").read_text())
+    assert 0 < status["trained_parameters"] < 0.5 * status["student_parameters"]
+    student = AutoModelForCausalLM.from_pretrained(run / "student")
     assert not any("lora" in name for name, _ in student.named_parameters())
+    adapters = load_file(run / "checkpoint-3" / "adapter_model.safetensors")
+    assert all(tensor.abs().max() > 0 for tensor in adapters.values())  # LoRA's B, or A of an embedding, begins as 0
+    options = f"evaluate --student.model {run}/student --heldout {heldout} --output {tmp_path}/e.json"
+    assert main(options.split()) == 0
+    saved = json.loads((tmp_path / "e.json").read_text())["heldout"]["nll"]
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert saved == pytest.approx(evaluation["after"]["heldout"]["nll"], rel=1e-6)
+    assert abs(saved - evaluation["before"]["heldout"]["nll"]) > 0.01
 
 
 LAUNCHER = """

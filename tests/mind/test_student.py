@@ -11,6 +11,7 @@ from tiny import build_model, build_tokenizer
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.student import model as student_model
+from mind.student.adapters import check_gradients
 from mind.student.model import embedded_student, head_of, load_student
 
 
@@ -29,6 +30,25 @@ def test_a_tokenizer_without_chat_template_is_refused(model_folder):
         (model_folder / file).unlink(missing_ok=True)
     with pytest.raises(MindError, match="its tokenizer has no chat template"):
         load_student(StudentConfig(model=str(model_folder)))
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_what_text_does_not_reach_is_not_trained(lora, tmp_path):
+    """A model for images and text has a tower for images, whose layers have the names of others."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": 258, "num_key_value_heads": 1, "head_dim": 8} | sizes
+    vision = {"image_size": 28, "patch_size": 14} | sizes
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    with pytest.warns(RuntimeWarning, match="text does not reach model.vision_tower, model.multi_modal_projector"):
+        model, _ = load_student(StudentConfig(model=str(tmp_path), lora=lora))
+    model(input_ids=torch.arange(9)[None]).logits.sum().backward()
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained and not any("vision" in name or "projector" in name for name in trained)
+    check_gradients(model.named_parameters())
 
 
 def test_a_model_without_lm_head_is_refused(tmp_path):

@@ -362,6 +362,21 @@ def test_a_checkpoint_is_a_plain_model(tmp_path):
     assert not trainer.folder.checkpoints()
 
 
+def test_a_parameter_that_takes_no_part_in_the_loss_is_named(tmp_path):
+    model = build_model()
+    model.extra = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(MindError, match="parameters that take no part in the loss are to be trained: extra"):
+        step(build_trainer(tmp_path, model=model))
+
+
+def test_adapters_that_cannot_be_right_are_refused_before_the_run(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(build_model(), LoraConfig(target_modules=["lm_head"], use_dora=True))
+    with pytest.raises(MindError, match="the LM head has an adapter .DoraLinearVariant. that cannot be part of its"):
+        build_trainer(tmp_path, model=model)
+
+
 def test_lora_trains_adapters_alone(tmp_path, model_folder):
     config = StudentConfig(model=str(model_folder), lora=True, lora_rank=2, lora_targets=("q_proj",))
     model, _ = load_student(config)

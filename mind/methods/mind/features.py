@@ -18,6 +18,7 @@ from mind.batches.trunk import pack_hidden
 from mind.errors import MindError
 from mind.files import replacing_file
 from mind.records import Question
+from mind.student.tokenization import Chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,7 +44,8 @@ class StudentEncoder:
     @torch.no_grad()
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
         """See `Encoder`. A text is encoded on its own, packed with others."""
-        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        chat = Chat(self.tokenizer)
+        ids = [chat.text(text) for text in texts]
         lengths = [len(sequence) for sequence in ids]
         vectors: dict[int, Tensor] = {}
         for chosen in bins_of(lengths, self.pack_length):

@@ -1,0 +1,134 @@
+"""PEFT's adapters: on the LM head they are part of its weight, and the merged student is the one that was trained.
+
+The losses take the head's weight, not its module, so an adapter on the head has to be in the weight, with its graph.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from mind.errors import MindError, require
+
+
+def linear_of(module: Any) -> tuple[Tensor, Tensor | None]:
+    """The weight (V, D) and the bias (V,) that a linear layer computes with, its adapters included, with their graph.
+
+    `module` is an nn.Linear, or what PEFT makes of one: with adapters of LoRA, a copy that is trained whole
+    (modules_to_save) or in some rows (trainable_token_indices). Raises MindError for any other.
+    """
+    if not _wrapped(module):
+        require(isinstance(module, nn.Linear), f"the LM head is a {type(module).__name__}: expected a linear layer")
+        return _weight_and_bias(module)
+    from peft.tuners import lora
+    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+
+    if isinstance(module, ModulesToSaveWrapper):
+        whole = not module.disable_adapters and module.active_adapters
+        return linear_of(module.modules_to_save[module.active_adapters[0]] if whole else module.original_module)
+    if isinstance(module, TrainableTokensWrapper):
+        weight: Any = module.weight  # of the rows as they are now
+        return weight, linear_of(module.original_module)[1]
+    kinds = [type(variant).__name__ for variant in getattr(module, "lora_variant", {}).values()]
+    require(
+        type(module) is lora.Linear and not kinds,
+        f"the LM head has an adapter ({', '.join(kinds) or type(module).__module__}) that cannot be part of its "
+        "weight: plain LoRA can; or leave the head out of the adapters' target_modules",
+    )
+    return _with_lora(module)
+
+
+def _with_lora(module: Any) -> tuple[Tensor, Tensor | None]:
+    weight, bias = _weight_and_bias(module.get_base_layer())
+    if module.disable_adapters or module.merged:
+        return weight, bias
+    for name in module.active_adapters:
+        if name not in module.lora_A:
+            continue
+        require(
+            isinstance(module.lora_dropout[name], nn.Identity),
+            "the LM head has an adapter with dropout, which cannot be part of its weight: set lora_dropout to 0, or "
+            "leave the head out of the adapters' target_modules",
+        )
+        weight = weight + module.get_delta_weight(name).to(weight.dtype)
+        if module.lora_bias[name]:
+            more = module.lora_B[name].bias * module.scaling[name]
+            bias = more.to(weight.dtype) if bias is None else bias + more.to(bias.dtype)
+    return weight, bias
+
+
+def original(module: Any) -> Any:
+    """The module that PEFT has put something around, or the module itself."""
+    if not _wrapped(module):
+        return module
+    return original(module.get_base_layer() if hasattr(module, "get_base_layer") else module.original_module)
+
+
+def merged(model: Any) -> Any:
+    """The model with its adapters merged into its weights; the model itself if it has none.
+
+    It computes what it did. If its embeddings and its head are one matrix and one of the two has an adapter, they are
+    two matrices from then on, in the configuration too.
+    """
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    base = model.get_base_model()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    adapted = any(map(_wrapped, ends))
+    embeddings, head = map(original, ends)
+    if adapted and head.weight is embeddings.weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    base = model.merge_and_unload()
+    if adapted:
+        tied = base.get_input_embeddings().weight is base.get_output_embeddings().weight
+        base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = tied
+    return base
+
+
+def check_adapters(model: Any) -> None:
+    """Raises MindError for adapters whose training or merging would go wrong."""
+    layers = [module for module in model.modules() if _wrapped(module)]
+    if not hasattr(model, "merge_and_unload"):
+        require(
+            not hasattr(model, "get_base_model"),
+            f"adapters of the kind {type(model).__name__} cannot be merged into the student: LoRA can",
+        )
+        require(
+            not layers,
+            "the student comes from a folder of adapters: merge them into their model first (peft: merge_and_unload)",
+        )
+    for layer in layers:
+        if any(getattr(layer, "lora_bias", {}).values()) and layer.get_base_layer().bias is None:
+            raise MindError(
+                f"the adapter of a {type(layer.get_base_layer()).__name__} has a bias (lora_bias) and the layer has "
+                "none to merge it into: set lora_bias to False"
+            )
+    linear_of(getattr(model, "get_base_model", lambda: model)().get_output_embeddings())
+
+
+def check_gradients(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+    """Raises MindError for parameters to train that no gradient has reached in a backward pass: their names."""
+    left = [name for name, parameter in named_parameters if parameter.requires_grad and parameter.grad is None]
+    if left:
+        more = f" ... ({len(left)} in all)" if left[3:] else ""
+        raise MindError(
+            f"parameters that take no part in the loss are to be trained: {', '.join(left[:3])}{more}; "
+            "leave them out of the adapters' target_modules, or set their requires_grad to False"
+        )
+
+
+def _wrapped(module: nn.Module) -> bool:
+    """Whether PEFT has put something around the module, or in its place."""
+    if "peft" not in sys.modules:
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    return isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+
+
+def _weight_and_bias(module: Any) -> tuple[Tensor, Tensor | None]:
+    return module.weight, module.bias

@@ -1,0 +1,173 @@
+"""A chat template's turns: what it writes around a question and its answer.
+
+A template is a program that comes with the tokenizer. It may raise, drop the question, want lists of parts, or end a
+turn by anything at all. So it is rendered once with two words that no template contains, and everything else is read
+off the text around them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from mind.errors import MindError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TODAY = date(2026, 1, 1)
+"""What templates that write the date get for it: in every run the same, whenever it is started, resumed or evaluated.
+Its tokens would change from one day to the next otherwise."""
+
+_DATE = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)""")
+_QUESTION, _ANSWER = "Qx71questionxQ", "Ax71answerxA"
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A finished conversation is before + question + between + lead + answer + end; generation begins after `between`.
+
+    `lead` is nearly always empty: a space, or an empty block of thoughts, that the assistant has to write itself.
+    """
+
+    source: str
+    """The Jinja source, with `TODAY` in place of the day's date."""
+    parts: bool
+    """Whether a turn's content is a list of parts, not a text."""
+    before: str
+    between: str
+    lead: str
+    end: str
+    """Up to its first control token where it has one, else up to the whitespace at its end."""
+    end_token: str | None
+    """The control token that `end` ends with; None where that is text or nothing, which the tokenizer's end-of-sequence
+    token has to close."""
+    notes: tuple[str, ...]
+    """What is unusual, a line each."""
+
+    def content(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+        """The user's `text` as the template writes it, which may take away the whitespace at its ends.
+
+        None if it writes anything else, or something else around it than around other questions.
+        """
+        asked = _render(tokenizer, self.source, _turns(self.parts, text))
+        content = asked[len(self.before) : len(asked) - len(self.between)]
+        whole = self.before + content + self.between == asked
+        return content if whole and content.strip() == text.strip() else None
+
+
+def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+    """Reads off a tokenizer's chat template what it writes around a question and its answer.
+
+    Raises MindError for a tokenizer without a template, and for a template that does not write a question and its
+    answer once each, in this order.
+    """
+    name = tokenizer.name_or_path or "the student"
+    if not getattr(tokenizer, "chat_template", None):
+        raise MindError(
+            f"{name}: its tokenizer has no chat template; MIND trains chat models: "
+            "take the model's chat version, or put a chat_template.jinja into its folder"
+        )
+    faults = []
+    for parts in (False, True):
+        try:
+            return _read(tokenizer, _dated(tokenizer), parts)
+        except MindError as error:
+            faults.append(str(error))
+    raise MindError(
+        f"{name}: its chat template {faults[0]}, with texts and with lists of parts as content; "
+        "mend the chat_template.jinja in the model's folder"
+    )
+
+
+def _read(tokenizer: PreTrainedTokenizerBase, source: str, parts: bool) -> ChatTemplate:
+    asked = _render(tokenizer, source, _turns(parts, _QUESTION))
+    finished = _render(tokenizer, source, _turns(parts, _QUESTION, _ANSWER))
+    _check_order(asked, finished)
+    if parts and re.search(r"""["']type["']: ?["']text["']""", asked):
+        raise MindError("writes lists of parts as they are in memory")
+    before, between = asked.split(_QUESTION)
+    written, after = finished.split(_ANSWER)
+    notes = []
+    if source != tokenizer.get_chat_template():
+        notes.append(f"its chat template writes the date: it is {TODAY:%d %B %Y} in all prompts")
+    lead = written.removeprefix(asked) if written.startswith(asked) else ""
+    if lead.strip():
+        notes.append(f"its chat template begins an answer by {lead!r}: the student learns to write that")
+    elif not written.startswith(asked):
+        notes.append(
+            f"its chat template begins a finished answer otherwise than the prompt of generation, {between!r}: "
+            "the student learns to go on from the latter"
+        )
+    end, end_token = _end(after, [token.content for token in tokenizer.added_tokens_decoder.values()])
+    if end_token is None:
+        ending = f"ends an answer by text, {end!r}," if end else "writes nothing after an answer"
+        if tokenizer.eos_token_id is None:
+            raise MindError(f"{ending} and the tokenizer has no end-of-sequence token")
+        notes.append(f"its chat template {ending} and no token: the student learns to end by {tokenizer.eos_token}")
+    return ChatTemplate(source, parts, before, between, lead, end, end_token, tuple(notes))
+
+
+def _check_order(asked: str, finished: str) -> None:
+    """Raises MindError unless question and answer are there once each, in order, and apart."""
+    for what, mark, text in [
+        ("the question", _QUESTION, asked),
+        ("the question", _QUESTION, finished),
+        ("the answer", _ANSWER, finished),
+    ]:
+        if (count := text.count(mark)) != 1:
+            raise MindError(f"writes {what} {f'{count} times' if count else 'not at all, or changed'}")
+    if finished.index(_ANSWER) < finished.index(_QUESTION):
+        raise MindError("writes the answer before the question")
+    if _QUESTION + _ANSWER in finished:
+        raise MindError("writes nothing between the question and the answer")
+
+
+def _end(after: str, tokens: Sequence[str]) -> tuple[str, str | None]:
+    """`ChatTemplate.end` and `end_token`, from what follows the answer; the longest of the tokens that begin first."""
+    first = min(
+        ((after.index(token), -len(token), token) for token in tokens if token.strip() and token in after),
+        default=None,
+    )
+    if first is None:
+        return after.rstrip(), None
+    start, _, token = first
+    return after[: start + len(token)], token
+
+
+def _turns(parts: bool, *texts: str) -> list[dict[str, Any]]:
+    return [
+        {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+        for role, text in zip(("user", "assistant"), texts, strict=False)
+    ]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, source: str, turns: list[dict[str, Any]]) -> str:
+    """The text of a conversation, up to where the assistant begins if that has not answered yet."""
+    try:
+        text = tokenizer.apply_chat_template(
+            turns, chat_template=source, tokenize=False, add_generation_prompt=len(turns) == 1
+        )
+    except Exception as error:  # whatever a program from elsewhere raises
+        reason = " ".join(str(error).split())
+        raise MindError(f"cannot be rendered: {type(error).__name__}: {reason[:200]}") from error
+    assert isinstance(text, str), "tokenize=False"
+    return text
+
+
+def _dated(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template's source, with `TODAY` wherever it asks for the date."""
+    try:
+        source = tokenizer.get_chat_template()
+    except ValueError as error:  # several templates, and none is the default
+        raise MindError(f"cannot be chosen: {error}") from error
+    source = _DATE.sub(lambda call: repr(TODAY.strftime(call[2])), source)
+    if re.search(r"strftime_now\s*\(", source):
+        raise MindError(
+            "asks for the date in a format that it computes, so that prompts would differ from day to day "
+            "(write the format into the call of strftime_now)"
+        )
+    return source

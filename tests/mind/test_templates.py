@@ -1,0 +1,219 @@
+"""Chat templates: what they write around question and answer is read off them; faults are named at load."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+from tiny import CHAT_TEMPLATE, NAMES, build_tokenizer
+from transformers.utils import chat_template_utils
+
+from mind.config import StudentConfig
+from mind.errors import MindError
+from mind.records import Question, Rationale
+from mind.student.model import load_student
+from mind.student.templates import read_template
+from mind.student.tokenization import Chat, end_of_turn_id, prompt_ids, tokenize
+
+QUESTION = Question("q", "How many?", "3", None, (Rationale("first", "Two and one."),))
+ASK = "<|im_start|>{{ m['role'] }}\n"
+GENERATE = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+def turns(content="{{ m['content'] }}", end="<|im_end|>\n", start=ASK, generate=GENERATE):
+    return "{% for m in messages %}" + start + content + end + "{% endfor %}" + generate
+
+
+def with_template(template):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def sequence(template, question=QUESTION):
+    """The text of a training sequence."""
+    tokenizer = with_template(template)
+    (tokenized,) = tokenize([question], tokenizer, NAMES, 4000)
+    assert list(tokenized.prompt) == prompt_ids(question, tokenizer)
+    return tokenizer.decode([*tokenized.prompt, *tokenized.rationales[0], *tokenized.suffix])
+
+
+USUAL = "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\nTwo and one.\n#### 3<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (turns(), USUAL),
+        (turns("{{ m['content'] | trim }}"), USUAL),
+        (turns("{% for part in m['content'] %}{{ part['text'] }}{% endfor %}"), USUAL),
+        (turns("{{ m['content'][0]['text'] }}"), USUAL),
+        ({"default": turns(), "tool_use": "{{ nothing }}"}, USUAL),
+        (turns(end="\n<|im_end|>\n"), USUAL.replace("<|im_end|>", "\n<|im_end|>")),
+        (turns(end="<|im_end|><|im_start|>\n"), USUAL.replace("many?<|im_end|>", "many?<|im_end|><|im_start|>")),
+        # finished turns have a block that the prompt of generation lacks
+        (
+            turns("{% if m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}"),
+            USUAL.replace("Two", "<think>\n\n</think>\n\nTwo"),
+        ),
+        # no prompt of generation
+        (turns(generate=""), USUAL),
+        # the prompt of generation has a block that finished turns lack
+        (
+            turns(generate="{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"),
+            USUAL.replace("Two", "<think>\nTwo"),
+        ),
+        # ends by text, by several tokens, by nothing
+        (turns(end=" [END]\n"), USUAL.replace("many?<|im_end|>", "many? [END]").replace("3<", "3 [END]<")),
+        (turns(end="</s>"), USUAL.replace("many?<|im_end|>\n", "many?</s>").replace("3<", "3</s><")),
+        (turns(end="\n\n"), USUAL.replace("many?<|im_end|>\n", "many?\n\n")),
+        # as Llama 2 and Mistral write it
+        (
+            "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'].strip() }} [/INST]"
+            "{% else %} {{ m['content'].strip() }} {{ eos_token }}{% endif %}{% endfor %}",
+            "[INST] How many? [/INST] Two and one.\n#### 3 <|im_end|>",
+        ),
+        # a system prompt of its own
+        ("<|im_start|>system\nBe kind.<|im_end|>\n" + turns(), "<|im_start|>system\nBe kind.<|im_end|>\n" + USUAL),
+    ],
+)
+def test_a_sequence_is_what_the_template_writes(template, expected):
+    assert sequence(template) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        (None, "its tokenizer has no chat template; MIND trains chat models: take"),
+        ("", "no chat template"),
+        (turns(""), "writes the question not at all, or changed"),
+        (turns("{{ m['text'] }}"), "writes the question not at all, or changed"),
+        (turns("{{ m['content'] | upper }}"), "writes the question not at all, or changed"),
+        (turns("{{ m['content'][:5] }}"), "writes the question not at all, or changed"),
+        (turns("{{ m['content'] }} {{ m['content'] }}"), "writes the question 2 times"),
+        (
+            turns("{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}"),
+            "writes the answer not at all",
+        ),
+        (turns() + "{{ messages[-1]['content'] }}", "writes the question 2 times"),
+        (
+            "{% for m in messages | reverse %}" + ASK + "{{ m['content'] }}<|im_end|>{% endfor %}",
+            "writes the answer before the question",
+        ),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "writes nothing between the question and the answer"),
+        ("{% for m in messages %}{{ m['content'] }}", "cannot be rendered: TemplateSyntaxError: Unexpected end"),
+        (
+            "{{ raise_exception('System message missing!') }}",
+            "TemplateError: System message missing!",
+        ),
+        (
+            "{% if messages[0]['role'] != 'system' %}{{ raise_exception('a system turn\n first') }}{% endif %}",
+            "a system turn first",
+        ),
+        (turns("{{ m['content'] + 1 }}"), "cannot be rendered: TypeError"),
+        (turns("{{ m.content.nothing.more }}"), "cannot be rendered: UndefinedError"),
+        (turns("{{ ''.__class__.__mro__ }}"), "cannot be rendered: SecurityError"),
+        ({"rag": turns(), "tool_use": turns()}, "no default specified"),
+        (turns(start="{{ strftime_now(messages[0]['role']) }}"), "a format that it computes"),
+    ],
+)
+def test_a_faulty_template_is_named_in_one_line(template, fault, model_folder):
+    with pytest.raises(MindError, match=fault) as caught:
+        Chat(with_template(template))
+    assert "\n" not in str(caught.value)
+    if template and isinstance(template, str):
+        (model_folder / "chat_template.jinja").write_text(template)
+        with pytest.raises(MindError, match=fault):
+            load_student(StudentConfig(model=str(model_folder)))
+
+
+def test_a_template_without_an_end_needs_the_tokenizers():
+    tokenizer = with_template(turns(end="\n"))
+    tokenizer.eos_token = None
+    with pytest.raises(MindError, match="nothing after an answer and the tokenizer has no end-of-sequence token"):
+        Chat(tokenizer)
+
+
+def test_a_question_that_the_template_changes_is_named():
+    template = turns("{{ m['content'].split('</think>')[-1] }}")
+    assert sequence(template) == USUAL
+    with pytest.raises(MindError, match="question thinks: its text is changed by the chat template"):
+        prompt_ids(Question("thinks", "What is <think>a</think>?", "1"), with_template(template))
+
+
+def test_a_question_that_the_template_refuses_is_named():
+    template = turns("{% if '{{' in m['content'] %}{{ raise_exception('no braces') }}{% endif %}{{ m['content'] }}")
+    assert sequence(template) == USUAL
+    with pytest.raises(MindError, match="question b: its text: the chat template cannot be rendered: .* no braces"):
+        prompt_ids(Question("b", "What is {{?", "1"), with_template(template))
+
+
+@pytest.mark.parametrize("format", ["%d %B %Y", "%Y-%m-%d"])
+def test_the_date_is_the_same_on_all_days(format, monkeypatch):
+    template = f"Today: {{{{ strftime_now('{format}') }}}}\n" + turns()
+
+    class Tomorrow(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime.now(tz) + datetime.timedelta(days=1)
+
+    today = sequence(template)
+    monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+    assert sequence(template) == today
+    assert today.count("Today: " + datetime.date(2026, 1, 1).strftime(format)) == 1
+    guarded = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% endif %}" + turns()
+    assert sequence(guarded).startswith("2026<|im_start|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "notes"),
+    [
+        (CHAT_TEMPLATE, []),
+        (turns(generate=""), ["begins an answer by '<|im_start|>assistant\\n': the student learns to write that"]),
+        (
+            turns(end=" [END]"),
+            ["ends an answer by text, ' [END]', and no token: the student learns to end by <|im_end|>"],
+        ),
+        (turns(end=""), ["writes nothing after an answer and no token: the student learns to end by <|im_end|>"]),
+        ("{{ strftime_now('%Y') }}" + turns(), ["writes the date: it is 01 January 2026 in all prompts"]),
+        (
+            turns(generate=GENERATE.replace("t\n{", "t\n<think>{")),
+            ["begins a finished answer otherwise than the prompt"],
+        ),
+    ],
+)
+def test_what_is_unusual_is_said_at_load(template, notes, model_folder):
+    (model_folder / "chat_template.jinja").write_text(template)
+    said = read_template(with_template(template)).notes
+    assert len(said) == len(notes) and all(note in line for note, line in zip(notes, said, strict=True))
+    if notes:
+        with pytest.warns(RuntimeWarning, match=r"student.model .*: its chat template"):
+            load_student(StudentConfig(model=str(model_folder)))
+
+
+@pytest.mark.parametrize(
+    ("end", "known", "expected"),
+    [
+        ("<|im_end|>", 1, 1),
+        ("<|im_end|>", 0, [1, 0]),
+        ("<|im_end|>", [0, 1], [0, 1]),
+        ("<|im_end|>", None, [1]),
+        ("<|im_start|>", 1, [0, 1]),
+        ("\n<|im_start|>", [1, 5], [0, 1, 5]),
+        ("[END]", 0, [1, 0]),
+        ("[END]<|im_end|>", 0, [1, 0]),
+    ],
+)
+def test_generation_stops_where_the_template_ends_a_turn(end, known, expected, model_folder, tmp_path):
+    from transformers import GenerationConfig
+
+    (model_folder / "chat_template.jinja").write_text(turns(end=end))
+    config = GenerationConfig.from_pretrained(model_folder)
+    config.eos_token_id = known
+    config.save_pretrained(model_folder)
+    model, tokenizer = load_student(StudentConfig(model=str(model_folder)))
+    assert model.generation_config.eos_token_id == expected
+    assert end_of_turn_id(tokenizer) in (expected if isinstance(expected, list) else [expected])
+    model.save_pretrained(tmp_path / "saved")
+    assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == expected
+    assert Chat(tokenizer).stop_text == ("[END]" if "[END]" in end else None)
