@@ -14,6 +14,7 @@ from torch import nn
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
+from mind.student.condition import check_own_loss, condition_of
 from mind.student.tokenization import end_of_turn_id
 from mind_kernels import Head
 
@@ -43,6 +44,7 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     _check_head(model, config.model, sorted(loading["missing_keys"]))
     if config.attention != "auto":
         set_attention(model, config.attention)
+    head_of(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return (_with_lora(model, config) if config.lora else model), tokenizer
@@ -142,10 +144,18 @@ def attention_of(model: PreTrainedModel) -> str:
 
 
 def head_of(model: nn.Module) -> Head:
-    """The LM head, with the softcap and the scale of its logits that the model's configuration names (Gemma, Cohere,
-    Granite)."""
+    """The LM head, with the softcap and the temperature that the model applies to its logits.
+
+    Raises MindError if the logits of trunk and head are not the model's own.
+    """
     model = causal_lm(model)
     head: Any = model.get_output_embeddings()
-    config = model.config.get_text_config()
-    temperature = getattr(config, "logits_scaling", None) or 1.0 / (getattr(config, "logit_scale", None) or 1.0)
-    return Head(head.weight, head.bias, getattr(config, "final_logit_softcapping", None), temperature)
+    condition = condition_of(model, head.weight, head.bias)
+    return Head(head.weight, head.bias, condition.softcap, condition.temperature)
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raises MindError for a model whose own training loss has more than the cross-entropy of its logits."""
+    model = causal_lm(model)
+    head: Any = model.get_output_embeddings()
+    check_own_loss(model, condition_of(model, head.weight, head.bias))
