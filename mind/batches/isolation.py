@@ -3,16 +3,18 @@
 Attention keeps the sequences of a row apart by a mask; a recurrent state, a convolution or a mask of a model's own
 does not, and learned positions may count from the start of the row. A few tokens show it: the gradient of a sequence's
 states with respect to every other token of the row is exactly zero if nothing leaks, in any dtype, and the states are
-those of the sequence on its own if its positions are right.
+those of the sequence on its own if its positions are right. What begins beyond a number of tokens, such as a window,
+needs more of them: the model's configuration tells how many.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,18 +35,25 @@ from mind.student.probe import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 Layout = Literal["plain", "shared", "padded"]
 
-# Of the probed sequence: its prompt in rows with shared prompts, its length, and the tokens whose states are
-# differentiated, so that a state that sees later tokens is found, too.
-_PROMPT, _LENGTH, _SEEN = 4, 9, 7
+_LENGTH = 9  # tokens of the probed sequence
+_UNSEEN = 2  # of them are behind those whose states are differentiated, so that a state that sees later ones is found
+_PROMPT = 4  # of them are its prompt in rows with shared prompts
+
+# Settings that name a length in tokens from which on some layer computes something else: windows, chunks, keys that are
+# compressed or chosen, the positions that were trained.
+_SPAN = re.compile(
+    r"window(_(size|len|length))?$|att(entio)?n_chunk_(size|length)$|^local_attention|^compress_rate|"
+    r"^index_(topk|block_size)$|^original_max_position"
+)
 
 
 @dataclass
 class _Findings:
-    """By the way in which the model computes: attention, device and dtype."""
+    """By the way in which the model computes: attention, device and dtype; and by the reach of the probe in tokens."""
 
     faults: dict[tuple[Any, ...], str | None] = field(default_factory=dict)
     alone: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
@@ -54,20 +63,20 @@ class _Findings:
 _findings: WeakKeyDictionary[nn.Module, _Findings] = WeakKeyDictionary()
 
 
-def keeps_sequences_apart(model: PreTrainedModel) -> bool:
-    """Whether sequences one after another in a row are computed as on their own.
+def keeps_sequences_apart(model: PreTrainedModel, length: int) -> bool:
+    """Whether sequences one after another in a row of `length` tokens are computed as on their own.
 
     If not, each needs a row of its own, padded: a warning says so once, with the reason. Raises MindError if the model
     does not compute that like sequences on their own either.
     """
-    reason = fault(model, "plain")
+    reason = fault(model, "plain", length)
     if reason is None:
         return True
     name = type(model).__name__
-    if further := fault(model, "padded"):
+    if further := fault(model, "padded", length):
         raise MindError(
-            f"{name} cannot be trained: in a row of several sequences {reason}, "
-            f"and in a row for each sequence, padded, {further}"
+            f"{name} cannot be trained: in a row of several sequences it {reason}, "
+            f"and in a row for each sequence, padded, it {further}"
         )
     found = _findings[model]
     if not found.told:
@@ -80,60 +89,116 @@ def keeps_sequences_apart(model: PreTrainedModel) -> bool:
     return False
 
 
-def branch_fault(model: PreTrainedModel, longest: int) -> str | None:
-    """Why the branches of a shared prompt are not computed like sequences on their own; None if they are.
+def branch_fault(model: PreTrainedModel, longest: int, length: int) -> str | None:
+    """Why the branches of shared prompts in a row of `length` tokens are not computed like sequences on their own; None
+    if they are.
 
-    `longest` is the length in tokens of the longest prompt with a branch: a window that no sequence fills is none.
+    `longest` is the length in tokens of the longest prompt with a branch: the mask of shared prompts knows no window,
+    and one that no sequence fills is none.
     """
-    window = min(_windows(model.config.get_text_config()), default=longest)
-    if window < longest:
-        return f"the model attends to the last {window} tokens only, and the longest sequence has {longest}"
-    reason = fault(model, "shared")
+    windows = ((name, span) for name, span in _spans(model) if not name.startswith("original"))
+    name, span = min(windows, key=lambda item: item[1], default=("", longest))
+    if span < longest:
+        return f"its {name} is {span} tokens, and the longest sequence has {longest}"
+    reason = fault(model, "shared", length)
     return None if reason is None else f"in a row with shared prompts, {type(model).__name__} {reason}"
 
 
-def _windows(config: PreTrainedConfig) -> Iterator[int]:
-    """The lengths in tokens, of any name, beyond which some of the layers do not look: the mask of shared prompts knows
-    none of them, and the probe's sequences are shorter."""
-    layers = set(getattr(config, "layer_types", None) or ())
-    slides = "sliding_attention" in layers or (not layers and getattr(config, "use_sliding_window", True))
-    for name, value in config.to_dict().items():
-        is_window = re.search(r"(window|chunk)(_size)?$", name) and (slides or name != "sliding_window")
-        if is_window and isinstance(value, int) and value > 0:
-            yield value
+def fault(model: PreTrainedModel, layout: Layout, length: int) -> str | None:
+    """What is wrong with the states of a sequence if the model computes rows of `length` tokens in this layout; None if
+    nothing is.
 
-
-def fault(model: PreTrainedModel, layout: Layout) -> str | None:
-    """What is wrong with the states of a sequence if the model computes rows in this layout; None if nothing is.
-
-    Probed once for each attention, device and dtype that the model computes with.
+    Probed once for each attention, device and dtype that the model computes with, with more tokens than any of its
+    windows below `length` has.
     """
+    reach = max((span for _, span in _spans(model) if _LENGTH <= span < length), default=0)
+    return _probed(model, layout, 0) or (_probed(model, layout, reach) if reach else None)
+
+
+def _probed(model: PreTrainedModel, layout: Layout, reach: int) -> str | None:
     weight: Any = model.get_input_embeddings().weight
     way = (attention_of(model), weight.device.type, working_dtype(weight))
     found = _findings.setdefault(model, _Findings())
-    if (layout, *way) not in found.faults:
-        ids = probe_ids(model, 60)
-        sequence, others = ids[:_LENGTH], ids[_LENGTH:].tolist()
+    key = (layout, reach, *way)
+    if key not in found.faults:
         with probing(model):
-            if way not in found.alone:
-                with torch.no_grad():
-                    found.alone[way] = trunk_states(model, {"input_ids": sequence[None].to(model.device)})[0]
-            found.faults[layout, *way] = _probed(model, layout, sequence.tolist(), others, found.alone[way])
-    return found.faults[layout, *way]
+            probe = _PROBES[layout](probe_ids(model, 60 + 3 * reach).tolist(), reach)
+            try:
+                found.faults[key] = _difference(model, probe, way, found.alone)
+            except Exception as error:  # of the model's own code: the layout does not work, whoever is told reads why
+                found.faults[key] = f"raises {describe(error)}"
+    return found.faults[key]
 
 
-def _probed(
-    model: PreTrainedModel, layout: Layout, sequence: list[int], others: list[int], alone: Tensor
+def _spans(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
+    """(name, tokens) of the settings that name a length from which on some layer computes something else."""
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or ())
+    slides = "sliding_attention" in layers or (not layers and getattr(config, "use_sliding_window", True))
+    for name, value in _numbers(config.to_dict(), ""):
+        if _SPAN.search(name) and value > 0 and (slides or name != "sliding_window"):
+            yield name, value
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, int]]:
+    """The integers of a configuration with their names; numbers of a table are named by it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(item, name if _SPAN.search(name) else str(key))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield name, value
+
+
+_Inputs = Callable[[Any], dict[str, Any]]
+"""From the model to what its trunk is given."""
+
+
+class _Probe(NamedTuple):
+    """Rows, and the sequences in them to compare; the last of these is the one to differentiate."""
+
+    inputs: _Inputs
+    sequences: Sequence[list[int]]
+    places: Sequence[Tensor]  # (length,) each, of their tokens in the flattened rows
+
+
+def _difference(
+    model: PreTrainedModel, probe: _Probe, way: tuple[Any, ...], known: dict[tuple[Any, ...], Tensor]
 ) -> str | None:
-    try:
-        inputs, own = _ROWS[layout](model, sequence, others)
-        return _difference(model, inputs, own.to(model.device), alone)
-    except Exception as error:  # of the model's own code: the layout does not work, and whoever is told reads why
-        return f"raises {describe(error)}"
+    states, embeddings = _states_and_embeddings(model, probe.inputs(model))
+    own = probe.places[-1].to(states.device)
+    before = own[:-_UNSEEN]
+    seen = states[before]
+    weight = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).to(seen)
+    (gradient,) = torch.autograd.grad((seen * weight).sum(), embeddings, materialize_grads=True)
+    reached = gradient.flatten(0, 1).ne(0).any(-1)
+    if not reached[before].any():
+        return "lets no gradient through to its embeddings"
+    reached[before] = False
+    later = bool(reached[own].any())
+    reached[own] = False
+    if reached.any():
+        return "lets a sequence see the others"
+    if later:
+        return "lets a token see later ones of its sequence"
+    for sequence, places in zip(probe.sequences, probe.places, strict=True):
+        error = relative_error(states[places.to(states.device)], _alone(model, sequence, way, known))
+        if not error <= tolerance(working_dtype(states)):
+            return f"gives a sequence other states than alone: they differ by {error:.2g} of their norm"
+    return None
 
 
-def _difference(model: PreTrainedModel, inputs: dict[str, Any], own: Tensor, alone: Tensor) -> str | None:
-    """Compares the states at the places `own` (L,) of the flattened rows with those of the sequence alone, (L, D)."""
+def _alone(
+    model: PreTrainedModel, sequence: list[int], way: tuple[Any, ...], known: dict[tuple[Any, ...], Tensor]
+) -> Tensor:
+    key = (*sequence, *way)
+    if key not in known:
+        with torch.no_grad():
+            known[key] = trunk_states(model, {"input_ids": torch.tensor([sequence], device=model.device)})[0]
+    return known[key]
+
+
+def _states_and_embeddings(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
+    """The states (B T, D) of rows, with a graph down to their embeddings (B, T, E) and no further."""
     embedded: list[Tensor] = []
 
     def differentiable(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
@@ -143,48 +208,46 @@ def _difference(model: PreTrainedModel, inputs: dict[str, Any], own: Tensor, alo
     handle = model.get_input_embeddings().register_forward_hook(differentiable)
     try:
         with torch.enable_grad():
-            states = trunk_states(model, inputs).flatten(0, 1)
+            return trunk_states(model, inputs).flatten(0, 1), embedded
     finally:
         handle.remove()
-    seen = states[own[:_SEEN]]
-    weight = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).to(seen)
-    (gradient,) = torch.autograd.grad((seen * weight).sum(), embedded)
-    reached = gradient.flatten(0, 1).ne(0).any(-1)
-    if not reached[own[:_SEEN]].any():
-        return "lets no gradient through to its embeddings"
-    reached[own[:_SEEN]] = False
-    later = bool(reached[own].any())
-    reached[own] = False
-    if reached.any():
-        return "lets a sequence see the others"
-    if later:
-        return "lets a token see later ones of its sequence"
-    error = relative_error(states[own], alone)
-    if not error <= tolerance(working_dtype(states)):
-        return f"gives a sequence other states than alone: they differ by {error:.2g} of their norm"
-    return None
 
 
-def _plain(model: PreTrainedModel, sequence: list[int], others: list[int]) -> tuple[dict[str, Any], Tensor]:
-    pack = plain_pack([others[:11], sequence, others[11:16]])
-    return plain_inputs(model, pack), torch.arange(11, 11 + _LENGTH)
+def _plain(ids: list[int], reach: int) -> _Probe:
+    rows = _sequences(ids, reach, first=11)
+    starts = list(accumulate(map(len, rows), initial=0))
+    return _whole_sequences(lambda model: plain_inputs(model, plain_pack(rows)), rows, starts)
 
 
-def _shared(model: PreTrainedModel, sequence: list[int], others: list[int]) -> tuple[dict[str, Any], Tensor]:
-    prompt, branch = sequence[:_PROMPT], sequence[_PROMPT:]
-    pack = document_pack(
-        [(others[:3], (others[3:7], others[7:9])), (prompt, (others[9:12], branch, others[12:14])), (others[14:18], ())]
-    )
-    return shared_inputs(model, pack), torch.cat([torch.arange(9, 13), torch.arange(16, 16 + len(branch))])
+def _padded(ids: list[int], reach: int) -> _Probe:
+    rows = _sequences(ids, reach, first=11 + reach)
+    starts = [row * len(rows[0]) for row in range(len(rows))]
+    return _whole_sequences(lambda model: padded_inputs(model, [torch.tensor(row) for row in rows]), rows, starts)
 
 
-def _padded(model: PreTrainedModel, sequence: list[int], others: list[int]) -> tuple[dict[str, Any], Tensor]:
-    rows = [torch.tensor(ids) for ids in (others[:11], sequence, others[11:16])]
-    return padded_inputs(model, rows), torch.arange(11, 11 + _LENGTH)
+def _shared(ids: list[int], reach: int) -> _Probe:
+    """The second of three branches of the second of three documents, beyond `reach` tokens behind its prompt."""
+    prompt, branch, a, a1, a2, b1, b3, c = _cut(ids, [_PROMPT, _LENGTH - _PROMPT, 3, 4, 2, 3 + reach, 2, 4])
+    pack = document_pack([(a, (a1, a2)), (prompt, (b1, branch, b3)), (c, ())])
+    of_prompt = len(a + a1 + a2) + torch.arange(len(prompt))
+    of_branch = len(a + a1 + a2 + prompt + b1) + torch.arange(len(branch))
+    return _Probe(lambda model: shared_inputs(model, pack), [prompt + branch], [torch.cat([of_prompt, of_branch])])
 
 
-_ROWS: dict[Layout, Callable[[Any, list[int], list[int]], tuple[dict[str, Any], Tensor]]] = {
-    "plain": _plain,
-    "shared": _shared,
-    "padded": _padded,
-}
+_PROBES = {"plain": _plain, "shared": _shared, "padded": _padded}
+
+
+def _sequences(ids: list[int], reach: int, first: int) -> list[list[int]]:
+    """The first and the last are there to disturb. The one before the last is longer than `reach`; if that is not 0,
+    there is a short one, too, which must not heed that the row is longer."""
+    long, before, after, *short = _cut(ids, [_LENGTH + reach, first, 5, *([_LENGTH] if reach else [])])
+    return [before, *short, long, after]
+
+
+def _whole_sequences(inputs: _Inputs, rows: list[list[int]], starts: list[int]) -> _Probe:
+    places = [start + torch.arange(len(row)) for row, start in zip(rows, starts, strict=False)]
+    return _Probe(inputs, rows[1:-1], places[1:-1])
+
+
+def _cut(ids: list[int], sizes: list[int]) -> list[list[int]]:
+    return [ids[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]

@@ -27,15 +27,15 @@ FLEX_LENGTH = 2048
 """Row length in tokens from which masked blocks are worth FlexAttention's compilation [not measured on a GPU]."""
 
 
-def obstacle(model: nn.Module, attention: str, longest: int) -> str | None:
+def obstacle(model: nn.Module, attention: str, longest: int, length: int) -> str | None:
     """Why the branches of a prompt cannot share it in this model; None where they can.
 
-    `attention` is the implementation that will compute it, `longest` the tokens of the longest sequence: a window that
-    no sequence fills is full attention.
+    `attention` is the implementation that will compute it, `longest` the tokens of the longest sequence, `length` those
+    of a row.
     """
     if attention not in MASKED_ATTENTION:
         return f"{attention} takes no attention mask"
-    return branch_fault(causal_lm(model), longest)
+    return branch_fault(causal_lm(model), longest, length)
 
 
 def attention_and_pack_options(
@@ -68,11 +68,11 @@ def choose_pack_options(
     for question in questions:
         check_prompt(question, length)
     head_of(model)
-    apart = keeps_sequences_apart(causal_lm(model))
+    apart = keeps_sequences_apart(causal_lm(model), length)
     if share_prompts == "never":
         return PackOptions(length, False)
     longest = max((length for question in questions for length in sequence_lengths(question)), default=0)
-    reason = obstacle(model, attention, longest)
+    reason = obstacle(model, attention, longest, length)
     if reason is None:
         return PackOptions(length, True)
     if share_prompts == "always":

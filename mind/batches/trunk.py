@@ -26,10 +26,10 @@ def pack_hidden(model: nn.Module, pack: Pack) -> Tensor:
     """
     model = causal_lm(model)
     if pack.branched:
-        reason = branch_fault(model, longest=int(pack.position_ids.max()) + 1)
+        reason = branch_fault(model, int(pack.position_ids.max()) + 1, len(pack.input_ids))
         require(reason is None, f"prompts cannot be shared: {reason}")
         return trunk_states(model, shared_inputs(model, pack))[0]
-    if keeps_sequences_apart(model):
+    if keeps_sequences_apart(model, len(pack.input_ids)):
         return trunk_states(model, plain_inputs(model, pack))[0]
     return _padded_hidden(model, pack)
 

@@ -31,8 +31,8 @@ def probing(model: nn.Module) -> Iterator[None]:
 
 def probe_ids(model: PreTrainedModel, count: int) -> Tensor:
     """Random token ids (count,), int64 on the CPU, the same at every call; none that the model treats specially."""
-    embeddings: Any = model.get_input_embeddings()
-    special = torch.zeros(embeddings.weight.shape[0], dtype=torch.bool)
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    special = torch.zeros(min(end.weight.shape[0] for end in ends if end is not None), dtype=torch.bool)
     for name, value in model.config.get_text_config().to_dict().items():
         if name.endswith("token_id"):
             special[[i for i in _ids(value) if 0 <= i < len(special)]] = True
