@@ -8,6 +8,7 @@ attention takes none; it computes plain sequences, each with its prompt.
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,16 +44,23 @@ def attention_and_pack_options(
 ) -> tuple[str, PackOptions]:
     """The attention that trains, by transformers' name, and how the questions are packed for it.
 
-    `device` is "cpu" or "cuda"; the model is there afterwards, since what trains is probed. Raises MindError for an
-    attention that is not there or cannot train on the device, for a model that has more in its own training loss than
-    the cross-entropy, and as `choose_pack_options` does.
+    `device` is "cpu" or "cuda"; the model is there afterwards, since what is probed is what trains. Raises MindError
+    for an attention that is not there or cannot train on the device, for a model that has more in its own training loss
+    than the cross-entropy, and as `choose_pack_options` does.
     """
     train = config.train
     attention = choose_attention(config.student.attention, device, train.pack_length, train.share_prompts)
-    model.to(device)
+    model.to(_own_device(device))
     check_trainable(model)
     with use_attention(model, attention), torch.autocast(device, torch.bfloat16, enabled=train.bf16):
         return attention, choose_pack_options(model, attention, questions, train.pack_length, train.share_prompts)
+
+
+def _own_device(device: str) -> torch.device:
+    """That of this process: torchrun starts one for each GPU."""
+    if device == "cpu":
+        return torch.device(device)
+    return torch.device(device, int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
 def choose_pack_options(

@@ -44,7 +44,7 @@ def shared_inputs(model: PreTrainedModel, pack: Pack) -> dict[str, Any]:
 def padded_inputs(model: PreTrainedModel, sequences: Sequence[Tensor]) -> dict[str, Any]:
     """For sequences of token ids: input_ids (B, T), a row for each, padded on the right to the longest."""
     ones = [torch.ones_like(sequence) for sequence in sequences]
-    padded = {"input_ids": pad_sequence(sequences, True), "attention_mask": pad_sequence(ones, True)}
+    padded = {"input_ids": pad_sequence(list(sequences), True), "attention_mask": pad_sequence(ones, True)}
     return {name: tensor.to(model.device) for name, tensor in padded.items()}
 
 

@@ -124,7 +124,8 @@ def _read(model: PreTrainedModel, ids: Tensor, hidden: Tensor, bias: Tensor | No
         values = torch.tensor(_KNOWN, device=output.device)
         return values[torch.arange(output.shape[-1], device=output.device) % len(_KNOWN)].expand(output.shape).clone()
 
-    with _hooked(model.get_output_embeddings(), known):
+    head: Any = model.get_output_embeddings()
+    with _hooked(head, known):
         logits = model(input_ids=ids, **without_cache(model)).logits
     name = type(model).__name__
     if not given:

@@ -81,7 +81,13 @@ SPECIAL: dict[str, dict[str, Any]] = {
     # Latent attention, whose keys are not grouped.
     **dict.fromkeys((*_LATENT, "longcat_flash", "minicpm3", "youtu", "dots3_note_text"), {"num_key_value_heads": 4}),
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 8}),
-    "bailing_hybrid": {"layer_group_size": 2, "num_key_value_heads": 4, "num_expert_group": 1, "num_local_experts": 4},
+    "bailing_hybrid": {
+        "layer_group_size": 2,
+        "num_key_value_heads": 4,
+        "num_expert_group": 1,
+        "num_local_experts": 4,
+        "num_experts_per_token": 2,
+    },
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "deepseek_v2": {"num_key_value_heads": 4, "num_experts_per_tok": 2},
     "bamba": {"mamba_d_head": 16},
@@ -105,12 +111,19 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "reformer": {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local", "lsh"]},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "hybrid"], "n_mamba_heads": 2},
+    "zamba": {
+        "num_hidden_layers": 3,
+        "layers_block_type": ["mamba", "hybrid", "hybrid"],
+        "n_mamba_heads": 2,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+    },
     "zamba2": {
         "layers_block_type": ["mamba", "hybrid"],
         "mamba_headdim": 16,
         "n_mamba_heads": 4,
         "attention_head_dim": 16,
+        "attention_hidden_size": 64,
     },
     "zaya": {"num_experts_per_tok": 1},
 }
