@@ -55,6 +55,7 @@ _SPAN = re.compile(
 class _Findings:
     """By the way in which the model computes: attention, device and dtype; and by the reach of the probe in tokens."""
 
+    spans: list[tuple[str, int]]
     faults: dict[tuple[Any, ...], str | None] = field(default_factory=dict)
     alone: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     told: bool = False
@@ -78,7 +79,7 @@ def keeps_sequences_apart(model: PreTrainedModel, length: int) -> bool:
             f"{name} cannot be trained: in a row of several sequences it {reason}, "
             f"and in a row for each sequence, padded, it {further}"
         )
-    found = _findings[model]
+    found = _found(model)
     if not found.told:
         found.told = True
         warnings.warn(
@@ -96,7 +97,7 @@ def branch_fault(model: PreTrainedModel, longest: int, length: int) -> str | Non
     `longest` is the length in tokens of the longest prompt with a branch: the mask of shared prompts knows no window,
     and one that no sequence fills is none.
     """
-    windows = ((name, span) for name, span in _spans(model) if not name.startswith("original"))
+    windows = [(name, span) for name, span in _found(model).spans if not name.startswith("original")]
     name, span = min(windows, key=lambda item: item[1], default=("", longest))
     if span < longest:
         return f"its {name} is {span} tokens, and the longest sequence has {longest}"
@@ -111,14 +112,14 @@ def fault(model: PreTrainedModel, layout: Layout, length: int) -> str | None:
     Probed once for each attention, device and dtype that the model computes with, with more tokens than any of its
     windows below `length` has.
     """
-    reach = max((span for _, span in _spans(model) if _LENGTH <= span < length), default=0)
+    reach = max((span for _, span in _found(model).spans if _LENGTH <= span < length), default=0)
     return _probed(model, layout, 0) or (_probed(model, layout, reach) if reach else None)
 
 
 def _probed(model: PreTrainedModel, layout: Layout, reach: int) -> str | None:
     weight: Any = model.get_input_embeddings().weight
     way = (attention_of(model), weight.device.type, working_dtype(weight))
-    found = _findings.setdefault(model, _Findings())
+    found = _found(model)
     key = (layout, reach, *way)
     if key not in found.faults:
         with probing(model):
@@ -128,6 +129,12 @@ def _probed(model: PreTrainedModel, layout: Layout, reach: int) -> str | None:
             except Exception as error:  # of the model's own code: the layout does not work, whoever is told reads why
                 found.faults[key] = f"raises {describe(error)}"
     return found.faults[key]
+
+
+def _found(model: PreTrainedModel) -> _Findings:
+    if model not in _findings:
+        _findings[model] = _Findings(list(_spans(model)))
+    return _findings[model]
 
 
 def _spans(model: PreTrainedModel) -> Iterator[tuple[str, int]]:

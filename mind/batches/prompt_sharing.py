@@ -95,10 +95,8 @@ def choose_attention(attention: str, device: str, length: int, share_prompts: st
     """transformers' name of the attention that trains: `attention`, or what "auto" stands for.
 
     SDPA on a CPU. On a GPU FlexAttention for shared prompts in rows of at least FLEX_LENGTH tokens, flash-attention for
-    plain rows where it is installed, and SDPA otherwise. Raises MindError for FlexAttention on a CPU.
+    plain rows where it is installed, and SDPA otherwise.
     """
-    if attention == "flex_attention" and device == "cpu":
-        raise MindError("student.attention flex_attention: PyTorch has no backward pass of it on a CPU, sdpa has")
     if attention != "auto":
         return attention
     if device == "cpu":

@@ -24,6 +24,7 @@ from mind.student.probe import (
     probing,
     relative_error,
     tolerance,
+    trunk_of,
     trunk_states,
     without_cache,
     working_dtype,
@@ -125,11 +126,18 @@ def _read(model: PreTrainedModel, ids: Tensor, hidden: Tensor, bias: Tensor | No
         return values[torch.arange(output.shape[-1], device=output.device) % len(_KNOWN)].expand(output.shape).clone()
 
     head: Any = model.get_output_embeddings()
-    with _hooked(head, known):
-        logits = model(input_ids=ids, **without_cache(model)).logits
     name = type(model).__name__
+    others = _others(model, head)
+    with _hooked(head, known), torch.set_grad_enabled(bool(others)):
+        logits = model(input_ids=ids, **without_cache(model)).logits
     if not given:
         raise MindError(f"{name}: its logits do not come from the LM head that it names")
+    if logits.requires_grad:
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(logits.sum(), list(others.values()), allow_unused=True)
+        used = [other for other, gradient in zip(others, gradients, strict=True) if gradient is not None]
+        raise MindError(f"{name}: its logits depend on {', '.join(used)} beside trunk and LM head")
+    logits = logits.detach()
     before = _scale_before(name, hidden, given[0], bias)
     x = torch.tensor(_KNOWN, dtype=torch.float64).repeat(logits.shape[-1] // len(_KNOWN) + 1)[: logits.shape[-1]]
     z = logits.flatten(0, -2).double().cpu()
@@ -143,6 +151,12 @@ def _read(model: PreTrainedModel, ids: Tensor, hidden: Tensor, bias: Tensor | No
             f"{float(x[worst % len(x)]):g} into {float(z.flatten()[worst]):g}"
         )
     return None if linear else _number(bound / (slope * before)), _number(1 / (slope * before))
+
+
+def _others(model: PreTrainedModel, head: nn.Module) -> dict[str, nn.Parameter]:
+    """The trained parameters that belong neither to the trunk nor to the head, by name."""
+    known = {id(p) for part in (trunk_of(model), head) for p in part.parameters()}
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in known}
 
 
 def _scale_before(name: str, hidden: Tensor, given: Tensor, bias: Tensor | None) -> float:

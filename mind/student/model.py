@@ -123,7 +123,9 @@ def _convert_gguf(source: Path, target: Path) -> None:
 
 
 def set_attention(model: PreTrainedModel, name: str) -> None:
-    """The model computes attention by `name` from now on; raises MindError if that is not installed."""
+    """The model computes attention by `name` from now on; raises MindError if that is not installed or cannot train."""
+    if name == "flex_attention" and not torch.cuda.is_available():
+        raise MindError("student.attention flex_attention: PyTorch has no backward pass of it on a CPU, sdpa has")
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as error:

@@ -131,6 +131,17 @@ def test_a_head_with_another_product_is_refused():
         head_of(model)
 
 
+def test_a_scale_that_trains_is_refused():
+    """It would not be trained, nor heeded when it has moved; a frozen one is read off."""
+    model = build_changed(after=lambda z: z)
+    model.scale = torch.nn.Parameter(torch.tensor(0.25))
+    model.after = lambda logits: logits * model.scale
+    with pytest.raises(MindError, match="Odd: its logits depend on scale beside trunk and LM head"):
+        head_of(model)
+    model.scale.requires_grad_(False)
+    assert head_of(model).temperature == 4.0
+
+
 def test_a_head_that_is_not_called_is_refused():
     model = build_changed()
     head = torch.nn.Linear(32, 64, bias=False)
