@@ -69,12 +69,11 @@ def condition_of(model: PreTrainedModel, weight: Tensor, bias: Tensor | None) ->
     return _conditions[model]
 
 
-def check_own_loss(model: PreTrainedModel, condition: Condition) -> None:
+def check_own_loss(model: PreTrainedModel) -> None:
     """Raises MindError for a model whose own training loss has more than the cross-entropy of its logits, such as the
-    load balance of a mixture of experts: training by the cross-entropy alone would leave that out."""
-    if condition.losses is None:
-        return
-    own, expected = condition.losses
+    load balance of a mixture of experts: training by the cross-entropy alone would leave that out. Only for a model whose
+    condition is known."""
+    own, expected = _conditions[model].losses or (0.0, 0.0)
     if not abs(own - expected) <= 1e-5 * expected:
         raise MindError(
             f"{type(model).__name__}: its own training loss is {own:.4f} where the cross-entropy is {expected:.4f}, "

@@ -158,6 +158,5 @@ def head_of(model: nn.Module) -> Head:
 
 def check_trainable(model: nn.Module) -> None:
     """Raises MindError for a model whose own training loss has more than the cross-entropy of its logits."""
-    model = causal_lm(model)
-    head: Any = model.get_output_embeddings()
-    check_own_loss(model, condition_of(model, head.weight, head.bias))
+    head_of(model)
+    check_own_loss(causal_lm(model))
