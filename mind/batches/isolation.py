@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mind.batches.packing import document_pack, plain_pack
-from mind.batches.rows import padded_inputs, plain_inputs, shared_inputs
+from mind.batches.rows import left_padded_inputs, padded_inputs, plain_inputs, shared_inputs
 from mind.errors import MindError
 from mind.student.model import attention_of
 from mind.student.probe import (
@@ -37,7 +37,8 @@ from mind.student.probe import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Layout = Literal["plain", "shared", "padded"]
+Layout = Literal["plain", "shared", "padded", "left"]
+"""Sequences one after another, documents with branches, or a row for each sequence, padded on the right or the left."""
 
 _LENGTH = 9  # tokens of the probed sequence
 _UNSEEN = 2  # of them are behind those whose states are differentiated, so that a state that sees later ones is found
@@ -232,6 +233,12 @@ def _padded(ids: list[int], reach: int) -> _Probe:
     return _whole_sequences(lambda model: padded_inputs(model, [torch.tensor(row) for row in rows]), rows, starts)
 
 
+def _left(ids: list[int], reach: int) -> _Probe:
+    rows = _sequences(ids, reach, first=11 + reach)
+    starts = [(number + 1) * len(rows[0]) - len(row) for number, row in enumerate(rows)]
+    return _whole_sequences(lambda model: left_padded_inputs(model, [torch.tensor(row) for row in rows]), rows, starts)
+
+
 def _shared(ids: list[int], reach: int) -> _Probe:
     """The second of three branches of the second of three documents, beyond `reach` tokens behind its prompt."""
     prompt, branch, a, a1, a2, b1, b3, c = _cut(ids, [_PROMPT, _LENGTH - _PROMPT, 3, 4, 2, 3 + reach, 2, 4])
@@ -241,7 +248,7 @@ def _shared(ids: list[int], reach: int) -> _Probe:
     return _Probe(lambda model: shared_inputs(model, pack), [prompt + branch], [torch.cat([of_prompt, of_branch])])
 
 
-_PROBES = {"plain": _plain, "shared": _shared, "padded": _padded}
+_PROBES = {"plain": _plain, "shared": _shared, "padded": _padded, "left": _left}
 
 
 def _sequences(ids: list[int], reach: int, first: int) -> list[list[int]]:

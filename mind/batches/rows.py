@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,16 @@ def padded_inputs(model: PreTrainedModel, sequences: Sequence[Tensor]) -> dict[s
     """For sequences of token ids: input_ids (B, T), a row for each, padded on the right to the longest."""
     ones = [torch.ones_like(sequence) for sequence in sequences]
     padded = {"input_ids": pad_sequence(list(sequences), True), "attention_mask": pad_sequence(ones, True)}
+    return {name: tensor.to(model.device) for name, tensor in padded.items()}
+
+
+def left_padded_inputs(model: PreTrainedModel, sequences: Sequence[Tensor]) -> dict[str, Any]:
+    """The same padded on the left, as transformers' generation gives it to the trunk."""
+    ones = [torch.ones_like(sequence) for sequence in sequences]
+    mask = pad_sequence(ones, True, padding_side="left")
+    padded = {"input_ids": pad_sequence(list(sequences), True, padding_side="left"), "attention_mask": mask}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        padded["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
     return {name: tensor.to(model.device) for name, tensor in padded.items()}
 
 

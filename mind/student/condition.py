@@ -71,8 +71,10 @@ def condition_of(model: PreTrainedModel, weight: Tensor, bias: Tensor | None) ->
 
 def check_own_loss(model: PreTrainedModel) -> None:
     """Raises MindError for a model whose own training loss has more than the cross-entropy of its logits, such as the
-    load balance of a mixture of experts: training by the cross-entropy alone would leave that out. Only for a model whose
-    condition is known."""
+    load balance of a mixture of experts: training by the cross-entropy alone would leave that out.
+
+    `condition_of` has been called with the model.
+    """
     own, expected = _conditions[model].losses or (0.0, 0.0)
     if not abs(own - expected) <= 1e-5 * expected:
         raise MindError(
