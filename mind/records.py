@@ -161,5 +161,5 @@ class MicroBatch:
 
     @property
     def total_tokens(self) -> int:
-        """Tokens that the trunk computes."""
+        """Tokens that the trunk computes, without the padding of a model that needs a row for each sequence."""
         return sum(pack.input_ids.numel() for pack in self.packs)

@@ -53,7 +53,14 @@ def check_prompt(question: TokenizedQuestion, length: int) -> None:
 
 def plain_pack(sequences: Sequence[Sequence[int]]) -> Pack:
     """A row of sequences that nothing labels, such as texts to encode."""
-    return _row([_Document(0, (), tuple(ids), ()) for ids in sequences])
+    return document_pack([(ids, ()) for ids in sequences])
+
+
+def document_pack(documents: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Pack:
+    """A row of documents, each a prompt and the branches that continue it."""
+    return _row(
+        [_Document(0, (), tuple(prompt), tuple(tuple(ids) for ids in branches)) for prompt, branches in documents]
+    )
 
 
 def sequence_lengths(question: TokenizedQuestion) -> list[int]:

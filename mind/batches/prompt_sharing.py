@@ -1,4 +1,4 @@
-"""Prompts computed once: which models can let branches share one, the attention mask, and the attention that takes it.
+"""Prompts computed once: which models can let branches share one, and the attention that takes the mask for it.
 
 A branch sees its document's prompt and itself, at the positions that it would have alone. That is a mask, so it needs
 an attention that takes masks: PyTorch's SDPA with a dense one, or FlexAttention, which skips masked blocks. Flash
@@ -8,50 +8,35 @@ attention takes none; it computes plain sequences, each with its prompt.
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from mind.batches.isolation import branch_fault, keeps_sequences_apart
 from mind.batches.packing import check_prompt, sequence_lengths
 from mind.config import MindConfig
 from mind.errors import MindError
-from mind.records import Pack, PackOptions, TokenizedQuestion
-from mind.student.model import attention_of, causal_lm, set_attention
-
-if TYPE_CHECKING:
-    from torch.nn.attention.flex_attention import BlockMask
-
-FAMILIES = ("gemma3_text", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
-"""transformers' model_type of the families whose branches are tested to equal sequences on their own."""
+from mind.records import PackOptions, TokenizedQuestion
+from mind.student.model import attention_of, causal_lm, check_trainable, head_of, set_attention
 
 MASKED_ATTENTION = ("sdpa", "eager", "flex_attention")
 FLEX_LENGTH = 2048
 """Row length in tokens from which masked blocks are worth FlexAttention's compilation [not measured on a GPU]."""
 
 
-def obstacle(model: nn.Module, attention: str, longest: int) -> str | None:
+def obstacle(model: nn.Module, attention: str, longest: int, length: int) -> str | None:
     """Why the branches of a prompt cannot share it in this model; None where they can.
 
-    `attention` is the implementation that will compute it, `longest` the tokens of the longest sequence: a sliding
-    window that no sequence fills is full attention.
+    `attention` is the implementation that will compute it, `longest` the tokens of the longest sequence, `length` those
+    of a row.
     """
-    config = causal_lm(model).config.get_text_config()
-    if config.model_type not in FAMILIES:
-        return f"{config.model_type} models are not among those known to allow it ({', '.join(FAMILIES)})"
-    layers = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    if unknown := sorted(layers - {"full_attention", "sliding_attention"}):
-        return f"the model has {', '.join(unknown)} layers"
-    slides = "sliding_attention" in layers or (not layers and getattr(config, "use_sliding_window", True))
-    if slides and window is not None and window < longest:
-        return f"the model attends to the last {window} tokens only, and the longest sequence has {longest}"
     if attention not in MASKED_ATTENTION:
         return f"{attention} takes no attention mask"
-    return None
+    return branch_fault(causal_lm(model), longest, length)
 
 
 def attention_and_pack_options(
@@ -59,13 +44,23 @@ def attention_and_pack_options(
 ) -> tuple[str, PackOptions]:
     """The attention that trains, by transformers' name, and how the questions are packed for it.
 
-    `device` is "cpu" or "cuda". Raises MindError for an attention that is not there or cannot train on the device, and
-    as `choose_pack_options` does.
+    `device` is "cpu" or "cuda"; the model is there afterwards, since what is probed is what trains. Raises MindError
+    for an attention that is not there or cannot train on the device, for a model that has more in its own training loss
+    than the cross-entropy, and as `choose_pack_options` does.
     """
     train = config.train
     attention = choose_attention(config.student.attention, device, train.pack_length, train.share_prompts)
-    with use_attention(model, attention):
+    model.to(_own_device(device))
+    check_trainable(model)
+    with use_attention(model, attention), torch.autocast(device, torch.bfloat16, enabled=train.bf16):
         return attention, choose_pack_options(model, attention, questions, train.pack_length, train.share_prompts)
+
+
+def _own_device(device: str) -> torch.device:
+    """That of this process: torchrun starts one for each GPU."""
+    if device == "cpu":
+        return torch.device(device)
+    return torch.device(device, int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
 def choose_pack_options(
@@ -75,19 +70,24 @@ def choose_pack_options(
     the model can compute them, or if it is "always".
 
     Warns, with the reason, if it is "auto" and the model cannot. Raises MindError if it is "always" and the model
-    cannot, and for a prompt that alone is longer than `length`.
+    cannot, for a prompt that alone is longer than `length`, and for a model whose logits are not those of trunk and
+    head or that computes no row like sequences on their own.
     """
     for question in questions:
         check_prompt(question, length)
+    head_of(model)
+    apart = keeps_sequences_apart(causal_lm(model), length)
     if share_prompts == "never":
         return PackOptions(length, False)
     longest = max((length for question in questions for length in sequence_lengths(question)), default=0)
-    reason = obstacle(model, attention, longest)
+    reason = obstacle(model, attention, longest, length)
     if reason is None:
         return PackOptions(length, True)
     if share_prompts == "always":
         raise MindError(f"train.share_prompts is always, but prompts cannot be shared: {reason}")
-    warnings.warn(f"each rationale is computed with its own copy of the prompt: {reason}", RuntimeWarning, stacklevel=2)
+    if apart:  # else it has been said that every sequence has its own row
+        message = f"each rationale is computed with its own copy of the prompt: {reason}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
     return PackOptions(length, False)
 
 
@@ -95,10 +95,8 @@ def choose_attention(attention: str, device: str, length: int, share_prompts: st
     """transformers' name of the attention that trains: `attention`, or what "auto" stands for.
 
     SDPA on a CPU. On a GPU FlexAttention for shared prompts in rows of at least FLEX_LENGTH tokens, flash-attention for
-    plain rows where it is installed, and SDPA otherwise. Raises MindError for FlexAttention on a CPU.
+    plain rows where it is installed, and SDPA otherwise.
     """
-    if attention == "flex_attention" and device == "cpu":
-        raise MindError("student.attention flex_attention: PyTorch has no backward pass of it on a CPU, sdpa has")
     if attention != "auto":
         return attention
     if device == "cpu":
@@ -121,23 +119,3 @@ def use_attention(model: nn.Module, name: str) -> Iterator[None]:
         yield
     finally:
         set_attention(model, before)
-
-
-def branch_mask(pack: Pack, attention: str, dtype: torch.dtype, device: torch.device) -> Tensor | BlockMask:
-    """What each token of a pack sees, as `attention` takes it: bool or additive (1, 1, T, T), or a BlockMask."""
-    length = len(pack.input_ids)
-    document = torch.repeat_interleave(pack.boundaries.diff()).to(device)
-    branch = pack.branch.to(device)
-
-    def sees(batch: Any, head: Any, q: Tensor, k: Tensor) -> Tensor:
-        return (q >= k) & (document[q] == document[k]) & ((branch[k] == 0) | (branch[k] == branch[q]))
-
-    if attention == "flex_attention":
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        return create_block_mask(sees, None, None, length, length, device=device)
-    token = torch.arange(length, device=device)
-    mask = sees(None, None, token[:, None], token[None, :])[None, None]
-    if attention == "eager":
-        return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, torch.finfo(dtype).min)
-    return mask

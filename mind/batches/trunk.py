@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from mind.batches.prompt_sharing import branch_mask
+from mind.batches.isolation import branch_fault, keeps_sequences_apart
+from mind.batches.rows import padded_inputs, plain_inputs, shared_inputs
+from mind.errors import require
 from mind.records import MicroBatch, Pack
-from mind.student.model import attention_of, causal_lm
+from mind.student.model import causal_lm
+from mind.student.probe import trunk_states
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def pack_hidden(model: nn.Module, pack: Pack) -> Tensor:
-    """Last hidden states (T, D) of a pack, after the final norm; no sequence and no branch sees another."""
+    """Last hidden states (T, D) of a pack, after the final norm; no sequence and no branch sees another.
+
+    A model that mixes the sequences of a row gets a row for each of them, and says so once. Raises MindError for a
+    model that computes neither like sequences on their own, and for branches that it does not keep apart.
+    """
     model = causal_lm(model)
-    embeddings, attention = model.get_input_embeddings().weight, attention_of(model)
-    assert isinstance(embeddings, Tensor)
-    device = embeddings.device
-    ids, positions = pack.input_ids[None].to(device), pack.position_ids[None].to(device)
-    inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
-    # Restarting position_ids without an attention mask are transformers' sign of plain sequences: it builds the
-    # block-diagonal mask itself, with the layer's own window where it has one.
     if pack.branched:
-        inputs["attention_mask"] = branch_mask(pack, attention, embeddings.dtype, device)
-    elif "flash" in attention:
-        lengths, boundaries = pack.boundaries.diff(), pack.boundaries.to(device, torch.int32)
-        longest = int(lengths.max())
-        inputs |= {
-            "cu_seq_lens_q": boundaries,
-            "cu_seq_lens_k": boundaries,
-            "max_length_q": longest,
-            "max_length_k": longest,
-        }
-    return model.base_model(**inputs, use_cache=False).last_hidden_state[0]
+        reason = branch_fault(model, int(pack.position_ids.max()) + 1, len(pack.input_ids))
+        require(reason is None, f"prompts cannot be shared: {reason}")
+        return trunk_states(model, shared_inputs(model, pack))[0]
+    if keeps_sequences_apart(model, len(pack.input_ids)):
+        return trunk_states(model, plain_inputs(model, pack))[0]
+    return _padded_hidden(model, pack)
 
 
 def labeled_hidden(model: nn.Module, batch: MicroBatch) -> Tensor:
@@ -43,3 +41,17 @@ def labeled_hidden(model: nn.Module, batch: MicroBatch) -> Tensor:
         hidden = pack_hidden(model, pack)
         rows.append(hidden[pack.rows.to(hidden.device)])
     return torch.cat(rows)
+
+
+def _padded_hidden(model: PreTrainedModel, pack: Pack) -> Tensor:
+    """The same from a row for each sequence: as many rows at once as the pack has tokens for, the longest first."""
+    lengths = pack.boundaries.diff().tolist()
+    sequences = pack.input_ids.split(lengths)
+    states: list[Tensor] = [torch.empty(0)] * len(lengths)
+    left = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while left:
+        rows = max(1, len(pack.input_ids) // max(1, lengths[left[0]]))
+        group, left = left[:rows], left[rows:]
+        for i, row in zip(group, trunk_states(model, padded_inputs(model, [sequences[i] for i in group])), strict=True):
+            states[i] = row[: lengths[i]]
+    return torch.cat(states)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mind.batches.isolation import fault
 from mind.grading.answers import extract_answer, is_correct
 from mind.records import Question
+from mind.student.model import causal_lm
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,19 @@ def generate_responses(
     if not all(prompts):
         raise ValueError(f"prompt {next(i for i, prompt in enumerate(prompts) if not prompt)} has no tokens")
     end_ids = _end_ids(model, tokenizer)
-    # Neighbours in length share a batch, so it pads little; the longest come first, so memory that is short runs out
-    # at once.
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     responses = [""] * len(prompts)
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        done = 0
+        for batch in _batches(model, prompts, batch_size):
             chosen = [prompts[index] for index in batch]
             texts = _generate_batch(model, tokenizer, chosen, max_new_tokens, end_ids, stop_text)
             for index, text in zip(batch, texts, strict=True):
                 responses[index] = text
             if progress is not None:
-                progress(start + len(batch))
+                done += len(batch)
+                progress(done)
     finally:
         model.train(was_training)
     return responses
@@ -95,6 +96,18 @@ def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> Accurac
         unparsed=sum(row["extracted"] is None for row in rows),
         rows=rows,
     )
+
+
+def _batches(model: PreTrainedModel, prompts: list[list[int]], batch_size: int) -> Iterator[list[int]]:
+    """The prompts by index: all lengths together, or equal ones where padding on the left changes what comes out."""
+    # Neighbours in length share a batch, so it pads little; the longest come first, so memory that is short runs out
+    # at once.
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    longest = len(prompts[order[0]]) if prompts else 0
+    mixed = batch_size > 1 and fault(causal_lm(model), "left", longest) is None
+    for _, group in groupby(order, key=lambda index: 0 if mixed else len(prompts[index])):
+        indices = list(group)
+        yield from (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
 
 
 @torch.inference_mode()

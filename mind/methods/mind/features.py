@@ -39,7 +39,7 @@ class StudentEncoder:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack_length: int) -> None:
         self.model, self.tokenizer, self.pack_length = model, tokenizer, pack_length
-        self.name = f"student-{_fingerprint(model)}"
+        self.name = f"student-alone-{_fingerprint(model)}"  # older caches may hold states that saw other texts
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:

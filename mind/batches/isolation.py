@@ -1,0 +1,267 @@
+"""Which rows a model computes as if each sequence were alone: a probe of the very model, not a list of families.
+
+Attention keeps the sequences of a row apart by a mask; a recurrent state, a convolution or a mask of a model's own
+does not, and learned positions may count from the start of the row. A few tokens show it: the gradient of a sequence's
+states with respect to every other token of the row is exactly zero if nothing leaks, in any dtype, and the states are
+those of the sequence on its own if its positions are right. What begins beyond a number of tokens, such as a window,
+needs more of them: the model's configuration tells how many.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from mind.batches.packing import document_pack, plain_pack
+from mind.batches.rows import left_padded_inputs, padded_inputs, plain_inputs, shared_inputs
+from mind.errors import MindError
+from mind.student.model import attention_of
+from mind.student.probe import (
+    describe,
+    probe_ids,
+    probing,
+    relative_error,
+    tolerance,
+    trunk_states,
+    working_dtype,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Layout = Literal["plain", "shared", "padded", "left"]
+"""Sequences one after another, documents with branches, or a row for each sequence, padded on the right or the left."""
+
+_LENGTH = 9  # tokens of the probed sequence
+_UNSEEN = 2  # of them are behind those whose states are differentiated, so that a state that sees later ones is found
+_PROMPT = 4  # of them are its prompt in rows with shared prompts
+
+# Settings that name a length in tokens from which on some layer computes something else: windows, chunks, keys that are
+# compressed or chosen, the positions that were trained.
+_SPAN = re.compile(
+    r"window(_(size|len|length))?$|att(entio)?n_chunk_(size|length)$|^local_attention|^compress_rate|"
+    r"^index_(topk|block_size)$|^original_max_position"
+)
+
+
+@dataclass
+class _Findings:
+    """By the way in which the model computes: attention, device and dtype; and by the reach of the probe in tokens."""
+
+    spans: list[tuple[str, int]]
+    faults: dict[tuple[Any, ...], str | None] = field(default_factory=dict)
+    alone: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    told: bool = False
+
+
+_findings: WeakKeyDictionary[nn.Module, _Findings] = WeakKeyDictionary()
+
+
+def keeps_sequences_apart(model: PreTrainedModel, length: int) -> bool:
+    """Whether sequences one after another in a row of `length` tokens are computed as on their own.
+
+    If not, each needs a row of its own, padded: a warning says so once, with the reason. Raises MindError if the model
+    does not compute that like sequences on their own either.
+    """
+    reason = fault(model, "plain", length)
+    if reason is None:
+        return True
+    name = type(model).__name__
+    if further := fault(model, "padded", length):
+        raise MindError(
+            f"{name} cannot be trained: in a row of several sequences it {reason}, "
+            f"and in a row for each sequence, padded, it {further}"
+        )
+    found = _found(model)
+    if not found.told:
+        found.told = True
+        warnings.warn(
+            f"each sequence is computed in a row of its own, with padding: in a row of several, {name} {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return False
+
+
+def branch_fault(model: PreTrainedModel, longest: int, length: int) -> str | None:
+    """Why the branches of shared prompts in a row of `length` tokens are not computed like sequences on their own; None
+    if they are.
+
+    `longest` is the length in tokens of the longest prompt with a branch: the mask of shared prompts knows no window,
+    and one that no sequence fills is none.
+    """
+    windows = [(name, span) for name, span in _found(model).spans if not name.startswith("original")]
+    name, span = min(windows, key=lambda item: item[1], default=("", longest))
+    if span < longest:
+        return f"its {name} is {span} tokens, and the longest sequence has {longest}"
+    reason = fault(model, "shared", length)
+    return None if reason is None else f"in a row with shared prompts, {type(model).__name__} {reason}"
+
+
+def fault(model: PreTrainedModel, layout: Layout, length: int) -> str | None:
+    """What is wrong with the states of a sequence if the model computes rows of `length` tokens in this layout; None if
+    nothing is.
+
+    Probed once for each attention, device and dtype that the model computes with, with more tokens than any of its
+    windows below `length` has.
+    """
+    reach = max((span for _, span in _found(model).spans if _LENGTH <= span < length), default=0)
+    return _probed(model, layout, 0) or (_probed(model, layout, reach) if reach else None)
+
+
+def _probed(model: PreTrainedModel, layout: Layout, reach: int) -> str | None:
+    weight: Any = model.get_input_embeddings().weight
+    way = (attention_of(model), weight.device.type, working_dtype(weight))
+    found = _found(model)
+    key = (layout, reach, *way)
+    if key not in found.faults:
+        with probing(model):
+            probe = _PROBES[layout](probe_ids(model, 60 + 3 * reach).tolist(), reach)
+            try:
+                found.faults[key] = _difference(model, probe, way, found.alone)
+            except Exception as error:  # of the model's own code: the layout does not work, whoever is told reads why
+                found.faults[key] = f"raises {describe(error)}"
+    return found.faults[key]
+
+
+def _found(model: PreTrainedModel) -> _Findings:
+    if model not in _findings:
+        _findings[model] = _Findings(list(_spans(model)))
+    return _findings[model]
+
+
+def _spans(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
+    """(name, tokens) of the settings that name a length from which on some layer computes something else."""
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or ())
+    slides = "sliding_attention" in layers or (not layers and getattr(config, "use_sliding_window", True))
+    for name, value in _numbers(config.to_dict(), ""):
+        if _SPAN.search(name) and value > 0 and (slides or name != "sliding_window"):
+            yield name, value
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, int]]:
+    """The integers of a configuration with their names; numbers of a table are named by it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(item, name if _SPAN.search(name) else str(key))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield name, value
+
+
+_Inputs = Callable[[Any], dict[str, Any]]
+"""From the model to what its trunk is given."""
+
+
+class _Probe(NamedTuple):
+    """Rows, and the sequences in them to compare; the last of these is the one to differentiate."""
+
+    inputs: _Inputs
+    sequences: Sequence[list[int]]
+    places: Sequence[Tensor]  # (length,) each, of their tokens in the flattened rows
+
+
+def _difference(
+    model: PreTrainedModel, probe: _Probe, way: tuple[Any, ...], known: dict[tuple[Any, ...], Tensor]
+) -> str | None:
+    states, embeddings = _states_and_embeddings(model, probe.inputs(model))
+    own = probe.places[-1].to(states.device)
+    before = own[:-_UNSEEN]
+    seen = states[before]
+    weight = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).to(seen)
+    (gradient,) = torch.autograd.grad((seen * weight).sum(), embeddings, materialize_grads=True)
+    reached = gradient.flatten(0, 1).ne(0).any(-1)
+    if not reached[before].any():
+        return "lets no gradient through to its embeddings"
+    reached[before] = False
+    later = bool(reached[own].any())
+    reached[own] = False
+    if reached.any():
+        return "lets a sequence see the others"
+    if later:
+        return "lets a token see later ones of its sequence"
+    for sequence, places in zip(probe.sequences, probe.places, strict=True):
+        error = relative_error(states[places.to(states.device)], _alone(model, sequence, way, known))
+        if not error <= tolerance(working_dtype(states)):
+            return f"gives a sequence other states than alone: they differ by {error:.2g} of their norm"
+    return None
+
+
+def _alone(
+    model: PreTrainedModel, sequence: list[int], way: tuple[Any, ...], known: dict[tuple[Any, ...], Tensor]
+) -> Tensor:
+    key = (*sequence, *way)
+    if key not in known:
+        with torch.no_grad():
+            known[key] = trunk_states(model, {"input_ids": torch.tensor([sequence], device=model.device)})[0]
+    return known[key]
+
+
+def _states_and_embeddings(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
+    """The states (B T, D) of rows, with a graph down to their embeddings (B, T, E) and no further."""
+    embedded: list[Tensor] = []
+
+    def differentiable(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1].clone()  # which the model may change in place
+
+    handle = model.get_input_embeddings().register_forward_hook(differentiable)
+    try:
+        with torch.enable_grad():
+            return trunk_states(model, inputs).flatten(0, 1), embedded
+    finally:
+        handle.remove()
+
+
+def _plain(ids: list[int], reach: int) -> _Probe:
+    rows = _sequences(ids, reach, first=11)
+    starts = list(accumulate(map(len, rows), initial=0))
+    return _whole_sequences(lambda model: plain_inputs(model, plain_pack(rows)), rows, starts)
+
+
+def _padded(ids: list[int], reach: int) -> _Probe:
+    rows = _sequences(ids, reach, first=11 + reach)
+    starts = [row * len(rows[0]) for row in range(len(rows))]
+    return _whole_sequences(lambda model: padded_inputs(model, [torch.tensor(row) for row in rows]), rows, starts)
+
+
+def _left(ids: list[int], reach: int) -> _Probe:
+    rows = _sequences(ids, reach, first=11 + reach)
+    starts = [(number + 1) * len(rows[0]) - len(row) for number, row in enumerate(rows)]
+    return _whole_sequences(lambda model: left_padded_inputs(model, [torch.tensor(row) for row in rows]), rows, starts)
+
+
+def _shared(ids: list[int], reach: int) -> _Probe:
+    """The second of three branches of the second of three documents, beyond `reach` tokens behind its prompt."""
+    prompt, branch, a, a1, a2, b1, b3, c = _cut(ids, [_PROMPT, _LENGTH - _PROMPT, 3, 4, 2, 3 + reach, 2, 4])
+    pack = document_pack([(a, (a1, a2)), (prompt, (b1, branch, b3)), (c, ())])
+    of_prompt = len(a + a1 + a2) + torch.arange(len(prompt))
+    of_branch = len(a + a1 + a2 + prompt + b1) + torch.arange(len(branch))
+    return _Probe(lambda model: shared_inputs(model, pack), [prompt + branch], [torch.cat([of_prompt, of_branch])])
+
+
+_PROBES = {"plain": _plain, "shared": _shared, "padded": _padded, "left": _left}
+
+
+def _sequences(ids: list[int], reach: int, first: int) -> list[list[int]]:
+    """The first and the last are there to disturb. The one before the last is longer than `reach`; if that is not 0,
+    there is a short one, too, which must not heed that the row is longer."""
+    long, before, after, *short = _cut(ids, [_LENGTH + reach, first, 5, *([_LENGTH] if reach else [])])
+    return [before, *short, long, after]
+
+
+def _whole_sequences(inputs: _Inputs, rows: list[list[int]], starts: list[int]) -> _Probe:
+    places = [start + torch.arange(len(row)) for row, start in zip(rows, starts, strict=False)]
+    return _Probe(inputs, rows[1:-1], places[1:-1])
+
+
+def _cut(ids: list[int], sizes: list[int]) -> list[list[int]]:
+    return [ids[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]

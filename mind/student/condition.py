@@ -1,0 +1,187 @@
+"""What a model does to hidden states and logits around its LM head, read off the model itself.
+
+Families scale their logits and bound them by settings of many names, before or behind the head. Here the head is made
+to return known numbers, and what the model makes of them tells softcap and temperature; the logits that follow are then
+compared with the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from mind.errors import MindError
+from mind.student.probe import (
+    accepts,
+    describe,
+    probe_ids,
+    probing,
+    relative_error,
+    tolerance,
+    trunk_of,
+    trunk_states,
+    without_cache,
+    working_dtype,
+)
+from mind_kernels import Head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_KNOWN = (0.0, 2.0**-10, -(2.0**-10), 0.5, -2.0, 7.0, -31.0, 200.0, -3000.0, 1e5)  # exact in float32
+_TOKENS = 9
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a model does beside trunk and head."""
+
+    softcap: float | None
+    """The bound of the logits, of a Head."""
+    temperature: float
+    """What they are divided by."""
+    losses: tuple[float, float] | None
+    """The model's own training loss on a few tokens, and the cross-entropy of its logits; None if it gives no loss."""
+
+
+_conditions: WeakKeyDictionary[nn.Module, Condition] = WeakKeyDictionary()
+
+
+def condition_of(model: PreTrainedModel, weight: Tensor, bias: Tensor | None) -> Condition:
+    """Softcap and temperature of a model's head, whose weight (V, D) and bias (V,) are given; probed once per model.
+
+    Raises MindError if the model does something else between its trunk and its logits, which the losses would miss.
+    """
+    if model not in _conditions:
+        try:
+            with probing(model), torch.no_grad():
+                _conditions[model] = _probed(model, weight, bias)
+        except MindError:
+            raise
+        except Exception as error:  # of the model's own code
+            raise MindError(f"{type(model).__name__} cannot be trained: {describe(error)}") from error
+    return _conditions[model]
+
+
+def check_own_loss(model: PreTrainedModel) -> None:
+    """Raises MindError for a model whose own training loss has more than the cross-entropy of its logits, such as the
+    load balance of a mixture of experts: training by the cross-entropy alone would leave that out.
+
+    `condition_of` has been called with the model.
+    """
+    own, expected = _conditions[model].losses or (0.0, 0.0)
+    if not abs(own - expected) <= 1e-5 * expected:
+        raise MindError(
+            f"{type(model).__name__}: its own training loss is {own:.4f} where the cross-entropy is {expected:.4f}, "
+            "and MIND trains by the cross-entropy alone: to do so, turn the rest off in the student's config.json, "
+            "for a mixture of experts by output_router_logits: false"
+        )
+
+
+def _probed(model: PreTrainedModel, weight: Tensor, bias: Tensor | None) -> Condition:
+    name = type(model).__name__
+    ids = probe_ids(model, _TOKENS).to(model.device)[None]
+    hidden = trunk_states(model, {"input_ids": ids})
+    softcap, temperature = _read(model, ids, hidden, bias)
+    labels = {"labels": ids} if accepts(model, "labels") else {}
+    output = model(input_ids=ids, **labels, **without_cache(model))
+    found = Head(weight, bias, softcap, temperature).logits(hidden)
+    if found.shape != output.logits.shape:
+        raise MindError(
+            f"{name}: its logits are {tuple(output.logits.shape)}, those of trunk and head {tuple(found.shape)}"
+        )
+    error = relative_error(found, output.logits)
+    if not error <= tolerance(working_dtype(hidden)):
+        raise MindError(
+            f"{name}: its logits are not those of its trunk and head: they differ by {error:.2g} of their norm"
+        )
+    return Condition(softcap, temperature, _losses(output, ids[0]))
+
+
+def _losses(output: Any, ids: Tensor) -> tuple[float, float] | None:
+    if output.get("loss") is None:
+        return None
+    own, logits = float(output.loss), output.logits[0]
+    # Most classes widen the logits first; decoders of encoder-decoder models expect labels that are shifted already.
+    each = [
+        float(nn.functional.cross_entropy(wide[: len(target)], target))
+        for wide in (logits.float(), logits)
+        for target in (ids[1:], ids)
+    ]
+    return own, min(each, key=lambda expected: abs(own - expected))
+
+
+def _read(model: PreTrainedModel, ids: Tensor, hidden: Tensor, bias: Tensor | None) -> tuple[float | None, float]:
+    """Softcap and temperature, from what the model makes of known outputs x of its head: b tanh(s x / b) or s x."""
+    given: list[Tensor] = []
+
+    def known(head: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        given[:] = [inputs[0]]
+        values = torch.tensor(_KNOWN, device=output.device)
+        return values[torch.arange(output.shape[-1], device=output.device) % len(_KNOWN)].expand(output.shape).clone()
+
+    head: Any = model.get_output_embeddings()
+    name = type(model).__name__
+    others = _others(model, head)
+    with _hooked(head, known), torch.set_grad_enabled(bool(others)):
+        logits = model(input_ids=ids, **without_cache(model)).logits
+    if not given:
+        raise MindError(f"{name}: its logits do not come from the LM head that it names")
+    if logits.requires_grad:
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(logits.sum(), list(others.values()), allow_unused=True)
+        used = [other for other, gradient in zip(others, gradients, strict=True) if gradient is not None]
+        raise MindError(f"{name}: its logits depend on {', '.join(used)} beside trunk and LM head")
+    logits = logits.detach()
+    before = _scale_before(name, hidden, given[0], bias)
+    x = torch.tensor(_KNOWN, dtype=torch.float64).repeat(logits.shape[-1] // len(_KNOWN) + 1)[: logits.shape[-1]]
+    z = logits.flatten(0, -2).double().cpu()
+    slope, bound = _number(z[0, 1] / x[1]), _number(z[0, len(_KNOWN) - 1])
+    linear = abs(bound - slope * x[len(_KNOWN) - 1]) <= 1e-5 * abs(bound)
+    expected = slope * x if linear else bound * torch.tanh(slope * x / bound)
+    if not slope > 0 or not torch.allclose(z, expected, rtol=2e-3, atol=1e-6):
+        worst = int((z - expected).abs().nan_to_num(torch.inf).flatten().argmax())
+        raise MindError(
+            f"{name}: it turns logits x of its head into something else than b tanh(s x / b): "
+            f"{float(x[worst % len(x)]):g} into {float(z.flatten()[worst]):g}"
+        )
+    return None if linear else _number(bound / (slope * before)), _number(1 / (slope * before))
+
+
+def _others(model: PreTrainedModel, head: nn.Module) -> dict[str, nn.Parameter]:
+    """The trained parameters that belong neither to the trunk nor to the head, by name."""
+    known = {id(p) for part in (trunk_of(model), head) for p in part.parameters()}
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in known}
+
+
+def _scale_before(name: str, hidden: Tensor, given: Tensor, bias: Tensor | None) -> float:
+    """s > 0, if the head is given s times the trunk's hidden states."""
+    if given.shape == hidden.shape:
+        wide, target = hidden.double(), given.double()
+        scale = float((wide * target).sum() / wide.square().sum())
+        if abs(scale - 1) < 1e-6:
+            scale = 1.0
+        folds = scale == 1.0 or (scale > 0 and bias is None)
+        if folds and relative_error(scale * wide, target) <= tolerance(working_dtype(hidden)):
+            return scale
+    raise MindError(f"{name}: it transforms the hidden states of its trunk before they reach the LM head")
+
+
+def _number(value: Tensor | float) -> float:
+    """A setting that was read off float32 numbers: 30.0 for 29.999998."""
+    return float(f"{float(value):.7g}")
+
+
+@contextmanager
+def _hooked(module: nn.Module, hook: Callable) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
