@@ -333,7 +333,7 @@ def _check_finite(
     bad = (computed & ~l_real.isfinite()).any(1).nonzero().flatten().tolist()
     if bad:
         raise NotFiniteError(f"the loss of {named_questions([questions[q].id for q in bad])} is not finite")
-    for name, value in totals.items():
+    for name, value in sorted(totals.items(), key=lambda item: item[0] != "loss"):  # the loss tells most
         if not math.isfinite(value):
             raise NotFiniteError(f"the {name.replace('_', ' ')} is {value}")
 
