@@ -62,6 +62,8 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
     if resume:
         saved = saved_config(config, folder)
         if saved == config and folder.finished:
+            if not folder.report.exists():  # a kill came between
+                write_run_report(folder)
             return folder
     else:
         saved = config

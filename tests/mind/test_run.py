@@ -155,7 +155,7 @@ def launch(tmp_path_factory):
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, arguments, launch):
     for method, kills in (("mind", ("step", "save", "warm-up")), ("sft", ("step", "save"))):
         straight = tmp_path / method
-        given = [*arguments, "--method", method]
+        given = [*arguments, "--method", method, "--train.log-steps", "5"]  # the checkpoints lie between two lines
         assert launch("never", replaced(given, "--output", str(straight))) == 0
         for when in kills:
             output = tmp_path / f"{method}-{when}"
@@ -163,6 +163,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, arguments, launch):
             assert not (output / "student").exists()
             assert launch("never", ["train", "--output", str(output), "--resume"]) == 0
             assert train_rows(output) == train_rows(straight), (method, when)
+            assert [row["step"] for row in train_rows(output)] == [5, 10, 12]
+            evaluations = [(folder / "evaluation.json").read_text() for folder in (straight, output)]
+            assert evaluations[0] == evaluations[1], (method, when)
             weights = [load_file(folder / "student" / "model.safetensors") for folder in (straight, output)]
             for name, value in weights[0].items():
                 assert torch.equal(value, weights[1][name]), name
