@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mind.errors import NotFiniteError
+
 LISTED = 8
 """Questions that a message names, at most."""
 
@@ -30,6 +32,12 @@ def not_finite(tree: Any, name: str = "") -> str | None:
         return None
     found = (not_finite(value, f"{name}.{key}" if name else str(key)) for key, value in items)
     return next(filter(None, found), None)
+
+
+def require_finite(tree: Any, what: str) -> None:
+    """Raises NotFiniteError, "WHAT NAME is not finite", for the first number of `not_finite`."""
+    if bad := not_finite(tree):
+        raise NotFiniteError(f"{what} {bad} is not finite")
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -80,7 +80,7 @@ class RunFolder(os.PathLike[str]):
     @property
     def finished(self) -> bool:
         """Whether the run came to its end: its student is saved, its record complete."""
-        return self.status.exists()
+        return self.status.exists() and self.student.exists()  # older versions saved the student last
 
     def responses(self, when: Literal["before", "after"]) -> Path:
         """The folder of the responses that the accuracies are computed from, a JSONL file per evaluation file."""

@@ -12,8 +12,8 @@ import tyro
 
 from mind.cli.terminal import print_table, take_option
 from mind.config import EvaluationConfig, MindConfig, StudentConfig
-from mind.errors import MindError, NotFiniteError
-from mind.finite import not_finite
+from mind.errors import MindError
+from mind.finite import require_finite
 from mind.typed_json import overlaid, read_json, write_json
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def evaluate_command(options: Evaluate) -> None:
         )
     )
     model, tokenizer = load_student(options.student)
-    if bad := not_finite(dict(model.named_parameters())):
-        raise NotFiniteError(f"student.model {options.student.model}: its weight {bad} is not finite")
+    require_finite(dict(model.named_parameters()), f"student.model {options.student.model}: its weight")
     output = None if options.output is None else Path(options.output)
     responses = None if output is None else output.with_suffix(".responses")
     results = {

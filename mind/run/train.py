@@ -20,7 +20,7 @@ from mind.config import MindConfig
 from mind.errors import MindError, NotFiniteError, require
 from mind.evaluation.evaluate import answer_accuracy, heldout_nll
 from mind.files import replacing_folder
-from mind.finite import not_finite
+from mind.finite import require_finite
 from mind.methods import method_class, with_options
 from mind.methods.method import MethodContext
 from mind.records import TokenizedQuestion
@@ -58,7 +58,6 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
     """
     started = time.perf_counter()
     config, folder = with_options(config), RunFolder(config.output)
-    _check_options(config)
     if resume:
         saved = saved_config(config, folder)
         if saved == config and folder.finished:
@@ -68,6 +67,7 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
     else:
         saved = config
         folder.check_free()
+    _check_options(config)
     data = load_data(config)
     warn_of_overlap(data)
     set_seed(config.train.seed)
@@ -136,8 +136,7 @@ def _check_launch(config: MindConfig) -> None:
 
 
 def _check_model(model: PreTrainedModel, config: MindConfig) -> None:
-    if bad := not_finite(dict(model.named_parameters())):
-        raise NotFiniteError(f"student.model {config.student.model}: its weight {bad} is not finite")
+    require_finite(dict(model.named_parameters()), f"student.model {config.student.model}: its weight")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and config.student.max_length > context:
         raise MindError(

@@ -26,7 +26,7 @@ from mind.batches.steps import question_tokens, shares
 from mind.batches.trunk import labeled_hidden
 from mind.config import MindConfig, flat
 from mind.errors import MindError, NotFiniteError
-from mind.finite import named_questions, not_finite
+from mind.finite import named_questions, require_finite
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.metrics import StepMeter, peak_memory, row_metrics, step_work
@@ -287,17 +287,16 @@ class MethodTrainer(Trainer):
         spent = {"wall_s": now - self._started, "train_s": now - self._training_began}
         return {name: self._seconds_before[name] + seconds for name, seconds in spent.items()}
 
-    def _not_finite(self) -> str | None:
-        """Which weight, or which number of the optimizer's state, is nan or infinite; None if none is."""
+    def _require_finite_state(self, what: str) -> None:
+        """Raises NotFiniteError, from `what` on, for a weight or a number of the optimizer that is not finite."""
         trained = {name: p for name, p in self.context.model.named_parameters() if p.requires_grad}
         optimizer = cast(torch.optim.Optimizer, self.optimizer)
         state = {name: optimizer.state.get(p, {}) for name, p in trained.items()}
         networks = {name: dict(network.named_parameters()) for name, network in self.method.networks().items()}
-        return not_finite({"weights": trained, "optimizer": state, **networks})
+        require_finite({"weights": trained, "optimizer": state, **networks}, what)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if bad := self._not_finite():
-            raise NotFiniteError(f"after it {bad} is not finite")
+        self._require_finite_state("after it")
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             checkpoint = self.folder.checkpoint(self.state.global_step)
@@ -307,10 +306,8 @@ class MethodTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         checkpoint = Path(resume_from_checkpoint)
-        try:
+        with _usable(checkpoint):
             self.method.load_state_dict(self.folder.read_method(checkpoint))
-        except NotFiniteError as error:
-            raise self._unusable(resume_from_checkpoint, str(error)) from None
         progress = self.folder.read_progress(checkpoint)
         if progress:  # older versions did not write it
             self.meter.load_state_dict(progress["meter"])
@@ -318,12 +315,18 @@ class MethodTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and (bad := self._not_finite()):
-            raise self._unusable(checkpoint, f"{bad} is not finite")
+        if checkpoint is not None:
+            with _usable(Path(checkpoint)):
+                self._require_finite_state("of its numbers")
 
-    @staticmethod
-    def _unusable(checkpoint: str, reason: str) -> MindError:
-        return MindError(f"{checkpoint}: {reason}; without this folder --resume goes on from the checkpoint before it")
+
+@contextmanager
+def _usable(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
+    except NotFiniteError as error:
+        remedy = "without this folder --resume goes on from the checkpoint before it"
+        raise MindError(f"{checkpoint}: {error}; {remedy}") from None
 
 
 def _check_finite(

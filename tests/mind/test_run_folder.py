@@ -88,6 +88,8 @@ def test_what_is_not_measured_yet_is_none(folder):
     folder.write_evaluation({"before": {"nll": 1.0}, "after": None})
     folder.write_status({"steps": 3})
     assert folder.read_evaluation()["before"] == {"nll": 1.0} and folder.read_status() == {"steps": 3}
+    assert not folder.finished
+    folder.student.mkdir()
     assert folder.finished
     folder.reopen(Config("z"))
     assert not folder.finished and folder.read_config() == {"name": "z"}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mind.config import MetaNetConfig
 from mind.errors import NotFiniteError
-from mind.finite import not_finite
+from mind.finite import require_finite
 from mind.methods.mind.metanet import MetaNet
 
 
@@ -152,8 +152,7 @@ class Calibrator:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned; raises NotFiniteError if a number in it is nan or infinite."""
         average = {name: known[~known.isnan()] for name, known in state["average"].items()}  # nan: never computed
-        if bad := not_finite({**state, "average": average}):
-            raise NotFiniteError(f"the calibrator's {bad} is not finite")
+        require_finite({**state, "average": average}, "the calibrator's")
         self.metanet.load_state_dict(state["metanet"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, parameter in self.metanet.named_parameters():
