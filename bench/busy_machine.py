@@ -1,12 +1,13 @@
 """What another busy process costs, and what threads that wait passively, or one thread, change about it.
 
-    python -m bench.busy_machine [--repeats 7] [--competitors 0 1] [--work products generation features training]
+    python -m bench.busy_machine [--repeats 7] [--competitors 0 1] [--alone] [--work products features ...]
 
-OpenMP's threads spin while they wait for one another. Beside another busy process one of them has no core, so the others
-wait for it, spinning on the core that it needs. Every setting is a process of its own, since OpenMP reads its variables
-when torch is loaded; they take turns at the same work, the others asleep. A competitor is a process that counts. Times
-are comparable within a run only; on a machine that has other work the quiet rows are not quiet, which `load` shows, the
-average number of running processes over the last minute. Writes bench/results/busy_machine.jsonl.
+OpenMP's threads spin while they wait for one another. Beside another busy process one of them has no core, and the
+others spin on the core that it needs. Every setting is a process of its own, since OpenMP reads its variables when
+torch is loaded; they take turns at the same work, the others asleep. A competitor is a process that counts. Times are
+comparable within a run only. On a machine that has other work the rows without competitors are not quiet: `load` shows
+it, the mean number of running processes over the last minute; `--alone` gives each call the cores before ordinary
+processes (SCHED_RR by chrt, as root), where there are no competitors. Writes bench/results/busy_machine.jsonl.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bench.measure import ROOT, measure_time, print_table, write_results
+from mind.cli import SPINS
 
 SETTINGS = {
     "as it comes": {},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "brief spin": {"GOMP_SPINCOUNT": SPINS},  # what the command line sets
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 READ_BY_OPENMP = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -109,6 +112,23 @@ class Worker:
         print(work, file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
+    @contextlib.contextmanager
+    def first(self) -> Iterator[None]:
+        """Inside, its threads run before those of ordinary processes."""
+        self._schedule("--rr", 10)
+        try:
+            yield
+        finally:
+            self._schedule("--other", 0)
+
+    def _schedule(self, policy: str, priority: int) -> None:
+        command = ["chrt", "--all-tasks", policy, "--pid", str(priority), str(self._process.pid)]
+        subprocess.run(command, check=True)
+
+    def alone(self, work: str) -> Any:
+        with self.first():
+            return self(work)
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -139,6 +159,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="calls per setting, work and number of competitors")
     parser.add_argument("--competitors", type=int, nargs="+", default=[0, 1], help="numbers of busy processes")
     parser.add_argument("--work", nargs="+", default=["products", "generation", "features", "training"])
+    parser.add_argument(
+        "--alone", action="store_true", help="before ordinary processes, where there are no competitors"
+    )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -151,7 +174,11 @@ def main() -> None:
             quiet: dict[str, float] = {}
             for count in options.competitors:
                 with competitors(count):
-                    providers = {name: functools.partial(worker, work) for name, worker in workers.items()}
+                    alone = options.alone and count == 0
+                    providers = {
+                        name: functools.partial(worker.alone if alone else worker, work)
+                        for name, worker in workers.items()
+                    }
                     timings = measure_time(providers, gate=check_equal, repeats=options.repeats, warmup=2)
                 load = round(os.getloadavg()[0], 1)
                 as_it_comes = timings["as it comes"].median_ms
