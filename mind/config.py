@@ -6,9 +6,10 @@ choice. Times are in steps or epochs, lengths in tokens.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from mind.errors import require
@@ -17,6 +18,14 @@ from mind.perspectives import PAPER_PERSPECTIVES
 EMBEDDED_STUDENT = "smollm2-135m-instruct"
 WORD_PROBLEMS = "word-problems"
 FEEDBACK = {"all": 1, "selected": 0}
+
+
+def _require_finite(section: str, config: Any) -> None:
+    """No number of a configuration is nan or infinite: comparisons alone let one of them pass."""
+    for option in fields(config):
+        value = getattr(config, option.name)
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        require(not infinite, f"{section}.{option.name} is {value}: expected a finite number")
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ class DataConfig:
     """How many it writes for the accuracy, of the same families and as many of the held-out families."""
 
     def __post_init__(self) -> None:
+        _require_finite("data", self)
         k = len(self.perspectives)
         require(2 <= k <= 32, f"data.perspectives names K = {k} perspectives: MIND needs 2 <= K <= 32")
         doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
@@ -96,6 +106,7 @@ class ObjectiveConfig:
     """The mind_kernels backend of the loss."""
 
     def __post_init__(self) -> None:
+        _require_finite("objective", self)
         require(0 < self.beta <= 1, f"objective.beta is {self.beta}: expected a number in (0, 1]")
         require(self.tau_student > 0, f"objective.tau_student is {self.tau_student}: expected a positive number")
         require(self.consistency_weight >= 0, "objective.consistency_weight: expected a number >= 0")
@@ -144,6 +155,9 @@ class MetaNetConfig:
         return FEEDBACK[self.feedback] if self.feedback in FEEDBACK else int(self.feedback.removeprefix("every-"))
 
     def __post_init__(self) -> None:
+        _require_finite("metanet", self)
+        for name in ("width", "synergy_heads"):
+            require(getattr(self, name) >= 1, f"metanet.{name} is {getattr(self, name)}: expected at least 1")
         require(
             self.width % self.synergy_heads == 0,
             f"metanet.width {self.width} is not a multiple of metanet.synergy_heads {self.synergy_heads}",
@@ -174,13 +188,14 @@ class TrainConfig:
     epochs: float = 1.0
     """Passes over the training questions; the last may be a part of one."""
     max_steps: int = -1
-    """Optimizer steps; overrides `epochs` when positive."""
+    """Optimizer steps, in place of `epochs`; -1: as many as the epochs have."""
     learning_rate: float = 3e-5
     """The student's, after the warm-up."""
     warmup_ratio: float = 0.05
-    """Share of the steps over which the learning rate rises from 0."""
+    """Share of the steps over which the learning rate rises, evenly: of w steps the first has 1 / w of the full rate,
+    the w-th all of it."""
     lr_scheduler: str = "cosine"
-    """transformers' name of the learning rate's schedule after that."""
+    """transformers' name of the learning rate's schedule after that: one that needs no further options."""
     weight_decay: float = 0.0
     """Of AdamW."""
     max_grad_norm: float = 1.0
@@ -200,13 +215,14 @@ class TrainConfig:
     save_steps: int = 20
     """Optimizer steps between checkpoints; the last two are kept."""
     log_steps: int = 1
-    """Optimizer steps between lines of metrics.jsonl, which are means over them."""
+    """Optimizer steps between lines of metrics.jsonl, which are means over them; the last step always writes one."""
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Where the metrics go beside metrics.jsonl, by transformers' callback of that name."""
     seed: int = 0
     """Of the order of the questions, of new weights, and of the generated questions."""
 
     def __post_init__(self) -> None:
+        _require_finite("train", self)
         for name in ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"train.{name} is {value}: expected at least 1")
@@ -219,7 +235,15 @@ class TrainConfig:
             f"train.report_to is {self.report_to!r}: expected tensorboard, wandb or none",
         )
         require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
-        require(self.max_steps > 0 or self.epochs > 0, "train.epochs: expected a positive number")
+        require(
+            self.max_steps == -1 or self.max_steps >= 1,
+            f"train.max_steps is {self.max_steps}: expected -1 or at least 1",
+        )
+        require(self.max_steps >= 1 or self.epochs > 0, f"train.epochs is {self.epochs}: expected a positive number")
+        require(0 <= self.warmup_ratio <= 1, f"train.warmup_ratio is {self.warmup_ratio}: expected a share in [0, 1]")
+        for name in ("weight_decay", "max_grad_norm"):
+            require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}: expected a number >= 0")
+        require(0 <= self.seed < 2**32, f"train.seed is {self.seed}: expected a number from 0 to 2**32 - 1")
 
 
 @dataclass(frozen=True)

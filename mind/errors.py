@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read, and the check that raises it."""
+"""The exceptions that users are meant to read, and the check that raises them."""
 
 
 class MindError(Exception):
@@ -6,6 +6,10 @@ class MindError(Exception):
 
     The command line prints it as one line and exits with status 2; everything else is a bug and keeps its traceback.
     """
+
+
+class NotFiniteError(MindError):
+    """A number that a model or its training gave is nan or infinite; the message says which, and of which questions."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 METHOD_STATE = "calibration.pt"
 """What the run's method needs to go on; named after the calibrator of MIND. The last file of a checkpoint."""
+PROGRESS = "progress.json"
+"""What the trainer needs to go on: the metrics since the last line, and the time spent so far."""
 
 
 @dataclass(frozen=True, init=False)
@@ -41,6 +43,11 @@ class RunFolder(os.PathLike[str]):
         return self.path / "config.json"
 
     @property
+    def inputs(self) -> Path:
+        """What the run reads, by digest: a resumed run reads the same (mind/run/resume.py)."""
+        return self.path / "inputs.json"
+
+    @property
     def metrics(self) -> Path:
         """A JSON object per line: "phase" is "warmup" (before the student moves) or "train", which has a "step"."""
         return self.path / "metrics.jsonl"
@@ -52,7 +59,7 @@ class RunFolder(os.PathLike[str]):
 
     @property
     def status(self) -> Path:
-        """Times, sizes and peaks of memory; only a run that came to its end has it."""
+        """Times, sizes and peaks of memory; only a run that is finished has it."""
         return self.path / "status.json"
 
     @property
@@ -70,6 +77,11 @@ class RunFolder(os.PathLike[str]):
         """TensorBoard's event files."""
         return self.path / "tensorboard"
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end: its student is saved, its record complete."""
+        return self.status.exists() and self.student.exists()  # older versions saved the student last
+
     def responses(self, when: Literal["before", "after"]) -> Path:
         """The folder of the responses that the accuracies are computed from, a JSONL file per evaluation file."""
         return self.path / "responses" / when
@@ -83,14 +95,26 @@ class RunFolder(os.PathLike[str]):
         complete = [file.parent for file in self.path.glob(f"checkpoint-*/{METHOD_STATE}")]
         return dict(sorted((int(folder.name.rpartition("-")[2]), folder) for folder in complete))
 
-    def start(self, config: Any, step: int = 0) -> None:
-        """Makes the folder and writes the configuration (a dataclass); the metrics go on after `step`, or begin."""
+    def start(self, config: Any, inputs: Mapping[str, Any]) -> None:
+        """Makes the folder and writes the configuration (a dataclass) and the `inputs`, plain JSON."""
         self.path.mkdir(parents=True, exist_ok=True)
         save_json(config, self.config)
-        if step:
-            self._truncate_metrics(step)
-        else:
-            self.metrics.write_text("")
+        self.write_inputs(inputs)
+
+    def write_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Replaces inputs.json at once."""
+        write_json(inputs, self.inputs)
+
+    def read_inputs(self) -> dict[str, Any]:
+        """inputs.json; empty for a run of an older version."""
+        return _read_object(self.inputs) if self.inputs.exists() else {}
+
+    def begin_metrics(self, after: int = 0) -> None:
+        """Keeps of the metrics what stands before the steps that are to come, those after step `after`: of a new run,
+        after = 0, nothing."""
+        kept = list(self._metrics_until(after)) if after else []
+        with replacing(self.metrics) as file:
+            file.writelines(kept)
 
     def check_free(self) -> None:
         """Raises MindError if there is something else at the path than an empty folder."""
@@ -104,6 +128,12 @@ class RunFolder(os.PathLike[str]):
         if not self.config.exists():
             raise MindError(f"{self.path}: there is no run to resume ({self.config.name} is missing)")
 
+    def way_back(self) -> str:
+        """From where a run that had to stop goes on, for its message."""
+        if not (checkpoints := self.checkpoints()):
+            return "there is no checkpoint yet, so --resume starts anew"
+        return f"the last good checkpoint is {list(checkpoints.values())[-1]}, where --resume goes on"
+
     def read_config(self) -> dict[str, Any]:
         """The configuration as plain JSON; `mind.methods.load_run_config` gives it its types. Raises MindError."""
         return _read_object(self.config)
@@ -114,18 +144,14 @@ class RunFolder(os.PathLike[str]):
         with self.metrics.open("a") as file:
             file.write(text)
 
-    def _truncate_metrics(self, last_step: int) -> None:
-        """Drops the training steps after `last_step`, and an incomplete last line: a resumed run writes them again."""
-        kept = []
+    def _metrics_until(self, last_step: int) -> Iterator[str]:
         for line in self.metrics.read_text().splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
-                break  # only the line that the kill cut short can be broken, and nothing follows it
+                return  # only the line that the kill cut short can be broken, and nothing follows it
             if row["phase"] != "train" or row["step"] <= last_step:
-                kept.append(line + "\n")
-        with replacing(self.metrics) as file:
-            file.writelines(kept)
+                yield line + "\n"
 
     def read_evaluation(self) -> dict[str, Any]:
         """{"before": ..., "after": ...}, each None if it was not measured."""
@@ -140,9 +166,23 @@ class RunFolder(os.PathLike[str]):
         """status.json; empty for a run that did not come to its end."""
         return _read_object(self.status) if self.status.exists() else {}
 
+    def reopen(self, config: Any) -> None:
+        """A finished run goes on, with a configuration of more steps."""
+        self.status.unlink(missing_ok=True)
+        save_json(config, self.config)
+
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replaces status.json at once."""
         write_json(status, self.status)
+
+    def write_progress(self, checkpoint: Path, progress: Mapping[str, Any]) -> None:
+        """Writes what the trainer itself needs to go on from a checkpoint; plain JSON."""
+        write_json(progress, checkpoint / PROGRESS)
+
+    def read_progress(self, checkpoint: Path) -> dict[str, Any]:
+        """What `write_progress` wrote; empty for a checkpoint of an older version."""
+        file = checkpoint / PROGRESS
+        return _read_object(file) if file.exists() else {}
 
     def save_method(
         self, state: Mapping[str, Any], networks: Mapping[str, nn.Module], checkpoint: Path | None = None
@@ -155,7 +195,8 @@ class RunFolder(os.PathLike[str]):
         folder = self.path if checkpoint is None else checkpoint
         for name, network in networks.items():
             weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-            save_file(weights, folder / f"{name}.safetensors")
+            with replacing_file(folder / f"{name}.safetensors") as partial:
+                save_file(weights, partial)
         with replacing_file(folder / METHOD_STATE) as partial:
             torch.save(dict(state), partial)
 

@@ -63,6 +63,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise MindError(f"{path}: not JSON: {error}") from None
 
 
+def overlaid(values: Any, others: Any) -> Any:
+    """`values` with those of `others` in their places, objects within objects field by field."""
+    if not isinstance(values, dict) or not isinstance(others, dict):
+        return others
+    return values | {name: overlaid(values.get(name), value) for name, value in others.items()}
+
+
 def build(kind: type[T], values: Any, where: str) -> T:
     """The dataclass of class `kind` from JSON's `values`; raises MindError that begins with `where`, as `load_json`."""
     require(isinstance(values, dict), f"{where}: expected an object with the fields of {kind.__name__}")

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mind.batches.packing import micro_batches
 from mind.batches.trunk import labeled_hidden
+from mind.errors import NotFiniteError
+from mind.finite import named_questions
 from mind.records import MicroBatch, PackOptions, TokenizedQuestion
 from mind.student.model import head_of
 from mind_kernels import Head, RowStats, linear_cross_entropy
@@ -82,6 +84,8 @@ def rationale_losses(
         perspectives: K.
         pack_options: how they become rows of the trunk.
         progress: called with how many further questions are done.
+
+    Raises NotFiniteError with the questions whose loss is nan or infinite.
     """
     losses, tokens = [], []
     for start in range(0, len(questions), QUESTIONS_AT_ONCE):
@@ -93,6 +97,8 @@ def rationale_losses(
                 _, stats = cross_entropy(labeled_hidden(model, batch), head_of(model), batch)
             table = torch.where(batch.present, rationale_means(stats, batch).float().cpu(), table)
             count += batch.tokens
+        if bad := [some[q].id for q in ((count > 0) & ~table.isfinite()).any(1).nonzero().flatten().tolist()]:
+            raise NotFiniteError(f"the loss of {named_questions(bad)} is not finite")
         losses.append(table)
         tokens.append(count)
         progress(len(some))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from mind.cli.terminal import print_table, take_option
-from mind.config import EvaluationConfig, MindConfig, StudentConfig, flat
+from mind.config import EvaluationConfig, MindConfig, StudentConfig
 from mind.errors import MindError
+from mind.finite import require_finite
+from mind.typed_json import overlaid, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,6 +49,7 @@ class Report:
 
 def train_command(arguments: Sequence[str]) -> None:
     from mind.methods import METHODS
+    from mind.run_folder import RunFolder
 
     arguments = list(arguments)
     resume = "--resume" in arguments
@@ -65,52 +67,36 @@ def train_command(arguments: Sequence[str]) -> None:
             "--method NAME --help lists them."
         ),
     )
-    if resume:
-        config = _resumed(config, default)
     from mind.run.train import train
 
+    finished = RunFolder(config.output).read_status() if resume else {}
     folder = train(config, resume=resume)
+    if finished and folder.read_status() == finished:
+        print(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
     _print_evaluation(folder)
     print(f"{folder.report}: the report; {folder.student}: the student")
 
 
 def _defaults(arguments: list[str], resume: bool) -> MindConfig:
-    """What the flags default to; takes --config, --method and --output, on which that depends, out of `arguments`."""
-    from mind.methods import load_run_config, with_options
+    """What the flags default to; takes --config, --method and --output, on which that depends, out of `arguments`.
+
+    Those of a resumed run are its own options: whatever is given and differs from them shows.
+    """
+    from mind.methods import load_run_config, run_config, with_options
+    from mind.run_folder import RunFolder
 
     file, method, output = (take_option(arguments, name) for name in ("--config", "--method", "--output"))
     config = MindConfig() if file is None else load_run_config(Path(file))
-    if output is not None:
-        config = dataclasses.replace(config, output=output)
-    if method is None and resume:
-        method = _saved(config.output).method
+    output = config.output if output is None else output
+    if resume:
+        folder = RunFolder(output)
+        folder.check_resumable()
+        given = {} if file is None else read_json(file)
+        config = run_config(overlaid(folder.read_config(), given), str(folder.config))
+    config = dataclasses.replace(config, output=output)
     if method is not None and method != config.method:
         config = dataclasses.replace(config, method=method, options=MindConfig().options)
     return with_options(config)
-
-
-def _saved(output: str) -> MindConfig:
-    from mind.methods import load_run_config
-    from mind.run_folder import RunFolder
-
-    folder = RunFolder(output)
-    folder.check_resumable()
-    return load_run_config(folder.config)
-
-
-def _resumed(config: MindConfig, default: MindConfig) -> MindConfig:
-    """The configuration of the run that --output holds; options that contradict it raise MindError."""
-    saved = _saved(config.output)
-    given, plain, kept = (flat(dataclasses.asdict(c)) for c in (config, default, saved))
-    changed = [name for name in given if name != "output" and given[name] not in (plain[name], kept.get(name))]
-    if config.method != saved.method:
-        changed = ["method"]
-    if changed:
-        raise MindError(
-            f"--resume keeps the configuration of {config.output}; these options differ from it: "
-            + ", ".join(f"{name} ({kept[name]} there)" for name in changed)
-        )
-    return dataclasses.replace(saved, output=config.output)
 
 
 def evaluate_command(options: Evaluate) -> None:
@@ -129,6 +115,7 @@ def evaluate_command(options: Evaluate) -> None:
         )
     )
     model, tokenizer = load_student(options.student)
+    require_finite(dict(model.named_parameters()), f"student.model {options.student.model}: its weight")
     output = None if options.output is None else Path(options.output)
     responses = None if output is None else output.with_suffix(".responses")
     results = {
@@ -136,7 +123,7 @@ def evaluate_command(options: Evaluate) -> None:
         "files": answer_accuracy(model, tokenizer, files, options.evaluation, responses),
     }
     if output is not None:
-        output.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(results, output)
     print_table(options.student.model, _evaluation_rows(results))
 
 

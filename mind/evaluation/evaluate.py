@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from mind.batches.cross_entropy import rationale_losses
 from mind.config import EvaluationConfig
 from mind.evaluation.generation import accuracy, generate_responses
+from mind.files import write_json_rows
 from mind.records import PackOptions, Question, TokenizedQuestion
 from mind.student.tokenization import Chat, embedding_rows
 
@@ -37,6 +37,8 @@ def heldout_nll(
     Returns:
         "questions", "rationales" and "tokens": how many there are; "nll": the mean over all tokens, in nats;
         "nll_by_perspective": the same over the tokens of each perspective that occurs, by name.
+
+    Raises NotFiniteError with the questions whose loss is nan or infinite.
     """
     model.eval()
     with tqdm(total=len(questions), unit="question", desc="held-out NLL", leave=False) as bar:
@@ -104,5 +106,5 @@ def answer_accuracy(
         }
         if responses_folder is not None:
             responses_folder.mkdir(parents=True, exist_ok=True)
-            (responses_folder / f"{label}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in result.rows))
+            write_json_rows(result.rows, responses_folder / f"{label}.jsonl")
     return results

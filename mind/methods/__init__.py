@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from mind.config import MindConfig
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.methods.method import Method
 from mind.methods.mind import Mind
 from mind.methods.sft import Sft
@@ -37,8 +38,12 @@ def load_run_config(path: Path) -> MindConfig:
     Raises MindError for a missing file, bad JSON, a field that is unknown or of another type, and a method that there
     is not.
     """
-    values = read_json(path)
-    options = values.pop("options", {}) if isinstance(values, dict) else {}
-    config = build(MindConfig, values, str(path))
-    own = build(method_class(config.method).Options, options, f"{path}: options")
+    return run_config(read_json(path), str(path))
+
+
+def run_config(values: Any, where: str) -> MindConfig:
+    """The configuration that the JSON `values` of `load_run_config` are; raises MindError that begins with `where`."""
+    require(isinstance(values, dict), f"{where}: expected an object with the fields of MindConfig")
+    config = build(MindConfig, {name: value for name, value in values.items() if name != "options"}, where)
+    own = build(method_class(config.method).Options, values.get("options", {}), f"{where}: options")
     return dataclasses.replace(config, options=own)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,11 +32,35 @@ def load_data(config: MindConfig) -> RunData:
         if label in run_data.evaluation:
             raise MindError(f"data.evaluation: two files are named {label}; their results need different names")
         run_data.evaluation[label] = load_questions(file)
+    if not run_data.heldout:
+        raise MindError("data: no held-out question is left that is not a training question; make more of them")
     return replace(
         run_data,
         train=run_data.train[: config.data.max_questions],
         heldout=run_data.heldout[: config.evaluation.heldout_questions],
+        evaluation={label: some[: config.evaluation.questions] for label, some in run_data.evaluation.items()},
     )
+
+
+def warn_of_overlap(data: RunData) -> None:
+    """Warns, for each set that the student is measured by, how many of its questions it is trained on.
+
+    Two questions are the same if their texts are, up to case, white space and Unicode's compatible characters.
+    """
+    trained = {_normal(question.question) for question in data.train}
+    measured = {"held-out": data.heldout} | {f"evaluation {label}": some for label, some in data.evaluation.items()}
+    for name, questions in measured.items():
+        if count := sum(_normal(question.question) in trained for question in questions):
+            warnings.warn(
+                f"{name}: {count} of {len(questions)} questions are among the training questions, so what is measured "
+                "on them is no measure of new ones",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def _normal(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _from_files(config: MindConfig) -> RunData:

@@ -27,6 +27,8 @@ class StepMeter:
         self._reset()
 
     def _reset(self) -> None:
+        self._steps = 0
+        self._loss = 0.0
         self._questions = 0
         self._tokens = 0
         self._seconds = 0.0
@@ -36,17 +38,20 @@ class StepMeter:
         self._work: Counter[str] = Counter()
 
     def add(
-        self, metrics: StepMetrics, *, questions: int, tokens: int, work: Mapping[str, int], seconds: float
+        self, metrics: StepMetrics, *, loss: float, questions: int, tokens: int, work: Mapping[str, int], seconds: float
     ) -> None:
         """Adds one step.
 
         Args:
             metrics: what the step has to say; its tables are (questions, K).
+            loss: the step's loss.
             questions: how many it has.
             tokens: its labeled tokens, trained on or observed.
             work: see `step_work`.
             seconds: wall time of its forward and backward passes.
         """
+        self._steps += 1
+        self._loss += loss
         self._questions += questions
         self._tokens += tokens
         self._seconds += seconds
@@ -62,10 +67,12 @@ class StepMeter:
     def flush(self) -> dict[str, Any]:
         """A line of metrics.jsonl: means over the questions since the last call, tables as a mean per perspective.
 
-        {"loss part": 1.0, "l_real": {"analogy": 1.0}, "work": {"trained": 99}, ...}; a perspective of which nothing is
-        known is left out. "tokens" and "step_s" are sums, "tokens_per_s" is their ratio.
+        {"loss": 1.5, "loss part": 1.0, "l_real": {"analogy": 1.0}, "work": {"trained": 99}, ...}; a perspective of
+        which nothing is known is left out. "loss" is the mean over the steps, "tokens" and "step_s" are sums,
+        "tokens_per_s" is their ratio.
         """
-        row: dict[str, Any] = {name: total / self._questions for name, total in self._sums.items()}
+        row: dict[str, Any] = {"loss": self._loss / self._steps}
+        row |= {name: total / self._questions for name, total in self._sums.items()}
         for name, (total, count) in self._tables.items():
             means = zip(self.perspectives, (total / count).tolist(), strict=True)
             if known := {perspective: mean for perspective, mean in means if not math.isnan(mean)}:
@@ -76,6 +83,27 @@ class StepMeter:
         row |= self._latest
         self._reset()
         return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps since the last `flush`, as JSON takes them and returns them to the last digit."""
+        return {
+            "steps": self._steps,
+            "loss": self._loss,
+            "questions": self._questions,
+            "tokens": self._tokens,
+            "seconds": self._seconds,
+            "sums": self._sums,
+            "tables": {name: table.tolist() for name, table in self._tables.items()},
+            "latest": self._latest,
+            "work": self._work,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self._steps, self._loss = state["steps"], state["loss"]
+        self._questions, self._tokens, self._seconds = state["questions"], state["tokens"], state["seconds"]
+        self._sums, self._latest, self._work = dict(state["sums"]), dict(state["latest"]), Counter(state["work"])
+        self._tables = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in state["tables"].items()}
 
 
 def row_metrics(totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
@@ -109,6 +137,7 @@ class ProgressBar(TrainerCallback):
     def __init__(self, words: Callable[[Mapping[str, Any]], str]) -> None:
         """`words` is the `progress` of a Method."""
         self._words = words
+        self._bar = tqdm(disable=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="training")
@@ -122,7 +151,8 @@ class ProgressBar(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.update(state.global_step - self._bar.n)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def close(self) -> None:
+        """Leaves the bar as it is, with the cursor on the next line."""
         self._bar.close()
 
 

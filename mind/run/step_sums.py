@@ -21,7 +21,7 @@ class StepSums:
         for name, value in terms.sums.items():
             self.add_number(name, value)
         self.add_number("loss", terms.loss.detach())
-        self._l_real[0] += terms.l_real.nan_to_num(0)
+        self._l_real[0] += torch.where(terms.l_real.isnan(), 0, terms.l_real)  # an infinite loss stays one
         self._l_real[1] += ~terms.l_real.isnan()
 
     def add_number(self, name: str, value: Tensor | float) -> None:

@@ -9,28 +9,33 @@ import importlib.util
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
 from transformers import set_seed
 
 from mind.config import MindConfig
-from mind.errors import MindError, require
+from mind.errors import MindError, NotFiniteError, require
 from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
+from mind.files import replacing_folder
+from mind.finite import require_finite
 from mind.methods import method_class, with_options
 from mind.methods.method import MethodContext
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
-from mind.run.data import RunData, load_data
+from mind.run.data import RunData, load_data, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import write_run_report
+from mind.run.resume import check_extension, check_inputs, inputs_of, saved_config
+from mind.run.schedule import rate_factors
 from mind.run.trainer import MethodTrainer
 from mind.run_folder import RunFolder
 from mind.student.adapters import merged
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
+from mind_kernels import BackendUnavailableError, linear_cross_entropy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,53 +44,87 @@ if TYPE_CHECKING:
 def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
     """Trains a student as `config` says and returns the run's folder, or goes on with the run in `config.output`.
 
-    A run that was killed and resumed gives, on a CPU, the numbers of one that was not. Everything that can be wrong
-    with the input is checked before the folder is touched.
+    A run that was killed and resumed gives, on a CPU, the numbers of one that was not. One that is finished is left as
+    it is, unless `train.max_steps` is larger now and its steps are the first ones of the longer run. Everything that
+    can be wrong with the input is checked before the folder is touched.
 
     Args:
         config: everything that determines the run.
         resume: continue from the last complete checkpoint of the run in `config.output`; `config` is its own.
 
     Raises:
-        MindError: for bad input, and for a folder that holds something else.
+        MindError: for bad input, for a folder that holds something else, and, if the run is resumed, for options and
+            data that are not those it began with.
+        NotFiniteError: for the first number that is nan or infinite; nothing is saved as a student then.
     """
     started = time.perf_counter()
     config, folder = with_options(config), RunFolder(config.output)
-    _check_launch(config)
     if resume:
-        folder.check_resumable()
+        saved = saved_config(config, folder)
+        if saved == config and folder.finished:
+            if not folder.report.exists():  # a kill came between
+                write_run_report(folder)
+            return folder
     else:
+        saved = config
         folder.check_free()
+    _check_options(config)
     data = load_data(config)
+    warn_of_overlap(data)
     set_seed(config.train.seed)
     model, tokenizer = load_student(config.student)
-    _check_length(model, config)
+    _check_model(model, config)
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     for questions in data.evaluation.values():
         evaluation_prompts(model, tokenizer, questions)  # what cannot be encoded is said before the evaluation begins
     context = MethodContext.build(config, model, tokenizer, data.train, heldout)
-
-    last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None)) if resume else (0, None)
-    folder.start(config, last_step)
+    inputs = inputs_of(data, heldout, context)
+    if resume:
+        check_inputs(inputs, folder)
+    if saved != config:
+        check_extension(saved, context)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
+    method = method_class(config.method)(context)
+
+    if not resume:
+        folder.start(config, inputs)
+    if saved != config:
+        folder.reopen(config)
+    last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None)) if resume else (0, None)
+    folder.begin_metrics(after=last_step)
     evaluation = folder.read_evaluation()
     if evaluation["before"] is None:
-        evaluation["before"] = _evaluate(context, data, heldout, folder.responses("before"))
+        evaluation["before"] = _evaluate(context, data, heldout, folder, "before")
         folder.write_evaluation(evaluation)
 
-    method = method_class(config.method)(context)
     if checkpoint is None:
         folder.append_metrics(method.before_training())
-    trainer = MethodTrainer(context, method, callbacks=[ProgressBar(method.progress)])
-    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with closing(ProgressBar(method.progress)) as bar:
+        trainer = MethodTrainer(context, method, started=started, callbacks=[bar])
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    train_s = trainer.seconds()["train_s"]
 
-    evaluation["after"] = _evaluate(context, data, heldout, folder.responses("after"))
+    evaluation["after"] = _evaluate(context, data, heldout, folder, "after")
     folder.write_evaluation(evaluation)
-    folder.write_status(_status(trainer, result.metrics["train_runtime"], time.perf_counter() - started))
+    parameters = _parameters(trainer)
     _save_student(trainer)  # merges LoRA into the model, so nothing looks at the adapters after it
+    folder.write_status(_status(trainer, train_s, parameters))
     write_run_report(folder)
     return folder
+
+
+def _check_options(config: MindConfig) -> None:
+    """What can be said of the options alone, before anything that takes time."""
+    _check_launch(config)
+    rate_factors(config.train, steps=1)
+    student, device = config.student, "cuda" if torch.cuda.is_available() else "cpu"
+    hidden = torch.zeros(1, 8, dtype=getattr(torch, student.dtype), device=device)
+    target = torch.zeros(1, dtype=torch.int64, device=device)
+    try:
+        linear_cross_entropy(hidden, hidden, target, backend=config.objective.backend)
+    except (ValueError, TypeError, BackendUnavailableError) as error:
+        raise MindError(f"objective.backend {config.objective.backend}: {error}") from error
 
 
 def _check_launch(config: MindConfig) -> None:
@@ -100,7 +139,8 @@ def _check_launch(config: MindConfig) -> None:
     )
 
 
-def _check_length(model: PreTrainedModel, config: MindConfig) -> None:
+def _check_model(model: PreTrainedModel, config: MindConfig) -> None:
+    require_finite(dict(model.named_parameters()), f"student.model {config.student.model}: its weight")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and config.student.max_length > context:
         raise MindError(
@@ -110,39 +150,52 @@ def _check_length(model: PreTrainedModel, config: MindConfig) -> None:
 
 
 def _evaluate(
-    context: MethodContext, data: RunData, heldout: Sequence[TokenizedQuestion], responses: Path
+    context: MethodContext,
+    data: RunData,
+    heldout: Sequence[TokenizedQuestion],
+    folder: RunFolder,
+    when: Literal["before", "after"],
 ) -> dict[str, Any]:
-    """The held-out NLL and the accuracies of the student as it is now; its answers go to the folder `responses`."""
+    """The held-out NLL and the accuracies of the student as it is now; its answers go to the folder's responses."""
     config, model = context.config, context.model
-    return {
-        "heldout": heldout_nll(model, heldout, config.data.perspectives, context.pack_options),
-        "files": answer_accuracy(model, context.tokenizer, data.evaluation, config.evaluation, responses),
-    }
+    try:
+        nll = heldout_nll(model, heldout, config.data.perspectives, context.pack_options)
+    except NotFiniteError as error:
+        where = "before the first step" if when == "before" else f"after step {len(context.steps)}, the last"
+        raise NotFiniteError(f"held-out NLL {where}: {error}; {folder.way_back()}") from None
+    responses = folder.responses(when)
+    files = answer_accuracy(model, context.tokenizer, data.evaluation, config.evaluation, responses)
+    return {"heldout": nll, "files": files}
 
 
 def _save_student(trainer: MethodTrainer) -> None:
     """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
     folder, method = trainer.folder, trainer.method
-    merged(trainer.accelerator.unwrap_model(trainer.model)).save_pretrained(folder.student)
-    trainer.context.tokenizer.save_pretrained(folder.student)
+    model = merged(trainer.accelerator.unwrap_model(trainer.model))
+    with replacing_folder(folder.student) as partial:
+        model.save_pretrained(partial)
+        trainer.context.tokenizer.save_pretrained(partial)
     folder.save_method(method.state_dict(), method.networks())
 
 
-def _status(trainer: MethodTrainer, train_s: float, wall_s: float) -> dict[str, Any]:
+def _parameters(trainer: MethodTrainer) -> dict[str, int]:
+    student = list(trainer.context.model.parameters())
+    counts = {"student": student, "trained": [p for p in student if p.requires_grad]}
+    counts |= {name: list(network.parameters()) for name, network in trainer.method.networks().items()}
+    return {f"{name}_parameters": sum(p.numel() for p in parameters) for name, parameters in counts.items()}
+
+
+def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) -> dict[str, Any]:
     logged = Metrics(trainer.folder.metrics)
     tokens, seconds = (float(logged.series(name).sum()) for name in ("tokens", "step_s"))
     work = logged.work()
-    parameters = list(trainer.context.model.parameters())
-    networks = trainer.method.networks()
     return {
-        "wall_s": round(wall_s, 1),
+        "wall_s": round(trainer.seconds()["wall_s"], 1),
         "train_s": round(train_s, 1),
         "steps": trainer.state.global_step,
         "tokens": int(tokens),
         "tokens_per_s": round(tokens / seconds, 1),
         "work_of_naive": None if work is None else round(work.of_naive(work.trained, work.observed), 4),
-        "student_parameters": sum(p.numel() for p in parameters),
-        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        **{f"{name}_parameters": sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
+        **parameters,
         **{name: round(mib) for name, mib in peak_memory().items()},
     }

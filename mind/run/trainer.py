@@ -6,16 +6,18 @@ backward pass each, those that it only observes in forward passes without a grap
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from mind.batches.cross_entropy import cross_entropy
 from mind.batches.packing import micro_batches
@@ -23,10 +25,12 @@ from mind.batches.prompt_sharing import use_attention
 from mind.batches.steps import question_tokens, shares
 from mind.batches.trunk import labeled_hidden
 from mind.config import MindConfig, flat
-from mind.errors import MindError
+from mind.errors import MindError, NotFiniteError
+from mind.finite import named_questions, require_finite
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.metrics import StepMeter, peak_memory, row_metrics, step_work
+from mind.run.schedule import rate_factors
 from mind.run.step_sums import StepSums
 from mind.run_folder import RunFolder
 from mind.student.adapters import check_gradients
@@ -47,23 +51,43 @@ class PlannedSteps(Dataset):
         return [self._context.tokenized[index] for index in self._context.steps[number]]
 
 
+class LastStep(TrainerCallback):
+    """The last step writes its line of metrics wherever it lies between two of them."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
 class MethodTrainer(Trainer):
     """Trains the student of a MethodContext by a method.
 
     The questions of every step are planned ahead (mind/batches/steps.py); the loss is a mean over them, however many
     micro-batches and processes share the work. Several processes train as data-parallel replicas: each computes its
     share of a step's questions and they add up gradients and statistics, so that the method learns the same in all.
+
+    It stops with a NotFiniteError at the first number that is nan or infinite, before that reaches a checkpoint.
     """
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, context: MethodContext, method: Method, **trainer_options: Any) -> None:
-        """`trainer_options` go to transformers' Trainer, such as callbacks."""
+    def __init__(
+        self, context: MethodContext, method: Method, *, started: float | None = None, **trainer_options: Any
+    ) -> None:
+        """`started` is when the run began to work, by time.perf_counter, None: now. `trainer_options` go to
+        transformers' Trainer, such as callbacks. Raises MindError for a schedule of the learning rate that there is
+        not."""
         self.context, self.method = context, method
         self.folder = RunFolder(context.config.output)
         self.meter = StepMeter(context.config.data.perspectives)
         self._gradients_checked = False
         self._steps = PlannedSteps(context)
+        self._rate_factors = rate_factors(context.config.train, len(context.steps))
+        self._training_began = time.perf_counter()
+        self._started = self._training_began if started is None else started
+        self._seconds_before = {"wall_s": 0.0, "train_s": 0.0}  # those of the starts up to the checkpoint
+        self._step, self._questions = 0, [""]  # the latest one, and the ids of its questions
+        self._gradient_norm = torch.zeros(())
         self._steps_per_epoch = len(context.steps) * len(context.tokenized) / sum(map(len, context.steps))
         super().__init__(
             context.model,
@@ -75,6 +99,7 @@ class MethodTrainer(Trainer):
         )
         self._check_launch()
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it better
+        self.add_callback(LastStep())
         for network in method.networks().values():
             network.to(self.args.device)
 
@@ -93,10 +118,18 @@ class MethodTrainer(Trainer):
         return DataLoader(self._steps, batch_size=1, collate_fn=self.data_collator)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer.train, with the attention and, if the configuration says so, the compiled trunk that train."""
+        """Trainer.train, with the attention and, if the configuration says so, the compiled trunk that train.
+
+        Raises NotFiniteError with the step, its questions and the last checkpoint.
+        """
         self.folder.path.mkdir(parents=True, exist_ok=True)
+        self._training_began = time.perf_counter()
         with use_attention(self.context.model, self.context.attention), self.compiled_trunk(), self._reporting():
-            return super().train(*args, **kwargs)
+            try:
+                return super().train(*args, **kwargs)
+            except NotFiniteError as error:
+                where = f"step {self._step}, {named_questions(self._questions)}"
+                raise NotFiniteError(f"{where}: {error}; {self.folder.way_back()}") from None
 
     @contextmanager
     def compiled_trunk(self) -> Iterator[None]:
@@ -141,6 +174,7 @@ class MethodTrainer(Trainer):
     ) -> Tensor:
         """Forward and backward of one optimizer step, in as many micro-batches as it takes."""
         started = time.perf_counter()
+        self._step, self._questions = self.state.global_step + 1, [question.id for question in inputs["questions"]]
         model.train()
         student = self.accelerator.unwrap_model(model)
         plan, observed_before = self._prepare(student, inputs["questions"])
@@ -150,6 +184,7 @@ class MethodTrainer(Trainer):
         observed = int(totals["observed_tokens"]) + observed_before
         self.meter.add(
             StepMetrics({**own.means, **common.means}, {**common.tables, **own.tables}, own.latest),
+            loss=totals["loss"],
             questions=len(plan.questions),
             tokens=int(totals["rows"]),
             work=step_work(plan.questions, self.context.pack_options, int(totals["trained_tokens"]), observed),
@@ -164,6 +199,7 @@ class MethodTrainer(Trainer):
         def observe(chosen: Tensor) -> Tensor:
             nonlocal tokens
             totals, l_real = self._observe(student, questions, chosen).over_processes(self.args.world_size)
+            _check_finite(totals, l_real, questions, chosen)
             tokens += int(totals["observed_tokens"])
             return l_real
 
@@ -184,10 +220,15 @@ class MethodTrainer(Trainer):
         if batches and not self._gradients_checked:
             check_gradients(student.named_parameters())
             self._gradients_checked = True
-        totals = sums.over_processes(self.args.world_size)
         if self.args.world_size > 1:
             self._add_up_gradients()
-        return totals
+        # Known here, where a GPU is waited for anyway; clipping takes it from here.
+        gradients = [p.grad for p in self.context.model.parameters() if p.grad is not None]
+        self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        sums.add_number("gradient_norm", self._gradient_norm / self.args.world_size)
+        totals, l_real = sums.over_processes(self.args.world_size)
+        _check_finite(totals, l_real, plan.questions, plan.trained | plan.observed)
+        return totals, l_real
 
     def _observe(self, student: nn.Module, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> StepSums:
         """This process's share of forward passes without a graph over the chosen (Q, K) rationales."""
@@ -215,6 +256,17 @@ class MethodTrainer(Trainer):
                     parameter.grad = torch.zeros_like(parameter)
                 torch.distributed.all_reduce(parameter.grad)
 
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, self._gradient_norm)
+        return self._gradient_norm
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The learning rates of mind/run/schedule.py."""
+        optimizer = cast(torch.optim.Optimizer, self.optimizer if optimizer is None else optimizer)
+        self.lr_scheduler = LambdaLR(optimizer, self._rate_factors)
+        self._created_lr_scheduler = True  # Trainer's sign that another call of `train` needs another
+        return self.lr_scheduler
+
     def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
         """Not how this trainer works: a step is more than one loss. mind.evaluation has the held-out NLL."""
         raise MindError("MethodTrainer.compute_loss: use training_step, or mind.evaluation for the held-out loss")
@@ -229,21 +281,71 @@ class MethodTrainer(Trainer):
         """Adds the step's metrics to what the Trainer logs: a line of metrics.jsonl, and flat for its callbacks."""
         self.state.epoch = self.state.global_step / self._steps_per_epoch  # the Trainer knows one pass, over all steps
         if "loss" in logs:
+            # The loss, too, is the meter's: the Trainer's own does not survive a resume.
             row = {**logs, **self.meter.flush(), **peak_memory(), "epoch": self.state.epoch}
             if self.is_world_process_zero():
                 self.folder.append_metrics([{"phase": "train", "step": self.state.global_step, **row}])
             logs = flat(row, "/")
         super().log(logs, start_time)
 
+    def seconds(self) -> dict[str, float]:
+        """Wall time of the whole run and of its training so far, over all starts; without what a kill undid."""
+        now = time.perf_counter()
+        spent = {"wall_s": now - self._started, "train_s": now - self._training_began}
+        return {name: self._seconds_before[name] + seconds for name, seconds in spent.items()}
+
+    def _require_finite_state(self, what: str) -> None:
+        """Raises NotFiniteError, from `what` on, for a weight or a number of the optimizer that is not finite."""
+        trained = {name: p for name, p in self.context.model.named_parameters() if p.requires_grad}
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)
+        state = {name: optimizer.state.get(p, {}) for name, p in trained.items()}
+        networks = {name: dict(network.named_parameters()) for name, network in self.method.networks().items()}
+        require_finite({"weights": trained, "optimizer": state, **networks}, what)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._require_finite_state("after it")
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             checkpoint = self.folder.checkpoint(self.state.global_step)
+            self.folder.write_progress(checkpoint, {"meter": self.meter.state_dict(), "seconds": self.seconds()})
             self.folder.save_method(self.method.state_dict(), self.method.networks(), checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.method.load_state_dict(self.folder.read_method(Path(resume_from_checkpoint)))
+        checkpoint = Path(resume_from_checkpoint)
+        with _usable(checkpoint):
+            self.method.load_state_dict(self.folder.read_method(checkpoint))
+        progress = self.folder.read_progress(checkpoint)
+        if progress:  # older versions did not write it
+            self.meter.load_state_dict(progress["meter"])
+            self._seconds_before = progress["seconds"]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            with _usable(Path(checkpoint)):
+                self._require_finite_state("of its numbers")
+
+
+@contextmanager
+def _usable(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
+    except NotFiniteError as error:
+        remedy = "without this folder --resume goes on from the checkpoint before it"
+        raise MindError(f"{checkpoint}: {error}; {remedy}") from None
+
+
+def _check_finite(
+    totals: Mapping[str, float], l_real: Tensor, questions: Sequence[TokenizedQuestion], computed: Tensor
+) -> None:
+    """Raises NotFiniteError if a sum of a step is nan or infinite, or L_real (Q, K) where it was `computed` (Q, K)."""
+    bad = (computed & ~l_real.isfinite()).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise NotFiniteError(f"the loss of {named_questions([questions[q].id for q in bad])} is not finite")
+    for name, value in sorted(totals.items(), key=lambda item: item[0] != "loss"):  # the loss tells most
+        if not math.isfinite(value):
+            raise NotFiniteError(f"the {name.replace('_', ' ')} is {value}")
 
 
 def training_arguments(config: MindConfig) -> TrainingArguments:
@@ -257,12 +359,11 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
         per_device_train_batch_size=1,  # item of the plan, which holds all steps of the run
         num_train_epochs=1,
         learning_rate=train.learning_rate,
-        warmup_steps=train.warmup_ratio,  # transformers takes numbers below 1 as a share of the steps
-        lr_scheduler_type=train.lr_scheduler,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         bf16=train.bf16,
         logging_steps=train.log_steps,
+        logging_nan_inf_filter=False,  # it would log 0.0 for nan
         save_steps=train.save_steps,
         save_total_limit=2,
         seed=train.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import build_model, build_questions, build_tokenizer
+from tiny import NAMES, build_model, build_questions, build_tokenizer
 
 
 @pytest.fixture
@@ -24,6 +24,28 @@ def model_folder(tmp_path) -> Path:
     build_model().save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def arguments(tmp_path, model_folder) -> list[str]:
+    """A small run: 12 steps, a checkpoint every 3, MetaNet's window of 4 open across checkpoints."""
+    from mind.data.questions import save_questions
+
+    save_questions(build_questions(10), tmp_path / "train.jsonl")
+    save_questions(build_questions(4), tmp_path / "test.jsonl")
+    options = (
+        "--train.questions-per-step 2 --train.max-steps 12 --train.save-steps 3 --train.learning-rate 1e-3 "
+        "--metanet.width 16 --metanet.ema 0.5 --metanet.learning-rate 1e-2 --metanet.warmup-epochs 3 "
+        "--student.max-length 512 --evaluation.max-new-tokens 8"
+    )
+    files = {
+        "--output": tmp_path / "run",
+        "--student.model": model_folder,
+        "--data.train": tmp_path / "train.jsonl",
+        "--data.evaluation": tmp_path / "test.jsonl",
+    }
+    named = [str(part) for item in files.items() for part in item]
+    return ["train", *named, "--data.perspectives", *NAMES, *options.split()]
 
 
 @pytest.fixture(scope="session")

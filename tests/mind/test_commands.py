@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fault_proxy import FaultProxy, chat_answer
 
-from mind.cli import main
+from mind.cli import SPINS, main
 from mind.cli.commands import COMMANDS, USAGE
 from mind.data.questions import load_questions, save_questions
 from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
@@ -89,6 +92,25 @@ def test_every_command_and_flag_in_a_document_exists(help_of, document):
     known = set().union(*flags.values()) | OTHER_TOOLS
     mentioned = {flag for flag in FLAG.findall(text) if "--options." not in flag} if document.endswith(".md") else set()
     assert mentioned <= known, document
+
+
+@pytest.mark.parametrize("own", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", None])
+def test_threads_spin_briefly_unless_somebody_says_otherwise(monkeypatch, own):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    main(["--help"])  # torch is loaded here, and has read them
+    assert "GOMP_SPINCOUNT" not in os.environ
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setenv(own or "GOMP_SPINCOUNT", "7")
+    if own is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    main(["--help"])
+    assert os.environ.get("GOMP_SPINCOUNT") == {None: SPINS, "GOMP_SPINCOUNT": "7"}.get(own)
+
+
+def test_the_command_line_does_not_load_torch_before_it_sets_them():
+    command = "import sys, mind.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
 
 
 def test_generate_says_where_the_word_problems_went(tmp_path, capsys):

@@ -13,51 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_run import expect_error, replaced, train_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import NAMES, build_questions
+from tiny import NAMES
 
 from mind.cli import main
 from mind.config import flat
-from mind.data.questions import save_questions
 from mind.methods import METHODS
-
-TIMING = ("step_s", "tokens_per_s", "peak_rss_mib")
-
-
-@pytest.fixture
-def arguments(tmp_path, model_folder):
-    """A small run: 12 steps, a checkpoint every 3, MetaNet's window of 4 open across checkpoints."""
-    save_questions(build_questions(10), tmp_path / "train.jsonl")
-    save_questions(build_questions(4), tmp_path / "test.jsonl")
-    options = (
-        "--train.questions-per-step 2 --train.max-steps 12 --train.save-steps 3 --train.learning-rate 1e-3 "
-        "--metanet.width 16 --metanet.ema 0.5 --metanet.learning-rate 1e-2 --metanet.warmup-epochs 3 "
-        "--student.max-length 512 --evaluation.max-new-tokens 8"
-    )
-    files = {
-        "--output": tmp_path / "run",
-        "--student.model": model_folder,
-        "--data.train": tmp_path / "train.jsonl",
-        "--data.evaluation": tmp_path / "test.jsonl",
-    }
-    named = [str(part) for item in files.items() for part in item]
-    return ["train", *named, "--data.perspectives", *NAMES, *options.split()]
-
-
-def replaced(arguments, *changes):
-    """The arguments with the options of `changes` ("--name", "value", ...) in place of their own."""
-    arguments = list(arguments)
-    for name, value in zip(changes[::2], changes[1::2], strict=True):
-        if name in arguments:
-            arguments[arguments.index(name) + 1] = value
-        else:
-            arguments += [name, value]
-    return arguments
-
-
-def train_rows(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows if row["phase"] == "train"]
 
 
 def state_of(folder):
@@ -207,7 +169,7 @@ def launch(tmp_path_factory):
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, arguments, launch):
     for method, kills in (("mind", ("step", "save", "warm-up")), ("sft", ("step", "save"))):
         straight = tmp_path / method
-        given = [*arguments, "--method", method]
+        given = [*arguments, "--method", method, "--train.log-steps", "5"]  # the checkpoints lie between two lines
         assert launch("never", replaced(given, "--output", str(straight))) == 0
         for when in kills:
             output = tmp_path / f"{method}-{when}"
@@ -215,6 +177,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, arguments, launch):
             assert not (output / "student").exists()
             assert launch("never", ["train", "--output", str(output), "--resume"]) == 0
             assert train_rows(output) == train_rows(straight), (method, when)
+            assert [row["step"] for row in train_rows(output)] == [5, 10, 12]
+            evaluations = [(folder / "evaluation.json").read_text() for folder in (straight, output)]
+            assert evaluations[0] == evaluations[1], (method, when)
             weights = [load_file(folder / "student" / "model.safetensors") for folder in (straight, output)]
             for name, value in weights[0].items():
                 assert torch.equal(value, weights[1][name]), name
@@ -258,13 +223,6 @@ def test_the_metrics_go_where_they_are_wanted(tmp_path, arguments, capsys, monke
     assert not (tmp_path / "run").exists()
     assert main([*given, "--train.report-to", "none"]) == 0
     assert not (tmp_path / "run" / "tensorboard").exists() and len(train_rows(tmp_path / "run")) == 1
-
-
-def expect_error(arguments, capsys, *parts):
-    assert main(arguments) == 2
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    for part in ("mind: error:", *parts):
-        assert part in message, message
 
 
 def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder, capsys, monkeypatch):

@@ -50,15 +50,17 @@ def test_a_new_run_needs_an_empty_place(folder):
 
 
 def test_metrics_go_on_after_the_last_checkpoint(folder):
-    folder.start(Config())
+    folder.start(Config(), {"data.train": {"source": "d.jsonl", "sha256": "1f"}})
+    folder.begin_metrics()
     assert folder.read_config() == {"name": "x"} and folder.metrics.read_text() == ""
+    assert folder.read_inputs()["data.train"]["source"] == "d.jsonl"
     folder.append_metrics([{"phase": "warmup", "epoch": 1}])
     folder.append_metrics({"phase": "train", "step": step} for step in (1, 2, 3))
     with folder.metrics.open("a") as file:
         file.write('{"phase": "tr')  # what a kill leaves
-    folder.start(Config("y"), step=2)
-    assert folder.read_config() == {"name": "y"} and steps(folder) == [None, 1, 2]
-    folder.start(Config("y"))
+    folder.begin_metrics(after=2)
+    assert steps(folder) == [None, 1, 2]
+    folder.begin_metrics()
     assert steps(folder) == []
 
 
@@ -81,15 +83,31 @@ def test_a_checkpoint_is_complete_with_its_last_file(folder):
 
 
 def test_what_is_not_measured_yet_is_none(folder):
-    folder.start(Config())
+    folder.start(Config(), {})
     assert folder.read_evaluation() == {"before": None, "after": None} and folder.read_status() == {}
     folder.write_evaluation({"before": {"nll": 1.0}, "after": None})
     folder.write_status({"steps": 3})
     assert folder.read_evaluation()["before"] == {"nll": 1.0} and folder.read_status() == {"steps": 3}
+    assert not folder.finished
+    folder.student.mkdir()
+    assert folder.finished
+    folder.reopen(Config("z"))
+    assert not folder.finished and folder.read_config() == {"name": "z"}
+
+
+def test_a_stopped_run_knows_its_way_back(folder):
+    assert folder.way_back() == "there is no checkpoint yet, so --resume starts anew"
+    for step in (9, 10):
+        folder.checkpoint(step).mkdir(parents=True)
+        folder.save_method({}, {}, folder.checkpoint(step))
+    assert folder.way_back() == f"the last good checkpoint is {folder.checkpoint(10)}, where --resume goes on"
+    assert folder.read_progress(folder.checkpoint(9)) == {}
+    folder.write_progress(folder.checkpoint(9), {"meter": {"loss": 0.1}})
+    assert folder.read_progress(folder.checkpoint(9)) == {"meter": {"loss": 0.1}}
 
 
 def test_malformed_files_are_named_with_their_line(folder):
-    folder.start(Config())
+    folder.start(Config(), {})
     folder.status.write_text('{"wall_s": 1,\n oops}')
     with pytest.raises(MindError, match=r"status\.json:2: not JSON"):
         folder.read_status()

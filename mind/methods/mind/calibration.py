@@ -8,6 +8,7 @@ than the student's, and optionally an exponential moving average of L_real.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from mind.config import MetaNetConfig
+from mind.errors import NotFiniteError
+from mind.finite import require_finite
 from mind.methods.mind.metanet import MetaNet
 
 
@@ -58,11 +61,18 @@ class Calibrator:
             ids: of the step's Q questions.
             scores: MetaNet's own, with its graph.
             l_real: the student's mean NLL per token on each rationale, nan if it was not computed.
+
+        Raises NotFiniteError if L_meta or its gradient is nan or infinite.
         """
         smoothed = self._smoothed(ids, l_real)
         loss = meta_loss(scores, smoothed, ~smoothed.isnan(), self.config.tau)
         loss.backward()
-        return float(loss.detach())
+        gradients = [parameter.grad for parameter in self.metanet.parameters() if parameter.grad is not None]
+        # Read together: a GPU is waited for once.
+        value, norm = torch.stack([loss.detach(), torch.nn.utils.get_total_norm(gradients)]).tolist()
+        if not math.isfinite(value) or not math.isfinite(norm):
+            raise NotFiniteError(f"L_meta, which calibrates MetaNet, is {value}, its gradient's norm {norm}")
+        return value
 
     def end_step(self) -> bool:
         """Counts one optimizer step of the student; at the window's end, steps MetaNet and returns True."""
@@ -89,6 +99,8 @@ class Calibrator:
             present: which rationales there are.
             l_real: the mean NLL per token of the student, which does not move meanwhile; read where `present`.
             seed: of the order of the questions in each epoch.
+
+        Raises NotFiniteError if an epoch's L_meta is nan or infinite.
         """
         optimizer = torch.optim.AdamW(self.metanet.parameters(), lr=self.config.warmup_learning_rate, weight_decay=0.0)
         generator = torch.Generator().manual_seed(seed)
@@ -102,6 +114,8 @@ class Calibrator:
                 loss.backward()
                 self._step(optimizer, 1)
                 total += float(loss.detach()) * len(index)
+            if not math.isfinite(total):
+                raise NotFiniteError(f"L_meta of MetaNet's warm-up is {total} in epoch {len(history) + 1}")
             history.append(total / len(question))
         return history
 
@@ -136,7 +150,9 @@ class Calibrator:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned; raises NotFiniteError if a number in it is nan or infinite."""
+        average = {name: known[~known.isnan()] for name, known in state["average"].items()}  # nan: never computed
+        require_finite({**state, "average": average}, "the calibrator's")
         self.metanet.load_state_dict(state["metanet"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, parameter in self.metanet.named_parameters():

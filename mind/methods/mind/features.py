@@ -15,9 +15,11 @@ from torch import Tensor
 from mind.batches.bin_packing import bins_of
 from mind.batches.packing import plain_pack
 from mind.batches.trunk import pack_hidden
-from mind.errors import MindError
+from mind.display import one_line
+from mind.errors import MindError, NotFiniteError
 from mind.files import replacing_file
 from mind.records import Question
+from mind.student.fingerprint import fingerprint
 from mind.student.tokenization import Chat
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ class StudentEncoder:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack_length: int) -> None:
         self.model, self.tokenizer, self.pack_length = model, tokenizer, pack_length
-        self.name = f"student-alone-{_fingerprint(model)}"  # older caches may hold states that saw other texts
+        self.name = (
+            f"student-alone-{fingerprint(model.state_dict())}"  # older caches may hold states that saw other texts
+        )
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
@@ -70,7 +74,7 @@ class SentenceEncoder:
             self._model = SentenceTransformer(name)
         except (OSError, ValueError) as error:
             raise MindError(f"metanet.encoder {name}: cannot be loaded: {error}") from error
-        self.name = f"sentence-{_fingerprint(self._model)}"
+        self.name = f"sentence-{fingerprint(self._model.state_dict())}"
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
         """See `Encoder`."""
@@ -94,7 +98,10 @@ def build_features(
     cache: Path,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Features:
-    """The features of the questions, from `cache` where the same encoder has seen the same texts."""
+    """The features of the questions, from `cache` where the same encoder has seen the same texts.
+
+    Raises NotFiniteError for a text whose vector holds a nan or an infinity.
+    """
     slots = {name: k for k, name in enumerate(perspectives)}
     texts = [question.question for question in questions]
     places = []
@@ -106,9 +113,11 @@ def build_features(
     file = cache / "features" / f"{digest}.safetensors"
     if file.exists():
         vectors = load_file(file)["vectors"]
+        _check_finite(vectors, texts, f"{file} (without it they are computed again)")
         progress(len(texts))
     else:
         vectors = encoder.encode(texts, progress)
+        _check_finite(vectors, texts, "metanet.encoder")
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing_file(file) as partial:
             save_file({"vectors": vectors}, partial)
@@ -119,11 +128,9 @@ def build_features(
     return Features(vectors[: len(questions)].clone(), rationales)
 
 
-def _fingerprint(model: torch.nn.Module) -> str:
-    """Identifies weights by the sums of each tensor: a full hash of billions of parameters would take minutes."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        values = tensor.detach()
-        sums = (values.sum(dtype=torch.float64), values.abs().sum(dtype=torch.float64))
-        digest.update(f"{name}{tuple(values.shape)}{[float(s) for s in sums]}".encode())
-    return digest.hexdigest()[:16]
+def _check_finite(vectors: Tensor, texts: list[str], source: str) -> None:
+    if bad := (~vectors.isfinite()).any(1).nonzero().flatten().tolist():
+        raise NotFiniteError(
+            f"{source}: the vectors of {len(bad)} of {len(texts)} texts are not finite, first that of "
+            f"{one_line(texts[bad[0]], 60)!r}"
+        )

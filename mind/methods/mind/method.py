@@ -17,7 +17,9 @@ from tqdm import tqdm
 from mind.batches.cross_entropy import rationale_losses
 from mind.batches.packing import present_rationales
 from mind.config import MindConfig
+from mind.errors import NotFiniteError
 from mind.files import cache_folder
+from mind.finite import named_questions
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.methods.mind.calibration import Calibrator
 from mind.methods.mind.features import Features, SentenceEncoder, StudentEncoder, build_features
@@ -83,6 +85,9 @@ class Mind(Method):
         scores = self.scores(step.questions, present)
         selected, alpha = select(scores, present.to(scores.device), config.objective.beta, config.objective.tau_student)
         selected, interval = selected.cpu(), config.metanet.feedback_interval
+        # The best score is always selected, unless it is nan.
+        if bad := [step.questions[q].id for q in (~selected.any(1)).nonzero().flatten().tolist()]:
+            raise NotFiniteError(f"MetaNet's scores of {named_questions(bad)} are not finite")
         feedback = interval > 0 and step.number % interval == 0
         observed = present & ~selected if feedback else torch.zeros_like(present)
         return MindPlan(step.questions, alpha, selected, observed, scores, present)

@@ -1,0 +1,116 @@
+"""What a resumed run is held to: the configuration and the inputs with which it began."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mind.batches.steps import plan_steps
+from mind.config import MindConfig, flat
+from mind.data.questions import question_row
+from mind.errors import MindError, require
+from mind.methods import load_run_config
+from mind.methods.method import MethodContext
+from mind.provenance import text_digest
+from mind.records import TokenizedQuestion
+from mind.run.data import RunData
+from mind.run.schedule import rate_factors
+from mind.run_folder import RunFolder
+from mind.student.fingerprint import fingerprint
+
+
+def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
+    """The configuration of the run in `folder`, from where it lies now.
+
+    `config` may differ from it in `output`, since a folder can be moved, and in a larger `train.max_steps`. Raises
+    MindError, with the options, for another difference, and for a folder without a run.
+    """
+    folder.check_resumable()
+    saved = dataclasses.replace(load_run_config(folder.config), output=config.output)
+    asked, kept = (flat(dataclasses.asdict(some)) for some in (config, saved))
+    changed = [name for name in asked if asked[name] != kept.get(name)]
+    if config.method != saved.method:
+        changed = ["method"]
+    if changed and not (changed == ["train.max_steps"] and config.train.max_steps > saved.train.max_steps > 0):
+        raise MindError(
+            f"--resume keeps the configuration of {config.output}; these options differ from it: "
+            + ", ".join(f"{name} ({kept.get(name)} there)" for name in changed)
+        )
+    return saved
+
+
+def check_extension(saved: MindConfig, context: MethodContext) -> None:
+    """Raises MindError unless the run with more steps begins with the very steps of the `saved` one."""
+    config, before = context.config, plan_steps(context.tokenized, saved.train)
+    steps = len(before)
+    rates = [rate_factors(some.train, count) for some, count in ((saved, steps), (config, len(context.steps)))]
+    problem = f"train.max_steps is {config.train.max_steps} and {saved.train.max_steps} in {config.output}: "
+    remedy = f"; train its student further in a new run (--student.model {RunFolder(config.output).student})"
+    require(
+        all(rates[0](step) == rates[1](step) for step in range(steps)),
+        f"{problem}with train.lr_scheduler {config.train.lr_scheduler} and train.warmup_ratio "
+        f"{config.train.warmup_ratio} the learning rates of the steps that were taken depend on it{remedy}",
+    )
+    require(
+        steps % config.train.log_steps == 0,
+        f"{problem}train.log_steps {config.train.log_steps} does not divide the latter, so that the lines of "
+        f"metrics.jsonl would be others{remedy}",
+    )
+    assert list(context.steps[:steps]) == before, "a plan of steps begins with that of fewer"
+
+
+def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], context: MethodContext) -> dict[str, Any]:
+    """What a run reads, by the option that names it: {"data.train": {"source": "mine.jsonl", "sha256": "..."}}.
+
+    The digests are of what is used: questions as they were read, token ids, and weights as `fingerprint` sees them.
+    """
+    config = context.config
+    files = {Path(file).stem: file for file in config.data.evaluation}
+    weights = dict(context.model.named_parameters())
+    frozen = {name: weight for name, weight in weights.items() if not weight.requires_grad}
+    return {
+        "data.train": _entry(config.data.train, map(question_row, data.train)),
+        "data.heldout": _entry(config.data.heldout or config.data.train, map(question_row, data.heldout)),
+        **{
+            f"data.evaluation {label}": _entry(files.get(label, config.data.train), map(question_row, questions))
+            for label, questions in data.evaluation.items()
+        },
+        "tokens": _entry(config.student.model, map(_token_row, [*context.tokenized, *heldout])),
+        # A checkpoint holds the weights that are trained: the others must be the same, or all, which MetaNet sees.
+        "weights": {"source": config.student.model, "sha256": fingerprint(frozen or weights)},
+    }
+
+
+def check_inputs(inputs: Mapping[str, Any], folder: RunFolder) -> None:
+    """Raises MindError that names the first of the `inputs` that is not what the run in `folder` began with.
+
+    A run of an older version did not keep them: warns, and keeps these from now on.
+    """
+    known = folder.read_inputs()
+    if not known:
+        warnings.warn(
+            f"{folder.path}: an older version began this run and kept no digests of its data: whether they are the "
+            "same cannot be told",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        folder.write_inputs(inputs)
+        return
+    for name, entry in inputs.items():
+        require(
+            name in known and known[name]["sha256"] == entry["sha256"],
+            f"{entry['source']} ({name}) has changed since {folder.path} began, and --resume goes on with the same; "
+            "restore it, or name another --output",
+        )
+
+
+def _entry(source: str, rows: Iterable[Any]) -> dict[str, str]:
+    return {"source": source, "sha256": text_digest("".join(json.dumps(row) + "\n" for row in rows))}
+
+
+def _token_row(question: TokenizedQuestion) -> list[Any]:
+    return [question.prompt, sorted(question.rationales.items()), question.suffix]

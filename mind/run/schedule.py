@@ -1,0 +1,45 @@
+"""The learning rate of each step of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import SchedulerType, get_scheduler
+
+from mind.config import TrainConfig
+from mind.errors import MindError
+
+
+def rate_factors(train: TrainConfig, steps: int) -> Callable[[int], float]:
+    """The learning rate of step 0, 1, ... of a run of `steps` steps, as a share of `train.learning_rate`.
+
+    With w = ceil(warmup_ratio steps) it is (i + 1) / w in step i < w, and then transformers' schedule. Raises MindError
+    for a schedule that there is not, and for one that needs more than its name.
+    """
+    try:
+        return _factors(train, train.lr_scheduler, steps)
+    except (ValueError, TypeError) as error:
+        there = ", ".join(kind.value for kind in SchedulerType if _works(train, kind.value))
+        raise MindError(f"train.lr_scheduler is {train.lr_scheduler!r}: expected one of {there}") from error
+
+
+def _factors(train: TrainConfig, name: str, steps: int) -> Callable[[int], float]:
+    warmup = math.ceil(train.warmup_ratio * steps)
+    skipped = int(warmup > 0)  # transformers warms up from 0: its first step would train nothing
+    optimizer = torch.optim.SGD([torch.zeros(())], lr=train.learning_rate)
+    shape = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps + skipped)
+    if not isinstance(shape, LambdaLR):  # it follows a metric instead of the steps
+        raise TypeError(f"{name} is not a function of the step")
+    (factor,) = shape.lr_lambdas
+    return lambda step: factor(step + skipped)
+
+
+def _works(train: TrainConfig, name: str) -> bool:
+    try:
+        _factors(train, name, steps=10)
+    except (ValueError, TypeError):
+        return False
+    return True

@@ -1,0 +1,262 @@
+"""What a resumed run is held to: its options, its data, its student, and its record once it is finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_run import expect_error, replaced, train_rows
+from tiny import NAMES, build_questions
+
+import mind
+from mind.cli import main
+from mind.data.questions import load_questions, save_questions
+from mind.errors import MindError
+from mind.methods import load_run_config
+from mind.records import Question
+from mind.run.data import RunData, warn_of_overlap
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a run, to the byte."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def resume(output: Path, *options: str) -> list[str]:
+    return ["train", "--output", str(output), "--resume", *options]
+
+
+@pytest.fixture
+def short(tmp_path, arguments) -> list[str]:
+    """A run of two steps, with held-out questions of its own."""
+    save_questions(build_questions(13)[10:], tmp_path / "heldout.jsonl")
+    return replaced(
+        arguments,
+        *("--method", "sft", "--train.max-steps", "2", "--train.save-steps", "1", "--train.report-to", "none"),
+        *("--data.heldout", str(tmp_path / "heldout.jsonl"), "--evaluation.max-new-tokens", "2"),
+    )
+
+
+@pytest.fixture
+def unfinished(tmp_path, short) -> Path:
+    """That run as a kill after its first checkpoint leaves it."""
+    assert main(short) == 0
+    run = tmp_path / "run"
+    shutil.rmtree(run / "checkpoint-2")
+    shutil.rmtree(run / "student")
+    (run / "status.json").unlink()
+    return run
+
+
+OTHER_OPTIONS = {
+    ("--train.learning-rate", "3e-5"): "train.learning_rate (0.001 there)",  # the default, which the run has not
+    ("--train.warmup-ratio", "0.5"): "train.warmup_ratio (0.05 there)",
+    ("--train.max-steps", "-1"): "train.max_steps (2 there)",
+    ("--train.max-steps", "1"): "train.max_steps (2 there)",
+    ("--train.questions-per-step", "None"): "train.questions_per_step (2 there)",
+    ("--data.heldout", "None"): "data.heldout (",
+    ("--data.perspectives", *NAMES[::-1]): "data.perspectives (",
+    ("--method", "mind"): "method (sft there)",
+    ("--train.seed", "0", "--student.max-length", "1024"): "student.max_length (512 there)",
+}
+
+
+def test_an_option_counts_because_it_was_given(unfinished, capsys):
+    before = content(unfinished)
+    for given, message in OTHER_OPTIONS.items():
+        expect_error(resume(unfinished, *given), capsys, "--resume keeps the configuration of", message)
+    assert content(unfinished) == before
+
+
+def test_a_configuration_file_counts_by_what_it_names(tmp_path, unfinished, capsys):
+    file = tmp_path / "c.json"
+    file.write_text('{"train": {"learning_rate": 3e-5}}')  # the default
+    expect_error(resume(unfinished, "--config", str(file)), capsys, "train.learning_rate (0.001 there)")
+    file.write_text('{"method": "mind"}')
+    expect_error(resume(unfinished, "--config", str(file)), capsys, "method (sft there)")
+    file.write_text('{"train": {"learning_rate": 1e-3, "seed": 0}, "student": {"max_length": 512}}')
+    assert main(resume(unfinished, "--config", str(file), "--train.save-steps", "1")) == 0
+    config = load_run_config(unfinished / "config.json")
+    assert config.method == "sft" and config.train.learning_rate == 1e-3 and config.train.max_steps == 2
+
+
+def test_from_python_too(unfinished):
+    config = load_run_config(unfinished / "config.json")
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, learning_rate=3e-5))
+    with pytest.raises(MindError, match=r"these options differ from it: train.learning_rate \(0.001 there\)"):
+        mind.train(other, resume=True)
+    assert mind.train(config, resume=True).finished
+
+
+def reworded(questions):
+    first, *rest = questions
+    return [dataclasses.replace(first, question=first.question + " "), *rest]
+
+
+def reordered(questions):
+    return questions[::-1]
+
+
+def shortened(questions):
+    return questions[:-1]
+
+
+def lengthened(questions):
+    return [*questions, *build_questions(20)[15:16]]
+
+
+def test_data_that_changed_are_refused(tmp_path, unfinished, capsys):
+    before = content(unfinished)
+    roles = {"train": "data.train", "heldout": "data.heldout", "test": "data.evaluation test"}
+    for name, role in roles.items():
+        file = tmp_path / f"{name}.jsonl"
+        questions = load_questions(file)
+        for edit in (reworded, reordered, shortened, lengthened):
+            save_questions(edit(questions), file)
+            expect_error(resume(unfinished), capsys, f"{file} ({role}) has changed since {unfinished} began")
+        save_questions(questions, file)
+    assert content(unfinished) == before
+
+
+def test_data_are_the_same_by_content_alone(tmp_path, unfinished):
+    file = tmp_path / "train.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("\n\n".join(json.dumps(row | {"note": "mine"}, ensure_ascii=False) for row in rows))
+    os.utime(file, (0, 0))
+    assert main(resume(unfinished)) == 0
+
+
+def test_a_student_that_changed_is_refused(tmp_path, unfinished, model_folder, capsys):
+    plain = load_file(model_folder / "model.safetensors")
+    changed = {name: value.clone() for name, value in plain.items()}
+    changed["model.norm.weight"][0] += 0.5
+    save_file(changed, model_folder / "model.safetensors", metadata={"format": "pt"})
+    expect_error(resume(unfinished), capsys, f"{model_folder} (weights) has changed since")
+    save_file(plain, model_folder / "model.safetensors", metadata={"format": "pt"})
+    template = model_folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant", "tutor"))
+    expect_error(resume(unfinished), capsys, f"{model_folder} (tokens) has changed since")
+
+
+def test_a_run_of_an_older_version_goes_on_with_a_word(tmp_path, unfinished, capsys):
+    (unfinished / "inputs.json").unlink()
+    (unfinished / "checkpoint-1" / "progress.json").unlink()
+    with pytest.warns(RuntimeWarning, match="an older version began this run and kept no digests of its data"):
+        assert main(resume(unfinished)) == 0
+    assert set(json.loads((unfinished / "inputs.json").read_text())) >= {"data.train", "data.heldout", "tokens"}
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, short, capsys):
+    assert main(short) == 0
+    run = tmp_path / "run"
+    before = content(run)
+    capsys.readouterr()
+    (tmp_path / "train.jsonl").unlink()  # nothing is read for it
+    assert main(resume(run)) == 0
+    assert f"{run}: the run is finished, after 2 steps; nothing was changed" in capsys.readouterr().out
+    assert content(run) == before
+    expect_error(resume(run, "--train.seed", "3"), capsys, "train.seed (0 there)")
+    assert content(run) == before
+
+
+def test_the_time_of_all_starts_counts(tmp_path, unfinished):
+    progress = unfinished / "checkpoint-1" / "progress.json"
+    saved = json.loads(progress.read_text())
+    assert 0 < saved["seconds"]["train_s"] < saved["seconds"]["wall_s"]
+    progress.write_text(json.dumps(saved | {"seconds": {"wall_s": 5000.0, "train_s": 3000.0}}))
+    assert main(resume(unfinished)) == 0
+    status = json.loads((unfinished / "status.json").read_text())
+    assert status["wall_s"] > 5000 and 3000 < status["train_s"] < 4000
+
+
+@pytest.mark.parametrize("log_steps", ["3", "5", "100"])
+def test_the_last_step_is_always_logged(tmp_path, short, log_steps):
+    assert main(replaced(short, "--train.max-steps", "4", "--train.log-steps", log_steps)) == 0
+    run = tmp_path / "run"
+    assert [row["step"] for row in train_rows(run)] == ([3, 4] if log_steps == "3" else [4])
+    assert (run / "student" / "model.safetensors").is_file() and (run / "report.html").is_file()
+
+
+@pytest.mark.parametrize("schedule", ["constant", "inverse_sqrt"])
+def test_a_finished_run_is_extended_if_its_steps_stay(tmp_path, short, schedule):
+    ratio = "0.0" if schedule == "inverse_sqrt" else "0.3"
+    short = replaced(short, "--train.lr-scheduler", schedule, "--train.warmup-ratio", ratio)
+    straight = tmp_path / "straight"
+    assert main(replaced(short, "--output", str(straight), "--train.max-steps", "5", "--train.save-steps", "5")) == 0
+    assert main(replaced(short, "--train.save-steps", "5")) == 0
+    run = tmp_path / "run"
+    assert main(resume(run, "--train.max-steps", "5")) == 0
+    assert train_rows(run) == train_rows(straight) and len(train_rows(run)) == 5
+    assert json.loads((run / "status.json").read_text())["steps"] == 5
+    assert load_run_config(run / "config.json").train.max_steps == 5
+    students = [load_file(folder / "student" / "model.safetensors") for folder in (straight, run)]
+    assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
+    evaluations = [json.loads((folder / "evaluation.json").read_text()) for folder in (straight, run)]
+    assert evaluations[0] == evaluations[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "with train.lr_scheduler cosine and train.warmup_ratio 0.05 the learning rates"),
+        (["--train.lr-scheduler", "constant_with_warmup", "--train.warmup-ratio", "0.4"], "the learning rates"),
+        (["--train.lr-scheduler", "constant", "--train.log-steps", "3"], "train.log_steps 3 does not divide"),
+    ],
+)
+def test_a_longer_run_that_is_another_is_refused(tmp_path, short, capsys, options, message):
+    assert main(replaced(short, *options)) == 0
+    run = tmp_path / "run"
+    before = content(run)
+    expect_error(resume(run, "--train.max-steps", "5"), capsys, "train.max_steps is 5 and 2 in", message, "run/student")
+    assert content(run) == before
+
+
+def test_options_that_cannot_work_are_refused_before_the_folder(tmp_path, arguments, capsys, monkeypatch):
+    monkeypatch.setattr("mind.run.train.load_data", lambda config: pytest.fail("the options come first"))
+    for given, message in {
+        ("--train.lr-scheduler", "cosin"): "train.lr_scheduler is 'cosin': expected one of",
+        ("--objective.backend", "cudaa"): "objective.backend cudaa: backend is 'cudaa': expected 'auto' or one of",
+        ("--objective.backend", "cuda"): "objective.backend cuda: backend 'cuda' is not available on cpu",
+        ("--train.warmup-ratio", "2"): "train.warmup_ratio is 2.0: expected a share in [0, 1]",
+        ("--train.max-steps", "-5"): "train.max_steps is -5: expected -1 or at least 1",
+        ("--train.max-steps", "0"): "train.max_steps is 0",
+        ("--train.learning-rate", "inf"): "train.learning_rate is inf: expected a finite number",
+        ("--train.epochs", "nan"): "train.epochs is nan",
+        ("--train.seed", "-1"): "train.seed is -1",
+        ("--metanet.tau", "inf"): "metanet.tau is inf",
+    }.items():
+        expect_error(replaced(arguments, *given), capsys, message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_that_is_not_there_leaves_no_folder(tmp_path, arguments, capsys):
+    expect_error(replaced(arguments, "--metanet.encoder", str(tmp_path / "none")), capsys, "metanet.encoder")
+    assert not (tmp_path / "run").exists()
+
+
+def overlaps(train, heldout, **evaluation) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_overlap(RunData(train, heldout, evaluation))
+    return [str(warning.message).partition(" are among")[0] for warning in caught]
+
+
+def asked(*texts: str) -> list[Question]:
+    return [Question(str(n), text, "1") for n, text in enumerate(texts)]
+
+
+def test_questions_that_are_trained_on_and_measured_are_counted():
+    train = asked("What is 1 + 2?", "How many APPLES are left?", "x²  = 4?", "\uff11 apple?")
+    same = asked("what  is 1 + 2?\n", "How many apples are left?", "x2 = 4?", "1 apple?", "Another one?")
+    assert overlaps(train, same, a=same[:1], b=asked("What is 1 + 3?")) == [
+        "held-out: 4 of 5 questions",
+        "evaluation a: 1 of 1 questions",
+    ]
+    assert overlaps(train, asked("New?"), c=asked("What is 12?")) == []
