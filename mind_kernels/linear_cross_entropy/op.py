@@ -113,10 +113,14 @@ def linear_cross_entropy(
     Source:
         mind_kernels/linear_cross_entropy/README.md derives the gradient, and the sparse one.
     """
-    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    head = head_of(weight, bias, softcap, temperature)
+    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
+    hidden, head = under_autocast(hidden, head)
     checks.head_arguments(hidden, head)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
     checks.reduction(reduction)
+    for number, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
+        checks.number(number, value)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
     checks.probability("gradient_threshold", gradient_threshold)

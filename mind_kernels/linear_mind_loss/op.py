@@ -125,9 +125,12 @@ def linear_mind_loss(
     Source:
         mind_kernels/linear_mind_loss/README.md says how the two parts share their logits.
     """
-    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    head = head_of(weight, bias, softcap, temperature)
+    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
+    hidden, head = under_autocast(hidden, head)
     checks.head_arguments(hidden, head)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
+    checks.tensors(answer_rows=answer_rows)
     checks.dimensions("answer_rows", answer_rows, "(P, K)")
     checks.integers("answer_rows", answer_rows)
     checks.device("answer_rows", answer_rows, hidden, or_cpu=True)

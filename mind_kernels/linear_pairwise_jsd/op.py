@@ -94,13 +94,16 @@ def linear_pairwise_jsd(
     Source:
         mind_kernels/linear_pairwise_jsd/README.md derives the gradient, and says how nearly equal rows are compared.
     """
-    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    head = head_of(weight, bias, softcap, temperature)
+    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
+    hidden, head = under_autocast(hidden, head)
     checks.dimensions("hidden", hidden, "(P, K, D)")
     checks.head_arguments(hidden, head)
     shape = hidden.shape[:2]
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, shape)
     if mask is None:
         mask = torch.ones(shape, dtype=torch.bool, device=hidden.device)
+    checks.tensors(mask=mask)
     checks.shape("mask", mask, shape, "(P, K)")
     checks.device("mask", mask, hidden)
     if mask.dtype != torch.bool:
