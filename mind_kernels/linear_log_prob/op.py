@@ -98,7 +98,9 @@ def linear_log_prob(
     Source:
         mind_kernels/linear_log_prob/README.md derives the gradient and has losses on top of it.
     """
-    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    head = head_of(weight, bias, softcap, temperature)
+    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
+    hidden, head = under_autocast(hidden, head)
     checks.head_arguments(hidden, head)
     checks.row_arguments(hidden, target, None, None, None)
     checks.probability("gradient_threshold", gradient_threshold)
@@ -124,6 +126,7 @@ def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGr
     gradients = HeadGradients(hidden, spec.head, needs)
     valid, index = a.target != a.ignore_index, a.target.to(hidden.device).contiguous()
     weights = _weights(a, valid.to(hidden.device))
+    gradients.choose_unit(weights.loss, weights.entropy)
 
     def run(rows: Tensor | int, weights: RowWeights | None) -> None:
         run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients)
