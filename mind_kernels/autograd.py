@@ -13,6 +13,7 @@ from mind_kernels.head import Gradients, Head, HeadGradients
 from mind_kernels.records import Layout
 from mind_kernels.row_chunks import chunks, gradient_dtype, rows_per_block
 
+_REMEDY = "this backend", "backend='reference'"
 _GRADIENTS = tuple(f"d_{name}" for name in Gradients._fields)
 
 
@@ -95,19 +96,8 @@ class Operator(Generic[Takes, Gives]):
 
     def __call__(self, arguments: Takes) -> Gives:
         flat = self.flat(arguments)
-        if not torch.compiler.is_compiling():
-            self._refuse_transforms(flat)
+        checks.no_transforms(self._name, flat, *_REMEDY)
         return self._gives.restore(self.overload(*flat))
-
-    def _refuse_transforms(self, flat: Sequence[Any]) -> None:
-        """Raises RuntimeError for derivatives that would otherwise be zero without a word."""
-        if torch._C._are_functorch_transforms_active():
-            raise self._unsupported("transforms of torch.func")
-        if any(isinstance(value, Tensor) and checks.has_tangent(value) for value in flat):
-            raise self._unsupported("forward-mode derivatives")
-
-    def _unsupported(self, what: str) -> RuntimeError:
-        return RuntimeError(f"{self._name}: {what} are not supported by this backend: use backend='reference'")
 
     def flat(self, arguments: Takes) -> list[Any]:
         """What `overload` is called with: the arguments, and which inputs take a gradient that is computed now."""
@@ -159,7 +149,7 @@ class Operator(Generic[Takes, Gives]):
 
     def _backward(self, ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # this backward pass is recorded itself (create_graph=True)
-            raise self._unsupported("higher-order gradients")
+            raise checks.unsupported(self._name, "higher-order gradients", *_REMEDY)
         given = dict(zip(self._outputs, upstream, strict=True))
         arrived = [gradient for path in self._differentiable if (gradient := given[path]) is not None]
         if not arrived:

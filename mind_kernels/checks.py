@@ -7,9 +7,12 @@ would stall the stream, so there the check becomes a device-side assertion.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from mind_kernels.head import Head
@@ -41,6 +44,28 @@ def constants(**arguments: Tensor | None) -> None:
 def has_tangent(tensor: Tensor) -> bool:
     """Whether a forward-mode derivative runs through the tensor. In a graph of torch.compile there is none."""
     return not torch.compiler.is_compiling() and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def no_transforms(operation: str, values: Iterable[Any], by: str, remedy: str) -> None:
+    """Raises RuntimeError under a transform of torch.func or a forward-mode derivative of one of the values: what has a
+    backward pass of its own, and no more, would let it be zero without a word."""
+    if torch.compiler.is_compiling():
+        return
+    if torch._C._are_functorch_transforms_active():
+        raise unsupported(operation, "transforms of torch.func", by, remedy)
+    if any(isinstance(value, Tensor) and has_tangent(value) for value in values):
+        raise unsupported(operation, "forward-mode derivatives", by, remedy)
+
+
+def unsupported(operation: str, what: str, by: str, remedy: str) -> RuntimeError:
+    """The error of an operation that cannot serve `what`, such as "higher-order gradients"."""
+    return RuntimeError(f"{operation}: {what} are not supported by {by}: use {remedy}")
+
+
+def reads_values(operation: str, hidden: Tensor) -> None:
+    """Raises RuntimeError if hidden has no values, in a definition that selects rows by theirs."""
+    if hidden.is_meta or isinstance(hidden, FakeTensor):
+        raise unsupported(operation, "tensors without values", "backend 'reference'", "backend='torch'")
 
 
 def number(name: str, value: float | None) -> None:

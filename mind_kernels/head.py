@@ -192,8 +192,7 @@ class HeadGradients:
             return
         dlogits = dlogits.to(hidden.dtype)
         if self.hidden is not None:
-            wide = {"out_dtype": self.hidden.dtype} if self.hidden.dtype != hidden.dtype else {}
-            self.add_hidden(rows, torch.mm(dlogits, self.head.weight, **wide))
+            self.add_hidden(rows, self._product(dlogits))
         if self.needs_weight:
             self._add_weight(dlogits, hidden)
 
@@ -211,6 +210,12 @@ class HeadGradients:
                 self.weight[tile].addmm_(part.T, wide)
         if product is not None:
             self.add_hidden(rows, product)
+
+    def _product(self, dlogits: Tensor) -> Tensor:
+        """dlogits weight (n, D), in the dtype of `hidden`."""
+        if dlogits.dtype == torch.float16:
+            return torch.mm(dlogits, self.head.weight, out_dtype=torch.float32)
+        return dlogits @ self.head.weight
 
     def add_hidden(self, rows: Rows, product: Tensor) -> None:
         """dH[rows] += product (n, D)."""

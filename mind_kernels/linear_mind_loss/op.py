@@ -175,6 +175,7 @@ def _check_values(a: MindArguments) -> None:
 
 def _define(a: MindArguments) -> MindOutputs:
     """By the definition, differentiable."""
+    checks.reads_values("linear_mind_loss", a.hidden)
     _check_values(a)
     target, answer_rows = a.target.to(a.hidden.device), a.answer_rows.to(a.hidden.device)
     cross_entropy, consistency, terms, divergence = reference.forward(
