@@ -108,8 +108,8 @@ class Operator(Generic[Takes, Gives]):
 
     def _flatten(self, arguments: Takes) -> list[Any]:
         """The arguments in the order of the schema, floats as tensors."""
-        flat = zip(self._takes.flatten(arguments), self._floats, strict=True)
-        return [_as_tensor(value) if is_float and value is not None else value for value, is_float in flat]
+        flat, like = zip(self._takes.flatten(arguments), self._floats, strict=True), arguments.hidden
+        return [_as_tensor(value, like) if is_float and value is not None else value for value, is_float in flat]
 
     def _split(self, flat: Sequence[Tensor | None]) -> tuple[Gives, Gradients]:
         """Outputs and gradients of what `overload` gives, or of what arrives in their places."""
@@ -174,9 +174,9 @@ class Operator(Generic[Takes, Gives]):
         return Gradients(*(g.to(dtype) if need else None for g, need in zip(gradients, needs, strict=True)))
 
 
-def _as_tensor(value: float | Tensor) -> Tensor:
-    """The number as a tensor () on the CPU; as a product, in which torch.compile lets it vary."""
-    return value if isinstance(value, Tensor) else torch.ones((), dtype=torch.float64, device="cpu") * value
+def _as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
+    """The number as a tensor () on the CPU, fake if `like` is; as a product, in which torch.compile lets it vary."""
+    return value if isinstance(value, Tensor) else like.new_ones((), dtype=torch.float64, device="cpu") * value
 
 
 def _scaled(gradients: Sequence[Tensor], needs: list[bool], upstream: Tensor, dtype: torch.dtype) -> Gradients:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
+from mind_kernels.extension import constant_in_graphs
 from mind_kernels.head import Head
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -36,25 +37,35 @@ def tensors(**arguments: Tensor | None) -> None:
 
 def constants(**arguments: Tensor | None) -> None:
     """Raises ValueError for a constant of the loss that has a derivative, which would be left out without a word."""
+    dual = _within_dual_level()
     for name, value in arguments.items():
-        if value is not None and ((torch.is_grad_enabled() and value.requires_grad) or has_tangent(value)):
+        if value is not None and (
+            (torch.is_grad_enabled() and value.requires_grad) or (dual and may_have_tangent(value))
+        ):
             raise ValueError(f"{name} requires a gradient: it is a constant of the loss, pass {name}.detach()")
 
 
-def has_tangent(tensor: Tensor) -> bool:
-    """Whether a forward-mode derivative runs through the tensor. In a graph of torch.compile there is none."""
-    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(tensor).tangent is not None
+def may_have_tangent(tensor: Tensor) -> bool:
+    """Whether a forward-mode derivative runs through the tensor; within a graph, where none shows it, True."""
+    return torch.compiler.is_compiling() or forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def no_transforms(operation: str, values: Iterable[Any], by: str, remedy: str) -> None:
     """Raises RuntimeError under a transform of torch.func or a forward-mode derivative of one of the values: what has a
     backward pass of its own, and no more, would let it be zero without a word."""
-    if torch.compiler.is_compiling():
-        return
-    if torch._C._are_functorch_transforms_active():
+    if _within_transform():
         raise unsupported(operation, "transforms of torch.func", by, remedy)
-    if any(isinstance(value, Tensor) and has_tangent(value) for value in values):
+    if _within_dual_level() and any(isinstance(value, Tensor) and may_have_tangent(value) for value in values):
         raise unsupported(operation, "forward-mode derivatives", by, remedy)
+
+
+@constant_in_graphs
+def _within_transform() -> bool:
+    return torch._C._are_functorch_transforms_active()
+
+
+def _within_dual_level() -> bool:
+    return forward_ad._current_level >= 0  # a graph that has read it serves no other level
 
 
 def unsupported(operation: str, what: str, by: str, remedy: str) -> RuntimeError:

@@ -102,7 +102,7 @@ def linear_pairwise_jsd(
     shape = hidden.shape[:2]
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, shape)
     if mask is None:
-        mask = torch.ones(shape, dtype=torch.bool, device=hidden.device)
+        mask = hidden.new_ones(shape, dtype=torch.bool)
     checks.tensors(mask=mask)
     checks.shape("mask", mask, shape, "(P, K)")
     checks.device("mask", mask, hidden)
