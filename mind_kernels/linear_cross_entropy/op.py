@@ -105,10 +105,12 @@ def linear_cross_entropy(
         The loss in nats, () or (N,) for reduction "none", in float32 (float64 for float64 input), or (loss, RowStats).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named. On a GPU a target
-            or segment out of range is a device-side assertion, since reading it would stall the stream.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or range, or a constant that requires a
+            gradient; it is named. On a GPU a target or segment out of range is a device-side assertion, since reading
+            it would stall the stream.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
-        RuntimeError: a higher-order gradient through any backend but "reference".
+        RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
+            through any backend but "reference".
 
     Source:
         mind_kernels/linear_cross_entropy/README.md derives the gradient, and the sparse one.

@@ -93,7 +93,8 @@ def linear_log_prob(
         ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named. On a GPU a target
             out of range is a device-side assertion, since reading it would stall the stream.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
-        RuntimeError: a higher-order gradient through any backend but "reference".
+        RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
+            through any backend but "reference".
 
     Source:
         mind_kernels/linear_log_prob/README.md derives the gradient and has losses on top of it.

@@ -86,10 +86,12 @@ def linear_pairwise_jsd(
         The loss () in nats, in float32 (float64 for float64 input), or (loss, PairStats or MixtureStats).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or value; it is named. On a GPU a weight
-            that is not finite is a device-side assertion, since reading it would stall the stream.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or value, or a constant that requires a
+            gradient; it is named. On a GPU a weight that is not finite is a device-side assertion, since reading it
+            would stall the stream.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
-        RuntimeError: a higher-order gradient through any backend but "reference".
+        RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
+            through any backend but "reference".
 
     Source:
         mind_kernels/linear_pairwise_jsd/README.md derives the gradient, and says how nearly equal rows are compared.
