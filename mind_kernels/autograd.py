@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from mind_kernels import checks
+from mind_kernels import derivatives
 from mind_kernels.head import Gradients, Head, HeadGradients
 from mind_kernels.records import Layout
 from mind_kernels.row_chunks import chunks, gradient_dtype, rows_per_block
@@ -96,7 +96,7 @@ class Operator(Generic[Takes, Gives]):
 
     def __call__(self, arguments: Takes) -> Gives:
         flat = self.flat(arguments)
-        checks.no_transforms(self._name, flat, *_REMEDY)
+        derivatives.no_transforms(self._name, flat, *_REMEDY)
         return self._gives.restore(self.overload(*flat))
 
     def flat(self, arguments: Takes) -> list[Any]:
@@ -149,7 +149,7 @@ class Operator(Generic[Takes, Gives]):
 
     def _backward(self, ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # this backward pass is recorded itself (create_graph=True)
-            raise checks.unsupported(self._name, "higher-order gradients", *_REMEDY)
+            raise derivatives.unsupported(self._name, "higher-order gradients", *_REMEDY)
         given = dict(zip(self._outputs, upstream, strict=True))
         arrived = [gradient for path in self._differentiable if (gradient := given[path]) is not None]
         if not arrived:
@@ -171,7 +171,8 @@ class Operator(Generic[Takes, Gives]):
         needs = [needed[path] for path in self._inputs]
         _, gradients = self._split(self.overload(*flat, needs))
         dtype = arguments.hidden.dtype
-        return Gradients(*(g.to(dtype) if need else None for g, need in zip(gradients, needs, strict=True)))
+        found = zip(gradients, needs, strict=True)
+        return Gradients(*(None if gradient is None or not need else gradient.to(dtype) for gradient, need in found))
 
 
 def _as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
@@ -187,7 +188,7 @@ def _scaled(gradients: Sequence[Tensor], needs: list[bool], upstream: Tensor, dt
     itself) and for many upstream gradients at once (is_grads_batched).
     """
     keep = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
-    batched = torch._C._functorch.is_legacy_batchedtensor(upstream)
+    batched = torch._C._functorch.is_legacy_batchedtensor(upstream)  # pyright: ignore[reportAttributeAccessIssue]
 
     def scaled(gradient: Tensor) -> Tensor:
         if batched or type(gradient) is not Tensor:

@@ -7,15 +7,13 @@ would stall the stream, so there the check becomes a device-side assertion.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
-from mind_kernels.extension import constant_in_graphs
+from mind_kernels.derivatives import unsupported
 from mind_kernels.head import Head
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -37,40 +35,13 @@ def tensors(**arguments: Tensor | None) -> None:
 
 def constants(**arguments: Tensor | None) -> None:
     """Raises ValueError for a constant of the loss that has a derivative, which would be left out without a word."""
-    dual = _within_dual_level()
+    compiling = torch.compiler.is_compiling()
     for name, value in arguments.items():
-        if value is not None and (
-            (torch.is_grad_enabled() and value.requires_grad) or (dual and may_have_tangent(value))
-        ):
+        if value is None:
+            continue
+        dual = not compiling and forward_ad.unpack_dual(value).tangent is not None
+        if dual or (torch.is_grad_enabled() and value.requires_grad):
             raise ValueError(f"{name} requires a gradient: it is a constant of the loss, pass {name}.detach()")
-
-
-def may_have_tangent(tensor: Tensor) -> bool:
-    """Whether a forward-mode derivative runs through the tensor; within a graph, where none shows it, True."""
-    return torch.compiler.is_compiling() or forward_ad.unpack_dual(tensor).tangent is not None
-
-
-def no_transforms(operation: str, values: Iterable[Any], by: str, remedy: str) -> None:
-    """Raises RuntimeError under a transform of torch.func or a forward-mode derivative of one of the values: what has a
-    backward pass of its own, and no more, would let it be zero without a word."""
-    if _within_transform():
-        raise unsupported(operation, "transforms of torch.func", by, remedy)
-    if _within_dual_level() and any(isinstance(value, Tensor) and may_have_tangent(value) for value in values):
-        raise unsupported(operation, "forward-mode derivatives", by, remedy)
-
-
-@constant_in_graphs
-def _within_transform() -> bool:
-    return torch._C._are_functorch_transforms_active()
-
-
-def _within_dual_level() -> bool:
-    return forward_ad._current_level >= 0  # a graph that has read it serves no other level
-
-
-def unsupported(operation: str, what: str, by: str, remedy: str) -> RuntimeError:
-    """The error of an operation that cannot serve `what`, such as "higher-order gradients"."""
-    return RuntimeError(f"{operation}: {what} are not supported by {by}: use {remedy}")
 
 
 def reads_values(operation: str, hidden: Tensor) -> None:
@@ -217,9 +188,10 @@ def _readable(tensor: Tensor) -> bool:
 
 def _under_transforms(tensor: Tensor) -> Tensor:
     """The tensor that transforms of torch.func have wrapped: of vmap, that of all examples."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     if not torch.compiler.is_compiling():
-        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            tensor = torch._C._functorch.get_unwrapped(tensor)
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = functorch.get_unwrapped(tensor)
     return tensor
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mind_kernels import checks
+from mind_kernels import checks, derivatives
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
 from mind_kernels.row_chunks import accumulation_dtype, has_gradient, reduced, row_weights
 from mind_kernels.sparse_gradient import sampled_rows
@@ -68,7 +68,7 @@ def _sparsify(
     magnitude: Tensor,  # (N,), the rows' weights in the background
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The logits (N, V) with the sparse gradient behind them, and the rows' dropped_mass and kept_entries, (N,)."""
-    checks.no_transforms("gradient_threshold", [projected], "the sparse gradient", "gradient_threshold=None")
+    derivatives.no_transforms("gradient_threshold", [projected], "the sparse gradient", "gradient_threshold=None")
     checks.reads_values("gradient_threshold", projected)
     with torch.no_grad():
         log_p = torch.log_softmax(logits, -1)
