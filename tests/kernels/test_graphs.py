@@ -6,12 +6,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from cases import DTYPES
+from cases import DTYPES, opcheck
 from losses import LOSSES, make_constants, with_backends
 from test_transforms import TRANSFORMS
 from torch._subclasses import FakeTensorMode
 
 from mind_kernels import Head, linear_cross_entropy, linear_divergence
+from mind_kernels.autograd import Operator
 from mind_kernels.row_chunks import accumulation_dtype
 
 ROWS, SIZE, VOCABULARY = 12, 8, 31
@@ -144,6 +145,18 @@ def test_shapes_without_values(loss, backend, kind, dtype):
     assert value.shape == () and value.device == leaves[0].device and value.dtype == accumulation_dtype(dtype)
     for leaf in leaves:
         assert leaf.grad.shape == leaf.shape and leaf.grad.dtype == dtype and leaf.grad.device == leaf.device
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_opcheck(loss, dtype, monkeypatch):
+    """Of the very calls that the loss makes: float16 returns float32 gradients from the operator."""
+    calls, call = [], Operator.__call__
+    monkeypatch.setattr(Operator, "__call__", lambda self, given: (calls.append((self, given)), call(self, given))[1])
+    hidden, weight, constants = make()
+    loss(hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), constants)
+    ((operator, arguments),) = calls
+    opcheck(operator, arguments)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
