@@ -198,7 +198,7 @@ def _scaled(gradients: Sequence[Tensor], needs: list[bool], upstream: Tensor, dt
             return torch.mul(gradient, upstream, out=out)
         flat, products = gradient.view(-1), out.view(-1)
         for block in chunks(len(flat), rows_per_block(1, flat.device)):
-            products[block] = flat[block].to(upstream.dtype).mul_(upstream)
+            products[block] = flat[block].to(upstream.dtype) * upstream
         return out
 
     return Gradients(*(scaled(g) if needed else None for g, needed in zip(gradients, needs, strict=True)))
