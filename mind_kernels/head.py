@@ -132,9 +132,9 @@ class Scalable(Protocol):
 W = TypeVar("W", bound=Scalable)
 
 # The largest weight in the unit of `choose_unit`, over the temperature. An entry of the gradient of the logits is a
-# weight over the temperature times at most 1 for a cross-entropy, log V + 1 for an entropy, K for pairs, and the
-# largest log-ratio for a reverse divergence: all below the 65504 / 2^6 = 1023 that is left. Downward, entries of
-# 2^-20 of the largest weight are normal numbers, and the last digit is 2^-30 of it.
+# weight over the temperature times at most 1 + 2 z_loss lse for a cross-entropy, log V + 1 for an entropy, K for pairs,
+# and the largest log-ratio for a reverse divergence: of any use below the 65504 / 2^6 = 1023 that is left. Downward,
+# entries of 2^-19 of the largest weight are normal numbers, and the last digit is 2^-29 of it.
 _LARGEST_WEIGHT = 2.0**6
 _SMALLEST_SCALED = 2.0**-60  # a unit for smaller weights would overflow in products with others
 
