@@ -8,9 +8,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mind_kernels import derivatives
 from mind_kernels.head import Gradients, Head, HeadGradients
 from mind_kernels.records import Layout
+from mind_kernels.row_chunks import chunks, gradient_dtype, rows_per_block
 
+_REMEDY = "this backend", "backend='reference'"
 _GRADIENTS = tuple(f"d_{name}" for name in Gradients._fields)
 
 
@@ -28,7 +31,7 @@ Gives = TypeVar("Gives")
 def under_autocast(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
     """Both in autocast's dtype if autocast is on for their device, as torch.nn.functional.linear casts its inputs."""
     device = hidden.device.type
-    if not torch.is_autocast_enabled(device):
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return hidden, head
     dtype = torch.get_autocast_dtype(device)
 
@@ -78,24 +81,35 @@ class Operator(Generic[Takes, Gives]):
         self._run, self._fake, self._per_row, self._recompute = run, fake, per_row, recompute
         self._inputs = ("hidden", f"{head}.weight", f"{head}.bias")
         self._differentiable = differentiable
-        arguments = ", ".join(f"{kind} {path.replace('.', '_')}" for path, kind in self._takes.leaves.items())
+        # To torch.compile a float of an operator is a constant, and each further value of a temperature another graph.
+        self._floats = [kind.startswith("float") for kind in self._takes.leaves.values()]
+        kinds = [kind.replace("float", "Tensor") for kind in self._takes.leaves.values()]
+        names = [path.replace(".", "_") for path in self._takes.leaves]
+        arguments = ", ".join(map(" ".join, zip(kinds, names, strict=True)))
         self._outputs = (*self._gives.leaves, *_GRADIENTS)
         schema = f"({arguments}, bool[] needs) -> ({', '.join('Tensor' for _ in self._outputs)})"
         definition = torch.library.custom_op(name, self._forward, mutates_args=(), schema=schema)
         definition.register_fake(self._forward_fake)
         definition.register_autograd(self._backward, setup_context=self._setup_context)
-        namespace, _, short = name.partition("::")
-        self.overload = getattr(getattr(torch.ops, namespace), short).default
+        namespace, _, self._name = name.partition("::")
+        self.overload = getattr(getattr(torch.ops, namespace), self._name).default
 
     def __call__(self, arguments: Takes) -> Gives:
-        return self._gives.restore(self.overload(*self.flat(arguments)))
+        flat = self.flat(arguments)
+        derivatives.no_transforms(self._name, flat, *_REMEDY)
+        return self._gives.restore(self.overload(*flat))
 
     def flat(self, arguments: Takes) -> list[Any]:
         """What `overload` is called with: the arguments, and which inputs take a gradient that is computed now."""
-        flat = self._takes.flatten(arguments)
+        flat = self._flatten(arguments)
         value = dict(zip(self._takes.leaves, flat, strict=True))
         now = torch.is_grad_enabled() and not self._per_row(arguments)
         return [*flat, [now and value[path] is not None and value[path].requires_grad for path in self._inputs]]
+
+    def _flatten(self, arguments: Takes) -> list[Any]:
+        """The arguments in the order of the schema, floats as tensors."""
+        flat, like = zip(self._takes.flatten(arguments), self._floats, strict=True), arguments.hidden
+        return [_as_tensor(value, like) if is_float and value is not None else value for value, is_float in flat]
 
     def _split(self, flat: Sequence[Tensor | None]) -> tuple[Gives, Gradients]:
         """Outputs and gradients of what `overload` gives, or of what arrives in their places."""
@@ -104,7 +118,8 @@ class Operator(Generic[Takes, Gives]):
 
     def _forward(self, *flat: Any) -> tuple[Tensor, ...]:
         *values, needs = flat
-        arguments = self._takes.restore(values)
+        numbers = zip(values, self._floats, strict=True)
+        arguments = self._takes.restore([v.item() if is_float and v is not None else v for v, is_float in numbers])
         hidden = arguments.hidden
         with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
             outputs, gradients = self._run(arguments, needs)
@@ -116,13 +131,15 @@ class Operator(Generic[Takes, Gives]):
         value = dict(zip(self._takes.leaves, values, strict=True))
         shapes = [value[path].shape if needed else (0,) for path, needed in zip(self._inputs, needs, strict=True)]
         outputs = self._gives.flatten(self._fake(arguments))
-        return (*outputs, *(arguments.hidden.new_empty(shape) for shape in shapes))
+        dtype = gradient_dtype(arguments.hidden.dtype)
+        return (*outputs, *(arguments.hidden.new_empty(shape, dtype=dtype) for shape in shapes))
 
     def _setup_context(self, ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
         *values, ctx.needs = inputs
         named = dict(zip(self._outputs, output, strict=True))
         ctx.mark_non_differentiable(*(tensor for path, tensor in named.items() if path not in self._differentiable))
         ctx.set_materialize_grads(False)
+        ctx.dtype = self._takes.restore(values).hidden.dtype
         ctx.per_row = named[self._differentiable[0]].dim() > 0  # what `per_row` says of the arguments
         if ctx.per_row:
             ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in values))
@@ -132,7 +149,7 @@ class Operator(Generic[Takes, Gives]):
 
     def _backward(self, ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # this backward pass is recorded itself (create_graph=True)
-            raise RuntimeError("higher-order gradients are not supported by this backend: use backend='reference'")
+            raise derivatives.unsupported(self._name, "higher-order gradients", *_REMEDY)
         given = dict(zip(self._outputs, upstream, strict=True))
         arrived = [gradient for path in self._differentiable if (gradient := given[path]) is not None]
         if not arrived:
@@ -140,7 +157,7 @@ class Operator(Generic[Takes, Gives]):
         elif ctx.per_row:
             gradients = self._recomputed(ctx, upstream)
         else:
-            gradients = _scaled(ctx.saved_tensors, ctx.needs, *arrived)
+            gradients = _scaled(ctx.saved_tensors, ctx.needs, *arrived, dtype=ctx.dtype)
         of_input = dict(zip(self._inputs, gradients, strict=True))
         return (*(of_input.get(path) for path in self._takes.leaves), None)
 
@@ -149,23 +166,39 @@ class Operator(Generic[Takes, Gives]):
         arguments = self._takes.restore([constant if tensor is None else tensor for tensor, constant in saved])
         arrived, _ = self._split(upstream)
         assert self._recompute is not None
-        flat = self._takes.flatten(self._recompute(arguments, arrived))
+        flat = self._flatten(self._recompute(arguments, arrived))
         needed = dict(zip((*self._takes.leaves, "needs"), ctx.needs_input_grad, strict=True))
         needs = [needed[path] for path in self._inputs]
         _, gradients = self._split(self.overload(*flat, needs))
-        return Gradients(*(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)))
+        dtype = arguments.hidden.dtype
+        found = zip(gradients, needs, strict=True)
+        return Gradients(*(None if gradient is None or not need else gradient.to(dtype) for gradient, need in found))
 
 
-def _scaled(gradients: Sequence[Tensor], needs: list[bool], upstream: Tensor) -> Gradients:
-    """The gradients times the upstream gradient of the loss; None for those that were not needed.
+def _as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
+    """The number as a tensor () on the CPU, fake if `like` is; as a product, in which torch.compile lets it vary."""
+    return value if isinstance(value, Tensor) else like.new_ones((), dtype=torch.float64, device="cpu") * value
 
-    In place, which spares a second dW, unless the graph is retained for another backward pass or is being traced
-    (tensor subclasses: the compiler reuses the buffer by itself).
+
+def _scaled(gradients: Sequence[Tensor], needs: list[bool], upstream: Tensor, dtype: torch.dtype) -> Gradients:
+    """The gradients times the upstream gradient of the loss, in `dtype`; None for those that were not needed.
+
+    In the dtype of the loss, rounded once. In place, which spares a second dW, unless the graph is retained for another
+    backward pass; as whole tensors where it is being traced (tensor subclasses: the compiler reuses the buffer by
+    itself) and for many upstream gradients at once (is_grads_batched).
     """
     keep = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
+    batched = torch._C._functorch.is_legacy_batchedtensor(upstream)  # pyright: ignore[reportAttributeAccessIssue]
 
     def scaled(gradient: Tensor) -> Tensor:
-        scale = upstream.to(gradient.dtype)
-        return gradient * scale if keep or type(gradient) is not Tensor else gradient.mul_(scale)
+        if batched or type(gradient) is not Tensor:
+            return (gradient.to(upstream.dtype) * upstream).to(dtype)
+        out = torch.empty_like(gradient, dtype=dtype) if keep or gradient.dtype != dtype else gradient
+        if gradient.dtype == out.dtype == upstream.dtype:
+            return torch.mul(gradient, upstream, out=out)
+        flat, products = gradient.view(-1), out.view(-1)
+        for block in chunks(len(flat), rows_per_block(1, flat.device)):
+            products[block] = flat[block].to(upstream.dtype) * upstream
+        return out
 
     return Gradients(*(scaled(g) if needed else None for g, needed in zip(gradients, needs, strict=True)))

@@ -61,8 +61,8 @@ class Backend:
     """What it is, in a line."""
 
     def takes(self, device: str) -> bool:
-        """Whether it computes on tensors of this device type."""
-        return self.tensors in ("any", device) or (self.interpreter and interpreted())
+        """Whether it computes on tensors of this device type. On "meta" no backend does, and each gives the shapes."""
+        return self.tensors in ("any", device) or device == "meta" or (self.interpreter and interpreted())
 
     def serves(self, operation: str) -> bool:
         """Whether the operation has this backend. The reference is the definition, which each operation has."""

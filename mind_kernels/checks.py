@@ -10,11 +10,50 @@ import math
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
 
+from mind_kernels.derivatives import unsupported
 from mind_kernels.head import Head
 
 REDUCTIONS = ("mean", "sum", "none")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def tensors(**arguments: Tensor | None) -> None:
+    """Raises TypeError for an argument that is neither None nor a whole tensor with strides."""
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a {type(value).__name__}: expected a torch.Tensor")
+        if value.layout != torch.strided:
+            raise TypeError(f"{name} has layout {value.layout}: expected torch.strided")
+        if hasattr(value, "full_tensor"):
+            raise TypeError(f"{name} is a DTensor: expected a tensor of this process, such as {name}.full_tensor()")
+
+
+def constants(**arguments: Tensor | None) -> None:
+    """Raises ValueError for a constant of the loss that has a derivative, which would be left out without a word."""
+    compiling = torch.compiler.is_compiling()
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        dual = not compiling and forward_ad.unpack_dual(value).tangent is not None
+        if dual or (torch.is_grad_enabled() and value.requires_grad):
+            raise ValueError(f"{name} requires a gradient: it is a constant of the loss, pass {name}.detach()")
+
+
+def reads_values(operation: str, hidden: Tensor) -> None:
+    """Raises RuntimeError if hidden has no values, in a definition that selects rows by theirs."""
+    if hidden.is_meta or isinstance(hidden, FakeTensor):
+        raise unsupported(operation, "tensors without values", "backend 'reference'", "backend='torch'")
+
+
+def number(name: str, value: float | None) -> None:
+    """Raises TypeError for a tensor, whose value would be read and whose gradient left out without a word."""
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name} is a tensor: expected a number, a constant of the loss; pass {name}.item()")
 
 
 def shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:
@@ -44,12 +83,14 @@ def integers(name: str, tensor: Tensor) -> None:
 
 def positive(name: str, value: float | None) -> None:
     """Raises ValueError unless `value` is None or a finite number above zero."""
+    number(name, value)
     if value is not None and not 0 < value < math.inf:
         raise ValueError(f"{name} is {value}: expected a positive finite number")
 
 
 def probability(name: str, value: float | None) -> None:
     """Raises ValueError unless `value` is None or inside (0, 1)."""
+    number(name, value)
     if value is not None and not 0.0 < value < 1.0:
         raise ValueError(f"{name} is {value}: expected None or a probability in (0, 1)")
 
@@ -92,6 +133,7 @@ def row_arguments(
 ) -> None:
     """Checks target, row_weight and segment, all (N,), against hidden (N, D)."""
     dimensions("hidden", hidden, "(N, D)")
+    tensors(target=target, segment=segment)
     rows = (hidden.shape[0],)
     shape("target", target, rows, "(N,)")
     integers("target", target)
@@ -110,6 +152,7 @@ def row_arguments(
 def row_weight_argument(row_weight: Tensor | None, hidden: Tensor) -> None:
     """Checks row_weight (N,), which may be absent, against hidden (N, D)."""
     if row_weight is not None:
+        tensors(row_weight=row_weight)
         shape("row_weight", row_weight, (hidden.shape[0],), "(N,)")
         constant_weight("row_weight", row_weight, hidden)
 
@@ -119,8 +162,7 @@ def constant_weight(name: str, weight: Tensor, hidden: Tensor) -> None:
     device(name, weight, hidden)
     if not weight.is_floating_point():
         raise TypeError(f"{name} has dtype {weight.dtype}: expected a floating dtype")
-    if weight.requires_grad:
-        raise ValueError(f"{name} requires a gradient: it is a constant of the loss, pass {name}.detach()")
+    constants(**{name: weight})
 
 
 def reduction(name: str) -> None:
@@ -131,11 +173,26 @@ def reduction(name: str) -> None:
 
 def values(condition: Tensor, message: str) -> None:
     """Raises ValueError with `message` unless every entry of `condition` holds; on a GPU, asserts on the device."""
-    if condition.device.type == "cpu":
+    condition = _under_transforms(condition)
+    if _readable(condition):
         if not bool(condition.all()):
             raise ValueError(message)
     else:
         torch._assert_async(condition.all(), message)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _readable(tensor: Tensor) -> bool:
+    """Whether the host may look at the values: not on a GPU, nor in a graph, nor where they are fake."""
+    return tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
+
+
+def _under_transforms(tensor: Tensor) -> Tensor:
+    """The tensor that transforms of torch.func have wrapped: of vmap, that of all examples."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    if not torch.compiler.is_compiling():
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def row_values(target: Tensor, ignore_index: int, vocabulary: int, segment: Tensor | None, num_segments: int) -> None:
@@ -150,7 +207,8 @@ def row_values(target: Tensor, ignore_index: int, vocabulary: int, segment: Tens
 
 
 def _worst(tensor: Tensor, inside: Tensor) -> str:
-    if tensor.device.type != "cpu" or bool(inside.all()):
+    tensor, inside = _under_transforms(tensor), _under_transforms(inside)
+    if not _readable(inside) or inside.dim() != 1 or bool(inside.all()):
         return ""
     row = int((~inside).nonzero()[0])
     return f", got {int(tensor[row])} in row {row}"

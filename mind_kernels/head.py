@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, row_major, rows_per_block
+from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, gradient_dtype, row_major, rows_per_block
 
 
 @dataclass(frozen=True, eq=False)  # two heads are equal if they are the same: tensors compare by entry
@@ -98,7 +98,7 @@ def head_of(
     Head that has it already.
     """
     if not isinstance(weight, Head):
-        return Head(weight, bias, softcap, float(temperature))
+        return Head(weight, bias, softcap, temperature)
     given = {
         f"{owner}bias": bias is not None,
         f"{owner}softcap": softcap is not None,
@@ -123,8 +123,29 @@ class Gradients(NamedTuple):
     bias: Tensor | None  # (V,)
 
 
+class Scalable(Protocol):
+    """Weights of rows or groups: a tensor, or several of them."""
+
+    def __mul__(self, factor: Any, /) -> Any: ...
+
+
+W = TypeVar("W", bound=Scalable)
+
+# The largest weight in the unit of `choose_unit`, over the temperature. An entry of the gradient of the logits is a
+# weight over the temperature times at most 1 + 2 z_loss lse for a cross-entropy, log V + 1 for an entropy, K for pairs,
+# and the largest log-ratio for a reverse divergence: of any use below the 65504 / 2^6 = 1023 that is left. Downward,
+# entries of 2^-19 of the largest weight are normal numbers, and the last digit is 2^-29 of it.
+_LARGEST_WEIGHT = 2.0**6
+_SMALLEST_SCALED = 2.0**-60  # a unit for smaller weights would overflow in products with others
+
+
 class HeadGradients:
-    """dH (N, D), dW (V, D) and db (V,) of one head, accumulated over chunks; a frozen input costs nothing."""
+    """dH (N, D), dW (V, D) and db (V,) of one head, accumulated over chunks; a frozen input costs nothing.
+
+    float16 reaches from 6e-8 to 65504, and a row's share of a mean over many tokens is below that. So for float16 input
+    the gradient of the logits is computed in a unit of its own, a power of two that follows from the weights
+    (`choose_unit`). Its products are summed in float32, and leave as float32 (`gradient_dtype`).
+    """
 
     def __init__(
         self,
@@ -135,24 +156,66 @@ class HeadGradients:
         dtype = accumulation_dtype(hidden.dtype)
         need_hidden, self.needs_weight, need_bias = needs
         self.head = head
-        self.hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if need_hidden else None
+        self.hidden: Tensor | None = None
+        if need_hidden:
+            kept = gradient_dtype(hidden.dtype)
+            self.hidden = torch.zeros_like(hidden, dtype=kept, memory_format=torch.contiguous_format)
         self.weight: Tensor | None = None  # allocated by whatever writes it first
         self.bias = torch.zeros(head.vocabulary, dtype=dtype, device=hidden.device) if need_bias else None
+        self._unit: Tensor | None = None  # () float32, for float16 alone
 
     @property
     def wanted(self) -> bool:
         """Whether any gradient is needed at all."""
         return self.needs_weight or not (self.hidden is None and self.bias is None)
 
+    def choose_unit(self, *weights: Tensor | None) -> None:
+        """Chooses the unit from all the weights in the sum; called once, before anything is added."""
+        if self.head.weight.dtype != torch.float16 or not self.wanted:
+            return
+        given = [weight.flatten() for weight in weights if weight is not None]
+        largest = torch.cat([*given, given[0].new_zeros(1)]).abs().amax() / self.head.temperature
+        mantissa, _ = torch.frexp(largest.clamp_(min=_SMALLEST_SCALED))
+        power = mantissa / largest  # exact: largest is the mantissa times a power of two
+        self._unit = torch.where(largest < torch.inf, _LARGEST_WEIGHT * power, 1.0)
+
+    def in_unit(self, weights: W) -> W:
+        """The weights for which kernels and `add` are to compute."""
+        return weights if self._unit is None else weights * self._unit
+
     def add(self, rows: Rows, hidden: Tensor, dlogits: Tensor) -> None:
         """Adds the products of hidden[rows], given as `hidden` (n, D), and dlogits (n, V)."""
         if self.bias is not None:
             self.bias.add_(dlogits.sum(0, dtype=self.bias.dtype))
+        if hidden.dtype == torch.float16 and not hidden.is_cuda:
+            self._add_wide(rows, hidden, dlogits)
+            return
         dlogits = dlogits.to(hidden.dtype)
         if self.hidden is not None:
-            self.add_hidden(rows, dlogits @ self.head.weight)
+            self.add_hidden(rows, self._product(dlogits))
         if self.needs_weight:
             self._add_weight(dlogits, hidden)
+
+    def _add_wide(self, rows: Rows, hidden: Tensor, dlogits: Tensor) -> None:
+        """`add` in float32, a vocabulary tile at a time: on a CPU a float16 product has float16's range."""
+        wide = hidden.float()
+        product = None if self.hidden is None else torch.zeros_like(wide)
+        if self.needs_weight and self.weight is None:
+            self.weight = wide.new_zeros(self.head.weight.shape)
+        for tile in chunks(self.head.vocabulary, rows_per_block(hidden.shape[1], hidden.device)):
+            part = dlogits[:, tile].float()
+            if product is not None:
+                product.addmm_(part, self.head.weight[tile].float())
+            if self.weight is not None:
+                self.weight[tile].addmm_(part.T, wide)
+        if product is not None:
+            self.add_hidden(rows, product)
+
+    def _product(self, dlogits: Tensor) -> Tensor:
+        """dlogits weight (n, D), in the dtype of `hidden`."""
+        if dlogits.dtype == torch.float16:
+            return torch.mm(dlogits, self.head.weight, out_dtype=torch.float32)
+        return dlogits @ self.head.weight
 
     def add_hidden(self, rows: Rows, product: Tensor) -> None:
         """dH[rows] += product (n, D)."""
@@ -183,7 +246,7 @@ class HeadGradients:
         """
         fresh = self.weight is None
         if self.weight is None:
-            self.weight = torch.empty_like(self.head.weight, memory_format=torch.contiguous_format)
+            self.weight = self._like_weight(torch.empty_like)
         for block in chunks(self.head.vocabulary, size):
             if fresh:
                 compute(block, self.weight[block])
@@ -193,10 +256,16 @@ class HeadGradients:
                 self.weight[block] += part
 
     def results(self, shape: torch.Size) -> tuple[Tensor, ...]:
-        """dH as `shape`, dW and db in their inputs' dtype; an empty tensor stands for one that was not needed."""
+        """dH as `shape`, dW and db in the `gradient_dtype`; an empty tensor stands for one that was not needed."""
         if self.needs_weight and self.weight is None:
-            self.weight = torch.zeros_like(self.head.weight, memory_format=torch.contiguous_format)
-        like = self.head.weight
+            self.weight = self._like_weight(torch.zeros_like)
+        like, dtype = self.head.weight, gradient_dtype(self.head.weight.dtype)
         hidden = None if self.hidden is None else self.hidden.view(shape)
         sums = (hidden, self.weight, self.bias)
-        return tuple(like.new_empty(0) if total is None else total.to(like.dtype) for total in sums)
+        if self._unit is not None:
+            sums = tuple(None if total is None else total.div_(self._unit) for total in sums)
+        return tuple(like.new_empty(0, dtype=dtype) if total is None else total.to(dtype) for total in sums)
+
+    def _like_weight(self, make: Callable[..., Tensor]) -> Tensor:
+        weight = self.head.weight
+        return make(weight, dtype=gradient_dtype(weight.dtype), memory_format=torch.contiguous_format)

@@ -65,6 +65,12 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a gradient until the upstream gradient has scaled it: that of the input, float32 for float16, which
+    cannot hold it before."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def row_weights(
     row_weight: Tensor | None,  # (N,) floating; None: one each
     valid: Tensor | None,  # (N,) bool; None: all

@@ -13,11 +13,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from mind_kernels.head import HeadGradients
+from mind_kernels.head import HeadGradients, Scalable
 from mind_kernels.row_chunks import Rows, chunks, has_gradient, reduced, weighted, write_rows
 
 
-class RowWise(Protocol):
+class RowWise(Scalable, Protocol):
     """Weights of rows, one tensor (N,) or several of them."""
 
     def __getitem__(self, rows: Any, /) -> Any: ...
@@ -62,6 +62,7 @@ def loss_of_rows(
     None no gradients.
     """
     scale = weight / weight.sum() if reduction == "mean" else weight
+    gradients.choose_unit(scale)
     visit_rows(valid, weight != 0, scale, gradients, run)
     return reduced(weighted(losses, weight), weight, reduction)
 
@@ -73,9 +74,11 @@ def visit_rows(
     gradients: HeadGradients,
     run: Callable[[Tensor | int, W | None], None],
 ) -> None:
-    """Calls `run(rows, weights)` for the valid rows with a gradient, and then for those without: `run(rows, None)`."""
+    """Calls `run(rows, weights)` for the valid rows with a gradient, and then for those without: `run(rows, None)`.
+
+    The weights that it hands on are in the unit of the gradients, which has been chosen."""
     with_gradient, others = split_rows(valid, has_weight)
-    run(with_gradient, weights if gradients.wanted else None)
+    run(with_gradient, gradients.in_unit(weights) if gradients.wanted else None)
     run(others, None)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.head import Head, HeadGradients
-from mind_kernels.row_chunks import accumulation_dtype, rows_per_block
+from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, rows_per_block
 
 # About how many rows' dropped probabilities make up the background distribution: from this many to twice as many.
 SAMPLE_ROWS = 256
@@ -98,8 +98,9 @@ class SparseGradient:
         )
         left, right = self._corrections()
         if gradients.hidden is not None:
-            out = hidden.new_empty(rows.numel(), hidden.shape[1])
-            gather(values, columns, offsets_of(counts), self.head.weight, left, _product(right, self.head.weight), out)
+            out = hidden.new_empty(rows.numel(), hidden.shape[1], dtype=gradient_dtype(hidden.dtype))
+            corrections = left, _product(right, self.head.weight)
+            _gather_and_correct(gather, values, columns, offsets_of(counts), self.head.weight, *corrections, out)
             gradients.add_hidden(rows, out)
         if gradients.needs_weight:
             indices = torch.repeat_interleave(rows.int(), counts, output_size=columns.numel())
@@ -140,7 +141,7 @@ class SparseGradient:
 
         def compute(block: slice, out: Tensor) -> None:
             part = offsets[block.start : block.stop + 1]
-            gather(values, indices, part, hidden, right[:, block].T, correction, out)
+            _gather_and_correct(gather, values, indices, part, hidden, right[:, block].T, correction, out)
 
         gradients.add_weight_blocks(rows_per_block(hidden.shape[1], hidden.device), compute)
 
@@ -151,5 +152,28 @@ def offsets_of(counts: Tensor) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left (k, m) @ right (m, D) in the dtype of `right`."""
-    return left.to(right.dtype) @ right
+    """left (k, m) @ right (m, D) in the dtype of `right`; in float32 where that is float16, a tile at a time."""
+    if right.dtype != torch.float16:
+        return left.to(right.dtype) @ right
+    out = left.new_zeros(left.shape[0], right.shape[1])
+    for tile in chunks(len(right), rows_per_block(right.shape[1], right.device)):
+        out.addmm_(left[:, tile], right[tile].float())
+    return out
+
+
+def _gather_and_correct(
+    gather: Gather,
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    matrix: Tensor,
+    left: Tensor,
+    right: Tensor,
+    out: Tensor,
+) -> None:
+    """`gather`, with the product apart where `right` is float32 and the matrix float16: a kernel takes one dtype."""
+    if right.dtype == matrix.dtype:
+        gather(values, indices, offsets, matrix, left, right, out)
+    else:
+        gather(values, indices, offsets, matrix, left[:, :0], matrix[:0], out)
+        out.addmm_(left, right)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
-from mind_kernels.row_chunks import accumulation_dtype, chunks, rows_per_block
+from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, rows_per_block
 from mind_kernels.sparse_gradient import Entries, worth_it
 
 SPARSE_CHUNKS = 1
@@ -220,13 +220,16 @@ def gather_rows(
 ) -> None:
     """See `sparse_gradient.Gather`."""
     start, stop = int(offsets[0]), int(offsets[-1])
-    bags = F.embedding_bag(
-        indices[start:stop],
-        matrix,
-        (offsets - start).to(indices.dtype),
-        mode="sum",
-        per_sample_weights=values[start:stop].to(matrix.dtype),
-        include_last_offset=True,
-    )
-    out.copy_(bags)
+    dtype, size = gradient_dtype(matrix.dtype), matrix.shape[1]
+    # embedding_bag sums in the dtype of the matrix; float16 has not the range, so it is widened some columns at a time.
+    at_once = size if dtype == matrix.dtype else rows_per_block(len(matrix), matrix.device)
+    for columns in chunks(size, at_once):
+        out[:, columns] = F.embedding_bag(
+            indices[start:stop],
+            matrix[:, columns].to(dtype),
+            (offsets - start).to(indices.dtype),
+            mode="sum",
+            per_sample_weights=values[start:stop].to(dtype),
+            include_last_offset=True,
+        )
     out.addmm_(left.to(out.dtype), right.to(out.dtype))

@@ -168,6 +168,9 @@ class RowWeights:
     def __getitem__(self, rows: Rows) -> RowWeights:
         return RowWeights(self.loss[rows], None if self.entropy is None else self.entropy[rows])
 
+    def __mul__(self, factor: Tensor) -> RowWeights:
+        return RowWeights(self.loss * factor, None if self.entropy is None else self.entropy * factor)
+
     def magnitude(self) -> Tensor:
         """|loss| + |entropy| (N,): 0 where a row has no gradient, and its weight in a mean over rows."""
         return self.loss.abs() if self.entropy is None else self.loss.abs() + self.entropy.abs()

@@ -105,18 +105,24 @@ def linear_cross_entropy(
         The loss in nats, () or (N,) for reduction "none", in float32 (float64 for float64 input), or (loss, RowStats).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named. On a GPU a target
-            or segment out of range is a device-side assertion, since reading it would stall the stream.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or range, or a constant that requires a
+            gradient; it is named. On a GPU a target or segment out of range is a device-side assertion, since reading
+            it would stall the stream.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
-        RuntimeError: a higher-order gradient through any backend but "reference".
+        RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
+            through any backend but "reference".
 
     Source:
         mind_kernels/linear_cross_entropy/README.md derives the gradient, and the sparse one.
     """
-    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    head = head_of(weight, bias, softcap, temperature)
+    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
+    hidden, head = under_autocast(hidden, head)
     checks.head_arguments(hidden, head)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
     checks.reduction(reduction)
+    for number, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
+        checks.number(number, value)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
     checks.probability("gradient_threshold", gradient_threshold)

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from mind_kernels import checks, derivatives
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
 from mind_kernels.row_chunks import accumulation_dtype, has_gradient, reduced, row_weights
 from mind_kernels.sparse_gradient import sampled_rows
@@ -66,6 +68,8 @@ def _sparsify(
     magnitude: Tensor,  # (N,), the rows' weights in the background
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The logits (N, V) with the sparse gradient behind them, and the rows' dropped_mass and kept_entries, (N,)."""
+    derivatives.no_transforms("gradient_threshold", [projected], "the sparse gradient", "gradient_threshold=None")
+    checks.reads_values("gradient_threshold", projected)
     with torch.no_grad():
         log_p = torch.log_softmax(logits, -1)
         keep = (log_p > spec.log_threshold).scatter_(1, torch.where(valid, target, 0)[:, None], True)
@@ -91,6 +95,7 @@ class _ReplaceDropped(torch.autograd.Function):
         return logits.view_as(logits)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (gradient,), (keep, background) = grad_outputs, ctx.saved_tensors
         residual = torch.where(keep, 0, gradient).sum(-1)

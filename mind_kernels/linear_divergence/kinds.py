@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mind_kernels import checks
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -94,7 +96,8 @@ def divergence_of(kind: str, beta: float | None, skew: float | None, interpolati
 
 def _checked(name: str, value: float | None) -> float:
     """The value of a parameter, or its default for None."""
-    value = _DEFAULTS.get(name) if value is None else float(value)
+    checks.number(name, value)
+    value = _DEFAULTS.get(name) if value is None else value
     if name == "interpolation":
         if value is None or not 0.0 <= value <= 1.0:
             raise ValueError(f"interpolation is {value}: expected a number in [0, 1], which kind 'taid' requires")

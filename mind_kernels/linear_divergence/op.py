@@ -137,15 +137,19 @@ def linear_divergence(
         DivergenceStats).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named. On a GPU a wrong
-            teacher_ids or teacher_log_prob is a device-side assertion, since reading it would stall the stream.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or range, or a constant that requires a
+            gradient; it is named. On a GPU a wrong teacher_ids or teacher_log_prob is a device-side assertion, since
+            reading it would stall the stream.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
-        RuntimeError: a higher-order gradient through any backend but "reference".
+        RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
+            through any backend but "reference".
 
     Source:
         mind_kernels/linear_divergence/README.md derives the gradient that all kinds share.
     """
-    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    head = head_of(weight, bias, softcap, temperature)
+    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
+    hidden, head = under_autocast(hidden, head)
     checks.dimensions("hidden", hidden, "(N, D)")
     checks.head_arguments(hidden, head)
     checks.row_weight_argument(row_weight, hidden)
@@ -180,7 +184,14 @@ def _teacher_head(weight: Tensor | Head, bias: Tensor | None, softcap: float | N
 
 
 def _head_teacher(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_head: Head) -> HeadTeacher:
-    """The teacher that these make up, checked against the student, and detached."""
+    """The teacher that these make up, checked against the student."""
+    teacher = {
+        "teacher_hidden": teacher_hidden,
+        "teacher_weight": teacher_head.weight,
+        "teacher_bias": teacher_head.bias,
+    }
+    checks.tensors(**teacher)
+    checks.constants(**teacher)
     teacher_hidden, teacher_head = under_autocast(teacher_hidden, teacher_head)
     checks.dimensions("teacher_hidden", teacher_hidden, "(N, D)")
     checks.device("teacher_hidden", teacher_hidden, hidden)
@@ -188,13 +199,13 @@ def _head_teacher(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_he
     size = teacher_hidden.shape[1]
     checks.shape("teacher_hidden", teacher_hidden, (hidden.shape[0], size), "(N, D')")
     checks.shape("teacher_weight", teacher_head.weight, (head.vocabulary, size), "(V, D')")
-    bias = None if teacher_head.bias is None else teacher_head.bias.detach()
-    constant = Head(teacher_head.weight.detach(), bias, teacher_head.softcap, teacher_head.temperature)
-    return HeadTeacher(teacher_hidden.detach(), constant)
+    return HeadTeacher(teacher_hidden, teacher_head)
 
 
 def _list_teacher(hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor) -> ListTeacher:
-    """The teacher of which these (N, T) are known, checked against the student, and detached."""
+    """The teacher of which these (N, T) are known, checked against the student."""
+    checks.tensors(teacher_ids=ids, teacher_log_prob=log_prob)
+    checks.constants(teacher_log_prob=log_prob)
     checks.dimensions("teacher_ids", ids, "(N, T)")
     checks.shape("teacher_ids", ids, (hidden.shape[0], ids.shape[1]), "(N, T)")
     checks.shape("teacher_log_prob", log_prob, tuple(ids.shape), "(N, T)")
@@ -207,7 +218,7 @@ def _list_teacher(hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor) -> 
         )
     for name, tensor in (("teacher_ids", ids), ("teacher_log_prob", log_prob)):
         checks.device(name, tensor, hidden)
-    return ListTeacher(ids.detach(), log_prob.detach())
+    return ListTeacher(ids, log_prob)
 
 
 def _check_values(a: DivergenceArguments) -> None:

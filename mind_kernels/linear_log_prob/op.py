@@ -93,12 +93,15 @@ def linear_log_prob(
         ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named. On a GPU a target
             out of range is a device-side assertion, since reading it would stall the stream.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
-        RuntimeError: a higher-order gradient through any backend but "reference".
+        RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
+            through any backend but "reference".
 
     Source:
         mind_kernels/linear_log_prob/README.md derives the gradient and has losses on top of it.
     """
-    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    head = head_of(weight, bias, softcap, temperature)
+    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
+    hidden, head = under_autocast(hidden, head)
     checks.head_arguments(hidden, head)
     checks.row_arguments(hidden, target, None, None, None)
     checks.probability("gradient_threshold", gradient_threshold)
@@ -124,6 +127,7 @@ def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGr
     gradients = HeadGradients(hidden, spec.head, needs)
     valid, index = a.target != a.ignore_index, a.target.to(hidden.device).contiguous()
     weights = _weights(a, valid.to(hidden.device))
+    gradients.choose_unit(weights.loss, weights.entropy)
 
     def run(rows: Tensor | int, weights: RowWeights | None) -> None:
         run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients)

@@ -40,6 +40,8 @@ def forward(
     sparse = spec.gradient_threshold is not None
     terms = RowTerms.zeros(rows + 1, hidden, sparse=sparse)  # absent answer rows write to the last entry
     gradients = HeadGradients(hidden, head, needs)
+    gradients.choose_unit(weight, group_weight)
+    weight_in_unit = gradients.in_unit(weight)
 
     of_logits = RowSpec(Head(head.weight))  # chunks come with softcap and temperature applied
 
@@ -47,7 +49,7 @@ def forward(
         """Cross-entropy of answer rows, and the products of both gradients."""
         slope = head.slope(chunk.logits) if gradients.wanted else 1.0
         counted = chunk.present & valid_here[chunk.rows]
-        scale = torch.where(counted, weight[chunk.rows], 0)
+        scale = torch.where(counted, weight_in_unit[chunk.rows], 0)
         values = row_kernels.row_kernel_(
             chunk.logits,
             torch.where(counted, index[chunk.rows], 0),

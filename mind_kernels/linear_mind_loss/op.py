@@ -117,17 +117,22 @@ def linear_mind_loss(
         The loss () in nats, in float32 (float64 for float64 input), or (loss, MindStats).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or value; it is named. On a GPU a wrong
-            value in a tensor is a device-side assertion, since reading it would stall the stream.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or value, or a constant that requires a
+            gradient; it is named. On a GPU a wrong value in a tensor is a device-side assertion, since reading it would
+            stall the stream.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
-        RuntimeError: a higher-order gradient through any backend but "reference".
+        RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
+            through any backend but "reference".
 
     Source:
         mind_kernels/linear_mind_loss/README.md says how the two parts share their logits.
     """
-    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    head = head_of(weight, bias, softcap, temperature)
+    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
+    hidden, head = under_autocast(hidden, head)
     checks.head_arguments(hidden, head)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
+    checks.tensors(answer_rows=answer_rows)
     checks.dimensions("answer_rows", answer_rows, "(P, K)")
     checks.integers("answer_rows", answer_rows)
     checks.device("answer_rows", answer_rows, hidden, or_cpu=True)
@@ -172,6 +177,7 @@ def _check_values(a: MindArguments) -> None:
 
 def _define(a: MindArguments) -> MindOutputs:
     """By the definition, differentiable."""
+    checks.reads_values("linear_mind_loss", a.hidden)
     _check_values(a)
     target, answer_rows = a.target.to(a.hidden.device), a.answer_rows.to(a.hidden.device)
     cross_entropy, consistency, terms, divergence = reference.forward(

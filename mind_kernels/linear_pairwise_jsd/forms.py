@@ -109,6 +109,7 @@ def group_weight_argument(
         name, weight, meaning, expected = "mixture_weight", mixture_weight, "(P, K)", groups
     else:
         raise ValueError("pair_weight and mixture_weight: expected exactly one of the two")
+    checks.tensors(**{name: weight})
     checks.shape(name, weight, tuple(expected), meaning)
     if groups[1] < 2:
         raise ValueError(f"{name} has shape {tuple(weight.shape)}: expected K >= 2 distributions a group")

@@ -51,14 +51,14 @@ def run_groups(
 ) -> Tensor:
     """Divergences shaped as `weight`; each chunk goes to `finish`. Groups of fewer than `smallest` rows are left out
     where that is known on the host."""
-    form, divergence = form_of(weight), torch.zeros_like(weight)
+    form, divergence, in_unit = form_of(weight), torch.zeros_like(weight), gradients.in_unit(weight)
     for groups, places in _same_size(index >= 0, smallest):
         count, itemsize = places.shape[1], weight.element_size()
         size = max(1, rows_per_chunk(head.vocabulary, hidden.device, itemsize) // (2 * count))
         for part in chunks(len(groups), size):
             rows = index[groups[part, None], places[part]].to(hidden.device)
             at = form.entries(groups[part].to(hidden.device), places[part].to(hidden.device))
-            divergence[at], chunk = _chunk(kernels, form, hidden, rows, head, weight[at], gradients.wanted)
+            divergence[at], chunk = _chunk(kernels, form, hidden, rows, head, in_unit[at], gradients.wanted)
             finish(chunk)
     return divergence
 
@@ -117,6 +117,7 @@ def forward(
     groups, count, size = hidden.shape
     flat = hidden.reshape(groups * count, size)
     gradients = HeadGradients(flat, head, needs)
+    gradients.choose_unit(weight)
     wanted = mask if with_stats else form_of(weight).weighted_rows(weight, mask)
     index = torch.where(wanted, torch.arange(groups * count, device=hidden.device).view(groups, count), -1)
 

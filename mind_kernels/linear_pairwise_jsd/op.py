@@ -86,21 +86,26 @@ def linear_pairwise_jsd(
         The loss () in nats, in float32 (float64 for float64 input), or (loss, PairStats or MixtureStats).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or value; it is named. On a GPU a weight
-            that is not finite is a device-side assertion, since reading it would stall the stream.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or value, or a constant that requires a
+            gradient; it is named. On a GPU a weight that is not finite is a device-side assertion, since reading it
+            would stall the stream.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
-        RuntimeError: a higher-order gradient through any backend but "reference".
+        RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
+            through any backend but "reference".
 
     Source:
         mind_kernels/linear_pairwise_jsd/README.md derives the gradient, and says how nearly equal rows are compared.
     """
-    hidden, head = under_autocast(hidden, head_of(weight, bias, softcap, temperature))
+    head = head_of(weight, bias, softcap, temperature)
+    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
+    hidden, head = under_autocast(hidden, head)
     checks.dimensions("hidden", hidden, "(P, K, D)")
     checks.head_arguments(hidden, head)
     shape = hidden.shape[:2]
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, shape)
     if mask is None:
-        mask = torch.ones(shape, dtype=torch.bool, device=hidden.device)
+        mask = hidden.new_ones(shape, dtype=torch.bool)
+    checks.tensors(mask=mask)
     checks.shape("mask", mask, shape, "(P, K)")
     checks.device("mask", mask, hidden)
     if mask.dtype != torch.bool:

@@ -1,4 +1,4 @@
-"""What all operations have in common: a Head in place of a weight, dynamic shapes in a graph, no second derivative."""
+"""What all operations have in common: a Head in place of a weight, and no second derivative."""
 
 from __future__ import annotations
 
@@ -122,29 +122,6 @@ def test_higher_order_gradients_raise(operation, make):
     loss = operation(**inputs).sum()
     with pytest.raises(RuntimeError, match="higher-order gradients are not supported .* use backend='reference'"):
         torch.autograd.grad(loss, inputs["hidden"], create_graph=True)
-
-
-@pytest.mark.parametrize(("operation", "make"), OPERATIONS)
-def test_shapes_may_change_in_a_graph(operation, make):
-    """A graph with dynamic shapes is traced once; loss and gradients are those of eager mode."""
-
-    def step(inputs):
-        return operation(**inputs).sum()
-
-    torch._dynamo.reset()
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=True)
-    results = []
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for count in (21, 24, 40):
-            for function in (step, compiled):
-                inputs = make(count)
-                inputs["hidden"].requires_grad_()
-                loss = function(inputs)
-                loss.backward()
-                results.append((loss.detach(), inputs["hidden"].grad))
-    for (loss, gradient), (compiled_loss, compiled_gradient) in zip(results[::2], results[1::2], strict=True):
-        torch.testing.assert_close(compiled_loss, loss, rtol=0, atol=0)
-        torch.testing.assert_close(compiled_gradient, gradient, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("softcap", [None, 4.0])
