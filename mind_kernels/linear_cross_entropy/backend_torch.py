@@ -61,12 +61,13 @@ def _columns(tiles: Tensor, vocabulary: int) -> Tensor:
 def _values(
     z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
 ) -> tuple[RowValues, Tensor]:
-    """The rows' values and the sum of exponentials (n,); fills shifted = z - max and its exponential."""
+    """The rows' values and the sum of exponentials (n,), of d = z - maximum; exponential = e^d, shifted = d e^d."""
+    lowest = torch.finfo(z.dtype).min
+    maximum = maximum.clamp(min=lowest)  # of logits of minus infinity alone, whose sum is 0
     torch.sub(z, maximum[:, None], out=shifted)
     torch.exp(shifted, out=exponential)
     total = exponential.sum(1)
     log_total = total.log()
-    entropy = log_total - torch.linalg.vecdot(exponential, shifted) / total
     nll = log_total - shifted.gather(1, target[:, None]).squeeze(1)
     lse = log_total + maximum
     value = nll
@@ -74,7 +75,9 @@ def _values(
         value = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - shifted.mean(1))
     if spec.z_loss:
         value = value + spec.z_loss * lse.square()
-    return RowValues(value, nll, lse, entropy, argmax == target), total
+    shifted.clamp_(min=lowest).mul_(exponential)  # 0 times minus infinity is 0
+    entropy = log_total - shifted.sum(1) / total
+    return RowValues(value, nll, lse, entropy, (argmax == target) & nll.isfinite()), total
 
 
 def _to_logits(part: Tensor, head: Head) -> Tensor:
@@ -120,10 +123,7 @@ def _gradient_(
     if b is None:
         dz = exponential.mul_((a / total)[:, None])
     else:
-        log_total = total.log()
-        factor = shifted.mul_((b / total)[:, None]).add_(((a - b * log_total) / total)[:, None])
-        # A probability that underflows to zero has a finite factor, save at a logit of minus infinity.
-        dz = exponential.mul_(factor.nan_to_num_(nan=math.nan, neginf=0.0, posinf=0.0))
+        dz = exponential.mul_(((a - b * total.log()) / total)[:, None]).addcmul_(shifted, (b / total)[:, None])
     dz.scatter_add_(1, target[:, None], -t[:, None])
     uniform = weights.uniform(spec)
     if uniform is not None:
@@ -197,7 +197,8 @@ class _SparseRows:
 
     def entries(self, weights: RowWeights) -> Entries:
         a, b, t = weights.coefficients(self.values.lse, self.values.entropy, self._spec)
-        values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * self._log_p)
+        log_p = torch.where(self._p == 0, 0, self._log_p)
+        values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * log_p)
         kept_sum = torch.zeros_like(a).index_add_(0, self._row, values)
         values = values - torch.where(self._column == self._target[self._row], t[self._row], 0)
         values *= self._spec.head.slope(self._log_p + self.values.lse[self._row])
