@@ -132,7 +132,7 @@ def online_softmax(z, z_maximum, maximum, total, entropy_sum):
     They begin with FLOOR, 0 and 0.
     """
     grown = tl.maximum(maximum, z_maximum)
-    rise = maximum - grown
+    rise = tl.maximum(maximum - grown, LOWEST)
     decay = exp(rise)
     shifted = z - grown[:, None]
     exponential = exp(shifted)
@@ -146,7 +146,7 @@ def online_softmax(z, z_maximum, maximum, total, entropy_sum):
 def join_lanes(maximum, total, entropy_sum):
     """The three of `online_softmax` for the row, from those of its lanes."""
     row_maximum = tl.max(maximum, axis=0)
-    rise = maximum - row_maximum
+    rise = tl.maximum(maximum - row_maximum, LOWEST)
     decay = exp(rise)
     entropy_sum = tl.sum((entropy_sum + total * rise) * decay, axis=0)
     return row_maximum, tl.sum(total * decay, axis=0), entropy_sum

@@ -10,7 +10,7 @@ struct OnlineSoftmax {
     float maximum = kFloor, total = 0.0f, entropy = 0.0f;
 
     __device__ __forceinline__ void raise(float to) {
-        const float rise = maximum - to, decay = exp_fast(rise);
+        const float rise = fmaxf(maximum - to, kLowest), decay = exp_fast(rise);
         entropy = (entropy + total * rise) * decay;
         total *= decay;
         maximum = to;
@@ -108,7 +108,7 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
     out[kEntropy] = out[kLogTotal] - sums[1] / sums[0];
     out[kNll] = out[kLogTotal] - (z_target - maxima[0]);
     out[kLoss] = out[kNll];
-    if constexpr (kSmoothing) {
+    if (kSmoothing && label_smoothing != 0.0f) {  // the mean may be infinite
         const float mean = sums[2] / static_cast<float>(row.vocabulary) - maxima[0];
         out[kLoss] = (1.0f - label_smoothing) * out[kNll] + label_smoothing * (out[kLogTotal] - mean);
     }

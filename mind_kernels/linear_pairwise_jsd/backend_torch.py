@@ -20,7 +20,7 @@ from torch.nn.functional import hardshrink
 
 from mind_kernels.row_chunks import chunks, rows_per_block
 
-# Smallest log-probability of pairs, below a row's largest: p is not 0 then, and the logarithm of a sum of two is finite.
+# Smallest log-probability of pairs, relative to a row's largest: no p is 0, so the log of a sum of two is finite.
 _LEAST = math.log(1e-300)
 # The same of a mixture, which takes no logarithm of a probability: in place of minus infinity alone.
 _LOWEST = -1e300

@@ -24,7 +24,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues
-from mind_kernels.triton_math import FLOOR, cdiv, condition, conditions, jit, online_softmax, row_pointer
+from mind_kernels.triton_math import FLOOR, LOWEST, cdiv, condition, conditions, jit, online_softmax, row_pointer
 from mind_kernels.triton_variant import DTYPES, Variant
 
 # Vocabulary entries of a tile, the unit of `tile_maxima` and of kept pieces.
@@ -301,7 +301,7 @@ def _merge(
 ) -> tuple[RowValues, Tensor]:
     maxima, totals, entropy_sums, z_targets, earlier, z_sums = partials
     maximum = maxima.amax(0)
-    rise = maxima - maximum
+    rise = (maxima - maximum).clamp(min=LOWEST.value)
     decay = rise.exp()
     total = (totals * decay).sum(0)
     entropy_sum = ((entropy_sums + totals * rise) * decay).sum(0)
