@@ -64,7 +64,8 @@ __device__ __forceinline__ float log2_of_1_plus(float x, float total) {
 }
 
 // Where no row with weight has any probability, the divergence of a row without weight is infinite. There g is about
-// 1e18, kInfinite stands for log 2, and a divergence above kLargest, which no logit above kLowest leads to, for infinity.
+// 1e18, kInfinite stands for log 2, and a divergence above kLargest, which no logit above kLowest leads to, for
+// infinity.
 constexpr float kInfinite = 1e20f, kLargest = 1e19f;
 
 // p log(p / m) - p + m from g = log2(p / m); the polynomial for |g| < 1 errs by 6.6e-9 of it.

@@ -25,6 +25,9 @@ from mind_kernels import (
 )
 from mind_kernels.testing import assert_within_budget
 
+# Lanes that are not stored may overflow in Triton's interpreter.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+
 SIZE, VOCABULARY = 16, 64
 KEPT = torch.arange(VOCABULARY) % 4 != 2
 GRADIENTS = ["d_hidden", "d_weight", "d_bias"]
