@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
-from mind_kernels.row_chunks import accumulation_dtype, chunks, rows_per_block
+from mind_kernels.row_chunks import accumulation_dtype, chunks, may_be_nan, rows_per_block
 from mind_kernels.sparse_gradient import Entries, worth_it
 
 SPARSE_CHUNKS = 1
@@ -61,9 +61,7 @@ def _columns(tiles: Tensor, vocabulary: int) -> Tensor:
 def _values(
     z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
 ) -> tuple[RowValues, Tensor]:
-    """The rows' values and the sum of exponentials (n,), of d = z - maximum; exponential = e^d, shifted = d e^d."""
-    lowest = torch.finfo(z.dtype).min
-    maximum = maximum.clamp(min=lowest)  # of logits of minus infinity alone, whose sum is 0
+    """The rows' values and the sum of exponentials (n,); fills exponential = e^d, d = z - maximum, and shifted = d e^d."""
     torch.sub(z, maximum[:, None], out=shifted)
     torch.exp(shifted, out=exponential)
     total = exponential.sum(1)
@@ -75,9 +73,12 @@ def _values(
         value = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - shifted.mean(1))
     if spec.z_loss:
         value = value + spec.z_loss * lse.square()
-    shifted.clamp_(min=lowest).mul_(exponential)  # 0 times minus infinity is 0
-    entropy = log_total - shifted.sum(1) / total
-    return RowValues(value, nll, lse, entropy, (argmax == target) & nll.isfinite()), total
+    mean = shifted.mul_(exponential).sum(1)
+    if may_be_nan(mean):  # where 0 times minus infinity has to be 0
+        torch.sub(z, maximum[:, None], out=shifted).clamp_(min=torch.finfo(z.dtype).min)
+        mean = shifted.mul_(exponential).sum(1)
+        lse = torch.where(maximum == -math.inf, maximum, lse)
+    return RowValues(value, nll, lse, log_total - mean / total, argmax == target), total
 
 
 def _to_logits(part: Tensor, head: Head) -> Tensor:
@@ -105,7 +106,13 @@ def row_kernel_(
         out.append(values)
         if weights is not None:
             part.copy_(_gradient_(shifted, exponential, total, values, target[block], weights[block], spec, slope))
-    return RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
+    return _joined(out)
+
+
+def _joined(blocks: list[RowValues]) -> RowValues:
+    """The values of all blocks; the largest logit is the target's only if that is a number."""
+    values = RowValues(*(torch.cat(column) for column in zip(*blocks, strict=True)))
+    return values._replace(correct=values.correct & values.nll.isfinite())
 
 
 def _gradient_(
@@ -160,7 +167,7 @@ class _SparseRows:
                     found = None
                 else:
                     found.append(entries)
-        self.values = RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
+        self.values = _joined(out)
         rows = len(target)
         self.kept = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
         self.dropped_mass = torch.zeros_like(self.values.lse)
