@@ -61,7 +61,7 @@ def _columns(tiles: Tensor, vocabulary: int) -> Tensor:
 def _values(
     z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
 ) -> tuple[RowValues, Tensor]:
-    """The rows' values and the sum of exponentials (n,); fills exponential = e^d, d = z - maximum, and shifted = d e^d."""
+    """The rows' values and the sum of exponentials (n,); of d = z - max, exponential becomes e^d and shifted d e^d."""
     torch.sub(z, maximum[:, None], out=shifted)
     torch.exp(shifted, out=exponential)
     total = exponential.sum(1)
