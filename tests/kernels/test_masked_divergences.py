@@ -11,10 +11,14 @@ import torch
 from masked_cases import LOWEST, defined_divergence, interpolated
 from test_divergence_kernels import DIVERGENCES, EXTREME, PLAIN, Heads, defined, kind, make, run
 
+from mind_kernels.linear_divergence import terms
+
 # Lanes that are not stored may overflow in Triton's interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 
-each = functools.partial(implementations.each, of=implementations.of("linear_divergence"))
+ALL = implementations.of("linear_divergence")
+TORCH = [implementation for implementation in ALL if implementation.backend == "torch"]
+each = functools.partial(implementations.each, of=ALL)
 INTERPOLATIONS = [kind("taid", interpolation=t) for t in (0.0, 0.7, 1.0)]
 PLACES = ["student", "teacher", "both", "each"]
 
@@ -142,3 +146,21 @@ def test_lists(implementation, divergence, place, softcap):
     assert_right((values, gradient), (value, entropy, of_logits))
     infinite = softcap is None and divergence.mixture == 0 and divergence.interpolation == 1
     assert bool((value == math.inf).all()) == (infinite and place in ("all others", "listed"))
+
+
+@pytest.mark.parametrize("place", ["neither", "both"])
+@pytest.mark.parametrize("form", ["logits", "list"])
+@each(DIVERGENCES, names="divergence", of=TORCH)
+def test_what_a_gpu_does_without_looking(implementation, divergence, form, place, monkeypatch):
+    """The torch backend asks on a CPU whether an infinity is there. A GPU is spared the question, with one result."""
+    inputs = make(implementation, 67, form)
+    if place == "both":
+        inputs[0][:, 10:15] = -math.inf
+        if form == "logits":
+            inputs[1][:, 10:15] = -math.inf
+    expected = run(implementation, inputs, PLAIN, divergence)
+    kernels = implementation.kernels("linear_divergence")
+    monkeypatch.setattr(kernels, "may_be_nan", lambda _: True)
+    for module in (kernels, terms):
+        monkeypatch.setattr(module, "known_finite", lambda _: False)
+    torch.testing.assert_close(run(implementation, inputs, PLAIN, divergence), expected, rtol=1e-6, atol=1e-7)
