@@ -68,7 +68,8 @@ def divergence_(
         if divergence.interpolation != 1:  # of logits below 0: a rounding of large ones would be one of p
             theirs.sub_(theirs.amax(1, keepdim=True))
             if not (known_finite(shifted) and known_finite(theirs)):
-                shifted.clamp_(min=LOWEST), theirs.clamp_(min=LOWEST)
+                shifted.clamp_(min=LOWEST)
+                theirs.clamp_(min=LOWEST)
             torch.lerp(shifted, theirs, divergence.interpolation, out=theirs)
         log_total -= _softmax(theirs, theirs.amax(1, keepdim=True), theirs, p)
         ratio = shifted.sub_(theirs).sub_(log_total)
