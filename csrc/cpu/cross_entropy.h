@@ -54,11 +54,13 @@ inline bool is_first(const Row& row, std::int64_t start, std::int64_t target, fl
 template <bool kStore, typename Row>
 inline void add_block(Row row, std::int64_t start, std::int64_t end, float maximum, Statistics& found) {
     Floats totals[2] = {}, weights[2] = {};
+    // Below, e is next to nothing, and at minus infinity the product would be nan.
+    const auto at_least = [](Floats d) MIND_INLINE { return max(splat(kLowestExponent), d); };
     const auto exponential = [](Floats d) MIND_INLINE { return kStore ? exp_negative(d) : exp_negative_at_least(d); };
     const auto add = [&](std::int64_t i, Floats& total, Floats& weighted) MIND_INLINE {
         const Floats d = row.at(i).z - maximum, e = exponential(d);
         total += e;
-        weighted += e * d;
+        weighted += e * at_least(d);
         if constexpr (kStore) store(row.data + i, e);
     };
     std::int64_t i = start;
@@ -76,7 +78,7 @@ inline void add_block(Row row, std::int64_t start, std::int64_t end, float maxim
             const Ints inside = lane_numbers() < static_cast<std::int32_t>(end - i);
             const Floats d = inside ? last.z - maximum : Floats{}, e = exponential(d);
             total += inside ? e : Floats{};
-            weighted += e * d;
+            weighted += e * at_least(d);
             if constexpr (kStore) store_first(row.data + i, e, end - i);
         });
     }
@@ -109,6 +111,10 @@ inline Statistics statistics_of(const Row& row, std::int64_t target, float z_tar
         if (smoothing) found.shifted += sum_below(row, start, end, found.maximum);
         if constexpr (kStore) block_maxima[block] = found.maximum;
         add_block<kStore>(row, start, end, found.maximum, found);
+    }
+    if (found.total < 1.0) {  // no element is the maximum: all are minus infinity, and the row is to be nan
+        found.maximum = -kInfinity;
+        found.total = 0.0;
     }
     return found;
 }

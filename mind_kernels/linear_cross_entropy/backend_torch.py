@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
-from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, rows_per_block
+from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, may_be_nan, rows_per_block
 from mind_kernels.sparse_gradient import Entries, worth_it
 
 SPARSE_CHUNKS = 1
@@ -61,12 +61,11 @@ def _columns(tiles: Tensor, vocabulary: int) -> Tensor:
 def _values(
     z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
 ) -> tuple[RowValues, Tensor]:
-    """The rows' values and the sum of exponentials (n,); fills shifted = z - max and its exponential."""
+    """The rows' values and the sum of exponentials (n,); of d = z - max, exponential becomes e^d and shifted d e^d."""
     torch.sub(z, maximum[:, None], out=shifted)
     torch.exp(shifted, out=exponential)
     total = exponential.sum(1)
     log_total = total.log()
-    entropy = log_total - torch.linalg.vecdot(exponential, shifted) / total
     nll = log_total - shifted.gather(1, target[:, None]).squeeze(1)
     lse = log_total + maximum
     value = nll
@@ -74,7 +73,12 @@ def _values(
         value = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - shifted.mean(1))
     if spec.z_loss:
         value = value + spec.z_loss * lse.square()
-    return RowValues(value, nll, lse, entropy, argmax == target), total
+    mean = shifted.mul_(exponential).sum(1)
+    if may_be_nan(mean):  # where 0 times minus infinity has to be 0
+        torch.sub(z, maximum[:, None], out=shifted).clamp_(min=torch.finfo(z.dtype).min)
+        mean = shifted.mul_(exponential).sum(1)
+        lse = torch.where(maximum == -math.inf, maximum, lse)
+    return RowValues(value, nll, lse, log_total - mean / total, argmax == target), total
 
 
 def _to_logits(part: Tensor, head: Head) -> Tensor:
@@ -102,7 +106,13 @@ def row_kernel_(
         out.append(values)
         if weights is not None:
             part.copy_(_gradient_(shifted, exponential, total, values, target[block], weights[block], spec, slope))
-    return RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
+    return _joined(out)
+
+
+def _joined(blocks: list[RowValues]) -> RowValues:
+    """The values of all blocks; the largest logit is the target's only if that is a number."""
+    values = RowValues(*(torch.cat(column) for column in zip(*blocks, strict=True)))
+    return values._replace(correct=values.correct & values.nll.isfinite())
 
 
 def _gradient_(
@@ -120,10 +130,7 @@ def _gradient_(
     if b is None:
         dz = exponential.mul_((a / total)[:, None])
     else:
-        log_total = total.log()
-        factor = shifted.mul_((b / total)[:, None]).add_(((a - b * log_total) / total)[:, None])
-        # A probability that underflows to zero has a finite factor, save at a logit of minus infinity.
-        dz = exponential.mul_(factor.nan_to_num_(nan=math.nan, neginf=0.0, posinf=0.0))
+        dz = exponential.mul_(((a - b * total.log()) / total)[:, None]).addcmul_(shifted, (b / total)[:, None])
     dz.scatter_add_(1, target[:, None], -t[:, None])
     uniform = weights.uniform(spec)
     if uniform is not None:
@@ -160,7 +167,7 @@ class _SparseRows:
                     found = None
                 else:
                     found.append(entries)
-        self.values = RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
+        self.values = _joined(out)
         rows = len(target)
         self.kept = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
         self.dropped_mass = torch.zeros_like(self.values.lse)
@@ -197,7 +204,8 @@ class _SparseRows:
 
     def entries(self, weights: RowWeights) -> Entries:
         a, b, t = weights.coefficients(self.values.lse, self.values.entropy, self._spec)
-        values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * self._log_p)
+        log_p = torch.where(self._p == 0, 0, self._log_p)
+        values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * log_p)
         kept_sum = torch.zeros_like(a).index_add_(0, self._row, values)
         values = values - torch.where(self._column == self._target[self._row], t[self._row], 0)
         values *= self._spec.head.slope(self._log_p + self.values.lse[self._row])

@@ -7,6 +7,8 @@ blocks beside the chunk.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
@@ -15,8 +17,8 @@ from mind_kernels.head import Head, scale_
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import LOWEST
-from mind_kernels.linear_divergence.terms import divergence_terms_, event_terms
-from mind_kernels.row_chunks import chunks, rows_per_block
+from mind_kernels.linear_divergence.terms import divergence_terms_, event_terms, known_finite
+from mind_kernels.row_chunks import chunks, may_be_nan, rows_per_block
 
 
 class _Blocks:
@@ -35,12 +37,18 @@ class _Blocks:
             yield block, *(buffer[: block.stop - block.start] for buffer in self._buffers)
 
 
-def _softmax(z: Tensor, shifted: Tensor, q: Tensor) -> Tensor:
-    """log sum exp(z - max) (n, 1); fills shifted = z - max (it may be z) and the softmax q, (n, V)."""
-    torch.sub(z, z.amax(1, keepdim=True), out=shifted)
+def _softmax(z: Tensor, maximum: Tensor, shifted: Tensor, q: Tensor) -> Tensor:
+    """log sum exp(z - maximum) (n, 1); fills shifted = z - maximum (it may be z) and the softmax q, (n, V)."""
+    torch.sub(z, maximum, out=shifted)
     total = torch.exp(shifted, out=q).sum(1, keepdim=True)
     q.div_(total)
     return total.log_()
+
+
+def _mean(q: Tensor, shifted: Tensor) -> Tensor:
+    """sum q shifted (n,), in which 0 times minus infinity is 0."""
+    mean = vecdot(q, shifted)
+    return vecdot(q, shifted.clamp(min=LOWEST)) if may_be_nan(mean) else mean
 
 
 def divergence_(
@@ -55,11 +63,15 @@ def divergence_(
     values = RowValues(*logits.new_empty(2, logits.shape[0]))
     for block, shifted, q, p in _Blocks(logits, 3):
         z, theirs = head.to_logits_(logits[block]), teacher_head.to_logits_(teacher_logits[block])
-        log_total = _softmax(z, shifted, q)
-        values.entropy[block] = log_total.squeeze(1) - vecdot(q, shifted)
+        log_total = _softmax(z, z.amax(1, keepdim=True), shifted, q)
+        values.entropy[block] = log_total.squeeze(1) - _mean(q, shifted)
         if divergence.interpolation != 1:  # of logits below 0: a rounding of large ones would be one of p
-            torch.lerp(shifted, theirs.sub_(theirs.amax(1, keepdim=True)), divergence.interpolation, out=theirs)
-        log_total -= _softmax(theirs, theirs, p)
+            theirs.sub_(theirs.amax(1, keepdim=True))
+            if not (known_finite(shifted) and known_finite(theirs)):
+                shifted.clamp_(min=LOWEST)
+                theirs.clamp_(min=LOWEST)
+            torch.lerp(shifted, theirs, divergence.interpolation, out=theirs)
+        log_total -= _softmax(theirs, theirs.amax(1, keepdim=True), theirs, p)
         ratio = shifted.sub_(theirs).sub_(log_total)
         values.divergence[block], gradient = divergence_terms_(ratio, q, p, theirs, divergence)
         if weights is not None:
@@ -80,10 +92,12 @@ def listed_divergence_(
     for block, shifted, q in _Blocks(logits, 2):
         z, index = head.to_logits_(logits[block]), ids[block]
         listed = z.gather(1, index)
-        z.scatter_(1, index, LOWEST)
-        log_total = _softmax(z, shifted, q).squeeze(1)
+        lowest = torch.finfo(z.dtype).min
+        maximum = z.scatter_(1, index, lowest).amax(1, keepdim=True)
+        log_total = _softmax(z, maximum, shifted, q).squeeze(1)
+        maximum.masked_fill_(maximum == lowest, -math.inf)  # no other has any probability
         values.divergence[block], values.entropy[block], gradient = event_terms(
-            listed, z.amax(1), log_total, vecdot(q, shifted), log_p[block], divergence
+            listed, maximum.squeeze(1), log_total, _mean(q, shifted), log_p[block], divergence
         )
         if weights is not None:
             gradient.mul_(weights[block, None])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from mind_kernels.linear_cross_entropy.contract import RowSpec
-from mind_kernels.triton_math import conditions, exp, jit, slope
+from mind_kernels.triton_math import LOWEST, conditions, exp, jit, slope
 
 
 def loss_arguments(spec: RowSpec) -> dict[str, float | bool]:
@@ -31,10 +31,10 @@ def coefficients(scale, entropy_scale, lse, entropy, label_smoothing, z_loss):
 
 @jit
 def probability_part(log_p, a, b, HAS_ENTROPY: tl.constexpr):
-    """p (a + b log p); 0 where p underflows, since log p is finite."""
+    """p (a + b log p); 0 where p is."""
     factor = a
     if HAS_ENTROPY:
-        factor += b * log_p
+        factor += b * tl.maximum(log_p, LOWEST)
     return exp(log_p) * factor
 
 
