@@ -22,9 +22,10 @@ jit: Callable[..., Any] = triton.jit
 cdiv = cast(Callable[[int, int], int], triton.cdiv)
 next_power_of_2 = cast(Callable[[int], int], triton.next_power_of_2)
 
-# Stands for -inf where there is no logit: exp(LOWEST - z) is 0, and so is 0 * LOWEST, which -inf would make nan. Its
-# square is finite.
+# Stands for -inf where 0 times it has to be 0: exp(LOWEST - z) is 0. Its square is finite.
 LOWEST = tl.constexpr(-1e18)
+# The lowest finite number, where a maximum begins: logits of -inf alone have a sum of 0, and are nan by that.
+FLOOR = tl.constexpr(-3.4028234663852886e38)
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 # 1024 threads with two 16-byte loads each are 32 KiB in flight on a multiprocessor, about what hides the latency of
@@ -112,10 +113,10 @@ def slope(z, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
 
 @jit
 def load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
-    """z of these columns of a row; LOWEST beyond the vocabulary."""
+    """z of these columns of a row; -inf beyond the vocabulary."""
     inside = columns < vocabulary
     x = tl.load(row + columns, mask=inside, other=0.0).to(tl.float32)
-    return tl.where(inside, condition(x, softcap, temperature, HAS_SOFTCAP), LOWEST)
+    return tl.where(inside, condition(x, softcap, temperature, HAS_SOFTCAP), float("-inf"))
 
 
 @jit
@@ -126,13 +127,17 @@ def columns_of(start, LANES: tl.constexpr, VECTOR: tl.constexpr):
 
 @jit
 def online_softmax(z, z_maximum, maximum, total, entropy_sum):
-    """Adds logits z, of maximum z_maximum, to each row's maximum m, sum of e^(z - m), and sum of e^(z - m) (z - m)."""
+    """Adds logits z, of maximum z_maximum, to each row's maximum m, sum of e^(z - m), and sum of e^(z - m) (z - m).
+
+    They begin with FLOOR, 0 and 0.
+    """
     grown = tl.maximum(maximum, z_maximum)
-    rise = maximum - grown
+    rise = tl.maximum(maximum - grown, LOWEST)
     decay = exp(rise)
     shifted = z - grown[:, None]
     exponential = exp(shifted)
-    entropy_sum = (entropy_sum + total * rise) * decay + tl.sum(exponential * shifted, axis=1)
+    part = exponential * tl.maximum(shifted, LOWEST)  # 0 at a logit of -inf
+    entropy_sum = (entropy_sum + total * rise) * decay + tl.sum(part, axis=1)
     total = total * decay + tl.sum(exponential, axis=1)
     return grown, total, entropy_sum
 
@@ -141,7 +146,7 @@ def online_softmax(z, z_maximum, maximum, total, entropy_sum):
 def join_lanes(maximum, total, entropy_sum):
     """The three of `online_softmax` for the row, from those of its lanes."""
     row_maximum = tl.max(maximum, axis=0)
-    rise = maximum - row_maximum
+    rise = tl.maximum(maximum - row_maximum, LOWEST)
     decay = exp(rise)
     entropy_sum = tl.sum((entropy_sum + total * rise) * decay, axis=0)
     return row_maximum, tl.sum(total * decay, axis=0), entropy_sum

@@ -40,6 +40,7 @@ struct Statistics {
 
     void add_target(float z) {
         const double d = static_cast<double>(z) - maximum, e = __builtin_exp(d);
+        if (others < 1e-30) others = 0.0;  // of exponentials that should be 0 alone
         total = others + e;
         weighted += e == 0.0 ? 0.0 : e * d;
     }
@@ -62,11 +63,13 @@ inline bool is_first(const Row& row, std::int64_t start, std::int64_t target, fl
 template <bool kStore, typename Row>
 inline void add_block(Row row, std::int64_t start, std::int64_t end, float maximum, Statistics& found) {
     Floats totals[2] = {}, weights[2] = {};
+    // Below, e is next to nothing, and at minus infinity the product would be nan.
+    const auto at_least = [](Floats d) MIND_INLINE { return max(splat(kLowestExponent), d); };
     const auto exponential = [](Floats d) MIND_INLINE { return kStore ? exp_negative(d) : exp_negative_at_least(d); };
     const auto add = [&](std::int64_t i, Floats& total, Floats& weighted) MIND_INLINE {
         const Floats d = row.at(i).z - maximum, e = exponential(d);
         total += e;
-        weighted += e * d;
+        weighted += e * at_least(d);
         if constexpr (kStore) store(row.data + i, e);
     };
     std::int64_t i = start;
@@ -84,7 +87,7 @@ inline void add_block(Row row, std::int64_t start, std::int64_t end, float maxim
             const Ints inside = lane_numbers() < static_cast<std::int32_t>(end - i);
             const Floats d = inside ? last.z - maximum : Floats{}, e = exponential(d);
             total += inside ? e : Floats{};
-            weighted += e * d;
+            weighted += e * at_least(d);
             if constexpr (kStore) store_first(row.data + i, e, end - i);
         });
     }
@@ -121,6 +124,10 @@ inline Statistics statistics_of(const Row& row, std::int64_t target, float z_tar
         if (holds_target) add_block<kStore>(row, target + 1, end, found.maximum, found);
     }
     found.add_target(z_target);
+    if (found.total < 1.0) {  // no element is the maximum: all are minus infinity, and the row is to be nan
+        found.maximum = -kInfinity;
+        found.others = found.total = 0.0;
+    }
     return found;
 }
 
@@ -160,7 +167,7 @@ struct RowGradient {
 };
 
 inline void write_numbers(const Statistics& found, float z_target, const RowArguments& args, std::int64_t r) {
-    const bool is_maximum = z_target == found.maximum;
+    const bool is_maximum = found.total > 0.0 && z_target == found.maximum;
     const float log_total = static_cast<float>(is_maximum ? __builtin_log1p(found.others) : __builtin_log(found.total));
     const float nll = log_total - (z_target - found.maximum), lse = found.maximum + log_total;
     float loss = nll;

@@ -15,6 +15,7 @@ namespace mind::MIND_CAPABILITY {
 // Adding 3 x 2^12 rounds a number of up to 4096 to a multiple of 2^-10, and subtracting it again is exact. Larger ones
 // get a coarser grid, or keep all their digits.
 constexpr float kGrid = 12288.0f;
+// What a lower logit counts as: 0 times it is 0.
 constexpr float kLowest = -3e38f;
 // A row's log-probability in a column counts as at most this far below the largest one: p is 0 there in any case.
 constexpr float kFarBelow = -200.0f;
@@ -37,8 +38,8 @@ struct LogProbability {
     Floats high, low;
 };
 
-MIND_INLINE inline LogProbability log_probability(Floats z, Normalizer normalizer) {
-    const Floats shifted = z + kGrid;
+MIND_INLINE inline LogProbability log_probability(Floats logits, Normalizer normalizer) {
+    const Floats z = max(splat(kLowest), logits), shifted = z + kGrid;  // nan is the second argument: it stays
     return {shifted - normalizer.offset, (z - (shifted - kGrid)) - normalizer.rest};
 }
 
@@ -61,11 +62,13 @@ inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a :
 
 // The second sweep over the row finds it in the cache.
 inline Normalizer normalizer_of_row(const float* row, std::int64_t vocabulary) {
-    Floats maxima = splat(kLowest);
+    Floats maxima = splat(-kInfinity);
     for (std::int64_t c = 0; c < vocabulary; c += kLanes) {
-        maxima = max(maxima, load_columns(row + c, vocabulary - c, kLowest));
+        maxima = max(maxima, load_columns(row + c, vocabulary - c, -kInfinity));
     }
-    const float maximum = largest(maxima);  // a nan may have got lost: it is in the sum
+    const float largest_logit = largest(maxima);  // a nan may have got lost: it is in the sum
+    if (largest_logit == -kInfinity) return {__builtin_nanf(""), __builtin_nanf("")};
+    const float maximum = largest_logit < kLowest ? kLowest : largest_logit;
     const Normalizer shift = normalizer_of(maximum);
     double total = 0.0;
     for (std::int64_t start = 0; start < vocabulary; start += kVectorsPerSum * kLanes) {
@@ -145,7 +148,7 @@ inline Tile load_tile(const GroupWork& a, float* scratch, std::int64_t group, st
             Cell& cell = tile.row(k)[v];
             const LogProbability log_p{cell.log_p, cell.p};
             cell.log_p = max(splat(kFarBelow), (log_p.high - tile.highest[v]) + log_p.low);
-            cell.p = probability(log_p) + 0.0f * cell.log_p;  // nan for a logit of -inf too
+            cell.p = probability(log_p);
             cell.inverse = 1.0f / max(splat(kSmallestP), cell.p);
             cell.derivative = Floats{};
         }

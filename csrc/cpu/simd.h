@@ -237,10 +237,12 @@ MIND_INLINE inline Floats exp_of_sum(Floats high, Floats low) {
 
 MIND_INLINE inline Floats exp(Floats x) { return exp_of_sum(x, Floats{}); }
 
+constexpr float kLowestExponent = -87.0f;
+
 // e^x for x <= 0, or above it by a rounding, and at least 1e-38: 16 instructions where `exp` has 25. Within three units
 // in the last place down to -20; nan for nan.
 MIND_INLINE inline Floats exp_negative_at_least(Floats x) {
-    const Floats bounded = max(splat(-87.0f), x);  // nan is the second argument: it stays
+    const Floats bounded = max(splat(kLowestExponent), x);  // nan is the second argument: it stays
     constexpr float kRound = 12582912.0f, kLog2E = 1.44269504f;
     const Floats shifted = bounded * kLog2E + kRound;
     const Floats n = shifted - kRound;
@@ -259,7 +261,7 @@ MIND_INLINE inline Floats exp_negative_at_least(Floats x) {
 }
 
 // The same, and 0 below -87.
-MIND_INLINE inline Floats exp_negative(Floats x) { return x < -87.0f ? Floats{} : exp_negative_at_least(x); }
+MIND_INLINE inline Floats exp_negative(Floats x) { return x < kLowestExponent ? Floats{} : exp_negative_at_least(x); }
 
 // log x of positive normal x, within one unit in the last place; anything else is for the caller to replace.
 MIND_INLINE inline Floats log(Floats x) {

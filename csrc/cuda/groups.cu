@@ -23,8 +23,9 @@ constexpr int kThreads = 256;
 // float32, log(total) alone would err by 5e-7 at 12, and the log-sum-exp by 5e-4 at logits of 1e4.
 __device__ __forceinline__ void store_normalizer(float maximum, float total, float* offset_at, float* rest_at) {
     const int bits = __float_as_int(total), power = (bits - kSmallestMantissa) >> 23;
-    // Infinity and nan have mantissas too.
-    const float log_mantissa = total < INFINITY ? logf(__int_as_float(bits - power * (1 << 23))) : total;
+    // 0, infinity and nan have mantissas too.
+    const bool is_sum = total > 0.0f && total < INFINITY;
+    const float log_mantissa = is_sum ? logf(__int_as_float(bits - power * (1 << 23))) : NAN;
     const float coarse_maximum = (maximum + kGrid) - kGrid, fine_maximum = maximum - coarse_maximum;
     const float coarse_mantissa = (log_mantissa + kGrid) - kGrid, fine_mantissa = log_mantissa - coarse_mantissa;
     const float coarse_log = __fadd_rn(coarse_mantissa, __fmul_rn(static_cast<float>(power), kLog2Coarse));
@@ -34,7 +35,15 @@ __device__ __forceinline__ void store_normalizer(float maximum, float total, flo
     *rest_at = ((fine_maximum + fine_mantissa) + (static_cast<float>(power) * kLog2Rest - rounding)) * kLog2E;
 }
 
+template <int kWidth>
+struct alignas(kWidth * sizeof(float)) Columns {
+    float values[kWidth];
+};
+
+// Sums every row in the same order, whether it begins at a multiple of 16 bytes or not: equal rows are exactly equal.
+template <int kWidth>
 __global__ void __launch_bounds__(512) normalizer_kernel(const GroupArguments args, float* normalizer) {
+    constexpr int kVectors = 4, kCount = kVectors * kWidth;  // loads in flight a thread, and their elements
     const std::int64_t r = blockIdx.x, rows = gridDim.x;
     if (!args.mask[r]) {
         if (threadIdx.x == 0) {
@@ -43,22 +52,32 @@ __global__ void __launch_bounds__(512) normalizer_kernel(const GroupArguments ar
         }
         return;
     }
-    const Row<const float> row(args.logits + r * args.vocabulary, static_cast<int>(args.vocabulary));
+    using Vector = Columns<kWidth>;
+    const Vector* from = reinterpret_cast<const Vector*>(args.logits + r * args.vocabulary);
+    const int threads = blockDim.x, vectors = static_cast<int>(args.vocabulary / kWidth);
     OnlineSoftmax softmax;
-    row.visit<false>(HeadFactors{0.0f, 1.0f, 1.0f},
-                     [&](int, const float (&z)[4], auto) { softmax.add(z, largest_of(z)); });
+    for (int start = threadIdx.x; start < vectors; start += kVectors * threads) {
+        float z[kCount];
+#pragma unroll
+        for (int u = 0; u < kVectors; ++u) {
+            const bool inside = start + u * threads < vectors;
+            const Vector vector = inside ? from[start + u * threads] : Vector{};
+#pragma unroll
+            for (int k = 0; k < kWidth; ++k) z[u * kWidth + k] = inside ? vector.values[k] : -INFINITY;
+        }
+#pragma unroll
+        for (int k = 0; k < kCount; k += 4) {
+            const float four[4] = {z[k], z[k + 1], z[k + 2], z[k + 3]};
+            softmax.add(four, largest_of(four));
+        }
+    }
     float maximum[1] = {softmax.maximum};
-    block_reduce(maximum, kLowest, Maximum{});
+    block_reduce(maximum, -INFINITY, Maximum{});
     softmax.raise(maximum[0]);
     float total[1] = {softmax.total};
     block_reduce(total, 0.0f, Sum{});
     if (threadIdx.x == 0) store_normalizer(maximum[0], total[0], normalizer + r, normalizer + rows + r);
 }
-
-template <int kWidth>
-struct alignas(kWidth * sizeof(float)) Columns {
-    float values[kWidth];
-};
 
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
@@ -104,16 +123,20 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+Matrix logits_of(const GroupArguments& args) {
+    return {const_cast<float*>(args.logits), Type::kFloat, args.groups * args.count, args.vocabulary, args.vocabulary};
+}
+
 }  // namespace
 
 void normalize(const GroupArguments& args, float* normalizer, void* stream) {
-    launch(normalizer_kernel, dim3(static_cast<unsigned>(args.groups * args.count)), row_threads(args.vocabulary, 4),
-           stream, args, normalizer);
+    launch(is_aligned(logits_of(args)) ? normalizer_kernel<4> : normalizer_kernel<1>,
+           dim3(static_cast<unsigned>(args.groups * args.count)), row_threads(args.vocabulary, 4), stream, args,
+           normalizer);
 }
 
 void finish_gradient(const GroupArguments& args, const float* normalizer, const float* sums, void* stream) {
-    const Matrix logits{const_cast<float*>(args.logits), Type::kFloat, args.groups * args.count, args.vocabulary,
-                        args.vocabulary};
+    const Matrix logits = logits_of(args);
     Matrix gradient = logits;
     gradient.data = args.gradient;
     launch(is_aligned(logits) && is_aligned(gradient) ? gradient_kernel<4> : gradient_kernel<1>,

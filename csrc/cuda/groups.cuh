@@ -37,7 +37,9 @@ struct LogProbability {
     float high, low;  // log2 p is high kLog2E + low: high is exact, low about 1e-3 or less
 
     LogProbability() = default;
+    // A logit below kLowest counts as that. A nan may get lost: the normalizer of its row is nan.
     __device__ __forceinline__ LogProbability(float z, float offset, float rest) {
+        z = fmaxf(z, kLowest);
         const float shifted = z + kGrid;
         high = shifted - offset;
         low = (z - (shifted - kGrid)) * kLog2E - rest;

@@ -10,9 +10,10 @@
 
 namespace mind::cuda {
 
-// Stands for -inf where there is no logit: e^(kLowest - z) is 0, and so is 0 kLowest, which -inf would make nan. Its
-// square is finite.
+// Stands for -inf where 0 times it has to be 0: e^(kLowest - z) is 0. Its square is finite.
 constexpr float kLowest = -1e18f;
+// The lowest finite number, where a maximum begins: logits of -inf alone have a sum of 0, and are nan by that.
+constexpr float kFloor = -3.4028234663852886e38f;
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kWarpSize = 32;

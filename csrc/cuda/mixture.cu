@@ -63,8 +63,13 @@ __device__ __forceinline__ float log2_of_1_plus(float x, float total) {
     return x > -0.25f ? x * q : log2f(total);
 }
 
+// Where no row with weight has any probability, the divergence of a row without weight is infinite. There g is about
+// 1e18, kInfinite stands for log 2, and a divergence above kLargest, which no logit above kLowest leads to, for
+// infinity.
+constexpr float kInfinite = 1e20f, kLargest = 1e19f;
+
 // p log(p / m) - p + m from g = log2(p / m); the polynomial for |g| < 1 errs by 6.6e-9 of it.
-__device__ __forceinline__ float entry(float g, float p, float m) {
+__device__ __forceinline__ float entry(float g, float p, float m, float log_2) {
     float q = 1.325645257566066e-6f;
     q = q * g - 1.543120015412569e-5f;
     q = q * g + 1.5404152509290725e-4f;
@@ -72,7 +77,7 @@ __device__ __forceinline__ float entry(float g, float p, float m) {
     q = q * g + 9.618124924600124e-3f;
     q = q * g - 5.5504120886325836e-2f;
     q = q * g + 2.4022650718688965e-1f;
-    return fabsf(g) < 1.0f ? p * (g * g * q) : p * (g * kLog2 - 1.0f) + m;
+    return fabsf(g) < 1.0f ? p * (g * g * q) : p * (g * log_2 - 1.0f) + m;
 }
 
 // log2(p / p of the reference), the reference being the largest row of nonzero weight seen so far: at first one far
@@ -172,10 +177,11 @@ __global__ void __launch_bounds__(kSpanWarps* kWarpSize, 4)
             block.load(args, of_group, own, column);
         }
         const float rise = log2_of_1_plus(mixture.total_minus_1, mixture.total);
+        const float log_2 = mixture.reference.high > 0.9f * kLowest ? kLog2 : kInfinite;
 #pragma unroll
         for (int k = 0; k < kRows; ++k) {
             const float g = mixture.reference.ratio(block.log_p[k]) - rise, p = block.log_p[k].probability();
-            divergence[k] += entry(g, p, mixture.probability);
+            divergence[k] += entry(g, p, mixture.probability, log_2);
             if constexpr (kGradient) {
                 const float derivative = block.members[k].weight * g;
                 if (block.members[k].offset != kAbsent) {
@@ -208,7 +214,8 @@ __global__ void divergence_kernel(const GroupArguments args, const Member* membe
     const std::int64_t first = r - r % args.count;
     bool weighted = false;
     for (std::int64_t k = first; k < first + args.count; ++k) weighted = weighted || members[k].share != 0.0f;
-    args.divergence[r] = args.mask[r] && weighted ? sum_of_spans(parts, rows, r, spans) : 0.0f;
+    const float divergence = args.mask[r] && weighted ? sum_of_spans(parts, rows, r, spans) : 0.0f;
+    args.divergence[r] = divergence > kLargest ? INFINITY : divergence;
 }
 
 template <int kRows, bool kWhole>

@@ -78,7 +78,7 @@ struct Row {
         return pack<T>(x);
     }
 
-    // Calls visit(column, capped, whole) for every vector, each on one thread of the block. `capped` is kLowest beyond
+    // Calls visit(column, capped, whole) for every vector, each on one thread of the block. `capped` is -inf beyond
     // the row, and `whole` is std::true_type where no entry is.
     template <bool kSoftcap, typename Visit>
     __device__ __forceinline__ void visit(const HeadFactors& head, Visit visit) const {
@@ -108,7 +108,7 @@ struct Row {
             unpack<T>(load(column(edge)), x);
 #pragma unroll
             for (int k = 0; k < kVector<T>; ++k) {
-                x[k] = has(column(edge) + k) ? capped_of<kSoftcap>(x[k], head) : kLowest;
+                x[k] = has(column(edge) + k) ? capped_of<kSoftcap>(x[k], head) : -INFINITY;
             }
             visit(column(edge), x, std::false_type{});
         }

@@ -7,10 +7,10 @@ namespace mind::cuda {
 
 // Maximum, sum of e^(z - maximum), and sum of e^(z - maximum) (z - maximum), of the logits seen so far.
 struct OnlineSoftmax {
-    float maximum = kLowest, total = 0.0f, entropy = 0.0f;
+    float maximum = kFloor, total = 0.0f, entropy = 0.0f;
 
     __device__ __forceinline__ void raise(float to) {
-        const float rise = maximum - to, decay = exp_fast(rise);
+        const float rise = fmaxf(maximum - to, kLowest), decay = exp_fast(rise);
         entropy = (entropy + total * rise) * decay;
         total *= decay;
         maximum = to;
@@ -24,7 +24,7 @@ struct OnlineSoftmax {
         for (int k = 0; k < kCount; ++k) {
             const float shifted = z[k] - maximum, exponential = exp_fast(shifted);
             total += exponential;
-            entropy += exponential * shifted;
+            entropy += exponential * fmaxf(shifted, kLowest);  // 0 at a logit of -inf
         }
     }
 };
@@ -80,7 +80,7 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
                                                   float label_smoothing, float z_loss) {
     __shared__ float z_of_target;
     OnlineSoftmax softmax;
-    float earlier = kLowest, z_sum = 0.0f;
+    float earlier = -INFINITY, z_sum = 0.0f;
     row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto whole) {
         float z[kVector<T>];
         logits_of(capped, head, z);
@@ -99,14 +99,14 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
                 if (column + k < target) earlier = fmaxf(earlier, z[k]);
                 if (column + k == target) {
                     z_of_target = z[k];
-                    z[k] = kLowest;
+                    z[k] = -INFINITY;
                 }
             }
         }
         softmax.add(z, largest);
     });
     float maxima[2] = {softmax.maximum, earlier};
-    block_reduce(maxima, kLowest, Maximum{});
+    block_reduce(maxima, -INFINITY, Maximum{});
     softmax.raise(maxima[0]);
     float sums[3] = {softmax.total, softmax.entropy, z_sum};
     block_reduce(sums, 0.0f, Sum{});
@@ -121,9 +121,12 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
     out[kOthers] = sums[0] / out[kTotal];
     out[kLseOthers] = sums[0] > 0.0f ? maxima[0] + logf(sums[0]) : INFINITY;
     out[kNll] = out[kLogTotal] - shifted;
-    out[kLoss] = out[kNll] + z_loss * out[kLse] * out[kLse];
-    // (1 - eps) nll + eps (lse - mean z) = nll + eps (z_target - mean z)
-    if constexpr (kSmoothing) out[kLoss] += label_smoothing * (z_target - sums[2] / static_cast<float>(row.vocabulary));
+    out[kLoss] = out[kNll];
+    if (kSmoothing && label_smoothing != 0.0f) {  // the mean may be infinite
+        const float mean = sums[2] / static_cast<float>(row.vocabulary) - maxima[0];
+        out[kLoss] = (1.0f - label_smoothing) * out[kNll] + label_smoothing * (out[kLogTotal] - mean);
+    }
+    out[kLoss] += z_loss * out[kLse] * out[kLse];
     out.correct = z_target == maxima[0] && maxima[1] < z_target;
     return out;
 }

@@ -71,7 +71,9 @@ class _Sums(NamedTuple):
 def _values(
     z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
 ) -> tuple[RowValues, _Sums]:
-    """The rows' values and sums; fills shifted = z - max, and its exponential, which is 0 at the target."""
+    """The rows' values and sums, of d = z - maximum. Fills exponential = e^d, 0 at the target, and shifted = d e^d."""
+    lowest = torch.finfo(z.dtype).min
+    maximum = maximum.clamp(min=lowest)  # of logits of minus infinity alone, whose sum is 0
     torch.sub(z, maximum[:, None], out=shifted)
     torch.exp(shifted, out=exponential)
     index = target[:, None]
@@ -80,7 +82,6 @@ def _values(
     others = exponential.sum(1)
     total = others + of_target
     log_total = torch.where(at_target == 0, others.log1p(), total.log())
-    entropy = log_total - (torch.linalg.vecdot(exponential, shifted) + of_target * at_target) / total
     nll = log_total - at_target
     lse = log_total + maximum
     value = nll
@@ -88,8 +89,11 @@ def _values(
         value = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - shifted.mean(1))
     if spec.z_loss:
         value = value + spec.z_loss * lse.square()
+    shifted.clamp_(min=lowest).mul_(exponential)  # 0 times minus infinity is 0
+    entropy = log_total - (shifted.sum(1) + of_target * at_target.clamp(min=lowest)) / total
     lse_others = torch.where(others > 0, maximum + others.log(), math.inf)
-    return RowValues(value, nll, lse, entropy, argmax == target), _Sums(total, log_total, others / total, lse_others)
+    values = RowValues(value, nll, lse, entropy, (argmax == target) & nll.isfinite())
+    return values, _Sums(total, log_total, others / total, lse_others)
 
 
 def _to_logits(part: Tensor, head: Head) -> Tensor:
@@ -136,9 +140,7 @@ def _gradient_(
     if b is None:
         dz = exponential.mul_((a / total)[:, None])
     else:
-        factor = shifted.mul_((b / total)[:, None]).add_(((a - b * sums.log_total) / total)[:, None])
-        # A probability that underflows to zero has a finite factor, save at a logit of minus infinity.
-        dz = exponential.mul_(factor.nan_to_num_(nan=math.nan, neginf=0.0, posinf=0.0))
+        dz = exponential.mul_(((a - b * sums.log_total) / total)[:, None]).addcmul_(shifted, (b / total)[:, None])
     dz.scatter_(1, target[:, None], at_target[:, None])
     uniform = weights.uniform(spec)
     if uniform is not None:
@@ -220,7 +222,8 @@ class _SparseRows:
 
     def entries(self, weights: RowWeights) -> Entries:
         a, b, at_target = weights.coefficients(self.values, self._sums.others, self._spec)
-        values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * self._log_p)
+        log_p = torch.where(self._p == 0, 0, self._log_p)
+        values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * log_p)
         values = torch.where(self._is_target, at_target[self._row], values)
         kept_sum = torch.zeros_like(a).index_add_(0, self._row, values)
         values *= self._spec.head.slope(self._log_p + self.values.lse[self._row])

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mind_kernels.definitions import entropy
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
-from mind_kernels.row_chunks import accumulation_dtype, has_gradient, reduced, row_weights
+from mind_kernels.row_chunks import accumulation_dtype, has_gradient, reduced, row_weights, weighted
 from mind_kernels.sparse_gradient import sampled_rows
 
 
@@ -29,7 +30,7 @@ def forward(
     valid = target != ignore_index
     weights = RowWeights(row_weights(row_weight, valid, hidden))
     terms = row_terms(hidden, target, valid, weights, spec)
-    return reduced(weights.loss * terms.values.loss, weights.loss, reduction), terms
+    return reduced(weighted(terms.values.loss, weights.loss), weights.loss, reduction), terms
 
 
 def row_terms(
@@ -41,6 +42,7 @@ def row_terms(
 ) -> RowTerms:
     """Terms of all rows, differentiable; zero (False) in rows that are not `valid`."""
     projected = spec.head.project(hidden).to(accumulation_dtype(hidden.dtype))
+    projected = torch.where((weights.magnitude() == 0)[:, None], projected.detach(), projected)  # even if they are nan
     logits = exact = spec.head.to_logits(projected)
     dropped_mass, kept_entries = logits.new_empty(0), target.new_empty(0)
     if spec.gradient_threshold is not None:
@@ -48,13 +50,15 @@ def row_terms(
     index = torch.where(valid, target, 0)
     lse = torch.logsumexp(logits, dim=-1)
     nll = lse - logits.gather(-1, index[:, None]).squeeze(-1)
-    entropy = lse - (torch.softmax(logits, dim=-1) * logits).sum(-1)
-    correct = (logits.argmax(-1) == index) & valid
-    nll, lse, entropy = (torch.where(valid, value, 0) for value in (nll, lse, entropy))
-    # The uniform part of the gradient stays exact.
-    uniform = torch.where(valid, torch.logsumexp(logits, dim=-1) - exact.mean(-1), 0)
-    loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * uniform + spec.z_loss * lse.square()
-    return RowTerms(RowValues(loss, nll, lse, entropy, correct), dropped_mass, kept_entries)
+    row_entropy = entropy(torch.log_softmax(logits, dim=-1))
+    correct = (logits.argmax(-1) == index) & valid & nll.isfinite()
+    nll, lse, row_entropy = (torch.where(valid, value, 0) for value in (nll, lse, row_entropy))
+    loss = nll + spec.z_loss * lse.square()
+    if spec.label_smoothing:  # infinite beside a logit of minus infinity, and without smoothing 0 times that
+        # The uniform part of the gradient stays exact.
+        uniform = torch.where(valid, torch.logsumexp(logits, dim=-1) - exact.mean(-1), 0)
+        loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * uniform + spec.z_loss * lse.square()
+    return RowTerms(RowValues(loss, nll, lse, row_entropy, correct), dropped_mass, kept_entries)
 
 
 def _sparsify(

@@ -7,9 +7,10 @@ blocks beside the chunk.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
-from torch.linalg import vecdot
 
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_divergence.contract import RowValues
@@ -35,12 +36,21 @@ class _Blocks:
             yield block, *(buffer[: block.stop - block.start] for buffer in self._buffers)
 
 
-def _softmax(z: Tensor, shifted: Tensor, q: Tensor) -> Tensor:
-    """log sum exp(z - max) (n, 1); fills shifted = z - max (it may be z) and the softmax q, (n, V)."""
-    torch.sub(z, z.amax(1, keepdim=True), out=shifted)
+def _softmax(z: Tensor, maximum: Tensor, shifted: Tensor, q: Tensor) -> Tensor:
+    """log sum exp(z - maximum) (n, 1); fills shifted = z - maximum (it may be z) and the softmax q, (n, V).
+
+    Without any probability the sum counts as 1.
+    """
+    torch.sub(z, maximum, out=shifted)
     total = torch.exp(shifted, out=q).sum(1, keepdim=True)
+    total.masked_fill_(total == 0, 1)
     q.div_(total)
     return total.log_()
+
+
+def _mean(q: Tensor, shifted: Tensor, scratch: Tensor) -> Tensor:
+    """sum q shifted (n,), in which 0 times minus infinity is 0."""
+    return torch.clamp(shifted, min=LOWEST, out=scratch).mul_(q).sum(1)
 
 
 def divergence_(
@@ -55,11 +65,12 @@ def divergence_(
     values = RowValues(*logits.new_empty(2, logits.shape[0]))
     for block, shifted, q, p in _Blocks(logits, 3):
         z, theirs = head.to_logits_(logits[block]), teacher_head.to_logits_(teacher_logits[block])
-        log_total = _softmax(z, shifted, q)
-        values.entropy[block] = log_total.squeeze(1) - vecdot(q, shifted)
+        log_total = _softmax(z, z.amax(1, keepdim=True), shifted, q)
+        values.entropy[block] = log_total.squeeze(1) - _mean(q, shifted, p)
         if divergence.interpolation != 1:  # of logits below 0: a rounding of large ones would be one of p
-            torch.lerp(shifted, theirs.sub_(theirs.amax(1, keepdim=True)), divergence.interpolation, out=theirs)
-        log_total -= _softmax(theirs, theirs, p)
+            theirs.sub_(theirs.amax(1, keepdim=True)).clamp_(min=LOWEST)
+            torch.lerp(shifted.clamp_(min=LOWEST), theirs, divergence.interpolation, out=theirs)
+        log_total -= _softmax(theirs, theirs.amax(1, keepdim=True), theirs, p)
         ratio = shifted.sub_(theirs).sub_(log_total)
         values.divergence[block], gradient = divergence_terms_(ratio, q, p, theirs, divergence)
         if weights is not None:
@@ -80,10 +91,10 @@ def listed_divergence_(
     for block, shifted, q in _Blocks(logits, 2):
         z, index = head.to_logits_(logits[block]), ids[block]
         listed = z.gather(1, index)
-        z.scatter_(1, index, LOWEST)
-        log_total = _softmax(z, shifted, q).squeeze(1)
+        maximum = z.scatter_(1, index, -math.inf).amax(1, keepdim=True)  # -inf where no other has any probability
+        log_total = _softmax(z, maximum.clamp(min=torch.finfo(z.dtype).min), shifted, q).squeeze(1)
         values.divergence[block], values.entropy[block], gradient = event_terms(
-            listed, z.amax(1), log_total, vecdot(q, shifted), log_p[block], divergence
+            listed, maximum.squeeze(1), log_total, _mean(q, shifted, shifted), log_p[block], divergence
         )
         if weights is not None:
             gradient.mul_(weights[block, None])

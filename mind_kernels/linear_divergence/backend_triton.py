@@ -9,11 +9,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from mind_kernels.head import Head, scale_
-from mind_kernels.linear_divergence._triton.listed import others, spread_
+from mind_kernels.linear_divergence._triton.listed import LISTED, others, spread_
 from mind_kernels.linear_divergence._triton.rows import divergence_
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.linear_divergence.teachers import LOWEST
 from mind_kernels.linear_divergence.terms import event_terms
 
 __all__ = ["divergence_", "listed_divergence_"]
@@ -29,7 +28,7 @@ def listed_divergence_(
 ) -> RowValues:
     """See `contract.RowKernels`."""
     listed = head.to_logits_(logits.gather(1, ids))
-    logits.scatter_(1, ids, LOWEST)
+    logits.scatter_(1, ids, LISTED.value)
     numbers = others(logits, head)
     maximum, log_total, mean = numbers
     value, entropy, gradient = event_terms(listed, maximum, log_total, mean, log_p, divergence)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mind_kernels.definitions import finite, kl
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -43,22 +45,17 @@ class Divergence:
         """The divergence of each row (N,): the definition, differentiable with respect to the student."""
         c = self.mixture
         if self.interpolation != 1:
-            log_p = torch.log_softmax(torch.lerp(log_q.detach(), log_p, self.interpolation), -1)
+            log_p = torch.log_softmax(torch.lerp(finite(log_q.detach()), finite(log_p), self.interpolation), -1)
         if c in (0, 1):
             log_m = log_p if c else log_q
         else:
-            log_m = torch.logaddexp(log_p + math.log(c), log_q + math.log1p(-c))
+            log_m = torch.logaddexp(finite(log_p) + math.log(c), finite(log_q) + math.log1p(-c))
         value = torch.zeros_like(log_q[:, 0])
         if self.teacher_part:
-            value = value + self.teacher_part * _kl(log_p, log_m)
+            value = value + self.teacher_part * kl(log_p, log_m)
         if self.student_part:
-            value = value + self.student_part * _kl(log_q, log_m)
+            value = value + self.student_part * kl(log_q, log_m)
         return value
-
-
-def _kl(log_x: Tensor, log_m: Tensor) -> Tensor:
-    """KL(x || m), (N, E) -> (N,)."""
-    return (log_x.exp() * (log_x - log_m)).sum(-1)
 
 
 class Kind(NamedTuple):

@@ -6,13 +6,16 @@ float32 after the product. The divergence of two rows is defined in `kinds`.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from mind_kernels.definitions import entropy
 from mind_kernels.head import Head
 from mind_kernels.linear_divergence.contract import DivergenceOutputs, RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.linear_divergence.teachers import LOWEST, ListTeacher, Teacher
+from mind_kernels.linear_divergence.teachers import ListTeacher, Teacher
 from mind_kernels.row_chunks import reduced, row_weights, weighted
 
 
@@ -24,7 +27,9 @@ def events(
     listed = log_q.gather(1, ids)
     if ids.shape[1] == log_q.shape[1]:
         return listed
-    return torch.cat([listed, log_q.scatter(1, ids, LOWEST).logsumexp(1, keepdim=True)], 1)
+    others = log_q.scatter(1, ids, -math.inf)
+    some = (others > -math.inf).any(1, keepdim=True)  # of a row without any, log-sum-exp has no gradient
+    return torch.cat([listed, torch.where(some, torch.where(some, others, 0).logsumexp(1, keepdim=True), -math.inf)], 1)
 
 
 def forward(
@@ -36,13 +41,14 @@ def forward(
     reduction: str,
 ) -> DivergenceOutputs:
     """The loss, differentiable, and the rows' values, without a gradient."""
+    weight = row_weights(row_weight, None, hidden)
     log_q = torch.log_softmax(head.logits(hidden), -1)
-    entropy = -(log_q.exp() * log_q).sum(-1)
+    log_q = torch.where((weight == 0)[:, None], log_q.detach(), log_q)  # even if their divergence is infinite
+    row_entropy = entropy(log_q)
     if isinstance(teacher, ListTeacher):
         log_q, log_p = events(log_q, teacher.ids), teacher.log_p(slice(None), head.vocabulary, log_q.dtype)
     else:
         log_p = torch.log_softmax(teacher.head.logits(teacher.hidden).to(log_q.dtype), -1)
     rows = divergence.of(log_q, log_p)
-    weight = row_weights(row_weight, None, hidden)
     loss = reduced(weighted(rows, weight), weight, reduction)
-    return DivergenceOutputs(loss, RowValues(rows.detach(), entropy.detach()))
+    return DivergenceOutputs(loss, RowValues(rows.detach(), row_entropy.detach()))

@@ -5,6 +5,9 @@ the error of nearly equal ones is a rounding of e, not of p. For a mixture m = c
     log(max(p, q) / m) = log1p(max(c R, (c - 1) R)),   log(q / m) = that + min(e, 0),   log(p / m) = that - max(e, 0):
 no argument is near -1, nothing overflows, and no term grows that its probability does not bound. The row scalar
 S = sum q F' / sum q is made from the same numbers as F', so that a rounding error of a normalizer cancels in F' - S.
+
+Where p or q is 0, a ratio that is infinite or nan (of logits of minus infinity) would make 0 times that nan. A finite
+one stands for it there; it stays where the other's term is infinite.
 """
 
 from __future__ import annotations
@@ -13,7 +16,11 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
+from mind_kernels.definitions import entropy, finite
 from mind_kernels.linear_divergence.kinds import Divergence
+
+# |log(q / p)| where q or p is 0: then tanh of it is 1, and e^-_FAR is 0.
+_FAR = 1e4
 
 
 def divergence_terms_(
@@ -27,19 +34,23 @@ def divergence_terms_(
 
     Overwrites its arguments; the gradient lies in the memory of one of them.
     """
+    if divergence.mixture != 1:
+        ratio.masked_fill_(p == 0, _FAR)
+    if divergence.mixture != 0:
+        ratio.masked_fill_(q == 0, -_FAR)
     difference = torch.mul(ratio, 0.5, out=scratch).tanh_()  # (q - p) / (q + p), then q - p
     if divergence.mixture == 0:
-        of_ratio = vecdot(p, ratio)
+        of_ratio = ratio.mul_(p).sum(1)
         total = difference.mul_(torch.add(p, q, out=ratio)).sum(1)
         share = total / q.sum(1)
         return (total - of_ratio).clamp_(min=0), difference.sub_(q.mul_(share[:, None]))  # q F' is q - p
     if divergence.mixture == 1:
         of_ratio = vecdot(q, ratio)
-        value, slope = of_ratio - vecdot(difference, p.add_(q)), ratio
+        value, of_slope, slope = of_ratio - vecdot(difference, p.add_(q)), of_ratio, ratio
     else:
         value, slope = _mixed_(ratio, difference.mul_(p + q), q, p, divergence)
-    share = vecdot(q, slope) / q.sum(1)
-    return value.clamp_(min=0), slope.sub_(share[:, None]).mul_(q)
+        of_slope = vecdot(q, slope)
+    return value.clamp_(min=0), slope.sub_((of_slope / q.sum(1))[:, None]).mul_(q)
 
 
 def _mixed_(ratio: Tensor, difference: Tensor, q: Tensor, p: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:
@@ -61,8 +72,8 @@ def _mixed_(ratio: Tensor, difference: Tensor, q: Tensor, p: Tensor, divergence:
 
 def event_terms(
     listed: Tensor,  # (n, T), logits of the listed tokens
-    maximum: Tensor,  # (n,), of all other logits z
-    log_total: Tensor,  # (n,), log sum exp(z - maximum) of the others
+    maximum: Tensor,  # (n,), of all other logits z; -inf where none has any probability, and then
+    log_total: Tensor,  # (n,), log sum exp(z - maximum) of the others, is finite, and so is the
     mean: Tensor,  # (n,), mean of z - maximum in their softmax
     log_p: Tensor,  # (n, T + 1), the teacher's
     divergence: Divergence,
@@ -74,9 +85,9 @@ def event_terms(
     top = torch.maximum(listed.amax(1), maximum)
     z = torch.cat([listed - top[:, None], ((maximum - top) + log_total)[:, None]], 1)
     if divergence.interpolation != 1:
-        log_p = torch.log_softmax(torch.lerp(z, log_p, divergence.interpolation), 1)
+        log_p = torch.log_softmax(torch.lerp(finite(z), log_p, divergence.interpolation), 1)
     log_q = torch.log_softmax(z, 1)
     q = log_q.exp()
-    entropy = q[:, -1] * (log_total - mean) - vecdot(q, log_q)
+    row_entropy = entropy(log_q) + q[:, -1] * (log_total - mean)
     value, gradient = divergence_terms_(log_q - log_p, q, log_p.exp(), log_q, divergence)
-    return value, entropy, gradient
+    return value, row_entropy, gradient

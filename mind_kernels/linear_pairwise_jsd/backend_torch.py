@@ -16,11 +16,18 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from mind_kernels.row_chunks import chunks, rows_per_block
 
-# Smallest probability: its logarithm is finite, and so is that of a sum of two.
-_LEAST = 1e-300
+# Smallest log-probability of pairs, relative to a row's largest: no p is 0, so the log of a sum of two is finite.
+_LEAST = math.log(1e-300)
+# The same of a mixture, which takes no logarithm of a probability: in place of minus infinity alone.
+_LOWEST = -1e300
+# A divergence from a mixture without probability where the row has some is p times 1e300.
+_INFINITE = 1e200
+# Gradients of probabilities that stand for 0 are smaller.
+_NO_GRADIENT = 1e-250
 # Columns that are compared first: rows that agree in them are rare, save where all columns agree.
 _PREFIX = 64
 
@@ -39,13 +46,13 @@ class _Buffers:
         self.log_p, self.p, self.derivative = (empty(self.groups, count, vocabulary) for _ in range(3))
         self.sums, self.log_sums = (empty(self.groups, pairs, self.columns) for _ in range(2))
 
-    def fill(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log p, p and room for F', of logits (g, K, V)."""
+    def fill(self, logits: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+        """log p, p and room for F', of logits (g, K, V); a logit counts as at least `least` below its row's largest."""
         log_p, p, derivative = (buffer[: len(logits)] for buffer in (self.log_p, self.p, self.derivative))
-        log_p.copy_(logits).sub_(logits.amax(-1, keepdim=True))
+        log_p.copy_(logits).sub_(logits.amax(-1, keepdim=True)).clamp_(min=least)
         total = torch.exp(log_p, out=p).sum(-1, keepdim=True)
         log_p.sub_(total.log())
-        p.div_(total).clamp_(min=_LEAST)
+        p.div_(total)
         return log_p, p, derivative
 
 
@@ -63,7 +70,7 @@ def pair_divergences(
     buffers = _Buffers(logits, len(first))
 
     def block(part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        log_p, p, derivative = buffers.fill(logits[part])
+        log_p, p, derivative = buffers.fill(logits[part], _LEAST)
         to_rows = log_p.new_zeros(len(log_p), count, len(first))
         pair = torch.arange(len(first), device=logits.device)
         to_rows[:, first, pair] = to_rows[:, second, pair] = -half[part]
@@ -93,28 +100,32 @@ def mixture_divergences(
     mask: Tensor,  # (G, K)
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `contract.GroupKernels`. log(p_k / m) is taken relative to the largest p of a column: equal rows give 0."""
+    """See `contract.GroupKernels`.
+
+    log(p_k / m) is taken relative to the largest p of a column among the rows with weight: equal rows give 0.
+    """
     weight = torch.where(mask, mixture_weight, 0).double()
     total = weight.sum(1, keepdim=True)
     share = torch.where(total > 0, weight / total, 0)
     buffers = _Buffers(logits, 0)
 
     def block(part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        log_p, p, derivative = buffers.fill(logits[part])
+        log_p, p, derivative = buffers.fill(logits[part], _LOWEST)
         member = (share[part] > 0)[..., None]
-        largest = torch.where(member, p, _LEAST).amax(1, keepdim=True)
-        torch.sub(p, largest, out=derivative).div_(largest)
-        log_mixture = torch.bmm(share[part, None], derivative).log1p_()
-        log_mixture += torch.where(member, log_p, -math.inf).amax(1, keepdim=True)
+        reference = torch.where(member, log_p, _LOWEST).amax(1, keepdim=True)
+        if log_p.is_cuda or bool((reference < _LEAST).any()):  # a GPU would have to report the result first
+            torch.sub(log_p, reference, out=derivative).clamp_(max=0).expm1_()
+        else:
+            largest = torch.where(member, p, 0).amax(1, keepdim=True)
+            torch.sub(p, largest, out=derivative).div_(largest)
+        log_mixture = torch.bmm(share[part, None], derivative).log1p_().add_(reference)
         torch.sub(log_p, log_mixture, out=derivative)
         kl = torch.linalg.vecdot(p, derivative).clamp_(min=0)
+        kl.masked_fill_(kl > _INFINITE, math.inf)
         return kl, p, derivative.mul_(weight[part, :, None])
 
     values, gradient = _run(logits, buffers.groups, block, with_gradient)
-    weighted = total > 0
-    if gradient is not None:
-        gradient.masked_fill_(~weighted[..., None], 0)  # where it is nan
-    return torch.where(mask & weighted, values.to(logits.dtype), 0), gradient
+    return torch.where(mask & (total > 0), values.to(logits.dtype), 0), gradient
 
 
 def _run(
@@ -129,7 +140,8 @@ def _run(
         if gradient is not None:
             # S from the same numbers as F', so that a rounding error of log p cancels in F' - S.
             scalar = torch.linalg.vecdot(p, derivative) / p.sum(-1)
-            gradient[part] = derivative.sub_(scalar[..., None]).mul_(p)
+            of_logits = derivative.sub_(scalar[..., None]).mul_(p)
+            gradient[part] = hardshrink(of_logits, _NO_GRADIENT) if gradient.dtype == p.dtype else of_logits
     return torch.cat(values), gradient
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mind_kernels import checks
 from mind_kernels.linear_pairwise_jsd.contract import GroupKernels, MixtureStats, PairStats
+from mind_kernels.row_chunks import weighted
 
 
 class GroupForm(Protocol):
@@ -60,7 +61,7 @@ class PairForm:
         return kernels.pair_divergences(logits, weight, mask, with_gradient)
 
     def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
-        return (divergence * weight.to(divergence.dtype)).triu(diagonal=1).sum()
+        return weighted(divergence, weight.to(divergence.dtype)).triu(diagonal=1).sum()
 
     def stats(self, divergence: Tensor) -> PairStats:
         return PairStats(divergence)
@@ -85,7 +86,7 @@ class MixtureForm:
         return kernels.mixture_divergences(logits, weight, mask, with_gradient)
 
     def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
-        return (divergence * weight.to(divergence.dtype)).sum()
+        return weighted(divergence, weight.to(divergence.dtype)).sum()
 
     def stats(self, divergence: Tensor) -> MixtureStats:
         return MixtureStats(divergence)

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from mind_kernels.definitions import finite, kl
 from mind_kernels.linear_pairwise_jsd.forms import PAIRS, form_of
 
 
@@ -21,9 +22,8 @@ def pairwise_jsd(logits: Tensor, mask: Tensor) -> Tensor:
     divergences = {}
     for i in range(count):
         for j in range(i + 1, count):
-            log_m = torch.logaddexp(log_p[:, i], log_p[:, j]) - math.log(2)
-            terms = log_p[:, i].exp() * (log_p[:, i] - log_m) + log_p[:, j].exp() * (log_p[:, j] - log_m)
-            divergences[i, j] = terms.sum(-1) / 2
+            log_m = torch.logaddexp(finite(log_p[:, i]), finite(log_p[:, j])) - math.log(2)
+            divergences[i, j] = (kl(log_p[:, i], log_m) + kl(log_p[:, j], log_m)) / 2
     zero = logits.new_zeros(logits.shape[0])
     rows = [[divergences.get((min(i, j), max(i, j)), zero) for j in range(count)] for i in range(count)]
     jsd = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
@@ -37,8 +37,11 @@ def mixture_kl(logits: Tensor, mixture_weight: Tensor, mask: Tensor) -> Tensor:
     log_p = torch.log_softmax(logits, dim=-1)
     share = weight / torch.where(total > 0, total, 1)
     # A group without weight gets any mixture: its divergences are not used.
-    log_m = torch.logsumexp(log_p + torch.where(total > 0, share, 1).log()[..., None], dim=1, keepdim=True)
-    return torch.where(mask & (total > 0), (log_p.exp() * (log_p - log_m)).sum(-1), 0)
+    log_share = torch.where(total > 0, share, 1).log()[..., None]
+    log_m = torch.logsumexp(finite(log_p) + log_share, dim=1, keepdim=True)
+    log_m = log_m.masked_fill((log_p + log_share == -math.inf).all(1, keepdim=True), -math.inf)
+    weighted = torch.where(weight[..., None] > 0, log_p, log_p.detach())  # the others may be infinitely far from M
+    return torch.where(mask & (total > 0), kl(weighted, log_m), 0)
 
 
 def divergences(logits: Tensor, weight: Tensor, mask: Tensor) -> Tensor:

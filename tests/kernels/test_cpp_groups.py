@@ -94,7 +94,7 @@ def test_groups_do_not_depend_on_one_another(form):
         assert_identical(run(logits[part], weight[part], mask[part]), expected)
 
 
-@each([math.nan, math.inf, -math.inf], [0, 64, 130], names="bad column")
+@each([math.nan, math.inf], [0, 64, 130], names="bad column")
 def test_non_finite_rows_reach_their_pairs_only(implementation, bad, column):
     inputs = make(2, 4, 131)
     inputs[0][1, 2, column] = bad

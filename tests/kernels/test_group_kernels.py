@@ -19,7 +19,7 @@ from mind_kernels.testing import assert_within_budget
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 
 ALL = implementations.of("linear_pairwise_jsd")
-# PyTorch's form computes in float64, takes a probability below 1e-300 for 1e-300, and has no form for no groups.
+# PyTorch's form computes in float64, takes a probability of pairs for 1e-300 at least, and has no form for no groups.
 KERNELS = [implementation for implementation in ALL if implementation.backend != "torch"]
 KINDS = ["pairs", "mixture"]
 # (groups, rows, vocabulary): parts of a vector, a tile and a warp's columns, spans of several warps; one block of rows,
@@ -78,9 +78,7 @@ def test_nearly_equal_rows_keep_their_digits(implementation, kind, difference):
 
 @each(KINDS, [5, 9], names="kind count")
 def test_equal_rows_give_exactly_zero(implementation, kind, count):
-    # The CUDA kernels sum a row in an order that depends on how it is aligned.
-    vocabulary = 68 if implementation.backend == "cuda" else 67
-    logits, weight, mask = make(implementation, kind, 2, count, vocabulary, spread=0.0)
+    logits, weight, mask = make(implementation, kind, 2, count, 67, spread=0.0)
     logits[1, 2] *= 0.9
     mask[1, 2] = True
     found = run(implementation, kind, logits, weight, mask)
@@ -209,15 +207,6 @@ def test_shifted_rows(implementation, kind, shift):
 
 @each(KINDS, [math.nan, math.inf], [0, 40], names="kind value column")
 def test_non_finite_rows_show(implementation, kind, value, column):
-    check_non_finite(implementation, kind, value, column)
-
-
-@each(KINDS, [0, 40], names="kind column", of=KERNELS)
-def test_logits_of_minus_infinity_show(implementation, kind, column):
-    check_non_finite(implementation, kind, -math.inf, column)
-
-
-def check_non_finite(implementation, kind, value, column):
     """In their pairs or their mixture, and in the gradients of all rows that are compared with them."""
     logits, weight, mask = make(implementation, kind, 2, 3, 67, absent=0)
     finite = run(implementation, kind, logits, weight, mask)["values"]

@@ -187,18 +187,6 @@ def test_non_finite_logits_show(implementation, value):
     assert gradient.isfinite().all(1).tolist() == [True, False, True]
 
 
-@each([PLAIN, Options(temperature=0.5)], names="options", dtypes=())
-def test_masked_logits(implementation, options):
-    """Logits of minus infinity (padding of the vocabulary) have no probability and no gradient."""
-    logits, *rest = make(implementation, 67, torch.float32, rows=2)
-    wide = torch.cat([logits, torch.full((2, 40), -math.inf, device=implementation.device)], 1)
-    values, gradient = run(implementation, wide, *rest, options)
-    expected, expected_gradient = run(implementation, logits, *rest, options)
-    torch.testing.assert_close(values[:3], expected[:3])
-    torch.testing.assert_close(gradient[:, :67], expected_gradient)
-    assert bool((gradient[:, 67:] == 0).all())
-
-
 @each([PLAIN, Options(entropy=True), EVERYTHING], VOCABULARIES, of=ALL, names="options vocabulary")
 def test_entries_are_the_kept_part_of_the_gradient(implementation, dtype, options, vocabulary):
     inputs = make(implementation, vocabulary, dtype)

@@ -25,7 +25,7 @@ from mind_kernels.linear_cross_entropy._triton.terms import (
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.logits_rows import Counted
 from mind_kernels.triton_math import (
-    LOWEST,
+    FLOOR,
     columns_of,
     exp,
     jit,
@@ -59,8 +59,8 @@ def _row_statistics(
     near = target // VECTOR * VECTOR + tl.arange(0, VECTOR)
     z_near = load_logits(row, near, vocabulary, softcap, temperature, HAS_SOFTCAP)
 
-    maximum = tl.full((LANES,), LOWEST, tl.float32)
-    earlier = tl.full((LANES,), LOWEST, tl.float32)
+    maximum = tl.full((LANES,), FLOOR, tl.float32)
+    earlier = tl.full((LANES,), float("-inf"), tl.float32)
     others = tl.zeros((LANES,), tl.float32)
     entropy_sum = tl.zeros((LANES,), tl.float32)
     z_sum = tl.zeros((LANES,), tl.float32)
@@ -71,21 +71,23 @@ def _row_statistics(
         if HAS_SMOOTHING:
             z_sum += tl.sum(tl.where(columns < vocabulary, z, 0.0), axis=1)
         if (target >= start) & (target < start + LANES * VECTOR):  # in one tile of the row; see `with_target`
-            z = tl.where(columns == target, LOWEST, z)
+            z = tl.where(columns == target, float("-inf"), z)
         maximum, others, entropy_sum = online_softmax(z, tile_maximum, maximum, others, entropy_sum)
         ends = start + tl.arange(0, LANES) * VECTOR + VECTOR
-        earlier = tl.maximum(earlier, tl.where(ends <= target, tile_maximum, LOWEST))
+        earlier = tl.maximum(earlier, tl.where(ends <= target, tile_maximum, float("-inf")))
 
     row_maximum, others, entropy_sum = join_lanes(maximum, others, entropy_sum)
     z_target = tl.sum(tl.where(near == target, z_near, 0.0), axis=0)
     entropy, log_total, others, lse_others = with_target(row_maximum, others, entropy_sum, z_target)
     nll = log_total - (z_target - row_maximum)
     lse = log_total + row_maximum
-    loss = nll + z_loss * lse * lse
-    if HAS_SMOOTHING:  # (1 - eps) nll + eps (lse - mean z) = nll + eps (z_target - mean z)
-        loss += label_smoothing * (z_target - tl.sum(z_sum, axis=0) / vocabulary)
+    loss = nll
+    if HAS_SMOOTHING:
+        mean = tl.sum(z_sum, axis=0) / vocabulary - row_maximum
+        loss = (1.0 - label_smoothing) * nll + label_smoothing * (log_total - mean)
+    loss += z_loss * lse * lse
     # The first maximum is the target if no entry before it reaches it.
-    first = tl.maximum(tl.max(earlier, axis=0), tl.max(tl.where(near < target, z_near, LOWEST), axis=0))
+    first = tl.maximum(tl.max(earlier, axis=0), tl.max(tl.where(near < target, z_near, float("-inf")), axis=0))
     correct = (z_target == row_maximum) & (first < z_target)
     return (loss, nll, lse, entropy, row_maximum, log_total, others, lse_others), correct
 

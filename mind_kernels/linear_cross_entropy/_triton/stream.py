@@ -24,7 +24,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues
-from mind_kernels.triton_math import LOWEST, cdiv, condition, conditions, jit, online_softmax, row_pointer
+from mind_kernels.triton_math import FLOOR, LOWEST, cdiv, condition, conditions, jit, online_softmax, row_pointer
 from mind_kernels.triton_variant import DTYPES, Variant
 
 # Vocabulary entries of a tile, the unit of `tile_maxima` and of kept pieces.
@@ -134,8 +134,10 @@ def _stream_kernel(
     row_block, split = _row_block_and_split(tl.cdiv(rows, BLOCK_N), splits, group)
     row = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
     y = tl.load(target + row, mask=row < rows, other=0).to(tl.int32)
-    maximum = tl.full((BLOCK_N,), LOWEST, tl.float32)
-    earlier = tl.full((BLOCK_N,), LOWEST, tl.float32)  # the largest logit before the target, which must not reach it
+    maximum = tl.full((BLOCK_N,), FLOOR, tl.float32)
+    earlier = tl.full(
+        (BLOCK_N,), float("-inf"), tl.float32
+    )  # the largest logit before the target, which must not reach it
     others = tl.zeros((BLOCK_N,), tl.float32)
     entropy_sum = tl.zeros((BLOCK_N,), tl.float32)
     z_target = tl.zeros((BLOCK_N,), tl.float32)
@@ -157,7 +159,7 @@ def _stream_kernel(
         if HAS_SMOOTHING:
             z_sum += tl.sum(z, axis=1)  # beyond the vocabulary, weight, bias and z are zero
         if start + BLOCK_V > vocabulary:
-            z = tl.where(column[None, :] < vocabulary, z, LOWEST)
+            z = tl.where(column[None, :] < vocabulary, z, float("-inf"))
         tile_maximum = tl.max(tl.reshape(z, (BLOCK_N, BLOCK_V // TILE, TILE)), axis=2)
         if tile_maxima is not None:
             tile, tiles = start // TILE + tl.arange(0, BLOCK_V // TILE), tl.cdiv(vocabulary, TILE)
@@ -167,12 +169,12 @@ def _stream_kernel(
                 mask=(row[:, None] < rows) & (tile[None, :] < tiles),
             )
         block_maximum = tl.max(tile_maximum, axis=1)
-        before = tl.where(y > start, block_maximum, LOWEST)
+        before = tl.where(y > start, block_maximum, float("-inf"))
         # Entry by entry only if a row has its target here: these are half of the instructions of the block.
         if tl.max(((y >= start) & (y < start + BLOCK_V)).to(tl.int32), axis=0) > 0:
             z_target += tl.sum(tl.where(column[None, :] == y[:, None], z, 0.0), axis=1)
-            before = tl.max(tl.where(column[None, :] < y[:, None], z, LOWEST), axis=1)
-            z = tl.where(column[None, :] == y[:, None], LOWEST, z)  # the sums are of the others: see `_merge`
+            before = tl.max(tl.where(column[None, :] < y[:, None], z, float("-inf")), axis=1)
+            z = tl.where(column[None, :] == y[:, None], float("-inf"), z)  # the sums are of the others: see `_merge`
         earlier = tl.maximum(earlier, before)
         maximum, others, entropy_sum = online_softmax(z, block_maximum, maximum, others, entropy_sum)
     values = (maximum, others, entropy_sum, z_target, earlier, z_sum)
@@ -301,7 +303,7 @@ def _merge(
     """The target is added last: beside it, the sums of the others may be less than a rounding."""
     maxima, totals, entropy_sums, z_targets, earlier, z_sums = partials
     maximum = maxima.amax(0)
-    rise = maxima - maximum
+    rise = (maxima - maximum).clamp(min=LOWEST.value)
     decay = rise.exp()
     others = (totals * decay).sum(0)
     entropy_sum = ((entropy_sums + totals * rise) * decay).sum(0)
@@ -310,12 +312,14 @@ def _merge(
     of_target = shifted.exp()
     total = others + of_target
     log_total = torch.where(shifted == 0, others.log1p(), total.log())
-    entropy = log_total - (entropy_sum + of_target * shifted) / total
+    entropy = log_total - (entropy_sum + of_target * shifted.clamp(min=LOWEST.value)) / total
     nll = log_total - shifted
     lse = log_total + maximum
-    loss = nll + spec.z_loss * lse.square()
-    if spec.label_smoothing:  # (1 - eps) nll + eps (lse - mean z) = nll + eps (z_target - mean z)
-        loss += spec.label_smoothing * (z_target - z_sums.sum(0) / spec.head.vocabulary)
+    loss = nll
+    if spec.label_smoothing:
+        mean = z_sums.sum(0) / spec.head.vocabulary - maximum
+        loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - mean)
+    loss = loss + spec.z_loss * lse.square()
     correct = (z_target == maximum) & (earlier.amax(0) < z_target)
     lse_others = torch.where(others > 0, maximum + others.log(), math.inf)
     normalizer = torch.stack([maximum, log_total, others / total, lse_others])

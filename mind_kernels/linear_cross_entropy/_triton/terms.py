@@ -51,10 +51,10 @@ def coefficients(scale, entropy_scale, nll, lse, entropy, others, label_smoothin
 
 @jit
 def probability_part(log_p, a, b, HAS_ENTROPY: tl.constexpr):
-    """p (a + b log p); 0 where p underflows, since log p is finite."""
+    """p (a + b log p); 0 where p is."""
     factor = a
     if HAS_ENTROPY:
-        factor += b * log_p
+        factor += b * tl.maximum(log_p, LOWEST)
     return exp(log_p) * factor
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mind_kernels.head import Head
 from mind_kernels.triton_math import (
+    FLOOR,
     LOWEST,
     columns_of,
     condition,
@@ -27,6 +28,9 @@ from mind_kernels.triton_math import (
 )
 from mind_kernels.triton_variant import Variant
 
+# Stands in the place of a listed token: no logit, which may be infinite, before its softcap.
+LISTED = tl.constexpr(-1.0e18)
+
 
 def others_launch(vocabulary: int) -> dict[str, int]:
     """Tile and warps of both kernels."""
@@ -35,14 +39,14 @@ def others_launch(vocabulary: int) -> dict[str, int]:
 
 @jit
 def _load_others(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
-    """z of these columns of a row; LOWEST where that is the logit, and beyond the vocabulary."""
-    x = tl.load(row + columns, mask=columns < vocabulary, other=LOWEST)
-    return tl.where(x <= LOWEST, LOWEST, condition(x, softcap, temperature, HAS_SOFTCAP))
+    """z of these columns of a row; -inf where the logit is LISTED, and beyond the vocabulary."""
+    x = tl.load(row + columns, mask=columns < vocabulary, other=LISTED)
+    return tl.where(x == LISTED, float("-inf"), condition(x, softcap, temperature, HAS_SOFTCAP))
 
 
 @jit
 def _others_kernel(
-    logits,  # (n, V), LOWEST where a token is listed
+    logits,  # (n, V), LISTED where a token is listed
     numbers,  # (3, n): maximum, log_total, mean
     vocabulary,
     softcap,
@@ -53,7 +57,7 @@ def _others_kernel(
 ):
     r, rows = tl.program_id(0), tl.num_programs(0)
     row = row_pointer(logits, r, vocabulary)
-    maximum = tl.full((LANES,), LOWEST, tl.float32)
+    maximum = tl.full((LANES,), FLOOR, tl.float32)
     total = tl.zeros((LANES,), tl.float32)
     entropy_sum = tl.zeros((LANES,), tl.float32)
     for start in range(0, vocabulary, LANES * VECTOR):
@@ -61,14 +65,16 @@ def _others_kernel(
         z = _load_others(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
         maximum, total, entropy_sum = online_softmax(z, tl.max(z, axis=1), maximum, total, entropy_sum)
     row_maximum, row_total, entropy_sum = join_lanes(maximum, total, entropy_sum)
-    tl.store(numbers + r, row_maximum)
-    tl.store(numbers + rows + r, tl.log(row_total))
-    tl.store(numbers + 2 * rows + r, entropy_sum / row_total)
+    none = row_total == 0  # no other token has any probability
+    total = tl.where(none, 1.0, row_total)
+    tl.store(numbers + r, tl.where(none, float("-inf"), row_maximum))
+    tl.store(numbers + rows + r, tl.log(total))
+    tl.store(numbers + 2 * rows + r, entropy_sum / total)
 
 
 @jit
 def _spread_kernel(
-    logits,  # (n, V), LOWEST where a token is listed
+    logits,  # (n, V), LISTED where a token is listed
     numbers,  # (3, n): maximum, log_total, mean
     weight,  # (n,)
     vocabulary,
@@ -80,12 +86,12 @@ def _spread_kernel(
 ):
     r, rows = tl.program_id(0), tl.num_programs(0)
     row = row_pointer(logits, r, vocabulary)
-    maximum, log_total = tl.load(numbers + r), tl.load(numbers + rows + r)
+    maximum, log_total = tl.maximum(tl.load(numbers + r), FLOOR), tl.load(numbers + rows + r)
     share = tl.load(weight + r)
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = columns_of(start, LANES, VECTOR)
         z = _load_others(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        dx = share * exp((z - maximum) - log_total) * slope(z, softcap, temperature, HAS_SOFTCAP)
+        dx = share * exp((z - maximum) - log_total) * slope(tl.maximum(z, LOWEST), softcap, temperature, HAS_SOFTCAP)
         tl.store(row + columns, dx, mask=columns < vocabulary)
 
 
@@ -109,10 +115,11 @@ def variants() -> list[Variant]:
 
 
 def others(
-    logits: Tensor,  # (n, V) float32, projected, contiguous, LOWEST where a token is listed
+    logits: Tensor,  # (n, V) float32, projected, contiguous, LISTED where a token is listed
     head: Head,
 ) -> Tensor:
-    """(3, n): maximum of z, log sum exp(z - maximum), and the mean of z - maximum in their softmax."""
+    """(3, n): maximum of z, log sum exp(z - maximum), and the mean of z - maximum in their softmax: -inf, 0 and 0 where
+    no other token has any probability."""
     rows, vocabulary = logits.shape
     numbers = logits.new_empty(3, rows)
     _others_kernel[(rows,)](logits, numbers, vocabulary, **conditions(head), **others_launch(vocabulary))

@@ -17,6 +17,7 @@ from mind_kernels.head import Head
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.triton_math import (
+    FLOOR,
     LOWEST,
     cdiv,
     columns_of,
@@ -35,6 +36,8 @@ from mind_kernels.triton_math import (
 from mind_kernels.triton_variant import Variant
 
 _TINY = tl.constexpr(1.1754943508222875e-38)  # the smallest normal number
+# |log(q / p)| is less where neither q nor p is 0.
+_FAR = tl.constexpr(1e4)
 # 512 threads of 32 to 48 registers: two programs or more share a multiprocessor, and have 32 KiB of loads in flight.
 # Without 16-byte loads each thread carries the state of four times as many lanes, and 512 would spill.
 _WARPS = {True: 16, False: 8}
@@ -58,17 +61,21 @@ def _entry(
     OF_TEACHER: tl.constexpr,
     OF_STUDENT: tl.constexpr,
 ):
-    """q, the entry of the divergence, and q F', from logits that are shifted to a maximum of 0."""
+    """q, the entry of the divergence, and q F', from logits that are shifted to a maximum of 0.
+
+    Where q or p is 0, the ratio may be infinite or nan: see `linear_divergence.terms`.
+    """
     log_total, their_log_total = log_totals
     c, rest, teacher_part, student_part, difference_part = parts
     ratio = (student - teacher) - (log_total - their_log_total)
     q, p = exp(student - log_total), exp(teacher - their_log_total)
-    difference = (p + q) * tanh(0.5 * ratio)
+    bounded = tl.maximum(tl.where(ratio < _FAR, ratio, _FAR), -_FAR)
+    difference = (p + q) * tanh(0.5 * bounded)
     if FORWARD:
-        entry = difference - p * ratio
+        entry = difference - tl.where(p == 0, 0.0, p * ratio)
         derivative = difference
     elif REVERSE:
-        derivative = q * ratio
+        derivative = tl.where(q == 0, 0.0, q * ratio)
         entry = derivative - difference
     else:
         relative = difference / tl.maximum(c * p + rest * q, _TINY)
@@ -76,9 +83,9 @@ def _entry(
         entry = difference_part * difference
         slope_of_q = (rest * difference_part) * relative
         if OF_TEACHER:
-            entry += teacher_part * p * (log_larger - tl.maximum(ratio, 0.0))
+            entry += teacher_part * p * (log_larger - tl.maximum(bounded, 0.0))
         if OF_STUDENT:
-            of_student = student_part * (log_larger + tl.minimum(ratio, 0.0))
+            of_student = student_part * (log_larger + tl.minimum(bounded, 0.0))
             entry += q * of_student
             slope_of_q += of_student
         derivative = q * slope_of_q
@@ -103,6 +110,7 @@ def _load_both(
     theirs = load_logits(rows[1], columns, vocabulary, teacher_softcap, teacher_temperature, TEACHER_HAS_SOFTCAP)
     student, theirs = z - shifts[0], theirs - shifts[1]
     if INTERPOLATED:
+        student, theirs = tl.where(student < LOWEST, LOWEST, student), tl.where(theirs < LOWEST, LOWEST, theirs)
         theirs = student + interpolation * (theirs - student)  # exactly the student's where they are equal
     return z, student, theirs
 
@@ -121,8 +129,8 @@ def _softmaxes(
     VECTOR: tl.constexpr,
 ):
     """Maximum and sum of e^(z - maximum) of the shifted logits, the student's, its sum of e^(z - m) (z - m), theirs."""
-    maximum = tl.full((LANES,), LOWEST, tl.float32)
-    their_maximum = tl.full((LANES,), LOWEST, tl.float32)
+    maximum = tl.full((LANES,), FLOOR, tl.float32)
+    their_maximum = tl.full((LANES,), FLOOR, tl.float32)
     total = tl.zeros((LANES,), tl.float32)
     entropy_sum = tl.zeros((LANES,), tl.float32)
     their_total = tl.zeros((LANES,), tl.float32)
@@ -177,6 +185,7 @@ def _row_kernel(
     )
     shifts, top = (maximum, their_maximum), 0.0
     if INTERPOLATED:  # between logits below 0, since a rounding of large ones would be one of p
+        shifts = (tl.where(total > 0, maximum, float("nan")), tl.where(their_total > 0, their_maximum, float("nan")))
         _, total, entropy_sum, top, their_total = _softmaxes(
             rows, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, True, LANES, VECTOR
         )
@@ -211,6 +220,7 @@ def _row_kernel(
                 student, theirs - top, log_totals, parts, FORWARD, REVERSE, OF_TEACHER, OF_STUDENT
             )
             dx = weight * (derivative - share * q) * slope(z, softcap, temperature, HAS_SOFTCAP)
+            dx = tl.where(weight == 0, 0.0, dx)  # also of an infinite divergence
             tl.store(rows[0] + columns, dx, mask=columns < vocabulary)
 
 

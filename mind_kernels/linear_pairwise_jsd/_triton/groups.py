@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mind_kernels.triton_math import (
+    FLOOR,
     LOG2_E,
     LOWEST,
     cdiv,
@@ -70,7 +71,8 @@ def _offset_and_rest(maximum, total):
     bits = total.to(tl.int32, bitcast=True)
     power = (bits - _SMALLEST_MANTISSA) >> 23
     log_mantissa = tl.log((bits - (power << 23)).to(tl.float32, bitcast=True))
-    log_mantissa = tl.where(total < float("inf"), log_mantissa, total)  # infinity and nan have mantissas too
+    # 0, infinity and nan have mantissas too.
+    log_mantissa = tl.where((total > 0) & (total < float("inf")), log_mantissa, float("nan"))
     coarse_maximum, fine_maximum = _split(maximum)
     coarse_log, fine_log = _split(log_mantissa)
     coarse_log += power * _LOG_2
@@ -81,7 +83,8 @@ def _offset_and_rest(maximum, total):
 
 @jit
 def log_probability(z, offset, rest):
-    """log2 p as high LOG2_E + low: high is exact, low about 1e-3 or less."""
+    """log2 p as high LOG2_E + low: high is exact, low about 1e-3 or less. A logit below LOWEST counts as that."""
+    z = tl.maximum(z, LOWEST)  # that of a row with a nan may get lost: its normalizer is nan
     shifted = z + _GRID
     return shifted - offset, (z - (shifted - _GRID)) * LOG2_E - rest
 
@@ -109,12 +112,12 @@ def _normalizer_kernel(
     r = tl.program_id(0)
     row = row_pointer(logits, r, vocabulary)
     present = tl.load(mask + r)
-    maximum = tl.full((LANES,), LOWEST, tl.float32)
+    maximum = tl.full((LANES,), FLOOR, tl.float32)
     total = tl.zeros((LANES,), tl.float32)
     unused = tl.zeros((LANES,), tl.float32)
     for start in range(0, tl.where(present, vocabulary, 0), LANES * VECTOR):
         columns = columns_of(start, LANES, VECTOR)
-        z = tl.load(row + columns, mask=columns < vocabulary, other=LOWEST)
+        z = tl.load(row + columns, mask=columns < vocabulary, other=float("-inf"))
         maximum, total, unused = online_softmax(z, tl.max(z, axis=1), maximum, total, unused)
     row_maximum, row_total, unused = join_lanes(maximum, total, unused)
     offset, rest = _offset_and_rest(row_maximum, row_total)

@@ -34,6 +34,10 @@ from mind_kernels.triton_variant import Variant
 _BLOCK = 8
 
 _LOG_2 = tl.constexpr(math.log(2))
+# Where no row with weight has any probability, the divergence of a row without weight is infinite. There g is about
+# 1e18, this stands for log 2, and a divergence above _LARGEST, which no logit above LOWEST leads to, for infinity.
+_INFINITE = tl.constexpr(1e20)
+_LARGEST = 1e19
 
 
 def mixture_launch(count: int) -> dict[str, int]:
@@ -69,7 +73,7 @@ def _log1p(x, total):
 
 
 @jit
-def _entry(g, p, m):
+def _entry(g, p, m, log_2):
     """p log(p / m) - p + m from g = log2(p / m); the polynomial for |g| < 1 errs by 6.6e-9 of it."""
     q = 1.325645257566066e-6
     q = q * g - 1.543120015412569e-5
@@ -78,7 +82,7 @@ def _entry(g, p, m):
     q = q * g + 9.618124924600124e-3
     q = q * g - 5.5504120886325836e-2
     q = q * g + 2.4022650718688965e-1
-    return tl.where(tl.abs(g) < 1.0, p * (g * g * q), p * (g * _LOG_2 - 1.0) + m)
+    return tl.where(tl.abs(g) < 1.0, p * (g * g * q), p * (g * log_2 - 1.0) + m)
 
 
 @jit
@@ -139,13 +143,14 @@ def _mixture_kernel(
                 total, total_1 = total + shares[k] * power, total_1 + shares[k] * power_1
                 m += shares[k] * tl.exp2(high[k] * LOG2_E + low[k])
         rise = _log1p(total_1, total)
+        log_2 = tl.where(high_r > 0.9 * LOWEST, _LOG_2, _INFINITE)
         row, length, _, high, low = _load_block(
             logits, normalizer, share, column, vocabulary, first, rows, own, COUNT, BLOCK
         )
         for k in tl.static_range(BLOCK):
             g = ((high[k] - high_r) * LOG2_E + (low[k] - low_r)) - rise
             p = tl.exp2(high[k] * LOG2_E + low[k])
-            divergence = divergence[:k] + (divergence[k] + _entry(g, p, m),) + divergence[k + 1 :]
+            divergence = divergence[:k] + (divergence[k] + _entry(g, p, m, log_2),) + divergence[k + 1 :]
             if gradient is not None:
                 derivative = tl.load(weight + row[k], mask=length[k] > 0, other=0.0) * g
                 tl.store(row_pointer(gradient, row[k], vocabulary) + column, derivative, mask=column < length[k])
@@ -208,4 +213,6 @@ def mixture_divergences(
     )
     if gradient is not None and sums is not None:
         finish_gradient_(gradient, logits, normalizer, sums)
-    return torch.where(mask & (total > 0), parts.sum(0), 0), gradient
+    divergence = parts.sum(0)
+    divergence.masked_fill_(divergence > _LARGEST, math.inf)
+    return torch.where(mask & (total > 0), divergence, 0), gradient

@@ -135,7 +135,7 @@ def _load_columns(source, column, offset, rest, length):
     for k in tl.static_range(len(source)):
         z = tl.load(source[k] + column, mask=column < length[k], other=LOWEST)
         coarse, fine = log_probability(z, offset[k], rest[k])
-        largest = tl.maximum(largest, coarse)
+        largest = tl.where(coarse > largest, coarse, largest)  # not of a row that is nan
         high, low = high + (coarse,), low + (fine,)
     log_p, p = (), ()
     for k in tl.static_range(len(source)):
