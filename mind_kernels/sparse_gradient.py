@@ -13,6 +13,11 @@ row, however confident: entries e_v of the dropped part sum to D <= 1 - p_y, and
 a sum without the target, the target's gradient is made from it, and D_r from the kept gradient (see
 `RowWeights.coefficients`).
 
+The size is 1 - p_y with every option, and that of d(loss) / dz, before the slope of a softcap. A z-loss scales all
+entries but the target's alike, a temperature all of them. Label smoothing's uniform part is exact, and leaves at least
+a third of the L1 norm where as little is dropped as `worth_it` asks for. Of an entropy H, a dropped entry's gradient is
+its probability times |log p_v + H|, and so is its error.
+
 Peak memory: 12 bytes per kept entry, about 40 while they are sorted by column. If kept entries or dropped mass pass a
 limit, the caller computes the dense gradient instead: see `worth_it`.
 """

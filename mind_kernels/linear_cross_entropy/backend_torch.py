@@ -209,11 +209,12 @@ class _SparseRows:
             return None
         columns = _columns(tile[:, None], vocabulary)
         of_tile = z[row[:, None], columns]
-        # lse = maximum + log_total is rounded by more than either: so, p is as exact as in a dense softmax.
-        log_p = (of_tile - maximum[row, None]) - sums.log_total[row, None]
         keep = (of_tile > cut[row]) | (columns == target[row, None])
         keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # the last entry, repeated
-        return row[:, None].expand_as(keep)[keep] + start, columns[keep], log_p[keep]
+        row = row[:, None].expand_as(keep)[keep]
+        # lse = maximum + log_total is rounded by more than either: so, p is as exact as in a dense softmax.
+        log_p = (of_tile[keep] - maximum[row]) - sums.log_total[row]
+        return row + start, columns[keep], log_p
 
     def means(self) -> tuple[float, float]:
         if self._given_up:
