@@ -39,8 +39,8 @@ SAMPLE_ROWS = 256
 # elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate.
 _DENSITY_LIMIT = {"cpu": 1 / 32, "cuda": 1 / 256}
 # Mean over the rows of a chunk of `dropped_share`, above which the correction is too rough. Measured on real rows
-# flattened by a temperature, at 2^-12: dH errs by 3.3e-3, 9.6e-3, 2.0e-2, 2.8e-2 where 0.8 %, 4 %, 13 %, 35 % are
-# dropped, and by 2e-2 on a random head where all of it is; dense bfloat16 arithmetic errs by 1.4e-2.
+# flattened by a temperature, at 2^-12: dH errs by 2.9e-3, 1.4e-2, 2.5e-2, 2.9e-2 where 2 %, 17 %, 45 %, 69 % are
+# dropped, and dense bfloat16 arithmetic by 1.4e-2, 1.1e-2, 6.7e-3, 3.7e-3.
 _MASS_LIMIT = 1 / 16
 
 # A row whose 1 - p_y is no larger has no gradient: exponentials below 1e-38 are 0 in float32, or as small a number.
