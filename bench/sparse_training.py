@@ -160,7 +160,7 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         2,
         color=VERMILION,
         linestyle=(0, (3, 2)),
-        label=f"sparse gradient, p > $2^{{{math.log2(summary['threshold']):g}}}$",
+        label=f"sparse gradient, $2^{{{math.log2(summary['threshold']):g}}}$",
     )
     losses.set(ylabel="loss (nats a token)", title=f"{summary['inputs']}, {summary['rationales']} a step")
     losses.legend(frameon=False, title=f"bold: means of {WINDOW} steps, thin: single steps")
@@ -220,7 +220,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="questions with rationales, as `mind data import` writes them")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rationales", type=int, default=3, help="rationales a step")
-    parser.add_argument("--threshold", type=float, default=2**-12, help="probability above which entries are kept")
+    parser.add_argument(
+        "--threshold", type=float, default=2**-12, help="of the sparse gradient: see linear_cross_entropy"
+    )
     parser.add_argument("--learning-rate", type=float, default=3e-5)
     parser.add_argument("--draw", action="store_true", help="only draw the picture, from the results that are there")
     options = parser.parse_args()

@@ -19,10 +19,13 @@ struct Matrix {
     std::int64_t rows, columns, stride;  // elements; the columns of a row are contiguous
 };
 
-// The statistics of a row in the order in which `numbers` has them; total is the sum of e^(z - maximum). A new one
-// comes here, where the kernels compute it (cpu/cross_entropy.h, cuda/statistics.cuh), and in compiled_rows.py.
-enum RowNumber { kLoss, kNll, kLse, kEntropy, kMaximum, kLogTotal, kTotal, kRowNumbers };
-constexpr const char* kRowNumberNames[] = {"loss", "nll", "lse", "entropy", "maximum", "log_total", "total"};
+// The statistics of a row in the order in which `numbers` has them; total is the sum of e^(z - maximum). Of all entries
+// but the target, others is the probability, 1 - p of the target, and lse_others the log-sum-exp, or infinity where
+// they have none; both are summed without the target, beside which they may be less than a rounding. A new one comes
+// here, where the kernels compute it (cpu/cross_entropy.h, cuda/statistics.cuh), and in compiled_rows.py.
+enum RowNumber { kLoss, kNll, kLse, kEntropy, kMaximum, kLogTotal, kTotal, kOthers, kLseOthers, kRowNumbers };
+constexpr const char* kRowNumberNames[] = {"loss",      "nll",   "lse",    "entropy",   "maximum",
+                                           "log_total", "total", "others", "lse_others"};
 static_assert(sizeof kRowNumberNames == kRowNumbers * sizeof *kRowNumberNames);
 
 // The loss of a row is (1 - label_smoothing) nll + label_smoothing (lse - mean z) + z_loss lse^2.
@@ -37,12 +40,12 @@ struct RowArguments {
     bool* correct;   // (n,)
 };
 
-// Entries with log p > log_threshold, and the target's, are kept.
+// Entries with z > lse_others + log_threshold, so p > threshold (1 - p of the target), and the target's, are kept.
 struct CountArguments {
     RowArguments rows;
     float log_threshold;
-    std::int64_t* kept;  // (n,)
-    float* kept_mass;    // (n,) the sum of p over them
+    std::int64_t* kept;   // (n,)
+    float* dropped_mass;  // (n,) the sum of p over all others
 };
 
 struct EntryArguments {
@@ -52,7 +55,7 @@ struct EntryArguments {
     std::int64_t total;
     std::int32_t* columns;  // (total,), increasing in a row
     float* values;          // (total,) gradient of the projected logit, without a uniform part
-    float* kept_sum;        // (n,) sum of p (a + b log p) over the kept entries
+    float* kept_sum;        // (n,) sum over the kept entries of the gradient of z, without a uniform part
 };
 
 struct BackgroundArguments {

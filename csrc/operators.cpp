@@ -87,14 +87,14 @@ void row_kernel_(Tensor logits, Tensor target, OptionalTensor scale, OptionalTen
 }
 
 void count(Tensor logits, Tensor target, double softcap, double temperature, double label_smoothing, double z_loss,
-           double log_threshold, Tensor numbers, Tensor correct, Tensor kept, Tensor kept_mass) {
+           double log_threshold, Tensor numbers, Tensor correct, Tensor kept, Tensor dropped_mass) {
     CountArguments args{};
     args.rows = row_arguments(logits, target, softcap, temperature, label_smoothing, z_loss, numbers);
     const std::int64_t rows = args.rows.logits.rows;
     args.rows.correct = checked<bool>("correct", correct, {rows}, logits);
     args.log_threshold = static_cast<float>(log_threshold);
     args.kept = checked<std::int64_t>("kept", kept, {rows}, logits);
-    args.kept_mass = checked<float>("kept_mass", kept_mass, {rows}, logits);
+    args.dropped_mass = checked<float>("dropped_mass", dropped_mass, {rows}, logits);
     run::count(args, logits);
 }
 

@@ -16,7 +16,7 @@ using OptionalTensor = std::optional<Tensor>;
 void row_kernel_(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor entropy_scale, double softcap,
                  double temperature, double label_smoothing, double z_loss, Tensor numbers, Tensor correct);
 void count(Tensor logits, Tensor target, double softcap, double temperature, double label_smoothing, double z_loss,
-           double log_threshold, Tensor numbers, Tensor correct, Tensor kept, Tensor kept_mass);
+           double log_threshold, Tensor numbers, Tensor correct, Tensor kept, Tensor dropped_mass);
 void entries(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor entropy_scale, double softcap,
              double temperature, double label_smoothing, double z_loss, double log_threshold, Tensor numbers,
              Tensor offsets, Tensor columns, Tensor values, Tensor kept_sum);
@@ -32,7 +32,7 @@ inline void define_operators(torch::stable::detail::StableLibrary& library) {
         "float temperature, float label_smoothing, float z_loss, Tensor(b!) numbers, Tensor(c!) correct) -> ()");
     library.def(
         "count(Tensor logits, Tensor target, float softcap, float temperature, float label_smoothing, float z_loss, "
-        "float log_threshold, Tensor(a!) numbers, Tensor(b!) correct, Tensor(c!) kept, Tensor(d!) kept_mass) -> ()");
+        "float log_threshold, Tensor(a!) numbers, Tensor(b!) correct, Tensor(c!) kept, Tensor(d!) dropped_mass) -> ()");
     library.def(
         "entries(Tensor logits, Tensor target, Tensor? scale, Tensor? entropy_scale, float softcap, float temperature, "
         "float label_smoothing, float z_loss, float log_threshold, Tensor numbers, Tensor offsets, "

@@ -1,10 +1,22 @@
 """The sparse gradient: kept entries, the residual correction, and the two gathers that replace two dense products.
 
 On a trained model the gradient of a row's loss with respect to its logits is almost empty: a few tokens hold nearly
-all the probability. Entries with p_v > threshold, and the target's, are kept and computed exactly. The dropped part of
-row r is replaced by D_r q: D_r is its exact sum, q one background distribution of the batch, the mean dropped
-probability of about 256 sampled rows. So rows still sum to zero, and dH and dW become gathers of a few rows of W and H,
-plus an outer product of rank one (two with label smoothing, whose uniform part is exact).
+all the probability. Entries with p_v > threshold (1 - p_y), and the target's, are kept and computed exactly. The
+dropped part of row r is replaced by D_r q: D_r is its exact sum, q one background distribution of the batch, the mean
+dropped probability of about 256 sampled rows. So rows still sum to zero, and dH and dW become gathers of a few rows of
+W and H, plus an outer product of rank one (two with label smoothing, whose uniform part is exact).
+
+1 - p_y, the probability of all entries but the target's, is the size of the row's gradient p - y: half its L1 norm. A
+threshold that is a share of it keeps at most 1 / threshold entries beside the target, and bounds the error of every
+row, however confident: entries e_v of the dropped part sum to D <= 1 - p_y, and each is at most threshold (1 - p_y), so
+|e|_2 <= (threshold D / (1 - p_y))^1/2 |p - y|_2 even without the correction. Nothing on the way may cancel: 1 - p_y is
+a sum without the target, the target's gradient is made from it, and D_r from the kept gradient (see
+`RowWeights.coefficients`).
+
+The size is 1 - p_y with every option, and that of d(loss) / dz, before the slope of a softcap. A z-loss scales all
+entries but the target's alike, a temperature all of them. Label smoothing's uniform part is exact, and leaves at least
+a third of the L1 norm where as little is dropped as `worth_it` asks for. Of an entropy H, a dropped entry's gradient is
+its probability times |log p_v + H|, and so is its error.
 
 Peak memory: 12 bytes per kept entry, about 40 while they are sorted by column. If kept entries or dropped mass pass a
 limit, the caller computes the dense gradient instead: see `worth_it`.
@@ -26,20 +38,28 @@ SAMPLE_ROWS = 256
 # Kept entries per row, as a share of V, above which two dense products are faster than two gathers: an entry costs 2 D
 # elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate.
 _DENSITY_LIMIT = {"cpu": 1 / 32, "cuda": 1 / 256}
-# Mean dropped probability of a chunk above which the correction is too rough. Measured on real rows flattened by a
-# temperature, at 2^-12: dH errs by 3.3e-3, 9.6e-3, 2.0e-2, 2.8e-2 where 0.8 %, 4 %, 13 %, 35 % are dropped, and by 2e-2
-# on a random head where all of it is; dense bfloat16 arithmetic errs by 1.4e-2.
+# Mean over the rows of a chunk of `dropped_share`, above which the correction is too rough. Measured on real rows
+# flattened by a temperature, at 2^-12: dH errs by 2.9e-3, 1.4e-2, 2.5e-2, 2.9e-2 where 2 %, 17 %, 45 %, 69 % are
+# dropped, and dense bfloat16 arithmetic by 1.4e-2, 1.1e-2, 6.7e-3, 3.7e-3.
 _MASS_LIMIT = 1 / 16
+
+# A row whose 1 - p_y is no larger has no gradient: exponentials below 1e-38 are 0 in float32, or as small a number.
+_NO_GRADIENT = 1e-30
 
 Gather = Callable[..., None]
 """gather(values (n,), indices (n,), offsets (bags + 1,), matrix (m, D), left (bags, k), right (k, D), out (bags, D)):
 out[b] = sum over offsets[b] <= i < offsets[b + 1] of values[i] matrix[indices[i]], plus left[b] @ right."""
 
 
-def worth_it(kept: float, dropped_mass: float, vocabulary: int, device: torch.device) -> bool:
-    """Whether a chunk takes the sparse gradient, from the means of its rows' kept entries and dropped mass."""
+def dropped_share(dropped_mass: Tensor, others: Tensor) -> Tensor:
+    """(n,): the dropped mass as a share of the size of a row's gradient, `others` = 1 - p_y; 0 if it has none."""
+    return torch.where(others > _NO_GRADIENT, dropped_mass / others, 0)
+
+
+def worth_it(kept: float, share: float, vocabulary: int, device: torch.device) -> bool:
+    """Whether a chunk takes the sparse gradient, from the means of its rows' kept entries and `dropped_share`."""
     limit = _DENSITY_LIMIT["cpu" if device.type == "cpu" else "cuda"]
-    return kept <= limit * vocabulary and not dropped_mass > _MASS_LIMIT
+    return kept <= limit * vocabulary and not share > _MASS_LIMIT
 
 
 def sampled_rows(start: int, count: int, total: int) -> range:
@@ -59,7 +79,7 @@ class Entries:
     counts: Tensor  # (n,) int64, entries of each row, which follow one another in increasing column order
     columns: Tensor  # (entries,) int32
     values: Tensor  # (entries,), accumulation dtype
-    kept_sum: Tensor  # (n,), the sum of p_v (a + b log p_v) over them (see `RowWeights.coefficients`)
+    kept_sum: Tensor  # (n,), the sum over them of d(loss) / dz, without a uniform part (see `RowWeights.coefficients`)
 
 
 class SparseGradient:
@@ -76,7 +96,7 @@ class SparseGradient:
         self._background_mass = torch.zeros((), dtype=dtype, device=device)
 
     def add(self, rows: Tensor, entries: Entries, total: Tensor, uniform: Tensor | None) -> None:
-        """The entries of `rows` (n,) int64; total (n,): the sum of p_v (a + b log p_v) over all v."""
+        """The entries of `rows` (n,) int64; total (n,): the sum of d(loss) / dz over all v, without a uniform part."""
         self._rows.append(rows)
         self._entries.append(entries)
         self._residual.append(total - entries.kept_sum)

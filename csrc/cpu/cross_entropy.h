@@ -17,10 +17,12 @@ constexpr std::int64_t kMaxRowBlocks = 1024;
 // Elements that are skipped together where their maximum is not above the threshold.
 constexpr std::int64_t kTile = 8 * kLanes;
 
+// The target's own exponential comes last: in a block's float32 lanes, the others would lose their digits beside it.
 struct Statistics {
     float maximum = -3.4028235e38f;  // of the elements so far
     bool correct = false;            // the target was the first to reach it
-    double total = 0.0;              // sum of e^d, d = z - maximum
+    double others = 0.0;             // sum of e^d, d = z - maximum, of all but the target
+    double total = 0.0;              // sum of e^d
     double weighted = 0.0;           // sum of d e^d
     double shifted = 0.0;            // sum of d
 
@@ -30,10 +32,17 @@ struct Statistics {
     // `count` elements came before.
     void raise(float larger, std::int64_t count) {
         const double down = static_cast<double>(maximum) - larger, factor = __builtin_exp(down);
-        weighted = total == 0.0 ? weighted : (weighted + down * total) * factor;
-        total *= factor;
+        weighted = others == 0.0 ? weighted : (weighted + down * others) * factor;
+        others *= factor;
         shifted += count == 0 ? 0.0 : down * static_cast<double>(count);
         maximum = larger;
+    }
+
+    void add_target(float z) {
+        const double d = static_cast<double>(z) - maximum, e = __builtin_exp(d);
+        if (others < 1e-30) others = 0.0;  // of exponentials that should be 0 alone
+        total = others + e;
+        weighted += e == 0.0 ? 0.0 : e * d;
     }
 };
 
@@ -82,7 +91,7 @@ inline void add_block(Row row, std::int64_t start, std::int64_t end, float maxim
             if constexpr (kStore) store_first(row.data + i, e, end - i);
         });
     }
-    found.total += sum(total);
+    found.others += sum(total);
     found.weighted += sum(weighted);
 }
 
@@ -95,7 +104,7 @@ inline double sum_below(const Row& row, std::int64_t start, std::int64_t end, fl
     return sum(total);
 }
 
-// With kStore, e^(z - block_maxima[block]) takes the place of every element.
+// With kStore, e^(z - block_maxima[block]) takes the place of every element but the target.
 template <bool kStore, typename Row>
 inline Statistics statistics_of(const Row& row, std::int64_t target, float z_target, bool smoothing,
                                 float* block_maxima) {
@@ -110,11 +119,14 @@ inline Statistics statistics_of(const Row& row, std::int64_t target, float z_tar
         }
         if (smoothing) found.shifted += sum_below(row, start, end, found.maximum);
         if constexpr (kStore) block_maxima[block] = found.maximum;
-        add_block<kStore>(row, start, end, found.maximum, found);
+        const bool holds_target = target >= start && target < end;
+        add_block<kStore>(row, start, holds_target ? target : end, found.maximum, found);
+        if (holds_target) add_block<kStore>(row, target + 1, end, found.maximum, found);
     }
+    found.add_target(z_target);
     if (found.total < 1.0) {  // no element is the maximum: all are minus infinity, and the row is to be nan
         found.maximum = -kInfinity;
-        found.total = 0.0;
+        found.others = found.total = 0.0;
     }
     return found;
 }
@@ -124,21 +136,26 @@ inline float& number(const RowArguments& args, RowNumber which, std::int64_t r) 
 }
 
 // Coefficients of the gradient with respect to z: e^d (a + b d) - t 1[v = target] - u, d = z - maximum. The entropy's
-// part, entropy + log p, is d less its mean: the log of the total, which either would be rounded by, is in neither.
+// part, entropy + log p, is d less its mean: the log of the total, which either would be rounded by, is in neither. At
+// the target, p - t would cancel where p is near 1, and (1 - t) - others does not.
 struct RowGradient {
-    float maximum, log_total;
-    float a, b, t, u;
+    float maximum;
+    float a, b, u;
+    float at_target;  // without u
 
-    RowGradient(const RowArguments& args, std::int64_t r, double mean, double total) {
-        const double scale = args.scale[r], lse = number(args, kLse, r);
+    RowGradient(const RowArguments& args, std::int64_t r, double mean, double total, float z_target) {
+        const double scale = args.scale[r], of_lse = 2.0 * args.z_loss * number(args, kLse, r);
         maximum = number(args, kMaximum, r);
-        log_total = number(args, kLogTotal, r);
         const double entropy_scale = args.entropy_scale != nullptr ? args.entropy_scale[r] : 0.0;
         const double of_entropy = entropy_scale != 0.0 ? entropy_scale * mean : 0.0;
-        a = static_cast<float>((scale * (1.0 + 2.0 * args.z_loss * lse) + of_entropy) / total);
+        a = static_cast<float>((scale * (1.0 + of_lse) + of_entropy) / total);
         b = static_cast<float>(-entropy_scale / total);
-        t = static_cast<float>(scale * (1.0 - args.label_smoothing));
         u = static_cast<float>(scale * args.label_smoothing / static_cast<double>(args.logits.columns));
+        const double others = number(args, kOthers, r);
+        double gradient = scale * ((args.label_smoothing - others) + of_lse * (1.0 - others));
+        const double d = static_cast<double>(z_target) - maximum, e = __builtin_exp(d);
+        if (entropy_scale != 0.0 && e != 0.0) gradient -= entropy_scale * e / total * (d - mean);
+        at_target = static_cast<float>(gradient);
     }
 
     // e^d (a + b d), which is 0 where p is, also at a logit of minus infinity.
@@ -150,7 +167,8 @@ struct RowGradient {
 };
 
 inline void write_numbers(const Statistics& found, float z_target, const RowArguments& args, std::int64_t r) {
-    const float log_total = static_cast<float>(__builtin_log(found.total));
+    const bool is_maximum = found.total > 0.0 && z_target == found.maximum;
+    const float log_total = static_cast<float>(is_maximum ? __builtin_log1p(found.others) : __builtin_log(found.total));
     const float nll = log_total - (z_target - found.maximum), lse = found.maximum + log_total;
     float loss = nll;
     if (args.label_smoothing != 0.0f) {
@@ -165,12 +183,15 @@ inline void write_numbers(const Statistics& found, float z_target, const RowArgu
     number(args, kMaximum, r) = found.maximum;
     number(args, kLogTotal, r) = log_total;
     number(args, kTotal, r) = static_cast<float>(found.total);
+    number(args, kOthers, r) = static_cast<float>(found.others / found.total);
+    number(args, kLseOthers, r) =
+        found.others > 0.0 ? static_cast<float>(found.maximum + __builtin_log(found.others)) : kInfinity;
     args.correct[r] = found.correct;
 }
 
 template <typename Row>
 inline float gradient_at_target(const Row& row, const RowGradient& of, Logit at_target) {
-    return row.condition.to_projected(of.part(at_target.z) - of.t - of.u, at_target)[0];
+    return row.condition.to_projected(splat(of.at_target - of.u), at_target)[0];
 }
 
 // From the logits. By value: what a store might alias would be loaded again for every vector.
@@ -210,14 +231,14 @@ inline void run_row(const LogitsRow<T, C>& row, const RowArguments& args, std::i
             float block_maxima[kMaxRowBlocks];
             const Statistics found = statistics_of<true>(row, target, z_target, smoothing, block_maxima);
             write_numbers(found, z_target, args, r);
-            scale_exponentials(row, RowGradient(args, r, 0.0, found.total), target, at_target, block_maxima);
+            scale_exponentials(row, RowGradient(args, r, 0.0, found.total, z_target), target, at_target, block_maxima);
             return;
         }
     }
     const Statistics found = statistics_of<false>(row, target, z_target, smoothing, nullptr);
     write_numbers(found, z_target, args, r);
     if (args.scale == nullptr) return;
-    write_gradient(row, RowGradient(args, r, found.mean(), found.total), target, at_target);
+    write_gradient(row, RowGradient(args, r, found.mean(), found.total, z_target), target, at_target);
 }
 
 inline void run_rows(const RowArguments& args, std::int64_t begin, std::int64_t end) {
@@ -226,13 +247,18 @@ inline void run_rows(const RowArguments& args, std::int64_t begin, std::int64_t 
     });
 }
 
-// f(start, end) for the tiles that hold an entry with log p > threshold, or `also`.
+// The logits above it are kept. Every kernel rounds it alike, and so keeps the same.
+inline float cut_of(const RowArguments& args, std::int64_t r, float log_threshold) {
+    return number(args, kLseOthers, r) + log_threshold;
+}
+
+// f(start, end) for the tiles that hold an entry above `cut`, or `also`.
 template <typename Row, typename F>
-inline void each_kept_tile(const Row& row, float maximum, float log_total, float threshold, std::int64_t also, F f) {
+inline void each_kept_tile(const Row& row, float cut, std::int64_t also, F f) {
     for (std::int64_t start = 0; start < row.size; start += kTile) {
         const std::int64_t end = start + kTile < row.size ? start + kTile : row.size;
         const bool holds_also = also >= start && also < end;
-        if (holds_also || any((row.maximum(start, end) - maximum) - log_total > threshold)) f(start, end);
+        if (holds_also || any(row.maximum(start, end) > cut)) f(start, end);
     }
 }
 
@@ -243,21 +269,21 @@ inline void run_count(const CountArguments& args, std::int64_t begin, std::int64
             const std::int64_t target = args.rows.target[r];
             const float z_target = row.one(target).z[0];
             const bool smoothing = args.rows.label_smoothing != 0.0f;
-            write_numbers(statistics_of<false>(row, target, z_target, smoothing, nullptr), z_target, args.rows, r);
-            const float maximum = number(args.rows, kMaximum, r), log_total = number(args.rows, kLogTotal, r);
-            std::int64_t kept = 0;
-            double mass = 0.0;
+            const Statistics found = statistics_of<false>(row, target, z_target, smoothing, nullptr);
+            write_numbers(found, z_target, args.rows, r);
+            const float cut = cut_of(args.rows, r, args.log_threshold);
+            std::int64_t kept = 1;
+            double dropped = found.others;
             const auto add = [&](Logit logit, std::int64_t i) {
-                const Floats d = logit.z - maximum;
-                const Ints keep = (d - log_total > args.log_threshold) |
-                                  (lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target));
-                mass += sum(keep ? exp_negative(d) : Floats{});
+                const Ints is_target =
+                    lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target);
+                const Ints keep = (logit.z > cut) & ~is_target;
+                dropped -= sum(keep ? exp_negative(logit.z - found.maximum) : Floats{});
                 for (int lane = 0; lane < kLanes; ++lane) kept -= keep[lane];
             };
-            each_kept_tile(row, maximum, log_total, args.log_threshold, target,
-                           [&](std::int64_t from, std::int64_t to) { row.each(from, to, add); });
+            each_kept_tile(row, cut, target, [&](std::int64_t from, std::int64_t to) { row.each(from, to, add); });
             args.kept[r] = kept;
-            args.kept_mass[r] = static_cast<float>(mass / number(args.rows, kTotal, r));
+            args.dropped_mass[r] = dropped < 0.0 ? 0.0f : static_cast<float>(dropped / found.total);
         }
     });
 }
@@ -265,24 +291,23 @@ inline void run_count(const CountArguments& args, std::int64_t begin, std::int64
 template <typename Row>
 inline void write_entries(const Row& row, const EntryArguments& args, std::int64_t r) {
     const float mean = number(args.rows, kLogTotal, r) - number(args.rows, kEntropy, r);
-    const RowGradient of(args.rows, r, mean, number(args.rows, kTotal, r));
     const std::int64_t target = args.rows.target[r], last = args.offsets[r + 1];
+    const RowGradient of(args.rows, r, mean, number(args.rows, kTotal, r), row.one(target).z[0]);
+    const float cut = cut_of(args.rows, r, args.log_threshold);
     std::int64_t next = args.offsets[r];
     double total = 0.0;
     const auto add = [&](Logit logit, std::int64_t i) {
-        const Floats log_p = (logit.z - of.maximum) - of.log_total, part = of.part(logit.z);
-        const Floats hit =
-            lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target) ? splat(of.t) : Floats{};
-        const Floats value = row.condition.to_projected(part - hit, logit);
+        const Ints is_target = lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target);
+        const Floats gradient = is_target ? splat(of.at_target) : of.part(logit.z);
+        const Floats value = row.condition.to_projected(gradient, logit);
         for (int lane = 0; lane < kLanes && next < last; ++lane) {
-            if (!(log_p[lane] > args.log_threshold) && i + lane != target) continue;
+            if (!(logit.z[lane] > cut) && i + lane != target) continue;
             args.columns[next] = static_cast<std::int32_t>(i + lane);
             args.values[next++] = value[lane];
-            total += part[lane];
+            total += gradient[lane];
         }
     };
-    each_kept_tile(row, of.maximum, of.log_total, args.log_threshold, target,
-                   [&](std::int64_t from, std::int64_t to) { row.each(from, to, add); });
+    each_kept_tile(row, cut, target, [&](std::int64_t from, std::int64_t to) { row.each(from, to, add); });
     for (; next < last; ++next) {  // offsets that are not those of `count`: entries without an effect
         args.columns[next] = 0;
         args.values[next] = 0.0f;
@@ -308,13 +333,11 @@ inline void run_background(const BackgroundArguments& args, std::int64_t begin, 
                 const std::int64_t r = args.sample[s];
                 const LogitsRow<T, C> row(args.rows.logits, r, condition);
                 const auto target = static_cast<std::int32_t>(args.rows.target[r]);
-                const float maximum = number(args.rows, kMaximum, r), log_total = number(args.rows, kLogTotal, r);
+                const float maximum = number(args.rows, kMaximum, r), cut = cut_of(args.rows, r, args.log_threshold);
                 const float weight = args.weight[s] / number(args.rows, kTotal, r);
                 row.each(start, stop, [&](Logit logit, std::int64_t i) {
-                    const Floats d = logit.z - maximum;
-                    const Ints keep = (d - log_total > args.log_threshold) |
-                                      (lane_numbers() + static_cast<std::int32_t>(i) == target);
-                    const Floats part = condition.to_projected(exp_negative(d) * weight, logit);
+                    const Ints keep = (logit.z > cut) | (lane_numbers() + static_cast<std::int32_t>(i) == target);
+                    const Floats part = condition.to_projected(exp_negative(logit.z - maximum) * weight, logit);
                     const Floats dropped = keep ? Floats{} : part;
                     if (i + kLanes <= stop) {
                         store(args.out + i, load(args.out + i) + dropped);

@@ -50,8 +50,9 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
 #pragma unroll
         for (int u = 0; u < kRows; ++u) {
             if (start + u * kWarps >= args.count) break;
-            const float cut = number(args.rows, kLse, r[u]) + args.log_threshold;
-            const float maximum = number(args.rows, kMaximum, r[u]), log_total = number(args.rows, kLogTotal, r[u]);
+            const StoredNumbers numbers{args.rows, r[u]};
+            const float cut = numbers[kLseOthers] + args.log_threshold;
+            const float maximum = numbers[kMaximum], log_total = numbers[kLogTotal];
             const float weight = args.weight[start + u * kWarps];
             const int target = target_of(args.rows, r[u]);
             float x[kVector<T>];

@@ -16,9 +16,9 @@ __global__ void __launch_bounds__(1024) count_kernel(const CountArguments args, 
     const int target = target_of(args.rows, r);
     const RowNumbers numbers =
         row_numbers<T, kSoftcap, kSmoothing>(row, target, head, args.rows.label_smoothing, args.rows.z_loss);
-    const float cut = numbers[kLse] + args.log_threshold;
+    const float cut = numbers[kLseOthers] + args.log_threshold;
     int kept[1] = {0};
-    float mass[1] = {0.0f};
+    float mass[1] = {0.0f};  // without the target's
     row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto) {
         float z[kVector<T>];
         logits_of(capped, head, z);
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(1024) count_kernel(const CountArguments args, 
         for (int k = 0; k < kVector<T>; ++k) {
             if (!is_kept(z[k], column + k, target, cut)) continue;
             ++kept[0];
-            mass[0] += expf((z[k] - numbers[kMaximum]) - numbers[kLogTotal]);
+            if (column + k != target) mass[0] += expf((z[k] - numbers[kMaximum]) - numbers[kLogTotal]);
         }
     });
     block_reduce(kept, 0, Sum{});
@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(1024) count_kernel(const CountArguments args, 
     if (threadIdx.x == 0) {
         numbers.store(args.rows, r);
         args.kept[r] = kept[0];
-        args.kept_mass[r] = mass[0];
+        const float dropped = numbers[kOthers] - mass[0];
+        args.dropped_mass[r] = dropped < 0.0f ? 0.0f : dropped;
     }
 }
 

@@ -55,10 +55,10 @@ __global__ void __launch_bounds__(kThreads, 4) entries_kernel(const EntryArgumen
     const std::int64_t last = args.offsets[r + 1];
     std::int64_t base = args.offsets[r];
     require(base >= 0 && base <= last && last <= args.total);
-    const float lse = number(args.rows, kLse, r), maximum = number(args.rows, kMaximum, r);
-    const float log_total = number(args.rows, kLogTotal, r);
-    const float cut = lse + args.log_threshold;
-    const RowGradient gradient(args.rows, r, lse, number(args.rows, kEntropy, r));
+    const StoredNumbers numbers{args.rows, r};
+    const float maximum = numbers[kMaximum], log_total = numbers[kLogTotal];
+    const float cut = numbers[kLseOthers] + args.log_threshold;
+    const RowGradient gradient(args.rows, r, numbers);
     float kept_sum[1] = {0.0f};
     int parity = 0;
     for (int start = 0; start < row.vectors; start += kThreads * kLoads, parity ^= 1) {
@@ -90,10 +90,11 @@ __global__ void __launch_bounds__(kThreads, 4) entries_kernel(const EntryArgumen
                 const float capped = capped_of<kSoftcap>(to_float(row.data[column]), head);
                 const float log_p = (logit_of(capped, head) - maximum) - log_total;
                 const float part = gradient.part(expf(log_p), log_p, args.rows.entropy_scale != nullptr);
+                const float dz = column == target ? gradient.at_target : part;
                 require(at < last);  // offsets of other statistics
                 args.columns[at] = column;
-                args.values[at] = (part - (column == target ? gradient.t : 0.0f)) * slope_of<kSoftcap>(capped, head);
-                kept_sum[0] += part;
+                args.values[at] = dz * slope_of<kSoftcap>(capped, head);
+                kept_sum[0] += dz;
             }
         }
     }

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(1024) row_kernel(const RowArguments args, cons
     if (threadIdx.x == 0) numbers.store(args, r);
     if (args.scale == nullptr) return;
 
-    const RowGradient gradient(args, r, numbers[kLse], numbers[kEntropy]);
+    const RowGradient gradient(args, r, numbers);
     row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto whole) {
         float dx[kVector<T>];
 #pragma unroll
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(1024) row_kernel(const RowArguments args, cons
         }
         if (column <= target && target < column + kVector<T>) {
 #pragma unroll
-            for (int k = 0; k < kVector<T>; ++k) dx[k] -= column + k == target ? gradient.t : 0.0f;
+            for (int k = 0; k < kVector<T>; ++k) dx[k] = column + k == target ? gradient.at_target : dx[k];
         }
 #pragma unroll
         for (int k = 0; k < kVector<T>; ++k) {

@@ -47,6 +47,14 @@ __device__ __forceinline__ float& number(const RowArguments& args, RowNumber whi
     return args.numbers[which * args.logits.rows + r];
 }
 
+// Those of row `r` that an earlier kernel has left.
+struct StoredNumbers {
+    const RowArguments& args;
+    std::int64_t r;
+
+    __device__ __forceinline__ float operator[](RowNumber which) const { return number(args, which, r); }
+};
+
 struct RowNumbers {
     float values[kRowNumbers];
     bool correct;
@@ -65,7 +73,8 @@ struct RowNumbers {
 };
 
 // For every thread of the block. The argmax is the target if it is a maximum and no entry before it reaches it: so only
-// whole vectors are compared with the target's column, and the entries of its own.
+// whole vectors are compared with the target's column, and the entries of its own. The sums are those of all others,
+// which may be less than a rounding beside the target: it is added last.
 template <typename T, bool kSoftcap, bool kSmoothing>
 __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target, const HeadFactors& head,
                                                   float label_smoothing, float z_loss) {
@@ -76,22 +85,25 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
         float z[kVector<T>];
         logits_of(capped, head, z);
         const float largest = largest_of(z);
-        softmax.add(z, largest);
-        if (column + kVector<T> <= target) {
-            earlier = fmaxf(earlier, largest);
-        } else if (column <= target) {
-#pragma unroll
-            for (int k = 0; k < kVector<T>; ++k) {
-                if (column + k < target) earlier = fmaxf(earlier, z[k]);
-                if (column + k == target) z_of_target = z[k];
-            }
-        }
         if constexpr (kSmoothing) {
 #pragma unroll
             for (int k = 0; k < kVector<T>; ++k) {
                 if (whole.value || row.has(column + k)) z_sum += z[k];
             }
         }
+        if (column + kVector<T> <= target) {
+            earlier = fmaxf(earlier, largest);
+        } else if (column <= target) {
+#pragma unroll
+            for (int k = 0; k < kVector<T>; ++k) {
+                if (column + k < target) earlier = fmaxf(earlier, z[k]);
+                if (column + k == target) {
+                    z_of_target = z[k];
+                    z[k] = -INFINITY;
+                }
+            }
+        }
+        softmax.add(z, largest);
     });
     float maxima[2] = {softmax.maximum, earlier};
     block_reduce(maxima, -INFINITY, Maximum{});
@@ -99,14 +111,16 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
     float sums[3] = {softmax.total, softmax.entropy, z_sum};
     block_reduce(sums, 0.0f, Sum{});
 
-    const float z_target = z_of_target;
+    const float z_target = z_of_target, shifted = z_target - maxima[0], of_target = exp_fast(shifted);
     RowNumbers out;
     out[kMaximum] = maxima[0];
-    out[kTotal] = sums[0];
-    out[kLogTotal] = logf(sums[0]);
+    out[kTotal] = sums[0] + of_target;
+    out[kLogTotal] = shifted == 0.0f ? log1pf(sums[0]) : logf(out[kTotal]);
     out[kLse] = out[kLogTotal] + maxima[0];
-    out[kEntropy] = out[kLogTotal] - sums[1] / sums[0];
-    out[kNll] = out[kLogTotal] - (z_target - maxima[0]);
+    out[kEntropy] = out[kLogTotal] - (sums[1] + of_target * fmaxf(shifted, kLowest)) / out[kTotal];
+    out[kOthers] = sums[0] / out[kTotal];
+    out[kLseOthers] = sums[0] > 0.0f ? maxima[0] + logf(sums[0]) : INFINITY;
+    out[kNll] = out[kLogTotal] - shifted;
     out[kLoss] = out[kNll];
     if (kSmoothing && label_smoothing != 0.0f) {  // the mean may be infinite
         const float mean = sums[2] / static_cast<float>(row.vocabulary) - maxima[0];
@@ -117,19 +131,24 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
     return out;
 }
 
-// The gradient with respect to z is p (a + b log p) - t [v = target] - uniform.
+// The gradient with respect to z is p (a + b log p) - t [v = target] - uniform. At the target, p - t would cancel where
+// p is near 1, and (1 - t) - others does not.
 struct RowGradient {
-    float a, b, t, uniform;
+    float a, b, uniform;
+    float at_target;  // without `uniform`
 
-    __device__ __forceinline__ RowGradient(const RowArguments& args, std::int64_t r, float lse, float entropy) {
-        const float weight = args.scale[r];
-        a = weight * (1.0f + 2.0f * args.z_loss * lse);
+    // `of`: RowNumbers or StoredNumbers.
+    template <typename Numbers>
+    __device__ __forceinline__ RowGradient(const RowArguments& args, std::int64_t r, const Numbers& of) {
+        const float weight = args.scale[r], of_lse = 2.0f * args.z_loss * of[kLse];
+        a = weight * (1.0f + of_lse);
         b = 0.0f;
+        at_target = weight * ((args.label_smoothing - of[kOthers]) + of_lse * (1.0f - of[kOthers]));
         if (args.entropy_scale != nullptr) {
             b = -args.entropy_scale[r];
-            a += b * entropy;
+            at_target += b * (exp_fast(-of[kNll]) * (of[kEntropy] + fmaxf(-of[kNll], kLowest)));
+            a += b * of[kEntropy];
         }
-        t = weight * (1.0f - args.label_smoothing);
         uniform = weight * (args.label_smoothing / static_cast<float>(args.logits.columns));
     }
 
@@ -139,8 +158,8 @@ struct RowGradient {
     }
 };
 
-// p > threshold, or the target; `cut` is lse + log threshold. A kernel rounds cut and z as every other one does, so the
-// same entries are kept in all of them.
+// p > threshold (1 - p of the target), or the target; `cut` is lse_others + log threshold. A kernel rounds cut and z as
+// every other one does, so the same entries are kept in all of them.
 __device__ __forceinline__ bool is_kept(float z, int column, int target, float cut) {
     return z > cut || column == target;
 }

@@ -40,7 +40,7 @@ def cross_entropy(
         head: its LM head.
         batch: what the rows predict, and which rationale each belongs to.
         row_weight: the weight of each row, a constant; None: 1.
-        gradient_threshold: of the sparse gradient, a probability; None: the exact gradient.
+        gradient_threshold: of the sparse gradient, a share of each row's; None: the exact gradient.
         backend: of mind_kernels, by name.
     """
     return linear_cross_entropy(

@@ -9,6 +9,7 @@ input's dtype, everything after the product in float32 (float64 for float64 inpu
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import Tensor
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, may_be_nan, rows_per_block
-from mind_kernels.sparse_gradient import Entries, worth_it
+from mind_kernels.sparse_gradient import Entries, dropped_share, worth_it
 
 SPARSE_CHUNKS = 1
 # Vocabulary entries whose maximum is kept while a block is searched: few tiles hold a kept entry.
@@ -58,27 +59,43 @@ def _columns(tiles: Tensor, vocabulary: int) -> Tensor:
     return (tiles * _TILE + torch.arange(_TILE, device=tiles.device)).clamp_(max=vocabulary - 1)
 
 
+class _Sums(NamedTuple):
+    """Sums over the entries of rows, (n,) each."""
+
+    total: Tensor  # of e^(z - maximum)
+    log_total: Tensor
+    others: Tensor  # of p, without the target's
+    lse_others: Tensor  # log-sum-exp without the target; inf where all others have no probability: none is above it
+
+
 def _values(
     z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
-) -> tuple[RowValues, Tensor]:
-    """The rows' values and the sum of exponentials (n,); of d = z - max, exponential becomes e^d and shifted d e^d."""
+) -> tuple[RowValues, _Sums]:
+    """The rows' values and sums, of d = z - maximum. Fills exponential = e^d, 0 at the target, and shifted = d e^d."""
     torch.sub(z, maximum[:, None], out=shifted)
     torch.exp(shifted, out=exponential)
-    total = exponential.sum(1)
-    log_total = total.log()
-    nll = log_total - shifted.gather(1, target[:, None]).squeeze(1)
+    index = target[:, None]
+    at_target, of_target = shifted.gather(1, index).squeeze(1), exponential.gather(1, index).squeeze(1)
+    exponential.scatter_(1, index, 0)  # beside a target near 1 the sum of the others would lose its digits
+    others = exponential.sum(1)
+    total = others + of_target
+    log_total = torch.where(at_target == 0, others.log1p(), total.log())
+    nll = log_total - at_target
     lse = log_total + maximum
     value = nll
     if spec.label_smoothing:
         value = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - shifted.mean(1))
     if spec.z_loss:
         value = value + spec.z_loss * lse.square()
-    mean = shifted.mul_(exponential).sum(1)
+    mean = shifted.mul_(exponential).sum(1) + of_target * at_target
     if may_be_nan(mean):  # where 0 times minus infinity has to be 0
-        torch.sub(z, maximum[:, None], out=shifted).clamp_(min=torch.finfo(z.dtype).min)
-        mean = shifted.mul_(exponential).sum(1)
+        lowest = torch.finfo(z.dtype).min
+        torch.sub(z, maximum[:, None], out=shifted).clamp_(min=lowest)
+        mean = shifted.mul_(exponential).sum(1) + of_target * at_target.clamp(min=lowest)
         lse = torch.where(maximum == -math.inf, maximum, lse)
-    return RowValues(value, nll, lse, log_total - mean / total, argmax == target), total
+    values = RowValues(value, nll, lse, log_total - mean / total, argmax == target)
+    lse_others = torch.where(others > 0, maximum + others.log(), math.inf)
+    return values, _Sums(total, log_total, others / total, lse_others)
 
 
 def _to_logits(part: Tensor, head: Head) -> Tensor:
@@ -102,10 +119,10 @@ def row_kernel_(
         z = _to_logits(part, spec.head)
         maximum, argmax, _ = _maxima(z)
         slope = 1.0 if weights is None else spec.head.slope(z)
-        values, total = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
+        values, sums = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
         out.append(values)
         if weights is not None:
-            part.copy_(_gradient_(shifted, exponential, total, values, target[block], weights[block], spec, slope))
+            part.copy_(_gradient_(shifted, exponential, sums, values, target[block], weights[block], spec, slope))
     return _joined(out)
 
 
@@ -118,7 +135,7 @@ def _joined(blocks: list[RowValues]) -> RowValues:
 def _gradient_(
     shifted: Tensor,
     exponential: Tensor,
-    total: Tensor,
+    sums: _Sums,
     values: RowValues,
     target: Tensor,
     weights: RowWeights,
@@ -126,12 +143,13 @@ def _gradient_(
     slope: Tensor | float,
 ) -> Tensor:
     """The gradient (n, V) with respect to the projected logits, in the memory of `exponential`."""
-    a, b, t = weights.coefficients(values.lse, values.entropy, spec)
+    a, b, at_target = weights.coefficients(values, sums.others, spec)
+    total = sums.total
     if b is None:
         dz = exponential.mul_((a / total)[:, None])
     else:
-        dz = exponential.mul_(((a - b * total.log()) / total)[:, None]).addcmul_(shifted, (b / total)[:, None])
-    dz.scatter_add_(1, target[:, None], -t[:, None])
+        dz = exponential.mul_(((a - b * sums.log_total) / total)[:, None]).addcmul_(shifted, (b / total)[:, None])
+    dz.scatter_(1, target[:, None], at_target[:, None])
     uniform = weights.uniform(spec)
     if uniform is not None:
         dz.sub_(uniform[:, None])
@@ -155,19 +173,21 @@ class _SparseRows:
         self._spec, self._target = spec, target
         self._logits = spec.head.project(hidden)
         found: list[tuple[Tensor, Tensor, Tensor]] | None = []
-        out = []
+        out, every = [], []
         for block, shifted, exponential in _Blocks(self._logits):
             z = _to_logits(self._logits[block], spec.head)
             maximum, argmax, tiles = _maxima(z)
-            values, total = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
+            values, sums = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
             out.append(values)
+            every.append(sums)
             if found is not None:
-                entries = self._search(z, tiles, target[block], maximum, total.log(), block.start)
+                entries = self._search(z, tiles, target[block], maximum, sums, block.start)
                 if entries is None:
                     found = None
                 else:
                     found.append(entries)
         self.values = _joined(out)
+        self._sums = _Sums(*(torch.cat(column) for column in zip(*every, strict=True)))
         rows = len(target)
         self.kept = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
         self.dropped_mass = torch.zeros_like(self.values.lse)
@@ -175,46 +195,53 @@ class _SparseRows:
         if found is not None:
             self._row, self._column, self._log_p = (torch.cat(column) for column in zip(*found, strict=True))
             self._p = self._log_p.exp()
+            self._is_target = self._column == target[self._row]
             self.kept = torch.bincount(self._row, minlength=rows)
-            kept_mass = self.dropped_mass.new_zeros(rows).index_add_(0, self._row, self._p)
-            self.dropped_mass = (1 - kept_mass).clamp_(min=0)
+            kept = torch.zeros_like(self.dropped_mass).index_add_(0, self._row, self._p * ~self._is_target)
+            self.dropped_mass = (self._sums.others - kept).clamp_(min=0)
+
+    def _cut(self, sums: _Sums) -> Tensor:
+        """(n, 1): the logits above it are kept, and the target's."""
+        return sums.lse_others[:, None] + self._spec.log_threshold
 
     def _search(
-        self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, log_total: Tensor, start: int
+        self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, sums: _Sums, start: int
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         """Row, column and log-probability (entries,) of a block's entries; None if they are past the density limit."""
-        log_threshold, vocabulary = self._spec.log_threshold, z.shape[1]
-        mask = (tiles - maximum[:, None]) - log_total[:, None] > log_threshold
+        cut, vocabulary = self._cut(sums), z.shape[1]
+        mask = tiles > cut
         mask.scatter_(1, (target // _TILE)[:, None], True)
         row, tile = mask.nonzero(as_tuple=True)
         at_least = len(row) / len(z) - 1  # a tile without a kept entry may hold the target
         if not worth_it(at_least, 0.0, vocabulary, z.device):
             return None
         columns = _columns(tile[:, None], vocabulary)
-        # lse = maximum + log_total is rounded by more than either: so, p is as exact as in a dense softmax.
-        log_p = (z[row[:, None], columns] - maximum[row, None]) - log_total[row, None]
-        keep = (log_p > log_threshold) | (columns == target[row, None])
+        of_tile = z[row[:, None], columns]
+        keep = (of_tile > cut[row]) | (columns == target[row, None])
         keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # the last entry, repeated
-        return row[:, None].expand_as(keep)[keep] + start, columns[keep], log_p[keep]
+        row = row[:, None].expand_as(keep)[keep]
+        # lse = maximum + log_total is rounded by more than either: so, p is as exact as in a dense softmax.
+        log_p = (of_tile[keep] - maximum[row]) - sums.log_total[row]
+        return row + start, columns[keep], log_p
 
     def means(self) -> tuple[float, float]:
         if self._given_up:
             return math.inf, 0.0
-        return float(self.kept.double().mean()), float(self.dropped_mass.mean())
+        return float(self.kept.double().mean()), float(dropped_share(self.dropped_mass, self._sums.others).mean())
 
     def entries(self, weights: RowWeights) -> Entries:
-        a, b, t = weights.coefficients(self.values.lse, self.values.entropy, self._spec)
+        a, b, at_target = weights.coefficients(self.values, self._sums.others, self._spec)
         log_p = torch.where(self._p == 0, 0, self._log_p)
         values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * log_p)
+        values = torch.where(self._is_target, at_target[self._row], values)
         kept_sum = torch.zeros_like(a).index_add_(0, self._row, values)
-        values = values - torch.where(self._column == self._target[self._row], t[self._row], 0)
         values *= self._spec.head.slope(self._log_p + self.values.lse[self._row])
         return Entries(self.kept, self._column.int(), values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
         z = _to_logits(self._logits[rows], self._spec.head)
-        log_p = z - self.values.lse[rows, None]
-        dropped = torch.where(log_p > self._spec.log_threshold, 0, log_p.exp())
+        cut = self._cut(self._sums)[rows]
+        dropped = torch.where(z > cut, 0, (z - self.values.lse[rows, None]).exp())
         dropped.scatter_(1, self._target[rows, None], 0)
         return weight @ dropped.mul_(self._spec.head.slope(z))
 

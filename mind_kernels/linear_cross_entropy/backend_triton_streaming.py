@@ -47,8 +47,8 @@ class _SparseRows:
         self._pieces = kept_pieces(self._streamed, self._target, self._spec)
         self._logits = piece_logits(self._hidden, self._spec.head, self._pieces)
         found = piece_statistics(self._pieces, self._logits, self._target, self._streamed, self._spec)
-        self.kept, self.dropped_mass = found.kept, (1 - found.kept_mass).clamp_(min=0)
-        self._sums = HostSums(self.kept, self.dropped_mass)
+        self.kept, self.dropped_mass = found
+        self._sums = HostSums(self.kept, self.dropped_mass, self._streamed.normalizer[2])
         return self._sums.means()
 
     def entries(self, weights: RowWeights) -> Entries:

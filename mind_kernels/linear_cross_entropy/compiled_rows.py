@@ -16,9 +16,8 @@ from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.logits_rows import Counted, KeptEntries, LogitsRows
 
-# The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h. total is the sum of e^(z - maximum), and
-# log_total its logarithm.
-ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total")
+# The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h, which says what they are.
+ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total", "others", "lse_others")
 
 
 class CompiledRows:
@@ -50,7 +49,7 @@ class CompiledRows:
 
     def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> Counted:
         numbers, correct = _outputs(logits)
-        kept, kept_mass = torch.empty_like(target), torch.empty_like(numbers[0])
+        kept, dropped_mass = torch.empty_like(target), torch.empty_like(numbers[0])
         self._operators.count(
             logits,
             target,
@@ -61,9 +60,10 @@ class CompiledRows:
             numbers,
             correct,
             kept,
-            kept_mass,
+            dropped_mass,
         )
-        return Counted(_values(numbers, correct), numbers, kept, kept_mass)
+        others = numbers[ROW_NUMBERS.index("others")]
+        return Counted(_values(numbers, correct), numbers, kept, dropped_mass, others)
 
     def entries(
         self,

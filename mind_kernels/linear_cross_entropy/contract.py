@@ -138,7 +138,8 @@ class RowStats:
     segment_count: Tensor | None
     """(S,) int64: how many rows that is."""
     dropped_mass: Tensor | None = None
-    """(N,) probability of the entries that the sparse gradient replaced; 0 where it is exact. None: no threshold."""
+    """(N,) probability of the entries that the sparse gradient replaced, a part of 1 - p of the target; 0 where it is
+    exact. None: no threshold."""
     kept_entries: Tensor | None = None
     """(N,) int64: the entries of the row's gradient that were computed one by one; V where all were."""
 
@@ -159,7 +160,7 @@ class RowStats:
 class RowWeights:
     """d(total loss) / d(row loss) and, where the rows' entropies are part of the loss, d(total loss) / d(entropy).
 
-    They make up the gradient with respect to the logits: p_v (a + b log p_v) - t 1[v = y] - u.
+    They make up the gradient with respect to the logits z: p_v (a + b log p_v) - t 1[v = y] - u.
     """
 
     loss: Tensor  # (N,)
@@ -176,13 +177,23 @@ class RowWeights:
         return self.loss.abs() if self.entropy is None else self.loss.abs() + self.entropy.abs()
 
     def total(self, lse: Tensor, spec: RowSpec) -> Tensor:
-        """sum_v p_v (a + b log p_v), (N,)."""
-        return self.loss * (1 + 2 * spec.z_loss * lse)
+        """The sum of the gradient over all v, without the uniform part u, (N,): sum_v p_v (a + b log p_v) - t."""
+        return self.loss * (2 * spec.z_loss * lse + spec.label_smoothing)
 
-    def coefficients(self, lse: Tensor, entropy: Tensor, spec: RowSpec) -> tuple[Tensor, Tensor | None, Tensor]:
-        """a, b (None for zero) and t, (N,) each."""
-        a, t = self.total(lse, spec), self.loss * (1 - spec.label_smoothing)
-        return (a, None, t) if self.entropy is None else (a - self.entropy * entropy, -self.entropy, t)
+    def coefficients(self, values: RowValues, others: Tensor, spec: RowSpec) -> tuple[Tensor, Tensor | None, Tensor]:
+        """a, b (None for zero) and the gradient at the target without u, p_y (a + b log p_y) - t, (N,) each.
+
+        `others` (N,) is 1 - p_y, summed over all entries but the target's: p_y - t would cancel where p_y is near 1,
+        and (1 - t) - others does not.
+        """
+        of_lse = 2 * spec.z_loss * values.lse
+        a = self.loss * (1 + of_lse)
+        at_target = self.loss * ((spec.label_smoothing - others) + of_lse * (1 - others))
+        if self.entropy is None:
+            return a, None, at_target
+        # p_y (log p_y + entropy), and 0 where p_y is.
+        of_entropy = (-values.nll).exp() * (values.entropy - values.nll.clamp(max=1e30))
+        return a - self.entropy * values.entropy, -self.entropy, at_target - self.entropy * of_entropy
 
     def uniform(self, spec: RowSpec) -> Tensor | None:
         """u, (N,); None without label smoothing."""
@@ -195,14 +206,14 @@ class SparseRows(Protocol):
     values: RowValues
 
     def means(self) -> tuple[float, float]:
-        """Means over the rows of `kept` and `dropped_mass`; waits for the device. The first is inf if the backend
-        stopped collecting entries for this chunk."""
+        """Means over the rows of `kept` and of `sparse_gradient.dropped_share`; waits for the device. The first is inf
+        if the backend stopped collecting entries for this chunk."""
         ...
 
     kept: Tensor
     """(n,) int64, entries above the threshold, and the target's. This and what follows is there after `means`."""
     dropped_mass: Tensor
-    """(n,), the probability of the other entries."""
+    """(n,), the probability of the other entries: no difference from 1."""
 
     def entries(self, weights: RowWeights) -> Entries:
         """The kept entries, for the rows' weights."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
-from mind_kernels.sparse_gradient import Entries, offsets_of
+from mind_kernels.sparse_gradient import Entries, dropped_share, offsets_of
 
 
 class Counted(NamedTuple):
@@ -17,7 +17,8 @@ class Counted(NamedTuple):
     values: RowValues
     normalizer: Tensor  # for the calls below, as the backend likes it
     kept: Tensor  # (n,) int64, how many entries are kept
-    kept_mass: Tensor  # (n,), their probability
+    dropped_mass: Tensor  # (n,), the probability of the other entries
+    others: Tensor  # (n,), that of all but the target's
 
 
 class KeptEntries(NamedTuple):
@@ -61,11 +62,11 @@ class LogitsKernels(Protocol):
 
 
 class HostSums:
-    """Sums of the rows' kept entries and dropped mass on their way to the host: asked for now, read later."""
+    """Sums of the rows' kept entries and dropped shares on their way to the host: asked for now, read later."""
 
-    def __init__(self, kept: Tensor, dropped_mass: Tensor) -> None:
+    def __init__(self, kept: Tensor, dropped_mass: Tensor, others: Tensor) -> None:
         self._rows = len(kept)
-        self._sums = torch.stack([kept.sum().double(), dropped_mass.double().sum()])
+        self._sums = torch.stack([kept.sum().double(), dropped_share(dropped_mass, others).double().sum()])
         self._ready = None
         if self._sums.is_cuda:
             self._sums = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(self._sums, non_blocking=True)
@@ -75,12 +76,12 @@ class HostSums:
     def _read(self) -> tuple[float, float]:
         if self._ready is not None:
             self._ready.synchronize()
-        kept, dropped_mass = self._sums.tolist()
-        return kept, dropped_mass
+        kept, share = self._sums.tolist()
+        return kept, share
 
     def means(self) -> tuple[float, float]:
-        kept, dropped_mass = self._read()
-        return kept / self._rows, dropped_mass / self._rows
+        kept, share = self._read()
+        return kept / self._rows, share / self._rows
 
     def kept(self) -> int:
         return int(self._read()[0])
@@ -94,8 +95,8 @@ class LogitsRows:
         self._logits = spec.head.project(hidden)
         counted = kernels.count(self._logits, target, spec)
         self.values, self.kept, self._normalizer = counted.values, counted.kept, counted.normalizer
-        self.dropped_mass = (1 - counted.kept_mass).clamp_(min=0)
-        self._sums = HostSums(self.kept, self.dropped_mass)
+        self.dropped_mass = counted.dropped_mass
+        self._sums = HostSums(self.kept, self.dropped_mass, counted.others)
 
     def means(self) -> tuple[float, float]:
         return self._sums.means()

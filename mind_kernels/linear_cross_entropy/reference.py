@@ -77,9 +77,11 @@ def _sparsify(
     derivatives.no_transforms("gradient_threshold", [projected], "the sparse gradient", "gradient_threshold=None")
     checks.reads_values("gradient_threshold", projected)
     with torch.no_grad():
-        log_p = torch.log_softmax(logits, -1)
-        keep = (log_p > spec.log_threshold).scatter_(1, torch.where(valid, target, 0)[:, None], True)
-        dropped = torch.where(keep, 0, log_p.exp())
+        index = torch.where(valid, target, 0)[:, None]
+        others = torch.softmax(logits, -1).scatter_(1, index, 0)  # whose sum is 1 - p_y
+        keep = others.log() > others.sum(-1, keepdim=True).log() + spec.log_threshold
+        dropped = torch.where(keep, 0, others)
+        keep.scatter_(1, index, True)
         mass = dropped.sum(-1)
         rows = has_gradient(valid, magnitude != 0).nonzero().squeeze(1)
         every = sampled_rows(0, len(rows), len(rows))

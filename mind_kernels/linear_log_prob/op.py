@@ -80,10 +80,10 @@ def linear_log_prob(
         ignore_index: the target of rows whose results are zero, without a gradient; may lie in [0, V).
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
         temperature: T > 0: what the logits are divided by.
-        gradient_threshold: None: the exact gradient. A probability in (0, 1), such as 2**-14: the sparse gradient. The
-            results stay exact; of the gradient of the logits, entries with a probability up to the threshold are
-            replaced by a background distribution with the same sum. Rows where that would be slower or too rough take
-            the exact gradient; RowStats.dropped_mass and .kept_entries report it.
+        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-14: the sparse gradient. The
+            results stay exact; of the gradient of the logits, entries with a probability up to t (1 - p), where p is
+            that of the target, are replaced by a background distribution with the same sum. Rows where this would be
+            slower or too rough take the exact gradient; RowStats.dropped_mass and .kept_entries report it.
         return_stats: also return RowStats, without segments.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 

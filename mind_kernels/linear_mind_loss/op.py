@@ -106,10 +106,10 @@ def linear_mind_loss(
             have divergences.
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
         temperature: T > 0: what the logits are divided by.
-        gradient_threshold: None: the exact gradient. A probability in (0, 1), such as 2**-12: the sparse gradient for
-            rows that are no answers: entries of the gradient of their logits with a probability up to the threshold are
-            replaced by a background distribution with the same sum. The loss and the statistics stay exact, and so do
-            answer rows. Rows where that would be slower or too rough take the exact gradient;
+        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-12: the sparse gradient for rows
+            that are no answers: entries of the gradient of their logits with a probability up to t (1 - p), where p is
+            that of the target, are replaced by a background distribution with the same sum. The loss and the statistics
+            stay exact, and so do answer rows. Rows where this would be slower or too rough take the exact gradient;
             RowStats.dropped_mass and .kept_entries report it.
         return_stats: also return MindStats.
         backend: "auto" or a name that `mind_kernels.backends` lists.

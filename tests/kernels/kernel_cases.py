@@ -124,10 +124,10 @@ def truth_and_peer_of_rows(logits, target, scale, entropy_scale, options):
 
 
 class Terms(NamedTuple):
-    """Of each logit (n, V): probability, p (a + b log p), slope of the logits, and gradient without a uniform part."""
+    """Of each logit z (n, V): probability, gradient without a uniform part, slope, and their product."""
 
     p: torch.Tensor
-    part: torch.Tensor
+    dz: torch.Tensor
     slope: torch.Tensor
     gradient: torch.Tensor
 
@@ -147,20 +147,21 @@ def from_lse(logits, target, scale, entropy_scale, options, order=None) -> Terms
     log_p = z - lse
     p = log_p.exp()
     scale, entropy_scale = scale.to(z.dtype)[:, None], entropy_scale.to(z.dtype)[:, None]
-    part = p * scale * (1 + 2 * options.z_loss * lse)
+    dz = p * scale * (1 + 2 * options.z_loss * lse)
     if options.entropy:
-        part = part - entropy_scale * p * (log_p - (p * log_p).sum(1, keepdim=True))
+        dz = dz - entropy_scale * p * (log_p - (p * log_p).sum(1, keepdim=True))
+    dz = dz - scale * (1 - options.label_smoothing) * torch.zeros_like(z).scatter_(1, target[:, None], 1.0)
     slope = torch.ones_like(z) / options.temperature
     if options.softcap is not None:
         slope = slope * (1 - (z * options.temperature / options.softcap).square())
-    y = torch.zeros_like(z).scatter_(1, target[:, None], 1.0)
-    return Terms(p, part, slope, (part - scale * (1 - options.label_smoothing) * y) * slope)
+    return Terms(p, dz, slope, dz * slope)
 
 
 def kept_entries(logits, target, options):
     """Mask of the entries above the threshold and of the targets, and of those too close to the threshold to tell."""
-    p = torch.softmax(options.condition(logits.double()), 1)
-    return (p > THRESHOLD).scatter(1, target[:, None], True), (p / THRESHOLD - 1).abs() < 1e-5
+    others = torch.softmax(options.condition(logits.double()), 1).scatter_(1, target[:, None], 0)
+    ratio = others / (THRESHOLD * others.sum(1, keepdim=True))
+    return (ratio > 1).scatter(1, target[:, None], True), (ratio - 1).abs() < 1e-5
 
 
 def make_groups(kind, groups, count, vocabulary, *, scale=1.0, spread=1.0, absent=0.2, device="cpu"):

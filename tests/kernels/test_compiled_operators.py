@@ -48,13 +48,13 @@ def count(library: Compiled, *shape: int) -> Arguments:
     rows = row_kernel_(library, *shape)
     numbers, correct = rows.pop("numbers"), rows.pop("correct")
     del rows["scale"], rows["entropy_scale"]
-    kept, kept_mass = torch.zeros_like(rows["target"]), torch.zeros_like(numbers[0])
+    kept, dropped_mass = torch.zeros_like(rows["target"]), torch.zeros_like(numbers[0])
     return rows | {
         "log_threshold": THRESHOLD,
         "numbers": numbers,
         "correct": correct,
         "kept": kept,
-        "kept_mass": kept_mass,
+        "dropped_mass": dropped_mass,
     }
 
 
@@ -71,7 +71,7 @@ def entries(library: Compiled, *shape: int) -> Arguments:
             "offsets": offsets_of(counted["kept"]),
             "columns": torch.zeros(total, dtype=torch.int32),
             "values": torch.zeros(total),
-            "kept_sum": torch.zeros_like(counted["kept_mass"]),
+            "kept_sum": torch.zeros_like(counted["dropped_mass"]),
         }
     )
 
@@ -160,16 +160,11 @@ def test_order_of_the_statistics_of_a_row(cpp):
         ("row_kernel_", "entropy_scale", lambda t: t.double(), "entropy_scale has dtype"),
         ("row_kernel_", "softcap", lambda softcap: -1.0, "softcap is -1, temperature 1"),
         ("row_kernel_", "temperature", lambda temperature: 0.0, "softcap is 0, temperature 0"),
-        (
-            "row_kernel_",
-            "numbers",
-            lambda t: t[:-1],
-            rf"numbers has shape \({len(ROW_NUMBERS) - 1}, 3\): expected \({len(ROW_NUMBERS)}, 3\)",
-        ),
+        ("row_kernel_", "numbers", lambda t: t[:-1], rf"numbers has shape .*: expected \({len(ROW_NUMBERS)}, 3\)"),
         ("row_kernel_", "numbers", lambda t: t.T.contiguous().T, "numbers is not contiguous"),
         ("row_kernel_", "correct", lambda t: t.float(), "correct has dtype"),
         ("count", "kept", lambda t: t.int(), "kept has dtype"),
-        ("count", "kept_mass", lambda t: t[:2], "kept_mass has shape"),
+        ("count", "dropped_mass", lambda t: t[:2], "dropped_mass has shape"),
         ("entries", "scale", lambda t: None, "scale is missing"),
         ("entries", "offsets", lambda t: t[1:], "offsets has shape"),
         ("entries", "columns", lambda t: t.long(), "columns has dtype"),

@@ -40,7 +40,7 @@ KINDS = pytest.mark.parametrize("kind", ["pairs", "mixture"])
 
 def count(logits, target):
     """Values, normalizer, kept, offsets and how many entries are kept of rows without options."""
-    values, normalizer, kept, _ = ROWS.count(logits, target, PLAIN.spec(logits.shape[1]))
+    values, normalizer, kept, *_ = ROWS.count(logits, target, PLAIN.spec(logits.shape[1]))
     return values, normalizer, kept, offsets_of(kept), int(kept.sum())
 
 
@@ -68,8 +68,8 @@ def test_entries_of_several_vectors_a_thread(dtype):
     assert torch.equal(mask | close, should | close) and kept.tolist() == [total]
 
     def formula(logits, order=None):
-        _, part, _, gradient = from_lse(logits, target, scale, entropy_scale, PLAIN, order)
-        return {"kept_sum": (part * mask).sum(1), "values": gradient[mask]}
+        _, dz, _, gradient = from_lse(logits, target, scale, entropy_scale, PLAIN, order)
+        return {"kept_sum": (dz * mask).sum(1), "values": gradient[mask]}
 
     truth = formula(logits.double())
     peer = unluckiest(lambda order: formula(logits.float(), order), 40003, truth)

@@ -105,9 +105,9 @@ def test_statistics_say_what_was_dropped(always_sparse):
         inputs["hidden"], inputs["weight"], inputs["target"], gradient_threshold=THRESHOLD, return_stats=True
     )
     p = torch.softmax(inputs["hidden"] @ inputs["weight"].T, -1)
-    keep = p > THRESHOLD
     valid = inputs["target"] != -100
-    keep[valid, inputs["target"][valid]] = True
+    target = torch.where(valid, inputs["target"], 0)[:, None]
+    keep = (p > THRESHOLD * (1 - p.gather(1, target))).scatter_(1, target, True)
     torch.testing.assert_close(stats.kept_entries, torch.where(valid, keep.sum(1), 0))
     torch.testing.assert_close(stats.dropped_mass, torch.where(valid, (p * ~keep).sum(1), 0), rtol=1e-4, atol=1e-6)
     _, exact = linear_cross_entropy(inputs["hidden"], inputs["weight"], inputs["target"], return_stats=True)
@@ -171,7 +171,7 @@ def test_chunks_decide_for_themselves(limit_of_a_cpu, monkeypatch, backend):
     inputs = {"hidden": hidden, "weight": weight, "target": target, "row_weight": torch.ones(64)}
     found = run(inputs, torch.float32, backend, threshold=2**-6)
     exact = run(inputs, torch.float32, backend, threshold=None)
-    assert (found["kept"][:32] == 1).all() and (found["kept"][32:] == vocabulary).all()
+    assert (found["kept"][:32] < 10).all() and (found["kept"][32:] == vocabulary).all()
     torch.testing.assert_close(found["d_hidden"][32:], exact["d_hidden"][32:], rtol=0, atol=1e-9)
     assert float((found["d_weight"] - exact["d_weight"]).norm() / exact["d_weight"].norm()) < 1e-2
 
@@ -200,8 +200,9 @@ def sampled_gradient(inputs, dtype, sample_rows, upstream, temperature, device):
     visited = [row for row in range(len(p)) if target[row] != -100 and (device == "cuda" or scale[row] != 0)]
     sampled = visited[:: max(1, len(visited) // sample_rows)]
     assert len(visited) > 2 * sample_rows
-    kept = p > THRESHOLD
+    kept = torch.zeros_like(p, dtype=torch.bool)
     for row in visited:
+        kept[row] = p[row] > THRESHOLD * (1 - p[row, target[row]])
         kept[row, target[row]] = True
     dropped = torch.where(kept, 0, p)
     background = sum(abs(scale[row]) * dropped[row] for row in sampled)

@@ -163,7 +163,7 @@ PIECES = in_turn(DTYPES, [*SHAPES, (200, 16, 150)], [PLAIN, EVERYTHING])
 def test_pieces(dtype, shape, options):
     hidden, target, spec, streamed, pieces, logits = stream_pieces(shape, dtype, options)
     maxima = streamed.tile_maxima
-    expected = maxima > (streamed.values.lse + math.log(THRESHOLD))[:, None]
+    expected = maxima > (streamed.normalizer[3] + math.log(THRESHOLD))[:, None]
     expected[torch.arange(shape[0]), target // TILE] = True
     rows, tiles = expected.nonzero(as_tuple=True)
     assert torch.equal(pieces.rows, rows) and torch.equal(pieces.tiles, tiles)
@@ -193,12 +193,12 @@ def test_entries_match_dense(dtype, options, shape, with_entropy):
     hidden, target, spec, streamed, pieces, logits = stream_pieces(shape, dtype, options)
     scale, entropy_scale = torch.randn(2, shape[0], generator=torch.Generator().manual_seed(1)).to(DEVICE)
     weights = RowWeights(scale, entropy_scale if with_entropy else None)
-    kept, kept_mass = piece_statistics(pieces, logits, target, streamed, spec)
+    kept, dropped_mass = piece_statistics(pieces, logits, target, streamed, spec)
     found = piece_entries(pieces, logits, target, streamed, weights, spec, offsets_of(kept), int(kept.sum()))
 
     z = torch.full((shape[0], pieces.tile_offsets.numel() - 1, TILE), -math.inf, device=DEVICE)
     z[pieces.rows, pieces.tiles] = logits
-    keep = (z.flatten(1) > (streamed.values.lse + math.log(THRESHOLD))[:, None])[:, : shape[2]]
+    keep = (z.flatten(1) > (streamed.normalizer[3] + math.log(THRESHOLD))[:, None])[:, : shape[2]]
     keep.scatter_(1, target[:, None], True)
     rows, columns = keep.nonzero(as_tuple=True)
     assert torch.equal(kept, keep.sum(1)) and torch.equal(found.columns.long(), columns)
@@ -206,7 +206,8 @@ def test_entries_match_dense(dtype, options, shape, with_entropy):
     def dense(dtype):
         statistics, z = eager(hidden, target, spec, dtype)
         if dtype == torch.float64:  # nothing outside the pieces passes the threshold, up to rounding
-            assert (keep | (torch.softmax(z, 1) < 1.02 * THRESHOLD)).all()
+            others = torch.softmax(z, 1).scatter(1, target[:, None], 0)
+            assert (keep | (others < 1.02 * THRESHOLD * others.sum(1, keepdim=True))).all()
         lse, entropy = statistics["lse"], statistics["entropy"]
         log_p = z[keep] - lse[rows]
         a = scale * (1 + 2 * spec.z_loss * lse)
@@ -218,11 +219,11 @@ def test_entries_match_dense(dtype, options, shape, with_entropy):
         zero = torch.zeros_like(lse)
         return {
             "value": value * spec.head.slope(z[keep]),
-            "sum": zero.index_add(0, rows, part),
+            "sum": zero.index_add(0, rows, value),
             "mass": zero.index_add(0, rows, log_p.exp()),
         }
 
-    every = {"value": found.values, "sum": found.kept_sum, "mass": kept_mass}
+    every = {"value": found.values, "sum": found.kept_sum, "mass": 1 - dropped_mass}
     assert_within_budget(every, dense(dtype), dense(torch.float64), torch.float32)
 
 
@@ -234,9 +235,9 @@ def test_more_pieces_than_a_row_reads_at_once():
     streamed = stream_statistics(hidden, target, spec)
     pieces = kept_pieces(streamed, target, spec)
     logits = piece_logits(hidden, spec.head, pieces)
-    kept, mass = piece_statistics(pieces, logits, target, streamed, spec)
+    kept, dropped_mass = piece_statistics(pieces, logits, target, streamed, spec)
     assert kept.tolist() == [vocabulary, vocabulary]
-    torch.testing.assert_close(mass, torch.ones_like(mass))
+    torch.testing.assert_close(dropped_mass, torch.zeros_like(dropped_mass))
     weights = RowWeights(torch.ones(2, device=DEVICE))
     found = piece_entries(pieces, logits, target, streamed, weights, spec, offsets_of(kept), 2 * vocabulary)
     assert torch.equal(found.columns, torch.arange(vocabulary, dtype=torch.int32, device=DEVICE).repeat(2))

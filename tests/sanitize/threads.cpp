@@ -75,7 +75,7 @@ std::string row_kernels(mind::Type type, int threads) {
     const std::vector<float> scale = normal(kRows, 1.0f, 2), entropy_scale = normal(kRows, 0.1f, 3);
     std::vector<std::int64_t> target(kRows), kept(kRows), offsets(kRows + 1), sample{1, 5, 30};
     for (std::int64_t row = 0; row < kRows; ++row) target[row] = row * 27;
-    std::vector<float> numbers(mind::kRowNumbers * kRows), kept_mass(kRows), kept_sum(kRows), background(kVocabulary);
+    std::vector<float> numbers(mind::kRowNumbers * kRows), dropped_mass(kRows), kept_sum(kRows), background(kVocabulary);
     bool correct[kRows] = {};
     mind::RowArguments rows{{logits.data(), type, kRows, kVocabulary, kStride},
                             target.data(),
@@ -87,7 +87,7 @@ std::string row_kernels(mind::Type type, int threads) {
                             numbers.data(),
                             correct};
 
-    const mind::CountArguments count{rows, kLogThreshold, kept.data(), kept_mass.data()};
+    const mind::CountArguments count{rows, kLogThreshold, kept.data(), dropped_mass.data()};
     spread(threads, kRows, 2, [&](auto begin, auto end) { kernels.count(count, begin, end); });
     for (std::int64_t row = 0; row < kRows; ++row) offsets[row + 1] = offsets[row] + kept[row];
     std::vector<std::int32_t> columns(offsets[kRows]);
@@ -98,7 +98,7 @@ std::string row_kernels(mind::Type type, int threads) {
     const mind::BackgroundArguments dropped{
         rows, kLogThreshold, sample.data(), scale.data(), static_cast<std::int64_t>(sample.size()), background.data()};
     spread(threads, kVocabulary, 64, [&](auto begin, auto end) { kernels.background(dropped, begin, end); });
-    result += bytes(numbers) + bytes(kept) + bytes(kept_mass) + bytes(columns) + bytes(values) + bytes(kept_sum) +
+    result += bytes(numbers) + bytes(kept) + bytes(dropped_mass) + bytes(columns) + bytes(values) + bytes(kept_sum) +
               bytes(background);
 
     // dH's gather: a bag is a row of the logits, and the matrix is the head.

@@ -58,7 +58,8 @@ def _entries_kernel(
     logits,  # (n, V)
     stride,
     target,  # (n,)
-    normalizer,  # (2, n)
+    normalizer,  # (4, n)
+    nll,  # (n,)
     entropy,  # (n,)
     scale,  # (n,)
     entropy_scale,  # (n,) or None
@@ -79,32 +80,52 @@ def _entries_kernel(
     r = tl.program_id(0)
     row = row_pointer(logits, r, stride)
     y = tl.load(target + r).to(tl.int32)
-    maximum, log_total, lse = load_normalizer(normalizer, r, tl.num_programs(0))
+    maximum, log_total, others, lse_others = load_normalizer(normalizer, r, tl.num_programs(0))
     first, last = tl.load(offsets + r), tl.load(offsets + r + 1)
     # The columns first, so that the long loop holds nothing but them.
     base = first
     for start in range(0, vocabulary, BLOCK):
         block = start + tl.arange(0, BLOCK)
         keep = is_kept(
-            load_logits(row, block, vocabulary, softcap, temperature, HAS_SOFTCAP), block, y, lse, log_threshold
+            load_logits(row, block, vocabulary, softcap, temperature, HAS_SOFTCAP), block, y, lse_others, log_threshold
         )
         count = tl.sum(keep.to(tl.int32), axis=0)
         if count > 0:
             tl.store(columns + base + tl.cumsum(keep.to(tl.int32), axis=0) - 1, block, mask=keep)
             base += count
     tl.debug_barrier()  # other threads of the program wrote the columns
-    a, b, t = coefficients(scale, entropy_scale, lse, tl.load(entropy + r), label_smoothing, z_loss)
+    a, b, at_target = coefficients(
+        scale,
+        entropy_scale,
+        tl.load(nll + r),
+        log_total + maximum,
+        tl.load(entropy + r),
+        others,
+        label_smoothing,
+        z_loss,
+    )
     total = tl.zeros((LIST,), tl.float32)
     for start in range(first, last, LIST):
         entry = start + tl.arange(0, LIST)
         listed = entry < last
         column = tl.load(columns + entry, mask=listed, other=0)
         z = load_logits(row, column, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        part, dx = entry_gradient(
-            z, column, y, maximum, log_total, a, b, t, softcap, temperature, entropy_scale is not None, HAS_SOFTCAP
+        dz, dx = entry_gradient(
+            z,
+            column,
+            y,
+            maximum,
+            log_total,
+            a,
+            b,
+            at_target,
+            softcap,
+            temperature,
+            entropy_scale is not None,
+            HAS_SOFTCAP,
         )
         tl.store(values + entry, dx, mask=listed)
-        total += tl.where(listed, part, 0.0)
+        total += tl.where(listed, dz, 0.0)
     tl.store(kept_sum + r, tl.sum(total, axis=0))
 
 
@@ -115,7 +136,7 @@ def _background_kernel(
     rows,  # (m,)
     count,
     target,  # (n,)
-    normalizer,  # (2, n)
+    normalizer,  # (4, n)
     chunk_rows,
     row_weight,  # (m,)
     background,  # (V,)
@@ -137,9 +158,9 @@ def _background_kernel(
         inside = listed[:, None] & (columns < vocabulary)[None, :]
         x = tl.load(row[:, None] + columns[None, :], mask=inside, other=0.0).to(tl.float32)
         z = condition(x, softcap, temperature, HAS_SOFTCAP)
-        maximum, log_total, lse = load_normalizer(normalizer, r, chunk_rows)
+        maximum, log_total, _, lse_others = load_normalizer(normalizer, r, chunk_rows)
         y = tl.load(target + r).to(tl.int32)[:, None]
-        dropped = inside & ~is_kept(z, columns[None, :], y, lse[:, None], log_threshold)
+        dropped = inside & ~is_kept(z, columns[None, :], y, lse_others[:, None], log_threshold)
         weight = tl.load(row_weight + index, mask=listed, other=0.0)[:, None]
         part = weight * exp((z - maximum[:, None]) - log_total[:, None]) * slope(z, softcap, temperature, HAS_SOFTCAP)
         total += tl.where(dropped, part, 0.0)
@@ -151,6 +172,7 @@ _TYPES = {
     "target": "*i64",
     "normalizer": "*fp32",
     "chunk_rows": "i32",
+    "nll": "*fp32",
     "entropy": "*fp32",
     "scale": "*fp32",
     "entropy_scale": "*fp32",
@@ -190,7 +212,7 @@ def variants() -> list[Variant]:
 def entries(
     logits: Tensor,  # (n, V), projected, stride(1) == 1
     target: Tensor,  # (n,) int64
-    normalizer: Tensor,  # (2, n) float32, of `rows.count`
+    normalizer: Tensor,  # (4, n) float32, of `rows.count`
     values: RowValues,  # (n,) float32, of `rows.count`
     weights: RowWeights,  # (n,) float32
     spec: RowSpec,
@@ -199,8 +221,8 @@ def entries(
 ) -> KeptEntries:
     """See `logits_rows.LogitsKernels`.
 
-    A value is the gradient of its projected logit without the uniform part of label smoothing; kept_sum adds up
-    p (a + b log p), so neither target nor slope is in it.
+    A value is the gradient of its projected logit, without the uniform part of label smoothing; kept_sum adds up those
+    of the logits z, before the slope.
     """
     vocabulary = logits.shape[1]
     columns = logits.new_empty(total, dtype=torch.int32)
@@ -211,6 +233,7 @@ def entries(
         logits.stride(0),
         target,
         normalizer,
+        values.nll,
         values.entropy,
         weights.loss,
         weights.entropy,
@@ -230,7 +253,7 @@ def background(
     logits: Tensor,  # (n, V), projected, stride(1) == 1
     rows: Tensor,  # (m,) int64, rows of `logits`
     target: Tensor,  # (n,) int64
-    normalizer: Tensor,  # (2, n) float32, of `rows.count`
+    normalizer: Tensor,  # (4, n) float32, of `rows.count`
     weight: Tensor,  # (m,) float32, of the listed rows
     spec: RowSpec,
 ) -> Tensor:

@@ -107,26 +107,27 @@ def _piece_statistics_kernel(
     piece_tiles,  # (m,)
     piece_offsets,  # (n + 1,)
     target,  # (n,)
-    normalizer,  # (2, n)
+    normalizer,  # (4, n)
     kept,  # (n,)
-    kept_mass,  # (n,)
+    dropped_mass,  # (n,)
     log_threshold,
     TILE: tl.constexpr,
     ENTRIES: tl.constexpr,
 ):
     r = tl.program_id(0)
     y = tl.load(target + r).to(tl.int32)
-    maximum, log_total, lse = load_normalizer(normalizer, r, tl.num_programs(0))
+    maximum, log_total, others, lse_others = load_normalizer(normalizer, r, tl.num_programs(0))
     count = tl.zeros((ENTRIES,), tl.int32)
-    mass = tl.zeros((ENTRIES,), tl.float32)
+    mass = tl.zeros((ENTRIES,), tl.float32)  # without the target's
     stop = tl.load(piece_offsets + r + 1) * TILE
     for start in range(tl.load(piece_offsets + r) * TILE, stop, ENTRIES):
         z, column = _load_entries(logits, piece_tiles, start, stop, TILE, ENTRIES)
-        keep = is_kept(z, column, y, lse, log_threshold)
+        keep = is_kept(z, column, y, lse_others, log_threshold)
         count += keep.to(tl.int32)
-        mass += tl.where(keep, exp((z - maximum) - log_total), 0.0)
+        mass += tl.where(keep & (column != y), exp((z - maximum) - log_total), 0.0)
     tl.store(kept + r, tl.sum(count, axis=0))
-    tl.store(kept_mass + r, tl.sum(mass, axis=0))
+    dropped = others - tl.sum(mass, axis=0)
+    tl.store(dropped_mass + r, tl.where(dropped < 0, 0.0, dropped))
 
 
 @jit
@@ -135,7 +136,8 @@ def _piece_entries_kernel(
     piece_tiles,  # (m,)
     piece_offsets,  # (n + 1,)
     target,  # (n,)
-    normalizer,  # (2, n)
+    normalizer,  # (4, n)
+    nll,  # (n,)
     entropy,  # (n,)
     scale,  # (n,)
     entropy_scale,  # (n,) or None
@@ -154,21 +156,41 @@ def _piece_entries_kernel(
 ):
     r = tl.program_id(0)
     y = tl.load(target + r).to(tl.int32)
-    maximum, log_total, lse = load_normalizer(normalizer, r, tl.num_programs(0))
-    a, b, t = coefficients(scale, entropy_scale, lse, tl.load(entropy + r), label_smoothing, z_loss)
+    maximum, log_total, others, lse_others = load_normalizer(normalizer, r, tl.num_programs(0))
+    a, b, at_target = coefficients(
+        scale,
+        entropy_scale,
+        tl.load(nll + r),
+        log_total + maximum,
+        tl.load(entropy + r),
+        others,
+        label_smoothing,
+        z_loss,
+    )
     base = tl.load(offsets + r)
     total = tl.zeros((ENTRIES,), tl.float32)
     stop = tl.load(piece_offsets + r + 1) * TILE
     for start in range(tl.load(piece_offsets + r) * TILE, stop, ENTRIES):
         z, column = _load_entries(logits, piece_tiles, start, stop, TILE, ENTRIES)
-        keep = is_kept(z, column, y, lse, log_threshold)
-        part, dx = entry_gradient(
-            z, column, y, maximum, log_total, a, b, t, softcap, temperature, entropy_scale is not None, HAS_SOFTCAP
+        keep = is_kept(z, column, y, lse_others, log_threshold)
+        dz, dx = entry_gradient(
+            z,
+            column,
+            y,
+            maximum,
+            log_total,
+            a,
+            b,
+            at_target,
+            softcap,
+            temperature,
+            entropy_scale is not None,
+            HAS_SOFTCAP,
         )
         position = base + tl.cumsum(keep.to(tl.int32), axis=0) - 1
         tl.store(columns + position, column, mask=keep)
         tl.store(values + position, dx, mask=keep)
-        total += tl.where(keep, part, 0.0)
+        total += tl.where(keep, dz, 0.0)
         base += tl.sum(keep.to(tl.int32), axis=0)
     tl.store(kept_sum + r, tl.sum(total, axis=0))
 
@@ -193,8 +215,9 @@ _TYPES = {
     "target": "*i64",
     "normalizer": "*fp32",
     "kept": "*i32",
-    "kept_mass": "*fp32",
+    "dropped_mass": "*fp32",
     "log_threshold": "fp32",
+    "nll": "*fp32",
     "entropy": "*fp32",
     "scale": "*fp32",
     "entropy_scale": "*fp32",
@@ -241,7 +264,7 @@ class PieceStatistics(NamedTuple):
     """What is kept of n rows."""
 
     kept: Tensor  # (n,) int64, entries above the threshold, and the target's
-    kept_mass: Tensor  # (n,) float32, their probability
+    dropped_mass: Tensor  # (n,) float32, the probability of the other entries
 
 
 def kept_pieces(
@@ -250,7 +273,7 @@ def kept_pieces(
     spec: RowSpec,
 ) -> Pieces:
     """The pieces that hold a probability above the threshold, or the target. Waits for the device, for their number."""
-    keep = streamed.tile_maxima > (streamed.values.lse + spec.log_threshold)[:, None]
+    keep = streamed.tile_maxima > (streamed.normalizer[3] + spec.log_threshold)[:, None]  # lse_others
     keep.scatter_(1, target[:, None] // TILE, True)
     rows, tiles = keep.nonzero(as_tuple=True)
     return Pieces(rows, tiles, offsets_of(keep.sum(1)), tiles.argsort(stable=True), offsets_of(keep.sum(0)))
@@ -303,9 +326,9 @@ def piece_statistics(
     streamed: Streamed,
     spec: RowSpec,
 ) -> PieceStatistics:
-    """The kept entries of each row, and their probability."""
+    """How many entries of each row are kept, and the probability of the others."""
     rows = target.numel()
-    kept, kept_mass = logits.new_empty(rows, dtype=torch.int32), logits.new_empty(rows)
+    kept, dropped_mass = logits.new_empty(rows, dtype=torch.int32), logits.new_empty(rows)
     _piece_statistics_kernel[(rows,)](
         logits,
         pieces.tiles,
@@ -313,11 +336,11 @@ def piece_statistics(
         target,
         streamed.normalizer,
         kept,
-        kept_mass,
+        dropped_mass,
         log_threshold=spec.log_threshold,
         **_ROW_LAUNCH,
     )
-    return PieceStatistics(kept.long(), kept_mass)
+    return PieceStatistics(kept.long(), dropped_mass)
 
 
 def piece_entries(
@@ -339,6 +362,7 @@ def piece_entries(
         pieces.offsets,
         target,
         streamed.normalizer,
+        streamed.values.nll,
         streamed.values.entropy,
         weights.loss,
         weights.entropy,

@@ -20,6 +20,7 @@ from mind_kernels.linear_cross_entropy._triton.terms import (
     is_kept,
     loss_arguments,
     probability_part,
+    with_target,
 )
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.logits_rows import Counted
@@ -52,7 +53,7 @@ def _row_statistics(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """One pass over a row: (loss, nll, lse, entropy, maximum, log_total), and correct."""
+    """One pass over a row: (loss, nll, lse, entropy, maximum, log_total, others, lse_others), and correct."""
     # The vector of the target, for its own entry and those before it. In the loop only whole vectors are told apart:
     # a comparison an entry would cost as much as the softmax. Loaded here, it has arrived when the loop ends.
     near = target // VECTOR * VECTOR + tl.arange(0, VECTOR)
@@ -60,22 +61,24 @@ def _row_statistics(
 
     maximum = tl.full((LANES,), FLOOR, tl.float32)
     earlier = tl.full((LANES,), float("-inf"), tl.float32)
-    total = tl.zeros((LANES,), tl.float32)
+    others = tl.zeros((LANES,), tl.float32)
     entropy_sum = tl.zeros((LANES,), tl.float32)
     z_sum = tl.zeros((LANES,), tl.float32)
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = columns_of(start, LANES, VECTOR)
         z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
         tile_maximum = tl.max(z, axis=1)
-        maximum, total, entropy_sum = online_softmax(z, tile_maximum, maximum, total, entropy_sum)
-        ends = start + tl.arange(0, LANES) * VECTOR + VECTOR
-        earlier = tl.maximum(earlier, tl.where(ends <= target, tile_maximum, float("-inf")))
         if HAS_SMOOTHING:
             z_sum += tl.sum(tl.where(columns < vocabulary, z, 0.0), axis=1)
+        if (target >= start) & (target < start + LANES * VECTOR):  # in one tile of the row; see `with_target`
+            z = tl.where(columns == target, float("-inf"), z)
+        maximum, others, entropy_sum = online_softmax(z, tile_maximum, maximum, others, entropy_sum)
+        ends = start + tl.arange(0, LANES) * VECTOR + VECTOR
+        earlier = tl.maximum(earlier, tl.where(ends <= target, tile_maximum, float("-inf")))
 
-    row_maximum, total, entropy_sum = join_lanes(maximum, total, entropy_sum)
+    row_maximum, others, entropy_sum = join_lanes(maximum, others, entropy_sum)
     z_target = tl.sum(tl.where(near == target, z_near, 0.0), axis=0)
-    log_total = tl.log(total)
+    entropy, log_total, others, lse_others = with_target(row_maximum, others, entropy_sum, z_target)
     nll = log_total - (z_target - row_maximum)
     lse = log_total + row_maximum
     loss = nll
@@ -86,7 +89,7 @@ def _row_statistics(
     # The first maximum is the target if no entry before it reaches it.
     first = tl.maximum(tl.max(earlier, axis=0), tl.max(tl.where(near < target, z_near, float("-inf")), axis=0))
     correct = (z_target == row_maximum) & (first < z_target)
-    return (loss, nll, lse, log_total - entropy_sum / total, row_maximum, log_total), correct
+    return (loss, nll, lse, entropy, row_maximum, log_total, others, lse_others), correct
 
 
 @jit
@@ -106,7 +109,7 @@ def _statistics(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """Stores the statistics of this program's row: its pointer, its target, lse, entropy, maximum and log_total."""
+    """Stores the statistics of this program's row: its pointer, its target, and the statistics but the loss."""
     row = row_pointer(logits, tl.program_id(0), stride)
     y = tl.load(target + tl.program_id(0)).to(tl.int32)
     values, is_correct = _row_statistics(
@@ -115,8 +118,8 @@ def _statistics(
     for k in tl.static_range(len(values)):
         tl.store(numbers + k * tl.num_programs(0) + tl.program_id(0), values[k])
     tl.store(correct + tl.program_id(0), is_correct)
-    loss, nll, lse, entropy, maximum, log_total = values
-    return row, y, lse, entropy, maximum, log_total
+    loss, nll, lse, entropy, maximum, log_total, others, lse_others = values
+    return row, y, nll, lse, entropy, maximum, log_total, others, lse_others
 
 
 @jit
@@ -126,7 +129,7 @@ def _row_kernel(
     target,  # (n,)
     scale,  # (n,) or None: statistics only
     entropy_scale,  # (n,) or None
-    numbers,  # (6, n): loss, nll, lse, entropy, maximum, log_total
+    numbers,  # (8, n): loss, nll, lse, entropy, maximum, log_total, others, lse_others
     correct,  # (n,)
     vocabulary,
     softcap,
@@ -138,7 +141,7 @@ def _row_kernel(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    row, y, lse, entropy, maximum, log_total = _statistics(
+    row, y, nll, lse, entropy, maximum, log_total, others, lse_others = _statistics(
         logits,
         stride,
         target,
@@ -155,13 +158,13 @@ def _row_kernel(
         VECTOR,
     )
     if scale is not None:
-        a, b, t = coefficients(scale, entropy_scale, lse, entropy, label_smoothing, z_loss)
+        a, b, at_target = coefficients(scale, entropy_scale, nll, lse, entropy, others, label_smoothing, z_loss)
         uniform = tl.load(scale + tl.program_id(0)) * (label_smoothing / vocabulary)
         for start in range(0, vocabulary, LANES * VECTOR):
             columns = columns_of(start, LANES, VECTOR)
             z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-            log_p = (z - maximum) - log_total
-            dz = probability_part(log_p, a, b, entropy_scale is not None) - tl.where(columns == y, t, 0.0)
+            part = probability_part((z - maximum) - log_total, a, b, entropy_scale is not None)
+            dz = tl.where(columns == y, at_target, part)
             if HAS_SMOOTHING:
                 dz -= uniform
             dx = dz * slope(z, softcap, temperature, HAS_SOFTCAP)
@@ -173,10 +176,10 @@ def _count_kernel(
     logits,  # (n, V)
     stride,
     target,  # (n,)
-    numbers,  # (6, n): loss, nll, lse, entropy, maximum, log_total
+    numbers,  # (8, n): loss, nll, lse, entropy, maximum, log_total, others, lse_others
     correct,  # (n,)
     kept,  # (n,)
-    kept_mass,  # (n,)
+    dropped_mass,  # (n,)
     vocabulary,
     softcap,
     temperature,
@@ -188,7 +191,7 @@ def _count_kernel(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    row, y, lse, entropy, maximum, log_total = _statistics(
+    row, y, nll, lse, entropy, maximum, log_total, others, lse_others = _statistics(
         logits,
         stride,
         target,
@@ -205,17 +208,17 @@ def _count_kernel(
         VECTOR,
     )
     count = tl.zeros((LANES,), tl.int32)
-    mass = tl.zeros((LANES,), tl.float32)
+    dropped = tl.zeros((LANES,), tl.float32)
     # The whole row again, mostly from the L2 cache: a tile of 16384 entries is rarely without a kept one (35 per row),
     # so to remember the maximum of each would skip next to nothing, and cost a reduction per tile.
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = columns_of(start, LANES, VECTOR)
         z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        keep = is_kept(z, columns, y, lse, log_threshold)
+        keep = is_kept(z, columns, y, lse_others, log_threshold)
         count += tl.sum(keep.to(tl.int32), axis=1)
-        mass += tl.sum(tl.where(keep, exp((z - maximum) - log_total), 0.0), axis=1)
+        dropped += tl.sum(tl.where(keep, 0.0, exp((z - maximum) - log_total)), axis=1)
     tl.store(kept + tl.program_id(0), tl.sum(count, axis=0))
-    tl.store(kept_mass + tl.program_id(0), tl.sum(mass, axis=0))
+    tl.store(dropped_mass + tl.program_id(0), tl.sum(dropped, axis=0))
 
 
 _TYPES = {
@@ -226,7 +229,7 @@ _TYPES = {
     "numbers": "*fp32",
     "correct": "*i1",
     "kept": "*i32",
-    "kept_mass": "*fp32",
+    "dropped_mass": "*fp32",
     "vocabulary": "i32",
     "softcap": "fp32",
     "temperature": "fp32",
@@ -292,10 +295,10 @@ def count(
     target: Tensor,  # (n,) int64, in [0, V)
     spec: RowSpec,
 ) -> Counted:
-    """See `logits_rows.LogitsKernels`. The normalizer (2, n) float32 is that of `terms.load_normalizer`."""
+    """See `logits_rows.LogitsKernels`. The normalizer (4, n) float32 is that of `terms.load_normalizer`."""
     numbers, correct = _outputs(logits)
     rows, vocabulary = logits.shape
-    kept, kept_mass = logits.new_empty(rows, dtype=torch.int32), logits.new_empty(rows, dtype=torch.float32)
+    kept, dropped_mass = logits.new_empty(rows, dtype=torch.int32), logits.new_empty(rows, dtype=torch.float32)
     _count_kernel[(rows,)](
         logits,
         logits.stride(0),
@@ -303,23 +306,24 @@ def count(
         numbers,
         correct,
         kept,
-        kept_mass,
+        dropped_mass,
         vocabulary,
         log_threshold=spec.log_threshold,
         HAS_SMOOTHING=spec.label_smoothing != 0,
         **loss_arguments(spec),
         **row_launch(vocabulary, logits.stride(0), logits.dtype),
     )
-    return Counted(*_values_and_normalizer(numbers, correct), kept.long(), kept_mass)
+    values, normalizer = _values_and_normalizer(numbers, correct)
+    return Counted(values, normalizer, kept.long(), dropped_mass, normalizer[2])
 
 
 def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """`numbers` (6, n) float32 and `correct` (n,) bool, as the kernels fill them."""
+    """`numbers` (8, n) float32 and `correct` (n,) bool, as the kernels fill them."""
     rows = logits.shape[0]
-    return logits.new_empty(6, rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
+    return logits.new_empty(8, rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
 
 
 def _values_and_normalizer(numbers: Tensor, correct: Tensor) -> tuple[RowValues, Tensor]:
-    of_values, normalizer = numbers.split((4, 2))  # loss, nll, lse, entropy; maximum, log_total
+    of_values, normalizer = numbers.split(4)  # loss, nll, lse, entropy; maximum, log_total, others, lse_others
     loss, nll, lse, entropy = of_values
     return RowValues(loss, nll, lse, entropy, correct), normalizer

@@ -138,7 +138,7 @@ def _stream_kernel(
     earlier = tl.full(
         (BLOCK_N,), float("-inf"), tl.float32
     )  # the largest logit before the target, which must not reach it
-    total = tl.zeros((BLOCK_N,), tl.float32)
+    others = tl.zeros((BLOCK_N,), tl.float32)
     entropy_sum = tl.zeros((BLOCK_N,), tl.float32)
     z_target = tl.zeros((BLOCK_N,), tl.float32)
     z_sum = tl.zeros((BLOCK_N,), tl.float32)
@@ -174,9 +174,10 @@ def _stream_kernel(
         if tl.max(((y >= start) & (y < start + BLOCK_V)).to(tl.int32), axis=0) > 0:
             z_target += tl.sum(tl.where(column[None, :] == y[:, None], z, 0.0), axis=1)
             before = tl.max(tl.where(column[None, :] < y[:, None], z, float("-inf")), axis=1)
+            z = tl.where(column[None, :] == y[:, None], float("-inf"), z)  # the sums are of the others: see `_merge`
         earlier = tl.maximum(earlier, before)
-        maximum, total, entropy_sum = online_softmax(z, block_maximum, maximum, total, entropy_sum)
-    values = (maximum, total, entropy_sum, z_target, earlier, z_sum)
+        maximum, others, entropy_sum = online_softmax(z, block_maximum, maximum, others, entropy_sum)
+    values = (maximum, others, entropy_sum, z_target, earlier, z_sum)
     for field in tl.static_range(len(values)):
         tl.store(row_pointer(partials, field * splits + split, rows) + row, values[field], mask=row < rows)
 
@@ -242,7 +243,7 @@ class Streamed(NamedTuple):
     """What is known of n rows after one pass. A row is correct if the first of its largest logits is the target's."""
 
     values: RowValues  # (n,) float32, `correct` bool
-    normalizer: Tensor  # (2, n) float32, maximum and logarithm of the sum of e^(z - maximum)
+    normalizer: Tensor  # (4, n) float32, that of `terms.load_normalizer`
     tile_maxima: Tensor  # (n, ceil(V / TILE)) float32, the largest of TILE consecutive conditioned logits
 
 
@@ -299,15 +300,20 @@ def _merge(
     partials: Tensor,  # (_FIELDS, splits, n)
     spec: RowSpec,
 ) -> tuple[RowValues, Tensor]:
+    """The target is added last: beside it, the sums of the others may be less than a rounding."""
     maxima, totals, entropy_sums, z_targets, earlier, z_sums = partials
     maximum = maxima.amax(0)
     rise = (maxima - maximum).clamp(min=LOWEST.value)
     decay = rise.exp()
-    total = (totals * decay).sum(0)
+    others = (totals * decay).sum(0)
     entropy_sum = ((entropy_sums + totals * rise) * decay).sum(0)
     z_target = z_targets.sum(0)  # the others are zero
-    log_total = total.log()
-    nll = log_total - (z_target - maximum)
+    shifted = z_target - maximum
+    of_target = shifted.exp()
+    total = others + of_target
+    log_total = torch.where(shifted == 0, others.log1p(), total.log())
+    entropy = log_total - (entropy_sum + of_target * shifted.clamp(min=LOWEST.value)) / total
+    nll = log_total - shifted
     lse = log_total + maximum
     loss = nll
     if spec.label_smoothing:
@@ -315,5 +321,6 @@ def _merge(
         loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - mean)
     loss = loss + spec.z_loss * lse.square()
     correct = (z_target == maximum) & (earlier.amax(0) < z_target)
-    values = RowValues(loss, nll, lse, log_total - entropy_sum / total, correct)
-    return values, torch.stack([maximum, log_total])
+    lse_others = torch.where(others > 0, maximum + others.log(), math.inf)
+    normalizer = torch.stack([maximum, log_total, others / total, lse_others])
+    return RowValues(loss, nll, lse, entropy, correct), normalizer
