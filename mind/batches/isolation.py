@@ -54,11 +54,10 @@ _SPAN = re.compile(
 
 @dataclass
 class _Findings:
-    """By the way in which the model computes: attention, device and dtype; and by the reach of the probe in tokens."""
-
     spans: list[tuple[str, int]]
-    faults: dict[tuple[Any, ...], str | None] = field(default_factory=dict)
-    alone: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    faults: dict[tuple[Any, ...], dict[int, str | None]] = field(default_factory=dict)
+    """By layout and the way in which the model computes (attention, device and dtype); by the probe's reach in tokens.
+    """
     told: bool = False
 
 
@@ -113,23 +112,28 @@ def fault(model: PreTrainedModel, layout: Layout, length: int) -> str | None:
     Probed once for each attention, device and dtype that the model computes with, with more tokens than any of its
     windows below `length` has.
     """
-    reach = max((span for _, span in _found(model).spans if _LENGTH <= span < length), default=0)
-    return _probed(model, layout, 0) or (_probed(model, layout, reach) if reach else None)
+    weight: Any = model.get_input_embeddings().weight
+    found = _found(model)
+    way = (layout, attention_of(model), weight.device.type, working_dtype(weight))
+    faults = found.faults.setdefault(way, {})
+    longest = max((span for _, span in found.spans if _LENGTH <= span < length), default=0)
+    if any(reach >= longest and reason is None for reach, reason in faults.items()):
+        return None
+    for reach in sorted({0, longest}):
+        if reach not in faults:
+            faults[reach] = _probed(model, layout, reach)
+        if faults[reach] is not None:
+            return faults[reach]
+    return None
 
 
 def _probed(model: PreTrainedModel, layout: Layout, reach: int) -> str | None:
-    weight: Any = model.get_input_embeddings().weight
-    way = (attention_of(model), weight.device.type, working_dtype(weight))
-    found = _found(model)
-    key = (layout, reach, *way)
-    if key not in found.faults:
-        with probing(model):
-            probe = _PROBES[layout](probe_ids(model, 60 + 3 * reach).tolist(), reach)
-            try:
-                found.faults[key] = _difference(model, probe, way, found.alone)
-            except Exception as error:  # of the model's own code: the layout does not work, whoever is told reads why
-                found.faults[key] = f"raises {describe(error)}"
-    return found.faults[key]
+    with probing(model):
+        probe = _PROBES[layout](probe_ids(model, 60 + 3 * reach).tolist(), reach)
+        try:
+            return _difference(model, probe)
+        except Exception as error:  # of the model's own code: the layout does not work, and whoever is told reads why
+            return f"raises {describe(error)}"
 
 
 def _found(model: PreTrainedModel) -> _Findings:
@@ -169,9 +173,7 @@ class _Probe(NamedTuple):
     places: Sequence[Tensor]  # (length,) each, of their tokens in the flattened rows
 
 
-def _difference(
-    model: PreTrainedModel, probe: _Probe, way: tuple[Any, ...], known: dict[tuple[Any, ...], Tensor]
-) -> str | None:
+def _difference(model: PreTrainedModel, probe: _Probe) -> str | None:
     states, embeddings = _states_and_embeddings(model, probe.inputs(model))
     own = probe.places[-1].to(states.device)
     before = own[:-_UNSEEN]
@@ -189,20 +191,12 @@ def _difference(
     if later:
         return "lets a token see later ones of its sequence"
     for sequence, places in zip(probe.sequences, probe.places, strict=True):
-        error = relative_error(states[places.to(states.device)], _alone(model, sequence, way, known))
+        with torch.no_grad():
+            alone = trunk_states(model, {"input_ids": torch.tensor([sequence], device=model.device)})[0]
+        error = relative_error(states[places.to(states.device)], alone)
         if not error <= tolerance(working_dtype(states)):
             return f"gives a sequence other states than alone: they differ by {error:.2g} of their norm"
     return None
-
-
-def _alone(
-    model: PreTrainedModel, sequence: list[int], way: tuple[Any, ...], known: dict[tuple[Any, ...], Tensor]
-) -> Tensor:
-    key = (*sequence, *way)
-    if key not in known:
-        with torch.no_grad():
-            known[key] = trunk_states(model, {"input_ids": torch.tensor([sequence], device=model.device)})[0]
-    return known[key]
 
 
 def _states_and_embeddings(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:

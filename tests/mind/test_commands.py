@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,13 @@ def test_from_questions_to_a_student(tmp_path, model_folder, monkeypatch, capsys
     assert (run / "report.html").is_file() and (run / "student" / "config.json").is_file()
     out = capsys.readouterr().out
     assert f"next: mind judge {folder}" in out and f"next: mind filter {folder}" in out
+
+
+def test_a_warning_of_this_package_is_one_line(monkeypatch):
+    from mind.batches import isolation
+
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # restores what main sets
+    assert main(["--help"]) == 0
+    told = RuntimeWarning("each sequence is computed in a row of its own")
+    assert warnings.formatwarning(told, RuntimeWarning, isolation.__file__, 3) == f"mind: {told}\n"
+    assert "elsewhere.py:3: RuntimeWarning: each" in warnings.formatwarning(told, RuntimeWarning, "elsewhere.py", 3)

@@ -160,6 +160,15 @@ def test_padded_rows_hold_no_more_tokens_than_the_pack():
         torch.testing.assert_close(states, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_a_student_that_has_moved_since_the_first_probe_is_not_misjudged():
+    model = build_model()
+    assert fault(model, "plain", 100) is None
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p))
+    assert fault(model, "shared", 100) is None and fault(model, "padded", 100) is None
+
+
 def test_branches_are_refused_where_they_would_be_wrong():
     pack = document_pack([((3, 4, 5), ((6, 7), (8, 9, 10)))])
     with pytest.raises(MindError, match="prompts cannot be shared: in a row with shared prompts, Lfm2ForCausalLM lets"):

@@ -41,9 +41,7 @@ class StudentEncoder:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack_length: int) -> None:
         self.model, self.tokenizer, self.pack_length = model, tokenizer, pack_length
-        self.name = (
-            f"student-alone-{fingerprint(model.state_dict())}"  # older caches may hold states that saw other texts
-        )
+        self.name = f"student-{fingerprint(model.state_dict())}"
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
@@ -109,7 +107,8 @@ def build_features(
         for rationale in question.rationales:
             places.append((q, slots[rationale.perspective]))
             texts.append(rationale.text)
-    digest = hashlib.sha256("\0".join([encoder.name, *texts]).encode()).hexdigest()[:32]
+    # "alone": older caches may hold states of students that saw other texts of the row.
+    digest = hashlib.sha256("\0".join(["alone", encoder.name, *texts]).encode()).hexdigest()[:32]
     file = cache / "features" / f"{digest}.safetensors"
     if file.exists():
         vectors = load_file(file)["vectors"]
