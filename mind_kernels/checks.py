@@ -18,12 +18,13 @@ from mind_kernels.head import Head
 
 REDUCTIONS = ("mean", "sum", "none")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_OPTIONAL = ("bias", "teacher_bias", "mask", "segment")
 
 
 def tensors(**arguments: Tensor | None) -> None:
-    """Raises TypeError for an argument that is neither None nor a whole tensor with strides."""
+    """Raises TypeError for an argument that is not a whole tensor with strides; one of `_OPTIONAL` may be None."""
     for name, value in arguments.items():
-        if value is None:
+        if value is None and name in _OPTIONAL:
             continue
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} is a {type(value).__name__}: expected a torch.Tensor")
@@ -51,9 +52,22 @@ def reads_values(operation: str, hidden: Tensor) -> None:
 
 
 def number(name: str, value: float | None) -> None:
-    """Raises TypeError for a tensor, whose value would be read and whose gradient left out without a word."""
+    """Raises TypeError for a tensor, whose value would be read and whose gradient left out without a word, and for
+    what is neither None nor a number; ValueError for nan."""
     if isinstance(value, Tensor):
         raise TypeError(f"{name} is a tensor: expected a number, a constant of the loss; pass {name}.item()")
+    if value is None:
+        return
+    if not (isinstance(value, (int, float)) or hasattr(value, "__float__")):
+        raise TypeError(f"{name} is {value!r}: expected a number")
+    if not -math.inf < value < math.inf:
+        raise ValueError(f"{name} is {value}: expected a finite number")
+
+
+def integer(name: str, value: int) -> None:
+    """Raises TypeError unless `value` is an integer."""
+    if not (isinstance(value, int) or hasattr(value, "__index__")):
+        raise TypeError(f"{name} is {value!r}: expected an integer")
 
 
 def shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:
@@ -145,7 +159,8 @@ def row_arguments(
         shape("segment", segment, rows, "(N,)")
         integers("segment", segment)
         device("segment", segment, hidden, or_cpu=True)
-        if num_segments is None or num_segments < 1:
+        integer("num_segments", num_segments)
+        if num_segments < 1:
             raise ValueError(f"num_segments is {num_segments}: expected at least 1")
 
 
