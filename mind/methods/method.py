@@ -7,7 +7,9 @@ A step of the trainer, for Q questions with K rationales each:
     for each micro-batch: method.loss, backward pass     the rationales that are trained on
     method.finish_step(plan, totals, l_real)             what the method learns from the step
 
-Packing, shared prompts, several processes, checkpoints, metrics and the report are the same for all methods.
+Packing, shared prompts, several processes, checkpoints, metrics and the report are the same for all methods. Before
+`finish_step` the trainer checks that the step's sums, its gradient and L_real are finite; a method that computes
+further numbers raises mind.errors.NotFiniteError for its own.
 """
 
 from __future__ import annotations
