@@ -96,8 +96,15 @@ class RunFolder(os.PathLike[str]):
         return dict(sorted((int(folder.name.rpartition("-")[2]), folder) for folder in complete))
 
     def start(self, config: Any, inputs: Mapping[str, Any]) -> None:
-        """Makes the folder and writes the configuration (a dataclass) and the `inputs`, plain JSON."""
+        """Makes the folder and writes the configuration (a dataclass) and the `inputs`, plain JSON.
+
+        Raises MindError if another run has begun there: of two that start at once, one.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.config.touch(exist_ok=False)
+        except FileExistsError:
+            self.check_free()
         save_json(config, self.config)
         self.write_inputs(inputs)
 

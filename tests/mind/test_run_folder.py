@@ -49,6 +49,15 @@ def test_a_new_run_needs_an_empty_place(folder):
         folder.check_free()
 
 
+def test_of_two_runs_that_start_at_once_one_begins(folder):
+    for other in (folder, RunFolder(folder.path)):
+        other.check_free()
+    folder.start(Config("first"), {})
+    with pytest.raises(MindError, match="already holds a run"):
+        RunFolder(folder.path).start(Config("second"), {})
+    assert folder.read_config() == {"name": "first"}
+
+
 def test_metrics_go_on_after_the_last_checkpoint(folder):
     folder.start(Config(), {"data.train": {"source": "d.jsonl", "sha256": "1f"}})
     folder.begin_metrics()
