@@ -159,6 +159,7 @@ def row_arguments(
         shape("segment", segment, rows, "(N,)")
         integers("segment", segment)
         device("segment", segment, hidden, or_cpu=True)
+        assert num_segments is not None  # as segment is not
         integer("num_segments", num_segments)
         if num_segments < 1:
             raise ValueError(f"num_segments is {num_segments}: expected at least 1")
