@@ -27,7 +27,7 @@ class Head:
     weight: Tensor
     """(V, D) float64, float32, bfloat16 or float16: the embedding of each vocabulary entry. Takes a gradient."""
     bias: Tensor | None = None
-    """(V,), dtype and device of weight: added to the projected logits. Takes a gradient."""
+    """(V,), dtype and device of weight: added to the projected logits; -inf rules an entry out. Takes a gradient."""
     softcap: float | None = None
     """c > 0: the largest absolute logit before the temperature. None: no bound."""
     temperature: float = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import overload
 
@@ -81,6 +82,16 @@ def row_weights(
 def upstream_weights(upstream: Tensor, row_weight: Tensor | None) -> Tensor:
     """(N,): in a sum of losses (N,), the weights for which its gradient is that of `upstream` (N,)."""
     return upstream.contiguous() if row_weight is None else upstream * row_weight.to(upstream.dtype)
+
+
+def may_be_nan(values: Tensor) -> bool:
+    """Whether the sum of the values is nan; True on a GPU, which would have to report it first."""
+    return values.device.type != "cpu" or math.isnan(float(values.sum()))
+
+
+def known_finite(values: Tensor) -> bool:
+    """Whether the sum of the values is finite; False on a GPU, which would have to report it first."""
+    return values.device.type == "cpu" and math.isfinite(float(values.sum()))
 
 
 def has_gradient(

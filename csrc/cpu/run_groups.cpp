@@ -74,8 +74,8 @@ std::vector<double> column_sums(const GroupArguments& arguments, std::int64_t pa
     return total;
 }
 
-// Rounding may leave a sum of non-negative entries just below 0; a nan stays. Above 1e19 it is infinite: where no row of
-// a mixture has any probability, the log-ratio of another row is 3e38 for infinity.
+// Rounding may leave a sum of non-negative entries just below 0; a nan stays. Above 1e19 it is infinite: where no row
+// of a mixture has any probability, the log-ratio of another row is 3e38 for infinity.
 float divergence_of(double total) {
     if (total > 1e19) return std::numeric_limits<float>::infinity();
     return total < 0.0 ? 0.0f : static_cast<float>(total);

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX2__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -71,6 +71,9 @@ MIND_INLINE inline Floats min(Floats a, Floats b) { return _mm512_maskz_min_ps(0
 #elif defined(__AVX2__)
 MIND_INLINE inline Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 MIND_INLINE inline Floats min(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+#elif defined(__SSE2__)
+MIND_INLINE inline Floats max(Floats a, Floats b) { return _mm_max_ps(a, b); }
+MIND_INLINE inline Floats min(Floats a, Floats b) { return _mm_min_ps(a, b); }
 #else
 MIND_INLINE inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
 MIND_INLINE inline Floats min(Floats a, Floats b) { return a < b ? a : b; }

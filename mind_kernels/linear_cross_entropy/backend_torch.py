@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
-from mind_kernels.row_chunks import accumulation_dtype, chunks, rows_per_block
+from mind_kernels.row_chunks import accumulation_dtype, chunks, may_be_nan, rows_per_block
 from mind_kernels.sparse_gradient import Entries, dropped_share, worth_it
 
 SPARSE_CHUNKS = 1
@@ -71,9 +71,7 @@ class _Sums(NamedTuple):
 def _values(
     z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
 ) -> tuple[RowValues, _Sums]:
-    """The rows' values and sums, of d = z - maximum. Fills exponential = e^d, 0 at the target, and shifted = d e^d."""
-    lowest = torch.finfo(z.dtype).min
-    maximum = maximum.clamp(min=lowest)  # of logits of minus infinity alone, whose sum is 0
+    """The rows' values and sums; of d = z - max, exponential becomes e^d, 0 at the target, and shifted d times that."""
     torch.sub(z, maximum[:, None], out=shifted)
     torch.exp(shifted, out=exponential)
     index = target[:, None]
@@ -89,10 +87,15 @@ def _values(
         value = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - shifted.mean(1))
     if spec.z_loss:
         value = value + spec.z_loss * lse.square()
-    shifted.clamp_(min=lowest).mul_(exponential)  # 0 times minus infinity is 0
-    entropy = log_total - (shifted.sum(1) + of_target * at_target.clamp(min=lowest)) / total
+    mean = shifted.mul_(exponential).sum(1)
+    lowest = torch.finfo(z.dtype).min
+    if may_be_nan(mean):  # where 0 times minus infinity has to be 0
+        torch.sub(z, maximum[:, None], out=shifted).clamp_(min=lowest)
+        mean = shifted.mul_(exponential).sum(1)
+        lse = torch.where(maximum == -math.inf, maximum, lse)
+    entropy = log_total - (mean + of_target * at_target.clamp(min=lowest)) / total
     lse_others = torch.where(others > 0, maximum + others.log(), math.inf)
-    values = RowValues(value, nll, lse, entropy, (argmax == target) & nll.isfinite())
+    values = RowValues(value, nll, lse, entropy, argmax == target)
     return values, _Sums(total, log_total, others / total, lse_others)
 
 
@@ -121,7 +124,13 @@ def row_kernel_(
         out.append(values)
         if weights is not None:
             part.copy_(_gradient_(shifted, exponential, sums, values, target[block], weights[block], spec, slope))
-    return RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
+    return _joined(out)
+
+
+def _joined(blocks: list[RowValues]) -> RowValues:
+    """The values of all blocks; the largest logit is the target's only if that is a number."""
+    values = RowValues(*(torch.cat(column) for column in zip(*blocks, strict=True)))
+    return values._replace(correct=values.correct & values.nll.isfinite())
 
 
 def _gradient_(
@@ -178,7 +187,7 @@ class _SparseRows:
                     found = None
                 else:
                     found.append(entries)
-        self.values = RowValues(*(torch.cat(column) for column in zip(*out, strict=True)))
+        self.values = _joined(out)
         self._sums = _Sums(*(torch.cat(column) for column in zip(*every, strict=True)))
         rows = len(target)
         self.kept = torch.zeros(rows, dtype=torch.int64, device=hidden.device)

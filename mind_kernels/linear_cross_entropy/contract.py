@@ -126,7 +126,7 @@ class RowStats:
     """Statistics of the rows, without a gradient; float32 (float64 for float64 input). Ignored rows hold zeros."""
 
     nll: Tensor
-    """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss."""
+    """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss; may be infinite."""
     lse: Tensor
     """(N,) log-sum-exp of the row's logits (after softcap and temperature)."""
     entropy: Tensor

@@ -86,7 +86,8 @@ def linear_cross_entropy(
         segment: (N,) int64 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics hold;
             may stay on the CPU.
         num_segments: S > 0, the number of segments; given with `segment`, and only then.
-        bias: (V,), dtype and device of hidden: added to the projected logits. Takes a gradient.
+        bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
+            gradient.
         ignore_index: the target of rows that have no loss, no gradient and zeros as statistics; may lie in [0, V).
         reduction: "mean": sum of weighted row losses / sum of weights over rows that are not ignored (nan where there
             is none, as torch.nn.functional.cross_entropy); "sum"; "none": (N,) weighted row losses, zero where ignored.

@@ -6,6 +6,7 @@ float32 after the product. With a gradient threshold it defines the sparse gradi
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ def row_terms(
         logits, dropped_mass, kept_entries = _sparsify(projected, logits, spec, target, valid, weights.magnitude())
     index = torch.where(valid, target, 0)
     lse = torch.logsumexp(logits, dim=-1)
+    lse = torch.where(lse == math.inf, math.nan, lse)  # as the softmax is
     nll = lse - logits.gather(-1, index[:, None]).squeeze(-1)
     row_entropy = entropy(torch.log_softmax(logits, dim=-1))
     correct = (logits.argmax(-1) == index) & valid & nll.isfinite()

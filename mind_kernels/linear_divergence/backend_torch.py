@@ -11,13 +11,14 @@ import math
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import LOWEST
 from mind_kernels.linear_divergence.terms import divergence_terms_, event_terms
-from mind_kernels.row_chunks import chunks, rows_per_block
+from mind_kernels.row_chunks import chunks, known_finite, may_be_nan, rows_per_block
 
 
 class _Blocks:
@@ -37,20 +38,17 @@ class _Blocks:
 
 
 def _softmax(z: Tensor, maximum: Tensor, shifted: Tensor, q: Tensor) -> Tensor:
-    """log sum exp(z - maximum) (n, 1); fills shifted = z - maximum (it may be z) and the softmax q, (n, V).
-
-    Without any probability the sum counts as 1.
-    """
+    """log sum exp(z - maximum) (n, 1); fills shifted = z - maximum (it may be z) and the softmax q, (n, V)."""
     torch.sub(z, maximum, out=shifted)
     total = torch.exp(shifted, out=q).sum(1, keepdim=True)
-    total.masked_fill_(total == 0, 1)
     q.div_(total)
     return total.log_()
 
 
-def _mean(q: Tensor, shifted: Tensor, scratch: Tensor) -> Tensor:
+def _mean(q: Tensor, shifted: Tensor) -> Tensor:
     """sum q shifted (n,), in which 0 times minus infinity is 0."""
-    return torch.clamp(shifted, min=LOWEST, out=scratch).mul_(q).sum(1)
+    mean = vecdot(q, shifted)
+    return vecdot(q, shifted.clamp(min=LOWEST)) if may_be_nan(mean) else mean
 
 
 def divergence_(
@@ -66,10 +64,13 @@ def divergence_(
     for block, shifted, q, p in _Blocks(logits, 3):
         z, theirs = head.to_logits_(logits[block]), teacher_head.to_logits_(teacher_logits[block])
         log_total = _softmax(z, z.amax(1, keepdim=True), shifted, q)
-        values.entropy[block] = log_total.squeeze(1) - _mean(q, shifted, p)
+        values.entropy[block] = log_total.squeeze(1) - _mean(q, shifted)
         if divergence.interpolation != 1:  # of logits below 0: a rounding of large ones would be one of p
-            theirs.sub_(theirs.amax(1, keepdim=True)).clamp_(min=LOWEST)
-            torch.lerp(shifted.clamp_(min=LOWEST), theirs, divergence.interpolation, out=theirs)
+            theirs.sub_(theirs.amax(1, keepdim=True))
+            if not (known_finite(shifted) and known_finite(theirs)):
+                shifted.clamp_(min=LOWEST)
+                theirs.clamp_(min=LOWEST)
+            torch.lerp(shifted, theirs, divergence.interpolation, out=theirs)
         log_total -= _softmax(theirs, theirs.amax(1, keepdim=True), theirs, p)
         ratio = shifted.sub_(theirs).sub_(log_total)
         values.divergence[block], gradient = divergence_terms_(ratio, q, p, theirs, divergence)
@@ -91,10 +92,12 @@ def listed_divergence_(
     for block, shifted, q in _Blocks(logits, 2):
         z, index = head.to_logits_(logits[block]), ids[block]
         listed = z.gather(1, index)
-        maximum = z.scatter_(1, index, -math.inf).amax(1, keepdim=True)  # -inf where no other has any probability
-        log_total = _softmax(z, maximum.clamp(min=torch.finfo(z.dtype).min), shifted, q).squeeze(1)
+        lowest = torch.finfo(z.dtype).min
+        maximum = z.scatter_(1, index, lowest).amax(1, keepdim=True)
+        log_total = _softmax(z, maximum, shifted, q).squeeze(1)
+        maximum.masked_fill_(maximum == lowest, -math.inf)  # no other has any probability
         values.divergence[block], values.entropy[block], gradient = event_terms(
-            listed, maximum.squeeze(1), log_total, _mean(q, shifted, shifted), log_p[block], divergence
+            listed, maximum.squeeze(1), log_total, _mean(q, shifted), log_p[block], divergence
         )
         if weights is not None:
             gradient.mul_(weights[block, None])

@@ -121,8 +121,10 @@ def linear_divergence(
         interpolation: in [0, 1], kind "taid" alone, which requires it.
         row_weight: (N,) floating, any sign, a constant: weight of each row. None: 1 each. A row of weight zero still
             yields its statistics.
-        bias: (V,), dtype and device of hidden: added to the student's projected logits. Takes a gradient.
-        teacher_bias: (V,), dtype of teacher_hidden: added to the teacher's.
+        bias: (V,), dtype and device of hidden: added to the student's projected logits; -inf rules an entry of the
+            vocabulary out. Takes a gradient.
+        teacher_bias: (V,), dtype of teacher_hidden: added to the teacher's; may be -inf too. Where one side alone is
+            ruled out, "forward_kl" or "reverse_kl" is infinite.
         softcap: c > 0: the student's x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x
             stays.
         teacher_softcap: the same of the teacher.

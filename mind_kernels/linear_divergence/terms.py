@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
-from mind_kernels.definitions import entropy, finite
+from mind_kernels.definitions import finite
 from mind_kernels.linear_divergence.kinds import Divergence
+from mind_kernels.row_chunks import known_finite
 
 # |log(q / p)| where q or p is 0: then tanh of it is 1, and e^-_FAR is 0.
 _FAR = 1e4
@@ -34,10 +35,11 @@ def divergence_terms_(
 
     Overwrites its arguments; the gradient lies in the memory of one of them.
     """
-    if divergence.mixture != 1:
-        ratio.masked_fill_(p == 0, _FAR)
-    if divergence.mixture != 0:
-        ratio.masked_fill_(q == 0, -_FAR)
+    if not known_finite(ratio):
+        if divergence.mixture != 1:
+            ratio.masked_fill_(p == 0, _FAR)
+        if divergence.mixture != 0:
+            ratio.masked_fill_(q == 0, -_FAR)
     difference = torch.mul(ratio, 0.5, out=scratch).tanh_()  # (q - p) / (q + p), then q - p
     if divergence.mixture == 0:
         of_ratio = ratio.mul_(p).sum(1)
@@ -61,7 +63,7 @@ def _mixed_(ratio: Tensor, difference: Tensor, q: Tensor, p: Tensor, divergence:
     relative = difference.div_(m)  # (q - p) / m
     log_larger = torch.maximum(torch.mul(relative, c, out=m), relative * (c - 1)).log1p_()  # log(max(p, q) / m)
     if divergence.teacher_part:
-        value += divergence.teacher_part * vecdot(p, log_larger - ratio.clamp(min=0))
+        value += divergence.teacher_part * (log_larger - ratio.clamp(min=0)).mul_(p).sum(1)
     slope = relative.mul_((1 - c) * d)
     if divergence.student_part:
         of_student = ratio.clamp_(max=0).add_(log_larger)
@@ -88,6 +90,6 @@ def event_terms(
         log_p = torch.log_softmax(torch.lerp(finite(z), log_p, divergence.interpolation), 1)
     log_q = torch.log_softmax(z, 1)
     q = log_q.exp()
-    row_entropy = entropy(log_q) + q[:, -1] * (log_total - mean)
+    entropy = torch.special.entr(q).sum(1) + q[:, -1] * (log_total - mean)
     value, gradient = divergence_terms_(log_q - log_p, q, log_p.exp(), log_q, divergence)
-    return value, row_entropy, gradient
+    return value, entropy, gradient

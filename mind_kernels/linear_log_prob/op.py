@@ -75,7 +75,8 @@ def linear_log_prob(
         weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
             Takes a gradient.
         target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronization.
-        bias: (V,), dtype and device of hidden: added to the projected logits. Takes a gradient.
+        bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
+            gradient.
         ignore_index: the target of rows whose results are zero, without a gradient; may lie in [0, V).
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
         temperature: T > 0: what the logits are divided by.

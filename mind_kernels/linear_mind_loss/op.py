@@ -100,7 +100,8 @@ def linear_mind_loss(
         segment: (N,) int64 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics hold;
             may stay on the CPU.
         num_segments: S > 0, the number of segments; given with `segment`, and only then.
-        bias: (V,), dtype and device of hidden: added to the projected logits. Takes a gradient.
+        bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
+            gradient.
         ignore_index: the target of rows without a cross-entropy; may lie in [0, V). Among the answer rows they still
             have divergences.
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.

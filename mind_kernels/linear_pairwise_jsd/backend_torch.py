@@ -113,7 +113,7 @@ def mixture_divergences(
         log_p, p, derivative = buffers.fill(logits[part], _LOWEST)
         member = (share[part] > 0)[..., None]
         reference = torch.where(member, log_p, _LOWEST).amax(1, keepdim=True)
-        if log_p.is_cuda or bool((reference < _LEAST).any()):  # a GPU would have to report the result first
+        if log_p.is_cuda or float(reference.amin()) < _LEAST:  # a GPU would have to report the result first
             torch.sub(log_p, reference, out=derivative).clamp_(max=0).expm1_()
         else:
             largest = torch.where(member, p, 0).amax(1, keepdim=True)

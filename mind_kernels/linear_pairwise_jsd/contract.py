@@ -70,4 +70,5 @@ class MixtureStats:
     """Statistics of the mixture form, without a gradient; float32 (float64 for float64 input)."""
 
     kl: Tensor
-    """(P, K) KL(P_k || M) in nats, non-negative; zero where a row is masked and in groups without weight."""
+    """(P, K) KL(P_k || M) in nats, non-negative; zero where a row is masked and in groups without weight. Infinite only
+    in a row of weight zero with probability where M has none."""

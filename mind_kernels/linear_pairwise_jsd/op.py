@@ -76,7 +76,8 @@ def linear_pairwise_jsd(
         mixture_weight: (P, K) floating, finite, not negative, a constant: weight of each row in its group's mixture and
             of its divergence from it. Exactly one of the two is given.
         mask: (P, K) bool, False where a group lacks a row: it has no divergence and no gradient. None: all are there.
-        bias: (V,), dtype and device of hidden: added to the projected logits. Takes a gradient.
+        bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
+            gradient.
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
         temperature: T > 0: what the logits are divided by.
         return_stats: also return PairStats, or MixtureStats with `mixture_weight`.

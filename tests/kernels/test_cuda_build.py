@@ -122,7 +122,7 @@ def test_the_library_loads_and_registers_its_operators(compiled, tmp_path):
         ("background", r"background_kernel", 6, False),
         ("gather", r"gather_kernel\w*Lb1E", 3, True),
         ("groups", r"gradient_kernelILi4E", 1, True),
-        ("groups", r"normalizer_kernel", 1, False),
+        ("groups", r"normalizer_kernelILi4E", 1, False),
     ],
 )
 def test_accesses_of_16_bytes(name, kernels, count, stores, tmp_path):

@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.usefixtures(never_given_up.__name__),
 ]
 
+TORCH = [implementation for implementation in ALL if implementation.backend == "torch"]
 each = functools.partial(implementations.each, of=ON_LOGITS, dtypes=DTYPES)
 
 
@@ -162,3 +163,13 @@ def test_sparse_rows_of_a_masked_vocabulary(implementation, dtype, options):
     background = found.background(chosen, weight)
     torch.testing.assert_close(background[kept], expected.background(chosen, weight), **tolerance)
     assert background[~kept].count_nonzero() == 0
+
+
+@each([PLAIN, Options(entropy=True)], [0, 5], names="options masked", of=TORCH)
+def test_what_a_gpu_does_without_looking(implementation, dtype, options, masked, monkeypatch):
+    """The torch backend asks on a CPU whether an infinity is there. A GPU is spared the question, with one result."""
+    logits, *rest = make(implementation, 67, dtype)
+    logits[:, :masked] = -math.inf
+    expected = run(implementation, logits, *rest, options)
+    monkeypatch.setattr(implementation.kernels("linear_cross_entropy"), "may_be_nan", lambda _: True)
+    torch.testing.assert_close(run(implementation, logits, *rest, options), expected, rtol=0, atol=0)
