@@ -95,6 +95,11 @@ def may_be_nan(values: Tensor) -> bool:
     return values.device.type != "cpu" or math.isnan(float(values.sum()))
 
 
+def known_finite(values: Tensor) -> bool:
+    """Whether the sum of the values is finite; False on a GPU, which would have to report it first."""
+    return values.device.type == "cpu" and math.isfinite(float(values.sum()))
+
+
 def has_gradient(
     valid: Tensor,  # (N,) bool, where hidden is or on the host
     has_weight: Tensor,  # (N,) bool, where hidden is

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from bench import row_kernels
+from bench import row_confidence, row_kernels
 from bench.comparison import benchmark as cases
 from bench.comparison import command
 from bench.comparison.gate import Gates, Precision, relative_error
@@ -200,6 +201,22 @@ def test_measuring_without_a_gate_counts_the_callers_call_as_the_first():
 def test_peak_memory_sees_what_a_call_allocates():
     peak = peak_extra_mib_here(lambda: torch.ones(16 << 18), device="cpu")
     assert 12 < peak < 24
+
+
+def test_row_confidence(tmp_path, monkeypatch, capsys):
+    """On the rows of the kernels' tests; and an error above bfloat16's is seen."""
+    rows = load_file(Path(__file__).parent / "kernels" / "data" / "smollm2_rows.safetensors")
+    inputs = Inputs(rows["hidden"].float(), rows["weight"].float(), rows["target"], "test rows")
+    monkeypatch.setattr(row_confidence, "load", lambda *_: inputs)
+    monkeypatch.setattr(row_confidence, "LOSSES", (1.0, 1e-6))
+    monkeypatch.setattr("sys.argv", ["row_confidence", "--backends", "torch", "--output", str(tmp_path)])
+    row_confidence.main()
+    found = read_results(tmp_path / "row_confidence.jsonl")
+    assert [row["nll"] for row in found] == [1.0] * 4 + [1e-6] * 4
+    assert "torch sparse 2^-12" in capsys.readouterr().out
+    found[-1]["d_weight_error"] = 1.0
+    with pytest.raises(AssertionError, match="sparse"):
+        row_confidence.check(found)
 
 
 def test_row_kernels_beside_a_copy(tmp_path, monkeypatch, capsys):

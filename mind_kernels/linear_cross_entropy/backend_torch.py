@@ -71,7 +71,7 @@ class _Sums(NamedTuple):
 def _values(
     z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
 ) -> tuple[RowValues, _Sums]:
-    """The rows' values and sums, of d = z - maximum. Fills exponential = e^d, 0 at the target, and shifted = d e^d."""
+    """The rows' values and sums; of d = z - max, exponential becomes e^d, 0 at the target, and shifted d times that."""
     torch.sub(z, maximum[:, None], out=shifted)
     torch.exp(shifted, out=exponential)
     index = target[:, None]
@@ -87,14 +87,15 @@ def _values(
         value = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - shifted.mean(1))
     if spec.z_loss:
         value = value + spec.z_loss * lse.square()
-    mean = shifted.mul_(exponential).sum(1) + of_target * at_target
+    mean = shifted.mul_(exponential).sum(1)
+    lowest = torch.finfo(z.dtype).min
     if may_be_nan(mean):  # where 0 times minus infinity has to be 0
-        lowest = torch.finfo(z.dtype).min
         torch.sub(z, maximum[:, None], out=shifted).clamp_(min=lowest)
-        mean = shifted.mul_(exponential).sum(1) + of_target * at_target.clamp(min=lowest)
+        mean = shifted.mul_(exponential).sum(1)
         lse = torch.where(maximum == -math.inf, maximum, lse)
-    values = RowValues(value, nll, lse, log_total - mean / total, argmax == target)
+    entropy = log_total - (mean + of_target * at_target.clamp(min=lowest)) / total
     lse_others = torch.where(others > 0, maximum + others.log(), math.inf)
+    values = RowValues(value, nll, lse, entropy, argmax == target)
     return values, _Sums(total, log_total, others / total, lse_others)
 
 

@@ -17,8 +17,8 @@ from mind_kernels.head import Head, scale_
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import LOWEST
-from mind_kernels.linear_divergence.terms import divergence_terms_, event_terms, known_finite
-from mind_kernels.row_chunks import chunks, may_be_nan, rows_per_block
+from mind_kernels.linear_divergence.terms import divergence_terms_, event_terms
+from mind_kernels.row_chunks import chunks, known_finite, may_be_nan, rows_per_block
 
 
 class _Blocks:

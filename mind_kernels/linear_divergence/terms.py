@@ -12,22 +12,16 @@ one stands for it there; it stays where the other's term is infinite.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
 from mind_kernels.definitions import finite
 from mind_kernels.linear_divergence.kinds import Divergence
+from mind_kernels.row_chunks import known_finite
 
 # |log(q / p)| where q or p is 0: then tanh of it is 1, and e^-_FAR is 0.
 _FAR = 1e4
-
-
-def known_finite(rows: Tensor) -> bool:
-    """Whether the sum of the rows (n, E) is finite; False on a GPU, which would have to report it first."""
-    return rows.device.type == "cpu" and math.isfinite(float(rows.sum()))
 
 
 def divergence_terms_(
