@@ -75,7 +75,8 @@ std::string row_kernels(mind::Type type, int threads) {
     const std::vector<float> scale = normal(kRows, 1.0f, 2), entropy_scale = normal(kRows, 0.1f, 3);
     std::vector<std::int64_t> target(kRows), kept(kRows), offsets(kRows + 1), sample{1, 5, 30};
     for (std::int64_t row = 0; row < kRows; ++row) target[row] = row * 27;
-    std::vector<float> numbers(mind::kRowNumbers * kRows), dropped_mass(kRows), kept_sum(kRows), background(kVocabulary);
+    std::vector<float> numbers(mind::kRowNumbers * kRows), dropped_mass(kRows), kept_sum(kRows),
+        background(kVocabulary);
     bool correct[kRows] = {};
     mind::RowArguments rows{{logits.data(), type, kRows, kVocabulary, kStride},
                             target.data(),
