@@ -53,13 +53,16 @@ def reads_values(operation: str, hidden: Tensor) -> None:
 
 def number(name: str, value: float | None) -> None:
     """Raises TypeError for a tensor, whose value would be read and whose gradient left out without a word, and for
-    what is neither None nor a number; ValueError for nan."""
+    what is neither None nor a number."""
     if isinstance(value, Tensor):
         raise TypeError(f"{name} is a tensor: expected a number, a constant of the loss; pass {name}.item()")
-    if value is None:
-        return
-    if not (isinstance(value, (int, float)) or hasattr(value, "__float__")):
+    if not (value is None or isinstance(value, (int, float)) or hasattr(value, "__float__")):
         raise TypeError(f"{name} is {value!r}: expected a number")
+
+
+def finite(name: str, value: float) -> None:
+    """Raises TypeError as `number` does, and ValueError for nan and infinity."""
+    number(name, value)
     if not -math.inf < value < math.inf:
         raise ValueError(f"{name} is {value}: expected a finite number")
 

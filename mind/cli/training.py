@@ -13,7 +13,6 @@ import tyro
 from mind.cli.terminal import print_table, take_option
 from mind.config import EvaluationConfig, MindConfig, StudentConfig
 from mind.errors import MindError
-from mind.finite import require_finite
 from mind.typed_json import overlaid, read_json, write_json
 
 if TYPE_CHECKING:
@@ -115,7 +114,6 @@ def evaluate_command(options: Evaluate) -> None:
         )
     )
     model, tokenizer = load_student(options.student)
-    require_finite(dict(model.named_parameters()), f"student.model {options.student.model}: its weight")
     output = None if options.output is None else Path(options.output)
     responses = None if output is None else output.with_suffix(".responses")
     results = {

@@ -20,7 +20,6 @@ from mind.config import MindConfig
 from mind.errors import MindError, NotFiniteError, require
 from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
 from mind.files import replacing_folder
-from mind.finite import require_finite
 from mind.methods import method_class, with_options
 from mind.methods.method import MethodContext
 from mind.records import TokenizedQuestion
@@ -140,7 +139,6 @@ def _check_launch(config: MindConfig) -> None:
 
 
 def _check_model(model: PreTrainedModel, config: MindConfig) -> None:
-    require_finite(dict(model.named_parameters()), f"student.model {config.student.model}: its weight")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and config.student.max_length > context:
         raise MindError(

@@ -18,6 +18,7 @@ from torch import nn
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
+from mind.finite import require_finite
 from mind.student.adapters import check_adapters, linear_of, original
 from mind.student.condition import check_own_loss, condition_of
 from mind.student.text_parts import parts_without_text
@@ -36,8 +37,8 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     """The model, with LoRA adapters if the configuration asks for them, and its tokenizer.
 
     The model's generation stops where the chat template ends the assistant's turn, here and once it is saved. Warns of
-    what is unusual about the template. Raises MindError for a model that cannot be found or has no LM head, and for a
-    tokenizer whose chat template is missing or faulty.
+    what is unusual about the template. Raises MindError for a model that cannot be found, has no LM head or
+    holds a number that is not finite, and for a tokenizer whose chat template is missing or faulty.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -58,6 +59,7 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     for note in chat.template.notes:
         warnings.warn(f"student.model {config.model}: {note}", RuntimeWarning, stacklevel=2)
     _stop_at(model, chat.end_id)
+    require_finite(dict(model.named_parameters()), f"student.model {config.model}: its weight")
     head_of(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -125,7 +125,7 @@ def linear_cross_entropy(
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
     checks.reduction(reduction)
     for number, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
-        checks.number(number, value)
+        checks.finite(number, value)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
     checks.probability("gradient_threshold", gradient_threshold)

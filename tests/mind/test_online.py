@@ -221,7 +221,7 @@ def test_every_fault_at_once_loses_and_repeats_nothing():
         return FAULTS[(number + attempt) % len(FAULTS)] if attempt <= 2 else None
 
     with FaultProxy(echo, fault) as proxy:
-        outcomes, engine, spending = answer(proxy, 42, traffic={"timeout_seconds": 2.0, "concurrency": 14})
+        outcomes, engine, spending = answer(proxy, 42, traffic={"timeout_seconds": 4.0, "concurrency": 14})
         assert set(proxy.answered.values()) == {1} and len(proxy.answered) == 42
     assert all(outcome.text == f"about question {outcome.key.question[1:]}" for outcome in outcomes.values())
     assert len(outcomes) == 42 and {outcome.attempts for outcome in outcomes.values()} == {3}
