@@ -51,11 +51,12 @@ def make_work() -> dict[str, Callable[[], Any]]:
     from mind.perspectives import PAPER_PERSPECTIVES
     from mind.records import PackOptions
     from mind.student.model import head_of, load_student
-    from mind.student.tokenization import prompt_ids, tokenize
+    from mind.student.tokenization import Chat, tokenize
 
     student, tokenizer = load_student(StudentConfig())
     questions = word_problems.generate(QUESTIONS, 0)
-    prompts = [prompt_ids(question, tokenizer) for question in questions]
+    chat = Chat(tokenizer)
+    prompts = [chat.prompt(question) for question in questions]
     encoder = StudentEncoder(student, tokenizer, 1024)
     texts = [question.question for question in questions]
     tokenized = tokenize(questions[:1], tokenizer, PAPER_PERSPECTIVES, 1024)

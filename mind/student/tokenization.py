@@ -34,17 +34,6 @@ def question_text(question: Question) -> str:
     return "\n".join([question.question, *(f"({label}) {text}" for label, text in question.choices.items())])
 
 
-def prompt_ids(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of the chat template's user turn, up to where the assistant begins. Raises MindError as `Chat` does."""
-    return Chat(tokenizer).prompt(question)
-
-
-def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends the assistant's turn: the first control token that the chat template writes after its text,
-    or the tokenizer's end-of-sequence token if it writes none. Raises MindError as `Chat` does."""
-    return Chat(tokenizer).end_id
-
-
 def embedding_rows(model: PreTrainedModel) -> int:
     """How many tokens a model knows: ids below are in its embedding and in its head."""
     tables: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
@@ -64,6 +53,7 @@ class Chat:
         self.tokenizer: Any = tokenizer
         self._rows = rows
         end_token: str = template.end_token or self.tokenizer.eos_token
+        # The first control token that the template writes after an answer, or the end-of-sequence token.
         self.end_id: int = self.tokenizer.convert_tokens_to_ids(end_token)
         written = template.before + template.between + template.lead + template.end
         # A token that is not special, such as a run of spaces, is text like any other unless the template writes it.

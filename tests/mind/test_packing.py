@@ -14,7 +14,7 @@ from mind.batches.packing import micro_batches
 from mind.batches.rows import branch_mask
 from mind.errors import MindError
 from mind.records import PackOptions, Question, Rationale, TokenizedQuestion
-from mind.student.tokenization import end_of_turn_id, prompt_ids, question_text, tokenize
+from mind.student.tokenization import Chat, question_text, tokenize
 
 
 def sequences_of(tokenized):
@@ -125,13 +125,13 @@ def test_a_sequence_is_template_rationale_suffix_end(tokenizer):
     assert text == (
         "<|im_start|>user\nWhat is 2 plus 1?<|im_end|>\n<|im_start|>assistant\n2 + 1 = 3.\n#### 3<|im_end|>"
     )
-    assert end_of_turn_id(tokenizer) == 1
+    assert Chat(tokenizer).end_id == 1
 
 
 def test_choices_are_part_of_the_prompt(tokenizer):
     question = Question("c", "Which?", "B", {"A": "left", "B": "right"})
     assert question_text(question) == "Which?\n(A) left\n(B) right"
-    assert "(B) right" in tokenizer.decode(prompt_ids(question, tokenizer))
+    assert "(B) right" in tokenizer.decode(Chat(tokenizer).prompt(question))
 
 
 def test_bad_input_is_named(tokenizer, questions):
@@ -147,4 +147,4 @@ def test_bad_input_is_named(tokenizer, questions):
     with pytest.raises(MindError, match=r"question sum-0: its prompt alone has \d+ tokens; train.pack_length is 30"):
         micro_batches(tokenize(questions, tokenizer, NAMES, 512), 3, PackOptions(30, share_prompts=False))
     with pytest.raises(MindError, match="tiny: its tokenizer has no chat template"):
-        end_of_turn_id(SimpleNamespace(chat_template=None, name_or_path="tiny"))
+        Chat(SimpleNamespace(chat_template=None, name_or_path="tiny"))

@@ -13,7 +13,7 @@ from mind.errors import MindError
 from mind.records import Question, Rationale
 from mind.student.model import load_student
 from mind.student.templates import read_template
-from mind.student.tokenization import Chat, end_of_turn_id, prompt_ids, tokenize
+from mind.student.tokenization import Chat, tokenize
 
 QUESTION = Question("q", "How many?", "3", None, (Rationale("first", "Two and one."),))
 ASK = "<|im_start|>{{ m['role'] }}\n"
@@ -34,7 +34,7 @@ def sequence(template, question=QUESTION):
     """The text of a training sequence."""
     tokenizer = with_template(template)
     (tokenized,) = tokenize([question], tokenizer, NAMES, 4000)
-    assert list(tokenized.prompt) == prompt_ids(question, tokenizer)
+    assert list(tokenized.prompt) == Chat(tokenizer).prompt(question)
     return tokenizer.decode([*tokenized.prompt, *tokenized.rationales[0], *tokenized.suffix])
 
 
@@ -138,14 +138,14 @@ def test_a_question_that_the_template_changes_is_named():
     template = turns("{{ m['content'].split('</think>')[-1] }}")
     assert sequence(template) == USUAL
     with pytest.raises(MindError, match="question thinks: its text is changed by the chat template"):
-        prompt_ids(Question("thinks", "What is <think>a</think>?", "1"), with_template(template))
+        Chat(with_template(template)).prompt(Question("thinks", "What is <think>a</think>?", "1"))
 
 
 def test_a_question_that_the_template_refuses_is_named():
     template = turns("{% if '{{' in m['content'] %}{{ raise_exception('no braces') }}{% endif %}{{ m['content'] }}")
     assert sequence(template) == USUAL
     with pytest.raises(MindError, match="question b: its text: the chat template cannot be rendered: .* no braces"):
-        prompt_ids(Question("b", "What is {{?", "1"), with_template(template))
+        Chat(with_template(template)).prompt(Question("b", "What is {{?", "1"))
 
 
 @pytest.mark.parametrize("format", ["%d %B %Y", "%Y-%m-%d"])
@@ -213,7 +213,7 @@ def test_generation_stops_where_the_template_ends_a_turn(end, known, expected, m
     config.save_pretrained(model_folder)
     model, tokenizer = load_student(StudentConfig(model=str(model_folder)))
     assert model.generation_config.eos_token_id == expected
-    assert end_of_turn_id(tokenizer) in (expected if isinstance(expected, list) else [expected])
+    assert Chat(tokenizer).end_id in (expected if isinstance(expected, list) else [expected])
     model.save_pretrained(tmp_path / "saved")
     assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == expected
     assert Chat(tokenizer).stop_text == ("[END]" if "[END]" in end else None)

@@ -11,7 +11,7 @@ from tokenizers_of_all_kinds import FAITHFUL, LOSSY
 
 from mind.errors import MindError
 from mind.records import Question, Rationale
-from mind.student.tokenization import Chat, embedding_rows, prompt_ids, tokenize
+from mind.student.tokenization import Chat, embedding_rows, tokenize
 
 RATIONALES = ("It is 3.", "It is 3", "We add:\nf(3)\n\nThen 3!", "2 + 1 = 3.", "x")
 CONTROLS = ("<s>", "</s>", "<|user|>", "<|assistant|>")
@@ -114,7 +114,7 @@ def test_a_control_token_that_cannot_be_text_is_named():
     with pytest.raises(MindError, match="question q: its first rationale holds '§', a control token that"):
         one_sequence(tokenizer, "See § 3.")
     with pytest.raises(MindError, match="question q: its text holds '§'"):
-        prompt_ids(Question("q", "See § 3.", "1"), tokenizer)
+        Chat(tokenizer).prompt(Question("q", "See § 3.", "1"))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_half_a_character_is_named(change, part):
         one_sequence(build_tokenizer(), **{"rationale": "3."} | change)
     choices = Question("c", "Which?", "A", {"A": "\ud83d", "B": "b"})
     with pytest.raises(MindError, match="question c: its text holds half a character"):
-        prompt_ids(choices, build_tokenizer())
+        Chat(build_tokenizer()).prompt(choices)
 
 
 def test_tokens_beyond_the_embeddings_are_named():
