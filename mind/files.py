@@ -22,15 +22,27 @@ def cache_folder() -> Path:
 
 
 @contextmanager
+def naming(path: str | os.PathLike[str], *others: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, what the system says of a file without its name, or of one of the `others`, it says of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or error.filename in {str(other) for other in others}:
+            error.filename = os.fspath(path)
+        raise
+
+
+@contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to. The file at `path` is replaced by it in one step when the block ends without an error."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with naming(path, partial):
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -38,13 +50,14 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """`replacing_file` for a folder: an empty one, which takes the place of `path` when the block ends."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
-        yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with naming(path, partial):
+        partial.mkdir()
+        try:
+            yield partial
+            shutil.rmtree(path, ignore_errors=True)
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

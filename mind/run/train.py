@@ -30,7 +30,7 @@ from mind.run.report import write_run_report
 from mind.run.resume import check_extension, check_inputs, inputs_of, saved_config
 from mind.run.schedule import rate_factors
 from mind.run.trainer import MethodTrainer
-from mind.run_folder import RunFolder
+from mind.run_folder import RunFolder, saving
 from mind.student.adapters import merged
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
+def train(config: MindConfig, *, resume: bool = False, data: RunData | None = None) -> RunFolder:
     """Trains a student as `config` says and returns the run's folder, or goes on with the run in `config.output`.
 
     A run that was killed and resumed gives, on a CPU, the numbers of one that was not. One that is finished is left as
@@ -50,6 +50,7 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
     Args:
         config: everything that determines the run.
         resume: continue from the last complete checkpoint of the run in `config.output`; `config` is its own.
+        data: what `mind.run.data.load_data` gave for `config`, if it has been called before; None: it is called here.
 
     Raises:
         MindError: for bad input, for a folder that holds something else, and, if the run is resumed, for options and
@@ -68,7 +69,7 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
         saved = config
         folder.check_free()
     _check_options(config)
-    data = load_data(config)
+    data = load_data(config) if data is None else data
     warn_of_overlap(data)
     set_seed(config.train.seed)
     model, tokenizer = load_student(config.student)
@@ -170,7 +171,7 @@ def _save_student(trainer: MethodTrainer) -> None:
     """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
     folder, method = trainer.folder, trainer.method
     model = merged(trainer.accelerator.unwrap_model(trainer.model))
-    with replacing_folder(folder.student) as partial:
+    with saving(folder.student), replacing_folder(folder.student) as partial:
         model.save_pretrained(partial)
         trainer.context.tokenizer.save_pretrained(partial)
     folder.save_method(method.state_dict(), method.networks())

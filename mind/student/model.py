@@ -19,6 +19,7 @@ from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.files import cache_folder
 from mind.finite import require_finite
+from mind.hub import find_model
 from mind.student.adapters import check_adapters, linear_of, original
 from mind.student.condition import check_own_loss, condition_of
 from mind.student.text_parts import parts_without_text
@@ -42,7 +43,8 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    name = str(embedded_student()) if config.model == EMBEDDED_STUDENT else config.model
+    embedded = config.model == EMBEDDED_STUDENT
+    name = str(embedded_student()) if embedded else find_model("student.model", config.model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         chat = Chat(tokenizer)

@@ -18,7 +18,9 @@ from mind.batches.trunk import pack_hidden
 from mind.display import one_line
 from mind.errors import MindError, NotFiniteError
 from mind.files import replacing_file
+from mind.hub import find_model
 from mind.records import Question
+from mind.run_folder import saving
 from mind.student.fingerprint import fingerprint
 from mind.student.tokenization import Chat
 
@@ -69,7 +71,7 @@ class SentenceEncoder:
                 f"metanet.encoder {name} needs sentence-transformers: pip install 'mind-kernels[sentence-transformers]'"
             ) from error
         try:
-            self._model = SentenceTransformer(name)
+            self._model = SentenceTransformer(find_model("metanet.encoder", name))
         except (OSError, ValueError) as error:
             raise MindError(f"metanet.encoder {name}: cannot be loaded: {error}") from error
         self.name = f"sentence-{fingerprint(self._model.state_dict())}"
@@ -118,7 +120,7 @@ def build_features(
         vectors = encoder.encode(texts, progress)
         _check_finite(vectors, texts, "metanet.encoder")
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_file(file) as partial:
+        with saving(file), replacing_file(file) as partial:
             save_file({"vectors": vectors}, partial)
     rationales = torch.zeros(len(questions), len(perspectives), vectors.shape[1])
     if places:
