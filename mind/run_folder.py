@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mind.display import one_line
 from mind.errors import MindError, require
-from mind.files import naming, replacing, replacing_file
+from mind.files import naming, replacing, replacing_file, require_name
 from mind.typed_json import read_json, save_json, write_json
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class RunFolder(os.PathLike[str]):
             file.writelines(kept)
 
     def check_free(self) -> None:
-        """Raises MindError if there is something else at the path than an empty folder."""
+        """Raises MindError if there is something else at the path than an empty folder, or can be nothing."""
+        require_name(self.path)
         if self.config.exists():
             raise MindError(f"{self.path}: already holds a run; name another --output, or continue it with --resume")
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
