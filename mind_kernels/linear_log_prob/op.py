@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.autograd import Operator, under_autocast
+from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats, RowTerms, RowWeights
 from mind_kernels.linear_cross_entropy.rows import run_terms
@@ -101,9 +101,7 @@ def linear_log_prob(
         mind_kernels/linear_log_prob/README.md derives the gradient and has losses on top of it.
     """
     head = head_of(weight, bias, softcap, temperature)
-    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
-    hidden, head = under_autocast(hidden, head)
-    checks.head_arguments(hidden, head)
+    hidden, head = checks.head_arguments(hidden, head, "(N, D)")
     checks.row_arguments(hidden, target, None, None, None)
     checks.probability("gradient_threshold", gradient_threshold)
     name = backends.resolve(backend, hidden, "linear_cross_entropy")
