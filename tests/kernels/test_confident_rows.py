@@ -69,6 +69,23 @@ def test_exact_gradient_keeps_its_digits(implementation, options, vocabulary):
     assert_rows_close(values.entropy, truth["entropy"], truth["entropy"], ROUNDING)
 
 
+@each([Options(softcap=30.0), Options(softcap=50.0, temperature=0.5, entropy=True)], of=ON_LOGITS, names="options")
+def test_target_that_a_softcap_rounds_beside_the_maximum(implementation, options):
+    """A kernel may compute the target's logit apart from the others: in some of many rows it is rounded otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    logits = -5 - torch.rand(9 if implementation.slow else 2000, 7, generator=generator)
+    target = torch.arange(len(logits)) % 7
+    logits.scatter_(1, target[:, None], 10 + 10 * torch.rand(len(logits), 1, generator=generator))
+    inputs = options.temperature * logits, target, torch.ones(len(logits)), torch.ones(len(logits))
+    inputs = tuple(tensor.to(implementation.device) for tensor in inputs)
+    truth = eager_rows(inputs[0].double(), *inputs[1:], options)
+    values, gradient = run(implementation, *inputs, options)
+    assert bool(values.correct.all())
+    assert_rows_close(values.nll, truth["nll"], truth["nll"], ROUNDING)
+    assert_rows_close(values.entropy, truth["entropy"], truth["entropy"], ROUNDING)
+    assert_rows_close(gradient, truth["gradient"], truth["gradient"].norm(dim=1), ROUNDING)
+
+
 @each([PLAIN, Options(entropy=True, z_loss=1e-3)], [101, 1009], names="options vocabulary")
 def test_kept_is_what_is_above_a_share_of_the_gradient(implementation, options, vocabulary):
     """The same entries of a row however confident it is, and at most 1 / threshold beside the target."""
