@@ -20,6 +20,8 @@ from mind_kernels import sparse_gradient
 from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowWeights
 from mind_kernels.linear_cross_entropy.rows import run_terms
+from mind_kernels.linear_log_prob import linear_log_prob
+from mind_kernels.row_chunks import accumulation_dtype
 
 # Lanes that are not stored may overflow in Triton's interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
@@ -181,6 +183,27 @@ def test_sparse_gradient_of_real_rows_errs_less_than_bfloat16(implementation, mo
         rows = at_loss(*real_rows(implementation), nll)
         kept = assert_below_bfloat16(implementation, rows.hidden, rows.weight, rows.target, PLAIN, rows.size)
         assert bool((kept < len(rows.weight)).all()), nll
+
+
+def test_sparse_gradient_of_an_entropy_errs_less_than_bfloat16(always_sparse):
+    """At 2^-14, as linear_log_prob says, of rows as a trained model has them."""
+    data = load_file(Path(__file__).parent / "data" / "smollm2_rows.safetensors")
+    hidden, weight, target = data["hidden"].float(), data["weight"].float(), data["target"]
+
+    def of_entropy(dtype, entropy):
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in (hidden, weight)]
+        return torch.autograd.grad(entropy(*leaves).sum(), leaves)
+
+    def eager(hidden, weight):
+        log_p = torch.log_softmax((hidden @ weight.T).to(accumulation_dtype(hidden.dtype)), 1)
+        return -(log_p.exp() * log_p).sum(1)
+
+    def sparse(hidden, weight):
+        return linear_log_prob(hidden, weight, target, gradient_threshold=2.0**-14, backend="torch").entropy
+
+    every = of_entropy(torch.float32, sparse), of_entropy(torch.bfloat16, eager), of_entropy(torch.float64, eager)
+    for found, low, truth in zip(*every, strict=True):
+        assert 1e-4 * truth.norm() < (found - truth).norm() < (low - truth).norm()  # it is the sparse one
 
 
 @each(OPTIONS[1:], names="options")
