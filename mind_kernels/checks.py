@@ -206,7 +206,10 @@ def values(condition: Tensor, message: str) -> None:
 
 def _readable(tensor: Tensor) -> bool:
     """Whether the host may look at the values: not on a GPU, nor in a graph, nor where they are fake."""
-    return tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
+    if tensor.device.type != "cpu" or type(tensor) is not Tensor or torch.compiler.is_compiling():
+        return False
+    # make_fx, and torch.func.linearize with it, trace tensors that look like any other.
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None
 
 
 def _under_transforms(tensor: Tensor) -> Tensor:
