@@ -21,6 +21,7 @@ from mind.files import cache_folder
 from mind.finite import require_finite
 from mind.student.adapters import check_adapters, linear_of, original
 from mind.student.condition import check_own_loss, condition_of
+from mind.student.probe import describe
 from mind.student.text_parts import parts_without_text
 from mind.student.tokenization import Chat
 from mind_kernels import Head
@@ -50,8 +51,10 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
             found: Any = AutoModelForCausalLM.from_pretrained(
                 name, dtype=getattr(torch, config.dtype), output_loading_info=True
             )
-    except (OSError, ValueError, ImportError) as error:
-        raise MindError(f"student.model {config.model}: cannot be loaded: {error}") from error
+    except MindError:
+        raise
+    except Exception as error:  # of the model's own code, or of the files' readers
+        raise MindError(f"student.model {config.model}: cannot be loaded: {describe(error)}") from error
     model, loading = found
     _check_head(model, config.model, sorted(loading["missing_keys"]))
     if config.attention != "auto":

@@ -90,4 +90,4 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def describe(error: Exception) -> str:
     """An exception in one line."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

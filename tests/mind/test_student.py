@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -23,6 +24,28 @@ def test_loads_a_folder(model_folder):
 def test_a_missing_model_is_named(tmp_path):
     with pytest.raises(MindError, match="student.model .*nowhere: cannot be loaded"):
         load_student(StudentConfig(model=str(tmp_path / "nowhere")))
+
+
+def set_config(folder, **settings):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: set_config(folder, vocab_size=300), "RuntimeError"),
+        (lambda folder: set_config(folder, model_type="nothing"), "ValueError: .* model type `nothing`"),
+        (lambda folder: set_config(folder, quantization_config={"quant_method": "higgs"}), "NotImplementedError"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"half"), "SafetensorError"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "JSONDecodeError"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_one_line(damage, message, model_folder):
+    damage(model_folder)
+    with pytest.raises(MindError, match=f"student.model .*: cannot be loaded: {message}") as caught:
+        load_student(StudentConfig(model=str(model_folder)))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_without_chat_template_is_refused(model_folder):
