@@ -182,6 +182,11 @@ def attention_of(model: PreTrainedModel) -> str:
     return name
 
 
+def context_of(model: nn.Module) -> int | None:
+    """How many tokens of a sequence the model has positions for; None if its configuration names no limit."""
+    return getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
+
+
 def head_of(model: nn.Module) -> Head:
     """The LM head, its adapters included, with the softcap and the temperature that the model applies to its logits.
 
