@@ -68,12 +68,14 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
         tokenizer.pad_token = tokenizer.eos_token
     if idle := parts_without_text(model):
         warnings.warn(
-            f"student.model {config.model}: text does not reach {', '.join(idle)}, which is left as it is",
+            f"student.model {config.model}: text does not reach {', '.join(idle[:3])}"
+            f"{f' ... ({len(idle)} in all)' if idle[3:] else ''}, which is left as it is",
             RuntimeWarning,
             stacklevel=2,
         )
-        for name in idle:
-            model.get_submodule(name).requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            if any(f"{name}.".startswith(f"{part}.") for part in idle):
+                parameter.requires_grad_(False)
     return (_with_lora(model, config, idle) if config.lora else model), tokenizer
 
 
