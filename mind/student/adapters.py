@@ -74,7 +74,7 @@ def merged(model: Any) -> Any:
     """The model with its adapters merged into its weights; the model itself if it has none.
 
     It computes what it did. If its embeddings and its head are one matrix and one of the two has an adapter, they are
-    two matrices from then on, in the configuration too.
+    two matrices from then on, in the configuration too, and so is whatever else that setting ties.
     """
     if not hasattr(model, "merge_and_unload"):
         return model
@@ -88,7 +88,19 @@ def merged(model: Any) -> Any:
     if adapted:
         tied = base.get_input_embeddings().weight is base.get_output_embeddings().weight
         base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = tied
+        if not tied:
+            _untie(base)
     return base
+
+
+def _untie(model: nn.Module) -> None:
+    """Every parameter gets one name: of several, transformers would save one and fill the others at random."""
+    seen = set()
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if parameter in seen:
+            owner, _, key = name.rpartition(".")
+            setattr(model.get_submodule(owner), key, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+        seen.add(parameter)
 
 
 def check_adapters(model: Any) -> None:

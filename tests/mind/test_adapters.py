@@ -122,6 +122,18 @@ def test_adapters_that_would_go_wrong_are_refused(options, message):
         check_adapters(adapted(False, **options))
 
 
+def test_what_else_is_tied_is_saved_too(tmp_path):
+    """Zamba's layers share an attention by the setting that ties embeddings and head."""
+    model = get_peft_model(build("zamba"), LoraConfig(r=2, target_modules=["embed_tokens"], task_type="CAUSAL_LM"))
+    torch.nn.init.normal_(model.get_base_model().get_input_embeddings().lora_embedding_A["default"])
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids, use_cache=False).logits
+        merged(model).save_pretrained(tmp_path)
+        reloaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(reloaded(input_ids=ids, use_cache=False).logits, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_layer_that_does_more_than_a_product_is_not_merged():
     """Inkling norms the embeddings that it looks up; Gemma scales them, which PEFT knows."""
 
