@@ -18,14 +18,14 @@ _LENGTHS = (9, 160)
 
 
 def parts_without_text(model: PreTrainedModel) -> list[str]:
-    """The names of the modules and parameters, the largest ones, on which the logits of a text do not depend."""
+    """The names of the modules and parameters to train, the largest ones, on which the logits of a text do not depend."""
     context: int = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _LENGTHS[-1]
     names: list[str] = []
     for length in _LENGTHS:
         ids = probe_ids(model, min(length, context)).to(model.device)[None]
         with probing(model), torch.enable_grad():
             logits: Any = model(input_ids=ids, **without_cache(model)).logits
-        names = list(_without(model, "", _leaves(logits)))
+        names = list(_without(model, "", _leaves(logits))) if logits.requires_grad else []
         if not names:
             break
     return names
@@ -33,12 +33,13 @@ def parts_without_text(model: PreTrainedModel) -> list[str]:
 
 def _without(module: nn.Module, name: str, reached: set[Tensor]) -> Iterator[str]:
     for key, child in module.named_children():
-        parameters = list(child.parameters())
+        parameters = [parameter for parameter in child.parameters() if parameter.requires_grad]
         if any(parameter in reached for parameter in parameters):
             yield from _without(child, f"{name}{key}.", reached)
         elif parameters:
             yield name + key
-    yield from (name + key for key, p in module.named_parameters(recurse=False) if p not in reached)
+    own = module.named_parameters(recurse=False)
+    yield from (name + key for key, parameter in own if parameter.requires_grad and parameter not in reached)
 
 
 def _leaves(output: Tensor) -> set[Tensor]:
