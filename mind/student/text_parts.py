@@ -18,7 +18,7 @@ _LENGTHS = (9, 160)
 
 
 def parts_without_text(model: PreTrainedModel) -> list[str]:
-    """The names of the modules and parameters to train, the largest ones, on which the logits of a text do not depend."""
+    """The names of the modules and parameters to train, the largest ones, that logits of a text do not depend on."""
     context: int = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _LENGTHS[-1]
     names: list[str] = []
     for length in _LENGTHS:
