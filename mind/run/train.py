@@ -35,7 +35,7 @@ from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
 from mind.run_folder import RunFolder
 from mind.student.adapters import merged
-from mind.student.model import load_student
+from mind.student.model import context_of, load_student
 from mind.student.tokenization import embedding_rows, tokenize
 from mind_kernels import BackendUnavailableError, linear_cross_entropy
 
@@ -109,7 +109,7 @@ def _prepared(config: MindConfig) -> _Run:
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     for questions in data.evaluation.values():
-        evaluation_prompts(model, tokenizer, questions)  # what cannot be encoded is said before the evaluation begins
+        evaluation_prompts(model, tokenizer, questions, config.evaluation)  # faults are said before anything is written
     context = MethodContext.build(config, model, tokenizer, data.train, heldout)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     method = method_class(config.method)(context)
@@ -182,7 +182,7 @@ def _check_launch(config: MindConfig) -> None:
 
 
 def _check_model(model: PreTrainedModel, config: MindConfig) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model)
     if context is not None and config.student.max_length > context:
         raise MindError(
             f"student.max_length is {config.student.max_length}: the context of {config.student.model} "
