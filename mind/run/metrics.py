@@ -6,11 +6,13 @@ import math
 import resource
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from mind.batches.packing import naive_tokens
 from mind.batches.steps import question_tokens
@@ -156,6 +158,18 @@ class ProgressBar(TrainerCallback):
         """Leaves the bar as it is, with the cursor on the next line."""
         if self._bar is not None:
             self._bar.close()
+
+
+class TensorBoard(TensorBoardCallback):
+    """transformers' callback, in a folder of ours; a resumed run takes back what a kill undid."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.tb_writer = self._SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
+        super().on_train_begin(args, state, control, **rest)
 
 
 def peak_memory() -> dict[str, float]:
