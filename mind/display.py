@@ -22,3 +22,8 @@ def readable(text: str, limit: int | None = None) -> str:
 def one_line(text: str, limit: int | None = None) -> str:
     """`readable` text with a space for each run of white space, or its first `limit` characters."""
     return " ".join(text.split()).translate(_UNREADABLE)[:limit]
+
+
+def describe(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {one_line(str(error), 300)}"

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from mind.batches.packing import document_pack, plain_pack
 from mind.batches.rows import left_padded_inputs, padded_inputs, plain_inputs, shared_inputs
+from mind.display import describe
 from mind.errors import MindError
 from mind.student.model import attention_of
 from mind.student.probe import (
-    describe,
     probe_ids,
     probing,
     relative_error,

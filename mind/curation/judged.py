@@ -15,7 +15,7 @@ from mind.teacher.config import GenerateConfig
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.journal import load_responses
 from mind.teacher.judge import load_verdicts
-from mind.typed_json import load_json
+from mind.typed_json import described, load_json
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,15 @@ def load_judged(path: Path) -> JudgedData:
         responses,
         load_verdicts(folder.verdicts),
         load_json(folder.config, GenerateConfig),
-        parse_object(str(folder.prompts), folder.prompts.read_bytes()),
+        _prompts(folder.prompts),
         file_digest(folder.questions),
     )
+
+
+def _prompts(file: Path) -> dict[str, str]:
+    prompts = parse_object(str(file), file.read_bytes())
+    for perspective, prompt in prompts.items():
+        require(
+            isinstance(prompt, str), f"{file}: the prompt of {perspective} is {described(prompt)}: expected a string"
+        )
+    return prompts

@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from mind.display import describe
 from mind.errors import MindError
 from mind.student.probe import (
     accepts,
-    describe,
     probe_ids,
     probing,
     relative_error,

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
+from mind.display import describe
 from mind.errors import MindError
 from mind.files import cache_folder
 from mind.finite import require_finite
 from mind.hub import find_model
 from mind.student.adapters import check_adapters, linear_of, original
 from mind.student.condition import check_own_loss, condition_of
-from mind.student.probe import describe
 from mind.student.text_parts import parts_without_text
 from mind.student.tokenization import Chat
 from mind_kernels import Head

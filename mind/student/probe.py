@@ -92,8 +92,3 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     """|found - expected| / |expected|, Euclidean norms; nan where anything is."""
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).norm() / expected.norm())
-
-
-def describe(error: Exception) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

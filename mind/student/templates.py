@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from mind.display import describe
 from mind.errors import MindError
-from mind.student.probe import describe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -21,6 +21,7 @@ from mind.curation.judged import JudgedData, load_judged
 from mind.data.questions import save_questions
 from mind.data.sources import SourceConfig
 from mind.display import readable
+from mind.errors import MindError
 from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig, ModelConfig
 from mind.teacher.folder import DatasetFolder
@@ -160,6 +161,14 @@ def test_no_credential_and_no_folder_of_a_person_is_told(tmp_path):
     for text in (json.dumps(made), card_markdown(made)):
         assert "SECRET" not in text
         assert "home" not in text
+
+
+@pytest.mark.parametrize("value", ["5", "null", "[]", "{}", "true"])
+def test_a_prompt_that_is_no_text_is_told(tmp_path, value):
+    write_folder(tmp_path, CONFIG)
+    (tmp_path / "prompts.json").write_text(f'{{"planning": {value}}}')
+    with pytest.raises(MindError, match=r"prompts.json: the prompt of planning is .*: expected a string"):
+        load_judged(tmp_path)
 
 
 def test_the_name_on_a_hub_is_told_whole():
