@@ -125,10 +125,13 @@ def start(name: str, words: Sequence[str]) -> int:
     command = COMMANDS[name]
     default: Any = tyro.MISSING_NONPROP if command.defaults is None else resolved(command.defaults)(words)
     options = tyro.cli(resolved(command.options), prog=f"mind {name}", args=list(words), default=default)
+    again = f"to {'go on' if command.goes_on else 'start again'}: {command_line(*name.split(), *words)}"
     try:
-        return resolved(command.run)(options) or 0
+        status = resolved(command.run)(options) or 0
+        if status and command.goes_on:
+            say(again)
+        return status
     except (KeyboardInterrupt, OSError) as error:
-        again = f"to {'go on' if command.goes_on else 'start again'}: {command_line(*name.split(), *words)}"
         if isinstance(error, KeyboardInterrupt):
             _add_note(error, again)
         elif command.goes_on and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -165,5 +165,6 @@ def _finish(report: JobReport, following: str) -> int:
     print_summary("requests", report)
     if report.stopped is not None:
         say(f"stopped: {report.stopped}")
-    say(f"next: {following}" if report.complete else "not complete: the same command asks for what is missing")
+    if report.complete:
+        say(f"next: {following}")
     return 0 if report.complete else 1

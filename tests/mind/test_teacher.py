@@ -263,7 +263,7 @@ def test_failures_are_told_and_asked_again(tmp_path, questions, capsys):
         assert main(arguments(proxy, questions, output, "--traffic.attempts", "2")) == 1
         out = capsys.readouterr().out
         assert "failed for: status 500" in out and "failed for: malformed answer" in out
-        assert "the same command asks for what is missing" in out
+        assert "to go on: mind data generate --output" in out
         failures = [json.loads(line) for line in (output / "failures.jsonl").read_text().splitlines()]
         assert {failure["id"] for failure in failures} == {"q2", "q3"} and len(failures) == 4
         faults.clear()

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -25,7 +20,6 @@ from mind.cli.terminal import command_line, print_table, say
 from mind.errors import MindError
 from mind.files import naming, new_file, replacing_file, replacing_folder
 from mind.methods import METHODS
-from mind.progress import Progress
 from mind.records import Key, Response
 from mind.run_folder import saving
 from mind.teacher.journal import Journal
@@ -39,30 +33,6 @@ def mind(*words, **options):
     """A process of the command line."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT} | options
     return subprocess.Popen([sys.executable, "-m", "mind", *words], **options)
-
-
-def on_a_terminal(command, columns=80, **variables):
-    """What the Python `command` writes to a terminal."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    ours_alone = ("NO_COLOR", "COLUMNS", "TQDM_DISABLE", "PYTHON_TYRO_ANSI_CODES")
-    kept = {name: value for name, value in os.environ.items() if name not in ours_alone}
-    process = subprocess.Popen(
-        [sys.executable, "-c", command],
-        cwd=ROOT,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=kept | {"TERM": "xterm-256color"} | variables,
-    )
-    os.close(theirs)
-    written = b""
-    with contextlib.suppress(OSError):  # Linux's end of a terminal that everybody has left
-        while part := os.read(ours, 65536):
-            written += part
-    process.wait()
-    os.close(ours)
-    return written.decode()
 
 
 @pytest.mark.parametrize(
@@ -245,6 +215,16 @@ def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
     assert capsys.readouterr().err.splitlines()[-1] == f"mind: interrupted; {remedy}"
 
 
+def test_a_job_that_is_not_complete_says_what_to_type(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
+    words = [*GENERATE, "--teacher.base-url", "http://127.0.0.1:9/v1", "--traffic.attempts", "1"]
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == f"to go on: {command_line('data', *words)}"
+    assert "next:" not in captured.out
+
+
 def test_a_full_disk_says_what_to_type(monkeypatch, capsys):
     monkeypatch.setattr("mind.teacher.generate.ask_teacher", raising(OSError(28, "No space left on device", "f")))
     assert main(GENERATE) == 2
@@ -342,69 +322,6 @@ def test_the_help_of_train_names_its_own_options_and_the_methods(capsys):
     shown = capsys.readouterr().out
     assert "--resume" in shown and "--config FILE" in shown and "--no-resume" not in shown
     assert all(f'"{name}"' in shown for name in METHODS)
-
-
-HELP = "import sys; from mind.cli import main; main({!r})"
-
-
-def test_no_color_is_no_escape_at_all():
-    table = "from mind.cli.terminal import print_table; print_table('title', [{'a': 'b'}])"
-    for command in (HELP.format(["grade", "--help"]), HELP.format(["grade"]), table):
-        assert "\x1b[" in on_a_terminal(command)
-        plain = on_a_terminal(command, NO_COLOR="1")
-        assert "\x1b" not in plain and len(plain) > 20
-
-
-def test_a_log_file_of_errors_has_no_colors_while_the_output_is_a_terminal(tmp_path):
-    log = tmp_path / "log"
-    on_a_terminal(f"import os; os.dup2(os.open({str(log)!r}, os.O_WRONLY | os.O_CREAT), 2)\n" + HELP.format(["grade"]))
-    assert "Required options" in log.read_text() and "\x1b" not in log.read_text()
-
-
-STEPS = """
-import time
-from mind.progress import Progress
-with Progress("training", 40, "step", stay=True) as bar:
-    for step in range(40):
-        bar.say("loss 1.234, 512 tokens/s, selected " + "+".join(["formal-symbolic", "intuitive", "socratic"]))
-        bar.update(1)
-        time.sleep(0.005)
-"""
-
-
-@pytest.mark.parametrize("columns", [60, 80, 200])
-def test_a_bar_keeps_its_cells_in_any_terminal(columns):
-    frames = [frame for frame in re.split(r"[\r\n]+|\x1b\[A", on_a_terminal(STEPS, columns)) if frame.strip()]
-    assert len(frames) > 1 and max(map(len, frames)) <= columns
-    assert all(re.search(r"training: +\d+%\|.{10}\| \d+/40 \[", frame) for frame in frames)
-    assert "loss 1.2" in frames[-1] and "100%" in frames[-1]
-
-
-def test_a_log_file_gets_plain_lines(capsys, monkeypatch):
-    monkeypatch.setattr("mind.progress.LINE_EVERY_S", 0)
-    with Progress("answers\x1b", 12, "answer", done=2) as bar:
-        for _ in range(2):
-            bar.say("1 failed")
-            bar.update(5)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "answers\ufffd: 7 of 12 answers in 00:00, about 00:00 left, 1 failed"
-    assert lines[1:] == ["answers\ufffd: 12 of 12 answers in 00:00, 1 failed"]
-
-
-def test_a_log_file_gets_few_lines(capsys):
-    with Progress("training", 1000, "step") as bar:
-        for done in range(1, 701):
-            bar.reach(done)
-    assert re.fullmatch(r"training: 700 of 1,000 steps in 00:00, about 00:00 left\n", capsys.readouterr().err)
-    with Progress("nothing", 5, "step"):
-        pass
-    assert capsys.readouterr().err == ""
-
-
-def test_libraries_draw_no_bars_in_log_files():
-    command = "import os; from mind.cli import main; main(['--version']); from tqdm import tqdm; list(tqdm(range(9)))"
-    shown = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
-    assert shown.stderr == "" and shown.stdout.startswith("mind ")
 
 
 COMPLETE = """

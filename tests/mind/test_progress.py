@@ -1,0 +1,74 @@
+"""Bars and colors on a terminal, and what a log file gets in their place."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from terminal_process import ROOT, on_a_terminal
+
+from mind.progress import Progress
+
+HELP = "import sys; from mind.cli import main; main({!r})"
+
+
+def test_no_color_is_no_escape_at_all():
+    table = "from mind.cli.terminal import print_table; print_table('title', [{'a': 'b'}])"
+    for command in (HELP.format(["grade", "--help"]), HELP.format(["grade"]), table):
+        assert "\x1b[" in on_a_terminal(command)
+        plain = on_a_terminal(command, NO_COLOR="1")
+        assert "\x1b" not in plain and len(plain) > 20
+
+
+def test_a_log_file_of_errors_has_no_colors_while_the_output_is_a_terminal(tmp_path):
+    log = tmp_path / "log"
+    on_a_terminal(f"import os; os.dup2(os.open({str(log)!r}, os.O_WRONLY | os.O_CREAT), 2)\n" + HELP.format(["grade"]))
+    assert "Required options" in log.read_text() and "\x1b" not in log.read_text()
+
+
+STEPS = """
+import time
+from mind.progress import Progress
+with Progress("training", 40, "step", stay=True) as bar:
+    for step in range(40):
+        bar.say("loss 1.234, 512 tokens/s, selected " + "+".join(["formal-symbolic", "intuitive", "socratic"]))
+        bar.update(1)
+        time.sleep(0.005)
+"""
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_bar_keeps_its_cells_in_any_terminal(columns):
+    frames = [frame for frame in re.split(r"[\r\n]+|\x1b\[A", on_a_terminal(STEPS, columns)) if frame.strip()]
+    assert len(frames) > 1 and max(map(len, frames)) <= columns
+    assert all(re.search(r"training: +\d+%\|.{10}\| \d+/40 \[", frame) for frame in frames)
+    assert "loss 1.2" in frames[-1] and "100%" in frames[-1]
+
+
+def test_a_log_file_gets_plain_lines(capsys, monkeypatch):
+    monkeypatch.setattr("mind.progress.LINE_EVERY_S", 0)
+    with Progress("answers\x1b", 12, "answer", done=2) as bar:
+        for _ in range(2):
+            bar.say("1 failed")
+            bar.update(5)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "answers\ufffd: 7 of 12 answers in 00:00, about 00:00 left, 1 failed"
+    assert lines[1:] == ["answers\ufffd: 12 of 12 answers in 00:00, 1 failed"]
+
+
+def test_a_log_file_gets_few_lines(capsys):
+    with Progress("training", 1000, "step") as bar:
+        for done in range(1, 701):
+            bar.reach(done)
+    assert re.fullmatch(r"training: 700 of 1,000 steps in 00:00, about 00:00 left\n", capsys.readouterr().err)
+    with Progress("nothing", 5, "step"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_libraries_draw_no_bars_in_log_files():
+    command = "import os; from mind.cli import main; main(['--version']); from tqdm import tqdm; list(tqdm(range(9)))"
+    shown = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert shown.stderr == "" and shown.stdout.startswith("mind ")
