@@ -9,6 +9,7 @@ from mind.errors import MindError
 
 PACKAGES = {
     "accelerate": "accelerate",
+    "huggingface_hub": "transformers",
     "jinja2": "jinja2",
     "markupsafe": "jinja2",
     "math_verify": "math-verify",

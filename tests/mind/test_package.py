@@ -41,7 +41,7 @@ def test_the_package_is_light_and_its_names_are_there():
         mind.trian  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["METHODS", "RunFolder", "train"])  # MindConfig needs no package
+@pytest.mark.parametrize("name", ["METHODS", "train"])  # the others need no package
 def test_a_missing_package_is_named_in_one_line(name):
     result = python(WITHOUT + f"import mind\nmind.{name}")
     last = result.stderr.strip().splitlines()[-1]
