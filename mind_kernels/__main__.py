@@ -47,12 +47,15 @@ def guarded(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("mind_kernels: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOT_READ
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"mind_kernels: error: {error}", file=sys.stderr)
-        return 2
+        unread = isinstance(error, BrokenPipeError)
+        if not unread:
+            print(f"mind_kernels: error: {error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # at its end Python would try again, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_READ if unread else 2
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
         if isinstance(error, BrokenPipeError) and _stop_writing():
             return NOT_READ
         complain(program, _with_notes(f"error: {described(error)}", error))
+        _drop_unwritable()
         return BAD_INPUT
 
 
@@ -62,3 +63,12 @@ def _stop_writing() -> bool:
     for pipe in unread:
         os.dup2(os.open(os.devnull, os.O_WRONLY), pipe)
     return bool(unread)
+
+
+def _drop_unwritable() -> None:
+    """Forgets what a full disk kept from being printed: at its end Python would try again, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -93,6 +93,9 @@ def test_output_that_nobody_reads_ends_in_silence():
     ended = subprocess.run([sys.executable, "-m", "mind_kernels"], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (141, "")
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-m", "mind_kernels"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (2, "mind_kernels: error: [Errno 28] No space left on device\n")
 
 
 def test_ahead_without_triton_names_the_extra(capsys, monkeypatch):

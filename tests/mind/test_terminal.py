@@ -30,7 +30,8 @@ HOSTILE = (*MARKUP, "\x1b[31mred", "\x1b]0;title\x07", "\x9b2J", "a\rb", "\ud800
 
 
 def mind(*words, **options):
-    """A process of the command line."""
+    """A process of the command line, whose output is buffered, whatever this one's is."""
+    options["env"] = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT} | options
     return subprocess.Popen([sys.executable, "-m", "mind", *words], **options)
 
