@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from mind.errors import MindError, require
 from mind.files import replacing, replacing_file
@@ -203,7 +203,7 @@ class RunFolder(os.PathLike[str]):
         for name, network in networks.items():
             weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
             with replacing_file(folder / f"{name}.safetensors") as partial:
-                save_file(weights, partial)
+                partial.write_bytes(save(weights))
         with replacing_file(folder / METHOD_STATE) as partial:
             torch.save(dict(state), partial)
 

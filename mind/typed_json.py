@@ -12,12 +12,11 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mind.errors import MindError, require
-from mind.files import replacing
+from mind.files import parse_json, replacing, require_file
 
 T = TypeVar("T")
 
@@ -52,15 +51,8 @@ def load_json(path: str | os.PathLike[str], kind: type[T]) -> T:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The value that a JSON file holds; raises MindError for a missing file and for what is not JSON."""
-    try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise MindError(f"{path}: no such file") from None
-    except json.JSONDecodeError as error:
-        raise MindError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise MindError(f"{path}: not JSON: {error}") from None
+    """The value that a JSON file holds; raises MindError for what is no file, and as `mind.files.parse_json`."""
+    return parse_json(str(path), require_file(path).read_bytes())
 
 
 def overlaid(values: Any, others: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mind.batches.bin_packing import bins_of
@@ -119,7 +119,7 @@ def build_features(
         _check_finite(vectors, texts, "metanet.encoder")
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing_file(file) as partial:
-            save_file({"vectors": vectors}, partial)
+            partial.write_bytes(save({"vectors": vectors}))
     rationales = torch.zeros(len(questions), len(perspectives), vectors.shape[1])
     if places:
         q, k = torch.tensor(places).T
