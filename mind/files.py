@@ -29,18 +29,18 @@ _KINDS = {
 
 
 def cache_folder() -> Path:
-    """Where converted models and encoder features are kept: $MIND_CACHE, else ~/.cache/mind-kernels.
+    """Where converted models and encoder features are kept: $MIND_CACHE, else ~/.cache/mind-kernels."""
+    return Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
 
-    It is made if it is missing. Raises MindError if it cannot be made or written to.
-    """
-    folder = Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
-    remedy = "name another folder by the environment variable MIND_CACHE"
+
+def make_cache(folder: Path) -> None:
+    """Makes a folder in `cache_folder` if it is missing; raises MindError if that or writing into it is not allowed."""
+    remedy = "name another cache by the environment variable MIND_CACHE"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise MindError(f"{folder}: cannot be made: {_reason(error)}; {remedy}") from None
     require(os.access(folder, os.W_OK | os.X_OK), f"{folder}: cannot be written to; {remedy}")
-    return folder
 
 
 @contextmanager
@@ -189,6 +189,12 @@ def _kind(path: Path) -> str:
 
 def _reason(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark; raises MindError as `require_file`, or if it is
+    not UTF-8."""
+    return _decoded(str(path), require_file(path).read_bytes())
 
 
 def json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:

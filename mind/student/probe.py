@@ -88,6 +88,6 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

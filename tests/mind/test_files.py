@@ -17,6 +17,7 @@ from mind.files import (
     check_new_folder,
     held,
     json_rows,
+    make_cache,
     new_file,
     parse_json,
     replacing,
@@ -232,7 +233,10 @@ def test_a_folder_that_is_not_ours_is_named(place, monkeypatch):
 def test_a_cache_that_cannot_be_is_named(place, monkeypatch):
     monkeypatch.setenv("MIND_CACHE", "file/cache")
     with pytest.raises(MindError, match="file/cache: cannot be made: Not a directory; .*MIND_CACHE"):
-        cache_folder()
+        make_cache(cache_folder())
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(MindError, match="folder: cannot be written to; .*MIND_CACHE"):
+        make_cache(Path("folder"))
 
 
 @pytest.mark.parametrize(
