@@ -44,18 +44,18 @@ def make_cache(folder: Path) -> None:
 
 
 @contextmanager
-def held(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[IO[bytes]]:
+def held(path: str | os.PathLike[str], busy: str | None = None) -> Iterator[IO[bytes]]:
     """Inside, nobody else, process or thread, is in a block that holds the file at `path`, which is made if missing.
 
-    The system lets go of it when the process ends, however that comes. Another holder is waited for or, if `wait` is
-    False, raises MindError. The block, which gets the file, may rename it.
+    The system lets go of it when the process ends, however that comes. Another holder is waited for or, if `busy` is
+    given, makes a MindError that says so. The block, which gets the file, may rename it.
     """
     while True:
         with open(path, "ab") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
             except BlockingIOError:
-                raise MindError(f"{path}: another process holds it") from None
+                raise MindError(f"{path}: {busy}") from None
             if _is_at(path, file):  # else the holder before has renamed it, and this lock is on what it was
                 yield file
                 return

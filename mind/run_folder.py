@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +15,7 @@ import torch
 from safetensors.torch import save
 
 from mind.errors import MindError, require
-from mind.files import replacing, replacing_file
+from mind.files import check_new_folder, held, replacing, replacing_file
 from mind.typed_json import read_json, save_json, write_json
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ METHOD_STATE = "calibration.pt"
 """What the run's method needs to go on; named after the calibrator of MIND. The last file of a checkpoint."""
 PROGRESS = "progress.json"
 """What the trainer needs to go on: the metrics since the last line, and the time spent so far."""
+LOCK = ".lock"
+"""Held by the process that works in the folder."""
 
 
 @dataclass(frozen=True, init=False)
@@ -95,18 +99,34 @@ class RunFolder(os.PathLike[str]):
         complete = [file.parent for file in self.path.glob(f"checkpoint-*/{METHOD_STATE}")]
         return dict(sorted((int(folder.name.rpartition("-")[2]), folder) for folder in complete))
 
-    def start(self, config: Any, inputs: Mapping[str, Any]) -> None:
-        """Makes the folder and writes the configuration (a dataclass) and the `inputs`, plain JSON.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, this process alone works in the folder, which is made if it is missing.
 
-        Raises MindError if another run has begun there: of two that start at once, one.
+        Raises MindError if another does: of two runs that start or go on at once, one.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            self.config.touch(exist_ok=False)
-        except FileExistsError:
-            self.check_free()
+        with held(self.path / LOCK, f"another process is training in {self.path}"):
+            yield
+
+    def start(self, config: Any, inputs: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Writes the configuration (a dataclass) and the `inputs`, plain JSON, into the folder, which is made if it is
+        missing; another run is removed from it first, if `overwrite` allows that. Raises MindError as `check_free`."""
+        self.check_free(overwrite=overwrite)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._remove_run()
         save_json(config, self.config)
         self.write_inputs(inputs)
+
+    def _remove_run(self) -> None:
+        """Removes what runs write, and nothing else; the configuration last, so that a kill leaves what is a run."""
+        names = (self.inputs, self.metrics, self.evaluation, self.status, self.report, self.student, self.tensorboard)
+        patterns = ("responses", "checkpoint-*", METHOD_STATE, "*.safetensors")
+        for path in (*names, *(path for pattern in patterns for path in self.path.glob(pattern)), self.config):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def write_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Replaces inputs.json at once."""
@@ -123,12 +143,16 @@ class RunFolder(os.PathLike[str]):
         with replacing(self.metrics) as file:
             file.writelines(kept)
 
-    def check_free(self) -> None:
-        """Raises MindError if there is something else at the path than an empty folder."""
+    def check_free(self, *, overwrite: bool = False) -> None:
+        """Raises MindError if there is something else at the path than an empty folder or, if `overwrite` allows that,
+        a run, and if no folder can be made there or written to."""
+        check_new_folder(self.path)
         if self.config.exists():
-            raise MindError(f"{self.path}: already holds a run; name another --output, or continue it with --resume")
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise MindError(f"{self.path}: exists and is not an empty folder; name another --output")
+            remedy = "name another --output, continue it with --resume, or write over it with --overwrite"
+            require(overwrite, f"{self.path}: already holds a run; {remedy}")
+        elif self.path.exists():
+            others = [path for path in self.path.iterdir() if path.name != LOCK and path.suffix != ".partial"]
+            require(not others, f"{self.path}: exists and is not an empty folder; name another --output")
 
     def check_resumable(self) -> None:
         """Raises MindError if the folder holds no run."""

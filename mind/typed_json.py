@@ -213,17 +213,14 @@ def _fault(hint: Any, value: Any) -> _Fault | None:
         return None if matches else _Fault(value, f"one of {', '.join(map(str, arguments))}")
     if kind is float and type(value) is int:  # 1.0 may be written as 1
         return None if abs(value) <= sys.float_info.max else _Fault(value, f"a number below {sys.float_info.max:.2g}")
-    accepted = (list, tuple) if kind is tuple else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        return _Fault(value, _JSON_TYPES[kind])
-    if kind is dict and arguments:
-        items = [(arguments[1], item) for item in value.values()]
-    elif kind is tuple and ... in arguments:
-        items = [(arguments[0], item) for item in value]
-    elif kind is tuple and arguments:
-        if len(value) != len(arguments):
+    if kind is dict and isinstance(value, dict):
+        items = [(arguments[1], item) for item in value.values()] if arguments else []
+    elif kind is tuple and isinstance(value, list | tuple):
+        if ... not in arguments and len(value) != len(arguments):
             return _Fault(value, f"a list of {len(arguments)}")
-        items = zip(arguments, value, strict=True)
+        items = [(arguments[0] if ... in arguments else arguments[n], item) for n, item in enumerate(value)]
+    elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        return _Fault(value, _JSON_TYPES[kind])
     else:
         return None
     return next(filter(None, (_fault(item_hint, item) for item_hint, item in items)), None)

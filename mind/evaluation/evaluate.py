@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,12 @@ from tqdm import tqdm
 
 from mind.batches.cross_entropy import rationale_losses
 from mind.config import EvaluationConfig
+from mind.errors import require
 from mind.evaluation.generation import accuracy, generate_responses
 from mind.files import write_json_rows
 from mind.records import PackOptions, Question, TokenizedQuestion
+from mind.student.model import causal_lm
+from mind.student.probe import context_length
 from mind.student.tokenization import Chat, embedding_rows
 
 if TYPE_CHECKING:
@@ -56,11 +60,25 @@ def heldout_nll(
 
 
 def evaluation_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
-) -> list[list[int]]:
-    """Token ids that the answers to the questions continue; raises MindError for a question that has none."""
-    chat = Chat(tokenizer, embedding_rows(model))
-    return [chat.prompt(question) for question in questions]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    files: Mapping[str, Sequence[Question]],
+    config: EvaluationConfig,
+) -> dict[str, list[list[int]]]:
+    """Token ids that the answers to the questions continue, by label.
+
+    Raises MindError for a question that has none, or whose answer may exceed the model's context.
+    """
+    chat, context = Chat(tokenizer, embedding_rows(model)), context_length(causal_lm(model))
+    prompts = {label: list(map(chat.prompt, questions[: config.questions])) for label, questions in files.items()}
+    for label, ids in prompts.items():
+        for question, prompt in zip(files[label], ids, strict=False):
+            require(
+                context is None or len(prompt) + config.max_new_tokens <= context,
+                f"evaluation.max_new_tokens is {config.max_new_tokens} and the prompt of question {question.id} "
+                f"({label}) has {len(prompt)} tokens: the context of the student is {context}",
+            )
+    return prompts
 
 
 def answer_accuracy(
@@ -77,16 +95,22 @@ def answer_accuracy(
         tokenizer: the student's.
         files: lists of questions by a label, the name of the file that they come from.
         config: how many questions of each list, and how to generate.
-        responses_folder: where the responses go, a file LABEL.jsonl each; None: nowhere.
+        responses_folder: where the responses go, a file LABEL.jsonl each, in place of what is there; None: nowhere.
 
     Returns:
         By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer,
         and the "accuracy", the share of correct ones from 0 to 1.
+
+    Raises MindError as `evaluation_prompts`, before anything is generated.
     """
     results = {}
-    for label, questions in files.items():
-        questions = questions[: config.questions]
-        prompts = evaluation_prompts(model, tokenizer, questions)
+    every_prompt = evaluation_prompts(model, tokenizer, files, config)
+    if responses_folder is not None:
+        if responses_folder.exists():
+            shutil.rmtree(responses_folder)
+        responses_folder.mkdir(parents=True)
+    for label, prompts in every_prompt.items():
+        questions = files[label][: config.questions]
         with tqdm(total=len(questions), unit="question", desc=f"generation, {label}", leave=False) as bar:
             responses = generate_responses(
                 model,
@@ -105,6 +129,5 @@ def answer_accuracy(
             "accuracy": result.accuracy,
         }
         if responses_folder is not None:
-            responses_folder.mkdir(parents=True, exist_ok=True)
             write_json_rows(result.rows, responses_folder / f"{label}.jsonl")
     return results

@@ -122,8 +122,8 @@ def _generate_batch(
 ) -> list[str]:
     width = max(map(len, prompts))
     # Padding is masked, but looked up: some tokenizers have a token for it that their model does not know.
-    known = tokenizer.pad_token_id is not None and tokenizer.pad_token_id < embedding_rows(model)
-    pad_id = cast(int, tokenizer.pad_token_id) if known else end_ids[0]
+    own = cast(int | None, tokenizer.pad_token_id)
+    pad_id = end_ids[0] if own is None or own >= embedding_rows(model) else own
     # On the left, so that every prompt ends where its continuation begins.
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)

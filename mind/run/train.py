@@ -5,51 +5,47 @@ data -> evaluation before -> what the method needs before training -> training -
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from transformers import set_seed
 
 from mind.config import MindConfig
-from mind.errors import MindError, NotFiniteError, require
+from mind.errors import NotFiniteError, require
 from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
 from mind.files import replacing_folder
 from mind.methods import method_class, with_options
-from mind.methods.method import MethodContext
+from mind.methods.method import Method, MethodContext
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
+from mind.run.checks import check_options, check_student
 from mind.run.data import RunData, load_data, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import write_run_report
 from mind.run.resume import check_extension, check_inputs, inputs_of, saved_config
-from mind.run.schedule import rate_factors
 from mind.run.trainer import MethodTrainer
 from mind.run_folder import RunFolder
 from mind.student.adapters import merged
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
-from mind_kernels import BackendUnavailableError, linear_cross_entropy
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
-def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
+def train(config: MindConfig, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
     """Trains a student as `config` says and returns the run's folder, or goes on with the run in `config.output`.
 
     A run that was killed and resumed gives, on a CPU, the numbers of one that was not. One that is finished is left as
-    it is, unless `train.max_steps` is larger now and its steps are the first ones of the longer run. Everything that
-    can be wrong with the input is checked before the folder is touched.
+    it is, unless `train.max_steps` or `train.epochs` is larger now and its steps are the first ones of the longer run.
+    Everything that can be wrong with the input is checked before the folder is touched.
 
     Args:
         config: everything that determines the run.
         resume: continue from the last complete checkpoint of the run in `config.output`; `config` is its own.
+        overwrite: if `config.output` holds another run, this one takes its place once it begins.
 
     Raises:
         MindError: for bad input, for a folder that holds something else, and, if the run is resumed, for options and
@@ -57,6 +53,7 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
         NotFiniteError: for the first number that is nan or infinite; nothing is saved as a student then.
     """
     started = time.perf_counter()
+    require(not (resume and overwrite), "a run is resumed or written over, not both")
     config, folder = with_options(config), RunFolder(config.output)
     if resume:
         saved = saved_config(config, folder)
@@ -66,17 +63,16 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
             return folder
     else:
         saved = config
-        folder.check_free()
-    _check_options(config)
+        folder.check_free(overwrite=overwrite)
+    check_options(config)
     data = load_data(config)
     warn_of_overlap(data)
     set_seed(config.train.seed)
     model, tokenizer = load_student(config.student)
-    _check_model(model, config)
+    check_student(model, config)
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
-    for questions in data.evaluation.values():
-        evaluation_prompts(model, tokenizer, questions)  # what cannot be encoded is said before the evaluation begins
+    evaluation_prompts(model, tokenizer, data.evaluation, config.evaluation)  # what cannot be asked is said here
     context = MethodContext.build(config, model, tokenizer, data.train, heldout)
     inputs = inputs_of(data, heldout, context)
     if resume:
@@ -86,12 +82,23 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     method = method_class(config.method)(context)
 
-    if not resume:
-        folder.start(config, inputs)
-    if saved != config:
-        folder.reopen(config)
-    last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None)) if resume else (0, None)
-    folder.begin_metrics(after=last_step)
+    with folder.held():
+        if not resume:
+            folder.start(config, inputs, overwrite=overwrite)
+        if saved != config:
+            folder.reopen(config)
+        last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None)) if resume else (0, None)
+        folder.begin_metrics(after=last_step)
+        _run(method, data, heldout, checkpoint, started)
+    return folder
+
+
+def _run(
+    method: Method, data: RunData, heldout: Sequence[TokenizedQuestion], checkpoint: Path | None, started: float
+) -> None:
+    """The run itself, from a checkpoint on or, for None, from the start; `started` is when its process began."""
+    context = method.context
+    folder = RunFolder(context.config.output)
     evaluation = folder.read_evaluation()
     if evaluation["before"] is None:
         evaluation["before"] = _evaluate(context, data, heldout, folder, "before")
@@ -110,41 +117,6 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
     _save_student(trainer)  # merges LoRA into the model, so nothing looks at the adapters after it
     folder.write_status(_status(trainer, train_s, parameters))
     write_run_report(folder)
-    return folder
-
-
-def _check_options(config: MindConfig) -> None:
-    """What can be said of the options alone, before anything that takes time."""
-    _check_launch(config)
-    rate_factors(config.train, steps=1)
-    student, device = config.student, "cuda" if torch.cuda.is_available() else "cpu"
-    hidden = torch.zeros(1, 8, dtype=getattr(torch, student.dtype), device=device)
-    target = torch.zeros(1, dtype=torch.int64, device=device)
-    try:
-        linear_cross_entropy(hidden, hidden, target, backend=config.objective.backend)
-    except (ValueError, TypeError, BackendUnavailableError) as error:
-        raise MindError(f"objective.backend {config.objective.backend}: {error}") from error
-
-
-def _check_launch(config: MindConfig) -> None:
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    require(
-        processes == 1,
-        f"this launch has {processes} processes: a run takes one, MethodTrainer in a script several",
-    )
-    require(
-        config.train.report_to != "wandb" or importlib.util.find_spec("wandb") is not None,
-        "train.report_to is wandb, and the package wandb is not installed: pip install wandb",
-    )
-
-
-def _check_model(model: PreTrainedModel, config: MindConfig) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and config.student.max_length > context:
-        raise MindError(
-            f"student.max_length is {config.student.max_length}: the context of {config.student.model} "
-            f"is {context} tokens"
-        )
 
 
 def _evaluate(

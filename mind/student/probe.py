@@ -45,6 +45,11 @@ def _ids(value: Any) -> list[int]:
     return [i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)]
 
 
+def context_length(model: PreTrainedModel) -> int | None:
+    """The longest sequence in tokens that the model's configuration names; None if it names none."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def trunk_of(model: PreTrainedModel) -> nn.Module:
     """The model without its LM head: what gives the last hidden states."""
     if model.base_model is not model:

@@ -89,7 +89,7 @@ def test_what_a_kill_leaves_is_written_over(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     assert subprocess.run([sys.executable, "-c", KILLED, tmp_path], env=environment).returncode == -signal.SIGKILL
     assert names(tmp_path) == [".d.partial", ".f.partial", "h"]
-    with held(tmp_path / "h", wait=False):
+    with held(tmp_path / "h", "held by a dead process"):
         pass
     with replacing_folder(tmp_path / "d") as folder, replacing(tmp_path / "f") as writer:
         (folder / "b").write_text("whole")
@@ -138,10 +138,10 @@ def test_a_folder_is_replaced_or_left_as_it_was(tmp_path):
 
 
 def test_one_holds_a_file(tmp_path):
-    second = held(tmp_path / "h", wait=False)
-    with held(tmp_path / "h"), pytest.raises(MindError, match="h: another process holds it"), second:
+    second = held(tmp_path / "h", "somebody else has it")
+    with held(tmp_path / "h"), pytest.raises(MindError, match="h: somebody else has it"), second:
         pytest.fail("two hold it")
-    with held(tmp_path / "h", wait=False):
+    with held(tmp_path / "h", "it is free again"):
         pass
 
 
