@@ -41,8 +41,5 @@ def check_loaded(model: nn.Module, loaded: Any) -> None:
     tensors, missing = model.state_dict(keep_vars=True), set(loaded.missing_keys)
     there = {id(tensor) for name, tensor in tensors.items() if name not in missing}
     lost = [name for name in loaded.missing_keys if id(tensors[name]) not in there]
-    require(not lost, f"its weights lack {', '.join(lost[:3])}{' ...' if lost[3:] else ''}")
-    others = loaded.unexpected_keys
-    require(
-        not others, f"it has weights that the student has not: {', '.join(others[:3])}{' ...' if others[3:] else ''}"
-    )
+    for what, names in (("lacks weights", lost), ("has weights that the student has not", loaded.unexpected_keys)):
+        require(not names, f"{what}: {', '.join(names[:3])}{' ...' if names[3:] else ''}")

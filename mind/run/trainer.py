@@ -6,6 +6,7 @@ backward pass each, those that it only observes in forward passes without a grap
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +91,7 @@ class MethodTrainer(Trainer):
         self._seconds_before = {"wall_s": 0.0, "train_s": 0.0}  # those of the starts up to the checkpoint
         self._step, self._questions = 0, [""]  # the latest one, and the ids of its questions
         self._gradient_norm = torch.zeros(())
-        self._steps_per_epoch = len(context.steps) * len(context.tokenized) / sum(map(len, context.steps))
+        self._questions_before = (0, *itertools.accumulate(map(len, context.steps)))  # each step
         super().__init__(
             context.model,
             training_arguments(context.config),
@@ -276,7 +277,8 @@ class MethodTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the step's metrics to what the Trainer logs: a line of metrics.jsonl, and flat for its callbacks."""
-        self.state.epoch = self.state.global_step / self._steps_per_epoch  # the Trainer knows one pass, over all steps
+        questions = self._questions_before[self.state.global_step]
+        self.state.epoch = questions / len(self.context.tokenized)  # the Trainer knows one pass, over all steps
         if "loss" in logs:
             # The loss, too, is the meter's: the Trainer's own does not survive a resume.
             row = {**logs, **self.meter.flush(), **peak_memory(), "epoch": self.state.epoch}
