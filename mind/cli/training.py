@@ -149,14 +149,14 @@ def _heldout_nll(
     options: Evaluate, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question]
 ) -> dict[str, Any]:
     from mind.batches.prompt_sharing import choose_pack_options
-    from mind.evaluation.evaluate import heldout_nll
-    from mind.student.model import attention_of, causal_lm, check_length
+    from mind.evaluation.evaluate import check_context, heldout_nll
+    from mind.student.model import attention_of, causal_lm
     from mind.student.tokenization import embedding_rows, tokenize
 
-    check_length(model, options.student)
     names = options.perspectives or tuple(dict.fromkeys(r.perspective for q in questions for r in q.rationales))
     questions = questions[: options.evaluation.heldout_questions]
     tokenized = tokenize(questions, tokenizer, names, options.student.max_length, embedding_rows(model))
+    check_context(model, tokenized)
     attention = attention_of(causal_lm(model))
     pack_options = choose_pack_options(model, attention, tokenized, options.pack_length, "auto")
     return heldout_nll(model, tokenized, names, pack_options)

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from mind.batches.cross_entropy import rationale_losses
+from mind.batches.packing import sequence_lengths
 from mind.config import EvaluationConfig
 from mind.errors import require
 from mind.evaluation.generation import accuracy, generate_responses
@@ -57,6 +58,18 @@ def heldout_nll(
         "nll": float(nll.sum() / tokens.sum()),
         "nll_by_perspective": each,
     }
+
+
+def check_context(model: PreTrainedModel, questions: Sequence[TokenizedQuestion]) -> None:
+    """Raises MindError for a question with a rationale that exceeds the model's context."""
+    context = context_length(causal_lm(model))
+    for question in questions:
+        longest = max(sequence_lengths(question), default=0)
+        require(
+            context is None or longest <= context,
+            f"question {question.id}: a rationale makes a sequence of {longest} tokens: the context of the student is "
+            f"{context}",
+        )
 
 
 def evaluation_prompts(

@@ -13,8 +13,8 @@ from mind.display import one_line
 from mind.errors import MindError, require
 from mind.run.schedule import rate_factors
 from mind.run.trainer import training_arguments
-from mind.student.model import causal_lm, check_attention, check_length
-from mind.student.probe import describe
+from mind.student.model import causal_lm, check_attention
+from mind.student.probe import context_length, describe
 from mind_kernels import BackendUnavailableError, linear_cross_entropy
 
 if TYPE_CHECKING:
@@ -34,8 +34,12 @@ def check_options(config: MindConfig) -> None:
 
 def check_student(model: PreTrainedModel, config: MindConfig) -> None:
     """Raises MindError for options that this student cannot follow."""
-    check_length(model, config.student)
     own = causal_lm(model)
+    context = context_length(own)
+    require(
+        context is None or config.student.max_length <= context,
+        f"student.max_length is {config.student.max_length}: the context of {config.student.model} is {context} tokens",
+    )
     require(
         not config.train.gradient_checkpointing or own.supports_gradient_checkpointing,
         f"train.gradient_checkpointing: {type(own).__name__} cannot do that",

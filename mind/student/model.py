@@ -22,7 +22,7 @@ from mind.files import cache_folder, held, make_cache, read_text, replacing_fold
 from mind.finite import require_finite
 from mind.student.adapters import check_adapters, linear_of, original
 from mind.student.condition import check_own_loss, condition_of
-from mind.student.probe import context_length, describe
+from mind.student.probe import describe
 from mind.student.templates import PLAIN, plain_template
 from mind.student.text_parts import parts_without_text
 from mind.student.tokenization import Chat
@@ -225,15 +225,6 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
         raise MindError(f"student.attention {name}: {error}") from error
     if (found := attention_of(model)) != name:
         raise MindError(f"student.attention {name}: {type(model).__name__} takes {found} in its place")
-
-
-def check_length(model: nn.Module, config: StudentConfig) -> None:
-    """Raises MindError if sequences of `student.max_length` would exceed the model's context."""
-    context = context_length(causal_lm(model))
-    require(
-        context is None or config.max_length <= context,
-        f"student.max_length is {config.max_length}: the context of {config.model} is {context} tokens",
-    )
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -21,6 +22,7 @@ from mind.data.questions import save_questions
 from mind.errors import MindError
 from mind.evaluation.labels import evaluation_labels
 from mind.methods import load_run_config
+from mind.records import Rationale
 from mind.run.checkpoints import check_loaded
 from mind.run_folder import RunFolder
 
@@ -226,6 +228,18 @@ def test_a_question_that_cannot_be_asked_is_named_before_the_first_answer(
     more = ["--files", f"{tmp_path}/test.jsonl", f"{tmp_path}/last.jsonl", "--heldout", f"{tmp_path}/heldout.jsonl"]
     expect_error([*evaluate, *more, "--output", f"{tmp_path}/e.json"], capsys, "question odd")
     assert not list(tmp_path.glob("e.*"))
+
+
+def test_a_heldout_rationale_beyond_the_context_is_named(tmp_path, evaluate, capsys):
+    """The longest sequence counts, not what might be: a student of a short context needs no option."""
+    small = write_student(tmp_path / "small", build_model(max_position_embeddings=128))
+    questions = build_questions(2)
+    given = ["evaluate", "--student.model", small, "--heldout", str(tmp_path / "heldout.jsonl")]
+    save_questions(questions, tmp_path / "heldout.jsonl")
+    assert main(given) == 0
+    long = dataclasses.replace(questions[1], rationales=(Rationale("first", "one more, " * 20),))
+    save_questions([questions[0], long], tmp_path / "heldout.jsonl")
+    expect_error(given, capsys, "question sum-1: a rationale makes a sequence of", "context of the student is 128")
 
 
 def test_a_run_is_written_over_only_if_that_is_said(tmp_path, short, finished, capsys):
