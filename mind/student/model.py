@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 import re
@@ -47,11 +48,12 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = f"student.model {config.model}"
-    name = str(embedded_student()) if config.model == EMBEDDED_STUDENT else _folder_or_hub_name(config.model)
-    with _foreign(source):
+    name = str(embedded_student()) if config.model == EMBEDDED_STUDENT else config.model
+    _check_place(name)
+    with _foreign(name, source):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     chat = _chat(config, tokenizer)
-    with _LOADING, _foreign(source):
+    with _LOADING, _foreign(name, source):
         found: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=getattr(torch, config.dtype), output_loading_info=True, trust_remote_code=False
         )
@@ -78,28 +80,36 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
 
 
 @contextmanager
-def _foreign(source: str) -> Iterator[None]:
+def _foreign(name: str, source: str) -> Iterator[None]:
     """Inside, files from elsewhere are read, by libraries that raise whatever they meet; it becomes a MindError."""
     try:
         yield
     except (MindError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of tokenizers' Rust is no Exception
+        place = "" if Path(name).is_dir() else f"there is no such folder{_perhaps(Path(name))}, and from the Hub: "
         own_code = "; MIND runs no code that comes with a model" if "trust_remote_code" in str(error) else ""
-        raise MindError(f"{source}: cannot be loaded: {one_line(describe(error), 400)}{own_code}") from error
+        reason = one_line(describe(error), 400)
+        raise MindError(f"{source}: cannot be loaded: {place}{reason}{own_code}") from error
 
 
-def _folder_or_hub_name(name: str) -> str:
-    """`name`; raises MindError if it is neither a folder nor what a model on the Hub may be called."""
+def _check_place(name: str) -> None:
+    """Raises MindError for what is neither a folder nor what a model on the Hub may be called."""
     path = Path(name)
     if os.path.lexists(path):
         require(path.is_dir(), f"student.model {name}: expected a folder, or a name on the Hub")
         if (generation := path / "generation_config.json").exists():
             read_json(generation)  # transformers goes on without one that it cannot read
     else:
-        may_be_on_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name, re.ASCII)
-        require(may_be_on_hub is not None, f"student.model {name}: cannot be loaded: no such folder")
-    return name
+        may_be_on_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name, re.ASCII) is not None
+        require(may_be_on_hub, f"student.model {name}: cannot be loaded: there is no such folder{_perhaps(path)}")
+
+
+def _perhaps(path: Path) -> str:
+    """The folder that was meant, if there is one of nearly that name."""
+    beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, beside, n=1)
+    return f" (perhaps {path.parent / close[0]})" if close else ""
 
 
 def _chat(config: StudentConfig, tokenizer: PreTrainedTokenizerBase) -> Chat:
