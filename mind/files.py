@@ -231,7 +231,7 @@ def parse_json(where: str, text: bytes) -> Any:
     """
     decoded = _decoded(where, text).rstrip()
     try:
-        return json.loads(decoded, object_pairs_hook=_object, parse_int=_integer)
+        return _DECODER.decode(decoded)
     except json.JSONDecodeError as error:
         place = f"{where}:{error.lineno}" if "\n" in decoded else where
         raise MindError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
@@ -265,3 +265,6 @@ def _integer(digits: str) -> int:
         return int(digits)
     except ValueError:
         raise ValueError(f"a number has {len(digits):,} digits") from None
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)

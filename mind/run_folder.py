@@ -115,8 +115,8 @@ class RunFolder(os.PathLike[str]):
         self.check_free(overwrite=overwrite)
         self.path.mkdir(parents=True, exist_ok=True)
         self._remove_run()
-        save_json(config, self.config)
         self.write_inputs(inputs)
+        save_json(config, self.config)
 
     def _remove_run(self) -> None:
         """Removes what runs write, and nothing else; the configuration last, so that a kill leaves what is a run."""
@@ -151,7 +151,8 @@ class RunFolder(os.PathLike[str]):
             remedy = "name another --output, continue it with --resume, or write over it with --overwrite"
             require(overwrite, f"{self.path}: already holds a run; {remedy}")
         elif self.path.exists():
-            others = [path for path in self.path.iterdir() if path.name != LOCK and path.suffix != ".partial"]
+            of_a_start = (LOCK, self.inputs.name)  # that was killed
+            others = [p for p in self.path.iterdir() if p.name not in of_a_start and p.suffix != ".partial"]
             require(not others, f"{self.path}: exists and is not an empty folder; name another --output")
 
     def check_resumable(self) -> None:

@@ -63,10 +63,11 @@ def _check_backend(config: MindConfig) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     hidden = torch.zeros(1, 8, dtype=getattr(torch, config.student.dtype), device=device)
     target = torch.zeros(1, dtype=torch.int64, device=device)
+    threshold, backend = config.objective.gradient_threshold, config.objective.backend
     try:
-        linear_cross_entropy(hidden, hidden, target, backend=config.objective.backend)
+        linear_cross_entropy(hidden, hidden, target, gradient_threshold=threshold, backend=backend)
     except (ValueError, TypeError, BackendUnavailableError) as error:
-        raise MindError(f"objective.backend {config.objective.backend}: {error}") from error
+        raise MindError(f"objective.backend {backend}: {error}") from error
 
 
 def _check_compiler() -> None:

@@ -266,7 +266,7 @@ def test_what_is_no_run_is_not_written_over(tmp_path, short, capsys):
 
 def test_what_a_kill_left_at_the_start_is_no_obstacle(tmp_path):
     folder = RunFolder(tmp_path)
-    for name in (".lock", ".config.json.partial"):
+    for name in (".lock", "inputs.json", ".config.json.partial"):
         (tmp_path / name).write_text("half")
     folder.check_free()
 

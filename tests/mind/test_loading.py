@@ -310,6 +310,14 @@ def test_a_cache_is_only_read_if_it_has_the_student(monkeypatch, tmp_path):
     assert embedded_student() == folder
 
 
+def test_features_need_a_place_before_they_are_computed(tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    encoder = StudentEncoder(build_model(), build_tokenizer(), 200)
+    encoder.encode = lambda *_: pytest.fail("the place comes first")
+    with pytest.raises(MindError, match="cache/features: cannot be made: Not a directory; .*MIND_CACHE"):
+        build_features(build_questions(2), NAMES, encoder, tmp_path / "cache")
+
+
 def test_features_that_cannot_be_read_are_named(tmp_path):
     encoder = StudentEncoder(build_model(), build_tokenizer(), 200)
     build_features(build_questions(2), NAMES, encoder, tmp_path)

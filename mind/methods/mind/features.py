@@ -120,9 +120,9 @@ def build_features(
         _check_finite(vectors, texts, f"{file} (without it they are computed again)")
         progress(len(texts))
     else:
+        make_cache(file.parent)
         vectors = encoder.encode(texts, progress)
         _check_finite(vectors, texts, "metanet.encoder")
-        make_cache(file.parent)
         with replacing_file(file) as partial:
             partial.write_bytes(save({"vectors": vectors}))
     rationales = torch.zeros(len(questions), len(perspectives), vectors.shape[1])
