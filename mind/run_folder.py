@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from mind.errors import MindError, require
-from mind.files import check_new_folder, held, replacing, replacing_file
+from mind.files import check_new_folder, replacing, replacing_file
 from mind.typed_json import read_json, save_json, write_json
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ METHOD_STATE = "calibration.pt"
 """What the run's method needs to go on; named after the calibrator of MIND. The last file of a checkpoint."""
 PROGRESS = "progress.json"
 """What the trainer needs to go on: the metrics since the last line, and the time spent so far."""
-LOCK = ".lock"
-"""Held by the process that works in the folder."""
 
 
 @dataclass(frozen=True, init=False)
@@ -101,19 +100,29 @@ class RunFolder(os.PathLike[str]):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, this process alone works in the folder, which is made if it is missing.
+        """The folder, made if it is missing, is this process's own inside; a kill frees it, too.
 
-        Raises MindError if another does: of two runs that start or go on at once, one.
+        Raises MindError if another process has it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with held(self.path / LOCK, f"another process is training in {self.path}"):
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise MindError(f"{self.path}: another process trains there now; name another --output") from None
             yield
+        finally:
+            os.close(folder)
 
     def start(self, config: Any, inputs: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """Writes the configuration (a dataclass) and the `inputs`, plain JSON, into the folder, which is made if it is
-        missing; another run is removed from it first, if `overwrite` allows that. Raises MindError as `check_free`."""
-        self.check_free(overwrite=overwrite)
+        """Makes the folder and writes the `inputs`, plain JSON, and the configuration (a dataclass), which marks it as
+        that of a run. If `overwrite` allows that, the run that was there is removed first.
+
+        Raises MindError as `check_free`.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        self.check_free(overwrite=overwrite)
         self._remove_run()
         self.write_inputs(inputs)
         save_json(config, self.config)
@@ -151,8 +160,8 @@ class RunFolder(os.PathLike[str]):
             remedy = "name another --output, continue it with --resume, or write over it with --overwrite"
             require(overwrite, f"{self.path}: already holds a run; {remedy}")
         elif self.path.exists():
-            of_a_start = (LOCK, self.inputs.name)  # that was killed
-            others = [p for p in self.path.iterdir() if p.name not in of_a_start and p.suffix != ".partial"]
+            of_a_killed_start = (self.inputs.name, ".inputs.json.partial", ".config.json.partial")
+            others = [path for path in self.path.iterdir() if path.name not in of_a_killed_start]
             require(not others, f"{self.path}: exists and is not an empty folder; name another --output")
 
     def check_resumable(self) -> None:
@@ -198,10 +207,12 @@ class RunFolder(os.PathLike[str]):
         """status.json; empty for a run that did not come to its end."""
         return _read_object(self.status) if self.status.exists() else {}
 
-    def reopen(self, config: Any) -> None:
-        """A finished run goes on, with a configuration of more steps."""
+    def reopen(self, config: Any, inputs: Mapping[str, Any]) -> None:
+        """A finished run goes on, with a configuration of more steps and the `inputs` that belong to it."""
         self.status.unlink(missing_ok=True)
+        self.write_evaluation(self.read_evaluation() | {"after": None})
         save_json(config, self.config)
+        self.write_inputs(inputs)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replaces status.json at once."""

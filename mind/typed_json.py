@@ -117,13 +117,13 @@ def described(value: Any) -> str:
 
 
 def check_fields(section: str, record: Any) -> None:
-    """Checks a dataclass that is being built, for its `__post_init__`, and makes tuples of its lists.
+    """Checks a dataclass that is being built, for its `__post_init__`; its lists become tuples, its paths texts.
 
     Raises MindError for a value of another type than its field's or outside its Literal, for a number that is nan or
     infinite, and for a blank text: "SECTION.FIELD is VALUE: expected ...".
     """
     for field in _fields(type(record)):
-        value = getattr(record, field.name)
+        value = _frozen(getattr(record, field.name))
         name = f"{section}.{field.name}" if section else field.name
         if field.part is not None:
             require(isinstance(value, field.part), f"{name} is {value!r:.60}: expected a {field.part.__name__}")
@@ -132,7 +132,7 @@ def check_fields(section: str, record: Any) -> None:
         if fault is not None:
             verb = "is" if fault.value is value else "holds"
             raise MindError(f"{name} {verb} {fault.value!r:.60}: expected {fault.expected}")
-        object.__setattr__(record, field.name, _frozen(value))
+        object.__setattr__(record, field.name, value)
 
 
 class _Fault(NamedTuple):
@@ -244,7 +244,9 @@ def _unusable(value: Any) -> _Fault | None:
 
 
 def _frozen(value: Any) -> Any:
-    """JSON's lists as tuples."""
+    """Lists as tuples, as those of JSON are kept, and paths as texts."""
     if isinstance(value, dict):
         return {key: _frozen(item) for key, item in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

@@ -123,7 +123,8 @@ def evaluate_command(options: Evaluate) -> None:
         )
     )
     model, tokenizer = load_student(options.student)
-    evaluation_prompts(model, tokenizer, files, options.evaluation)  # what cannot be asked is said before all else
+    for questions in files.values():
+        evaluation_prompts(model, tokenizer, questions, options.evaluation)  # faults are said before all else
     results = {
         "heldout": None if heldout is None else _heldout_nll(options, model, tokenizer, heldout),
         "files": answer_accuracy(model, tokenizer, files, options.evaluation, responses),
@@ -149,14 +150,13 @@ def _heldout_nll(
     options: Evaluate, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question]
 ) -> dict[str, Any]:
     from mind.batches.prompt_sharing import choose_pack_options
-    from mind.evaluation.evaluate import check_context, heldout_nll
+    from mind.evaluation.evaluate import heldout_nll
     from mind.student.model import attention_of, causal_lm
     from mind.student.tokenization import embedding_rows, tokenize
 
     names = options.perspectives or tuple(dict.fromkeys(r.perspective for q in questions for r in q.rationales))
     questions = questions[: options.evaluation.heldout_questions]
     tokenized = tokenize(questions, tokenizer, names, options.student.max_length, embedding_rows(model))
-    check_context(model, tokenized)
     attention = attention_of(causal_lm(model))
     pack_options = choose_pack_options(model, attention, tokenized, options.pack_length, "auto")
     return heldout_nll(model, tokenized, names, pack_options)

@@ -11,14 +11,12 @@ import torch
 from tqdm import tqdm
 
 from mind.batches.cross_entropy import rationale_losses
-from mind.batches.packing import sequence_lengths
 from mind.config import EvaluationConfig
 from mind.errors import require
 from mind.evaluation.generation import accuracy, generate_responses
 from mind.files import write_json_rows
 from mind.records import PackOptions, Question, TokenizedQuestion
-from mind.student.model import causal_lm
-from mind.student.probe import context_length
+from mind.student.model import context_of
 from mind.student.tokenization import Chat, embedding_rows
 
 if TYPE_CHECKING:
@@ -60,37 +58,22 @@ def heldout_nll(
     }
 
 
-def check_context(model: PreTrainedModel, questions: Sequence[TokenizedQuestion]) -> None:
-    """Raises MindError for a question with a rationale that exceeds the model's context."""
-    context = context_length(causal_lm(model))
-    for question in questions:
-        longest = max(sequence_lengths(question), default=0)
-        require(
-            context is None or longest <= context,
-            f"question {question.id}: a rationale makes a sequence of {longest} tokens: the context of the student is "
-            f"{context}",
-        )
-
-
 def evaluation_prompts(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    files: Mapping[str, Sequence[Question]],
-    config: EvaluationConfig,
-) -> dict[str, list[list[int]]]:
-    """Token ids that the answers to the questions continue, by label.
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: EvaluationConfig
+) -> list[list[int]]:
+    """Token ids that the answers to the first `config.questions` questions continue.
 
-    Raises MindError for a question that has none, or whose answer may exceed the model's context.
+    Raises MindError for a question that has none, or whose prompt and answer may exceed the model's context.
     """
-    chat, context = Chat(tokenizer, embedding_rows(model)), context_length(causal_lm(model))
-    prompts = {label: list(map(chat.prompt, questions[: config.questions])) for label, questions in files.items()}
-    for label, ids in prompts.items():
-        for question, prompt in zip(files[label], ids, strict=False):
-            require(
-                context is None or len(prompt) + config.max_new_tokens <= context,
-                f"evaluation.max_new_tokens is {config.max_new_tokens} and the prompt of question {question.id} "
-                f"({label}) has {len(prompt)} tokens: the context of the student is {context}",
-            )
+    chat, context = Chat(tokenizer, embedding_rows(model)), context_of(model)
+    prompts = []
+    for question in questions[: config.questions]:
+        prompts.append(chat.prompt(question))
+        require(
+            context is None or len(prompts[-1]) + config.max_new_tokens <= context,
+            f"question {question.id}: its prompt has {len(prompts[-1])} tokens; with evaluation.max_new_tokens "
+            f"{config.max_new_tokens} that exceeds the model's context of {context}",
+        )
     return prompts
 
 
@@ -116,19 +99,19 @@ def answer_accuracy(
 
     Raises MindError as `evaluation_prompts`, before anything is generated.
     """
+    prompts = {label: evaluation_prompts(model, tokenizer, questions, config) for label, questions in files.items()}
     results = {}
-    every_prompt = evaluation_prompts(model, tokenizer, files, config)
     if responses_folder is not None:
         if responses_folder.exists():
             shutil.rmtree(responses_folder)
         responses_folder.mkdir(parents=True)
-    for label, prompts in every_prompt.items():
-        questions = files[label][: config.questions]
+    for label, questions in files.items():
+        questions = questions[: config.questions]
         with tqdm(total=len(questions), unit="question", desc=f"generation, {label}", leave=False) as bar:
             responses = generate_responses(
                 model,
                 tokenizer,
-                prompts,
+                prompts[label],
                 max_new_tokens=config.max_new_tokens,
                 batch_size=config.batch_size,
                 stop_text=Chat(tokenizer).stop_text,

@@ -13,8 +13,8 @@ from mind.display import one_line
 from mind.errors import MindError, require
 from mind.run.schedule import rate_factors
 from mind.run.trainer import training_arguments
-from mind.student.model import causal_lm, check_attention
-from mind.student.probe import context_length, describe
+from mind.student.model import causal_lm, check_attention, context_of
+from mind.student.probe import describe
 from mind_kernels import BackendUnavailableError, linear_cross_entropy
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def check_options(config: MindConfig) -> None:
 def check_student(model: PreTrainedModel, config: MindConfig) -> None:
     """Raises MindError for options that this student cannot follow."""
     own = causal_lm(model)
-    context = context_length(own)
+    context = context_of(own)
     require(
         context is None or config.student.max_length <= context,
         f"student.max_length is {config.student.max_length}: the context of {config.student.model} is {context} tokens",

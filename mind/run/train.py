@@ -6,9 +6,9 @@ data -> evaluation before -> what the method needs before training -> training -
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -29,10 +29,21 @@ from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import write_run_report
 from mind.run.resume import check_extension, check_inputs, inputs_of, saved_config
 from mind.run.trainer import MethodTrainer
+from mind.run.unused import warn_of_unused_options
 from mind.run_folder import RunFolder
 from mind.student.adapters import merged
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run needs before it begins or goes on."""
+
+    method: Method
+    data: RunData
+    heldout: Sequence[TokenizedQuestion]
+    inputs: Mapping[str, Any]
 
 
 def train(config: MindConfig, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
@@ -48,23 +59,42 @@ def train(config: MindConfig, *, resume: bool = False, overwrite: bool = False) 
         overwrite: if `config.output` holds another run, this one takes its place once it begins.
 
     Raises:
-        MindError: for bad input, for a folder that holds something else, and, if the run is resumed, for options and
-            data that are not those it began with.
+        MindError: for bad input, for a folder that holds something else or in which another process trains, and, if the
+            run is resumed, for options and data that are not those it began with.
         NotFiniteError: for the first number that is nan or infinite; nothing is saved as a student then.
     """
     started = time.perf_counter()
     require(not (resume and overwrite), "a run is resumed or written over, not both")
     config, folder = with_options(config), RunFolder(config.output)
     if resume:
-        saved = saved_config(config, folder)
-        if saved == config and folder.finished:
-            if not folder.report.exists():  # a kill came between
-                write_run_report(folder)
-            return folder
-    else:
-        saved = config
-        folder.check_free(overwrite=overwrite)
+        folder.check_resumable()
+        with folder.held():
+            return _resumed(config, folder, started)
+    folder.check_free(overwrite=overwrite)
+    run = _prepared(config)
+    with folder.held():
+        folder.start(config, run.inputs, overwrite=overwrite)
+        return _train(run, folder, started)
+
+
+def _resumed(config: MindConfig, folder: RunFolder, started: float) -> RunFolder:
+    saved = saved_config(config, folder)
+    if saved == config and folder.finished:
+        if not folder.report.exists():  # a kill came between
+            write_run_report(folder)
+        return folder
+    run = _prepared(config)
+    check_inputs(run.inputs, folder)
+    if saved != config:
+        check_extension(saved, run.method.context)
+        folder.reopen(config, run.inputs)
+    return _train(run, folder, started)
+
+
+def _prepared(config: MindConfig) -> _Run:
+    """Everything that can be wrong is found here, before the folder is touched."""
     check_options(config)
+    warn_of_unused_options(config)
     data = load_data(config)
     warn_of_overlap(data)
     set_seed(config.train.seed)
@@ -72,40 +102,29 @@ def train(config: MindConfig, *, resume: bool = False, overwrite: bool = False) 
     check_student(model, config)
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
-    evaluation_prompts(model, tokenizer, data.evaluation, config.evaluation)  # what cannot be asked is said here
+    for questions in data.evaluation.values():
+        evaluation_prompts(model, tokenizer, questions, config.evaluation)  # faults are said before anything is written
     context = MethodContext.build(config, model, tokenizer, data.train, heldout)
-    inputs = inputs_of(data, heldout, context)
-    if resume:
-        check_inputs(inputs, folder)
-    if saved != config:
-        check_extension(saved, context)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     method = method_class(config.method)(context)
-
-    with folder.held():
-        if not resume:
-            folder.start(config, inputs, overwrite=overwrite)
-        if saved != config:
-            folder.reopen(config)
-        last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None)) if resume else (0, None)
-        folder.begin_metrics(after=last_step)
-        _run(method, data, heldout, checkpoint, started)
-    return folder
+    return _Run(method, data, heldout, inputs_of(data, heldout, method))
 
 
-def _run(
-    method: Method, data: RunData, heldout: Sequence[TokenizedQuestion], checkpoint: Path | None, started: float
-) -> None:
-    """The run itself, from a checkpoint on or, for None, from the start; `started` is when its process began."""
-    context = method.context
-    folder = RunFolder(context.config.output)
+def _train(run: _Run, folder: RunFolder, started: float) -> RunFolder:
+    """From the last checkpoint, if there is one, to the report."""
+    context, method, data, heldout = run.method.context, run.method, run.data, run.heldout
+    last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
+    folder.begin_metrics(after=last_step)
     evaluation = folder.read_evaluation()
     if evaluation["before"] is None:
         evaluation["before"] = _evaluate(context, data, heldout, folder, "before")
         folder.write_evaluation(evaluation)
 
     if checkpoint is None:
-        folder.append_metrics(method.before_training())
+        try:
+            folder.append_metrics(method.before_training())
+        except NotFiniteError as error:
+            raise NotFiniteError(f"before the first step: {error}; {folder.way_back()}") from None
     with closing(ProgressBar(method.progress)) as bar:
         trainer = MethodTrainer(context, method, started=started, callbacks=[bar])
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -117,6 +136,7 @@ def _run(
     _save_student(trainer)  # merges LoRA into the model, so nothing looks at the adapters after it
     folder.write_status(_status(trainer, train_s, parameters))
     write_run_report(folder)
+    return folder
 
 
 def _evaluate(

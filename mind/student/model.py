@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
-import os
 import re
 import threading
 import warnings
@@ -49,11 +47,11 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
 
     source = f"student.model {config.model}"
     name = str(embedded_student()) if config.model == EMBEDDED_STUDENT else config.model
-    _check_place(name)
-    with _foreign(name, source):
+    with _foreign(source):
+        _check_generation(Path(name))
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     chat = _chat(config, tokenizer)
-    with _LOADING, _foreign(name, source):
+    with _LOADING, _foreign(source):
         found: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=getattr(torch, config.dtype), output_loading_info=True, trust_remote_code=False
         )
@@ -70,46 +68,33 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
         tokenizer.pad_token = tokenizer.eos_token
     if idle := parts_without_text(model):
         warnings.warn(
-            f"{source}: text does not reach {', '.join(idle)}, which is left as it is",
+            f"{source}: text does not reach {', '.join(idle[:3])}"
+            f"{f' ... ({len(idle)} in all)' if idle[3:] else ''}, which is left as it is",
             RuntimeWarning,
             stacklevel=2,
         )
-        for name in idle:
-            model.get_submodule(name).requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            if any(f"{name}.".startswith(f"{part}.") for part in idle):
+                parameter.requires_grad_(False)
     return (_with_lora(model, config, idle) if config.lora else model), tokenizer
 
 
 @contextmanager
-def _foreign(name: str, source: str) -> Iterator[None]:
+def _foreign(source: str) -> Iterator[None]:
     """Inside, files from elsewhere are read, by libraries that raise whatever they meet; it becomes a MindError."""
     try:
         yield
     except (MindError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of tokenizers' Rust is no Exception
-        place = "" if Path(name).is_dir() else f"there is no such folder{_perhaps(Path(name))}, and from the Hub: "
         own_code = "; MIND runs no code that comes with a model" if "trust_remote_code" in str(error) else ""
-        reason = one_line(describe(error), 400)
-        raise MindError(f"{source}: cannot be loaded: {place}{reason}{own_code}") from error
+        raise MindError(f"{source}: cannot be loaded: {one_line(describe(error), 400)}{own_code}") from error
 
 
-def _check_place(name: str) -> None:
-    """Raises MindError for what is neither a folder nor what a model on the Hub may be called."""
-    path = Path(name)
-    if os.path.lexists(path):
-        require(path.is_dir(), f"student.model {name}: expected a folder, or a name on the Hub")
-        if (generation := path / "generation_config.json").exists():
-            read_json(generation)  # transformers goes on without one that it cannot read
-    else:
-        may_be_on_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name, re.ASCII) is not None
-        require(may_be_on_hub, f"student.model {name}: cannot be loaded: there is no such folder{_perhaps(path)}")
-
-
-def _perhaps(path: Path) -> str:
-    """The folder that was meant, if there is one of nearly that name."""
-    beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, beside, n=1)
-    return f" (perhaps {path.parent / close[0]})" if close else ""
+def _check_generation(folder: Path) -> None:
+    """Raises MindError for a generation_config.json that is no JSON: transformers goes on without it."""
+    if (file := folder / "generation_config.json").exists():
+        read_json(file)
 
 
 def _chat(config: StudentConfig, tokenizer: PreTrainedTokenizerBase) -> Chat:
@@ -248,6 +233,11 @@ def attention_of(model: PreTrainedModel) -> str:
     name = model.config._attn_implementation
     assert name is not None, "from_pretrained and from_config choose one"
     return name
+
+
+def context_of(model: nn.Module) -> int | None:
+    """How many tokens of a sequence the model has positions for; None if its configuration names no limit."""
+    return getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
 
 
 def head_of(model: nn.Module) -> Head:

@@ -69,7 +69,8 @@ def test_metanet_learns_at_a_tenth_of_the_students_rate():
         (lambda: TrainConfig(max_steps=10**9), r"train.max_steps is 1000000000: expected -1 or 1 to 10,000,000"),
         (lambda: StudentConfig(dtype="float17"), r"student.dtype is 'float17': expected one of float32, bfloat16"),
         (lambda: StudentConfig(dtype=torch.bfloat16), r"student.dtype is torch.bfloat16: expected one of float32"),
-        (lambda: StudentConfig(model=Path("m")), r"student.model is PosixPath\('m'\): expected a string"),
+        (lambda: StudentConfig(model=b"m"), r"student.model is b'm': expected a string"),
+        (lambda: DataConfig(evaluation={"x.jsonl"}), r"data.evaluation is {'x.jsonl'}: expected a list"),
         (lambda: StudentConfig(model=" "), r"student.model is ' ': expected a text that is not blank"),
         (lambda: StudentConfig(lora="no"), r"student.lora is 'no': expected true or false"),
         (lambda: StudentConfig(lora_alpha=0), r"student.lora_alpha is 0: expected at least 1"),
@@ -96,9 +97,9 @@ def test_bad_values_are_named(build, message):
         build()
 
 
-def test_lists_become_tuples():
-    config = DataConfig(evaluation=["a.jsonl"], perspectives=["a", "b"])
-    assert config.evaluation == ("a.jsonl",) and config.perspectives == ("a", "b")
+def test_lists_become_tuples_and_paths_texts():
+    config = DataConfig(train=Path("t"), evaluation=["a.jsonl", Path("b")], perspectives=["a", "b"])
+    assert config.train == "t" and config.evaluation == ("a.jsonl", "b") and config.perspectives == ("a", "b")
     assert TrainConfig(epochs=2).epochs == 2 and TrainConfig(learning_rate=np.float64(0.5)).learning_rate == 0.5
 
 
