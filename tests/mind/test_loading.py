@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import NAMES, build_model, build_questions, build_tokenizer
+from tokenizers_of_all_kinds import FAITHFUL
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
@@ -174,6 +175,19 @@ def test_a_base_model_learns_by_a_plain_template(model_folder, tmp_path):
     tokenizer.save_pretrained(tmp_path / "saved")
     again = Chat(load_student(StudentConfig(model=str(tmp_path / "saved")))[1])
     assert again.prompt(question) == list(tokenized.prompt)
+
+
+@pytest.mark.parametrize("build", FAITHFUL.values(), ids=FAITHFUL)
+def test_a_plain_template_suits_tokenizers_of_all_kinds(build):
+    tokenizer = build()
+    tokenizer.chat_template = plain_template(tokenizer)
+    (tokenized,) = tokenize(build_questions(1), tokenizer, NAMES, 500)
+    ids = [*tokenized.prompt, *tokenized.rationales[0], *tokenized.suffix]
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    assert (
+        text.endswith("nswer:\n2 + 1 = 3.\n#### 3</s>") and ": What is 2 plus 1?\n" in text
+    )  # some know no "A" or "Q"
+    assert Chat(tokenizer).end_id == tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize("adds", [True, False])
