@@ -1,30 +1,33 @@
 """What another busy process costs, and what threads that wait passively, or one thread, change about it.
 
     python -m bench.busy_machine [--repeats 7] [--competitors 0 1] [--alone] [--work products features ...]
+        [--output folder] [--overwrite]
 
 OpenMP's threads spin while they wait for one another. Beside another busy process one of them has no core, and the
 others spin on the core that it needs. Every setting is a process of its own, since OpenMP reads its variables when
 torch is loaded; they take turns at the same work, the others asleep. A competitor is a process that counts. Times are
 comparable within a run only. On a machine that has other work the rows without competitors are not quiet: `load` shows
 it, the mean number of running processes over the last minute; `--alone` gives each call the cores before ordinary
-processes (SCHED_RR by chrt, as root), where there are no competitors. Writes bench/results/busy_machine.jsonl.
+processes (SCHED_RR by chrt, as root), where there are no competitors. Writes busy_machine.jsonl.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bench import command
 from bench.measure import ROOT, measure_time, print_table, write_results
 from mind.cli import SPINS
 
+NAME = "busy_machine"
+WORK = ("products", "generation", "features", "training")
 SETTINGS = {
     "as it comes": {},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
@@ -102,7 +105,7 @@ class Worker:
     def __init__(self, variables: Mapping[str, str]) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in READ_BY_OPENMP}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.busy_machine", "--serve"],
+            [sys.executable, "-c", "from bench.busy_machine import serve; serve()"],
             cwd=ROOT,
             env=environment | variables,
             stdin=subprocess.PIPE,
@@ -157,22 +160,22 @@ def check_equal(results: dict[str, Any]) -> None:
     expected, *others = results.values()
     for other in others:
         for one, two in zip(expected, other, strict=True):
-            assert one == two if isinstance(one, str) else abs(one - two) <= 1e-3 * max(1.0, abs(one)), results
+            assert one == two if isinstance(one, str) else abs(one - two) <= 1e-4 * max(1.0, abs(one)), results
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="calls per setting, work and number of competitors")
-    parser.add_argument("--competitors", type=int, nargs="+", default=[0, 1], help="numbers of busy processes")
-    parser.add_argument("--work", nargs="+", default=["products", "generation", "features", "training"])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command.options_of(NAME, __doc__ or "")
+    parser.add_argument(
+        "--repeats", type=command.count, default=7, help="calls per setting, work and number of competitors"
+    )
+    parser.add_argument(
+        "--competitors", type=command.count_or_none, nargs="+", default=[0, 1], help="numbers of busy processes"
+    )
+    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK)
     parser.add_argument(
         "--alone", action="store_true", help="before ordinary processes, where there are no competitors"
     )
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve()
-        return
+    options, file = command.parse(parser, lambda _: NAME, arguments)
     rows = []
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(contextlib.closing(Worker(own))) for name, own in SETTINGS.items()}
@@ -195,8 +198,8 @@ def main() -> None:
                     rows.append(row | {"of_first": round(timing.median_ms / quiet[name], 2), "load": load})
     columns = ["work", "competitors", "setting", "median_ms", "p20_ms", "p80_ms", "of_as_it_comes", "of_first", "load"]
     print_table(rows, columns)
-    write_results("busy_machine", rows)
+    write_results(rows, file)
 
 
 if __name__ == "__main__":
-    main()
+    command.program(NAME, main)

@@ -1,15 +1,15 @@
 """`mind data judge` and `mind data filter` on 100,000 stored answers, as a user calls them: seconds and peak memory.
 
-    python -m bench.dataset --data rationales.jsonl [--latex questions.jsonl]
+    python -m bench.dataset --data rationales.jsonl [--latex questions.jsonl] [--responses 100000] [--output folder]
+        [--overwrite]
 
 `--data` are questions with several rationales each ({"id", "question", "answer", "rationales": [text, ...]}): answers
 are drawn from them, with a few words changed so that they differ. `--latex` are questions with LaTeX answers, a tenth
-of all: right in five notations, or another question's.
+of all: right in five notations, or another question's. Writes dataset.jsonl.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -18,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench import command
 from bench.measure import print_table, write_results
 from mind.data.questions import save_questions
 from mind.data.sources import SourceConfig
@@ -31,12 +32,13 @@ from mind.teacher.config import GenerateConfig, ModelConfig
 from mind.teacher.folder import DatasetFolder
 from mind.typed_json import row_of, save_json
 
+NAME = "dataset"
 SAMPLES = 6
 CHANGED = 0.1  # of the words
 NOTATIONS = ("\\boxed{{{}}}", "The answer is ${}$.", "#### {}", "\\boxed{{ {} }}", "#### $\\displaystyle {}$")
 
 
-def questions_of(path: str, latex: bool) -> list[tuple[Question, list[str]]]:
+def questions_of(path: Path, latex: bool) -> list[tuple[Question, list[str]]]:
     """Each question and the texts that its answers are drawn from."""
     sources = []
     for _, row in json_rows(path):
@@ -109,12 +111,12 @@ def measured(*arguments: str) -> dict[str, float]:
     return {"seconds": round(time.perf_counter() - started, 1), "peak_mib": round(usage.ru_maxrss / 1024)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--latex")
-    parser.add_argument("--responses", type=int, default=100_000)
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command.options_of(NAME, __doc__ or "")
+    parser.add_argument("--data", type=command.readable_file, required=True)
+    parser.add_argument("--latex", type=command.readable_file)
+    parser.add_argument("--responses", type=command.count, default=100_000)
+    options, file = command.parse(parser, lambda _: NAME, arguments)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         sources = questions_of(options.data, latex=False)
@@ -132,8 +134,8 @@ def main() -> None:
         rows.append(case | {"command": "mind filter"} | measured("filter", name, "--output", f"{name}/kept.jsonl"))
         rows[1] |= {"questions_kept": sum(1 for _ in json_rows(f"{name}/kept.jsonl"))}
     print_table(rows, ["command", "responses", "file_mib", "seconds", "peak_mib"])
-    write_results("dataset", rows)
+    write_results(rows, file)
 
 
 if __name__ == "__main__":
-    main()
+    command.program(NAME, main)

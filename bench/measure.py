@@ -41,7 +41,8 @@ class Timing:
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
         milliseconds = [1e3 * second for second in seconds]
-        fifths = statistics.quantiles(milliseconds, n=5, method="inclusive")
+        several = milliseconds if len(milliseconds) > 1 else 2 * milliseconds
+        fifths = statistics.quantiles(several, n=5, method="inclusive")
         return cls(statistics.median(milliseconds), fifths[0], fifths[3], len(milliseconds))
 
     def row(self) -> dict[str, float | int]:
@@ -60,10 +61,10 @@ def measure_time(
 
     A provider is a call with its inputs bound. `gate` gets name -> what the first call returned and raises where one is
     wrong; None where the caller has called and judged each one itself, since all results at once would not fit.
-    `repeats` (at least 2) and `warmup` (at least 1, the gate's included) are calls a provider.
+    `repeats` (at least 1) and `warmup` (at least 1, the gate's included) are calls a provider.
     """
-    if repeats < 2 or warmup < 1:
-        raise ValueError(f"repeats is {repeats} and warmup {warmup}: expected at least 2 and 1")
+    if repeats < 1 or warmup < 1:
+        raise ValueError(f"repeats is {repeats} and warmup {warmup}: expected at least 1")
     if gate is not None:
         gate({name: call() for name, call in providers.items()})
     for _ in range(warmup - 1):
@@ -205,13 +206,11 @@ def _commit() -> str | None:
         return None
 
 
-def write_results(name: str, rows: Iterable[Mapping[str, Any]], folder: Path = RESULTS) -> Path:
-    """Replaces <folder>/<name>.jsonl: one line a row, each with the provenance."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.jsonl"
+def write_results(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Replaces the file at `path`: one line per row, each with the provenance."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     origin = provenance()
     path.write_text("".join(json.dumps({**row, **origin}) + "\n" for row in rows))
-    return path
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

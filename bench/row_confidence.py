@@ -1,6 +1,7 @@
 """The error of the gradient by how confident the rows are: exact, sparse, and of dense bfloat16 arithmetic.
 
-    python -m bench.row_confidence [--rows 256] [--backends torch cpp] [--data svamp.jsonl] [--output folder] [--draw]
+    python -m bench.row_confidence [--rows 256] [--device cpu] [--backends torch cpp] [--data svamp.jsonl]
+        [--output folder] [--overwrite] [--draw]
 
 Real rows in float32, the logits of whose targets are raised until the loss of every row is 5, 1, ... 1e-7. An error is
 the relative Frobenius norm of the difference from float64: of dH, of the worst row of dH, and of dW. bfloat16 is what
@@ -10,22 +11,21 @@ errs more than bfloat16.
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench import command
 from bench.comparison.heads import REAL
+from bench.comparison.provider import backends_here
 from bench.linear_cross_entropy.inputs import load
-from bench.measure import RESULTS, print_table, read_results, write_results
+from bench.measure import print_table, read_results, write_results
 from mind_kernels import linear_cross_entropy
-from mind_kernels.backend import BACKENDS, backends_of
 
 NAME = "row_confidence"
 THRESHOLD = 2.0**-12
@@ -112,33 +112,29 @@ def check(rows: list[dict[str, Any]]) -> None:
             assert "sparse" not in row["gradient"] or row[error] <= bfloat16[error], (row, bfloat16)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=256)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command.options_of(NAME, __doc__ or "", draw=True, minutes="accepted for `make bench`; this takes two")
+    parser.add_argument("--rows", type=command.count, default=256)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backends", nargs="+", help="default: those that this machine has")
-    parser.add_argument("--data", type=Path, help="questions whose rationales give the rows (`mind data import`)")
-    parser.add_argument("--minutes", type=float, default=8, help="accepted for `make bench`; this takes two")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--draw", action="store_true", help="only the table of an earlier run")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--data", type=command.readable_file, help="questions whose rationales give the rows (`mind data import`)"
+    )
+    options, file = command.parse(parser, lambda _: NAME, arguments)
     if options.draw:
-        print_table(read_results(options.output / f"{NAME}.jsonl"), COLUMNS)
+        print_table(read_results(file), COLUMNS)
         return
-    backends = options.backends or [
-        name
-        for name in backends_of("linear_cross_entropy")
-        if name != "reference"
-        and BACKENDS[name].tensors in ("any", options.device)
-        and BACKENDS[name].availability().available
-    ]
+    here = [name for name in backends_here("linear_cross_entropy", options.device) if name != "reference"]
+    if unknown := set(options.backends or ()) - set(here):
+        parser.error(f"--backends {' '.join(sorted(unknown))}: expected some of {' '.join(here)}")
+    backends = options.backends or here
     inputs = load(REAL, options.rows, torch.float32, options.device, options.data)
     case = {"rows": options.rows, "V": len(inputs.weight), "inputs": inputs.label}
     rows = [case | row for row in measure(inputs.hidden.detach(), inputs.weight.detach(), inputs.target, backends)]
     print_table(rows, COLUMNS)
     check(rows)
-    write_results(NAME, rows, options.output)
+    write_results(rows, file)
 
 
 if __name__ == "__main__":
-    main()
+    command.program(NAME, main)

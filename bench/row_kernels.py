@@ -1,7 +1,7 @@
 """The row kernels alone beside a plain copy of the same logits: which share of the memory's bandwidth they reach.
 
     python -m bench.row_kernels [--rows 256] [--dtype float32] [--device cpu] [--data svamp.jsonl] [--repeats 9]
-        [--backends torch cpp] [--output folder] [--draw]
+        [--backends torch cpp] [--output folder] [--overwrite] [--draw]
 
 Bytes are those that have to move: logits that are read once, and written once where they become their gradient. Every
 timed call gets logits that no cache holds, a fresh copy where they are overwritten. One chunk of SmolLM2-135M's
@@ -11,21 +11,23 @@ logits, of real rows on a CPU, synthetic ones on CUDA. Writes row_kernels.jsonl 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench import command
 from bench.comparison.heads import REAL
+from bench.comparison.provider import backends_here
 from bench.linear_cross_entropy.inputs import load
-from bench.measure import RESULTS, measure_time, print_table, read_results, write_results
+from bench.measure import measure_time, print_table, read_results, write_results
 from mind_kernels import Head
-from mind_kernels.backend import BACKENDS, backends_of, kernels
+from mind_kernels.backend import kernels
 from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowValues, RowWeights
 from mind_kernels.testing import error
 
+NAME = "row_kernels"
 MODEL = REAL
 THRESHOLD = 2.0**-12
 WARMUP = 2
@@ -78,14 +80,6 @@ def check(results: dict[str, Any], logits: Tensor, target: Tensor) -> None:
             assert error(result[1], gradient).rms < allowed, name
 
 
-def backends_here(device: str) -> list[str]:
-    """The backends with kernels on logits that run on this device; triton_streaming has none that are its own."""
-    names = (name for name in backends_of("linear_cross_entropy") if name != "triton_streaming")
-    return [
-        name for name in names if BACKENDS[name].tensors in ("any", device) and BACKENDS[name].availability().available
-    ]
-
-
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     inputs = load(MODEL, options.rows, options.dtype, options.device, options.data)
     with torch.no_grad():
@@ -121,32 +115,36 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, help="default: 256, on CUDA 2048")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command.options_of(
+        NAME, __doc__ or "", draw=True, minutes="accepted for bench/on_gpu.sh; this takes seconds"
+    )
+    parser.add_argument("--rows", type=command.count, help="default: 256, on CUDA 2048")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32, on CUDA bfloat16"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backends", nargs="+", help="default: those that this machine has")
-    parser.add_argument("--data", type=Path, help="questions whose rationales give the rows (`mind data import`)")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--minutes", type=float, default=8, help="accepted for bench/on_gpu.sh; this takes seconds")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--draw", action="store_true", help="only the table of an earlier run")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--data", type=command.readable_file, help="questions whose rationales give the rows (`mind data import`)"
+    )
+    parser.add_argument("--repeats", type=command.count, default=9)
+    options, file = command.parse(parser, lambda options: NAME + "_cuda" * (options.device == "cuda"), arguments)
     cuda = options.device == "cuda"
-    name = "row_kernels" + ("_cuda" if cuda else "")
     if options.draw:
-        print_table(read_results(options.output / f"{name}.jsonl"), COLUMNS)
+        print_table(read_results(file), COLUMNS)
         return
     options.rows = options.rows or (2048 if cuda else 256)
     options.dtype = getattr(torch, options.dtype or ("bfloat16" if cuda else "float32"))
-    options.backends = options.backends or backends_here(options.device)
+    # triton_streaming has no kernels on logits that are its own.
+    here = [name for name in backends_here("linear_cross_entropy", options.device) if name != "triton_streaming"]
+    if unknown := set(options.backends or ()) - set(here):
+        parser.error(f"--backends {' '.join(sorted(unknown))}: expected some of {' '.join(here)}")
+    options.backends = options.backends or here
     rows = measure(options)
     print_table(rows, COLUMNS)
-    write_results(name, rows, options.output)
+    write_results(rows, file)
 
 
 if __name__ == "__main__":
-    main()
+    command.program(NAME, main)

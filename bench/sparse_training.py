@@ -1,18 +1,18 @@
 """Does training notice the sparse gradient? One fine-tuning, run with the exact gradient and with the sparse one.
 
     python -m bench.sparse_training --data svamp.jsonl [--steps 100] [--rationales 3] [--threshold 0.000244140625]
+        [--output folder] [--overwrite]
     python -m bench.sparse_training --draw      # the picture again, from the results
 
 `--data` is what `mind data import` writes. Both runs start from the released SmolLM2-135M-Instruct and see the same
 batches: every weight in float32, AdamW at a constant rate, no weight decay, no dropout. A sparse gradient changes no
 loss value, only where training goes, so the curves are compared: the claim is that no mean of ten steps differs by more
-than 0.5 %. Writes bench/results/sparse_training.jsonl and .svg, and fails where the claim does not hold.
+than 0.5 %. Writes sparse_training.jsonl and .svg, and fails where the claim does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import statistics
@@ -30,7 +30,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from bench.measure import RESULTS, print_table, write_results
+from bench import command
+from bench.measure import print_table, read_results, write_results
 from mind.batches.packing import micro_batches
 from mind.batches.trunk import labeled_hidden
 from mind.config import StudentConfig
@@ -197,7 +198,7 @@ def check(rows: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def measure(options: argparse.Namespace) -> None:
+def measure(options: argparse.Namespace, file: Path) -> None:
     """Trains twice, prints the table and writes the results."""
     data = make_batches(options.data, options.steps, options.rationales)
     rows = [
@@ -212,28 +213,29 @@ def measure(options: argparse.Namespace) -> None:
     }
     print_table(window_table(rows), COLUMNS)
     print_table([{"summary": name, "value": value} for name, value in summary.items()], ("summary", "value"))
-    write_results(NAME, [*rows, summary])
+    write_results([*rows, summary], file)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="questions with rationales, as `mind data import` writes them")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--rationales", type=int, default=3, help="rationales a step")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command.options_of(NAME, __doc__ or "", draw=True)
     parser.add_argument(
-        "--threshold", type=float, default=2**-12, help="of the sparse gradient: see linear_cross_entropy"
+        "--data", type=command.readable_file, help="questions with rationales, as `mind data import` writes them"
     )
-    parser.add_argument("--learning-rate", type=float, default=3e-5)
-    parser.add_argument("--draw", action="store_true", help="only draw the picture, from the results that are there")
-    options = parser.parse_args()
+    parser.add_argument("--steps", type=command.count, default=100)
+    parser.add_argument("--rationales", type=command.count, default=3, help="rationales per step")
+    parser.add_argument(
+        "--threshold", type=command.positive, default=2**-12, help="of the sparse gradient: see linear_cross_entropy"
+    )
+    parser.add_argument("--learning-rate", type=command.positive, default=3e-5)
+    options, file = command.parse(parser, lambda _: NAME, arguments)
     if not options.draw:
         if options.data is None:
             parser.error("--data is required, unless --draw is given")
-        measure(options)
-    rows = [json.loads(line) for line in (RESULTS / f"{NAME}.jsonl").read_text().splitlines()]
-    draw(rows, RESULTS / f"{NAME}.svg")
+        measure(options, file)
+    rows = read_results(file)
+    draw(rows, file.with_suffix(".svg"))
     check(rows)
 
 
 if __name__ == "__main__":
-    main()
+    command.program(NAME, main)

@@ -1,7 +1,8 @@
 """One whole optimizer step of MIND, from the naive way to the product's, a change at a time: time and peak memory.
 
     python -m bench.train_step [--data svamp.jsonl] [--questions 4] [--pack-length 512] [--providers naive packed]
-        [--model SmolLM2-135M] [--dtype float32] [--device cpu] [--repeats 3] [--minutes 8] [--output folder] [--draw]
+        [--model SmolLM2-135M] [--dtype float32] [--device cpu] [--repeats 3] [--minutes 8] [--output folder]
+        [--overwrite] [--draw]
     python -m bench.train_step --save-tokens step.json     # and where there is no tokenizer: --tokens step.json
 
 The step trains on given rationales with given weights, half of the K of each question, and wants L_real of all. Every
@@ -33,8 +34,8 @@ from typing import Any
 
 import torch
 
+from bench import command
 from bench.measure import (
-    RESULTS,
     measure_time,
     peak_extra_mib,
     peak_extra_mib_here,
@@ -49,15 +50,13 @@ from bench.training_step.picture import draw
 from bench.training_step.variants import REFERENCE, VARIANTS, Outcome, forward_backward, take_step, warmed_up
 from mind.batches.packing import naive_tokens
 
+NAME = "train_step"
 COLUMNS = (
     "variant",
     "attention",
     "forward_tokens",
     "backward_tokens",
     "median_ms",
-    "p20_ms",
-    "p80_ms",
-    "repeats",
     "tokens_per_s",
     "speedup",
     "peak_extra_mib",
@@ -172,7 +171,7 @@ def measure(options: argparse.Namespace, inputs: Inputs) -> Iterator[list[dict[s
     student = build_student(options.model, options.dtype, options.device)
     columns, seconds = judge(options, student, inputs)
     rounds = int((deadline - time.monotonic()) / max(seconds, 1e-3)) - 1  # one is for the memory
-    add_times(options, student, inputs, columns, max(2, min(options.repeats, rounds)))
+    add_times(options, student, inputs, columns, max(min(2, options.repeats), min(options.repeats, rounds)))
     if options.device == "cpu":
         student = None  # a fresh process builds its own, and needs the room
     shared = facts(options, inputs)
@@ -182,53 +181,58 @@ def measure(options: argparse.Namespace, inputs: Inputs) -> Iterator[list[dict[s
         yield [{**shared, "variant": variant, **values} for variant, values in columns.items()]
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Path]:
+    """The options, and the file of the results."""
+    parser = command.options_of(
+        NAME,
+        __doc__ or "",
+        draw=True,
+        minutes="fewer repeats, but at least two, if they would end later than this",
+    )
     parser.add_argument(
-        "--data", type=Path, help="questions with rationales (`mind data import`); default: word problems"
+        "--data",
+        type=command.readable_file,
+        help="questions with rationales (`mind data import`); default: word problems",
     )
     parser.add_argument(
         "--questions",
-        type=int,
+        type=command.count,
         help="of the step, each with all its rationales; default: 4, but one "
         "word problem on a CPU, for a run of minutes",
     )
     parser.add_argument(
         "--max-length",
-        type=int,
+        type=command.count,
         default=MAX_LENGTH,
         help=f"only questions whose sequences have at most so many tokens (default {MAX_LENGTH})",
     )
-    parser.add_argument("--tokens", type=Path, help="the step that --save-tokens wrote, in place of both")
+    parser.add_argument("--tokens", type=command.readable_file, help="the step of --save-tokens, in place of both")
     parser.add_argument("--save-tokens", type=Path, help="only write the step's tokens")
     parser.add_argument("--model", choices=MODELS, help=f"default: {SMOLLM2}, on CUDA {RANDOM}")
-    parser.add_argument("--pack-length", type=int, help="tokens of a row and a micro-batch; default: 512, on CUDA 4096")
+    parser.add_argument(
+        "--pack-length", type=command.count, help="tokens of a row and a micro-batch; default: 512, on CUDA 4096"
+    )
     parser.add_argument("--providers", nargs="+", choices=VARIANTS, help="default: all that run on the device")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32, on CUDA bfloat16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=8,
-        help="fewer repeats, but at least two, where they would end later than this (default 8)",
+    parser.add_argument("--repeats", type=command.count, default=3, help="timed steps (default 3)")
+    options, file = command.parse(
+        parser,
+        lambda options: NAME + "_cuda" * (options.device == "cuda"),
+        arguments,
+        measures=lambda options: options.save_tokens is None,
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of results and picture")
-    parser.add_argument("--draw", action="store_true", help="only the table and the picture of an earlier run")
-    options = parser.parse_args(arguments)
     cuda = options.device == "cuda"
     options.questions = options.questions or (4 if cuda or options.data else 1)
     options.model = options.model or (RANDOM if cuda else SMOLLM2)
     options.pack_length = options.pack_length or (4096 if cuda else 512)
     options.dtype = getattr(torch, options.dtype or ("bfloat16" if cuda else "float32"))
     options.providers = options.providers or [name for name, variant in VARIANTS.items() if cuda or not variant.peer]
-    return options
+    return options, file
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
-    name = "train_step" + ("" if options.device == "cpu" else "_cuda")
-    path = options.output / f"{name}.jsonl"
+    options, path = parse(arguments)
     if not options.draw:
         inputs = (
             load_tokens(options.tokens)
@@ -239,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             save_tokens(inputs, options.save_tokens)
             return
         for rows in measure(options, inputs):
-            write_results(name, rows, options.output)
+            write_results(rows, path)
     print_table(read_results(path), COLUMNS)
     try:
         print(draw(path))
@@ -248,4 +252,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.program(NAME, main)

@@ -275,7 +275,7 @@ class MindConfig:
     output: str = "runs/mind"
     """The run folder; it must be new, unless the run is resumed."""
     method: str = "mind"
-    """How the student is trained: a name of mind.METHODS."""
+    """How the student is trained: "mind", "sft" (all rationales with the same weight) or another of mind.METHODS."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The options of the method, an object of its class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)

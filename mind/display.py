@@ -11,11 +11,14 @@ _UNREADABLE |= {
 }
 
 
-def readable(text: str, limit: int) -> str:
-    """The first `limit` characters, with control characters as U+FFFD and marks of writing direction as their code."""
+def readable(text: str, limit: int | None = None) -> str:
+    """`text`, or its first `limit` characters, for a terminal or a page, which shall show it and obey none of it.
+
+    Control characters become U+FFFD, marks of writing direction their code.
+    """
     return text[:limit].replace("\r\n", "\n").translate(_UNREADABLE)
 
 
-def one_line(text: str, limit: int) -> str:
-    """`text` with a space for each run of white space, and then its first `limit` characters."""
-    return " ".join(text.split())[:limit]
+def one_line(text: str, limit: int | None = None) -> str:
+    """`readable` text with a space for each run of white space, or its first `limit` characters."""
+    return " ".join(text.split()).translate(_UNREADABLE)[:limit]

@@ -69,6 +69,17 @@ def _is_at(path: str | os.PathLike[str], file: IO[bytes]) -> bool:
 
 
 @contextmanager
+def naming(path: str | os.PathLike[str], *others: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, what the system says of a file without its name, or of one of the `others`, it says of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or error.filename in {str(other) for other in others}:
+            error.filename = os.fspath(path)
+        raise
+
+
+@contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty file to write to. That at `path` is replaced by it in one step when the block ends without an error.
 
@@ -77,7 +88,7 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     partial = _partial(path)
-    with held(partial) as file:
+    with naming(path, partial), held(partial) as file:
         file.truncate(0)
         try:
             yield partial
@@ -99,15 +110,16 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial, former = _partial(path), path.with_name(f".{path.name}.former")
     for left in (partial, former):  # by a kill
         shutil.rmtree(left, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        if path.exists():
-            path.rename(former)
-        partial.rename(path)
-    finally:
-        for left in (partial, former):
-            shutil.rmtree(left, ignore_errors=True)
+    with naming(path, partial):
+        partial.mkdir()
+        try:
+            yield partial
+            if path.exists():
+                path.rename(former)
+            partial.rename(path)
+        finally:
+            for left in (partial, former):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _partial(path: Path) -> Path:

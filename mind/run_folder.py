@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from safetensors.torch import save
-
+from mind.display import one_line
 from mind.errors import MindError, require
-from mind.files import check_new_folder, replacing, replacing_file
+from mind.files import check_new_folder, naming, replacing, replacing_file
 from mind.typed_json import read_json, save_json, write_json
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class RunFolder(os.PathLike[str]):
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds a line per row, in one write."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        with self.metrics.open("a") as file:
+        with naming(self.metrics), self.metrics.open("a") as file:
             file.write(text)
 
     def _metrics_until(self, last_step: int) -> Iterator[str]:
@@ -235,18 +235,39 @@ class RunFolder(os.PathLike[str]):
         That is the weights of each network as NAME.safetensors, and then, at once, `state` (anything that torch.load
         reads with weights_only=True), which marks a checkpoint as complete.
         """
+        import torch
+        from safetensors.torch import save
+
         folder = self.path if checkpoint is None else checkpoint
         for name, network in networks.items():
             weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-            with replacing_file(folder / f"{name}.safetensors") as partial:
+            file = folder / f"{name}.safetensors"
+            with saving(file), replacing_file(file) as partial:
                 partial.write_bytes(save(weights))
-        with replacing_file(folder / METHOD_STATE) as partial:
+        with saving(folder / METHOD_STATE), replacing_file(folder / METHOD_STATE) as partial:
             torch.save(dict(state), partial)
 
     @staticmethod
     def read_method(checkpoint: Path) -> dict[str, Any]:
         """The `state` of `save_method` in a complete checkpoint, its tensors on the CPU."""
+        import torch
+
         return torch.load(checkpoint / METHOD_STATE, map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Inside, what torch and safetensors raise if a file cannot be written is an OSError that names `path`."""
+    from safetensors import SafetensorError
+
+    try:
+        with naming(path):
+            yield
+    except (SafetensorError, RuntimeError) as error:
+        number = re.search(r"os error (\d+)", str(error))  # torch tells none
+        raise OSError(
+            int(number[1]) if number else errno.EIO, f"cannot be written ({one_line(str(error), 200)})", str(path)
+        ) from error
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ No time is asserted.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -141,7 +140,8 @@ def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cases, "peak", lambda _, name, *__: 2.0 if name == "eager" else 1.0)
     case = {"model": "budget", "rows": 32, "dtype": torch.float32, "device": "cpu"}
     rows = cases.measure_case(BENCHMARK, case, [*CPU, "QuACK"], repeats=2, roof_tflops=0.1)
-    path = write_results("results", rows, tmp_path)
+    path = tmp_path / "results.jsonl"
+    write_results(rows, path)
     stored = read_results(path)
     assert [row["provider"] for row in stored] == [*CPU, "QuACK"]
     assert stored[0]["time_of_eager"] == 1 and stored[2]["memory_of_eager"] == 0.5
@@ -167,21 +167,18 @@ def test_the_command_measures_the_cases_in_order_until_the_minutes_are_over(monk
     monkeypatch.setattr(command, "measure_case", measure_case)
     monkeypatch.setattr(command, "dense_tflops", lambda *_: 1.0)
     options = ["--models", "budget", "Qwen2.5-7B", "--rows", "8", "4", "--output", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["bench", *options])
-    command.main(BENCHMARK, "")
+    command.main(BENCHMARK, "", options)
     assert [(case["rows"], case["model"]) for case in measured_cases] == [
         (8, "budget"),
         (8, "Qwen2.5-7B"),
         (4, "budget"),
         (4, "Qwen2.5-7B"),
     ]
-    monkeypatch.setattr(sys, "argv", ["bench", "--minutes", "-1", "--output", str(tmp_path / "late")])
-    with pytest.raises(ValueError, match="holds no measurement"):
-        command.main(BENCHMARK, "")
-    assert read_results(tmp_path / "late" / "linear_cross_entropy.jsonl")[0]["note"] == "not run: -1 minutes are over"
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["bench", "--models", "budget", "--draw", "--output", str(tmp_path)])
-    command.main(BENCHMARK, "")
+    command.main(BENCHMARK, "", ["--minutes", "1e-9", "--output", str(tmp_path / "late")])
+    note = read_results(tmp_path / "late" / "linear_cross_entropy.jsonl")[0]["note"]
+    assert note == "not run: 1e-09 minutes are over"
+    assert "no picture: " in capsys.readouterr().out
+    command.main(BENCHMARK, "", ["--models", "budget", "--draw", "--output", str(tmp_path)])
     table = capsys.readouterr().out
     assert "budget" in table and "Qwen2.5-7B" not in table
 
@@ -209,8 +206,7 @@ def test_row_confidence(tmp_path, monkeypatch, capsys):
     inputs = Inputs(rows["hidden"].float(), rows["weight"].float(), rows["target"], "test rows")
     monkeypatch.setattr(row_confidence, "load", lambda *_: inputs)
     monkeypatch.setattr(row_confidence, "LOSSES", (1.0, 1e-6))
-    monkeypatch.setattr("sys.argv", ["row_confidence", "--backends", "torch", "--output", str(tmp_path)])
-    row_confidence.main()
+    row_confidence.main(["--backends", "torch", "--output", str(tmp_path)])
     found = read_results(tmp_path / "row_confidence.jsonl")
     assert [row["nll"] for row in found] == [1.0] * 4 + [1e-6] * 4
     assert "torch sparse 2^-12" in capsys.readouterr().out
@@ -222,8 +218,7 @@ def test_row_confidence(tmp_path, monkeypatch, capsys):
 def test_row_kernels_beside_a_copy(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(HEADS, "budget", Head(512, 16))
     monkeypatch.setattr(row_kernels, "MODEL", "budget")
-    monkeypatch.setattr("sys.argv", ["row_kernels", "--rows", "8", "--repeats", "2", "--output", str(tmp_path)])
-    row_kernels.main()
+    row_kernels.main(["--rows", "8", "--repeats", "1", "--output", str(tmp_path)])
     rows = read_results(tmp_path / "row_kernels.jsonl")
     kernels = [row["kernel"] for row in rows]
     assert kernels[0] == "copy" and {"torch statistics", "torch gradient"} < set(kernels)

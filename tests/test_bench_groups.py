@@ -170,7 +170,8 @@ def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, name, na
     monkeypatch.setitem(HEADS, "budget", Head(512, 16))
     monkeypatch.setattr(cases, "peak", lambda *_: 1.0)
     case = {"model": "budget", **SIZES[name], "dtype": torch.float32, "device": "cpu"}
-    path = write_results("results", cases.measure_case(benchmark, case, names, repeats=2, roof_tflops=0.1), tmp_path)
+    path = tmp_path / "results.jsonl"
+    write_results(cases.measure_case(benchmark, case, names, repeats=2, roof_tflops=0.1), path)
     stored = {row["provider"]: row for row in read_results(path)}
     assert list(stored) == list(names)
     assert set(benchmark.columns) <= set().union(*stored.values()) | {"note"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import pytest
@@ -174,23 +173,24 @@ def test_tokens_are_counted(gate, model, inputs):
         ({"observe": lambda *arguments: 1.01 * losses.observe_eagerly(*arguments)}, "l_real_error"),
     ],
 )
-def test_a_wrong_variant_is_refused_and_nothing_is_timed(monkeypatch, inputs, broken, error):
+def test_a_wrong_variant_is_refused_and_nothing_is_timed(monkeypatch, tmp_path, inputs, broken, error):
     wrong = replace(VARIANTS["+ selected only"], losses=replace(losses.EAGER, **broken))
     monkeypatch.setitem(train_step.VARIANTS, "+ fused losses", wrong)
     monkeypatch.setattr(train_step, "add_times", lambda *_: pytest.fail("timed"))
-    options = train_step.parse(["--model", "tiny", "--pack-length", str(LENGTH)])
+    options, _ = train_step.parse(["--output", str(tmp_path), "--model", "tiny", "--pack-length", str(LENGTH)])
     with pytest.raises(AssertionError, match=error):
         list(train_step.measure(options, inputs))
 
 
-def test_a_peer_that_is_wrong_or_fails_is_noted(monkeypatch, model, inputs):
+def test_a_peer_that_is_wrong_or_fails_is_noted(monkeypatch, tmp_path, model, inputs):
     def failing(*_):
         raise RuntimeError("no such kernel\nand a long tail")
 
     def doubled(*arguments):
         return losses.eager(*arguments[:3], 2 * arguments[3])
 
-    options = train_step.parse(["--pack-length", str(LENGTH), "--providers", "packed + Liger", "packed"])
+    given = ["--pack-length", str(LENGTH), "--providers", "packed + Liger", "packed", "--output", str(tmp_path)]
+    options, _ = train_step.parse(given)
     monkeypatch.setattr(Variant, "reason_absent", lambda *_: "")
     notes = []
     for train in (failing, doubled):
@@ -247,9 +247,8 @@ def test_what_does_not_fit_or_is_not_here_is_noted(monkeypatch, model, inputs):
     assert VARIANTS[REFERENCE].reason_absent(model, inputs, LENGTH) == "it takes about 0 GiB of 0 free"
 
 
-def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["train_step", *map(str, arguments)])
-    train_step.main()
+def run(capsys, *arguments):
+    train_step.main(list(map(str, arguments)))
     return capsys.readouterr().out
 
 
@@ -268,7 +267,7 @@ def test_from_tokens_to_table_and_picture(monkeypatch, tmp_path, capsys, inputs)
         "--output",
         tmp_path,
     ]
-    table = run(monkeypatch, capsys, *options, "--providers", *VARIANTS)
+    table = run(capsys, *options, "--providers", *VARIANTS)
     rows = {row["variant"]: row for row in read_results(tmp_path / "train_step.jsonl")}
     assert list(rows) == list(VARIANTS)
     assert rows["packed + Liger"]["note"] == "not run: needs a CUDA device" and "needs a CUDA device" in table
@@ -280,35 +279,37 @@ def test_from_tokens_to_table_and_picture(monkeypatch, tmp_path, capsys, inputs)
     assert rows["naive"]["padded_tokens"] == rows["naive"]["forward_tokens"]
     picture = (tmp_path / "train_step.svg").read_text()
     assert "shared" in picture and "4x less" in picture and "Liger" not in picture
-    assert run(monkeypatch, capsys, "--draw", "--output", tmp_path) == table
+    assert run(capsys, "--draw", "--output", tmp_path) == table
     assert (tmp_path / "train_step.svg").read_text() == picture  # the same file from the same numbers
 
 
 def test_the_options_of_the_script_that_runs_all_benchmarks_on_a_gpu(tmp_path):
-    options = train_step.parse(["--device", "cuda", "--output", str(tmp_path), "--repeats", "3", "--minutes", "0.8"])
+    given = ["--device", "cuda", "--output", str(tmp_path), "--overwrite", "--repeats", "3", "--minutes", "0.8"]
+    options, file = train_step.parse(given)
     assert (options.model, options.pack_length, options.dtype) == (models.RANDOM, 4096, torch.bfloat16)
-    assert options.providers == list(VARIANTS) and options.questions == 4
-    assert train_step.parse([]).questions == 1 and train_step.parse(["--data", "x"]).questions == 4
+    assert options.providers == list(VARIANTS) and options.questions == 4 and file == tmp_path / "train_step_cuda.jsonl"
+    (tmp_path / "x").touch()
+    elsewhere = ["--output", str(tmp_path / "new")]
+    assert train_step.parse(elsewhere)[0].questions == 1
+    assert train_step.parse([*elsewhere, "--data", str(tmp_path / "x")])[0].questions == 4
 
 
 def test_save_tokens_measures_nothing(monkeypatch, tmp_path, capsys, inputs):
     steps.save_tokens(inputs, tmp_path / "step.json")
     monkeypatch.setattr(train_step, "measure", lambda *_: pytest.fail("measured"))
-    run(monkeypatch, capsys, "--tokens", tmp_path / "step.json", "--save-tokens", tmp_path / "again.json")
+    run(capsys, "--tokens", tmp_path / "step.json", "--save-tokens", tmp_path / "again.json")
     assert (tmp_path / "again.json").read_text() == (tmp_path / "step.json").read_text()
 
 
 def test_a_peer_in_the_picture_is_no_step_of_the_waterfall(tmp_path):
     times = {"naive": 8, "packed": 4, "packed + Liger": 5, "+ shared prompts": 6}
     facts = {"model": "tiny", "dtype": "float32", "questions": 1, "K": 4, "inputs": "none", "supervision_tokens": 1000}
-    path = write_results(
-        "train_step_cuda",
-        [
-            {"variant": name, **facts, "median_ms": 1e3 * seconds, "peak_extra_mib": 1024 * seconds}
-            for name, seconds in times.items()
-        ],
-        tmp_path,
-    )
+    path = tmp_path / "train_step_cuda.jsonl"
+    rows = [
+        {"variant": name, **facts, "median_ms": 1e3 * seconds, "peak_extra_mib": 1024 * seconds}
+        for name, seconds in times.items()
+    ]
+    write_results(rows, path)
     text = draw(path).read_text()
     assert "5 s" in text and "1.6x faster" in text and "2x less" in text
     (tmp_path / "empty.jsonl").write_text("")

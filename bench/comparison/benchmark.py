@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from bench.comparison.gate import Definition, Gate, Gates
 from bench.comparison.heads import HEADS
 from bench.comparison.provider import Outputs, Provider, step
 from bench.measure import Timing, measure_time, peak_extra_mib, peak_extra_mib_here
+from mind.display import one_line
 from mind_kernels import BackendUnavailableError
 
 
@@ -42,8 +43,7 @@ class Benchmark:
     """Options of the command line and arguments of `load`."""
     cuda_models: Sequence[str]
     columns: Sequence[str]
-    short: Sequence[str]
-    """Columns of a table for a narrow screen."""
+    """Those of the table; the results have more."""
 
     def defaults(self, device: str) -> list[str]:
         if device == "cpu":
@@ -53,6 +53,23 @@ class Benchmark:
             for name, provider in self.providers.items()
             if provider.backend != "auto" and provider.tensors in ("any", device)
         ]
+
+    def with_own(self, names: Sequence[str]) -> Benchmark:
+        """The benchmark with a provider for each of the `names` that is "module:function".
+
+        Such a function takes the inputs and returns the loss, and is judged like a peer. Raises ImportError or
+        AttributeError if there is none, and ValueError for another name that is unknown.
+        """
+        own = {}
+        for name in names:
+            if name in self.providers:
+                continue
+            if ":" not in name:
+                raise ValueError(f"{name!r} is none of {', '.join(self.providers)}, and no module:function")
+            if not callable(loss := pkgutil.resolve_name(name)):
+                raise ValueError(f"{name} is no function of the inputs")
+            own[name] = Provider(loss, imports=name)
+        return replace(self, providers={**self.providers, **own})
 
     def labels(self, case: Mapping[str, Any]) -> dict[str, Any]:
         """What a result row says of a case that has not been loaded."""
@@ -69,7 +86,7 @@ class Benchmark:
 
 
 def judge(names: Sequence[str], providers: Mapping[str, Provider], gates: Gates) -> dict[str, dict[str, Any]]:
-    """The errors of each provider, or a note that says why it is not to be timed.
+    """The errors of each provider, a remark if they are large, or a note that says why it is not to be timed.
 
     One of ours that is wrong, or that fails where it is available, raises.
     """
@@ -80,36 +97,40 @@ def judge(names: Sequence[str], providers: Mapping[str, Provider], gates: Gates)
             verdicts[name] = {"note": f"not run: {reason}"}
             continue
         for definition in provider.judged_by:
-            errors, note = _trial(name, provider, gates[definition])
+            errors, note, remark = _trial(name, provider, gates[definition])
             verdicts[name] = {**errors, **verdicts[name]}  # those against the first definition stay
             if note:
                 verdicts[name]["note"] = note
                 break
+            if remark:
+                verdicts[name].setdefault("remark", remark)
     return verdicts
 
 
-def _trial(name: str, provider: Provider, gate: Gate) -> tuple[dict[str, float], str]:
-    """(errors, why it is not to be timed)"""
+def _trial(name: str, provider: Provider, gate: Gate) -> tuple[dict[str, float], str, str]:
+    """(errors, why it is not to be timed, what is to be said beside its time)"""
     try:
         found = step(provider, gate.inputs)()
     except Exception as error:
         if provider.backend and not isinstance(error, BackendUnavailableError):
             raise
-        return {}, f"not run: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        first, *_ = str(error).splitlines() or [""]
+        return {}, f"not run: {type(error).__name__}: {one_line(first, 200)}", ""
+    note = remark = ""
     try:
         gate.check(provider, found)
-        note = ""
+        remark = gate.remark(provider, found)
     except AssertionError as error:
         if provider.backend:
             raise AssertionError(f"{name}: {error}") from error
         note = f"wrong: {error}"
     errors = gate.errors(found)
-    return ({"loss_error": errors["loss_error"]} if provider.loss_only else errors), note
+    return ({"loss_error": errors["loss_error"]} if provider.loss_only else errors), note, remark
 
 
 def build(benchmark: str, provider: str, **case: Any) -> Callable[[], Outputs]:
     """`step` by names, with inputs made anew: what a fresh process starts from."""
-    found: Benchmark = pkgutil.resolve_name(f"bench.{benchmark}.__main__:BENCHMARK")
+    found: Benchmark = pkgutil.resolve_name(f"bench.{benchmark}.__main__:BENCHMARK").with_own([provider])
     return step(found.providers[provider], found.load(**case))
 
 
@@ -150,8 +171,9 @@ def measure_case(
             "peak_extra_mib": round(peak(benchmark, name, case, inputs), 1),
             "package": provider.package(),
             **(provider.report(inputs) if provider.report else {}),
-            **({"note": provider.note} if provider.note else {}),
         }
+        if notes := [note for note in (provider.note, columns[name].pop("remark", None)) if note]:
+            columns[name]["note"] = "; ".join(notes)
     _add_ratios(benchmark, columns, timings)
     return [{**facts, "provider": name, **columns[name]} for name in names]
 

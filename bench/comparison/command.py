@@ -12,40 +12,54 @@ from typing import Any
 
 import torch
 
+from bench import command
 from bench.comparison.benchmark import Benchmark, measure_case
 from bench.comparison.heads import HEADS, REAL
 from bench.comparison.picture import draw
-from bench.measure import RESULTS, dense_tflops, print_table, read_results, write_results
+from bench.measure import dense_tflops, print_table, read_results, write_results
 
 
-def parse(benchmark: Benchmark, description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"python -m bench.{benchmark.name}", description=description)
+def parse(
+    benchmark: Benchmark, description: str, arguments: Sequence[str] | None = None
+) -> tuple[Benchmark, argparse.Namespace, Path]:
+    """The benchmark with the providers that the options bring, the options, and the file of the results."""
+    parser = command.options_of(benchmark.name, description, draw=True, minutes="no case starts later than this")
     parser.add_argument(
         "--models", nargs="+", choices=HEADS, help=f"default: {REAL}, on CUDA {' '.join(benchmark.cuda_models)}"
     )
     for name, size in benchmark.sizes.items():
         cpu, cuda = (" ".join(map(str, values)) for values in (size.cpu, size.cuda))
-        parser.add_argument(f"--{name}", nargs="+", type=int, help=f"{size.letter}; default: {cpu}, on CUDA {cuda}")
-    parser.add_argument("--providers", nargs="+", choices=benchmark.providers, help="default: by device")
+        parser.add_argument(
+            f"--{name}", nargs="+", type=command.count, help=f"{size.letter}; default: {cpu}, on CUDA {cuda}"
+        )
+    parser.add_argument(
+        "--providers",
+        nargs="+",
+        metavar="NAME",
+        help="default: by device. One of your own is module:function, which takes the inputs of "
+        f"bench/{benchmark.name}/inputs.py and returns the loss. There are: {', '.join(benchmark.providers)}",
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32, on CUDA bfloat16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--data",
-        type=Path,
+        type=command.readable_file,
         help="questions whose rationales give the real rows (`mind data import`); default: word problems",
     )
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=8, help="no case starts later than this (default 8)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of results and picture")
-    parser.add_argument("--draw", action="store_true", help="only the table and the picture of an earlier run")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--repeats", type=command.count, default=5, help="timed calls of a provider (default 5)")
+    options, file = command.parse(
+        parser, lambda options: benchmark.name + "_cuda" * (options.device == "cuda"), arguments
+    )
     cuda = options.device == "cuda"
     options.models = options.models or (list(benchmark.cuda_models) if cuda else [REAL])
     for name, size in benchmark.sizes.items():
         setattr(options, name, getattr(options, name) or (size.cuda if cuda else size.cpu))
     options.providers = options.providers or benchmark.defaults(options.device)
     options.dtype = getattr(torch, options.dtype or ("bfloat16" if cuda else "float32"))
-    return options
+    try:
+        return benchmark.with_own(options.providers), options, file
+    except (ImportError, AttributeError, ValueError) as error:
+        parser.error(f"--providers: {error}")
 
 
 def cases(benchmark: Benchmark, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -58,13 +72,11 @@ def cases(benchmark: Benchmark, options: argparse.Namespace) -> list[dict[str, A
     ]
 
 
-def main(benchmark: Benchmark, description: str) -> None:
-    """Runs the benchmark as sys.argv says."""
-    options = parse(benchmark, description)
-    name = benchmark.name + ("" if options.device == "cpu" else "_cuda")
-    path = options.output / f"{name}.jsonl"
+def main(benchmark: Benchmark, description: str, arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark as the arguments say, those of the process by default."""
+    benchmark, options, path = parse(benchmark, description, arguments)
     if options.draw:
-        show([row for row in read_results(path) if row["model"] in options.models], benchmark.short, path)
+        show([row for row in read_results(path) if row["model"] in options.models], benchmark.columns, path)
         return
     deadline = time.monotonic() + 60 * options.minutes
     roof_tflops = dense_tflops(options.dtype, options.device)
@@ -77,13 +89,30 @@ def main(benchmark: Benchmark, description: str) -> None:
             sizes = ", ".join(f"{of.letter} {labels[of.letter]}" for of in benchmark.sizes.values())
             print(f"{case['model']}, {sizes}", file=sys.stderr, flush=True)
             rows += measure_case(benchmark, case, options.providers, options.repeats, roof_tflops)
-        write_results(name, rows, options.output)  # after each case: a run that is stopped keeps what it has
+        write_results(rows, path)  # after each case: a run that is stopped keeps what it has
     show(rows, benchmark.columns, path)
+    print(f"{command.shown(path)}: all columns")
+
+
+LEGEND = {
+    "times_roof": "time as a multiple of that of the three matrix products alone, at the rate measured here",
+    "time_of_eager": "time as a multiple of plain PyTorch's",
+    "time_of_cross_entropy": "time as a multiple of linear_cross_entropy's on the same rows",
+    "peak_extra_mib": "peak memory above the inputs, gradients included",
+    "d_hidden_error": "error of dH, relative to float64, as a norm",
+    "d_weight_error": "the same of dW",
+    "loss_error": "relative error of the loss",
+}
+"""What the columns of the table mean that do not say it themselves."""
 
 
 def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], results: Path) -> None:
+    facts = {name: row[name] for row in rows for name in ("V", "D", "dtype", "inputs") if name in row}
+    print(", ".join(f"{name} {value}" for name, value in facts.items()), end=":\n\n")
     print_table(rows, columns)
+    print()
+    print(*(f"{column}: {meaning}" for column, meaning in LEGEND.items() if column in columns), sep="\n")
     try:
         print(draw(results))
-    except ImportError as error:  # a bare GPU box: --draw does it elsewhere
+    except (ImportError, ValueError) as error:  # a bare GPU box: --draw does it elsewhere; or no measurement
         print(f"no picture: {error}")

@@ -59,6 +59,10 @@ class Definition:
     """Ours keeps the logits in float32 whatever the dtype of the inputs."""
 
 
+INEXACT = 4
+"""From so many times the error of plain PyTorch on, and an epsilon, a provider is noted as inexact."""
+
+
 def relative_error(found: Tensor, truth: Tensor) -> float:
     """Frobenius norm of the difference over that of the truth."""
     return float((found.to(truth.dtype) - truth).norm() / truth.norm())
@@ -99,6 +103,20 @@ class Gate:
                 self._check_norms(found, *self.strict)
             return
         self._check_norms(found, self.yardstick, self.allowed_loss, loss_only=provider.loss_only)
+
+    def remark(self, provider: Provider, found: Outputs) -> str:
+        """What is to be said of a provider that passed by the yardstick, bfloat16, and is not exact; empty otherwise.
+
+        The gradients may be of another function, or leave entries out on purpose, which the provider says itself.
+        """
+        if self.eager is None or provider.loss_only or provider.sparse:
+            return ""
+        worse = [
+            f"{name.removesuffix('_error')} {value:.1e} against {ofeager:.1e}"
+            for (name, value), ofeager in zip(self.errors(found).items(), self.errors(self.eager).values(), strict=True)
+            if value > INEXACT * ofeager + torch.finfo(self.dtype).eps
+        ]
+        return f"not exact: errors of {', '.join(worse)} of plain PyTorch" if worse else ""
 
     def _check_norms(
         self, found: Outputs, yardstick: Mapping[str, float], allowed_loss: float, *, loss_only: bool = False

@@ -31,6 +31,15 @@ def our_backends(operation: str) -> tuple[str, ...]:
     return ("auto", *backends_of(operation))
 
 
+def backends_here(operation: str, device: str) -> list[str]:
+    """The backends of an operation that run on "cpu" or "cuda", on this machine."""
+    return [
+        name
+        for name in backends_of(operation)
+        if BACKENDS[name].tensors in ("any", device) and BACKENDS[name].availability().available
+    ]
+
+
 @dataclass(frozen=True)
 class Provider:
     """Peers run as their own documentation calls them."""

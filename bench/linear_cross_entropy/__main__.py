@@ -1,7 +1,8 @@
 """linear_cross_entropy beside its peers: time, peak extra memory and gradient error of forward and backward.
 
     python -m bench.linear_cross_entropy [--models SmolLM2-135M] [--rows 4096] [--providers eager "mind_kernels exact"]
-        [--dtype float32] [--device cpu] [--data svamp.jsonl] [--repeats 5] [--minutes 8] [--output folder] [--draw]
+        [--dtype float32] [--device cpu] [--data svamp.jsonl] [--repeats 5] [--minutes 8] [--output folder]
+        [--overwrite] [--draw]
 
 Without options: on a CPU one model and four providers, about five minutes; on CUDA every model, row count and provider
 in bf16. Every result passes the gate of bench/comparison/gate.py before it is timed; peers that are absent or wrong
@@ -11,6 +12,7 @@ memory counts the gradients. Writes linear_cross_entropy.jsonl (CUDA: _cuda) and
 
 from __future__ import annotations
 
+from bench.command import program
 from bench.comparison.benchmark import Benchmark, Size
 from bench.comparison.command import main
 from bench.comparison.gate import Definition
@@ -32,29 +34,6 @@ BENCHMARK = Benchmark(
     columns=(
         "model",
         "N",
-        "V",
-        "D",
-        "dtype",
-        "provider",
-        "median_ms",
-        "p20_ms",
-        "p80_ms",
-        "tflops",
-        "times_roof",
-        "time_of_eager",
-        "peak_extra_mib",
-        "memory_of_eager",
-        "d_hidden_error",
-        "d_weight_error",
-        "kept_mean",
-        "kept_p99",
-        "dropped_mass",
-        "inputs",
-        "note",
-    ),
-    short=(
-        "model",
-        "N",
         "provider",
         "median_ms",
         "times_roof",
@@ -67,4 +46,4 @@ BENCHMARK = Benchmark(
 )
 
 if __name__ == "__main__":
-    main(BENCHMARK, (__doc__ or "").splitlines()[0])
+    program(BENCHMARK.name, lambda: main(BENCHMARK, __doc__ or ""))

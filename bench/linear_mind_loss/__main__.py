@@ -1,7 +1,8 @@
 """linear_mind_loss beside its parts: time, peak extra memory and gradient error of forward and backward.
 
     python -m bench.linear_mind_loss [--models SmolLM2-135M] [--rows 4096] [--groups 64] [--providers eager]
-        [--dtype float32] [--device cpu] [--data svamp.jsonl] [--repeats 5] [--minutes 8] [--output folder] [--draw]
+        [--dtype float32] [--device cpu] [--data svamp.jsonl] [--repeats 5] [--minutes 8] [--output folder]
+        [--overwrite] [--draw]
 
 The joint loss of a batch: the weighted cross-entropy of N rows, and the pairwise JSD of P groups of K = 8 answer rows
 among them. "time_of_cross_entropy" is the time beside linear_cross_entropy alone on the same rows, with the same
@@ -12,6 +13,7 @@ roof is the time of three products of the N rows. Writes linear_mind_loss.jsonl 
 
 from __future__ import annotations
 
+from bench.command import program
 from bench.comparison.benchmark import Benchmark, Size
 from bench.comparison.command import main
 from bench.comparison.gate import Definition
@@ -44,32 +46,6 @@ BENCHMARK = Benchmark(
         "model",
         "N",
         "P",
-        "K",
-        "V",
-        "D",
-        "dtype",
-        "provider",
-        "median_ms",
-        "p20_ms",
-        "p80_ms",
-        "tflops",
-        "times_roof",
-        "time_of_eager",
-        "time_of_cross_entropy",
-        "peak_extra_mib",
-        "memory_of_eager",
-        "d_hidden_error",
-        "d_weight_error",
-        "kept_mean",
-        "mean_jsd",
-        "dropped_mass",
-        "inputs",
-        "note",
-    ),
-    short=(
-        "model",
-        "N",
-        "P",
         "provider",
         "median_ms",
         "times_roof",
@@ -83,4 +59,4 @@ BENCHMARK = Benchmark(
 )
 
 if __name__ == "__main__":
-    main(BENCHMARK, (__doc__ or "").splitlines()[0])
+    program(BENCHMARK.name, lambda: main(BENCHMARK, __doc__ or ""))

@@ -1,7 +1,8 @@
 """linear_pairwise_jsd beside its peers: time, peak extra memory and gradient error of forward and backward.
 
     python -m bench.linear_pairwise_jsd [--models SmolLM2-135M] [--groups 64] [--providers "mind_kernels"]
-        [--dtype float32] [--device cpu] [--data svamp.jsonl] [--repeats 5] [--minutes 8] [--output folder] [--draw]
+        [--dtype float32] [--device cpu] [--data svamp.jsonl] [--repeats 5] [--minutes 8] [--output folder]
+        [--overwrite] [--draw]
 
 A group is an answer position with its K = 8 perspectives: 28 pairs, each with a weight of its own. Nobody else has the
 loss, so the peers that know two distributions are called 28 times. Without options: on a CPU the answer spans of one
@@ -12,6 +13,7 @@ bench.linear_cross_entropy; the roof is the time of three products of the P K ro
 
 from __future__ import annotations
 
+from bench.command import program
 from bench.comparison.benchmark import Benchmark, Size
 from bench.comparison.command import main
 from bench.comparison.gate import Definition
@@ -38,31 +40,6 @@ BENCHMARK = Benchmark(
     columns=(
         "model",
         "P",
-        "K",
-        "V",
-        "D",
-        "dtype",
-        "provider",
-        "median_ms",
-        "p20_ms",
-        "p80_ms",
-        "tflops",
-        "times_roof",
-        "time_of_eager",
-        "peak_extra_mib",
-        "memory_of_eager",
-        "loss_error",
-        "d_hidden_error",
-        "d_weight_error",
-        "mean_jsd",
-        "jsd_below_1e-6",
-        "mean_entropy",
-        "inputs",
-        "note",
-    ),
-    short=(
-        "model",
-        "P",
         "provider",
         "median_ms",
         "times_roof",
@@ -76,4 +53,4 @@ BENCHMARK = Benchmark(
 )
 
 if __name__ == "__main__":
-    main(BENCHMARK, (__doc__ or "").splitlines()[0])
+    program(BENCHMARK.name, lambda: main(BENCHMARK, __doc__ or ""))

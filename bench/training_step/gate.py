@@ -35,7 +35,7 @@ class Limits(NamedTuple):
 
 # A few times what plain PyTorch errs by, and the sparse gradient. A step without consistency loss would be off by 1e-3
 # of its loss and 1e-2 of its gradient.
-SINGLE = Limits(1e-4, 1e-3, 1e-1)
+SINGLE = Limits(1e-4, 5e-4, 1e-1)
 LIMITS = {torch.float64: SINGLE, torch.float32: SINGLE, torch.bfloat16: Limits(3e-2, 1e-1, 2e-1)}
 
 

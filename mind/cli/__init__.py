@@ -8,7 +8,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from mind.errors import MindError
+from mind.cli.boundary import guarded
+from mind.cli.terminal import set_up_terminal
+from mind.display import one_line, readable
 from mind.requirements import application_packages
 
 _as_python_does = warnings.formatwarning
@@ -17,7 +19,9 @@ _as_python_does = warnings.formatwarning
 def _one_line(message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:
     """A warning of this package without the line of its code."""
     ours = filename.startswith(os.path.dirname(os.path.dirname(__file__)))
-    return f"mind: {message}\n" if ours else _as_python_does(message, category, filename, *place)
+    if ours:
+        return f"mind: {one_line(str(message))}\n"
+    return readable(_as_python_does(message, category, filename, *place))
 
 
 SPINS = "10000"
@@ -30,24 +34,23 @@ other busy processes one of the others often has no core, and whoever spins take
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status.
 
-    That is 0, 1 for a job that left requests unanswered, 2 for bad input, for a package that is not installed and for
-    training that met a number that is not finite, which are told in one line on standard error, and 130 where Ctrl-C
-    ended it.
+    That is 0, 1 for a job that left requests unanswered, 2 for bad input, for a package that is not installed, for a
+    file that cannot be read or written and for training that met a number that is not finite, which are told in one
+    line on standard error, 130 where Ctrl-C ended it, and 141 where nobody reads its output any more.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.formatwarning = _one_line
     _spin_briefly()
-    try:
-        with application_packages():
-            from mind.cli.commands import run
+    set_up_terminal()
+    words = list(sys.argv[1:] if arguments is None else arguments)
 
-            return run(list(sys.argv[1:] if arguments is None else arguments))
-    except MindError as error:
-        print(f"mind: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("mind: interrupted", file=sys.stderr)
-        return 130
+    def run() -> int:
+        with application_packages():
+            from mind.cli import commands
+
+            return commands.run(words)
+
+    return guarded("mind", run)
 
 
 def _spin_briefly() -> None:

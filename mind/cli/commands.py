@@ -1,56 +1,177 @@
-"""Each command is a dataclass that tyro turns into flags, and a function that runs it."""
+"""The commands by name. What one needs is imported when it is called for."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+import difflib
+import errno
+import pkgutil
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-import tyro
-
-from mind.cli import dataset, training
-
-USAGE = """usage: mind COMMAND [options]; mind COMMAND --help lists them
-
-  data generate       rationales from a teacher: questions x perspectives x samples; started again, what is missing
-  data judge          a verdict on each rationale, by rules and, if they find no answer, by a model
-  data filter         the rationales to train on, with a report and a data card
-  data import         rationales without perspectives (e.g. ten samples per question) -> training records
-  data word-problems  questions with eight rationales each, from the built-in word problems
-  train               train a student by MIND or another method, or continue a run with --resume
-  evaluate            accuracy and held-out NLL of a model
-  grade               responses of any model in a file: right or wrong, and the accuracy
-  report              write the report of a run again
-
-generate, judge and filter are short for data generate, data judge and data filter.
-"""
+from mind.cli.terminal import command_line, complain, say
 
 
-def _parsed(kind: type, run: Callable, name: str) -> Callable[[Sequence[str]], int | None]:
-    return lambda arguments: run(tyro.cli(kind, prog=f"mind {name}", args=list(arguments)))
+@dataclass(frozen=True)
+class Command:
+    """One command. `options`, `run` and `defaults` are given as "name" in mind.cli or "module:name" there."""
+
+    summary: str
+    """A line of the list of commands."""
+    options: str
+    """The dataclass that tyro turns into flags; its docstring says what the command does."""
+    run: str
+    """Takes it, and returns the exit status or None for 0."""
+    defaults: str | None = None
+    """Takes the words of the command line, and returns what the flags default to."""
+    goes_on: bool = False
+    """Started again, it goes on where it was stopped; the others start again."""
 
 
-COMMANDS: dict[tuple[str, ...], Callable[[Sequence[str]], int | None]] = {
-    ("data", "generate"): dataset.generate,
-    ("data", "judge"): _parsed(dataset.Judge, dataset.judge, "data judge"),
-    ("data", "filter"): _parsed(dataset.Filter, dataset.filter_dataset, "data filter"),
-    ("data", "import"): _parsed(dataset.Import, dataset.import_rationales, "data import"),
-    ("data", "word-problems"): _parsed(dataset.WordProblems, dataset.word_problems, "data word-problems"),
-    ("train",): training.train_command,
-    ("evaluate",): _parsed(training.Evaluate, training.evaluate_command, "evaluate"),
-    ("grade",): _parsed(dataset.Grade, dataset.grade, "grade"),
-    ("report",): _parsed(training.Report, training.report_command, "report"),
+COMMANDS = {
+    "data generate": Command(
+        "rationales from a teacher: questions x perspectives x samples; started again, what is missing",
+        "dataset:Generate",
+        "dataset:generate",
+        defaults="dataset:generate_defaults",
+        goes_on=True,
+    ),
+    "data judge": Command(
+        "a verdict on each rationale, by rules and, if they find no answer, by a model",
+        "dataset:Judge",
+        "dataset:judge",
+        goes_on=True,
+    ),
+    "data filter": Command(
+        "the rationales to train on, with a report and a data card", "dataset:Filter", "dataset:filter_dataset"
+    ),
+    "data import": Command(
+        "rationales without perspectives (e.g. ten samples per question) -> training records",
+        "dataset:Import",
+        "dataset:import_rationales",
+    ),
+    "data word-problems": Command(
+        "questions with eight rationales each, from the built-in word problems",
+        "dataset:WordProblems",
+        "dataset:word_problems",
+    ),
+    "train": Command(
+        "train a student by MIND or another method, or continue a run with --resume",
+        "training:Train",
+        "training:train_command",
+        defaults="training:train_defaults",
+        goes_on=True,
+    ),
+    "evaluate": Command("accuracy and held-out NLL of a model", "training:Evaluate", "training:evaluate_command"),
+    "grade": Command(
+        "responses of any model in a file: right or wrong, and the accuracy", "dataset:Grade", "dataset:grade"
+    ),
+    "report": Command("write the report of a run again", "training:Report", "training:report_command"),
+    "completion": Command(
+        "what makes a shell complete commands and options by the tab key",
+        "completion:Completion",
+        "completion:print_completion",
+    ),
 }
-COMMANDS |= {(name,): COMMANDS["data", name] for name in ("generate", "judge", "filter")}
+SHORT = {name: f"data {name}" for name in ("generate", "judge", "filter")}
+GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name))
+HELP, VERSION = ("help", "-h", "--help"), ("--version", "-V")
+LIKE = 0.6
+"""From this ratio of difflib on a command is like another word, as for difflib.get_close_matches."""
+
+
+def usage(group: str = "") -> str:
+    """The list of all commands, or of those of a group."""
+    name = f"mind {group}".strip()
+    lines = [f"  {name:<20}{command.summary}" for name, command in COMMANDS.items() if name.startswith(group)]
+    short = f"{_listed(SHORT)} are short for {_listed(SHORT.values())}."
+    hints = [f"{name} help COMMAND lists the options of a command; mind --version tells the versions."]
+    return "\n".join([f"usage: {name} COMMAND [options]", "", *lines, "", *([] if group else [short]), *hints])
+
+
+def _listed(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}"
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that the arguments begin with; returns the exit status. Raises MindError for bad input."""
-    group = list(arguments[:1]) == ["data"]
-    if not arguments[group:] or arguments[group] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if arguments else 2
-    for name, command in COMMANDS.items():
-        if tuple(arguments[: len(name)]) == name:
-            return command(arguments[len(name) :]) or 0
-    print(f"mind: error: unknown command {' '.join(arguments[:2])}\n\n{USAGE}", file=sys.stderr)
+    words = list(arguments)
+    if words[:1] and words[0] in VERSION:
+        say(versions())
+        return 0
+    if words[:1] and words[0] in HELP:  # "mind help train" is "mind train --help"
+        words = [*words[1:], "--help"]
+    group = words.pop(0) if words[:1] and words[0] in GROUPS else ""
+    if group and words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in HELP:
+        say(usage(group))
+        return 0 if words or group else 2
+    name = f"{group} {words[0]}".strip()
+    name = SHORT.get(name, name)
+    if name in COMMANDS:
+        return start(name, words[1:])
+    complain("mind", f"error: {unknown(group, words)}")
     return 2
+
+
+def start(name: str, words: Sequence[str]) -> int:
+    """Runs a command with these words behind its name."""
+    import tyro
+
+    command = COMMANDS[name]
+    default: Any = tyro.MISSING_NONPROP if command.defaults is None else resolved(command.defaults)(words)
+    options = tyro.cli(resolved(command.options), prog=f"mind {name}", args=list(words), default=default)
+    try:
+        return resolved(command.run)(options) or 0
+    except (KeyboardInterrupt, OSError) as error:
+        again = f"to {'go on' if command.goes_on else 'start again'}: {command_line(*name.split(), *words)}"
+        if isinstance(error, KeyboardInterrupt):
+            _add_note(error, again)
+        elif command.goes_on and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _add_note(error, f"when there is room, {again}")
+        raise
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    """Unless the command has told better what to type."""
+    if not getattr(error, "__notes__", None):
+        error.add_note(note)
+
+
+def resolved(name: str) -> Any:
+    """What "module:name" stands for in mind.cli."""
+    return pkgutil.resolve_name(f"mind.cli.{name}")
+
+
+def unknown(group: str, words: Sequence[str]) -> str:
+    """The message for words that begin with no command of the group, with the command that is most like them."""
+    listed = f"`{command_line(*group.split(), '--help')}` lists the commands"
+    if words[0].startswith("-"):
+        return f"{words[0]} is no command: expected one before its options; {listed}"
+    asked = f"{group} {words[0]}".strip()
+    known = {name.split()[-1]: name for name in COMMANDS} | {name: name for name in (*COMMANDS, *GROUPS, *SHORT)}
+    likeness, near = max(
+        (difflib.SequenceMatcher(None, said, name).ratio(), name)
+        for said in (asked, words[0], " ".join(words[:2]))
+        for name in known
+    )
+    meant = f"; perhaps you meant `{command_line(*known[near].split())}`" if likeness >= LIKE else ""
+    return f"unknown command {asked}{meant}; {listed}"
+
+
+def versions() -> str:
+    """What a report of a fault should name."""
+    names = ("torch", "transformers")
+    found = [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in names)]
+    return ", ".join([f"mind {_version('mind-kernels')}", *found])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"

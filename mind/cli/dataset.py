@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mind.cli.terminal import print_summary, take_option
+from mind.cli.terminal import command_line, given_option, print_summary, say
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.errors import MindError
 from mind.files import new_file
@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Generate:
+    """Ask a teacher for rationales. Started again with the same --output, it asks only for what is missing."""
+
+    job: Annotated[GenerateConfig, tyro.conf.arg(name="")]
+    file: Annotated[str | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """A JSON file that the options default to, such as generate.json of another job."""
+
+
+@dataclass(frozen=True)
 class Judge(JudgeConfig):
     """Judge each rationale of a data set: by rules and, if a model is named, by it if they find no answer."""
 
-    folder: Annotated[str, tyro.conf.Positional]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """What `mind data generate` wrote; judged.jsonl is written into it."""
 
 
@@ -32,7 +41,7 @@ class Judge(JudgeConfig):
 class Filter(FilterOptions):
     """Choose the rationales to train on from a judged data set."""
 
-    folder: Annotated[str, tyro.conf.Positional]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """What `mind data generate` and `mind data judge` wrote."""
     filter: tyro.conf.OmitArgPrefixes[FilterConfig] = field(default_factory=FilterConfig)
 
@@ -41,7 +50,7 @@ class Filter(FilterOptions):
 class Import:
     """Turn unnamed teacher rationales into training records: wrong ones are dropped, the rest named path-1 ..."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A JSONL file of {"id", "question", "answer", "rationales": [text, ...]}."""
     output: str
     """The JSONL file to write; it must not exist. The counts go to OUTPUT with the ending .counts.json."""
@@ -69,33 +78,29 @@ class WordProblems:
 class Grade:
     """Grade responses by rules, and print the accuracy."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A JSONL file of {"id", "answer", "response"}, with "choices" and "question" if there are any."""
     output: str
     """The JSONL file to write: each row with "correct" and "extracted". It must not exist."""
 
 
-def generate(arguments: Sequence[str]) -> int:
-    arguments = list(arguments)
-    file = take_option(arguments, "--config")
-    if file is None and not any(a in ("-h", "--help") or a.startswith(("--questions", "--teacher")) for a in arguments):
+def generate_defaults(words: Sequence[str]) -> Generate:
+    """What the flags default to: those of --config, if it is given, else those of the configuration."""
+    file = given_option(words, "--config")
+    if file is not None:
+        return Generate(load_json(file, GenerateConfig), file)
+    if not any(word in ("-h", "--help") or word.startswith(("--questions", "--teacher")) for word in words):
         raise MindError(
             "mind data generate asks a teacher: expected --questions.path and --teacher.model, or --config FILE "
             "(the built-in word problems come from `mind data word-problems`)"
         )
-    config = tyro.cli(
-        GenerateConfig,
-        prog="mind data generate",
-        args=arguments,
-        default=tyro.MISSING_NONPROP if file is None else load_json(file, GenerateConfig),
-        description=(
-            "Ask a teacher for rationales. --config FILE reads the defaults from a JSON file, such as generate.json of "
-            "another job. Started again with the same --output, it asks only for what is missing."
-        ),
-    )
+    return tyro.MISSING_NONPROP
+
+
+def generate(options: Generate) -> int:
     from mind.teacher.generate import ask_teacher
 
-    return _finish(ask_teacher(config), f"mind judge {config.output}")
+    return _finish(ask_teacher(options.job), command_line("judge", options.job.output))
 
 
 def judge(config: Judge) -> int:
@@ -103,10 +108,10 @@ def judge(config: Judge) -> int:
 
     report = run(config)
     print_summary("verdicts", report)
-    following = f"mind filter {config.folder} --output FILE"
+    following = command_line("filter", config.folder, "--output", "FILE")
     if report.job is not None:
         return _finish(report.job, following)
-    print(f"next: {following}")
+    say(f"next: {following}")
     return 0
 
 
@@ -116,7 +121,7 @@ def filter_dataset(options: Filter) -> None:
     result = run(options)
     print_summary("rationales", result)
     base = Path(options.output).with_suffix("")
-    print(f"{options.output}: {len(result.questions):,} questions to train on; {base}.report.html: the report")
+    say(f"{options.output}: {len(result.questions):,} questions to train on; {base}.report.html: the report")
 
 
 def import_rationales(options: Import) -> None:
@@ -133,9 +138,9 @@ def import_rationales(options: Import) -> None:
     save_json(report, output.with_suffix(".counts.json"))
     save_questions(questions, output)
     print_summary("rationales imported", report)
-    print(
-        f"{output}: {len(questions)} questions; train on it with --data.train {output} --data.perspectives "
-        + " ".join(import_perspectives(options.keep))
+    say(
+        f"{output}: {len(questions)} questions\nnext: "
+        + command_line("train", "--data.train", str(output), "--data.perspectives", *import_perspectives(options.keep))
     )
 
 
@@ -146,19 +151,19 @@ def word_problems(options: WordProblems) -> None:
     output = new_file(options.output)
     questions = generate(options.count, options.seed, families=options.families, perspectives=options.perspectives)
     save_questions(questions, output)
-    print(f"{output}: {options.count} questions")
+    say(f"{output}: {options.count} questions")
 
 
 def grade(options: Grade) -> None:
     from mind.grading.grade import grade_file
 
-    print(f"{options.output}: {grade_file(options.source, options.output)}")
+    say(f"{options.output}: {grade_file(options.source, options.output)}")
 
 
 def _finish(report: JobReport, following: str) -> int:
     """Prints what became of a job; the exit status is 1 if requests are unanswered."""
     print_summary("requests", report)
     if report.stopped is not None:
-        print(f"stopped: {report.stopped}")
-    print(f"next: {following}" if report.complete else "not complete: the same command asks for what is missing")
+        say(f"stopped: {report.stopped}")
+    say(f"next: {following}" if report.complete else "not complete: the same command asks for what is missing")
     return 0 if report.complete else 1

@@ -1,31 +1,76 @@
-"""What the commands share: how a result is printed, and options that are read before the others."""
+"""How the commands speak: everything that is printed goes through here, so that no text gives orders to a terminal."""
 
 from __future__ import annotations
 
+import io
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from mind.display import readable
+from mind.files import naming
 
-from mind.errors import MindError
-from mind.summary import Summary
+if TYPE_CHECKING:
+    from mind.summary import Summary
 
 
-def take_option(arguments: list[str], name: str) -> str | None:
-    """The value of the option `name`, which is taken out of `arguments`; None if it is not there."""
-    for index, argument in enumerate(arguments):
-        if argument == name:
-            if index + 1 == len(arguments):
-                raise MindError(f"{name}: expected a value")
-            value = arguments[index + 1]
-            del arguments[index : index + 2]
-            return value
-        if argument.startswith(name + "="):
-            del arguments[index]
-            return argument.partition("=")[2]
-    return None
+def set_up_terminal() -> None:
+    """For this process: text that the terminal's encoding lacks is shown by its code, NO_COLOR means no styles (tyro
+    knows a variable of its own), and the bars of libraries are for terminals."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if plain() or not (sys.stdout.isatty() and sys.stderr.isatty()):
+        os.environ["PYTHON_TYRO_ANSI_CODES"] = "False"
+    if not sys.stderr.isatty():
+        for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
+
+
+def plain() -> bool:
+    """Whether the user wants no colors and styles (https://no-color.org)."""
+    return bool(os.environ.get("NO_COLOR"))
+
+
+def say(text: str) -> None:
+    """Prints a line, or several."""
+    with naming("standard output"):
+        print(readable(text), flush=True)
+
+
+def note(text: str) -> None:
+    """Says on standard error what takes a while now."""
+    complain("mind", f"{text} ...")
+
+
+def complain(program: str, text: str) -> None:
+    """Prints `text` on standard error as that of `program`. Further lines are indented: none looks like another's."""
+    print(f"{program}: {readable(text)}".replace("\n", "\n  "), file=sys.stderr, flush=True)
+
+
+def given_option(words: Sequence[str], name: str) -> str | None:
+    """The value of the option `name` where it is read before the others; None if it is not there."""
+    value = None
+    for place, word in enumerate(words):
+        if word == name:
+            value = words[place + 1] if place + 1 < len(words) else None
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def command_line(*words: str) -> str:
+    """What to type for this program with these words."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py" and called.parent.name == "mind":
+        program = [Path(sys.executable).name, "-m", "mind"]
+    else:
+        program = [str(called) if called.name == "mind" and shutil.which("mind") is None else "mind"]
+    return shlex.join([*program, *words])
 
 
 def take_flag(arguments: list[str], name: str) -> bool:
@@ -42,10 +87,20 @@ def print_summary(title: str, summary: Summary) -> None:
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     """Prints `rows`, whose keys are the columns."""
-    table = Table(*rows[0], title=title) if rows else Table(title=title)
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def text(value: str) -> Text:  # no markup: "[/b]" may be the name of a model
+        return Text(readable(value))
+
+    table = Table(title=text(title))
+    for name in rows[0] if rows else ():
+        table.add_column(text(name))
     for row in rows:
-        table.add_row(*row.values())
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+        table.add_row(*map(text, row.values()))
+    width = None if sys.stdout.isatty() else 110
+    Console(width=width, color_system=None if plain() else "auto").print(table)
 
 
 def _shown(value: Any) -> str:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from mind.cli.terminal import print_table, take_flag, take_option
-from mind.config import EvaluationConfig, MindConfig, StudentConfig
+from mind.cli.terminal import command_line, given_option, note, print_table, say
+from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
 from mind.errors import MindError, require
 from mind.files import check_new_folder, new_file
+from mind.hub import find_model
 from mind.typed_json import overlaid, read_json, write_json
 
 if TYPE_CHECKING:
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 
     from mind.records import Question
     from mind.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a student by a method, or go on with a run that was stopped.
+
+    A method's own options are the flags --options.*; --method NAME --help lists them.
+    """
+
+    job: Annotated[MindConfig, tyro.conf.arg(name="")]
+    file: Annotated[str | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """A JSON file that the options default to, such as config.json of another run or a part of one."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on with the run in --output from its last checkpoint. It keeps its configuration."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Put this run in the place of the one in --output, once everything is checked."""
 
 
 @dataclass(frozen=True)
@@ -50,66 +67,72 @@ class Evaluate:
 class Report:
     """Write report.html of a run folder again."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The folder that `mind train --output` named; the report is written into it."""
 
 
-def train_command(arguments: Sequence[str]) -> None:
-    from mind.methods import METHODS
-    from mind.run_folder import RunFolder
-
-    arguments = list(arguments)
-    resume, overwrite = (take_flag(arguments, name) for name in ("--resume", "--overwrite"))
-    default = _defaults(arguments, resume)
-    config = tyro.cli(
-        MindConfig,
-        prog="mind train",
-        args=arguments,
-        default=default,
-        description=(
-            f"Train a student by a method: {', '.join(METHODS)}. --config FILE reads the defaults from a run's "
-            "config.json; --resume continues the run in --output, --overwrite puts this one in its place. A method's "
-            "own options are the flags --options.*; "
-            "--method NAME --help lists them."
-        ),
-    )
-    from mind.run.train import train
-
-    finished = RunFolder(config.output).read_status() if resume else {}
-    folder = train(config, resume=resume, overwrite=overwrite)
-    if finished and folder.read_status() == finished:
-        print(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
-        print(f"more steps: --train.max-steps N with --resume, or a new run with --student.model {folder.student}")
-    _print_evaluation(folder)
-    print(f"{folder.report}: the report; {folder.student}: the student")
-
-
-def _defaults(arguments: list[str], resume: bool) -> MindConfig:
-    """What the flags default to; takes --config, --method and --output, on which that depends, out of `arguments`.
+def train_defaults(words: Sequence[str]) -> Train:
+    """What the flags default to, by --config, --method, --output and --resume.
 
     Those of a resumed run are its own options: whatever is given and differs from them shows.
     """
-    from mind.methods import load_run_config, run_config, with_options
+    if not any(word.startswith(("--config", "--method", "--options.", "--resume")) for word in words):
+        return Train(MindConfig())  # which takes no PyTorch
     from mind.run_folder import RunFolder
 
-    file, method, output = (take_option(arguments, name) for name in ("--config", "--method", "--output"))
-    config = MindConfig() if file is None else load_run_config(Path(file))
+    file, method, output = (given_option(words, name) for name in ("--config", "--method", "--output"))
+    given = {} if file is None else read_json(file)
+    note("loading PyTorch")
+    from mind.methods import run_config, with_options
+
+    config = MindConfig() if file is None else run_config(given, file)
     output = config.output if output is None else output
-    if resume:
+    if "--resume" in words:
         folder = RunFolder(output)
         folder.check_resumable()
-        given = {} if file is None else read_json(file)
         config = run_config(overlaid(folder.read_config(), given), str(folder.config))
     config = dataclasses.replace(config, output=output)
     if method is not None and method != config.method:
         config = dataclasses.replace(config, method=method, options=MindConfig().options)
-    return with_options(config)
+    return Train(with_options(config), file)
+
+
+def train_command(options: Train) -> None:
+    from mind.run.data import load_data
+    from mind.run_folder import RunFolder
+
+    config, folder = options.job, RunFolder(options.job.output)
+    data = None
+    if not options.resume:
+        folder.check_free(overwrite=options.overwrite)
+        _check_student(config.student)
+        data = load_data(config)
+    note(f"loading PyTorch, transformers and {config.student.model}")
+    from mind.run.train import train
+
+    finished = folder.read_status() if options.resume else {}
+    try:
+        train(config, resume=options.resume, overwrite=options.overwrite, data=data)
+    except (KeyboardInterrupt, OSError) as stop:
+        if not options.resume and folder.config.exists():
+            stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
+        raise
+    if finished and folder.read_status() == finished:
+        say(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
+        say(f"more steps: --train.max-steps N with --resume, or a new run with --student.model {folder.student}")
+    _print_evaluation(folder)
+    say(f"{folder.report}: the report; {folder.student}: the student")
+
+
+def _check_student(config: StudentConfig) -> None:
+    """Before PyTorch is loaded: a name that is neither a folder nor a model on the Hub is told at once."""
+    if config.model != EMBEDDED_STUDENT:
+        find_model("student.model", config.model)
 
 
 def evaluate_command(options: Evaluate) -> None:
     from mind.data.questions import load_questions
-    from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts
     from mind.evaluation.labels import evaluation_labels
-    from mind.student.model import load_student
 
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")
@@ -122,6 +145,11 @@ def evaluate_command(options: Evaluate) -> None:
             options.heldout, perspectives=options.perspectives, require_rationales=True, minimum_rationales=1
         )
     )
+    _check_student(options.student)
+    note(f"loading PyTorch, transformers and {options.student.model}")
+    from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts
+    from mind.student.model import load_student
+
     model, tokenizer = load_student(options.student)
     for questions in files.values():
         evaluation_prompts(model, tokenizer, questions, options.evaluation)  # faults are said before all else
@@ -176,10 +204,14 @@ def _evaluation_rows(results: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def report_command(options: Report) -> None:
-    from mind.run.report import write_run_report
     from mind.run_folder import RunFolder
 
-    print(write_run_report(RunFolder(options.run)))
+    folder = RunFolder(options.run)
+    folder.read_config()  # what is no run is told before PyTorch is loaded
+    note("loading PyTorch")
+    from mind.run.report import write_run_report
+
+    say(f"{write_run_report(folder)}: the report")
 
 
 def _print_evaluation(folder: RunFolder) -> None:

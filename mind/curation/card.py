@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import yaml
 
-import mind_kernels
 from mind.curation.filter import FilterConfig
 from mind.curation.judged import JudgedData
 from mind.display import readable
@@ -64,6 +63,8 @@ def build_card(
 
     `summary` is what FilterResult.as_dict says of it. The licenses are the user's own words.
     """
+    import mind_kernels  # and PyTorch, which only the version is wanted of
+
     teacher = data.config.teacher
     models, tokens, dates = _count_responses(data.responses)
     sampling = {field: getattr(teacher, field) for field in SAMPLING_FIELDS}

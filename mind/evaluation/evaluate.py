@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from mind.batches.cross_entropy import rationale_losses
 from mind.config import EvaluationConfig
 from mind.errors import require
 from mind.evaluation.generation import accuracy, generate_responses
 from mind.files import write_json_rows
+from mind.progress import Progress
 from mind.records import PackOptions, Question, TokenizedQuestion
 from mind.student.model import context_of
 from mind.student.tokenization import Chat, embedding_rows
@@ -44,7 +44,7 @@ def heldout_nll(
     Raises NotFiniteError with the questions whose loss is nan or infinite.
     """
     model.eval()
-    with tqdm(total=len(questions), unit="question", desc="held-out NLL", leave=False) as bar:
+    with Progress("held-out NLL", len(questions), "question") as bar:
         losses, tokens = rationale_losses(model, questions, len(perspectives), pack_options, bar.update)
     nll = (torch.where(tokens > 0, losses.double(), 0) * tokens).sum(0)
     tokens = tokens.sum(0)
@@ -107,7 +107,7 @@ def answer_accuracy(
         responses_folder.mkdir(parents=True)
     for label, questions in files.items():
         questions = questions[: config.questions]
-        with tqdm(total=len(questions), unit="question", desc=f"generation, {label}", leave=False) as bar:
+        with Progress(f"generation, {label}", len(questions), "question") as bar:
             responses = generate_responses(
                 model,
                 tokenizer,
@@ -115,7 +115,7 @@ def answer_accuracy(
                 max_new_tokens=config.max_new_tokens,
                 batch_size=config.batch_size,
                 stop_text=Chat(tokenizer).stop_text,
-                progress=lambda done, bar=bar: bar.update(done - bar.n),
+                progress=bar.reach,
             )
         result = accuracy(responses, questions)
         results[label] = {

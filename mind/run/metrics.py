@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from mind.batches.packing import naive_tokens
 from mind.batches.steps import question_tokens
 from mind.methods.method import StepMetrics
+from mind.progress import Progress
 from mind.records import PackOptions, TokenizedQuestion
 
 
@@ -139,23 +139,25 @@ class ProgressBar(TrainerCallback):
     def __init__(self, words: Callable[[Mapping[str, Any]], str]) -> None:
         """`words` is the `progress` of a Method."""
         self._words = words
-        self._bar = tqdm(disable=True)
+        self._bar: Progress | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="training")
+        self._bar = Progress("training", state.max_steps, "step", done=state.global_step, stay=True)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if logs is None or "loss" not in logs:
+        if self._bar is None or logs is None or "loss" not in logs:
             return
         parts = [f"loss {logs['loss']:.3f}", f"{logs['tokens_per_s']:.0f} tokens/s", self._words(logs)]
-        self._bar.set_postfix_str(", ".join(filter(None, parts)))
+        self._bar.say(", ".join(filter(None, parts)))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.update(state.global_step - self._bar.n)
+        if self._bar is not None:
+            self._bar.reach(state.global_step)
 
     def close(self) -> None:
         """Leaves the bar as it is, with the cursor on the next line."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 class TensorBoard(TensorBoardCallback):

@@ -30,7 +30,7 @@ from mind.run.report import write_run_report
 from mind.run.resume import check_extension, check_inputs, inputs_of, saved_config
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
-from mind.run_folder import RunFolder
+from mind.run_folder import RunFolder, saving
 from mind.student.adapters import merged
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
@@ -46,7 +46,9 @@ class _Run:
     inputs: Mapping[str, Any]
 
 
-def train(config: MindConfig, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+def train(
+    config: MindConfig, *, resume: bool = False, overwrite: bool = False, data: RunData | None = None
+) -> RunFolder:
     """Trains a student as `config` says and returns the run's folder, or goes on with the run in `config.output`.
 
     A run that was killed and resumed gives, on a CPU, the numbers of one that was not. One that is finished is left as
@@ -57,6 +59,7 @@ def train(config: MindConfig, *, resume: bool = False, overwrite: bool = False) 
         config: everything that determines the run.
         resume: continue from the last complete checkpoint of the run in `config.output`; `config` is its own.
         overwrite: if `config.output` holds another run, this one takes its place once it begins.
+        data: what `mind.run.data.load_data` gave for `config`, if it has been called before; None: it is called here.
 
     Raises:
         MindError: for bad input, for a folder that holds something else or in which another process trains, and, if the
@@ -69,21 +72,21 @@ def train(config: MindConfig, *, resume: bool = False, overwrite: bool = False) 
     if resume:
         folder.check_resumable()
         with folder.held():
-            return _resumed(config, folder, started)
+            return _resumed(config, folder, started, data)
     folder.check_free(overwrite=overwrite)
-    run = _prepared(config)
+    run = _prepared(config, data)
     with folder.held():
         folder.start(config, run.inputs, overwrite=overwrite)
         return _train(run, folder, started)
 
 
-def _resumed(config: MindConfig, folder: RunFolder, started: float) -> RunFolder:
+def _resumed(config: MindConfig, folder: RunFolder, started: float, data: RunData | None) -> RunFolder:
     saved = saved_config(config, folder)
     if saved == config and folder.finished:
         if not folder.report.exists():  # a kill came between
             write_run_report(folder)
         return folder
-    run = _prepared(config)
+    run = _prepared(config, data)
     check_inputs(run.inputs, folder)
     if saved != config:
         check_extension(saved, run.method.context)
@@ -91,11 +94,11 @@ def _resumed(config: MindConfig, folder: RunFolder, started: float) -> RunFolder
     return _train(run, folder, started)
 
 
-def _prepared(config: MindConfig) -> _Run:
+def _prepared(config: MindConfig, data: RunData | None) -> _Run:
     """Everything that can be wrong is found here, before the folder is touched."""
     check_options(config)
     warn_of_unused_options(config)
-    data = load_data(config)
+    data = load_data(config) if data is None else data
     warn_of_overlap(data)
     set_seed(config.train.seed)
     model, tokenizer = load_student(config.student)
@@ -162,7 +165,7 @@ def _save_student(trainer: MethodTrainer) -> None:
     """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
     folder, method = trainer.folder, trainer.method
     model = merged(trainer.accelerator.unwrap_model(trainer.model))
-    with replacing_folder(folder.student) as partial:
+    with saving(folder.student), replacing_folder(folder.student) as partial:
         model.save_pretrained(partial)
         trainer.context.tokenizer.save_pretrained(partial)
     folder.save_method(method.state_dict(), method.networks())

@@ -35,7 +35,7 @@ from mind.run.checkpoints import check_loaded, check_trainer_state, usable
 from mind.run.metrics import StepMeter, TensorBoard, peak_memory, row_metrics, step_work
 from mind.run.schedule import rate_factors
 from mind.run.step_sums import StepSums
-from mind.run_folder import RunFolder
+from mind.run_folder import RunFolder, saving
 from mind.student.adapters import check_gradients
 from mind.student.model import causal_lm, head_of
 from mind.student.probe import trunk_of
@@ -300,9 +300,10 @@ class MethodTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._require_finite_state("after it")
         state = self.method.state_dict()  # which may find that it is not finite
-        super()._save_checkpoint(model, trial)
+        checkpoint = self.folder.checkpoint(self.state.global_step)
+        with saving(checkpoint):
+            super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            checkpoint = self.folder.checkpoint(self.state.global_step)
             self.folder.write_progress(checkpoint, {"meter": self.meter.state_dict(), "seconds": self.seconds()})
             self.folder.save_method(state, self.method.networks(), checkpoint)
 

@@ -19,6 +19,7 @@ from mind.display import one_line
 from mind.errors import MindError, require
 from mind.files import cache_folder, held, make_cache, read_text, replacing_folder
 from mind.finite import require_finite
+from mind.hub import find_model
 from mind.student.adapters import check_adapters, linear_of, original
 from mind.student.condition import check_own_loss, condition_of
 from mind.student.probe import describe
@@ -45,8 +46,8 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = f"student.model {config.model}"
-    name = str(embedded_student()) if config.model == EMBEDDED_STUDENT else config.model
+    source, embedded = f"student.model {config.model}", config.model == EMBEDDED_STUDENT
+    name = str(embedded_student()) if embedded else find_model("student.model", config.model)
     with _foreign(source):
         _check_generation(Path(name))
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)

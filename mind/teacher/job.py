@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from mind.files import parse_object, write_json_rows
+from mind.progress import Progress
 from mind.records import Key, Response
 from mind.summary import Summary, counted
 from mind.teacher.config import ModelConfig, TrafficConfig
@@ -114,8 +112,7 @@ def run_job(
     unanswered = [request for request in requests if request.key not in stored]
     answered = 0
     failures: list[Failure] = []
-    # If nobody watches, a line every ten seconds is enough.
-    bar = tqdm(total=len(requests), initial=len(stored), unit="answer", mininterval=0.5 if sys.stderr.isatty() else 10)
+    bar = Progress("answers", len(requests), "answer", done=len(stored), stay=True)
 
     def store(outcomes: list[Response | Failure]) -> None:
         nonlocal answered
@@ -123,7 +120,7 @@ def run_job(
         journal.append(responses)
         answered += len(responses)
         failures.extend(outcome for outcome in outcomes if isinstance(outcome, Failure))
-        bar.set_postfix_str(_spent(spending.usage, len(failures)), refresh=False)
+        bar.say(_spent(spending.usage, len(failures)))
         bar.update(len(responses))
 
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mind.errors import MindError
-from mind.files import json_rows
+from mind.files import json_rows, naming
 from mind.records import Key, Response
 from mind.typed_json import record_of, row_of
 
@@ -51,13 +51,15 @@ class Journal:
 
     def append(self, responses: Iterable[Response]) -> None:
         """Writes `responses` and returns when they are on the disk."""
-        for response in responses:
-            self._file.write(json.dumps(row_of(response)).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            for response in responses:
+                self._file.write(json.dumps(row_of(response)).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
     def __enter__(self) -> Journal:
         return self

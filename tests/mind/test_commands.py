@@ -15,7 +15,7 @@ import pytest
 from fault_proxy import FaultProxy, chat_answer
 
 from mind.cli import SPINS, main
-from mind.cli.commands import COMMANDS, USAGE
+from mind.cli.commands import COMMANDS, SHORT, usage
 from mind.data.questions import load_questions, save_questions
 from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
 from mind.records import Question
@@ -26,6 +26,10 @@ OTHER_TOOLS = {"--help", "--no-deps", "--max-length", "--benchmark-enable", "--b
 """Flags of pip, setup.py, pytest and the benchmarks."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 MAKE = {"$(BIN)/mind": "mind", "$(DEMO)": "", "$(ARGS)": ""}
+
+
+NAMES = {tuple(name.split()): name for name in COMMANDS} | {(name,): whole for name, whole in SHORT.items()}
+"""The words of each command -> its name."""
 
 
 @pytest.fixture
@@ -43,25 +47,33 @@ def help_of(monkeypatch, capsys):
 
 
 def test_every_command_has_help_and_a_line_of_the_usage(help_of):
-    for name in COMMANDS:
-        text = help_of(name)
-        shown = " ".join(name)
-        assert f"usage: mind {shown if name[0] == 'data' else ''}" in text
+    for words, name in NAMES.items():
+        text = help_of(words)
+        assert f"usage: mind {name}" in text
         # Beside its flags each command says what it does.
-        assert re.search(r"\n\n[A-Z][^│╭]{20,}", text), shown
-        if ("data", *name) not in COMMANDS:
-            assert re.search(rf"^  {shown}\s+\w", USAGE, re.M), shown
+        assert re.search(r"\n\n[A-Z][^│╭]{20,}", text), name
+        assert re.search(rf"^  {name}\s+\w", usage(), re.M), name
+        usage_line = text.partition("\n")[0]
+        assert not re.search(r"\bSTR\b", usage_line.partition("--")[0]), usage_line  # what stands alone has a name
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["data"], ["data", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], ["help", "--help"]], ids=" ".join)
 def test_the_usage_names_the_commands(arguments, capsys):
-    assert main(arguments) == 0 and capsys.readouterr().out == USAGE + "\n"
+    assert main(arguments) == 0 and capsys.readouterr().out == usage() + "\n"
 
 
-def test_the_short_names_are_the_same_commands(help_of):
-    for name in ("generate", "judge", "filter"):
-        assert COMMANDS[(name,)] is COMMANDS["data", name]
-        assert f"usage: mind data {name}" in help_of((name,))
+@pytest.mark.parametrize("arguments", [["data"], ["data", "--help"], ["help", "data"], ["data", "help"]], ids=" ".join)
+def test_the_usage_of_a_group_names_its_commands(arguments, capsys):
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "mind data COMMAND" in shown and "  data judge" in shown and "  train" not in shown
+
+
+@pytest.mark.parametrize("words", [["help", "grade"], ["help", "data", "judge"], ["data", "help", "judge"]])
+def test_help_of_a_command_is_that_of_its_option(words, help_of, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert capsys.readouterr().out == help_of(tuple(word for word in words if word != "help"))
 
 
 def command_lines(text: str) -> list[list[str]]:
@@ -73,12 +85,12 @@ def command_lines(text: str) -> list[list[str]]:
 
 
 def command_of(words: list[str]) -> tuple[str, ...] | None:
-    return next((name for name in COMMANDS if tuple(words[: len(name)]) == name), None)
+    return next((name for name in NAMES if tuple(words[: len(name)]) == name), None)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_and_flag_in_a_document_exists(help_of, document):
-    flags = {name: set(FLAG.findall(help_of(name))) for name in COMMANDS}
+    flags = {name: set(FLAG.findall(help_of(name))) for name in NAMES}
     text = (ROOT / document).read_text()
     lines = command_lines(text)
     assert lines

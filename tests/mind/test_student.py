@@ -24,7 +24,7 @@ def test_loads_a_folder(model_folder):
 
 
 def test_a_missing_model_is_named(tmp_path):
-    with pytest.raises(MindError, match="student.model .*nowhere: cannot be loaded"):
+    with pytest.raises(MindError, match="student.model .*nowhere: no such folder"):
         load_student(StudentConfig(model=str(tmp_path / "nowhere")))
 
 

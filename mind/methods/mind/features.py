@@ -19,7 +19,9 @@ from mind.batches.trunk import pack_hidden
 from mind.display import one_line
 from mind.errors import MindError, NotFiniteError
 from mind.files import make_cache, replacing_file
+from mind.hub import find_model
 from mind.records import Question
+from mind.run_folder import saving
 from mind.student.fingerprint import fingerprint
 from mind.student.probe import describe
 from mind.student.tokenization import Chat, embedding_rows
@@ -71,7 +73,9 @@ class SentenceEncoder:
                 f"metanet.encoder {name} needs sentence-transformers: pip install 'mind-kernels[sentence-transformers]'"
             ) from error
         try:
-            self._model = SentenceTransformer(name, trust_remote_code=False)
+            self._model = SentenceTransformer(find_model("metanet.encoder", name), trust_remote_code=False)
+        except MindError:
+            raise
         except Exception as error:  # of files from elsewhere
             raise MindError(f"metanet.encoder {name}: cannot be loaded: {one_line(describe(error), 400)}") from error
         self.name = f"sentence-{fingerprint(self._model.state_dict())}"
@@ -123,7 +127,7 @@ def build_features(
         make_cache(file.parent)
         vectors = encoder.encode(texts, progress)
         _check_finite(vectors, texts, "metanet.encoder")
-        with replacing_file(file) as partial:
+        with saving(file), replacing_file(file) as partial:
             partial.write_bytes(save({"vectors": vectors}))
     rationales = torch.zeros(len(questions), len(perspectives), vectors.shape[1])
     if places:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mind.batches.cross_entropy import rationale_losses
 from mind.batches.packing import present_rationales
@@ -26,6 +25,7 @@ from mind.methods.mind.features import Encoder, Features, SentenceEncoder, Stude
 from mind.methods.mind.metanet import MetaNet
 from mind.methods.mind.objective import select, student_loss
 from mind.methods.mind.report import sections
+from mind.progress import Progress
 from mind.records import MicroBatch, TokenizedQuestion
 from mind.report.charts import Section
 from mind_kernels import Head
@@ -68,7 +68,7 @@ class Mind(Method):
         if config.metanet.warmup_epochs == 0:
             return
         context.model.eval()
-        with tqdm(total=len(context.tokenized), unit="question", desc="MetaNet warm-up", leave=False) as bar:
+        with Progress("MetaNet warm-up", len(context.tokenized), "question") as bar:
             losses, tokens = rationale_losses(
                 context.model, context.tokenized, context.perspectives, context.pack_options, bar.update
             )
@@ -153,5 +153,5 @@ def _features(context: MethodContext, encoder: Encoder) -> Features:
     config = context.config
     context.model.eval()
     texts = sum(1 + len(question.rationales) for question in context.questions)
-    with tqdm(total=texts, unit="text", desc="MetaNet features", leave=False) as bar:
+    with Progress("MetaNet features", texts, "text") as bar:
         return build_features(context.questions, config.data.perspectives, encoder, cache_folder(), bar.update)

@@ -1,0 +1,64 @@
+"""Where every command ends: what becomes a line on standard error, and with which exit status."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Callable
+
+from mind.cli.terminal import complain
+from mind.errors import MindError
+from mind.files import naming
+
+BAD_INPUT, INTERRUPTED, NOT_READ = 2, 130, 141  # the latter two as a shell reports SIGINT and SIGPIPE
+
+
+def guarded(program: str, run: Callable[[], int | None]) -> int:
+    """The exit status of `run`: what it returned, or that of the error it ended with, which is told in one line.
+
+    Those are bad input, files that the system would not read or write, Ctrl-C, and output that nobody reads any more,
+    of which nothing is told. The notes of an exception (`add_note`) end its line. Every other one is a bug, and passes.
+    """
+    try:
+        try:
+            return run() or 0
+        finally:  # also after the SystemExit of a parser of options
+            with naming("standard output"):
+                sys.stdout.flush()
+    except MindError as error:
+        complain(program, _with_notes(f"error: {error}", error))
+        return BAD_INPUT
+    except KeyboardInterrupt as error:
+        complain(program, _with_notes("interrupted", error))
+        return INTERRUPTED
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _stop_writing():
+            return NOT_READ
+        complain(program, _with_notes(f"error: {described(error)}", error))
+        return BAD_INPUT
+
+
+def described(error: OSError) -> str:
+    """The file and what the system says of it."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ": ".join([*names, error.strerror or str(error) or type(error).__name__])
+
+
+def _with_notes(message: str, error: BaseException) -> str:
+    return "; ".join([message, *getattr(error, "__notes__", ())])
+
+
+def _stop_writing() -> bool:
+    """Sends what is still to be written nowhere, where standard output or error is a pipe without a reader.
+
+    Returns whether one is: another broken pipe is an error.
+    """
+    pipes = {stream.fileno() for stream in (sys.stdout, sys.stderr)}
+    poll = select.poll()
+    for pipe in pipes:
+        poll.register(pipe, select.POLLOUT)
+    unread = [pipe for pipe, event in poll.poll(0) if event & select.POLLERR]
+    for pipe in unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe)
+    return bool(unread)

@@ -1,0 +1,97 @@
+"""Names of models and data sets: a folder here or a name on the Hub, decided before anything is loaded or retried."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import warnings
+from pathlib import Path
+from typing import Literal
+
+from mind.display import one_line
+from mind.errors import MindError
+
+TIMEOUT_S = 10
+CONFIG = "config.json"
+
+
+def find_model(option: str, name: str) -> str:
+    """What to load for `name`: the folder or the name on the Hub itself, or its copy in the cache if the Hub is away.
+
+    Asks the Hub once. Raises MindError, which names the option, for what is neither.
+    """
+    if is_local(option, name):
+        if not any((Path(name) / file).is_file() for file in (CONFIG, "adapter_config.json", "modules.json")):
+            raise MindError(f"{option} {name}: the folder has no {CONFIG}: expected one that save_pretrained wrote")
+        return name
+    return check_hub(option, name, "model")
+
+
+def is_local(option: str, name: str) -> bool:
+    """Whether `name` is a folder here. Raises MindError if it is none and cannot be a name on the Hub either."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return True
+    if path.exists():
+        raise MindError(f"{option} {name}: is a file: expected a folder, or a name on the Hub")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise MindError(f"{option} {name}: no such folder{_meant(path)}") from None
+    return False
+
+
+def check_hub(option: str, name: str, kind: Literal["model", "dataset"]) -> str:
+    """`name`, if the Hub has it, or the folder of its copy in the cache if it is a model and the Hub is away.
+
+    Raises MindError if there is neither, and for a model or data set that is given on request alone.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    what, error = {"model": "model", "dataset": "data set"}[kind], _refusal(name, kind)
+    if error is None:
+        return name
+    if isinstance(error, GatedRepoError):
+        raise MindError(f"{option} {name}: the Hub gives this {what} on request: ask there, then `hf auth login`")
+    if isinstance(error, RepositoryNotFoundError):
+        raise MindError(
+            f"{option} {name}: neither a folder here nor a {what} on the Hub (or a private one: `hf auth login`)"
+            f"{_meant(Path(name))}"
+        )
+    away = f"the Hub does not answer ({one_line(str(error), 200)})"
+    copy = try_to_load_from_cache(name, CONFIG) if kind == "model" else None
+    if not isinstance(copy, str):
+        raise MindError(f"{option} {name}: no such folder here, and {away}{_meant(Path(name))}") from error
+    if not isinstance(error, OfflineModeIsEnabled):  # which was wanted
+        warnings.warn(f"{option} {name}: {away}: its copy in the cache is taken", RuntimeWarning, stacklevel=3)
+    return str(Path(copy).parent)
+
+
+@functools.cache
+def _refusal(name: str, kind: str) -> Exception | None:
+    """What the Hub, asked once in this process, has against the name; None: it has such a model or data set."""
+    import huggingface_hub
+
+    try:
+        huggingface_hub.HfApi().repo_info(name, repo_type=kind, timeout=TIMEOUT_S)
+    except (huggingface_hub.errors.HTTPError, OSError) as error:
+        return error
+    return None
+
+
+def _meant(path: Path) -> str:
+    """The existing path that is most like this one, as the end of a message; empty if none is."""
+    found = Path(path.anchor)
+    for part in path.parts[bool(path.anchor) :]:
+        if not (found / part).exists():
+            names = [file.name for file in found.iterdir()] if found.is_dir() else []
+            near = difflib.get_close_matches(part, names, n=1)
+            if not near:
+                return ""
+            part = near[0]
+        found /= part
+    return f"; perhaps you meant {found}"

@@ -1,0 +1,78 @@
+"""How far a long piece of work is: a bar on a terminal, and in a log file a plain line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from mind.display import one_line
+
+LINE_EVERY_S = 30.0
+"""Seconds between the lines of a log."""
+_BAR = "{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+"""A bar of ten cells: what is said behind it must not take its place in 80 columns."""
+
+
+class Progress:
+    """Use it in a `with`, or call `close`. It writes to standard error."""
+
+    def __init__(self, what: str, total: int, unit: str, *, done: int = 0, stay: bool = False) -> None:
+        """
+        Args:
+            what: the work, in a few words.
+            total: how many units it has.
+            unit: the name of one, in the singular.
+            done: how many were done before.
+            stay: the bar stays on the terminal when the work is done.
+        """
+        self._what, self._total, self._unit = one_line(what), total, unit
+        self._first = self._done = self._told = done
+        self._words = ""
+        self._started = self._last = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                desc=self._what, total=total, initial=done, leave=stay, bar_format=_BAR, dynamic_ncols=True
+            )
+
+    def update(self, count: int) -> None:
+        """So many more are done."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif time.monotonic() - self._last >= LINE_EVERY_S:
+            self._tell()
+
+    def reach(self, done: int) -> None:
+        """So many are done by now."""
+        self.update(done - self._done)
+
+    def say(self, words: str) -> None:
+        """What else there is to say from now on."""
+        self._words = one_line(words)
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._words, refresh=False)
+
+    def close(self) -> None:
+        """Ends the bar, or writes a last line."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._done > self._told:
+            self._tell()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _tell(self) -> None:
+        self._last, self._told = time.monotonic(), self._done
+        spent = self._last - self._started
+        parts = [f"{self._what}: {self._done:,} of {self._total:,} {self._unit}s in {tqdm.format_interval(spent)}"]
+        if self._done < self._total:
+            left = spent * (self._total - self._done) / (self._done - self._first)
+            parts.append(f"about {tqdm.format_interval(left)} left")
+        print(", ".join(filter(None, [*parts, self._words])), file=sys.stderr, flush=True)

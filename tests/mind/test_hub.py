@@ -1,0 +1,141 @@
+"""Whether a name means a folder or a model on the Hub, and what the Hub, or its silence, makes of it."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import huggingface_hub
+import pytest
+from huggingface_hub import HfApi
+
+from mind import hub
+from mind.errors import MindError
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Has one model, and one on request; counts what it is asked."""
+
+    asked: list[str] = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.path.startswith("/api/models/org/there"):
+            self.answer(200, {"id": "org/there", "modelId": "org/there", "tags": [], "private": False, "siblings": []})
+        elif "gated" in self.path:
+            self.answer(403, {"error": "no"}, "GatedRepo")
+        elif "broken" in self.path:
+            self.answer(500, {"error": "oh"})
+        else:
+            self.answer(404, {"error": "none"}, "RepoNotFound")
+
+    do_HEAD = do_GET
+
+    def answer(self, status, body, code=None):
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A Hub on this machine; its list of requests."""
+    found = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=found.serve_forever, daemon=True).start()
+    Hub.asked = []
+    use_endpoint(monkeypatch, f"http://127.0.0.1:{found.server_port}")
+    yield Hub.asked
+    found.shutdown()
+    found.server_close()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
+
+
+def use_endpoint(monkeypatch, url):
+    hub._refusal.cache_clear()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HfApi(endpoint=url))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+def refusal(name, option="student.model"):
+    with pytest.raises(MindError) as error:
+        hub.find_model(option, name)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_folder_is_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    assert hub.find_model("student.model", str(tmp_path / "model")) == str(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    assert hub.find_model("student.model", "model") == "model"
+    (tmp_path / "empty").mkdir()
+    assert (
+        refusal("empty")
+        == "student.model empty: the folder has no config.json: expected one that save_pretrained wrote"
+    )
+    (tmp_path / "file").touch()
+    assert refusal("file") == "student.model file: is a file: expected a folder, or a name on the Hub"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["./none", "../none", "/none/of/these", "~/none", "runs/mine/studnet", "a b", "none/", "x\\y", "a--b", "", "a/b/c"],
+)
+def test_what_cannot_be_a_name_on_the_hub_is_a_folder_that_is_not_there(name, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no such folder" in refusal(name) or "has no config.json" in refusal(name)
+    assert not server
+
+
+def test_a_misspelt_folder_is_guessed(no_network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine" / "student").mkdir(parents=True)
+    for name in ("runs/mine/studnet", "runs/mnie/student", "./run/mine/student", str(tmp_path / "runs/mine/studen")):
+        assert refusal(name).endswith("runs/mine/student"), name
+    assert refusal("runs/mnie").endswith("; perhaps you meant runs/mine")  # which the Hub might have had
+    assert "perhaps" not in refusal("nothing/like/it")
+
+
+def test_the_hub_is_asked_once(server):
+    assert hub.find_model("student.model", "org/there") == hub.find_model("metanet.encoder", "org/there") == "org/there"
+    assert len(server) == 1
+    assert "neither a folder here nor a model on the Hub" in refusal("org/nothere")
+    assert "gives this model on request" in refusal("org/gated")
+    assert "the Hub does not answer" in refusal("org/broken")
+    assert len(server) == 4
+
+
+def test_without_a_network_one_line_says_so_at_once(no_network):
+    started = time.monotonic()
+    assert refusal("org/there").startswith(
+        "student.model org/there: no such folder here, and the Hub does not answer ("
+    )
+    assert time.monotonic() - started < 5
+
+
+def test_without_a_network_the_copy_in_the_cache_is_taken(no_network, tmp_path, monkeypatch):
+    copy = tmp_path / "snapshots" / "1" / "config.json"
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(copy))
+    with pytest.warns(RuntimeWarning, match="org/there: the Hub does not answer .* its copy in the cache is taken"):
+        assert hub.find_model("student.model", "org/there") == str(copy.parent)
+    hub._refusal.cache_clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # which was wanted
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert hub.find_model("student.model", "org/there") == str(copy.parent)

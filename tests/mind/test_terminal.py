@@ -1,0 +1,432 @@
+"""What every command does at a terminal, in a pipe, in a log file and on a full disk, whatever the command."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mind.cli import main
+from mind.cli.boundary import guarded
+from mind.cli.commands import COMMANDS
+from mind.cli.terminal import command_line, print_table, say
+from mind.errors import MindError
+from mind.files import naming, replacing_file, replacing_folder
+from mind.methods import METHODS
+from mind.progress import Progress
+from mind.records import Key, Response
+from mind.run_folder import saving
+from mind.teacher.journal import Journal
+
+ROOT = Path(__file__).resolve().parents[2]
+MARKUP = ("[/b]", "[red]x[/red]", ":smile:", "[link=x]y[/link]", "\\[b]")
+HOSTILE = (*MARKUP, "\x1b[31mred", "\x1b]0;title\x07", "\x9b2J", "a\rb", "\ud800", "\u202etxt", "\x08\x7f")
+
+
+def mind(*words, **options):
+    """A process of the command line."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT} | options
+    return subprocess.Popen([sys.executable, "-m", "mind", *words], **options)
+
+
+def on_a_terminal(command, columns=80, **variables):
+    """What the Python `command` writes to a terminal."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    ours_alone = ("NO_COLOR", "COLUMNS", "TQDM_DISABLE", "PYTHON_TYRO_ANSI_CODES")
+    kept = {name: value for name, value in os.environ.items() if name not in ours_alone}
+    process = subprocess.Popen(
+        [sys.executable, "-c", command],
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=kept | {"TERM": "xterm-256color"} | variables,
+    )
+    os.close(theirs)
+    written = b""
+    with contextlib.suppress(OSError):  # Linux's end of a terminal that everybody has left
+        while part := os.read(ours, 65536):
+            written += part
+    process.wait()
+    os.close(ours)
+    return written.decode()
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "data", "report --help", "grade --help", "completion bash", "help train"]
+)
+def test_output_that_nobody_reads_ends_in_silence(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = mind(*words.split(), stdout=writer)
+    os.close(writer)
+    assert (process.communicate()[1], process.returncode) == ("", 141)
+
+
+@pytest.mark.parametrize("words", ["--help", "report --help", "completion zsh", "data"])
+def test_output_on_a_full_disk_is_told(words):
+    with open("/dev/full", "w") as full:
+        process = mind(*words.split(), stdout=full)
+        error = process.communicate()[1]
+    assert re.fullmatch(r"mind: error: (standard output: )?No space left on device\n", error)
+    assert process.returncode == 2
+
+
+def test_another_broken_pipe_is_an_error(capfd):
+    def run():
+        raise BrokenPipeError(32, "Broken pipe", "worker")
+
+    assert guarded("mind", run) == 2
+    assert capfd.readouterr().err == "mind: error: worker: Broken pipe\n"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_from_outside_is_shown_and_not_obeyed(text, capsys):
+    print_table(text, [{text: text, "count": "1"}])
+    say(text)
+
+    def run():
+        raise MindError(f"train.jsonl:3: id {text} comes twice")
+
+    assert guarded("mind", run) == 2
+    captured = capsys.readouterr()
+    for shown in captured:
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", shown)
+        if text in MARKUP:
+            assert text in shown
+    assert captured.err.startswith("mind: error: train.jsonl:3: id ") and captured.err.count("\n") == 1
+
+
+def test_a_further_line_does_not_look_like_another_message(capsys):
+    def run():
+        raise MindError("ids a\nmind: all is well comes twice")
+
+    assert guarded("mind", run) == 2
+    assert capsys.readouterr().err == "mind: error: ids a\n  mind: all is well comes twice\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_without_the_characters_gets_their_codes(encoding):
+    command = "from mind.cli.terminal import *; set_up_terminal(); say('Zoë 雪'); print_table('雪', [{'é': '…'}])"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    shown = subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=environment, capture_output=True)
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert "雪".encode(encoding, "backslashreplace") in shown.stdout
+
+
+def test_everything_that_is_printed_goes_one_way():
+    """Where something else prints, nothing keeps orders to the terminal out of it."""
+    allowed = {"print(": ["cli/terminal.py", "progress.py", "grading/latex_worker.py"]}
+    allowed |= {"from rich": ["cli/terminal.py"], "import tqdm": ["progress.py"]}
+    for what, places in allowed.items():
+        found = [
+            str(file.relative_to(ROOT / "mind"))
+            for file in sorted((ROOT / "mind").rglob("*.py"))
+            if re.search(rf"(?<![\w.]){re.escape(what)}", file.read_text())
+        ]
+        assert found == sorted(places), what
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"grade r.jsonl --output {LONG}.jsonl",
+        f"data word-problems --output {LONG}.jsonl",
+        f"data import r.jsonl --output {LONG}.jsonl",
+        f"filter folder --output {LONG}.jsonl",
+        f"generate --output {LONG} --questions.path q.jsonl --teacher.model m --teacher.base-url http://127.0.0.1:9/v1",
+        f"judge {LONG}",
+        f"train --output {LONG}",
+        f"train --data.train {LONG}",
+        f"report {LONG}",
+        f"evaluate --files {LONG}",
+        "grade r.jsonl --output r.jsonl/graded.jsonl",
+        "train --config .",
+        "report .",
+    ],
+    ids=lambda words: words.replace(LONG, "LONG")[:40],
+)
+def test_what_the_system_refuses_is_one_line(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("r.jsonl").write_text('{"id": "a", "answer": "1", "response": "1"}\n')
+    Path("q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
+    assert main(words.split()) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("mind: error: ") and "Traceback" not in message
+
+
+def test_a_write_that_fails_names_its_file(tmp_path):
+    """The system names none: the file was opened long before, or is another one that takes its place."""
+    file = tmp_path / "x.json"
+    for context in (naming(file), replacing_file(file), saving(file)):
+        full = open("/dev/full", "w")  # noqa: SIM115
+        full.write("x")
+        with pytest.raises(OSError, match=r"No space left on device: '.*/x.json'"), context:
+            full.close()
+    for context in (replacing_file(tmp_path / LONG), replacing_folder(tmp_path / LONG)):
+        with pytest.raises(OSError, match=rf"File name too long: '.*/{LONG}'"), context as path:
+            path.touch()
+    with pytest.raises(OSError, match="cannot be written .*: '.*/x.json'"), saving(file):
+        torch.save({"a": torch.zeros(9999)}, "/dev/full")
+    with pytest.raises(FileNotFoundError, match="cannot be written .*: '.*/x.json'"), saving(file):
+        save_file({"a": torch.zeros(1)}, tmp_path / "none" / "x")
+
+
+def test_a_full_disk_does_not_hide_which_journal(tmp_path):
+    (tmp_path / "responses.jsonl").symlink_to("/dev/full")
+    response = Response(Key("q", "p", 0), "d", "m", "text", "stop", 1, 1, 1, 0.0, "2026-01-01T00:00:00Z")
+    full = pytest.raises(OSError, match=r"No space left on device: '.*responses.jsonl'")
+    with full, Journal(tmp_path / "responses.jsonl") as journal:
+        journal.append([response])
+
+
+def raising(error):
+    def run(*_, **__):
+        raise error
+
+    return run
+
+
+GENERATE = ["generate", "--output", "my set", "--questions.path", "q.jsonl", "--teacher.model", "m"]
+
+
+def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    cases = [
+        (GENERATE, "mind.teacher.generate.ask_teacher", f"to go on: {command_line('data', *GENERATE)}"),
+        (["judge", "set"], "mind.teacher.judge.judge", "to go on: mind data judge set"),
+        (["grade", "a", "--output", "b"], "mind.grading.grade.grade_file", "to start again: mind grade a --output b"),
+        (arguments, "mind.run.train.train", f"to go on: {command_line(*arguments)}"),
+    ]
+    for words, function, remedy in cases:
+        monkeypatch.setattr(function, raising(KeyboardInterrupt()))
+        assert main(words) == 130
+        assert capsys.readouterr().err.splitlines()[-1] == f"mind: interrupted; {remedy}"
+    run = tmp_path / "run"  # the run has begun: its folder says the rest
+
+    def begun(*_, **__):
+        run.mkdir()
+        (run / "config.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mind.run.train.train", begun)
+    assert main(arguments) == 130
+    remedy = f"to go on: {command_line('train', '--output', str(run), '--resume')}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"mind: interrupted; {remedy}"
+
+
+def test_a_full_disk_says_what_to_type(monkeypatch, capsys):
+    monkeypatch.setattr("mind.teacher.generate.ask_teacher", raising(OSError(28, "No space left on device", "f")))
+    assert main(GENERATE) == 2
+    remedy = f"when there is room, to go on: {command_line('data', *GENERATE)}"
+    assert capsys.readouterr().err == f"mind: error: f: No space left on device; {remedy}\n"
+
+
+@pytest.mark.parametrize(
+    "called, shown",
+    [
+        ("/usr/bin/mind", "/usr/bin/mind"),
+        (".venv/bin/mind", ".venv/bin/mind"),
+        ("/x/mind/__main__.py", f"{Path(sys.executable).name} -m mind"),
+        ("/usr/bin/pytest", "mind"),
+    ],
+)
+def test_what_to_type_is_how_it_was_called(called, shown, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert command_line("judge", "my set") == f"{shown} judge 'my set'"
+
+
+@pytest.mark.parametrize(
+    "words, meant",
+    [
+        ("trian --output x", "train"),
+        ("Train", "train"),
+        ("evalute --files x", "evaluate"),
+        ("genrate", "generate"),
+        ("data genrate --output x", "data generate"),
+        ("data trian", "train"),
+        ("dta judge x", "data judge"),
+        ("word-problems", "data word-problems"),
+        ("data words", "data word-problems"),
+        ("reprot runs/mine", "report"),
+        ("data filtre", "data filter"),
+        ("completions", "completion"),
+        ("xyzzy", None),
+        ("data xyzzy", None),
+        ("--output x train", None),
+        ("data --output x", None),
+    ],
+)
+def test_an_unknown_command_is_told_with_what_was_meant(words, meant, capsys):
+    assert main(words.split()) == 2
+    captured = capsys.readouterr()
+    suggestion = f"perhaps you meant `mind {meant}`" if meant else "lists the commands"
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert suggestion in captured.err and ("perhaps" in captured.err) == bool(meant)
+
+
+def test_the_version_is_told_without_loading_anything(capsys):
+    for option in ("--version", "-V"):
+        assert main([option]) == 0
+        assert re.fullmatch(r"mind \S.*, Python 3\S+, torch \d\S+, transformers \d\S+\n", capsys.readouterr().out)
+    command = "import sys; from mind.cli import main; main(sys.argv[1:]); sys.exit('tyro' in sys.modules)"
+    for words in (["--version"], ["--help"], ["trian"], ["data", "help"]):
+        assert subprocess.run([sys.executable, "-c", command, *words], cwd=ROOT, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --data.train none.jsonl",
+        "train --student.model ./none",
+        "train --output taken",
+        "train --help",
+        "train --train.max-steps -5",
+        "evaluate --files none.jsonl",
+        "evaluate --files q.jsonl --student.model no/such/folder",
+        "report none",
+        "filter none --output x.jsonl",
+        "judge none",
+        "grade none --output x.jsonl",
+    ],
+)
+def test_what_is_wrong_with_the_input_is_told_before_torch_is_loaded(words, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
+    command = (
+        "import sys\nfrom mind.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", command, *words.split()], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+
+
+def test_the_help_of_train_names_its_own_options_and_the_methods(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert "--resume" in shown and "--config FILE" in shown and "--no-resume" not in shown
+    assert all(f'"{name}"' in shown for name in METHODS)
+
+
+HELP = "import sys; from mind.cli import main; main({!r})"
+
+
+def test_no_color_is_no_escape_at_all():
+    table = "from mind.cli.terminal import print_table; print_table('title', [{'a': 'b'}])"
+    for command in (HELP.format(["grade", "--help"]), HELP.format(["grade"]), table):
+        assert "\x1b[" in on_a_terminal(command)
+        plain = on_a_terminal(command, NO_COLOR="1")
+        assert "\x1b" not in plain and len(plain) > 20
+
+
+def test_a_log_file_of_errors_has_no_colors_while_the_output_is_a_terminal(tmp_path):
+    log = tmp_path / "log"
+    on_a_terminal(f"import os; os.dup2(os.open({str(log)!r}, os.O_WRONLY | os.O_CREAT), 2)\n" + HELP.format(["grade"]))
+    assert "Required options" in log.read_text() and "\x1b" not in log.read_text()
+
+
+STEPS = """
+import time
+from mind.progress import Progress
+with Progress("training", 40, "step", stay=True) as bar:
+    for step in range(40):
+        bar.say("loss 1.234, 512 tokens/s, selected " + "+".join(["formal-symbolic", "intuitive", "socratic"]))
+        bar.update(1)
+        time.sleep(0.005)
+"""
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_bar_keeps_its_cells_in_any_terminal(columns):
+    frames = [frame for frame in re.split(r"[\r\n]+|\x1b\[A", on_a_terminal(STEPS, columns)) if frame.strip()]
+    assert len(frames) > 1 and max(map(len, frames)) <= columns
+    assert all(re.search(r"training: +\d+%\|.{10}\| \d+/40 \[", frame) for frame in frames)
+    assert "loss 1.2" in frames[-1] and "100%" in frames[-1]
+
+
+def test_a_log_file_gets_plain_lines(capsys, monkeypatch):
+    monkeypatch.setattr("mind.progress.LINE_EVERY_S", 0)
+    with Progress("answers\x1b", 12, "answer", done=2) as bar:
+        for _ in range(2):
+            bar.say("1 failed")
+            bar.update(5)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "answers\ufffd: 7 of 12 answers in 00:00, about 00:00 left, 1 failed"
+    assert lines[1:] == ["answers\ufffd: 12 of 12 answers in 00:00, 1 failed"]
+
+
+def test_a_log_file_gets_few_lines(capsys):
+    with Progress("training", 1000, "step") as bar:
+        for done in range(1, 701):
+            bar.reach(done)
+    assert re.fullmatch(r"training: 700 of 1,000 steps in 00:00, about 00:00 left\n", capsys.readouterr().err)
+    with Progress("nothing", 5, "step"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_libraries_draw_no_bars_in_log_files():
+    command = "import os; from mind.cli import main; main(['--version']); from tqdm import tqdm; list(tqdm(range(9)))"
+    shown = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert shown.stderr == "" and shown.stdout.startswith("mind ")
+
+
+COMPLETE = """
+mind() { :; }
+eval "$script"
+declare -F _tyro_mind > /dev/null
+try() {
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+    _tyro_mind
+    echo "${COMPREPLY[*]}"
+}
+"""
+
+
+def test_bash_completes_commands_options_and_values():
+    script = mind("completion", "bash").communicate()[0]
+    asked = {
+        "mind tr": "train",
+        "mind data gen": "generate",
+        "mind train --student.mod": "--student.model",
+        "mind train --train.share-prompts ": "auto always never",
+        "mind data judge --mod": "--model",
+        "mind generate --teacher.en": "--teacher.engine --teacher.engine-options",
+        "mind train --student.att": "--student.attention",  # whose description has several lines
+    }
+    lines = "".join(f"try {' '.join(words.split(' ')[:-1])} '{words.split(' ')[-1]}'\n" for words in asked)
+    shell = subprocess.run(["bash", "-c", COMPLETE + lines], env=os.environ | {"script": script}, capture_output=True)
+    assert shell.stdout.decode().splitlines() == list(asked.values()), shell.stderr
+    assert "complete -o default -F _tyro_mind mind" in script
+    names = {name.split()[0] for name in COMMANDS}
+    lines = f"{COMPLETE}try mind ''"
+    shell = subprocess.run(["bash", "-c", lines], env=os.environ | {"script": script}, capture_output=True)
+    assert names <= set(shell.stdout.decode().split())
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_a_script(shell, capsys):
+    assert main(["completion", shell]) == 0
+    shown = capsys.readouterr().out
+    assert "mind" in shown and "--student.model" in shown and "share-prompts" in shown
