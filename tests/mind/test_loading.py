@@ -184,9 +184,7 @@ def test_a_plain_template_suits_tokenizers_of_all_kinds(build):
     (tokenized,) = tokenize(build_questions(1), tokenizer, NAMES, 500)
     ids = [*tokenized.prompt, *tokenized.rationales[0], *tokenized.suffix]
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    assert (
-        text.endswith("nswer:\n2 + 1 = 3.\n#### 3</s>") and ": What is 2 plus 1?\n" in text
-    )  # some know no "A" or "Q"
+    assert text.endswith("nswer:\n2 + 1 = 3.\n#### 3</s>") and ": What is 2 plus 1?\n" in text
     assert Chat(tokenizer).end_id == tokenizer.eos_token_id
 
 
