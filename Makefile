@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+OUT ?= runs/bench
 # Sized for ten minutes on two CPU cores.
 DEMO := --data.generated-questions 16 --data.generated-heldout 8 --data.generated-evaluation 8 \
 	--train.questions-per-step 2 --train.learning-rate 1e-4 --train.pack-length 512 --evaluation.max-new-tokens 160
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard build_tools/*.py csrc/*.* csrc/*/*.*)
 # A benchmark is a file or a folder with __main__.py; sparse_training and dataset need a data file of yours.
-BENCHES := $(filter-out measure real_rows sparse_training dataset,$(basename $(notdir $(wildcard bench/*.py)))) \
+BENCHES := $(filter-out command measure real_rows sparse_training dataset,$(basename $(notdir $(wildcard bench/*.py)))) \
 	$(notdir $(patsubst %/__main__.py,%,$(wildcard bench/*/__main__.py)))
 
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
@@ -43,8 +44,9 @@ format: $(VENV)/.test-ready  ## reformat all sources
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-bench: $(VENV)/.test-ready $(VENV)/.student-ready  ## every benchmark; results under bench/results
-	@set -e; for name in $(BENCHES); do echo "== bench.$$name"; $(BIN)/python -m bench.$$name; done
+bench: $(VENV)/.test-ready $(VENV)/.student-ready  ## every benchmark, half an hour; results under runs/bench (OUT=folder)
+	@set -e; for name in $(BENCHES); do \
+		echo "== bench.$$name"; $(BIN)/python -m bench.$$name --output $(OUT) --overwrite; done
 
 install-matrix: $(VENV)/.test-ready  ## install in every way, each in a fresh environment (ARGS=--quick: three ways)
 	$(BIN)/python tests/install_matrix.py $(ARGS)

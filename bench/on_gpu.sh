@@ -2,12 +2,12 @@
 # One call on a machine with a CUDA device: the compiled libraries, the tests, the benchmarks of the losses and of a whole
 # training step, short tables.
 #   OUT=folder PYTHON=python MINUTES=4 bench/on_gpu.sh [options that all of $BENCHES have, such as --repeats 3]
-# Results, pictures and logs go to $OUT (default: bench/results). Peers are run where $PYTHON can import them. Without the
+# Results, pictures and logs go to $OUT (default: runs/bench), in place of those that are there. Peers are run where $PYTHON can import them. Without the
 # student's package TOKENS names the file that `python -m bench.train_step --save-tokens` wrote elsewhere.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
-OUT=${OUT:-bench/results}
+OUT=${OUT:-runs/bench}
 TESTS=${TESTS:-cuda backend linear_cross_entropy sparse_gradient linear_log_prob linear_pairwise_jsd linear_mind_loss \
     linear_divergence linear_divergence_contract operations row_kernels gather_rows group_kernels divergence_kernels triton_rows \
     triton_stream triton_pairs triton_math prompt_sharing}
@@ -55,7 +55,7 @@ for name in $BENCHES; do
     [ $share -ge 1 ] || share=1
     only=()
     [ "$name" != train_step ] || [ -z "${TOKENS:-}" ] || only=(--tokens "$TOKENS")
-    timeout $((share + 60)) "$PYTHON" -m "bench.$name" --device cuda --output "$OUT" "${only[@]}" "$@" \
+    timeout $((share + 60)) "$PYTHON" -m "bench.$name" --device cuda --output "$OUT" --overwrite "${only[@]}" "$@" \
         --minutes "$(awk "BEGIN {print $share / 60}")" >>"$OUT/bench.log" 2>&1 || {
         status=$?
         echo "bench.$name ended with status $status:"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -20,11 +21,24 @@ def find_model(option: str, name: str) -> str:
 
     Asks the Hub once. Raises MindError, which names the option, for what is neither.
     """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
     if is_local(option, name):
+        name = os.path.expanduser(name)
         if not any((Path(name) / file).is_file() for file in (CONFIG, "adapter_config.json", "modules.json")):
             raise MindError(f"{option} {name}: the folder has no {CONFIG}: expected one that save_pretrained wrote")
         return name
-    return check_hub(option, name, "model")
+    error = require_on_hub(option, name, "model")
+    if error is None:
+        return name
+    away = f"the Hub does not answer ({one_line(str(error), 200)})"
+    copy = try_to_load_from_cache(name, CONFIG)
+    if not isinstance(copy, str):
+        raise MindError(f"{option} {name}: no such folder here, and {away}{_meant(Path(name))}") from error
+    if not isinstance(error, OfflineModeIsEnabled):  # which was wanted
+        warnings.warn(f"{option} {name}: {away}: its copy in the cache is taken", RuntimeWarning, stacklevel=3)
+    return str(Path(copy).parent)
 
 
 def is_local(option: str, name: str) -> bool:
@@ -44,17 +58,14 @@ def is_local(option: str, name: str) -> bool:
     return False
 
 
-def check_hub(option: str, name: str, kind: Literal["model", "dataset"]) -> str:
-    """`name`, if the Hub has it, or the folder of its copy in the cache if it is a model and the Hub is away.
+def require_on_hub(option: str, name: str, kind: Literal["model", "dataset"]) -> Exception | None:
+    """Raises MindError if the Hub has no such model or data set, or gives it on request alone.
 
-    Raises MindError if there is neither, and for a model or data set that is given on request alone.
+    Returns why the Hub does not answer, if it does not: there may be a copy in a cache.
     """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     what, error = {"model": "model", "dataset": "data set"}[kind], _refusal(name, kind)
-    if error is None:
-        return name
     if isinstance(error, GatedRepoError):
         raise MindError(f"{option} {name}: the Hub gives this {what} on request: ask there, then `hf auth login`")
     if isinstance(error, RepositoryNotFoundError):
@@ -62,13 +73,7 @@ def check_hub(option: str, name: str, kind: Literal["model", "dataset"]) -> str:
             f"{option} {name}: neither a folder here nor a {what} on the Hub (or a private one: `hf auth login`)"
             f"{_meant(Path(name))}"
         )
-    away = f"the Hub does not answer ({one_line(str(error), 200)})"
-    copy = try_to_load_from_cache(name, CONFIG) if kind == "model" else None
-    if not isinstance(copy, str):
-        raise MindError(f"{option} {name}: no such folder here, and {away}{_meant(Path(name))}") from error
-    if not isinstance(error, OfflineModeIsEnabled):  # which was wanted
-        warnings.warn(f"{option} {name}: {away}: its copy in the cache is taken", RuntimeWarning, stacklevel=3)
-    return str(Path(copy).parent)
+    return error
 
 
 @functools.cache

@@ -5,10 +5,14 @@ A command is imported when it is asked for: `check` works without the triton pac
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
+import subprocess
 import sys
 
 COMMANDS = ("check", "ahead")
+INTERRUPTED, NOT_READ = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 
 def main(arguments: list[str]) -> int:
@@ -16,8 +20,12 @@ def main(arguments: list[str]) -> int:
     name, options = "check", arguments
     if arguments and not arguments[0].startswith("-"):
         name, *options = arguments
+    if name == "help":
+        name, options = options[0] if options else "check", ["--help"]
     if name not in COMMANDS:
-        print(f"command is {name!r}: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"; perhaps you meant {near[0]}" if near else ""
+        print(f"command is {name!r}: expected one of {', '.join(COMMANDS)}{meant}", file=sys.stderr)
         return 2
     try:
         command = importlib.import_module(f"mind_kernels.commands.{name}")
@@ -29,5 +37,23 @@ def main(arguments: list[str]) -> int:
     return command.main(options)
 
 
+def guarded(arguments: list[str]) -> int:
+    """`main`, with a line for what the system refuses and for Ctrl-C, and none if nobody reads the output any more."""
+    try:
+        try:
+            return main(arguments)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("mind_kernels: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_READ
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"mind_kernels: error: {error}", file=sys.stderr)
+        return 2
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded(sys.argv[1:]))

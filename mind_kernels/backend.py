@@ -208,7 +208,7 @@ def resolve(name: str, hidden: Tensor, operation: str) -> str:
     """
     device, double = hidden.device.type, hidden.dtype == torch.float64
     if name == "auto":
-        return _fastest(device, double, operation)
+        return fastest(device, double, operation)
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}: expected 'auto' or one of {', '.join(map(repr, BACKENDS))}")
     backend = BACKENDS[name]
@@ -225,7 +225,8 @@ def resolve(name: str, hidden: Tensor, operation: str) -> str:
     return name
 
 
-def _fastest(device: str, double: bool, operation: str) -> str:
+def fastest(device: str, double: bool, operation: str) -> str:
+    """What "auto" takes for tensors of a device type, in float64 if `double`."""
     for name, backend in BACKENDS.items():
         fits = backend.fastest_on == device and backend.serves(operation) and (backend.float64 or not double)
         if fits and backend.availability().available:

@@ -18,6 +18,8 @@ from mind_kernels.head import Head, under_autocast
 
 REDUCTIONS = ("mean", "sum", "none")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_HELD = {"weight": "weight", "bias": "bias", "hidden": "last_hidden_state"}
+"""What is given for an argument where its owner is: model.lm_head for model.lm_head.weight."""
 _OPTIONAL = ("bias", "teacher_bias", "mask", "segment")
 
 
@@ -27,7 +29,9 @@ def tensors(**arguments: Tensor | None) -> None:
         if value is None and name in _OPTIONAL:
             continue
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} is a {type(value).__name__}: expected a torch.Tensor")
+            held = _HELD.get(name.removeprefix("teacher_"), "")
+            such = f", such as its .{held}" if isinstance(getattr(value, held, None), Tensor) else ""
+            raise TypeError(f"{name} is a {type(value).__name__}: expected a torch.Tensor{such}")
         if value.layout != torch.strided:
             raise TypeError(f"{name} has layout {value.layout}: expected torch.strided")
         if hasattr(value, "full_tensor"):

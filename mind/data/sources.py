@@ -18,6 +18,7 @@ from mind.data.parquet import parquet_rows
 from mind.data.questions import load_questions, text_of
 from mind.errors import MindError, require
 from mind.files import json_rows, parse_json, require_file
+from mind.hub import is_local, require_on_hub
 from mind.records import Question
 from mind.typed_json import described
 
@@ -162,6 +163,8 @@ def _dataset(config: SourceConfig) -> Any:
     try:
         if any((Path(config.path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return _saved_dataset(config)
+        if not is_local("questions.path", config.path):
+            require_on_hub("questions.path", config.path, "dataset")
         return datasets.load_dataset(config.path, config.subset, split=config.split)
     except MindError:
         raise

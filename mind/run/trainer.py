@@ -299,8 +299,8 @@ class MethodTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._require_finite_state("after it")
-        state = self.method.state_dict()  # which may find that it is not finite
         checkpoint = self.folder.checkpoint(self.state.global_step)
+        state = self.method.state_dict()  # which may find that it is not finite
         with saving(checkpoint):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mind.data.questions import save_questions
 from mind.data.sources import load_source
 from mind.errors import MindError
-from mind.files import replacing
+from mind.files import replacing, require_name
 from mind.grading import gold_answer
 from mind.records import Key, Response
 from mind.teacher.config import GenerateConfig
@@ -31,6 +31,7 @@ def ask_teacher(config: GenerateConfig) -> JobReport:
         dataclasses.replace(question, rationales=()) for question in load_source(config.questions, gold_answer)
     ]
     prompts = load_prompts(config.perspectives, config.prompts)
+    require_name(config.output)
     folder = DatasetFolder(Path(config.output))
     folder.path.mkdir(parents=True, exist_ok=True)
     requests = list(teacher_requests(questions, prompts, config))

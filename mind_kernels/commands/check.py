@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mind_kernels import __version__, backends, extension
-from mind_kernels.backend import BACKENDS
+from mind_kernels.backend import BACKENDS, fastest
 
 
 def report() -> dict[str, Any]:
@@ -29,7 +29,45 @@ def report() -> dict[str, Any]:
         }
         for name, found in backends().items()
     }
-    return {"backends": table, "libraries": _libraries(), "versions": _versions(), "devices": _devices()}
+    return {
+        "backends": table,
+        "auto": _auto(),
+        "libraries": _libraries(),
+        "versions": _versions(),
+        "devices": _devices(),
+    }
+
+
+def _auto() -> dict[str, dict[str, list[str]]]:
+    """For CPU and CUDA tensors each backend that "auto" takes, and for what: operations, and those in float64."""
+    operations = sorted({operation for backend in BACKENDS.values() for operation in backend.kernels})
+    taken: dict[str, dict[str, list[str]]] = {}
+    for device, shown in (("cpu", "CPU"), ("cuda", "CUDA")):
+        of_device = taken[shown] = {}
+        for operation in operations:
+            single, double = (fastest(device, wide, operation) for wide in (False, True))
+            of_device.setdefault(single, []).append(operation)
+            if double != single:
+                of_device.setdefault(double, []).append(f"{operation} in float64")
+    return taken
+
+
+def _auto_lines(taken: dict[str, dict[str, list[str]]]) -> list[str]:
+    """A line per device, on which a backend that takes everything else goes without a list."""
+    lines = []
+    for device, found in taken.items():
+        main, *others = sorted(
+            found, key=lambda name: len([use for use in found[name] if " " not in use]), reverse=True
+        )
+        rest = [f"{name} for {', '.join(_shortened(found[name]))}" for name in others]
+        lines.append(f"  {device + ' tensors':<20}{'; '.join([main, *rest])}")
+    return lines
+
+
+def _shortened(uses: list[str]) -> list[str]:
+    """Operations, and "float64" where more than one of them has it."""
+    double = [use for use in uses if " " in use]
+    return [use for use in uses if use not in double] + (["float64"] if len(double) > 1 else double)
 
 
 def _libraries() -> dict[str, str]:
@@ -90,6 +128,7 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"{name:<18}{available:<11}{backend['tensors']:<9}{backend['reason']}".rstrip())
         if backend["remedy"]:
             lines.append(f"{'':<38}to get it: {backend['remedy']}")
+    lines += ["", 'what "auto" takes', *_auto_lines(found["auto"])]
     for title in ("libraries", "versions"):
         lines += ["", title, *(f"  {name:<20}{value}" for name, value in found[title].items())]
     return "\n".join([*lines, "", "devices", *(f"  {device}" for device in found["devices"])])
@@ -98,9 +137,10 @@ def text(found: dict[str, Any]) -> str:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mind_kernels [check]",
-        description="Which backends this installation has, what is missing and how to get it.",
+        description='Which backends this installation has, which "auto" takes, what is missing and how to get it.',
         epilog="Another command, `ahead`, compiles the Triton kernels for GPUs that are not here.",
     )
+    parser.add_argument("--version", action="version", version=f"mind_kernels {__version__}, torch {torch.__version__}")
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")
     options, found = parser.parse_args(arguments), report()
     print(json.dumps(found, indent=1) if options.json else text(found))

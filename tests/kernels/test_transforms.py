@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.autograd.functional as AF
@@ -215,6 +217,24 @@ def test_what_is_no_whole_tensor_is_refused(loss, wrong, message):
         argument = "pair_weight" if name == "answer_weight" else name
         with pytest.raises(TypeError, match=f"^{argument} {message}"):
             loss(hidden, weight, constants | {name: wrong(constants[name])})
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_the_owner_of_a_tensor_is_told_from_it(loss):
+    """model.lm_head in place of model.lm_head.weight, and what a trunk returns in place of its hidden states."""
+    hidden, weight, constants = make()
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0])
+    embedding = torch.nn.Embedding(*weight.shape)
+    for owner in (linear, embedding):
+        message = rf"^weight is a {type(owner).__name__}: expected a torch.Tensor, such as its \.weight$"
+        with pytest.raises(TypeError, match=message):
+            loss(hidden, Head(owner), constants)
+    with pytest.raises(TypeError, match=r"^bias is a Linear: expected a torch.Tensor, such as its \.bias$"):
+        loss(hidden, Head(weight, linear), constants)
+    if loss.of is linear_cross_entropy:
+        output = SimpleNamespace(last_hidden_state=hidden)
+        with pytest.raises(TypeError, match=r"^hidden is a SimpleN.*, such as its \.last_hidden_state$"):
+            loss(output, weight, constants)
 
 
 def test_a_parameter_is_a_tensor():

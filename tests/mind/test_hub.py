@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,9 +11,9 @@ from threading import Thread
 
 import huggingface_hub
 import pytest
-from huggingface_hub import HfApi
 
 from mind import hub
+from mind.data.sources import SourceConfig, load_source
 from mind.errors import MindError
 
 
@@ -67,7 +68,7 @@ def no_network(monkeypatch):
 
 def use_endpoint(monkeypatch, url):
     hub._refusal.cache_clear()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HfApi(endpoint=url))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 
@@ -84,6 +85,8 @@ def test_a_folder_is_a_folder(tmp_path, monkeypatch):
     assert hub.find_model("student.model", str(tmp_path / "model")) == str(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     assert hub.find_model("student.model", "model") == "model"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert hub.find_model("student.model", "~/model") == str(tmp_path / "model")
     (tmp_path / "empty").mkdir()
     assert (
         refusal("empty")
@@ -119,6 +122,19 @@ def test_the_hub_is_asked_once(server):
     assert "gives this model on request" in refusal("org/gated")
     assert "the Hub does not answer" in refusal("org/broken")
     assert len(server) == 4
+
+
+def test_a_data_set_that_the_hub_has_not_is_told_at_once(server):
+    pytest.importorskip("datasets")
+    for name, message in {
+        "org/none": "questions.path org/none: neither a folder here nor a data set on the Hub",
+        "org/gated": "questions.path org/gated: the Hub gives this data set on request",
+        "./none": "questions.path ./none: no such folder",
+        "data/q/jsonl": "questions.path data/q/jsonl: no such folder",
+    }.items():
+        with pytest.raises(MindError, match=re.escape(message)):
+            load_source(SourceConfig(name), lambda value: None)
+    assert [path for path in server if "datasets" in path] == server and len(server) == 2
 
 
 def test_without_a_network_one_line_says_so_at_once(no_network):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import pty
 import re
@@ -22,7 +23,7 @@ from mind.cli.boundary import guarded
 from mind.cli.commands import COMMANDS
 from mind.cli.terminal import command_line, print_table, say
 from mind.errors import MindError
-from mind.files import naming, replacing_file, replacing_folder
+from mind.files import naming, new_file, replacing_file, replacing_folder
 from mind.methods import METHODS
 from mind.progress import Progress
 from mind.records import Key, Response
@@ -193,6 +194,20 @@ def test_a_full_disk_does_not_hide_which_journal(tmp_path):
     full = pytest.raises(OSError, match=r"No space left on device: '.*responses.jsonl'")
     with full, Journal(tmp_path / "responses.jsonl") as journal:
         journal.append([response])
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_a_name_that_no_file_can_have_is_told_first(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = {"output": name, "questions": {"path": "q.jsonl"}, "teacher": {"model": "m", "base_url": "http://x/v1"}}
+    Path("generate.json").write_text(json.dumps(config))
+    Path("train.json").write_text(json.dumps({"output": name}))
+    Path("q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
+    for words in (["train", "--config", "train.json"], ["generate", "--config", "generate.json"]):
+        assert main(words) == 2
+        assert "no file can have this name" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(MindError, match="no file can have this name"):
+        new_file(name)
 
 
 def raising(error):
