@@ -102,14 +102,16 @@ def test_many_write_the_same_file_at_once(tmp_path):
     broken = []
 
     def write(mark: str) -> None:
-        for _ in range(20):
-            with replacing(tmp_path / "f") as writer:
-                for _ in range(20):
-                    writer.write(mark * 50)
-                    writer.flush()
-            text = (tmp_path / "f").read_text()
-            if len(text) != 1000 or len(set(text)) > 1:
-                broken.append(text)
+        try:
+            for _ in range(20):
+                with replacing(tmp_path / "f") as writer:
+                    for _ in range(20):
+                        writer.write(mark * 50)
+                        writer.flush()
+                text = (tmp_path / "f").read_text()
+                assert len(text) == 1000 and len(set(text)) == 1
+        except BaseException as error:
+            broken.append(error)
 
     writers = [threading.Thread(target=write, args=(mark,)) for mark in "abcd"]
     for writer in writers:
