@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_run import expect_error, replaced, train_rows
+from small_run import content, expect_error, replaced, train_rows
 from tiny import NAMES, build_questions
 
 import mind
@@ -26,11 +26,6 @@ from mind.run.data import RunData, warn_of_overlap
 from mind.run.unused import warn_of_unused_options
 from mind.run_folder import RunFolder
 from mind.student.fingerprint import fingerprint
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a run, to the byte."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def resume(output: Path, *options: str) -> list[str]:
