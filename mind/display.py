@@ -24,6 +24,6 @@ def one_line(text: str, limit: int | None = None) -> str:
     return " ".join(text.split()).translate(_UNREADABLE)[:limit]
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {one_line(str(error), 300)}"

@@ -12,7 +12,8 @@ import tyro
 
 from mind.cli.terminal import command_line, given_option, note, print_table, say
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
-from mind.errors import MindError
+from mind.errors import MindError, require
+from mind.files import check_new_folder, new_file
 from mind.hub import find_model
 from mind.typed_json import overlaid, read_json, write_json
 
@@ -35,6 +36,8 @@ class Train:
     """A JSON file that the options default to, such as config.json of another run or a part of one."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in --output from its last checkpoint. It keeps its configuration."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Put this run in the place of the one in --output, once everything is checked."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,13 @@ class Evaluate:
     """The perspectives of `heldout`; by default those that it names."""
     pack_length: int = 1024
     output: str | None = None
-    """Write the results as JSON here too, and the responses beside it."""
+    """Write the results as JSON here too, and the responses into a folder beside it, OUTPUT with the ending .responses.
+    Neither may exist."""
+    overwrite: bool = False
+    """They may, and are written over."""
+
+    def __post_init__(self) -> None:
+        require(self.pack_length >= 1, f"pack_length is {self.pack_length}: expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def train_command(options: Train) -> None:
     config, folder = options.job, RunFolder(options.job.output)
     data = None
     if not options.resume:
-        folder.check_free()
+        folder.check_free(overwrite=options.overwrite)
         _check_student(config.student)
         data = load_data(config)
     note(f"loading PyTorch, transformers and {config.student.model}")
@@ -103,13 +112,14 @@ def train_command(options: Train) -> None:
 
     finished = folder.read_status() if options.resume else {}
     try:
-        train(config, resume=options.resume, data=data)
+        train(config, resume=options.resume, overwrite=options.overwrite, data=data)
     except (KeyboardInterrupt, OSError) as stop:
         if not options.resume and folder.config.exists():
             stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
         raise
     if finished and folder.read_status() == finished:
         say(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
+        say(f"more steps: --train.max-steps N with --resume, or a new run with --student.model {folder.student}")
     _print_evaluation(folder)
     say(f"{folder.report}: the report; {folder.student}: the student")
 
@@ -122,10 +132,12 @@ def _check_student(config: StudentConfig) -> None:
 
 def evaluate_command(options: Evaluate) -> None:
     from mind.data.questions import load_questions
+    from mind.evaluation.labels import evaluation_labels
 
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")
-    files = {Path(file).stem: load_questions(file) for file in options.files}
+    output, responses = _evaluation_outputs(options)
+    files = {label: load_questions(file) for label, file in evaluation_labels(options.files).items()}
     heldout = (
         None
         if options.heldout is None
@@ -135,12 +147,12 @@ def evaluate_command(options: Evaluate) -> None:
     )
     _check_student(options.student)
     note(f"loading PyTorch, transformers and {options.student.model}")
-    from mind.evaluation.evaluate import answer_accuracy
+    from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts
     from mind.student.model import load_student
 
     model, tokenizer = load_student(options.student)
-    output = None if options.output is None else Path(options.output)
-    responses = None if output is None else output.with_suffix(".responses")
+    for questions in files.values():
+        evaluation_prompts(model, tokenizer, questions, options.evaluation)  # faults are said before all else
     results = {
         "heldout": None if heldout is None else _heldout_nll(options, model, tokenizer, heldout),
         "files": answer_accuracy(model, tokenizer, files, options.evaluation, responses),
@@ -148,6 +160,18 @@ def evaluate_command(options: Evaluate) -> None:
     if output is not None:
         write_json(results, output)
     print_table(options.student.model, _evaluation_rows(results))
+
+
+def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
+    """The file of the results and the folder of the responses, which can be written to."""
+    if options.output is None:
+        return None, None
+    output = new_file(options.output, overwrite=options.overwrite)
+    responses = output.with_suffix(".responses")
+    require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
+    check_new_folder(responses)
+    require(options.overwrite or not responses.exists(), f"{responses}: exists already; add --overwrite")
+    return output, responses
 
 
 def _heldout_nll(

@@ -6,12 +6,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from mind.errors import MindError
-from mind.files import replacing_file
+from mind.files import replacing_file, require_file
 
 BATCH_ROWS = 4096
 """Rows in memory at a time."""
@@ -24,10 +23,8 @@ def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
     for a label that comes twice, and without pyarrow.
     """
     pyarrow = _pyarrow(path)
-    if not Path(path).is_file():
-        raise MindError(f"{path}: no such file")
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(require_file(path)) as file:
             batches = file.iter_batches(batch_size=BATCH_ROWS)
             rows = chain.from_iterable(batch.to_pylist(maps_as_pydicts="strict") for batch in batches)
             for number, row in enumerate(rows):

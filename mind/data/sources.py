@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import functools
 import io
-import json
 import string
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any
 from mind.data.parquet import parquet_rows
 from mind.data.questions import load_questions, text_of
 from mind.errors import MindError, require
-from mind.files import json_rows
+from mind.files import json_rows, parse_json, require_file
 from mind.hub import is_local, require_on_hub
 from mind.records import Question
 from mind.typed_json import described
@@ -119,15 +119,11 @@ def _rows(config: SourceConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON list, or of a file of JSON lines."""
-    text = _file_bytes(path)
+    text = require_file(path).read_bytes().removeprefix(codecs.BOM_UTF8)
     if not text.lstrip().startswith(b"["):
         yield from json_rows(path)
         return
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MindError(f"{path}: not JSON: {error}") from None
-    for number, row in enumerate(rows):
+    for number, row in enumerate(parse_json(path, text)):
         where = f"{path}: row {number}"
         if not isinstance(row, dict):
             raise MindError(f"{where}: expected a JSON object, not {type(row).__name__}")
@@ -136,7 +132,7 @@ def _json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _csv_rows(path: str) -> Iterator[tuple[str, dict[str, str]]]:
     try:
-        text = _file_bytes(path).decode("utf-8-sig")
+        text = require_file(path).read_bytes().decode("utf-8-sig")
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         header = next(rows, [])
         if len(set(header)) < len(header):
@@ -148,12 +144,6 @@ def _csv_rows(path: str) -> Iterator[tuple[str, dict[str, str]]]:
             yield where, dict(zip(header, row, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise MindError(f"{path}: not CSV in UTF-8: {error}") from None
-
-
-def _file_bytes(path: str) -> bytes:
-    if not Path(path).is_file():
-        raise MindError(f"{path}: no such file")
-    return Path(path).read_bytes()
 
 
 def _dataset_rows(config: SourceConfig) -> Iterator[tuple[str, dict[str, Any]]]:

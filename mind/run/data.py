@@ -6,12 +6,12 @@ import functools
 import unicodedata
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mind import word_problems
 from mind.config import WORD_PROBLEMS, MindConfig
 from mind.data.questions import load_questions, split_heldout
 from mind.errors import MindError
+from mind.evaluation.labels import evaluation_labels
 from mind.records import Question
 
 
@@ -27,10 +27,7 @@ class RunData:
 def load_data(config: MindConfig) -> RunData:
     """Reads, or generates, every question that the configuration names; raises MindError for bad input."""
     run_data = _word_problems(config) if config.data.train == WORD_PROBLEMS else _from_files(config)
-    for file in config.data.evaluation:
-        label = Path(file).stem
-        if label in run_data.evaluation:
-            raise MindError(f"data.evaluation: two files are named {label}; their results need different names")
+    for label, file in evaluation_labels(config.data.evaluation, taken=run_data.evaluation).items():
         run_data.evaluation[label] = load_questions(file)
     if not run_data.heldout:
         raise MindError("data: no held-out question is left that is not a training question; make more of them")

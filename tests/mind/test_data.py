@@ -53,8 +53,9 @@ def test_unnamed_rationales_are_ignored_where_none_are_required(write):
     ("record", "message"),
     [
         ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
-        ('{"id": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
-        ("[" * 100_000, "not JSON: "),
+        ('{"id": ' + "9" * 5000 + "}", "cannot be read: a number has 5,000 digits"),
+        ("[" * 100_000, "cannot be read: brackets are nested too deep"),
+        ('{"id": "x", "answer": "1", "answer": "2"}', 'cannot be read: an object has "answer" twice'),
         ("[1]", "expected a JSON object, not list"),
         ({"question": "?", "answer": "2"}, '"id" is missing'),
         ({"id": "x", "answer": "2"}, '"question" is missing'),

@@ -208,8 +208,9 @@ def test_a_file_without_rows_is_named(tmp_path):
     ("name", "content", "message"),
     [
         ("r.json", b'[{"question": "?"', "not JSON: "),
-        ("r.json", b"[" * 100_000, "not JSON: "),
-        ("r.json", b'["\xff"]', "not JSON: "),
+        ("r.json", b"[" * 100_000, "cannot be read: brackets are nested too deep"),
+        ("r.json", b'["\xff"]', "not UTF-8 text"),
+        ("r.json", b'\xef\xbb\xbf[{"question": 1, "question": 2}]', 'cannot be read: an object has "question" twice'),
         ("r.csv", b"question,answer\n\xff,1\n", "not CSV in UTF-8: "),
         ("r.csv", b'question,answer\n"a"b,1\n', "not CSV in UTF-8: "),
         ("r.csv", b"question,answer\na,1,2\n", "row 0: 3 values for the 2 columns question, answer"),
