@@ -10,14 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mind.answer_line import without_suffix
+from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
 from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, Outcome, perspective_order
 from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.errors import MindError, require
 from mind.files import json_rows
+from mind.grading.answers import is_correct
 from mind.records import Key, Question, Rationale, Response, Verdict
+from mind.teacher.completion import is_finished
 from mind.typed_json import record_of
 
 _WORD = re.compile(r"\w")
@@ -192,11 +194,11 @@ def _candidates(
 
 
 def _candidate(response: Response, verdict: Verdict, question: Question, config: FilterConfig) -> _Candidate:
-    text = without_suffix(response.text)
+    text = rationale_of(response.text, lambda stated: is_correct(stated, question))
     reason = adherent = None
     if verdict.verdict != "right":
         reason = verdict.verdict
-    elif response.finish_reason == "length":
+    elif not is_finished(response):
         reason = "truncated"
     elif not _WORD.search(text):
         reason = "empty"

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mind.answer_line import without_suffix
+from mind.answer_line import rationale_of, split_thoughts
 from mind.data.questions import read_questions
 from mind.errors import MindError, require
-from mind.grading.answers import judge_text
+from mind.grading.answers import is_correct, judge_text
 from mind.records import Question, Rationale
 from mind.summary import Summary
 
@@ -83,14 +83,14 @@ def _right_rationales(texts: Sequence[str], question: Question, counts: Counter[
     seen = set()
     right = []
     for text in texts:
-        rationale = without_suffix(text)
+        rationale = rationale_of(text, lambda stated: is_correct(stated, question))
         normal = " ".join(rationale.split())
         if not normal:
             counts["rationales_empty"] += 1
         elif normal in seen:
             counts["rationales_duplicate"] += 1
         else:
-            judgement = judge_text(text, question)
+            judgement = judge_text(split_thoughts(text)[0], question)
             if judgement.verdict == "right":
                 right.append(rationale)
             else:
