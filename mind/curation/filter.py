@@ -196,10 +196,10 @@ def _candidates(
 def _candidate(response: Response, verdict: Verdict, question: Question, config: FilterConfig) -> _Candidate:
     text = rationale_of(response.text, lambda stated: is_correct(stated, question))
     reason = adherent = None
-    if verdict.verdict != "right":
-        reason = verdict.verdict
-    elif not is_finished(response):
+    if not is_finished(response):
         reason = "truncated"
+    elif verdict.verdict != "right":
+        reason = verdict.verdict
     elif not _WORD.search(text):
         reason = "empty"
     elif len(text) > config.max_characters:

@@ -18,9 +18,9 @@ NO_RESPONSE, TOO_FEW, EASY = "no response", "too few left", "easy question"
 FATES = (KEPT, NO_RESPONSE, TOO_FEW, EASY)
 """What can become of a question."""
 REASONS = (
+    "truncated",
     "wrong",
     "unparsed",
-    "truncated",
     "empty",
     "too long",
     "leaks the answer",

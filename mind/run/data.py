@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import unicodedata
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mind import word_problems
 from mind.config import WORD_PROBLEMS, MindConfig
-from mind.data.questions import load_questions, split_heldout
+from mind.data.questions import load_questions, same_text, split_heldout
 from mind.errors import MindError
 from mind.records import Question
 
@@ -47,20 +46,16 @@ def warn_of_overlap(data: RunData) -> None:
 
     Two questions are the same if their texts are, up to case, white space and Unicode's compatible characters.
     """
-    trained = {_normal(question.question) for question in data.train}
+    trained = {same_text(question.question) for question in data.train}
     measured = {"held-out": data.heldout} | {f"evaluation {label}": some for label, some in data.evaluation.items()}
     for name, questions in measured.items():
-        if count := sum(_normal(question.question) in trained for question in questions):
+        if count := sum(same_text(question.question) in trained for question in questions):
             warnings.warn(
                 f"{name}: {count} of {len(questions)} questions are among the training questions, so what is measured "
                 "on them is no measure of new ones",
                 RuntimeWarning,
                 stacklevel=3,
             )
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _from_files(config: MindConfig) -> RunData:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mind.data.questions import save_questions
 from mind.data.sources import load_source
 from mind.errors import MindError
-from mind.grading import gold_answer
 from mind.grading.type_counts import described_types
 from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig
@@ -27,9 +25,7 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     `tell` gets a line that says what is asked of whom, before anything is sent. Raises MindError for bad input, before
     the folder is made, and for a folder with answers to other requests.
     """
-    questions = [
-        dataclasses.replace(question, rationales=()) for question in load_source(config.questions, gold_answer)
-    ]
+    questions = load_source(config.questions)
     prompts = load_prompts(config.perspectives, config.prompts)
     requests = list(teacher_requests(questions, prompts, config))
     spending = Spending(config.budget, config.prices.get(config.teacher.model))

@@ -22,8 +22,9 @@ from mind.teacher.spending import Spending, Usage
 from mind.typed_json import row_of
 
 Store = Callable[[Sequence[Outcome]], None]
-"""Takes what became of some requests, and returns when it is safe. After an exception nothing more should be asked; what
-is under way is still taken."""
+"""Takes what became of some requests, and returns when it is safe.
+
+After an exception nothing more should be asked; what is under way is still taken."""
 
 _BYTES_PER_TOKEN, _BYTES_PER_ANSWER = 16, 4096
 """Of an answer in a journal, as a rule at most."""

@@ -15,7 +15,7 @@ from mind.data.questions import load_questions
 from mind.display import whole_characters
 from mind.errors import MindError, require
 from mind.files import json_rows, write_json_rows
-from mind.grading.answers import judge_text
+from mind.grading.answers import Judgement, judge_text
 from mind.provenance import text_digest
 from mind.records import Grade, Key, Question, Response, Verdict
 from mind.student.tokenization import question_text
@@ -112,13 +112,19 @@ def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[Grade]]:
 
 
 def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Response]) -> list[Verdict]:
-    """A verdict on each response (mind.grading.answers); raises MindError for a response to an unknown question."""
+    """A verdict on each response (mind.grading.answers), unparsed for one that was cut off.
+
+    Raises MindError for a response to an unknown question.
+    """
     verdicts = []
     for response in responses:
         question = questions.get(response.key.question)
         if question is None:
             raise MindError(f"responses.jsonl: question {response.key.question} is not in questions.jsonl")
-        judgement = judge_text(split_thoughts(response.text)[0], question)
+        if is_finished(response):
+            judgement = judge_text(split_thoughts(response.text)[0], question)
+        else:  # a number that it happens to end in is no answer
+            judgement = Judgement("unparsed", None, f"cut off: finish_reason is {response.finish_reason}")
         verdicts.append(Verdict(response.key, judgement.verdict, judgement.extracted, judgement.reason, judge=BY_RULES))
     return verdicts
 

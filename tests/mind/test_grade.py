@@ -72,17 +72,17 @@ def test_an_integer_beyond_every_float_is_an_answer(grade):
     [
         ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
         ("[1]", "expected a JSON object, not list"),
-        ({"answer": "1", "response": "1"}, '"id" is missing'),
-        ({"id": "a", "response": "1"}, '"answer" is missing'),
-        ({"id": "a", "answer": "1"}, '"response" is missing'),
+        ({"answer": "1", "response": "1"}, '"id" is missing: there are answer, response'),
+        ({"id": "a", "response": "1"}, '"answer" is missing: there are id, response'),
+        ({"id": "a", "answer": "1"}, '"response" is missing: there are id, answer'),
         ({**RIGHT, "id": 7}, '"id" is 7: expected a string'),
-        ({**RIGHT, "answer": True}, '"answer" is true: expected a string or a number'),
+        ({**RIGHT, "answer": None}, '"answer" is null: expected a string or a number'),
         ({**RIGHT, "answer": " "}, '"answer" is empty'),
         ({**RIGHT, "response": None}, '"response" is null: expected a string'),
         ({**RIGHT, "response": ["12"]}, '"response" is ["12"]: expected a string'),
         ({**RIGHT, "question": 3}, '"question" is 3: expected a string'),
-        ({**RIGHT, "choices": ["A", "B"]}, '"choices" is not an object of at least 2 labels and their texts'),
-        ({**RIGHT, "choices": CHOICES}, "answer 12 is not one of the choices A, B"),
+        ({**RIGHT, "choices": ["A", "B"]}, '"answer" 12 is not one of the choices A, B'),
+        ({**RIGHT, "choices": CHOICES}, '"answer" 12 is not one of the choices A, B'),
     ],
 )
 def test_a_faulty_row_is_named_and_nothing_is_written(grade, tmp_path, row, message):
