@@ -13,6 +13,7 @@ from pathlib import Path
 from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
+from mind.curation.outputs import SUFFIXES
 from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, Outcome, perspective_order
 from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.errors import MindError, require
@@ -88,10 +89,12 @@ class FilterOptions:
     """Of this data set, for its card."""
     source_licenses: str | None = None
     """Of the questions."""
+    overwrite: bool = False
+    """Replace what is there already."""
 
     def __post_init__(self) -> None:
         require(
-            Path(self.output).suffix in (".jsonl", ".parquet"),
+            Path(self.output).suffix in SUFFIXES,
             f"--output {self.output}: expected a name that ends in .jsonl or .parquet",
         )
 
@@ -196,10 +199,12 @@ def _candidates(
 def _candidate(response: Response, verdict: Verdict, question: Question, config: FilterConfig) -> _Candidate:
     text = rationale_of(response.text, lambda stated: is_correct(stated, question))
     reason = adherent = None
-    if not is_finished(response):
+    if verdict.verdict == "wrong":
+        reason = "wrong"
+    elif not is_finished(response):
         reason = "truncated"
-    elif verdict.verdict != "right":
-        reason = verdict.verdict
+    elif verdict.verdict == "unparsed":
+        reason = "unparsed"
     elif not _WORD.search(text):
         reason = "empty"
     elif len(text) > config.max_characters:

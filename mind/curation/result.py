@@ -18,8 +18,8 @@ NO_RESPONSE, TOO_FEW, EASY = "no response", "too few left", "easy question"
 FATES = (KEPT, NO_RESPONSE, TOO_FEW, EASY)
 """What can become of a question."""
 REASONS = (
-    "truncated",
     "wrong",
+    "truncated",
     "unparsed",
     "empty",
     "too long",

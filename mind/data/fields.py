@@ -46,6 +46,10 @@ class Columns:
     """The answer is what follows this in the answer column; None for "####" if the answer has it."""
 
 
+OWN_COLUMNS = Columns()
+"""Of the files that this package writes."""
+
+
 def question_of(where: str, row: Mapping[str, Any], columns: Columns, name: str) -> Question:
     """The question in a row, without rationales; `name` is its id if the row has none.
 
@@ -61,9 +65,10 @@ def answer_of(where: str, row: Mapping[str, Any], columns: Columns) -> Answer:
     """The answer in a row, and its choices.
 
     A number becomes its text, true and false and the words "yes" and "no" a choice of the two. Choices may be an object
-    of labels and texts, {"label": [...], "text": [...]}, pairs of label and text, or texts, which are labeled A, B, ...;
-    the answer to them may be a label or a text and, to texts, an index from 0, if no two of these differ. Raises
-    MindError that begins with `where`.
+    of labels and texts, {"label": [...], "text": [...]}, pairs of label and text, or texts, which are labeled A, B and
+    so on; the answer to them may be a label or a text and, to texts, an index from 0, if no two of these differ.
+
+    Raises MindError that begins with `where`.
     """
     given = row.get(columns.choices or "choices")
     answer = _present(where, row, columns.answer)

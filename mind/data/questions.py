@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mind.data.fields import Answer, Columns, answer_of, question_of, required_text, text_of, whole_text
+from mind.data.fields import OWN_COLUMNS, Answer, Columns, answer_of, question_of, required_text, text_of, whole_text
 from mind.data.parquet import write_parquet_rows
 from mind.data.problems import Problems
 from mind.data.rows import Rows, file_rows
@@ -51,7 +51,7 @@ def load_questions(
     questions = []
     for where, row, question in read_questions(path, problems):
         named = problems.attempt(
-            where, _named_rationales, where, row.get("rationales", []), perspectives, require_rationales
+            where, named_rationales, where, row.get("rationales", []), perspectives, require_rationales
         )
         if named is None:
             continue
@@ -90,7 +90,7 @@ def split_heldout(questions: Sequence[Question], fraction: float, seed: int) -> 
 
 
 def read_questions(
-    path: str | os.PathLike[str], problems: Problems, columns: Columns = Columns(), rows: Rows | None = None
+    path: str | os.PathLike[str], problems: Problems, columns: Columns = OWN_COLUMNS, rows: Rows | None = None
 ) -> Iterator[tuple[str, Mapping[str, Any], Question]]:
     """Each row with its place, and the question in it, without rationales.
 
@@ -117,11 +117,11 @@ def read_questions(
 
 def parse_answer(where: str, row: Mapping[str, Any]) -> Answer:
     """`mind.data.fields.answer_of` a row with "answer" and "choices"."""
-    return answer_of(where, row, Columns())
+    return answer_of(where, row, OWN_COLUMNS)
 
 
 def same_text(text: str) -> str:
-    """What the texts of two questions share if they are the same but for case, white space and compatible characters."""
+    """What two questions share if they are the same but for case, white space and compatible characters."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -135,7 +135,7 @@ def question_row(question: Question) -> dict[str, Any]:
     return row
 
 
-def _named_rationales(
+def named_rationales(
     where: str, values: Any, perspectives: Sequence[str] | None, required: bool
 ) -> tuple[Rationale, ...]:
     if values is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,8 +21,8 @@ class SourceConfig:
     """Where questions come from, and which columns hold what."""
 
     path: str
-    """A .jsonl, .json (a list or lines), .csv or .parquet file, a folder that the `datasets` library reads or has saved,
-    or a name on the Hub ("openai/gsm8k")."""
+    """A .jsonl, .json (a list or lines), .csv or .parquet file, a folder that the `datasets` library reads or has
+    saved, or a name on the Hub ("openai/gsm8k")."""
     subset: str | None = None
     """The configuration of a folder or of a data set on the Hub ("main")."""
     split: str = "train"
@@ -70,19 +71,23 @@ def load_source(config: SourceConfig) -> list[Question]:
     one on a Hub out of reach; FaultyRowsError with all that is wrong with single rows, each with its place.
     """
     problems = Problems(config.path)
+    questions = [question for _, _, question in read_source(config, problems)]
+    problems.check(questions)
+    return questions
+
+
+def read_source(config: SourceConfig, problems: Problems) -> Iterator[tuple[str, Mapping[str, Any], Question]]:
+    """Each row of a source as `load_source` reads it; what is wrong with one is noted in `problems`."""
     has_choices = config.choices_column is None
-    questions, columns = [], {}
+    columns: dict[str, None] = {}
     rows = islice(_rows(config, problems), config.limit)
-    for _, row, question in read_questions(config.path, problems, config.columns, rows):
+    for where, row, question in read_questions(config.path, problems, config.columns, rows):
         has_choices = has_choices or config.choices_column in row
         columns |= dict.fromkeys(row)
-        questions.append(question)
-    problems.check(questions)
-    if not has_choices:
-        raise MindError(
-            f"{config.path}: no row has the column {config.choices_column}: there are {', '.join(columns):.500}"
-        )
-    return questions
+        yield where, row, question
+    if columns and not has_choices:
+        names = f"{', '.join(columns):.500}"
+        problems.note(config.path, f"no row has the column {config.choices_column}: there are {names}")
 
 
 def _rows(config: SourceConfig, problems: Problems) -> Rows:

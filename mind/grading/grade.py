@@ -35,7 +35,9 @@ class GradeCounts:
         return f"{self.correct:,} of {self.total:,} right ({self.accuracy:.2%}), {self.unparsed:,} unparsed"
 
 
-def grade_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> GradeCounts:
+def grade_file(
+    source: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False
+) -> GradeCounts:
     """Writes each {"id", "answer", "response", "choices"?, "question"?} of `source` with "correct" and "extracted".
 
     "extracted" is the answer that the response states, or null. An id may come several times, a numeric answer becomes
@@ -44,10 +46,11 @@ def grade_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -
     written.
 
     Raises MindError with the line for a row that is not such an object, for an answer that is none of its choices and
-    for a response that is no string; also for a missing or empty `source` and for an `output` that exists.
+    for a response that is no string; also for a missing or empty `source` and for an `output` that exists,
+    unless `overwrite`.
     """
     counts: Counter[Grade] = Counter()
-    write_json_rows(_graded(source, counts), new_file(output))
+    write_json_rows(_graded(source, counts), new_file(output, overwrite=overwrite))
     return GradeCounts(counts.total(), counts["right"], counts["unparsed"])
 
 

@@ -9,7 +9,12 @@ from mind.grading import answer_type
 from mind.records import Question
 
 
-def described_types(questions: Iterable[Question]) -> str:
-    """The questions by the type of their answers, in words: "14 number, 3 choice, 2 yes/no"."""
+def type_counts(questions: Iterable[Question]) -> dict[str, int]:
+    """The name of an answer type -> how many questions have it, the most frequent first."""
     counts = Counter(answer_type(question).name.replace("_", "/") for question in questions)
-    return "answers by type: " + ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+    return dict(counts.most_common())
+
+
+def described_types(questions: Iterable[Question]) -> str:
+    """The same in words: "14 number, 3 choice, 2 yes/no"."""
+    return ", ".join(f"{count:,} {name}" for name, count in type_counts(questions).items())

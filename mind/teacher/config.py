@@ -67,7 +67,7 @@ class ModelConfig:
 
 
 def _check_url(base_url: str) -> None:
-    """Raises MindError unless this is a URL that may be written: it is, to generate.json. It is not shown if it is not."""
+    """Raises MindError that does not show the URL unless it may be written, as it is to generate.json."""
     try:
         url = urlsplit(base_url)
         usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0

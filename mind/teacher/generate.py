@@ -47,9 +47,10 @@ def _what_is_asked(
 ) -> str:
     teacher = config.teacher
     whom = teacher.model if teacher.engine != "openai" else f"{teacher.model} at {teacher.base_url}"
+    asked = f"{len(questions):,} questions x {len(prompts)} perspectives x {config.samples} samples"
     return (
-        f"{config.questions.path}: {described_types(questions)}\n{len(questions):,} questions x {len(prompts)} "
-        f"perspectives ({', '.join(prompts)}) x {config.samples} samples: {missing:,} answers are asked of {whom}"
+        f"{config.questions.path}: answers: {described_types(questions)}\nperspectives: {', '.join(prompts)}\n"
+        f"{asked}: {missing:,} answers are asked of {whom}"
     )
 
 

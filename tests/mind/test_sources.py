@@ -188,7 +188,10 @@ def test_a_faulty_row_is_named(tmp_path, row, message):
     ("mapping", "message"),
     [
         ({"id_column": "n"}, ":2: id 1 is also on line 1: give each question an id of its own"),
-        ({"id_column": "key"}, ':1: "key" is missing: there are question, answer, n; and so on 1 other rows'),
+        (
+            {"id_column": "key"},
+            ':1: "key" is missing: there are question, answer, n; and so on 1 other rows',
+        ),
         ({"choices_column": "options"}, ": no row has the column options: there are question, answer, n"),
         ({"answer_marker": "####"}, ':2: "answer" has no #### before the answer'),
         ({"split": "test"}, ": a file has no subset and no split but train"),
@@ -200,7 +203,10 @@ def test_a_fault_of_a_mapping_is_named(tmp_path, mapping, message):
 
 
 def test_a_file_without_rows_is_named(tmp_path):
-    assert refusal(write_json(tmp_path / "empty.json")) == f"{tmp_path}/empty.json: there are no rows: expected a question per row"
+    assert (
+        refusal(write_json(tmp_path / "empty.json"))
+        == f"{tmp_path}/empty.json: there are no rows: expected a question per row"
+    )
 
 
 @pytest.mark.parametrize(
