@@ -107,7 +107,7 @@ def completed(
     What stands between marks of thought goes to `reasoning`. Thoughts that took all the tokens are an answer that was
     cut off, with an empty text: asked again, it would cost the same.
     """
-    reason = finish_reason.lower() if isinstance(finish_reason, str) else UNKNOWN
+    reason = finish_reason.lower() if isinstance(finish_reason, str) and finish_reason else UNKNOWN
     if reason in FILTERED:
         raise Problem("refused by the content filter", f"finish_reason is {reason}", retry=False, tokens=tokens)
     if reason not in FINISHED | CUT_OFF | {UNKNOWN}:

@@ -8,7 +8,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -16,6 +16,14 @@ from mind.errors import MindError, require
 from mind.teacher.config import ModelConfig
 
 OPENAI_VARIABLE = "OPENAI_API_KEY"
+
+_ESCAPES: tuple[Callable[[str], str], ...] = (
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: repr(text)[1:-1],
+    quote,
+    lambda text: quote(text, safe=""),
+    html.escape,
+)
 
 
 def endpoint_key(model: ModelConfig) -> str | None:
@@ -57,11 +65,12 @@ def is_openai(base_url: str) -> bool:
 
 
 def without_key(value: Any, key: str | None) -> Any:
-    """`value`, of JSON, with "[key]" for the key in its texts, as it is or as programs write it."""
+    """`value`, of JSON, with "[key]" for the key in its texts, as it is or as programs write it, one within another."""
     if not key:
         return value
-    escaped = (json.dumps(key)[1:-1], repr(key)[1:-1], quote(key), quote(key, safe=""), html.escape(key))
-    return _replaced(value, re.compile("|".join(map(re.escape, sorted({key, *escaped}, key=len, reverse=True)))))
+    once = {key, *(escape(key) for escape in _ESCAPES)}
+    forms = once | {escape(form) for escape in _ESCAPES for form in once}
+    return _replaced(value, re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True)))))
 
 
 @contextlib.contextmanager
