@@ -154,8 +154,11 @@ def _behind_marker(where: str, columns: Columns, answer: str) -> str:
 
 def _label(where: str, columns: Columns, answer: Any, choices: Mapping[str, str], are_texts: bool) -> str:
     """The label of the choice that `answer` names."""
-    if isinstance(answer, bool) and (truth := [label for label in choices if label.lower() in _names_of(answer)]):
-        return truth[0]
+    if isinstance(answer, bool):
+        names = ("yes", "true") if answer else ("no", "false")
+        for label, choice in choices.items():
+            if label.lower() in names or choice.lower() in names:
+                return label
     text = text_of(where, columns.answer, answer, or_number=True)
     by_text = {label for label, choice in choices.items() if choice == text}
     meant = {text} & choices.keys()
@@ -170,10 +173,6 @@ def _label(where: str, columns: Columns, answer: Any, choices: Mapping[str, str]
             f'{where}: "{columns.answer}" {text:.60} {which} the choices ' + ", ".join(sorted(meant or choices))
         )
     return meant.pop()
-
-
-def _names_of(truth: bool) -> tuple[str, str]:
-    return ("yes", "true") if truth else ("no", "false")
 
 
 def _loosely_meant(text: str, choices: Mapping[str, str]) -> set[str]:

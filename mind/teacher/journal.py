@@ -49,7 +49,7 @@ class Journal:
         except OSError as error:
             self.close()
             raise MindError(
-                f"{self.path.parent}: no room for the {size / 1e6:.1f} MB of answers that are under way at a time: "
+                f"{self.path.parent}: no room for the {-(-size // 1000):,} kB of answers that are under way at a time: "
                 f"{error.strerror}"
             ) from None
 

@@ -201,7 +201,7 @@ def test_a_disk_without_room_for_what_is_under_way_is_told_before_anything_is_as
     monkeypatch.setattr(journal.os, "fsync", no_room)
     monkeypatch.setattr(journal, "_sync_folder", lambda _: None)
     with pytest.raises(
-        MindError, match=r"no room for the 0.1 MB of answers that are under way at a time: No space left"
+        MindError, match=r"no room for the 100 kB of answers that are under way at a time: No space left"
     ):
         Journal(tmp_path / "responses.jsonl", reserve=100_000)
     assert [path.name for path in tmp_path.iterdir()] == ["responses.jsonl"]
