@@ -41,7 +41,8 @@ def endpoint_key(model: ModelConfig) -> str | None:
     # What is no name of a variable may be the key itself, and is not shown.
     shown = f"the environment variable {variable}" if variable.isupper() else "the variable that api_key_env names"
     key = os.environ.get(variable, "").strip()
-    require(bool(key), f"{model.base_url} needs a key: {shown} is not set or empty")
+    need = "OpenAI needs a key" if openai else "leave api_key_env out if no key is needed"
+    require(bool(key), f"{model.base_url}: {shown} is not set or empty; {need}")
     for character in key:
         if not "!" <= character <= "~":
             what = "is not ASCII" if ord(character) > 0x7F else "is white space or a control character"
