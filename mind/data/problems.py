@@ -7,7 +7,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from mind.errors import MindError
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MOST_SHOWN = 20
 """Of different problems."""

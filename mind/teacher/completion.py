@@ -137,8 +137,7 @@ def _error_in_body(body: Mapping[str, Any], tokens: tuple[int | None, int | None
     """Of a body with an error, whatever its status says, or without choices; only tokens that it tells were used."""
     error = body.get("error") or body
     fields = error if isinstance(error, dict) else {}
-    numbers = (fields.get("code"), fields.get("status"), body.get("code"))
-    status = next((int(number) for number in numbers if _is_status(number)), None)
+    status = _first_status(fields.get("code"), fields.get("status"), body.get("code"))
     codes = (fields.get("code"), fields.get("type"))
     if status is not None or QUOTA_CODES & {code for code in codes if isinstance(code, str)}:
         problem = status_problem(status or 0, codes, words_of(error))
@@ -150,9 +149,12 @@ def _error_in_body(body: Mapping[str, Any], tokens: tuple[int | None, int | None
     return problem
 
 
-def _is_status(code: Any) -> bool:
-    """Whether this is the number of an error of HTTP, as JSON's number or text."""
-    return isinstance(code, int | str) and re.fullmatch("[45][0-9][0-9]", str(code)) is not None
+def _first_status(*values: Any) -> int | None:
+    """The first of `values` that is the number of an error of HTTP, as JSON's number or text."""
+    for value in values:
+        if isinstance(value, int | str) and re.fullmatch("[45][0-9][0-9]", str(value)):
+            return int(value)
+    return None
 
 
 def words_of(error: Any) -> str:

@@ -90,10 +90,10 @@ class Spending:
         self.usage.requests += 1
 
     def add_unasked(self, response: Response) -> None:
-        """Counts an answer of an earlier start whose request is no longer asked, and not known: by what it tells."""
-        text = len(response.text.encode("utf-8", "surrogatepass"))
-        told = response.prompt_tokens is not None and response.completion_tokens is not None
-        self._add(response.prompt_tokens or 0, response.completion_tokens if told else text, told)
+        """Counts an answer of an earlier start whose request is no longer known: untold tokens by the answer alone."""
+        prompt, answer = response.prompt_tokens, response.completion_tokens
+        longest = len(response.text.encode("utf-8", "surrogatepass"))
+        self._add(prompt or 0, longest if answer is None else answer, None not in (prompt, answer))
         self.usage.requests += 1
 
     def _add(self, prompt_tokens: int, completion_tokens: int, counted: bool) -> None:
