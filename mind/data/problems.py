@@ -55,3 +55,23 @@ class Problems:
         if len(lines) > MOST_SHOWN:
             shown.append(f"and {len(lines) - MOST_SHOWN:,} others")
         raise FaultyRowsError("\n  ".join(shown), questions)
+
+
+class Faults:
+    """Collects what is wrong with several files, so that one start tells it all."""
+
+    def __init__(self) -> None:
+        self._messages: list[str] = []
+
+    def attempt(self, function: Callable[P, list[T]], *arguments: P.args, **options: P.kwargs) -> list[T]:
+        """The result of `function`; nothing after a MindError, which is kept for `check`."""
+        try:
+            return function(*arguments, **options)
+        except MindError as error:
+            self._messages.append(str(error))
+            return []
+
+    def check(self) -> None:
+        """Raises MindError if one of the functions did."""
+        if self._messages:
+            raise MindError("\n".join(self._messages))

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from mind import word_problems
 from mind.config import WORD_PROBLEMS, MindConfig
+from mind.data.problems import Faults
 from mind.data.questions import load_questions, same_text, split_heldout
 from mind.errors import MindError
+from mind.grading.type_counts import described_types
 from mind.records import Question
 
 
@@ -25,12 +27,14 @@ class RunData:
 
 def load_data(config: MindConfig) -> RunData:
     """Reads, or generates, every question that the configuration names; raises MindError for bad input."""
-    run_data = _word_problems(config) if config.data.train == WORD_PROBLEMS else _from_files(config)
+    faults = Faults()
+    run_data = _word_problems(config) if config.data.train == WORD_PROBLEMS else _from_files(config, faults)
     for file in config.data.evaluation:
         label = Path(file).stem
         if label in run_data.evaluation:
             raise MindError(f"data.evaluation: two files are named {label}; their results need different names")
-        run_data.evaluation[label] = load_questions(file)
+        run_data.evaluation[label] = faults.attempt(load_questions, file)
+    faults.check()
     if not run_data.heldout:
         raise MindError("data: no held-out question is left that is not a training question; make more of them")
     return replace(
@@ -39,6 +43,13 @@ def load_data(config: MindConfig) -> RunData:
         heldout=run_data.heldout[: config.evaluation.heldout_questions],
         evaluation={label: some[: config.evaluation.questions] for label, some in run_data.evaluation.items()},
     )
+
+
+def described_data(data: RunData) -> str:
+    """How many questions there are of each set and answer type: "training: 700 number; held-out: 70 number"."""
+    sets = {"training": data.train, "held-out": data.heldout}
+    sets |= {f"evaluation {label}": questions for label, questions in data.evaluation.items()}
+    return "questions by answer type: " + "; ".join(f"{name}: {described_types(some)}" for name, some in sets.items())
 
 
 def warn_of_overlap(data: RunData) -> None:
@@ -58,13 +69,15 @@ def warn_of_overlap(data: RunData) -> None:
             )
 
 
-def _from_files(config: MindConfig) -> RunData:
+def _from_files(config: MindConfig, faults: Faults) -> RunData:
     data = config.data
-    questions = load_questions(data.train, perspectives=data.perspectives, require_rationales=True)
-    if data.heldout is None:
-        return RunData(*split_heldout(questions, data.heldout_fraction, config.train.seed), {})
-    heldout = load_questions(data.heldout, perspectives=data.perspectives, require_rationales=True)
-    return RunData(questions, heldout, {})
+    load = functools.partial(load_questions, perspectives=data.perspectives, require_rationales=True)
+    questions = faults.attempt(load, data.train)
+    if data.heldout is not None:
+        return RunData(questions, faults.attempt(load, data.heldout), {})
+    if not questions:  # which `faults` has the reason of
+        return RunData([], [], {})
+    return RunData(*split_heldout(questions, data.heldout_fraction, config.train.seed), {})
 
 
 def _word_problems(config: MindConfig) -> RunData:

@@ -201,3 +201,38 @@ def test_the_counts_of_an_import_are_not_replaced_either(tmp_path, capsys):
     assert main(["data", "import", str(tmp_path / "u.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 2
     assert "out.counts.json: exists already" in capsys.readouterr().err
     assert (tmp_path / "out.counts.json").read_text() == "mine" and not (tmp_path / "out.jsonl").exists()
+
+
+def test_training_tells_its_questions_by_answer_type(tmp_path):
+    from mind.config import DataConfig, MindConfig
+    from mind.run.data import described_data, load_data
+
+    named = (Rationale("socratic", "Why?"), Rationale("planning", "So."))
+    rows = [
+        ("How many?", "12", None),
+        ("Is it?", "yes", {"yes": "yes", "no": "no"}),
+        ("Which?", "A", {"A": "x", "B": "y"}),
+    ]
+    save_questions([Question(f"t{n}", *row, named) for n, row in enumerate(rows)], tmp_path / "t.jsonl")
+    save_questions([Question("h", "How few?", "3", None, named)], tmp_path / "h.jsonl")
+    save_questions([Question("e", "Where?", "\\frac{\\pi}{2}")], tmp_path / "test.jsonl")
+    files = DataConfig(train=str(tmp_path / "t.jsonl"), heldout=str(tmp_path / "h.jsonl"),
+                       evaluation=(str(tmp_path / "test.jsonl"),))  # fmt: skip
+    assert described_data(load_data(MindConfig(data=files))) == (
+        "questions by answer type: training: 1 number, 1 yes/no, 1 choice; held-out: 1 number; evaluation test: 1 latex"
+    )
+
+
+def test_the_faults_of_all_files_of_a_run_are_told_in_one_go(tmp_path, capsys):
+    named = [{"perspective": name, "text": "So."} for name in ("socratic", "planning")]
+    good = {"id": "a", "question": "?", "answer": "1", "rationales": named}
+    for name, row in (("t", {**good, "rationales": named[:1]}), ("h", {"id": "a"}), ("e", {**good, "answer": None})):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(row | {"id": "b"}) + "\n")
+    assert main(["train", "--output", str(tmp_path / "run"), "--data.train", str(tmp_path / "t.jsonl"),
+                 "--data.heldout", str(tmp_path / "h.jsonl"), "--data.evaluation", str(tmp_path / "e.jsonl"),
+                 str(tmp_path / "nowhere.jsonl")]) == 2  # fmt: skip
+    error = capsys.readouterr().err
+    for told in ("t.jsonl:2: question b has 1 rationales", 'h.jsonl:2: "question" is missing',
+                 'e.jsonl:2: "answer" is null', "nowhere.jsonl: no such file"):  # fmt: skip
+        assert told in error
+    assert not (tmp_path / "run").exists()
