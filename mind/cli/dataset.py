@@ -139,7 +139,7 @@ def import_rationales(options: Import) -> None:
     from mind.curation.outputs import beside, new_data_set
     from mind.data.questions import save_questions
 
-    output = new_data_set(options.output, [COUNTS], overwrite=options.overwrite)
+    output = new_data_set(options.output, [COUNTS], overwrite=options.overwrite, inputs=[options.source])
     if not 2 <= options.minimum <= options.keep <= 32:
         raise MindError(f"--minimum {options.minimum} and --keep {options.keep}: expected 2 <= minimum <= keep <= 32")
     questions, report = run(options.source, keep=options.keep, minimum=options.minimum)
@@ -165,8 +165,10 @@ def word_problems(options: WordProblems) -> None:
 
 
 def grade(options: Grade) -> None:
+    from mind.curation.outputs import check_inputs
     from mind.grading.grade import grade_file
 
+    check_inputs(Path(options.output), [options.source])
     print(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
 
 
@@ -175,5 +177,7 @@ def _finish(report: JobReport, following: str) -> int:
     print_summary("requests", report)
     if report.stopped is not None:
         print(f"stopped: {report.stopped}")
+    elif report.last_failure is not None:
+        print(f"the last failure: {report.last_failure}")
     print(f"next: {following}" if report.complete else "not complete: the same command asks for what is missing")
     return 0 if report.complete else 1

@@ -26,7 +26,8 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
 
     Raises MindError for faulty input and, once the report says why, if no question is left.
     """
-    output = new_data_set(options.output, BESIDE, overwrite=options.overwrite)
+    inputs = [*Path(options.folder).glob("*"), *([options.student_grades] if options.student_grades else [])]
+    output = new_data_set(options.output, BESIDE, overwrite=options.overwrite, inputs=inputs)
     data = load_judged(Path(options.folder))
     rates = None if options.student_grades is None else load_pass_rates(options.student_grades)
     result = filter_responses(data.questions, data.responses, data.verdicts, options.filter, pass_rates=rates)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mind.errors import MindError
@@ -12,13 +13,17 @@ SUFFIXES = (".jsonl", ".parquet")
 """Of a data set."""
 
 
-def new_data_set(name: str, endings: Sequence[str], *, overwrite: bool) -> Path:
+def new_data_set(
+    name: str, endings: Sequence[str], *, overwrite: bool, inputs: Iterable[str | os.PathLike[str]] = ()
+) -> Path:
     """The path of a data set to write, with files beside it that are named after it and have these endings.
 
-    Raises MindError if one of them exists, unless `overwrite`; and in any case if they belong to another data set, as
-    the report of mine.jsonl does beside mine.parquet.
+    Raises MindError if one of them exists, unless `overwrite`; and in any case if it is one of `inputs`, or belongs to
+    another data set, as the report of mine.jsonl does beside mine.parquet.
     """
     output = new_file(name, overwrite=overwrite)
+    for path in (output, *(beside(output, ending) for ending in endings)):
+        check_inputs(path, inputs)
     for suffix in SUFFIXES:
         other = output.with_suffix(suffix)
         if other != output and other.exists():
@@ -26,6 +31,13 @@ def new_data_set(name: str, endings: Sequence[str], *, overwrite: bool) -> Path:
     for ending in endings:
         new_file(beside(output, ending), overwrite=overwrite)
     return output
+
+
+def check_inputs(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raises MindError if `output` is one of the files that are read for it."""
+    for path in inputs:
+        if output.exists() and os.path.exists(path) and output.samefile(path):
+            raise MindError(f"{output}: is what is read, and would be lost: name another --output")
 
 
 def beside(output: Path, ending: str) -> Path:

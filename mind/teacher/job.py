@@ -67,6 +67,8 @@ class JobReport(Summary):
     """Why the job ended early."""
     failures: Mapping[str, int]
     """Requests given up on, by reason."""
+    last_failure: str | None
+    """Which request was given up on last, and all that is known of why."""
     retries: Mapping[str, int]
     """Attempts that were repeated, by reason."""
     cut_off: int
@@ -168,6 +170,7 @@ def run_job(
         left=len(unanswered) - answered - len(failures),
         stopped=engine.stopped,
         failures=Counter(failure.reason for failure in failures),
+        last_failure=str(failures[-1]) if failures else None,
         retries=engine.retries,
         cut_off=cut_off,
         usage=spending.usage,

@@ -47,6 +47,9 @@ class Failure:
     """One line, at most MAX_DETAIL_CHARACTERS long."""
     attempts: int
 
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}: {self.detail}"
+
 
 @dataclass(frozen=True)
 class Wasted:

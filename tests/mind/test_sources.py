@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 import json
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is not next to the repository")
 
 ROW = {"question": "1 + 1?", "answer": "2"}
-read_source = functools.partial(load_source)
+read_source = load_source
 QUESTIONS = [
     Question("a", "Wie viel?\u2028🍎\x00", "1,234", None, (Rationale("planning", 'Add\n"it".'),)),
     Question("b", "Which?", "B", {"B": "x", "A": "y"}),

@@ -203,6 +203,25 @@ def test_the_counts_of_an_import_are_not_replaced_either(tmp_path, capsys):
     assert (tmp_path / "out.counts.json").read_text() == "mine" and not (tmp_path / "out.jsonl").exists()
 
 
+def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
+    row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."],
+           "response": "12"}  # fmt: skip
+    source = tmp_path / "u.jsonl"
+    source.write_text(json.dumps(row))
+    (tmp_path / "link.jsonl").symlink_to(source)
+    before = contents(tmp_path), contents(folder)
+    for command in (
+        ["data", "import", str(source), "--output", str(source)],
+        ["data", "import", str(source), "--output", str(tmp_path / "link.jsonl")],
+        ["grade", str(source), "--output", str(source)],
+        ["filter", str(folder), "--output", str(folder / "responses.jsonl")],
+        ["filter", str(folder), "--output", str(folder / "questions.jsonl")],
+    ):
+        assert main([*command, "--overwrite"]) == 2
+        assert "is what is read, and would be lost" in capsys.readouterr().err
+    assert (contents(tmp_path), contents(folder)) == before
+
+
 def test_training_tells_its_questions_by_answer_type(tmp_path):
     from mind.config import DataConfig, MindConfig
     from mind.run.data import described_data, load_data
