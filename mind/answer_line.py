@@ -11,7 +11,7 @@ from itertools import islice
 
 ANSWER_MARKER = "####"
 
-_THOUGHT = re.compile(r"(?:<|◁)(/?)(?:seed:)?(?:think(?:ing)?|thoughts?)(?:>|▷)|\[(/?)THINK\]", re.IGNORECASE)
+_THOUGHT = re.compile(r"[<◁](/?)(?:seed:)?(?:think(?:ing)?|thoughts?)[>▷]|\[(/?)THINK\]", re.IGNORECASE)
 """Begins or ends a thought."""
 _CONTROL_TOKEN = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|</s>|<eos>|<end_of_turn>")
 """<|im_end|> and its like: what follows belongs to another turn."""
@@ -100,5 +100,5 @@ def _undecorated(text: str, start: int) -> int:
 
 def _without_open_fence(text: str) -> str:
     """`text`, stripped, without the line of a code fence that it does not close."""
-    fences = list(_FENCE.finditer(text))
+    fences = list(_FENCE.finditer(text)) if "```" in text else []
     return (text[: fences[-1].start()] + text[fences[-1].end() :]).strip() if len(fences) % 2 else text
