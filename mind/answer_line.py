@@ -55,6 +55,13 @@ def split_thoughts(text: str) -> tuple[str, str | None]:
     return text[last.end() :].lstrip() if closed else "", thoughts
 
 
+def answer_part(response: str) -> str:
+    """What `response` says behind its thoughts and before the first token of a template, which ends its turn."""
+    text, _ = split_thoughts(response)
+    token = _CONTROL_TOKEN.search(text)
+    return text[: token.start()] if token else text
+
+
 def rationale_of(response: str, is_answer: Callable[[str], bool]) -> str:
     """What `response` says before its answer line, without thoughts, stripped.
 
@@ -62,9 +69,7 @@ def rationale_of(response: str, is_answer: Callable[[str], bool]) -> str:
     follows it: "Hope this helps!", the end of a code fence, another check. A marker with another text is a heading.
     Empty for a response that never leaves its thoughts.
     """
-    text, _ = split_thoughts(response)
-    if token := _CONTROL_TOKEN.search(text):
-        text = text[: token.start()]
+    text = answer_part(response)
     cut = _first_answer_line(text, is_answer)
     text = _without_open_fence(without_suffix(text if cut is None else text[:cut]))
     above, _, last = text.rpartition("\n")

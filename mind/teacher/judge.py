@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from mind.answer_line import split_thoughts
+from mind.answer_line import answer_part
 from mind.data.questions import load_questions
 from mind.display import whole_characters
 from mind.errors import MindError, require
@@ -122,7 +122,7 @@ def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Res
         if question is None:
             raise MindError(f"responses.jsonl: question {response.key.question} is not in questions.jsonl")
         if is_finished(response):
-            judgement = judge_text(split_thoughts(response.text)[0], question)
+            judgement = judge_text(answer_part(response.text), question)
         else:  # a number that it happens to end in is no answer
             judgement = Judgement("unparsed", None, f"cut off: finish_reason is {response.finish_reason}")
         verdicts.append(Verdict(response.key, judgement.verdict, judgement.extracted, judgement.reason, judge=BY_RULES))
@@ -131,7 +131,7 @@ def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Res
 
 def judge_request(model: ModelConfig, question: Question, response: Response) -> Request:
     """What the model is asked about `response`."""
-    text = whole_characters(split_thoughts(response.text)[0][-MAX_JUDGED_CHARACTERS:])
+    text = whole_characters(answer_part(response.text)[-MAX_JUDGED_CHARACTERS:])
     mark = f"=== {text_digest(text)[:16]} ==="  # which a response cannot know, and so cannot close
     user = (
         f"Question:\n{question_text(question)}\n\nReference answer: {question.answer}\n\n"

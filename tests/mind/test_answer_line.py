@@ -133,6 +133,7 @@ PART = f"{SO} Is that all? We should also"
         (f"{PART} think.\n#### 12", "unknown", f"{PART} think."),
         (f"{SO}\n#### 12\n\nLet me know if anything is unclear!", "stop", SO),
         (f"```\n{SO}\n#### 12\n```", "stop", SO),
+        (f"{SO}\n#### 12<|im_end|>\n<|im_start|>user\nAnd 3 + 4?\n#### 7", "stop", SO),
         (f"<think>{SO} Let me double-check", "stop", None),
         (f"<think>#### 11</think>{SO}\n#### 12", "stop", SO),
     ],
