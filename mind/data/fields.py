@@ -138,8 +138,8 @@ def _is_finite_number(value: Any) -> bool:
 
 def _number_text(value: float | Decimal) -> str:
     """Without exponent, as people write it."""
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else f"{Decimal(repr(value)):f}"
+    if isinstance(value, float):  # its shortest digits are those that were written: 6.02e23 is none but 602 and zeros
+        return f"{Decimal(repr(value)):f}".removesuffix(".0")
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
