@@ -11,10 +11,13 @@ from fault_proxy import FaultProxy, chat_answer
 from sample_records import make_response
 
 from mind.cli import main
+from mind.data.sources import SourceConfig
 from mind.errors import MindError
-from mind.teacher.config import ModelConfig, TrafficConfig
+from mind.teacher.config import GenerateConfig, JudgeConfig, ModelConfig, TrafficConfig
+from mind.teacher.generate import ask_teacher
 from mind.teacher.job import reserve_bytes
 from mind.teacher.journal import Journal, load_responses, load_wasted
+from mind.teacher.judge import judge
 
 THOUGHT = "Let us think. " * 50
 
@@ -36,6 +39,18 @@ def start(tmp_path, capsys):
 
     start.folder = tmp_path / "set"
     return start
+
+
+def ask(start, proxy, questions=3, concurrency=2):
+    """The same by the functions behind the command, which hand on what the system says."""
+    rows = [{"id": f"q{n}", "question": f"number {n}?", "answer": str(n)} for n in range(questions)]
+    file = start.folder.with_name("q.jsonl")
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    teacher = ModelConfig("m", base_url=proxy.url, max_tokens=100)
+    traffic = TrafficConfig(concurrency=concurrency, first_wait_seconds=0.01)
+    source = SourceConfig(str(file))
+    config = GenerateConfig(str(start.folder), source, teacher, ("socratic", "planning"), traffic=traffic)
+    return ask_teacher(config)
 
 
 def stored(start):
@@ -182,7 +197,7 @@ def test_answers_under_way_are_kept_when_the_disk_is_full(start, monkeypatch):
     with monkeypatch.context() as patch, FaultProxy(lambda _: chat_answer("It is.\n#### 1")) as proxy:
         full_disk(patch, room=700)
         with pytest.raises(OSError, match="No space left"):
-            start(proxy, "--traffic.concurrency", "4", questions=40)
+            ask(start, proxy, questions=40, concurrency=4)
         asked = proxy.attempts.total()
         assert asked < 80
         assert len(stored(start)) == asked == proxy.answered.total()
@@ -251,7 +266,8 @@ def test_a_write_error_leaves_every_file_as_it_was(start, monkeypatch, name):
     from mind import files
 
     with FaultProxy(lambda _: chat_answer("It is.\n#### 1")) as proxy:
-        assert start(proxy)[0] == 0 and main(["judge", str(start.folder)]) == 0
+        ask(start, proxy)
+        judge(JudgeConfig(str(start.folder)))
         before = {path.name: path.read_bytes() for path in start.folder.iterdir()}
         replacing = files.replacing_file
 
@@ -262,6 +278,6 @@ def test_a_write_error_leaves_every_file_as_it_was(start, monkeypatch, name):
 
         monkeypatch.setattr(files, "replacing_file", failing)
         with pytest.raises(OSError, match="File too large"):
-            start(proxy)
-            main(["judge", str(start.folder)])
+            ask(start, proxy)
+            judge(JudgeConfig(str(start.folder)))
     assert {path.name: path.read_bytes() for path in start.folder.iterdir()} == before
