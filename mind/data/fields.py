@@ -12,7 +12,6 @@ from typing import Any
 
 from mind.answer_line import ANSWER_MARKER
 from mind.errors import MindError, require
-from mind.records import Question
 from mind.typed_json import described
 
 Answer = tuple[str, Mapping[str, str] | None]
@@ -50,15 +49,15 @@ OWN_COLUMNS = Columns()
 """Of the files that this package writes."""
 
 
-def question_of(where: str, row: Mapping[str, Any], columns: Columns, name: str) -> Question:
-    """The question in a row, without rationales; `name` is its id if the row has none.
+def id_of(where: str, row: Mapping[str, Any], columns: Columns, name: str) -> str:
+    """The id in a row; `name` if the row has none. Raises MindError that begins with `where`."""
+    column = columns.id or ("id" if "id" in row else None)
+    return name if column is None else field_of(where, row, column)
 
-    Raises MindError that begins with `where`.
-    """
-    id_column = columns.id or ("id" if "id" in row else None)
-    identifier = name if id_column is None else _field(where, row, id_column, or_number=True)
-    question = _field(where, row, columns.question, or_number=True)
-    return Question(identifier, question, *answer_of(where, row, columns))
+
+def field_of(where: str, row: Mapping[str, Any], name: str) -> str:
+    """The text in a column, or that of a number; raises MindError that begins with `where`."""
+    return whole_text(where, name, required_text(where, row, name, or_number=True))
 
 
 def answer_of(where: str, row: Mapping[str, Any], columns: Columns) -> Answer:
@@ -72,13 +71,14 @@ def answer_of(where: str, row: Mapping[str, Any], columns: Columns) -> Answer:
     """
     given = row.get(columns.choices or "choices")
     answer = _present(where, row, columns.answer)
+    if isinstance(answer, str) or columns.marker is not None:
+        answer = _behind_marker(where, columns, field_of(where, row, columns.answer))
     if given is not None:
         choices = _choices(where, columns.choices or "choices", given)
         return _label(where, columns, answer, choices, _are_texts(given)), choices
     if isinstance(answer, bool):
         return "yes" if answer else "no", YES_NO
-    text = _field(where, row, columns.answer, or_number=True)
-    text = _behind_marker(where, columns, text)
+    text = text_of(where, columns.answer, answer, or_number=True)
     word = _YES_OR_NO.fullmatch(text)
     return (word[1].lower(), YES_NO) if word else (text, None)
 
@@ -119,10 +119,6 @@ def whole_text(where: str, name: str, text: str) -> str:
             f'{where}: "{name}" has {escape} with one backslash, a control character in JSON: write \\{escape}'
         )
     return text
-
-
-def _field(where: str, row: Mapping[str, Any], name: str, *, or_number: bool) -> str:
-    return whole_text(where, name, required_text(where, row, name, or_number=or_number))
 
 
 def _present(where: str, row: Mapping[str, Any], name: str) -> Any:

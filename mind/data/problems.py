@@ -51,10 +51,10 @@ class Problems:
         if len(lines) == 1:
             raise FaultyRowsError(lines[0], questions)
         count = sum(map(len, self._places.values()))
-        shown = [f"{self._path}: {count:,} problems; {len(questions):,} questions are without one", *lines[:MOST_SHOWN]]
-        if len(lines) > MOST_SHOWN:
-            shown.append(f"and {len(lines) - MOST_SHOWN:,} others")
-        raise FaultyRowsError("\n  ".join(shown), questions)
+        hidden = len(lines) - MOST_SHOWN
+        more = [f"and {hidden:,} others"] if hidden > 0 else []
+        total = f"{count:,} problems in {self._path}; {len(questions):,} questions are without one"
+        raise FaultyRowsError("\n".join([*lines[:MOST_SHOWN], *more, total]), questions)
 
 
 class Faults:

@@ -10,7 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mind.data.fields import OWN_COLUMNS, Answer, Columns, answer_of, question_of, required_text, text_of, whole_text
+from mind.data.fields import (
+    OWN_COLUMNS,
+    Answer,
+    Columns,
+    answer_of,
+    field_of,
+    id_of,
+    required_text,
+    text_of,
+    whole_text,
+)
 from mind.data.parquet import write_parquet_rows
 from mind.data.problems import Problems
 from mind.data.rows import Rows, file_rows
@@ -100,16 +110,17 @@ def read_questions(
     places: dict[str, str] = {}
     number = -1
     for number, (where, row) in enumerate(file_rows(path, problems) if rows is None else rows):
-        question = problems.attempt(where, question_of, where, row, columns, f"{Path(path).stem}-{number}")
-        if question is None:
-            continue
-        if question.id in places:
-            first = places[question.id].rpartition(":")[2].strip()
+        name = problems.attempt(where, id_of, where, row, columns, f"{Path(path).stem}-{number}")
+        text = problems.attempt(where, field_of, where, row, columns.question)
+        gold = problems.attempt(where, answer_of, where, row, columns)
+        if name in places:
+            first = places[name].rpartition(":")[2].strip()
             place = f"line {first}" if first.isdigit() else first
-            problems.note(where, f"id {question.id} is also on {place}: give each question an id of its own")
-            continue
-        places[question.id] = where
-        yield where, row, question
+            problems.note(where, f"id {name} is also on {place}: give each question an id of its own")
+        elif name is not None:
+            places[name] = where
+            if text is not None and gold is not None:
+                yield where, row, Question(name, text, *gold)
     if number < 0:
         problems.check([])
         raise MindError(f"{path}: there are no rows: expected a question per row")

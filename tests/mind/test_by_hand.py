@@ -44,8 +44,8 @@ def test_every_problem_is_told_in_one_go_with_line_and_remedy(tmp_path):
     path = write(tmp_path / "hand.jsonl", BY_HAND)
     with pytest.raises(FaultyRowsError) as error:
         load_questions(path)
-    first, *lines = str(error.value).splitlines()
-    assert first == f"{path}: 7 problems; 7 questions are without one"
+    *lines, last = str(error.value).splitlines()
+    assert last == f"7 problems in {path}; 7 questions are without one"
     told = {int(line.split(":")[1]): line for line in lines}
     remedies = {
         7: r"write each backslash within a text twice, as in \\sqrt{2}",
@@ -58,7 +58,7 @@ def test_every_problem_is_told_in_one_go_with_line_and_remedy(tmp_path):
     }
     assert told.keys() == remedies.keys()
     for line, remedy in remedies.items():
-        assert told[line].startswith(f"  {path}:{line}: ") and remedy in told[line]
+        assert told[line].startswith(f"{path}:{line}: ") and remedy in told[line]
     assert [(q.id, q.answer, q.choices) for q in error.value.questions] == [
         ("q1", "7", None),
         ("hand-1", "60", None),
@@ -67,6 +67,22 @@ def test_every_problem_is_told_in_one_go_with_line_and_remedy(tmp_path):
         ("q7", "yes", YES_NO),
         ("q9", "no", YES_NO),
         ("q11", "B", {"A": "shark", "B": "whale"}),
+    ]
+
+
+def test_every_problem_of_a_row_is_told(tmp_path):
+    rows = [{"id": "a", "question": "?", "answer": "1"}, {"id": "a", "question": " ", "answer": None},
+            {"id": [], "frage": "?", "answer": "C", "choices": ["x", "y"]}]  # fmt: skip
+    path = write(tmp_path / "q.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(FaultyRowsError) as error:
+        load_questions(path)
+    assert [line.strip().removeprefix(f"{path}:")[:30] for line in str(error.value).splitlines()[:-1]] == [
+        '2: "question" is empty',
+        '2: "answer" is null: expected ',
+        "2: id a is also on line 1: giv",
+        '3: "id" is []: expected a stri',
+        '3: "question" is missing: ther',
+        '3: "answer" C is not one of th',
     ]
 
 
@@ -205,6 +221,14 @@ def test_choices_are_read_alike_from_every_kind_of_file(tmp_path, choices, answe
             assert question.answer == label and label in question.choices
 
 
+def test_a_marker_counts_with_choices_too(tmp_path):
+    row = {"question": "?", "answer": "It grows.\n=> B", "choices": ["x", "y"]}
+    path = write(tmp_path / "q.jsonl", json.dumps(row))
+    assert load_source(SourceConfig(str(path), answer_marker="=>"))[0].answer == "B"
+    path = write(tmp_path / "q.jsonl", json.dumps(row | {"answer": "It grows.\n#### B"}))
+    assert load_questions(path)[0].answer == "B"
+
+
 def test_a_row_may_lack_the_column_of_choices(tmp_path):
     rows = [{"question": "a?", "answer": "B", "options": ["x", "y"]}, {"question": "b?", "answer": "2"}]
     path = write(tmp_path / "q.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -213,15 +237,18 @@ def test_a_row_may_lack_the_column_of_choices(tmp_path):
 
 
 def test_many_problems_of_one_kind_are_one_line_and_of_many_kinds_are_cut(tmp_path):
-    same = write(tmp_path / "same.jsonl", "".join(json.dumps({"id": f"{n}", "frage": "?"}) + "\n" for n in range(50)))
+    same = write(
+        tmp_path / "same.jsonl",
+        "".join(json.dumps({"id": f"{n}", "frage": "?", "answer": 1}) + "\n" for n in range(50)),
+    )
     with pytest.raises(MindError) as error:
         load_questions(same)
-    assert str(error.value) == f'{same}:1: "question" is missing: there are id, frage; and so on 49 other rows'
+    assert str(error.value) == f'{same}:1: "question" is missing: there are id, frage, answer; and so on 49 other rows'
     rows = "".join(json.dumps({"id": f"{n}", "question": "?", "answer": [n]}) + "\n" for n in range(50))
     with pytest.raises(MindError) as error:
         load_questions(write(tmp_path / "other.jsonl", rows))
     lines = str(error.value).splitlines()
-    assert len(lines) == MOST_SHOWN + 2 and lines[-1].strip() == "and 30 others"
+    assert len(lines) == MOST_SHOWN + 2 and lines[-2] == "and 30 others"
 
 
 # The command
