@@ -20,6 +20,8 @@ Answer = tuple[str, Mapping[str, str] | None]
 YES_NO = {"yes": "yes", "no": "no"}
 """The choices of a question that is answered by one of these words, or by true or false."""
 
+_KNOWN = ("id", "question", "answer", "choices", "rationales", "response")
+"""Columns whose names say what they hold: none of them is another's by another name."""
 _YES_OR_NO = re.compile(r"\s*(yes|no)\s*[.!]?\s*", re.IGNORECASE)
 _LOST_BACKSLASH = re.compile(
     r"[\b](?=eta\b|ar\b|inom|mod\b|egin|oxed|ullet|ig|oldsymbol)|\f(?=rac|orall|box)|\t(?=imes|heta|ext|anh?\b|o\b|frac|riangle|au\b|ilde|op\b|herefore)"
@@ -122,7 +124,10 @@ def whole_text(where: str, name: str, text: str) -> str:
 
 
 def _present(where: str, row: Mapping[str, Any], name: str) -> Any:
-    require(name in row, f'{where}: "{name}" is missing: there are {", ".join(map(str, row)):.500}')
+    if name not in row:
+        others = [str(column) for column in row if column not in _KNOWN]
+        hint = f": there are {', '.join(others):.500}" if others else ""
+        raise MindError(f'{where}: "{name}" is missing{hint}')
     return row[name]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from mind.errors import MindError
@@ -17,7 +17,7 @@ MOST_SHOWN = 20
 class FaultyRowsError(MindError):
     """The rows of a file that cannot be read, each with what is wrong; `questions` are those of the others."""
 
-    def __init__(self, message: str, questions: list[Any]) -> None:
+    def __init__(self, message: str, questions: Sequence[Any]) -> None:
         super().__init__(message)
         self.questions = questions
 
@@ -40,7 +40,7 @@ class Problems:
     def note(self, where: str, problem: str) -> None:
         self._places.setdefault(problem, []).append(where)
 
-    def check(self, questions: list[Any]) -> None:
+    def check(self, questions: Sequence[Any]) -> None:
         """Raises FaultyRowsError if there is a problem; `questions` are those of the rows without one."""
         if not self._places:
             return
@@ -53,7 +53,7 @@ class Problems:
         count = sum(map(len, self._places.values()))
         hidden = len(lines) - MOST_SHOWN
         more = [f"and {hidden:,} others"] if hidden > 0 else []
-        total = f"{count:,} problems in {self._path}; {len(questions):,} questions are without one"
+        total = f"{count:,} problems in {self._path}; {len(questions):,} rows are without one"
         raise FaultyRowsError("\n".join([*lines[:MOST_SHOWN], *more, total]), questions)
 
 

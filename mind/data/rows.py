@@ -143,5 +143,5 @@ def _remedy(error: json.JSONDecodeError) -> str | None:
     if error.msg.startswith("Expecting value") and _NUMBER.match(rest):
         return "write a number as 0.5, or as a text in quotes"
     if not rest:
-        return "it breaks off: write each object whole, on a line of its own"
+        return "it breaks off: write each object whole, on its own line"
     return None

@@ -45,7 +45,7 @@ def test_every_problem_is_told_in_one_go_with_line_and_remedy(tmp_path):
     with pytest.raises(FaultyRowsError) as error:
         load_questions(path)
     *lines, last = str(error.value).splitlines()
-    assert last == f"7 problems in {path}; 7 questions are without one"
+    assert last == f"7 problems in {path}; 7 rows are without one"
     told = {int(line.split(":")[1]): line for line in lines}
     remedies = {
         7: r"write each backslash within a text twice, as in \\sqrt{2}",
@@ -53,7 +53,7 @@ def test_every_problem_is_told_in_one_go_with_line_and_remedy(tmp_path):
         10: 'write straight double quotes: "',
         12: "id q1 is also on line 2: give each question an id of its own",
         13: r'"answer" has \frac with one backslash, a control character in JSON: write \\frac',
-        15: '"answer" is missing: there are id, question',
+        15: '"answer" is missing',
         16: r"a comma is missing, or a quote within a text is not written as \"",
     }
     assert told.keys() == remedies.keys()
@@ -123,7 +123,7 @@ def test_every_command_tells_all_problems_and_writes_nothing(tmp_path, capsys, m
         ('{"id": "a", "question": "?", "answer": 007}', "write a number as"),
         ('{"id": "a", "question": "?", "answer": "1"} {"id": "b"}', "one object per line"),
         ("// a comment", "JSON has no comments"),
-        ('{"id": "a",', "write each object whole, on a line of its own"),
+        ('{"id": "a",', "write each object whole, on its own line"),
     ],
 )
 def test_a_remedy_for_what_is_no_json(tmp_path, line, remedy):
@@ -243,7 +243,7 @@ def test_many_problems_of_one_kind_are_one_line_and_of_many_kinds_are_cut(tmp_pa
     )
     with pytest.raises(MindError) as error:
         load_questions(same)
-    assert str(error.value) == f'{same}:1: "question" is missing: there are id, frage, answer; and so on 49 other rows'
+    assert str(error.value) == f'{same}:1: "question" is missing: there are frage; and so on 49 other rows'
     rows = "".join(json.dumps({"id": f"{n}", "question": "?", "answer": [n]}) + "\n" for n in range(50))
     with pytest.raises(MindError) as error:
         load_questions(write(tmp_path / "other.jsonl", rows))
