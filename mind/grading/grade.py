@@ -75,7 +75,7 @@ def _question(where: str, row: Mapping[str, Any]) -> Question:
     """With the empty text if the row has no question."""
     text = row.get("question")
     question = "" if text is None else required_text(where, row, "question")
-    return Question(required_text(where, row, "id"), question, *parse_answer(where, row))
+    return Question(required_text(where, row, "id", or_number=True), question, *parse_answer(where, row))
 
 
 def _response(where: str, row: Mapping[str, Any]) -> str:
