@@ -11,6 +11,7 @@ from typing import Any
 from mind.data.questions import parse_answer, required_text
 from mind.errors import require
 from mind.files import json_rows, new_file, write_json_rows
+from mind.grading import gold_answer
 from mind.grading.answers import judge_text
 from mind.records import Grade, Question
 
@@ -65,7 +66,8 @@ def _question(where: str, row: Mapping[str, Any]) -> Question:
     """With the empty text if the row has no question."""
     text = row.get("question")
     question = "" if text is None else required_text(where, row, "question")
-    return Question(required_text(where, row, "id"), question, *parse_answer(where, row))
+    gold = gold_answer(row.get("answer")) if row.get("choices") is None else None
+    return Question(required_text(where, row, "id", or_number=True), question, *(gold or parse_answer(where, row)))
 
 
 def _response(where: str, row: Mapping[str, Any]) -> str:

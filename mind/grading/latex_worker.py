@@ -4,6 +4,7 @@ It writes "ready" once SymPy is imported. Then each line on standard input is {"
 one line back: "equal", "different", or "unparsed" if one of the two is no LaTeX. It ends with its input.
 """
 
+import dataclasses
 import functools
 import json
 import logging
@@ -16,7 +17,9 @@ from typing import Any
 MEMORY_BYTES = 2 * 1024**3
 """SymPy takes 0.1 GiB of address space; what needs more than this has run away."""
 DECIMALS = 12
-"""To which a decimal and an exact value are rounded: 0.34 is 17/50, and 0.333333 is not 1/3."""
+"""Digits to which a decimal equals an exact value, however large or small: 0.34 is 17/50, 0.333333 is not 1/3."""
+EXACT_DECIMALS = 40
+"""The same for two exact values: \\frac{1}{2^{100}} is not 0."""
 
 
 def main() -> None:
@@ -31,7 +34,10 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     # Without a handler of Python's the signal ends the process even within C code, and so an orphan too.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    latex = [math_verify.LatexExtractionConfig()]
+    # A unit in math-verify may be one letter: 2t would be 2.
+    normalization = dataclasses.replace(math_verify.LatexExtractionConfig().normalization_config, units=False)
+    latex = [math_verify.LatexExtractionConfig(normalization_config=normalization)]
+    compare_relatively()
 
     @functools.lru_cache(maxsize=1024)  # a gold answer is compared with many
     def parse(text: str) -> list:
@@ -43,7 +49,8 @@ def main() -> None:
         parsed_gold, parsed = parse(gold), parse(extracted)
         if not parsed_gold or not parsed:
             return "unparsed"
-        equal = math_verify.verify(parsed_gold, parsed, float_rounding=DECIMALS, timeout_seconds=None)
+        options: Any = {"float_rounding": DECIMALS, "timeout_seconds": None, "allow_set_relation_comp": True}
+        equal = math_verify.verify(parsed_gold, parsed, **options) or same_equation(parsed_gold[0], parsed[0])
         return "equal" if equal else "different"
 
     print("ready", file=replies)
@@ -53,6 +60,52 @@ def main() -> None:
         outcome = compare(request["gold"], request["extracted"])
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(outcome, file=replies)
+
+
+def compare_relatively() -> None:
+    """Makes math-verify compare numbers by their digits: it rounds to decimal places, where 1e-20 is 0."""
+    from math_verify import grader
+
+    absolutely = grader.sympy_numeric_eq
+
+    def relatively(one: Any, other: Any, *precision: int) -> bool:
+        return absolutely(one, other, *precision) and close(one, other)
+
+    grader.sympy_numeric_eq = relatively
+
+
+def close(one: Any, other: Any) -> bool:
+    """Whether two expressions that are equal to 12 decimal places are equal to as many digits; True for matrices.
+
+    With free symbols they are compared at a point.
+    """
+    import sympy
+
+    if not isinstance(one, sympy.Expr) or not isinstance(other, sympy.Expr):
+        return True
+    digits = DECIMALS if one.has(sympy.Float) or other.has(sympy.Float) else EXACT_DECIMALS
+    symbols = sorted(one.free_symbols | other.free_symbols, key=str)
+    point = {
+        symbol: sympy.Rational(prime, 7) for symbol, prime in zip(symbols, sympy.primerange(11, 10**4), strict=False)
+    }
+    try:
+        first, second = (sympy.N(expression.subs(point), EXACT_DECIMALS + 20) for expression in (one, other))
+        difference = abs(first - second) <= sympy.Float(10) ** -digits * max(abs(first), abs(second))
+    except (TypeError, ValueError):  # not a number, such as a function without a value
+        return True
+    return bool(difference)
+
+
+def same_equation(one: Any, other: Any) -> bool:
+    """Whether one equation is a multiple of the other: x + 2y = 3 and y = (3 - x)/2."""
+    import sympy
+
+    both = isinstance(one, sympy.Eq) and isinstance(other, sympy.Eq)
+    if not both or not all(isinstance(side, sympy.Expr) for side in (*one.args, *other.args)):
+        return False
+    second = other.lhs - other.rhs
+    ratio = sympy.simplify((one.lhs - one.rhs) / second) if second != 0 else sympy.Integer(0)
+    return bool(ratio.is_number and ratio.is_finite and ratio != 0)
 
 
 if __name__ == "__main__":
