@@ -5,12 +5,16 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 from mind.grading.answer_type import AnswerType
 from mind.grading.plain_text import bare, plain_text, without_latex_text
 from mind.grading.quantity import number_value, quantities
 from mind.records import Grade, Question
+
+MAX_MENTIONS = 100
+"""A sentence that names more choices repeats itself, and asserts none."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?:\s+|\Z)|\n")
 _ARTICLE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
@@ -31,7 +35,7 @@ _CLAUSE = re.compile(
 _REASON = re.compile(r"\s*(?:because|since|as|for|although|though|while|whereas|unlike|if)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(
     r"\s*(?:so|therefore|thus|hence|but|leaving|leaves|that leaves|instead)\b"
-    r"|\b(?:correct|right|answer|best|better|must be|choose|chose|pick|select|go with|yes)\b|\sit (?:is|has to be)\s*\Z",
+    r"|\b(?:correct|right|answer|best|better|must be|choose|chose|pick|select|go with|yes)\b",
     re.IGNORECASE,
 )
 _NO = r"(?:not|n't|cannot|never|no|none|neither|nor|nobody|nothing|hardly|without)"
@@ -103,9 +107,9 @@ def choices_of(question: Question) -> Mapping[str, str]:
 def marked_label(statement: str, choices: Mapping[str, str]) -> str | None:
     """The label of the choice that `statement` is or begins with, else of the one that it asserts; None without one."""
     names = _names(tuple(choices.items()))
-    statement = without_latex_text(statement)
     if label := names.whole(statement):
         return label
+    statement = without_latex_text(statement)
     first = next(names.mentions(statement, at_start=True), None)
     if first and first.start <= _start(statement) and not _joined(statement, first, names):
         return first.label
@@ -117,7 +121,9 @@ def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
     names = _names(tuple(choices.items()))
     denied: set[str] = set()
     for sentence in reversed(_SENTENCE_END.split(without_latex_text(text))):
-        mentions = [] if sentence.endswith("?") else list(names.mentions(sentence))
+        mentions = [] if sentence.endswith("?") else list(islice(names.mentions(sentence), MAX_MENTIONS + 1))
+        if len(mentions) > MAX_MENTIONS:
+            return None
         asserted, others = _asserted(sentence, mentions)
         denied |= others
         if asserted:

@@ -106,7 +106,8 @@ def _as_chain(match: re.Match[str]) -> str:
         sign, bound, other_sign, other_bound = other_sign, other_bound, sign, bound
     if not (re.fullmatch(_GREATER, sign) and re.fullmatch(_LESS, other_sign)):
         return match[0]
-    return f"{bound.strip()} {'<' if sign in ('>', chr(92) + 'gt') else chr(92) + 'le'} {name} {other_sign} {other_bound.strip()}"
+    less = "<" if sign in (">", "\\gt") else "\\le"
+    return f"{bound.strip()} {less} {name} {other_sign} {other_bound.strip()}"
 
 
 def _unbraced(text: str) -> str:

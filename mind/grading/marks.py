@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 from mind.answer_line import ANSWER_MARKER
 
-MAX_MARKS = 8
-"""So many boxes and tags are looked at, from the last: more are those of a text that repeats itself."""
+MAX_MARKS = 16
+"""So many marks of a kind are looked at, from the last: more are those of a text that repeats itself."""
 
 # What ends the response
 
 _THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reasoning|scratchpad|reflection)>", re.IGNORECASE)
 _NEXT_TURN = re.compile(
     r"<\|[a-z_]{1,30}\|>|</s>|<(?:start|end)_of_turn>|\[/?INST\]"
-    r"|(?:\A|\n)\s*[#*]*\s?(?:(?:next|new|another|follow-up|similar)\s)?"
+    r"|(?:\A|\n)[ \t]*[#*]*[ \t]?(?:(?:next|new|another|follow-up|similar)\s)?"
     r"(?:question|problem|exercise|q|human|user|student|instruction|prompt)(?:\s[0-9]+)?\s?:(?=[\s*])",
     re.IGNORECASE,
 )
@@ -31,8 +31,8 @@ _CORRECTION = re.compile(
 )
 _CHATTER = re.compile(
     r"[\s(*_>-]*(?:let me know|feel free|i hope|hope (?:this|that|it)|if you (?:have|need|would|want|'d)"
-    r"|is there anything|(?:do you|would you) (?:have|need|want|like)|please (?:let|note|feel)|note\b|word count|confidence"
-    r"|disclaimer|sources?:|thank(?:s| you)|happy to|i(?:'m| am) [0-9]{1,3}\s?%"
+    r"|is there anything|(?:do you|would you) (?:have|need|want|like)|please (?:let|note|feel)|note\b|word count"
+    r"|confidence|disclaimer|sources?:|thank(?:s| you)|happy to|i(?:'m| am) [0-9]{1,3}\s?%"
     r"|i(?:'m| am) (?:very |quite |fairly )?(?:confident|certain|sure)|have a|good luck)",
     re.IGNORECASE,
 )
@@ -69,7 +69,7 @@ _OTHERS = re.compile(
     r"(?:\s(?:the|my|this|your))?\s\Z",
     re.IGNORECASE,
 )
-FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$(?![0-9])|\\\([^\n]*?\\\)|\\\[.*?\\\]", re.DOTALL)
+FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$(?![0-9])|\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]", re.DOTALL)
 _PHRASE_END = re.compile(r"(?<!\\)(?<!\bRs)(?<!\bsq)[.!?](?=[\s\"'*)]|\Z)|\n")
 
 
@@ -95,7 +95,7 @@ def turns(response: str) -> Iterator[str]:
     for match in [*_NEXT_TURN.finditer(response), None]:
         turn = response[start : match.start() if match else len(response)]
         if turn.strip():
-            yield turn
+            yield turn.strip()
         start = match.end() if match else len(response)
 
 
@@ -138,10 +138,14 @@ def is_heading(statement: str) -> bool:
 def _behind_markers(text: str) -> Iterator[Marked]:
     """The line behind each "####", or below it if that line is empty."""
     end = len(text)
-    while (start := text.rfind(ANSWER_MARKER, 0, end)) >= 0:
+    for _ in range(MAX_MARKS):
+        start = text.rfind(ANSWER_MARKER, 0, end)
+        if start < 0:
+            break
         line, _, below = text[start + len(ANSWER_MARKER) : end].lstrip("#").strip().partition("\n")
-        yield Marked(line, below, True)
-        end = start
+        phrase = next(_behind_phrases(line), None)
+        yield Marked(phrase.statement if phrase else line, below, True)
+        end = len(text[:start].rstrip("# \n"))
 
 
 def _boxed(text: str) -> Iterator[Marked]:
@@ -165,7 +169,7 @@ def _behind_phrases(text: str) -> Iterator[Marked]:
     for match in _PHRASE.finditer(text):
         if not _OTHERS.search(text[max(match.start() - 24, 0) : match.start()]):
             places.append(match.end())
-    for place in sorted(places, reverse=True):
+    for place in sorted(places, reverse=True)[:MAX_MARKS]:
         formula = FORMULA.match(text, place)
         end = _PHRASE_END.search(text, formula.end() if formula else place)
         statement = text[place : end.start() if end else len(text)].strip(" \t*")

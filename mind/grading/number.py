@@ -17,7 +17,7 @@ from mind.grading.number_text import (
     spelled_numbers,
 )
 from mind.grading.plain_text import LATEX_SIGNS, LATEX_THOUSANDS
-from mind.grading.quantity import Quantity, begins_with, quantities, quantity
+from mind.grading.quantity import Quantity, begins_with, may_be, quantities, quantity
 from mind.grading.units import agree
 from mind.records import Grade, Question
 
@@ -55,21 +55,18 @@ class Number(AnswerType):
         return statement if number or _is_formula(statement) else None
 
     def unmarked(self, text: str, question: Question) -> str | None:
-        """The number that `text` concludes with (`concluding_number`), if it is sure which one is meant."""
+        """The number that `text` concludes with (`concluding_number`)."""
         number = concluding_number(text, question.question)
-        return number.text if number and number.value is not None else None
+        return number.text if number else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         gold, number = gold_number(question.answer), _stated(stated, question.question)
         assert gold is not None and gold.value is not None
-        if number is not None and number.value is None and not _is_formula(stated):
-            return "unparsed", "not one number"
         if number is None or number.value is None:
-            return compare_latex(_latex(gold.value), stated) if _is_formula(stated) else ("unparsed", "not a number")
-        if number.value == gold.value and not agree(gold.unit, number.unit):
-            return "unparsed", f"{number.unit}, not {gold.unit}"
-        if number.value == gold.value:
-            return "right", "equal as numbers"
+            return _compared_undecided(stated, gold.value, is_a_number=number is not None)
+        if gold.value in (number.value, number.value / number.scale):
+            agreed = agree(gold.unit, number.unit)
+            return ("right", "equal as numbers") if agreed else ("unparsed", f"{number.unit}, not {gold.unit}")
         if number.percent != gold.percent and number.value / 100**number.percent == gold.value / 100**gold.percent:
             return "right", "equal as percentages"
         if equal_in_cents(stated, question.answer, question.question):
@@ -110,6 +107,15 @@ def _stated(statement: str, question: str) -> Quantity | None:
     ):
         return numbers[0]
     return concluding_number(text, question)
+
+
+def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple[Grade, str]:
+    """Of a formula, or of what may mean several numbers: wrong if it means `gold` in no way."""
+    if _is_formula(stated):
+        return compare_latex(_latex(gold), stated)
+    if not is_a_number:
+        return "unparsed", "not a number"
+    return ("unparsed", "not one number") if may_be(stated, gold) else ("wrong", "different, whatever it means")
 
 
 def _is_formula(text: str) -> bool:

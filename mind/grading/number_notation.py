@@ -12,14 +12,14 @@ from text_to_num import alpha2digit
 from mind.grading.plain_text import LATEX_THOUSANDS, unwrapped
 
 _FORMULA = re.compile(
-    r"\$\$([^$]+)\$\$|\$((?:\\.|[^$\n\\])*(?:\\.|[^$\s\\]))\$(?![0-9])|\\\(([^\n]*?)\\\)|\\\[([^\n]*?)\\\]"
+    r"\$\$([^$]+)\$\$|\$((?:\\.|[^$\n\\])*(?:\\.|[^$\s\\]))\$(?![0-9])|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]"
 )
 _REPEATING = re.compile(r"(?<=\.)([0-9]*)\\(?:overline|bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))")
 _FRACTION = re.compile(
-    r"(?P<whole>[0-9]?)\s*\\[dtc]?frac\s*(?:\{\s*(?P<above>-?[0-9.]+)\s*\}\s*\{\s*(?P<below>-?[0-9.]+)\s*\}"
+    r"(?P<whole>[0-9]?)\s{0,4}\\[dtc]?frac\s*(?:\{\s*(?P<above>-?[0-9.]+)\s*\}\s*\{\s*(?P<below>-?[0-9.]+)\s*\}"
     r"|\s*(?P<one>[0-9])\s*(?P<other>[0-9]))"
 )
-_DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?(?![A-Za-z])")
+_DEGREES = re.compile(r"\s{0,4}\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?(?![A-Za-z])")
 _SIGNS = {"\\times": "\u00d7", "\\cdot": "\u00b7", "\\div": "\u00f7", "\\approx": "\u2248", "\\%": "%", "\\$": "$"}
 _SIGNS |= {"\\left": "", "\\right": "", "\\displaystyle": ""}
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
@@ -50,7 +50,7 @@ def in_digits(text: str) -> str:
     """`text` with its numbers in words written in digits: "forty-two", "minus seven", "one and a half million"."""
     text = _ONE.sub("one ", _HYPHEN.sub(" ", text.encode(errors="replace").decode()))
     text = _AND_A_HALF.sub(".5", alpha2digit(text, "en", threshold=0))
-    text = _PARTS.sub(lambda match: f"{match[1]}/{_part_size(match[2])}", text)
+    text = _PARTS.sub(lambda match: f"{match[1]}/{part_size(match[2])}", text)
     return _SCALE.sub(lambda match: f" {_SCALES[match[1]]}", text)
 
 
@@ -59,5 +59,6 @@ def _plain_fraction(match: re.Match[str]) -> str:
     return f"{match['whole']}{match['whole'] and ' '}{above}/{below}"
 
 
-def _part_size(name: str) -> int:
+def part_size(name: str) -> int:
+    """3 for "thirds" and so on."""
     return next(size for start, size in _PART_SIZES.items() if name.startswith(start))

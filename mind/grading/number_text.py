@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from mind.grading.number_notation import in_digits, plain_number
-from mind.grading.quantity import Quantity, number_value, quantities
+from mind.grading.quantity import Quantity, number_value, quantities, surroundings
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
-_DIGIT = re.compile("[0-9]")
+_DIGIT = re.compile(r"(?<![\w.])\.?[0-9]")
+_IN_PARENTHESES = re.compile(r"\s*\([^()]*\)[.\s]*")
 _PARENTHESES = re.compile(r"\([^()]*\)")
 _REASON_FIRST = re.compile(r"\A\s*(?:since|as|because)\b[^,]*(?:,[0-9][^,]*)*,", re.IGNORECASE)
 _SAME_IN_OTHER_WORDS = re.compile(r",\s(?:that\sis|i\.e\.|in\sother\swords)(?=[\s,])")
@@ -27,7 +28,8 @@ _CHECK = re.compile(
 )
 _ROUNDED = re.compile(r"\bround(?:s|ed|ing)?\s(?:it\s)?(?:(?:up|down|off)\s)?to\s(?=[-$]?[0-9.])")
 _PLACES = re.compile(r"\s(?:decimal|significant|digit|place)")
-_JOINT = re.compile(r"(?:\s[\w%\u00b0]+){0,2}?\s?(or|to|and)\s?(?:about\s|even\s)?[-$]?")
+_JOINT = re.compile(r"(?:(?:\s[\w%\u00b0]+){0,2}?\s?(or|and)|[\w%\u00b0]{0,2}\s?(to))\s?(?:about\s|even\s)?[-$]?")
+_ONE_MORE = re.compile(r"\bone\s(?:more|fewer|less)\b", re.IGNORECASE)
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 _NUMBER_START = tuple("0123456789.-$\u20ac\u00a3")
 _HOW_MANY = re.compile(r"\bhow\smany\s((?:[\w'-]+\s?){1,6})", re.IGNORECASE)
@@ -78,10 +80,13 @@ def concluding_number(text: str, question: str) -> Quantity | None:
     """
     text = _without_check(plain_number(text))
     sentences = [sentence for sentence in SENTENCE_END.split(text) if sentence.strip()]
-    last = next((i for i in reversed(range(len(sentences))) if _DIGIT.search(sentences[i])), None)
+    numbered = [i for i, sentence in enumerate(sentences) if _DIGIT.search(sentence)]
+    claiming = [i for i in numbered if not _IN_PARENTHESES.fullmatch(sentences[i])]
+    last = next(reversed(claiming or numbered), None)
     if sentences and last != len(sentences) - 1 and (last is None or _INFERENCE.search(sentences[-1])):
         words = spelled_numbers(sentences[-1], question)
-        if len(words) == 1 and words[0].text != "1":  # "one" is a pronoun more often
+        # "One" is a pronoun more often.
+        if len(words) == 1 and (words[0].text != "1" or _ONE_MORE.search(sentences[-1])):
             return words[0]
     if last is None:
         return None
@@ -90,13 +95,20 @@ def concluding_number(text: str, question: str) -> Quantity | None:
         number = next(quantities(claim[rounded[-1].end() :], question), None)
         if number and not _PLACES.match(claim, rounded[-1].end() + number.end):
             return number
-    _, equals, behind = claim.rpartition("=")
+    before, equals, behind = claim.rpartition("=")
     if equals and (result := next(quantities(behind, question), None)):
         consequence = _CONSEQUENCE.search(behind)
         if consequence is None or not _DIGIT.search(behind, consequence.end()):
-            return result
+            return result if result.value is not None else undecided(behind, result)
         claim = behind[consequence.end() :]
+    elif equals and (result := _at_end(before.rstrip(), question)):  # "20 = A"
+        return result
     return _answering(claim, question, sentences[: last + 1])
+
+
+def undecided(text: str, number: Quantity) -> Quantity:
+    """`number`, which is of `text`, without a value and with what stands around it."""
+    return number._replace(value=None, text=surroundings(text, number))
 
 
 def spelled_numbers(text: str, question: str) -> list[Quantity]:
@@ -109,6 +121,12 @@ def alternatives(text: str, question: str) -> bool:
     """Whether `text` gives a choice of numbers, or a range: "3 or 4", "3 to 4 days", "between 3 and 4"."""
     numbers = list(quantities(text, question))
     return any(_alternatives(text, *pair) for pair in zip(numbers, numbers[1:], strict=False))
+
+
+def _at_end(text: str, question: str) -> Quantity | None:
+    """The number that `text` ends in."""
+    last = next(reversed(list(quantities(text, question))), None)
+    return last if last and last.end == len(text) else None
 
 
 def _equal(number: str, gold: str) -> bool:
@@ -149,7 +167,7 @@ def _answering(claim: str, question: str, sentences: Sequence[str]) -> Quantity 
     number = _chosen(claim, numbers, question, sentences)
     pairs = zip(numbers, numbers[1:], strict=False)
     several = any(_alternatives(claim, *pair) for pair in pairs if number in pair)
-    return number._replace(value=None) if several else number
+    return undecided(claim, number) if several or number.value is None else number
 
 
 def _chosen(claim: str, numbers: Sequence[Quantity], question: str, sentences: Sequence[str]) -> Quantity:
@@ -166,10 +184,10 @@ def _chosen(claim: str, numbers: Sequence[Quantity], question: str, sentences: S
 
 def _alternatives(claim: str, one: Quantity, other: Quantity) -> bool:
     joint = _JOINT.fullmatch(claim, one.end, other.start)
-    if joint is None:
+    if joint is None or (one.value == other.value and one.value is not None):
         return False
     before = claim[max(one.start - 9, 0) : one.start].lower()
-    if joint[1] == "to":
+    if joint[2]:
         return not re.search(r"\b(?:from|by)\s\Z", before)
     return joint[1] != "and" or before.endswith("between ")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from mind.grading.number_notation import PART, in_digits, plain_number
-from mind.grading.plain_text import MAX_ANSWER_CHARACTERS
+from mind.grading.number_notation import PART, in_digits, part_size, plain_number
+from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text
 from mind.grading.units import asks_for, is_unit
 
 MAX_EXPONENT = 4_000
@@ -24,8 +24,8 @@ _NUMBER = re.compile(
     (?P<european>[0-9]{{1,3}}(?:\.[0-9]{{3}})++,[0-9]++|[0-9]{{1,3}}(?:\.[0-9]{{3}}){{2,}}+)(?![0-9])  # 1.234,5
   | (?P<whole>
       [0-9]{{1,3}}(?:,[0-9]{{3}})++(?![0-9]|,[0-9])
-    | [0-9]{{1,2}}(?:,[0-9]{{2}})++,[0-9]{{3}}(?![0-9]|,[0-9])  # 12,34,567
-    | [0-9]{{1,3}}(?:[ ][0-9]{{3}})++(?![0-9]|[ ,]?[0-9])
+    | [0-9]{{1,2}}(?:,[0-9]{{2}}(?=,))++,[0-9]{{3}}(?![0-9]|,[0-9])  # 12,34,567
+    | [0-9]{{1,3}}(?:[ ][0-9]{{3}})++(?![0-9]|[ ,]?[0-9]|-[a-z])
     | [0-9]{{1,3}}(?:'[0-9]{{3}})++(?!['0-9])
     | [0-9]{{1,3}}(?:_[0-9]{{3}})++(?![_0-9])
     | [0-9]++
@@ -53,9 +53,11 @@ _SCALE = re.compile(
     r"|(?P<short>[kK]|bn|bln|mn|mln|mio|M|B)\b(?!\^)|\s(?P<spaced>k|bn|mln|mn)\b",
 )
 _PERCENT = re.compile(r"\s?(?:%|per\s?cent\b|pct\b)")
+_WHOLE_HOUR = re.compile(r":00(?![0-9:])")
 _MORE_DIGITS = re.compile(r"(?:[.,:/_'-]?[0-9])++")
 _BELOW_ZERO = re.compile(r"[^0-9.,;]{0,24}?\b(?:below|under)\s(?:zero|freezing|0\b)")
 _LETTERS = re.compile("[A-Za-z\u00b5]+")
+_PART_OF_FORMULA = re.compile(r"[0-9_(]|\^(?!\{?-?[0-9])")
 _PARTS = re.compile(rf"\s{PART}")
 # What makes another number of the one before it, or of the one behind it.
 _OPERATOR_BEHIND = re.compile(
@@ -65,14 +67,16 @@ _OPERATOR_BEHIND = re.compile(
     r"|\s(?:squared|cubed|factorial|remainder|pi|times\s[0-9])\b"
 )
 _OPERATOR_BEFORE = re.compile(
-    r"(?:[*/^\u00d7\u00f7\u221a\u00b1<>\u2264\u2265]|[\w)}\]%]\s?[+]|[\w)}\]%]\s-|[0-9]-|[0-9]\sx|[0-9]\s?:|\s[rR]"
-    r"|\b[Rr]emainder(?:\sof)?|\\[A-Za-z]+\s?\{?)\s?\Z"
+    r"(?:[*/^\u00d7\u00f7\u221a\u00b1<>\u2264\u2265]|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
+    r"|\b[Rr]emainder(?:\sof)?|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
 )
 _POWER_OF_UNIT = re.compile(r"\^\{?-?\Z")
 _LOOKED_AT = 24
 """So many characters before a number can make it another one."""
 
 _DIGIT = re.compile("[0-9]")
+_AROUND = re.compile(r"\S*(?:\s+\S+){0,2}")
+_ANY_NUMBER = re.compile(r"[0-9]+(?:[.,'_ ][0-9]+)*")
 _UNIT_TEXT = re.compile(
     r"(?:[^0-9+*^=<>\\/\u00b7]|(?<=[\w.)}])[*\u00b7](?=[A-Za-z])|(?<=[A-Za-z.)}\u00b0])\^(?:-?[0-9]|\{-?[0-9]\})"
     r"|\s?/\s?(?=[A-Za-z]))*+"
@@ -98,6 +102,8 @@ class Quantity(NamedTuple):
     """Where its unit would begin."""
     percent: bool = False
     """Whether `value` is in percent."""
+    scale: int = 1
+    """12 in "7 dozen" if what is asked for may be dozens: `value` is 84, and 7 is meant as well."""
     unit: str = ""
     """What follows it, if a text is this quantity alone."""
 
@@ -133,6 +139,23 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     return found._replace(unit=unit[0].strip(" .,;:!*`")) if unit.end() == len(text) else None
 
 
+def surroundings(text: str, number: Quantity) -> str:
+    """`number`, which is of `text`, and the two words on each side of it: what makes it undecided is among them."""
+    before = _AROUND.match(text[max(number.start - 4 * _LOOKED_AT, 0) : number.start][::-1])
+    behind = _AROUND.match(text, number.end)
+    assert before is not None and behind is not None
+    return text[number.start - before.end() : behind.end()].strip()
+
+
+def may_be(text: str, value: Fraction) -> bool:
+    """Whether any of the digits in `text` can mean `value` or its opposite, read in any way: 3 and 5 of "3-5"."""
+    readings: set[str] = set()
+    for match in _ANY_NUMBER.finditer(in_digits(text)):
+        parts = re.split("[^0-9]", match[0][:MAX_ANSWER_CHARACTERS])
+        readings.update(parts, ["".join(parts), f"{''.join(parts[:-1])}.{parts[-1]}"])
+    return abs(value) in map(Fraction, readings - {"", "."})
+
+
 def begins_with(text: str, number: Quantity) -> bool:
     """Whether nothing but a sign and words of approximation stands before `number`, which is of `text`."""
     before = _BEFORE.match(text)
@@ -142,7 +165,7 @@ def begins_with(text: str, number: Quantity) -> bool:
 
 def number_value(text: str) -> Fraction | None:
     """The exact value of the number that `text` is (`quantity`), also in simple LaTeX; a percent sign is a unit."""
-    found = quantity(plain_number(text))
+    found = quantity(plain_number(plain_text(text)))
     return found.value if found else None
 
 
@@ -160,11 +183,17 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
     left = text[max(start - _LOOKED_AT, 0) : start]
     spaced_sign = None if match["sign"] or match["inner"] else _SPACED_SIGN.search(left)
     value, end = _with_fraction(text, end, _digits_value(match), is_whole=not (match["decimals"] or match["period"]))
+    asked = 1
     if exponent := _EXPONENT.match(text, end):
         value, end = _powered(value, exponent), exponent.end()
     if (scale := _SCALE.match(text, end)) and not (scale["short"] and asks_for(scale["short"], question)):
         factor = _SCALES[(scale["name"] or scale["short"] or scale["spaced"]).lower()]
         value, end = value and value * factor, scale.end()
+        asked = (
+            factor if scale["name"] and (scale["name"] in question.lower() or (factor == 12 and not question)) else 1
+        )
+    if whole_hour := _WHOLE_HOUR.match(text, end):
+        end = whole_hour.end()
     if percent := _PERCENT.match(text, end):
         end = percent.end()
     if rest := _MORE_DIGITS.match(text, end):
@@ -173,13 +202,14 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
     negative = "-" in (match["sign"], match["inner"]) or (spaced_sign is not None and spaced_sign["sign"] != "+")
     if value is not None and (negative or below_zero):
         value = -value
-    if _OPERATOR_BEHIND.match(text, end) or not _unit_behind(text, end, question):
+    if _OPERATOR_BEHIND.match(text, end) or not _unit_behind(text, end, value, question):
         value = None
     if not spaced_sign and _OPERATOR_BEFORE.search(left):
         value = None
     if spaced_sign:
         start -= len(spaced_sign["sign"] or spaced_sign["negative"]) + 1
-    return Quantity(text[start : below_zero.end() if below_zero else end], value, start, end, percent is not None)
+    written = text[start : below_zero.end() if below_zero else end]
+    return Quantity(written, value, start, end, percent is not None, asked)
 
 
 def _digits_value(match: re.Match[str]) -> Fraction | None:
@@ -222,11 +252,14 @@ def _powered(value: Fraction | None, exponent: re.Match[str]) -> Fraction | None
     return value**power if size <= 3 * MAX_EXPONENT and (value or power > 0) else None
 
 
-def _unit_behind(text: str, end: int, question: str) -> bool:
-    """Whether what is written right behind a number, if anything is, is a unit: "12kg", "3rd", but not "12x"."""
-    if part := _PARTS.match(text, end):
-        return part[1][:4] in question.lower()
+def _unit_behind(text: str, end: int, value: Fraction | None, question: str) -> bool:
+    """Whether what is written right behind `value`, if anything is, is a unit: "12kg", "3rd", but not "12x".
+
+    "3 quarters" may be a fraction, unless the question has quarters.
+    """
+    if (part := _PARTS.match(text, end)) and value is not None:
+        return abs(value) >= part_size(part[1]) or part[1][:4] in question.lower()
     letters = _LETTERS.match(text, end)
     if letters is None:
         return True
-    return not re.match(r"[0-9_(^]", text[letters.end() : letters.end() + 1]) and is_unit(letters[0], question)
+    return not _PART_OF_FORMULA.match(text, letters.end()) and is_unit(letters[0], question)

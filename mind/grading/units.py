@@ -43,60 +43,13 @@ _POWERS = (
     (re.compile(r"\s(squared|cubed)\b"), lambda match: "^2" if match[1] == "squared" else "^3"),
     (re.compile(r"\^\{(-?[0-9])\}"), r"^\1"),
 )
-_ABBREVIATIONS = _SYMBOLS.keys() | dict.fromkeys(
-    [
-        "dm",
-        "nm",
-        "lbs",
-        "cl",
-        "dl",
-        "qt",
-        "pt",
-        "mins",
-        "secs",
-        "hrs",
-        "ms",
-        "kWh",
-        "kW",
-        "MW",
-        "Wh",
-        "mW",
-        "Hz",
-        "kHz",
-        "MHz",
-        "GHz",
-        "GB",
-        "MB",
-        "KB",
-        "TB",
-        "kB",
-        "rpm",
-        "am",
-        "pm",
-        "AM",
-        "PM",
-        "kJ",
-        "MJ",
-        "kcal",
-        "cal",
-        "mol",
-        "Pa",
-        "kPa",
-        "atm",
-        "bar",
-        "GBP",
-        "pts",
-        "pcs",
-        "yrs",
-        "deg",
-        "rad",
-        "px",
-        "ha",
-        "st",
-        "nd",
-        "rd",
-        "th",
-    ]
+_ABBREVIATIONS = frozenset(
+    [name for name in _SYMBOLS if len(name) > 1]
+    + re.findall(
+        r"\w+",
+        "dm nm lbs cl dl qt pt mins secs hrs yrs ms rpm am pm AM PM px pts pcs deg rad ha st nd rd th mol atm bar GBP"
+        " kW MW kWh MWh Wh mW kJ MJ kcal cal Pa kPa Hz kHz MHz GHz KB MB GB TB kB Kb Mb Gb kb Mbps Gbps dB mA mV kV kN",
+    )
 )
 _SINGLE_LETTERS = {
     "m": r"met(?:er|re)s?|minutes?",
@@ -123,13 +76,15 @@ def is_unit(letters: str, question: str) -> bool:
     """Whether `letters`, right behind a number, are a unit and not variables: a single one only if it is asked for."""
     if len(letters) == 1:
         return asks_for(letters, question)
-    return letters in _ABBREVIATIONS or (len(letters) >= 4 and letters.lower() != "sqrt")
+    known = letters in _ABBREVIATIONS or (len(letters) >= 4 and letters.lower() != "sqrt")
+    return known or re.search(rf"(?<![A-Za-z]){letters}(?![A-Za-z])", question) is not None
 
 
 def asks_for(letter: str, question: str) -> bool:
-    """Whether `question` names a unit that `letter` stands for."""
-    unit = _SINGLE_LETTERS.get(letter)
-    return unit is not None and re.search(rf"\b(?:{unit})\b", question, re.IGNORECASE) is not None
+    """Whether `question` names a unit that `letter` stands for, or has it behind a number itself."""
+    unit = _SINGLE_LETTERS.get(letter, "(?!)")
+    used = rf"\b(?i:{unit})\b|(?<![\w.])[0-9.,]+\s?{letter}(?![\w^])"
+    return re.search(used, question) is not None and letter in _SINGLE_LETTERS
 
 
 def agree(one: str, other: str) -> bool:

@@ -19,7 +19,8 @@ import pytest
 
 from mind.grading import latex_equality as module
 from mind.grading.answers import is_correct, judge_text
-from mind.grading.latex_equality import LatexWorker, latex_equality, normal_latex
+from mind.grading.latex_equality import LatexWorker, latex_equality
+from mind.grading.latex_notation import normal_latex
 from mind.records import Question
 from tests.mind.latex_forms import RULES, forms
 
