@@ -25,8 +25,9 @@ _MONTH = re.compile(
     r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b", re.IGNORECASE
 )
 _NO_UNIT = re.compile(r"(?:st|nd|rd|th|[rR])\b")
+_MAYBE_VARIABLE = re.compile(r"(?<![$\u20ac\u00a3])\b[0-9.,]+\s?[kKMB]\Z")
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
-_LATEX_WORD = re.compile(r"\\[A-Za-z]+|\\(?:text|mbox)\{[^{}]*\}")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
 _OPERATION = re.compile(r"[+*/^\u00d7\u00f7\u00b7\u221a\u03c0(]|\s-\s|\\")
 _NO_OPERATION = re.compile(r"[0-9]-[0-9]|[0-9]:[0-9]|[0-9],[0-9](?![0-9]{2}(?![0-9]))|\b0[xXbB]|/[0-9]+/")
 _CLAUSE_END = re.compile(
@@ -86,7 +87,8 @@ def gold_number(text: str) -> Quantity | None:
     if "=" in text or _MONTH.search(text) or (LATEX_SIGNS.search(text) and "^" not in text):
         return None
     number = quantity(text)
-    return number if number and number.value is not None and not _NO_UNIT.match(number.unit) else None
+    is_one = number is not None and number.value is not None and not _NO_UNIT.match(number.unit)
+    return number if is_one and not _MAYBE_VARIABLE.search(number.text) else None
 
 
 def _stated(statement: str, question: str) -> Quantity | None:
@@ -95,7 +97,7 @@ def _stated(statement: str, question: str) -> Quantity | None:
     for part in (text, _CLAUSE_END.split(text, maxsplit=1)[0]):
         if (number := quantity(part, question)) is not None:
             return number
-    if not _WORD.search(_LATEX_WORD.sub(" ", text)):
+    if not _WORD.search(_COMMAND.sub(" ", text)):
         return next(quantities(text, question), None)
     if _is_formula(text):
         return None
@@ -120,7 +122,7 @@ def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple
 
 def _is_formula(text: str) -> bool:
     """Whether `text` is something to calculate, with no words but those of LaTeX."""
-    words = _LATEX_WORD.sub(" ", text)
+    words = _COMMAND.sub(" ", text)
     return not _WORD.search(words) and _OPERATION.search(text) is not None and not _NO_OPERATION.search(text)
 
 

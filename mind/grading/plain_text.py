@@ -58,9 +58,9 @@ _EMPHASIS = re.compile(r"(?<![\w*\\}])([*_]{1,2})(?=[^\s*_])([^*_\n]{0,200})(?<=
 _CLOSING_TAG = re.compile(r"</([A-Za-z]{1,10})\s?>")
 _MEANINGFUL_TAGS = {"answer", "think", "thinking", "thought", "reasoning", "s"}
 
-_LATEX_SPACE = re.compile(r"\\[,;:!> ]|~|\\q?quad(?![A-Za-z])")
+_LATEX_SPACE = re.compile(r"\\[,;:!> ]|~|\\(?:q?quad|displaystyle)(?![A-Za-z])")
 _LATEX_TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|math(?:rm|bf|sf|it|tt|bb)|bold(?:symbol)?|operatorname|underline|emph)"
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|math(?:rm|bf|sf|it|tt|bb)|bold(?:symbol)?|operatorname|underline|emph|[bf]box|boxed)"
     r"\s*\{([^{}]*)\}|\\color\s*\{[^{}]*\}"
 )
 _DOLLARS = re.compile(r"\$\$?|\\[()\[\]]")
