@@ -25,6 +25,7 @@ _KIND = r"(?:option|choice|answer|letter|alternative)\s"
 # In these a mention is one character, and the text between mentions tells which of them it asserts.
 _MENTION = "\ue000"
 _LIST = re.compile(f"{_MENTION}(?:,?\\s?{_MENTION})*,?\\s(?:and|or|nor|&)\\s{_MENTION}")
+_LISTED = re.compile(r",?\s?(?:and|or|nor|&)?\s?")
 _WEIGHED = re.compile(r"\b(?:between|among|of|considered?|comparing|compare)\s\Z", re.IGNORECASE)
 _CLAUSE = re.compile(
     r"[,;:\u2014]\s?|\s-\s|\s?[()]\s?"
@@ -35,7 +36,7 @@ _CLAUSE = re.compile(
 _REASON = re.compile(r"\s*(?:because|since|as|for|although|though|while|whereas|unlike|if)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(
     r"\s*(?:so|therefore|thus|hence|but|leaving|leaves|that leaves|instead)\b"
-    r"|\b(?:correct|right|answer|best|better|must be|choose|chose|pick|select|go with|yes)\b",
+    r"|\b(?:correct|right|answer|best|better|only|must be|choose|chose|pick|select|go with|left with|yes)\b",
     re.IGNORECASE,
 )
 _NO = r"(?:not|n't|cannot|never|no|none|neither|nor|nobody|nothing|hardly|without)"
@@ -266,7 +267,11 @@ def _clauses(shadow: str, labels: list[str]) -> Iterator[tuple[str, list[str]]]:
 def _denials(clause: str) -> list[bool]:
     """Of each mention in `clause`, whether it is denied."""
     pieces = _NO_DOUBT.sub("", clause).split(_MENTION)
-    directly = [_NOT_THIS.search(piece) is not None for piece in pieces[:-1]]
+    directly: list[bool] = []
+    for piece in pieces[:-1]:
+        directly.append(
+            _NOT_THIS.search(piece) is not None or (directly[-1:] == [True] and _LISTED.fullmatch(piece) is not None)
+        )
     others = " ".join(_NOT_THIS.sub(" ", piece) for piece in pieces[:-1]) + pieces[-1]
     rest = _DENIED.search(others) is not None
     return [direct or rest for direct in directly]

@@ -58,7 +58,7 @@ _TYPESETTING = (
 _UNITS_AND_NOTATION = (
     (r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?", ""),
     (rf"(?<=[\w)}}\]])\s*{_UNIT}(?:\s*/\s*{_UNIT})?\s*\Z", ""),
-    (rf"(?<=[0-9)}}\]])\s+{_WORD}(?:[\s/]+{_WORD})*\s*\Z", ""),
+    (rf"(?:(?<=[0-9)}}\]])|(?<=\\pi))\s+{_WORD}(?:[\s/]+{_WORD})*\s*\Z", ""),
     (r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1"),
     (r"\A\s*\(\s*([A-Z])\s*\)\s*\Z", r"\1"),
     (r"([_^])\s*\{\s*(\w)\s*\}", r"\1\2"),

@@ -69,31 +69,41 @@ def compare_relatively() -> None:
     absolutely = grader.sympy_numeric_eq
 
     def relatively(one: Any, other: Any, *precision: int) -> bool:
-        return absolutely(one, other, *precision) and close(one, other)
+        same = close(one, other)
+        if same is False or (same and is_decimal(one, other)):
+            return same
+        return absolutely(one, other, *precision)
 
     grader.sympy_numeric_eq = relatively
 
 
-def close(one: Any, other: Any) -> bool:
-    """Whether two expressions that are equal to 12 decimal places are equal to as many digits; True for matrices.
+def is_decimal(*expressions: Any) -> bool:
+    """Whether one of them has a number that is rounded."""
+    import sympy
 
-    With free symbols they are compared at a point.
+    return any(expression.has(sympy.Float) for expression in expressions)
+
+
+def close(one: Any, other: Any) -> bool | None:
+    """Whether two expressions are equal to DECIMALS or EXACT_DECIMALS digits; with free symbols, at a point.
+
+    None if one of them has no value, as a matrix or a function, or one that takes long.
     """
     import sympy
 
-    if not isinstance(one, sympy.Expr) or not isinstance(other, sympy.Expr):
-        return True
-    digits = DECIMALS if one.has(sympy.Float) or other.has(sympy.Float) else EXACT_DECIMALS
+    slow = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit)
+    if any(not isinstance(expression, sympy.Expr) or expression.has(*slow) for expression in (one, other)):
+        return None
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
     point = {
-        symbol: sympy.Rational(prime, 7) for symbol, prime in zip(symbols, sympy.primerange(11, 10**4), strict=False)
+        symbol: sympy.Rational(prime, 7) for symbol, prime in zip(symbols, sympy.primerange(11, 999), strict=False)
     }
     try:
         first, second = (sympy.N(expression.subs(point), EXACT_DECIMALS + 20) for expression in (one, other))
-        difference = abs(first - second) <= sympy.Float(10) ** -digits * max(abs(first), abs(second))
-    except (TypeError, ValueError):  # not a number, such as a function without a value
-        return True
-    return bool(difference)
+        digits = DECIMALS if is_decimal(one, other) else EXACT_DECIMALS
+        return bool(abs(first - second) <= sympy.Float(10) ** -digits * max(abs(first), abs(second)))
+    except (TypeError, ValueError):
+        return None
 
 
 def same_equation(one: Any, other: Any) -> bool:

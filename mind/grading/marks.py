@@ -33,7 +33,8 @@ _CHATTER = re.compile(
     r"[\s(*_>-]*(?:let me know|feel free|i hope|hope (?:this|that|it)|if you (?:have|need|would|want|'d)"
     r"|is there anything|(?:do you|would you) (?:have|need|want|like)|please (?:let|note|feel)|note\b|word count"
     r"|confidence|disclaimer|sources?:|thank(?:s| you)|happy to|i(?:'m| am) [0-9]{1,3}\s?%"
-    r"|i(?:'m| am) (?:very |quite |fairly )?(?:confident|certain|sure)|have a|good luck)",
+    r"|i(?:'m| am) (?:very |quite |fairly )?(?:confident|certain|sure)|have a|good luck"
+    r"|generated (?:in|by|with)|(?:time|tokens) (?:taken|used|elapsed)|\Z)",
     re.IGNORECASE,
 )
 _SENTENCE_START = re.compile(r"(?:(?<=[.!?)*])\s+|\n\s*)(?=\S)")
@@ -104,7 +105,7 @@ def without_chatter(text: str) -> str:
     starts = [0, *(match.end() for match in _SENTENCE_START.finditer(text))]
     end = len(text)
     for start in reversed(starts[1:]):
-        if not _CHATTER.match(text, start):
+        if not _CHATTER.match(text, start, end):
             break
         end = start
     return text[:end]

@@ -14,13 +14,22 @@ from mind.grading.plain_text import LATEX_THOUSANDS, unwrapped
 _FORMULA = re.compile(
     r"\$\$([^$]+)\$\$|\$((?:\\.|[^$\n\\])*(?:\\.|[^$\s\\]))\$(?![0-9])|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]"
 )
+_ARROW = re.compile(r"=>|->|\u21d2|\u2192|\\(?:Rightarrow|rightarrow|implies|to)(?![A-Za-z])")
 _REPEATING = re.compile(r"(?<=\.)([0-9]*)\\(?:overline|bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))")
 _FRACTION = re.compile(
     r"(?P<whole>[0-9]?)\s{0,4}\\[dtc]?frac\s*(?:\{\s*(?P<above>-?[0-9.]+)\s*\}\s*\{\s*(?P<below>-?[0-9.]+)\s*\}"
     r"|\s*(?P<one>[0-9])\s*(?P<other>[0-9]))"
 )
 _DEGREES = re.compile(r"\s{0,4}\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?(?![A-Za-z])")
-_SIGNS = {"\\times": "\u00d7", "\\cdot": "\u00b7", "\\div": "\u00f7", "\\approx": "\u2248", "\\%": "%", "\\$": "$"}
+_SIGNS = {
+    "\\times": "\u00d7",
+    "\\cdot": "\u00b7",
+    "\\div": "\u00f7",
+    "\\approx": "\u2248",
+    "\\sim": "~",
+    "\\%": "%",
+    "\\$": "$",
+}
 _SIGNS |= {"\\left": "", "\\right": "", "\\displaystyle": ""}
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 
@@ -38,6 +47,7 @@ _SCALES = {"1000": "thousand", "1000000": "million", "1000000000": "billion"}
 def plain_number(text: str) -> str:
     r"""`text` with the numbers of simple LaTeX in plain notation: "2\frac{1}{2}\text{ m}", "1{,}000", "\$5"."""
     text = _FORMULA.sub(lambda match: next(filter(None, match.groups()), ""), LATEX_THOUSANDS.sub(",", text))
+    text = _ARROW.sub("=", text)
     if "\\" not in text:
         return text
     text = _REPEATING.sub(lambda match: f"{match[1]}({match[2] or match[3]})", text)

@@ -18,6 +18,7 @@ _IN_PARENTHESES = re.compile(r"\s*\([^()]*\)[.\s]*")
 _PARENTHESES = re.compile(r"\([^()]*\)")
 _REASON_FIRST = re.compile(r"\A\s*(?:since|as|because)\b[^,]*(?:,[0-9][^,]*)*,", re.IGNORECASE)
 _SAME_IN_OTHER_WORDS = re.compile(r",\s(?:that\sis|i\.e\.|in\sother\swords)(?=[\s,])")
+_CONVERSIONS = {1, 7, 10, 12, 24, 60, 100, 1000, 3600}
 _REASON = re.compile(r"\bbecause\b")
 _CONSEQUENCE = re.compile(r"\b(?:so|meaning|therefore|thus|hence|which\s(?:is|means|rounds))\b")
 _INFERENCE = re.compile(r"\b(?:so|therefore|thus|hence)\b", re.IGNORECASE)
@@ -146,8 +147,19 @@ def _claim(sentence: str) -> str:
     """`sentence` without parentheses and reasons, if a number is left without them."""
     claim = _with_number(_PARENTHESES.sub(" ", sentence)) or sentence
     claim = _with_number(_REASON.split(claim, maxsplit=1)[0]) or claim
-    claim = _with_number(_SAME_IN_OTHER_WORDS.split(claim, maxsplit=1)[0]) or claim
+    claim = _without_conversion(claim)
     return _with_number(_REASON_FIRST.sub("", claim)) or claim
+
+
+def _without_conversion(claim: str) -> str:
+    """`claim` without the same in another unit: "$4.50, that is 450 cents"."""
+    phrase = _SAME_IN_OTHER_WORDS.search(claim)
+    one = next(reversed(list(quantities(claim[: phrase.start()]))), None) if phrase else None
+    other = next(quantities(claim[phrase.end() :]), None) if phrase else None
+    if phrase is None or one is None or other is None or not one.value or not other.value:
+        return claim
+    factor = max(one.value / other.value, other.value / one.value)
+    return claim[: phrase.start()] if factor in _CONVERSIONS else claim
 
 
 def _with_number(text: str) -> str | None:
@@ -167,7 +179,9 @@ def _answering(claim: str, question: str, sentences: Sequence[str]) -> Quantity 
     number = _chosen(claim, numbers, question, sentences)
     pairs = zip(numbers, numbers[1:], strict=False)
     several = any(_alternatives(claim, *pair) for pair in pairs if number in pair)
-    return undecided(claim, number) if several or number.value is None else number
+    if several:
+        return number._replace(value=None, text=claim.strip())
+    return undecided(claim, number) if number.value is None else number
 
 
 def _chosen(claim: str, numbers: Sequence[Quantity], question: str, sentences: Sequence[str]) -> Quantity:
@@ -207,7 +221,7 @@ def _counting_the_asked(claim: str, numbers: Sequence[Quantity], question: str) 
     words = asked[1].lower().split()
     nouns = [_singular(word) for word in words if word not in _BEFORE_NOUNS]
     wanted = _COMPARATIVES if words[0] in _COMPARATIVES else nouns[:1] if "and" not in nouns else []
-    counted = ((number, _next_words(claim, number.end)) for number in numbers)
+    counted = ((number, _next_words(claim, number.end)) for number in numbers if not number.percent)
     return [number for number, words in counted if any(word in wanted or _singular(word) in wanted for word in words)]
 
 

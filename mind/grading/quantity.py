@@ -40,6 +40,7 @@ _SPACED_SIGN = re.compile(
 )
 _FRACTION = re.compile(r"/(?P<below>-?[0-9]+(?:\.[0-9]+)?)(?![/0-9])")
 _MIXED = re.compile(r"\s(?:and\s)?(?P<above>[0-9]{1,9})/(?P<below>[0-9]{1,9})(?![/0-9])")
+_AND_A_HALF = re.compile(r"\sand\s(?:a|one)\shalf\b", re.IGNORECASE)
 _EXPONENT = re.compile(
     r"[eE](?P<e>[-+]?[0-9]{1,9})(?!\w)"
     r"|\s?[\u00d7*x\u00b7]\s?10\s?(?:\^|\*\*)\s?[{(]?(?P<ten>[-+]?[0-9]{1,9})[)}]?"
@@ -61,14 +62,14 @@ _PART_OF_FORMULA = re.compile(r"[0-9_(]|\^(?!\{?-?[0-9])")
 _PARTS = re.compile(rf"\s{PART}")
 # What makes another number of the one before it, or of the one behind it.
 _OPERATOR_BEHIND = re.compile(
-    r"\s?[\u03c0\u221a]|[\u03b8\u03bb\u221e\u00b1^_(]|!(?!\w)"
+    r"\s?[\u03c0\u221a]|[\u03b8\u03bb\u221e\u00b1^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
     r"|\s?\\(?:pi|sqrt|theta|infty|pm|log|ln|sin|cos|tan)(?![a-z])"
     r"|\s?[+*\u00d7\u00f7]\s?[$(]?[\w\\]|\s/\s?[$(]?[0-9]|\s(?:-|x)\s[$(]?[0-9]|\s-\s[a-z](?!\w)|\s:\s?[0-9]|\s[xyzn](?!\w)|\s[rR]\s[0-9]"
-    r"|\s(?:squared|cubed|factorial|remainder|pi|times\s[0-9])\b"
+    r"|\s(?:squared|cubed|factorial|remainder|pi|mod|choose|times\s[0-9])\b"
 )
 _OPERATOR_BEFORE = re.compile(
     r"(?:[*/^\u00d7\u00f7\u221a\u00b1<>\u2264\u2265]|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
-    r"|\b[Rr]emainder(?:\sof)?|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
+    r"|\b(?:[Rr]emainder(?:\sof)?|log|ln|sin|cos|tan|sqrt|root)|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
 )
 _POWER_OF_UNIT = re.compile(r"\^\{?-?\Z")
 _LOOKED_AT = 24
@@ -140,7 +141,7 @@ def quantity(text: str, question: str = "") -> Quantity | None:
 
 
 def surroundings(text: str, number: Quantity) -> str:
-    """`number`, which is of `text`, and the two words on each side of it: what makes it undecided is among them."""
+    """`number`, which is of `text`, and two words on each side of it, among which is what makes it undecided."""
     before = _AROUND.match(text[max(number.start - 4 * _LOOKED_AT, 0) : number.start][::-1])
     behind = _AROUND.match(text, number.end)
     assert before is not None and behind is not None
@@ -230,6 +231,8 @@ def _with_fraction(text: str, end: int, value: Fraction | None, is_whole: bool) 
     """`value` with the fraction at `end`, "/3" or " 1/2", if there is one, and where that ends."""
     if fraction := _FRACTION.match(text, end):
         return _ratio(value, fraction["below"]), fraction.end()
+    if (half := _AND_A_HALF.match(text, end)) and value is not None:
+        return value + Fraction(1, 2), half.end()
     mixed = _MIXED.match(text, end) if is_whole else None
     part = _ratio(Fraction(mixed["above"]), mixed["below"]) if mixed else None
     if mixed is None or part is None or part >= 1 or value is None:

@@ -29,6 +29,11 @@ _SAID = re.compile(
     r"(?:true|false|correct|incorrect|right|wrong|untrue)\b(?!\s(?:that|to|if|when|only|answer|choice|for)\b)",
     re.IGNORECASE,
 )
+_TRUE_THAT = re.compile(
+    r"\bit\sis\s(?P<not>not\s)?(?:\w+ly\s)?(?P<word>true|false|correct|incorrect)\sthat\b(?P<what>[^.!?]*)",
+    re.IGNORECASE,
+)
+_CONTRAST = re.compile(r"\b(?:but|however|although|though|yet)\b", re.IGNORECASE)
 _DENIAL = re.compile(rf"{_NOT}|cannot\b", re.IGNORECASE)
 _WORD = re.compile(rf"\b(?:{_ANY})\b", re.IGNORECASE)
 _BOTH = re.compile(r"(?:yes|no|true|false)\s?(?:and|or|/)\s?(?:yes|no|true|false)\b", re.IGNORECASE)
@@ -96,6 +101,8 @@ def _said(sentence: str) -> str | None:
     """What `sentence` says: a "yes" or "no" that stands alone, or "the claim is not true"."""
     if first := _opening(sentence):
         return first
+    if (true_that := _TRUE_THAT.search(sentence)) and not _CONTRAST.search(sentence):
+        return true_that[0]
     found = [*_ALONE.finditer(sentence), *_SAID.finditer(sentence)]
     last = max(found, key=lambda match: match.end(), default=None)
     return last and (last[1] if last.re is _ALONE else last[0])
@@ -103,6 +110,9 @@ def _said(sentence: str) -> str | None:
 
 def _is_yes(said: str) -> bool:
     said = without_latex_text(said)
+    if true_that := _TRUE_THAT.search(said):
+        says = true_that["word"].lower() in _YES
+        return says ^ (true_that["not"] is not None) ^ (_DENIAL.search(true_that["what"]) is not None)
     words = _WORD.findall(said)
     says = (words[-1].lower() if words else bare(said)) in _YES
     return says != (_DENIAL.search(said) is not None)
