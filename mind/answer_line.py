@@ -1,4 +1,4 @@
-"""The line "#### answer" that ends a rationale: written, cut off again, and read from a published gold answer."""
+"""The line "#### answer" that ends a rationale: written, and cut off again."""
 
 from __future__ import annotations
 
@@ -18,22 +18,3 @@ def without_suffix(text: str) -> str:
             break
         end = start
     return text[:end].strip()
-
-
-def published_answer(text: str) -> str:
-    r"""The final answer of a solution as data sets publish it: behind its last "####", or in its last \boxed{...}.
-
-    `text` itself if it is no solution but an answer, with or without a box around it.
-    """
-    _, marker, marked = text.rpartition(ANSWER_MARKER)
-    if marker and marked.strip():
-        return marked.strip()
-    start = text.rfind("\\boxed{")
-    if start <= 0:
-        return text
-    depth, inner = 1, start + len("\\boxed{")
-    for end in range(inner, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if depth == 0:
-            return text[inner:end].strip() or text
-    return text

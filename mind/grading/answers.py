@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-from mind.answer_line import published_answer
+from mind.answer_line import ANSWER_MARKER
 from mind.grading import answer_type
 from mind.grading.answer_type import AnswerType
 from mind.grading.marks import corrections, is_heading, marks, turns, without_chatter
@@ -67,9 +67,15 @@ def extract_answer(response: str, question: Question) -> str | None:
 
 
 def with_final_answer(question: Question) -> Question:
-    """`question` with the final answer alone of a gold answer in published form (mind.answer_line.published_answer)."""
-    answer = question.answer if question.choices else published_answer(question.answer)
-    return question if answer == question.answer else dataclasses.replace(question, answer=answer)
+    r"""`question` with the final answer alone of a gold answer that is published with its solution.
+
+    That is what stands behind the last "####" (GSM8K), or in the last \boxed{...} (MATH).
+    """
+    answer = question.answer
+    if question.choices is not None or not (ANSWER_MARKER in answer or "\\boxed" in answer):
+        return question
+    marked = (mark.statement.strip() for mark in marks(answer) if mark.is_whole)
+    return dataclasses.replace(question, answer=next(filter(None, marked), answer))
 
 
 def _stated(response: str, question: Question, kind: AnswerType) -> str | None:
