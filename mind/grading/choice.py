@@ -25,6 +25,8 @@ _KIND = r"(?:option|choice|answer|letter|alternative)\s"
 # In these a mention is one character, and the text between mentions tells which of them it asserts.
 _MENTION = "\ue000"
 _LIST = re.compile(f"{_MENTION}(?:,?\\s?{_MENTION})*,?\\s(?:and|or|nor|&)\\s{_MENTION}")
+_ONE = re.compile(_MENTION)
+_CONSIDERED = re.compile(r"\b(?:considered?|considering|comparing|compare)\s(?:(?:an?|the)\s)?\Z", re.IGNORECASE)
 _LISTED = re.compile(r",?\s?(?:and|or|nor|&)?\s?")
 _WEIGHED = re.compile(r"\b(?:between|among|of|considered?|comparing|compare)\s\Z", re.IGNORECASE)
 _CLAUSE = re.compile(
@@ -75,7 +77,8 @@ class Choice(AnswerType):
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The one choice that the last sentence which asserts any asserts: "(B) is right, and (A) is not"."""
-        return asserted_label(text, choices_of(question))
+        choices = choices_of(question)
+        return _names(tuple(choices.items())).whole(text) or asserted_label(text, choices)
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         label = self.marked(stated, question)
@@ -194,7 +197,11 @@ def _names(choices: tuple[tuple[str, str], ...]) -> _Names:
 _START = re.compile(rf"[\s\"'*_(\[{{<]*(?:(?:an?|the)\s)?(?:{_KIND})?[\s\"'*_(\[{{<:]*", re.IGNORECASE)
 _JOINT = re.compile(r"\s?(?:,|/|&|\bor\b|\band\b)\s?(?:or\s|and\s)?")
 _VERB = re.compile(r"\s(?:is|are|was|were|can|cannot|do|does|fit|fits|seems?|would|might|could)\b")
-_PREDICATE = re.compile(r"\s*(?:is|are|was|were|do|does|did|can|cannot|could|would|has|have)(?:n't)?\b", re.IGNORECASE)
+_PREDICATE = re.compile(
+    r"\s*(?:(?:is|are|was|were|do|does|did|can|cannot|could|would|has|have)(?:n't)?|no|yes|true|false|right|wrong|correct"
+    r"|incorrect)\b",
+    re.IGNORECASE,
+)
 _NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa(?:ny)?)?)\s(?:doubt|question)\b", re.IGNORECASE)
 
 
@@ -238,11 +245,12 @@ def _shadow(sentence: str, mentions: list[Mention]) -> tuple[str, list[str]]:
         labels.append(mention.label)
         end = mention.end
     shadow = "".join([*pieces, sentence[end:].replace(_MENTION, " ")])
-    for match in reversed(list(_LIST.finditer(shadow))):
-        if _WEIGHED.search(shadow[: match.start()]):
-            first = shadow[: match.start()].count(_MENTION)
-            del labels[first : first + match[0].count(_MENTION)]
-            shadow = shadow[: match.start()] + shadow[match.end() :]
+    for pattern, before in ((_LIST, _WEIGHED), (_ONE, _CONSIDERED)):
+        for match in reversed(list(pattern.finditer(shadow))):
+            if before.search(shadow[: match.start()]):
+                first = shadow[: match.start()].count(_MENTION)
+                del labels[first : first + match[0].count(_MENTION)]
+                shadow = shadow[: match.start()] + shadow[match.end() :]
     return shadow, labels
 
 

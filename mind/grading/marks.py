@@ -50,7 +50,9 @@ _ANSWER_HEADING = re.compile(
     r"(?:\A|\n)[ \t]*#{1,6}[ \t]*(?:the\s)?(?:final\s)?(?:answer|result)[ \t]*:?[ \t]*\n\s*", re.IGNORECASE
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*(?P<brace>\{)|\s(?P<bare>[^\s{}$]+))")
-_TAG = re.compile(r"<answer>([^<]*(?:<(?!/answer>)[^<]*)*)(?:</answer>|\Z)", re.IGNORECASE)
+_TAG = re.compile(
+    r"<(?:final_?)?answer>([^<]*(?:<(?!/(?:final_?)?answer>)[^<]*)*)(?:</(?:final_?)?answer>|\Z)", re.IGNORECASE
+)
 _JSON = re.compile(
     r"[\"'](?:final[ _]?|correct[ _]?)?answer[\"']\s*:\s*(?:\"((?:[^\"\\\n]|\\.)*)\"|'([^'\n]*)'|([^\s,}\"']+))",
     re.IGNORECASE,

@@ -29,11 +29,15 @@ _CHECK = re.compile(
 )
 _ROUNDED = re.compile(r"\bround(?:s|ed|ing)?\s(?:it\s)?(?:(?:up|down|off)\s)?to\s(?=[-$]?[0-9.])")
 _PLACES = re.compile(r"\s(?:decimal|significant|digit|place)")
-_JOINT = re.compile(r"(?:(?:\s[\w%\u00b0]+){0,2}?\s?(or|and)|[\w%\u00b0]{0,2}\s?(to))\s?(?:about\s|even\s)?[-$]?")
+_JOINT = re.compile(
+    r"(?:(?:\s[\w%\u00b0]+){0,2}?\s?\b(or|and)\b|[\w%\u00b0]{0,2}\s?\b(to)\b)\s?(?:about\s|even\s)?[-$]?"
+)
 _ONE_MORE = re.compile(r"\bone\s(?:more|fewer|less)\b", re.IGNORECASE)
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 _NUMBER_START = tuple("0123456789.-$\u20ac\u00a3")
 _HOW_MANY = re.compile(r"\bhow\smany\s((?:[\w'-]+\s?){1,6})", re.IGNORECASE)
+_HOW_MUCH = re.compile(r"\bhow\smuch\b(?!\s\w+er\b)", re.IGNORECASE)
+_PRICE = re.compile("[$\u20ac\u00a3\u00a5\u20b9]")
 _NEXT_WORDS = re.compile(r"(?:\s[A-Za-z][\w'-]*){0,2}")
 _CENTS = re.compile(r"\b(?:in|many)\scents\b", re.IGNORECASE)
 _COMPARATIVES = {"more", "fewer", "less"}
@@ -170,8 +174,9 @@ def _answering(claim: str, question: str, sentences: Sequence[str]) -> Quantity 
     """Which of several numbers of `claim` answers `question`.
 
     One that the question does not give ("67 cakes left after selling 144"): the last that stands before what it asks
-    for ("How many books": "72 pens and 140 books"), else the last. Without a question, the first that an equation of
-    `sentences` has computed ("15 hours for 45 rooms"), else the last. The first number if all are given.
+    for ("How many books": "72 pens and 140 books"), or is a price if it asks how much, else the last. Without a
+    question, the first that an equation of `sentences` has computed ("15 hours for 45 rooms"), else the last. The first
+    number if all are given.
     """
     numbers = list(quantities(claim, question))
     if not numbers:
@@ -192,6 +197,8 @@ def _chosen(claim: str, numbers: Sequence[Quantity], question: str, sentences: S
     new = [number for number in numbers if number.value not in given]
     if not new:
         return numbers[0]
+    if _HOW_MUCH.search(question):
+        new = [number for number in new if _PRICE.search(number.text)] or new
     counting = _counting_the_asked(claim, numbers, question)
     return next((number for number in reversed(counting) if number in new), new[-1])
 

@@ -15,7 +15,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(?:\s+|\Z)|\n")
 _BEHIND = r"(?=\s*(?:[.,;:!)\]\"'\u2014]|\Z|-\s)|\s\(|\s(?:because|as|since|it|there|they|that|this|he|she|we)\b)"
 """What may follow "no" as an answer, and not "no rule"."""
 _NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa)?)\s(?:doubt|question)\b", re.IGNORECASE)
-_FIRST = re.compile(rf"[\s\"'(\[<*_]*({_ANY})\b{_BEHIND}", re.IGNORECASE)
+_FIRST = re.compile(rf"[\s\"'(\[<*_]*(?:(?:\w+ly|well|oh|okay)[\s,]+)?({_ANY})\b{_BEHIND}", re.IGNORECASE)
 _ALONE = re.compile(
     rf"(?:[:;\u2014]\s*|\s-\s|\b(?:so|thus|therefore|hence|then|is|be|say|conclusion)\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
     rf"(?:a\s)?(?:definite\s|clear\s)?[\"']?(yes|no)\b{_BEHIND}",
@@ -24,13 +24,13 @@ _ALONE = re.compile(
 _NOT = r"(?:\s(?:not|never)\b|n't\b)"
 _SAID = re.compile(
     r"\b(?:statement|claim|proposition|assertion|sentence|theorem|hypothesis|conjecture|answer|it|this|that)"
-    rf"\s(?:is|was|must\sbe|would\sbe|has\sto\sbe|isn't|wasn't|cannot\sbe|can't\sbe){_NOT}?\s"
+    rf"(?:'s|\s(?:is|was|must\sbe|would\sbe|has\sto\sbe|isn't|wasn't|cannot\sbe|can't\sbe)){_NOT}?\s"
     r"(?:indeed\s|clearly\s|therefore\s|definitely\s|actually\s|simply\s|also\s)?"
     r"(?:true|false|correct|incorrect|right|wrong|untrue)\b(?!\s(?:that|to|if|when|only|answer|choice|for)\b)",
     re.IGNORECASE,
 )
 _TRUE_THAT = re.compile(
-    r"\bit\sis\s(?P<not>not\s)?(?:\w+ly\s)?(?P<word>true|false|correct|incorrect)\sthat\b(?P<what>[^.!?]*)",
+    r"\bit(?:\sis|'s)\s(?P<not>not\s)?(?:\w+ly\s)?(?P<word>true|false|correct|incorrect)\sthat\b(?P<what>[^.!?]*)",
     re.IGNORECASE,
 )
 _CONTRAST = re.compile(r"\b(?:but|however|although|though|yet)\b", re.IGNORECASE)
