@@ -110,11 +110,15 @@ def same_equation(one: Any, other: Any) -> bool:
     """Whether one equation is a multiple of the other: x + 2y = 3 and y = (3 - x)/2."""
     import sympy
 
-    both = isinstance(one, sympy.Eq) and isinstance(other, sympy.Eq)
-    if not both or not all(isinstance(side, sympy.Expr) for side in (*one.args, *other.args)):
+    if not (isinstance(one, sympy.Eq) and isinstance(other, sympy.Eq)):
         return False
-    second = other.lhs - other.rhs
-    ratio = sympy.simplify((one.lhs - one.rhs) / second) if second != 0 else sympy.Integer(0)
+    sides: Any = (*one.args, *other.args)
+    if not all(isinstance(side, sympy.Expr) for side in sides):
+        return False
+    left, right, other_left, other_right = sides
+    if other_left == other_right:
+        return False
+    ratio = sympy.simplify((left - right) / (other_left - other_right))
     return bool(ratio.is_number and ratio.is_finite and ratio != 0)
 
 

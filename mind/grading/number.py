@@ -87,8 +87,9 @@ def gold_number(text: str) -> Quantity | None:
     if "=" in text or _MONTH.search(text) or (LATEX_SIGNS.search(text) and "^" not in text):
         return None
     number = quantity(text)
-    is_one = number is not None and number.value is not None and not _NO_UNIT.match(number.unit)
-    return number if is_one and not _MAYBE_VARIABLE.search(number.text) else None
+    if number is None or number.value is None or _NO_UNIT.match(number.unit) or _MAYBE_VARIABLE.search(number.text):
+        return None
+    return number
 
 
 def _stated(statement: str, question: str) -> Quantity | None:
