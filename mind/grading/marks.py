@@ -7,7 +7,7 @@ Every pattern here is linear in its text, because texts come from a model and ma
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mind.answer_line import ANSWER_MARKER
@@ -37,7 +37,7 @@ _CHATTER = re.compile(
     r"|generated (?:in|by|with)|(?:time|tokens) (?:taken|used|elapsed)|\Z)",
     re.IGNORECASE,
 )
-_SENTENCE_START = re.compile(r"(?:(?<=[.!?)*])\s+|\n\s*)(?=\S)")
+_SENTENCE_MARKS = (". ", "! ", "? ", ") ", "* ", "\n")
 
 # What marks the answer
 
@@ -76,6 +76,14 @@ FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$(?![0-9])|\\\([^\n]{1,
 _PHRASE_END = re.compile(r"(?<!\\)(?<!\bRs)(?<!\bsq)[.!?](?=[\s\"'*)]|\Z)|\n")
 
 
+# Most texts have none of these, and are not searched further.
+_TURNING = ("<|", "</s>", "_turn>", "inst]", "question", "problem", "exercise", "\nq", "human", "user", "student")
+_TURNING += ("instruction", "prompt")
+_CORRECTING = ("wait", "correct", "oops", "scratch", "second thought", "let me", "mistake", "error", "apolog")
+_ANSWERING = ("answer", "option", "choice", "letter", "result", "antwort", "r\u00e9ponse", "respuesta", "risposta")
+_ANSWERING += ("resposta", "\u043e\u0442\u0432\u0435\u0442", "\u7b54\u6848")
+
+
 class Marked(NamedTuple):
     """A place where a response marks its answer."""
 
@@ -91,11 +99,11 @@ def turns(response: str) -> Iterator[str]:
 
     Without thoughts in "<think>...</think>", unless nothing follows these.
     """
-    ends = [match.end() for match in _THOUGHT_END.finditer(response)]
+    ends = [match.end() for match in _THOUGHT_END.finditer(response)] if "</" in response else []
     if ends and response[ends[-1] :].strip():
         response = response[ends[-1] :]
     start = 0
-    for match in [*_NEXT_TURN.finditer(response), None]:
+    for match in [*(_NEXT_TURN.finditer(response) if _mentions(response, _TURNING) else ()), None]:
         turn = response[start : match.start() if match else len(response)]
         if turn.strip():
             yield turn.strip()
@@ -104,20 +112,20 @@ def turns(response: str) -> Iterator[str]:
 
 def without_chatter(text: str) -> str:
     """`text` without the sentences at its end that are no part of a solution, as "Let me know if you have more!"."""
-    starts = [0, *(match.end() for match in _SENTENCE_START.finditer(text))]
     end = len(text)
-    for start in reversed(starts[1:]):
-        if not _CHATTER.match(text, start, end):
-            break
-        end = start
-    return text[:end]
+    while True:
+        start = max(text.rfind(mark, 0, end - 1) + len(mark) for mark in _SENTENCE_MARKS)
+        if start <= max(map(len, _SENTENCE_MARKS)) or not _CHATTER.match(text, start, end):
+            return text[:end]
+        end = len(text[:start].rstrip())
 
 
 def corrections(text: str) -> Iterator[str]:
     """What follows the last "Wait, ..." or "Correction: ..." of `text`, if there is one, and `text`."""
-    last = max((match.end() for match in _CORRECTION.finditer(text)), default=None)
-    if last is not None:
-        yield text[last:]
+    if _mentions(text, _CORRECTING):
+        last = max((match.end() for match in _CORRECTION.finditer(text)), default=None)
+        if last is not None:
+            yield text[last:]
     yield text
 
 
@@ -136,6 +144,11 @@ def marks(text: str) -> Iterator[Marked]:
 def is_heading(statement: str) -> bool:
     """Whether `statement` only announces an answer: "Final answer"."""
     return _HEADING.match(statement) is not None
+
+
+def _mentions(text: str, words: Sequence[str]) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in words)
 
 
 def _behind_markers(text: str) -> Iterator[Marked]:
@@ -168,6 +181,8 @@ def _boxed(text: str) -> Iterator[Marked]:
 
 def _behind_phrases(text: str) -> Iterator[Marked]:
     """What follows each "answer is" or "answer:": a formula between dollar signs, or the rest of the sentence."""
+    if not _mentions(text, _ANSWERING):
+        return
     places = [match.end() for match in _ANSWER_HEADING.finditer(text)]
     for match in _PHRASE.finditer(text):
         if not _OTHERS.search(text[max(match.start() - 24, 0) : match.start()]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from fractions import Fraction
 
@@ -20,6 +21,8 @@ from mind.grading.plain_text import LATEX_SIGNS, LATEX_THOUSANDS
 from mind.grading.quantity import Quantity, begins_with, may_be, quantities, quantity
 from mind.grading.units import agree
 from mind.records import Grade, Question
+
+CACHED_ANSWERS = 4_096
 
 _MONTH = re.compile(
     r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b", re.IGNORECASE
@@ -81,6 +84,7 @@ class Number(AnswerType):
         return has_number(sentence, question.answer)
 
 
+@functools.lru_cache(maxsize=CACHED_ANSWERS)  # one gold answer is compared with many
 def gold_number(text: str) -> Quantity | None:
     """The number that a gold answer is, with or without a unit in plain words; None for a formula, date or ordinal."""
     text = LATEX_THOUSANDS.sub(",", text).replace("\\$", "$").replace("\\%", "%")

@@ -5,12 +5,15 @@ Every pattern here is linear in its text, because responses come from a model an
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 
 from mind.grading.number_notation import in_digits, plain_number
 from mind.grading.quantity import Quantity, number_value, quantities, surroundings
+
+CACHED_QUESTIONS = 1_024
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 _DIGIT = re.compile(r"(?<![\w.])\.?[0-9]")
@@ -193,7 +196,7 @@ def _chosen(claim: str, numbers: Sequence[Quantity], question: str, sentences: S
     if not question:
         computed = _results(sentences)
         return next((number for number in numbers if number.value in computed), numbers[-1])
-    given = {number.value for number in quantities(question)} - {None}
+    given = _values(question)
     new = [number for number in numbers if number.value not in given]
     if not new:
         return numbers[0]
@@ -201,6 +204,11 @@ def _chosen(claim: str, numbers: Sequence[Quantity], question: str, sentences: S
         new = [number for number in new if _PRICE.search(number.text)] or new
     counting = _counting_the_asked(claim, numbers, question)
     return next((number for number in reversed(counting) if number in new), new[-1])
+
+
+@functools.lru_cache(maxsize=CACHED_QUESTIONS)  # to one question there are many responses
+def _values(question: str) -> frozenset[Fraction]:
+    return frozenset(number.value for number in quantities(question) if number.value is not None)
 
 
 def _alternatives(claim: str, one: Quantity, other: Quantity) -> bool:

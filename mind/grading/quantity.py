@@ -220,11 +220,14 @@ def _digits_value(match: re.Match[str]) -> Fraction | None:
         return Fraction(match["european"].replace(".", "").replace(",", "."))
     if match["fractional"]:
         return Fraction(f".{match['fractional']}")
-    whole = re.sub("[,' _]", "", match["whole"])
+    whole = match["whole"] if match["whole"].isdecimal() else re.sub("[,' _]", "", match["whole"])
+    if not match["decimals"] and not match["period"]:
+        return Fraction(int(whole))
     if match["period"]:
         places, period = match["places"], match["period"]
         return Fraction(f"{whole}.{places}0") + Fraction(int(period), 10 ** len(places) * (10 ** len(period) - 1))
-    return Fraction(f"{whole}.{match['decimals'] or 0}")
+    decimals = match["decimals"]
+    return Fraction(int(whole + decimals), 10 ** len(decimals))
 
 
 def _with_fraction(text: str, end: int, value: Fraction | None, is_whole: bool) -> tuple[Fraction | None, int]:
