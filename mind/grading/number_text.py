@@ -144,7 +144,7 @@ def _equal(number: str, gold: str) -> bool:
 
 def _without_check(text: str) -> str:
     """`text` up to "To check, ..." and its like, if a number precedes it and no conclusion follows it."""
-    check = _CHECK.search(text)
+    check = _CHECK.search(text) if any(word in text for word in ("check", "verify", "confirm")) else None
     if check is None or not _DIGIT.search(text, 0, check.start()):
         return text
     return text if _CONCLUSION.search(text, check.end()) else text[: check.start()]

@@ -38,6 +38,7 @@ _SPACED_SIGN = re.compile(
     r"\s*(?P<sign>minus|[+]|-)|\b(?P<negative>negative))\s\Z",
     re.IGNORECASE,
 )
+_SIGNS_BEFORE = ("- ", "+ ", "inus ", "ative ")
 _FRACTION = re.compile(r"/(?P<below>-?[0-9]+(?:\.[0-9]+)?)(?![/0-9])")
 _MIXED = re.compile(r"\s(?:and\s)?(?P<above>[0-9]{1,9})/(?P<below>[0-9]{1,9})(?![/0-9])")
 _AND_A_HALF = re.compile(r"\sand\s(?:a|one)\shalf\b", re.IGNORECASE)
@@ -182,7 +183,8 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
     """The number whose digits `match` holds, with what belongs to it before and behind."""
     start, end = match.span()
     left = text[max(start - _LOOKED_AT, 0) : start]
-    spaced_sign = None if match["sign"] or match["inner"] else _SPACED_SIGN.search(left)
+    may_be_signed = left.endswith(_SIGNS_BEFORE) and not match["sign"] and not match["inner"]
+    spaced_sign = _SPACED_SIGN.search(left) if may_be_signed else None
     value, end = _with_fraction(text, end, _digits_value(match), is_whole=not (match["decimals"] or match["period"]))
     asked = 1
     if exponent := _EXPONENT.match(text, end):
