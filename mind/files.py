@@ -29,33 +29,33 @@ _KINDS = {
 
 
 def cache_folder() -> Path:
-    """Where converted models and encoder features are kept: $MIND_CACHE, else ~/.cache/mind-kernels.
+    """Where converted models and encoder features are kept: $MIND_CACHE, else ~/.cache/mind-kernels."""
+    return Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
 
-    It is made if it is missing. Raises MindError if it cannot be made or written to.
-    """
-    folder = Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
-    remedy = "name another folder by the environment variable MIND_CACHE"
+
+def make_cache(folder: Path) -> None:
+    """Makes a folder in `cache_folder` if it is missing; raises MindError if that or writing into it is not allowed."""
+    remedy = "name another cache by the environment variable MIND_CACHE"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise MindError(f"{folder}: cannot be made: {_reason(error)}; {remedy}") from None
     require(os.access(folder, os.W_OK | os.X_OK), f"{folder}: cannot be written to; {remedy}")
-    return folder
 
 
 @contextmanager
-def held(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[IO[bytes]]:
+def held(path: str | os.PathLike[str], busy: str | None = None) -> Iterator[IO[bytes]]:
     """Inside, nobody else, process or thread, is in a block that holds the file at `path`, which is made if missing.
 
-    The system lets go of it when the process ends, however that comes. Another holder is waited for or, if `wait` is
-    False, raises MindError. The block, which gets the file, may rename it.
+    The system lets go of it when the process ends, however that comes. Another holder is waited for or, if `busy` is
+    given, makes a MindError that says so. The block, which gets the file, may rename it.
     """
     while True:
         with open(path, "ab") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
             except BlockingIOError:
-                raise MindError(f"{path}: another process holds it") from None
+                raise MindError(f"{path}: {busy}") from None
             if _is_at(path, file):  # else the holder before has renamed it, and this lock is on what it was
                 yield file
                 return
@@ -191,6 +191,12 @@ def _reason(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark; raises MindError as `require_file`, or if it is
+    not UTF-8."""
+    return _decoded(str(path), require_file(path).read_bytes())
+
+
 def json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of a file of JSON lines with its "path:line"; blank lines are skipped.
 
@@ -225,7 +231,7 @@ def parse_json(where: str, text: bytes) -> Any:
     """
     decoded = _decoded(where, text).rstrip()
     try:
-        return json.loads(decoded, object_pairs_hook=_object, parse_int=_integer)
+        return _DECODER.decode(decoded)
     except json.JSONDecodeError as error:
         place = f"{where}:{error.lineno}" if "\n" in decoded else where
         raise MindError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
@@ -259,3 +265,6 @@ def _integer(digits: str) -> int:
         return int(digits)
     except ValueError:
         raise ValueError(f"a number has {len(digits):,} digits") from None
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mind import word_problems
 from mind.config import WORD_PROBLEMS, MindConfig
 from mind.data.problems import Faults
 from mind.data.questions import load_questions, same_text, split_heldout
 from mind.errors import MindError
+from mind.evaluation.labels import evaluation_labels
 from mind.grading.type_counts import described_types
 from mind.records import Question
 
@@ -29,10 +29,7 @@ def load_data(config: MindConfig) -> RunData:
     """Reads, or generates, every question that the configuration names; raises MindError for bad input."""
     faults = Faults()
     run_data = _word_problems(config) if config.data.train == WORD_PROBLEMS else _from_files(config, faults)
-    for file in config.data.evaluation:
-        label = Path(file).stem
-        if label in run_data.evaluation:
-            raise MindError(f"data.evaluation: two files are named {label}; their results need different names")
+    for label, file in evaluation_labels(config.data.evaluation, taken=run_data.evaluation).items():
         run_data.evaluation[label] = faults.attempt(load_questions, file)
     faults.check()
     if not run_data.heldout:

@@ -17,6 +17,7 @@ from mind.files import (
     check_new_folder,
     held,
     json_rows,
+    make_cache,
     new_file,
     parse_json,
     replacing,
@@ -88,7 +89,7 @@ def test_what_a_kill_leaves_is_written_over(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     assert subprocess.run([sys.executable, "-c", KILLED, tmp_path], env=environment).returncode == -signal.SIGKILL
     assert names(tmp_path) == [".d.partial", ".f.partial", "h"]
-    with held(tmp_path / "h", wait=False):
+    with held(tmp_path / "h", "held by a dead process"):
         pass
     with replacing_folder(tmp_path / "d") as folder, replacing(tmp_path / "f") as writer:
         (folder / "b").write_text("whole")
@@ -101,14 +102,16 @@ def test_many_write_the_same_file_at_once(tmp_path):
     broken = []
 
     def write(mark: str) -> None:
-        for _ in range(20):
-            with replacing(tmp_path / "f") as writer:
-                for _ in range(20):
-                    writer.write(mark * 50)
-                    writer.flush()
-            text = (tmp_path / "f").read_text()
-            if len(text) != 1000 or len(set(text)) > 1:
-                broken.append(text)
+        try:
+            for _ in range(20):
+                with replacing(tmp_path / "f") as writer:
+                    for _ in range(20):
+                        writer.write(mark * 50)
+                        writer.flush()
+                text = (tmp_path / "f").read_text()
+                assert len(text) == 1000 and len(set(text)) == 1
+        except BaseException as error:
+            broken.append(error)
 
     writers = [threading.Thread(target=write, args=(mark,)) for mark in "abcd"]
     for writer in writers:
@@ -137,10 +140,10 @@ def test_a_folder_is_replaced_or_left_as_it_was(tmp_path):
 
 
 def test_one_holds_a_file(tmp_path):
-    second = held(tmp_path / "h", wait=False)
-    with held(tmp_path / "h"), pytest.raises(MindError, match="h: another process holds it"), second:
+    second = held(tmp_path / "h", "somebody else has it")
+    with held(tmp_path / "h"), pytest.raises(MindError, match="h: somebody else has it"), second:
         pytest.fail("two hold it")
-    with held(tmp_path / "h", wait=False):
+    with held(tmp_path / "h", "it is free again"):
         pass
 
 
@@ -232,7 +235,10 @@ def test_a_folder_that_is_not_ours_is_named(place, monkeypatch):
 def test_a_cache_that_cannot_be_is_named(place, monkeypatch):
     monkeypatch.setenv("MIND_CACHE", "file/cache")
     with pytest.raises(MindError, match="file/cache: cannot be made: Not a directory; .*MIND_CACHE"):
-        cache_folder()
+        make_cache(cache_folder())
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(MindError, match="folder: cannot be written to; .*MIND_CACHE"):
+        make_cache(Path("folder"))
 
 
 @pytest.mark.parametrize(
