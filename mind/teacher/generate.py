@@ -8,6 +8,7 @@ from pathlib import Path
 from mind.data.questions import save_questions
 from mind.data.sources import load_source
 from mind.errors import MindError
+from mind.files import check_new_folder
 from mind.grading.type_counts import described_types
 from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig
@@ -25,12 +26,13 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     `tell` gets a line that says what is asked of whom, before anything is sent. Raises MindError for bad input, before
     the folder is made, and for a folder with answers to other requests.
     """
+    folder = DatasetFolder(Path(config.output))
+    check_new_folder(folder.path)
     questions = load_source(config.questions)
     prompts = load_prompts(config.perspectives, config.prompts)
     requests = list(teacher_requests(questions, prompts, config))
     spending = Spending(config.budget, config.prices.get(config.teacher.model))
     engine = make_engine(config.teacher, config.traffic, spending)
-    folder = DatasetFolder(Path(config.output))
     folder.path.mkdir(parents=True, exist_ok=True)
     reserve = reserve_bytes(config.teacher, config.traffic)
     with Journal(folder.responses, reserve=reserve) as journal, Journal(folder.wasted) as wasted:

@@ -94,6 +94,19 @@ def test_warnings_of_prompts_do_not_stop_their_use(tmp_path):
         assert load_prompts(("a",), prompts(tmp_path, "a", "b")) == {"a": "Be a."}
 
 
+@pytest.mark.parametrize("output", ["q.jsonl", "q.jsonl/set", "x" * 300, "\0", "dead/set"])
+def test_an_output_that_cannot_be_a_folder_is_told_before_anything_is_asked(tmp_path, capsys, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    save_questions([QUESTION], "q.jsonl")
+    (tmp_path / "dead").symlink_to("nowhere")
+    before = sorted(tmp_path.iterdir())
+    with FaultProxy(lambda _: chat_answer("#### 12")) as proxy:
+        assert main(["generate", "--output", output, "--questions.path", "q.jsonl", "--teacher.model", "m",
+                     "--teacher.base-url", proxy.url]) == 2  # fmt: skip
+        assert not proxy.attempts
+    assert "Traceback" not in capsys.readouterr().err and sorted(tmp_path.iterdir()) == before
+
+
 # Outputs that are there already, and what comes next
 
 
