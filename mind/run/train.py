@@ -5,6 +5,7 @@ data -> evaluation before -> what the method needs before training -> training -
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -24,7 +25,7 @@ from mind.methods.method import Method, MethodContext
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
-from mind.run.data import RunData, load_data, warn_of_overlap
+from mind.run.data import RunData, described_data, load_data, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import write_run_report
 from mind.run.resume import check_extension, check_inputs, inputs_of, saved_config
@@ -96,6 +97,7 @@ def _prepared(config: MindConfig) -> _Run:
     check_options(config)
     warn_of_unused_options(config)
     data = load_data(config)
+    print(described_data(data), file=sys.stderr)
     warn_of_overlap(data)
     set_seed(config.train.seed)
     model, tokenizer = load_student(config.student)
