@@ -27,3 +27,8 @@ def one_line(text: str, limit: int | None = None) -> str:
 def describe(error: BaseException) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {one_line(str(error), 300)}"
+
+
+def whole_characters(text: str) -> str:
+    """`text` with U+FFFD for half of a character, a lone surrogate, which neither UTF-8 nor a tokenizer takes."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from mind.display import one_line
+from mind.display import one_line, readable
 
 LINE_EVERY_S = 30.0
 """Seconds between the lines of a log."""
@@ -75,4 +75,9 @@ class Progress:
         if self._done < self._total:
             left = spent * (self._total - self._done) / (self._done - self._first)
             parts.append(f"about {tqdm.format_interval(left)} left")
-        print(", ".join(filter(None, [*parts, self._words])), file=sys.stderr, flush=True)
+        tell(", ".join(filter(None, [*parts, self._words])))
+
+
+def tell(text: str) -> None:
+    """A line on standard error, for whoever waits."""
+    print(readable(text), file=sys.stderr, flush=True)

@@ -31,6 +31,9 @@ class Command:
 
 
 COMMANDS = {
+    "data check": Command(
+        "what a file of questions holds, and all that is wrong with it", "check:Check", "check:check"
+    ),
     "data generate": Command(
         "rationales from a teacher: questions x perspectives x samples; started again, what is missing",
         "dataset:Generate",

@@ -94,8 +94,8 @@ def answer_accuracy(
         responses_folder: where the responses go, a file LABEL.jsonl each, in place of what is there; None: nowhere.
 
     Returns:
-        By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer,
-        and the "accuracy", the share of correct ones from 0 to 1.
+        By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer
+        or none that can be compared, and the "accuracy", the share of correct ones from 0 to 1.
 
     Raises MindError as `evaluation_prompts`, before anything is generated.
     """

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mind.batches.isolation import fault
-from mind.grading.answers import extract_answer, is_correct
+from mind.grading.answers import judge_text
 from mind.records import Question
 from mind.student.model import causal_lm
 from mind.student.tokenization import embedding_rows
@@ -21,7 +21,8 @@ from mind.student.tokenization import embedding_rows
 
 @dataclass(frozen=True)
 class AccuracyResult:
-    """How many of `total` responses are `correct` and how many are `unparsed`, that is state no answer.
+    """How many of `total` responses are `correct` and how many are `unparsed`, that is state no answer or none that
+    can be compared.
 
     `rows` has a {"id", "response", "extracted", "answer", "correct"} for each, in the order of the questions.
     """
@@ -85,21 +86,23 @@ def generate_responses(
 def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> AccuracyResult:
     """How many `responses` state the answer of their question; raises ValueError for unequal lengths."""
     rows = []
+    unparsed = 0
     for response, question in zip(responses, questions, strict=True):
-        extracted = extract_answer(response, question)
+        judgement = judge_text(response, question)
+        unparsed += judgement.verdict == "unparsed"
         rows.append(
             {
                 "id": question.id,
                 "response": response,
-                "extracted": extracted,
+                "extracted": judgement.extracted,
                 "answer": question.answer,
-                "correct": is_correct(extracted, question),
+                "correct": judgement.verdict == "right",
             }
         )
     return AccuracyResult(
         total=len(rows),
         correct=sum(row["correct"] for row in rows),
-        unparsed=sum(row["extracted"] is None for row in rows),
+        unparsed=unparsed,
         rows=rows,
     )
 

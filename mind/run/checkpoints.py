@@ -11,9 +11,8 @@ from torch import nn
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from mind.display import one_line
+from mind.display import describe, one_line
 from mind.errors import MindError, require
-from mind.student.probe import describe
 
 
 @contextmanager

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from mind.config import MindConfig
-from mind.display import one_line
+from mind.display import describe, one_line
 from mind.errors import MindError, require
 from mind.run.schedule import rate_factors
 from mind.run.trainer import training_arguments
 from mind.student.model import causal_lm, check_attention, context_of
-from mind.student.probe import describe
 from mind_kernels import BackendUnavailableError, linear_cross_entropy
 
 if TYPE_CHECKING:

@@ -21,10 +21,11 @@ from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldou
 from mind.files import replacing_folder
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
+from mind.progress import tell
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
-from mind.run.data import RunData, load_data, warn_of_overlap
+from mind.run.data import RunData, described_data, load_data, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import write_run_report
 from mind.run.resume import check_extension, check_inputs, inputs_of, saved_config
@@ -99,6 +100,7 @@ def _prepared(config: MindConfig, data: RunData | None) -> _Run:
     check_options(config)
     warn_of_unused_options(config)
     data = load_data(config) if data is None else data
+    tell(described_data(data))
     warn_of_overlap(data)
     set_seed(config.train.seed)
     model, tokenizer = load_student(config.student)

@@ -16,14 +16,13 @@ from torch import Tensor
 from mind.batches.bin_packing import bins_of
 from mind.batches.packing import plain_pack
 from mind.batches.trunk import pack_hidden
-from mind.display import one_line
+from mind.display import describe, one_line
 from mind.errors import MindError, NotFiniteError
 from mind.files import make_cache, replacing_file
 from mind.hub import find_model
 from mind.records import Question
 from mind.run_folder import saving
 from mind.student.fingerprint import fingerprint
-from mind.student.probe import describe
 from mind.student.tokenization import Chat, embedding_rows
 
 if TYPE_CHECKING:
