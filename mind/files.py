@@ -134,16 +134,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
         yield file
 
 
-def require_name(path: str | os.PathLike[str]) -> None:
-    """Raises MindError for a path that no file can have: with a zero byte, or with a lone surrogate."""
-    try:
-        possible = b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:
-        possible = False
-    if not possible:
-        raise MindError(f"{os.fspath(path)!r}: no file can have this name")
-
-
 def new_file(name: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """The path of a file that is to be written.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mind.data.questions import save_questions
 from mind.data.sources import load_source
 from mind.errors import MindError
-from mind.files import check_new_folder, require_name
+from mind.files import check_new_folder
 from mind.grading.type_counts import described_types
 from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig
@@ -26,7 +26,6 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     `tell` gets a line that says what is asked of whom, before anything is sent. Raises MindError for bad input, before
     the folder is made, and for a folder with answers to other requests.
     """
-    require_name(config.output)
     folder = DatasetFolder(Path(config.output))
     check_new_folder(folder.path)
     questions = load_source(config.questions)

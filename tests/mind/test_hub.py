@@ -133,7 +133,7 @@ def test_a_data_set_that_the_hub_has_not_is_told_at_once(server):
         "data/q/jsonl": "questions.path data/q/jsonl: no such folder",
     }.items():
         with pytest.raises(MindError, match=re.escape(message)):
-            load_source(SourceConfig(name), lambda value: None)
+            load_source(SourceConfig(name))
     assert [path for path in server if "datasets" in path] == server and len(server) == 2
 
 

@@ -159,12 +159,12 @@ def test_a_write_that_fails_names_its_file(tmp_path):
         save_file({"a": torch.zeros(1)}, tmp_path / "none" / "x")
 
 
-def test_a_full_disk_does_not_hide_which_journal(tmp_path):
-    (tmp_path / "responses.jsonl").symlink_to("/dev/full")
+def test_a_full_disk_does_not_hide_which_journal(tmp_path, monkeypatch):
     response = Response(Key("q", "p", 0), "d", "m", "text", "stop", 1, 1, 1, 0.0, "2026-01-01T00:00:00Z")
-    full = pytest.raises(OSError, match=r"No space left on device: '.*responses.jsonl'")
-    with full, Journal(tmp_path / "responses.jsonl") as journal:
-        journal.append([response])
+    with Journal(tmp_path / "responses.jsonl") as journal:
+        monkeypatch.setattr("os.fsync", raising(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match=r"No space left on device: '.*responses.jsonl'"):
+            journal.append([response])
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
@@ -176,8 +176,8 @@ def test_a_name_that_no_file_can_have_is_told_first(name, tmp_path, monkeypatch,
     Path("q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
     for words in (["train", "--config", "train.json"], ["generate", "--config", "generate.json"]):
         assert main(words) == 2
-        assert "no file can have this name" in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(MindError, match="no file can have this name"):
+        assert "cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(MindError, match="cannot be written"):
         new_file(name)
 
 
