@@ -331,7 +331,7 @@ def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, cha
         ({"teacher": {"model": 3}}, '"model" is 3: expected a string'),
         ({"samples": "two"}, '"samples" is "two"'),
         ({"nonsense": 1}, "unknown field nonsense"),
-        ({"prices": {"m": [1]}}, "prices: m"),
+        ({"prices": {"m": [1]}}, '"prices" holds [1]: expected a list of 2'),
         ({"budget": {"cost": 5}}, "needs the price"),
         ({"perspectives": ["socratic", "socratic"]}, "named twice"),
     ],
