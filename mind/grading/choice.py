@@ -9,14 +9,13 @@ from itertools import islice
 from typing import NamedTuple
 
 from mind.grading.answer_type import AnswerType
-from mind.grading.plain_text import bare, plain_text, without_latex_text
+from mind.grading.plain_text import bare, plain_text, sentences, without_latex_text
 from mind.grading.quantity import number_value, quantities
 from mind.records import Grade, Question
 
 MAX_MENTIONS = 100
 """A sentence that names more choices repeats itself, and asserts none."""
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])(?:\s+|\Z)|\n")
 _ARTICLE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
 _AFTER_LABEL = r"(?!['’\w]|\s(?!(?:is|as|because|since|would|must|fits|seems|or|and|nor|not|over|but)\b)[a-z])"
 """What tells the label in "A is the answer" from the article in "A bank is the answer"."""
@@ -124,7 +123,7 @@ def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
     """The label of the one choice that the last sentence which asserts one asserts; None if there is no such one."""
     names = _names(tuple(choices.items()))
     denied: set[str] = set()
-    for sentence in reversed(_SENTENCE_END.split(without_latex_text(text))):
+    for sentence in reversed(sentences(without_latex_text(text))):
         mentions = [] if sentence.endswith("?") else list(islice(names.mentions(sentence), MAX_MENTIONS + 1))
         if len(mentions) > MAX_MENTIONS:
             return None

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from mind.grading.number_notation import in_digits, plain_number
+from mind.grading.plain_text import sentences
 from mind.grading.quantity import Quantity, number_value, quantities, surroundings
 
 CACHED_QUESTIONS = 1_024
 
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 _DIGIT = re.compile(r"(?<![\w.])\.?[0-9]")
 _IN_PARENTHESES = re.compile(r"\s*\([^()]*\)[.\s]*")
 _PARENTHESES = re.compile(r"\([^()]*\)")
@@ -87,18 +87,18 @@ def concluding_number(text: str, question: str) -> Quantity | None:
     `question` may be empty, and then it is not known which numbers it gives.
     """
     text = _without_check(plain_number(text))
-    sentences = [sentence for sentence in SENTENCE_END.split(text) if sentence.strip()]
-    numbered = [i for i, sentence in enumerate(sentences) if _DIGIT.search(sentence)]
-    claiming = [i for i in numbered if not _IN_PARENTHESES.fullmatch(sentences[i])]
+    said = sentences(text)
+    numbered = [i for i, sentence in enumerate(said) if _DIGIT.search(sentence)]
+    claiming = [i for i in numbered if not _IN_PARENTHESES.fullmatch(said[i])]
     last = next(reversed(claiming or numbered), None)
-    if sentences and last != len(sentences) - 1 and (last is None or _INFERENCE.search(sentences[-1])):
-        words = spelled_numbers(sentences[-1], question)
+    if said and last != len(said) - 1 and (last is None or _INFERENCE.search(said[-1])):
+        words = spelled_numbers(said[-1], question)
         # "One" is a pronoun more often.
-        if len(words) == 1 and (words[0].text != "1" or _ONE_MORE.search(sentences[-1])):
+        if len(words) == 1 and (words[0].text != "1" or _ONE_MORE.search(said[-1])):
             return words[0]
     if last is None:
         return None
-    claim = _claim(sentences[last]).rstrip("! ")
+    claim = _claim(said[last]).rstrip("! ")
     if rounded := list(_ROUNDED.finditer(claim)):
         number = next(quantities(claim[rounded[-1].end() :], question), None)
         if number and not _PLACES.match(claim, rounded[-1].end() + number.end):
@@ -111,7 +111,7 @@ def concluding_number(text: str, question: str) -> Quantity | None:
         claim = behind[consequence.end() :]
     elif equals and (result := _at_end(before.rstrip(), question)):  # "20 = A"
         return result
-    return _answering(claim, question, sentences[: last + 1])
+    return _answering(claim, question, said[: last + 1])
 
 
 def undecided(text: str, number: Quantity) -> Quantity:
