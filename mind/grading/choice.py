@@ -30,7 +30,7 @@ _LISTED = re.compile(r",?\s?(?:and|or|nor|&)?\s?")
 _WEIGHED = re.compile(r"\b(?:between|among|of|considered?|comparing|compare)\s\Z", re.IGNORECASE)
 _CLAUSE = re.compile(
     r"[,;:\u2014]\s?|\s-\s|\s?[()]\s?"
-    r"|\s(?=(?:but|while|whereas|although|though|because|since|as|so|therefore|thus|hence|leaving|leaves)\b)"
+    r"|(?<!anything)(?<!everything)(?<!all)\s(?=but\b)|\s(?=(?:while|whereas|although|though|because|since|as|so|therefore|thus|hence|leaving|leaves)\b)"
     r"|\sand\s(?=\w|not\b)",
     re.IGNORECASE,
 )
@@ -47,7 +47,7 @@ _NOT_THIS = re.compile(  # directly before a mention
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|implausible"
+    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|unsafe|unsuitable|unrelated|unable|implausible"
     r"|impossible|irrelevant|tempting|distractors?)\b",
     re.IGNORECASE,
 )
@@ -201,6 +201,10 @@ _PREDICATE = re.compile(
     r"|incorrect)\b",
     re.IGNORECASE,
 )
+_REFUTATION = re.compile(
+    r"\s*(?:but\s|however\s)?(?:it|this|that|which)\s.*\b(?:wrong|incorrect|false|not\s(?:right|correct|true|the\sanswer))\b",
+    re.IGNORECASE,
+)
 _NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa(?:ny)?)?)\s(?:doubt|question)\b", re.IGNORECASE)
 
 
@@ -261,7 +265,7 @@ def _clauses(shadow: str, labels: list[str]) -> Iterator[tuple[str, list[str]]]:
     start = 0
     for match in [*ends, None]:
         clause = shadow[start : match.start() if match else len(shadow)]
-        if clauses and _MENTION not in clause and _PREDICATE.match(clause):
+        if clauses and _MENTION not in clause and (_PREDICATE.match(clause) or _REFUTATION.match(clause)):
             clauses[-1] += clause
         elif _MENTION in clause:
             clauses.append(clause)
