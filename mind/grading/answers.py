@@ -84,8 +84,9 @@ def _stated(response: str, question: Question, kind: AnswerType) -> str | None:
         for part in corrections(text):
             if stated := _marked(part, question, kind, 0):
                 return stated[:MAX_ANSWER_CHARACTERS]
-        if stated := kind.unmarked(text, question):
-            return stated[:MAX_ANSWER_CHARACTERS]
+        for part in corrections(text):
+            if stated := kind.unmarked(part, question):
+                return stated[:MAX_ANSWER_CHARACTERS]
     return None
 
 

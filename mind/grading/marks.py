@@ -125,7 +125,7 @@ def corrections(text: str) -> Iterator[str]:
     if _mentions(text, _CORRECTING):
         last = max((match.end() for match in _CORRECTION.finditer(text)), default=None)
         if last is not None:
-            yield text[last:]
+            yield text[last:].lstrip(" ,.:;!-\u2014")
     yield text
 
 

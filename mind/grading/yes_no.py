@@ -16,13 +16,14 @@ _BEHIND = r"(?=\s*(?:[.,;:!)\]\"'\u2014]|\Z|-\s)|\s\(|\s(?:because|as|since|it|t
 _NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa)?)\s(?:doubt|question)\b", re.IGNORECASE)
 _FIRST = re.compile(rf"[\s\"'(\[<*_]*(?:(?:\w+ly|well|oh|okay)[\s,]+)?({_ANY})\b{_BEHIND}", re.IGNORECASE)
 _ALONE = re.compile(
-    rf"(?:[:;\u2014]\s*|\s-\s|\b(?:so|thus|therefore|hence|then|is|be|say|conclusion)\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
+    rf"(?:[:;\u2014]\s*|\s-\s|\b(?:so|thus|therefore|hence|then|is|be|say|answer|conclusion)\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
     rf"(?:a\s)?(?:definite\s|clear\s)?[\"']?(yes|no)\b{_BEHIND}",
     re.IGNORECASE,
 )
 _NOT = r"(?:\s(?:not|never)\b|n't\b)"
 _SAID = re.compile(
     r"\b(?:statement|claim|proposition|assertion|sentence|theorem|hypothesis|conjecture|answer|it|this|that)"
+    r"(?:\sthat\s[^.,;:!?]{1,80}?)?"
     rf"(?:'s|\s(?:is|was|must\sbe|would\sbe|has\sto\sbe|isn't|wasn't|cannot\sbe|can't\sbe)){_NOT}?\s"
     r"(?:indeed\s|clearly\s|therefore\s|definitely\s|actually\s|simply\s|also\s)?"
     r"(?:true|false|correct|incorrect|right|wrong|untrue)\b(?!\s(?:that|to|if|when|only|answer|choice|for)\b)",
