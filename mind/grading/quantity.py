@@ -66,7 +66,7 @@ _OPERATOR_BEHIND = re.compile(
     r"\s?[\u03c0\u221a]|\s?[<>\u2264\u2265]\s?[a-z](?!\w)|[\u2080-\u2089\u2030\u03b8\u03bb\u221e\u00b1^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
     r"|\s?\\(?:pi|sqrt|theta|infty|pm|log|ln|sin|cos|tan)(?![a-z])"
     r"|\s?[+*\u00d7\u00f7]\s?[$(]?[\w\\]|\s/\s?[$(]?[0-9]|\s(?:-|x)\s[$(]?[0-9]|\s-\s[a-z](?!\w)|\s:\s?[0-9]|\s[xyzn](?!\w)|\s[rR]\s[0-9]"
-    r"|\sor\s(?:more|less|fewer)\b|\s(?:squared|cubed|factorial|remainder|pi|mod|choose|times\s[0-9])\b"
+    r"|\s(?:squared|cubed|factorial|remainder|pi|mod|choose|times\s[0-9])\b"
 )
 _OPERATOR_BEFORE = re.compile(
     r"(?:[*/^\u00d7\u00f7\u221a\u221b\u221c\u00b1<>\u2264\u2265]|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
@@ -87,6 +87,7 @@ _UNIT_TEXT = re.compile(
     r"(?:[^0-9+*^=<>\\/\u00b7]|(?<=[\w.)}])[*\u00b7](?=[A-Za-z])|(?<=[A-Za-z.)}\u00b0])\^(?:-?[0-9]|\{-?[0-9]\})"
     r"|\s?/\s?(?=[A-Za-z]))*+"
 )
+_BOUND = re.compile(r"\sor\s(?:more|less|fewer)\b")
 _BEFORE = re.compile(
     r"(?:[\s~\u2248\u223c*`:\"]|\b(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|just|only|simply"
     r"|therefore|thus|so|hence|now|then|indeed|clearly|equal\sto|equals|a\stotal\sof)\b,?)*+",
@@ -143,7 +144,9 @@ def quantity(text: str, question: str = "") -> Quantity | None:
         return None
     unit = _UNIT_TEXT.match(text, found.end)
     assert unit is not None
-    return found._replace(unit=unit[0].strip(" .,;:!*`")) if unit.end() == len(text) else None
+    if unit.end() < len(text):
+        return None
+    return found._replace(unit=unit[0].strip(" .,;:!*`"), value=None if _BOUND.match(unit[0]) else found.value)
 
 
 def not_denied(text: str, numbers: list[Quantity]) -> list[Quantity]:

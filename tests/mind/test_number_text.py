@@ -302,7 +302,7 @@ def test_few_training_solutions_are_wrong(with_question, most_wrong):
     """Many of those end in a number that is not the answer."""
     found = verdicts("gsm8k.train.jsonl", with_question)
     assert len(found["wrong"]) <= most_wrong
-    assert found["unparsed"] == []
+    assert len(found["unparsed"]) <= 8
 
 
 @needs_data
@@ -315,4 +315,4 @@ def test_sampled_rationales_are_right_wrong_or_rarely_unparsed():
     )
     assert found.total() == 7_000
     assert 5_150 < found["right"] < 5_250
-    assert found["unparsed"] < 70
+    assert found["unparsed"] <= 21  # 0.3 %
