@@ -16,6 +16,7 @@ from mind.batches.isolation import fault
 from mind.grading.answers import judge_text
 from mind.records import Question
 from mind.student.model import causal_lm
+from mind.student.tokenization import embedding_rows
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ def _generate_batch(
     stop_text: str | None,
 ) -> list[str]:
     width = max(map(len, prompts))
-    pad_id = end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    # Padding is masked, but looked up: some tokenizers have a token for it that their model does not know.
+    own = cast(int | None, tokenizer.pad_token_id)
+    pad_id = end_ids[0] if own is None or own >= embedding_rows(model) else own
     # On the left, so that every prompt ends where its continuation begins.
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
