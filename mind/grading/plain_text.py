@@ -56,7 +56,7 @@ _VULGARS = re.compile(f"([0-9]?)\\s?([{''.join(_VULGAR)}])")
 _BOLD = re.compile(r"(?<![\w)\]}*])\*\*|\*\*(?![\w(*])|`+")  # "2**3" is a power
 _EMPHASIS = re.compile(r"(?<![\w*\\}])([*_]{1,2})(?=[^\s*_])([^*_\n]{0,200})(?<=\S)\1(?![\w*])")
 _CLOSING_TAG = re.compile(r"</([A-Za-z]{1,10})\s?>")
-_MEANINGFUL_TAGS = {"answer", "think", "thinking", "thought", "reasoning", "s"}
+_MEANINGFUL_TAGS = {"answer", "s"}
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
