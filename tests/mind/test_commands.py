@@ -168,6 +168,18 @@ def test_word_problems_are_written(tmp_path):
     assert {len(question.rationales) for question in load_questions(some)} == {2}
 
 
+def test_word_problems_of_a_level_apart_from_others(tmp_path, capsys):
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    levels = ["--levels", "one-step", "two-step"]
+    assert main(["data", "word-problems", "--output", str(train), "--count", "28", *levels]) == 0
+    options = ["--seed", "1", "--families", "gain", "bus", "--count", "6", "--apart-from", str(train)]
+    assert main(["data", "word-problems", "--output", str(test), *levels, *options]) == 0
+    families = [question.id.split("-")[-1] for question in load_questions(test)]
+    assert sorted(families) == ["bus"] * 3 + ["gain"] * 3
+    assert main(["data", "word-problems", "--output", str(tmp_path / "x.jsonl"), "--families", "gain"]) == 2
+    assert "there is no family gain: expected train, ood or some of bakery" in capsys.readouterr().err
+
+
 def test_responses_are_graded(tmp_path, capsys):
     rows = [{"id": "a", "answer": "4", "response": f"#### {number}"} for number in (4, 5, 4, "?")]
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
