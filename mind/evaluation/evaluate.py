@@ -13,6 +13,7 @@ from mind.batches.cross_entropy import rationale_losses
 from mind.config import EvaluationConfig
 from mind.evaluation.generation import accuracy, generate_responses
 from mind.files import write_json_rows
+from mind.intervals import wilson
 from mind.records import PackOptions, Question, TokenizedQuestion
 from mind.student.tokenization import Chat, embedding_rows
 
@@ -81,7 +82,7 @@ def answer_accuracy(
 
     Returns:
         By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer,
-        and the "accuracy", the share of correct ones from 0 to 1.
+        the "accuracy", the share of correct ones from 0 to 1, and its "interval", Wilson's of 95 %; None of nothing.
     """
     results = {}
     for label, questions in files.items():
@@ -103,6 +104,7 @@ def answer_accuracy(
             "correct": result.correct,
             "unparsed": result.unparsed,
             "accuracy": result.accuracy,
+            "interval": wilson(result.correct, result.total) if result.total else None,
         }
         if responses_folder is not None:
             responses_folder.mkdir(parents=True, exist_ok=True)

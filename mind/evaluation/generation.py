@@ -22,7 +22,8 @@ from mind.student.model import causal_lm
 class AccuracyResult:
     """How many of `total` responses are `correct` and how many are `unparsed`, that is state no answer.
 
-    `rows` has a {"id", "response", "extracted", "answer", "correct"} for each, in the order of the questions.
+    `rows` has an object for each, in the order of the questions: {"id", "question", "response", "extracted", "answer",
+    "correct"}.
     """
 
     total: int
@@ -84,6 +85,7 @@ def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> Accurac
         rows.append(
             {
                 "id": question.id,
+                "question": question.question,
                 "response": response,
                 "extracted": extracted,
                 "answer": question.answer,
