@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from mind.errors import MindError, require
-from mind.files import replacing, replacing_file
+from mind.files import json_rows, replacing, replacing_file
 from mind.typed_json import read_json, save_json, write_json
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ class RunFolder(os.PathLike[str]):
     def inputs(self) -> Path:
         """What the run reads, by digest: a resumed run reads the same (mind/run/resume.py)."""
         return self.path / "inputs.json"
+
+    @property
+    def starts(self) -> Path:
+        """A list with an object for each start of the run: "date" (UTC), "command" and "versions" of packages."""
+        return self.path / "starts.json"
 
     @property
     def metrics(self) -> Path:
@@ -86,6 +91,11 @@ class RunFolder(os.PathLike[str]):
         """The folder of the responses that the accuracies are computed from, a JSONL file per evaluation file."""
         return self.path / "responses" / when
 
+    def read_responses(self, when: Literal["before", "after"]) -> dict[str, list[dict[str, Any]]]:
+        """The rows of these files by the label of their evaluation file; empty if there are none."""
+        files = sorted(self.responses(when).glob("*.jsonl"))
+        return {file.stem: [row for _, row in json_rows(file)] for file in files}
+
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint after `step` optimizer steps, by the name that transformers gives it."""
         return self.path / f"checkpoint-{step}"
@@ -115,6 +125,17 @@ class RunFolder(os.PathLike[str]):
     def read_inputs(self) -> dict[str, Any]:
         """inputs.json; empty for a run of an older version."""
         return _read_object(self.inputs) if self.inputs.exists() else {}
+
+    def append_start(self, start: Mapping[str, Any]) -> None:
+        """Adds a start to those that are known, at once."""
+        write_json([*self.read_starts(), start], self.starts)
+
+    def read_starts(self) -> list[dict[str, Any]]:
+        """The starts so far, in order; none for a run of an older version."""
+        starts = read_json(self.starts) if self.starts.exists() else []
+        known = isinstance(starts, list) and all(isinstance(start, dict) for start in starts)
+        require(known, f"{self.starts}: expected a JSON list of objects")
+        return starts
 
     def begin_metrics(self, after: int = 0) -> None:
         """Keeps of the metrics what stands before the steps that are to come, those after step `after`: of a new run,

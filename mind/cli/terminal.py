@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +14,17 @@ from rich.table import Table
 
 from mind.errors import MindError
 from mind.summary import Summary
+
+
+def program() -> str:
+    """What the user has to type for this program: "mind" if the shell finds it, else the path that was typed."""
+    called = sys.argv[0]
+    if Path(called).name != "mind":
+        return "mind"
+    found = shutil.which("mind")
+    if found is not None and os.path.samefile(found, called):
+        return "mind"
+    return os.path.relpath(called)
 
 
 def take_option(arguments: list[str], name: str) -> str | None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mind.records import Question
-    from mind.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,14 @@ def train_command(arguments: Sequence[str]) -> None:
             "--method NAME --help lists them."
         ),
     )
+    from mind.cli.outcome import print_outcome
     from mind.run.train import train
 
     finished = RunFolder(config.output).read_status() if resume else {}
     folder = train(config, resume=resume)
     if finished and folder.read_status() == finished:
         print(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
-    _print_evaluation(folder)
-    print(f"{folder.report}: the report; {folder.student}: the student")
+    print_outcome(folder)
 
 
 def _defaults(arguments: list[str], resume: bool) -> MindConfig:
@@ -142,15 +141,18 @@ def _heldout_nll(
 
 
 def _evaluation_rows(results: dict[str, Any]) -> list[dict[str, str]]:
+    from mind.report.tables import accuracy_interval, percent
+
     rows = [
         {
             "what": f"{name}: accuracy",
-            "value": f"{r['correct']} of {r['total']} ({r['accuracy']:.1%}), {r['unparsed']} unparsed",
+            "value": f"{r['correct']} of {r['total']} ({percent(r['accuracy'])}; 95 % interval "
+            f"{accuracy_interval(r)}), {r['unparsed']} unparsed",
         }
         for name, r in results["files"].items()
     ]
     if results["heldout"] is not None:
-        rows.insert(0, {"what": "held-out NLL (nats a token)", "value": f"{results['heldout']['nll']:.4f}"})
+        rows.insert(0, {"what": "held-out NLL (nats per token)", "value": f"{results['heldout']['nll']:.4f}"})
     return rows
 
 
@@ -159,9 +161,3 @@ def report_command(options: Report) -> None:
     from mind.run_folder import RunFolder
 
     print(write_run_report(RunFolder(options.run)))
-
-
-def _print_evaluation(folder: RunFolder) -> None:
-    from mind.report.tables import evaluation_table
-
-    print_table("before and after", evaluation_table(folder.read_evaluation()))

@@ -16,12 +16,14 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+import mind_kernels
 from mind.config import MindConfig
 from mind.errors import MindError, NotFiniteError, require
 from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
 from mind.files import replacing_folder
 from mind.methods import method_class, with_options
 from mind.methods.method import MethodContext
+from mind.provenance import command, now, versions
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
 from mind.run.data import RunData, load_data, warn_of_overlap
@@ -90,6 +92,7 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
         folder.start(config, inputs)
     if saved != config:
         folder.reopen(config)
+    folder.append_start({"date": now(), "command": command(), "versions": _versions()})
     last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None)) if resume else (0, None)
     folder.begin_metrics(after=last_step)
     evaluation = folder.read_evaluation()
@@ -111,6 +114,12 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
     folder.write_status(_status(trainer, train_s, parameters))
     write_run_report(folder)
     return folder
+
+
+def _versions() -> dict[str, str]:
+    """Of what the numbers of a run may depend on."""
+    packages = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
+    return {"mind-kernels": mind_kernels.__version__} | versions(packages)
 
 
 def _check_options(config: MindConfig) -> None:
