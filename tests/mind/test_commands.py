@@ -17,15 +17,17 @@ from fault_proxy import FaultProxy, chat_answer
 from mind.cli import SPINS, main
 from mind.cli.commands import COMMANDS, USAGE
 from mind.data.questions import load_questions, save_questions
+from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
 from mind.records import Question
+from mind.run.data import load_data
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "DATA.md", "CONTRIBUTING.md", "Makefile")
 OTHER_TOOLS = {"--help", "--no-deps", "--max-length", "--benchmark-enable", "--benchmark-only", "--inplace"}
 """Flags of pip, setup.py, pytest and the benchmarks."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
-MAKE = {"$(BIN)/mind": "mind", "$(DEMO)": "", "$(ARGS)": ""}
+MAKE = {"$(BIN)/mind": "mind", "$(DEMO_RUN)": "FOLDER", "$(DEMO)": "", "$(ARGS)": ""}
 
 
 @pytest.fixture
@@ -93,6 +95,32 @@ def test_every_command_and_flag_in_a_document_exists(help_of, document):
     known = set().union(*flags.values()) | OTHER_TOOLS
     mentioned = {flag for flag in FLAG.findall(text) if "--options." not in flag} if document.endswith(".md") else set()
     assert mentioned <= known, document
+
+
+def test_the_demo_is_a_run_of_enough_questions_that_training_does_not_see(monkeypatch, capsys):
+    dry = subprocess.run(["make", "-n", "train", "SEED=3"], cwd=ROOT, capture_output=True, text=True, check=True)
+    configs = []
+
+    def noted(config, resume):
+        configs.append(config)
+        raise MindError("enough")
+
+    monkeypatch.setattr("mind.run.train.train", noted)
+    assert main(shlex.split(dry.stdout.splitlines()[-1])[1:]) == 2 and "enough" in capsys.readouterr().err
+    (config,) = configs
+    assert config.output == "runs/demo-3" and config.train.seed == 3
+    data = load_data(config)
+    (questions,) = data.evaluation.values()
+    assert len(questions) >= 100 and len({question.question for question in questions}) == len(questions)
+    families = {question.id.split("-")[-1] for question in questions}
+    assert families == {question.id.split("-")[-1] for question in data.train} and len(families) == 14
+    assert all(len(question.rationales) == 8 for question in data.train)
+    assert not numbers_of(data.train) & (numbers_of(questions) | numbers_of(data.heldout))
+
+
+def numbers_of(questions):
+    """Family and numbers of each question."""
+    return {(q.id.split("-")[-1], *sorted(re.findall(r"\d+", q.question))) for q in questions}
 
 
 @pytest.mark.parametrize("own", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", None])
