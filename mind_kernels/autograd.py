@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels import derivatives
-from mind_kernels.head import Gradients, Head, HeadGradients
+from mind_kernels.head import Gradients, HeadGradients
 from mind_kernels.records import Layout
 from mind_kernels.row_chunks import chunks, gradient_dtype, rows_per_block
 
@@ -26,20 +26,6 @@ class Arguments(Protocol):
 
 Takes = TypeVar("Takes", bound=Arguments)
 Gives = TypeVar("Gives")
-
-
-def under_autocast(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
-    """Both in autocast's dtype if autocast is on for their device, as torch.nn.functional.linear casts its inputs."""
-    device = hidden.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return hidden, head
-    dtype = torch.get_autocast_dtype(device)
-
-    def cast(tensor: Tensor) -> Tensor:
-        return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
-
-    bias = None if head.bias is None else cast(head.bias)
-    return cast(hidden), Head(cast(head.weight), bias, head.softcap, head.temperature)
 
 
 class Operator(Generic[Takes, Gives]):

@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from mind_kernels.derivatives import unsupported
-from mind_kernels.head import Head
+from mind_kernels.head import Head, under_autocast
 
 REDUCTIONS = ("mean", "sum", "none")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -112,13 +112,17 @@ def probability(name: str, value: float | None) -> None:
         raise ValueError(f"{name} is {value}: expected None or a probability in (0, 1)")
 
 
-def head_arguments(hidden: Tensor, head: Head, owner: str = "") -> None:
-    """Checks hidden (..., D) and the head's weight (V, D) and bias (V,): shapes, one floating dtype, one device; and
-    its two scalars.
+def head_arguments(hidden: Tensor, head: Head, meaning: str, owner: str = "") -> tuple[Tensor, Head]:
+    """Hidden states and their head, in autocast's dtype if it is on; checked.
 
+    Raises TypeError or ValueError unless hidden has the dimensions of `meaning`, such as "(N, D)", and the head's
+    weight (V, D) and bias (V,) fit it: one floating dtype, one device; and for a scalar of the head out of range.
     `owner`, such as "teacher_", stands before the names in the messages.
     """
+    tensors(**{f"{owner}hidden": hidden, f"{owner}weight": head.weight, f"{owner}bias": head.bias})
+    hidden, head = under_autocast(hidden, head)
     weight, bias = head.weight, head.bias
+    dimensions(f"{owner}hidden", hidden, meaning)
     dimensions(f"{owner}weight", weight, "(V, D)")
     if hidden.dtype not in _FLOATS:
         raise TypeError(f"{owner}hidden has dtype {hidden.dtype}: expected one of {', '.join(map(str, _FLOATS))}")
@@ -139,6 +143,7 @@ def head_arguments(hidden: Tensor, head: Head, owner: str = "") -> None:
         shape(f"{owner}bias", bias, (weight.shape[0],), "(V,)")
     positive(f"{owner}softcap", head.softcap)
     positive("temperature", head.temperature)
+    return hidden, head
 
 
 def row_arguments(
@@ -149,7 +154,6 @@ def row_arguments(
     num_segments: int | None,
 ) -> None:
     """Checks target, row_weight and segment, all (N,), against hidden (N, D)."""
-    dimensions("hidden", hidden, "(N, D)")
     tensors(target=target, segment=segment)
     rows = (hidden.shape[0],)
     shape("target", target, rows, "(N,)")
@@ -202,7 +206,10 @@ def values(condition: Tensor, message: str) -> None:
 
 def _readable(tensor: Tensor) -> bool:
     """Whether the host may look at the values: not on a GPU, nor in a graph, nor where they are fake."""
-    return tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
+    if tensor.device.type != "cpu" or type(tensor) is not Tensor or torch.compiler.is_compiling():
+        return False
+    # make_fx, and torch.func.linearize with it, trace tensors that look like any other.
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None
 
 
 def _under_transforms(tensor: Tensor) -> Tensor:

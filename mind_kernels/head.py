@@ -110,6 +110,20 @@ def head_of(
     return weight
 
 
+def under_autocast(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
+    """Both in autocast's dtype if autocast is on for their device, as torch.nn.functional.linear casts its inputs."""
+    device = hidden.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return hidden, head
+    dtype = torch.get_autocast_dtype(device)
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
+
+    bias = None if head.bias is None else cast(head.bias)
+    return cast(hidden), Head(cast(head.weight), bias, head.softcap, head.temperature)
+
+
 def scale_(gradient: Tensor, slope: Tensor | float) -> Tensor:
     """gradient * slope, in place; no pass over the gradient where the slope is 1."""
     return gradient if isinstance(slope, float) and slope == 1.0 else gradient.mul_(slope)

@@ -27,7 +27,7 @@ struct Statistics {
     double shifted = 0.0;            // sum of d
 
     // Mean of d. Exponentials are at least 1e-38, so that a million of those that should be 0 are told from a mean.
-    double mean() const { return weighted > -1e-30 * total ? 0.0 : weighted / total; }
+    double mean() const { return __builtin_fabs(weighted) < 1e-30 * total ? 0.0 : weighted / total; }
 
     // `count` elements came before.
     void raise(float larger, std::int64_t count) {
@@ -46,17 +46,18 @@ struct Statistics {
     }
 };
 
-// Whether the target is the first element of its block that equals `value`.
+// Whether the target is the first element of its block [start, end) that equals the block's maximum. Elements come in
+// the vectors of `maximum`: the compiler may round a logit of a softcap otherwise where it is computed alone.
 template <typename Row>
-inline bool is_first(const Row& row, std::int64_t start, std::int64_t target, float value) {
-    std::int64_t i = start;
-    for (; i + kLanes <= target; i += kLanes) {
-        if (any(row.at(i).z == value)) return false;
-    }
-    for (; i < target; ++i) {
-        if (row.one(i).z[0] == value) return false;
-    }
-    return true;
+inline bool is_first(const Row& row, std::int64_t start, std::int64_t end, std::int64_t target, float maximum) {
+    const auto lane = static_cast<std::int32_t>((target - start) % kLanes);
+    const std::int64_t vector = target - lane;
+    bool first = true;
+    row.each(vector, vector + kLanes < end ? vector + kLanes : end, [&](Logit logit, std::int64_t) {
+        first = logit.z[lane] == maximum && !any((logit.z == maximum) & (lane_numbers() < lane));
+    });
+    for (std::int64_t i = start; first && i < vector; i += kLanes) first = !any(row.at(i).z == maximum);
+    return first;
 }
 
 // Of the elements [start, end) below `maximum`. With kStore, e^(z - maximum) takes their place.
@@ -114,8 +115,7 @@ inline Statistics statistics_of(const Row& row, std::int64_t target, float z_tar
         const float block_maximum = largest(row.maximum(start, end));
         if (block_maximum > found.maximum) {
             found.raise(block_maximum, start);
-            found.correct = target >= start && target < end && z_target == block_maximum &&
-                            is_first(row, start, target, block_maximum);
+            found.correct = target >= start && target < end && is_first(row, start, end, target, block_maximum);
         }
         if (smoothing) found.shifted += sum_below(row, start, end, found.maximum);
         if constexpr (kStore) block_maxima[block] = found.maximum;
@@ -124,7 +124,7 @@ inline Statistics statistics_of(const Row& row, std::int64_t target, float z_tar
         if (holds_target) add_block<kStore>(row, target + 1, end, found.maximum, found);
     }
     found.add_target(z_target);
-    if (found.total < 1.0) {  // no element is the maximum: all are minus infinity, and the row is to be nan
+    if (found.total < 0.5) {  // no element is near the maximum: all are minus infinity, and the row is to be nan
         found.maximum = -kInfinity;
         found.others = found.total = 0.0;
     }
@@ -167,9 +167,13 @@ struct RowGradient {
 };
 
 inline void write_numbers(const Statistics& found, float z_target, const RowArguments& args, std::int64_t r) {
-    const bool is_maximum = found.total > 0.0 && z_target == found.maximum;
-    const float log_total = static_cast<float>(is_maximum ? __builtin_log1p(found.others) : __builtin_log(found.total));
-    const float nll = log_total - (z_target - found.maximum), lse = found.maximum + log_total;
+    // Where the target has most of the probability, the logarithm of the total would lose the digits of the others.
+    // (It may be beside the maximum by a rounding, see `is_first`.)
+    const double d = static_cast<double>(z_target) - found.maximum, e = __builtin_exp(d);
+    const double of_others = __builtin_log1p(found.others / e), of_total = __builtin_log(found.total);
+    const double exact = e > 0.5 ? of_others + d : of_total;
+    const float nll = static_cast<float>(e > 0.5 ? of_others : of_total - d);
+    const float log_total = static_cast<float>(exact), lse = found.maximum + log_total;
     float loss = nll;
     if (args.label_smoothing != 0.0f) {
         const float mean = static_cast<float>(found.shifted / static_cast<double>(args.logits.columns));
@@ -179,7 +183,7 @@ inline void write_numbers(const Statistics& found, float z_target, const RowArgu
     number(args, kLoss, r) = loss;
     number(args, kNll, r) = nll;
     number(args, kLse, r) = lse;
-    number(args, kEntropy, r) = log_total - static_cast<float>(found.mean());
+    number(args, kEntropy, r) = static_cast<float>(exact - found.mean());
     number(args, kMaximum, r) = found.maximum;
     number(args, kLogTotal, r) = log_total;
     number(args, kTotal, r) = static_cast<float>(found.total);

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.autograd import Operator, under_autocast
+from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy import reference, rows
 from mind_kernels.linear_cross_entropy.contract import RowArguments, RowOutputs, RowSpec, RowStats, RowTerms, Segments
@@ -119,9 +119,7 @@ def linear_cross_entropy(
         mind_kernels/linear_cross_entropy/README.md derives the gradient, and the sparse one.
     """
     head = head_of(weight, bias, softcap, temperature)
-    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
-    hidden, head = under_autocast(hidden, head)
-    checks.head_arguments(hidden, head)
+    hidden, head = checks.head_arguments(hidden, head, "(N, D)")
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
     checks.reduction(reduction)
     for number, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):

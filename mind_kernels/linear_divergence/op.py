@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.autograd import Operator, under_autocast
+from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_divergence import reference, rows
 from mind_kernels.linear_divergence.contract import (
@@ -150,10 +150,7 @@ def linear_divergence(
         mind_kernels/linear_divergence/README.md derives the gradient that all kinds share.
     """
     head = head_of(weight, bias, softcap, temperature)
-    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
-    hidden, head = under_autocast(hidden, head)
-    checks.dimensions("hidden", hidden, "(N, D)")
-    checks.head_arguments(hidden, head)
+    hidden, head = checks.head_arguments(hidden, head, "(N, D)")
     checks.row_weight_argument(row_weight, hidden)
     checks.reduction(reduction)
     divergence = divergence_of(kind, beta, skew, interpolation)
@@ -187,17 +184,9 @@ def _teacher_head(weight: Tensor | Head, bias: Tensor | None, softcap: float | N
 
 def _head_teacher(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_head: Head) -> HeadTeacher:
     """The teacher that these make up, checked against the student."""
-    teacher = {
-        "teacher_hidden": teacher_hidden,
-        "teacher_weight": teacher_head.weight,
-        "teacher_bias": teacher_head.bias,
-    }
-    checks.tensors(**teacher)
-    checks.constants(**teacher)
-    teacher_hidden, teacher_head = under_autocast(teacher_hidden, teacher_head)
-    checks.dimensions("teacher_hidden", teacher_hidden, "(N, D)")
+    teacher_hidden, teacher_head = checks.head_arguments(teacher_hidden, teacher_head, "(N, D')", "teacher_")
+    checks.constants(teacher_hidden=teacher_hidden, teacher_weight=teacher_head.weight, teacher_bias=teacher_head.bias)
     checks.device("teacher_hidden", teacher_hidden, hidden)
-    checks.head_arguments(teacher_hidden, teacher_head, "teacher_")
     size = teacher_hidden.shape[1]
     checks.shape("teacher_hidden", teacher_hidden, (hidden.shape[0], size), "(N, D')")
     checks.shape("teacher_weight", teacher_head.weight, (head.vocabulary, size), "(V, D')")

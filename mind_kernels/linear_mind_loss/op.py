@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.autograd import Operator, under_autocast
+from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats, RowTerms, Segments
 from mind_kernels.linear_mind_loss import joint, reference
@@ -129,9 +129,7 @@ def linear_mind_loss(
         mind_kernels/linear_mind_loss/README.md says how the two parts share their logits.
     """
     head = head_of(weight, bias, softcap, temperature)
-    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
-    hidden, head = under_autocast(hidden, head)
-    checks.head_arguments(hidden, head)
+    hidden, head = checks.head_arguments(hidden, head, "(N, D)")
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
     checks.tensors(answer_rows=answer_rows)
     checks.dimensions("answer_rows", answer_rows, "(P, K)")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.autograd import Operator, under_autocast
+from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_pairwise_jsd import groups, reference
 from mind_kernels.linear_pairwise_jsd.contract import GroupArguments, GroupOutputs, MixtureStats, PairStats
@@ -98,10 +98,7 @@ def linear_pairwise_jsd(
         mind_kernels/linear_pairwise_jsd/README.md derives the gradient, and says how nearly equal rows are compared.
     """
     head = head_of(weight, bias, softcap, temperature)
-    checks.tensors(hidden=hidden, weight=head.weight, bias=head.bias)
-    hidden, head = under_autocast(hidden, head)
-    checks.dimensions("hidden", hidden, "(P, K, D)")
-    checks.head_arguments(hidden, head)
+    hidden, head = checks.head_arguments(hidden, head, "(P, K, D)")
     shape = hidden.shape[:2]
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, shape)
     if mask is None:

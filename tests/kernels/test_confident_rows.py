@@ -20,6 +20,8 @@ from mind_kernels import sparse_gradient
 from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowWeights
 from mind_kernels.linear_cross_entropy.rows import run_terms
+from mind_kernels.linear_log_prob import linear_log_prob
+from mind_kernels.row_chunks import accumulation_dtype
 
 # Lanes that are not stored may overflow in Triton's interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
@@ -67,6 +69,23 @@ def test_exact_gradient_keeps_its_digits(implementation, options, vocabulary):
     assert_rows_close(gradient, truth["gradient"], truth["gradient"].norm(dim=1), ROUNDING)
     assert_rows_close(values.nll, truth["nll"], truth["nll"], ROUNDING)
     assert_rows_close(values.entropy, truth["entropy"], truth["entropy"], ROUNDING)
+
+
+@each([Options(softcap=30.0), Options(softcap=50.0, temperature=0.5, entropy=True)], of=ON_LOGITS, names="options")
+def test_target_that_a_softcap_rounds_beside_the_maximum(implementation, options):
+    """A kernel may compute the target's logit apart from the others: in some of many rows it is rounded otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    logits = -5 - torch.rand(9 if implementation.slow else 2000, 7, generator=generator)
+    target = torch.arange(len(logits)) % 7
+    logits.scatter_(1, target[:, None], 10 + 10 * torch.rand(len(logits), 1, generator=generator))
+    inputs = options.temperature * logits, target, torch.ones(len(logits)), torch.ones(len(logits))
+    inputs = tuple(tensor.to(implementation.device) for tensor in inputs)
+    truth = eager_rows(inputs[0].double(), *inputs[1:], options)
+    values, gradient = run(implementation, *inputs, options)
+    assert bool(values.correct.all())
+    assert_rows_close(values.nll, truth["nll"], truth["nll"], ROUNDING)
+    assert_rows_close(values.entropy, truth["entropy"], truth["entropy"], ROUNDING)
+    assert_rows_close(gradient, truth["gradient"], truth["gradient"].norm(dim=1), ROUNDING)
 
 
 @each([PLAIN, Options(entropy=True, z_loss=1e-3)], [101, 1009], names="options vocabulary")
@@ -164,6 +183,27 @@ def test_sparse_gradient_of_real_rows_errs_less_than_bfloat16(implementation, mo
         rows = at_loss(*real_rows(implementation), nll)
         kept = assert_below_bfloat16(implementation, rows.hidden, rows.weight, rows.target, PLAIN, rows.size)
         assert bool((kept < len(rows.weight)).all()), nll
+
+
+def test_sparse_gradient_of_an_entropy_errs_less_than_bfloat16(always_sparse):
+    """At 2^-14, as linear_log_prob says, of rows as a trained model has them."""
+    data = load_file(Path(__file__).parent / "data" / "smollm2_rows.safetensors")
+    hidden, weight, target = data["hidden"].float(), data["weight"].float(), data["target"]
+
+    def of_entropy(dtype, entropy):
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in (hidden, weight)]
+        return torch.autograd.grad(entropy(*leaves).sum(), leaves)
+
+    def eager(hidden, weight):
+        log_p = torch.log_softmax((hidden @ weight.T).to(accumulation_dtype(hidden.dtype)), 1)
+        return -(log_p.exp() * log_p).sum(1)
+
+    def sparse(hidden, weight):
+        return linear_log_prob(hidden, weight, target, gradient_threshold=2.0**-14, backend="torch").entropy
+
+    every = of_entropy(torch.float32, sparse), of_entropy(torch.bfloat16, eager), of_entropy(torch.float64, eager)
+    for found, low, truth in zip(*every, strict=True):
+        assert 1e-4 * truth.norm() < (found - truth).norm() < (low - truth).norm()  # it is the sparse one
 
 
 @each(OPTIONS[1:], names="options")

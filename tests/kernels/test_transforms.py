@@ -73,7 +73,7 @@ def test_the_definition_has_them_all(loss):
     gradient = AF.vjp(call, hidden)[1]
     for name in ("grad", "vjp", "jacrev", "jacfwd", "forward-mode jacobian"):
         torch.testing.assert_close(TRANSFORMS[name](call, hidden), gradient)
-    for name in ("jvp", "dual tensors", "functional.jvp"):
+    for name in ("jvp", "dual tensors", "functional.jvp", "linearize"):
         torch.testing.assert_close(TRANSFORMS[name](call, hidden), gradient.sum())
     torch.testing.assert_close(torch.func.hessian(call)(hidden), AF.hessian(call, hidden))
     torch.testing.assert_close(TRANSFORMS["vmap"](call, hidden), torch.stack([call(hidden), call(2 * hidden)]))
