@@ -7,8 +7,8 @@ from mind.word_problems.problem import Family, Given, Mistake, Step
 GAIN = Family(
     name="gain",
     givens=(
-        Given("a", "the number of {item} at first", "", range(4, 21), range(2, 4)),
-        Given("b", "the number of new {item}", "", range(4, 21), range(2, 4)),
+        Given("a", "the number of {item} at first", "", range(6, 21), range(2, 4)),
+        Given("b", "the number of new {item}", "", range(2, 13), range(2, 4)),
     ),
     steps=(
         Step("x", "the number of {item} now", "{item}", "a", "+", "b",
@@ -29,8 +29,8 @@ GAIN = Family(
 LOSS = Family(
     name="loss",
     givens=(
-        Given("a", "the number of {item} at first", "", range(6, 31), range(4, 6)),
-        Given("b", "the number of {item} that go", "", range(4, 21), range(2, 3)),
+        Given("a", "the number of {item} at first", "", range(6, 21), range(4, 6)),
+        Given("b", "the number of {item} that go", "", range(2, 13), range(2, 3)),
     ),
     steps=(
         Step("x", "the number of {item} left", "{item}", "a", "-", "b",
@@ -53,7 +53,7 @@ LOSS = Family(
 BOXES = Family(
     name="boxes",
     givens=(
-        Given("a", "the number of {box}", "", range(3, 11), range(2, 3)),
+        Given("a", "the number of {box}", "", range(3, 10), range(2, 3)),
         Given("b", "the number of {item} in each", "", range(3, 13), range(2, 4)),
     ),
     steps=(
@@ -75,7 +75,7 @@ BOXES = Family(
 SHARES = Family(
     name="shares",
     givens=(
-        Given("a", "the number of {item}", "", range(9, 73), range(4, 7, 2)),
+        Given("a", "the number of {item}", "", range(9, 61), range(4, 7, 2)),
         Given("b", "the number of {people}", "", range(3, 9), range(2, 3)),
     ),
     steps=(
@@ -92,14 +92,14 @@ SHARES = Family(
     mistake=Mistake("a", "-", "b", "subtracting", "the {item} are shared"),
     settings=({"item": "grapes", "people": "friends"}, {"item": "coins", "people": "pirates"},
               {"item": "pencils", "people": "pupils"}, {"item": "sweets", "people": "children"}),
-    limits={"x": 12},
+    limits={"x": 10},
 )
 
 LEAD = Family(
     name="lead",
     givens=(
-        Given("a", "the number of {name}'s {item}", "", range(8, 31), range(4, 6)),
-        Given("b", "the number of {other}'s {item}", "", range(4, 21), range(2, 3)),
+        Given("a", "the number of {name}'s {item}", "", range(6, 21), range(4, 6)),
+        Given("b", "the number of {other}'s {item}", "", range(2, 13), range(2, 3)),
     ),
     steps=(
         Step("x", "the difference", "{item}", "a", "-", "b",
@@ -119,7 +119,7 @@ LEAD = Family(
 PRICE = Family(
     name="price",
     givens=(
-        Given("a", "the number of {item}", "", range(3, 11), range(2, 3)),
+        Given("a", "the number of {item}", "", range(3, 10), range(2, 3)),
         Given("b", "the price of each", "dollars", range(3, 13), range(2, 4)),
     ),
     steps=(
@@ -140,7 +140,7 @@ PRICE = Family(
 BAGS = Family(
     name="bags",
     givens=(
-        Given("a", "the number of {item}", "", range(9, 73), range(4, 7, 2)),
+        Given("a", "the number of {item}", "", range(9, 61), range(4, 7, 2)),
         Given("b", "the number in each of the {box}", "", range(3, 9), range(2, 3)),
     ),
     steps=(
@@ -157,14 +157,14 @@ BAGS = Family(
     mistake=Mistake("a", "-", "b", "subtracting", "each of the {box} holds {b}"),
     settings=({"item": "buns", "box": "bags"}, {"item": "photos", "box": "albums"},
               {"item": "tulips", "box": "vases"}, {"item": "toys", "box": "drawers"}),
-    limits={"x": 12},
+    limits={"x": 10},
 )
 
 MISSING = Family(
     name="missing",
     givens=(
-        Given("a", "the number of {item} needed", "", range(8, 31), range(4, 6)),
-        Given("b", "the number of {item} so far", "", range(4, 21), range(2, 3)),
+        Given("a", "the number of {item} needed", "", range(6, 21), range(4, 6)),
+        Given("b", "the number of {item} so far", "", range(2, 13), range(2, 3)),
     ),
     steps=(
         Step("x", "the number of {item} missing", "{item}", "a", "-", "b",
