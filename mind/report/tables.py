@@ -58,7 +58,8 @@ def _row(what: str, values: Sequence[float | None], shown: Callable[[float], str
         difference = after - before
         change = f"{100 * difference:+.1f} points" if shown is percent else _signed(difference, shown)
         change += f" ({100 * difference / before:+.1f} %)" if relative and before else ""
-    return Row(what, *(NOTHING if value is None else shown(value) for value in values), change.replace("-", "−"))
+    first, last = (NOTHING if value is None else shown(value) for value in values)
+    return Row(what, first, last, change.replace("-", "−"))
 
 
 def _signed(difference: float, shown: Callable[[float], str]) -> str:
