@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -105,18 +107,33 @@ class RunFolder(os.PathLike[str]):
         complete = [file.parent for file in self.path.glob(f"checkpoint-*/{METHOD_STATE}")]
         return dict(sorted((int(folder.name.rpartition("-")[2]), folder) for folder in complete))
 
-    def start(self, config: Any, inputs: Mapping[str, Any]) -> None:
-        """Makes the folder and writes the configuration (a dataclass) and the `inputs`, plain JSON.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder, made if it is missing, is this process's own inside; a kill frees it, too.
 
-        Raises MindError if another run has begun there: of two that start at once, one.
+        Raises MindError if another process has it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path, os.O_RDONLY)
         try:
-            self.config.touch(exist_ok=False)
-        except FileExistsError:
-            self.check_free()
-        save_json(config, self.config)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise MindError(f"{self.path}: another process trains there now; name another --output") from None
+            yield
+        finally:
+            os.close(folder)
+
+    def start(self, config: Any, inputs: Mapping[str, Any]) -> None:
+        """Makes the folder and writes the `inputs`, plain JSON, and the configuration (a dataclass), which marks it as
+        that of a run.
+
+        Raises MindError if a run has begun there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.check_free()
         self.write_inputs(inputs)
+        save_json(config, self.config)
 
     def write_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Replaces inputs.json at once."""
@@ -194,10 +211,12 @@ class RunFolder(os.PathLike[str]):
         """status.json; empty for a run that did not come to its end."""
         return _read_object(self.status) if self.status.exists() else {}
 
-    def reopen(self, config: Any) -> None:
-        """A finished run goes on, with a configuration of more steps."""
+    def reopen(self, config: Any, inputs: Mapping[str, Any]) -> None:
+        """A finished run goes on, with a configuration of more steps and the `inputs` that belong to it."""
         self.status.unlink(missing_ok=True)
+        self.write_evaluation(self.read_evaluation() | {"after": None})
         save_json(config, self.config)
+        self.write_inputs(inputs)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replaces status.json at once."""

@@ -57,6 +57,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise MindError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise MindError(f"{path}: is a folder, not a file") from None
     except json.JSONDecodeError as error:
         raise MindError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:

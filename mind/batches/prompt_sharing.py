@@ -19,9 +19,9 @@ from torch import nn
 from mind.batches.isolation import branch_fault, keeps_sequences_apart
 from mind.batches.packing import check_prompt, sequence_lengths
 from mind.config import MindConfig
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.records import PackOptions, TokenizedQuestion
-from mind.student.model import attention_of, causal_lm, check_trainable, head_of, set_attention
+from mind.student.model import attention_of, causal_lm, check_trainable, context_of, head_of, set_attention
 
 MASKED_ATTENTION = ("sdpa", "eager", "flex_attention")
 FLEX_LENGTH = 2048
@@ -70,16 +70,20 @@ def choose_pack_options(
     the model can compute them, or if it is "always".
 
     Warns, with the reason, if it is "auto" and the model cannot. Raises MindError if it is "always" and the model
-    cannot, for a prompt that alone is longer than `length`, and for a model whose logits are not those of trunk and
-    head or that computes no row like sequences on their own.
+    cannot, for a prompt that alone is longer than `length`, for a sequence longer than the model's context, and for a
+    model whose logits are not those of trunk and head or that computes no row like sequences on their own.
     """
     for question in questions:
         check_prompt(question, length)
+    longest, context = max((n for q in questions for n in sequence_lengths(q)), default=0), context_of(model)
+    require(
+        context is None or longest <= context,
+        f"the longest sequence has {longest} tokens; the context of {type(causal_lm(model)).__name__} is {context}",
+    )
     head_of(model)
     apart = keeps_sequences_apart(causal_lm(model), length)
     if share_prompts == "never":
         return PackOptions(length, False)
-    longest = max((length for question in questions for length in sequence_lengths(question)), default=0)
     reason = obstacle(model, attention, longest, length)
     if reason is None:
         return PackOptions(length, True)

@@ -11,10 +11,12 @@ from tqdm import tqdm
 
 from mind.batches.cross_entropy import rationale_losses
 from mind.config import EvaluationConfig
+from mind.errors import require
 from mind.evaluation.generation import accuracy, generate_responses
 from mind.files import write_json_rows
 from mind.intervals import wilson
 from mind.records import PackOptions, Question, TokenizedQuestion
+from mind.student.model import context_of
 from mind.student.tokenization import Chat, embedding_rows
 
 if TYPE_CHECKING:
@@ -57,11 +59,22 @@ def heldout_nll(
 
 
 def evaluation_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: EvaluationConfig
 ) -> list[list[int]]:
-    """Token ids that the answers to the questions continue; raises MindError for a question that has none."""
-    chat = Chat(tokenizer, embedding_rows(model))
-    return [chat.prompt(question) for question in questions]
+    """Token ids that the answers to the first `config.questions` questions continue.
+
+    Raises MindError for a question that has none, or whose prompt and answer may exceed the model's context.
+    """
+    chat, context = Chat(tokenizer, embedding_rows(model)), context_of(model)
+    prompts = []
+    for question in questions[: config.questions]:
+        prompts.append(chat.prompt(question))
+        require(
+            context is None or len(prompts[-1]) + config.max_new_tokens <= context,
+            f"question {question.id}: its prompt has {len(prompts[-1])} tokens; with evaluation.max_new_tokens "
+            f"{config.max_new_tokens} that exceeds the model's context of {context}",
+        )
+    return prompts
 
 
 def answer_accuracy(
@@ -84,15 +97,15 @@ def answer_accuracy(
         By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer,
         the "accuracy", the share of correct ones from 0 to 1, and its "interval", Wilson's of 95 %; None of nothing.
     """
+    prompts = {label: evaluation_prompts(model, tokenizer, questions, config) for label, questions in files.items()}
     results = {}
     for label, questions in files.items():
         questions = questions[: config.questions]
-        prompts = evaluation_prompts(model, tokenizer, questions)
         with tqdm(total=len(questions), unit="question", desc=f"generation, {label}", leave=False) as bar:
             responses = generate_responses(
                 model,
                 tokenizer,
-                prompts,
+                prompts[label],
                 max_new_tokens=config.max_new_tokens,
                 batch_size=config.batch_size,
                 stop_text=Chat(tokenizer).stop_text,

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mind.batches.isolation import fault
 from mind.grading.answers import extract_answer, is_correct
@@ -51,7 +51,8 @@ def generate_responses(
 
     A response ends before the end-of-sequence tokens of the model's generation config and of the tokenizer, before
     `stop_text`, or at `max_new_tokens` tokens. `progress` gets the number of responses done so far, after each batch.
-    The model is in evaluation mode meanwhile and gets back the mode that it had. Raises ValueError for a prompt without
+    The model is in evaluation mode meanwhile and gets back the mode that it had. What else its generation config asks
+    for is left aside. Raises ValueError for a prompt without
     tokens, a batch size or a token limit below 1, and a tokenizer and model without an end-of-sequence token.
     """
     if batch_size < 1 or max_new_tokens < 1:
@@ -60,8 +61,11 @@ def generate_responses(
         raise ValueError(f"prompt {next(i for i, prompt in enumerate(prompts) if not prompt)} has no tokens")
     end_ids = _end_ids(model, tokenizer)
     responses = [""] * len(prompts)
-    was_training = model.training
+    student, was_training = causal_lm(model), model.training
+    configured = student.generation_config
     model.eval()
+    # A chat model's own asks for sampling, penalties, beams, forced tokens and what not: none of it is greedy.
+    student.generation_config = GenerationConfig()
     try:
         done = 0
         for batch in _batches(model, prompts, batch_size):
@@ -73,6 +77,7 @@ def generate_responses(
                 done += len(batch)
                 progress(done)
     finally:
+        student.generation_config = configured
         model.train(was_training)
     return responses
 
@@ -131,17 +136,11 @@ def _generate_batch(
         texts = tokenizer.batch_decode(ids[:, width:])
         return torch.tensor([cast(str, stop_text) in text for text in texts], device=ids.device)
 
-    # A chat model's generation config often asks for sampling and for a repetition penalty: neither is greedy.
     output = cast(Any, model).generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        repetition_penalty=1.0,
         pad_token_id=pad_id,
         eos_token_id=end_ids,
         stopping_criteria=None if stop_text is None else [says_stop_text],

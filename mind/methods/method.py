@@ -148,6 +148,9 @@ class Method(ABC):
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     """The class of `config.options`: a frozen dataclass with the options that this method alone has."""
+    unread: ClassVar[tuple[str, ...]] = ()
+    """Options, or whole sections of them, that are in every configuration and that the method does not read: a run
+    warns of those that are set."""
     title: ClassVar[str]
     """The method's name in reports."""
 
@@ -169,6 +172,13 @@ class Method(ABC):
             f"options is a {type(config.options).__name__}: method {config.method} takes {cls.Options.__name__}",
         )
         return config.options
+
+    def inputs(self) -> Mapping[str, Mapping[str, str]]:
+        """What it reads beside the questions and the student, which a resumed run must find as it was.
+
+        By the option that names it: {"source": the option's value, "sha256": a digest of what is there}.
+        """
+        return {}
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
         """What comes before the first step of a new run; a resumed run leaves it out and calls `load_state_dict`.

@@ -21,6 +21,7 @@ class Sft(Method):
     """Every rationale of a question is trained on, all with the same weight."""
 
     title = "SFT"
+    unread = ("metanet", "objective.beta", "objective.tau_student", "objective.consistency_weight")
 
     def prepare(self, step: Step) -> StepPlan:
         present = present_rationales(step.questions, self.context.perspectives)

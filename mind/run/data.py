@@ -55,7 +55,7 @@ def warn_of_overlap(data: RunData) -> None:
                 f"{name}: {count} of {len(questions)} questions are among the training questions, so what is measured "
                 "on them is no measure of new ones",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

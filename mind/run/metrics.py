@@ -6,12 +6,14 @@ import math
 import resource
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from mind.batches.packing import naive_tokens
 from mind.batches.steps import question_tokens
@@ -154,6 +156,18 @@ class ProgressBar(TrainerCallback):
     def close(self) -> None:
         """Leaves the bar as it is, with the cursor on the next line."""
         self._bar.close()
+
+
+class TensorBoard(TensorBoardCallback):
+    """transformers' callback, in a folder of ours; a resumed run takes back what a kill undid."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.tb_writer = self._SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
+        super().on_train_begin(args, state, control, **rest)
 
 
 def peak_memory() -> dict[str, float]:

@@ -14,22 +14,22 @@ from mind.config import MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
 from mind.methods import load_run_config
-from mind.methods.method import MethodContext
+from mind.methods.method import Method, MethodContext
 from mind.provenance import text_digest
 from mind.records import TokenizedQuestion
 from mind.run.data import RunData
 from mind.run.schedule import rate_factors
 from mind.run_folder import RunFolder
 from mind.student.fingerprint import fingerprint
+from mind.student.model import causal_lm
 
 
 def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
     """The configuration of the run in `folder`, from where it lies now.
 
     `config` may differ from it in `output`, since a folder can be moved, and in a larger `train.max_steps`. Raises
-    MindError, with the options, for another difference, and for a folder without a run.
+    MindError, with the options, for another difference, and for a config.json that is not the one it began with.
     """
-    folder.check_resumable()
     saved = dataclasses.replace(load_run_config(folder.config), output=config.output)
     asked, kept = (flat(dataclasses.asdict(some)) for some in (config, saved))
     changed = [name for name in asked if asked[name] != kept.get(name)]
@@ -40,7 +40,20 @@ def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
             f"--resume keeps the configuration of {config.output}; these options differ from it: "
             + ", ".join(f"{name} ({kept.get(name)} there)" for name in changed)
         )
+    began = folder.read_inputs().get("options")
+    require(
+        began is None or began == _options(saved, folder),
+        f"{folder.config} has changed since {folder.path} began, and --resume goes on with the same; restore it, or "
+        "name another --output",
+    )
     return saved
+
+
+def _options(config: MindConfig, folder: RunFolder) -> dict[str, str]:
+    """Of what is read from somewhere, its content counts, not the place."""
+    places = ("output", "student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder")
+    options = flat(dataclasses.asdict(config))
+    return _entry(folder.config.name, [[name, options[name]] for name in sorted(options) if name not in places])
 
 
 def check_extension(saved: MindConfig, context: MethodContext) -> None:
@@ -63,16 +76,20 @@ def check_extension(saved: MindConfig, context: MethodContext) -> None:
     assert list(context.steps[:steps]) == before, "a plan of steps begins with that of fewer"
 
 
-def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], context: MethodContext) -> dict[str, Any]:
+def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Method) -> dict[str, Any]:
     """What a run reads, by the option that names it: {"data.train": {"source": "mine.jsonl", "sha256": "..."}}.
 
-    The digests are of what is used: questions as they were read, token ids, and weights as `fingerprint` sees them.
+    The digests are of what is used: questions as they were read, token ids, the student's settings and weights, and
+    what the method adds.
     """
+    context = method.context
     config = context.config
     files = {Path(file).stem: file for file in config.data.evaluation}
     weights = dict(context.model.named_parameters())
-    frozen = {name: weight for name, weight in weights.items() if not weight.requires_grad}
+    if config.student.lora:  # the adapters begin at random, and a checkpoint holds them
+        weights = {name: weight for name, weight in weights.items() if not weight.requires_grad}
     return {
+        "options": _options(config, RunFolder(config.output)),
         "data.train": _entry(config.data.train, map(question_row, data.train)),
         "data.heldout": _entry(config.data.heldout or config.data.train, map(question_row, data.heldout)),
         **{
@@ -80,8 +97,9 @@ def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], context: Meth
             for label, questions in data.evaluation.items()
         },
         "tokens": _entry(config.student.model, map(_token_row, [*context.tokenized, *heldout])),
-        # A checkpoint holds the weights that are trained: the others must be the same, or all, which MetaNet sees.
-        "weights": {"source": config.student.model, "sha256": fingerprint(frozen or weights)},
+        "settings": _entry(config.student.model, _settings(context.model)),
+        "weights": {"source": config.student.model, "sha256": fingerprint(weights)},
+        **method.inputs(),
     }
 
 
@@ -101,6 +119,8 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder) -> None:
         folder.write_inputs(inputs)
         return
     for name, entry in inputs.items():
+        if name == "options":  # saved_config has compared them
+            continue
         require(
             name in known and known[name]["sha256"] == entry["sha256"],
             f"{entry['source']} ({name}) has changed since {folder.path} began, and --resume goes on with the same; "
@@ -110,6 +130,14 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder) -> None:
 
 def _entry(source: str, rows: Iterable[Any]) -> dict[str, str]:
     return {"source": source, "sha256": text_digest("".join(json.dumps(row) + "\n" for row in rows))}
+
+
+def _settings(model: Any) -> list[dict[str, Any]]:
+    """What config.json and generation_config.json say, but for defaults, and for who wrote them."""
+    model = causal_lm(model)
+    settings = (model.config.to_diff_dict(), model.generation_config.to_diff_dict())
+    notes = ("_name_or_path", "transformers_version")
+    return [{name: str(some[name]) for name in sorted(some) if name not in notes} for some in settings]
 
 
 def _token_row(question: TokenizedQuestion) -> list[Any]:

@@ -6,10 +6,12 @@ data -> evaluation before -> what the method needs before training -> training -
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -21,8 +23,8 @@ from mind.config import MindConfig
 from mind.errors import MindError, NotFiniteError, require
 from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
 from mind.files import replacing_folder
-from mind.methods import method_class, with_options
-from mind.methods.method import MethodContext
+from mind.methods import method_class, run_config, with_options
+from mind.methods.method import Method, MethodContext
 from mind.provenance import command, now, versions
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
@@ -32,14 +34,25 @@ from mind.run.report import write_run_report
 from mind.run.resume import check_extension, check_inputs, inputs_of, saved_config
 from mind.run.schedule import rate_factors
 from mind.run.trainer import MethodTrainer
+from mind.run.unused import warn_of_unused_options
 from mind.run_folder import RunFolder
 from mind.student.adapters import merged
-from mind.student.model import load_student
+from mind.student.model import context_of, load_student
 from mind.student.tokenization import embedding_rows, tokenize
 from mind_kernels import BackendUnavailableError, linear_cross_entropy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run needs before it begins or goes on."""
+
+    method: Method
+    data: RunData
+    heldout: Sequence[TokenizedQuestion]
+    inputs: Mapping[str, Any]
 
 
 def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
@@ -54,22 +67,42 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
         resume: continue from the last complete checkpoint of the run in `config.output`; `config` is its own.
 
     Raises:
-        MindError: for bad input, for a folder that holds something else, and, if the run is resumed, for options and
-            data that are not those it began with.
+        MindError: for bad input, for a folder that holds something else or in which another process trains, and, if the
+            run is resumed, for options and data that are not those it began with.
         NotFiniteError: for the first number that is nan or infinite; nothing is saved as a student then.
     """
     started = time.perf_counter()
-    config, folder = with_options(config), RunFolder(config.output)
+    config = _plain(config)
+    folder = RunFolder(config.output)
     if resume:
-        saved = saved_config(config, folder)
-        if saved == config and folder.finished:
-            if not folder.report.exists():  # a kill came between
-                write_run_report(folder)
-            return folder
-    else:
-        saved = config
-        folder.check_free()
+        folder.check_resumable()
+        with folder.held():
+            return _resumed(config, folder, started)
+    folder.check_free()
+    run = _prepared(config)
+    with folder.held():
+        folder.start(config, run.inputs)
+        return _train(run, folder, started)
+
+
+def _resumed(config: MindConfig, folder: RunFolder, started: float) -> RunFolder:
+    saved = saved_config(config, folder)
+    if saved == config and folder.finished:
+        if not folder.report.exists():  # a kill came between
+            write_run_report(folder)
+        return folder
+    run = _prepared(config)
+    check_inputs(run.inputs, folder)
+    if saved != config:
+        check_extension(saved, run.method.context)
+        folder.reopen(config, run.inputs)
+    return _train(run, folder, started)
+
+
+def _prepared(config: MindConfig) -> _Run:
+    """Everything that can be wrong is found here, before the folder is touched."""
     _check_options(config)
+    warn_of_unused_options(config)
     data = load_data(config)
     warn_of_overlap(data)
     set_seed(config.train.seed)
@@ -78,22 +111,18 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     for questions in data.evaluation.values():
-        evaluation_prompts(model, tokenizer, questions)  # what cannot be encoded is said before the evaluation begins
+        evaluation_prompts(model, tokenizer, questions, config.evaluation)  # faults are said before anything is written
     context = MethodContext.build(config, model, tokenizer, data.train, heldout)
-    inputs = inputs_of(data, heldout, context)
-    if resume:
-        check_inputs(inputs, folder)
-    if saved != config:
-        check_extension(saved, context)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     method = method_class(config.method)(context)
+    return _Run(method, data, heldout, inputs_of(data, heldout, method))
 
-    if not resume:
-        folder.start(config, inputs)
-    if saved != config:
-        folder.reopen(config)
+
+def _train(run: _Run, folder: RunFolder, started: float) -> RunFolder:
+    """From the last checkpoint, if there is one, to the report."""
+    context, method, data, heldout = run.method.context, run.method, run.data, run.heldout
     folder.append_start({"date": now(), "command": command(), "versions": _versions()})
-    last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None)) if resume else (0, None)
+    last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
     folder.begin_metrics(after=last_step)
     evaluation = folder.read_evaluation()
     if evaluation["before"] is None:
@@ -101,7 +130,10 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
         folder.write_evaluation(evaluation)
 
     if checkpoint is None:
-        folder.append_metrics(method.before_training())
+        try:
+            folder.append_metrics(method.before_training())
+        except NotFiniteError as error:
+            raise NotFiniteError(f"before the first step: {error}; {folder.way_back()}") from None
     with closing(ProgressBar(method.progress)) as bar:
         trainer = MethodTrainer(context, method, started=started, callbacks=[bar])
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -120,6 +152,17 @@ def _versions() -> dict[str, str]:
     """Of what the numbers of a run may depend on."""
     packages = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
     return {"mind-kernels": mind_kernels.__version__} | versions(packages)
+
+
+def _plain(config: MindConfig) -> MindConfig:
+    """The configuration as its file will say it: lists become tuples, paths texts, and other types errors."""
+    return run_config(json.loads(json.dumps(asdict(with_options(config)), default=_path_text)), "MindConfig")
+
+
+def _path_text(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise MindError(f"MindConfig holds {value!r}, a {type(value).__name__}: expected texts, paths, numbers and lists")
 
 
 def _check_options(config: MindConfig) -> None:
@@ -148,7 +191,7 @@ def _check_launch(config: MindConfig) -> None:
 
 
 def _check_model(model: PreTrainedModel, config: MindConfig) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model)
     if context is not None and config.student.max_length > context:
         raise MindError(
             f"student.max_length is {config.student.max_length}: the context of {config.student.model} "

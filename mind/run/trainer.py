@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ from mind.errors import MindError, NotFiniteError
 from mind.finite import named_questions, require_finite
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, TokenizedQuestion
-from mind.run.metrics import StepMeter, peak_memory, row_metrics, step_work
+from mind.run.metrics import StepMeter, TensorBoard, peak_memory, row_metrics, step_work
 from mind.run.schedule import rate_factors
 from mind.run.step_sums import StepSums
 from mind.run_folder import RunFolder
@@ -88,7 +89,7 @@ class MethodTrainer(Trainer):
         self._seconds_before = {"wall_s": 0.0, "train_s": 0.0}  # those of the starts up to the checkpoint
         self._step, self._questions = 0, [""]  # the latest one, and the ids of its questions
         self._gradient_norm = torch.zeros(())
-        self._steps_per_epoch = len(context.steps) * len(context.tokenized) / sum(map(len, context.steps))
+        self._questions_until = [0, *accumulate(map(len, context.steps))]
         super().__init__(
             context.model,
             training_arguments(context.config),
@@ -147,11 +148,7 @@ class MethodTrainer(Trainer):
         """The service that `train.report_to` names gets the metrics of this run, and of no other in this process."""
         report_to = self.context.config.train.report_to if self.is_world_process_zero() else "none"
         if report_to == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
-            from transformers.integrations.integration_utils import TensorBoardCallback
-
-            # With a writer of its own: transformers would take the folder from the environment.
-            callback = TensorBoardCallback(SummaryWriter(str(self.folder.tensorboard)))
+            callback = TensorBoard(self.folder.tensorboard)
             self.add_callback(callback)
             try:
                 yield
@@ -279,7 +276,8 @@ class MethodTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the step's metrics to what the Trainer logs: a line of metrics.jsonl, and flat for its callbacks."""
-        self.state.epoch = self.state.global_step / self._steps_per_epoch  # the Trainer knows one pass, over all steps
+        # The Trainer knows one pass, over all steps.
+        self.state.epoch = self._questions_until[self.state.global_step] / len(self.context.tokenized)
         if "loss" in logs:
             # The loss, too, is the meter's: the Trainer's own does not survive a resume.
             row = {**logs, **self.meter.flush(), **peak_memory(), "epoch": self.state.epoch}
@@ -304,11 +302,12 @@ class MethodTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._require_finite_state("after it")
+        state = self.method.state_dict()  # which may find that it is not finite
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             checkpoint = self.folder.checkpoint(self.state.global_step)
             self.folder.write_progress(checkpoint, {"meter": self.meter.state_dict(), "seconds": self.seconds()})
-            self.folder.save_method(self.method.state_dict(), self.method.networks(), checkpoint)
+            self.folder.save_method(state, self.method.networks(), checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

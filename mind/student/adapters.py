@@ -5,13 +5,16 @@ The losses take the head's weight, not its module, so an adapter on the head has
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mind.errors import MindError, require
+from mind.student.probe import relative_error, tolerance
 
 
 def linear_of(module: Any) -> tuple[Tensor, Tensor | None]:
@@ -71,7 +74,7 @@ def merged(model: Any) -> Any:
     """The model with its adapters merged into its weights; the model itself if it has none.
 
     It computes what it did. If its embeddings and its head are one matrix and one of the two has an adapter, they are
-    two matrices from then on, in the configuration too.
+    two matrices from then on, in the configuration too, and so is whatever else that setting ties.
     """
     if not hasattr(model, "merge_and_unload"):
         return model
@@ -85,7 +88,19 @@ def merged(model: Any) -> Any:
     if adapted:
         tied = base.get_input_embeddings().weight is base.get_output_embeddings().weight
         base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = tied
+        if not tied:
+            _untie(base)
     return base
+
+
+def _untie(model: nn.Module) -> None:
+    """Every parameter gets one name: of several, transformers would save one and fill the others at random."""
+    seen = set()
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if parameter in seen:
+            owner, _, key = name.rpartition(".")
+            setattr(model.get_submodule(owner), key, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+        seen.add(parameter)
 
 
 def check_adapters(model: Any) -> None:
@@ -106,7 +121,33 @@ def check_adapters(model: Any) -> None:
                 f"the adapter of a {type(layer.get_base_layer()).__name__} has a bias (lora_bias) and the layer has "
                 "none to merge it into: set lora_bias to False"
             )
+    for layer in {type(original(layer)): layer for layer in layers if hasattr(layer, "lora_A")}.values():
+        _check_merging(layer)
     linear_of(getattr(model, "get_base_model", lambda: model)().get_output_embeddings())
+
+
+def _check_merging(layer: Any) -> None:
+    """Raises MindError if a layer with LoRA computes something else once it is merged, as one does that norms what it
+    looks up."""
+    base = original(layer)
+    if type(base) in (nn.Linear, nn.Embedding) or not isinstance(base, (nn.Linear, nn.Embedding)):
+        return  # PEFT merges these by rules of their own
+    with torch.random.fork_rng(), torch.no_grad():
+        probe = copy.deepcopy(layer).eval()
+        for name, parameter in probe.named_parameters():
+            if "lora_" in name:
+                nn.init.normal_(parameter, std=0.1)
+        weight = base.weight
+        lookup = isinstance(base, nn.Embedding)
+        given = torch.arange(8) if lookup else torch.randn(4, layer.in_features, dtype=weight.dtype)
+        apart = probe(given.to(weight.device))
+        probe.merge()
+        error = relative_error(probe(given.to(weight.device)), apart)
+    require(
+        error <= tolerance(weight.dtype),
+        f"the adapter of {type(base).__name__} cannot be merged: that computes more than a product with its weight; "
+        "leave it out of the adapters' target_modules",
+    )
 
 
 def check_gradients(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:

@@ -23,7 +23,7 @@ from mind.student.probe import (
     probe_ids,
     probing,
     relative_error,
-    tolerance,
+    rounding,
     trunk_of,
     trunk_states,
     without_cache,
@@ -97,7 +97,7 @@ def _probed(model: PreTrainedModel, weight: Tensor, bias: Tensor | None) -> Cond
             f"{name}: its logits are {tuple(output.logits.shape)}, those of trunk and head {tuple(found.shape)}"
         )
     error = relative_error(found, output.logits)
-    if not error <= tolerance(working_dtype(hidden)):
+    if not error <= rounding(working_dtype(hidden)):
         raise MindError(
             f"{name}: its logits are not those of its trunk and head: they differ by {error:.2g} of their norm"
         )
@@ -168,7 +168,7 @@ def _scale_before(name: str, hidden: Tensor, given: Tensor, bias: Tensor | None)
         if abs(scale - 1) < 1e-6:
             scale = 1.0
         folds = scale == 1.0 or (scale > 0 and bias is None)
-        if folds and relative_error(scale * wide, target) <= tolerance(working_dtype(hidden)):
+        if folds and relative_error(scale * wide, target) <= rounding(working_dtype(hidden)):
             return scale
     raise MindError(f"{name}: it transforms the hidden states of its trunk before they reach the LM head")
 

@@ -21,6 +21,7 @@ from mind.files import cache_folder
 from mind.finite import require_finite
 from mind.student.adapters import check_adapters, linear_of, original
 from mind.student.condition import check_own_loss, condition_of
+from mind.student.probe import describe
 from mind.student.text_parts import parts_without_text
 from mind.student.tokenization import Chat
 from mind_kernels import Head
@@ -50,8 +51,10 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
             found: Any = AutoModelForCausalLM.from_pretrained(
                 name, dtype=getattr(torch, config.dtype), output_loading_info=True
             )
-    except (OSError, ValueError, ImportError) as error:
-        raise MindError(f"student.model {config.model}: cannot be loaded: {error}") from error
+    except MindError:
+        raise
+    except Exception as error:  # of the model's own code, or of the files' readers
+        raise MindError(f"student.model {config.model}: cannot be loaded: {describe(error)}") from error
     model, loading = found
     _check_head(model, config.model, sorted(loading["missing_keys"]))
     if config.attention != "auto":
@@ -65,12 +68,14 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
         tokenizer.pad_token = tokenizer.eos_token
     if idle := parts_without_text(model):
         warnings.warn(
-            f"student.model {config.model}: text does not reach {', '.join(idle)}, which is left as it is",
+            f"student.model {config.model}: text does not reach {', '.join(idle[:3])}"
+            f"{f' ... ({len(idle)} in all)' if idle[3:] else ''}, which is left as it is",
             RuntimeWarning,
             stacklevel=2,
         )
-        for name in idle:
-            model.get_submodule(name).requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            if any(f"{name}.".startswith(f"{part}.") for part in idle):
+                parameter.requires_grad_(False)
     return (_with_lora(model, config, idle) if config.lora else model), tokenizer
 
 
@@ -177,6 +182,11 @@ def attention_of(model: PreTrainedModel) -> str:
     name = model.config._attn_implementation
     assert name is not None, "from_pretrained and from_config choose one"
     return name
+
+
+def context_of(model: nn.Module) -> int | None:
+    """How many tokens of a sequence the model has positions for; None if its configuration names no limit."""
+    return getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
 
 
 def head_of(model: nn.Module) -> Head:

@@ -82,6 +82,12 @@ def tolerance(dtype: torch.dtype) -> float:
     return 2 * torch.finfo(torch.float32 if dtype == torch.float64 else dtype).eps ** 0.5  # norms are in float32
 
 
+def rounding(dtype: torch.dtype) -> float:
+    """The relative error, at most, of two or three operations on the same states: 1e-4 for float32, 4e-3 for float16,
+    0.03 for bfloat16."""
+    return max(4 * torch.finfo(dtype).eps, 1e-4)
+
+
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """|found - expected| / |expected|, Euclidean norms; nan where anything is."""
     found, expected = found.detach().double(), expected.detach().double()
@@ -90,4 +96,4 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def describe(error: Exception) -> str:
     """An exception in one line."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -14,6 +14,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from mind.errors import MindError
+from mind.student.probe import describe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +23,14 @@ TODAY = date(2026, 1, 1)
 """What templates that write the date get for it: in every run the same, whenever it is started, resumed or evaluated.
 Its tokens would change from one day to the next otherwise."""
 
-_DATE = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)""")
+_CODES = {f"%{code}": TODAY.strftime(f"%{code}") for code in "aAbBcdDeFfGHIjmMpSTuUVwWxXyY"} | {
+    f"%-{code}": TODAY.strftime(f"%{code}").lstrip("0") or "0" for code in "dHIjmMS"
+}
+_ON_TODAY = """{%- macro strftime_now(format) -%}{%- set date = namespace(text=format) -%}
+{%- for code, value in CODES.items() -%}{%- set date.text = date.text | replace(code, value) -%}{%- endfor -%}
+{{- date.text -}}{%- endmacro %}
+""".replace("CODES", repr(_CODES))
+"""In front of a template: a strftime_now of its own, which knows one day."""
 _QUESTION, _ANSWER = "Qx71questionxQ", "Ax71answerxA"
 
 
@@ -34,7 +42,7 @@ class ChatTemplate:
     """
 
     source: str
-    """The Jinja source, with `TODAY` in place of the day's date."""
+    """The Jinja source, with `TODAY` for the day's date."""
     parts: bool
     """Whether a turn's content is a list of parts, not a text."""
     before: str
@@ -57,6 +65,14 @@ class ChatTemplate:
         content = asked[len(self.before) : len(asked) - len(self.between)]
         whole = self.before + content + self.between == asked
         return content if whole and content.strip() == text.strip() else None
+
+    def kept(self, space: str, tokenizer: PreTrainedTokenizerBase) -> str:
+        """What the template leaves of whitespace in front of an answer: all of it, some or none."""
+        plain, spaced = (
+            _render(tokenizer, self.source, _turns(self.parts, _QUESTION, answer)).partition(_ANSWER)[0]
+            for answer in (_ANSWER, space + _ANSWER)
+        )
+        return spaced.removeprefix(plain)
 
 
 def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
@@ -152,22 +168,15 @@ def _render(tokenizer: PreTrainedTokenizerBase, source: str, turns: list[dict[st
             turns, chat_template=source, tokenize=False, add_generation_prompt=len(turns) == 1
         )
     except Exception as error:  # whatever a program from elsewhere raises
-        reason = " ".join(str(error).split())
-        raise MindError(f"cannot be rendered: {type(error).__name__}: {reason[:200]}") from error
+        raise MindError(f"cannot be rendered: {describe(error)}") from error
     assert isinstance(text, str), "tokenize=False"
     return text
 
 
 def _dated(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template's source, with `TODAY` wherever it asks for the date."""
+    """The template's source, which gets `TODAY` when it asks for the date."""
     try:
         source = tokenizer.get_chat_template()
     except ValueError as error:  # several templates, and none is the default
         raise MindError(f"cannot be chosen: {error}") from error
-    source = _DATE.sub(lambda call: repr(TODAY.strftime(call[2])), source)
-    if re.search(r"strftime_now\s*\(", source):
-        raise MindError(
-            "asks for the date in a format that it computes, so that prompts would differ from day to day "
-            "(write the format into the call of strftime_now)"
-        )
-    return source
+    return _ON_TODAY + source if "strftime_now" in source else source

@@ -1,27 +1,45 @@
-"""Models of more than text: the parts that text does not reach, such as a tower for images, are not trained."""
+"""Parts of a model that text does not reach, such as a tower for images or attention to an encoder, are not trained."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mind.student.probe import probe_ids, probing, without_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_LENGTHS = (9, 160)
+"""Tokens of the texts that are tried, the longer one for what only longer texts reach."""
+
 
 def parts_without_text(model: PreTrainedModel) -> list[str]:
-    """The names of the parts of a composite model's trunk on none of whose parameters the logits of a text depend."""
-    if model.config.get_text_config() is model.config:
-        return []
-    logits: Any = model(input_ids=torch.tensor([[0, 1]])).logits
-    reached = _leaves(logits)
-    return [
-        f"{model.base_model_prefix}.{name}"
-        for name, part in model.base_model.named_children()
-        if list(part.parameters()) and not any(parameter in reached for parameter in part.parameters())
-    ]
+    """The names of the modules and parameters to train, the largest ones, that logits of a text do not depend on."""
+    context: int = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _LENGTHS[-1]
+    names: list[str] = []
+    for length in _LENGTHS:
+        ids = probe_ids(model, min(length, context)).to(model.device)[None]
+        with probing(model), torch.enable_grad():
+            logits: Any = model(input_ids=ids, **without_cache(model)).logits
+        names = list(_without(model, "", _leaves(logits))) if logits.requires_grad else []
+        if not names:
+            break
+    return names
+
+
+def _without(module: nn.Module, name: str, reached: set[Tensor]) -> Iterator[str]:
+    for key, child in module.named_children():
+        parameters = [parameter for parameter in child.parameters() if parameter.requires_grad]
+        if any(parameter in reached for parameter in parameters):
+            yield from _without(child, f"{name}{key}.", reached)
+        elif parameters:
+            yield name + key
+    own = module.named_parameters(recurse=False)
+    yield from (name + key for key, parameter in own if parameter.requires_grad and parameter not in reached)
 
 
 def _leaves(output: Tensor) -> set[Tensor]:

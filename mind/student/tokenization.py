@@ -90,6 +90,8 @@ class Chat:
     def rationale(self, question: Question, perspective: str, text: str) -> list[int]:
         """Token ids of a rationale, with which the assistant's turn begins."""
         place = f"question {question.id}: its {perspective} rationale"
+        if space := text[: len(text) - len(text.lstrip())]:
+            text = self.template.kept(space, self.tokenizer) + text.lstrip()
         return self._encode(place, text, before=self.template.lead, after=self._seam, contexts=self._start_contexts)
 
     def suffix(self, question: Question) -> list[int]:
@@ -135,7 +137,8 @@ class Chat:
         return ids
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        # Whatever the tokenizer's configuration says: control tokens are the template's to write.
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
 
     def _continue(self, place: str, text: str, contexts: Sequence[str]) -> list[int]:
         """Ids of a text where it continues the first of the contexts that it does not share a token with.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from families import build
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
@@ -119,6 +120,29 @@ def test_inactive_adapters_are_not_part_of_the_head():
 def test_adapters_that_would_go_wrong_are_refused(options, message):
     with pytest.raises(MindError, match=message):
         check_adapters(adapted(False, **options))
+
+
+def test_what_else_is_tied_is_saved_too(tmp_path):
+    """Zamba's layers share an attention by the setting that ties embeddings and head."""
+    model = get_peft_model(build("zamba"), LoraConfig(r=2, target_modules=["embed_tokens"], task_type="CAUSAL_LM"))
+    torch.nn.init.normal_(model.get_base_model().get_input_embeddings().lora_embedding_A["default"])
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids, use_cache=False).logits
+        merged(model).save_pretrained(tmp_path)
+        reloaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(reloaded(input_ids=ids, use_cache=False).logits, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_layer_that_does_more_than_a_product_is_not_merged():
+    """Inkling norms the embeddings that it looks up; Gemma scales them, which PEFT knows."""
+
+    def with_lora(family):
+        return get_peft_model(build(family), LoraConfig(r=2, target_modules=["embed_tokens"], task_type="CAUSAL_LM"))
+
+    with pytest.raises(MindError, match="the adapter of InklingNormedEmbedding cannot be merged"):
+        check_adapters(with_lora("inkling_text"))
+    check_adapters(with_lora("gemma3_text"))
 
 
 def test_a_student_from_a_folder_of_adapters_is_evaluated_and_not_trained(model_folder, tmp_path):

@@ -120,6 +120,19 @@ def test_what_else_a_model_does_to_its_logits_is_refused(methods, message):
         head_of(build_changed(**methods))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda h: h + h.roll(1, -1) / 20,
+        lambda h: h * torch.linspace(1, 1.2, h.shape[1], dtype=h.dtype)[:, None],
+    ],
+)
+def test_what_little_a_model_does_to_its_hidden_states_is_refused_in_every_dtype(before, dtype):
+    with pytest.raises(MindError, match="transforms the hidden states of its trunk before they reach the LM head"):
+        head_of(build_changed(dtype, before=before))
+
+
 def test_a_head_with_another_product_is_refused():
     class Normed(torch.nn.Linear):
         def forward(self, hidden):

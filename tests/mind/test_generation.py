@@ -8,7 +8,7 @@ from families import build
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mind.evaluation.generation import accuracy, generate_responses
 from mind.records import Question
@@ -74,11 +74,19 @@ def test_responses_are_the_greedy_continuations(model, tokenizer):
     assert generate_responses(model, tokenizer, [PROMPTS[2]], max_new_tokens=8, batch_size=1) == [expected]
 
 
-def test_sampling_settings_of_the_model_are_ignored(model, tokenizer):
+def test_what_the_generation_config_of_the_model_asks_for_is_left_aside(model, tokenizer):
     greedy = generate_responses(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=3)
-    model.generation_config.update(do_sample=True, temperature=5.0, top_p=0.9, top_k=50, num_beams=3)
-    for _ in range(2):
-        assert generate_responses(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=3) == greedy
+    for settings in (
+        {"do_sample": True, "temperature": 5.0, "top_p": 0.9, "top_k": 50, "num_beams": 3, "num_return_sequences": 2},
+        {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "min_length": 12, "guidance_scale": 1.5},
+        {"sequence_bias": [[[5], 9.0]], "suppress_tokens": [5, 7], "forced_eos_token_id": 3, "bad_words_ids": [[6]]},
+        {"return_dict_in_generate": True, "output_scores": True, "stop_strings": ["w"], "max_time": 1e-9},
+        {"prompt_lookup_num_tokens": 3, "cache_implementation": "static", "use_cache": False},
+    ):
+        model.generation_config = GenerationConfig(eos_token_id=END, **settings)
+        before = model.generation_config.to_dict()
+        assert generate_responses(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=3) == greedy, settings
+        assert model.generation_config.to_dict() == before
 
 
 def test_the_end_tokens_of_model_and_tokenizer_end_a_response(model, tokenizer):

@@ -13,8 +13,9 @@ from mind.batches.isolation import branch_fault, fault, keeps_sequences_apart
 from mind.batches.packing import document_pack, plain_pack
 from mind.batches.prompt_sharing import choose_pack_options, use_attention
 from mind.batches.trunk import pack_hidden
+from mind.config import EvaluationConfig
 from mind.errors import MindError
-from mind.evaluation.evaluate import heldout_nll
+from mind.evaluation.evaluate import evaluation_prompts, heldout_nll
 from mind.methods.mind.features import StudentEncoder
 from mind.records import PackOptions
 from mind.student.tokenization import tokenize
@@ -200,6 +201,25 @@ def test_positions_that_are_scaled_by_the_longest_sequence_are_found():
         MindError, match="Phi3ForCausalLM cannot be trained: .* gives a sequence other states than alone"
     ):
         keeps_sequences_apart(model, 100)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        # Rotations that depend on the longest sequence of a row once that is beyond the context; a table of positions.
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}}),
+        ("gpt2", {}),
+    ],
+)
+def test_what_is_longer_than_the_context_is_refused(family, settings, tokenizer, questions):
+    model = build_family(family, max_position_embeddings=64, **settings)
+    tokenized = tokenize(questions, tokenizer, NAMES, 512)
+    with pytest.raises(MindError, match=r"the longest sequence has \d+ tokens; the context of \w+ is 64"):
+        choose_pack_options(model, "sdpa", tokenized, 300, "auto")
+    prompt = len(tokenized[0].prompt)
+    assert evaluation_prompts(model, tokenizer, questions, EvaluationConfig(questions=1, max_new_tokens=64 - prompt))
+    with pytest.raises(MindError, match=f"question sum-0: its prompt has {prompt} tokens; .* context of 64"):
+        evaluation_prompts(model, tokenizer, questions, EvaluationConfig(questions=1, max_new_tokens=65 - prompt))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "lfm2", "mamba2", "gpt_neo"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,17 @@ def average(trainer):
         known.fill_(INF)
 
 
+def moments(trainer):
+    """MetaNet itself stays finite: it stops to learn."""
+    first(trainer.method.calibrator.optimizer.state.values())["exp_avg_sq"].fill_(INF)
+
+
+def temperature(trainer):
+    config = trainer.method.context.config
+    objective = replace(config.objective, tau_student=1e-320)
+    trainer.method.context = replace(trainer.method.context, config=replace(config, objective=objective))
+
+
 def student(trainer):
     return trainer.model
 
@@ -123,8 +135,10 @@ POISONS = {
     "student's weight": ("mind", weight(student), r"the loss of questions? sum-\d.* is not finite"),
     "student's weight, infinite": ("sft", weight(student, INF), r"the loss of questions? sum-\d.* is not finite"),
     "scores": ("mind", weight(metanet), r"MetaNet's scores of questions? sum-\d.* are not finite"),
+    "weights alpha": ("mind", temperature, r"alpha, the weights of questions? sum-\d.* are not finite"),
     "L_meta's gradient": ("mind", gradient(metanet), "L_meta, which calibrates MetaNet, is .*'s norm nan"),
     "moving average": ("mind", average, "L_meta, which calibrates MetaNet, is (nan|inf)"),
+    "MetaNet's moments": ("mind", moments, r"the calibrator's optimizer\.state\.0\.exp_avg_sq is not finite"),
     "optimizer's state": ("sft", optimizer_state, r"after it optimizer\..*\.exp_avg_sq is not finite"),
     "last update": ("mind", last_update, r"after it weights\.\S+ is not finite"),
 }
@@ -133,14 +147,15 @@ POISONS = {
 @pytest.mark.parametrize("name", list(POISONS))
 def test_training_stops_where_a_number_is_not_finite(tmp_path, name):
     method, poison, message = POISONS[name]
-    stops_at = 4 if message.startswith("after it") or name == "moving average" else 3
+    at_the_checkpoint = ("optimizer's state", "last update", "MetaNet's moments")
+    stops_at = 4 if name in (*at_the_checkpoint, "moving average") else 3
     trainer = build_trainer(
         tmp_path,
         method=method,
         dtype=torch.float32,
         save_steps=2,
         questions_per_step=3,
-        metanet=MetaNetConfig(width=16, ema=0.5 if name == "moving average" else 0.0),
+        metanet=MetaNetConfig(width=16, accumulation=2, ema=0.5 if name == "moving average" else 0.0),
     )
     trainer.add_callback(AtStep(stops_at, lambda: poison(trainer)))
     questions = ", ".join(question.id for question in trainer.train_dataset[stops_at - 1])

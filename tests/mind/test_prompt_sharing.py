@@ -109,6 +109,7 @@ SINGLE = build_family("llama", num_hidden_layers=1, hidden_size=16, intermediate
     missing=st.floats(0, 0.9),
 )
 @example(seed=0, perspectives=2, length=40, prompts=[40], longest=1, suffix=1, share=True, missing=0.0)
+@example(seed=24, perspectives=2, length=40, prompts=[1], longest=1, suffix=1, share=False, missing=0.0)
 @example(seed=1, perspectives=32, length=200, prompts=[3, 40], longest=25, suffix=3, share=True, missing=0.0)
 def test_a_thousand_packed_steps(seed, perspectives, length, prompts, longest, suffix, share, missing):
     """Lengths of all kinds, down to one-token rationales and prompts longer than them, against padded single rows."""
@@ -141,8 +142,10 @@ def test_a_thousand_packed_steps(seed, perspectives, length, prompts, longest, s
             weight[rows] = weights
         (hidden * weight).sum().backward()
     assert not expected
+    # Gradients of queries are rounding alone if each sequence has one token: what they are small beside counts, too.
+    size = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
     for p, gradient in zip(SINGLE.base_model.parameters(), gradients, strict=True):
-        assert relative(p.grad, gradient) < 1e-5
+        assert float((p.grad - gradient).norm()) < 1e-5 * float(gradient.norm()) + 1e-9 * size
 
 
 def padded(questions, generator):

@@ -17,11 +17,15 @@ from tiny import NAMES, build_questions
 
 import mind
 from mind.cli import main
+from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import load_run_config
 from mind.records import Question
 from mind.run.data import RunData, warn_of_overlap
+from mind.run.unused import warn_of_unused_options
+from mind.run_folder import RunFolder
+from mind.student.fingerprint import fingerprint
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -92,7 +96,50 @@ def test_from_python_too(unfinished):
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, learning_rate=3e-5))
     with pytest.raises(MindError, match=r"these options differ from it: train.learning_rate \(0.001 there\)"):
         mind.train(other, resume=True)
-    assert mind.train(config, resume=True).finished
+    data = dataclasses.replace(
+        config.data, train=Path(config.data.train), perspectives=list(NAMES), evaluation=list(config.data.evaluation)
+    )
+    assert mind.train(dataclasses.replace(config, output=unfinished, data=data), resume=True).finished
+
+
+def test_a_configuration_holds_what_its_file_can(tmp_path):
+    for bad, message in (
+        (DataConfig(evaluation={"x.jsonl"}), "MindConfig holds {'x.jsonl'}, a set: expected texts, paths"),
+        (DataConfig(evaluation="x.jsonl"), 'MindConfig: data: "evaluation" is "x.jsonl": expected a list'),
+        (DataConfig(max_questions=2.5), 'MindConfig: data: "max_questions" is 2.5: expected an integer'),
+    ):
+        with pytest.raises(MindError, match=message):
+            mind.train(MindConfig(output=tmp_path / "run", data=bad))
+
+
+def test_a_run_in_its_own_folder_is_alone(unfinished, capsys):
+    before = content(unfinished)
+    with RunFolder(unfinished).held():
+        expect_error(resume(unfinished), capsys, f"{unfinished}: another process trains there now")
+    assert content(unfinished) == before
+
+
+def test_the_options_that_it_began_with_count(unfinished, capsys):
+    file = unfinished / "config.json"
+    plain = json.loads(file.read_text())
+    for section, name, value in (("train", "learning_rate", 3e-5), ("train", "max_steps", 9), ("metanet", "ema", 0.1)):
+        file.write_text(json.dumps(plain | {section: plain[section] | {name: value}}))
+        expect_error(resume(unfinished), capsys, f"{file} has changed since {unfinished} began")
+
+
+def test_a_fingerprint_is_of_every_byte():
+    weight = torch.randn(300, 210, generator=torch.Generator().manual_seed(0))
+    known = fingerprint({"a": weight})
+    others = [weight.flip(0), weight.flip(1), weight.view(210, 300), weight.bfloat16(), weight.roll(1)]
+    assert len({known, *(fingerprint({"a": other}) for other in others), fingerprint({"b": weight})}) == 7
+    assert fingerprint({"a": weight.T.contiguous().T}) == known
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert fingerprint({"a": weight}) == known  # sums would differ in their last digits
+    finally:
+        torch.set_num_threads(threads)
 
 
 def reworded(questions):
@@ -136,10 +183,20 @@ def test_data_are_the_same_by_content_alone(tmp_path, unfinished):
 def test_a_student_that_changed_is_refused(tmp_path, unfinished, model_folder, capsys):
     plain = load_file(model_folder / "model.safetensors")
     changed = {name: value.clone() for name, value in plain.items()}
-    changed["model.norm.weight"][0] += 0.5
+    rows = changed["model.layers.0.mlp.up_proj.weight"]
+    rows[:2] = rows[:2].flip(0)
     save_file(changed, model_folder / "model.safetensors", metadata={"format": "pt"})
     expect_error(resume(unfinished), capsys, f"{model_folder} (weights) has changed since")
     save_file(plain, model_folder / "model.safetensors", metadata={"format": "pt"})
+    for name, option, value in (
+        ("config.json", "rms_norm_eps", 1e-2),
+        ("config.json", "hidden_act", "gelu"),
+        ("generation_config.json", "no_repeat_ngram_size", 2),
+    ):
+        text = (model_folder / name).read_text()
+        (model_folder / name).write_text(json.dumps(json.loads(text) | {option: value}))
+        expect_error(resume(unfinished), capsys, f"{model_folder} (settings) has changed since")
+        (model_folder / name).write_text(text)
     template = model_folder / "chat_template.jinja"
     template.write_text(template.read_text().replace("assistant", "tutor"))
     expect_error(resume(unfinished), capsys, f"{model_folder} (tokens) has changed since")
@@ -188,6 +245,7 @@ def test_the_last_step_is_always_logged(tmp_path, short, log_steps):
 def test_a_finished_run_is_extended_if_its_steps_stay(tmp_path, short, schedule):
     ratio = "0.0" if schedule == "inverse_sqrt" else "0.3"
     short = replaced(short, "--train.lr-scheduler", schedule, "--train.warmup-ratio", ratio)
+    short = replaced(short, "--data.max-questions", "3")  # an epoch ends in a smaller step
     straight = tmp_path / "straight"
     assert main(replaced(short, "--output", str(straight), "--train.max-steps", "5", "--train.save-steps", "5")) == 0
     assert main(replaced(short, "--train.save-steps", "5")) == 0
@@ -241,11 +299,56 @@ def test_an_encoder_that_is_not_there_leaves_no_folder(tmp_path, arguments, caps
     assert not (tmp_path / "run").exists()
 
 
-def overlaps(train, heldout, **evaluation) -> list[str]:
+def said(warn, about) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_overlap(RunData(train, heldout, evaluation))
-    return [str(warning.message).partition(" are among")[0] for warning in caught]
+        warn(about)
+    return [str(warning.message) for warning in caught]
+
+
+UNUSED = {
+    MindConfig(): [],
+    MindConfig(method="sft", metanet=MetaNetConfig(width=64, ema=0.5)): [
+        "metanet.width, metanet.ema have no effect: method is sft"
+    ],
+    MindConfig(method="sft", objective=ObjectiveConfig(beta=0.5, gradient_threshold=0.1)): [
+        "objective.beta has no effect: method is sft"
+    ],
+    MindConfig(student=StudentConfig(lora_rank=4, lora_targets=("q_proj",))): [
+        "student.lora_rank, student.lora_targets have no effect: student.lora is off"
+    ],
+    MindConfig(student=StudentConfig(lora=True, lora_rank=4)): [],
+    MindConfig(data=DataConfig(heldout="h.jsonl")): [
+        "data.heldout has no effect: data.train is word-problems, which brings its own"
+    ],
+    MindConfig(data=DataConfig(train="t.jsonl", generated_questions=9)): [
+        "data.generated_questions has no effect: data.train is t.jsonl"
+    ],
+    MindConfig(data=DataConfig(train="t.jsonl", heldout="h.jsonl", heldout_fraction=0.2)): [
+        "data.heldout_fraction has no effect: data.heldout is set"
+    ],
+    MindConfig(train=TrainConfig(max_steps=3, epochs=2, questions_per_step=1, tokens_per_step=9)): [
+        "train.tokens_per_step has no effect: train.questions_per_step is set",
+        "train.epochs has no effect: train.max_steps is set",
+    ],
+    MindConfig(train=TrainConfig(lr_scheduler="constant", warmup_ratio=0.2)): [
+        "train.warmup_ratio has no effect: train.lr_scheduler constant has no warm-up"
+    ],
+    MindConfig(train=TrainConfig(lr_scheduler="linear", warmup_ratio=0.2)): [],
+    MindConfig(metanet=MetaNetConfig(warmup_epochs=0, warmup_learning_rate=0.1)): [
+        "metanet.warmup_learning_rate has no effect: metanet.warmup_epochs is 0"
+    ],
+}
+
+
+def test_options_without_an_effect_are_told():
+    for config, expected in UNUSED.items():
+        assert said(warn_of_unused_options, config) == expected
+
+
+def overlaps(train, heldout, **evaluation) -> list[str]:
+    messages = said(warn_of_overlap, RunData(train, heldout, evaluation))
+    return [message.partition(" are among")[0] for message in messages]
 
 
 def asked(*texts: str) -> list[Question]:

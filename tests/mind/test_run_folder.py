@@ -100,8 +100,20 @@ def test_what_is_not_measured_yet_is_none(folder):
     assert not folder.finished
     folder.student.mkdir()
     assert folder.finished
-    folder.reopen(Config("z"))
+    folder.write_evaluation({"before": {"nll": 1.0}, "after": {"nll": 0.5}})
+    folder.reopen(Config("z"), {"options": {"source": "z", "sha256": "2e"}})
     assert not folder.finished and folder.read_config() == {"name": "z"}
+    assert folder.read_evaluation() == {"before": {"nll": 1.0}, "after": None}
+    assert folder.read_inputs() == {"options": {"source": "z", "sha256": "2e"}}
+
+
+def test_one_process_at_a_time(folder):
+    with folder.held():
+        with pytest.raises(MindError, match="another process trains there now"), RunFolder(folder.path).held():
+            pass
+        assert list(folder.path.iterdir()) == []
+    with folder.held():
+        pass
 
 
 def test_a_stopped_run_knows_its_way_back(folder):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import pytest
 import torch
-from tiny import build_tokenizer
+from families import build
+from tiny import build_model, build_tokenizer
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
 from mind.student import model as student_model
 from mind.student.adapters import check_gradients
 from mind.student.model import embedded_student, load_student
+from mind.student.text_parts import parts_without_text
 
 
 def test_loads_a_folder(model_folder):
@@ -23,6 +26,28 @@ def test_loads_a_folder(model_folder):
 def test_a_missing_model_is_named(tmp_path):
     with pytest.raises(MindError, match="student.model .*nowhere: cannot be loaded"):
         load_student(StudentConfig(model=str(tmp_path / "nowhere")))
+
+
+def set_config(folder, **settings):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: set_config(folder, vocab_size=300), "RuntimeError"),
+        (lambda folder: set_config(folder, model_type="nothing"), "ValueError: .* model type `nothing`"),
+        (lambda folder: set_config(folder, quantization_config={"quant_method": "higgs"}), "NotImplementedError"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"half"), "SafetensorError"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "JSONDecodeError"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_one_line(damage, message, model_folder):
+    damage(model_folder)
+    with pytest.raises(MindError, match=f"student.model .*: cannot be loaded: {message}") as caught:
+        load_student(StudentConfig(model=str(model_folder)))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_without_chat_template_is_refused(model_folder):
@@ -49,6 +74,30 @@ def test_what_text_does_not_reach_is_not_trained(lora, tmp_path):
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert trained and not any("vision" in name or "projector" in name for name in trained)
     check_gradients(model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "named"),
+    [
+        ("bart", {}, r"model.decoder.layers.0.encoder_attn, .*layers.0.encoder_attn_layer_norm, .* \(4 in all\)"),
+        ("deepseek_v32", {"index_topk": 64}, r"model.layers.0.self_attn.indexer, model.layers.1.self_attn.indexer"),
+    ],
+)
+def test_what_no_gradient_reaches_is_left_as_it_is(family, settings, named, tmp_path):
+    build(family, vocab_size=258, **settings).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    with pytest.warns(RuntimeWarning, match=f"text does not reach {named}, which is left as it is"):
+        model, _ = load_student(StudentConfig(model=str(tmp_path)))
+    model(input_ids=torch.arange(2, 200)[None]).logits.sum().backward()
+    check_gradients(model.named_parameters())
+
+
+def test_what_long_texts_alone_reach_is_trained():
+    model = build_model()
+    far = torch.nn.Parameter(torch.ones(32))
+    model.model.layers[0].far = far
+    model.model.layers[0].register_forward_hook(lambda layer, args, out: out * far if out.shape[1] > 100 else out)
+    assert parts_without_text(model) == []
 
 
 def test_a_model_without_lm_head_is_refused(tmp_path):

@@ -53,6 +53,13 @@ def test_the_ids_of_a_sequence_are_those_of_its_text(any_tokenizer):
     assert len(suffixes) == 1  # the same after every rationale
 
 
+@pytest.mark.filterwarnings("ignore:the tokenizer changes texts")
+def test_a_tokenizer_that_is_set_to_split_control_tokens_still_has_them(any_tokenizer):
+    expected = one_sequence(any_tokenizer, HOSTILE)
+    any_tokenizer.split_special_tokens = True
+    assert one_sequence(any_tokenizer, HOSTILE) == expected
+
+
 def test_a_line_break_that_joins_the_full_stop_goes_with_the_rationale():
     tokenizer = FAITHFUL["Llama 3"]()
     tokenized = one_sequence(tokenizer, "It is 3.")

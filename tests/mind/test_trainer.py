@@ -391,7 +391,7 @@ def test_epochs_are_those_of_the_questions(tmp_path):
     trainer = build_trainer(tmp_path, dtype=torch.float32, max_steps=-1, epochs=1.5, questions_per_step=2)
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
-    assert [row["epoch"] for row in rows] == pytest.approx([0.3, 0.6, 0.9, 1.2, 1.5])  # 3 + 2 steps of 1.5 epochs
+    assert [row["epoch"] for row in rows] == pytest.approx([2 / 6, 4 / 6, 1, 8 / 6, 9 / 6])  # 6 and 3 questions
 
 
 def test_what_cannot_train_is_refused(tmp_path, monkeypatch):

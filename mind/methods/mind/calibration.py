@@ -139,20 +139,24 @@ class Calibrator:
         optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs: weights, optimizer, the open window and the history."""
+        """Everything that a resumed run needs: weights, optimizer, the open window and the history.
+
+        Raises NotFiniteError if a number of it is nan or infinite.
+        """
         gradients = {name: p.grad.clone() for name, p in self.metanet.named_parameters() if p.grad is not None}
-        return {
+        state = {
             "metanet": self.metanet.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "gradients": gradients,
             "steps_in_window": self._steps_in_window,
             "average": self._average,
         }
+        _require_finite(state)
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned; raises NotFiniteError if a number in it is nan or infinite."""
-        average = {name: known[~known.isnan()] for name, known in state["average"].items()}  # nan: never computed
-        require_finite({**state, "average": average}, "the calibrator's")
+        _require_finite(state)
         self.metanet.load_state_dict(state["metanet"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, parameter in self.metanet.named_parameters():
@@ -160,3 +164,8 @@ class Calibrator:
             parameter.grad = None if gradient is None else gradient.to(parameter)
         self._steps_in_window = state["steps_in_window"]
         self._average = dict(state["average"])
+
+
+def _require_finite(state: Mapping[str, Any]) -> None:
+    average = {name: known[~known.isnan()] for name, known in state["average"].items()}  # nan: never computed
+    require_finite({**state, "average": average}, "the calibrator's")

@@ -22,7 +22,7 @@ from mind.files import cache_folder
 from mind.finite import named_questions
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.methods.mind.calibration import Calibrator
-from mind.methods.mind.features import Features, SentenceEncoder, StudentEncoder, build_features
+from mind.methods.mind.features import Encoder, Features, SentenceEncoder, StudentEncoder, build_features
 from mind.methods.mind.metanet import MetaNet
 from mind.methods.mind.objective import select, student_loss
 from mind.methods.mind.report import sections
@@ -49,12 +49,18 @@ class Mind(Method):
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
         config = context.config
-        self.features = _features(context)
+        encoder = _encoder(context)
+        self._encoder_name = encoder.name
+        self.features = _features(context, encoder)
         torch.manual_seed(config.train.seed)  # the same MetaNet whether the run is new or resumed
         width = self.features.question.shape[1]
         metanet = MetaNet(width, context.perspectives, config.metanet.width, config.metanet.synergy_heads)
         self.calibrator = Calibrator(metanet, config.metanet, config.metanet_learning_rate)
         self._index = {question.id: q for q, question in enumerate(context.tokenized)}
+
+    def inputs(self) -> Mapping[str, Mapping[str, str]]:
+        source = self.context.config.metanet.encoder
+        return {} if source == "student" else {"metanet.encoder": {"source": source, "sha256": self._encoder_name}}
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
         """MetaNet alone: L_real of the still student on every rationale, once, then epochs over that table."""
@@ -86,8 +92,10 @@ class Mind(Method):
         selected, alpha = select(scores, present.to(scores.device), config.objective.beta, config.objective.tau_student)
         selected, interval = selected.cpu(), config.metanet.feedback_interval
         # The best score is always selected, unless it is nan.
-        if bad := [step.questions[q].id for q in (~selected.any(1)).nonzero().flatten().tolist()]:
-            raise NotFiniteError(f"MetaNet's scores of {named_questions(bad)} are not finite")
+        bad = {"MetaNet's scores": ~selected.any(1), "alpha, the weights": ~alpha.isfinite().all(1).cpu()}
+        for name, rows in bad.items():
+            if ids := [step.questions[q].id for q in rows.nonzero().flatten().tolist()]:
+                raise NotFiniteError(f"{name} of {named_questions(ids)} are not finite")
         feedback = interval > 0 and step.number % interval == 0
         observed = present & ~selected if feedback else torch.zeros_like(present)
         return MindPlan(step.questions, alpha, selected, observed, scores, present)
@@ -134,13 +142,16 @@ class Mind(Method):
         return sections(config)
 
 
-def _features(context: MethodContext) -> Features:
-    config, model = context.config, context.model
-    model.eval()
+def _encoder(context: MethodContext) -> Encoder:
+    config = context.config
     if config.metanet.encoder == "student":
-        encoder = StudentEncoder(model, context.tokenizer, config.train.pack_length)
-    else:
-        encoder = SentenceEncoder(config.metanet.encoder)
+        return StudentEncoder(context.model, context.tokenizer, config.train.pack_length)
+    return SentenceEncoder(config.metanet.encoder)
+
+
+def _features(context: MethodContext, encoder: Encoder) -> Features:
+    config = context.config
+    context.model.eval()
     texts = sum(1 + len(question.rationales) for question in context.questions)
     with tqdm(total=texts, unit="text", desc="MetaNet features", leave=False) as bar:
         return build_features(context.questions, config.data.perspectives, encoder, cache_folder(), bar.update)

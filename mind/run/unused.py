@@ -1,0 +1,55 @@
+"""Options that were set and that nothing reads, since another option says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+
+from mind.config import WORD_PROBLEMS, MindConfig, TrainConfig, flat
+from mind.methods import method_class, with_options
+from mind.run.schedule import rate_factors
+
+
+def warn_of_unused_options(config: MindConfig) -> None:
+    """Warns of options that differ from their defaults and have no effect, with the reason."""
+    given = flat(dataclasses.asdict(config))
+    default = flat(dataclasses.asdict(with_options(MindConfig(method=config.method))))
+    for reason, names in _unread(config):
+        sections = tuple(f"{name}." for name in names)
+        if unused := [
+            name
+            for name, value in given.items()
+            if value != default[name] and (name in names or name.startswith(sections))
+        ]:
+            effect = "have no effect" if len(unused) > 1 else "has no effect"
+            warnings.warn(f"{', '.join(unused)} {effect}: {reason}", RuntimeWarning, stacklevel=4)
+
+
+def _unread(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Reasons, and the options or sections that are not read because of each."""
+    student, data, train = config.student, config.data, config.train
+    yield f"method is {config.method}", method_class(config.method).unread
+    if not student.lora:
+        yield "student.lora is off", ("student.lora_rank", "student.lora_alpha", "student.lora_targets")
+    if data.train == WORD_PROBLEMS:
+        yield f"data.train is {WORD_PROBLEMS}, which brings its own", ("data.heldout", "data.heldout_fraction")
+    else:
+        options = (f"data.{option.name}" for option in dataclasses.fields(data))
+        yield f"data.train is {data.train}", tuple(name for name in options if name.startswith("data.generated_"))
+        if data.heldout is not None:
+            yield "data.heldout is set", ("data.heldout_fraction",)
+    if train.questions_per_step is not None:
+        yield "train.questions_per_step is set", ("train.tokens_per_step",)
+    if train.max_steps > 0:
+        yield "train.max_steps is set", ("train.epochs",)
+    if not _warms_up(train):
+        yield f"train.lr_scheduler {train.lr_scheduler} has no warm-up", ("train.warmup_ratio",)
+    if config.metanet.warmup_epochs == 0:
+        yield "metanet.warmup_epochs is 0", ("metanet.warmup_questions", "metanet.warmup_learning_rate")
+
+
+def _warms_up(train: TrainConfig, steps: int = 100) -> bool:
+    """Whether the ratio makes a difference in so many steps."""
+    rates = [rate_factors(dataclasses.replace(train, warmup_ratio=ratio), steps) for ratio in (0.5, 0.0)]
+    return any(rates[0](step) != rates[1](step) for step in range(steps))
