@@ -5,10 +5,10 @@ ARGS ?=
 SEED ?= 0
 # Sized for ten minutes on two CPU cores: eight training and eight other questions of each family.
 DEMO_RUN := runs/demo$(if $(filter-out 0,$(SEED)),-$(SEED))
-DEMO := --train.seed $(SEED) --data.generated-levels one-step two-step --data.generated-questions 64 \
-	--data.generated-heldout 7 --data.generated-evaluation 112 --data.generated-ood 0 --evaluation.questions 112 \
-	--evaluation.batch-size 56 --evaluation.max-new-tokens 96 --train.questions-per-step 8 --train.epochs 2 \
-	--train.learning-rate 2e-4
+DEMO := --train.seed $(SEED) --data.generated-levels one-step two-step --data.generated-questions 112 \
+	--data.generated-heldout 14 --data.generated-evaluation 112 --data.generated-ood 0 --evaluation.questions 112 \
+	--evaluation.batch-size 56 --evaluation.max-new-tokens 80 --train.questions-per-step 4 --train.epochs 2 \
+	--train.learning-rate 1.5e-4
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip

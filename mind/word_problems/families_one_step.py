@@ -7,8 +7,8 @@ from mind.word_problems.problem import Family, Given, Mistake, Step
 GAIN = Family(
     name="gain",
     givens=(
-        Given("a", "the number of {item} at first", "", range(6, 21), range(2, 4)),
-        Given("b", "the number of new {item}", "", range(2, 13), range(2, 4)),
+        Given("a", "the number of {item} at first", "", range(4, 16), range(2, 4)),
+        Given("b", "the number of new {item}", "", range(2, 10), range(2, 4)),
     ),
     steps=(
         Step("x", "the number of {item} now", "{item}", "a", "+", "b",
@@ -29,8 +29,8 @@ GAIN = Family(
 LOSS = Family(
     name="loss",
     givens=(
-        Given("a", "the number of {item} at first", "", range(6, 21), range(4, 6)),
-        Given("b", "the number of {item} that go", "", range(2, 13), range(2, 3)),
+        Given("a", "the number of {item} at first", "", range(5, 16), range(4, 6)),
+        Given("b", "the number of {item} that go", "", range(2, 10), range(2, 3)),
     ),
     steps=(
         Step("x", "the number of {item} left", "{item}", "a", "-", "b",
@@ -53,8 +53,8 @@ LOSS = Family(
 BOXES = Family(
     name="boxes",
     givens=(
-        Given("a", "the number of {box}", "", range(3, 10), range(2, 3)),
-        Given("b", "the number of {item} in each", "", range(3, 13), range(2, 4)),
+        Given("a", "the number of {box}", "", range(3, 8), range(2, 3)),
+        Given("b", "the number of {item} in each", "", range(3, 10), range(2, 4)),
     ),
     steps=(
         Step("x", "the number of {item} in all", "{item}", "a", "*", "b",
@@ -75,8 +75,8 @@ BOXES = Family(
 SHARES = Family(
     name="shares",
     givens=(
-        Given("a", "the number of {item}", "", range(9, 61), range(4, 7, 2)),
-        Given("b", "the number of {people}", "", range(3, 9), range(2, 3)),
+        Given("a", "the number of {item}", "", range(6, 55), range(4, 7, 2)),
+        Given("b", "the number of {people}", "", range(3, 7), range(2, 3)),
     ),
     steps=(
         Step("x", "the number of {item} for each", "{item}", "a", "/", "b",
@@ -92,14 +92,14 @@ SHARES = Family(
     mistake=Mistake("a", "-", "b", "subtracting", "the {item} are shared"),
     settings=({"item": "grapes", "people": "friends"}, {"item": "coins", "people": "pirates"},
               {"item": "pencils", "people": "pupils"}, {"item": "sweets", "people": "children"}),
-    limits={"x": 10},
+    limits={"x": 9},
 )
 
 LEAD = Family(
     name="lead",
     givens=(
-        Given("a", "the number of {name}'s {item}", "", range(6, 21), range(4, 6)),
-        Given("b", "the number of {other}'s {item}", "", range(2, 13), range(2, 3)),
+        Given("a", "the number of {name}'s {item}", "", range(6, 16), range(4, 6)),
+        Given("b", "the number of {other}'s {item}", "", range(2, 10), range(2, 3)),
     ),
     steps=(
         Step("x", "the difference", "{item}", "a", "-", "b",
@@ -119,8 +119,8 @@ LEAD = Family(
 PRICE = Family(
     name="price",
     givens=(
-        Given("a", "the number of {item}", "", range(3, 10), range(2, 3)),
-        Given("b", "the price of each", "dollars", range(3, 13), range(2, 4)),
+        Given("a", "the number of {item}", "", range(2, 8), range(2, 3)),
+        Given("b", "the price of each", "dollars", range(3, 11), range(2, 4)),
     ),
     steps=(
         Step("x", "the price of all", "dollars", "a", "*", "b",
@@ -140,8 +140,8 @@ PRICE = Family(
 BAGS = Family(
     name="bags",
     givens=(
-        Given("a", "the number of {item}", "", range(9, 61), range(4, 7, 2)),
-        Given("b", "the number in each of the {box}", "", range(3, 9), range(2, 3)),
+        Given("a", "the number of {item}", "", range(6, 55), range(4, 7, 2)),
+        Given("b", "the number in each of the {box}", "", range(3, 7), range(2, 3)),
     ),
     steps=(
         Step("x", "the number of {box}", "{box}", "a", "/", "b",
@@ -157,14 +157,14 @@ BAGS = Family(
     mistake=Mistake("a", "-", "b", "subtracting", "each of the {box} holds {b}"),
     settings=({"item": "buns", "box": "bags"}, {"item": "photos", "box": "albums"},
               {"item": "tulips", "box": "vases"}, {"item": "toys", "box": "drawers"}),
-    limits={"x": 10},
+    limits={"x": 9},
 )
 
 MISSING = Family(
     name="missing",
     givens=(
-        Given("a", "the number of {item} needed", "", range(6, 21), range(4, 6)),
-        Given("b", "the number of {item} so far", "", range(2, 13), range(2, 3)),
+        Given("a", "the number of {item} needed", "", range(6, 16), range(4, 6)),
+        Given("b", "the number of {item} so far", "", range(2, 10), range(2, 3)),
     ),
     steps=(
         Step("x", "the number of {item} missing", "{item}", "a", "-", "b",
@@ -184,8 +184,8 @@ MISSING = Family(
 TIMES = Family(
     name="times",
     givens=(
-        Given("a", "the number of {name}'s {item}", "", range(3, 13), range(2, 4)),
-        Given("b", "the factor", "", range(3, 9), range(2, 3)),
+        Given("a", "the number of {name}'s {item}", "", range(3, 11), range(2, 4)),
+        Given("b", "the factor", "", range(2, 7), range(2, 3)),
     ),
     steps=(
         Step("x", "the number of {other}'s {item}", "{item}", "a", "*", "b",

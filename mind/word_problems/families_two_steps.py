@@ -7,9 +7,9 @@ from mind.word_problems.problem import Family, Given, Mistake, Step
 PACKS = Family(
     name="packs",
     givens=(
-        Given("a", "the number of {pack}", "", range(3, 10), range(2, 3)),
-        Given("b", "the number of {item} in each", "", range(3, 10), range(2, 4)),
-        Given("c", "the number of single {item}", "", range(3, 13), range(2, 3)),
+        Given("a", "the number of {pack}", "", range(2, 6), range(2, 3)),
+        Given("b", "the number of {item} in each", "", range(3, 7), range(2, 4)),
+        Given("c", "the number of single {item}", "", range(2, 10), range(2, 3)),
     ),
     steps=(
         Step("p", "the number in the {pack}", "{item}", "a", "*", "b",
@@ -32,9 +32,9 @@ PACKS = Family(
 TWICE = Family(
     name="twice",
     givens=(
-        Given("a", "the number of {item} at first", "", range(12, 31), range(6, 8)),
-        Given("b", "the first number", "", range(3, 13), range(2, 3)),
-        Given("c", "the second number", "", range(3, 13), range(2, 3)),
+        Given("a", "the number of {item} at first", "", range(9, 21), range(6, 8)),
+        Given("b", "the first number", "", range(2, 8), range(2, 3)),
+        Given("c", "the second number", "", range(2, 8), range(2, 3)),
     ),
     steps=(
         Step("p", "the number after the first time", "{item}", "a", "-", "b",
@@ -57,9 +57,9 @@ TWICE = Family(
 CHANGE = Family(
     name="change",
     givens=(
-        Given("a", "the number of {item}", "", range(2, 7), range(2, 3)),
-        Given("b", "the price of each", "dollars", range(3, 10), range(2, 3)),
-        Given("c", "the money", "dollars", range(10, 51, 5), range(6, 10)),
+        Given("a", "the number of {item}", "", range(2, 6), range(2, 3)),
+        Given("b", "the price of each", "dollars", range(2, 6), range(2, 3)),
+        Given("c", "the money", "dollars", range(10, 31, 5), range(6, 10)),
     ),
     steps=(
         Step("p", "the price of all", "dollars", "a", "*", "b",
@@ -81,9 +81,9 @@ CHANGE = Family(
 POOL = Family(
     name="pool",
     givens=(
-        Given("a", "the number of {name}'s {item}", "", range(4, 21), range(2, 5)),
-        Given("b", "the number of {other}'s {item}", "", range(4, 21), range(2, 5)),
-        Given("c", "the number of {people}", "", range(3, 8), range(2, 3)),
+        Given("a", "the number of {name}'s {item}", "", range(3, 13), range(2, 5)),
+        Given("b", "the number of {other}'s {item}", "", range(3, 13), range(2, 5)),
+        Given("c", "the number of {people}", "", range(3, 7), range(2, 3)),
     ),
     steps=(
         Step("p", "the number of both", "{item}", "a", "+", "b",
@@ -102,14 +102,14 @@ POOL = Family(
     mistake=Mistake("a", "+", "c", "adding {a} and {c}", "the {people} share"),
     settings=({"item": "nuts", "people": "squirrels"}, {"item": "sweets", "people": "children"},
               {"item": "crayons", "people": "pupils"}, {"item": "plums", "people": "friends"}),
-    limits={"x": 10},
+    limits={"x": 8},
 )
 
 BOTH = Family(
     name="both",
     givens=(
-        Given("a", "the number of {name}'s {item}", "", range(4, 16), range(2, 4)),
-        Given("b", "the lead of {other}", "", range(2, 10), range(2, 3)),
+        Given("a", "the number of {name}'s {item}", "", range(3, 11), range(2, 4)),
+        Given("b", "the lead of {other}", "", range(2, 9), range(2, 3)),
     ),
     steps=(
         Step("p", "the number of {other}'s {item}", "{item}", "a", "+", "b",
@@ -131,9 +131,9 @@ BOTH = Family(
 BUS = Family(
     name="bus",
     givens=(
-        Given("a", "the number of {people} at first", "", range(10, 31), range(5, 7)),
-        Given("b", "the number who leave", "", range(3, 13), range(2, 3)),
-        Given("c", "the number who come", "", range(3, 13), range(3, 5)),
+        Given("a", "the number of {people} at first", "", range(8, 21), range(5, 7)),
+        Given("b", "the number who leave", "", range(2, 8), range(2, 3)),
+        Given("c", "the number who come", "", range(2, 8), range(3, 5)),
     ),
     steps=(
         Step("p", "the number who stay", "{people}", "a", "-", "b",
@@ -156,9 +156,9 @@ BUS = Family(
 REST = Family(
     name="rest",
     givens=(
-        Given("a", "the number of {item}", "", range(12, 41), range(6, 9)),
-        Given("b", "the number that go", "", range(3, 13), range(2, 5)),
-        Given("c", "the number in each of the {box}", "", range(3, 8), range(2, 3)),
+        Given("a", "the number of {item}", "", range(9, 31), range(6, 9)),
+        Given("b", "the number that go", "", range(2, 8), range(2, 5)),
+        Given("c", "the number in each of the {box}", "", range(3, 7), range(2, 3)),
     ),
     steps=(
         Step("p", "the number that stay", "{item}", "a", "-", "b",
@@ -179,15 +179,15 @@ REST = Family(
               {"item": "cups", "spoilt": "broken", "box": "boxes"},
               {"item": "muffins", "spoilt": "eaten", "box": "tins"},
               {"item": "tulips", "spoilt": "sold", "box": "vases"}),
-    limits={"x": 10},
+    limits={"x": 8},
 )
 
 SEATS = Family(
     name="seats",
     givens=(
-        Given("a", "the number of rows", "", range(3, 10), range(2, 3)),
-        Given("b", "the number of {seats} in each row", "", range(4, 11), range(3, 5)),
-        Given("c", "the number of empty {seats}", "", range(3, 13), range(2, 3)),
+        Given("a", "the number of rows", "", range(3, 7), range(2, 3)),
+        Given("b", "the number of {seats} in each row", "", range(3, 7), range(3, 5)),
+        Given("c", "the number of empty {seats}", "", range(2, 8), range(2, 3)),
     ),
     steps=(
         Step("p", "the number of {seats}", "{seats}", "a", "*", "b",
@@ -210,9 +210,9 @@ SEATS = Family(
 ALREADY = Family(
     name="already",
     givens=(
-        Given("a", "the number of shared {item}", "", range(9, 61), range(4, 7, 2)),
-        Given("b", "the number of {people}", "", range(3, 9), range(2, 3)),
-        Given("c", "{name}'s own number", "", range(3, 13), range(4, 6)),
+        Given("a", "the number of shared {item}", "", range(6, 37), range(4, 7, 2)),
+        Given("b", "the number of {people}", "", range(3, 7), range(2, 3)),
+        Given("c", "{name}'s own number", "", range(2, 10), range(4, 6)),
     ),
     steps=(
         Step("p", "the number for each", "{item}", "a", "/", "b",
@@ -232,7 +232,7 @@ ALREADY = Family(
     mistake=Mistake("a", "+", "c", "adding {a} and {c}", "the {a} are shared"),
     settings=({"item": "coins", "people": "children"}, {"item": "dates", "people": "people"},
               {"item": "cards", "people": "players"}, {"item": "seeds", "people": "gardeners"}),
-    limits={"p": 10},
+    limits={"p": 9},
 )
 
 TWO_STEP_FAMILIES = (PACKS, TWICE, CHANGE, POOL, BOTH, BUS, REST)

@@ -121,7 +121,7 @@ def test_brief_rationales_are_brief_and_keep_to_their_perspective(brief):
 
 
 def test_numbers_are_small(brief):
-    assert max(int(number) for question in brief for number in re.findall(r"\d+", question.question)) <= 60
+    assert max(int(number) for question in brief for number in re.findall(r"\d+", question.question)) <= 54
 
 
 def test_manners(questions):
