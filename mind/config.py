@@ -6,27 +6,21 @@ choice. Times are in steps or epochs, lengths in tokens.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mind.errors import require
 from mind.perspectives import PAPER_PERSPECTIVES
+from mind.typed_json import check_fields
 from mind.word_problems import DEFAULT_LEVELS, LevelName
 
 EMBEDDED_STUDENT = "smollm2-135m-instruct"
 WORD_PROBLEMS = "word-problems"
 FEEDBACK = {"all": 1, "selected": 0}
-
-
-def _require_finite(section: str, config: Any) -> None:
-    """No number of a configuration is nan or infinite: comparisons alone let one of them pass."""
-    for option in fields(config):
-        value = getattr(config, option.name)
-        infinite = isinstance(value, float) and not math.isfinite(value)
-        require(not infinite, f"{section}.{option.name} is {value}: expected a finite number")
+MAX_STEPS = 10_000_000
+"""Every step of a run is planned before it begins."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,9 @@ class StudentConfig:
     """A Hugging Face model folder or name, or "smollm2-135m-instruct", the one that the `demo` extra brings."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The dtype of the weights in memory."""
+    chat_template: str | None = None
+    """In place of the chat template that the tokenizer brings: a file with one in Jinja, or "plain" for a base model,
+    whose tokenizer brings none, which writes "Question: ..." and "Answer: ...". It is saved with the student."""
     attention: str = "auto"
     """transformers' `attn_implementation` in training: "sdpa", "eager", "flex_attention" or "flash_attention_2" (which
     shares no prompts), or "auto" by device and length (mind/batches/prompt_sharing.py)."""
@@ -52,8 +49,11 @@ class StudentConfig:
     """Names of the layers that get one; the head and the embeddings may be among them."""
 
     def __post_init__(self) -> None:
+        check_fields("student", self)
         require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")
-        require(self.lora_rank >= 1, f"student.lora_rank is {self.lora_rank}: expected at least 1")
+        for name in ("lora_rank", "lora_alpha"):
+            require(getattr(self, name) >= 1, f"student.{name} is {getattr(self, name)}: expected at least 1")
+        require(self.lora_targets != (), "student.lora_targets is empty: expected names of layers")
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,11 @@ class DataConfig:
     """"train", all families of these levels but those held out, or the names of some."""
 
     def __post_init__(self) -> None:
-        _require_finite("data", self)
+        check_fields("data", self)
         k = len(self.perspectives)
         require(2 <= k <= 32, f"data.perspectives names K = {k} perspectives: MIND needs 2 <= K <= 32")
+        for name in self.perspectives:
+            require(name.isprintable(), f"data.perspectives names {name!a}: expected characters that can be printed")
         doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
         require(not doubled, f"data.perspectives names {', '.join(doubled)} twice")
         require(0 < self.heldout_fraction < 1, f"data.heldout_fraction is {self.heldout_fraction}: expected (0, 1)")
@@ -114,7 +116,7 @@ class ObjectiveConfig:
     """The mind_kernels backend of the loss."""
 
     def __post_init__(self) -> None:
-        _require_finite("objective", self)
+        check_fields("objective", self)
         require(0 < self.beta <= 1, f"objective.beta is {self.beta}: expected a number in (0, 1]")
         require(self.tau_student > 0, f"objective.tau_student is {self.tau_student}: expected a positive number")
         require(self.consistency_weight >= 0, "objective.consistency_weight: expected a number >= 0")
@@ -163,7 +165,7 @@ class MetaNetConfig:
         return FEEDBACK[self.feedback] if self.feedback in FEEDBACK else int(self.feedback.removeprefix("every-"))
 
     def __post_init__(self) -> None:
-        _require_finite("metanet", self)
+        check_fields("metanet", self)
         for name in ("width", "synergy_heads"):
             require(getattr(self, name) >= 1, f"metanet.{name} is {getattr(self, name)}: expected at least 1")
         require(
@@ -207,7 +209,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Of AdamW."""
     max_grad_norm: float = 1.0
-    """The student's gradient is scaled down to this norm."""
+    """The student's gradient is scaled down to this norm; 0: it is left as it is."""
     pack_length: int = 1024
     """Tokens of a row of the trunk and of one forward and backward pass, at most: a step accumulates over as many
     passes as it takes. Longer ones cost memory and attention, shorter ones cost launches."""
@@ -230,22 +232,14 @@ class TrainConfig:
     """Of the order of the questions, of new weights, and of the generated questions."""
 
     def __post_init__(self) -> None:
-        _require_finite("train", self)
+        check_fields("train", self)
         for name in ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"train.{name} is {value}: expected at least 1")
-        require(
-            self.share_prompts in ("auto", "always", "never"),
-            f"train.share_prompts is {self.share_prompts!r}: expected auto, always or never",
-        )
-        require(
-            self.report_to in ("tensorboard", "wandb", "none"),
-            f"train.report_to is {self.report_to!r}: expected tensorboard, wandb or none",
-        )
         require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
         require(
-            self.max_steps == -1 or self.max_steps >= 1,
-            f"train.max_steps is {self.max_steps}: expected -1 or at least 1",
+            self.max_steps == -1 or 1 <= self.max_steps <= MAX_STEPS,
+            f"train.max_steps is {self.max_steps}: expected -1 or 1 to {MAX_STEPS:,}",
         )
         require(self.max_steps >= 1 or self.epochs > 0, f"train.epochs is {self.epochs}: expected a positive number")
         require(0 <= self.warmup_ratio <= 1, f"train.warmup_ratio is {self.warmup_ratio}: expected a share in [0, 1]")
@@ -268,6 +262,7 @@ class EvaluationConfig:
     """Tokens of a response, at most."""
 
     def __post_init__(self) -> None:
+        check_fields("evaluation", self)
         for name in ("questions", "heldout_questions", "batch_size", "max_new_tokens"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"evaluation.{name} is {value}: expected at least 1")
@@ -276,6 +271,9 @@ class EvaluationConfig:
 @dataclass(frozen=True)
 class MethodOptions:
     """Options that one training method alone has. A method with such options derives a dataclass from this one."""
+
+    def __post_init__(self) -> None:
+        check_fields("options", self)
 
 
 @dataclass(frozen=True)
@@ -294,6 +292,9 @@ class MindConfig:
     metanet: MetaNetConfig = field(default_factory=MetaNetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        check_fields("", self)
 
     @property
     def metanet_learning_rate(self) -> float:

@@ -19,3 +19,8 @@ def readable(text: str, limit: int) -> str:
 def one_line(text: str, limit: int) -> str:
     """`text` with a space for each run of white space, and then its first `limit` characters."""
     return " ".join(text.split())[:limit]
+
+
+def whole_characters(text: str) -> str:
+    """`text` with U+FFFD for half of a character, a lone surrogate, which neither UTF-8 nor a tokenizer takes."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

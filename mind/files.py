@@ -1,19 +1,31 @@
-"""Files that are whole or not there, and JSON lines with errors that name the line.
+"""Files that are whole or not there, places that can be written to, and JSON with errors that name the line.
 
 A row is the JSON object of one line.
 """
 
 from __future__ import annotations
 
+import codecs
+import errno
+import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from mind.errors import MindError
+from mind.errors import MindError, require
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def cache_folder() -> Path:
@@ -21,30 +33,85 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
 
 
+def make_cache(folder: Path) -> None:
+    """Makes a folder in `cache_folder` if it is missing; raises MindError if that or writing into it is not allowed."""
+    remedy = "name another cache by the environment variable MIND_CACHE"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise MindError(f"{folder}: cannot be made: {_reason(error)}; {remedy}") from None
+    require(os.access(folder, os.W_OK | os.X_OK), f"{folder}: cannot be written to; {remedy}")
+
+
+@contextmanager
+def held(path: str | os.PathLike[str], busy: str | None = None) -> Iterator[IO[bytes]]:
+    """Inside, nobody else, process or thread, is in a block that holds the file at `path`, which is made if missing.
+
+    The system lets go of it when the process ends, however that comes. Another holder is waited for or, if `busy` is
+    given, makes a MindError that says so. The block, which gets the file, may rename it.
+    """
+    while True:
+        with open(path, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise MindError(f"{path}: {busy}") from None
+            if _is_at(path, file):  # else the holder before has renamed it, and this lock is on what it was
+                yield file
+                return
+
+
+def _is_at(path: str | os.PathLike[str], file: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to write to. The file at `path` is replaced by it in one step when the block ends without an error."""
+    """An empty file to write to. That at `path` is replaced by it in one step when the block ends without an error.
+
+    It is on the disk by then. Of several processes one writes at a time. What a kill leaves, .NAME.partial, is written
+    over the next time.
+    """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    partial = _partial(path)
+    with held(partial) as file:
+        file.truncate(0)
+        try:
+            yield partial
+            assert _is_at(partial, file), f"{partial} was put in the place of the file to write to"
+            os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """`replacing_file` for a folder: an empty one, which takes the place of `path` when the block ends."""
+    """`replacing_file` for a folder: an empty one, which takes the place of `path` when the block ends.
+
+    The caller sees to it that only one process does so at a time.
+    """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial, former = _partial(path), path.with_name(f".{path.name}.former")
+    for left in (partial, former):  # by a kill
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            path.rename(former)
         partial.rename(path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in (partial, former):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
@@ -55,25 +122,87 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
         yield file
 
 
-def new_file(name: str | os.PathLike[str]) -> Path:
-    """The path of a file that is to be written; raises MindError if it exists or its folder does not."""
+def new_file(name: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """The path of a file that is to be written.
+
+    Raises MindError if it is there already, unless it is a file that `overwrite` lets be replaced, and if its folder is
+    not there or cannot be written to.
+    """
     file = Path(name)
-    if file.exists():
-        raise MindError(f"{file}: exists already; name another --output")
-    if not file.parent.is_dir():
-        raise MindError(f"{file.parent}: no such folder")
+    _check_name(file)
+    require(os.path.lexists(file.parent), f"{file.parent}: no such folder")
+    _check_folder(file.parent)
+    if os.path.lexists(file):
+        require(overwrite, f"{file}: exists already; name another --output, or add --overwrite")
+        require(file.is_file(), f"{file}: is {_kind(file)}: expected a file to write over")
     return file
+
+
+def check_new_folder(path: Path) -> None:
+    """Raises MindError if a folder at `path`, with those above it that are missing, could not be made or written to."""
+    path = path.absolute()
+    _check_name(path)
+    above = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    _check_folder(above)
+    for missing in path.relative_to(above).parts:
+        _check_name(above / missing)
+
+
+def _check_folder(folder: Path) -> None:
+    require(folder.is_dir(), f"{folder}: is {_kind(folder)}: expected a folder")
+    require(os.access(folder, os.W_OK | os.X_OK), f"{folder}: cannot be written to")
+
+
+def _check_name(path: Path) -> None:
+    """Raises MindError for a name that the system does not take, such as one of 300 characters."""
+    require(path.name != "", f"{str(path)!r}: expected the name of a file or folder")
+    try:
+        os.lstat(_partial(path))  # the longest name that is written to
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise MindError(f"{str(path)!r:.100}: cannot be written: {_reason(error)}") from None
+
+
+def require_file(path: str | os.PathLike[str]) -> Path:
+    """`path`; raises MindError that says what is there if it is no file that can be read."""
+    file = Path(path)
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        is_link = os.path.lexists(file)
+        raise MindError(f"{file}: {'a link to what is not there' if is_link else 'no such file'}") from None
+    except (OSError, ValueError) as error:
+        raise MindError(f"{str(file)!r:.100}: cannot be read: {_reason(error)}") from None
+    require(stat.S_ISREG(found.st_mode), f"{file}: is {_kind(file)}: expected a file")
+    require(os.access(file, os.R_OK), f"{file}: cannot be read: {os.strerror(errno.EACCES)}")
+    return file
+
+
+def _kind(path: Path) -> str:
+    """What is at a path, in words."""
+    try:
+        return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "a file")
+    except OSError:
+        return "a link to what is not there"
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark; raises MindError as `require_file`, or if it is
+    not UTF-8."""
+    return _decoded(str(path), require_file(path).read_bytes())
 
 
 def json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of a file of JSON lines with its "path:line"; blank lines are skipped.
 
-    Raises MindError for a missing file and, with the line, for what is not UTF-8, not JSON or not an object.
+    Raises MindError as `require_file` and, with the line, for what is not UTF-8, not JSON or not an object.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MindError(f"{path}: no such file")
-    with path.open("rb") as file:
+    with require_file(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 where = f"{path}:{number}"
@@ -88,14 +217,54 @@ def write_json_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[s
 
 def parse_object(where: str, text: bytes) -> dict[str, Any]:
     """The JSON object that `text` is; raises MindError that begins with `where`."""
-    try:
-        value = json.loads(text.decode("utf-8").rstrip())
-    except UnicodeDecodeError:
-        raise MindError(f"{where}: not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise MindError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested as deep
-        raise MindError(f"{where}: not JSON: {error}") from None
+    value = parse_json(where, text)
     if not isinstance(value, dict):
         raise MindError(f"{where}: expected a JSON object, not {type(value).__name__}")
     return value
+
+
+def parse_json(where: str, text: bytes) -> Any:
+    """The value that `text` is in JSON, in UTF-8 with or without a byte order mark.
+
+    Raises MindError that begins with `where` and has the line if there are several; also for an object with a name
+    twice, since one of its values would be lost.
+    """
+    decoded = _decoded(where, text).rstrip()
+    try:
+        return _DECODER.decode(decoded)
+    except json.JSONDecodeError as error:
+        place = f"{where}:{error.lineno}" if "\n" in decoded else where
+        raise MindError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise MindError(f"{where}: cannot be read: brackets are nested too deep") from None
+    except ValueError as error:
+        raise MindError(f"{where}: cannot be read: {error}") from None
+
+
+def _decoded(where: str, text: bytes) -> str:
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = text.count(b"\n", 0, error.start)
+        place = f"{where}:{line + 1}" if line else where
+        utf16 = text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        raise MindError(f"{place}: not UTF-8 text{' but UTF-16: save it as UTF-8' if utf16 else ''}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has {json.dumps(twice)} twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        raise ValueError(f"a number has {len(digits):,} digits") from None
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)

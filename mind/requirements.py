@@ -18,6 +18,7 @@ PACKAGES = {
     "rich": "rich",
     "safetensors": "safetensors",
     "tensorboard": "tensorboard",
+    "text_to_num": "text2num",
     "tqdm": "tqdm",
     "transformers": "transformers",
     "tyro": "tyro",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from mind.errors import MindError, require
-from mind.files import json_rows, replacing, replacing_file
+from mind.files import check_new_folder, json_rows, replacing, replacing_file
 from mind.typed_json import read_json, save_json, write_json
 
 if TYPE_CHECKING:
@@ -124,16 +125,27 @@ class RunFolder(os.PathLike[str]):
         finally:
             os.close(folder)
 
-    def start(self, config: Any, inputs: Mapping[str, Any]) -> None:
+    def start(self, config: Any, inputs: Mapping[str, Any], *, overwrite: bool = False) -> None:
         """Makes the folder and writes the `inputs`, plain JSON, and the configuration (a dataclass), which marks it as
-        that of a run.
+        that of a run. If `overwrite` allows that, the run that was there is removed first.
 
-        Raises MindError if a run has begun there.
+        Raises MindError as `check_free`.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self.check_free()
+        self.check_free(overwrite=overwrite)
+        self._remove_run()
         self.write_inputs(inputs)
         save_json(config, self.config)
+
+    def _remove_run(self) -> None:
+        """Removes what runs write, and nothing else; the configuration last, so that a kill leaves what is a run."""
+        names = (self.inputs, self.metrics, self.evaluation, self.status, self.report, self.student, self.tensorboard)
+        patterns = ("responses", "checkpoint-*", METHOD_STATE, "*.safetensors")
+        for path in (*names, *(path for pattern in patterns for path in self.path.glob(pattern)), self.config):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def write_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Replaces inputs.json at once."""
@@ -161,12 +173,17 @@ class RunFolder(os.PathLike[str]):
         with replacing(self.metrics) as file:
             file.writelines(kept)
 
-    def check_free(self) -> None:
-        """Raises MindError if there is something else at the path than an empty folder."""
+    def check_free(self, *, overwrite: bool = False) -> None:
+        """Raises MindError if there is something else at the path than an empty folder or, if `overwrite` allows that,
+        a run, and if no folder can be made there or written to."""
+        check_new_folder(self.path)
         if self.config.exists():
-            raise MindError(f"{self.path}: already holds a run; name another --output, or continue it with --resume")
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise MindError(f"{self.path}: exists and is not an empty folder; name another --output")
+            remedy = "name another --output, continue it with --resume, or write over it with --overwrite"
+            require(overwrite, f"{self.path}: already holds a run; {remedy}")
+        elif self.path.exists():
+            of_a_killed_start = (self.inputs.name, ".inputs.json.partial", ".config.json.partial")
+            others = [path for path in self.path.iterdir() if path.name not in of_a_killed_start]
+            require(not others, f"{self.path}: exists and is not an empty folder; name another --output")
 
     def check_resumable(self) -> None:
         """Raises MindError if the folder holds no run."""
@@ -243,7 +260,7 @@ class RunFolder(os.PathLike[str]):
         for name, network in networks.items():
             weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
             with replacing_file(folder / f"{name}.safetensors") as partial:
-                save_file(weights, partial)
+                partial.write_bytes(save(weights))
         with replacing_file(folder / METHOD_STATE) as partial:
             torch.save(dict(state), partial)
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
-from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mind.errors import MindError, require
-from mind.files import replacing
+from mind.files import parse_json, replacing, require_file
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ _JSON_TYPES = {
     int: "an integer",
     bool: "true or false",
     dict: "an object",
-    list: "a list",
+    tuple: "a list",
     type(None): "null",
 }
 
@@ -52,17 +53,8 @@ def load_json(path: str | os.PathLike[str], kind: type[T]) -> T:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The value that a JSON file holds; raises MindError for a missing file and for what is not JSON."""
-    try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise MindError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise MindError(f"{path}: is a folder, not a file") from None
-    except json.JSONDecodeError as error:
-        raise MindError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise MindError(f"{path}: not JSON: {error}") from None
+    """The value that a JSON file holds; raises MindError for what is no file, and as `mind.files.parse_json`."""
+    return parse_json(str(path), require_file(path).read_bytes())
 
 
 def overlaid(values: Any, others: Any) -> Any:
@@ -124,6 +116,32 @@ def described(value: Any) -> str:
     return f"{json.dumps(value, default=str):.60}"
 
 
+def check_fields(section: str, record: Any) -> None:
+    """Checks a dataclass that is being built, for its `__post_init__`; its lists become tuples, its paths texts.
+
+    Raises MindError for a value of another type than its field's or outside its Literal, for a number that is nan or
+    infinite, and for a blank text: "SECTION.FIELD is VALUE: expected ...".
+    """
+    for field in _fields(type(record)):
+        value = _frozen(getattr(record, field.name))
+        name = f"{section}.{field.name}" if section else field.name
+        if field.part is not None:
+            require(isinstance(value, field.part), f"{name} is {value!r:.60}: expected a {field.part.__name__}")
+            continue
+        fault = _fault(field.hint, value) or next(filter(None, map(_unusable, _leaves(value))), None)
+        if fault is not None:
+            verb = "is" if fault.value is value else "holds"
+            raise MindError(f"{name} {verb} {fault.value!r:.60}: expected {fault.expected}")
+        object.__setattr__(record, field.name, value)
+
+
+class _Fault(NamedTuple):
+    """A value, or an item of it, that a field cannot hold."""
+
+    value: Any
+    expected: str
+
+
 @dataclass(frozen=True)
 class _Field:
     """One field of a dataclass or a NamedTuple, and what its JSON value may be."""
@@ -133,10 +151,7 @@ class _Field:
     default: Any
     """MISSING without one, and if each object gets a new one."""
     required: bool
-    types: tuple[type, ...]
-    """Python's types of its JSON value."""
-    allowed: tuple[Any, ...]
-    """The values of a Literal, else empty."""
+    hint: Any
     part: type | None
     """The class of the field if that is a dataclass or a NamedTuple."""
     plain: frozenset[type]
@@ -151,13 +166,9 @@ class _Field:
 
     def checked(self, value: Any, where: str) -> Any:
         """`value`, with tuples for lists; raises MindError if the field cannot hold it."""
-        if not isinstance(value, self.types) or (isinstance(value, bool) and bool not in self.types):
-            types = [kind for kind in self.types if kind is not int or float not in self.types]
-            expected = " or ".join(_JSON_TYPES[kind] for kind in types)
-            raise MindError(f'{where}: "{self.json_name}" is {described(value)}: expected {expected}')
-        if self.allowed and value not in self.allowed:
-            expected = ", ".join(map(str, self.allowed))
-            raise MindError(f'{where}: "{self.json_name}" is {described(value)}: expected one of {expected}')
+        if fault := _fault(self.hint, value):
+            verb = "is" if fault.value is value else "holds"
+            raise MindError(f'{where}: "{self.json_name}" {verb} {described(fault.value)}: expected {fault.expected}')
         return _frozen(value)
 
 
@@ -167,19 +178,10 @@ def _fields(kind: type) -> tuple[_Field, ...]:
     fields = []
     for name, default, required in _defaults(kind):
         hint = hints[name]
-        types, allowed = _json_types(hint), get_args(hint) if get_origin(hint) is Literal else ()
-        fields.append(
-            _Field(
-                name,
-                json_names.get(name, name),
-                default,
-                required,
-                types,
-                allowed,
-                plain=frozenset() if allowed else frozenset(types) - {dict, list},
-                part=hint if isinstance(hint, type) and _has_fields(hint) else None,
-            )
-        )
+        part = hint if isinstance(hint, type) and _has_fields(hint) else None
+        alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        plain = frozenset(kind for kind in alternatives if kind in (str, int, float, bool, type(None)))
+        fields.append(_Field(name, json_names.get(name, name), default, required, hint, part, plain))
     return tuple(fields)
 
 
@@ -197,18 +199,54 @@ def _defaults(kind: Any) -> list[tuple[str, Any, bool]]:
     return [(name, kind._field_defaults.get(name, MISSING), name not in kind._field_defaults) for name in kind._fields]
 
 
-def _json_types(hint: Any) -> tuple[type, ...]:
-    """Python's types of the JSON values that a field of type `hint` takes."""
-    if get_origin(hint) in (Union, UnionType):
-        return tuple(dict.fromkeys(kind for part in get_args(hint) for kind in _json_types(part)))
-    if get_origin(hint) is Literal:
-        return tuple({type(value) for value in get_args(hint)})
-    kind = get_origin(hint) or hint
-    return {float: (float, int), tuple: (list,)}.get(kind, (kind,))  # 1.0 may be written as 1
+def _fault(hint: Any, value: Any) -> _Fault | None:
+    """What keeps a value of JSON, or one of its items, from being one of type `hint`."""
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        faults = [_fault(alternative, value) for alternative in arguments]
+        if None in faults:
+            return None
+        within = (fault for fault in faults if fault is not None and fault.value is not value)
+        return next(within, _Fault(value, " or ".join(fault.expected for fault in faults if fault is not None)))
+    if kind is Literal:
+        matches = any(value == allowed and type(value) is type(allowed) for allowed in arguments)
+        return None if matches else _Fault(value, f"one of {', '.join(map(str, arguments))}")
+    if kind is float and type(value) is int:  # 1.0 may be written as 1
+        return None if abs(value) <= sys.float_info.max else _Fault(value, f"a number below {sys.float_info.max:.2g}")
+    if kind is dict and isinstance(value, dict):
+        items = [(arguments[1], item) for item in value.values()] if arguments else []
+    elif kind is tuple and isinstance(value, list | tuple):
+        if ... not in arguments and len(value) != len(arguments):
+            return _Fault(value, f"a list of {len(arguments)}")
+        items = [(arguments[0] if ... in arguments else arguments[n], item) for n, item in enumerate(value)]
+    elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        return _Fault(value, _JSON_TYPES[kind])
+    else:
+        return None
+    return next(filter(None, (_fault(item_hint, item) for item_hint, item in items)), None)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The texts and numbers in lists and objects."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _unusable(value: Any) -> _Fault | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return _Fault(value, "a finite number")
+    return _Fault(value, "a text that is not blank") if isinstance(value, str) and not value.strip() else None
 
 
 def _frozen(value: Any) -> Any:
-    """JSON's lists as tuples."""
+    """Lists as tuples, as those of JSON are kept, and paths as texts."""
     if isinstance(value, dict):
         return {key: _frozen(item) for key, item in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from mind.config import TrainConfig
-from mind.errors import MindError
+from mind.config import MAX_STEPS, TrainConfig
+from mind.errors import MindError, require
 from mind.records import TokenizedQuestion
 
 
@@ -23,7 +23,7 @@ def plan_steps(questions: Sequence[TokenizedQuestion], config: TrainConfig) -> l
     Each epoch is a permutation of the questions, cut into steps; its last step holds what is left. A step takes
     questions in order while they fit into `tokens_per_step`, and at least one, or `questions_per_step` if that is set.
 
-    Raises MindError for a prompt that alone exceeds the budget.
+    Raises MindError for a prompt that alone exceeds the budget, and for more steps than can be planned.
     """
     if config.questions_per_step is None:
         for question in questions:
@@ -41,6 +41,7 @@ def plan_steps(questions: Sequence[TokenizedQuestion], config: TrainConfig) -> l
         order = torch.randperm(len(questions), generator=generator)[: math.ceil(share * len(questions))]
         steps += _cut(order.tolist(), costs, config)
         epoch += 1
+        require(len(steps) <= MAX_STEPS + len(order), f"train.epochs is {config.epochs}: more than {MAX_STEPS:,} steps")
     return steps[: config.max_steps] if config.max_steps > 0 else steps
 
 

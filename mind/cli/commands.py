@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from mind.cli import dataset, training
+from mind.cli import check, dataset, training
 
 USAGE = """usage: mind COMMAND [options]; mind COMMAND --help lists them
 
+  data check          what a file of questions holds, and all that is wrong with it
   data generate       rationales from a teacher: questions x perspectives x samples; started again, what is missing
   data judge          a verdict on each rationale, by rules and, if they find no answer, by a model
   data filter         the rationales to train on, with a report and a data card
@@ -30,6 +31,7 @@ def _parsed(kind: type, run: Callable, name: str) -> Callable[[Sequence[str]], i
 
 
 COMMANDS: dict[tuple[str, ...], Callable[[Sequence[str]], int | None]] = {
+    ("data", "check"): _parsed(check.Check, check.check, "data check"),
     ("data", "generate"): dataset.generate,
     ("data", "judge"): _parsed(dataset.Judge, dataset.judge, "data judge"),
     ("data", "filter"): _parsed(dataset.Filter, dataset.filter_dataset, "data filter"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from mind.cli.check import train_command
 from mind.cli.terminal import print_summary, take_option
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.errors import MindError
@@ -19,6 +21,10 @@ from mind.word_problems import DEFAULT_LEVELS, LevelName
 
 if TYPE_CHECKING:
     from mind.teacher.job import JobReport
+
+
+COUNTS = ".counts.json"
+"""The ending of the file of counts beside imported records."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Import:
     """Rationales kept per question, at most."""
     minimum: int = 2
     """Questions with fewer right rationales are dropped."""
+    overwrite: bool = False
+    """Replace what is there already."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class WordProblems:
     """JSONL files of word problems whose numbers do not come again, such as the training questions of held-out ones."""
     perspectives: tuple[str, ...] | None = None
     """By default all that the word problems have a writer for: the paper's eight."""
+    overwrite: bool = False
+    """Replace a file that is there already."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ class Grade:
     """A JSONL file of {"id", "answer", "response"}, with "choices" and "question" if there are any."""
     output: str
     """The JSONL file to write: each row with "correct" and "extracted". It must not exist."""
+    overwrite: bool = False
+    """Replace a file that is there already."""
 
 
 def generate(arguments: Sequence[str]) -> int:
@@ -100,7 +112,7 @@ def generate(arguments: Sequence[str]) -> int:
     )
     from mind.teacher.generate import ask_teacher
 
-    return _finish(ask_teacher(config), f"mind judge {config.output}")
+    return _finish(ask_teacher(config, tell=print), shlex.join(["mind", "judge", config.output]))
 
 
 def judge(config: Judge) -> int:
@@ -108,7 +120,7 @@ def judge(config: Judge) -> int:
 
     report = run(config)
     print_summary("verdicts", report)
-    following = f"mind filter {config.folder} --output FILE"
+    following = shlex.join(["mind", "filter", config.folder, "--output", f"{Path(config.folder).resolve().name}.jsonl"])
     if report.job is not None:
         return _finish(report.job, following)
     print(f"next: {following}")
@@ -122,33 +134,35 @@ def filter_dataset(options: Filter) -> None:
     print_summary("rationales", result)
     base = Path(options.output).with_suffix("")
     print(f"{options.output}: {len(result.questions):,} questions to train on; {base}.report.html: the report")
+    perspectives = [name for name, counts in result.perspectives.items() if counts.kept]
+    print(f"next: {train_command(options.output, perspectives)}")
 
 
 def import_rationales(options: Import) -> None:
     from mind.curation.importing import import_perspectives
     from mind.curation.importing import import_rationales as run
+    from mind.curation.outputs import beside, new_data_set
     from mind.data.questions import save_questions
 
-    output = new_file(options.output)
+    output = new_data_set(options.output, [COUNTS], overwrite=options.overwrite, inputs=[options.source])
     if not 2 <= options.minimum <= options.keep <= 32:
         raise MindError(f"--minimum {options.minimum} and --keep {options.keep}: expected 2 <= minimum <= keep <= 32")
     questions, report = run(options.source, keep=options.keep, minimum=options.minimum)
     if not questions:
         raise MindError(f"{options.source}: no question has {options.minimum} right rationales")
-    save_json(report, output.with_suffix(".counts.json"))
+    save_json(report, beside(output, COUNTS))
     save_questions(questions, output)
     print_summary("rationales imported", report)
-    print(
-        f"{output}: {len(questions)} questions; train on it with --data.train {output} --data.perspectives "
-        + " ".join(import_perspectives(options.keep))
-    )
+    named = {rationale.perspective for question in questions for rationale in question.rationales}
+    perspectives = [name for name in import_perspectives(options.keep) if name in named]
+    print(f"{output}: {len(questions)} questions\nnext: {train_command(output, perspectives)}")
 
 
 def word_problems(options: WordProblems) -> None:
     from mind.data.questions import load_questions, save_questions
     from mind.word_problems import generate
 
-    output = new_file(options.output)
+    output = new_file(options.output, overwrite=options.overwrite)
     questions = generate(
         options.count,
         options.seed,
@@ -158,13 +172,16 @@ def word_problems(options: WordProblems) -> None:
         apart_from=[question for file in options.apart_from for question in load_questions(file)],
     )
     save_questions(questions, output)
-    print(f"{output}: {options.count} questions")
+    perspectives = dict.fromkeys(rationale.perspective for rationale in questions[0].rationales)
+    print(f"{output}: {options.count} questions\nnext: {train_command(output, perspectives)}")
 
 
 def grade(options: Grade) -> None:
+    from mind.curation.outputs import check_inputs
     from mind.grading.grade import grade_file
 
-    print(f"{options.output}: {grade_file(options.source, options.output)}")
+    check_inputs(Path(options.output), [options.source])
+    print(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
 
 
 def _finish(report: JobReport, following: str) -> int:
@@ -172,5 +189,7 @@ def _finish(report: JobReport, following: str) -> int:
     print_summary("requests", report)
     if report.stopped is not None:
         print(f"stopped: {report.stopped}")
+    elif report.last_failure is not None:
+        print(f"the last failure: {report.last_failure}")
     print(f"next: {following}" if report.complete else "not complete: the same command asks for what is missing")
     return 0 if report.complete else 1

@@ -42,6 +42,13 @@ def take_option(arguments: list[str], name: str) -> str | None:
     return None
 
 
+def take_flag(arguments: list[str], name: str) -> bool:
+    """Whether the flag `name` is in `arguments`; it is taken out of them."""
+    there = name in arguments
+    arguments[:] = [argument for argument in arguments if argument != name]
+    return there
+
+
 def print_summary(title: str, summary: Summary) -> None:
     """Prints the result of a command as a table: integers with thousands commas, other numbers to four places."""
     print_table(title, [{name: _shown(value) for name, value in row.items()} for row in summary.as_rows()])

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from mind.cli.terminal import print_table, take_option
+from mind.cli.terminal import print_table, take_flag, take_option
 from mind.config import EvaluationConfig, MindConfig, StudentConfig
-from mind.errors import MindError
+from mind.errors import MindError, require
+from mind.files import check_new_folder, new_file
 from mind.typed_json import overlaid, read_json, write_json
 
 if TYPE_CHECKING:
@@ -35,7 +36,13 @@ class Evaluate:
     """The perspectives of `heldout`; by default those that it names."""
     pack_length: int = 1024
     output: str | None = None
-    """Write the results as JSON here too, and the responses beside it."""
+    """Write the results as JSON here too, and the responses into a folder beside it, OUTPUT with the ending .responses.
+    Neither may exist."""
+    overwrite: bool = False
+    """They may, and are written over."""
+
+    def __post_init__(self) -> None:
+        require(self.pack_length >= 1, f"pack_length is {self.pack_length}: expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,7 @@ def train_command(arguments: Sequence[str]) -> None:
     from mind.run_folder import RunFolder
 
     arguments = list(arguments)
-    resume = "--resume" in arguments
-    if resume:
-        arguments.remove("--resume")
+    resume, overwrite = (take_flag(arguments, name) for name in ("--resume", "--overwrite"))
     default = _defaults(arguments, resume)
     config = tyro.cli(
         MindConfig,
@@ -61,7 +66,8 @@ def train_command(arguments: Sequence[str]) -> None:
         default=default,
         description=(
             f"Train a student by a method: {', '.join(METHODS)}. --config FILE reads the defaults from a run's "
-            "config.json; --resume continues the run in --output. A method's own options are the flags --options.*; "
+            "config.json; --resume continues the run in --output, --overwrite puts this one in its place. A method's "
+            "own options are the flags --options.*; "
             "--method NAME --help lists them."
         ),
     )
@@ -69,9 +75,10 @@ def train_command(arguments: Sequence[str]) -> None:
     from mind.run.train import train
 
     finished = RunFolder(config.output).read_status() if resume else {}
-    folder = train(config, resume=resume)
+    folder = train(config, resume=resume, overwrite=overwrite)
     if finished and folder.read_status() == finished:
         print(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
+        print(f"more steps: --train.max-steps N with --resume, or a new run with --student.model {folder.student}")
     print_outcome(folder)
 
 
@@ -99,12 +106,14 @@ def _defaults(arguments: list[str], resume: bool) -> MindConfig:
 
 def evaluate_command(options: Evaluate) -> None:
     from mind.data.questions import load_questions
-    from mind.evaluation.evaluate import answer_accuracy
+    from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts
+    from mind.evaluation.labels import evaluation_labels
     from mind.student.model import load_student
 
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")
-    files = {Path(file).stem: load_questions(file) for file in options.files}
+    output, responses = _evaluation_outputs(options)
+    files = {label: load_questions(file) for label, file in evaluation_labels(options.files).items()}
     heldout = (
         None
         if options.heldout is None
@@ -113,8 +122,8 @@ def evaluate_command(options: Evaluate) -> None:
         )
     )
     model, tokenizer = load_student(options.student)
-    output = None if options.output is None else Path(options.output)
-    responses = None if output is None else output.with_suffix(".responses")
+    for questions in files.values():
+        evaluation_prompts(model, tokenizer, questions, options.evaluation)  # faults are said before all else
     results = {
         "heldout": None if heldout is None else _heldout_nll(options, model, tokenizer, heldout),
         "files": answer_accuracy(model, tokenizer, files, options.evaluation, responses),
@@ -122,6 +131,18 @@ def evaluate_command(options: Evaluate) -> None:
     if output is not None:
         write_json(results, output)
     print_table(options.student.model, _evaluation_rows(results))
+
+
+def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
+    """The file of the results and the folder of the responses, which can be written to."""
+    if options.output is None:
+        return None, None
+    output = new_file(options.output, overwrite=options.overwrite)
+    responses = output.with_suffix(".responses")
+    require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
+    check_new_folder(responses)
+    require(options.overwrite or not responses.exists(), f"{responses}: exists already; add --overwrite")
+    return output, responses
 
 
 def _heldout_nll(

@@ -8,13 +8,17 @@ from pathlib import Path
 from mind.curation.card import build_card, write_card
 from mind.curation.filter import FilterOptions, filter_responses, load_pass_rates
 from mind.curation.judged import JudgedData, load_judged
+from mind.curation.outputs import new_data_set
 from mind.curation.report import SHOWN_PER_REASON, ReportInput, write_dataset_report
 from mind.curation.result import FilterResult
 from mind.data.questions import save_questions
 from mind.errors import MindError
-from mind.files import new_file, write_json_rows
+from mind.files import write_json_rows
 from mind.records import Key, Verdict
 from mind.typed_json import row_of
+
+BESIDE = (".report.html", ".card.json", ".card.md", ".dropped.jsonl")
+"""The endings of the files beside the records."""
 
 
 def filter_dataset(options: FilterOptions) -> FilterResult:
@@ -22,7 +26,8 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
 
     Raises MindError for faulty input and, once the report says why, if no question is left.
     """
-    output = new_file(options.output)
+    inputs = [*Path(options.folder).glob("*"), *([options.student_grades] if options.student_grades else [])]
+    output = new_data_set(options.output, BESIDE, overwrite=options.overwrite, inputs=inputs)
     data = load_judged(Path(options.folder))
     rates = None if options.student_grades is None else load_pass_rates(options.student_grades)
     result = filter_responses(data.questions, data.responses, data.verdicts, options.filter, pass_rates=rates)
@@ -53,7 +58,10 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     )
     report = write_dataset_report(page, f"{base}.report.html")
     if not result.questions:
-        raise MindError(f"no question has {options.filter.minimum} rationales left; {report} says why")
+        raise MindError(
+            f"no question has {options.filter.minimum} rationales left; {report} says why; "
+            "--overwrite replaces it when you try again"
+        )
     save_questions(result.questions, output)
     return result
 

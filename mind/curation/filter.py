@@ -10,14 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mind.answer_line import without_suffix
+from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
+from mind.curation.outputs import SUFFIXES
 from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, Outcome, perspective_order
 from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.errors import MindError, require
 from mind.files import json_rows
+from mind.grading.answers import is_correct
 from mind.records import Key, Question, Rationale, Response, Verdict
+from mind.teacher.completion import is_finished
 from mind.typed_json import record_of
 
 _WORD = re.compile(r"\w")
@@ -86,10 +89,12 @@ class FilterOptions:
     """Of this data set, for its card."""
     source_licenses: str | None = None
     """Of the questions."""
+    overwrite: bool = False
+    """Replace what is there already."""
 
     def __post_init__(self) -> None:
         require(
-            Path(self.output).suffix in (".jsonl", ".parquet"),
+            Path(self.output).suffix in SUFFIXES,
             f"--output {self.output}: expected a name that ends in .jsonl or .parquet",
         )
 
@@ -192,12 +197,14 @@ def _candidates(
 
 
 def _candidate(response: Response, verdict: Verdict, question: Question, config: FilterConfig) -> _Candidate:
-    text = without_suffix(response.text)
+    text = rationale_of(response.text, lambda stated: is_correct(stated, question))
     reason = adherent = None
-    if verdict.verdict != "right":
-        reason = verdict.verdict
-    elif response.finish_reason == "length":
+    if verdict.verdict == "wrong":
+        reason = "wrong"
+    elif not is_finished(response):
         reason = "truncated"
+    elif verdict.verdict == "unparsed":
+        reason = "unparsed"
     elif not _WORD.search(text):
         reason = "empty"
     elif len(text) > config.max_characters:

@@ -7,12 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from mind.answer_line import without_suffix
+from mind.answer_line import answer_part, rationale_of
+from mind.data.problems import Problems
 from mind.data.questions import read_questions
-from mind.errors import MindError, require
-from mind.grading.answers import judge_text
+from mind.errors import require
+from mind.grading.answers import is_correct, judge_text
 from mind.records import Question, Rationale
 from mind.summary import Summary
 
@@ -59,10 +59,12 @@ def import_rationales(
     names = import_perspectives(keep)
     questions = []
     counts: Counter[str] = Counter()
-    for where, row, question in read_questions(Path(path)):
+    problems = Problems(path)
+    for where, row, question in read_questions(path, problems):
         texts = row.get("rationales")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise MindError(f'{where}: "rationales" is not a list of strings: there is nothing to import')
+            problems.note(where, '"rationales" is not a list of strings: there is nothing to import')
+            continue
         counts["questions_read"] += 1
         counts["rationales_read"] += len(texts)
         right = _right_rationales(texts, question, counts)
@@ -75,6 +77,7 @@ def import_rationales(
         counts["rationales_over_the_limit"] += max(len(right) - keep, 0)
         rationales = tuple(Rationale(name, text) for name, text in zip(names, right, strict=False))
         questions.append(dataclasses.replace(question, rationales=rationales))
+    problems.check(questions)
     return questions, ImportReport(**counts)
 
 
@@ -83,14 +86,14 @@ def _right_rationales(texts: Sequence[str], question: Question, counts: Counter[
     seen = set()
     right = []
     for text in texts:
-        rationale = without_suffix(text)
+        rationale = rationale_of(text, lambda stated: is_correct(stated, question))
         normal = " ".join(rationale.split())
         if not normal:
             counts["rationales_empty"] += 1
         elif normal in seen:
             counts["rationales_duplicate"] += 1
         else:
-            judgement = judge_text(text, question)
+            judgement = judge_text(answer_part(text), question)
             if judgement.verdict == "right":
                 right.append(rationale)
             else:

@@ -19,8 +19,8 @@ FATES = (KEPT, NO_RESPONSE, TOO_FEW, EASY)
 """What can become of a question."""
 REASONS = (
     "wrong",
-    "unparsed",
     "truncated",
+    "unparsed",
     "empty",
     "too long",
     "leaks the answer",

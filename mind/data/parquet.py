@@ -6,12 +6,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from mind.errors import MindError
-from mind.files import replacing_file
+from mind.files import replacing_file, require_file
 
 BATCH_ROWS = 4096
 """Rows in memory at a time."""
@@ -20,21 +19,15 @@ BATCH_ROWS = 4096
 def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of a Parquet file as the JSON object that says the same, with its "path: row n", n from 0.
 
-    Choices in pairs of label and text become an object. Raises MindError for a missing file, for what is not Parquet,
-    for a label that comes twice, and without pyarrow.
+    Raises MindError for a missing file, for what is not Parquet, and without pyarrow.
     """
     pyarrow = _pyarrow(path)
-    if not Path(path).is_file():
-        raise MindError(f"{path}: no such file")
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(require_file(path)) as file:
             batches = file.iter_batches(batch_size=BATCH_ROWS)
             rows = chain.from_iterable(batch.to_pylist(maps_as_pydicts="strict") for batch in batches)
             for number, row in enumerate(rows):
-                where = f"{path}: row {number}"
-                if "choices" in row:
-                    row["choices"] = _unpaired(where, row["choices"])
-                yield where, row
+                yield f"{path}: row {number}", row
     except (pyarrow.ArrowException, ValueError, KeyError, OSError) as error:
         raise MindError(f"{path}: cannot be read as Parquet: {error}") from None
 
@@ -55,20 +48,6 @@ def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
     with replacing_file(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         while batch := list(islice(parquet, BATCH_ROWS)):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
-
-
-def _unpaired(where: str, choices: Any) -> Any:
-    """Choices as an object if they are pairs of label and text, and others as they are."""
-    if not isinstance(choices, list) or not all(_is_pair(choice) for choice in choices):
-        return choices
-    texts = {choice["label"]: choice["text"] for choice in choices}
-    if len(texts) < len(choices):
-        raise MindError(f'{where}: "choices" has a label twice')
-    return texts
-
-
-def _is_pair(choice: Any) -> bool:
-    return isinstance(choice, dict) and choice.keys() == {"label", "text"} and isinstance(choice["label"], str)
 
 
 def _parquet_row(row: Mapping[str, Any]) -> dict[str, Any]:

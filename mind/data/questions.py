@@ -1,21 +1,43 @@
-"""Questions in JSON lines or Parquet: read and checked, written, and split."""
+"""Questions in files: read and checked, written, and split."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import random
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mind.data.parquet import parquet_rows, write_parquet_rows
-from mind.errors import MindError, require
-from mind.files import json_rows, write_json_rows
+from mind.data.fields import (
+    OWN_COLUMNS,
+    Answer,
+    Columns,
+    answer_of,
+    field_of,
+    id_of,
+    required_text,
+    text_of,
+    whole_text,
+)
+from mind.data.parquet import write_parquet_rows
+from mind.data.problems import Problems
+from mind.data.rows import Rows, file_rows
+from mind.errors import MindError
+from mind.files import write_json_rows
 from mind.records import Question, Rationale
-from mind.typed_json import described
+
+__all__ = [
+    "load_questions",
+    "parse_answer",
+    "question_row",
+    "read_questions",
+    "required_text",
+    "same_text",
+    "save_questions",
+    "split_heldout",
+]
 
 
 def load_questions(
@@ -25,26 +47,30 @@ def load_questions(
     require_rationales: bool = False,
     minimum_rationales: int = 2,
 ) -> list[Question]:
-    """Reads a file with a {"id", "question", "answer", "choices"?, "rationales"?: [{"perspective", "text"}]} per line.
+    """Reads a file with a {"id"?, "question", "answer", "choices"?, "rationales"?: [{"perspective", "text"}]} per row.
 
-    Other keys and blank lines are ignored; a numeric answer becomes its text. `perspectives` are the names that
-    rationales may have, None for any; with `require_rationales` each question needs `minimum_rationales` of them. A
-    file whose name ends in ".parquet" has such a record per row (mind/data/parquet.py); errors name the row, counted
-    from 0.
+    mind/data/rows.py says which files, mind/data/fields.py what answers and choices may be. Other keys and blank lines
+    are ignored. `perspectives` are the names that rationales may have, None for any; with `require_rationales` each
+    question needs `minimum_rationales` of them.
 
-    Raises MindError with the file, the line and what was expected for a missing or empty file, a line that is not such
-    a record, an id that comes twice, an answer that is not a label of its choices, and faulty rationales. Rationales
-    without names are such a fault if rationales are required, and are ignored otherwise.
+    Raises MindError for a missing or empty file, and FaultyRowsError with all that is wrong with single rows, each with
+    its place and what was expected. Rationales without names are such a fault if rationales are required, and are
+    ignored otherwise.
     """
+    problems = Problems(path)
     questions = []
-    for where, row, question in read_questions(Path(path)):
-        rationales = _named_rationales(where, row.get("rationales", []), perspectives, require_rationales)
-        if require_rationales and len(rationales) < minimum_rationales:
-            raise MindError(
-                f"{where}: question {question.id} has {len(rationales)} rationales: "
-                f"expected at least {minimum_rationales}"
-            )
-        questions.append(dataclasses.replace(question, rationales=rationales))
+    for where, row, question in read_questions(path, problems):
+        named = problems.attempt(
+            where, named_rationales, where, row.get("rationales", []), perspectives, require_rationales
+        )
+        if named is None:
+            continue
+        if require_rationales and len(named) < minimum_rationales:
+            expected = f"expected at least {minimum_rationales}"
+            problems.note(where, f"question {question.id} has {len(named)} rationales: {expected}")
+        else:
+            questions.append(dataclasses.replace(question, rationales=named))
+    problems.check(questions)
     return questions
 
 
@@ -73,67 +99,41 @@ def split_heldout(questions: Sequence[Question], fraction: float, seed: int) -> 
     return train, [questions[index] for index in sorted(chosen)]
 
 
-def read_questions(path: Path) -> Iterator[tuple[str, dict[str, Any], Question]]:
-    """Each row of a file with its "path:line" or "path: row n", and the question in it, without rationales."""
-    first: dict[str, str] = {}
-    parquet = path.suffix == ".parquet"
-    for where, row in parquet_rows(path) if parquet else json_rows(path):
-        question = parse_question(where, row)
-        if question.id in first:
-            place = first[question.id].rpartition(":")[2].strip()
-            raise MindError(f"{where}: id {question.id} is also on {'' if parquet else 'line '}{place}")
-        first[question.id] = where
-        yield where, row, question
-    expected = "question per row" if parquet else "JSON object per line"
-    require(bool(first), f"{path}: the file is empty: expected one {expected}")
+def read_questions(
+    path: str | os.PathLike[str], problems: Problems, columns: Columns = OWN_COLUMNS, rows: Rows | None = None
+) -> Iterator[tuple[str, Mapping[str, Any], Question]]:
+    """Each row with its place, and the question in it, without rationales.
 
-
-def parse_question(where: str, row: Mapping[str, Any]) -> Question:
-    """The question of {"id", "question", "answer", "choices"?}, without rationales; raises MindError with `where`."""
-    identifier = required_text(where, row, "id")
-    question = required_text(where, row, "question")
-    return Question(identifier, question, *parse_answer(where, row))
-
-
-def parse_answer(where: str, row: Mapping[str, Any]) -> tuple[str, Mapping[str, str] | None]:
-    """The answer and the choices of {"answer", "choices"?}, a numeric answer as text; raises MindError with `where`."""
-    answer = required_text(where, row, "answer", or_number=True)
-    choices = row.get("choices")
-    if choices is not None:
-        if not isinstance(choices, dict) or len(choices) < 2:
-            raise MindError(f'{where}: "choices" is not an object of at least 2 labels and their texts')
-        for label, text in choices.items():
-            text_of(where, "choices", label)
-            text_of(where, f"choices.{label}", text)
-        if answer not in choices:
-            raise MindError(f"{where}: answer {answer} is not one of the choices {', '.join(choices)}")
-    return answer, choices
-
-
-def required_text(where: str, row: Mapping[str, Any], name: str, *, or_number: bool = False) -> str:
-    """`text_of` the value of `name`; raises MindError that begins with `where` if it is missing, too."""
-    require(name in row, f'{where}: "{name}" is missing')
-    return text_of(where, name, row[name], or_number=or_number)
-
-
-def text_of(where: str, name: str, value: Any, *, or_number: bool = False) -> str:
-    """`value`, a text, or the text of a finite number if it may be one, too.
-
-    Raises MindError that begins with `where` for other values and for a blank text.
+    `rows` are those of the file at `path` unless they are given. What is wrong with a row, an id that comes twice too,
+    is noted in `problems`. Raises MindError if there are no rows.
     """
-    if or_number and _is_finite_number(value):
-        return str(value)
-    if not isinstance(value, str):
-        expected = "a string or a number" if or_number else "a string"
-        raise MindError(f'{where}: "{name}" is {described(value)}: expected {expected}')
-    require(value.strip() != "", f'{where}: "{name}" is empty')
-    return value
+    places: dict[str, str] = {}
+    number = -1
+    for number, (where, row) in enumerate(file_rows(path, problems) if rows is None else rows):
+        name = problems.attempt(where, id_of, where, row, columns, f"{Path(path).stem}-{number}")
+        text = problems.attempt(where, field_of, where, row, columns.question)
+        gold = problems.attempt(where, answer_of, where, row, columns)
+        if name in places:
+            first = places[name].rpartition(":")[2].strip()
+            place = f"line {first}" if first.isdigit() else first
+            problems.note(where, f"id {name} is also on {place}: give each question an id of its own")
+        elif name is not None:
+            places[name] = where
+            if text is not None and gold is not None:
+                yield where, row, Question(name, text, *gold)
+    if number < 0:
+        problems.check([])
+        raise MindError(f"{path}: there are no rows: expected a question per row")
 
 
-def _is_finite_number(value: Any) -> bool:
-    if isinstance(value, int):  # of any size, beyond that of a float too
-        return not isinstance(value, bool)
-    return isinstance(value, (float, Decimal)) and math.isfinite(value)
+def parse_answer(where: str, row: Mapping[str, Any]) -> Answer:
+    """`mind.data.fields.answer_of` a row with "answer" and "choices"."""
+    return answer_of(where, row, OWN_COLUMNS)
+
+
+def same_text(text: str) -> str:
+    """What two questions share if they are the same but for case, white space and compatible characters."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def question_row(question: Question) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def question_row(question: Question) -> dict[str, Any]:
     return row
 
 
-def _named_rationales(
+def named_rationales(
     where: str, values: Any, perspectives: Sequence[str] | None, required: bool
 ) -> tuple[Rationale, ...]:
     if values is None:
@@ -162,9 +162,13 @@ def _named_rationales(
         if not isinstance(value, dict) or not {"perspective", "text"} <= value.keys():
             raise MindError(f'{where}: rationales[{index}] is not an object with "perspective" and "text"')
         perspective = text_of(where, f"rationales[{index}].perspective", value["perspective"])
-        text = text_of(where, f"rationales[{index}].text", value["text"])
+        name = f"rationales[{index}].text"
+        text = whole_text(where, name, text_of(where, name, value["text"]))
         if perspectives is not None and perspective not in perspectives:
-            raise MindError(f"{where}: unknown perspective {perspective}: expected one of {', '.join(perspectives)}")
+            raise MindError(
+                f"{where}: unknown perspective {perspective}: expected one of {', '.join(perspectives)}; "
+                "--data.perspectives names those to train on"
+            )
         if perspective in rationales:
             raise MindError(f"{where}: perspective {perspective} comes twice")
         rationales[perspective] = Rationale(perspective, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,14 +92,21 @@ def answer_accuracy(
         tokenizer: the student's.
         files: lists of questions by a label, the name of the file that they come from.
         config: how many questions of each list, and how to generate.
-        responses_folder: where the responses go, a file LABEL.jsonl each; None: nowhere.
+        responses_folder: where the responses go, a file LABEL.jsonl each, in place of what is there; None: nowhere.
 
     Returns:
-        By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer,
-        the "accuracy", the share of correct ones from 0 to 1, and its "interval", Wilson's of 95 %; None of nothing.
+        By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer
+        or none that can be compared, the "accuracy", the share of correct ones from 0 to 1, and its "interval",
+        Wilson's of 95 %; None of nothing.
+
+    Raises MindError as `evaluation_prompts`, before anything is generated.
     """
     prompts = {label: evaluation_prompts(model, tokenizer, questions, config) for label, questions in files.items()}
     results = {}
+    if responses_folder is not None:
+        if responses_folder.exists():
+            shutil.rmtree(responses_folder)
+        responses_folder.mkdir(parents=True)
     for label, questions in files.items():
         questions = questions[: config.questions]
         with tqdm(total=len(questions), unit="question", desc=f"generation, {label}", leave=False) as bar:
@@ -120,6 +128,5 @@ def answer_accuracy(
             "interval": wilson(result.correct, result.total) if result.total else None,
         }
         if responses_folder is not None:
-            responses_folder.mkdir(parents=True, exist_ok=True)
             write_json_rows(result.rows, responses_folder / f"{label}.jsonl")
     return results

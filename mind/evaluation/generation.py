@@ -13,14 +13,16 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mind.batches.isolation import fault
-from mind.grading.answers import extract_answer, is_correct
+from mind.grading.answers import judge_text
 from mind.records import Question
 from mind.student.model import causal_lm
+from mind.student.tokenization import embedding_rows
 
 
 @dataclass(frozen=True)
 class AccuracyResult:
-    """How many of `total` responses are `correct` and how many are `unparsed`, that is state no answer.
+    """How many of `total` responses are `correct` and how many are `unparsed`, that is state no answer or none that
+    can be compared.
 
     `rows` has an object for each, in the order of the questions: {"id", "question", "response", "extracted", "answer",
     "correct"}.
@@ -85,22 +87,24 @@ def generate_responses(
 def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> AccuracyResult:
     """How many `responses` state the answer of their question; raises ValueError for unequal lengths."""
     rows = []
+    unparsed = 0
     for response, question in zip(responses, questions, strict=True):
-        extracted = extract_answer(response, question)
+        judgement = judge_text(response, question)
+        unparsed += judgement.verdict == "unparsed"
         rows.append(
             {
                 "id": question.id,
                 "question": question.question,
                 "response": response,
-                "extracted": extracted,
+                "extracted": judgement.extracted,
                 "answer": question.answer,
-                "correct": is_correct(extracted, question),
+                "correct": judgement.verdict == "right",
             }
         )
     return AccuracyResult(
         total=len(rows),
         correct=sum(row["correct"] for row in rows),
-        unparsed=sum(row["extracted"] is None for row in rows),
+        unparsed=unparsed,
         rows=rows,
     )
 
@@ -127,7 +131,9 @@ def _generate_batch(
     stop_text: str | None,
 ) -> list[str]:
     width = max(map(len, prompts))
-    pad_id = end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    # Padding is masked, but looked up: some tokenizers have a token for it that their model does not know.
+    own = cast(int | None, tokenizer.pad_token_id)
+    pad_id = end_ids[0] if own is None or own >= embedding_rows(model) else own
     # On the left, so that every prompt ends where its continuation begins.
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from mind.grading.answer_type import AnswerType, GoldAnswer
 from mind.grading.choice import Choice
+from mind.grading.clock_time import ClockTime
 from mind.grading.latex import Latex
 from mind.grading.number import Number
+from mind.grading.words import Words
 from mind.grading.yes_no import YesNo
 from mind.records import Question
 
-ANSWER_TYPES: tuple[AnswerType, ...] = (YesNo(), Choice(), Number(), Latex())
+ANSWER_TYPES: tuple[AnswerType, ...] = (YesNo(), Choice(), ClockTime(), Number(), Words(), Latex())
 """The first that fits a question is its type. Latex fits whatever the others leave."""
 
 

@@ -1,6 +1,7 @@
 """What an answer type must know: the one place where types of answers differ.
 
-Every method is linear in its text, because texts come from a model and may be arbitrarily odd.
+Every method gets text as `mind.grading.plain_text.plain_text` makes it, and is linear in it, because texts come from a
+model and may be arbitrarily odd.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
-from mind.grading.marks import FORMULA, LATEX_SIGNS
 from mind.records import Grade, Question
 
 GoldAnswer = tuple[str, Mapping[str, str] | None]
@@ -38,17 +38,9 @@ class AnswerType(ABC):
     def unmarked(self, text: str, question: Question) -> str | None:
         """The answer that `text` states without a mark such as "####" before it; None if it states none."""
 
-    def in_phrase(self, phrase: str, question: Question) -> str | None:
-        """The answer within `phrase`, which follows "the answer is"; None if it states none."""
-        return phrase if FORMULA.fullmatch(phrase) else self.unmarked(phrase, question)
-
-    def is_formula(self, text: str) -> bool:
-        """Whether `text`, between two dollar signs, is a formula, and not what stands between two prices."""
-        return LATEX_SIGNS.search(text) is not None
-
-    def is_heading(self, line: str, below: str, question: Question) -> bool:
-        """Whether `line`, behind "####", only announces the answer that stands `below` it, as "Final answer" does."""
-        return self.unmarked(line, question) is None
+    def marked(self, statement: str, question: Question) -> str | None:
+        """The answer within `statement`, which stands behind a mark or "the answer is"; None if it is none."""
+        return self.unmarked(statement, question)
 
     # Comparing
 

@@ -1,13 +1,20 @@
-"""Finds the answer that a response states, and says whether it is right."""
+"""Finds the answer that a response states, and says whether it is right.
+
+In three steps: which part of the response is marked as its answer, or concludes it (mind/grading/marks.py); which
+answer that states, and whether it is the gold answer (a type of mind.grading.ANSWER_TYPES). What cannot be decided is
+"unparsed", never "right".
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
+from mind.answer_line import ANSWER_MARKER
 from mind.grading import answer_type
 from mind.grading.answer_type import AnswerType
-from mind.grading.marks import behind_marker, behind_phrase, boxed
-from mind.grading.number_text import MAX_ANSWER_CHARACTERS
+from mind.grading.marks import corrections, is_heading, marks, turns, without_chatter
+from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text
 from mind.records import Grade, Question
 
 MAX_RESPONSE_CHARACTERS = 20_000
@@ -26,6 +33,7 @@ class Judgement(NamedTuple):
 
 def judge_text(response: str, question: Question) -> Judgement:
     """Whether `response` states the answer of `question`, which answer it states, and why that verdict."""
+    question = with_final_answer(question)
     kind = answer_type(question)
     stated = _stated(response, question, kind)
     if stated is None:
@@ -38,7 +46,8 @@ def is_correct(stated: str | None, question: Question) -> bool:
     """Whether the answer `stated` is that of `question`, as its answer type compares them; None never is."""
     if stated is None:
         return False
-    verdict, _ = answer_type(question).compare(stated[:MAX_ANSWER_CHARACTERS], question)
+    question = with_final_answer(question)
+    verdict, _ = answer_type(question).compare(plain_text(stated[:MAX_ANSWER_CHARACTERS]), question)
     return verdict == "right"
 
 
@@ -46,28 +55,52 @@ def extract_answer(response: str, question: Question) -> str | None:
     r"""The answer that `response` states, at most MAX_ANSWER_CHARACTERS long; None if it states none.
 
     In this order: the line after the last "####", unless that is a heading, with the answer in the text below it;
-    the last \boxed{...}; what follows the last "answer is"; else what the answer type takes for an answer without a
-    mark (`AnswerType.unmarked`).
+    the last \boxed{...}; <answer>...</answer> or {"answer": ...}; what follows the last "answer is"; else what the
+    answer type takes for an answer without a mark (`AnswerType.unmarked`). A mark that holds no answer of the type is
+    passed over. What follows a correction ("Wait, ...") comes first, and a question that the response asks itself, and
+    answers, is no part of it.
 
     Only the last MAX_RESPONSE_CHARACTERS of `response` are looked at.
     """
+    question = with_final_answer(question)
     return _stated(response, question, answer_type(question))
 
 
+def with_final_answer(question: Question) -> Question:
+    r"""`question` with the final answer alone of a gold answer that is published with its solution.
+
+    That is what stands behind the last "####" (GSM8K), or in the last \boxed{...} (MATH).
+    """
+    answer = question.answer
+    if question.choices is not None or not (ANSWER_MARKER in answer or "\\boxed" in answer):
+        return question
+    marked = (mark.statement.strip() for mark in marks(answer) if mark.is_whole)
+    return dataclasses.replace(question, answer=next(filter(None, marked), answer))
+
+
 def _stated(response: str, question: Question, kind: AnswerType) -> str | None:
-    response = response[-MAX_RESPONSE_CHARACTERS:]
-    stated = _behind_marker(response, question, kind) or boxed(response)
-    if stated is None:
-        phrase = behind_phrase(response, kind.is_formula)
-        stated = (phrase and kind.in_phrase(phrase, question)) or kind.unmarked(response, question)
-    return stated[:MAX_ANSWER_CHARACTERS] if stated else None
+    for turn in turns(plain_text(response[-MAX_RESPONSE_CHARACTERS:])):
+        text = without_chatter(turn)
+        for part in corrections(text):
+            if stated := _marked(part, question, kind, 0):
+                return stated[:MAX_ANSWER_CHARACTERS]
+        if stated := kind.unmarked(text, question):
+            return stated[:MAX_ANSWER_CHARACTERS]
+    return None
 
 
-def _behind_marker(response: str, question: Question, kind: AnswerType) -> str | None:
-    marked = behind_marker(response)
-    if marked is None:
-        return None
-    line, below = marked
-    if below and (boxed(below) is not None or kind.is_heading(line, below, question)):
-        return None
-    return behind_phrase(line, kind.is_formula) or line.strip() or None
+def _marked(text: str, question: Question, kind: AnswerType, depth: int) -> str | None:
+    """What the most explicit mark in `text` that holds an answer states; without one, what a mark holds instead."""
+    unread = None
+    for mark in marks(text):
+        statement = mark.statement.strip()
+        if not statement:
+            continue
+        is_answer = not is_heading(statement) and not (depth == 0 and "\\boxed" in mark.below)
+        if is_answer and (reading := kind.marked(statement, question)):
+            return statement if mark.is_whole else reading
+        if mark.is_whole:
+            if depth == 0 and (below := _marked(mark.below, question, kind, 1) or kind.unmarked(mark.below, question)):
+                return below
+            unread = unread or (None if is_heading(statement) else statement)
+    return unread

@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import NamedTuple
 
 from mind.grading.answer_type import AnswerType
+from mind.grading.plain_text import bare, plain_text, without_latex_text
+from mind.grading.quantity import number_value, quantities
 from mind.records import Grade, Question
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
-_ARTICLE = re.compile(r"(?:an?|the)\s")
-_AFTER_LABEL = r"(?!['’\w]|\s(?!(?:is|as|because|since)\b)[a-z])"
+MAX_MENTIONS = 100
+"""A sentence that names more choices repeats itself, and asserts none."""
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?:\s+|\Z)|\n")
+_ARTICLE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
+_AFTER_LABEL = r"(?!['’\w]|\s(?!(?:is|as|because|since|would|must|fits|seems|or|and|nor|not|over|but)\b)[a-z])"
 """What tells the label in "A is the answer" from the article in "A bank is the answer"."""
+_KIND = r"(?:option|choice|answer|letter|alternative)\s"
+
+# In these a mention is one character, and the text between mentions tells which of them it asserts.
+_MENTION = "\ue000"
+_LIST = re.compile(f"{_MENTION}(?:,?\\s?{_MENTION})*,?\\s(?:and|or|nor|&)\\s{_MENTION}")
+_ONE = re.compile(_MENTION)
+_CONSIDERED = re.compile(r"\b(?:considered?|considering|comparing|compare)\s(?:(?:an?|the)\s)?\Z", re.IGNORECASE)
+_LISTED = re.compile(r",?\s?(?:and|or|nor|&)?\s?")
+_WEIGHED = re.compile(r"\b(?:between|among|of|considered?|comparing|compare)\s\Z", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"[,;:\u2014]\s?|\s-\s|\s?[()]\s?"
+    r"|\s(?=(?:but|while|whereas|although|though|because|since|as|so|therefore|thus|hence|leaving|leaves)\b)"
+    r"|\sand\s(?=\w|not\b)",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r"\s*(?:because|since|as|for|although|though|while|whereas|unlike|if)\b", re.IGNORECASE)
+_CONCLUSION = re.compile(
+    r"\s*(?:so|therefore|thus|hence|but|leaving|leaves|that leaves|instead)\b"
+    r"|\b(?:correct|right|answer|best|better|only|must be|choose|chose|pick|select|go with|left with|yes)\b",
+    re.IGNORECASE,
+)
+_NO = r"(?:not|n't|cannot|never|no|none|neither|nor|nobody|nothing|hardly|without)"
+_NOT_THIS = re.compile(  # directly before a mention
+    rf"(?:\b(?:not|rather\sthan|instead\sof|over|than|unlike|except|all\sbut|anything\sbut|neither|nor|excludes?|reject"
+    rf"|dismiss|rul(?:e|es|ed|ing)\sout|eliminat(?:e|es|ed|ing)|avoid)|n't)\s(?:(?:an?|the|be|also|{_KIND.strip()})\s)*\Z",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|implausible"
+    r"|impossible|irrelevant|tempting|distractors?)\b",
+    re.IGNORECASE,
+)
+
+
+class Mention(NamedTuple):
+    """A place where a text names a choice."""
+
+    start: int
+    end: int
+    label: str
 
 
 class Choice(AnswerType):
@@ -23,16 +71,17 @@ class Choice(AnswerType):
     def fits(self, question: Question) -> bool:
         return question.choices is not None
 
-    def unmarked(self, text: str, question: Question) -> str | None:
-        """The last "(B)" or "B.", or the one choice whose text the last sentence that mentions any mentions."""
-        return stated_label(text, choices_of(question))
+    def marked(self, statement: str, question: Question) -> str | None:
+        """The choice that `statement` is or begins with, else as `unmarked`."""
+        return marked_label(statement, choices_of(question))
 
-    def label(self, stated: str, choices: Mapping[str, str]) -> str | None:
-        """The label of the choice that `stated` names; None if it names none."""
-        return stated_label(stated, choices)
+    def unmarked(self, text: str, question: Question) -> str | None:
+        """The one choice that the last sentence which asserts any asserts: "(B) is right, and (A) is not"."""
+        choices = choices_of(question)
+        return _names(tuple(choices.items())).whole(text) or asserted_label(text, choices)
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
-        label = self.label(stated, choices_of(question))
+        label = self.marked(stated, question)
         if label is None:
             return "unparsed", "none of the choices"
         if label == question.answer:
@@ -59,28 +108,181 @@ def choices_of(question: Question) -> Mapping[str, str]:
     return question.choices
 
 
-def stated_label(text: str, choices: Mapping[str, str]) -> str | None:
-    """The label of the choice that `text` is, else of the one that it names last; None if it names none."""
-    bare = text.strip(" \t\n*`.:()[]").lower()
-    for label, choice in choices.items():
-        if bare in (label.lower(), choice.strip().lower()):
-            return label
-    labels = {label.lower(): label for label in choices}
-    any_label = "|".join(map(re.escape, choices))
-    # "(B)" in any case, but a bare label in its own only: "a." ends many sentences that do not choose "A". Of ASCII
-    # letters, because "ſ" is an "s" in any case, but not in lower case.
-    marked = re.findall(rf"(?ai:\(({any_label})\))|(?<![\w'])({any_label})(?:[.):](?!\w)|\Z)", text)
-    if marked:
-        return labels["".join(marked[-1]).lower()]
-    by_text = {choice.strip().lower(): label for label, choice in choices.items()}
-    # "book store" is not a mention of "store" as well.
-    longest_first = "|".join(map(re.escape, sorted(by_text, key=len, reverse=True)))
-    any_choice = re.compile(rf"(?<!\w)(?:{longest_first})(?!\w)")
-    for sentence in reversed(_SENTENCE_END.split(text)):
-        mentioned = {by_text[choice] for choice in any_choice.findall(sentence.lower())}
-        if mentioned:
-            return mentioned.pop() if len(mentioned) == 1 else None
+def marked_label(statement: str, choices: Mapping[str, str]) -> str | None:
+    """The label of the choice that `statement` is or begins with, else of the one that it asserts; None without one."""
+    names = _names(tuple(choices.items()))
+    if label := names.whole(statement):
+        return label
+    statement = without_latex_text(statement)
+    first = next(names.mentions(statement, at_start=True), None)
+    if first and first.start <= _start(statement) and not _joined(statement, first, names):
+        return first.label
+    return asserted_label(statement, choices)
+
+
+def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
+    """The label of the one choice that the last sentence which asserts one asserts; None if there is no such one."""
+    names = _names(tuple(choices.items()))
+    denied: set[str] = set()
+    for sentence in reversed(_SENTENCE_END.split(without_latex_text(text))):
+        mentions = [] if sentence.endswith("?") else list(islice(names.mentions(sentence), MAX_MENTIONS + 1))
+        if len(mentions) > MAX_MENTIONS:
+            return None
+        asserted, others = _asserted(sentence, mentions)
+        denied |= others
+        if asserted:
+            label = asserted.pop()
+            return None if asserted or label in denied else label
     return None
+
+
+class _Names:
+    """How a text can name the choices of a question."""
+
+    def __init__(self, choices: Mapping[str, str]):
+        self._labels = {label.lower(): label for label in choices}
+        self._exact = {text.strip().lower(): label for label, text in choices.items()}
+        texts = {_ARTICLE.sub("", bare(plain_text(text)), count=1): label for label, text in choices.items()}
+        self._texts = {text: label for text, label in texts.items() if text}
+        values = {number_value(plain_text(text)): label for label, text in choices.items()}
+        self._values = values if None not in values and len(values) == len(choices) else {}
+        # "(B)" in any case, but a bare label in its own only: "a." ends many sentences that do not choose "A". Of ASCII
+        # letters, because "ſ" is an "s" in any case, but not in lower case.
+        label, letters = "|".join(map(re.escape, choices)), [label for label in choices if label.isalpha()]
+        letter = "|".join(re.escape(label) + (_AFTER_LABEL if label in "AaI" else "") for label in letters) or "(?!)"
+        self._label = re.compile(
+            rf"(?ai:[(\[<{{\"']\s?({label})\s?[)\]>}}\"'])|\b(?ai:{_KIND}({label}))(?![\w']){_AFTER_LABEL}"
+            rf"|(?<![\w'.])({label})(?=[):](?!\w))|(?<![-\w'.])({letter})(?![\w']|-\w)"
+        )
+        self._first = re.compile(rf"(?ai:({label}))(?=\s*(?:[.):,;(\-\u2014]|\Z)|\s(?:because|as|since)\b)")
+        # "book store" is not a mention of "store" as well.
+        longest_first = "|".join(map(re.escape, sorted(self._texts, key=len, reverse=True)))
+        self._text = re.compile(rf"(?<!\w)({longest_first})(?:s|es)?(?!\w)" if longest_first else r"(?!)()")
+
+    def whole(self, statement: str) -> str | None:
+        """The label of the choice that `statement` is."""
+        if label := self._exact.get(statement.strip().lower()):
+            return label
+        name = re.sub(rf"\A(?:{_KIND}|{_ARTICLE.pattern})", "", bare(statement))
+        value = number_value(statement) if self._values else None
+        return (
+            self._labels.get(name) or self._texts.get(name) or (value is not None and self._values.get(value)) or None
+        )
+
+    def mentions(self, text: str, at_start: bool = False) -> Iterator[Mention]:
+        """The mentions in `text`, none within another; with `at_start` a bare label in any case counts there."""
+        found = []
+        if at_start and (first := self._first.match(text, _start(text))):
+            found.append(Mention(*first.span(), self._labels[first[1].lower()]))
+        for match in self._label.finditer(text):
+            found.append(Mention(*match.span(), self._labels[match[match.lastindex or 0].lower()]))
+        lowered = text.lower()
+        if len(lowered) == len(text):
+            found += [Mention(*match.span(), self._texts[match[1]]) for match in self._text.finditer(lowered)]
+        if self._values:
+            numbers = (number for number in quantities(text) if number.value in self._values)
+            found += [Mention(number.start, number.end, self._values[number.value]) for number in numbers]
+        end = -1
+        for mention in sorted(found, key=lambda mention: (mention.start, -mention.end)):
+            if mention.start >= end:
+                yield mention
+                end = mention.end
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(choices: tuple[tuple[str, str], ...]) -> _Names:
+    return _Names(dict(choices))
+
+
+_START = re.compile(rf"[\s\"'*_(\[{{<]*(?:(?:an?|the)\s)?(?:{_KIND})?[\s\"'*_(\[{{<:]*", re.IGNORECASE)
+_JOINT = re.compile(r"\s?(?:,|/|&|\bor\b|\band\b)\s?(?:or\s|and\s)?")
+_VERB = re.compile(r"\s(?:is|are|was|were|can|cannot|do|does|fit|fits|seems?|would|might|could)\b")
+_PREDICATE = re.compile(
+    r"\s*(?:(?:is|are|was|were|do|does|did|can|cannot|could|would|has|have)(?:n't)?|no|yes|true|false|right|wrong|correct"
+    r"|incorrect)\b",
+    re.IGNORECASE,
+)
+_NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa(?:ny)?)?)\s(?:doubt|question)\b", re.IGNORECASE)
+
+
+def _start(statement: str) -> int:
+    match = _START.match(statement)
+    return match.end() if match else 0
+
+
+def _joined(statement: str, first: Mention, names: _Names) -> bool:
+    """Whether another choice follows `first` as an equal: "A or B", "A, B"."""
+    others = (mention for mention in names.mentions(statement) if mention.start >= first.end)
+    second = next((mention for mention in others if mention.label != first.label), None)
+    if second is None or not _JOINT.fullmatch(statement, first.end, second.start):
+        return False
+    return not _VERB.match(statement, second.end)
+
+
+def _asserted(sentence: str, mentions: list[Mention]) -> tuple[set[str], set[str]]:
+    """The labels that `sentence` asserts, those of its weightiest clauses alone, and those that it denies."""
+    shadow, labels = _shadow(sentence, mentions)
+    asserted: dict[int, set[str]] = {}
+    denied: set[str] = set()
+    for clause, names in _clauses(shadow, labels):
+        rank = 0 if _REASON.match(clause) else 2 if _CONCLUSION.search(clause) else 1
+        for label, is_denied in zip(names, _denials(clause), strict=True):
+            if is_denied:
+                denied.add(label)
+            else:
+                asserted.setdefault(rank, set()).add(label)
+    if not asserted:
+        return set(), denied
+    best = asserted[max(asserted)]
+    return (best - denied or best), denied - best
+
+
+def _shadow(sentence: str, mentions: list[Mention]) -> tuple[str, list[str]]:
+    """`sentence` with a sign in the place of each mention, and their labels; without those that are only compared."""
+    pieces, labels, end = [], [], 0
+    for mention in mentions:
+        pieces += [sentence[end : mention.start].replace(_MENTION, " "), _MENTION]
+        labels.append(mention.label)
+        end = mention.end
+    shadow = "".join([*pieces, sentence[end:].replace(_MENTION, " ")])
+    for pattern, before in ((_LIST, _WEIGHED), (_ONE, _CONSIDERED)):
+        for match in reversed(list(pattern.finditer(shadow))):
+            if before.search(shadow[: match.start()]):
+                first = shadow[: match.start()].count(_MENTION)
+                del labels[first : first + match[0].count(_MENTION)]
+                shadow = shadow[: match.start()] + shadow[match.end() :]
+    return shadow, labels
+
+
+def _clauses(shadow: str, labels: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The clauses of `shadow` that hold mentions, with what is said of these behind a comma, and their labels."""
+    lists = [match.span() for match in _LIST.finditer(shadow)]
+    ends = [match for match in _CLAUSE.finditer(shadow) if not any(a <= match.start() < b for a, b in lists)]
+    clauses: list[str] = []
+    start = 0
+    for match in [*ends, None]:
+        clause = shadow[start : match.start() if match else len(shadow)]
+        if clauses and _MENTION not in clause and _PREDICATE.match(clause):
+            clauses[-1] += clause
+        elif _MENTION in clause:
+            clauses.append(clause)
+        start = match.end() if match else len(shadow)
+    rest = iter(labels)
+    for clause in clauses:
+        yield clause, [next(rest) for _ in range(clause.count(_MENTION))]
+
+
+def _denials(clause: str) -> list[bool]:
+    """Of each mention in `clause`, whether it is denied."""
+    pieces = _NO_DOUBT.sub("", clause).split(_MENTION)
+    directly: list[bool] = []
+    for piece in pieces[:-1]:
+        directly.append(
+            _NOT_THIS.search(piece) is not None or (directly[-1:] == [True] and _LISTED.fullmatch(piece) is not None)
+        )
+    others = " ".join(_NOT_THIS.sub(" ", piece) for piece in pieces[:-1]) + pieces[-1]
+    rest = _DENIED.search(others) is not None
+    return [direct or rest for direct in directly]
 
 
 def _gold_text(question: Question) -> str:

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mind.data.problems import Problems
 from mind.data.questions import parse_answer, required_text
+from mind.data.rows import file_rows
 from mind.errors import require
-from mind.files import json_rows, new_file, write_json_rows
+from mind.files import new_file, write_json_rows
 from mind.grading.answers import judge_text
 from mind.records import Grade, Question
 
@@ -35,7 +37,9 @@ class GradeCounts:
         return f"{self.correct:,} of {self.total:,} right ({self.accuracy:.2%}), {self.unparsed:,} unparsed"
 
 
-def grade_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> GradeCounts:
+def grade_file(
+    source: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False
+) -> GradeCounts:
     """Writes each {"id", "answer", "response", "choices"?, "question"?} of `source` with "correct" and "extracted".
 
     "extracted" is the answer that the response states, or null. An id may come several times, a numeric answer becomes
@@ -43,21 +47,27 @@ def grade_file(source: str | os.PathLike[str], output: str | os.PathLike[str]) -
     (`mind.grading.number_text.concluding_number`). One row is in memory at a time; `output` appears when all are
     written.
 
-    Raises MindError with the line for a row that is not such an object, for an answer that is none of its choices and
-    for a response that is no string; also for a missing or empty `source` and for an `output` that exists.
+    Raises MindError with the lines of all rows that are not such an object, whose answer is none of their choices or
+    whose response is no string; also for a missing or empty `source` and, unless `overwrite`, for an `output` that
+    exists.
     """
     counts: Counter[Grade] = Counter()
-    write_json_rows(_graded(source, counts), new_file(output))
+    write_json_rows(_graded(source, counts), new_file(output, overwrite=overwrite))
     return GradeCounts(counts.total(), counts["right"], counts["unparsed"])
 
 
 def _graded(source: str | os.PathLike[str], counts: Counter[Grade]) -> Iterator[dict[str, Any]]:
     """The rows to write; each is counted in `counts`."""
-    for where, row in json_rows(source):
-        question = _question(where, row)
-        judgement = judge_text(_response(where, row), question)
+    problems = Problems(source)
+    for where, row in file_rows(source, problems):
+        question = problems.attempt(where, _question, where, row)
+        response = problems.attempt(where, _response, where, row)
+        if question is None or response is None:
+            continue
+        judgement = judge_text(response, question)
         counts[judgement.verdict] += 1
         yield {**row, "correct": judgement.verdict == "right", "extracted": judgement.extracted}
+    problems.check(range(counts.total()))
     require(counts.total() > 0, f"{source}: the file is empty: expected one response per line")
 
 
@@ -65,7 +75,7 @@ def _question(where: str, row: Mapping[str, Any]) -> Question:
     """With the empty text if the row has no question."""
     text = row.get("question")
     question = "" if text is None else required_text(where, row, "question")
-    return Question(required_text(where, row, "id"), question, *parse_answer(where, row))
+    return Question(required_text(where, row, "id", or_number=True), question, *parse_answer(where, row))
 
 
 def _response(where: str, row: Mapping[str, Any]) -> str:

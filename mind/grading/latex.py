@@ -1,4 +1,4 @@
-"""LaTeX: every answer without choices that is no plain number."""
+"""LaTeX: every answer without choices that is no plain number, time or words."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 
 from mind.grading.answer_type import AnswerType
 from mind.grading.latex_equality import LATEX_TIMEOUT_SECONDS, latex_equality
-from mind.grading.marks import behind_phrase
+from mind.grading.marks import FORMULA
 from mind.grading.number_text import has_number
 from mind.records import Grade, Question
 
-_FORMULA_SIGNS = re.compile(r"[0-9\\$^_={]")
 _GRADES: dict[str, tuple[Grade, str]] = {
     "equal": ("right", "equal as LaTeX"),
     "different": ("wrong", "different as LaTeX"),
@@ -20,24 +19,24 @@ _GRADES: dict[str, tuple[Grade, str]] = {
 
 
 class Latex(AnswerType):
-    """Compared by `latex_equality`. An answer must be marked: a formula in the text may be any step of the solution."""
+    """Compared by `latex_equality`. An answer should be marked: a formula may be any step of a solution."""
 
     name = "latex"
 
     def fits(self, question: Question) -> bool:
         return question.choices is None
 
+    def marked(self, statement: str, question: Question) -> str | None:
+        """The formula that `statement` begins with, else all of it."""
+        formula = FORMULA.match(statement)
+        return formula[0] if formula else statement
+
     def unmarked(self, text: str, question: Question) -> str | None:
-        return None
-
-    def in_phrase(self, phrase: str, question: Question) -> str | None:
-        return phrase
-
-    def is_formula(self, text: str) -> bool:
-        return True
-
-    def is_heading(self, line: str, below: str, question: Question) -> bool:
-        return _FORMULA_SIGNS.search(line) is None and behind_phrase(below, self.is_formula) is not None
+        """The only formula in dollar signs of the last sentence."""
+        lines = [line for line in text.split("\n") if line.strip()]
+        sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z])", lines[-1])[-1] if lines else ""
+        formulas = FORMULA.findall(sentence)
+        return formulas[0] if len(formulas) == 1 else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         return compare_latex(question.answer, stated)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import itertools
 import json
 import logging
 import os
@@ -17,10 +16,11 @@ import select
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Literal, cast
 
-from mind.grading.number_text import MAX_ANSWER_CHARACTERS, plain
+from mind.grading.latex_notation import normal_latex
 
 logger = logging.getLogger(__name__)
 
@@ -34,27 +34,9 @@ CACHED_PAIRS = 65_536
 MAX_LATEX_CHARACTERS = 500
 """Longer texts are not parsed: the parser takes seconds for them, and answers have a tenth of that."""
 
-_UNIT = r"(?:\\(?:text|mbox|mathrm|textrm)\s*\{[^{}]*\}|degrees?\b)(?:\s*\^\s*(?:[23]|\{[23]\}))?"
-_TYPESETTING = (
-    (r"[\s~]+|(?<!\\)\\(?:[,;:!> ]|q?quad(?![A-Za-z]))", " "),
-    (r"\\[()\[\]$%]|[$%\u00b0]", ""),
-    (r"\\(?:boxed|fbox|displaystyle|(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\.?)", ""),
-    (r"\\[dtc]?frac\s*(\\[A-Za-z]+|[0-9])", r"\\frac{\1}"),
-    (r"\\[dtc]?frac(\{[^{}]*\})\s*(\\[A-Za-z]+|\w)", r"\\frac\1{\2}"),
-    (r"\\[dtc]frac", r"\\frac"),
-)
-_UNITS_AND_NOTATION = (
-    (r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?", ""),
-    (rf"(?<=[\w)}}\]])\s*{_UNIT}\s*\Z", ""),
-    (r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1"),
-    (r"\A\s*\(\s*([A-Z])\s*\)\s*\Z", r"\1"),
-    (r"([_^])\s*\{\s*(\w)\s*\}", r"\1\2"),
-    (r"(?<=[0-9])\s*(?:\\cdot|\\times|\*)\s*(?=[A-Za-z]|\\(?:pi|sqrt)(?![a-z]))", ""),
-    (r"(?<![\w}/.^])([0-9]+)/([0-9]+)(?![\w{/.^])", r"\\frac{\1}{\2}"),
-)
 _NAME = re.compile(r"[A-Za-z]\s*=|[A-Za-z]\s*\\in(?![a-z])")
 _SPACE_WITHIN = re.compile(r"(?<![0-9]) +| +(?![0-9])")
-_WORD = re.compile(r"[A-Za-z]{4,}")
+_WORD = re.compile(r"[A-Za-z]{2,}")
 _BASED = re.compile(r"[0-9]+\s*_\s*(?:[0-9]+|\{\s*[0-9]+\s*\})")
 
 # By path, so that it runs however this package was found; -P keeps the modules beside it from hiding those of Python.
@@ -65,13 +47,14 @@ class LatexWorker:
     """A child process that compares one pair after another; threads wait for each other.
 
     It starts at the first call and again at the call after it was killed. It ends with its standard input, so also
-    when this process is killed.
+    when this process is killed. A process that was forked from this one gets a child of its own.
     """
 
     def __init__(self, timeout_seconds: float = LATEX_TIMEOUT_SECONDS):
         self.timeout_seconds = timeout_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        _workers.add(self)
 
     def compare(self, gold: str, extracted: str) -> Outcome:
         """Whether two texts of at most MAX_ANSWER_CHARACTERS are equal, within `timeout_seconds` without the start.
@@ -99,6 +82,16 @@ class LatexWorker:
         with self._lock:
             self._kill()
 
+    def disown(self) -> None:
+        """In a forked process: leaves the child to the process that started it."""
+        self._lock = threading.Lock()  # another thread may have held it, which does not exist here
+        if self._process is not None:
+            for pipe in (self._process.stdin, self._process.stdout):
+                assert pipe is not None
+                pipe.close()  # a copy of it here would keep the child alive
+            self._process.returncode = 0  # not to be waited for: it is no child of this process
+            self._process = None
+
     def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -110,11 +103,12 @@ def latex_equality(gold: str, extracted: str) -> Outcome:
     """Whether `extracted` states the answer `gold`; both are LaTeX, with or without "$" and \\boxed around it.
 
     Spacing, units of measure, degree, percent and currency signs, the size of fractions and brackets and an "x = " that
-    only one of them has make no difference; decimals are equal to fractions up to 12 places. May be called by several
-    threads. Results are kept, because most right answers to a question are identical.
+    only one of them has make no difference; decimals are equal to exact values to 12 digits. May be called by several
+    threads, and after a fork. Results are kept, because most right answers to a question are identical.
     """
     gold, extracted = normal_latex(gold), normal_latex(extracted)
-    if bool(_NAME.match(gold)) != bool(_NAME.match(extracted)):
+    one_is_named = bool(_NAME.match(gold)) != bool(_NAME.match(extracted))
+    if one_is_named and not ("=" in gold and "=" in extracted):
         gold, extracted = (_NAME.sub("", text, count=1).strip() for text in (gold, extracted))
     if not gold or not extracted:
         return "unparsed"
@@ -122,33 +116,14 @@ def latex_equality(gold: str, extracted: str) -> Outcome:
         return "equal"
     if max(len(gold), len(extracted)) > MAX_LATEX_CHARACTERS:
         return "unparsed"
-    if _WORD.fullmatch(gold):  # to SymPy a word is a product of its letters, in any order
-        return "equal" if gold.lower() == extracted.lower() else "different"
+    if _WORD.fullmatch(gold) and _WORD.fullmatch(extracted):  # to SymPy a product of its letters, in any order
+        if gold.lower() == extracted.lower():
+            return "equal"
+        return "unparsed" if len(gold) < 4 and sorted(gold) == sorted(extracted) else "different"
     if _BASED.fullmatch(gold) or _BASED.fullmatch(extracted):  # SymPy ignores the base
         gold, extracted = (re.sub(r"[{}\s]", "", text) for text in (gold, extracted))
         return "equal" if extracted in (gold, gold.partition("_")[0]) else "different"
     return _compared(gold, extracted)
-
-
-def normal_latex(text: str) -> str:
-    """`text`, cut to MAX_ANSWER_CHARACTERS, without what makes no difference to its value (see `latex_equality`)."""
-    text = text[:MAX_ANSWER_CHARACTERS]
-    for replacements in (_TYPESETTING, _UNITS_AND_NOTATION):
-        text = plain(text)
-        for pattern, replacement in replacements:
-            text = re.sub(pattern, replacement, text)
-        text = _unbraced(plain(text))
-    return text
-
-
-def _unbraced(text: str) -> str:
-    """`text` without the pairs of braces around all of it."""
-    depths = list(itertools.accumulate({"{": 1, "}": -1}.get(character, 0) for character in text))
-    if not text or depths[-1]:
-        return text
-    opening, closing = len(text) - len(text.lstrip("{")), len(text) - len(text.rstrip("}"))
-    pairs = max(min(opening, closing, *depths[max(opening - 1, 0) : len(text) - closing]), 0)
-    return text[pairs : len(text) - pairs].strip()
 
 
 def _unspaced(text: str) -> str:
@@ -194,5 +169,12 @@ def _line(process: subprocess.Popen[bytes], timeout_seconds: float) -> bytes | N
     return process.stdout.readline() if ready.poll(1000 * timeout_seconds) else None
 
 
+def _disown_workers() -> None:
+    for worker in _workers:
+        worker.disown()
+
+
+_workers: weakref.WeakSet[LatexWorker] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_disown_workers)
 _worker = LatexWorker()
 atexit.register(_worker.close)

@@ -4,6 +4,7 @@ It writes "ready" once SymPy is imported. Then each line on standard input is {"
 one line back: "equal", "different", or "unparsed" if one of the two is no LaTeX. It ends with its input.
 """
 
+import dataclasses
 import functools
 import json
 import logging
@@ -16,7 +17,9 @@ from typing import Any
 MEMORY_BYTES = 2 * 1024**3
 """SymPy takes 0.1 GiB of address space; what needs more than this has run away."""
 DECIMALS = 12
-"""To which a decimal and an exact value are rounded: 0.34 is 17/50, and 0.333333 is not 1/3."""
+"""Digits to which a decimal equals an exact value, however large or small: 0.34 is 17/50, 0.333333 is not 1/3."""
+EXACT_DECIMALS = 40
+"""The same for two exact values: \\frac{1}{2^{100}} is not 0."""
 
 
 def main() -> None:
@@ -31,7 +34,10 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     # Without a handler of Python's the signal ends the process even within C code, and so an orphan too.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    latex = [math_verify.LatexExtractionConfig()]
+    # A unit in math-verify may be one letter: 2t would be 2.
+    normalization = dataclasses.replace(math_verify.LatexExtractionConfig().normalization_config, units=False)
+    latex = [math_verify.LatexExtractionConfig(normalization_config=normalization)]
+    compare_relatively()
 
     @functools.lru_cache(maxsize=1024)  # a gold answer is compared with many
     def parse(text: str) -> list:
@@ -43,7 +49,8 @@ def main() -> None:
         parsed_gold, parsed = parse(gold), parse(extracted)
         if not parsed_gold or not parsed:
             return "unparsed"
-        equal = math_verify.verify(parsed_gold, parsed, float_rounding=DECIMALS, timeout_seconds=None)
+        options: Any = {"float_rounding": DECIMALS, "timeout_seconds": None, "allow_set_relation_comp": True}
+        equal = math_verify.verify(parsed_gold, parsed, **options) or same_equation(parsed_gold[0], parsed[0])
         return "equal" if equal else "different"
 
     print("ready", file=replies)
@@ -53,6 +60,66 @@ def main() -> None:
         outcome = compare(request["gold"], request["extracted"])
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(outcome, file=replies)
+
+
+def compare_relatively() -> None:
+    """Makes math-verify compare numbers by their digits: it rounds to decimal places, where 1e-20 is 0."""
+    from math_verify import grader
+
+    absolutely = grader.sympy_numeric_eq
+
+    def relatively(one: Any, other: Any, *precision: int) -> bool:
+        same = close(one, other)
+        if same is False or (same and is_decimal(one, other)):
+            return same
+        return absolutely(one, other, *precision)
+
+    grader.sympy_numeric_eq = relatively
+
+
+def is_decimal(*expressions: Any) -> bool:
+    """Whether one of them has a number that is rounded."""
+    import sympy
+
+    return any(expression.has(sympy.Float) for expression in expressions)
+
+
+def close(one: Any, other: Any) -> bool | None:
+    """Whether two expressions are equal to DECIMALS or EXACT_DECIMALS digits; with free symbols, at a point.
+
+    None if one of them has no value, as a matrix or a function, or one that takes long.
+    """
+    import sympy
+
+    slow = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit)
+    if any(not isinstance(expression, sympy.Expr) or expression.has(*slow) for expression in (one, other)):
+        return None
+    symbols = sorted(one.free_symbols | other.free_symbols, key=str)
+    point = {
+        symbol: sympy.Rational(prime, 7) for symbol, prime in zip(symbols, sympy.primerange(11, 999), strict=False)
+    }
+    try:
+        first, second = (sympy.N(expression.subs(point), EXACT_DECIMALS + 20) for expression in (one, other))
+        digits = DECIMALS if is_decimal(one, other) else EXACT_DECIMALS
+        return bool(abs(first - second) <= sympy.Float(10) ** -digits * max(abs(first), abs(second)))
+    except (TypeError, ValueError):
+        return None
+
+
+def same_equation(one: Any, other: Any) -> bool:
+    """Whether one equation is a multiple of the other: x + 2y = 3 and y = (3 - x)/2."""
+    import sympy
+
+    if not (isinstance(one, sympy.Eq) and isinstance(other, sympy.Eq)):
+        return False
+    sides: Any = (*one.args, *other.args)
+    if not all(isinstance(side, sympy.Expr) for side in sides):
+        return False
+    left, right, other_left, other_right = sides
+    if other_left == other_right:
+        return False
+    ratio = sympy.simplify((left - right) / (other_left - other_right))
+    return bool(ratio.is_number and ratio.is_finite and ratio != 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-r"""Answers that a text marks: behind "####", in \boxed{...}, behind "the answer is".
+r"""Where a response states its answer: which part of it is the response, and what stands behind "####", in \boxed{...},
+behind "the answer is".
 
 Every pattern here is linear in its text, because texts come from a model and may be arbitrarily odd.
 """
@@ -6,51 +7,188 @@ Every pattern here is linear in its text, because texts come from a model and ma
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from mind.answer_line import ANSWER_MARKER
 
-LATEX_SIGNS = re.compile(r"[\\^_{]")
-FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$|\\\([^\n]*?\\\)|\\\[.*?\\\]", re.DOTALL)
+MAX_MARKS = 16
+"""So many marks of a kind are looked at, from the last: more are those of a text that repeats itself."""
+
+# What ends the response
+
+_THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reasoning|scratchpad|reflection)>", re.IGNORECASE)
+_NEXT_TURN = re.compile(
+    r"<\|[a-z_]{1,30}\|>|</s>|<(?:start|end)_of_turn>|\[/?INST\]"
+    r"|(?:\A|\n)[ \t]*[#*]*[ \t]?(?:(?:next|new|another|follow-up|similar)\s)?"
+    r"(?:question|problem|exercise|q|human|user|student|instruction|prompt)(?:\s[0-9]+)?\s?:(?=[\s*])",
+    re.IGNORECASE,
+)
+_CORRECTION = re.compile(
+    r"\b(?:wait|correction|oops|scratch that|on second thought|let me (?:re-?check|re-?do|re-?consider|correct)"
+    r"|i (?:made|see) (?:a|my|an) (?:mistake|error)|i apologi[sz]e|my mistake)\b",
+    re.IGNORECASE,
+)
+_CHATTER = re.compile(
+    r"[\s(*_>-]*(?:let me know|feel free|i hope|hope (?:this|that|it)|if you (?:have|need|would|want|'d)"
+    r"|is there anything|(?:do you|would you) (?:have|need|want|like)|please (?:let|note|feel)|note\b|word count"
+    r"|confidence|disclaimer|sources?:|thank(?:s| you)|happy to|i(?:'m| am) [0-9]{1,3}\s?%"
+    r"|i(?:'m| am) (?:very |quite |fairly )?(?:confident|certain|sure)|have a|good luck"
+    r"|generated (?:in|by|with)|(?:time|tokens) (?:taken|used|elapsed)|\Z)",
+    re.IGNORECASE,
+)
+_SENTENCE_MARKS = (". ", "! ", "? ", ") ", "* ", "\n")
+
+# What marks the answer
+
+_HEADING = re.compile(
+    r"[\s#*_]*(?:the\s)?(?:final|correct|overall|my|our)?\s?(?:answer|conclusion|solution|result|choice|summary|explanation"
+    r"|verification|check|reasoning)s?\s?[:.*_]*\s*\Z|[\s#*_]*step\s?[0-9]+\b",
+    re.IGNORECASE,
+)
+_ANSWER_HEADING = re.compile(
+    r"(?:\A|\n)[ \t]*#{1,6}[ \t]*(?:the\s)?(?:final\s)?(?:answer|result)[ \t]*:?[ \t]*\n\s*", re.IGNORECASE
+)
+_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*(?P<brace>\{)|\s(?P<bare>[^\s{}$]+))")
+_TAG = re.compile(
+    r"<(?:final_?)?answer>([^<]*(?:<(?!/(?:final_?)?answer>)[^<]*)*)(?:</(?:final_?)?answer>|\Z)", re.IGNORECASE
+)
+_JSON = re.compile(
+    r"[\"'](?:final[ _]?|correct[ _]?)?answer[\"']\s*:\s*(?:\"((?:[^\"\\\n]|\\.)*)\"|'([^'\n]*)'|([^\s,}\"']+))",
+    re.IGNORECASE,
+)
+_WORD = r"(?:answers?|antwort|r\u00e9ponse|respuesta|risposta|resposta|\u043e\u0442\u0432\u0435\u0442|\u7b54\u6848)"
+_IS = r"(?:is|are|was|would\sbe|should\sbe|must\sbe|will\sbe|has\sto\sbe|ist|est|es|\u00e8|\u00e9)\b"
 # "To get the answer:" and a line break introduce a calculation.
-_ANSWER_PHRASE = re.compile(
-    r"\banswer(?:\s+is[\s:*]*|\s*[:=][:* \t]*(?=[^\s:*])"
+_PHRASE = re.compile(
+    rf"\b(?:{_WORD}|(?:correct|right|best|final|my|chosen)\s(?:option|choice|letter))"
+    rf"(?:\s(?:here|choice|option|to\s(?:the|this|your)\s(?:question|problem)))?[\"*_]*"
+    rf"(?:\s+{_IS}[\s:*]*|\s*(?:[:=]|-(?=\s))[:* \t]*(?=[^\s:*])"
     r"|(?<!the answer)(?<!this answer)(?<!that answer)(?<!our answer)(?<!your answer)(?<!same answer)\s*[:=][\s:*]*)",
     re.IGNORECASE,
 )
-_PHRASE_END = re.compile(r"(?<!\\)[.!?](?=\s|\Z)|\n")
+_OTHERS = re.compile(
+    r"\b(?:incorrect|wrong|other|false|possible|alternative|previous|first|given|hope|this|that|if|whether)"
+    r"(?:\s(?:the|my|this|your))?\s\Z",
+    re.IGNORECASE,
+)
+FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$(?![0-9])|\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]", re.DOTALL)
+_PHRASE_END = re.compile(r"(?<!\\)(?<!\bRs)(?<!\bsq)[.!?](?=[\s\"'*)]|\Z)|\n")
 
 
-def behind_marker(text: str) -> tuple[str, str] | None:
-    """The line behind the last "####", or below it if that line is empty, and the text below; None without "####"."""
-    _, marker, rest = text.rpartition(ANSWER_MARKER)
-    line, _, below = rest.strip().partition("\n")
-    return (line, below) if marker else None
+# Most texts have none of these, and are not searched further.
+_TURNING = ("<|", "</s>", "_turn>", "inst]", "question", "problem", "exercise", "\nq", "human", "user", "student")
+_TURNING += ("instruction", "prompt")
+_CORRECTING = ("wait", "correct", "oops", "scratch", "second thought", "let me", "mistake", "error", "apolog")
+_ANSWERING = ("answer", "option", "choice", "letter", "result", "antwort", "r\u00e9ponse", "respuesta", "risposta")
+_ANSWERING += ("resposta", "\u043e\u0442\u0432\u0435\u0442", "\u7b54\u6848")
 
 
-def boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} holds; None without one."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    start += len("\\boxed{")
-    depth = 1
-    for brace in re.finditer(r"[{}]", text[start:]):
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return text[start : start + brace.start()].strip() or None
-    return None
+class Marked(NamedTuple):
+    """A place where a response marks its answer."""
+
+    statement: str
+    below: str
+    """What follows it; it has the answer if the statement is a heading."""
+    is_whole: bool
+    """Whether the mark says where the statement ends: a line, a box or a tag, and not a sentence."""
 
 
-def behind_phrase(text: str, is_formula: Callable[[str], bool]) -> str | None:
-    """What follows the last "answer is" or "answer:"; None without one.
+def turns(response: str) -> Iterator[str]:
+    """What `response` says before it goes on as another speaker ("Question: ...", "<|im_end|>"), and what follows.
 
-    That is what stands between dollar signs right behind it, if `is_formula` says so, else the rest of the sentence.
+    Without thoughts in "<think>...</think>", unless nothing follows these.
     """
-    end = max((match.end() for match in _ANSWER_PHRASE.finditer(text)), default=None)
-    if end is None:
-        return None
-    formula = FORMULA.match(text, end)
-    if formula and is_formula(formula[0]):
-        return formula[0]
-    return _PHRASE_END.split(text[end:], maxsplit=1)[0].strip(" \t*") or None
+    ends = [match.end() for match in _THOUGHT_END.finditer(response)] if "</" in response else []
+    if ends and response[ends[-1] :].strip():
+        response = response[ends[-1] :]
+    start = 0
+    for match in [*(_NEXT_TURN.finditer(response) if _mentions(response, _TURNING) else ()), None]:
+        turn = response[start : match.start() if match else len(response)]
+        if turn.strip():
+            yield turn.strip()
+        start = match.end() if match else len(response)
+
+
+def without_chatter(text: str) -> str:
+    """`text` without the sentences at its end that are no part of a solution, as "Let me know if you have more!"."""
+    end = len(text)
+    while True:
+        start = max(text.rfind(mark, 0, end - 1) + len(mark) for mark in _SENTENCE_MARKS)
+        if start <= max(map(len, _SENTENCE_MARKS)) or not _CHATTER.match(text, start, end):
+            return text[:end]
+        end = len(text[:start].rstrip())
+
+
+def corrections(text: str) -> Iterator[str]:
+    """What follows the last "Wait, ..." or "Correction: ..." of `text`, if there is one, and `text`."""
+    if _mentions(text, _CORRECTING):
+        last = max((match.end() for match in _CORRECTION.finditer(text)), default=None)
+        if last is not None:
+            yield text[last:]
+    yield text
+
+
+def marks(text: str) -> Iterator[Marked]:
+    r"""The marked statements of `text`, the most explicit first and the last of each kind: "#### ...", \boxed{...},
+    <answer>...</answer>, {"answer": ...}, and a sentence with "the answer is ..." or a line with "Answer: ...".
+    """
+    yield from _behind_markers(text)
+    yield from _boxed(text)
+    for pattern in (_TAG, _JSON):
+        for match in reversed(list(pattern.finditer(text))[-MAX_MARKS:]):
+            yield Marked(next(filter(None, match.groups()), ""), text[match.end() :], True)
+    yield from _behind_phrases(text)
+
+
+def is_heading(statement: str) -> bool:
+    """Whether `statement` only announces an answer: "Final answer"."""
+    return _HEADING.match(statement) is not None
+
+
+def _mentions(text: str, words: Sequence[str]) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in words)
+
+
+def _behind_markers(text: str) -> Iterator[Marked]:
+    """The line behind each "####", or below it if that line is empty."""
+    end = len(text)
+    for _ in range(MAX_MARKS):
+        start = text.rfind(ANSWER_MARKER, 0, end)
+        if start < 0:
+            break
+        line, _, below = text[start + len(ANSWER_MARKER) : end].lstrip("#").strip().partition("\n")
+        phrase = next(_behind_phrases(line), None)
+        yield Marked(phrase.statement if phrase else line, below, True)
+        end = len(text[:start].rstrip("# \n"))
+
+
+def _boxed(text: str) -> Iterator[Marked]:
+    r"""What each \boxed{...} holds; one that is not closed holds nothing."""
+    for match in reversed(list(_BOX.finditer(text))[-MAX_MARKS:]):
+        if match["bare"]:
+            yield Marked(match["bare"], text[match.end() :], True)
+            continue
+        depth = 1
+        for brace in re.finditer(r"[{}]", text[match.end() :]):
+            depth += 1 if brace[0] == "{" else -1
+            if depth == 0:
+                end = match.end() + brace.start()
+                yield Marked(text[match.end() : end], text[end + 1 :], True)
+                break
+
+
+def _behind_phrases(text: str) -> Iterator[Marked]:
+    """What follows each "answer is" or "answer:": a formula between dollar signs, or the rest of the sentence."""
+    if not _mentions(text, _ANSWERING):
+        return
+    places = [match.end() for match in _ANSWER_HEADING.finditer(text)]
+    for match in _PHRASE.finditer(text):
+        if not _OTHERS.search(text[max(match.start() - 24, 0) : match.start()]):
+            places.append(match.end())
+    for place in sorted(places, reverse=True)[:MAX_MARKS]:
+        formula = FORMULA.match(text, place)
+        end = _PHRASE_END.search(text, formula.end() if formula else place)
+        statement = text[place : end.start() if end else len(text)].strip(" \t*")
+        yield Marked(statement, "", False)

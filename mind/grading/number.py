@@ -1,52 +1,78 @@
-"""Numbers: plain integers, decimals, fractions and percentages, with or without currency sign and thousands commas."""
+"""Numbers: integers, decimals, fractions and percentages, with or without currency, thousands separators and unit."""
 
 from __future__ import annotations
 
+import functools
 import re
 from fractions import Fraction
 
 from mind.grading.answer_type import AnswerType
 from mind.grading.latex import compare_latex
-from mind.grading.latex_equality import normal_latex
-from mind.grading.marks import LATEX_SIGNS
+from mind.grading.number_notation import plain_number
 from mind.grading.number_text import (
+    alternatives,
     begins_with_number,
     concluding_number,
     equal_in_cents,
     has_number,
-    is_number,
-    number_value,
-    plain,
+    spelled_numbers,
 )
+from mind.grading.plain_text import LATEX_SIGNS, LATEX_THOUSANDS
+from mind.grading.quantity import Quantity, begins_with, may_be, quantities, quantity
+from mind.grading.units import agree
 from mind.records import Grade, Question
 
-_WORD_OR_EQUATION = re.compile(r"[^\W\d_]{2}|=")
-_ALTERNATIVES = re.compile(r"[0-9]%?\s+or\s+[-$]?[0-9]")
+CACHED_ANSWERS = 4_096
+
+_MONTH = re.compile(
+    r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b", re.IGNORECASE
+)
+_NO_UNIT = re.compile(r"(?:st|nd|rd|th|[rR])\b")
+_MAYBE_VARIABLE = re.compile(r"(?<![$\u20ac\u00a3])\b[0-9.,]+\s?[kKMB]\Z")
+_WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_OPERATION = re.compile(r"[+*/^\u00d7\u00f7\u00b7\u221a\u03c0(]|\s-\s|\\")
+_NO_OPERATION = re.compile(r"[0-9]-[0-9]|[0-9]:[0-9]|[0-9],[0-9](?![0-9]{2}(?![0-9]))|\b0[xXbB]|/[0-9]+/")
+_CLAUSE_END = re.compile(
+    r"[,;](?=\s)|\s?\(|\s(?:as|because|since|so|which|where|if|when|while|but|not)\s|\s-\s(?=[a-z]{2})|\u2014"
+)
+_JOINED = re.compile(r"[^0-9]*?(?:\b(?:and|or|to|plus|minus|times)\b|[,&+*/=-])[^0-9]*\Z")
 
 
 class Number(AnswerType):
-    """Compared as exact fractions, whatever their commas, currency, percent sign or trailing unit.
+    """Compared as exact fractions, whatever their separators, currency, percent sign or unit.
 
-    Dollars are equal to cents if the question asks for cents (`equal_in_cents`), and a formula is compared as LaTeX.
+    Dollars are equal to cents if the question asks for cents (`equal_in_cents`), "50%" is equal to both 50 and 0.5, and
+    a formula is compared as LaTeX.
     """
 
     name = "number"
 
     def fits(self, question: Question) -> bool:
-        return question.choices is None and is_number(question.answer)
+        return question.choices is None and gold_number(question.answer) is not None
+
+    def marked(self, statement: str, question: Question) -> str | None:
+        """The number or the formula that `statement` is, begins with, or concludes with."""
+        number = _stated(statement, question.question)
+        if number and number.value is not None:
+            return number.text
+        return statement if number or _is_formula(statement) else None
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The number that `text` concludes with (`concluding_number`)."""
-        return concluding_number(text, question.question)
+        number = concluding_number(text, question.question)
+        return number.text if number else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
-        value = _stated_value(stated, question.question)
-        if value is None and _WORD_OR_EQUATION.search(stated) and not LATEX_SIGNS.search(stated):
-            return "unparsed", "not a number"
-        if value is None:
-            return compare_latex(question.answer, stated)
-        if value == number_value(question.answer):
-            return "right", "equal as numbers"
+        gold, number = gold_number(question.answer), _stated(stated, question.question)
+        assert gold is not None and gold.value is not None
+        if number is None or number.value is None:
+            return _compared_undecided(stated, gold.value, is_a_number=number is not None)
+        if gold.value in (number.value, number.value / number.scale):
+            agreed = agree(gold.unit, number.unit)
+            return ("right", "equal as numbers") if agreed else ("unparsed", f"{number.unit}, not {gold.unit}")
+        if number.percent != gold.percent and number.value / 100**number.percent == gold.value / 100**gold.percent:
+            return "right", "equal as percentages"
         if equal_in_cents(stated, question.answer, question.question):
             return "right", "equal in cents"
         return "wrong", "different as numbers"
@@ -58,16 +84,52 @@ class Number(AnswerType):
         return has_number(sentence, question.answer)
 
 
-def _stated_value(stated: str, question: str) -> Fraction | None:
-    """The number that `stated` is or, if it is a sentence, concludes with; None for other formulas."""
-    value = number_value(normal_latex(stated) if LATEX_SIGNS.search(stated) else stated)
-    if value is not None or not _is_sentence(stated):
-        return value
-    number = concluding_number(stated, question)
-    return number_value(number) if number else None
+@functools.lru_cache(maxsize=CACHED_ANSWERS)  # one gold answer is compared with many
+def gold_number(text: str) -> Quantity | None:
+    """The number that a gold answer is, with or without a unit in plain words; None for a formula, date or ordinal."""
+    text = LATEX_THOUSANDS.sub(",", text).replace("\\$", "$").replace("\\%", "%")
+    if "=" in text or _MONTH.search(text) or (LATEX_SIGNS.search(text) and "^" not in text):
+        return None
+    number = quantity(text)
+    if number is None or number.value is None or _NO_UNIT.match(number.unit) or _MAYBE_VARIABLE.search(number.text):
+        return None
+    return number
 
 
-def _is_sentence(stated: str) -> bool:
-    return _WORD_OR_EQUATION.search(stated) is not None and not (
-        LATEX_SIGNS.search(plain(stated)) or _ALTERNATIVES.search(stated)
-    )
+def _stated(statement: str, question: str) -> Quantity | None:
+    """The number that `statement` is, begins with or, if it is a sentence, concludes with; None for a formula."""
+    text = plain_number(statement)
+    for part in (text, _CLAUSE_END.split(text, maxsplit=1)[0]):
+        if (number := quantity(part, question)) is not None:
+            return number
+    if not _WORD.search(_COMMAND.sub(" ", text)):
+        return next(quantities(text, question), None)
+    if _is_formula(text):
+        return None
+    numbers = list(quantities(text, question)) or spelled_numbers(text, question)
+    if not numbers or (alternatives(text, question) and len(numbers) == 2):
+        return numbers[0]._replace(value=None) if numbers else None
+    if begins_with(text, numbers[0]) and (
+        len(numbers) == 1 or not _JOINED.match(text, numbers[0].end, numbers[1].start)
+    ):
+        return numbers[0]
+    return concluding_number(text, question)
+
+
+def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple[Grade, str]:
+    """Of a formula, or of what may mean several numbers: wrong if it means `gold` in no way."""
+    if _is_formula(stated):
+        return compare_latex(_latex(gold), stated)
+    if not is_a_number:
+        return "unparsed", "not a number"
+    return ("unparsed", "not one number") if may_be(stated, gold) else ("wrong", "different, whatever it means")
+
+
+def _is_formula(text: str) -> bool:
+    """Whether `text` is something to calculate, with no words but those of LaTeX."""
+    words = _COMMAND.sub(" ", text)
+    return not _WORD.search(words) and _OPERATION.search(text) is not None and not _NO_OPERATION.search(text)
+
+
+def _latex(value: Fraction) -> str:
+    return str(value.numerator) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"

@@ -1,34 +1,27 @@
-"""Numbers in free text: their exact value, and the one that a worked solution concludes with.
+"""The number that a worked solution in free words concludes with, and numbers that a text gives away.
 
 Every pattern here is linear in its text, because responses come from a model and may be arbitrarily odd.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-MAX_ANSWER_CHARACTERS = 2_000
-"""An extracted answer is cut to so many characters: no answer is longer, and parsers must not see a runaway text.
+from mind.grading.number_notation import in_digits, plain_number
+from mind.grading.quantity import Quantity, number_value, quantities, surroundings
 
-It is also below the 4,300 digits that Python converts to an int at most.
-"""
+CACHED_QUESTIONS = 1_024
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-_SPACED_PRICE = r"[$€£][0-9]{1,3}(?: [0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
-_UNSPACED = rf"[$€£]?(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:/{_DIGITS})?"
-# A minus after a word, a digit or a bracket is a subtraction, so it is not part of the number.
-_NUMBER = re.compile(rf"(?<![\w.])(?:(?<![)\]])-)?(?:{_SPACED_PRICE}|{_UNSPACED})")
-_NUMBER_ALONE = re.compile(rf"{_NUMBER.pattern}\s?%?")
-# "12x" and "12k" are other numbers than 12.
-_NUMBER_AND_UNIT = re.compile(rf"({_NUMBER.pattern})(?!\s?[kKMnxyz]\b)[^0-9+*/^=\\]*")
-_NUMBER_AND_WORDS = re.compile(rf"({_NUMBER.pattern})((?:\s[A-Za-z][\w'-]*){{0,2}})")
-_LATEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[!,])\s?(?=[0-9]{3}(?![0-9]))")
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
+_DIGIT = re.compile(r"(?<![\w.])\.?[0-9]")
+_IN_PARENTHESES = re.compile(r"\s*\([^()]*\)[.\s]*")
 _PARENTHESES = re.compile(r"\([^()]*\)")
 _REASON_FIRST = re.compile(r"\A\s*(?:since|as|because)\b[^,]*(?:,[0-9][^,]*)*,", re.IGNORECASE)
+_SAME_IN_OTHER_WORDS = re.compile(r",\s(?:that\sis|i\.e\.|in\sother\swords)(?=[\s,])")
+_CONVERSIONS = {1, 7, 10, 12, 24, 60, 100, 1000, 3600}
 _REASON = re.compile(r"\bbecause\b")
 _CONSEQUENCE = re.compile(r"\b(?:so|meaning|therefore|thus|hence|which\s(?:is|means|rounds))\b")
 _INFERENCE = re.compile(r"\b(?:so|therefore|thus|hence)\b", re.IGNORECASE)
@@ -37,71 +30,24 @@ _CHECK = re.compile(
     r"(?:\bTo|\b[Ww]e\scan(?:\salso)?|\bYou\scan|\bLet'?s|\bLet\sus)\s"
     r"(?:(?:double|cross)[- ])?(?:check|verify|confirm)\b(?!\s(?:in|out)\b)"
 )
-_ROUNDED = re.compile(
-    rf"\bround(?:s|ed|ing)?\s(?:it\s)?(?:(?:up|down|off)\s)?to\s((?>{_NUMBER.pattern}))"
-    r"(?!\s(?:decimal|significant|digit|place))"
+_ROUNDED = re.compile(r"\bround(?:s|ed|ing)?\s(?:it\s)?(?:(?:up|down|off)\s)?to\s(?=[-$]?[0-9.])")
+_PLACES = re.compile(r"\s(?:decimal|significant|digit|place)")
+_JOINT = re.compile(
+    r"(?:(?:\s[\w%\u00b0]+){0,2}?\s?\b(or|and)\b|[\w%\u00b0]{0,2}\s?\b(to)\b)\s?(?:about\s|even\s)?[-$]?"
 )
+_ONE_MORE = re.compile(r"\bone\s(?:more|fewer|less)\b", re.IGNORECASE)
+_ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
+_NUMBER_START = tuple("0123456789.-$\u20ac\u00a3")
 _HOW_MANY = re.compile(r"\bhow\smany\s((?:[\w'-]+\s?){1,6})", re.IGNORECASE)
+_HOW_MUCH = re.compile(r"\bhow\smuch\b(?!\s\w+er\b)", re.IGNORECASE)
+_PRICE = re.compile("[$\u20ac\u00a3\u00a5\u20b9]")
+_NEXT_WORDS = re.compile(r"(?:\s[A-Za-z][\w'-]*){0,2}")
 _CENTS = re.compile(r"\b(?:in|many)\scents\b", re.IGNORECASE)
 _COMPARATIVES = {"more", "fewer", "less"}
-_BEFORE_NOUNS = _COMPARATIVES | {
-    "total",
-    "of",
-    "the",
-    "other",
-    "new",
-    "additional",
-    "different",
-    "extra",
-    "full",
-    "remaining",
-}
-_WORDS = (
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-)
-_NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b", re.IGNORECASE)
+_BEFORE_NOUNS = _COMPARATIVES | {"total", "of", "the", "other", "new", "additional", "different", "extra"}
+_BEFORE_NOUNS |= {"full", "remaining"}
 _LOOSE_NUMBER = re.compile(r"(?<![\w.,/])[-\u2212]?(?:\d[\d,./]*)?\d")
 """Whatever looks like a number."""
-
-
-def is_number(text: str) -> bool:
-    """Whether `text` is a plain integer, decimal, fraction or percentage, with or without currency sign and commas."""
-    return _NUMBER_ALONE.fullmatch(plain(text)) is not None
-
-
-def number_value(text: str) -> Fraction | None:
-    """The exact value of a number such as "-3", "$1,234.50", "$118 000", "2/3", "50%", "x = 5" or "12 apples".
-
-    The percent sign counts as a unit: "50%" is 50. None for anything else: another digit, an operator, a variable or a
-    "k" behind the number, no number at all, a denominator of 0, more than MAX_ANSWER_CHARACTERS.
-    """
-    if len(text) > MAX_ANSWER_CHARACTERS:
-        return None
-    match = _NUMBER_AND_UNIT.fullmatch(plain(text.rpartition("=")[2]))
-    if match is None:
-        return None
-    numerator, _, denominator = re.sub("[$€£, ]", "", match[1]).partition("/")
-    below = Fraction(denominator or 1)
-    return Fraction(numerator) / below if below else None
 
 
 def begins_with_number(text: str, gold: str) -> bool:
@@ -129,43 +75,66 @@ def equal_in_cents(stated: str, gold: str, question: str) -> bool:
     return bool(_CENTS.search(question)) if question else 0 < value < 1 and cents.denominator == 1
 
 
-def concluding_number(text: str, question: str) -> str | None:
+def concluding_number(text: str, question: str) -> Quantity | None:
     """The number that `text`, a worked solution of `question` in free words, concludes with; None without any.
 
     It is in the last sentence that has a number, except in a check of the result and in parentheses ("2 crackers
     (36 / 18 = 2)"), or the only number word of a last "so ..." ("so it took three days"). The claim counts, and not
     its reason ("$5 because 20 times .25 equals 5", "Since 1.76 < 2, it takes 2 days"). There, in this order: what it
     is rounded to; a consequence drawn from the last equation ("= 4.5 bags, so 5 bags"), else its result; and without
-    an equation one of the numbers by `_answering`.
+    an equation one of the numbers by `_answering`. It has no value if it is one of several that are meant ("3 or 4").
 
     `question` may be empty, and then it is not known which numbers it gives.
     """
-    text = _without_check(_LATEX_THOUSANDS.sub("", text))
-    sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence.strip()]
-    last = next((i for i in reversed(range(len(sentences))) if _NUMBER.search(sentences[i])), None)
+    text = _without_check(plain_number(text))
+    sentences = [sentence for sentence in SENTENCE_END.split(text) if sentence.strip()]
+    numbered = [i for i, sentence in enumerate(sentences) if _DIGIT.search(sentence)]
+    claiming = [i for i in numbered if not _IN_PARENTHESES.fullmatch(sentences[i])]
+    last = next(reversed(claiming or numbered), None)
     if sentences and last != len(sentences) - 1 and (last is None or _INFERENCE.search(sentences[-1])):
-        words = [word.lower() for word in _NUMBER_WORD.findall(sentences[-1])]
-        if len(words) == 1 and words != ["one"]:  # which is a pronoun more often
-            return str(_WORDS.index(words[0]) + 1)
+        words = spelled_numbers(sentences[-1], question)
+        # "One" is a pronoun more often.
+        if len(words) == 1 and (words[0].text != "1" or _ONE_MORE.search(sentences[-1])):
+            return words[0]
     if last is None:
         return None
-    claim = _claim(sentences[last])
-    if rounded := _ROUNDED.findall(claim):
-        return rounded[-1]
-    _, equals, behind = claim.rpartition("=")
-    if equals and (result := _NUMBER.search(behind)):
+    claim = _claim(sentences[last]).rstrip("! ")
+    if rounded := list(_ROUNDED.finditer(claim)):
+        number = next(quantities(claim[rounded[-1].end() :], question), None)
+        if number and not _PLACES.match(claim, rounded[-1].end() + number.end):
+            return number
+    before, equals, behind = claim.rpartition("=")
+    if equals and (result := next(quantities(behind, question), None)):
         consequence = _CONSEQUENCE.search(behind)
-        if consequence is None or not _NUMBER.search(behind, consequence.end()):
-            return result[0]
+        if consequence is None or not _DIGIT.search(behind, consequence.end()):
+            return result if result.value is not None else undecided(behind, result)
         claim = behind[consequence.end() :]
+    elif equals and (result := _at_end(before.rstrip(), question)):  # "20 = A"
+        return result
     return _answering(claim, question, sentences[: last + 1])
 
 
-def plain(text: str) -> str:
-    """Without what surrounds an answer: spaces, Markdown stars, a full stop; with an ASCII minus before the sign."""
-    text = _LATEX_THOUSANDS.sub("", text).replace("\u2212", "-").replace("\\$", "$").replace("\\%", "%")
-    text = text.strip(" \t\n*`:").removesuffix(".")
-    return f"-{text[0]}{text[2:]}" if text[:2] in ("$-", "€-", "£-") else text
+def undecided(text: str, number: Quantity) -> Quantity:
+    """`number`, which is of `text`, without a value and with what stands around it."""
+    return number._replace(value=None, text=surroundings(text, number))
+
+
+def spelled_numbers(text: str, question: str) -> list[Quantity]:
+    """The numbers of `text`, which has no digits, that it writes in words; no ordinal, as "second" is a time too."""
+    written = in_digits(text)
+    return [number for number in quantities(written, question) if not _ORDINAL.match(written, number.end)]
+
+
+def alternatives(text: str, question: str) -> bool:
+    """Whether `text` gives a choice of numbers, or a range: "3 or 4", "3 to 4 days", "between 3 and 4"."""
+    numbers = list(quantities(text, question))
+    return any(_alternatives(text, *pair) for pair in zip(numbers, numbers[1:], strict=False))
+
+
+def _at_end(text: str, question: str) -> Quantity | None:
+    """The number that `text` ends in."""
+    last = next(reversed(list(quantities(text, question))), None)
+    return last if last and last.end == len(text) else None
 
 
 def _equal(number: str, gold: str) -> bool:
@@ -175,8 +144,8 @@ def _equal(number: str, gold: str) -> bool:
 
 def _without_check(text: str) -> str:
     """`text` up to "To check, ..." and its like, if a number precedes it and no conclusion follows it."""
-    check = _CHECK.search(text)
-    if check is None or not _NUMBER.search(text[: check.start()]):
+    check = _CHECK.search(text) if any(word in text for word in ("check", "verify", "confirm")) else None
+    if check is None or not _DIGIT.search(text, 0, check.start()):
         return text
     return text if _CONCLUSION.search(text, check.end()) else text[: check.start()]
 
@@ -185,47 +154,95 @@ def _claim(sentence: str) -> str:
     """`sentence` without parentheses and reasons, if a number is left without them."""
     claim = _with_number(_PARENTHESES.sub(" ", sentence)) or sentence
     claim = _with_number(_REASON.split(claim, maxsplit=1)[0]) or claim
+    claim = _without_conversion(claim)
     return _with_number(_REASON_FIRST.sub("", claim)) or claim
 
 
+def _without_conversion(claim: str) -> str:
+    """`claim` without the same in another unit: "$4.50, that is 450 cents"."""
+    phrase = _SAME_IN_OTHER_WORDS.search(claim)
+    one = next(reversed(list(quantities(claim[: phrase.start()]))), None) if phrase else None
+    other = next(quantities(claim[phrase.end() :]), None) if phrase else None
+    if phrase is None or one is None or other is None or not one.value or not other.value:
+        return claim
+    factor = max(one.value / other.value, other.value / one.value)
+    return claim[: phrase.start()] if factor in _CONVERSIONS else claim
+
+
 def _with_number(text: str) -> str | None:
-    return text if _NUMBER.search(text) else None
+    return text if _DIGIT.search(text) else None
 
 
-def _answering(claim: str, question: str, sentences: Sequence[str]) -> str:
+def _answering(claim: str, question: str, sentences: Sequence[str]) -> Quantity | None:
     """Which of several numbers of `claim` answers `question`.
 
     One that the question does not give ("67 cakes left after selling 144"): the last that stands before what it asks
-    for ("How many books": "72 pens and 140 books"), else the last. Without a question, the first that an equation of
-    `sentences` has computed ("15 hours for 45 rooms"), else the last. The first number if all are given.
+    for ("How many books": "72 pens and 140 books"), or is a price if it asks how much, else the last. Without a
+    question, the first that an equation of `sentences` has computed ("15 hours for 45 rooms"), else the last. The first
+    number if all are given.
     """
-    numbers = _NUMBER.findall(claim)
+    numbers = list(quantities(claim, question))
+    if not numbers:
+        return None
+    number = _chosen(claim, numbers, question, sentences)
+    pairs = zip(numbers, numbers[1:], strict=False)
+    several = any(_alternatives(claim, *pair) for pair in pairs if number in pair)
+    if several:
+        return number._replace(value=None, text=claim.strip())
+    return undecided(claim, number) if number.value is None else number
+
+
+def _chosen(claim: str, numbers: Sequence[Quantity], question: str, sentences: Sequence[str]) -> Quantity:
     if not question:
         computed = _results(sentences)
-        return next((number for number in numbers if number_value(number) in computed), numbers[-1])
-    given = {number_value(number) for number in _NUMBER.findall(question)}
-    new = [number for number in numbers if number_value(number) not in given]
+        return next((number for number in numbers if number.value in computed), numbers[-1])
+    given = _values(question)
+    new = [number for number in numbers if number.value not in given]
     if not new:
         return numbers[0]
-    return next((number for number in reversed(_counting_the_asked(claim, question)) if number in new), new[-1])
+    if _HOW_MUCH.search(question):
+        new = [number for number in new if _PRICE.search(number.text)] or new
+    counting = _counting_the_asked(claim, numbers, question)
+    return next((number for number in reversed(counting) if number in new), new[-1])
 
 
-def _results(sentences: Sequence[str]) -> set[Fraction | None]:
+@functools.lru_cache(maxsize=CACHED_QUESTIONS)  # to one question there are many responses
+def _values(question: str) -> frozenset[Fraction]:
+    return frozenset(number.value for number in quantities(question) if number.value is not None)
+
+
+def _alternatives(claim: str, one: Quantity, other: Quantity) -> bool:
+    joint = _JOINT.fullmatch(claim, one.end, other.start)
+    if joint is None or (one.value == other.value and one.value is not None):
+        return False
+    before = claim[max(one.start - 9, 0) : one.start].lower()
+    if joint[2]:
+        return not re.search(r"\b(?:from|by)\s\Z", before)
+    return joint[1] != "and" or before.endswith("between ")
+
+
+def _results(sentences: Sequence[str]) -> set[Fraction]:
     """The numbers right behind the equals signs of `sentences`."""
     sides = (side.lstrip() for sentence in sentences for side in sentence.split("=")[1:])
-    return {number_value(number[0]) for side in sides if (number := _NUMBER.match(side))}
+    firsts = (next(quantities(side), None) for side in sides if side[:1] in _NUMBER_START)
+    return {number.value for number in firsts if number and number.start == 0 and number.value is not None}
 
 
-def _counting_the_asked(claim: str, question: str) -> list[str]:
-    """The numbers of `claim` before the noun of "How many ..." in `question`, or before "more" for "How many more"."""
+def _counting_the_asked(claim: str, numbers: Sequence[Quantity], question: str) -> list[Quantity]:
+    """Those of `numbers` before the noun of "How many ..." in `question`, or before "more" for "How many more"."""
     asked = _HOW_MANY.search(question)
     if asked is None:
         return []
     words = asked[1].lower().split()
     nouns = [_singular(word) for word in words if word not in _BEFORE_NOUNS]
     wanted = _COMPARATIVES if words[0] in _COMPARATIVES else nouns[:1] if "and" not in nouns else []
-    counted = ((match[1], match[2].lower().split()) for match in _NUMBER_AND_WORDS.finditer(claim))
+    counted = ((number, _next_words(claim, number.end)) for number in numbers if not number.percent)
     return [number for number, words in counted if any(word in wanted or _singular(word) in wanted for word in words)]
+
+
+def _next_words(text: str, end: int) -> list[str]:
+    match = _NEXT_WORDS.match(text, end)
+    return match[0].lower().split() if match else []
 
 
 def _singular(word: str) -> str:

@@ -1,34 +1,118 @@
-"""Yes or no: the choices "yes" and "no", stated by these words alone."""
+"""Yes or no, true or false: as choices, or as a gold answer of these words."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
-from mind.grading.answer_type import GoldAnswer
-from mind.grading.choice import Choice
-from mind.records import Question
+from mind.grading.answer_type import AnswerType, GoldAnswer
+from mind.grading.plain_text import bare, without_latex_text
+from mind.records import Grade, Question
 
-_YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
+_YES = {"yes", "true", "correct", "right", "yeah", "yep", "y", "t", "agree", "affirmative"}
+_NO = {"no", "false", "incorrect", "wrong", "untrue", "nope", "n", "f", "disagree", "negative"}
+_ANY = "yes|no|true|false|correct|incorrect|right|wrong|untrue|yeah|yep|nope|agree|disagree"
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?:\s+|\Z)|\n")
+_BEHIND = r"(?=\s*(?:[.,;:!)\]\"'\u2014]|\Z|-\s)|\s\(|\s(?:because|as|since|it|there|they|that|this|he|she|we)\b)"
+"""What may follow "no" as an answer, and not "no rule"."""
+_NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa)?)\s(?:doubt|question)\b", re.IGNORECASE)
+_FIRST = re.compile(rf"[\s\"'(\[<*_]*(?:(?:\w+ly|well|oh|okay)[\s,]+)?({_ANY})\b{_BEHIND}", re.IGNORECASE)
+_ALONE = re.compile(
+    rf"(?:[:;\u2014]\s*|\s-\s|\b(?:so|thus|therefore|hence|then|is|be|say|conclusion)\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
+    rf"(?:a\s)?(?:definite\s|clear\s)?[\"']?(yes|no)\b{_BEHIND}",
+    re.IGNORECASE,
+)
+_NOT = r"(?:\s(?:not|never)\b|n't\b)"
+_SAID = re.compile(
+    r"\b(?:statement|claim|proposition|assertion|sentence|theorem|hypothesis|conjecture|answer|it|this|that)"
+    rf"(?:'s|\s(?:is|was|must\sbe|would\sbe|has\sto\sbe|isn't|wasn't|cannot\sbe|can't\sbe)){_NOT}?\s"
+    r"(?:indeed\s|clearly\s|therefore\s|definitely\s|actually\s|simply\s|also\s)?"
+    r"(?:true|false|correct|incorrect|right|wrong|untrue)\b(?!\s(?:that|to|if|when|only|answer|choice|for)\b)",
+    re.IGNORECASE,
+)
+_TRUE_THAT = re.compile(
+    r"\bit(?:\sis|'s)\s(?P<not>not\s)?(?:\w+ly\s)?(?P<word>true|false|correct|incorrect)\sthat\b(?P<what>[^.!?]*)",
+    re.IGNORECASE,
+)
+_CONTRAST = re.compile(r"\b(?:but|however|although|though|yet)\b", re.IGNORECASE)
+_DENIAL = re.compile(rf"{_NOT}|cannot\b", re.IGNORECASE)
+_WORD = re.compile(rf"\b(?:{_ANY})\b", re.IGNORECASE)
+_BOTH = re.compile(r"(?:yes|no|true|false)\s?(?:and|or|/)\s?(?:yes|no|true|false)\b", re.IGNORECASE)
+_QUESTION = {True: "yes", False: "no"}
 
 
-class YesNo(Choice):
-    """Compared by the first "yes" or "no", in any case."""
+class YesNo(AnswerType):
+    """Compared by what is said, whatever the words: "no", "False", "the claim is not true"."""
 
     name = "yes_no"
+    request = "yes or no"
 
     def fits(self, question: Question) -> bool:
-        return question.choices is not None and {label.lower() for label in question.choices} == {"yes", "no"}
+        if question.choices is None:
+            return bare(question.answer) in ("yes", "no", "true", "false")
+        return {label.lower() for label in question.choices} in ({"yes", "no"}, {"true", "false"})
 
     def gold(self, value: object) -> GoldAnswer | None:
         """Of true and false."""
         return ("yes" if value else "no", {"yes": "yes", "no": "no"}) if isinstance(value, bool) else None
 
-    def unmarked(self, text: str, question: Question) -> str | None:
-        """The last "yes" or "no"."""
-        words = _YES_NO.findall(text)
-        return words[-1] if words else None
+    def marked(self, statement: str, question: Question) -> str | None:
+        """The word that `statement` is or begins with, else as `unmarked`."""
+        text = without_latex_text(statement)
+        if bare(text) in _YES | _NO:
+            return statement.strip()
+        if _BOTH.match(text.lstrip(" \"'(")):
+            return None
+        return _opening(text) or self.unmarked(text, question)
 
-    def label(self, stated: str, choices: Mapping[str, str]) -> str | None:
-        word = _YES_NO.search(stated)
-        return next((label for label in choices if word and label.lower() == word[0].lower()), None)
+    def unmarked(self, text: str, question: Question) -> str | None:
+        """What the first word of `text` and the last sentence that says yes or no say, unless they disagree."""
+        text = _NO_DOUBT.sub("surely", without_latex_text(text))
+        sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence.strip()]
+        opening = _opening(sentences[0]) if sentences else None
+        said = (_said(sentence) for sentence in reversed(sentences) if not sentence.endswith("?"))
+        last = next(filter(None, said), None)
+        if opening and last and _is_yes(opening) != _is_yes(last):
+            return None
+        return last or opening
+
+    def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
+        word = self.marked(stated, question)
+        if word is None:
+            return "unparsed", "neither yes nor no"
+        says, means = _is_yes(word), bare(question.answer) in _YES
+        if says == means:
+            return "right", _QUESTION[says]
+        return "wrong", f"{_QUESTION[says]}, not {_QUESTION[means]}"
+
+    def begins_with_gold(self, statement: str, question: Question) -> bool:
+        word = _opening(statement)
+        return word is not None and _is_yes(word) == (bare(question.answer) in _YES)
+
+    def mentions_gold(self, sentence: str, question: Question) -> bool:
+        return re.search(rf"\b{re.escape(bare(question.answer))}\b", sentence.lower()) is not None
+
+
+def _opening(text: str) -> str | None:
+    match = _FIRST.match(text)
+    return match[1] if match else None
+
+
+def _said(sentence: str) -> str | None:
+    """What `sentence` says: a "yes" or "no" that stands alone, or "the claim is not true"."""
+    if first := _opening(sentence):
+        return first
+    if (true_that := _TRUE_THAT.search(sentence)) and not _CONTRAST.search(sentence):
+        return true_that[0]
+    found = [*_ALONE.finditer(sentence), *_SAID.finditer(sentence)]
+    last = max(found, key=lambda match: match.end(), default=None)
+    return last and (last[1] if last.re is _ALONE else last[0])
+
+
+def _is_yes(said: str) -> bool:
+    said = without_latex_text(said)
+    if true_that := _TRUE_THAT.search(said):
+        says = true_that["word"].lower() in _YES
+        return says ^ (true_that["not"] is not None) ^ (_DENIAL.search(true_that["what"]) is not None)
+    words = _WORD.findall(said)
+    says = (words[-1].lower() if words else bare(said)) in _YES
+    return says != (_DENIAL.search(said) is not None)

@@ -64,7 +64,7 @@ class Metrics:
                 continue
             try:
                 record = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if number == len(lines):
                     self.notes["last"] = f"{self.path.name}, line {number}: last line incomplete, left out"
                     return

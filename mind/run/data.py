@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import unicodedata
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mind import word_problems
 from mind.config import WORD_PROBLEMS, MindConfig
-from mind.data.questions import load_questions, split_heldout
+from mind.data.problems import Faults
+from mind.data.questions import load_questions, same_text, split_heldout
 from mind.errors import MindError
+from mind.evaluation.labels import evaluation_labels
+from mind.grading.type_counts import described_types
 from mind.records import Question
 
 
@@ -26,12 +27,11 @@ class RunData:
 
 def load_data(config: MindConfig) -> RunData:
     """Reads, or generates, every question that the configuration names; raises MindError for bad input."""
-    run_data = _word_problems(config) if config.data.train == WORD_PROBLEMS else _from_files(config)
-    for file in config.data.evaluation:
-        label = Path(file).stem
-        if label in run_data.evaluation:
-            raise MindError(f"data.evaluation: two files are named {label}; their results need different names")
-        run_data.evaluation[label] = load_questions(file)
+    faults = Faults()
+    run_data = _word_problems(config) if config.data.train == WORD_PROBLEMS else _from_files(config, faults)
+    for label, file in evaluation_labels(config.data.evaluation, taken=run_data.evaluation).items():
+        run_data.evaluation[label] = faults.attempt(load_questions, file)
+    faults.check()
     if not run_data.heldout:
         raise MindError("data: no held-out question is left that is not a training question; make more of them")
     return replace(
@@ -42,15 +42,22 @@ def load_data(config: MindConfig) -> RunData:
     )
 
 
+def described_data(data: RunData) -> str:
+    """How many questions there are of each set and answer type: "training: 700 number; held-out: 70 number"."""
+    sets = {"training": data.train, "held-out": data.heldout}
+    sets |= {f"evaluation {label}": questions for label, questions in data.evaluation.items()}
+    return "questions by answer type: " + "; ".join(f"{name}: {described_types(some)}" for name, some in sets.items())
+
+
 def warn_of_overlap(data: RunData) -> None:
     """Warns, for each set that the student is measured by, how many of its questions it is trained on.
 
     Two questions are the same if their texts are, up to case, white space and Unicode's compatible characters.
     """
-    trained = {_normal(question.question) for question in data.train}
+    trained = {same_text(question.question) for question in data.train}
     measured = {"held-out": data.heldout} | {f"evaluation {label}": some for label, some in data.evaluation.items()}
     for name, questions in measured.items():
-        if count := sum(_normal(question.question) in trained for question in questions):
+        if count := sum(same_text(question.question) in trained for question in questions):
             warnings.warn(
                 f"{name}: {count} of {len(questions)} questions are among the training questions, so what is measured "
                 "on them is no measure of new ones",
@@ -59,17 +66,15 @@ def warn_of_overlap(data: RunData) -> None:
             )
 
 
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def _from_files(config: MindConfig) -> RunData:
+def _from_files(config: MindConfig, faults: Faults) -> RunData:
     data = config.data
-    questions = load_questions(data.train, perspectives=data.perspectives, require_rationales=True)
-    if data.heldout is None:
-        return RunData(*split_heldout(questions, data.heldout_fraction, config.train.seed), {})
-    heldout = load_questions(data.heldout, perspectives=data.perspectives, require_rationales=True)
-    return RunData(questions, heldout, {})
+    load = functools.partial(load_questions, perspectives=data.perspectives, require_rationales=True)
+    questions = faults.attempt(load, data.train)
+    if data.heldout is not None:
+        return RunData(questions, faults.attempt(load, data.heldout), {})
+    if not questions:  # which `faults` has the reason of
+        return RunData([], [], {})
+    return RunData(*split_heldout(questions, data.heldout_fraction, config.train.seed), {})
 
 
 def _word_problems(config: MindConfig) -> RunData:

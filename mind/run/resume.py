@@ -6,13 +6,13 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mind.batches.steps import plan_steps
 from mind.config import MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
+from mind.evaluation.labels import evaluation_labels
 from mind.methods import load_run_config
 from mind.methods.method import Method, MethodContext
 from mind.provenance import text_digest
@@ -27,15 +27,16 @@ from mind.student.model import causal_lm
 def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
     """The configuration of the run in `folder`, from where it lies now.
 
-    `config` may differ from it in `output`, since a folder can be moved, and in a larger `train.max_steps`. Raises
-    MindError, with the options, for another difference, and for a config.json that is not the one it began with.
+    `config` may differ from it in `output`, since a folder can be moved, and in a larger `train.max_steps` or
+    `train.epochs`. Raises MindError, with the options, for another difference, and for a config.json that is not the
+    one it began with.
     """
     saved = dataclasses.replace(load_run_config(folder.config), output=config.output)
     asked, kept = (flat(dataclasses.asdict(some)) for some in (config, saved))
     changed = [name for name in asked if asked[name] != kept.get(name)]
     if config.method != saved.method:
         changed = ["method"]
-    if changed and not (changed == ["train.max_steps"] and config.train.max_steps > saved.train.max_steps > 0):
+    if changed and not (set(changed) <= {"train.max_steps", "train.epochs"} and _is_longer(config, saved)):
         raise MindError(
             f"--resume keeps the configuration of {config.output}; these options differ from it: "
             + ", ".join(f"{name} ({kept.get(name)} there)" for name in changed)
@@ -49,6 +50,12 @@ def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
     return saved
 
 
+def _is_longer(config: MindConfig, saved: MindConfig) -> bool:
+    if config.train.max_steps > 0:
+        return saved.train.max_steps < config.train.max_steps
+    return saved.train.max_steps < 0 and saved.train.epochs < config.train.epochs
+
+
 def _options(config: MindConfig, folder: RunFolder) -> dict[str, str]:
     """Of what is read from somewhere, its content counts, not the place."""
     places = ("output", "student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder")
@@ -60,9 +67,14 @@ def check_extension(saved: MindConfig, context: MethodContext) -> None:
     """Raises MindError unless the run with more steps begins with the very steps of the `saved` one."""
     config, before = context.config, plan_steps(context.tokenized, saved.train)
     steps = len(before)
-    rates = [rate_factors(some.train, count) for some, count in ((saved, steps), (config, len(context.steps)))]
-    problem = f"train.max_steps is {config.train.max_steps} and {saved.train.max_steps} in {config.output}: "
+    name = "max_steps" if config.train.max_steps > 0 else "epochs"
+    problem = f"train.{name} is {getattr(config.train, name)} and {getattr(saved.train, name)} in {config.output}: "
     remedy = f"; train its student further in a new run (--student.model {RunFolder(config.output).student})"
+    require(
+        steps < len(context.steps) and list(context.steps[:steps]) == before,
+        f"{problem}the {len(context.steps)} steps of the one do not begin with the {steps} of the other{remedy}",
+    )
+    rates = [rate_factors(some.train, count) for some, count in ((saved, steps), (config, len(context.steps)))]
     require(
         all(rates[0](step) == rates[1](step) for step in range(steps)),
         f"{problem}with train.lr_scheduler {config.train.lr_scheduler} and train.warmup_ratio "
@@ -70,10 +82,9 @@ def check_extension(saved: MindConfig, context: MethodContext) -> None:
     )
     require(
         steps % config.train.log_steps == 0,
-        f"{problem}train.log_steps {config.train.log_steps} does not divide the latter, so that the lines of "
-        f"metrics.jsonl would be others{remedy}",
+        f"{problem}train.log_steps {config.train.log_steps} does not divide the {steps} steps that were taken, so that "
+        f"the lines of metrics.jsonl would be others{remedy}",
     )
-    assert list(context.steps[:steps]) == before, "a plan of steps begins with that of fewer"
 
 
 def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Method) -> dict[str, Any]:
@@ -84,7 +95,7 @@ def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Metho
     """
     context = method.context
     config = context.config
-    files = {Path(file).stem: file for file in config.data.evaluation}
+    files = evaluation_labels(config.data.evaluation)
     weights = dict(context.model.named_parameters())
     if config.student.lora:  # the adapters begin at random, and a checkpoint holds them
         weights = {name: weight for name, weight in weights.items() if not weight.requires_grad}

@@ -5,14 +5,12 @@ data -> evaluation before -> what the method needs before training -> training -
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -20,29 +18,25 @@ from transformers import set_seed
 
 import mind_kernels
 from mind.config import MindConfig
-from mind.errors import MindError, NotFiniteError, require
+from mind.errors import NotFiniteError, require
 from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
 from mind.files import replacing_folder
-from mind.methods import method_class, run_config, with_options
+from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
 from mind.provenance import command, now, versions
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
-from mind.run.data import RunData, load_data, warn_of_overlap
+from mind.run.checks import check_options, check_student
+from mind.run.data import RunData, described_data, load_data, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import write_run_report
 from mind.run.resume import check_extension, check_inputs, inputs_of, saved_config
-from mind.run.schedule import rate_factors
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
 from mind.run_folder import RunFolder
 from mind.student.adapters import merged
-from mind.student.model import context_of, load_student
+from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
-from mind_kernels import BackendUnavailableError, linear_cross_entropy
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -55,16 +49,17 @@ class _Run:
     inputs: Mapping[str, Any]
 
 
-def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
+def train(config: MindConfig, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
     """Trains a student as `config` says and returns the run's folder, or goes on with the run in `config.output`.
 
     A run that was killed and resumed gives, on a CPU, the numbers of one that was not. One that is finished is left as
-    it is, unless `train.max_steps` is larger now and its steps are the first ones of the longer run. Everything that
-    can be wrong with the input is checked before the folder is touched.
+    it is, unless `train.max_steps` or `train.epochs` is larger now and its steps are the first ones of the longer run.
+    Everything that can be wrong with the input is checked before the folder is touched.
 
     Args:
         config: everything that determines the run.
         resume: continue from the last complete checkpoint of the run in `config.output`; `config` is its own.
+        overwrite: if `config.output` holds another run, this one takes its place once it begins.
 
     Raises:
         MindError: for bad input, for a folder that holds something else or in which another process trains, and, if the
@@ -72,16 +67,16 @@ def train(config: MindConfig, *, resume: bool = False) -> RunFolder:
         NotFiniteError: for the first number that is nan or infinite; nothing is saved as a student then.
     """
     started = time.perf_counter()
-    config = _plain(config)
-    folder = RunFolder(config.output)
+    require(not (resume and overwrite), "a run is resumed or written over, not both")
+    config, folder = with_options(config), RunFolder(config.output)
     if resume:
         folder.check_resumable()
         with folder.held():
             return _resumed(config, folder, started)
-    folder.check_free()
+    folder.check_free(overwrite=overwrite)
     run = _prepared(config)
     with folder.held():
-        folder.start(config, run.inputs)
+        folder.start(config, run.inputs, overwrite=overwrite)
         return _train(run, folder, started)
 
 
@@ -101,13 +96,14 @@ def _resumed(config: MindConfig, folder: RunFolder, started: float) -> RunFolder
 
 def _prepared(config: MindConfig) -> _Run:
     """Everything that can be wrong is found here, before the folder is touched."""
-    _check_options(config)
+    check_options(config)
     warn_of_unused_options(config)
     data = load_data(config)
+    print(described_data(data), file=sys.stderr)
     warn_of_overlap(data)
     set_seed(config.train.seed)
     model, tokenizer = load_student(config.student)
-    _check_model(model, config)
+    check_student(model, config)
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     for questions in data.evaluation.values():
@@ -152,51 +148,6 @@ def _versions() -> dict[str, str]:
     """Of what the numbers of a run may depend on."""
     packages = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
     return {"mind-kernels": mind_kernels.__version__} | versions(packages)
-
-
-def _plain(config: MindConfig) -> MindConfig:
-    """The configuration as its file will say it: lists become tuples, paths texts, and other types errors."""
-    return run_config(json.loads(json.dumps(asdict(with_options(config)), default=_path_text)), "MindConfig")
-
-
-def _path_text(value: Any) -> str:
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise MindError(f"MindConfig holds {value!r}, a {type(value).__name__}: expected texts, paths, numbers and lists")
-
-
-def _check_options(config: MindConfig) -> None:
-    """What can be said of the options alone, before anything that takes time."""
-    _check_launch(config)
-    rate_factors(config.train, steps=1)
-    student, device = config.student, "cuda" if torch.cuda.is_available() else "cpu"
-    hidden = torch.zeros(1, 8, dtype=getattr(torch, student.dtype), device=device)
-    target = torch.zeros(1, dtype=torch.int64, device=device)
-    try:
-        linear_cross_entropy(hidden, hidden, target, backend=config.objective.backend)
-    except (ValueError, TypeError, BackendUnavailableError) as error:
-        raise MindError(f"objective.backend {config.objective.backend}: {error}") from error
-
-
-def _check_launch(config: MindConfig) -> None:
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    require(
-        processes == 1,
-        f"this launch has {processes} processes: a run takes one, MethodTrainer in a script several",
-    )
-    require(
-        config.train.report_to != "wandb" or importlib.util.find_spec("wandb") is not None,
-        "train.report_to is wandb, and the package wandb is not installed: pip install wandb",
-    )
-
-
-def _check_model(model: PreTrainedModel, config: MindConfig) -> None:
-    context = context_of(model)
-    if context is not None and config.student.max_length > context:
-        raise MindError(
-            f"student.max_length is {config.student.max_length}: the context of {config.student.model} "
-            f"is {context} tokens"
-        )
 
 
 def _evaluate(

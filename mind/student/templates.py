@@ -23,6 +23,9 @@ TODAY = date(2026, 1, 1)
 """What templates that write the date get for it: in every run the same, whenever it is started, resumed or evaluated.
 Its tokens would change from one day to the next otherwise."""
 
+PLAIN = "plain"
+"""The name of `plain_template`."""
+
 _CODES = {f"%{code}": TODAY.strftime(f"%{code}") for code in "aAbBcdDeFfGHIjmMpSTuUVwWxXyY"} | {
     f"%-{code}": TODAY.strftime(f"%{code}").lstrip("0") or "0" for code in "dHIjmMS"
 }
@@ -75,6 +78,23 @@ class ChatTemplate:
         return spaced.removeprefix(plain)
 
 
+def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A chat template for a tokenizer without one: a question, its answer and the end-of-sequence token.
+
+    It begins by the beginning-of-sequence token if the tokenizer puts that in front of a text.
+    """
+    ids: Any = tokenizer("x")["input_ids"]
+    start = "{{ bos_token }}" if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else ""
+    return start + (
+        "{% for message in messages %}"
+        "{% if message['role'] == 'user' %}{{ 'Question: ' + message['content'] + '\n' }}"
+        "{% elif message['role'] == 'assistant' %}{{ 'Answer:\n' + message['content'] }}{{ eos_token }}{{ '\n\n' }}"
+        "{% else %}{{ message['content'] + '\n\n' }}{% endif %}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'Answer:\n' }}{% endif %}"
+    )
+
+
 def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     """Reads off a tokenizer's chat template what it writes around a question and its answer.
 
@@ -84,8 +104,8 @@ def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     name = tokenizer.name_or_path or "the student"
     if not getattr(tokenizer, "chat_template", None):
         raise MindError(
-            f"{name}: its tokenizer has no chat template; MIND trains chat models: "
-            "take the model's chat version, or put a chat_template.jinja into its folder"
+            f"{name}: its tokenizer has no chat template, as those of base models: take the model's chat version, or "
+            f'--student.chat-template {PLAIN}, which writes "Question: ..." and "Answer: ...", or a Jinja file'
         )
     faults = []
     for parts in (False, True):
@@ -95,7 +115,7 @@ def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
             faults.append(str(error))
     raise MindError(
         f"{name}: its chat template {faults[0]}, with texts and with lists of parts as content; "
-        "mend the chat_template.jinja in the model's folder"
+        "mend it, or give another by --student.chat-template"
     )
 
 

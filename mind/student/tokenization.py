@@ -99,7 +99,10 @@ class Chat:
         place = f"question {question.id}: its answer"
         text = suffix(question.answer).removeprefix(self._seam)
         ids = self._encode(place, text, after=self.template.end, contexts=_CONTEXTS)
-        return ids if self.template.end_token else [*ids, self.end_id]
+        if self.template.end_token:
+            return ids
+        self._check_rows(place, [self.end_id])
+        return [*ids, self.end_id]
 
     def text(self, text: str) -> list[int]:
         """Token ids of a text on its own, outside the template."""
@@ -161,6 +164,9 @@ class Chat:
             raise MindError(
                 f"{place} holds {self._controls[strange]!r}, a control token that the tokenizer cannot encode as text"
             )
+        self._check_rows(place, ids)
+
+    def _check_rows(self, place: str, ids: list[int]) -> None:
         if self._rows is not None and max(ids, default=0) >= self._rows:
             token = self.tokenizer.convert_ids_to_tokens(max(ids))
             raise MindError(

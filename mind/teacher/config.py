@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
@@ -9,7 +10,9 @@ from urllib.parse import urlsplit
 from mind.data.sources import SourceConfig
 from mind.errors import require
 from mind.files import parse_object
-from mind.perspectives import PAPER_PERSPECTIVES
+
+MAX_PERSPECTIVES = 32
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class ModelConfig:
     offline engine in this process. "ray": the same on the machines of a Ray cluster."""
     base_url: str = "https://api.openai.com/v1"
     """The endpoint of engine "openai"."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key; it is read there alone, and never logged or written. If it is not
-    set, endpoints other than the default one are asked without a key."""
+    api_key_env: str | None = None
+    """The environment variable that holds the endpoint's key; it is read there alone, and never logged or written. By
+    default OPENAI_API_KEY for OpenAI's own endpoint, and no key for any other."""
     temperature: float | None = 0.7
     """None leaves it, like top_p and seed, to the server; offline engines take vLLM's default, 1."""
     top_p: float | None = None
@@ -47,15 +50,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require(bool(self.model.strip()), "model is empty: expected the model's name")
         require(self.engine in ("openai", "vllm", "ray"), f"engine is {self.engine!r}: expected openai, vllm or ray")
-        url = urlsplit(self.base_url)
+        _check_url(self.base_url)
         require(
-            url.scheme in ("http", "https") and bool(url.hostname),
-            "base_url: expected a URL such as http://127.0.0.1:8000/v1",
-        )
-        # It is written to generate.json and to the data card.
-        require(
-            "@" not in url.netloc and not url.query,
-            "base_url holds credentials or a query: give the key in the environment variable that api_key_env names",
+            self.api_key_env is None or _VARIABLE.fullmatch(self.api_key_env) is not None,
+            "api_key_env: expected the name of an environment variable, of letters, digits and _, and not the key",
         )
         for name in ("max_tokens", "batch_size", "replicas"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
@@ -66,6 +64,24 @@ class ModelConfig:
         require(self.top_p is None or 0 < self.top_p <= 1, f"top_p is {self.top_p}: expected a number in (0, 1]")
         for name in ("extra_body", "engine_options"):
             parse_object(name, getattr(self, name).encode("utf-8", "surrogatepass"))
+
+
+def _check_url(base_url: str) -> None:
+    """Raises MindError that does not show the URL unless it may be written, as it is to generate.json."""
+    try:
+        url = urlsplit(base_url)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    require(
+        usable and base_url.isprintable() and " " not in base_url,
+        "base_url: expected a URL such as http://127.0.0.1:8000/v1",
+    )
+    require(
+        "@" not in url.netloc and "?" not in base_url and "#" not in base_url,
+        "base_url holds credentials, a query or a fragment: give the key in the environment variable that api_key_env "
+        "names",
+    )
 
 
 @dataclass(frozen=True)
@@ -118,7 +134,8 @@ class GenerateConfig:
     """The folder of the data set. A job that was stopped goes on when it is started again with the same one."""
     questions: SourceConfig
     teacher: ModelConfig
-    perspectives: tuple[str, ...] = PAPER_PERSPECTIVES
+    perspectives: tuple[str, ...] | None = None
+    """By default those of the file `prompts` or, without one, the paper's eight."""
     prompts: str | None = None
     """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's."""
     samples: int = 1
@@ -132,8 +149,10 @@ class GenerateConfig:
     currency: str = "USD"
 
     def __post_init__(self) -> None:
-        require(1 <= len(self.perspectives) <= 32, f"{len(self.perspectives)} perspectives: expected 1 to 32")
-        require(len(set(self.perspectives)) == len(self.perspectives), "a perspective is named twice")
+        if self.perspectives is not None:
+            count = len(self.perspectives)
+            require(1 <= count <= MAX_PERSPECTIVES, f"{count} perspectives: expected 1 to {MAX_PERSPECTIVES}")
+            require(len(set(self.perspectives)) == len(self.perspectives), "a perspective is named twice")
         require(self.samples >= 1, f"samples is {self.samples}: expected at least 1")
         for model, price in self.prices.items():
             require(
@@ -156,8 +175,9 @@ class JudgeConfig:
     """A model that judges the answers in which the rules find none."""
     base_url: str = ModelConfig.base_url
     """Its endpoint, with OpenAI's chat completions."""
-    api_key_env: str = ModelConfig.api_key_env
-    """The environment variable that holds its key."""
+    api_key_env: str | None = None
+    """The environment variable that holds its key. By default OPENAI_API_KEY for OpenAI's own endpoint, and no key for
+    any other."""
     max_tokens: int = 512
     """Tokens of its reply, at most."""
     traffic: TrafficConfig = field(default_factory=TrafficConfig)

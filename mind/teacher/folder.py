@@ -38,6 +38,11 @@ class DatasetFolder:
         return self.path / "failures.jsonl"
 
     @property
+    def wasted(self) -> Path:
+        """Tokens of the teacher's attempts without an answer (mind.teacher.requests.Wasted), a journal."""
+        return self.path / "wasted.jsonl"
+
+    @property
     def verdicts(self) -> Path:
         """A mind.records.Verdict on each response, in the order of `responses`."""
         return self.path / "judged.jsonl"
@@ -51,3 +56,8 @@ class DatasetFolder:
     def judge_failures(self) -> Path:
         """What the last judging could not get answered (mind.teacher.requests.Failure)."""
         return self.path / "judge-failures.jsonl"
+
+    @property
+    def judge_wasted(self) -> Path:
+        """Tokens of the judge's attempts without a reply (mind.teacher.requests.Wasted), a journal."""
+        return self.path / "judge-wasted.jsonl"

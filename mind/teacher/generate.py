@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mind.data.questions import save_questions
 from mind.data.sources import load_source
 from mind.errors import MindError
-from mind.files import replacing
-from mind.grading import gold_answer
-from mind.records import Key, Response
+from mind.files import check_new_folder
+from mind.grading.type_counts import described_types
+from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig
 from mind.teacher.folder import DatasetFolder
-from mind.teacher.job import JobReport, make_engine, run_job
+from mind.teacher.job import JobReport, make_engine, reserve_bytes, run_job
 from mind.teacher.journal import Journal, load_responses
 from mind.teacher.requests import Request, load_prompts, teacher_requests
 from mind.teacher.spending import Spending
-from mind.typed_json import save_json
+from mind.typed_json import save_json, write_json
 
 
-def ask_teacher(config: GenerateConfig) -> JobReport:
+def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: None) -> JobReport:
     """Asks the teacher for what the folder `config.output` (DatasetFolder) does not hold yet.
 
-    Raises MindError for bad input, and for a folder with answers to other requests.
+    `tell` gets a line that says what is asked of whom, before anything is sent. Raises MindError for bad input, before
+    the folder is made, and for a folder with answers to other requests.
     """
-    questions = [
-        dataclasses.replace(question, rationales=()) for question in load_source(config.questions, gold_answer)
-    ]
-    prompts = load_prompts(config.perspectives, config.prompts)
     folder = DatasetFolder(Path(config.output))
-    folder.path.mkdir(parents=True, exist_ok=True)
+    check_new_folder(folder.path)
+    questions = load_source(config.questions)
+    prompts = load_prompts(config.perspectives, config.prompts)
     requests = list(teacher_requests(questions, prompts, config))
-    with Journal(folder.responses) as journal:
+    spending = Spending(config.budget, config.prices.get(config.teacher.model))
+    engine = make_engine(config.teacher, config.traffic, spending)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    reserve = reserve_bytes(config.teacher, config.traffic)
+    with Journal(folder.responses, reserve=reserve) as journal, Journal(folder.wasted) as wasted:
         stored = stored_answers(folder.responses, requests)
         save_questions(questions, folder.questions)
         save_json(config, folder.config)
-        with replacing(folder.prompts) as file:
-            json.dump(prompts, file, indent=2)
-        spending = Spending(config.budget, config.prices.get(config.teacher.model))
-        engine = make_engine(config.teacher, config.traffic, spending)
-        return run_job(requests, stored, engine, spending, journal, folder.failures)
+        write_json(prompts, folder.prompts)
+        tell(_what_is_asked(config, questions, prompts, len(requests) - len(stored)))
+        return run_job(requests, stored, engine, spending, journal, wasted, folder.failures)
+
+
+def _what_is_asked(
+    config: GenerateConfig, questions: Sequence[Question], prompts: Mapping[str, str], missing: int
+) -> str:
+    teacher = config.teacher
+    whom = teacher.model if teacher.engine != "openai" else f"{teacher.model} at {teacher.base_url}"
+    asked = f"{len(questions):,} questions x {len(prompts)} perspectives x {config.samples} samples"
+    return (
+        f"{config.questions.path}: answers: {described_types(questions)}\nperspectives: {', '.join(prompts)}\n"
+        f"{asked}: {missing:,} answers are asked of {whom}"
+    )
 
 
 def stored_answers(path: Path, requests: Iterable[Request]) -> dict[Key, Response]:

@@ -14,14 +14,20 @@ from tqdm import tqdm
 from mind.files import parse_object, write_json_rows
 from mind.records import Key, Response
 from mind.summary import Summary, counted
+from mind.teacher.completion import LENGTH
 from mind.teacher.config import ModelConfig, TrafficConfig
-from mind.teacher.journal import Journal
-from mind.teacher.requests import Failure, Request
+from mind.teacher.journal import Journal, load_wasted
+from mind.teacher.requests import Failure, Outcome, Request, Wasted
 from mind.teacher.spending import Spending, Usage
 from mind.typed_json import row_of
 
-Store = Callable[[list[Response | Failure]], None]
-"""Takes what became of some requests, and returns when it is safe."""
+Store = Callable[[Sequence[Outcome]], None]
+"""Takes what became of some requests, and returns when it is safe.
+
+After an exception nothing more should be asked; what is under way is still taken."""
+
+_BYTES_PER_TOKEN, _BYTES_PER_ANSWER = 16, 4096
+"""Of an answer in a journal, as a rule at most."""
 
 
 class Engine(Protocol):
@@ -38,7 +44,11 @@ class Engine(Protocol):
         ...
 
     def run(self, requests: Iterable[Request], store: Store) -> None:
-        """Answers `requests`, and gives each outcome to `store` once, in any order."""
+        """Answers `requests`, and gives what becomes of each to `store`, in any order.
+
+        That is a Response or a Failure, once, unless the job ends before; and a Wasted for each attempt without an
+        answer that may have been paid for.
+        """
         ...
 
 
@@ -57,8 +67,12 @@ class JobReport(Summary):
     """Why the job ended early."""
     failures: Mapping[str, int]
     """Requests given up on, by reason."""
+    last_failure: str | None
+    """Which request was given up on last, and all that is known of why."""
     retries: Mapping[str, int]
     """Attempts that were repeated, by reason."""
+    cut_off: int
+    """Answers, of all starts, that are as long as they may be."""
     usage: Usage
     """Of all starts."""
 
@@ -76,8 +90,9 @@ class JobReport(Summary):
             "left": self.left,
             "prompt tokens": self.usage.prompt_tokens,
             "answer tokens": self.usage.completion_tokens,
-            "answers without a token count": self.usage.uncounted,
+            "replies without a token count": self.usage.uncounted,
         }
+        counts |= {"cut off at max_tokens": self.cut_off} if self.cut_off else {}
         counts |= {f"repeated for: {reason}": count for reason, count in sorted(self.retries.items())}
         counts |= {f"failed for: {reason}": count for reason, count in sorted(self.failures.items())}
         return counted(counts if self.usage.cost is None else counts | {"cost": self.usage.cost})
@@ -99,30 +114,46 @@ def make_engine(model: ModelConfig, traffic: TrafficConfig, spending: Spending) 
     )
 
 
+def reserve_bytes(model: ModelConfig, traffic: TrafficConfig) -> int:
+    """The room that the answers under way at a time may take on the disk."""
+    batches = {"openai": traffic.concurrency, "vllm": model.batch_size, "ray": 8 * model.replicas * model.batch_size}
+    return batches[model.engine] * (model.max_tokens * _BYTES_PER_TOKEN + _BYTES_PER_ANSWER)
+
+
 def run_job(
     requests: Sequence[Request],
     stored: Mapping[Key, Response],
     engine: Engine,
     spending: Spending,
     journal: Journal,
+    wasted: Journal,
     failures_file: Path,
 ) -> JobReport:
-    """Answers those of `requests` that are not `stored`; what was given up on goes to `failures_file`."""
+    """Answers those of `requests` that are not `stored`.
+
+    Answers go to `journal`, the tokens of attempts without one to `wasted`, and what was given up on to
+    `failures_file`.
+    """
     for request in requests:
         if request.key in stored:
             spending.add_stored(request, stored[request.key])
+    for attempt in load_wasted(wasted.path):
+        spending.add_wasted(attempt)
     unanswered = [request for request in requests if request.key not in stored]
     answered = 0
+    cut_off = sum(response.finish_reason == LENGTH for response in stored.values())
     failures: list[Failure] = []
     # If nobody watches, a line every ten seconds is enough.
     bar = tqdm(total=len(requests), initial=len(stored), unit="answer", mininterval=0.5 if sys.stderr.isatty() else 10)
 
-    def store(outcomes: list[Response | Failure]) -> None:
-        nonlocal answered
+    def store(outcomes: Sequence[Outcome]) -> None:
+        nonlocal answered, cut_off
         responses = [outcome for outcome in outcomes if isinstance(outcome, Response)]
+        failures.extend(outcome for outcome in outcomes if isinstance(outcome, Failure))
         journal.append(responses)
         answered += len(responses)
-        failures.extend(outcome for outcome in outcomes if isinstance(outcome, Failure))
+        cut_off += sum(response.finish_reason == LENGTH for response in responses)
+        wasted.append(outcome for outcome in outcomes if isinstance(outcome, Wasted))
         bar.set_postfix_str(_spent(spending.usage, len(failures)), refresh=False)
         bar.update(len(responses))
 
@@ -139,7 +170,9 @@ def run_job(
         left=len(unanswered) - answered - len(failures),
         stopped=engine.stopped,
         failures=Counter(failure.reason for failure in failures),
+        last_failure=str(failures[-1]) if failures else None,
         retries=engine.retries,
+        cut_off=cut_off,
         usage=spending.usage,
     )
 

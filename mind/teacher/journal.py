@@ -1,4 +1,4 @@
-"""responses.jsonl: every answer on disk before it counts, so that a kill at any moment loses and repeats nothing."""
+"""Journals such as responses.jsonl: an answer is on disk before it counts, so that a kill loses and repeats nothing."""
 
 from __future__ import annotations
 
@@ -8,28 +8,50 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mind.errors import MindError
 from mind.files import json_rows
 from mind.records import Key, Response
+from mind.teacher.requests import Wasted
 from mind.typed_json import record_of, row_of
 
 logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """An append-only file of responses, held by one process at a time."""
+    """An append-only file of records, held by one process at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens or creates the file; raises MindError if another process holds it."""
+    def __init__(self, path: Path, *, reserve: int = 0) -> None:
+        """Opens or creates the file, and takes `reserve` bytes of the disk for what a full disk would lose.
+
+        Raises MindError if another process holds it, and if the disk has not so much room.
+        """
         self.path = path
-        self._file = path.open("ab+")
+        self._reserve = path.with_name(f".{path.name}.reserve")
+        self._file = path.open("ab+", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
             raise MindError(f"{path}: another process is writing it") from None
         self._mend()
+        _sync_folder(path.parent)
+        if reserve:
+            self._take(reserve)
+
+    def _take(self, size: int) -> None:
+        try:
+            with self._reserve.open("wb") as file:
+                file.write(bytes(size))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            self.close()
+            raise MindError(
+                f"{self.path.parent}: no room for the {-(-size // 1000):,} kB of answers that are under way at a time: "
+                f"{error.strerror}"
+            ) from None
 
     def _mend(self) -> None:
         """Cuts off the line that a kill left unfinished: its answer was never counted, and is asked for again."""
@@ -49,14 +71,34 @@ class Journal:
             )
             self._file.truncate(whole)
 
-    def append(self, responses: Iterable[Response]) -> None:
-        """Writes `responses` and returns when they are on the disk."""
-        for response in responses:
-            self._file.write(json.dumps(row_of(response)).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def append(self, records: Iterable[Any]) -> None:
+        """Writes `records` and returns when they are on the disk.
+
+        Raises OSError if it is full. By then they were written into the reserve's place, if there is one, and so will
+        be what is appended yet; nothing more should be asked for.
+        """
+        lines = b"".join(json.dumps(row_of(record)).encode() + b"\n" for record in records)
+        try:
+            self._write(lines)
+        except OSError:
+            self._reserve.unlink(missing_ok=True)
+            self._write(lines)
+            raise
+
+    def _write(self, lines: bytes) -> None:
+        """All of `lines` or, after an error, none."""
+        end = self._file.seek(0, os.SEEK_END)
+        left = memoryview(lines)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(end)
+            raise
 
     def close(self) -> None:
+        self._reserve.unlink(missing_ok=True)
         self._file.close()
 
     def __enter__(self) -> Journal:
@@ -79,3 +121,18 @@ def load_responses(path: str | os.PathLike[str]) -> Iterator[Response]:
             raise MindError(f"{where}: {response.key} is also on line {line}")
         places[response.key] = where
         yield response
+
+
+def load_wasted(path: str | os.PathLike[str]) -> Iterator[Wasted]:
+    """The attempts without an answer in a journal; raises MindError with the line for what is none."""
+    for where, row in json_rows(path):
+        yield record_of(Wasted, where, row)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Returns when the names of the folder's files are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from mind.answer_line import answer_part
 from mind.data.questions import load_questions
+from mind.display import whole_characters
 from mind.errors import MindError, require
 from mind.files import json_rows, write_json_rows
-from mind.grading.answers import judge_text
+from mind.grading.answers import Judgement, judge_text
 from mind.provenance import text_digest
 from mind.records import Grade, Key, Question, Response, Verdict
 from mind.student.tokenization import question_text
 from mind.summary import Summary
+from mind.teacher.completion import is_finished
 from mind.teacher.config import JudgeConfig, ModelConfig
 from mind.teacher.folder import DatasetFolder
-from mind.teacher.job import JobReport, make_engine, run_job
+from mind.teacher.job import JobReport, make_engine, reserve_bytes, run_job
 from mind.teacher.journal import Journal, load_responses
 from mind.teacher.requests import Request, chat_request
 from mind.teacher.spending import Spending
@@ -75,7 +78,7 @@ def judge(config: JudgeConfig) -> JudgeReport:
         unread = [
             response
             for response, verdict in zip(responses, verdicts, strict=True)
-            if verdict.verdict == "unparsed" and response.finish_reason != "length"
+            if verdict.verdict == "unparsed" and is_finished(response)
         ]
         job, replies = _ask(config, model, questions, unread)
         verdicts = [
@@ -109,20 +112,26 @@ def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[Grade]]:
 
 
 def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Response]) -> list[Verdict]:
-    """A verdict on each response (mind.grading.answers); raises MindError for a response to an unknown question."""
+    """A verdict on each response (mind.grading.answers), unparsed for one that was cut off.
+
+    Raises MindError for a response to an unknown question.
+    """
     verdicts = []
     for response in responses:
         question = questions.get(response.key.question)
         if question is None:
             raise MindError(f"responses.jsonl: question {response.key.question} is not in questions.jsonl")
-        judgement = judge_text(response.text, question)
+        if is_finished(response):
+            judgement = judge_text(answer_part(response.text), question)
+        else:  # a number that it happens to end in is no answer
+            judgement = Judgement("unparsed", None, f"cut off: finish_reason is {response.finish_reason}")
         verdicts.append(Verdict(response.key, judgement.verdict, judgement.extracted, judgement.reason, judge=BY_RULES))
     return verdicts
 
 
 def judge_request(model: ModelConfig, question: Question, response: Response) -> Request:
     """What the model is asked about `response`."""
-    text = response.text[-MAX_JUDGED_CHARACTERS:]
+    text = whole_characters(answer_part(response.text)[-MAX_JUDGED_CHARACTERS:])
     mark = f"=== {text_digest(text)[:16]} ==="  # which a response cannot know, and so cannot close
     user = (
         f"Question:\n{question_text(question)}\n\nReference answer: {question.answer}\n\n"
@@ -150,10 +159,14 @@ def _ask(
     folder = DatasetFolder(Path(config.folder))
     requests = [judge_request(model, questions[response.key.question], response) for response in responses]
     spending = Spending(config.budget, config.price)
-    with Journal(folder.replies) as journal:
+    engine = make_engine(model, config.traffic, spending)
+    reserve = reserve_bytes(model, config.traffic)
+    with Journal(folder.replies, reserve=reserve) as journal, Journal(folder.judge_wasted) as wasted:
         stored = _stored_replies(folder.replies, requests)
-        engine = make_engine(model, config.traffic, spending)
-        report = run_job(requests, stored, engine, spending, journal, folder.judge_failures)
+        for reply in load_responses(folder.replies):
+            if reply.key not in stored:  # the rules have come to read that answer; its reply was paid for
+                spending.add_unasked(reply)
+        report = run_job(requests, stored, engine, spending, journal, wasted, folder.judge_failures)
     return report, _stored_replies(folder.replies, requests)
 
 

@@ -1,8 +1,7 @@
 """Offline engines: vLLM in this process, and vLLM replicas on the machines of a Ray cluster.
 
 Both give vLLM the same token ids, those of the model's chat template, and the same sampling parameters: a request's
-own, and vLLM's defaults for those that it lacks. What generation_config.json recommends is not applied, and what a
-reasoning model thinks stays in the text.
+own, and vLLM's defaults for those that it lacks. What generation_config.json recommends is not applied.
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ from mind.display import one_line
 from mind.errors import MindError
 from mind.provenance import now
 from mind.records import Key, Response
+from mind.teacher.completion import Problem, completed
 from mind.teacher.job import Store
-from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Request
+from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Outcome, Request
 from mind.teacher.spending import Spending
 from mind.typed_json import record_of, row_of
 
@@ -31,7 +31,7 @@ INFERENCE_ERROR = "__inference_error__"
 
 
 class _OfflineEngine:
-    """What the two engines share: the budget, and what becomes of an answer."""
+    """What the two engines share: the budget, and what becomes of a request."""
 
     def __init__(self, model: str, spending: Spending, batch_size: int, engine_options: Mapping[str, Any]) -> None:
         self._model, self._spending = model, spending
@@ -41,33 +41,36 @@ class _OfflineEngine:
         self.stopped: str | None = None
         """Why requests were left unsent; None if none were."""
 
-    def _outcome(
+    def _outcomes(
         self,
         request: Request,
         text: str,
         finish_reason: str | None,
-        prompt_tokens: int,
-        completion_tokens: int,
+        tokens: tuple[int, int],
         seconds: float,
-    ) -> Response | Failure:
-        self._spending.add(request, prompt_tokens, completion_tokens)
-        if finish_reason not in ("stop", "length"):
-            return _failure(request, f"ended by {finish_reason}", f"after {completion_tokens} tokens")
-        if not text.strip():
-            return _failure(request, "empty answer", f"finish_reason is {finish_reason}")
+    ) -> list[Outcome]:
+        """What became of a request that was answered by `text`, with so many tokens of prompt and answer."""
+        try:
+            answer = completed(text, str(finish_reason), tokens)  # vLLM's None is an answer without an end
+        except Problem as problem:
+            wasted = self._spending.waste(request, problem.reason, tokens)
+            return [wasted, _failure(request, problem.reason, problem.detail)]
+        self._spending.add(request, *tokens)
         self._spending.usage.requests += 1
-        return Response(
+        response = Response(
             request.key,
             request=request.digest,
             model=self._model,
-            text=text,
-            finish_reason=finish_reason,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            prompt_tokens=tokens[0],
+            completion_tokens=tokens[1],
             attempts=1,
             seconds=round(seconds, 3),
             created=now(),
+            reasoning=answer.reasoning,
         )
+        return [response]
 
 
 class VLLMEngine(_OfflineEngine):
@@ -110,7 +113,7 @@ class VLLMEngine(_OfflineEngine):
         if batch:
             yield batch
 
-    def _answer(self, batch: list[Request]) -> list[Response | Failure]:
+    def _answer(self, batch: list[Request]) -> list[Outcome]:
         """What became of `batch`, in its order. A refusal fails the whole call, so halves of it are asked again."""
         engine, started = self._engine, time.monotonic()
         try:
@@ -125,17 +128,12 @@ class VLLMEngine(_OfflineEngine):
             middle = len(batch) // 2
             return self._answer(batch[:middle]) + self._answer(batch[middle:])
         seconds = (time.monotonic() - started) / len(batch)
-        return [
-            self._outcome(
-                request,
-                output.outputs[0].text,
-                output.outputs[0].finish_reason,
-                len(output.prompt_token_ids),
-                len(output.outputs[0].token_ids),
-                seconds,
-            )
-            for request, output in zip(batch, outputs, strict=True)
-        ]
+        outcomes = []
+        for request, output in zip(batch, outputs, strict=True):
+            answer = output.outputs[0]
+            tokens = len(output.prompt_token_ids), len(answer.token_ids)
+            outcomes += self._outcomes(request, answer.text, answer.finish_reason, tokens, seconds)
+        return outcomes
 
     @functools.cached_property
     def _engine(self) -> Any:
@@ -188,7 +186,7 @@ class RayEngine(_OfflineEngine):
         self._ray.data.DataContext.get_current().enable_progress_bars = False
         dataset = self._processor()(self._ray.data.from_items([_row(request) for request in asked.values()]))
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            store([self._outcome_of_row(asked, row) for row in block.to_pylist()])
+            store([outcome for row in block.to_pylist() for outcome in self._outcomes_of_row(asked, row)])
 
     def _affordable(self, requests: Iterable[Request]) -> Iterator[Request]:
         """The requests whose worst cases fit the budget together: one data set is all that the engines load for."""
@@ -214,19 +212,13 @@ class RayEngine(_OfflineEngine):
         tokenized = functools.partial(_tokenized, self._model, self._options.get("trust_remote_code", False))
         return self._build(config, preprocess=tokenized, postprocess=_answered)
 
-    def _outcome_of_row(self, asked: Mapping[Key, Request], row: Mapping[str, Any]) -> Response | Failure:
+    def _outcomes_of_row(self, asked: Mapping[Key, Request], row: Mapping[str, Any]) -> list[Outcome]:
         request = asked[record_of(Key, "a row of Ray Data", row)]
         self._spending.release(request)
         if row[INFERENCE_ERROR]:
-            return _failure(request, "refused by vLLM", row[INFERENCE_ERROR])
-        return self._outcome(
-            request,
-            row["text"],
-            self._finish_reason(request, row),
-            row["prompt_tokens"],
-            row["completion_tokens"],
-            row["seconds"],
-        )
+            return [_failure(request, "refused by vLLM", row[INFERENCE_ERROR])]
+        tokens = row["prompt_tokens"], row["completion_tokens"]
+        return self._outcomes(request, row["text"], self._finish_reason(request, row), tokens, row["seconds"])
 
     def _finish_reason(self, request: Request, row: Mapping[str, Any]) -> str:
         """Ray Data does not hand on vLLM's: an answer as long as it may be counts as cut off."""

@@ -5,40 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
-import os
+import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import openai
 
-from mind.display import one_line
+from mind.display import one_line, readable
 from mind.errors import MindError
 from mind.files import parse_object
 from mind.provenance import now
 from mind.records import Response
+from mind.teacher.completion import Problem, read_completion, status_problem, words_of
 from mind.teacher.config import ModelConfig, TrafficConfig
 from mind.teacher.job import Store
-from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Request
+from mind.teacher.keys import endpoint_key, hidden_from, without_key
+from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Outcome, Request
 from mind.teacher.spending import Spending
 
-DEFAULT_URL = ModelConfig.base_url
+logger = logging.getLogger(__name__)
 
-
-@dataclass(eq=False)
-class _Problem(Exception):
-    """Why an attempt gave no answer."""
-
-    reason: str
-    detail: str
-    retry: bool = True
-    ends_job: bool = False
-    wait: float | None = None
-    """Seconds that the server asks for."""
+SHOWN_BYTES = 200
+"""Of a body that is no JSON."""
 
 
 class OnlineEngine:
@@ -46,11 +38,9 @@ class OnlineEngine:
     and are not counted."""
 
     def __init__(self, model: ModelConfig, traffic: TrafficConfig, spending: Spending) -> None:
-        """Raises MindError if the endpoint needs a key and the environment has none."""
+        """Raises MindError as `endpoint_key` does, before anything is sent."""
         self._model, self._traffic, self._spending = model, traffic, spending
-        self._key = os.environ.get(model.api_key_env, "")
-        if not self._key and model.base_url == DEFAULT_URL:
-            raise MindError(f"{model.base_url} needs a key in the environment variable {model.api_key_env}")
+        self._key = endpoint_key(model)
         self._extra = parse_object("extra_body", model.extra_body.encode())
         self._jitter = random.Random()
         self.retries: Counter[str] = Counter()
@@ -69,40 +59,49 @@ class OnlineEngine:
         self._resume_at = 0.0
         self._failed_in_a_row = 0
         self._turn, self._changed, self._halt = asyncio.Lock(), asyncio.Event(), asyncio.Event()
-        outcomes: asyncio.Queue[Response | Failure | None] = asyncio.Queue()
-        client = openai.AsyncOpenAI(
-            api_key=self._key or "none",
-            base_url=self._model.base_url,
-            max_retries=0,
-            timeout=self._traffic.timeout_seconds,
-        )
+        self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
+        with hidden_from(self._model.base_url):
+            client = openai.AsyncOpenAI(
+                api_key=self._key or "none",
+                base_url=self._model.base_url,
+                max_retries=0,
+                timeout=self._traffic.timeout_seconds,
+            )
         async with client, asyncio.TaskGroup() as group:
-            group.create_task(self._store(outcomes, store))
-            workers = [
-                group.create_task(self._work(client, requests, outcomes)) for _ in range(self._traffic.concurrency)
-            ]
+            group.create_task(self._store(store))
+            workers = [group.create_task(self._work(client, requests)) for _ in range(self._traffic.concurrency)]
             await asyncio.gather(*workers)
-            outcomes.put_nowait(None)
+            self._outcomes.put_nowait(None)
 
-    async def _store(self, outcomes: asyncio.Queue[Response | Failure | None], store: Store) -> None:
-        """Hands over all that waits in one call, so that one flush to disk serves it; after a cancellation too."""
-        waiting: list[Response | Failure | None] = []
+    async def _store(self, store: Store) -> None:
+        """Hands over all that waits in one call, so that one flush to disk serves it; after a cancellation too.
+
+        If `store` fails, no further request goes out, and those under way, which are paid for, are still handed over.
+        """
+        error: Exception | None = None
+        waiting: list[Outcome | None] = []
         try:
             while None not in waiting:
-                waiting = [await outcomes.get()]
-                while not outcomes.empty():
-                    waiting.append(outcomes.get_nowait())
-                store([outcome for outcome in waiting if outcome is not None])
+                waiting = [await self._outcomes.get()]
+                while not self._outcomes.empty():
+                    waiting.append(self._outcomes.get_nowait())
+                try:
+                    store([outcome for outcome in waiting if outcome is not None])
+                except Exception as caught:
+                    error = error or caught
+                    self._stop("what came cannot be stored")
         finally:
-            if left := [outcomes.get_nowait() for _ in range(outcomes.qsize())]:
+            if left := [self._outcomes.get_nowait() for _ in range(self._outcomes.qsize())]:
                 store([outcome for outcome in left if outcome is not None])
+        if error is not None:
+            raise error
 
-    async def _work(self, client: openai.AsyncOpenAI, requests: Iterator[Request], outcomes: asyncio.Queue) -> None:
+    async def _work(self, client: openai.AsyncOpenAI, requests: Iterator[Request]) -> None:
         while (request := await self._next(requests)) is not None:
             outcome = await self._answer(client, request)
             self._spending.release(request)
             if outcome is not None:
-                outcomes.put_nowait(outcome)
+                self._outcomes.put_nowait(outcome)
             if isinstance(outcome, Response):
                 self._spending.usage.requests += 1
             self._changed.set()
@@ -138,24 +137,35 @@ class OnlineEngine:
                 response = await self._ask(client, request, attempt)
                 self._failed_in_a_row = 0
                 return response
-            except _Problem as caught:
+            except Problem as caught:
                 problem = caught
+            problem.detail = self._clean(problem.detail)
+            if problem.tokens is not None:
+                self._outcomes.put_nowait(self._spending.waste(request, problem.reason, problem.tokens))
             if problem.ends_job:
-                self._stop(f"{problem.reason}: {problem.detail}")
+                self._stop(f"{self._model.base_url}: {problem.reason}: {problem.detail}")
+                return None
+            if not self._spending.fits:  # another attempt, since this one was paid for
+                self._stop("the budget is used up")
                 return None
             if not problem.retry or attempt == self._traffic.attempts:
                 return self._failure(request, problem, attempt)
+            if problem.reason not in self.retries:
+                logger.warning("%s: %s: %s; trying again", self._model.base_url, problem.reason, problem.detail)
             self.retries[problem.reason] += 1
             await self._wait_for_retry(problem, attempt)
 
-    def _failure(self, request: Request, problem: _Problem, attempts: int) -> Failure:
+    def _failure(self, request: Request, problem: Problem, attempts: int) -> Failure:
         """`request` is given up on, and so is the job after too many of its kind in a row."""
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= self._traffic.stop_after_failures:
-            self._stop(f"{self._failed_in_a_row} requests in a row had no answer, the last for: {problem.reason}")
+            self._stop(
+                f"{self._failed_in_a_row} requests in a row to {self._model.base_url} had no answer, the last for: "
+                f"{problem.reason}: {problem.detail}"
+            )
         return Failure(request.key, problem.reason, problem.detail, attempts)
 
-    async def _wait_for_retry(self, problem: _Problem, attempt: int) -> None:
+    async def _wait_for_retry(self, problem: Problem, attempt: int) -> None:
         if problem.wait is not None:  # the server is busy for everybody
             self._resume_at = max(self._resume_at, time.monotonic() + problem.wait)
             return
@@ -168,7 +178,7 @@ class OnlineEngine:
             await asyncio.wait_for(self._halt.wait(), seconds)
 
     async def _ask(self, client: openai.AsyncOpenAI, request: Request, attempt: int) -> Response:
-        """One attempt; raises _Problem."""
+        """One attempt; raises Problem."""
         messages: Any = list(request.messages)
         sampling: dict[str, Any] = {
             "temperature": request.temperature,
@@ -186,85 +196,73 @@ class OnlineEngine:
                     **{name: value for name, value in sampling.items() if value is not None},
                 )
         except (TimeoutError, openai.APITimeoutError):
-            raise _Problem("time-out", f"no answer within {self._traffic.timeout_seconds:g} s") from None
+            raise Problem("time-out", f"no answer within {self._traffic.timeout_seconds:g} s") from None
         except openai.APIStatusError as error:
             raise self._status_problem(error) from None
         except openai.APIConnectionError as error:
-            raise _Problem("connection lost", self._clean(f"{error.__cause__ or error}")) from None
-        return self._response(request, raw.content, attempt, time.monotonic() - started)
-
-    def _response(self, request: Request, body: bytes, attempts: int, seconds: float) -> Response:
-        try:
-            answer = parse_object("the body", body)
-        except MindError as error:
-            raise _Problem("malformed answer", self._clean(str(error))) from None
-        usage = answer.get("usage")
-        usage = usage if isinstance(usage, dict) else {}
-        prompt_tokens, completion_tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-        self._spending.add(request, prompt_tokens, completion_tokens)
-        choice, message = _first_choice(answer)
-        text, finish = message.get("content"), choice.get("finish_reason")
-        if finish == "content_filter":
-            raise _Problem("refused by the content filter", "", retry=False)
-        if not isinstance(text, str) or not text.strip():
-            raise _Problem("empty answer", f"finish_reason is {finish!r:.40}")
-        model, reasoning = answer.get("model"), message.get("reasoning_content") or message.get("reasoning")
+            raise Problem("connection lost", _innermost(error)) from None
+        answer = read_completion(without_key(_parsed(raw.content, raw.headers), self._key))
+        self._spending.add(request, answer.prompt_tokens, answer.completion_tokens)
         return Response(
             request.key,
             request=request.digest,
-            model=model if isinstance(model, str) else self._model.model,
-            text=text,
-            finish_reason=finish if isinstance(finish, str) else "unknown",
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            attempts=attempts,
-            seconds=round(seconds, 3),
+            model=answer.model or self._model.model,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            attempts=attempt,
+            seconds=round(time.monotonic() - started, 3),
             created=now(),
-            reasoning=reasoning if isinstance(reasoning, str) else None,
+            reasoning=answer.reasoning,
         )
 
-    def _status_problem(self, error: openai.APIStatusError) -> _Problem:
-        status, detail = error.status_code, self._clean(error.message)
-        if error.code == "insufficient_quota":
-            return _Problem("quota used up", detail, ends_job=True)
-        if status in (401, 403, 404, 405):
-            return _Problem(f"status {status}", detail, ends_job=True)
-        wait = retry_after(error.response.headers.get("retry-after"))
+    def _status_problem(self, error: openai.APIStatusError) -> Problem:
+        status, detail = error.status_code, error.message if error.body is None else words_of(error.body)
+        if status in (401, 403) and self._key is None:
+            detail += "; no key was sent: name the environment variable that holds it as api_key_env"
+        wait = retry_after(error.response.headers)
         if wait is not None and wait > self._traffic.longest_wait_seconds:
-            return _Problem(f"status {status}", f"the server asks to wait for {wait:.0f} s", ends_job=True)
-        return _Problem(f"status {status}", detail, retry=status in (408, 409, 429) or status >= 500, wait=wait)
+            return Problem(f"status {status}", f"the server asks to wait for {wait:.0f} s", ends_job=True)
+        return status_problem(status, (error.code, error.type), detail, wait)
 
     def _clean(self, text: str) -> str:
-        """One line without the key, which some servers repeat."""
-        text = text.replace(self._key, "[key]") if self._key else text
-        return one_line(text, MAX_DETAIL_CHARACTERS)
+        """One line without the key, which some servers repeat, and without control characters."""
+        text = without_key(text, self._key)
+        return readable(one_line(text, MAX_DETAIL_CHARACTERS), MAX_DETAIL_CHARACTERS)
 
 
-def _first_choice(answer: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    choices = answer.get("choices")
-    if not isinstance(choices, list):
-        raise _Problem("malformed answer", 'the body has no list "choices"')
-    if not choices:
-        raise _Problem("empty answer", '"choices" is empty')
-    message = choices[0].get("message") if isinstance(choices[0], dict) else None
-    if not isinstance(message, dict):
-        raise _Problem("malformed answer", "the first choice has no message")
-    return choices[0], message
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def retry_after(header: str | None) -> float | None:
-    """The seconds that a Retry-After header asks for, which holds seconds or a date; None without a sensible one."""
-    if header is None:
-        return None
+def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+    if headers.get("content-type", "").startswith("text/event-stream") or body.startswith(b"data:"):
+        raise Problem("streamed answer", "the server streams what was not asked for as a stream", retry=False)
     try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = (email.utils.parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return max(seconds, 0.0) if seconds == seconds else None
+        return parse_object("the body", body)
+    except MindError as error:
+        begins = body[:SHOWN_BYTES].decode("utf-8", "replace")
+        raise Problem("malformed answer", f"{error}; it begins with {begins}") from None
+
+
+def _innermost(error: BaseException) -> str:
+    """What the error says that began it: "Connection refused", where the client says that it could not connect."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return str(error) or type(error).__name__
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a server asks to wait for; None without a sensible number or date.
+
+    In milliseconds in Retry-After-Ms, or as seconds or a date in Retry-After.
+    """
+    with contextlib.suppress(ValueError):
+        return _seconds(float(headers.get("retry-after-ms", "")) / 1000)
+    header = headers.get("retry-after", "")
+    with contextlib.suppress(ValueError):
+        return _seconds(float(header))
+    with contextlib.suppress(ValueError, TypeError):
+        return _seconds((email.utils.parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+    return None
+
+
+def _seconds(value: float) -> float | None:
+    return max(value, 0.0) if value == value else None

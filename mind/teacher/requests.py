@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mind.answer_line import ANSWER_MARKER
 from mind.errors import MindError, require
-from mind.files import parse_object
+from mind.files import parse_object, require_file
 from mind.grading import answer_type
-from mind.perspectives import PERSPECTIVES
+from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
 from mind.provenance import text_digest
-from mind.records import Key, Question
+from mind.records import Key, Question, Response
 from mind.student.tokenization import question_text
-from mind.teacher.config import GenerateConfig, ModelConfig
+from mind.teacher.config import MAX_PERSPECTIVES, GenerateConfig, ModelConfig
 
 MAX_DETAIL_CHARACTERS = 300
 """Of `Failure.detail`."""
@@ -46,6 +46,26 @@ class Failure:
     detail: str
     """One line, at most MAX_DETAIL_CHARACTERS long."""
     attempts: int
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Wasted:
+    """The tokens of an attempt that gave no answer but may have been paid for, as wasted.jsonl holds them."""
+
+    key: Key
+    reason: str
+    """That of the failure or of the next attempt."""
+    prompt_tokens: int
+    completion_tokens: int
+    counted: bool
+    """False if the server did not tell: these are the most that they can have been."""
+    created: str
+
+
+Outcome = Response | Failure | Wasted
 
 
 def teacher_requests(
@@ -82,24 +102,37 @@ def user_turn(question: Question, *, show_answer: bool) -> str:
     return "\n".join(lines)
 
 
-def load_prompts(perspectives: Sequence[str], path: str | None) -> dict[str, str]:
+def load_prompts(perspectives: Sequence[str] | None, path: str | None) -> dict[str, str]:
     """The prompt of each perspective: of PERSPECTIVES, unless the JSON file at `path` has another.
 
-    Raises MindError for a file that is not an object of texts, and for a perspective without a prompt.
+    `perspectives` None stands for those of the file or, without one, the paper's. Prompts of the file that are not
+    asked for are told in a warning. Raises MindError for a file that is not an object of texts, and for a perspective
+    without a prompt.
     """
-    prompts = {name: perspective.prompt for name, perspective in PERSPECTIVES.items()}
-    if path is not None:
-        require(Path(path).is_file(), f"{path}: no such file")
-        for name, prompt in parse_object(path, Path(path).read_bytes()).items():
-            if not isinstance(prompt, str) or not prompt.strip():
-                raise MindError(f"{path}: the prompt of {name} is not a text")
-            prompts[name] = prompt
-    if missing := [name for name in perspectives if name not in prompts]:
+    own = {} if path is None else _own_prompts(path)
+    prompts = {name: perspective.prompt for name, perspective in PERSPECTIVES.items()} | own
+    asked = (tuple(own) or PAPER_PERSPECTIVES) if perspectives is None else perspectives
+    if missing := [name for name in asked if name not in prompts]:
         raise MindError(
             f"no prompt for the perspective {missing[0]}: those with one are {', '.join(prompts)}; "
             "give yours in a JSON file of {perspective: prompt} as --prompts"
         )
-    return {name: prompts[name] for name in perspectives}
+    if unused := [name for name in own if name not in asked]:
+        warnings.warn(
+            f"{path}: not asked for, as --perspectives leaves them out: {', '.join(unused)}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return {name: prompts[name] for name in asked}
+
+
+def _own_prompts(path: str) -> dict[str, str]:
+    prompts = parse_object(path, require_file(path).read_bytes())
+    require(1 <= len(prompts) <= MAX_PERSPECTIVES, f"{path}: {len(prompts)} prompts: expected 1 to {MAX_PERSPECTIVES}")
+    for name, prompt in prompts.items():
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise MindError(f"{path}: the prompt of {name} is not a text")
+    return prompts
 
 
 def _json_digest(value: object) -> str:

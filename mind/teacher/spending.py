@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mind.provenance import now
 from mind.records import Response
 from mind.teacher.config import BudgetConfig
-from mind.teacher.requests import Request
+from mind.teacher.requests import Request, Wasted
 
 TEMPLATE_TOKENS = 16
 """Of a chat template around each message, at most."""
@@ -20,7 +21,7 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     uncounted: int = 0
-    """Answers whose tokens the server did not tell; their worst case is counted."""
+    """Replies whose tokens the server did not tell; their worst case is counted."""
     cost: float | None = None
     """In the currency of the price table; None without a price."""
 
@@ -42,36 +43,65 @@ class Spending:
 
     def reserve(self, request: Request) -> bool:
         """Whether `request` fits what is left; if so, it is under way until `release`."""
-        usage, budget = self.usage, self._budget
-        prompt, answer = worst_case(request)
-        used = usage.prompt_tokens + usage.completion_tokens + self._held_tokens
-        if budget.requests is not None and usage.requests + self.under_way >= budget.requests:
-            return False
-        if budget.tokens is not None and used + prompt + answer > budget.tokens:
-            return False
-        if budget.cost is not None and (usage.cost or 0.0) + self._held_cost + self._cost(prompt, answer) > budget.cost:
-            return False
         self._hold(request, 1)
-        return True
+        if self.fits:
+            return True
+        self._hold(request, -1)
+        return False
+
+    @property
+    def fits(self) -> bool:
+        """Whether the worst case of all that is under way is within the budget."""
+        usage, budget = self.usage, self._budget
+        tokens = usage.prompt_tokens + usage.completion_tokens + self._held_tokens
+        return (
+            (budget.requests is None or usage.requests + self.under_way <= budget.requests)
+            and (budget.tokens is None or tokens <= budget.tokens)
+            and (budget.cost is None or (usage.cost or 0.0) + self._held_cost <= budget.cost)
+        )
 
     def release(self, request: Request) -> None:
         """`request` is no longer under way."""
         self._hold(request, -1)
 
-    def add(self, request: Request, prompt_tokens: int | None, completion_tokens: int | None) -> None:
-        """Counts the tokens of an answer, of one that could not be used too; None if the server did not count."""
+    def add(self, request: Request, prompt_tokens: int | None, completion_tokens: int | None) -> tuple[int, int, bool]:
+        """Counts the tokens of a reply, of one without an answer too: the worst case if the server did not count.
+
+        Returns what was counted, and whether the server did.
+        """
         if prompt_tokens is None or completion_tokens is None:
-            self.usage.uncounted += 1
-            prompt_tokens, completion_tokens = worst_case(request)
-        self.usage.prompt_tokens += prompt_tokens
-        self.usage.completion_tokens += completion_tokens
-        if self.usage.cost is not None:
-            self.usage.cost += self._cost(prompt_tokens, completion_tokens)
+            tokens = (*worst_case(request), False)
+        else:
+            tokens = (prompt_tokens, completion_tokens, True)
+        self._add(*tokens)
+        return tokens
+
+    def waste(self, request: Request, reason: str, tokens: tuple[int | None, int | None]) -> Wasted:
+        """Counts the tokens of an attempt that gave no answer; what is returned is to be kept for the next start."""
+        return Wasted(request.key, reason, *self.add(request, *tokens), created=now())
+
+    def add_wasted(self, wasted: Wasted) -> None:
+        """Counts an attempt of an earlier start that gave no answer."""
+        self._add(wasted.prompt_tokens, wasted.completion_tokens, wasted.counted)
 
     def add_stored(self, request: Request, response: Response) -> None:
         """Counts an answer of an earlier start."""
         self.add(request, response.prompt_tokens, response.completion_tokens)
         self.usage.requests += 1
+
+    def add_unasked(self, response: Response) -> None:
+        """Counts an answer of an earlier start whose request is no longer known: untold tokens by the answer alone."""
+        prompt, answer = response.prompt_tokens, response.completion_tokens
+        longest = len(response.text.encode("utf-8", "surrogatepass"))
+        self._add(prompt or 0, longest if answer is None else answer, None not in (prompt, answer))
+        self.usage.requests += 1
+
+    def _add(self, prompt_tokens: int, completion_tokens: int, counted: bool) -> None:
+        self.usage.uncounted += not counted
+        self.usage.prompt_tokens += prompt_tokens
+        self.usage.completion_tokens += completion_tokens
+        if self.usage.cost is not None:
+            self.usage.cost += self._cost(prompt_tokens, completion_tokens)
 
     def _hold(self, request: Request, sign: int) -> None:
         prompt, answer = worst_case(request)

@@ -57,11 +57,13 @@ def row_terms(
     row_entropy = entropy(torch.log_softmax(logits, dim=-1))
     correct = (logits.argmax(-1) == index) & valid & nll.isfinite()
     nll, lse, row_entropy = (torch.where(valid, value, 0) for value in (nll, lse, row_entropy))
-    loss = nll + spec.z_loss * lse.square()
+    loss = nll
     if spec.label_smoothing:  # infinite beside a logit of minus infinity, and without smoothing 0 times that
         # The uniform part of the gradient stays exact.
         uniform = torch.where(valid, torch.logsumexp(logits, dim=-1) - exact.mean(-1), 0)
-        loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * uniform + spec.z_loss * lse.square()
+        loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * uniform
+    if spec.z_loss:  # the square may be infinite, and without z_loss 0 times that
+        loss = loss + spec.z_loss * lse.square()
     return RowTerms(RowValues(loss, nll, lse, row_entropy, correct), dropped_mass, kept_entries)
 
 

@@ -169,8 +169,8 @@ def real_rows(implementation):
     rows = load_file(Path(__file__).parent / "data" / "smollm2_rows.safetensors")
     hidden, weight, target = rows["hidden"].float(), rows["weight"].float(), rows["target"]
     if implementation.slow:
-        chosen = torch.cat([target[:8], torch.arange(250)]).unique()
-        hidden, weight, target = hidden[:8], weight[chosen], torch.searchsorted(chosen, target[:8])
+        chosen = torch.cat([target[:6], torch.arange(120)]).unique()
+        hidden, weight, target = hidden[:6], weight[chosen], torch.searchsorted(chosen, target[:6])
     return hidden, weight, target
 
 
@@ -215,7 +215,7 @@ def test_options(always_sparse, implementation, options):
 
 def random_rows(implementation, peak):
     """Hidden states near the row of the head that is their target: flat beside it, so most entries are dropped."""
-    count, size, vocabulary = (8, 32, 300) if implementation.slow else (256, 64, 4000)
+    count, size, vocabulary = (6, 32, 200) if implementation.slow else (256, 64, 4000)
     generator = torch.Generator().manual_seed(0)
     weight = torch.nn.functional.normalize(torch.randn(vocabulary, size, generator=generator))
     target = torch.randint(0, vocabulary, (count,), generator=generator)
@@ -225,7 +225,7 @@ def random_rows(implementation, peak):
 @each()
 def test_sparse_gradient_of_random_rows_errs_less_than_bfloat16(always_sparse, implementation):
     """Losses from 0.1 to 1e-6."""
-    for peak in [12.0, 16.0, 30.0] if implementation.slow else [12.0, 14.0, 15.0, 16.0, 20.0, 25.0, 30.0]:
+    for peak in [14.0, 30.0] if implementation.slow else [12.0, 14.0, 15.0, 16.0, 20.0, 25.0, 30.0]:
         rows = random_rows(implementation, peak)
         assert bool((assert_below_bfloat16(implementation, *rows, PLAIN, rows[0].shape[1]) < len(rows[1])).all())
 

@@ -197,6 +197,22 @@ def test_extreme_logits_and_last_entry():
     )
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("size", [1e15, 1e20, 1e30, 1e37])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_logits_of_any_size_have_a_loss(backend, size, label_smoothing):
+    """Their square is beyond float32, and nothing needs it without a z_loss."""
+    logits = torch.tensor([[1.0, -0.5, 0.25], [-0.75, 0.5, 0.0]], dtype=torch.float64)
+    inputs = on(device_of(backend), {"hidden": logits.float(), "weight": torch.eye(3) * size})
+    target = torch.tensor([1, 0], device=inputs["hidden"].device)
+    # log-softmax of logits that lie so far apart: the distance to the largest one
+    below = size * (logits.amax(1, keepdim=True) - logits)
+    expected = (1 - label_smoothing) * below[[0, 1], [1, 0]] + label_smoothing * below.mean(1)
+    options = {"label_smoothing": label_smoothing, "backend": backend}
+    loss = linear_cross_entropy(**inputs, target=target, reduction="none", **options)
+    torch.testing.assert_close(loss.double().cpu(), expected, rtol=1e-5, atol=0)
+
+
 def test_non_finite_hidden_gives_non_finite_loss():
     inputs = make_inputs(6, 8, 31, ignored=0.0)
     inputs["hidden"][2, 3] = float("inf")

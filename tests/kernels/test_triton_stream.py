@@ -93,6 +93,14 @@ def test_large_logits(dtype, options):
     assert_within_budget(stream_values(*inputs)._asdict(), peer, truth, torch.float32)
 
 
+@pytest.mark.parametrize("size", [1e20, 1e30])
+def test_logits_of_any_size_have_a_loss(size):
+    hidden, target, spec = make((3, 24, 300), torch.float32, scale=size)
+    truth, _ = eager(hidden, target, spec, torch.float64)
+    loss = stream_values(hidden, target, spec).loss
+    torch.testing.assert_close(loss.double(), truth["loss"], rtol=1e-5, atol=0)
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

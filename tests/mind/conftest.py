@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_run import replaced
 from tiny import NAMES, build_model, build_questions, build_tokenizer
+
+from mind.cli import main
 
 
 @pytest.fixture
@@ -46,6 +49,23 @@ def arguments(tmp_path, model_folder) -> list[str]:
     }
     named = [str(part) for item in files.items() for part in item]
     return ["train", *named, "--data.perspectives", *NAMES, *options.split()]
+
+
+@pytest.fixture
+def two_steps(arguments) -> list[str]:
+    """A run of two steps, by the simpler method."""
+    return replaced(
+        arguments,
+        *("--method", "sft", "--train.max-steps", "2", "--train.save-steps", "1", "--train.report-to", "none"),
+        *("--evaluation.max-new-tokens", "2"),
+    )
+
+
+@pytest.fixture
+def finished(tmp_path, two_steps) -> Path:
+    """That run, at its end."""
+    assert main(two_steps) == 0
+    return tmp_path / "run"
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,8 @@ class FaultProxy:
         """Those that were passed on, and so may have cost something."""
         self.faults: Counter[str] = Counter()
         self.keys: set[str | None] = set()
+        self.headers: list[tuple[str, str]] = []
+        """Of all requests."""
         self.at_once = self.most_at_once = 0
         self.lock, self.ending = threading.Lock(), threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -60,6 +62,7 @@ class FaultProxy:
                     fault = proxy.fault(json.loads(body), proxy.attempts[name])
                     proxy.faults[fault if isinstance(fault, str) else "none" if fault is None else "given"] += 1
                     proxy.keys.add(self.headers["Authorization"])
+                    proxy.headers += self.headers.items()
                     proxy.at_once += 1
                     proxy.most_at_once = max(proxy.most_at_once, proxy.at_once)
                 try:

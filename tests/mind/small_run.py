@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+from tiny import build_tokenizer
 
 from mind.cli import main
 
@@ -30,3 +33,14 @@ def expect_error(arguments, capsys, *parts):
     message = capsys.readouterr().err.strip().splitlines()[-1]
     for part in ("mind: error:", *parts):
         assert part in message, message
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, to the byte."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def write_student(folder: Path, model) -> str:
+    model.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return str(folder)

@@ -22,7 +22,7 @@ from mind.records import Question
 from mind.teacher.requests import user_turn
 
 GUIDE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
-LEAVES = Question("t", "A train leaves at 14:05 and takes 25 minutes. When does it arrive?", "14:30")
+FILM = Question("t", "A film begins at 14:05 and ends at 16:35. How long is it?", "2 h 30 min")
 
 
 def guide_module(heading: str, folder: Path):
@@ -46,8 +46,8 @@ def terse(tmp_path, monkeypatch) -> str:
 
 
 @pytest.fixture
-def time_of_day(tmp_path, monkeypatch) -> None:
-    added = guide_module("Adding an answer type", tmp_path).TimeOfDay
+def duration(tmp_path, monkeypatch) -> None:
+    added = guide_module("Adding an answer type", tmp_path).Duration
     monkeypatch.setattr(grading, "ANSWER_TYPES", (added(), *grading.ANSWER_TYPES))
 
 
@@ -112,45 +112,45 @@ def test_a_perspective_gets_a_writer(monkeypatch, terse):
     assert len(both.rationales) == 8, "the other level has no writer for it"
 
 
-def test_without_the_type_a_time_is_compared_as_latex():
-    assert grading.answer_type(LEAVES).name == "latex"
-    assert judge_text("So it arrives at 2:30 pm.", LEAVES).verdict == "unparsed"
+def test_without_the_type_a_duration_is_compared_as_latex():
+    assert grading.answer_type(FILM).name == "latex"
+    assert judge_text("So it takes 150 minutes.", FILM).verdict == "unparsed"
 
 
 @pytest.mark.parametrize(
     ("response", "judgement"),
     [
-        ("14:05 and 25 minutes is 14:30.", ("right", "14:30", "the same time")),
-        ("So it arrives at\n#### 2:30 pm", ("right", "2:30 pm", "the same time")),
-        ("#### Arrival\nIt arrives at 2:30 p.m", ("right", "2:30 p.m", "the same time")),
-        ("The answer is 14:05.", ("wrong", "14:05", "another time")),
-        ("#### in the afternoon", ("unparsed", "in the afternoon", "not a time")),
+        ("From 14:05 to 16:35 it is 2 hours 30 minutes.", ("right", "2 hours 30 minutes", "the same duration")),
+        ("So it takes\n#### 150 min", ("right", "150 min", "the same duration")),
+        ("#### Duration\nIt takes 2 h and 30 min", ("right", "2 h and 30 min", "the same duration")),
+        ("The answer is 3 hours.", ("wrong", "3 hours", "another duration")),
+        ("#### a long time", ("unparsed", "a long time", "not a duration")),
         ("Nobody knows.", ("unparsed", None, "no answer found")),
     ],
 )
-def test_an_answer_type_judges(time_of_day, response, judgement):
-    assert judge_text(response, LEAVES) == judgement
+def test_an_answer_type_judges(duration, response, judgement):
+    assert judge_text(response, FILM) == judgement
 
 
-def test_an_answer_type_is_used_by_grade_and_import(tmp_path, time_of_day):
-    row = {"id": "t", "question": LEAVES.question, "answer": "14:30"}
-    source = write_rows(tmp_path / "r.jsonl", row | {"response": "At 2:30 pm."}, row | {"response": "At 2:30 am."})
+def test_an_answer_type_is_used_by_grade_and_import(tmp_path, duration):
+    row = {"id": "t", "question": FILM.question, "answer": FILM.answer}
+    source = write_rows(tmp_path / "r.jsonl", row | {"response": "150 minutes."}, row | {"response": "2 hours."})
     assert main(["grade", str(source), "--output", str(tmp_path / "g.jsonl")]) == 0
     assert [graded["correct"] for graded in read_rows(tmp_path / "g.jsonl")] == [True, False]
-    texts = ["14:05 and 25 minutes: 14:30.", "It takes 25 minutes until 2:30 pm.", "It arrives at 15:30."]
+    texts = ["14:05 and 2 h 30 min: 16:35.", "It ends after 150 minutes.", "It takes 3 hours."]
     unnamed = write_rows(tmp_path / "u.jsonl", row | {"rationales": texts})
     assert main(["data", "import", str(unnamed), "--output", str(tmp_path / "i.jsonl")]) == 0
     (question,) = load_questions(tmp_path / "i.jsonl", require_rationales=True)
     assert [rationale.text for rationale in question.rationales] == texts[:2]
 
 
-def test_an_answer_type_knows_leaks_and_what_the_teacher_is_asked_for(time_of_day):
-    assert leaks_answer("The answer is 14:30. Add 25 minutes to 14:05.", LEAVES)
-    assert leaks_answer("It arrives at 14:30. To get this answer, add.", LEAVES)
-    assert not leaks_answer("The answer is 14:05 and 25 minutes, so 14:30.", LEAVES)
-    assert 'holds "#### " and the time, and nothing else.' in user_turn(LEAVES, show_answer=False)
+def test_an_answer_type_knows_leaks_and_what_the_teacher_is_asked_for(duration):
+    assert leaks_answer("The answer is 2 h 30 min. Subtract 14:05 from 16:35.", FILM)
+    assert leaks_answer("It takes 2 h 30 min. To get this answer, subtract.", FILM)
+    assert not leaks_answer("The answer is 16:35 less 14:05, so 2 h 30 min.", FILM)
+    assert 'holds "#### " and the duration, and nothing else.' in user_turn(FILM, show_answer=False)
 
 
-def test_the_other_types_stay(time_of_day):
+def test_the_other_types_stay(duration):
     assert grading.answer_type(Question("n", "?", "1,430")).name == "number"
-    assert grading.answer_type(Question("c", "?", "A", {"A": "14:30", "B": "15:30"})).name == "choice"
+    assert grading.answer_type(Question("c", "?", "A", {"A": "2 h", "B": "3 h"})).name == "choice"

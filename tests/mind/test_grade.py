@@ -70,19 +70,22 @@ def test_an_integer_beyond_every_float_is_an_answer(grade):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
+        (
+            '{"id"',
+            "not JSON: Expecting ':' delimiter at column 6: it breaks off: write each object whole, on its own line",
+        ),
         ("[1]", "expected a JSON object, not list"),
         ({"answer": "1", "response": "1"}, '"id" is missing'),
         ({"id": "a", "response": "1"}, '"answer" is missing'),
         ({"id": "a", "answer": "1"}, '"response" is missing'),
-        ({**RIGHT, "id": 7}, '"id" is 7: expected a string'),
-        ({**RIGHT, "answer": True}, '"answer" is true: expected a string or a number'),
+        ({**RIGHT, "id": [7]}, '"id" is [7]: expected a string or a number'),
+        ({**RIGHT, "answer": [1]}, '"answer" is [1]: expected a string or a number'),
         ({**RIGHT, "answer": " "}, '"answer" is empty'),
         ({**RIGHT, "response": None}, '"response" is null: expected a string'),
         ({**RIGHT, "response": ["12"]}, '"response" is ["12"]: expected a string'),
         ({**RIGHT, "question": 3}, '"question" is 3: expected a string'),
-        ({**RIGHT, "choices": ["A", "B"]}, '"choices" is not an object of at least 2 labels and their texts'),
-        ({**RIGHT, "choices": CHOICES}, "answer 12 is not one of the choices A, B"),
+        ({**RIGHT, "choices": ["A", "B"]}, '"answer" 12 is not one of the choices A, B'),
+        ({**RIGHT, "choices": CHOICES}, '"answer" 12 is not one of the choices A, B'),
     ],
 )
 def test_a_faulty_row_is_named_and_nothing_is_written(grade, tmp_path, row, message):
@@ -107,3 +110,17 @@ def test_a_judgement_says_why():
     question = Question("a", "", "12")
     assert judge_text("#### 12", question) == ("right", "12", "equal as numbers")
     assert judge_text("#### 13", question).verdict == "wrong"
+
+
+def test_the_faults_of_all_rows_are_told_in_one_go(grade, tmp_path):
+    with pytest.raises(MindError) as error:
+        grade({**RIGHT, "response": None}, RIGHT, {"id": "a", "answer": []}, "[1]")
+    path = tmp_path / "rows.jsonl"
+    assert str(error.value).splitlines() == [
+        f'{path}:1: "response" is null: expected a string',
+        f'{path}:3: "answer" is []: expected a string or a number',
+        f'{path}:3: "response" is missing',
+        f"{path}:4: expected a JSON object, not list",
+        f"4 problems in {path}; 1 rows are without one",
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]

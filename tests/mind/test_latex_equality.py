@@ -19,7 +19,8 @@ import pytest
 
 from mind.grading import latex_equality as module
 from mind.grading.answers import is_correct, judge_text
-from mind.grading.latex_equality import LatexWorker, latex_equality, normal_latex
+from mind.grading.latex_equality import LatexWorker, latex_equality
+from mind.grading.latex_notation import normal_latex
 from mind.records import Question
 from tests.mind.latex_forms import RULES, forms
 
@@ -143,6 +144,36 @@ def test_threads_compare_at_the_same_time():
     assert [n for n, outcome in enumerate(outcomes) if outcome == "equal"] == [2]
 
 
+def test_forked_processes_compare_by_themselves():
+    """After a comparison here: each child gets a worker of its own, judges rightly, and ends."""
+    program = textwrap.dedent("""
+        import multiprocessing, os, sys
+        from mind.grading import latex_equality as module
+        module._worker.timeout_seconds = 60
+        assert module.latex_equality("\\\\sqrt{4}", "2") == "equal"
+        parent = module._worker._process.pid
+
+        def compare(start):
+            numbers = range(start, start + 9)
+            outcomes = [module._worker.compare("\\\\sqrt{2}", f"\\\\sqrt{{{number}}}") for number in numbers]
+            assert module._worker._process.pid != parent
+            return [outcome == "equal" for outcome in outcomes] == [number == 2 for number in numbers]
+
+        with multiprocessing.get_context("fork").Pool(3) as pool:
+            assert pool.map(compare, range(6)) == [True] * 6
+            pool.close()
+            pool.join()
+        assert module._worker._process.pid == parent  # and it is alive
+        assert module._worker.compare("\\\\sqrt{2}", "\\\\sqrt{2}") == "equal"
+        if os.fork() == 0:
+            sys.exit(0)  # as a child of a fork may end: with the functions of atexit
+        assert os.wait()[1] == 0
+        assert module._worker.compare("\\\\sqrt{3}", "\\\\sqrt{3}") == "equal" and module._worker._process.pid == parent
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_results_are_kept(monkeypatch):
     assert latex_equality("\\sqrt{8}", "2\\sqrt{2}") == "equal"
     monkeypatch.setattr(LatexWorker, "compare", lambda *_: pytest.fail("compared again"))
@@ -184,6 +215,41 @@ def test_what_makes_no_difference_is_removed(text, normal):
 @pytest.mark.parametrize(
     ("gold", "extracted"),
     [
+        ("\\frac{1}{3}", "0.3333333333333"),  # thirteen digits
+        ("100000\\pi", "314159.2653589793"),
+        ("10^{-20}", "\\frac{1}{10^{20}}"),
+        ("2x+4y-3=0", "y = -\\frac{1}{2}x + \\frac{3}{4}"),
+        ("y = 2x + 3", "2x - y + 3 = 0"),
+        ("[3,\\infty)", "x \\ge 3"),
+        ("m \\in [\\sqrt{2}, +\\infty)", "m \\geq \\sqrt{2}"),
+        ("(3,5)", "3<x<5"),
+        ("x \\in [2, 7)", "x \\geq 2 \\text{ and } x < 7"),
+        ("(-\\infty,7)", "x < 7"),
+        ("0.1\\overline{6}", "\\frac16"),
+        ("\\frac{3}{11}", "0.\\bar{27}"),
+        ("\\frac{\\pi}{2}", "pi/2"),
+        ("2\\sqrt{3}", "2\u221a3"),
+        ("x^2+1", "x\u00b2 + 1"),
+        ("x \\le 4", "x \u2264 4"),
+        ("\\sqrt{5}", "\\sqrt{5}\\text{ m}/\\text{s}"),
+        ("2\\pi", "2\u03c0 square units"),
+        ("\\sqrt{2}+\\sqrt{3}", "\\sqrt{5+2\\sqrt{6}}"),
+        ("\\frac{1}{2}", "**\\frac{1}{2}**"),
+    ],
+)
+def test_equal_answers_in_other_notations_are_equal(gold, extracted):
+    assert latex_equality(gold, extracted) == "equal"
+
+
+def test_short_words_are_no_products_of_their_letters():
+    assert latex_equality("xy", "yx") == "unparsed"  # a product or a word
+    assert latex_equality("tea", "Tea") == "equal"
+    assert latex_equality("\\text{east}", "seat") == "different"
+
+
+@pytest.mark.parametrize(
+    ("gold", "extracted"),
+    [
         ("52_8", "52_9"),
         ("52_8", "53"),
         ("52", "52_8"),
@@ -195,6 +261,21 @@ def test_what_makes_no_difference_is_removed(text, normal):
         ("x=5", "x=6"),
         ("2k", "2n"),
         ("\\frac{2}{3}", "0.667"),
+        ("\\frac{1}{3}", "0.33333333333"),  # eleven digits
+        ("100000\\pi", "314159.26535"),
+        ("e^{-50}", "e^{-60}"),
+        ("\\frac{1}{10^{20}}", "0"),
+        ("\\left(10^{-20}, 1\\right)", "(10^{-21}, 1)"),
+        ("10^{-20}x", "10^{-21}x"),
+        ("x + 10^{-20}", "x"),
+        ("1.6 \\times 10^{-19}", "9.1 \\times 10^{-31}"),
+        ("\\begin{pmatrix} 10^{-20} \\\\ 1 \\end{pmatrix}", "\\begin{pmatrix} 0 \\\\ 1 \\end{pmatrix}"),
+        ("2^{100}+1", "2^{100}"),
+        ("3x-y+13=0", "3x+4y+14=0"),
+        ("2t", "2"),
+        ("5m", "5"),
+        ("\\text{No}", "on"),
+        ("[2,7)", "2 \\le x \\le 7"),
         ("3 5", "35"),
         ("\\pi", "3.14159265"),
         ("1,2", "1"),

@@ -14,7 +14,7 @@ from mind.records import Key, Response
 from mind.teacher import online
 from mind.teacher.config import BudgetConfig, ModelConfig, TrafficConfig
 from mind.teacher.online import OnlineEngine
-from mind.teacher.requests import Failure, chat_request
+from mind.teacher.requests import Failure, Wasted, chat_request
 from mind.teacher.spending import Spending, worst_case
 
 KEY = "sk-test-0123456789"
@@ -31,7 +31,7 @@ def echo(body: bytes) -> bytes:
 
 
 def make_requests(count, url, **options):
-    teacher = ModelConfig("m", base_url=url, max_tokens=7, **options)
+    teacher = ModelConfig("m", **{"base_url": url, "max_tokens": 7, "api_key_env": "OPENAI_API_KEY"} | options)
     return teacher, [
         chat_request(teacher, Key(f"q{n}", "socratic", 0), ({"role": "user", "content": f"question {n}"},))
         for n in range(count)
@@ -45,8 +45,9 @@ def answer(proxy, count=1, budget=None, price=None, traffic=None, **options):
     engine = OnlineEngine(teacher, TrafficConfig(**PATIENT | (traffic or {})), spending)
     stored = []
     engine.run(requests, stored.extend)
-    outcomes = {outcome.key.question: outcome for outcome in stored}
-    assert len(outcomes) == len(stored), "an outcome came twice"
+    ended = [outcome for outcome in stored if not isinstance(outcome, Wasted)]
+    outcomes = {outcome.key.question: outcome for outcome in ended}
+    assert len(outcomes) == len(ended), "an outcome came twice"
     assert spending.under_way == 0
     return outcomes, engine, spending
 
@@ -193,11 +194,15 @@ def test_a_dead_server_ends_the_job():
     assert 5 <= len(outcomes) <= 7 and "status 500" in engine.stopped
 
 
-def test_nobody_listening():
+def test_nobody_listening(caplog):
     with FaultProxy(echo) as proxy:
         pass
-    outcomes, engine, _ = answer(proxy, 3, traffic={"attempts": 2})
+    outcomes, engine, _ = answer(proxy, 3, traffic={"attempts": 2, "stop_after_failures": 3})
     assert {outcome.reason for outcome in outcomes.values()} == {"connection lost"}
+    assert f"3 requests in a row to {proxy.url} had no answer, the last for: connection lost: " in engine.stopped
+    assert "[Errno 111]" in engine.stopped
+    (told,) = [record.message for record in caplog.records if "trying again" in record.message]  # not once each
+    assert proxy.url in told and "[Errno 111]" in told
 
 
 def test_concurrency_is_bounded_and_used():
@@ -272,21 +277,24 @@ def test_a_key_is_needed_by_the_default_endpoint_alone(monkeypatch):
     with pytest.raises(MindError, match="OPENAI_API_KEY"):
         OnlineEngine(ModelConfig("m"), TrafficConfig(), Spending(BudgetConfig(), None))
     with FaultProxy(echo) as proxy:
-        assert isinstance(answer(proxy)[0]["q0"], Response)
+        assert isinstance(answer(proxy, api_key_env=None)[0]["q0"], Response)
         assert not any(KEY in str(key) for key in proxy.keys)
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"),
+    ("headers", "seconds"),
     [
-        (None, None),
-        ("7", 7.0),
-        ("0.5", 0.5),
-        ("-3", 0.0),
-        ("nan", None),
-        ("soon", None),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
     ],
 )
-def test_retry_after(header, seconds):
-    assert online.retry_after(header) == seconds
+def test_retry_after(headers, seconds):
+    assert online.retry_after(headers) == seconds

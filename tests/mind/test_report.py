@@ -122,6 +122,7 @@ def test_malformed_files_are_named_with_their_line(run: Path) -> None:
     ("text", "message"),
     [
         ('{"phase": "train", "step": 1}\n{"phase": "tr\n', "line 2: not JSON"),
+        ('{"phase": "train", "step": 1}\n' + "[" * 100_000 + "\n", "line 2: not JSON"),
         ('{"phase": "train", "step": 1}\n[1]\n', 'line 2: expected an object with "phase"'),
         ('{"phase": "train"}\n', "line 1: a train line needs a number as its step"),
         ('{"phase": "train", "step": 1, "loss": "low"}\n', "line 1: loss is 'low', expected a number"),

@@ -192,6 +192,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, arguments, launch):
             assert launch("never", ["train", "--output", str(output), "--resume"]) == 0
             assert train_rows(output) == train_rows(straight), (method, when)
             assert [row["step"] for row in train_rows(output)] == [5, 10, 12]
+            assert not [path for path in output.rglob("*") if path.suffix in (".partial", ".former")]
             events = EventAccumulator(str(output / "tensorboard")).Reload().Scalars("train/loss")
             assert [event.step for event in events] == [5, 10, 12]
             evaluations = [(folder / "evaluation.json").read_text() for folder in (straight, output)]

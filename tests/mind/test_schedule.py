@@ -32,7 +32,7 @@ def test_the_rates_are_the_formulas(name, steps, ratio):
 
 
 @pytest.mark.parametrize(
-    "name", ["cosin", "", "COSINE", "reduce_lr_on_plateau", "greedy", "cosine_with_min_lr", "warmup_stable_decay"]
+    "name", ["cosin", "-", "COSINE", "reduce_lr_on_plateau", "greedy", "cosine_with_min_lr", "warmup_stable_decay"]
 )
 def test_a_schedule_that_needs_more_than_its_name_is_refused(name):
     with pytest.raises(MindError, match=f"^train.lr_scheduler is '{name}': expected one of linear, cosine, .*constant"):

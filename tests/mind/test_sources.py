@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 import json
 import sys
 from pathlib import Path
@@ -16,14 +15,13 @@ from hypothesis import strategies as st
 from mind.data.questions import load_questions, save_questions
 from mind.data.sources import SourceConfig, load_source
 from mind.errors import MindError
-from mind.grading import gold_answer
 from mind.records import Question, Rationale
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is not next to the repository")
 
 ROW = {"question": "1 + 1?", "answer": "2"}
-read_source = functools.partial(load_source, read_gold=gold_answer)
+read_source = load_source
 QUESTIONS = [
     Question("a", "Wie viel?\u2028🍎\x00", "1,234", None, (Rationale("planning", 'Add\n"it".'),)),
     Question("b", "Which?", "B", {"B": "x", "A": "y"}),
@@ -66,10 +64,10 @@ def refusal(path: Path | str, **mapping: object) -> str:
 def test_our_own_lines_are_read_as_ever(tmp_path):
     path = tmp_path / "own.jsonl"
     save_questions(QUESTIONS, path)
-    assert read_source(SourceConfig(str(path))) == QUESTIONS
-    assert read_source(SourceConfig(str(path), limit=1)) == QUESTIONS[:1]
-    write_lines(path, ROW)
-    assert refusal(path) == f'{path}:1: "id" is missing'
+    bare = [dataclasses.replace(question, rationales=()) for question in QUESTIONS]
+    assert read_source(SourceConfig(str(path))) == bare
+    assert read_source(SourceConfig(str(path), limit=1)) == bare[:1]
+    assert load_questions(path) == QUESTIONS
 
 
 @pytest.mark.parametrize(
@@ -156,7 +154,7 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "?"}, "no column answer: there are question"),
+        ({"question": "?", "solution": "2"}, '"answer" is missing: there are solution'),
         ({**ROW, "answer": None}, '"answer" is null: expected a string or a number'),
         ({**ROW, "answer": " "}, '"answer" is empty'),
         ({**ROW, "answer": ["2"]}, '"answer" is ["2"]: expected a string or a number'),
@@ -171,7 +169,7 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
         ({**ROW, "choices": {"label": ["A", "A"], "text": ["2", "3"]}}, '"choices" has a label twice: A, A'),
         ({**ROW, "choices": {"label": ["A", None], "text": ["2", "3"]}}, '"choices.label" is null: expected a string'),
         ({**ROW, "choices": ["2", " "]}, '"choices.B" is empty'),
-        ({**ROW, "choices": {"A": "2", "B": "3"}}, '"answer" 2 is not one of the choices A, B'),
+        ({**ROW, "choices": {"A": "1", "B": "3"}}, '"answer" 2 is not one of the choices A, B'),
         ({**ROW, "choices": ["2", "2"]}, '"answer" 2 may be any of the choices A, B'),
         ({**ROW, "choices": ["1", "0"], "answer": 0}, '"answer" 0 may be any of the choices A, B'),
         ({**ROW, "choices": ["B", "x"], "answer": "B"}, '"answer" B may be any of the choices A, B'),
@@ -188,9 +186,12 @@ def test_a_faulty_row_is_named(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"id_column": "n"}, ":2: id 1 comes twice, first at {path}:1"),
-        ({"id_column": "key"}, ":1: no column key: there are question, answer, n"),
-        ({"choices_column": "options"}, ":1: no column options: there are question, answer, n"),
+        ({"id_column": "n"}, ":2: id 1 is also on line 1: give each question an id of its own"),
+        (
+            {"id_column": "key"},
+            ':1: "key" is missing: there are n; and so on 1 other rows',
+        ),
+        ({"choices_column": "options"}, ": no row has the column options: there are question, answer, n"),
         ({"answer_marker": "####"}, ':2: "answer" has no #### before the answer'),
         ({"split": "test"}, ": a file has no subset and no split but train"),
     ],
@@ -201,15 +202,19 @@ def test_a_fault_of_a_mapping_is_named(tmp_path, mapping, message):
 
 
 def test_a_file_without_rows_is_named(tmp_path):
-    assert refusal(write_json(tmp_path / "empty.json")) == f"{tmp_path}/empty.json: there are no rows"
+    assert (
+        refusal(write_json(tmp_path / "empty.json"))
+        == f"{tmp_path}/empty.json: there are no rows: expected a question per row"
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("r.json", b'[{"question": "?"', "not JSON: "),
-        ("r.json", b"[" * 100_000, "not JSON: "),
-        ("r.json", b'["\xff"]', "not JSON: "),
+        ("r.json", b"[" * 100_000, "cannot be read: brackets are nested too deep"),
+        ("r.json", b'["\xff"]', "not UTF-8 text"),
+        ("r.json", b'\xef\xbb\xbf[{"question": 1, "question": 2}]', 'cannot be read: an object has "question" twice'),
         ("r.csv", b"question,answer\n\xff,1\n", "not CSV in UTF-8: "),
         ("r.csv", b'question,answer\n"a"b,1\n', "not CSV in UTF-8: "),
         ("r.csv", b"question,answer\na,1,2\n", "row 0: 3 values for the 2 columns question, answer"),
@@ -328,10 +333,13 @@ def test_parquet_holds_what_json_lines_hold(tmp_path_factory, questions):
         Question("s", "?", "2", None, (Rationale("p", "\ud800"),)),
     ],
 )
-def test_a_lone_surrogate_is_kept_by_json_and_refused_by_parquet(tmp_path, question):
+def test_a_lone_surrogate_is_refused(tmp_path, question):
+    """No tokenizer takes one, so that it is better told when it is read than in the middle of a job."""
     pytest.importorskip("pyarrow")
     save_questions([question], tmp_path / "q.jsonl")
-    assert load_questions(tmp_path / "q.jsonl") == [question]
+    with pytest.raises(MindError, match=r'q.jsonl:1: "[^"]*" holds half of a character, \\ud[f8]') as error:
+        load_questions(tmp_path / "q.jsonl")
+    assert str(error.value).isprintable()
     with pytest.raises(MindError, match=r"^question 's(\\ud800)?' has a lone surrogate, which Parquet cannot hold"):
         save_questions([*QUESTIONS, question], tmp_path / "q.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["q.jsonl"]
@@ -340,12 +348,11 @@ def test_a_lone_surrogate_is_kept_by_json_and_refused_by_parquet(tmp_path, quest
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": 7}, ': row 1: "id" is 7: expected a string'),
-        ({"id": b"x"}, """: row 1: "id" is "b'x'": expected a string"""),
+        ({"id": b"x"}, """: row 1: "id" is "b'x'": expected a string or a number"""),
         ({"answer": None}, ': row 1: "answer" is null: expected a string or a number'),
         ({"id": "a"}, ": row 1: id a is also on row 0"),
         ({"choices": [{"label": "A", "text": "x"}] * 2}, ': row 1: "choices" has a label twice'),
-        ({"choices": [{"label": "A", "text": "x"}]}, ': row 1: "choices" is not an object of at least 2 labels'),
+        ({"choices": [{"label": "A", "text": "x"}]}, ': row 1: "choices" has 1 choices: expected at least 2'),
         ({"rationales": [{"perspective": "p", "text": " "}]}, ': row 1: "rationales[0].text" is empty'),
     ],
 )
@@ -364,7 +371,7 @@ def test_a_faulty_row_of_parquet_is_named(tmp_path, row, message):
 def test_an_empty_parquet_file_is_named(tmp_path):
     pytest.importorskip("pyarrow")
     save_questions([], tmp_path / "q.parquet")
-    with pytest.raises(MindError, match=r"q.parquet: the file is empty: expected one question per row"):
+    with pytest.raises(MindError, match=r"q.parquet: there are no rows: expected a question per row"):
         load_questions(tmp_path / "q.parquet")
 
 

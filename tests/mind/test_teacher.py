@@ -237,6 +237,7 @@ def test_a_data_set_and_its_second_start(tmp_path, questions, capsys):
         "prompts.json",
         "responses.jsonl",
         "failures.jsonl",
+        "wasted.jsonl",
     }
 
 
@@ -249,7 +250,8 @@ def test_no_key_is_written_or_printed(tmp_path, questions, capsys):
         return status and (status, json.dumps({"error": {"message": f"bad key {KEY}"}}).encode(), {})
 
     with FaultProxy(solve, fault) as proxy:
-        assert main(arguments(proxy, questions, output, "--traffic.concurrency", "1")) == 1
+        more = ["--traffic.concurrency", "1", "--teacher.api-key-env", "OPENAI_API_KEY"]
+        assert main(arguments(proxy, questions, output, *more)) == 1
     printed = capsys.readouterr()
     assert "[key]" in (output / "failures.jsonl").read_text() + printed.out
     assert KEY not in printed.out + printed.err

@@ -84,7 +84,7 @@ def test_a_sequence_is_what_the_template_writes(template, expected):
 @pytest.mark.parametrize(
     ("template", "fault"),
     [
-        (None, "its tokenizer has no chat template; MIND trains chat models: take"),
+        (None, "its tokenizer has no chat template, as those of base models: .* --student.chat-template plain"),
         ("", "no chat template"),
         (turns(""), "writes the question not at all, or changed"),
         (turns("{{ m['text'] }}"), "writes the question not at all, or changed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,7 +47,9 @@ def test_a_saved_configuration_is_loaded(tmp_path, config):
     [
         (None, "c.json: no such file"),
         ("{\n  broken", "c.json:2: not JSON: Expecting property name"),
-        ("[" * 100_000, "c.json: not JSON: "),
+        ("[" * 100_000, "c.json: cannot be read: brackets are nested too deep"),
+        ('{"train": {"seed": ' + "9" * 5000 + "}}", "c.json: cannot be read: a number has 5,000 digits"),
+        ('{"train": {"seed": 1, "seed": 2}}', 'c.json: cannot be read: an object has "seed" twice'),
         ("[]", "c.json: expected an object with the fields of MindConfig"),
         ('{"student": 3}', "c.json: student: expected an object with the fields of StudentConfig"),
         ('{"student": {"modell": "x"}}', "c.json: student: unknown field modell"),
@@ -55,6 +58,10 @@ def test_a_saved_configuration_is_loaded(tmp_path, config):
         ('{"train": {"epochs": true}}', 'c.json: train: "epochs" is true: expected a number'),
         ('{"data": {"max_questions": "2"}}', 'c.json: data: "max_questions" is "2": expected an integer or null'),
         ('{"data": {"perspectives": "a"}}', 'c.json: data: "perspectives" is "a": expected a list'),
+        ('{"data": {"perspectives": ["a", 1]}}', 'c.json: data: "perspectives" holds 1: expected a string'),
+        ('{"data": {"evaluation": [null]}}', 'c.json: data: "evaluation" holds null: expected a string'),
+        ('{"train": {"learning_rate": 1' + "0" * 400 + "}}", 'c.json: train: "learning_rate" is 1000'),
+        ('{"train": {"share_prompts": true}}', 'c.json: train: "share_prompts" is true: expected one of auto, always'),
         ('{"student": {"dtype": "int8"}}', 'c.json: student: "dtype" is "int8": expected one of float32, bfloat16'),
     ],
 )
@@ -64,6 +71,21 @@ def test_a_faulty_configuration_is_named(tmp_path, text, message):
     with pytest.raises(MindError) as error:
         load_json(tmp_path / "c.json", MindConfig)
     assert str(error.value).startswith(f"{tmp_path}/{message}")
+
+
+@pytest.mark.parametrize(
+    ("prices", "message"),
+    [
+        ('{"m": [1]}', '"prices" holds [1]: expected a list of 2'),
+        ('{"m": [1, "2"]}', '"prices" holds "2": expected a number'),
+        ('{"m": 3}', '"prices" holds 3: expected a list'),
+    ],
+)
+def test_an_item_of_another_type_is_named(tmp_path, prices, message):
+    text = f'{{"output": "x", "questions": {{"path": "q"}}, "teacher": {{"model": "m"}}, "prices": {prices}}}'
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(MindError, match=re.escape(f"c.json: {message}")):
+        load_json(tmp_path / "c.json", GenerateConfig)
 
 
 def test_a_field_without_a_default_must_be_there(tmp_path):

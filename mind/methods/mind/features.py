@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mind.batches.bin_packing import bins_of
@@ -17,10 +18,11 @@ from mind.batches.packing import plain_pack
 from mind.batches.trunk import pack_hidden
 from mind.display import one_line
 from mind.errors import MindError, NotFiniteError
-from mind.files import replacing_file
+from mind.files import make_cache, replacing_file
 from mind.records import Question
 from mind.student.fingerprint import fingerprint
-from mind.student.tokenization import Chat
+from mind.student.probe import describe
+from mind.student.tokenization import Chat, embedding_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +48,7 @@ class StudentEncoder:
     @torch.no_grad()
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
         """See `Encoder`. A text is encoded on its own, packed with others."""
-        chat = Chat(self.tokenizer)
+        chat = Chat(self.tokenizer, embedding_rows(self.model))
         ids = [chat.text(text) for text in texts]
         lengths = [len(sequence) for sequence in ids]
         vectors: dict[int, Tensor] = {}
@@ -69,9 +71,9 @@ class SentenceEncoder:
                 f"metanet.encoder {name} needs sentence-transformers: pip install 'mind-kernels[sentence-transformers]'"
             ) from error
         try:
-            self._model = SentenceTransformer(name)
-        except (OSError, ValueError) as error:
-            raise MindError(f"metanet.encoder {name}: cannot be loaded: {error}") from error
+            self._model = SentenceTransformer(name, trust_remote_code=False)
+        except Exception as error:  # of files from elsewhere
+            raise MindError(f"metanet.encoder {name}: cannot be loaded: {one_line(describe(error), 400)}") from error
         self.name = f"sentence-{fingerprint(self._model.state_dict())}"
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
@@ -111,15 +113,18 @@ def build_features(
     digest = hashlib.sha256("\0".join(["alone", encoder.name, *texts]).encode()).hexdigest()[:32]
     file = cache / "features" / f"{digest}.safetensors"
     if file.exists():
-        vectors = load_file(file)["vectors"]
+        try:
+            vectors = load_file(file)["vectors"]
+        except (SafetensorError, KeyError) as error:
+            raise MindError(f"{file}: cannot be read: {error}; without it the vectors are computed again") from error
         _check_finite(vectors, texts, f"{file} (without it they are computed again)")
         progress(len(texts))
     else:
+        make_cache(file.parent)
         vectors = encoder.encode(texts, progress)
         _check_finite(vectors, texts, "metanet.encoder")
-        file.parent.mkdir(parents=True, exist_ok=True)
         with replacing_file(file) as partial:
-            save_file({"vectors": vectors}, partial)
+            partial.write_bytes(save({"vectors": vectors}))
     rationales = torch.zeros(len(questions), len(perspectives), vectors.shape[1])
     if places:
         q, k = torch.tensor(places).T

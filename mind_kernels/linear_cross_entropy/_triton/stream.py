@@ -339,7 +339,8 @@ def _merge(
     if spec.label_smoothing:
         mean = z_sums.sum(0) / spec.head.vocabulary - maximum
         loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - mean)
-    loss = loss + spec.z_loss * lse.square()
+    if spec.z_loss:  # the square may be infinite
+        loss = loss + spec.z_loss * lse.square()
     correct = (z_target == maximum) & (earlier.amax(0) < z_target)
     lse_others = torch.where(others > 0, maximum + others.log(), math.inf)
     normalizer = torch.stack([maximum, log_total, others / total, lse_others])

@@ -1,0 +1,68 @@
+"""`mind data check`, and the commands that come next in the making of a data set."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mind.cli.terminal import print_summary
+from mind.curation.check import CheckReport, check_source
+from mind.data.sources import SourceConfig
+from mind.errors import MindError
+from mind.perspectives import PAPER_PERSPECTIVES
+
+
+@dataclass(frozen=True)
+class Check(SourceConfig):
+    """Say what a file of questions holds, and all that is wrong with it."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    """A .jsonl, .json, .csv or .parquet file, a folder that the `datasets` library reads, or a name on the Hub."""
+    evaluation: tuple[str, ...] = ()
+    """Files to evaluate by: how many of their questions are here too is counted."""
+
+
+def check(options: Check) -> int:
+    report = check_source(options, options.evaluation)
+    print_summary("questions", report)
+    if report.repeated:
+        print(f"asked before: {_listed(report.repeated)}")
+    for file, ids in report.shared.items():
+        if ids:
+            print(f"also in {file}: {_listed(ids)}; what is measured on them is no measure of new questions")
+    if report.problems is not None:
+        raise MindError(report.problems)
+    print(f"next: {_next(options, report)}")
+    return 0
+
+
+def train_command(data: str | Path, perspectives: Iterable[str]) -> str:
+    """The command that trains on a data set; the paper's perspectives need not be named."""
+    names = list(perspectives)
+    named = [] if set(names) <= set(PAPER_PERSPECTIVES) else ["--data.perspectives", *names]
+    return shlex.join(["mind", "train", "--output", f"runs/{Path(data).stem}", "--data.train", str(data), *named])
+
+
+def _next(options: Check, report: CheckReport) -> str:
+    stem = Path(options.path).stem
+    if report.fewest_rationales > 1:
+        return train_command(options.path, report.rationales)
+    if report.unnamed_rationales:
+        return shlex.join(["mind", "data", "import", options.path, "--output", f"{stem}.named.jsonl"])
+    command = ["mind", "data", "generate", "--output", f"data/{stem}", "--questions.path", options.path]
+    for field in fields(SourceConfig):
+        value = getattr(options, field.name)
+        if field.name != "path" and value != field.default:
+            command += [f"--questions.{field.name.replace('_', '-')}", str(value)]
+    return shlex.join([*command, "--teacher.model", "NAME", "--teacher.base-url", "URL"])
+
+
+def _listed(names: Iterable[str], most: int = 5) -> str:
+    names = list(names)
+    more = f" and {len(names) - most:,} others" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,88 @@
+"""`mind data check`: what a file of questions holds, and all that is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mind.data.problems import FaultyRowsError, Problems
+from mind.data.questions import load_questions, named_rationales, same_text
+from mind.data.sources import SourceConfig, read_source
+from mind.grading.type_counts import type_counts
+from mind.records import Question
+from mind.summary import Summary, counted
+
+
+@dataclass(frozen=True)
+class CheckReport(Summary):
+    """What the rows without a problem hold."""
+
+    questions: int
+    types: Mapping[str, int]
+    """Questions by the type of their answers."""
+    rationales: Mapping[str, int]
+    """Rationales by perspective."""
+    unnamed_rationales: int
+    fewest_rationales: int
+    """Of a question, of those with names."""
+    repeated: Sequence[str]
+    """The places of questions that ask what an earlier one asks."""
+    shared: Mapping[str, Sequence[str]]
+    """File -> ids of its questions that are here too."""
+    problems: str | None
+    """All that is wrong, in lines; None if nothing is."""
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        counts: dict[str, Any] = {"questions": self.questions}
+        counts |= {f"answers: {name}": count for name, count in self.types.items()}
+        counts |= {f"rationales: {name}": count for name, count in self.rationales.items()}
+        counts |= {"rationales without a perspective": self.unnamed_rationales} if self.unnamed_rationales else {}
+        counts |= {"questions that an earlier one asks": len(self.repeated)} if self.repeated else {}
+        return counted(counts | {f"questions that are in {file} too": len(ids) for file, ids in self.shared.items()})
+
+
+def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckReport:
+    """Reads a source, and compares it with the questions of the files `others`.
+
+    Raises MindError if the source cannot be read at all, and as `load_questions` for the other files.
+    """
+    problems = Problems(config.path)
+    questions, repeated = [], []
+    texts: dict[str, str] = {}
+    rationales: Counter[str] = Counter()
+    unnamed, fewest = 0, []
+    for where, row, question in read_source(config, problems):
+        values = row.get("rationales")
+        named = problems.attempt(where, named_rationales, where, values, None, False)
+        if named is None:
+            continue
+        rationales.update(rationale.perspective for rationale in named)
+        unnamed += len(values) if isinstance(values, list) and not named else 0
+        fewest.append(len(named))
+        if texts.setdefault(same_text(question.question), where) != where:
+            repeated.append(where)
+        questions.append(question)
+    return CheckReport(
+        questions=len(questions),
+        types=type_counts(questions),
+        rationales=rationales,
+        unnamed_rationales=unnamed,
+        fewest_rationales=min(fewest, default=0),
+        repeated=repeated,
+        shared={file: _shared(load_questions(file), texts) for file in others},
+        problems=_told(problems, questions),
+    )
+
+
+def _shared(questions: Sequence[Question], texts: Mapping[str, str]) -> list[str]:
+    return [question.id for question in questions if same_text(question.question) in texts]
+
+
+def _told(problems: Problems, questions: list[Question]) -> str | None:
+    try:
+        problems.check(questions)
+    except FaultyRowsError as error:
+        return str(error)
+    return None

@@ -1,0 +1,77 @@
+"""All that is wrong with a file of questions, told in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from mind.errors import MindError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MOST_SHOWN = 20
+"""Of different problems."""
+
+
+class FaultyRowsError(MindError):
+    """The rows of a file that cannot be read, each with what is wrong; `questions` are those of the others."""
+
+    def __init__(self, message: str, questions: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.questions = questions
+
+
+class Problems:
+    """Collects what is wrong with single rows, so that reading goes on to the next."""
+
+    def __init__(self, path: Any) -> None:
+        self._path = path
+        self._places: dict[str, list[str]] = {}
+
+    def attempt(self, where: str, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
+        """The result of `function`; None after a MindError, which is noted for the row at `where`."""
+        try:
+            return function(*arguments, **options)
+        except MindError as error:
+            self.note(where, str(error).removeprefix(f"{where}: "))
+            return None
+
+    def note(self, where: str, problem: str) -> None:
+        self._places.setdefault(problem, []).append(where)
+
+    def check(self, questions: Sequence[Any]) -> None:
+        """Raises FaultyRowsError if there is a problem; `questions` are those of the rows without one."""
+        if not self._places:
+            return
+        lines = [
+            f"{where}: {problem}" + (f"; and so on {len(others):,} other rows" if others else "")
+            for problem, (where, *others) in self._places.items()
+        ]
+        if len(lines) == 1:
+            raise FaultyRowsError(lines[0], questions)
+        count = sum(map(len, self._places.values()))
+        hidden = len(lines) - MOST_SHOWN
+        more = [f"and {hidden:,} others"] if hidden > 0 else []
+        total = f"{count:,} problems in {self._path}; {len(questions):,} rows are without one"
+        raise FaultyRowsError("\n".join([*lines[:MOST_SHOWN], *more, total]), questions)
+
+
+class Faults:
+    """Collects what is wrong with several files, so that one start tells it all."""
+
+    def __init__(self) -> None:
+        self._messages: list[str] = []
+
+    def attempt(self, function: Callable[P, list[T]], *arguments: P.args, **options: P.kwargs) -> list[T]:
+        """The result of `function`; nothing after a MindError, which is kept for `check`."""
+        try:
+            return function(*arguments, **options)
+        except MindError as error:
+            self._messages.append(str(error))
+            return []
+
+    def check(self) -> None:
+        """Raises MindError if one of the functions did."""
+        if self._messages:
+            raise MindError("\n".join(self._messages))

@@ -1,0 +1,147 @@
+"""The rows of files: JSON lines, JSON, CSV and Parquet, each row with its place.
+
+Files are read here and not by `datasets`, which guesses types: it makes dates of texts, and 1.0 of 1 if another row has
+1.5.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mind.data.parquet import parquet_rows
+from mind.data.problems import Problems
+from mind.errors import MindError
+from mind.files import parse_json, parse_object, require_file
+
+Rows = Iterator[tuple[str, Mapping[str, Any]]]
+"""Each row as a JSON object, with its "path:line" or "path: row n", n from 0."""
+
+
+def file_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
+    """The rows of a file, by the ending of its name; a name with another ending is one of JSON lines.
+
+    A row that cannot be read is noted in `problems`. Raises MindError for what is wrong with the file as a whole.
+    """
+    return READERS.get(Path(path).suffix.lower(), _json_rows)(path, problems)
+
+
+def _json_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
+    """The objects of a JSON list, or of a file of JSON lines."""
+    with require_file(path).open("rb") as file:
+        begin = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
+        file.seek(0)
+        yield from (_listed_rows if begin.startswith(b"[") else _lines)(path, file, problems)
+
+
+def _listed_rows(path: str | os.PathLike[str], file: io.BufferedIOBase, problems: Problems) -> Rows:
+    text = file.read()
+    try:
+        rows = parse_json(str(path), text)
+    except MindError as error:
+        raise MindError(_with_remedy(str(error), text)) from None
+    for number, row in enumerate(rows):
+        where = f"{path}: row {number}"
+        if isinstance(row, dict):
+            yield where, row
+        else:
+            problems.note(where, f"expected a JSON object, not {type(row).__name__}")
+
+
+def _lines(path: str | os.PathLike[str], file: io.BufferedIOBase, problems: Problems) -> Rows:
+    first = True
+    for number, line in enumerate(file, start=1):
+        where = f"{path}:{number}"
+        if first and line.strip() == b"{":
+            raise MindError(f"{where}: an object goes on on the next line: write each object on a line of its own")
+        first = first and not line.strip()
+        if line.strip() and (row := problems.attempt(where, _object, where, line)) is not None:
+            yield where, row
+
+
+def _object(where: str, line: bytes) -> dict[str, Any]:
+    try:
+        return parse_object(where, line)
+    except MindError as error:
+        raise MindError(_with_remedy(str(error), line)) from None
+
+
+def _csv_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
+    try:
+        text = require_file(path).read_bytes().decode("utf-8-sig")
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = next(rows, [])
+        if len(set(header)) < len(header):
+            raise MindError(f"{path}: two columns have the same name: {', '.join(header)}")
+        for number, row in enumerate(row for row in rows if row):
+            where = f"{path}: row {number}"
+            if len(row) == len(header):
+                yield where, dict(zip(header, row, strict=True))
+            else:
+                problems.note(where, f"{len(row)} values for the {len(header)} columns {', '.join(header)}")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MindError(f"{path}: not CSV in UTF-8: {error}") from None
+
+
+def _parquet_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
+    return parquet_rows(path)
+
+
+READERS: dict[str, Callable[[str | os.PathLike[str], Problems], Rows]] = {
+    ".jsonl": _json_rows,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
+}
+"""By the ending of a file's name."""
+
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+_NUMBER = re.compile(r"[-+]?\.?[0-9]")
+
+
+def _with_remedy(message: str, text: bytes) -> str:
+    """`message`, which says why `text` is not JSON, with what to write instead, where that can be told."""
+    try:
+        json.loads(text.decode("utf-8-sig").rstrip())
+    except json.JSONDecodeError as error:
+        remedy = _remedy(error)
+        return f"{message}: {remedy}" if remedy else message
+    except (ValueError, RecursionError):
+        pass  # not a fault of notation; the message says all
+    return message
+
+
+def _remedy(error: json.JSONDecodeError) -> str | None:
+    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].strip()
+    if "escape" in error.msg:
+        return f"write each backslash within a text twice, as in {json.dumps(rest[:1] + rest[1:8].split()[0])[1:-1]}"
+    if error.msg == "Extra data":
+        return "take out the comma at the end" if rest == "," else "write one object per line"
+    if error.msg.startswith("Unterminated string"):
+        return "the text lacks its closing quote, or has a line break that is not written as \\n"
+    if error.msg.startswith("Invalid control character"):
+        return "write a tab within a text as \\t, a line break as \\n"
+    if rest[:1] in ("'", "\u2018", "\u201c", "\u201d"):
+        return 'write straight double quotes: "'
+    if before.endswith(",") and rest[:1] in ("}", "]"):
+        return f"take out the comma before the {rest[0]}"
+    if word := next((word for word in _WORDS if rest.startswith(word)), None):
+        return f"write {_WORDS[word]} for {word}"
+    if error.msg == "Expecting ',' delimiter":
+        if _NUMBER.match(rest) or before[-1:].isdigit():
+            return "write a number as 1234.5, or as a text in quotes"
+        return 'a comma is missing, or a quote within a text is not written as \\"'
+    if rest.startswith(("//", "#")):
+        return "JSON has no comments: take it out"
+    if error.msg.startswith("Expecting value") and _NUMBER.match(rest):
+        return "write a number as 0.5, or as a text in quotes"
+    if not rest:
+        return "it breaks off: write each object whole, on its own line"
+    return None

@@ -1,0 +1,24 @@
+"""The names under which the results of evaluation files are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mind.errors import require
+
+
+def evaluation_labels(files: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """{label: file}; a label is the file's name without its ending, and that of a file of responses.
+
+    Raises MindError for a file that comes twice or whose label another file has, or that is `taken`.
+    """
+    labels: dict[str, str] = dict.fromkeys(taken, "the built-in questions")
+    for file in files:
+        label = Path(file).stem
+        require(
+            label not in labels,
+            f"{file} and {labels.get(label)} are both named {label}: results need different names, so rename a file",
+        )
+        labels[label] = file
+    return {label: labels[label] for label in labels if label not in set(taken)}

@@ -1,0 +1,66 @@
+"""Clock times: 9:15, 15:20, 3:20 p.m., 10 am."""
+
+from __future__ import annotations
+
+import re
+
+from mind.grading.answer_type import AnswerType
+from mind.grading.plain_text import without_latex_text
+from mind.records import Grade, Question
+
+_HALF = r"(?:\s?([ap])\.?\s?m\b\.?)"
+_TIME = re.compile(
+    rf"(?<![\w:.])([0-9]{{1,2}})(?::([0-5][0-9])(?::([0-5][0-9]))?{_HALF}?|{_HALF})(?![\w:])", re.IGNORECASE
+)
+_RANGE = re.compile(r"\s?(?:-|to|and|or|until)\s?")
+Time = tuple[int, bool | None]
+"""Seconds since midnight, modulo 12 hours if it is known to be "am" (False) or "pm" (True); None: not said."""
+
+
+class ClockTime(AnswerType):
+    """Compared to the second; "3:20 pm" is 15:20, and 3:20 if one of the two says neither am nor pm."""
+
+    name = "time"
+    request = "the time"
+
+    def fits(self, question: Question) -> bool:
+        return question.choices is None and _TIME.fullmatch(without_latex_text(question.answer).strip()) is not None
+
+    def marked(self, statement: str, question: Question) -> str | None:
+        """The time that `statement` begins with, else as `unmarked`."""
+        text = without_latex_text(statement).strip(" \"'")
+        first = _TIME.match(text)
+        second = _TIME.search(text, first.end()) if first else None
+        if first and not (second and _RANGE.fullmatch(text, first.end(), second.start())):
+            return first[0]
+        return self.unmarked(text, question)
+
+    def unmarked(self, text: str, question: Question) -> str | None:
+        """The only time of the last sentence with times, but for those that the question gives."""
+        given = {_read(match) for match in _TIME.finditer(question.question)}
+        for sentence in reversed(re.split(r"(?<=[.!?])\s+(?![ap]\.?m)|\n", without_latex_text(text))):
+            found = {_read(match): match[0] for match in _TIME.finditer(sentence)}
+            new = {time: written for time, written in found.items() if time not in given} or found
+            if new:
+                return next(iter(new.values())) if len(new) == 1 else None
+        return None
+
+    def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
+        written = self.marked(stated, question)
+        match = _TIME.search(written) if written else None
+        gold = _TIME.search(without_latex_text(question.answer))
+        if match is None or gold is None:
+            return "unparsed", "not a time"
+        return ("right", "the same time") if _same(_read(match), _read(gold)) else ("wrong", "another time")
+
+
+def _read(match: re.Match[str]) -> Time:
+    hour, half = int(match[1]), (match[4] or match[5] or "").lower()
+    seconds = 60 * int(match[2] or 0) + int(match[3] or 0)
+    if hour > 12 or hour == 0:
+        return 3600 * (hour % 12) + seconds, hour >= 12
+    return 3600 * (hour % 12) + seconds, half == "p" if half else None
+
+
+def _same(one: Time, other: Time) -> bool:
+    return one[0] == other[0] and (None in (one[1], other[1]) or one[1] == other[1])

@@ -1,0 +1,74 @@
+"""Numbers in LaTeX and in words, written in digits.
+
+Every pattern here is linear in its text, because texts come from a model and may be arbitrarily odd.
+"""
+
+from __future__ import annotations
+
+import re
+
+from text_to_num import alpha2digit
+
+from mind.grading.plain_text import LATEX_THOUSANDS, unwrapped
+
+_FORMULA = re.compile(
+    r"\$\$([^$]+)\$\$|\$((?:\\.|[^$\n\\])*(?:\\.|[^$\s\\]))\$(?![0-9])|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]"
+)
+_ARROW = re.compile(r"=>|->|\u21d2|\u2192|\\(?:Rightarrow|rightarrow|implies|to)(?![A-Za-z])")
+_REPEATING = re.compile(r"(?<=\.)([0-9]*)\\(?:overline|bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))")
+_FRACTION = re.compile(
+    r"(?P<whole>[0-9]?)\s{0,4}\\[dtc]?frac\s*(?:\{\s*(?P<above>-?[0-9.]+)\s*\}\s*\{\s*(?P<below>-?[0-9.]+)\s*\}"
+    r"|\s*(?P<one>[0-9])\s*(?P<other>[0-9]))"
+)
+_DEGREES = re.compile(r"\s{0,4}\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?(?![A-Za-z])")
+_SIGNS = {
+    "\\times": "\u00d7",
+    "\\cdot": "\u00b7",
+    "\\div": "\u00f7",
+    "\\approx": "\u2248",
+    "\\sim": "~",
+    "\\%": "%",
+    "\\$": "$",
+}
+_SIGNS |= {"\\left": "", "\\right": "", "\\displaystyle": ""}
+_SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
+
+_PART_SIZES = {"half": 2, "halv": 2, "thir": 3, "3rd": 3, "quar": 4, "four": 4, "4th": 4, "fift": 5, "5th": 5}
+_PART_SIZES |= {"sixt": 6, "6th": 6, "eigh": 8, "8th": 8, "tent": 10, "10th": 10}
+PART = r"(half|halves|(?:third|quarter|fourth|fifth|sixth|eighth|tenth|3rd|4th|5th|6th|8th|10th)s?)\b"
+_ONE = re.compile(r"\ban?\s(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b)", re.IGNORECASE)
+_HYPHEN = re.compile(rf"(?<=[a-z])-(?={PART})")
+_AND_A_HALF = re.compile(r"(?<=[0-9])\sand\s(?:a|1|one)\shalf\b", re.IGNORECASE)
+_PARTS = re.compile(rf"\b([0-9]+)\s{PART}")
+_SCALE = re.compile(r"(?<=[0-9])\s(1000|1000000|1000000000)\b")
+_SCALES = {"1000": "thousand", "1000000": "million", "1000000000": "billion"}
+
+
+def plain_number(text: str) -> str:
+    r"""`text` with the numbers of simple LaTeX in plain notation: "2\frac{1}{2}\text{ m}", "1{,}000", "\$5"."""
+    text = _FORMULA.sub(lambda match: next(filter(None, match.groups()), ""), LATEX_THOUSANDS.sub(",", text))
+    text = _ARROW.sub("=", text)
+    if "\\" not in text:
+        return text
+    text = _REPEATING.sub(lambda match: f"{match[1]}({match[2] or match[3]})", text)
+    text = _FRACTION.sub(_plain_fraction, text)
+    text = _SIGN.sub(lambda match: _SIGNS[match[0]], _DEGREES.sub(" degrees", text))
+    return unwrapped(text)
+
+
+def in_digits(text: str) -> str:
+    """`text` with its numbers in words written in digits: "forty-two", "minus seven", "one and a half million"."""
+    text = _ONE.sub("one ", _HYPHEN.sub(" ", text.encode(errors="replace").decode()))
+    text = _AND_A_HALF.sub(".5", alpha2digit(text, "en", threshold=0))
+    text = _PARTS.sub(lambda match: f"{match[1]}/{part_size(match[2])}", text)
+    return _SCALE.sub(lambda match: f" {_SCALES[match[1]]}", text)
+
+
+def _plain_fraction(match: re.Match[str]) -> str:
+    above, below = match["above"] or match["one"], match["below"] or match["other"]
+    return f"{match['whole']}{match['whole'] and ' '}{above}/{below}"
+
+
+def part_size(name: str) -> int:
+    """3 for "thirds" and so on."""
+    return next(size for start, size in _PART_SIZES.items() if name.startswith(start))

@@ -1,0 +1,103 @@
+r"""One way to write what responses write in many: Unicode signs, Markdown, HTML and the LaTeX of plain text.
+
+Every pattern here is linear in its text, because texts come from a model and may be arbitrarily odd.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_ANSWER_CHARACTERS = 2_000
+"""An extracted answer is cut to so many characters: no answer is longer, and parsers must not see a runaway text.
+
+It is also below the 4,300 digits that Python converts to an int at most.
+"""
+
+LATEX_SIGNS = re.compile(r"[\\^_{]")
+
+_SIGNS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full width
+_SIGNS |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63"), "-")
+_SIGNS |= dict.fromkeys([*range(0x2000, 0x200B), 0xA0, 0x202F, 0x205F, 0x3000], " ")
+_SIGNS |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"), "")
+_SIGNS |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc"), "'") | dict.fromkeys(map(ord, "\u201c\u201d"), '"')
+_SIGNS |= {ord("\u2044"): "/", ord("\u2217"): "*", ord("\u22c5"): "\u00b7", ord("\u2236"): ":"}
+
+_SUPERSCRIPT = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"
+_SUPERSCRIPTS = re.compile(f"[{_SUPERSCRIPT}]+")
+_LOWERED = str.maketrans(_SUPERSCRIPT, "0123456789+-n")
+_VULGAR = dict(
+    zip(
+        "\u00bd\u2153\u2154\u00bc\u00be\u2155\u2156\u2157\u2158\u2159\u215a\u2150\u215b\u215c\u215d\u215e\u2151\u2152",
+        [
+            "1/2",
+            "1/3",
+            "2/3",
+            "1/4",
+            "3/4",
+            "1/5",
+            "2/5",
+            "3/5",
+            "4/5",
+            "1/6",
+            "5/6",
+            "1/7",
+            "1/8",
+            "3/8",
+            "5/8",
+            "7/8",
+            "1/9",
+            "1/10",
+        ],
+        strict=True,
+    )
+)
+_VULGARS = re.compile(f"([0-9]?)\\s?([{''.join(_VULGAR)}])")
+
+_BOLD = re.compile(r"(?<![\w)\]}*])\*\*|\*\*(?![\w(*])|`+")  # "2**3" is a power
+_EMPHASIS = re.compile(r"(?<![\w*\\}])([*_]{1,2})(?=[^\s*_])([^*_\n]{0,200})(?<=\S)\1(?![\w*])")
+_CLOSING_TAG = re.compile(r"</([A-Za-z]{1,10})\s?>")
+_MEANINGFUL_TAGS = {"answer", "think", "thinking", "thought", "reasoning", "s"}
+
+_LATEX_SPACE = re.compile(r"\\[,;:!> ]|~|\\(?:q?quad|displaystyle)(?![A-Za-z])")
+_LATEX_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|math(?:rm|bf|sf|it|tt|bb)|bold(?:symbol)?|operatorname|underline|emph|[bf]box|boxed)"
+    r"\s*\{([^{}]*)\}|\\color\s*\{[^{}]*\}"
+)
+_DOLLARS = re.compile(r"\$\$?|\\[()\[\]]")
+LATEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[!,;: ]|~)\s?(?=[0-9]{3}(?![0-9]))")
+_WRAPPED = re.compile(r"[\s\"'`*_.,;:!?(){}\[\]<>|]*")
+
+
+def plain_text(text: str) -> str:
+    """`text` with one minus, space and quote for all of theirs, ASCII digits, and neither emphasis nor HTML."""
+    if not text.isascii():
+        text = text.translate(_SIGNS)
+        text = _SUPERSCRIPTS.sub(lambda match: f"^{{{match[0].translate(_LOWERED)}}}", text)
+        text = _VULGARS.sub(lambda match: f"{match[1]}{match[1] and ' '}{_VULGAR[match[2]]}", text)
+    if names := {name.lower() for name in _CLOSING_TAG.findall(text)} - _MEANINGFUL_TAGS:
+        text = re.sub(rf"</?(?:{'|'.join(sorted(names))})(?:\s[^<>]{{0,100}})?>", "", text, flags=re.IGNORECASE)
+    if "*" in text or "`" in text or "_" in text:
+        text = _EMPHASIS.sub(r"\2", _BOLD.sub("", text))
+    return text
+
+
+def without_latex_text(text: str) -> str:
+    r"""`text` without what LaTeX writes around words: "$\mathbf{B}$", "\text{(B)}\; bank" as "B", "(B)  bank"."""
+    return unwrapped(_DOLLARS.sub("", text))
+
+
+def unwrapped(text: str) -> str:
+    r"""`text` without fonts such as \text{...}, and with plain spaces."""
+    if "\\" in text or "~" in text:
+        for _ in range(3):  # \textbf{\text{B}}
+            text = _LATEX_TEXT.sub(lambda match: match[1] or "", text)
+        text = _LATEX_SPACE.sub(" ", text)
+    return text
+
+
+def bare(text: str) -> str:
+    """`text` without LaTeX, quotes, brackets and full stops around it, in lower case and with single spaces."""
+    text = " ".join(without_latex_text(text).split())
+    start = _WRAPPED.match(text)
+    assert start is not None
+    return text[start.end() :].rstrip(" \"'`*_.,;:!?(){}[]<>|").lower()

@@ -1,0 +1,273 @@
+"""Numbers as people write them: their exact value, and whether what stands around them makes another number of them.
+
+Every pattern here is linear in its text, because texts come from a model and may be arbitrarily odd.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+from mind.grading.number_notation import PART, in_digits, part_size, plain_number
+from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text
+from mind.grading.units import asks_for, is_unit
+
+MAX_EXPONENT = 4_000
+"""Of ten. Larger numbers are answers to no question, and take long to compare."""
+
+_CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[RACS])?[$\u20ac\u00a3\u00a5\u20b9]|\b(?:Rs\.?|USD|EUR|GBP|CHF|INR|JPY))"
+# A minus after a word, a digit or a bracket is a subtraction, so it is not part of the number.
+_NUMBER = re.compile(
+    rf"""(?<![\w.])(?P<sign>(?<![)\]}}%])[-+])?(?P<currency>{_CURRENCY})?(?(currency)\s?)(?P<inner>-)?(?:
+    (?P<european>[0-9]{{1,3}}(?:\.[0-9]{{3}})++,[0-9]++|[0-9]{{1,3}}(?:\.[0-9]{{3}}){{2,}}+)(?![0-9])  # 1.234,5
+  | (?P<whole>
+      [0-9]{{1,3}}(?:,[0-9]{{3}})++(?![0-9]|,[0-9])
+    | [0-9]{{1,2}}(?:,[0-9]{{2}}(?=,))++,[0-9]{{3}}(?![0-9]|,[0-9])  # 12,34,567
+    | [0-9]{{1,3}}(?:[ ][0-9]{{3}})++(?![0-9]|[ ,]?[0-9]|-[a-z])
+    | [0-9]{{1,3}}(?:'[0-9]{{3}})++(?!['0-9])
+    | [0-9]{{1,3}}(?:_[0-9]{{3}})++(?![_0-9])
+    | [0-9]++
+    )(?:\.(?P<places>[0-9]*)\((?P<period>[0-9]+)\)|\.(?P<decimals>[0-9]++))?  # 0.1(6)
+  | \.(?P<fractional>[0-9]++))""",
+    re.VERBOSE,
+)
+_SPACED_SIGN = re.compile(
+    r"(?:(?:\A|[=:(]|\b(?:is|are|be|was|were|to|of|at|equals|gets?|gives|becomes|reach(?:es|ed)?|about|exactly|now|then))"
+    r"\s*(?P<sign>minus|[+]|-)|\b(?P<negative>negative))\s\Z",
+    re.IGNORECASE,
+)
+_SIGNS_BEFORE = ("- ", "+ ", "inus ", "ative ")
+_FRACTION = re.compile(r"/(?P<below>-?[0-9]+(?:\.[0-9]+)?)(?![/0-9])")
+_MIXED = re.compile(r"\s(?:and\s)?(?P<above>[0-9]{1,9})/(?P<below>[0-9]{1,9})(?![/0-9])")
+_AND_A_HALF = re.compile(r"\sand\s(?:a|one)\shalf\b", re.IGNORECASE)
+_EXPONENT = re.compile(
+    r"[eE](?P<e>[-+]?[0-9]{1,9})(?!\w)"
+    r"|\s?[\u00d7*x\u00b7]\s?10\s?(?:\^|\*\*)\s?[{(]?(?P<ten>[-+]?[0-9]{1,9})[)}]?"
+    r"|\s?(?:\^|\*\*)\s?[{(]?(?P<power>-?[0-9]{1,9})[)}]?(?![0-9./])"
+)
+_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES |= {"lakh": 10**5, "crore": 10**7, "k": 10**3, "m": 10**6, "mn": 10**6, "mln": 10**6, "mio": 10**6}
+_SCALES |= {"b": 10**9, "bn": 10**9, "bln": 10**9}
+_SCALE = re.compile(
+    r"\s?(?P<name>hundred|thousand|million|billion|trillion|lakh|crore|dozen)s?\b"
+    r"|(?P<short>[kK]|bn|bln|mn|mln|mio|M|B)\b(?!\^)|\s(?P<spaced>k|bn|mln|mn)\b",
+)
+_PERCENT = re.compile(r"\s?(?:%|per\s?cent\b|pct\b)")
+_WHOLE_HOUR = re.compile(r":00(?![0-9:])")
+_MORE_DIGITS = re.compile(r"(?:[.,:/_'-]?[0-9])++")
+_BELOW_ZERO = re.compile(r"[^0-9.,;]{0,24}?\b(?:below|under)\s(?:zero|freezing|0\b)")
+_LETTERS = re.compile("[A-Za-z\u00b5]+")
+_PART_OF_FORMULA = re.compile(r"[0-9_(]|\^(?!\{?-?[0-9])")
+_PARTS = re.compile(rf"\s{PART}")
+# What makes another number of the one before it, or of the one behind it.
+_OPERATOR_BEHIND = re.compile(
+    r"\s?[\u03c0\u221a]|[\u03b8\u03bb\u221e\u00b1^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
+    r"|\s?\\(?:pi|sqrt|theta|infty|pm|log|ln|sin|cos|tan)(?![a-z])"
+    r"|\s?[+*\u00d7\u00f7]\s?[$(]?[\w\\]|\s/\s?[$(]?[0-9]|\s(?:-|x)\s[$(]?[0-9]|\s-\s[a-z](?!\w)|\s:\s?[0-9]|\s[xyzn](?!\w)|\s[rR]\s[0-9]"
+    r"|\s(?:squared|cubed|factorial|remainder|pi|mod|choose|times\s[0-9])\b"
+)
+_OPERATOR_BEFORE = re.compile(
+    r"(?:[*/^\u00d7\u00f7\u221a\u00b1<>\u2264\u2265]|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
+    r"|\b(?:[Rr]emainder(?:\sof)?|log|ln|sin|cos|tan|sqrt|root)|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
+)
+_POWER_OF_UNIT = re.compile(r"\^\{?-?\Z")
+_LOOKED_AT = 24
+"""So many characters before a number can make it another one."""
+
+_DIGIT = re.compile("[0-9]")
+_AROUND = re.compile(r"\S*(?:\s+\S+){0,2}")
+_ANY_NUMBER = re.compile(r"[0-9]+(?:[.,'_ ][0-9]+)*")
+_UNIT_TEXT = re.compile(
+    r"(?:[^0-9+*^=<>\\/\u00b7]|(?<=[\w.)}])[*\u00b7](?=[A-Za-z])|(?<=[A-Za-z.)}\u00b0])\^(?:-?[0-9]|\{-?[0-9]\})"
+    r"|\s?/\s?(?=[A-Za-z]))*+"
+)
+_BEFORE = re.compile(
+    r"(?:[\s~\u2248\u223c*`:\"]|\b(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|just|only|simply"
+    r"|therefore|thus|so|hence|now|then|indeed|clearly|equal\sto|equals|a\stotal\sof)\b,?)*+",
+    re.IGNORECASE,
+)
+_SEVERAL = re.compile(r"=[^=]*(?:\bor\b|\band\b|,\s)[^=]*=")
+_NAME = re.compile(r"\s*[A-Za-z]\w?\s*")
+
+
+class Quantity(NamedTuple):
+    """A number within a text."""
+
+    text: str
+    """As it is written, with sign, currency, scale and percent sign, without a unit."""
+    value: Fraction | None
+    """None if it is not sure which number is meant, or none is: "12x", "3-5", "2:30", "8\u03c0", "1/0"."""
+    start: int
+    end: int
+    """Where its unit would begin."""
+    percent: bool = False
+    """Whether `value` is in percent."""
+    scale: int = 1
+    """12 in "7 dozen" if what is asked for may be dozens: `value` is 84, and 7 is meant as well."""
+    unit: str = ""
+    """What follows it, if a text is this quantity alone."""
+
+
+def quantities(text: str, question: str = "") -> Iterator[Quantity]:
+    """The numbers of `text` in their order; `question` tells a unit ("60m") from a variable."""
+    position = 0
+    while (match := _NUMBER.search(text, position)) is not None:
+        found = _quantity(text, match, question)
+        if not _POWER_OF_UNIT.search(text, max(found.start - 4, 0), found.start):
+            yield found
+        position = found.end
+
+
+def quantity(text: str, question: str = "") -> Quantity | None:
+    """The number that `text` is, with words of approximation before it and a unit behind; None for other texts.
+
+    Such as "-3", "$1,234.50", "1 234 km/h", "2/3", "2 1/2 cups", "50%", "1.5 million", "3 \u00d7 10^8 m/s", "x = 5",
+    "about 12 apples", "forty-two". Longer texts than MAX_ANSWER_CHARACTERS are none.
+    """
+    if len(text) > MAX_ANSWER_CHARACTERS:
+        return None
+    text = _right_side(text.strip())
+    if not _DIGIT.search(text):
+        text = in_digits(text)
+    if text.startswith("(") and text.rstrip(".").endswith(")"):
+        text = text.rstrip(".")[1:-1]
+    found = next(quantities(text, question), None)
+    if found is None or not begins_with(text, found):
+        return None
+    unit = _UNIT_TEXT.match(text, found.end)
+    assert unit is not None
+    return found._replace(unit=unit[0].strip(" .,;:!*`")) if unit.end() == len(text) else None
+
+
+def surroundings(text: str, number: Quantity) -> str:
+    """`number`, which is of `text`, and two words on each side of it, among which is what makes it undecided."""
+    before = _AROUND.match(text[max(number.start - 4 * _LOOKED_AT, 0) : number.start][::-1])
+    behind = _AROUND.match(text, number.end)
+    assert before is not None and behind is not None
+    return text[number.start - before.end() : behind.end()].strip()
+
+
+def may_be(text: str, value: Fraction) -> bool:
+    """Whether any of the digits in `text` can mean `value` or its opposite, read in any way: 3 and 5 of "3-5"."""
+    readings: set[str] = set()
+    for match in _ANY_NUMBER.finditer(in_digits(text)):
+        parts = re.split("[^0-9]", match[0][:MAX_ANSWER_CHARACTERS])
+        readings.update(parts, ["".join(parts), f"{''.join(parts[:-1])}.{parts[-1]}"])
+    return abs(value) in map(Fraction, readings - {"", "."})
+
+
+def begins_with(text: str, number: Quantity) -> bool:
+    """Whether nothing but a sign and words of approximation stands before `number`, which is of `text`."""
+    before = _BEFORE.match(text)
+    assert before is not None
+    return text[before.end() : max(number.start, before.end())].strip().lower() in ("", "-", "+", "minus", "negative")
+
+
+def number_value(text: str) -> Fraction | None:
+    """The exact value of the number that `text` is (`quantity`), also in simple LaTeX; a percent sign is a unit."""
+    found = quantity(plain_number(plain_text(text)))
+    return found.value if found else None
+
+
+def _right_side(text: str) -> str:
+    """The side of an equation that is no name: "x = 5", "12 = x", "5 + 7 = 12"; all of an "x = 5 or x = 6"."""
+    sides = text.split("=")
+    if len(sides) == 1 or _SEVERAL.search(text):
+        return text
+    return (sides[0] if len(sides) == 2 and _NAME.fullmatch(sides[1]) else sides[-1]).strip()
+
+
+def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
+    """The number whose digits `match` holds, with what belongs to it before and behind."""
+    start, end = match.span()
+    left = text[max(start - _LOOKED_AT, 0) : start]
+    may_be_signed = left.endswith(_SIGNS_BEFORE) and not match["sign"] and not match["inner"]
+    spaced_sign = _SPACED_SIGN.search(left) if may_be_signed else None
+    value, end = _with_fraction(text, end, _digits_value(match), is_whole=not (match["decimals"] or match["period"]))
+    asked = 1
+    if exponent := _EXPONENT.match(text, end):
+        value, end = _powered(value, exponent), exponent.end()
+    if (scale := _SCALE.match(text, end)) and not (scale["short"] and asks_for(scale["short"], question)):
+        factor = _SCALES[(scale["name"] or scale["short"] or scale["spaced"]).lower()]
+        value, end = value and value * factor, scale.end()
+        asked = (
+            factor if scale["name"] and (scale["name"] in question.lower() or (factor == 12 and not question)) else 1
+        )
+    if whole_hour := _WHOLE_HOUR.match(text, end):
+        end = whole_hour.end()
+    if percent := _PERCENT.match(text, end):
+        end = percent.end()
+    if rest := _MORE_DIGITS.match(text, end):
+        value, end = None, rest.end()
+    below_zero = _BELOW_ZERO.match(text, end)
+    negative = "-" in (match["sign"], match["inner"]) or (spaced_sign is not None and spaced_sign["sign"] != "+")
+    if value is not None and (negative or below_zero):
+        value = -value
+    if _OPERATOR_BEHIND.match(text, end) or not _unit_behind(text, end, value, question):
+        value = None
+    if not spaced_sign and _OPERATOR_BEFORE.search(left):
+        value = None
+    if spaced_sign:
+        start -= len(spaced_sign["sign"] or spaced_sign["negative"]) + 1
+    written = text[start : below_zero.end() if below_zero else end]
+    return Quantity(written, value, start, end, percent is not None, asked)
+
+
+def _digits_value(match: re.Match[str]) -> Fraction | None:
+    if len(match[0]) > MAX_ANSWER_CHARACTERS:
+        return None
+    if match["european"]:
+        return Fraction(match["european"].replace(".", "").replace(",", "."))
+    if match["fractional"]:
+        return Fraction(f".{match['fractional']}")
+    whole = match["whole"] if match["whole"].isdecimal() else re.sub("[,' _]", "", match["whole"])
+    if not match["decimals"] and not match["period"]:
+        return Fraction(int(whole))
+    if match["period"]:
+        places, period = match["places"], match["period"]
+        return Fraction(f"{whole}.{places}0") + Fraction(int(period), 10 ** len(places) * (10 ** len(period) - 1))
+    decimals = match["decimals"]
+    return Fraction(int(whole + decimals), 10 ** len(decimals))
+
+
+def _with_fraction(text: str, end: int, value: Fraction | None, is_whole: bool) -> tuple[Fraction | None, int]:
+    """`value` with the fraction at `end`, "/3" or " 1/2", if there is one, and where that ends."""
+    if fraction := _FRACTION.match(text, end):
+        return _ratio(value, fraction["below"]), fraction.end()
+    if (half := _AND_A_HALF.match(text, end)) and value is not None:
+        return value + Fraction(1, 2), half.end()
+    mixed = _MIXED.match(text, end) if is_whole else None
+    part = _ratio(Fraction(mixed["above"]), mixed["below"]) if mixed else None
+    if mixed is None or part is None or part >= 1 or value is None:
+        return value, end
+    return value + part, mixed.end()
+
+
+def _ratio(above: Fraction | None, below: str) -> Fraction | None:
+    return above / Fraction(below) if above is not None and Fraction(below) else None
+
+
+def _powered(value: Fraction | None, exponent: re.Match[str]) -> Fraction | None:
+    if value is None:
+        return None
+    if exponent["power"] is None:
+        ten = int(exponent["e"] or exponent["ten"])
+        return value * Fraction(10) ** ten if abs(ten) <= MAX_EXPONENT else None
+    power = int(exponent["power"])
+    size = max(value.numerator.bit_length(), value.denominator.bit_length()) * abs(power)
+    return value**power if size <= 3 * MAX_EXPONENT and (value or power > 0) else None
+
+
+def _unit_behind(text: str, end: int, value: Fraction | None, question: str) -> bool:
+    """Whether what is written right behind `value`, if anything is, is a unit: "12kg", "3rd", but not "12x".
+
+    "3 quarters" may be a fraction, unless the question has quarters.
+    """
+    if (part := _PARTS.match(text, end)) and value is not None:
+        return abs(value) >= part_size(part[1]) or part[1][:4] in question.lower()
+    letters = _LETTERS.match(text, end)
+    if letters is None:
+        return True
+    return not _PART_OF_FORMULA.match(text, letters.end()) and is_unit(letters[0], question)

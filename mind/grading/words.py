@@ -1,0 +1,72 @@
+"""Words: names, days and whatever else is no number and no formula. Compared as words, not as LaTeX."""
+
+from __future__ import annotations
+
+import re
+
+from mind.grading.answer_type import AnswerType
+from mind.grading.latex import compare_latex
+from mind.grading.plain_text import LATEX_SIGNS, bare, without_latex_text
+from mind.records import Grade, Question
+
+_FONT = re.compile(r"\s*\\(?:text|mbox|mathrm|textbf|mathbf|textit)\s*\{[^{}]*\}\s*\.?\s*")
+_WORDS = re.compile(r"[^\W_]+(?:['.,&/ -]{1,3}[^\W_]+)*[.!]?")
+_LONG_WORD = re.compile(r"\b(?!(?:and|sin|cos|tan|cot|sec|csc|log|mod|exp|max|min)\b)[^\W\d_]{3,}")
+_ARTICLE = re.compile(r"(?:an?|the)\s")
+_FRAME = re.compile(
+    r"(?:(?:it|he|she|they|this|that|which)\s(?:is|are|was|were|falls\son|lands\son|must\sbe|would\sbe)\s)?"
+    r"(?:on\s|in\s|at\s)?(?:an?\s|the\s)?"
+)
+_CLAUSE_END = re.compile(r"[,;](?=\s)|\s?\(|\s(?:because|since|as)\s|\s-\s|\u2014")
+_SAID_LAST = r"\b(?:is|are|was|were|be|on|in|at|named|called)\s(?:an?\s|the\s)?"
+_DENIAL = re.compile(r"\b(?:not|no|never|neither|nor|cannot|or|either|rather\sthan|instead\sof|over)\b|n't\b")
+
+
+class Words(AnswerType):
+    """Equal in any case, without articles and quotes. A longer statement that holds the gold answer is undecided."""
+
+    name = "words"
+
+    def fits(self, question: Question) -> bool:
+        if question.choices is not None:
+            return False
+        answer = question.answer.strip()
+        if _FONT.fullmatch(answer):
+            return True
+        return _WORDS.fullmatch(answer) is not None and _LONG_WORD.search(answer) is not None
+
+    def marked(self, statement: str, question: Question) -> str | None:
+        return statement
+
+    def unmarked(self, text: str, question: Question) -> str | None:
+        """The gold answer, if the last sentence names it and denies nothing: whether it names another is not known."""
+        sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+|\n", text) if sentence.strip()]
+        last = sentences[-1] if sentences else ""
+        return last if self.compare(last, question)[0] == "right" else None
+
+    def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
+        gold, said = _normal(question.answer), _normal(stated)
+        clause = _normal(_CLAUSE_END.split(without_latex_text(stated), maxsplit=1)[0])
+        if gold in (said, clause):
+            return "right", "the same words"
+        if re.search(rf"(?<!\w){re.escape(gold)}(?!\w)", said):
+            return _mentioned(gold, said)
+        if not said:
+            return "unparsed", "no words"
+        if LATEX_SIGNS.search(without_latex_text(stated)) and not _FONT.fullmatch(question.answer):
+            return compare_latex(question.answer, stated)
+        return "wrong", "other words"
+
+
+def _normal(text: str) -> str:
+    """`text` in lower case, without what stands around words and before a noun."""
+    text = bare(text)
+    frame = _FRAME.match(text)
+    return text[frame.end() :] if frame and frame.end() < len(text) else text
+
+
+def _mentioned(gold: str, said: str) -> tuple[Grade, str]:
+    """Of a statement that holds the gold answer: right if it ends in it, "the capital is Paris", and denies nothing."""
+    if not _DENIAL.search(said) and re.search(rf"{_SAID_LAST}{re.escape(gold)}\Z", said):
+        return "right", "the same words at its end"
+    return "unparsed", "more than the words"

@@ -1,0 +1,79 @@
+"""What can be said of a run before it begins: that its options work on this machine and with its student."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from mind.config import MindConfig
+from mind.display import one_line
+from mind.errors import MindError, require
+from mind.run.schedule import rate_factors
+from mind.run.trainer import training_arguments
+from mind.student.model import causal_lm, check_attention, context_of
+from mind.student.probe import describe
+from mind_kernels import BackendUnavailableError, linear_cross_entropy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def check_options(config: MindConfig) -> None:
+    """Raises MindError for options that cannot work here, whatever the data and the student are."""
+    _check_launch(config)
+    check_attention(config.student.attention)
+    rate_factors(config.train, steps=1)
+    training_arguments(config)
+    _check_backend(config)
+    if config.train.compile:
+        _check_compiler()
+
+
+def check_student(model: PreTrainedModel, config: MindConfig) -> None:
+    """Raises MindError for options that this student cannot follow."""
+    own = causal_lm(model)
+    context = context_of(own)
+    require(
+        context is None or config.student.max_length <= context,
+        f"student.max_length is {config.student.max_length}: the context of {config.student.model} is {context} tokens",
+    )
+    require(
+        not config.train.gradient_checkpointing or own.supports_gradient_checkpointing,
+        f"train.gradient_checkpointing: {type(own).__name__} cannot do that",
+    )
+
+
+def _check_launch(config: MindConfig) -> None:
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    require(
+        processes == 1,
+        f"this launch has {processes} processes: a run takes one, MethodTrainer in a script several",
+    )
+    service = config.train.report_to
+    require(
+        service == "none" or importlib.util.find_spec(service) is not None,
+        f"train.report_to is {service}, and the package {service} is not installed: pip install {service}",
+    )
+
+
+def _check_backend(config: MindConfig) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    hidden = torch.zeros(1, 8, dtype=getattr(torch, config.student.dtype), device=device)
+    target = torch.zeros(1, dtype=torch.int64, device=device)
+    threshold, backend = config.objective.gradient_threshold, config.objective.backend
+    try:
+        linear_cross_entropy(hidden, hidden, target, gradient_threshold=threshold, backend=backend)
+    except (ValueError, TypeError, BackendUnavailableError) as error:
+        raise MindError(f"objective.backend {backend}: {error}") from error
+
+
+def _check_compiler() -> None:
+    """Most machines without a C++ compiler have a torch that needs one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.compile(torch.sin)(torch.zeros(2, device=device))
+    except Exception as error:  # of torch's many parts, each with its own
+        raise MindError(f"train.compile: torch cannot compile here: {one_line(describe(error), 400)}") from error

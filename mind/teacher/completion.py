@@ -1,0 +1,193 @@
+"""What a model's reply says: an answer, or why there is none and whether another attempt may give one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mind.answer_line import ANSWER_MARKER, split_thoughts
+from mind.display import one_line, whole_characters
+from mind.records import Response
+
+STOP, LENGTH, UNKNOWN = "stop", "length", "unknown"
+FINISHED = frozenset({STOP, "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed"})
+"""What servers call an answer that the model ended."""
+CUT_OFF = frozenset({LENGTH, "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
+"""What they call one that is as long as it may be."""
+BROKEN = frozenset({"error", "abort", "aborted", "cancelled", "canceled", "timeout", "insufficient_system_resource"})
+"""What they call one that they broke off; another attempt may come to its end."""
+FILTERED = frozenset({"content_filter", "safety", "recitation", "blocked"})
+QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+_MAX_NAME = 40
+_MAX_DEPTH = 8
+"""Parts within parts."""
+
+
+@dataclass(eq=False)
+class Problem(Exception):
+    """Why an attempt gave no answer."""
+
+    reason: str
+    """A short phrase to count by."""
+    detail: str
+    retry: bool = True
+    ends_job: bool = False
+    wait: float | None = None
+    """Seconds that the server asks for."""
+    tokens: tuple[int | None, int | None] | None = None
+    """Of prompt and reply, of an attempt that may have been paid for; None in a place if the server does not count."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer; its text is empty if the thoughts took all the tokens."""
+
+    text: str
+    finish_reason: str
+    """STOP, LENGTH or UNKNOWN."""
+    reasoning: str | None
+    model: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+def is_finished(response: Response) -> bool:
+    """Whether the model ended this answer itself; if the server does not say, whether its last line is an answer."""
+    reason = response.finish_reason.lower()
+    if reason != UNKNOWN:
+        return reason in FINISHED
+    return bool(response.text.rstrip().rpartition("\n")[2].partition(ANSWER_MARKER)[2].strip())
+
+
+def read_completion(body: Mapping[str, Any]) -> Completion:
+    """The answer in the body of a chat completion; raises Problem if there is none."""
+    tokens = _tokens(body.get("usage"))
+    told = tokens if tokens != (None, None) else None
+    if body.get("error") or not isinstance(body.get("choices"), list):
+        raise _error_in_body(body, told)
+    if not body["choices"]:
+        raise Problem("empty answer", '"choices" is empty', tokens=told)
+    choice = body["choices"][0]
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise Problem("malformed answer", "the first choice has no message", tokens=told)
+    if error := choice.get("error"):
+        raise Problem("ended by error", words_of(error), tokens=tokens)
+    parts = list(_parts(message.get("content")))
+    thoughts = [
+        message.get("reasoning_content") or message.get("reasoning"),
+        *(t for is_text, t in parts if not is_text),
+    ]
+    text = "".join(text for is_text, text in parts if is_text)
+    if not text.strip() and isinstance(message.get("refusal"), str):
+        raise Problem("refused by the model", message["refusal"], retry=False, tokens=tokens)
+    model = body.get("model")
+    return completed(
+        text,
+        choice.get("finish_reason"),
+        tokens,
+        reasoning="\n".join(thought for thought in thoughts if isinstance(thought, str) and thought) or None,
+        model=whole_characters(model) if isinstance(model, str) else None,
+    )
+
+
+def completed(
+    text: str,
+    finish_reason: Any,
+    tokens: tuple[int | None, int | None],
+    *,
+    reasoning: str | None = None,
+    model: str | None = None,
+) -> Completion:
+    """The answer that a model gave as `text`; raises Problem for one that was broken off or says nothing.
+
+    What stands between marks of thought goes to `reasoning`. Thoughts that took all the tokens are an answer that was
+    cut off, with an empty text: asked again, it would cost the same.
+    """
+    reason = finish_reason.lower() if isinstance(finish_reason, str) and finish_reason else UNKNOWN
+    if reason in FILTERED:
+        raise Problem("refused by the content filter", f"finish_reason is {reason}", retry=False, tokens=tokens)
+    if reason not in FINISHED | CUT_OFF | {UNKNOWN}:
+        name = one_line(reason, _MAX_NAME)
+        detail = f"finish_reason is {name}, after {len(text):,} characters"
+        raise Problem(f"ended by {name}", detail, retry=reason in BROKEN, tokens=tokens)
+    text, thoughts = split_thoughts(text)
+    reasoning = "\n".join(filter(None, (reasoning, thoughts))) or None
+    if not text.strip() and reason not in CUT_OFF:
+        where = "thoughts alone" if reasoning else "no text"
+        raise Problem("empty answer", f"{where}, finish_reason is {reason}", retry=reasoning is None, tokens=tokens)
+    ended = STOP if reason in FINISHED else LENGTH if reason in CUT_OFF else UNKNOWN
+    reasoning = None if reasoning is None else whole_characters(reasoning)
+    return Completion(whole_characters(text) if text.strip() else "", ended, reasoning, model, *tokens)
+
+
+def status_problem(status: int, codes: Iterable[Any], detail: str, wait: float | None = None) -> Problem:
+    """The problem of a reply with this HTTP status, or with an error of this number; `codes` are its code and type."""
+    if QUOTA_CODES & {code for code in codes if isinstance(code, str)}:
+        return Problem("quota used up", detail, ends_job=True)
+    if status in (401, 402, 403, 404, 405):
+        return Problem(f"status {status}", detail, ends_job=True)
+    return Problem(f"status {status}", detail, retry=status in (408, 409, 429) or status >= 500, wait=wait)
+
+
+def _error_in_body(body: Mapping[str, Any], tokens: tuple[int | None, int | None] | None) -> Problem:
+    """Of a body with an error, whatever its status says, or without choices; only tokens that it tells were used."""
+    error = body.get("error") or body
+    fields = error if isinstance(error, dict) else {}
+    status = _first_status(fields.get("code"), fields.get("status"), body.get("code"))
+    codes = (fields.get("code"), fields.get("type"))
+    if status is not None or QUOTA_CODES & {code for code in codes if isinstance(code, str)}:
+        problem = status_problem(status or 0, codes, words_of(error))
+    elif error is body:
+        problem = Problem("malformed answer", f'the body has no list "choices": {words_of(body)}')
+    else:
+        problem = Problem("error in place of an answer", words_of(error))
+    problem.tokens = tokens
+    return problem
+
+
+def _first_status(*values: Any) -> int | None:
+    """The first of `values` that is the number of an error of HTTP, as JSON's number or text."""
+    for value in values:
+        if isinstance(value, int | str) and re.fullmatch("[45][0-9][0-9]", str(value)):
+            return int(value)
+    return None
+
+
+def words_of(error: Any) -> str:
+    """What an error in JSON says, wherever it says it."""
+    if isinstance(error, dict):
+        for name in ("message", "detail", "msg", "error", "reason"):
+            if isinstance(error.get(name), str) and error[name].strip():
+                return error[name]
+    return error if isinstance(error, str) else json.dumps(error)
+
+
+def _parts(content: Any, depth: int = 0) -> Iterable[tuple[bool, str]]:
+    """The texts of a message's content, which may be a list of parts; False for a thought."""
+    if isinstance(content, str):
+        yield True, content
+    elif depth == _MAX_DEPTH:
+        return
+    elif isinstance(content, list):
+        for part in content:
+            yield from _parts(part, depth + 1)
+    elif isinstance(content, dict):
+        is_thought = isinstance(content.get("type"), str) and content["type"].startswith(("think", "reason"))
+        inner = next(
+            (content[name] for name in ("text", "thinking", "reasoning", "content") if content.get(name)), None
+        )
+        for is_text, text in _parts(inner, depth + 1):
+            yield is_text and not is_thought, text
+
+
+def _tokens(usage: Any) -> tuple[int | None, int | None]:
+    usage = usage if isinstance(usage, dict) else {}
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

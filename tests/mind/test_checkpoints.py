@@ -1,0 +1,141 @@
+"""What a run goes on from: a checkpoint that is damaged is named, and a finished run is extended or says how."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_run import content, expect_error, replaced, train_rows, write_student
+from tiny import build_family, build_model, build_questions
+
+from mind.cli import main
+from mind.data.questions import save_questions
+from mind.errors import MindError
+from mind.run.checkpoints import check_loaded
+from mind.run_folder import RunFolder
+
+DAMAGES = {
+    "model.safetensors": "cannot be read: SafetensorError",
+    "optimizer.pt": "cannot be read: ",
+    "scheduler.pt": "cannot be read: ",
+    "rng_state.pth": "cannot be read: ",
+    "trainer_state.json": "cannot be read: JSONDecodeError",
+    "calibration.pt": "cannot be read: ",
+    "progress.json": "not JSON",
+}
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.6])
+@pytest.mark.parametrize(("name", "message"), DAMAGES.items(), ids=DAMAGES)
+def test_a_checkpoint_that_is_damaged_is_named(unfinished, capsys, name, message, cut):
+    file = unfinished / "checkpoint-1" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(cut * len(whole))])
+    expect_error(
+        ["train", "--output", str(unfinished), "--resume"],
+        capsys,
+        f"{unfinished / 'checkpoint-1'}: ",
+        message,
+        "without this folder --resume goes on from the checkpoint before it",
+    )
+    file.write_bytes(whole)
+    assert RunFolder(unfinished).checkpoints().keys() == {1}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """A run, with what it reads, that was killed after its first checkpoint."""
+    place = tmp_path_factory.mktemp("killed")
+    write_student(place / "model", build_model())
+    for name, count in {"train": 9, "test": 2}.items():
+        save_questions(build_questions(count), place / f"{name}.jsonl")
+    options = (
+        f"--output {place}/run --student.model {place}/model --data.train {place}/train.jsonl --method sft "
+        f"--data.evaluation {place}/test.jsonl --data.perspectives first second third --train.max-steps 2 "
+        "--train.questions-per-step 2 --train.save-steps 1 --train.report-to none --evaluation.max-new-tokens 2 "
+        "--student.max-length 512"
+    )
+    assert main(["train", *options.split()]) == 0
+    for name in ("checkpoint-2", "student"):
+        shutil.rmtree(place / "run" / name)
+    (place / "run" / "status.json").unlink()
+    return place / "run"
+
+
+@pytest.fixture
+def unfinished(killed, tmp_path) -> Path:
+    return shutil.copytree(killed, tmp_path / "unfinished")
+
+
+def test_weights_that_are_one_are_not_missed(unfinished, caplog):
+    """The head is the embeddings, which a checkpoint has once."""
+    with caplog.at_level(logging.WARNING, "transformers"):
+        assert main(["train", "--output", str(unfinished), "--resume"]) == 0
+    assert not [record for record in caplog.records if "missing keys" in record.getMessage()]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("model.norm.weight"), "lacks weights: model.norm.weight"),
+        (lambda weights: weights.pop("model.embed_tokens.weight"), "lacks weights: "),
+        (lambda weights: weights.update(more=torch.ones(1)), "has weights that the student has not: more"),
+    ],
+)
+def test_weights_that_are_not_the_students_are_named(unfinished, capsys, change, message):
+    file = unfinished / "checkpoint-1" / "model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+    expect_error(["train", "--output", str(unfinished), "--resume"], capsys, "checkpoint-1", message)
+
+
+def test_weights_of_an_untied_head_are_missed():
+    model = build_family("qwen2", tie_word_embeddings=False)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    with pytest.raises(MindError, match=r"lacks weights: lm_head.weight$"):
+        check_loaded(model, model.load_state_dict(weights, strict=False))
+
+
+def test_a_finished_run_says_how_to_go_on(tmp_path, finished, capsys):
+    capsys.readouterr()
+    assert main(["train", "--output", str(finished), "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert f"--train.max-steps N with --resume, or a new run with --student.model {finished}/student" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "steps"),
+    [
+        (("--train.epochs", "1"), ("--train.epochs", "2"), 10),
+        (("--train.max-steps", "2"), ("--train.max-steps", "7"), 7),
+    ],
+)
+def test_a_finished_run_is_extended_by_epochs_too(tmp_path, two_steps, options, more, steps):
+    constant = ("--train.lr-scheduler", "constant", "--train.max-steps", "-1")
+    two_steps = replaced(replaced(two_steps, *constant), *options)
+    assert main(replaced(replaced(two_steps, *more), "--output", str(tmp_path / "straight"))) == 0
+    assert main(two_steps) == 0
+    assert main(["train", "--output", str(tmp_path / "run"), "--resume", *more]) == 0
+    assert train_rows(tmp_path / "run") == train_rows(tmp_path / "straight")
+    assert len(train_rows(tmp_path / "run")) == steps
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "message"),
+    [
+        (("--train.epochs", "0.3"), ("--train.epochs", "2"), "the 10 steps of the one do not begin with the 2 of the"),
+        (("--train.epochs", "1"), ("--train.max-steps", "4"), "the 4 steps of the one do not begin with the 5 of the"),
+        (("--train.epochs", "1"), ("--train.epochs", "0.5"), "train.epochs (1.0 there)"),
+    ],
+)
+def test_an_extension_that_is_another_run_is_refused(tmp_path, two_steps, capsys, options, more, message):
+    constant = ("--train.lr-scheduler", "constant", "--train.max-steps", "-1")
+    assert main(replaced(replaced(two_steps, *constant), *options)) == 0
+    before = content(tmp_path / "run")
+    expect_error(["train", "--output", str(tmp_path / "run"), "--resume", *more], capsys, message)
+    assert content(tmp_path / "run") == before
