@@ -139,7 +139,8 @@ class RunFolder(os.PathLike[str]):
 
     def _remove_run(self) -> None:
         """Removes what runs write, and nothing else; the configuration last, so that a kill leaves what is a run."""
-        names = (self.inputs, self.metrics, self.evaluation, self.status, self.report, self.student, self.tensorboard)
+        names = (self.inputs, self.starts, self.metrics, self.evaluation, self.status, self.report)
+        names += (self.student, self.tensorboard)
         patterns = ("responses", "checkpoint-*", METHOD_STATE, "*.safetensors")
         for path in (*names, *(path for pattern in patterns for path in self.path.glob(pattern)), self.config):
             if path.is_dir() and not path.is_symlink():

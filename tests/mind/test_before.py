@@ -228,6 +228,7 @@ def test_a_run_is_written_over_only_if_that_is_said(tmp_path, two_steps, finishe
     (finished / "notes.txt").write_text("mine")
     (finished / "responses" / "former").mkdir()
     assert main(replaced([*two_steps, "--overwrite"], "--train.max-steps", "3", "--train.save-steps", "3")) == 0
+    assert len(RunFolder(tmp_path / "run").read_starts()) == 1
     assert (finished / "notes.txt").read_text() == "mine" and not (finished / "responses" / "former").exists()
     assert [folder.name for folder in finished.glob("checkpoint-*")] == ["checkpoint-3"]
     assert len(train_rows(finished)) == 3 and load_run_config(finished / "config.json").train.max_steps == 3

@@ -101,7 +101,7 @@ def test_the_demo_is_a_run_of_enough_questions_that_training_does_not_see(monkey
     dry = subprocess.run(["make", "-n", "train", "SEED=3"], cwd=ROOT, capture_output=True, text=True, check=True)
     configs = []
 
-    def noted(config, resume):
+    def noted(config, **_):
         configs.append(config)
         raise MindError("enough")
 
