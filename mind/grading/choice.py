@@ -9,14 +9,13 @@ from itertools import islice
 from typing import NamedTuple
 
 from mind.grading.answer_type import AnswerType
-from mind.grading.plain_text import bare, plain_text, without_latex_text
+from mind.grading.plain_text import bare, plain_text, sentences, without_latex_text
 from mind.grading.quantity import number_value, quantities
 from mind.records import Grade, Question
 
 MAX_MENTIONS = 100
 """A sentence that names more choices repeats itself, and asserts none."""
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])(?:\s+|\Z)|\n")
 _ARTICLE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
 _AFTER_LABEL = r"(?!['’\w]|\s(?!(?:is|as|because|since|would|must|fits|seems|or|and|nor|not|over|but)\b)[a-z])"
 """What tells the label in "A is the answer" from the article in "A bank is the answer"."""
@@ -31,7 +30,7 @@ _LISTED = re.compile(r",?\s?(?:and|or|nor|&)?\s?")
 _WEIGHED = re.compile(r"\b(?:between|among|of|considered?|comparing|compare)\s\Z", re.IGNORECASE)
 _CLAUSE = re.compile(
     r"[,;:\u2014]\s?|\s-\s|\s?[()]\s?"
-    r"|\s(?=(?:but|while|whereas|although|though|because|since|as|so|therefore|thus|hence|leaving|leaves)\b)"
+    r"|(?<!anything)(?<!everything)(?<!all)\s(?=but\b)|\s(?=(?:while|whereas|although|though|because|since|as|so|therefore|thus|hence|leaving|leaves)\b)"
     r"|\sand\s(?=\w|not\b)",
     re.IGNORECASE,
 )
@@ -48,7 +47,7 @@ _NOT_THIS = re.compile(  # directly before a mention
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|implausible"
+    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|unsafe|unsuitable|unrelated|unable|implausible"
     r"|impossible|irrelevant|tempting|distractors?)\b",
     re.IGNORECASE,
 )
@@ -124,7 +123,7 @@ def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
     """The label of the one choice that the last sentence which asserts one asserts; None if there is no such one."""
     names = _names(tuple(choices.items()))
     denied: set[str] = set()
-    for sentence in reversed(_SENTENCE_END.split(without_latex_text(text))):
+    for sentence in reversed(sentences(without_latex_text(text))):
         mentions = [] if sentence.endswith("?") else list(islice(names.mentions(sentence), MAX_MENTIONS + 1))
         if len(mentions) > MAX_MENTIONS:
             return None
@@ -202,6 +201,10 @@ _PREDICATE = re.compile(
     r"|incorrect)\b",
     re.IGNORECASE,
 )
+_REFUTATION = re.compile(
+    r"\s*(?:but\s|however\s)?(?:it|this|that|which)\s.*\b(?:wrong|incorrect|false|not\s(?:right|correct|true|the\sanswer))\b",
+    re.IGNORECASE,
+)
 _NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa(?:ny)?)?)\s(?:doubt|question)\b", re.IGNORECASE)
 
 
@@ -262,7 +265,7 @@ def _clauses(shadow: str, labels: list[str]) -> Iterator[tuple[str, list[str]]]:
     start = 0
     for match in [*ends, None]:
         clause = shadow[start : match.start() if match else len(shadow)]
-        if clauses and _MENTION not in clause and _PREDICATE.match(clause):
+        if clauses and _MENTION not in clause and (_PREDICATE.match(clause) or _REFUTATION.match(clause)):
             clauses[-1] += clause
         elif _MENTION in clause:
             clauses.append(clause)

@@ -12,6 +12,7 @@ _HALF = r"(?:\s?([ap])\.?\s?m\b\.?)"
 _TIME = re.compile(
     rf"(?<![\w:.])([0-9]{{1,2}})(?::([0-5][0-9])(?::([0-5][0-9]))?{_HALF}?|{_HALF})(?![\w:])", re.IGNORECASE
 )
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?![ap]\.?m)|\n")
 _RANGE = re.compile(r"\s?(?:-|to|and|or|until)\s?")
 Time = tuple[int, bool | None]
 """Seconds since midnight, modulo 12 hours if it is known to be "am" (False) or "pm" (True); None: not said."""
@@ -24,11 +25,11 @@ class ClockTime(AnswerType):
     request = "the time"
 
     def fits(self, question: Question) -> bool:
-        return question.choices is None and _TIME.fullmatch(without_latex_text(question.answer).strip()) is not None
+        return question.choices is None and _TIME.fullmatch(_plain(question.answer).strip()) is not None
 
     def marked(self, statement: str, question: Question) -> str | None:
         """The time that `statement` begins with, else as `unmarked`."""
-        text = without_latex_text(statement).strip(" \"'")
+        text = _plain(statement).strip(" \"'")
         first = _TIME.match(text)
         second = _TIME.search(text, first.end()) if first else None
         if first and not (second and _RANGE.fullmatch(text, first.end(), second.start())):
@@ -38,7 +39,9 @@ class ClockTime(AnswerType):
     def unmarked(self, text: str, question: Question) -> str | None:
         """The only time of the last sentence with times, but for those that the question gives."""
         given = {_read(match) for match in _TIME.finditer(question.question)}
-        for sentence in reversed(re.split(r"(?<=[.!?])\s+(?![ap]\.?m)|\n", without_latex_text(text))):
+        for sentence in reversed(_SENTENCE_END.split(_plain(text))):
+            _, _, result = sentence.rpartition("=")
+            sentence = result if _TIME.search(result) else sentence
             found = {_read(match): match[0] for match in _TIME.finditer(sentence)}
             new = {time: written for time, written in found.items() if time not in given} or found
             if new:
@@ -48,10 +51,14 @@ class ClockTime(AnswerType):
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         written = self.marked(stated, question)
         match = _TIME.search(written) if written else None
-        gold = _TIME.search(without_latex_text(question.answer))
+        gold = _TIME.search(_plain(question.answer))
         if match is None or gold is None:
             return "unparsed", "not a time"
         return ("right", "the same time") if _same(_read(match), _read(gold)) else ("wrong", "another time")
+
+
+def _plain(text: str) -> str:
+    return without_latex_text(text.replace("{:}", ":"))
 
 
 def _read(match: re.Match[str]) -> Time:

@@ -87,7 +87,7 @@ def normal_latex(text: str) -> str:
 def _stripped(text: str) -> str:
     """Without what surrounds an answer, and without separators of thousands."""
     text = LATEX_THOUSANDS.sub("", text).replace("\\$", "$").replace("\\%", "%")
-    text = text.strip(" \t\n*`:").removesuffix(".")
+    text = text.strip(" \t\n*`:").removeprefix("=").removesuffix(".").strip()
     return f"-{text[0]}{text[2:]}" if text[:2] in ("$-", "\u20ac-", "\u00a3-") else text
 
 

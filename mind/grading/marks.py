@@ -17,7 +17,6 @@ MAX_MARKS = 16
 
 # What ends the response
 
-_THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reasoning|scratchpad|reflection)>", re.IGNORECASE)
 _NEXT_TURN = re.compile(
     r"<\|[a-z_]{1,30}\|>|</s>|<(?:start|end)_of_turn>|\[/?INST\]"
     r"|(?:\A|\n)[ \t]*[#*]*[ \t]?(?:(?:next|new|another|follow-up|similar)\s)?"
@@ -95,13 +94,7 @@ class Marked(NamedTuple):
 
 
 def turns(response: str) -> Iterator[str]:
-    """What `response` says before it goes on as another speaker ("Question: ...", "<|im_end|>"), and what follows.
-
-    Without thoughts in "<think>...</think>", unless nothing follows these.
-    """
-    ends = [match.end() for match in _THOUGHT_END.finditer(response)] if "</" in response else []
-    if ends and response[ends[-1] :].strip():
-        response = response[ends[-1] :]
+    """What `response` says before it goes on as another speaker ("Question: ...", "<|im_end|>"), and what follows."""
     start = 0
     for match in [*(_NEXT_TURN.finditer(response) if _mentions(response, _TURNING) else ()), None]:
         turn = response[start : match.start() if match else len(response)]
@@ -125,7 +118,7 @@ def corrections(text: str) -> Iterator[str]:
     if _mentions(text, _CORRECTING):
         last = max((match.end() for match in _CORRECTION.finditer(text)), default=None)
         if last is not None:
-            yield text[last:]
+            yield text[last:].lstrip(" ,.:;!-\u2014")
     yield text
 
 

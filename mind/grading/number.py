@@ -18,7 +18,16 @@ from mind.grading.number_text import (
     spelled_numbers,
 )
 from mind.grading.plain_text import LATEX_SIGNS, LATEX_THOUSANDS
-from mind.grading.quantity import Quantity, begins_with, may_be, quantities, quantity
+from mind.grading.quantity import (
+    Quantity,
+    begins_with,
+    has_several_equations,
+    may_be,
+    not_denied,
+    quantities,
+    quantity,
+    right_side,
+)
 from mind.grading.units import agree
 from mind.records import Grade, Question
 
@@ -99,14 +108,15 @@ def gold_number(text: str) -> Quantity | None:
 def _stated(statement: str, question: str) -> Quantity | None:
     """The number that `statement` is, begins with or, if it is a sentence, concludes with; None for a formula."""
     text = plain_number(statement)
-    for part in (text, _CLAUSE_END.split(text, maxsplit=1)[0]):
+    parts = [text] if has_several_equations(text) else [text, _CLAUSE_END.split(text, maxsplit=1)[0]]
+    for part in parts:
         if (number := quantity(part, question)) is not None:
             return number
+    numbers = not_denied(text, list(quantities(text, question)))
     if not _WORD.search(_COMMAND.sub(" ", text)):
-        return next(quantities(text, question), None)
-    if _is_formula(text):
-        return None
-    numbers = list(quantities(text, question)) or spelled_numbers(text, question)
+        is_one = len(numbers) == 1 and "=" not in right_side(text)
+        return numbers[0]._replace(value=numbers[0].value if is_one else None) if numbers else None
+    numbers = numbers or spelled_numbers(text, question)
     if not numbers or (alternatives(text, question) and len(numbers) == 2):
         return numbers[0]._replace(value=None) if numbers else None
     if begins_with(text, numbers[0]) and (
@@ -118,8 +128,9 @@ def _stated(statement: str, question: str) -> Quantity | None:
 
 def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple[Grade, str]:
     """Of a formula, or of what may mean several numbers: wrong if it means `gold` in no way."""
-    if _is_formula(stated):
-        return compare_latex(_latex(gold), stated)
+    formula = right_side(stated)
+    if _is_formula(formula) and "=" not in formula:
+        return compare_latex(_latex(gold), formula)
     if not is_a_number:
         return "unparsed", "not a number"
     return ("unparsed", "not one number") if may_be(stated, gold) else ("wrong", "different, whatever it means")

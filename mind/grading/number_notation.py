@@ -36,6 +36,7 @@ _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 _PART_SIZES = {"half": 2, "halv": 2, "thir": 3, "3rd": 3, "quar": 4, "four": 4, "4th": 4, "fift": 5, "5th": 5}
 _PART_SIZES |= {"sixt": 6, "6th": 6, "eigh": 8, "8th": 8, "tent": 10, "10th": 10}
 PART = r"(half|halves|(?:third|quarter|fourth|fifth|sixth|eighth|tenth|3rd|4th|5th|6th|8th|10th)s?)\b"
+_SOME = re.compile(r"\b(?:hundreds|thousands|millions|billions)\b", re.IGNORECASE)
 _ONE = re.compile(r"\ban?\s(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b)", re.IGNORECASE)
 _HYPHEN = re.compile(rf"(?<=[a-z])-(?={PART})")
 _AND_A_HALF = re.compile(r"(?<=[0-9])\sand\s(?:a|1|one)\shalf\b", re.IGNORECASE)
@@ -58,7 +59,8 @@ def plain_number(text: str) -> str:
 
 def in_digits(text: str) -> str:
     """`text` with its numbers in words written in digits: "forty-two", "minus seven", "one and a half million"."""
-    text = _ONE.sub("one ", _HYPHEN.sub(" ", text.encode(errors="replace").decode()))
+    text = _SOME.sub("some", text.encode(errors="replace").decode())
+    text = _ONE.sub("one ", _HYPHEN.sub(" ", text))
     text = _AND_A_HALF.sub(".5", alpha2digit(text, "en", threshold=0))
     text = _PARTS.sub(lambda match: f"{match[1]}/{part_size(match[2])}", text)
     return _SCALE.sub(lambda match: f" {_SCALES[match[1]]}", text)

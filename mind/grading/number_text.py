@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from mind.grading.number_notation import in_digits, plain_number
-from mind.grading.quantity import Quantity, number_value, quantities, surroundings
+from mind.grading.plain_text import sentences
+from mind.grading.quantity import Quantity, not_denied, number_value, quantities, surroundings
 
 CACHED_QUESTIONS = 1_024
 
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 _DIGIT = re.compile(r"(?<![\w.])\.?[0-9]")
 _IN_PARENTHESES = re.compile(r"\s*\([^()]*\)[.\s]*")
 _PARENTHESES = re.compile(r"\([^()]*\)")
 _REASON_FIRST = re.compile(r"\A\s*(?:since|as|because)\b[^,]*(?:,[0-9][^,]*)*,", re.IGNORECASE)
 _SAME_IN_OTHER_WORDS = re.compile(r",\s(?:that\sis|i\.e\.|in\sother\swords)(?=[\s,])")
+_SINCE_THEN = re.compile(r",\s[^,=]*\b(?:after|before|later|earlier)\b[^,=]*\Z")
 _CONVERSIONS = {1, 7, 10, 12, 24, 60, 100, 1000, 3600}
 _REASON = re.compile(r"\bbecause\b")
 _CONSEQUENCE = re.compile(r"\b(?:so|meaning|therefore|thus|hence|which\s(?:is|means|rounds))\b")
@@ -87,18 +88,20 @@ def concluding_number(text: str, question: str) -> Quantity | None:
     `question` may be empty, and then it is not known which numbers it gives.
     """
     text = _without_check(plain_number(text))
-    sentences = [sentence for sentence in SENTENCE_END.split(text) if sentence.strip()]
-    numbered = [i for i, sentence in enumerate(sentences) if _DIGIT.search(sentence)]
-    claiming = [i for i in numbered if not _IN_PARENTHESES.fullmatch(sentences[i])]
+    said = sentences(text)
+    numbered = [i for i, sentence in enumerate(said) if _DIGIT.search(sentence)]
+    claiming = [i for i in numbered if not _IN_PARENTHESES.fullmatch(said[i])]
     last = next(reversed(claiming or numbered), None)
-    if sentences and last != len(sentences) - 1 and (last is None or _INFERENCE.search(sentences[-1])):
-        words = spelled_numbers(sentences[-1], question)
+    if said and last != len(said) - 1 and (last is None or _INFERENCE.search(said[-1])):
+        words = spelled_numbers(said[-1], question)
         # "One" is a pronoun more often.
-        if len(words) == 1 and (words[0].text != "1" or _ONE_MORE.search(sentences[-1])):
+        if len(words) == 1 and (words[0].text != "1" or _ONE_MORE.search(said[-1])):
             return words[0]
     if last is None:
         return None
-    claim = _claim(sentences[last]).rstrip("! ")
+    if (asked_for := _asked_in_parentheses(said[last], question)) is not None:
+        return asked_for
+    claim = _claim(said[last]).rstrip("! ")
     if rounded := list(_ROUNDED.finditer(claim)):
         number = next(quantities(claim[rounded[-1].end() :], question), None)
         if number and not _PLACES.match(claim, rounded[-1].end() + number.end):
@@ -111,7 +114,7 @@ def concluding_number(text: str, question: str) -> Quantity | None:
         claim = behind[consequence.end() :]
     elif equals and (result := _at_end(before.rstrip(), question)):  # "20 = A"
         return result
-    return _answering(claim, question, sentences[: last + 1])
+    return _answering(claim, question, said[: last + 1])
 
 
 def undecided(text: str, number: Quantity) -> Quantity:
@@ -155,6 +158,7 @@ def _claim(sentence: str) -> str:
     claim = _with_number(_PARENTHESES.sub(" ", sentence)) or sentence
     claim = _with_number(_REASON.split(claim, maxsplit=1)[0]) or claim
     claim = _without_conversion(claim)
+    claim = _with_number(_SINCE_THEN.sub("", claim)) or claim
     return _with_number(_REASON_FIRST.sub("", claim)) or claim
 
 
@@ -181,7 +185,7 @@ def _answering(claim: str, question: str, sentences: Sequence[str]) -> Quantity 
     question, the first that an equation of `sentences` has computed ("15 hours for 45 rooms"), else the last. The first
     number if all are given.
     """
-    numbers = list(quantities(claim, question))
+    numbers = not_denied(claim, list(quantities(claim, question)))
     if not numbers:
         return None
     number = _chosen(claim, numbers, question, sentences)
@@ -238,6 +242,16 @@ def _counting_the_asked(claim: str, numbers: Sequence[Quantity], question: str) 
     wanted = _COMPARATIVES if words[0] in _COMPARATIVES else nouns[:1] if "and" not in nouns else []
     counted = ((number, _next_words(claim, number.end)) for number in numbers if not number.percent)
     return [number for number, words in counted if any(word in wanted or _singular(word) in wanted for word in words)]
+
+
+def _asked_in_parentheses(sentence: str, question: str) -> Quantity | None:
+    """The number in parentheses that alone counts what is asked for: "1.5 hours (90 minutes)" for minutes."""
+    outside = _PARENTHESES.sub(" ", sentence)
+    if len(outside) == len(sentence) or _counting_the_asked(outside, list(quantities(outside, question)), question):
+        return None
+    inside = " ".join(_PARENTHESES.findall(sentence))
+    counted = _counting_the_asked(inside, list(quantities(inside, question)), question)
+    return counted[0] if len(counted) == 1 and counted[0].value is not None and "=" not in sentence else None
 
 
 def _next_words(text: str, end: int) -> list[str]:

@@ -56,7 +56,9 @@ _VULGARS = re.compile(f"([0-9]?)\\s?([{''.join(_VULGAR)}])")
 _BOLD = re.compile(r"(?<![\w)\]}*])\*\*|\*\*(?![\w(*])|`+")  # "2**3" is a power
 _EMPHASIS = re.compile(r"(?<![\w*\\}])([*_]{1,2})(?=[^\s*_])([^*_\n]{0,200})(?<=\S)\1(?![\w*])")
 _CLOSING_TAG = re.compile(r"</([A-Za-z]{1,10})\s?>")
-_MEANINGFUL_TAGS = {"answer", "think", "thinking", "thought", "reasoning", "s"}
+_MEANINGFUL_TAGS = {"answer", "s"}
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
 _LATEX_SPACE = re.compile(r"\\[,;:!> ]|~|\\(?:q?quad|displaystyle)(?![A-Za-z])")
 _LATEX_TEXT = re.compile(
@@ -79,6 +81,11 @@ def plain_text(text: str) -> str:
     if "*" in text or "`" in text or "_" in text:
         text = _EMPHASIS.sub(r"\2", _BOLD.sub("", text))
     return text
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of `text` that are not blank."""
+    return [sentence for sentence in _SENTENCE_END.split(text) if sentence.strip()]
 
 
 def without_latex_text(text: str) -> str:

@@ -63,14 +63,18 @@ _PART_OF_FORMULA = re.compile(r"[0-9_(]|\^(?!\{?-?[0-9])")
 _PARTS = re.compile(rf"\s{PART}")
 # What makes another number of the one before it, or of the one behind it.
 _OPERATOR_BEHIND = re.compile(
-    r"\s?[\u03c0\u221a]|[\u03b8\u03bb\u221e\u00b1^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
+    r"\s?[\u03c0\u221a]|\s?[<>\u2264\u2265]\s?[a-z](?!\w)|[\u2080-\u2089\u2030\u03b8\u03bb\u221e\u00b1^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
     r"|\s?\\(?:pi|sqrt|theta|infty|pm|log|ln|sin|cos|tan)(?![a-z])"
     r"|\s?[+*\u00d7\u00f7]\s?[$(]?[\w\\]|\s/\s?[$(]?[0-9]|\s(?:-|x)\s[$(]?[0-9]|\s-\s[a-z](?!\w)|\s:\s?[0-9]|\s[xyzn](?!\w)|\s[rR]\s[0-9]"
     r"|\s(?:squared|cubed|factorial|remainder|pi|mod|choose|times\s[0-9])\b"
 )
 _OPERATOR_BEFORE = re.compile(
-    r"(?:[*/^\u00d7\u00f7\u221a\u00b1<>\u2264\u2265]|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
+    r"(?:[*/^\u00d7\u00f7\u221a\u221b\u221c\u00b1<>\u2264\u2265]|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
     r"|\b(?:[Rr]emainder(?:\sof)?|log|ln|sin|cos|tan|sqrt|root)|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
+)
+_DENIAL_BEFORE = re.compile(
+    r"(?:\bnot|n't|\bnever|\bcannot|\brather\sthan|\binstead\sof)\s(?:be\s|exactly\s|equal\s(?:to\s)?|about\s)?[($]?\Z",
+    re.IGNORECASE,
 )
 _POWER_OF_UNIT = re.compile(r"\^\{?-?\Z")
 _LOOKED_AT = 24
@@ -83,12 +87,14 @@ _UNIT_TEXT = re.compile(
     r"(?:[^0-9+*^=<>\\/\u00b7]|(?<=[\w.)}])[*\u00b7](?=[A-Za-z])|(?<=[A-Za-z.)}\u00b0])\^(?:-?[0-9]|\{-?[0-9]\})"
     r"|\s?/\s?(?=[A-Za-z]))*+"
 )
+_BOUND = re.compile(r"\sor\s(?:more|less|fewer)\b")
 _BEFORE = re.compile(
     r"(?:[\s~\u2248\u223c*`:\"]|\b(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|just|only|simply"
     r"|therefore|thus|so|hence|now|then|indeed|clearly|equal\sto|equals|a\stotal\sof)\b,?)*+",
     re.IGNORECASE,
 )
 _SEVERAL = re.compile(r"=[^=]*(?:\bor\b|\band\b|,\s)[^=]*=")
+_MULTIPLE = re.compile(r"[0-9.]+\s?[a-z]|[0-9.]*\s?[a-z]\s?\^\s?\{?[0-9]\}?")
 _NAME = re.compile(r"\s*[A-Za-z]\w?\s*")
 
 
@@ -128,7 +134,7 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     """
     if len(text) > MAX_ANSWER_CHARACTERS:
         return None
-    text = _right_side(text.strip())
+    text = right_side(text.strip())
     if not _DIGIT.search(text):
         text = in_digits(text)
     if text.startswith("(") and text.rstrip(".").endswith(")"):
@@ -138,7 +144,17 @@ def quantity(text: str, question: str = "") -> Quantity | None:
         return None
     unit = _UNIT_TEXT.match(text, found.end)
     assert unit is not None
-    return found._replace(unit=unit[0].strip(" .,;:!*`")) if unit.end() == len(text) else None
+    if unit.end() < len(text):
+        return None
+    return found._replace(unit=unit[0].strip(" .,;:!*`"), value=None if _BOUND.match(unit[0]) else found.value)
+
+
+def not_denied(text: str, numbers: list[Quantity]) -> list[Quantity]:
+    """Those of `numbers`, which are of `text`, without the 99 of "100, not 99", if any are left."""
+    left = (text[max(number.start - _LOOKED_AT, 0) : number.start] for number in numbers)
+    return [
+        number for number, before in zip(numbers, left, strict=True) if not _DENIAL_BEFORE.search(before)
+    ] or numbers
 
 
 def surroundings(text: str, number: Quantity) -> str:
@@ -171,10 +187,18 @@ def number_value(text: str) -> Fraction | None:
     return found.value if found else None
 
 
-def _right_side(text: str) -> str:
-    """The side of an equation that is no name: "x = 5", "12 = x", "5 + 7 = 12"; all of an "x = 5 or x = 6"."""
+def has_several_equations(text: str) -> bool:
+    """Whether `text` says what several names are: "x = 5, y = 2"."""
+    return _SEVERAL.search(text) is not None
+
+
+def right_side(text: str) -> str:
+    """The side of an equation that is no name: "x = 5", "12 = x", "5 + 7 = 12".
+
+    All of `text` if it does not say what one name or calculation is: "x = 5 or x = 6", "2x = 5", "x^2 = 5".
+    """
     sides = text.split("=")
-    if len(sides) == 1 or _SEVERAL.search(text):
+    if len(sides) == 1 or has_several_equations(text) or (len(sides) == 2 and _MULTIPLE.fullmatch(sides[0].strip())):
         return text
     return (sides[0] if len(sides) == 2 and _NAME.fullmatch(sides[1]) else sides[-1]).strip()
 
@@ -207,7 +231,7 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
         value = -value
     if _OPERATOR_BEHIND.match(text, end) or not _unit_behind(text, end, value, question):
         value = None
-    if not spaced_sign and _OPERATOR_BEFORE.search(left):
+    if (not spaced_sign and _OPERATOR_BEFORE.search(left)) or _DENIAL_BEFORE.search(left):
         value = None
     if spaced_sign:
         start -= len(spaced_sign["sign"] or spaced_sign["negative"]) + 1

@@ -6,7 +6,7 @@ import re
 
 from mind.grading.answer_type import AnswerType
 from mind.grading.latex import compare_latex
-from mind.grading.plain_text import LATEX_SIGNS, bare, without_latex_text
+from mind.grading.plain_text import LATEX_SIGNS, bare, sentences, without_latex_text
 from mind.records import Grade, Question
 
 _FONT = re.compile(r"\s*\\(?:text|mbox|mathrm|textbf|mathbf|textit)\s*\{[^{}]*\}\s*\.?\s*")
@@ -40,9 +40,8 @@ class Words(AnswerType):
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The gold answer, if the last sentence names it and denies nothing: whether it names another is not known."""
-        sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+|\n", text) if sentence.strip()]
-        last = sentences[-1] if sentences else ""
-        return last if self.compare(last, question)[0] == "right" else None
+        last = sentences(text)[-1:]
+        return last[0] if last and self.compare(last[0], question)[0] == "right" else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         gold, said = _normal(question.answer), _normal(stated)

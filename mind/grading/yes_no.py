@@ -5,25 +5,25 @@ from __future__ import annotations
 import re
 
 from mind.grading.answer_type import AnswerType, GoldAnswer
-from mind.grading.plain_text import bare, without_latex_text
+from mind.grading.plain_text import bare, sentences, without_latex_text
 from mind.records import Grade, Question
 
 _YES = {"yes", "true", "correct", "right", "yeah", "yep", "y", "t", "agree", "affirmative"}
 _NO = {"no", "false", "incorrect", "wrong", "untrue", "nope", "n", "f", "disagree", "negative"}
 _ANY = "yes|no|true|false|correct|incorrect|right|wrong|untrue|yeah|yep|nope|agree|disagree"
-_SENTENCE_END = re.compile(r"(?<=[.!?])(?:\s+|\Z)|\n")
 _BEHIND = r"(?=\s*(?:[.,;:!)\]\"'\u2014]|\Z|-\s)|\s\(|\s(?:because|as|since|it|there|they|that|this|he|she|we)\b)"
 """What may follow "no" as an answer, and not "no rule"."""
 _NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa)?)\s(?:doubt|question)\b", re.IGNORECASE)
 _FIRST = re.compile(rf"[\s\"'(\[<*_]*(?:(?:\w+ly|well|oh|okay)[\s,]+)?({_ANY})\b{_BEHIND}", re.IGNORECASE)
 _ALONE = re.compile(
-    rf"(?:[:;\u2014]\s*|\s-\s|\b(?:so|thus|therefore|hence|then|is|be|say|conclusion)\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
+    rf"(?:[:;\u2014]\s*|\s-\s|\b(?:so|thus|therefore|hence|then|is|be|say|answer|conclusion)\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
     rf"(?:a\s)?(?:definite\s|clear\s)?[\"']?(yes|no)\b{_BEHIND}",
     re.IGNORECASE,
 )
 _NOT = r"(?:\s(?:not|never)\b|n't\b)"
 _SAID = re.compile(
     r"\b(?:statement|claim|proposition|assertion|sentence|theorem|hypothesis|conjecture|answer|it|this|that)"
+    r"(?:\sthat\s[^.,;:!?]{1,80}?)?"
     rf"(?:'s|\s(?:is|was|must\sbe|would\sbe|has\sto\sbe|isn't|wasn't|cannot\sbe|can't\sbe)){_NOT}?\s"
     r"(?:indeed\s|clearly\s|therefore\s|definitely\s|actually\s|simply\s|also\s)?"
     r"(?:true|false|correct|incorrect|right|wrong|untrue)\b(?!\s(?:that|to|if|when|only|answer|choice|for)\b)",
@@ -67,9 +67,9 @@ class YesNo(AnswerType):
     def unmarked(self, text: str, question: Question) -> str | None:
         """What the first word of `text` and the last sentence that says yes or no say, unless they disagree."""
         text = _NO_DOUBT.sub("surely", without_latex_text(text))
-        sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence.strip()]
-        opening = _opening(sentences[0]) if sentences else None
-        said = (_said(sentence) for sentence in reversed(sentences) if not sentence.endswith("?"))
+        parts = sentences(text)
+        opening = _opening(parts[0]) if parts else None
+        said = (_said(sentence) for sentence in reversed(parts) if not sentence.endswith("?"))
         last = next(filter(None, said), None)
         if opening and last and _is_yes(opening) != _is_yes(last):
             return None

@@ -25,6 +25,8 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folde
 NUMBER = Question("n", "Ann has 5 pears and buys 7 more. How many pears has she?", "12")
 CHOICE = Question("c", "Where is a revolving door?", "B", {"A": "book store", "B": "bank", "C": "store", "D": "mall"})
 YES_NO = Question("y", "Is frost common in May?", "no", {"yes": "yes", "no": "no"})
+TIME = Question("t", "A train leaves at 14:05 and takes 25 minutes. When does it arrive?", "2:30 pm")
+WORDS = Question("w", "Which day is it?", "\\text{Tuesday}")
 LATEX = Question("l", "Which point?", "\\left( 3, \\frac{\\pi}{2} \\right)")
 
 
@@ -38,6 +40,38 @@ def patient(monkeypatch):
     monkeypatch.setattr(latex_equality._worker, "timeout_seconds", 60)
 
 
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        ("9:15", "time"),
+        ("3:20 p.m.", "time"),
+        ("10 am", "time"),
+        ("3:4", "latex"),
+        ("Yes.", "yes_no"),
+        ("\\text{No}", "yes_no"),
+        ("TRUE", "yes_no"),
+        ("Paris", "words"),
+        ("July 4", "words"),
+        ("4 July", "words"),
+        ("3rd place", "words"),
+        ("don't know", "words"),
+        ("\\text{(C)}", "words"),
+        ("\\text{red and blue}", "words"),
+        ("60 km/h", "number"),
+        ("5 apples", "number"),
+        ("seven", "number"),
+        ("1e-05", "number"),
+        ("2 1/2", "number"),
+        ("2k", "latex"),
+        ("$2k", "number"),
+        ("ab", "latex"),
+        ("(2, \\infty)", "latex"),
+    ],
+)
+def test_a_gold_answer_without_choices_decides_its_type(answer, name):
+    assert answer_type(with_answer(answer)).name == name
+
+
 @pytest.mark.parametrize("answer", ["12", "-3", "0.5", ".5", "3/4", "50%", "$18", "1,234", "-$1,234.00", "$-3"])
 def test_plain_numbers_are_numbers(answer):
     assert answer_type(with_answer(answer)).name == "number"
@@ -48,7 +82,11 @@ def test_other_answers_are_latex(answer):
     assert answer_type(with_answer(answer)).name == "latex"
 
 
-@pytest.mark.parametrize("question", [NUMBER, CHOICE, YES_NO, LATEX], ids=["number", "choice", "yes_no", "latex"])
+@pytest.mark.parametrize(
+    "question",
+    [NUMBER, CHOICE, YES_NO, TIME, WORDS, LATEX],
+    ids=["number", "choice", "yes_no", "time", "words", "latex"],
+)
 def test_what_holds_for_every_answer_type(question, request):
     kind = answer_type(question)
     assert kind.name == request.node.callspec.id
@@ -350,6 +388,38 @@ def test_an_extracted_answer_is_bounded():
     assert number_value("9" * 50_000) is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "final"),
+    [
+        ("She has 48/2 = <<48/2=24>>24.\n#### 72", "72"),
+        ("The sum is $\\boxed{\\frac{5}{6}}$.", "5/6"),
+        ("\\boxed{\\text{Tuesday}}", "Tuesday"),
+        ("#### ", "#### "),
+    ],
+)
+def test_a_gold_answer_may_be_published_with_its_solution(answer, final):
+    assert judge_text(f"#### {final}", with_answer(answer)).verdict == ("unparsed" if final == "#### " else "right")
+    assert judge_text("#### 9999", with_answer(answer)).verdict != "right"
+
+
+@pytest.mark.parametrize(
+    ("response", "extracted"),
+    [
+        ("3 * 4 = 12\n#### 12\n\nQuestion: And 2 * 2?\n#### 4", "12"),
+        ("She has 12.<|im_end|>\n<|im_start|>user\nAnd 5 more?", "12"),
+        ("Question: How many?\nAnswer: 12", "12"),
+        ("#### 7\n\nWait, that is wrong. The answer is 12.", "12"),
+        ("<think>Is it 7?</think>She has 12.", "12"),
+        ("She has 12.\n\nLet me know if you have 2 more!", "12"),
+        ("#### Step 1: add 5\n#### Step 2: it is 12.", "12"),
+        ("The answer is clear. I hope the answer helps. She has 12", "12"),
+        ("Answer: 12\n\nWrong answers: 5, 7", "12"),
+    ],
+)
+def test_only_the_answer_of_the_response_itself_counts(response, extracted):
+    assert extract_answer(response, NUMBER) == extracted
+
+
 @given(
     st.integers(-(10**12), 10**12),
     st.integers(0, 6),
@@ -372,7 +442,7 @@ def test_decimals_round_trip(mantissa, places, currency, unit, commas):
 
 @given(st.text(max_size=200))
 def test_any_text_is_handled(text):
-    for question in (NUMBER, CHOICE, YES_NO):
+    for question in (NUMBER, CHOICE, YES_NO, TIME, WORDS):
         extracted = extract_answer(text, question)
         if not LATEX_SIGNS.search(extracted or ""):
             is_correct(extracted, question)
@@ -443,7 +513,7 @@ PIECES = [
 def test_no_text_takes_the_extraction_long(piece):
     """Every pattern is linear: ten million characters take what the last MAX_RESPONSE_CHARACTERS do, some 0.1 s."""
     text = piece * (10_000_000 // len(piece))
-    for question in (NUMBER, Question("n", "", "12"), CHOICE, YES_NO, LATEX):
+    for question in (NUMBER, Question("n", "", "12"), CHOICE, YES_NO, TIME, WORDS, LATEX):
         for response in (text, f"12 {text[-30_000:]} 12", f"{text[-10_000:]}\\boxed{{{text[-9_000:]}}}"):
             start = time.perf_counter()
             extract_answer(response, question)
@@ -453,7 +523,7 @@ def test_no_text_takes_the_extraction_long(piece):
 @pytest.mark.parametrize("piece", PIECES)
 def test_no_text_takes_the_comparison_of_numbers_and_choices_long(piece, monkeypatch):
     monkeypatch.setattr(latex_equality, "_compared", lambda *_: "different")
-    for question in (NUMBER, CHOICE, YES_NO, LATEX):
+    for question in (NUMBER, CHOICE, YES_NO, TIME, WORDS, LATEX):
         start = time.perf_counter()
         is_correct(piece * 10_000, question)
         assert time.perf_counter() - start < 2
@@ -482,7 +552,7 @@ def read(name):
     [
         ("gsm8k.test.jsonl", {"number"}),
         ("svamp.test.jsonl", {"number"}),
-        ("math500.test.jsonl", {"number", "latex"}),
+        ("math500.test.jsonl", {"number", "words", "latex"}),
         ("commonsense_qa.test.jsonl", {"choice"}),
         ("strategy_qa.test.jsonl", {"yes_no"}),
     ],

@@ -56,6 +56,18 @@ def test_each_row_is_kept_and_graded(grade):
     ]
 
 
+def test_ids_and_answers_may_be_numbers_or_truth_values(grade):
+    counts, graded = grade(
+        {"id": 7, "answer": 1e-05, "response": "#### 0.00001"},
+        {"id": 2**70, "answer": 1e16, "response": "#### 10^16"},
+        {"id": "a", "answer": True, "response": "Yes, no doubt."},
+        {"id": "b", "answer": False, "response": "The claim is not true."},
+        {"id": "c", "answer": "She sold 24 + 48.\n#### 72", "response": "So 72."},
+    )
+    assert counts == GradeCounts(total=5, correct=5, unparsed=0)
+    assert [row["id"] for row in graded] == [7, 2**70, "a", "b", "c"]
+
+
 def test_the_question_tells_which_number_counts(grade):
     row = {"id": "a", "answer": "67", "response": "There are 67 cakes left after 144 were sold."}
     counts, _ = grade(row, {**row, "question": "Of 211 cakes 144 are sold. How many are left?"})

@@ -52,7 +52,7 @@ def test_the_extracted_answer_alone_gets_the_same_verdict():
 
 
 def test_there_are_responses_of_each_verdict_and_many_kinds():
-    assert len(ROWS) >= 900 and len(KINDS) >= 30
+    assert len(ROWS) >= 1000 and len(KINDS) >= 30
     for verdict in ("right", "wrong"):
         assert sum(row["expected"] == [verdict] for row in ROWS) >= 100
     assert sum("right" not in row["expected"] for row in ROWS) >= 200

@@ -83,6 +83,59 @@ def test_other_texts_are_not(text):
         ("12x", None),
         ("12 k", 12_000),
         ("12 kg", 12),
+        ("12kg", 12),
+        ("12 m/s^2", 12),
+        ("12 \u00b0C", 12),
+        ("2 2/3", Fraction(8, 3)),
+        ("2\u00bd", Fraction(5, 2)),
+        ("2\\frac{1}{2}", Fraction(5, 2)),
+        ("2 and a half", Fraction(5, 2)),
+        ("1/-2", Fraction(-1, 2)),
+        ("3 \u00d7 10^8 m/s", 3 * 10**8),
+        ("1.6\u00b710\u207b\u00b9\u2079", Fraction(16, 10**20)),
+        ("8\u00b2", 64),
+        ("2^3", 8),
+        ("1.5 million", 1_500_000),
+        ("$2.5bn", 2_500_000_000),
+        ("2 dozen", 24),
+        ("1 234 567", 1_234_567),
+        ("1\u202f234", 1234),
+        ("12,34,567", 1_234_567),
+        ("1'234", 1234),
+        ("1.234,56", Fraction("1234.56")),
+        ("1.234.567", 1_234_567),
+        ("0.1(6)", Fraction(1, 6)),
+        ("0.1\\overline{6}", Fraction(1, 6)),
+        ("\uff11\uff12", 12),
+        ("negative five", -5),
+        ("- 5", -5),
+        ("\u20135", -5),
+        ("7 degrees below zero", -7),
+        ("forty-two", 42),
+        ("one hundred and forty-two", 142),
+        ("three quarters", Fraction(3, 4)),
+        ("16 quarters", 16),
+        ("3 quarters", None),
+        ("Rs. 500", 500),
+        ("R$500", 500),
+        ("\u20b95", 5),
+        ("5 USD", 5),
+        ("~12", 12),
+        ("about 12 apples", 12),
+        ("1,2", None),
+        ("12,3456", None),
+        ("3-5", None),
+        ("3:5", None),
+        ("2024-05-03", None),
+        ("8\u03c0", None),
+        ("8\u221a2", None),
+        ("8!", None),
+        ("0x1", None),
+        ("8 R 2", None),
+        ("12t", None),
+        ("1e99999", None),
+        ("9^9^9", None),
+        ("2^99999999", None),
         ("9" * (MAX_ANSWER_CHARACTERS + 1), None),
         ("9" * 5_000, None),
         ("1/" + "9" * 5_000, None),
@@ -149,6 +202,13 @@ def test_dollars_equal_cents_where_cents_are_asked_for(stated, gold, question, e
         ("Ann has 12 left. We can double-check: 12 + 5 = 17. Therefore, it was 17.", "17"),
         ("To check in takes 2 hours.", "2"),
         ("It is 1{,}234.", "1,234"),
+        ("So each gets 2 2/3 cups.", "2 2/3"),
+        ("It falls by 5 to -5 degrees.", "-5"),
+        ("It is minus 7 degrees.", "minus 7"),
+        ("It costs $4.50, that is 450 cents.", "$4.50"),
+        ("or 20 = A.", "20"),
+        ("She has 8 in all. (5 + 3)", "8"),
+        ("A total of $14 for 7 balls", "7"),
         ("no numbers", None),
         ("", None),
         (" \n ", None),
@@ -157,6 +217,32 @@ def test_dollars_equal_cents_where_cents_are_asked_for(stated, gold, question, e
 def test_the_concluding_number_without_a_question(text, number):
     concluding = concluding_number(text, "")
     assert (concluding.text if concluding else None) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It takes 3-5 days.",
+        "It takes 4 or 5 days.",
+        "It takes 4 to 5 days.",
+        "It takes between 4 and 5 days.",
+        "The ratio is 3:5.",
+        "It is 5 + n.",
+        "It is log 5.",
+        "The area is 5\u03c0.",
+        "It is 5x.",
+    ],
+)
+def test_what_is_not_one_number_has_no_value(text):
+    concluding = concluding_number(text, "How much is it?")
+    assert concluding is not None and concluding.value is None
+    assert judge_text(text, Question("n", "How much is it?", "5")).verdict == "unparsed"
+    assert judge_text(text, Question("n", "How much is it?", "77")).verdict == "wrong"
+
+
+def test_a_product_that_is_left_to_the_reader_is_computed():
+    verdicts = [judge_text("It is 3 * 5.", Question("n", "How much is it?", gold)).verdict for gold in ("15", "5", "3")]
+    assert verdicts == ["right", "wrong", "wrong"]
 
 
 BOOKS = "Ann has 95 pens and 153 books. She sells some. How many books did she sell?"
@@ -216,7 +302,7 @@ def test_few_training_solutions_are_wrong(with_question, most_wrong):
     """Many of those end in a number that is not the answer."""
     found = verdicts("gsm8k.train.jsonl", with_question)
     assert len(found["wrong"]) <= most_wrong
-    assert found["unparsed"] == []
+    assert len(found["unparsed"]) <= 8
 
 
 @needs_data
@@ -229,4 +315,4 @@ def test_sampled_rationales_are_right_wrong_or_rarely_unparsed():
     )
     assert found.total() == 7_000
     assert 5_150 < found["right"] < 5_250
-    assert found["unparsed"] < 70
+    assert found["unparsed"] <= 21  # 0.3 %
