@@ -3,9 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 OUT ?= runs/bench
-# Sized for ten minutes on two CPU cores.
-DEMO := --data.generated-questions 16 --data.generated-heldout 8 --data.generated-evaluation 8 \
-	--train.questions-per-step 2 --train.learning-rate 1e-4 --train.pack-length 512 --evaluation.max-new-tokens 160
+SEED ?= 0
+# Sized for ten minutes on two CPU cores: eight training and eight other questions of each family.
+DEMO_RUN := runs/demo$(if $(filter-out 0,$(SEED)),-$(SEED))
+DEMO := --train.seed $(SEED) --data.generated-levels one-step two-step --data.generated-questions 112 \
+	--data.generated-heldout 14 --data.generated-evaluation 112 --data.generated-ood 0 --evaluation.questions 112 \
+	--evaluation.batch-size 56 --evaluation.max-new-tokens 80 --train.questions-per-step 4 --train.epochs 2 \
+	--train.learning-rate 1.5e-4
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -22,8 +26,8 @@ CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.c
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (ARGS="--option value" adds to it)
-	$(BIN)/mind train --output runs/demo $(DEMO) $(ARGS)
+train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (SEED=1: other questions; ARGS="--option value": other options)
+	$(BIN)/mind train --output $(DEMO_RUN) $(DEMO) $(ARGS)
 
 # A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more.
 test: lint $(VENV)/.student-ready  ## style, import and type checks, then every test (ARGS goes to pytest)

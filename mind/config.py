@@ -14,6 +14,7 @@ from typing import Any, Literal
 from mind.errors import require
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.typed_json import check_fields
+from mind.word_problems import DEFAULT_LEVELS, LevelName
 
 EMBEDDED_STUDENT = "smollm2-135m-instruct"
 WORD_PROBLEMS = "word-problems"
@@ -75,7 +76,13 @@ class DataConfig:
     generated_heldout: int = 12
     """How many it writes for the held-out NLL, of the same families."""
     generated_evaluation: int = 12
-    """How many it writes for the accuracy, of the same families and as many of the held-out families."""
+    """How many it writes for the accuracy, of the same families."""
+    generated_ood: int = 12
+    """How many it writes for the accuracy of the families that the levels hold out; 0: none."""
+    generated_levels: tuple[LevelName, ...] = DEFAULT_LEVELS
+    """How hard they are: one and two steps with small numbers and short rationales, or three to four steps."""
+    generated_families: tuple[str, ...] = ("train",)
+    """"train", all families of these levels but those held out, or the names of some."""
 
     def __post_init__(self) -> None:
         check_fields("data", self)
@@ -89,6 +96,7 @@ class DataConfig:
         require(self.max_questions is None or self.max_questions >= 2, "data.max_questions: expected at least 2")
         for name in ("generated_questions", "generated_heldout", "generated_evaluation"):
             require(getattr(self, name) >= 2, f"data.{name} is {getattr(self, name)}: expected at least 2")
+        require(self.generated_ood >= 0, f"data.generated_ood is {self.generated_ood}: expected at least 0")
 
 
 @dataclass(frozen=True)

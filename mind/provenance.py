@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 def now() -> str:
@@ -21,3 +27,20 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def command() -> str:
+    """How this process was called, with the program's name in place of its path."""
+    program, *arguments = sys.argv or [""]
+    return shlex.join([Path(program).name, *arguments])
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The version of Python and of each of the packages that is installed, by name."""
+    known = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            known[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return known

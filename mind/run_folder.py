@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mind.display import one_line
 from mind.errors import MindError, require
-from mind.files import check_new_folder, naming, replacing, replacing_file
+from mind.files import check_new_folder, json_rows, naming, replacing, replacing_file
 from mind.typed_json import read_json, save_json, write_json
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class RunFolder(os.PathLike[str]):
     def inputs(self) -> Path:
         """What the run reads, by digest: a resumed run reads the same (mind/run/resume.py)."""
         return self.path / "inputs.json"
+
+    @property
+    def starts(self) -> Path:
+        """A list with an object for each start of the run: "date" (UTC), "command" and "versions" of packages."""
+        return self.path / "starts.json"
 
     @property
     def metrics(self) -> Path:
@@ -88,6 +93,11 @@ class RunFolder(os.PathLike[str]):
     def responses(self, when: Literal["before", "after"]) -> Path:
         """The folder of the responses that the accuracies are computed from, a JSONL file per evaluation file."""
         return self.path / "responses" / when
+
+    def read_responses(self, when: Literal["before", "after"]) -> dict[str, list[dict[str, Any]]]:
+        """The rows of these files by the label of their evaluation file; empty if there are none."""
+        files = sorted(self.responses(when).glob("*.jsonl"))
+        return {file.stem: [row for _, row in json_rows(file)] for file in files}
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint after `step` optimizer steps, by the name that transformers gives it."""
@@ -129,7 +139,8 @@ class RunFolder(os.PathLike[str]):
 
     def _remove_run(self) -> None:
         """Removes what runs write, and nothing else; the configuration last, so that a kill leaves what is a run."""
-        names = (self.inputs, self.metrics, self.evaluation, self.status, self.report, self.student, self.tensorboard)
+        names = (self.inputs, self.starts, self.metrics, self.evaluation, self.status, self.report)
+        names += (self.student, self.tensorboard)
         patterns = ("responses", "checkpoint-*", METHOD_STATE, "*.safetensors")
         for path in (*names, *(path for pattern in patterns for path in self.path.glob(pattern)), self.config):
             if path.is_dir() and not path.is_symlink():
@@ -144,6 +155,17 @@ class RunFolder(os.PathLike[str]):
     def read_inputs(self) -> dict[str, Any]:
         """inputs.json; empty for a run of an older version."""
         return _read_object(self.inputs) if self.inputs.exists() else {}
+
+    def append_start(self, start: Mapping[str, Any]) -> None:
+        """Adds a start to those that are known, at once."""
+        write_json([*self.read_starts(), start], self.starts)
+
+    def read_starts(self) -> list[dict[str, Any]]:
+        """The starts so far, in order; none for a run of an older version."""
+        starts = read_json(self.starts) if self.starts.exists() else []
+        known = isinstance(starts, list) and all(isinstance(start, dict) for start in starts)
+        require(known, f"{self.starts}: expected a JSON list of objects")
+        return starts
 
     def begin_metrics(self, after: int = 0) -> None:
         """Keeps of the metrics what stands before the steps that are to come, those after step `after`: of a new run,

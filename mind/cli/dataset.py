@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -16,6 +16,7 @@ from mind.errors import MindError
 from mind.files import new_file
 from mind.teacher.config import GenerateConfig, JudgeConfig
 from mind.typed_json import load_json, save_json
+from mind.word_problems import DEFAULT_LEVELS, LevelName
 
 if TYPE_CHECKING:
     from mind.teacher.job import JobReport
@@ -75,8 +76,12 @@ class WordProblems:
     """The JSONL file to write; it must not exist."""
     count: int = 100
     seed: int = 0
-    families: Literal["train", "ood"] = "train"
-    """"ood" takes the families that training never sees."""
+    levels: tuple[LevelName, ...] = DEFAULT_LEVELS
+    """How hard they are: one and two steps with small numbers and short rationales, or three to four steps."""
+    families: tuple[str, ...] = ("train",)
+    """"train", all families of these levels but those held out; "ood", those that training never sees; or names."""
+    apart_from: tuple[str, ...] = ()
+    """JSONL files of word problems whose numbers do not come again, such as the training questions of held-out ones."""
     perspectives: tuple[str, ...] | None = None
     """By default all that the word problems have a writer for: the paper's eight."""
     overwrite: bool = False
@@ -158,11 +163,18 @@ def import_rationales(options: Import) -> None:
 
 
 def word_problems(options: WordProblems) -> None:
-    from mind.data.questions import save_questions
+    from mind.data.questions import load_questions, save_questions
     from mind.word_problems import generate
 
     output = new_file(options.output, overwrite=options.overwrite)
-    questions = generate(options.count, options.seed, families=options.families, perspectives=options.perspectives)
+    questions = generate(
+        options.count,
+        options.seed,
+        levels=options.levels,
+        families=options.families,
+        perspectives=options.perspectives,
+        apart_from=[question for file in options.apart_from for question in load_questions(file)],
+    )
     save_questions(questions, output)
     perspectives = dict.fromkeys(rationale.perspective for rationale in questions[0].rationales)
     say(f"{output}: {options.count} questions\nnext: {train_command(output, perspectives)}")

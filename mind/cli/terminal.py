@@ -65,19 +65,16 @@ def given_option(words: Sequence[str], name: str) -> str | None:
 
 def command_line(*words: str) -> str:
     """What to type for this program with these words."""
-    called = Path(sys.argv[0])
+    return shlex.join([*_program(), *words])
+
+
+def _program() -> list[str]:
+    called, found = Path(sys.argv[0]), shutil.which("mind")
     if called.name == "__main__.py" and called.parent.name == "mind":
-        program = [Path(sys.executable).name, "-m", "mind"]
-    else:
-        program = [str(called) if called.name == "mind" and shutil.which("mind") is None else "mind"]
-    return shlex.join([*program, *words])
-
-
-def take_flag(arguments: list[str], name: str) -> bool:
-    """Whether the flag `name` is in `arguments`; it is taken out of them."""
-    there = name in arguments
-    arguments[:] = [argument for argument in arguments if argument != name]
-    return there
+        return [Path(sys.executable).name, "-m", "mind"]
+    if called.name != "mind" or (found is not None and called.exists() and os.path.samefile(found, called)):
+        return ["mind"]
+    return [str(called)]
 
 
 def print_summary(title: str, summary: Summary) -> None:

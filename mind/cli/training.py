@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mind.records import Question
-    from mind.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,7 @@ def train_command(options: Train) -> None:
         _check_student(config.student)
         data = load_data(config)
     note(f"loading PyTorch, transformers and {config.student.model}")
+    from mind.cli.outcome import print_outcome
     from mind.run.train import train
 
     finished = folder.read_status() if options.resume else {}
@@ -120,8 +120,7 @@ def train_command(options: Train) -> None:
     if finished and folder.read_status() == finished:
         say(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
         say(f"more steps: --train.max-steps N with --resume, or a new run with --student.model {folder.student}")
-    _print_evaluation(folder)
-    say(f"{folder.report}: the report; {folder.student}: the student")
+    print_outcome(folder)
 
 
 def _check_student(config: StudentConfig) -> None:
@@ -191,15 +190,18 @@ def _heldout_nll(
 
 
 def _evaluation_rows(results: dict[str, Any]) -> list[dict[str, str]]:
+    from mind.report.tables import accuracy_interval, percent
+
     rows = [
         {
             "what": f"{name}: accuracy",
-            "value": f"{r['correct']} of {r['total']} ({r['accuracy']:.1%}), {r['unparsed']} unparsed",
+            "value": f"{r['correct']} of {r['total']} ({percent(r['accuracy'])}; 95 % interval "
+            f"{accuracy_interval(r)}), {r['unparsed']} unparsed",
         }
         for name, r in results["files"].items()
     ]
     if results["heldout"] is not None:
-        rows.insert(0, {"what": "held-out NLL (nats a token)", "value": f"{results['heldout']['nll']:.4f}"})
+        rows.insert(0, {"what": "held-out NLL (nats per token)", "value": f"{results['heldout']['nll']:.4f}"})
     return rows
 
 
@@ -212,9 +214,3 @@ def report_command(options: Report) -> None:
     from mind.run.report import write_run_report
 
     say(f"{write_run_report(folder)}: the report")
-
-
-def _print_evaluation(folder: RunFolder) -> None:
-    from mind.report.tables import evaluation_table
-
-    print_table("before and after", evaluation_table(folder.read_evaluation()))

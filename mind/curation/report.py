@@ -117,17 +117,18 @@ def _headlines(data: ReportInput) -> list[dict[str, str]]:
 
 
 def _bars(counts: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Table rows with a bar each, as wide as the count's percentage of all, and wide enough to see."""
+    """Table rows with a bar each, as wide as the count's percentage of all, and wide enough to see; none for a 0."""
     total = sum(count for _, count in counts)
     return [
         {
             "name": name,
             "count": count,
             "share": _percent(count, total),
-            "width": max(round(100 * count / total, 2), 0.3) if count else 0,
+            "width": max(round(100 * count / total, 2), 0.3),
             "color": "kept" if name == "kept" else "dropped",
         }
         for name, count in counts
+        if count
     ]
 
 
@@ -182,8 +183,9 @@ def _histogram(
     axes = figure.subplots()
     for color, values in series.items():
         counts, _ = np.histogram(values, bins)
-        axes.stairs(counts, bins, fill=True, color=color, alpha=0.35)
-        axes.stairs(counts, bins, color=color, linewidth=1.4)
+        place = {"x": bins[:-1], "height": counts, "width": np.diff(bins), "align": "edge"}
+        axes.bar(**place, color=color, alpha=0.35)
+        axes.bar(**place, color="none", edgecolor=color, linewidth=0.8)
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(bins[0], bins[-1]), ylim=(0, None))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if formatter is not None:

@@ -132,7 +132,8 @@ class FilterResult(Summary):
         return [bins[index] for index in range(_HISTOGRAM_BINS)]
 
     def as_rows(self) -> list[dict[str, Any]]:
-        return counted({"read": len(self.outcomes), "kept": len(self.kept)} | self.reasons)
+        dropped = {reason: count for reason, count in self.reasons.items() if count}
+        return counted({"read": len(self.outcomes), "kept": len(self.kept)} | dropped)
 
     def examples(self, count: int = _EXAMPLES) -> dict[str, list[Key]]:
         """At most `count` rationales that each reason dropped, of as many questions as there are for it.

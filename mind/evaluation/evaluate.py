@@ -14,6 +14,7 @@ from mind.config import EvaluationConfig
 from mind.errors import require
 from mind.evaluation.generation import accuracy, generate_responses
 from mind.files import write_json_rows
+from mind.intervals import wilson
 from mind.progress import Progress
 from mind.records import PackOptions, Question, TokenizedQuestion
 from mind.student.model import context_of
@@ -95,7 +96,8 @@ def answer_accuracy(
 
     Returns:
         By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer
-        or none that can be compared, and the "accuracy", the share of correct ones from 0 to 1.
+        or none that can be compared, the "accuracy", the share of correct ones from 0 to 1, and its "interval",
+        Wilson's of 95 %; None of nothing.
 
     Raises MindError as `evaluation_prompts`, before anything is generated.
     """
@@ -123,6 +125,7 @@ def answer_accuracy(
             "correct": result.correct,
             "unparsed": result.unparsed,
             "accuracy": result.accuracy,
+            "interval": wilson(result.correct, result.total) if result.total else None,
         }
         if responses_folder is not None:
             write_json_rows(result.rows, responses_folder / f"{label}.jsonl")

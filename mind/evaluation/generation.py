@@ -24,7 +24,8 @@ class AccuracyResult:
     """How many of `total` responses are `correct` and how many are `unparsed`, that is state no answer or none that
     can be compared.
 
-    `rows` has a {"id", "response", "extracted", "answer", "correct"} for each, in the order of the questions.
+    `rows` has an object for each, in the order of the questions: {"id", "question", "response", "extracted", "answer",
+    "correct"}.
     """
 
     total: int
@@ -93,6 +94,7 @@ def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> Accurac
         rows.append(
             {
                 "id": question.id,
+                "question": question.question,
                 "response": response,
                 "extracted": judgement.extracted,
                 "answer": question.answer,

@@ -21,6 +21,8 @@ class Series:
     color: str = BLUE
     scale: float = 1.0
     """What is drawn is the number times this."""
+    dashes: tuple[float, ...] = ()
+    """Lengths of dash and gap, in widths of the line: a dashed line leaves one that it runs over visible."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import matplotlib
 
 from mind.config import flat
 from mind.files import replacing
+from mind.report.answers import Answers
 from mind.report.charts import MACHINE, Section
 from mind.report.pictures import DRAWN_POINTS, PAGE_COLORS, STYLE, Picture, Pictures
 from mind.report.reading import Metrics, value_at
-from mind.report.tables import evaluation_table, headline_rows, work_table
+from mind.report.tables import evaluation_table, headline_rows, origin_rows, status_rows, work_table
 from mind.run_folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -36,7 +37,8 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section]) ->
     evaluation, status = folder.read_evaluation(), folder.read_status()
     perspectives = _perspectives(config, metrics, sections)
     pictures = Pictures(metrics, perspectives)
-    table = evaluation_table(evaluation)
+    answers = Answers(folder)
+    table = evaluation_table(evaluation, answers.right)
     work = metrics.work()
     with matplotlib.rc_context(STYLE):
         shown = [_drawn(section, pictures) for section in (*sections, MACHINE)]
@@ -46,8 +48,9 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section]) ->
         run=folder.path.resolve().name, method=method, model=value_at(config, "student", "model"),
         perspectives=perspectives, steps=len(metrics.steps), window=pictures.window,
         bin_size=math.ceil(len(metrics.steps) / DRAWN_POINTS), headlines=headline_rows(table, metrics), table=table,
-        evaluation=evaluation, sections=shown, work=work_table(work) if work else [],
-        page_colors=PAGE_COLORS, notes=list(metrics.notes.values()), status=flat(status), config=flat(config),
+        samples=answers.samples(), evaluation=evaluation, sections=shown, work=work_table(work) if work else [],
+        page_colors=PAGE_COLORS, notes=list(metrics.notes.values()), status=status_rows(status), config=flat(config),
+        origin=origin_rows(folder.read_starts(), folder.read_inputs()),
     )  # fmt: skip
     with replacing(folder.report) as file:
         file.write(page)

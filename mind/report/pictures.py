@@ -85,6 +85,12 @@ def svg_of(figure: Figure, prefix: str) -> Markup:
     return Markup(svg)
 
 
+def _from_zero(axes: Axes) -> None:
+    """The vertical axis from 0 to a little above the highest value, which would else touch the edge."""
+    highest = axes.dataLim.y1
+    axes.set_ylim(0, 1.05 * highest if highest > 0 else None)
+
+
 class Pictures:
     """Draws the charts of one run."""
 
@@ -119,7 +125,7 @@ class Pictures:
             self._draw(main, values, ink, chart.smooth)
         axes[0].set_ylabel(chart.unit)
         if chart.from_zero:
-            main.set_ylim(0, None)
+            _from_zero(main)
         for ink, values in below:
             self._draw(axes[1], values, ink)
             axes[1].set_ylabel(chart.lower.unit if chart.lower else "")
@@ -131,7 +137,7 @@ class Pictures:
         if chart.form == "perspectives":
             return list(zip(self.inks, self.metrics.by_perspective(chart.key, self.names), strict=True))
         return [
-            (Ink(series.label, series.color), series.scale * self.metrics.series(series.name))
+            (Ink(series.label, series.color, series.dashes), series.scale * self.metrics.series(series.name))
             for series in chart.series or (Series(chart.key),)
         ]
 

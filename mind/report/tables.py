@@ -1,59 +1,144 @@
 """The tables of a run as rows of text."""
 
-import math
+from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mind.config import flat
+from mind.intervals import paired_difference, wilson
 from mind.report.reading import Metrics, Work, number_at, running_mean, value_at
 
+Pairs = Mapping[str, Sequence[tuple[bool, bool]]]
+"""Whether each question was answered rightly (before, after), by the label of its file."""
 
-def _row(what: str, values: list[float | None], pattern: str = "{:.3f}", relative: bool = False) -> dict[str, str]:
-    """One table row; of a share (pattern in %) the change is in points."""
+NOTHING = "–"
+"""Stands for what is not known."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A number before and after training, as texts."""
+
+    what: str
+    before: str
+    after: str
+    change: str
+    intervals: tuple[str, str, str] | None = None
+    """Of 95 %, for before, after and the change; None for what is no accuracy."""
+
+    def cells(self) -> Iterator[dict[str, str]]:
+        """What is printed: a line, and one for the intervals."""
+        yield {"what": self.what, "before": self.before, "after": self.after, "change": self.change}
+        if self.intervals is not None:
+            yield dict(zip(("what", "before", "after", "change"), ("95 % interval", *self.intervals), strict=True))
+
+
+def percent(share: float) -> str:
+    """A share as in "58.0 %"."""
+    return f"{100 * share:.1f} %"
+
+
+def decimal(number: float) -> str:
+    """As in "1.227"."""
+    return f"{number:.3f}"
+
+
+def count(number: float) -> str:
+    """As in "1,227"."""
+    return f"{number:,.0f}"
+
+
+def _row(what: str, values: Sequence[float | None], shown: Callable[[float], str], relative: bool = False) -> Row:
     before, after = values
-    change = "–"
+    change = NOTHING
     if before is not None and after is not None:
         difference = after - before
-        change = f"{100 * difference:+.1f} points" if "%" in pattern else ("{:+" + pattern[2:]).format(difference)
+        change = f"{100 * difference:+.1f} points" if shown is percent else _signed(difference, shown)
         change += f" ({100 * difference / before:+.1f} %)" if relative and before else ""
-    first, last = ("–" if value is None else pattern.format(value) for value in values)
-    return {"what": what, "before": first, "after": last, "change": change.replace("-", "−")}
+    first, last = (NOTHING if value is None else shown(value) for value in values)
+    return Row(what, first, last, change.replace("-", "−"))
 
 
-def evaluation_table(evaluation: dict) -> list[dict[str, str]]:
-    """evaluation.json's content as rows of text: what, before, after, change; a dash where a side is missing.
+def _signed(difference: float, shown: Callable[[float], str]) -> str:
+    return ("-" if difference < 0 else "+") + shown(abs(difference))
 
-    The held-out loss comes first; changes of a loss are also given relative to before, those of an accuracy in points.
+
+def evaluation_table(evaluation: Mapping[str, Any], pairs: Pairs) -> list[Row]:
+    """evaluation.json's content: the accuracies, the held-out loss, and that of each perspective.
+
+    A dash stands where a side is missing. Changes of a loss are also given relative to before, those of an accuracy in
+    points, with their interval if `pairs` has the questions.
     """
     sides = [evaluation.get("before"), evaluation.get("after")]
     if sides == [None, None]:
         return []
-
-    def both(*keys: str) -> list[float | None]:
-        return [number_at(side, *keys) for side in sides]
-
-    def names(*keys: str) -> list[str]:
-        return list(dict.fromkeys(name for side in sides for name in value_at(side, *keys) or ()))
-
-    rows = [_row("held-out NLL, nats a token", both("heldout", "nll"), relative=True)]
-    for name in names("heldout", "nll_by_perspective"):
-        rows.append(_row(f"held-out NLL, {name}", both("heldout", "nll_by_perspective", name), relative=True))
-    for label in names("files"):
-        rows.append(_row(f"accuracy, {label}", both("files", label, "accuracy"), "{:.1%}"))
-        for count in ("total", "correct", "unparsed"):
-            rows.append(_row(f"{count}, {label}", both("files", label, count), "{:,.0f}"))
-    for count in ("questions", "rationales", "tokens"):
-        rows.append(_row(f"held-out {count}", both("heldout", count), "{:,.0f}"))
+    rows = [row for label in _names(sides, "files") for row in _accuracy_rows(label, sides, pairs.get(label, ()))]
+    rows.append(_row(f"held-out NLL, {_heldout_size(sides)}", _both(sides, "heldout", "nll"), decimal, relative=True))
+    for name in _names(sides, "heldout", "nll_by_perspective"):
+        nll = _both(sides, "heldout", "nll_by_perspective", name)
+        rows.append(_row(f"held-out NLL, {name}", nll, decimal, relative=True))
     return rows
 
 
-def headline_rows(table: list[dict[str, str]], metrics: Metrics) -> list[dict[str, str]]:
-    """The held-out loss, up to three accuracies, and the training's own start against its end."""
-    accuracies = [row for row in table if row["what"].startswith("accuracy, ")]
+def _accuracy_rows(label: str, sides: Sequence[Any], pairs: Sequence[tuple[bool, bool]]) -> tuple[Row, Row]:
+    shares, unparsed = (_both(sides, "files", label, name) for name in ("accuracy", "unparsed"))
+    accuracy = _row(f"accuracy, {label}{_file_size(label, sides)}", shares, percent)
+    before, after = (accuracy_interval(value_at(side, "files", label)) for side in sides)
+    change = _points(*paired_difference(pairs)) if pairs else NOTHING
+    return (
+        Row(accuracy.what, accuracy.before, accuracy.after, accuracy.change, (before, after, change)),
+        _row(f"responses without an answer, {label}", unparsed, count),
+    )
+
+
+def accuracy_interval(result: object) -> str:
+    """Wilson's of 95 %, of an accuracy as evaluation.json holds it: "48.8 to 66.7 %"."""
+    correct, total = number_at(result, "correct"), number_at(result, "total")
+    if correct is None or not total or not 0 <= correct <= total:
+        return NOTHING
+    low, high = wilson(int(correct), int(total))
+    return f"{100 * low:.1f} to {percent(high)}"
+
+
+def _points(low: float, high: float) -> str:
+    return f"{100 * low:+.1f} to {100 * high:+.1f} points".replace("-", "−")
+
+
+def _file_size(label: str, sides: Sequence[Any]) -> str:
+    sizes = {total for total in _both(sides, "files", label, "total") if total is not None}
+    return f" ({count(sizes.pop())} questions)" if len(sizes) == 1 else ""
+
+
+def _heldout_size(sides: Sequence[Any]) -> str:
+    for side in sides:
+        questions, rationales = (number_at(side, "heldout", name) for name in ("questions", "rationales"))
+        if questions is not None and rationales is not None:
+            return f"nats per token ({count(rationales)} rationales of {count(questions)} questions)"
+    return "nats per token"
+
+
+def _both(sides: Sequence[Any], *keys: str) -> list[float | None]:
+    return [number_at(side, *keys) for side in sides]
+
+
+def _names(sides: Sequence[Any], *keys: str) -> list[str]:
+    return list(dict.fromkeys(name for side in sides for name in value_at(side, *keys) or ()))
+
+
+def headline_rows(table: Sequence[Row], metrics: Metrics) -> list[Row]:
+    """At most four: one or two accuracies, the held-out loss, and the training's own start against its end."""
+    rows = [row for row in table if row.intervals][:2]
+    rows += [row for row in table if row.what.startswith("held-out NLL, nats")]
     window = max(1, len(metrics.steps) // 10)
-    rows = table[:1] + accuracies[:3]
-    for what, name, pattern in (("train loss", "loss", "{:.3f}"), ("token accuracy", "accuracy", "{:.1%}")):
+    ends = "first and last step" if window == 1 else f"first and last {window} steps"
+    for what, name, shown in (("train loss", "loss", decimal), ("token accuracy", "accuracy", percent)):
         means = running_mean(metrics.series(name), window)[[window - 1, -1]]
-        ends = [float(value) if math.isfinite(value) else None for value in means]
-        rows.append(_row(f"{what}, first and last {window} steps", ends, pattern, relative=name == "loss"))
-    return rows
+        values = [float(value) if math.isfinite(value) else None for value in means]
+        rows.append(_row(f"{what}, {ends}", values, shown, relative=name == "loss"))
+    return rows[:4]
 
 
 def work_table(work: Work) -> list[dict[str, str]]:
@@ -67,6 +152,66 @@ def work_table(work: Work) -> list[dict[str, str]]:
         "this run: trained and observed": (work.trained, work.observed),
     }
     return [
-        {"what": what, "tokens": f"{sum(tokens):,}", "share": f"{work.of_naive(*tokens):.1%}"}
+        {"what": what, "tokens": f"{sum(tokens):,}", "share": percent(work.of_naive(*tokens))}
         for what, tokens in rows.items()
     ]
+
+
+def status_rows(status: Mapping[str, Any]) -> list[dict[str, str]]:
+    """status.json's content as rows of text: what, value. A number without a name of its own keeps its key's words."""
+    rows = []
+    for key, value in flat(status).items():
+        kind = key.removesuffix("_parameters")
+        what, shown = _STATUS.get(key) or (
+            (f"parameters, {kind}", count) if kind != key else (key.replace("_", " "), str)
+        )
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        rows.append({"what": what, "value": NOTHING if value is None else shown(value) if number else str(value)})
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 100
+        else f"{seconds / 60:.1f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _mebibytes(number: float) -> str:
+    return f"{count(number)} MiB"
+
+
+_STATUS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "wall_s": ("time of the whole run", _duration),
+    "train_s": ("time of the training", _duration),
+    "steps": ("optimizer steps", count),
+    "tokens": ("labeled tokens", count),
+    "tokens_per_s": ("labeled tokens per second of training steps", count),
+    "work_of_naive": ("work, as a share of a naive run's", percent),
+    "student_parameters": ("parameters of the student", count),
+    "trained_parameters": ("of these trained", count),
+    "metanet_parameters": ("parameters of MetaNet", count),
+    "peak_rss_mib": ("peak memory of the process", _mebibytes),
+    "peak_gpu_mib": ("peak memory on the GPU", _mebibytes),
+}
+"""Key of status.json -> its name and how its number is shown."""
+
+
+def origin_rows(starts: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What a run came from, as rows of text: what, value. Each start with its command and versions, then the data."""
+    rows = []
+    for number, start in enumerate(starts, 1):
+        name = "start" if len(starts) == 1 else f"start {number} of {len(starts)}"
+        versions = value_at(start, "versions") or {}
+        rows += [
+            {"what": name, "value": str(value_at(start, "date"))},
+            {"what": "command", "value": str(value_at(start, "command"))},
+            {"what": "versions", "value": ", ".join(f"{package} {version}" for package, version in versions.items())},
+        ]
+    for name in inputs:
+        source, digest = (value_at(inputs, name, part) for part in ("source", "sha256"))
+        rows.append({"what": f"{name}, SHA-256 of what was read", "value": f"{source}: {digest}"})
+    return rows

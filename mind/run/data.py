@@ -79,12 +79,11 @@ def _from_files(config: MindConfig, faults: Faults) -> RunData:
 
 def _word_problems(config: MindConfig) -> RunData:
     data, seed = config.data, config.train.seed
-    generate = functools.partial(word_problems.generate, perspectives=data.perspectives)
-    train = generate(data.generated_questions, 3 * seed)
-    seen = {question.question for question in train}
-    heldout = [question for question in generate(data.generated_heldout, 3 * seed + 1) if question.question not in seen]
-    evaluation = {
-        "word-problems": generate(data.generated_evaluation, 3 * seed + 2),
-        "word-problems-ood": generate(data.generated_evaluation, 3 * seed + 2, families="ood"),
-    }
+    generate = functools.partial(word_problems.generate, perspectives=data.perspectives, levels=data.generated_levels)
+    train = generate(data.generated_questions, 3 * seed, families=data.generated_families)
+    other = functools.partial(generate, families=data.generated_families, apart_from=train)
+    heldout = other(data.generated_heldout, 3 * seed + 1)
+    evaluation = {"word-problems": other(data.generated_evaluation, 3 * seed + 2)}
+    if data.generated_ood:
+        evaluation["word-problems-ood"] = generate(data.generated_ood, 3 * seed + 2, families="ood")
     return RunData(train, heldout, evaluation)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+import mind_kernels
 from mind.config import MindConfig
 from mind.errors import NotFiniteError, require
 from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
@@ -22,6 +23,7 @@ from mind.files import replacing_folder
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
 from mind.progress import tell
+from mind.provenance import command, now, versions
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
@@ -118,6 +120,7 @@ def _prepared(config: MindConfig, data: RunData | None) -> _Run:
 def _train(run: _Run, folder: RunFolder, started: float) -> RunFolder:
     """From the last checkpoint, if there is one, to the report."""
     context, method, data, heldout = run.method.context, run.method, run.data, run.heldout
+    folder.append_start({"date": now(), "command": command(), "versions": _versions()})
     last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
     folder.begin_metrics(after=last_step)
     evaluation = folder.read_evaluation()
@@ -142,6 +145,12 @@ def _train(run: _Run, folder: RunFolder, started: float) -> RunFolder:
     folder.write_status(_status(trainer, train_s, parameters))
     write_run_report(folder)
     return folder
+
+
+def _versions() -> dict[str, str]:
+    """Of what the numbers of a run may depend on."""
+    packages = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
+    return {"mind-kernels": mind_kernels.__version__} | versions(packages)
 
 
 def _evaluate(

@@ -35,8 +35,8 @@ def _unread(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     if data.train == WORD_PROBLEMS:
         yield f"data.train is {WORD_PROBLEMS}, which brings its own", ("data.heldout", "data.heldout_fraction")
     else:
-        generated = ("data.generated_questions", "data.generated_heldout", "data.generated_evaluation")
-        yield f"data.train is {data.train}", generated
+        options = (f"data.{option.name}" for option in dataclasses.fields(data))
+        yield f"data.train is {data.train}", tuple(name for name in options if name.startswith("data.generated_"))
         if data.heldout is not None:
             yield "data.heldout is set", ("data.heldout_fraction",)
     if train.questions_per_step is not None:

@@ -1,4 +1,7 @@
-"""The programmatic teacher: one writer per perspective, each solving a problem aloud in its manner."""
+"""The programmatic teacher: one writer per perspective, each solving a problem aloud in its manner, in full.
+
+manners_brief.py has the same manners in a sentence or two.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from mind.word_problems.problem import Problem, Step, draw
+
+Writer = Callable[[Problem, random.Random], str]
+"""Tells the solution of a problem; the generator makes what is left to chance."""
 
 VERBS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 SPOKEN = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
@@ -176,7 +182,7 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-WRITERS: Mapping[str, Callable[[Problem, random.Random], str]] = {
+WRITERS: Mapping[str, Writer] = {
     "formal-symbolic": formal_symbolic,
     "intuitive": intuitive,
     "decomposition": decomposition,

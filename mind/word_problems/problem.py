@@ -161,8 +161,8 @@ def solve(family: Family, givens: Mapping[str, int]) -> dict[str, int] | None:
 def draw(family: Family, rng: random.Random, small: bool = False) -> Problem:
     """A problem of `family`, by rejection; with `small` its numbers come from the ranges of the twin.
 
-    The answer, the value before it and the mistaken answer are three different numbers, because the
-    contrastive manner compares them, and there is a variant for the counterfactual manner.
+    The answer, the value before it (if there is one) and the mistaken answer are different numbers, because the
+    contrastive manners compare them, and there is a variant for the counterfactual manners.
     """
     while True:
         givens = {g.symbol: rng.choice(g.small if small else g.values) for g in family.givens}
@@ -170,8 +170,8 @@ def draw(family: Family, rng: random.Random, small: bool = False) -> Problem:
         if values is None:
             continue
         problem = Problem(family, values, _words(family, rng))
-        candidates = {problem.answer, values[family.steps[-2].symbol], problem.mistaken_answer}
-        if small or (len(candidates) == 3 and None not in candidates and any(problem.variants())):
+        rivals = [problem.mistaken_answer, *(values[step.symbol] for step in family.steps[-2:])]
+        if small or (len(set(rivals)) == len(rivals) and None not in rivals and any(problem.variants())):
             return problem
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,11 +102,14 @@ def test_the_word_problems_keep_the_perspectives_that_they_have_a_writer_for(tmp
 
 def test_a_perspective_gets_a_writer(monkeypatch, terse):
     plain = word_problems.generate(3, 0)
-    writers = word_problems.WRITERS | {terse: lambda problem, rng: f"{rng.random()}: {problem.answer}"}
-    monkeypatch.setattr(word_problems, "WRITERS", writers)
+    level = word_problems.LEVELS["multi-step"]
+    writers = {**level.writers, terse: lambda problem, rng: f"{rng.random()}: {problem.answer}"}
+    monkeypatch.setitem(word_problems.LEVELS, "multi-step", replace(level, writers=writers))
     nine = word_problems.generate(3, 0)
     assert [question.rationales[:8] for question in nine] == [question.rationales for question in plain]
     assert all(question.rationales[8].text.endswith(f": {question.answer}") for question in nine)
+    (both,) = word_problems.generate(1, 0, levels=["one-step", "multi-step"])
+    assert len(both.rationales) == 8, "the other level has no writer for it"
 
 
 def test_without_the_type_a_duration_is_compared_as_latex():

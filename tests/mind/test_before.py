@@ -192,9 +192,11 @@ def test_an_evaluation_has_a_place_for_its_results(tmp_path, evaluate, capsys, m
     assert json.loads((tmp_path / "taken.json").read_text())["files"]["test"]["total"] == 2
 
 
-@pytest.mark.parametrize("text", ["What \ud83d is it?", "long " * 200])
+@pytest.mark.parametrize(
+    ("text", "message"), [("What \ud83d is it?", 'last.jsonl:1: "question"'), ("long " * 200, "question odd")]
+)
 def test_a_question_that_cannot_be_asked_is_named_before_the_first_answer(
-    tmp_path, evaluate, capsys, monkeypatch, text
+    tmp_path, evaluate, capsys, monkeypatch, text, message
 ):
     """It is in the last file; the first would have been answered, and its answers lost."""
     (tmp_path / "last.jsonl").write_text(json.dumps({"id": "odd", "question": text, "answer": "1"}) + "\n")
@@ -202,7 +204,7 @@ def test_a_question_that_cannot_be_asked_is_named_before_the_first_answer(
     monkeypatch.setattr("mind.evaluation.evaluate.rationale_losses", lambda *_, **__: pytest.fail("too early"))
     save_questions(build_questions(2), tmp_path / "heldout.jsonl")
     more = ["--files", f"{tmp_path}/test.jsonl", f"{tmp_path}/last.jsonl", "--heldout", f"{tmp_path}/heldout.jsonl"]
-    expect_error([*evaluate, *more, "--output", f"{tmp_path}/e.json"], capsys, "question odd")
+    expect_error([*evaluate, *more, "--output", f"{tmp_path}/e.json"], capsys, message)
     assert not list(tmp_path.glob("e.*"))
 
 
@@ -228,6 +230,7 @@ def test_a_run_is_written_over_only_if_that_is_said(tmp_path, two_steps, finishe
     (finished / "notes.txt").write_text("mine")
     (finished / "responses" / "former").mkdir()
     assert main(replaced([*two_steps, "--overwrite"], "--train.max-steps", "3", "--train.save-steps", "3")) == 0
+    assert len(RunFolder(tmp_path / "run").read_starts()) == 1
     assert (finished / "notes.txt").read_text() == "mine" and not (finished / "responses" / "former").exists()
     assert [folder.name for folder in finished.glob("checkpoint-*")] == ["checkpoint-3"]
     assert len(train_rows(finished)) == 3 and load_run_config(finished / "config.json").train.max_steps == 3

@@ -17,8 +17,10 @@ from fault_proxy import FaultProxy, chat_answer
 from mind.cli import SPINS, main
 from mind.cli.commands import COMMANDS, HELP, SHORT, usage
 from mind.data.questions import load_questions, save_questions
+from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
 from mind.records import Question
+from mind.run.data import load_data
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "DATA.md", "CONTRIBUTING.md", "Makefile")
@@ -26,7 +28,7 @@ OTHER_TOOLS = {"--help", "--no-deps", "--max-length", "--benchmark-enable", "--b
 OTHER_TOOLS |= {"--providers", "--overwrite"}
 """Flags of pip, setup.py, pytest and the benchmarks."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
-MAKE = {"$(BIN)/mind": "mind", "$(DEMO)": "", "$(ARGS)": ""}
+MAKE = {"$(BIN)/mind": "mind", "$(DEMO_RUN)": "FOLDER", "$(DEMO)": "", "$(ARGS)": ""}
 
 
 NAMES = {tuple(name.split()): name for name in COMMANDS} | {(name,): whole for name, whole in SHORT.items()}
@@ -109,6 +111,32 @@ def test_every_command_and_flag_in_a_document_exists(help_of, document):
     assert mentioned <= known, document
 
 
+def test_the_demo_is_a_run_of_enough_questions_that_training_does_not_see(monkeypatch, capsys):
+    dry = subprocess.run(["make", "-n", "train", "SEED=3"], cwd=ROOT, capture_output=True, text=True, check=True)
+    configs = []
+
+    def noted(config, **_):
+        configs.append(config)
+        raise MindError("enough")
+
+    monkeypatch.setattr("mind.run.train.train", noted)
+    assert main(shlex.split(dry.stdout.splitlines()[-1])[1:]) == 2 and "enough" in capsys.readouterr().err
+    (config,) = configs
+    assert config.output == "runs/demo-3" and config.train.seed == 3
+    data = load_data(config)
+    (questions,) = data.evaluation.values()
+    assert len(questions) >= 100 and len({question.question for question in questions}) == len(questions)
+    families = {question.id.split("-")[-1] for question in questions}
+    assert families == {question.id.split("-")[-1] for question in data.train} and len(families) == 14
+    assert all(len(question.rationales) == 8 for question in data.train)
+    assert not numbers_of(data.train) & (numbers_of(questions) | numbers_of(data.heldout))
+
+
+def numbers_of(questions):
+    """Family and numbers of each question."""
+    return {(q.id.split("-")[-1], *sorted(re.findall(r"\d+", q.question))) for q in questions}
+
+
 @pytest.mark.parametrize("own", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", None])
 def test_threads_spin_briefly_unless_somebody_says_otherwise(monkeypatch, own):
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
@@ -180,6 +208,18 @@ def test_word_problems_are_written(tmp_path):
     command = ["data", "word-problems", "--output", str(some), "--count", "3", "--perspectives", "planning", "socratic"]
     assert main(command) == 0
     assert {len(question.rationales) for question in load_questions(some)} == {2}
+
+
+def test_word_problems_of_a_level_apart_from_others(tmp_path, capsys):
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    levels = ["--levels", "one-step", "two-step"]
+    assert main(["data", "word-problems", "--output", str(train), "--count", "28", *levels]) == 0
+    options = ["--seed", "1", "--families", "gain", "bus", "--count", "6", "--apart-from", str(train)]
+    assert main(["data", "word-problems", "--output", str(test), *levels, *options]) == 0
+    families = [question.id.split("-")[-1] for question in load_questions(test)]
+    assert sorted(families) == ["bus"] * 3 + ["gain"] * 3
+    assert main(["data", "word-problems", "--output", str(tmp_path / "x.jsonl"), "--families", "gain"]) == 2
+    assert "there is no family gain: expected train, ood or some of bakery" in capsys.readouterr().err
 
 
 def test_responses_are_graded(tmp_path, capsys):

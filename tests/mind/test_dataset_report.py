@@ -8,6 +8,7 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from markupsafe import Markup
 
@@ -141,6 +142,23 @@ def test_headlines_and_tables(tmp_path):
     assert '<th scope="row">x</th><td>4</td><td>75.0%</td><td>2</td><td>50.0%</td>' in page
     assert len(re.findall("<svg viewBox", page)) == 2
     assert "Not drawn" not in page
+
+
+def test_only_reasons_and_fates_that_occur_have_a_row(tmp_path, undrawn):
+    data = example("x")
+    summary = {**data.summary, "dropped": {"x": 2, "leaked answer": 0}, "questions": {"kept": 2, "too few": 0}}
+    page = written(dataclasses.replace(data, summary=summary), tmp_path)
+    assert re.findall(r'<th scope="row">([^<]*)</th><td>\d+</td><td>[^<]*</td><td class="bar">', page) == [
+        "kept",
+        "x",
+        "kept",
+    ]
+
+
+def test_the_bins_of_a_histogram_have_edges():
+    """Ten bins, of which two next to one another hold the same number: they are seen to be two."""
+    svg = report._histogram("k", {report.BLUE: [0.05, 0.15]}, np.linspace(0, 1, 11), "x", "y")
+    assert svg.count(f"stroke: {report.BLUE}") == 10
 
 
 def test_what_is_not_there_is_said(tmp_path):

@@ -150,6 +150,7 @@ def test_accuracy_counts_right_and_unparsed_responses():
     assert (result.total, result.correct, result.unparsed, result.accuracy) == (4, 2, 1, 0.5)
     assert result.rows[0] == {
         "id": "0",
+        "question": "How many?",
         "response": "#### 3 pears",
         "extracted": "3 pears",
         "answer": "3",

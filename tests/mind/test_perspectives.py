@@ -1,6 +1,6 @@
 from mind.curation.adherence import CHECKS
 from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
-from mind.word_problems.manners import WRITERS
+from mind.word_problems import LEVELS
 
 NAMES = (
     "formal-symbolic",
@@ -21,7 +21,7 @@ def test_the_papers_names_in_its_order_come_first():
 
 
 def test_the_papers_perspectives_have_a_check_and_a_writer_and_others_may():
-    for table in (CHECKS, WRITERS):
+    for table in (CHECKS, *(level.writers for level in LEVELS.values())):
         assert tuple(table)[: len(NAMES)] == NAMES
         assert table.keys() <= PERSPECTIVES.keys()
 

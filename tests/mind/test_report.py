@@ -8,60 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from sample_run import PERSPECTIVES, RIGHT, WORK, side, train_line, write_run
 
 from mind.errors import MindError
-from mind.report.pictures import perspective_inks
+from mind.report.pictures import _from_zero, perspective_inks
 from mind.report.reading import Metrics, binned, running_mean
-from mind.report.tables import evaluation_table
+from mind.report.tables import evaluation_table, status_rows
 from mind.run.report import write_run_report
 from mind.run_folder import RunFolder
 
-HOSTILE = "<script>alert(1)</script> & $x$"
-PERSPECTIVES = ["formal_symbolic", "intuitive", "decomposition", "planning", "analogy", "socratic", "contrastive"]
-PERSPECTIVES += [HOSTILE]
 PICTURES = 13
-WORK = {"padded": 1000, "packed": 700, "shared": 500, "trained": 200, "observed": 330}
-
-
-def side(nll: float, accuracy: float) -> dict:
-    heldout = {"questions": 40, "rationales": 320, "tokens": 41234, "nll": nll}
-    heldout["nll_by_perspective"] = {name: nll + 0.05 * k for k, name in enumerate(PERSPECTIVES)}
-    files = {"gsm8k <b>": {"total": 50, "correct": round(50 * accuracy), "unparsed": 2, "accuracy": accuracy}}
-    return {"heldout": heldout, "files": files}
-
-
-def train_line(step: int, noise: random.Random, names: list[str]) -> dict:
-    fall = math.exp(-step / 20)
-    share = {k: noise.uniform(0.4, 1.0) if k % 3 else 1 - step / 60 for k in range(len(names))}
-    loss = 1.0 + fall + noise.gauss(0, 0.05)
-    return {
-        "phase": "train", "step": step, "epoch": step / 20, "loss": loss, "sft_loss": loss - 0.01,
-        "consistency": 0.1 * fall + noise.uniform(0, 0.02), "jsd": 0.2 * fall + noise.uniform(0, 0.05),
-        "meta_loss": 0.02 + noise.uniform(0, 0.01), "accuracy": 0.8 - 0.3 * fall + noise.gauss(0, 0.01),
-        "entropy": 1.1, "l_real": {n: None if step % 5 == 0 and k == 2 else loss + 0.06 * k + noise.gauss(0, 0.05)
-                                   for k, n in enumerate(names)},
-        "score": {n: 0.8 - 0.03 * k + noise.gauss(0, 0.01) for k, n in enumerate(names)},
-        "alpha": {n: max(0.0, 0.2 - 0.02 * k + noise.gauss(0, 0.01)) for k, n in enumerate(names)},
-        "selected_share": {n: share[k] for k, n in enumerate(names)}, "selected": 4 + noise.gauss(0, 0.5),
-        "learning_rate": 1e-4 * (1 - step / 80), "meta_learning_rate": 1e-5 * (1 - step / 80), "grad_norm": 1.0,
-        "tokens": 4096, "tokens_per_s": 2100 + noise.gauss(0, 60), "peak_rss_mib": 2200 + step, "peak_gpu_mib": 900.0,
-        "step_s": 2.0, "dropped_mass": 0.0, "work": WORK,
-    }  # fmt: skip
-
-
-def write_run(run: Path, steps: int = 40, names: list[str] = PERSPECTIVES) -> Path:
-    run.mkdir(parents=True, exist_ok=True)
-    noise = random.Random(0)
-    lines = [{"phase": "warmup", "epoch": e, "meta_loss": 0.5 * 0.7**e} for e in range(1, 9)]
-    lines += [train_line(step, noise, names) for step in range(1, steps + 1)]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = {"student": {"model": HOSTILE, "lora": False}, "data": {"perspectives": names}}
-    config |= {"objective": {"beta": 0.8, "consistency_weight": 0.1}, "metanet": {"tau": 1.0, "learning_rate": None}}
-    (run / "config.json").write_text(json.dumps(config))
-    (run / "evaluation.json").write_text(json.dumps({"before": side(1.25, 0.3), "after": side(1.0, 0.42)}))
-    status = {"wall_s": 123.456, "tokens": 163840, "steps": steps, "student_parameters": 494032768}
-    (run / "status.json").write_text(json.dumps(status))
-    return run
 
 
 def page_of(run: Path) -> str:
@@ -93,8 +50,18 @@ def test_pictures_table_and_headlines(run: Path) -> None:
     assert len(drawn(page)) == PICTURES == page.count("<figcaption>")
     assert "Not drawn" not in page
     assert 'class="notes"' not in page
-    assert "<b>1.250 → 1.000</b><span>−0.250 (−20.0 %)</span>" in page
-    assert "<td>30.0%</td><td>42.0%</td><td>+12.0 points</td>" in page
+    cards = re.findall(r"<li><span>([^<]*)</span><b>([^<]*)</b><span>([^<]*)</span></li>", page)
+    assert cards[:2] == [
+        ("accuracy, gsm8k &lt;b&gt; (50 questions)", "30.0 % → 42.0 %",
+         "+12.0 points (95 % interval −3.2 to +26.3 points)"),
+        ("held-out NLL, nats per token (320 rationales of 40 questions)", "1.250 → 1.000", "−0.250 (−20.0 %)"),
+    ]  # fmt: skip
+    assert [card[0] for card in cards[2:]] == [
+        "train loss, first and last 4 steps",
+        "token accuracy, first and last 4 steps",
+    ]
+    assert "<td>30.0 %</td><td>42.0 %</td><td>+12.0 points</td>" in page
+    assert "<td>19.1 to 43.8 %</td><td>29.4 to 55.8 %</td><td>−3.2 to +26.3 points</td>" in page
     assert all(text in page for text in ("163,840", "objective.beta", "λ = 0.1"))
     assert not list(run.glob(".report*")), "the unfinished file is gone"
 
@@ -203,13 +170,98 @@ def test_repeated_and_diverged_steps_are_noted(run: Path) -> None:
 
 
 def test_evaluation_table() -> None:
-    rows = {row["what"]: row for row in evaluation_table({"before": side(1.25, 0.3), "after": side(1.0, 0.25)})}
-    assert rows["held-out NLL, intuitive"]["change"] == "−0.250 (−19.2 %)"
-    assert rows["accuracy, gsm8k <b>"]["change"] == "−5.0 points"
-    assert rows["held-out tokens"] | {"what": ""} == {"what": "", "before": "41,234", "after": "41,234", "change": "+0"}
-    only = evaluation_table({"before": side(1.25, 0.3), "after": None})[0]
-    assert only == {"what": "held-out NLL, nats a token", "before": "1.250", "after": "–", "change": "–"}
-    assert evaluation_table({}) == evaluation_table({"before": None, "after": None}) == []
+    pairs = {"gsm8k <b>": list(zip(RIGHT["before"], RIGHT["after"], strict=True))}
+    rows = evaluation_table({"before": side(1.25, 0.3), "after": side(1.0, 0.42)}, pairs)
+    assert [row.what for row in rows[:3]] == [
+        "accuracy, gsm8k <b> (50 questions)", "responses without an answer, gsm8k <b>",
+        "held-out NLL, nats per token (320 rationales of 40 questions)",
+    ]  # fmt: skip
+    assert rows[0].intervals == ("19.1 to 43.8 %", "29.4 to 55.8 %", "−3.2 to +26.3 points")
+    assert list(rows[0].cells())[1] == dict(
+        zip(("what", "before", "after", "change"), ("95 % interval", *rows[0].intervals), strict=True)
+    )
+    by_name = {row.what: row for row in rows}
+    assert by_name["held-out NLL, intuitive"].change == "−0.250 (−19.2 %)"
+    lost = evaluation_table({"before": side(1.25, 0.3), "after": side(1.0, 0.25)}, {})[0]
+    assert lost.change == "−5.0 points" and lost.intervals == ("19.1 to 43.8 %", "14.3 to 37.4 %", "–")
+    only = evaluation_table({"before": side(1.25, 0.3), "after": None}, {})
+    assert list(only[2].cells()) == [{"what": only[2].what, "before": "1.250", "after": "–", "change": "–"}]
+    assert only[0].intervals == ("19.1 to 43.8 %", "–", "–")
+    assert evaluation_table({}, {}) == evaluation_table({"before": None, "after": None}, {}) == []
+
+
+@pytest.mark.parametrize("result", [{}, {"correct": 3}, {"correct": 3, "total": 0}, {"correct": 3, "total": 2}, None])
+def test_an_accuracy_without_counts_has_no_interval(result: object) -> None:
+    (row, *_) = evaluation_table({"before": {"files": {"a": result}}, "after": None}, {})
+    assert row.what.startswith("accuracy, a") and row.intervals == ("–", "–", "–")
+
+
+def test_sample_answers_show_what_was_gained_lost_and_missed(page: str) -> None:
+    section = page[page.index("<h2>Sample answers</h2>") : page.index("<h2>Student</h2>")]
+    kinds = re.findall(
+        r"<summary>([a-z ,]*): How many\? &lt;script&gt;alert\(1\)&lt;/script&gt; &amp; \$x\$ (\d+)</summary>", section
+    )
+    assert kinds == [
+        ("wrong before, right now", "15"), ("wrong before, right now", "16"), ("right before, wrong now", "0"),
+        ("wrong before and now", "25"),
+    ]  # fmt: skip
+    found = re.findall(r"answer that was found: ([^<]*)<", section)
+    assert found == ["none", "15", "none", "16", "0", "none", "none", "none"]
+    assert "before &lt;script&gt;alert(1)&lt;/script&gt; &amp; $x$ \ufffd[31m 15" in section
+
+
+def test_responses_that_do_not_belong_together_give_no_samples(run: Path) -> None:
+    file = run / "responses" / "after" / "gsm8k <b>.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    page = page_of(run)
+    assert "Sample answers" not in page and "<td>29.4 to 55.8 %</td><td>–</td>" in page
+
+
+def test_the_origin_of_a_run(page: str, run: Path) -> None:
+    section = page[page.index("<h2>Origin</h2>") :]
+    assert "2026-11-28T17:00:00Z" in section and "torch 2.11" in section and "ab" * 32 in section
+    assert "mind train --output &#39;&lt;script&gt;" in section
+    starts = json.loads((run / "starts.json").read_text())
+    (run / "starts.json").write_text(json.dumps(starts * 2))
+    assert "start 2 of 2" in page_of(run)
+    (run / "starts.json").write_text("{}")
+    with pytest.raises(MindError, match=r"starts\.json: expected a JSON list of objects"):
+        page_of(run)
+    for file in ("starts.json", "inputs.json"):
+        (run / file).unlink()
+    assert "<h2>Origin</h2>" not in page_of(run), "an older version wrote neither"
+
+
+def test_names_and_units_in_the_summary() -> None:
+    status = {"wall_s": 468.3, "train_s": 61.2, "steps": 24, "tokens": 61234, "tokens_per_s": 231.7,
+              "work_of_naive": 0.3561, "student_parameters": 134515008, "metanet_parameters": 1000,
+              "peak_rss_mib": 2210, "new_number": 1.5, "nothing": None}  # fmt: skip
+    assert [(row["what"], row["value"]) for row in status_rows(status)] == [
+        ("time of the whole run", "7.8 min"), ("time of the training", "61.2 s"), ("optimizer steps", "24"),
+        ("labeled tokens", "61,234"), ("labeled tokens per second of training steps", "232"),
+        ("work, as a share of a naive run's", "35.6 %"), ("parameters of the student", "134,515,008"),
+        ("parameters of MetaNet", "1,000"), ("peak memory of the process", "2,210 MiB"), ("new number", "1.5"),
+        ("nothing", "–"),
+    ]  # fmt: skip
+
+
+def test_a_line_stays_below_the_edge_of_its_picture() -> None:
+    """Values far from 0 with a small spread: the margin is of the axis, not of the spread."""
+    axes = Figure().subplots()
+    axes.plot([1, 2, 3], [330.0, 350.0, 340.0])
+    _from_zero(axes)
+    assert axes.get_ylim() == pytest.approx((0, 1.05 * 350))
+    axes = Figure().subplots()
+    axes.plot([1, 2], [0.0, 0.0])
+    _from_zero(axes)
+    assert axes.get_ylim()[0] == 0 < axes.get_ylim()[1]
+
+
+def test_the_total_is_visible_under_the_sft_loss(page: str) -> None:
+    figure = page[page.index('<figure id="losses">') :]
+    figure = figure[: figure.index("</figure>")]
+    assert re.search(r"stroke: #3f83f0[^>]*stroke-dasharray: |stroke-dasharray: [^>]*stroke: #3f83f0", figure)
+    assert 'stroke-dasharray="2.5 2"' in figure, "and in the legend"
 
 
 def test_running_mean_and_bins_leave_nan_out() -> None:
@@ -239,11 +291,11 @@ def test_work_of_a_step_saving_by_saving(run: Path) -> None:
         for share, color in [(1, blue), (0.8, blue), (0.2, pale), (0.6, blue), (0.2, pale),
                               (0.2, blue), (0.05, amber), (0.35, pale)]
     ]  # fmt: skip
-    table = re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)</td><td>([^<]*%)</td></tr>', page)
+    table = re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)</td><td>([^<]* %)</td></tr>', page)
     assert table == [
-        ("naive run", "1,000,000", "100.0%"), ("without padding", "800,000", "80.0%"),
-        ("with shared prompts", "600,000", "60.0%"), ("trained: forward and backward", "200,000", "20.0%"),
-        ("observed: forward alone", "150,000", "5.0%"), ("this run: trained and observed", "350,000", "25.0%"),
+        ("naive run", "1,000,000", "100.0 %"), ("without padding", "800,000", "80.0 %"),
+        ("with shared prompts", "600,000", "60.0 %"), ("trained: forward and backward", "200,000", "20.0 %"),
+        ("observed: forward alone", "150,000", "5.0 %"), ("this run: trained and observed", "350,000", "25.0 %"),
     ]  # fmt: skip
 
 
@@ -256,7 +308,7 @@ def test_work_that_is_not_there_is_said(run: Path, work: dict | None) -> None:
     write_steps(run, {"loss": 2.0, "work": work}, {"loss": 2.0, "work": WORK})
     page = page_of(run)
     assert "1 lines hold no work, such are left out" in page
-    assert "<td>1,000</td><td>100.0%</td>" in page
+    assert "<td>1,000</td><td>100.0 %</td>" in page
 
 
 def test_another_method_shows_no_metanet(run: Path) -> None:
@@ -270,7 +322,7 @@ def test_another_method_shows_no_metanet(run: Path) -> None:
     page = page_of(run)
     assert "SFT run report" in page and "<h3>L_real of each perspective</h3>" in page
     shown = re.findall(r"<h2>([^<]*)</h2>", page)
-    assert shown == ["Summary", "Evaluation", "Student", "Machine", "Configuration"]
+    assert shown == ["Summary", "Evaluation", "Sample answers", "Student", "Machine", "Origin", "Configuration"]
     assert re.findall(r"<h3>([^<]*)</h3>", page) == [
         "Loss", "Token accuracy", "L_real of each perspective", "Learning rate",
         "Throughput", "Peak memory", "Work of a step",

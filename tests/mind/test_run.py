@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
         "checkpoint-12/metanet.safetensors",
         "checkpoint-12/calibration.pt",
         "responses/after/test.jsonl",
+        "starts.json",
     ):
         assert (run / name).is_file(), name
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
@@ -62,12 +64,24 @@ def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
     evaluation = json.loads((run / "evaluation.json").read_text())
     for when in ("before", "after"):
         assert evaluation[when]["heldout"]["nll"] > 0 and evaluation[when]["files"]["test"]["total"] == 4
-    assert "before and after" in capsys.readouterr().out
+    (start,) = json.loads((run / "starts.json").read_text())
+    assert start["versions"]["torch"] == torch.__version__ and start["date"].endswith("Z")
+    assert evaluation["after"]["files"]["test"]["interval"][0] >= 0
     assert main(["report", str(run)]) == 0
     files = f"--heldout {tmp_path}/train.jsonl --files {tmp_path}/test.jsonl --output {tmp_path}/e.json"
     options = f"--student.model {run}/student --evaluation.max-new-tokens 4 {files}"
     assert main(["evaluate", *options.split()]) == 0
     assert json.loads((tmp_path / "e.json").read_text())["heldout"]["rationales"] == 27
+
+
+def test_the_next_command_can_be_typed(tmp_path, arguments, capsys):
+    assert main(replaced(arguments, "--train.max-steps", "2")) == 0
+    *_, following = capsys.readouterr().out.splitlines()
+    command = shlex.split(following.removeprefix("next: ").partition(", to ")[0])
+    assert command[:2] == ["mind", "train"] and main(command[1:]) == 0
+    config = json.loads((tmp_path / "run-sft" / "config.json").read_text())
+    assert config["method"] == "sft" and config["train"]["max_steps"] == 2
+    assert "next: mind evaluate" in capsys.readouterr().out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("targets", ["q_proj v_proj", "lm_head q_proj", "embed_tokens v_proj"])

@@ -32,7 +32,7 @@ def _student(config: MindConfig) -> tuple[Chart, ...]:
             LOSS,
             caption="Total and SFT should fall together; a wide gap means that the consistency term rules the "
             "objective.",
-            series=(*LOSS.series, Series("sft_loss", "SFT", BLUE)),
+            series=(*LOSS.series, Series("sft_loss", "SFT", BLUE, dashes=(2.5, 2))),
             lower=Chart("consistency", "", "λ L_cons", "", (consistency,)),
         ),
         ACCURACY,

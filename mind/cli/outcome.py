@@ -1,0 +1,54 @@
+"""What `mind train` says at its end: what became of the student, where it is, and what to try next."""
+
+from __future__ import annotations
+
+from mind.cli.terminal import command_line, print_table, say
+from mind.display import one_line
+from mind.report.answers import Answers, Sample
+from mind.report.tables import Row, evaluation_table
+from mind.run_folder import RunFolder
+
+SHOWN_CHARACTERS = 300
+"""A longer text is cut there."""
+
+
+def print_outcome(folder: RunFolder) -> None:
+    """Prints the table of before and after, one question with both answers, and where to go from there."""
+    answers = Answers(folder)
+    table = evaluation_table(folder.read_evaluation(), answers.right)
+    print_table("before and after", [cells for row in table for cells in row.cells()])
+    for sample in answers.samples()[:1]:
+        say("\n".join([*_told(sample), ""]))
+    for row in [row for row in table if row.intervals] or table[:1]:
+        say(f"result: {_summed_up(row)}")
+    say(f"report: {folder.report}")
+    say(f"student: {folder.student}")
+    say(f"next: {_next_command(folder)}")
+
+
+def _told(sample: Sample) -> list[str]:
+    return [
+        f"a question of the evaluation, {sample.kind}:",
+        f"  question: {_cut(sample.question)} (answer: {_cut(sample.answer)})",
+        f"  before:   {_cut(sample.before)} [{_cut(sample.found_before)}]",
+        f"  after:    {_cut(sample.after)} [{_cut(sample.found_after)}]",
+    ]
+
+
+def _cut(text: str) -> str:
+    line = one_line(text, SHOWN_CHARACTERS)
+    return line if len(line) < SHOWN_CHARACTERS else line + " ..."
+
+
+def _summed_up(row: Row) -> str:
+    interval = f" (95 % interval {row.intervals[2]})" if row.intervals else ""
+    return f"{row.what}: {row.before} -> {row.after}, {row.change}{interval}"
+
+
+def _next_command(folder: RunFolder) -> str:
+    """The same run by plain fine-tuning, to compare with; after that, the student on questions of one's own."""
+    if folder.read_config().get("method") == "sft":
+        words = ["evaluate", "--student.model", str(folder.student), "--files", "FILE.jsonl"]
+        return f"{command_line(*words)}, to try it on your own questions"
+    words = ["train", "--config", str(folder.config), "--method", "sft", "--output", f"{folder.path}-sft"]
+    return f"{command_line(*words)}, to compare with plain fine-tuning"
