@@ -72,7 +72,7 @@ class Progress:
         self._last, self._told = time.monotonic(), self._done
         spent = self._last - self._started
         parts = [f"{self._what}: {self._done:,} of {self._total:,} {self._unit}s in {tqdm.format_interval(spent)}"]
-        if self._done < self._total:
+        if self._first < self._done < self._total:
             left = spent * (self._total - self._done) / (self._done - self._first)
             parts.append(f"about {tqdm.format_interval(left)} left")
         tell(", ".join(filter(None, [*parts, self._words])))

@@ -86,6 +86,14 @@ class RunFolder(os.PathLike[str]):
         return self.path / "tensorboard"
 
     @property
+    def begun(self) -> tuple[int, int] | None:
+        """A mark of the run that began here, another for each one; None without a run."""
+        if not self.config.exists():
+            return None
+        found = self.config.stat()
+        return found.st_ino, found.st_mtime_ns
+
+    @property
     def finished(self) -> bool:
         """Whether the run came to its end: its student is saved, its record complete."""
         return self.status.exists() and self.student.exists()  # older versions saved the student last
@@ -230,11 +238,15 @@ class RunFolder(os.PathLike[str]):
         return _read_object(self.status) if self.status.exists() else {}
 
     def reopen(self, config: Any, inputs: Mapping[str, Any]) -> None:
-        """A finished run goes on, with a configuration of more steps and the `inputs` that belong to it."""
+        """A finished run goes on, with a configuration of more steps and the `inputs` that belong to it.
+
+        Until the new configuration is written, the inputs know the former one, too: a kill may come between.
+        """
         self.status.unlink(missing_ok=True)
         self.write_evaluation(self.read_evaluation() | {"after": None})
+        former = self.read_inputs().get("options", inputs["options"])
+        self.write_inputs({**inputs, "options": {**inputs["options"], "former": former["sha256"]}})
         save_json(config, self.config)
-        self.write_inputs(inputs)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replaces status.json at once."""

@@ -163,10 +163,12 @@ def import_rationales(options: Import) -> None:
 
 
 def word_problems(options: WordProblems) -> None:
+    from mind.curation.outputs import check_inputs
     from mind.data.questions import load_questions, save_questions
     from mind.word_problems import generate
 
     output = new_file(options.output, overwrite=options.overwrite)
+    check_inputs(output, options.apart_from)
     questions = generate(
         options.count,
         options.seed,

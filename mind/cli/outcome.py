@@ -36,8 +36,8 @@ def _told(sample: Sample) -> list[str]:
 
 
 def _cut(text: str) -> str:
-    line = one_line(text, SHOWN_CHARACTERS)
-    return line if len(line) < SHOWN_CHARACTERS else line + " ..."
+    line = one_line(text, SHOWN_CHARACTERS + 1)
+    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + " ..."
 
 
 def _summed_up(row: Row) -> str:

@@ -101,6 +101,7 @@ def train_command(options: Train) -> None:
     from mind.run_folder import RunFolder
 
     config, folder = options.job, RunFolder(options.job.output)
+    former = folder.begun
     data = None
     if not options.resume:
         folder.check_free(overwrite=options.overwrite)
@@ -114,7 +115,7 @@ def train_command(options: Train) -> None:
     try:
         train(config, resume=options.resume, overwrite=options.overwrite, data=data)
     except (KeyboardInterrupt, OSError) as stop:
-        if not options.resume and folder.config.exists():
+        if not options.resume and folder.begun not in (None, former):
             stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
         raise
     if finished and folder.read_status() == finished:
@@ -165,7 +166,10 @@ def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
     """The file of the results and the folder of the responses, which can be written to."""
     if options.output is None:
         return None, None
+    from mind.curation.outputs import check_inputs
+
     output = new_file(options.output, overwrite=options.overwrite)
+    check_inputs(output, [*options.files, *filter(None, [options.heldout])])
     responses = output.with_suffix(".responses")
     require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
     check_new_folder(responses)

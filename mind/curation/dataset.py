@@ -58,6 +58,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     )
     report = write_dataset_report(page, f"{base}.report.html")
     if not result.questions:
+        output.unlink(missing_ok=True)  # a former one is not the set that the files beside it describe
         raise MindError(
             f"no question has {options.filter.minimum} rationales left; {report} says why; "
             "--overwrite replaces it when you try again"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mind.answer_line import answer_part, rationale_of
+from mind.answer_line import rationale_of
 from mind.data.problems import Problems
 from mind.data.questions import read_questions
 from mind.errors import require
@@ -93,7 +93,7 @@ def _right_rationales(texts: Sequence[str], question: Question, counts: Counter[
         elif normal in seen:
             counts["rationales_duplicate"] += 1
         else:
-            judgement = judge_text(answer_part(text), question)
+            judgement = judge_text(text, question)
             if judgement.verdict == "right":
                 right.append(rationale)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mind.errors import MindError
@@ -14,7 +14,7 @@ SUFFIXES = (".jsonl", ".parquet")
 
 
 def new_data_set(
-    name: str, endings: Sequence[str], *, overwrite: bool, inputs: Iterable[str | os.PathLike[str]] = ()
+    name: str, endings: Sequence[str], *, overwrite: bool, inputs: Sequence[str | os.PathLike[str]] = ()
 ) -> Path:
     """The path of a data set to write, with files beside it that are named after it and have these endings.
 
@@ -33,7 +33,7 @@ def new_data_set(
     return output
 
 
-def check_inputs(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+def check_inputs(output: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
     """Raises MindError if `output` is one of the files that are read for it."""
     for path in inputs:
         if output.exists() and os.path.exists(path) and output.samefile(path):

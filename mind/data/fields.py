@@ -24,7 +24,8 @@ _KNOWN = ("id", "question", "answer", "choices", "rationales", "response")
 """Columns whose names say what they hold: none of them is another's by another name."""
 _YES_OR_NO = re.compile(r"\s*(yes|no)\s*[.!]?\s*", re.IGNORECASE)
 _LOST_BACKSLASH = re.compile(
-    r"[\b](?=eta\b|ar\b|inom|mod\b|egin|oxed|ullet|ig|oldsymbol)|\f(?=rac|orall|box)|\t(?=imes|heta|ext|anh?\b|o\b|frac|riangle|au\b|ilde|op\b|herefore)"
+    r"[\b](?=eta\b|ar\b|inom|mod\b|egin|oxed|ullet|ig|oldsymbol)|\f(?=rac|orall|box)"
+    r"|\t(?=imes|heta|ext\s*\{|anh?(?:\s*[({\\0-9]|\s[a-z]\b)|o\b|frac|riangle|au\b|ilde|op\b|herefore)"
     r"|\n(?=eq\b|abla\b|otin\b|eg\b|geq|leq)|\r(?=ho\b|ight|angle|ceil|floor|m\b)"
 )
 """Of a command of LaTeX whose backslash JSON read as an escape: "\\frac" as a form feed and "rac"."""

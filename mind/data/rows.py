@@ -121,7 +121,8 @@ def _with_remedy(message: str, text: bytes) -> str:
 def _remedy(error: json.JSONDecodeError) -> str | None:
     before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].strip()
     if "escape" in error.msg:
-        return f"write each backslash within a text twice, as in {json.dumps(rest[:1] + rest[1:8].split()[0])[1:-1]}"
+        word = "".join(rest[1:8].split()[:1])
+        return f"write each backslash within a text twice, as in {json.dumps(rest[:1] + word)[1:-1]}"
     if error.msg == "Extra data":
         return "take out the comma at the end" if rest == "," else "write one object per line"
     if error.msg.startswith("Unterminated string"):

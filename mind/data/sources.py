@@ -123,8 +123,8 @@ def _dataset(config: SourceConfig) -> Any:
     try:
         if any((Path(config.path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return _saved_dataset(config)
-        if not is_local("questions.path", config.path):
-            require_on_hub("questions.path", config.path, "dataset")
+        if not is_local("the questions", config.path):
+            require_on_hub("the questions", config.path, "dataset")
         return datasets.load_dataset(config.path, config.subset, split=config.split)
     except MindError:
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from mind.batches.cross_entropy import rationale_losses
 from mind.config import EvaluationConfig
 from mind.errors import require
 from mind.evaluation.generation import accuracy, generate_responses
-from mind.files import write_json_rows
+from mind.files import replacing_folder, write_json_rows
 from mind.intervals import wilson
 from mind.progress import Progress
 from mind.records import PackOptions, Question, TokenizedQuestion
@@ -102,11 +101,7 @@ def answer_accuracy(
     Raises MindError as `evaluation_prompts`, before anything is generated.
     """
     prompts = {label: evaluation_prompts(model, tokenizer, questions, config) for label, questions in files.items()}
-    results = {}
-    if responses_folder is not None:
-        if responses_folder.exists():
-            shutil.rmtree(responses_folder)
-        responses_folder.mkdir(parents=True)
+    results, responded = {}, {}
     for label, questions in files.items():
         questions = questions[: config.questions]
         with Progress(f"generation, {label}", len(questions), "question") as bar:
@@ -120,6 +115,7 @@ def answer_accuracy(
                 progress=bar.reach,
             )
         result = accuracy(responses, questions)
+        responded[label] = result.rows
         results[label] = {
             "total": result.total,
             "correct": result.correct,
@@ -127,6 +123,9 @@ def answer_accuracy(
             "accuracy": result.accuracy,
             "interval": wilson(result.correct, result.total) if result.total else None,
         }
-        if responses_folder is not None:
-            write_json_rows(result.rows, responses_folder / f"{label}.jsonl")
+    if responses_folder is not None:
+        responses_folder.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(responses_folder) as folder:
+            for label, rows in responded.items():
+                write_json_rows(rows, folder / f"{label}.jsonl")
     return results

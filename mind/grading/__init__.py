@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mind.grading.answer_type import AnswerType, GoldAnswer
+from mind.grading.answer_type import AnswerType
 from mind.grading.choice import Choice
 from mind.grading.clock_time import ClockTime
 from mind.grading.latex import Latex
@@ -18,8 +18,3 @@ ANSWER_TYPES: tuple[AnswerType, ...] = (YesNo(), Choice(), ClockTime(), Number()
 def answer_type(question: Question) -> AnswerType:
     """How the gold answer of `question` is written, and so how answers to it are found and compared."""
     return next(kind for kind in ANSWER_TYPES if kind.fits(question))
-
-
-def gold_answer(value: object) -> GoldAnswer | None:
-    """The answer, with its choices, that a value such as `true` means; None for texts and numbers."""
-    return next((gold for kind in ANSWER_TYPES if (gold := kind.gold(value)) is not None), None)

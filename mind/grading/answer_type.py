@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import ClassVar
 
 from mind.records import Grade, Question
-
-GoldAnswer = tuple[str, Mapping[str, str] | None]
-"""An answer and the choices that it belongs to, as in mind.records.Question."""
 
 
 class AnswerType(ABC):
@@ -27,10 +23,6 @@ class AnswerType(ABC):
     @abstractmethod
     def fits(self, question: Question) -> bool:
         """Whether the gold answer of `question` is of this type."""
-
-    def gold(self, value: object) -> GoldAnswer | None:
-        """The gold answer that `value` of a data set stands for; None if it is a text, a number or another type's."""
-        return None
 
     # Finding
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-from mind.answer_line import ANSWER_MARKER, split_thoughts
+from mind.answer_line import ANSWER_MARKER, answer_part
 from mind.grading import answer_type
 from mind.grading.answer_type import AnswerType
 from mind.grading.marks import corrections, is_heading, marks, turns, without_chatter
@@ -79,8 +79,7 @@ def with_final_answer(question: Question) -> Question:
 
 
 def _stated(response: str, question: Question, kind: AnswerType) -> str | None:
-    said, _ = split_thoughts(response[-MAX_RESPONSE_CHARACTERS:])
-    for turn in turns(plain_text(said)):
+    for turn in turns(plain_text(answer_part(response[-MAX_RESPONSE_CHARACTERS:]))):
         text = without_chatter(turn)
         for part in corrections(text):
             if stated := _marked(part, question, kind, 0):

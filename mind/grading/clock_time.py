@@ -10,7 +10,7 @@ from mind.records import Grade, Question
 
 _HALF = r"(?:\s?([ap])\.?\s?m\b\.?)"
 _TIME = re.compile(
-    rf"(?<![\w:.])([0-9]{{1,2}})(?::([0-5][0-9])(?::([0-5][0-9]))?{_HALF}?|{_HALF})(?![\w:])", re.IGNORECASE
+    rf"(?<![\w:.])([01]?[0-9]|2[0-4])(?::([0-5][0-9])(?::([0-5][0-9]))?{_HALF}?|{_HALF})(?![\w:])", re.IGNORECASE
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?![ap]\.?m)|\n")
 _RANGE = re.compile(r"\s?(?:-|to|and|or|until)\s?")
@@ -65,7 +65,7 @@ def _read(match: re.Match[str]) -> Time:
     hour, half = int(match[1]), (match[4] or match[5] or "").lower()
     seconds = 60 * int(match[2] or 0) + int(match[3] or 0)
     if hour > 12 or hour == 0:
-        return 3600 * (hour % 12) + seconds, hour >= 12
+        return 3600 * (hour % 12) + seconds, 12 <= hour < 24
     return 3600 * (hour % 12) + seconds, half == "p" if half else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -59,7 +60,7 @@ class LatexWorker:
     def compare(self, gold: str, extracted: str) -> Outcome:
         """Whether two texts of at most MAX_ANSWER_CHARACTERS are equal, within `timeout_seconds` without the start.
 
-        Raises RuntimeError if the process does not start, that is without math-verify.
+        Raises ModuleNotFoundError without math-verify, and RuntimeError if the process does not start.
         """
         with self._lock:
             self._process = process = self._process or _start()
@@ -136,6 +137,8 @@ def _compared(gold: str, extracted: str) -> Outcome:
 
 
 def _start() -> subprocess.Popen[bytes]:
+    if importlib.util.find_spec("math_verify") is None:  # which that process alone imports
+        raise ModuleNotFoundError("No module named 'math_verify'", name="math_verify")
     # In a process group of its own, so that Ctrl-C ends only this process, and the child by the end of its input.
     # The order of SymPy's sets depends on hashes, and so may a result.
     environment = {**os.environ, "PYTHONHASHSEED": "0"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mind.grading.answer_type import AnswerType, GoldAnswer
+from mind.grading.answer_type import AnswerType
 from mind.grading.plain_text import bare, sentences, without_latex_text
 from mind.records import Grade, Question
 
@@ -50,10 +50,6 @@ class YesNo(AnswerType):
         if question.choices is None:
             return bare(question.answer) in ("yes", "no", "true", "false")
         return {label.lower() for label in question.choices} in ({"yes", "no"}, {"true", "false"})
-
-    def gold(self, value: object) -> GoldAnswer | None:
-        """Of true and false."""
-        return ("yes" if value else "no", {"yes": "yes", "no": "no"}) if isinstance(value, bool) else None
 
     def marked(self, statement: str, question: Question) -> str | None:
         """The word that `statement` is or begins with, else as `unmarked`."""

@@ -43,7 +43,7 @@ def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
         )
     began = folder.read_inputs().get("options")
     require(
-        began is None or began == _options(saved, folder),
+        began is None or _options(saved, folder)["sha256"] in (began["sha256"], began.get("former")),
         f"{folder.config} has changed since {folder.path} began, and --resume goes on with the same; restore it, or "
         "name another --output",
     )

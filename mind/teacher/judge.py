@@ -122,7 +122,7 @@ def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Res
         if question is None:
             raise MindError(f"responses.jsonl: question {response.key.question} is not in questions.jsonl")
         if is_finished(response):
-            judgement = judge_text(answer_part(response.text), question)
+            judgement = judge_text(response.text, question)
         else:  # a number that it happens to end in is no answer
             judgement = Judgement("unparsed", None, f"cut off: finish_reason is {response.finish_reason}")
         verdicts.append(Verdict(response.key, judgement.verdict, judgement.extracted, judgement.reason, judge=BY_RULES))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mind.answer_line import ANSWER_MARKER
+from mind.data.fields import whole_text
 from mind.errors import MindError, require
 from mind.files import parse_object, require_file
 from mind.grading import answer_type
@@ -132,6 +133,7 @@ def _own_prompts(path: str) -> dict[str, str]:
     for name, prompt in prompts.items():
         if not isinstance(prompt, str) or not prompt.strip():
             raise MindError(f"{path}: the prompt of {name} is not a text")
+        whole_text(path, name, prompt)
     return prompts
 
 

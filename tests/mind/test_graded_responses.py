@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mind.grading import gold_answer, latex_equality
+from mind.data.fields import YES_NO
+from mind.grading import latex_equality
 from mind.grading.answers import is_correct, judge_text
 from mind.records import Question
 
@@ -29,7 +30,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def question_of(row: dict[str, Any]) -> Question:
     answer, choices = row["answer"], row["choices"]
     if isinstance(answer, bool):
-        answer, choices = gold_answer(answer)
+        answer, choices = ("yes" if answer else "no"), YES_NO
     return Question("q", row["question"], str(answer), choices)
 
 

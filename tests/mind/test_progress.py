@@ -72,3 +72,10 @@ def test_libraries_draw_no_bars_in_log_files():
     command = "import os; from mind.cli import main; main(['--version']); from tqdm import tqdm; list(tqdm(range(9)))"
     shown = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert shown.stderr == "" and shown.stdout.startswith("mind ")
+
+
+def test_a_line_before_anything_is_done(capsys, monkeypatch):
+    monkeypatch.setattr("mind.progress.LINE_EVERY_S", 0)
+    with Progress("answers", 12, "answer", done=2) as bar:
+        bar.update(0)
+    assert "answers: 2 of 12 answers in 00:00" in capsys.readouterr().err

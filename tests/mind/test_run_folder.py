@@ -104,7 +104,7 @@ def test_what_is_not_measured_yet_is_none(folder):
     folder.reopen(Config("z"), {"options": {"source": "z", "sha256": "2e"}})
     assert not folder.finished and folder.read_config() == {"name": "z"}
     assert folder.read_evaluation() == {"before": {"nll": 1.0}, "after": None}
-    assert folder.read_inputs() == {"options": {"source": "z", "sha256": "2e"}}
+    assert folder.read_inputs() == {"options": {"source": "z", "sha256": "2e", "former": "2e"}}
 
 
 def test_one_process_at_a_time(folder):

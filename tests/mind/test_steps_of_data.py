@@ -72,7 +72,7 @@ def test_what_is_asked_of_whom_is_told_before_it_is_asked(tmp_path, generate, ca
     assert ": 0 answers are asked of m" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["{}", '{"a": ""}', '{"a": 3}', "[]"])
+@pytest.mark.parametrize("content", ["{}", '{"a": ""}', '{"a": 3}', '{"a": "\\ud83d"}', "[]"])
 def test_a_faulty_file_of_prompts_is_refused(tmp_path, content, capsys):
     path = tmp_path / "prompts.json"
     path.write_text(content)
@@ -227,6 +227,8 @@ def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
         ["data", "import", str(source), "--output", str(source)],
         ["data", "import", str(source), "--output", str(tmp_path / "link.jsonl")],
         ["grade", str(source), "--output", str(source)],
+        ["evaluate", "--files", str(source), "--output", str(source)],
+        ["data", "word-problems", "--apart-from", str(source), "--output", str(source)],
         ["filter", str(folder), "--output", str(folder / "responses.jsonl")],
         ["filter", str(folder), "--output", str(folder / "questions.jsonl")],
     ):

@@ -216,6 +216,16 @@ def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
     assert capsys.readouterr().err.splitlines()[-1] == f"mind: interrupted; {remedy}"
 
 
+def test_ctrl_c_before_a_run_is_written_over_does_not_go_on_with_it(tmp_path, monkeypatch, capsys, arguments):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    monkeypatch.setattr("mind.run.train.train", raising(KeyboardInterrupt()))
+    assert main([*arguments, "--overwrite"]) == 130
+    remedy = f"to go on: {command_line(*arguments, '--overwrite')}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"mind: interrupted; {remedy}"
+
+
 def test_a_job_that_is_not_complete_says_what_to_type(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
