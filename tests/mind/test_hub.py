@@ -127,10 +127,10 @@ def test_the_hub_is_asked_once(server):
 def test_a_data_set_that_the_hub_has_not_is_told_at_once(server):
     pytest.importorskip("datasets")
     for name, message in {
-        "org/none": "questions.path org/none: neither a folder here nor a data set on the Hub",
-        "org/gated": "questions.path org/gated: the Hub gives this data set on request",
-        "./none": "questions.path ./none: no such folder",
-        "data/q/jsonl": "questions.path data/q/jsonl: no such folder",
+        "org/none": "the questions org/none: neither a folder here nor a data set on the Hub",
+        "org/gated": "the questions org/gated: the Hub gives this data set on request",
+        "./none": "the questions ./none: no such folder",
+        "data/q/jsonl": "the questions data/q/jsonl: no such folder",
     }.items():
         with pytest.raises(MindError, match=re.escape(message)):
             load_source(SourceConfig(name))
