@@ -52,13 +52,21 @@ def held(path: str | os.PathLike[str], busy: str | None = None) -> Iterator[IO[b
     """
     while True:
         with open(path, "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise MindError(f"{path}: {busy}") from None
+            lock(file, None if busy is None else f"{path}: {busy}")
             if _is_at(path, file):  # else the holder before has renamed it, and this lock is on what it was
                 yield file
                 return
+
+
+def lock(file: IO[bytes] | int, busy: str | None = None) -> None:
+    """Holds an open file, or a folder's descriptor, until it is closed; a kill closes it, too.
+
+    Another holder is waited for or, if `busy` is given, makes a MindError of these words.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise MindError(busy) from None
 
 
 def _is_at(path: str | os.PathLike[str], file: IO[bytes]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mind.display import one_line
 from mind.errors import MindError, require
-from mind.files import check_new_folder, json_rows, naming, replacing, replacing_file
+from mind.files import check_new_folder, json_rows, lock, naming, replacing, replacing_file
 from mind.typed_json import read_json, save_json, write_json
 
 if TYPE_CHECKING:
@@ -125,10 +124,7 @@ class RunFolder(os.PathLike[str]):
         self.path.mkdir(parents=True, exist_ok=True)
         folder = os.open(self.path, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise MindError(f"{self.path}: another process trains there now; name another --output") from None
+            lock(folder, f"{self.path}: another process trains there now; name another --output")
             yield
         finally:
             os.close(folder)

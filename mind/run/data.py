@@ -23,6 +23,11 @@ class RunData:
     heldout: list[Question]
     evaluation: dict[str, list[Question]]
 
+    @property
+    def measured(self) -> dict[str, list[Question]]:
+        """The sets that the student is measured by, as messages name them."""
+        return {"held-out": self.heldout} | {f"evaluation {label}": some for label, some in self.evaluation.items()}
+
 
 def load_data(config: MindConfig) -> RunData:
     """Reads, or generates, every question that the configuration names; raises MindError for bad input."""
@@ -41,8 +46,7 @@ def load_data(config: MindConfig) -> RunData:
 
 def described_data(data: RunData) -> str:
     """How many questions there are of each set and answer type: "training: 700 number; held-out: 70 number"."""
-    sets = {"training": data.train, "held-out": data.heldout}
-    sets |= {f"evaluation {label}": questions for label, questions in data.evaluation.items()}
+    sets = {"training": data.train} | data.measured
     return "questions by answer type: " + "; ".join(f"{name}: {described_types(some)}" for name, some in sets.items())
 
 
@@ -52,8 +56,7 @@ def warn_of_overlap(data: RunData) -> None:
     Two questions are the same if their texts are, up to case, white space and Unicode's compatible characters.
     """
     trained = {same_text(question.question) for question in data.train}
-    measured = {"held-out": data.heldout} | {f"evaluation {label}": some for label, some in data.evaluation.items()}
-    for name, questions in measured.items():
+    for name, questions in data.measured.items():
         if count := sum(same_text(question.question) in trained for question in questions):
             warnings.warn(
                 f"{name}: {count} of {len(questions)} questions are among the training questions, so what is measured "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mind.errors import MindError
-from mind.files import json_rows, naming
+from mind.files import json_rows, lock, naming
 from mind.records import Key, Response
 from mind.teacher.requests import Wasted
 from mind.typed_json import record_of, row_of
@@ -31,10 +30,10 @@ class Journal:
         self._reserve = path.with_name(f".{path.name}.reserve")
         self._file = path.open("ab+", buffering=0)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock(self._file, f"{path}: another process is writing it")
+        except MindError:
             self._file.close()
-            raise MindError(f"{path}: another process is writing it") from None
+            raise
         self._mend()
         _sync_folder(path.parent)
         if reserve:
