@@ -17,6 +17,12 @@ STALL_SECONDS = 30
 FAULTS = ("429 with Retry-After", "500", "closed connection", "stall", "malformed JSON", "empty choice", "half a body")
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # Of the five that are usual, a burst of requests would lose some: their connections are tried again after seconds.
+    request_queue_size = 256
+
+
 class FaultProxy:
     """Answers by `backend`, save where `fault(body, attempt)`, with attempts from 1, names one of FAULTS.
 
@@ -37,8 +43,7 @@ class FaultProxy:
         """Of all requests."""
         self.at_once = self.most_at_once = 0
         self.lock, self.ending = threading.Lock(), threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def __enter__(self) -> FaultProxy:

@@ -274,11 +274,11 @@ def test_human_rationales_leak_nothing_and_sampled_ones_little(name, most):
 )
 def test_no_text_takes_long(piece):
     text = piece * (20_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     for perspective in PAPER_PERSPECTIVES:
         adheres(perspective, text)
     for question in QUESTIONS:
         leaks_answer(text, question)
     adheres("planning", f"Plan: {text}")
     leaks_answer(f"The answer to {text}", NUMBER)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

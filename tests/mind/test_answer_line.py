@@ -106,9 +106,9 @@ def test_an_option_is_an_answer_and_no_heading():
              "```\n" * 500_000, "<think>" * 300_000, "</s>" * 500_000, "answer" * 300_000, " \n" * 1_000_000 + "####"]
 )  # fmt: skip
 def test_hostile_texts_take_linear_time(text):
-    started = time.perf_counter()
+    started = time.process_time()
     rationale(text)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_thoughts_end_with_the_last_mark():

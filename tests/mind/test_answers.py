@@ -510,27 +510,27 @@ def test_no_text_takes_the_extraction_long(piece):
     text = piece * (10_000_000 // len(piece))
     for question in (NUMBER, Question("n", "", "12"), CHOICE, YES_NO, TIME, WORDS, LATEX):
         for response in (text, f"12 {text[-30_000:]} 12", f"{text[-10_000:]}\\boxed{{{text[-9_000:]}}}"):
-            start = time.perf_counter()
+            start = time.process_time()
             extract_answer(response, question)
-            assert time.perf_counter() - start < 2
+            assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_no_text_takes_the_comparison_of_numbers_and_choices_long(piece, monkeypatch):
     monkeypatch.setattr(latex_equality, "_compared", lambda *_: "different")
     for question in (NUMBER, CHOICE, YES_NO, TIME, WORDS, LATEX):
-        start = time.perf_counter()
+        start = time.process_time()
         is_correct(piece * 10_000, question)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("choice", ["a" * 1_500, "(" * 999, "\\", ".*", "[", "\0", "a|b", "\u017f", "(?i)", "$", "1"])
 def test_hostile_choices_are_compared_as_text(choice):
     question = Question("c", "?", "A", {"A": choice, "\u0130": "other", "s": "third"})
     for response in (choice, f"It is {choice}.", choice * 20, "(\u017f)", "(i)", "(\u212a)"):
-        start = time.perf_counter()
+        start = time.process_time()
         judge_text(response, question)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
     assert judge_text(f"#### {choice}", question).verdict == "right" or not choice.strip(" \t\n*`.:()[]")
 
 

@@ -95,9 +95,9 @@ def undrawn(monkeypatch):
 def test_a_text_stays_a_text(tmp_path, undrawn, text):
     """The elements and attributes are those of a harmless page, and every text comes back, cut and made readable."""
     harmless = Page(written(example("harmless"), tmp_path))
-    began = time.perf_counter()
+    began = time.process_time()
     source = written(example(text), tmp_path)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert len(source) < 400_000
     page = Page(source)
     assert page.elements == harmless.elements

@@ -375,9 +375,9 @@ def test_hostile_texts_are_filtered_in_bounded_time():
         "\u202e" * 4000,
     ]
     responses = [response("socratic", sample, text) for sample, text in enumerate(texts)]
-    start = time.perf_counter()
+    start = time.process_time()
     result = run([*responses, response("analogy", text=UNLIKE[0])], FilterConfig(easy_fraction=0.5))
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15
     found = reasons(result)
     assert [found["socratic", sample] for sample in (0, 1, 2, 3, 4, 5)] == [
         "too long",

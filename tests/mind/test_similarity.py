@@ -116,6 +116,6 @@ def test_sets_are_the_same_in_every_process():
 
 @pytest.mark.parametrize("piece", ["a", "a ", " ", "\x00", ".", "\n", "\ud800", "é "])
 def test_no_text_takes_long(piece):
-    start = time.perf_counter()
+    start = time.process_time()
     similarities(ngram_sets([piece * (200_000 // len(piece))] * 3, 3))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
