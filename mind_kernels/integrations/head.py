@@ -1,0 +1,93 @@
+"""The LM head of a model of transformers, adapters of PEFT included.
+
+The losses take a head's weight, not its module, so an adapter on the head has to be in the weight, with its graph.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def head_tensors(head: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """The weight (V, D) and the bias (V,) or None that a linear layer computes with, differentiable.
+
+    Args:
+        head: model.get_output_embeddings(): an nn.Linear, or what PEFT makes of one: with adapters of LoRA, a copy that
+            is trained whole (modules_to_save) or in some rows (trainable_token_indices).
+
+    Raises:
+        ValueError: any other module, such as a quantized layer, and adapters that no weight can hold; it is named.
+    """
+    if not is_adapted(head):
+        return _linear(head)
+    from peft.tuners import lora
+    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+
+    module: Any = head
+    if isinstance(module, ModulesToSaveWrapper):
+        return head_tensors(active_module(module))
+    if isinstance(module, TrainableTokensWrapper):
+        return module.weight, head_tensors(module.original_module)[1]  # the weight with its rows as they are now
+    kinds = [type(variant).__name__ for variant in getattr(module, "lora_variant", {}).values()]
+    if not isinstance(module, lora.Linear) or kinds:
+        raise ValueError(
+            f"the LM head has an adapter ({', '.join(kinds) or type(module).__module__}) that cannot be part of its "
+            "weight: plain LoRA can; or leave the head out of the adapters' target_modules"
+        )
+    return _with_lora(module)
+
+
+def active_module(head: Any) -> Any:
+    """The module whose forward pass runs when `head` is called: of PEFT's modules_to_save, the copy in use."""
+    if "peft" in sys.modules:
+        from peft.utils.other import ModulesToSaveWrapper
+
+        if isinstance(head, ModulesToSaveWrapper):
+            copied = not head.disable_adapters and head.active_adapters
+            return active_module(head.modules_to_save[head.active_adapters[0]] if copied else head.original_module)
+    return head
+
+
+def is_adapted(module: nn.Module) -> bool:
+    """Whether PEFT has put something around the module, or in its place."""
+    if "peft" not in sys.modules:
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    return isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+
+
+def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
+    if not isinstance(module, nn.Linear):
+        raise ValueError(f"the LM head is a {type(module).__name__}: expected a linear layer")
+    weight = module.weight
+    plain = type(weight) in (Tensor, nn.Parameter) or hasattr(weight, "full_tensor")
+    if not (plain and weight.is_floating_point() and weight.shape == (module.out_features, module.in_features)):
+        raise ValueError(
+            f"the LM head is a {type(module).__name__} with a weight of {weight.dtype} {tuple(weight.shape)} "
+            f"({type(weight).__name__}): expected a floating weight that is not quantized"
+        )
+    return weight, module.bias
+
+
+def _with_lora(module: Any) -> tuple[Tensor, Tensor | None]:
+    weight, bias = _linear(module.get_base_layer())
+    if module.disable_adapters or module.merged:
+        return weight, bias
+    for name in module.active_adapters:
+        if name not in module.lora_A:
+            continue
+        if not isinstance(module.lora_dropout[name], nn.Identity):
+            raise ValueError(
+                "the LM head has an adapter with dropout, which cannot be part of its weight: set lora_dropout to 0, "
+                "or leave the head out of the adapters' target_modules"
+            )
+        weight = weight + module.get_delta_weight(name).to(weight.dtype)
+        if module.lora_bias[name]:
+            more = module.lora_B[name].bias * module.scaling[name]
+            bias = more.to(weight.dtype) if bias is None else bias + more.to(bias.dtype)
+    return weight, bias

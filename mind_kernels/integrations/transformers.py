@@ -1,0 +1,348 @@
+"""The fused cross-entropy inside any causal language model of transformers: for its Trainer, and for every loop that
+calls the model with labels.
+
+    from mind_kernels.integrations.transformers import fuse
+    fuse(model)
+
+The model and its LM head change their class. With labels, the model's forward pass hands the targets to the head, whose
+forward pass computes the loss from its inputs and its weight; the model then takes that loss in place of the one of its
+logits. So whatever surrounds the forward passes stays right: autocast, DDP, FSDP2, gradient checkpointing, auxiliary
+losses, adapters. A model without labels is as it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mind_kernels import RowStats, linear_cross_entropy
+from mind_kernels.integrations.condition import Condition, KnownOutputs
+from mind_kernels.integrations.head import active_module, head_tensors
+from mind_kernels.integrations.probe import accepts, probe_ids, probing, rounding, without_cache
+
+M = TypeVar("M", bound=nn.Module)
+
+_IGNORED = -100  # of transformers' labels
+_PROBED_TOKENS = 9
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What all calls of a fused model share."""
+
+    condition: Condition
+    loss: dict[str, Any] = field(default_factory=dict)
+    eval_logits: bool = True
+
+
+class _Call:
+    """One call of a fused model with labels: what its forward pass hands to that of the head, and gets back."""
+
+    def __init__(self, options: _Options, target: Tensor, items: Tensor | float | None, keep_logits: bool) -> None:
+        self.options, self.target, self.items, self.keep_logits = options, target, items, keep_logits
+        self.loss: Tensor | None = None
+        self.stats: RowStats | None = None
+        self.taken = False
+
+    def compute(self, head: nn.Module, hidden: Tensor) -> Tensor:
+        """Computes the loss of hidden (..., D); returns logits of no position (..., 0, V)."""
+        if hidden.shape[:-1] != self.target.shape:
+            raise ValueError(
+                f"the LM head was given hidden states of shape {tuple(hidden.shape)} and the labels have shape "
+                f"{tuple(self.target.shape)}: expected a label per position; a fused model with labels takes no "
+                "logits_to_keep"
+            )
+        weight, bias = head_tensors(head)
+        options = self.options
+        self.loss, self.stats = linear_cross_entropy(
+            hidden.flatten(0, -2),
+            weight,
+            self.target.to(hidden.device).flatten(),
+            bias=bias,
+            softcap=options.condition.softcap,
+            temperature=options.condition.temperature,
+            ignore_index=_IGNORED,
+            reduction="mean" if self.items is None else "sum",
+            return_stats=True,
+            **options.loss,
+        )
+        if self.items is not None:
+            self.loss = self.loss / (self.items.to(hidden.device) if isinstance(self.items, Tensor) else self.items)
+        return hidden.new_empty(*hidden.shape[:-2], 0, weight.shape[0])
+
+    def take(self, *_: Any, **__: Any) -> Tensor | None:
+        """In place of the model's loss function."""
+        self.taken = True
+        return self.loss
+
+
+def fuse(
+    model: M,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    gradient_threshold: float | None = None,
+    backend: str = "auto",
+    eval_logits: bool = True,
+    condition: Condition | None = None,
+) -> M:
+    """Makes a causal language model compute its loss by `linear_cross_entropy`, without the logits.
+
+    Called before or after get_peft_model, fully_shard and DistributedDataParallel; before the first compiled step. In
+    training the output's `logits` are empty, (B, 0, V).
+
+    Args:
+        model: a causal language model of transformers, bare or wrapped; changed in place. Its forward pass keeps its
+            signature, and takes `skip_logits: bool` beside: whether the logits of this call are left out.
+        label_smoothing: see `linear_cross_entropy`. Not the Trainer's label_smoothing_factor, which takes the labels
+            away from the model and needs all logits.
+        z_loss, gradient_threshold, backend: see `linear_cross_entropy`.
+        eval_logits: a model in evaluation mode returns its logits, as metrics and predictions want them; False: the
+            loss alone.
+        condition: softcap and temperature of the logits. None: they are read off the model by forward passes of a few
+            tokens, and the fused loss is compared with the model's own.
+
+    Returns:
+        The model. Its attribute `last_row_stats` holds the RowStats of the last call with labels, a row per position:
+        accuracy and entropy without logits.
+
+    Raises:
+        ValueError: no LM head, or one that is no plain linear layer; logits that are no softcap and temperature of the
+            head's outputs; a loss that is not the cross-entropy of the next token (encoder-decoder and masked models);
+            parameters without data (meta device) and no condition.
+    """
+    language_model = _language_model(model)
+    if isinstance(language_model, _Fused):
+        raise ValueError(f"{type(language_model).__name__} is fused already")
+    head_tensors(_head(language_model))
+    if condition is None:
+        condition = read_condition(language_model)
+        _compare(language_model, _Options(condition, {"backend": backend}, eval_logits=False))
+    loss = {
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
+        "gradient_threshold": gradient_threshold,
+        "backend": backend,
+    }
+    _become_fused(language_model, _Options(condition, loss, eval_logits))
+    return model
+
+
+def unfuse(model: M) -> M:
+    """Undoes `fuse`; returns the model. Raises ValueError if it is not fused, or was changed further since."""
+    language_model = _language_model(model)
+    if "_fused_from" not in vars(type(language_model)):
+        raise ValueError(f"{type(language_model).__name__}: expected the model as `fuse` left it")
+    _restore(language_model)
+    return model
+
+
+def read_condition(model: nn.Module) -> Condition:
+    """Softcap and temperature by which a causal language model's logits follow from the outputs of its LM head.
+
+    One forward pass of a few tokens, without a gradient, whose head returns known numbers.
+
+    Raises:
+        ValueError: a model that does something else to these outputs; a model without an LM head or without data.
+    """
+    language_model = _language_model(model)
+    name = type(language_model).__name__
+    with KnownOutputs(active_module(_head(language_model))) as known:
+        logits = _outputs(language_model).logits
+    if known.inputs is None:
+        raise ValueError(f"{name}: its logits do not come from the LM head that it names")
+    try:
+        return Condition.of(logits)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _compare(model: Any, options: _Options) -> None:
+    """Raises ValueError unless the fused loss is the model's own: of a few tokens, and of a first token alone, which no
+    position predicts."""
+    first = torch.full((_PROBED_TOKENS,), _IGNORED)
+    first[0] = 0
+    for labels in (probe_ids(model, _PROBED_TOKENS), first):
+        output = _outputs(model, labels)
+        own = output.get("loss")
+        _become_fused(model, options)
+        try:
+            fused = _outputs(model, labels).loss
+        except ValueError as error:
+            raise ValueError(
+                f"{type(model).__name__}: it does not take its loss from its loss_function, or its head's inputs are "
+                f"not those of the next tokens' logits ({error.__cause__})"
+            ) from error
+        finally:
+            _restore(model)
+        if own is None or not torch.allclose(
+            fused.double(), own.double(), rtol=rounding(output.logits.dtype), atol=1e-6, equal_nan=True
+        ):
+            raise ValueError(
+                f"{type(model).__name__}: its own loss of {_PROBED_TOKENS} tokens is "
+                f"{'none' if own is None else f'{float(own):.6g}'}, that of its head's inputs {float(fused):.6g}: "
+                "expected a model whose loss is the cross-entropy of the next token"
+            )
+
+
+def _outputs(model: Any, labels: Tensor | None = None) -> Any:
+    """What the model gives for a few tokens, in evaluation mode and without a gradient."""
+    name = type(model).__name__
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(f"{name} has no data yet (meta device): pass condition=read_condition(of a small twin)")
+    device = model.get_input_embeddings().weight.device
+    given = {"input_ids": probe_ids(model, _PROBED_TOKENS).to(device)[None], **without_cache(model)}
+    if labels is not None:
+        given["labels"] = labels.to(device)[None]
+    if accepts(model, "return_dict"):
+        given["return_dict"] = True
+    try:
+        with probing(model), torch.no_grad():
+            return model(**given)
+    except Exception as error:  # of the model's own code
+        raise ValueError(f"{name}: a forward pass of {_PROBED_TOKENS} tokens failed: {error}") from error
+
+
+def _language_model(model: Any) -> Any:
+    """The model of transformers under the wrappers of torch.compile, data parallelism and PEFT."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif isinstance(model, nn.Module) and hasattr(model, "module") and not hasattr(model, "config"):
+            model = model.module
+        else:
+            return model
+
+
+def _head(model: Any) -> nn.Module:
+    """The LM head of a decoder; raises ValueError for a model without."""
+    name = type(model).__name__
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if not isinstance(head, nn.Module):
+        raise ValueError(f"{name} has no LM head: expected a causal language model of transformers")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(f"{name} is an encoder-decoder: expected a causal language model")
+    return head
+
+
+class _Fused:
+    """A base of all classes that `fuse` makes."""
+
+    _fused_from: type
+    _fused_call: _Call | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles name the class that this one was made from: Python finds no other by its name."""
+        make = _model_class if issubclass(type(self), _FusedModel) else _head_class
+        return _new, (make, self._fused_from), self.__getstate__()
+
+
+class _FusedModel(_Fused):
+    _fused_options: _Options
+    last_row_stats: RowStats | None = None
+
+
+def _new(make: Any, base: type) -> Any:
+    made = make(base)
+    return made.__new__(made)
+
+
+@functools.cache
+def _model_class(base: Any) -> type:
+    """The class of a fused model that was a `base`."""
+    place = [*inspect.signature(base.forward).parameters].index("labels") - 1  # without self
+
+    @functools.wraps(base.forward)
+    def forward(
+        self: Any,
+        *args: Any,
+        labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | float | None = None,
+        skip_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if len(args) > place:
+            args, labels = (*args[:place], None, *args[place + 1 :]), args[place]
+        if labels is None and shift_labels is None:
+            return base.forward(self, *args, **kwargs)
+        if shift_labels is None:
+            target = nn.functional.pad(labels, (0, 1), value=_IGNORED)[..., 1:]
+        else:
+            target = labels = shift_labels
+        options = self._fused_options
+        keep = not self.training and options.eval_logits if skip_logits is None else not skip_logits
+        call = _Call(options, target, num_items_in_batch, keep)
+        head = _fused_head(self)
+        self._fused_call = head._fused_call = call
+        try:
+            output = base.forward(self, *args, labels=labels, **kwargs)
+        finally:
+            self._fused_call = head._fused_call = None
+        self.last_row_stats = call.stats
+        return output
+
+    def loss_function(self: Any) -> Any:
+        return base.loss_function.fget(self) if self._fused_call is None else self._fused_call.take
+
+    def set_loss_function(self: Any, value: Any) -> None:
+        base.loss_function.fset(self, value)
+
+    body = {"forward": forward, "loss_function": property(loss_function, set_loss_function)}
+    return _made(base, _FusedModel, body)
+
+
+@functools.cache
+def _head_class(base: Any) -> type:
+    """The class of the LM head of a fused model that was a `base`."""
+
+    @functools.wraps(base.forward)
+    def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        call = self._fused_call
+        if call is None:
+            return base.forward(self, hidden, *args, **kwargs)
+        logits = call.compute(self, hidden)
+        return base.forward(self, hidden, *args, **kwargs) if call.keep_logits else logits
+
+    return _made(base, _Fused, {"forward": forward})
+
+
+def _made(base: type, mark: type, body: dict[str, Any]) -> type:
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (mark, base), {**body, **names, "_fused_from": base})
+
+
+def _become_fused(model: Any, options: _Options) -> None:
+    model.__class__ = _model_class(type(model))
+    model._fused_options = options
+    _fused_head(model)
+
+
+def _fused_head(model: Any) -> Any:
+    """The module that computes the logits, fused: PEFT may have put a layer around the head, or a copy in its place."""
+    head = active_module(model.get_output_embeddings())
+    if not isinstance(head, _Fused):
+        for inner in head.modules():
+            _restore_class(inner)
+        head.__class__ = _head_class(type(head))
+    return head
+
+
+def _restore(model: Any) -> None:
+    for module in model.modules():
+        _restore_class(module)
+    for name in ("_fused_options", "last_row_stats"):
+        vars(model).pop(name, None)
+
+
+def _restore_class(module: Any) -> None:
+    if "_fused_from" in vars(type(module)):
+        vars(module).pop("_fused_call", None)
+        module.__class__ = module._fused_from
