@@ -84,10 +84,18 @@ def shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) ->
 
 
 def dimensions(name: str, tensor: Tensor, meaning: str) -> None:
-    """Raises ValueError unless `tensor` has as many dimensions as `meaning`, such as "(N, D)", names."""
-    count = meaning.count(",") + 1
-    if tensor.dim() != count:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {count} dimensions {meaning}")
+    """Raises ValueError unless `tensor` has as many dimensions as `meaning`, such as "(N, D)", names; at least as many,
+    if it is "(..., D)"."""
+    count, least = meaning.count(",") + 1, "..." in meaning
+    if tensor.dim() < count or (tensor.dim() > count and not least):
+        expected = f"at least {count}" if least else f"{count}"
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {expected} dimensions {meaning}")
+
+
+def row_meaning(hidden: Tensor, last: str = "") -> str:
+    """The name of the shape of what has an entry, or `last` entries, per row of hidden (..., D)."""
+    leading = "N" if hidden.dim() == 2 else "..."
+    return f"({leading}, {last})" if last else f"({leading},)" if leading == "N" else "(...)"
 
 
 def device(name: str, tensor: Tensor, like: Tensor, *, or_cpu: bool = False) -> None:
@@ -97,9 +105,9 @@ def device(name: str, tensor: Tensor, like: Tensor, *, or_cpu: bool = False) -> 
 
 
 def integers(name: str, tensor: Tensor) -> None:
-    """Raises TypeError unless `tensor` is int64."""
-    if tensor.dtype != torch.int64:
-        raise TypeError(f"{name} has dtype {tensor.dtype}: expected torch.int64")
+    """Raises TypeError unless `tensor` is int64 or int32."""
+    if tensor.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} has dtype {tensor.dtype}: expected torch.int64 or torch.int32")
 
 
 def positive(name: str, value: float | None) -> None:
@@ -157,17 +165,17 @@ def row_arguments(
     segment: Tensor | None,
     num_segments: int | None,
 ) -> None:
-    """Checks target, row_weight and segment, all (N,), against hidden (N, D)."""
+    """Checks target, row_weight and segment, all (...), against hidden (..., D)."""
     tensors(target=target, segment=segment)
-    rows = (hidden.shape[0],)
-    shape("target", target, rows, "(N,)")
+    rows = tuple(hidden.shape[:-1])
+    shape("target", target, rows, row_meaning(hidden))
     integers("target", target)
     device("target", target, hidden, or_cpu=True)
     row_weight_argument(row_weight, hidden)
     if (segment is None) != (num_segments is None):
         raise ValueError("segment and num_segments: expected both or neither")
     if segment is not None:
-        shape("segment", segment, rows, "(N,)")
+        shape("segment", segment, rows, row_meaning(hidden))
         integers("segment", segment)
         device("segment", segment, hidden, or_cpu=True)
         assert num_segments is not None  # as segment is not
@@ -177,10 +185,10 @@ def row_arguments(
 
 
 def row_weight_argument(row_weight: Tensor | None, hidden: Tensor) -> None:
-    """Checks row_weight (N,), which may be absent, against hidden (N, D)."""
+    """Checks row_weight (...), which may be absent, against hidden (..., D)."""
     if row_weight is not None:
         tensors(row_weight=row_weight)
-        shape("row_weight", row_weight, (hidden.shape[0],), "(N,)")
+        shape("row_weight", row_weight, tuple(hidden.shape[:-1]), row_meaning(hidden))
         constant_weight("row_weight", row_weight, hidden)
 
 

@@ -72,6 +72,19 @@ def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
+@overload
+def flat_rows(values: Tensor, dims: int = 0) -> Tensor: ...
+@overload
+def flat_rows(values: None, dims: int = 0) -> None: ...
+@overload
+def flat_rows(values: Tensor | None, dims: int = 0) -> Tensor | None: ...
+def flat_rows(values: Tensor | None, dims: int = 0) -> Tensor | None:
+    """Values (...) of rows of any leading shape as (N,), integers as int64; `dims` more dimensions stay as they are."""
+    if values is None:
+        return None
+    return (values if values.is_floating_point() else values.long()).flatten(0, -1 - dims)
+
+
 def row_weights(
     row_weight: Tensor | None,  # (N,) floating; None: one each
     valid: Tensor | None,  # (N,) bool; None: all

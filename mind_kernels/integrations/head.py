@@ -30,7 +30,8 @@ def head_tensors(head: nn.Module) -> tuple[Tensor, Tensor | None]:
     if isinstance(module, ModulesToSaveWrapper):
         return head_tensors(active_module(module))
     if isinstance(module, TrainableTokensWrapper):
-        return module.weight, head_tensors(module.original_module)[1]  # the weight with its rows as they are now
+        rows_as_they_are_now: Any = module.weight
+        return rows_as_they_are_now, head_tensors(module.original_module)[1]
     kinds = [type(variant).__name__ for variant in getattr(module, "lora_variant", {}).values()]
     if not isinstance(module, lora.Linear) or kinds:
         raise ValueError(

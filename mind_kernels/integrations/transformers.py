@@ -60,9 +60,9 @@ class _Call:
         weight, bias = head_tensors(head)
         options = self.options
         self.loss, self.stats = linear_cross_entropy(
-            hidden.flatten(0, -2),
+            hidden,
             weight,
-            self.target.to(hidden.device).flatten(),
+            self.target.to(hidden.device),
             bias=bias,
             softcap=options.condition.softcap,
             temperature=options.condition.temperature,
@@ -108,8 +108,9 @@ def fuse(
             tokens, and the fused loss is compared with the model's own.
 
     Returns:
-        The model. Its attribute `last_row_stats` holds the RowStats of the last call with labels, a row per position:
-        accuracy and entropy without logits.
+        The model. Its attribute `last_row_stats` holds the RowStats (B, T) of the last call with labels: accuracy and
+        entropy without logits. Position t predicts token t + 1; the last one of a sequence, and those whose label is
+        -100, hold zeros.
 
     Raises:
         ValueError: no LM head, or one that is no plain linear layer; logits that are no softcap and temperature of the
@@ -271,12 +272,12 @@ def _model_class(base: Any) -> type:
     ) -> Any:
         if len(args) > place:
             args, labels = (*args[:place], None, *args[place + 1 :]), args[place]
-        if labels is None and shift_labels is None:
-            return base.forward(self, *args, **kwargs)
-        if shift_labels is None:
+        if shift_labels is not None:
+            target = labels = shift_labels
+        elif labels is not None:
             target = nn.functional.pad(labels, (0, 1), value=_IGNORED)[..., 1:]
         else:
-            target = labels = shift_labels
+            return base.forward(self, *args, **kwargs)
         options = self._fused_options
         keep = not self.training and options.eval_logits if skip_logits is None else not skip_logits
         call = _Call(options, target, num_items_in_batch, keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -123,7 +124,10 @@ class RowOutputs(NamedTuple):
 
 @dataclass(frozen=True)
 class RowStats:
-    """Statistics of the rows, without a gradient; float32 (float64 for float64 input). Ignored rows hold zeros."""
+    """Statistics of the rows, without a gradient; float32 (float64 for float64 input). Ignored rows hold zeros.
+
+    Those of N rows have the leading shape of the hidden states, (N,) if these are (N, D).
+    """
 
     nll: Tensor
     """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss; may be infinite."""
@@ -144,15 +148,17 @@ class RowStats:
     """(N,) int64: the entries of the row's gradient that were computed one by one; V where all were."""
 
     @classmethod
-    def of(cls, rows: RowTerms, segments: Segments | None, *, sparse: bool) -> RowStats:
-        """From what an operator or a definition gives; None: without segments."""
-        statistics = {name: value.detach() for name, value in rows.values._asdict().items() if name != "loss"}
+    def of(cls, rows: RowTerms, segments: Segments | None, shape: Sequence[int], *, sparse: bool) -> RowStats:
+        """From what an operator or a definition gives of rows of this leading shape; None: without segments."""
+        statistics = {
+            name: value.detach().view(shape) for name, value in rows.values._asdict().items() if name != "loss"
+        }
         return cls(
             **statistics,
             segment_nll=None if segments is None else segments.nll,
             segment_count=None if segments is None else segments.sizes,
-            dropped_mass=rows.dropped_mass if sparse else None,
-            kept_entries=rows.kept_entries if sparse else None,
+            dropped_mass=rows.dropped_mass.view(shape) if sparse else None,
+            kept_entries=rows.kept_entries.view(shape) if sparse else None,
         )
 
 

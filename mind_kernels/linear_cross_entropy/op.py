@@ -12,7 +12,7 @@ from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy import reference, rows
 from mind_kernels.linear_cross_entropy.contract import RowArguments, RowOutputs, RowSpec, RowStats, RowTerms, Segments
-from mind_kernels.row_chunks import accumulation_dtype, row_major, upstream_weights
+from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
 
 
 @overload
@@ -77,14 +77,16 @@ def linear_cross_entropy(
     """Cross-entropy of softmax(z), z = softcap(hidden weight^T + bias) / temperature, without the N x V logits.
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient.
+        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient. Or
+            (..., D): then all that is (N,) below has the shape (...) of its rows.
         weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
             Takes a gradient.
-        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronization.
+        target: (N,) int64 or int32 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one
+            synchronization.
         row_weight: (N,) floating, any sign, a constant: weight of each row (alpha_k / tokens and the like). None: 1
             each. A row of weight zero still yields its statistics.
-        segment: (N,) int64 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics hold;
-            may stay on the CPU.
+        segment: (N,) int64 or int32 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics
+            hold; may stay on the CPU.
         num_segments: S > 0, the number of segments; given with `segment`, and only then.
         bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
             gradient.
@@ -119,7 +121,7 @@ def linear_cross_entropy(
         mind_kernels/linear_cross_entropy/README.md derives the gradient, and the sparse one.
     """
     head = head_of(weight, bias, softcap, temperature)
-    hidden, head = checks.head_arguments(hidden, head, "(N, D)")
+    hidden, head = checks.head_arguments(hidden, head, "(..., D)")
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
     checks.reduction(reduction)
     for number, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
@@ -130,13 +132,23 @@ def linear_cross_entropy(
     name = backends.resolve(backend, hidden, "linear_cross_entropy")
     spec = RowSpec(head, label_smoothing, z_loss, gradient_threshold)
     arguments = RowArguments(
-        hidden, spec, target, row_weight, segment, num_segments or 0, ignore_index, reduction, name
+        flat_rows(hidden, 1),
+        spec,
+        flat_rows(target),
+        flat_rows(row_weight),
+        flat_rows(segment),
+        num_segments or 0,
+        ignore_index,
+        reduction,
+        name,
     )
     outputs = _define(arguments) if name == "reference" else operator(arguments)
+    shape = hidden.shape[:-1]
+    loss = outputs.loss.view(shape) if reduction == "none" else outputs.loss
     if not return_stats:
-        return outputs.loss
+        return loss
     means = None if segment is None else outputs.segments
-    return outputs.loss, RowStats.of(outputs.rows, means, sparse=gradient_threshold is not None)
+    return loss, RowStats.of(outputs.rows, means, shape, sparse=gradient_threshold is not None)
 
 
 def _define(a: RowArguments) -> RowOutputs:

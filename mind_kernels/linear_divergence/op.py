@@ -20,7 +20,7 @@ from mind_kernels.linear_divergence.contract import (
 )
 from mind_kernels.linear_divergence.kinds import divergence_of
 from mind_kernels.linear_divergence.teachers import HeadTeacher, ListTeacher
-from mind_kernels.row_chunks import accumulation_dtype, row_major, upstream_weights
+from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
 
 
 @overload
@@ -104,15 +104,17 @@ def linear_divergence(
             TAID (arXiv 2501.16937).
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16: the student's hidden states. Takes a gradient.
+        hidden: (N, D) float64, float32, bfloat16 or float16: the student's hidden states. Takes a gradient. Or
+            (..., D): then all that begins with N below has the leading shape (...) of its rows.
         weight: (V, D) the student's LM head, dtype and device of hidden; or a Head, which has bias, softcap and
             temperature too. Takes a gradient.
         teacher_hidden: (N, D') the teacher's hidden states, on the device of hidden, of a floating dtype of its own; a
             constant, as is all of the teacher.
         teacher_weight: (V, D') the teacher's LM head, dtype of teacher_hidden; or a Head of the student's temperature,
             which has teacher_bias and teacher_softcap too.
-        teacher_ids: (N, T) int64 in [0, V), distinct in each row, in place of the two before: the divergence is that
-            of T + 1 events, each listed token and all others together. It is a lower bound of the full divergence.
+        teacher_ids: (N, T) int64 or int32 in [0, V), distinct in each row, in place of the two before: the divergence
+            is that of T + 1 events, each listed token and all others together. It is a lower bound of the full
+            divergence.
         teacher_log_prob: (N, T) float32 or float64, log-probabilities of those tokens at this temperature, in nats. All
             others together have the rest, at least the rounding of 1 in its dtype.
         kind: the divergence, one of those above.
@@ -150,7 +152,7 @@ def linear_divergence(
         mind_kernels/linear_divergence/README.md derives the gradient that all kinds share.
     """
     head = head_of(weight, bias, softcap, temperature)
-    hidden, head = checks.head_arguments(hidden, head, "(N, D)")
+    hidden, head = checks.head_arguments(hidden, head, "(..., D)")
     checks.row_weight_argument(row_weight, hidden)
     checks.reduction(reduction)
     divergence = divergence_of(kind, beta, skew, interpolation)
@@ -167,9 +169,13 @@ def linear_divergence(
             "teacher: expected either teacher_hidden and teacher_weight, or teacher_ids and teacher_log_prob"
         )
     name = backends.resolve(backend, hidden, "linear_divergence")
-    arguments = DivergenceArguments(hidden, head, teacher, row_weight, divergence, reduction, name)
+    arguments = DivergenceArguments(
+        flat_rows(hidden, 1), head, teacher, flat_rows(row_weight), divergence, reduction, name
+    )
     outputs = _define(arguments) if name == "reference" else operator(arguments)
-    return (outputs.loss, DivergenceStats(*outputs.values)) if return_stats else outputs.loss
+    shape = hidden.shape[:-1]
+    loss = outputs.loss.view(shape) if reduction == "none" else outputs.loss
+    return (loss, DivergenceStats(*(value.view(shape) for value in outputs.values))) if return_stats else loss
 
 
 def _teacher_head(weight: Tensor | Head, bias: Tensor | None, softcap: float | None, temperature: float) -> Head:
@@ -184,32 +190,33 @@ def _teacher_head(weight: Tensor | Head, bias: Tensor | None, softcap: float | N
 
 def _head_teacher(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_head: Head) -> HeadTeacher:
     """The teacher that these make up, checked against the student."""
-    teacher_hidden, teacher_head = checks.head_arguments(teacher_hidden, teacher_head, "(N, D')", "teacher_")
+    teacher_hidden, teacher_head = checks.head_arguments(teacher_hidden, teacher_head, "(..., D')", "teacher_")
     checks.constants(teacher_hidden=teacher_hidden, teacher_weight=teacher_head.weight, teacher_bias=teacher_head.bias)
     checks.device("teacher_hidden", teacher_hidden, hidden)
-    size = teacher_hidden.shape[1]
-    checks.shape("teacher_hidden", teacher_hidden, (hidden.shape[0], size), "(N, D')")
+    size = teacher_hidden.shape[-1]
+    checks.shape("teacher_hidden", teacher_hidden, (*hidden.shape[:-1], size), checks.row_meaning(hidden, "D'"))
     checks.shape("teacher_weight", teacher_head.weight, (head.vocabulary, size), "(V, D')")
-    return HeadTeacher(teacher_hidden, teacher_head)
+    return HeadTeacher(flat_rows(teacher_hidden, 1), teacher_head)
 
 
 def _list_teacher(hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor) -> ListTeacher:
     """The teacher of which these (N, T) are known, checked against the student."""
     checks.tensors(teacher_ids=ids, teacher_log_prob=log_prob)
     checks.constants(teacher_log_prob=log_prob)
-    checks.dimensions("teacher_ids", ids, "(N, T)")
-    checks.shape("teacher_ids", ids, (hidden.shape[0], ids.shape[1]), "(N, T)")
-    checks.shape("teacher_log_prob", log_prob, tuple(ids.shape), "(N, T)")
+    checks.dimensions("teacher_ids", ids, "(..., T)")
+    meaning = checks.row_meaning(hidden, "T")
+    checks.shape("teacher_ids", ids, (*hidden.shape[:-1], ids.shape[-1]), meaning)
+    checks.shape("teacher_log_prob", log_prob, tuple(ids.shape), meaning)
     checks.integers("teacher_ids", ids)
     if log_prob.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"teacher_log_prob has dtype {log_prob.dtype}: expected torch.float32 or torch.float64")
-    if not 1 <= ids.shape[1] <= head.vocabulary:
+    if not 1 <= ids.shape[-1] <= head.vocabulary:
         raise ValueError(
             f"teacher_ids has shape {tuple(ids.shape)}: expected T in [1, {head.vocabulary}], the vocabulary"
         )
     for name, tensor in (("teacher_ids", ids), ("teacher_log_prob", log_prob)):
         checks.device(name, tensor, hidden)
-    return ListTeacher(ids, log_prob)
+    return ListTeacher(flat_rows(ids, 1), flat_rows(log_prob, 1))
 
 
 def _check_values(a: DivergenceArguments) -> None:

@@ -20,7 +20,7 @@ from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats, RowTer
 from mind_kernels.linear_cross_entropy.rows import run_terms
 from mind_kernels.linear_log_prob import reference
 from mind_kernels.linear_log_prob.contract import LogProbArguments, LogProbOutputs, RowLogProbs
-from mind_kernels.row_chunks import row_major, row_weights
+from mind_kernels.row_chunks import flat_rows, row_major, row_weights
 from mind_kernels.row_loop import visit_rows
 
 
@@ -71,10 +71,12 @@ def linear_log_prob(
     may follow, each row has its own upstream gradient, and the N x V logits are never held.
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient.
+        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient. Or
+            (..., D): then all that is (N,) below has the shape (...) of its rows.
         weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
             Takes a gradient.
-        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronization.
+        target: (N,) int64 or int32 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one
+            synchronization.
         bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
             gradient.
         ignore_index: the target of rows whose results are zero, without a gradient; may lie in [0, V).
@@ -103,15 +105,18 @@ def linear_log_prob(
         mind_kernels/linear_log_prob/README.md derives the gradient and has losses on top of it.
     """
     head = head_of(weight, bias, softcap, temperature)
-    hidden, head = checks.head_arguments(hidden, head, "(N, D)")
+    hidden, head = checks.head_arguments(hidden, head, "(..., D)")
     checks.row_arguments(hidden, target, None, None, None)
     checks.probability("gradient_threshold", gradient_threshold)
     name = backends.resolve(backend, hidden, "linear_cross_entropy")
     spec = RowSpec(head, gradient_threshold=gradient_threshold)
-    arguments = LogProbArguments(hidden, spec, target, None, None, ignore_index, name)
+    arguments = LogProbArguments(flat_rows(hidden, 1), spec, flat_rows(target), None, None, ignore_index, name)
     outputs = _define(arguments) if name == "reference" else operator(arguments)
-    found = RowLogProbs(outputs.log_prob, outputs.rows.values.entropy)
-    return (found, RowStats.of(outputs.rows, None, sparse=gradient_threshold is not None)) if return_stats else found
+    shape = hidden.shape[:-1]
+    found = RowLogProbs(outputs.log_prob.view(shape), outputs.rows.values.entropy.view(shape))
+    if not return_stats:
+        return found
+    return found, RowStats.of(outputs.rows, None, shape, sparse=gradient_threshold is not None)
 
 
 def _define(a: LogProbArguments) -> LogProbOutputs:

@@ -15,7 +15,7 @@ from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats, RowTer
 from mind_kernels.linear_mind_loss import joint, reference
 from mind_kernels.linear_mind_loss.contract import MindArguments, MindOutputs, MindStats
 from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument
-from mind_kernels.row_chunks import accumulation_dtype, row_major, weighted
+from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, weighted
 
 
 @overload
@@ -85,20 +85,22 @@ def linear_mind_loss(
     the P_k weighted by w.
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient.
+        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient. Or
+            (..., D): then all that is (N,) below has the shape (...) of its rows.
         weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
             Takes a gradient.
-        target: (N,) int64 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one synchronization.
+        target: (N,) int64 or int32 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one
+            synchronization.
         row_weight: (N,) floating, any sign, a constant: weight of each row's nll. A row of weight zero still yields its
             statistics.
-        answer_rows: (P, K) int64, row indices of hidden, each at most once, or -1 where absent; K >= 2 perspectives at
-            P aligned answer positions. May stay on the CPU, which spares a GPU one synchronization.
+        answer_rows: (P, K) int64 or int32, indices of the N rows, each at most once, or -1 where absent; K >= 2
+            perspectives at P aligned answer positions. May stay on the CPU, which spares a GPU one synchronization.
         pair_weight: (P, K, K) floating, finite, any sign, a constant: weight of each pair, of which the upper triangle
             (i < j) counts.
         mixture_weight: (P, K) floating, finite, not negative, a constant: weight of each row in its group's mixture and
             of its divergence from it. Exactly one of the two is given.
-        segment: (N,) int64 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics hold;
-            may stay on the CPU.
+        segment: (N,) int64 or int32 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics
+            hold; may stay on the CPU.
         num_segments: S > 0, the number of segments; given with `segment`, and only then.
         bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
             gradient.
@@ -129,7 +131,7 @@ def linear_mind_loss(
         mind_kernels/linear_mind_loss/README.md says how the two parts share their logits.
     """
     head = head_of(weight, bias, softcap, temperature)
-    hidden, head = checks.head_arguments(hidden, head, "(N, D)")
+    hidden, head = checks.head_arguments(hidden, head, "(..., D)")
     checks.row_arguments(hidden, target, row_weight, segment, num_segments)
     checks.tensors(answer_rows=answer_rows)
     checks.dimensions("answer_rows", answer_rows, "(P, K)")
@@ -139,13 +141,13 @@ def linear_mind_loss(
     checks.probability("gradient_threshold", gradient_threshold)
     name = backends.resolve(backend, hidden, "linear_mind_loss")
     arguments = MindArguments(
-        hidden,
+        flat_rows(hidden, 1),
         RowSpec(head, gradient_threshold=gradient_threshold),
-        target,
-        row_weight,
-        answer_rows,
+        flat_rows(target),
+        flat_rows(row_weight),
+        answer_rows.long(),
         group_weight,
-        segment,
+        flat_rows(segment),
         num_segments or 0,
         ignore_index,
         name,
@@ -157,7 +159,7 @@ def linear_mind_loss(
     return outputs.loss, MindStats(
         outputs.cross_entropy.detach(),
         outputs.consistency.detach(),
-        RowStats.of(outputs.rows, segments, sparse=gradient_threshold is not None),
+        RowStats.of(outputs.rows, segments, hidden.shape[:-1], sparse=gradient_threshold is not None),
         form_of(group_weight).stats(outputs.divergence.detach()),
     )
 

@@ -315,7 +315,11 @@ def call(**changes):
     "changes, kind, message",
     [
         ({"hidden": torch.zeros(6, 9)}, ValueError, r"same hidden size D"),
-        ({"hidden": torch.zeros(2, 3, 8)}, ValueError, r"hidden has shape \(2, 3, 8\): expected 2 dimensions \(N, D\)"),
+        (
+            {"hidden": torch.zeros(8)},
+            ValueError,
+            r"hidden has shape \(8,\): expected at least 2 dimensions \(\.\.\., D\)",
+        ),
         ({"hidden": torch.zeros(6, 8).long()}, TypeError, r"hidden has dtype torch.int64"),
         ({"weight": torch.zeros(31, 8).double()}, TypeError, r"weight has dtype torch.float64: expected torch.float32"),
         ({"weight": torch.zeros(0, 8)}, ValueError, r"at least one vocabulary entry"),

@@ -178,7 +178,7 @@ HALVES = torch.full((6, 3), 0.5).log()
     "inputs, changes, error, message",
     [
         (HEAD, {"hidden": torch.zeros(6, 9)}, ValueError, r"same hidden size D"),
-        (HEAD, {"hidden": torch.zeros(2, 3, 8)}, ValueError, r"hidden has shape \(2, 3, 8\): expected 2 dimensions"),
+        (HEAD, {"hidden": torch.zeros(8)}, ValueError, r"hidden has shape \(8,\): expected at least 2 dimensions"),
         (HEAD, {"bias": torch.zeros(30)}, ValueError, r"bias has shape \(30,\): expected \(V,\) = \(31,\)"),
         (
             HEAD,
@@ -191,7 +191,7 @@ HALVES = torch.full((6, 3), 0.5).log()
             HEAD,
             {"teacher_hidden": torch.zeros(6)},
             ValueError,
-            r"teacher_hidden has shape \(6,\): expected 2 dimensions",
+            r"teacher_hidden has shape \(6,\): expected at least 2 dimensions",
         ),
         (HEAD, {"teacher_hidden": torch.zeros(6, 13).long()}, TypeError, r"teacher_hidden has dtype torch.int64"),
         (
@@ -216,7 +216,12 @@ HALVES = torch.full((6, 3), 0.5).log()
         (LIST, {"teacher_weight": HEAD["teacher_weight"]}, ValueError, r"teacher: expected either"),
         (LIST, {"teacher_bias": torch.zeros(31)}, ValueError, r"teacher_bias: expected None beside teacher_log_prob"),
         (LIST, {"teacher_softcap": 5.0}, ValueError, r"teacher_softcap: expected None beside teacher_log_prob"),
-        (LIST, {"teacher_ids": torch.zeros(6, dtype=torch.int64)}, ValueError, r"teacher_ids .* expected 2 dimensions"),
+        (
+            LIST,
+            {"teacher_ids": torch.zeros(6).long()},
+            ValueError,
+            r"teacher_ids .* expected at least 2 dimensions",
+        ),
         (LIST, {"teacher_ids": torch.zeros(5, 3).long()}, ValueError, r"teacher_ids .* expected \(N, T\) = \(6, 3\)"),
         (
             LIST,
