@@ -258,7 +258,8 @@ def _new(make: Any, base: type) -> Any:
 @functools.cache
 def _model_class(base: Any) -> type:
     """The class of a fused model that was a `base`."""
-    place = [*inspect.signature(base.forward).parameters].index("labels") - 1  # without self
+    names = [*inspect.signature(base.forward).parameters][1:]  # without self
+    place = names.index("labels")
 
     @functools.wraps(base.forward)
     def forward(
@@ -271,7 +272,8 @@ def _model_class(base: Any) -> type:
         **kwargs: Any,
     ) -> Any:
         if len(args) > place:
-            args, labels = (*args[:place], None, *args[place + 1 :]), args[place]
+            kwargs |= dict(zip(names[: len(args)], args, strict=True))
+            args, labels = (), kwargs.pop("labels")
         if shift_labels is not None:
             target = labels = shift_labels
         elif labels is not None:

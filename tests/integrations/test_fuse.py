@@ -1,0 +1,240 @@
+"""A fused model on its own: the numbers of the stock model, and what else a user does with a model."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from trainers import Rows, distance, make, padded
+
+from mind_kernels.integrations.condition import Condition
+from mind_kernels.integrations.transformers import fuse, read_condition, unfuse
+
+BATCH = padded([Rows()[i] for i in range(4)])
+
+
+def losses_and_gradient(model, **inputs):
+    model.zero_grad()
+    output = model(**BATCH | inputs)
+    output.loss.backward()
+    return output.loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def assert_as_stock(fused, stock, **inputs):
+    (loss, gradient), (expected, d_expected) = (losses_and_gradient(model, **inputs) for model in (fused, stock))
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    assert distance(gradient, d_expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "condition"),
+    [
+        ("llama", {}, Condition(None, 1.0)),
+        ("gemma2", {"final_logit_softcapping": 3.0}, Condition(3.0, 1.0)),
+        ("cohere", {"logit_scale": 0.25}, Condition(None, 4.0)),
+        ("granite", {"logits_scaling": 8.0}, Condition(None, 8.0)),
+        ("falcon_h1", {"lm_head_multiplier": 0.05}, Condition(None, 20.0)),
+        ("recurrent_gemma", {"logits_soft_cap": 3.0}, Condition(3.0, 1.0)),
+        ("gpt2", {}, Condition(None, 1.0)),
+        ("lfm2", {}, Condition(None, 1.0)),
+        ("qwen3_next", {}, Condition(None, 1.0)),
+    ],
+)
+def test_the_condition_is_read_off_the_model(family, changes, condition):
+    stock = make(family, **changes)
+    assert read_condition(stock) == condition
+    fused = fuse(copy.deepcopy(stock))
+    assert_as_stock(fused, stock, use_cache=False)
+
+
+def test_what_a_call_may_be_given():
+    stock = make()
+    fused = fuse(copy.deepcopy(stock))
+    for items in (7, torch.tensor(7)):
+        assert_as_stock(fused, stock, num_items_in_batch=items)
+    shifted = nn.functional.pad(BATCH["labels"], (0, 1), value=-100)[:, 1:].contiguous()
+    assert_as_stock(fused, stock, shift_labels=shifted)
+    by_place = (BATCH["input_ids"], BATCH["attention_mask"], None, None, None, BATCH["labels"])
+    assert fused(*by_place).logits.shape == (4, 0, 99)
+    assert torch.equal(fused(*by_place).loss, fused(**BATCH).loss)
+    assert fused(**BATCH, skip_logits=False).logits.shape == stock(**BATCH).logits.shape
+    with pytest.raises(ValueError, match="logits_to_keep"):
+        fused(**BATCH, logits_to_keep=3)
+    assert fused._fused_call is None
+
+
+def test_options_are_those_of_the_loss():
+    fused = fuse(make(), label_smoothing=0.1, z_loss=1e-3)
+    logits = unfuse(copy.deepcopy(fused))(**BATCH).logits[:, :-1]
+    target = BATCH["labels"][:, 1:]
+    rows = target != -100
+    expected = nn.functional.cross_entropy(logits[rows], target[rows], label_smoothing=0.1)
+    expected = expected + 1e-3 * logits[rows].logsumexp(-1).square().mean()
+    torch.testing.assert_close(fused(**BATCH).loss, expected, rtol=1e-6, atol=0)
+    sparse = fuse(make(), gradient_threshold=0.05)
+    assert sparse(**BATCH).loss == fuse(make())(**BATCH).loss
+    assert sparse.last_row_stats.kept_entries.shape == BATCH["labels"].shape
+
+
+def test_statistics_of_the_last_call():
+    fused = fuse(make())
+    output = fused(**BATCH, skip_logits=False)
+    stats, target = fused.last_row_stats, nn.functional.pad(BATCH["labels"], (0, 1), value=-100)[:, 1:]
+    rows = target != -100
+    log_p = output.logits.log_softmax(-1)[rows]
+    assert torch.equal(stats.correct[rows], output.logits.argmax(-1)[rows] == target[rows])
+    torch.testing.assert_close(stats.entropy[rows], -(log_p.exp() * log_p).sum(-1))
+    torch.testing.assert_close(stats.nll.sum() / rows.sum(), output.loss.detach())
+    assert not stats.nll[~rows].any() and not stats.nll.requires_grad
+
+
+def test_without_labels_and_after_unfuse_it_is_the_stock_model():
+    stock = make()
+    fused = fuse(copy.deepcopy(stock))
+    prompt = BATCH["input_ids"][:1, :6]
+    assert torch.equal(fused(input_ids=prompt).logits, stock(input_ids=prompt).logits)
+    given = {"input_ids": prompt, "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(fused.eval().generate(**given), stock.eval().generate(**given))
+    assert type(unfuse(fused)) is type(stock) and type(fused.lm_head) is nn.Linear
+    assert vars(fused).keys() == vars(stock).keys()
+    with pytest.raises(ValueError, match="LlamaForCausalLM: expected the model as `fuse` left it"):
+        unfuse(fused)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_are_fused_and_their_own(copied):
+    fused = fuse(make("gemma2", final_logit_softcapping=3.0), z_loss=0.1)
+    twin = copied(fused)
+    assert type(twin) is type(fused) and twin(**BATCH).logits.shape == (4, 0, 99)
+    assert torch.equal(twin(**BATCH).loss, fused(**BATCH).loss)
+    unfuse(twin)
+    assert fused(**BATCH).logits.shape == (4, 0, 99)
+    with torch.no_grad():
+        twin.lm_head.weight.zero_()
+    assert fused(**BATCH).loss != twin(**BATCH).loss
+
+
+def test_what_is_saved_is_the_stock_model(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    fused = fuse(make())
+    fused.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.config.architectures == ["LlamaForCausalLM"]
+    torch.testing.assert_close(loaded(**BATCH).loss, fused(**BATCH).loss, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_whole(dynamic):
+    stock = make(num_hidden_layers=1)
+    fused = fuse(copy.deepcopy(stock))
+    torch._dynamo.reset()
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for width in (9, 7):
+        batch = {name: value[:, :width] for name, value in BATCH.items()}
+        for items in (None, torch.tensor(5)):
+            given = batch | ({} if items is None else {"num_items_in_batch": items})
+            fused.zero_grad()
+            loss = compiled(**given, use_cache=False).loss
+            loss.backward()
+            gradient = torch.cat([p.grad.flatten() for p in fused.parameters()])
+            expected, d_expected = losses_and_gradient(stock, **given, use_cache=False)
+            torch.testing.assert_close(loss.detach(), expected, rtol=1e-5, atol=0)
+            assert distance(gradient, d_expected) < 1e-5
+
+
+def test_data_parallel_replicas_keep_their_calls_apart():
+    """torch.nn.DataParallel copies what a module holds and runs the copies in threads: a call is no part of that."""
+    fused = fuse(make())
+    replica = fused._replicate_for_data_parallel()
+    replica._fused_call = object()
+    assert fused._fused_call is None
+
+
+def quantized():
+    model = make()
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.to(torch.int8), requires_grad=False)
+    return model
+
+
+def other_logits():
+    """A model that adds to its logits behind the head."""
+    model = make()
+    forward = type(model).forward
+
+    class Shifted(type(model)):
+        def forward(self, *args, **kwargs):
+            output = forward(self, *args, **kwargs)
+            output.logits = output.logits + 1.0
+            return output
+
+    model.__class__ = Shifted
+    return model
+
+
+def without_head():
+    return make().model
+
+
+def masked():
+    from transformers import BertConfig, BertForMaskedLM
+
+    return BertForMaskedLM(BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
+
+
+def encoder_decoder():
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    return T5ForConditionalGeneration(T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=2))
+
+
+def on_meta():
+    with torch.device("meta"):
+        return make()
+
+
+REFUSED = [
+    (without_head, "LlamaModel has no LM head"),
+    (lambda: nn.Linear(2, 3), "Linear has no LM head"),
+    (masked, "BertForMaskedLM: it does not take its loss from its loss_function"),
+    (encoder_decoder, "T5ForConditionalGeneration is an encoder-decoder"),
+    (lambda: make("xlm"), "XLMWithLMHeadModel: it does not take its loss from its loss_function"),
+    (other_logits, "Shifted: the model turns outputs x of its LM head into something else"),
+    (quantized, "the LM head is a Linear with a weight of torch.int8"),
+    (lambda: fuse(make()), "LlamaForCausalLM is fused already"),
+    (on_meta, "LlamaForCausalLM has no data yet"),
+]
+
+
+@pytest.mark.parametrize(("refused", "message"), REFUSED)
+def test_refused_and_left_as_it_was(refused, message):
+    model = refused()
+    kind, held, modes = type(model), dict(vars(model)), [module.training for module in model.modules()]
+    with pytest.raises(ValueError, match=message):
+        fuse(model)
+    assert type(model) is kind and vars(model).keys() == held.keys()
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_adapters_that_no_weight_holds_are_refused():
+    peft = pytest.importorskip("peft")
+    for options, message in [({"use_dora": True}, "DoraLinearVariant"), ({"lora_dropout": 0.1}, "dropout")]:
+        config = peft.LoraConfig(r=4, target_modules=["lm_head"], task_type="CAUSAL_LM", **options)
+        with pytest.raises(ValueError, match=f"the LM head has an adapter.*{message}"):
+            fuse(peft.get_peft_model(make(), config))
+        later = peft.get_peft_model(fuse(make()), config)
+        with pytest.raises(ValueError, match=f"the LM head has an adapter.*{message}"):
+            later(**BATCH)
+
+
+def test_a_condition_spares_the_probe():
+    fused = fuse(make(), condition=Condition(None, 2.0))
+    expected = unfuse(copy.deepcopy(fused))
+    logits = expected(**BATCH).logits[:, :-1] / 2
+    target = BATCH["labels"][:, 1:]
+    torch.testing.assert_close(
+        fused(**BATCH).loss, nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten()), rtol=1e-6, atol=0
+    )
