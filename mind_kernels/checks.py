@@ -35,7 +35,11 @@ def tensors(**arguments: Tensor | None) -> None:
         if value.layout != torch.strided:
             raise TypeError(f"{name} has layout {value.layout}: expected torch.strided")
         if hasattr(value, "full_tensor"):
-            raise TypeError(f"{name} is a DTensor: expected a tensor of this process, such as {name}.full_tensor()")
+            raise TypeError(
+                f"{name} is a DTensor: expected a tensor that this process holds whole. Compute the loss in the head's "
+                "forward pass, for which FSDP gathers it, as mind_kernels.integrations.transformers.fuse does; "
+                f"{name}.full_tensor() would leave out the gradients of the other processes"
+            )
 
 
 def constants(**arguments: Tensor | None) -> None:

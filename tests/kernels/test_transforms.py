@@ -203,7 +203,7 @@ class _Sharded(torch.Tensor):
     [
         (lambda t: t.tolist(), "is a list: expected a torch.Tensor"),
         (lambda t: t.to_sparse(), "has layout torch.sparse_coo: expected torch.strided"),
-        (lambda t: t.as_subclass(_Sharded), "is a DTensor: expected a tensor of this process"),
+        (lambda t: t.as_subclass(_Sharded), "is a DTensor: expected a tensor that this process holds whole"),
     ],
     ids=["list", "sparse", "DTensor"],
 )
