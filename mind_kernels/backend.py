@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mind_kernels import extension
 
+PREFERRED = "MIND_KERNELS_BACKEND"
+"""The environment variable that says what "auto" takes."""
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
@@ -202,27 +204,53 @@ def backends_of(operation: str) -> tuple[str, ...]:
 def resolve(name: str, hidden: Tensor, operation: str) -> str:
     """The backend that `name` stands for, for an operation on `hidden`.
 
-    "auto" is the fastest one that has been measured for the device. Raises ValueError for an unknown name, TypeError
-    for a dtype that the backend does not compute in, and BackendUnavailableError, with the reason, for a backend that
-    cannot run: nothing falls back silently.
+    "auto" is the first one of MIND_KERNELS_BACKEND, a list such as "cpp,torch", that serves the operation and the
+    tensor; without that variable the fastest one that has been measured for the device. Raises ValueError for an
+    unknown name, TypeError for a dtype that the backend does not compute in, and BackendUnavailableError, with the
+    reason, for a backend that cannot run: nothing falls back silently.
     """
     device, double = hidden.device.type, hidden.dtype == torch.float64
-    if name == "auto":
+    if name != "auto":
+        _known("backend", name, "'auto' or ")
+        if reason := _refusal(name, device, operation):
+            raise BackendUnavailableError(f"backend {name!r} is not available on {hidden.device}: {reason}")
+        if double and not BACKENDS[name].float64:
+            raise TypeError(f"hidden has dtype {hidden.dtype}: backend {name!r} computes in float32, use 'torch'")
+        return name
+    if not (preferred := _preferred()):
         return fastest(device, double, operation)
+    reasons = []
+    for each in preferred.split(","):
+        _known(PREFERRED, each)
+        reason = _refusal(each, device, operation) or "it computes in float32" * (double and not BACKENDS[each].float64)
+        if not reason:
+            return each
+        reasons.append(f"{each} ({reason})")
+    raise BackendUnavailableError(
+        f"{PREFERRED} is {preferred!r}: none can serve {operation} of {hidden.dtype} on {hidden.device}: "
+        + "; ".join(reasons)
+    )
+
+
+def _known(owner: str, name: str, more: str = "") -> None:
     if name not in BACKENDS:
-        raise ValueError(f"backend is {name!r}: expected 'auto' or one of {', '.join(map(repr, BACKENDS))}")
+        raise ValueError(f"{owner} is {name!r}: expected {more}one of {', '.join(map(repr, BACKENDS))}")
+
+
+def _refusal(name: str, device: str, operation: str) -> str:
+    """Why a backend cannot serve an operation on a device type; empty if it can."""
     backend = BACKENDS[name]
     found = backend.availability()
-    reason = "; ".join(filter(None, (found.reason, found.remedy)))
-    if not reason and not backend.serves(operation):
-        reason = "this operation does not have it yet"
-    if not reason and not backend.takes(device):
-        reason = f"it needs {backend.tensors.upper()} tensors"
-    if reason:
-        raise BackendUnavailableError(f"backend {name!r} is not available on {hidden.device}: {reason}")
-    if double and not backend.float64:
-        raise TypeError(f"hidden has dtype {hidden.dtype}: backend {name!r} computes in float32, use 'torch'")
-    return name
+    if not found.available:
+        return "; ".join(filter(None, (found.reason, found.remedy)))
+    if not backend.serves(operation):
+        return "this operation does not have it yet"
+    return "" if backend.takes(device) else f"it needs {backend.tensors.upper()} tensors"
+
+
+@extension.constant_in_graphs
+def _preferred() -> str:
+    return os.environ.get(PREFERRED, "").replace(" ", "")
 
 
 def fastest(device: str, double: bool, operation: str) -> str:

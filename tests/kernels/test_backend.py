@@ -202,3 +202,35 @@ def test_an_added_backend_can_be_what_auto_takes(calls, monkeypatch):
     monkeypatch.setattr(backend, "BACKENDS", BACKENDS | {"ours": row})
     assert resolve("auto", HIDDEN, DIVERGENCES) == "ours"
     assert resolve("auto", HIDDEN.double(), DIVERGENCES) == "torch"
+
+
+def test_the_variable_says_what_auto_takes(monkeypatch):
+    hidden, weight, target = torch.randn(4, 8), torch.randn(31, 8), torch.arange(4)
+    monkeypatch.setenv("MIND_KERNELS_BACKEND", "torch")
+    assert resolve("auto", hidden, "linear_cross_entropy") == "torch"
+    assert resolve("reference", hidden, "linear_cross_entropy") == "reference"
+    monkeypatch.setenv("MIND_KERNELS_BACKEND", "triton_streaming, reference")
+    assert resolve("auto", hidden, "linear_divergence") == "reference"
+    assert resolve("auto", hidden.double(), "linear_cross_entropy") == "reference"
+    graph = torch.compile(lambda x: linear_cross_entropy(x, weight, target), fullgraph=True, backend="eager")
+    expected = linear_cross_entropy(hidden, weight, target, backend=resolve("auto", hidden, "linear_cross_entropy"))
+    assert torch.equal(graph(hidden), expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        ("cpp,tritn", ValueError, r"MIND_KERNELS_BACKEND is 'tritn': expected one of 'reference', 'torch'"),
+        (
+            "triton_streaming",
+            BackendUnavailableError,
+            r"MIND_KERNELS_BACKEND is 'triton_streaming': none can serve linear_divergence of torch.float32 on cpu: "
+            r"triton_streaming \(this operation does not have it yet\)",
+        ),
+    ],
+)
+def test_a_variable_that_serves_nothing_is_an_error(monkeypatch, value, error, message):
+    monkeypatch.setenv("MIND_KERNELS_BACKEND", value)
+    monkeypatch.setitem(BACKENDS, "cpp", replace(BACKENDS["cpp"], kernels={}))
+    with pytest.raises(error, match=message):
+        resolve("auto", torch.randn(4, 8), "linear_divergence")
