@@ -235,6 +235,11 @@ def write_json_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[s
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object that a file holds; raises MindError as `require_file`, and for what is not JSON or no object."""
+    return parse_object(str(path), require_file(path).read_bytes())
+
+
 def parse_object(where: str, text: bytes) -> dict[str, Any]:
     """The JSON object that `text` is; raises MindError that begins with `where`."""
     value = parse_json(where, text)

@@ -21,7 +21,7 @@ from mind.files import json_rows
 from mind.grading.answers import is_correct
 from mind.records import Key, Question, Rationale, Response, Verdict
 from mind.teacher.completion import is_finished
-from mind.typed_json import record_of
+from mind.typed_json import check_fields, record_of
 
 _WORD = re.compile(r"\w")
 
@@ -56,6 +56,7 @@ class FilterConfig:
     """Of that draw [ours]."""
 
     def __post_init__(self) -> None:
+        check_fields("filter", self)
         require(
             2 <= self.minimum <= self.keep <= 32,
             f"filter.minimum {self.minimum} and filter.keep {self.keep}: expected 2 <= minimum <= keep <= 32",
@@ -93,6 +94,7 @@ class FilterOptions:
     """Replace what is there already."""
 
     def __post_init__(self) -> None:
+        check_fields("", self)
         require(
             Path(self.output).suffix in SUFFIXES,
             f"--output {self.output}: expected a name that ends in .jsonl or .parquet",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from mind.teacher.requests import Wasted
 from mind.typed_json import record_of, row_of
 
 logger = logging.getLogger(__name__)
+
+_CHUNK = 2**20
+"""Bytes written at a time."""
 
 
 class Journal:
@@ -42,7 +47,10 @@ class Journal:
     def _take(self, size: int) -> None:
         try:
             with self._reserve.open("wb") as file:
-                file.write(bytes(size))
+                if size > shutil.disk_usage(self.path.parent).free:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                for left in range(size, 0, -_CHUNK):
+                    file.write(bytes(min(left, _CHUNK)))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -241,8 +241,8 @@ def test_a_missing_file_is_named(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"path": " "}, "source.path is empty"),
-        ({"answer_marker": ""}, "source.answer_marker is empty"),
+        ({"path": " "}, "source.path is ' ': expected a text that is not blank"),
+        ({"answer_marker": ""}, "source.answer_marker is '': expected a text that is not blank"),
         ({"limit": 0}, "source.limit is 0: expected at least 1"),
         ({"answer_column": "question"}, "source: two of the columns question, question are the same"),
     ],
