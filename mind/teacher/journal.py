@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mind.data.rows import keyed_records
 from mind.errors import MindError
 from mind.files import json_rows, lock, naming
-from mind.records import Key, Response
+from mind.records import Response
 from mind.teacher.requests import Wasted
 from mind.typed_json import record_of, row_of
 
@@ -118,18 +119,8 @@ class Journal:
 
 
 def load_responses(path: str | os.PathLike[str]) -> Iterator[Response]:
-    """The responses of a journal, one after another.
-
-    Raises MindError with the line for a missing file, what is not a response, and a key that comes twice.
-    """
-    places: dict[Key, str] = {}
-    for where, row in json_rows(path):
-        response = record_of(Response, where, row)
-        if response.key in places:
-            line = places[response.key].rpartition(":")[2]
-            raise MindError(f"{where}: {response.key} is also on line {line}")
-        places[response.key] = where
-        yield response
+    """The responses of a journal, one after another; raises MindError as `mind.data.rows.keyed_records`."""
+    return keyed_records(Response, path)
 
 
 def load_wasted(path: str | os.PathLike[str]) -> Iterator[Wasted]:

@@ -12,9 +12,10 @@ from typing import Any, cast, get_args
 
 from mind.answer_line import answer_part
 from mind.data.questions import load_questions
+from mind.data.rows import keyed_records
 from mind.display import whole_characters
 from mind.errors import MindError, require
-from mind.files import json_rows, write_json_rows
+from mind.files import write_json_rows
 from mind.grading.answers import Judgement, judge_text
 from mind.provenance import text_digest
 from mind.records import Grade, Key, Question, Response, Verdict
@@ -27,7 +28,7 @@ from mind.teacher.job import JobReport, make_engine, reserve_bytes, run_job
 from mind.teacher.journal import Journal, load_responses
 from mind.teacher.requests import Request, chat_request
 from mind.teacher.spending import Spending
-from mind.typed_json import record_of, row_of
+from mind.typed_json import row_of
 
 BY_RULES = "rules"
 """The judge of verdicts that no model gave."""
@@ -90,17 +91,8 @@ def judge(config: JudgeConfig) -> JudgeReport:
 
 
 def load_verdicts(path: Path) -> dict[Key, Verdict]:
-    """The verdicts that `judge` wrote, by key.
-
-    Raises MindError with the line for one that is faulty, and for a key that comes twice.
-    """
-    verdicts: dict[Key, Verdict] = {}
-    for where, row in json_rows(path):
-        verdict = record_of(Verdict, where, row)
-        if verdict.key in verdicts:
-            raise MindError(f"{where}: {verdict.key} has a verdict above")
-        verdicts[verdict.key] = verdict
-    return verdicts
+    """The verdicts that `judge` wrote, by key; raises MindError as `mind.data.rows.keyed_records`."""
+    return {verdict.key: verdict for verdict in keyed_records(Verdict, path)}
 
 
 def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[Grade]]:

@@ -153,7 +153,7 @@ def test_replies(folder, text, expected, extracted):
     ("change", "message"),
     [
         (lambda row: row | {"verdict": "maybe"}, '"verdict" is "maybe": expected one of right, wrong, unparsed'),
-        (lambda row: row, "question sum, perspective socratic, sample 0 has a verdict above"),
+        (lambda row: row, "question sum, perspective socratic, sample 0 is also on line 1"),
         (lambda row: {"id": "sum"}, '"perspective" is missing'),
     ],
 )

@@ -203,6 +203,19 @@ def test_a_torn_line_longer_than_a_block(tmp_path):
     assert len(list(load_responses(path))) == 1
 
 
+def test_all_faulty_lines_are_told_in_one_go(tmp_path):
+    path = tmp_path / "responses.jsonl"
+    with Journal(path) as journal:
+        journal.append([response(0)])
+    with path.open("a") as file:
+        file.write('{"id": "q"}\n{\n' + json.dumps(row_of(response(0))) + "\n")
+    with pytest.raises(MindError) as error:
+        list(load_responses(path))
+    told = str(error.value).splitlines()
+    assert [line.removeprefix(str(path))[:3] for line in told[:3]] == [":2:", ":3:", ":4:"]
+    assert told[3] == f"3 problems in {path}; 1 rows are without one"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
