@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from mind.data.parquet import parquet_rows
 from mind.data.problems import Problems
 from mind.errors import MindError
-from mind.files import parse_json, parse_object, require_file
+from mind.files import parse_json, parse_object, read_text, require_file
 from mind.typed_json import record_of
 
 T = TypeVar("T")
@@ -97,20 +97,22 @@ def _object(where: str, line: bytes) -> dict[str, Any]:
 
 
 def _csv_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
+    """An empty cell is a field that its row has not, since CSV has no other way to say so."""
     try:
-        text = require_file(path).read_bytes().decode("utf-8-sig")
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
         header = next(rows, [])
+        if len(header) == 1 and (other := next((sign for sign in ";\t|" if sign in header[0]), None)):
+            raise MindError(f"{path}: its columns are separated by {json.dumps(other)}: expected commas")
         if len(set(header)) < len(header):
             raise MindError(f"{path}: two columns have the same name: {', '.join(header)}")
         for number, row in enumerate(row for row in rows if row):
             where = f"{path}: row {number}"
             if len(row) == len(header):
-                yield where, dict(zip(header, row, strict=True))
+                yield where, {name: cell for name, cell in zip(header, row, strict=True) if cell}
             else:
                 problems.note(where, f"{len(row)} values for the {len(header)} columns {', '.join(header)}")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise MindError(f"{path}: not CSV in UTF-8: {error}") from None
+    except csv.Error as error:
+        raise MindError(f"{path}: not CSV: {error}") from None
 
 
 def _parquet_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
