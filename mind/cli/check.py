@@ -49,16 +49,19 @@ def train_command(data: str | Path, perspectives: Iterable[str]) -> str:
 
 def _next(options: Check, report: CheckReport) -> str:
     stem = Path(options.path).stem
-    if report.fewest_rationales > 1:
-        return train_command(options.path, report.rationales)
-    if report.unnamed_rationales:
-        return command_line("data", "import", options.path, "--output", f"{stem}.named.jsonl")
-    command = ["data", "generate", "--output", f"data/{stem}", "--questions.path", options.path]
-    for field in fields(SourceConfig):
-        value = getattr(options, field.name)
-        if field.name != "path" and value != field.default:
-            command += [f"--questions.{field.name.replace('_', '-')}", str(value)]
-    return command_line(*command, "--teacher.model", "NAME", "--teacher.base-url", "URL")
+    changed = {
+        field.name: str(getattr(options, field.name))
+        for field in fields(SourceConfig)
+        if field.name != "path" and getattr(options, field.name) != field.default
+    }
+    if not changed and Path(options.path).is_file():  # other sources are read by `mind data generate` alone
+        if report.fewest_rationales > 1:
+            return train_command(options.path, report.rationales)
+        if report.unnamed_rationales and not report.rationales:
+            return command_line("data", "import", options.path, "--output", f"{stem}.named.jsonl")
+    mapping = [word for name, value in changed.items() for word in (f"--questions.{name.replace('_', '-')}", value)]
+    source = ["--output", f"data/{stem}", "--questions.path", options.path, *mapping]
+    return command_line("data", "generate", *source, "--teacher.model", "NAME", "--teacher.base-url", "URL")
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:

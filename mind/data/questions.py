@@ -29,6 +29,7 @@ from mind.files import write_json_rows
 from mind.records import Question, Rationale
 
 __all__ = [
+    "asked_in",
     "load_questions",
     "parse_answer",
     "question_row",
@@ -134,6 +135,12 @@ def parse_answer(where: str, row: Mapping[str, Any]) -> Answer:
 def same_text(text: str) -> str:
     """What two questions share if they are the same but for case, white space and compatible characters."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def asked_in(questions: Iterable[Question], others: Iterable[Question]) -> list[Question]:
+    """Those of `questions` that one of `others` asks, too (`same_text`)."""
+    texts = {same_text(other.question) for other in others}
+    return [question for question in questions if same_text(question.question) in texts]
 
 
 def question_row(question: Question) -> dict[str, Any]:

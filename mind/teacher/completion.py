@@ -224,7 +224,5 @@ def _tokens(usage: Any) -> tuple[int | None, int | None]:
 
 
 def _count(value: Any) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(value, float) and value.is_integer():
-        value, whole = int(value), True
-    return value if whole and 0 <= value <= _MOST_TOKENS else None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if number and 0 <= value <= _MOST_TOKENS and value == int(value) else None
