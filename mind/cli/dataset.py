@@ -13,7 +13,6 @@ from mind.cli.check import train_command
 from mind.cli.terminal import command_line, given_option, print_summary, say
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.errors import MindError
-from mind.files import new_file
 from mind.teacher.config import GenerateConfig, JudgeConfig
 from mind.typed_json import load_json, save_json
 from mind.word_problems import DEFAULT_LEVELS, LevelName
@@ -59,7 +58,8 @@ class Import:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A JSONL file of {"id", "question", "answer", "rationales": [text, ...]}."""
     output: str
-    """The JSONL file to write; it must not exist. The counts go to OUTPUT with the ending .counts.json."""
+    """The records to write, .jsonl or .parquet; it must not exist. Beside it the counts, with the ending
+    .counts.json."""
     keep: int = 8
     """Rationales kept per question, at most."""
     minimum: int = 2
@@ -73,7 +73,7 @@ class WordProblems:
     """Write word problems with a rationale in each of several perspectives."""
 
     output: str
-    """The JSONL file to write; it must not exist."""
+    """The file to write, .jsonl or .parquet; it must not exist."""
     count: int = 100
     seed: int = 0
     levels: tuple[LevelName, ...] = DEFAULT_LEVELS
@@ -163,12 +163,11 @@ def import_rationales(options: Import) -> None:
 
 
 def word_problems(options: WordProblems) -> None:
-    from mind.curation.outputs import check_inputs
+    from mind.curation.outputs import new_data_set
     from mind.data.questions import load_questions, save_questions
     from mind.word_problems import generate
 
-    output = new_file(options.output, overwrite=options.overwrite)
-    check_inputs(output, options.apart_from)
+    output = new_data_set(options.output, [], overwrite=options.overwrite, inputs=options.apart_from)
     questions = generate(
         options.count,
         options.seed,

@@ -9,13 +9,11 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
-from mind.curation.outputs import SUFFIXES
 from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, Outcome, perspective_order
 from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.data.fields import field_of
@@ -99,10 +97,6 @@ class FilterOptions:
 
     def __post_init__(self) -> None:
         check_fields("", self)
-        require(
-            Path(self.output).suffix in SUFFIXES,
-            f"--output {self.output}: expected a name that ends in .jsonl or .parquet",
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mind.data.questions import save_questions
+from mind.data.questions import load_questions, save_questions
 from mind.data.sources import load_source
 from mind.errors import MindError
 from mind.files import check_new_folder
@@ -23,7 +23,8 @@ from mind.typed_json import save_json, write_json
 def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: None) -> JobReport:
     """Asks the teacher for what the folder `config.output` (DatasetFolder) does not hold yet.
 
-    `tell` gets a line that says what is asked of whom, before anything is sent. Raises MindError for bad input, before
+    `tell` gets a line that says what is asked of whom, before anything is sent. Verdicts on other answers, or by other
+    gold answers, are removed: `mind data judge` gives new ones. Raises MindError for bad input, before
     the folder is made, and for a folder with answers to other requests.
     """
     folder = DatasetFolder(Path(config.output))
@@ -37,11 +38,18 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     reserve = reserve_bytes(config.teacher, config.traffic)
     with Journal(folder.responses, reserve=reserve) as journal, Journal(folder.wasted) as wasted:
         stored = stored_answers(folder.responses, requests)
+        if len(stored) < len(requests) or not _are_at(questions, folder.questions):
+            folder.verdicts.unlink(missing_ok=True)  # of other answers, or by other gold answers
         save_questions(questions, folder.questions)
         save_json(config, folder.config)
         write_json(prompts, folder.prompts)
         tell(_what_is_asked(config, questions, prompts, len(requests) - len(stored)))
         return run_job(requests, stored, engine, spending, journal, wasted, folder.failures)
+
+
+def _are_at(questions: Sequence[Question], path: Path) -> bool:
+    """Whether the file at `path` holds these questions."""
+    return path.exists() and load_questions(path) == questions
 
 
 def _what_is_asked(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mind.data.rows import keyed_records
+from mind.display import readable
 from mind.errors import MindError
 from mind.files import json_rows, lock, naming
 from mind.records import Response
@@ -75,7 +76,9 @@ class Journal:
             whole = position = start
         if whole < end:
             logger.warning(
-                "%s: an unfinished line of %d bytes was cut off; its answer is asked for again", self.path, end - whole
+                "%s: an unfinished line of %d bytes was cut off; its answer is asked for again",
+                readable(str(self.path)),
+                end - whole,
             )
             self._file.truncate(whole)
 

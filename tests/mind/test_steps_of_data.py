@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 
@@ -107,6 +108,27 @@ def test_an_output_that_cannot_be_a_folder_is_told_before_anything_is_asked(tmp_
     assert "Traceback" not in capsys.readouterr().err and sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("change", ["gold answer", "samples", "nothing"])
+def test_verdicts_on_what_has_changed_are_given_anew(tmp_path, generate, capsys, change):
+    options = ["--perspectives", "socratic", "intuitive"]
+    generate(*options)
+    folder = tmp_path / "set"
+    assert main(["judge", str(folder)]) == 0
+    verdicts = (folder / "judged.jsonl").read_bytes()
+    if change == "gold answer":
+        save_questions([dataclasses.replace(QUESTION, answer="13")], tmp_path / "q.jsonl")
+    generate(*options, *(["--samples", "2"] if change == "samples" else []))
+    if change == "nothing":
+        assert (folder / "judged.jsonl").read_bytes() == verdicts
+        return
+    assert main(["filter", str(folder), "--output", str(tmp_path / "mine.jsonl")]) == 2
+    assert f"judged.jsonl: no such file: run `mind judge {folder}` first" in capsys.readouterr().err
+    assert main(["judge", str(folder)]) == 0
+    assert {json.loads(line)["verdict"] for line in (folder / "judged.jsonl").read_text().splitlines()} == {
+        "wrong" if change == "gold answer" else "right"
+    }
+
+
 # Outputs that are there already, and what comes next
 
 
@@ -205,6 +227,16 @@ def test_the_other_outputs_are_replaced_with_a_word_alone(tmp_path, capsys):
         assert output.read_text() == "mine" and "or add --overwrite" in capsys.readouterr().err
         assert main([*command, "--output", str(output), "--overwrite"]) == 0
         assert output.read_text() != "mine"
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.json", "out"])
+def test_a_data_set_is_not_written_under_a_name_that_is_read_otherwise(tmp_path, folder, capsys, name):
+    row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."]}
+    (tmp_path / "u.jsonl").write_text(json.dumps(row))
+    for command in (["data", "import", str(tmp_path / "u.jsonl")], ["data", "word-problems"], ["filter", str(folder)]):
+        assert main([*command, "--output", str(tmp_path / name)]) == 2
+        assert f"{name}: expected a name that ends in .jsonl or .parquet" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
 
 
 def test_the_counts_of_an_import_are_not_replaced_either(tmp_path, capsys):

@@ -203,6 +203,14 @@ def test_a_torn_line_longer_than_a_block(tmp_path):
     assert len(list(load_responses(path))) == 1
 
 
+def test_a_folder_named_by_a_stranger_gives_no_orders_to_a_terminal(tmp_path, caplog):
+    path = tmp_path / "a\x1b[31m" / "responses.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(b"{")
+    Journal(path).close()
+    assert "an unfinished line of 1 bytes was cut off" in caplog.text and "\x1b" not in caplog.text
+
+
 def test_all_faulty_lines_are_told_in_one_go(tmp_path):
     path = tmp_path / "responses.jsonl"
     with Journal(path) as journal:
