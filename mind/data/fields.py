@@ -170,8 +170,8 @@ def _label(where: str, columns: Columns, answer: Any, choices: Mapping[str, str]
     meant = {text} & choices.keys()
     if are_texts:
         meant |= by_text
-        if isinstance(answer, int) and 0 <= answer < len(choices):
-            meant.add(list(choices)[answer])
+        if not isinstance(answer, str) and answer in range(len(choices)):  # 1.0, too, as tables with gaps have it
+            meant.add(list(choices)[int(answer)])
     meant = meant or by_text or _loosely_meant(text, choices)
     if len(meant) != 1:
         which = "may be any of" if meant else "is not one of"

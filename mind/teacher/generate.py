@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mind.data.questions import load_questions, save_questions
+from mind.data.questions import load_questions, same_text, save_questions
 from mind.data.sources import load_source
 from mind.errors import MindError
 from mind.files import check_new_folder
@@ -57,9 +57,11 @@ def _what_is_asked(
 ) -> str:
     teacher = config.teacher
     whom = teacher.model if teacher.engine != "openai" else f"{teacher.model} at {teacher.base_url}"
+    repeated = len(questions) - len({same_text(question.question) for question in questions})
+    note = f"; {repeated:,} of them ask what an earlier one asks" if repeated else ""
     asked = f"{len(questions):,} questions x {len(prompts)} perspectives x {config.samples} samples"
     return (
-        f"{config.questions.path}: answers: {described_types(questions)}\nperspectives: {', '.join(prompts)}\n"
+        f"{config.questions.path}: answers: {described_types(questions)}{note}\nperspectives: {', '.join(prompts)}\n"
         f"{asked}: {missing:,} answers are asked of {whom}"
     )
 

@@ -45,7 +45,9 @@ answer of the response, or "ANSWER: none" where it arrives at none. The second i
 "VERDICT: wrong"."""
 
 _ANSWER = re.compile(r"^[ \t*]*ANSWER:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
-_VERDICT = re.compile(r"^[ \t*]*VERDICT:[ \t*]*(right|wrong)\b", re.IGNORECASE | re.MULTILINE)
+_VERDICT = re.compile(r"^[ \t*]*VERDICT:[ \t*]*(right|wrong)\b(?!.*\b(?:right|wrong)\b)", re.IGNORECASE | re.MULTILINE)
+"""Not of "right or wrong", which says neither."""
+_NO_ANSWER = frozenset({"none", "n/a", "null", "nothing"})
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def verdict_of_reply(verdict: Verdict, reply: Response) -> Verdict:
     if not grades:
         return dataclasses.replace(verdict, reason=f"{verdict.reason}; {reply.model} gave no verdict")
     extracted = answers[-1].strip(" \t*") if answers else None
-    if extracted is None or extracted.lower().rstrip(".") == "none":
+    if extracted is None or extracted.lower().strip("\"'`.() ") in _NO_ANSWER:
         return Verdict(verdict.key, "unparsed", None, "no final answer", judge=reply.model)
     grade = cast(Grade, grades[-1].lower())
     return Verdict(verdict.key, grade, extracted[:MAX_EXTRACTED_CHARACTERS], "judged by a model", judge=reply.model)

@@ -221,8 +221,7 @@ class OnlineEngine:
 
     def _status_problem(self, error: openai.APIStatusError) -> Problem:
         status, detail = error.status_code, error.message if error.body is None else words_of(error.body)
-        if 300 <= status < 400:
-            target = error.response.headers.get("location", "nowhere")
+        if 300 <= status < 400 and (target := error.response.headers.get("location")):
             return Problem(f"status {status}", f"the server sends to {target}: name its URL as base_url", ends_job=True)
         if status in (401, 403) and self._key is None:
             detail += "; no key was sent: name the environment variable that holds it as api_key_env"

@@ -394,6 +394,32 @@ def test_a_faulty_row_of_parquet_is_named(tmp_path, row, message):
     assert str(error.value).startswith(f"{path}{message}")
 
 
+def test_numbers_of_parquet_are_those_that_were_written(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    answers = pyarrow.array([0.1, 1e-5, 2.0], pyarrow.float32())
+    table = {"question": ["a?", "b?", "c?"], "answer": answers}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "q.parquet")
+    assert [question.answer for question in load_questions(tmp_path / "q.parquet")] == ["0.1", "0.00001", "2"]
+    choices = pyarrow.array([["x", "y"]] * 3)
+    table = {"question": ["a?", "b?", "c?"], "answer": pyarrow.array([0.0, 1.0, 2.0]), "choices": choices}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "q.parquet")
+    with pytest.raises(MindError, match='row 2: "answer" 2 is not one of the choices A, B') as error:
+        load_questions(tmp_path / "q.parquet")
+    assert [question.answer for question in error.value.questions] == ["A", "B"]
+
+
+@pytest.mark.parametrize("fault", ["two columns", "a date beyond all dates"])
+def test_a_table_that_cannot_be_read_is_named(tmp_path, fault):
+    pyarrow = pytest.importorskip("pyarrow")
+    text, date = pyarrow.array(["?"]), pyarrow.array([2**62], pyarrow.timestamp("us"))
+    third = ("answer", text) if fault == "two columns" else ("date", date)
+    table = pyarrow.table([text, text, third[1]], names=["question", "answer", third[0]])
+    pyarrow.parquet.write_table(table, tmp_path / "q.parquet")
+    message = "two columns have the same name" if fault == "two columns" else "cannot be read as Parquet: date value"
+    with pytest.raises(MindError, match=message):
+        load_questions(tmp_path / "q.parquet")
+
+
 def test_an_empty_parquet_file_is_named(tmp_path):
     pytest.importorskip("pyarrow")
     save_questions([], tmp_path / "q.parquet")

@@ -64,6 +64,13 @@ def test_the_prompts_that_are_given_are_those_that_are_asked(tmp_path, generate,
     assert not unused or unused[0].endswith("as --perspectives leaves them out: visual")
 
 
+def test_questions_that_are_paid_for_twice_are_told(tmp_path, generate, capsys):
+    texts = ["6 + 6?", "5 + 7?", " 6  + 6?"]
+    save_questions([Question(f"q{n}", text, "12") for n, text in enumerate(texts)], tmp_path / "q.jsonl")
+    generate("--perspectives", "socratic")
+    assert "q.jsonl: answers: 3 number; 1 of them ask what an earlier one asks" in capsys.readouterr().out
+
+
 def test_what_is_asked_of_whom_is_told_before_it_is_asked(tmp_path, generate, capsys):
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
     out = capsys.readouterr().out
