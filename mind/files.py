@@ -158,6 +158,13 @@ def new_file(name: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     return file
 
 
+def check_not_read(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raises MindError if `output` is one of the files that are read for it."""
+    for path in inputs:
+        if output.exists() and os.path.exists(path) and output.samefile(path):
+            raise MindError(f"{output}: is what is read, and would be lost: name another --output")
+
+
 def check_new_folder(path: Path) -> None:
     """Raises MindError if a folder at `path`, with those above it that are missing, could not be made or written to."""
     path = path.absolute()

@@ -13,6 +13,7 @@ from mind.cli.check import train_command
 from mind.cli.terminal import command_line, given_option, print_summary, say
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.errors import MindError
+from mind.files import check_not_read
 from mind.teacher.config import GenerateConfig, JudgeConfig
 from mind.typed_json import load_json, save_json
 from mind.word_problems import DEFAULT_LEVELS, LevelName
@@ -182,10 +183,9 @@ def word_problems(options: WordProblems) -> None:
 
 
 def grade(options: Grade) -> None:
-    from mind.curation.outputs import check_inputs
     from mind.grading.grade import grade_file
 
-    check_inputs(Path(options.output), [options.source])
+    check_not_read(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
 
 

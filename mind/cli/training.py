@@ -13,7 +13,7 @@ import tyro
 from mind.cli.terminal import command_line, given_option, note, print_table, say
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
 from mind.errors import MindError, require
-from mind.files import check_new_folder, new_file
+from mind.files import check_new_folder, check_not_read, new_file
 from mind.hub import find_model
 from mind.typed_json import overlaid, read_json, write_json
 
@@ -166,10 +166,9 @@ def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
     """The file of the results and the folder of the responses, which can be written to."""
     if options.output is None:
         return None, None
-    from mind.curation.outputs import check_inputs
 
     output = new_file(options.output, overwrite=options.overwrite)
-    check_inputs(output, [*options.files, *filter(None, [options.heldout])])
+    check_not_read(output, [*options.files, *filter(None, [options.heldout])])
     responses = output.with_suffix(".responses")
     require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
     check_new_folder(responses)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mind.data.questions import load_questions, same_text, save_questions
 from mind.data.sources import load_source
 from mind.errors import MindError
-from mind.files import check_new_folder
+from mind.files import check_new_folder, check_not_read
 from mind.grading.type_counts import described_types
 from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig
@@ -29,6 +29,8 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     """
     folder = DatasetFolder(Path(config.output))
     check_new_folder(folder.path)
+    for written in (folder.questions, folder.prompts):
+        check_not_read(written, filter(None, (config.questions.path, config.prompts)))
     questions = load_source(config.questions)
     prompts = load_prompts(config.perspectives, config.prompts)
     requests = list(teacher_requests(questions, prompts, config))

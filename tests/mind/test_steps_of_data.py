@@ -273,6 +273,13 @@ def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
     ):
         assert main([*command, "--overwrite"]) == 2
         assert "is what is read, and would be lost" in capsys.readouterr().err
+    generate = ["generate", "--output", str(folder), "--teacher.model", "m", "--teacher.base-url", "http://127.0.0.1:9"]
+    for sources in (
+        ["--questions.path", str(folder / "questions.jsonl")],
+        ["--questions.path", str(source), "--prompts", str(folder / "prompts.json")],
+    ):
+        assert main([*generate, *sources]) == 2
+        assert "is what is read, and would be lost" in capsys.readouterr().err
     assert (contents(tmp_path), contents(folder)) == before
 
 
