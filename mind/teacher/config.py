@@ -57,12 +57,12 @@ class ModelConfig:
     """Engines of "ray" that work at a time, at most."""
 
     def __post_init__(self) -> None:
-        check_fields("", self)
-        _check_url(self.base_url)
         require(
-            self.api_key_env is None or _VARIABLE.fullmatch(self.api_key_env) is not None,
+            self.api_key_env is None or _VARIABLE.fullmatch(str(self.api_key_env)) is not None,
             "api_key_env: expected the name of an environment variable, of letters, digits and _, and not the key",
         )
+        check_fields("", self)  # which shows a value that it refuses
+        _check_url(self.base_url)
         for name in ("max_tokens", "batch_size", "replicas"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
         require(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mind.data.questions import load_questions, same_text, save_questions
 from mind.data.sources import load_source
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.files import check_new_folder, check_not_read
 from mind.grading.type_counts import described_types
 from mind.records import Key, Question, Response
@@ -29,8 +29,7 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     """
     folder = DatasetFolder(Path(config.output))
     check_new_folder(folder.path)
-    for written in (folder.questions, folder.prompts):
-        check_not_read(written, filter(None, (config.questions.path, config.prompts)))
+    _check_files(folder, config)
     questions = load_source(config.questions)
     prompts = load_prompts(config.perspectives, config.prompts)
     requests = list(teacher_requests(questions, prompts, config))
@@ -47,6 +46,17 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
         write_json(prompts, folder.prompts)
         tell(_what_is_asked(config, questions, prompts, len(requests) - len(stored)))
         return run_job(requests, stored, engine, spending, journal, wasted, folder.failures)
+
+
+def _check_files(folder: DatasetFolder, config: GenerateConfig) -> None:
+    """Raises MindError if a file would be written over that is read for the job, or that no job wrote."""
+    inputs = [path for path in (config.questions.path, config.prompts) if path is not None]
+    for file in (folder.questions, folder.config, folder.prompts, folder.failures, folder.verdicts):
+        check_not_read(file, inputs)
+        require(
+            folder.responses.exists() or not file.exists(),
+            f"{file}: exists already, in a folder without {folder.responses.name}: name another --output",
+        )
 
 
 def _are_at(questions: Sequence[Question], path: Path) -> bool:

@@ -283,6 +283,18 @@ def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
     assert (contents(tmp_path), contents(folder)) == before
 
 
+@pytest.mark.parametrize("name", ["questions.jsonl", "prompts.json", "generate.json"])
+def test_a_folder_that_no_job_wrote_is_left_alone(tmp_path, capsys, name):
+    source, folder = tmp_path / "q.jsonl", tmp_path / "mine"
+    save_questions([QUESTION], source)
+    folder.mkdir()
+    (folder / name).write_text("my own")
+    assert main(["generate", "--output", str(folder), "--questions.path", str(source), "--teacher.model", "m",
+                 "--teacher.base-url", "http://127.0.0.1:9"]) == 2  # fmt: skip
+    assert f"{name}: exists already, in a folder without responses.jsonl" in capsys.readouterr().err
+    assert contents(folder) == {name: b"my own"}
+
+
 def test_training_tells_its_questions_by_answer_type(tmp_path):
     from mind.config import DataConfig, MindConfig
     from mind.run.data import described_data, load_data
