@@ -23,9 +23,9 @@ from mind.typed_json import save_json, write_json
 def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: None) -> JobReport:
     """Asks the teacher for what the folder `config.output` (DatasetFolder) does not hold yet.
 
-    `tell` gets a line that says what is asked of whom, before anything is sent. Verdicts on other answers, or by other
-    gold answers, are removed: `mind data judge` gives new ones. Raises MindError for bad input, before
-    the folder is made, and for a folder with answers to other requests.
+    `tell` gets lines that say what is asked of whom, before anything is sent. Verdicts on other answers, or by other
+    gold answers, are removed: `mind data judge` gives new ones. Raises MindError for bad input, before the folder is
+    made, for a folder with answers to other requests, and for files in it that no job wrote or that are read for it.
     """
     folder = DatasetFolder(Path(config.output))
     check_new_folder(folder.path)
@@ -72,8 +72,10 @@ def _what_is_asked(
     repeated = len(questions) - len({same_text(question.question) for question in questions})
     note = f"; {repeated:,} of them ask what an earlier one asks" if repeated else ""
     asked = f"{len(questions):,} questions x {len(prompts)} perspectives x {config.samples} samples"
+    alone = " (a question to train on needs two, now or by a later start)" if len(prompts) == 1 else ""
     return (
-        f"{config.questions.path}: answers: {described_types(questions)}{note}\nperspectives: {', '.join(prompts)}\n"
+        f"{config.questions.path}: answers: {described_types(questions)}{note}\n"
+        f"perspectives: {', '.join(prompts)}{alone}\n"
         f"{asked}: {missing:,} answers are asked of {whom}"
     )
 

@@ -64,6 +64,13 @@ def test_the_prompts_that_are_given_are_those_that_are_asked(tmp_path, generate,
     assert not unused or unused[0].endswith("as --perspectives leaves them out: visual")
 
 
+@pytest.mark.parametrize("perspectives", [["socratic"], ["socratic", "planning"]])
+def test_a_perspective_alone_is_told_before_it_is_paid_for(generate, capsys, perspectives):
+    generate("--perspectives", *perspectives)
+    told = "a question to train on needs two, now or by a later start" in capsys.readouterr().out
+    assert told is (len(perspectives) == 1)
+
+
 def test_questions_that_are_paid_for_twice_are_told(tmp_path, generate, capsys):
     texts = ["6 + 6?", "5 + 7?", " 6  + 6?"]
     save_questions([Question(f"q{n}", text, "12") for n, text in enumerate(texts)], tmp_path / "q.jsonl")
