@@ -304,6 +304,14 @@ def test_check_knows_training_records(tmp_path, capsys):
     status, out, _ = check(capsys, tmp_path / "named.jsonl")
     assert status == 0 and "rationales: socratic 1" in out
     assert f"--data.train {tmp_path / 'named.jsonl'} --data.perspectives socratic mine" in out
+    assert "fewer than the two" not in out
+    save_questions([Question("b", "Is it?", "yes", YES_NO)], tmp_path / "test.jsonl")
+    _, out, _ = check(capsys, tmp_path / "named.jsonl", "--evaluation", tmp_path / "test.jsonl")
+    assert f"--data.perspectives socratic mine --data.evaluation {tmp_path / 'test.jsonl'}" in out
+    few = [Question("a", "?", "1", None, named), Question("b", "Which?", "2", None, named[:1])]
+    save_questions(few, tmp_path / "few.jsonl")
+    status, out, _ = check(capsys, tmp_path / "few.jsonl")
+    assert status == 0 and f"fewer than the two rationales that training needs: {tmp_path / 'few.jsonl'}:2 next:" in out
     row = {"id": "a", "question": "?", "answer": "1", "rationales": ["Why?", "So."]}
     status, out, _ = check(capsys, write(tmp_path / "unnamed.jsonl", json.dumps(row)))
     assert status == 0 and "rationales without a perspective 2" in out

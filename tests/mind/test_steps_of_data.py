@@ -133,11 +133,16 @@ def next_command(capsys) -> list[str]:
 def test_each_step_names_the_next(tmp_path, folder, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert next_command(capsys) == ["mind", "filter", str(folder), "--output", "set.jsonl"]
+    (tmp_path / "set.jsonl").write_text("the questions")
+    assert main(["judge", str(folder)]) == 0
+    assert next_command(capsys) == ["mind", "filter", str(folder), "--output", "set.rationales.jsonl"]
     assert main(["filter", "set", "--output", "mine.jsonl"]) == 0
     train = ["mind", "train", "--output", "runs/mine", "--data.train", "mine.jsonl"]
     assert next_command(capsys) == [*train, "--data.perspectives", "terse", "visual"]
     assert main(["data", "word-problems", "--output", "w.jsonl", "--count", "2"]) == 0
     assert next_command(capsys) == ["mind", "train", "--output", "runs/w", "--data.train", "w.jsonl"]
+    assert main(["data", "word-problems", "--output", "e.jsonl", "--count", "2", "--apart-from", "w.jsonl"]) == 0
+    assert next_command(capsys) == [*train[:3], "runs/w", "--data.train", "w.jsonl", "--data.evaluation", "e.jsonl"]
     row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."]}
     (tmp_path / "u.jsonl").write_text(json.dumps(row))
     assert main(["data", "import", "u.jsonl", "--output", "a name.jsonl"]) == 0
@@ -216,7 +221,9 @@ def test_the_counts_of_an_import_are_not_replaced_either(tmp_path, capsys):
     assert (tmp_path / "out.counts.json").read_text() == "mine" and not (tmp_path / "out.jsonl").exists()
 
 
-def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
+def test_what_is_read_is_never_written_over(tmp_path, folder, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_questions([QUESTION], "q.jsonl")  # whose rationales are in `folder`
     row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."],
            "response": "12"}  # fmt: skip
     source = tmp_path / "u.jsonl"
@@ -231,6 +238,7 @@ def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
         ["data", "word-problems", "--apart-from", str(source), "--output", str(source)],
         ["filter", str(folder), "--output", str(folder / "responses.jsonl")],
         ["filter", str(folder), "--output", str(folder / "questions.jsonl")],
+        ["filter", str(folder), "--output", "q.jsonl"],
     ):
         assert main([*command, "--overwrite"]) == 2
         assert "is what is read, and would be lost" in capsys.readouterr().err
