@@ -132,12 +132,15 @@ def _check_student(config: StudentConfig) -> None:
 
 def evaluate_command(options: Evaluate) -> None:
     from mind.data.questions import load_questions
-    from mind.evaluation.labels import evaluation_labels
+    from mind.evaluation.labels import asked_questions, evaluation_labels
 
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")
     output, responses = _evaluation_outputs(options)
-    files = {label: load_questions(file) for label, file in evaluation_labels(options.files).items()}
+    files = {
+        label: asked_questions(label, load_questions(file), options.evaluation.questions)
+        for label, file in evaluation_labels(options.files).items()
+    }
     heldout = (
         None
         if options.heldout is None

@@ -278,3 +278,22 @@ def test_the_faults_of_all_files_of_a_run_are_told_in_one_go(tmp_path, capsys):
                  'e.jsonl:2: "answer" is null', "nowhere.jsonl: no such file"):  # fmt: skip
         assert told in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("most", "first"), [(50, 50), (7, 7), (60, None), (None, None)])
+def test_questions_that_are_not_asked_are_told(tmp_path, capsys, monkeypatch, most, first):
+    from mind.config import DataConfig, EvaluationConfig, MindConfig
+    from mind.run.data import load_data
+
+    monkeypatch.chdir(tmp_path)
+    named = (Rationale("socratic", "Why?"), Rationale("planning", "So."))
+    save_questions([Question(str(n), f"How many, {n}?", "3", None, named) for n in range(60)], "t.jsonl")
+    save_questions([Question(str(n), f"How few, {n}?", "3") for n in range(60)], "e.jsonl")
+    files = DataConfig(train="t.jsonl", evaluation=("e.jsonl",))
+    data = load_data(MindConfig(data=files, evaluation=EvaluationConfig(questions=most)))
+    assert len(data.evaluation["e"]) == (most or 60)
+    told = first and f"evaluation e: its first {first} of 60 questions are asked (--evaluation.questions)\n"
+    assert capsys.readouterr().err == (told or "")
+    options = ["--evaluation.questions", str(most), "--student.model", "no/such/model"]
+    assert main(["evaluate", "--files", "e.jsonl", *options]) == 2
+    assert capsys.readouterr().err.partition("mind: error: student.model")[0] == (told or "")
