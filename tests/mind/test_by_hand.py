@@ -81,7 +81,7 @@ def test_every_problem_of_a_row_is_told(tmp_path):
         '2: "answer" is null: expected ',
         "2: id a is also on line 1: giv",
         '3: "id" is []: expected a stri',
-        '3: "question" is missing: ther',
+        '3: "question" is missing: the ',
         '3: "answer" C is not one of th',
     ]
 
@@ -247,7 +247,7 @@ def test_many_problems_of_one_kind_are_one_line_and_of_many_kinds_are_cut(tmp_pa
     )
     with pytest.raises(MindError) as error:
         load_questions(same)
-    assert str(error.value) == f'{same}:1: "question" is missing: there are frage; and so on 49 other rows'
+    assert str(error.value) == f'{same}:1: "question" is missing: the row has frage; the same in 49 other rows'
     rows = "".join(json.dumps({"id": f"{n}", "question": "?", "answer": [n]}) + "\n" for n in range(50))
     with pytest.raises(MindError) as error:
         load_questions(write(tmp_path / "other.jsonl", rows))

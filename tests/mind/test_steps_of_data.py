@@ -274,7 +274,7 @@ def test_the_faults_of_all_files_of_a_run_are_told_in_one_go(tmp_path, capsys):
                  "--data.heldout", str(tmp_path / "h.jsonl"), "--data.evaluation", str(tmp_path / "e.jsonl"),
                  str(tmp_path / "nowhere.jsonl")]) == 2  # fmt: skip
     error = capsys.readouterr().err
-    for told in ("t.jsonl:2: question b has 1 rationales", 'h.jsonl:2: "question" is missing',
+    for told in ("t.jsonl:2: 1 rationale: expected", 'h.jsonl:2: "question" is missing',
                  'e.jsonl:2: "answer" is null', "nowhere.jsonl: no such file"):  # fmt: skip
         assert told in error
     assert not (tmp_path / "run").exists()
