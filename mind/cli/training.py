@@ -126,7 +126,14 @@ def train_command(options: Train) -> None:
 
 def _check_student(config: StudentConfig) -> None:
     """Before PyTorch is loaded: a name that is neither a folder nor a model on the Hub is told at once."""
+    from mind.run_folder import RunFolder
+
     if config.model != EMBEDDED_STUDENT:
+        student = RunFolder(config.model).student
+        require(
+            not (student / "config.json").is_file(),
+            f"student.model {config.model}: is the folder of a run: its student is {student}",
+        )
         find_model("student.model", config.model)
 
 

@@ -297,3 +297,14 @@ def test_questions_that_are_not_asked_are_told(tmp_path, capsys, monkeypatch, mo
     options = ["--evaluation.questions", str(most), "--student.model", "no/such/model"]
     assert main(["evaluate", "--files", "e.jsonl", *options]) == 2
     assert capsys.readouterr().err.partition("mind: error: student.model")[0] == (told or "")
+
+
+def test_the_folder_of_a_run_is_no_student_but_holds_one(tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "student").mkdir(parents=True)
+    for folder in (run, run / "student"):
+        (folder / "config.json").write_text("{}")
+    save_questions([QUESTION], tmp_path / "q.jsonl")
+    assert main(["evaluate", "--files", str(tmp_path / "q.jsonl"), "--student.model", str(run)]) == 2
+    told = f"student.model {run}: is the folder of a run: its student is {run / 'student'}"
+    assert capsys.readouterr().err == f"mind: error: {told}\n"
