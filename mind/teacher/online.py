@@ -113,7 +113,7 @@ class OnlineEngine:
                 return None
             while not self._spending.reserve(request):
                 if not self._spending.under_way:
-                    self._stop("the budget is used up")
+                    self._stop("the budget is used up: a larger one goes on")
                     return None
                 self._changed.clear()
                 await self._changed.wait()
@@ -146,7 +146,7 @@ class OnlineEngine:
                 self._stop(f"{self._model.base_url}: {problem.reason}: {problem.detail}")
                 return None
             if not self._spending.fits:  # another attempt, since this one was paid for
-                self._stop("the budget is used up")
+                self._stop("the budget is used up: a larger one goes on")
                 return None
             if not problem.retry or attempt == self._traffic.attempts:
                 return self._failure(request, problem, attempt)

@@ -240,7 +240,7 @@ def test_a_budget_is_not_exceeded():
     with FaultProxy(lambda body: chat_answer("yes", usage=(20, 7))) as proxy:
         outcomes, engine, spending = answer(proxy, 50, BudgetConfig(tokens=10 * 27 + most - 1), (1.0, 2.0))
     used = spending.usage.prompt_tokens + spending.usage.completion_tokens
-    assert engine.stopped == "the budget is used up"
+    assert engine.stopped == "the budget is used up: a larger one goes on"
     assert len(outcomes) == 10 and used == 270
     assert spending.usage.cost == pytest.approx(10 * (20 * 1.0 + 7 * 2.0) / 1e6)
 
