@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,6 +32,9 @@ def check(options: Check) -> int:
     print_summary("questions", report)
     if report.repeated:
         say(f"asked before: {_listed(report.repeated)}")
+    for name in filter(lambda name: name not in PAPER_PERSPECTIVES, report.rationales):
+        for meant in difflib.get_close_matches(name.casefold(), PAPER_PERSPECTIVES, n=1, cutoff=0.8):
+            say(f"perspective {name}: perhaps you meant {meant}")
     if report.rationales and report.without_two:
         say(f"fewer than the two rationales that training needs: {_listed(report.without_two)}")
     for file, ids in report.shared.items():

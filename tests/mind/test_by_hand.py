@@ -312,6 +312,11 @@ def test_check_knows_training_records(tmp_path, capsys):
     save_questions(few, tmp_path / "few.jsonl")
     status, out, _ = check(capsys, tmp_path / "few.jsonl")
     assert status == 0 and f"fewer than the two rationales that training needs: {tmp_path / 'few.jsonl'}:2 next:" in out
+    for name, meant in (("Socratic", "socratic"), ("planing", "planning"), ("terse", None), ("planning", None)):
+        save_questions([Question("a", "?", "1", None, (Rationale(name, "Why?"), named[1]))], tmp_path / "m.jsonl")
+        _, out, _ = check(capsys, tmp_path / "m.jsonl")
+        assert (f"perspective {name}: perhaps you meant {meant} next:" in out) == (meant is not None)
+        assert out.count("perhaps") == (meant is not None)
     row = {"id": "a", "question": "?", "answer": "1", "rationales": ["Why?", "So."]}
     status, out, _ = check(capsys, write(tmp_path / "unnamed.jsonl", json.dumps(row)))
     assert status == 0 and "rationales without a perspective 2" in out
