@@ -198,8 +198,8 @@ def test_nobody_listening(caplog):
     with FaultProxy(echo) as proxy:
         pass
     outcomes, engine, _ = answer(proxy, 3, traffic={"attempts": 2, "stop_after_failures": 3})
-    assert {outcome.reason for outcome in outcomes.values()} == {"connection lost"}
-    assert f"3 requests in a row to {proxy.url} had no answer, the last for: connection lost: " in engine.stopped
+    assert {outcome.reason for outcome in outcomes.values()} == {"connection refused"}
+    assert f"3 requests in a row to {proxy.url} had no answer, the last for: connection refused: " in engine.stopped
     assert "[Errno 111]" in engine.stopped
     (told,) = [record.message for record in caplog.records if "trying again" in record.message]  # not once each
     assert proxy.url in told and "[Errno 111]" in told
