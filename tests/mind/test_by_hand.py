@@ -247,7 +247,7 @@ def test_many_problems_of_one_kind_are_one_line_and_of_many_kinds_are_cut(tmp_pa
     )
     with pytest.raises(MindError) as error:
         load_questions(same)
-    assert str(error.value) == f'{same}:1: "question" is missing: the row has frage; the same in 49 other rows'
+    assert str(error.value) == f'{same}:1: "question" is missing: the row has frage; likewise in 49 other rows'
     rows = "".join(json.dumps({"id": f"{n}", "question": "?", "answer": [n]}) + "\n" for n in range(50))
     with pytest.raises(MindError) as error:
         load_questions(write(tmp_path / "other.jsonl", rows))

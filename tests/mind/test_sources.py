@@ -189,7 +189,7 @@ def test_a_faulty_row_is_named(tmp_path, row, message):
         ({"id_column": "n"}, ":2: id 1 is also on line 1: give each question an id of its own"),
         (
             {"id_column": "key"},
-            ':1: "key" is missing: the row has n; the same in 1 other row',
+            ':1: "key" is missing: the row has n; likewise in 1 other row',
         ),
         ({"choices_column": "options"}, ": no row has the column options: there are question, answer, n"),
         ({"answer_marker": "####"}, ':2: "answer" has no #### before the answer'),

@@ -241,7 +241,7 @@ def test_what_is_read_is_never_written_over(tmp_path, folder, capsys, monkeypatc
         ["filter", str(folder), "--output", "q.jsonl"],
     ):
         assert main([*command, "--overwrite"]) == 2
-        assert "is read by this command, and would be lost" in capsys.readouterr().err
+        assert "is also read, and would be lost" in capsys.readouterr().err
     assert (contents(tmp_path), contents(folder)) == before
 
 
