@@ -162,7 +162,7 @@ def check_not_read(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> No
     """Raises MindError if `output` is one of the files that are read for it."""
     for path in inputs:
         if output.exists() and os.path.exists(path) and output.samefile(path):
-            raise MindError(f"{output}: is what is read, and would be lost: name another --output")
+            raise MindError(f"{output}: is also read, and would be lost: name another --output")
 
 
 def check_new_folder(path: Path) -> None:

@@ -49,10 +49,7 @@ class Problems:
         """What is wrong, in lines, beside so many rows without a problem; None if nothing is."""
         if not self._places:
             return None
-        lines = [
-            f"{where}: {problem}" + (f"; and so on {len(others):,} other rows" if others else "")
-            for problem, (where, *others) in self._places.items()
-        ]
+        lines = [f"{where}: {problem}" + _likewise(len(others)) for problem, (where, *others) in self._places.items()]
         if len(lines) == 1:
             return lines[0]
         count = sum(map(len, self._places.values()))
@@ -60,6 +57,10 @@ class Problems:
         more = [f"and {hidden:,} others"] if hidden > 0 else []
         total = f"{count:,} problems in {self._path}; {good:,} rows are without one"
         return "\n".join([*lines[:MOST_SHOWN], *more, total])
+
+
+def _likewise(rows: int) -> str:
+    return f"; likewise in {rows:,} other row{'s' if rows > 1 else ''}" if rows else ""
 
 
 class Faults:
