@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mind.grading.answer_type import AnswerType
 from mind.grading.plain_text import bare, plain_text, sentences, without_latex_text
 from mind.grading.quantity import number_value, quantities
+from mind.grading.yes_no import marked_yes, unmarked_yes
 from mind.records import Grade, Question
 
 MAX_MENTIONS = 100
@@ -112,6 +113,8 @@ def marked_label(statement: str, choices: Mapping[str, str]) -> str | None:
     names = _names(tuple(choices.items()))
     if label := names.whole(statement):
         return label
+    if words := _yes_and_no(choices):
+        return words.get(marked_yes(statement)) or marked_label(statement, _labels_alone(choices))
     statement = without_latex_text(statement)
     first = next(names.mentions(statement, at_start=True), None)
     if first and first.start <= _start(statement) and not _joined(statement, first, names):
@@ -121,6 +124,8 @@ def marked_label(statement: str, choices: Mapping[str, str]) -> str | None:
 
 def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
     """The label of the one choice that the last sentence which asserts one asserts; None if there is no such one."""
+    if words := _yes_and_no(choices):
+        return words.get(unmarked_yes(text)) or asserted_label(text, _labels_alone(choices))
     names = _names(tuple(choices.items()))
     denied: set[str] = set()
     for sentence in reversed(sentences(without_latex_text(text))):
@@ -133,6 +138,18 @@ def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
             label = asserted.pop()
             return None if asserted or label in denied else label
     return None
+
+
+def _yes_and_no(choices: Mapping[str, str]) -> dict[bool | None, str]:
+    """The labels of yes, or true, and of no, or false, if these are the texts of the choices."""
+    labels = {text.strip().lower(): label for label, text in choices.items()}
+    if labels.keys() not in ({"yes", "no"}, {"true", "false"}):
+        return {}
+    return {text in ("yes", "true"): label for text, label in labels.items()}
+
+
+def _labels_alone(choices: Mapping[str, str]) -> dict[str, str]:
+    return {label: label for label in choices}
 
 
 class _Names:
@@ -160,6 +177,8 @@ class _Names:
 
     def whole(self, statement: str) -> str | None:
         """The label of the choice that `statement` is."""
+        if statement.strip() in self._labels.values():
+            return statement.strip()
         if label := self._exact.get(statement.strip().lower()):
             return label
         name = re.sub(rf"\A(?:{_KIND}|{_ARTICLE.pattern})", "", bare(statement))
@@ -194,7 +213,7 @@ def _names(choices: tuple[tuple[str, str], ...]) -> _Names:
 
 
 _START = re.compile(rf"[\s\"'*_(\[{{<]*(?:(?:an?|the)\s)?(?:{_KIND})?[\s\"'*_(\[{{<:]*", re.IGNORECASE)
-_JOINT = re.compile(r"\s?(?:,|/|&|\bor\b|\band\b)\s?(?:or\s|and\s)?")
+_JOINT = re.compile(r"\s?(?:,|/|&|\bor\b|\band\b)\s?(?:or\s|and\s)?(?:maybe\s|perhaps\s|possibly\s|even\s|also\s)?")
 _VERB = re.compile(r"\s(?:is|are|was|were|can|cannot|do|does|fit|fits|seems?|would|might|could)\b")
 _PREDICATE = re.compile(
     r"\s*(?:(?:is|are|was|were|do|does|did|can|cannot|could|would|has|have)(?:n't)?|no|yes|true|false|right|wrong|correct"
@@ -237,7 +256,7 @@ def _asserted(sentence: str, mentions: list[Mention]) -> tuple[set[str], set[str
     if not asserted:
         return set(), denied
     best = asserted[max(asserted)]
-    return (best - denied or best), denied - best
+    return best - denied, denied
 
 
 def _shadow(sentence: str, mentions: list[Mention]) -> tuple[str, list[str]]:

@@ -14,6 +14,11 @@ _TIME = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?![ap]\.?m)|\n")
 _RANGE = re.compile(r"\s?(?:-|to|and|or|until)\s?")
+_HOUR_ALONE = re.compile(r"\b([0-9]{1,2})\so'clock", re.IGNORECASE)
+_HALF_IN_WORDS = re.compile(
+    r"(?<=[0-9])(?:\s?(?:[ap]\.?m\.?|h))?\s(?:in\sthe\s(?:(morning)|afternoon|evening))\b", re.IGNORECASE
+)
+_TWELVE = re.compile(r"\W*(?:12(?::00)?\s)?(?:(noon|midday)|midnight)\W*", re.IGNORECASE)
 Time = tuple[int, bool | None]
 """Seconds since midnight, modulo 12 hours if it is known to be "am" (False) or "pm" (True); None: not said."""
 
@@ -58,7 +63,12 @@ class ClockTime(AnswerType):
 
 
 def _plain(text: str) -> str:
-    return without_latex_text(text.replace("{:}", ":"))
+    """`text` without LaTeX, and with digits and "am" or "pm" for "9 o'clock in the morning", "noon"."""
+    text = without_latex_text(text.replace("{:}", ":"))
+    if twelve := _TWELVE.fullmatch(text):
+        return "12:00 pm" if twelve[1] else "12:00 am"
+    text = _HOUR_ALONE.sub(r"\1:00", text)
+    return _HALF_IN_WORDS.sub(lambda match: " am" if match[1] else " pm", text)
 
 
 def _read(match: re.Match[str]) -> Time:

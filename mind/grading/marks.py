@@ -17,10 +17,16 @@ MAX_MARKS = 16
 
 # What ends the response
 
+# `answer_part` has cut the response at the tokens that end a turn.
 _NEXT_TURN = re.compile(
-    r"<\|[a-z_]{1,30}\|>|</s>|<(?:start|end)_of_turn>|\[/?INST\]"
-    r"|(?:\A|\n)[ \t]*[#*]*[ \t]?(?:(?:next|new|another|follow-up|similar)\s)?"
-    r"(?:question|problem|exercise|q|human|user|student|instruction|prompt)(?:\s[0-9]+)?\s?:(?=[\s*])",
+    r"<start_of_turn>|\[/?INST\]"
+    r"|(?:\A|\n)[ \t]*[#*]*[ \t]?(?:"
+    r"(?:(?:next|new|another|follow-up|similar|bonus)\s)?"
+    r"(?:question|problem|exercise|task|q|human|user|student|instruction|prompt)(?:\s?[0-9]+)?\s?:(?=[\s*])"
+    r"|(?:(?:next|new|another|similar)\sexample|follow-up|bonus)\s?:(?=[\s*])"
+    r"|(?:(?:next|new|another|similar)\s(?:question|problem|exercise|task|example)"
+    r"|(?:question|problem|exercise|task|example)\s(?:[2-9]|[1-9][0-9]))[*_]*[ \t]*(?=\n)"
+    r"|what\sif\b)",
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(
@@ -76,8 +82,18 @@ _PHRASE_END = re.compile(r"(?<!\\)(?<!\bRs)(?<!\bsq)[.!?](?=[\s\"'*)]|\Z)|\n")
 
 
 # Most texts have none of these, and are not searched further.
-_TURNING = ("<|", "</s>", "_turn>", "inst]", "question", "problem", "exercise", "\nq", "human", "user", "student")
-_TURNING += ("instruction", "prompt")
+_TURNING = ("_turn>", "inst]", "question", "problem", "exercise", "task", "example", "\nq", "human", "user", "student")
+_TURNING += (
+    "instruction",
+    "prompt",
+    "another one",
+    "next one",
+    "new one",
+    "similar one",
+    "follow-up",
+    "bonus",
+    "what if",
+)
 _CORRECTING = ("wait", "correct", "oops", "scratch", "second thought", "let me", "mistake", "error", "apolog")
 _ANSWERING = ("answer", "option", "choice", "letter", "result", "antwort", "r\u00e9ponse", "respuesta", "risposta")
 _ANSWERING += ("resposta", "\u043e\u0442\u0432\u0435\u0442", "\u7b54\u6848")
