@@ -28,7 +28,7 @@ from mind.grading.quantity import (
     quantity,
     right_side,
 )
-from mind.grading.units import agree
+from mind.grading.units import conversion, is_known
 from mind.records import Grade, Question
 
 CACHED_ANSWERS = 4_096
@@ -43,9 +43,12 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _OPERATION = re.compile(r"[+*/^\u00d7\u00f7\u00b7\u221a\u03c0(]|\s-\s|\\")
 _NO_OPERATION = re.compile(r"[0-9]-[0-9]|[0-9]:[0-9]|[0-9],[0-9](?![0-9]{2}(?![0-9]))|\b0[xXbB]|/[0-9]+/")
 _CLAUSE_END = re.compile(
-    r"[,;](?=\s)|\s?\(|\s(?:as|because|since|so|which|where|if|when|while|but|not)\s|\s-\s(?=[a-z]{2})|\u2014"
+    r"[,;](?=\s)(?!\s+[-$]?[0-9][0-9.,/]*\s*(?:[,;]|\Z)|\s+(?:remainder|rem|r)\b)|\s\(|\((?=[a-z]{2})|\s(?:as|because|since|so|which|where|if|when|while|but|not)\s|\s-\s(?=[a-z]{2})|\u2014"
 )
-_JOINED = re.compile(r"[^0-9]*?(?:\b(?:and|or|to|plus|minus|times)\b|[,&+*/=-])[^0-9]*\Z")
+_JOINED = re.compile(
+    r"(?:[^0-9]*?(?:\b(?:and|or|to|plus|minus|times|divided|multiplied|remainder|rem)\b|[,&+*/=-])[^0-9]*"
+    r"|\s(?:more|less|fewer)\sthan\s)\Z"
+)
 
 
 class Number(AnswerType):
@@ -62,24 +65,26 @@ class Number(AnswerType):
 
     def marked(self, statement: str, question: Question) -> str | None:
         """The number or the formula that `statement` is, begins with, or concludes with."""
-        number = _stated(statement, question.question)
+        number = _stated(statement, _asked(question))
         if number and number.value is not None:
-            return number.text
+            return _with_unit(number, question)
         return statement if number or _is_formula(statement) else None
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The number that `text` concludes with (`concluding_number`)."""
-        number = concluding_number(text, question.question)
-        return number.text if number else None
+        number = concluding_number(text, _asked(question))
+        return _with_unit(number, question) if number else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
-        gold, number = gold_number(question.answer), _stated(stated, question.question)
+        gold, number = gold_number(question.answer), _stated(stated, _asked(question))
         assert gold is not None and gold.value is not None
         if number is None or number.value is None:
             return _compared_undecided(stated, gold.value, is_a_number=number is not None)
-        if gold.value in (number.value, number.value / number.scale):
-            agreed = agree(gold.unit, number.unit)
-            return ("right", "equal as numbers") if agreed else ("unparsed", f"{number.unit}, not {gold.unit}")
+        ratio = conversion(number.unit, gold.unit)
+        if ratio is None:
+            return "unparsed", f"{number.unit}, not {gold.unit}"
+        if gold.value in (number.value * ratio, number.value * ratio / number.scale):
+            return "right", "equal as numbers"
         if number.percent != gold.percent and number.value / 100**number.percent == gold.value / 100**gold.percent:
             return "right", "equal as percentages"
         if equal_in_cents(stated, question.answer, question.question):
@@ -105,9 +110,27 @@ def gold_number(text: str) -> Quantity | None:
     return number
 
 
+def _measure(question: Question) -> str:
+    """The unit of the gold answer, if it can be told from others."""
+    gold = gold_number(question.answer)
+    return gold.unit if gold and is_known(gold.unit) else ""
+
+
+def _asked(question: Question) -> str:
+    """The text of `question` and its unit, which tell a unit from a variable."""
+    return "\n".join(filter(None, (question.question, _measure(question))))
+
+
+def _with_unit(number: Quantity, question: Question) -> str:
+    """`number` as it is written, with its unit if that of the gold answer is known."""
+    if not _measure(question) or number.unit in number.text:
+        return number.text
+    return f"{number.text} {number.unit}"
+
+
 def _stated(statement: str, question: str) -> Quantity | None:
     """The number that `statement` is, begins with or, if it is a sentence, concludes with; None for a formula."""
-    text = plain_number(statement)
+    text = plain_number(statement).replace("<=", "\u2264").replace(">=", "\u2265")
     parts = [text] if has_several_equations(text) else [text, _CLAUSE_END.split(text, maxsplit=1)[0]]
     for part in parts:
         if (number := quantity(part, question)) is not None:

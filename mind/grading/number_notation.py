@@ -9,12 +9,19 @@ import re
 
 from text_to_num import alpha2digit
 
-from mind.grading.plain_text import LATEX_THOUSANDS, unwrapped
+from mind.grading.plain_text import LATEX_THOUSANDS, unwrapped, with_overlines
 
 _FORMULA = re.compile(
     r"\$\$([^$]+)\$\$|\$((?:\\.|[^$\n\\])*(?:\\.|[^$\s\\]))\$(?![0-9])|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]"
 )
 _ARROW = re.compile(r"=>|->|\u21d2|\u2192|\\(?:Rightarrow|rightarrow|implies|to)(?![A-Za-z])")
+_IN_WORDS = ("power", "squared", "cubed")
+_POWER = re.compile(
+    r"(?<=[0-9])\s(?:raised\s)?to\sthe\s(?=[^.;]{0,30}\bpower\b)(?:power\s(?:of\s)?)?"
+    r"(?P<sign>(?:minus|negative)\s|-)?(?P<digits>[0-9]{1,9})(?:st|nd|rd|th)?(?:\spower)?\b"
+)
+_SQUARED = re.compile(r"(?<=[0-9])\s(squared|cubed)\b")
+_TIMES_TEN = re.compile(r"(?<=[0-9])\stimes\s(?=10\^)")
 _REPEATING = re.compile(r"(?<=\.)([0-9]*)\\(?:overline|bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))")
 _FRACTION = re.compile(
     r"(?P<whole>[0-9]?)\s{0,4}\\[dtc]?frac\s*(?:\{\s*(?P<above>-?[0-9.]+)\s*\}\s*\{\s*(?P<below>-?[0-9.]+)\s*\}"
@@ -48,7 +55,11 @@ _SCALES = {"1000": "thousand", "1000000": "million", "1000000000": "billion"}
 def plain_number(text: str) -> str:
     r"""`text` with the numbers of simple LaTeX in plain notation: "2\frac{1}{2}\text{ m}", "1{,}000", "\$5"."""
     text = _FORMULA.sub(lambda match: next(filter(None, match.groups()), ""), LATEX_THOUSANDS.sub(",", text))
-    text = _ARROW.sub("=", text)
+    text = _ARROW.sub("=", with_overlines(text)).replace("!=", "\u2260")
+    if any(word in text for word in _IN_WORDS):
+        text = _POWER.sub(lambda match: f"^{match['sign'] and '-' or ''}{match['digits']}", text)
+        text = _SQUARED.sub(lambda match: "^2" if match[1] == "squared" else "^3", text)
+        text = _TIMES_TEN.sub("\u00d7", text)
     if "\\" not in text:
         return text
     text = _REPEATING.sub(lambda match: f"{match[1]}({match[2] or match[3]})", text)

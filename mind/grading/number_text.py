@@ -27,6 +27,8 @@ _REASON = re.compile(r"\bbecause\b")
 _CONSEQUENCE = re.compile(r"\b(?:so|meaning|therefore|thus|hence|which\s(?:is|means|rounds))\b")
 _INFERENCE = re.compile(r"\b(?:so|therefore|thus|hence)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(r"\b(?:therefore|thus|hence)\b", re.IGNORECASE)
+_ENUMERATED = re.compile(r"^[ \t]*(?:step\s)?\(?([0-9]{1,2})[.):][ \t]+(?=\S)", re.IGNORECASE | re.MULTILINE)
+_TWO_SOLUTIONS = re.compile(r"\b([A-Za-z])\s?=\s?([^=]{1,40}?)\s?\b(?:or|and)\s+\1\s?=")
 _CHECK = re.compile(
     r"(?:\bTo|\b[Ww]e\scan(?:\salso)?|\bYou\scan|\bLet'?s|\bLet\sus)\s"
     r"(?:(?:double|cross)[- ])?(?:check|verify|confirm)\b(?!\s(?:in|out)\b)"
@@ -87,7 +89,7 @@ def concluding_number(text: str, question: str) -> Quantity | None:
 
     `question` may be empty, and then it is not known which numbers it gives.
     """
-    text = _without_check(plain_number(text))
+    text = _without_check(_without_enumeration(plain_number(text)))
     said = sentences(text)
     numbered = [i for i, sentence in enumerate(said) if _DIGIT.search(sentence)]
     claiming = [i for i in numbered if not _IN_PARENTHESES.fullmatch(said[i])]
@@ -110,6 +112,8 @@ def concluding_number(text: str, question: str) -> Quantity | None:
     if equals and (result := next(quantities(behind, question), None)):
         consequence = _CONSEQUENCE.search(behind)
         if consequence is None or not _DIGIT.search(behind, consequence.end()):
+            if (solutions := _TWO_SOLUTIONS.search(claim)) and number_value(solutions[2]) != result.value:
+                return result._replace(value=None, text=claim.strip())
             return result if result.value is not None else undecided(behind, result)
         claim = behind[consequence.end() :]
     elif equals and (result := _at_end(before.rstrip(), question)):  # "20 = A"
@@ -151,6 +155,16 @@ def _without_check(text: str) -> str:
     if check is None or not _DIGIT.search(text, 0, check.start()):
         return text
     return text if _CONCLUSION.search(text, check.end()) else text[: check.start()]
+
+
+def _without_enumeration(text: str) -> str:
+    """`text` without the numbers of its steps: "1) Add.", "2) Done."."""
+    steps = [
+        step for step, number in zip(_ENUMERATED.finditer(text), range(1, 100), strict=False) if int(step[1]) == number
+    ]
+    for step in reversed(steps if len(steps) > 1 else ()):
+        text = text[: step.start()] + text[step.end() :]
+    return text
 
 
 def _claim(sentence: str) -> str:

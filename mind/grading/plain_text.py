@@ -67,6 +67,7 @@ _LATEX_TEXT = re.compile(
 )
 _DOLLARS = re.compile(r"\$\$?|\\[()\[\]]")
 LATEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[!,;: ]|~)\s?(?=[0-9]{3}(?![0-9]))")
+_REPEATED = re.compile(r"(?<=[0-9])\.([0-9]{0,12}?)([0-9]{1,6}?)\2+(?:\.\.\.|\u2026|\\[lc]?dots(?![A-Za-z]))")
 _WRAPPED = re.compile(r"[\s\"'`*_.,;:!?(){}\[\]<>|]*")
 
 
@@ -100,6 +101,11 @@ def unwrapped(text: str) -> str:
             text = _LATEX_TEXT.sub(lambda match: match[1] or "", text)
         text = _LATEX_SPACE.sub(" ", text)
     return text
+
+
+def with_overlines(text: str) -> str:
+    r"""`text` with the digits that a decimal repeats, "0.1666...", under a line: "0.1\overline{6}"."""
+    return _REPEATED.sub(r".\1\\overline{\2}", text) if "..." in text or "\u2026" in text or "dots" in text else text
 
 
 def bare(text: str) -> str:
