@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from mind.grading.number_notation import in_digits, plain_number
 from mind.grading.plain_text import sentences
-from mind.grading.quantity import Quantity, not_denied, number_value, quantities, surroundings
+from mind.grading.quantity import Quantity, not_denied, number_value, quantities, single_quantities, surroundings
 
 CACHED_QUESTIONS = 1_024
 
@@ -226,7 +226,8 @@ def _chosen(claim: str, numbers: Sequence[Quantity], question: str, sentences: S
 
 @functools.lru_cache(maxsize=CACHED_QUESTIONS)  # to one question there are many responses
 def _values(question: str) -> frozenset[Fraction]:
-    return frozenset(number.value for number in quantities(question) if number.value is not None)
+    numbers = (*quantities(question), *single_quantities(question))
+    return frozenset(number.value for number in numbers if number.value is not None)
 
 
 def _alternatives(claim: str, one: Quantity, other: Quantity) -> bool:

@@ -67,7 +67,9 @@ _LATEX_TEXT = re.compile(
 )
 _DOLLARS = re.compile(r"\$\$?|\\[()\[\]]")
 LATEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[!,;: ]|~)\s?(?=[0-9]{3}(?![0-9]))")
-_REPEATED = re.compile(r"(?<=[0-9])\.([0-9]{0,12}?)([0-9]{1,6}?)\2+(?:\.\.\.|\u2026|\\[lc]?dots(?![A-Za-z]))")
+_REPEATED = re.compile(
+    r"(?<=[0-9])\.([0-9]{0,12}?)(?:([0-9])\2{2,}|([0-9]{2,6}?)\3+)(?:\.\.\.|\u2026|\\[lc]?dots(?![A-Za-z]))"
+)
 _WRAPPED = re.compile(r"[\s\"'`*_.,;:!?(){}\[\]<>|]*")
 
 
@@ -105,7 +107,9 @@ def unwrapped(text: str) -> str:
 
 def with_overlines(text: str) -> str:
     r"""`text` with the digits that a decimal repeats, "0.1666...", under a line: "0.1\overline{6}"."""
-    return _REPEATED.sub(r".\1\\overline{\2}", text) if "..." in text or "\u2026" in text or "dots" in text else text
+    if not ("..." in text or "\u2026" in text or "dots" in text):
+        return text
+    return _REPEATED.sub(lambda match: rf".{match[1]}\overline{{{match[2] or match[3]}}}", text)
 
 
 def bare(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mind.grading.number_notation import PART, in_digits, part_size, plain_number
 from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text
-from mind.grading.units import asks_for, is_unit, unit_at
+from mind.grading.units import asks_for, conversion, is_unit, unit_at
 
 MAX_EXPONENT = 4_000
 """Of ten. Larger numbers are answers to no question, and take long to compare."""
@@ -113,14 +113,29 @@ class Quantity(NamedTuple):
     """Where its unit would begin."""
     percent: bool = False
     """Whether `value` is in percent."""
-    scale: int = 1
+    scale: Fraction = Fraction(1)
     """12 in "7 dozen" if what is asked for may be dozens: `value` is 84, and 7 is meant as well."""
     unit: str = ""
     """What follows it, if a text is this quantity alone, else the unit of measure behind it or the sign before it."""
 
 
 def quantities(text: str, question: str = "") -> Iterator[Quantity]:
-    """The numbers of `text` in their order; `question` tells a unit ("60m") from a variable."""
+    """The numbers of `text` in their order; `question` tells a unit ("60m") from a variable.
+
+    "2 hours and 30 minutes" is one number.
+    """
+    last: Quantity | None = None
+    for found in single_quantities(text, question):
+        compound = _compound(text, last, found) if last else None
+        if last and not compound:
+            yield last
+        last = compound or found
+    if last:
+        yield last
+
+
+def single_quantities(text: str, question: str = "") -> Iterator[Quantity]:
+    """The same with "2 hours and 30 minutes" as two numbers."""
     position = 0
     while (match := _NUMBER.search(text, position)) is not None:
         found = _quantity(text, match, question)
@@ -233,8 +248,7 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
     negative = "-" in (match["sign"], match["inner"]) or (spaced_sign is not None and spaced_sign["sign"] != "+")
     if value is not None and (negative or below_zero):
         value = -value
-    goes_on = match["decimals"] is not None and text.startswith(("...", "\u2026"), end)
-    if goes_on or _OPERATOR_BEHIND.match(text, end) or not _unit_behind(text, end, value, question):
+    if _OPERATOR_BEHIND.match(text, end) or not _unit_behind(text, end, value, question):
         value = None
     if (not spaced_sign and _OPERATOR_BEFORE.search(left)) or _DENIAL_BEFORE.search(left):
         value = None
@@ -243,7 +257,20 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
     written = text[start : below_zero.end() if below_zero else end]
     sign = _CURRENCY_SIGN.search(match["currency"] or "")
     unit = unit_at(text, end) or (sign[0] if sign else "")
-    return Quantity(written, value, start, end, percent is not None, asked, unit)
+    return Quantity(written, value, start, end, percent is not None, Fraction(asked), unit)
+
+
+def _compound(text: str, larger: Quantity, smaller: Quantity) -> Quantity | None:
+    """The sum of two quantities that are said as one, "2 hours and 30 minutes", in the smaller unit; else None."""
+    if not larger.unit or not smaller.unit or larger.value is None or smaller.value is None:
+        return None
+    between = text[larger.end : smaller.start].strip().removeprefix(larger.unit)
+    ratio = conversion(larger.unit, smaller.unit)
+    if between.strip() not in ("", ",", "and", ", and") or not ratio or not 0 <= smaller.value < ratio or ratio == 1:
+        return None
+    written = f"{text[larger.start : smaller.end]} {smaller.unit}"
+    value = larger.value * ratio + smaller.value
+    return smaller._replace(text=written, value=value, start=larger.start, scale=ratio)
 
 
 def _digits_value(match: re.Match[str]) -> Fraction | None:

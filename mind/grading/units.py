@@ -33,7 +33,7 @@ _SPELLINGS = {
     "yr": "year yr",
     "mi/h": "mph",
     "km/h": "kph kmh",
-    "c": "cent",
+    "c": "cent \u00a2",
     "$": "dollar USD buck $",
     "\u20ac": "euro EUR \u20ac",
     "\u00a5": "yen JPY \u00a5",
@@ -61,14 +61,14 @@ _BASES = {symbol: (base, Fraction(size)) for base, sizes in _SIZES.items() for s
 _POWERS = (
     (re.compile(r"\b(?:square|sq\.?)\s([A-Za-z]+)"), r"\1^2"),
     (re.compile(r"\b(?:cubic|cu\.?)\s([A-Za-z]+)"), r"\1^3"),
-    (re.compile(r"\s?\bper\b\s?|\s?/\s?"), "/"),
+    (re.compile(r"\s?\b(?:per|an?)\b\s?|\s?/\s?"), "/"),
     (re.compile(r"\s(squared|cubed)\b"), lambda match: "^2" if match[1] == "squared" else "^3"),
     (re.compile(r"\^\{(-?[0-9])\}"), r"^\1"),
 )
 _NAME = rf"(?:{'|'.join(sorted((re.escape(name) for name in _SYMBOLS), key=len, reverse=True))})s?(?![A-Za-z])"
 _UNIT = re.compile(
     rf"\s?((?:(?:square|cubic|sq\.?|cu\.?)\s)?{_NAME}(?:\s(?:squared|cubed)|\^\{{?-?[0-9]\}}?)?"
-    rf"(?:\s?(?:/|per\b)\s?{_NAME}(?:\^\{{?-?[0-9]\}}?)?)?)",
+    rf"(?:\s?(?:/|\b(?:per|an?)\b)\s?{_NAME}(?:\^\{{?-?[0-9]\}}?)?)?)",
     re.IGNORECASE,
 )
 _ABBREVIATIONS = frozenset(
