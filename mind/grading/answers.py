@@ -69,12 +69,12 @@ def extract_answer(response: str, question: Question) -> str | None:
 def with_final_answer(question: Question) -> Question:
     r"""`question` with the final answer alone of a gold answer that is published with its solution.
 
-    That is what stands behind the last "####" (GSM8K), or in the last \boxed{...} (MATH).
+    That is what stands behind the last "####" (GSM8K), in the last \boxed{...} (MATH), or behind "the answer is".
     """
     answer = question.answer
-    if question.choices is not None or not (ANSWER_MARKER in answer or "\\boxed" in answer):
+    if question.choices is not None or not (any(mark in answer for mark in (ANSWER_MARKER, "\\boxed", "nswer"))):
         return question
-    marked = (mark.statement.strip() for mark in marks(answer) if mark.is_whole)
+    marked = (mark.statement.strip() for mark in marks(answer))
     return dataclasses.replace(question, answer=next(filter(None, marked), answer))
 
 

@@ -76,9 +76,19 @@ class Choice(AnswerType):
         return marked_label(statement, choices_of(question))
 
     def unmarked(self, text: str, question: Question) -> str | None:
-        """The one choice that the last sentence which asserts any asserts: "(B) is right, and (A) is not"."""
+        """The choice that `text` or its first line is, else the one that its last sentence which asserts any asserts.
+
+        Such as "(B) is right, and (A) is not".
+        """
         choices = choices_of(question)
-        return _names(tuple(choices.items())).whole(text) or asserted_label(text, choices)
+        names = _names(tuple(choices.items()))
+        first, _, rest = text.strip().partition("\n")
+        if label := names.whole(text):
+            return label
+        if label := names.whole(first):
+            conclusions = "\n".join(filter(_CONCLUSION.search, sentences(rest)))
+            return label if asserted_label(conclusions, choices) in (None, label) else None
+        return asserted_label(text, choices)
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         label = self.marked(stated, question)

@@ -54,7 +54,7 @@ class Latex(AnswerType):
 def _is_formula(text: str) -> bool:
     """Whether `text` is one line without words other than those of formulas."""
     words = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{[^{}]*\}", "", text.strip())
-    return "\n" not in words and _WORD.search(words) is None
+    return words != "" and "\n" not in words and _WORD.search(words) is None
 
 
 def compare_latex(gold: str, stated: str) -> tuple[Grade, str]:

@@ -25,7 +25,7 @@ _NEXT_TURN = re.compile(
     r"(?:question|problem|exercise|task|q|human|user|student|instruction|prompt)(?:\s?[0-9]+)?\s?:(?=[\s*])"
     r"|(?:(?:next|new|another|similar)\sexample|follow-up|bonus)\s?:(?=[\s*])"
     r"|(?:(?:next|new|another|similar)\s(?:question|problem|exercise|task|example)"
-    r"|(?:question|problem|exercise|task|example)\s(?:[2-9]|[1-9][0-9]))[*_]*[ \t]*(?=\n)"
+    r"|(?:question|problem|exercise|task|example)\s(?:[2-9]|[1-9][0-9]))[*_]*[ \t]*(?::|(?=\n))"
     r"|what\sif\b)",
     re.IGNORECASE,
 )
@@ -35,7 +35,8 @@ _CORRECTION = re.compile(
     re.IGNORECASE,
 )
 _CHATTER = re.compile(
-    r"[\s(*_>-]*(?:let me know|feel free|i hope|hope (?:this|that|it)|if you (?:have|need|would|want|'d)"
+    r"[\s(*_>-]*(?:\[[0-9]+\]\s*)?"
+    r"(?:let me know|feel free|i hope|hope (?:this|that|it)|if you (?:have|need|would|want|'d)"
     r"|is there anything|(?:do you|would you) (?:have|need|want|like)|please (?:let|note|feel)|note\b|word count"
     r"|confidence|disclaimer|sources?:|thank(?:s| you)|happy to|i(?:'m| am) [0-9]{1,3}\s?%"
     r"|i(?:'m| am) (?:very |quite |fairly )?(?:confident|certain|sure)|have a|good luck"
@@ -168,8 +169,8 @@ def _behind_markers(text: str) -> Iterator[Marked]:
         if start < 0:
             break
         line, _, below = text[start + len(ANSWER_MARKER) : end].lstrip("#").strip().partition("\n")
-        phrase = next(_behind_phrases(line), None)
-        yield Marked(phrase.statement if phrase else line, below, True)
+        within = next(_boxed(line), None) or next(_behind_phrases(line), None)
+        yield Marked(within.statement if within else line, below, True)
         end = len(text[:start].rstrip("# \n"))
 
 

@@ -43,8 +43,9 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _OPERATION = re.compile(r"[+*/^\u00d7\u00f7\u00b7\u221a\u03c0(]|\s-\s|\\")
 _NO_OPERATION = re.compile(r"[0-9]-[0-9]|[0-9]:[0-9]|[0-9],[0-9](?![0-9]{2}(?![0-9]))|\b0[xXbB]|/[0-9]+/")
 _CLAUSE_END = re.compile(
-    r"[,;](?=\s)(?!\s+[-$]?[0-9][0-9.,/]*\s*(?:[,;]|\Z)|\s+(?:remainder|rem|r)\b)|\s\(|\((?=[a-z]{2})|\s(?:as|because|since|so|which|where|if|when|while|but|not)\s|\s-\s(?=[a-z]{2})|\u2014"
+    r"[,;](?=\s)(?!\s+[-$]?[0-9][0-9.,/]*\s*(?:[,;]|\Z)|\s+(?:remainder|rem|r)\b)|\s\(|\((?=[a-z]{2})|\s(?:as|because|since|so|which|where|if|when|while|but|not)\s|\s-\s(?=[a-z]{2})|\u2014(?!\s?[0-9])"
 )
+_BOUNDED = re.compile(r"\W*(?:(?:more|less|fewer|greater|smaller)\sthan|over|under|above|below)\s", re.IGNORECASE)
 _JOINED = re.compile(
     r"(?:[^0-9]*?(?:\b(?:and|or|to|plus|minus|times|divided|multiplied|remainder|rem)\b|[,&+*/=-])[^0-9]*"
     r"|\s(?:more|less|fewer)\sthan\s)\Z"
@@ -140,7 +141,7 @@ def _stated(statement: str, question: str) -> Quantity | None:
         is_one = len(numbers) == 1 and "=" not in right_side(text)
         return numbers[0]._replace(value=numbers[0].value if is_one else None) if numbers else None
     numbers = numbers or spelled_numbers(text, question)
-    if not numbers or (alternatives(text, question) and len(numbers) == 2):
+    if not numbers or _BOUNDED.match(text) or (alternatives(text, question) and len(numbers) == 2):
         return numbers[0]._replace(value=None) if numbers else None
     if begins_with(text, numbers[0]) and (
         len(numbers) == 1 or not _JOINED.match(text, numbers[0].end, numbers[1].start)

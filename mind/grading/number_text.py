@@ -32,7 +32,9 @@ _TWO_SOLUTIONS = re.compile(r"\b([A-Za-z])\s?=\s?([^=]{1,40}?)\s?\b(?:or|and)\s+
 _CHECK = re.compile(
     r"(?:\bTo|\b[Ww]e\scan(?:\salso)?|\bYou\scan|\bLet'?s|\bLet\sus)\s"
     r"(?:(?:double|cross)[- ])?(?:check|verify|confirm)\b(?!\s(?:in|out)\b)"
+    r"|\b(?:Check|Verification)(?:ing)?\s?:"
 )
+_CHECKING = ("check", "Check", "verify", "confirm", "Verif")
 _ROUNDED = re.compile(r"\bround(?:s|ed|ing)?\s(?:it\s)?(?:(?:up|down|off)\s)?to\s(?=[-$]?[0-9.])")
 _PLACES = re.compile(r"\s(?:decimal|significant|digit|place)")
 _JOINT = re.compile(
@@ -109,10 +111,13 @@ def concluding_number(text: str, question: str) -> Quantity | None:
         if number and not _PLACES.match(claim, rounded[-1].end() + number.end):
             return number
     before, equals, behind = claim.rpartition("=")
-    if equals and (result := next(quantities(behind, question), None)):
+    if equals and (results := list(quantities(behind, question))):
+        result = results[0]
         consequence = _CONSEQUENCE.search(behind)
         if consequence is None or not _DIGIT.search(behind, consequence.end()):
             if (solutions := _TWO_SOLUTIONS.search(claim)) and number_value(solutions[2]) != result.value:
+                return result._replace(value=None, text=claim.strip())
+            if len(results) > 1 and _alternatives(behind, *results[:2]):
                 return result._replace(value=None, text=claim.strip())
             return result if result.value is not None else undecided(behind, result)
         claim = behind[consequence.end() :]
@@ -151,7 +156,7 @@ def _equal(number: str, gold: str) -> bool:
 
 def _without_check(text: str) -> str:
     """`text` up to "To check, ..." and its like, if a number precedes it and no conclusion follows it."""
-    check = _CHECK.search(text) if any(word in text for word in ("check", "verify", "confirm")) else None
+    check = _CHECK.search(text) if any(word in text for word in _CHECKING) else None
     if check is None or not _DIGIT.search(text, 0, check.start()):
         return text
     return text if _CONCLUSION.search(text, check.end()) else text[: check.start()]
@@ -232,7 +237,8 @@ def _values(question: str) -> frozenset[Fraction]:
 
 def _alternatives(claim: str, one: Quantity, other: Quantity) -> bool:
     joint = _JOINT.fullmatch(claim, one.end, other.start)
-    if joint is None or (one.value == other.value and one.value is not None):
+    values = {number.value and number.value / 100**number.percent for number in (one, other)}
+    if joint is None or (len(values) == 1 and None not in values):
         return False
     before = claim[max(one.start - 9, 0) : one.start].lower()
     if joint[2]:

@@ -43,9 +43,9 @@ _SPACED_SIGN = re.compile(
 _SIGNS_BEFORE = ("- ", "+ ", "inus ", "ative ")
 _FRACTION = re.compile(r"/(?P<below>-?[0-9]+(?:\.[0-9]+)?)(?![/0-9])")
 _MIXED = re.compile(r"\s(?:and\s)?(?P<above>[0-9]{1,9})/(?P<below>[0-9]{1,9})(?![/0-9])")
-_AND_A_PART = re.compile(rf"\sand\s(?:an?|one)\s{PART}", re.IGNORECASE)
+_AND_A_PART = re.compile(rf"\sand\s(?:an?|one)\s{PART}|\s[a-z]+\sand\sa\s(half)\b(?!-)", re.IGNORECASE)
 _EXPONENT = re.compile(
-    r"[eE](?P<e>[-+]?[0-9]{1,9})(?!\w)"
+    r"[eE](?P<e>[-+]?[0-9]{1,9})(?![0-9_])"
     r"|\s?[\u00d7*x\u00b7]\s?10\s?(?:\^|\*\*)\s?[{(]?(?P<ten>[-+]?[0-9]{1,9})[)}]?"
     r"|\s?(?:\^|\*\*)\s?[{(]?(?P<power>-?[0-9]{1,9})[)}]?(?![0-9./])"
 )
@@ -59,7 +59,7 @@ _SCALE = re.compile(
 )
 _PERCENT = re.compile(r"\s?(?:%|per\s?cent\b|pct\b)")
 _WHOLE_HOUR = re.compile(r":00(?![0-9:])")
-_MORE_DIGITS = re.compile(r"(?:[.,:/_'-]?[0-9])++")
+_MORE_DIGITS = re.compile(r"(?:(?:\.{2,3}|[.,:/_'-])?[0-9])++")
 _BELOW_ZERO = re.compile(r"[^0-9.,;]{0,24}?\b(?:below|under)\s(?:zero|freezing|0\b)")
 _LETTERS = re.compile("[A-Za-z\u00b5]+")
 _PART_OF_FORMULA = re.compile(r"[0-9_(]|\^(?!\{?-?[0-9])")
@@ -68,11 +68,11 @@ _PARTS = re.compile(rf"\s{PART}")
 _OPERATOR_BEHIND = re.compile(
     r"\s?[\u221a\u0391-\u03a8\u03b1-\u03bb\u03bd-\u03c9]|\s?[<>\u2264\u2265]\s?[a-z](?!\w)|[\u2080-\u2089\u2030\u221e\u00b1\u2213^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
     r"|\s?\\(?:pi|sqrt|theta|infty|pm|log|ln|sin|cos|tan)(?![a-z])"
-    r"|\s?[+*\u00d7\u00f7]\s?[$(]?[\w\\]|\s/\s?[$(]?[0-9]|\s(?:-|x)\s[$(]?[0-9]|\s-\s[a-z](?!\w)|\s:\s?[0-9]|\s[xyzn](?!\w)|\s[rR]\s[0-9]"
+    r"|\s?[+*\u00d7\u00f7]\s?[-$(]{0,2}[\w\\]|\s?\u00b7\s?[0-9(\\\u0391-\u03c9]|\)\s?\^|\s/\s?[$(]?[0-9]|\s(?:-|x)\s[$(]?[0-9]|\s-\s[a-z](?!\w)|\s:\s?[0-9]|\s[xyzn](?!\w)|\s[rR]\s[0-9]"
     r"|\s(?:factorial|remainder|pi|mod|choose|times\s[0-9]|log|ln|sin|cos|tan|sqrt|exp)\b|\se\s?\^"
 )
 _OPERATOR_BEFORE = re.compile(
-    r"(?:[*/^\u00d7\u00f7\u221a\u221b\u221c\u00b1\u2213<>\u2264\u2265\u2260]|(?<!\w)-\(?\Z|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
+    r"(?:[*/^\u00d7\u00f7\u221a\u221b\u221c\u00b1\u2213<>\u2264\u2265\u2260]|(?<!\w)-\(?\Z|(?<![\w'])[b-z]\s?-|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
     r"|\b(?:[Rr]emainder(?:\sof)?|log|ln|sin|cos|tan|sqrt|root)|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
 )
 _DENIAL_BEFORE = re.compile(
@@ -295,7 +295,7 @@ def _with_fraction(text: str, end: int, value: Fraction | None, is_whole: bool) 
     if fraction := _FRACTION.match(text, end):
         return _ratio(value, fraction["below"]), fraction.end()
     if (part := _AND_A_PART.match(text, end)) and value is not None:
-        return value + Fraction(1, part_size(part[1].lower())), part.end()
+        return value + Fraction(1, part_size((part[1] or part[2]).lower())), part.end()
     mixed = _MIXED.match(text, end) if is_whole else None
     below_one = _ratio(Fraction(mixed["above"]), mixed["below"]) if mixed else None
     if mixed is None or below_one is None or below_one >= 1 or value is None:

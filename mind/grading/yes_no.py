@@ -11,7 +11,10 @@ from mind.records import Grade, Question
 _YES = {"yes", "true", "correct", "right", "yeah", "yep", "y", "t", "agree", "affirmative"}
 _NO = {"no", "false", "incorrect", "wrong", "untrue", "nope", "n", "f", "disagree", "negative"}
 _ANY = "yes|no|true|false|correct|incorrect|right|wrong|untrue|yeah|yep|nope|agree|disagree"
-_BEHIND = r"(?=\s*(?:[.,;:!)\]\"'\u2014]|\Z|-\s)|\s\(|\s(?:because|as|since|it|there|they|that|this|he|she|we)\b)"
+_BEHIND = (
+    r"(?![\"']\s(?:is|was|would\sbe)\s(?:wrong|incorrect|false|untrue|not|a\smistake)\b)"
+    r"(?=\s*(?:[.,;:!)\]\"'\u2014]|\Z|-\s)|\s\(|\s(?:because|as|since|it|there|they|that|this|he|she|we)\b)"
+)
 """What may follow "no" as an answer, and not "no rule"."""
 _NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa)?)\s(?:doubt|question)\b", re.IGNORECASE)
 _FIRST = re.compile(
@@ -20,7 +23,7 @@ _FIRST = re.compile(
     re.IGNORECASE,
 )
 _ALONE = re.compile(
-    rf"(?:[:;\u2014]\s*|\s-\s|\b(?:so|thus|therefore|hence|then|is|be|say|answer|conclusion)\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
+    rf"(?:[:;\u2014]\s*|\s-\s|(?:'s|\b(?:so|thus|therefore|hence|then|is|be|say|with|answer|conclusion))\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
     rf"(?:an?\s(?:\w+\s)?)?[\"']?(yes|no)\b{_BEHIND}",
     re.IGNORECASE,
 )
@@ -34,7 +37,10 @@ _SAID = re.compile(
     r"|an?\s(?:true|false|correct|incorrect|wrong)\s(?:statement|claim|assertion|proposition)\b)",
     re.IGNORECASE,
 )
-_UNSAID = re.compile(r"(?:\A\W*|\b(?:wrong|incorrect|false|mistake|error)\s)to\s(?:say|answer|reply)\b", re.IGNORECASE)
+_UNSAID = re.compile(
+    r"(?:(?:\A\W*|\b(?:wrong|incorrect|false|mistake|error)\s)to|(?:\b(?:not|cannot|never)|n't))\s(?:say|answer|reply)\b",
+    re.IGNORECASE,
+)
 """Before an answer that is spoken of, and not given."""
 _TRUE_THAT = re.compile(
     r"\bit(?:\sis|'s)\s(?P<not>not\s)?(?:\w+ly\s)?(?P<word>true|false|correct|incorrect)\sthat\b(?P<what>[^.!?]*)",
