@@ -24,7 +24,7 @@ Time = tuple[int, bool | None]
 
 
 class ClockTime(AnswerType):
-    """Compared to the second; "3:20 pm" is 15:20, and 3:20 if one of the two says neither am nor pm."""
+    """Compared to the second; "3:20 pm" is 15:20, and 3:20 too, but whether 15:20 is 3:20 is not decided."""
 
     name = "time"
     request = "the time"
@@ -59,7 +59,10 @@ class ClockTime(AnswerType):
         gold = _TIME.search(_plain(question.answer))
         if match is None or gold is None:
             return "unparsed", "not a time"
-        return ("right", "the same time") if _same(_read(match), _read(gold)) else ("wrong", "another time")
+        if not _same(_read(match), _read(gold)):
+            return "wrong", "another time"
+        hours = {_hours(match), _hours(gold)}
+        return ("unparsed", "morning or evening") if hours == {None, 24} else ("right", "the same time")
 
 
 def _plain(text: str) -> str:
@@ -77,6 +80,13 @@ def _read(match: re.Match[str]) -> Time:
     if hour > 12 or hour == 0:
         return 3600 * (hour % 12) + seconds, 12 <= hour < 24
     return 3600 * (hour % 12) + seconds, half == "p" if half else None
+
+
+def _hours(match: re.Match[str]) -> int | None:
+    """12 for a time with "am" or "pm", 24 for one that only a clock of 24 hours shows; None for 8:05: it may be either."""
+    if match[4] or match[5]:
+        return 12
+    return 24 if int(match[1]) > 12 or int(match[1]) == 0 else None
 
 
 def _same(one: Time, other: Time) -> bool:
