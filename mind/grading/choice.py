@@ -48,7 +48,7 @@ _NOT_THIS = re.compile(  # directly before a mention
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|unsafe|unsuitable|unrelated|unable|implausible"
+    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|unsafe|unsuitable|unrelated|unable|doubt|doubtful|implausible"
     r"|impossible|irrelevant|tempting|distractors?)\b",
     re.IGNORECASE,
 )
@@ -234,7 +234,7 @@ _REFUTATION = re.compile(
     r"\s*(?:but\s|however\s)?(?:it|this|that|which)\s.*\b(?:wrong|incorrect|false|not\s(?:right|correct|true|the\sanswer))\b",
     re.IGNORECASE,
 )
-_NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa(?:ny)?)?)\s(?:doubt|question)\b", re.IGNORECASE)
+_NO_DOUBT = re.compile(r"\b(?:no|(?:without|beyond)(?:\sa(?:ny)?)?)\s(?:doubt|question)\b", re.IGNORECASE)
 
 
 def _start(statement: str) -> int:

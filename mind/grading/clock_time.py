@@ -18,6 +18,7 @@ _HOUR_ALONE = re.compile(r"\b([0-9]{1,2})\so'clock", re.IGNORECASE)
 _HALF_IN_WORDS = re.compile(
     r"(?<=[0-9])(?:\s?(?:[ap]\.?m\.?|h))?\s(?:in\sthe\s(?:(morning)|afternoon|evening))\b", re.IGNORECASE
 )
+_POINT = re.compile(r"(?<![0-9.])([0-9]{1,2})\.(?=[0-5][0-9]\s?[ap]\.?\s?m\b)", re.IGNORECASE)
 _TWELVE = re.compile(r"\W*(?:12(?::00)?\s)?(?:(noon|midday)|midnight)\W*", re.IGNORECASE)
 Time = tuple[int, bool | None]
 """Seconds since midnight, modulo 12 hours if it is known to be "am" (False) or "pm" (True); None: not said."""
@@ -70,7 +71,7 @@ def _plain(text: str) -> str:
     text = without_latex_text(text.replace("{:}", ":"))
     if twelve := _TWELVE.fullmatch(text):
         return "12:00 pm" if twelve[1] else "12:00 am"
-    text = _HOUR_ALONE.sub(r"\1:00", text)
+    text = _POINT.sub(r"\1:", _HOUR_ALONE.sub(r"\1:00", text))
     return _HALF_IN_WORDS.sub(lambda match: " am" if match[1] else " pm", text)
 
 
@@ -83,7 +84,7 @@ def _read(match: re.Match[str]) -> Time:
 
 
 def _hours(match: re.Match[str]) -> int | None:
-    """12 for a time with "am" or "pm", 24 for one that only a clock of 24 hours shows; None for 8:05: it may be either."""
+    """12 for a time with "am" or "pm", 24 for one that only a clock of 24 hours shows; None for others."""
     if match[4] or match[5]:
         return 12
     return 24 if int(match[1]) > 12 or int(match[1]) == 0 else None

@@ -74,6 +74,8 @@ class Number(AnswerType):
     def unmarked(self, text: str, question: Question) -> str | None:
         """The number that `text` concludes with (`concluding_number`)."""
         number = concluding_number(text, _asked(question))
+        if number and _BOUNDED.match(text) and len(list(quantities(text))) == 1:
+            return text.strip()
         return _with_unit(number, question) if number else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:

@@ -23,7 +23,7 @@ _CURRENCY_SIGN = re.compile("[$\u20ac\u00a3\u00a5\u20b9]")
 _NUMBER = re.compile(
     rf"""(?<![\w.])(?P<sign>(?<![)\]}}%])[-+])?(?P<currency>{_CURRENCY})?(?(currency)\s?)(?P<inner>-)?(?:
     (?P<european>[0-9]{{1,3}}(?:\.[0-9]{{3}})++,[0-9]++|[0-9]{{1,3}}(?:\.[0-9]{{3}}){{2,}}+  # 1.234,5
-      | [0-9]{{1,3}},[0-9]{{1,2}}(?=\s(?:thousand|million|billion|trillion)\b))(?![0-9])
+      | 0,[0-9]++ | [0-9]{{1,3}},[0-9]{{1,2}}(?=\s(?:thousand|million|billion|trillion)\b))(?![0-9])
   | (?P<whole>
       [0-9]{{1,3}}(?:,[0-9]{{3}})++(?![0-9]|,[0-9])
     | [0-9]{{1,2}}(?:,[0-9]{{2}}(?=,))++,[0-9]{{3}}(?![0-9]|,[0-9])  # 12,34,567
@@ -50,11 +50,11 @@ _EXPONENT = re.compile(
     r"|\s?(?:\^|\*\*)\s?[{(]?(?P<power>-?[0-9]{1,9})[)}]?(?![0-9./])"
 )
 _SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SCALES |= {"quadrillion": 10**15, "quintillion": 10**18}
+_SCALES |= {"quadrillion": 10**15, "quintillion": 10**18, "sextillion": 10**21}
 _SCALES |= {"lakh": 10**5, "crore": 10**7, "k": 10**3, "m": 10**6, "mn": 10**6, "mln": 10**6, "mio": 10**6}
 _SCALES |= {"b": 10**9, "bn": 10**9, "bln": 10**9}
 _SCALE = re.compile(
-    r"\s?(?P<name>hundred|thousand|million|billion|trillion|quadrillion|quintillion|lakh|crore|dozen)s?\b"
+    r"\s?(?P<name>hundred|thousand|million|billion|trillion|quadrillion|quintillion|sextillion|lakh|crore|dozen)s?\b"
     r"|(?P<short>[kK]|bn|bln|mn|mln|mio|M|B)\b(?!\^)|\s(?P<spaced>k|bn|mln|mn)\b",
 )
 _PERCENT = re.compile(r"\s?(?:%|per\s?cent\b|pct\b)")
