@@ -13,6 +13,7 @@ from fractions import Fraction
 from mind.grading.number_notation import in_digits, plain_number
 from mind.grading.plain_text import sentences
 from mind.grading.quantity import Quantity, not_denied, number_value, quantities, single_quantities, surroundings
+from mind.grading.units import conversion
 
 CACHED_QUESTIONS = 1_024
 
@@ -237,13 +238,20 @@ def _values(question: str) -> frozenset[Fraction]:
 
 def _alternatives(claim: str, one: Quantity, other: Quantity) -> bool:
     joint = _JOINT.fullmatch(claim, one.end, other.start)
-    values = {number.value and number.value / 100**number.percent for number in (one, other)}
-    if joint is None or (len(values) == 1 and None not in values):
+    if joint is None or _is_same(one, other):
         return False
     before = claim[max(one.start - 9, 0) : one.start].lower()
     if joint[2]:
         return not re.search(r"\b(?:from|by)\s\Z", before)
     return joint[1] != "and" or before.endswith("between ")
+
+
+def _is_same(one: Quantity, other: Quantity) -> bool:
+    """Whether two numbers say the same, as "0.6 or 60%", "$0.5 or 50 cents"."""
+    ratio = conversion(one.unit, other.unit)
+    if one.value is None or other.value is None or ratio is None:
+        return False
+    return one.value * ratio / 100**one.percent == other.value / 100**other.percent
 
 
 def _results(sentences: Sequence[str]) -> set[Fraction]:
