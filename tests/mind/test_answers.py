@@ -504,6 +504,12 @@ PIECES = [
     "0/0",
     "\\",
     "3 or 4 ",
+    "1 km a ",
+    "2 hours and 30 minutes ",
+    "2 to the power of ",
+    "0.333",
+    "1) x\n",
+    "x = 5 or ",
 ]
 
 
