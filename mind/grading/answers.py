@@ -81,11 +81,9 @@ def with_final_answer(question: Question) -> Question:
 def _stated(response: str, question: Question, kind: AnswerType) -> str | None:
     for turn in turns(plain_text(answer_part(response[-MAX_RESPONSE_CHARACTERS:]))):
         text = without_chatter(turn)
-        for part in corrections(text):
-            if stated := _marked(part, question, kind, 0):
-                return stated[:MAX_ANSWER_CHARACTERS]
-        for part in corrections(text):
-            if stated := kind.unmarked(part, question):
+        for part, counts_unmarked in corrections(text):
+            stated = _marked(part, question, kind, 0) or (counts_unmarked and kind.unmarked(part, question))
+            if stated:
                 return stated[:MAX_ANSWER_CHARACTERS]
     return None
 

@@ -31,11 +31,15 @@ _LISTED = re.compile(r",?\s?(?:and|or|nor|&)?\s?")
 _WEIGHED = re.compile(r"\b(?:between|among|of|considered?|comparing|compare)\s\Z", re.IGNORECASE)
 _CLAUSE = re.compile(
     r"[,;:\u2014]\s?|\s-\s|\s?[()]\s?"
-    r"|(?<!anything)(?<!everything)(?<!all)\s(?=but\b)|\s(?=(?:while|whereas|although|though|because|since|as|so|therefore|thus|hence|leaving|leaves)\b)"
+    r"|(?<!anything)(?<!everything)(?<!all)(?<!any)\s(?=but\b)|\s(?=(?:while|whereas|although|though|yet|because|since|as|so|therefore|thus|hence|leaving|leaves)\b)"
     r"|\sand\s(?=\w|not\b)",
     re.IGNORECASE,
 )
-_REASON = re.compile(r"\s*(?:because|since|as|for|although|though|while|whereas|unlike|if)\b", re.IGNORECASE)
+_REASON = re.compile(
+    r"\s*(?:because|since|as|for|although|though|while|whereas|unlike|if)\b|[^,;]*\b(?:might|may|could)\s(?:seem|look|appear)\b",
+    re.IGNORECASE,
+)
+_UNMET = re.compile(r"\W*if\s(?:it(?:'s|\sis|\swas|\swere)?\s?(?:n't|\snot)?|not|neither)\s(?=.{0,40},)", re.IGNORECASE)
 _CONCLUSION = re.compile(
     r"\s*(?:so|therefore|thus|hence|but|leaving|leaves|that leaves|instead)\b"
     r"|\b(?:correct|right|answer|best|better|only|must be|choose|chose|pick|select|go with|left with|yes)\b",
@@ -43,12 +47,12 @@ _CONCLUSION = re.compile(
 )
 _NO = r"(?:not|n't|cannot|never|no|none|neither|nor|nobody|nothing|hardly|without)"
 _NOT_THIS = re.compile(  # directly before a mention
-    rf"(?:\b(?:not|rather\sthan|instead\sof|over|than|unlike|except|all\sbut|anything\sbut|neither|nor|excludes?|reject"
+    rf"(?:\b(?:not|rather\sthan|instead\sof|over|than|unlike|except|all\sbut|any(?:thing)?\sbut|neither|nor|excludes?|reject"
     rf"|dismiss|rul(?:e|es|ed|ing)\sout|eliminat(?:e|es|ed|ing)|avoid)|n't)\s(?:(?:an?|the|be|also|{_KIND.strip()})\s)*\Z",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|unsafe|unsuitable|unrelated|unable|doubt|doubtful|implausible"
+    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|unsafe|unsuitable|unrelated|unable|far\sfrom\s(?:right|correct|true)|doubt|doubtful|implausible"
     r"|impossible|irrelevant|tempting|distractors?)\b",
     re.IGNORECASE,
 )
@@ -127,7 +131,12 @@ def marked_label(statement: str, choices: Mapping[str, str]) -> str | None:
         return words.get(marked_yes(statement)) or marked_label(statement, _labels_alone(choices))
     statement = without_latex_text(statement)
     first = next(names.mentions(statement, at_start=True), None)
-    if first and first.start <= _start(statement) and not _joined(statement, first, names):
+    if (
+        first
+        and first.start <= _start(statement)
+        and not _joined(statement, first, names)
+        and not _rejected(statement, first)
+    ):
         return first.label
     return asserted_label(statement, choices)
 
@@ -139,7 +148,8 @@ def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
     names = _names(tuple(choices.items()))
     denied: set[str] = set()
     for sentence in reversed(sentences(without_latex_text(text))):
-        mentions = [] if sentence.endswith("?") else list(islice(names.mentions(sentence), MAX_MENTIONS + 1))
+        asserts = not sentence.endswith("?") and not _UNMET.match(sentence)
+        mentions = [] if not asserts else list(islice(names.mentions(sentence), MAX_MENTIONS + 1))
         if len(mentions) > MAX_MENTIONS:
             return None
         asserted, others = _asserted(sentence, mentions)
@@ -224,6 +234,8 @@ def _names(choices: tuple[tuple[str, str], ...]) -> _Names:
 
 _START = re.compile(rf"[\s\"'*_(\[{{<]*(?:(?:an?|the)\s)?(?:{_KIND})?[\s\"'*_(\[{{<:]*", re.IGNORECASE)
 _JOINT = re.compile(r"\s?(?:,|/|&|\bor\b|\band\b)\s?(?:or\s|and\s)?(?:maybe\s|perhaps\s|possibly\s|even\s|also\s)?")
+_BESIDE = re.compile(r"\s?\(?")
+_REJECTED = re.compile(r"\W{0,2}(?:\?|\s?(?:is|are|was|were|cannot|can't|can|could)(?:n't)?\b[^,;.]*)", re.IGNORECASE)
 _VERB = re.compile(r"\s(?:is|are|was|were|can|cannot|do|does|fit|fits|seems?|would|might|could)\b")
 _PREDICATE = re.compile(
     r"\s*(?:(?:is|are|was|were|do|does|did|can|cannot|could|would|has|have)(?:n't)?|no|yes|true|false|right|wrong|correct"
@@ -242,11 +254,21 @@ def _start(statement: str) -> int:
     return match.end() if match else 0
 
 
+def _rejected(statement: str, first: Mention) -> bool:
+    """Whether `statement` says of its first choice that it is none: "A? No", "(A) is wrong"."""
+    behind = _REJECTED.match(statement, first.end)
+    return behind is not None and (behind[0].endswith("?") or _DENIED.search(behind[0]) is not None)
+
+
 def _joined(statement: str, first: Mention, names: _Names) -> bool:
     """Whether another choice follows `first` as an equal: "A or B", "A, B"."""
     others = (mention for mention in names.mentions(statement) if mention.start >= first.end)
     second = next((mention for mention in others if mention.label != first.label), None)
-    if second is None or not _JOINT.fullmatch(statement, first.end, second.start):
+    if second is None:
+        return False
+    if _BESIDE.fullmatch(statement, first.end, second.start):
+        return True
+    if not _JOINT.fullmatch(statement, first.end, second.start):
         return False
     return not _VERB.match(statement, second.end)
 

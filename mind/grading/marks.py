@@ -30,8 +30,13 @@ _NEXT_TURN = re.compile(
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(
-    r"\b(?:wait|correction|oops|scratch that|on second thought|let me (?:re-?check|re-?do|re-?consider|correct)"
-    r"|i (?:made|see) (?:a|my|an) (?:mistake|error)|i apologi[sz]e|my mistake)\b",
+    r"\b(?:(?P<check>let me (?:re-?check|re-?do|re-?consider|correct))"
+    r"|wait(?=\s?(?:[,.!:;\u2014-]|\Z)|\s(?:no|it|i|that|actually|let|a)\b)"
+    r"|correction|oops|scratch that|on second thought"
+    r"|i (?:made|see) (?:a|my|an) (?:mistake|error)|i apologi[sz]e|my mistake)\b"
+    r"|(?:,|\.\.\.|\u2014)\s?(?:no|or rather|i mean|sorry|make that),?\s(?:it(?:'s| is)\s)?"
+    r"(?=\(?(?:[-$]?[0-9]|[A-H]\b(?!')))"
+    r"|\bchanged? (?:it|my (?:mind|answer))(?: from \S+)? to\b",
     re.IGNORECASE,
 )
 _CHATTER = re.compile(
@@ -95,7 +100,25 @@ _TURNING += (
     "bonus",
     "what if",
 )
-_CORRECTING = ("wait", "correct", "oops", "scratch", "second thought", "let me", "mistake", "error", "apolog")
+_CORRECTING = (
+    ", no",
+    "... no",
+    "\u2014 no",
+    "rather",
+    "i mean",
+    "sorry",
+    "make that",
+    "change",
+    "wait",
+    "correct",
+    "oops",
+    "scratch",
+    "second thought",
+    "let me",
+    "mistake",
+    "error",
+    "apolog",
+)
 _ANSWERING = ("answer", "option", "choice", "letter", "result", "antwort", "r\u00e9ponse", "respuesta", "risposta")
 _ANSWERING += ("resposta", "\u043e\u0442\u0432\u0435\u0442", "\u7b54\u6848")
 
@@ -130,13 +153,16 @@ def without_chatter(text: str) -> str:
         end = len(text[:start].rstrip())
 
 
-def corrections(text: str) -> Iterator[str]:
-    """What follows the last "Wait, ..." or "Correction: ..." of `text`, if there is one, and `text`."""
+def corrections(text: str) -> Iterator[tuple[str, bool]]:
+    """What follows the last "Wait, ..." or "Correction: ..." of `text`, if there is one, and `text`.
+
+    Each with whether an answer in it counts without a mark: behind "Let me recheck" there may be anything.
+    """
     if _mentions(text, _CORRECTING):
-        last = max((match.end() for match in _CORRECTION.finditer(text)), default=None)
+        last = next(reversed(list(_CORRECTION.finditer(text))), None)
         if last is not None:
-            yield text[last:].lstrip(" ,.:;!-\u2014")
-    yield text
+            yield text[last.end() :].lstrip(" ,.:;!-\u2014"), last["check"] is None
+    yield text, True
 
 
 def marks(text: str) -> Iterator[Marked]:

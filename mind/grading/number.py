@@ -38,7 +38,8 @@ _MONTH = re.compile(
 )
 _NO_UNIT = re.compile(r"(?:st|nd|rd|th|[rR])\b")
 _MAYBE_VARIABLE = re.compile(r"(?<![$\u20ac\u00a3])\b[0-9.,]+\s?[kKMB]\Z")
-_WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
+_WORD = re.compile(r"(?<![A-Za-z\\])(?!sqrt\b)[A-Za-z]{2,}")
+_CROSS = re.compile(r"(?<!\b0)(?<=[0-9])\s?x\s?(?=[0-9])")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _OPERATION = re.compile(r"[+*/^\u00d7\u00f7\u00b7\u221a\u03c0(]|\s-\s|\\")
 _NO_OPERATION = re.compile(r"[0-9]-[0-9]|[0-9]:[0-9]|[0-9],[0-9](?![0-9]{2}(?![0-9]))|\b0[xXbB]|/[0-9]+/")
@@ -154,7 +155,7 @@ def _stated(statement: str, question: str) -> Quantity | None:
 
 def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple[Grade, str]:
     """Of a formula, or of what may mean several numbers: wrong if it means `gold` in no way."""
-    formula = right_side(stated)
+    formula = _CROSS.sub(r" \\times ", right_side(stated))
     if _is_formula(formula) and "=" not in formula:
         return compare_latex(_latex(gold), formula)
     if not is_a_number:

@@ -22,6 +22,10 @@ _IN_PARENTHESES = re.compile(r"\s*\([^()]*\)[.\s]*")
 _PARENTHESES = re.compile(r"\([^()]*\)")
 _REASON_FIRST = re.compile(r"\A\s*(?:since|as|because)\b[^,]*(?:,[0-9][^,]*)*,", re.IGNORECASE)
 _SAME_IN_OTHER_WORDS = re.compile(r",\s(?:that\sis|i\.e\.|in\sother\swords)(?=[\s,])")
+_WORD_EQUATION = re.compile(
+    r"(\A[^0-9]{0,40}[0-9.,]+(?:\s\w+)?\s(?:plus|minus|less|times|divided\sby|multiplied\sby)\s[^=;]{1,60}?)\b(?:is|are|makes?|equals?|gives?|leaves?)\s"
+    r"(?=[-$]?[0-9])"
+)
 _SINCE_THEN = re.compile(r",\s[^,=]*\b(?:after|before|later|earlier)\b[^,=]*\Z")
 _CONVERSIONS = {1, 7, 10, 12, 24, 60, 100, 1000, 3600}
 _REASON = re.compile(r"\bbecause\b")
@@ -111,7 +115,7 @@ def concluding_number(text: str, question: str) -> Quantity | None:
         number = next(quantities(claim[rounded[-1].end() :], question), None)
         if number and not _PLACES.match(claim, rounded[-1].end() + number.end):
             return number
-    before, equals, behind = claim.rpartition("=")
+    before, equals, behind = _WORD_EQUATION.sub(r"\1= ", claim).rpartition("=")
     if equals and (results := list(quantities(behind, question))):
         result = results[0]
         consequence = _CONSEQUENCE.search(behind)

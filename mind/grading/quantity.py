@@ -21,9 +21,9 @@ _CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[RACS])?[$\u20ac\u00a3\u00a5\u20b9]|\b(?:Rs\.
 _CURRENCY_SIGN = re.compile("[$\u20ac\u00a3\u00a5\u20b9]")
 # A minus after a word, a digit or a bracket is a subtraction, so it is not part of the number.
 _NUMBER = re.compile(
-    rf"""(?<![\w.])(?P<sign>(?<![)\]}}%])[-+])?(?P<currency>{_CURRENCY})?(?(currency)\s?)(?P<inner>-)?(?:
+    rf"""(?<![\w.])(?P<sign>(?<![)\]}}%])[-+])?(?P<currency>{_CURRENCY})?(?(currency)\s?(?P<inner>-)?)(?:
     (?P<european>[0-9]{{1,3}}(?:\.[0-9]{{3}})++,[0-9]++|[0-9]{{1,3}}(?:\.[0-9]{{3}}){{2,}}+  # 1.234,5
-      | 0,[0-9]++ | [0-9]{{1,3}},[0-9]{{1,2}}(?=\s(?:thousand|million|billion|trillion)\b))(?![0-9])
+      | 0,0[0-9]++ | [0-9]{{1,3}},[0-9]{{1,2}}(?=\s(?:thousand|million|billion|trillion)\b))(?![0-9])
   | (?P<whole>
       [0-9]{{1,3}}(?:,[0-9]{{3}})++(?![0-9]|,[0-9])
     | [0-9]{{1,2}}(?:,[0-9]{{2}}(?=,))++,[0-9]{{3}}(?![0-9]|,[0-9])  # 12,34,567
@@ -69,11 +69,11 @@ _OPERATOR_BEHIND = re.compile(
     r"\s?[\u221a\u0391-\u03a8\u03b1-\u03bb\u03bd-\u03c9]|\s?[<>\u2264\u2265]\s?[a-z](?!\w)|[\u2080-\u2089\u2030\u221e\u00b1\u2213^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
     r"|\s?\\(?:pi|sqrt|theta|infty|pm|log|ln|sin|cos|tan)(?![a-z])"
     r"|\s?[+*\u00d7\u00f7]\s?[-$(]{0,2}[\w\\]|\s?\u00b7\s?[0-9(\\\u0391-\u03c9]|\)\s?\^|\s/\s?[$(]?[0-9]|\s(?:-|x)\s[$(]?[0-9]|\s-\s[a-z](?!\w)|\s:\s?[0-9]|\s[xyzn](?!\w)|\s[rR]\s[0-9]"
-    r"|\s(?:factorial|remainder|pi|mod|choose|times\s[0-9]|log|ln|sin|cos|tan|sqrt|exp)\b|\se\s?\^"
+    r"|\s(?:hundredths?|thousandths?|millionths?|factorial|remainder|pi|mod|choose|times\s[0-9]|log|ln|sin|cos|tan|sqrt|exp)\b|\se\s?\^"
 )
 _OPERATOR_BEFORE = re.compile(
     r"(?:[*/^\u00d7\u00f7\u221a\u221b\u221c\u00b1\u2213<>\u2264\u2265\u2260]|(?<!\w)-\(?\Z|(?<![\w'])[b-z]\s?-|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
-    r"|\b(?:[Rr]emainder(?:\sof)?|log|ln|sin|cos|tan|sqrt|root)|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
+    r"|\b(?:[Rr]emainder(?:\sof)?|log|ln|sin|cos|tan|root)|\b(?:sqrt|floor|ceil|abs|max|min)\s?\(?|\b(?:twice|double|triple|half|third|quarter|square|cube|root)\s(?:of\s)?|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
 )
 _DENIAL_BEFORE = re.compile(
     r"(?:\bnot|n't|\bnever|\bcannot|\brather\sthan|\binstead\sof)\s(?:be\s|exactly\s|equal\s(?:to\s)?|about\s)?[($]?\Z",
@@ -90,6 +90,7 @@ _UNIT_TEXT = re.compile(
     r"(?:[^0-9+*^=<>\\/\u00b7]|(?<=[\w.)}])[*\u00b7](?=[A-Za-z])|(?<=[A-Za-z.)}\u00b0])\^(?:-?[0-9]|\{-?[0-9]\})"
     r"|\s?/\s?(?=[A-Za-z]))*+"
 )
+_WRAPPED = re.compile(r"\([^(),]*\)\.*|<[^<>,]*>\.*")  # "(0,1)" is a pair
 _BOUND = re.compile(r"\sor\s(?:more|less|fewer)\b")
 _BEFORE = re.compile(
     r"(?:[\s~\u2248\u223c*`:\"]|\b(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|just|only|simply"
@@ -155,7 +156,7 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     text = right_side(text.strip())
     if not _DIGIT.search(text):
         text = in_digits(text)
-    if text.startswith("(") and text.rstrip(".").endswith(")"):
+    if _WRAPPED.fullmatch(text):
         text = text.rstrip(".")[1:-1]
     found = next(quantities(text, question), None)
     if found is None or not begins_with(text, found):
@@ -321,10 +322,11 @@ def _powered(value: Fraction | None, exponent: re.Match[str]) -> Fraction | None
 def _unit_behind(text: str, end: int, value: Fraction | None, question: str) -> bool:
     """Whether what is written right behind `value`, if anything is, is a unit: "12kg", "3rd", but not "12x".
 
-    "3 quarters" may be a fraction, unless the question has quarters.
+    "3 quarters" are a fraction, and 8 quarters, 76 sixth graders or the quarters of the question are not.
     """
     if (part := _PARTS.match(text, end)) and value is not None:
-        return abs(value) >= part_size(part[1]) or part[1][:4] in question.lower()
+        are_parts = part[1].endswith("s") and part[1] not in ("halves", "quarters")
+        return (abs(value) >= part_size(part[1]) and not are_parts) or part[1][:4] in question.lower()
     letters = _LETTERS.match(text, end)
     if letters is None:
         return True

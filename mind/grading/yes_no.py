@@ -17,14 +17,15 @@ _BEHIND = (
 )
 """What may follow "no" as an answer, and not "no rule"."""
 _NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa)?)\s(?:doubt|question)\b", re.IGNORECASE)
+_SURELY = r"(?:(?!(?:partial|part|on|hard|near|rare|bare|most|supposed|alleged)ly)\w+ly)"
 _FIRST = re.compile(
-    rf"[\s\"'(\[<*_]*(?:(?:(?!(?:partial|part|on|hard|near|rare|bare|most|supposed|alleged)ly)\w+ly|well|oh|okay)[\s,]+)?"
+    rf"[\s\"'(\[<*_]*(?:(?:{_SURELY}|well|oh|okay)[\s,]+)?"
     rf"((?:not\s)?(?:{_ANY}))\b{_BEHIND}",
     re.IGNORECASE,
 )
 _ALONE = re.compile(
-    rf"(?:[:;\u2014]\s*|\s-\s|(?:'s|\b(?:so|thus|therefore|hence|then|is|be|say|with|answer|conclusion))\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
-    rf"(?:an?\s(?:\w+\s)?)?[\"']?(yes|no)\b{_BEHIND}",
+    rf"(?:[:;\u2014\u2234]\s*|\s-\s|(?:'s|\b(?:so|thus|therefore|hence|then|is|be|say|with|but|answer|conclusion))\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
+    rf"(?:an?\s(?:\w+\s)?|(?:almost\s)?{_SURELY}\s)?[\"']?(yes|no)\b{_BEHIND}",
     re.IGNORECASE,
 )
 _NOT = r"(?:\s(?:not|never)\b|n't\b)"
