@@ -28,7 +28,7 @@ from mind.grading.quantity import (
     quantity,
     right_side,
 )
-from mind.grading.units import conversion, is_known
+from mind.grading.units import conversion, is_known, unit_at
 from mind.records import Grade, Question
 
 CACHED_ANSWERS = 4_096
@@ -46,6 +46,7 @@ _NO_OPERATION = re.compile(r"[0-9]-[0-9]|[0-9]:[0-9]|[0-9],[0-9](?![0-9]{2}(?![0
 _CLAUSE_END = re.compile(
     r"[,;](?=\s)(?!\s+[-$]?[0-9][0-9.,/]*\s*(?:[,;]|\Z)|\s+(?:remainder|rem|r)\b)|\s\(|\((?=[a-z]{2})|\s(?:as|because|since|so|which|where|if|when|while|but|not)\s|\s-\s(?=[a-z]{2})|\u2014(?!\s?[0-9])"
 )
+_HOW_MANY = re.compile(r"\bhow\smany(?=\s)", re.IGNORECASE)
 _BOUNDED = re.compile(r"\W*(?:(?:more|less|fewer|greater|smaller)\sthan|over|under|above|below)\s", re.IGNORECASE)
 _JOINED = re.compile(
     r"(?:[^0-9]*?(?:\b(?:and|or|to|plus|minus|times|divided|multiplied|remainder|rem)\b|[,&+*/=-])[^0-9]*"
@@ -84,9 +85,11 @@ class Number(AnswerType):
         assert gold is not None and gold.value is not None
         if number is None or number.value is None:
             return _compared_undecided(stated, gold.value, is_a_number=number is not None)
-        ratio = conversion(number.unit, gold.unit)
-        if ratio is None:
-            return "unparsed", f"{number.unit}, not {gold.unit}"
+        unit = _measure(question)
+        ratio = conversion(number.unit, unit)
+        if ratio is None and gold.unit:
+            return "unparsed", f"{number.unit}, not {unit}"
+        ratio = ratio or 1  # to "How many hours ... a week?" both "3 hours" and "3 hours a week" are an answer
         if gold.value in (number.value * ratio, number.value * ratio / number.scale):
             return "right", "equal as numbers"
         if number.percent != gold.percent and number.value / 100**number.percent == gold.value / 100**gold.percent:
@@ -115,9 +118,13 @@ def gold_number(text: str) -> Quantity | None:
 
 
 def _measure(question: Question) -> str:
-    """The unit of the gold answer, if it can be told from others."""
+    """The unit of the gold answer, or that of "How many minutes", if it can be told from others."""
     gold = gold_number(question.answer)
-    return gold.unit if gold and is_known(gold.unit) else ""
+    if gold and is_known(gold.unit):
+        return gold.unit
+    asked = next(reversed(list(_HOW_MANY.finditer(question.question))), None)
+    unit = unit_at(question.question, asked.end()) if asked and gold and not gold.unit else ""
+    return unit if len(unit) > 2 else ""  # "how many in all" asks for no inches
 
 
 def _asked(question: Question) -> str:

@@ -45,6 +45,7 @@ _PART_SIZES |= {"sixt": 6, "6th": 6, "eigh": 8, "8th": 8, "tent": 10, "10th": 10
 PART = r"(half|halves|(?:third|quarter|fourth|fifth|sixth|eighth|tenth|3rd|4th|5th|6th|8th|10th)s?)\b"
 _SOME = re.compile(r"\b(?:hundreds|thousands|millions|billions)\b", re.IGNORECASE)
 _ONE = re.compile(r"\ban?\s(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b)", re.IGNORECASE)
+_ONE_AND_A_HALF = re.compile(r"\b(?:an?|one)\s([a-z]+)\sand\sa\shalf\b(?![\s-]\w)", re.IGNORECASE)
 _HYPHEN = re.compile(rf"(?<=[a-z])-(?={PART})")
 _AND_A_HALF = re.compile(r"(?<=[0-9])\sand\s(?:a|1|one)\shalf\b", re.IGNORECASE)
 _PARTS = re.compile(rf"\b([0-9]+)\s{PART}")
@@ -71,6 +72,7 @@ def plain_number(text: str) -> str:
 def in_digits(text: str) -> str:
     """`text` with its numbers in words written in digits: "forty-two", "minus seven", "one and a half million"."""
     text = _SOME.sub("some", text.encode(errors="replace").decode())
+    text = _ONE_AND_A_HALF.sub(r"1.5 \1s", text)
     text = _ONE.sub("one ", _HYPHEN.sub(" ", text))
     text = _AND_A_HALF.sub(".5", alpha2digit(text, "en", threshold=0))
     text = _PARTS.sub(lambda match: f"{match[1]}/{part_size(match[2])}", text)

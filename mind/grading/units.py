@@ -82,8 +82,8 @@ _ABBREVIATIONS = frozenset(
 _SINGLE_LETTERS = {
     "m": r"met(?:er|re)s?|minutes?",
     "g": "grams?",
-    "s": "seconds?",
-    "h": "hours?",
+    "s": "seconds?|minutes?",
+    "h": "hours?|minutes?",
     "d": "days?",
     "l": "lit(?:er|re)s?",
     "L": "lit(?:er|re)s?",
