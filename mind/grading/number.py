@@ -55,10 +55,11 @@ _JOINED = re.compile(
 
 
 class Number(AnswerType):
-    """Compared as exact fractions, whatever their separators, currency, percent sign or unit.
+    """Compared as exact fractions, whatever their separators and percent sign, in the unit of the gold answer.
 
-    Dollars are equal to cents if the question asks for cents (`equal_in_cents`), "50%" is equal to both 50 and 0.5, and
-    a formula is compared as LaTeX.
+    That is its own or that of "How many minutes"; a response without a unit is taken to mean it, and without either any
+    unit will do. Dollars are equal to cents if the question asks for cents (`equal_in_cents`), "50%" is equal to both
+    50 and 0.5, and a formula is compared as LaTeX.
     """
 
     name = "number"
