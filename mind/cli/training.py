@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from mind.cli.boundary import lacks_memory
 from mind.cli.terminal import command_line, given_option, note, print_table, say
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
 from mind.errors import MindError, require
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mind.records import Question
+
+
+LESS_MEMORY = (
+    "less is taken by a smaller --train.pack-length or --evaluation.batch-size, by --student.dtype bfloat16, by "
+    "--train.gradient-checkpointing, and by --student.lora with a small rank"
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ def train_command(options: Train) -> None:
     data = None
     if not options.resume:
         folder.check_free(overwrite=options.overwrite)
+        _check_names(config)
         _check_student(config.student)
         data = load_data(config)
     note(f"loading PyTorch, transformers and {config.student.model}")
@@ -114,7 +122,9 @@ def train_command(options: Train) -> None:
     finished = folder.read_status() if options.resume else {}
     try:
         train(config, resume=options.resume, overwrite=options.overwrite, data=data)
-    except (KeyboardInterrupt, OSError) as stop:
+    except (KeyboardInterrupt, OSError, MemoryError, RuntimeError) as stop:
+        if lacks_memory(stop):
+            stop.add_note(LESS_MEMORY)
         if not options.resume and folder.begun not in (None, former):
             stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
         raise
@@ -122,6 +132,18 @@ def train_command(options: Train) -> None:
         say(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
         say(f"more steps: --train.max-steps N with --resume, or a new run with --student.model {folder.student}")
     print_outcome(folder)
+
+
+def _check_names(config: MindConfig) -> None:
+    """Names that PyTorch and transformers know: only those that were given are worth loading them before the data."""
+    given, default = (
+        (some.student.attention, some.objective.backend, some.train.lr_scheduler) for some in (config, MindConfig())
+    )
+    if given != default:
+        note("loading PyTorch and transformers")
+        from mind.run.checks import check_options
+
+        check_options(config)
 
 
 def _check_student(config: StudentConfig) -> None:

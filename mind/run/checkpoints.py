@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from mind.display import describe, one_line
+from mind.display import describe, listed, one_line
 from mind.errors import MindError, require
 
 
@@ -41,4 +41,4 @@ def check_loaded(model: nn.Module, loaded: Any) -> None:
     there = {id(tensor) for name, tensor in tensors.items() if name not in missing}
     lost = [name for name in loaded.missing_keys if id(tensors[name]) not in there]
     for what, names in (("lacks weights", lost), ("has weights that the student has not", loaded.unexpected_keys)):
-        require(not names, f"{what}: {', '.join(names[:3])}{' ...' if names[3:] else ''}")
+        require(not names, f"{what}: {listed(names)}")

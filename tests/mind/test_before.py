@@ -42,7 +42,10 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(("given", "message"), OPTIONS.items(), ids=" ".join)
-def test_an_option_that_cannot_work_is_named_before_a_folder_is_made(tmp_path, two_steps, capsys, given, message):
+def test_an_option_that_cannot_work_is_named_before_data_are_read(
+    tmp_path, two_steps, capsys, monkeypatch, given, message
+):
+    monkeypatch.setattr("mind.run.data.load_data", lambda config: pytest.fail("options come first"))
     expect_error(replaced(two_steps, *given), capsys, message)
     assert not (tmp_path / "run").exists()
 
@@ -84,6 +87,8 @@ def test_what_transformers_refuses_is_named(tmp_path, two_steps, capsys, monkeyp
         ("new/" + "x" * 300, "File name too long"),
         ("loop/run", "Too many levels of symbolic links"),
         ("/dev/null", "/dev/null: is a device: expected a folder"),
+        ("run\udcff", "'run\\udcff': expected a name in UTF-8"),
+        ("new\udcff/run", "'new\\udcff/run': expected a name in UTF-8"),
     ],
 )
 def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, two_steps, capsys, monkeypatch, place, message):
@@ -149,6 +154,9 @@ def test_results_need_different_names(tmp_path):
     }.items():
         with pytest.raises(MindError, match=other):
             evaluation_labels(files, taken=["word-problems"])
+    for name in ("x" * 241, "\u00e9" * 121):  # the responses are written beside, by a longer name
+        with pytest.raises(MindError, match="File name too long"):
+            evaluation_labels([f"a/{name}.jsonl"])
 
 
 @pytest.fixture

@@ -153,7 +153,9 @@ def test_a_file_is_no_student(model_folder):
     assert str(file) in refusal(file)
 
 
-@pytest.mark.parametrize("name", ["st/none/x", "/nowhere/at/all", "./x", "a b", "x/", "ä", "a\0b", "someone/else"])
+@pytest.mark.parametrize(
+    "name", ["st/none/x", "/nowhere/at/all", "./x", "a b", "x/", "ä", "a\0b", "someone/else", "~none/x", "\ud83d"]
+)
 def test_a_student_that_is_not_there_is_one_line(name):
     assert refusal(name).startswith(f"student.model {name}: ")
 
