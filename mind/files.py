@@ -163,9 +163,7 @@ def check_new_folder(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise MindError(
-            f"{str(path)!r:.100}: expected a name in UTF-8, as the libraries take that write there"
-        ) from None
+        raise MindError(f"{str(path)!r:.100}: cannot be written by every library: expected a name in UTF-8") from None
     path = path.absolute()
     check_name(path)
     above = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))

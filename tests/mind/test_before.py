@@ -87,8 +87,8 @@ def test_what_transformers_refuses_is_named(tmp_path, two_steps, capsys, monkeyp
         ("new/" + "x" * 300, "File name too long"),
         ("loop/run", "Too many levels of symbolic links"),
         ("/dev/null", "/dev/null: is a device: expected a folder"),
-        ("run\udcff", "'run\\udcff': expected a name in UTF-8"),
-        ("new\udcff/run", "'new\\udcff/run': expected a name in UTF-8"),
+        ("run\udcff", "'run\\udcff': cannot be written by every library: expected a name in UTF-8"),
+        ("new\udcff/run", "'new\\udcff/run': cannot be written by every library"),
     ],
 )
 def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, two_steps, capsys, monkeypatch, place, message):

@@ -64,6 +64,10 @@ def test_another_broken_pipe_is_an_error(capfd):
     assert capfd.readouterr().err == "mind: error: worker: Broken pipe\n"
 
 
+A_RUN = '{"output": "run", "student": {}, "data": {}, "train": {}}'
+"""What config.json of a run says, of all files of that name."""
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -236,7 +240,7 @@ def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
 
     def begun(*_, **__):
         run.mkdir()
-        (run / "config.json").touch()
+        (run / "config.json").write_text(A_RUN)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mind.run.train.train", begun)
@@ -248,7 +252,7 @@ def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
 def test_ctrl_c_before_a_run_is_written_over_does_not_go_on_with_it(tmp_path, monkeypatch, capsys, arguments):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text(A_RUN)
     monkeypatch.setattr("mind.run.train.train", raising(KeyboardInterrupt()))
     assert main([*arguments, "--overwrite"]) == 130
     remedy = f"to go on: {command_line(*arguments, '--overwrite')}"
