@@ -61,7 +61,7 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
         set_attention(model, config.attention)
     for note in chat.template.notes:
         warnings.warn(f"{source}: {note}", RuntimeWarning, stacklevel=2)
-    _stop_at(model, chat.end_id)
+    _stop_at(model, config.model, chat.end_id)
     require_finite(dict(model.named_parameters()), f"{source}: its weight")
     head_of(model)
     if tokenizer.pad_token_id is None:
@@ -125,10 +125,18 @@ def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
         )
 
 
-def _stop_at(model: PreTrainedModel, token: int) -> None:
-    """Adds a token to those that end a generation, in what is saved with the model too."""
+def _stop_at(model: PreTrainedModel, name: str, token: int) -> None:
+    """Adds a token to those that end a generation, in what is saved with the model too.
+
+    Raises MindError, with the student's `name`, for others that are no ids of tokens.
+    """
     known = model.generation_config.eos_token_id
     known = known if isinstance(known, list) else [] if known is None else [known]
+    strange = [end for end in known if type(end) is not int or abs(end) >= 2**63]
+    require(
+        not strange,
+        f"student.model {name}: its generation config ends a text by {strange[:1]!r:.60}: expected ids of tokens",
+    )
     if token not in known:
         model.generation_config.eos_token_id = [token, *known]
 
