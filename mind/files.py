@@ -158,6 +158,16 @@ def new_file(name: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     return file
 
 
+def check_apart(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raises MindError if `output`, which is to be replaced, is or holds one of the files and folders that are read."""
+    for path in map(Path, inputs):
+        if output.exists() and os.path.exists(path):
+            lost = output.samefile(path)
+            require(not lost, f"{output}: is what is read, and would be lost: name another --output")
+            lost = output.resolve() in path.resolve().parents
+            require(not lost, f"{output}: holds {path}, which is read and would be lost: name another --output")
+
+
 def check_new_folder(path: Path) -> None:
     """Raises MindError if a folder at `path`, with those above it that are missing, could not be made or written to."""
     try:

@@ -159,13 +159,16 @@ class RunFolder(os.PathLike[str]):
         self.write_inputs(inputs)
         save_json(config, self.config)
 
-    def _remove_run(self) -> None:
-        """Removes what runs write, and nothing else; the configuration last, so that a kill leaves what is a run."""
+    def written(self) -> list[Path]:
+        """What a run writes there, all that it removes; the configuration last, so that a kill leaves what is a run."""
         names = (self.inputs, self.starts, self.metrics, self.evaluation, self.status, self.report)
         names += (self.student, self.tensorboard, self.path / "responses", self.path / METHOD_STATE)
         checkpoints = (folder for _, folder in self._all_checkpoints())
         networks = filter(_is_network, self.path.glob("*.safetensors"))
-        for path in (*names, *checkpoints, *networks, self.config):
+        return [*names, *checkpoints, *networks, self.config]
+
+    def _remove_run(self) -> None:
+        for path in self.written():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -321,9 +324,9 @@ def saving(path: Path) -> Iterator[None]:
             yield
     except (SafetensorError, RuntimeError) as error:
         number = re.search(r"os error (\d+)", str(error))  # torch tells none
-        raise OSError(
-            int(number[1]) if number else errno.EIO, f"cannot be written ({one_line(str(error), 200)})", str(path)
-        ) from error
+        free = shutil.disk_usage(path.parent).free / 2**20
+        reason = f"cannot be written ({one_line(str(error), 200)}; {free:,.0f} MiB are free there)"
+        raise OSError(int(number[1]) if number else errno.EIO, reason, str(path)) from error
 
 
 def metric_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:

@@ -13,7 +13,7 @@ from mind.cli.check import train_command
 from mind.cli.terminal import command_line, given_option, print_summary, say
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.errors import MindError
-from mind.files import new_file
+from mind.files import check_apart, new_file
 from mind.teacher.config import GenerateConfig, JudgeConfig
 from mind.typed_json import load_json, save_json
 from mind.word_problems import DEFAULT_LEVELS, LevelName
@@ -163,12 +163,11 @@ def import_rationales(options: Import) -> None:
 
 
 def word_problems(options: WordProblems) -> None:
-    from mind.curation.outputs import check_inputs
     from mind.data.questions import load_questions, save_questions
     from mind.word_problems import generate
 
     output = new_file(options.output, overwrite=options.overwrite)
-    check_inputs(output, options.apart_from)
+    check_apart(output, options.apart_from)
     questions = generate(
         options.count,
         options.seed,
@@ -183,10 +182,9 @@ def word_problems(options: WordProblems) -> None:
 
 
 def grade(options: Grade) -> None:
-    from mind.curation.outputs import check_inputs
     from mind.grading.grade import grade_file
 
-    check_inputs(Path(options.output), [options.source])
+    check_apart(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
 
 

@@ -14,7 +14,7 @@ from mind.cli.boundary import lacks_memory
 from mind.cli.terminal import command_line, given_option, note, print_table, say
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
 from mind.errors import MindError, require
-from mind.files import check_new_folder, new_file
+from mind.files import check_apart, check_new_folder, new_file
 from mind.hub import find_model
 from mind.typed_json import overlaid, read_json, write_json
 
@@ -188,14 +188,14 @@ def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
     """The file of the results and the folder of the responses, which can be written to."""
     if options.output is None:
         return None, None
-    from mind.curation.outputs import check_inputs
-
     output = new_file(options.output, overwrite=options.overwrite)
-    check_inputs(output, [*options.files, *filter(None, [options.heldout])])
     responses = output.with_suffix(".responses")
     require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
     check_new_folder(responses)
     require(options.overwrite or not responses.exists(), f"{responses}: exists already; add --overwrite")
+    inputs = (*options.files, options.heldout, options.student.model, options.student.chat_template)
+    for place in (output, responses):
+        check_apart(place, filter(None, inputs))
     return output, responses
 
 

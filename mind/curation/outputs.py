@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mind.errors import MindError
-from mind.files import new_file
+from mind.files import check_apart, new_file
 
 SUFFIXES = (".jsonl", ".parquet")
 """Of a data set."""
@@ -23,7 +23,7 @@ def new_data_set(
     """
     output = new_file(name, overwrite=overwrite)
     for path in (output, *(beside(output, ending) for ending in endings)):
-        check_inputs(path, inputs)
+        check_apart(path, inputs)
     for suffix in SUFFIXES:
         other = output.with_suffix(suffix)
         if other != output and other.exists():
@@ -31,13 +31,6 @@ def new_data_set(
     for ending in endings:
         new_file(beside(output, ending), overwrite=overwrite)
     return output
-
-
-def check_inputs(output: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """Raises MindError if `output` is one of the files that are read for it."""
-    for path in inputs:
-        if output.exists() and os.path.exists(path) and output.samefile(path):
-            raise MindError(f"{output}: is what is read, and would be lost: name another --output")
 
 
 def beside(output: Path, ending: str) -> Path:

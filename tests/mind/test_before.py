@@ -241,6 +241,42 @@ def test_a_run_is_written_over_only_if_that_is_said(tmp_path, two_steps, finishe
     assert len(train_rows(finished)) == 3 and load_run_config(finished / "config.json").train.max_steps == 3
 
 
+def test_what_a_run_reads_is_not_removed_for_it(tmp_path, two_steps, finished, capsys):
+    """A student goes on where it came from: in another folder."""
+    given, before = [*two_steps, "--overwrite"], content(finished)
+    (tmp_path / "link").symlink_to(finished / "student")
+    answers = finished / "responses" / "before" / "test.jsonl"
+    for option, place, message in (
+        ("--student.model", finished / "student", "run/student: is what is read, and would be lost"),
+        ("--student.model", finished / "checkpoint-2", "run/checkpoint-2: is what is read, and would be lost"),
+        ("--student.model", tmp_path / "link", "run/student: is what is read, and would be lost"),
+        ("--data.evaluation", answers, f"run/responses: holds {answers}, which is read and would be lost"),
+    ):
+        expect_error(replaced(given, option, str(place)), capsys, message, "name another --output")
+        assert content(finished) == before
+    shutil.copy(tmp_path / "test.jsonl", finished / "mine.jsonl")  # which no run writes
+    assert main(replaced(given, "--data.evaluation", str(finished / "mine.jsonl"))) == 0
+
+
+def test_an_evaluation_does_not_replace_what_it_reads(tmp_path, evaluate, model_folder, capsys):
+    output = tmp_path / "e.json"
+    assert main([*evaluate, "--output", str(output)]) == 0
+    before = content(tmp_path)
+    answers = tmp_path / "e.responses" / "test.jsonl"
+    again = [*evaluate, "--output", str(output), "--overwrite"]
+    expect_error(replaced(again, "--files", str(answers)), capsys, f"e.responses: holds {answers}, which is read")
+    (tmp_path / "e.json").rename(tmp_path / "model.json")
+    shutil.copytree(model_folder, tmp_path / "model.responses")
+    expect_error(
+        replaced(again, "--student.model", f"{tmp_path}/model.responses", "--output", f"{tmp_path}/model.json"),
+        capsys,
+        "model.responses: is what is read",
+    )
+    (tmp_path / "model.json").rename(output)
+    shutil.rmtree(tmp_path / "model.responses")
+    assert content(tmp_path) == before and main(again) == 0
+
+
 def test_what_is_no_run_is_not_written_over(tmp_path, two_steps, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
