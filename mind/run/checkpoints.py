@@ -28,8 +28,14 @@ def usable(checkpoint: str | Path | None) -> Iterator[None]:
 
 
 def check_trainer_state(checkpoint: Path) -> None:
-    """Reads what the Trainer itself reads too late to say more than what Python says."""
-    TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    """Reads what the Trainer itself reads too late to say more than what Python says, and believes.
+
+    Raises MindError if it is not the state after a step.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    for name in ("global_step", "train_batch_size"):
+        value = getattr(state, name)
+        require(type(value) is int and value > 0, f"{TRAINER_STATE_NAME}: {name} is {value!r:.40}: expected at least 1")
 
 
 def check_loaded(model: nn.Module, loaded: Any) -> None:
