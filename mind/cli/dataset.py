@@ -13,7 +13,7 @@ from mind.cli.check import train_command
 from mind.cli.terminal import command_line, given_option, print_summary, say
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.errors import MindError
-from mind.files import check_not_read
+from mind.files import check_apart
 from mind.teacher.config import GenerateConfig, JudgeConfig
 from mind.typed_json import load_json, save_json
 from mind.word_problems import DEFAULT_LEVELS, LevelName
@@ -190,7 +190,7 @@ def word_problems(options: WordProblems) -> None:
 def grade(options: Grade) -> None:
     from mind.grading.grade import grade_file
 
-    check_not_read(Path(options.output), [options.source])
+    check_apart(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
 
 

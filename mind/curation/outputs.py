@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mind.errors import MindError, require
-from mind.files import check_not_read, new_file
+from mind.files import check_apart, new_file
 
 SUFFIXES = (".jsonl", ".parquet")
 """Of a data set."""
@@ -25,7 +25,7 @@ def new_data_set(
     require(Path(name).suffix in SUFFIXES, f"--output {name}: expected a name that ends in {' or '.join(SUFFIXES)}")
     output = new_file(name, overwrite=overwrite)
     for path in (output, *(beside(output, ending) for ending in endings)):
-        check_not_read(path, inputs)
+        check_apart(path, inputs)
     for suffix in SUFFIXES if endings else ():
         other = output.with_suffix(suffix)
         if other != output and other.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from mind.data.questions import load_questions, same_text, save_questions
 from mind.data.sources import load_source
 from mind.errors import MindError, require
-from mind.files import check_new_folder, check_not_read
+from mind.files import check_apart, check_new_folder
 from mind.grading.type_counts import described_types
 from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig
@@ -52,7 +52,7 @@ def _check_files(folder: DatasetFolder, config: GenerateConfig) -> None:
     """Raises MindError if a file would be written over that is read for the job, or that no job wrote."""
     inputs = [path for path in (config.questions.path, config.prompts) if path is not None]
     for file in (folder.questions, folder.config, folder.prompts, folder.failures, folder.verdicts):
-        check_not_read(file, inputs)
+        check_apart(file, inputs)
         require(
             folder.responses.exists() or not file.exists(),
             f"{file}: exists already, in a folder without {folder.responses.name}: name another --output",
