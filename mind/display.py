@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # Invisible, or able to reorder the text around them: shown by name. Surrogates have no place in UTF-8.
 _UNREADABLE = {
     code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)) if chr(code) not in "\t\n"
@@ -22,6 +24,11 @@ def readable(text: str, limit: int | None = None) -> str:
 def one_line(text: str, limit: int | None = None) -> str:
     """`readable` text with a space for each run of white space, or its first `limit` characters."""
     return " ".join(text.split()).translate(_UNREADABLE)[:limit]
+
+
+def listed(names: Sequence[str], limit: int = 3) -> str:
+    """The first `limit` names and, if there are more, how many: "a, b, c, ... (7 in all)"."""
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 def describe(error: BaseException) -> str:

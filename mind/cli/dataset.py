@@ -13,7 +13,7 @@ from mind.cli.check import train_command
 from mind.cli.terminal import command_line, given_option, print_summary, say
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.errors import MindError
-from mind.files import new_file
+from mind.files import check_apart
 from mind.teacher.config import GenerateConfig, JudgeConfig
 from mind.typed_json import load_json, save_json
 from mind.word_problems import DEFAULT_LEVELS, LevelName
@@ -59,7 +59,8 @@ class Import:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A JSONL file of {"id", "question", "answer", "rationales": [text, ...]}."""
     output: str
-    """The JSONL file to write; it must not exist. The counts go to OUTPUT with the ending .counts.json."""
+    """The records to write, .jsonl or .parquet; it must not exist. Beside it the counts, with the ending
+    .counts.json."""
     keep: int = 8
     """Rationales kept per question, at most."""
     minimum: int = 2
@@ -73,7 +74,7 @@ class WordProblems:
     """Write word problems with a rationale in each of several perspectives."""
 
     output: str
-    """The JSONL file to write; it must not exist."""
+    """The file to write, .jsonl or .parquet; it must not exist."""
     count: int = 100
     seed: int = 0
     levels: tuple[LevelName, ...] = DEFAULT_LEVELS
@@ -124,7 +125,11 @@ def judge(config: Judge) -> int:
 
     report = run(config)
     print_summary("verdicts", report)
-    following = command_line("filter", config.folder, "--output", f"{Path(config.folder).resolve().name}.jsonl")
+    name = Path(config.folder).resolve().name
+    records = f"{name}.jsonl"
+    if Path(records).exists():  # the questions, as a rule
+        records = f"{name}.rationales.jsonl"
+    following = command_line("filter", config.folder, "--output", records)
     if report.job is not None:
         return _finish(report.job, following)
     say(f"next: {following}")
@@ -163,12 +168,11 @@ def import_rationales(options: Import) -> None:
 
 
 def word_problems(options: WordProblems) -> None:
-    from mind.curation.outputs import check_inputs
+    from mind.curation.outputs import new_data_set
     from mind.data.questions import load_questions, save_questions
     from mind.word_problems import generate
 
-    output = new_file(options.output, overwrite=options.overwrite)
-    check_inputs(output, options.apart_from)
+    output = new_data_set(options.output, [], overwrite=options.overwrite, inputs=options.apart_from)
     questions = generate(
         options.count,
         options.seed,
@@ -179,14 +183,14 @@ def word_problems(options: WordProblems) -> None:
     )
     save_questions(questions, output)
     perspectives = dict.fromkeys(rationale.perspective for rationale in questions[0].rationales)
-    say(f"{output}: {options.count} questions\nnext: {train_command(output, perspectives)}")
+    training, evaluation = (options.apart_from[0], [str(output)]) if options.apart_from else (output, [])
+    say(f"{output}: {options.count} questions\nnext: {train_command(training, perspectives, evaluation)}")
 
 
 def grade(options: Grade) -> None:
-    from mind.curation.outputs import check_inputs
     from mind.grading.grade import grade_file
 
-    check_inputs(Path(options.output), [options.source])
+    check_apart(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
 
 
