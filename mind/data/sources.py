@@ -13,7 +13,7 @@ from mind.data.problems import Problems
 from mind.data.questions import read_questions
 from mind.data.rows import READERS, Rows, file_rows
 from mind.errors import MindError, require
-from mind.hub import is_local, require_on_hub
+from mind.hub import is_local, out_of_reach, require_on_hub, warn_of_copy
 from mind.records import Question
 
 
@@ -124,13 +124,33 @@ def _dataset(config: SourceConfig) -> Any:
         if any((Path(config.path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return _saved_dataset(config)
         if not is_local("the questions", config.path):
-            require_on_hub("the questions", config.path, "dataset")
+            return _hub_dataset(config)
         return datasets.load_dataset(config.path, config.subset, split=config.split)
     except MindError:
         raise
     except Exception as error:  # of any kind: by a file's reader, the network or the Hub
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())  # some say no more than that it failed
         raise MindError(f"{config.path}: cannot be loaded: {type(error).__name__}: {reason:.500}") from error
+
+
+def _hub_dataset(config: SourceConfig) -> Any:
+    """The data set of this name; its copy in the cache if the Hub is away, which is asked once: `datasets` would ask it
+    for half a minute."""
+    import datasets
+
+    away = require_on_hub("the questions", config.path, "dataset")
+    before, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, away is not None
+    try:
+        found = datasets.load_dataset(config.path, config.subset, split=config.split)
+    except ConnectionError:
+        if away is None:
+            raise
+        raise out_of_reach("the questions", config.path, away) from away
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+    if away is not None:
+        warn_of_copy("the questions", config.path, away)
+    return found
 
 
 def _saved_dataset(config: SourceConfig) -> Any:
