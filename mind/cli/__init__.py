@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from mind.cli.boundary import guarded
-from mind.cli.terminal import set_up_terminal
 from mind.display import one_line, readable
 from mind.requirements import application_packages
 
@@ -41,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.formatwarning = _one_line
     _spin_briefly()
-    set_up_terminal()
     words = list(sys.argv[1:] if arguments is None else arguments)
 
     def run() -> int:

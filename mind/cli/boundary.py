@@ -6,8 +6,9 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
-from mind.cli.terminal import complain
+from mind.cli.terminal import complain, set_up_terminal
 from mind.errors import MindError
 from mind.files import naming
 
@@ -20,6 +21,7 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
     Those are bad input, files that the system would not read or write, Ctrl-C, and output that nobody reads any more,
     of which nothing is told. The notes of an exception (`add_note`) end its line. Every other one is a bug, and passes.
     """
+    set_up_terminal()
     try:
         try:
             return run() or 0
@@ -27,16 +29,15 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
             with naming("standard output"):
                 sys.stdout.flush()
     except MindError as error:
-        complain(program, _with_notes(f"error: {error}", error))
+        _complain(program, f"error: {error}", error)
         return BAD_INPUT
     except KeyboardInterrupt as error:
-        complain(program, _with_notes("interrupted", error))
+        _complain(program, "interrupted", error)
         return INTERRUPTED
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _stop_writing():
             return NOT_READ
-        complain(program, _with_notes(f"error: {described(error)}", error))
-        _drop_unwritable()
+        _complain(program, f"error: {described(error)}", error)
         return BAD_INPUT
 
 
@@ -46,8 +47,11 @@ def described(error: OSError) -> str:
     return ": ".join([*names, error.strerror or str(error) or type(error).__name__])
 
 
-def _with_notes(message: str, error: BaseException) -> str:
-    return "; ".join([message, *getattr(error, "__notes__", ())])
+def _complain(program: str, message: str, error: BaseException) -> None:
+    """Tells `message` with the notes of its error; if standard error is full or unread, only the exit status tells."""
+    with suppress(OSError):
+        complain(program, "; ".join([message, *getattr(error, "__notes__", ())]))
+    _drop_unwritable()
 
 
 def _stop_writing() -> bool:

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
 
 def set_up_terminal() -> None:
-    """For this process: text that the terminal's encoding lacks is shown by its code, NO_COLOR means no styles (tyro
-    knows a variable of its own), and the bars of libraries are for terminals."""
+    """For this process: what a closed stream would have shown goes nowhere, text that the terminal's encoding lacks is
+    shown by its code, NO_COLOR means no styles (tyro knows a variable of its own), and the bars of libraries are for
+    terminals."""
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:  # at once: a file that is opened would take its place
+            descriptor = os.open(os.devnull, flags)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -97,7 +102,8 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     for row in rows:
         table.add_row(*map(text, row.values()))
     width = None if sys.stdout.isatty() else 110
-    Console(width=width, color_system=None if plain() else "auto").print(table)
+    with naming("standard output"):
+        Console(width=width, color_system=None if plain() else "auto").print(table)
 
 
 def _shown(value: Any) -> str:

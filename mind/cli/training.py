@@ -81,6 +81,8 @@ def train_defaults(words: Sequence[str]) -> Train:
 
     file, method, output = (given_option(words, name) for name in ("--config", "--method", "--output"))
     given = {} if file is None else read_json(file)
+    if "--resume" in words and output is not None:
+        RunFolder(output).check_resumable()
     note("loading PyTorch")
     from mind.methods import run_config, with_options
 
