@@ -159,9 +159,7 @@ def check_words(words: Sequence[str]) -> None:
         require(bool(value.strip()) or bool(option and not assigned), f"{before} is empty: expected a value")
     for option, count in given.items():
         if count > 1:
-            complain(
-                "mind", f"{option} is given {count} times and only the last counts; a list goes behind one {option}"
-            )
+            complain("mind", f"{option} is given {count} times: only the last counts, and a list follows one {option}")
 
 
 def _add_note(error: BaseException, note: str) -> None:

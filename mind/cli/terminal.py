@@ -43,8 +43,12 @@ def plain() -> bool:
 
 def say(text: str) -> None:
     """Prints a line, or several."""
+    _print(readable(text) + "\n")
+
+
+def _print(text: str) -> None:
     with naming("standard output"):
-        print(readable(text), flush=True)
+        print(text, end="", flush=True)
 
 
 def note(text: str) -> None:
@@ -102,8 +106,10 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     for row in rows:
         table.add_row(*map(text, row.values()))
     width = None if sys.stdout.isatty() else 110
-    with naming("standard output"):
-        Console(width=width, color_system=None if plain() else "auto").print(table)
+    console = Console(width=width, color_system=None if plain() else "auto")
+    with console.capture() as shown:  # rich ends the program if nobody reads
+        console.print(table)
+    _print(shown.get())
 
 
 def _shown(value: Any) -> str:
