@@ -40,7 +40,7 @@ def check(options: Check) -> int:
     return 0
 
 
-def train_command(data: str | Path, perspectives: Iterable[str]) -> str:
+def command_to_train(data: str | Path, perspectives: Iterable[str]) -> str:
     """The command that trains on a data set; the paper's perspectives need not be named."""
     names = list(perspectives)
     named = [] if set(names) <= set(PAPER_PERSPECTIVES) else ["--data.perspectives", *names]
@@ -50,7 +50,7 @@ def train_command(data: str | Path, perspectives: Iterable[str]) -> str:
 def _next(options: Check, report: CheckReport) -> str:
     stem = Path(options.path).stem
     if report.fewest_rationales > 1:
-        return train_command(options.path, report.rationales)
+        return command_to_train(options.path, report.rationales)
     if report.unnamed_rationales:
         return command_line("data", "import", options.path, "--output", f"{stem}.named.jsonl")
     command = ["data", "generate", "--output", f"data/{stem}", "--questions.path", options.path]

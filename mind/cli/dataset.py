@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mind.cli.check import train_command
+from mind.cli.check import command_to_train
 from mind.cli.terminal import command_line, given_option, print_summary, say
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.errors import MindError
@@ -139,7 +139,7 @@ def filter_dataset(options: Filter) -> None:
     base = Path(options.output).with_suffix("")
     say(f"{options.output}: {len(result.questions):,} questions to train on; {base}.report.html: the report")
     perspectives = [name for name, counts in result.perspectives.items() if counts.kept]
-    say(f"next: {train_command(options.output, perspectives)}")
+    say(f"next: {command_to_train(options.output, perspectives)}")
 
 
 def import_rationales(options: Import) -> None:
@@ -159,16 +159,16 @@ def import_rationales(options: Import) -> None:
     print_summary("rationales imported", report)
     named = {rationale.perspective for question in questions for rationale in question.rationales}
     perspectives = [name for name in import_perspectives(options.keep) if name in named]
-    say(f"{output}: {len(questions)} questions\nnext: {train_command(output, perspectives)}")
+    say(f"{output}: {len(questions)} questions\nnext: {command_to_train(output, perspectives)}")
 
 
 def word_problems(options: WordProblems) -> None:
-    from mind.curation.outputs import check_inputs
+    from mind.curation.outputs import check_not_input
     from mind.data.questions import load_questions, save_questions
     from mind.word_problems import generate
 
     output = new_file(options.output, overwrite=options.overwrite)
-    check_inputs(output, options.apart_from)
+    check_not_input(output, options.apart_from)
     questions = generate(
         options.count,
         options.seed,
@@ -179,14 +179,14 @@ def word_problems(options: WordProblems) -> None:
     )
     save_questions(questions, output)
     perspectives = dict.fromkeys(rationale.perspective for rationale in questions[0].rationales)
-    say(f"{output}: {options.count} questions\nnext: {train_command(output, perspectives)}")
+    say(f"{output}: {options.count} questions\nnext: {command_to_train(output, perspectives)}")
 
 
 def grade(options: Grade) -> None:
-    from mind.curation.outputs import check_inputs
+    from mind.curation.outputs import check_not_input
     from mind.grading.grade import grade_file
 
-    check_inputs(Path(options.output), [options.source])
+    check_not_input(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
 
 

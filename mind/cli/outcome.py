@@ -27,17 +27,15 @@ def print_outcome(folder: RunFolder) -> None:
 
 
 def _told(sample: Sample) -> list[str]:
+    def shown(text: str) -> str:
+        return one_line(text, SHOWN_CHARACTERS)
+
     return [
         f"a question of the evaluation, {sample.kind}:",
-        f"  question: {_cut(sample.question)} (answer: {_cut(sample.answer)})",
-        f"  before:   {_cut(sample.before)} [{_cut(sample.found_before)}]",
-        f"  after:    {_cut(sample.after)} [{_cut(sample.found_after)}]",
+        f"  question: {shown(sample.question)} (answer: {shown(sample.answer)})",
+        f"  before:   {shown(sample.before)} [{shown(sample.found_before)}]",
+        f"  after:    {shown(sample.after)} [{shown(sample.found_after)}]",
     ]
-
-
-def _cut(text: str) -> str:
-    line = one_line(text, SHOWN_CHARACTERS + 1)
-    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + " ..."
 
 
 def _summed_up(row: Row) -> str:

@@ -12,6 +12,7 @@ import tyro
 
 from mind.cli.terminal import command_line, given_option, note, print_table, say
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
+from mind.display import percent
 from mind.errors import MindError, require
 from mind.files import check_new_folder, new_file
 from mind.hub import find_model
@@ -168,10 +169,10 @@ def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
     """The file of the results and the folder of the responses, which can be written to."""
     if options.output is None:
         return None, None
-    from mind.curation.outputs import check_inputs
+    from mind.curation.outputs import check_not_input
 
     output = new_file(options.output, overwrite=options.overwrite)
-    check_inputs(output, [*options.files, *filter(None, [options.heldout])])
+    check_not_input(output, [*options.files, *filter(None, [options.heldout])])
     responses = output.with_suffix(".responses")
     require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
     check_new_folder(responses)
@@ -196,7 +197,7 @@ def _heldout_nll(
 
 
 def _evaluation_rows(results: dict[str, Any]) -> list[dict[str, str]]:
-    from mind.report.tables import accuracy_interval, percent
+    from mind.report.tables import accuracy_interval
 
     rows = [
         {

@@ -14,7 +14,7 @@ from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
 from mind.curation.outputs import SUFFIXES
-from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, Outcome, perspective_order
+from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, RationaleOutcome, perspective_order
 from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.errors import MindError, require
 from mind.files import json_rows
@@ -103,7 +103,7 @@ class FilterOptions:
 class _Candidate:
     """A response as far as the filter needs it; `text` is empty if `outcome` already has a reason."""
 
-    outcome: Outcome
+    outcome: RationaleOutcome
     text: str
 
     @property
@@ -215,7 +215,7 @@ def _candidate(response: Response, verdict: Verdict, question: Question, config:
         adherent = adheres(response.key.perspective, text)
         if config.require_adherence and adherent is False:
             reason = "not in its perspective"
-    outcome = Outcome(response.key, reason, verdict.verdict == "right", adherent, len(text))
+    outcome = RationaleOutcome(response.key, reason, verdict.verdict == "right", adherent, len(text))
     return _Candidate(outcome, text if reason is None else "")
 
 

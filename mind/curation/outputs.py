@@ -23,7 +23,7 @@ def new_data_set(
     """
     output = new_file(name, overwrite=overwrite)
     for path in (output, *(beside(output, ending) for ending in endings)):
-        check_inputs(path, inputs)
+        check_not_input(path, inputs)
     for suffix in SUFFIXES:
         other = output.with_suffix(suffix)
         if other != output and other.exists():
@@ -33,7 +33,7 @@ def new_data_set(
     return output
 
 
-def check_inputs(output: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
+def check_not_input(output: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
     """Raises MindError if `output` is one of the files that are read for it."""
     for path in inputs:
         if output.exists() and os.path.exists(path) and output.samefile(path):

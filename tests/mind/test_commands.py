@@ -227,7 +227,7 @@ def test_responses_are_graded(tmp_path, capsys):
     rows = [{"id": "a", "answer": "4", "response": f"#### {number}"} for number in (4, 5, 4, "?")]
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["grade", str(tmp_path / "r.jsonl"), "--output", str(tmp_path / "g.jsonl")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'g.jsonl'}: 2 of 4 right (50.00%), 1 unparsed\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'g.jsonl'}: 2 of 4 right (50.0 %), 1 unparsed\n"
 
 
 def test_from_questions_to_a_student(tmp_path, model_folder, monkeypatch, capsys):

@@ -190,8 +190,14 @@ def test_evaluation_table() -> None:
     assert evaluation_table({}, {}) == evaluation_table({"before": None, "after": None}, {}) == []
 
 
-@pytest.mark.parametrize("result", [{}, {"correct": 3}, {"correct": 3, "total": 0}, {"correct": 3, "total": 2}, None])
-def test_an_accuracy_without_counts_has_no_interval(result: object) -> None:
+@pytest.mark.parametrize("interval", [None, [], [0.1], ["a", "b"], [math.nan, 1.0], [0.1, 1.2], 0.5, [0.1, None]])
+def test_what_is_no_interval_is_not_shown_as_one(interval: object) -> None:
+    (row, *_) = evaluation_table({"before": {"files": {"a": {"interval": interval}}}, "after": None}, {})
+    assert row.intervals == ("–", "–", "–")
+
+
+@pytest.mark.parametrize("result", [{}, {"correct": 3, "total": 4}, None])
+def test_an_accuracy_without_an_interval_shows_none(result: object) -> None:
     (row, *_) = evaluation_table({"before": {"files": {"a": result}}, "after": None}, {})
     assert row.what.startswith("accuracy, a") and row.intervals == ("–", "–", "–")
 
@@ -280,8 +286,8 @@ def test_work_of_a_step_saving_by_saving(run: Path) -> None:
     page = page_of(run)
     (picture,) = drawn(page)
     assert re.findall(r">([^<]* tokens)<", picture) == [
-        "100.0% · 1.0 M tokens", "80.0% · 800.0 k tokens", "60.0% · 600.0 k tokens",
-        "25.0% · 200.0 k + 150.0 k / 3 tokens",
+        "100.0 % · 1.0 M tokens", "80.0 % · 800.0 k tokens", "60.0 % · 600.0 k tokens",
+        "25.0 % · 200.0 k + 150.0 k / 3 tokens",
     ]  # fmt: skip
     bars = re.findall(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]* style="fill: (?!none)([^"]*)"', picture)
     naive = float(bars[0][1]) - float(bars[0][0])
