@@ -33,7 +33,7 @@ def check(options: Check) -> int:
         say(f"asked before: {_listed(report.repeated)}")
     for file, ids in report.shared.items():
         if ids:
-            say(f"also in {file}: {_listed(ids)}; what is measured on them is no measure of new questions")
+            say(f"also in {file}: {_listed(ids)}; results on them say nothing about new questions")
     if report.problems is not None:
         raise MindError(report.problems)
     say(f"next: {_next(options, report)}")

@@ -188,6 +188,8 @@ def grade(options: Grade) -> None:
 
     check_not_input(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
+    words = ["data", "filter", "FOLDER", "--output", "FILE.jsonl", "--student-grades", options.output]
+    say(f"next: {command_line(*words, '--easy-fraction', '0.5')}, to keep half of the questions that are easy to it")
 
 
 def _finish(report: JobReport, following: str) -> int:

@@ -163,6 +163,11 @@ def evaluate_command(options: Evaluate) -> None:
     if output is not None:
         write_json(results, output)
     print_table(options.student.model, _evaluation_rows(results))
+    if output is not None:
+        say(f"{output}: the results" + (f"; {responses}: the responses" if files else ""))
+    words = ["train", "--student.model", options.student.model, "--data.train", "FILE.jsonl"]
+    words += ["--data.evaluation", *options.files] if files else []
+    say(f"next: {command_line(*words, '--output', 'runs/NAME')}, to train it and compare")
 
 
 def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:

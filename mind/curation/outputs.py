@@ -37,7 +37,7 @@ def check_not_input(output: Path, inputs: Sequence[str | os.PathLike[str]]) -> N
     """Raises MindError if `output` is one of the files that are read for it."""
     for path in inputs:
         if output.exists() and os.path.exists(path) and output.samefile(path):
-            raise MindError(f"{output}: is what is read, and would be lost: name another --output")
+            raise MindError(f"{output}: is also read, and would be lost: name another --output")
 
 
 def beside(output: Path, ending: str) -> Path:

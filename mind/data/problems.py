@@ -44,10 +44,7 @@ class Problems:
         """Raises FaultyRowsError if there is a problem; `questions` are those of the rows without one."""
         if not self._places:
             return
-        lines = [
-            f"{where}: {problem}" + (f"; and so on {len(others):,} other rows" if others else "")
-            for problem, (where, *others) in self._places.items()
-        ]
+        lines = [f"{where}: {problem}" + _likewise(len(others)) for problem, (where, *others) in self._places.items()]
         if len(lines) == 1:
             raise FaultyRowsError(lines[0], questions)
         count = sum(map(len, self._places.values()))
@@ -55,6 +52,10 @@ class Problems:
         more = [f"and {hidden:,} others"] if hidden > 0 else []
         total = f"{count:,} problems in {self._path}; {len(questions):,} rows are without one"
         raise FaultyRowsError("\n".join([*lines[:MOST_SHOWN], *more, total]), questions)
+
+
+def _likewise(rows: int) -> str:
+    return f"; likewise in {rows:,} other row{'s' if rows > 1 else ''}" if rows else ""
 
 
 class Faults:

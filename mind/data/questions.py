@@ -104,8 +104,8 @@ def read_questions(
 ) -> Iterator[tuple[str, Mapping[str, Any], Question]]:
     """Each row with its place, and the question in it, without rationales.
 
-    `rows` are those of the file at `path` unless they are given. What is wrong with a row, an id that comes twice too,
-    is noted in `problems`. Raises MindError if there are no rows.
+    `rows` are those of the file at `path` unless they are given. What is wrong with a row, such as an id that an
+    earlier one has, is noted in `problems`. Raises MindError if there are no rows.
     """
     places: dict[str, str] = {}
     number = -1
@@ -170,6 +170,6 @@ def named_rationales(
                 "--data.perspectives names those to train on"
             )
         if perspective in rationales:
-            raise MindError(f"{where}: perspective {perspective} comes twice")
+            raise MindError(f"{where}: perspective {perspective} appears twice")
         rationales[perspective] = Rationale(perspective, text)
     return tuple(rationales.values())

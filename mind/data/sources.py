@@ -52,10 +52,10 @@ class SourceConfig:
             "answer_marker",
         ):
             value = getattr(self, name)
-            require(value is None or bool(value.strip()), f"source.{name} is empty")
+            require(value is None or bool(value.strip()), f"questions.{name} is empty")
         columns = [c for c in (self.id_column, self.question_column, self.answer_column, self.choices_column) if c]
-        require(len(set(columns)) == len(columns), f"source: two of the columns {', '.join(columns)} are the same")
-        require(self.limit is None or self.limit >= 1, f"source.limit is {self.limit}: expected at least 1")
+        require(len(set(columns)) == len(columns), f"questions: two of the columns {', '.join(columns)} are the same")
+        require(self.limit is None or self.limit >= 1, f"questions.limit is {self.limit}: expected at least 1")
 
     @property
     def columns(self) -> Columns:
@@ -99,7 +99,7 @@ def _rows(config: SourceConfig, problems: Problems) -> Rows:
     require(known, f"{path}: expected a file whose name ends in {', '.join(READERS)}")
     require(
         config.subset is None and config.split == SourceConfig.split,
-        f"{config.path}: a file has no subset and no split but {SourceConfig.split}",
+        f"{config.path}: a file has no subset, and no split other than {SourceConfig.split}",
     )
     return file_rows(path, problems)
 

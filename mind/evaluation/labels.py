@@ -11,7 +11,7 @@ from mind.errors import require
 def evaluation_labels(files: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """{label: file}; a label is the file's name without its ending, and that of a file of responses.
 
-    Raises MindError for a file that comes twice or whose label another file has, or that is `taken`.
+    Raises MindError for a file that appears twice or whose label another file has, or that is `taken`.
     """
     labels: dict[str, str] = dict.fromkeys(taken, "the built-in questions")
     for file in files:

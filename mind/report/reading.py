@@ -79,7 +79,7 @@ class Metrics:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise MindError(f"{self.path}, line {line}: {name} is {value!r}, expected a number")
         if not math.isfinite(value):
-            self.notes.setdefault(name, f"{self.path.name}, line {line}: {name} is not finite, such are left out")
+            self.notes.setdefault(name, f"{self.path.name}, line {line}: {name} is not finite, and left out")
             return math.nan
         return float(value)
 
@@ -108,7 +108,7 @@ class Metrics:
         if not len(known):
             return None
         if len(known) < len(counts):
-            self.notes["work"] = f"{self.path.name}: {len(counts) - len(known)} lines hold no work, such are left out"
+            self.notes["work"] = f"{self.path.name}: {len(counts) - len(known)} lines hold no work and are left out"
         return Work(*(int(total) for total in known.sum(0)))
 
     def perspectives(self, names: Sequence[str]) -> list[str]:

@@ -59,8 +59,8 @@ def warn_of_overlap(data: RunData) -> None:
     for name, questions in data.measured.items():
         if count := sum(same_text(question.question) in trained for question in questions):
             warnings.warn(
-                f"{name}: {count} of {len(questions)} questions are among the training questions, so what is measured "
-                "on them is no measure of new ones",
+                f"{name}: {count} of {len(questions)} questions are among the training questions, so results on "
+                "them say nothing about new ones",
                 RuntimeWarning,
                 stacklevel=4,
             )

@@ -152,12 +152,14 @@ class GenerateConfig:
         if self.perspectives is not None:
             count = len(self.perspectives)
             require(1 <= count <= MAX_PERSPECTIVES, f"{count} perspectives: expected 1 to {MAX_PERSPECTIVES}")
-            require(len(set(self.perspectives)) == len(self.perspectives), "a perspective is named twice")
+            doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
+            require(not doubled, f"perspectives names {', '.join(doubled)} twice")
         require(self.samples >= 1, f"samples is {self.samples}: expected at least 1")
         for model, price in self.prices.items():
             require(
                 len(price) == 2 and all(isinstance(p, (int, float)) and p >= 0 for p in price),
-                f"prices: {model} has {price}: expected two numbers, a million prompt tokens and answer tokens",
+                f"prices: {model} has {price}: expected two numbers, the price of a million prompt tokens and that of "
+                "a million answer tokens",
             )
         require(
             self.budget.cost is None or self.teacher.model in self.prices,

@@ -64,12 +64,12 @@ def stored_answers(path: Path, requests: Iterable[Request]) -> dict[Key, Respons
         if response.key not in digests:
             raise MindError(
                 f"{path} has an answer to {response.key}, which is not asked for: the questions, the "
-                "perspectives or the number of samples were others; name a new --output"
+                "perspectives or the number of samples have changed; name a new --output"
             )
         if digests[response.key] != response.request:
             raise MindError(
                 f"{path} has an answer to {response.key} that belongs to another request: the question, a "
-                "prompt, the model or a sampling parameter was another; name a new --output"
+                "prompt, the model or a sampling parameter has changed; name a new --output"
             )
         stored[response.key] = response
     return stored

@@ -112,7 +112,7 @@ class Journal:
 def load_responses(path: str | os.PathLike[str]) -> Iterator[Response]:
     """The responses of a journal, one after another.
 
-    Raises MindError with the line for a missing file, what is not a response, and a key that comes twice.
+    Raises MindError with the line for a missing file, what is not a response, and a key that appears twice.
     """
     places: dict[Key, str] = {}
     for where, row in json_rows(path):

@@ -71,7 +71,7 @@ def judge(config: JudgeConfig) -> JudgeReport:
     folder = DatasetFolder(Path(config.folder))
     questions = {question.id: question for question in load_questions(folder.questions)}
     responses = list(load_responses(folder.responses))
-    require(bool(responses), f"{folder.responses}: no answer to judge")
+    require(bool(responses), f"{folder.responses}: there are no answers to judge")
     verdicts = verdicts_by_rules(questions, responses)
     job = None
     if (model := config.judge) is not None:
@@ -92,7 +92,7 @@ def judge(config: JudgeConfig) -> JudgeReport:
 def load_verdicts(path: Path) -> dict[Key, Verdict]:
     """The verdicts that `judge` wrote, by key.
 
-    Raises MindError with the line for one that is faulty, and for a key that comes twice.
+    Raises MindError with the line for one that is faulty, and for a key that appears twice.
     """
     verdicts: dict[Key, Verdict] = {}
     for where, row in json_rows(path):

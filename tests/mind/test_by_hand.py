@@ -138,7 +138,9 @@ def test_a_remedy_for_what_is_no_json(tmp_path, line, remedy):
 
 def test_an_object_over_several_lines_is_one_problem(tmp_path):
     path = write(tmp_path / "q.jsonl", json.dumps({"id": "a", "question": "?", "answer": "1"}, indent=2))
-    with pytest.raises(MindError, match=r"q.jsonl:1: an object goes on on the next line: write each object on a line"):
+    with pytest.raises(
+        MindError, match=r"q.jsonl:1: an object continues on the next line: write each object on a line"
+    ):
         load_questions(path)
 
 
@@ -247,7 +249,7 @@ def test_many_problems_of_one_kind_are_one_line_and_of_many_kinds_are_cut(tmp_pa
     )
     with pytest.raises(MindError) as error:
         load_questions(same)
-    assert str(error.value) == f'{same}:1: "question" is missing: there are frage; and so on 49 other rows'
+    assert str(error.value) == f'{same}:1: "question" is missing: there are frage; likewise in 49 other rows'
     rows = "".join(json.dumps({"id": f"{n}", "question": "?", "answer": [n]}) + "\n" for n in range(50))
     with pytest.raises(MindError) as error:
         load_questions(write(tmp_path / "other.jsonl", rows))

@@ -82,7 +82,7 @@ def test_unnamed_rationales_are_ignored_where_none_are_required(write):
             {**GOOD, "id": "x", "rationales": [{"perspective": "magic", "text": "Add."}]},
             "unknown perspective magic: expected one of planning, analogy",
         ),
-        ({**GOOD, "id": "x", "rationales": [NAMED[0], NAMED[0]]}, "perspective planning comes twice"),
+        ({**GOOD, "id": "x", "rationales": [NAMED[0], NAMED[0]]}, "perspective planning appears twice"),
     ],
 )
 def test_a_faulty_line_is_named(write, record, message):

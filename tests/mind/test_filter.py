@@ -272,7 +272,7 @@ def test_a_students_pass_rate_stands_for_the_teachers():
         (
             [response(), response("planning"), response()],
             None,
-            "question q, perspective analogy, sample 0: it comes twice",
+            "question q, perspective analogy, sample 0: it appears twice",
         ),
         (
             [response(sample=3)],
@@ -289,15 +289,15 @@ def test_responses_that_do_not_fit_are_errors(responses, verdicts, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"keep": 33}, "filter.minimum 2 and filter.keep 33: expected 2 <= minimum <= keep <= 32"),
-        ({"minimum": 1}, "filter.minimum 1 and filter.keep 8"),
-        ({"minimum": 5, "keep": 4}, "filter.minimum 5 and filter.keep 4"),
-        ({"max_characters": 0}, "filter.max_characters is 0: expected at least 1"),
-        ({"ngram": 0}, "filter.ngram is 0: expected at least 1"),
-        ({"duplicate_threshold": 0.0}, "filter.duplicate_threshold is 0.0: expected a number in"),
-        ({"duplicate_threshold": float("nan")}, "filter.duplicate_threshold is nan"),
-        ({"easy_pass_rate": 1.5}, "filter.easy_pass_rate is 1.5: expected a number in"),
-        ({"easy_fraction": -0.1}, "filter.easy_fraction is -0.1: expected a number in"),
+        ({"keep": 33}, "minimum 2 and keep 33: expected 2 <= minimum <= keep <= 32"),
+        ({"minimum": 1}, "minimum 1 and keep 8"),
+        ({"minimum": 5, "keep": 4}, "minimum 5 and keep 4"),
+        ({"max_characters": 0}, "max_characters is 0: expected at least 1"),
+        ({"ngram": 0}, "ngram is 0: expected at least 1"),
+        ({"duplicate_threshold": 0.0}, "duplicate_threshold is 0.0: expected a number in"),
+        ({"duplicate_threshold": float("nan")}, "duplicate_threshold is nan"),
+        ({"easy_pass_rate": 1.5}, "easy_pass_rate is 1.5: expected a number in"),
+        ({"easy_fraction": -0.1}, "easy_fraction is -0.1: expected a number in"),
     ],
 )
 def test_a_faulty_configuration_is_named(fields, message):

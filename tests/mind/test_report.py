@@ -313,7 +313,7 @@ def test_work_that_is_not_there_is_said(run: Path, work: dict | None) -> None:
     assert "share of the work" not in page and "hold no work" not in page
     write_steps(run, {"loss": 2.0, "work": work}, {"loss": 2.0, "work": WORK})
     page = page_of(run)
-    assert "1 lines hold no work, such are left out" in page
+    assert "1 lines hold no work and are left out" in page
     assert "<td>1,000</td><td>100.0 %</td>" in page
 
 

@@ -165,7 +165,7 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
         ({**ROW, "choices": ["2"]}, '"choices" has 1 choices: expected at least 2'),
         ({**ROW, "choices": []}, '"choices" has 0 choices: expected at least 2'),
         ({**ROW, "choices": [str(n) for n in range(27)]}, '"choices" has 27 texts without labels'),
-        ({**ROW, "choices": {"label": ["A", "B"], "text": ["2"]}}, '"choices" has not as many texts as labels'),
+        ({**ROW, "choices": {"label": ["A", "B"], "text": ["2"]}}, '"choices" has not a text for each label'),
         ({**ROW, "choices": {"label": ["A", "A"], "text": ["2", "3"]}}, '"choices" has a label twice: A, A'),
         ({**ROW, "choices": {"label": ["A", None], "text": ["2", "3"]}}, '"choices.label" is null: expected a string'),
         ({**ROW, "choices": ["2", " "]}, '"choices.B" is empty'),
@@ -189,11 +189,11 @@ def test_a_faulty_row_is_named(tmp_path, row, message):
         ({"id_column": "n"}, ":2: id 1 is also on line 1: give each question an id of its own"),
         (
             {"id_column": "key"},
-            ':1: "key" is missing: there are n; and so on 1 other rows',
+            ':1: "key" is missing: there are n; likewise in 1 other row',
         ),
         ({"choices_column": "options"}, ": no row has the column options: there are question, answer, n"),
         ({"answer_marker": "####"}, ':2: "answer" has no #### before the answer'),
-        ({"split": "test"}, ": a file has no subset and no split but train"),
+        ({"split": "test"}, ": a file has no subset, and no split other than train"),
     ],
 )
 def test_a_fault_of_a_mapping_is_named(tmp_path, mapping, message):
@@ -241,10 +241,10 @@ def test_a_missing_file_is_named(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"path": " "}, "source.path is empty"),
-        ({"answer_marker": ""}, "source.answer_marker is empty"),
-        ({"limit": 0}, "source.limit is 0: expected at least 1"),
-        ({"answer_column": "question"}, "source: two of the columns question, question are the same"),
+        ({"path": " "}, "questions.path is empty"),
+        ({"answer_marker": ""}, "questions.answer_marker is empty"),
+        ({"limit": 0}, "questions.limit is 0: expected at least 1"),
+        ({"answer_column": "question"}, "questions: two of the columns question, question are the same"),
     ],
 )
 def test_a_faulty_configuration_is_refused(fields, message):

@@ -233,7 +233,7 @@ def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
         ["filter", str(folder), "--output", str(folder / "questions.jsonl")],
     ):
         assert main([*command, "--overwrite"]) == 2
-        assert "is what is read, and would be lost" in capsys.readouterr().err
+        assert "is also read, and would be lost" in capsys.readouterr().err
     assert (contents(tmp_path), contents(folder)) == before
 
 

@@ -333,7 +333,7 @@ def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, cha
         ({"nonsense": 1}, "unknown field nonsense"),
         ({"prices": {"m": [1]}}, '"prices" holds [1]: expected a list of 2'),
         ({"budget": {"cost": 5}}, "needs the price"),
-        ({"perspectives": ["socratic", "socratic"]}, "named twice"),
+        ({"perspectives": ["socratic", "socratic"]}, "perspectives names socratic twice"),
     ],
 )
 def test_bad_configurations_are_named(tmp_path, questions, capsys, values, message):

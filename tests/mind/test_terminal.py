@@ -112,7 +112,7 @@ def test_text_from_outside_is_shown_and_not_obeyed(text, capsys):
     say(text)
 
     def run():
-        raise MindError(f"train.jsonl:3: id {text} comes twice")
+        raise MindError(f"train.jsonl:3: id {text} appears twice")
 
     assert guarded("mind", run) == 2
     captured = capsys.readouterr()
@@ -125,10 +125,10 @@ def test_text_from_outside_is_shown_and_not_obeyed(text, capsys):
 
 def test_a_further_line_does_not_look_like_another_message(capsys):
     def run():
-        raise MindError("ids a\nmind: all is well comes twice")
+        raise MindError("ids a\nmind: all is well appears twice")
 
     assert guarded("mind", run) == 2
-    assert capsys.readouterr().err == "mind: error: ids a\n  mind: all is well comes twice\n"
+    assert capsys.readouterr().err == "mind: error: ids a\n  mind: all is well appears twice\n"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
