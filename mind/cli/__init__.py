@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status.
 
     That is 0, 1 for a job that left requests unanswered, 2 for bad input, for a package that is not installed, for a
-    file that cannot be read or written and for training that met a number that is not finite, which are told in one
+    file that cannot be read or written and for training that met a number that is not finite, which are reported in one
     line on standard error, 130 where Ctrl-C ended it, and 141 where nobody reads its output any more.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

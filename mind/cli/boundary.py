@@ -16,10 +16,10 @@ BAD_INPUT, INTERRUPTED, NOT_READ = 2, 130, 141  # the latter two as a shell repo
 
 
 def guarded(program: str, run: Callable[[], int | None]) -> int:
-    """The exit status of `run`: what it returned, or that of the error it ended with, which is told in one line.
+    """The exit status of `run`: what it returned, or that of the error it ended with, which is reported in one line.
 
     Those are bad input, files that the system would not read or write, Ctrl-C, and output that nobody reads any more,
-    of which nothing is told. The notes of an exception (`add_note`) end its line. Every other one is a bug, and passes.
+    of which nothing is said. The notes of an exception (`add_note`) end its line. Every other one is a bug, and passes.
     """
     set_up_terminal()
     try:

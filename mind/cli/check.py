@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from mind.cli.terminal import command_line, print_summary, say
+from mind.cli.terminal import print_summary, say, say_next
 from mind.curation.check import CheckReport, check_source
 from mind.data.sources import SourceConfig
 from mind.errors import MindError
@@ -36,29 +36,29 @@ def check(options: Check) -> int:
             say(f"also in {file}: {_listed(ids)}; results on them say nothing about new questions")
     if report.problems is not None:
         raise MindError(report.problems)
-    say(f"next: {_next(options, report)}")
+    say_next(*_next(options, report))
     return 0
 
 
-def command_to_train(data: str | Path, perspectives: Iterable[str]) -> str:
-    """The command that trains on a data set; the paper's perspectives need not be named."""
+def command_to_train(data: str | Path, perspectives: Iterable[str]) -> list[str]:
+    """The words of the command that trains on a data set; the paper's perspectives need not be named."""
     names = list(perspectives)
     named = [] if set(names) <= set(PAPER_PERSPECTIVES) else ["--data.perspectives", *names]
-    return command_line("train", "--output", f"runs/{Path(data).stem}", "--data.train", str(data), *named)
+    return ["train", "--output", f"runs/{Path(data).stem}", "--data.train", str(data), *named]
 
 
-def _next(options: Check, report: CheckReport) -> str:
+def _next(options: Check, report: CheckReport) -> list[str]:
     stem = Path(options.path).stem
     if report.fewest_rationales > 1:
         return command_to_train(options.path, report.rationales)
     if report.unnamed_rationales:
-        return command_line("data", "import", options.path, "--output", f"{stem}.named.jsonl")
+        return ["data", "import", options.path, "--output", f"{stem}.named.jsonl"]
     command = ["data", "generate", "--output", f"data/{stem}", "--questions.path", options.path]
     for field in fields(SourceConfig):
         value = getattr(options, field.name)
         if field.name != "path" and value != field.default:
             command += [f"--questions.{field.name.replace('_', '-')}", str(value)]
-    return command_line(*command, "--teacher.model", "NAME", "--teacher.base-url", "URL")
+    return [*command, "--teacher.model", "NAME", "--teacher.base-url", "URL"]
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mind.cli.check import command_to_train
-from mind.cli.terminal import command_line, given_option, print_summary, say
+from mind.cli.terminal import given_option, print_summary, say, say_next
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.errors import MindError
 from mind.files import new_file
@@ -116,7 +116,7 @@ def generate_defaults(words: Sequence[str]) -> Generate:
 def generate(options: Generate) -> int:
     from mind.teacher.generate import ask_teacher
 
-    return _finish(ask_teacher(options.job, tell=say), command_line("judge", options.job.output))
+    return _finish(ask_teacher(options.job, tell=say), ["judge", options.job.output])
 
 
 def judge(config: Judge) -> int:
@@ -124,10 +124,10 @@ def judge(config: Judge) -> int:
 
     report = run(config)
     print_summary("verdicts", report)
-    following = command_line("filter", config.folder, "--output", f"{Path(config.folder).resolve().name}.jsonl")
+    following = ["filter", config.folder, "--output", f"{Path(config.folder).resolve().name}.jsonl"]
     if report.job is not None:
         return _finish(report.job, following)
-    say(f"next: {following}")
+    say_next(*following)
     return 0
 
 
@@ -139,7 +139,7 @@ def filter_dataset(options: Filter) -> None:
     base = Path(options.output).with_suffix("")
     say(f"{options.output}: {len(result.questions):,} questions to train on; {base}.report.html: the report")
     perspectives = [name for name, counts in result.perspectives.items() if counts.kept]
-    say(f"next: {command_to_train(options.output, perspectives)}")
+    say_next(*command_to_train(options.output, perspectives))
 
 
 def import_rationales(options: Import) -> None:
@@ -159,7 +159,8 @@ def import_rationales(options: Import) -> None:
     print_summary("rationales imported", report)
     named = {rationale.perspective for question in questions for rationale in question.rationales}
     perspectives = [name for name in import_perspectives(options.keep) if name in named]
-    say(f"{output}: {len(questions)} questions\nnext: {command_to_train(output, perspectives)}")
+    say(f"{output}: {len(questions)} questions")
+    say_next(*command_to_train(output, perspectives))
 
 
 def word_problems(options: WordProblems) -> None:
@@ -179,7 +180,8 @@ def word_problems(options: WordProblems) -> None:
     )
     save_questions(questions, output)
     perspectives = dict.fromkeys(rationale.perspective for rationale in questions[0].rationales)
-    say(f"{output}: {options.count} questions\nnext: {command_to_train(output, perspectives)}")
+    say(f"{output}: {options.count} questions")
+    say_next(*command_to_train(output, perspectives))
 
 
 def grade(options: Grade) -> None:
@@ -189,10 +191,10 @@ def grade(options: Grade) -> None:
     check_not_input(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
     words = ["data", "filter", "FOLDER", "--output", "FILE.jsonl", "--student-grades", options.output]
-    say(f"next: {command_line(*words, '--easy-fraction', '0.5')}, to keep half of the questions that are easy to it")
+    say_next(*words, "--easy-fraction", "0.5", purpose="to keep half of the questions that are easy to it")
 
 
-def _finish(report: JobReport, following: str) -> int:
+def _finish(report: JobReport, following: Sequence[str]) -> int:
     """Prints what became of a job; the exit status is 1 if requests are unanswered."""
     print_summary("requests", report)
     if report.stopped is not None:
@@ -200,5 +202,5 @@ def _finish(report: JobReport, following: str) -> int:
     elif report.last_failure is not None:
         say(f"the last failure: {report.last_failure}")
     if report.complete:
-        say(f"next: {following}")
+        say_next(*following)
     return 0 if report.complete else 1

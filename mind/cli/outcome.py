@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mind.cli.terminal import command_line, print_table, say
+from mind.cli.terminal import print_table, say, say_next
 from mind.display import one_line
 from mind.report.answers import Answers, Sample
 from mind.report.tables import Row, evaluation_table
@@ -23,7 +23,7 @@ def print_outcome(folder: RunFolder) -> None:
         say(f"result: {_summed_up(row)}")
     say(f"report: {folder.report}")
     say(f"student: {folder.student}")
-    say(f"next: {_next_command(folder)}")
+    _say_next(folder)
 
 
 def _told(sample: Sample) -> list[str]:
@@ -43,10 +43,11 @@ def _summed_up(row: Row) -> str:
     return f"{row.what}: {row.before} -> {row.after}, {row.change}{interval}"
 
 
-def _next_command(folder: RunFolder) -> str:
+def _say_next(folder: RunFolder) -> None:
     """The same run by plain fine-tuning, to compare with; after that, the student on questions of one's own."""
     if folder.read_config().get("method") == "sft":
         words = ["evaluate", "--student.model", str(folder.student), "--files", "FILE.jsonl"]
-        return f"{command_line(*words)}, to try it on your own questions"
-    words = ["train", "--config", str(folder.config), "--method", "sft", "--output", f"{folder.path}-sft"]
-    return f"{command_line(*words)}, to compare with plain fine-tuning"
+        say_next(*words, purpose="to try it on your own questions")
+    else:
+        words = ["train", "--config", str(folder.config), "--method", "sft", "--output", f"{folder.path}-sft"]
+        say_next(*words, purpose="to compare with plain fine-tuning")

@@ -77,6 +77,11 @@ def command_line(*words: str) -> str:
     return shlex.join([*_program(), *words])
 
 
+def say_next(*words: str, purpose: str = "") -> None:
+    """Prints the command that comes next, at the end of its line, from where it can be copied."""
+    say(f"next{purpose and f', {purpose}'}: {command_line(*words)}")
+
+
 def _program() -> list[str]:
     called, found = Path(sys.argv[0]), shutil.which("mind")
     if called.name == "__main__.py" and called.parent.name == "mind":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from mind.cli.terminal import command_line, given_option, note, print_table, say
+from mind.cli.terminal import command_line, given_option, note, print_table, say, say_next
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
 from mind.display import percent
 from mind.errors import MindError, require
@@ -123,7 +123,7 @@ def train_command(options: Train) -> None:
         raise
     if finished and folder.read_status() == finished:
         say(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
-        say(f"more steps: --train.max-steps N with --resume, or a new run with --student.model {folder.student}")
+        say_next("train", "--output", config.output, "--resume", "--train.max-steps", "N", purpose="for more steps")
     print_outcome(folder)
 
 
@@ -167,7 +167,7 @@ def evaluate_command(options: Evaluate) -> None:
         say(f"{output}: the results" + (f"; {responses}: the responses" if files else ""))
     words = ["train", "--student.model", options.student.model, "--data.train", "FILE.jsonl"]
     words += ["--data.evaluation", *options.files] if files else []
-    say(f"next: {command_line(*words, '--output', 'runs/NAME')}, to train it and compare")
+    say_next(*words, "--output", "runs/NAME", purpose="to train it and compare")
 
 
 def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:

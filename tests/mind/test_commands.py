@@ -232,7 +232,7 @@ def test_responses_are_graded(tmp_path, capsys):
     assert main(["grade", str(tmp_path / "r.jsonl"), "--output", output]) == 0
     result, following = capsys.readouterr().out.splitlines()
     assert result == f"{output}: 2 of 4 right (50.0 %), 1 unparsed"
-    words = shlex.split(following.removeprefix("next: ").partition(", to ")[0])
+    words = shlex.split(following.partition(": ")[2])
     assert words[:4] == ["mind", "data", "filter", "FOLDER"]
     options = tyro.cli(Filter, args=words[3:])  # it can be typed so
     assert (options.student_grades, options.filter.easy_fraction) == (output, 0.5)
