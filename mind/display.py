@@ -1,4 +1,4 @@
-"""What is shown: texts that a model, a user or a stranger wrote, made fit for it, and shares."""
+"""What is shown: texts that a model, a user or a stranger wrote, made fit for it, and numbers."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def readable(text: str, limit: int | None = None) -> str:
 def one_line(text: str, limit: int | None = None) -> str:
     """`readable` text with a space for each run of white space."""
     return readable(" ".join(text.split()), limit)
+
+
+def number_of(count: float, noun: str) -> str:
+    """As in "1 question" and "1,227 questions"."""
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
 
 
 def percent(share: float) -> str:

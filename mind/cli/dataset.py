@@ -12,6 +12,7 @@ import tyro
 from mind.cli.check import command_to_train
 from mind.cli.terminal import given_option, print_summary, say, say_next
 from mind.curation.filter import FilterConfig, FilterOptions
+from mind.display import number_of
 from mind.errors import MindError
 from mind.files import new_file
 from mind.teacher.config import GenerateConfig, JudgeConfig
@@ -137,7 +138,7 @@ def filter_dataset(options: Filter) -> None:
     result = run(options)
     print_summary("rationales", result)
     base = Path(options.output).with_suffix("")
-    say(f"{options.output}: {len(result.questions):,} questions to train on; {base}.report.html: the report")
+    say(f"{options.output}: {number_of(len(result.questions), 'question')} to train on; {base}.report.html: the report")
     perspectives = [name for name, counts in result.perspectives.items() if counts.kept]
     say_next(*command_to_train(options.output, perspectives))
 
@@ -159,7 +160,7 @@ def import_rationales(options: Import) -> None:
     print_summary("rationales imported", report)
     named = {rationale.perspective for question in questions for rationale in question.rationales}
     perspectives = [name for name in import_perspectives(options.keep) if name in named]
-    say(f"{output}: {len(questions)} questions")
+    say(f"{output}: {number_of(len(questions), 'question')}")
     say_next(*command_to_train(output, perspectives))
 
 
@@ -180,7 +181,7 @@ def word_problems(options: WordProblems) -> None:
     )
     save_questions(questions, output)
     perspectives = dict.fromkeys(rationale.perspective for rationale in questions[0].rationales)
-    say(f"{output}: {options.count} questions")
+    say(f"{output}: {number_of(options.count, 'question')}")
     say_next(*command_to_train(output, perspectives))
 
 

@@ -12,7 +12,7 @@ import tyro
 
 from mind.cli.terminal import command_line, given_option, note, print_table, say, say_next
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
-from mind.display import percent
+from mind.display import number_of, percent
 from mind.errors import MindError, require
 from mind.files import check_new_folder, new_file
 from mind.hub import find_model
@@ -122,7 +122,7 @@ def train_command(options: Train) -> None:
             stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
         raise
     if finished and folder.read_status() == finished:
-        say(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
+        say(f"{folder.path}: the run is finished, after {number_of(finished['steps'], 'step')}; nothing was changed")
         say_next("train", "--output", config.output, "--resume", "--train.max-steps", "N", purpose="for more steps")
     print_outcome(folder)
 

@@ -24,6 +24,7 @@ from mind.data.fields import (
 from mind.data.parquet import write_parquet_rows
 from mind.data.problems import Problems
 from mind.data.rows import Rows, file_rows
+from mind.display import number_of
 from mind.errors import MindError
 from mind.files import write_json_rows
 from mind.records import Question, Rationale
@@ -67,7 +68,7 @@ def load_questions(
             continue
         if require_rationales and len(named) < minimum_rationales:
             expected = f"expected at least {minimum_rationales}"
-            problems.note(where, f"question {question.id} has {len(named)} rationales: {expected}")
+            problems.note(where, f"question {question.id} has {number_of(len(named), 'rationale')}: {expected}")
         else:
             questions.append(dataclasses.replace(question, rationales=named))
     problems.check(questions)
@@ -92,7 +93,7 @@ def split_heldout(questions: Sequence[Question], fraction: float, seed: int) -> 
     if not 0 < fraction < 1:
         raise MindError(f"the held-out fraction is {fraction}: expected a number in (0, 1)")
     if len(questions) < 2:
-        raise MindError(f"{len(questions)} questions cannot be split: expected at least 2")
+        raise MindError(f"{number_of(len(questions), 'question')} cannot be split: expected at least 2")
     count = min(max(round(fraction * len(questions)), 1), len(questions) - 1)
     chosen = set(random.Random(seed).sample(range(len(questions)), count))
     train = [question for index, question in enumerate(questions) if index not in chosen]

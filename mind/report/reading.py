@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mind.display import number_of
 from mind.errors import MindError
 
 FORWARD_SHARE = 1 / 3  # of the work of a token that also has a backward pass, which takes as long as two forward ones
@@ -50,7 +51,9 @@ class Metrics:
         if not by_step:
             raise MindError(f"{path}: no train lines, so there is nothing to report")
         if repeated:
-            self.notes["repeated"] = f"{path.name}: {repeated} lines repeat a step (a resumed run), the later counts"
+            self.notes["repeated"] = (
+                f"{path.name}: {number_of(repeated, 'repeated step')} (a resumed run), of which the later counts"
+            )
         self.train = [by_step[step] for step in sorted(by_step)]
         self.steps = self.series("step")
 
@@ -108,7 +111,9 @@ class Metrics:
         if not len(known):
             return None
         if len(known) < len(counts):
-            self.notes["work"] = f"{self.path.name}: {len(counts) - len(known)} lines hold no work and are left out"
+            self.notes["work"] = (
+                f"{self.path.name}: {number_of(len(counts) - len(known), 'line')} without work left out"
+            )
         return Work(*(int(total) for total in known.sum(0)))
 
     def perspectives(self, names: Sequence[str]) -> list[str]:

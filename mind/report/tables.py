@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mind.config import flat
-from mind.display import percent
+from mind.display import number_of, percent
 from mind.intervals import paired_difference
 from mind.report.reading import Metrics, Work, number_at, running_mean, value_at
 
@@ -104,14 +104,14 @@ def _points(low: float, high: float) -> str:
 
 def _file_size(label: str, sides: Sequence[Any]) -> str:
     sizes = {total for total in _both(sides, "files", label, "total") if total is not None}
-    return f" ({count(sizes.pop())} questions)" if len(sizes) == 1 else ""
+    return f" ({number_of(sizes.pop(), 'question')})" if len(sizes) == 1 else ""
 
 
 def _heldout_size(sides: Sequence[Any]) -> str:
     for side in sides:
         questions, rationales = (number_at(side, "heldout", name) for name in ("questions", "rationales"))
         if questions is not None and rationales is not None:
-            return f"nats per token ({count(rationales)} rationales of {count(questions)} questions)"
+            return f"nats per token ({number_of(rationales, 'rationale')} of {number_of(questions, 'question')})"
     return "nats per token"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mind.data.questions import save_questions
 from mind.data.sources import load_source
+from mind.display import number_of
 from mind.errors import MindError
 from mind.files import check_new_folder
 from mind.grading.type_counts import described_types
@@ -49,10 +50,11 @@ def _what_is_asked(
 ) -> str:
     teacher = config.teacher
     whom = teacher.model if teacher.engine != "openai" else f"{teacher.model} at {teacher.base_url}"
-    asked = f"{len(questions):,} questions x {len(prompts)} perspectives x {config.samples} samples"
+    counts = {"question": len(questions), "perspective": len(prompts), "sample": config.samples}
+    asked = " x ".join(number_of(count, noun) for noun, count in counts.items())
     return (
         f"{config.questions.path}: answers: {described_types(questions)}\nperspectives: {', '.join(prompts)}\n"
-        f"{asked}: {missing:,} answers are asked of {whom}"
+        f"{asked}: {number_of(missing, 'request')} to {whom}"
     )
 
 

@@ -45,7 +45,7 @@ def test_every_problem_is_told_in_one_go_with_line_and_remedy(tmp_path):
     with pytest.raises(FaultyRowsError) as error:
         load_questions(path)
     *lines, last = str(error.value).splitlines()
-    assert last == f"7 problems in {path}; 7 rows are without one"
+    assert last == f"7 problems in {path}; 7 rows without one"
     told = {int(line.split(":")[1]): line for line in lines}
     remedies = {
         7: r"write each backslash within a text twice, as in \\sqrt{2}",

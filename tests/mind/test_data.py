@@ -96,7 +96,7 @@ def test_a_faulty_line_is_named(write, record, message):
     ("rationales", "message"),
     [
         (["Add.", "Count."], "the rationales have no perspectives: run `mind data import` on the file first"),
-        (NAMED[:1], "question a has 1 rationales: expected at least 2"),
+        (NAMED[:1], "question a has 1 rationale: expected at least 2"),
         ([], "question a has 0 rationales: expected at least 2"),
     ],
 )
@@ -159,7 +159,7 @@ def test_the_split_leaves_neither_side_empty(fraction):
 
 
 def test_an_impossible_split_is_refused():
-    with pytest.raises(MindError, match="1 questions cannot be split: expected at least 2"):
+    with pytest.raises(MindError, match="1 question cannot be split: expected at least 2"):
         split_heldout([Question("a", "?", "1")], 0.5, seed=0)
     with pytest.raises(MindError, match=r"the held-out fraction is 1: expected a number in \(0, 1\)"):
         split_heldout([Question(str(i), "?", "1") for i in range(3)], 1, seed=0)

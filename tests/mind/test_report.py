@@ -162,7 +162,7 @@ def test_repeated_and_diverged_steps_are_noted(run: Path) -> None:
     lines += ['{"phase": "train", "step": 2, "loss": NaN}', ""]
     (run / "metrics.jsonl").write_text("\n".join(lines))
     page = page_of(run)
-    assert "1 lines repeat a step" in page
+    assert "1 repeated step (a resumed run)" in page
     assert "line 3: loss is not finite" in page
     metrics = Metrics(run / "metrics.jsonl")
     assert metrics.steps.tolist() == [1, 2]
@@ -313,7 +313,7 @@ def test_work_that_is_not_there_is_said(run: Path, work: dict | None) -> None:
     assert "share of the work" not in page and "hold no work" not in page
     write_steps(run, {"loss": 2.0, "work": work}, {"loss": 2.0, "work": WORK})
     page = page_of(run)
-    assert "1 lines hold no work and are left out" in page
+    assert "1 line without work left out" in page
     assert "<td>1,000</td><td>100.0 %</td>" in page
 
 

@@ -66,10 +66,10 @@ def test_the_prompts_that_are_given_are_those_that_are_asked(tmp_path, generate,
 def test_what_is_asked_of_whom_is_told_before_it_is_asked(tmp_path, generate, capsys):
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
     out = capsys.readouterr().out
-    assert "answers: 1 number\nperspectives: visual, terse\n1 questions x 2 perspectives x 3 samples: 6 answers" in out
+    assert "answers: 1 number\nperspectives: visual, terse\n1 question x 2 perspectives x 3 samples: 6 requests" in out
     assert "of m at http://127.0.0.1" in out
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
-    assert ": 0 answers are asked of m" in capsys.readouterr().out
+    assert ": 0 requests to m" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["{}", '{"a": ""}', '{"a": 3}', '{"a": "\\ud83d"}', "[]"])
@@ -266,7 +266,7 @@ def test_the_faults_of_all_files_of_a_run_are_told_in_one_go(tmp_path, capsys):
                  "--data.heldout", str(tmp_path / "h.jsonl"), "--data.evaluation", str(tmp_path / "e.jsonl"),
                  str(tmp_path / "nowhere.jsonl")]) == 2  # fmt: skip
     error = capsys.readouterr().err
-    for told in ("t.jsonl:2: question b has 1 rationales", 'h.jsonl:2: "question" is missing',
+    for told in ("t.jsonl:2: question b has 1 rationale", 'h.jsonl:2: "question" is missing',
                  'e.jsonl:2: "answer" is null', "nowhere.jsonl: no such file"):  # fmt: skip
         assert told in error
     assert not (tmp_path / "run").exists()
