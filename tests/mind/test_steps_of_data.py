@@ -67,7 +67,7 @@ def test_what_is_asked_of_whom_is_told_before_it_is_asked(tmp_path, generate, ca
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
     out = capsys.readouterr().out
     assert "answers: 1 number\nperspectives: visual, terse\n1 question x 2 perspectives x 3 samples: 6 requests" in out
-    assert "of m at http://127.0.0.1" in out
+    assert "to m at http://127.0.0.1" in out
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
     assert ": 0 requests to m" in capsys.readouterr().out
 
