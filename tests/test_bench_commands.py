@@ -26,7 +26,7 @@ from bench.linear_cross_entropy.providers import plain
 from bench.measure import RESULTS, Timing, measure_time
 
 ROOT = Path(__file__).resolve().parents[1]
-NO_PROGRAMS = {"measure", "real_rows", "command"}
+NO_PROGRAMS = {"__init__", "measure", "real_rows", "command"}
 NAMES = sorted(
     {file.stem for file in (ROOT / "bench").glob("*.py")} - NO_PROGRAMS
     | {file.parent.name for file in (ROOT / "bench").glob("*/__main__.py")}

@@ -137,9 +137,10 @@ def _hub_dataset(config: SourceConfig) -> Any:
     """The data set of this name; its copy in the cache if the Hub is away, which is asked once: `datasets` would ask it
     for half a minute."""
     import datasets
+    from datasets import config as settings
 
     away = require_on_hub("the questions", config.path, "dataset")
-    before, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, away is not None
+    before, settings.HF_HUB_OFFLINE = settings.HF_HUB_OFFLINE, away is not None or settings.HF_HUB_OFFLINE
     try:
         found = datasets.load_dataset(config.path, config.subset, split=config.split)
     except ConnectionError:
@@ -147,7 +148,7 @@ def _hub_dataset(config: SourceConfig) -> Any:
             raise
         raise out_of_reach("the questions", config.path, away) from away
     finally:
-        datasets.config.HF_HUB_OFFLINE = before
+        settings.HF_HUB_OFFLINE = before
     if away is not None:
         warn_of_copy("the questions", config.path, away)
     return found

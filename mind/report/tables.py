@@ -92,10 +92,10 @@ def _accuracy_rows(label: str, sides: Sequence[Any], pairs: Sequence[tuple[bool,
 
 def accuracy_interval(result: object) -> str:
     """The interval of an accuracy as evaluation.json holds it: "48.8 to 66.7 %"."""
-    interval = value_at(result, "interval")
-    low, high = interval if isinstance(interval, list | tuple) and len(interval) == 2 else (None, None)
-    bounded = all(isinstance(bound, float | int) and 0 <= bound <= 1 for bound in (low, high))
-    return f"{100 * low:.1f} to {percent(high)}" if bounded else NOTHING
+    match value_at(result, "interval"):
+        case [int() | float() as low, int() | float() as high] if 0 <= low <= high <= 1:
+            return f"{100 * low:.1f} to {percent(high)}"
+    return NOTHING
 
 
 def _points(low: float, high: float) -> str:
