@@ -181,8 +181,8 @@ def test_a_mixture_of_two_halves_is_the_jsd_of_a_pair(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_perspectives_may_be_permuted(backend):
-    inputs = make(groups=2)
-    order = torch.tensor([3, 1, 0, 7, 5, 2, 6, 4])
+    order = torch.tensor([3, 1, 0, 2] if interpreted(backend) else [3, 1, 0, 7, 5, 2, 6, 4])
+    inputs = make(groups=2, count=len(order))
     symmetric = inputs["pair_weight"] + inputs["pair_weight"].transpose(1, 2)
     plain = run(inputs | {"pair_weight": symmetric}, torch.float32, backend)
     moved = run(
@@ -202,7 +202,7 @@ def test_perspectives_may_be_permuted(backend):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_masked_rows_may_hold_anything_and_get_no_gradient(backend, form):
-    inputs = make(groups=3)
+    inputs = make(groups=3, count=4 if interpreted(backend) else 8)
     inputs = inputs if form == "pairs" else as_mixture(inputs)
     clean = run(inputs, torch.float32, backend)
     dirty = dict(inputs, hidden=torch.where(inputs["mask"][..., None], inputs["hidden"], float("nan")))
