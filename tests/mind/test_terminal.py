@@ -285,6 +285,17 @@ def test_a_full_disk_says_what_to_type(monkeypatch, capsys):
     assert capsys.readouterr().err == f"mind: error: f: No space left on device; {remedy}\n"
 
 
+def test_a_folder_in_a_suggested_command_is_quoted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("it's my set")
+    folder.mkdir()
+    (folder / "questions.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
+    (folder / "responses.jsonl").touch()
+    assert main(["filter", str(folder), "--output", "x.jsonl"]) == 2
+    command = re.search("run `(.*)` first", capsys.readouterr().err)[1]
+    assert shlex.split(command) == ["mind", "judge", str(folder)]
+
+
 @pytest.mark.parametrize(
     "called, shown",
     [
