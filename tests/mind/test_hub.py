@@ -159,11 +159,12 @@ def test_without_a_network_the_copy_in_the_cache_is_taken(no_network, tmp_path, 
 
 def test_without_a_network_a_data_set_is_told_at_once_or_comes_from_the_cache(no_network, monkeypatch):
     datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     started = time.monotonic()
     message = "the questions org/none: no such folder here, and the Hub does not answer"
     with pytest.raises(MindError, match=message):
         load_source(SourceConfig("org/none"))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10  # 24 s with the retries of `datasets`
     assert not datasets.config.HF_HUB_OFFLINE
 
     def from_the_cache(*_, **__):
