@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,11 @@ def check(options: Check) -> int:
     print_summary("questions", report)
     if report.repeated:
         say(f"asked before: {_listed(report.repeated)}")
+    for name in filter(lambda name: name not in PAPER_PERSPECTIVES, report.rationales):
+        for meant in difflib.get_close_matches(name.casefold(), PAPER_PERSPECTIVES, n=1, cutoff=0.8):
+            say(f"perspective {name}: perhaps you meant {meant}")
+    if report.rationales and report.without_two:
+        say(f"fewer than the two rationales that training needs: {_listed(report.without_two)}")
     for file, ids in report.shared.items():
         if ids:
             say(f"also in {file}: {_listed(ids)}; results on them say nothing about new questions")
@@ -40,17 +46,18 @@ def check(options: Check) -> int:
     return 0
 
 
-def command_to_train(data: str | Path, perspectives: Iterable[str]) -> list[str]:
+def command_to_train(data: str | Path, perspectives: Iterable[str], evaluation: Sequence[str] = ()) -> list[str]:
     """The words of the command that trains on a data set; the paper's perspectives need not be named."""
     names = list(perspectives)
     named = [] if set(names) <= set(PAPER_PERSPECTIVES) else ["--data.perspectives", *names]
-    return ["train", "--output", f"runs/{Path(data).stem}", "--data.train", str(data), *named]
+    measured = ["--data.evaluation", *evaluation] if evaluation else []
+    return ["train", "--output", f"runs/{Path(data).stem}", "--data.train", str(data), *named, *measured]
 
 
 def _next(options: Check, report: CheckReport) -> list[str]:
     stem = Path(options.path).stem
-    if report.fewest_rationales > 1:
-        return command_to_train(options.path, report.rationales)
+    if report.rationales and not report.without_two:
+        return command_to_train(options.path, report.rationales, options.evaluation)
     if report.unnamed_rationales:
         return ["data", "import", options.path, "--output", f"{stem}.named.jsonl"]
     command = ["data", "generate", "--output", f"data/{stem}", "--questions.path", options.path]

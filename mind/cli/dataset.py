@@ -125,7 +125,11 @@ def judge(config: Judge) -> int:
 
     report = run(config)
     print_summary("verdicts", report)
-    following = ["filter", config.folder, "--output", f"{Path(config.folder).resolve().name}.jsonl"]
+    name = Path(config.folder).resolve().name
+    records = f"{name}.jsonl"
+    if Path(records).exists():  # the questions, as a rule
+        records = f"{name}.rationales.jsonl"
+    following = ["filter", config.folder, "--output", records]
     if report.job is not None:
         return _finish(report.job, following)
     say_next(*following)
@@ -182,7 +186,8 @@ def word_problems(options: WordProblems) -> None:
     save_questions(questions, output)
     perspectives = dict.fromkeys(rationale.perspective for rationale in questions[0].rationales)
     say(f"{output}: {number_of(options.count, 'question')}")
-    say_next(*command_to_train(output, perspectives))
+    training, evaluation = (options.apart_from[0], [str(output)]) if options.apart_from else (output, [])
+    say_next(*command_to_train(training, perspectives, evaluation))
 
 
 def grade(options: Grade) -> None:

@@ -129,18 +129,28 @@ def train_command(options: Train) -> None:
 
 def _check_student(config: StudentConfig) -> None:
     """Before PyTorch is loaded: a name that is neither a folder nor a model on the Hub is told at once."""
+    from mind.run_folder import RunFolder
+
     if config.model != EMBEDDED_STUDENT:
+        student = RunFolder(config.model).student
+        require(
+            not (student / "config.json").is_file(),
+            f"student.model {config.model}: is the folder of a run: its student is {student}",
+        )
         find_model("student.model", config.model)
 
 
 def evaluate_command(options: Evaluate) -> None:
     from mind.data.questions import load_questions
-    from mind.evaluation.labels import evaluation_labels
+    from mind.evaluation.labels import asked_questions, evaluation_labels
 
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")
     output, responses = _evaluation_outputs(options)
-    files = {label: load_questions(file) for label, file in evaluation_labels(options.files).items()}
+    files = {
+        label: asked_questions(label, load_questions(file), options.evaluation.questions)
+        for label, file in evaluation_labels(options.files).items()
+    }
     heldout = (
         None
         if options.heldout is None

@@ -25,8 +25,8 @@ class CheckReport(Summary):
     rationales: Mapping[str, int]
     """Rationales by perspective."""
     unnamed_rationales: int
-    fewest_rationales: int
-    """Of a question, of those with names."""
+    without_two: Sequence[str]
+    """The places of questions with fewer than the two named rationales that training needs."""
     repeated: Sequence[str]
     """The places of questions that ask what an earlier one asks."""
     shared: Mapping[str, Sequence[str]]
@@ -52,7 +52,7 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
     questions, repeated = [], []
     texts: dict[str, str] = {}
     rationales: Counter[str] = Counter()
-    unnamed, fewest = 0, []
+    unnamed, without_two = 0, []
     for where, row, question in read_source(config, problems):
         values = row.get("rationales")
         named = problems.attempt(where, named_rationales, where, values, None, False)
@@ -60,7 +60,8 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
             continue
         rationales.update(rationale.perspective for rationale in named)
         unnamed += len(values) if isinstance(values, list) and not named else 0
-        fewest.append(len(named))
+        if len(named) < 2:
+            without_two.append(where)
         if texts.setdefault(same_text(question.question), where) != where:
             repeated.append(where)
         questions.append(question)
@@ -69,7 +70,7 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
         types=type_counts(questions),
         rationales=rationales,
         unnamed_rationales=unnamed,
-        fewest_rationales=min(fewest, default=0),
+        without_two=without_two,
         repeated=repeated,
         shared={file: _shared(load_questions(file), texts) for file in others},
         problems=_told(problems, questions),

@@ -127,7 +127,7 @@ def whole_text(where: str, name: str, text: str) -> str:
 def _present(where: str, row: Mapping[str, Any], name: str) -> Any:
     if name not in row:
         others = [str(column) for column in row if column not in _KNOWN]
-        hint = f": there are {', '.join(others):.500}" if others else ""
+        hint = f": the row has {', '.join(others):.500}" if others else ""
         raise MindError(f'{where}: "{name}" is missing{hint}')
     return row[name]
 

@@ -67,8 +67,9 @@ def load_questions(
         if named is None:
             continue
         if require_rationales and len(named) < minimum_rationales:
-            expected = f"expected at least {minimum_rationales}"
-            problems.note(where, f"question {question.id} has {number_of(len(named), 'rationale')}: {expected}")
+            count = number_of(len(named), "rationale") if named else "no rationales"
+            remedy = "" if named else "; `mind data generate` asks a teacher for them"
+            problems.note(where, f"{count}: expected at least {minimum_rationales}{remedy}")
         else:
             questions.append(dataclasses.replace(question, rationales=named))
     problems.check(questions)

@@ -1,11 +1,13 @@
-"""The names under which the results of evaluation files are kept."""
+"""Which questions of evaluation files are asked, and the names under which the results are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mind.errors import require
+from mind.progress import tell
+from mind.records import Question
 
 
 def evaluation_labels(files: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
@@ -22,3 +24,14 @@ def evaluation_labels(files: Iterable[str], taken: Iterable[str] = ()) -> dict[s
         )
         labels[label] = file
     return {label: labels[label] for label in labels if label not in set(taken)}
+
+
+def asked_questions(label: str, questions: Sequence[Question], most: int | None) -> list[Question]:
+    """The first `most` of the questions, None: all. It tells how many are left out."""
+    asked = list(questions[:most])
+    if len(asked) < len(questions):
+        tell(
+            f"evaluation {label}: its first {len(asked):,} of {len(questions):,} questions are asked "
+            "(--evaluation.questions)"
+        )
+    return asked

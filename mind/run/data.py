@@ -10,7 +10,7 @@ from mind import word_problems
 from mind.config import WORD_PROBLEMS, MindConfig
 from mind.data.problems import Faults
 from mind.data.questions import load_questions, same_text, split_heldout
-from mind.evaluation.labels import evaluation_labels
+from mind.evaluation.labels import asked_questions, evaluation_labels
 from mind.grading.type_counts import described_types
 from mind.records import Question
 
@@ -40,7 +40,10 @@ def load_data(config: MindConfig) -> RunData:
         run_data,
         train=run_data.train[: config.data.max_questions],
         heldout=run_data.heldout[: config.evaluation.heldout_questions],
-        evaluation={label: some[: config.evaluation.questions] for label, some in run_data.evaluation.items()},
+        evaluation={
+            label: asked_questions(label, some, config.evaluation.questions)
+            for label, some in run_data.evaluation.items()
+        },
     )
 
 

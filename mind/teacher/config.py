@@ -163,7 +163,8 @@ class GenerateConfig:
             )
         require(
             self.budget.cost is None or self.teacher.model in self.prices,
-            f"budget.cost needs the price of {self.teacher.model} in prices",
+            f"budget.cost needs the price of {self.teacher.model}: --prices {self.teacher.model} INPUT OUTPUT, "
+            "of a million tokens each",
         )
 
 

@@ -102,7 +102,7 @@ class VLLMEngine(_OfflineEngine):
         for request in requests:
             while not self._spending.reserve(request):
                 if not batch:
-                    self.stopped = "the budget is used up"
+                    self.stopped = "the budget is used up: a larger one goes on"
                     return
                 yield batch
                 batch = []

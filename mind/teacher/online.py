@@ -113,7 +113,7 @@ class OnlineEngine:
                 return None
             while not self._spending.reserve(request):
                 if not self._spending.under_way:
-                    self._stop("the budget is used up")
+                    self._stop("the budget is used up: a larger one goes on")
                     return None
                 self._changed.clear()
                 await self._changed.wait()
@@ -146,7 +146,7 @@ class OnlineEngine:
                 self._stop(f"{self._model.base_url}: {problem.reason}: {problem.detail}")
                 return None
             if not self._spending.fits:  # another attempt, since this one was paid for
-                self._stop("the budget is used up")
+                self._stop("the budget is used up: a larger one goes on")
                 return None
             if not problem.retry or attempt == self._traffic.attempts:
                 return self._failure(request, problem, attempt)
@@ -200,7 +200,9 @@ class OnlineEngine:
         except openai.APIStatusError as error:
             raise self._status_problem(error) from None
         except openai.APIConnectionError as error:
-            raise Problem("connection lost", _innermost(error)) from None
+            first = _innermost(error)
+            reason = "connection refused" if isinstance(first, ConnectionRefusedError) else "connection lost"
+            raise Problem(reason, str(first) or type(first).__name__) from None
         answer = read_completion(without_key(_parsed(raw.content, raw.headers), self._key))
         self._spending.add(request, answer.prompt_tokens, answer.completion_tokens)
         return Response(
@@ -242,11 +244,11 @@ def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         raise Problem("malformed answer", f"{error}; it begins with {begins}") from None
 
 
-def _innermost(error: BaseException) -> str:
-    """What the error says that began it: "Connection refused", where the client says that it could not connect."""
+def _innermost(error: BaseException) -> BaseException:
+    """The error that began it: "Connection refused", where the client says that it could not connect."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
-    return str(error) or type(error).__name__
+    return error
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -81,7 +81,7 @@ def test_every_problem_of_a_row_is_told(tmp_path):
         '2: "answer" is null: expected ',
         "2: id a is also on line 1: giv",
         '3: "id" is []: expected a stri',
-        '3: "question" is missing: ther',
+        '3: "question" is missing: the ',
         '3: "answer" C is not one of th',
     ]
 
@@ -249,7 +249,7 @@ def test_many_problems_of_one_kind_are_one_line_and_of_many_kinds_are_cut(tmp_pa
     )
     with pytest.raises(MindError) as error:
         load_questions(same)
-    assert str(error.value) == f'{same}:1: "question" is missing: there are frage; likewise in 49 other rows'
+    assert str(error.value) == f'{same}:1: "question" is missing: the row has frage; likewise in 49 other rows'
     rows = "".join(json.dumps({"id": f"{n}", "question": "?", "answer": [n]}) + "\n" for n in range(50))
     with pytest.raises(MindError) as error:
         load_questions(write(tmp_path / "other.jsonl", rows))
@@ -306,6 +306,19 @@ def test_check_knows_training_records(tmp_path, capsys):
     status, out, _ = check(capsys, tmp_path / "named.jsonl")
     assert status == 0 and "rationales: socratic 1" in out
     assert f"--data.train {tmp_path / 'named.jsonl'} --data.perspectives socratic mine" in out
+    assert "fewer than the two" not in out
+    save_questions([Question("b", "Is it?", "yes", YES_NO)], tmp_path / "test.jsonl")
+    _, out, _ = check(capsys, tmp_path / "named.jsonl", "--evaluation", tmp_path / "test.jsonl")
+    assert f"--data.perspectives socratic mine --data.evaluation {tmp_path / 'test.jsonl'}" in out
+    few = [Question("a", "?", "1", None, named), Question("b", "Which?", "2", None, named[:1])]
+    save_questions(few, tmp_path / "few.jsonl")
+    status, out, _ = check(capsys, tmp_path / "few.jsonl")
+    assert status == 0 and f"fewer than the two rationales that training needs: {tmp_path / 'few.jsonl'}:2 next:" in out
+    for name, meant in (("Socratic", "socratic"), ("planing", "planning"), ("terse", None), ("planning", None)):
+        save_questions([Question("a", "?", "1", None, (Rationale(name, "Why?"), named[1]))], tmp_path / "m.jsonl")
+        _, out, _ = check(capsys, tmp_path / "m.jsonl")
+        assert (f"perspective {name}: perhaps you meant {meant} next:" in out) == (meant is not None)
+        assert out.count("perhaps") == (meant is not None)
     row = {"id": "a", "question": "?", "answer": "1", "rationales": ["Why?", "So."]}
     status, out, _ = check(capsys, write(tmp_path / "unnamed.jsonl", json.dumps(row)))
     assert status == 0 and "rationales without a perspective 2" in out

@@ -180,7 +180,10 @@ def test_unnamed_rationales_are_imported(tmp_path, capsys):
     ]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["data", "import", str(source), "--output", str(output)]) == 0
-    assert "--data.perspectives path-1 path-2" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    table, _, following = out.partition(str(output))
+    assert "questions dropped too few" in table and "_" not in table
+    assert "--data.perspectives path-1 path-2" in following
     counts = json.loads((tmp_path / "named.counts.json").read_text())
     assert counts == {
         "questions_read": 2,

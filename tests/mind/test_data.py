@@ -96,8 +96,8 @@ def test_a_faulty_line_is_named(write, record, message):
     ("rationales", "message"),
     [
         (["Add.", "Count."], "the rationales have no perspectives: run `mind data import` on the file first"),
-        (NAMED[:1], "question a has 1 rationale: expected at least 2"),
-        ([], "question a has 0 rationales: expected at least 2"),
+        (NAMED[:1], "1 rationale: expected at least 2"),
+        ([], "no rationales: expected at least 2; `mind data generate` asks a teacher for them"),
     ],
 )
 def test_missing_rationales_are_named_where_they_are_required(write, rationales, message):

@@ -154,7 +154,7 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "?", "solution": "2"}, '"answer" is missing: there are solution'),
+        ({"question": "?", "solution": "2"}, '"answer" is missing: the row has solution'),
         ({**ROW, "answer": None}, '"answer" is null: expected a string or a number'),
         ({**ROW, "answer": " "}, '"answer" is empty'),
         ({**ROW, "answer": ["2"]}, '"answer" is ["2"]: expected a string or a number'),
@@ -189,7 +189,7 @@ def test_a_faulty_row_is_named(tmp_path, row, message):
         ({"id_column": "n"}, ":2: id 1 is also on line 1: give each question an id of its own"),
         (
             {"id_column": "key"},
-            ':1: "key" is missing: there are n; likewise in 1 other row',
+            ':1: "key" is missing: the row has n; likewise in 1 other row',
         ),
         ({"choices_column": "options"}, ": no row has the column options: there are question, answer, n"),
         ({"answer_marker": "####"}, ':2: "answer" has no #### before the answer'),

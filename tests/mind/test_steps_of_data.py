@@ -133,11 +133,16 @@ def next_command(capsys) -> list[str]:
 def test_each_step_names_the_next(tmp_path, folder, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert next_command(capsys) == ["mind", "filter", str(folder), "--output", "set.jsonl"]
+    (tmp_path / "set.jsonl").write_text("the questions")
+    assert main(["judge", str(folder)]) == 0
+    assert next_command(capsys) == ["mind", "filter", str(folder), "--output", "set.rationales.jsonl"]
     assert main(["filter", "set", "--output", "mine.jsonl"]) == 0
     train = ["mind", "train", "--output", "runs/mine", "--data.train", "mine.jsonl"]
     assert next_command(capsys) == [*train, "--data.perspectives", "terse", "visual"]
     assert main(["data", "word-problems", "--output", "w.jsonl", "--count", "2"]) == 0
     assert next_command(capsys) == ["mind", "train", "--output", "runs/w", "--data.train", "w.jsonl"]
+    assert main(["data", "word-problems", "--output", "e.jsonl", "--count", "2", "--apart-from", "w.jsonl"]) == 0
+    assert next_command(capsys) == [*train[:3], "runs/w", "--data.train", "w.jsonl", "--data.evaluation", "e.jsonl"]
     row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."]}
     (tmp_path / "u.jsonl").write_text(json.dumps(row))
     assert main(["data", "import", "u.jsonl", "--output", "a name.jsonl"]) == 0
@@ -216,7 +221,9 @@ def test_the_counts_of_an_import_are_not_replaced_either(tmp_path, capsys):
     assert (tmp_path / "out.counts.json").read_text() == "mine" and not (tmp_path / "out.jsonl").exists()
 
 
-def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
+def test_what_is_read_is_never_written_over(tmp_path, folder, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_questions([QUESTION], "q.jsonl")  # whose rationales are in `folder`
     row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."],
            "response": "12"}  # fmt: skip
     source = tmp_path / "u.jsonl"
@@ -231,6 +238,7 @@ def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
         ["data", "word-problems", "--apart-from", str(source), "--output", str(source)],
         ["filter", str(folder), "--output", str(folder / "responses.jsonl")],
         ["filter", str(folder), "--output", str(folder / "questions.jsonl")],
+        ["filter", str(folder), "--output", "q.jsonl"],
     ):
         assert main([*command, "--overwrite"]) == 2
         assert "is also read, and would be lost" in capsys.readouterr().err
@@ -266,7 +274,37 @@ def test_the_faults_of_all_files_of_a_run_are_told_in_one_go(tmp_path, capsys):
                  "--data.heldout", str(tmp_path / "h.jsonl"), "--data.evaluation", str(tmp_path / "e.jsonl"),
                  str(tmp_path / "nowhere.jsonl")]) == 2  # fmt: skip
     error = capsys.readouterr().err
-    for told in ("t.jsonl:2: question b has 1 rationale", 'h.jsonl:2: "question" is missing',
+    for told in ("t.jsonl:2: 1 rationale: expected", 'h.jsonl:2: "question" is missing',
                  'e.jsonl:2: "answer" is null', "nowhere.jsonl: no such file"):  # fmt: skip
         assert told in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("most", "first"), [(50, 50), (7, 7), (60, None), (None, None)])
+def test_questions_that_are_not_asked_are_told(tmp_path, capsys, monkeypatch, most, first):
+    from mind.config import DataConfig, EvaluationConfig, MindConfig
+    from mind.run.data import load_data
+
+    monkeypatch.chdir(tmp_path)
+    named = (Rationale("socratic", "Why?"), Rationale("planning", "So."))
+    save_questions([Question(str(n), f"How many, {n}?", "3", None, named) for n in range(60)], "t.jsonl")
+    save_questions([Question(str(n), f"How few, {n}?", "3") for n in range(60)], "e.jsonl")
+    files = DataConfig(train="t.jsonl", evaluation=("e.jsonl",))
+    data = load_data(MindConfig(data=files, evaluation=EvaluationConfig(questions=most)))
+    assert len(data.evaluation["e"]) == (most or 60)
+    told = first and f"evaluation e: its first {first} of 60 questions are asked (--evaluation.questions)\n"
+    assert capsys.readouterr().err == (told or "")
+    options = ["--evaluation.questions", str(most), "--student.model", "no/such/model"]
+    assert main(["evaluate", "--files", "e.jsonl", *options]) == 2
+    assert capsys.readouterr().err.partition("mind: error: student.model")[0] == (told or "")
+
+
+def test_the_folder_of_a_run_is_no_student_but_holds_one(tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "student").mkdir(parents=True)
+    for folder in (run, run / "student"):
+        (folder / "config.json").write_text("{}")
+    save_questions([QUESTION], tmp_path / "q.jsonl")
+    assert main(["evaluate", "--files", str(tmp_path / "q.jsonl"), "--student.model", str(run)]) == 2
+    told = f"student.model {run}: is the folder of a run: its student is {run / 'student'}"
+    assert capsys.readouterr().err == f"mind: error: {told}\n"
