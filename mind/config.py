@@ -180,8 +180,8 @@ class MetaNetConfig:
         require(self.accumulation >= 1, f"metanet.accumulation is {self.accumulation}: expected at least 1")
         require(self.warmup_epochs >= 0, f"metanet.warmup_epochs is {self.warmup_epochs}: expected at least 0")
         require(
-            self.feedback in FEEDBACK or re.fullmatch(r"every-[1-9]\d*", self.feedback) is not None,
-            f"metanet.feedback is {self.feedback!r}: expected all, selected or every-N (every-4, for example)",
+            self.feedback in FEEDBACK or re.fullmatch(r"every-[1-9][0-9]{0,8}", self.feedback) is not None,
+            f"metanet.feedback is {self.feedback!r:.60}: expected all, selected or every-N (every-4, for example)",
         )
         require(self.warmup_questions >= 1, f"metanet.warmup_questions is {self.warmup_questions}: expected at least 1")
         require(0 <= self.ema < 1, f"metanet.ema is {self.ema}: expected a number in [0, 1)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # Invisible, or able to reorder the text around them: shown by name. Surrogates have no place in UTF-8.
 _UNREADABLE = {
     code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)) if chr(code) not in "\t\n"
@@ -33,6 +35,11 @@ def number_of(count: float, noun: str) -> str:
 def percent(share: float) -> str:
     """A share as in "58.0 %"."""
     return f"{100 * share:.1f} %"
+
+
+def listed(names: Sequence[str], limit: int = 3) -> str:
+    """The first `limit` names and, if there are more, how many: "a, b, c, ... (7 in all)"."""
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 def describe(error: BaseException) -> str:

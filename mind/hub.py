@@ -61,7 +61,7 @@ def is_local(option: str, name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # Path's own knows no user by that name and raises
     if path.is_dir():
         return True
     if path.exists():

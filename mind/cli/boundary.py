@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 
 from mind.cli.terminal import complain, set_up_terminal
+from mind.display import one_line
 from mind.errors import MindError
 from mind.files import naming
 
@@ -18,8 +20,9 @@ BAD_INPUT, INTERRUPTED, NOT_READ = 2, 130, 141  # the latter two as a shell repo
 def guarded(program: str, run: Callable[[], int | None]) -> int:
     """The exit status of `run`: what it returned, or that of the error it ended with, which is reported in one line.
 
-    Those are bad input, files that the system would not read or write, Ctrl-C, and output that nobody reads any more,
-    of which nothing is said. The notes of an exception (`add_note`) end its line. Every other one is a bug, and passes.
+    Those are bad input, files that the system would not read or write, memory that it has not, Ctrl-C, and output that
+    nobody reads any more, of which nothing is said. The notes of an exception (`add_note`) end its line. Every other
+    one is a bug, and passes.
     """
     set_up_terminal()
     try:
@@ -34,6 +37,11 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
     except KeyboardInterrupt as error:
         _complain(program, "interrupted", error)
         return INTERRUPTED
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        _complain(program, f"error: there is not enough memory: {one_line(str(error), 200)}", error)
+        return BAD_INPUT
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _stop_writing():
             return NOT_READ
@@ -41,10 +49,16 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
         return BAD_INPUT
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: Python's own, or PyTorch's, of which most have no class."""
+    said = re.search("out of memory|can(no|')t allocate memory|alloc_failed", str(error), re.IGNORECASE)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said is not None)
+
+
 def described(error: OSError) -> str:
     """The file and what the system says of it."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    return ": ".join([*names, error.strerror or str(error) or type(error).__name__])
+    return ": ".join([*dict.fromkeys(names), error.strerror or str(error) or type(error).__name__])
 
 
 def _complain(program: str, message: str, error: BaseException) -> None:

@@ -56,16 +56,19 @@ def command_to_train(data: str | Path, perspectives: Iterable[str], evaluation: 
 
 def _next(options: Check, report: CheckReport) -> list[str]:
     stem = Path(options.path).stem
-    if report.rationales and not report.without_two:
-        return command_to_train(options.path, report.rationales, options.evaluation)
-    if report.unnamed_rationales:
-        return ["data", "import", options.path, "--output", f"{stem}.named.jsonl"]
-    command = ["data", "generate", "--output", f"data/{stem}", "--questions.path", options.path]
-    for field in fields(SourceConfig):
-        value = getattr(options, field.name)
-        if field.name != "path" and value != field.default:
-            command += [f"--questions.{field.name.replace('_', '-')}", str(value)]
-    return [*command, "--teacher.model", "NAME", "--teacher.base-url", "URL"]
+    changed = {
+        field.name: str(getattr(options, field.name))
+        for field in fields(SourceConfig)
+        if field.name != "path" and getattr(options, field.name) != field.default
+    }
+    if not changed and Path(options.path).is_file():  # other sources are read by `mind data generate` alone
+        if report.rationales and not report.without_two:
+            return command_to_train(options.path, report.rationales, options.evaluation)
+        if report.unnamed_rationales and not report.rationales:
+            return ["data", "import", options.path, "--output", f"{stem}.named.jsonl"]
+    mapping = [word for name, value in changed.items() for word in (f"--questions.{name.replace('_', '-')}", value)]
+    source = ["--output", f"data/{stem}", "--questions.path", options.path, *mapping]
+    return ["data", "generate", *source, "--teacher.model", "NAME", "--teacher.base-url", "URL"]
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:

@@ -14,7 +14,7 @@ from mind.cli.terminal import given_option, print_summary, say, say_next
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.display import number_of
 from mind.errors import MindError
-from mind.files import new_file
+from mind.files import check_apart
 from mind.teacher.config import GenerateConfig, JudgeConfig
 from mind.typed_json import load_json, save_json
 from mind.word_problems import DEFAULT_LEVELS, LevelName
@@ -60,7 +60,8 @@ class Import:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A JSONL file of {"id", "question", "answer", "rationales": [text, ...]}."""
     output: str
-    """The JSONL file to write; it must not exist. The counts go to OUTPUT with the ending .counts.json."""
+    """The records to write, .jsonl or .parquet; it must not exist. Beside it the counts, with the ending
+    .counts.json."""
     keep: int = 8
     """Rationales kept per question, at most."""
     minimum: int = 2
@@ -74,7 +75,7 @@ class WordProblems:
     """Write word problems with a rationale in each of several perspectives."""
 
     output: str
-    """The JSONL file to write; it must not exist."""
+    """The file to write, .jsonl or .parquet; it must not exist."""
     count: int = 100
     seed: int = 0
     levels: tuple[LevelName, ...] = DEFAULT_LEVELS
@@ -169,12 +170,11 @@ def import_rationales(options: Import) -> None:
 
 
 def word_problems(options: WordProblems) -> None:
-    from mind.curation.outputs import check_not_input
+    from mind.curation.outputs import new_data_set
     from mind.data.questions import load_questions, save_questions
     from mind.word_problems import generate
 
-    output = new_file(options.output, overwrite=options.overwrite)
-    check_not_input(output, options.apart_from)
+    output = new_data_set(options.output, [], overwrite=options.overwrite, inputs=options.apart_from)
     questions = generate(
         options.count,
         options.seed,
@@ -191,10 +191,9 @@ def word_problems(options: WordProblems) -> None:
 
 
 def grade(options: Grade) -> None:
-    from mind.curation.outputs import check_not_input
     from mind.grading.grade import grade_file
 
-    check_not_input(Path(options.output), [options.source])
+    check_apart(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
     words = ["data", "filter", "FOLDER", "--output", "FILE.jsonl", "--student-grades", options.output]
     say_next(*words, "--easy-fraction", "0.5", purpose="to keep half of the questions that are easy to it")

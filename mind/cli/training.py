@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from mind.cli.boundary import lacks_memory
 from mind.cli.terminal import command_line, given_option, note, print_table, say, say_next
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
 from mind.display import number_of, percent
 from mind.errors import MindError, require
-from mind.files import check_new_folder, new_file
+from mind.files import check_apart, check_new_folder, new_file
 from mind.hub import find_model
 from mind.typed_json import overlaid, read_json, write_json
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mind.records import Question
+
+
+LESS_MEMORY = (
+    "less is taken by a smaller --train.pack-length or --evaluation.batch-size, by --student.dtype bfloat16, by "
+    "--train.gradient-checkpointing, and by --student.lora with a small rank"
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,7 @@ def train_command(options: Train) -> None:
     data = None
     if not options.resume:
         folder.check_free(overwrite=options.overwrite)
+        _check_names(config)
         _check_student(config.student)
         data = load_data(config)
     note(f"loading PyTorch, transformers and {config.student.model}")
@@ -117,7 +125,9 @@ def train_command(options: Train) -> None:
     finished = folder.read_status() if options.resume else {}
     try:
         train(config, resume=options.resume, overwrite=options.overwrite, data=data)
-    except (KeyboardInterrupt, OSError) as stop:
+    except (KeyboardInterrupt, OSError, MemoryError, RuntimeError) as stop:
+        if lacks_memory(stop):
+            stop.add_note(LESS_MEMORY)
         if not options.resume and folder.begun not in (None, former):
             stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
         raise
@@ -125,6 +135,18 @@ def train_command(options: Train) -> None:
         say(f"{folder.path}: the run is finished, after {number_of(finished['steps'], 'step')}; nothing was changed")
         say_next("train", "--output", config.output, "--resume", "--train.max-steps", "N", purpose="for more steps")
     print_outcome(folder)
+
+
+def _check_names(config: MindConfig) -> None:
+    """Names that PyTorch and transformers know: only those that were given are worth loading them before the data."""
+    given, default = (
+        (some.student.attention, some.objective.backend, some.train.lr_scheduler) for some in (config, MindConfig())
+    )
+    if given != default:
+        note("loading PyTorch and transformers")
+        from mind.run.checks import check_options
+
+        check_options(config)
 
 
 def _check_student(config: StudentConfig) -> None:
@@ -184,14 +206,14 @@ def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
     """The file of the results and the folder of the responses, which can be written to."""
     if options.output is None:
         return None, None
-    from mind.curation.outputs import check_not_input
-
     output = new_file(options.output, overwrite=options.overwrite)
-    check_not_input(output, [*options.files, *filter(None, [options.heldout])])
     responses = output.with_suffix(".responses")
     require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
     check_new_folder(responses)
     require(options.overwrite or not responses.exists(), f"{responses}: exists already; add --overwrite")
+    inputs = (*options.files, options.heldout, options.student.model, options.student.chat_template)
+    for place in (output, responses):
+        check_apart(place, filter(None, inputs))
     return output, responses
 
 

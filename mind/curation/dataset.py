@@ -8,12 +8,12 @@ from pathlib import Path
 from mind.curation.card import build_card, write_card
 from mind.curation.filter import FilterOptions, filter_responses, load_pass_rates
 from mind.curation.judged import JudgedData, load_judged
-from mind.curation.outputs import check_not_input, new_data_set
+from mind.curation.outputs import new_data_set
 from mind.curation.report import SHOWN_PER_REASON, ReportInput, write_dataset_report
 from mind.curation.result import FilterResult
 from mind.data.questions import save_questions
 from mind.errors import MindError
-from mind.files import write_json_rows
+from mind.files import check_apart, write_json_rows
 from mind.records import Key, Verdict
 from mind.typed_json import row_of
 
@@ -29,7 +29,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     inputs = [*Path(options.folder).glob("*"), *([options.student_grades] if options.student_grades else [])]
     output = new_data_set(options.output, BESIDE, overwrite=options.overwrite, inputs=inputs)
     data = load_judged(Path(options.folder))
-    check_not_input(output, [data.config.questions.path])
+    check_apart(output, [data.config.questions.path])
     rates = None if options.student_grades is None else load_pass_rates(options.student_grades)
     result = filter_responses(data.questions, data.responses, data.verdicts, options.filter, pass_rates=rates)
     base = output.with_suffix("")

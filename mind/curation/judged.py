@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mind.data.questions import load_questions
 from mind.errors import require
-from mind.files import parse_object
+from mind.files import read_object
 from mind.provenance import file_digest
 from mind.records import Key, Question, Response, Verdict
 from mind.teacher.config import GenerateConfig
@@ -56,7 +56,7 @@ def load_judged(path: Path) -> JudgedData:
 
 
 def _prompts(file: Path) -> dict[str, str]:
-    prompts = parse_object(str(file), file.read_bytes())
+    prompts = read_object(file)
     for perspective, prompt in prompts.items():
         require(
             isinstance(prompt, str), f"{file}: the prompt of {perspective} is {described(prompt)}: expected a string"

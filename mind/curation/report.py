@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from markupsafe import Markup
@@ -20,14 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from mind.display import percent, readable
+from mind.display import percent
 from mind.files import replacing
 from mind.records import Question, Response, Verdict
-from mind.report.page import TEMPLATES
+from mind.report.page import page_template
 from mind.report.pictures import AMBER, BLUE, STYLE, svg_of
 
-SHOWN_CHARACTERS = 1_200
-"""A longer text is cut there."""
 SHOWN_QUESTIONS = 12
 SHOWN_PER_REASON = 6
 LENGTH_BINS, RATE_BINS = 40, 10
@@ -62,14 +59,7 @@ def write_dataset_report(data: ReportInput, path: str | os.PathLike[str]) -> Pat
     with matplotlib.rc_context(STYLE):
         lengths = _lengths(data.kept_lengths, data.dropped_lengths)
         pass_rates = _pass_rates(data.pass_rates)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        finalize=_printed,
-    )
-    page = environment.get_template("dataset.html").render(
+    page = page_template("dataset.html").render(
         title=data.title,
         headlines=_headlines(data),
         reasons=_bars([("kept", data.summary["kept"]), *data.summary["dropped"].items()]),
@@ -85,13 +75,6 @@ def write_dataset_report(data: ReportInput, path: str | os.PathLike[str]) -> Pat
     with replacing(path) as file:
         file.write(page)
     return Path(path)
-
-
-def _printed(value: Any) -> Any:
-    """What the page prints for `value`; jinja2 escapes it afterwards."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return readable(value, SHOWN_CHARACTERS)
 
 
 def _headlines(data: ReportInput) -> list[dict[str, str]]:

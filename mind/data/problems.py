@@ -43,16 +43,21 @@ class Problems:
 
     def check(self, questions: Sequence[Any]) -> None:
         """Raises FaultyRowsError if there is a problem; `questions` are those of the rows without one."""
+        if (told := self.told(len(questions))) is not None:
+            raise FaultyRowsError(told, questions)
+
+    def told(self, good: int) -> str | None:
+        """What is wrong, in lines, beside so many rows without a problem; None if nothing is."""
         if not self._places:
-            return
+            return None
         lines = [f"{where}: {problem}" + _likewise(len(others)) for problem, (where, *others) in self._places.items()]
         if len(lines) == 1:
-            raise FaultyRowsError(lines[0], questions)
+            return lines[0]
         count = sum(map(len, self._places.values()))
         hidden = len(lines) - MOST_SHOWN
         more = [f"and {hidden:,} others"] if hidden > 0 else []
-        total = f"{number_of(count, 'problem')} in {self._path}; {number_of(len(questions), 'row')} without one"
-        raise FaultyRowsError("\n".join([*lines[:MOST_SHOWN], *more, total]), questions)
+        total = f"{number_of(count, 'problem')} in {self._path}; {number_of(good, 'row')} without one"
+        return "\n".join([*lines[:MOST_SHOWN], *more, total])
 
 
 def _likewise(rows: int) -> str:
@@ -73,7 +78,12 @@ class Faults:
             self._messages.append(str(error))
             return []
 
+    @property
+    def told(self) -> str | None:
+        """What is wrong, in lines; None if none of the functions raised MindError."""
+        return "\n".join(self._messages) or None
+
     def check(self) -> None:
         """Raises MindError if one of the functions did."""
-        if self._messages:
-            raise MindError("\n".join(self._messages))
+        if self.told is not None:
+            raise MindError(self.told)

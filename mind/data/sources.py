@@ -15,6 +15,7 @@ from mind.data.rows import READERS, Rows, file_rows
 from mind.errors import MindError, require
 from mind.hub import is_local, out_of_reach, require_on_hub, warn_of_copy
 from mind.records import Question
+from mind.typed_json import check_fields
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,7 @@ class SourceConfig:
     """Take only the first so many questions."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "path",
-            "subset",
-            "split",
-            "id_column",
-            "question_column",
-            "answer_column",
-            "choices_column",
-            "answer_marker",
-        ):
-            value = getattr(self, name)
-            require(value is None or bool(value.strip()), f"questions.{name} is empty")
+        check_fields("questions", self)
         columns = [c for c in (self.id_column, self.question_column, self.answer_column, self.choices_column) if c]
         require(len(set(columns)) == len(columns), f"questions: two of the columns {', '.join(columns)} are the same")
         require(self.limit is None or self.limit >= 1, f"questions.limit is {self.limit}: expected at least 1")

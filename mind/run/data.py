@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from mind import word_problems
 from mind.config import WORD_PROBLEMS, MindConfig
 from mind.data.problems import Faults
-from mind.data.questions import load_questions, same_text, split_heldout
+from mind.data.questions import asked_in, load_questions, split_heldout
 from mind.evaluation.labels import asked_questions, evaluation_labels
 from mind.grading.type_counts import described_types
 from mind.records import Question
@@ -58,9 +58,8 @@ def warn_of_overlap(data: RunData) -> None:
 
     Two questions are the same if their texts are, up to case, white space and Unicode's compatible characters.
     """
-    trained = {same_text(question.question) for question in data.train}
     for name, questions in data.measured.items():
-        if count := sum(same_text(question.question) in trained for question in questions):
+        if count := len(asked_in(questions, data.train)):
             warnings.warn(
                 f"{name}: {count} of {len(questions)} questions are among the training questions, so results on "
                 "them say nothing about new ones",

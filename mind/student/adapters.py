@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mind.display import listed
 from mind.errors import MindError, require
 from mind.student.probe import relative_error, tolerance
 
@@ -154,9 +155,8 @@ def check_gradients(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Non
     """Raises MindError for parameters to train that no gradient has reached in a backward pass: their names."""
     left = [name for name, parameter in named_parameters if parameter.requires_grad and parameter.grad is None]
     if left:
-        more = f" ... ({len(left)} in all)" if left[3:] else ""
         raise MindError(
-            f"parameters that take no part in the loss are to be trained: {', '.join(left[:3])}{more}; "
+            f"parameters that take no part in the loss are to be trained: {listed(left)}; "
             "leave them out of the adapters' target_modules, or set their requires_grad to False"
         )
 

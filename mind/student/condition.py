@@ -88,6 +88,8 @@ def _probed(model: PreTrainedModel, weight: Tensor, bias: Tensor | None) -> Cond
     name = type(model).__name__
     ids = probe_ids(model, _TOKENS).to(model.device)[None]
     hidden = trunk_states(model, {"input_ids": ids})
+    if not hidden.isfinite().all():
+        raise MindError(f"{name}: its hidden states are not finite")
     softcap, temperature = _read(model, ids, hidden, bias)
     labels = {"labels": ids} if accepts(model, "labels") else {}
     output = model(input_ids=ids, **labels, **without_cache(model))

@@ -66,6 +66,8 @@ class OnlineEngine:
                 base_url=self._model.base_url,
                 max_retries=0,
                 timeout=self._traffic.timeout_seconds,
+                # A redirect would take the questions where the user did not send them, some without their text.
+                http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
             )
         async with client, asyncio.TaskGroup() as group:
             group.create_task(self._store(store))
@@ -221,6 +223,8 @@ class OnlineEngine:
 
     def _status_problem(self, error: openai.APIStatusError) -> Problem:
         status, detail = error.status_code, error.message if error.body is None else words_of(error.body)
+        if 300 <= status < 400 and (target := error.response.headers.get("location")):
+            return Problem(f"status {status}", f"the server sends to {target}: name its URL as base_url", ends_job=True)
         if status in (401, 403) and self._key is None:
             detail += "; no key was sent: name the environment variable that holds it as api_key_env"
         wait = retry_after(error.response.headers)
@@ -235,7 +239,7 @@ class OnlineEngine:
 
 
 def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    if headers.get("content-type", "").startswith("text/event-stream") or body.startswith(b"data:"):
+    if headers.get("content-type", "").lower().startswith("text/event-stream") or body.startswith(b"data:"):
         raise Problem("streamed answer", "the server streams what was not asked for as a stream", retry=False)
     try:
         return parse_object("the body", body)
@@ -261,7 +265,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     header = headers.get("retry-after", "")
     with contextlib.suppress(ValueError):
         return _seconds(float(header))
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         return _seconds((email.utils.parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
     return None
 

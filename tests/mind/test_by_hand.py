@@ -325,6 +325,42 @@ def test_check_knows_training_records(tmp_path, capsys):
     assert f"next: mind data import {tmp_path / 'unnamed.jsonl'} --output unnamed.named.jsonl" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "rationales", "following"),
+    [
+        (["--limit", "1"], [{"perspective": "socratic", "text": "Why?"}, {"perspective": "planning", "text": "So."}],
+         "data generate --output data/q --questions.path {path} --questions.limit 1 "),
+        (["--question-column", "problem"], ["Why?", "So."],
+         "data generate --output data/q --questions.path {path} --questions.question-column problem "),
+        ([], ["Why?", {"perspective": "planning", "text": "So."}], None),
+    ],
+)  # fmt: skip
+def test_check_suggests_no_command_that_would_read_other_questions(tmp_path, capsys, options, rationales, following):
+    row = {"id": "a", "problem": "?", "question": "!", "answer": "1", "rationales": rationales}
+    path = write(tmp_path / "q.jsonl", json.dumps(row))
+    status, out, error = check(capsys, path, *options)
+    if following is None:
+        assert status == 2 and 'rationales[0] is not an object with "perspective" and "text"' in error
+    else:
+        assert status == 0 and f"next: mind {following.format(path=path)}" in out
+
+
+def test_check_sends_a_file_with_both_kinds_of_rationales_to_a_teacher(tmp_path, capsys):
+    named = [{"perspective": "socratic", "text": "Why?"}, {"perspective": "planning", "text": "So."}]
+    rows = [{"id": str(n), "question": f"{n}?", "answer": "1", "rationales": r} for n, r in enumerate((named, ["So."]))]
+    path = write(tmp_path / "q.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert f"next: mind data generate --output data/q --questions.path {path}" in check(capsys, path)[1]
+
+
+def test_check_tells_what_is_wrong_with_the_other_files_too(tmp_path, capsys):
+    path = write(tmp_path / "q.jsonl", '{"question": "1 + 1?", "answer": 2}\n{"question": "?"}\n')
+    other = write(tmp_path / "other.jsonl", "{bad\n")
+    status, out, error = check(capsys, path, "--evaluation", other, tmp_path / "none.jsonl")
+    assert status == 2 and "questions 1" in out and "other.jsonl" not in out
+    assert f'{path}:2: "answer" is missing' in error
+    assert f"{other}:1: not JSON" in error and "none.jsonl: no such file" in error
+
+
 def test_check_tells_what_can_be_read_beside_the_problems(tmp_path, capsys):
     status, out, error = check(capsys, write(tmp_path / "hand.jsonl", BY_HAND))
     assert status == 2 and "questions 7" in out and "7 problems" in error and "next:" not in out

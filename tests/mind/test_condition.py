@@ -120,6 +120,13 @@ def test_what_else_a_model_does_to_its_logits_is_refused(methods, message):
         head_of(build_changed(**methods))
 
 
+def test_hidden_states_that_are_not_finite_are_named():
+    model = build_changed()
+    model.model.norm.variance_epsilon = float("nan")
+    with pytest.raises(MindError, match="Odd: its hidden states are not finite"):
+        head_of(model)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     "before",

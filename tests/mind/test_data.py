@@ -107,6 +107,15 @@ def test_missing_rationales_are_named_where_they_are_required(write, rationales,
     assert str(error.value) == f"{path}:1: {message}"
 
 
+def test_an_answer_line_at_the_end_of_a_rationale_is_no_part_of_it(write):
+    texts = {"a": "1 + 1 = 2.\n#### 2", "b": "#### Sum\n1 + 1 = 2.", "c": " So. \n**#### 2**\n#### 2"}
+    rationales = [{"perspective": name, "text": text} for name, text in texts.items()]
+    (question,) = load_questions(write({**GOOD, "rationales": rationales}))
+    assert [rationale.text for rationale in question.rationales] == ["1 + 1 = 2.", "#### Sum\n1 + 1 = 2.", "So."]
+    with pytest.raises(MindError, match=r'"rationales\[0\].text" is an answer line alone'):
+        load_questions(write({**GOOD, "rationales": [{"perspective": "a", "text": "#### 2"}]}))
+
+
 def test_the_minimum_of_rationales_can_be_chosen(write):
     path = write({**GOOD, "rationales": NAMED[:1]})
     assert len(load_questions(path, require_rationales=True, minimum_rationales=1)) == 1

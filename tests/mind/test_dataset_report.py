@@ -13,9 +13,10 @@ import pytest
 from markupsafe import Markup
 
 from mind.curation import report
-from mind.curation.report import SHOWN_CHARACTERS, SHOWN_PER_REASON, SHOWN_QUESTIONS, ReportInput, write_dataset_report
+from mind.curation.report import SHOWN_PER_REASON, SHOWN_QUESTIONS, ReportInput, write_dataset_report
 from mind.display import readable
 from mind.records import Key, Question, Rationale, Response, Verdict
+from mind.report.page import SHOWN_CHARACTERS
 
 HOSTILE = [
     "<script>alert(1)</script>", "</pre></div></body>", "<img src=x onerror=alert(1)>", '" onmouseover="alert(1)',

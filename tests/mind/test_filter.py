@@ -313,9 +313,10 @@ def test_pass_rates_are_read_from_graded_responses(tmp_path):
         {"id": "a", "correct": False},
         {"id": "a", "correct": True},
         {"id": "c", "correct": True},
+        {"id": 7, "correct": True},  # as `mind grade` copies it from a file with numbers
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert load_pass_rates(path) == {"a": 2 / 3, "b": 0.0, "c": 1.0}
+    assert load_pass_rates(path) == {"a": 2 / 3, "b": 0.0, "c": 1.0, "7": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -332,6 +333,17 @@ def test_a_faulty_file_of_grades_is_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(MindError, match=message):
         load_pass_rates(path)
+
+
+def test_all_faulty_grades_are_told_in_one_go(tmp_path):
+    path = tmp_path / "graded.jsonl"
+    path.write_text('{"id": "a", "correct": true}\n{"id": "b", "correct": "yes"}\n{"correct": false}\n{bad\n')
+    with pytest.raises(MindError) as error:
+        load_pass_rates(path)
+    first, second, third, total = str(error.value).splitlines()
+    assert first == f'{path}:2: "correct" is "yes": expected true or false'
+    assert second.startswith(f'{path}:3: "id" is missing') and third.startswith(f"{path}:4: not JSON")
+    assert total == f"3 problems in {path}; 1 row without one"
 
 
 def test_the_summary_is_json_and_adds_up():

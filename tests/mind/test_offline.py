@@ -169,7 +169,7 @@ def test_sampling_that_vllm_refuses_fails_alone(vllm):
     [
         ((" \n", "stop"), "empty answer"),
         (("half an", "abort"), "ended by abort"),
-        (("half an", None), "ended by none"),
+        (("half an", None), "ended by abort"),
     ],
 )
 def test_no_answer_is_a_failure_that_still_counts_its_tokens(vllm, reply, reason):

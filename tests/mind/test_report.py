@@ -66,6 +66,22 @@ def test_pictures_table_and_headlines(run: Path) -> None:
     assert not list(run.glob(".report*")), "the unfinished file is gone"
 
 
+def test_no_name_gives_orders_to_who_reads_the_page(run: Path) -> None:
+    """Such as that of a folder, or of an evaluation file, and so of its results."""
+    name = "m\x1b[31m\x00\u202e\ud83d"
+    config = json.loads((run / "config.json").read_text())
+    config["student"]["model"], config["data"]["evaluation"] = name, [f"{name}.jsonl"]
+    (run / "config.json").write_text(json.dumps(config))
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for when in evaluation.values():
+        when["files"] = {f"{name}{label}": result for label, result in when["files"].items()}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    (run / "inputs.json").write_text(json.dumps({name: {"source": name, "sha256": name}}))
+    page = page_of(run)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]|&#55357", page)
+    assert page.count("m\ufffd[31m\ufffd[U+202E]\ufffd") >= 5
+
+
 def test_the_page_is_self_contained_and_escaped(page: str) -> None:
     assert not re.search(r"https?://|<link|<script|@import|<iframe|\bsrc=", page)
     assert all(target.startswith(("#", "data:image/png;base64,")) for target in re.findall(r'href="([^"]*)"', page))
@@ -101,7 +117,7 @@ def test_one_bare_step_draws_what_there_is(run: Path) -> None:
     assert page.count("Not drawn") == PICTURES - 1
 
 
-@pytest.mark.parametrize("name", ["config.json: no such", "metrics.jsonl: missing"])
+@pytest.mark.parametrize("name", ["config.json: no such", "metrics.jsonl: no such"])
 def test_a_missing_file_is_named(run: Path, name: str) -> None:
     (run / name.partition(":")[0]).unlink()
     with pytest.raises(MindError, match=name):
@@ -122,8 +138,8 @@ def test_malformed_files_are_named_with_their_line(run: Path) -> None:
     ("text", "message"),
     [
         ('{"phase": "train", "step": 1}\n{"phase": "tr\n', "line 2: not JSON"),
-        ('{"phase": "train", "step": 1}\n' + "[" * 100_000 + "\n", "line 2: not JSON"),
-        ('{"phase": "train", "step": 1}\n[1]\n', 'line 2: expected an object with "phase"'),
+        ('{"phase": "train", "step": 1}\n' + "[" * 100_000 + "\n", "line 2: cannot be read: brackets"),
+        ('{"phase": "train", "step": 1}\n[1]\n', "line 2: expected a JSON object"),
         ('{"phase": "train"}\n', "line 1: a train line needs a number as its step"),
         ('{"phase": "train", "step": 1, "loss": "low"}\n', "line 1: loss is 'low', expected a number"),
         ('{"phase": "train", "step": 1, "score": [1]}\n', r"line 1: score is \[1\], expected an object"),

@@ -298,7 +298,7 @@ def test_an_occupied_output_is_refused(tmp_path, arguments, capsys):
     run.mkdir()
     (run / "notes.txt").write_text("mine")
     expect_error(arguments, capsys, str(run), "not an empty folder")
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text('{"output": "run", "student": {}, "data": {}, "train": {}}')
     expect_error(arguments, capsys, str(run), "already holds a run", "--resume")
     assert sorted(p.name for p in run.iterdir()) == ["config.json", "notes.txt"]
 

@@ -111,6 +111,29 @@ def test_texts_of_a_file_stay_as_they_are(tmp_path):
     assert read_source(SourceConfig(str(tmp_path / "t.json"))) == expected
 
 
+def test_cells_of_a_table_say_what_json_says(tmp_path):
+    rows = [
+        ["id", " question", "answer", "choices"],
+        ["a", ' "1 + 1?"', "2", ""],
+        ["", "Which?", "B", '"[""Mars"", ""Venus""]"'],
+        ["c", "Which?", "venus", '"{""X"": ""Mars"", ""Y"": ""Venus""}"'],
+    ]
+    path = tmp_path / "t.csv"
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
+    assert read_source(SourceConfig(str(path))) == [
+        Question("a", "1 + 1?", "2"),
+        Question("t-1", "Which?", "B", {"A": "Mars", "B": "Venus"}),
+        Question("c", "Which?", "Y", {"X": "Mars", "Y": "Venus"}),
+    ]
+    path.write_text("id,question,answer,choices\na,,,\nb,?,A,[1\nc,?,A,A or B\n")
+    assert refusal(path).replace(f"{path}: row ", "").splitlines()[:4] == [
+        '0: "question" is missing',
+        '0: "answer" is missing',
+        "1: \"choices\": not JSON: Expecting ',' delimiter at column 3",
+        '2: "choices" is "A or B": expected choices, such as {"A": "...", "B": "..."}',
+    ]
+
+
 def test_numbers_become_text_and_truth_becomes_yes_and_no(tmp_path):
     answers = [2, -1.5, 10**400, True, False]
     rows = [{"id": n, "question": "?", "answer": answer} for n, answer in enumerate(answers)]
@@ -215,8 +238,11 @@ def test_a_file_without_rows_is_named(tmp_path):
         ("r.json", b"[" * 100_000, "cannot be read: brackets are nested too deep"),
         ("r.json", b'["\xff"]', "not UTF-8 text"),
         ("r.json", b'\xef\xbb\xbf[{"question": 1, "question": 2}]', 'cannot be read: an object has "question" twice'),
-        ("r.csv", b"question,answer\n\xff,1\n", "not CSV in UTF-8: "),
-        ("r.csv", b'question,answer\n"a"b,1\n', "not CSV in UTF-8: "),
+        ("r.csv", b"question,\xff\n?,1\n", "not UTF-8 text"),
+        ("r.csv", "question,answer\n?,1\n".encode("utf-16"), "not UTF-8 text but UTF-16: save it as UTF-8"),
+        ("r.csv", b'question,answer\n"a"b,1\n', "not CSV: "),
+        ("r.csv", b"question;answer\n?;1\n", 'its columns are separated by ";": expected commas'),
+        ("r.csv", b"question\tanswer\n?\t1\n", 'its columns are separated by "\\t": expected commas'),
         ("r.csv", b"question,answer\na,1,2\n", "row 0: 3 values for the 2 columns question, answer"),
         ("r.csv", b"answer,answer\na,1\n", "two columns have the same name: answer, answer"),
         ("r.csv", b"", "there are no rows"),
@@ -241,8 +267,8 @@ def test_a_missing_file_is_named(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"path": " "}, "questions.path is empty"),
-        ({"answer_marker": ""}, "questions.answer_marker is empty"),
+        ({"path": " "}, "questions.path is ' ': expected a text that is not blank"),
+        ({"answer_marker": ""}, "questions.answer_marker is '': expected a text that is not blank"),
         ({"limit": 0}, "questions.limit is 0: expected at least 1"),
         ({"answer_column": "question"}, "questions: two of the columns question, question are the same"),
     ],
@@ -365,6 +391,32 @@ def test_a_faulty_row_of_parquet_is_named(tmp_path, row, message):
     with pytest.raises(MindError) as error:
         load_questions(path)
     assert str(error.value).startswith(f"{path}{message}")
+
+
+def test_numbers_of_parquet_are_those_that_were_written(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    answers = pyarrow.array([0.1, 1e-5, 2.0], pyarrow.float32())
+    table = {"question": ["a?", "b?", "c?"], "answer": answers}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "q.parquet")
+    assert [question.answer for question in load_questions(tmp_path / "q.parquet")] == ["0.1", "0.00001", "2"]
+    choices = pyarrow.array([["x", "y"]] * 3)
+    table = {"question": ["a?", "b?", "c?"], "answer": pyarrow.array([0.0, 1.0, 2.0]), "choices": choices}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "q.parquet")
+    with pytest.raises(MindError, match='row 2: "answer" 2 is not one of the choices A, B') as error:
+        load_questions(tmp_path / "q.parquet")
+    assert [question.answer for question in error.value.questions] == ["A", "B"]
+
+
+@pytest.mark.parametrize("fault", ["two columns", "a date beyond all dates"])
+def test_a_table_that_cannot_be_read_is_named(tmp_path, fault):
+    pyarrow = pytest.importorskip("pyarrow")
+    text, date = pyarrow.array(["?"]), pyarrow.array([2**62], pyarrow.timestamp("us"))
+    third = ("answer", text) if fault == "two columns" else ("date", date)
+    table = pyarrow.table([text, text, third[1]], names=["question", "answer", third[0]])
+    pyarrow.parquet.write_table(table, tmp_path / "q.parquet")
+    message = "two columns have the same name" if fault == "two columns" else "cannot be read as Parquet: date value"
+    with pytest.raises(MindError, match=message):
+        load_questions(tmp_path / "q.parquet")
 
 
 def test_an_empty_parquet_file_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 
@@ -63,6 +64,20 @@ def test_the_prompts_that_are_given_are_those_that_are_asked(tmp_path, generate,
     assert not unused or unused[0].endswith("as --perspectives leaves them out: visual")
 
 
+@pytest.mark.parametrize("perspectives", [["socratic"], ["socratic", "planning"]])
+def test_a_perspective_alone_is_told_before_it_is_paid_for(generate, capsys, perspectives):
+    generate("--perspectives", *perspectives)
+    told = "a question to train on needs two, now or by a later start" in capsys.readouterr().out
+    assert told is (len(perspectives) == 1)
+
+
+def test_questions_that_are_paid_for_twice_are_told(tmp_path, generate, capsys):
+    texts = ["6 + 6?", "5 + 7?", " 6  + 6?"]
+    save_questions([Question(f"q{n}", text, "12") for n, text in enumerate(texts)], tmp_path / "q.jsonl")
+    generate("--perspectives", "socratic")
+    assert "q.jsonl: answers: 3 number; 1 of them ask what an earlier one asks" in capsys.readouterr().out
+
+
 def test_what_is_asked_of_whom_is_told_before_it_is_asked(tmp_path, generate, capsys):
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
     out = capsys.readouterr().out
@@ -105,6 +120,27 @@ def test_an_output_that_cannot_be_a_folder_is_told_before_anything_is_asked(tmp_
                      "--teacher.base-url", proxy.url]) == 2  # fmt: skip
         assert not proxy.attempts
     assert "Traceback" not in capsys.readouterr().err and sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("change", ["gold answer", "samples", "nothing"])
+def test_verdicts_on_what_has_changed_are_given_anew(tmp_path, generate, capsys, change):
+    options = ["--perspectives", "socratic", "intuitive"]
+    generate(*options)
+    folder = tmp_path / "set"
+    assert main(["judge", str(folder)]) == 0
+    verdicts = (folder / "judged.jsonl").read_bytes()
+    if change == "gold answer":
+        save_questions([dataclasses.replace(QUESTION, answer="13")], tmp_path / "q.jsonl")
+    generate(*options, *(["--samples", "2"] if change == "samples" else []))
+    if change == "nothing":
+        assert (folder / "judged.jsonl").read_bytes() == verdicts
+        return
+    assert main(["filter", str(folder), "--output", str(tmp_path / "mine.jsonl")]) == 2
+    assert f"judged.jsonl: no such file: run `mind judge {folder}` first" in capsys.readouterr().err
+    assert main(["judge", str(folder)]) == 0
+    assert {json.loads(line)["verdict"] for line in (folder / "judged.jsonl").read_text().splitlines()} == {
+        "wrong" if change == "gold answer" else "right"
+    }
 
 
 # Outputs that are there already, and what comes next
@@ -212,6 +248,16 @@ def test_the_other_outputs_are_replaced_with_a_word_alone(tmp_path, capsys):
         assert output.read_text() != "mine"
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.json", "out"])
+def test_a_data_set_is_not_written_under_a_name_that_is_read_otherwise(tmp_path, folder, capsys, name):
+    row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."]}
+    (tmp_path / "u.jsonl").write_text(json.dumps(row))
+    for command in (["data", "import", str(tmp_path / "u.jsonl")], ["data", "word-problems"], ["filter", str(folder)]):
+        assert main([*command, "--output", str(tmp_path / name)]) == 2
+        assert f"{name}: expected a name that ends in .jsonl or .parquet" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_the_counts_of_an_import_are_not_replaced_either(tmp_path, capsys):
     row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."]}
     (tmp_path / "u.jsonl").write_text(json.dumps(row))
@@ -242,7 +288,26 @@ def test_what_is_read_is_never_written_over(tmp_path, folder, capsys, monkeypatc
     ):
         assert main([*command, "--overwrite"]) == 2
         assert "is also read, and would be lost" in capsys.readouterr().err
+    generate = ["generate", "--output", str(folder), "--teacher.model", "m", "--teacher.base-url", "http://127.0.0.1:9"]
+    for sources in (
+        ["--questions.path", str(folder / "questions.jsonl")],
+        ["--questions.path", str(source), "--prompts", str(folder / "prompts.json")],
+    ):
+        assert main([*generate, *sources]) == 2
+        assert "is also read, and would be lost" in capsys.readouterr().err
     assert (contents(tmp_path), contents(folder)) == before
+
+
+@pytest.mark.parametrize("name", ["questions.jsonl", "prompts.json", "generate.json"])
+def test_a_folder_that_no_job_wrote_is_left_alone(tmp_path, capsys, name):
+    source, folder = tmp_path / "q.jsonl", tmp_path / "mine"
+    save_questions([QUESTION], source)
+    folder.mkdir()
+    (folder / name).write_text("my own")
+    assert main(["generate", "--output", str(folder), "--questions.path", str(source), "--teacher.model", "m",
+                 "--teacher.base-url", "http://127.0.0.1:9"]) == 2  # fmt: skip
+    assert f"{name}: exists already, in a folder without responses.jsonl" in capsys.readouterr().err
+    assert contents(folder) == {name: b"my own"}
 
 
 def test_training_tells_its_questions_by_answer_type(tmp_path):

@@ -106,6 +106,39 @@ def test_another_broken_pipe_is_an_error(capfd):
     assert capfd.readouterr().err == "mind: error: worker: Broken pipe\n"
 
 
+A_RUN = '{"output": "run", "student": {}, "data": {}, "train": {}}'
+"""What config.json of a run says, of all files of that name."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=repr,
+)
+def test_memory_that_ran_out_is_one_line(error, capsys):
+    def run():
+        error.add_note("to go on: mind train --resume")
+        raise error
+
+    assert guarded("mind", run) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("mind: error: there is not enough memory") and line.count("\n") == 1
+    assert line.endswith("; to go on: mind train --resume\n")
+
+
+def test_another_error_of_pytorch_is_a_bug():
+    def run():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError):
+        guarded("mind", run)
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_text_from_outside_is_shown_and_not_obeyed(text, capsys):
     print_table(text, [{text: text, "count": "1"}])
@@ -249,7 +282,7 @@ def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
 
     def begun(*_, **__):
         run.mkdir()
-        (run / "config.json").touch()
+        (run / "config.json").write_text(A_RUN)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mind.run.train.train", begun)
@@ -261,7 +294,7 @@ def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
 def test_ctrl_c_before_a_run_is_written_over_does_not_go_on_with_it(tmp_path, monkeypatch, capsys, arguments):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text(A_RUN)
     monkeypatch.setattr("mind.run.train.train", raising(KeyboardInterrupt()))
     assert main([*arguments, "--overwrite"]) == 130
     remedy = f"to go on: {command_line(*arguments, '--overwrite')}"
