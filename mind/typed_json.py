@@ -66,10 +66,11 @@ def overlaid(values: Any, others: Any) -> Any:
 
 def build(kind: type[T], values: Any, where: str) -> T:
     """The dataclass of class `kind` from JSON's `values`; raises MindError that begins with `where`, as `load_json`."""
-    require(isinstance(values, dict), f"{where}: expected an object with the fields of {kind.__name__}")
+    require(isinstance(values, dict), f"{where}: expected a JSON object, found {described(values)}")
     fields = _fields(kind)
-    unknown = sorted(values.keys() - {field.json_name for field in fields})
-    require(not unknown, f"{where}: unknown field {', '.join(unknown)}")
+    names = [field.json_name for field in fields]
+    unknown = sorted(values.keys() - names)
+    require(not unknown, f"{where}: unknown field {', '.join(unknown)}: expected some of {', '.join(names)}")
     built = {}
     for field in fields:
         if not field.is_in(values, where):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from mind.cli.boundary import lacks_memory
-from mind.cli.terminal import command_line, given_option, note, print_table, say
+from mind.cli.terminal import command_line, given_option, note, print_table, say, say_next
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
+from mind.display import number_of, percent
 from mind.errors import MindError, require
 from mind.files import check_apart, check_new_folder, new_file
 from mind.hub import find_model
@@ -88,6 +89,8 @@ def train_defaults(words: Sequence[str]) -> Train:
 
     file, method, output = (given_option(words, name) for name in ("--config", "--method", "--output"))
     given = {} if file is None else read_json(file)
+    if "--resume" in words and output is not None:
+        RunFolder(output).check_resumable()
     note("loading PyTorch")
     from mind.methods import run_config, with_options
 
@@ -129,8 +132,8 @@ def train_command(options: Train) -> None:
             stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
         raise
     if finished and folder.read_status() == finished:
-        say(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
-        say(f"more steps: --train.max-steps N with --resume, or a new run with --student.model {folder.student}")
+        say(f"{folder.path}: the run is finished, after {number_of(finished['steps'], 'step')}; nothing was changed")
+        say_next("train", "--output", config.output, "--resume", "--train.max-steps", "N", purpose="for more steps")
     print_outcome(folder)
 
 
@@ -192,6 +195,11 @@ def evaluate_command(options: Evaluate) -> None:
     if output is not None:
         write_json(results, output)
     print_table(options.student.model, _evaluation_rows(results))
+    if output is not None:
+        say(f"{output}: the results" + (f"; {responses}: the responses" if files else ""))
+    words = ["train", "--student.model", options.student.model, "--data.train", "FILE.jsonl"]
+    words += ["--data.evaluation", *options.files] if files else []
+    say_next(*words, "--output", "runs/NAME", purpose="to train it and compare")
 
 
 def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
@@ -226,7 +234,7 @@ def _heldout_nll(
 
 
 def _evaluation_rows(results: dict[str, Any]) -> list[dict[str, str]]:
-    from mind.report.tables import accuracy_interval, percent
+    from mind.report.tables import accuracy_interval
 
     rows = [
         {

@@ -14,7 +14,7 @@ from typing import Any
 from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
-from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, Outcome, perspective_order
+from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, RationaleOutcome, perspective_order
 from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.data.fields import field_of
 from mind.data.problems import Problems
@@ -61,18 +61,16 @@ class FilterConfig:
         check_fields("filter", self)
         require(
             2 <= self.minimum <= self.keep <= 32,
-            f"filter.minimum {self.minimum} and filter.keep {self.keep}: expected 2 <= minimum <= keep <= 32",
+            f"minimum {self.minimum} and keep {self.keep}: expected 2 <= minimum <= keep <= 32",
         )
         for name in ("max_characters", "ngram"):
-            require(getattr(self, name) >= 1, f"filter.{name} is {getattr(self, name)}: expected at least 1")
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
         require(
             0 < self.duplicate_threshold <= 1,
-            f"filter.duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]",
+            f"duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]",
         )
         for name in ("easy_pass_rate", "easy_fraction"):
-            require(
-                0 <= getattr(self, name) <= 1, f"filter.{name} is {getattr(self, name)}: expected a number in [0, 1]"
-            )
+            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: expected a number in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class FilterOptions:
 class _Candidate:
     """A response as far as the filter needs it; `text` is empty if `outcome` already has a reason."""
 
-    outcome: Outcome
+    outcome: RationaleOutcome
     text: str
 
     @property
@@ -126,8 +124,8 @@ def filter_responses(
     lines. Nothing depends on the order of the responses. `pass_rates`, question id -> fraction of right answers, such
     as a student's, replace the teacher's for the questions that they name.
 
-    Raises MindError with its key for a response to an unknown question, one that comes twice and one without a verdict,
-    and if `pass_rates` are of other questions alone.
+    Raises MindError with its key for a response to an unknown question, for one that appears twice, one without a
+    verdict, and if `pass_rates` are of other questions alone.
     """
     if pass_rates is not None and not any(question.id in pass_rates for question in questions):
         raise MindError(f"none of the {len(pass_rates)} pass rates is of one of the {len(questions)} questions")
@@ -190,7 +188,7 @@ def _candidates(
         if key.question not in by_id:
             raise MindError(f"the response to {key}: there is no such question")
         if key in candidates[key.question]:
-            raise MindError(f"the response to {key}: it comes twice")
+            raise MindError(f"the response to {key}: it appears twice")
         if key not in verdicts:
             raise MindError(f"the response to {key}: it has no verdict: run `mind judge` on the folder first")
         candidates[key.question][key] = _candidate(response, verdicts[key], by_id[key.question], config)
@@ -216,7 +214,7 @@ def _candidate(response: Response, verdict: Verdict, question: Question, config:
         adherent = adheres(response.key.perspective, text)
         if config.require_adherence and adherent is False:
             reason = "not in its perspective"
-    outcome = Outcome(response.key, reason, verdict.verdict == "right", adherent, len(text))
+    outcome = RationaleOutcome(response.key, reason, verdict.verdict == "right", adherent, len(text))
     return _Candidate(outcome, text if reason is None else "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,8 @@ def load_judged(path: Path) -> JudgedData:
     folder = DatasetFolder(path)
     questions = load_questions(folder.questions)
     responses = list(load_responses(folder.responses))
-    require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `mind judge {path}` first")
+    command = shlex.join(["mind", "judge", str(path)])
+    require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `{command}` first")
     return JudgedData(
         questions,
         responses,

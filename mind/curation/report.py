@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
+from mind.display import percent
 from mind.files import replacing
 from mind.records import Question, Response, Verdict
 from mind.report.page import page_template
@@ -80,7 +81,7 @@ def _headlines(data: ReportInput) -> list[dict[str, str]]:
     summary, tokens = data.summary, data.tokens
     read, kept, questions = summary["read"], summary["kept"], summary["questions"]
     right = sum(counts["right"] for counts in summary["perspectives"].values())
-    rate = f"pass rate of a question {np.mean(data.pass_rates):.1%}" if len(data.pass_rates) else ""
+    rate = f"pass rate of a question {percent(float(np.mean(data.pass_rates)))}" if len(data.pass_rates) else ""
     uncounted = tokens["uncounted_responses"]
     cost = "not known" if data.cost is None else f"{data.cost['amount']:,.2f} {data.cost['currency']}"
     rows = [
@@ -127,7 +128,7 @@ def _perspectives(perspectives: Mapping[str, Mapping[str, int]]) -> list[dict[st
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
+    return percent(part / whole) if whole else "–"
 
 
 def _lengths(kept: Sequence[int], dropped: Sequence[int]) -> Markup | None:
@@ -153,7 +154,7 @@ def _pass_rates(rates: Sequence[float]) -> Markup | None:
         np.linspace(0, 1, RATE_BINS + 1),
         "right answers",
         "questions",
-        formatter=PercentFormatter(1),
+        formatter=PercentFormatter(1, symbol=" %"),
     )
 
 

@@ -154,7 +154,7 @@ def _behind_marker(where: str, columns: Columns, answer: str) -> str:
     if not found:
         require(columns.marker is None, f'{where}: "{columns.answer}" has no {columns.marker} before the answer')
         return answer
-    require(marked.strip() != "", f'{where}: "{columns.answer}" has nothing behind {found}')
+    require(marked.strip() != "", f'{where}: "{columns.answer}" has nothing after {found}')
     return marked.strip()
 
 
@@ -198,7 +198,7 @@ def _choices(where: str, column: str, value: Any) -> dict[str, str]:
     elif isinstance(value, dict) and value.keys() == {"label", "text"} and isinstance(value["label"], list):
         require(
             isinstance(value["text"], list) and len(value["text"]) == len(value["label"]),
-            f'{where}: "{column}" has not as many texts as labels',
+            f'{where}: "{column}" has not a text for each label',
         )
         pairs = list(zip(value["label"], value["text"], strict=True))
     elif isinstance(value, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+from mind.display import number_of
 from mind.errors import MindError
 
 P = ParamSpec("P")
@@ -55,12 +56,12 @@ class Problems:
         count = sum(map(len, self._places.values()))
         hidden = len(lines) - MOST_SHOWN
         more = [f"and {hidden:,} others"] if hidden > 0 else []
-        total = f"{count:,} problems in {self._path}; {good:,} rows are without one"
+        total = f"{number_of(count, 'problem')} in {self._path}; {number_of(good, 'row')} without one"
         return "\n".join([*lines[:MOST_SHOWN], *more, total])
 
 
 def _likewise(rows: int) -> str:
-    return f"; likewise in {rows:,} other row{'s' if rows > 1 else ''}" if rows else ""
+    return f"; likewise in {number_of(rows, 'other row')}" if rows else ""
 
 
 class Faults:

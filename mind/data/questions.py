@@ -25,6 +25,7 @@ from mind.data.fields import (
 from mind.data.parquet import write_parquet_rows
 from mind.data.problems import Problems
 from mind.data.rows import Rows, file_rows
+from mind.display import number_of
 from mind.errors import MindError, require
 from mind.files import write_json_rows
 from mind.records import Question, Rationale
@@ -68,7 +69,7 @@ def load_questions(
         if named is None:
             continue
         if require_rationales and len(named) < minimum_rationales:
-            count = {0: "no rationales", 1: "1 rationale"}.get(len(named), f"{len(named)} rationales")
+            count = number_of(len(named), "rationale") if named else "no rationales"
             remedy = "" if named else "; `mind data generate` asks a teacher for them"
             problems.note(where, f"{count}: expected at least {minimum_rationales}{remedy}")
         else:
@@ -95,7 +96,7 @@ def split_heldout(questions: Sequence[Question], fraction: float, seed: int) -> 
     if not 0 < fraction < 1:
         raise MindError(f"the held-out fraction is {fraction}: expected a number in (0, 1)")
     if len(questions) < 2:
-        raise MindError(f"{len(questions)} questions cannot be split: expected at least 2")
+        raise MindError(f"{number_of(len(questions), 'question')} cannot be split: expected at least 2")
     count = min(max(round(fraction * len(questions)), 1), len(questions) - 1)
     chosen = set(random.Random(seed).sample(range(len(questions)), count))
     train = [question for index, question in enumerate(questions) if index not in chosen]
@@ -107,8 +108,8 @@ def read_questions(
 ) -> Iterator[tuple[str, Mapping[str, Any], Question]]:
     """Each row with its place, and the question in it, without rationales.
 
-    `rows` are those of the file at `path` unless they are given. What is wrong with a row, an id that comes twice too,
-    is noted in `problems`. Raises MindError if there are no rows.
+    `rows` are those of the file at `path` unless they are given. What is wrong with a row, such as an id that an
+    earlier one has, is noted in `problems`. Raises MindError if there are no rows.
     """
     places: dict[str, str] = {}
     number = -1
@@ -188,6 +189,6 @@ def named_rationales(
                 "--data.perspectives names those to train on"
             )
         if perspective in rationales:
-            raise MindError(f"{where}: perspective {perspective} comes twice")
+            raise MindError(f"{where}: perspective {perspective} appears twice")
         rationales[perspective] = Rationale(perspective, text)
     return tuple(rationales.values())

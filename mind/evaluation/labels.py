@@ -14,7 +14,7 @@ from mind.records import Question
 def evaluation_labels(files: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """{label: file}; a label is the file's name without its ending, and that of a file of responses.
 
-    Raises MindError for a file that comes twice or whose label another file has, or that is `taken`, and for a name
+    Raises MindError for a file that appears twice or whose label another file has, or that is `taken`, and for a name
     that is too long for a file of responses.
     """
     labels: dict[str, str] = dict.fromkeys(taken, "the built-in questions")

@@ -88,5 +88,4 @@ def _printed(value: Any) -> Any:
     """What the page prints for `value`; jinja2 escapes it afterwards."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    cut = f" [cut after {SHOWN_CHARACTERS:,} of {len(value):,} characters]" if len(value) > SHOWN_CHARACTERS else ""
-    return readable(value, SHOWN_CHARACTERS) + cut
+    return readable(value, SHOWN_CHARACTERS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mind.display import number_of
 from mind.errors import MindError
 from mind.run_folder import metric_rows
 
@@ -51,7 +52,9 @@ class Metrics:
         if not by_step:
             raise MindError(f"{path}: no train lines, so there is nothing to report")
         if repeated:
-            self.notes["repeated"] = f"{path.name}: {repeated} lines repeat a step (a resumed run), the later counts"
+            self.notes["repeated"] = (
+                f"{path.name}: {number_of(repeated, 'repeated step')} (a resumed run), of which the later counts"
+            )
         self.train = [by_step[step] for step in sorted(by_step)]
         self.steps = self.series("step")
 
@@ -61,7 +64,7 @@ class Metrics:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise MindError(f"{self.path}, line {line}: {name} is {value!r}, expected a number")
         if not math.isfinite(value):
-            self.notes.setdefault(name, f"{self.path.name}, line {line}: {name} is not finite, such are left out")
+            self.notes.setdefault(name, f"{self.path.name}, line {line}: {name} is not finite, and left out")
             return math.nan
         return float(value)
 
@@ -90,7 +93,9 @@ class Metrics:
         if not len(known):
             return None
         if len(known) < len(counts):
-            self.notes["work"] = f"{self.path.name}: {len(counts) - len(known)} lines hold no work, such are left out"
+            self.notes["work"] = (
+                f"{self.path.name}: {number_of(len(counts) - len(known), 'line')} without work left out"
+            )
         return Work(*(int(total) for total in known.sum(0)))
 
     def perspectives(self, names: Sequence[str]) -> list[str]:

@@ -61,8 +61,8 @@ def warn_of_overlap(data: RunData) -> None:
     for name, questions in data.measured.items():
         if count := len(asked_in(questions, data.train)):
             warnings.warn(
-                f"{name}: {count} of {len(questions)} questions are among the training questions, so what is measured "
-                "on them is no measure of new ones",
+                f"{name}: {count} of {len(questions)} questions are among the training questions, so results on "
+                "them say nothing about new ones",
                 RuntimeWarning,
                 stacklevel=4,
             )

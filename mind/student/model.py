@@ -216,7 +216,7 @@ def check_attention(name: str) -> None:
     there = ["auto", "eager", *sorted(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in key)]
     require(name in there, f"student.attention is {name!r}: expected one of {', '.join(there)}")
     if name == "flex_attention" and not torch.cuda.is_available():
-        raise MindError("student.attention flex_attention: PyTorch has no backward pass of it on a CPU, sdpa has")
+        raise MindError("student.attention flex_attention: PyTorch cannot train with it on a CPU; sdpa can")
 
 
 def set_attention(model: PreTrainedModel, name: str) -> None:

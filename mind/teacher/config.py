@@ -179,7 +179,8 @@ class GenerateConfig:
         if self.perspectives is not None:
             count = len(self.perspectives)
             require(1 <= count <= MAX_PERSPECTIVES, f"{count} perspectives: expected 1 to {MAX_PERSPECTIVES}")
-            require(len(set(self.perspectives)) == len(self.perspectives), "a perspective is named twice")
+            doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
+            require(not doubled, f"perspectives names {', '.join(doubled)} twice")
         require(self.samples >= 1, f"samples is {self.samples}: expected at least 1")
         for model, price in self.prices.items():
             require(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mind.data.questions import load_questions, same_text, save_questions
 from mind.data.sources import load_source
+from mind.display import number_of
 from mind.errors import MindError, require
 from mind.files import check_apart, check_new_folder
 from mind.grading.type_counts import described_types
@@ -71,12 +72,13 @@ def _what_is_asked(
     whom = teacher.model if teacher.engine != "openai" else f"{teacher.model} at {teacher.base_url}"
     repeated = len(questions) - len({same_text(question.question) for question in questions})
     note = f"; {repeated:,} of them ask what an earlier one asks" if repeated else ""
-    asked = f"{len(questions):,} questions x {len(prompts)} perspectives x {config.samples} samples"
+    counts = {"question": len(questions), "perspective": len(prompts), "sample": config.samples}
+    asked = " x ".join(number_of(count, noun) for noun, count in counts.items())
     alone = " (a question to train on needs two, now or by a later start)" if len(prompts) == 1 else ""
     return (
         f"{config.questions.path}: answers: {described_types(questions)}{note}\n"
         f"perspectives: {', '.join(prompts)}{alone}\n"
-        f"{asked}: {missing:,} answers are asked of {whom}"
+        f"{asked}: {number_of(missing, 'request')} to {whom}"
     )
 
 
@@ -88,12 +90,12 @@ def stored_answers(path: Path, requests: Iterable[Request]) -> dict[Key, Respons
         if response.key not in digests:
             raise MindError(
                 f"{path} has an answer to {response.key}, which is not asked for: the questions, the "
-                "perspectives or the number of samples were others; name a new --output"
+                "perspectives or the number of samples have changed; name a new --output"
             )
         if digests[response.key] != response.request:
             raise MindError(
                 f"{path} has an answer to {response.key} that belongs to another request: the question, a "
-                "prompt, the model or a sampling parameter was another; name a new --output"
+                "prompt, the model or a sampling parameter has changed; name a new --output"
             )
         stored[response.key] = response
     return stored

@@ -74,7 +74,7 @@ def judge(config: JudgeConfig) -> JudgeReport:
     folder = DatasetFolder(Path(config.folder))
     questions = {question.id: question for question in load_questions(folder.questions)}
     responses = list(load_responses(folder.responses))
-    require(bool(responses), f"{folder.responses}: no answer to judge")
+    require(bool(responses), f"{folder.responses}: there are no answers to judge")
     verdicts = verdicts_by_rules(questions, responses)
     job = None
     if (model := config.judge) is not None:

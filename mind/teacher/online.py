@@ -15,7 +15,7 @@ from typing import Any
 
 import openai
 
-from mind.display import one_line, readable
+from mind.display import one_line
 from mind.errors import MindError
 from mind.files import parse_object
 from mind.provenance import now
@@ -235,7 +235,7 @@ class OnlineEngine:
     def _clean(self, text: str) -> str:
         """One line without the key, which some servers repeat, and without control characters."""
         text = without_key(text, self._key)
-        return readable(one_line(text, MAX_DETAIL_CHARACTERS), MAX_DETAIL_CHARACTERS)
+        return one_line(text, MAX_DETAIL_CHARACTERS)
 
 
 def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:

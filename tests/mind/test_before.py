@@ -29,15 +29,15 @@ OPTIONS = {
     ("--student.attention", "paged|eager"): "student.attention is 'paged|eager': expected one of",
     ("--train.lr-scheduler", "reduce_lr_on_plateau"): "train.lr_scheduler is 'reduce_lr_on_plateau': expected one of",
     ("--train.lr-scheduler", "Cosine"): "train.lr_scheduler is 'Cosine': expected one of",
-    ("--objective.backend", ""): "objective.backend is '': expected a text that is not blank",
+    ("--objective.backend", ""): "--objective.backend is empty: expected a value",
     ("--objective.backend", "CPP"): "objective.backend CPP: backend is 'CPP': expected",
     ("--student.lora-alpha", "0"): "student.lora_alpha is 0: expected at least 1",
     ("--train.max-steps", "100000000000"): "train.max_steps is 100000000000: expected -1 or 1 to 10,000,000",
     ("--train.weight-decay", "nan"): "train.weight_decay is nan: expected a finite number",
-    ("--metanet.encoder", ""): "metanet.encoder is '': expected a text",
-    ("--data.train", ""): "data.train is '': expected a text",
-    ("--output", ""): "output is '': expected a text",
-    ("--method", ""): "method is '': expected a text",
+    ("--metanet.encoder", ""): "--metanet.encoder is empty: expected a value",
+    ("--data.train", ""): "--data.train is empty: expected a value",
+    ("--output", ""): "--output is empty: expected a value",
+    ("--method", ""): "--method is empty: expected a value",
 }
 
 
@@ -129,7 +129,7 @@ CONFIGURATIONS = {
         "c.json: cannot be read: a number has 5,000 digits",
     ),
     "twice": (lambda file: file.write_text('{"output": "a", "output": "b"}'), 'an object has "output" twice'),
-    "a list": (lambda file: file.write_text("[]"), "c.json: expected an object"),
+    "a list": (lambda file: file.write_text("[]"), "c.json: expected a JSON object, found []"),
     "empty": (lambda file: file.write_text(""), "c.json: not JSON"),
     "a loop": (lambda file: file.symlink_to(file), "Too many levels of symbolic links"),
 }

@@ -45,7 +45,7 @@ def test_every_problem_is_told_in_one_go_with_line_and_remedy(tmp_path):
     with pytest.raises(FaultyRowsError) as error:
         load_questions(path)
     *lines, last = str(error.value).splitlines()
-    assert last == f"7 problems in {path}; 7 rows are without one"
+    assert last == f"7 problems in {path}; 7 rows without one"
     told = {int(line.split(":")[1]): line for line in lines}
     remedies = {
         7: r"write each backslash within a text twice, as in \\sqrt{2}",
@@ -138,7 +138,9 @@ def test_a_remedy_for_what_is_no_json(tmp_path, line, remedy):
 
 def test_an_object_over_several_lines_is_one_problem(tmp_path):
     path = write(tmp_path / "q.jsonl", json.dumps({"id": "a", "question": "?", "answer": "1"}, indent=2))
-    with pytest.raises(MindError, match=r"q.jsonl:1: an object goes on on the next line: write each object on a line"):
+    with pytest.raises(
+        MindError, match=r"q.jsonl:1: an object continues on the next line: write each object on a line"
+    ):
         load_questions(path)
 
 

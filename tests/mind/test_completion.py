@@ -68,7 +68,8 @@ def test_an_answer_that_was_cut_off(reason):
 )
 def test_an_answer_that_was_broken_off_is_none(reason, retry):
     problem = problem_of(body("First, 5 + 7 = 12. Then we take 12", reason))
-    assert problem.reason == f"ended by {reason[:40]}" and problem.retry is retry
+    shown = reason[:40] + " ..." * (len(reason) > 40)
+    assert problem.reason == f"ended by {shown}" and problem.retry is retry
     assert problem.tokens == (10, 20)  # it was paid for
 
 

@@ -82,7 +82,7 @@ def test_unnamed_rationales_are_ignored_where_none_are_required(write):
             {**GOOD, "id": "x", "rationales": [{"perspective": "magic", "text": "Add."}]},
             "unknown perspective magic: expected one of planning, analogy",
         ),
-        ({**GOOD, "id": "x", "rationales": [NAMED[0], NAMED[0]]}, "perspective planning comes twice"),
+        ({**GOOD, "id": "x", "rationales": [NAMED[0], NAMED[0]]}, "perspective planning appears twice"),
     ],
 )
 def test_a_faulty_line_is_named(write, record, message):
@@ -168,7 +168,7 @@ def test_the_split_leaves_neither_side_empty(fraction):
 
 
 def test_an_impossible_split_is_refused():
-    with pytest.raises(MindError, match="1 questions cannot be split: expected at least 2"):
+    with pytest.raises(MindError, match="1 question cannot be split: expected at least 2"):
         split_heldout([Question("a", "?", "1")], 0.5, seed=0)
     with pytest.raises(MindError, match=r"the held-out fraction is 1: expected a number in \(0, 1\)"):
         split_heldout([Question(str(i), "?", "1") for i in range(3)], 1, seed=0)

@@ -178,7 +178,7 @@ def test_bad_folders_are_named(folder):
     with pytest.raises(MindError, match="question stranger is not in questions.jsonl"):
         judge(JudgeConfig(str(folder)))
     (folder / "responses.jsonl").write_text("")
-    with pytest.raises(MindError, match="no answer to judge"):
+    with pytest.raises(MindError, match="there are no answers to judge"):
         judge(JudgeConfig(str(folder)))
     (folder / "questions.jsonl").unlink()
     with pytest.raises(MindError, match="questions.jsonl: no such file"):

@@ -178,7 +178,7 @@ def test_repeated_and_diverged_steps_are_noted(run: Path) -> None:
     lines += ['{"phase": "train", "step": 2, "loss": NaN}', ""]
     (run / "metrics.jsonl").write_text("\n".join(lines))
     page = page_of(run)
-    assert "1 lines repeat a step" in page
+    assert "1 repeated step (a resumed run)" in page
     assert "line 3: loss is not finite" in page
     metrics = Metrics(run / "metrics.jsonl")
     assert metrics.steps.tolist() == [1, 2]
@@ -206,8 +206,14 @@ def test_evaluation_table() -> None:
     assert evaluation_table({}, {}) == evaluation_table({"before": None, "after": None}, {}) == []
 
 
-@pytest.mark.parametrize("result", [{}, {"correct": 3}, {"correct": 3, "total": 0}, {"correct": 3, "total": 2}, None])
-def test_an_accuracy_without_counts_has_no_interval(result: object) -> None:
+@pytest.mark.parametrize("interval", [None, [], [0.1], ["a", "b"], [math.nan, 1.0], [0.1, 1.2], 0.5, [0.1, None]])
+def test_what_is_no_interval_is_not_shown_as_one(interval: object) -> None:
+    (row, *_) = evaluation_table({"before": {"files": {"a": {"interval": interval}}}, "after": None}, {})
+    assert row.intervals == ("–", "–", "–")
+
+
+@pytest.mark.parametrize("result", [{}, {"correct": 3, "total": 4}, None])
+def test_an_accuracy_without_an_interval_shows_none(result: object) -> None:
     (row, *_) = evaluation_table({"before": {"files": {"a": result}}, "after": None}, {})
     assert row.what.startswith("accuracy, a") and row.intervals == ("–", "–", "–")
 
@@ -296,8 +302,8 @@ def test_work_of_a_step_saving_by_saving(run: Path) -> None:
     page = page_of(run)
     (picture,) = drawn(page)
     assert re.findall(r">([^<]* tokens)<", picture) == [
-        "100.0% · 1.0 M tokens", "80.0% · 800.0 k tokens", "60.0% · 600.0 k tokens",
-        "25.0% · 200.0 k + 150.0 k / 3 tokens",
+        "100.0 % · 1.0 M tokens", "80.0 % · 800.0 k tokens", "60.0 % · 600.0 k tokens",
+        "25.0 % · 200.0 k + 150.0 k / 3 tokens",
     ]  # fmt: skip
     bars = re.findall(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]* style="fill: (?!none)([^"]*)"', picture)
     naive = float(bars[0][1]) - float(bars[0][0])
@@ -323,7 +329,7 @@ def test_work_that_is_not_there_is_said(run: Path, work: dict | None) -> None:
     assert "share of the work" not in page and "hold no work" not in page
     write_steps(run, {"loss": 2.0, "work": work}, {"loss": 2.0, "work": WORK})
     page = page_of(run)
-    assert "1 lines hold no work, such are left out" in page
+    assert "1 line without work left out" in page
     assert "<td>1,000</td><td>100.0 %</td>" in page
 
 

@@ -81,10 +81,10 @@ def test_questions_that_are_paid_for_twice_are_told(tmp_path, generate, capsys):
 def test_what_is_asked_of_whom_is_told_before_it_is_asked(tmp_path, generate, capsys):
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
     out = capsys.readouterr().out
-    assert "answers: 1 number\nperspectives: visual, terse\n1 questions x 2 perspectives x 3 samples: 6 answers" in out
-    assert "of m at http://127.0.0.1" in out
+    assert "answers: 1 number\nperspectives: visual, terse\n1 question x 2 perspectives x 3 samples: 6 requests" in out
+    assert "to m at http://127.0.0.1" in out
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
-    assert ": 0 answers are asked of m" in capsys.readouterr().out
+    assert ": 0 requests to m" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["{}", '{"a": ""}', '{"a": 3}', '{"a": "\\ud83d"}', "[]"])

@@ -154,7 +154,7 @@ def test_bad_teachers_are_named(change, message):
         (lambda: JudgeConfig("f", model="j", base_url="ftp://x"), "base_url: expected a URL"),
         (lambda: JudgeConfig("f", price=(float("nan"), 1.0)), "price holds nan: expected a finite number"),
         (lambda: FilterConfig(drop_leaks="no"), "filter.drop_leaks is 'no': expected true or false"),
-        (lambda: SourceConfig("x.jsonl", limit="3"), "source.limit is '3': expected an integer or null"),
+        (lambda: SourceConfig("x.jsonl", limit="3"), "questions.limit is '3': expected an integer or null"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused(build, message):
@@ -221,7 +221,7 @@ def test_all_faulty_lines_are_told_in_one_go(tmp_path):
         list(load_responses(path))
     told = str(error.value).splitlines()
     assert [line.removeprefix(str(path))[:3] for line in told[:3]] == [":2:", ":3:", ":4:"]
-    assert told[3] == f"3 problems in {path}; 1 rows are without one"
+    assert told[3] == f"3 problems in {path}; 1 row without one"
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, cha
         ({"nonsense": 1}, "unknown field nonsense"),
         ({"prices": {"m": [1]}}, '"prices" holds [1]: expected a list of 2'),
         ({"budget": {"cost": 5}}, "needs the price"),
-        ({"perspectives": ["socratic", "socratic"]}, "named twice"),
+        ({"perspectives": ["socratic", "socratic"]}, "perspectives names socratic twice"),
     ],
 )
 def test_bad_configurations_are_named(tmp_path, questions, capsys, values, message):
