@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=command.count, default=2048, help="tokens per batch (default 2048)")
     parser.add_argument("--sequences", type=command.count, default=4, help="sequences per batch (default 4)")
     options, file = command.parse(parser, lambda _: NAME, arguments)
+    if options.tokens % options.sequences:
+        parser.error(f"--tokens {options.tokens}: expected a multiple of --sequences {options.sequences}")
     rows = []
     for checkpointing in (False, True):
         peaks = {}

@@ -163,9 +163,9 @@ def check_apart(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
     for path in map(Path, inputs):
         if output.exists() and os.path.exists(path):
             lost = output.samefile(path)
-            require(not lost, f"{output}: is also read, and would be lost: name another --output")
+            require(not lost, f"{output}: this command also reads it, and would overwrite it: name another --output")
             lost = output.resolve() in path.resolve().parents
-            require(not lost, f"{output}: holds {path}, which is also read, and would be lost: name another --output")
+            require(not lost, f"{output}: holds {path}, which this command also reads: name another --output")
 
 
 def check_new_folder(path: Path) -> None:

@@ -70,7 +70,7 @@ def build(kind: type[T], values: Any, where: str) -> T:
     fields = _fields(kind)
     names = [field.json_name for field in fields]
     unknown = sorted(values.keys() - names)
-    require(not unknown, f"{where}: unknown field {', '.join(unknown)}: expected some of {', '.join(names)}")
+    require(not unknown, f"{where}: unknown field {', '.join(unknown)}: the fields are {', '.join(names)}")
     built = {}
     for field in fields:
         if not field.is_in(values, where):

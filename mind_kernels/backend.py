@@ -42,9 +42,10 @@ class Backend:
 
     `kernels` names the object with the kernels for each operation that the backend serves, as "module" or
     "module:attribute"; it is imported when the backend is first used. The protocols are RowKernels in
-    linear_cross_entropy/contract.py, GroupKernels in linear_pairwise_jsd/contract.py and RowKernels in
-    linear_divergence/contract.py. linear_log_prob and the rows of linear_mind_loss take the kernels of
-    linear_cross_entropy; under "linear_mind_loss" stand the GroupKernels that go with them.
+    linear_cross_entropy/contract.py, GroupKernels in linear_pairwise_jsd/contract.py, RowKernels in
+    linear_divergence/contract.py and TopKKernels in linear_top_k/contract.py. linear_log_prob and the rows of
+    linear_mind_loss take the kernels of linear_cross_entropy; under "linear_mind_loss" stand the GroupKernels that go
+    with them.
     """
 
     name: str
@@ -211,13 +212,18 @@ def resolve(name: str, hidden: Tensor, operation: str) -> str:
     reason, for a backend that cannot run: nothing falls back silently.
     """
     device, double = hidden.device.type, hidden.dtype == torch.float64
-    if name != "auto":
-        _known("backend", name, "'auto' or ")
-        if reason := _refusal(name, device, operation):
-            raise BackendUnavailableError(f"backend {name!r} is not available on {hidden.device}: {reason}")
-        if double and not BACKENDS[name].float64:
-            raise TypeError(f"hidden has dtype {hidden.dtype}: backend {name!r} computes in float32, use 'torch'")
-        return name
+    if name == "auto":
+        return automatic(device, double, operation)
+    _known("backend", name, "'auto' or ")
+    if reason := _refusal(name, device, operation):
+        raise BackendUnavailableError(f"backend {name!r} is not available on {hidden.device}: {reason}")
+    if double and not BACKENDS[name].float64:
+        raise TypeError(f"hidden has dtype {hidden.dtype}: backend {name!r} computes in float32, use 'torch'")
+    return name
+
+
+def automatic(device: str, double: bool, operation: str) -> str:
+    """What "auto" takes for tensors of a device type, in float64 if `double`; raises as `resolve` does."""
     if not (preferred := _preferred()):
         return fastest(device, double, operation)
     reasons = []
@@ -227,9 +233,9 @@ def resolve(name: str, hidden: Tensor, operation: str) -> str:
         if not reason:
             return each
         reasons.append(f"{each} ({reason})")
+    numbers = "float64" if double else "float32 or less"
     raise BackendUnavailableError(
-        f"{PREFERRED} is {preferred!r}: none can serve {operation} of {hidden.dtype} on {hidden.device}: "
-        + "; ".join(reasons)
+        f"{PREFERRED} is {preferred!r}: none can serve {operation} in {numbers} on {device}: {'; '.join(reasons)}"
     )
 
 
@@ -245,7 +251,7 @@ def _refusal(name: str, device: str, operation: str) -> str:
     if not found.available:
         return "; ".join(filter(None, (found.reason, found.remedy)))
     if not backend.serves(operation):
-        return "this operation does not have it yet"
+        return "it has no kernels for this operation"
     return "" if backend.takes(device) else f"it needs {backend.tensors.upper()} tensors"
 
 
@@ -255,7 +261,7 @@ def _preferred() -> str:
 
 
 def fastest(device: str, double: bool, operation: str) -> str:
-    """What "auto" takes for tensors of a device type, in float64 if `double`."""
+    """The backend that was measured to be the fastest for tensors of a device type, in float64 if `double`."""
     for name, backend in BACKENDS.items():
         fits = backend.fastest_on == device and backend.serves(operation) and (backend.float64 or not double)
         if fits and backend.availability().available:

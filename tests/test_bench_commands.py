@@ -60,6 +60,7 @@ def no_measurement(monkeypatch):
         ("row_kernels", "load"),
         ("sparse_training", "measure"),
         ("train_step", "tokenized_step"),
+        ("trainer_memory", "peak_extra_mib"),
     ):
         monkeypatch.setattr(importlib.import_module(f"bench.{module}"), function, fail)
 
@@ -73,7 +74,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 10
+    assert {"packing", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 11
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,7 +138,9 @@ def test_a_wrong_value_of_any_option_is_told_first(name, no_measurement, tmp_pat
     assert tried >= 1 and not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("packing", "dataset", "busy_machine")])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("packing", "dataset", "busy_machine", "trainer_memory")]
+)
 def test_results_that_are_not_there_cannot_be_drawn(name, no_measurement, tmp_path, capsys):
     assert "is not there; measure first" in refusal(capsys, name, "--draw", "--output", str(tmp_path))
 

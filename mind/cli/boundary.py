@@ -20,7 +20,7 @@ BAD_INPUT, INTERRUPTED, NOT_READ = 2, 130, 141  # the latter two as a shell repo
 def guarded(program: str, run: Callable[[], int | None]) -> int:
     """The exit status of `run`: what it returned, or that of the error it ended with, which is reported in one line.
 
-    Those are bad input, files that the system would not read or write, memory that it has not, Ctrl-C, and output that
+    Those are bad input, files that the system would not read or write, memory that ran out, Ctrl-C, and output that
     nobody reads any more, of which nothing is said. The notes of an exception (`add_note`) end its line. Every other
     one is a bug, and passes.
     """

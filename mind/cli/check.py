@@ -13,6 +13,7 @@ import tyro
 from mind.cli.terminal import print_summary, say, say_next
 from mind.curation.check import CheckReport, check_source
 from mind.data.sources import SourceConfig
+from mind.display import listed
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
 
@@ -31,15 +32,15 @@ def check(options: Check) -> int:
     report = check_source(options, options.evaluation)
     print_summary("questions", report)
     if report.repeated:
-        say(f"asked before: {_listed(report.repeated)}")
+        say(f"questions that repeat an earlier one: {listed(list(report.repeated), 5)}")
     for name in filter(lambda name: name not in PAPER_PERSPECTIVES, report.rationales):
         for meant in difflib.get_close_matches(name.casefold(), PAPER_PERSPECTIVES, n=1, cutoff=0.8):
             say(f"perspective {name}: perhaps you meant {meant}")
     if report.rationales and report.without_two:
-        say(f"fewer than the two rationales that training needs: {_listed(report.without_two)}")
+        say(f"questions with fewer than the two rationales that training needs: {listed(list(report.without_two), 5)}")
     for file, ids in report.shared.items():
         if ids:
-            say(f"also in {file}: {_listed(ids)}; results on them say nothing about new questions")
+            say(f"also in {file}: {listed(list(ids), 5)}; results on them say nothing about new questions")
     if report.problems is not None:
         raise MindError(report.problems)
     say_next(*_next(options, report))
@@ -69,9 +70,3 @@ def _next(options: Check, report: CheckReport) -> list[str]:
     mapping = [word for name, value in changed.items() for word in (f"--questions.{name.replace('_', '-')}", value)]
     source = ["--output", f"data/{stem}", "--questions.path", options.path, *mapping]
     return ["data", "generate", *source, "--teacher.model", "NAME", "--teacher.base-url", "URL"]
-
-
-def _listed(names: Iterable[str], most: int = 5) -> str:
-    names = list(names)
-    more = f" and {len(names) - most:,} others" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -91,12 +91,12 @@ def usage(group: str = "") -> str:
     """The list of all commands, or of those of a group."""
     name = f"mind {group}".strip()
     lines = [f"  {name:<20}{command.summary}" for name, command in COMMANDS.items() if name.startswith(group)]
-    short = f"{_listed(SHORT)} are short for {_listed(SHORT.values())}."
+    short = f"{_and(SHORT)} are short for {_and(SHORT.values())}."
     hints = [f"{name} help COMMAND lists the options of a command; mind --version tells the versions."]
     return "\n".join([f"usage: {name} COMMAND [options]", "", *lines, "", *([] if group else [short]), *hints])
 
 
-def _listed(names: Iterable[str]) -> str:
+def _and(names: Iterable[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}"
 

@@ -196,7 +196,7 @@ def grade(options: Grade) -> None:
     check_apart(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
     words = ["data", "filter", "FOLDER", "--output", "FILE.jsonl", "--student-grades", options.output]
-    say_next(*words, "--easy-fraction", "0.5", purpose="to keep half of the questions that are easy to it")
+    say_next(*words, "--easy-fraction", "0.5", purpose="to keep half of the questions that this model finds easy")
 
 
 def _finish(report: JobReport, following: Sequence[str]) -> int:

@@ -157,7 +157,7 @@ def _check_student(config: StudentConfig) -> None:
         student = RunFolder(config.model).student
         require(
             not (student / "config.json").is_file(),
-            f"student.model {config.model}: is the folder of a run: its student is {student}",
+            f"student.model {config.model} is the folder of a run: name its student, {student}",
         )
         find_model("student.model", config.model)
 

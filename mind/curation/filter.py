@@ -58,7 +58,7 @@ class FilterConfig:
     """Of that draw [ours]."""
 
     def __post_init__(self) -> None:
-        check_fields("filter", self)
+        check_fields("", self)
         require(
             2 <= self.minimum <= self.keep <= 32,
             f"minimum {self.minimum} and keep {self.keep}: expected 2 <= minimum <= keep <= 32",

@@ -18,9 +18,9 @@ def new_data_set(
 ) -> Path:
     """The path of a data set to write, with files beside it that are named after it and have these endings.
 
-    Raises MindError for a name with another ending than SUFFIXES, as which it would be read; if one of the files
-    exists, unless `overwrite`; and in any case if it is one of `inputs`, or belongs to another data set, as the report
-    of mine.jsonl does beside mine.parquet.
+    Raises MindError for a name that ends in none of SUFFIXES, which say how it is read; if one of the files exists,
+    unless `overwrite`; and in any case if it is one of `inputs`, or belongs to another data set, as the report of
+    mine.jsonl does beside mine.parquet.
     """
     require(Path(name).suffix in SUFFIXES, f"--output {name}: expected a name that ends in {' or '.join(SUFFIXES)}")
     output = new_file(name, overwrite=overwrite)

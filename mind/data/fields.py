@@ -198,7 +198,7 @@ def _choices(where: str, column: str, value: Any) -> dict[str, str]:
     elif isinstance(value, dict) and value.keys() == {"label", "text"} and isinstance(value["label"], list):
         require(
             isinstance(value["text"], list) and len(value["text"]) == len(value["label"]),
-            f'{where}: "{column}" has not a text for each label',
+            f'{where}: "{column}" does not have one text for each label',
         )
         pairs = list(zip(value["label"], value["text"], strict=True))
     elif isinstance(value, dict):

@@ -97,12 +97,14 @@ def _object(where: str, line: bytes) -> dict[str, Any]:
 
 
 def _csv_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
-    """An empty cell is a field that its row has not, since CSV has no other way to say so."""
+    """An empty cell counts as a missing field, since CSV has no other way to say so."""
+    text = read_text(path)
+    first, _, _ = text.partition("\n")
+    if "," not in first and (other := next((sign for sign in ";\t|" if sign in first), None)):
+        raise MindError(f"{path}: its columns are separated by {json.dumps(other)}: expected commas")
     try:
-        rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
         header = next(rows, [])
-        if len(header) == 1 and (other := next((sign for sign in ";\t|" if sign in header[0]), None)):
-            raise MindError(f"{path}: its columns are separated by {json.dumps(other)}: expected commas")
         if len(set(header)) < len(header):
             raise MindError(f"{path}: two columns have the same name: {', '.join(header)}")
         for number, row in enumerate(row for row in rows if row):

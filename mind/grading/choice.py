@@ -128,7 +128,7 @@ def marked_label(statement: str, choices: Mapping[str, str]) -> str | None:
     if label := names.whole(statement):
         return label
     if words := _yes_and_no(choices):
-        return words.get(marked_yes(statement)) or marked_label(statement, _labels_alone(choices))
+        return marked_label(statement, _labels_alone(choices)) or words.get(marked_yes(statement))
     statement = without_latex_text(statement)
     first = next(names.mentions(statement, at_start=True), None)
     if (
@@ -246,6 +246,11 @@ _REFUTATION = re.compile(
     r"\s*(?:but\s|however\s)?(?:it|this|that|which)\s.*\b(?:wrong|incorrect|false|not\s(?:right|correct|true|the\sanswer))\b",
     re.IGNORECASE,
 )
+_NO_ANSWER = re.compile(
+    r"\b(?:wrong|incorrect|false|out|eliminated|excluded|rejected)\b"
+    r"|(?:\bnot|n't|\bcannot)\s(?:be\s)?(?:right|correct|true|it|the\s(?:right\s|correct\s)?(?:answer|choice|one))\b",
+    re.IGNORECASE,
+)
 _NO_DOUBT = re.compile(r"\b(?:no|(?:without|beyond)(?:\sa(?:ny)?)?)\s(?:doubt|question)\b", re.IGNORECASE)
 
 
@@ -257,7 +262,7 @@ def _start(statement: str) -> int:
 def _rejected(statement: str, first: Mention) -> bool:
     """Whether `statement` says of its first choice that it is none: "A? No", "(A) is wrong"."""
     behind = _REJECTED.match(statement, first.end)
-    return behind is not None and (behind[0].endswith("?") or _DENIED.search(behind[0]) is not None)
+    return behind is not None and (behind[0].endswith("?") or _NO_ANSWER.search(behind[0]) is not None)
 
 
 def _joined(statement: str, first: Mention, names: _Names) -> bool:

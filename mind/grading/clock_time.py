@@ -44,7 +44,7 @@ class ClockTime(AnswerType):
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The only time of the last sentence with times, but for those that the question gives."""
-        given = {_read(match) for match in _TIME.finditer(question.question)}
+        given = {_read(match) for match in _TIME.finditer(_plain(question.question))}
         for sentence in reversed(_SENTENCE_END.split(_plain(text))):
             _, _, result = sentence.rpartition("=")
             sentence = result if _TIME.search(result) else sentence

@@ -34,8 +34,8 @@ _CORRECTION = re.compile(
     r"|wait(?=\s?(?:[,.!:;\u2014-]|\Z)|\s(?:no|it|i|that|actually|let|a)\b)"
     r"|correction|oops|scratch that|on second thought"
     r"|i (?:made|see) (?:a|my|an) (?:mistake|error)|i apologi[sz]e|my mistake)\b"
-    r"|(?:,|\.\.\.|\u2014)\s?(?:no|or rather|i mean|sorry|make that),?\s(?:it(?:'s| is)\s)?"
-    r"(?=\(?(?:[-$]?[0-9]|[A-H]\b(?!')))"
+    r"|(?:,|\.\.\.|\u2014)\s?(?:no,|(?:or rather|i mean|sorry|make that),?)\s(?:it(?:'s| is)\s)?"
+    r"(?=\(?(?:[-$]?[0-9]|(?-i:[A-H])\b(?!')))"
     r"|\bchanged? (?:it|my (?:mind|answer))(?: from \S+)? to\b",
     re.IGNORECASE,
 )
@@ -84,7 +84,7 @@ _OTHERS = re.compile(
     re.IGNORECASE,
 )
 FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$(?![0-9])|\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]", re.DOTALL)
-_PHRASE_END = re.compile(r"(?<!\\)(?<!\bRs)(?<!\bsq)[.!?](?=[\s\"'*)]|\Z)|\n")
+_PHRASE_END = re.compile(r"(?<!\\)(?<!\bRs)(?<!\bsq)(?:[.!]|\?(?!\s[Nn]o\b))(?=[\s\"'*)]|\Z)|\n")
 
 
 # Most texts have none of these, and are not searched further.
@@ -92,18 +92,12 @@ _TURNING = ("_turn>", "inst]", "question", "problem", "exercise", "task", "examp
 _TURNING += (
     "instruction",
     "prompt",
-    "another one",
-    "next one",
-    "new one",
-    "similar one",
     "follow-up",
     "bonus",
     "what if",
 )
 _CORRECTING = (
-    ", no",
-    "... no",
-    "\u2014 no",
+    "no, ",
     "rather",
     "i mean",
     "sorry",
@@ -134,7 +128,7 @@ class Marked(NamedTuple):
 
 
 def turns(response: str) -> Iterator[str]:
-    """What `response` says before it goes on as another speaker ("Question: ...", "<|im_end|>"), and what follows."""
+    """What `response` says before it goes on as another speaker, such as "Question: ...", and what follows."""
     start = 0
     for match in [*(_NEXT_TURN.finditer(response) if _mentions(response, _TURNING) else ()), None]:
         turn = response[start : match.start() if match else len(response)]

@@ -76,7 +76,7 @@ class Number(AnswerType):
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The number that `text` concludes with (`concluding_number`)."""
-        number = concluding_number(text, _asked(question))
+        number = concluding_number(text, question.question and _asked(question))
         if number and _BOUNDED.match(text) and len(list(quantities(text))) == 1:
             return text.strip()
         return _with_unit(number, question) if number else None
@@ -91,7 +91,8 @@ class Number(AnswerType):
         if ratio is None and gold.unit:
             return "unparsed", f"{number.unit}, not {unit}"
         ratio = ratio or 1  # to "How many hours ... a week?" both "3 hours" and "3 hours a week" are an answer
-        if gold.value in (number.value * ratio, number.value * ratio / number.scale):
+        scale = 1 if unit and is_known(number.unit) else number.scale
+        if gold.value in (number.value * ratio, number.value * ratio / scale):
             return "right", "equal as numbers"
         if number.percent != gold.percent and number.value / 100**number.percent == gold.value / 100**gold.percent:
             return "right", "equal as percentages"
@@ -124,8 +125,7 @@ def _measure(question: Question) -> str:
     if gold and is_known(gold.unit):
         return gold.unit
     asked = next(reversed(list(_HOW_MANY.finditer(question.question))), None)
-    unit = unit_at(question.question, asked.end()) if asked and gold and not gold.unit else ""
-    return unit if len(unit) > 2 else ""  # "how many in all" asks for no inches
+    return unit_at(question.question, asked.end()) if asked and gold and not gold.unit else ""
 
 
 def _asked(question: Question) -> str:

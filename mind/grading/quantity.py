@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mind.grading.number_notation import PART, in_digits, part_size, plain_number
 from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text
-from mind.grading.units import asks_for, conversion, is_unit, unit_at
+from mind.grading.units import UNIT_NAME, asks_for, conversion, is_known, is_unit, unit_at
 
 MAX_EXPONENT = 4_000
 """Of ten. Larger numbers are answers to no question, and take long to compare."""
@@ -92,6 +92,7 @@ _UNIT_TEXT = re.compile(
 )
 _WRAPPED = re.compile(r"\([^(),]*\)\.*|<[^<>,]*>\.*")  # "(0,1)" is a pair
 _BOUND = re.compile(r"\sor\s(?:more|less|fewer)\b")
+_MORE_OF_UNIT = re.compile(rf"\s?(?:/|[*\u00b7]|per\b|an?\b|(?:square|cubic)\b|{UNIT_NAME})")
 _BEFORE = re.compile(
     r"(?:[\s~\u2248\u223c*`:\"]|\b(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|just|only|simply"
     r"|therefore|thus|so|hence|now|then|indeed|clearly|equal\sto|equals|a\stotal\sof)\b,?)*+",
@@ -115,7 +116,8 @@ class Quantity(NamedTuple):
     percent: bool = False
     """Whether `value` is in percent."""
     scale: Fraction = Fraction(1)
-    """12 in "7 dozen" if what is asked for may be dozens: `value` is 84, and 7 is meant as well."""
+    """12 in "7 dozen" if what is asked for may be dozens: `value` is 84, and 7 is meant as well; 60 in "2 hours and 30
+    minutes", which is 2.5 hours too if no unit is asked for."""
     unit: str = ""
     """What follows it, if a text is this quantity alone, else the unit of measure behind it or the sign before it."""
 
@@ -165,7 +167,9 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     assert unit is not None
     if unit.end() < len(text):
         return None
-    unit_text = unit[0].strip(" .,;:!*`") or found.unit
+    unit_text = unit[0].strip(" .,;:!*`")
+    if not is_known(unit_text) and not _MORE_OF_UNIT.match(unit_text.removeprefix(found.unit)):
+        unit_text = found.unit or unit_text  # "hours of work", "miles away"
     return found._replace(unit=unit_text, value=None if _BOUND.match(unit[0]) else found.value)
 
 
@@ -322,7 +326,8 @@ def _powered(value: Fraction | None, exponent: re.Match[str]) -> Fraction | None
 def _unit_behind(text: str, end: int, value: Fraction | None, question: str) -> bool:
     """Whether what is written right behind `value`, if anything is, is a unit: "12kg", "3rd", but not "12x".
 
-    "3 quarters" are a fraction, and 8 quarters, 76 sixth graders or the quarters of the question are not.
+    "3 quarters" may be a fraction and is undecided; 8 quarters, 76 sixth graders and the quarters of the question are
+    not.
     """
     if (part := _PARTS.match(text, end)) and value is not None:
         are_parts = part[1].endswith("s") and part[1] not in ("halves", "quarters")

@@ -20,7 +20,7 @@ _SPELLINGS = {
     "kg": "kilogram kilo kg",
     "t": "tonne",
     "oz": "ounce oz",
-    "lb": "pound lb GBP \u00a3",  # a pound is either
+    "lb": "pound lb",
     "ml": "milliliter millilitre ml mL",
     "l": "liter litre l L",
     "gal": "gallon gal",
@@ -36,6 +36,7 @@ _SPELLINGS = {
     "c": "cent \u00a2",
     "$": "dollar USD buck $",
     "\u20ac": "euro EUR \u20ac",
+    "\u00a3": "GBP \u00a3",
     "\u00a5": "yen JPY \u00a5",
     "\u20b9": "rupee INR \u20b9",
 }
@@ -65,17 +66,19 @@ _POWERS = (
     (re.compile(r"\s(squared|cubed)\b"), lambda match: "^2" if match[1] == "squared" else "^3"),
     (re.compile(r"\^\{(-?[0-9])\}"), r"^\1"),
 )
-_NAME = rf"(?:{'|'.join(sorted((re.escape(name) for name in _SYMBOLS), key=len, reverse=True))})s?(?![A-Za-z])"
+_NAMES = "|".join(sorted((re.escape(name) for name in _SYMBOLS), key=len, reverse=True))
+UNIT_NAME = rf"(?!in\s[a-z])(?:{_NAMES})s?(?![A-Za-z])"
+"""A pattern: "km", "hours", and not the word in "12 in all"."""
 _UNIT = re.compile(
-    rf"\s?((?:(?:square|cubic|sq\.?|cu\.?)\s)?{_NAME}(?:\s(?:squared|cubed)|\^\{{?-?[0-9]\}}?)?"
-    rf"(?:\s?(?:/|\b(?:per|an?)\b)\s?{_NAME}(?:\^\{{?-?[0-9]\}}?)?)?)",
+    rf"\s?((?:(?:square|cubic|sq\.?|cu\.?)\s)?{UNIT_NAME}(?:\s(?:squared|cubed)|\^\{{?-?[0-9]\}}?)?"
+    rf"(?:\s?(?:/|\b(?:per|an?)\b)\s?{UNIT_NAME}(?:\^\{{?-?[0-9]\}}?)?)?)",
     re.IGNORECASE,
 )
 _ABBREVIATIONS = frozenset(
     [name for name in _SYMBOLS if len(name) > 1]
     + re.findall(
         r"\w+",
-        "dm nm lbs cl dl qt pt mins secs hrs yrs ms rpm am pm AM PM px pts pcs deg rad ha st nd rd th mol atm bar GBP"
+        "dm nm lbs cl dl qt pt mins secs hrs yrs ms rpm am pm AM PM px pts pcs deg rad ha st nd rd th mol atm bar"
         " kW MW kWh MWh Wh mW kJ MJ kcal cal Pa kPa Hz kHz MHz GHz KB MB GB TB kB Kb Mb Gb kb Mbps Gbps dB mA mV kV kN",
     )
 )
@@ -132,7 +135,7 @@ def conversion(one: str, other: str) -> Fraction | None:
     1 if one of them is unknown, or none; None if they measure different things, as "km" and "km/h".
     """
     first, second = _symbols(one), _symbols(other)
-    if first is None or second is None:
+    if first is None or second is None or {first, second} == {"lb", "\u00a3"}:  # a pound is either
         return Fraction(1)
     size, powers = _in_base_units(first)
     other_size, other_powers = _in_base_units(second)
@@ -160,7 +163,7 @@ def _symbols(unit: str) -> str | None:
         name, power, digits = part.partition("^")
         name = name.strip(" .")
         symbol = _SYMBOLS.get(name) or _SYMBOLS.get(name.lower().removesuffix("s")) if part != "/" else "/"
-        if symbol is None:
+        if symbol is None or (power and not re.fullmatch("-?[0-9]", digits)):
             return None
         parts.append(symbol + power + digits)
     return "".join(parts)

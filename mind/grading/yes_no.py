@@ -39,7 +39,8 @@ _SAID = re.compile(
     re.IGNORECASE,
 )
 _UNSAID = re.compile(
-    r"(?:(?:\A\W*|\b(?:wrong|incorrect|false|mistake|error)\s)to|(?:\b(?:not|cannot|never)|n't))\s(?:say|answer|reply)\b",
+    r"(?:(?:\A\W*|\b(?:wrong|incorrect|false|mistake|error)\s)to|(?:\b(?:not|cannot|never)|n't))\s(?:say|answer|reply)\b"
+    r"(?=[^.;]{0,20}\b(?:yes|no)\b)",
     re.IGNORECASE,
 )
 """Before an answer that is spoken of, and not given."""

@@ -109,7 +109,7 @@ def _losses(output: Any, ids: Tensor) -> tuple[float, float] | None:
     return own, min(each, key=lambda expected: abs(own - expected))
 
 
-def _read(model: PreTrainedModel, ids: Tensor, hidden: Tensor, bias: Tensor | None) -> tuple[float | None, float]:
+def _read(model: PreTrainedModel, ids: Tensor, hidden: Tensor, bias: Tensor | None) -> LogitCondition:
     """Softcap and temperature of a head that is given the trunk's hidden states as they are."""
     head: Any = model.get_output_embeddings()
     name = type(model).__name__
@@ -125,10 +125,9 @@ def _read(model: PreTrainedModel, ids: Tensor, hidden: Tensor, bias: Tensor | No
         raise MindError(f"{name}: its logits depend on {', '.join(used)} beside trunk and LM head")
     scale = _scale_before(name, hidden, known.inputs, bias)
     try:
-        softcap, temperature = LogitCondition.of(logits)
+        return LogitCondition.of(logits).behind(scale)
     except ValueError as error:
         raise MindError(f"{name}: {error}") from error
-    return None if softcap is None else _number(softcap / scale), _number(temperature / scale)
 
 
 def _others(model: PreTrainedModel, head: nn.Module) -> dict[str, nn.Parameter]:
@@ -148,8 +147,3 @@ def _scale_before(name: str, hidden: Tensor, given: Tensor, bias: Tensor | None)
         if folds and relative_error(scale * wide, target) <= rounding(working_dtype(hidden)):
             return scale
     raise MindError(f"{name}: it transforms the hidden states of its trunk before they reach the LM head")
-
-
-def _number(value: float) -> float:
-    """A setting that was read off float32 numbers: 30.0 for 29.999998."""
-    return float(f"{value:.7g}")

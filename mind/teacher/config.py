@@ -73,7 +73,9 @@ class ModelConfig:
         for name in ("extra_body", "engine_options"):
             _check_object(name, getattr(self, name))
         twice = sorted(parse_object("extra_body", self.extra_body.encode()).keys() & _OPTIONS)
-        require(not twice, f"extra_body has {', '.join(twice)}: expected what no other option says")
+        require(
+            not twice, f"extra_body has {', '.join(twice)}: expected none of what other options set or what is not read"
+        )
 
 
 def _check_object(name: str, text: str) -> None:
@@ -180,7 +182,7 @@ class GenerateConfig:
             count = len(self.perspectives)
             require(1 <= count <= MAX_PERSPECTIVES, f"{count} perspectives: expected 1 to {MAX_PERSPECTIVES}")
             doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
-            require(not doubled, f"perspectives names {', '.join(doubled)} twice")
+            require(not doubled, f"perspectives: {', '.join(doubled)} named more than once")
         require(self.samples >= 1, f"samples is {self.samples}: expected at least 1")
         for model, price in self.prices.items():
             require(
@@ -216,7 +218,10 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         check_fields("", self)
-        require(self.budget.cost is None or self.price is not None, "budget.cost needs a price")
+        require(
+            self.budget.cost is None or self.price is not None,
+            "budget.cost needs --price INPUT OUTPUT, of a million tokens each",
+        )
         require(self.price is None or min(self.price) >= 0, f"price is {self.price}: expected two numbers >= 0")
         _ = self.judge  # a model that cannot be asked is told before the folder is read
 

@@ -74,7 +74,7 @@ def _what_is_asked(
     note = f"; {repeated:,} of them ask what an earlier one asks" if repeated else ""
     counts = {"question": len(questions), "perspective": len(prompts), "sample": config.samples}
     asked = " x ".join(number_of(count, noun) for noun, count in counts.items())
-    alone = " (a question to train on needs two, now or by a later start)" if len(prompts) == 1 else ""
+    alone = " (training needs two per question: ask for another now or in a later start)" if len(prompts) == 1 else ""
     return (
         f"{config.questions.path}: answers: {described_types(questions)}{note}\n"
         f"perspectives: {', '.join(prompts)}{alone}\n"

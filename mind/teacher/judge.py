@@ -45,7 +45,9 @@ answer of the response, or "ANSWER: none" where it arrives at none. The second i
 "VERDICT: wrong"."""
 
 _ANSWER = re.compile(r"^[ \t*]*ANSWER:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
-_VERDICT = re.compile(r"^[ \t*]*VERDICT:[ \t*]*(right|wrong)\b(?!.*\b(?:right|wrong)\b)", re.IGNORECASE | re.MULTILINE)
+_VERDICT = re.compile(
+    r"^[ \t*]*VERDICT:[ \t*]*(right|wrong)\b(?!\s*(?:or|and|/|\|)\s*(?:right|wrong)\b)", re.IGNORECASE | re.MULTILINE
+)
 """Not of "right or wrong", which says neither."""
 _NO_ANSWER = frozenset({"none", "n/a", "null", "nothing"})
 

@@ -23,7 +23,7 @@ from mind.records import Key, Response
 from mind.teacher.completion import Problem, completed
 from mind.teacher.job import Store
 from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Outcome, Request
-from mind.teacher.spending import Spending
+from mind.teacher.spending import BUDGET_USED_UP, Spending
 from mind.typed_json import record_of, row_of
 
 INFERENCE_ERROR = "__inference_error__"
@@ -102,7 +102,7 @@ class VLLMEngine(_OfflineEngine):
         for request in requests:
             while not self._spending.reserve(request):
                 if not batch:
-                    self.stopped = "the budget is used up: a larger one goes on"
+                    self.stopped = BUDGET_USED_UP
                     return
                 yield batch
                 batch = []

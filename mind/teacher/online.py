@@ -25,7 +25,7 @@ from mind.teacher.config import ModelConfig, TrafficConfig
 from mind.teacher.job import Store
 from mind.teacher.keys import endpoint_key, hidden_from, without_key
 from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Outcome, Request
-from mind.teacher.spending import Spending
+from mind.teacher.spending import BUDGET_USED_UP, Spending
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class OnlineEngine:
                 return None
             while not self._spending.reserve(request):
                 if not self._spending.under_way:
-                    self._stop("the budget is used up: a larger one goes on")
+                    self._stop(BUDGET_USED_UP)
                     return None
                 self._changed.clear()
                 await self._changed.wait()
@@ -148,7 +148,7 @@ class OnlineEngine:
                 self._stop(f"{self._model.base_url}: {problem.reason}: {problem.detail}")
                 return None
             if not self._spending.fits:  # another attempt, since this one was paid for
-                self._stop("the budget is used up: a larger one goes on")
+                self._stop(BUDGET_USED_UP)
                 return None
             if not problem.retry or attempt == self._traffic.attempts:
                 return self._failure(request, problem, attempt)
@@ -224,7 +224,8 @@ class OnlineEngine:
     def _status_problem(self, error: openai.APIStatusError) -> Problem:
         status, detail = error.status_code, error.message if error.body is None else words_of(error.body)
         if 300 <= status < 400 and (target := error.response.headers.get("location")):
-            return Problem(f"status {status}", f"the server sends to {target}: name its URL as base_url", ends_job=True)
+            where = f"the server redirects to {target}: set base_url to that URL without /chat/completions"
+            return Problem(f"status {status}", where, ends_job=True)
         if status in (401, 403) and self._key is None:
             detail += "; no key was sent: name the environment variable that holds it as api_key_env"
         wait = retry_after(error.response.headers)
@@ -249,10 +250,15 @@ def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The error that began it: "Connection refused", where the client says that it could not connect."""
-    while (cause := error.__cause__ or error.__context__) is not None:
+    """The error that began it: "Connection refused", if the client says that it could not connect."""
+    while (cause := error.__cause__ or error.__context__ or _first(error)) is not None:
         error = cause
     return error
+
+
+def _first(error: BaseException) -> BaseException | None:
+    """That of several addresses of a host, such as localhost."""
+    return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -9,6 +9,7 @@ from mind.records import Response
 from mind.teacher.config import BudgetConfig
 from mind.teacher.requests import Request, Wasted
 
+BUDGET_USED_UP = "the budget is used up: start again with a larger one to go on"
 TEMPLATE_TOKENS = 16
 """Of a chat template around each message, at most."""
 

@@ -2,7 +2,7 @@
 
 On small and odd shapes, in each dtype: the loss and the gradients of hidden states, weight and bias. A backend may err
 as mind_kernels/testing.py says, about twice as much as plain PyTorch in the same dtype. The exit status is 1 if one
-errs more, or fails.
+errs more, or fails. linear_top_k, which has no gradient, is not among the losses.
 """
 
 from __future__ import annotations
@@ -131,20 +131,21 @@ def rows_of(device: str) -> Iterator[tuple[str, str, list[str]]]:
     """Case, backend and a cell per dtype: the share, a fault, or why it was not run."""
     for name, case in CASES.items():
         for backend, row in BACKENDS.items():
-            here = row.availability().available and row.takes(device) and case.operation in row.kernels
-            if here:
+            here = row.availability().available and row.takes(torch.device(device).type)
+            if here and case.operation in row.kernels:
                 yield name, backend, [_cell(case, backend, dtype, device) for dtype in DTYPES]
 
 
 def _cell(case: Case, backend: str, dtype: torch.dtype, device: str) -> str:
     if dtype == torch.float64 and not BACKENDS[backend].float64:
         return "-"
-    if dtype == torch.bfloat16 and device == "cpu" and BACKENDS[backend].interpreter and interpreted():
+    on_cpu = torch.device(device).type == "cpu"
+    if dtype == torch.bfloat16 and on_cpu and BACKENDS[backend].interpreter and interpreted():
         return "-"  # Triton's interpreter multiplies no bfloat16 matrices
     try:
         share = worst(case, backend, dtype, device)
     except Exception as error:  # of a kernel, a compiler or a driver: it is what the command looks for
-        return f"FAILS: {type(error).__name__}: {error}"
+        return f"FAILS: {type(error).__name__}: {' '.join(str(error).split())}"
     return f"{share:.2f}" if share <= 1 else f"{share:.3g} DIFFERS"
 
 
@@ -166,5 +167,6 @@ def main(arguments: list[str]) -> int:
     for name, backend, cells in rows_of(device):
         print(f"{name:<20}{backend:<18}" + "".join(f"{cell:<11}" for cell in cells).rstrip(), flush=True)
         faults += sum(" " in cell for cell in cells)
-    print(f"{faults} of these differ from the definition" if faults else "all agree with the definition", flush=True)
+    told = f"{faults} of these differ from the definition or fail" if faults else "all agree with the definition"
+    print(told, flush=True)
     return 1 if faults else 0

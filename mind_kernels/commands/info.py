@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mind_kernels import __version__, backends, extension
-from mind_kernels.backend import BACKENDS, fastest
+from mind_kernels.backend import BACKENDS, PREFERRED, BackendUnavailableError, automatic
 
 
 def report() -> dict[str, Any]:
@@ -45,11 +45,18 @@ def _auto() -> dict[str, dict[str, list[str]]]:
     for device, shown in (("cpu", "CPU"), ("cuda", "CUDA")):
         of_device = taken[shown] = {}
         for operation in operations:
-            single, double = (fastest(device, wide, operation) for wide in (False, True))
+            single, double = (_taken(device, wide, operation) for wide in (False, True))
             of_device.setdefault(single, []).append(operation)
             if double != single:
                 of_device.setdefault(double, []).append(f"{operation} in float64")
     return taken
+
+
+def _taken(device: str, double: bool, operation: str) -> str:
+    try:
+        return automatic(device, double, operation)
+    except BackendUnavailableError:
+        return "none"
 
 
 def _auto_lines(taken: dict[str, dict[str, list[str]]]) -> list[str]:
@@ -128,7 +135,12 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"{name:<18}{available:<11}{backend['tensors']:<9}{backend['reason']}".rstrip())
         if backend["remedy"]:
             lines.append(f"{'':<38}to get it: {backend['remedy']}")
-    lines += ["", 'what "auto" takes', *_auto_lines(found["auto"])]
+    preferred = os.environ.get(PREFERRED)
+    lines += [
+        "",
+        f'what "auto" takes{f", by {PREFERRED}={preferred}" if preferred else ""}',
+        *_auto_lines(found["auto"]),
+    ]
     for title in ("libraries", "versions"):
         lines += ["", title, *(f"  {name:<20}{value}" for name, value in found[title].items())]
     return "\n".join([*lines, "", "devices", *(f"  {device}" for device in found["devices"])])
@@ -143,6 +155,10 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"mind_kernels {__version__}, torch {torch.__version__}")
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")
-    options, found = parser.parse_args(arguments), report()
+    options = parser.parse_args(arguments)
+    try:
+        found = report()
+    except ValueError as error:  # an unknown name in MIND_KERNELS_BACKEND
+        parser.error(str(error))
     print(json.dumps(found, indent=1) if options.json else text(found))
     return 0

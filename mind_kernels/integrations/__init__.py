@@ -1,1 +1,2 @@
-"""The losses inside other trainers: one module per library, which imports that library and is imported by nothing."""
+"""The losses inside other trainers: a module per library (transformers, trl), and what they share with mind.student:
+condition, head, probe."""

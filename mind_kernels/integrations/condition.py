@@ -43,6 +43,11 @@ class Condition(NamedTuple):
             )
         return cls(None if linear else _number(bound / slope), _number(1 / slope))
 
+    def behind(self, scale: float) -> Condition:
+        """Of a head that is given `scale` > 0 times the hidden states."""
+        softcap = None if self.softcap is None else _number(self.softcap / scale)
+        return Condition(softcap, _number(self.temperature / scale))
+
 
 class KnownOutputs:
     """Inside, the head returns known numbers in place of its outputs; `inputs` are what it was given, None so far."""

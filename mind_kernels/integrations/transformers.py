@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -51,6 +52,8 @@ class _Call:
 
     def compute(self, head: nn.Module, hidden: Tensor) -> Tensor:
         """Computes the loss of hidden (..., D); returns logits of no position (..., 0, V)."""
+        if self.loss is not None:
+            raise ValueError("the LM head was called twice with these labels: expected one call")
         if hidden.shape[:-1] != self.target.shape:
             raise ValueError(
                 f"the LM head was given hidden states of shape {tuple(hidden.shape)} and the labels have shape "
@@ -98,7 +101,8 @@ def fuse(
 
     Args:
         model: a causal language model of transformers, bare or wrapped; changed in place. Its forward pass keeps its
-            signature, and takes `skip_logits: bool` beside: whether the logits of this call are left out.
+            signature and takes one argument more, `skip_logits: bool`: whether the logits of this call are left out
+            (None: as `eval_logits` says). One thread at a time may call it.
         label_smoothing: see `linear_cross_entropy`. Not the Trainer's label_smoothing_factor, which takes the labels
             away from the model and needs all logits.
         z_loss, gradient_threshold, backend: see `linear_cross_entropy`.
@@ -108,28 +112,31 @@ def fuse(
             tokens, and the fused loss is compared with the model's own.
 
     Returns:
-        The model. Its attribute `last_row_stats` holds the RowStats (B, T) of the last call with labels: accuracy and
-        entropy without logits. Position t predicts token t + 1; the last one of a sequence, and those whose label is
-        -100, hold zeros.
+        The model. `last_row_stats` of the model of transformers (model.module.last_row_stats under DDP) holds the
+        RowStats (B, T) of the last call with labels: accuracy and entropy without logits. Position t predicts token
+        t + 1; the last one of a sequence, and those whose label is -100, hold zeros.
 
     Raises:
         ValueError: no LM head, or one that is no plain linear layer; logits that are no softcap and temperature of the
             head's outputs; a loss that is not the cross-entropy of the next token (encoder-decoder and masked models);
-            parameters without data (meta device) and no condition.
+            parameters without data (meta device) and no condition; a forward pass that was set on the instance.
+        BackendUnavailableError: the backend that was named cannot run here.
     """
     language_model = _language_model(model)
-    if isinstance(language_model, _Fused):
+    if getattr(language_model, "_fused_options", None) is not None:
         raise ValueError(f"{type(language_model).__name__} is fused already")
-    head_tensors(_head(language_model))
-    if condition is None:
-        condition = read_condition(language_model)
-        _compare(language_model, _Options(condition, {"backend": backend}, eval_logits=False))
+    head = _head(language_model)
+    _check_forward(language_model, active_module(head))
     loss = {
         "label_smoothing": label_smoothing,
         "z_loss": z_loss,
         "gradient_threshold": gradient_threshold,
         "backend": backend,
     }
+    _check_loss(*head_tensors(head), loss)
+    if condition is None:
+        condition = read_condition(language_model)
+        _compare(language_model, _Options(condition, {"backend": backend}, eval_logits=False))
     _become_fused(language_model, _Options(condition, loss, eval_logits))
     return model
 
@@ -139,6 +146,8 @@ def unfuse(model: M) -> M:
     language_model = _language_model(model)
     if "_fused_from" not in vars(type(language_model)):
         raise ValueError(f"{type(language_model).__name__}: expected the model as `fuse` left it")
+    if "forward" in vars(language_model):  # accelerate's, which calls the fused one
+        raise ValueError(f"{type(language_model).__name__} has a forward pass of its own: `del model.forward` first")
     _restore(language_model)
     return model
 
@@ -163,6 +172,25 @@ def read_condition(model: nn.Module) -> Condition:
         raise ValueError(f"{name}: {error}") from None
 
 
+def _check_forward(model: nn.Module, head: nn.Module) -> None:
+    """Raises ValueError for forward passes that the fused ones could not take the place of."""
+    for module in (model, head):
+        if "forward" in vars(module):
+            raise ValueError(
+                f"{type(module).__name__} has a forward pass of its own (accelerate sets one for device_map and mixed "
+                "precision, TRL for its trainers), which would pass the fused one by: fuse the model before that"
+            )
+    if not accepts(model, "labels"):
+        raise ValueError(f"{type(model).__name__}: its forward pass takes no labels: expected a causal language model")
+
+
+def _check_loss(weight: Tensor, bias: Tensor | None, options: dict[str, Any]) -> None:
+    """Raises what `linear_cross_entropy` does of these options, such as BackendUnavailableError."""
+    none = weight.new_zeros(0, weight.shape[1])
+    if not hasattr(weight, "full_tensor"):
+        linear_cross_entropy(none, weight.detach(), torch.zeros(0, dtype=torch.int64), reduction="sum", **options)
+
+
 def _compare(model: Any, options: _Options) -> None:
     """Raises ValueError unless the fused loss is the model's own: of a few tokens, and of a first token alone, which no
     position predicts."""
@@ -171,6 +199,8 @@ def _compare(model: Any, options: _Options) -> None:
     for labels in (probe_ids(model, _PROBED_TOKENS), first):
         output = _outputs(model, labels)
         own = output.get("loss")
+        if own is None:
+            raise ValueError(f"{type(model).__name__}: with labels it gives no loss")
         _become_fused(model, options)
         try:
             fused = _outputs(model, labels).loss
@@ -181,13 +211,11 @@ def _compare(model: Any, options: _Options) -> None:
             ) from error
         finally:
             _restore(model)
-        if own is None or not torch.allclose(
-            fused.double(), own.double(), rtol=rounding(output.logits.dtype), atol=1e-6, equal_nan=True
-        ):
+        rtol = rounding(output.logits.dtype)
+        if not torch.allclose(fused.double(), own.double(), rtol=rtol, atol=1e-6, equal_nan=True):
             raise ValueError(
-                f"{type(model).__name__}: its own loss of {_PROBED_TOKENS} tokens is "
-                f"{'none' if own is None else f'{float(own):.6g}'}, that of its head's inputs {float(fused):.6g}: "
-                "expected a model whose loss is the cross-entropy of the next token"
+                f"{type(model).__name__}: its own loss of {_PROBED_TOKENS} tokens is {float(own):.6g}, that of its "
+                f"head's inputs {float(fused):.6g}: expected a model whose loss is the cross-entropy of the next token"
             )
 
 
@@ -195,7 +223,10 @@ def _outputs(model: Any, labels: Tensor | None = None) -> Any:
     """What the model gives for a few tokens, in evaluation mode and without a gradient."""
     name = type(model).__name__
     if any(parameter.is_meta for parameter in model.parameters()):
-        raise ValueError(f"{name} has no data yet (meta device): pass condition=read_condition(of a small twin)")
+        raise ValueError(
+            f"{name} has no data yet (meta device): pass condition=read_condition(small), small being a model with the "
+            "same logit settings"
+        )
     device = model.get_input_embeddings().weight.device
     given = {"input_ids": probe_ids(model, _PROBED_TOKENS).to(device)[None], **without_cache(model)}
     if labels is not None:
@@ -246,7 +277,7 @@ class _Fused:
 
 
 class _FusedModel(_Fused):
-    _fused_options: _Options
+    _fused_options: _Options | None = None
     last_row_stats: RowStats | None = None
 
 
@@ -259,7 +290,7 @@ def _new(make: Any, base: type) -> Any:
 def _model_class(base: Any) -> type:
     """The class of a fused model that was a `base`."""
     names = [*inspect.signature(base.forward).parameters][1:]  # without self
-    place = names.index("labels")
+    place = names.index("labels") if "labels" in names else len(names)
 
     @functools.wraps(base.forward)
     def forward(
@@ -274,21 +305,22 @@ def _model_class(base: Any) -> type:
         if len(args) > place:
             kwargs |= dict(zip(names[: len(args)], args, strict=True))
             args, labels = (), kwargs.pop("labels")
+        options = self._fused_options
+        if options is None:  # a model that was made of this class, and not by `fuse`
+            given = {"labels": labels, "shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
+            return base.forward(self, *args, **kwargs, **{k: v for k, v in given.items() if v is not None})
         if shift_labels is not None:
             target = labels = shift_labels
         elif labels is not None:
             target = nn.functional.pad(labels, (0, 1), value=_IGNORED)[..., 1:]
         else:
-            return base.forward(self, *args, **kwargs)
-        options = self._fused_options
+            return _called(self, None, base.forward, *args, **kwargs)
         keep = not self.training and options.eval_logits if skip_logits is None else not skip_logits
         call = _Call(options, target, num_items_in_batch, keep)
-        head = _fused_head(self)
-        self._fused_call = head._fused_call = call
-        try:
-            output = base.forward(self, *args, labels=labels, **kwargs)
-        finally:
-            self._fused_call = head._fused_call = None
+        output = _called(self, call, base.forward, *args, labels=labels, **kwargs)
+        if call.loss is None or not call.taken:
+            missed = "call its LM head" if call.loss is None else "take its loss from its loss_function"
+            raise RuntimeError(f"{base.__name__}: with labels its forward pass did not {missed}: unfuse it")
         self.last_row_stats = call.stats
         return output
 
@@ -317,13 +349,25 @@ def _head_class(base: Any) -> type:
     return _made(base, _Fused, {"forward": forward})
 
 
+def _called(model: Any, call: _Call | None, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A forward pass in which model and head serve `call`; that of a pass around it comes back afterwards."""
+    head = _fused_head(model)
+    before = model._fused_call, head._fused_call
+    model._fused_call = head._fused_call = call
+    try:
+        return forward(model, *args, **kwargs)
+    finally:
+        model._fused_call, head._fused_call = before
+
+
 def _made(base: type, mark: type, body: dict[str, Any]) -> type:
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     return type(base.__name__, (mark, base), {**body, **names, "_fused_from": base})
 
 
 def _become_fused(model: Any, options: _Options) -> None:
-    model.__class__ = _model_class(type(model))
+    if not isinstance(model, _FusedModel):
+        model.__class__ = _model_class(type(model))
     model._fused_options = options
     _fused_head(model)
 

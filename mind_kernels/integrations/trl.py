@@ -3,7 +3,7 @@
     from mind_kernels.integrations import trl
     trl.install()  # before the trainer is made; or: with trl.fused_losses(): ...
 
-TRL's trainers look two functions up when they are called: the log-probabilities of SFT, DPO, GRPO and others, and the
+At each step TRL's trainers look up two functions by name: the log-probabilities of SFT, DPO, GRPO and others, and the
 divergence from a teacher. Both are replaced by functions of the same arguments on `linear_log_prob` and
 `linear_divergence`.
 """

@@ -23,4 +23,5 @@ def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
         lse = torch.logsumexp(logits, -1)
         largest, found.ids[chunk] = logits.topk(k)
         found.log_prob[chunk], found.lse[chunk] = largest - lse[:, None], lse
+        del logits  # before the next chunk is projected
     return found

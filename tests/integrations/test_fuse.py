@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from trainers import Rows, distance, make, padded
 
+from mind_kernels import BackendUnavailableError
 from mind_kernels.integrations.condition import Condition
 from mind_kernels.integrations.transformers import fuse, read_condition, unfuse
 
@@ -238,3 +239,71 @@ def test_a_condition_spares_the_probe():
     torch.testing.assert_close(
         fused(**BATCH).loss, nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten()), rtol=1e-6, atol=0
     )
+
+
+def test_a_forward_pass_of_the_instance_is_refused():
+    """As accelerate and TRL set one: it would be called in place of the fused one."""
+    model = make()
+    model.forward = model.forward
+    with pytest.raises(ValueError, match="LlamaForCausalLM has a forward pass of its own"):
+        fuse(model)
+    del model.forward
+    model.lm_head.forward = model.lm_head.forward
+    with pytest.raises(ValueError, match="Linear has a forward pass of its own"):
+        fuse(model)
+    del model.lm_head.forward
+    fuse(model).forward = model.forward
+    with pytest.raises(ValueError, match="has a forward pass of its own: `del model.forward` first"):
+        unfuse(model)
+    del model.forward
+    unfuse(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"backend": "cudda"}, ValueError, "backend is 'cudda': expected 'auto' or one of"),
+        ({"backend": "cuda"}, BackendUnavailableError, "backend 'cuda' is not available"),
+        ({"label_smoothing": 2.0}, ValueError, "label_smoothing is 2.0: expected"),
+        ({"gradient_threshold": 1.0}, ValueError, "gradient_threshold is 1.0: expected"),
+    ],
+)
+def test_options_are_checked_at_once(options, error, message):
+    if options.get("backend") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(error, match=message):
+        fuse(make(), **options)
+
+
+def test_a_loss_that_is_not_taken_is_an_error():
+    """With a condition nothing is compared when the model is fused, so that it shows in the first call."""
+    fused = fuse(make("xlm"), condition=Condition(None, 1.0)).eval()
+    with pytest.raises(RuntimeError, match="XLMWithLMHeadModel: with labels its forward pass did not take its loss"):
+        fused(**BATCH)
+
+
+def test_a_model_made_of_the_class_is_the_stock_model():
+    stock = make()
+    other = type(fuse(copy.deepcopy(stock)))(stock.config)
+    other.load_state_dict(stock.state_dict())
+    assert torch.equal(other(**BATCH).loss, stock(**BATCH).loss)
+    assert fuse(other)(**BATCH).logits.shape == (4, 0, 99)
+
+
+def test_a_call_within_a_call():
+    """A hook that asks the model for logits, and one that asks for another loss."""
+    stock = make()
+    fused = fuse(copy.deepcopy(stock))
+    found = []
+
+    def inner(module, inputs, output):
+        if not found:
+            found.append(None)
+            found[0] = fused(input_ids=BATCH["input_ids"]).logits, fused(**BATCH).loss
+
+    handle = fused.model.register_forward_hook(inner)
+    outer = fused(**BATCH, num_items_in_batch=7)
+    handle.remove()
+    assert torch.equal(found[0][0], stock(input_ids=BATCH["input_ids"]).logits)
+    assert torch.equal(found[0][1], fused(**BATCH).loss)
+    assert torch.equal(outer.loss, fused(**BATCH, num_items_in_batch=7).loss) and outer.logits.shape == (4, 0, 99)

@@ -247,10 +247,10 @@ def test_what_a_run_reads_is_not_removed_for_it(tmp_path, two_steps, finished, c
     (tmp_path / "link").symlink_to(finished / "student")
     answers = finished / "responses" / "before" / "test.jsonl"
     for option, place, message in (
-        ("--student.model", finished / "student", "run/student: is also read, and would be lost"),
-        ("--student.model", finished / "checkpoint-2", "run/checkpoint-2: is also read, and would be lost"),
-        ("--student.model", tmp_path / "link", "run/student: is also read, and would be lost"),
-        ("--data.evaluation", answers, f"run/responses: holds {answers}, which is also read, and would be lost"),
+        ("--student.model", finished / "student", "run/student: this command also reads it, and would overwrite it"),
+        ("--student.model", finished / "checkpoint-2", "run/checkpoint-2: this command also reads it"),
+        ("--student.model", tmp_path / "link", "run/student: this command also reads it, and would overwrite it"),
+        ("--data.evaluation", answers, f"run/responses: holds {answers}, which this command also reads"),
     ):
         expect_error(replaced(given, option, str(place)), capsys, message, "name another --output")
         assert content(finished) == before
@@ -264,13 +264,13 @@ def test_an_evaluation_does_not_replace_what_it_reads(tmp_path, evaluate, model_
     before = content(tmp_path)
     answers = tmp_path / "e.responses" / "test.jsonl"
     again = [*evaluate, "--output", str(output), "--overwrite"]
-    expect_error(replaced(again, "--files", str(answers)), capsys, f"e.responses: holds {answers}, which is also read")
+    expect_error(replaced(again, "--files", str(answers)), capsys, f"e.responses: holds {answers}, which this command also reads")
     (tmp_path / "e.json").rename(tmp_path / "model.json")
     shutil.copytree(model_folder, tmp_path / "model.responses")
     expect_error(
         replaced(again, "--student.model", f"{tmp_path}/model.responses", "--output", f"{tmp_path}/model.json"),
         capsys,
-        "model.responses: is also read",
+        "model.responses: this command also reads it",
     )
     (tmp_path / "model.json").rename(output)
     shutil.rmtree(tmp_path / "model.responses")

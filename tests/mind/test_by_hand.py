@@ -284,7 +284,7 @@ def test_check_counts_what_there_is_and_says_what_comes_next(tmp_path, capsys):
         "answers: yes/no 1",
         "answers: choice 1",
         "questions that an earlier one asks 1",
-        f"asked before: {path}:3",
+        f"questions that repeat an earlier one: {path}:3",
         f"also in {other}: t1;",
         f"next: mind data generate --output data/q --questions.path {path} --teacher.model NAME",
     ):
@@ -306,14 +306,17 @@ def test_check_knows_training_records(tmp_path, capsys):
     status, out, _ = check(capsys, tmp_path / "named.jsonl")
     assert status == 0 and "rationales: socratic 1" in out
     assert f"--data.train {tmp_path / 'named.jsonl'} --data.perspectives socratic mine" in out
-    assert "fewer than the two" not in out
+    assert "with fewer than the two" not in out
     save_questions([Question("b", "Is it?", "yes", YES_NO)], tmp_path / "test.jsonl")
     _, out, _ = check(capsys, tmp_path / "named.jsonl", "--evaluation", tmp_path / "test.jsonl")
     assert f"--data.perspectives socratic mine --data.evaluation {tmp_path / 'test.jsonl'}" in out
     few = [Question("a", "?", "1", None, named), Question("b", "Which?", "2", None, named[:1])]
     save_questions(few, tmp_path / "few.jsonl")
     status, out, _ = check(capsys, tmp_path / "few.jsonl")
-    assert status == 0 and f"fewer than the two rationales that training needs: {tmp_path / 'few.jsonl'}:2 next:" in out
+    assert (
+        status == 0
+        and f"questions with fewer than the two rationales that training needs: {tmp_path / 'few.jsonl'}:2 next:" in out
+    )
     for name, meant in (("Socratic", "socratic"), ("planing", "planning"), ("terse", None), ("planning", None)):
         save_questions([Question("a", "?", "1", None, (Rationale(name, "Why?"), named[1]))], tmp_path / "m.jsonl")
         _, out, _ = check(capsys, tmp_path / "m.jsonl")

@@ -121,7 +121,7 @@ def test_a_finished_run_says_how_to_go_on(tmp_path, finished, capsys):
     capsys.readouterr()
     assert main(["train", "--output", str(finished), "--resume"]) == 0
     said = capsys.readouterr().out
-    assert f"--train.max-steps N with --resume, or a new run with --student.model {finished}/student" in said
+    assert f"next, for more steps: mind train --output {finished} --resume --train.max-steps N" in said
 
 
 @pytest.mark.parametrize(

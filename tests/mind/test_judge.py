@@ -139,7 +139,7 @@ def test_a_response_cannot_leave_its_frame():
         ("VERDICT: right", "unparsed", None),
         ("ANSWER: 4\nVERDICT: rightish", "unparsed", "old"),
         ("ANSWER: 4\nVERDICT: right or wrong", "unparsed", "old"),
-        ("ANSWER: 4\nVERDICT: wrong, and not right", "unparsed", "old"),
+        ("ANSWER: 4\nVERDICT: wrong, and not right", "wrong", "4"),
         ("ANSWER: N/A\nVERDICT: right", "unparsed", None),
         ('ANSWER: "none".\nVERDICT: right', "unparsed", None),
         ("VERDICT: wrong\nANSWER: 4\nVERDICT: right", "right", "4"),

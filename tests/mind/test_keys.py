@@ -229,4 +229,4 @@ def test_a_redirect_takes_nothing_to_another_host(tmp_path, monkeypatch, capsys)
             assert main(generate(proxy, tmp_path, "--teacher.api-key-env", VARIABLE)) == 1
             assert proxy.keys == {f"Bearer {KEY}"}
         assert not other.headers and not other.attempts
-    assert f"sends to {moved[2]['Location']}: name its URL as base_url" in " ".join(capsys.readouterr().out.split())
+    assert f"redirects to {moved[2]['Location']}: set base_url to that URL" in " ".join(capsys.readouterr().out.split())

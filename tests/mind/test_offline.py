@@ -28,7 +28,7 @@ from mind.records import Key, Response
 from mind.teacher.config import BudgetConfig
 from mind.teacher.offline import RayEngine, VLLMEngine
 from mind.teacher.requests import Failure, Request, Wasted
-from mind.teacher.spending import Spending, worst_case
+from mind.teacher.spending import BUDGET_USED_UP, Spending, worst_case
 
 ROOT = Path(__file__).resolve().parents[2]
 LONE_SURROGATE = "x\ud800y"
@@ -192,7 +192,7 @@ def test_a_dead_engine_ends_the_job_and_keeps_what_came(vllm):
 def test_a_budget_of_requests(vllm):
     engine = vllm_engine(spend(requests=5), batch_size=3)
     assert len(run(engine, [request(n) for n in range(9)])) == 5
-    assert engine.stopped == "the budget is used up: a larger one goes on"
+    assert engine.stopped == BUDGET_USED_UP
     assert [len(call) for call in vllm.loaded[0].calls] == [3, 2]
 
 
@@ -203,7 +203,7 @@ def test_answers_free_what_they_did_not_take_of_the_budget(vllm):
     outcomes = run(engine, [request(n) for n in range(9)])
     spent = spending.usage.prompt_tokens + spending.usage.completion_tokens
     assert worst < spent <= 2 * worst, "as many as fit, and no more"
-    assert len(outcomes) > 2 and engine.stopped == "the budget is used up: a larger one goes on"
+    assert len(outcomes) > 2 and engine.stopped == BUDGET_USED_UP
 
 
 @pytest.mark.parametrize("name", ["max_modellen", "model"])

@@ -15,7 +15,7 @@ from mind.teacher import online
 from mind.teacher.config import BudgetConfig, ModelConfig, TrafficConfig
 from mind.teacher.online import OnlineEngine
 from mind.teacher.requests import Failure, Wasted, chat_request
-from mind.teacher.spending import Spending, worst_case
+from mind.teacher.spending import BUDGET_USED_UP, Spending, worst_case
 
 KEY = "sk-test-0123456789"
 PATIENT = {"first_wait_seconds": 0.02, "timeout_seconds": 20.0}
@@ -240,7 +240,7 @@ def test_a_budget_is_not_exceeded():
     with FaultProxy(lambda body: chat_answer("yes", usage=(20, 7))) as proxy:
         outcomes, engine, spending = answer(proxy, 50, BudgetConfig(tokens=10 * 27 + most - 1), (1.0, 2.0))
     used = spending.usage.prompt_tokens + spending.usage.completion_tokens
-    assert engine.stopped == "the budget is used up: a larger one goes on"
+    assert engine.stopped == BUDGET_USED_UP
     assert len(outcomes) == 10 and used == 270
     assert spending.usage.cost == pytest.approx(10 * (20 * 1.0 + 7 * 2.0) / 1e6)
 

@@ -188,7 +188,7 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
         ({**ROW, "choices": ["2"]}, '"choices" has 1 choices: expected at least 2'),
         ({**ROW, "choices": []}, '"choices" has 0 choices: expected at least 2'),
         ({**ROW, "choices": [str(n) for n in range(27)]}, '"choices" has 27 texts without labels'),
-        ({**ROW, "choices": {"label": ["A", "B"], "text": ["2"]}}, '"choices" has not a text for each label'),
+        ({**ROW, "choices": {"label": ["A", "B"], "text": ["2"]}}, '"choices" does not have one text for each label'),
         ({**ROW, "choices": {"label": ["A", "A"], "text": ["2", "3"]}}, '"choices" has a label twice: A, A'),
         ({**ROW, "choices": {"label": ["A", None], "text": ["2", "3"]}}, '"choices.label" is null: expected a string'),
         ({**ROW, "choices": ["2", " "]}, '"choices.B" is empty'),

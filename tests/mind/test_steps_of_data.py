@@ -67,7 +67,7 @@ def test_the_prompts_that_are_given_are_those_that_are_asked(tmp_path, generate,
 @pytest.mark.parametrize("perspectives", [["socratic"], ["socratic", "planning"]])
 def test_a_perspective_alone_is_told_before_it_is_paid_for(generate, capsys, perspectives):
     generate("--perspectives", *perspectives)
-    told = "a question to train on needs two, now or by a later start" in capsys.readouterr().out
+    told = "training needs two per question: ask for another now or in a later start" in capsys.readouterr().out
     assert told is (len(perspectives) == 1)
 
 
@@ -287,14 +287,14 @@ def test_what_is_read_is_never_written_over(tmp_path, folder, capsys, monkeypatc
         ["filter", str(folder), "--output", "q.jsonl"],
     ):
         assert main([*command, "--overwrite"]) == 2
-        assert "is also read, and would be lost" in capsys.readouterr().err
+        assert "this command also reads it, and would overwrite it" in capsys.readouterr().err
     generate = ["generate", "--output", str(folder), "--teacher.model", "m", "--teacher.base-url", "http://127.0.0.1:9"]
     for sources in (
         ["--questions.path", str(folder / "questions.jsonl")],
         ["--questions.path", str(source), "--prompts", str(folder / "prompts.json")],
     ):
         assert main([*generate, *sources]) == 2
-        assert "is also read, and would be lost" in capsys.readouterr().err
+        assert "this command also reads it, and would overwrite it" in capsys.readouterr().err
     assert (contents(tmp_path), contents(folder)) == before
 
 
@@ -371,5 +371,5 @@ def test_the_folder_of_a_run_is_no_student_but_holds_one(tmp_path, capsys):
         (folder / "config.json").write_text("{}")
     save_questions([QUESTION], tmp_path / "q.jsonl")
     assert main(["evaluate", "--files", str(tmp_path / "q.jsonl"), "--student.model", str(run)]) == 2
-    told = f"student.model {run}: is the folder of a run: its student is {run / 'student'}"
+    told = f"student.model {run} is the folder of a run: name its student, {run / 'student'}"
     assert capsys.readouterr().err == f"mind: error: {told}\n"

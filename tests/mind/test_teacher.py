@@ -129,7 +129,10 @@ def test_prompts_of_ones_own(tmp_path):
         ({"token_limit_name": "limit"}, "token_limit_name is 'limit': expected one of max_tokens, max_completion"),
         ({"extra_body": '{"top_k": NaN}'}, "extra_body: cannot be sent as JSON: "),
         ({"extra_body": '{"stop": "\\ud800"}'}, "extra_body: cannot be sent as JSON: "),
-        ({"extra_body": '{"stream": true, "messages": []}'}, "extra_body has messages, stream: expected what no other"),
+        (
+            {"extra_body": '{"stream": true, "messages": []}'},
+            "extra_body has messages, stream: expected none of what other options set",
+        ),
     ],
 )
 def test_bad_teachers_are_named(change, message):
@@ -153,7 +156,7 @@ def test_bad_teachers_are_named(change, message):
         (lambda: config(show_answer="no"), "show_answer is 'no': expected true or false"),
         (lambda: JudgeConfig("f", model="j", base_url="ftp://x"), "base_url: expected a URL"),
         (lambda: JudgeConfig("f", price=(float("nan"), 1.0)), "price holds nan: expected a finite number"),
-        (lambda: FilterConfig(drop_leaks="no"), "filter.drop_leaks is 'no': expected true or false"),
+        (lambda: FilterConfig(drop_leaks="no"), "drop_leaks is 'no': expected true or false"),
         (lambda: SourceConfig("x.jsonl", limit="3"), "questions.limit is '3': expected an integer or null"),
     ],
 )
@@ -396,7 +399,7 @@ def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, cha
         ({"nonsense": 1}, "unknown field nonsense"),
         ({"prices": {"m": [1]}}, '"prices" holds [1]: expected a list of 2'),
         ({"budget": {"cost": 5}}, "needs the price"),
-        ({"perspectives": ["socratic", "socratic"]}, "perspectives names socratic twice"),
+        ({"perspectives": ["socratic", "socratic"]}, "perspectives: socratic named more than once"),
     ],
 )
 def test_bad_configurations_are_named(tmp_path, questions, capsys, values, message):

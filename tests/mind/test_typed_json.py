@@ -54,7 +54,7 @@ def test_a_saved_configuration_is_loaded(tmp_path, config):
         ('{"student": 3}', "c.json: student: expected a JSON object, found 3"),
         (
             '{"student": {"modell": "x"}}',
-            "c.json: student: unknown field modell: expected some of model, dtype,",
+            "c.json: student: unknown field modell: the fields are model, dtype,",
         ),
         ('{"student": {"lora": "yes"}}', 'c.json: student: "lora" is "yes": expected true or false'),
         ('{"train": {"seed": 1.5}}', 'c.json: train: "seed" is 1.5: expected an integer'),
