@@ -133,7 +133,7 @@ def fuse(
         "gradient_threshold": gradient_threshold,
         "backend": backend,
     }
-    _check_loss(*head_tensors(head), loss)
+    _check_loss(head_tensors(head)[0], loss)
     if condition is None:
         condition = read_condition(language_model)
         _compare(language_model, _Options(condition, {"backend": backend}, eval_logits=False))
@@ -184,11 +184,11 @@ def _check_forward(model: nn.Module, head: nn.Module) -> None:
         raise ValueError(f"{type(model).__name__}: its forward pass takes no labels: expected a causal language model")
 
 
-def _check_loss(weight: Tensor, bias: Tensor | None, options: dict[str, Any]) -> None:
-    """Raises what `linear_cross_entropy` does of these options, such as BackendUnavailableError."""
-    none = weight.new_zeros(0, weight.shape[1])
-    if not hasattr(weight, "full_tensor"):
-        linear_cross_entropy(none, weight.detach(), torch.zeros(0, dtype=torch.int64), reduction="sum", **options)
+def _check_loss(weight: Tensor, options: dict[str, Any]) -> None:
+    """Raises what `linear_cross_entropy` would, given these options: BackendUnavailableError, for example."""
+    if not hasattr(weight, "full_tensor"):  # FSDP has not gathered it
+        no_row, no_target = weight.new_zeros(0, weight.shape[1]), torch.zeros(0, dtype=torch.int64)
+        linear_cross_entropy(no_row, weight.detach(), no_target, reduction="sum", **options)
 
 
 def _compare(model: Any, options: _Options) -> None:

@@ -264,7 +264,9 @@ def test_an_evaluation_does_not_replace_what_it_reads(tmp_path, evaluate, model_
     before = content(tmp_path)
     answers = tmp_path / "e.responses" / "test.jsonl"
     again = [*evaluate, "--output", str(output), "--overwrite"]
-    expect_error(replaced(again, "--files", str(answers)), capsys, f"e.responses: holds {answers}, which this command also reads")
+    expect_error(
+        replaced(again, "--files", str(answers)), capsys, f"e.responses: holds {answers}, which this command also reads"
+    )
     (tmp_path / "e.json").rename(tmp_path / "model.json")
     shutil.copytree(model_folder, tmp_path / "model.responses")
     expect_error(
