@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.metadata
+import importlib.util
+import sys
+import types
 from collections.abc import Callable
 
 import pytest
@@ -10,27 +14,33 @@ from tiny import Run
 from torch import Tensor, nn
 from trainers import distance, weights
 
+# LLaMA-Factory imports torchaudio at once, of which PyPI has no build for PyTorch without CUDA, and uses it for sound.
+if importlib.util.find_spec("llamafactory") and not importlib.util.find_spec("torchaudio"):
+    sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+    sys.modules["torchaudio"].__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
+
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], nn.Module]], Run]:
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], Run]:
     """Runs a Trainer of transformers, and keeps the loss of every backward pass: the Trainer's own log rounds."""
     from transformers import Trainer
 
     step = Trainer.training_step
-    run: list[Run] = []
+    trained: list[tuple[nn.Module, Run]] = []
 
     def training_step(self: Trainer, model: nn.Module, *args: object, **kwargs: object) -> Tensor:
-        if not run:
-            run.append(Run(weights(model)))
+        if not trained:
+            trained.append((model, Run(weights(model))))
         loss = step(self, model, *args, **kwargs)
-        run[0].losses.append(float(loss))
+        trained[0][1].losses.append(float(loss))
         return loss
 
-    def record(train: Callable[[], nn.Module]) -> Run:
-        run.clear()
-        model = train()
-        run[0].end = weights(model)
-        return run[0]
+    def record(train: Callable[[], object]) -> Run:
+        trained.clear()
+        train()
+        [(model, run)] = trained
+        run.end = weights(model)
+        return run
 
     monkeypatch.setattr(Trainer, "training_step", training_step)
     return record
