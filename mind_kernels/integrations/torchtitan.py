@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchtitan.components.loss import (  # pyright: ignore[reportMissingImports]
     IGNORE_INDEX,
@@ -48,7 +49,8 @@ class FusedLinearCrossEntropy(ChunkedLossWrapper):
     """The cross-entropy of labeled tokens over the number of all processes' tokens, without the logits.
 
     Raises ValueError in the first step if the LM head is no plain linear layer, or one of which each process of a
-    tensor-parallel group has a part.
+    tensor-parallel group has a part; and while a CUDA graph is captured: the loss waits for the GPU once, to leave out
+    the ignored tokens.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -80,6 +82,8 @@ class FusedLinearCrossEntropy(ChunkedLossWrapper):
             global_valid_tokens: scalar: what the sum over the tokens is divided by. None: by nothing.
             loss_inputs: not used.
         """
+        if torch.cuda.is_current_stream_capturing():
+            raise ValueError("the loss cannot be part of a CUDA graph: set training.disable_cuda_graphs")
         with self._computing(self.lm_head, labels):
             return super().__call__(pred, labels, global_valid_tokens)
 

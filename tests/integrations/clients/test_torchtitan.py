@@ -5,8 +5,10 @@ The loop is that of torchtitan's trainer, which itself needs a GPU.
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
+import sys
 
 import pytest
 
@@ -81,7 +83,7 @@ def whole(made: nn.Module) -> torch.Tensor:
 def test_steps_are_those_of_the_chunked_loss(agree, tied):
     stock = trained(model(tied), ChunkedLossWrapper.Config(num_chunks=4).build())
     fused = trained(model(tied), FusedLinearCrossEntropy.Config().build(compile_config=None))
-    agree("torchtitan", "2", f"Llama 3, {'tied head' if tied else 'one process'}", stock, fused)
+    agree("torchtitan", "3", f"Llama 3, {'tied head' if tied else 'one process'}", stock, fused)
 
 
 def work(rank: int, port: int, results: object) -> None:
@@ -112,10 +114,10 @@ def test_sharded_steps_are_those_of_the_chunked_loss(agree):
     with multiprocessing.Manager() as manager:
         results = manager.list()
         multiprocessing.spawn(work, (port, results), PROCESSES)
-        agree("torchtitan", "2", "Llama 3, FSDP2 on two processes", *results)
+        agree("torchtitan", "3", "Llama 3, FSDP2 on two processes", *results)
 
 
-def test_a_head_of_another_kind_is_refused():
+def test_what_is_not_computed_right_is_refused(monkeypatch):
     class Capped(nn.Linear):
         def forward(self, hidden):
             return super().forward(hidden).tanh()
@@ -130,3 +132,14 @@ def test_a_head_of_another_kind_is_refused():
     loss.set_lm_head(part)
     with pytest.raises(ValueError, match="10 of 20"):
         loss(hidden, labels)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(ValueError, match="set training.disable_cuda_graphs"):
+        loss(hidden, labels)
+
+
+def test_another_version_of_torchtitan_is_refused(monkeypatch):
+    monkeypatch.setattr(ChunkedLossWrapper, "set_lm_head", lambda self, head, norm: None)
+    monkeypatch.delitem(sys.modules, "mind_kernels.integrations.torchtitan")
+    expected = r"torchtitan \d.*ChunkedLossWrapper.set_lm_head takes self, head, norm: expected self, lm_head"
+    with pytest.raises(ImportError, match=expected):
+        importlib.import_module("mind_kernels.integrations.torchtitan")
