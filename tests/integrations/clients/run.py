@@ -70,19 +70,18 @@ def main() -> int:
     if unknown := [name for name in options.clients if name not in clients]:
         parser.error(f"unknown client {', '.join(unknown)}: expected some of {', '.join(clients)}")
     table, failures = [HEADER, ("---",) * len(HEADER)], []
-    with tempfile.TemporaryDirectory() as scratch:
-        for client in options.clients or clients:
-            folder = (options.environments or Path(scratch)) / client
-            report = Path(scratch) / f"{client}.xml"
-            python = environment(client, folder)
+    for client in options.clients or clients:
+        with tempfile.TemporaryDirectory() as scratch:
+            report = Path(scratch) / "report.xml"
+            python = environment(client, (options.environments or Path(scratch)) / client)
             command = [python, "-m", "pytest", "-o", "addopts=", "-q", "-W", "ignore", f"--junitxml={report}"]
             ran = subprocess.run(
                 [*command, str(TESTS / f"test_{client}.py")], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
             )
             found = rows(client, report) if report.exists() else []
-            if ran.returncode or not found:
-                failures.append(client)
-            table += found
+        if ran.returncode or not found:
+            failures.append(client)
+        table += found
     for row in table:
         print("|", " | ".join(row), "|")
     if failures:
