@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -110,4 +111,5 @@ def readable_file(text: str) -> Path:
 
 def program(name: str, main: Callable[[], None]) -> None:
     """Runs `main` as the program python -m bench.<name>: bad input and Ctrl-C end it in one line."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # bench/__init__.py has put it off
     sys.exit(guarded(f"bench.{name}", main))

@@ -163,7 +163,7 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         linestyle=(0, (3, 2)),
         label=f"sparse gradient, $2^{{{math.log2(summary['threshold']):g}}}$",
     )
-    losses.set(ylabel="loss (nats a token)", title=f"{summary['inputs']}, {summary['rationales']} a step")
+    losses.set(ylabel="loss (nats per token)", title=f"{summary['inputs']}, {summary['rationales']} per step")
     losses.legend(frameon=False, title=f"bold: means of {WINDOW} steps, thin: single steps")
     difference.axhspan(-LIMIT_PERCENT, LIMIT_PERCENT, color=GREEN, alpha=0.15, linewidth=0)
     difference.axhline(0, color="grey", linewidth=0.8)

@@ -19,7 +19,7 @@ _FENCE = re.compile(r"^[ \t]*```.*\n?", re.MULTILINE)
 _MARKED_LINE = re.compile(ANSWER_MARKER + r"[^\n]*")
 _LINE = re.compile(r"\s*+([^\n]*)")
 _HEADING = re.compile(r"\W*(?:step|part|case|problem|question|task|phase|stage)\b", re.IGNORECASE)
-_ANNOUNCEMENT = re.compile(r"[\s*_]*(?:the\s)?(?:final\s)?answer[\s*_]*:?[\s*_]*", re.IGNORECASE)
+_ANNOUNCEMENT = re.compile(r"[\s*_#]*(?:the\s)?(?:final\s)?answer[\s*_]*:?[\s*_]*", re.IGNORECASE)
 _DECORATION = "*_`>"
 _MOST_LINES = 20
 """With a marker: more are no answer lines but noise, and comparing one may take a second."""
@@ -96,9 +96,9 @@ def _first_answer_line(text: str, is_answer: Callable[[str], bool]) -> int | Non
 
 
 def _undecorated(text: str, start: int) -> int:
-    """Where the decoration in front of a marker at `start` begins: "> **" of "> **#### 12**"."""
+    """Where the decoration in front of a marker at `start` begins: "> **" of "> **#### 12**", "- " of a list."""
     line = text.rfind("\n", 0, start) + 1
-    if not text[line:start].strip(f" \t{_DECORATION}"):
+    if not text[line:start].strip(f" \t{_DECORATION}-+•"):
         return line
     return len(text[:start].rstrip(_DECORATION))
 

@@ -93,7 +93,8 @@ class DataConfig:
         doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
         require(not doubled, f"data.perspectives names {', '.join(doubled)} twice")
         require(0 < self.heldout_fraction < 1, f"data.heldout_fraction is {self.heldout_fraction}: expected (0, 1)")
-        require(self.max_questions is None or self.max_questions >= 2, "data.max_questions: expected at least 2")
+        most = self.max_questions
+        require(most is None or most >= 2, f"data.max_questions is {most}: expected at least 2")
         for name in ("generated_questions", "generated_heldout", "generated_evaluation"):
             require(getattr(self, name) >= 2, f"data.{name} is {getattr(self, name)}: expected at least 2")
         require(self.generated_ood >= 0, f"data.generated_ood is {self.generated_ood}: expected at least 0")
@@ -119,7 +120,10 @@ class ObjectiveConfig:
         check_fields("objective", self)
         require(0 < self.beta <= 1, f"objective.beta is {self.beta}: expected a number in (0, 1]")
         require(self.tau_student > 0, f"objective.tau_student is {self.tau_student}: expected a positive number")
-        require(self.consistency_weight >= 0, "objective.consistency_weight: expected a number >= 0")
+        require(
+            self.consistency_weight >= 0,
+            f"objective.consistency_weight is {self.consistency_weight}: expected a number >= 0",
+        )
         require(
             self.gradient_threshold is None or 0 < self.gradient_threshold < 1,
             f"objective.gradient_threshold is {self.gradient_threshold}: expected None or a probability in (0, 1)",
@@ -176,8 +180,8 @@ class MetaNetConfig:
         require(self.accumulation >= 1, f"metanet.accumulation is {self.accumulation}: expected at least 1")
         require(self.warmup_epochs >= 0, f"metanet.warmup_epochs is {self.warmup_epochs}: expected at least 0")
         require(
-            self.feedback in FEEDBACK or re.fullmatch(r"every-[1-9]\d*", self.feedback) is not None,
-            f"metanet.feedback is {self.feedback!r}: expected all, selected or every-N (every-4, for example)",
+            self.feedback in FEEDBACK or re.fullmatch(r"every-[1-9][0-9]{0,8}", self.feedback) is not None,
+            f"metanet.feedback is {self.feedback!r:.60}: expected all, selected or every-N (every-4, for example)",
         )
         require(self.warmup_questions >= 1, f"metanet.warmup_questions is {self.warmup_questions}: expected at least 1")
         require(0 <= self.ema < 1, f"metanet.ema is {self.ema}: expected a number in [0, 1)")

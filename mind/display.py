@@ -1,6 +1,8 @@
-"""Texts that a model, a user or a stranger wrote, made fit to be shown."""
+"""What is shown: texts that a model, a user or a stranger wrote, made fit for it, and numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 # Invisible, or able to reorder the text around them: shown by name. Surrogates have no place in UTF-8.
 _UNREADABLE = {
@@ -12,16 +14,32 @@ _UNREADABLE |= {
 
 
 def readable(text: str, limit: int | None = None) -> str:
-    """`text`, or its first `limit` characters, for a terminal or a page, which shall show it and obey none of it.
+    """`text` for a terminal or a page, which shall show it and obey none of it; cut after `limit` characters.
 
-    Control characters become U+FFFD, marks of writing direction their code.
+    Control characters become U+FFFD, marks of writing direction their code, and what is cut off " ...".
     """
-    return text[:limit].replace("\r\n", "\n").translate(_UNREADABLE)
+    cut = limit is not None and len(text) > limit
+    return text[:limit].replace("\r\n", "\n").translate(_UNREADABLE) + (" ..." if cut else "")
 
 
 def one_line(text: str, limit: int | None = None) -> str:
-    """`readable` text with a space for each run of white space, or its first `limit` characters."""
-    return " ".join(text.split()).translate(_UNREADABLE)[:limit]
+    """`readable` text with a space for each run of white space."""
+    return readable(" ".join(text.split()), limit)
+
+
+def number_of(count: float, noun: str) -> str:
+    """As in "1 question" and "1,227 questions"."""
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """A share as in "58.0 %"."""
+    return f"{100 * share:.1f} %"
+
+
+def listed(names: Sequence[str], limit: int = 3) -> str:
+    """The first `limit` names and, if there are more, how many: "a, b, c, ... (7 in all)"."""
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 def describe(error: BaseException) -> str:

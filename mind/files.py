@@ -149,7 +149,7 @@ def new_file(name: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     not there or cannot be written to.
     """
     file = Path(name)
-    _check_name(file)
+    check_name(file)
     require(os.path.lexists(file.parent), f"{file.parent}: no such folder")
     _check_folder(file.parent)
     if os.path.lexists(file):
@@ -158,14 +158,28 @@ def new_file(name: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     return file
 
 
+def check_apart(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raises MindError if `output`, which is to be replaced, is or holds one of the files and folders that are read."""
+    for path in map(Path, inputs):
+        if output.exists() and os.path.exists(path):
+            lost = output.samefile(path)
+            require(not lost, f"{output}: is also read, and would be lost: name another --output")
+            lost = output.resolve() in path.resolve().parents
+            require(not lost, f"{output}: holds {path}, which is also read, and would be lost: name another --output")
+
+
 def check_new_folder(path: Path) -> None:
     """Raises MindError if a folder at `path`, with those above it that are missing, could not be made or written to."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise MindError(f"{str(path)!r:.100}: cannot be written by every library: expected a name in UTF-8") from None
     path = path.absolute()
-    _check_name(path)
+    check_name(path)
     above = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     _check_folder(above)
     for missing in path.relative_to(above).parts:
-        _check_name(above / missing)
+        check_name(above / missing)
 
 
 def _check_folder(folder: Path) -> None:
@@ -173,7 +187,7 @@ def _check_folder(folder: Path) -> None:
     require(os.access(folder, os.W_OK | os.X_OK), f"{folder}: cannot be written to")
 
 
-def _check_name(path: Path) -> None:
+def check_name(path: Path) -> None:
     """Raises MindError for a name that the system does not take, such as one of 300 characters."""
     require(path.name != "", f"{str(path)!r}: expected the name of a file or folder")
     try:
@@ -233,6 +247,11 @@ def write_json_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[s
     """Writes `rows` as JSON lines; a file at `path` is replaced in one step or, after an error, left as it was."""
     with replacing(path) as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object that a file holds; raises MindError as `require_file`, and for what is not JSON or no object."""
+    return parse_object(str(path), require_file(path).read_bytes())
 
 
 def parse_object(where: str, text: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mind.display import listed
 from mind.errors import NotFiniteError
 
 LISTED = 8
@@ -49,5 +50,4 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def named_questions(ids: Sequence[str]) -> str:
     """ "question a" or "questions a, b", and how many there are if not all are named."""
-    rest = f", ... ({len(ids)} in all)" if len(ids) > LISTED else ""
-    return f"question{'s' if len(ids) > 1 else ''} {', '.join(ids[:LISTED])}{rest}"
+    return f"question{'s' if len(ids) > 1 else ''} {listed(ids, LISTED)}"

@@ -22,7 +22,6 @@ def find_model(option: str, name: str) -> str:
     Asks the Hub once. Raises MindError, which names the option, for what is neither.
     """
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import OfflineModeIsEnabled
 
     if is_local(option, name):
         name = os.path.expanduser(name)
@@ -32,13 +31,29 @@ def find_model(option: str, name: str) -> str:
     error = require_on_hub(option, name, "model")
     if error is None:
         return name
-    away = f"the Hub does not answer ({one_line(str(error), 200)})"
     copy = try_to_load_from_cache(name, CONFIG)
     if not isinstance(copy, str):
-        raise MindError(f"{option} {name}: no such folder here, and {away}{_meant(Path(name))}") from error
-    if not isinstance(error, OfflineModeIsEnabled):  # which was wanted
-        warnings.warn(f"{option} {name}: {away}: its copy in the cache is taken", RuntimeWarning, stacklevel=3)
+        raise out_of_reach(option, name, error)
+    warn_of_copy(option, name, error)
     return str(Path(copy).parent)
+
+
+def out_of_reach(option: str, name: str, error: Exception) -> MindError:
+    """The error for a name that is no folder, where the Hub does not answer because of `error` and no cache has it."""
+    return MindError(f"{option} {name}: no such folder here, and {_silence(error)}{_meant(Path(name))}")
+
+
+def warn_of_copy(option: str, name: str, error: Exception) -> None:
+    """Tells that a cache's copy is used because the Hub does not answer, unless nobody wanted to ask it."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if not isinstance(error, OfflineModeIsEnabled):
+        message = f"{option} {name}: {_silence(error)}: its copy in the cache is used"
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def _silence(error: Exception) -> str:
+    return f"the Hub does not answer ({one_line(str(error), 200)})"
 
 
 def is_local(option: str, name: str) -> bool:
@@ -46,7 +61,7 @@ def is_local(option: str, name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # Path's own knows no user by that name and raises
     if path.is_dir():
         return True
     if path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -11,8 +12,11 @@ from mind.display import one_line, readable
 
 LINE_EVERY_S = 30.0
 """Seconds between the lines of a log."""
+FIRST_LINE_S = 5.0
+"""Seconds to the first of them, which says how long the work will take."""
 _BAR = "{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 """A bar of ten cells: what is said behind it must not take its place in 80 columns."""
+_UNKNOWN_COLUMNS = 80
 
 
 class Progress:
@@ -31,10 +35,19 @@ class Progress:
         self._first = self._done = self._told = done
         self._words = ""
         self._started = self._last = time.monotonic()
+        self._wait_s = min(FIRST_LINE_S, LINE_EVERY_S)
         self._bar = None
         if sys.stderr.isatty():
+            # A terminal that a program made may say that it has no columns: a bar of that width would be empty.
+            sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
             self._bar = tqdm(
-                desc=self._what, total=total, initial=done, leave=stay, bar_format=_BAR, dynamic_ncols=True
+                desc=self._what,
+                total=total,
+                initial=done,
+                leave=stay,
+                bar_format=_BAR,
+                dynamic_ncols=sized,
+                ncols=None if sized else _UNKNOWN_COLUMNS,
             )
 
     def update(self, count: int) -> None:
@@ -42,7 +55,7 @@ class Progress:
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif time.monotonic() - self._last >= LINE_EVERY_S:
+        elif time.monotonic() - self._last >= self._wait_s:
             self._tell()
 
     def reach(self, done: int) -> None:
@@ -69,7 +82,7 @@ class Progress:
         self.close()
 
     def _tell(self) -> None:
-        self._last, self._told = time.monotonic(), self._done
+        self._last, self._told, self._wait_s = time.monotonic(), self._done, LINE_EVERY_S
         spent = self._last - self._started
         parts = [f"{self._what}: {self._done:,} of {self._total:,} {self._unit}s in {tqdm.format_interval(spent)}"]
         if self._first < self._done < self._total:

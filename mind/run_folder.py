@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -15,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mind.display import one_line
 from mind.errors import MindError, require
-from mind.files import check_new_folder, json_rows, lock, naming, replacing, replacing_file
+from mind.files import (
+    check_new_folder,
+    json_rows,
+    lock,
+    naming,
+    parse_object,
+    replacing,
+    replacing_file,
+    require_file,
+)
 from mind.typed_json import read_json, save_json, write_json
 
 if TYPE_CHECKING:
@@ -25,6 +35,10 @@ METHOD_STATE = "calibration.pt"
 """What the run's method needs to go on; named after the calibrator of MIND. The last file of a checkpoint."""
 PROGRESS = "progress.json"
 """What the trainer needs to go on: the metrics since the last line, and the time spent so far."""
+_CONFIGURED = {"output", "student", "data", "train"}
+"""What the configuration of every run names; a model's, which has the same name, does not."""
+_OURS = {"written_by": "mind train"}
+"""In the header of the networks that a run writes: other files of their kind may lie beside them."""
 
 
 @dataclass(frozen=True, init=False)
@@ -87,7 +101,7 @@ class RunFolder(os.PathLike[str]):
     @property
     def begun(self) -> tuple[int, int] | None:
         """A mark of the run that began here, another for each one; None without a run."""
-        if not self.config.exists():
+        if not self._holds_run():
             return None
         found = self.config.stat()
         return found.st_ino, found.st_mtime_ns
@@ -112,8 +126,12 @@ class RunFolder(os.PathLike[str]):
 
     def checkpoints(self) -> dict[int, Path]:
         """The complete checkpoints by their step, in order; one that a crash left unfinished is not among them."""
-        complete = [file.parent for file in self.path.glob(f"checkpoint-*/{METHOD_STATE}")]
-        return dict(sorted((int(folder.name.rpartition("-")[2]), folder) for folder in complete))
+        return {step: folder for step, folder in self._all_checkpoints() if (folder / METHOD_STATE).exists()}
+
+    def _all_checkpoints(self) -> list[tuple[int, Path]]:
+        """Also the unfinished ones; a copy of one under another name, such as checkpoint-best, is none."""
+        named = ((re.fullmatch(r"checkpoint-([0-9]+)", path.name), path) for path in self.path.glob("checkpoint-*"))
+        return sorted((int(name[1]), path) for name, path in named if name is not None)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -141,12 +159,16 @@ class RunFolder(os.PathLike[str]):
         self.write_inputs(inputs)
         save_json(config, self.config)
 
-    def _remove_run(self) -> None:
-        """Removes what runs write, and nothing else; the configuration last, so that a kill leaves what is a run."""
+    def written(self) -> list[Path]:
+        """What a run writes there, all that it removes; the configuration last, so that a kill leaves what is a run."""
         names = (self.inputs, self.starts, self.metrics, self.evaluation, self.status, self.report)
-        names += (self.student, self.tensorboard)
-        patterns = ("responses", "checkpoint-*", METHOD_STATE, "*.safetensors")
-        for path in (*names, *(path for pattern in patterns for path in self.path.glob(pattern)), self.config):
+        names += (self.student, self.tensorboard, self.path / "responses", self.path / METHOD_STATE)
+        checkpoints = (folder for _, folder in self._all_checkpoints())
+        networks = filter(_is_network, self.path.glob("*.safetensors"))
+        return [*names, *checkpoints, *networks, self.config]
+
+    def _remove_run(self) -> None:
+        for path in self.written():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -158,7 +180,11 @@ class RunFolder(os.PathLike[str]):
 
     def read_inputs(self) -> dict[str, Any]:
         """inputs.json; empty for a run of an older version."""
-        return _read_object(self.inputs) if self.inputs.exists() else {}
+        inputs = _read_object(self.inputs) if os.path.lexists(self.inputs) else {}
+        for name, entry in inputs.items():
+            known = isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
+            require(known, f'{self.inputs}: {name}: expected an object with "sha256", a text')
+        return inputs
 
     def append_start(self, start: Mapping[str, Any]) -> None:
         """Adds a start to those that are known, at once."""
@@ -166,7 +192,7 @@ class RunFolder(os.PathLike[str]):
 
     def read_starts(self) -> list[dict[str, Any]]:
         """The starts so far, in order; none for a run of an older version."""
-        starts = read_json(self.starts) if self.starts.exists() else []
+        starts = read_json(self.starts) if os.path.lexists(self.starts) else []
         known = isinstance(starts, list) and all(isinstance(start, dict) for start in starts)
         require(known, f"{self.starts}: expected a JSON list of objects")
         return starts
@@ -182,13 +208,20 @@ class RunFolder(os.PathLike[str]):
         """Raises MindError if there is something else at the path than an empty folder or, if `overwrite` allows that,
         a run, and if no folder can be made there or written to."""
         check_new_folder(self.path)
-        if self.config.exists():
+        if self._holds_run():
             remedy = "name another --output, continue it with --resume, or write over it with --overwrite"
             require(overwrite, f"{self.path}: already holds a run; {remedy}")
         elif self.path.exists():
             of_a_killed_start = (self.inputs.name, ".inputs.json.partial", ".config.json.partial")
             others = [path for path in self.path.iterdir() if path.name not in of_a_killed_start]
             require(not others, f"{self.path}: exists and is not an empty folder; name another --output")
+
+    def _holds_run(self) -> bool:
+        """Whether config.json is there and a run's."""
+        try:
+            return self.read_config().keys() >= _CONFIGURED
+        except MindError:
+            return False
 
     def check_resumable(self) -> None:
         """Raises MindError if the folder holds no run."""
@@ -212,18 +245,14 @@ class RunFolder(os.PathLike[str]):
             file.write(text)
 
     def _metrics_until(self, last_step: int) -> Iterator[str]:
-        for line in self.metrics.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                return  # only the line that the kill cut short can be broken, and nothing follows it
-            if row["phase"] != "train" or row["step"] <= last_step:
-                yield line + "\n"
+        for _, row in metric_rows(self.metrics):
+            if row is not None and (row["phase"] != "train" or row["step"] <= last_step):
+                yield json.dumps(row) + "\n"
 
     def read_evaluation(self) -> dict[str, Any]:
         """{"before": ..., "after": ...}, each None if it was not measured."""
         nothing = {"before": None, "after": None}
-        return nothing | (_read_object(self.evaluation) if self.evaluation.exists() else {})
+        return nothing | (_read_object(self.evaluation) if os.path.lexists(self.evaluation) else {})
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Replaces evaluation.json at once."""
@@ -231,7 +260,7 @@ class RunFolder(os.PathLike[str]):
 
     def read_status(self) -> dict[str, Any]:
         """status.json; empty for a run that did not come to its end."""
-        return _read_object(self.status) if self.status.exists() else {}
+        return _read_object(self.status) if os.path.lexists(self.status) else {}
 
     def reopen(self, config: Any, inputs: Mapping[str, Any]) -> None:
         """A finished run goes on, with a configuration of more steps and the `inputs` that belong to it.
@@ -255,7 +284,7 @@ class RunFolder(os.PathLike[str]):
     def read_progress(self, checkpoint: Path) -> dict[str, Any]:
         """What `write_progress` wrote; empty for a checkpoint of an older version."""
         file = checkpoint / PROGRESS
-        return _read_object(file) if file.exists() else {}
+        return _read_object(file) if os.path.lexists(file) else {}
 
     def save_method(
         self, state: Mapping[str, Any], networks: Mapping[str, nn.Module], checkpoint: Path | None = None
@@ -273,7 +302,7 @@ class RunFolder(os.PathLike[str]):
             weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
             file = folder / f"{name}.safetensors"
             with saving(file), replacing_file(file) as partial:
-                partial.write_bytes(save(weights))
+                partial.write_bytes(save(weights, _OURS))
         with saving(folder / METHOD_STATE), replacing_file(folder / METHOD_STATE) as partial:
             torch.save(dict(state), partial)
 
@@ -295,9 +324,46 @@ def saving(path: Path) -> Iterator[None]:
             yield
     except (SafetensorError, RuntimeError) as error:
         number = re.search(r"os error (\d+)", str(error))  # torch tells none
-        raise OSError(
-            int(number[1]) if number else errno.EIO, f"cannot be written ({one_line(str(error), 200)})", str(path)
-        ) from error
+        free = shutil.disk_usage(path.parent).free / 2**20
+        reason = f"cannot be written ({one_line(str(error), 200)}; {free:,.0f} MiB are free there)"
+        raise OSError(int(number[1]) if number else errno.EIO, reason, str(path)) from error
+
+
+def metric_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The lines of a metrics.jsonl with their numbers, without blank ones; None for the last if a kill cut it short.
+
+    Raises MindError, with the line, for any other that is no JSON object with a phase and, in training, a step.
+    """
+    lines = require_file(path).read_bytes().split(b"\n")
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = parse_object(where, text)
+        except MindError:
+            if number < len(lines):
+                raise
+            yield number, None
+            return
+        phase, step = row.get("phase"), row.get("step")
+        require(phase in ("warmup", "train"), f'{where}: expected an object with "phase" "warmup" or "train"')
+        counted = isinstance(step, int | float) and math.isfinite(step)
+        require(phase == "warmup" or counted, f"{where}: a train line needs a number as its step")
+        yield number, row
+
+
+def _is_network(file: Path) -> bool:
+    """Whether `save_method` wrote this file of weights."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        return False
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            return (weights.metadata() or {}).items() >= _OURS.items()
+    except (SafetensorError, OSError):
+        return False
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ class Summary:
 
     def as_rows(self) -> list[dict[str, Any]]:
         """The rows of the table, whose keys are the columns; here a row for each field."""
-        return counted(dataclasses.asdict(self))
+        return counted({name.replace("_", " "): value for name, value in dataclasses.asdict(self).items()})
 
 
 def counted(counts: dict[str, Any]) -> list[dict[str, Any]]:

@@ -66,10 +66,11 @@ def overlaid(values: Any, others: Any) -> Any:
 
 def build(kind: type[T], values: Any, where: str) -> T:
     """The dataclass of class `kind` from JSON's `values`; raises MindError that begins with `where`, as `load_json`."""
-    require(isinstance(values, dict), f"{where}: expected an object with the fields of {kind.__name__}")
+    require(isinstance(values, dict), f"{where}: expected a JSON object, found {described(values)}")
     fields = _fields(kind)
-    unknown = sorted(values.keys() - {field.json_name for field in fields})
-    require(not unknown, f"{where}: unknown field {', '.join(unknown)}")
+    names = [field.json_name for field in fields]
+    unknown = sorted(values.keys() - names)
+    require(not unknown, f"{where}: unknown field {', '.join(unknown)}: expected some of {', '.join(names)}")
     built = {}
     for field in fields:
         if not field.is_in(values, where):
@@ -120,7 +121,7 @@ def check_fields(section: str, record: Any) -> None:
     """Checks a dataclass that is being built, for its `__post_init__`; its lists become tuples, its paths texts.
 
     Raises MindError for a value of another type than its field's or outside its Literal, for a number that is nan or
-    infinite, and for a blank text: "SECTION.FIELD is VALUE: expected ...".
+    infinite, for an integer of more than 64 bits, and for a blank text: "SECTION.FIELD is VALUE: expected ...".
     """
     for field in _fields(type(record)):
         value = _frozen(getattr(record, field.name))
@@ -240,6 +241,8 @@ def _leaves(value: Any) -> Iterator[Any]:
 def _unusable(value: Any) -> _Fault | None:
     if isinstance(value, float) and not math.isfinite(value):
         return _Fault(value, "a finite number")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # none that anything compiled takes
+        return _Fault(value, "an integer of at most 64 bits")
     return _Fault(value, "a text that is not blank") if isinstance(value, str) and not value.strip() else None
 
 

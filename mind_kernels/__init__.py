@@ -7,6 +7,7 @@ from mind_kernels.linear_divergence import DivergenceStats, linear_divergence
 from mind_kernels.linear_log_prob import RowLogProbs, linear_log_prob
 from mind_kernels.linear_mind_loss import MindStats, linear_mind_loss
 from mind_kernels.linear_pairwise_jsd import MixtureStats, PairStats, linear_pairwise_jsd
+from mind_kernels.linear_top_k import TopK, linear_top_k
 
 __version__ = "0.1.0"
 
@@ -20,10 +21,12 @@ __all__ = [
     "PairStats",
     "RowLogProbs",
     "RowStats",
+    "TopK",
     "backends",
     "linear_cross_entropy",
     "linear_divergence",
     "linear_log_prob",
     "linear_mind_loss",
     "linear_pairwise_jsd",
+    "linear_top_k",
 ]

@@ -1,6 +1,6 @@
-"""`python -m mind_kernels [command] [options]`: `check`, the default, says which backends this installation has.
+"""`python -m mind_kernels [command] [options]`: `info`, the default, says which backends this installation has.
 
-A command is imported when it is asked for: `check` works without the triton package, which `ahead` needs.
+A command is imported when it is asked for: `info` works without the triton package, which `ahead` needs.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import os
 import subprocess
 import sys
 
-COMMANDS = ("check", "ahead")
+COMMANDS = ("info", "check", "ahead")
 INTERRUPTED, NOT_READ = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command that the first argument names."""
-    name, options = "check", arguments
+    name, options = "info", arguments
     if arguments and not arguments[0].startswith("-"):
         name, *options = arguments
     if name == "help":
-        name, options = options[0] if options else "check", ["--help"]
+        name, options = options[0] if options else "info", ["--help"]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f"; perhaps you meant {near[0]}" if near else ""

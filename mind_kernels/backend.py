@@ -132,6 +132,7 @@ BACKENDS = {
                 "linear_pairwise_jsd": f"{_GROUPS}.backend_torch",
                 "linear_mind_loss": f"{_GROUPS}.backend_torch",
                 "linear_divergence": f"{_DIVERGENCES}.backend_torch",
+                "linear_top_k": "mind_kernels.linear_top_k.backend_torch",
             },
             float64=True,
             summary="plain PyTorch in chunks of rows, which never allocates N x V",

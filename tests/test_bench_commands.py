@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from bench.linear_cross_entropy.providers import plain
 from bench.measure import RESULTS, Timing, measure_time
 
 ROOT = Path(__file__).resolve().parents[1]
-NO_PROGRAMS = {"measure", "real_rows", "command"}
+NO_PROGRAMS = {"__init__", "measure", "real_rows", "command"}
 NAMES = sorted(
     {file.stem for file in (ROOT / "bench").glob("*.py")} - NO_PROGRAMS
     | {file.parent.name for file in (ROOT / "bench").glob("*/__main__.py")}
@@ -172,6 +173,18 @@ def test_as_a_program_it_ends_in_a_line(tmp_path):
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     ended = subprocess.run(command_line, cwd=ROOT, env=buffered, stdout=writer, stderr=subprocess.PIPE, text=True)
     assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_ctrl_c_while_pytorch_is_loaded_ends_in_silence(tmp_path):
+    """Which takes seconds, and would end in a traceback through PyTorch's own modules."""
+    (tmp_path / "torch.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    command_line = [sys.executable, "-m", "bench.packing"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(command_line, cwd=ROOT, env=environment, **streams) as process:
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1] == "" and process.returncode == -signal.SIGINT
 
 
 def own_loss(inputs):

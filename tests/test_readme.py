@@ -1,9 +1,10 @@
-"""The README's training loop runs as it stands there, and does what a plain loop over logits does."""
+"""The examples of the READMEs run as they stand there, and do what plain PyTorch on logits does."""
 
 from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -11,6 +12,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.guide import ROOT, block
 
 K, P, T = 3, 2, 9
+
+
+def example(folder: str = "") -> str:
+    """The code block behind the comment that names this file, in the README of `folder`."""
+    return block(ROOT / folder / "README.md", "tests/test_readme.py")
 
 
 def plain_loss(model, batch):
@@ -39,7 +45,7 @@ def test_ten_lines_in_somebody_elses_loop():
     batch["labels"] = torch.where(torch.arange(T) < 4, -100, batch["input_ids"])
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     names = {"model": model, "loader": [batch] * 3, "optimizer": optimizer}
-    exec(block(ROOT / "README.md", "tests/test_readme.py"), names)
+    exec(example(), names)
     optimizer = torch.optim.SGD(plain.parameters(), lr=1.0)
     for _ in range(3):
         plain_loss(plain, batch).backward()
@@ -50,3 +56,58 @@ def test_ten_lines_in_somebody_elses_loop():
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
         assert not torch.equal(found, first), name
+
+
+def log_probs(given, hidden="hidden", head="head"):
+    return (given[hidden].double() @ given[head].double().T).log_softmax(-1)
+
+
+def pairwise_jsd(p):
+    """The sum over the pairs of the K distributions (..., K, V) of each group."""
+    pairs = [(i, j) for i in range(p.shape[-2]) for j in range(i + 1, p.shape[-2])]
+    return sum(jsd(p[..., i, :], p[..., j, :]) for i, j in pairs)
+
+
+def jsd(p, q):
+    middle = (p + q) / 2
+    return ((p * (p / middle).log()).sum(-1) + (q * (q / middle).log()).sum(-1)) / 2
+
+
+def cross_entropy(given):
+    nll = F.nll_loss(log_probs(given), given["target"], reduction="none")
+    return (given["row_weight"] * nll).sum() / given["row_weight"].sum()
+
+
+def log_prob_loss(given):
+    log_p = log_probs(given)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    return -log_p.gather(1, given["target"][:, None]).mean() - 0.01 * entropy.mean()
+
+
+def mind_loss(given):
+    log_p = log_probs(given)
+    return F.nll_loss(log_p, given["target"]) + 0.1 * pairwise_jsd(log_p.exp()[given["answer_rows"]]).mean()
+
+
+@pytest.mark.parametrize(
+    ("operation", "plain"),
+    [
+        ("linear_cross_entropy", cross_entropy),
+        ("linear_log_prob", log_prob_loss),
+        ("linear_pairwise_jsd", lambda given: pairwise_jsd(log_probs(given).exp()).mean() / 3),
+        (
+            "linear_divergence",
+            lambda given: jsd(log_probs(given).exp(), log_probs(given, "teacher_hidden", "teacher_head").exp()).mean(),
+        ),
+        ("linear_mind_loss", mind_loss),
+    ],
+)
+def test_the_example_of_an_operation(operation, plain):
+    torch.manual_seed(0)
+    given = {}
+    exec(example(f"mind_kernels/{operation}"), given)
+    leaves = given["hidden"], given["head"]
+    expected = plain(given)
+    torch.testing.assert_close(given["loss"].double(), expected, rtol=1e-5, atol=1e-6)
+    for leaf, gradient in zip(leaves, torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(leaf.grad, gradient, rtol=1e-3, atol=1e-5)

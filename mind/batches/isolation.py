@@ -25,14 +25,8 @@ from mind.batches.rows import left_padded_inputs, padded_inputs, plain_inputs, s
 from mind.display import describe
 from mind.errors import MindError
 from mind.student.model import attention_of
-from mind.student.probe import (
-    probe_ids,
-    probing,
-    relative_error,
-    tolerance,
-    trunk_states,
-    working_dtype,
-)
+from mind.student.probe import relative_error, tolerance, trunk_states, working_dtype
+from mind_kernels.integrations.probe import probe_ids, probing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from mind.cli.boundary import guarded
-from mind.cli.terminal import set_up_terminal
 from mind.display import one_line, readable
 from mind.requirements import application_packages
 
@@ -35,13 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status.
 
     That is 0, 1 for a job that left requests unanswered, 2 for bad input, for a package that is not installed, for a
-    file that cannot be read or written and for training that met a number that is not finite, which are told in one
+    file that cannot be read or written and for training that met a number that is not finite, which are reported in one
     line on standard error, 130 where Ctrl-C ended it, and 141 where nobody reads its output any more.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.formatwarning = _one_line
     _spin_briefly()
-    set_up_terminal()
     words = list(sys.argv[1:] if arguments is None else arguments)
 
     def run() -> int:

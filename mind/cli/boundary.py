@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
-from mind.cli.terminal import complain
+from mind.cli.terminal import complain, set_up_terminal
+from mind.display import one_line
 from mind.errors import MindError
 from mind.files import naming
 
@@ -15,11 +18,13 @@ BAD_INPUT, INTERRUPTED, NOT_READ = 2, 130, 141  # the latter two as a shell repo
 
 
 def guarded(program: str, run: Callable[[], int | None]) -> int:
-    """The exit status of `run`: what it returned, or that of the error it ended with, which is told in one line.
+    """The exit status of `run`: what it returned, or that of the error it ended with, which is reported in one line.
 
-    Those are bad input, files that the system would not read or write, Ctrl-C, and output that nobody reads any more,
-    of which nothing is told. The notes of an exception (`add_note`) end its line. Every other one is a bug, and passes.
+    Those are bad input, files that the system would not read or write, memory that it has not, Ctrl-C, and output that
+    nobody reads any more, of which nothing is said. The notes of an exception (`add_note`) end its line. Every other
+    one is a bug, and passes.
     """
+    set_up_terminal()
     try:
         try:
             return run() or 0
@@ -27,27 +32,40 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
             with naming("standard output"):
                 sys.stdout.flush()
     except MindError as error:
-        complain(program, _with_notes(f"error: {error}", error))
+        _complain(program, f"error: {error}", error)
         return BAD_INPUT
     except KeyboardInterrupt as error:
-        complain(program, _with_notes("interrupted", error))
+        _complain(program, "interrupted", error)
         return INTERRUPTED
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        _complain(program, f"error: there is not enough memory: {one_line(str(error), 200)}", error)
+        return BAD_INPUT
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _stop_writing():
             return NOT_READ
-        complain(program, _with_notes(f"error: {described(error)}", error))
-        _drop_unwritable()
+        _complain(program, f"error: {described(error)}", error)
         return BAD_INPUT
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: Python's own, or PyTorch's, of which most have no class."""
+    said = re.search("out of memory|can(no|')t allocate memory|alloc_failed", str(error), re.IGNORECASE)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said is not None)
 
 
 def described(error: OSError) -> str:
     """The file and what the system says of it."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    return ": ".join([*names, error.strerror or str(error) or type(error).__name__])
+    return ": ".join([*dict.fromkeys(names), error.strerror or str(error) or type(error).__name__])
 
 
-def _with_notes(message: str, error: BaseException) -> str:
-    return "; ".join([message, *getattr(error, "__notes__", ())])
+def _complain(program: str, message: str, error: BaseException) -> None:
+    """Tells `message` with the notes of its error; if standard error is full or unread, only the exit status tells."""
+    with suppress(OSError):
+        complain(program, "; ".join([message, *getattr(error, "__notes__", ())]))
+    _drop_unwritable()
 
 
 def _stop_writing() -> bool:

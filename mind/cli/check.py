@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from mind.cli.terminal import command_line, print_summary, say
+from mind.cli.terminal import print_summary, say, say_next
 from mind.curation.check import CheckReport, check_source
 from mind.data.sources import SourceConfig
 from mind.errors import MindError
@@ -31,34 +32,43 @@ def check(options: Check) -> int:
     print_summary("questions", report)
     if report.repeated:
         say(f"asked before: {_listed(report.repeated)}")
+    for name in filter(lambda name: name not in PAPER_PERSPECTIVES, report.rationales):
+        for meant in difflib.get_close_matches(name.casefold(), PAPER_PERSPECTIVES, n=1, cutoff=0.8):
+            say(f"perspective {name}: perhaps you meant {meant}")
+    if report.rationales and report.without_two:
+        say(f"fewer than the two rationales that training needs: {_listed(report.without_two)}")
     for file, ids in report.shared.items():
         if ids:
-            say(f"also in {file}: {_listed(ids)}; what is measured on them is no measure of new questions")
+            say(f"also in {file}: {_listed(ids)}; results on them say nothing about new questions")
     if report.problems is not None:
         raise MindError(report.problems)
-    say(f"next: {_next(options, report)}")
+    say_next(*_next(options, report))
     return 0
 
 
-def train_command(data: str | Path, perspectives: Iterable[str]) -> str:
-    """The command that trains on a data set; the paper's perspectives need not be named."""
+def command_to_train(data: str | Path, perspectives: Iterable[str], evaluation: Sequence[str] = ()) -> list[str]:
+    """The words of the command that trains on a data set; the paper's perspectives need not be named."""
     names = list(perspectives)
     named = [] if set(names) <= set(PAPER_PERSPECTIVES) else ["--data.perspectives", *names]
-    return command_line("train", "--output", f"runs/{Path(data).stem}", "--data.train", str(data), *named)
+    measured = ["--data.evaluation", *evaluation] if evaluation else []
+    return ["train", "--output", f"runs/{Path(data).stem}", "--data.train", str(data), *named, *measured]
 
 
-def _next(options: Check, report: CheckReport) -> str:
+def _next(options: Check, report: CheckReport) -> list[str]:
     stem = Path(options.path).stem
-    if report.fewest_rationales > 1:
-        return train_command(options.path, report.rationales)
-    if report.unnamed_rationales:
-        return command_line("data", "import", options.path, "--output", f"{stem}.named.jsonl")
-    command = ["data", "generate", "--output", f"data/{stem}", "--questions.path", options.path]
-    for field in fields(SourceConfig):
-        value = getattr(options, field.name)
-        if field.name != "path" and value != field.default:
-            command += [f"--questions.{field.name.replace('_', '-')}", str(value)]
-    return command_line(*command, "--teacher.model", "NAME", "--teacher.base-url", "URL")
+    changed = {
+        field.name: str(getattr(options, field.name))
+        for field in fields(SourceConfig)
+        if field.name != "path" and getattr(options, field.name) != field.default
+    }
+    if not changed and Path(options.path).is_file():  # other sources are read by `mind data generate` alone
+        if report.rationales and not report.without_two:
+            return command_to_train(options.path, report.rationales, options.evaluation)
+        if report.unnamed_rationales and not report.rationales:
+            return ["data", "import", options.path, "--output", f"{stem}.named.jsonl"]
+    mapping = [word for name, value in changed.items() for word in (f"--questions.{name.replace('_', '-')}", value)]
+    source = ["--output", f"data/{stem}", "--questions.path", options.path, *mapping]
+    return ["data", "generate", *source, "--teacher.model", "NAME", "--teacher.base-url", "URL"]
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:

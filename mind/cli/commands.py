@@ -6,12 +6,14 @@ import difflib
 import errno
 import pkgutil
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mind.cli.terminal import command_line, complain, say
+from mind.errors import MindError, require
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ COMMANDS = {
 }
 SHORT = {name: f"data {name}" for name in ("generate", "judge", "filter")}
 GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name))
-HELP, VERSION = ("help", "-h", "--help"), ("--version", "-V")
+HELP, VERSION = ("help", "-h", "--help"), ("version", "--version", "-V")
 LIKE = 0.6
 """From this ratio of difflib on a command is like another word, as for difflib.get_close_matches."""
 
@@ -117,8 +119,7 @@ def run(arguments: Sequence[str]) -> int:
     name = SHORT.get(name, name)
     if name in COMMANDS:
         return start(name, words[1:])
-    complain("mind", f"error: {unknown(group, words)}")
-    return 2
+    raise MindError(unknown(group, words))
 
 
 def start(name: str, words: Sequence[str]) -> int:
@@ -126,6 +127,7 @@ def start(name: str, words: Sequence[str]) -> int:
     import tyro
 
     command = COMMANDS[name]
+    check_words(words)
     default: Any = tyro.MISSING_NONPROP if command.defaults is None else resolved(command.defaults)(words)
     options = tyro.cli(resolved(command.options), prog=f"mind {name}", args=list(words), default=default)
     again = f"to {'go on' if command.goes_on else 'start again'}: {command_line(*name.split(), *words)}"
@@ -140,6 +142,24 @@ def start(name: str, words: Sequence[str]) -> int:
         elif command.goes_on and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _add_note(error, f"when there is room, {again}")
         raise
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raises MindError for an empty value, which would pass for the current folder.
+
+    Tells of an option that comes again: the last counts, by which `make train ARGS=...` replaces options.
+    """
+    given: Counter[str] = Counter()
+    before = "a word of the command"
+    for word in words:
+        option, assigned, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if option:
+            before = option
+            given[option.replace("_", "-")] += 1
+        require(bool(value.strip()) or bool(option and not assigned), f"{before} is empty: expected a value")
+    for option, count in given.items():
+        if count > 1:
+            complain("mind", f"{option} is given {count} times: only the last counts, and a list follows one {option}")
 
 
 def _add_note(error: BaseException, note: str) -> None:

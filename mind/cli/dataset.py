@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mind.cli.check import train_command
-from mind.cli.terminal import command_line, given_option, print_summary, say
+from mind.cli.check import command_to_train
+from mind.cli.terminal import given_option, print_summary, say, say_next
 from mind.curation.filter import FilterConfig, FilterOptions
+from mind.display import number_of
 from mind.errors import MindError
-from mind.files import new_file
+from mind.files import check_apart
 from mind.teacher.config import GenerateConfig, JudgeConfig
 from mind.typed_json import load_json, save_json
 from mind.word_problems import DEFAULT_LEVELS, LevelName
@@ -59,7 +60,8 @@ class Import:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A JSONL file of {"id", "question", "answer", "rationales": [text, ...]}."""
     output: str
-    """The JSONL file to write; it must not exist. The counts go to OUTPUT with the ending .counts.json."""
+    """The records to write, .jsonl or .parquet; it must not exist. Beside it the counts, with the ending
+    .counts.json."""
     keep: int = 8
     """Rationales kept per question, at most."""
     minimum: int = 2
@@ -73,7 +75,7 @@ class WordProblems:
     """Write word problems with a rationale in each of several perspectives."""
 
     output: str
-    """The JSONL file to write; it must not exist."""
+    """The file to write, .jsonl or .parquet; it must not exist."""
     count: int = 100
     seed: int = 0
     levels: tuple[LevelName, ...] = DEFAULT_LEVELS
@@ -116,7 +118,7 @@ def generate_defaults(words: Sequence[str]) -> Generate:
 def generate(options: Generate) -> int:
     from mind.teacher.generate import ask_teacher
 
-    return _finish(ask_teacher(options.job, tell=say), command_line("judge", options.job.output))
+    return _finish(ask_teacher(options.job, tell=say), ["judge", options.job.output])
 
 
 def judge(config: Judge) -> int:
@@ -124,10 +126,14 @@ def judge(config: Judge) -> int:
 
     report = run(config)
     print_summary("verdicts", report)
-    following = command_line("filter", config.folder, "--output", f"{Path(config.folder).resolve().name}.jsonl")
+    name = Path(config.folder).resolve().name
+    records = f"{name}.jsonl"
+    if Path(records).exists():  # the questions, as a rule
+        records = f"{name}.rationales.jsonl"
+    following = ["filter", config.folder, "--output", records]
     if report.job is not None:
         return _finish(report.job, following)
-    say(f"next: {following}")
+    say_next(*following)
     return 0
 
 
@@ -137,9 +143,9 @@ def filter_dataset(options: Filter) -> None:
     result = run(options)
     print_summary("rationales", result)
     base = Path(options.output).with_suffix("")
-    say(f"{options.output}: {len(result.questions):,} questions to train on; {base}.report.html: the report")
+    say(f"{options.output}: {number_of(len(result.questions), 'question')} to train on; {base}.report.html: the report")
     perspectives = [name for name, counts in result.perspectives.items() if counts.kept]
-    say(f"next: {train_command(options.output, perspectives)}")
+    say_next(*command_to_train(options.output, perspectives))
 
 
 def import_rationales(options: Import) -> None:
@@ -159,16 +165,16 @@ def import_rationales(options: Import) -> None:
     print_summary("rationales imported", report)
     named = {rationale.perspective for question in questions for rationale in question.rationales}
     perspectives = [name for name in import_perspectives(options.keep) if name in named]
-    say(f"{output}: {len(questions)} questions\nnext: {train_command(output, perspectives)}")
+    say(f"{output}: {number_of(len(questions), 'question')}")
+    say_next(*command_to_train(output, perspectives))
 
 
 def word_problems(options: WordProblems) -> None:
-    from mind.curation.outputs import check_inputs
+    from mind.curation.outputs import new_data_set
     from mind.data.questions import load_questions, save_questions
     from mind.word_problems import generate
 
-    output = new_file(options.output, overwrite=options.overwrite)
-    check_inputs(output, options.apart_from)
+    output = new_data_set(options.output, [], overwrite=options.overwrite, inputs=options.apart_from)
     questions = generate(
         options.count,
         options.seed,
@@ -179,18 +185,21 @@ def word_problems(options: WordProblems) -> None:
     )
     save_questions(questions, output)
     perspectives = dict.fromkeys(rationale.perspective for rationale in questions[0].rationales)
-    say(f"{output}: {options.count} questions\nnext: {train_command(output, perspectives)}")
+    say(f"{output}: {number_of(options.count, 'question')}")
+    training, evaluation = (options.apart_from[0], [str(output)]) if options.apart_from else (output, [])
+    say_next(*command_to_train(training, perspectives, evaluation))
 
 
 def grade(options: Grade) -> None:
-    from mind.curation.outputs import check_inputs
     from mind.grading.grade import grade_file
 
-    check_inputs(Path(options.output), [options.source])
+    check_apart(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
+    words = ["data", "filter", "FOLDER", "--output", "FILE.jsonl", "--student-grades", options.output]
+    say_next(*words, "--easy-fraction", "0.5", purpose="to keep half of the questions that are easy to it")
 
 
-def _finish(report: JobReport, following: str) -> int:
+def _finish(report: JobReport, following: Sequence[str]) -> int:
     """Prints what became of a job; the exit status is 1 if requests are unanswered."""
     print_summary("requests", report)
     if report.stopped is not None:
@@ -198,5 +207,5 @@ def _finish(report: JobReport, following: str) -> int:
     elif report.last_failure is not None:
         say(f"the last failure: {report.last_failure}")
     if report.complete:
-        say(f"next: {following}")
+        say_next(*following)
     return 0 if report.complete else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mind.cli.terminal import command_line, print_table, say
+from mind.cli.terminal import print_table, say, say_next
 from mind.display import one_line
 from mind.report.answers import Answers, Sample
 from mind.report.tables import Row, evaluation_table
@@ -23,21 +23,19 @@ def print_outcome(folder: RunFolder) -> None:
         say(f"result: {_summed_up(row)}")
     say(f"report: {folder.report}")
     say(f"student: {folder.student}")
-    say(f"next: {_next_command(folder)}")
+    _say_next(folder)
 
 
 def _told(sample: Sample) -> list[str]:
+    def shown(text: str) -> str:
+        return one_line(text, SHOWN_CHARACTERS)
+
     return [
         f"a question of the evaluation, {sample.kind}:",
-        f"  question: {_cut(sample.question)} (answer: {_cut(sample.answer)})",
-        f"  before:   {_cut(sample.before)} [{_cut(sample.found_before)}]",
-        f"  after:    {_cut(sample.after)} [{_cut(sample.found_after)}]",
+        f"  question: {shown(sample.question)} (answer: {shown(sample.answer)})",
+        f"  before:   {shown(sample.before)} [{shown(sample.found_before)}]",
+        f"  after:    {shown(sample.after)} [{shown(sample.found_after)}]",
     ]
-
-
-def _cut(text: str) -> str:
-    line = one_line(text, SHOWN_CHARACTERS + 1)
-    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + " ..."
 
 
 def _summed_up(row: Row) -> str:
@@ -45,10 +43,11 @@ def _summed_up(row: Row) -> str:
     return f"{row.what}: {row.before} -> {row.after}, {row.change}{interval}"
 
 
-def _next_command(folder: RunFolder) -> str:
+def _say_next(folder: RunFolder) -> None:
     """The same run by plain fine-tuning, to compare with; after that, the student on questions of one's own."""
     if folder.read_config().get("method") == "sft":
         words = ["evaluate", "--student.model", str(folder.student), "--files", "FILE.jsonl"]
-        return f"{command_line(*words)}, to try it on your own questions"
-    words = ["train", "--config", str(folder.config), "--method", "sft", "--output", f"{folder.path}-sft"]
-    return f"{command_line(*words)}, to compare with plain fine-tuning"
+        say_next(*words, purpose="to try it on your own questions")
+    else:
+        words = ["train", "--config", str(folder.config), "--method", "sft", "--output", f"{folder.path}-sft"]
+        say_next(*words, purpose="to compare with plain fine-tuning")

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
 
 def set_up_terminal() -> None:
-    """For this process: text that the terminal's encoding lacks is shown by its code, NO_COLOR means no styles (tyro
-    knows a variable of its own), and the bars of libraries are for terminals."""
+    """For this process: what a closed stream would have shown goes nowhere, text that the terminal's encoding lacks is
+    shown by its code, NO_COLOR means no styles (tyro knows a variable of its own), and the bars of libraries are for
+    terminals."""
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:  # at once: a file that is opened would take its place
+            descriptor = os.open(os.devnull, flags)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -38,8 +43,12 @@ def plain() -> bool:
 
 def say(text: str) -> None:
     """Prints a line, or several."""
+    _print(readable(text) + "\n")
+
+
+def _print(text: str) -> None:
     with naming("standard output"):
-        print(readable(text), flush=True)
+        print(text, end="", flush=True)
 
 
 def note(text: str) -> None:
@@ -66,6 +75,11 @@ def given_option(words: Sequence[str], name: str) -> str | None:
 def command_line(*words: str) -> str:
     """What to type for this program with these words."""
     return shlex.join([*_program(), *words])
+
+
+def say_next(*words: str, purpose: str = "") -> None:
+    """Prints the command that comes next, at the end of its line, from where it can be copied."""
+    say(f"next{purpose and f', {purpose}'}: {command_line(*words)}")
 
 
 def _program() -> list[str]:
@@ -97,7 +111,10 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     for row in rows:
         table.add_row(*map(text, row.values()))
     width = None if sys.stdout.isatty() else 110
-    Console(width=width, color_system=None if plain() else "auto").print(table)
+    console = Console(width=width, color_system=None if plain() else "auto")
+    with console.capture() as shown:  # rich ends the program if nobody reads
+        console.print(table)
+    _print(shown.get())
 
 
 def _shown(value: Any) -> str:

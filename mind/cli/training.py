@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from mind.cli.terminal import command_line, given_option, note, print_table, say
+from mind.cli.boundary import lacks_memory
+from mind.cli.terminal import command_line, given_option, note, print_table, say, say_next
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
+from mind.display import number_of, percent
 from mind.errors import MindError, require
-from mind.files import check_new_folder, new_file
+from mind.files import check_apart, check_new_folder, new_file
 from mind.hub import find_model
 from mind.typed_json import overlaid, read_json, write_json
 
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mind.records import Question
+
+
+LESS_MEMORY = (
+    "less is taken by a smaller --train.pack-length or --evaluation.batch-size, by --student.dtype bfloat16, by "
+    "--train.gradient-checkpointing, and by --student.lora with a small rank"
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,8 @@ def train_defaults(words: Sequence[str]) -> Train:
 
     file, method, output = (given_option(words, name) for name in ("--config", "--method", "--output"))
     given = {} if file is None else read_json(file)
+    if "--resume" in words and output is not None:
+        RunFolder(output).check_resumable()
     note("loading PyTorch")
     from mind.methods import run_config, with_options
 
@@ -105,6 +115,7 @@ def train_command(options: Train) -> None:
     data = None
     if not options.resume:
         folder.check_free(overwrite=options.overwrite)
+        _check_names(config)
         _check_student(config.student)
         data = load_data(config)
     note(f"loading PyTorch, transformers and {config.student.model}")
@@ -114,30 +125,54 @@ def train_command(options: Train) -> None:
     finished = folder.read_status() if options.resume else {}
     try:
         train(config, resume=options.resume, overwrite=options.overwrite, data=data)
-    except (KeyboardInterrupt, OSError) as stop:
+    except (KeyboardInterrupt, OSError, MemoryError, RuntimeError) as stop:
+        if lacks_memory(stop):
+            stop.add_note(LESS_MEMORY)
         if not options.resume and folder.begun not in (None, former):
             stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
         raise
     if finished and folder.read_status() == finished:
-        say(f"{folder.path}: the run is finished, after {finished['steps']} steps; nothing was changed")
-        say(f"more steps: --train.max-steps N with --resume, or a new run with --student.model {folder.student}")
+        say(f"{folder.path}: the run is finished, after {number_of(finished['steps'], 'step')}; nothing was changed")
+        say_next("train", "--output", config.output, "--resume", "--train.max-steps", "N", purpose="for more steps")
     print_outcome(folder)
+
+
+def _check_names(config: MindConfig) -> None:
+    """Names that PyTorch and transformers know: only those that were given are worth loading them before the data."""
+    given, default = (
+        (some.student.attention, some.objective.backend, some.train.lr_scheduler) for some in (config, MindConfig())
+    )
+    if given != default:
+        note("loading PyTorch and transformers")
+        from mind.run.checks import check_options
+
+        check_options(config)
 
 
 def _check_student(config: StudentConfig) -> None:
     """Before PyTorch is loaded: a name that is neither a folder nor a model on the Hub is told at once."""
+    from mind.run_folder import RunFolder
+
     if config.model != EMBEDDED_STUDENT:
+        student = RunFolder(config.model).student
+        require(
+            not (student / "config.json").is_file(),
+            f"student.model {config.model}: is the folder of a run: its student is {student}",
+        )
         find_model("student.model", config.model)
 
 
 def evaluate_command(options: Evaluate) -> None:
     from mind.data.questions import load_questions
-    from mind.evaluation.labels import evaluation_labels
+    from mind.evaluation.labels import asked_questions, evaluation_labels
 
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")
     output, responses = _evaluation_outputs(options)
-    files = {label: load_questions(file) for label, file in evaluation_labels(options.files).items()}
+    files = {
+        label: asked_questions(label, load_questions(file), options.evaluation.questions)
+        for label, file in evaluation_labels(options.files).items()
+    }
     heldout = (
         None
         if options.heldout is None
@@ -160,20 +195,25 @@ def evaluate_command(options: Evaluate) -> None:
     if output is not None:
         write_json(results, output)
     print_table(options.student.model, _evaluation_rows(results))
+    if output is not None:
+        say(f"{output}: the results" + (f"; {responses}: the responses" if files else ""))
+    words = ["train", "--student.model", options.student.model, "--data.train", "FILE.jsonl"]
+    words += ["--data.evaluation", *options.files] if files else []
+    say_next(*words, "--output", "runs/NAME", purpose="to train it and compare")
 
 
 def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
     """The file of the results and the folder of the responses, which can be written to."""
     if options.output is None:
         return None, None
-    from mind.curation.outputs import check_inputs
-
     output = new_file(options.output, overwrite=options.overwrite)
-    check_inputs(output, [*options.files, *filter(None, [options.heldout])])
     responses = output.with_suffix(".responses")
     require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
     check_new_folder(responses)
     require(options.overwrite or not responses.exists(), f"{responses}: exists already; add --overwrite")
+    inputs = (*options.files, options.heldout, options.student.model, options.student.chat_template)
+    for place in (output, responses):
+        check_apart(place, filter(None, inputs))
     return output, responses
 
 
@@ -194,7 +234,7 @@ def _heldout_nll(
 
 
 def _evaluation_rows(results: dict[str, Any]) -> list[dict[str, str]]:
-    from mind.report.tables import accuracy_interval, percent
+    from mind.report.tables import accuracy_interval
 
     rows = [
         {

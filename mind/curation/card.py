@@ -20,7 +20,7 @@ import yaml
 
 from mind.curation.filter import FilterConfig
 from mind.curation.judged import JudgedData
-from mind.display import readable
+from mind.display import one_line
 from mind.files import replacing
 from mind.provenance import now, text_digest
 from mind.records import Response
@@ -158,12 +158,12 @@ def _cost(tokens: Mapping[str, int], price: tuple[float, float], currency: str) 
 
 def _front_matter(card: Mapping[str, Any]) -> dict[str, Any]:
     """What the Hub reads. The language of the texts is unknown, and so left out."""
-    front: dict[str, Any] = {"pretty_name": _line(card["name"], NAME_CHARACTERS)}
+    front: dict[str, Any] = {"pretty_name": one_line(card["name"], NAME_CHARACTERS)}
     license = card["licence"]
     if license.lower() in HUB_LICENSES:
         front["license"] = license.lower()
     elif license != NOT_GIVEN:
-        front |= {"license": "other", "license_details": _line(license, TEXT_CHARACTERS)}
+        front |= {"license": "other", "license_details": one_line(license, TEXT_CHARACTERS)}
     front["tags"] = ["mind", "synthetic", "chain-of-thought", "distillation"]
     questions = card["counts"]["questions"].get("kept", 0)
     front["size_categories"] = [next((size for bound, size in SIZES.items() if questions < bound), "10M<n<100M")]
@@ -235,12 +235,7 @@ def _fields(values: Mapping[str, Any]) -> str:
 
 def _code(value: Any, limit: int = NAME_CHARACTERS) -> str:
     """A code span that holds `value` on one line, whatever it is made of."""
-    text = _line(str(value), limit) or " "
+    text = one_line(str(value), limit) or " "
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     space = " " if text[0] == "`" or text[-1] == "`" else ""
     return f"{fence}{space}{text}{space}{fence}"
-
-
-def _line(text: str, limit: int) -> str:
-    line = " ".join(readable(text, limit).split())
-    return line + " ..." if len(text) > limit else line

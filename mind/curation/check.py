@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mind.data.problems import FaultyRowsError, Problems
-from mind.data.questions import load_questions, named_rationales, same_text
+from mind.data.problems import Faults, Problems
+from mind.data.questions import asked_in, load_questions, named_rationales, same_text
 from mind.data.sources import SourceConfig, read_source
 from mind.grading.type_counts import type_counts
-from mind.records import Question
 from mind.summary import Summary, counted
 
 
@@ -25,14 +24,14 @@ class CheckReport(Summary):
     rationales: Mapping[str, int]
     """Rationales by perspective."""
     unnamed_rationales: int
-    fewest_rationales: int
-    """Of a question, of those with names."""
+    without_two: Sequence[str]
+    """The places of questions with fewer than the two named rationales that training needs."""
     repeated: Sequence[str]
     """The places of questions that ask what an earlier one asks."""
     shared: Mapping[str, Sequence[str]]
-    """File -> ids of its questions that are here too."""
+    """File that could be read -> ids of its questions that are here too."""
     problems: str | None
-    """All that is wrong, in lines; None if nothing is."""
+    """All that is wrong, with the files that it was compared with too, in lines; None if nothing is."""
 
     def as_rows(self) -> list[dict[str, Any]]:
         counts: dict[str, Any] = {"questions": self.questions}
@@ -46,13 +45,13 @@ class CheckReport(Summary):
 def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckReport:
     """Reads a source, and compares it with the questions of the files `others`.
 
-    Raises MindError if the source cannot be read at all, and as `load_questions` for the other files.
+    Raises MindError if the source cannot be read at all.
     """
     problems = Problems(config.path)
     questions, repeated = [], []
     texts: dict[str, str] = {}
     rationales: Counter[str] = Counter()
-    unnamed, fewest = 0, []
+    unnamed, without_two = 0, []
     for where, row, question in read_source(config, problems):
         values = row.get("rationales")
         named = problems.attempt(where, named_rationales, where, values, None, False)
@@ -60,29 +59,22 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
             continue
         rationales.update(rationale.perspective for rationale in named)
         unnamed += len(values) if isinstance(values, list) and not named else 0
-        fewest.append(len(named))
+        if len(named) < 2:
+            without_two.append(where)
         if texts.setdefault(same_text(question.question), where) != where:
             repeated.append(where)
         questions.append(question)
+    faults = Faults()
+    evaluation = {file: faults.attempt(load_questions, file) for file in others}
     return CheckReport(
         questions=len(questions),
         types=type_counts(questions),
         rationales=rationales,
         unnamed_rationales=unnamed,
-        fewest_rationales=min(fewest, default=0),
+        without_two=without_two,
         repeated=repeated,
-        shared={file: _shared(load_questions(file), texts) for file in others},
-        problems=_told(problems, questions),
+        shared={
+            file: [question.id for question in asked_in(some, questions)] for file, some in evaluation.items() if some
+        },
+        problems="\n".join(filter(None, (problems.told(len(questions)), faults.told))) or None,
     )
-
-
-def _shared(questions: Sequence[Question], texts: Mapping[str, str]) -> list[str]:
-    return [question.id for question in questions if same_text(question.question) in texts]
-
-
-def _told(problems: Problems, questions: list[Question]) -> str | None:
-    try:
-        problems.check(questions)
-    except FaultyRowsError as error:
-        return str(error)
-    return None

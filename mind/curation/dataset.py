@@ -13,7 +13,7 @@ from mind.curation.report import SHOWN_PER_REASON, ReportInput, write_dataset_re
 from mind.curation.result import FilterResult
 from mind.data.questions import save_questions
 from mind.errors import MindError
-from mind.files import write_json_rows
+from mind.files import check_apart, write_json_rows
 from mind.records import Key, Verdict
 from mind.typed_json import row_of
 
@@ -29,6 +29,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     inputs = [*Path(options.folder).glob("*"), *([options.student_grades] if options.student_grades else [])]
     output = new_data_set(options.output, BESIDE, overwrite=options.overwrite, inputs=inputs)
     data = load_judged(Path(options.folder))
+    check_apart(output, [data.config.questions.path])
     rates = None if options.student_grades is None else load_pass_rates(options.student_grades)
     result = filter_responses(data.questions, data.responses, data.verdicts, options.filter, pass_rates=rates)
     base = output.with_suffix("")

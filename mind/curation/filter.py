@@ -6,22 +6,24 @@ import dataclasses
 import hashlib
 import os
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
-from mind.curation.outputs import SUFFIXES
-from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, Outcome, perspective_order
+from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, RationaleOutcome, perspective_order
 from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
+from mind.data.fields import field_of
+from mind.data.problems import Problems
+from mind.data.rows import file_rows
 from mind.errors import MindError, require
-from mind.files import json_rows
 from mind.grading.answers import is_correct
 from mind.records import Key, Question, Rationale, Response, Verdict
 from mind.teacher.completion import is_finished
-from mind.typed_json import record_of
+from mind.typed_json import check_fields, described
 
 _WORD = re.compile(r"\w")
 
@@ -56,20 +58,19 @@ class FilterConfig:
     """Of that draw [ours]."""
 
     def __post_init__(self) -> None:
+        check_fields("filter", self)
         require(
             2 <= self.minimum <= self.keep <= 32,
-            f"filter.minimum {self.minimum} and filter.keep {self.keep}: expected 2 <= minimum <= keep <= 32",
+            f"minimum {self.minimum} and keep {self.keep}: expected 2 <= minimum <= keep <= 32",
         )
         for name in ("max_characters", "ngram"):
-            require(getattr(self, name) >= 1, f"filter.{name} is {getattr(self, name)}: expected at least 1")
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
         require(
             0 < self.duplicate_threshold <= 1,
-            f"filter.duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]",
+            f"duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]",
         )
         for name in ("easy_pass_rate", "easy_fraction"):
-            require(
-                0 <= getattr(self, name) <= 1, f"filter.{name} is {getattr(self, name)}: expected a number in [0, 1]"
-            )
+            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: expected a number in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -93,30 +94,19 @@ class FilterOptions:
     """Replace what is there already."""
 
     def __post_init__(self) -> None:
-        require(
-            Path(self.output).suffix in SUFFIXES,
-            f"--output {self.output}: expected a name that ends in .jsonl or .parquet",
-        )
+        check_fields("", self)
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     """A response as far as the filter needs it; `text` is empty if `outcome` already has a reason."""
 
-    outcome: Outcome
+    outcome: RationaleOutcome
     text: str
 
     @property
     def key(self) -> Key:
         return self.outcome.key
-
-
-@dataclass(frozen=True)
-class _Graded:
-    """What `load_pass_rates` needs of a graded response."""
-
-    id: str
-    correct: bool
 
 
 def filter_responses(
@@ -134,8 +124,8 @@ def filter_responses(
     lines. Nothing depends on the order of the responses. `pass_rates`, question id -> fraction of right answers, such
     as a student's, replace the teacher's for the questions that they name.
 
-    Raises MindError with its key for a response to an unknown question, one that comes twice and one without a verdict,
-    and if `pass_rates` are of other questions alone.
+    Raises MindError with its key for a response to an unknown question, for one that appears twice, one without a
+    verdict, and if `pass_rates` are of other questions alone.
     """
     if pass_rates is not None and not any(question.id in pass_rates for question in questions):
         raise MindError(f"none of the {len(pass_rates)} pass rates is of one of the {len(questions)} questions")
@@ -165,17 +155,26 @@ def filter_responses(
 def load_pass_rates(path: str | os.PathLike[str]) -> dict[str, float]:
     """Question id -> fraction of right answers to it, from a file that `mind grade` wrote: {"id", "correct"} per line.
 
-    Ids repeat if a question was answered several times. Raises MindError for a missing or an empty file and, with the
-    line, for a row without one of the two.
+    Ids repeat if a question was answered several times. Raises MindError for a missing or an empty file, and
+    FaultyRowsError with all rows that lack one of the two.
     """
-    right: dict[str, int] = {}
-    total: dict[str, int] = {}
-    for where, row in json_rows(path):
-        graded = record_of(_Graded, where, row)
-        right[graded.id] = right.get(graded.id, 0) + graded.correct
-        total[graded.id] = total.get(graded.id, 0) + 1
-    require(bool(total), f"{path}: the file is empty: expected one graded response per line")
-    return {name: right[name] / total[name] for name in total}
+    problems = Problems(path)
+    grades: dict[str, list[bool]] = {}
+    for where, row in file_rows(path, problems):
+        name = problems.attempt(where, field_of, where, row, "id")
+        correct = problems.attempt(where, _correct, where, row)
+        if name is not None and correct is not None:
+            grades.setdefault(name, []).append(correct)
+    problems.check([right for of_one in grades.values() for right in of_one])
+    require(bool(grades), f"{path}: the file is empty: expected one graded response per line")
+    return {name: statistics.fmean(of_one) for name, of_one in grades.items()}
+
+
+def _correct(where: str, row: Mapping[str, Any]) -> bool:
+    require("correct" in row, f'{where}: "correct" is missing')
+    value = row["correct"]
+    require(isinstance(value, bool), f'{where}: "correct" is {described(value)}: expected true or false')
+    return bool(value)
 
 
 def _candidates(
@@ -189,7 +188,7 @@ def _candidates(
         if key.question not in by_id:
             raise MindError(f"the response to {key}: there is no such question")
         if key in candidates[key.question]:
-            raise MindError(f"the response to {key}: it comes twice")
+            raise MindError(f"the response to {key}: it appears twice")
         if key not in verdicts:
             raise MindError(f"the response to {key}: it has no verdict: run `mind judge` on the folder first")
         candidates[key.question][key] = _candidate(response, verdicts[key], by_id[key.question], config)
@@ -215,7 +214,7 @@ def _candidate(response: Response, verdict: Verdict, question: Question, config:
         adherent = adheres(response.key.perspective, text)
         if config.require_adherence and adherent is False:
             reason = "not in its perspective"
-    outcome = Outcome(response.key, reason, verdict.verdict == "right", adherent, len(text))
+    outcome = RationaleOutcome(response.key, reason, verdict.verdict == "right", adherent, len(text))
     return _Candidate(outcome, text if reason is None else "")
 
 

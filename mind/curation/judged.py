@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mind.data.questions import load_questions
 from mind.errors import require
-from mind.files import parse_object
+from mind.files import read_object
 from mind.provenance import file_digest
 from mind.records import Key, Question, Response, Verdict
 from mind.teacher.config import GenerateConfig
@@ -42,7 +43,8 @@ def load_judged(path: Path) -> JudgedData:
     folder = DatasetFolder(path)
     questions = load_questions(folder.questions)
     responses = list(load_responses(folder.responses))
-    require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `mind judge {path}` first")
+    command = shlex.join(["mind", "judge", str(path)])
+    require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `{command}` first")
     return JudgedData(
         questions,
         responses,
@@ -54,7 +56,7 @@ def load_judged(path: Path) -> JudgedData:
 
 
 def _prompts(file: Path) -> dict[str, str]:
-    prompts = parse_object(str(file), file.read_bytes())
+    prompts = read_object(file)
     for perspective, prompt in prompts.items():
         require(
             isinstance(prompt, str), f"{file}: the prompt of {perspective} is {described(prompt)}: expected a string"

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mind.errors import MindError
-from mind.files import new_file
+from mind.errors import MindError, require
+from mind.files import check_apart, new_file
 
 SUFFIXES = (".jsonl", ".parquet")
 """Of a data set."""
@@ -18,26 +18,21 @@ def new_data_set(
 ) -> Path:
     """The path of a data set to write, with files beside it that are named after it and have these endings.
 
-    Raises MindError if one of them exists, unless `overwrite`; and in any case if it is one of `inputs`, or belongs to
-    another data set, as the report of mine.jsonl does beside mine.parquet.
+    Raises MindError for a name with another ending than SUFFIXES, as which it would be read; if one of the files
+    exists, unless `overwrite`; and in any case if it is one of `inputs`, or belongs to another data set, as the report
+    of mine.jsonl does beside mine.parquet.
     """
+    require(Path(name).suffix in SUFFIXES, f"--output {name}: expected a name that ends in {' or '.join(SUFFIXES)}")
     output = new_file(name, overwrite=overwrite)
     for path in (output, *(beside(output, ending) for ending in endings)):
-        check_inputs(path, inputs)
-    for suffix in SUFFIXES:
+        check_apart(path, inputs)
+    for suffix in SUFFIXES if endings else ():
         other = output.with_suffix(suffix)
         if other != output and other.exists():
             raise MindError(f"{other}: exists already, and what belongs to it would be replaced: name another --output")
     for ending in endings:
         new_file(beside(output, ending), overwrite=overwrite)
     return output
-
-
-def check_inputs(output: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """Raises MindError if `output` is one of the files that are read for it."""
-    for path in inputs:
-        if output.exists() and os.path.exists(path) and output.samefile(path):
-            raise MindError(f"{output}: is what is read, and would be lost: name another --output")
 
 
 def beside(output: Path, ending: str) -> Path:

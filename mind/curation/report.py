@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from markupsafe import Markup
@@ -20,14 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from mind.display import readable
+from mind.display import percent
 from mind.files import replacing
 from mind.records import Question, Response, Verdict
-from mind.report.page import TEMPLATES
+from mind.report.page import page_template
 from mind.report.pictures import AMBER, BLUE, STYLE, svg_of
 
-SHOWN_CHARACTERS = 1_200
-"""A longer text is cut there, with a note."""
 SHOWN_QUESTIONS = 12
 SHOWN_PER_REASON = 6
 LENGTH_BINS, RATE_BINS = 40, 10
@@ -62,14 +59,7 @@ def write_dataset_report(data: ReportInput, path: str | os.PathLike[str]) -> Pat
     with matplotlib.rc_context(STYLE):
         lengths = _lengths(data.kept_lengths, data.dropped_lengths)
         pass_rates = _pass_rates(data.pass_rates)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        finalize=_printed,
-    )
-    page = environment.get_template("dataset.html").render(
+    page = page_template("dataset.html").render(
         title=data.title,
         headlines=_headlines(data),
         reasons=_bars([("kept", data.summary["kept"]), *data.summary["dropped"].items()]),
@@ -87,19 +77,11 @@ def write_dataset_report(data: ReportInput, path: str | os.PathLike[str]) -> Pat
     return Path(path)
 
 
-def _printed(value: Any) -> Any:
-    """What the page prints for `value`; jinja2 escapes it afterwards."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    cut = f" [cut after {SHOWN_CHARACTERS:,} of {len(value):,} characters]" if len(value) > SHOWN_CHARACTERS else ""
-    return readable(value, SHOWN_CHARACTERS) + cut
-
-
 def _headlines(data: ReportInput) -> list[dict[str, str]]:
     summary, tokens = data.summary, data.tokens
     read, kept, questions = summary["read"], summary["kept"], summary["questions"]
     right = sum(counts["right"] for counts in summary["perspectives"].values())
-    rate = f"pass rate of a question {np.mean(data.pass_rates):.1%}" if len(data.pass_rates) else ""
+    rate = f"pass rate of a question {percent(float(np.mean(data.pass_rates)))}" if len(data.pass_rates) else ""
     uncounted = tokens["uncounted_responses"]
     cost = "not known" if data.cost is None else f"{data.cost['amount']:,.2f} {data.cost['currency']}"
     rows = [
@@ -146,7 +128,7 @@ def _perspectives(perspectives: Mapping[str, Mapping[str, int]]) -> list[dict[st
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
+    return percent(part / whole) if whole else "–"
 
 
 def _lengths(kept: Sequence[int], dropped: Sequence[int]) -> Markup | None:
@@ -172,7 +154,7 @@ def _pass_rates(rates: Sequence[float]) -> Markup | None:
         np.linspace(0, 1, RATE_BINS + 1),
         "right answers",
         "questions",
-        formatter=PercentFormatter(1),
+        formatter=PercentFormatter(1, symbol=" %"),
     )
 
 

@@ -38,7 +38,7 @@ _HISTOGRAM_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RationaleOutcome:
     """What became of one response."""
 
     key: Key
@@ -71,7 +71,7 @@ class FilterResult(Summary):
     """
 
     questions: tuple[Question, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RationaleOutcome, ...]
     fates: Mapping[str, str]
     """Question -> one of FATES."""
     pass_rates: Mapping[str, float]
@@ -111,7 +111,7 @@ class FilterResult(Summary):
     @property
     def perspectives(self) -> dict[str, PerspectiveCounts]:
         """The counts of each perspective, in `perspective_order`."""
-        groups: dict[str, list[Outcome]] = {}
+        groups: dict[str, list[RationaleOutcome]] = {}
         for outcome in self.outcomes:
             groups.setdefault(outcome.key.perspective, []).append(outcome)
         return {

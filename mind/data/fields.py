@@ -12,6 +12,7 @@ from typing import Any
 
 from mind.answer_line import ANSWER_MARKER
 from mind.errors import MindError, require
+from mind.files import parse_json
 from mind.typed_json import described
 
 Answer = tuple[str, Mapping[str, str] | None]
@@ -68,11 +69,14 @@ def answer_of(where: str, row: Mapping[str, Any], columns: Columns) -> Answer:
 
     A number becomes its text, true and false and the words "yes" and "no" a choice of the two. Choices may be an object
     of labels and texts, {"label": [...], "text": [...]}, pairs of label and text, or texts, which are labeled A, B and
-    so on; the answer to them may be a label or a text and, to texts, an index from 0, if no two of these differ.
+    so on, or one of these as a text in JSON; the answer to them may be a label or a text and, to texts, an index from
+    0, if no two of these differ.
 
     Raises MindError that begins with `where`.
     """
     given = row.get(columns.choices or "choices")
+    if isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):  # a cell of a table
+        given = parse_json(f'{where}: "{columns.choices or "choices"}"', given.encode("utf-8", "surrogatepass"))
     answer = _present(where, row, columns.answer)
     if isinstance(answer, str) or columns.marker is not None:
         answer = _behind_marker(where, columns, field_of(where, row, columns.answer))
@@ -127,7 +131,7 @@ def whole_text(where: str, name: str, text: str) -> str:
 def _present(where: str, row: Mapping[str, Any], name: str) -> Any:
     if name not in row:
         others = [str(column) for column in row if column not in _KNOWN]
-        hint = f": there are {', '.join(others):.500}" if others else ""
+        hint = f": the row has {', '.join(others):.500}" if others else ""
         raise MindError(f'{where}: "{name}" is missing{hint}')
     return row[name]
 
@@ -150,7 +154,7 @@ def _behind_marker(where: str, columns: Columns, answer: str) -> str:
     if not found:
         require(columns.marker is None, f'{where}: "{columns.answer}" has no {columns.marker} before the answer')
         return answer
-    require(marked.strip() != "", f'{where}: "{columns.answer}" has nothing behind {found}')
+    require(marked.strip() != "", f'{where}: "{columns.answer}" has nothing after {found}')
     return marked.strip()
 
 
@@ -166,8 +170,8 @@ def _label(where: str, columns: Columns, answer: Any, choices: Mapping[str, str]
     meant = {text} & choices.keys()
     if are_texts:
         meant |= by_text
-        if isinstance(answer, int) and 0 <= answer < len(choices):
-            meant.add(list(choices)[answer])
+        if not isinstance(answer, str) and answer in range(len(choices)):  # 1.0, too, as tables with gaps have it
+            meant.add(list(choices)[int(answer)])
     meant = meant or by_text or _loosely_meant(text, choices)
     if len(meant) != 1:
         which = "may be any of" if meant else "is not one of"
@@ -194,7 +198,7 @@ def _choices(where: str, column: str, value: Any) -> dict[str, str]:
     elif isinstance(value, dict) and value.keys() == {"label", "text"} and isinstance(value["label"], list):
         require(
             isinstance(value["text"], list) and len(value["text"]) == len(value["label"]),
-            f'{where}: "{column}" has not as many texts as labels',
+            f'{where}: "{column}" has not a text for each label',
         )
         pairs = list(zip(value["label"], value["text"], strict=True))
     elif isinstance(value, dict):

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from types import ModuleType
 from typing import Any
 
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.files import replacing_file, require_file
 
 BATCH_ROWS = 4096
@@ -24,11 +24,13 @@ def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
     pyarrow = _pyarrow(path)
     try:
         with pyarrow.parquet.ParquetFile(require_file(path)) as file:
-            batches = file.iter_batches(batch_size=BATCH_ROWS)
+            names = file.schema_arrow.names
+            require(len(set(names)) == len(names), f"{path}: two columns have the same name: {', '.join(names)}")
+            batches = map(_with_short_numbers, file.iter_batches(batch_size=BATCH_ROWS))
             rows = chain.from_iterable(batch.to_pylist(maps_as_pydicts="strict") for batch in batches)
             for number, row in enumerate(rows):
                 yield f"{path}: row {number}", row
-    except (pyarrow.ArrowException, ValueError, KeyError, OSError) as error:
+    except (pyarrow.ArrowException, ValueError, KeyError, OverflowError, OSError) as error:
         raise MindError(f"{path}: cannot be read as Parquet: {error}") from None
 
 
@@ -48,6 +50,17 @@ def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
     with replacing_file(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         while batch := list(islice(parquet, BATCH_ROWS)):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
+
+
+def _with_short_numbers(batch: Any) -> Any:
+    """`batch` with its numbers of 32 bits as those that were written: 0.1, and not 0.10000000149011612."""
+    import pyarrow
+
+    for index, field in enumerate(batch.schema):
+        if pyarrow.types.is_float32(field.type):
+            numbers = batch.column(index).cast(pyarrow.string()).cast(pyarrow.float64())
+            batch = batch.set_column(index, field.name, numbers)
+    return batch
 
 
 def _parquet_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+from mind.display import number_of
 from mind.errors import MindError
 
 P = ParamSpec("P")
@@ -42,19 +43,25 @@ class Problems:
 
     def check(self, questions: Sequence[Any]) -> None:
         """Raises FaultyRowsError if there is a problem; `questions` are those of the rows without one."""
+        if (told := self.told(len(questions))) is not None:
+            raise FaultyRowsError(told, questions)
+
+    def told(self, good: int) -> str | None:
+        """What is wrong, in lines, beside so many rows without a problem; None if nothing is."""
         if not self._places:
-            return
-        lines = [
-            f"{where}: {problem}" + (f"; and so on {len(others):,} other rows" if others else "")
-            for problem, (where, *others) in self._places.items()
-        ]
+            return None
+        lines = [f"{where}: {problem}" + _likewise(len(others)) for problem, (where, *others) in self._places.items()]
         if len(lines) == 1:
-            raise FaultyRowsError(lines[0], questions)
+            return lines[0]
         count = sum(map(len, self._places.values()))
         hidden = len(lines) - MOST_SHOWN
         more = [f"and {hidden:,} others"] if hidden > 0 else []
-        total = f"{count:,} problems in {self._path}; {len(questions):,} rows are without one"
-        raise FaultyRowsError("\n".join([*lines[:MOST_SHOWN], *more, total]), questions)
+        total = f"{number_of(count, 'problem')} in {self._path}; {number_of(good, 'row')} without one"
+        return "\n".join([*lines[:MOST_SHOWN], *more, total])
+
+
+def _likewise(rows: int) -> str:
+    return f"; likewise in {number_of(rows, 'other row')}" if rows else ""
 
 
 class Faults:
@@ -71,7 +78,12 @@ class Faults:
             self._messages.append(str(error))
             return []
 
+    @property
+    def told(self) -> str | None:
+        """What is wrong, in lines; None if none of the functions raised MindError."""
+        return "\n".join(self._messages) or None
+
     def check(self) -> None:
         """Raises MindError if one of the functions did."""
-        if self._messages:
-            raise MindError("\n".join(self._messages))
+        if self.told is not None:
+            raise MindError(self.told)

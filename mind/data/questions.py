@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mind.answer_line import ANSWER_MARKER, without_suffix
 from mind.data.fields import (
     OWN_COLUMNS,
     Answer,
@@ -24,11 +25,13 @@ from mind.data.fields import (
 from mind.data.parquet import write_parquet_rows
 from mind.data.problems import Problems
 from mind.data.rows import Rows, file_rows
-from mind.errors import MindError
+from mind.display import number_of
+from mind.errors import MindError, require
 from mind.files import write_json_rows
 from mind.records import Question, Rationale
 
 __all__ = [
+    "asked_in",
     "load_questions",
     "parse_answer",
     "question_row",
@@ -49,9 +52,9 @@ def load_questions(
 ) -> list[Question]:
     """Reads a file with a {"id"?, "question", "answer", "choices"?, "rationales"?: [{"perspective", "text"}]} per row.
 
-    mind/data/rows.py says which files, mind/data/fields.py what answers and choices may be. Other keys and blank lines
-    are ignored. `perspectives` are the names that rationales may have, None for any; with `require_rationales` each
-    question needs `minimum_rationales` of them.
+    mind/data/rows.py says which files, mind/data/fields.py what answers and choices may be. Other keys, blank lines and
+    an answer line at the end of a rationale are left out. `perspectives` are the names that rationales may have, None
+    for any; with `require_rationales` each question needs `minimum_rationales` of them.
 
     Raises MindError for a missing or empty file, and FaultyRowsError with all that is wrong with single rows, each with
     its place and what was expected. Rationales without names are such a fault if rationales are required, and are
@@ -66,8 +69,9 @@ def load_questions(
         if named is None:
             continue
         if require_rationales and len(named) < minimum_rationales:
-            expected = f"expected at least {minimum_rationales}"
-            problems.note(where, f"question {question.id} has {len(named)} rationales: {expected}")
+            count = number_of(len(named), "rationale") if named else "no rationales"
+            remedy = "" if named else "; `mind data generate` asks a teacher for them"
+            problems.note(where, f"{count}: expected at least {minimum_rationales}{remedy}")
         else:
             questions.append(dataclasses.replace(question, rationales=named))
     problems.check(questions)
@@ -92,7 +96,7 @@ def split_heldout(questions: Sequence[Question], fraction: float, seed: int) -> 
     if not 0 < fraction < 1:
         raise MindError(f"the held-out fraction is {fraction}: expected a number in (0, 1)")
     if len(questions) < 2:
-        raise MindError(f"{len(questions)} questions cannot be split: expected at least 2")
+        raise MindError(f"{number_of(len(questions), 'question')} cannot be split: expected at least 2")
     count = min(max(round(fraction * len(questions)), 1), len(questions) - 1)
     chosen = set(random.Random(seed).sample(range(len(questions)), count))
     train = [question for index, question in enumerate(questions) if index not in chosen]
@@ -104,8 +108,8 @@ def read_questions(
 ) -> Iterator[tuple[str, Mapping[str, Any], Question]]:
     """Each row with its place, and the question in it, without rationales.
 
-    `rows` are those of the file at `path` unless they are given. What is wrong with a row, an id that comes twice too,
-    is noted in `problems`. Raises MindError if there are no rows.
+    `rows` are those of the file at `path` unless they are given. What is wrong with a row, such as an id that an
+    earlier one has, is noted in `problems`. Raises MindError if there are no rows.
     """
     places: dict[str, str] = {}
     number = -1
@@ -136,6 +140,21 @@ def same_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def asked_in(questions: Iterable[Question], others: Iterable[Question]) -> list[Question]:
+    """Those of `questions` that one of `others` asks, too (`same_text`)."""
+    texts = {same_text(other.question) for other in others}
+    return [question for question in questions if same_text(question.question) in texts]
+
+
+def _without_answer_line(where: str, name: str, text: str) -> str:
+    """`text` without an answer line at its end: training puts its own there."""
+    if ANSWER_MARKER not in text:
+        return text
+    text = without_suffix(text)
+    require(text != "", f'{where}: "{name}" is an answer line alone')
+    return text
+
+
 def question_row(question: Question) -> dict[str, Any]:
     """The JSON object that `load_questions` reads as `question`."""
     row: dict[str, Any] = {"id": question.id, "question": question.question, "answer": question.answer}
@@ -163,13 +182,13 @@ def named_rationales(
             raise MindError(f'{where}: rationales[{index}] is not an object with "perspective" and "text"')
         perspective = text_of(where, f"rationales[{index}].perspective", value["perspective"])
         name = f"rationales[{index}].text"
-        text = whole_text(where, name, text_of(where, name, value["text"]))
+        text = _without_answer_line(where, name, whole_text(where, name, text_of(where, name, value["text"])))
         if perspectives is not None and perspective not in perspectives:
             raise MindError(
                 f"{where}: unknown perspective {perspective}: expected one of {', '.join(perspectives)}; "
                 "--data.perspectives names those to train on"
             )
         if perspective in rationales:
-            raise MindError(f"{where}: perspective {perspective} comes twice")
+            raise MindError(f"{where}: perspective {perspective} appears twice")
         rationales[perspective] = Rationale(perspective, text)
     return tuple(rationales.values())

@@ -14,12 +14,15 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mind.data.parquet import parquet_rows
 from mind.data.problems import Problems
 from mind.errors import MindError
-from mind.files import parse_json, parse_object, require_file
+from mind.files import parse_json, parse_object, read_text, require_file
+from mind.typed_json import record_of
+
+T = TypeVar("T")
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
 """Each row as a JSON object, with its "path:line" or "path: row n", n from 0."""
@@ -31,6 +34,26 @@ def file_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
     A row that cannot be read is noted in `problems`. Raises MindError for what is wrong with the file as a whole.
     """
     return READERS.get(Path(path).suffix.lower(), _json_rows)(path, problems)
+
+
+def keyed_records(kind: type[T], path: str | os.PathLike[str]) -> Iterator[T]:
+    """The records of class `kind` in a file, as `mind.typed_json.row_of` wrote them; each has a `key` of its own.
+
+    Raises MindError as `file_rows` and, at the end, FaultyRowsError with all rows that are none, or whose key an
+    earlier one has.
+    """
+    problems = Problems(path)
+    places: dict[Any, str] = {}
+    for where, row in file_rows(path, problems):
+        record: Any = problems.attempt(where, record_of, kind, where, row)
+        if record is None:
+            continue
+        if record.key in places:
+            problems.note(where, f"{record.key} is also on line {places[record.key].rpartition(':')[2]}")
+        else:
+            places[record.key] = where
+            yield record
+    problems.check(list(places))
 
 
 def _json_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
@@ -60,7 +83,7 @@ def _lines(path: str | os.PathLike[str], file: io.BufferedIOBase, problems: Prob
     for number, line in enumerate(file, start=1):
         where = f"{path}:{number}"
         if first and line.strip() == b"{":
-            raise MindError(f"{where}: an object goes on on the next line: write each object on a line of its own")
+            raise MindError(f"{where}: an object continues on the next line: write each object on a line of its own")
         first = first and not line.strip()
         if line.strip() and (row := problems.attempt(where, _object, where, line)) is not None:
             yield where, row
@@ -74,20 +97,22 @@ def _object(where: str, line: bytes) -> dict[str, Any]:
 
 
 def _csv_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
+    """An empty cell is a field that its row has not, since CSV has no other way to say so."""
     try:
-        text = require_file(path).read_bytes().decode("utf-8-sig")
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
         header = next(rows, [])
+        if len(header) == 1 and (other := next((sign for sign in ";\t|" if sign in header[0]), None)):
+            raise MindError(f"{path}: its columns are separated by {json.dumps(other)}: expected commas")
         if len(set(header)) < len(header):
             raise MindError(f"{path}: two columns have the same name: {', '.join(header)}")
         for number, row in enumerate(row for row in rows if row):
             where = f"{path}: row {number}"
             if len(row) == len(header):
-                yield where, dict(zip(header, row, strict=True))
+                yield where, {name: cell for name, cell in zip(header, row, strict=True) if cell}
             else:
                 problems.note(where, f"{len(row)} values for the {len(header)} columns {', '.join(header)}")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise MindError(f"{path}: not CSV in UTF-8: {error}") from None
+    except csv.Error as error:
+        raise MindError(f"{path}: not CSV: {error}") from None
 
 
 def _parquet_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:

@@ -13,8 +13,9 @@ from mind.data.problems import Problems
 from mind.data.questions import read_questions
 from mind.data.rows import READERS, Rows, file_rows
 from mind.errors import MindError, require
-from mind.hub import is_local, require_on_hub
+from mind.hub import is_local, out_of_reach, require_on_hub, warn_of_copy
 from mind.records import Question
+from mind.typed_json import check_fields
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,10 @@ class SourceConfig:
     """Take only the first so many questions."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "path",
-            "subset",
-            "split",
-            "id_column",
-            "question_column",
-            "answer_column",
-            "choices_column",
-            "answer_marker",
-        ):
-            value = getattr(self, name)
-            require(value is None or bool(value.strip()), f"source.{name} is empty")
+        check_fields("questions", self)
         columns = [c for c in (self.id_column, self.question_column, self.answer_column, self.choices_column) if c]
-        require(len(set(columns)) == len(columns), f"source: two of the columns {', '.join(columns)} are the same")
-        require(self.limit is None or self.limit >= 1, f"source.limit is {self.limit}: expected at least 1")
+        require(len(set(columns)) == len(columns), f"questions: two of the columns {', '.join(columns)} are the same")
+        require(self.limit is None or self.limit >= 1, f"questions.limit is {self.limit}: expected at least 1")
 
     @property
     def columns(self) -> Columns:
@@ -99,7 +89,7 @@ def _rows(config: SourceConfig, problems: Problems) -> Rows:
     require(known, f"{path}: expected a file whose name ends in {', '.join(READERS)}")
     require(
         config.subset is None and config.split == SourceConfig.split,
-        f"{config.path}: a file has no subset and no split but {SourceConfig.split}",
+        f"{config.path}: a file has no subset, and no split other than {SourceConfig.split}",
     )
     return file_rows(path, problems)
 
@@ -124,13 +114,34 @@ def _dataset(config: SourceConfig) -> Any:
         if any((Path(config.path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return _saved_dataset(config)
         if not is_local("the questions", config.path):
-            require_on_hub("the questions", config.path, "dataset")
+            return _hub_dataset(config)
         return datasets.load_dataset(config.path, config.subset, split=config.split)
     except MindError:
         raise
     except Exception as error:  # of any kind: by a file's reader, the network or the Hub
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())  # some say no more than that it failed
         raise MindError(f"{config.path}: cannot be loaded: {type(error).__name__}: {reason:.500}") from error
+
+
+def _hub_dataset(config: SourceConfig) -> Any:
+    """The data set of this name; its copy in the cache if the Hub is away, which is asked once: `datasets` would ask it
+    for half a minute."""
+    import datasets
+    from datasets import config as settings
+
+    away = require_on_hub("the questions", config.path, "dataset")
+    before, settings.HF_HUB_OFFLINE = settings.HF_HUB_OFFLINE, away is not None or settings.HF_HUB_OFFLINE
+    try:
+        found = datasets.load_dataset(config.path, config.subset, split=config.split)
+    except ConnectionError:
+        if away is None:
+            raise
+        raise out_of_reach("the questions", config.path, away) from away
+    finally:
+        settings.HF_HUB_OFFLINE = before
+    if away is not None:
+        warn_of_copy("the questions", config.path, away)
+    return found
 
 
 def _saved_dataset(config: SourceConfig) -> Any:

@@ -24,8 +24,8 @@ class AccuracyResult:
     """How many of `total` responses are `correct` and how many are `unparsed`, that is state no answer or none that
     can be compared.
 
-    `rows` has an object for each, in the order of the questions: {"id", "question", "response", "extracted", "answer",
-    "correct"}.
+    `rows` has an object for each, in the order of the questions: {"id", "question", "choices"?, "response",
+    "extracted", "answer", "correct"}. `mind grade` gives each the same verdict.
     """
 
     total: int
@@ -95,6 +95,7 @@ def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> Accurac
             {
                 "id": question.id,
                 "question": question.question,
+                **({} if question.choices is None else {"choices": dict(question.choices)}),
                 "response": response,
                 "extracted": judgement.extracted,
                 "answer": question.answer,

@@ -1,24 +1,40 @@
-"""The names under which the results of evaluation files are kept."""
+"""Which questions of evaluation files are asked, and the names under which the results are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mind.errors import require
+from mind.files import check_name
+from mind.progress import tell
+from mind.records import Question
 
 
 def evaluation_labels(files: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """{label: file}; a label is the file's name without its ending, and that of a file of responses.
 
-    Raises MindError for a file that comes twice or whose label another file has, or that is `taken`.
+    Raises MindError for a file that appears twice or whose label another file has, or that is `taken`, and for a name
+    that is too long for a file of responses.
     """
     labels: dict[str, str] = dict.fromkeys(taken, "the built-in questions")
     for file in files:
         label = Path(file).stem
+        check_name(Path(f"{label}.jsonl"))  # of its responses
         require(
             label not in labels,
             f"{file} and {labels.get(label)} are both named {label}: results need different names, so rename a file",
         )
         labels[label] = file
     return {label: labels[label] for label in labels if label not in set(taken)}
+
+
+def asked_questions(label: str, questions: Sequence[Question], most: int | None) -> list[Question]:
+    """The first `most` of the questions, None: all. It tells how many are left out."""
+    asked = list(questions[:most])
+    if len(asked) < len(questions):
+        tell(
+            f"evaluation {label}: its first {len(asked):,} of {len(questions):,} questions are asked "
+            "(--evaluation.questions)"
+        )
+    return asked

@@ -69,23 +69,21 @@ def extract_answer(response: str, question: Question) -> str | None:
 def with_final_answer(question: Question) -> Question:
     r"""`question` with the final answer alone of a gold answer that is published with its solution.
 
-    That is what stands behind the last "####" (GSM8K), or in the last \boxed{...} (MATH).
+    That is what stands behind the last "####" (GSM8K), in the last \boxed{...} (MATH), or behind "the answer is".
     """
     answer = question.answer
-    if question.choices is not None or not (ANSWER_MARKER in answer or "\\boxed" in answer):
+    if question.choices is not None or not (any(mark in answer for mark in (ANSWER_MARKER, "\\boxed", "nswer"))):
         return question
-    marked = (mark.statement.strip() for mark in marks(answer) if mark.is_whole)
+    marked = (mark.statement.strip() for mark in marks(answer))
     return dataclasses.replace(question, answer=next(filter(None, marked), answer))
 
 
 def _stated(response: str, question: Question, kind: AnswerType) -> str | None:
     for turn in turns(plain_text(answer_part(response[-MAX_RESPONSE_CHARACTERS:]))):
         text = without_chatter(turn)
-        for part in corrections(text):
-            if stated := _marked(part, question, kind, 0):
-                return stated[:MAX_ANSWER_CHARACTERS]
-        for part in corrections(text):
-            if stated := kind.unmarked(part, question):
+        for part, counts_unmarked in corrections(text):
+            stated = _marked(part, question, kind, 0) or (counts_unmarked and kind.unmarked(part, question))
+            if stated:
                 return stated[:MAX_ANSWER_CHARACTERS]
     return None
 

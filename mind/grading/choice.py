@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mind.grading.answer_type import AnswerType
 from mind.grading.plain_text import bare, plain_text, sentences, without_latex_text
 from mind.grading.quantity import number_value, quantities
+from mind.grading.yes_no import marked_yes, unmarked_yes
 from mind.records import Grade, Question
 
 MAX_MENTIONS = 100
@@ -30,11 +31,15 @@ _LISTED = re.compile(r",?\s?(?:and|or|nor|&)?\s?")
 _WEIGHED = re.compile(r"\b(?:between|among|of|considered?|comparing|compare)\s\Z", re.IGNORECASE)
 _CLAUSE = re.compile(
     r"[,;:\u2014]\s?|\s-\s|\s?[()]\s?"
-    r"|(?<!anything)(?<!everything)(?<!all)\s(?=but\b)|\s(?=(?:while|whereas|although|though|because|since|as|so|therefore|thus|hence|leaving|leaves)\b)"
+    r"|(?<!anything)(?<!everything)(?<!all)(?<!any)\s(?=but\b)|\s(?=(?:while|whereas|although|though|yet|because|since|as|so|therefore|thus|hence|leaving|leaves)\b)"
     r"|\sand\s(?=\w|not\b)",
     re.IGNORECASE,
 )
-_REASON = re.compile(r"\s*(?:because|since|as|for|although|though|while|whereas|unlike|if)\b", re.IGNORECASE)
+_REASON = re.compile(
+    r"\s*(?:because|since|as|for|although|though|while|whereas|unlike|if)\b|[^,;]*\b(?:might|may|could)\s(?:seem|look|appear)\b",
+    re.IGNORECASE,
+)
+_UNMET = re.compile(r"\W*if\s(?:it(?:'s|\sis|\swas|\swere)?\s?(?:n't|\snot)?|not|neither)\s(?=.{0,40},)", re.IGNORECASE)
 _CONCLUSION = re.compile(
     r"\s*(?:so|therefore|thus|hence|but|leaving|leaves|that leaves|instead)\b"
     r"|\b(?:correct|right|answer|best|better|only|must be|choose|chose|pick|select|go with|left with|yes)\b",
@@ -42,12 +47,12 @@ _CONCLUSION = re.compile(
 )
 _NO = r"(?:not|n't|cannot|never|no|none|neither|nor|nobody|nothing|hardly|without)"
 _NOT_THIS = re.compile(  # directly before a mention
-    rf"(?:\b(?:not|rather\sthan|instead\sof|over|than|unlike|except|all\sbut|anything\sbut|neither|nor|excludes?|reject"
+    rf"(?:\b(?:not|rather\sthan|instead\sof|over|than|unlike|except|all\sbut|any(?:thing)?\sbut|neither|nor|excludes?|reject"
     rf"|dismiss|rul(?:e|es|ed|ing)\sout|eliminat(?:e|es|ed|ing)|avoid)|n't)\s(?:(?:an?|the|be|also|{_KIND.strip()})\s)*\Z",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|unsafe|unsuitable|unrelated|unable|implausible"
+    rf"\b{_NO}\b|n't\b|\b(?:wrong|incorrect|false|out|ruled\sout|eliminated|excluded|rejected|unlikely|unsafe|unsuitable|unrelated|unable|far\sfrom\s(?:right|correct|true)|doubt|doubtful|implausible"
     r"|impossible|irrelevant|tempting|distractors?)\b",
     re.IGNORECASE,
 )
@@ -75,9 +80,19 @@ class Choice(AnswerType):
         return marked_label(statement, choices_of(question))
 
     def unmarked(self, text: str, question: Question) -> str | None:
-        """The one choice that the last sentence which asserts any asserts: "(B) is right, and (A) is not"."""
+        """The choice that `text` or its first line is, else the one that its last sentence which asserts any asserts.
+
+        Such as "(B) is right, and (A) is not".
+        """
         choices = choices_of(question)
-        return _names(tuple(choices.items())).whole(text) or asserted_label(text, choices)
+        names = _names(tuple(choices.items()))
+        first, _, rest = text.strip().partition("\n")
+        if label := names.whole(text):
+            return label
+        if label := names.whole(first):
+            conclusions = "\n".join(filter(_CONCLUSION.search, sentences(rest)))
+            return label if asserted_label(conclusions, choices) in (None, label) else None
+        return asserted_label(text, choices)
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         label = self.marked(stated, question)
@@ -112,19 +127,29 @@ def marked_label(statement: str, choices: Mapping[str, str]) -> str | None:
     names = _names(tuple(choices.items()))
     if label := names.whole(statement):
         return label
+    if words := _yes_and_no(choices):
+        return words.get(marked_yes(statement)) or marked_label(statement, _labels_alone(choices))
     statement = without_latex_text(statement)
     first = next(names.mentions(statement, at_start=True), None)
-    if first and first.start <= _start(statement) and not _joined(statement, first, names):
+    if (
+        first
+        and first.start <= _start(statement)
+        and not _joined(statement, first, names)
+        and not _rejected(statement, first)
+    ):
         return first.label
     return asserted_label(statement, choices)
 
 
 def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
     """The label of the one choice that the last sentence which asserts one asserts; None if there is no such one."""
+    if words := _yes_and_no(choices):
+        return words.get(unmarked_yes(text)) or asserted_label(text, _labels_alone(choices))
     names = _names(tuple(choices.items()))
     denied: set[str] = set()
     for sentence in reversed(sentences(without_latex_text(text))):
-        mentions = [] if sentence.endswith("?") else list(islice(names.mentions(sentence), MAX_MENTIONS + 1))
+        asserts = not sentence.endswith("?") and not _UNMET.match(sentence)
+        mentions = [] if not asserts else list(islice(names.mentions(sentence), MAX_MENTIONS + 1))
         if len(mentions) > MAX_MENTIONS:
             return None
         asserted, others = _asserted(sentence, mentions)
@@ -133,6 +158,18 @@ def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
             label = asserted.pop()
             return None if asserted or label in denied else label
     return None
+
+
+def _yes_and_no(choices: Mapping[str, str]) -> dict[bool | None, str]:
+    """The labels of yes, or true, and of no, or false, if these are the texts of the choices."""
+    labels = {text.strip().lower(): label for label, text in choices.items()}
+    if labels.keys() not in ({"yes", "no"}, {"true", "false"}):
+        return {}
+    return {text in ("yes", "true"): label for text, label in labels.items()}
+
+
+def _labels_alone(choices: Mapping[str, str]) -> dict[str, str]:
+    return {label: label for label in choices}
 
 
 class _Names:
@@ -160,6 +197,8 @@ class _Names:
 
     def whole(self, statement: str) -> str | None:
         """The label of the choice that `statement` is."""
+        if statement.strip() in self._labels.values():
+            return statement.strip()
         if label := self._exact.get(statement.strip().lower()):
             return label
         name = re.sub(rf"\A(?:{_KIND}|{_ARTICLE.pattern})", "", bare(statement))
@@ -194,7 +233,9 @@ def _names(choices: tuple[tuple[str, str], ...]) -> _Names:
 
 
 _START = re.compile(rf"[\s\"'*_(\[{{<]*(?:(?:an?|the)\s)?(?:{_KIND})?[\s\"'*_(\[{{<:]*", re.IGNORECASE)
-_JOINT = re.compile(r"\s?(?:,|/|&|\bor\b|\band\b)\s?(?:or\s|and\s)?")
+_JOINT = re.compile(r"\s?(?:,|/|&|\bor\b|\band\b)\s?(?:or\s|and\s)?(?:maybe\s|perhaps\s|possibly\s|even\s|also\s)?")
+_BESIDE = re.compile(r"\s?\(?")
+_REJECTED = re.compile(r"\W{0,2}(?:\?|\s?(?:is|are|was|were|cannot|can't|can|could)(?:n't)?\b[^,;.]*)", re.IGNORECASE)
 _VERB = re.compile(r"\s(?:is|are|was|were|can|cannot|do|does|fit|fits|seems?|would|might|could)\b")
 _PREDICATE = re.compile(
     r"\s*(?:(?:is|are|was|were|do|does|did|can|cannot|could|would|has|have)(?:n't)?|no|yes|true|false|right|wrong|correct"
@@ -205,7 +246,7 @@ _REFUTATION = re.compile(
     r"\s*(?:but\s|however\s)?(?:it|this|that|which)\s.*\b(?:wrong|incorrect|false|not\s(?:right|correct|true|the\sanswer))\b",
     re.IGNORECASE,
 )
-_NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa(?:ny)?)?)\s(?:doubt|question)\b", re.IGNORECASE)
+_NO_DOUBT = re.compile(r"\b(?:no|(?:without|beyond)(?:\sa(?:ny)?)?)\s(?:doubt|question)\b", re.IGNORECASE)
 
 
 def _start(statement: str) -> int:
@@ -213,11 +254,21 @@ def _start(statement: str) -> int:
     return match.end() if match else 0
 
 
+def _rejected(statement: str, first: Mention) -> bool:
+    """Whether `statement` says of its first choice that it is none: "A? No", "(A) is wrong"."""
+    behind = _REJECTED.match(statement, first.end)
+    return behind is not None and (behind[0].endswith("?") or _DENIED.search(behind[0]) is not None)
+
+
 def _joined(statement: str, first: Mention, names: _Names) -> bool:
     """Whether another choice follows `first` as an equal: "A or B", "A, B"."""
     others = (mention for mention in names.mentions(statement) if mention.start >= first.end)
     second = next((mention for mention in others if mention.label != first.label), None)
-    if second is None or not _JOINT.fullmatch(statement, first.end, second.start):
+    if second is None:
+        return False
+    if _BESIDE.fullmatch(statement, first.end, second.start):
+        return True
+    if not _JOINT.fullmatch(statement, first.end, second.start):
         return False
     return not _VERB.match(statement, second.end)
 
@@ -237,7 +288,7 @@ def _asserted(sentence: str, mentions: list[Mention]) -> tuple[set[str], set[str
     if not asserted:
         return set(), denied
     best = asserted[max(asserted)]
-    return (best - denied or best), denied - best
+    return best - denied, denied
 
 
 def _shadow(sentence: str, mentions: list[Mention]) -> tuple[str, list[str]]:

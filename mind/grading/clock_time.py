@@ -14,12 +14,18 @@ _TIME = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?![ap]\.?m)|\n")
 _RANGE = re.compile(r"\s?(?:-|to|and|or|until)\s?")
+_HOUR_ALONE = re.compile(r"\b([0-9]{1,2})\so'clock", re.IGNORECASE)
+_HALF_IN_WORDS = re.compile(
+    r"(?<=[0-9])(?:\s?(?:[ap]\.?m\.?|h))?\s(?:in\sthe\s(?:(morning)|afternoon|evening))\b", re.IGNORECASE
+)
+_POINT = re.compile(r"(?<![0-9.])([0-9]{1,2})\.(?=[0-5][0-9]\s?[ap]\.?\s?m\b)", re.IGNORECASE)
+_TWELVE = re.compile(r"\W*(?:12(?::00)?\s)?(?:(noon|midday)|midnight)\W*", re.IGNORECASE)
 Time = tuple[int, bool | None]
 """Seconds since midnight, modulo 12 hours if it is known to be "am" (False) or "pm" (True); None: not said."""
 
 
 class ClockTime(AnswerType):
-    """Compared to the second; "3:20 pm" is 15:20, and 3:20 if one of the two says neither am nor pm."""
+    """Compared to the second; "3:20 pm" is 15:20, and 3:20 too, but whether 15:20 is 3:20 is not decided."""
 
     name = "time"
     request = "the time"
@@ -54,11 +60,19 @@ class ClockTime(AnswerType):
         gold = _TIME.search(_plain(question.answer))
         if match is None or gold is None:
             return "unparsed", "not a time"
-        return ("right", "the same time") if _same(_read(match), _read(gold)) else ("wrong", "another time")
+        if not _same(_read(match), _read(gold)):
+            return "wrong", "another time"
+        hours = {_hours(match), _hours(gold)}
+        return ("unparsed", "morning or evening") if hours == {None, 24} else ("right", "the same time")
 
 
 def _plain(text: str) -> str:
-    return without_latex_text(text.replace("{:}", ":"))
+    """`text` without LaTeX, and with digits and "am" or "pm" for "9 o'clock in the morning", "noon"."""
+    text = without_latex_text(text.replace("{:}", ":"))
+    if twelve := _TWELVE.fullmatch(text):
+        return "12:00 pm" if twelve[1] else "12:00 am"
+    text = _POINT.sub(r"\1:", _HOUR_ALONE.sub(r"\1:00", text))
+    return _HALF_IN_WORDS.sub(lambda match: " am" if match[1] else " pm", text)
 
 
 def _read(match: re.Match[str]) -> Time:
@@ -67,6 +81,13 @@ def _read(match: re.Match[str]) -> Time:
     if hour > 12 or hour == 0:
         return 3600 * (hour % 12) + seconds, 12 <= hour < 24
     return 3600 * (hour % 12) + seconds, half == "p" if half else None
+
+
+def _hours(match: re.Match[str]) -> int | None:
+    """12 for a time with "am" or "pm", 24 for one that only a clock of 24 hours shows; None for others."""
+    if match[4] or match[5]:
+        return 12
+    return 24 if int(match[1]) > 12 or int(match[1]) == 0 else None
 
 
 def _same(one: Time, other: Time) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from mind.data.problems import Problems
 from mind.data.questions import parse_answer, required_text
 from mind.data.rows import file_rows
+from mind.display import percent
 from mind.errors import require
 from mind.files import new_file, write_json_rows
 from mind.grading.answers import judge_text
@@ -34,7 +35,7 @@ class GradeCounts:
         return self.correct / self.total
 
     def __str__(self) -> str:
-        return f"{self.correct:,} of {self.total:,} right ({self.accuracy:.2%}), {self.unparsed:,} unparsed"
+        return f"{self.correct:,} of {self.total:,} right ({percent(self.accuracy)}), {self.unparsed:,} unparsed"
 
 
 def grade_file(

@@ -18,6 +18,9 @@ _GRADES: dict[str, tuple[Grade, str]] = {
 }
 
 
+_WORD = re.compile(r"(?<![A-Za-z\\])(?!(?:sqrt|pi|infinity|sin|cos|tan|log|ln|or|and)(?![A-Za-z]))[A-Za-z]{2,}")
+
+
 class Latex(AnswerType):
     """Compared by `latex_equality`. An answer should be marked: a formula may be any step of a solution."""
 
@@ -32,7 +35,9 @@ class Latex(AnswerType):
         return formula[0] if formula else statement
 
     def unmarked(self, text: str, question: Question) -> str | None:
-        """The only formula in dollar signs of the last sentence."""
+        """`text` if it is a formula alone, else the only formula in dollar signs of its last sentence."""
+        if "$" not in text and _is_formula(text):
+            return text.strip()
         lines = [line for line in text.split("\n") if line.strip()]
         sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z])", lines[-1])[-1] if lines else ""
         formulas = FORMULA.findall(sentence)
@@ -44,6 +49,12 @@ class Latex(AnswerType):
     def mentions_gold(self, sentence: str, question: Question) -> bool:
         """As a number: a longer formula would have to be found in any notation."""
         return has_number(sentence, question.answer)
+
+
+def _is_formula(text: str) -> bool:
+    """Whether `text` is one line without words other than those of formulas."""
+    words = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{[^{}]*\}", "", text.strip())
+    return words != "" and "\n" not in words and _WORD.search(words) is None
 
 
 def compare_latex(gold: str, stated: str) -> tuple[Grade, str]:

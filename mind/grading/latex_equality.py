@@ -25,7 +25,7 @@ from mind.grading.latex_notation import normal_latex
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["equal", "different", "unparsed", "timeout"]
+Equality = Literal["equal", "different", "unparsed", "timeout"]
 """"unparsed": one of the two is no LaTeX or too long, or the comparison ran out of memory."""
 
 LATEX_TIMEOUT_SECONDS = 5
@@ -57,7 +57,7 @@ class LatexWorker:
         self._lock = threading.Lock()
         _workers.add(self)
 
-    def compare(self, gold: str, extracted: str) -> Outcome:
+    def compare(self, gold: str, extracted: str) -> Equality:
         """Whether two texts of at most MAX_ANSWER_CHARACTERS are equal, within `timeout_seconds` without the start.
 
         Raises ModuleNotFoundError without math-verify, and RuntimeError if the process does not start.
@@ -71,7 +71,7 @@ class LatexWorker:
                 if not reply:  # after Ctrl-C too: the reply that comes then would be taken for the next one
                     self._kill()
         if reply:
-            return cast(Outcome, reply.decode().strip())
+            return cast(Equality, reply.decode().strip())
         if reply is None:
             logger.warning("no result within %g s for the LaTeX answer %.80r", self.timeout_seconds, extracted)
             return "timeout"
@@ -100,7 +100,7 @@ class LatexWorker:
             self._process = None
 
 
-def latex_equality(gold: str, extracted: str) -> Outcome:
+def latex_equality(gold: str, extracted: str) -> Equality:
     """Whether `extracted` states the answer `gold`; both are LaTeX, with or without "$" and \\boxed around it.
 
     Spacing, units of measure, degree, percent and currency signs, the size of fractions and brackets and an "x = " that
@@ -132,7 +132,7 @@ def _unspaced(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=CACHED_PAIRS)
-def _compared(gold: str, extracted: str) -> Outcome:
+def _compared(gold: str, extracted: str) -> Equality:
     return _worker.compare(gold, extracted)
 
 

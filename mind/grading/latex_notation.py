@@ -9,7 +9,7 @@ import itertools
 import re
 from fractions import Fraction
 
-from mind.grading.plain_text import LATEX_THOUSANDS, MAX_ANSWER_CHARACTERS, plain_text
+from mind.grading.plain_text import LATEX_THOUSANDS, MAX_ANSWER_CHARACTERS, plain_text, with_overlines
 
 _SIGNS = {
     "\u03c0": r"\pi ",
@@ -66,22 +66,27 @@ _UNITS_AND_NOTATION = (
     (r"(?<![\w}/.^])([0-9]+)/([0-9]+)(?![\w{/.^])", r"\\frac{\1}{\2}"),
 )
 _LESS, _GREATER = r"\\l(?:t|e|eq|eqslant)(?![a-z])|<", r"\\g(?:t|e|eq|eqslant)(?![a-z])|>"
-_BOTH = re.compile(
-    rf"\A\s*([a-z])\s*({_LESS}|{_GREATER})([^<>=,]*?)(?:\s*,?\s*\band\b|,)\s*\1\s*({_LESS}|{_GREATER})([^<>=,]*)\Z"
+_BOTH, _EITHER = (
+    re.compile(rf"\A\s*([a-z])\s*({_LESS}|{_GREATER})([^<>=,]*?){joint}\s*\1\s*({_LESS}|{_GREATER})([^<>=,]*)\Z")
+    for joint in (r"(?:\s*,?\s*\band\b|,)", r"\s*,?\s*\bor\b")
+)
+_SINE_OF_DEGREES = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\\left)?[({]?\s*)([0-9.]+)\s*(?:\u00b0|\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}))"
 )
 _REPEATING = re.compile(r"([0-9]{0,99})\.([0-9]{0,99})\\(?:overline|bar|dot)\s*(?:\{\s*([0-9]{1,99})\s*\}|([0-9]))")
 
 
 def normal_latex(text: str) -> str:
     """`text`, cut to MAX_ANSWER_CHARACTERS, without what makes no difference to its value: see `latex_equality`."""
-    text = _SIGN.sub(lambda match: _SIGNS[match[0]], plain_text(text[:MAX_ANSWER_CHARACTERS]))
-    text = _REPEATING.sub(_as_fraction, text)
+    text = _SINE_OF_DEGREES.sub(r"\1\\frac{\2\\pi}{180}", plain_text(text[:MAX_ANSWER_CHARACTERS]))
+    text = _SIGN.sub(lambda match: _SIGNS[match[0]], text)
+    text = _REPEATING.sub(_as_fraction, with_overlines(text))
     for replacements in (_TYPESETTING, _UNITS_AND_NOTATION):
         text = _stripped(text)
         for pattern, replacement in replacements:
             text = re.sub(pattern, replacement, text)
         text = _unbraced(_stripped(text))
-    return _BOTH.sub(_as_chain, text)
+    return _EITHER.sub(_as_union, _BOTH.sub(_as_chain, text))
 
 
 def _stripped(text: str) -> str:
@@ -108,6 +113,18 @@ def _as_chain(match: re.Match[str]) -> str:
         return match[0]
     less = "<" if sign in (">", "\\gt") else "\\le"
     return f"{bound.strip()} {less} {name} {other_sign} {other_bound.strip()}"
+
+
+def _as_union(match: re.Match[str]) -> str:
+    """Two rays of one variable: "x \\le 2 or x > 7" as "(-\\infty, 2] \\cup (7, \\infty)"."""
+    name, sign, bound, other_sign, other_bound = match.groups()
+    if re.fullmatch(_GREATER, sign):
+        sign, bound, other_sign, other_bound = other_sign, other_bound, sign, bound
+    if not (re.fullmatch(_LESS, sign) and re.fullmatch(_GREATER, other_sign)):
+        return match[0]
+    end = ")" if sign in ("<", "\\lt") else "]"
+    start = "(" if other_sign in (">", "\\gt") else "["
+    return rf"(-\infty,{bound.strip()}{end}\cup {start}{other_bound.strip()},\infty)"
 
 
 def _unbraced(text: str) -> str:

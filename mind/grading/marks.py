@@ -17,19 +17,31 @@ MAX_MARKS = 16
 
 # What ends the response
 
+# `answer_part` has cut the response at the tokens that end a turn.
 _NEXT_TURN = re.compile(
-    r"<\|[a-z_]{1,30}\|>|</s>|<(?:start|end)_of_turn>|\[/?INST\]"
-    r"|(?:\A|\n)[ \t]*[#*]*[ \t]?(?:(?:next|new|another|follow-up|similar)\s)?"
-    r"(?:question|problem|exercise|q|human|user|student|instruction|prompt)(?:\s[0-9]+)?\s?:(?=[\s*])",
+    r"<start_of_turn>|\[/?INST\]"
+    r"|(?:\A|\n)[ \t]*[#*]*[ \t]?(?:"
+    r"(?:(?:next|new|another|follow-up|similar|bonus)\s)?"
+    r"(?:question|problem|exercise|task|q|human|user|student|instruction|prompt)(?:\s?[0-9]+)?\s?:(?=[\s*])"
+    r"|(?:(?:next|new|another|similar)\sexample|follow-up|bonus)\s?:(?=[\s*])"
+    r"|(?:(?:next|new|another|similar)\s(?:question|problem|exercise|task|example)"
+    r"|(?:question|problem|exercise|task|example)\s(?:[2-9]|[1-9][0-9]))[*_]*[ \t]*(?::|(?=\n))"
+    r"|what\sif\b)",
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(
-    r"\b(?:wait|correction|oops|scratch that|on second thought|let me (?:re-?check|re-?do|re-?consider|correct)"
-    r"|i (?:made|see) (?:a|my|an) (?:mistake|error)|i apologi[sz]e|my mistake)\b",
+    r"\b(?:(?P<check>let me (?:re-?check|re-?do|re-?consider|correct))"
+    r"|wait(?=\s?(?:[,.!:;\u2014-]|\Z)|\s(?:no|it|i|that|actually|let|a)\b)"
+    r"|correction|oops|scratch that|on second thought"
+    r"|i (?:made|see) (?:a|my|an) (?:mistake|error)|i apologi[sz]e|my mistake)\b"
+    r"|(?:,|\.\.\.|\u2014)\s?(?:no|or rather|i mean|sorry|make that),?\s(?:it(?:'s| is)\s)?"
+    r"(?=\(?(?:[-$]?[0-9]|[A-H]\b(?!')))"
+    r"|\bchanged? (?:it|my (?:mind|answer))(?: from \S+)? to\b",
     re.IGNORECASE,
 )
 _CHATTER = re.compile(
-    r"[\s(*_>-]*(?:let me know|feel free|i hope|hope (?:this|that|it)|if you (?:have|need|would|want|'d)"
+    r"[\s(*_>-]*(?:\[[0-9]+\]\s*)?"
+    r"(?:let me know|feel free|i hope|hope (?:this|that|it)|if you (?:have|need|would|want|'d)"
     r"|is there anything|(?:do you|would you) (?:have|need|want|like)|please (?:let|note|feel)|note\b|word count"
     r"|confidence|disclaimer|sources?:|thank(?:s| you)|happy to|i(?:'m| am) [0-9]{1,3}\s?%"
     r"|i(?:'m| am) (?:very |quite |fairly )?(?:confident|certain|sure)|have a|good luck"
@@ -76,9 +88,37 @@ _PHRASE_END = re.compile(r"(?<!\\)(?<!\bRs)(?<!\bsq)[.!?](?=[\s\"'*)]|\Z)|\n")
 
 
 # Most texts have none of these, and are not searched further.
-_TURNING = ("<|", "</s>", "_turn>", "inst]", "question", "problem", "exercise", "\nq", "human", "user", "student")
-_TURNING += ("instruction", "prompt")
-_CORRECTING = ("wait", "correct", "oops", "scratch", "second thought", "let me", "mistake", "error", "apolog")
+_TURNING = ("_turn>", "inst]", "question", "problem", "exercise", "task", "example", "\nq", "human", "user", "student")
+_TURNING += (
+    "instruction",
+    "prompt",
+    "another one",
+    "next one",
+    "new one",
+    "similar one",
+    "follow-up",
+    "bonus",
+    "what if",
+)
+_CORRECTING = (
+    ", no",
+    "... no",
+    "\u2014 no",
+    "rather",
+    "i mean",
+    "sorry",
+    "make that",
+    "change",
+    "wait",
+    "correct",
+    "oops",
+    "scratch",
+    "second thought",
+    "let me",
+    "mistake",
+    "error",
+    "apolog",
+)
 _ANSWERING = ("answer", "option", "choice", "letter", "result", "antwort", "r\u00e9ponse", "respuesta", "risposta")
 _ANSWERING += ("resposta", "\u043e\u0442\u0432\u0435\u0442", "\u7b54\u6848")
 
@@ -113,13 +153,16 @@ def without_chatter(text: str) -> str:
         end = len(text[:start].rstrip())
 
 
-def corrections(text: str) -> Iterator[str]:
-    """What follows the last "Wait, ..." or "Correction: ..." of `text`, if there is one, and `text`."""
+def corrections(text: str) -> Iterator[tuple[str, bool]]:
+    """What follows the last "Wait, ..." or "Correction: ..." of `text`, if there is one, and `text`.
+
+    Each with whether an answer in it counts without a mark: behind "Let me recheck" there may be anything.
+    """
     if _mentions(text, _CORRECTING):
-        last = max((match.end() for match in _CORRECTION.finditer(text)), default=None)
+        last = next(reversed(list(_CORRECTION.finditer(text))), None)
         if last is not None:
-            yield text[last:].lstrip(" ,.:;!-\u2014")
-    yield text
+            yield text[last.end() :].lstrip(" ,.:;!-\u2014"), last["check"] is None
+    yield text, True
 
 
 def marks(text: str) -> Iterator[Marked]:
@@ -152,8 +195,8 @@ def _behind_markers(text: str) -> Iterator[Marked]:
         if start < 0:
             break
         line, _, below = text[start + len(ANSWER_MARKER) : end].lstrip("#").strip().partition("\n")
-        phrase = next(_behind_phrases(line), None)
-        yield Marked(phrase.statement if phrase else line, below, True)
+        within = next(_boxed(line), None) or next(_behind_phrases(line), None)
+        yield Marked(within.statement if within else line, below, True)
         end = len(text[:start].rstrip("# \n"))
 
 

@@ -28,7 +28,7 @@ from mind.grading.quantity import (
     quantity,
     right_side,
 )
-from mind.grading.units import agree
+from mind.grading.units import conversion, is_known, unit_at
 from mind.records import Grade, Question
 
 CACHED_ANSWERS = 4_096
@@ -38,21 +38,28 @@ _MONTH = re.compile(
 )
 _NO_UNIT = re.compile(r"(?:st|nd|rd|th|[rR])\b")
 _MAYBE_VARIABLE = re.compile(r"(?<![$\u20ac\u00a3])\b[0-9.,]+\s?[kKMB]\Z")
-_WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
+_WORD = re.compile(r"(?<![A-Za-z\\])(?!sqrt\b)[A-Za-z]{2,}")
+_CROSS = re.compile(r"(?<!\b0)(?<=[0-9])\s?x\s?(?=[0-9])")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _OPERATION = re.compile(r"[+*/^\u00d7\u00f7\u00b7\u221a\u03c0(]|\s-\s|\\")
 _NO_OPERATION = re.compile(r"[0-9]-[0-9]|[0-9]:[0-9]|[0-9],[0-9](?![0-9]{2}(?![0-9]))|\b0[xXbB]|/[0-9]+/")
 _CLAUSE_END = re.compile(
-    r"[,;](?=\s)|\s?\(|\s(?:as|because|since|so|which|where|if|when|while|but|not)\s|\s-\s(?=[a-z]{2})|\u2014"
+    r"[,;](?=\s)(?!\s+[-$]?[0-9][0-9.,/]*\s*(?:[,;]|\Z)|\s+(?:remainder|rem|r)\b)|\s\(|\((?=[a-z]{2})|\s(?:as|because|since|so|which|where|if|when|while|but|not)\s|\s-\s(?=[a-z]{2})|\u2014(?!\s?[0-9])"
 )
-_JOINED = re.compile(r"[^0-9]*?(?:\b(?:and|or|to|plus|minus|times)\b|[,&+*/=-])[^0-9]*\Z")
+_HOW_MANY = re.compile(r"\bhow\smany(?=\s)", re.IGNORECASE)
+_BOUNDED = re.compile(r"\W*(?:(?:more|less|fewer|greater|smaller)\sthan|over|under|above|below)\s", re.IGNORECASE)
+_JOINED = re.compile(
+    r"(?:[^0-9]*?(?:\b(?:and|or|to|plus|minus|times|divided|multiplied|remainder|rem)\b|[,&+*/=-])[^0-9]*"
+    r"|\s(?:more|less|fewer)\sthan\s)\Z"
+)
 
 
 class Number(AnswerType):
-    """Compared as exact fractions, whatever their separators, currency, percent sign or unit.
+    """Compared as exact fractions, whatever their separators and percent sign, in the unit of the gold answer.
 
-    Dollars are equal to cents if the question asks for cents (`equal_in_cents`), "50%" is equal to both 50 and 0.5, and
-    a formula is compared as LaTeX.
+    That is its own or that of "How many minutes"; a response without a unit is taken to mean it, and without either any
+    unit will do. Dollars are equal to cents if the question asks for cents (`equal_in_cents`), "50%" is equal to both
+    50 and 0.5, and a formula is compared as LaTeX.
     """
 
     name = "number"
@@ -62,24 +69,30 @@ class Number(AnswerType):
 
     def marked(self, statement: str, question: Question) -> str | None:
         """The number or the formula that `statement` is, begins with, or concludes with."""
-        number = _stated(statement, question.question)
+        number = _stated(statement, _asked(question))
         if number and number.value is not None:
-            return number.text
+            return _with_unit(number, question)
         return statement if number or _is_formula(statement) else None
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The number that `text` concludes with (`concluding_number`)."""
-        number = concluding_number(text, question.question)
-        return number.text if number else None
+        number = concluding_number(text, _asked(question))
+        if number and _BOUNDED.match(text) and len(list(quantities(text))) == 1:
+            return text.strip()
+        return _with_unit(number, question) if number else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
-        gold, number = gold_number(question.answer), _stated(stated, question.question)
+        gold, number = gold_number(question.answer), _stated(stated, _asked(question))
         assert gold is not None and gold.value is not None
         if number is None or number.value is None:
             return _compared_undecided(stated, gold.value, is_a_number=number is not None)
-        if gold.value in (number.value, number.value / number.scale):
-            agreed = agree(gold.unit, number.unit)
-            return ("right", "equal as numbers") if agreed else ("unparsed", f"{number.unit}, not {gold.unit}")
+        unit = _measure(question)
+        ratio = conversion(number.unit, unit)
+        if ratio is None and gold.unit:
+            return "unparsed", f"{number.unit}, not {unit}"
+        ratio = ratio or 1  # to "How many hours ... a week?" both "3 hours" and "3 hours a week" are an answer
+        if gold.value in (number.value * ratio, number.value * ratio / number.scale):
+            return "right", "equal as numbers"
         if number.percent != gold.percent and number.value / 100**number.percent == gold.value / 100**gold.percent:
             return "right", "equal as percentages"
         if equal_in_cents(stated, question.answer, question.question):
@@ -105,9 +118,31 @@ def gold_number(text: str) -> Quantity | None:
     return number
 
 
+def _measure(question: Question) -> str:
+    """The unit of the gold answer, or that of "How many minutes", if it can be told from others."""
+    gold = gold_number(question.answer)
+    if gold and is_known(gold.unit):
+        return gold.unit
+    asked = next(reversed(list(_HOW_MANY.finditer(question.question))), None)
+    unit = unit_at(question.question, asked.end()) if asked and gold and not gold.unit else ""
+    return unit if len(unit) > 2 else ""  # "how many in all" asks for no inches
+
+
+def _asked(question: Question) -> str:
+    """The text of `question` and its unit, which tell a unit from a variable."""
+    return "\n".join(filter(None, (question.question, _measure(question))))
+
+
+def _with_unit(number: Quantity, question: Question) -> str:
+    """`number` as it is written, with its unit if that of the gold answer is known."""
+    if not _measure(question) or number.unit in number.text:
+        return number.text
+    return f"{number.text} {number.unit}"
+
+
 def _stated(statement: str, question: str) -> Quantity | None:
     """The number that `statement` is, begins with or, if it is a sentence, concludes with; None for a formula."""
-    text = plain_number(statement)
+    text = plain_number(statement).replace("<=", "\u2264").replace(">=", "\u2265")
     parts = [text] if has_several_equations(text) else [text, _CLAUSE_END.split(text, maxsplit=1)[0]]
     for part in parts:
         if (number := quantity(part, question)) is not None:
@@ -117,7 +152,7 @@ def _stated(statement: str, question: str) -> Quantity | None:
         is_one = len(numbers) == 1 and "=" not in right_side(text)
         return numbers[0]._replace(value=numbers[0].value if is_one else None) if numbers else None
     numbers = numbers or spelled_numbers(text, question)
-    if not numbers or (alternatives(text, question) and len(numbers) == 2):
+    if not numbers or _BOUNDED.match(text) or (alternatives(text, question) and len(numbers) == 2):
         return numbers[0]._replace(value=None) if numbers else None
     if begins_with(text, numbers[0]) and (
         len(numbers) == 1 or not _JOINED.match(text, numbers[0].end, numbers[1].start)
@@ -128,7 +163,7 @@ def _stated(statement: str, question: str) -> Quantity | None:
 
 def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple[Grade, str]:
     """Of a formula, or of what may mean several numbers: wrong if it means `gold` in no way."""
-    formula = right_side(stated)
+    formula = _CROSS.sub(r" \\times ", right_side(stated))
     if _is_formula(formula) and "=" not in formula:
         return compare_latex(_latex(gold), formula)
     if not is_a_number:

@@ -9,12 +9,19 @@ import re
 
 from text_to_num import alpha2digit
 
-from mind.grading.plain_text import LATEX_THOUSANDS, unwrapped
+from mind.grading.plain_text import LATEX_THOUSANDS, unwrapped, with_overlines
 
 _FORMULA = re.compile(
     r"\$\$([^$]+)\$\$|\$((?:\\.|[^$\n\\])*(?:\\.|[^$\s\\]))\$(?![0-9])|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]"
 )
 _ARROW = re.compile(r"=>|->|\u21d2|\u2192|\\(?:Rightarrow|rightarrow|implies|to)(?![A-Za-z])")
+_IN_WORDS = ("power", "squared", "cubed")
+_POWER = re.compile(
+    r"(?<=[0-9])\s(?:raised\s)?to\sthe\s(?=[^.;]{0,30}\bpower\b)(?:power\s(?:of\s)?)?"
+    r"(?P<sign>(?:minus|negative)\s|-)?(?P<digits>[0-9]{1,9})(?:st|nd|rd|th)?(?:\spower)?\b"
+)
+_SQUARED = re.compile(r"(?<=[0-9])\s(squared|cubed)\b")
+_TIMES_TEN = re.compile(r"(?<=[0-9])\stimes\s(?=10\^)")
 _REPEATING = re.compile(r"(?<=\.)([0-9]*)\\(?:overline|bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))")
 _FRACTION = re.compile(
     r"(?P<whole>[0-9]?)\s{0,4}\\[dtc]?frac\s*(?:\{\s*(?P<above>-?[0-9.]+)\s*\}\s*\{\s*(?P<below>-?[0-9.]+)\s*\}"
@@ -38,6 +45,7 @@ _PART_SIZES |= {"sixt": 6, "6th": 6, "eigh": 8, "8th": 8, "tent": 10, "10th": 10
 PART = r"(half|halves|(?:third|quarter|fourth|fifth|sixth|eighth|tenth|3rd|4th|5th|6th|8th|10th)s?)\b"
 _SOME = re.compile(r"\b(?:hundreds|thousands|millions|billions)\b", re.IGNORECASE)
 _ONE = re.compile(r"\ban?\s(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b)", re.IGNORECASE)
+_ONE_AND_A_HALF = re.compile(r"\b(?:an?|one)\s([a-z]+)\sand\sa\shalf\b(?![\s-]\w)", re.IGNORECASE)
 _HYPHEN = re.compile(rf"(?<=[a-z])-(?={PART})")
 _AND_A_HALF = re.compile(r"(?<=[0-9])\sand\s(?:a|1|one)\shalf\b", re.IGNORECASE)
 _PARTS = re.compile(rf"\b([0-9]+)\s{PART}")
@@ -48,7 +56,11 @@ _SCALES = {"1000": "thousand", "1000000": "million", "1000000000": "billion"}
 def plain_number(text: str) -> str:
     r"""`text` with the numbers of simple LaTeX in plain notation: "2\frac{1}{2}\text{ m}", "1{,}000", "\$5"."""
     text = _FORMULA.sub(lambda match: next(filter(None, match.groups()), ""), LATEX_THOUSANDS.sub(",", text))
-    text = _ARROW.sub("=", text)
+    text = _ARROW.sub("=", with_overlines(text)).replace("!=", "\u2260")
+    if any(word in text for word in _IN_WORDS):
+        text = _POWER.sub(lambda match: f"^{match['sign'] and '-' or ''}{match['digits']}", text)
+        text = _SQUARED.sub(lambda match: "^2" if match[1] == "squared" else "^3", text)
+        text = _TIMES_TEN.sub("\u00d7", text)
     if "\\" not in text:
         return text
     text = _REPEATING.sub(lambda match: f"{match[1]}({match[2] or match[3]})", text)
@@ -60,6 +72,7 @@ def plain_number(text: str) -> str:
 def in_digits(text: str) -> str:
     """`text` with its numbers in words written in digits: "forty-two", "minus seven", "one and a half million"."""
     text = _SOME.sub("some", text.encode(errors="replace").decode())
+    text = _ONE_AND_A_HALF.sub(r"1.5 \1s", text)
     text = _ONE.sub("one ", _HYPHEN.sub(" ", text))
     text = _AND_A_HALF.sub(".5", alpha2digit(text, "en", threshold=0))
     text = _PARTS.sub(lambda match: f"{match[1]}/{part_size(match[2])}", text)

@@ -12,7 +12,8 @@ from fractions import Fraction
 
 from mind.grading.number_notation import in_digits, plain_number
 from mind.grading.plain_text import sentences
-from mind.grading.quantity import Quantity, not_denied, number_value, quantities, surroundings
+from mind.grading.quantity import Quantity, not_denied, number_value, quantities, single_quantities, surroundings
+from mind.grading.units import conversion
 
 CACHED_QUESTIONS = 1_024
 
@@ -21,16 +22,24 @@ _IN_PARENTHESES = re.compile(r"\s*\([^()]*\)[.\s]*")
 _PARENTHESES = re.compile(r"\([^()]*\)")
 _REASON_FIRST = re.compile(r"\A\s*(?:since|as|because)\b[^,]*(?:,[0-9][^,]*)*,", re.IGNORECASE)
 _SAME_IN_OTHER_WORDS = re.compile(r",\s(?:that\sis|i\.e\.|in\sother\swords)(?=[\s,])")
+_WORD_EQUATION = re.compile(
+    r"(\A[^0-9]{0,40}[0-9.,]+(?:\s\w+)?\s(?:plus|minus|less|times|divided\sby|multiplied\sby)\s[^=;]{1,60}?)\b(?:is|are|makes?|equals?|gives?|leaves?)\s"
+    r"(?=[-$]?[0-9])"
+)
 _SINCE_THEN = re.compile(r",\s[^,=]*\b(?:after|before|later|earlier)\b[^,=]*\Z")
 _CONVERSIONS = {1, 7, 10, 12, 24, 60, 100, 1000, 3600}
 _REASON = re.compile(r"\bbecause\b")
 _CONSEQUENCE = re.compile(r"\b(?:so|meaning|therefore|thus|hence|which\s(?:is|means|rounds))\b")
 _INFERENCE = re.compile(r"\b(?:so|therefore|thus|hence)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(r"\b(?:therefore|thus|hence)\b", re.IGNORECASE)
+_ENUMERATED = re.compile(r"^[ \t]*(?:step\s)?\(?([0-9]{1,2})[.):][ \t]+(?=\S)", re.IGNORECASE | re.MULTILINE)
+_TWO_SOLUTIONS = re.compile(r"\b([A-Za-z])\s?=\s?([^=]{1,40}?)\s?\b(?:or|and)\s+\1\s?=")
 _CHECK = re.compile(
     r"(?:\bTo|\b[Ww]e\scan(?:\salso)?|\bYou\scan|\bLet'?s|\bLet\sus)\s"
     r"(?:(?:double|cross)[- ])?(?:check|verify|confirm)\b(?!\s(?:in|out)\b)"
+    r"|\b(?:Check|Verification)(?:ing)?\s?:"
 )
+_CHECKING = ("check", "Check", "verify", "confirm", "Verif")
 _ROUNDED = re.compile(r"\bround(?:s|ed|ing)?\s(?:it\s)?(?:(?:up|down|off)\s)?to\s(?=[-$]?[0-9.])")
 _PLACES = re.compile(r"\s(?:decimal|significant|digit|place)")
 _JOINT = re.compile(
@@ -87,7 +96,7 @@ def concluding_number(text: str, question: str) -> Quantity | None:
 
     `question` may be empty, and then it is not known which numbers it gives.
     """
-    text = _without_check(plain_number(text))
+    text = _without_check(_without_enumeration(plain_number(text)))
     said = sentences(text)
     numbered = [i for i, sentence in enumerate(said) if _DIGIT.search(sentence)]
     claiming = [i for i in numbered if not _IN_PARENTHESES.fullmatch(said[i])]
@@ -106,10 +115,15 @@ def concluding_number(text: str, question: str) -> Quantity | None:
         number = next(quantities(claim[rounded[-1].end() :], question), None)
         if number and not _PLACES.match(claim, rounded[-1].end() + number.end):
             return number
-    before, equals, behind = claim.rpartition("=")
-    if equals and (result := next(quantities(behind, question), None)):
+    before, equals, behind = _WORD_EQUATION.sub(r"\1= ", claim).rpartition("=")
+    if equals and (results := list(quantities(behind, question))):
+        result = results[0]
         consequence = _CONSEQUENCE.search(behind)
         if consequence is None or not _DIGIT.search(behind, consequence.end()):
+            if (solutions := _TWO_SOLUTIONS.search(claim)) and number_value(solutions[2]) != result.value:
+                return result._replace(value=None, text=claim.strip())
+            if len(results) > 1 and _alternatives(behind, *results[:2]):
+                return result._replace(value=None, text=claim.strip())
             return result if result.value is not None else undecided(behind, result)
         claim = behind[consequence.end() :]
     elif equals and (result := _at_end(before.rstrip(), question)):  # "20 = A"
@@ -147,10 +161,20 @@ def _equal(number: str, gold: str) -> bool:
 
 def _without_check(text: str) -> str:
     """`text` up to "To check, ..." and its like, if a number precedes it and no conclusion follows it."""
-    check = _CHECK.search(text) if any(word in text for word in ("check", "verify", "confirm")) else None
+    check = _CHECK.search(text) if any(word in text for word in _CHECKING) else None
     if check is None or not _DIGIT.search(text, 0, check.start()):
         return text
     return text if _CONCLUSION.search(text, check.end()) else text[: check.start()]
+
+
+def _without_enumeration(text: str) -> str:
+    """`text` without the numbers of its steps: "1) Add.", "2) Done."."""
+    steps = [
+        step for step, number in zip(_ENUMERATED.finditer(text), range(1, 100), strict=False) if int(step[1]) == number
+    ]
+    for step in reversed(steps if len(steps) > 1 else ()):
+        text = text[: step.start()] + text[step.end() :]
+    return text
 
 
 def _claim(sentence: str) -> str:
@@ -212,17 +236,26 @@ def _chosen(claim: str, numbers: Sequence[Quantity], question: str, sentences: S
 
 @functools.lru_cache(maxsize=CACHED_QUESTIONS)  # to one question there are many responses
 def _values(question: str) -> frozenset[Fraction]:
-    return frozenset(number.value for number in quantities(question) if number.value is not None)
+    numbers = (*quantities(question), *single_quantities(question))
+    return frozenset(number.value for number in numbers if number.value is not None)
 
 
 def _alternatives(claim: str, one: Quantity, other: Quantity) -> bool:
     joint = _JOINT.fullmatch(claim, one.end, other.start)
-    if joint is None or (one.value == other.value and one.value is not None):
+    if joint is None or _is_same(one, other):
         return False
     before = claim[max(one.start - 9, 0) : one.start].lower()
     if joint[2]:
         return not re.search(r"\b(?:from|by)\s\Z", before)
     return joint[1] != "and" or before.endswith("between ")
+
+
+def _is_same(one: Quantity, other: Quantity) -> bool:
+    """Whether two numbers say the same, as "0.6 or 60%", "$0.5 or 50 cents"."""
+    ratio = conversion(one.unit, other.unit)
+    if one.value is None or other.value is None or ratio is None:
+        return False
+    return one.value * ratio / 100**one.percent == other.value / 100**other.percent
 
 
 def _results(sentences: Sequence[str]) -> set[Fraction]:

@@ -20,7 +20,7 @@ _SIGNS |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63"), "-")
 _SIGNS |= dict.fromkeys([*range(0x2000, 0x200B), 0xA0, 0x202F, 0x205F, 0x3000], " ")
 _SIGNS |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"), "")
 _SIGNS |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc"), "'") | dict.fromkeys(map(ord, "\u201c\u201d"), '"')
-_SIGNS |= {ord("\u2044"): "/", ord("\u2217"): "*", ord("\u22c5"): "\u00b7", ord("\u2236"): ":"}
+_SIGNS |= {ord("\u2044"): "/", ord("\u2215"): "/", ord("\u2217"): "*", ord("\u22c5"): "\u00b7", ord("\u2236"): ":"}
 
 _SUPERSCRIPT = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"
 _SUPERSCRIPTS = re.compile(f"[{_SUPERSCRIPT}]+")
@@ -53,7 +53,7 @@ _VULGAR = dict(
 )
 _VULGARS = re.compile(f"([0-9]?)\\s?([{''.join(_VULGAR)}])")
 
-_BOLD = re.compile(r"(?<![\w)\]}*])\*\*|\*\*(?![\w(*])|`+")  # "2**3" is a power
+_BOLD = re.compile(r"(?<![\w)\]}*])\*\*|\*\*(?![\w(*]|(?<=[0-9]\*\*)-[0-9])|`+")  # "2**3" is a power
 _EMPHASIS = re.compile(r"(?<![\w*\\}])([*_]{1,2})(?=[^\s*_])([^*_\n]{0,200})(?<=\S)\1(?![\w*])")
 _CLOSING_TAG = re.compile(r"</([A-Za-z]{1,10})\s?>")
 _MEANINGFUL_TAGS = {"answer", "s"}
@@ -67,6 +67,9 @@ _LATEX_TEXT = re.compile(
 )
 _DOLLARS = re.compile(r"\$\$?|\\[()\[\]]")
 LATEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[!,;: ]|~)\s?(?=[0-9]{3}(?![0-9]))")
+_REPEATED = re.compile(
+    r"(?<=[0-9])\.([0-9]{0,12}?)(?:([0-9])\2{2,}|([0-9]{2,6}?)\3+)(?:\.\.\.|\u2026|\\[lc]?dots(?![A-Za-z]))"
+)
 _WRAPPED = re.compile(r"[\s\"'`*_.,;:!?(){}\[\]<>|]*")
 
 
@@ -100,6 +103,13 @@ def unwrapped(text: str) -> str:
             text = _LATEX_TEXT.sub(lambda match: match[1] or "", text)
         text = _LATEX_SPACE.sub(" ", text)
     return text
+
+
+def with_overlines(text: str) -> str:
+    r"""`text` with the digits that a decimal repeats, "0.1666...", under a line: "0.1\overline{6}"."""
+    if not ("..." in text or "\u2026" in text or "dots" in text):
+        return text
+    return _REPEATED.sub(lambda match: rf".{match[1]}\overline{{{match[2] or match[3]}}}", text)
 
 
 def bare(text: str) -> str:

@@ -12,16 +12,18 @@ from typing import NamedTuple
 
 from mind.grading.number_notation import PART, in_digits, part_size, plain_number
 from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text
-from mind.grading.units import asks_for, is_unit
+from mind.grading.units import asks_for, conversion, is_unit, unit_at
 
 MAX_EXPONENT = 4_000
 """Of ten. Larger numbers are answers to no question, and take long to compare."""
 
 _CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[RACS])?[$\u20ac\u00a3\u00a5\u20b9]|\b(?:Rs\.?|USD|EUR|GBP|CHF|INR|JPY))"
+_CURRENCY_SIGN = re.compile("[$\u20ac\u00a3\u00a5\u20b9]")
 # A minus after a word, a digit or a bracket is a subtraction, so it is not part of the number.
 _NUMBER = re.compile(
-    rf"""(?<![\w.])(?P<sign>(?<![)\]}}%])[-+])?(?P<currency>{_CURRENCY})?(?(currency)\s?)(?P<inner>-)?(?:
-    (?P<european>[0-9]{{1,3}}(?:\.[0-9]{{3}})++,[0-9]++|[0-9]{{1,3}}(?:\.[0-9]{{3}}){{2,}}+)(?![0-9])  # 1.234,5
+    rf"""(?<![\w.])(?P<sign>(?<![)\]}}%])[-+])?(?P<currency>{_CURRENCY})?(?(currency)\s?(?P<inner>-)?)(?:
+    (?P<european>[0-9]{{1,3}}(?:\.[0-9]{{3}})++,[0-9]++|[0-9]{{1,3}}(?:\.[0-9]{{3}}){{2,}}+  # 1.234,5
+      | 0,0[0-9]++ | [0-9]{{1,3}},[0-9]{{1,2}}(?=\s(?:thousand|million|billion|trillion)\b))(?![0-9])
   | (?P<whole>
       [0-9]{{1,3}}(?:,[0-9]{{3}})++(?![0-9]|,[0-9])
     | [0-9]{{1,2}}(?:,[0-9]{{2}}(?=,))++,[0-9]{{3}}(?![0-9]|,[0-9])  # 12,34,567
@@ -41,36 +43,37 @@ _SPACED_SIGN = re.compile(
 _SIGNS_BEFORE = ("- ", "+ ", "inus ", "ative ")
 _FRACTION = re.compile(r"/(?P<below>-?[0-9]+(?:\.[0-9]+)?)(?![/0-9])")
 _MIXED = re.compile(r"\s(?:and\s)?(?P<above>[0-9]{1,9})/(?P<below>[0-9]{1,9})(?![/0-9])")
-_AND_A_HALF = re.compile(r"\sand\s(?:a|one)\shalf\b", re.IGNORECASE)
+_AND_A_PART = re.compile(rf"\sand\s(?:an?|one)\s{PART}|\s[a-z]+\sand\sa\s(half)\b(?!-)", re.IGNORECASE)
 _EXPONENT = re.compile(
-    r"[eE](?P<e>[-+]?[0-9]{1,9})(?!\w)"
+    r"[eE](?P<e>[-+]?[0-9]{1,9})(?![0-9_])"
     r"|\s?[\u00d7*x\u00b7]\s?10\s?(?:\^|\*\*)\s?[{(]?(?P<ten>[-+]?[0-9]{1,9})[)}]?"
     r"|\s?(?:\^|\*\*)\s?[{(]?(?P<power>-?[0-9]{1,9})[)}]?(?![0-9./])"
 )
 _SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES |= {"quadrillion": 10**15, "quintillion": 10**18, "sextillion": 10**21}
 _SCALES |= {"lakh": 10**5, "crore": 10**7, "k": 10**3, "m": 10**6, "mn": 10**6, "mln": 10**6, "mio": 10**6}
 _SCALES |= {"b": 10**9, "bn": 10**9, "bln": 10**9}
 _SCALE = re.compile(
-    r"\s?(?P<name>hundred|thousand|million|billion|trillion|lakh|crore|dozen)s?\b"
+    r"\s?(?P<name>hundred|thousand|million|billion|trillion|quadrillion|quintillion|sextillion|lakh|crore|dozen)s?\b"
     r"|(?P<short>[kK]|bn|bln|mn|mln|mio|M|B)\b(?!\^)|\s(?P<spaced>k|bn|mln|mn)\b",
 )
 _PERCENT = re.compile(r"\s?(?:%|per\s?cent\b|pct\b)")
 _WHOLE_HOUR = re.compile(r":00(?![0-9:])")
-_MORE_DIGITS = re.compile(r"(?:[.,:/_'-]?[0-9])++")
+_MORE_DIGITS = re.compile(r"(?:(?:\.{2,3}|[.,:/_'-])?[0-9])++")
 _BELOW_ZERO = re.compile(r"[^0-9.,;]{0,24}?\b(?:below|under)\s(?:zero|freezing|0\b)")
 _LETTERS = re.compile("[A-Za-z\u00b5]+")
 _PART_OF_FORMULA = re.compile(r"[0-9_(]|\^(?!\{?-?[0-9])")
 _PARTS = re.compile(rf"\s{PART}")
 # What makes another number of the one before it, or of the one behind it.
 _OPERATOR_BEHIND = re.compile(
-    r"\s?[\u03c0\u221a]|\s?[<>\u2264\u2265]\s?[a-z](?!\w)|[\u2080-\u2089\u2030\u03b8\u03bb\u221e\u00b1^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
+    r"\s?[\u221a\u0391-\u03a8\u03b1-\u03bb\u03bd-\u03c9]|\s?[<>\u2264\u2265]\s?[a-z](?!\w)|[\u2080-\u2089\u2030\u221e\u00b1\u2213^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
     r"|\s?\\(?:pi|sqrt|theta|infty|pm|log|ln|sin|cos|tan)(?![a-z])"
-    r"|\s?[+*\u00d7\u00f7]\s?[$(]?[\w\\]|\s/\s?[$(]?[0-9]|\s(?:-|x)\s[$(]?[0-9]|\s-\s[a-z](?!\w)|\s:\s?[0-9]|\s[xyzn](?!\w)|\s[rR]\s[0-9]"
-    r"|\s(?:squared|cubed|factorial|remainder|pi|mod|choose|times\s[0-9])\b"
+    r"|\s?[+*\u00d7\u00f7]\s?[-$(]{0,2}[\w\\]|\s?\u00b7\s?[0-9(\\\u0391-\u03c9]|\)\s?\^|\s/\s?[$(]?[0-9]|\s(?:-|x)\s[$(]?[0-9]|\s-\s[a-z](?!\w)|\s:\s?[0-9]|\s[xyzn](?!\w)|\s[rR]\s[0-9]"
+    r"|\s(?:hundredths?|thousandths?|millionths?|factorial|remainder|pi|mod|choose|times\s[0-9]|log|ln|sin|cos|tan|sqrt|exp)\b|\se\s?\^"
 )
 _OPERATOR_BEFORE = re.compile(
-    r"(?:[*/^\u00d7\u00f7\u221a\u221b\u221c\u00b1<>\u2264\u2265]|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
-    r"|\b(?:[Rr]emainder(?:\sof)?|log|ln|sin|cos|tan|sqrt|root)|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
+    r"(?:[*/^\u00d7\u00f7\u221a\u221b\u221c\u00b1\u2213<>\u2264\u2265\u2260]|(?<!\w)-\(?\Z|(?<![\w'])[b-z]\s?-|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
+    r"|\b(?:[Rr]emainder(?:\sof)?|log|ln|sin|cos|tan|root)|\b(?:sqrt|floor|ceil|abs|max|min)\s?\(?|\b(?:twice|double|triple|half|third|quarter|square|cube|root)\s(?:of\s)?|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
 )
 _DENIAL_BEFORE = re.compile(
     r"(?:\bnot|n't|\bnever|\bcannot|\brather\sthan|\binstead\sof)\s(?:be\s|exactly\s|equal\s(?:to\s)?|about\s)?[($]?\Z",
@@ -87,6 +90,7 @@ _UNIT_TEXT = re.compile(
     r"(?:[^0-9+*^=<>\\/\u00b7]|(?<=[\w.)}])[*\u00b7](?=[A-Za-z])|(?<=[A-Za-z.)}\u00b0])\^(?:-?[0-9]|\{-?[0-9]\})"
     r"|\s?/\s?(?=[A-Za-z]))*+"
 )
+_WRAPPED = re.compile(r"\([^(),]*\)\.*|<[^<>,]*>\.*")  # "(0,1)" is a pair
 _BOUND = re.compile(r"\sor\s(?:more|less|fewer)\b")
 _BEFORE = re.compile(
     r"(?:[\s~\u2248\u223c*`:\"]|\b(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|just|only|simply"
@@ -110,14 +114,29 @@ class Quantity(NamedTuple):
     """Where its unit would begin."""
     percent: bool = False
     """Whether `value` is in percent."""
-    scale: int = 1
+    scale: Fraction = Fraction(1)
     """12 in "7 dozen" if what is asked for may be dozens: `value` is 84, and 7 is meant as well."""
     unit: str = ""
-    """What follows it, if a text is this quantity alone."""
+    """What follows it, if a text is this quantity alone, else the unit of measure behind it or the sign before it."""
 
 
 def quantities(text: str, question: str = "") -> Iterator[Quantity]:
-    """The numbers of `text` in their order; `question` tells a unit ("60m") from a variable."""
+    """The numbers of `text` in their order; `question` tells a unit ("60m") from a variable.
+
+    "2 hours and 30 minutes" is one number.
+    """
+    last: Quantity | None = None
+    for found in single_quantities(text, question):
+        compound = _compound(text, last, found) if last else None
+        if last and not compound:
+            yield last
+        last = compound or found
+    if last:
+        yield last
+
+
+def single_quantities(text: str, question: str = "") -> Iterator[Quantity]:
+    """The same with "2 hours and 30 minutes" as two numbers."""
     position = 0
     while (match := _NUMBER.search(text, position)) is not None:
         found = _quantity(text, match, question)
@@ -137,7 +156,7 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     text = right_side(text.strip())
     if not _DIGIT.search(text):
         text = in_digits(text)
-    if text.startswith("(") and text.rstrip(".").endswith(")"):
+    if _WRAPPED.fullmatch(text):
         text = text.rstrip(".")[1:-1]
     found = next(quantities(text, question), None)
     if found is None or not begins_with(text, found):
@@ -146,7 +165,8 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     assert unit is not None
     if unit.end() < len(text):
         return None
-    return found._replace(unit=unit[0].strip(" .,;:!*`"), value=None if _BOUND.match(unit[0]) else found.value)
+    unit_text = unit[0].strip(" .,;:!*`") or found.unit
+    return found._replace(unit=unit_text, value=None if _BOUND.match(unit[0]) else found.value)
 
 
 def not_denied(text: str, numbers: list[Quantity]) -> list[Quantity]:
@@ -236,7 +256,22 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
     if spaced_sign:
         start -= len(spaced_sign["sign"] or spaced_sign["negative"]) + 1
     written = text[start : below_zero.end() if below_zero else end]
-    return Quantity(written, value, start, end, percent is not None, asked)
+    sign = _CURRENCY_SIGN.search(match["currency"] or "")
+    unit = unit_at(text, end) or (sign[0] if sign else "")
+    return Quantity(written, value, start, end, percent is not None, Fraction(asked), unit)
+
+
+def _compound(text: str, larger: Quantity, smaller: Quantity) -> Quantity | None:
+    """The sum of two quantities that are said as one, "2 hours and 30 minutes", in the smaller unit; else None."""
+    if not larger.unit or not smaller.unit or larger.value is None or smaller.value is None:
+        return None
+    between = text[larger.end : smaller.start].strip().removeprefix(larger.unit)
+    ratio = conversion(larger.unit, smaller.unit)
+    if between.strip() not in ("", ",", "and", ", and") or not ratio or not 0 <= smaller.value < ratio or ratio == 1:
+        return None
+    written = f"{text[larger.start : smaller.end]} {smaller.unit}"
+    value = larger.value * ratio + smaller.value
+    return smaller._replace(text=written, value=value, start=larger.start, scale=ratio)
 
 
 def _digits_value(match: re.Match[str]) -> Fraction | None:
@@ -260,13 +295,13 @@ def _with_fraction(text: str, end: int, value: Fraction | None, is_whole: bool) 
     """`value` with the fraction at `end`, "/3" or " 1/2", if there is one, and where that ends."""
     if fraction := _FRACTION.match(text, end):
         return _ratio(value, fraction["below"]), fraction.end()
-    if (half := _AND_A_HALF.match(text, end)) and value is not None:
-        return value + Fraction(1, 2), half.end()
+    if (part := _AND_A_PART.match(text, end)) and value is not None:
+        return value + Fraction(1, part_size((part[1] or part[2]).lower())), part.end()
     mixed = _MIXED.match(text, end) if is_whole else None
-    part = _ratio(Fraction(mixed["above"]), mixed["below"]) if mixed else None
-    if mixed is None or part is None or part >= 1 or value is None:
+    below_one = _ratio(Fraction(mixed["above"]), mixed["below"]) if mixed else None
+    if mixed is None or below_one is None or below_one >= 1 or value is None:
         return value, end
-    return value + part, mixed.end()
+    return value + below_one, mixed.end()
 
 
 def _ratio(above: Fraction | None, below: str) -> Fraction | None:
@@ -287,10 +322,11 @@ def _powered(value: Fraction | None, exponent: re.Match[str]) -> Fraction | None
 def _unit_behind(text: str, end: int, value: Fraction | None, question: str) -> bool:
     """Whether what is written right behind `value`, if anything is, is a unit: "12kg", "3rd", but not "12x".
 
-    "3 quarters" may be a fraction, unless the question has quarters.
+    "3 quarters" are a fraction, and 8 quarters, 76 sixth graders or the quarters of the question are not.
     """
     if (part := _PARTS.match(text, end)) and value is not None:
-        return abs(value) >= part_size(part[1]) or part[1][:4] in question.lower()
+        are_parts = part[1].endswith("s") and part[1] not in ("halves", "quarters")
+        return (abs(value) >= part_size(part[1]) and not are_parts) or part[1][:4] in question.lower()
     letters = _LETTERS.match(text, end)
     if letters is None:
         return True

@@ -1,8 +1,10 @@
-"""Units of measure: which letters behind a number are one, and whether two of them are the same in two spellings."""
+"""Units of measure: which letters behind a number are one, and how many of one are another."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from fractions import Fraction
 
 _SPELLINGS = {
     "mm": "millimeter millimetre mm",
@@ -18,7 +20,7 @@ _SPELLINGS = {
     "kg": "kilogram kilo kg",
     "t": "tonne",
     "oz": "ounce oz",
-    "lb": "pound lb",
+    "lb": "pound lb GBP \u00a3",  # a pound is either
     "ml": "milliliter millilitre ml mL",
     "l": "liter litre l L",
     "gal": "gallon gal",
@@ -31,17 +33,43 @@ _SPELLINGS = {
     "yr": "year yr",
     "mi/h": "mph",
     "km/h": "kph kmh",
-    "c": "cent",
-    "$": "dollar USD",
+    "c": "cent \u00a2",
+    "$": "dollar USD buck $",
     "\u20ac": "euro EUR \u20ac",
+    "\u00a5": "yen JPY \u00a5",
+    "\u20b9": "rupee INR \u20b9",
 }
 _SYMBOLS = {name: symbol for symbol, names in _SPELLINGS.items() for name in names.split()}
+_SIZES = {
+    "m": {
+        "mm": "1/1000",
+        "cm": "1/100",
+        "km": "1000",
+        "in": "0.0254",
+        "ft": "0.3048",
+        "yd": "0.9144",
+        "mi": "1609.344",
+    },
+    "g": {"mg": "1/1000", "kg": "1000", "t": "1000000", "lb": "453.59237", "oz": "28.349523125"},
+    "l": {"ml": "1/1000", "gal": "3.785411784"},
+    "s": {"min": "60", "h": "3600", "d": "86400", "wk": "604800"},
+    "mo": {"yr": "12"},
+    "$": {"c": "1/100"},
+}
+"""How many of a base unit other units are."""
+_BASES = {symbol: (base, Fraction(size)) for base, sizes in _SIZES.items() for symbol, size in sizes.items()}
 _POWERS = (
     (re.compile(r"\b(?:square|sq\.?)\s([A-Za-z]+)"), r"\1^2"),
     (re.compile(r"\b(?:cubic|cu\.?)\s([A-Za-z]+)"), r"\1^3"),
-    (re.compile(r"\s?\bper\b\s?|\s?/\s?"), "/"),
+    (re.compile(r"\s?\b(?:per|an?)\b\s?|\s?/\s?"), "/"),
     (re.compile(r"\s(squared|cubed)\b"), lambda match: "^2" if match[1] == "squared" else "^3"),
     (re.compile(r"\^\{(-?[0-9])\}"), r"^\1"),
+)
+_NAME = rf"(?:{'|'.join(sorted((re.escape(name) for name in _SYMBOLS), key=len, reverse=True))})s?(?![A-Za-z])"
+_UNIT = re.compile(
+    rf"\s?((?:(?:square|cubic|sq\.?|cu\.?)\s)?{_NAME}(?:\s(?:squared|cubed)|\^\{{?-?[0-9]\}}?)?"
+    rf"(?:\s?(?:/|\b(?:per|an?)\b)\s?{_NAME}(?:\^\{{?-?[0-9]\}}?)?)?)",
+    re.IGNORECASE,
 )
 _ABBREVIATIONS = frozenset(
     [name for name in _SYMBOLS if len(name) > 1]
@@ -54,8 +82,8 @@ _ABBREVIATIONS = frozenset(
 _SINGLE_LETTERS = {
     "m": r"met(?:er|re)s?|minutes?",
     "g": "grams?",
-    "s": "seconds?",
-    "h": "hours?",
+    "s": "seconds?|minutes?",
+    "h": "hours?|minutes?",
     "d": "days?",
     "l": "lit(?:er|re)s?",
     "L": "lit(?:er|re)s?",
@@ -87,12 +115,40 @@ def asks_for(letter: str, question: str) -> bool:
     return re.search(used, question) is not None and letter in _SINGLE_LETTERS
 
 
-def agree(one: str, other: str) -> bool:
-    """Whether two units can be the same: False for two that are known and differ, as "km/h" and "mph"."""
-    if not one or not other or one == other:
-        return True
+def unit_at(text: str, position: int) -> str:
+    """The unit of measure that begins at `position` of `text`, behind a number; empty without one."""
+    unit = _UNIT.match(text, position)
+    return unit[1] if unit else ""
+
+
+def is_known(unit: str) -> bool:
+    """Whether `conversion` can tell `unit` from others."""
+    return _symbols(unit) is not None
+
+
+def conversion(one: str, other: str) -> Fraction | None:
+    """How many of the unit `other` one of the unit `one` is: 60 for "hours" and "minutes".
+
+    1 if one of them is unknown, or none; None if they measure different things, as "km" and "km/h".
+    """
     first, second = _symbols(one), _symbols(other)
-    return first is None or second is None or first == second
+    if first is None or second is None:
+        return Fraction(1)
+    size, powers = _in_base_units(first)
+    other_size, other_powers = _in_base_units(second)
+    return size / other_size if powers == other_powers else None
+
+
+def _in_base_units(symbols: str) -> tuple[Fraction, dict[str, int]]:
+    """The size of a unit, and its base units with their powers: 5/18 and {"m": 1, "s": -1} for "km/h"."""
+    size, powers = Fraction(1), Counter[str]()
+    for place, part in enumerate(symbols.split("/")):
+        symbol, _, digits = part.partition("^")
+        base, factor = _BASES.get(symbol, (symbol, Fraction(1)))
+        power = int(digits or 1) * (1 if place == 0 else -1)
+        size *= factor**power
+        powers[base] += power
+    return size, {base: power for base, power in powers.items() if power}
 
 
 def _symbols(unit: str) -> str | None:

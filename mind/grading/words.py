@@ -59,7 +59,7 @@ class Words(AnswerType):
 
 def _normal(text: str) -> str:
     """`text` in lower case, without what stands around words and before a noun."""
-    text = bare(text)
+    text = bare(text).replace("-", " ")
     frame = _FRAME.match(text)
     return text[frame.end() :] if frame and frame.end() < len(text) else text
 

@@ -11,13 +11,21 @@ from mind.records import Grade, Question
 _YES = {"yes", "true", "correct", "right", "yeah", "yep", "y", "t", "agree", "affirmative"}
 _NO = {"no", "false", "incorrect", "wrong", "untrue", "nope", "n", "f", "disagree", "negative"}
 _ANY = "yes|no|true|false|correct|incorrect|right|wrong|untrue|yeah|yep|nope|agree|disagree"
-_BEHIND = r"(?=\s*(?:[.,;:!)\]\"'\u2014]|\Z|-\s)|\s\(|\s(?:because|as|since|it|there|they|that|this|he|she|we)\b)"
+_BEHIND = (
+    r"(?![\"']\s(?:is|was|would\sbe)\s(?:wrong|incorrect|false|untrue|not|a\smistake)\b)"
+    r"(?=\s*(?:[.,;:!)\]\"'\u2014]|\Z|-\s)|\s\(|\s(?:because|as|since|it|there|they|that|this|he|she|we)\b)"
+)
 """What may follow "no" as an answer, and not "no rule"."""
 _NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa)?)\s(?:doubt|question)\b", re.IGNORECASE)
-_FIRST = re.compile(rf"[\s\"'(\[<*_]*(?:(?:\w+ly|well|oh|okay)[\s,]+)?({_ANY})\b{_BEHIND}", re.IGNORECASE)
+_SURELY = r"(?:(?!(?:partial|part|on|hard|near|rare|bare|most|supposed|alleged)ly)\w+ly)"
+_FIRST = re.compile(
+    rf"[\s\"'(\[<*_]*(?:(?:{_SURELY}|well|oh|okay)[\s,]+)?"
+    rf"((?:not\s)?(?:{_ANY}))\b{_BEHIND}",
+    re.IGNORECASE,
+)
 _ALONE = re.compile(
-    rf"(?:[:;\u2014]\s*|\s-\s|\b(?:so|thus|therefore|hence|then|is|be|say|answer|conclusion)\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
-    rf"(?:a\s)?(?:definite\s|clear\s)?[\"']?(yes|no)\b{_BEHIND}",
+    rf"(?:[:;\u2014\u2234]\s*|\s-\s|(?:'s|\b(?:so|thus|therefore|hence|then|is|be|say|with|but|answer|conclusion))\s*,?\s|,\s(?=\w+[.!]?\s*\Z))"
+    rf"(?:an?\s(?:\w+\s)?|(?:almost\s)?{_SURELY}\s)?[\"']?(yes|no)\b{_BEHIND}",
     re.IGNORECASE,
 )
 _NOT = r"(?:\s(?:not|never)\b|n't\b)"
@@ -26,15 +34,21 @@ _SAID = re.compile(
     r"(?:\sthat\s[^.,;:!?]{1,80}?)?"
     rf"(?:'s|\s(?:is|was|must\sbe|would\sbe|has\sto\sbe|isn't|wasn't|cannot\sbe|can't\sbe)){_NOT}?\s"
     r"(?:indeed\s|clearly\s|therefore\s|definitely\s|actually\s|simply\s|also\s)?"
-    r"(?:true|false|correct|incorrect|right|wrong|untrue)\b(?!\s(?:that|to|if|when|only|answer|choice|for)\b)",
+    r"(?:(?:true|false|correct|incorrect|right|wrong|untrue)\b(?!\s(?:that|to|if|when|only|answer|choice|for)\b)"
+    r"|an?\s(?:true|false|correct|incorrect|wrong)\s(?:statement|claim|assertion|proposition)\b)",
     re.IGNORECASE,
 )
+_UNSAID = re.compile(
+    r"(?:(?:\A\W*|\b(?:wrong|incorrect|false|mistake|error)\s)to|(?:\b(?:not|cannot|never)|n't))\s(?:say|answer|reply)\b",
+    re.IGNORECASE,
+)
+"""Before an answer that is spoken of, and not given."""
 _TRUE_THAT = re.compile(
     r"\bit(?:\sis|'s)\s(?P<not>not\s)?(?:\w+ly\s)?(?P<word>true|false|correct|incorrect)\sthat\b(?P<what>[^.!?]*)",
     re.IGNORECASE,
 )
 _CONTRAST = re.compile(r"\b(?:but|however|although|though|yet)\b", re.IGNORECASE)
-_DENIAL = re.compile(rf"{_NOT}|cannot\b", re.IGNORECASE)
+_DENIAL = re.compile(r"\b(?:not|never|cannot)\b|n't\b", re.IGNORECASE)
 _WORD = re.compile(rf"\b(?:{_ANY})\b", re.IGNORECASE)
 _BOTH = re.compile(r"(?:yes|no|true|false)\s?(?:and|or|/)\s?(?:yes|no|true|false)\b", re.IGNORECASE)
 _QUESTION = {True: "yes", False: "no"}
@@ -53,23 +67,11 @@ class YesNo(AnswerType):
 
     def marked(self, statement: str, question: Question) -> str | None:
         """The word that `statement` is or begins with, else as `unmarked`."""
-        text = without_latex_text(statement)
-        if bare(text) in _YES | _NO:
-            return statement.strip()
-        if _BOTH.match(text.lstrip(" \"'(")):
-            return None
-        return _opening(text) or self.unmarked(text, question)
+        return _marked(statement)
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """What the first word of `text` and the last sentence that says yes or no say, unless they disagree."""
-        text = _NO_DOUBT.sub("surely", without_latex_text(text))
-        parts = sentences(text)
-        opening = _opening(parts[0]) if parts else None
-        said = (_said(sentence) for sentence in reversed(parts) if not sentence.endswith("?"))
-        last = next(filter(None, said), None)
-        if opening and last and _is_yes(opening) != _is_yes(last):
-            return None
-        return last or opening
+        return _unmarked(text)
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         word = self.marked(stated, question)
@@ -88,6 +90,36 @@ class YesNo(AnswerType):
         return re.search(rf"\b{re.escape(bare(question.answer))}\b", sentence.lower()) is not None
 
 
+def marked_yes(statement: str) -> bool | None:
+    """Whether `statement`, which stands behind a mark, says yes; None if it says neither yes nor no."""
+    word = _marked(statement)
+    return None if word is None else _is_yes(word)
+
+
+def unmarked_yes(text: str) -> bool | None:
+    """Whether `text` says yes; None if it says neither yes nor no."""
+    word = _unmarked(text)
+    return None if word is None else _is_yes(word)
+
+
+def _marked(statement: str) -> str | None:
+    text = without_latex_text(statement)
+    if _BOTH.match(text.lstrip(" \"'(")):
+        return None
+    return _opening(text) or _unmarked(text)
+
+
+def _unmarked(text: str) -> str | None:
+    text = _NO_DOUBT.sub("surely", without_latex_text(text))
+    parts = sentences(text)
+    opening = _opening(parts[0]) if parts else None
+    said = (_said(sentence) for sentence in reversed(parts) if not sentence.endswith("?"))
+    last = next(filter(None, said), None)
+    if opening and last and _is_yes(opening) != _is_yes(last):
+        return None
+    return last or opening or (text.strip() if bare(text) in _YES | _NO else None)
+
+
 def _opening(text: str) -> str | None:
     match = _FIRST.match(text)
     return match[1] if match else None
@@ -97,6 +129,8 @@ def _said(sentence: str) -> str | None:
     """What `sentence` says: a "yes" or "no" that stands alone, or "the claim is not true"."""
     if first := _opening(sentence):
         return first
+    if _UNSAID.search(sentence):
+        return None
     if (true_that := _TRUE_THAT.search(sentence)) and not _CONTRAST.search(sentence):
         return true_that[0]
     found = [*_ALONE.finditer(sentence), *_SAID.finditer(sentence)]

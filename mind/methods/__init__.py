@@ -11,7 +11,7 @@ from mind.errors import MindError, require
 from mind.methods.method import Method
 from mind.methods.mind import Mind
 from mind.methods.sft import Sft
-from mind.typed_json import build, read_json
+from mind.typed_json import build, described, read_json
 
 METHODS: dict[str, type[Method]] = {"mind": Mind, "sft": Sft}
 """What `mind train --method` and `MindConfig.method` take."""
@@ -43,7 +43,7 @@ def load_run_config(path: Path) -> MindConfig:
 
 def run_config(values: Any, where: str) -> MindConfig:
     """The configuration that the JSON `values` of `load_run_config` are; raises MindError that begins with `where`."""
-    require(isinstance(values, dict), f"{where}: expected an object with the fields of MindConfig")
+    require(isinstance(values, dict), f"{where}: expected a JSON object, found {described(values)}")
     config = build(MindConfig, {name: value for name, value in values.items() if name != "options"}, where)
     own = build(method_class(config.method).Options, values.get("options", {}), f"{where}: options")
     return dataclasses.replace(config, options=own)

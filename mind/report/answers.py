@@ -74,7 +74,7 @@ def _sample(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> S
     def text(row: Mapping[str, Any], name: str, otherwise: str = "") -> str:
         value = row.get(name)
         value = otherwise if value is None else str(value)
-        return readable(value, SHOWN_CHARACTERS) + (" ..." if len(value) > SHOWN_CHARACTERS else "")
+        return readable(value, SHOWN_CHARACTERS)
 
     question = text(after, "question", text(after, "id"))  # older versions did not keep the question
     responses = [text(row, "response") for row in (before, after)]

@@ -60,8 +60,13 @@ class Section:
     charts: tuple[Chart, ...]
 
 
-LOSS = Chart("losses", "Loss", "nats a token", "It should fall; a rise that stays is a learning rate that is too high.",
-             (Series("loss", "total", INK),))  # fmt: skip
+LOSS = Chart(
+    "losses",
+    "Loss",
+    "nats per token",
+    "It should fall; a rise that stays is a learning rate that is too high.",
+    (Series("loss", "total", INK),),
+)
 ACCURACY = Chart(
     "accuracy",
     "Token accuracy",
@@ -71,7 +76,7 @@ ACCURACY = Chart(
 L_REAL = Chart(
     "l_real",
     "L_real of each perspective",
-    "nats a token",
+    "nats per token",
     "The lowest line is the perspective that the student finds easiest; all should fall.",
     form="perspectives",
 )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import matplotlib
+from markupsafe import Markup
 
 from mind.config import flat
+from mind.display import readable
 from mind.files import replacing
 from mind.report.answers import Answers
 from mind.report.charts import MACHINE, Section
@@ -19,6 +22,8 @@ from mind.report.tables import evaluation_table, headline_rows, origin_rows, sta
 from mind.run_folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
+SHOWN_CHARACTERS = 1_200
+"""A longer text is cut there, with a note."""
 
 
 def write_report(folder: RunFolder, method: str, sections: Sequence[Section]) -> Path:
@@ -42,9 +47,7 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section]) ->
     work = metrics.work()
     with matplotlib.rc_context(STYLE):
         shown = [_drawn(section, pictures) for section in (*sections, MACHINE)]
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    page = environment.get_template("report.html").render(
+    page = page_template("report.html").render(
         run=folder.path.resolve().name, method=method, model=value_at(config, "student", "model"),
         perspectives=perspectives, steps=len(metrics.steps), window=pictures.window,
         bin_size=math.ceil(len(metrics.steps) / DRAWN_POINTS), headlines=headline_rows(table, metrics), table=table,
@@ -67,3 +70,22 @@ def _perspectives(config: dict, metrics: Metrics, sections: Sequence[Section]) -
 
 def _drawn(section: Section, pictures: Pictures) -> tuple[str, list[Picture]]:
     return section.title, [pictures.draw(chart) for chart in section.charts if pictures.wants(chart)]
+
+
+def page_template(name: str) -> jinja2.Template:
+    """A template of this folder, which prints texts from outside so that a reader sees them and nothing obeys them."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=_printed,
+    )
+    return environment.get_template(name)
+
+
+def _printed(value: Any) -> Any:
+    """What the page prints for `value`; jinja2 escapes it afterwards."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return readable(value, SHOWN_CHARACTERS)

@@ -16,6 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from mind.display import percent
 from mind.report.charts import AMBER, BLUE, INK, MUTED, RULE, Chart, Series
 from mind.report.reading import Metrics, binned, running_mean
 
@@ -214,6 +215,6 @@ class Pictures:
                     axes.barh(y, end - start, 0.4, start, color=ink.color)
             tokens = f"{short(trained)} + {short(observed)} / 3" if observed else short(trained)
             axes.text(0, y - 0.27, name)
-            axes.text(1, y - 0.27, f"{share:.1%} · {tokens} tokens", color=MUTED, horizontalalignment="right")
+            axes.text(1, y - 0.27, f"{percent(share)} · {tokens} tokens", color=MUTED, horizontalalignment="right")
             before = share
         return Picture(chart, svg_of(figure, chart.key), legend)

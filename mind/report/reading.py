@@ -1,15 +1,16 @@
 """The metrics of a run as series and numbers; what is wrong with the file is named with its line."""
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mind.display import number_of
 from mind.errors import MindError
+from mind.run_folder import metric_rows
 
 FORWARD_SHARE = 1 / 3  # of the work of a token that also has a backward pass, which takes as long as two forward ones
 
@@ -38,40 +39,24 @@ class Metrics:
         self.warmup: list[tuple[int, dict]] = []  # (line number, record)
         by_step: dict[float, tuple[int, dict]] = {}
         repeated = 0
-        for line, record in self._records():
+        for line, record in metric_rows(path):
+            if record is None:
+                self.notes["last"] = f"{path.name}, line {line}: last line incomplete, left out"
+                continue
             if record["phase"] == "warmup":
                 self.warmup.append((line, record))
                 continue
-            step = self._number(line, "step", record.get("step"))
-            if math.isnan(step):
-                raise MindError(f"{path}, line {line}: a train line needs a number as its step")
+            step = float(record["step"])
             repeated += step in by_step
             by_step[step] = (line, record)
         if not by_step:
             raise MindError(f"{path}: no train lines, so there is nothing to report")
         if repeated:
-            self.notes["repeated"] = f"{path.name}: {repeated} lines repeat a step (a resumed run), the later counts"
+            self.notes["repeated"] = (
+                f"{path.name}: {number_of(repeated, 'repeated step')} (a resumed run), of which the later counts"
+            )
         self.train = [by_step[step] for step in sorted(by_step)]
         self.steps = self.series("step")
-
-    def _records(self) -> Iterator[tuple[int, dict]]:
-        try:
-            lines = self.path.read_bytes().split(b"\n")
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise MindError(f"{self.path}: missing, expected in a run folder") from None
-        for number, text in enumerate(lines, start=1):
-            if not text.strip():
-                continue
-            try:
-                record = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                if number == len(lines):
-                    self.notes["last"] = f"{self.path.name}, line {number}: last line incomplete, left out"
-                    return
-                raise MindError(f"{self.path}, line {number}: not JSON ({error})") from None
-            if not isinstance(record, dict) or record.get("phase") not in ("warmup", "train"):
-                raise MindError(f'{self.path}, line {number}: expected an object with "phase" "warmup" or "train"')
-            yield number, record
 
     def _number(self, line: int, name: str, value: object) -> float:
         if value is None:
@@ -79,7 +64,7 @@ class Metrics:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise MindError(f"{self.path}, line {line}: {name} is {value!r}, expected a number")
         if not math.isfinite(value):
-            self.notes.setdefault(name, f"{self.path.name}, line {line}: {name} is not finite, such are left out")
+            self.notes.setdefault(name, f"{self.path.name}, line {line}: {name} is not finite, and left out")
             return math.nan
         return float(value)
 
@@ -108,7 +93,9 @@ class Metrics:
         if not len(known):
             return None
         if len(known) < len(counts):
-            self.notes["work"] = f"{self.path.name}: {len(counts) - len(known)} lines hold no work, such are left out"
+            self.notes["work"] = (
+                f"{self.path.name}: {number_of(len(counts) - len(known), 'line')} without work left out"
+            )
         return Work(*(int(total) for total in known.sum(0)))
 
     def perspectives(self, names: Sequence[str]) -> list[str]:

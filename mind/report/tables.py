@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mind.config import flat
-from mind.intervals import paired_difference, wilson
+from mind.display import number_of, percent
+from mind.intervals import paired_difference
 from mind.report.reading import Metrics, Work, number_at, running_mean, value_at
 
 Pairs = Mapping[str, Sequence[tuple[bool, bool]]]
@@ -34,11 +35,6 @@ class Row:
         yield {"what": self.what, "before": self.before, "after": self.after, "change": self.change}
         if self.intervals is not None:
             yield dict(zip(("what", "before", "after", "change"), ("95 % interval", *self.intervals), strict=True))
-
-
-def percent(share: float) -> str:
-    """A share as in "58.0 %"."""
-    return f"{100 * share:.1f} %"
 
 
 def decimal(number: float) -> str:
@@ -95,12 +91,11 @@ def _accuracy_rows(label: str, sides: Sequence[Any], pairs: Sequence[tuple[bool,
 
 
 def accuracy_interval(result: object) -> str:
-    """Wilson's of 95 %, of an accuracy as evaluation.json holds it: "48.8 to 66.7 %"."""
-    correct, total = number_at(result, "correct"), number_at(result, "total")
-    if correct is None or not total or not 0 <= correct <= total:
-        return NOTHING
-    low, high = wilson(int(correct), int(total))
-    return f"{100 * low:.1f} to {percent(high)}"
+    """The interval of an accuracy as evaluation.json holds it: "48.8 to 66.7 %"."""
+    match value_at(result, "interval"):
+        case [int() | float() as low, int() | float() as high] if 0 <= low <= high <= 1:
+            return f"{100 * low:.1f} to {percent(high)}"
+    return NOTHING
 
 
 def _points(low: float, high: float) -> str:
@@ -109,14 +104,14 @@ def _points(low: float, high: float) -> str:
 
 def _file_size(label: str, sides: Sequence[Any]) -> str:
     sizes = {total for total in _both(sides, "files", label, "total") if total is not None}
-    return f" ({count(sizes.pop())} questions)" if len(sizes) == 1 else ""
+    return f" ({number_of(sizes.pop(), 'question')})" if len(sizes) == 1 else ""
 
 
 def _heldout_size(sides: Sequence[Any]) -> str:
     for side in sides:
         questions, rationales = (number_at(side, "heldout", name) for name in ("questions", "rationales"))
         if questions is not None and rationales is not None:
-            return f"nats per token ({count(rationales)} rationales of {count(questions)} questions)"
+            return f"nats per token ({number_of(rationales, 'rationale')} of {number_of(questions, 'question')})"
     return "nats per token"
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from mind.display import describe, one_line
+from mind.display import describe, listed, one_line
 from mind.errors import MindError, require
 
 
@@ -28,8 +28,14 @@ def usable(checkpoint: str | Path | None) -> Iterator[None]:
 
 
 def check_trainer_state(checkpoint: Path) -> None:
-    """Reads what the Trainer itself reads too late to say more than what Python says."""
-    TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    """Reads what the Trainer itself reads too late to say more than what Python says, and believes.
+
+    Raises MindError if it is not the state after a step.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    for name in ("global_step", "train_batch_size"):
+        value = getattr(state, name)
+        require(type(value) is int and value > 0, f"{TRAINER_STATE_NAME}: {name} is {value!r:.40}: expected at least 1")
 
 
 def check_loaded(model: nn.Module, loaded: Any) -> None:
@@ -41,4 +47,4 @@ def check_loaded(model: nn.Module, loaded: Any) -> None:
     there = {id(tensor) for name, tensor in tensors.items() if name not in missing}
     lost = [name for name in loaded.missing_keys if id(tensors[name]) not in there]
     for what, names in (("lacks weights", lost), ("has weights that the student has not", loaded.unexpected_keys)):
-        require(not names, f"{what}: {', '.join(names[:3])}{' ...' if names[3:] else ''}")
+        require(not names, f"{what}: {listed(names)}")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from mind import word_problems
 from mind.config import WORD_PROBLEMS, MindConfig
 from mind.data.problems import Faults
-from mind.data.questions import load_questions, same_text, split_heldout
-from mind.evaluation.labels import evaluation_labels
+from mind.data.questions import asked_in, load_questions, split_heldout
+from mind.evaluation.labels import asked_questions, evaluation_labels
 from mind.grading.type_counts import described_types
 from mind.records import Question
 
@@ -40,7 +40,10 @@ def load_data(config: MindConfig) -> RunData:
         run_data,
         train=run_data.train[: config.data.max_questions],
         heldout=run_data.heldout[: config.evaluation.heldout_questions],
-        evaluation={label: some[: config.evaluation.questions] for label, some in run_data.evaluation.items()},
+        evaluation={
+            label: asked_questions(label, some, config.evaluation.questions)
+            for label, some in run_data.evaluation.items()
+        },
     )
 
 
@@ -55,12 +58,11 @@ def warn_of_overlap(data: RunData) -> None:
 
     Two questions are the same if their texts are, up to case, white space and Unicode's compatible characters.
     """
-    trained = {same_text(question.question) for question in data.train}
     for name, questions in data.measured.items():
-        if count := sum(same_text(question.question) in trained for question in questions):
+        if count := len(asked_in(questions, data.train)):
             warnings.warn(
-                f"{name}: {count} of {len(questions)} questions are among the training questions, so what is measured "
-                "on them is no measure of new ones",
+                f"{name}: {count} of {len(questions)} questions are among the training questions, so results on "
+                "them say nothing about new ones",
                 RuntimeWarning,
                 stacklevel=4,
             )

@@ -63,6 +63,12 @@ def _options(config: MindConfig, folder: RunFolder) -> dict[str, str]:
     return _entry(folder.config.name, [[name, options[name]] for name in sorted(options) if name not in places])
 
 
+def input_places(config: MindConfig) -> list[str | None]:
+    """The files and folders that a run may read, and names that are none."""
+    student, data = config.student, config.data
+    return [student.model, student.chat_template, data.train, data.heldout, *data.evaluation, config.metanet.encoder]
+
+
 def check_extension(saved: MindConfig, context: MethodContext) -> None:
     """Raises MindError unless the run with more steps begins with the very steps of the `saved` one."""
     config, before = context.config, plan_steps(context.tokenized, saved.train)

@@ -19,7 +19,7 @@ import mind_kernels
 from mind.config import MindConfig
 from mind.errors import NotFiniteError, require
 from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
-from mind.files import replacing_folder
+from mind.files import check_apart, replacing_folder
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
 from mind.progress import tell
@@ -30,7 +30,7 @@ from mind.run.checks import check_options, check_student
 from mind.run.data import RunData, described_data, load_data, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import write_run_report
-from mind.run.resume import check_extension, check_inputs, inputs_of, saved_config
+from mind.run.resume import check_extension, check_inputs, input_places, inputs_of, saved_config
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
 from mind.run_folder import RunFolder, saving
@@ -77,6 +77,9 @@ def train(
         with folder.held():
             return _resumed(config, folder, started, data)
     folder.check_free(overwrite=overwrite)
+    if overwrite:
+        for written in folder.written():
+            check_apart(written, filter(None, input_places(config)))
     run = _prepared(config, data)
     with folder.held():
         folder.start(config, run.inputs, overwrite=overwrite)

@@ -6,66 +6,32 @@ The losses take the head's weight, not its module, so an adapter on the head has
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mind.display import listed
 from mind.errors import MindError, require
 from mind.student.probe import relative_error, tolerance
+from mind_kernels.integrations.head import head_tensors, is_adapted
 
 
 def linear_of(module: Any) -> tuple[Tensor, Tensor | None]:
-    """The weight (V, D) and the bias (V,) that a linear layer computes with, its adapters included, with their graph.
+    """`head_tensors` of the LM head: its weight (V, D) and bias (V,), its adapters included, with their graph.
 
-    `module` is an nn.Linear, or what PEFT makes of one: with adapters of LoRA, a copy that is trained whole
-    (modules_to_save) or in some rows (trainable_token_indices). Raises MindError for any other.
+    Raises MindError for a module that the losses cannot take.
     """
-    if not _wrapped(module):
-        require(isinstance(module, nn.Linear), f"the LM head is a {type(module).__name__}: expected a linear layer")
-        return _weight_and_bias(module)
-    from peft.tuners import lora
-    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
-
-    if isinstance(module, ModulesToSaveWrapper):
-        whole = not module.disable_adapters and module.active_adapters
-        return linear_of(module.modules_to_save[module.active_adapters[0]] if whole else module.original_module)
-    if isinstance(module, TrainableTokensWrapper):
-        weight: Any = module.weight  # of the rows as they are now
-        return weight, linear_of(module.original_module)[1]
-    kinds = [type(variant).__name__ for variant in getattr(module, "lora_variant", {}).values()]
-    require(
-        type(module) is lora.Linear and not kinds,
-        f"the LM head has an adapter ({', '.join(kinds) or type(module).__module__}) that cannot be part of its "
-        "weight: plain LoRA can; or leave the head out of the adapters' target_modules",
-    )
-    return _with_lora(module)
-
-
-def _with_lora(module: Any) -> tuple[Tensor, Tensor | None]:
-    weight, bias = _weight_and_bias(module.get_base_layer())
-    if module.disable_adapters or module.merged:
-        return weight, bias
-    for name in module.active_adapters:
-        if name not in module.lora_A:
-            continue
-        require(
-            isinstance(module.lora_dropout[name], nn.Identity),
-            "the LM head has an adapter with dropout, which cannot be part of its weight: set lora_dropout to 0, or "
-            "leave the head out of the adapters' target_modules",
-        )
-        weight = weight + module.get_delta_weight(name).to(weight.dtype)
-        if module.lora_bias[name]:
-            more = module.lora_B[name].bias * module.scaling[name]
-            bias = more.to(weight.dtype) if bias is None else bias + more.to(bias.dtype)
-    return weight, bias
+    try:
+        return head_tensors(module)
+    except ValueError as error:
+        raise MindError(str(error)) from error
 
 
 def original(module: Any) -> Any:
     """The module that PEFT has put something around, or the module itself."""
-    if not _wrapped(module):
+    if not is_adapted(module):
         return module
     return original(module.get_base_layer() if hasattr(module, "get_base_layer") else module.original_module)
 
@@ -80,7 +46,7 @@ def merged(model: Any) -> Any:
         return model
     base = model.get_base_model()
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]
-    adapted = any(map(_wrapped, ends))
+    adapted = any(map(is_adapted, ends))
     embeddings, head = map(original, ends)
     if adapted and head.weight is embeddings.weight:
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
@@ -105,7 +71,7 @@ def _untie(model: nn.Module) -> None:
 
 def check_adapters(model: Any) -> None:
     """Raises MindError for adapters whose training or merging would go wrong."""
-    layers = [module for module in model.modules() if _wrapped(module)]
+    layers = [module for module in model.modules() if is_adapted(module)]
     if not hasattr(model, "merge_and_unload"):
         require(
             not hasattr(model, "get_base_model"),
@@ -154,22 +120,7 @@ def check_gradients(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Non
     """Raises MindError for parameters to train that no gradient has reached in a backward pass: their names."""
     left = [name for name, parameter in named_parameters if parameter.requires_grad and parameter.grad is None]
     if left:
-        more = f" ... ({len(left)} in all)" if left[3:] else ""
         raise MindError(
-            f"parameters that take no part in the loss are to be trained: {', '.join(left[:3])}{more}; "
+            f"parameters that take no part in the loss are to be trained: {listed(left)}; "
             "leave them out of the adapters' target_modules, or set their requires_grad to False"
         )
-
-
-def _wrapped(module: nn.Module) -> bool:
-    """Whether PEFT has put something around the module, or in its place."""
-    if "peft" not in sys.modules:
-        return False
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    return isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
-
-
-def _weight_and_bias(module: Any) -> tuple[Tensor, Tensor | None]:
-    return module.weight, module.bias

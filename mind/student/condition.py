@@ -7,8 +7,6 @@ compared with the model's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -18,23 +16,15 @@ from torch import Tensor, nn
 
 from mind.display import describe
 from mind.errors import MindError
-from mind.student.probe import (
-    accepts,
-    probe_ids,
-    probing,
-    relative_error,
-    rounding,
-    trunk_of,
-    trunk_states,
-    without_cache,
-    working_dtype,
-)
+from mind.student.probe import relative_error, trunk_of, trunk_states, working_dtype
 from mind_kernels import Head
+from mind_kernels.integrations.condition import Condition as LogitCondition
+from mind_kernels.integrations.condition import KnownOutputs
+from mind_kernels.integrations.probe import accepts, probe_ids, probing, rounding, without_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_KNOWN = (0.0, 2.0**-10, -(2.0**-10), 0.5, -2.0, 7.0, -31.0, 200.0, -3000.0, 1e5)  # exact in float32
 _TOKENS = 9
 
 
@@ -88,6 +78,8 @@ def _probed(model: PreTrainedModel, weight: Tensor, bias: Tensor | None) -> Cond
     name = type(model).__name__
     ids = probe_ids(model, _TOKENS).to(model.device)[None]
     hidden = trunk_states(model, {"input_ids": ids})
+    if not hidden.isfinite().all():
+        raise MindError(f"{name}: its hidden states are not finite")
     softcap, temperature = _read(model, ids, hidden, bias)
     labels = {"labels": ids} if accepts(model, "labels") else {}
     output = model(input_ids=ids, **labels, **without_cache(model))
@@ -118,40 +110,25 @@ def _losses(output: Any, ids: Tensor) -> tuple[float, float] | None:
 
 
 def _read(model: PreTrainedModel, ids: Tensor, hidden: Tensor, bias: Tensor | None) -> tuple[float | None, float]:
-    """Softcap and temperature, from what the model makes of known outputs x of its head: b tanh(s x / b) or s x."""
-    given: list[Tensor] = []
-
-    def known(head: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        given[:] = [inputs[0]]
-        values = torch.tensor(_KNOWN, device=output.device)
-        return values[torch.arange(output.shape[-1], device=output.device) % len(_KNOWN)].expand(output.shape).clone()
-
+    """Softcap and temperature of a head that is given the trunk's hidden states as they are."""
     head: Any = model.get_output_embeddings()
     name = type(model).__name__
     others = _others(model, head)
-    with _hooked(head, known), torch.set_grad_enabled(bool(others)):
+    with KnownOutputs(head) as known, torch.set_grad_enabled(bool(others)):
         logits = model(input_ids=ids, **without_cache(model)).logits
-    if not given:
+    if known.inputs is None:
         raise MindError(f"{name}: its logits do not come from the LM head that it names")
     if logits.requires_grad:
         with torch.enable_grad():
             gradients = torch.autograd.grad(logits.sum(), list(others.values()), allow_unused=True)
         used = [other for other, gradient in zip(others, gradients, strict=True) if gradient is not None]
         raise MindError(f"{name}: its logits depend on {', '.join(used)} beside trunk and LM head")
-    logits = logits.detach()
-    before = _scale_before(name, hidden, given[0], bias)
-    x = torch.tensor(_KNOWN, dtype=torch.float64).repeat(logits.shape[-1] // len(_KNOWN) + 1)[: logits.shape[-1]]
-    z = logits.flatten(0, -2).double().cpu()
-    slope, bound = _number(z[0, 1] / x[1]), _number(z[0, len(_KNOWN) - 1])
-    linear = abs(bound - slope * x[len(_KNOWN) - 1]) <= 1e-5 * abs(bound)
-    expected = slope * x if linear else bound * torch.tanh(slope * x / bound)
-    if not slope > 0 or not torch.allclose(z, expected, rtol=2e-3, atol=1e-6):
-        worst = int((z - expected).abs().nan_to_num(torch.inf).flatten().argmax())
-        raise MindError(
-            f"{name}: it turns logits x of its head into something else than b tanh(s x / b): "
-            f"{float(x[worst % len(x)]):g} into {float(z.flatten()[worst]):g}"
-        )
-    return None if linear else _number(bound / (slope * before)), _number(1 / (slope * before))
+    scale = _scale_before(name, hidden, known.inputs, bias)
+    try:
+        softcap, temperature = LogitCondition.of(logits)
+    except ValueError as error:
+        raise MindError(f"{name}: {error}") from error
+    return None if softcap is None else _number(softcap / scale), _number(temperature / scale)
 
 
 def _others(model: PreTrainedModel, head: nn.Module) -> dict[str, nn.Parameter]:
@@ -173,15 +150,6 @@ def _scale_before(name: str, hidden: Tensor, given: Tensor, bias: Tensor | None)
     raise MindError(f"{name}: it transforms the hidden states of its trunk before they reach the LM head")
 
 
-def _number(value: Tensor | float) -> float:
+def _number(value: float) -> float:
     """A setting that was read off float32 numbers: 30.0 for 29.999998."""
-    return float(f"{float(value):.7g}")
-
-
-@contextmanager
-def _hooked(module: nn.Module, hook: Callable) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return float(f"{value:.7g}")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
-from mind.display import describe, one_line
+from mind.display import describe, listed, one_line
 from mind.errors import MindError, require
 from mind.files import cache_folder, held, make_cache, read_text, replacing_folder
 from mind.finite import require_finite
@@ -61,15 +61,14 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
         set_attention(model, config.attention)
     for note in chat.template.notes:
         warnings.warn(f"{source}: {note}", RuntimeWarning, stacklevel=2)
-    _stop_at(model, chat.end_id)
+    _stop_at(model, config.model, chat.end_id)
     require_finite(dict(model.named_parameters()), f"{source}: its weight")
     head_of(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if idle := parts_without_text(model):
         warnings.warn(
-            f"{source}: text does not reach {', '.join(idle[:3])}"
-            f"{f' ... ({len(idle)} in all)' if idle[3:] else ''}, which is left as it is",
+            f"{source}: text does not reach {listed(idle)}, which is left as it is",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -116,7 +115,7 @@ def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
     if missing:  # transformers fills them with random numbers and warns
         raise MindError(
             f"student.model {name}: MIND needs a causal language model with its LM head; "
-            f"this one lacks the weights {', '.join(missing[:3])}{' ...' if missing[3:] else ''}"
+            f"this one lacks the weights {listed(missing)}"
         )
     head = original(model.get_output_embeddings())
     if not isinstance(head, nn.Linear):
@@ -126,10 +125,18 @@ def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
         )
 
 
-def _stop_at(model: PreTrainedModel, token: int) -> None:
-    """Adds a token to those that end a generation, in what is saved with the model too."""
+def _stop_at(model: PreTrainedModel, name: str, token: int) -> None:
+    """Adds a token to those that end a generation, in what is saved with the model too.
+
+    Raises MindError, with the student's `name`, for others that are no ids of tokens.
+    """
     known = model.generation_config.eos_token_id
     known = known if isinstance(known, list) else [] if known is None else [known]
+    strange = [end for end in known if type(end) is not int or abs(end) >= 2**63]
+    require(
+        not strange,
+        f"student.model {name}: its generation config ends a text by {strange[:1]!r:.60}: expected ids of tokens",
+    )
     if token not in known:
         model.generation_config.eos_token_id = [token, *known]
 
@@ -152,7 +159,8 @@ def _with_lora(model: PreTrainedModel, config: StudentConfig, idle: Sequence[str
             ),
         )
     except ValueError as error:
-        raise MindError(f"student.lora_targets {', '.join(config.lora_targets)}: {error}") from error
+        targets = listed(config.lora_targets, 8)
+        raise MindError(f"student.lora_targets {targets}: {one_line(str(error), 400)}") from error
 
 
 def embedded_student() -> Path:
@@ -208,7 +216,7 @@ def check_attention(name: str) -> None:
     there = ["auto", "eager", *sorted(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in key)]
     require(name in there, f"student.attention is {name!r}: expected one of {', '.join(there)}")
     if name == "flex_attention" and not torch.cuda.is_available():
-        raise MindError("student.attention flex_attention: PyTorch has no backward pass of it on a CPU, sdpa has")
+        raise MindError("student.attention flex_attention: PyTorch cannot train with it on a CPU; sdpa can")
 
 
 def set_attention(model: PreTrainedModel, name: str) -> None:

@@ -143,7 +143,7 @@ def _read(tokenizer: PreTrainedTokenizerBase, source: str, parts: bool) -> ChatT
         ending = f"ends an answer by text, {end!r}," if end else "writes nothing after an answer"
         if tokenizer.eos_token_id is None:
             raise MindError(f"{ending} and the tokenizer has no end-of-sequence token")
-        notes.append(f"its chat template {ending} and no token: the student learns to end by {tokenizer.eos_token}")
+        notes.append(f"its chat template {ending} and no token: the student learns to end with {tokenizer.eos_token}")
     return ChatTemplate(source, parts, before, between, lead, end, end_token, tuple(notes))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mind.student.probe import probe_ids, probing, without_cache
+from mind_kernels.integrations.probe import probe_ids, probing, without_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -154,7 +154,7 @@ class Chat:
             if whole[: len(start)] == start:
                 return whole[len(start) :]
         raise MindError(
-            f"{place} begins by {text[:20]!r}, which the tokenizer makes one token with whatever precedes it"
+            f"{place} begins with {text[:20]!r}, which the tokenizer makes one token with whatever precedes it"
         )
 
     def _check(self, place: str, ids: list[int], template_ids: list[int]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from mind.answer_line import ANSWER_MARKER, split_thoughts
 from mind.display import one_line, whole_characters
@@ -15,15 +15,35 @@ from mind.records import Response
 STOP, LENGTH, UNKNOWN = "stop", "length", "unknown"
 FINISHED = frozenset({STOP, "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed"})
 """What servers call an answer that the model ended."""
-CUT_OFF = frozenset({LENGTH, "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
+CUT_OFF = frozenset(
+    {
+        LENGTH,
+        "max_tokens",
+        "max_output_tokens",
+        "max_completion_tokens",
+        "max_new_tokens",
+        "max_length",
+        "model_length",
+        "model_context_window_exceeded",
+    }
+)
 """What they call one that is as long as it may be."""
-BROKEN = frozenset({"error", "abort", "aborted", "cancelled", "canceled", "timeout", "insufficient_system_resource"})
-"""What they call one that they broke off; another attempt may come to its end."""
-FILTERED = frozenset({"content_filter", "safety", "recitation", "blocked"})
+BROKEN = re.compile("error|abort|cancel|time_?out|preempt|closed|insufficient")
+"""In what they call one that they broke off; another attempt may come to its end."""
+FILTERED = frozenset(
+    {"content_filter", "safety", "recitation", "blocked", "refusal", "sensitive", "prohibited_content"}
+)
 QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+_MOST_TOKENS = 2**53
+"""More than this is no count."""
 _MAX_NAME = 40
 _MAX_DEPTH = 8
 """Parts within parts."""
+_Kind = Literal["text", "thought", "refusal"]
+_PART_FIELDS = ("text", "thinking", "reasoning", "content", "value", "summary", "refusal")
+"""Where a part has its text, or parts."""
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+"""Where a message has its thoughts, as a text or as parts; of several, which say the same, the first counts."""
 
 
 @dataclass(eq=False)
@@ -56,7 +76,7 @@ class Completion:
 
 def is_finished(response: Response) -> bool:
     """Whether the model ended this answer itself; if the server does not say, whether its last line is an answer."""
-    reason = response.finish_reason.lower()
+    reason = _reason(response.finish_reason)
     if reason != UNKNOWN:
         return reason in FINISHED
     return bool(response.text.rstrip().rpartition("\n")[2].partition(ANSWER_MARKER)[2].strip())
@@ -74,22 +94,23 @@ def read_completion(body: Mapping[str, Any]) -> Completion:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise Problem("malformed answer", "the first choice has no message", tokens=told)
-    if error := choice.get("error"):
+    if error := choice.get("error") or message.get("error"):
         raise Problem("ended by error", words_of(error), tokens=tokens)
-    parts = list(_parts(message.get("content")))
-    thoughts = [
-        message.get("reasoning_content") or message.get("reasoning"),
-        *(t for is_text, t in parts if not is_text),
-    ]
-    text = "".join(text for is_text, text in parts if is_text)
-    if not text.strip() and isinstance(message.get("refusal"), str):
-        raise Problem("refused by the model", message["refusal"], retry=False, tokens=tokens)
+    said: dict[str, list[str]] = {kind: [] for kind in get_args(_Kind)}
+    for kind, text in _parts(message.get("content")):
+        said[kind].append(text)
+    if isinstance(message.get("refusal"), str):
+        said["refusal"].append(message["refusal"])
+    text = "".join(said["text"])
+    if not text.strip() and said["refusal"]:
+        raise Problem("refused by the model", "\n".join(said["refusal"]), retry=False, tokens=tokens)
+    thoughts = next((message[name] for name in _THOUGHTS if message.get(name)), None)
     model = body.get("model")
     return completed(
         text,
         choice.get("finish_reason"),
         tokens,
-        reasoning="\n".join(thought for thought in thoughts if isinstance(thought, str) and thought) or None,
+        reasoning="\n".join(filter(None, [*(thought for _, thought in _parts(thoughts)), *said["thought"]])) or None,
         model=whole_characters(model) if isinstance(model, str) else None,
     )
 
@@ -107,13 +128,13 @@ def completed(
     What stands between marks of thought goes to `reasoning`. Thoughts that took all the tokens are an answer that was
     cut off, with an empty text: asked again, it would cost the same.
     """
-    reason = finish_reason.lower() if isinstance(finish_reason, str) and finish_reason else UNKNOWN
+    reason = _reason(finish_reason)
     if reason in FILTERED:
         raise Problem("refused by the content filter", f"finish_reason is {reason}", retry=False, tokens=tokens)
     if reason not in FINISHED | CUT_OFF | {UNKNOWN}:
         name = one_line(reason, _MAX_NAME)
         detail = f"finish_reason is {name}, after {len(text):,} characters"
-        raise Problem(f"ended by {name}", detail, retry=reason in BROKEN, tokens=tokens)
+        raise Problem(f"ended by {name}", detail, retry=BROKEN.search(reason) is not None, tokens=tokens)
     text, thoughts = split_thoughts(text)
     reasoning = "\n".join(filter(None, (reasoning, thoughts))) or None
     if not text.strip() and reason not in CUT_OFF:
@@ -122,6 +143,13 @@ def completed(
     ended = STOP if reason in FINISHED else LENGTH if reason in CUT_OFF else UNKNOWN
     reasoning = None if reasoning is None else whole_characters(reasoning)
     return Completion(whole_characters(text) if text.strip() else "", ended, reasoning, model, *tokens)
+
+
+def _reason(finish_reason: Any) -> str:
+    """A finish reason in lower case, without the name of its type ("FINISH_REASON_STOP"); UNKNOWN for none."""
+    name = finish_reason.strip().lower() if isinstance(finish_reason, str) else ""
+    name = name.removeprefix("finish_reason_").removeprefix("finishreason.")
+    return UNKNOWN if name in ("", "none", "null", "unspecified") else name
 
 
 def status_problem(status: int, codes: Iterable[Any], detail: str, wait: float | None = None) -> Problem:
@@ -166,22 +194,28 @@ def words_of(error: Any) -> str:
     return error if isinstance(error, str) else json.dumps(error)
 
 
-def _parts(content: Any, depth: int = 0) -> Iterable[tuple[bool, str]]:
-    """The texts of a message's content, which may be a list of parts; False for a thought."""
+def _parts(content: Any, depth: int = 0) -> Iterator[tuple[_Kind, str]]:
+    """The texts of a message's content, which may be a list of parts, and of what kind each is."""
     if isinstance(content, str):
-        yield True, content
+        yield "text", content
     elif depth == _MAX_DEPTH:
         return
     elif isinstance(content, list):
         for part in content:
             yield from _parts(part, depth + 1)
     elif isinstance(content, dict):
-        is_thought = isinstance(content.get("type"), str) and content["type"].startswith(("think", "reason"))
-        inner = next(
-            (content[name] for name in ("text", "thinking", "reasoning", "content") if content.get(name)), None
-        )
-        for is_text, text in _parts(inner, depth + 1):
-            yield is_text and not is_thought, text
+        own = _kind(content)
+        inner = next((content[name] for name in _PART_FIELDS if content.get(name)), None)
+        for kind, text in _parts(inner, depth + 1):
+            yield kind if own == "text" else own, text
+
+
+def _kind(part: Mapping[str, Any]) -> _Kind:
+    name = part.get("type")
+    name = name if isinstance(name, str) else ""
+    if name.startswith(("think", "thought", "reason", "analysis")) or part.get("thought") is True:
+        return "thought"
+    return "refusal" if name == "refusal" else "text"
 
 
 def _tokens(usage: Any) -> tuple[int | None, int | None]:
@@ -190,4 +224,5 @@ def _tokens(usage: Any) -> tuple[int | None, int | None]:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if number and 0 <= value <= _MOST_TOKENS and value == int(value) else None

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
 from mind.data.sources import SourceConfig
-from mind.errors import require
+from mind.errors import MindError, require
 from mind.files import parse_object
+from mind.typed_json import check_fields
 
 MAX_PERSPECTIVES = 32
+MAX_CONCURRENCY = 1000
+"""Connections that the client opens at a time; further requests would wait for one, and time out."""
+_OPTIONS = frozenset(
+    ("model", "messages", "stream", "n", "temperature", "top_p", "seed", "max_tokens", "max_completion_tokens")
+)
+"""Fields of a request that follow from the options, or that would bring what is not read."""
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -39,7 +47,8 @@ class ModelConfig:
     token_limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the endpoint calls max_tokens: OpenAI's newer models want the other name."""
     extra_body: str = "{}"
-    """A JSON object that is added to each request of engine "openai", such as {"chat_template_kwargs": {...}}."""
+    """A JSON object that is added to each request of engine "openai", such as {"chat_template_kwargs": {...}}. What the
+    other options say is not named again here."""
     engine_options: str = "{}"
     """A JSON object of vLLM's engine arguments for the offline engines, such as {"max_model_len": 4096}."""
     batch_size: int = 256
@@ -48,13 +57,12 @@ class ModelConfig:
     """Engines of "ray" that work at a time, at most."""
 
     def __post_init__(self) -> None:
-        require(bool(self.model.strip()), "model is empty: expected the model's name")
-        require(self.engine in ("openai", "vllm", "ray"), f"engine is {self.engine!r}: expected openai, vllm or ray")
-        _check_url(self.base_url)
         require(
-            self.api_key_env is None or _VARIABLE.fullmatch(self.api_key_env) is not None,
+            self.api_key_env is None or _VARIABLE.fullmatch(str(self.api_key_env)) is not None,
             "api_key_env: expected the name of an environment variable, of letters, digits and _, and not the key",
         )
+        check_fields("", self)  # which shows a value that it refuses
+        _check_url(self.base_url)
         for name in ("max_tokens", "batch_size", "replicas"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
         require(
@@ -63,7 +71,19 @@ class ModelConfig:
         )
         require(self.top_p is None or 0 < self.top_p <= 1, f"top_p is {self.top_p}: expected a number in (0, 1]")
         for name in ("extra_body", "engine_options"):
-            parse_object(name, getattr(self, name).encode("utf-8", "surrogatepass"))
+            _check_object(name, getattr(self, name))
+        twice = sorted(parse_object("extra_body", self.extra_body.encode()).keys() & _OPTIONS)
+        require(not twice, f"extra_body has {', '.join(twice)}: expected what no other option says")
+
+
+def _check_object(name: str, text: str) -> None:
+    """Raises MindError unless `text` is a JSON object that can be sent."""
+    try:
+        json.dumps(
+            parse_object(name, text.encode("utf-8", "surrogatepass")), allow_nan=False, ensure_ascii=False
+        ).encode()
+    except ValueError as error:  # nan and infinite numbers, and half a character
+        raise MindError(f"{name}: cannot be sent as JSON: {error}") from None
 
 
 def _check_url(base_url: str) -> None:
@@ -103,8 +123,13 @@ class TrafficConfig:
     """So many requests given up on in a row, without an answer between them, end the job."""
 
     def __post_init__(self) -> None:
+        check_fields("traffic", self)
         for name in ("concurrency", "attempts", "stop_after_failures"):
             require(getattr(self, name) >= 1, f"traffic.{name} is {getattr(self, name)}: expected at least 1")
+        require(
+            self.concurrency <= MAX_CONCURRENCY,
+            f"traffic.concurrency is {self.concurrency}: expected at most {MAX_CONCURRENCY}",
+        )
         for name in ("timeout_seconds", "first_wait_seconds", "longest_wait_seconds"):
             require(getattr(self, name) > 0, f"traffic.{name} is {getattr(self, name)}: expected a positive number")
 
@@ -121,6 +146,7 @@ class BudgetConfig:
     """Answered ones."""
 
     def __post_init__(self) -> None:
+        check_fields("budget", self)
         for name in ("cost", "tokens", "requests"):
             value = getattr(self, name)
             require(value is None or value > 0, f"budget.{name} is {value}: expected a positive number")
@@ -149,19 +175,22 @@ class GenerateConfig:
     currency: str = "USD"
 
     def __post_init__(self) -> None:
+        check_fields("", self)
         if self.perspectives is not None:
             count = len(self.perspectives)
             require(1 <= count <= MAX_PERSPECTIVES, f"{count} perspectives: expected 1 to {MAX_PERSPECTIVES}")
-            require(len(set(self.perspectives)) == len(self.perspectives), "a perspective is named twice")
+            doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
+            require(not doubled, f"perspectives names {', '.join(doubled)} twice")
         require(self.samples >= 1, f"samples is {self.samples}: expected at least 1")
         for model, price in self.prices.items():
             require(
-                len(price) == 2 and all(isinstance(p, (int, float)) and p >= 0 for p in price),
-                f"prices: {model} has {price}: expected two numbers, a million prompt tokens and answer tokens",
+                min(price) >= 0,
+                f"prices: {model} has {price}: expected two numbers >= 0, of a million prompt and answer tokens",
             )
         require(
             self.budget.cost is None or self.teacher.model in self.prices,
-            f"budget.cost needs the price of {self.teacher.model} in prices",
+            f"budget.cost needs the price of {self.teacher.model}: --prices {self.teacher.model} INPUT OUTPUT, "
+            "of a million tokens each",
         )
 
 
@@ -186,7 +215,10 @@ class JudgeConfig:
     """Of a million prompt tokens and of a million reply tokens."""
 
     def __post_init__(self) -> None:
+        check_fields("", self)
         require(self.budget.cost is None or self.price is not None, "budget.cost needs a price")
+        require(self.price is None or min(self.price) >= 0, f"price is {self.price}: expected two numbers >= 0")
+        _ = self.judge  # a model that cannot be asked is told before the folder is read
 
     @property
     def judge(self) -> ModelConfig | None:

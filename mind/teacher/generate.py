@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mind.data.questions import save_questions
+from mind.data.questions import load_questions, same_text, save_questions
 from mind.data.sources import load_source
-from mind.errors import MindError
-from mind.files import check_new_folder
+from mind.display import number_of
+from mind.errors import MindError, require
+from mind.files import check_apart, check_new_folder
 from mind.grading.type_counts import described_types
 from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig
@@ -23,11 +24,13 @@ from mind.typed_json import save_json, write_json
 def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: None) -> JobReport:
     """Asks the teacher for what the folder `config.output` (DatasetFolder) does not hold yet.
 
-    `tell` gets a line that says what is asked of whom, before anything is sent. Raises MindError for bad input, before
-    the folder is made, and for a folder with answers to other requests.
+    `tell` gets lines that say what is asked of whom, before anything is sent. Verdicts on other answers, or by other
+    gold answers, are removed: `mind data judge` gives new ones. Raises MindError for bad input, before the folder is
+    made, for a folder with answers to other requests, and for files in it that no job wrote or that are read for it.
     """
     folder = DatasetFolder(Path(config.output))
     check_new_folder(folder.path)
+    _check_files(folder, config)
     questions = load_source(config.questions)
     prompts = load_prompts(config.perspectives, config.prompts)
     requests = list(teacher_requests(questions, prompts, config))
@@ -37,6 +40,8 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     reserve = reserve_bytes(config.teacher, config.traffic)
     with Journal(folder.responses, reserve=reserve) as journal, Journal(folder.wasted) as wasted:
         stored = stored_answers(folder.responses, requests)
+        if len(stored) < len(requests) or not _are_at(questions, folder.questions):
+            folder.verdicts.unlink(missing_ok=True)  # of other answers, or by other gold answers
         save_questions(questions, folder.questions)
         save_json(config, folder.config)
         write_json(prompts, folder.prompts)
@@ -44,15 +49,36 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
         return run_job(requests, stored, engine, spending, journal, wasted, folder.failures)
 
 
+def _check_files(folder: DatasetFolder, config: GenerateConfig) -> None:
+    """Raises MindError if a file would be written over that is read for the job, or that no job wrote."""
+    inputs = [path for path in (config.questions.path, config.prompts) if path is not None]
+    for file in (folder.questions, folder.config, folder.prompts, folder.failures, folder.verdicts):
+        check_apart(file, inputs)
+        require(
+            folder.responses.exists() or not file.exists(),
+            f"{file}: exists already, in a folder without {folder.responses.name}: name another --output",
+        )
+
+
+def _are_at(questions: Sequence[Question], path: Path) -> bool:
+    """Whether the file at `path` holds these questions."""
+    return path.exists() and load_questions(path) == questions
+
+
 def _what_is_asked(
     config: GenerateConfig, questions: Sequence[Question], prompts: Mapping[str, str], missing: int
 ) -> str:
     teacher = config.teacher
     whom = teacher.model if teacher.engine != "openai" else f"{teacher.model} at {teacher.base_url}"
-    asked = f"{len(questions):,} questions x {len(prompts)} perspectives x {config.samples} samples"
+    repeated = len(questions) - len({same_text(question.question) for question in questions})
+    note = f"; {repeated:,} of them ask what an earlier one asks" if repeated else ""
+    counts = {"question": len(questions), "perspective": len(prompts), "sample": config.samples}
+    asked = " x ".join(number_of(count, noun) for noun, count in counts.items())
+    alone = " (a question to train on needs two, now or by a later start)" if len(prompts) == 1 else ""
     return (
-        f"{config.questions.path}: answers: {described_types(questions)}\nperspectives: {', '.join(prompts)}\n"
-        f"{asked}: {missing:,} answers are asked of {whom}"
+        f"{config.questions.path}: answers: {described_types(questions)}{note}\n"
+        f"perspectives: {', '.join(prompts)}{alone}\n"
+        f"{asked}: {number_of(missing, 'request')} to {whom}"
     )
 
 
@@ -64,12 +90,12 @@ def stored_answers(path: Path, requests: Iterable[Request]) -> dict[Key, Respons
         if response.key not in digests:
             raise MindError(
                 f"{path} has an answer to {response.key}, which is not asked for: the questions, the "
-                "perspectives or the number of samples were others; name a new --output"
+                "perspectives or the number of samples have changed; name a new --output"
             )
         if digests[response.key] != response.request:
             raise MindError(
                 f"{path} has an answer to {response.key} that belongs to another request: the question, a "
-                "prompt, the model or a sampling parameter was another; name a new --output"
+                "prompt, the model or a sampling parameter has changed; name a new --output"
             )
         stored[response.key] = response
     return stored

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mind.data.rows import keyed_records
+from mind.display import readable
 from mind.errors import MindError
 from mind.files import json_rows, lock, naming
-from mind.records import Key, Response
+from mind.records import Response
 from mind.teacher.requests import Wasted
 from mind.typed_json import record_of, row_of
 
 logger = logging.getLogger(__name__)
+
+_CHUNK = 2**20
+"""Bytes written at a time."""
 
 
 class Journal:
@@ -42,7 +49,10 @@ class Journal:
     def _take(self, size: int) -> None:
         try:
             with self._reserve.open("wb") as file:
-                file.write(bytes(size))
+                if size > shutil.disk_usage(self.path.parent).free:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                for left in range(size, 0, -_CHUNK):
+                    file.write(bytes(min(left, _CHUNK)))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -66,7 +76,9 @@ class Journal:
             whole = position = start
         if whole < end:
             logger.warning(
-                "%s: an unfinished line of %d bytes was cut off; its answer is asked for again", self.path, end - whole
+                "%s: an unfinished line of %d bytes was cut off; its answer is asked for again",
+                readable(str(self.path)),
+                end - whole,
             )
             self._file.truncate(whole)
 
@@ -110,18 +122,8 @@ class Journal:
 
 
 def load_responses(path: str | os.PathLike[str]) -> Iterator[Response]:
-    """The responses of a journal, one after another.
-
-    Raises MindError with the line for a missing file, what is not a response, and a key that comes twice.
-    """
-    places: dict[Key, str] = {}
-    for where, row in json_rows(path):
-        response = record_of(Response, where, row)
-        if response.key in places:
-            line = places[response.key].rpartition(":")[2]
-            raise MindError(f"{where}: {response.key} is also on line {line}")
-        places[response.key] = where
-        yield response
+    """The responses of a journal, one after another; raises MindError as `mind.data.rows.keyed_records`."""
+    return keyed_records(Response, path)
 
 
 def load_wasted(path: str | os.PathLike[str]) -> Iterator[Wasted]:

@@ -12,9 +12,10 @@ from typing import Any, cast, get_args
 
 from mind.answer_line import answer_part
 from mind.data.questions import load_questions
+from mind.data.rows import keyed_records
 from mind.display import whole_characters
 from mind.errors import MindError, require
-from mind.files import json_rows, write_json_rows
+from mind.files import write_json_rows
 from mind.grading.answers import Judgement, judge_text
 from mind.provenance import text_digest
 from mind.records import Grade, Key, Question, Response, Verdict
@@ -27,7 +28,7 @@ from mind.teacher.job import JobReport, make_engine, reserve_bytes, run_job
 from mind.teacher.journal import Journal, load_responses
 from mind.teacher.requests import Request, chat_request
 from mind.teacher.spending import Spending
-from mind.typed_json import record_of, row_of
+from mind.typed_json import row_of
 
 BY_RULES = "rules"
 """The judge of verdicts that no model gave."""
@@ -44,7 +45,9 @@ answer of the response, or "ANSWER: none" where it arrives at none. The second i
 "VERDICT: wrong"."""
 
 _ANSWER = re.compile(r"^[ \t*]*ANSWER:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
-_VERDICT = re.compile(r"^[ \t*]*VERDICT:[ \t*]*(right|wrong)\b", re.IGNORECASE | re.MULTILINE)
+_VERDICT = re.compile(r"^[ \t*]*VERDICT:[ \t*]*(right|wrong)\b(?!.*\b(?:right|wrong)\b)", re.IGNORECASE | re.MULTILINE)
+"""Not of "right or wrong", which says neither."""
+_NO_ANSWER = frozenset({"none", "n/a", "null", "nothing"})
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def judge(config: JudgeConfig) -> JudgeReport:
     folder = DatasetFolder(Path(config.folder))
     questions = {question.id: question for question in load_questions(folder.questions)}
     responses = list(load_responses(folder.responses))
-    require(bool(responses), f"{folder.responses}: no answer to judge")
+    require(bool(responses), f"{folder.responses}: there are no answers to judge")
     verdicts = verdicts_by_rules(questions, responses)
     job = None
     if (model := config.judge) is not None:
@@ -90,17 +93,8 @@ def judge(config: JudgeConfig) -> JudgeReport:
 
 
 def load_verdicts(path: Path) -> dict[Key, Verdict]:
-    """The verdicts that `judge` wrote, by key.
-
-    Raises MindError with the line for one that is faulty, and for a key that comes twice.
-    """
-    verdicts: dict[Key, Verdict] = {}
-    for where, row in json_rows(path):
-        verdict = record_of(Verdict, where, row)
-        if verdict.key in verdicts:
-            raise MindError(f"{where}: {verdict.key} has a verdict above")
-        verdicts[verdict.key] = verdict
-    return verdicts
+    """The verdicts that `judge` wrote, by key; raises MindError as `mind.data.rows.keyed_records`."""
+    return {verdict.key: verdict for verdict in keyed_records(Verdict, path)}
 
 
 def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[Grade]]:
@@ -147,7 +141,7 @@ def verdict_of_reply(verdict: Verdict, reply: Response) -> Verdict:
     if not grades:
         return dataclasses.replace(verdict, reason=f"{verdict.reason}; {reply.model} gave no verdict")
     extracted = answers[-1].strip(" \t*") if answers else None
-    if extracted is None or extracted.lower().rstrip(".") == "none":
+    if extracted is None or extracted.lower().strip("\"'`.() ") in _NO_ANSWER:
         return Verdict(verdict.key, "unparsed", None, "no final answer", judge=reply.model)
     grade = cast(Grade, grades[-1].lower())
     return Verdict(verdict.key, grade, extracted[:MAX_EXTRACTED_CHARACTERS], "judged by a model", judge=reply.model)

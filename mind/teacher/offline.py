@@ -51,7 +51,7 @@ class _OfflineEngine:
     ) -> list[Outcome]:
         """What became of a request that was answered by `text`, with so many tokens of prompt and answer."""
         try:
-            answer = completed(text, str(finish_reason), tokens)  # vLLM's None is an answer without an end
+            answer = completed(text, finish_reason or "abort", tokens)  # vLLM gives None to an answer without an end
         except Problem as problem:
             wasted = self._spending.waste(request, problem.reason, tokens)
             return [wasted, _failure(request, problem.reason, problem.detail)]
@@ -102,7 +102,7 @@ class VLLMEngine(_OfflineEngine):
         for request in requests:
             while not self._spending.reserve(request):
                 if not batch:
-                    self.stopped = "the budget is used up"
+                    self.stopped = "the budget is used up: a larger one goes on"
                     return
                 yield batch
                 batch = []

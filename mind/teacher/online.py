@@ -15,7 +15,7 @@ from typing import Any
 
 import openai
 
-from mind.display import one_line, readable
+from mind.display import one_line
 from mind.errors import MindError
 from mind.files import parse_object
 from mind.provenance import now
@@ -66,6 +66,8 @@ class OnlineEngine:
                 base_url=self._model.base_url,
                 max_retries=0,
                 timeout=self._traffic.timeout_seconds,
+                # A redirect would take the questions where the user did not send them, some without their text.
+                http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
             )
         async with client, asyncio.TaskGroup() as group:
             group.create_task(self._store(store))
@@ -113,7 +115,7 @@ class OnlineEngine:
                 return None
             while not self._spending.reserve(request):
                 if not self._spending.under_way:
-                    self._stop("the budget is used up")
+                    self._stop("the budget is used up: a larger one goes on")
                     return None
                 self._changed.clear()
                 await self._changed.wait()
@@ -146,7 +148,7 @@ class OnlineEngine:
                 self._stop(f"{self._model.base_url}: {problem.reason}: {problem.detail}")
                 return None
             if not self._spending.fits:  # another attempt, since this one was paid for
-                self._stop("the budget is used up")
+                self._stop("the budget is used up: a larger one goes on")
                 return None
             if not problem.retry or attempt == self._traffic.attempts:
                 return self._failure(request, problem, attempt)
@@ -200,7 +202,9 @@ class OnlineEngine:
         except openai.APIStatusError as error:
             raise self._status_problem(error) from None
         except openai.APIConnectionError as error:
-            raise Problem("connection lost", _innermost(error)) from None
+            first = _innermost(error)
+            reason = "connection refused" if isinstance(first, ConnectionRefusedError) else "connection lost"
+            raise Problem(reason, str(first) or type(first).__name__) from None
         answer = read_completion(without_key(_parsed(raw.content, raw.headers), self._key))
         self._spending.add(request, answer.prompt_tokens, answer.completion_tokens)
         return Response(
@@ -219,6 +223,8 @@ class OnlineEngine:
 
     def _status_problem(self, error: openai.APIStatusError) -> Problem:
         status, detail = error.status_code, error.message if error.body is None else words_of(error.body)
+        if 300 <= status < 400 and (target := error.response.headers.get("location")):
+            return Problem(f"status {status}", f"the server sends to {target}: name its URL as base_url", ends_job=True)
         if status in (401, 403) and self._key is None:
             detail += "; no key was sent: name the environment variable that holds it as api_key_env"
         wait = retry_after(error.response.headers)
@@ -229,11 +235,11 @@ class OnlineEngine:
     def _clean(self, text: str) -> str:
         """One line without the key, which some servers repeat, and without control characters."""
         text = without_key(text, self._key)
-        return readable(one_line(text, MAX_DETAIL_CHARACTERS), MAX_DETAIL_CHARACTERS)
+        return one_line(text, MAX_DETAIL_CHARACTERS)
 
 
 def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    if headers.get("content-type", "").startswith("text/event-stream") or body.startswith(b"data:"):
+    if headers.get("content-type", "").lower().startswith("text/event-stream") or body.startswith(b"data:"):
         raise Problem("streamed answer", "the server streams what was not asked for as a stream", retry=False)
     try:
         return parse_object("the body", body)
@@ -242,11 +248,11 @@ def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         raise Problem("malformed answer", f"{error}; it begins with {begins}") from None
 
 
-def _innermost(error: BaseException) -> str:
-    """What the error says that began it: "Connection refused", where the client says that it could not connect."""
+def _innermost(error: BaseException) -> BaseException:
+    """The error that began it: "Connection refused", where the client says that it could not connect."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
-    return str(error) or type(error).__name__
+    return error
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -259,7 +265,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     header = headers.get("retry-after", "")
     with contextlib.suppress(ValueError):
         return _seconds(float(header))
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         return _seconds((email.utils.parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
     return None
 

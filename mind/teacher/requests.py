@@ -6,17 +6,20 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mind.answer_line import ANSWER_MARKER
-from mind.data.fields import whole_text
+from mind.data.fields import text_of, whole_text
+from mind.data.problems import Problems
 from mind.errors import MindError, require
-from mind.files import parse_object, require_file
+from mind.files import parse_object, read_object
 from mind.grading import answer_type
 from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
 from mind.provenance import text_digest
 from mind.records import Key, Question, Response
 from mind.student.tokenization import question_text
 from mind.teacher.config import MAX_PERSPECTIVES, GenerateConfig, ModelConfig
+from mind.typed_json import described
 
 MAX_DETAIL_CHARACTERS = 300
 """Of `Failure.detail`."""
@@ -86,7 +89,8 @@ def chat_request(model: ModelConfig, key: Key, messages: tuple[dict[str, str], .
     # One seed for all would make the samples of a prompt copies of one another.
     seed = None if model.seed is None else int(_json_digest([model.seed, *key])[:7], 16)
     sampling = {"max_tokens": model.max_tokens, "temperature": model.temperature, "top_p": model.top_p, "seed": seed}
-    digest = _json_digest([model.model, list(messages), sampling])[:16]
+    extra = parse_object("extra_body", model.extra_body.encode())
+    digest = _json_digest([model.model, list(messages), sampling, *([extra] if extra else [])])[:16]
     return Request(key, digest, messages, model.max_tokens, model.temperature, model.top_p, seed)
 
 
@@ -115,7 +119,7 @@ def load_prompts(perspectives: Sequence[str] | None, path: str | None) -> dict[s
     asked = (tuple(own) or PAPER_PERSPECTIVES) if perspectives is None else perspectives
     if missing := [name for name in asked if name not in prompts]:
         raise MindError(
-            f"no prompt for the perspective {missing[0]}: those with one are {', '.join(prompts)}; "
+            f"no prompt for the perspective {', '.join(missing)}: those with one are {', '.join(prompts)}; "
             "give yours in a JSON file of {perspective: prompt} as --prompts"
         )
     if unused := [name for name in own if name not in asked]:
@@ -128,13 +132,21 @@ def load_prompts(perspectives: Sequence[str] | None, path: str | None) -> dict[s
 
 
 def _own_prompts(path: str) -> dict[str, str]:
-    prompts = parse_object(path, require_file(path).read_bytes())
+    prompts = read_object(path)
     require(1 <= len(prompts) <= MAX_PERSPECTIVES, f"{path}: {len(prompts)} prompts: expected 1 to {MAX_PERSPECTIVES}")
-    for name, prompt in prompts.items():
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise MindError(f"{path}: the prompt of {name} is not a text")
-        whole_text(path, name, prompt)
+    problems = Problems(path)
+    read = [problems.attempt(path, _prompt, path, name, prompt) for name, prompt in prompts.items()]
+    problems.check([prompt for prompt in read if prompt is not None])
     return prompts
+
+
+def _prompt(path: str, name: str, prompt: Any) -> str:
+    """`prompt`; raises MindError for a name that training would refuse, once all answers are paid for."""
+    require(
+        bool(name.strip()) and name.isprintable(),
+        f"{path}: a perspective is named {described(name)}: expected a name that can be printed",
+    )
+    return whole_text(path, name, text_of(path, name, prompt))
 
 
 def _json_digest(value: object) -> str:

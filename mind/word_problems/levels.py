@@ -43,5 +43,5 @@ LEVELS: dict[str, Level] = {
     "two-step": Level(TWO_STEP_FAMILIES, TWO_STEP_HELD_OUT, BRIEF_WRITERS),
     "multi-step": Level(OBJECT_FAMILIES + MEASURE_FAMILIES, HELD_OUT_FAMILIES, WRITERS),
 }
-"""One and two steps with small numbers and rationales of about 30 tokens; three and four steps with larger numbers and
-rationales of 50 to 90 words."""
+"""One and two steps with small numbers and rationales of about 30 and 50 tokens (of SmolLM2); three and four steps with
+larger numbers and rationales of about 125."""

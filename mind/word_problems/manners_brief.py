@@ -1,4 +1,4 @@
-"""The eight manners in a sentence or two: rationales of about thirty tokens for problems of one and two steps."""
+"""The eight manners in a sentence or two: rationales of about 30 tokens for problems of one step, 50 of two."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
         raise ValueError(f"the LM head is a {type(module).__name__}: expected a linear layer")
     weight = module.weight
     plain = type(weight) in (Tensor, nn.Parameter) or hasattr(weight, "full_tensor")
-    if not (plain and weight.is_floating_point() and weight.shape == (module.out_features, module.in_features)):
+    if not (plain and weight.is_floating_point() and weight.dim() == 2):
         raise ValueError(
             f"the LM head is a {type(module).__name__} with a weight of {weight.dtype} {tuple(weight.shape)} "
             f"({type(weight).__name__}): expected a floating weight that is not quantized"

@@ -1,105 +1,84 @@
-"""`python -m mind_kernels`: which command runs."""
+"""`python -m mind_kernels check`: a right backend passes, and a wrong or failing one is seen."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
-import mind_kernels
-from mind_kernels.__main__ import guarded, main
-from mind_kernels.backend import BACKENDS, Backend, resolve
+from mind_kernels.__main__ import main
+from mind_kernels.backend import BACKENDS
 from mind_kernels.commands import check
+from mind_kernels.linear_cross_entropy import backend_torch
+
+WRONG = "tests.kernels.test_check_command:Wrong"
 
 
-def test_check_is_the_default(capsys):
-    printed = []
-    for arguments in ([], ["check"], ["--json"], ["check", "--json"]):
-        assert main(arguments) == 0
-        printed.append(capsys.readouterr().out)
-    assert printed[0] == printed[1] and printed[2] == printed[3]
-    assert printed[0].startswith("backend ") and "torch" in json.loads(printed[2])["backends"]
+@pytest.fixture
+def few(monkeypatch):
+    """One shape, and the backends that take no time."""
+    monkeypatch.setattr(check, "SHAPES", ((6, 8, 31),))
+    for name in [*BACKENDS]:
+        if name not in ("reference", "torch"):
+            monkeypatch.delitem(BACKENDS, name)
 
 
-def test_an_unknown_command_is_named(capsys):
-    assert main(["chekc"]) == 2
-    assert capsys.readouterr().err == "command is 'chekc': expected one of check, ahead; perhaps you meant check\n"
-    for name in ("xyz", "backends"):
-        assert main([name]) == 2 and "perhaps" not in capsys.readouterr().err
+class Wrong:
+    """The kernels of backend torch, whose gradient of the first logit is off by a thousandth."""
+
+    SPARSE_CHUNKS = backend_torch.SPARSE_CHUNKS
+    statistics = staticmethod(backend_torch.statistics)
+
+    @staticmethod
+    def row_kernel_(logits, target, weights, spec):
+        values = backend_torch.row_kernel_(logits, target, weights, spec)
+        logits[:, 0] += 1e-3
+        return values
 
 
-@pytest.mark.parametrize("words", [["help"], ["help", "check"], ["--help"], ["check", "-h"]])
-def test_help_is_shown(words, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(words)
-    assert end.value.code == 0 and "--json" in capsys.readouterr().out
+class Failing(Wrong):
+    """Kernels of another compiler than this machine's, say."""
+
+    @staticmethod
+    def row_kernel_(logits, target, weights, spec):
+        raise RuntimeError("no such instruction")
 
 
-def test_the_version_is_told(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["--version"])
-    assert end.value.code == 0 and capsys.readouterr().out.startswith(
-        f"mind_kernels {mind_kernels.__version__}, torch "
+def test_all_backends_agree(capsys, few):
+    assert main(["check", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("all agree with the definition\n")
+    assert [line[:20].strip() for line in out.splitlines()[1:-1]] == [*check.CASES]
+
+
+def test_a_wrong_backend_is_seen(capsys, few, monkeypatch):
+    row = replace(BACKENDS["torch"], name="wrong", kernels={"linear_cross_entropy": WRONG})
+    monkeypatch.setitem(BACKENDS, "wrong", row)
+    assert main(["check", "--device", "cpu"]) == 1
+    found = [line for line in capsys.readouterr().out.splitlines() if line[20:38].strip() == "wrong"]
+    assert len(found) == 2 and all(line.count("DIFFERS") >= 2 for line in found)
+
+
+def test_a_failing_backend_is_seen(capsys, few, monkeypatch):
+    kernels = {"linear_cross_entropy": WRONG.replace("Wrong", "Failing")}
+    row = replace(BACKENDS["torch"], name="wrong", kernels=kernels, float64=False)
+    monkeypatch.setitem(BACKENDS, "wrong", row)
+    assert main(["check", "--device", "cpu"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("FAILS: RuntimeError: no such instruction") == 2 * 3 and out.endswith(
+        "6 of these differ from the definition\n"
     )
 
 
-def test_what_auto_takes_is_what_it_takes(capsys):
-    """Each use that is listed, by `resolve` on a tensor of it."""
-    assert main(["--json"]) == 0
-    taken = json.loads(capsys.readouterr().out)["auto"]
-    listed = []
-    for name, uses in taken["CPU"].items():
-        for use in uses:
-            operation, _, double = use.partition(" in ")
-            assert resolve("auto", torch.zeros(1, dtype=getattr(torch, double or "float32")), operation) == name
-            listed.append(operation)
-    assert set(listed) == {operation for backend in BACKENDS.values() for operation in backend.kernels}
-    assert main([]) == 0
-    shown = capsys.readouterr().out
-    assert 'what "auto" takes' in shown and all(name in shown.split("auto")[1] for name in taken["CPU"])
+def test_a_device_that_is_not_here_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["check", "--device", "nonsense"])
+    assert end.value.code == 2 and "--device nonsense" in capsys.readouterr().err
 
 
-def test_a_backend_that_auto_takes_is_listed(monkeypatch):
-    here = Backend("here", "cuda", {"linear_divergence": "x"}, fastest_on="cuda")
-    monkeypatch.setitem(BACKENDS, "here", here)
-    line = next(line for line in check.text(check.report()).splitlines() if line.startswith("  CUDA tensors"))
-    assert line.split("tensors")[1].split() == ["torch;", "here", "for", "linear_divergence"]
-
-
-@pytest.mark.parametrize(
-    "error, status, told",
-    [
-        (KeyboardInterrupt(), 130, "mind_kernels: interrupted\n"),
-        (OSError(28, "No space left on device"), 2, "mind_kernels: error: [Errno 28] No space left on device\n"),
-        (subprocess.CalledProcessError(1, ["cuobjdump"]), 2, "mind_kernels: error: Command '['cuobjdump']' returned"),
-    ],
-)
-def test_what_ends_a_command_is_one_line(error, status, told, monkeypatch, capsys):
-    def fail(_):
-        raise error
-
-    monkeypatch.setattr(check, "main", fail)
-    assert guarded([]) == status
-    assert capsys.readouterr().err.startswith(told)
-
-
-def test_output_that_nobody_reads_ends_in_silence():
-    reader, writer = os.pipe()
-    os.close(reader)
-    ended = subprocess.run([sys.executable, "-m", "mind_kernels"], stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
-    assert (ended.returncode, ended.stderr) == (141, "")
-    with open("/dev/full", "w") as full:
-        ended = subprocess.run([sys.executable, "-m", "mind_kernels"], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (ended.returncode, ended.stderr) == (2, "mind_kernels: error: [Errno 28] No space left on device\n")
-
-
-def test_ahead_without_triton_names_the_extra(capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "mind_kernels.commands.ahead", raising=False)
-    monkeypatch.setitem(sys.modules, "triton", None)
-    assert main(["ahead", "--help"]) == 2
-    assert capsys.readouterr().err == "ahead needs the package triton: pip install 'mind-kernels[triton]'\n"
+def test_every_case_has_a_gradient_of_everything():
+    inputs = check.inputs_of(6, 8, 31, torch.float64, "cpu")
+    for name, case in check.CASES.items():
+        _, *gradients = check.results(case, inputs, 4.0, 0.7, "reference")
+        assert all(gradient.abs().sum() > 0 for gradient in gradients), name

@@ -26,8 +26,8 @@ from mind.batches.trunk import labeled_hidden
 from mind.errors import MindError
 from mind.records import PackOptions, TokenizedQuestion
 from mind.student.model import head_of
-from mind.student.probe import without_cache
 from mind_kernels import linear_cross_entropy
+from mind_kernels.integrations.probe import without_cache
 
 VOCABULARY = 99
 SMALL = {

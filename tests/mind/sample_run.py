@@ -7,6 +7,8 @@ import math
 import random
 from pathlib import Path
 
+from mind.intervals import wilson
+
 HOSTILE = "<script>alert(1)</script> & $x$"
 PERSPECTIVES = ["formal_symbolic", "intuitive", "decomposition", "planning", "analogy", "socratic", "contrastive"]
 PERSPECTIVES += [HOSTILE]
@@ -16,8 +18,9 @@ WORK = {"padded": 1000, "packed": 700, "shared": 500, "trained": 200, "observed"
 def side(nll: float, accuracy: float) -> dict:
     heldout = {"questions": 40, "rationales": 320, "tokens": 41234, "nll": nll}
     heldout["nll_by_perspective"] = {name: nll + 0.05 * k for k, name in enumerate(PERSPECTIVES)}
-    files = {"gsm8k <b>": {"total": 50, "correct": round(50 * accuracy), "unparsed": 2, "accuracy": accuracy}}
-    return {"heldout": heldout, "files": files}
+    result = {"total": 50, "correct": round(50 * accuracy), "unparsed": 2, "accuracy": accuracy}
+    result["interval"] = wilson(result["correct"], 50)
+    return {"heldout": heldout, "files": {"gsm8k <b>": result}}
 
 
 def write_responses(run: Path, right: dict[str, list[bool]]) -> None:

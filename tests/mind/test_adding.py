@@ -22,7 +22,7 @@ from mind.records import Question
 from mind.teacher.requests import user_turn
 
 GUIDE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
-FILM = Question("t", "A film begins at 14:05 and ends at 16:35. How long is it?", "2 h 30 min")
+FAIR = Question("t", "A fair begins on 28 April 2024 and ends 5 days later. When does it end?", "3 May 2024")
 
 
 def guide_module(heading: str, folder: Path):
@@ -46,8 +46,8 @@ def terse(tmp_path, monkeypatch) -> str:
 
 
 @pytest.fixture
-def duration(tmp_path, monkeypatch) -> None:
-    added = guide_module("Adding an answer type", tmp_path).Duration
+def date(tmp_path, monkeypatch) -> None:
+    added = guide_module("Adding an answer type", tmp_path).Date
     monkeypatch.setattr(grading, "ANSWER_TYPES", (added(), *grading.ANSWER_TYPES))
 
 
@@ -112,45 +112,47 @@ def test_a_perspective_gets_a_writer(monkeypatch, terse):
     assert len(both.rationales) == 8, "the other level has no writer for it"
 
 
-def test_without_the_type_a_duration_is_compared_as_latex():
-    assert grading.answer_type(FILM).name == "latex"
-    assert judge_text("So it takes 150 minutes.", FILM).verdict == "unparsed"
+def test_without_the_type_a_date_is_compared_as_words():
+    assert grading.answer_type(FAIR).name == "words"
+    assert judge_text("So it ends on 2024-05-03.", FAIR).verdict == "unparsed"
 
 
 @pytest.mark.parametrize(
     ("response", "judgement"),
     [
-        ("From 14:05 to 16:35 it is 2 hours 30 minutes.", ("right", "2 hours 30 minutes", "the same duration")),
-        ("So it takes\n#### 150 min", ("right", "150 min", "the same duration")),
-        ("#### Duration\nIt takes 2 h and 30 min", ("right", "2 h and 30 min", "the same duration")),
-        ("The answer is 3 hours.", ("wrong", "3 hours", "another duration")),
-        ("#### a long time", ("unparsed", "a long time", "not a duration")),
+        ("5 days after 28 April 2024 it is 3 May 2024.", ("right", "3 May 2024", "the same date")),
+        ("So it ends on\n#### 2024-05-03", ("right", "2024-05-03", "the same date")),
+        ("#### Date\nIt is the 3 May 2024", ("right", "3 May 2024", "the same date")),
+        ("The answer is 4 May 2024.", ("wrong", "4 May 2024", "another date")),
+        ("#### in spring", ("unparsed", "in spring", "not a date")),
         ("Nobody knows.", ("unparsed", None, "no answer found")),
     ],
 )
-def test_an_answer_type_judges(duration, response, judgement):
-    assert judge_text(response, FILM) == judgement
+def test_an_answer_type_judges(date, response, judgement):
+    assert judge_text(response, FAIR) == judgement
 
 
-def test_an_answer_type_is_used_by_grade_and_import(tmp_path, duration):
-    row = {"id": "t", "question": FILM.question, "answer": FILM.answer}
-    source = write_rows(tmp_path / "r.jsonl", row | {"response": "150 minutes."}, row | {"response": "2 hours."})
+def test_an_answer_type_is_used_by_grade_and_import(tmp_path, date):
+    row = {"id": "t", "question": FAIR.question, "answer": FAIR.answer}
+    source = write_rows(
+        tmp_path / "r.jsonl", row | {"response": "On 2024-05-03."}, row | {"response": "On 4 May 2024."}
+    )
     assert main(["grade", str(source), "--output", str(tmp_path / "g.jsonl")]) == 0
     assert [graded["correct"] for graded in read_rows(tmp_path / "g.jsonl")] == [True, False]
-    texts = ["14:05 and 2 h 30 min: 16:35.", "It ends after 150 minutes.", "It takes 3 hours."]
+    texts = ["28 April 2024 and 5 days: 3 May 2024.", "It ends on 2024-05-03.", "It ends on 4 May 2024."]
     unnamed = write_rows(tmp_path / "u.jsonl", row | {"rationales": texts})
     assert main(["data", "import", str(unnamed), "--output", str(tmp_path / "i.jsonl")]) == 0
     (question,) = load_questions(tmp_path / "i.jsonl", require_rationales=True)
     assert [rationale.text for rationale in question.rationales] == texts[:2]
 
 
-def test_an_answer_type_knows_leaks_and_what_the_teacher_is_asked_for(duration):
-    assert leaks_answer("The answer is 2 h 30 min. Subtract 14:05 from 16:35.", FILM)
-    assert leaks_answer("It takes 2 h 30 min. To get this answer, subtract.", FILM)
-    assert not leaks_answer("The answer is 16:35 less 14:05, so 2 h 30 min.", FILM)
-    assert 'holds "#### " and the duration, and nothing else.' in user_turn(FILM, show_answer=False)
+def test_an_answer_type_knows_leaks_and_what_the_teacher_is_asked_for(date):
+    assert leaks_answer("The answer is 3 May 2024. Add 5 days to 28 April 2024.", FAIR)
+    assert leaks_answer("It ends on 3 May 2024. To get this answer, add.", FAIR)
+    assert not leaks_answer("The answer is 28 April 2024 and 5 days, so 3 May 2024.", FAIR)
+    assert 'holds "#### " and the date, and nothing else.' in user_turn(FAIR, show_answer=False)
 
 
-def test_the_other_types_stay(duration):
+def test_the_other_types_stay(date):
     assert grading.answer_type(Question("n", "?", "1,430")).name == "number"
     assert grading.answer_type(Question("c", "?", "A", {"A": "2 h", "B": "3 h"})).name == "choice"

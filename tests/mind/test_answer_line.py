@@ -45,6 +45,8 @@ def rationale(text: str, question: Question = QUESTION) -> str:
         f"{SO}\n#### Final answer\n12\nHope this helps!",
         f"{SO}\nFinal answer:\n#### 12",
         f"{SO}\n**Answer:**\n#### 12\nBye",
+        f"{SO}\n### Final answer\n#### 12\nBye",
+        f"{SO}\n- #### 12\nBye",
         f"{SO}\n#### 12\nWait, let me check: 12 - 7 = 5. Yes.\n#### 12",
         f"{SO}\n#### 12<|im_end|>",
         f"{SO}\n#### 12\n<|im_end|>\n<|im_start|>user\nAnother question?",

@@ -389,6 +389,9 @@ def test_an_extracted_answer_is_bounded():
         ("She has 48/2 = <<48/2=24>>24.\n#### 72", "72"),
         ("The sum is $\\boxed{\\frac{5}{6}}$.", "5/6"),
         ("\\boxed{\\text{Tuesday}}", "Tuesday"),
+        ("He has 9 + 9 = 18.\nThe answer is 18.", "18"),
+        ('{"answer": 18}', "18"),
+        ("Answer: Tuesday", "Tuesday"),
         ("#### ", "#### "),
     ],
 )
@@ -501,6 +504,12 @@ PIECES = [
     "0/0",
     "\\",
     "3 or 4 ",
+    "1 km a ",
+    "2 hours and 30 minutes ",
+    "2 to the power of ",
+    "0.333",
+    "1) x\n",
+    "x = 5 or ",
 ]
 
 

@@ -29,20 +29,23 @@ OPTIONS = {
     ("--student.attention", "paged|eager"): "student.attention is 'paged|eager': expected one of",
     ("--train.lr-scheduler", "reduce_lr_on_plateau"): "train.lr_scheduler is 'reduce_lr_on_plateau': expected one of",
     ("--train.lr-scheduler", "Cosine"): "train.lr_scheduler is 'Cosine': expected one of",
-    ("--objective.backend", ""): "objective.backend is '': expected a text that is not blank",
+    ("--objective.backend", ""): "--objective.backend is empty: expected a value",
     ("--objective.backend", "CPP"): "objective.backend CPP: backend is 'CPP': expected",
     ("--student.lora-alpha", "0"): "student.lora_alpha is 0: expected at least 1",
     ("--train.max-steps", "100000000000"): "train.max_steps is 100000000000: expected -1 or 1 to 10,000,000",
     ("--train.weight-decay", "nan"): "train.weight_decay is nan: expected a finite number",
-    ("--metanet.encoder", ""): "metanet.encoder is '': expected a text",
-    ("--data.train", ""): "data.train is '': expected a text",
-    ("--output", ""): "output is '': expected a text",
-    ("--method", ""): "method is '': expected a text",
+    ("--metanet.encoder", ""): "--metanet.encoder is empty: expected a value",
+    ("--data.train", ""): "--data.train is empty: expected a value",
+    ("--output", ""): "--output is empty: expected a value",
+    ("--method", ""): "--method is empty: expected a value",
 }
 
 
 @pytest.mark.parametrize(("given", "message"), OPTIONS.items(), ids=" ".join)
-def test_an_option_that_cannot_work_is_named_before_a_folder_is_made(tmp_path, two_steps, capsys, given, message):
+def test_an_option_that_cannot_work_is_named_before_data_are_read(
+    tmp_path, two_steps, capsys, monkeypatch, given, message
+):
+    monkeypatch.setattr("mind.run.data.load_data", lambda config: pytest.fail("options come first"))
     expect_error(replaced(two_steps, *given), capsys, message)
     assert not (tmp_path / "run").exists()
 
@@ -84,6 +87,8 @@ def test_what_transformers_refuses_is_named(tmp_path, two_steps, capsys, monkeyp
         ("new/" + "x" * 300, "File name too long"),
         ("loop/run", "Too many levels of symbolic links"),
         ("/dev/null", "/dev/null: is a device: expected a folder"),
+        ("run\udcff", "'run\\udcff': cannot be written by every library: expected a name in UTF-8"),
+        ("new\udcff/run", "'new\\udcff/run': cannot be written by every library"),
     ],
 )
 def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, two_steps, capsys, monkeypatch, place, message):
@@ -124,7 +129,7 @@ CONFIGURATIONS = {
         "c.json: cannot be read: a number has 5,000 digits",
     ),
     "twice": (lambda file: file.write_text('{"output": "a", "output": "b"}'), 'an object has "output" twice'),
-    "a list": (lambda file: file.write_text("[]"), "c.json: expected an object"),
+    "a list": (lambda file: file.write_text("[]"), "c.json: expected a JSON object, found []"),
     "empty": (lambda file: file.write_text(""), "c.json: not JSON"),
     "a loop": (lambda file: file.symlink_to(file), "Too many levels of symbolic links"),
 }
@@ -149,6 +154,9 @@ def test_results_need_different_names(tmp_path):
     }.items():
         with pytest.raises(MindError, match=other):
             evaluation_labels(files, taken=["word-problems"])
+    for name in ("x" * 241, "\u00e9" * 121):  # the responses are written beside, by a longer name
+        with pytest.raises(MindError, match="File name too long"):
+            evaluation_labels([f"a/{name}.jsonl"])
 
 
 @pytest.fixture
@@ -231,6 +239,42 @@ def test_a_run_is_written_over_only_if_that_is_said(tmp_path, two_steps, finishe
     assert (finished / "notes.txt").read_text() == "mine" and not (finished / "responses" / "former").exists()
     assert [folder.name for folder in finished.glob("checkpoint-*")] == ["checkpoint-3"]
     assert len(train_rows(finished)) == 3 and load_run_config(finished / "config.json").train.max_steps == 3
+
+
+def test_what_a_run_reads_is_not_removed_for_it(tmp_path, two_steps, finished, capsys):
+    """A student goes on where it came from: in another folder."""
+    given, before = [*two_steps, "--overwrite"], content(finished)
+    (tmp_path / "link").symlink_to(finished / "student")
+    answers = finished / "responses" / "before" / "test.jsonl"
+    for option, place, message in (
+        ("--student.model", finished / "student", "run/student: is also read, and would be lost"),
+        ("--student.model", finished / "checkpoint-2", "run/checkpoint-2: is also read, and would be lost"),
+        ("--student.model", tmp_path / "link", "run/student: is also read, and would be lost"),
+        ("--data.evaluation", answers, f"run/responses: holds {answers}, which is also read, and would be lost"),
+    ):
+        expect_error(replaced(given, option, str(place)), capsys, message, "name another --output")
+        assert content(finished) == before
+    shutil.copy(tmp_path / "test.jsonl", finished / "mine.jsonl")  # which no run writes
+    assert main(replaced(given, "--data.evaluation", str(finished / "mine.jsonl"))) == 0
+
+
+def test_an_evaluation_does_not_replace_what_it_reads(tmp_path, evaluate, model_folder, capsys):
+    output = tmp_path / "e.json"
+    assert main([*evaluate, "--output", str(output)]) == 0
+    before = content(tmp_path)
+    answers = tmp_path / "e.responses" / "test.jsonl"
+    again = [*evaluate, "--output", str(output), "--overwrite"]
+    expect_error(replaced(again, "--files", str(answers)), capsys, f"e.responses: holds {answers}, which is also read")
+    (tmp_path / "e.json").rename(tmp_path / "model.json")
+    shutil.copytree(model_folder, tmp_path / "model.responses")
+    expect_error(
+        replaced(again, "--student.model", f"{tmp_path}/model.responses", "--output", f"{tmp_path}/model.json"),
+        capsys,
+        "model.responses: is also read",
+    )
+    (tmp_path / "model.json").rename(output)
+    shutil.rmtree(tmp_path / "model.responses")
+    assert content(tmp_path) == before and main(again) == 0
 
 
 def test_what_is_no_run_is_not_written_over(tmp_path, two_steps, capsys):

@@ -45,7 +45,7 @@ def test_every_problem_is_told_in_one_go_with_line_and_remedy(tmp_path):
     with pytest.raises(FaultyRowsError) as error:
         load_questions(path)
     *lines, last = str(error.value).splitlines()
-    assert last == f"7 problems in {path}; 7 rows are without one"
+    assert last == f"7 problems in {path}; 7 rows without one"
     told = {int(line.split(":")[1]): line for line in lines}
     remedies = {
         7: r"write each backslash within a text twice, as in \\sqrt{2}",
@@ -81,7 +81,7 @@ def test_every_problem_of_a_row_is_told(tmp_path):
         '2: "answer" is null: expected ',
         "2: id a is also on line 1: giv",
         '3: "id" is []: expected a stri',
-        '3: "question" is missing: ther',
+        '3: "question" is missing: the ',
         '3: "answer" C is not one of th',
     ]
 
@@ -138,7 +138,9 @@ def test_a_remedy_for_what_is_no_json(tmp_path, line, remedy):
 
 def test_an_object_over_several_lines_is_one_problem(tmp_path):
     path = write(tmp_path / "q.jsonl", json.dumps({"id": "a", "question": "?", "answer": "1"}, indent=2))
-    with pytest.raises(MindError, match=r"q.jsonl:1: an object goes on on the next line: write each object on a line"):
+    with pytest.raises(
+        MindError, match=r"q.jsonl:1: an object continues on the next line: write each object on a line"
+    ):
         load_questions(path)
 
 
@@ -247,7 +249,7 @@ def test_many_problems_of_one_kind_are_one_line_and_of_many_kinds_are_cut(tmp_pa
     )
     with pytest.raises(MindError) as error:
         load_questions(same)
-    assert str(error.value) == f'{same}:1: "question" is missing: there are frage; and so on 49 other rows'
+    assert str(error.value) == f'{same}:1: "question" is missing: the row has frage; likewise in 49 other rows'
     rows = "".join(json.dumps({"id": f"{n}", "question": "?", "answer": [n]}) + "\n" for n in range(50))
     with pytest.raises(MindError) as error:
         load_questions(write(tmp_path / "other.jsonl", rows))
@@ -304,10 +306,59 @@ def test_check_knows_training_records(tmp_path, capsys):
     status, out, _ = check(capsys, tmp_path / "named.jsonl")
     assert status == 0 and "rationales: socratic 1" in out
     assert f"--data.train {tmp_path / 'named.jsonl'} --data.perspectives socratic mine" in out
+    assert "fewer than the two" not in out
+    save_questions([Question("b", "Is it?", "yes", YES_NO)], tmp_path / "test.jsonl")
+    _, out, _ = check(capsys, tmp_path / "named.jsonl", "--evaluation", tmp_path / "test.jsonl")
+    assert f"--data.perspectives socratic mine --data.evaluation {tmp_path / 'test.jsonl'}" in out
+    few = [Question("a", "?", "1", None, named), Question("b", "Which?", "2", None, named[:1])]
+    save_questions(few, tmp_path / "few.jsonl")
+    status, out, _ = check(capsys, tmp_path / "few.jsonl")
+    assert status == 0 and f"fewer than the two rationales that training needs: {tmp_path / 'few.jsonl'}:2 next:" in out
+    for name, meant in (("Socratic", "socratic"), ("planing", "planning"), ("terse", None), ("planning", None)):
+        save_questions([Question("a", "?", "1", None, (Rationale(name, "Why?"), named[1]))], tmp_path / "m.jsonl")
+        _, out, _ = check(capsys, tmp_path / "m.jsonl")
+        assert (f"perspective {name}: perhaps you meant {meant} next:" in out) == (meant is not None)
+        assert out.count("perhaps") == (meant is not None)
     row = {"id": "a", "question": "?", "answer": "1", "rationales": ["Why?", "So."]}
     status, out, _ = check(capsys, write(tmp_path / "unnamed.jsonl", json.dumps(row)))
     assert status == 0 and "rationales without a perspective 2" in out
     assert f"next: mind data import {tmp_path / 'unnamed.jsonl'} --output unnamed.named.jsonl" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "rationales", "following"),
+    [
+        (["--limit", "1"], [{"perspective": "socratic", "text": "Why?"}, {"perspective": "planning", "text": "So."}],
+         "data generate --output data/q --questions.path {path} --questions.limit 1 "),
+        (["--question-column", "problem"], ["Why?", "So."],
+         "data generate --output data/q --questions.path {path} --questions.question-column problem "),
+        ([], ["Why?", {"perspective": "planning", "text": "So."}], None),
+    ],
+)  # fmt: skip
+def test_check_suggests_no_command_that_would_read_other_questions(tmp_path, capsys, options, rationales, following):
+    row = {"id": "a", "problem": "?", "question": "!", "answer": "1", "rationales": rationales}
+    path = write(tmp_path / "q.jsonl", json.dumps(row))
+    status, out, error = check(capsys, path, *options)
+    if following is None:
+        assert status == 2 and 'rationales[0] is not an object with "perspective" and "text"' in error
+    else:
+        assert status == 0 and f"next: mind {following.format(path=path)}" in out
+
+
+def test_check_sends_a_file_with_both_kinds_of_rationales_to_a_teacher(tmp_path, capsys):
+    named = [{"perspective": "socratic", "text": "Why?"}, {"perspective": "planning", "text": "So."}]
+    rows = [{"id": str(n), "question": f"{n}?", "answer": "1", "rationales": r} for n, r in enumerate((named, ["So."]))]
+    path = write(tmp_path / "q.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert f"next: mind data generate --output data/q --questions.path {path}" in check(capsys, path)[1]
+
+
+def test_check_tells_what_is_wrong_with_the_other_files_too(tmp_path, capsys):
+    path = write(tmp_path / "q.jsonl", '{"question": "1 + 1?", "answer": 2}\n{"question": "?"}\n')
+    other = write(tmp_path / "other.jsonl", "{bad\n")
+    status, out, error = check(capsys, path, "--evaluation", other, tmp_path / "none.jsonl")
+    assert status == 2 and "questions 1" in out and "other.jsonl" not in out
+    assert f'{path}:2: "answer" is missing' in error
+    assert f"{other}:1: not JSON" in error and "none.jsonl: no such file" in error
 
 
 def test_check_tells_what_can_be_read_beside_the_problems(tmp_path, capsys):

@@ -20,7 +20,7 @@ from mind.curation.filter import FilterConfig
 from mind.curation.judged import JudgedData, load_judged
 from mind.data.questions import save_questions
 from mind.data.sources import SourceConfig
-from mind.display import readable
+from mind.display import one_line, readable
 from mind.errors import MindError
 from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig, ModelConfig
@@ -234,7 +234,8 @@ def test_no_text_breaks_the_card(tmp_path, text):
     harmless = parts(card_markdown(filled("harmless")))
     assert tags(page) == tags(harmless[1])
     assert set(front) == set(harmless[0]) - (set() if text else {"license", "license_details"})
-    cut = " ".join(readable(text, 200).split()) + (" ..." if len(text) > 200 else "")
+    line = " ".join(text.split())
+    cut = readable(line[:200]) + (" ..." if len(line) > 200 else "")
     assert front["pretty_name"] == cut
     escaped = cut.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
     assert page.count(f"<code>{escaped or ' '}</code>") >= 8
@@ -243,4 +244,5 @@ def test_no_text_breaks_the_card(tmp_path, text):
 
 def test_hostile_characters_are_made_readable():
     assert readable("a\r\nb\tc\rd\x00\u202e\u2066\ud800é🍎", 20) == "a\nb\tc\ufffdd\ufffd[U+202E][U+2066]\ufffdé🍎"
-    assert readable("abc", 2) == "ab"
+    assert readable("a\nb", 3) == "a\nb" and one_line(" a\n\tb ", 3) == "a b"
+    assert readable("abc", 2) == one_line("ab c", 2) == "ab ..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -44,6 +45,21 @@ def test_a_checkpoint_that_is_damaged_is_named(unfinished, capsys, name, message
     )
     file.write_bytes(whole)
     assert RunFolder(unfinished).checkpoints().keys() == {1}
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "trainer_state.json: global_step is 0: expected at least 1"),
+        ({"global_step": "1"}, "trainer_state.json: global_step is '1': expected at least 1"),
+        ({"global_step": 1, "train_batch_size": None}, "trainer_state.json: train_batch_size is None: expected at"),
+        ([], "cannot be read: "),
+        ({"global_step": 1, "more": 1}, "cannot be read: "),
+    ],
+)
+def test_the_state_of_no_step_is_named(unfinished, capsys, state, message):
+    (unfinished / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(state))
+    expect_error(["train", "--output", str(unfinished), "--resume"], capsys, f"{unfinished}/checkpoint-1: ", message)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,12 @@ import warnings
 from pathlib import Path
 
 import pytest
+import tyro
 from fault_proxy import FaultProxy, chat_answer
 
 from mind.cli import SPINS, main
 from mind.cli.commands import COMMANDS, HELP, SHORT, usage
+from mind.cli.dataset import Filter
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
@@ -178,7 +180,10 @@ def test_unnamed_rationales_are_imported(tmp_path, capsys):
     ]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["data", "import", str(source), "--output", str(output)]) == 0
-    assert "--data.perspectives path-1 path-2" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    table, _, following = out.partition(str(output))
+    assert "questions dropped too few" in table and "_" not in table
+    assert "--data.perspectives path-1 path-2" in following
     counts = json.loads((tmp_path / "named.counts.json").read_text())
     assert counts == {
         "questions_read": 2,
@@ -226,8 +231,14 @@ def test_word_problems_of_a_level_apart_from_others(tmp_path, capsys):
 def test_responses_are_graded(tmp_path, capsys):
     rows = [{"id": "a", "answer": "4", "response": f"#### {number}"} for number in (4, 5, 4, "?")]
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["grade", str(tmp_path / "r.jsonl"), "--output", str(tmp_path / "g.jsonl")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'g.jsonl'}: 2 of 4 right (50.00%), 1 unparsed\n"
+    output = str(tmp_path / "its grades.jsonl")
+    assert main(["grade", str(tmp_path / "r.jsonl"), "--output", output]) == 0
+    result, following = capsys.readouterr().out.splitlines()
+    assert result == f"{output}: 2 of 4 right (50.0 %), 1 unparsed"
+    words = shlex.split(following.partition(": ")[2])
+    assert words[:4] == ["mind", "data", "filter", "FOLDER"]
+    options = tyro.cli(Filter, args=words[3:])  # it can be typed so
+    assert (options.student_grades, options.filter.easy_fraction) == (output, 0.5)
 
 
 def test_from_questions_to_a_student(tmp_path, model_folder, monkeypatch, capsys):

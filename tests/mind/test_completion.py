@@ -24,13 +24,27 @@ def problem_of(reply) -> Problem:
     return caught.value
 
 
-@pytest.mark.parametrize("reason", ["stop", "STOP", "eos", "eos_token", "stop_sequence", "end_turn", "COMPLETE"])
+@pytest.mark.parametrize(
+    "reason",
+    ["stop", "STOP", "eos", "eos_token", "stop_sequence", "end_turn", "COMPLETE", "FINISH_REASON_STOP", " stop "],
+)
 def test_an_answer_that_the_model_ended(reason):
     answer = read_completion(body(finish_reason=reason))
     assert (answer.text, answer.finish_reason, answer.completion_tokens) == (TEXT, "stop", 20)
 
 
-@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "length",
+        "max_tokens",
+        "MAX_TOKENS",
+        "model_length",
+        "max_output_tokens",
+        "max_new_tokens",
+        "FINISH_REASON_MAX_TOKENS",
+    ],
+)
 def test_an_answer_that_was_cut_off(reason):
     assert read_completion(body("5 + 7", reason)).finish_reason == "length"
 
@@ -43,6 +57,9 @@ def test_an_answer_that_was_cut_off(reason):
         ("cancelled", True),
         ("insufficient_system_resource", True),
         ("timeout", True),
+        ("user_cancel", True),
+        ("network_error", True),
+        ("preempted", True),
         ("tool_calls", False),
         ("function_call", False),
         ("tired", False),
@@ -51,11 +68,12 @@ def test_an_answer_that_was_cut_off(reason):
 )
 def test_an_answer_that_was_broken_off_is_none(reason, retry):
     problem = problem_of(body("First, 5 + 7 = 12. Then we take 12", reason))
-    assert problem.reason == f"ended by {reason[:40]}" and problem.retry is retry
+    shown = reason[:40] + " ..." * (len(reason) > 40)
+    assert problem.reason == f"ended by {shown}" and problem.retry is retry
     assert problem.tokens == (10, 20)  # it was paid for
 
 
-@pytest.mark.parametrize("reason", ["content_filter", "SAFETY", "recitation"])
+@pytest.mark.parametrize("reason", ["content_filter", "SAFETY", "recitation", "refusal", "PROHIBITED_CONTENT"])
 def test_a_filter_is_not_asked_again(reason):
     problem = problem_of(body("", reason))
     assert problem.reason == "refused by the content filter" and not problem.retry
@@ -67,7 +85,19 @@ def test_a_refusal_is_told_and_not_asked_again():
     assert not problem.retry
 
 
-@pytest.mark.parametrize("finish_reason", [None, 7, ""])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        [{"type": "refusal", "refusal": "I cannot."}],
+        [{"type": "text", "text": ""}, {"type": "refusal", "refusal": "I cannot."}],
+    ],
+)
+def test_a_refusal_in_parts_is_not_asked_again(refusal):
+    problem = problem_of(body(refusal))
+    assert (problem.reason, problem.detail, problem.retry) == ("refused by the model", "I cannot.", False)
+
+
+@pytest.mark.parametrize("finish_reason", [None, 7, "", " ", "null", "None", {"type": "stop"}])
 def test_a_server_that_gives_no_reason(finish_reason):
     assert read_completion(body(finish_reason=finish_reason)).finish_reason == "unknown"
 
@@ -117,6 +147,38 @@ def test_thoughts_alone_are_no_answer_and_not_bought_again(text):
     assert problem.reason == "empty answer" and not problem.retry
 
 
+@pytest.mark.parametrize(
+    "thoughts",
+    [
+        {"thinking": "hm"},
+        {"reasoning": {"content": "hm"}},
+        {"reasoning_content": [{"type": "text", "text": "hm"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}]},
+    ],
+)
+def test_thoughts_of_every_form_are_not_bought_again(thoughts):
+    problem = problem_of(body(**{"content": None, **thoughts}))
+    assert (problem.detail, problem.retry) == ("thoughts alone, finish_reason is stop", False)
+    if "content" not in thoughts:
+        assert read_completion(body(**thoughts)).reasoning == "hm"
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 10.0, "completion_tokens": 20}, (10, 20)),
+        ({"prompt_tokens": 10.5, "completion_tokens": float("inf")}, (None, None)),
+        ({"prompt_tokens": "10", "completion_tokens": True}, (None, None)),
+        ({"prompt_tokens": 10**400, "completion_tokens": -1}, (None, None)),
+        ([10, 20], (None, None)),
+    ],
+)
+def test_only_a_count_counts(usage, tokens):
+    answer = read_completion(body(usage=usage))
+    assert (answer.prompt_tokens, answer.completion_tokens) == tokens
+
+
 @pytest.mark.parametrize("text", ["", " \n", None])
 def test_an_empty_answer_is_asked_again(text):
     problem = problem_of(body(text))
@@ -148,6 +210,10 @@ def test_thoughts_are_told_from_the_answer(text, thoughts):
         ([{"type": "text", "text": "5 + 7 = 12."}, {"type": "text", "text": "\n#### 12"}], None),
         ([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": TEXT}], "hm"),
         ([{"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": TEXT}], "hm"),
+        ([{"type": "thought", "text": "hm"}, {"type": "text", "text": TEXT}], "hm"),
+        ([{"text": "hm", "thought": True}, {"text": TEXT}], "hm"),
+        ([{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": TEXT}], None),
+        ([{"type": "text", "text": {"value": TEXT, "annotations": []}}], None),
         ([TEXT], None),
         ({"type": "text", "text": TEXT}, None),
         ([{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": {"content": TEXT}}], None),
@@ -203,6 +269,7 @@ def test_an_error_within_the_choice():
         "error": {"code": 502, "message": "Upstream died"},
     }
     problem = problem_of({"choices": [choice], "usage": USAGE})
+    assert problem_of(body(None, error="Upstream died")).detail == "Upstream died"
     assert (problem.reason, problem.detail, problem.tokens) == ("ended by error", "Upstream died", (10, 20))
 
 

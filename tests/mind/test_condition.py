@@ -101,12 +101,12 @@ def test_scales_before_and_behind_the_head_become_softcap_and_temperature(method
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ({"after": lambda z: z.clamp(-50, 50)}, "turns logits x of its head into something else"),
-        ({"after": lambda z: -z}, "turns logits x of its head into something else"),
-        ({"after": lambda z: z + 1}, "turns logits x of its head into something else"),
-        ({"after": lambda z: z.log_softmax(-1)}, "turns logits x of its head into something else"),
+        ({"after": lambda z: z.clamp(-50, 50)}, "turns outputs x of its LM head into something else"),
+        ({"after": lambda z: -z}, "turns outputs x of its LM head into something else"),
+        ({"after": lambda z: z + 1}, "turns outputs x of its LM head into something else"),
+        ({"after": lambda z: z.log_softmax(-1)}, "turns outputs x of its LM head into something else"),
         ({"after": lambda z: z.index_fill(-1, torch.tensor([5]), -1e9)}, "something else .*: 7 into -1e\\+09"),
-        ({"after": lambda z: z * torch.linspace(1, 2, 64)}, "turns logits x of its head into something else"),
+        ({"after": lambda z: z * torch.linspace(1, 2, 64)}, "turns outputs x of its LM head into something else"),
         ({"after": lambda z: z[..., :60]}, r"its logits are \(1, 9, 60\), those of trunk and head \(1, 9, 64\)"),
         ({"before": lambda h: h.flip(-1)}, "transforms the hidden states of its trunk before they reach the LM head"),
         ({"before": torch.tanh}, "transforms the hidden states of its trunk before they reach the LM head"),
@@ -118,6 +118,13 @@ def test_scales_before_and_behind_the_head_become_softcap_and_temperature(method
 def test_what_else_a_model_does_to_its_logits_is_refused(methods, message):
     with pytest.raises(MindError, match=f"Odd.*{message}"):
         head_of(build_changed(**methods))
+
+
+def test_hidden_states_that_are_not_finite_are_named():
+    model = build_changed()
+    model.model.norm.variance_epsilon = float("nan")
+    with pytest.raises(MindError, match="Odd: its hidden states are not finite"):
+        head_of(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -83,6 +83,13 @@ def test_metanet_learns_at_a_tenth_of_the_students_rate():
         (lambda: DataConfig(perspectives=("a", "\ud83d")), r"data.perspectives names '\\ud83d': expected characters"),
         (lambda: TrainConfig(epochs="1"), r"train.epochs is '1': expected a number"),
         (lambda: TrainConfig(epochs=10**400), r"train.epochs is 1000.*: expected a number below 1.8e\+308"),
+        (
+            lambda: TrainConfig(pack_length=2**63),
+            r"train.pack_length is 9223372036854775808: expected an integer of at",
+        ),
+        (lambda: StudentConfig(lora_alpha=10**400), r"student.lora_alpha is 10{59}: expected an integer of at most 64"),
+        (lambda: MetaNetConfig(feedback="every-" + "1" * 5000), r"metanet.feedback is 'every-1{53}: expected all"),
+        (lambda: MetaNetConfig(feedback="every-\u0663"), r"metanet.feedback is 'every-\u0663': expected all"),
         (lambda: TrainConfig(seed=True), r"train.seed is True: expected an integer"),
         (lambda: TrainConfig(save_steps=np.int64(3)), r"train.save_steps is np.int64\(3\): expected an integer"),
         (lambda: TrainConfig(questions_per_step=2.0), r"train.questions_per_step is 2.0: expected an integer or null"),

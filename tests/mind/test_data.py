@@ -82,7 +82,7 @@ def test_unnamed_rationales_are_ignored_where_none_are_required(write):
             {**GOOD, "id": "x", "rationales": [{"perspective": "magic", "text": "Add."}]},
             "unknown perspective magic: expected one of planning, analogy",
         ),
-        ({**GOOD, "id": "x", "rationales": [NAMED[0], NAMED[0]]}, "perspective planning comes twice"),
+        ({**GOOD, "id": "x", "rationales": [NAMED[0], NAMED[0]]}, "perspective planning appears twice"),
     ],
 )
 def test_a_faulty_line_is_named(write, record, message):
@@ -96,8 +96,8 @@ def test_a_faulty_line_is_named(write, record, message):
     ("rationales", "message"),
     [
         (["Add.", "Count."], "the rationales have no perspectives: run `mind data import` on the file first"),
-        (NAMED[:1], "question a has 1 rationales: expected at least 2"),
-        ([], "question a has 0 rationales: expected at least 2"),
+        (NAMED[:1], "1 rationale: expected at least 2"),
+        ([], "no rationales: expected at least 2; `mind data generate` asks a teacher for them"),
     ],
 )
 def test_missing_rationales_are_named_where_they_are_required(write, rationales, message):
@@ -105,6 +105,15 @@ def test_missing_rationales_are_named_where_they_are_required(write, rationales,
     with pytest.raises(MindError) as error:
         load_questions(path, require_rationales=True)
     assert str(error.value) == f"{path}:1: {message}"
+
+
+def test_an_answer_line_at_the_end_of_a_rationale_is_no_part_of_it(write):
+    texts = {"a": "1 + 1 = 2.\n#### 2", "b": "#### Sum\n1 + 1 = 2.", "c": " So. \n**#### 2**\n#### 2"}
+    rationales = [{"perspective": name, "text": text} for name, text in texts.items()]
+    (question,) = load_questions(write({**GOOD, "rationales": rationales}))
+    assert [rationale.text for rationale in question.rationales] == ["1 + 1 = 2.", "#### Sum\n1 + 1 = 2.", "So."]
+    with pytest.raises(MindError, match=r'"rationales\[0\].text" is an answer line alone'):
+        load_questions(write({**GOOD, "rationales": [{"perspective": "a", "text": "#### 2"}]}))
 
 
 def test_the_minimum_of_rationales_can_be_chosen(write):
@@ -159,7 +168,7 @@ def test_the_split_leaves_neither_side_empty(fraction):
 
 
 def test_an_impossible_split_is_refused():
-    with pytest.raises(MindError, match="1 questions cannot be split: expected at least 2"):
+    with pytest.raises(MindError, match="1 question cannot be split: expected at least 2"):
         split_heldout([Question("a", "?", "1")], 0.5, seed=0)
     with pytest.raises(MindError, match=r"the held-out fraction is 1: expected a number in \(0, 1\)"):
         split_heldout([Question(str(i), "?", "1") for i in range(3)], 1, seed=0)

@@ -272,7 +272,7 @@ def test_a_students_pass_rate_stands_for_the_teachers():
         (
             [response(), response("planning"), response()],
             None,
-            "question q, perspective analogy, sample 0: it comes twice",
+            "question q, perspective analogy, sample 0: it appears twice",
         ),
         (
             [response(sample=3)],
@@ -289,15 +289,15 @@ def test_responses_that_do_not_fit_are_errors(responses, verdicts, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"keep": 33}, "filter.minimum 2 and filter.keep 33: expected 2 <= minimum <= keep <= 32"),
-        ({"minimum": 1}, "filter.minimum 1 and filter.keep 8"),
-        ({"minimum": 5, "keep": 4}, "filter.minimum 5 and filter.keep 4"),
-        ({"max_characters": 0}, "filter.max_characters is 0: expected at least 1"),
-        ({"ngram": 0}, "filter.ngram is 0: expected at least 1"),
-        ({"duplicate_threshold": 0.0}, "filter.duplicate_threshold is 0.0: expected a number in"),
-        ({"duplicate_threshold": float("nan")}, "filter.duplicate_threshold is nan"),
-        ({"easy_pass_rate": 1.5}, "filter.easy_pass_rate is 1.5: expected a number in"),
-        ({"easy_fraction": -0.1}, "filter.easy_fraction is -0.1: expected a number in"),
+        ({"keep": 33}, "minimum 2 and keep 33: expected 2 <= minimum <= keep <= 32"),
+        ({"minimum": 1}, "minimum 1 and keep 8"),
+        ({"minimum": 5, "keep": 4}, "minimum 5 and keep 4"),
+        ({"max_characters": 0}, "max_characters is 0: expected at least 1"),
+        ({"ngram": 0}, "ngram is 0: expected at least 1"),
+        ({"duplicate_threshold": 0.0}, "duplicate_threshold is 0.0: expected a number in"),
+        ({"duplicate_threshold": float("nan")}, "duplicate_threshold is nan"),
+        ({"easy_pass_rate": 1.5}, "easy_pass_rate is 1.5: expected a number in"),
+        ({"easy_fraction": -0.1}, "easy_fraction is -0.1: expected a number in"),
     ],
 )
 def test_a_faulty_configuration_is_named(fields, message):
@@ -313,9 +313,10 @@ def test_pass_rates_are_read_from_graded_responses(tmp_path):
         {"id": "a", "correct": False},
         {"id": "a", "correct": True},
         {"id": "c", "correct": True},
+        {"id": 7, "correct": True},  # as `mind grade` copies it from a file with numbers
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert load_pass_rates(path) == {"a": 2 / 3, "b": 0.0, "c": 1.0}
+    assert load_pass_rates(path) == {"a": 2 / 3, "b": 0.0, "c": 1.0, "7": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -332,6 +333,17 @@ def test_a_faulty_file_of_grades_is_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(MindError, match=message):
         load_pass_rates(path)
+
+
+def test_all_faulty_grades_are_told_in_one_go(tmp_path):
+    path = tmp_path / "graded.jsonl"
+    path.write_text('{"id": "a", "correct": true}\n{"id": "b", "correct": "yes"}\n{"correct": false}\n{bad\n')
+    with pytest.raises(MindError) as error:
+        load_pass_rates(path)
+    first, second, third, total = str(error.value).splitlines()
+    assert first == f'{path}:2: "correct" is "yes": expected true or false'
+    assert second.startswith(f'{path}:3: "id" is missing') and third.startswith(f"{path}:4: not JSON")
+    assert total == f"3 problems in {path}; 1 row without one"
 
 
 def test_the_summary_is_json_and_adds_up():

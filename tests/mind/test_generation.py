@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from families import build
@@ -11,6 +13,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mind.evaluation.generation import accuracy, generate_responses
+from mind.files import write_json_rows
+from mind.grading.grade import grade_file
 from mind.records import Question
 
 WORDS = 60
@@ -160,3 +164,18 @@ def test_accuracy_counts_right_and_unparsed_responses():
     assert accuracy([], []).accuracy == 0
     with pytest.raises(ValueError, match="longer"):
         accuracy(["3"], questions)
+
+
+def test_graded_again_a_response_gets_the_same_verdict(tmp_path):
+    questions = [
+        Question("a", "How many?", "3"),
+        Question("b", "Is 15 a prime number?", "no", {"yes": "yes", "no": "no"}),
+        Question("c", "Which is a bird?", "B", {"A": "cow", "B": "owl"}),
+        Question("d", "Which is a fish?", "A", {"A": "cod", "B": "owl"}),
+    ]
+    result = accuracy(["So 3.", "15 is not a prime number, so no.", "(B) Owl", "The owl."], questions)
+    assert [row["correct"] for row in result.rows] == [True, True, True, False]
+    write_json_rows(result.rows, tmp_path / "responses.jsonl")
+    grade_file(tmp_path / "responses.jsonl", tmp_path / "graded.jsonl")
+    graded = [json.loads(line) for line in (tmp_path / "graded.jsonl").read_text().splitlines()]
+    assert graded == result.rows

@@ -133,6 +133,6 @@ def test_the_faults_of_all_rows_are_told_in_one_go(grade, tmp_path):
         f'{path}:3: "answer" is []: expected a string or a number',
         f'{path}:3: "response" is missing',
         f"{path}:4: expected a JSON object, not list",
-        f"4 problems in {path}; 1 rows are without one",
+        f"4 problems in {path}; 1 row without one",
     ]
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]

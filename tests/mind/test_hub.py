@@ -148,10 +148,29 @@ def test_without_a_network_one_line_says_so_at_once(no_network):
 def test_without_a_network_the_copy_in_the_cache_is_taken(no_network, tmp_path, monkeypatch):
     copy = tmp_path / "snapshots" / "1" / "config.json"
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(copy))
-    with pytest.warns(RuntimeWarning, match="org/there: the Hub does not answer .* its copy in the cache is taken"):
+    with pytest.warns(RuntimeWarning, match="org/there: the Hub does not answer .* its copy in the cache is used"):
         assert hub.find_model("student.model", "org/there") == str(copy.parent)
     hub._refusal.cache_clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # which was wanted
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert hub.find_model("student.model", "org/there") == str(copy.parent)
+
+
+def test_without_a_network_a_data_set_is_told_at_once_or_comes_from_the_cache(no_network, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    started = time.monotonic()
+    message = "the questions org/none: no such folder here, and the Hub does not answer"
+    with pytest.raises(MindError, match=message):
+        load_source(SourceConfig("org/none"))
+    assert time.monotonic() - started < 10  # 24 s with the retries of `datasets`
+    assert not datasets.config.HF_HUB_OFFLINE
+
+    def from_the_cache(*_, **__):
+        assert datasets.config.HF_HUB_OFFLINE
+        return datasets.Dataset.from_dict({"question": ["1 + 1?"], "answer": ["2"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", from_the_cache)
+    with pytest.warns(RuntimeWarning, match="org/none: the Hub does not answer .* its copy in the cache is used"):
+        assert [question.answer for question in load_source(SourceConfig("org/none"))] == ["2"]

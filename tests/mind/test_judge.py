@@ -138,6 +138,10 @@ def test_a_response_cannot_leave_its_frame():
         ("ANSWER: none\nVERDICT: right", "unparsed", None),
         ("VERDICT: right", "unparsed", None),
         ("ANSWER: 4\nVERDICT: rightish", "unparsed", "old"),
+        ("ANSWER: 4\nVERDICT: right or wrong", "unparsed", "old"),
+        ("ANSWER: 4\nVERDICT: wrong, and not right", "unparsed", "old"),
+        ("ANSWER: N/A\nVERDICT: right", "unparsed", None),
+        ('ANSWER: "none".\nVERDICT: right', "unparsed", None),
         ("VERDICT: wrong\nANSWER: 4\nVERDICT: right", "right", "4"),
         ("*" * 50_000 + "ANSWER" * 10_000, "unparsed", "old"),
     ],
@@ -153,7 +157,7 @@ def test_replies(folder, text, expected, extracted):
     ("change", "message"),
     [
         (lambda row: row | {"verdict": "maybe"}, '"verdict" is "maybe": expected one of right, wrong, unparsed'),
-        (lambda row: row, "question sum, perspective socratic, sample 0 has a verdict above"),
+        (lambda row: row, "question sum, perspective socratic, sample 0 is also on line 1"),
         (lambda row: {"id": "sum"}, '"perspective" is missing'),
     ],
 )
@@ -174,7 +178,7 @@ def test_bad_folders_are_named(folder):
     with pytest.raises(MindError, match="question stranger is not in questions.jsonl"):
         judge(JudgeConfig(str(folder)))
     (folder / "responses.jsonl").write_text("")
-    with pytest.raises(MindError, match="no answer to judge"):
+    with pytest.raises(MindError, match="there are no answers to judge"):
         judge(JudgeConfig(str(folder)))
     (folder / "questions.jsonl").unlink()
     with pytest.raises(MindError, match="questions.jsonl: no such file"):

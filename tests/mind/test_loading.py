@@ -93,6 +93,9 @@ BROKEN = {
     "a tokenizer of an unknown kind": tokens_without_a_type,
     "a tokenizer that is a list": written("tokenizer.json", b"[1]"),
     "a generation that is no JSON": written("generation_config.json", b"{oops"),
+    "an end that is a text": lambda folder: write_json(folder / "generation_config.json", eos_token_id="</s>"),
+    "ends that are no tokens": lambda folder: write_json(folder / "generation_config.json", eos_token_id=[2, 10**30]),
+    "an end that is true": lambda folder: write_json(folder / "generation_config.json", eos_token_id=True),
     "a template that is not UTF-8": written("chat_template.jinja", b"\xff\xfe"),
     "a template that leaves its sandbox": written(
         "chat_template.jinja", b"{{ ().__class__.__base__.__subclasses__() }}"
@@ -153,7 +156,9 @@ def test_a_file_is_no_student(model_folder):
     assert str(file) in refusal(file)
 
 
-@pytest.mark.parametrize("name", ["st/none/x", "/nowhere/at/all", "./x", "a b", "x/", "ä", "a\0b", "someone/else"])
+@pytest.mark.parametrize(
+    "name", ["st/none/x", "/nowhere/at/all", "./x", "a b", "x/", "ä", "a\0b", "someone/else", "~none/x", "\ud83d"]
+)
 def test_a_student_that_is_not_there_is_one_line(name):
     assert refusal(name).startswith(f"student.model {name}: ")
 

@@ -169,7 +169,7 @@ def test_sampling_that_vllm_refuses_fails_alone(vllm):
     [
         ((" \n", "stop"), "empty answer"),
         (("half an", "abort"), "ended by abort"),
-        (("half an", None), "ended by none"),
+        (("half an", None), "ended by abort"),
     ],
 )
 def test_no_answer_is_a_failure_that_still_counts_its_tokens(vllm, reply, reason):
@@ -192,7 +192,7 @@ def test_a_dead_engine_ends_the_job_and_keeps_what_came(vllm):
 def test_a_budget_of_requests(vllm):
     engine = vllm_engine(spend(requests=5), batch_size=3)
     assert len(run(engine, [request(n) for n in range(9)])) == 5
-    assert engine.stopped == "the budget is used up"
+    assert engine.stopped == "the budget is used up: a larger one goes on"
     assert [len(call) for call in vllm.loaded[0].calls] == [3, 2]
 
 
@@ -203,7 +203,7 @@ def test_answers_free_what_they_did_not_take_of_the_budget(vllm):
     outcomes = run(engine, [request(n) for n in range(9)])
     spent = spending.usage.prompt_tokens + spending.usage.completion_tokens
     assert worst < spent <= 2 * worst, "as many as fit, and no more"
-    assert len(outcomes) > 2 and engine.stopped == "the budget is used up"
+    assert len(outcomes) > 2 and engine.stopped == "the budget is used up: a larger one goes on"
 
 
 @pytest.mark.parametrize("name", ["max_modellen", "model"])

@@ -32,11 +32,11 @@ def test_the_last_lines(folder, capsys):
         "(95 % interval −3.2 to +26.3 points)"
     )
     assert report == f"report: {folder.report}" and student == f"student: {folder.student}"
-    command, _, purpose = following.removeprefix("next: ").partition(", to ")
+    purpose, _, command = following.partition(": ")
     assert shlex.split(command) == [
         "mind", "train", "--config", str(folder.config), "--method", "sft", "--output", f"{folder.path}-sft",
     ]  # fmt: skip
-    assert purpose == "compare with plain fine-tuning"
+    assert purpose == "next, to compare with plain fine-tuning"
 
 
 def test_a_question_that_is_solved_now_comes_with_both_answers(folder, capsys):
@@ -75,7 +75,8 @@ def test_a_run_without_accuracy_tells_its_loss(folder, capsys):
 def test_after_plain_fine_tuning_comes_the_own_data(folder, capsys):
     folder.config.write_text(json.dumps(folder.read_config() | {"method": "sft"}))
     following = lines_of(folder, capsys)[-1]
-    assert following.startswith(f"next: mind evaluate --student.model '{folder.student}' --files FILE.jsonl, to ")
+    command = f"mind evaluate --student.model '{folder.student}' --files FILE.jsonl"
+    assert following == f"next, to try it on your own questions: {command}"
 
 
 def test_the_program_is_called_as_the_shell_finds_it(tmp_path, monkeypatch):

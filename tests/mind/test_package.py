@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -39,6 +40,17 @@ def test_the_package_is_light_and_its_names_are_there():
     assert mind.RunFolder("runs/x").config.name == "config.json" and callable(mind.train)
     with pytest.raises(AttributeError, match="module 'mind' has no attribute 'trian'"):
         mind.trian  # noqa: B018
+
+
+def test_the_example_of_the_readme(monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    example = re.search(r"<!-- tests/mind/test_package.py runs this -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+    configs = []
+    monkeypatch.setattr(mind, "train", lambda config: (configs.append(config), mind.RunFolder(config.output))[1])
+    exec(example, {})
+    (config,) = configs
+    assert (config.data.train, config.data.evaluation) == ("mine.jsonl", ("test.jsonl",))
+    assert (config.train.epochs, config.train.questions_per_step) == (5, 4)
 
 
 @pytest.mark.parametrize("name", ["METHODS", "train"])  # the others need no package

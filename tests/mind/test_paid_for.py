@@ -222,6 +222,12 @@ def test_a_disk_without_room_for_what_is_under_way_is_told_before_anything_is_as
     assert [path.name for path in tmp_path.iterdir()] == ["responses.jsonl"]
 
 
+def test_a_reserve_larger_than_the_disk_is_not_begun(tmp_path):
+    with pytest.raises(MindError, match="no room for the .* of answers that are under way at a time: No space left"):
+        Journal(tmp_path / "responses.jsonl", reserve=2**70)
+    assert [path.name for path in tmp_path.iterdir()] == ["responses.jsonl"]
+
+
 def test_the_reserve_grows_with_what_is_under_way():
     model = ModelConfig("m", max_tokens=1000)
     assert reserve_bytes(model, TrafficConfig(concurrency=2)) * 5 == reserve_bytes(model, TrafficConfig(concurrency=10))

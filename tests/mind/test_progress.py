@@ -39,10 +39,10 @@ with Progress("training", 40, "step", stay=True) as bar:
 """
 
 
-@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("columns", [0, 60, 80, 200])
 def test_a_bar_keeps_its_cells_in_any_terminal(columns):
     frames = [frame for frame in re.split(r"[\r\n]+|\x1b\[A", on_a_terminal(STEPS, columns)) if frame.strip()]
-    assert len(frames) > 1 and max(map(len, frames)) <= columns
+    assert len(frames) > 1 and max(map(len, frames)) <= (columns or 80)
     assert all(re.search(r"training: +\d+%\|.{10}\| \d+/40 \[", frame) for frame in frames)
     assert "loss 1.2" in frames[-1] and "100%" in frames[-1]
 
@@ -66,6 +66,16 @@ def test_a_log_file_gets_few_lines(capsys):
     with Progress("nothing", 5, "step"):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_the_first_line_of_a_log_file_comes_soon(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 2))  # two seconds pass from look to look
+    monkeypatch.setattr("mind.progress.time.monotonic", lambda: next(clock))
+    with Progress("features", 40, "text") as bar:
+        for done in range(1, 21):
+            bar.reach(done)
+    told = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()]
+    assert told == [3, 18, 20]  # after 6 seconds, 30 seconds after that line, and at the end
 
 
 def test_libraries_draw_no_bars_in_log_files():

@@ -66,6 +66,22 @@ def test_pictures_table_and_headlines(run: Path) -> None:
     assert not list(run.glob(".report*")), "the unfinished file is gone"
 
 
+def test_no_name_gives_orders_to_who_reads_the_page(run: Path) -> None:
+    """Such as that of a folder, or of an evaluation file, and so of its results."""
+    name = "m\x1b[31m\x00\u202e\ud83d"
+    config = json.loads((run / "config.json").read_text())
+    config["student"]["model"], config["data"]["evaluation"] = name, [f"{name}.jsonl"]
+    (run / "config.json").write_text(json.dumps(config))
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for when in evaluation.values():
+        when["files"] = {f"{name}{label}": result for label, result in when["files"].items()}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    (run / "inputs.json").write_text(json.dumps({name: {"source": name, "sha256": name}}))
+    page = page_of(run)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]|&#55357", page)
+    assert page.count("m\ufffd[31m\ufffd[U+202E]\ufffd") >= 5
+
+
 def test_the_page_is_self_contained_and_escaped(page: str) -> None:
     assert not re.search(r"https?://|<link|<script|@import|<iframe|\bsrc=", page)
     assert all(target.startswith(("#", "data:image/png;base64,")) for target in re.findall(r'href="([^"]*)"', page))
@@ -101,7 +117,7 @@ def test_one_bare_step_draws_what_there_is(run: Path) -> None:
     assert page.count("Not drawn") == PICTURES - 1
 
 
-@pytest.mark.parametrize("name", ["config.json: no such", "metrics.jsonl: missing"])
+@pytest.mark.parametrize("name", ["config.json: no such", "metrics.jsonl: no such"])
 def test_a_missing_file_is_named(run: Path, name: str) -> None:
     (run / name.partition(":")[0]).unlink()
     with pytest.raises(MindError, match=name):
@@ -122,8 +138,8 @@ def test_malformed_files_are_named_with_their_line(run: Path) -> None:
     ("text", "message"),
     [
         ('{"phase": "train", "step": 1}\n{"phase": "tr\n', "line 2: not JSON"),
-        ('{"phase": "train", "step": 1}\n' + "[" * 100_000 + "\n", "line 2: not JSON"),
-        ('{"phase": "train", "step": 1}\n[1]\n', 'line 2: expected an object with "phase"'),
+        ('{"phase": "train", "step": 1}\n' + "[" * 100_000 + "\n", "line 2: cannot be read: brackets"),
+        ('{"phase": "train", "step": 1}\n[1]\n', "line 2: expected a JSON object"),
         ('{"phase": "train"}\n', "line 1: a train line needs a number as its step"),
         ('{"phase": "train", "step": 1, "loss": "low"}\n', "line 1: loss is 'low', expected a number"),
         ('{"phase": "train", "step": 1, "score": [1]}\n', r"line 1: score is \[1\], expected an object"),
@@ -162,7 +178,7 @@ def test_repeated_and_diverged_steps_are_noted(run: Path) -> None:
     lines += ['{"phase": "train", "step": 2, "loss": NaN}', ""]
     (run / "metrics.jsonl").write_text("\n".join(lines))
     page = page_of(run)
-    assert "1 lines repeat a step" in page
+    assert "1 repeated step (a resumed run)" in page
     assert "line 3: loss is not finite" in page
     metrics = Metrics(run / "metrics.jsonl")
     assert metrics.steps.tolist() == [1, 2]
@@ -190,8 +206,14 @@ def test_evaluation_table() -> None:
     assert evaluation_table({}, {}) == evaluation_table({"before": None, "after": None}, {}) == []
 
 
-@pytest.mark.parametrize("result", [{}, {"correct": 3}, {"correct": 3, "total": 0}, {"correct": 3, "total": 2}, None])
-def test_an_accuracy_without_counts_has_no_interval(result: object) -> None:
+@pytest.mark.parametrize("interval", [None, [], [0.1], ["a", "b"], [math.nan, 1.0], [0.1, 1.2], 0.5, [0.1, None]])
+def test_what_is_no_interval_is_not_shown_as_one(interval: object) -> None:
+    (row, *_) = evaluation_table({"before": {"files": {"a": {"interval": interval}}}, "after": None}, {})
+    assert row.intervals == ("–", "–", "–")
+
+
+@pytest.mark.parametrize("result", [{}, {"correct": 3, "total": 4}, None])
+def test_an_accuracy_without_an_interval_shows_none(result: object) -> None:
     (row, *_) = evaluation_table({"before": {"files": {"a": result}}, "after": None}, {})
     assert row.what.startswith("accuracy, a") and row.intervals == ("–", "–", "–")
 
@@ -280,8 +302,8 @@ def test_work_of_a_step_saving_by_saving(run: Path) -> None:
     page = page_of(run)
     (picture,) = drawn(page)
     assert re.findall(r">([^<]* tokens)<", picture) == [
-        "100.0% · 1.0 M tokens", "80.0% · 800.0 k tokens", "60.0% · 600.0 k tokens",
-        "25.0% · 200.0 k + 150.0 k / 3 tokens",
+        "100.0 % · 1.0 M tokens", "80.0 % · 800.0 k tokens", "60.0 % · 600.0 k tokens",
+        "25.0 % · 200.0 k + 150.0 k / 3 tokens",
     ]  # fmt: skip
     bars = re.findall(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]* style="fill: (?!none)([^"]*)"', picture)
     naive = float(bars[0][1]) - float(bars[0][0])
@@ -307,7 +329,7 @@ def test_work_that_is_not_there_is_said(run: Path, work: dict | None) -> None:
     assert "share of the work" not in page and "hold no work" not in page
     write_steps(run, {"loss": 2.0, "work": work}, {"loss": 2.0, "work": WORK})
     page = page_of(run)
-    assert "1 lines hold no work, such are left out" in page
+    assert "1 line without work left out" in page
     assert "<td>1,000</td><td>100.0 %</td>" in page
 
 

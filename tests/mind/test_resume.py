@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pkgutil
 import shutil
 import warnings
 from pathlib import Path
@@ -216,6 +217,26 @@ def test_the_time_of_all_starts_counts(tmp_path, unfinished):
     assert main(resume(unfinished)) == 0
     status = json.loads((unfinished / "status.json").read_text())
     assert status["wall_s"] > 5000 and 3000 < status["train_s"] < 4000
+
+
+@pytest.mark.parametrize("last", ["write_status", "save_method", "write_report"])
+def test_the_student_is_saved_before_what_says_that_the_run_is_finished(tmp_path, short, monkeypatch, last):
+    """Whatever fails at the end, the student of a finished run is there, and an unfinished one gets it."""
+    run, writes = RunFolder(tmp_path / "run"), []
+    place = "mind.run.train.write_run_report" if last == "write_report" else f"mind.run_folder.RunFolder.{last}"
+    real = pkgutil.resolve_name(place)
+
+    def fail(*given):
+        if last != "save_method" or len(given) == 3:  # a checkpoint comes as the fourth
+            writes.append((run.student / "model.safetensors").is_file() and (run.student / "tokenizer.json").is_file())
+            raise OSError(28, "No space left on device", str(run.path))
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, fail)
+        assert main(short) == 2
+    assert writes == [True] and run.finished == (last == "write_report")
+    assert main(resume(run.path)) == 0 and run.finished and run.report.is_file()
 
 
 @pytest.mark.parametrize("log_steps", ["3", "5", "100"])

@@ -72,16 +72,22 @@ def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
     options = f"--student.model {run}/student --evaluation.max-new-tokens 4 {files}"
     assert main(["evaluate", *options.split()]) == 0
     assert json.loads((tmp_path / "e.json").read_text())["heldout"]["rationales"] == 27
+    *_, place, following = capsys.readouterr().out.splitlines()
+    assert place == f"{tmp_path}/e.json: the results; {tmp_path}/e.responses: the responses"
+    command = shlex.split(following.partition(": ")[2])
+    assert command[:4] == ["mind", "train", "--student.model", f"{run}/student"]
+    assert main(replaced(command[1:], "--data.train", "none.jsonl")) == 2
+    assert capsys.readouterr().err.endswith("none.jsonl: no such file\n")
 
 
 def test_the_next_command_can_be_typed(tmp_path, arguments, capsys):
     assert main(replaced(arguments, "--train.max-steps", "2")) == 0
     *_, following = capsys.readouterr().out.splitlines()
-    command = shlex.split(following.removeprefix("next: ").partition(", to ")[0])
+    command = shlex.split(following.partition(": ")[2])
     assert command[:2] == ["mind", "train"] and main(command[1:]) == 0
     config = json.loads((tmp_path / "run-sft" / "config.json").read_text())
     assert config["method"] == "sft" and config["train"]["max_steps"] == 2
-    assert "next: mind evaluate" in capsys.readouterr().out.splitlines()[-1]
+    assert "questions: mind evaluate" in capsys.readouterr().out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("targets", ["q_proj v_proj", "lm_head q_proj", "embed_tokens v_proj"])
@@ -275,7 +281,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder
         "train.tokens_per_step is 20",
     )
     expect_error([*arguments, "--student.attention", "flash_attention_2"], capsys, "flash_attention_2", "installed")
-    expect_error([*arguments, "--student.attention", "flex_attention"], capsys, "no backward pass of it on a CPU")
+    expect_error([*arguments, "--student.attention", "flex_attention"], capsys, "cannot train with it on a CPU")
     expect_error(
         [*arguments, "--method", "magic"], capsys, "method is 'magic': expected one of " + ", ".join(sorted(METHODS))
     )
@@ -292,7 +298,7 @@ def test_an_occupied_output_is_refused(tmp_path, arguments, capsys):
     run.mkdir()
     (run / "notes.txt").write_text("mine")
     expect_error(arguments, capsys, str(run), "not an empty folder")
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text('{"output": "run", "student": {}, "data": {}, "train": {}}')
     expect_error(arguments, capsys, str(run), "already holds a run", "--resume")
     assert sorted(p.name for p in run.iterdir()) == ["config.json", "notes.txt"]
 

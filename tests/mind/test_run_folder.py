@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from small_run import content
 
 from mind.errors import MindError
 from mind.run_folder import RunFolder
@@ -17,7 +18,10 @@ from mind.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Config:
-    name: str = "x"
+    output: str = "x"
+    student: str | None = None
+    data: str | None = None
+    train: str | None = None
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def test_a_new_run_needs_an_empty_place(folder):
         folder.check_free()
     with pytest.raises(MindError, match=r"there is no run to resume \(config.json is missing\)"):
         folder.check_resumable()
-    folder.config.write_text("{}")
+    folder.config.write_text(json.dumps(asdict(Config())))
     folder.check_resumable()
     with pytest.raises(MindError, match="run: already holds a run"):
         folder.check_free()
@@ -55,13 +59,13 @@ def test_of_two_runs_that_start_at_once_one_begins(folder):
     folder.start(Config("first"), {})
     with pytest.raises(MindError, match="already holds a run"):
         RunFolder(folder.path).start(Config("second"), {})
-    assert folder.read_config() == {"name": "first"}
+    assert folder.read_config()["output"] == "first"
 
 
 def test_metrics_go_on_after_the_last_checkpoint(folder):
     folder.start(Config(), {"data.train": {"source": "d.jsonl", "sha256": "1f"}})
     folder.begin_metrics()
-    assert folder.read_config() == {"name": "x"} and folder.metrics.read_text() == ""
+    assert folder.read_config()["output"] == "x" and folder.metrics.read_text() == ""
     assert folder.read_inputs()["data.train"]["source"] == "d.jsonl"
     folder.append_metrics([{"phase": "warmup", "epoch": 1}])
     folder.append_metrics({"phase": "train", "step": step} for step in (1, 2, 3))
@@ -71,6 +75,29 @@ def test_metrics_go_on_after_the_last_checkpoint(folder):
     assert steps(folder) == [None, 1, 2]
     folder.begin_metrics()
     assert steps(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{}", 'line 2: expected an object with "phase"'),
+        ('{"phase": "train"}', "line 2: a train line needs a number as its step"),
+        ('{"phase": "train", "step": NaN}', "line 2: a train line needs a number as its step"),
+        ("[1]", "line 2: expected a JSON object"),
+        ('{"phase": "tr', "line 2: not JSON"),
+    ],
+)
+def test_metrics_that_are_malformed_are_named_before_they_are_written_again(folder, line, message):
+    folder.start(Config(), {})
+    folder.metrics.write_text(f'{{"phase": "train", "step": 1}}\n{line}\n{{"phase": "train", "step": 2}}\n')
+    before = folder.metrics.read_text()
+    with pytest.raises(MindError, match=message):
+        folder.begin_metrics(after=2)
+    assert folder.metrics.read_text() == before
+    folder.metrics.unlink()
+    os.mkfifo(folder.metrics)
+    with pytest.raises(MindError, match="is a named pipe: expected a file"):
+        folder.begin_metrics(after=2)
 
 
 def test_a_checkpoint_is_complete_with_its_last_file(folder):
@@ -91,6 +118,48 @@ def test_a_checkpoint_is_complete_with_its_last_file(folder):
     assert (folder.path / "calibration.pt").exists() and not list(folder.path.rglob("*.partial"))
 
 
+@pytest.mark.parametrize(
+    "config", ['{"model_type": "llama", "output_attentions": false}', "[]", "{", "{}", '{"output": "x"}'], ids=repr
+)
+def test_another_program_has_a_config_json_too(folder, config):
+    """Such as the folder of a model: it is no run, and nothing is written over."""
+    folder.path.mkdir()
+    folder.config.write_text(config)
+    save_file({"weight": torch.ones(2)}, folder.path / "model.safetensors")
+    before = content(folder.path)
+    assert folder.begun is None
+    for change in (folder.check_free, lambda **options: folder.start(Config(), {}, **options)):
+        for overwrite in (False, True):
+            with pytest.raises(MindError, match="run: exists and is not an empty folder"):
+                change(overwrite=overwrite)
+    assert content(folder.path) == before
+
+
+def test_only_what_a_run_wrote_is_removed(folder):
+    folder.start(Config(), {})
+    folder.save_method({}, {"metanet": torch.nn.Linear(2, 3), "other": torch.nn.Linear(1, 1)})
+    folder.append_metrics([{"phase": "warmup", "epoch": 1}])
+    written = set(content(folder.path))
+    own = {"mine.safetensors": b"no weights", "checkpoint-best/calibration.pt": b"a copy", "checkpoint-9.zip": b"more"}
+    for name, text in own.items():
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        (folder.path / name).write_bytes(text)
+    save_file({"weight": torch.ones(2)}, folder.path / "model.safetensors", {"format": "pt"})
+    (folder.path / "checkpoint-10").mkdir()
+    os.mkfifo(folder.path / "pipe.safetensors")
+    folder.start(Config(), {}, overwrite=True)
+    assert {"metanet.safetensors", "other.safetensors", "calibration.pt", "metrics.jsonl"} <= written
+    assert set(content(folder.path)) == {*own, "model.safetensors", "config.json", "inputs.json"}
+    assert (folder.path / "pipe.safetensors").is_fifo() and not (folder.path / "checkpoint-10").exists()
+
+
+def test_a_copy_of_a_checkpoint_is_none(folder):
+    for name in ("checkpoint-9", "checkpoint-best", "checkpoint-9-copy", "checkpoint-\u00b2", "checkpoint-"):
+        (folder.path / name).mkdir(parents=True)
+        folder.save_method({}, {}, folder.path / name)
+    assert folder.checkpoints() == {9: folder.checkpoint(9)}
+
+
 def test_what_is_not_measured_yet_is_none(folder):
     folder.start(Config(), {})
     assert folder.read_evaluation() == {"before": None, "after": None} and folder.read_status() == {}
@@ -102,7 +171,7 @@ def test_what_is_not_measured_yet_is_none(folder):
     assert folder.finished
     folder.write_evaluation({"before": {"nll": 1.0}, "after": {"nll": 0.5}})
     folder.reopen(Config("z"), {"options": {"source": "z", "sha256": "2e"}})
-    assert not folder.finished and folder.read_config() == {"name": "z"}
+    assert not folder.finished and folder.read_config()["output"] == "z"
     assert folder.read_evaluation() == {"before": {"nll": 1.0}, "after": None}
     assert folder.read_inputs() == {"options": {"source": "z", "sha256": "2e", "former": "2e"}}
 
@@ -135,5 +204,13 @@ def test_malformed_files_are_named_with_their_line(folder):
     folder.evaluation.write_text("[]")
     with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, found list"):
         folder.read_evaluation()
+    for entry in ('"1f"', "null", '{"source": "d.jsonl"}', '{"sha256": 1}'):
+        folder.inputs.write_text(f'{{"data.train": {entry}}}')
+        with pytest.raises(MindError, match=r"inputs\.json: data\.train: expected an object with \"sha256\", a text"):
+            folder.read_inputs()
+    folder.inputs.unlink()
+    folder.inputs.symlink_to("nowhere")
+    with pytest.raises(MindError, match=r"inputs\.json: a link to what is not there"):
+        folder.read_inputs()
     with pytest.raises(MindError, match=r"nowhere/config\.json: no such file"):
         RunFolder("nowhere").read_config()

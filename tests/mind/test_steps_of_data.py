@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 
@@ -63,13 +64,27 @@ def test_the_prompts_that_are_given_are_those_that_are_asked(tmp_path, generate,
     assert not unused or unused[0].endswith("as --perspectives leaves them out: visual")
 
 
+@pytest.mark.parametrize("perspectives", [["socratic"], ["socratic", "planning"]])
+def test_a_perspective_alone_is_told_before_it_is_paid_for(generate, capsys, perspectives):
+    generate("--perspectives", *perspectives)
+    told = "a question to train on needs two, now or by a later start" in capsys.readouterr().out
+    assert told is (len(perspectives) == 1)
+
+
+def test_questions_that_are_paid_for_twice_are_told(tmp_path, generate, capsys):
+    texts = ["6 + 6?", "5 + 7?", " 6  + 6?"]
+    save_questions([Question(f"q{n}", text, "12") for n, text in enumerate(texts)], tmp_path / "q.jsonl")
+    generate("--perspectives", "socratic")
+    assert "q.jsonl: answers: 3 number; 1 of them ask what an earlier one asks" in capsys.readouterr().out
+
+
 def test_what_is_asked_of_whom_is_told_before_it_is_asked(tmp_path, generate, capsys):
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
     out = capsys.readouterr().out
-    assert "answers: 1 number\nperspectives: visual, terse\n1 questions x 2 perspectives x 3 samples: 6 answers" in out
-    assert "of m at http://127.0.0.1" in out
+    assert "answers: 1 number\nperspectives: visual, terse\n1 question x 2 perspectives x 3 samples: 6 requests" in out
+    assert "to m at http://127.0.0.1" in out
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
-    assert ": 0 answers are asked of m" in capsys.readouterr().out
+    assert ": 0 requests to m" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["{}", '{"a": ""}', '{"a": 3}', '{"a": "\\ud83d"}', "[]"])
@@ -107,6 +122,27 @@ def test_an_output_that_cannot_be_a_folder_is_told_before_anything_is_asked(tmp_
     assert "Traceback" not in capsys.readouterr().err and sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("change", ["gold answer", "samples", "nothing"])
+def test_verdicts_on_what_has_changed_are_given_anew(tmp_path, generate, capsys, change):
+    options = ["--perspectives", "socratic", "intuitive"]
+    generate(*options)
+    folder = tmp_path / "set"
+    assert main(["judge", str(folder)]) == 0
+    verdicts = (folder / "judged.jsonl").read_bytes()
+    if change == "gold answer":
+        save_questions([dataclasses.replace(QUESTION, answer="13")], tmp_path / "q.jsonl")
+    generate(*options, *(["--samples", "2"] if change == "samples" else []))
+    if change == "nothing":
+        assert (folder / "judged.jsonl").read_bytes() == verdicts
+        return
+    assert main(["filter", str(folder), "--output", str(tmp_path / "mine.jsonl")]) == 2
+    assert f"judged.jsonl: no such file: run `mind judge {folder}` first" in capsys.readouterr().err
+    assert main(["judge", str(folder)]) == 0
+    assert {json.loads(line)["verdict"] for line in (folder / "judged.jsonl").read_text().splitlines()} == {
+        "wrong" if change == "gold answer" else "right"
+    }
+
+
 # Outputs that are there already, and what comes next
 
 
@@ -133,11 +169,16 @@ def next_command(capsys) -> list[str]:
 def test_each_step_names_the_next(tmp_path, folder, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert next_command(capsys) == ["mind", "filter", str(folder), "--output", "set.jsonl"]
+    (tmp_path / "set.jsonl").write_text("the questions")
+    assert main(["judge", str(folder)]) == 0
+    assert next_command(capsys) == ["mind", "filter", str(folder), "--output", "set.rationales.jsonl"]
     assert main(["filter", "set", "--output", "mine.jsonl"]) == 0
     train = ["mind", "train", "--output", "runs/mine", "--data.train", "mine.jsonl"]
     assert next_command(capsys) == [*train, "--data.perspectives", "terse", "visual"]
     assert main(["data", "word-problems", "--output", "w.jsonl", "--count", "2"]) == 0
     assert next_command(capsys) == ["mind", "train", "--output", "runs/w", "--data.train", "w.jsonl"]
+    assert main(["data", "word-problems", "--output", "e.jsonl", "--count", "2", "--apart-from", "w.jsonl"]) == 0
+    assert next_command(capsys) == [*train[:3], "runs/w", "--data.train", "w.jsonl", "--data.evaluation", "e.jsonl"]
     row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."]}
     (tmp_path / "u.jsonl").write_text(json.dumps(row))
     assert main(["data", "import", "u.jsonl", "--output", "a name.jsonl"]) == 0
@@ -207,6 +248,16 @@ def test_the_other_outputs_are_replaced_with_a_word_alone(tmp_path, capsys):
         assert output.read_text() != "mine"
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.json", "out"])
+def test_a_data_set_is_not_written_under_a_name_that_is_read_otherwise(tmp_path, folder, capsys, name):
+    row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."]}
+    (tmp_path / "u.jsonl").write_text(json.dumps(row))
+    for command in (["data", "import", str(tmp_path / "u.jsonl")], ["data", "word-problems"], ["filter", str(folder)]):
+        assert main([*command, "--output", str(tmp_path / name)]) == 2
+        assert f"{name}: expected a name that ends in .jsonl or .parquet" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_the_counts_of_an_import_are_not_replaced_either(tmp_path, capsys):
     row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."]}
     (tmp_path / "u.jsonl").write_text(json.dumps(row))
@@ -216,7 +267,9 @@ def test_the_counts_of_an_import_are_not_replaced_either(tmp_path, capsys):
     assert (tmp_path / "out.counts.json").read_text() == "mine" and not (tmp_path / "out.jsonl").exists()
 
 
-def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
+def test_what_is_read_is_never_written_over(tmp_path, folder, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_questions([QUESTION], "q.jsonl")  # whose rationales are in `folder`
     row = {"id": "q", "question": QUESTION.question, "answer": "12", "rationales": ["5 + 7 = 12.", "A dozen, 12."],
            "response": "12"}  # fmt: skip
     source = tmp_path / "u.jsonl"
@@ -231,10 +284,30 @@ def test_what_is_read_is_never_written_over(tmp_path, folder, capsys):
         ["data", "word-problems", "--apart-from", str(source), "--output", str(source)],
         ["filter", str(folder), "--output", str(folder / "responses.jsonl")],
         ["filter", str(folder), "--output", str(folder / "questions.jsonl")],
+        ["filter", str(folder), "--output", "q.jsonl"],
     ):
         assert main([*command, "--overwrite"]) == 2
-        assert "is what is read, and would be lost" in capsys.readouterr().err
+        assert "is also read, and would be lost" in capsys.readouterr().err
+    generate = ["generate", "--output", str(folder), "--teacher.model", "m", "--teacher.base-url", "http://127.0.0.1:9"]
+    for sources in (
+        ["--questions.path", str(folder / "questions.jsonl")],
+        ["--questions.path", str(source), "--prompts", str(folder / "prompts.json")],
+    ):
+        assert main([*generate, *sources]) == 2
+        assert "is also read, and would be lost" in capsys.readouterr().err
     assert (contents(tmp_path), contents(folder)) == before
+
+
+@pytest.mark.parametrize("name", ["questions.jsonl", "prompts.json", "generate.json"])
+def test_a_folder_that_no_job_wrote_is_left_alone(tmp_path, capsys, name):
+    source, folder = tmp_path / "q.jsonl", tmp_path / "mine"
+    save_questions([QUESTION], source)
+    folder.mkdir()
+    (folder / name).write_text("my own")
+    assert main(["generate", "--output", str(folder), "--questions.path", str(source), "--teacher.model", "m",
+                 "--teacher.base-url", "http://127.0.0.1:9"]) == 2  # fmt: skip
+    assert f"{name}: exists already, in a folder without responses.jsonl" in capsys.readouterr().err
+    assert contents(folder) == {name: b"my own"}
 
 
 def test_training_tells_its_questions_by_answer_type(tmp_path):
@@ -266,7 +339,37 @@ def test_the_faults_of_all_files_of_a_run_are_told_in_one_go(tmp_path, capsys):
                  "--data.heldout", str(tmp_path / "h.jsonl"), "--data.evaluation", str(tmp_path / "e.jsonl"),
                  str(tmp_path / "nowhere.jsonl")]) == 2  # fmt: skip
     error = capsys.readouterr().err
-    for told in ("t.jsonl:2: question b has 1 rationales", 'h.jsonl:2: "question" is missing',
+    for told in ("t.jsonl:2: 1 rationale: expected", 'h.jsonl:2: "question" is missing',
                  'e.jsonl:2: "answer" is null', "nowhere.jsonl: no such file"):  # fmt: skip
         assert told in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("most", "first"), [(50, 50), (7, 7), (60, None), (None, None)])
+def test_questions_that_are_not_asked_are_told(tmp_path, capsys, monkeypatch, most, first):
+    from mind.config import DataConfig, EvaluationConfig, MindConfig
+    from mind.run.data import load_data
+
+    monkeypatch.chdir(tmp_path)
+    named = (Rationale("socratic", "Why?"), Rationale("planning", "So."))
+    save_questions([Question(str(n), f"How many, {n}?", "3", None, named) for n in range(60)], "t.jsonl")
+    save_questions([Question(str(n), f"How few, {n}?", "3") for n in range(60)], "e.jsonl")
+    files = DataConfig(train="t.jsonl", evaluation=("e.jsonl",))
+    data = load_data(MindConfig(data=files, evaluation=EvaluationConfig(questions=most)))
+    assert len(data.evaluation["e"]) == (most or 60)
+    told = first and f"evaluation e: its first {first} of 60 questions are asked (--evaluation.questions)\n"
+    assert capsys.readouterr().err == (told or "")
+    options = ["--evaluation.questions", str(most), "--student.model", "no/such/model"]
+    assert main(["evaluate", "--files", "e.jsonl", *options]) == 2
+    assert capsys.readouterr().err.partition("mind: error: student.model")[0] == (told or "")
+
+
+def test_the_folder_of_a_run_is_no_student_but_holds_one(tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "student").mkdir(parents=True)
+    for folder in (run, run / "student"):
+        (folder / "config.json").write_text("{}")
+    save_questions([QUESTION], tmp_path / "q.jsonl")
+    assert main(["evaluate", "--files", str(tmp_path / "q.jsonl"), "--student.model", str(run)]) == 2
+    told = f"student.model {run}: is the folder of a run: its student is {run / 'student'}"
+    assert capsys.readouterr().err == f"mind: error: {told}\n"

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from sample_records import make_response
 
 from mind.cli import main
+from mind.curation.filter import FilterConfig
 from mind.data.sources import SourceConfig
 from mind.errors import MindError
 from mind.perspectives import PERSPECTIVES
 from mind.records import Question
-from mind.teacher.config import BudgetConfig, GenerateConfig, ModelConfig
+from mind.teacher.config import BudgetConfig, GenerateConfig, JudgeConfig, ModelConfig, TrafficConfig
 from mind.teacher.journal import Journal, load_responses
 from mind.teacher.requests import load_prompts, teacher_requests, user_turn
 from mind.teacher.spending import Spending
@@ -70,6 +71,7 @@ def test_one_request_a_question_perspective_and_sample():
         {"show_answer": True},
         {"teacher": ModelConfig("m", seed=1, max_tokens=5)},
         {"teacher": ModelConfig("m", seed=1, temperature=None)},
+        {"teacher": ModelConfig("m", seed=1, extra_body='{"top_k": 5}')},
     ],
 )
 def test_the_digest_tells_all_that_decides_an_answer(change):
@@ -78,6 +80,8 @@ def test_the_digest_tells_all_that_decides_an_answer(change):
     assert plain.digest != changed.digest and plain.key == changed.key
     moved = config(teacher=ModelConfig("m", seed=1, base_url="http://127.0.0.1:1/v1"))
     assert next(teacher_requests([QUESTION], prompts, moved)).digest == plain.digest
+    spaced = [ModelConfig("m", seed=1, extra_body=text) for text in ('{"top_k": 5, "a": 1}', '{"a":1,"top_k":5}')]
+    assert len({next(teacher_requests([QUESTION], prompts, config(teacher=teacher))).digest for teacher in spaced}) == 1
 
 
 def test_the_users_turn():
@@ -95,15 +99,23 @@ def test_prompts_of_ones_own(tmp_path):
     assert prompts == {"mine": "Do.", "socratic": "Ask.", "planning": PERSPECTIVES["planning"].prompt}
     with pytest.raises(MindError, match="no prompt for the perspective yours"):
         load_prompts(("yours",), str(file))
-    file.write_text('{"mine": 3}')
-    with pytest.raises(MindError, match="prompt of mine"):
+    with pytest.raises(MindError, match="no prompt for the perspective yours, theirs: "):
+        load_prompts(("yours", "mine", "theirs"), str(file))
+    file.write_text(json.dumps({"mine": 3, "yours": " ", "line\nbreak": "Do.", " ": "Do.", "good": "Do."}))
+    with pytest.raises(MindError) as error:
         load_prompts(("mine",), str(file))
+    assert str(error.value).replace(f"{file}: ", "").splitlines()[:4] == [
+        '"mine" is 3: expected a string',
+        '"yours" is empty',
+        'a perspective is named "line\\nbreak": expected a name that can be printed',
+        'a perspective is named " ": expected a name that can be printed',
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": " "}, "model is empty"),
+        ({"model": " "}, "model is ' ': expected a text that is not blank"),
         ({"base_url": "ftp://x"}, "base_url"),
         ({"base_url": "127.0.0.1:8"}, "base_url"),
         ({"base_url": "https://me:secret@host/v1"}, "holds credentials"),
@@ -111,13 +123,43 @@ def test_prompts_of_ones_own(tmp_path):
         ({"extra_body": "[1]"}, "extra_body"),
         ({"engine_options": "{"}, "engine_options"),
         ({"top_p": 0.0}, "top_p"),
-        ({"engine": "magic"}, "magic"),
+        ({"engine": "magic"}, "engine is 'magic': expected one of openai, vllm, ray"),
+        ({"temperature": float("inf")}, "temperature is inf: expected a finite number"),
+        ({"seed": 1.5}, "seed is 1.5: expected an integer or null"),
+        ({"token_limit_name": "limit"}, "token_limit_name is 'limit': expected one of max_tokens, max_completion"),
+        ({"extra_body": '{"top_k": NaN}'}, "extra_body: cannot be sent as JSON: "),
+        ({"extra_body": '{"stop": "\\ud800"}'}, "extra_body: cannot be sent as JSON: "),
+        ({"extra_body": '{"stream": true, "messages": []}'}, "extra_body has messages, stream: expected what no other"),
     ],
 )
 def test_bad_teachers_are_named(change, message):
     with pytest.raises(MindError, match=message) as error:
         ModelConfig(**{"model": "m"} | change)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: TrafficConfig(concurrency=1001), "traffic.concurrency is 1001: expected at most 1000"),
+        (
+            lambda: TrafficConfig(timeout_seconds=float("inf")),
+            "traffic.timeout_seconds is inf: expected a finite number",
+        ),
+        (lambda: BudgetConfig(tokens=1.5), "budget.tokens is 1.5: expected an integer or null"),
+        (lambda: config(currency=" "), "currency is ' ': expected a text that is not blank"),
+        (lambda: config(prices={"m": (1.0,)}), r"prices is \(1.0,\)|prices holds \(1.0,\): expected a list of 2"),
+        (lambda: config(prices={"m": (1.0, -2.0)}), "prices: m has .*: expected two numbers >= 0"),
+        (lambda: config(show_answer="no"), "show_answer is 'no': expected true or false"),
+        (lambda: JudgeConfig("f", model="j", base_url="ftp://x"), "base_url: expected a URL"),
+        (lambda: JudgeConfig("f", price=(float("nan"), 1.0)), "price holds nan: expected a finite number"),
+        (lambda: FilterConfig(drop_leaks="no"), "filter.drop_leaks is 'no': expected true or false"),
+        (lambda: SourceConfig("x.jsonl", limit="3"), "questions.limit is '3': expected an integer or null"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused(build, message):
+    with pytest.raises(MindError, match=message):
+        build()
 
 
 # The journal
@@ -159,6 +201,27 @@ def test_a_torn_line_longer_than_a_block(tmp_path):
     with Journal(path):
         pass
     assert len(list(load_responses(path))) == 1
+
+
+def test_a_folder_named_by_a_stranger_gives_no_orders_to_a_terminal(tmp_path, caplog):
+    path = tmp_path / "a\x1b[31m" / "responses.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(b"{")
+    Journal(path).close()
+    assert "an unfinished line of 1 bytes was cut off" in caplog.text and "\x1b" not in caplog.text
+
+
+def test_all_faulty_lines_are_told_in_one_go(tmp_path):
+    path = tmp_path / "responses.jsonl"
+    with Journal(path) as journal:
+        journal.append([response(0)])
+    with path.open("a") as file:
+        file.write('{"id": "q"}\n{\n' + json.dumps(row_of(response(0))) + "\n")
+    with pytest.raises(MindError) as error:
+        list(load_responses(path))
+    told = str(error.value).splitlines()
+    assert [line.removeprefix(str(path))[:3] for line in told[:3]] == [":2:", ":3:", ":4:"]
+    assert told[3] == f"3 problems in {path}; 1 row without one"
 
 
 @pytest.mark.parametrize(
@@ -333,7 +396,7 @@ def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, cha
         ({"nonsense": 1}, "unknown field nonsense"),
         ({"prices": {"m": [1]}}, '"prices" holds [1]: expected a list of 2'),
         ({"budget": {"cost": 5}}, "needs the price"),
-        ({"perspectives": ["socratic", "socratic"]}, "named twice"),
+        ({"perspectives": ["socratic", "socratic"]}, "perspectives names socratic twice"),
     ],
 )
 def test_bad_configurations_are_named(tmp_path, questions, capsys, values, message):

@@ -194,9 +194,9 @@ def test_the_date_is_the_same_on_all_days(asks, expected, monkeypatch):
         (turns(generate=""), ["begins an answer by '<|im_start|>assistant\\n': the student learns to write that"]),
         (
             turns(end=" [END]"),
-            ["ends an answer by text, ' [END]', and no token: the student learns to end by <|im_end|>"],
+            ["ends an answer by text, ' [END]', and no token: the student learns to end with <|im_end|>"],
         ),
-        (turns(end=""), ["writes nothing after an answer and no token: the student learns to end by <|im_end|>"]),
+        (turns(end=""), ["writes nothing after an answer and no token: the student learns to end with <|im_end|>"]),
         ("{{ strftime_now('%Y') }}" + turns(), ["writes the date: it is 01 January 2026 in all prompts"]),
         (
             turns(generate=GENERATE.replace("t\n{", "t\n<think>{")),

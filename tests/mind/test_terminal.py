@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -36,24 +37,65 @@ def mind(*words, **options):
     return subprocess.Popen([sys.executable, "-m", "mind", *words], **options)
 
 
-@pytest.mark.parametrize(
-    "words", ["--help", "--version", "data", "report --help", "grade --help", "completion bash", "help train"]
-)
-def test_output_that_nobody_reads_ends_in_silence(words):
+def test_output_that_nobody_reads_ends_in_silence():
     reader, writer = os.pipe()
     os.close(reader)
-    process = mind(*words.split(), stdout=writer)
+    process = mind("--help", stdout=writer)
     os.close(writer)
     assert (process.communicate()[1], process.returncode) == ("", 141)
 
 
-@pytest.mark.parametrize("words", ["--help", "report --help", "completion zsh", "data"])
-def test_output_on_a_full_disk_is_told(words):
+@pytest.mark.parametrize(
+    "words", ["--version", "data", "report --help", "completion bash", "help train", "data check q.jsonl"]
+)
+def test_output_of_every_command_that_nobody_reads_ends_in_silence(words, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
+    reader, writer = os.pipe()
+    os.close(reader)
+    with monkeypatch.context() as patch, os.fdopen(writer, "w") as unread:
+        patch.setattr(sys, "stdout", unread)
+        assert main(words.split()) == 141
+    assert capfd.readouterr().err == ""
+
+
+def test_output_on_a_full_disk_is_told():
     with open("/dev/full", "w") as full:
-        process = mind(*words.split(), stdout=full)
-        error = process.communicate()[1]
-    assert re.fullmatch(r"mind: error: (standard output: )?No space left on device\n", error)
+        process = mind("--help", stdout=full)
+        assert process.communicate()[1] == "mind: error: standard output: No space left on device\n"
     assert process.returncode == 2
+
+
+@pytest.mark.parametrize("words", ["report --help", "completion zsh", "data", "data check q.jsonl", "--version"])
+def test_output_of_every_command_on_a_full_disk_is_told(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(words.split()) == 2
+        monkeypatch.undo()
+    assert capsys.readouterr().err == "mind: error: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_take_nothing(closed, tmp_path):
+    """As a daemon may start a process. What is opened later does not take their place."""
+    (tmp_path / "r.jsonl").write_text('{"id": "a", "answer": "1", "response": "1"}\n')
+    for source, status in (("r.jsonl", 0), ("none.jsonl", 2)):
+        words = [sys.executable, "-m", "mind", "grade", source, "--output", "g.jsonl", "--overwrite"]
+        command = ["sh", "-c", f'"$@" {closed}', "sh", *words]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert ended.returncode == status and "Traceback" not in ended.stderr
+    assert json.loads((tmp_path / "g.jsonl").read_text())["correct"]
+
+
+@pytest.mark.parametrize("words", ["grade none --output x", "trian", "report none"])
+def test_errors_on_a_full_disk_keep_their_exit_status(words, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert main(words.split()) == 2
+        monkeypatch.undo()
 
 
 def test_another_broken_pipe_is_an_error(capfd):
@@ -64,13 +106,46 @@ def test_another_broken_pipe_is_an_error(capfd):
     assert capfd.readouterr().err == "mind: error: worker: Broken pipe\n"
 
 
+A_RUN = '{"output": "run", "student": {}, "data": {}, "train": {}}'
+"""What config.json of a run says, of all files of that name."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=repr,
+)
+def test_memory_that_ran_out_is_one_line(error, capsys):
+    def run():
+        error.add_note("to go on: mind train --resume")
+        raise error
+
+    assert guarded("mind", run) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("mind: error: there is not enough memory") and line.count("\n") == 1
+    assert line.endswith("; to go on: mind train --resume\n")
+
+
+def test_another_error_of_pytorch_is_a_bug():
+    def run():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError):
+        guarded("mind", run)
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_text_from_outside_is_shown_and_not_obeyed(text, capsys):
     print_table(text, [{text: text, "count": "1"}])
     say(text)
 
     def run():
-        raise MindError(f"train.jsonl:3: id {text} comes twice")
+        raise MindError(f"train.jsonl:3: id {text} appears twice")
 
     assert guarded("mind", run) == 2
     captured = capsys.readouterr()
@@ -83,10 +158,10 @@ def test_text_from_outside_is_shown_and_not_obeyed(text, capsys):
 
 def test_a_further_line_does_not_look_like_another_message(capsys):
     def run():
-        raise MindError("ids a\nmind: all is well comes twice")
+        raise MindError("ids a\nmind: all is well appears twice")
 
     assert guarded("mind", run) == 2
-    assert capsys.readouterr().err == "mind: error: ids a\n  mind: all is well comes twice\n"
+    assert capsys.readouterr().err == "mind: error: ids a\n  mind: all is well appears twice\n"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -207,7 +282,7 @@ def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
 
     def begun(*_, **__):
         run.mkdir()
-        (run / "config.json").touch()
+        (run / "config.json").write_text(A_RUN)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mind.run.train.train", begun)
@@ -219,7 +294,7 @@ def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
 def test_ctrl_c_before_a_run_is_written_over_does_not_go_on_with_it(tmp_path, monkeypatch, capsys, arguments):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text(A_RUN)
     monkeypatch.setattr("mind.run.train.train", raising(KeyboardInterrupt()))
     assert main([*arguments, "--overwrite"]) == 130
     remedy = f"to go on: {command_line(*arguments, '--overwrite')}"
@@ -241,6 +316,17 @@ def test_a_full_disk_says_what_to_type(monkeypatch, capsys):
     assert main(GENERATE) == 2
     remedy = f"when there is room, to go on: {command_line('data', *GENERATE)}"
     assert capsys.readouterr().err == f"mind: error: f: No space left on device; {remedy}\n"
+
+
+def test_a_folder_in_a_suggested_command_is_quoted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("it's my set")
+    folder.mkdir()
+    (folder / "questions.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
+    (folder / "responses.jsonl").touch()
+    assert main(["filter", str(folder), "--output", "x.jsonl"]) == 2
+    command = re.search("run `(.*)` first", capsys.readouterr().err)[1]
+    assert shlex.split(command) == ["mind", "judge", str(folder)]
 
 
 @pytest.mark.parametrize(
@@ -287,18 +373,60 @@ def test_an_unknown_command_is_told_with_what_was_meant(words, meant, capsys):
     assert suggestion in captured.err and ("perhaps" in captured.err) == bool(meant)
 
 
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        ("train --output=", "--output"),
+        ("train --config=", "--config"),
+        ("data check q.jsonl --limit ''", "--limit"),
+        ("evaluate --files q.jsonl ' '", "--files"),
+        ("generate --questions.path '' --teacher.model m", "--questions.path"),
+        ("grade '' --output x", "a word of the command"),
+        ("report ''", "a word of the command"),
+        ("judge ''", "a word of the command"),
+    ],
+)
+def test_an_empty_value_is_not_the_current_folder(words, named, capsys):
+    assert main(shlex.split(words)) == 2
+    assert capsys.readouterr().err == f"mind: error: {named} is empty: expected a value\n"
+
+
+def test_an_option_that_comes_again_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = "data word-problems --output w.jsonl --count 3 --levels one-step --levels=two-step --count=2 --seed -1"
+    assert main(words.split()) == 0
+    told = re.findall(r"^mind: (--\S+) is given 2 times: only the last", capsys.readouterr().err, re.M)
+    assert told == ["--count", "--levels"]
+    assert len(Path("w.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_version_is_told_without_loading_anything(capsys):
-    for option in ("--version", "-V"):
+    for option in ("--version", "-V", "version"):
         assert main([option]) == 0
         assert re.fullmatch(r"mind \S.*, Python 3\S+, torch \d\S+, transformers \d\S+\n", capsys.readouterr().out)
-    command = "import sys; from mind.cli import main; main(sys.argv[1:]); sys.exit('tyro' in sys.modules)"
-    for words in (["--version"], ["--help"], ["trian"], ["data", "help"]):
-        assert subprocess.run([sys.executable, "-c", command, *words], cwd=ROOT, capture_output=True).returncode == 0
+    assert loaded(["--version", "--help", "trian", "data help"], "tyro") == []
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def loaded(commands, package, **options):
+    """Those of the commands, in a process that starts with nothing, by whose end the package is loaded."""
+    program = (
+        "import sys\nfrom mind.cli import main\n"
+        "for words in sys.argv[2:]:\n"
+        "    try: main(words.split())\n"
+        "    except SystemExit: pass\n"
+        "    if sys.argv[1] in sys.modules: print('loaded', words, file=sys.stderr)\n"
+    )
+    options = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True} | options
+    ended = subprocess.run([sys.executable, "-c", program, package, *commands], text=True, **options)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+    return [line for line in ended.stderr.splitlines() if line.startswith("loaded ")]
+
+
+def test_what_is_wrong_with_the_input_is_told_before_torch_is_loaded(tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
+    commands = [
         "train --data.train none.jsonl",
         "train --student.model ./none",
         "train --output taken",
@@ -310,21 +438,9 @@ def test_the_version_is_told_without_loading_anything(capsys):
         "filter none --output x.jsonl",
         "judge none",
         "grade none --output x.jsonl",
-    ],
-)
-def test_what_is_wrong_with_the_input_is_told_before_torch_is_loaded(words, tmp_path):
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "file").touch()
-    (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
-    command = (
-        "import sys\nfrom mind.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
-        "sys.exit('torch' in sys.modules)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(
-        [sys.executable, "-c", command, *words.split()], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+        "train --resume --output none",
+    ]
+    assert loaded(commands, "torch", cwd=tmp_path) == []
 
 
 def test_the_help_of_train_names_its_own_options_and_the_methods(capsys):
@@ -347,8 +463,9 @@ try() {
 """
 
 
-def test_bash_completes_commands_options_and_values():
-    script = mind("completion", "bash").communicate()[0]
+def test_bash_completes_commands_options_and_values(capsys):
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
     asked = {
         "mind tr": "train",
         "mind data gen": "generate",
@@ -357,15 +474,14 @@ def test_bash_completes_commands_options_and_values():
         "mind data judge --mod": "--model",
         "mind generate --teacher.en": "--teacher.engine --teacher.engine-options",
         "mind train --student.att": "--student.attention",  # whose description has several lines
+        "mind ": None,
     }
     lines = "".join(f"try {' '.join(words.split(' ')[:-1])} '{words.split(' ')[-1]}'\n" for words in asked)
     shell = subprocess.run(["bash", "-c", COMPLETE + lines], env=os.environ | {"script": script}, capture_output=True)
-    assert shell.stdout.decode().splitlines() == list(asked.values()), shell.stderr
+    *completed, everything = shell.stdout.decode().splitlines()
+    assert completed == [words for words in asked.values() if words], shell.stderr
+    assert {name.split()[0] for name in COMMANDS} <= set(everything.split())
     assert "complete -o default -F _tyro_mind mind" in script
-    names = {name.split()[0] for name in COMMANDS}
-    lines = f"{COMPLETE}try mind ''"
-    shell = subprocess.run(["bash", "-c", lines], env=os.environ | {"script": script}, capture_output=True)
-    assert names <= set(shell.stdout.decode().split())
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -1,0 +1,11 @@
+usage: python -m bench.train_step [-h] [--output OUTPUT] [--overwrite]
+                                  [--draw] [--minutes MINUTES] [--data DATA]
+                                  [--questions QUESTIONS]
+                                  [--max-length MAX_LENGTH] [--tokens TOKENS]
+                                  [--save-tokens SAVE_TOKENS]
+                                  [--model {SmolLM2-135M,Qwen2.5-1.5B-random}]
+                                  [--pack-length PACK_LENGTH]
+                                  [--providers {naive,packed,packed + Liger,+ shared prompts,+ selected only,+ fused losses,+ sparse gradient} [{naive,packed,packed + Liger,+ shared prompts,+ selected only,+ fused losses,+ sparse gradient} ...]]
+                                  [--dtype {float32,bfloat16}]
+                                  [--device {cpu,cuda}] [--repeats REPEATS]
+python -m bench.train_step: error: unrecognized arguments: --hlep

@@ -1,0 +1,148 @@
+"""`python -m mind_kernels [info]`: which backends this installation has, what is missing and how to get it.
+
+pip does not show what a build left out, so this does. --json prints the same for programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+from typing import Any
+
+import torch
+
+from mind_kernels import __version__, backends, extension
+from mind_kernels.backend import BACKENDS, fastest
+
+
+def report() -> dict[str, Any]:
+    """What the table shows, as one dictionary."""
+    table = {
+        name: {
+            "available": found.available,
+            "tensors": {"any": "any", "cpu": "CPU", "cuda": "CUDA"}[BACKENDS[name].tensors],
+            "reason": found.reason,
+            "remedy": found.remedy,
+        }
+        for name, found in backends().items()
+    }
+    return {
+        "backends": table,
+        "auto": _auto(),
+        "libraries": _libraries(),
+        "versions": _versions(),
+        "devices": _devices(),
+    }
+
+
+def _auto() -> dict[str, dict[str, list[str]]]:
+    """For CPU and CUDA tensors each backend that "auto" takes, and for what: operations, and those in float64."""
+    operations = sorted({operation for backend in BACKENDS.values() for operation in backend.kernels})
+    taken: dict[str, dict[str, list[str]]] = {}
+    for device, shown in (("cpu", "CPU"), ("cuda", "CUDA")):
+        of_device = taken[shown] = {}
+        for operation in operations:
+            single, double = (fastest(device, wide, operation) for wide in (False, True))
+            of_device.setdefault(single, []).append(operation)
+            if double != single:
+                of_device.setdefault(double, []).append(f"{operation} in float64")
+    return taken
+
+
+def _auto_lines(taken: dict[str, dict[str, list[str]]]) -> list[str]:
+    """A line per device, on which a backend that takes everything else goes without a list."""
+    lines = []
+    for device, found in taken.items():
+        main, *others = sorted(
+            found, key=lambda name: len([use for use in found[name] if " " not in use]), reverse=True
+        )
+        rest = [f"{name} for {', '.join(_shortened(found[name]))}" for name in others]
+        lines.append(f"  {device + ' tensors':<20}{'; '.join([main, *rest])}")
+    return lines
+
+
+def _shortened(uses: list[str]) -> list[str]:
+    """Operations, and "float64" where more than one of them has it."""
+    double = [use for use in uses if " " in use]
+    return [use for use in uses if use not in double] + (["float64"] if len(double) > 1 else double)
+
+
+def _libraries() -> dict[str, str]:
+    """One line for each library that the installation tried to build."""
+    lines = {}
+    for module, facts in extension.build_record().get("libraries", {}).items():
+        details = [
+            f"{key.replace('_', ' ')} {' '.join(value) if isinstance(value, list) else value}"
+            for key, value in facts.items()
+            if key not in ("built", "reason", "flags")
+        ]
+        lines[module] = ", ".join(["built", *details]) if facts["built"] else f"not built: {facts['reason']}"
+    return lines
+
+
+def _versions() -> dict[str, str]:
+    record = extension.build_record()
+    return {
+        "mind_kernels": __version__,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch's CUDA": torch.version.cuda or "none",
+        "triton": _version("triton"),
+        "compiler": record.get("compiler") or "none at the build",
+        "CPU kernels in use": _capability(),
+        "CUDA kernels for": " ".join(extension.architectures()) or "none",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _capability() -> str:
+    if extension.unavailable("cpp"):
+        return "none"
+    try:
+        return extension.capability()
+    except RuntimeError as error:  # MIND_KERNELS_CPU_CAPABILITY asks for what is not there
+        return f"none: {error}"
+
+
+def _devices() -> list[str]:
+    devices = [f"cpu: {platform.machine()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads in torch"]
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        devices.append(f"cuda:{index}: {torch.cuda.get_device_name(index)}, compute capability {major}.{minor}")
+    return devices
+
+
+def text(found: dict[str, Any]) -> str:
+    lines = [f"{'backend':<18}{'available':<11}{'tensors':<9}"]
+    for name, backend in found["backends"].items():
+        available = "yes" if backend["available"] else "no"
+        lines.append(f"{name:<18}{available:<11}{backend['tensors']:<9}{backend['reason']}".rstrip())
+        if backend["remedy"]:
+            lines.append(f"{'':<38}to get it: {backend['remedy']}")
+    lines += ["", 'what "auto" takes', *_auto_lines(found["auto"])]
+    for title in ("libraries", "versions"):
+        lines += ["", title, *(f"  {name:<20}{value}" for name, value in found[title].items())]
+    return "\n".join([*lines, "", "devices", *(f"  {device}" for device in found["devices"])])
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m mind_kernels [info]",
+        description='Which backends this installation has, which "auto" takes, what is missing and how to get it.',
+        epilog="Other commands: `check` runs the backends and compares them with the definition; `ahead` compiles the "
+        "Triton kernels for GPUs that are not here.",
+    )
+    parser.add_argument("--version", action="version", version=f"mind_kernels {__version__}, torch {torch.__version__}")
+    parser.add_argument("--json", action="store_true", help="the same as one JSON object")
+    options, found = parser.parse_args(arguments), report()
+    print(json.dumps(found, indent=1) if options.json else text(found))
+    return 0

@@ -1,0 +1,6 @@
+"""The k most likely tokens of each row, with their log-probabilities."""
+
+from mind_kernels.linear_top_k.contract import TopK
+from mind_kernels.linear_top_k.op import linear_top_k
+
+__all__ = ["TopK", "linear_top_k"]

@@ -1,0 +1,28 @@
+"""What linear top-k gives and asks of a backend."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from mind_kernels.head import Head
+
+
+class TopK(NamedTuple):
+    """The k most likely tokens of each row, likeliest first; constants. Of hidden (..., D)."""
+
+    ids: Tensor
+    """(..., k) int64."""
+    log_prob: Tensor
+    """(..., k) log-probabilities in nats, float32 (float64 for float64 input)."""
+    lse: Tensor
+    """(...) log-sum-exp of the row's logits, in the dtype of log_prob."""
+
+
+class TopKKernels(Protocol):
+    """What a backend supplies for this operation."""
+
+    def top_k(self, hidden: Tensor, head: Head, k: int) -> TopK:
+        """Of hidden (N, D)."""
+        ...

@@ -1,0 +1,105 @@
+"""`python -m mind_kernels`: which command runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import mind_kernels
+from mind_kernels.__main__ import guarded, main
+from mind_kernels.backend import BACKENDS, Backend, resolve
+from mind_kernels.commands import info
+
+
+def test_info_is_the_default(capsys):
+    printed = []
+    for arguments in ([], ["info"], ["--json"], ["info", "--json"]):
+        assert main(arguments) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and printed[2] == printed[3]
+    assert printed[0].startswith("backend ") and "torch" in json.loads(printed[2])["backends"]
+
+
+def test_an_unknown_command_is_named(capsys):
+    assert main(["inof"]) == 2
+    assert capsys.readouterr().err == "command is 'inof': expected one of info, check, ahead; perhaps you meant info\n"
+    for name in ("xyz", "backends"):
+        assert main([name]) == 2 and "perhaps" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["help"], ["help", "info"], ["--help"], ["info", "-h"]])
+def test_help_is_shown(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 0 and "--json" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out.startswith(
+        f"mind_kernels {mind_kernels.__version__}, torch "
+    )
+
+
+def test_what_auto_takes_is_what_it_takes(capsys):
+    """Each use that is listed, by `resolve` on a tensor of it."""
+    assert main(["--json"]) == 0
+    taken = json.loads(capsys.readouterr().out)["auto"]
+    listed = []
+    for name, uses in taken["CPU"].items():
+        for use in uses:
+            operation, _, double = use.partition(" in ")
+            assert resolve("auto", torch.zeros(1, dtype=getattr(torch, double or "float32")), operation) == name
+            listed.append(operation)
+    assert set(listed) == {operation for backend in BACKENDS.values() for operation in backend.kernels}
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert 'what "auto" takes' in shown and all(name in shown.split("auto")[1] for name in taken["CPU"])
+
+
+def test_a_backend_that_auto_takes_is_listed(monkeypatch):
+    here = Backend("here", "cuda", {"linear_divergence": "x"}, fastest_on="cuda")
+    monkeypatch.setitem(BACKENDS, "here", here)
+    line = next(line for line in info.text(info.report()).splitlines() if line.startswith("  CUDA tensors"))
+    assert line.split("tensors")[1].split() == ["torch;", "here", "for", "linear_divergence"]
+
+
+@pytest.mark.parametrize(
+    "error, status, told",
+    [
+        (KeyboardInterrupt(), 130, "mind_kernels: interrupted\n"),
+        (OSError(28, "No space left on device"), 2, "mind_kernels: error: [Errno 28] No space left on device\n"),
+        (subprocess.CalledProcessError(1, ["cuobjdump"]), 2, "mind_kernels: error: Command '['cuobjdump']' returned"),
+    ],
+)
+def test_what_ends_a_command_is_one_line(error, status, told, monkeypatch, capsys):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(info, "main", fail)
+    assert guarded([]) == status
+    assert capsys.readouterr().err.startswith(told)
+
+
+def test_output_that_nobody_reads_ends_in_silence():
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-m", "mind_kernels"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-m", "mind_kernels"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (2, "mind_kernels: error: [Errno 28] No space left on device\n")
+
+
+def test_ahead_without_triton_names_the_extra(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mind_kernels.commands.ahead", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert main(["ahead", "--help"]) == 2
+    assert capsys.readouterr().err == "ahead needs the package triton: pip install 'mind-kernels[triton]'\n"
