@@ -1,4 +1,4 @@
-"""The code blocks of CONTRIBUTING.md, as the files that it says to write."""
+"""The code blocks of the pages, which tests run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import sys
 import types
 from pathlib import Path
 
-GUIDE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
+ROOT = Path(__file__).resolve().parent.parent
+GUIDE = ROOT / "CONTRIBUTING.md"
+
+
+def block(page: Path, test: str) -> str:
+    """The code block of a page behind the comment "`test` runs this"."""
+    found = re.search(rf"<!-- {re.escape(test)} runs this -->\n```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert found, f"{page.relative_to(ROOT)} has no example for {test}"
+    return found[1]
 
 
 def example(test: str, folder: Path) -> types.ModuleType:
-    """The module that the code block behind the comment "`test` runs this" makes, written into `folder`."""
-    found = re.search(rf"<!-- {re.escape(test)} runs this -->\n```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    assert found, f"{GUIDE.name} has no example for {test}"
+    """The module that the guide's code block makes, as the file that it says to write, in `folder`."""
     file = folder / f"{Path(test).stem}_example.py"
-    file.write_text(found[1])
+    file.write_text(block(GUIDE, test))
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-import re
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.guide import ROOT, block
+
 K, P, T = 3, 2, 9
 
 
 def example(folder: str = "") -> str:
     """The code block behind the comment that names this file, in the README of `folder`."""
-    text = (ROOT / folder / "README.md").read_text()
-    return re.search(r"<!-- tests/test_readme.py runs this -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+    return block(ROOT / folder / "README.md", "tests/test_readme.py")
 
 
 def plain_loss(model, batch):
@@ -45,7 +43,9 @@ def test_ten_lines_in_somebody_elses_loop():
         "answer_positions": torch.tensor([[5, 6], [4, 5], [6, 7]]),
     }
     batch["labels"] = torch.where(torch.arange(T) < 4, -100, batch["input_ids"])
-    exec(example(), {"model": model, "loader": [batch] * 3, "optimizer": torch.optim.SGD(model.parameters(), lr=1.0)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    names = {"model": model, "loader": [batch] * 3, "optimizer": optimizer}
+    exec(example(), names)
     optimizer = torch.optim.SGD(plain.parameters(), lr=1.0)
     for _ in range(3):
         plain_loss(plain, batch).backward()

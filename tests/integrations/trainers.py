@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from tests.mind.families import build
-
 VOCABULARY = 99
 IGNORED = -100
 
@@ -46,6 +44,8 @@ def padded(features: list[dict[str, list[int]]]) -> dict[str, Tensor]:
 
 def make(family: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """A random model in training mode, without dropout, whose logits are wide enough to meet a softcap."""
+    from tests.mind.families import build  # imports mind, whose packages the environments of clients/ lack
+
     model = build(family, **changes).to(dtype)
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -1,0 +1,26 @@
+"""Whether a library's functions take the arguments that they were replaced for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+from typing import Any
+
+
+def expect(library: str, owner: Any, name: str, *arguments: str) -> None:
+    """Raises ImportError, which names the library's version, unless a function takes these arguments in this order.
+
+    Args:
+        library: the name of the distribution.
+        owner: the module or class that has the function.
+        name: the function's name.
+        arguments: the names of all its arguments, `self` and `ctx` included.
+    """
+    function = getattr(owner, name, None)
+    taken = None if function is None else [*inspect.signature(function).parameters]
+    if taken != [*arguments]:
+        place = f"{getattr(owner, '__module__', '')}.{owner.__qualname__}" if inspect.isclass(owner) else owner.__name__
+        found = "does not exist" if taken is None else f"takes {', '.join(taken) or 'nothing'}"
+        raise ImportError(
+            f"{library} {importlib.metadata.version(library)}: {place}.{name} {found}: expected {', '.join(arguments)}"
+        )

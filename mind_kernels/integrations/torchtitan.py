@@ -1,0 +1,122 @@
+"""The fused cross-entropy in torchtitan, as the loss of a Trainer.Config.
+
+    from mind_kernels.integrations.torchtitan import FusedLinearCrossEntropy
+    config.loss = FusedLinearCrossEntropy.Config()
+
+It is torchtitan's ChunkedLossWrapper with one chunk, whose LM head computes the loss in its own forward pass. So what
+the trainer and the wrapper do for hidden states and a head (pipeline stages, the gathering of a sharded weight, the
+reduction of its gradient) stays theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchtitan.components.loss import (  # pyright: ignore[reportMissingImports]
+    IGNORE_INDEX,
+    BaseLoss,
+    ChunkedLossWrapper,
+)
+
+from mind_kernels import linear_cross_entropy
+from mind_kernels.integrations.head import head_tensors
+from mind_kernels.integrations.signature import expect
+
+expect("torchtitan", ChunkedLossWrapper, "__init__", "self", "config", "compile_config")
+expect("torchtitan", ChunkedLossWrapper, "set_lm_head", "self", "lm_head")
+expect("torchtitan", ChunkedLossWrapper, "__call__", "self", "pred", "labels", "global_valid_tokens", "loss_inputs")
+expect("torchtitan", ChunkedLossWrapper.Config, "__init__", "self", "num_chunks", "loss_fn")
+expect("torchtitan", BaseLoss, "__call__", "self", "pred", "labels", "global_valid_tokens", "kwargs")
+
+
+class _LossOfTheHead(BaseLoss):
+    """What the wrapper applies to the outputs of the LM head, which are the loss: it is divided by the tokens."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseLoss.Config):
+        pass
+
+    def __init__(self, config: Any, *, compile_config: Any = None) -> None:
+        self.fn = lambda loss, labels: loss
+
+
+class FusedLinearCrossEntropy(ChunkedLossWrapper):
+    """The cross-entropy of labeled tokens over the number of all processes' tokens, without the logits.
+
+    Raises ValueError in the first step if the LM head is no plain linear layer, or one of which each process of a
+    tensor-parallel group has a part; and while a CUDA graph is captured: the loss waits for the GPU once, to leave out
+    the ignored tokens.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseLoss.Config):
+        label_smoothing: float = 0.0
+        z_loss: float = 0.0
+        gradient_threshold: float | None = None
+        backend: str = "auto"
+        """See `linear_cross_entropy`."""
+
+    def __init__(self, config: Any, *, compile_config: Any = None) -> None:
+        wrapped = ChunkedLossWrapper.Config(num_chunks=1, loss_fn=_LossOfTheHead.Config())
+        super().__init__(wrapped, compile_config=compile_config)
+        self._options = {
+            "label_smoothing": config.label_smoothing,
+            "z_loss": config.z_loss,
+            "gradient_threshold": config.gradient_threshold,
+            "backend": config.backend,
+        }
+
+    def __call__(
+        self, pred: Tensor, labels: Tensor, global_valid_tokens: Tensor | None = None, **loss_inputs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, scalar, and no metrics.
+
+        Args:
+            pred: (B, T, D) hidden states, which the model gives with `_skip_lm_head`.
+            labels: (B, T) int64: the token that each position predicts, or -100.
+            global_valid_tokens: scalar: what the sum over the tokens is divided by. None: by nothing.
+            loss_inputs: not used.
+        """
+        if torch.cuda.is_current_stream_capturing():
+            raise ValueError("the loss cannot be part of a CUDA graph: set training.disable_cuda_graphs")
+        with self._computing(self.lm_head, labels):
+            return super().__call__(pred, labels, global_valid_tokens)
+
+    @contextmanager
+    def _computing(self, head: Any, labels: Tensor) -> Iterator[None]:
+        """Inside, the head's forward pass computes the loss; hooks around it, such as FSDP's, run as for logits."""
+        if type(head).forward is not nn.Linear.forward:
+            raise ValueError(
+                f"the LM head's class {type(head).__name__} has a forward pass of its own: expected a Linear"
+            )
+
+        def forward(hidden: Tensor) -> Tensor:
+            if len(head.weight) != head.out_features:
+                raise ValueError(
+                    f"the LM head holds {len(head.weight)} of {head.out_features} vocabulary entries: expected all; "
+                    "use torchtitan's ChunkedLossWrapper with tensor parallelism"
+                )
+            weight, bias = head_tensors(head)
+            return linear_cross_entropy(
+                hidden,
+                weight,
+                labels,
+                bias=bias,
+                ignore_index=IGNORE_INDEX,
+                reduction="sum",
+                **self._options,
+            )
+
+        before = vars(head).get("forward")  # torchtitan's own, if the head was parallelized
+        head.forward = forward
+        try:
+            yield
+        finally:
+            del head.forward
+            if before is not None:
+                head.forward = before

@@ -1,0 +1,72 @@
+"""The fused log-probabilities in verl, by its configuration.
+
+    actor_rollout_ref.model.external_lib: mind_kernels.integrations.verl
+    actor_rollout_ref.model.use_fused_kernels: true
+
+verl imports this module in every worker before it builds the model. The import replaces the functions that verl's own
+forward passes call for log-probabilities and entropy from hidden states, whatever `fused_kernel_options.impl_backend`
+names.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import Tensor, distributed
+from verl.utils.experimental import torch_functional  # pyright: ignore[reportMissingImports]
+from verl.utils.kernel import linear_cross_entropy as kernel  # pyright: ignore[reportMissingImports]
+
+from mind_kernels import linear_log_prob
+from mind_kernels.integrations.signature import expect
+
+
+def forward(
+    self: Any,
+    hidden_states: Tensor,  # (..., D)
+    vocab_weights: Tensor,  # (V, D)
+    input_ids: Tensor,  # (...)
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Takes the place of FusedLinearForPPO.forward: log-probability and entropy, (...) each, float32."""
+    log_prob, entropy = linear_log_prob(hidden_states, vocab_weights, input_ids, temperature=temperature)
+    return log_prob, entropy
+
+
+def linear_cross_entropy(
+    hidden: Tensor,  # (..., D)
+    weight: Tensor,  # (V, D)
+    labels: Tensor,  # (...)
+    temperature: float = 1.0,
+    reduction: str = "none",
+    dist_process_group: distributed.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Takes the place of verl.utils.kernel.linear_cross_entropy: log-probability and entropy, (N,) each, float32.
+
+    Raises:
+        ValueError: a reduction; a vocabulary that is divided among processes.
+    """
+    if reduction != "none":
+        raise ValueError(f"reduction is {reduction!r}: expected 'none'")
+    if dist_process_group is not None and distributed.get_world_size(dist_process_group) > 1:
+        raise ValueError(
+            f"dist_process_group: each of {distributed.get_world_size(dist_process_group)} processes has a part of the "
+            "vocabulary: expected the whole LM head in each; leave external_lib out with tensor parallelism"
+        )
+    log_prob, entropy = forward(None, hidden, weight, labels, temperature)
+    return log_prob.flatten(), entropy.flatten()
+
+
+def _install() -> None:
+    names = ("hidden_states", "vocab_weights", "input_ids", "temperature")
+    expect("verl", torch_functional.FusedLinearForPPO, "forward", "self", *names)
+    names = ("hidden", "weight", "labels", "temperature", "reduction", "dist_process_group")
+    expect("verl", kernel.LinearCrossEntropy, "forward", "ctx", *names)
+    torch_functional.FusedLinearForPPO.forward = forward
+    original = kernel.linear_cross_entropy
+    for module in [*sys.modules.values()]:  # some of verl's have imported it by name
+        if vars(module).get("linear_cross_entropy") is original:
+            module.linear_cross_entropy = linear_cross_entropy  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_install()
