@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable
 
 import pytest
-from tiny import Run
+from client_runs import Run
 from torch import Tensor, nn
 from trainers import distance, weights
 
