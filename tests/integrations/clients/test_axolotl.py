@@ -11,7 +11,7 @@ import pytest
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # before the import
 pytest.importorskip("axolotl", reason="axolotl is not installed (make integrations)")
 
-import tiny
+import client_runs
 import torch
 from axolotl.cli.config import load_cfg
 from axolotl.common.datasets import load_datasets
@@ -48,9 +48,9 @@ def no_plugins():
 
 def options(folder: Path, **changes) -> Path:
     """A YAML file (JSON is YAML) of a run on the tiny model."""
-    data = tiny.save_lines(folder / "rows.jsonl", tiny.rows(48))
+    data = client_runs.save_lines(folder / "rows.jsonl", client_runs.rows(48))
     defaults = {
-        "base_model": str(tiny.save(folder / "model")),
+        "base_model": str(client_runs.save(folder / "model")),
         "datasets": [{"path": str(data), "ds_type": "json", "type": None}],
         "dataset_prepared_path": str(folder / "prepared"),
         "output_dir": str(folder / "output"),
@@ -99,9 +99,9 @@ def test_other_losses_are_refused(tmp_path):
         load_cfg(str(options(tmp_path, chunked_cross_entropy=True, **PLUGIN)))
     cfg = load_cfg(str(options(tmp_path, chunked_cross_entropy=True, mind_kernels=False, **PLUGIN)))
     assert cfg.mind_kernels is False
-    model = tiny.model()
+    model = client_runs.model()
     MindKernelsPlugin().post_model_load(cfg, model)
-    assert type(model) is type(tiny.model())
+    assert type(model) is type(client_runs.model())
 
 
 def test_another_version_of_axolotl_is_refused(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("llamafactory", reason="llamafactory is not installed (make integrations)")
 
-import tiny
+import client_runs
 from llamafactory.model import loader
 from llamafactory.train.tuner import run_exp
 
@@ -42,7 +42,7 @@ def options(folder: Path, **changes) -> dict:
     def text(ids: list[int]) -> str:
         return " ".join(f"t{i}" for i in ids)
 
-    rows = [(row["input_ids"][:4], row["input_ids"][4:]) for row in tiny.rows(48)]
+    rows = [(row["input_ids"][:4], row["input_ids"][4:]) for row in client_runs.rows(48)]
     questions = [{"instruction": text(prompt), "input": "", "output": " " + text(answer)} for prompt, answer in rows]
     texts = [{"text": text(prompt + answer)} for prompt, answer in rows]
     (folder / "sft.json").write_text(json.dumps(questions))
@@ -50,7 +50,7 @@ def options(folder: Path, **changes) -> dict:
     info = {"sft": {"file_name": "sft.json"}, "pt": {"file_name": "pt.json", "columns": {"prompt": "text"}}}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     defaults = {
-        "model_name_or_path": str(tiny.save(folder / "model")),
+        "model_name_or_path": str(client_runs.save(folder / "model")),
         "stage": "sft",
         "finetuning_type": "full",
         "do_train": True,

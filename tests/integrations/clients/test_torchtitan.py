@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("torchtitan", reason="torchtitan is not installed (make integrations)")
 
-import tiny
+import client_runs
 import torch
 from torch import distributed, multiprocessing, nn
 from torch.distributed.fsdp import FSDPModule
@@ -52,11 +52,11 @@ def batch(step: int, rank: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return ids[:, :-1], labels
 
 
-def trained(made: nn.Module, loss: ChunkedLossWrapper, rank: int = 0, processes: int = 1) -> tiny.Run:
+def trained(made: nn.Module, loss: ChunkedLossWrapper, rank: int = 0, processes: int = 1) -> client_runs.Run:
     """The steps of torchtitan's trainer, and an evaluation."""
     loss.set_lm_head(made.lm_head)
     made._skip_lm_head = True
-    run = tiny.Run(whole(made))
+    run = client_runs.Run(whole(made))
     optimizer = torch.optim.SGD(made.parameters(), lr=0.15)
     for step in range(STEPS):
         inputs, labels = batch(step, rank)

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed (make integrations)")
 
-import tiny
+import client_runs
 import torch
 from trainers import weights
 from verl.models.transformers.monkey_patch import patch_forward_with_backends
@@ -39,9 +39,9 @@ def trained(model, backend, temperature):
     patch_forward_with_backends(model, use_fused_kernels=True, fused_kernels_backend=backend)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     generator = torch.Generator().manual_seed(0)
-    run = tiny.Run(weights(model))
+    run = client_runs.Run(weights(model))
     for _ in range(4):
-        ids = torch.randint(4, tiny.VOCABULARY, (3, 14), generator=generator)
+        ids = torch.randint(4, client_runs.VOCABULARY, (3, 14), generator=generator)
         advantage = torch.randn(3, 14, generator=generator)
         old = torch.randn(3, 14, generator=generator) * 0.3 - 4
         output = model(ids, temperature=temperature, return_dict=True)
@@ -61,7 +61,7 @@ def trained(model, backend, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_steps_are_those_of_verl(installed, agree, backend, temperature):
     """verl's Triton kernels need a GPU: their place is compared with verl's PyTorch form."""
-    model = tiny.model()
+    model = client_runs.model()
     stock = trained(copy.deepcopy(model), "torch", temperature)
     installed()
     assert FusedLinearForPPO.forward is not STOCK[0] and kernel.linear_cross_entropy is not STOCK[1]
