@@ -82,7 +82,7 @@ class FusedLinearCrossEntropy(ChunkedLossWrapper):
             global_valid_tokens: scalar: what the sum over the tokens is divided by. None: by nothing.
             loss_inputs: not used.
         """
-        if torch.cuda.is_current_stream_capturing():
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise ValueError("the loss cannot be part of a CUDA graph: set training.disable_cuda_graphs")
         with self._computing(self.lm_head, labels):
             return super().__call__(pred, labels, global_valid_tokens)

@@ -132,6 +132,7 @@ def test_what_is_not_computed_right_is_refused(monkeypatch):
     loss.set_lm_head(part)
     with pytest.raises(ValueError, match="10 of 20"):
         loss(hidden, labels)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(ValueError, match="set training.disable_cuda_graphs"):
         loss(hidden, labels)
