@@ -20,6 +20,15 @@ class TopK(NamedTuple):
     """(...) log-sum-exp of the row's logits, in the dtype of log_prob."""
 
 
+class TopKArguments(NamedTuple):
+    """What the operator takes, in the order of its schema."""
+
+    hidden: Tensor  # (N, D)
+    head: Head
+    k: int
+    backend: str
+
+
 class TopKKernels(Protocol):
     """What a backend supplies for this operation."""
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from mind_kernels import backend as backends
 from mind_kernels import checks
-from mind_kernels.head import Head, head_of
+from mind_kernels.autograd import Operator
+from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_top_k import reference
-from mind_kernels.linear_top_k.contract import TopK
+from mind_kernels.linear_top_k.contract import TopK, TopKArguments
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major
 
 
@@ -50,42 +51,26 @@ def linear_top_k(
     if not 1 <= k <= head.vocabulary:
         raise ValueError(f"k is {k}: expected 1 to {head.vocabulary}, the vocabulary")
     name = backends.resolve(backend, hidden, "linear_top_k")
-    with torch.no_grad():
-        rows = flat_rows(hidden.detach(), 1)
-        weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
-        if name == "reference":
-            found = reference.top_k(rows, Head(weight, bias, head.softcap, head.temperature), k)
-        else:
-            found = _top_k(rows, weight, bias, head.softcap, head.temperature, k, name)
-    ids, log_prob, lse = found
+    bias = None if head.bias is None else head.bias.detach()
+    head = Head(head.weight.detach(), bias, head.softcap, head.temperature)
+    arguments = TopKArguments(flat_rows(hidden.detach(), 1), head, k, name)
+    ids, log_prob, lse = reference.top_k(arguments.hidden, head, k) if name == "reference" else operator(arguments)
     shape = hidden.shape[:-1]
     return TopK(ids.view(*shape, k), log_prob.view(*shape, k), lse.view(shape))
 
 
-@torch.library.custom_op("mind_kernels::linear_top_k", mutates_args=())
-def _top_k(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    softcap: float | None,
-    temperature: float,
-    k: int,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    head = Head(weight, bias, softcap, temperature).row_major()
-    return tuple(backends.kernels("linear_top_k", backend).top_k(row_major(hidden), head, k))
+def _run(a: TopKArguments, needs: list[bool]) -> tuple[TopK, HeadGradients]:
+    """Of constants: none of the gradients is needed."""
+    hidden, head = row_major(a.hidden), a.head.row_major()
+    return backends.kernels("linear_top_k", a.backend).top_k(hidden, head, a.k), HeadGradients(hidden, head, needs)
 
 
-@_top_k.register_fake
-def _fake(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    softcap: float | None,
-    temperature: float,
-    k: int,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    rows, dtype = hidden.shape[0], accumulation_dtype(hidden.dtype)
-    listed = hidden.new_empty(rows, k, dtype=dtype)
-    return torch.empty_like(listed, dtype=torch.int64), listed, hidden.new_empty(rows, dtype=dtype)
+def _fake(a: TopKArguments) -> TopK:
+    rows, dtype = a.hidden.shape[0], accumulation_dtype(a.hidden.dtype)
+    log_prob = a.hidden.new_empty(rows, a.k, dtype=dtype)
+    return TopK(torch.empty_like(log_prob, dtype=torch.int64), log_prob, a.hidden.new_empty(rows, dtype=dtype))
+
+
+operator = Operator(
+    "mind_kernels::linear_top_k", TopKArguments, TopK, run=_run, fake=_fake, differentiable=("log_prob", "lse")
+)

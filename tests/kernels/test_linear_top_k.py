@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import opcheck
 
 from mind_kernels import Head, linear_divergence, linear_top_k, row_chunks
-from mind_kernels.linear_top_k.op import _top_k
+from mind_kernels.linear_top_k.contract import TopKArguments
+from mind_kernels.linear_top_k.op import operator
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 BACKENDS = ["reference", "torch"]
@@ -79,12 +81,25 @@ def test_ruled_out_tokens_come_last(backend):
 
 def test_opcheck_and_one_graph():
     hidden, weight, bias = make()
-    opcheck_arguments = (hidden, weight, bias, 4.0, 0.7, 5, "torch")
-    torch.library.opcheck(_top_k, opcheck_arguments)
+    opcheck(operator, TopKArguments(hidden, Head(weight, bias, 4.0, 0.7), 5, "torch"))
     compiled = torch.compile(linear_top_k, fullgraph=True, backend="aot_eager", dynamic=True)
     for rows in (13, 9):
         for one, other in zip(compiled(hidden[:rows], weight, 5), linear_top_k(hidden[:rows], weight, 5), strict=True):
             assert torch.equal(one, other)
+
+
+def test_a_temperature_may_change_without_another_graph():
+    hidden, weight, _ = make()
+    graphs = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(
+        lambda hidden, temperature: linear_top_k(hidden, weight, 3, temperature=temperature),
+        fullgraph=True,
+        backend=graphs,
+    )
+    for temperature in (0.5, 0.7, 1.1, 1.3):
+        expected = linear_top_k(hidden, weight, 3, temperature=temperature)
+        assert torch.equal(compiled(hidden, temperature).log_prob, expected.log_prob)
+    assert graphs.frame_count <= 2
 
 
 def test_autocast_is_followed():
