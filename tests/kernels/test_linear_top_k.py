@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import opcheck
+from torch._dynamo.testing import CompileCounter
 
 from mind_kernels import Head, linear_divergence, linear_top_k, row_chunks
 from mind_kernels.linear_top_k.contract import TopKArguments
@@ -90,7 +91,7 @@ def test_opcheck_and_one_graph():
 
 def test_a_temperature_may_change_without_another_graph():
     hidden, weight, _ = make()
-    graphs = torch._dynamo.testing.CompileCounter()
+    graphs = CompileCounter()
     compiled = torch.compile(
         lambda hidden, temperature: linear_top_k(hidden, weight, 3, temperature=temperature),
         fullgraph=True,
