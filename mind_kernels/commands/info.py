@@ -60,7 +60,7 @@ def _taken(device: str, double: bool, operation: str) -> str:
 
 
 def _auto_lines(taken: dict[str, dict[str, list[str]]]) -> list[str]:
-    """A line per device, on which a backend that takes everything else goes without a list."""
+    """A line per device, on which a backend that takes everything else goes without a list; what is missing there."""
     lines = []
     for device, found in taken.items():
         main, *others = sorted(
@@ -68,7 +68,16 @@ def _auto_lines(taken: dict[str, dict[str, list[str]]]) -> list[str]:
         )
         rest = [f"{name} for {', '.join(_shortened(found[name]))}" for name in others]
         lines.append(f"  {device + ' tensors':<20}{'; '.join([main, *rest])}")
+        lines += [f"{'':<22}not {name}: {reason}" for name, reason in _missed(device.lower())]
     return lines
+
+
+def _missed(device: str) -> list[tuple[str, str]]:
+    """The backends that "auto" would take on a device type and cannot, and why."""
+    if os.environ.get(PREFERRED):
+        return []
+    found = [(name, backend.availability()) for name, backend in BACKENDS.items() if backend.fastest_on == device]
+    return [(name, availability.reason) for name, availability in found if not availability.available]
 
 
 def _shortened(uses: list[str]) -> list[str]:
