@@ -1,8 +1,8 @@
 """The backends: one row of `BACKENDS` each, and the choice of one for a tensor.
 
-"auto" takes what MIND_KERNELS_BACKEND names; else the first of the table whose `fastest_on` is the device. On a CPU
-that was measured (bench/results). On a GPU it was counted, and has not been measured yet: the bytes per logit that the
-passes between the products move, forward and backward,
+"auto" takes what MIND_KERNELS_BACKEND names; else what `python -m mind_kernels tune` found on this device (tuning.py);
+else the first whose `fastest_on` is the device. On a CPU that was measured (bench/results). On a GPU it was counted,
+and has not been measured yet: the bytes per logit that the passes between the products move, forward and backward,
 
     linear_cross_entropy, bfloat16              torch  92   triton   6
     linear_cross_entropy, float32               torch  88   triton  12
@@ -24,7 +24,7 @@ import importlib.util
 import os
 import pkgutil
 import shutil
-import sysconfig
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mind_kernels import extension
+from mind_kernels import extension, tuning
 
 PREFERRED = "MIND_KERNELS_BACKEND"
 """The environment variable that says what "auto" takes."""
@@ -141,6 +141,8 @@ def _untranslatable() -> tuple[str, str]:
 
     Triton compiles its link to the driver with a C compiler, where the kernel first runs.
     """
+    import sysconfig
+
     if torch.version.hip is not None:
         return "this is a ROCm build of torch, and the kernels are written for NVIDIA GPUs", "run it on an NVIDIA GPU"
     for device in range(torch.cuda.device_count()):
@@ -248,33 +250,79 @@ def backends_of(operation: str) -> tuple[str, ...]:
     return tuple(name for name, backend in BACKENDS.items() if operation in backend.kernels)
 
 
-def resolve(name: str, hidden: Tensor, operation: str) -> str:
-    """The backend that `name` stands for, for an operation on `hidden`.
+def resolve(name: str, hidden: Tensor, operation: str, vocabulary: int | None = None, form: str = "") -> str:
+    """The backend that `name` stands for, for an operation on `hidden` (..., D).
 
     "auto" is the first one of MIND_KERNELS_BACKEND, a list such as "cpp,torch", that serves the operation and the
-    tensor; without that variable the one of `fastest`. Raises ValueError for an unknown name, TypeError for a dtype
-    that the backend does not compute in, and BackendUnavailableError, with the reason, for a backend that cannot run:
-    nothing falls back silently.
+    tensor; without that variable the one that `python -m mind_kernels tune` found to be the fastest here, for that form
+    of the operation ("sparse", ...) and about this D and vocabulary; without such an entry the one of `fastest`. Raises
+    ValueError for an unknown name, TypeError for a dtype that the backend does not compute in, and
+    BackendUnavailableError, with the reason, for a backend that cannot run: nothing falls back silently.
     """
     device, double = hidden.device.type, hidden.dtype == torch.float64
     if name == "auto":
-        return automatic(device, double, operation)
+        tuned = "" if vocabulary is None or _preferred() else _tuned(hidden, operation, vocabulary, form)
+        return tuned or automatic(device, double, operation)
     _known("backend", name, "'auto' or ")
-    if reason := _refusal(name, device, operation):
+    if reason := refusal(name, device, operation):
         raise BackendUnavailableError(f"backend {name!r} is not available on {hidden.device}: {reason}")
     if double and not BACKENDS[name].float64:
         raise TypeError(f"hidden has dtype {hidden.dtype}: backend {name!r} computes in float32, use 'torch'")
     return name
 
 
+def _tuned(hidden: Tensor, operation: str, vocabulary: int, form: str) -> str:
+    """What the table of the device says; empty if it says nothing."""
+    size = hidden.shape[-1]
+    for backend, least, least_size in tuned_entries(hidden.device, hidden.dtype, operation, form):
+        # Compared here: in a graph the sizes may be symbols, and such an inequality is a guard that seldom fails.
+        if least <= vocabulary < 2 * least and least_size <= size < 2 * least_size:
+            return backend
+    return ""
+
+
+@extension.constant_in_graphs
+def tuned_entries(
+    device: torch.device, dtype: torch.dtype, operation: str, form: str
+) -> tuple[tuple[str, int, int], ...]:
+    """(backend, least vocabulary, least hidden size) of each entry of the device's table for such a use.
+
+    What cannot be used is told once, as a warning.
+    """
+    return _usable(tuning.read(device), device.type, dtype, operation, form)
+
+
+@functools.cache
+def _usable(
+    table: tuning.Table, device: str, dtype: torch.dtype, operation: str, form: str
+) -> tuple[tuple[str, int, int], ...]:
+    if table.problem:
+        _say_unused(table, table.problem)
+    usable = []
+    for entry in table.entries:
+        if (entry.use, entry.dtype) == (tuning.use(operation, form), str(dtype).removeprefix("torch.")):
+            name = entry.backend
+            if reason := refusal(name, device, operation):
+                _say_unused(table, f"its {entry.use} takes backend {name!r}: {reason}")
+            else:
+                usable.append((name, tuning.bucket(entry.vocabulary), tuning.bucket(entry.hidden_size)))
+    return tuple(usable)
+
+
+@functools.cache
+def _say_unused(table: tuning.Table, reason: str) -> None:
+    remedy = "`python -m mind_kernels tune` makes a new one, and without the file the defaults hold"
+    warnings.warn(f'{table.path}: "auto" does not follow this table: {reason}; {remedy}', stacklevel=2)
+
+
 def automatic(device: str, double: bool, operation: str) -> str:
-    """What "auto" takes for tensors of a device type, in float64 if `double`; raises as `resolve` does."""
+    """What "auto" takes without a table, on a device type, in float64 if `double`; raises as `resolve` does."""
     if not (preferred := _preferred()):
         return fastest(device, double, operation)
     reasons = []
     for each in preferred.split(","):
         _known(PREFERRED, each)
-        reason = _refusal(each, device, operation) or "it computes in float32" * (double and not BACKENDS[each].float64)
+        reason = refusal(each, device, operation) or "it computes in float32" * (double and not BACKENDS[each].float64)
         if not reason:
             return each
         reasons.append(f"{each} ({reason})")
@@ -289,8 +337,10 @@ def _known(owner: str, name: str, more: str = "") -> None:
         raise ValueError(f"{owner} is {name!r}: expected {more}one of {', '.join(map(repr, BACKENDS))}")
 
 
-def _refusal(name: str, device: str, operation: str) -> str:
+def refusal(name: str, device: str, operation: str) -> str:
     """Why a backend cannot serve an operation on a device type; empty if it can."""
+    if name not in BACKENDS:
+        return "there is no such backend"
     backend = BACKENDS[name]
     found = backend.availability()
     if not found.available:

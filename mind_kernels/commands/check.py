@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ SPARSE = (((33, 41, 4099), 50.0, 0.7), ((1, 16, 4112), None, 1.0))
 
 def _with_a_group(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
     """The same with as many rows as a group has, at least."""
-    return tuple(((max(rows, GROUP), size, vocabulary), *more) for (rows, size, vocabulary), *more in settings)
+    return tuple(((max(n, GROUP), d, v), softcap, temperature) for (n, d, v), softcap, temperature in settings)
 
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -77,7 +78,7 @@ def _cross_entropy(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Resul
 
 
 def _options(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
-    options = {"reduction": "none", "label_smoothing": 0.1, "z_loss": 1e-3}
+    options: dict[str, Any] = {"reduction": "none", "label_smoothing": 0.1, "z_loss": 1e-3}
     return {"loss": linear_cross_entropy(hidden, head, c["target"], **options, backend=backend)}
 
 
@@ -89,11 +90,11 @@ def _statistics(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
 
 def _sparse(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
     loss, stats = linear_cross_entropy(
-        SHARPER * hidden,
+        c["sharper"] * hidden,
         head,
         c["target"],
         row_weight=c["row_weight"],
-        gradient_threshold=THRESHOLD,
+        gradient_threshold=float(c["threshold"]),
         return_stats=True,
         backend=backend,
     )
@@ -109,7 +110,7 @@ def _log_prob(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
     }
 
 
-def _kind(name: str) -> dict[str, str | float]:
+def _kind(name: str) -> dict[str, Any]:
     parameter = KINDS[name].parameter
     return {"kind": name} if parameter is None else {"kind": name, parameter: 0.4}
 
@@ -125,7 +126,7 @@ def _divergence(kind: str) -> Callable[[Tensor, Head, Inputs, str], Results]:
 
 
 def _listed(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
-    teacher = {"teacher_ids": c["teacher_ids"], "teacher_log_prob": c["teacher_log_prob"]}
+    teacher: dict[str, Any] = {"teacher_ids": c["teacher_ids"], "teacher_log_prob": c["teacher_log_prob"]}
     losses = [linear_divergence(hidden, head, **teacher, **_kind(kind), backend=backend) for kind in KINDS]
     return {"loss": torch.stack(losses)}
 
@@ -135,8 +136,7 @@ def _groups(hidden: Tensor, c: Inputs) -> Tensor:
 
 
 def _pairs(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
-    loss, stats = linear_pairwise_jsd(_groups(hidden, c), head, c["pair_weight"], return_stats=True, backend=backend)
-    return {"loss": loss, "jsd": stats.jsd}
+    return {"loss": linear_pairwise_jsd(_groups(hidden, c), head, c["pair_weight"], backend=backend)}
 
 
 def _mixture(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
@@ -144,14 +144,14 @@ def _mixture(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
     return {"loss": linear_pairwise_jsd(_groups(hidden, c), head, mixture_weight=weight, backend=backend)}
 
 
-def _joint(threshold: float | None) -> Callable[[Tensor, Head, Inputs, str], Results]:
-    def compute(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
-        answers = torch.arange(c["pair_weight"].shape[1], device=hidden.device)[None]  # the first group
-        given = (head, c["target"], c["row_weight"], answers, c["pair_weight"][:1])
-        hidden = hidden if threshold is None else SHARPER * hidden
-        return {"loss": linear_mind_loss(hidden, *given, gradient_threshold=threshold, backend=backend)}
+def _joint(hidden: Tensor, head: Head, c: Inputs, backend: str, threshold: float | None = None) -> Results:
+    answers = torch.arange(c["pair_weight"].shape[1], device=hidden.device)[None]  # the first group
+    given = (head, c["target"], c["row_weight"], answers, c["pair_weight"][:1])
+    return {"loss": linear_mind_loss(hidden, *given, gradient_threshold=threshold, backend=backend)}
 
-    return compute
+
+def _joint_sparse(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
+    return _joint(c["sharper"] * hidden, head, c, backend, float(c["threshold"]))
 
 
 def _top_k(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
@@ -170,8 +170,8 @@ CASES = {
     "teacher's lists": Case("linear_divergence", _listed, "list"),
     "JSD of pairs": Case("linear_pairwise_jsd", _pairs, settings=_with_a_group(SETTINGS)),
     "JSD of a mixture": Case("linear_pairwise_jsd", _mixture, "mixture", _with_a_group(SETTINGS)),
-    "MIND's loss": Case("linear_mind_loss", _joint(None), settings=_with_a_group(SETTINGS)),
-    "MIND's loss, sparse": Case("linear_mind_loss", _joint(THRESHOLD), "sparse", _with_a_group(SPARSE)),
+    "MIND's loss": Case("linear_mind_loss", _joint, settings=_with_a_group(SETTINGS)),
+    "MIND's loss, sparse": Case("linear_mind_loss", _joint_sparse, "sparse", _with_a_group(SPARSE)),
     "top k": Case("linear_top_k", _top_k),
 }
 
@@ -197,14 +197,16 @@ def inputs_of(rows: int, size: int, vocabulary: int, dtype: torch.dtype, device:
         "teacher_weight": teacher["weight"],
         "teacher_ids": listed.to(device),
         "teacher_log_prob": log_prob.to(device, wide),
+        "sharper": torch.tensor(SHARPER, dtype=dtype),
+        "threshold": torch.tensor(THRESHOLD),
     }
 
 
 def results(case: Case, inputs: Inputs, softcap: float | None, temperature: float, backend: str) -> Results:
-    """What the case computes, and the gradients of its loss with respect to hidden states, weight and bias."""
-    leaves = {name: inputs[name].detach().clone().requires_grad_() for name in ("hidden", "weight", "bias")}
-    hidden, weight, bias = leaves.values()
-    found = case.compute(hidden, Head(weight, bias, softcap, temperature), inputs, backend)
+    """What the case computes, and the gradients of its loss with respect to hidden states, weight and, if any, bias."""
+    leaves = {name: inputs[name].detach().requires_grad_() for name in ("hidden", "weight", "bias") if name in inputs}
+    head = Head(leaves["weight"], leaves.get("bias"), softcap, temperature)
+    found = case.compute(leaves["hidden"], head, inputs, backend)
     if "loss" not in found:
         return found
     loss = found["loss"]

@@ -129,7 +129,8 @@ def linear_cross_entropy(
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
     checks.probability("gradient_threshold", gradient_threshold)
-    name = backends.resolve(backend, hidden, "linear_cross_entropy")
+    form = "" if gradient_threshold is None else "sparse"
+    name = backends.resolve(backend, hidden, "linear_cross_entropy", head.vocabulary, form)
     spec = RowSpec(head, label_smoothing, z_loss, gradient_threshold)
     arguments = RowArguments(
         flat_rows(hidden, 1),

@@ -108,7 +108,8 @@ def linear_log_prob(
     hidden, head = checks.head_arguments(hidden, head, "(..., D)")
     checks.row_arguments(hidden, target, None, None, None)
     checks.probability("gradient_threshold", gradient_threshold)
-    name = backends.resolve(backend, hidden, "linear_cross_entropy")
+    form = "" if gradient_threshold is None else "sparse"
+    name = backends.resolve(backend, hidden, "linear_cross_entropy", head.vocabulary, form)
     spec = RowSpec(head, gradient_threshold=gradient_threshold)
     arguments = LogProbArguments(flat_rows(hidden, 1), spec, flat_rows(target), None, None, ignore_index, name)
     outputs = _define(arguments) if name == "reference" else operator(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_auto_is_triton_on_a_gpu(one_gpu):
             "cuda:0, a GPU, has compute capability 7.5: Triton needs 8.0",
         ),
         (backend.shutil, "which", lambda name: None, "Triton needs a C compiler: gcc or clang is not here"),
-        (backend.sysconfig, "get_path", lambda name: "/nowhere", "Triton needs /nowhere/Python.h, which is not here"),
+        (sysconfig, "get_path", lambda name: "/nowhere", "Triton needs /nowhere/Python.h, which is not here"),
     ],
     ids=["triton", "rocm", "capability", "compiler", "headers"],
 )

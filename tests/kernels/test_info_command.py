@@ -28,7 +28,10 @@ def test_info_is_the_default(capsys):
 
 def test_an_unknown_command_is_named(capsys):
     assert main(["inof"]) == 2
-    assert capsys.readouterr().err == "command is 'inof': expected one of info, check, ahead; perhaps you meant info\n"
+    assert (
+        capsys.readouterr().err
+        == "command is 'inof': expected one of info, check, tune, ahead; perhaps you meant info\n"
+    )
     for name in ("xyz", "backends"):
         assert main([name]) == 2 and "perhaps" not in capsys.readouterr().err
 
