@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
-import socket
-import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import distributed, multiprocessing
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.guide import ROOT, block
@@ -99,36 +95,6 @@ def test_self_distillation_follows_autocast():
             loss = loss_of(model, rationales())
         distances.append(float((gradient(loss, model) - exact).norm() / exact.norm()))
     assert 1e-4 < distances[1] < 1.2 * distances[0]
-
-
-def on_two_processes(rank: int, port: int, expected) -> None:
-    from torch.distributed.fsdp import fully_shard
-    from torch.nn.parallel import DistributedDataParallel
-
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
-    distributed.init_process_group("gloo")
-    try:
-        mesh = torch.distributed.init_device_mesh("cpu", (2,))
-        for wrap in (DistributedDataParallel, lambda module: fully_shard(module, mesh=mesh)):
-            model = small_model()
-            wrapped = wrap(objective(model))  # held until after the backward pass, which DDP's wrapper takes part in
-            found = gradient(wrapped(rationales(rank)), model)
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    finally:
-        distributed.destroy_process_group()
-
-
-@pytest.mark.skipif(not distributed.is_gloo_available(), reason="PyTorch without gloo")
-def test_self_distillation_on_two_processes_is_that_of_one():
-    """Under DDP and FSDP2, each process with a question of its own: the mean of both gradients, by plain PyTorch."""
-    model = small_model()
-    expected = gradient(sum(plain_loss(model, rationales(rank)) for rank in range(2)) / 2, model)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(on_two_processes, (port, expected), 2)
 
 
 def log_probs(given, hidden="hidden", head="head"):
