@@ -110,6 +110,7 @@ def test_opcheck(backend, reduction, gradient_threshold, monkeypatch):
         num_segments=2,
         ignore_index=-100,
         reduction=reduction,
+        extra_stats="mean_logit,predicted" if reduction == "none" else "",
         backend=backend,
     )
     opcheck(operator, arguments)
