@@ -135,7 +135,8 @@ class RowStats:
     """
 
     nll: Tensor
-    """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss; may be infinite."""
+    """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss; may be infinite.
+    Of several ids per row in linear_log_prob, that of the likeliest; so is `correct`."""
     lse: Tensor
     """(N,) log-sum-exp of the row's logits (after softcap and temperature)."""
     entropy: Tensor

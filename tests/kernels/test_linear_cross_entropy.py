@@ -361,6 +361,17 @@ def test_bad_input_is_named(changes, kind, message):
         call(**changes)
 
 
+def test_class_weights_are_row_weights():
+    """Those of torch.nn.functional.cross_entropy, with its mean, as the README says."""
+    inputs = make_inputs(23, 8, 31, dtype=torch.float64, ignored=0.2)
+    hidden, weight, target = inputs["hidden"].requires_grad_(), inputs["weight"], inputs["target"]
+    of_class = torch.linspace(0.2, 3, 31, dtype=torch.float64)
+    ours = linear_cross_entropy(hidden, weight, target, row_weight=of_class[target.clamp(min=0)])
+    theirs = F.cross_entropy(hidden @ weight.T, target, of_class)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, hidden)[0] for loss in (ours, theirs)))
+
+
 @pytest.mark.parametrize("threshold", [None, 0.05])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_strides_change_nothing(monkeypatch, backend, threshold):
