@@ -158,7 +158,7 @@ def head_arguments(hidden: Tensor, head: Head, meaning: str, owner: str = "") ->
     if bias is not None:
         shape(f"{owner}bias", bias, (weight.shape[0],), "(V,)")
     positive(f"{owner}softcap", head.softcap)
-    positive("temperature", head.temperature)
+    positive(f"{owner}temperature", head.temperature)
     return hidden, head
 
 

@@ -19,7 +19,7 @@ _TOLERANCE = 1e-3  # by which the probabilities of a teacher's list may sum to m
 
 @dataclass(frozen=True)
 class HeadTeacher:
-    """A teacher that is a head of the same vocabulary, at the student's temperature."""
+    """A teacher that is a head of the same vocabulary."""
 
     hidden: Tensor  # (N, D')
     head: Head

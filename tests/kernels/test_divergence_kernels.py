@@ -28,12 +28,12 @@ def kind(kind, beta=None, skew=None, interpolation=None):
 
 
 class Heads:
-    """Softcap and temperature of both heads."""
+    """Softcap and temperature of both heads; the teacher's temperature is the student's if it is not given."""
 
-    def __init__(self, softcap, teacher_softcap, temperature):
+    def __init__(self, softcap, teacher_softcap, temperature, teacher_temperature=None):
         nothing = torch.empty(0)
         self.student = Head(nothing, None, softcap, temperature)
-        self.teacher = Head(nothing, None, teacher_softcap, temperature)
+        self.teacher = Head(nothing, None, teacher_softcap, teacher_temperature or temperature)
 
     def __str__(self):
         return f"softcap={self.student.softcap}"
@@ -41,7 +41,7 @@ class Heads:
 
 DIVERGENCES = [kind(**parameters) for parameters in KINDS]
 EXTREME = [kind(**parameters) for parameters in EXTREME_KINDS]
-PLAIN, SOFTCAPPED = Heads(None, None, 1.0), Heads(5.0, 9.0, 0.7)
+PLAIN, SOFTCAPPED = Heads(None, None, 1.0), Heads(5.0, 9.0, 0.7, 1.6)
 # Less than a vector, rows that are not aligned, whole vectors; several tiles of Triton's kernels of both forms.
 VOCABULARIES = [7, 67, 1024, 2311, 4112]
 FORMS = ["logits", "list"]

@@ -208,6 +208,8 @@ HALVES = torch.full((6, 3), 0.5).log()
         ),
         (HEAD, {"teacher_bias": torch.zeros(30)}, ValueError, r"teacher_bias has shape \(30,\)"),
         (HEAD, {"teacher_softcap": 0.0}, ValueError, r"teacher_softcap is 0.0"),
+        (HEAD, {"teacher_temperature": 0.0}, ValueError, r"teacher_temperature is 0.0: expected a positive finite"),
+        (HEAD, {"teacher_temperature": torch.ones(())}, TypeError, r"teacher_temperature is a tensor"),
         (HEAD, {"teacher_hidden": None}, ValueError, r"teacher: expected either teacher_hidden and teacher_weight, or"),
         (HEAD, {"teacher_weight": None}, ValueError, r"teacher: expected either"),
         (HEAD, {"teacher_hidden": None, "teacher_weight": None}, ValueError, r"teacher: expected either"),
@@ -216,6 +218,7 @@ HALVES = torch.full((6, 3), 0.5).log()
         (LIST, {"teacher_weight": HEAD["teacher_weight"]}, ValueError, r"teacher: expected either"),
         (LIST, {"teacher_bias": torch.zeros(31)}, ValueError, r"teacher_bias: expected None beside teacher_log_prob"),
         (LIST, {"teacher_softcap": 5.0}, ValueError, r"teacher_softcap: expected None beside teacher_log_prob"),
+        (LIST, {"teacher_temperature": 1.0}, ValueError, r"teacher_temperature: expected None beside teacher_log_prob"),
         (
             LIST,
             {"teacher_ids": torch.zeros(6).long()},
