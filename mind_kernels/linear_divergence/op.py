@@ -19,7 +19,7 @@ from mind_kernels.linear_divergence.contract import (
     RowValues,
 )
 from mind_kernels.linear_divergence.kinds import divergence_of
-from mind_kernels.linear_divergence.teachers import HeadTeacher, ListTeacher
+from mind_kernels.linear_divergence.teachers import TAILS, HeadTeacher, ListTeacher
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
 
 
@@ -32,6 +32,8 @@ def linear_divergence(
     *,
     teacher_ids: Tensor | None = None,
     teacher_log_prob: Tensor | None = None,
+    teacher_mask: Tensor | None = None,
+    tail: str = "bucket",
     kind: str = "forward_kl",
     beta: float | None = None,
     skew: float | None = None,
@@ -56,6 +58,8 @@ def linear_divergence(
     *,
     teacher_ids: Tensor | None = None,
     teacher_log_prob: Tensor | None = None,
+    teacher_mask: Tensor | None = None,
+    tail: str = "bucket",
     kind: str = "forward_kl",
     beta: float | None = None,
     skew: float | None = None,
@@ -79,6 +83,8 @@ def linear_divergence(
     *,
     teacher_ids: Tensor | None = None,
     teacher_log_prob: Tensor | None = None,
+    teacher_mask: Tensor | None = None,
+    tail: str = "bucket",
     kind: str = "forward_kl",
     beta: float | None = None,
     skew: float | None = None,
@@ -115,11 +121,17 @@ def linear_divergence(
             constant, as is all of the teacher.
         teacher_weight: (V, D') the teacher's LM head, dtype of teacher_hidden; or a Head, which has teacher_bias,
             teacher_softcap and teacher_temperature too.
-        teacher_ids: (N, T) int64 or int32 in [0, V), distinct in each row, in place of the two before: the divergence
-            is that of T + 1 events, each listed token and all others together. It is a lower bound of the full
-            divergence.
+        teacher_ids: (N, T) int64 or int32 in [0, V), distinct in each row save for padding, in place of the two before:
+            the divergence is that of T + 1 events, each listed token and all others together. It is a lower bound of
+            the full divergence.
         teacher_log_prob: (N, T) float32 or float64, log-probabilities of those tokens at this temperature, in nats. All
-            others together have the rest, at least the rounding of 1 in its dtype.
+            others together have the rest, at least the rounding of 1 in its dtype. An entry of -inf is padding: its id
+            means nothing and may be anything, and a token that is listed so is one of the others. For a row of padding
+            alone the divergence is 0, without a gradient.
+        teacher_mask: (N, T) bool, a list alone: False where an entry is padding too, whatever its log-probability.
+        tail: "bucket": all others together are an event, as above. "renormalize", a list alone: they are none, and both
+            sides' probabilities of the T listed tokens are divided by their sum. Then teacher_log_prob may be off by a
+            constant in each row, as the logits of a list are.
         kind: the divergence, one of those above.
         beta: in (0, 1), kind "jsd" alone; None is 0.5.
         skew: in (0, 1), the skewed kinds alone; None is 0.1.
@@ -159,8 +171,14 @@ def linear_divergence(
     hidden, head = checks.head_arguments(hidden, head, "(..., D)")
     checks.row_weight_argument(row_weight, hidden)
     checks.reduction(reduction)
+    if tail not in TAILS:
+        raise ValueError(f"tail is {tail!r}: expected one of {', '.join(map(repr, TAILS))}")
     divergence = divergence_of(kind, beta, skew, interpolation)
     if teacher_hidden is not None and teacher_weight is not None and teacher_ids is None and teacher_log_prob is None:
+        if teacher_mask is not None:
+            raise ValueError("teacher_mask: expected None beside teacher_hidden, which leaves out no token")
+        if tail != "bucket":
+            raise ValueError(f"tail is {tail!r}: expected 'bucket' beside teacher_hidden, which leaves out no token")
         teacher_head = _teacher_head(teacher_weight, teacher_bias, teacher_softcap, teacher_temperature, head)
         teacher = _head_teacher(hidden, head, teacher_hidden, teacher_head)
     elif teacher_ids is not None and teacher_log_prob is not None and teacher_hidden is None and teacher_weight is None:
@@ -168,7 +186,7 @@ def linear_divergence(
         for name, value in of_logits.items():
             if value is not None:
                 raise ValueError(f"teacher_{name}: expected None beside teacher_log_prob, which it cannot change")
-        teacher = _list_teacher(hidden, head, teacher_ids, teacher_log_prob)
+        teacher = _list_teacher(hidden, head, teacher_ids, teacher_log_prob, teacher_mask, tail)
     else:
         raise ValueError(
             "teacher: expected either teacher_hidden and teacher_weight, or teacher_ids and teacher_log_prob"
@@ -205,9 +223,11 @@ def _head_teacher(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_he
     return HeadTeacher(flat_rows(teacher_hidden, 1), teacher_head)
 
 
-def _list_teacher(hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor) -> ListTeacher:
+def _list_teacher(
+    hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor, mask: Tensor | None, tail: str
+) -> ListTeacher:
     """The teacher of which these (N, T) are known, checked against the student."""
-    checks.tensors(teacher_ids=ids, teacher_log_prob=log_prob)
+    checks.tensors(teacher_ids=ids, teacher_log_prob=log_prob, teacher_mask=mask)
     checks.constants(teacher_log_prob=log_prob)
     checks.dimensions("teacher_ids", ids, "(..., T)")
     meaning = checks.row_meaning(hidden, "T")
@@ -220,14 +240,20 @@ def _list_teacher(hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor) -> 
         raise ValueError(
             f"teacher_ids has shape {tuple(ids.shape)}: expected T in [1, {head.vocabulary}], the vocabulary"
         )
-    for name, tensor in (("teacher_ids", ids), ("teacher_log_prob", log_prob)):
-        checks.device(name, tensor, hidden)
-    return ListTeacher(flat_rows(ids, 1), flat_rows(log_prob, 1))
+    for name, tensor in (("teacher_ids", ids), ("teacher_log_prob", log_prob), ("teacher_mask", mask)):
+        if tensor is not None:
+            checks.device(name, tensor, hidden)
+    if mask is not None:
+        checks.shape("teacher_mask", mask, tuple(ids.shape), meaning)
+        if mask.dtype != torch.bool:
+            raise TypeError(f"teacher_mask has dtype {mask.dtype}: expected torch.bool, True where an entry is real")
+        log_prob = log_prob.masked_fill(~mask, -torch.inf)
+    return ListTeacher(flat_rows(ids, 1), flat_rows(log_prob, 1), tail)
 
 
 def _check_values(a: DivergenceArguments) -> None:
     if isinstance(a.teacher, ListTeacher):
-        a.teacher.check_values(a.head.vocabulary, a.divergence)
+        a.teacher.check_values(a.head.vocabulary)
 
 
 def _define(a: DivergenceArguments) -> DivergenceOutputs:
