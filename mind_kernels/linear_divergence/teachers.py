@@ -40,7 +40,7 @@ class ListTeacher:
     def distinct_ids(self, rows: Rows) -> Tensor:
         """The ids (n, T), in the place of padding a token that the row does not list: all of a row's are distinct.
 
-        Of the first T tokens of the vocabulary, a row with k entries of padding does not list k at least.
+        Of the first T tokens of the vocabulary, a row with k entries of padding leaves out at least k.
         """
         ids, padding = self.ids[rows], self.log_prob[rows] == -torch.inf
         count = ids.shape[1]
