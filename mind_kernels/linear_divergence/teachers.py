@@ -74,7 +74,10 @@ class ListTeacher:
         checks.values(inside, f"teacher_ids: expected values in [0, {vocabulary})")
         others = torch.arange(-ids.shape[1], 0, device=ids.device)  # distinct, and no ids
         in_order = torch.where(listed, ids, others).sort(1).values
-        checks.values(in_order.diff(dim=1) != 0, "teacher_ids: expected distinct ids in each row, save for padding")
+        checks.values(
+            in_order.diff(dim=1) != 0,
+            "teacher_ids: expected distinct ids in each row, save for padding (log-probability -inf, or a teacher_mask)",
+        )
         if self.tail == "renormalize":
             checks.values(self.log_prob < torch.inf, "teacher_log_prob: expected numbers, or -inf for padding")
             return
