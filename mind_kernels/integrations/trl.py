@@ -67,16 +67,22 @@ class FusedDivergence:
     ) -> tuple[Tensor, Tensor]:
         """The divergence, differentiable, and the student's entropy, (N,) each: forward KL for beta 0, reverse KL for
         1, else the generalized Jensen-Shannon divergence."""
-        # One temperature serves both heads, so their scales go to the hidden states.
-        hidden, bias = _scaled(student_hidden, student_bias, student_logit_scale)
-        head = _head(hidden, student_weight, bias, student_final_logit_softcapping, 1.0, temperature)
+        head = _head(
+            student_hidden,
+            student_weight,
+            student_bias,
+            student_final_logit_softcapping,
+            student_logit_scale,
+            temperature,
+        )
         # The teacher's parameters may want a gradient, which TRL leaves out as well.
-        constants = (teacher_hidden.detach(), None if teacher_bias is None else teacher_bias.detach())
-        known, known_bias = _scaled(*constants, teacher_logit_scale)
-        teacher = _head(known, teacher_weight.detach(), known_bias, teacher_final_logit_softcapping, 1.0, temperature)
+        known, bias = teacher_hidden.detach(), None if teacher_bias is None else teacher_bias.detach()
+        teacher = _head(
+            known, teacher_weight.detach(), bias, teacher_final_logit_softcapping, teacher_logit_scale, temperature
+        )
         kind = {0.0: "forward_kl", 1.0: "reverse_kl"}.get(float(beta), "jsd")
         loss, stats = linear_divergence(
-            hidden,
+            student_hidden,
             head,
             known,
             teacher,
@@ -138,7 +144,3 @@ def _head(
     """The head for which z = softcap(scale x) / temperature, in the dtype of hidden: TRL casts it as well."""
     bias = None if bias is None else bias.to(hidden.dtype)
     return Head(weight.to(hidden.dtype), bias, None if softcap is None else softcap / scale, temperature / scale)
-
-
-def _scaled(hidden: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor | None]:
-    return (hidden, bias) if scale == 1.0 else (hidden * scale, None if bias is None else bias * scale)
