@@ -120,7 +120,7 @@ def write(device: torch.device, entries: Iterable[Entry]) -> Path:
 
 def versions() -> dict[str, str]:
     """The versions that times depend on, "none" for a package that is not here."""
-    own = sys.modules["mind_kernels"].__version__  # of the package that imports this module before it is complete
+    own = sys.modules[__name__.rpartition(".")[0]].__version__  # the package imports this module before it is complete
     return {"mind_kernels": own, "torch": torch.__version__, "triton": _triton()}
 
 

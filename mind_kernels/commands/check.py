@@ -110,6 +110,14 @@ def _log_prob(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
     }
 
 
+def _several_ids(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
+    """Of two ids per row, at a temperature per row."""
+    ids = torch.stack([c["target"], c["target"].clamp(min=0) // 2], 1)
+    options = {"temperature": head.temperature * (0.5 + c["row_weight"]), "bias": head.bias, "softcap": head.softcap}
+    found = linear_log_prob(hidden, head.weight, ids, **options, backend=backend)
+    return {"loss": (c["row_weight"] * (0.01 * found.lse.square() - found.log_prob.sum(1))).sum(), "lse": found.lse}
+
+
 def _kind(name: str) -> dict[str, Any]:
     parameter = KINDS[name].parameter
     return {"kind": name} if parameter is None else {"kind": name, parameter: 0.4}
@@ -165,6 +173,7 @@ CASES = {
     "all its options": Case("linear_cross_entropy", _options),
     "statistics alone": Case("linear_cross_entropy", _statistics),
     "log-probability": Case("linear_cross_entropy", _log_prob),
+    "ids and lse": Case("linear_cross_entropy", _several_ids),
     "sparse gradient": Case("linear_cross_entropy", _sparse, "sparse", SPARSE),
     **{f"divergence {kind}": Case("linear_divergence", _divergence(kind)) for kind in KINDS},
     "teacher's lists": Case("linear_divergence", _listed, "list"),
