@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mind_kernels import RowStats, linear_cross_entropy
 from mind_kernels.integrations.condition import Condition, KnownOutputs
+from mind_kernels.integrations.fused_head import Fused, fused_head, made, restore_class
 from mind_kernels.integrations.head import active_module, head_tensors
 from mind_kernels.integrations.probe import accepts, probe_ids, probing, rounding, without_cache
 
@@ -264,26 +265,9 @@ def _head(model: Any) -> nn.Module:
     return head
 
 
-class _Fused:
-    """A base of all classes that `fuse` makes."""
-
-    _fused_from: type
-    _fused_call: _Call | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles name the class that this one was made from: Python finds no other by its name."""
-        make = _model_class if issubclass(type(self), _FusedModel) else _head_class
-        return _new, (make, self._fused_from), self.__getstate__()
-
-
-class _FusedModel(_Fused):
+class _FusedModel(Fused):
     _fused_options: _Options | None = None
     last_row_stats: RowStats | None = None
-
-
-def _new(make: Any, base: type) -> Any:
-    made = make(base)
-    return made.__new__(made)
 
 
 @functools.cache
@@ -331,27 +315,12 @@ def _model_class(base: Any) -> type:
         base.loss_function.fset(self, value)
 
     body = {"forward": forward, "loss_function": property(loss_function, set_loss_function)}
-    return _made(base, _FusedModel, body)
-
-
-@functools.cache
-def _head_class(base: Any) -> type:
-    """The class of the LM head of a fused model that was a `base`."""
-
-    @functools.wraps(base.forward)
-    def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        call = self._fused_call
-        if call is None:
-            return base.forward(self, hidden, *args, **kwargs)
-        logits = call.compute(self, hidden)
-        return base.forward(self, hidden, *args, **kwargs) if call.keep_logits else logits
-
-    return _made(base, _Fused, {"forward": forward})
+    return made(base, _FusedModel, _model_class, body)
 
 
 def _called(model: Any, call: _Call | None, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A forward pass in which model and head serve `call`; that of a pass around it comes back afterwards."""
-    head = _fused_head(model)
+    head = fused_head(model)
     before = model._fused_call, head._fused_call
     model._fused_call = head._fused_call = call
     try:
@@ -360,36 +329,15 @@ def _called(model: Any, call: _Call | None, forward: Callable[..., Any], *args: 
         model._fused_call, head._fused_call = before
 
 
-def _made(base: type, mark: type, body: dict[str, Any]) -> type:
-    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base.__name__, (mark, base), {**body, **names, "_fused_from": base})
-
-
 def _become_fused(model: Any, options: _Options) -> None:
     if not isinstance(model, _FusedModel):
         model.__class__ = _model_class(type(model))
     model._fused_options = options
-    _fused_head(model)
-
-
-def _fused_head(model: Any) -> Any:
-    """The module that computes the logits, fused: PEFT may have put a layer around the head, or a copy in its place."""
-    head = active_module(model.get_output_embeddings())
-    if not isinstance(head, _Fused):
-        for inner in head.modules():
-            _restore_class(inner)
-        head.__class__ = _head_class(type(head))
-    return head
+    fused_head(model)
 
 
 def _restore(model: Any) -> None:
     for module in model.modules():
-        _restore_class(module)
+        restore_class(module)
     for name in ("_fused_options", "last_row_stats"):
         vars(model).pop(name, None)
-
-
-def _restore_class(module: Any) -> None:
-    if "_fused_from" in vars(type(module)):
-        vars(module).pop("_fused_call", None)
-        module.__class__ = module._fused_from
