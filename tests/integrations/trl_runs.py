@@ -27,6 +27,8 @@ class Outcome(NamedTuple):
     log: list[dict[str, float]]
     """All that was logged, without times."""
     weights: Tensor
+    before: Tensor
+    """The weights before the first step."""
 
 
 def words(count: int, generator: torch.Generator) -> str:
@@ -104,7 +106,7 @@ def train(trainer_of: Any, folder: Any, context: AbstractContextManager[Any], **
         torch.manual_seed(0)
         random.seed(0)
         trainer = trainer_of(folder, **changes)
-        step, losses = trainer.training_step, []
+        step, losses, before = trainer.training_step, [], weights(trainer.model)
 
         def recorded(*args: Any, **kwargs: Any) -> Tensor:
             loss = step(*args, **kwargs)
@@ -114,4 +116,4 @@ def train(trainer_of: Any, folder: Any, context: AbstractContextManager[Any], **
         trainer.training_step = recorded
         trainer.train()
     log = [{name: value for name, value in entry.items() if name not in TIMES} for entry in trainer.state.log_history]
-    return Outcome(torch.tensor(losses, dtype=torch.float64), log, weights(trainer.model))
+    return Outcome(torch.tensor(losses, dtype=torch.float64), log, weights(trainer.model), before)
