@@ -169,8 +169,7 @@ def test_steps_are_those_of_trl(tmp_path, case, monkeypatch):
     found = trl_runs.train(make_trainer, tmp_path, fused.fused_losses(), **changes)
     assert len(calls) >= len(found.losses), "TRL did not call the fused loss"
     assert (found.losses - expected.losses).abs().max() <= 1e-6 * expected.losses.abs().max()
-    assert distance(found.weights, expected.weights) <= 1e-6
-    assert distance(expected.weights, expected.before) > 1e-4, "nothing was trained"
+    assert distance(found.weights, expected.weights) <= min(1e-6, 1e-2 * distance(expected.weights, expected.before))
     for own, ours in zip(expected.log, found.log, strict=True):
         assert ours == pytest.approx(own, rel=1e-4, abs=1e-5)
 
