@@ -10,6 +10,7 @@ divergence from a teacher. Both are replaced by functions of the same arguments 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from mind_kernels import DivergenceStats, Head, linear_cross_entropy, linear_divergence, linear_log_prob
 from mind_kernels.integrations.signature import expect
+from mind_kernels.integrations.trl_logits import check_logits
 
 
 class FusedLogProb:
@@ -123,45 +125,81 @@ def _at_temperature(temperature: float, hidden: Tensor, head: Head) -> tuple[Ten
 
 
 def install() -> None:
-    """Makes all of TRL's trainers compute their losses here, from now on and in the whole process.
+    """Makes TRL's trainers compute their losses here, from now on and in the whole process.
+
+    A trainer that is made afterwards raises ValueError for a model whose logits TRL computes otherwise than the model.
 
     Raises:
         ImportError: TRL is not installed, or its functions take other arguments than those known here.
     """
-    for module, name, fused in _places():
-        setattr(module, name, fused)
+    for owner, name, fused in _places():
+        setattr(owner, name, fused)
 
 
 @contextmanager
 def fused_losses() -> Iterator[None]:
     """Inside, TRL's trainers compute their losses here; raises ImportError as `install` does."""
     places = _places()
-    before = [getattr(module, name) for module, name, _ in places]
+    before = [getattr(owner, name) for owner, name, _ in places]
     install()
     try:
         yield
     finally:
-        for (module, name, _), original in zip(places, before, strict=True):
-            setattr(module, name, original)
+        for (owner, name, _), original in zip(places, before, strict=True):
+            setattr(owner, name, original)
 
 
-def _places() -> list[tuple[Any, str, type]]:
+def _places() -> list[tuple[Any, str, Any]]:
     """Where TRL looks its functions up, and what takes their place; checked."""
-    from trl.trainer import distillation_trainer, utils
+    from trl.trainer import (
+        distillation_trainer,
+        dpo_trainer,
+        grpo_trainer,
+        kto_trainer,
+        rloo_trainer,
+        sft_trainer,
+        utils,
+    )
 
-    places = [
+    places: list[tuple[Any, str, Any]] = [
         (utils, "_ChunkedLogProbFunction", FusedLogProb),
         (distillation_trainer, "ChunkedDivergenceFunction", FusedDivergence),
     ]
     for module, name, fused in places:
         if getattr(module, name, None) is not fused:
             expect("trl", module, f"{name}.forward", "ctx", *inspect.signature(fused.apply).parameters)
-    return places
+    expect("trl", utils, "add_fused_lm_head", "model", "temperature", "cast_lm_head_to_fp32", "outputs")
+    trainers = [
+        *(sft_trainer.SFTTrainer, dpo_trainer.DPOTrainer, kto_trainer.KTOTrainer, grpo_trainer.GRPOTrainer),
+        *(rloo_trainer.RLOOTrainer, distillation_trainer.DistillationTrainer),
+    ]
+    return places + [(trainer, "__init__", _checking(trainer.__init__)) for trainer in trainers]
+
+
+def _checking(init: Any) -> Any:
+    """A trainer's `__init__` that checks the models afterwards."""
+    if hasattr(init, "_checks_logits"):
+        return init
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        for model in (self.model, getattr(self, "teacher_model", None)):
+            if model is not None:
+                check_logits(model)
+
+    checked._checks_logits = True  # type: ignore[attr-defined]
+    return checked
 
 
 def _head(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float, temperature: float
 ) -> Head:
     """The head for which z = softcap(scale x) / temperature, in the dtype of hidden: TRL casts it as well."""
+    if hasattr(weight, "ds_id"):
+        raise ValueError(
+            "the LM head is divided by DeepSpeed's ZeRO-3, which gathers it for TRL's own functions alone: expected "
+            "stage 2 or less; or leave trl.install() out"
+        )
     bias = None if bias is None else bias.to(hidden.dtype)
     return Head(weight.to(hidden.dtype), bias, None if softcap is None else softcap / scale, temperature / scale)
