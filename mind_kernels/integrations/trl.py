@@ -201,5 +201,10 @@ def _head(
             "the LM head is divided by DeepSpeed's ZeRO-3, which gathers it for TRL's own functions alone: expected "
             "stage 2 or less; or leave trl.install() out"
         )
+    if type(weight.grad_fn).__name__ == "_ToTorchTensorBackward":
+        raise ValueError(
+            "the LM head was gathered by full_tensor(), whose gradient FSDP does not sum over the processes: expected "
+            "the head among the parameters that FSDP gathers for the whole model, not wrapped by itself"
+        )
     bias = None if bias is None else bias.to(hidden.dtype)
     return Head(weight.to(hidden.dtype), bias, None if softcap is None else softcap / scale, temperature / scale)
