@@ -20,7 +20,7 @@ from mind_kernels import Head
 from mind_kernels.integrations.condition import Condition
 from mind_kernels.integrations.fused_head import calling
 from mind_kernels.integrations.head import head_tensors
-from mind_kernels.integrations.probe import without_cache
+from mind_kernels.integrations.probe import probe_outputs, rounding, unwrapped, without_cache
 from mind_kernels.integrations.signature import expect
 from mind_kernels.integrations.transformers import read_condition
 from mind_kernels.integrations.trl import divergence
@@ -71,6 +71,24 @@ def _no_logits(hidden: Tensor, head: Any) -> Tensor:
     return hidden.new_empty(*hidden.shape[:-2], 0, head.weight.shape[0])
 
 
+def _checked_condition(model: Any) -> Condition:
+    """Softcap and temperature of a model whose logits follow from the inputs and the weight of its head."""
+    condition, model, call = read_condition(model), unwrapped(model), _Inputs()
+    logits = probe_outputs(model).logits.float()
+    with calling(model, call):
+        probe_outputs(model)
+    tensors = (
+        t if t is None else t.detach().to(call.hidden.dtype) for t in head_tensors(model.get_output_embeddings())
+    )
+    error = (Head(*tensors, *condition).logits(call.hidden) - logits).abs().max()
+    if not error <= rounding(torch.bfloat16) * logits.abs().max():  # to which accelerate's autocast may round
+        raise ValueError(
+            f"{type(model).__name__}: its logits are not those of its head's inputs and weight, by up to {error:g}: "
+            "expected an LM head that is one linear layer, without hooks that change its outputs"
+        )
+    return condition
+
+
 class FusedGKDTrainer(GKDTrainer):
     """TRL's GKDTrainer, whose loss is computed by `linear_divergence` from hidden states.
 
@@ -78,12 +96,13 @@ class FusedGKDTrainer(GKDTrainer):
     wants the student's logits gets them, as from TRL's.
 
     Raises:
-        ValueError: a student or a teacher that `read_condition` or `head_tensors` refuses; it is named.
+        ValueError: a student or a teacher that `read_condition` or `head_tensors` refuses, or whose logits these do not
+            explain; it is named.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._conditions = read_condition(self.model), read_condition(self.teacher_model)
+        self._conditions = _checked_condition(self.model), _checked_condition(self.teacher_model)
         self._redirected = utils._ForwardRedirection()
 
     def compute_loss(

@@ -6,7 +6,6 @@ import contextlib
 import inspect
 
 import pytest
-import torch
 from trainers import distance
 
 pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
@@ -27,7 +26,6 @@ from trl import (
     SFTConfig,
     SFTTrainer,
 )
-from trl.trainer import distillation_trainer, utils
 from trl_runs import conversations, dataset, lora, model, options, tokenizer
 
 from mind_kernels.integrations import trl as fused
@@ -181,35 +179,3 @@ def counted(function, calls):
 
     apply.__signature__ = inspect.signature(function)
     return staticmethod(apply)
-
-
-def test_installed_and_only_inside_the_context(monkeypatch):
-    original, of_teacher = utils._ChunkedLogProbFunction, distillation_trainer.ChunkedDivergenceFunction
-    with fused.fused_losses():
-        assert utils._ChunkedLogProbFunction is fused.FusedLogProb
-        with fused.fused_losses():
-            pass
-        assert utils._ChunkedLogProbFunction is fused.FusedLogProb
-    assert utils._ChunkedLogProbFunction is original
-    # What install changes is undone after the test.
-    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", original)
-    monkeypatch.setattr(distillation_trainer, "ChunkedDivergenceFunction", of_teacher)
-    fused.install()
-    fused.install()
-    assert utils._ChunkedLogProbFunction is fused.FusedLogProb
-
-
-def test_another_version_of_trl_is_refused(monkeypatch):
-    class Other(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, hidden, weight, extra):
-            return hidden
-
-    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Other)
-    with pytest.raises(
-        ImportError, match=r"trl 1\.\d+.*_ChunkedLogProbFunction.forward takes ctx, hidden, weight, extra: expected"
-    ):
-        fused.install()
-    monkeypatch.delattr(utils, "_ChunkedLogProbFunction")
-    with pytest.raises(ImportError, match="_ChunkedLogProbFunction.forward does not exist"), fused.fused_losses():
-        pass
