@@ -81,6 +81,14 @@ class Entries:
     values: Tensor  # (entries,), accumulation dtype
     kept_sum: Tensor  # (n,), the sum over them of d(loss) / dz, without a uniform part (see `RowWeights.coefficients`)
 
+    def add_at(self, columns: Tensor, values: Tensor) -> None:
+        """Adds values (n,) to the rows' entries in these columns (n,), which are kept. `kept_sum` stays, and so may the
+        sum over all entries: only their difference is used.
+        """
+        rows = torch.arange(len(columns), device=columns.device)
+        rows = torch.repeat_interleave(rows, self.counts, output_size=self.columns.numel())
+        self.values.add_(torch.where(self.columns == columns[rows], values[rows], 0))
+
 
 class SparseGradient:
     """Collects the kept entries of many chunks and adds their dH, dW and db to a HeadGradients."""

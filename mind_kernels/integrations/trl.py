@@ -16,10 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mind_kernels import DivergenceStats, Head, linear_cross_entropy, linear_divergence, linear_log_prob
+from mind_kernels import DivergenceStats, Head, linear_divergence, linear_log_prob
 from mind_kernels.integrations.signature import expect
 from mind_kernels.integrations.trl_logits import check_logits
 
@@ -41,22 +40,14 @@ class FusedLogProb:
     ) -> tuple[Tensor | None, ...]:
         """Log-probability, entropy, log sum_v p_v^2, mean logit and whether the target is the likeliest token, (N,)
         each; None for one that `outputs` does not name. The first two are differentiable.
-
-        The mean logit under a softcap and log sum_v p_v^2 take a pass over the logits each.
         """
         head = _head(hidden, weight, bias, final_logit_softcapping, logit_scale, temperature)
-        rows, stats = linear_log_prob(hidden, head, targets, return_stats=True)
-        mean = squares = None
-        with torch.no_grad():
-            if "mean_logits" in outputs:  # a loss with full label smoothing is lse - mean z
-                smooth = linear_cross_entropy(hidden, head, targets, label_smoothing=1.0, reduction="none")
-                mean = stats.lse - smooth
-            if "log_sum_sq_probs" in outputs:  # log sum exp 2z - 2 log sum exp z
-                doubled = Head(head.weight, head.bias, head.softcap, head.temperature / 2)
-                _, twice = linear_log_prob(hidden, doubled, targets, return_stats=True)
-                squares = twice.lse - 2 * stats.lse
+        names = {"mean_logits": "mean_logit", "log_sum_sq_probs": "log_sum_sq"}
+        extra = [ours for theirs, ours in names.items() if theirs in outputs]
+        rows, stats = linear_log_prob(hidden, head, targets, return_stats=True, extra_stats=extra)
         entropy = rows.entropy if "entropy" in outputs else None
-        return rows.log_prob, entropy, squares, mean, stats.correct if "is_top1" in outputs else None
+        correct = stats.correct if "is_top1" in outputs else None
+        return rows.log_prob, entropy, stats.log_sum_sq, stats.mean_logit, correct
 
 
 class FusedDivergence:
