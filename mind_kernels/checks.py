@@ -20,7 +20,7 @@ REDUCTIONS = ("mean", "sum", "none")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HELD = {"weight": "weight", "bias": "bias", "hidden": "last_hidden_state"}
 """What is given for an argument where its owner is: model.lm_head for model.lm_head.weight."""
-_OPTIONAL = ("bias", "teacher_bias", "mask", "segment")
+_OPTIONAL = ("bias", "teacher_bias", "teacher_mask", "mask", "segment")
 
 
 def tensors(**arguments: Tensor | None) -> None:
@@ -158,7 +158,7 @@ def head_arguments(hidden: Tensor, head: Head, meaning: str, owner: str = "") ->
     if bias is not None:
         shape(f"{owner}bias", bias, (weight.shape[0],), "(V,)")
     positive(f"{owner}softcap", head.softcap)
-    positive("temperature", head.temperature)
+    positive(f"{owner}temperature", head.temperature)
     return hidden, head
 
 

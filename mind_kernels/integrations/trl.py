@@ -91,28 +91,19 @@ def divergence(
     reduction: str,
 ) -> tuple[Tensor, DivergenceStats]:
     """TRL's divergence for a `beta` in [0, 1], differentiable in the student alone, and its statistics per row."""
-    known, constant = _at_temperature(student.temperature, teacher_hidden.detach(), teacher)
     kind = {0.0: "forward_kl", 1.0: "reverse_kl"}.get(float(beta), "jsd")
+    # The teacher's parameters may want a gradient, which TRL leaves out as well.
+    bias = None if teacher.bias is None else teacher.bias.detach()
     return linear_divergence(
         hidden,
         student,
-        known,
-        constant,
+        teacher_hidden.detach(),
+        Head(teacher.weight.detach(), bias, teacher.softcap, teacher.temperature),
         kind=kind,
         beta=beta if kind == "jsd" else None,
         reduction=reduction,
         return_stats=True,
     )
-
-
-def _at_temperature(temperature: float, hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
-    """Hidden states and a head of this temperature that give the same logits, without a gradient: one temperature
-    serves both sides of a divergence, and models scale their logits differently."""
-    weight, bias, factor = head.weight.detach(), head.bias, temperature / head.temperature
-    if factor == 1.0:
-        return hidden, Head(weight, None if bias is None else bias.detach(), head.softcap, temperature)
-    softcap = None if head.softcap is None else head.softcap * factor
-    return hidden * factor, Head(weight, None if bias is None else bias.detach() * factor, softcap, temperature)
 
 
 def install() -> None:

@@ -63,6 +63,7 @@ def make_constants(rows: int, vocabulary: int, seed: int = 0, dtype=torch.float3
         "teacher_weight": normal(vocabulary, 5),
         "teacher_ids": listed,
         "teacher_log_prob": torch.log_softmax(normal(rows, 5), 1)[:, :4].contiguous(),
+        "teacher_mask": torch.arange(4) < torch.arange(rows)[:, None] % 5,
     }
 
 
@@ -95,7 +96,7 @@ def _joint(hidden, head, answer_weight, **options):
 
 _SUM = partial(linear_cross_entropy, reduction="sum")
 _OF_HEAD = ("teacher_hidden", "teacher_weight", "row_weight")
-_OF_LIST = ("teacher_ids", "teacher_log_prob", "row_weight")
+_OF_LIST = ("teacher_ids", "teacher_log_prob", "teacher_mask", "row_weight")
 _JOINT = ("target", "row_weight", "answer_rows", "answer_weight")
 
 LOSSES = [

@@ -119,9 +119,9 @@ def events(logits, ids, log_p, softcap=None):
     names="divergence place softcap",
 )
 def test_lists(implementation, divergence, place, softcap):
-    logits, ids, log_p, weights = make(implementation, 67, "list")
+    logits, ids, log_p, weights = make(implementation, 67, "list", ragged=False)
     if divergence.mixture == 1 and "teacher's" in place:
-        pytest.skip("refused: see teachers.ListTeacher")
+        pytest.skip("infinite, and the kernel's 1e18 stands for it: ListTeacher has no such event")
     listed = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
     if place == "others":
         logits[(torch.arange(67, device=logits.device) % 3 == 0) & ~listed] = -math.inf

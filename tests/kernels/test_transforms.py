@@ -140,7 +140,7 @@ FLOATING = [
     for loss in LOSSES
     if loss.name not in ("none", "log_prob", "listed")  # whose weights are not arguments of the operation
     for name in loss.constants
-    if name not in ("target", "answer_rows", "teacher_ids")
+    if name not in ("target", "answer_rows", "teacher_ids", "teacher_mask")
 ]
 
 
