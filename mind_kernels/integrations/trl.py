@@ -41,7 +41,7 @@ class FusedLogProb:
         """Log-probability, entropy, log sum_v p_v^2, mean logit and whether the target is the likeliest token, (N,)
         each; None for one that `outputs` does not name. The first two are differentiable.
         """
-        head = _head(hidden, weight, bias, final_logit_softcapping, logit_scale, temperature)
+        head = head_of(hidden, weight, bias, final_logit_softcapping, logit_scale, temperature)
         names = {"mean_logits": "mean_logit", "log_sum_sq_probs": "log_sum_sq"}
         extra = [ours for theirs, ours in names.items() if theirs in outputs]
         rows, stats = linear_log_prob(hidden, head, targets, return_stats=True, extra_stats=extra)
@@ -70,11 +70,11 @@ class FusedDivergence:
     ) -> tuple[Tensor, Tensor]:
         """The divergence, differentiable, and the student's entropy, (N,) each: forward KL for beta 0, reverse KL for
         1, else the generalized Jensen-Shannon divergence."""
-        student = _head(
+        student = head_of(
             *(student_hidden, student_weight, student_bias),
             *(student_final_logit_softcapping, student_logit_scale, temperature),
         )
-        teacher = _head(
+        teacher = head_of(
             *(teacher_hidden, teacher_weight, teacher_bias),
             *(teacher_final_logit_softcapping, teacher_logit_scale, temperature),
         )
@@ -91,7 +91,6 @@ def divergence(
     reduction: str,
 ) -> tuple[Tensor, DivergenceStats]:
     """TRL's divergence for a `beta` in [0, 1], differentiable in the student alone, and its statistics per row."""
-    kind = {0.0: "forward_kl", 1.0: "reverse_kl"}.get(float(beta), "jsd")
     # The teacher's parameters may want a gradient, which TRL leaves out as well.
     bias = None if teacher.bias is None else teacher.bias.detach()
     return linear_divergence(
@@ -99,11 +98,16 @@ def divergence(
         student,
         teacher_hidden.detach(),
         Head(teacher.weight.detach(), bias, teacher.softcap, teacher.temperature),
-        kind=kind,
-        beta=beta if kind == "jsd" else None,
+        **kind_of(beta),
         reduction=reduction,
         return_stats=True,
     )
+
+
+def kind_of(beta: float) -> dict[str, Any]:
+    """The arguments `kind` and `beta` of `linear_divergence` for TRL's beta in [0, 1]."""
+    ends = {0.0: "forward_kl", 1.0: "reverse_kl"}
+    return {"kind": ends[float(beta)]} if float(beta) in ends else {"kind": "jsd", "beta": float(beta)}
 
 
 def install() -> None:
@@ -155,10 +159,10 @@ def _places() -> list[tuple[Any, str, Any]]:
         *(sft_trainer.SFTTrainer, dpo_trainer.DPOTrainer, kto_trainer.KTOTrainer, grpo_trainer.GRPOTrainer),
         *(rloo_trainer.RLOOTrainer, distillation_trainer.DistillationTrainer),
     ]
-    return places + [(trainer, "__init__", _checking(trainer.__init__)) for trainer in trainers]
+    return places + [(trainer, "__init__", checking(trainer.__init__)) for trainer in trainers]
 
 
-def _checking(init: Any) -> Any:
+def checking(init: Any) -> Any:
     """A trainer's `__init__` that checks the models afterwards."""
     if hasattr(init, "_checks_logits"):
         return init
@@ -174,7 +178,7 @@ def _checking(init: Any) -> Any:
     return checked
 
 
-def _head(
+def head_of(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float, temperature: float
 ) -> Head:
     """The head for which z = softcap(scale x) / temperature, in the dtype of hidden: TRL casts it as well."""

@@ -26,6 +26,7 @@ from trl import (
     SFTConfig,
     SFTTrainer,
 )
+from trl.experimental.gmpo import GMPOTrainer
 from trl_runs import conversations, dataset, lora, model, options, tokenizer
 
 from mind_kernels.integrations import trl as fused
@@ -71,8 +72,8 @@ def saved(folder, **changes):
     return LlamaForCausalLM.from_pretrained(folder / "model").train()
 
 
-def grpo(folder, of=(), adapters=None, reference=False, **training):
-    return GRPOTrainer(
+def grpo(folder, of=(), adapters=None, reference=False, kind=GRPOTrainer, **training):
+    return kind(
         saved(folder) if reference else model(**dict(of)),
         reward,
         GRPOConfig(**options(folder, num_generations=2, max_completion_length=6, **training)),
@@ -143,6 +144,7 @@ CASES = {
     "grpo, twice": (grpo, {"num_iterations": 2, "of": SCALED}),
     "grpo, head in float32": (grpo, {"cast_lm_head_to_fp32": True}),
     "grpo, LoRA": (grpo, {"adapters": {}, "beta": 0.1}),
+    "gmpo": (grpo, {"kind": GMPOTrainer}),
     "rloo": (rloo, {"beta": 0.1}),
     "distillation": (distillation, {}),
     "distillation, forward": (distillation, {"beta": 0.0}),
