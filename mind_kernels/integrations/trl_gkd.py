@@ -67,6 +67,13 @@ class _Divergence:
         return _no_logits(hidden, head)
 
 
+def _whole(tensor: Any, dtype: torch.dtype) -> Any:
+    """A teacher's parameter, gathered if FSDP has divided it, which keeps it in another dtype under mixed precision.
+    Right without a gradient alone."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return None if whole is None else whole.to(dtype)
+
+
 def _no_logits(hidden: Tensor, head: Any) -> Tensor:
     return hidden.new_empty(*hidden.shape[:-2], 0, head.weight.shape[0])
 
@@ -77,10 +84,10 @@ def _checked_condition(model: Any) -> Condition:
     logits = probe_outputs(model).logits.float()
     with calling(model, call):
         probe_outputs(model)
-    tensors = (
-        t if t is None else t.detach().to(call.hidden.dtype) for t in head_tensors(model.get_output_embeddings())
-    )
-    error = (Head(*tensors, *condition).logits(call.hidden) - logits).abs().max()
+    weight, bias = head_tensors(model.get_output_embeddings())
+    with torch.no_grad():
+        found = Head(weight, bias, *condition).logits(call.hidden.to(weight.dtype))
+    error = (found - logits).abs().max()
     if not error <= rounding(torch.bfloat16) * logits.abs().max():  # to which accelerate's autocast may round
         raise ValueError(
             f"{type(model).__name__}: its logits are not those of its head's inputs and weight, by up to {error:g}: "
@@ -131,9 +138,7 @@ class FusedGKDTrainer(GKDTrainer):
         teacher, call = self.accelerator.unwrap_model(self.teacher_model), _Inputs()
         with torch.no_grad(), calling(teacher, call):
             self.teacher_model.eval()(**given, **without_cache(teacher))
-            tensors = head_tensors(teacher.get_output_embeddings())
-            # What FSDP has divided is gathered; without a gradient that is right.
-            weight, bias = (t.full_tensor() if isinstance(t, DTensor) else t for t in tensors)
+            weight, bias = (_whole(t, call.hidden.dtype) for t in head_tensors(teacher.get_output_embeddings()))
         return call.hidden, Head(weight, bias, *condition)
 
     def _forward(self, student: Any, given: dict[str, Tensor], call: _Divergence) -> tuple[Tensor, Any]:

@@ -70,8 +70,9 @@ def _factor(given: Tensor | None, hidden: Tensor) -> float | None:
 
 def _taken_by_trl(model: Any) -> tuple[Tensor, Condition]:
     """The hidden states of a few tokens, softcap and temperature with which TRL calls its function for a model."""
-    from trl.trainer import utils
+    from trl.trainer import utils as module
 
+    utils: Any = module
     function, calls = utils._ChunkedLogProbFunction, []
 
     class Recorder:
