@@ -81,13 +81,14 @@ class Entries:
     values: Tensor  # (entries,), accumulation dtype
     kept_sum: Tensor  # (n,), the sum over them of d(loss) / dz, without a uniform part (see `RowWeights.coefficients`)
 
-    def add_at(self, columns: Tensor, values: Tensor) -> None:
-        """Adds values (n,) to the rows' entries in these columns (n,), which are kept. `kept_sum` stays, and so may the
-        sum over all entries: only their difference is used.
+    def put_at(self, columns: Tensor, values: Tensor) -> None:
+        """Puts values (n,) in the place of the rows' entries in these columns (n,), which are kept.
+
+        `kept_sum` stays, as the sum over all entries may: only their difference is used.
         """
         rows = torch.arange(len(columns), device=columns.device)
         rows = torch.repeat_interleave(rows, self.counts, output_size=self.columns.numel())
-        self.values.add_(torch.where(self.columns == columns[rows], values[rows], 0))
+        self.values.copy_(torch.where(self.columns == columns[rows], values[rows], self.values))
 
 
 class SparseGradient:

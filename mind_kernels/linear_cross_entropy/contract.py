@@ -180,17 +180,16 @@ class RowStats:
 
 @dataclass(frozen=True)
 class RowWeights:
-    """d(total loss) / d(row loss) and, where the rows' entropies are part of the loss, d(total loss) / d(entropy).
+    """d(total loss) / d(row loss) and, where the rows' entropies or lse are part of the loss, d(total loss) / d(those).
 
-    They make up the gradient with respect to the logits z: p_v (a + b log p_v) - t 1[v = y] - u.
-
-    `added` is added to it at y by the loop over rows: no row kernel knows of it. A gradient g of the row's lse, whose
-    derivative is p, is g in `loss`, which without smoothing and z-loss is g (p_v - 1[v = y]), and g in `added`.
+    The first two make up the gradient with respect to the logits z that a row kernel computes:
+    p_v (a + b log p_v) - t 1[v = y] - u. None knows of `lse`: it gets `of_kernel`, and the loop over rows then puts
+    `at_target` in its place. For losses without label smoothing and z-loss.
     """
 
     loss: Tensor  # (N,)
     entropy: Tensor | None = None  # (N,)
-    added: Tensor | None = None  # (N,)
+    lse: Tensor | None = None  # (N,)
 
     def __getitem__(self, rows: Rows) -> RowWeights:
         return self._each(lambda weight: weight[rows])
@@ -199,15 +198,29 @@ class RowWeights:
         return self._each(lambda weight: weight * factor)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> RowWeights:
-        entropy, added = (None if weight is None else change(weight) for weight in (self.entropy, self.added))
-        return RowWeights(change(self.loss), entropy, added)
+        entropy, lse = (None if weight is None else change(weight) for weight in (self.entropy, self.lse))
+        return RowWeights(change(self.loss), entropy, lse)
 
     def magnitude(self) -> Tensor:
         """The sum of their absolute values (N,): 0 where a row has no gradient, and its weight in a mean over rows."""
         out = self.loss.abs()
-        for weight in (self.entropy, self.added):
+        for weight in (self.entropy, self.lse):
             out = out if weight is None else out + weight.abs()
         return out
+
+    @property
+    def of_kernel(self) -> RowWeights:
+        """The weights with which a row kernel's gradient is right but at the target: that of lse is p, that of nll is
+        p - 1[v = y]."""
+        return self if self.lse is None else RowWeights(self.loss + self.lse, self.entropy)
+
+    def at_target(self, values: RowValues) -> Tensor:
+        """The gradient at z_y, (n,): added to what a kernel has there, a small p_y would lose its digits."""
+        p, others = (-values.nll).exp(), -torch.expm1(-values.nll)
+        out = -self.loss * others
+        if self.lse is not None:
+            out = out + self.lse * p
+        return out if self.entropy is None else out - self.entropy * _of_entropy(values)
 
     def total(self, lse: Tensor, spec: RowSpec) -> Tensor:
         """The sum of the gradient over all v, without the uniform part u, (N,): sum_v p_v (a + b log p_v) - t."""
@@ -224,13 +237,16 @@ class RowWeights:
         at_target = self.loss * ((spec.label_smoothing - others) + of_lse * (1 - others))
         if self.entropy is None:
             return a, None, at_target
-        # p_y (log p_y + entropy), and 0 where p_y is.
-        of_entropy = (-values.nll).exp() * (values.entropy - values.nll.clamp(max=1e30))
-        return a - self.entropy * values.entropy, -self.entropy, at_target - self.entropy * of_entropy
+        return a - self.entropy * values.entropy, -self.entropy, at_target - self.entropy * _of_entropy(values)
 
     def uniform(self, spec: RowSpec) -> Tensor | None:
         """u, (N,); None without label smoothing."""
         return self.loss * (spec.label_smoothing / spec.head.vocabulary) if spec.label_smoothing else None
+
+
+def _of_entropy(values: RowValues) -> Tensor:
+    """p_y (log p_y + entropy), (n,), and 0 where p_y is."""
+    return (-values.nll).exp() * (values.entropy - values.nll.clamp(max=1e30))
 
 
 class SparseRows(Protocol):

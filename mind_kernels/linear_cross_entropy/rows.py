@@ -72,26 +72,25 @@ def run_terms(
             return kernels.statistics(part, y, spec), None
         logits = spec.head.project(part)
         terms.extra.read(chunk, logits, spec.head, extra)
-        values = kernels.row_kernel_(logits, y, weights, spec)
+        values = kernels.row_kernel_(logits, y, None if weights is None else weights.of_kernel, spec)
         if weights is None:
             return values, None
-        added = _added(values, weights, spec)
-        if added is not None:
-            add_at(logits, y[:, None], added[:, None])
+        _put_at_target(logits, y, weights, values, spec)
         return values, logits
 
     size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size())
     run_rows(rows, size, hidden, weights, kernel, terms.values, gradients)
 
 
-def add_at(dlogits: Tensor, columns: Tensor, values: Tensor) -> None:
-    """Adds values (n, k) to the gradient (n, V) in these columns (n, k) of each row, which may be equal."""
-    dlogits.scatter_add_(1, columns, values.to(dlogits.dtype))
+def _at_target(weights: RowWeights, values: RowValues, spec: RowSpec) -> Tensor:
+    """The gradient of the target's projected logit, (n,)."""
+    return weights.at_target(values) * spec.head.slope(values.lse - values.nll)
 
 
-def _added(values: RowValues, weights: RowWeights, spec: RowSpec) -> Tensor | None:
-    """What `RowWeights.added` is of the gradient of the target's projected logit, (n,)."""
-    return None if weights.added is None else weights.added * spec.head.slope(values.lse - values.nll)
+def _put_at_target(dlogits: Tensor, target: Tensor, weights: RowWeights, values: RowValues, spec: RowSpec) -> None:
+    """Completes a kernel's gradient (n, V) of projected logits with that of lse."""
+    if weights.lse is not None:
+        dlogits.scatter_(1, target[:, None], _at_target(weights, values, spec)[:, None].to(dlogits.dtype))
 
 
 class _SparsePass:
@@ -145,18 +144,17 @@ class _SparsePass:
         if self._weights is None:
             return
         weights = self._weights[chunk]
-        added, target = _added(found.values, weights, spec), self._target[chunk]
+        of_kernel, target = weights.of_kernel, self._target[chunk]
         if not use_entries:
-            dlogits = found.dense(weights)
-            if added is not None:
-                add_at(dlogits, target[:, None], added[:, None])
+            dlogits = found.dense(of_kernel)
+            _put_at_target(dlogits, target, weights, found.values, spec)
             self._gradients.add(chunk, self._hidden[chunk], dlogits)
             return
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
-        entries = found.entries(weights)
-        if added is not None:
-            entries.add_at(target, added)
-        self._sparse.add(rows, entries, weights.total(found.values.lse, spec), weights.uniform(spec))
+        entries = found.entries(of_kernel)
+        if weights.lse is not None:
+            entries.put_at(target, _at_target(weights, found.values, spec))
+        self._sparse.add(rows, entries, of_kernel.total(found.values.lse, spec), of_kernel.uniform(spec))
         if sample:
             positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
             magnitude = weights.magnitude()[positions]

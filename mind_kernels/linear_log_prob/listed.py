@@ -3,12 +3,14 @@ logits before it and added to its gradient after it.
 
 The kernel's target y is the most likely of a row's ids. Its log-probability keeps its digits however confident the row
 is, and those of the others differ from it by differences of logits; and no other id has a probability near 1, whose
-gradient g (1 - p) would cancel. With G the sum of the ids' upstream gradients g_k and g_lse that of lse,
+gradient g (1 - p) would cancel. With G the sum of the ids' upstream gradients g_k and l that of lse, d loss / d z_v is
 
-    d loss / d z_v = (g_lse - G) (p_v - 1[v = y]) + sum_(t_k != y) g_k (1[v = t_k] - 1[v = y]) + g_lse 1[v = y]
+    (l - G) p_v + sum_k g_k 1[v = t_k]                                       for v other than y
+    (1 - p_y) sum_(t_k = y) g_k + p_y (l - sum_(t_k != y) g_k)               for y
 
-of which the kernel computes the first term. Peak memory: one chunk of logits beside the gradients; in float32 with a
-temperature per row, and with that and a softcap another one for its slope.
+of which the kernel computes the first term; the second is added to it, and the last line put in place of what it has at
+y. Peak memory: one chunk of logits beside the gradients; in float32 with a temperature per row, and with that and a
+softcap another one for its slope.
 """
 
 from __future__ import annotations
@@ -19,8 +21,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.head import Head, HeadGradients, scale_
-from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowTerms, RowWeights
-from mind_kernels.linear_cross_entropy.rows import add_at
+from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowTerms, RowValues, RowWeights
 from mind_kernels.linear_log_prob.contract import Upstream
 from mind_kernels.row_chunks import Rows, accumulation_dtype, row_weights, rows_per_chunk
 from mind_kernels.row_loop import run_rows
@@ -47,7 +48,7 @@ class Ids:
 class ListWeights:
     """d(total loss) / d(log-probabilities), and with them those of entropy and lse."""
 
-    rows: RowWeights  # `loss` is g_lse - G, `added` is g_lse
+    rows: RowWeights  # `loss` is -G
     ids: Tensor  # (N, K), 0 where absent
 
     @classmethod
@@ -57,7 +58,7 @@ class ListWeights:
         valid = listed.present.any(1)
         ones = row_weights(None, valid, hidden)
         scale = ones if temperature is None else ones / temperature
-        if upstream == (None, None, None):
+        if all(gradient is None for gradient in upstream):
             return cls(RowWeights(ones), torch.zeros_like(listed.ids, dtype=ones.dtype))
 
         def of_rows(gradient: Tensor | None) -> Tensor | None:
@@ -65,13 +66,12 @@ class ListWeights:
 
         log_prob = 0 if upstream.log_prob is None else upstream.log_prob.to(ones.dtype)
         of_ids = torch.where(listed.present, log_prob, 0) * scale[:, None]
-        added, loss = of_rows(upstream.lse), -of_ids.sum(1)
-        return cls(RowWeights(loss if added is None else loss + added, of_rows(upstream.entropy), added), of_ids)
+        return cls(RowWeights(-of_ids.sum(1), of_rows(upstream.entropy), of_rows(upstream.lse)), of_ids)
 
     @property
     def every(self) -> tuple[Tensor | None, ...]:
         """(N,) each: no number in the gradient of a row's logits is of another order than these."""
-        return self.rows.loss, self.rows.entropy, self.rows.added, self.ids.abs().sum(1)
+        return self.rows.loss, self.rows.entropy, self.rows.lse, self.ids.abs().sum(1)
 
     def __getitem__(self, rows: Rows) -> ListWeights:
         return ListWeights(self.rows[rows], self.ids[rows])
@@ -100,16 +100,19 @@ class _Known:
         below = torch.where(self._logits == self._largest, 0, self._logits - self._largest)
         return torch.where(self._listed.present, of_likeliest[:, None] + below, 0)
 
-    def add_gradient(self, dlogits: Tensor, weights: ListWeights, head: Head) -> None:
-        """Adds to the kernel's gradient (n, V) what it lacks of that of the logits before this head's softcap."""
+    def complete(self, dlogits: Tensor, weights: ListWeights, values: RowValues, head: Head) -> None:
+        """Completes the kernel's gradient (n, V) of the logits before this head's softcap: adds that of the other ids,
+        and puts that of the likeliest one in its place."""
         y = self.likeliest[:, None]
-        of_others = torch.where(self._listed.ids == y, 0, weights.ids)
-        of_likeliest = -of_others.sum(1, keepdim=True)
-        if weights.rows.added is not None:
-            of_likeliest += weights.rows.added[:, None]
-        values = torch.cat([of_others, of_likeliest], 1)
-        slope = head.slope(torch.cat([self._logits, self._largest], 1))
-        add_at(dlogits, torch.cat([self._listed.ids, y], 1), torch.where(values == 0, 0, values * slope))
+        is_y = self._listed.ids == y
+        of_others = torch.where(is_y, 0, weights.ids)
+        of_y = -torch.where(is_y, weights.ids, 0).sum(1)
+        others = -of_others.sum(1)
+        rest = others if weights.rows.lse is None else weights.rows.lse + others
+        at_y = RowWeights(of_y, weights.rows.entropy, rest).at_target(values)[:, None]
+        added = torch.where(of_others == 0, 0, of_others * head.slope(self._logits))
+        dlogits.scatter_add_(1, self._listed.ids, added.to(dlogits.dtype))
+        dlogits.scatter_(1, y, (at_y * head.slope(self._largest)).to(dlogits.dtype))
 
 
 def run_listed(
@@ -139,11 +142,12 @@ def run_listed(
             logits.div_(temperature[chunk, None])
         terms.extra.read(chunk, logits, of_chunk.head, extra)
         known = _Known(listed[chunk], logits, of_chunk.head)
-        values = kernels.row_kernel_(logits, known.likeliest, None if weights is None else weights.rows, of_chunk)
+        of_kernel = None if weights is None else weights.rows.of_kernel
+        values = kernels.row_kernel_(logits, known.likeliest, of_kernel, of_chunk)
         found = [*values, known.log_prob(-values.nll)]
         if weights is None:
             return found, None
-        known.add_gradient(logits, weights, of_chunk.head)
+        known.complete(logits, weights, values, of_chunk.head)
         return found, scale_(logits, slope)
 
     itemsize = hidden.element_size()

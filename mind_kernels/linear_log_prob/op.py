@@ -118,7 +118,9 @@ def linear_log_prob(
     """
     of_rows = temperature if isinstance(temperature, Tensor) and temperature.dim() > 0 else None
     if of_rows is not None and isinstance(weight, Head):
-        raise ValueError("temperature: expected none beside a Head as weight, which has its own")
+        raise ValueError(
+            "temperature: expected none beside a Head as weight, which has its own; pass weight, bias and softcap apart"
+        )
     # A tensor () is refused there.
     head = head_of(weight, bias, softcap, temperature if of_rows is None else 1.0)  # pyright: ignore[reportArgumentType]
     hidden, head = checks.head_arguments(hidden, head, "(..., D)")

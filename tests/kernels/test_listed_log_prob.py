@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from cases import BACKENDS, COMPILED_BACKENDS, assert_compiles_whole, cases, device_of, on, opcheck
+from cases import BACKENDS, COMPILED_BACKENDS, assert_compiles_whole, cases, device_of, on, opcheck, with_dtypes
 
 from mind_kernels import Head, linear_log_prob, row_chunks
 from mind_kernels.linear_cross_entropy.contract import RowSpec
@@ -126,6 +126,14 @@ def test_one_id_is_the_row_kernel_bit_by_bit(backend):
     two = linear_log_prob(hidden, weight, torch.stack([absent, target], 1), backend=backend)
     torch.testing.assert_close(two.log_prob[:, 1], every[0].log_prob)
     assert two.log_prob[:, 0].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("ids", [1, 3])
+@pytest.mark.parametrize(("backend", "dtype"), with_dtypes(COMPILED_BACKENDS))
+def test_of_lse_alone(backend, dtype, ids):
+    """Its gradient is p, of which a target's may be the smallest entry: nothing of another size is added there."""
+    tensors, options, upstream = make(5, 8, 1009, dtype, ids=ids, softcap=9.0)
+    check(backend, dtype, tensors, options, [torch.zeros(5, ids), torch.zeros(5), upstream[2]])
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
