@@ -76,7 +76,7 @@ class ListTeacher:
         in_order = torch.where(listed, ids, others).sort(1).values
         checks.values(
             in_order.diff(dim=1) != 0,
-            "teacher_ids: expected distinct ids in each row, save for padding (log-probability -inf, or a teacher_mask)",
+            "teacher_ids: expected distinct ids in each row, save for padding (log-probability -inf, or teacher_mask)",
         )
         if self.tail == "renormalize":
             checks.values(self.log_prob < torch.inf, "teacher_log_prob: expected numbers, or -inf for padding")
