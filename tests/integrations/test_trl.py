@@ -6,6 +6,7 @@ import contextlib
 import inspect
 
 import pytest
+import torch
 from trainers import distance
 
 pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
@@ -118,6 +119,7 @@ CASES = {
     "sft, wrapped": (sft, {"packing": True, "packing_strategy": "wrapped", "max_length": 16}),
     "sft, without padding": (sft, {"padding_free": True, "max_length": None}),
     "sft, dft": (sft, {"loss_type": "dft"}),
+    "sft, smoothed": (sft, {"label_smoothing_factor": 0.1}),  # TRL's own loss; entropy and accuracy are ours
     "sft, one piece": (sft, {"gradient_accumulation_steps": 1}),
     "sft, checkpointing": (sft, {"gradient_checkpointing": True}),
     "sft, evaluation": (sft, {"eval_strategy": "steps", "eval_steps": 2}),
@@ -154,6 +156,7 @@ CASES = {
         distillation,
         {"of": SCALED, "teacher": {"family": "granite", "logits_scaling": 2.0}, "beta": 0.3},
     ),
+    "distillation, autocast": (distillation, {"bf16": True, "max_steps": 1, "gradient_accumulation_steps": 1}),
     "distillation, LoRA": (distillation, {"adapters": {}}),
 }
 
@@ -172,6 +175,17 @@ def test_steps_are_those_of_trl(tmp_path, case, monkeypatch):
     assert distance(found.weights, expected.weights) <= min(1e-6, 1e-2 * distance(expected.weights, expected.before))
     for own, ours in zip(expected.log, found.log, strict=True):
         assert ours == pytest.approx(own, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("training", [{"bf16": True}, {"of": {"dtype": torch.bfloat16}}], ids=["autocast", "bfloat16"])
+@pytest.mark.parametrize("make_trainer", [sft, dpo])
+def test_half_precision_errs_no_more_than_trl(tmp_path, make_trainer, training):
+    """Both against float32: TRL rounds the logits to bfloat16."""
+    exact = trl_runs.train(make_trainer, tmp_path, contextlib.nullcontext()).losses
+    stock = trl_runs.train(make_trainer, tmp_path, contextlib.nullcontext(), **training).losses
+    found = trl_runs.train(make_trainer, tmp_path, fused.fused_losses(), **training).losses
+    assert 1e-5 < distance(stock, exact) < 0.1
+    assert distance(found, exact) <= 1.1 * distance(stock, exact)
 
 
 def counted(function, calls):
