@@ -64,8 +64,8 @@ def measure(
     processes: int = 2,
     objects: Path | None = None,
 ) -> list[Usage]:
-    """Compiles every file for every architecture. What nvcc makes stays in the folder `objects`, where it is given: each
-    file's object, and its PTX such as rows.compute_90a.ptx."""
+    """Compiles every file for every architecture. What nvcc makes stays in the folder `objects`, where it is given: the
+    object of each file, and PTX such as rows.compute_90a.ptx."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(processes) as pool:
         largest_first = sorted(files, key=lambda file: -file.stat().st_size)
         parts = pool.map(lambda file: _measure_one(file, architectures, nvcc, objects or Path(folder)), largest_first)
