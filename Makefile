@@ -29,9 +29,10 @@ help:  ## this list
 train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (SEED=1: other questions; ARGS="--option value": other options)
 	$(BIN)/mind train --output $(DEMO_RUN) $(DEMO) $(ARGS)
 
-# A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more.
+# A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more. A process
+# takes whole files, in the order of tests/conftest.py.
 test: lint $(VENV)/.student-ready  ## style, import and type checks, then every test (ARGS goes to pytest)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Not in `make test`: tracing Triton's interpreter takes a third more time.
 coverage:  ## the same with coverage
