@@ -210,7 +210,7 @@ def _recompute(a: LogProbArguments, upstream: LogProbOutputs) -> LogProbArgument
 
 
 operator = Operator(
-    "mind_kernels::linear_log_prob",
+    "linear_log_prob",
     LogProbArguments,
     LogProbOutputs,
     run=_run,
