@@ -125,9 +125,9 @@ def linear_divergence(
             the divergence is that of T + 1 events, each listed token and all others together. It is a lower bound of
             the full divergence.
         teacher_log_prob: (N, T) float32 or float64, log-probabilities of those tokens at this temperature, in nats. All
-            others together have the rest, at least the rounding of 1 in its dtype. An entry of -inf is padding: its id
-            means nothing and may be anything, and a token that is listed so is one of the others. For a row of padding
-            alone the divergence is 0, without a gradient.
+            others together have the rest, at least the rounding of 1 in its dtype. An entry of -inf is padding, whose
+            id may be anything: it says nothing of a token, also not that its probability is 0, for which a low number
+            such as -50 stands. For a row of padding alone the divergence is 0, without a gradient.
         teacher_mask: (N, T) bool, a list alone: False where an entry is padding too, whatever its log-probability.
         tail: "bucket": all others together are an event, as above. "renormalize", a list alone: they are none, and both
             sides' probabilities of the T listed tokens are divided by their sum. Then teacher_log_prob may be off by a
@@ -290,7 +290,7 @@ def _recompute(a: DivergenceArguments, upstream: DivergenceOutputs) -> Divergenc
 
 
 operator = Operator(
-    "mind_kernels::linear_divergence",
+    "linear_divergence",
     DivergenceArguments,
     DivergenceOutputs,
     run=_run,

@@ -211,7 +211,7 @@ def _recompute(a: LogProbArguments, upstream: LogProbOutputs) -> LogProbArgument
 
 
 operator = Operator(
-    "mind_kernels::linear_log_prob",
+    "linear_log_prob",
     LogProbArguments,
     LogProbOutputs,
     run=_run,
