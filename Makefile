@@ -56,7 +56,7 @@ bench: $(VENV)/.test-ready $(VENV)/.student-ready  ## every benchmark, half an h
 install-matrix: $(VENV)/.test-ready  ## install in every way, each in a fresh environment (ARGS=--quick: three ways)
 	$(BIN)/python tests/install_matrix.py $(ARGS)
 
-hub: $(VENV)/.run-ready  ## the losses as a repository for Hugging Face's `kernels` in build/hub (ARGS="--compile cpu cuda": compiled too)
+hub: $(VENV)/.test-ready  ## the losses as a repository for Hugging Face's `kernels` in build/hub (ARGS="--compile cpu cuda": compiled too)
 	rm -rf build/hub
 	$(BIN)/python -m build_tools.hub build/hub $(ARGS)
 
