@@ -197,6 +197,16 @@ def on_meta():
         return make()
 
 
+def weighed():
+    """A loss that is the model's own, but for a token that the comparison does not meet."""
+    model, weight = make(), torch.ones(99)
+    weight[2] = 5.0
+    model.loss_function = lambda logits, labels, **_: nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), weight=weight
+    )
+    return model
+
+
 REFUSED = [
     (without_head, "LlamaModel has no LM head"),
     (lambda: nn.Linear(2, 3), "Linear has no LM head"),
@@ -207,6 +217,7 @@ REFUSED = [
     (quantized, "the LM head is a Linear with a weight of torch.int8"),
     (lambda: fuse(make()), "LlamaForCausalLM is fused already"),
     (on_meta, "LlamaForCausalLM has no data yet"),
+    (weighed, "LlamaForCausalLM: its loss_function was set to weighed.<locals>.<lambda>, which `fuse` would replace"),
 ]
 
 
