@@ -43,7 +43,8 @@ def guarded(arguments: list[str]) -> int:
         try:
             return main(arguments)
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as a shell's >&- leaves it
+                sys.stdout.flush()
     except KeyboardInterrupt:
         print("mind_kernels: interrupted", file=sys.stderr)
         return INTERRUPTED
