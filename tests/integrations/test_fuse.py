@@ -35,6 +35,7 @@ def assert_as_stock(fused, stock, **inputs):
     [
         ("llama", {}, Condition(None, 1.0)),
         ("gemma2", {"final_logit_softcapping": 3.0}, Condition(3.0, 1.0)),
+        ("gemma2", {"final_logit_softcapping": 0.05}, Condition(0.05, 1.0)),
         ("cohere", {"logit_scale": 0.25}, Condition(None, 4.0)),
         ("granite", {"logits_scaling": 8.0}, Condition(None, 8.0)),
         ("falcon_h1", {"lm_head_multiplier": 0.05}, Condition(None, 20.0)),
