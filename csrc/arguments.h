@@ -58,6 +58,20 @@ struct EntryArguments {
     float* kept_sum;        // (n,) sum over the kept entries of the gradient of z, without a uniform part
 };
 
+// Statistics of rows straight from hidden states, and what the sparse gradient needs of them; csrc/cpu alone.
+struct StreamArguments {
+    Matrix hidden;      // (n, D)
+    Matrix weight;      // (V, D), in the type of hidden
+    const void* bias;   // (V,), in the type of hidden, or null
+    RowArguments rows;  // logits: (n, V) without data
+    float log_threshold;
+    std::int64_t* kept;           // (n,) as `CountArguments` has it; null: statistics only
+    float* dropped_mass;          // (n,)
+    const std::int64_t* offsets;  // (n + 1,) those of kept
+    std::int32_t* columns;        // (total,) of the kept entries, increasing in a row
+    float* projected;             // (total,) and their projected logits
+};
+
 struct BackgroundArguments {
     RowArguments rows;  // numbers as `count` left them
     float log_threshold;

@@ -58,8 +58,12 @@ def dropped_share(dropped_mass: Tensor, others: Tensor) -> Tensor:
 
 def worth_it(kept: float, share: float, vocabulary: int, device: torch.device) -> bool:
     """Whether a chunk takes the sparse gradient, from the means of its rows' kept entries and `dropped_share`."""
-    limit = _DENSITY_LIMIT["cpu" if device.type == "cpu" else "cuda"]
-    return kept <= limit * vocabulary and not share > _MASS_LIMIT
+    return kept <= most_kept(vocabulary, device) and not share > _MASS_LIMIT
+
+
+def most_kept(vocabulary: int, device: torch.device) -> float:
+    """Kept entries per row up to which two gathers are faster than two dense products."""
+    return _DENSITY_LIMIT["cpu" if device.type == "cpu" else "cuda"] * vocabulary
 
 
 def sampled_rows(start: int, count: int, total: int) -> range:
@@ -156,8 +160,10 @@ class SparseGradient:
         indices, values = indices[order], values[order]
         ends = torch.arange(self.head.vocabulary + 1, dtype=columns.dtype, device=columns.device)
         offsets = torch.searchsorted(columns, ends)
-        visited = hidden if rows.numel() == hidden.shape[0] else hidden[rows]
-        correction = _product(left.T, visited)
+        if rows.numel() == hidden.shape[0]:
+            correction = _product(torch.empty_like(left).index_copy_(0, rows, left).T, hidden)
+        else:
+            correction = _product(left.T, hidden[rows])
 
         def compute(block: slice, out: Tensor) -> None:
             part = offsets[block.start : block.stop + 1]

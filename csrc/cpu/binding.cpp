@@ -4,10 +4,17 @@
 
 #include "../operators.h"
 #include "kernels.h"
+#include "stream_operators.h"
 
-STABLE_TORCH_LIBRARY(mind_kernels_cpp, library) { mind::define_operators(library); }
+STABLE_TORCH_LIBRARY(mind_kernels_cpp, library) {
+    mind::define_operators(library);
+    mind::define_stream_operators(library);
+}
 
-STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cpp, CPU, library) { mind::implement_operators(library); }
+STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cpp, CPU, library) {
+    mind::implement_operators(library);
+    mind::implement_stream_operators(library);
+}
 
 namespace {
 

@@ -21,6 +21,7 @@ from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, 
 from mind_kernels.sparse_gradient import Entries, dropped_share, worth_it
 
 SPARSE_CHUNKS = 1
+STREAMED_CHUNKS = 1
 # Vocabulary entries whose maximum is kept while a block is searched: few tiles hold a kept entry.
 _TILE = 64
 
@@ -162,7 +163,7 @@ def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
     return row_kernel_(spec.head.project(hidden), target, None, spec)
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec) -> _SparseRows:
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> _SparseRows:
     """See `contract.RowKernels`."""
     return _SparseRows(hidden, target, spec)
 
@@ -246,9 +247,10 @@ class _SparseRows:
         dropped.scatter_(1, self._target[rows, None], 0)
         return weight @ dropped.mul_(self._spec.head.slope(z))
 
-    def dense(self, weights: RowWeights) -> Tensor:
-        row_kernel_(self._logits, self._target, weights, self._spec)
-        return self._logits
+    def dense(self, part: slice, weights: RowWeights) -> Tensor:
+        logits = self._logits[part]
+        row_kernel_(logits, self._target[part], weights, self._spec)
+        return logits
 
 
 def gather_rows(

@@ -7,6 +7,8 @@ never waits for the host) beside the gradients.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -71,6 +73,8 @@ def run_terms(
         return kernels.row_kernel_(logits, target[chunk], weights, spec), logits
 
     size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size())
+    if weights is None:
+        size *= kernels.STREAMED_CHUNKS
     run_rows(rows, size, hidden, weights, kernel, terms.values, gradients)
 
 
@@ -90,24 +94,39 @@ class _SparsePass:
         self._kernels, self._hidden, self._target = kernels, hidden, target
         self._weights, self._spec, self._terms, self._gradients = weights, spec, terms, gradients
         self._sparse = SparseGradient(spec.head, hidden)
+        self._size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
 
     def run(self, rows: Tensor | int) -> None:
-        hidden, head, kernels = self._hidden, self._spec.head, self._kernels
-        total = rows if isinstance(rows, int) else rows.numel()
-        start, pending = 0, []
-        size = rows_per_chunk(head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
-        for chunk in chunks(rows, kernels.SPARSE_CHUNKS * size):
-            found = kernels.sparse_rows(hidden[chunk], self._target[chunk], self._spec)
+        hidden, pending = self._hidden, []
+        for chunk, sample in self._visits(rows):
+            part = hidden[chunk]
+            found = self._kernels.sparse_rows(part, self._target[chunk], self._spec, bool(sample))
             self._terms.write(chunk, found.values)
-            count = len(found.values.lse)
-            pending.append((chunk, found, sampled_rows(start, count, total)))
-            start += count
+            pending.append((chunk, found, sample))
             # The host looks at a chunk when the next one is already under way on the GPU.
             if hidden.device.type == "cpu" or len(pending) == 2:
                 self._take_gradient(*pending.pop(0))
         for waiting in pending:
             self._take_gradient(*waiting)
-        self._sparse.finish(hidden, self._gradients, kernels.gather_rows)
+        self._sparse.finish(hidden, self._gradients, self._kernels.gather_rows)
+
+    def _visits(self, rows: Tensor | int) -> Iterator[tuple[Rows, range]]:
+        """The chunks of the rows, and the positions in them of those that make up the background distribution."""
+        kernels, total = self._kernels, rows if isinstance(rows, int) else rows.numel()
+        if kernels.STREAMED_CHUNKS == 1:
+            start = 0
+            for chunk in chunks(rows, kernels.SPARSE_CHUNKS * self._size):
+                count = chunk.stop - chunk.start if isinstance(chunk, slice) else chunk.numel()
+                yield chunk, sampled_rows(start, count, total)
+                start += count
+            return
+        every = torch.arange(rows, device=self._hidden.device) if isinstance(rows, int) else rows
+        is_sampled = torch.zeros_like(every, dtype=torch.bool)
+        is_sampled[list(sampled_rows(0, total, total))] = True
+        for chunk in chunks(every[is_sampled], kernels.SPARSE_CHUNKS * self._size):
+            yield chunk, range(chunk.numel())
+        for chunk in chunks(every[~is_sampled], kernels.STREAMED_CHUNKS * self._size):
+            yield chunk, range(0)
 
     def _take_gradient(self, chunk: Rows, found: SparseRows, sample: range) -> None:
         """Of a chunk, sparse or exact; `sample` are the positions of its rows for the background distribution."""
@@ -121,10 +140,11 @@ class _SparsePass:
         if self._weights is None:
             return
         weights = self._weights[chunk]
-        if not use_entries:
-            self._gradients.add(chunk, self._hidden[chunk], found.dense(weights))
-            return
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
+        if not use_entries:
+            for part in chunks(len(rows), self._size):
+                self._gradients.add(rows[part], self._hidden[rows[part]], found.dense(part, weights[part]))
+            return
         entries = found.entries(weights)
         self._sparse.add(rows, entries, weights.total(found.values.lse, spec), weights.uniform(spec))
         if sample:

@@ -28,6 +28,7 @@ class Wrong:
     """The kernels of backend torch, whose gradient of the first logit is off by a thousandth."""
 
     SPARSE_CHUNKS = backend_torch.SPARSE_CHUNKS
+    STREAMED_CHUNKS = backend_torch.STREAMED_CHUNKS
     statistics = staticmethod(backend_torch.statistics)
 
     @staticmethod
