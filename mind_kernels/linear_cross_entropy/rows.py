@@ -94,13 +94,14 @@ class _SparsePass:
         self._kernels, self._hidden, self._target = kernels, hidden, target
         self._weights, self._spec, self._terms, self._gradients = weights, spec, terms, gradients
         self._sparse = SparseGradient(spec.head, hidden)
+        self._fell_back = False  # the last chunk took the exact gradient
         self._size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
 
     def run(self, rows: Tensor | int) -> None:
         hidden, pending = self._hidden, []
         for chunk, sample in self._visits(rows):
             part = hidden[chunk]
-            found = self._kernels.sparse_rows(part, self._target[chunk], self._spec, bool(sample))
+            found = self._kernels.sparse_rows(part, self._target[chunk], self._spec, bool(sample) or self._fell_back)
             self._terms.write(chunk, found.values)
             pending.append((chunk, found, sample))
             # The host looks at a chunk when the next one is already under way on the GPU.
@@ -125,7 +126,9 @@ class _SparsePass:
         is_sampled[list(sampled_rows(0, total, total))] = True
         for chunk in chunks(every[is_sampled], kernels.SPARSE_CHUNKS * self._size):
             yield chunk, range(chunk.numel())
-        for chunk in chunks(every[~is_sampled], kernels.STREAMED_CHUNKS * self._size):
+        # Rows like those that fell back to the exact gradient need their logits too.
+        size = kernels.SPARSE_CHUNKS if self._fell_back else kernels.STREAMED_CHUNKS
+        for chunk in chunks(every[~is_sampled], size * self._size):
             yield chunk, range(0)
 
     def _take_gradient(self, chunk: Rows, found: SparseRows, sample: range) -> None:
@@ -135,6 +138,7 @@ class _SparsePass:
         # Under a softcap the uniform part of label smoothing is not of rank one.
         fits = not (spec.label_smoothing and spec.head.softcap)
         use_entries = fits and worth_it(kept, share, vocabulary, device)
+        self._fell_back = not use_entries
         self._terms.kept_entries[chunk] = found.kept if use_entries else vocabulary
         self._terms.dropped_mass[chunk] = found.dropped_mass if use_entries else 0
         if self._weights is None:

@@ -158,8 +158,87 @@ def test_flat_rows_are_given_up(implementation, monkeypatch):
     torch.testing.assert_close(rows.values.lse.double(), z.logsumexp(1), rtol=1e-6, atol=0)
 
 
-def test_no_rows():
-    hidden, weight, _, target = inputs_of(16, 8, 101)
-    ops = kernels(CPP[0]).operators
-    numbers, correct = torch.empty(9, 0), torch.empty(0, dtype=torch.bool)
-    ops.stream_statistics(hidden[:0], weight, None, target[:0], 0.0, 1.0, 0.0, 0.0, numbers, correct)
+def stream_statistics():
+    hidden, weight, bias, target = inputs_of(17, 8, 101, bias=True)
+    results = {"numbers": torch.zeros(9, 17), "correct": torch.zeros(17, dtype=torch.bool)}
+    options = {"softcap": 0.0, "temperature": 1.0, "label_smoothing": 0.0, "z_loss": 0.0}
+    return {"hidden": hidden, "weight": weight, "bias": bias, "target": target, **options, **results}
+
+
+def stream_kept():
+    arguments = stream_statistics()
+    results = {name: arguments.pop(name) for name in ("numbers", "correct")}
+    lists = {"kept": torch.zeros(17, dtype=torch.int64), "dropped_mass": torch.zeros(17)}
+    return arguments | {"log_threshold": -5.0, "most_per_row": 101} | results | lists
+
+
+def kept_values():
+    arguments = stream_kept()
+    columns, projected = torch.ops.mind_kernels_cpp.stream_kept(*arguments.values())
+    given = {name: arguments[name] for name in ("softcap", "temperature", "label_smoothing", "z_loss")}
+    return {
+        "columns": columns,
+        "projected": projected,
+        "target": arguments["target"],
+        "scale": torch.ones(17),
+        "entropy_scale": None,
+        **given,
+        "vocabulary": 101,
+        "numbers": arguments["numbers"],
+        "offsets": sparse_gradient.offsets_of(arguments["kept"]),
+        "values": torch.zeros_like(projected),
+        "kept_sum": torch.zeros(17),
+    }
+
+
+OPERATORS = {make.__name__: make for make in (stream_statistics, stream_kept, kept_values)}
+
+
+@pytest.mark.skipif(not CPP, reason="no compiled library")
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_schemas(operator):
+    schema = getattr(torch.ops.mind_kernels_cpp, operator).default._schema
+    arguments = OPERATORS[operator]()
+    assert [argument.name for argument in schema.arguments] == list(arguments)
+    written = {argument.name for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write}
+    before = {name: value.clone() for name, value in arguments.items() if isinstance(value, torch.Tensor)}
+    getattr(torch.ops.mind_kernels_cpp, operator)(*arguments.values())
+    changed = {name for name, value in before.items() if not torch.equal(value, arguments[name])}
+    assert changed <= written and changed
+
+
+@pytest.mark.skipif(not CPP, reason="no compiled library")
+@pytest.mark.parametrize(
+    ("operator", "argument", "change", "message"),
+    [
+        ("stream_statistics", "hidden", lambda t: t.T, "hidden has rows that are not contiguous"),
+        ("stream_statistics", "hidden", lambda t: t.double(), "hidden has dtype"),
+        ("stream_statistics", "hidden", lambda t: t[:, :0], r"weight has shape \(101, 8\): expected \(101, 0\)"),
+        ("stream_statistics", "weight", lambda t: t.bfloat16(), "weight: expected the dtype of hidden"),
+        ("stream_statistics", "weight", lambda t: t[:, :7], r"weight has shape \(101, 7\): expected \(101, 8\)"),
+        ("stream_statistics", "bias", lambda t: t[:5], r"bias has shape \(5\): expected \(101\)"),
+        ("stream_statistics", "bias", lambda t: t.double(), "bias: expected the dtype of hidden, contiguous"),
+        ("stream_statistics", "target", lambda t: t + 1, r"target\[16\] is 101: expected 0 to 100"),
+        ("stream_statistics", "temperature", lambda _: 0.0, "softcap is 0, temperature 0"),
+        ("stream_kept", "kept", lambda t: t.int(), "kept has dtype"),
+        ("stream_kept", "dropped_mass", lambda t: t[:3], "dropped_mass has shape"),
+        ("kept_values", "offsets", lambda t: t + 1, "offsets reach from 1"),
+        ("kept_values", "offsets", lambda t: t.flip(0).contiguous(), "offsets reach from"),
+        ("kept_values", "values", lambda t: t[:-1], "values has shape"),
+    ],
+)
+def test_wrong_arguments_are_named(operator, argument, change, message):
+    arguments = OPERATORS[operator]()
+    arguments[argument] = change(arguments[argument])
+    with pytest.raises(RuntimeError, match=message):
+        getattr(torch.ops.mind_kernels_cpp, operator)(*arguments.values())
+
+
+@each([0, 1], names="rows")
+def test_few_rows(implementation, rows):
+    arguments = stream_statistics()
+    few = {"hidden": arguments["hidden"][:rows], "target": arguments["target"][:rows]}
+    results = {"numbers": torch.zeros(9, rows), "correct": torch.zeros(rows, dtype=torch.bool)}
+    torch.ops.mind_kernels_cpp.stream_statistics(*arguments.values())
+    torch.ops.mind_kernels_cpp.stream_statistics(*(arguments | few | results).values())
+    assert torch.equal(results["numbers"], arguments["numbers"][:, :rows])
