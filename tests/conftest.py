@@ -7,6 +7,8 @@ import os
 # No test may reach a model hub; set before transformers is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nor follow a table that `python -m mind_kernels tune` wrote on this machine.
+os.environ["MIND_KERNELS_TUNING"] = "none"
 
 import pytest
 import torch
@@ -14,6 +16,12 @@ import torch
 # Triton's interpreter runs the kernels where there is no GPU; set before any kernel is imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test come first: one at the end would leave the other processes of `make test` idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

@@ -23,13 +23,21 @@ from torch import Tensor, nn
 
 from mind_kernels import RowStats, linear_cross_entropy
 from mind_kernels.integrations.condition import Condition, KnownOutputs
+from mind_kernels.integrations.fused_head import Fused, fused_head, made, restore_class
 from mind_kernels.integrations.head import active_module, head_tensors
-from mind_kernels.integrations.probe import accepts, probe_ids, probing, rounding, without_cache
+from mind_kernels.integrations.probe import (
+    PROBED_TOKENS,
+    accepts,
+    lm_head,
+    probe_ids,
+    probe_outputs,
+    rounding,
+    unwrapped,
+)
 
 M = TypeVar("M", bound=nn.Module)
 
 _IGNORED = -100  # of transformers' labels
-_PROBED_TOKENS = 9
 
 
 @dataclass(frozen=True)
@@ -122,10 +130,10 @@ def fuse(
             parameters without data (meta device) and no condition; a forward pass that was set on the instance.
         BackendUnavailableError: the backend that was named cannot run here.
     """
-    language_model = _language_model(model)
+    language_model = unwrapped(model)
     if getattr(language_model, "_fused_options", None) is not None:
         raise ValueError(f"{type(language_model).__name__} is fused already")
-    head = _head(language_model)
+    head = lm_head(language_model)
     _check_forward(language_model, active_module(head))
     loss = {
         "label_smoothing": label_smoothing,
@@ -143,7 +151,7 @@ def fuse(
 
 def unfuse(model: M) -> M:
     """Undoes `fuse`; returns the model. Raises ValueError if it is not fused, or was changed further since."""
-    language_model = _language_model(model)
+    language_model = unwrapped(model)
     if "_fused_from" not in vars(type(language_model)):
         raise ValueError(f"{type(language_model).__name__}: expected the model as `fuse` left it")
     if "forward" in vars(language_model):  # accelerate's, which calls the fused one
@@ -160,10 +168,10 @@ def read_condition(model: nn.Module) -> Condition:
     Raises:
         ValueError: a model that does something else to these outputs; a model without an LM head or without data.
     """
-    language_model = _language_model(model)
+    language_model = unwrapped(model)
     name = type(language_model).__name__
-    with KnownOutputs(active_module(_head(language_model))) as known:
-        logits = _outputs(language_model).logits
+    with KnownOutputs(active_module(lm_head(language_model))) as known:
+        logits = probe_outputs(language_model).logits
     if known.inputs is None:
         raise ValueError(f"{name}: its logits do not come from the LM head that it names")
     try:
@@ -194,16 +202,16 @@ def _check_loss(weight: Tensor, options: dict[str, Any]) -> None:
 def _compare(model: Any, options: _Options) -> None:
     """Raises ValueError unless the fused loss is the model's own: of a few tokens, and of a first token alone, which no
     position predicts."""
-    first = torch.full((_PROBED_TOKENS,), _IGNORED)
+    first = torch.full((PROBED_TOKENS,), _IGNORED)
     first[0] = 0
-    for labels in (probe_ids(model, _PROBED_TOKENS), first):
-        output = _outputs(model, labels)
+    for labels in (probe_ids(model, PROBED_TOKENS), first):
+        output = probe_outputs(model, labels)
         own = output.get("loss")
         if own is None:
             raise ValueError(f"{type(model).__name__}: with labels it gives no loss")
         _become_fused(model, options)
         try:
-            fused = _outputs(model, labels).loss
+            fused = probe_outputs(model, labels).loss
         except ValueError as error:
             raise ValueError(
                 f"{type(model).__name__}: it does not take its loss from its loss_function, or its head's inputs are "
@@ -214,76 +222,14 @@ def _compare(model: Any, options: _Options) -> None:
         rtol = rounding(output.logits.dtype)
         if not torch.allclose(fused.double(), own.double(), rtol=rtol, atol=1e-6, equal_nan=True):
             raise ValueError(
-                f"{type(model).__name__}: its own loss of {_PROBED_TOKENS} tokens is {float(own):.6g}, that of its "
+                f"{type(model).__name__}: its own loss of {PROBED_TOKENS} tokens is {float(own):.6g}, that of its "
                 f"head's inputs {float(fused):.6g}: expected a model whose loss is the cross-entropy of the next token"
             )
 
 
-def _outputs(model: Any, labels: Tensor | None = None) -> Any:
-    """What the model gives for a few tokens, in evaluation mode and without a gradient."""
-    name = type(model).__name__
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise ValueError(
-            f"{name} has no data yet (meta device): pass condition=read_condition(small), small being a model with the "
-            "same logit settings"
-        )
-    device = model.get_input_embeddings().weight.device
-    given = {"input_ids": probe_ids(model, _PROBED_TOKENS).to(device)[None], **without_cache(model)}
-    if labels is not None:
-        given["labels"] = labels.to(device)[None]
-    if accepts(model, "return_dict"):
-        given["return_dict"] = True
-    try:
-        with probing(model), torch.no_grad():
-            return model(**given)
-    except Exception as error:  # of the model's own code
-        raise ValueError(f"{name}: a forward pass of {_PROBED_TOKENS} tokens failed: {error}") from error
-
-
-def _language_model(model: Any) -> Any:
-    """The model of transformers under the wrappers of torch.compile, data parallelism and PEFT."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif hasattr(model, "get_base_model"):
-            model = model.get_base_model()
-        elif isinstance(model, nn.Module) and hasattr(model, "module") and not hasattr(model, "config"):
-            model = model.module
-        else:
-            return model
-
-
-def _head(model: Any) -> nn.Module:
-    """The LM head of a decoder; raises ValueError for a model without."""
-    name = type(model).__name__
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if not isinstance(head, nn.Module):
-        raise ValueError(f"{name} has no LM head: expected a causal language model of transformers")
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ValueError(f"{name} is an encoder-decoder: expected a causal language model")
-    return head
-
-
-class _Fused:
-    """A base of all classes that `fuse` makes."""
-
-    _fused_from: type
-    _fused_call: _Call | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles name the class that this one was made from: Python finds no other by its name."""
-        make = _model_class if issubclass(type(self), _FusedModel) else _head_class
-        return _new, (make, self._fused_from), self.__getstate__()
-
-
-class _FusedModel(_Fused):
+class _FusedModel(Fused):
     _fused_options: _Options | None = None
     last_row_stats: RowStats | None = None
-
-
-def _new(make: Any, base: type) -> Any:
-    made = make(base)
-    return made.__new__(made)
 
 
 @functools.cache
@@ -331,27 +277,12 @@ def _model_class(base: Any) -> type:
         base.loss_function.fset(self, value)
 
     body = {"forward": forward, "loss_function": property(loss_function, set_loss_function)}
-    return _made(base, _FusedModel, body)
-
-
-@functools.cache
-def _head_class(base: Any) -> type:
-    """The class of the LM head of a fused model that was a `base`."""
-
-    @functools.wraps(base.forward)
-    def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        call = self._fused_call
-        if call is None:
-            return base.forward(self, hidden, *args, **kwargs)
-        logits = call.compute(self, hidden)
-        return base.forward(self, hidden, *args, **kwargs) if call.keep_logits else logits
-
-    return _made(base, _Fused, {"forward": forward})
+    return made(base, _FusedModel, _model_class, body)
 
 
 def _called(model: Any, call: _Call | None, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A forward pass in which model and head serve `call`; that of a pass around it comes back afterwards."""
-    head = _fused_head(model)
+    head = fused_head(model)
     before = model._fused_call, head._fused_call
     model._fused_call = head._fused_call = call
     try:
@@ -360,36 +291,15 @@ def _called(model: Any, call: _Call | None, forward: Callable[..., Any], *args: 
         model._fused_call, head._fused_call = before
 
 
-def _made(base: type, mark: type, body: dict[str, Any]) -> type:
-    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base.__name__, (mark, base), {**body, **names, "_fused_from": base})
-
-
 def _become_fused(model: Any, options: _Options) -> None:
     if not isinstance(model, _FusedModel):
         model.__class__ = _model_class(type(model))
     model._fused_options = options
-    _fused_head(model)
-
-
-def _fused_head(model: Any) -> Any:
-    """The module that computes the logits, fused: PEFT may have put a layer around the head, or a copy in its place."""
-    head = active_module(model.get_output_embeddings())
-    if not isinstance(head, _Fused):
-        for inner in head.modules():
-            _restore_class(inner)
-        head.__class__ = _head_class(type(head))
-    return head
+    fused_head(model)
 
 
 def _restore(model: Any) -> None:
     for module in model.modules():
-        _restore_class(module)
+        restore_class(module)
     for name in ("_fused_options", "last_row_stats"):
         vars(model).pop(name, None)
-
-
-def _restore_class(module: Any) -> None:
-    if "_fused_from" in vars(type(module)):
-        vars(module).pop("_fused_call", None)
-        module.__class__ = module._fused_from

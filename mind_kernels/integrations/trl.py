@@ -10,15 +10,17 @@ divergence from a teacher. Both are replaced by functions of the same arguments 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mind_kernels import Head, linear_cross_entropy, linear_divergence, linear_log_prob
+from mind_kernels import DivergenceStats, Head, linear_divergence, linear_log_prob
+from mind_kernels.integrations.signature import expect
+from mind_kernels.integrations.trl_logits import check_logits
 
 
 class FusedLogProb:
@@ -38,22 +40,14 @@ class FusedLogProb:
     ) -> tuple[Tensor | None, ...]:
         """Log-probability, entropy, log sum_v p_v^2, mean logit and whether the target is the likeliest token, (N,)
         each; None for one that `outputs` does not name. The first two are differentiable.
-
-        The mean logit under a softcap and log sum_v p_v^2 take a pass over the logits each.
         """
-        head = _head(hidden, weight, bias, final_logit_softcapping, logit_scale, temperature)
-        rows, stats = linear_log_prob(hidden, head, targets, return_stats=True)
-        mean = squares = None
-        with torch.no_grad():
-            if "mean_logits" in outputs:  # a loss with full label smoothing is lse - mean z
-                smooth = linear_cross_entropy(hidden, head, targets, label_smoothing=1.0, reduction="none")
-                mean = stats.lse - smooth
-            if "log_sum_sq_probs" in outputs:  # log sum exp 2z - 2 log sum exp z
-                doubled = Head(head.weight, head.bias, head.softcap, head.temperature / 2)
-                _, twice = linear_log_prob(hidden, doubled, targets, return_stats=True)
-                squares = twice.lse - 2 * stats.lse
+        head = head_of(hidden, weight, bias, final_logit_softcapping, logit_scale, temperature)
+        names = {"mean_logits": "mean_logit", "log_sum_sq_probs": "log_sum_sq"}
+        extra = [ours for theirs, ours in names.items() if theirs in outputs]
+        rows, stats = linear_log_prob(hidden, head, targets, return_stats=True, extra_stats=extra)
         entropy = rows.entropy if "entropy" in outputs else None
-        return rows.log_prob, entropy, squares, mean, stats.correct if "is_top1" in outputs else None
+        correct = stats.correct if "is_top1" in outputs else None
+        return rows.log_prob, entropy, stats.log_sum_sq, stats.mean_logit, correct
 
 
 class FusedDivergence:
@@ -76,78 +70,127 @@ class FusedDivergence:
     ) -> tuple[Tensor, Tensor]:
         """The divergence, differentiable, and the student's entropy, (N,) each: forward KL for beta 0, reverse KL for
         1, else the generalized Jensen-Shannon divergence."""
-        # One temperature serves both heads, so their scales go to the hidden states.
-        hidden, bias = _scaled(student_hidden, student_bias, student_logit_scale)
-        head = _head(hidden, student_weight, bias, student_final_logit_softcapping, 1.0, temperature)
-        # The teacher's parameters may want a gradient, which TRL leaves out as well.
-        constants = (teacher_hidden.detach(), None if teacher_bias is None else teacher_bias.detach())
-        known, known_bias = _scaled(*constants, teacher_logit_scale)
-        teacher = _head(known, teacher_weight.detach(), known_bias, teacher_final_logit_softcapping, 1.0, temperature)
-        kind = {0.0: "forward_kl", 1.0: "reverse_kl"}.get(float(beta), "jsd")
-        loss, stats = linear_divergence(
-            hidden,
-            head,
-            known,
-            teacher,
-            kind=kind,
-            beta=beta if kind == "jsd" else None,
-            reduction="none",
-            return_stats=True,
+        student = head_of(
+            *(student_hidden, student_weight, student_bias),
+            *(student_final_logit_softcapping, student_logit_scale, temperature),
         )
+        teacher = head_of(
+            *(teacher_hidden, teacher_weight, teacher_bias),
+            *(teacher_final_logit_softcapping, teacher_logit_scale, temperature),
+        )
+        loss, stats = divergence(student_hidden, student, teacher_hidden, teacher, beta, "none")
         return loss, stats.entropy
 
 
+def divergence(
+    hidden: Tensor,  # (N, D)
+    student: Head,
+    teacher_hidden: Tensor,  # (N, D')
+    teacher: Head,
+    beta: float,
+    reduction: str,
+) -> tuple[Tensor, DivergenceStats]:
+    """TRL's divergence for a `beta` in [0, 1], differentiable in the student alone, and its statistics per row."""
+    # The teacher's parameters may want a gradient, which TRL leaves out as well.
+    bias = None if teacher.bias is None else teacher.bias.detach()
+    return linear_divergence(
+        hidden,
+        student,
+        teacher_hidden.detach(),
+        Head(teacher.weight.detach(), bias, teacher.softcap, teacher.temperature),
+        **kind_of(beta),
+        reduction=reduction,
+        return_stats=True,
+    )
+
+
+def kind_of(beta: float) -> dict[str, Any]:
+    """The arguments `kind` and `beta` of `linear_divergence` for TRL's beta in [0, 1]."""
+    ends = {0.0: "forward_kl", 1.0: "reverse_kl"}
+    return {"kind": ends[float(beta)]} if float(beta) in ends else {"kind": "jsd", "beta": float(beta)}
+
+
 def install() -> None:
-    """Makes all of TRL's trainers compute their losses here, from now on and in the whole process.
+    """Makes TRL's trainers compute their losses here, from now on and in the whole process.
+
+    A trainer that is made afterwards raises ValueError for a model whose logits TRL computes otherwise than the model.
 
     Raises:
         ImportError: TRL is not installed, or its functions take other arguments than those known here.
     """
-    for module, name, fused in _places():
-        setattr(module, name, fused)
+    for owner, name, fused in _places():
+        setattr(owner, name, fused)
 
 
 @contextmanager
 def fused_losses() -> Iterator[None]:
     """Inside, TRL's trainers compute their losses here; raises ImportError as `install` does."""
     places = _places()
-    before = [getattr(module, name) for module, name, _ in places]
+    before = [getattr(owner, name) for owner, name, _ in places]
     install()
     try:
         yield
     finally:
-        for (module, name, _), original in zip(places, before, strict=True):
-            setattr(module, name, original)
+        for (owner, name, _), original in zip(places, before, strict=True):
+            setattr(owner, name, original)
 
 
-def _places() -> list[tuple[Any, str, type]]:
+def _places() -> list[tuple[Any, str, Any]]:
     """Where TRL looks its functions up, and what takes their place; checked."""
-    import trl
-    from trl.trainer import distillation_trainer, utils
+    from trl.trainer import (
+        distillation_trainer,
+        dpo_trainer,
+        grpo_trainer,
+        kto_trainer,
+        rloo_trainer,
+        sft_trainer,
+        utils,
+    )
 
-    places = [
+    places: list[tuple[Any, str, Any]] = [
         (utils, "_ChunkedLogProbFunction", FusedLogProb),
         (distillation_trainer, "ChunkedDivergenceFunction", FusedDivergence),
     ]
     for module, name, fused in places:
-        original = getattr(module, name, None)
-        known = [*inspect.signature(fused.apply).parameters]
-        taken = [] if original is None else [*inspect.signature(getattr(original, "forward", fused.apply)).parameters]
-        if original is not fused and taken[1:] != known:  # after the context
-            raise ImportError(
-                f"TRL {trl.__version__}: {module.__name__}.{name} takes {', '.join(taken[1:]) or 'nothing'}: expected "
-                f"{', '.join(known)}"
-            )
-    return places
+        if getattr(module, name, None) is not fused:
+            expect("trl", module, f"{name}.forward", "ctx", *inspect.signature(fused.apply).parameters)
+    expect("trl", utils, "add_fused_lm_head", "model", "temperature", "cast_lm_head_to_fp32", "outputs")
+    trainers = [
+        *(sft_trainer.SFTTrainer, dpo_trainer.DPOTrainer, kto_trainer.KTOTrainer, grpo_trainer.GRPOTrainer),
+        *(rloo_trainer.RLOOTrainer, distillation_trainer.DistillationTrainer),
+    ]
+    return places + [(trainer, "__init__", checking(trainer.__init__)) for trainer in trainers]
 
 
-def _head(
+def checking(init: Any) -> Any:
+    """A trainer's `__init__` that checks the models afterwards."""
+    if hasattr(init, "_checks_logits"):
+        return init
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        for model in (self.model, getattr(self, "teacher_model", None)):
+            if model is not None:
+                check_logits(model)
+
+    checked._checks_logits = True  # type: ignore[attr-defined]
+    return checked
+
+
+def head_of(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float, temperature: float
 ) -> Head:
     """The head for which z = softcap(scale x) / temperature, in the dtype of hidden: TRL casts it as well."""
+    if hasattr(weight, "ds_id"):
+        raise ValueError(
+            "the LM head is divided by DeepSpeed's ZeRO-3, which gathers it for TRL's own functions alone: expected "
+            "stage 2 or less; or leave trl.install() out"
+        )
+    if type(weight.grad_fn).__name__ == "_ToTorchTensorBackward":
+        raise ValueError(
+            "the LM head was gathered by full_tensor(), whose gradient FSDP does not sum over the processes: expected "
+            "the head among the parameters that FSDP gathers for the whole model, not wrapped by itself"
+        )
     bias = None if bias is None else bias.to(hidden.dtype)
     return Head(weight.to(hidden.dtype), bias, None if softcap is None else softcap / scale, temperature / scale)
-
-
-def _scaled(hidden: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor | None]:
-    return (hidden, bias) if scale == 1.0 else (hidden * scale, None if bias is None else bias * scale)

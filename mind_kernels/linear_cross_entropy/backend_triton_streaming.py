@@ -65,6 +65,9 @@ class _SparseRows:
         normalizer = self._streamed.normalizer[:, rows].contiguous()
         return background(logits, every, self._target[rows], normalizer, weight, self._spec)
 
+    def logits(self) -> Tensor:
+        return self._spec.head.project(self._hidden)
+
     def dense(self, part: slice, weights: RowWeights) -> Tensor:
         logits = self._spec.head.project(self._hidden[part])
         row_kernel_(logits, self._target[part], weights, self._spec)

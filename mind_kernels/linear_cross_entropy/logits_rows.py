@@ -117,6 +117,9 @@ class LogitsRows:
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
         return self._kernels.background(self._logits, rows, self._target, self._normalizer, weight, self._spec)
 
+    def logits(self) -> Tensor:
+        return self._logits
+
     def dense(self, part: slice, weights: RowWeights) -> Tensor:
         logits = self._logits[part]
         self._kernels.row_kernel_(logits, self._target[part], weights, self._spec)

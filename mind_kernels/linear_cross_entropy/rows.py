@@ -37,16 +37,17 @@ def forward(
     *,
     ignore_index: int,
     reduction: str,
+    extra: str,
 ) -> tuple[Tensor, RowTerms, HeadGradients]:
     """The loss, () or (N,) for reduction "none", the rows' terms, and the gradients that are needed."""
-    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None)
+    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None, extra=extra)
     gradients = HeadGradients(hidden, spec.head, needs)
     valid, index = target != ignore_index, target.to(hidden.device).contiguous()
     weight = row_weights(row_weight, valid.to(hidden.device), hidden)
 
     def run(rows: Tensor | int, scale: Tensor | None) -> None:
         weights = None if scale is None else RowWeights(scale)
-        run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients)
+        run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra)
 
     loss = loss_of_rows(valid, weight, reduction, terms.values.loss, gradients, run)
     return loss, terms, gradients
@@ -61,14 +62,15 @@ def run_terms(
     spec: RowSpec,
     terms: RowTerms,
     gradients: HeadGradients,
+    extra: str = "",
 ) -> None:
-    """Fills `terms` for the rows and adds their gradient products."""
+    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products."""
     if spec.gradient_threshold is not None:
-        _SparsePass(kernels, hidden, target, weights, spec, terms, gradients).run(rows)
+        _SparsePass(kernels, hidden, target, weights, spec, terms, gradients, extra).run(rows)
         return
 
     size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size())
-    if weights is None:
+    if weights is None and not extra:
 
         def statistics(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, None]:
             return kernels.statistics(part, target[chunk], spec), None
@@ -78,11 +80,28 @@ def run_terms(
     # One memory for all chunks: on a CPU, fresh pages would add a fifth to the time of the product.
     memory = hidden.new_empty(min(size, rows if isinstance(rows, int) else rows.numel()), spec.head.vocabulary)
 
-    def kernel(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, Tensor]:
+    def kernel(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, Tensor | None]:
+        y = target[chunk]
         logits = spec.head.project_into(part, memory[: len(part)])
-        return kernels.row_kernel_(logits, target[chunk], weights, spec), logits
+        terms.extra.read(chunk, logits, spec.head, extra)
+        values = kernels.row_kernel_(logits, y, None if weights is None else weights.of_kernel, spec)
+        if weights is None:
+            return values, None
+        _put_at_target(logits, y, weights, values, spec)
+        return values, logits
 
     run_rows(rows, size, hidden, weights, kernel, terms.values, gradients)
+
+
+def _at_target(weights: RowWeights, values: RowValues, spec: RowSpec) -> Tensor:
+    """The gradient of the target's projected logit, (n,)."""
+    return weights.at_target(values) * spec.head.slope(values.lse - values.nll)
+
+
+def _put_at_target(dlogits: Tensor, target: Tensor, weights: RowWeights, values: RowValues, spec: RowSpec) -> None:
+    """Completes a kernel's gradient (n, V) of projected logits with that of lse."""
+    if weights.lse is not None:
+        dlogits.scatter_(1, target[:, None], _at_target(weights, values, spec)[:, None].to(dlogits.dtype))
 
 
 class _SparsePass:
@@ -97,19 +116,24 @@ class _SparsePass:
         spec: RowSpec,
         terms: RowTerms,
         gradients: HeadGradients,
+        extra: str,
     ) -> None:
+        self._extra = extra
         self._kernels, self._hidden, self._target = kernels, hidden, target
         self._weights, self._spec, self._terms, self._gradients = weights, spec, terms, gradients
         self._sparse = SparseGradient(spec.head, hidden)
-        self._fell_back = False  # the last chunk took the exact gradient
         self._size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
+        # Extra statistics do, and rows like those that fell back to the exact gradient.
+        self._needs_logits = bool(extra)
 
     def run(self, rows: Tensor | int) -> None:
         hidden, pending = self._hidden, []
         for chunk, sample in self._visits(rows):
-            part = hidden[chunk]
-            found = self._kernels.sparse_rows(part, self._target[chunk], self._spec, bool(sample) or self._fell_back)
+            with_logits = bool(sample) or self._needs_logits
+            found = self._kernels.sparse_rows(hidden[chunk], self._target[chunk], self._spec, with_logits)
             self._terms.write(chunk, found.values)
+            if self._extra:
+                self._terms.extra.read(chunk, found.logits(), self._spec.head, self._extra)
             pending.append((chunk, found, sample))
             # The host looks at a chunk when the next one is already under way on the GPU.
             if hidden.device.type == "cpu" or len(pending) == 2:
@@ -133,9 +157,8 @@ class _SparsePass:
         is_sampled[list(sampled_rows(0, total, total))] = True
         for chunk in chunks(every[is_sampled], kernels.SPARSE_CHUNKS * self._size):
             yield chunk, range(chunk.numel())
-        # Rows like those that fell back to the exact gradient need their logits too.
-        size = kernels.SPARSE_CHUNKS if self._fell_back else kernels.STREAMED_CHUNKS
-        for chunk in chunks(every[~is_sampled], size * self._size):
+        at_once = kernels.SPARSE_CHUNKS if self._needs_logits else kernels.STREAMED_CHUNKS
+        for chunk in chunks(every[~is_sampled], at_once * self._size):
             yield chunk, range(0)
 
     def _take_gradient(self, chunk: Rows, found: SparseRows, sample: range) -> None:
@@ -145,7 +168,7 @@ class _SparsePass:
         # Under a softcap the uniform part of label smoothing is not of rank one.
         fits = not (spec.label_smoothing and spec.head.softcap)
         use_entries = fits and worth_it(kept, share, vocabulary, device)
-        self._fell_back = not use_entries
+        self._needs_logits = bool(self._extra) or not use_entries
         self._terms.kept_entries[chunk] = found.kept if use_entries else vocabulary
         self._terms.dropped_mass[chunk] = found.dropped_mass if use_entries else 0
         if self._weights is None:
@@ -154,12 +177,22 @@ class _SparsePass:
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
         if not use_entries:
             for part in chunks(len(rows), self._size):
-                self._gradients.add(rows[part], self._hidden[rows[part]], found.dense(part, weights[part]))
+                self._add_exact(rows[part], part, found, weights[part])
             return
-        entries = found.entries(weights)
-        self._sparse.add(rows, entries, weights.total(found.values.lse, spec), weights.uniform(spec))
+        of_kernel, target = weights.of_kernel, self._target[chunk]
+        entries = found.entries(of_kernel)
+        if weights.lse is not None:
+            entries.put_at(target, _at_target(weights, found.values, spec))
+        self._sparse.add(rows, entries, of_kernel.total(found.values.lse, spec), of_kernel.uniform(spec))
         if sample:
             positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
             magnitude = weights.magnitude()[positions]
             background = found.background(positions, magnitude)
             self._sparse.add_background(background, magnitude @ found.dropped_mass[positions])
+
+    def _add_exact(self, rows: Tensor, part: slice, found: SparseRows, weights: RowWeights) -> None:
+        """The exact gradient of `part` of a chunk, which has these rows."""
+        dlogits = found.dense(part, weights.of_kernel)
+        values = RowValues(*(value[part] for value in found.values))
+        _put_at_target(dlogits, self._target[rows], weights, values, self._spec)
+        self._gradients.add(rows, self._hidden[rows], dlogits)

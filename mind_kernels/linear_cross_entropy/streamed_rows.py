@@ -88,6 +88,9 @@ class _SparseRows:
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
         raise NotImplementedError("these rows were not to be sampled")
 
+    def logits(self) -> Tensor:
+        return self._spec.head.project(self._hidden)
+
     def dense(self, part: slice, weights: RowWeights) -> Tensor:
         logits = self._spec.head.project(self._hidden[part])
         self._kernels.row_kernel_(logits, self._target[part], weights, self._spec)

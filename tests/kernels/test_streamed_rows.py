@@ -12,7 +12,7 @@ from cases import DTYPES
 from kernel_cases import EVERYTHING, OPTIONS, PLAIN, Options, statistics, unluckiest
 from test_row_kernels import make, never_given_up
 
-from mind_kernels import sparse_gradient
+from mind_kernels import extension, sparse_gradient
 from mind_kernels.linear_cross_entropy.contract import RowWeights
 from mind_kernels.testing import assert_within_budget
 
@@ -174,7 +174,7 @@ def stream_kept():
 
 def kept_values():
     arguments = stream_kept()
-    columns, projected = torch.ops.mind_kernels_cpp.stream_kept(*arguments.values())
+    columns, projected = extension.operators("cpp").stream_kept(*arguments.values())
     given = {name: arguments[name] for name in ("softcap", "temperature", "label_smoothing", "z_loss")}
     return {
         "columns": columns,
@@ -197,12 +197,12 @@ OPERATORS = {make.__name__: make for make in (stream_statistics, stream_kept, ke
 @pytest.mark.skipif(not CPP, reason="no compiled library")
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_schemas(operator):
-    schema = getattr(torch.ops.mind_kernels_cpp, operator).default._schema
+    schema = getattr(extension.operators("cpp"), operator).default._schema
     arguments = OPERATORS[operator]()
     assert [argument.name for argument in schema.arguments] == list(arguments)
     written = {argument.name for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write}
     before = {name: value.clone() for name, value in arguments.items() if isinstance(value, torch.Tensor)}
-    getattr(torch.ops.mind_kernels_cpp, operator)(*arguments.values())
+    getattr(extension.operators("cpp"), operator)(*arguments.values())
     changed = {name for name, value in before.items() if not torch.equal(value, arguments[name])}
     assert changed <= written and changed
 
@@ -231,7 +231,7 @@ def test_wrong_arguments_are_named(operator, argument, change, message):
     arguments = OPERATORS[operator]()
     arguments[argument] = change(arguments[argument])
     with pytest.raises(RuntimeError, match=message):
-        getattr(torch.ops.mind_kernels_cpp, operator)(*arguments.values())
+        getattr(extension.operators("cpp"), operator)(*arguments.values())
 
 
 @each([0, 1], names="rows")
@@ -239,6 +239,6 @@ def test_few_rows(implementation, rows):
     arguments = stream_statistics()
     few = {"hidden": arguments["hidden"][:rows], "target": arguments["target"][:rows]}
     results = {"numbers": torch.zeros(9, rows), "correct": torch.zeros(rows, dtype=torch.bool)}
-    torch.ops.mind_kernels_cpp.stream_statistics(*arguments.values())
-    torch.ops.mind_kernels_cpp.stream_statistics(*(arguments | few | results).values())
+    extension.operators("cpp").stream_statistics(*arguments.values())
+    extension.operators("cpp").stream_statistics(*(arguments | few | results).values())
     assert torch.equal(results["numbers"], arguments["numbers"][:, :rows])
