@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+PROBED_TOKENS = 9
+
 
 @contextmanager
 def probing(model: nn.Module) -> Iterator[None]:
@@ -57,3 +59,48 @@ def rounding(dtype: torch.dtype) -> float:
     """The relative error, at most, of two or three operations on the same states: 1e-4 for float32, 4e-3 for float16,
     0.03 for bfloat16."""
     return max(4 * torch.finfo(dtype).eps, 1e-4)
+
+
+def probe_outputs(model: Any, labels: Tensor | None = None) -> Any:
+    """What the model gives for a few tokens, in evaluation mode and without a gradient."""
+    name = type(model).__name__
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            f"{name} has no data yet (meta device): pass condition=read_condition(small), small being a model with the "
+            "same logit settings"
+        )
+    device = model.get_input_embeddings().weight.device
+    given = {"input_ids": probe_ids(model, PROBED_TOKENS).to(device)[None], **without_cache(model)}
+    if labels is not None:
+        given["labels"] = labels.to(device)[None]
+    if accepts(model, "return_dict"):
+        given["return_dict"] = True
+    try:
+        with probing(model), torch.no_grad():
+            return model(**given)
+    except Exception as error:  # of the model's own code
+        raise ValueError(f"{name}: a forward pass of {PROBED_TOKENS} tokens failed: {error}") from error
+
+
+def unwrapped(model: Any) -> Any:
+    """The model of transformers under the wrappers of torch.compile, data parallelism and PEFT."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif isinstance(model, nn.Module) and hasattr(model, "module") and not hasattr(model, "config"):
+            model = model.module
+        else:
+            return model
+
+
+def lm_head(model: Any) -> nn.Module:
+    """The LM head of a decoder; raises ValueError for a model without."""
+    name = type(model).__name__
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if not isinstance(head, nn.Module):
+        raise ValueError(f"{name} has no LM head: expected a causal language model of transformers")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(f"{name} is an encoder-decoder: expected a causal language model")
+    return head

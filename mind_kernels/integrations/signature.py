@@ -13,10 +13,12 @@ def expect(library: str, owner: Any, name: str, *arguments: str) -> None:
     Args:
         library: the name of the distribution.
         owner: the module or class that has the function.
-        name: the function's name.
+        name: the function's name; of one inside it, such as a class's method, with a dot between.
         arguments: the names of all its arguments, `self` and `ctx` included.
     """
-    function = getattr(owner, name, None)
+    function: Any = owner
+    for part in name.split("."):
+        function = getattr(function, part, None)
     taken = None if function is None else [*inspect.signature(function).parameters]
     if taken != [*arguments]:
         place = f"{getattr(owner, '__module__', '')}.{owner.__qualname__}" if inspect.isclass(owner) else owner.__name__

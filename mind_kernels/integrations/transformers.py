@@ -12,20 +12,84 @@ losses, adapters. A model without labels is as it was.
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from mind_kernels import linear_cross_entropy
+from mind_kernels import RowStats, linear_cross_entropy
 from mind_kernels.integrations.condition import Condition, KnownOutputs
-from mind_kernels.integrations.fused_model import IGNORED, Options, become_fused, restore
+from mind_kernels.integrations.fused_head import Fused, fused_head, made, restore_class
 from mind_kernels.integrations.head import active_module, head_tensors
-from mind_kernels.integrations.probe import accepts, probe_ids, probing, rounding, without_cache
+from mind_kernels.integrations.probe import (
+    PROBED_TOKENS,
+    accepts,
+    lm_head,
+    probe_ids,
+    probe_outputs,
+    rounding,
+    unwrapped,
+)
 
 M = TypeVar("M", bound=nn.Module)
 
-_PROBED_TOKENS = 9
+_IGNORED = -100  # of transformers' labels
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What all calls of a fused model share."""
+
+    condition: Condition
+    loss: dict[str, Any] = field(default_factory=dict)
+    eval_logits: bool = True
+
+
+class _Call:
+    """One call of a fused model with labels: what its forward pass hands to that of the head, and gets back."""
+
+    def __init__(self, options: _Options, target: Tensor, items: Tensor | float | None, keep_logits: bool) -> None:
+        self.options, self.target, self.items, self.keep_logits = options, target, items, keep_logits
+        self.loss: Tensor | None = None
+        self.stats: RowStats | None = None
+        self.taken = False
+
+    def compute(self, head: nn.Module, hidden: Tensor) -> Tensor:
+        """Computes the loss of hidden (..., D); returns logits of no position (..., 0, V)."""
+        if self.loss is not None:
+            raise ValueError("the LM head was called twice with these labels: expected one call")
+        if hidden.shape[:-1] != self.target.shape:
+            raise ValueError(
+                f"the LM head was given hidden states of shape {tuple(hidden.shape)} and the labels have shape "
+                f"{tuple(self.target.shape)}: expected a label per position; a fused model with labels takes no "
+                "logits_to_keep"
+            )
+        weight, bias = head_tensors(head)
+        options = self.options
+        self.loss, self.stats = linear_cross_entropy(
+            hidden,
+            weight,
+            self.target.to(hidden.device),
+            bias=bias,
+            softcap=options.condition.softcap,
+            temperature=options.condition.temperature,
+            ignore_index=_IGNORED,
+            reduction="mean" if self.items is None else "sum",
+            return_stats=True,
+            **options.loss,
+        )
+        if self.items is not None:
+            self.loss = self.loss / (self.items.to(hidden.device) if isinstance(self.items, Tensor) else self.items)
+        return hidden.new_empty(*hidden.shape[:-2], 0, weight.shape[0])
+
+    def take(self, *_: Any, **__: Any) -> Tensor | None:
+        """In place of the model's loss function."""
+        self.taken = True
+        return self.loss
 
 
 def fuse(
@@ -66,10 +130,10 @@ def fuse(
             parameters without data (meta device) and no condition; a forward pass that was set on the instance.
         BackendUnavailableError: the backend that was named cannot run here.
     """
-    language_model = _language_model(model)
+    language_model = unwrapped(model)
     if getattr(language_model, "_fused_options", None) is not None:
         raise ValueError(f"{type(language_model).__name__} is fused already")
-    head = _head(language_model)
+    head = lm_head(language_model)
     _check_forward(language_model, active_module(head))
     loss = {
         "label_smoothing": label_smoothing,
@@ -80,19 +144,19 @@ def fuse(
     _check_loss(head_tensors(head)[0], loss)
     if condition is None:
         condition = read_condition(language_model)
-        _compare(language_model, Options(condition, {"backend": backend}, eval_logits=False))
-    become_fused(language_model, Options(condition, loss, eval_logits))
+        _compare(language_model, _Options(condition, {"backend": backend}, eval_logits=False))
+    _become_fused(language_model, _Options(condition, loss, eval_logits))
     return model
 
 
 def unfuse(model: M) -> M:
     """Undoes `fuse`; returns the model. Raises ValueError if it is not fused, or was changed further since."""
-    language_model = _language_model(model)
+    language_model = unwrapped(model)
     if "_fused_from" not in vars(type(language_model)):
         raise ValueError(f"{type(language_model).__name__}: expected the model as `fuse` left it")
     if "forward" in vars(language_model):  # accelerate's, which calls the fused one
         raise ValueError(f"{type(language_model).__name__} has a forward pass of its own: `del model.forward` first")
-    restore(language_model)
+    _restore(language_model)
     return model
 
 
@@ -104,10 +168,10 @@ def read_condition(model: nn.Module) -> Condition:
     Raises:
         ValueError: a model that does something else to these outputs; a model without an LM head or without data.
     """
-    language_model = _language_model(model)
+    language_model = unwrapped(model)
     name = type(language_model).__name__
-    with KnownOutputs(active_module(_head(language_model))) as known:
-        logits = _outputs(language_model).logits
+    with KnownOutputs(active_module(lm_head(language_model))) as known:
+        logits = probe_outputs(language_model).logits
     if known.inputs is None:
         raise ValueError(f"{name}: its logits do not come from the LM head that it names")
     try:
@@ -135,74 +199,111 @@ def _check_loss(weight: Tensor, options: dict[str, Any]) -> None:
         linear_cross_entropy(no_row, weight.detach(), no_target, reduction="sum", **options)
 
 
-def _compare(model: Any, options: Options) -> None:
+def _compare(model: Any, options: _Options) -> None:
     """Raises ValueError unless the fused loss is the model's own: of a few tokens, and of a first token alone, which no
     position predicts."""
-    first = torch.full((_PROBED_TOKENS,), IGNORED)
+    first = torch.full((PROBED_TOKENS,), _IGNORED)
     first[0] = 0
-    for labels in (probe_ids(model, _PROBED_TOKENS), first):
-        output = _outputs(model, labels)
+    for labels in (probe_ids(model, PROBED_TOKENS), first):
+        output = probe_outputs(model, labels)
         own = output.get("loss")
         if own is None:
             raise ValueError(f"{type(model).__name__}: with labels it gives no loss")
-        become_fused(model, options)
+        _become_fused(model, options)
         try:
-            fused = _outputs(model, labels).loss
+            fused = probe_outputs(model, labels).loss
         except ValueError as error:
             raise ValueError(
                 f"{type(model).__name__}: it does not take its loss from its loss_function, or its head's inputs are "
                 f"not those of the next tokens' logits ({error.__cause__})"
             ) from error
         finally:
-            restore(model)
+            _restore(model)
         rtol = rounding(output.logits.dtype)
         if not torch.allclose(fused.double(), own.double(), rtol=rtol, atol=1e-6, equal_nan=True):
             raise ValueError(
-                f"{type(model).__name__}: its own loss of {_PROBED_TOKENS} tokens is {float(own):.6g}, that of its "
+                f"{type(model).__name__}: its own loss of {PROBED_TOKENS} tokens is {float(own):.6g}, that of its "
                 f"head's inputs {float(fused):.6g}: expected a model whose loss is the cross-entropy of the next token"
             )
 
 
-def _outputs(model: Any, labels: Tensor | None = None) -> Any:
-    """What the model gives for a few tokens, in evaluation mode and without a gradient."""
-    name = type(model).__name__
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise ValueError(
-            f"{name} has no data yet (meta device): pass condition=read_condition(small), small being a model with the "
-            "same logit settings"
-        )
-    device = model.get_input_embeddings().weight.device
-    given = {"input_ids": probe_ids(model, _PROBED_TOKENS).to(device)[None], **without_cache(model)}
-    if labels is not None:
-        given["labels"] = labels.to(device)[None]
-    if accepts(model, "return_dict"):
-        given["return_dict"] = True
-    try:
-        with probing(model), torch.no_grad():
-            return model(**given)
-    except Exception as error:  # of the model's own code
-        raise ValueError(f"{name}: a forward pass of {_PROBED_TOKENS} tokens failed: {error}") from error
+class _FusedModel(Fused):
+    _fused_options: _Options | None = None
+    last_row_stats: RowStats | None = None
 
 
-def _language_model(model: Any) -> Any:
-    """The model of transformers under the wrappers of torch.compile, data parallelism and PEFT."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif hasattr(model, "get_base_model"):
-            model = model.get_base_model()
-        elif isinstance(model, nn.Module) and hasattr(model, "module") and not hasattr(model, "config"):
-            model = model.module
+@functools.cache
+def _model_class(base: Any) -> type:
+    """The class of a fused model that was a `base`."""
+    names = [*inspect.signature(base.forward).parameters][1:]  # without self
+    place = names.index("labels") if "labels" in names else len(names)
+
+    @functools.wraps(base.forward)
+    def forward(
+        self: Any,
+        *args: Any,
+        labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | float | None = None,
+        skip_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if len(args) > place:
+            kwargs |= dict(zip(names[: len(args)], args, strict=True))
+            args, labels = (), kwargs.pop("labels")
+        options = self._fused_options
+        if options is None:  # a model that was made of this class, and not by `fuse`
+            given = {"labels": labels, "shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
+            return base.forward(self, *args, **kwargs, **{k: v for k, v in given.items() if v is not None})
+        if kwargs.get("ignore_index", _IGNORED) != _IGNORED:
+            raise ValueError(f"ignore_index is {kwargs['ignore_index']}: a fused model ignores labels of {_IGNORED}")
+        if shift_labels is not None:
+            target = labels = shift_labels
+        elif labels is not None:
+            target = nn.functional.pad(labels, (0, 1), value=_IGNORED)[..., 1:]
         else:
-            return model
+            return _called(self, None, base.forward, *args, **kwargs)
+        keep = not self.training and options.eval_logits if skip_logits is None else not skip_logits
+        call = _Call(options, target, num_items_in_batch, keep)
+        output = _called(self, call, base.forward, *args, labels=labels, **kwargs)
+        if call.loss is None or not call.taken:
+            missed = "call its LM head" if call.loss is None else "take its loss from its loss_function"
+            raise RuntimeError(f"{base.__name__}: with labels its forward pass did not {missed}: unfuse it")
+        self.last_row_stats = call.stats
+        return output
+
+    def loss_function(self: Any) -> Any:
+        return base.loss_function.fget(self) if self._fused_call is None else self._fused_call.take
+
+    def set_loss_function(self: Any, value: Any) -> None:
+        if self._fused_options is not None:
+            raise ValueError(f"{base.__name__} is fused, and would not call another loss_function: unfuse it first")
+        base.loss_function.fset(self, value)
+
+    body = {"forward": forward, "loss_function": property(loss_function, set_loss_function)}
+    return made(base, _FusedModel, _model_class, body)
 
 
-def _head(model: Any) -> nn.Module:
-    """The LM head of a decoder; raises ValueError for a model without."""
-    name = type(model).__name__
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if not isinstance(head, nn.Module):
-        raise ValueError(f"{name} has no LM head: expected a causal language model of transformers")
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ValueError(f"{name} is an encoder-decoder: expected a causal language model")
-    return head
+def _called(model: Any, call: _Call | None, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A forward pass in which model and head serve `call`; that of a pass around it comes back afterwards."""
+    head = fused_head(model)
+    before = model._fused_call, head._fused_call
+    model._fused_call = head._fused_call = call
+    try:
+        return forward(model, *args, **kwargs)
+    finally:
+        model._fused_call, head._fused_call = before
+
+
+def _become_fused(model: Any, options: _Options) -> None:
+    if not isinstance(model, _FusedModel):
+        model.__class__ = _model_class(type(model))
+    model._fused_options = options
+    fused_head(model)
+
+
+def _restore(model: Any) -> None:
+    for module in model.modules():
+        restore_class(module)
+    for name in ("_fused_options", "last_row_stats"):
+        vars(model).pop(name, None)

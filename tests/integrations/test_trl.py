@@ -7,13 +7,12 @@ import inspect
 
 import pytest
 import torch
-from trainers import VOCABULARY, distance, make, weights
+from trainers import distance
 
 pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
 
-from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+import trl_runs
+from transformers import LlamaForCausalLM
 from trl import (
     DistillationConfig,
     DistillationTrainer,
@@ -21,130 +20,158 @@ from trl import (
     DPOTrainer,
     GRPOConfig,
     GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RLOOConfig,
+    RLOOTrainer,
     SFTConfig,
     SFTTrainer,
 )
 from trl.trainer import distillation_trainer, utils
+from trl_runs import conversations, dataset, lora, model, options, tokenizer
 
 from mind_kernels.integrations import trl as fused
 
 
-def words(count: int, generator: torch.Generator) -> str:
-    return " ".join(f"t{int(i)}" for i in torch.randint(4, VOCABULARY, (count,), generator=generator))
-
-
-def dataset(**lengths: int) -> Dataset:
-    """24 rows of random words; all but the prompt begin with a space."""
-    generator = torch.Generator().manual_seed(0)
-    return Dataset.from_list(
-        [
-            {name: " " * (name != "prompt") + words(count, generator) for name, count in lengths.items()}
-            for _ in range(24)
-        ]
+def sft(folder, of=(), rows=None, adapters=None, **training):
+    return SFTTrainer(
+        model(**dict(of)),
+        SFTConfig(**options(folder, **training)),
+        train_dataset=rows or dataset(prompt=4, completion=9),
+        eval_dataset=dataset(4, prompt=4, completion=9),
+        processing_class=tokenizer(),
+        peft_config=None if adapters is None else lora(**adapters),
     )
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A word of the vocabulary is a token."""
-    made = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t3"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    ends = {"pad_token": "t0", "bos_token": "t1", "eos_token": "t2", "unk_token": "t3"}
-    return PreTrainedTokenizerFast(tokenizer_object=made, **ends)
+def dpo(folder, of=(), adapters=None, reference=True, **training):
+    return DPOTrainer(
+        model(**dict(of)),
+        ref_model=model(**dict(of), seed=1) if reference else None,
+        args=DPOConfig(**options(folder, **training)),
+        train_dataset=dataset(prompt=4, chosen=9, rejected=7),
+        processing_class=tokenizer(),
+        peft_config=None if adapters is None else lora(**adapters),
+    )
 
 
-def options(folder, **changes):
-    defaults = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "max_steps": 4,
-        "logging_steps": 1,
-        "learning_rate": 0.1,
-        "optim": "sgd",
-        "report_to": "none",
-        "use_cpu": True,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-    }
-    return defaults | changes
+def kto(folder, **training):
+    rows = dataset(prompt=4, completion=9).add_column("label", [i % 3 > 0 for i in range(24)])
+    arguments = KTOConfig(**options(folder, **training))
+    return KTOTrainer(
+        model(), ref_model=model(seed=1), args=arguments, train_dataset=rows, processing_class=tokenizer()
+    )
 
 
-def sft(folder, family="llama", changes=(), **training):
-    model = make(family, **dict(changes))
-    rows = dataset(prompt=4, completion=9)
-    arguments = SFTConfig(**options(folder, **training))
-    return SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer())
+def reward(completions, **_):
+    return [float(len(completion) % 7) for completion in completions]
 
 
-def dpo(folder, **training):
-    rows = dataset(prompt=4, chosen=9, rejected=7)
-    arguments = DPOConfig(**options(folder, **training))
-    return DPOTrainer(make(), ref_model=make(), args=arguments, train_dataset=rows, processing_class=tokenizer())
+def saved(folder, **changes):
+    """A model that TRL loads again as its reference."""
+    model(**changes).save_pretrained(folder / "model")
+    return LlamaForCausalLM.from_pretrained(folder / "model").train()
 
 
-def grpo(folder, **training):
-    def reward(completions, **_):
-        return [float(len(completion) % 7) for completion in completions]
+def grpo(folder, of=(), adapters=None, reference=False, **training):
+    return GRPOTrainer(
+        saved(folder) if reference else model(**dict(of)),
+        reward,
+        GRPOConfig(**options(folder, num_generations=2, max_completion_length=6, **training)),
+        train_dataset=dataset(prompt=4),
+        processing_class=tokenizer(),
+        peft_config=None if adapters is None else lora(**adapters),
+    )
 
-    arguments = GRPOConfig(**options(folder, num_generations=2, max_completion_length=6, **training))
-    return GRPOTrainer(make(), reward, arguments, train_dataset=dataset(prompt=4), processing_class=tokenizer())
+
+def rloo(folder, **training):
+    arguments = RLOOConfig(**options(folder, num_generations=2, max_completion_length=6, **training))
+    return RLOOTrainer(saved(folder), reward, arguments, train_dataset=dataset(prompt=4), processing_class=tokenizer())
 
 
-def distillation(folder, teacher="mistral", changes=(), **training):
-    torch.manual_seed(1)
-    other = make(teacher, hidden_size=16, **dict(changes))
-    arguments = DistillationConfig(**options(folder, max_completion_length=6, **training))
+def distillation(folder, of=(), teacher=(), adapters=None, **training):
     return DistillationTrainer(
-        model=make(), teacher_model=other, args=arguments, train_dataset=dataset(prompt=4), processing_class=tokenizer()
+        model=model(**dict(of)),
+        teacher_model=model(**{"family": "mistral", "hidden_size": 16, "seed": 1} | dict(teacher)),
+        args=DistillationConfig(**options(folder, max_completion_length=6, **training)),
+        train_dataset=dataset(prompt=4),
+        processing_class=tokenizer(),
+        peft_config=None if adapters is None else lora(**adapters),
     )
 
 
+CAPPED = {"family": "gemma2", "final_logit_softcapping": 3.0}
+SCALED = {"family": "cohere", "logit_scale": 0.5}
+EXPERTS = {"family": "mixtral", "output_router_logits": True}
 CASES = {
     "sft": (sft, {}),
-    "sft, softcap": (sft, {"family": "gemma2", "changes": {"final_logit_softcapping": 3.0}}),
-    "sft, scale": (sft, {"family": "cohere", "changes": {"logit_scale": 0.25}}),
-    "sft, bias": (sft, {"family": "phi"}),
+    "sft, all tokens": (sft, {"completion_only_loss": False}),
+    "sft, answers of conversations": (sft, {"rows": conversations(), "assistant_only_loss": True}),
+    "sft, text": (sft, {"rows": dataset(text=14)}),
+    "sft, softcap": (sft, {"of": CAPPED}),
+    "sft, scale": (sft, {"of": SCALED}),
+    "sft, divisor": (sft, {"of": {"family": "granite", "logits_scaling": 4.0}}),
+    "sft, multiplier": (sft, {"of": {"family": "falcon_h1", "lm_head_multiplier": 0.25}}),
+    "sft, bias": (sft, {"of": {"family": "phi"}}),
+    "sft, tied": (sft, {"of": {"tie_word_embeddings": True}}),
+    "sft, experts": (sft, {"of": EXPERTS, "router_aux_loss_coef": 0.5}),
     "sft, packing": (sft, {"packing": True, "max_length": 32}),
+    "sft, wrapped": (sft, {"packing": True, "packing_strategy": "wrapped", "max_length": 16}),
+    "sft, without padding": (sft, {"padding_free": True, "max_length": None}),
+    "sft, dft": (sft, {"loss_type": "dft"}),
+    "sft, one piece": (sft, {"gradient_accumulation_steps": 1}),
+    "sft, checkpointing": (sft, {"gradient_checkpointing": True}),
+    "sft, evaluation": (sft, {"eval_strategy": "steps", "eval_steps": 2}),
+    "sft, LoRA": (sft, {"adapters": {}}),
+    "sft, LoRA and a copied head": (sft, {"adapters": {"modules_to_save": ["lm_head"]}}),
     "dpo": (dpo, {}),
     "dpo, weighted": (dpo, {"use_weighting": True}),
+    "dpo, losses": (dpo, {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]}),
+    "dpo, ipo": (dpo, {"loss_type": ["ipo"], "of": CAPPED, "use_weighting": True}),
+    "dpo, smoothed": (dpo, {"label_smoothing": 0.1, "loss_type": ["robust"]}),
+    "dpo, reference before": (dpo, {"precompute_ref_log_probs": True}),
+    "dpo, without padding": (dpo, {"padding_free": True}),
+    "dpo, LoRA": (dpo, {"adapters": {}, "reference": False}),
+    "kto": (kto, {}),
+    "kto, apo": (kto, {"loss_type": "apo_zero_unpaired"}),
     "grpo": (grpo, {}),
     "grpo, temperature": (grpo, {"temperature": 0.7}),
+    "grpo, reference": (grpo, {"reference": True, "beta": 0.1}),
+    "grpo, dr_grpo": (grpo, {"loss_type": "dr_grpo"}),
+    "grpo, bnpo": (grpo, {"loss_type": "bnpo"}),
+    "grpo, sequences": (grpo, {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
+    "grpo, uncertain tokens": (grpo, {"top_entropy_quantile": 0.5}),
+    "grpo, entropy": (grpo, {"entropy_coef": 0.1}),
+    "grpo, twice": (grpo, {"num_iterations": 2, "of": SCALED}),
+    "grpo, head in float32": (grpo, {"cast_lm_head_to_fp32": True}),
+    "grpo, LoRA": (grpo, {"adapters": {}, "beta": 0.1}),
+    "rloo": (rloo, {"beta": 0.1}),
     "distillation": (distillation, {}),
     "distillation, forward": (distillation, {"beta": 0.0}),
-    "distillation, reverse": (distillation, {"beta": 1.0}),
-    "distillation, softcap": (distillation, {"teacher": "gemma2", "changes": {"final_logit_softcapping": 3.0}}),
-    "distillation, scale": (distillation, {"teacher": "cohere", "changes": {"logit_scale": 0.25}}),
+    "distillation, between": (distillation, {"beta": 0.5, "temperature": 2.0}),
+    "distillation, softcap": (distillation, {"teacher": CAPPED}),
+    "distillation, scale": (
+        distillation,
+        {"of": SCALED, "teacher": {"family": "granite", "logits_scaling": 2.0}, "beta": 0.3},
+    ),
+    "distillation, LoRA": (distillation, {"adapters": {}}),
 }
-OF_TRL = {"entropy", "mean_token_accuracy", "logits/chosen", "rewards/margins"}
-
-
-def train(make_trainer, folder, context, **options):
-    """The log and the weights after four steps."""
-    with context:
-        torch.manual_seed(0)
-        trainer = make_trainer(folder, **options)
-        trainer.train()
-    return [entry for entry in trainer.state.log_history if "loss" in entry], weights(trainer.model)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_those_of_trl(tmp_path, case, monkeypatch):
-    make_trainer, options = CASES[case]
-    stock, expected = train(make_trainer, tmp_path, contextlib.nullcontext(), **options)
+    make_trainer, changes = CASES[case]
+    expected = trl_runs.train(make_trainer, tmp_path, contextlib.nullcontext(), **changes)
     calls = []
     for name in ("FusedLogProb", "FusedDivergence"):
         function = getattr(fused, name)
         monkeypatch.setattr(function, "apply", counted(function.apply, calls))
-    found, trained = train(make_trainer, tmp_path, fused.fused_losses(), **options)
-    assert len(calls) >= 8, "TRL did not call the fused loss"
-    assert distance(trained, expected) <= 1e-6
-    for own, ours in zip(stock, found, strict=True):
-        assert ours["loss"] == pytest.approx(own["loss"], rel=1e-5, abs=1e-6)
-        assert ours.keys() == own.keys()
-        for name in own.keys() & OF_TRL:
-            assert ours[name] == pytest.approx(own[name], rel=1e-4, abs=1e-5)
+    found = trl_runs.train(make_trainer, tmp_path, fused.fused_losses(), **changes)
+    assert len(calls) >= len(found.losses), "TRL did not call the fused loss"
+    assert (found.losses - expected.losses).abs().max() <= 1e-6 * expected.losses.abs().max()
+    assert distance(found.weights, expected.weights) <= min(1e-6, 1e-2 * distance(expected.weights, expected.before))
+    for own, ours in zip(expected.log, found.log, strict=True):
+        assert ours == pytest.approx(own, rel=1e-4, abs=1e-5)
 
 
 def counted(function, calls):
@@ -179,8 +206,10 @@ def test_another_version_of_trl_is_refused(monkeypatch):
             return hidden
 
     monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Other)
-    with pytest.raises(ImportError, match=r"TRL 1\.\d+.*_ChunkedLogProbFunction takes hidden, weight, extra: expected"):
+    with pytest.raises(
+        ImportError, match=r"trl 1\.\d+.*_ChunkedLogProbFunction.forward takes ctx, hidden, weight, extra: expected"
+    ):
         fused.install()
     monkeypatch.delattr(utils, "_ChunkedLogProbFunction")
-    with pytest.raises(ImportError, match="_ChunkedLogProbFunction takes nothing"), fused.fused_losses():
+    with pytest.raises(ImportError, match="_ChunkedLogProbFunction.forward does not exist"), fused.fused_losses():
         pass

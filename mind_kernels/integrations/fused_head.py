@@ -1,0 +1,97 @@
+"""An LM head that can compute a loss in its own forward pass, where its product would run.
+
+There, whatever surrounds that product applies: autocast, the gathering of sharded weights, gradient synchronization.
+The head changes its class, so that copies and pickles of it are the same and torch.compile sees one forward pass.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from mind_kernels.integrations.head import active_module
+
+
+class HeadCall(Protocol):
+    """One forward pass of a head that computes something else than logits."""
+
+    keep_logits: bool
+    """Whether the logits are wanted too."""
+
+    def compute(self, head: nn.Module, hidden: Tensor) -> Tensor:
+        """In place of the head's product of hidden (..., D); returns what stands for the logits, such as none."""
+        ...
+
+
+class Fused:
+    """A base of all classes that are made here."""
+
+    _fused_from: type
+    _fused_by: Callable[[Any], type]
+    _fused_call: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles name the class that this one was made from: Python finds no other by its name."""
+        return _new, (type(self)._fused_by, self._fused_from), self.__getstate__()
+
+
+def _new(make: Callable[[Any], type], base: type) -> Any:
+    made = make(base)
+    return made.__new__(made)
+
+
+def made(base: type, mark: type, make: Callable[[Any], type], body: dict[str, Any]) -> type:
+    """A class with `body` before `base`, made by `make(base)`, which is found again by its name."""
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    origin = {"_fused_from": base, "_fused_by": staticmethod(make)}
+    return type(base.__name__, (mark, base), {**body, **names, **origin})
+
+
+@functools.cache
+def head_class(base: Any) -> type:
+    """The class of a fused LM head that was a `base`."""
+
+    @functools.wraps(base.forward)
+    def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        call: HeadCall | None = self._fused_call
+        if call is None:
+            return base.forward(self, hidden, *args, **kwargs)
+        more = [*map(repr, args), *(name for name, value in kwargs.items() if value is not None)]
+        if more:  # PEFT's adapter_names, which give each row another weight
+            raise ValueError(f"the LM head was given {', '.join(more)} beside hidden states: unfuse the model for that")
+        logits = call.compute(self, hidden)
+        return base.forward(self, hidden, *args, **kwargs) if call.keep_logits else logits
+
+    return made(base, Fused, head_class, {"forward": forward})
+
+
+def fused_head(model: Any) -> Any:
+    """The module that computes the logits, fused: PEFT may have put a layer around the head, or a copy in its place."""
+    head = active_module(model.get_output_embeddings())
+    if not isinstance(head, Fused):
+        for inner in head.modules():
+            restore_class(inner)
+        head.__class__ = head_class(type(head))
+    return head
+
+
+@contextmanager
+def calling(model: Any, call: HeadCall) -> Iterator[None]:
+    """Inside, a forward pass of the model's LM head is `call.compute`."""
+    head = fused_head(model)
+    before, head._fused_call = head._fused_call, call
+    try:
+        yield
+    finally:
+        head._fused_call = before
+
+
+def restore_class(module: Any) -> None:
+    """The class from before, if the module is fused."""
+    if "_fused_from" in vars(type(module)):
+        vars(module).pop("_fused_call", None)
+        module.__class__ = module._fused_from

@@ -1,0 +1,123 @@
+"""Generalized knowledge distillation by TRL's GKDTrainer, without the logits of student and teacher.
+
+    from mind_kernels.integrations.trl_gkd import FusedGKDTrainer as GKDTrainer
+
+A class of its own, apart from `trl.install()`: TRL's is among its experimental ones, which change in any release, and
+computes its loss from logits in a method, not in a function that could be replaced by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from trl.experimental.gkd import GKDTrainer
+from trl.models import utils
+
+from mind_kernels import Head
+from mind_kernels.integrations.condition import Condition
+from mind_kernels.integrations.fused_head import calling
+from mind_kernels.integrations.head import head_tensors
+from mind_kernels.integrations.probe import without_cache
+from mind_kernels.integrations.signature import expect
+from mind_kernels.integrations.transformers import read_condition
+from mind_kernels.integrations.trl import divergence
+
+_IGNORED = -100
+
+expect("trl", GKDTrainer, "compute_loss", "self", "model", "inputs", "return_outputs", "num_items_in_batch")
+expect(
+    *("trl", GKDTrainer, "generalized_jsd_loss", "student_logits", "teacher_logits"),
+    *("labels", "beta", "temperature", "reduction", "num_items_in_batch"),
+)
+expect(
+    *("trl", utils, "_ForwardRedirection.__call__", "self"),
+    *("wrapper_module", "original_module", "method", "args", "kwargs"),
+)
+
+
+class _Inputs:
+    """A pass through the teacher's head: its inputs are kept in place of its product."""
+
+    keep_logits = False
+    hidden: Tensor
+
+    def compute(self, head: Any, hidden: Tensor) -> Tensor:
+        self.hidden = hidden
+        return _no_logits(hidden, head)
+
+
+class _Divergence:
+    """A pass through the student's head, which computes the sum of the divergences of all rows with a label."""
+
+    loss: Tensor
+
+    def __init__(self, condition: Condition, with_label: Tensor, beta: float, keep_logits: bool) -> None:
+        self.condition, self.with_label, self.beta, self.keep_logits = condition, with_label, beta, keep_logits
+
+    def from_teacher(self, hidden: Tensor, head: Head) -> None:
+        self.known, self.teacher = hidden[:, :-1][self.with_label], head
+
+    def compute(self, head: Any, hidden: Tensor) -> Tensor:
+        student = Head(*head_tensors(head), *self.condition)
+        rows = hidden[:, :-1][self.with_label]
+        self.loss, _ = divergence(rows, student, self.known, self.teacher, self.beta, "sum")
+        return _no_logits(hidden, head)
+
+
+def _no_logits(hidden: Tensor, head: Any) -> Tensor:
+    return hidden.new_empty(*hidden.shape[:-2], 0, head.weight.shape[0])
+
+
+class FusedGKDTrainer(GKDTrainer):
+    """TRL's GKDTrainer, whose loss is computed by `linear_divergence` from hidden states.
+
+    Takes the same arguments. Softcap and scale of student and teacher are read off the models. An evaluation that
+    wants the student's logits gets them, as from TRL's.
+
+    Raises:
+        ValueError: a student or a teacher that `read_condition` or `head_tensors` refuses; it is named.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._conditions = read_condition(self.model), read_condition(self.teacher_model)
+        self._redirected = utils._ForwardRedirection()
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | float | None = None,
+    ) -> Any:
+        """The generalized Jensen-Shannon divergence of the tokens with a label, over their number or
+        `num_items_in_batch`."""
+        of_student, of_teacher = self._conditions
+        with_label = inputs["labels"][:, 1:] != _IGNORED
+        given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        call = _Divergence(of_student, with_label, self.beta, keep_logits=return_outputs)
+        call.from_teacher(*self._teacher(given, of_teacher))
+        student = self.accelerator.unwrap_model(model)
+        # Inside the wrapper's forward pass, for DDP and FSDP to see what the loss depends on.
+        loss, outputs = self._redirected(model, student, self._forward, student, given, call)
+        items = with_label.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        loss = loss / (items.to(loss.device) if isinstance(items, Tensor) else items)
+        return (loss, outputs) if return_outputs else loss
+
+    def _teacher(self, given: dict[str, Tensor], condition: Condition) -> tuple[Tensor, Head]:
+        """The teacher's hidden states (B, T, D') and its head."""
+        teacher, call = self.accelerator.unwrap_model(self.teacher_model), _Inputs()
+        with torch.no_grad(), calling(teacher, call):
+            self.teacher_model.eval()(**given, **without_cache(teacher))
+            tensors = head_tensors(teacher.get_output_embeddings())
+            # What FSDP has divided is gathered; without a gradient that is right.
+            weight, bias = (t.full_tensor() if isinstance(t, DTensor) else t for t in tensors)
+        return call.hidden, Head(weight, bias, *condition)
+
+    def _forward(self, student: Any, given: dict[str, Tensor], call: _Divergence) -> tuple[Tensor, Any]:
+        with calling(student, call):
+            outputs = student.forward(**given, **without_cache(student))
+        return call.loss, outputs

@@ -1,0 +1,103 @@
+"""Whether TRL computes the logits that a model computes.
+
+Without the logits, TRL's trainers take the trunk's last hidden states and the weight of the LM head, and softcap and
+scale from settings whose names they know. A family with a setting of another name, or with a layer in between, would be
+trained on other log-probabilities without a word.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mind_kernels.integrations.condition import Condition, KnownOutputs
+from mind_kernels.integrations.head import active_module
+from mind_kernels.integrations.probe import (
+    PROBED_TOKENS,
+    lm_head,
+    probe_ids,
+    probe_outputs,
+    probing,
+    rounding,
+    unwrapped,
+)
+
+_REMEDY = "train it with transformers' Trainer and `fuse`, which reads them off the model"
+
+
+def check_logits(model: nn.Module) -> None:
+    """Raises ValueError unless TRL hands to its loss what gives the model's own logits.
+
+    Shown by two forward passes of a few tokens. A model without data (meta device, ZeRO-3) is left alone.
+    """
+    model = unwrapped(model)
+    if any(parameter.is_meta or hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return
+    name = type(model).__name__
+    with KnownOutputs(active_module(lm_head(model))) as known:
+        logits = probe_outputs(model).logits
+    hidden, taken = _taken_by_trl(model)
+    try:
+        own = Condition.of(logits)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    given = None if known.inputs is None else known.inputs[:, :-1].flatten(0, -2)
+    factor = _factor(given, hidden)
+    if factor is None:
+        raise ValueError(
+            f"{name}: TRL computes its logits from the last hidden states, and the model's LM head is given others: "
+            f"{_REMEDY}"
+        )
+    own = own.behind(factor)
+    if not torch.allclose(_numbers(taken), _numbers(own), rtol=1e-3):
+        raise ValueError(
+            f"{name}: TRL computes its logits with {_words(taken)}, the model with {_words(own)}: {_REMEDY}"
+        )
+
+
+def _factor(given: Tensor | None, hidden: Tensor) -> float | None:
+    """The number that makes the head's inputs of the hidden states; None if there is none."""
+    if given is None or given.shape != hidden.shape:
+        return None
+    factor = float((given.float() * hidden.float()).sum() / hidden.float().square().sum())
+    close = rounding(hidden.dtype)
+    return factor if factor > 0 and torch.allclose(given, factor * hidden, rtol=close, atol=close) else None
+
+
+def _taken_by_trl(model: Any) -> tuple[Tensor, Condition]:
+    """The hidden states of a few tokens, softcap and temperature with which TRL calls its function for a model."""
+    from trl.trainer import utils
+
+    function, calls = utils._ChunkedLogProbFunction, []
+
+    class Recorder:
+        @staticmethod
+        def apply(*arguments: Any) -> Any:
+            calls.append(arguments)
+            return function.apply(*arguments)
+
+    alike = copy.copy(model)  # TRL sets its forward pass on the instance
+    utils.add_fused_lm_head(alike)
+    ids = probe_ids(model, PROBED_TOKENS).to(model.get_input_embeddings().weight.device)[None]
+    utils._ChunkedLogProbFunction = Recorder
+    try:
+        with probing(model), torch.no_grad():
+            alike(input_ids=ids, labels=ids, fused_lm_head=True)
+    finally:
+        utils._ChunkedLogProbFunction = function
+    ((hidden, *_, softcap, scale, _),) = calls
+    return hidden, Condition(None if softcap is None else softcap / scale, 1 / scale)
+
+
+def _numbers(condition: Condition) -> Tensor:
+    return torch.tensor([condition.softcap or math.inf, condition.temperature])
+
+
+def _words(condition: Condition) -> str:
+    scale = 1 / condition.temperature
+    softcap = "no softcap" if condition.softcap is None else f"softcap {condition.softcap * scale:g}"
+    return f"scale {scale:g} and {softcap}"
