@@ -21,7 +21,7 @@ BENCHES := $(filter-out __init__ command measure real_rows sparse_training datas
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test coverage lint format bench install-matrix integrations asan tsan debug fuzz clean
+.PHONY: help train test coverage lint format bench install-matrix integrations hub asan tsan debug fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -55,7 +55,11 @@ bench: $(VENV)/.test-ready $(VENV)/.student-ready  ## every benchmark, half an h
 install-matrix: $(VENV)/.test-ready  ## install in every way, each in a fresh environment (ARGS=--quick: three ways)
 	$(BIN)/python tests/install_matrix.py $(ARGS)
 
-integrations: $(VENV)/.test-ready  ## train with axolotl, LLaMA-Factory, torchtitan and verl, each in a fresh environment (ARGS="verl torchtitan": these)
+hub: $(VENV)/.run-ready  ## the losses as a repository for Hugging Face's `kernels` in build/hub (ARGS="--compile cpu cuda": compiled too)
+	rm -rf build/hub
+	$(BIN)/python -m build_tools.hub build/hub $(ARGS)
+
+integrations: $(VENV)/.test-ready  ## run axolotl, LLaMA-Factory, torchtitan, verl and kernels, each in a fresh environment (ARGS="verl torchtitan": these)
 	$(BIN)/python tests/integrations/clients/run.py $(ARGS)
 
 asan: $(VENV)/.test-ready  ## the tests of backend cpp under AddressSanitizer and UndefinedBehaviorSanitizer

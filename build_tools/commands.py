@@ -17,11 +17,13 @@ class BuildExtensions(build_ext):
     user_options = [
         *build_ext.user_options,
         ("variant=", None, f"one of {', '.join(libraries.VARIANTS)}; another than the first is the CPU library alone"),
+        ("namespace=", None, "of the operators, for a library that is loaded beside others (build_tools/hub.py)"),
     ]
 
     def initialize_options(self) -> None:
         super().initialize_options()
         self.variant = "release"
+        self.namespace = "mind_kernels"
 
     def finalize_options(self) -> None:
         if self.variant not in libraries.VARIANTS:
@@ -43,7 +45,7 @@ class BuildExtensions(build_ext):
         try:
             if extension.name not in MODES[mode_name()].tried:
                 raise NotBuilt(f"MIND_KERNELS_BUILD is {mode_name()!r}")
-            recipe = libraries.recipe(extension.name, extension.sources, self.variant)
+            recipe = libraries.recipe(extension.name, extension.sources, self.variant, self.namespace)
             built = incremental.build(recipe.library, self.objects / self.variant / extension.name, max_jobs())
         except NotBuilt as error:
             for file in files:  # an earlier build's: of older source, not to be packed or imported any more

@@ -64,7 +64,8 @@ def measure(
     processes: int = 2,
     objects: Path | None = None,
 ) -> list[Usage]:
-    """Compiles every file for every architecture; the object files stay in the folder `objects`, where it is given."""
+    """Compiles every file for every architecture. What nvcc makes stays in the folder `objects`, where it is given: the
+    object of each file, and PTX such as rows.compute_90a.ptx."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(processes) as pool:
         largest_first = sorted(files, key=lambda file: -file.stat().st_size)
         parts = pool.map(lambda file: _measure_one(file, architectures, nvcc, objects or Path(folder)), largest_first)
@@ -73,7 +74,8 @@ def measure(
 
 def _measure_one(file: Path, architectures: Sequence[str], nvcc: str, folder: Path) -> list[Usage]:
     codes = [f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in architectures]
-    command = [nvcc, *FLAGS, *codes, "-Xptxas=-v", "-c", str(file), "-o", str(folder / f"{file.stem}.o")]
+    kept = ["--keep", f"--keep-dir={folder}"]
+    command = [nvcc, *FLAGS, *codes, "-Xptxas=-v", *kept, "-c", str(file), "-o", str(folder / f"{file.stem}.o")]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise CompileError(f"{' '.join(command)}\n{result.stdout}{result.stderr}")

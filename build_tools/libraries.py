@@ -47,11 +47,11 @@ class Recipe:
     facts: dict[str, Any] = field(default_factory=dict)  # for the record of the build
 
 
-def recipe(module: str, sources: list[str], variant: str = "release") -> Recipe:
+def recipe(module: str, sources: list[str], variant: str = "release", namespace: str = "mind_kernels") -> Recipe:
     """Raises NotBuilt where a tool or header that the library needs is missing."""
     if module == CPP:
-        return _cpp(sources, variant)
-    return _cuda(sources) if module == CUDA else _packer(sources)
+        return _cpp(sources, variant, namespace)
+    return _cuda(sources, namespace) if module == CUDA else _packer(sources)
 
 
 def capabilities(machine: str) -> dict[str, tuple[str, ...]]:
@@ -59,7 +59,7 @@ def capabilities(machine: str) -> dict[str, tuple[str, ...]]:
     return CAPABILITIES if machine.startswith("x86_64") else {"baseline": ()}
 
 
-def _cpp(sources: list[str], variant: str) -> Recipe:
+def _cpp(sources: list[str], variant: str, namespace: str) -> Recipe:
     compiler, torch = toolchain.find_compiler(), toolchain.find_torch()
     sets = capabilities(compiler.machine)
     flags = ("-std=c++20", *VARIANTS[variant], *COMMON, *STABLE, *_cxxflags())
@@ -73,7 +73,8 @@ def _cpp(sources: list[str], variant: str) -> Recipe:
                 for name, extra in sets.items()
             ]
         else:
-            translations.append(Translation(source, (*command, *dispatch), includes))
+            extra = (*dispatch, *_registration(source, f"{namespace}_cpp"))
+            translations.append(Translation(source, (*command, *extra), includes))
     library = Library(
         CPP,
         tuple(translations),
@@ -96,7 +97,7 @@ def _packer(sources: list[str]) -> Recipe:
     return Recipe(library, {"flags": list(flags)})
 
 
-def _cuda(sources: list[str]) -> Recipe:
+def _cuda(sources: list[str], namespace: str) -> Recipe:
     nvcc = toolchain.find_nvcc()  # first: of what may be missing, the likeliest
     compiler, torch = toolchain.find_compiler(), toolchain.find_torch()
     if not (torch.cuda or MODES[mode_name()].asks_for_cuda):
@@ -117,7 +118,7 @@ def _cuda(sources: list[str]) -> Recipe:
     translations = tuple(
         Translation(source, device, threads)
         if source.endswith(".cu")
-        else Translation(source, command, _includes(torch))
+        else Translation(source, (*command, *_registration(source, f"{namespace}_cuda")), _includes(torch))
         for source in sources
     )
     # libtorch_cuda.so has the current stream. A CPU build of torch lacks it, and such a build's headers serve too:
@@ -146,6 +147,11 @@ def _cuda(sources: list[str]) -> Recipe:
         library,
         {"architectures": names, "nvcc": nvcc.version, "torch_headers": torch.version, "flags": list(device_flags)},
     )
+
+
+def _registration(source: str, namespace: str) -> tuple[str, ...]:
+    """For the one source that registers the operators."""
+    return (f"-DMIND_NAMESPACE={namespace}",) if os.path.basename(source) == "binding.cpp" else ()
 
 
 def _cudart_folder(nvcc: toolchain.Nvcc) -> Path:

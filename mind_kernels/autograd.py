@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mind_kernels import derivatives
 from mind_kernels.head import Gradients, HeadGradients
+from mind_kernels.namespace import NAMESPACE
 from mind_kernels.records import Layout
 from mind_kernels.row_chunks import chunks, gradient_dtype, rows_per_block
 
@@ -52,7 +53,7 @@ class Operator(Generic[Takes, Gives]):
         """Defines the operator.
 
         Args:
-            name: such as "mind_kernels::linear_cross_entropy".
+            name: such as "linear_cross_entropy", in the namespace of namespace.py.
             takes: the record of its arguments.
             gives: the record of its outputs, tensors all.
             run: computes the outputs, and the gradients of hidden, weight and bias as far as they are needed.
@@ -74,11 +75,11 @@ class Operator(Generic[Takes, Gives]):
         arguments = ", ".join(map(" ".join, zip(kinds, names, strict=True)))
         self._outputs = (*self._gives.leaves, *_GRADIENTS)
         schema = f"({arguments}, bool[] needs) -> ({', '.join('Tensor' for _ in self._outputs)})"
-        definition = torch.library.custom_op(name, self._forward, mutates_args=(), schema=schema)
+        definition = torch.library.custom_op(f"{NAMESPACE}::{name}", self._forward, mutates_args=(), schema=schema)
         definition.register_fake(self._forward_fake)
         definition.register_autograd(self._backward, setup_context=self._setup_context)
-        namespace, _, self._name = name.partition("::")
-        self.overload = getattr(getattr(torch.ops, namespace), self._name).default
+        self._name = name
+        self.overload = getattr(getattr(torch.ops, NAMESPACE), name).default
 
     def __call__(self, arguments: Takes) -> Gives:
         flat = self.flat(arguments)

@@ -113,8 +113,8 @@ def _triton() -> Availability:
     return Availability(True)
 
 
-_ROWS, _GROUPS = "mind_kernels.linear_cross_entropy", "mind_kernels.linear_pairwise_jsd"
-_DIVERGENCES = "mind_kernels.linear_divergence"
+_ROWS, _GROUPS = f"{__package__}.linear_cross_entropy", f"{__package__}.linear_pairwise_jsd"
+_DIVERGENCES = f"{__package__}.linear_divergence"
 
 BACKENDS = {
     backend.name: backend
@@ -133,7 +133,7 @@ BACKENDS = {
                 "linear_pairwise_jsd": f"{_GROUPS}.backend_torch",
                 "linear_mind_loss": f"{_GROUPS}.backend_torch",
                 "linear_divergence": f"{_DIVERGENCES}.backend_torch",
-                "linear_top_k": "mind_kernels.linear_top_k.backend_torch",
+                "linear_top_k": f"{__package__}.linear_top_k.backend_torch",
             },
             float64=True,
             summary="plain PyTorch in chunks of rows, which never allocates N x V",

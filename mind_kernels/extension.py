@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from mind_kernels.namespace import NAMESPACE
+
 T = TypeVar("T")
 OLDEST_TORCH = (2, 11)  # whose stable ABI the libraries use
 # Those that this package, its build and its tests read.
@@ -71,7 +73,11 @@ def operators(library: str) -> Any:
     reason = unavailable(library)
     if reason:
         raise RuntimeError(f"mind_kernels._{library}: {reason}; {remedy(library)}")
-    return getattr(torch.ops, f"mind_kernels_{library}")
+    return getattr(torch.ops, f"{NAMESPACE}_{library}")
+
+
+def _module(library: str) -> str:
+    return f"{__package__}._{library}"
 
 
 def capability() -> str:
@@ -79,7 +85,7 @@ def capability() -> str:
 
     The library "cpp" must be available.
     """
-    return sys.modules["mind_kernels._cpp"].capability()
+    return sys.modules[_module("cpp")].capability()
 
 
 def use_capability(name: str) -> None:
@@ -87,7 +93,7 @@ def use_capability(name: str) -> None:
 
     RuntimeError if this processor does not have it. The library "cpp" must be available.
     """
-    sys.modules["mind_kernels._cpp"].use_capability(name)
+    sys.modules[_module("cpp")].use_capability(name)
 
 
 @functools.cache
@@ -137,7 +143,7 @@ def _problem(library: str) -> tuple[str, str]:
     if not file.is_file():
         return _not_built(library)
     try:
-        _load(f"mind_kernels._{library}", file)
+        _load(_module(library), file)
     except ImportError as error:
         if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < OLDEST_TORCH:
             oldest = ".".join(map(str, OLDEST_TORCH))

@@ -217,3 +217,11 @@ def test_a_capability_that_the_processor_lacks_is_told(tmp_path):
         pytest.skip(extension.unavailable("cpp"))
     report = json.loads(command("--json", MIND_KERNELS_CPU_CAPABILITY="mmx"))
     assert report["versions"]["CPU kernels in use"].startswith("none: MIND_KERNELS_CPU_CAPABILITY is 'mmx'")
+
+
+def test_importing_the_package_does_not_import_dynamo():
+    """It takes a second or two on top of torch's own import."""
+    code = "import torch, sys; assert 'torch._dynamo' not in sys.modules, 'torch itself'; import mind_kernels; "
+    code += "print([name for name in sys.modules if name.startswith('torch._dynamo')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

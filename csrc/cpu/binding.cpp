@@ -5,9 +5,10 @@
 #include "../operators.h"
 #include "kernels.h"
 
-STABLE_TORCH_LIBRARY(mind_kernels_cpp, library) { mind::define_operators(library); }
-
-STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cpp, CPU, library) { mind::implement_operators(library); }
+#ifndef MIND_NAMESPACE
+#define MIND_NAMESPACE mind_kernels_cpp
+#endif
+MIND_REGISTER(MIND_NAMESPACE, CPU)
 
 namespace {
 

@@ -4,9 +4,10 @@
 
 #include "../operators.h"
 
-STABLE_TORCH_LIBRARY(mind_kernels_cuda, library) { mind::define_operators(library); }
-
-STABLE_TORCH_LIBRARY_IMPL(mind_kernels_cuda, CUDA, library) { mind::implement_operators(library); }
+#ifndef MIND_NAMESPACE
+#define MIND_NAMESPACE mind_kernels_cuda
+#endif
+MIND_REGISTER(MIND_NAMESPACE, CUDA)
 
 namespace {
 

@@ -193,7 +193,7 @@ def _recompute(a: RowArguments, upstream: RowOutputs) -> RowArguments:
 
 
 operator = Operator(
-    "mind_kernels::linear_cross_entropy",
+    "linear_cross_entropy",
     RowArguments,
     RowOutputs,
     run=_run,

@@ -257,7 +257,7 @@ def _recompute(a: DivergenceArguments, upstream: DivergenceOutputs) -> Divergenc
 
 
 operator = Operator(
-    "mind_kernels::linear_divergence",
+    "linear_divergence",
     DivergenceArguments,
     DivergenceOutputs,
     run=_run,

@@ -156,7 +156,7 @@ def _fake(a: LogProbArguments) -> LogProbOutputs:
 
 
 operator = Operator(
-    "mind_kernels::linear_log_prob",
+    "linear_log_prob",
     LogProbArguments,
     LogProbOutputs,
     run=_run,

@@ -220,6 +220,4 @@ def _fake(a: MindArguments) -> MindOutputs:
     return MindOutputs(loss, cross_entropy, consistency, terms, segments, divergence)
 
 
-operator = Operator(
-    "mind_kernels::linear_mind_loss", MindArguments, MindOutputs, run=_run, fake=_fake, head="spec.head"
-)
+operator = Operator("linear_mind_loss", MindArguments, MindOutputs, run=_run, fake=_fake, head="spec.head")

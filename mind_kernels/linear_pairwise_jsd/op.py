@@ -144,4 +144,4 @@ def _fake(a: GroupArguments) -> GroupOutputs:
     return GroupOutputs(a.hidden.new_empty((), dtype=dtype), divergence)
 
 
-operator = Operator("mind_kernels::linear_pairwise_jsd", GroupArguments, GroupOutputs, run=_run, fake=_fake)
+operator = Operator("linear_pairwise_jsd", GroupArguments, GroupOutputs, run=_run, fake=_fake)

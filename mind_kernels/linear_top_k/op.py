@@ -71,6 +71,4 @@ def _fake(a: TopKArguments) -> TopK:
     return TopK(torch.empty_like(log_prob, dtype=torch.int64), log_prob, a.hidden.new_empty(rows, dtype=dtype))
 
 
-operator = Operator(
-    "mind_kernels::linear_top_k", TopKArguments, TopK, run=_run, fake=_fake, differentiable=("log_prob", "lse")
-)
+operator = Operator("linear_top_k", TopKArguments, TopK, run=_run, fake=_fake, differentiable=("log_prob", "lse"))

@@ -19,6 +19,4 @@ AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard)
 AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return AOTI_TORCH_SUCCESS; }
 }
 
-STABLE_TORCH_LIBRARY(mind_kernels_emulated, library) { mind::define_operators(library); }
-
-STABLE_TORCH_LIBRARY_IMPL(mind_kernels_emulated, CPU, library) { mind::implement_operators(library); }
+MIND_REGISTER(mind_kernels_emulated, CPU)
