@@ -142,7 +142,8 @@ def step(model, train: bool, **given):
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def check(family: str) -> None:
+def check(family: str) -> str:
+    """The outcome, which is as the lists above say."""
     line = outcome(family)
     if family in NOT_BUILT:
         assert re.match(f"not built: .*{NOT_BUILT[family]}", line), line
@@ -150,6 +151,7 @@ def check(family: str) -> None:
         assert re.match(f"refused: .*{REFUSED[family]}", line), line
     else:
         assert line.startswith("right: "), line
+    return line
 
 
 @pytest.mark.parametrize("family", TELLING)
@@ -160,5 +162,6 @@ def test_some_families(family):
 @needs_time
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ALL)
-def test_all_families(family):
-    check(family)
+def test_all_families(record, family):
+    if check(family).startswith("right"):
+        record("transformers", "2", f"families of causal language models, {family}")

@@ -25,16 +25,22 @@ CASES = {
 }
 
 
+def check(record, case, found, expected, before):
+    """That a run is the stock one, given losses and weights of both, and the weights before; it is recorded."""
+    loss, moved = (distance(*pair) for pair in zip(found, expected, strict=True))
+    record("transformers", "2", f"Trainer, {case}", loss=loss, weights=moved)
+    assert loss <= 1e-6 and moved <= 1e-6
+    assert distance(before, expected[1]) > 1e-3, "nothing was trained"
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_steps_are_those_of_the_stock_loss(tmp_path, case):
+def test_steps_are_those_of_the_stock_loss(tmp_path, record, case):
     options, training = CASES[case]
     stock = make(**options)
     fused = fuse(copy.deepcopy(stock))
     before = weights(stock)
     expected, found = (train(model, tmp_path, **training) for model in (stock, fused))
-    assert distance(found[0], expected[0]) <= 1e-6
-    assert distance(found[1], expected[1]) <= 1e-6
-    assert distance(before, expected[1]) > 1e-3, "nothing was trained"
+    check(record, case, found, expected, before)
 
 
 def adapted(model, fuse_first, **options):
@@ -55,14 +61,12 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("fuse_first", [True, False])
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_adapters(tmp_path, name, fuse_first):
+def test_adapters(tmp_path, record, name, fuse_first):
     model = adapted(make(), fuse_first, **ADAPTERS[name])
     stock = unfuse(copy.deepcopy(model))
     before = weights(stock)
     expected, found = (train(each, tmp_path, optim="sgd") for each in (stock, model))
-    assert distance(found[0], expected[0]) <= 1e-6
-    assert distance(found[1], expected[1]) <= 1e-6
-    assert distance(before, expected[1]) > 1e-3, "nothing was trained"
+    check(record, f"LoRA {name}, {'after' if fuse_first else 'before'} fuse", found, expected, before)
     head = model.get_base_model().get_output_embeddings()
     trained = [p for p in head.parameters() if p.requires_grad]
     assert all(p.grad is None for p in trained) and (bool(trained) == (name != "of the trunk"))  # zeroed by the Trainer

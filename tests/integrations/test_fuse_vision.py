@@ -91,7 +91,7 @@ def prompt() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", [llava, gemma3, paligemma, qwen2_vl, smolvlm, idefics3])
-def test_images_and_words(family):
+def test_images_and_words(record, family):
     name, options, pictures = family()
     torch.manual_seed(0)
     stock = AutoModelForImageTextToText.from_config(CONFIG_MAPPING[name](**options)).train()
@@ -106,6 +106,7 @@ def test_images_and_words(family):
     assert_as_stock(fused, stock, **given)
     assert any(p.grad is not None and p.grad.any() for n, p in fused.named_parameters() if "vis" in n)
     assert fused(**given).logits.shape == (2, 0, VOCABULARY)
+    record("transformers", "2", f"models that read images, {name}")
 
 
 def vision_encoder_decoder():
