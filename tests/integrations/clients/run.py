@@ -25,7 +25,9 @@ import results_table
 ROOT = Path(__file__).resolve().parents[3]
 TESTS = Path(__file__).resolve().parents[1]
 HERE = {
-    "transformers": [f"test_fuse_{name}.py" for name in ("trainer", "processes", "vision", "smollm2", "families")],
+    "transformers": [
+        f"test_fuse_{name}.py" for name in ("trainer", "processes", "compiled", "vision", "smollm2", "families")
+    ],
     "accelerate": ["test_accelerate.py"],
     "trl": ["test_trl.py", "test_trl_gkd.py"],
 }
