@@ -8,8 +8,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-runs/bench}
-TESTS=${TESTS:-cuda backend linear_cross_entropy sparse_gradient linear_log_prob linear_pairwise_jsd linear_mind_loss \
-    linear_divergence linear_divergence_contract operations row_kernels gather_rows group_kernels divergence_kernels triton_rows \
+TESTS=${TESTS:-cuda backend linear_cross_entropy sparse_gradient linear_log_prob listed_log_prob extra_stats linear_pairwise_jsd \
+    linear_mind_loss linear_divergence linear_divergence_contract operations row_kernels gather_rows group_kernels divergence_kernels triton_rows \
     triton_stream triton_pairs triton_math prompt_sharing}
 BENCHES=${BENCHES:-row_kernels linear_pairwise_jsd linear_mind_loss train_step linear_cross_entropy}
 MINUTES=${MINUTES:-4}

@@ -20,7 +20,7 @@ REDUCTIONS = ("mean", "sum", "none")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HELD = {"weight": "weight", "bias": "bias", "hidden": "last_hidden_state"}
 """What is given for an argument where its owner is: model.lm_head for model.lm_head.weight."""
-_OPTIONAL = ("bias", "teacher_bias", "mask", "segment")
+_OPTIONAL = ("bias", "teacher_bias", "teacher_mask", "mask", "segment")
 
 
 def tensors(**arguments: Tensor | None) -> None:
@@ -158,7 +158,7 @@ def head_arguments(hidden: Tensor, head: Head, meaning: str, owner: str = "") ->
     if bias is not None:
         shape(f"{owner}bias", bias, (weight.shape[0],), "(V,)")
     positive(f"{owner}softcap", head.softcap)
-    positive("temperature", head.temperature)
+    positive(f"{owner}temperature", head.temperature)
     return hidden, head
 
 
@@ -170,11 +170,9 @@ def row_arguments(
     num_segments: int | None,
 ) -> None:
     """Checks target, row_weight and segment, all (...), against hidden (..., D)."""
-    tensors(target=target, segment=segment)
+    target_argument(target, hidden)
+    tensors(segment=segment)
     rows = tuple(hidden.shape[:-1])
-    shape("target", target, rows, row_meaning(hidden))
-    integers("target", target)
-    device("target", target, hidden, or_cpu=True)
     row_weight_argument(row_weight, hidden)
     if (segment is None) != (num_segments is None):
         raise ValueError("segment and num_segments: expected both or neither")
@@ -186,6 +184,18 @@ def row_arguments(
         integer("num_segments", num_segments)
         if num_segments < 1:
             raise ValueError(f"num_segments is {num_segments}: expected at least 1")
+
+
+def target_argument(target: Tensor, hidden: Tensor, *, listed: bool = False) -> None:
+    """Checks target (...), or if `listed` (..., K), against hidden (..., D)."""
+    tensors(target=target)
+    rows = tuple(hidden.shape[:-1])
+    if listed:
+        shape("target", target, (*rows, max(1, target.shape[-1])), row_meaning(hidden, "K"))
+    else:
+        shape("target", target, rows, row_meaning(hidden))
+    integers("target", target)
+    device("target", target, hidden, or_cpu=True)
 
 
 def row_weight_argument(row_weight: Tensor | None, hidden: Tensor) -> None:
@@ -249,8 +259,6 @@ def row_values(target: Tensor, ignore_index: int, vocabulary: int, segment: Tens
 
 
 def _worst(tensor: Tensor, inside: Tensor) -> str:
-    tensor, inside = _under_transforms(tensor), _under_transforms(inside)
-    if not _readable(inside) or inside.dim() != 1 or bool(inside.all()):
-        return ""
-    row = int((~inside).nonzero()[0])
-    return f", got {int(tensor[row])} in row {row}"
+    if inside is not _under_transforms(inside) or not _readable(inside) or bool(inside.all()):
+        return ""  # under vmap the first dimension may be that of the examples
+    return f", got {int(tensor[~inside][0])} in row {int((~inside).nonzero()[0, 0])}"

@@ -81,6 +81,15 @@ class Entries:
     values: Tensor  # (entries,), accumulation dtype
     kept_sum: Tensor  # (n,), the sum over them of d(loss) / dz, without a uniform part (see `RowWeights.coefficients`)
 
+    def put_at(self, columns: Tensor, values: Tensor) -> None:
+        """Puts values (n,) in the place of the rows' entries in these columns (n,), which are kept.
+
+        `kept_sum` stays, as the sum over all entries may: only their difference is used.
+        """
+        rows = torch.arange(len(columns), device=columns.device)
+        rows = torch.repeat_interleave(rows, self.counts, output_size=self.columns.numel())
+        self.values.copy_(torch.where(self.columns == columns[rows], values[rows], self.values))
+
 
 class SparseGradient:
     """Collects the kept entries of many chunks and adds their dH, dW and db to a HeadGradients."""

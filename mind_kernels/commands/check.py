@@ -54,6 +54,14 @@ def _log_prob(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Tensor:
     return (c["row_weight"] * (0.1 * found.entropy - found.log_prob)).sum()
 
 
+def _listed(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Tensor:
+    """Of two ids per row, at a temperature per row."""
+    ids = torch.stack([c["target"], c["target"].clamp(min=0) // 2], 1)
+    options = {"temperature": head.temperature * (0.5 + c["row_weight"]), "bias": head.bias, "softcap": head.softcap}
+    found = linear_log_prob(hidden, head.weight, ids, **options, backend=backend)
+    return (c["row_weight"] * (0.01 * found.lse.square() - found.log_prob.sum(1))).sum()
+
+
 def _divergence(kind: str) -> Callable[[Tensor, Head, Inputs, str], Tensor]:
     def loss(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Tensor:
         teacher = Head(c["teacher_weight"], temperature=head.temperature)
@@ -79,6 +87,7 @@ def _joint(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Tensor:
 CASES = {
     "cross-entropy": Case("linear_cross_entropy", _cross_entropy),
     "log-probability": Case("linear_cross_entropy", _log_prob),
+    "ids and lse": Case("linear_cross_entropy", _listed),
     "forward KL": Case("linear_divergence", _divergence("forward_kl")),
     "reverse KL": Case("linear_divergence", _divergence("reverse_kl")),
     "JSD of a teacher": Case("linear_divergence", _divergence("jsd")),

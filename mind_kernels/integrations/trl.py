@@ -16,10 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mind_kernels import DivergenceStats, Head, linear_cross_entropy, linear_divergence, linear_log_prob
+from mind_kernels import DivergenceStats, Head, linear_divergence, linear_log_prob
 from mind_kernels.integrations.signature import expect
 from mind_kernels.integrations.trl_logits import check_logits
 
@@ -41,22 +40,14 @@ class FusedLogProb:
     ) -> tuple[Tensor | None, ...]:
         """Log-probability, entropy, log sum_v p_v^2, mean logit and whether the target is the likeliest token, (N,)
         each; None for one that `outputs` does not name. The first two are differentiable.
-
-        The mean logit under a softcap and log sum_v p_v^2 take a pass over the logits each.
         """
-        head = _head(hidden, weight, bias, final_logit_softcapping, logit_scale, temperature)
-        rows, stats = linear_log_prob(hidden, head, targets, return_stats=True)
-        mean = squares = None
-        with torch.no_grad():
-            if "mean_logits" in outputs:  # a loss with full label smoothing is lse - mean z
-                smooth = linear_cross_entropy(hidden, head, targets, label_smoothing=1.0, reduction="none")
-                mean = stats.lse - smooth
-            if "log_sum_sq_probs" in outputs:  # log sum exp 2z - 2 log sum exp z
-                doubled = Head(head.weight, head.bias, head.softcap, head.temperature / 2)
-                _, twice = linear_log_prob(hidden, doubled, targets, return_stats=True)
-                squares = twice.lse - 2 * stats.lse
+        head = head_of(hidden, weight, bias, final_logit_softcapping, logit_scale, temperature)
+        names = {"mean_logits": "mean_logit", "log_sum_sq_probs": "log_sum_sq"}
+        extra = [ours for theirs, ours in names.items() if theirs in outputs]
+        rows, stats = linear_log_prob(hidden, head, targets, return_stats=True, extra_stats=extra)
         entropy = rows.entropy if "entropy" in outputs else None
-        return rows.log_prob, entropy, squares, mean, stats.correct if "is_top1" in outputs else None
+        correct = stats.correct if "is_top1" in outputs else None
+        return rows.log_prob, entropy, stats.log_sum_sq, stats.mean_logit, correct
 
 
 class FusedDivergence:
@@ -79,11 +70,11 @@ class FusedDivergence:
     ) -> tuple[Tensor, Tensor]:
         """The divergence, differentiable, and the student's entropy, (N,) each: forward KL for beta 0, reverse KL for
         1, else the generalized Jensen-Shannon divergence."""
-        student = _head(
+        student = head_of(
             *(student_hidden, student_weight, student_bias),
             *(student_final_logit_softcapping, student_logit_scale, temperature),
         )
-        teacher = _head(
+        teacher = head_of(
             *(teacher_hidden, teacher_weight, teacher_bias),
             *(teacher_final_logit_softcapping, teacher_logit_scale, temperature),
         )
@@ -100,28 +91,23 @@ def divergence(
     reduction: str,
 ) -> tuple[Tensor, DivergenceStats]:
     """TRL's divergence for a `beta` in [0, 1], differentiable in the student alone, and its statistics per row."""
-    known, constant = _at_temperature(student.temperature, teacher_hidden.detach(), teacher)
-    kind = {0.0: "forward_kl", 1.0: "reverse_kl"}.get(float(beta), "jsd")
+    # The teacher's parameters may want a gradient, which TRL leaves out as well.
+    bias = None if teacher.bias is None else teacher.bias.detach()
     return linear_divergence(
         hidden,
         student,
-        known,
-        constant,
-        kind=kind,
-        beta=beta if kind == "jsd" else None,
+        teacher_hidden.detach(),
+        Head(teacher.weight.detach(), bias, teacher.softcap, teacher.temperature),
+        **kind_of(beta),
         reduction=reduction,
         return_stats=True,
     )
 
 
-def _at_temperature(temperature: float, hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
-    """Hidden states and a head of this temperature that give the same logits, without a gradient: one temperature
-    serves both sides of a divergence, and models scale their logits differently."""
-    weight, bias, factor = head.weight.detach(), head.bias, temperature / head.temperature
-    if factor == 1.0:
-        return hidden, Head(weight, None if bias is None else bias.detach(), head.softcap, temperature)
-    softcap = None if head.softcap is None else head.softcap * factor
-    return hidden * factor, Head(weight, None if bias is None else bias.detach() * factor, softcap, temperature)
+def kind_of(beta: float) -> dict[str, Any]:
+    """The arguments `kind` and `beta` of `linear_divergence` for TRL's beta in [0, 1]."""
+    ends = {0.0: "forward_kl", 1.0: "reverse_kl"}
+    return {"kind": ends[float(beta)]} if float(beta) in ends else {"kind": "jsd", "beta": float(beta)}
 
 
 def install() -> None:
@@ -173,10 +159,10 @@ def _places() -> list[tuple[Any, str, Any]]:
         *(sft_trainer.SFTTrainer, dpo_trainer.DPOTrainer, kto_trainer.KTOTrainer, grpo_trainer.GRPOTrainer),
         *(rloo_trainer.RLOOTrainer, distillation_trainer.DistillationTrainer),
     ]
-    return places + [(trainer, "__init__", _checking(trainer.__init__)) for trainer in trainers]
+    return places + [(trainer, "__init__", checking(trainer.__init__)) for trainer in trainers]
 
 
-def _checking(init: Any) -> Any:
+def checking(init: Any) -> Any:
     """A trainer's `__init__` that checks the models afterwards."""
     if hasattr(init, "_checks_logits"):
         return init
@@ -192,7 +178,7 @@ def _checking(init: Any) -> Any:
     return checked
 
 
-def _head(
+def head_of(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float, temperature: float
 ) -> Head:
     """The head for which z = softcap(scale x) / temperature, in the dtype of hidden: TRL casts it as well."""
@@ -200,6 +186,11 @@ def _head(
         raise ValueError(
             "the LM head is divided by DeepSpeed's ZeRO-3, which gathers it for TRL's own functions alone: expected "
             "stage 2 or less; or leave trl.install() out"
+        )
+    if type(weight.grad_fn).__name__ == "_ToTorchTensorBackward":
+        raise ValueError(
+            "the LM head was gathered by full_tensor(), whose gradient FSDP does not sum over the processes: expected "
+            "the head among the parameters that FSDP gathers for the whole model, not wrapped by itself"
         )
     bias = None if bias is None else bias.to(hidden.dtype)
     return Head(weight.to(hidden.dtype), bias, None if softcap is None else softcap / scale, temperature / scale)

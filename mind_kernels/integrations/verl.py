@@ -29,8 +29,8 @@ def forward(
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Takes the place of FusedLinearForPPO.forward: log-probability and entropy, (...) each, float32."""
-    log_prob, entropy = linear_log_prob(hidden_states, vocab_weights, input_ids, temperature=temperature)
-    return log_prob, entropy
+    found = linear_log_prob(hidden_states, vocab_weights, input_ids, temperature=temperature)
+    return found.log_prob, found.entropy
 
 
 def linear_cross_entropy(

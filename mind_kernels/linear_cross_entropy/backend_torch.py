@@ -17,12 +17,11 @@ from torch import Tensor
 
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
+from mind_kernels.linear_cross_entropy.tiles import TILE, columns_of, maxima
 from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, may_be_nan, rows_per_block
 from mind_kernels.sparse_gradient import Entries, dropped_share, worth_it
 
 SPARSE_CHUNKS = 1
-# Vocabulary entries whose maximum is kept while a block is searched: few tiles hold a kept entry.
-_TILE = 64
 
 
 class _Blocks:
@@ -40,23 +39,6 @@ class _Blocks:
         for block in chunks(self.logits.shape[0], self.size):
             count = block.stop - block.start
             yield block, self._shifted[:count], self._exponential[:count]
-
-
-def _maxima(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Maximum and argmax (n,) of each row, and the maximum of each tile (n, tiles), of z (n, V)."""
-    whole = z.shape[1] // _TILE
-    parts = [z[:, : whole * _TILE].unflatten(1, (whole, _TILE)).amax(-1)] if whole else []
-    if whole * _TILE < z.shape[1]:
-        parts.append(z[:, whole * _TILE :].amax(1, keepdim=True))
-    tiles = torch.cat(parts, 1)
-    first = tiles.argmax(1, keepdim=True)  # argmax over all of z would not be vectorized
-    columns = _columns(first, z.shape[1])
-    return tiles.amax(1), columns.gather(1, z.gather(1, columns).argmax(1, keepdim=True)).squeeze(1), tiles
-
-
-def _columns(tiles: Tensor, vocabulary: int) -> Tensor:
-    """Vocabulary entries (m, _TILE) of tiles (m, 1); beyond the end the last one again."""
-    return (tiles * _TILE + torch.arange(_TILE, device=tiles.device)).clamp_(max=vocabulary - 1)
 
 
 class _Sums(NamedTuple):
@@ -118,7 +100,7 @@ def row_kernel_(
     for block, shifted, exponential in _Blocks(logits):
         part = logits[block]
         z = _to_logits(part, spec.head)
-        maximum, argmax, _ = _maxima(z)
+        maximum, argmax, _ = maxima(z)
         slope = 1.0 if weights is None else spec.head.slope(z)
         values, sums = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
         out.append(values)
@@ -177,7 +159,7 @@ class _SparseRows:
         out, every = [], []
         for block, shifted, exponential in _Blocks(self._logits):
             z = _to_logits(self._logits[block], spec.head)
-            maximum, argmax, tiles = _maxima(z)
+            maximum, argmax, tiles = maxima(z)
             values, sums = _values(z, target[block], spec, maximum, argmax, shifted, exponential)
             out.append(values)
             every.append(sums)
@@ -211,12 +193,12 @@ class _SparseRows:
         """Row, column and log-probability (entries,) of a block's entries; None if they are past the density limit."""
         cut, vocabulary = self._cut(sums), z.shape[1]
         mask = tiles > cut
-        mask.scatter_(1, (target // _TILE)[:, None], True)
+        mask.scatter_(1, (target // TILE)[:, None], True)
         row, tile = mask.nonzero(as_tuple=True)
         at_least = len(row) / len(z) - 1  # a tile without a kept entry may hold the target
         if not worth_it(at_least, 0.0, vocabulary, z.device):
             return None
-        columns = _columns(tile[:, None], vocabulary)
+        columns = columns_of(tile[:, None], vocabulary)
         of_tile = z[row[:, None], columns]
         keep = (of_tile > cut[row]) | (columns == target[row, None])
         keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # the last entry, repeated
@@ -245,6 +227,9 @@ class _SparseRows:
         dropped = torch.where(z > cut, 0, (z - self.values.lse[rows, None]).exp())
         dropped.scatter_(1, self._target[rows, None], 0)
         return weight @ dropped.mul_(self._spec.head.slope(z))
+
+    def logits(self) -> Tensor:
+        return self._logits
 
     def dense(self, weights: RowWeights) -> Tensor:
         row_kernel_(self._logits, self._target, weights, self._spec)

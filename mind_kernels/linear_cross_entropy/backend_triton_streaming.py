@@ -65,7 +65,10 @@ class _SparseRows:
         normalizer = self._streamed.normalizer[:, rows].contiguous()
         return background(logits, every, self._target[rows], normalizer, weight, self._spec)
 
+    def logits(self) -> Tensor:
+        return self._spec.head.project(self._hidden)
+
     def dense(self, weights: RowWeights) -> Tensor:
-        logits = self._spec.head.project(self._hidden)
+        logits = self.logits()
         row_kernel_(logits, self._target, weights, self._spec)
         return logits

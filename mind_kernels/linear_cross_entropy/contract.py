@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.extra_stats import ExtraStats
 from mind_kernels.row_chunks import Rows, accumulation_dtype, write_rows
 from mind_kernels.sparse_gradient import Entries
 
@@ -46,6 +47,7 @@ class RowArguments(NamedTuple):
     num_segments: int
     ignore_index: int
     reduction: str
+    extra_stats: str  # see extra_stats.ExtraStats
     backend: str
 
 
@@ -69,9 +71,10 @@ class RowTerms(NamedTuple):
     values: RowValues
     dropped_mass: Tensor  # (N,); empty where every gradient is exact
     kept_entries: Tensor  # (N,) int64; the same
+    extra: ExtraStats
 
     @classmethod
-    def zeros(cls, rows: int, like: Tensor, *, sparse: bool) -> RowTerms:
+    def zeros(cls, rows: int, like: Tensor, *, sparse: bool, extra: str = "") -> RowTerms:
         """Zeros (False) for `rows` rows, on the device of `like` and in its accumulation dtype."""
 
         def zeros(dtype: torch.dtype, count: int = rows) -> Tensor:
@@ -79,12 +82,14 @@ class RowTerms(NamedTuple):
 
         dtype = accumulation_dtype(like.dtype)
         values = RowValues(*(zeros(torch.bool if name == "correct" else dtype) for name in RowValues._fields))
-        return cls(values, zeros(dtype, rows * sparse), zeros(torch.int64, rows * sparse))
+        dropped_mass, kept_entries = zeros(dtype, rows * sparse), zeros(torch.int64, rows * sparse)
+        return cls(values, dropped_mass, kept_entries, ExtraStats.zeros(rows, like, extra))
 
     def first(self, rows: int) -> RowTerms:
         """Copies of the first `rows` rows."""
         values = RowValues(*(value[:rows].clone() for value in self.values))
-        return RowTerms(values, self.dropped_mass[:rows].clone(), self.kept_entries[:rows].clone())
+        extra = ExtraStats(*(value[:rows].clone() for value in self.extra))
+        return RowTerms(values, self.dropped_mass[:rows].clone(), self.kept_entries[:rows].clone(), extra)
 
     def write(self, rows: Rows, values: RowValues) -> None:
         """Puts the values (n,) of these n rows into their places."""
@@ -130,7 +135,8 @@ class RowStats:
     """
 
     nll: Tensor
-    """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss; may be infinite."""
+    """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss; may be infinite.
+    Of several ids per row in linear_log_prob, that of the likeliest; so is `correct`."""
     lse: Tensor
     """(N,) log-sum-exp of the row's logits (after softcap and temperature)."""
     entropy: Tensor
@@ -146,9 +152,18 @@ class RowStats:
     exact. None: no threshold."""
     kept_entries: Tensor | None = None
     """(N,) int64: the entries of the row's gradient that were computed one by one; V where all were."""
+    mean_logit: Tensor | None = None
+    """(N,) mean over the vocabulary of the row's logits (after softcap and temperature); minus infinity if an entry is
+    ruled out. This and what follows: None unless named in `extra_stats`."""
+    log_sum_sq: Tensor | None = None
+    """(N,) log sum_v p_v^2, p the row's softmax."""
+    predicted: Tensor | None = None
+    """(N,) int64: the entry with the largest logit, the first of equal ones."""
 
     @classmethod
-    def of(cls, rows: RowTerms, segments: Segments | None, shape: Sequence[int], *, sparse: bool) -> RowStats:
+    def of(
+        cls, rows: RowTerms, segments: Segments | None, shape: Sequence[int], *, sparse: bool, extra: str = ""
+    ) -> RowStats:
         """From what an operator or a definition gives of rows of this leading shape; None: without segments."""
         statistics = {
             name: value.detach().view(shape) for name, value in rows.values._asdict().items() if name != "loss"
@@ -159,28 +174,53 @@ class RowStats:
             segment_count=None if segments is None else segments.sizes,
             dropped_mass=rows.dropped_mass.view(shape) if sparse else None,
             kept_entries=rows.kept_entries.view(shape) if sparse else None,
+            **{name: value.detach().view(shape) for name, value in rows.extra.named(extra).items()},
         )
 
 
 @dataclass(frozen=True)
 class RowWeights:
-    """d(total loss) / d(row loss) and, where the rows' entropies are part of the loss, d(total loss) / d(entropy).
+    """d(total loss) / d(row loss) and, where the rows' entropies or lse are part of the loss, d(total loss) / d(those).
 
-    They make up the gradient with respect to the logits z: p_v (a + b log p_v) - t 1[v = y] - u.
+    The first two make up the gradient with respect to the logits z that a row kernel computes:
+    p_v (a + b log p_v) - t 1[v = y] - u. None knows of `lse`: it gets `of_kernel`, and the loop over rows then puts
+    `at_target` in its place. For losses without label smoothing and z-loss.
     """
 
     loss: Tensor  # (N,)
     entropy: Tensor | None = None  # (N,)
+    lse: Tensor | None = None  # (N,)
 
     def __getitem__(self, rows: Rows) -> RowWeights:
-        return RowWeights(self.loss[rows], None if self.entropy is None else self.entropy[rows])
+        return self._each(lambda weight: weight[rows])
 
     def __mul__(self, factor: Tensor) -> RowWeights:
-        return RowWeights(self.loss * factor, None if self.entropy is None else self.entropy * factor)
+        return self._each(lambda weight: weight * factor)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> RowWeights:
+        entropy, lse = (None if weight is None else change(weight) for weight in (self.entropy, self.lse))
+        return RowWeights(change(self.loss), entropy, lse)
 
     def magnitude(self) -> Tensor:
-        """|loss| + |entropy| (N,): 0 where a row has no gradient, and its weight in a mean over rows."""
-        return self.loss.abs() if self.entropy is None else self.loss.abs() + self.entropy.abs()
+        """The sum of their absolute values (N,): 0 where a row has no gradient, and its weight in a mean over rows."""
+        out = self.loss.abs()
+        for weight in (self.entropy, self.lse):
+            out = out if weight is None else out + weight.abs()
+        return out
+
+    @property
+    def of_kernel(self) -> RowWeights:
+        """The weights with which a row kernel's gradient is right but at the target: that of lse is p, that of nll is
+        p - 1[v = y]."""
+        return self if self.lse is None else RowWeights(self.loss + self.lse, self.entropy)
+
+    def at_target(self, values: RowValues) -> Tensor:
+        """The gradient at z_y, (n,): added to what a kernel has there, a small p_y would lose its digits."""
+        p, others = (-values.nll).exp(), -torch.expm1(-values.nll)
+        out = -self.loss * others
+        if self.lse is not None:
+            out = out + self.lse * p
+        return out if self.entropy is None else out - self.entropy * _of_entropy(values)
 
     def total(self, lse: Tensor, spec: RowSpec) -> Tensor:
         """The sum of the gradient over all v, without the uniform part u, (N,): sum_v p_v (a + b log p_v) - t."""
@@ -197,13 +237,16 @@ class RowWeights:
         at_target = self.loss * ((spec.label_smoothing - others) + of_lse * (1 - others))
         if self.entropy is None:
             return a, None, at_target
-        # p_y (log p_y + entropy), and 0 where p_y is.
-        of_entropy = (-values.nll).exp() * (values.entropy - values.nll.clamp(max=1e30))
-        return a - self.entropy * values.entropy, -self.entropy, at_target - self.entropy * of_entropy
+        return a - self.entropy * values.entropy, -self.entropy, at_target - self.entropy * _of_entropy(values)
 
     def uniform(self, spec: RowSpec) -> Tensor | None:
         """u, (N,); None without label smoothing."""
         return self.loss * (spec.label_smoothing / spec.head.vocabulary) if spec.label_smoothing else None
+
+
+def _of_entropy(values: RowValues) -> Tensor:
+    """p_y (log p_y + entropy), (n,), and 0 where p_y is."""
+    return (-values.nll).exp() * (values.entropy - values.nll.clamp(max=1e30))
 
 
 class SparseRows(Protocol):
@@ -220,6 +263,10 @@ class SparseRows(Protocol):
     """(n,) int64, entries above the threshold, and the target's. This and what follows is there after `means`."""
     dropped_mass: Tensor
     """(n,), the probability of the other entries: no difference from 1."""
+
+    def logits(self) -> Tensor:
+        """(n, V): the projected logits, not to be changed. Comes before `dense`."""
+        ...
 
     def entries(self, weights: RowWeights) -> Entries:
         """The kept entries, for the rows' weights."""

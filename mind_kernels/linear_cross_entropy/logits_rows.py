@@ -117,6 +117,9 @@ class LogitsRows:
     def background(self, rows: Tensor, weight: Tensor) -> Tensor:
         return self._kernels.background(self._logits, rows, self._target, self._normalizer, weight, self._spec)
 
+    def logits(self) -> Tensor:
+        return self._logits
+
     def dense(self, weights: RowWeights) -> Tensor:
         self._kernels.row_kernel_(self._logits, self._target, weights, self._spec)
         return self._logits

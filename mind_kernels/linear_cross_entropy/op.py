@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, overload
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy import reference, rows
 from mind_kernels.linear_cross_entropy.contract import RowArguments, RowOutputs, RowSpec, RowStats, RowTerms, Segments
+from mind_kernels.linear_cross_entropy.extra_stats import checked_names
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
 
 
@@ -33,6 +35,7 @@ def linear_cross_entropy(
     temperature: float = 1.0,
     gradient_threshold: float | None = None,
     return_stats: Literal[False] = False,
+    extra_stats: Sequence[str] = (),
     backend: str = "auto",
 ) -> Tensor: ...
 @overload
@@ -53,6 +56,7 @@ def linear_cross_entropy(
     temperature: float = 1.0,
     gradient_threshold: float | None = None,
     return_stats: Literal[True],
+    extra_stats: Sequence[str] = (),
     backend: str = "auto",
 ) -> tuple[Tensor, RowStats]: ...
 def linear_cross_entropy(
@@ -72,6 +76,7 @@ def linear_cross_entropy(
     temperature: float = 1.0,
     gradient_threshold: float | None = None,
     return_stats: bool = False,
+    extra_stats: Sequence[str] = (),
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, RowStats]:
     """Cross-entropy of softmax(z), z = softcap(hidden weight^T + bias) / temperature, without the N x V logits.
@@ -104,6 +109,8 @@ def linear_cross_entropy(
             beside the gradient of every row, however confident. Rows where this would be slower or too rough take the
             exact gradient; RowStats.dropped_mass and .kept_entries report it.
         return_stats: also return RowStats.
+        extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
+            are read from a chunk of logits, which costs some passes over it.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -129,6 +136,7 @@ def linear_cross_entropy(
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
     checks.probability("gradient_threshold", gradient_threshold)
+    extra = checked_names(extra_stats, return_stats)
     name = backends.resolve(backend, hidden, "linear_cross_entropy")
     spec = RowSpec(head, label_smoothing, z_loss, gradient_threshold)
     arguments = RowArguments(
@@ -140,6 +148,7 @@ def linear_cross_entropy(
         num_segments or 0,
         ignore_index,
         reduction,
+        extra,
         name,
     )
     outputs = _define(arguments) if name == "reference" else operator(arguments)
@@ -148,7 +157,7 @@ def linear_cross_entropy(
     if not return_stats:
         return loss
     means = None if segment is None else outputs.segments
-    return loss, RowStats.of(outputs.rows, means, shape, sparse=gradient_threshold is not None)
+    return loss, RowStats.of(outputs.rows, means, shape, sparse=gradient_threshold is not None, extra=extra)
 
 
 def _define(a: RowArguments) -> RowOutputs:
@@ -156,7 +165,13 @@ def _define(a: RowArguments) -> RowOutputs:
     checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, a.segment, a.num_segments)
     target = a.target.to(a.hidden.device)
     loss, terms = reference.forward(
-        a.hidden, target, a.row_weight, a.spec, ignore_index=a.ignore_index, reduction=a.reduction
+        a.hidden,
+        target,
+        a.row_weight,
+        a.spec,
+        ignore_index=a.ignore_index,
+        reduction=a.reduction,
+        extra=a.extra_stats,
     )
     nll = terms.values.nll.detach()
     return RowOutputs(loss, terms, Segments.of(nll, target != a.ignore_index, a.segment, a.num_segments))
@@ -173,6 +188,7 @@ def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]
         needs,
         ignore_index=a.ignore_index,
         reduction=a.reduction,
+        extra=a.extra_stats,
     )
     segments = Segments.of(terms.values.nll, a.target != a.ignore_index, a.segment, a.num_segments)
     return RowOutputs(loss, terms, segments), gradients
@@ -181,14 +197,18 @@ def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]
 def _fake(a: RowArguments) -> RowOutputs:
     rows, dtype = a.hidden.shape[0], accumulation_dtype(a.hidden.dtype)
     loss = a.hidden.new_empty((rows,) if a.reduction == "none" else (), dtype=dtype)
-    terms = RowTerms.zeros(rows, a.hidden, sparse=a.spec.gradient_threshold is not None)
+    terms = RowTerms.zeros(rows, a.hidden, sparse=a.spec.gradient_threshold is not None, extra=a.extra_stats)
     return RowOutputs(loss, terms, Segments.empty(a.hidden, 0 if a.segment is None else a.num_segments))
 
 
 def _recompute(a: RowArguments, upstream: RowOutputs) -> RowArguments:
     """The gradient that arrives at a row's loss is its weight in a sum."""
     return a._replace(
-        row_weight=upstream_weights(upstream.loss, a.row_weight), segment=None, num_segments=0, reduction="sum"
+        row_weight=upstream_weights(upstream.loss, a.row_weight),
+        segment=None,
+        num_segments=0,
+        reduction="sum",
+        extra_stats="",
     )
 
 

@@ -15,7 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from mind_kernels import checks, derivatives
 from mind_kernels.definitions import entropy
+from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
+from mind_kernels.linear_cross_entropy.extra_stats import ExtraStats
 from mind_kernels.row_chunks import accumulation_dtype, has_gradient, reduced, row_weights, weighted
 from mind_kernels.sparse_gradient import sampled_rows
 
@@ -28,11 +30,12 @@ def forward(
     *,
     ignore_index: int,
     reduction: str,
+    extra: str = "",
 ) -> tuple[Tensor, RowTerms]:
     """The loss, () or (N,) for reduction "none", and the rows' terms, both differentiable."""
     valid = target != ignore_index
     weights = RowWeights(row_weights(row_weight, valid, hidden))
-    terms = row_terms(hidden, target, valid, weights, spec)
+    terms = row_terms(hidden, target, valid, weights, spec, extra=extra)
     return reduced(weighted(terms.values.loss, weights.loss), weights.loss, reduction), terms
 
 
@@ -42,11 +45,13 @@ def row_terms(
     valid: Tensor,  # (N,) bool
     weights: RowWeights,  # of the sampled rows in the background of the sparse gradient
     spec: RowSpec,
+    *,
+    temperature: Tensor | None = None,  # (N,), beside that of the head
+    extra: str = "",
 ) -> RowTerms:
     """Terms of all rows, differentiable; zero (False) in rows that are not `valid`."""
-    projected = spec.head.project(hidden).to(accumulation_dtype(hidden.dtype))
-    projected = torch.where((weights.magnitude() == 0)[:, None], projected.detach(), projected)  # even if they are nan
-    logits = exact = spec.head.to_logits(projected)
+    projected, logits = row_logits(hidden, weights, spec.head, temperature)
+    exact = logits
     dropped_mass, kept_entries = logits.new_empty(0), target.new_empty(0)
     if spec.gradient_threshold is not None:
         logits, dropped_mass, kept_entries = _sparsify(projected, logits, spec, target, valid, weights.magnitude())
@@ -64,7 +69,29 @@ def row_terms(
         loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * uniform
     if spec.z_loss:  # the square may be infinite, and without z_loss 0 times that
         loss = loss + spec.z_loss * lse.square()
-    return RowTerms(RowValues(loss, nll, lse, row_entropy, correct), dropped_mass, kept_entries)
+    extras = {name: torch.where(valid, _EXTRA[name](exact), 0) for name in extra.split(",") if name}
+    named = ExtraStats.zeros(0, hidden, "")._replace(**extras)
+    return RowTerms(RowValues(loss, nll, lse, row_entropy, correct), dropped_mass, kept_entries, named)
+
+
+_EXTRA = {
+    "mean_logit": lambda z: z.mean(-1),
+    "log_sum_sq": lambda z: torch.logsumexp(2 * z, -1) - 2 * torch.logsumexp(z, -1),
+    "predicted": lambda z: z.argmax(-1),
+}
+
+
+def row_logits(
+    hidden: Tensor,  # (N, D)
+    weights: RowWeights,  # rows of weight 0 have no gradient
+    head: Head,
+    temperature: Tensor | None = None,  # (N,), beside that of the head
+) -> tuple[Tensor, Tensor]:
+    """Projected logits and logits (N, V), differentiable."""
+    projected = head.project(hidden).to(accumulation_dtype(hidden.dtype))
+    projected = torch.where((weights.magnitude() == 0)[:, None], projected.detach(), projected)  # even if they are nan
+    logits = head.to_logits(projected)
+    return projected, logits if temperature is None else logits / temperature[:, None]
 
 
 def _sparsify(

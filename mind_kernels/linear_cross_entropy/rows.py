@@ -34,16 +34,17 @@ def forward(
     *,
     ignore_index: int,
     reduction: str,
+    extra: str,
 ) -> tuple[Tensor, RowTerms, HeadGradients]:
     """The loss, () or (N,) for reduction "none", the rows' terms, and the gradients that are needed."""
-    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None)
+    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None, extra=extra)
     gradients = HeadGradients(hidden, spec.head, needs)
     valid, index = target != ignore_index, target.to(hidden.device).contiguous()
     weight = row_weights(row_weight, valid.to(hidden.device), hidden)
 
     def run(rows: Tensor | int, scale: Tensor | None) -> None:
         weights = None if scale is None else RowWeights(scale)
-        run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients)
+        run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra)
 
     loss = loss_of_rows(valid, weight, reduction, terms.values.loss, gradients, run)
     return loss, terms, gradients
@@ -58,20 +59,38 @@ def run_terms(
     spec: RowSpec,
     terms: RowTerms,
     gradients: HeadGradients,
+    extra: str = "",
 ) -> None:
-    """Fills `terms` for the rows and adds their gradient products."""
+    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products."""
     if spec.gradient_threshold is not None:
-        _SparsePass(kernels, hidden, target, weights, spec, terms, gradients).run(rows)
+        _SparsePass(kernels, hidden, target, weights, spec, terms, gradients, extra).run(rows)
         return
 
     def kernel(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, Tensor | None]:
-        if weights is None:
-            return kernels.statistics(part, target[chunk], spec), None
+        y = target[chunk]
+        if weights is None and not extra:
+            return kernels.statistics(part, y, spec), None
         logits = spec.head.project(part)
-        return kernels.row_kernel_(logits, target[chunk], weights, spec), logits
+        terms.extra.read(chunk, logits, spec.head, extra)
+        values = kernels.row_kernel_(logits, y, None if weights is None else weights.of_kernel, spec)
+        if weights is None:
+            return values, None
+        _put_at_target(logits, y, weights, values, spec)
+        return values, logits
 
     size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size())
     run_rows(rows, size, hidden, weights, kernel, terms.values, gradients)
+
+
+def _at_target(weights: RowWeights, values: RowValues, spec: RowSpec) -> Tensor:
+    """The gradient of the target's projected logit, (n,)."""
+    return weights.at_target(values) * spec.head.slope(values.lse - values.nll)
+
+
+def _put_at_target(dlogits: Tensor, target: Tensor, weights: RowWeights, values: RowValues, spec: RowSpec) -> None:
+    """Completes a kernel's gradient (n, V) of projected logits with that of lse."""
+    if weights.lse is not None:
+        dlogits.scatter_(1, target[:, None], _at_target(weights, values, spec)[:, None].to(dlogits.dtype))
 
 
 class _SparsePass:
@@ -86,7 +105,9 @@ class _SparsePass:
         spec: RowSpec,
         terms: RowTerms,
         gradients: HeadGradients,
+        extra: str,
     ) -> None:
+        self._extra = extra
         self._kernels, self._hidden, self._target = kernels, hidden, target
         self._weights, self._spec, self._terms, self._gradients = weights, spec, terms, gradients
         self._sparse = SparseGradient(spec.head, hidden)
@@ -99,6 +120,8 @@ class _SparsePass:
         for chunk in chunks(rows, kernels.SPARSE_CHUNKS * size):
             found = kernels.sparse_rows(hidden[chunk], self._target[chunk], self._spec)
             self._terms.write(chunk, found.values)
+            if self._extra:
+                self._terms.extra.read(chunk, found.logits(), head, self._extra)
             count = len(found.values.lse)
             pending.append((chunk, found, sampled_rows(start, count, total)))
             start += count
@@ -121,12 +144,17 @@ class _SparsePass:
         if self._weights is None:
             return
         weights = self._weights[chunk]
+        of_kernel, target = weights.of_kernel, self._target[chunk]
         if not use_entries:
-            self._gradients.add(chunk, self._hidden[chunk], found.dense(weights))
+            dlogits = found.dense(of_kernel)
+            _put_at_target(dlogits, target, weights, found.values, spec)
+            self._gradients.add(chunk, self._hidden[chunk], dlogits)
             return
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
-        entries = found.entries(weights)
-        self._sparse.add(rows, entries, weights.total(found.values.lse, spec), weights.uniform(spec))
+        entries = found.entries(of_kernel)
+        if weights.lse is not None:
+            entries.put_at(target, _at_target(weights, found.values, spec))
+        self._sparse.add(rows, entries, of_kernel.total(found.values.lse, spec), of_kernel.uniform(spec))
         if sample:
             positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
             magnitude = weights.magnitude()[positions]

@@ -59,13 +59,17 @@ class RowKernels(Protocol):
     def listed_divergence_(
         self,
         logits: Tensor,  # (n, V), projected
-        ids: Tensor,  # (n, T), T < V
+        ids: Tensor,  # (n, T), distinct in each row
         log_p: Tensor,  # (n, T + 1), log-probabilities of the events
         weights: Tensor | None,  # (n,)
         head: Head,
         divergence: Divergence,
     ) -> RowValues:
-        """The divergence from a teacher's list; overwrites the logits."""
+        """The divergence from a teacher's list; overwrites the logits.
+
+        The events are each of the T tokens and, last, all others together. Where log_p is -inf there is no event: such
+        a token is one of the others, and without the last event the student is renormalized over the rest.
+        """
         ...
 
 

@@ -19,7 +19,7 @@ from mind_kernels.linear_divergence.contract import (
     RowValues,
 )
 from mind_kernels.linear_divergence.kinds import divergence_of
-from mind_kernels.linear_divergence.teachers import HeadTeacher, ListTeacher
+from mind_kernels.linear_divergence.teachers import TAILS, HeadTeacher, ListTeacher
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
 
 
@@ -32,6 +32,8 @@ def linear_divergence(
     *,
     teacher_ids: Tensor | None = None,
     teacher_log_prob: Tensor | None = None,
+    teacher_mask: Tensor | None = None,
+    tail: str = "bucket",
     kind: str = "forward_kl",
     beta: float | None = None,
     skew: float | None = None,
@@ -42,6 +44,7 @@ def linear_divergence(
     softcap: float | None = None,
     teacher_softcap: float | None = None,
     temperature: float = 1.0,
+    teacher_temperature: float | None = None,
     reduction: str = "mean",
     return_stats: Literal[False] = False,
     backend: str = "auto",
@@ -55,6 +58,8 @@ def linear_divergence(
     *,
     teacher_ids: Tensor | None = None,
     teacher_log_prob: Tensor | None = None,
+    teacher_mask: Tensor | None = None,
+    tail: str = "bucket",
     kind: str = "forward_kl",
     beta: float | None = None,
     skew: float | None = None,
@@ -65,6 +70,7 @@ def linear_divergence(
     softcap: float | None = None,
     teacher_softcap: float | None = None,
     temperature: float = 1.0,
+    teacher_temperature: float | None = None,
     reduction: str = "mean",
     return_stats: Literal[True],
     backend: str = "auto",
@@ -77,6 +83,8 @@ def linear_divergence(
     *,
     teacher_ids: Tensor | None = None,
     teacher_log_prob: Tensor | None = None,
+    teacher_mask: Tensor | None = None,
+    tail: str = "bucket",
     kind: str = "forward_kl",
     beta: float | None = None,
     skew: float | None = None,
@@ -87,21 +95,22 @@ def linear_divergence(
     softcap: float | None = None,
     teacher_softcap: float | None = None,
     temperature: float = 1.0,
+    teacher_temperature: float | None = None,
     reduction: str = "mean",
     return_stats: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, DivergenceStats]:
     """Divergence of the student's softmax q from the teacher's p, in nats, without either's N x V logits.
 
-    q is the softmax of softcap(hidden weight^T + bias) / temperature, p the teacher's at the same temperature, both of
-    logits in float32 whatever the dtype of hidden. The loss is not multiplied by temperature^2. Kinds, per row:
+    q is the softmax of z = softcap(hidden weight^T + bias) / temperature, p the same of the teacher, both of logits in
+    float32 whatever the dtype of hidden. The loss is not multiplied by temperature^2. Kinds, per row:
         "forward_kl": KL(p || q).
         "reverse_kl": KL(q || p).
         "jsd": beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q: GKD (arXiv 2306.13649).
         "skew_forward_kl": KL(p || skew p + (1 - skew) q): DistiLLM (arXiv 2402.03898).
         "skew_reverse_kl": KL(q || (1 - skew) p + skew q): the same.
-        "taid": KL(p_t || q), p_t the softmax of (1 - t) z_student + t z_teacher, a constant, at t = interpolation:
-            TAID (arXiv 2501.16937).
+        "taid": KL(p_t || q), p_t the softmax of (1 - t) z_student + t z_teacher, a constant, at t = interpolation, each
+            z at its own temperature: TAID (arXiv 2501.16937).
 
     Args:
         hidden: (N, D) float64, float32, bfloat16 or float16: the student's hidden states. Takes a gradient. Or
@@ -110,13 +119,19 @@ def linear_divergence(
             temperature too. Takes a gradient.
         teacher_hidden: (N, D') the teacher's hidden states, on the device of hidden, of a floating dtype of its own; a
             constant, as is all of the teacher.
-        teacher_weight: (V, D') the teacher's LM head, dtype of teacher_hidden; or a Head of the student's temperature,
-            which has teacher_bias and teacher_softcap too.
-        teacher_ids: (N, T) int64 or int32 in [0, V), distinct in each row, in place of the two before: the divergence
-            is that of T + 1 events, each listed token and all others together. It is a lower bound of the full
-            divergence.
+        teacher_weight: (V, D') the teacher's LM head, dtype of teacher_hidden; or a Head, which has teacher_bias,
+            teacher_softcap and teacher_temperature too.
+        teacher_ids: (N, T) int64 or int32 in [0, V), distinct in each row save for padding, in place of the two before:
+            the divergence is that of T + 1 events, each listed token and all others together. It is a lower bound of
+            the full divergence.
         teacher_log_prob: (N, T) float32 or float64, log-probabilities of those tokens at this temperature, in nats. All
-            others together have the rest, at least the rounding of 1 in its dtype.
+            others together have the rest, at least the rounding of 1 in its dtype. An entry of -inf is padding, whose
+            id may be anything: it says nothing of a token, also not that its probability is 0, for which a low number
+            such as -50 stands. For a row of padding alone the divergence is 0, without a gradient.
+        teacher_mask: (N, T) bool, a list alone: False where an entry is padding too, whatever its log-probability.
+        tail: "bucket": all others together are an event, as above. "renormalize", a list alone: they are none, and both
+            sides' probabilities of the T listed tokens are divided by their sum. Then teacher_log_prob may be off by a
+            constant in each row, as the logits of a list are.
         kind: the divergence, one of those above.
         beta: in (0, 1), kind "jsd" alone; None is 0.5.
         skew: in (0, 1), the skewed kinds alone; None is 0.1.
@@ -130,7 +145,8 @@ def linear_divergence(
         softcap: c > 0: the student's x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x
             stays.
         teacher_softcap: the same of the teacher.
-        temperature: T > 0: what the logits of both are divided by.
+        temperature: T > 0: what the student's logits are divided by.
+        teacher_temperature: the same of the teacher. None: the student's, or that of a Head as teacher_weight.
         reduction: "mean": sum of weighted divergences / sum of weights (nan where there is none); "sum"; "none": (N,)
             weighted divergences.
         return_stats: also return DivergenceStats.
@@ -155,15 +171,22 @@ def linear_divergence(
     hidden, head = checks.head_arguments(hidden, head, "(..., D)")
     checks.row_weight_argument(row_weight, hidden)
     checks.reduction(reduction)
+    if tail not in TAILS:
+        raise ValueError(f"tail is {tail!r}: expected one of {', '.join(map(repr, TAILS))}")
     divergence = divergence_of(kind, beta, skew, interpolation)
     if teacher_hidden is not None and teacher_weight is not None and teacher_ids is None and teacher_log_prob is None:
-        teacher_head = _teacher_head(teacher_weight, teacher_bias, teacher_softcap, head.temperature)
+        if teacher_mask is not None:
+            raise ValueError("teacher_mask: expected None beside teacher_hidden, which leaves out no token")
+        if tail != "bucket":
+            raise ValueError(f"tail is {tail!r}: expected 'bucket' beside teacher_hidden, which leaves out no token")
+        teacher_head = _teacher_head(teacher_weight, teacher_bias, teacher_softcap, teacher_temperature, head)
         teacher = _head_teacher(hidden, head, teacher_hidden, teacher_head)
     elif teacher_ids is not None and teacher_log_prob is not None and teacher_hidden is None and teacher_weight is None:
-        for name, value in (("teacher_bias", teacher_bias), ("teacher_softcap", teacher_softcap)):
+        of_logits = {"bias": teacher_bias, "softcap": teacher_softcap, "temperature": teacher_temperature}
+        for name, value in of_logits.items():
             if value is not None:
-                raise ValueError(f"{name}: expected None beside teacher_log_prob, which it cannot change")
-        teacher = _list_teacher(hidden, head, teacher_ids, teacher_log_prob)
+                raise ValueError(f"teacher_{name}: expected None beside teacher_log_prob, which it cannot change")
+        teacher = _list_teacher(hidden, head, teacher_ids, teacher_log_prob, teacher_mask, tail)
     else:
         raise ValueError(
             "teacher: expected either teacher_hidden and teacher_weight, or teacher_ids and teacher_log_prob"
@@ -178,14 +201,15 @@ def linear_divergence(
     return (loss, DivergenceStats(*(value.view(shape) for value in outputs.values))) if return_stats else loss
 
 
-def _teacher_head(weight: Tensor | Head, bias: Tensor | None, softcap: float | None, temperature: float) -> Head:
-    """The teacher's head, which has to have the student's temperature."""
+def _teacher_head(
+    weight: Tensor | Head, bias: Tensor | None, softcap: float | None, temperature: float | None, student: Head
+) -> Head:
+    """The teacher's head; its temperature is the student's if nothing gives another."""
     if not isinstance(weight, Head):
-        return Head(weight, bias, softcap, temperature)
-    head = head_of(weight, bias, softcap, 1.0, "teacher_")
-    if head.temperature != temperature:
-        raise ValueError(f"teacher_weight has temperature {head.temperature}: expected {temperature}, the student's")
-    return head
+        return Head(weight, bias, softcap, student.temperature if temperature is None else temperature)
+    if temperature is not None:
+        raise ValueError("teacher_temperature: expected none beside a Head as teacher_weight, which has its own")
+    return head_of(weight, bias, softcap, 1.0, "teacher_")
 
 
 def _head_teacher(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_head: Head) -> HeadTeacher:
@@ -199,9 +223,11 @@ def _head_teacher(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_he
     return HeadTeacher(flat_rows(teacher_hidden, 1), teacher_head)
 
 
-def _list_teacher(hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor) -> ListTeacher:
+def _list_teacher(
+    hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor, mask: Tensor | None, tail: str
+) -> ListTeacher:
     """The teacher of which these (N, T) are known, checked against the student."""
-    checks.tensors(teacher_ids=ids, teacher_log_prob=log_prob)
+    checks.tensors(teacher_ids=ids, teacher_log_prob=log_prob, teacher_mask=mask)
     checks.constants(teacher_log_prob=log_prob)
     checks.dimensions("teacher_ids", ids, "(..., T)")
     meaning = checks.row_meaning(hidden, "T")
@@ -214,14 +240,20 @@ def _list_teacher(hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor) -> 
         raise ValueError(
             f"teacher_ids has shape {tuple(ids.shape)}: expected T in [1, {head.vocabulary}], the vocabulary"
         )
-    for name, tensor in (("teacher_ids", ids), ("teacher_log_prob", log_prob)):
-        checks.device(name, tensor, hidden)
-    return ListTeacher(flat_rows(ids, 1), flat_rows(log_prob, 1))
+    for name, tensor in (("teacher_ids", ids), ("teacher_log_prob", log_prob), ("teacher_mask", mask)):
+        if tensor is not None:
+            checks.device(name, tensor, hidden)
+    if mask is not None:
+        checks.shape("teacher_mask", mask, tuple(ids.shape), meaning)
+        if mask.dtype != torch.bool:
+            raise TypeError(f"teacher_mask has dtype {mask.dtype}: expected torch.bool, True where an entry is real")
+        log_prob = log_prob.masked_fill(~mask, -torch.inf)
+    return ListTeacher(flat_rows(ids, 1), flat_rows(log_prob, 1), tail)
 
 
 def _check_values(a: DivergenceArguments) -> None:
     if isinstance(a.teacher, ListTeacher):
-        a.teacher.check_values(a.head.vocabulary, a.divergence)
+        a.teacher.check_values(a.head.vocabulary)
 
 
 def _define(a: DivergenceArguments) -> DivergenceOutputs:

@@ -22,14 +22,18 @@ from mind_kernels.row_chunks import reduced, row_weights, weighted
 def events(
     log_q: Tensor,  # (N, V)
     ids: Tensor,  # (N, T)
+    log_p: Tensor,  # (N, T + 1), the teacher's; minus infinity where there is no event
 ) -> Tensor:
-    """Log-probabilities of each listed token and of all others together, (N, T + 1); (N, T) where T is V."""
-    listed = log_q.gather(1, ids)
-    if ids.shape[1] == log_q.shape[1]:
-        return listed
-    others = log_q.scatter(1, ids, -math.inf)
+    """Log-probabilities (N, T + 1) of each listed token and of all others together; without these, renormalized."""
+    is_event = log_p > -math.inf
+    listed, vocabulary = is_event[:, :-1], log_q.shape[1]
+    taken = torch.zeros(len(ids), vocabulary + 1, dtype=torch.bool, device=ids.device)
+    taken = taken.scatter(1, torch.where(listed, ids, vocabulary), True)[:, :vocabulary]
+    others = log_q.masked_fill(taken, -math.inf)
     some = (others > -math.inf).any(1, keepdim=True)  # of a row without any, log-sum-exp has no gradient
-    return torch.cat([listed, torch.where(some, torch.where(some, others, 0).logsumexp(1, keepdim=True), -math.inf)], 1)
+    rest = torch.where(some, torch.where(some, others, 0).logsumexp(1, keepdim=True), -math.inf)
+    found = torch.where(is_event, torch.cat([log_q.gather(1, torch.where(listed, ids, 0)), rest], 1), -math.inf)
+    return torch.where(is_event[:, -1:], found, torch.log_softmax(found, 1))
 
 
 def forward(
@@ -46,7 +50,8 @@ def forward(
     log_q = torch.where((weight == 0)[:, None], log_q.detach(), log_q)  # even if their divergence is infinite
     row_entropy = entropy(log_q)
     if isinstance(teacher, ListTeacher):
-        log_q, log_p = events(log_q, teacher.ids), teacher.log_p(slice(None), head.vocabulary, log_q.dtype)
+        log_p = teacher.log_p(slice(None), head.vocabulary, log_q.dtype)
+        log_q = events(log_q, teacher.ids, log_p)
     else:
         log_p = torch.log_softmax(teacher.head.logits(teacher.hidden).to(log_q.dtype), -1)
     rows = divergence.of(log_q, log_p)

@@ -16,6 +16,9 @@ from mind_kernels.linear_divergence.teachers import HeadTeacher, Teacher
 from mind_kernels.row_chunks import Rows, row_weights, rows_per_chunk
 from mind_kernels.row_loop import loss_of_rows, run_rows
 
+# About as many tensors (n, T) are alive in `terms.event_terms`: they share a chunk's room with the logits.
+_EVENT_TENSORS = 12
+
 
 def forward(
     kernels: RowKernels,
@@ -31,8 +34,8 @@ def forward(
     weight = row_weights(row_weight, None, hidden)
     values = RowValues(torch.zeros_like(weight), torch.zeros_like(weight))
     gradients = HeadGradients(hidden, head, needs)
-    copies = 2 if isinstance(teacher, HeadTeacher) or teacher.whole(head.vocabulary) else 1  # of logits, in a chunk
-    size = rows_per_chunk(head.vocabulary, hidden.device, weight.element_size() * copies)
+    extra = head.vocabulary if isinstance(teacher, HeadTeacher) else _EVENT_TENSORS * teacher.ids.shape[1]
+    size = rows_per_chunk(head.vocabulary + extra, hidden.device, weight.element_size())
 
     def kernel(chunk: Rows, part: Tensor, weights: Tensor | None) -> tuple[RowValues, Tensor | None]:
         logits = head.project_wide(part)
@@ -58,8 +61,5 @@ def _divergence_(
     if isinstance(teacher, HeadTeacher):
         theirs = teacher.head.project_wide(teacher.hidden[rows]).to(logits.dtype)
         return kernels.divergence_(logits, theirs, weights, head, teacher.head, divergence)
-    ids, log_p = teacher.ids[rows], teacher.log_p(rows, head.vocabulary, logits.dtype)
-    if teacher.whole(head.vocabulary):
-        theirs = torch.empty_like(logits).scatter_(1, ids, log_p)
-        return kernels.divergence_(logits, theirs, weights, head, Head(head.weight), divergence)
-    return kernels.listed_divergence_(logits, ids, log_p, weights, head, divergence)
+    log_p = teacher.log_p(rows, head.vocabulary, logits.dtype)
+    return kernels.listed_divergence_(logits, teacher.distinct_ids(rows), log_p, weights, head, divergence)

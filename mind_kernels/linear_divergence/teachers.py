@@ -9,17 +9,17 @@ from torch import Tensor
 
 from mind_kernels import checks
 from mind_kernels.head import Head
-from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.row_chunks import Rows
 
 # A log-probability in place of minus infinity: its exponential is 0, and so is 0 times it, which would be nan.
 LOWEST = -1e18
+TAILS = ("bucket", "renormalize")
 _TOLERANCE = 1e-3  # by which the probabilities of a teacher's list may sum to more than 1: servers round them
 
 
 @dataclass(frozen=True)
 class HeadTeacher:
-    """A teacher that is a head of the same vocabulary, at the student's temperature."""
+    """A teacher that is a head of the same vocabulary."""
 
     hidden: Tensor  # (N, D')
     head: Head
@@ -27,47 +27,69 @@ class HeadTeacher:
 
 @dataclass(frozen=True)
 class ListTeacher:
-    """A teacher of which T tokens per row are known: its events are those, and all others together."""
+    """A teacher of which at most T tokens per row are known.
+
+    The events of a row are each of them and, for the tail "bucket", all other tokens together. An entry whose
+    log-probability is minus infinity is padding: its id means nothing, and its token is one of the others.
+    """
 
     ids: Tensor  # (N, T) int64
     log_prob: Tensor  # (N, T)
+    tail: str  # of TAILS
 
-    def whole(self, vocabulary: int) -> bool:
-        """Whether every token is listed: then there are no others."""
-        return self.ids.shape[1] == vocabulary
+    def distinct_ids(self, rows: Rows) -> Tensor:
+        """The ids (n, T), in the place of padding a token that the row does not list: all of a row's are distinct.
+
+        Of the first T tokens of the vocabulary, a row with k entries of padding leaves out at least k.
+        """
+        ids, padding = self.ids[rows], self.log_prob[rows] == -torch.inf
+        count = ids.shape[1]
+        outside = padding | (ids >= count)
+        listed = torch.zeros(len(ids), count + 1, dtype=torch.uint8, device=ids.device)
+        listed.scatter_(1, ids.masked_fill(outside, count), 1)
+        unlisted_first = listed[:, :count].argsort(dim=1, stable=True)
+        return torch.where(padding, unlisted_first.gather(1, padding.cumsum(1).sub_(1).clamp_(min=0)), ids)
 
     def log_p(self, rows: Rows, vocabulary: int, dtype: torch.dtype) -> Tensor:
-        """Log-probabilities of the events (n, T + 1), the others last; (n, T) where every token is listed.
+        """Log-probabilities of the events (n, T + 1), the others last; minus infinity where there is no event.
 
-        All others have the rest of the probability, which is known to the rounding of the list: that is its floor.
+        All others have the rest of the probability, which is known to the rounding of the list: that is its floor. If a
+        list is renormalized, they are no event, but of a row of padding alone they are the only one.
         """
-        listed = self.log_prob[rows].double().clamp(min=LOWEST)
-        if not self.whole(vocabulary):
+        listed = self.log_prob[rows].double()
+        count = (listed > -torch.inf).sum(1, keepdim=True)
+        if self.tail == "renormalize":
+            others = torch.where(count > 0, -torch.inf, 0.0).to(listed)
+        else:
             rest = 1 - listed.exp().sum(1, keepdim=True)
-            listed = torch.cat([listed, rest.clamp_(min=torch.finfo(self.log_prob.dtype).eps).log_()], 1)
-        return torch.log_softmax(listed, 1).to(dtype)
+            others = rest.clamp_(min=torch.finfo(self.log_prob.dtype).eps).log_()
+            others.masked_fill_(count == vocabulary, -torch.inf)
+        log_p = torch.log_softmax(torch.cat([listed, others], 1), 1)
+        return torch.where(log_p == -torch.inf, log_p, log_p.clamp(min=LOWEST)).to(dtype)
 
-    def check_values(self, vocabulary: int, divergence: Divergence) -> None:
-        """Raises ValueError unless ids are distinct tokens and log_prob is part of a distribution."""
-        ids, log_prob = self.ids, self.log_prob
-        checks.values((ids >= 0) & (ids < vocabulary), f"teacher_ids: expected values in [0, {vocabulary})")
-        checks.values(ids.sort(1).values.diff(dim=1) != 0, "teacher_ids: expected distinct ids in each row")
-        total = log_prob.exp().sum(1)
+    def check_values(self, vocabulary: int) -> None:
+        """Raises ValueError unless what is no padding has distinct ids, and log_prob is part of a distribution."""
+        ids, listed = self.ids, self.log_prob != -torch.inf
+        inside = (ids >= 0) & (ids < vocabulary) | ~listed
+        checks.values(inside, f"teacher_ids: expected values in [0, {vocabulary})")
+        others = torch.arange(-ids.shape[1], 0, device=ids.device)  # distinct, and no ids
+        in_order = torch.where(listed, ids, others).sort(1).values
+        checks.values(
+            in_order.diff(dim=1) != 0,
+            "teacher_ids: expected distinct ids in each row, save for padding (log-probability -inf, or teacher_mask)",
+        )
+        if self.tail == "renormalize":
+            checks.values(self.log_prob < torch.inf, "teacher_log_prob: expected numbers, or -inf for padding")
+            return
+        total = self.log_prob.exp().sum(1)
         checks.values(
             total <= 1 + _TOLERANCE,
             f"teacher_log_prob: expected probabilities that sum to at most 1 in each row (to {_TOLERANCE})",
         )
-        if self.whole(vocabulary):
-            checks.values(
-                total >= 1 - _TOLERANCE,
-                f"teacher_log_prob: expected probabilities of all tokens to sum to 1 (to {_TOLERANCE})",
-            )
-        if divergence.mixture == 1:
-            checks.values(
-                log_prob > -torch.inf,
-                "teacher_log_prob: expected finite values, since kind 'reverse_kl' is "
-                "infinite where the teacher has no probability",
-            )
+        checks.values(
+            (total >= 1 - _TOLERANCE) | (listed.sum(1) < vocabulary),
+            f"teacher_log_prob: expected probabilities of all tokens to sum to 1 (to {_TOLERANCE})",
+        )
 
 
 Teacher = HeadTeacher | ListTeacher

@@ -73,23 +73,32 @@ def _mixed_(ratio: Tensor, difference: Tensor, q: Tensor, p: Tensor, divergence:
 
 
 def event_terms(
-    listed: Tensor,  # (n, T), logits of the listed tokens
+    listed: Tensor,  # (n, T), logits of distinct tokens
     maximum: Tensor,  # (n,), of all other logits z; -inf where none has any probability, and then
     log_total: Tensor,  # (n,), log sum exp(z - maximum) of the others, is finite, and so is the
     mean: Tensor,  # (n,), mean of z - maximum in their softmax
-    log_p: Tensor,  # (n, T + 1), the teacher's
+    log_p: Tensor,  # (n, T + 1), the teacher's; -inf where there is no event
     divergence: Divergence,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Divergence and entropy (n,), and the gradient of the divergence with respect to the events' logits (n, T + 1).
+    """Divergence and entropy (n,), and the gradient of the divergence with respect to the logits of the T tokens and to
+    the log-sum-exp of the others (n, T + 1).
 
-    An event's logit is the log-sum-exp of its tokens: the softmax within the last one distributes its gradient.
+    The last event is that of the others and of the tokens that are none themselves: its logit is the log-sum-exp of
+    these, and the softmax within them distributes its gradient.
     """
     top = torch.maximum(listed.amax(1), maximum)
     z = torch.cat([listed - top[:, None], ((maximum - top) + log_total)[:, None]], 1)
-    if divergence.interpolation != 1:
-        log_p = torch.log_softmax(torch.lerp(finite(z), log_p, divergence.interpolation), 1)
-    log_q = torch.log_softmax(z, 1)
-    q = log_q.exp()
+    q = torch.softmax(z, 1)
     entropy = torch.special.entr(q).sum(1) + q[:, -1] * (log_total - mean)
-    value, gradient = divergence_terms_(log_q - log_p, q, log_p.exp(), log_q, divergence)
-    return value, entropy, gradient
+    is_event = log_p > -torch.inf
+    pooled = torch.cat([z[:, :-1].masked_fill(is_event[:, :-1], -torch.inf), z[:, -1:]], 1)
+    total = pooled.logsumexp(1, keepdim=True)
+    z = torch.where(is_event, torch.cat([z[:, :-1], total], 1), -torch.inf)
+    if divergence.interpolation != 1:
+        log_p = torch.log_softmax(torch.lerp(finite(z), finite(log_p), divergence.interpolation), 1)
+    log_q = torch.log_softmax(z, 1)
+    value, gradient = divergence_terms_(log_q - log_p, log_q.exp(), log_p.exp(), log_q, divergence)
+    alone = pooled == -torch.inf
+    of_pooled = pooled.sub_(total).exp_().mul_(gradient[:, -1:]).masked_fill_(alone, 0)
+    gradient[:, -1] = 0
+    return value, entropy, gradient.add_(of_pooled)

@@ -1,12 +1,14 @@
 """linear_log_prob: the public function and its operator.
 
-The rows of linear_cross_entropy with two upstream gradients per row: d(loss) / d(log_prob) is a weight of -nll, and
-d(loss) / d(entropy) the weight of the entropy in the same row kernel. Both are known in the backward pass only, which
-projects the logits again: four products.
+The rows of linear_cross_entropy with upstream gradients per row: d(loss) / d(log_prob) is a weight of -nll,
+d(loss) / d(entropy) the weight of the entropy in the same row kernel, and that of lse a weight of nll and an addition
+at the target. They are known in the backward pass only, which projects the logits again: four products.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, overload
 
 import torch
@@ -17,10 +19,12 @@ from mind_kernels import checks
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats, RowTerms, RowWeights
+from mind_kernels.linear_cross_entropy.extra_stats import checked_names
 from mind_kernels.linear_cross_entropy.rows import run_terms
 from mind_kernels.linear_log_prob import reference
-from mind_kernels.linear_log_prob.contract import LogProbArguments, LogProbOutputs, RowLogProbs
-from mind_kernels.row_chunks import flat_rows, row_major, row_weights
+from mind_kernels.linear_log_prob.contract import LogProbArguments, LogProbOutputs, RowLogProbs, Upstream
+from mind_kernels.linear_log_prob.listed import Ids, ListWeights, run_listed
+from mind_kernels.row_chunks import flat_rows, row_major
 from mind_kernels.row_loop import visit_rows
 
 
@@ -33,9 +37,10 @@ def linear_log_prob(
     bias: Tensor | None = None,
     ignore_index: int = -100,
     softcap: float | None = None,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     gradient_threshold: float | None = None,
     return_stats: Literal[False] = False,
+    extra_stats: Sequence[str] = (),
     backend: str = "auto",
 ) -> RowLogProbs: ...
 @overload
@@ -47,9 +52,10 @@ def linear_log_prob(
     bias: Tensor | None = None,
     ignore_index: int = -100,
     softcap: float | None = None,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     gradient_threshold: float | None = None,
     return_stats: Literal[True],
+    extra_stats: Sequence[str] = (),
     backend: str = "auto",
 ) -> tuple[RowLogProbs, RowStats]: ...
 def linear_log_prob(
@@ -60,35 +66,41 @@ def linear_log_prob(
     bias: Tensor | None = None,
     ignore_index: int = -100,
     softcap: float | None = None,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     gradient_threshold: float | None = None,
     return_stats: bool = False,
+    extra_stats: Sequence[str] = (),
     backend: str = "auto",
 ) -> RowLogProbs | tuple[RowLogProbs, RowStats]:
-    """Log-probability of each target and entropy of each softmax(z), z = softcap(hidden weight^T + bias) / temperature.
+    """Log-probability of each target, entropy and log-sum-exp, z = softcap(hidden weight^T + bias) / temperature.
 
-    For losses that weigh rows by what only the caller knows (REDI, DPO, GRPO, unlikelihood): any function of the two
-    may follow, each row has its own upstream gradient, and the N x V logits are never held.
+    For losses that weigh rows by what only the caller knows (REDI, DPO, GRPO, unlikelihood): any function of the three
+    may follow, each number has its own upstream gradient, and the N x V logits are never held.
 
     Args:
         hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient. Or
             (..., D): then all that is (N,) below has the shape (...) of its rows.
         weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
             Takes a gradient.
-        target: (N,) int64 or int32 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one
+        target: (N,) or (N, K) int64 or int32 in [0, V) or `ignore_index`: one id per row, or K of them, such as a
+            teacher's most likely ones; an id may occur twice. May stay on the CPU, which spares a GPU one
             synchronization.
         bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
             gradient.
-        ignore_index: the target of rows whose results are zero, without a gradient; may lie in [0, V).
+        ignore_index: an id whose log_prob is zero, without a gradient; a row without any other id has zeros as results
+            and no gradient at all. May lie in [0, V).
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
-        temperature: T > 0: what the logits are divided by.
+        temperature: T > 0: what the logits are divided by. Or (N,) floating, where hidden is, a constant: one per row;
+            the logits of a chunk are float32 then, whatever the dtype of hidden.
         gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-14: the sparse gradient. The
             results stay exact; of the gradient of the logits, entries with a probability up to t (1 - p), where p is
             that of the target, are replaced by a background distribution with the same sum. That of the entropy errs
             about ten times as much as that of log_prob: 2**-14 is below bfloat16 arithmetic there, 2**-12 is not. Rows
             where this would be slower or too rough take the exact gradient; RowStats.dropped_mass and .kept_entries
-            report it.
-        return_stats: also return RowStats, without segments.
+            report it. Of one id per row and one temperature.
+        return_stats: also return RowStats, without segments. Of several ids, nll and correct are of the likeliest.
+        extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
+            are read from a chunk of logits, which costs some passes over it.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -104,55 +116,97 @@ def linear_log_prob(
     Source:
         mind_kernels/linear_log_prob/README.md derives the gradient and has losses on top of it.
     """
-    head = head_of(weight, bias, softcap, temperature)
+    of_rows = temperature if isinstance(temperature, Tensor) and temperature.dim() > 0 else None
+    if of_rows is not None and isinstance(weight, Head):
+        raise ValueError(
+            "temperature: expected none beside a Head as weight, which has its own; pass weight, bias and softcap apart"
+        )
+    # A tensor () is refused there.
+    head = head_of(weight, bias, softcap, temperature if of_rows is None else 1.0)  # pyright: ignore[reportArgumentType]
     hidden, head = checks.head_arguments(hidden, head, "(..., D)")
-    checks.row_arguments(hidden, target, None, None, None)
+    listed = isinstance(target, Tensor) and target.dim() == hidden.dim()
+    checks.target_argument(target, hidden, listed=listed)
+    if of_rows is not None:
+        checks.tensors(temperature=of_rows)
+        checks.shape("temperature", of_rows, tuple(hidden.shape[:-1]), checks.row_meaning(hidden))
+        checks.constant_weight("temperature", of_rows, hidden)
     checks.probability("gradient_threshold", gradient_threshold)
+    ids = flat_rows(target, 1) if listed else flat_rows(target)[:, None]
+    if gradient_threshold is not None and (of_rows is not None or ids.shape[1] > 1):
+        more = "a temperature" if of_rows is not None else f"{ids.shape[1]} ids"
+        raise ValueError(
+            f"gradient_threshold is {gradient_threshold}: expected None beside {more} per row, whose gradient is exact"
+        )
+    extra = checked_names(extra_stats, return_stats)
     name = backends.resolve(backend, hidden, "linear_cross_entropy")
     spec = RowSpec(head, gradient_threshold=gradient_threshold)
-    arguments = LogProbArguments(flat_rows(hidden, 1), spec, flat_rows(target), None, None, ignore_index, name)
+    arguments = LogProbArguments(
+        flat_rows(hidden, 1), spec, ids, flat_rows(of_rows), Upstream(), ignore_index, extra, name
+    )
     outputs = _define(arguments) if name == "reference" else operator(arguments)
-    shape = hidden.shape[:-1]
-    found = RowLogProbs(outputs.log_prob.view(shape), outputs.rows.values.entropy.view(shape))
+    shape, values = hidden.shape[:-1], outputs.rows.values
+    found = RowLogProbs(outputs.log_prob.view(target.shape), values.entropy.view(shape), values.lse.view(shape))
     if not return_stats:
         return found
-    return found, RowStats.of(outputs.rows, None, shape, sparse=gradient_threshold is not None)
+    return found, RowStats.of(outputs.rows, None, shape, sparse=gradient_threshold is not None, extra=extra)
+
+
+def _check_values(a: LogProbArguments) -> Tensor:
+    """Which rows are valid (N,), where target is."""
+    checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, None, 0)
+    valid = (a.target != a.ignore_index).any(1)
+    if a.temperature is not None:
+        good = (a.temperature > 0) & (a.temperature < math.inf)
+        message = "temperature: expected positive finite numbers in rows that are not ignored"
+        checks.values(good | ~valid.to(good.device), message)
+    return valid
 
 
 def _define(a: LogProbArguments) -> LogProbOutputs:
     """By the definition, differentiable."""
-    checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, None, 0)
-    return reference.forward(a.hidden, a.target.to(a.hidden.device), a.spec, ignore_index=a.ignore_index)
+    _check_values(a)
+    target = a.target.to(a.hidden.device)
+    return reference.forward(a.hidden, target, a.temperature, a.spec, ignore_index=a.ignore_index, extra=a.extra_stats)
 
 
 def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGradients]:
-    checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, None, 0)
+    valid = _check_values(a)
     hidden, spec = row_major(a.hidden), a.spec.row_major()
     kernels = backends.kernels("linear_cross_entropy", a.backend)
-    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None)
+    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None, extra=a.extra_stats)
     gradients = HeadGradients(hidden, spec.head, needs)
-    valid, index = a.target != a.ignore_index, a.target.to(hidden.device).contiguous()
-    weights = _weights(a, valid.to(hidden.device))
-    gradients.choose_unit(weights.loss, weights.entropy)
+    target = a.target.to(hidden.device).contiguous()
+    listed = Ids.of(target, a.ignore_index)
+    temperature = None
+    if a.temperature is not None:  # of an ignored row it may be any number
+        temperature = torch.where(valid.to(hidden.device), a.temperature.to(terms.values.lse.dtype), 1)
+    weights = ListWeights.of(a.upstream, listed, temperature, hidden)
+    gradients.choose_unit(*weights.every)
+    if target.shape[1] == 1 and temperature is None:
 
-    def run(rows: Tensor | int, weights: RowWeights | None) -> None:
-        run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients)
+        def run(rows: Tensor | int, weights: RowWeights | None) -> None:
+            run_terms(kernels, rows, hidden, target[:, 0], weights, spec, terms, gradients, a.extra_stats)
 
-    visit_rows(valid, weights.magnitude() != 0, weights, gradients, run)
-    return LogProbOutputs(-terms.values.nll, terms), gradients
+        visit_rows(valid, weights.magnitude() != 0, weights.rows, gradients, run)
+        return LogProbOutputs(-terms.values.nll[:, None], terms), gradients
+    log_prob = terms.values.nll.new_zeros(target.shape)
 
+    def run_lists(rows: Tensor | int, weights: ListWeights | None) -> None:
+        run_listed(kernels, rows, hidden, listed, temperature, weights, spec, log_prob, terms, gradients, a.extra_stats)
 
-def _weights(a: LogProbArguments, valid: Tensor) -> RowWeights:
-    """Of -log_prob and of the entropy; ones in a forward pass, which visits every valid row for its results."""
-    entropy = None if a.d_entropy is None else row_weights(a.d_entropy, valid, a.hidden)
-    if a.d_log_prob is not None:
-        return RowWeights(row_weights(-a.d_log_prob, valid, a.hidden), entropy)
-    return RowWeights(row_weights(None, valid, a.hidden) if entropy is None else torch.zeros_like(entropy), entropy)
+    visit_rows(valid, weights.magnitude() != 0, weights, gradients, run_lists)
+    return LogProbOutputs(log_prob, terms), gradients
 
 
 def _fake(a: LogProbArguments) -> LogProbOutputs:
-    terms = RowTerms.zeros(a.hidden.shape[0], a.hidden, sparse=a.spec.gradient_threshold is not None)
-    return LogProbOutputs(torch.empty_like(terms.values.nll), terms)
+    rows, sparse = a.hidden.shape[0], a.spec.gradient_threshold is not None
+    terms = RowTerms.zeros(rows, a.hidden, sparse=sparse, extra=a.extra_stats)
+    return LogProbOutputs(terms.values.nll.new_empty(a.target.shape), terms)
+
+
+def _recompute(a: LogProbArguments, upstream: LogProbOutputs) -> LogProbArguments:
+    values = upstream.rows.values
+    return a._replace(upstream=Upstream(upstream.log_prob, values.entropy, values.lse), extra_stats="")
 
 
 operator = Operator(
@@ -162,7 +216,7 @@ operator = Operator(
     run=_run,
     fake=_fake,
     head="spec.head",
-    differentiable=("log_prob", "rows.values.entropy"),
+    differentiable=("log_prob", "rows.values.entropy", "rows.values.lse"),
     per_row=lambda _: True,
-    recompute=lambda a, upstream: a._replace(d_log_prob=upstream.log_prob, d_entropy=upstream.rows.values.entropy),
+    recompute=_recompute,
 )

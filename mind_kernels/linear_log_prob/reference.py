@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy import reference
@@ -12,12 +13,31 @@ from mind_kernels.row_chunks import row_weights
 
 def forward(
     hidden: Tensor,  # (N, D)
-    target: Tensor,  # (N,), where hidden is
+    target: Tensor,  # (N, K), where hidden is
+    temperature: Tensor | None,  # (N,), beside that of the head
     spec: RowSpec,
     *,
     ignore_index: int,
+    extra: str,
 ) -> LogProbOutputs:
-    """Log-probability of each target, and the rows' terms; all differentiable."""
-    valid = target != ignore_index
-    terms = reference.row_terms(hidden, target, valid, RowWeights(row_weights(None, valid, hidden)), spec)
-    return LogProbOutputs(-terms.values.nll, terms)
+    """Log-probability of each target, and the rows' terms, of the likeliest of its targets; all differentiable."""
+    present = target != ignore_index
+    valid = present.any(1)
+    weights = RowWeights(row_weights(None, valid, hidden))
+    if temperature is not None:
+        temperature = torch.where(valid, temperature.to(weights.loss.dtype), 1)
+
+    def terms_of(ids: Tensor):
+        return reference.row_terms(hidden, ids, valid, weights, spec, temperature=temperature, extra=extra)
+
+    if target.shape[1] == 1:
+        terms = terms_of(target[:, 0])
+        return LogProbOutputs(-terms.values.nll[:, None], terms)
+    _, logits = reference.row_logits(hidden, weights, spec.head, temperature)
+    index = torch.where(present, target, 0)
+    log_prob = torch.where(present, torch.log_softmax(logits, -1).gather(1, index), 0)
+    with torch.no_grad():
+        listed = torch.where(present, logits.gather(1, index), -torch.inf)
+        best = present & (listed == listed.amax(1, keepdim=True))
+        likeliest = torch.where(best, index, spec.head.vocabulary - 1).amin(1)  # the first of equal ones
+    return LogProbOutputs(log_prob, terms_of(likeliest))

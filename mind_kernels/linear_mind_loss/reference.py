@@ -36,13 +36,12 @@ def forward(
     in_answers, exact = of_rows(answers, RowSpec(spec.head))
     in_others, terms = of_rows(~answers, spec)
     values = RowValues(*(_merge(answers, *pair) for pair in zip(exact.values, terms.values, strict=True)))
-    merged = RowTerms(values, terms.dropped_mass, terms.kept_entries)
+    merged = terms._replace(values=values)
     if spec.gradient_threshold is not None:
         whole = torch.where(target[answers] != ignore_index, spec.head.vocabulary, 0)
-        merged = RowTerms(
-            values,
-            _merge(answers, torch.zeros_like(exact.values.nll), terms.dropped_mass),
-            _merge(answers, whole, terms.kept_entries),
+        merged = merged._replace(
+            dropped_mass=_merge(answers, torch.zeros_like(exact.values.nll), terms.dropped_mass),
+            kept_entries=_merge(answers, whole, terms.kept_entries),
         )
     if len(hidden) == 0:
         divergence = in_others.new_zeros(group_weight.shape)

@@ -59,7 +59,15 @@ EXTREME_KINDS = [
 ]
 OPTIONS = [
     {"reduction": "mean"},
-    {"reduction": "none", "weighted": True, "biased": True, "softcap": 5.0, "teacher_softcap": 7.0, "temperature": 0.7},
+    {
+        "reduction": "none",
+        "weighted": True,
+        "biased": True,
+        "softcap": 5.0,
+        "teacher_softcap": 7.0,
+        "temperature": 0.7,
+        "teacher_temperature": 1.6,
+    },
 ]
 FORMS = ["head", "list"]
 # The row kernels are given float32 logits whatever the dtype, so the interpreter sees no other.
@@ -120,7 +128,7 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, device=None, **
     if biased and "teacher_weight" in inputs:
         inputs["teacher_bias"] = torch.linspace(1, 0, len(weight)).to(device, dtype)
     if "teacher_ids" in inputs:
-        options.pop("teacher_softcap", None)
+        options = {name: value for name, value in options.items() if not name.startswith("teacher_")}
     loss, stats = linear_divergence(
         hidden,
         weight,

@@ -51,6 +51,8 @@ def make_constants(rows: int, vocabulary: int, seed: int = 0, dtype=torch.float3
 
     listed = torch.rand(rows, vocabulary, generator=generator).argsort(1)[:, :4].contiguous()
     return {
+        "ids": torch.cat([listed[:, :2], listed[:, 1:2]], 1),
+        "row_temperature": torch.linspace(0.5, 1.5, rows, dtype=torch.float64).to(dtype),
         "target": torch.randint(0, vocabulary, (rows,), generator=generator),
         "row_weight": uniform(rows) / rows,
         "answer_rows": torch.arange(groups - groups % 2).view(-1, 2),
@@ -61,12 +63,23 @@ def make_constants(rows: int, vocabulary: int, seed: int = 0, dtype=torch.float3
         "teacher_weight": normal(vocabulary, 5),
         "teacher_ids": listed,
         "teacher_log_prob": torch.log_softmax(normal(rows, 5), 1)[:, :4].contiguous(),
+        "teacher_mask": torch.arange(4) < torch.arange(rows)[:, None] % 5,
     }
 
 
 def _log_prob(hidden, head, target, row_weight, **options):
     found = linear_log_prob(hidden, head, target, **options)
     return (row_weight * (0.1 * found.entropy - found.log_prob)).sum()
+
+
+def _listed(hidden, head, ids, row_temperature, row_weight, **options):
+    """Of three ids, two of them equal, with a temperature per row; and a z-loss."""
+    if isinstance(head, Head):
+        options |= {"bias": head.bias, "softcap": head.softcap}
+        row_temperature, head = row_temperature * head.temperature, head.weight
+    found = linear_log_prob(hidden, head, ids, temperature=row_temperature, **options)
+    of_row = 0.01 * found.lse.square() + 0.1 * found.entropy - found.log_prob.mean(-1)
+    return (row_weight * of_row).sum()
 
 
 def _rows(hidden, head, row_weight, **options):
@@ -83,7 +96,7 @@ def _joint(hidden, head, answer_weight, **options):
 
 _SUM = partial(linear_cross_entropy, reduction="sum")
 _OF_HEAD = ("teacher_hidden", "teacher_weight", "row_weight")
-_OF_LIST = ("teacher_ids", "teacher_log_prob", "row_weight")
+_OF_LIST = ("teacher_ids", "teacher_log_prob", "teacher_mask", "row_weight")
 _JOINT = ("target", "row_weight", "answer_rows", "answer_weight")
 
 LOSSES = [
@@ -93,6 +106,7 @@ LOSSES = [
     Loss("smoothed", "linear_cross_entropy", ("target", "row_weight"), partial(_SUM, label_smoothing=0.1, z_loss=1e-3)),
     Loss("none", "linear_cross_entropy", ("target", "row_weight"), _rows),
     Loss("log_prob", "linear_cross_entropy", ("target", "row_weight"), _log_prob),
+    Loss("listed", "linear_cross_entropy", ("ids", "row_temperature", "row_weight"), _listed),
     Loss("pairs", "linear_pairwise_jsd", ("pair_weight",), _pairs),
     Loss("mixture", "linear_pairwise_jsd", ("mixture_weight",), _pairs),
     Loss("forward_kl", "linear_divergence", _OF_HEAD, partial(linear_divergence, reduction="sum")),

@@ -39,6 +39,13 @@ def log_prob(hidden, weight, target, row_weight, **options):
     return (row_weight * (rows.log_prob + 0.1 * rows.entropy)).sum()
 
 
+def listed(hidden, weight, target, row_weight, **options):
+    """Two ids and a temperature per row, and lse."""
+    ids = torch.stack([target, target.clamp(min=0) // 2], 1)
+    rows = linear_log_prob(hidden, weight, ids, temperature=0.5 + row_weight, **options)
+    return (row_weight * (rows.log_prob.sum(1) + 0.1 * rows.lse)).sum()
+
+
 def mixture(hidden, weight, pair_weight, **options):
     return linear_pairwise_jsd(hidden, weight, mixture_weight=pair_weight[:, 0], **options)
 
@@ -63,13 +70,24 @@ def rows():
         (linear_cross_entropy, rows, ("target",)),
         (sparse, rows, ("target",)),
         (log_prob, rows, ("target", "row_weight")),
+        (listed, rows, ("target", "row_weight")),
         (linear_pairwise_jsd, test_linear_pairwise_jsd.make, ("pair_weight",)),
         (mixture, test_linear_pairwise_jsd.make, ("pair_weight",)),
         (linear_mind_loss, test_linear_mind_loss.make, ("target", "row_weight", "answer_rows", "pair_weight")),
         (sparse_mind, test_linear_mind_loss.make, ("target", "row_weight", "answer_rows", "pair_weight")),
         (divergence, rows, ("target", "row_weight")),
     ],
-    ids=["cross_entropy", "sparse", "log_prob", "pairwise_jsd", "mixture", "mind_loss", "sparse_mind", "divergence"],
+    ids=[
+        "cross_entropy",
+        "sparse",
+        "log_prob",
+        "listed",
+        "pairwise_jsd",
+        "mixture",
+        "mind_loss",
+        "sparse_mind",
+        "divergence",
+    ],
 )
 def test_matches_float64(function, make, arguments, dtype, monkeypatch):
     monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1.0, "cuda": 1.0})

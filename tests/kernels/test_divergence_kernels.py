@@ -28,12 +28,12 @@ def kind(kind, beta=None, skew=None, interpolation=None):
 
 
 class Heads:
-    """Softcap and temperature of both heads."""
+    """Softcap and temperature of both heads; the teacher's temperature is the student's if it is not given."""
 
-    def __init__(self, softcap, teacher_softcap, temperature):
+    def __init__(self, softcap, teacher_softcap, temperature, teacher_temperature=None):
         nothing = torch.empty(0)
         self.student = Head(nothing, None, softcap, temperature)
-        self.teacher = Head(nothing, None, teacher_softcap, temperature)
+        self.teacher = Head(nothing, None, teacher_softcap, teacher_temperature or temperature)
 
     def __str__(self):
         return f"softcap={self.student.softcap}"
@@ -41,14 +41,17 @@ class Heads:
 
 DIVERGENCES = [kind(**parameters) for parameters in KINDS]
 EXTREME = [kind(**parameters) for parameters in EXTREME_KINDS]
-PLAIN, SOFTCAPPED = Heads(None, None, 1.0), Heads(5.0, 9.0, 0.7)
+PLAIN, SOFTCAPPED = Heads(None, None, 1.0), Heads(5.0, 9.0, 0.7, 1.6)
 # Less than a vector, rows that are not aligned, whole vectors; several tiles of Triton's kernels of both forms.
 VOCABULARIES = [7, 67, 1024, 2311, 4112]
 FORMS = ["logits", "list"]
 
 
-def make(implementation, vocabulary, form, rows=32):
-    """The student's logits, the teacher's or its events (5 ids and 6 log-probabilities), and weights of both signs."""
+def make(implementation, vocabulary, form, rows=32, ragged=True):
+    """The student's logits, the teacher's or its events (5 ids and 6 log-probabilities), and weights of both signs.
+
+    `ragged`: of the rows, in turn, two listed tokens are no events, none is missing, the last is, all but the last are.
+    """
     rows = min(rows, 4) if implementation.slow else rows
     generator = torch.Generator().manual_seed(vocabulary)
     logits = torch.randn(2, rows, vocabulary, generator=generator)
@@ -59,7 +62,10 @@ def make(implementation, vocabulary, form, rows=32):
     teacher = (logits[1],)
     if form == "list":
         ids = torch.rand(rows, vocabulary, generator=generator).argsort(1)[:, :5]
-        teacher = ids, torch.log_softmax(torch.randn(rows, 6, generator=generator), 1)
+        log_p = torch.randn(rows, 6, generator=generator)
+        if ragged:
+            log_p[::4, 1:3] = log_p[2::4, 5:] = log_p[3::4, :5] = -math.inf
+        teacher = ids, torch.log_softmax(log_p, 1)
     return tuple(tensor.to(implementation.device) for tensor in (logits[0], *teacher, weights))
 
 
@@ -89,7 +95,7 @@ def defined(inputs, heads, divergence, dtype):
     log_q = torch.log_softmax(heads.student.to_logits(leaf), 1)
     entropy = -(log_q.exp() * log_q).sum(1)
     if len(teacher) == 2:
-        log_q, log_p = reference.events(log_q, teacher[0]), teacher[1]
+        log_q, log_p = reference.events(log_q, *teacher), teacher[1]
     else:
         log_p = torch.log_softmax(heads.teacher.to_logits(*teacher), 1)
     values = RowValues(divergence.of(log_q, log_p), entropy)

@@ -70,6 +70,7 @@ NUMBERS = {
     "skew": (linear_divergence, ("teacher_hidden", "teacher_weight"), {"kind": "skew_reverse_kl"}),
     "interpolation": (linear_divergence, ("teacher_hidden", "teacher_weight"), {"kind": "taid"}),
     "teacher_softcap": (linear_divergence, ("teacher_hidden", "teacher_weight"), {}),
+    "teacher_temperature": (linear_divergence, ("teacher_hidden", "teacher_weight"), {}),
 }
 
 

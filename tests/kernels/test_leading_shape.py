@@ -20,8 +20,8 @@ def cross_entropy(hidden, weight, c, **options):
 
 
 def log_prob(hidden, weight, c, **options):
-    (log_prob, entropy), stats = linear_log_prob(hidden, weight, c["target"], return_stats=True, **options)
-    return log_prob + entropy, stats
+    (log_prob, entropy, lse), stats = linear_log_prob(hidden, weight, c["target"], return_stats=True, **options)
+    return log_prob + entropy + lse, stats
 
 
 def divergence(hidden, weight, c, **options):

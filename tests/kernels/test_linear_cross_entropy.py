@@ -110,6 +110,7 @@ def test_opcheck(backend, reduction, gradient_threshold, monkeypatch):
         num_segments=2,
         ignore_index=-100,
         reduction=reduction,
+        extra_stats="mean_logit,predicted" if reduction == "none" else "",
         backend=backend,
     )
     opcheck(operator, arguments)
@@ -358,6 +359,17 @@ def call(**changes):
 def test_bad_input_is_named(changes, kind, message):
     with pytest.raises(kind, match=message):
         call(**changes)
+
+
+def test_class_weights_are_row_weights():
+    """Those of torch.nn.functional.cross_entropy, with its mean, as the README says."""
+    inputs = make_inputs(23, 8, 31, dtype=torch.float64, ignored=0.2)
+    hidden, weight, target = inputs["hidden"].requires_grad_(), inputs["weight"], inputs["target"]
+    of_class = torch.linspace(0.2, 3, 31, dtype=torch.float64)
+    ours = linear_cross_entropy(hidden, weight, target, row_weight=of_class[target.clamp(min=0)])
+    theirs = F.cross_entropy(hidden @ weight.T, target, of_class)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, hidden)[0] for loss in (ours, theirs)))
 
 
 @pytest.mark.parametrize("threshold", [None, 0.05])

@@ -47,10 +47,10 @@ def test_extreme_mixtures(backend, kind, form):
     assert_matches_float64(inputs, torch.float32, backend, reduction="none", **kind)
 
 
+@pytest.mark.parametrize("other", [{}, {"teacher_temperature": 0.6}], ids=["one temperature", "two"])
 @pytest.mark.parametrize("kind", KINDS, ids=name_of)
-def test_reference_is_the_published_formula(kind):
+def test_reference_is_the_published_formula(kind, other):
     inputs = make(23, 16, 101)
-    temperature = 1.7
     hidden = inputs["hidden"].requires_grad_()
     loss = linear_divergence(
         hidden,
@@ -58,12 +58,13 @@ def test_reference_is_the_published_formula(kind):
         inputs["teacher_hidden"],
         inputs["teacher_weight"],
         **kind,
-        temperature=temperature,
+        temperature=1.7,
+        **other,
         backend="reference",
     )
-    log_q = torch.log_softmax(hidden @ inputs["weight"].T / temperature, -1)
-    log_p = torch.log_softmax(inputs["teacher_hidden"] @ inputs["teacher_weight"].T / temperature, -1)
-    expected = published(kind, log_q, log_p).mean()
+    z, theirs = hidden @ inputs["weight"].T / 1.7, inputs["teacher_hidden"] @ inputs["teacher_weight"].T
+    theirs = theirs / other.get("teacher_temperature", 1.7)
+    expected = published(kind, torch.log_softmax(z, -1), torch.log_softmax(theirs, -1)).mean()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(value, hidden)[0] for value in (loss, expected)))
 
@@ -82,10 +83,12 @@ def test_list_is_the_divergence_of_its_events(kind):
         torch.testing.assert_close(run(inputs, torch.float64, backend, **kind)["divergence"], expected)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "renormalized list"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["kind"] != "taid"], ids=name_of)
 def test_reference_gradcheck(kind, form):
     inputs = make(4, 3, 6, form=form, listed=2)
+    if form != "head":
+        inputs["teacher_log_prob"][0, 1] = inputs["teacher_log_prob"][2] = -math.inf
     names = [name for name in inputs if name.startswith("teacher")]
 
     def loss(hidden, weight):
@@ -94,6 +97,7 @@ def test_reference_gradcheck(kind, form):
             weight,
             **{name: inputs[name] for name in names},
             **kind,
+            tail="renormalize" if form == "renormalized list" else "bucket",
             softcap=3.0,
             row_weight=inputs["row_weight"],
             reduction="sum",
@@ -112,11 +116,19 @@ def test_trl_agrees():
     for kind, beta in ((KINDS[0], 0.0), (KINDS[1], 1.0), ({"kind": "jsd", "beta": 0.3}, 0.3)):
         ours = [inputs[name].clone().requires_grad_(not name.startswith("teacher")) for name in order]
         theirs = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in ours]
+        # TRL has one temperature, and a scale of the logits of each side: c tanh(s x / c) / T.
         loss, stats = linear_divergence(
-            *ours, **kind, temperature=1.3, softcap=20.0, teacher_softcap=30.0, reduction="none", return_stats=True
+            *ours,
+            **kind,
+            temperature=1.3 / 0.5,
+            softcap=20.0 / 0.5,
+            teacher_temperature=1.3 / 2,
+            teacher_softcap=30.0 / 2,
+            reduction="none",
+            return_stats=True,
         )
         expected, entropy = trl.ChunkedDivergenceFunction.apply(
-            theirs[0], theirs[1], None, theirs[2], theirs[3], None, beta, 1.3, 1.0, 20.0, 1.0, 30.0
+            theirs[0], theirs[1], None, theirs[2], theirs[3], None, beta, 1.3, 0.5, 20.0, 2.0, 30.0
         )
         loss.sum().backward()
         expected.sum().backward()

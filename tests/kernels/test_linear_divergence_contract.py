@@ -112,10 +112,10 @@ def test_chunk_sizes_change_nothing(monkeypatch, chunk, block, kind, form):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck(backend, reduction, form):
-    inputs = on(device_of(backend), make(3, 8, 13, form=form, listed=3, dtype=torch.float32))
+    inputs = on(device_of(backend), make(2, 8, 13, form=form, listed=3, dtype=torch.float32))
     teacher = {
         "head": lambda: HeadTeacher(inputs["teacher_hidden"], Head(inputs["teacher_weight"], temperature=0.9)),
-        "list": lambda: ListTeacher(inputs["teacher_ids"], inputs["teacher_log_prob"]),
+        "list": lambda: ListTeacher(inputs["teacher_ids"], inputs["teacher_log_prob"], "renormalize"),
     }[form]()
     head = Head(inputs["weight"].requires_grad_(), None, 4.0, 0.9)
     kind = divergence_of("jsd", 0.5, None, None)
@@ -127,7 +127,7 @@ def test_opcheck(backend, reduction, form):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiles_whole(backend, reduction, form):
-    inputs = on(device_of(backend), make(3, 8, 31, form=form, dtype=torch.float32))
+    inputs = on(device_of(backend), make(2, 8, 31, form=form, dtype=torch.float32))
     teacher = {name: value for name, value in inputs.items() if name.startswith("teacher")}
 
     def step(hidden, weight):
@@ -208,6 +208,8 @@ HALVES = torch.full((6, 3), 0.5).log()
         ),
         (HEAD, {"teacher_bias": torch.zeros(30)}, ValueError, r"teacher_bias has shape \(30,\)"),
         (HEAD, {"teacher_softcap": 0.0}, ValueError, r"teacher_softcap is 0.0"),
+        (HEAD, {"teacher_temperature": 0.0}, ValueError, r"teacher_temperature is 0.0: expected a positive finite"),
+        (HEAD, {"teacher_temperature": torch.ones(())}, TypeError, r"teacher_temperature is a tensor"),
         (HEAD, {"teacher_hidden": None}, ValueError, r"teacher: expected either teacher_hidden and teacher_weight, or"),
         (HEAD, {"teacher_weight": None}, ValueError, r"teacher: expected either"),
         (HEAD, {"teacher_hidden": None, "teacher_weight": None}, ValueError, r"teacher: expected either"),
@@ -216,6 +218,7 @@ HALVES = torch.full((6, 3), 0.5).log()
         (LIST, {"teacher_weight": HEAD["teacher_weight"]}, ValueError, r"teacher: expected either"),
         (LIST, {"teacher_bias": torch.zeros(31)}, ValueError, r"teacher_bias: expected None beside teacher_log_prob"),
         (LIST, {"teacher_softcap": 5.0}, ValueError, r"teacher_softcap: expected None beside teacher_log_prob"),
+        (LIST, {"teacher_temperature": 1.0}, ValueError, r"teacher_temperature: expected None beside teacher_log_prob"),
         (
             LIST,
             {"teacher_ids": torch.zeros(6).long()},
@@ -263,10 +266,28 @@ HALVES = torch.full((6, 3), 0.5).log()
         ),
         (
             LIST,
-            {"teacher_log_prob": HALVES - math.inf, "kind": "reverse_kl"},
+            {"teacher_log_prob": HALVES * math.nan, "tail": "renormalize"},
             ValueError,
-            r"teacher_log_prob: expected finite values, since kind 'reverse_kl'",
+            r"teacher_log_prob: expected numbers, or -inf for padding",
         ),
+        (
+            LIST,
+            {"teacher_log_prob": HALVES + math.inf, "tail": "renormalize"},
+            ValueError,
+            r"teacher_log_prob: expected numbers, or -inf for padding",
+        ),
+        (
+            LIST,
+            {"teacher_ids": torch.tensor([[0, 1, 0]] * 6), "tail": "renormalize"},
+            ValueError,
+            r"teacher_ids: expected distinct ids in each row, save for padding",
+        ),
+        (LIST, {"tail": "renormalise"}, ValueError, r"tail is 'renormalise': expected one of 'bucket', 'renormalize'"),
+        (HEAD, {"tail": "renormalize"}, ValueError, r"tail is 'renormalize': expected 'bucket' beside teacher_hidden"),
+        (HEAD, {"teacher_mask": torch.ones(6, 3).bool()}, ValueError, r"teacher_mask: expected None beside teacher_h"),
+        (LIST, {"teacher_mask": torch.ones(6, 3)}, TypeError, r"teacher_mask has dtype torch.float32: expected"),
+        (LIST, {"teacher_mask": torch.ones(6, 2).bool()}, ValueError, r"teacher_mask .* expected \(N, T\) = \(6, 3\)"),
+        (LIST, {"teacher_mask": [[True]]}, TypeError, r"teacher_mask is a list: expected a torch.Tensor"),
         (
             LIST,
             {"weight": torch.zeros(3, 8), "teacher_ids": torch.tensor([[0, 1, 2]] * 6), "teacher_log_prob": HALVES - 1},

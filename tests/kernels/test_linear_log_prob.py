@@ -8,7 +8,7 @@ from cases import assert_compiles_whole, cases, device_of, on, opcheck, row_stat
 
 from mind_kernels import Head, linear_cross_entropy, linear_log_prob
 from mind_kernels.linear_cross_entropy.contract import RowSpec
-from mind_kernels.linear_log_prob.contract import LogProbArguments
+from mind_kernels.linear_log_prob.contract import LogProbArguments, Upstream
 from mind_kernels.linear_log_prob.op import operator
 from mind_kernels.testing import assert_within_budget, make_inputs
 
@@ -25,6 +25,7 @@ def run(inputs, dtype, backend, *, biased=False, only=None, device=None, **optio
         hidden, weight, inputs["target"], bias=bias, return_stats=True, backend=backend, **options
     )
     upstream = {"log_prob": torch.linspace(-1, 2, len(hidden)), "entropy": torch.linspace(0.3, -0.2, len(hidden))}
+    upstream["lse"] = torch.linspace(-0.1, 0.2, len(hidden))
     outputs = {name: getattr(rows, name) for name in upstream}
     used = [only] if only else list(upstream)
     torch.autograd.backward([outputs[name] for name in used], [upstream[name].to(rows.entropy) for name in used])
@@ -69,7 +70,7 @@ def test_opcheck(gradient_threshold):
     inputs = make_inputs(9, 8, 31)
     spec = RowSpec(Head(inputs["weight"].requires_grad_(), None, 4.0, 0.9), gradient_threshold=gradient_threshold)
     hidden, target = inputs["hidden"].requires_grad_(), inputs["target"]
-    opcheck(operator, LogProbArguments(hidden, spec, target, None, None, ignore_index=-100, backend="torch"))
+    opcheck(operator, LogProbArguments(hidden, spec, target[:, None], None, Upstream(), -100, "", "torch"))
 
 
 def test_compiles_whole():

@@ -23,6 +23,11 @@ INTERPOLATIONS = [kind("taid", interpolation=t) for t in (0.0, 0.7, 1.0)]
 PLACES = ["student", "teacher", "both", "each"]
 
 
+def make_logits(implementation, vocabulary):
+    """Logits of both sides and weights; the interpreter has two rows, since all are masked alike."""
+    return make(implementation, vocabulary, "logits", rows=2 if implementation.slow else 32)
+
+
 def masked(logits, theirs, place, lowest):
     """Copies of both sides with columns that one of them masks, or both, or each of them others."""
     logits, theirs = logits.clone(), theirs.clone()
@@ -64,7 +69,7 @@ def assert_right(found, truth):
 @each([*DIVERGENCES, *EXTREME, *INTERPOLATIONS], PLACES, [67, 1024], names="divergence place vocabulary")
 def test_masked_logits(implementation, divergence, place, vocabulary):
     """KL(x, m) is infinite where m alone has no probability. 0 on both sides adds nothing."""
-    logits, theirs, weights = make(implementation, vocabulary, "logits")
+    logits, theirs, weights = make_logits(implementation, vocabulary)
     inputs = *masked(logits, theirs, place, -math.inf), weights + 2
     truth = expected(*inputs, divergence)
     assert bool((truth[0] == math.inf).all()) == is_infinite(divergence, place)
@@ -77,7 +82,7 @@ def test_masked_logits(implementation, divergence, place, vocabulary):
 @each(DIVERGENCES, LOWEST[1:], PLACES, names="divergence lowest place")
 def test_low_logits(implementation, divergence, lowest, place):
     """Finite ones: what they make large is as large as it is."""
-    logits, theirs, weights = make(implementation, 67, "logits")
+    logits, theirs, weights = make_logits(implementation, 67)
     inputs = *masked(logits, theirs, place, lowest), weights + 2
     found = run(implementation, inputs, PLAIN, divergence)
     if is_infinite(divergence, place):
@@ -97,7 +102,7 @@ def test_a_row_of_minus_infinity_alone_is_nan(implementation, divergence, side):
 
 @each(DIVERGENCES, PLACES, names="divergence place")
 def test_a_softcap_makes_masked_logits_finite(implementation, divergence, place):
-    logits, theirs, weights = make(implementation, 67, "logits")
+    logits, theirs, weights = make_logits(implementation, 67)
     heads = Heads(5.0, 5.0, 0.7)
     values, gradient = run(implementation, (*masked(logits, theirs, place, -math.inf), weights), heads, divergence)
     truth = defined((*masked(logits, theirs, place, -1e3), weights), heads, divergence, torch.float64)
@@ -119,9 +124,9 @@ def events(logits, ids, log_p, softcap=None):
     names="divergence place softcap",
 )
 def test_lists(implementation, divergence, place, softcap):
-    logits, ids, log_p, weights = make(implementation, 67, "list")
+    logits, ids, log_p, weights = make(implementation, 67, "list", ragged=False)
     if divergence.mixture == 1 and "teacher's" in place:
-        pytest.skip("refused: see teachers.ListTeacher")
+        pytest.skip("infinite, and the kernel's 1e18 stands for it: ListTeacher has no such event")
     listed = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
     if place == "others":
         logits[(torch.arange(67, device=logits.device) % 3 == 0) & ~listed] = -math.inf

@@ -193,18 +193,22 @@ def test_an_infinite_cross_entropy(backend, dtype, smoothing):
 @cases("linear_cross_entropy")
 def test_log_prob(backend, dtype, threshold):
     target = targets(12)
-    of_log_prob, of_entropy = normal(2, 12)
+    of_log_prob, of_entropy, of_lse = normal(3, 12)
     of_entropy[:4] = 0
 
-    def results(log_prob, entropy):
-        device, dtype = log_prob.device, log_prob.dtype
-        objective = (of_log_prob.to(device, dtype) * log_prob + of_entropy.to(device, dtype) * entropy).sum()
-        return objective, {"log_prob": log_prob.detach(), "entropy": entropy.detach()}
+    def results(*found):
+        weights = (weight.to(found[0]) for weight in (of_log_prob, of_entropy, of_lse))
+        objective = sum((weight * value).sum() for weight, value in zip(weights, found, strict=True))
+        return objective, {
+            name: value.detach() for name, value in zip(("log_prob", "entropy", "lse"), found, strict=True)
+        }
 
     def definition(hidden, weight, bias):
-        log_p = torch.log_softmax(logits_of(hidden, weight, bias), 1)
+        logits = logits_of(hidden, weight, bias)
+        log_p = torch.log_softmax(logits, 1)
         log_prob = log_p.gather(1, position(target).clamp(min=0)[:, None]).squeeze(1)
-        return results(*(torch.where(target >= 0, v, 0) for v in (log_prob, -(log_p.exp() * log_p).sum(1))))
+        every = (log_prob, -(log_p.exp() * log_p).sum(1), logits.logsumexp(1))
+        return results(*(torch.where(target >= 0, v, 0) for v in every))
 
     def operation(hidden, weight, bias):
         options = {"bias": bias, "gradient_threshold": threshold, "backend": backend}

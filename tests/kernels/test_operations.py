@@ -109,8 +109,11 @@ def test_the_teachers_head():
     torch.testing.assert_close(divergence(*student, teacher_hidden, teacher, temperature=0.7), expected)
     heads = Head(student[1], temperature=0.7), teacher
     torch.testing.assert_close(divergence(student[0], heads[0], teacher_hidden, heads[1]), expected)
-    with pytest.raises(ValueError, match=r"teacher_weight has temperature 0.7: expected 1.0, the student's"):
-        divergence(*student, teacher_hidden, teacher)
+    own = divergence(*student, teacher_hidden, teacher)  # the Head's temperature, whatever the student's
+    scaled = Head(weight / 0.7, bias / 0.7, 3.0 / 0.7)
+    torch.testing.assert_close(own, divergence(*student, teacher_hidden, scaled))
+    with pytest.raises(ValueError, match="^teacher_temperature: expected none beside a Head as teacher_weight"):
+        divergence(*student, teacher_hidden, teacher, teacher_temperature=1.0)
     with pytest.raises(ValueError, match="teacher_bias: expected none beside a Head as teacher_weight"):
         divergence(*student, teacher_hidden, teacher, teacher_bias=bias, temperature=0.7)
 

@@ -83,20 +83,26 @@ def test_matches_its_definition(always_sparse, backend, dtype, shape, options):
     assert_within_budget(found, peer, truth, dtype, conditioning=rounding)
 
 
+@pytest.mark.parametrize("of", [(1.0, -0.2, 0.0), (0.0, 0.0, 1.0), (1.0, -0.2, 0.5)], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_log_prob_and_entropy_match_the_definition(always_sparse, backend):
-    device = device_of(backend)
+def test_log_prob_entropy_and_lse_match_the_definition(always_sparse, backend, of):
+    """Upstream gradients of these sizes; a row's gradient has the sum of that of lse."""
+    device, condition = device_of(backend), {"temperature": 0.9} if of[0] else {"softcap": 30.0}
     inputs = make_inputs(*fit(backend, (37, 33, 1009)), device=device)
-    rows = len(inputs["target"])
-    upstream = [torch.linspace(0.5, 1, rows, device=device), torch.full((rows,), -0.2, device=device)]
+    upstream = [each * torch.linspace(0.5 if of[0] else 1, 1, len(inputs["target"]), device=device) for each in of]
     found = []
     for name in (backend, "reference"):
         hidden = inputs["hidden"].clone().requires_grad_()
-        rows = linear_log_prob(hidden, inputs["weight"], inputs["target"], gradient_threshold=2**-7, backend=name)
+        bias = hidden.new_zeros(len(inputs["weight"])).requires_grad_()
+        options = {"bias": bias, "gradient_threshold": 2**-7, "backend": name, **condition}
+        rows = linear_log_prob(hidden, inputs["weight"], inputs["target"], **options)
         torch.autograd.backward(list(rows), upstream)
         found.append(hidden.grad)
+        if "temperature" in condition:
+            of_lse = upstream[2][inputs["target"] >= 0].sum() / 0.9
+            torch.testing.assert_close(bias.grad.sum(), of_lse, rtol=1e-4, atol=1e-4)
     # The two weigh the sampled rows alike only up to the upstream gradient, which the definition does not see.
-    assert float((found[0] - found[1]).norm() / found[1].norm()) < 0.02
+    assert float((found[0] - found[1]).norm() / found[1].norm()) < (0.02 if of[0] else 1e-5)
 
 
 def test_statistics_say_what_was_dropped(always_sparse):

@@ -1,0 +1,157 @@
+"""Rows with several ids or a temperature each: any row kernel serves them, since what it lacks is read from a chunk of
+logits before it and added to its gradient after it.
+
+The kernel's target y is the most likely of a row's ids. Its log-probability keeps its digits however confident the row
+is, and those of the others differ from it by differences of logits; and no other id has a probability near 1, whose
+gradient g (1 - p) would cancel. With G the sum of the ids' upstream gradients g_k and l that of lse, d loss / d z_v is
+
+    (l - G) p_v + sum_k g_k 1[v = t_k]                                       for v other than y
+    (1 - p_y) sum_(t_k = y) g_k + p_y (l - sum_(t_k != y) g_k)               for y
+
+of which the kernel computes the first term; the second is added to it, and the last line put in place of what it has at
+y. Peak memory: one chunk of logits beside the gradients; in float32 with a temperature per row, and with that and a
+softcap another one for its slope.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mind_kernels.head import Head, HeadGradients, scale_
+from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowTerms, RowValues, RowWeights
+from mind_kernels.linear_log_prob.contract import Upstream
+from mind_kernels.row_chunks import Rows, accumulation_dtype, row_weights, rows_per_chunk
+from mind_kernels.row_loop import run_rows
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The ids of rows, (n, K) each."""
+
+    ids: Tensor  # int64 in [0, V), any where absent
+    present: Tensor  # bool
+
+    @classmethod
+    def of(cls, target: Tensor, ignore_index: int) -> Ids:
+        """From target (n, K), absent where it is `ignore_index`."""
+        present = target != ignore_index
+        return cls(torch.where(present, target, 0), present)
+
+    def __getitem__(self, rows: Rows) -> Ids:
+        return Ids(self.ids[rows], self.present[rows])
+
+
+@dataclass(frozen=True)
+class ListWeights:
+    """d(total loss) / d(log-probabilities), and with them those of entropy and lse."""
+
+    rows: RowWeights  # `loss` is -G
+    ids: Tensor  # (N, K), 0 where absent
+
+    @classmethod
+    def of(cls, upstream: Upstream, listed: Ids, temperature: Tensor | None, hidden: Tensor) -> ListWeights:
+        """The weights, divided by the rows' temperatures (N,). In a forward pass, where none is known, ones: it visits
+        every valid row for its results."""
+        valid = listed.present.any(1)
+        ones = row_weights(None, valid, hidden)
+        scale = ones if temperature is None else ones / temperature
+        if all(gradient is None for gradient in upstream):
+            return cls(RowWeights(ones), torch.zeros_like(listed.ids, dtype=ones.dtype))
+
+        def of_rows(gradient: Tensor | None) -> Tensor | None:
+            return None if gradient is None else row_weights(gradient, valid, hidden) * scale
+
+        log_prob = 0 if upstream.log_prob is None else upstream.log_prob.to(ones.dtype)
+        of_ids = torch.where(listed.present, log_prob, 0) * scale[:, None]
+        return cls(RowWeights(-of_ids.sum(1), of_rows(upstream.entropy), of_rows(upstream.lse)), of_ids)
+
+    @property
+    def every(self) -> tuple[Tensor | None, ...]:
+        """(N,) each: no number in the gradient of a row's logits is of another order than these."""
+        return self.rows.loss, self.rows.entropy, self.rows.lse, self.ids.abs().sum(1)
+
+    def __getitem__(self, rows: Rows) -> ListWeights:
+        return ListWeights(self.rows[rows], self.ids[rows])
+
+    def __mul__(self, factor: Tensor) -> ListWeights:
+        return ListWeights(self.rows * factor, self.ids * factor)
+
+    def magnitude(self) -> Tensor:
+        """(N,): 0 where a row has no gradient."""
+        return self.rows.magnitude() + self.ids.abs().sum(1)
+
+
+class _Known:
+    """The logits of the ids of a chunk of rows, and what follows from them."""
+
+    def __init__(self, listed: Ids, projected: Tensor, head: Head) -> None:
+        self._listed = listed
+        logits = head.to_logits(projected.gather(1, listed.ids).to(accumulation_dtype(projected.dtype)))
+        self._logits = torch.where(listed.present, logits, -torch.inf)
+        self._largest = self._logits.amax(1, keepdim=True)
+        best = listed.present & (self._logits == self._largest)
+        self.likeliest = torch.where(best, listed.ids, head.vocabulary - 1).amin(1)  # (n,), the first of equal ones
+
+    def log_prob(self, of_likeliest: Tensor) -> Tensor:
+        """(n, K), 0 where absent, from that of the likeliest id (n,)."""
+        below = torch.where(self._logits == self._largest, 0, self._logits - self._largest)
+        return torch.where(self._listed.present, of_likeliest[:, None] + below, 0)
+
+    def complete(self, dlogits: Tensor, weights: ListWeights, values: RowValues, head: Head) -> None:
+        """Completes the kernel's gradient (n, V) of the logits before this head's softcap: adds that of the other ids,
+        and puts that of the likeliest one in its place."""
+        y = self.likeliest[:, None]
+        is_y = self._listed.ids == y
+        of_others = torch.where(is_y, 0, weights.ids)
+        of_y = -torch.where(is_y, weights.ids, 0).sum(1)
+        others = -of_others.sum(1)
+        rest = others if weights.rows.lse is None else weights.rows.lse + others
+        at_y = RowWeights(of_y, weights.rows.entropy, rest).at_target(values)[:, None]
+        added = torch.where(of_others == 0, 0, of_others * head.slope(self._logits))
+        dlogits.scatter_add_(1, self._listed.ids, added.to(dlogits.dtype))
+        dlogits.scatter_(1, y, (at_y * head.slope(self._largest)).to(dlogits.dtype))
+
+
+def run_listed(
+    kernels: RowKernels,
+    rows: Tensor | int,  # the rows to visit, or how many from the start
+    hidden: Tensor,  # (N, D)
+    listed: Ids,  # of all N rows
+    temperature: Tensor | None,  # (N,), beside a head whose own is 1
+    weights: ListWeights | None,  # divided by the temperature; None: statistics only
+    spec: RowSpec,
+    log_prob: Tensor,  # (N, K)
+    terms: RowTerms,
+    gradients: HeadGradients,
+    extra: str,
+) -> None:
+    """Fills `log_prob` and `terms` for the rows, and adds their gradient products."""
+    head = spec.head
+
+    def kernel(chunk: Rows, part: Tensor, weights: ListWeights | None) -> tuple[list[Tensor], Tensor | None]:
+        of_chunk, slope = spec, 1.0
+        if temperature is None:
+            logits = head.project(part)
+        else:  # the kernel gets logits that had softcap and temperature applied before
+            logits, of_chunk = head.to_logits_(head.project_wide(part)), RowSpec(Head(head.weight))
+            if weights is not None:
+                slope = head.slope(logits)
+            logits.div_(temperature[chunk, None])
+        terms.extra.read(chunk, logits, of_chunk.head, extra)
+        known = _Known(listed[chunk], logits, of_chunk.head)
+        of_kernel = None if weights is None else weights.rows.of_kernel
+        values = kernels.row_kernel_(logits, known.likeliest, of_kernel, of_chunk)
+        found = [*values, known.log_prob(-values.nll)]
+        if weights is None:
+            return found, None
+        known.complete(logits, weights, values, of_chunk.head)
+        return found, scale_(logits, slope)
+
+    itemsize = hidden.element_size()
+    if temperature is not None:
+        itemsize = accumulation_dtype(hidden.dtype).itemsize * (1 if head.softcap is None else 2)
+    size = rows_per_chunk(head.vocabulary, hidden.device, itemsize)
+    run_rows(rows, size, hidden, weights, kernel, [*terms.values, log_prob], gradients)
