@@ -39,7 +39,7 @@ class Fused:
         return _new, (type(self)._fused_by, self._fused_from), self.__getstate__()
 
 
-def _new(make: Callable[[Any], type], base: type) -> Any:
+def _new(make: Callable[[Any], Any], base: type) -> Any:
     made = make(base)
     return made.__new__(made)
 

@@ -20,7 +20,7 @@ from mind_kernels import Head
 from mind_kernels.integrations.condition import Condition
 from mind_kernels.integrations.fused_head import calling
 from mind_kernels.integrations.head import head_tensors
-from mind_kernels.integrations.probe import without_cache
+from mind_kernels.integrations.probe import probe_outputs, rounding, unwrapped, without_cache
 from mind_kernels.integrations.signature import expect
 from mind_kernels.integrations.transformers import read_condition
 from mind_kernels.integrations.trl import divergence
@@ -67,8 +67,33 @@ class _Divergence:
         return _no_logits(hidden, head)
 
 
+def _whole(tensor: Any, dtype: torch.dtype) -> Any:
+    """A teacher's parameter, gathered if FSDP has divided it, which keeps it in another dtype under mixed precision.
+    Right without a gradient alone."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return None if whole is None else whole.to(dtype)
+
+
 def _no_logits(hidden: Tensor, head: Any) -> Tensor:
     return hidden.new_empty(*hidden.shape[:-2], 0, head.weight.shape[0])
+
+
+def _checked_condition(model: Any) -> Condition:
+    """Softcap and temperature of a model whose logits follow from the inputs and the weight of its head."""
+    condition, model, call = read_condition(model), unwrapped(model), _Inputs()
+    logits = probe_outputs(model).logits.float()
+    with calling(model, call):
+        probe_outputs(model)
+    weight, bias = head_tensors(model.get_output_embeddings())
+    with torch.no_grad():
+        found = Head(weight, bias, *condition).logits(call.hidden.to(weight.dtype))
+    error = (found - logits).abs().max()
+    if not error <= rounding(torch.bfloat16) * logits.abs().max():  # to which accelerate's autocast may round
+        raise ValueError(
+            f"{type(model).__name__}: its logits are not those of its head's inputs and weight, by up to {error:g}: "
+            "expected an LM head that is one linear layer, without hooks that change its outputs"
+        )
+    return condition
 
 
 class FusedGKDTrainer(GKDTrainer):
@@ -78,12 +103,13 @@ class FusedGKDTrainer(GKDTrainer):
     wants the student's logits gets them, as from TRL's.
 
     Raises:
-        ValueError: a student or a teacher that `read_condition` or `head_tensors` refuses; it is named.
+        ValueError: a student or a teacher that `read_condition` or `head_tensors` refuses, or whose logits these do not
+            explain; it is named.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._conditions = read_condition(self.model), read_condition(self.teacher_model)
+        self._conditions = _checked_condition(self.model), _checked_condition(self.teacher_model)
         self._redirected = utils._ForwardRedirection()
 
     def compute_loss(
@@ -112,9 +138,7 @@ class FusedGKDTrainer(GKDTrainer):
         teacher, call = self.accelerator.unwrap_model(self.teacher_model), _Inputs()
         with torch.no_grad(), calling(teacher, call):
             self.teacher_model.eval()(**given, **without_cache(teacher))
-            tensors = head_tensors(teacher.get_output_embeddings())
-            # What FSDP has divided is gathered; without a gradient that is right.
-            weight, bias = (t.full_tensor() if isinstance(t, DTensor) else t for t in tensors)
+            weight, bias = (_whole(t, call.hidden.dtype) for t in head_tensors(teacher.get_output_embeddings()))
         return call.hidden, Head(weight, bias, *condition)
 
     def _forward(self, student: Any, given: dict[str, Tensor], call: _Divergence) -> tuple[Tensor, Any]:

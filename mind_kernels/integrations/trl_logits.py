@@ -38,9 +38,11 @@ def check_logits(model: nn.Module) -> None:
     if any(parameter.is_meta or hasattr(parameter, "ds_id") for parameter in model.parameters()):
         return
     name = type(model).__name__
-    with KnownOutputs(active_module(lm_head(model))) as known:
-        logits = probe_outputs(model).logits
-    hidden, taken = _taken_by_trl(model)
+    alike = copy.copy(model)
+    vars(alike).pop("forward", None)  # TRL's, and accelerate's, which may round under autocast
+    with KnownOutputs(active_module(lm_head(alike))) as known:
+        logits = probe_outputs(alike).logits
+    hidden, taken = _taken_by_trl(alike)
     try:
         own = Condition.of(logits)
     except ValueError as error:
@@ -69,9 +71,11 @@ def _factor(given: Tensor | None, hidden: Tensor) -> float | None:
 
 
 def _taken_by_trl(model: Any) -> tuple[Tensor, Condition]:
-    """The hidden states of a few tokens, softcap and temperature with which TRL calls its function for a model."""
-    from trl.trainer import utils
+    """The hidden states of a few tokens, softcap and temperature with which TRL calls its function for a model, whose
+    forward pass becomes TRL's."""
+    from trl.trainer import utils as module
 
+    utils: Any = module
     function, calls = utils._ChunkedLogProbFunction, []
 
     class Recorder:
@@ -80,13 +84,12 @@ def _taken_by_trl(model: Any) -> tuple[Tensor, Condition]:
             calls.append(arguments)
             return function.apply(*arguments)
 
-    alike = copy.copy(model)  # TRL sets its forward pass on the instance
-    utils.add_fused_lm_head(alike)
+    utils.add_fused_lm_head(model)
     ids = probe_ids(model, PROBED_TOKENS).to(model.get_input_embeddings().weight.device)[None]
     utils._ChunkedLogProbFunction = Recorder
     try:
         with probing(model), torch.no_grad():
-            alike(input_ids=ids, labels=ids, fused_lm_head=True)
+            model(input_ids=ids, labels=ids, fused_lm_head=True)
     finally:
         utils._ChunkedLogProbFunction = function
     ((hidden, *_, softcap, scale, _),) = calls

@@ -27,7 +27,7 @@ from trl import (
     SFTConfig,
     SFTTrainer,
 )
-from trl.trainer import distillation_trainer, utils
+from trl.experimental.gmpo import GMPOTrainer
 from trl_runs import conversations, dataset, lora, model, options, tokenizer
 
 from mind_kernels.integrations import trl as fused
@@ -73,8 +73,8 @@ def saved(folder, **changes):
     return LlamaForCausalLM.from_pretrained(folder / "model").train()
 
 
-def grpo(folder, of=(), adapters=None, reference=False, **training):
-    return GRPOTrainer(
+def grpo(folder, of=(), adapters=None, reference=False, kind=GRPOTrainer, **training):
+    return kind(
         saved(folder) if reference else model(**dict(of)),
         reward,
         GRPOConfig(**options(folder, num_generations=2, max_completion_length=6, **training)),
@@ -119,6 +119,7 @@ CASES = {
     "sft, wrapped": (sft, {"packing": True, "packing_strategy": "wrapped", "max_length": 16}),
     "sft, without padding": (sft, {"padding_free": True, "max_length": None}),
     "sft, dft": (sft, {"loss_type": "dft"}),
+    "sft, smoothed": (sft, {"label_smoothing_factor": 0.1}),  # TRL's own loss; entropy and accuracy are ours
     "sft, one piece": (sft, {"gradient_accumulation_steps": 1}),
     "sft, checkpointing": (sft, {"gradient_checkpointing": True}),
     "sft, evaluation": (sft, {"eval_strategy": "steps", "eval_steps": 2}),
@@ -145,6 +146,7 @@ CASES = {
     "grpo, twice": (grpo, {"num_iterations": 2, "of": SCALED}),
     "grpo, head in float32": (grpo, {"cast_lm_head_to_fp32": True}),
     "grpo, LoRA": (grpo, {"adapters": {}, "beta": 0.1}),
+    "gmpo": (grpo, {"kind": GMPOTrainer}),
     "rloo": (rloo, {"beta": 0.1}),
     "distillation": (distillation, {}),
     "distillation, forward": (distillation, {"beta": 0.0}),
@@ -154,6 +156,7 @@ CASES = {
         distillation,
         {"of": SCALED, "teacher": {"family": "granite", "logits_scaling": 2.0}, "beta": 0.3},
     ),
+    "distillation, autocast": (distillation, {"bf16": True, "max_steps": 1, "gradient_accumulation_steps": 1}),
     "distillation, LoRA": (distillation, {"adapters": {}}),
 }
 
@@ -176,6 +179,17 @@ def test_steps_are_those_of_trl(tmp_path, case, record, monkeypatch):
         assert ours == pytest.approx(own, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("training", [{"bf16": True}, {"of": {"dtype": torch.bfloat16}}], ids=["autocast", "bfloat16"])
+@pytest.mark.parametrize("make_trainer", [sft, dpo])
+def test_half_precision_errs_no_more_than_trl(tmp_path, make_trainer, training):
+    """Both against float32: TRL rounds the logits to bfloat16."""
+    exact = trl_runs.train(make_trainer, tmp_path, contextlib.nullcontext()).losses
+    stock = trl_runs.train(make_trainer, tmp_path, contextlib.nullcontext(), **training).losses
+    found = trl_runs.train(make_trainer, tmp_path, fused.fused_losses(), **training).losses
+    assert 1e-5 < distance(stock, exact) < 0.1
+    assert distance(found, exact) <= 1.1 * distance(stock, exact)
+
+
 def counted(function, calls):
     def apply(*args):
         calls.append(args)
@@ -183,35 +197,3 @@ def counted(function, calls):
 
     apply.__signature__ = inspect.signature(function)
     return staticmethod(apply)
-
-
-def test_installed_and_only_inside_the_context(monkeypatch):
-    original, of_teacher = utils._ChunkedLogProbFunction, distillation_trainer.ChunkedDivergenceFunction
-    with fused.fused_losses():
-        assert utils._ChunkedLogProbFunction is fused.FusedLogProb
-        with fused.fused_losses():
-            pass
-        assert utils._ChunkedLogProbFunction is fused.FusedLogProb
-    assert utils._ChunkedLogProbFunction is original
-    # What install changes is undone after the test.
-    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", original)
-    monkeypatch.setattr(distillation_trainer, "ChunkedDivergenceFunction", of_teacher)
-    fused.install()
-    fused.install()
-    assert utils._ChunkedLogProbFunction is fused.FusedLogProb
-
-
-def test_another_version_of_trl_is_refused(monkeypatch):
-    class Other(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, hidden, weight, extra):
-            return hidden
-
-    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Other)
-    with pytest.raises(
-        ImportError, match=r"trl 1\.\d+.*_ChunkedLogProbFunction.forward takes ctx, hidden, weight, extra: expected"
-    ):
-        fused.install()
-    monkeypatch.delattr(utils, "_ChunkedLogProbFunction")
-    with pytest.raises(ImportError, match="_ChunkedLogProbFunction.forward does not exist"), fused.fused_losses():
-        pass

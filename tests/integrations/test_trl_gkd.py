@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 
 import pytest
+import torch
 from trainers import distance
 
 pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
@@ -12,6 +14,7 @@ pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
 import trl_runs
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
+from mind_kernels.integrations import trl_gkd
 from mind_kernels.integrations.trl_gkd import FusedGKDTrainer
 
 LLAMA = {"family": "llama", "hidden_size": 16, "seed": 1}
@@ -71,3 +74,64 @@ def test_steps_are_those_of_trl(tmp_path, record, case):
     assert moved <= min(1e-6, 1e-2 * distance(expected.weights, expected.before))
     for own, ours in zip(expected.log, found.log, strict=True):
         assert ours == pytest.approx(own, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("training", [{"bf16": True}, {"dtype": torch.bfloat16}], ids=["autocast", "bfloat16"])
+def test_half_precision_errs_no_more_than_trl(tmp_path, training):
+    """Both against float32. TRL rounds the logits to bfloat16, and bfloat16 models take their softmax in it."""
+    dtype = {name: value for name, value in training.items() if name == "dtype"}
+    options = {name: value for name, value in training.items() if name != "dtype"}
+    exact, _ = both(tmp_path)
+    stock, found = both(tmp_path, student=dtype, teacher=dtype, **options)
+    assert 1e-5 < distance(stock.losses, exact.losses) < 0.1
+    assert distance(found.losses, exact.losses) <= 1.1 * distance(stock.losses, exact.losses)
+
+
+def test_logits_only_when_they_are_wanted(tmp_path):
+    results, shapes = [], []
+    for kind in (GKDTrainer, FusedGKDTrainer):
+        trainer = gkd(tmp_path, kind=kind)
+        batch = next(iter(trainer.get_train_dataloader()))
+        loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+        assert torch.equal(loss, trainer.compute_loss(trainer.model, batch))
+        results.append((loss, outputs.logits, trainer.predict(trainer.eval_dataset).predictions))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), rtol=1e-5, atol=1e-5)
+    for each in (trainer.model, trainer.teacher_model):
+        each.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
+    trainer.compute_loss(trainer.model, batch)
+    assert shapes == [(2, 0, 99)] * 2
+
+
+def test_the_divergence_by_its_definition(tmp_path):
+    trainer = gkd(tmp_path, kind=FusedGKDTrainer, student=CAPPED, teacher={"family": "granite"}, beta=0.3)
+    batch = next(iter(trainer.get_train_dataloader()))
+    given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        q, p = (m(**given).logits[:, :-1].double().softmax(-1) for m in (trainer.model, trainer.teacher_model))
+        found = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(7))
+    m = 0.3 * p + 0.7 * q
+    rows = (0.3 * p * (p / m).log() + 0.7 * q * (q / m).log()).sum(-1)
+    expected = rows[batch["labels"][:, 1:] != -100].sum() / 7
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_refused(tmp_path):
+    with pytest.raises(ValueError, match="PEFT adapter to `lm_head` is not supported"):  # by TRL
+        gkd(tmp_path, kind=FusedGKDTrainer, peft_config=trl_runs.lora(target_modules=["q_proj", "lm_head"]))
+    teacher = trl_runs.model(**LLAMA)
+    teacher.lm_head.register_forward_hook(lambda _, __, output: output.square())
+    with pytest.raises(ValueError, match="LlamaForCausalLM: its logits are not those of its head's inputs and weight"):
+        FusedGKDTrainer(
+            trl_runs.model(),
+            teacher,
+            GKDConfig(**trl_runs.options(tmp_path)),
+            train_dataset=trl_runs.conversations(),
+            processing_class=trl_runs.tokenizer(),
+        )
+
+
+def test_another_version_of_trl_is_refused(monkeypatch):
+    monkeypatch.setattr(GKDTrainer, "compute_loss", lambda self, model, batch: None)
+    with pytest.raises(ImportError, match=r"trl 1.*GKDTrainer.compute_loss takes self, model, batch: expected self, m"):
+        importlib.reload(trl_gkd)

@@ -15,6 +15,8 @@ from torch import Tensor
 from trainers import VOCABULARY, make, weights
 from transformers import PreTrainedTokenizerFast
 
+from mind_kernels.integrations.transformers import fuse
+
 TIMES = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "eval_runtime"}
 TIMES |= {"eval_samples_per_second", "eval_steps_per_second"}
 TEMPLATE = (
@@ -84,15 +86,15 @@ def options(folder: Any, **changes: Any) -> dict[str, Any]:
     return defaults | changes
 
 
-def model(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
-    """A random model of a family, whose generation ends where the tokenizer's sequences do."""
+def model(family: str = "llama", seed: int = 0, fused: bool = False, **changes: Any) -> Any:
+    """A random model of a family; another one of it for another seed."""
     made = make(family, **changes)
     if seed:
         torch.manual_seed(seed)
         for parameter in made.parameters():
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
-    return made
+    return fuse(made) if fused else made
 
 
 def lora(**changes: Any) -> Any:
