@@ -29,9 +29,10 @@ help:  ## this list
 train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (SEED=1: other questions; ARGS="--option value": other options)
 	$(BIN)/mind train --output $(DEMO_RUN) $(DEMO) $(ARGS)
 
-# A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more.
+# A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more. A process
+# takes whole files, in the order of tests/conftest.py.
 test: lint $(VENV)/.student-ready  ## style, import and type checks, then every test (ARGS goes to pytest)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Not in `make test`: tracing Triton's interpreter takes a third more time.
 coverage:  ## the same with coverage
@@ -55,7 +56,7 @@ bench: $(VENV)/.test-ready $(VENV)/.student-ready  ## every benchmark, half an h
 install-matrix: $(VENV)/.test-ready  ## install in every way, each in a fresh environment (ARGS=--quick: three ways)
 	$(BIN)/python tests/install_matrix.py $(ARGS)
 
-hub: $(VENV)/.run-ready  ## the losses as a repository for Hugging Face's `kernels` in build/hub (ARGS="--compile cpu cuda": compiled too)
+hub: $(VENV)/.test-ready  ## the losses as a repository for Hugging Face's `kernels` in build/hub (ARGS="--compile cpu cuda": compiled too)
 	rm -rf build/hub
 	$(BIN)/python -m build_tools.hub build/hub $(ARGS)
 

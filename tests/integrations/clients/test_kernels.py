@@ -46,7 +46,7 @@ def test_losses_are_their_definitions(repository, beside, record):
     if not (build / COMPILED).exists():
         folders.pop(0)  # it would be torch-cpu again
     flags = ["--loader", "kernels", *["--beside"] * beside]
-    lines = run(str(LOSSES), *folders, *flags).splitlines()
+    lines = run(str(LOSSES), *folders, *flags, PYTHONPATH=str(hub.ROOT)).splitlines()
     assert len(lines) == len(folders) + beside
     assert ("cpp" in lines[beside].split()) == (build / COMPILED).exists()
     what = "all losses, forward and backward" + ", beside an installed mind_kernels" * beside
