@@ -61,4 +61,4 @@ def test_the_curve_of_smollm2_is_that_of_the_stock_loss(tmp_path, record, monkey
     print(f"stock {expected.tolist()}, fused {found.tolist()}")
     assert expected[-1] < expected[0] - 0.1, "nothing was learnt"
     assert (found - expected).abs().max() <= 2e-5
-    record("transformers", "2", f"SmolLM2-135M on {COUNT} SVAMP rationales", loss=distance(found, expected))
+    record("transformers", "2", f"SmolLM2-135M on {COUNT} SVAMP rationales", curve=distance(found, expected))
