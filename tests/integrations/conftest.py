@@ -19,7 +19,7 @@ def record(record_property: Callable[[str, object], None]) -> Callable[..., None
             trainer: the name of its distribution.
             lines: how many lines a user writes.
             ran: a kind of training, and after a comma which case of it.
-            distances: |fused - stock| / |stock| of all losses (`loss`) and trained weights (`weights`) of four steps, or
+            distances: |fused - stock| / |stock| of all losses (`loss`) and weights (`weights`) of four steps, or
                 of the losses of a real model (`curve`), which a step of Adam takes further apart.
         """
         version = importlib.metadata.version(trainer)
