@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One call on a machine with a CUDA device: the compiled libraries, the tests, the benchmarks of the losses and of a whole
-# training step, short tables.
+# One call on a machine with a CUDA device: the compiled libraries, `check` beside the tests, `tune`, the benchmarks of the
+# losses and of a whole training step, short tables.
 #   OUT=folder PYTHON=python MINUTES=4 bench/on_gpu.sh [options that all of $BENCHES have, such as --repeats 3]
 # Results, pictures and logs go to $OUT (default: runs/bench), in place of those that are there. Peers are run where $PYTHON can import them. Without the
 # student's package TOKENS names the file that `python -m bench.train_step --save-tokens` wrote elsewhere.
@@ -25,11 +25,15 @@ tail -n 1 "$OUT/build.log"
 # specializations, so the files run side by side.
 declare -A running
 logs=$(mktemp -d)
+timeout "${TEST_SECONDS:-240}" "$PYTHON" -m mind_kernels check >"$OUT/check.log" 2>&1 &
+check=$!
 for name in $TESTS; do
     timeout "${TEST_SECONDS:-240}" "$PYTHON" -m pytest -q -k "not real_model" tests/*/"test_$name.py" >"$logs/$name" 2>&1 &
     running[$name]=$!
 done
 failed=0
+wait $check || failed=1
+cat "$OUT/check.log"
 for name in $TESTS; do
     if ! wait "${running[$name]}"; then
         failed=1
@@ -40,7 +44,7 @@ done
 cat "$logs"/* >"$OUT/tests.log"
 rm -r "$logs"
 if [ $failed -ne 0 ]; then
-    echo "the kernels' tests failed: nothing is measured"
+    echo "check or the kernels' tests failed: nothing is measured"
     exit 1
 fi
 
@@ -48,6 +52,10 @@ fi
 # that has begun may overrun its share by a minute; then it is stopped, and the cases before it are kept.
 end=$((SECONDS + $(awk "BEGIN {print int(60 * $MINUTES)}")))
 status=0
+# What "auto" would take by a measurement, for the head of the budgets; the table stays in $OUT. It comes out of the minutes.
+MIND_KERNELS_TUNING="$OUT/tuning" timeout 60 "$PYTHON" -m mind_kernels tune --device cuda --hidden-size 3584 \
+    --vocabulary 151936 >"$OUT/tune.log" 2>&1 || status=$?
+cat "$OUT/tune.log"
 : >"$OUT/bench.log"
 left=$(wc -w <<<"$BENCHES")
 for name in $BENCHES; do

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 
-COMMANDS = ("info", "check", "ahead")
+COMMANDS = ("info", "check", "tune", "ahead")
 INTERRUPTED, NOT_READ = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 

@@ -1,4 +1,21 @@
-"""The backends: one row of `BACKENDS` each, and the choice of one for a tensor."""
+"""The backends: one row of `BACKENDS` each, and the choice of one for a tensor.
+
+"auto" takes what MIND_KERNELS_BACKEND names; else what `python -m mind_kernels tune` found on this device (tuning.py);
+else the first whose `fastest_on` is the device. On a CPU that was measured (bench/results). On a GPU it was counted,
+and has not been measured yet: the bytes per logit that the passes between the products move, forward and backward,
+
+    linear_cross_entropy, bfloat16              torch  92   triton   6
+    linear_cross_entropy, float32               torch  88   triton  12
+    linear_cross_entropy, statistics, bfloat16  torch  78   triton   2
+    linear_divergence, forward_kl               torch 238   triton  28
+    linear_divergence, jsd                      torch 420   triton  28
+    linear_divergence, a teacher's list         torch  88   triton  12
+    linear_pairwise_jsd, pairs of 8             torch 595   triton  24
+    linear_pairwise_jsd, mixture of 8           torch 349   triton  32
+
+(tests/kernels/test_traffic.py counts both columns). An H200 moves 117 bytes in the time that the three products of a
+bfloat16 logit take at D 3584 (4.3 TB/s, 790 TFLOP/s). The sparse gradient reads a logit three times in Triton.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +23,17 @@ import functools
 import importlib.util
 import os
 import pkgutil
+import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mind_kernels import extension
+from mind_kernels import extension, tuning
 
 PREFERRED = "MIND_KERNELS_BACKEND"
 """The environment variable that says what "auto" takes."""
@@ -57,7 +77,7 @@ class Backend:
     interpreter: bool = False
     """Whether Triton's interpreter runs it on CPU tensors, see `interpreted`."""
     fastest_on: Literal["cpu", "cuda"] | None = None
-    """The device type on which "auto" takes it before backend "torch": where it was measured to be faster."""
+    """The device type on which "auto" takes it before backend "torch": see above."""
     availability: Callable[[], Availability] = lambda: Availability(True)
     """Whether it can run on this machine."""
     summary: str = ""
@@ -110,7 +130,38 @@ def _triton() -> Availability:
         return Availability(
             False, "no CUDA device is here, and TRITON_INTERPRET=1 is not set", "run it on a machine with an NVIDIA GPU"
         )
-    return Availability(True)
+    reason, remedy = ("", "") if interpreted() else _untranslatable()
+    return Availability(not reason, reason, remedy)
+
+
+@extension.constant_in_graphs
+def _untranslatable() -> tuple[str, str]:
+    """What `_triton_lacks` says. Dynamo takes a plain function for a constant, and no cached one."""
+    return _triton_lacks()
+
+
+@functools.cache
+def _triton_lacks() -> tuple[str, str]:
+    """Why Triton cannot compile for the GPUs of this machine, and what to do about it; both empty if it can.
+
+    Triton compiles its link to the driver with a C compiler, where the kernel first runs.
+    """
+    import sysconfig
+
+    if torch.version.hip is not None:
+        return "this is a ROCm build of torch, and the kernels are written for NVIDIA GPUs", "run it on an NVIDIA GPU"
+    for device in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            gpu = f"cuda:{device}, a {torch.cuda.get_device_name(device)}"
+            return f"{gpu}, has compute capability {major}.{minor}: Triton needs 8.0", "hide it by CUDA_VISIBLE_DEVICES"
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    if not any(map(shutil.which, compilers)):
+        return f"Triton needs a C compiler: {' or '.join(compilers)} is not here", "install one, or name another by CC"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        return f"Triton needs {header}, which is not here", "install the headers of Python, such as python3-dev"
+    return "", ""
 
 
 _ROWS, _GROUPS = f"{__package__}.linear_cross_entropy", f"{__package__}.linear_pairwise_jsd"
@@ -160,6 +211,7 @@ BACKENDS = {
                 "linear_divergence": f"{_DIVERGENCES}.backend_triton",
             },
             interpreter=True,
+            fastest_on="cuda",
             availability=_triton,
             summary="Triton row kernels between cuBLAS products",
         ),
@@ -203,33 +255,79 @@ def backends_of(operation: str) -> tuple[str, ...]:
     return tuple(name for name, backend in BACKENDS.items() if operation in backend.kernels)
 
 
-def resolve(name: str, hidden: Tensor, operation: str) -> str:
-    """The backend that `name` stands for, for an operation on `hidden`.
+def resolve(name: str, hidden: Tensor, operation: str, vocabulary: int | None = None, form: str = "") -> str:
+    """The backend that `name` stands for, for an operation on `hidden` (..., D).
 
     "auto" is the first one of MIND_KERNELS_BACKEND, a list such as "cpp,torch", that serves the operation and the
-    tensor; without that variable the fastest one that has been measured for the device. Raises ValueError for an
-    unknown name, TypeError for a dtype that the backend does not compute in, and BackendUnavailableError, with the
-    reason, for a backend that cannot run: nothing falls back silently.
+    tensor; without that variable the one that `python -m mind_kernels tune` found to be the fastest here, for that form
+    of the operation ("sparse", ...) and about this D and vocabulary; without such an entry the one of `fastest`. Raises
+    ValueError for an unknown name, TypeError for a dtype that the backend does not compute in, and
+    BackendUnavailableError, with the reason, for a backend that cannot run: nothing falls back silently.
     """
     device, double = hidden.device.type, hidden.dtype == torch.float64
     if name == "auto":
-        return automatic(device, double, operation)
+        tuned = "" if vocabulary is None or _preferred() else _tuned(hidden, operation, vocabulary, form)
+        return tuned or automatic(device, double, operation)
     _known("backend", name, "'auto' or ")
-    if reason := _refusal(name, device, operation):
+    if reason := refusal(name, device, operation):
         raise BackendUnavailableError(f"backend {name!r} is not available on {hidden.device}: {reason}")
     if double and not BACKENDS[name].float64:
         raise TypeError(f"hidden has dtype {hidden.dtype}: backend {name!r} computes in float32, use 'torch'")
     return name
 
 
+def _tuned(hidden: Tensor, operation: str, vocabulary: int, form: str) -> str:
+    """What the table of the device says; empty if it says nothing."""
+    size = hidden.shape[-1]
+    for backend, least, least_size in tuned_entries(hidden.device, hidden.dtype, operation, form):
+        # Compared here: in a graph the sizes may be symbols, and such an inequality is a guard that seldom fails.
+        if least <= vocabulary < 2 * least and least_size <= size < 2 * least_size:
+            return backend
+    return ""
+
+
+@extension.constant_in_graphs
+def tuned_entries(
+    device: torch.device, dtype: torch.dtype, operation: str, form: str
+) -> tuple[tuple[str, int, int], ...]:
+    """(backend, least vocabulary, least hidden size) of each entry of the device's table for such a use.
+
+    What cannot be used is told once, as a warning.
+    """
+    return _usable(tuning.read(device), device.type, dtype, operation, form)
+
+
+@functools.cache
+def _usable(
+    table: tuning.Table, device: str, dtype: torch.dtype, operation: str, form: str
+) -> tuple[tuple[str, int, int], ...]:
+    if table.problem:
+        _say_unused(table, table.problem)
+    usable = []
+    for entry in table.entries:
+        if (entry.use, entry.dtype) == (tuning.use(operation, form), str(dtype).removeprefix("torch.")):
+            name = entry.backend
+            if reason := refusal(name, device, operation):
+                _say_unused(table, f"its {entry.use} takes backend {name!r}: {reason}")
+            else:
+                usable.append((name, tuning.bucket(entry.vocabulary), tuning.bucket(entry.hidden_size)))
+    return tuple(usable)
+
+
+@functools.cache
+def _say_unused(table: tuning.Table, reason: str) -> None:
+    remedy = "`python -m mind_kernels tune` makes a new one, and without the file the defaults hold"
+    warnings.warn(f'{table.path}: "auto" does not follow this table: {reason}; {remedy}', stacklevel=2)
+
+
 def automatic(device: str, double: bool, operation: str) -> str:
-    """What "auto" takes for tensors of a device type, in float64 if `double`; raises as `resolve` does."""
+    """What "auto" takes without a table, on a device type, in float64 if `double`; raises as `resolve` does."""
     if not (preferred := _preferred()):
         return fastest(device, double, operation)
     reasons = []
     for each in preferred.split(","):
         _known(PREFERRED, each)
-        reason = _refusal(each, device, operation) or "it computes in float32" * (double and not BACKENDS[each].float64)
+        reason = refusal(each, device, operation) or "it computes in float32" * (double and not BACKENDS[each].float64)
         if not reason:
             return each
         reasons.append(f"{each} ({reason})")
@@ -244,8 +342,10 @@ def _known(owner: str, name: str, more: str = "") -> None:
         raise ValueError(f"{owner} is {name!r}: expected {more}one of {', '.join(map(repr, BACKENDS))}")
 
 
-def _refusal(name: str, device: str, operation: str) -> str:
+def refusal(name: str, device: str, operation: str) -> str:
     """Why a backend cannot serve an operation on a device type; empty if it can."""
+    if name not in BACKENDS:
+        return "there is no such backend"
     backend = BACKENDS[name]
     found = backend.availability()
     if not found.available:
@@ -261,7 +361,7 @@ def _preferred() -> str:
 
 
 def fastest(device: str, double: bool, operation: str) -> str:
-    """The backend that was measured to be the fastest for tensors of a device type, in float64 if `double`."""
+    """The first available backend whose `fastest_on` is the device type, in float64 if `double`; else "torch"."""
     for name, backend in BACKENDS.items():
         fits = backend.fastest_on == device and backend.serves(operation) and (backend.float64 or not double)
         if fits and backend.availability().available:

@@ -7,6 +7,8 @@ import os
 # No test may reach a model hub; set before transformers is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nor follow a table that `python -m mind_kernels tune` wrote on this machine.
+os.environ["MIND_KERNELS_TUNING"] = "none"
 
 import pytest
 import torch

@@ -31,18 +31,44 @@ def plain_loss(model, batch):
     return loss
 
 
-def test_ten_lines_in_somebody_elses_loop():
+def small_model():
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
+    return LlamaForCausalLM(
         LlamaConfig(vocab_size=61, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     )
-    plain, start = copy.deepcopy(model), copy.deepcopy(model)
+
+
+def rationales(seed: int = 0):
+    """A batch of the example: K rationales of a question, whose answers begin at other positions."""
+    generator = torch.Generator().manual_seed(seed)
     batch = {
-        "input_ids": torch.randint(0, 61, (K, T)),
+        "input_ids": torch.randint(0, 61, (K, T), generator=generator),
         "attention_mask": torch.ones(K, T, dtype=torch.long),
         "answer_positions": torch.tensor([[5, 6], [4, 5], [6, 7]]),
     }
-    batch["labels"] = torch.where(torch.arange(T) < 4, -100, batch["input_ids"])
+    return batch | {"labels": torch.where(torch.arange(T) < 4, -100, batch["input_ids"])}
+
+
+def objective(model):
+    """The module of the example, without a step of its loop."""
+    names = {"model": model, "loader": [], "optimizer": None}
+    exec(example(), names)
+    return names["objective"]
+
+
+def gradient(loss, model):
+    """Of all parameters, as one vector."""
+    loss.backward()
+    grads = [parameter.grad for parameter in model.parameters()]
+    return torch.cat(
+        [grad.full_tensor().flatten() if hasattr(grad, "full_tensor") else grad.flatten() for grad in grads]
+    )
+
+
+def test_self_distillation_in_somebody_elses_loop():
+    model = small_model()
+    plain, start = copy.deepcopy(model), copy.deepcopy(model)
+    batch = rationales()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     names = {"model": model, "loader": [batch] * 3, "optimizer": optimizer}
     exec(example(), names)
@@ -56,6 +82,19 @@ def test_ten_lines_in_somebody_elses_loop():
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
         assert not torch.equal(found, first), name
+
+
+def test_self_distillation_follows_autocast():
+    """The products are taken in bfloat16, of the trunk too: no further from float32 than the plain loss is there."""
+    truth = small_model()
+    exact = gradient(plain_loss(truth, rationales()), truth)
+    distances = []
+    for loss_of in (plain_loss, lambda model, batch: objective(model)(batch)):
+        model = small_model()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(model, rationales())
+        distances.append(float((gradient(loss, model) - exact).norm() / exact.norm()))
+    assert 1e-4 < distances[1] < 1.2 * distances[0]
 
 
 def log_probs(given, hidden="hidden", head="head"):

@@ -10,12 +10,13 @@ import importlib.metadata
 import json
 import os
 import platform
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from mind_kernels import __version__, backends, extension
-from mind_kernels.backend import BACKENDS, PREFERRED, BackendUnavailableError, automatic
+from mind_kernels import __version__, backends, extension, tuning
+from mind_kernels.backend import BACKENDS, PREFERRED, BackendUnavailableError, automatic, refusal
 
 
 def report() -> dict[str, Any]:
@@ -32,6 +33,7 @@ def report() -> dict[str, Any]:
     return {
         "backends": table,
         "auto": _auto(),
+        "tuning": _tuning(),
         "libraries": _libraries(),
         "versions": _versions(),
         "devices": _devices(),
@@ -60,7 +62,7 @@ def _taken(device: str, double: bool, operation: str) -> str:
 
 
 def _auto_lines(taken: dict[str, dict[str, list[str]]]) -> list[str]:
-    """A line per device, on which a backend that takes everything else goes without a list."""
+    """A line per device, on which a backend that takes everything else goes without a list; what is missing there."""
     lines = []
     for device, found in taken.items():
         main, *others = sorted(
@@ -68,13 +70,50 @@ def _auto_lines(taken: dict[str, dict[str, list[str]]]) -> list[str]:
         )
         rest = [f"{name} for {', '.join(_shortened(found[name]))}" for name in others]
         lines.append(f"  {device + ' tensors':<20}{'; '.join([main, *rest])}")
+        lines += [f"{'':<22}not {name}: {reason}" for name, reason in _missed(device.lower())]
     return lines
+
+
+def _missed(device: str) -> list[tuple[str, str]]:
+    """The backends that "auto" would take on a device type and cannot, and why."""
+    if os.environ.get(PREFERRED):
+        return []
+    found = [(name, backend.availability()) for name, backend in BACKENDS.items() if backend.fastest_on == device]
+    return [(name, availability.reason) for name, availability in found if not availability.available]
 
 
 def _shortened(uses: list[str]) -> list[str]:
     """Operations, and "float64" where more than one of them has it."""
     double = [use for use in uses if " " in use]
     return [use for use in uses if use not in double] + (["float64"] if len(double) > 1 else double)
+
+
+def _tuning() -> dict[str, dict[str, Any]]:
+    """Of each device that is here, its table of `tune`: where, why it is not used, and what "auto" takes by it."""
+    found = {}
+    for device in ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))):
+        table = tuning.read(torch.device(device))
+        entries = [
+            {**asdict(entry), "unusable": refusal(entry.backend, torch.device(device).type, entry.use.split(",")[0])}
+            for entry in table.entries
+        ]
+        exists = table.path is not None and table.path.exists()
+        found[device] = {"table": str(table.path) if exists else None, "problem": table.problem, "entries": entries}
+    return found
+
+
+def _tuning_lines(found: dict[str, dict[str, Any]]) -> list[str]:
+    lines = []
+    for device, table in found.items():
+        overridden = f"; {PREFERRED} overrides it" if os.environ.get(PREFERRED) and table["entries"] else ""
+        told = table["table"] or "none: `python -m mind_kernels tune` makes one"
+        lines.append(f"  {device:<20}{told}{overridden}")
+        lines += [f"{'':<22}not used: {table['problem']}"] * bool(table["problem"])
+        for entry in table["entries"]:
+            sizes = f"{entry['dtype']}, V {entry['vocabulary']}, D {entry['hidden_size']}"
+            not_used = f", not used: {entry['unusable']}" if entry["unusable"] else ""
+            lines.append(f"{'':<22}{entry['backend']} for {entry['use']} ({sizes}){not_used}")
+    return lines
 
 
 def _libraries() -> dict[str, str]:
@@ -140,6 +179,9 @@ def text(found: dict[str, Any]) -> str:
         "",
         f'what "auto" takes{f", by {PREFERRED}={preferred}" if preferred else ""}',
         *_auto_lines(found["auto"]),
+        "",
+        "tables that it follows before that",
+        *_tuning_lines(found["tuning"]),
     ]
     for title in ("libraries", "versions"):
         lines += ["", title, *(f"  {name:<20}{value}" for name, value in found[title].items())]
@@ -150,8 +192,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mind_kernels [info]",
         description='Which backends this installation has, which "auto" takes, what is missing and how to get it.',
-        epilog="Other commands: `check` runs the backends and compares them with the definition; `ahead` compiles the "
-        "Triton kernels for GPUs that are not here.",
+        epilog="Other commands: `check` runs the backends and compares them with the definition; `tune` times them and "
+        'writes what "auto" takes; `ahead` compiles the Triton kernels for GPUs that are not here.',
     )
     parser.add_argument("--version", action="version", version=f"mind_kernels {__version__}, torch {torch.__version__}")
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")

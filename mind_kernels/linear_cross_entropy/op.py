@@ -137,7 +137,8 @@ def linear_cross_entropy(
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
     checks.probability("gradient_threshold", gradient_threshold)
     extra = checked_names(extra_stats, return_stats)
-    name = backends.resolve(backend, hidden, "linear_cross_entropy")
+    form = "" if gradient_threshold is None else "sparse"
+    name = backends.resolve(backend, hidden, "linear_cross_entropy", head.vocabulary, form)
     spec = RowSpec(head, label_smoothing, z_loss, gradient_threshold)
     arguments = RowArguments(
         flat_rows(hidden, 1),

@@ -191,7 +191,8 @@ def linear_divergence(
         raise ValueError(
             "teacher: expected either teacher_hidden and teacher_weight, or teacher_ids and teacher_log_prob"
         )
-    name = backends.resolve(backend, hidden, "linear_divergence")
+    form = "" if teacher_ids is None else "list"
+    name = backends.resolve(backend, hidden, "linear_divergence", head.vocabulary, form)
     arguments = DivergenceArguments(
         flat_rows(hidden, 1), head, teacher, flat_rows(row_weight), divergence, reduction, name
     )

@@ -138,7 +138,8 @@ def linear_log_prob(
             f"gradient_threshold is {gradient_threshold}: expected None beside {more} per row, whose gradient is exact"
         )
     extra = checked_names(extra_stats, return_stats)
-    name = backends.resolve(backend, hidden, "linear_cross_entropy")
+    form = "" if gradient_threshold is None else "sparse"
+    name = backends.resolve(backend, hidden, "linear_cross_entropy", head.vocabulary, form)
     spec = RowSpec(head, gradient_threshold=gradient_threshold)
     arguments = LogProbArguments(
         flat_rows(hidden, 1), spec, ids, flat_rows(of_rows), Upstream(), ignore_index, extra, name

@@ -139,7 +139,8 @@ def linear_mind_loss(
     checks.device("answer_rows", answer_rows, hidden, or_cpu=True)
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, answer_rows.shape)
     checks.probability("gradient_threshold", gradient_threshold)
-    name = backends.resolve(backend, hidden, "linear_mind_loss")
+    form = "" if gradient_threshold is None else "sparse"
+    name = backends.resolve(backend, hidden, "linear_mind_loss", head.vocabulary, form)
     arguments = MindArguments(
         flat_rows(hidden, 1),
         RowSpec(head, gradient_threshold=gradient_threshold),

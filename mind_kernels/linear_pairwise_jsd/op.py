@@ -108,7 +108,8 @@ def linear_pairwise_jsd(
     checks.device("mask", mask, hidden)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask has dtype {mask.dtype}: expected torch.bool")
-    name = backends.resolve(backend, hidden, "linear_pairwise_jsd")
+    form = "" if mixture_weight is None else "mixture"
+    name = backends.resolve(backend, hidden, "linear_pairwise_jsd", head.vocabulary, form)
     arguments = GroupArguments(hidden, head, group_weight, mask, return_stats, name)
     outputs = _define(arguments) if name == "reference" else operator(arguments)
     return (outputs.loss, form_of(group_weight).stats(outputs.divergence.detach())) if return_stats else outputs.loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,57 @@ def test_triton_says_what_it_lacks(monkeypatch):
     monkeypatch.setattr(backend, "_HAS_TRITON", False)
     with pytest.raises(BackendUnavailableError, match="the package triton is not installed"):
         resolve("triton_streaming", HIDDEN, ROWS)
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    """What Triton finds on a machine with a GPU, asked anew."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(backend, "_triton_lacks", backend._triton_lacks.__wrapped__)
+
+
+def test_auto_is_triton_on_a_gpu(one_gpu):
+    for operation in ("linear_mind_loss", ROWS, GROUPS, DIVERGENCES):
+        assert backend.automatic("cuda", False, operation) == "triton"
+        assert backend.automatic("cuda", True, operation) == "torch"
+    assert backend.automatic("cuda", False, "linear_top_k") == "torch"
+
+
+def test_what_triton_lacks_is_a_constant_of_graphs():
+    def step(x):
+        return x + len(backend._untranslatable()[0])
+
+    assert torch.compile(step, fullgraph=True, backend="eager")(torch.zeros(1)) == step(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value", "reason"),
+    [
+        (backend, "_HAS_TRITON", False, "the package triton is not installed"),
+        (torch.version, "hip", "7.1", "this is a ROCm build of torch, and the kernels are written for NVIDIA GPUs"),
+        (
+            torch.cuda,
+            "get_device_capability",
+            lambda device: (7, 5),
+            "cuda:0, a GPU, has compute capability 7.5: Triton needs 8.0",
+        ),
+        (backend.shutil, "which", lambda name: None, "Triton needs a C compiler: gcc or clang is not here"),
+        (sysconfig, "get_path", lambda name: "/nowhere", "Triton needs /nowhere/Python.h, which is not here"),
+    ],
+    ids=["triton", "rocm", "capability", "compiler", "headers"],
+)
+def test_a_gpu_without_what_triton_needs_takes_torch_and_says_why(one_gpu, monkeypatch, place, name, value, reason):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(place, name, value)
+    assert backend.automatic("cuda", False, ROWS) == "torch"
+    found = backends()["triton"]
+    assert found.reason == reason and found.remedy
+    with pytest.raises(BackendUnavailableError, match=reason):
+        resolve("triton", HIDDEN, ROWS)
 
 
 def test_an_operation_without_the_backend_says_so():

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 import mind_kernels
 from mind_kernels.__main__ import guarded, main
-from mind_kernels.backend import BACKENDS, Backend, resolve
+from mind_kernels.backend import BACKENDS, Availability, Backend, resolve
 from mind_kernels.commands import info
 
 
@@ -27,7 +28,10 @@ def test_info_is_the_default(capsys):
 
 def test_an_unknown_command_is_named(capsys):
     assert main(["inof"]) == 2
-    assert capsys.readouterr().err == "command is 'inof': expected one of info, check, ahead; perhaps you meant info\n"
+    assert (
+        capsys.readouterr().err
+        == "command is 'inof': expected one of info, check, tune, ahead; perhaps you meant info\n"
+    )
     for name in ("xyz", "backends"):
         assert main([name]) == 2 and "perhaps" not in capsys.readouterr().err
 
@@ -65,9 +69,23 @@ def test_what_auto_takes_is_what_it_takes(capsys):
 
 def test_a_backend_that_auto_takes_is_listed(monkeypatch):
     here = Backend("here", "cuda", {"linear_divergence": "x"}, fastest_on="cuda")
+    monkeypatch.delitem(BACKENDS, "triton")
     monkeypatch.setitem(BACKENDS, "here", here)
     line = next(line for line in info.text(info.report()).splitlines() if line.startswith("  CUDA tensors"))
     assert line.split("tensors")[1].split() == ["torch;", "here", "for", "linear_divergence"]
+
+
+def test_what_auto_would_take_says_why_it_does_not(monkeypatch, capsys):
+    reason = "the package triton is not installed"
+    monkeypatch.setitem(
+        BACKENDS, "triton", replace(BACKENDS["triton"], availability=lambda: Availability(False, reason, "install it"))
+    )
+    assert main([]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    after = shown[next(i for i, line in enumerate(shown) if line.startswith("  CUDA tensors")) + 1]
+    assert after.strip() == f"not triton: {reason}"
+    monkeypatch.setenv("MIND_KERNELS_BACKEND", "torch")  # nothing is missed then
+    assert main([]) == 0 and "not triton" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

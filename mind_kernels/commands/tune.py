@@ -1,0 +1,245 @@
+"""`python -m mind_kernels tune MODEL`: times the backends on the shapes of a model, and writes what "auto" then takes.
+
+    python -m mind_kernels tune HuggingFaceTB/SmolLM2-135M
+    python -m mind_kernels tune --hidden-size 576 --vocabulary 49152 --dtype bfloat16
+
+Each backend first has to pass the comparison of `check`. Then all of them compute the same loss and gradients in turn,
+so that a slow moment of the machine falls on all. The default stays unless another one was faster in so many rounds
+that chance would do that in one case of forty: a difference within the noise changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from mind_kernels import tuning
+from mind_kernels.backend import BACKENDS, PREFERRED, backends_of, fastest
+from mind_kernels.commands.check import CASES, Case, Inputs, add_device, fault, require_device, results
+from mind_kernels.row_chunks import rows_per_chunk
+
+GROUP = 8  # rows of a group: the perspectives of a question
+LISTED = 64  # tokens of a teacher's list
+CERTAINTY = (4.0, 15.0)  # standard deviations of the logits of the rows: as a trained model's, few entries dominate
+THRESHOLD = 2.0**-12  # of the sparse gradient
+CHANCE = 1 / 40
+FEWEST_ROUNDS = math.ceil(-math.log2(CHANCE))
+
+
+def needed(rounds: int) -> int:
+    """In how many of the rounds, at least 6, a backend has to be faster: by chance in one case of forty at most."""
+    lost, likely = 0, 1
+    while likely + math.comb(rounds, lost + 1) <= CHANCE * 2**rounds:
+        lost += 1
+        likely += math.comb(rounds, lost)
+    return rounds - lost
+
+
+def chosen(seconds: Mapping[str, Sequence[float]], default: str) -> str:
+    """The backend to take, from the times of each in the same rounds."""
+
+    def won(name: str) -> int:
+        return sum(mine < theirs for mine, theirs in zip(seconds[name], seconds[default], strict=True))
+
+    enough = needed(len(seconds[default]))
+    faster = [name for name in seconds if name != default and won(name) >= enough]
+    return min(faster, key=lambda name: statistics.median(seconds[name]), default=default)
+
+
+def timed(calls: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each call in each round, after a call of each, which compiles kernels and starts threads."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for turn in range(rounds):
+        for name in list(calls)[:: -1 if turn % 2 else 1]:
+            _synchronize(device)
+            start = time.perf_counter()
+            calls[name]()
+            _synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def inputs_of(rows: int, size: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Inputs:
+    """What the cases of `check` take, at these sizes, on rows as certain as a trained model's."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    certainty = torch.empty(rows, 1, device=device).uniform_(*CERTAINTY, generator=generator)
+    hidden, weight = normal(rows, size) * certainty, (normal(vocabulary, size) / size**0.5).to(dtype)
+    target = torch.cat([(part.to(dtype) @ weight.T).argmax(1) for part in hidden.split(256)])
+    listed = min(LISTED, vocabulary)
+    groups = rows // GROUP
+    return {
+        "hidden": hidden.to(dtype),
+        "weight": weight,
+        "target": target,
+        "row_weight": torch.ones(rows, device=device),
+        "pair_weight": torch.full((groups, GROUP, GROUP), 1 / groups, device=device),
+        "teacher_hidden": (hidden + normal(rows, size)).to(dtype),
+        "teacher_weight": weight,
+        "teacher_ids": torch.stack([torch.arange(listed, device=device)] * rows),
+        "teacher_log_prob": torch.full((rows, listed), -math.log(listed + (listed < vocabulary)), device=device),
+        "sharper": torch.tensor(1.0, dtype=dtype),
+        "threshold": torch.tensor(THRESHOLD),
+    }
+
+
+def first_cases() -> dict[str, Case]:
+    """The case that is timed of each use."""
+    cases: dict[str, Case] = {}
+    for case in CASES.values():
+        cases.setdefault(tuning.use(case.operation, case.form), case)
+    return cases
+
+
+def backends_here(operation: str, device: torch.device) -> list[str]:
+    """The backends of an operation that run on the device, and not in an interpreter."""
+    rows = {name: BACKENDS[name] for name in backends_of(operation)}
+    return [name for name, row in rows.items() if row.tensors in ("any", device.type) and row.availability().available]
+
+
+def wrong(case: Case, backend: str, dtype: torch.dtype, device: torch.device) -> str:
+    """In what a backend differs from the definition in the case's use; empty if in nothing."""
+    same = [other for other in CASES.values() if (other.operation, other.form) == (case.operation, case.form)]
+    return next((told for other in same if (told := fault(other, backend, dtype, str(device))[1])), "")
+
+
+def sizes_of(model: str) -> tuple[int, int]:
+    """Hidden size and vocabulary of a model's language part, from its transformers configuration."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model).get_text_config()
+    size, vocabulary = (getattr(config, name, None) for name in ("hidden_size", "vocab_size"))
+    if not (isinstance(size, int) and isinstance(vocabulary, int) and min(size, vocabulary) > 0):
+        raise ValueError(f"its {type(config).__name__} has no hidden_size and vocab_size")
+    return size, vocabulary
+
+
+def main(arguments: list[str]) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    size, vocabulary = _sizes(parser, options)
+    if options.rounds < FEWEST_ROUNDS:
+        parser.error(f"--rounds {options.rounds}: expected at least {FEWEST_ROUNDS}")
+    if options.rows is not None and options.rows < GROUP:
+        parser.error(f"--rows {options.rows}: expected at least {GROUP}")
+    require_device(parser, options.device)
+    device = torch.device(options.device)
+    if not tuning.device_name(device):
+        parser.error(f"--device {device}: expected a CPU or a CUDA device")
+    try:
+        tuning.make_folder()
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    print(f"on {device}: {tuning.device_name(device)}; hidden size {size}, vocabulary {vocabulary}")
+    if preferred := os.environ.get(PREFERRED):
+        print(f"{PREFERRED} is {preferred!r}: while it is set, it overrides the table")
+    entries, faults = [], 0
+    for dtype in (getattr(torch, name) for name in options.dtype or [_usual(device)]):
+        rows = options.rows or rows_per_chunk(vocabulary, device, dtype.itemsize)
+        rows = max(1, rows // GROUP) * GROUP
+        print(f"\n{str(dtype).removeprefix('torch.')}, {rows} rows: forward and backward, median of {options.rounds}")
+        inputs = inputs_of(rows, size, vocabulary, dtype, device)
+        for use, case in first_cases().items():
+            names = backends_here(case.operation, device)
+            if len(names) < 2:
+                print(f"  {use:<32}{''.join(names)} alone", flush=True)
+                continue
+            for name, told in [(name, wrong(case, name, dtype, device)) for name in names]:
+                if told:
+                    print(f"  {use:<32}without {name}, which differs from the definition: {told}", flush=True)
+                    names.remove(name)
+                    faults += 1
+            if names:
+                entries.append(_measured(use, case, names, inputs, options.rounds))
+    return _finish(entries, device, faults)
+
+
+def _measured(use: str, case: Case, names: list[str], inputs: Inputs, rounds: int) -> tuning.Entry:
+    """Times the backends of a use, and prints what was found."""
+    hidden = inputs["hidden"]
+    calls = {name: functools.partial(results, case, inputs, None, 1.0, name) for name in names}
+    seconds = timed(calls, rounds, hidden.device)
+    default = fastest(hidden.device.type, False, case.operation)
+    default = default if default in names else names[0]
+    backend = chosen(seconds, default)
+    median_ms = {name: round(1e3 * statistics.median(values), 4) for name, values in seconds.items()}
+    times = ", ".join(f"{name} {value:.4g} ms" for name, value in median_ms.items())
+    changed = "as before" if backend == default else f"in place of {default}"
+    print(f"  {use:<32}{backend}, {changed}: {times}", flush=True)
+    dtype = str(hidden.dtype).removeprefix("torch.")
+    vocabulary, size = inputs["weight"].shape
+    return tuning.Entry(use, dtype, vocabulary, size, len(hidden), backend, median_ms)
+
+
+def _finish(entries: list[tuning.Entry], device: torch.device, faults: int) -> int:
+    if entries:
+        former = tuning.read(device)
+        path = tuning.write(device, entries)
+        print(f'\nwritten to {path}: "auto" takes these from the next process on')
+        if former.problem:
+            print(f"in place of a table that was not used: {former.problem}")
+    else:
+        print("\nnothing is written: no operation has two backends here")
+    if faults:
+        print(f"{faults} backends differ from the definition: python -m mind_kernels check --device {device}")
+    return 1 if faults else 0
+
+
+def _usual(device: torch.device) -> str:
+    return "float32" if device.type == "cpu" else "bfloat16"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mind_kernels tune",
+        description='Times the backends on the shapes of a model and writes a table for this device, from which "auto" '
+        f"then chooses ({tuning.FOLDER} says where; {PREFERRED} overrides it). The exit status is 1 if a backend "
+        "differs from the definition.",
+    )
+    parser.add_argument("model", nargs="?", help="a folder or a name on the Hub; needs transformers")
+    parser.add_argument("--hidden-size", type=int, metavar="D", help="in place of a model")
+    parser.add_argument("--vocabulary", type=int, metavar="V", help="in place of a model")
+    parser.add_argument("--rows", type=int, metavar="N", help="labeled tokens per call (default: one chunk of logits)")
+    add_device(parser)
+    dtypes = ("float32", "bfloat16", "float16")
+    parser.add_argument("--dtype", nargs="+", choices=dtypes, help="default: bfloat16 on a GPU, float32 on a CPU")
+    parser.add_argument("--rounds", type=int, default=9, metavar="R", help="of all backends in turn (default: 9)")
+    return parser
+
+
+def _sizes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[int, int]:
+    given = {"--hidden-size": options.hidden_size, "--vocabulary": options.vocabulary}
+    if options.model is None:
+        for name, value in given.items():
+            if value is None:
+                parser.error(f"{name} is missing: give a model, or --hidden-size and --vocabulary")
+            if value < 1:
+                parser.error(f"{name} {value}: expected at least 1")
+        return options.hidden_size, options.vocabulary
+    if any(value is not None for value in given.values()):
+        parser.error("model: expected none beside --hidden-size and --vocabulary")
+    try:
+        return sizes_of(options.model)
+    except ModuleNotFoundError as error:
+        parser.error(
+            f"model: {error.name} is not installed: pip install transformers, or give --hidden-size and --vocabulary"
+        )
+    except (OSError, ValueError) as error:
+        parser.error(f"model {options.model!r}: {str(error).splitlines()[0]}")
