@@ -236,7 +236,8 @@ def _list_teacher(
     checks.shape("teacher_log_prob", log_prob, tuple(ids.shape), meaning)
     checks.integers("teacher_ids", ids)
     if log_prob.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"teacher_log_prob has dtype {log_prob.dtype}: expected torch.float32 or torch.float64")
+        expected = "torch.float32 or torch.float64; pass teacher_log_prob.float()"
+        raise TypeError(f"teacher_log_prob has dtype {log_prob.dtype}: expected {expected}")
     if not 1 <= ids.shape[-1] <= head.vocabulary:
         raise ValueError(
             f"teacher_ids has shape {tuple(ids.shape)}: expected T in [1, {head.vocabulary}], the vocabulary"
