@@ -65,8 +65,9 @@ def number(name: str, value: float | None, or_else: str = "") -> None:
     what is neither None nor a number. `or_else`, such as " or a torch.Tensor (N,)", is what else was expected."""
     if isinstance(value, Tensor):
         raise TypeError(f"{name} is a tensor: expected a number, a constant of the loss; pass {name}.item()")
-    of_another_kind = hasattr(value, "__float__") and not hasattr(value, "__len__")  # no array, which has both
-    if not (value is None or isinstance(value, (int, float)) or of_another_kind):
+    if value is None or isinstance(value, (int, float)):  # all that a graph can be asked
+        return
+    if not hasattr(value, "__float__") or hasattr(value, "__len__"):  # an array has both
         raise TypeError(f"{name} is {_said(value)}: expected a number{or_else}")
 
 
@@ -81,11 +82,11 @@ def finite(name: str, value: float) -> None:
 
 def integer(name: str, value: int) -> None:
     """Raises TypeError unless `value` is an integer, ValueError for one that int64 does not hold."""
-    of_another_kind = hasattr(value, "__index__") and not getattr(value, "shape", ())  # no array
-    if not (isinstance(value, int) or of_another_kind):
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name} is {value}: expected an integer of at most 64 bits")
+    elif not hasattr(value, "__index__") or getattr(value, "shape", ()):  # an array has both
         raise TypeError(f"{name} is {_said(value)}: expected an integer")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name} is {value}: expected an integer of at most 64 bits")
 
 
 def _said(value: object) -> str:
