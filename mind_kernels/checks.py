@@ -33,6 +33,10 @@ def tensors(**arguments: Tensor | None) -> None:
             held = _HELD.get(name.removeprefix("teacher_"), "")
             such = f", such as its .{held}" if isinstance(getattr(value, held, None), Tensor) else ""
             raise TypeError(f"{name} is a {type(value).__name__}: expected a torch.Tensor{such}")
+        if value.is_nested:
+            raise TypeError(
+                f"{name} is a nested tensor: expected one whose rows follow each other, such as its .values()"
+            )
         if value.layout != torch.strided:
             raise TypeError(f"{name} has layout {value.layout}: expected torch.strided")
         if hasattr(value, "full_tensor"):

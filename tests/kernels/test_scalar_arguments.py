@@ -129,6 +129,28 @@ def test_arguments_of_a_divergence(options, error, message):
     assert_named(partial(calls()["divergence"], **options), error, message)
 
 
+def test_what_of_a_teacher_was_given_is_said():
+    hidden, weight, *_ = calls()["divergence"].args
+    ids = calls()["list"].keywords["teacher_ids"]
+    for given, said in [
+        ({}, "none of them"),
+        ({"teacher_ids": ids, "teacher_mask": ids > 3}, "teacher_ids, teacher_mask"),
+    ]:
+        call = partial(linear_divergence, hidden, weight, **given)
+        assert_named(
+            call, ValueError, f"teacher: expected either teacher_hidden and teacher_weight, or .*, got {said}$"
+        )
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused(layout):
+    call = calls()["top_k"]
+    hidden, weight, k = call.args
+    nested = torch.nested.nested_tensor([hidden, hidden[:2]], layout=layout)
+    assert_named(partial(linear_top_k, nested, weight, k), TypeError, "hidden is a nested tensor: expected")
+
+
 def test_how_many_tokens():
     hidden, weight, _ = calls()["top_k"].args
     for k in (np.array([3]), [3]):
