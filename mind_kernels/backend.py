@@ -135,8 +135,13 @@ def _triton() -> Availability:
 
 
 @extension.constant_in_graphs
-@functools.cache
 def _untranslatable() -> tuple[str, str]:
+    """What `_triton_lacks` says. Dynamo takes a plain function for a constant, and no cached one."""
+    return _triton_lacks()
+
+
+@functools.cache
+def _triton_lacks() -> tuple[str, str]:
     """Why Triton cannot compile for the GPUs of this machine, and what to do about it; both empty if it can.
 
     Triton compiles its link to the driver with a C compiler, where the kernel first runs.

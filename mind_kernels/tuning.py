@@ -91,13 +91,12 @@ def _read(setting: str, device: str) -> Table:
 def write(device: torch.device, entries: Iterable[Entry]) -> Path:
     """Adds entries to the table of a device, in place of those of the same keys, and returns where it lies.
 
-    A table that cannot be used is replaced. The file is replaced in one step. Raises OSError if it cannot be written,
-    ValueError if MIND_KERNELS_TUNING forbids a table.
+    A table that cannot be used is replaced. The file is replaced in one step. Raises as `make_folder` does.
     """
+    make_folder()
     _read.cache_clear()
     table = read(device)
-    if table.path is None:
-        raise ValueError(f"{FOLDER} is {os.environ.get(FOLDER)!r}: no table is written; expected a folder")
+    assert table.path is not None, f"{device} is not here"
     merged = {entry.key(): entry for entry in (*table.entries, *entries)}
     content = {
         "format": _FORMAT,
@@ -105,7 +104,6 @@ def write(device: torch.device, entries: Iterable[Entry]) -> Path:
         "versions": versions(),
         "entries": [asdict(entry) for entry in merged.values()],
     }
-    table.path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=table.path.parent, prefix=f".{table.path.name}.")
     try:
         with open(handle, "w", encoding="utf-8") as file:
@@ -116,6 +114,16 @@ def write(device: torch.device, entries: Iterable[Entry]) -> Path:
         raise
     _read.cache_clear()
     return table.path
+
+
+def make_folder() -> None:
+    """Makes the folder of the tables. ValueError if MIND_KERNELS_TUNING forbids one, OSError if the system does."""
+    folder = _folder(os.environ.get(FOLDER, ""))
+    if folder is None:
+        raise ValueError(f"{FOLDER} is 'none', so that no table is written: unset it, or name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: cannot be written to; {FOLDER} may name another folder")
 
 
 def versions() -> dict[str, str]:

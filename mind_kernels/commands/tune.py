@@ -143,6 +143,10 @@ def main(arguments: list[str]) -> int:
     device = torch.device(options.device)
     if not tuning.device_name(device):
         parser.error(f"--device {device}: expected a CPU or a CUDA device")
+    try:
+        tuning.make_folder()
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     print(f"on {device}: {tuning.device_name(device)}; hidden size {size}, vocabulary {vocabulary}")
     if preferred := os.environ.get(PREFERRED):
         print(f"{PREFERRED} is {preferred!r}: while it is set, it overrides the table")

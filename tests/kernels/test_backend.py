@@ -95,7 +95,7 @@ def one_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(backend, "_untranslatable", backend._untranslatable.__wrapped__.__wrapped__)
+    monkeypatch.setattr(backend, "_triton_lacks", backend._triton_lacks.__wrapped__)
 
 
 def test_auto_is_triton_on_a_gpu(one_gpu):
@@ -103,6 +103,13 @@ def test_auto_is_triton_on_a_gpu(one_gpu):
         assert backend.automatic("cuda", False, operation) == "triton"
         assert backend.automatic("cuda", True, operation) == "torch"
     assert backend.automatic("cuda", False, "linear_top_k") == "torch"
+
+
+def test_what_triton_lacks_is_a_constant_of_graphs():
+    def step(x):
+        return x + len(backend._untranslatable()[0])
+
+    assert torch.compile(step, fullgraph=True, backend="eager")(torch.zeros(1)) == step(torch.zeros(1))
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,24 @@ def test_none_reads_and_writes_no_table(monkeypatch):
     tuning.write(CPU, [entry(other())])
     monkeypatch.setenv("MIND_KERNELS_TUNING", "none")
     assert resolve("auto", HIDDEN, ROWS, 100) == default()
-    with pytest.raises(ValueError, match="MIND_KERNELS_TUNING is 'none': no table is written; expected a folder"):
+    with pytest.raises(ValueError, match="MIND_KERNELS_TUNING is 'none', so that no table is written: unset it, or"):
         tuning.write(CPU, [entry()])
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("none", "MIND_KERNELS_TUNING is 'none', so that no table is written"),
+        ("/proc/nowhere", "No such file or directory: '/proc/nowhere'"),
+        (__file__, f"File exists: '{__file__}'"),
+    ],
+)
+def test_a_place_that_no_table_can_have_is_told_before_anything_is_timed(setting, told, monkeypatch, capsys):
+    monkeypatch.setenv("MIND_KERNELS_TUNING", setting)
+    monkeypatch.setattr(tune, "timed", None)
+    with pytest.raises(SystemExit) as end:
+        main(SIZES)
+    assert end.value.code == 2 and told in capsys.readouterr().err
 
 
 def test_without_the_variable_it_is_the_users_cache(monkeypatch, tmp_path):
