@@ -96,7 +96,7 @@ def integer(name: str, value: int) -> None:
 def _said(value: object) -> str:
     """A value in an error: one line, however long a list is and whatever an array holds."""
     shape = getattr(value, "shape", None)
-    return f"a {type(value).__name__} of shape {tuple(shape)}" if shape else reprlib.repr(value)
+    return f"a {type(value).__name__} of shape {tuple(shape)}" if shape else " ".join(reprlib.repr(value).split())
 
 
 def shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:

@@ -50,6 +50,7 @@ def test_what_is_no_number(name, backend):
         (np.array(0.7), r"array\(0.7\)"),
         ([1.0] * 5000, r"\[1.0, .*\.\.\.\]"),
         ("1", "'1'"),
+        ([torch.ones(2, 2)], r"\[tensor\(.*\]"),
     ]:
         for argument in ("temperature", "softcap"):
             assert_named(partial(call, **{argument: value}), TypeError, rf"{argument} is {said}: expected a number")
