@@ -193,7 +193,7 @@ BACKENDS = {
             "cpp",
             "cpu",
             {
-                "linear_cross_entropy": f"{_ROWS}.compiled_rows:CPP",
+                "linear_cross_entropy": f"{_ROWS}.streamed_rows:CPP",
                 "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CPP",
                 "linear_mind_loss": f"{_GROUPS}.compiled_groups:CPP",
             },
