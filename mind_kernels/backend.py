@@ -338,7 +338,7 @@ def automatic(device: str, double: bool, operation: str) -> str:
 
 
 def _known(owner: str, name: str, more: str = "") -> None:
-    if name not in BACKENDS:
+    if not isinstance(name, str) or name not in BACKENDS:
         raise ValueError(f"{owner} is {name!r}: expected {more}one of {', '.join(map(repr, BACKENDS))}")
 
 

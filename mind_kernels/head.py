@@ -108,7 +108,7 @@ def head_of(
     given = {
         f"{owner}bias": bias is not None,
         f"{owner}softcap": softcap is not None,
-        "temperature": temperature != 1.0,
+        "temperature": not (isinstance(temperature, (int, float)) and temperature == 1.0),
     }
     for name, is_given in given.items():
         if is_given:
