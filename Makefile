@@ -60,7 +60,7 @@ hub: $(VENV)/.test-ready  ## the losses as a repository for Hugging Face's `kern
 	rm -rf build/hub
 	$(BIN)/python -m build_tools.hub build/hub $(ARGS)
 
-integrations: $(VENV)/.test-ready  ## run axolotl, LLaMA-Factory, torchtitan, verl and kernels, each in a fresh environment (ARGS="verl torchtitan": these)
+integrations: $(VENV)/.test-ready  ## what runs in other trainers: transformers, accelerate, TRL; the others each in a fresh environment (ARGS="verl torchtitan": these)
 	$(BIN)/python tests/integrations/clients/run.py $(ARGS)
 
 asan: $(VENV)/.test-ready  ## the tests of backend cpp under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -57,7 +57,7 @@ def passes(kernels: RowKernels, logits: Tensor, target: Tensor, copies: int) -> 
         return kernels.row_kernel_(part, target, weights, spec), part
 
     return {
-        "statistics": lambda: kernels.statistics(logits, target, spec),
+        "statistics": lambda: kernels.row_kernel_(logits, target, None, spec),
         "statistics and entries": sparse,
         "gradient": gradient,
     }

@@ -22,7 +22,7 @@ struct Matrix {
 // The statistics of a row in the order in which `numbers` has them; total is the sum of e^(z - maximum). Of all entries
 // but the target, others is the probability, 1 - p of the target, and lse_others the log-sum-exp, or infinity where
 // they have none; both are summed without the target, beside which they may be less than a rounding. A new one comes
-// here, where the kernels compute it (cpu/cross_entropy.h, cuda/statistics.cuh), and in compiled_rows.py.
+// here, where the kernels compute it (cpu/cross_entropy.h, cpu/stream.h, cuda/statistics.cuh), and in compiled_rows.py.
 enum RowNumber { kLoss, kNll, kLse, kEntropy, kMaximum, kLogTotal, kTotal, kOthers, kLseOthers, kRowNumbers };
 constexpr const char* kRowNumberNames[] = {"loss",      "nll",   "lse",    "entropy",   "maximum",
                                            "log_total", "total", "others", "lse_others"};
@@ -56,6 +56,20 @@ struct EntryArguments {
     std::int32_t* columns;  // (total,), increasing in a row
     float* values;          // (total,) gradient of the projected logit, without a uniform part
     float* kept_sum;        // (n,) sum over the kept entries of the gradient of z, without a uniform part
+};
+
+// Statistics of rows straight from hidden states, and what the sparse gradient needs of them; csrc/cpu alone.
+struct StreamArguments {
+    Matrix hidden;      // (n, D)
+    Matrix weight;      // (V, D), in the type of hidden
+    const void* bias;   // (V,), in the type of hidden, or null
+    RowArguments rows;  // logits: (n, V) without data
+    float log_threshold;
+    std::int64_t* kept;           // (n,) as `CountArguments` has it; null: statistics only
+    float* dropped_mass;          // (n,)
+    const std::int64_t* offsets;  // (n + 1,) those of kept
+    std::int32_t* columns;        // (total,) of the kept entries, increasing in a row
+    float* projected;             // (total,) and their projected logits
 };
 
 struct BackgroundArguments {

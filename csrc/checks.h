@@ -10,6 +10,8 @@
 #include <initializer_list>
 #include <string>
 
+#include "arguments.h"
+
 namespace mind {
 
 using torch::headeronly::ScalarType;
@@ -62,6 +64,14 @@ inline void check_matrix(const char* name, const Tensor& tensor, const Tensor& l
                     " has dtype number ", static_cast<int>(type), ": expected float32, bfloat16 or float16");
     STD_TORCH_CHECK(tensor.size(1) <= 1 || tensor.stride(1) == 1, name, " has rows that are not contiguous");
     STD_TORCH_CHECK(tensor.device() == like.device(), name, " is on another device");
+}
+
+inline Matrix matrix_of(const Tensor& tensor) {
+    const ScalarType type = tensor.scalar_type();
+    const Type name = type == ScalarType::Float  ? Type::kFloat
+                      : type == ScalarType::Half ? Type::kHalf
+                                                 : Type::kBFloat16;
+    return {tensor.data_ptr(), name, tensor.size(0), tensor.size(1), tensor.stride(0)};
 }
 
 // A matrix that is written: its rows must not overlap.

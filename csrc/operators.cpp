@@ -10,14 +10,6 @@ namespace mind {
 
 namespace {
 
-Matrix matrix_of(const Tensor& tensor) {
-    const ScalarType type = tensor.scalar_type();
-    const Type name = type == ScalarType::Float  ? Type::kFloat
-                      : type == ScalarType::Half ? Type::kHalf
-                                                 : Type::kBFloat16;
-    return {tensor.data_ptr(), name, tensor.size(0), tensor.size(1), tensor.stride(0)};
-}
-
 void check_columns(std::int64_t columns) {
     STD_TORCH_CHECK(columns >= 1 && columns <= run::kMostColumns, "logits have ", columns, " columns: expected 1 to ",
                     run::kMostColumns);

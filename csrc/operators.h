@@ -65,7 +65,7 @@ inline void implement_operators(torch::stable::detail::StableLibrary& library) {
 
 // What registers the operators of a library in a namespace, for tensors of a dispatch key; behind a second macro, so
 // that the namespace may be one too: a build for the Hub has one of its own (build_tools/hub.py).
-#define MIND_REGISTER(space, key) MIND_REGISTER_IN(space, key)
-#define MIND_REGISTER_IN(space, key)                                          \
-    STABLE_TORCH_LIBRARY(space, library) { mind::define_operators(library); } \
-    STABLE_TORCH_LIBRARY_IMPL(space, key, library) { mind::implement_operators(library); }
+#define MIND_REGISTER(space, key, define, implement) MIND_REGISTER_IN(space, key, define, implement)
+#define MIND_REGISTER_IN(space, key, define, implement)       \
+    STABLE_TORCH_LIBRARY(space, library) { define(library); } \
+    STABLE_TORCH_LIBRARY_IMPL(space, key, library) { implement(library); }

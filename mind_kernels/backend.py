@@ -193,7 +193,7 @@ BACKENDS = {
             "cpp",
             "cpu",
             {
-                "linear_cross_entropy": f"{_ROWS}.compiled_rows:CPP",
+                "linear_cross_entropy": f"{_ROWS}.streamed_rows:CPP",
                 "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CPP",
                 "linear_mind_loss": f"{_GROUPS}.compiled_groups:CPP",
             },
@@ -268,7 +268,7 @@ def resolve(name: str, hidden: Tensor, operation: str, vocabulary: int | None = 
     if name == "auto":
         tuned = "" if vocabulary is None or preferred() else _tuned(hidden, operation, vocabulary, form)
         return tuned or automatic(device, double, operation)
-    if name not in BACKENDS:
+    if not isinstance(name, str) or name not in BACKENDS:
         raise ValueError(f"backend is {name!r}: expected 'auto' or one of {', '.join(map(repr, BACKENDS))}")
     if reason := refusal(name, device, operation):
         raise BackendUnavailableError(f"backend {name!r} is not available on {hidden.device}: {reason}")

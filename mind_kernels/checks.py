@@ -7,6 +7,7 @@ would stall the stream, so there the check becomes a device-side assertion.
 from __future__ import annotations
 
 import math
+import reprlib
 
 import torch
 from torch import Tensor
@@ -32,6 +33,10 @@ def tensors(**arguments: Tensor | None) -> None:
             held = _HELD.get(name.removeprefix("teacher_"), "")
             such = f", such as its .{held}" if isinstance(getattr(value, held, None), Tensor) else ""
             raise TypeError(f"{name} is a {type(value).__name__}: expected a torch.Tensor{such}")
+        if value.is_nested:
+            raise TypeError(
+                f"{name} is a nested tensor: expected one whose rows follow each other, such as its .values()"
+            )
         if value.layout != torch.strided:
             raise TypeError(f"{name} has layout {value.layout}: expected torch.strided")
         if hasattr(value, "full_tensor"):
@@ -59,26 +64,39 @@ def reads_values(operation: str, hidden: Tensor) -> None:
         raise unsupported(operation, "tensors without values", "backend 'reference'", "backend='torch'")
 
 
-def number(name: str, value: float | None) -> None:
+def number(name: str, value: float | None, or_else: str = "") -> None:
     """Raises TypeError for a tensor, whose value would be read and whose gradient left out without a word, and for
-    what is neither None nor a number."""
+    what is neither None nor a number. `or_else`, such as " or a torch.Tensor (N,)", is what else was expected."""
     if isinstance(value, Tensor):
         raise TypeError(f"{name} is a tensor: expected a number, a constant of the loss; pass {name}.item()")
-    if not (value is None or isinstance(value, (int, float)) or hasattr(value, "__float__")):
-        raise TypeError(f"{name} is {value!r}: expected a number")
+    if value is None or isinstance(value, (int, float)):  # all that a graph can be asked
+        return
+    if not hasattr(value, "__float__") or hasattr(value, "__len__"):  # an array has both
+        raise TypeError(f"{name} is {_said(value)}: expected a number{or_else}")
 
 
 def finite(name: str, value: float) -> None:
-    """Raises TypeError as `number` does, and ValueError for nan and infinity."""
+    """Raises TypeError as `number` does, and for None; ValueError for nan and infinity."""
     number(name, value)
+    if value is None:
+        raise TypeError(f"{name} is None: expected a number")
     if not -math.inf < value < math.inf:
         raise ValueError(f"{name} is {value}: expected a finite number")
 
 
 def integer(name: str, value: int) -> None:
-    """Raises TypeError unless `value` is an integer."""
-    if not (isinstance(value, int) or hasattr(value, "__index__")):
-        raise TypeError(f"{name} is {value!r}: expected an integer")
+    """Raises TypeError unless `value` is an integer, ValueError for one that int64 does not hold."""
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name} is {value}: expected an integer of at most 64 bits")
+    elif not hasattr(value, "__index__") or getattr(value, "shape", ()):  # an array has both
+        raise TypeError(f"{name} is {_said(value)}: expected an integer")
+
+
+def _said(value: object) -> str:
+    """A value in an error: one line, however long a list is and whatever an array holds."""
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__} of shape {tuple(shape)}" if shape else " ".join(reprlib.repr(value).split())
 
 
 def shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:
@@ -159,6 +177,8 @@ def head_arguments(hidden: Tensor, head: Head, meaning: str, owner: str = "") ->
         shape(f"{owner}bias", bias, (weight.shape[0],), "(V,)")
     positive(f"{owner}softcap", head.softcap)
     positive(f"{owner}temperature", head.temperature)
+    if head.temperature is None:
+        raise TypeError(f"{owner}temperature is None: expected a positive finite number")
     return hidden, head
 
 
@@ -168,9 +188,10 @@ def row_arguments(
     row_weight: Tensor | None,
     segment: Tensor | None,
     num_segments: int | None,
+    ignore_index: int,
 ) -> None:
     """Checks target, row_weight and segment, all (...), against hidden (..., D)."""
-    target_argument(target, hidden)
+    target_argument(target, hidden, ignore_index)
     tensors(segment=segment)
     rows = tuple(hidden.shape[:-1])
     row_weight_argument(row_weight, hidden)
@@ -186,16 +207,19 @@ def row_arguments(
             raise ValueError(f"num_segments is {num_segments}: expected at least 1")
 
 
-def target_argument(target: Tensor, hidden: Tensor, *, listed: bool = False) -> None:
-    """Checks target (...), or if `listed` (..., K), against hidden (..., D)."""
+def target_argument(target: Tensor, hidden: Tensor, ignore_index: int, *, or_list: bool = False) -> None:
+    """Checks target (...), or if allowed (..., K), against hidden (..., D), and ignore_index."""
     tensors(target=target)
     rows = tuple(hidden.shape[:-1])
-    if listed:
-        shape("target", target, (*rows, max(1, target.shape[-1])), row_meaning(hidden, "K"))
+    if or_list and target.dim() == hidden.dim():
+        if tuple(target.shape[:-1]) != rows or target.shape[-1] == 0:
+            expected = f"{row_meaning(hidden, 'K')} = ({', '.join(map(str, rows))}, K) with K at least 1"
+            raise ValueError(f"target has shape {tuple(target.shape)}: expected {expected}")
     else:
-        shape("target", target, rows, row_meaning(hidden))
+        shape("target", target, rows, f"{row_meaning(hidden, 'K')} or " * or_list + row_meaning(hidden))
     integers("target", target)
     device("target", target, hidden, or_cpu=True)
+    integer("ignore_index", ignore_index)
 
 
 def row_weight_argument(row_weight: Tensor | None, hidden: Tensor) -> None:
@@ -220,14 +244,15 @@ def reduction(name: str) -> None:
         raise ValueError(f"reduction is {name!r}: expected one of {', '.join(map(repr, REDUCTIONS))}")
 
 
-def values(condition: Tensor, message: str) -> None:
-    """Raises ValueError with `message` unless every entry of `condition` holds; on a GPU, asserts on the device."""
-    condition = _under_transforms(condition)
-    if _readable(condition):
-        if not bool(condition.all()):
-            raise ValueError(message)
-    else:
-        torch._assert_async(condition.all(), message)  # pyright: ignore[reportPrivateImportUsage]
+def values(condition: Tensor, message: str, found: Tensor | None = None) -> None:
+    """Raises ValueError with `message`, and the first wrong value of `found`, unless every entry of `condition` holds;
+    on a GPU, asserts on the device."""
+    whole = _under_transforms(condition)
+    if not _readable(whole):
+        torch._assert_async(whole.all(), message)  # pyright: ignore[reportPrivateImportUsage]
+    elif not bool(whole.all()):
+        # Under vmap the first dimension may be that of the examples.
+        raise ValueError(message if found is None or whole is not condition else message + _first(found, condition))
 
 
 def _readable(tensor: Tensor) -> bool:
@@ -250,15 +275,13 @@ def _under_transforms(tensor: Tensor) -> Tensor:
 def row_values(target: Tensor, ignore_index: int, vocabulary: int, segment: Tensor | None, num_segments: int) -> None:
     """Checks that targets lie in [0, V) or equal ignore_index, and segments in [0, S)."""
     inside = ((target >= 0) & (target < vocabulary)) | (target == ignore_index)
-    values(
-        inside, f"target: expected values in [0, {vocabulary}) or ignore_index {ignore_index}" + _worst(target, inside)
-    )
+    values(inside, f"target: expected values in [0, {vocabulary}) or ignore_index {ignore_index}", target)
     if segment is not None:
         inside = (segment >= 0) & (segment < num_segments)
-        values(inside, f"segment: expected values in [0, {num_segments})" + _worst(segment, inside))
+        values(inside, f"segment: expected values in [0, {num_segments})", segment)
 
 
-def _worst(tensor: Tensor, inside: Tensor) -> str:
-    if inside is not _under_transforms(inside) or not _readable(inside) or bool(inside.all()):
-        return ""  # under vmap the first dimension may be that of the examples
-    return f", got {int(tensor[~inside][0])} in row {int((~inside).nonzero()[0, 0])}"
+def _first(found: Tensor, condition: Tensor) -> str:
+    value = found[~condition][0].item()
+    said = f"{value:.6g}" if found.is_floating_point() else f"{value}"
+    return f", got {said} in row {int((~condition).nonzero()[0, 0])}"

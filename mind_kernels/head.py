@@ -46,6 +46,12 @@ class Head:
         """The projected logits (..., V) of hidden (..., D), differentiable, in the dtype of hidden."""
         return torch.nn.functional.linear(hidden, self.weight, self.bias)
 
+    def project_into(self, hidden: Tensor, out: Tensor) -> Tensor:
+        """The same of hidden (n, D), not differentiable, in the memory of `out` (n, V)."""
+        if self.bias is None:
+            return torch.mm(hidden, self.weight.T, out=out)
+        return torch.addmm(self.bias, hidden, self.weight.T, out=out)
+
     def project_wide(self, hidden: Tensor) -> Tensor:
         """The projected logits (n, V) of hidden (n, D), in float32 or better.
 
@@ -102,7 +108,7 @@ def head_of(
     given = {
         f"{owner}bias": bias is not None,
         f"{owner}softcap": softcap is not None,
-        "temperature": temperature != 1.0,
+        "temperature": not (isinstance(temperature, (int, float)) and temperature == 1.0),
     }
     for name, is_given in given.items():
         if is_given:

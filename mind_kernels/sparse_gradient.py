@@ -36,8 +36,9 @@ from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, 
 # About how many rows' dropped probabilities make up the background distribution: from this many to twice as many.
 SAMPLE_ROWS = 256
 # Kept entries per row, as a share of V, above which two dense products are faster than two gathers: an entry costs 2 D
-# elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate.
-_DENSITY_LIMIT = {"cpu": 1 / 32, "cuda": 1 / 256}
+# elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate. On a CPU an entry
+# costs 0.17 us (float32, D 576), sorting included, and a dense row of 49152 1.0 ms: as many as V / 9.
+_DENSITY_LIMIT = {"cpu": 1 / 16, "cuda": 1 / 256}
 # Mean over the rows of a chunk of `dropped_share`, above which the correction is too rough. Measured on real rows
 # flattened by a temperature, at 2^-12: dH errs by 2.9e-3, 1.4e-2, 2.5e-2, 2.9e-2 where 2 %, 17 %, 45 %, 69 % are
 # dropped, and dense bfloat16 arithmetic by 1.4e-2, 1.1e-2, 6.7e-3, 3.7e-3.
@@ -58,8 +59,12 @@ def dropped_share(dropped_mass: Tensor, others: Tensor) -> Tensor:
 
 def worth_it(kept: float, share: float, vocabulary: int, device: torch.device) -> bool:
     """Whether a chunk takes the sparse gradient, from the means of its rows' kept entries and `dropped_share`."""
-    limit = _DENSITY_LIMIT["cpu" if device.type == "cpu" else "cuda"]
-    return kept <= limit * vocabulary and not share > _MASS_LIMIT
+    return kept <= most_kept(vocabulary, device) and not share > _MASS_LIMIT
+
+
+def most_kept(vocabulary: int, device: torch.device) -> float:
+    """Kept entries per row up to which two gathers are faster than two dense products."""
+    return _DENSITY_LIMIT["cpu" if device.type == "cpu" else "cuda"] * vocabulary
 
 
 def sampled_rows(start: int, count: int, total: int) -> range:
@@ -165,8 +170,10 @@ class SparseGradient:
         indices, values = indices[order], values[order]
         ends = torch.arange(self.head.vocabulary + 1, dtype=columns.dtype, device=columns.device)
         offsets = torch.searchsorted(columns, ends)
-        visited = hidden if rows.numel() == hidden.shape[0] else hidden[rows]
-        correction = _product(left.T, visited)
+        if rows.numel() == hidden.shape[0]:
+            correction = _product(torch.empty_like(left).index_copy_(0, rows, left).T, hidden)
+        else:
+            correction = _product(left.T, hidden[rows])
 
         def compute(block: slice, out: Tensor) -> None:
             part = offsets[block.start : block.stop + 1]

@@ -4,11 +4,26 @@
 
 #include "../operators.h"
 #include "kernels.h"
+#include "stream_operators.h"
+
+namespace mind {
+
+static void define_cpu_operators(torch::stable::detail::StableLibrary& library) {
+    define_operators(library);
+    define_stream_operators(library);
+}
+
+static void implement_cpu_operators(torch::stable::detail::StableLibrary& library) {
+    implement_operators(library);
+    implement_stream_operators(library);
+}
+
+}  // namespace mind
 
 #ifndef MIND_NAMESPACE
 #define MIND_NAMESPACE mind_kernels_cpp
 #endif
-MIND_REGISTER(MIND_NAMESPACE, CPU)
+MIND_REGISTER(MIND_NAMESPACE, CPU, mind::define_cpu_operators, mind::implement_cpu_operators)
 
 namespace {
 

@@ -18,14 +18,7 @@ constexpr std::int64_t kMaxRowBlocks = 1024;
 constexpr std::int64_t kTile = 8 * kLanes;
 
 // The target's own exponential comes last: in a block's float32 lanes, the others would lose their digits beside it.
-struct Statistics {
-    float maximum = -3.4028235e38f;  // of the elements so far
-    bool correct = false;            // the target was the first to reach it
-    double others = 0.0;             // sum of e^d, d = z - maximum, of all but the target
-    double total = 0.0;              // sum of e^d
-    double weighted = 0.0;           // sum of d e^d
-    double shifted = 0.0;            // sum of d
-
+struct Statistics : RowSums {
     // Mean of d. Exponentials are at least 1e-38, so that a million of those that should be 0 are told from a mean.
     double mean() const { return __builtin_fabs(weighted) < 1e-30 * total ? 0.0 : weighted / total; }
 
@@ -43,6 +36,10 @@ struct Statistics {
         if (others < 1e-30) others = 0.0;  // of exponentials that should be 0 alone
         total = others + e;
         weighted += e == 0.0 ? 0.0 : e * d;
+        if (total < 0.5) {  // no element is near the maximum: all are minus infinity, and the row is to be nan
+            maximum = -kInfinity;
+            others = total = 0.0;
+        }
     }
 };
 
@@ -124,10 +121,6 @@ inline Statistics statistics_of(const Row& row, std::int64_t target, float z_tar
         if (holds_target) add_block<kStore>(row, target + 1, end, found.maximum, found);
     }
     found.add_target(z_target);
-    if (found.total < 0.5) {  // no element is near the maximum: all are minus infinity, and the row is to be nan
-        found.maximum = -kInfinity;
-        found.others = found.total = 0.0;
-    }
     return found;
 }
 

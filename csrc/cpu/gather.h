@@ -1,6 +1,8 @@
 // Weighted sums of gathered matrix rows: what a sparse matrix product comes to.
 //
 // Four entries at a time, so that four rows are on their way from memory; a block of columns is summed in the L1 cache.
+// If bags have many entries, a group of bags takes the matrix a block at a time, and finds the block's rows in the L2
+// cache: otherwise every entry would bring its row from beyond.
 #pragma once
 
 #include "logits_row.h"
@@ -10,6 +12,11 @@ namespace mind::MIND_CAPABILITY {
 // Columns of a block: its sums take 4 KiB.
 constexpr std::int64_t kColumns = 1024;
 constexpr int kRows = 4;
+// Bytes of a block of the matrix, and of the sums of a group of bags.
+constexpr std::int64_t kBlockBytes = 512 << 10;
+// Entries that a bag has in a block on average, at least: its sums come from the L2 cache and go back for each block.
+constexpr std::int64_t kEntriesPerBlock = 4;
+constexpr std::int64_t kMostBags = 512;
 
 template <typename T>
 inline const T* row_of(const Matrix& matrix, std::int64_t row, std::int64_t column) {
@@ -32,13 +39,12 @@ inline void add_rows(float* sums, const float* factors, const T* const* rows, st
     }
 }
 
-template <typename T, typename Out>
-inline void gather_bag(const GatherArguments& args, std::int64_t bag, std::int64_t column, std::int64_t count) {
-    float sums[kColumns];
-    for (std::int64_t j = 0; j < count; ++j) sums[j] = 0.0f;
+// sums (count,) += the entries [first, last) of columns from `column` on.
+template <typename T>
+inline void add_entries(const GatherArguments& args, std::int64_t first, std::int64_t last, std::int64_t column,
+                        std::int64_t count, float* sums) {
     const auto row = [&](std::int64_t entry) { return row_of<T>(args.matrix, args.indices[entry], column); };
-    std::int64_t i = args.offsets[bag];
-    const std::int64_t last = args.offsets[bag + 1];
+    std::int64_t i = first;
     for (; i + kRows <= last; i += kRows) {
         const T* const rows[kRows] = {row(i), row(i + 1), row(i + 2), row(i + 3)};
         add_rows<kRows>(sums, args.values + i, rows, count);
@@ -47,10 +53,24 @@ inline void gather_bag(const GatherArguments& args, std::int64_t bag, std::int64
         const T* const rows[1] = {row(i)};
         add_rows<1>(sums, args.values + i, rows, count);
     }
+}
+
+// sums (count,) += left[bag] @ right.
+template <typename T>
+inline void add_correction(const GatherArguments& args, std::int64_t bag, std::int64_t column, std::int64_t count,
+                           float* sums) {
     for (std::int64_t r = 0; r < args.right.rows; ++r) {
         const T* const rows[1] = {row_of<T>(args.right, r, column)};
         add_rows<1>(sums, args.left + bag * args.left_stride + r * args.left_column_stride, rows, count);
     }
+}
+
+template <typename T, typename Out>
+inline void gather_bag(const GatherArguments& args, std::int64_t bag, std::int64_t column, std::int64_t count) {
+    float sums[kColumns];
+    for (std::int64_t j = 0; j < count; ++j) sums[j] = 0.0f;
+    add_entries<T>(args, args.offsets[bag], args.offsets[bag + 1], column, count, sums);
+    add_correction<T>(args, bag, column, count, sums);
     Out* out = static_cast<Out*>(args.out.data) + bag * args.out.stride + column;
     std::int64_t j = 0;
     for (; j + kLanes <= count; j += kLanes) store(out + j, load(sums + j));
@@ -67,9 +87,50 @@ inline void gather_bags(const GatherArguments& args, std::int64_t begin, std::in
     }
 }
 
+// Into how many blocks the matrix is cut: 1 if that does not pay. The same for every part of the bags, and so are sums.
+inline std::int64_t blocks_of(const GatherArguments& args) {
+    if (args.out.type != Type::kFloat || args.out.rows == 0) return 1;
+    const std::int64_t entries = args.offsets[args.out.rows] - args.offsets[0];
+    const std::int64_t most = entries / args.out.rows / kEntriesPerBlock;
+    const std::int64_t bytes = args.matrix.rows * args.matrix.columns * (args.matrix.type == Type::kFloat ? 4 : 2);
+    const std::int64_t fitting = (bytes + kBlockBytes - 1) / kBlockBytes;
+    const std::int64_t blocks = most < fitting ? most : fitting;
+    return blocks < 1 ? 1 : blocks;
+}
+
+// The entries of a bag are in increasing order of their indices; of others, some come with the last block.
+template <typename T>
+inline void gather_blocks(const GatherArguments& args, std::int64_t blocks, std::int64_t begin, std::int64_t end) {
+    const std::int64_t size = args.matrix.columns, fitting = kBlockBytes / (size * 4 + 1) + 1;
+    const std::int64_t group = fitting < kMostBags ? fitting : kMostBags;
+    std::int64_t next[kMostBags];
+    const auto sums_of = [&](std::int64_t bag) { return static_cast<float*>(args.out.data) + bag * args.out.stride; };
+    for (std::int64_t from = begin; from < end; from += group) {
+        const std::int64_t to = from + group < end ? from + group : end;
+        for (std::int64_t bag = from; bag < to; ++bag) {
+            next[bag - from] = args.offsets[bag];
+            std::memset(sums_of(bag), 0, size * sizeof(float));
+        }
+        for (std::int64_t block = 1; block <= blocks; ++block) {
+            const std::int64_t limit = block < blocks ? args.matrix.rows * block / blocks : INT64_MAX;
+            for (std::int64_t bag = from; bag < to; ++bag) {
+                const std::int64_t first = next[bag - from];
+                std::int64_t last = first;
+                while (last < args.offsets[bag + 1] && args.indices[last] < limit) ++last;
+                add_entries<T>(args, first, last, 0, size, sums_of(bag));
+                next[bag - from] = last;
+            }
+        }
+        for (std::int64_t bag = from; bag < to; ++bag) add_correction<T>(args, bag, 0, size, sums_of(bag));
+    }
+}
+
 inline void run_gather(const GatherArguments& args, std::int64_t begin, std::int64_t end) {
+    const std::int64_t blocks = blocks_of(args);
     with_type(args.matrix.type, [&]<typename T>(T*) {
-        if (args.out.type == Type::kFloat) {
+        if (blocks > 1) {
+            gather_blocks<T>(args, blocks, begin, end);
+        } else if (args.out.type == Type::kFloat) {
             gather_bags<T, float>(args, begin, end);
         } else {
             gather_bags<T, T>(args, begin, end);

@@ -5,6 +5,7 @@
 #include "gather.h"
 #include "mixture.h"
 #include "pairs.h"
+#include "stream.h"
 
 #define MIND_STRING_(name) #name
 #define MIND_STRING(name) MIND_STRING_(name)
@@ -12,8 +13,22 @@
 namespace mind::MIND_CAPABILITY {
 
 extern const Kernels table;
-const Kernels table = {
-    MIND_STRING(MIND_CAPABILITY), run_rows,  run_count,   run_entries,       run_background, run_gather,
-    run_group_normalizer,         run_pairs, run_mixture, run_group_gradient};
+const Kernels table = {MIND_STRING(MIND_CAPABILITY),
+                       run_rows,
+                       run_count,
+                       run_entries,
+                       run_background,
+                       run_gather,
+                       run_group_normalizer,
+                       run_pairs,
+                       run_mixture,
+                       run_group_gradient,
+                       kStripRows,
+                       run_pack,
+                       run_stream,
+                       stream_scratch,
+                       finish_stream,
+                       write_kept,
+                       run_kept_values};
 
 }  // namespace mind::MIND_CAPABILITY

@@ -19,6 +19,47 @@ struct GroupWork : GroupArguments {
     double* sums;       // (G, spans, K, 2) sums of p F' and of p, if there is a gradient
 };
 
+// Sums over entries of a row of logits z; `Statistics` in cross_entropy.h works with them.
+struct RowSums {
+    float maximum = -3.4028235e38f;  // of the elements so far
+    bool correct = false;            // the target was the first to reach it
+    double others = 0.0;             // sum of e^d, d = z - maximum, of all but the target
+    double total = 0.0;              // sum of e^d
+    double weighted = 0.0;           // sum of d e^d
+    double shifted = 0.0;            // sum of d
+};
+
+// What stream.h finds at a row's target.
+struct TargetLogit {
+    float projected, z;
+    float before;  // the largest z before it in its span
+};
+
+// An entry that may be above the threshold in the end.
+struct Candidate {
+    std::int32_t column, row;  // row: in its strip
+    float projected;
+};
+
+struct Candidates {
+    Candidate* data;
+    std::int64_t size, capacity;
+    bool given_up;  // there were more than `most`
+};
+
+// Rows are worked on in strips of `Kernels::strip_rows` (the last one may be shorter), the vocabulary in `spans` of
+// `span` entries: what is summed over a span does not depend on who does the others.
+struct StreamWork : StreamArguments {
+    std::int64_t span, spans, strips;
+    float* packed;         // the strips of hidden, one after the other, each (D, rows of the strip up to whole vectors)
+    RowSums* sums;         // (spans, n)
+    TargetLogit* targets;  // (n,)
+    float* bounds;         // (n,) log-sum-exp of the spans before without the target; null if they come in any order
+    Candidates* candidates;  // (spans, strips), or null
+    std::int64_t most;       // candidates of a strip and span
+    void (*grow)(Candidates&);
+};
+
 struct Kernels {
     const char* capability;
     void (*rows)(const RowArguments&, std::int64_t begin, std::int64_t end);               // rows
@@ -31,6 +72,14 @@ struct Kernels {
     void (*pairs)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);    // spans of groups
     void (*mixture)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);  // spans of groups
     void (*group_gradient)(const GroupWork&, std::int64_t begin, std::int64_t end);           // spans of groups
+    std::int64_t strip_rows;
+    void (*pack)(const StreamWork&, std::int64_t begin, std::int64_t end);  // strips
+    // Sums and candidates of strips of rows over one span. Scratch: 64-byte aligned, stream_scratch(D) floats.
+    void (*stream)(const StreamWork&, float* scratch, std::int64_t span, std::int64_t begin, std::int64_t end);
+    std::int64_t (*stream_scratch)(std::int64_t size);
+    void (*finish_stream)(const StreamWork&, std::int64_t begin, std::int64_t end);    // strips
+    void (*write_kept)(const StreamWork&, std::int64_t begin, std::int64_t end);       // strips
+    void (*kept_values)(const EntryArguments&, std::int64_t begin, std::int64_t end);  // rows
 };
 
 // The table that MIND_KERNELS_CPU_CAPABILITY names (avx512, avx2, baseline), or the best that this processor has.

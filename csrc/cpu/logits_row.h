@@ -21,6 +21,7 @@ struct Logit {
 
 template <Mode kMode>
 struct Condition {
+    static constexpr bool kPlain = kMode == Mode::kPlain;
     static constexpr bool kSlopeVaries = kMode == Mode::kCapped;
     float softcap, temperature;
 

@@ -63,6 +63,22 @@ MIND_INLINE inline bool any(Ints mask) {
     return found != 0;
 }
 
+// Bit i: lane i of a is above lane i of b.
+MIND_INLINE inline std::uint32_t bits_above(Floats a, Floats b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+#elif defined(__SSE2__)
+    return static_cast<std::uint32_t>(_mm_movemask_ps(_mm_cmpgt_ps(a, b)));
+#else
+    const Ints above = a > b;
+    std::uint32_t bits = 0;
+    for (int i = 0; i < kLanes; ++i) bits |= static_cast<std::uint32_t>(above[i] & 1) << i;
+    return bits;
+#endif
+}
+
 // b where either is nan: what one x86 instruction does, and GCC does not always see in the conditional expression. (Its
 // unmasked forms for 512 bits warn of an uninitialised vector.)
 #if defined(__AVX512F__)

@@ -7,7 +7,7 @@
 #ifndef MIND_NAMESPACE
 #define MIND_NAMESPACE mind_kernels_cuda
 #endif
-MIND_REGISTER(MIND_NAMESPACE, CUDA)
+MIND_REGISTER(MIND_NAMESPACE, CUDA, mind::define_operators, mind::implement_operators)
 
 namespace {
 

@@ -60,6 +60,9 @@ def head_class(base: Any) -> type:
         call: HeadCall | None = self._fused_call
         if call is None:
             return base.forward(self, hidden, *args, **kwargs)
+        more = [*map(repr, args), *(name for name, value in kwargs.items() if value is not None)]
+        if more:  # PEFT's adapter_names, which give each row another weight
+            raise ValueError(f"the LM head was given {', '.join(more)} beside hidden states: unfuse the model for that")
         logits = call.compute(self, hidden)
         return base.forward(self, hidden, *args, **kwargs) if call.keep_logits else logits
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -63,10 +64,14 @@ def is_adapted(module: nn.Module) -> bool:
 
 
 def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
-    if not isinstance(module, nn.Linear):
-        raise ValueError(f"the LM head is a {type(module).__name__}: expected a linear layer")
+    kind = getattr(type(module), "_fused_from", type(module))  # what it was before `fuse`
+    if not isinstance(module, nn.Linear) or kind.forward is not nn.Linear.forward:
+        raise ValueError(
+            f"the LM head is a {kind.__module__}.{kind.__qualname__}: expected an nn.Linear, with its forward pass"
+        )
     weight = module.weight
-    plain = type(weight) in (Tensor, nn.Parameter) or hasattr(weight, "full_tensor")
+    fake = torch.compiler.is_exporting()
+    plain = fake or type(weight) in (Tensor, nn.Parameter) or hasattr(weight, "full_tensor")
     if not (plain and weight.is_floating_point() and weight.dim() == 2):
         raise ValueError(
             f"the LM head is a {type(module).__name__} with a weight of {weight.dtype} {tuple(weight.shape)} "

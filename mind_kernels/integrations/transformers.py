@@ -105,7 +105,8 @@ def fuse(
     """Makes a causal language model compute its loss by `linear_cross_entropy`, without the logits.
 
     Called before or after get_peft_model, fully_shard and DistributedDataParallel; before the first compiled step. In
-    training the output's `logits` are empty, (B, 0, V).
+    training the output's `logits` are empty, (B, 0, V). What the model does to its logits is read now: a softcap or
+    scale that is changed afterwards, and a later forward hook on the head that changes the logits, are not seen.
 
     Args:
         model: a causal language model of transformers, bare or wrapped; changed in place. Its forward pass keeps its
@@ -267,6 +268,8 @@ def _model_class(base: Any) -> type:
         if options is None:  # a model that was made of this class, and not by `fuse`
             given = {"labels": labels, "shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
             return base.forward(self, *args, **kwargs, **{k: v for k, v in given.items() if v is not None})
+        if kwargs.get("ignore_index", _IGNORED) != _IGNORED:
+            raise ValueError(f"ignore_index is {kwargs['ignore_index']}: a fused model ignores labels of {_IGNORED}")
         if shift_labels is not None:
             target = labels = shift_labels
         elif labels is not None:
@@ -288,6 +291,8 @@ def _model_class(base: Any) -> type:
         return base.loss_function.fget(self) if self._fused_call is None else self._fused_call.take
 
     def set_loss_function(self: Any, value: Any) -> None:
+        if self._fused_options is not None:
+            raise ValueError(f"{base.__name__} is fused, and would not call another loss_function: unfuse it first")
         base.loss_function.fset(self, value)
 
     body = {"forward": forward, "loss_function": property(loss_function, set_loss_function)}

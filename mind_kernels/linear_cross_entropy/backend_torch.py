@@ -22,6 +22,7 @@ from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, 
 from mind_kernels.sparse_gradient import Entries, dropped_share, worth_it
 
 SPARSE_CHUNKS = 1
+STREAMED_CHUNKS = 1
 
 
 class _Blocks:
@@ -144,7 +145,7 @@ def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
     return row_kernel_(spec.head.project(hidden), target, None, spec)
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec) -> _SparseRows:
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> _SparseRows:
     """See `contract.RowKernels`."""
     return _SparseRows(hidden, target, spec)
 
@@ -231,9 +232,10 @@ class _SparseRows:
     def logits(self) -> Tensor:
         return self._logits
 
-    def dense(self, weights: RowWeights) -> Tensor:
-        row_kernel_(self._logits, self._target, weights, self._spec)
-        return self._logits
+    def dense(self, part: slice, weights: RowWeights) -> Tensor:
+        logits = self._logits[part]
+        row_kernel_(logits, self._target[part], weights, self._spec)
+        return logits
 
 
 def gather_rows(

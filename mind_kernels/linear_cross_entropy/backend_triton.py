@@ -15,9 +15,10 @@ from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues
 from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
 from mind_kernels.triton_gather import gather_rows
 
-__all__ = ["SPARSE_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]
+__all__ = ["SPARSE_CHUNKS", "STREAMED_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]
 
 SPARSE_CHUNKS = 1
+STREAMED_CHUNKS = 1
 
 
 def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
@@ -25,7 +26,7 @@ def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
     return row_kernel_(spec.head.project(hidden), target, None, spec)
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec) -> LogitsRows:
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> LogitsRows:
     """See `contract.RowKernels`."""
     return LogitsRows(_LogitsKernels(), hidden, target, spec)
 

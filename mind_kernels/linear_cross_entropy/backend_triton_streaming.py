@@ -20,14 +20,14 @@ from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
 from mind_kernels.linear_cross_entropy.logits_rows import HostSums
 from mind_kernels.sparse_gradient import Entries, offsets_of
 
-__all__ = ["SPARSE_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]
+__all__ = ["SPARSE_CHUNKS", "STREAMED_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]
 
-# Rows of a chunk beside those of the chunked form: tile maxima and kept pieces are a tenth of its logits. Not more,
-# since a chunk that falls back to the exact gradient does need logits.
+# Rows of a chunk beside those of the chunked form: tile maxima and kept pieces are a tenth of its logits.
 SPARSE_CHUNKS = 4
+STREAMED_CHUNKS = 1
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec) -> _SparseRows:
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> _SparseRows:
     """See `contract.RowKernels`."""
     return _SparseRows(hidden, target, spec)
 
@@ -68,7 +68,7 @@ class _SparseRows:
     def logits(self) -> Tensor:
         return self._spec.head.project(self._hidden)
 
-    def dense(self, weights: RowWeights) -> Tensor:
-        logits = self.logits()
-        row_kernel_(logits, self._target, weights, self._spec)
+    def dense(self, part: slice, weights: RowWeights) -> Tensor:
+        logits = self._spec.head.project(self._hidden[part])
+        row_kernel_(logits, self._target[part], weights, self._spec)
         return logits

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mind_kernels import extension
 from mind_kernels.head import Head
-from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights, SparseRows
 from mind_kernels.linear_cross_entropy.logits_rows import Counted, KeptEntries, LogitsRows
 
 # The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h, which says what they are.
@@ -21,39 +21,50 @@ ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total",
 
 
 class CompiledRows:
-    """See `contract.RowKernels` and `logits_rows.LogitsKernels`; `library` is "cpp" or "cuda"."""
+    """See `contract.RowKernels` and `logits_rows.LogitsKernels`; `library` is "cpp" or "cuda".
+
+    `StreamedRows` is what backend `cpp` has beyond this.
+    """
 
     SPARSE_CHUNKS = 1
+    STREAMED_CHUNKS = 1
 
     def __init__(self, library: str) -> None:
         self._library = library
 
     @property
-    def _operators(self) -> Any:
+    def operators(self) -> Any:
         return extension.operators(self._library)
 
     def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, spec: RowSpec) -> RowValues:
-        numbers, correct = _outputs(logits)
+        numbers, correct = outputs(logits)
         scale, entropy_scale = (None, None) if weights is None else (weights.loss, weights.entropy)
-        conditions = _conditions(spec.head)
-        self._operators.row_kernel_(
-            logits, target, scale, entropy_scale, *conditions, spec.label_smoothing, spec.z_loss, numbers, correct
+        self.operators.row_kernel_(
+            logits,
+            target,
+            scale,
+            entropy_scale,
+            *conditions(spec.head),
+            spec.label_smoothing,
+            spec.z_loss,
+            numbers,
+            correct,
         )
-        return _values(numbers, correct)
+        return values_of(numbers, correct)
 
     def statistics(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
         return self.row_kernel_(spec.head.project(hidden), target, None, spec)
 
-    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> LogitsRows:
+    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> SparseRows:
         return LogitsRows(self, hidden, target, spec)
 
     def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> Counted:
-        numbers, correct = _outputs(logits)
+        numbers, correct = outputs(logits)
         kept, dropped_mass = torch.empty_like(target), torch.empty_like(numbers[0])
-        self._operators.count(
+        self.operators.count(
             logits,
             target,
-            *_conditions(spec.head),
+            *conditions(spec.head),
             spec.label_smoothing,
             spec.z_loss,
             spec.log_threshold,
@@ -63,7 +74,7 @@ class CompiledRows:
             dropped_mass,
         )
         others = numbers[ROW_NUMBERS.index("others")]
-        return Counted(_values(numbers, correct), numbers, kept, dropped_mass, others)
+        return Counted(values_of(numbers, correct), numbers, kept, dropped_mass, others)
 
     def entries(
         self,
@@ -78,12 +89,12 @@ class CompiledRows:
     ) -> KeptEntries:
         columns, entry_values = logits.new_empty(total, dtype=torch.int32), logits.new_empty(total, dtype=torch.float32)
         kept_sum = torch.empty_like(values.lse)
-        self._operators.entries(
+        self.operators.entries(
             logits,
             target,
             weights.loss,
             weights.entropy,
-            *_conditions(spec.head),
+            *conditions(spec.head),
             spec.label_smoothing,
             spec.z_loss,
             spec.log_threshold,
@@ -99,31 +110,31 @@ class CompiledRows:
         self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, spec: RowSpec
     ) -> Tensor:
         out = logits.new_empty(logits.shape[1], dtype=torch.float32)
-        self._operators.background(
-            logits, target, *_conditions(spec.head), spec.log_threshold, normalizer, rows, weight, out
+        self.operators.background(
+            logits, target, *conditions(spec.head), spec.log_threshold, normalizer, rows, weight, out
         )
         return out
 
     def gather_rows(
         self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
     ) -> None:
-        self._operators.gather_rows(values, indices, offsets, matrix, left, right, out)
+        self.operators.gather_rows(values, indices, offsets, matrix, left, right, out)
 
 
-def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
+def outputs(like: Tensor) -> tuple[Tensor, Tensor]:
     """`numbers` (len(ROW_NUMBERS), n) float32 and `correct` (n,) bool, to be filled."""
-    rows = logits.shape[0]
-    return logits.new_empty(len(ROW_NUMBERS), rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
+    rows = like.shape[0]
+    return like.new_empty(len(ROW_NUMBERS), rows, dtype=torch.float32), like.new_empty(rows, dtype=torch.bool)
 
 
-def _values(numbers: Tensor, correct: Tensor) -> RowValues:
+def values_of(numbers: Tensor, correct: Tensor) -> RowValues:
     named = dict(zip(ROW_NUMBERS, numbers, strict=True), correct=correct)
     return RowValues(**{name: named[name] for name in RowValues._fields})
 
 
-def _conditions(head: Head) -> tuple[float, float]:
+def conditions(head: Head) -> tuple[float, float]:
     """softcap, 0 for none, and temperature."""
     return head.softcap or 0.0, head.temperature
 
 
-CPP, CUDA = CompiledRows("cpp"), CompiledRows("cuda")
+CUDA = CompiledRows("cuda")

@@ -276,8 +276,10 @@ class SparseRows(Protocol):
         """(V,): sum over `rows` (m,) int64 of weight (m,) x dropped probability x slope of the logits."""
         ...
 
-    def dense(self, weights: RowWeights) -> Tensor:
-        """(n, V): the exact gradient of the projected logits, instead. Comes last: it may reuse their memory."""
+    def dense(self, part: slice, weights: RowWeights) -> Tensor:
+        """(m, V): the exact gradient of the projected logits instead, of the m rows of `part`, for their weights.
+
+        Comes last, once per row: it may reuse the logits' memory."""
         ...
 
 
@@ -286,6 +288,10 @@ class RowKernels(Protocol):
 
     SPARSE_CHUNKS: int
     """How many chunks of the sparse path `sparse_rows` is given at once."""
+
+    STREAMED_CHUNKS: int
+    """The same for `statistics`, and for `sparse_rows` of rows that are not sampled, which then come apart from those
+    that are. More than 1: these keep no logits."""
 
     def row_kernel_(
         self,
@@ -309,8 +315,8 @@ class RowKernels(Protocol):
         """Statistics of rows, straight from hidden states."""
         ...
 
-    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> SparseRows:
-        """The same, with what the sparse gradient needs."""
+    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> SparseRows:
+        """The same, with what the sparse gradient needs; not sampled: `background` will not be called."""
         ...
 
     def gather_rows(

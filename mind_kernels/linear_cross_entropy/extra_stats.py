@@ -6,7 +6,7 @@ memory: one block (n, V) in float32.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,10 +67,13 @@ def _of_block(logits: Tensor, head: Head, names: Collection[str]) -> dict[str, T
 def checked_names(names: Sequence[str], return_stats: bool) -> str:
     """The names in the order of `ExtraStats`, joined by commas.
 
-    Raises TypeError for a single string, ValueError for a name that there is not, and without statistics to hold them.
+    Raises TypeError for a single string and for what is no sequence, ValueError for a name that there is not, and
+    without statistics to hold them.
     """
-    if isinstance(names, str):
-        raise TypeError(f"extra_stats is {names!r}: expected a sequence of names, such as ({names!r},)")
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        example = names if isinstance(names, str) else "predicted"
+        raise TypeError(f"extra_stats is {names!r}: expected a sequence of names, such as ({example!r},)")
+    names = tuple(names)
     for name in names:
         if name not in ExtraStats._fields:
             raise ValueError(f"extra_stats has {name!r}: expected {', '.join(map(repr, ExtraStats._fields))}")

@@ -120,6 +120,7 @@ class LogitsRows:
     def logits(self) -> Tensor:
         return self._logits
 
-    def dense(self, weights: RowWeights) -> Tensor:
-        self._kernels.row_kernel_(self._logits, self._target, weights, self._spec)
-        return self._logits
+    def dense(self, part: slice, weights: RowWeights) -> Tensor:
+        logits = self._logits[part]
+        self._kernels.row_kernel_(logits, self._target[part], weights, self._spec)
+        return logits

@@ -129,7 +129,7 @@ def linear_cross_entropy(
     """
     head = head_of(weight, bias, softcap, temperature)
     hidden, head = checks.head_arguments(hidden, head, "(..., D)")
-    checks.row_arguments(hidden, target, row_weight, segment, num_segments)
+    checks.row_arguments(hidden, target, row_weight, segment, num_segments, ignore_index)
     checks.reduction(reduction)
     for number, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
         checks.finite(number, value)

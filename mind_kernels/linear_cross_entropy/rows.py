@@ -1,11 +1,14 @@
 """The passes of linear cross-entropy over its rows, exact and sparse; a backend supplies the row kernels.
 
 Exact: the loop of `row_loop`. Sparse (`gradient_threshold`): logits of a chunk, its statistics and kept entries, and
-after the last chunk two gathers. Peak memory: one chunk of logits (two on a GPU for the sparse gradient, so that it
-never waits for the host) beside the gradients.
+after the last chunk two gathers. Kernels that stream (`STREAMED_CHUNKS`) get the rows that make up the background
+distribution first, by chunks of logits, and then all others. Peak memory: one chunk of logits (two on a GPU for the
+sparse gradient, so that it never waits for the host) beside the gradients.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -66,11 +69,20 @@ def run_terms(
         _SparsePass(kernels, hidden, target, weights, spec, terms, gradients, extra).run(rows)
         return
 
+    size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size())
+    if weights is None and not extra:
+
+        def statistics(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, None]:
+            return kernels.statistics(part, target[chunk], spec), None
+
+        run_rows(rows, kernels.STREAMED_CHUNKS * size, hidden, weights, statistics, terms.values, gradients)
+        return
+    # One memory for all chunks: on a CPU, fresh pages would add a fifth to the time of the product.
+    memory = hidden.new_empty(min(size, rows if isinstance(rows, int) else rows.numel()), spec.head.vocabulary)
+
     def kernel(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, Tensor | None]:
         y = target[chunk]
-        if weights is None and not extra:
-            return kernels.statistics(part, y, spec), None
-        logits = spec.head.project(part)
+        logits = spec.head.project_into(part, memory[: len(part)])
         terms.extra.read(chunk, logits, spec.head, extra)
         values = kernels.row_kernel_(logits, y, None if weights is None else weights.of_kernel, spec)
         if weights is None:
@@ -78,7 +90,6 @@ def run_terms(
         _put_at_target(logits, y, weights, values, spec)
         return values, logits
 
-    size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size())
     run_rows(rows, size, hidden, weights, kernel, terms.values, gradients)
 
 
@@ -111,26 +122,44 @@ class _SparsePass:
         self._kernels, self._hidden, self._target = kernels, hidden, target
         self._weights, self._spec, self._terms, self._gradients = weights, spec, terms, gradients
         self._sparse = SparseGradient(spec.head, hidden)
+        self._size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
+        # Extra statistics do, and rows like those that fell back to the exact gradient.
+        self._needs_logits = bool(extra)
 
     def run(self, rows: Tensor | int) -> None:
-        hidden, head, kernels = self._hidden, self._spec.head, self._kernels
-        total = rows if isinstance(rows, int) else rows.numel()
-        start, pending = 0, []
-        size = rows_per_chunk(head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
-        for chunk in chunks(rows, kernels.SPARSE_CHUNKS * size):
-            found = kernels.sparse_rows(hidden[chunk], self._target[chunk], self._spec)
+        hidden, pending = self._hidden, []
+        for chunk, sample in self._visits(rows):
+            with_logits = bool(sample) or self._needs_logits
+            found = self._kernels.sparse_rows(hidden[chunk], self._target[chunk], self._spec, with_logits)
             self._terms.write(chunk, found.values)
             if self._extra:
-                self._terms.extra.read(chunk, found.logits(), head, self._extra)
-            count = len(found.values.lse)
-            pending.append((chunk, found, sampled_rows(start, count, total)))
-            start += count
+                self._terms.extra.read(chunk, found.logits(), self._spec.head, self._extra)
+            pending.append((chunk, found, sample))
             # The host looks at a chunk when the next one is already under way on the GPU.
             if hidden.device.type == "cpu" or len(pending) == 2:
                 self._take_gradient(*pending.pop(0))
         for waiting in pending:
             self._take_gradient(*waiting)
-        self._sparse.finish(hidden, self._gradients, kernels.gather_rows)
+        self._sparse.finish(hidden, self._gradients, self._kernels.gather_rows)
+
+    def _visits(self, rows: Tensor | int) -> Iterator[tuple[Rows, range]]:
+        """The chunks of the rows, and the positions in them of those that make up the background distribution."""
+        kernels, total = self._kernels, rows if isinstance(rows, int) else rows.numel()
+        if kernels.STREAMED_CHUNKS == 1:
+            start = 0
+            for chunk in chunks(rows, kernels.SPARSE_CHUNKS * self._size):
+                count = chunk.stop - chunk.start if isinstance(chunk, slice) else chunk.numel()
+                yield chunk, sampled_rows(start, count, total)
+                start += count
+            return
+        every = torch.arange(rows, device=self._hidden.device) if isinstance(rows, int) else rows
+        is_sampled = torch.zeros_like(every, dtype=torch.bool)
+        is_sampled[list(sampled_rows(0, total, total))] = True
+        for chunk in chunks(every[is_sampled], kernels.SPARSE_CHUNKS * self._size):
+            yield chunk, range(chunk.numel())
+        at_once = kernels.SPARSE_CHUNKS if self._needs_logits else kernels.STREAMED_CHUNKS
+        for chunk in chunks(every[~is_sampled], at_once * self._size):
+            yield chunk, range(0)
 
     def _take_gradient(self, chunk: Rows, found: SparseRows, sample: range) -> None:
         """Of a chunk, sparse or exact; `sample` are the positions of its rows for the background distribution."""
@@ -139,18 +168,18 @@ class _SparsePass:
         # Under a softcap the uniform part of label smoothing is not of rank one.
         fits = not (spec.label_smoothing and spec.head.softcap)
         use_entries = fits and worth_it(kept, share, vocabulary, device)
+        self._needs_logits = bool(self._extra) or not use_entries
         self._terms.kept_entries[chunk] = found.kept if use_entries else vocabulary
         self._terms.dropped_mass[chunk] = found.dropped_mass if use_entries else 0
         if self._weights is None:
             return
         weights = self._weights[chunk]
-        of_kernel, target = weights.of_kernel, self._target[chunk]
-        if not use_entries:
-            dlogits = found.dense(of_kernel)
-            _put_at_target(dlogits, target, weights, found.values, spec)
-            self._gradients.add(chunk, self._hidden[chunk], dlogits)
-            return
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
+        if not use_entries:
+            for part in chunks(len(rows), self._size):
+                self._add_exact(rows[part], part, found, weights[part])
+            return
+        of_kernel, target = weights.of_kernel, self._target[chunk]
         entries = found.entries(of_kernel)
         if weights.lse is not None:
             entries.put_at(target, _at_target(weights, found.values, spec))
@@ -160,3 +189,10 @@ class _SparsePass:
             magnitude = weights.magnitude()[positions]
             background = found.background(positions, magnitude)
             self._sparse.add_background(background, magnitude @ found.dropped_mass[positions])
+
+    def _add_exact(self, rows: Tensor, part: slice, found: SparseRows, weights: RowWeights) -> None:
+        """The exact gradient of `part` of a chunk, which has these rows."""
+        dlogits = found.dense(part, weights.of_kernel)
+        values = RowValues(*(value[part] for value in found.values))
+        _put_at_target(dlogits, self._target[rows], weights, values, self._spec)
+        self._gradients.add(rows, self._hidden[rows], dlogits)

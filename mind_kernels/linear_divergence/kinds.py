@@ -79,7 +79,7 @@ _DEFAULTS = {"beta": 0.5, "skew": 0.1}
 
 def divergence_of(kind: str, beta: float | None, skew: float | None, interpolation: float | None) -> Divergence:
     """The divergence of this kind. Raises ValueError, naming the parameter, for one that is off or not the kind's."""
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(map(repr, KINDS))}")
     given = {"beta": beta, "skew": skew, "interpolation": interpolation}
     parameter = KINDS[kind].parameter

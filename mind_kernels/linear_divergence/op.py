@@ -188,8 +188,12 @@ def linear_divergence(
                 raise ValueError(f"teacher_{name}: expected None beside teacher_log_prob, which it cannot change")
         teacher = _list_teacher(hidden, head, teacher_ids, teacher_log_prob, teacher_mask, tail)
     else:
+        values = (teacher_hidden, teacher_weight, teacher_ids, teacher_log_prob, teacher_mask)
+        names = ("hidden", "weight", "ids", "log_prob", "mask")
+        given = ", ".join(f"teacher_{name}" for name, value in zip(names, values, strict=True) if value is not None)
         raise ValueError(
-            "teacher: expected either teacher_hidden and teacher_weight, or teacher_ids and teacher_log_prob"
+            "teacher: expected either teacher_hidden and teacher_weight, or teacher_ids and teacher_log_prob, "
+            f"got {given or 'none of them'}"
         )
     form = "" if teacher_ids is None else "list"
     name = backends.resolve(backend, hidden, "linear_divergence", head.vocabulary, form)
@@ -236,7 +240,8 @@ def _list_teacher(
     checks.shape("teacher_log_prob", log_prob, tuple(ids.shape), meaning)
     checks.integers("teacher_ids", ids)
     if log_prob.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"teacher_log_prob has dtype {log_prob.dtype}: expected torch.float32 or torch.float64")
+        expected = "torch.float32 or torch.float64; pass teacher_log_prob.float()"
+        raise TypeError(f"teacher_log_prob has dtype {log_prob.dtype}: expected {expected}")
     if not 1 <= ids.shape[-1] <= head.vocabulary:
         raise ValueError(
             f"teacher_ids has shape {tuple(ids.shape)}: expected T in [1, {head.vocabulary}], the vocabulary"

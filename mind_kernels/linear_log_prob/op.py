@@ -121,17 +121,17 @@ def linear_log_prob(
         raise ValueError(
             "temperature: expected none beside a Head as weight, which has its own; pass weight, bias and softcap apart"
         )
-    # A tensor () is refused there.
-    head = head_of(weight, bias, softcap, temperature if of_rows is None else 1.0)  # pyright: ignore[reportArgumentType]
+    of_all = 1.0 if of_rows is not None else temperature
+    checks.number("temperature", of_all, " or a torch.Tensor, one per row")  # pyright: ignore[reportArgumentType]
+    head = head_of(weight, bias, softcap, of_all)  # pyright: ignore[reportArgumentType] # a tensor () was refused
     hidden, head = checks.head_arguments(hidden, head, "(..., D)")
-    listed = isinstance(target, Tensor) and target.dim() == hidden.dim()
-    checks.target_argument(target, hidden, listed=listed)
+    checks.target_argument(target, hidden, ignore_index, or_list=True)
     if of_rows is not None:
         checks.tensors(temperature=of_rows)
         checks.shape("temperature", of_rows, tuple(hidden.shape[:-1]), checks.row_meaning(hidden))
         checks.constant_weight("temperature", of_rows, hidden)
     checks.probability("gradient_threshold", gradient_threshold)
-    ids = flat_rows(target, 1) if listed else flat_rows(target)[:, None]
+    ids = flat_rows(target, 1) if target.dim() == hidden.dim() else flat_rows(target)[:, None]
     if gradient_threshold is not None and (of_rows is not None or ids.shape[1] > 1):
         more = "a temperature" if of_rows is not None else f"{ids.shape[1]} ids"
         raise ValueError(
@@ -159,7 +159,7 @@ def _check_values(a: LogProbArguments) -> Tensor:
     if a.temperature is not None:
         good = (a.temperature > 0) & (a.temperature < math.inf)
         message = "temperature: expected positive finite numbers in rows that are not ignored"
-        checks.values(good | ~valid.to(good.device), message)
+        checks.values(good | ~valid.to(good.device), message, a.temperature)
     return valid
 
 

@@ -132,7 +132,7 @@ def linear_mind_loss(
     """
     head = head_of(weight, bias, softcap, temperature)
     hidden, head = checks.head_arguments(hidden, head, "(..., D)")
-    checks.row_arguments(hidden, target, row_weight, segment, num_segments)
+    checks.row_arguments(hidden, target, row_weight, segment, num_segments, ignore_index)
     checks.tensors(answer_rows=answer_rows)
     checks.dimensions("answer_rows", answer_rows, "(P, K)")
     checks.integers("answer_rows", answer_rows)

@@ -19,4 +19,4 @@ AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard)
 AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return AOTI_TORCH_SUCCESS; }
 }
 
-MIND_REGISTER(mind_kernels_emulated, CPU)
+MIND_REGISTER(mind_kernels_emulated, CPU, mind::define_operators, mind::implement_operators)

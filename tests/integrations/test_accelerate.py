@@ -27,7 +27,7 @@ def no_shared_state():
     GradientState._reset_state()
 
 
-def test_steps_are_those_of_a_loop_over_logits():
+def test_steps_are_those_of_a_loop_over_logits(record):
     model = make("gemma2", final_logit_softcapping=3.0)
     plain, start = copy.deepcopy(model), weights(model)
     loader = DataLoader(Rows(16), batch_size=2, collate_fn=padded)  # four steps of two batches
@@ -43,5 +43,7 @@ def test_steps_are_those_of_a_loop_over_logits():
             optimizer.zero_grad()
     torch.testing.assert_close(names["loss"].cpu(), loss.detach(), rtol=1e-6, atol=0)
     trained = weights(model).cpu()
-    assert distance(trained, weights(plain)) <= 1e-6
+    moved = distance(trained, weights(plain))
+    record("accelerate", "2", "a loop with accumulation and a softcap", weights=moved)
+    assert moved <= 1e-6
     assert distance(trained, start) > 1e-3, "nothing was trained"

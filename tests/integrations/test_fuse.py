@@ -129,25 +129,6 @@ def test_what_is_saved_is_the_stock_model(tmp_path):
     torch.testing.assert_close(loaded(**BATCH).loss, fused(**BATCH).loss, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compiles_whole(dynamic):
-    stock = make(num_hidden_layers=1)
-    fused = fuse(copy.deepcopy(stock))
-    torch._dynamo.reset()
-    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for width in (9, 7):
-        batch = {name: value[:, :width] for name, value in BATCH.items()}
-        for items in (None, torch.tensor(5)):
-            given = batch | ({} if items is None else {"num_items_in_batch": items})
-            fused.zero_grad()
-            loss = compiled(**given, use_cache=False).loss
-            loss.backward()
-            gradient = torch.cat([p.grad.flatten() for p in fused.parameters()])
-            expected, d_expected = losses_and_gradient(stock, **given, use_cache=False)
-            torch.testing.assert_close(loss.detach(), expected, rtol=1e-5, atol=0)
-            assert distance(gradient, d_expected) < 1e-5
-
-
 def test_data_parallel_replicas_keep_their_calls_apart():
     """torch.nn.DataParallel copies what a module holds and runs the copies in threads: a call is no part of that."""
     fused = fuse(make())

@@ -98,8 +98,10 @@ def work(rank: int, port: int) -> None:
 
 
 @pytest.mark.skipif(not distributed.is_gloo_available(), reason="PyTorch without gloo")
-def test_gradients_are_those_of_one_process():
+def test_gradients_are_those_of_one_process(record):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     multiprocessing.spawn(work, (port,), PROCESSES)
+    for way in ("DDP", "FSDP2", "FSDP2 with the head apart"):
+        record("transformers", "2", f"two processes, {way}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
-from trainers import Rows, arguments, distance, make, padded, train, weights
+from torch import nn
+from trainers import IGNORED, Rows, arguments, distance, make, padded, train, weights
 from transformers import DataCollatorWithFlattening, Trainer
 
 from mind_kernels.integrations.transformers import fuse, unfuse
@@ -17,6 +19,14 @@ CASES = {
     "no accumulation": ({}, {"gradient_accumulation_steps": 1}),
     "tied head": ({"tie_word_embeddings": True}, {}),
     "checkpointing": ({}, {"gradient_checkpointing": True}),
+    "checkpointing, reentrant": (
+        {},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+    ),
+    "compiled": ({"num_hidden_layers": 1}, {"torch_compile": True, "torch_compile_backend": "eager"}),
+    "noise in the embeddings": ({}, {"neftune_noise_alpha": 5.0}),
+    "the Trainer's label smoothing": ({}, {"label_smoothing_factor": 0.1}),
+    "batches of equal lengths": ({}, {"train_sampling_strategy": "group_by_length"}),
     "bias": ({"family": "phi"}, {}),
     "softcap": ({"family": "gemma2", "final_logit_softcapping": 3.0}, {}),
     "scale": ({"family": "granite", "logits_scaling": 4.0}, {}),
@@ -25,16 +35,34 @@ CASES = {
 }
 
 
+def check(record, case, found, expected, before):
+    """That a run is the stock one, given losses and weights of both, and the weights before; it is recorded."""
+    loss, moved = (distance(*pair) for pair in zip(found, expected, strict=True))
+    record("transformers", "2", f"Trainer, {case}", loss=loss, weights=moved)
+    assert loss <= 1e-6 and moved <= 1e-6
+    assert distance(before, expected[1]) > 1e-3, "nothing was trained"
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_steps_are_those_of_the_stock_loss(tmp_path, case):
+def test_steps_are_those_of_the_stock_loss(tmp_path, record, case):
     options, training = CASES[case]
     stock = make(**options)
     fused = fuse(copy.deepcopy(stock))
     before = weights(stock)
     expected, found = (train(model, tmp_path, **training) for model in (stock, fused))
-    assert distance(found[0], expected[0]) <= 1e-6
-    assert distance(found[1], expected[1]) <= 1e-6
-    assert distance(before, expected[1]) > 1e-3, "nothing was trained"
+    check(record, case, found, expected, before)
+
+
+def test_a_resumed_run_is_one_run(tmp_path):
+    """And a checkpoint is that of the stock model."""
+    runs = []
+    for model in (fuse(make()), fuse(make()), make()):
+        saving = {"save_strategy": "steps", "save_steps": 2} if not runs else {}
+        trainer = Trainer(model, arguments(tmp_path, **saving), data_collator=padded, train_dataset=Rows())
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2") if runs else None)
+        runs.append(weights(model))
+    assert torch.equal(runs[0], runs[1])
+    assert distance(runs[2], runs[0]) <= 1e-6
 
 
 def adapted(model, fuse_first, **options):
@@ -55,14 +83,12 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("fuse_first", [True, False])
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_adapters(tmp_path, name, fuse_first):
+def test_adapters(tmp_path, record, name, fuse_first):
     model = adapted(make(), fuse_first, **ADAPTERS[name])
     stock = unfuse(copy.deepcopy(model))
     before = weights(stock)
     expected, found = (train(each, tmp_path, optim="sgd") for each in (stock, model))
-    assert distance(found[0], expected[0]) <= 1e-6
-    assert distance(found[1], expected[1]) <= 1e-6
-    assert distance(before, expected[1]) > 1e-3, "nothing was trained"
+    check(record, f"LoRA {name}, {'after' if fuse_first else 'before'} fuse", found, expected, before)
     head = model.get_base_model().get_output_embeddings()
     trained = [p for p in head.parameters() if p.requires_grad]
     assert all(p.grad is None for p in trained) and (bool(trained) == (name != "of the trunk"))  # zeroed by the Trainer
@@ -88,3 +114,50 @@ def test_evaluation_has_logits_unless_they_are_not_wanted(tmp_path):
         results.append((trainer.evaluate()["eval_loss"], trainer.predict(Rows(4)).predictions.shape))
     assert results[1] == (pytest.approx(results[0][0], rel=1e-6), results[0][1])
     assert results[2] == (pytest.approx(results[0][0], rel=1e-6), (4, 0, 99))
+
+
+def in_batches_of_one_width(features):
+    batch = padded(features)
+    return {
+        name: nn.functional.pad(value, (0, 20 - value.shape[1]), value=IGNORED * (name == "labels"))
+        for name, value in batch.items()
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"eval_do_concat_batches": False}, {"bf16_full_eval": True}])
+def test_metrics_are_those_of_the_stock_model(tmp_path, options):
+    def metrics(given):
+        predicted, labels = given.predictions, given.label_ids
+        if "eval_do_concat_batches" in options:
+            predicted, labels = np.concatenate(predicted), np.concatenate(labels)
+        hit = predicted[:, :-1] == labels[:, 1:]
+        return {"hits": int(hit.sum()), "tokens": int(predicted.sum()), "loss_of_batches": float(np.mean(given.losses))}
+
+    results = []
+    stock = make()
+    for model in (stock, fuse(copy.deepcopy(stock))):
+        trainer = Trainer(
+            model,
+            arguments(tmp_path, include_for_metrics=["loss"], **options),
+            data_collator=in_batches_of_one_width,
+            eval_dataset=Rows(6),
+            compute_metrics=metrics,
+            preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        )
+        found = trainer.evaluate()
+        results.append({name: found[f"eval_{name}"] for name in ("loss", "hits", "tokens", "loss_of_batches")})
+    assert results[1] == pytest.approx(results[0], rel=1e-6)
+    assert results[0]["tokens"] > 0
+
+
+def test_a_loss_function_of_the_trainer_gets_all_logits(tmp_path):
+    """The Trainer takes the labels away from the model, which then is the stock model."""
+
+    def own(outputs, labels, num_items_in_batch=None):
+        return nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    trained = []
+    for model in (make(), fuse(make())):
+        Trainer(model, arguments(tmp_path), data_collator=padded, train_dataset=Rows(), compute_loss_func=own).train()
+        trained.append(weights(model))
+    assert torch.equal(*trained)

@@ -67,10 +67,12 @@ def both(folder, **changes):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_steps_are_those_of_trl(tmp_path, case):
+def test_steps_are_those_of_trl(tmp_path, record, case):
     expected, found = both(tmp_path, **CASES[case])
-    assert distance(found.losses, expected.losses) <= 1e-6
-    assert distance(found.weights, expected.weights) <= min(1e-6, 1e-2 * distance(expected.weights, expected.before))
+    loss, moved = distance(found.losses, expected.losses), distance(found.weights, expected.weights)
+    record("trl", "2", f"gkd, {case}", loss=loss, weights=moved)
+    assert loss <= 1e-6
+    assert moved <= min(1e-6, 1e-2 * distance(expected.weights, expected.before))
     for own, ours in zip(expected.log, found.log, strict=True):
         assert ours == pytest.approx(own, rel=1e-4, abs=1e-5)
 

@@ -80,9 +80,11 @@ class _Recorder(Trainer):
         return loss
 
 
-def train(model: nn.Module, folder: Any, collate: Any = padded, **changes: Any) -> tuple[Tensor, Tensor]:
+def train(
+    model: nn.Module, folder: Any, collate: Any = padded, rows: Dataset | None = None, **changes: Any
+) -> tuple[Tensor, Tensor]:
     """The losses of all backward passes, and the trained parameters, flat, after a Trainer's run."""
-    trainer = _Recorder(model, arguments(folder, **changes), data_collator=collate, train_dataset=Rows())
+    trainer = _Recorder(model, arguments(folder, **changes), data_collator=collate, train_dataset=rows or Rows())
     trainer.losses = []
     trainer.train()
     return torch.tensor(trainer.losses, dtype=torch.float64), weights(model)

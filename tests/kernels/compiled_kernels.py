@@ -13,6 +13,7 @@ import pytest
 
 from mind_kernels import extension
 from mind_kernels.linear_cross_entropy.compiled_rows import CompiledRows
+from mind_kernels.linear_cross_entropy.streamed_rows import StreamedRows
 from mind_kernels.linear_pairwise_jsd.compiled_groups import CompiledGroups
 from tests import cuda_emulator
 
@@ -30,18 +31,18 @@ class Compiled:
 
 class _EmulatedRows(CompiledRows):
     @property
-    def _operators(self) -> Any:
+    def operators(self) -> Any:
         return cuda_emulator.operators()
 
 
 class _EmulatedGroups(CompiledGroups):
     @property
-    def _operators(self) -> Any:
+    def operators(self) -> Any:
         return cuda_emulator.operators()
 
 
 EMULATED = Compiled(cuda_emulator.operators, _EmulatedRows("cuda"), _EmulatedGroups("cuda"))
-CPP = Compiled(partial(extension.operators, "cpp"), CompiledRows("cpp"), CompiledGroups("cpp"))
+CPP = Compiled(partial(extension.operators, "cpp"), StreamedRows("cpp"), CompiledGroups("cpp"))
 
 
 @contextmanager

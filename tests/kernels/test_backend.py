@@ -53,7 +53,7 @@ def test_the_backends_that_a_cpu_can_have_are_here():
 @pytest.mark.parametrize("operation", ["linear_mind_loss", ROWS, GROUPS, DIVERGENCES])
 def test_every_row_names_kernels_that_have_what_the_operation_calls(operation):
     required = {
-        ROWS: ("SPARSE_CHUNKS", "row_kernel_", "statistics", "sparse_rows", "gather_rows"),
+        ROWS: ("SPARSE_CHUNKS", "STREAMED_CHUNKS", "row_kernel_", "statistics", "sparse_rows", "gather_rows"),
         GROUPS: ("pair_divergences", "mixture_divergences"),
         DIVERGENCES: ("divergence_", "listed_divergence_"),
     }
@@ -151,6 +151,7 @@ from mind_kernels.linear_divergence import backend_torch as divergences
 from mind_kernels.linear_pairwise_jsd import backend_torch as groups
 
 SPARSE_CHUNKS = rows.SPARSE_CHUNKS
+STREAMED_CHUNKS = rows.STREAMED_CHUNKS
 calls = []
 
 

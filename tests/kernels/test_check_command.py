@@ -29,6 +29,7 @@ class Wrong:
     """The kernels of backend torch, whose gradient of the first logit is off by a thousandth."""
 
     SPARSE_CHUNKS = backend_torch.SPARSE_CHUNKS
+    STREAMED_CHUNKS = backend_torch.STREAMED_CHUNKS
     statistics = staticmethod(backend_torch.statistics)
     sparse_rows = staticmethod(backend_torch.sparse_rows)
     gather_rows = staticmethod(backend_torch.gather_rows)

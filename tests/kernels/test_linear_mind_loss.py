@@ -170,8 +170,12 @@ def test_chunk_sizes_change_nothing(monkeypatch, chunk):
 def test_answer_rows_are_projected_once(monkeypatch):
     inputs = make(ignored=0.0, absent=0.0)
     projected = []
-    project = Head.project
-    monkeypatch.setattr(Head, "project", lambda self, h: (projected.append(h.shape[0]), project(self, h))[1])
+
+    def counted(project):
+        return lambda self, h, *out: (projected.append(h.shape[0]), project(self, h, *out))[1]
+
+    for name in ("project", "project_into"):
+        monkeypatch.setattr(Head, name, counted(getattr(Head, name)))
     run(inputs, torch.float64, "torch")
     assert sum(projected) == 60
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from cases import interpreted, usable
@@ -165,6 +168,46 @@ def test_lists_of_linear_top_k():
     z, theirs = (h @ w.T for h, w in (student.values(), (inputs["teacher_hidden"], inputs["teacher_weight"])))
     q, p = (torch.log_softmax(logits.gather(1, known.ids), 1) for logits in (z, theirs / 2))
     torch.testing.assert_close(found, published({"kind": "forward_kl"}, q, p).mean())
+
+
+@tails
+@listed_cases("torch")
+def test_lists_of_linear_top_k_through_float16(tmp_path, backend, kind, tail):
+    """On disk, with ids of 32 bits: an error of the size that linear_top_k's README states, from the exact lists."""
+    inputs = make(64, 8, 101)
+    known = linear_top_k(inputs["teacher_hidden"], inputs["teacher_weight"], 16)
+    on_disk = {"ids": known.ids.numpy().astype(np.int32), "log_prob": known.log_prob.numpy().astype(np.float16)}
+    np.savez(tmp_path / "teacher.npz", **on_disk)
+    read = np.load(tmp_path / "teacher.npz")
+    hidden = inputs["hidden"].requires_grad_()
+    found = linear_divergence(
+        hidden,
+        inputs["weight"],
+        teacher_ids=torch.from_numpy(read["ids"]),
+        teacher_log_prob=torch.from_numpy(read["log_prob"]).float(),
+        **kind,
+        tail=tail,
+        backend=backend,
+    )
+    whole = inputs | {"teacher_ids": known.ids, "teacher_log_prob": known.log_prob}
+    whole["teacher_mask"] = torch.ones_like(known.ids, dtype=torch.bool)
+    expected = defined(whole, kind, tail)[0].mean()
+    gradients = [torch.autograd.grad(loss, hidden)[0] for loss in (found, expected)]
+    assert abs(found - expected) < 2e-4 * expected
+    assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[1].norm()
+
+
+def test_no_rounding_of_float16_is_refused():
+    """The sum that it puts furthest above 1, and below it, of equal probabilities above e^-8."""
+    counts = torch.arange(2, 2900)
+    exact = -counts.double().log()
+    error = exact.half().double() - exact
+    for count in (int(counts[error.argmax()]), int(counts[error.argmin()])):
+        log_prob = torch.full((1, count), -math.log(count)).half().float()
+        assert abs(log_prob.double().exp().sum() - 1) > 1.9e-3
+        ids = torch.arange(count)[None]
+        found = linear_divergence(torch.ones(1, 1), torch.zeros(count, 1), teacher_ids=ids, teacher_log_prob=log_prob)
+        assert found < 1e-6
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,72 @@ std::string row_kernels(mind::Type type, int threads) {
     return result + out + logits + bytes(numbers) + std::string(reinterpret_cast<char*>(correct), sizeof correct);
 }
 
+// Everything that comes of rows straight from hidden states, spans of the vocabulary in any order.
+std::string stream_kernels(mind::Type type, int threads) {
+    const mind::Kernels& kernels = mind::kernels();
+    constexpr std::int64_t kSize = 45, kMany = 101, kSpan = 96 * 4, kSpans = (kVocabulary + kSpan - 1) / kSpan;
+    std::string hidden = matrix_bytes(type, kMany * kSize, 10), weight = matrix_bytes(type, kVocabulary * kSize, 11);
+    const std::string bias = matrix_bytes(type, kVocabulary, 12);
+    std::vector<std::int64_t> target(kMany), kept(kMany), offsets(kMany + 1);
+    for (std::int64_t row = 0; row < kMany; ++row) target[row] = row * 9;
+    std::vector<float> numbers(mind::kRowNumbers * kMany), dropped_mass(kMany);
+    bool correct[kMany] = {};
+    const std::int64_t strips = (kMany + kernels.strip_rows - 1) / kernels.strip_rows;
+    std::vector<float> packed(strips * kernels.strip_rows * kSize);
+    std::vector<mind::RowSums> sums(kSpans * kMany);
+    std::vector<mind::TargetLogit> targets(kMany);
+    std::vector<mind::Candidates> candidates(kSpans * strips);
+    mind::StreamWork work{};
+    work.hidden = {hidden.data(), type, kMany, kSize, kSize};
+    work.weight = {weight.data(), type, kVocabulary, kSize, kSize};
+    work.bias = bias.data();
+    work.rows.logits = {nullptr, mind::Type::kFloat, kMany, kVocabulary, kVocabulary};
+    work.rows.target = target.data();
+    work.rows.head = {30.0f, 1.5f};
+    work.rows.label_smoothing = 0.1f;
+    work.rows.numbers = numbers.data();
+    work.rows.correct = correct;
+    work.log_threshold = kLogThreshold;
+    work.kept = kept.data();
+    work.dropped_mass = dropped_mass.data();
+    work.span = kSpan;
+    work.spans = kSpans;
+    work.strips = strips;
+    work.packed = packed.data();
+    work.sums = sums.data();
+    work.targets = targets.data();
+    work.candidates = candidates.data();
+    work.most = kVocabulary * kernels.strip_rows;
+    work.grow = [](mind::Candidates& found) {
+        found.capacity = 2 * found.capacity + 1024;
+        found.data = static_cast<mind::Candidate*>(std::realloc(found.data, found.capacity * sizeof *found.data));
+    };
+    spread(threads, strips, 1, [&](auto begin, auto end) { kernels.pack(work, begin, end); });
+    spread(threads, kSpans * strips, 1, [&](auto item, auto) {
+        const std::size_t bytes = (kernels.stream_scratch(kSize) * sizeof(float) + 63) / 64 * 64;
+        float* scratch = static_cast<float*>(std::aligned_alloc(64, bytes));
+        kernels.stream(work, scratch, item / strips, item % strips, item % strips + 1);
+        std::free(scratch);
+    });
+    spread(threads, strips, 1, [&](auto begin, auto end) { kernels.finish_stream(work, begin, end); });
+    for (std::int64_t row = 0; row < kMany; ++row) offsets[row + 1] = offsets[row] + kept[row];
+    std::vector<std::int32_t> columns(offsets[kMany]);
+    std::vector<float> projected(offsets[kMany]), values(offsets[kMany]), kept_sum(kMany);
+    work.offsets = offsets.data();
+    work.columns = columns.data();
+    work.projected = projected.data();
+    spread(threads, strips, 1, [&](auto begin, auto end) { kernels.write_kept(work, begin, end); });
+    for (mind::Candidates& found : candidates) std::free(found.data);
+    const std::vector<float> scale = normal(kMany, 1.0f, 13);
+    mind::EntryArguments entries{work.rows,      kLogThreshold, offsets.data(), offsets[kMany],
+                                 columns.data(), values.data(), kept_sum.data()};
+    entries.rows.logits = {projected.data(), mind::Type::kFloat, kMany, kVocabulary, 0};
+    entries.rows.scale = scale.data();
+    spread(threads, kMany, 2, [&](auto begin, auto end) { kernels.kept_values(entries, begin, end); });
+    return bytes(numbers) + bytes(kept) + bytes(dropped_mass) + bytes(columns) + bytes(projected) + bytes(values) +
+           bytes(kept_sum) + std::string(reinterpret_cast<char*>(correct), sizeof correct);
+}
+
 // Everything that the kernels of groups write, of all pairs or of a mixture.
 std::string group_kernels(bool of_pairs, int threads) {
     const mind::Kernels& kernels = mind::kernels();
@@ -175,6 +241,9 @@ int main() {
     bool same = equal("rows in float32", [](int threads) { return row_kernels(mind::Type::kFloat, threads); });
     same &= equal("rows in bfloat16", [](int threads) { return row_kernels(mind::Type::kBFloat16, threads); });
     same &= equal("rows in float16", [](int threads) { return row_kernels(mind::Type::kHalf, threads); });
+    same &= equal("streamed rows in float32", [](int threads) { return stream_kernels(mind::Type::kFloat, threads); });
+    same &=
+        equal("streamed rows in bfloat16", [](int threads) { return stream_kernels(mind::Type::kBFloat16, threads); });
     same &= equal("pairs", [](int threads) { return group_kernels(true, threads); });
     same &= equal("mixture", [](int threads) { return group_kernels(false, threads); });
     return same ? 0 : 1;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.machinery
-import importlib.metadata
 import importlib.util
 import sys
 import types
@@ -47,14 +46,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]]
 
 
 @pytest.fixture
-def agree(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Demands that a fused run is the stock one; the two distances are a row of `make integrations`."""
+def agree(record: Callable[..., None]) -> Callable[..., None]:
+    """Demands that a fused run is the stock one, and records it."""
 
     def compare(client: str, lines: str, what: str, stock: Run, fused: Run) -> None:
         assert len(stock.losses) == len(fused.losses) >= 4
         loss, moved = distance(fused.all_losses(), stock.all_losses()), distance(fused.end, stock.end)
-        row = (client, importlib.metadata.version(client), lines, what, f"loss {loss:.1e}, weights {moved:.1e}")
-        record_property("row", " | ".join(row))
+        record(client, lines, what, loss=loss, weights=moved)
         assert distance(fused.start, stock.start) == 0, "the two runs start from other weights"
         assert distance(stock.end, stock.start) > 1e-3, "nothing was trained"
         assert loss <= 1e-6

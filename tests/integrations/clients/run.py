@@ -1,14 +1,16 @@
-"""Installs each client in an environment of its own, runs its tests there, and prints a table of what held.
+"""Runs the tests of each trainer, installs some of them in environments of their own for that, and prints what held.
 
-    python tests/integrations/clients/run.py [CLIENT ...] [--environments FOLDER]
+    python tests/integrations/clients/run.py [CLIENT ...] [--environments FOLDER] [--record]
 
-Run it with a Python for which mind_kernels is compiled in the source tree (`make integrations`): the environments have
-the clients of constraints-integrations.txt, and take mind_kernels from there.
+Run it with a Python that has the packages of the tests, and for which mind_kernels is compiled in the source tree, as
+`make integrations` does: transformers, accelerate and TRL are tested there. The environments have the clients of
+constraints-integrations.txt, and take mind_kernels from the tree.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -17,9 +19,19 @@ import venv
 from pathlib import Path
 from xml.etree import ElementTree
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import results_table
+
 ROOT = Path(__file__).resolve().parents[3]
-TESTS = Path(__file__).resolve().parent
-HEADER = ("trainer", "version", "lines", "what ran", "result: distance from the stock run")
+TESTS = Path(__file__).resolve().parents[1]
+HERE = {
+    "transformers": [
+        f"test_fuse_{name}.py" for name in ("trainer", "processes", "compiled", "vision", "smollm2", "families")
+    ],
+    "accelerate": ["test_accelerate.py"],
+    "trl": ["test_trl.py", "test_trl_gkd.py"],
+}
+"""The tests of the clients that the tests' own environment has."""
 
 
 def requirements() -> dict[str, list[str]]:
@@ -49,44 +61,55 @@ def environment(client: str, folder: Path) -> str:
     return python
 
 
-def rows(client: str, report: Path) -> list[tuple[str, ...]]:
-    """Of the tests that a report of pytest has: what they recorded, and those that did not pass."""
-    found = []
+def outcome(report: Path) -> tuple[list[dict[str, str | float]], list[str]]:
+    """Of the tests in a report of pytest: what the passed ones recorded, and the others' names."""
+    recorded, others = [], []
     for case in ElementTree.parse(report).iter("testcase"):
-        recorded = [p.get("value", "") for p in case.iter("property") if p.get("name") == "row"]
-        failed = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        row = tuple(recorded[0].split(" | ")) if recorded else (client, "", "", case.get("name", ""), "passed")
-        if recorded or failed:
-            found.append((*row[:-1], ", ".join(failed).upper()) if failed else row)
-    return found
+        missed = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        if missed:
+            others.append(f"{case.get('name')}: {', '.join(missed)}")
+        else:
+            recorded += [json.loads(p.get("value", "")) for p in case.iter("property") if p.get("name") == "ran"]
+    return recorded, others
+
+
+def test(client: str, scratch: Path, environments: Path) -> tuple[list[dict[str, str | float]], list[str]]:
+    """The outcome of the client's tests."""
+    report = scratch / "report.xml"
+    python = sys.executable if client in HERE else environment(client, environments / client)
+    files = [str(TESTS / name) for name in HERE.get(client, [f"clients/test_{client}.py"])]
+    command = [python, "-m", "pytest", "-o", "addopts=", "-q", "-W", "ignore", f"--junitxml={report}", *files]
+    variables = {"OMP_NUM_THREADS": "1", "MIND_INTEGRATIONS": "1"}
+    ran = subprocess.run(command, cwd=ROOT, env=os.environ | variables)
+    if not report.exists():
+        return [], [f"pytest ended with status {ran.returncode}"]
+    return outcome(report)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    clients = [name for name in requirements() if name != "all"]
+    clients = [*HERE, *(name for name in requirements() if name != "all")]
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help=f"of {', '.join(clients)}; all if none is named")
     parser.add_argument("--environments", type=Path, help="keep the environments here, and take those that are there")
+    parser.add_argument("--record", action="store_true", help="write what ran to results.jsonl and the README's table")
     options = parser.parse_args()
     if unknown := [name for name in options.clients if name not in clients]:
         parser.error(f"unknown client {', '.join(unknown)}: expected some of {', '.join(clients)}")
-    table, failures = [HEADER, ("---",) * len(HEADER)], []
+    failed = []
     for client in options.clients or clients:
         with tempfile.TemporaryDirectory() as scratch:
-            report = Path(scratch) / "report.xml"
-            python = environment(client, (options.environments or Path(scratch)) / client)
-            command = [python, "-m", "pytest", "-o", "addopts=", "-q", "-W", "ignore", f"--junitxml={report}"]
-            ran = subprocess.run(
-                [*command, str(TESTS / f"test_{client}.py")], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
-            )
-            found = rows(client, report) if report.exists() else []
-        if ran.returncode or not found:
-            failures.append(client)
-        table += found
-    for row in table:
-        print("|", " | ".join(row), "|")
-    if failures:
-        print(f"failed: {', '.join(failures)}", file=sys.stderr)
-    return 1 if failures else 0
+            recorded, others = test(client, Path(scratch), options.environments or Path(scratch))
+        for line in recorded:
+            print(json.dumps(line))
+        for name in others:
+            print(f"{client}: {name}")
+        if others or not recorded:
+            failed.append(client)
+        elif options.record:
+            results_table.replace(recorded)
+    if failed:
+        print(f"failed, or not all of it ran: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_steps_are_those_of_verl(installed, agree, backend, temperature):
     installed()
     assert FusedLinearForPPO.forward is not STOCK[0] and kernel.linear_cross_entropy is not STOCK[1]
     fused = trained(copy.deepcopy(model), backend, temperature)
-    agree("verl", "2 of YAML", f"PPO, impl_backend {backend}, temperature {temperature}", stock, fused)
+    agree("verl", "2 of YAML", f"PPO, {backend} at temperature {temperature}", stock, fused)
 
 
 def test_what_is_no_such_function_is_refused(installed, monkeypatch):

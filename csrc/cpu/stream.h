@@ -1,0 +1,381 @@
+// Statistics and kept entries of rows straight from hidden states: logits are never in memory, but for a block of
+// vocabulary entries of a strip of rows in the L1 cache.
+//
+// The rows are the lanes, so that maxima and sums need nothing across lanes. Statistics are those of cross_entropy.h, a
+// block at a time: sums of a block in float32, those of a row in float64. Which entries are above the threshold is
+// known at the end only; until then all that are above what the sums so far allow are candidates.
+#pragma once
+
+#include "cross_entropy.h"
+#include "product.h"
+
+namespace mind::MIND_CAPABILITY {
+
+// Bytes of the strips that are taken through the vocabulary together: they are to stay in the L2 cache.
+constexpr std::int64_t kGroupBytes = 512 << 10;
+
+struct Strip {
+    std::int64_t index, first, rows;
+
+    Strip(const StreamWork& work, std::int64_t index) : index(index), first(index * kStripRows) {
+        const std::int64_t left = work.hidden.rows - first;
+        rows = left < kStripRows ? left : kStripRows;
+    }
+    const float* packed(const StreamWork& work) const { return work.packed + first * work.hidden.columns; }
+};
+
+// Vocabulary entries [begin, begin + count) of a span for the rows of one vector, `width` floats from entry to entry.
+struct StripBlock {
+    std::int64_t span, begin, count;
+    std::int64_t first, rows;  // of the vector
+    std::int64_t lane, width;  // the first row's place in its strip, and the strip's width
+    const float* projected;    // logits before softcap and temperature
+    float* z;                  // and after, which may be the same
+};
+
+inline RowSums& sums_of(const StreamWork& work, std::int64_t span, std::int64_t row) {
+    return work.sums[span * work.hidden.rows + row];
+}
+
+inline Floats maximum_of(const StripBlock& block) {
+    Floats high[2] = {splat(-kInfinity), splat(-kInfinity)};
+    std::int64_t i = 0;
+    for (; i + 2 <= block.count; i += 2) {
+        for (int k = 0; k < 2; ++k) high[k] = max(load(block.z + (i + k) * block.width), high[k]);
+    }
+    if (i < block.count) high[0] = max(load(block.z + i * block.width), high[0]);
+    return max(high[0], high[1]);  // of those that are numbers
+}
+
+// Notes the target's logit, and takes it out of the block.
+inline void take_target(const StreamWork& work, const StripBlock& block, std::int64_t row, float before) {
+    const std::int64_t place = work.rows.target[row] - block.begin;
+    if (place < 0 || place >= block.count) return;
+    const std::int64_t at = place * block.width + row - block.first;
+    for (std::int64_t i = row - block.first; i < at; i += block.width)
+        before = before < block.z[i] ? block.z[i] : before;
+    work.targets[row] = {block.projected[at], block.z[at], before};
+    block.z[at] = -kInfinity;
+}
+
+// Adds the entries above `cut` to the strip's candidates.
+inline void collect(const StreamWork& work, const StripBlock& block, Floats cut, Candidates& found) {
+    for (std::int64_t i = 0; i < block.count && !found.given_up; ++i) {
+        std::uint32_t bits = bits_above(load(block.z + i * block.width), cut);
+        if (bits == 0) continue;
+        if (found.size + kLanes > found.capacity) work.grow(found);
+        for (; bits != 0; bits &= bits - 1) {
+            const int lane = __builtin_ctz(bits);
+            found.data[found.size++] = {static_cast<std::int32_t>(block.begin + i),
+                                        static_cast<std::int32_t>(block.lane + lane),
+                                        block.projected[i * block.width + lane]};
+        }
+        found.given_up = found.size > work.most;
+    }
+}
+
+// The largest logits (kLanes,) before the block, and the sums raised to those of the block.
+inline Floats raise_sums(const StreamWork& work, const StripBlock& block, Floats high, float* before) {
+    const std::int64_t columns = block.begin - block.span * work.span;
+    float maximum[kLanes] = {}, highest[kLanes];
+    store(highest, high);
+    for (std::int64_t lane = 0; lane < block.rows; ++lane) {
+        RowSums& sums = sums_of(work, block.span, block.first + lane);
+        before[lane] = columns == 0 ? -kInfinity : sums.maximum;
+        if (highest[lane] > sums.maximum) {
+            Statistics raised{sums};
+            raised.raise(highest[lane], columns);
+            sums = raised;
+        }
+        maximum[lane] = sums.maximum;
+    }
+    return load(maximum);
+}
+
+// What is known of the log-sum-exp without the target, from below.
+inline Floats bound_of(const StreamWork& work, const StripBlock& block, Floats maximum) {
+    float others[kLanes], known[kLanes];
+    store(others, splat(kInfinity));  // no candidates beyond the last row
+    store(known, splat(-kInfinity));
+    for (std::int64_t lane = 0; lane < block.rows; ++lane) {
+        others[lane] = static_cast<float>(sums_of(work, block.span, block.first + lane).others);
+        if (work.bounds != nullptr) known[lane] = work.bounds[block.first + lane];
+    }
+    const Floats sum = load(others);
+    const Floats here = sum < 1e-30f ? splat(-kInfinity) : (sum == kInfinity ? sum : maximum + log(sum));
+    return max(here, load(known));
+}
+
+inline void add_strip_block(const StreamWork& work, const StripBlock& block, Candidates* candidates) {
+    const Floats high = maximum_of(block);
+    float before[kLanes];
+    const Floats maximum = raise_sums(work, block, high, before);
+    Floats shifted{};
+    if (work.rows.label_smoothing != 0.0f) {
+        for (std::int64_t i = 0; i < block.count; ++i) shifted += load(block.z + i * block.width) - maximum;
+    }
+    for (std::int64_t lane = 0; lane < block.rows; ++lane) take_target(work, block, block.first + lane, before[lane]);
+    Floats totals[2] = {}, weights[2] = {};
+    const auto add = [&](std::int64_t i, int k) MIND_INLINE {
+        const Floats d = load(block.z + i * block.width) - maximum, e = exp_negative_at_least(d);
+        totals[k] += e;
+        weights[k] += e * max(splat(kLowestExponent), d);
+    };
+    std::int64_t i = 0;
+    for (; i + 2 <= block.count; i += 2) {
+        for (int k = 0; k < 2; ++k) add(i + k, k);
+    }
+    if (i < block.count) add(i, 0);
+    float sums[3][kLanes];
+    store(sums[0], totals[0] + totals[1]);
+    store(sums[1], weights[0] + weights[1]);
+    store(sums[2], shifted);
+    for (std::int64_t lane = 0; lane < block.rows; ++lane) {
+        RowSums& row = sums_of(work, block.span, block.first + lane);
+        row.others += sums[0][lane];
+        row.weighted += sums[1][lane];
+        row.shifted += sums[2][lane];
+    }
+    if (candidates == nullptr || candidates->given_up) return;
+    // Lower than it may become by a rounding: what is kept is decided in the end.
+    const Floats cut = bound_of(work, block, maximum) + (work.log_threshold - 0.01f);
+    if (bits_above(high, cut) != 0) collect(work, block, cut, *candidates);
+}
+
+// What the rows of a strip have found in this span becomes a bound for the next.
+inline void raise_bounds(const StreamWork& work, const Strip& strip, std::int64_t span) {
+    for (std::int64_t row = strip.first; row < strip.first + strip.rows; ++row) {
+        const RowSums& sums = sums_of(work, span, row);
+        if (!(sums.others > 1e-30)) continue;
+        const double here = sums.maximum + __builtin_log(sums.others), before = work.bounds[row];
+        const double high = here > before ? here : before, low = here > before ? before : here;
+        work.bounds[row] = static_cast<float>(high + __builtin_log1p(__builtin_exp(low - high)));
+    }
+}
+
+// Where there is something to do between the product and z, a pass of its own, so that z is rounded in one place.
+template <typename T, typename C>
+inline float* condition_block(const StreamWork& work, std::int64_t begin, std::int64_t count, std::int64_t width,
+                              C condition, float* projected, float* z) {
+    if (C::kPlain && work.bias == nullptr) return projected;
+    const T* bias = work.bias == nullptr ? nullptr : static_cast<const T*>(work.bias) + begin;
+    for (std::int64_t i = 0; i < count; ++i) {
+        const Floats added = splat(bias == nullptr ? 0.0f : load_one(bias + i));
+        for (std::int64_t j = i * width; j < (i + 1) * width; j += kLanes) {
+            const Floats x = load(projected + j) + added;
+            store(projected + j, x);
+            store(z + j, condition(x).z);
+        }
+    }
+    return z;
+}
+
+template <int kVectors, typename T, typename C>
+inline void stream_block(const StreamWork& work, C condition, const Strip& strip, std::int64_t span, std::int64_t begin,
+                         std::int64_t count, const float* weight, std::int64_t stride, Ahead ahead, float* scratch) {
+    constexpr std::int64_t kWidth = kVectors * kLanes;
+    float* projected = scratch;
+    multiply_block<kVectors>(weight, stride, count, strip.packed(work), work.hidden.columns, projected, ahead);
+    float* z = condition_block<T>(work, begin, count, kWidth, condition, projected, scratch + kBlock * kWidth);
+    Candidates* found = work.candidates == nullptr ? nullptr : work.candidates + span * work.strips + strip.index;
+    for (std::int64_t lane = 0; lane < strip.rows; lane += kLanes) {
+        const std::int64_t rows = strip.rows - lane < kLanes ? strip.rows - lane : kLanes;
+        add_strip_block(work, {span, begin, count, strip.first + lane, rows, lane, kWidth, projected + lane, z + lane},
+                        found);
+    }
+}
+
+inline std::int64_t stream_scratch(std::int64_t size) { return kBlock * (2 * kStripRows + size); }
+
+inline void run_pack(const StreamWork& work, std::int64_t begin, std::int64_t end) {
+    with_type(work.hidden.type, [&]<typename T>(T*) {
+        for (std::int64_t s = begin; s < end; ++s) {
+            const Strip strip(work, s);
+            pack_strip<T>(work.hidden, strip.first, strip.rows, work.packed + strip.first * work.hidden.columns);
+        }
+    });
+}
+
+template <typename T, typename C>
+inline void stream_group(const StreamWork& work, C condition, std::int64_t span, std::int64_t from, std::int64_t to,
+                         float* scratch) {
+    const std::int64_t begin = span * work.span, vocabulary = work.weight.rows;
+    const std::int64_t last = begin + work.span < vocabulary ? begin + work.span : vocabulary;
+    for (std::int64_t v = begin; v < last; v += kBlock) {
+        const std::int64_t count = last - v < kBlock ? last - v : kBlock;
+        std::int64_t stride;
+        const float* weight = widen<T>(work.weight, v, count, scratch + 2 * kBlock * kStripRows, stride);
+        const std::int64_t bytes = kBlock * work.weight.stride * static_cast<std::int64_t>(sizeof(T));
+        const std::int64_t share = bytes / (to - from);
+        Ahead ahead{static_cast<const char*>(work.weight.data) + v / kBlock * bytes + bytes, share};
+        for (std::int64_t s = from; s < to; ++s, ahead.from += share) {
+            const Strip strip(work, s);
+            const auto block = [&]<int kVectors>() {
+                stream_block<kVectors, T>(work, condition, strip, span, v, count, weight, stride, ahead, scratch);
+            };
+            const int vectors = vectors_of(strip.rows);
+            if (vectors == kStripVectors) {
+                block.template operator()<kStripVectors>();
+            } else if (vectors == 2) {
+                block.template operator()<2>();
+            } else {
+                block.template operator()<1>();
+            }
+        }
+    }
+}
+
+inline void run_stream(const StreamWork& work, float* scratch, std::int64_t span, std::int64_t begin,
+                       std::int64_t end) {
+    const std::int64_t strip = kStripRows * work.hidden.columns * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t group = kGroupBytes < strip ? 1 : kGroupBytes / strip;
+    with_row_type(work.hidden, work.rows.head, [&]<typename T, typename C>(T*, C condition) {
+        for (std::int64_t from = begin; from < end; from += group) {
+            stream_group<T>(work, condition, span, from, from + group < end ? from + group : end, scratch);
+        }
+    });
+    if (work.bounds == nullptr) return;
+    for (std::int64_t s = begin; s < end; ++s) raise_bounds(work, Strip(work, s), span);
+}
+
+// The sums of all spans of a row, and its target.
+inline Statistics joined(const StreamWork& work, std::int64_t row) {
+    const std::int64_t target = work.rows.target[row], own = target / work.span;
+    const TargetLogit of_target = work.targets[row];
+    Statistics found;
+    bool first = false;
+    for (std::int64_t span = 0; span < work.spans; ++span) {
+        Statistics part{sums_of(work, span, row)};
+        const std::int64_t before = span * work.span;
+        const std::int64_t end = before + work.span < work.weight.rows ? before + work.span : work.weight.rows;
+        if (span == own) first = of_target.z > of_target.before && (span == 0 || of_target.z > found.maximum);
+        if (part.maximum > found.maximum) {
+            found.raise(part.maximum, before);
+        } else {
+            part.raise(found.maximum, end - before);
+        }
+        found.others += part.others;
+        found.weighted += part.weighted;
+        found.shifted += part.shifted;
+    }
+    found.correct = first && of_target.z == found.maximum;
+    found.add_target(of_target.z);
+    return found;
+}
+
+// Of the candidates, those that are kept; `dropped` (kStripRows,) loses their e^(z - maximum).
+template <typename C>
+inline void filter(const StreamWork& work, const Strip& strip, C condition, Candidates& found, double* dropped) {
+    std::int64_t kept = 0;
+    for (std::int64_t from = 0; from < found.size; from += kLanes) {
+        const auto count = static_cast<int>(found.size - from < kLanes ? found.size - from : kLanes);
+        Floats x{}, maximum{}, cut = splat(kInfinity);
+        for (int i = 0; i < count; ++i) {
+            const Candidate& candidate = found.data[from + i];
+            x[i] = candidate.projected;
+            maximum[i] = number(work.rows, kMaximum, strip.first + candidate.row);
+            cut[i] = cut_of(work.rows, strip.first + candidate.row, work.log_threshold);
+        }
+        const Floats z = condition(x).z, e = exp_negative(z - maximum);
+        for (int i = 0; i < count; ++i) {
+            if (!(z[i] > cut[i])) continue;
+            const Candidate candidate = found.data[from + i];
+            dropped[candidate.row] -= e[i];
+            ++work.kept[strip.first + candidate.row];
+            found.data[kept++] = candidate;
+        }
+    }
+    found.size = kept;
+}
+
+inline void finish_stream(const StreamWork& work, std::int64_t begin, std::int64_t end) {
+    with_mode<float>(work.rows.head, [&]<typename C>(float*, C condition) {
+        for (std::int64_t s = begin; s < end; ++s) {
+            const Strip strip(work, s);
+            double dropped[kStripRows], total[kStripRows];
+            for (std::int64_t i = 0; i < strip.rows; ++i) {
+                const Statistics found = joined(work, strip.first + i);
+                write_numbers(found, work.targets[strip.first + i].z, work.rows, strip.first + i);
+                dropped[i] = found.others;
+                total[i] = found.total;
+                if (work.kept != nullptr) work.kept[strip.first + i] = 1;
+            }
+            if (work.kept == nullptr) continue;
+            for (std::int64_t span = 0; span < work.spans; ++span) {
+                filter(work, strip, condition, work.candidates[span * work.strips + s], dropped);
+            }
+            for (std::int64_t i = 0; i < strip.rows; ++i) {
+                work.dropped_mass[strip.first + i] =
+                    dropped[i] < 0.0 ? 0.0f : static_cast<float>(dropped[i] / total[i]);
+            }
+        }
+    });
+}
+
+// The kept entries to their places, each row's target among them.
+inline void write_kept(const StreamWork& work, std::int64_t begin, std::int64_t end) {
+    for (std::int64_t s = begin; s < end; ++s) {
+        const Strip strip(work, s);
+        std::int64_t next[kStripRows];
+        bool waiting[kStripRows];  // the target comes later
+        for (std::int64_t i = 0; i < strip.rows; ++i) {
+            next[i] = work.offsets[strip.first + i];
+            waiting[i] = true;
+        }
+        const auto put = [&](std::int64_t i, std::int64_t column, float projected) {
+            work.columns[next[i]] = static_cast<std::int32_t>(column);
+            work.projected[next[i]++] = projected;
+        };
+        const auto put_target = [&](std::int64_t i) {
+            put(i, work.rows.target[strip.first + i], work.targets[strip.first + i].projected);
+            waiting[i] = false;
+        };
+        for (std::int64_t span = 0; span < work.spans; ++span) {
+            const Candidates& found = work.candidates[span * work.strips + s];
+            for (std::int64_t c = 0; c < found.size; ++c) {
+                const Candidate& entry = found.data[c];
+                if (waiting[entry.row] && entry.column > work.rows.target[strip.first + entry.row])
+                    put_target(entry.row);
+                put(entry.row, entry.column, entry.projected);
+            }
+        }
+        for (std::int64_t i = 0; i < strip.rows; ++i) {
+            if (waiting[i]) put_target(i);
+        }
+    }
+}
+
+// The gradient at the kept entries, from their projected logits in `logits` (one row for all, V columns in name).
+inline void run_kept_values(const EntryArguments& args, std::int64_t begin, std::int64_t end) {
+    with_mode<float>(args.rows.head, [&]<typename C>(float*, C condition) {
+        for (std::int64_t r = begin; r < end; ++r) {
+            const std::int64_t first = args.offsets[r], target = args.rows.target[r];
+            Matrix entries = args.rows.logits;
+            entries.data = static_cast<float*>(entries.data) + first;
+            entries.columns = args.offsets[r + 1] - first;
+            std::int64_t place = 0;
+            while (place + 1 < entries.columns && args.columns[first + place] != target) ++place;
+            const LogitsRow<float, C> row(entries, 0, condition);
+            const float mean = number(args.rows, kLogTotal, r) - number(args.rows, kEntropy, r);
+            const RowGradient of(args.rows, r, mean, number(args.rows, kTotal, r), row.one(place).z[0]);
+            float* out = args.values + first;
+            double total = 0.0;
+            row.each(0, row.size, [&](Logit logit, std::int64_t i) {
+                const Ints is_target =
+                    lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(place);
+                const Floats gradient = is_target ? splat(of.at_target) : of.part(logit.z);
+                const Floats value = condition.to_projected(gradient, logit);
+                const std::int64_t left = row.size - i < kLanes ? row.size - i : kLanes;
+                for (std::int64_t lane = 0; lane < left; ++lane) total += gradient[lane];
+                if (left == kLanes) {
+                    store(out + i, value);
+                } else {
+                    store_first(out + i, value, left);
+                }
+            });
+            args.kept_sum[r] = static_cast<float>(total);
+        }
+    });
+}
+
+}  // namespace mind::MIND_CAPABILITY

@@ -1,0 +1,251 @@
+// From tensors to the kernels of stream.h: checks, memory, and the work spread over PyTorch's threads.
+#include "stream_operators.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <new>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "../checks.h"
+#include "kernels.h"
+
+namespace mind {
+
+namespace {
+
+using OptionalTensor = std::optional<Tensor>;
+
+// Vocabulary entries of a span: with few rows, spans are what the threads share out. A multiple of the blocks.
+constexpr std::int64_t kSpan = 96 * 64;
+// From this many strips a thread on, a thread takes its strips through the whole vocabulary: the sums so far then rule
+// out more candidates, and fewer rows wait for each other's blocks.
+constexpr std::int64_t kStripsPerThread = 4;
+
+struct Free {
+    void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
+};
+template <typename T>
+using Memory = std::unique_ptr<T[], Free>;
+
+// Not initialized: a page that is never touched costs nothing.
+template <typename T>
+Memory<T> allocate(std::int64_t count) {
+    return Memory<T>(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))));
+}
+
+void grow(Candidates& found) {
+    found.capacity = std::max<std::int64_t>(1024, 2 * found.capacity);
+    void* data = std::realloc(found.data, found.capacity * sizeof(Candidate));
+    if (data == nullptr) throw std::bad_alloc();
+    found.data = static_cast<Candidate*>(data);
+}
+
+struct Lists : std::vector<Candidates> {
+    using std::vector<Candidates>::vector;
+    Lists(const Lists&) = delete;
+    ~Lists() {
+        for (Candidates& list : *this) std::free(list.data);
+    }
+};
+
+StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
+                             const Tensor& target, double softcap, double temperature, double label_smoothing,
+                             double z_loss, const Tensor& numbers, const Tensor& correct) {
+    check_matrix("hidden", hidden, hidden);
+    check_matrix("weight", weight, hidden);
+    const std::int64_t rows = hidden.size(0), vocabulary = weight.size(0);
+    check_shape("weight", weight, {vocabulary, hidden.size(1)});
+    STD_TORCH_CHECK(weight.scalar_type() == hidden.scalar_type(), "weight: expected the dtype of hidden");
+    STD_TORCH_CHECK(hidden.size(1) >= 1, "hidden has no columns");
+    STD_TORCH_CHECK(vocabulary >= 1 && vocabulary <= INT32_MAX, "weight has ", vocabulary, " rows: expected 1 to ",
+                    INT32_MAX);
+    STD_TORCH_CHECK(softcap >= 0 && temperature > 0, "softcap is ", softcap, ", temperature ", temperature);
+    StreamArguments args{};
+    args.hidden = matrix_of(hidden);
+    args.weight = matrix_of(weight);
+    if (bias) {
+        check_shape("bias", *bias, {vocabulary});
+        STD_TORCH_CHECK(bias->scalar_type() == hidden.scalar_type() && bias->is_contiguous(),
+                        "bias: expected the dtype of hidden, contiguous");
+        args.bias = bias->data_ptr();
+    }
+    args.rows.logits = {nullptr, Type::kFloat, rows, vocabulary, vocabulary};
+    args.rows.target = checked<std::int64_t>("target", target, {rows}, hidden);
+    args.rows.head = {static_cast<float>(softcap), static_cast<float>(temperature)};
+    args.rows.label_smoothing = static_cast<float>(label_smoothing);
+    args.rows.z_loss = static_cast<float>(z_loss);
+    args.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, hidden);
+    args.rows.correct = checked<bool>("correct", correct, {rows}, hidden);
+    for (std::int64_t i = 0; i < rows; ++i) {
+        STD_TORCH_CHECK(args.rows.target[i] >= 0 && args.rows.target[i] < vocabulary, "target[", i, "] is ",
+                        args.rows.target[i], ": expected 0 to ", vocabulary - 1);
+    }
+    return args;
+}
+
+// The memory of one call, and its passes.
+class Stream {
+public:
+    Stream(const StreamArguments& args, std::int64_t most_per_row) : table_(kernels()), work_() {
+        static_cast<StreamArguments&>(work_) = args;
+        const std::int64_t rows = args.hidden.rows, vocabulary = args.weight.rows;
+        work_.span = std::min(kSpan, vocabulary);
+        work_.spans = (vocabulary + work_.span - 1) / work_.span;
+        work_.strips = (rows + table_.strip_rows - 1) / table_.strip_rows;
+        packed_ = allocate<float>(work_.strips * table_.strip_rows * args.hidden.columns);
+        sums_.resize(rows * work_.spans);
+        targets_.resize(rows);
+        work_.packed = packed_.get();
+        work_.sums = sums_.data();
+        work_.targets = targets_.data();
+        if (args.kept != nullptr) {
+            lists_.resize(work_.spans * work_.strips);
+            work_.candidates = lists_.data();
+            work_.most = most_per_row * table_.strip_rows;
+            work_.grow = grow;
+            bounds_.resize(rows, -std::numeric_limits<float>::infinity());
+        }
+    }
+
+    void statistics() {
+        over_strips(table_.pack);
+        const std::int64_t threads = torch::stable::get_num_threads();
+        if (work_.strips >= kStripsPerThread * threads) {
+            work_.bounds = bounds_.empty() ? nullptr : bounds_.data();
+            torch::stable::parallel_for(0, work_.strips, 1, [&](std::int64_t begin, std::int64_t end) {
+                const Memory<float> scratch = allocate<float>(table_.stream_scratch(work_.hidden.columns));
+                for (std::int64_t span = 0; span < work_.spans; ++span) {
+                    table_.stream(work_, scratch.get(), span, begin, end);
+                }
+            });
+        } else {
+            torch::stable::parallel_for(0, work_.spans * work_.strips, 1, [&](std::int64_t begin, std::int64_t end) {
+                const Memory<float> scratch = allocate<float>(table_.stream_scratch(work_.hidden.columns));
+                while (begin < end) {
+                    const std::int64_t span = begin / work_.strips, first = begin % work_.strips;
+                    const std::int64_t last = std::min(work_.strips, first + end - begin);
+                    table_.stream(work_, scratch.get(), span, first, last);
+                    begin += last - first;
+                }
+            });
+        }
+        over_strips(table_.finish_stream);
+    }
+
+    bool given_up() const {
+        return std::any_of(lists_.begin(), lists_.end(), [](const Candidates& list) { return list.given_up; });
+    }
+
+    // `kept` is known now, and with it the offsets.
+    void write_kept(const std::int64_t* offsets, std::int32_t* columns, float* projected) {
+        work_.offsets = offsets;
+        work_.columns = columns;
+        work_.projected = projected;
+        over_strips(table_.write_kept);
+    }
+
+private:
+    void over_strips(void (*kernel)(const StreamWork&, std::int64_t, std::int64_t)) {
+        torch::stable::parallel_for(0, work_.strips, 1,
+                                    [&](std::int64_t begin, std::int64_t end) { kernel(work_, begin, end); });
+    }
+
+    const Kernels& table_;
+    StreamWork work_;
+    Memory<float> packed_;
+    std::vector<RowSums> sums_;
+    std::vector<TargetLogit> targets_;
+    std::vector<float> bounds_;
+    Lists lists_;
+};
+
+void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,
+                       double temperature, double label_smoothing, double z_loss, Tensor numbers, Tensor correct) {
+    const StreamArguments args =
+        arguments_of(hidden, weight, bias, target, softcap, temperature, label_smoothing, z_loss, numbers, correct);
+    Stream(args, 0).statistics();
+}
+
+std::tuple<Tensor, Tensor> stream_kept(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,
+                                       double temperature, double label_smoothing, double z_loss, double log_threshold,
+                                       int64_t most_per_row, Tensor numbers, Tensor correct, Tensor kept,
+                                       Tensor dropped_mass) {
+    StreamArguments args =
+        arguments_of(hidden, weight, bias, target, softcap, temperature, label_smoothing, z_loss, numbers, correct);
+    const std::int64_t rows = args.hidden.rows;
+    args.log_threshold = static_cast<float>(log_threshold);
+    args.kept = checked<std::int64_t>("kept", kept, {rows}, hidden);
+    args.dropped_mass = checked<float>("dropped_mass", dropped_mass, {rows}, hidden);
+    Stream stream(args, most_per_row);
+    stream.statistics();
+    const bool given_up = stream.given_up();
+    if (given_up) std::fill(args.kept, args.kept + rows, args.weight.rows);
+    std::vector<std::int64_t> offsets(rows + 1);
+    for (std::int64_t i = 0; i < rows; ++i) offsets[i + 1] = offsets[i] + args.kept[i];
+    const std::int64_t total = given_up ? 0 : offsets[rows];
+    Tensor columns = torch::stable::new_empty(numbers, {total}, ScalarType::Int);
+    Tensor projected = torch::stable::new_empty(numbers, {total});
+    if (!given_up) {
+        stream.write_kept(offsets.data(), static_cast<std::int32_t*>(columns.data_ptr()),
+                          static_cast<float*>(projected.data_ptr()));
+    }
+    return {columns, projected};
+}
+
+void kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, OptionalTensor entropy_scale,
+                 double softcap, double temperature, double label_smoothing, double z_loss, int64_t vocabulary,
+                 Tensor numbers, Tensor offsets, Tensor values, Tensor kept_sum) {
+    const std::int64_t rows = target.numel(), total = projected.numel();
+    EntryArguments args{};
+    args.rows.logits = {checked<float>("projected", projected, {total}, numbers), Type::kFloat, rows, vocabulary, 0};
+    args.rows.target = checked<std::int64_t>("target", target, {rows}, numbers);
+    args.rows.scale = checked<float>("scale", scale, {rows}, numbers);
+    if (entropy_scale) args.rows.entropy_scale = checked<float>("entropy_scale", *entropy_scale, {rows}, numbers);
+    STD_TORCH_CHECK(softcap >= 0 && temperature > 0, "softcap is ", softcap, ", temperature ", temperature);
+    args.rows.head = {static_cast<float>(softcap), static_cast<float>(temperature)};
+    args.rows.label_smoothing = static_cast<float>(label_smoothing);
+    args.rows.z_loss = static_cast<float>(z_loss);
+    args.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, numbers);
+    args.total = total;
+    args.columns = checked<std::int32_t>("columns", columns, {total}, numbers);
+    args.offsets = checked<std::int64_t>("offsets", offsets, {rows + 1}, numbers);
+    STD_TORCH_CHECK(args.offsets[0] == 0 && args.offsets[rows] == total, "offsets reach from ", args.offsets[0], " to ",
+                    args.offsets[rows], ": expected 0 to ", total);
+    for (std::int64_t i = 0; i < rows; ++i) {
+        STD_TORCH_CHECK(args.offsets[i] < args.offsets[i + 1], "offsets do not increase at ", i);
+    }
+    args.values = checked<float>("values", values, {total}, numbers);
+    args.kept_sum = checked<float>("kept_sum", kept_sum, {rows}, numbers);
+    torch::stable::parallel_for(0, rows, 1,
+                                [&](std::int64_t begin, std::int64_t end) { kernels().kept_values(args, begin, end); });
+}
+
+}  // namespace
+
+void define_stream_operators(torch::stable::detail::StableLibrary& library) {
+    library.def(
+        "stream_statistics(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, "
+        "float temperature, float label_smoothing, float z_loss, Tensor(a!) numbers, Tensor(b!) correct) -> ()");
+    library.def(
+        "stream_kept(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, float temperature, "
+        "float label_smoothing, float z_loss, float log_threshold, int most_per_row, Tensor(a!) numbers, "
+        "Tensor(b!) correct, Tensor(c!) kept, Tensor(d!) dropped_mass) -> (Tensor columns, Tensor projected)");
+    library.def(
+        "kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, Tensor? entropy_scale, "
+        "float softcap, float temperature, float label_smoothing, float z_loss, int vocabulary, Tensor numbers, "
+        "Tensor offsets, Tensor(a!) values, Tensor(b!) kept_sum) -> ()");
+}
+
+void implement_stream_operators(torch::stable::detail::StableLibrary& library) {
+    library.impl("stream_statistics", TORCH_BOX(&stream_statistics));
+    library.impl("stream_kept", TORCH_BOX(&stream_kept));
+    library.impl("kept_values", TORCH_BOX(&kept_values));
+}
+
+}  // namespace mind
