@@ -128,7 +128,8 @@ def fuse(
     Raises:
         ValueError: no LM head, or one that is no plain linear layer; logits that are no softcap and temperature of the
             head's outputs; a loss that is not the cross-entropy of the next token (encoder-decoder and masked models);
-            parameters without data (meta device) and no condition; a forward pass that was set on the instance.
+            parameters without data (meta device) and no condition; a forward pass or a loss
+            function that was set on the instance.
         BackendUnavailableError: the backend that was named cannot run here.
     """
     language_model = unwrapped(model)
