@@ -204,7 +204,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--repository", default="org/mind-kernels", help="its name on the Hub, for the README")
     options = parser.parse_args(arguments)
-    if options.folder.exists() and any(options.folder.iterdir()):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.repository):
+        parser.error(f"--repository {options.repository!r}: expected an owner and a name, such as org/mind-kernels")
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{options.folder}: {error.strerror}: expected a new folder")
+    if any(options.folder.iterdir()):
         parser.error(f"{options.folder} is not empty: expected a new folder")
     try:
         chosen = variants(options.compile)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> int:
 
 def guarded(arguments: list[str]) -> int:
     """`main`, with a line for what the system refuses and for Ctrl-C, and none if nobody reads the output any more."""
+    if sys.stdout is None:  # as a shell's >&- leaves it
+        sys.stdout = io.StringIO()
     try:
         try:
             return main(arguments)

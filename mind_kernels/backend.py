@@ -266,9 +266,10 @@ def resolve(name: str, hidden: Tensor, operation: str, vocabulary: int | None = 
     """
     device, double = hidden.device.type, hidden.dtype == torch.float64
     if name == "auto":
-        tuned = "" if vocabulary is None or _preferred() else _tuned(hidden, operation, vocabulary, form)
+        tuned = "" if vocabulary is None or preferred() else _tuned(hidden, operation, vocabulary, form)
         return tuned or automatic(device, double, operation)
-    _known("backend", name, "'auto' or ")
+    if not isinstance(name, str) or name not in BACKENDS:
+        raise ValueError(f"backend is {name!r}: expected 'auto' or one of {', '.join(map(repr, BACKENDS))}")
     if reason := refusal(name, device, operation):
         raise BackendUnavailableError(f"backend {name!r} is not available on {hidden.device}: {reason}")
     if double and not BACKENDS[name].float64:
@@ -322,24 +323,18 @@ def _say_unused(table: tuning.Table, reason: str) -> None:
 
 def automatic(device: str, double: bool, operation: str) -> str:
     """What "auto" takes without a table, on a device type, in float64 if `double`; raises as `resolve` does."""
-    if not (preferred := _preferred()):
+    if not (names := preferred()):
         return fastest(device, double, operation)
     reasons = []
-    for each in preferred.split(","):
-        _known(PREFERRED, each)
+    for each in names:
         reason = refusal(each, device, operation) or "it computes in float32" * (double and not BACKENDS[each].float64)
         if not reason:
             return each
         reasons.append(f"{each} ({reason})")
     numbers = "float64" if double else "float32 or less"
     raise BackendUnavailableError(
-        f"{PREFERRED} is {preferred!r}: none can serve {operation} in {numbers} on {device}: {'; '.join(reasons)}"
+        f"{PREFERRED} is {','.join(names)!r}: none can serve {operation} in {numbers} on {device}: {'; '.join(reasons)}"
     )
-
-
-def _known(owner: str, name: str, more: str = "") -> None:
-    if not isinstance(name, str) or name not in BACKENDS:
-        raise ValueError(f"{owner} is {name!r}: expected {more}one of {', '.join(map(repr, BACKENDS))}")
 
 
 def refusal(name: str, device: str, operation: str) -> str:
@@ -355,8 +350,18 @@ def refusal(name: str, device: str, operation: str) -> str:
     return "" if backend.takes(device) else f"it needs {backend.tensors.upper()} tensors"
 
 
+def preferred() -> tuple[str, ...]:
+    """The names in MIND_KERNELS_BACKEND, none if it is not set. Raises ValueError if one of them is unknown."""
+    setting = _setting()
+    names = tuple(setting.split(",")) if setting else ()
+    if not all(name in BACKENDS for name in names):
+        known = ", ".join(map(repr, BACKENDS))
+        raise ValueError(f"{PREFERRED} is {setting!r}: expected one of {known}, or some with commas between")
+    return names
+
+
 @extension.constant_in_graphs
-def _preferred() -> str:
+def _setting() -> str:
     return os.environ.get(PREFERRED, "").replace(" ", "")
 
 

@@ -121,7 +121,10 @@ def make_folder() -> None:
     folder = _folder(os.environ.get(FOLDER, ""))
     if folder is None:
         raise ValueError(f"{FOLDER} is 'none', so that no table is written: unset it, or name a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: {error.strerror}; {FOLDER} may name another folder") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{folder}: cannot be written to; {FOLDER} may name another folder")
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests.guide import ROOT, block
 
@@ -38,6 +38,15 @@ def small_model():
     )
 
 
+def capped_model():
+    """Another family, whose logits a softcap bounds."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return Gemma2ForCausalLM(
+        Gemma2Config(vocab_size=61, num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.05, **sizes)
+    )
+
+
 def rationales(seed: int = 0):
     """A batch of the example: K rationales of a question, whose answers begin at other positions."""
     generator = torch.Generator().manual_seed(seed)
@@ -65,8 +74,9 @@ def gradient(loss, model):
     )
 
 
-def test_self_distillation_in_somebody_elses_loop():
-    model = small_model()
+@pytest.mark.parametrize("make", [small_model, capped_model])
+def test_self_distillation_in_somebody_elses_loop(make):
+    model = make()
     plain, start = copy.deepcopy(model), copy.deepcopy(model)
     batch = rationales()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)

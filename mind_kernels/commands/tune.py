@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from mind_kernels import tuning
-from mind_kernels.backend import BACKENDS, PREFERRED, backends_of, fastest
+from mind_kernels.backend import BACKENDS, PREFERRED, backends_of, fastest, preferred
 from mind_kernels.commands.check import CASES, Case, Inputs, add_device, fault, require_device, results
 from mind_kernels.row_chunks import rows_per_chunk
 
@@ -29,14 +28,14 @@ GROUP = 8  # rows of a group: the perspectives of a question
 LISTED = 64  # tokens of a teacher's list
 CERTAINTY = (4.0, 15.0)  # standard deviations of the logits of the rows: as a trained model's, few entries dominate
 THRESHOLD = 2.0**-12  # of the sparse gradient
-CHANCE = 1 / 40
-FEWEST_ROUNDS = math.ceil(-math.log2(CHANCE))
+ONE_IN = 40  # cases in which chance may choose once
+FEWEST_ROUNDS = math.ceil(math.log2(ONE_IN))
 
 
 def needed(rounds: int) -> int:
     """In how many of the rounds, at least 6, a backend has to be faster: by chance in one case of forty at most."""
     lost, likely = 0, 1
-    while likely + math.comb(rounds, lost + 1) <= CHANCE * 2**rounds:
+    while ONE_IN * (likely + math.comb(rounds, lost + 1)) <= 2**rounds:
         lost += 1
         likely += math.comb(rounds, lost)
     return rounds - lost
@@ -144,18 +143,22 @@ def main(arguments: list[str]) -> int:
     if not tuning.device_name(device):
         parser.error(f"--device {device}: expected a CPU or a CUDA device")
     try:
+        overriding = preferred()
         tuning.make_folder()
     except (OSError, ValueError) as error:
         parser.error(str(error))
     print(f"on {device}: {tuning.device_name(device)}; hidden size {size}, vocabulary {vocabulary}")
-    if preferred := os.environ.get(PREFERRED):
-        print(f"{PREFERRED} is {preferred!r}: while it is set, it overrides the table")
+    if overriding:
+        print(f"{PREFERRED} is {','.join(overriding)!r}: while it is set, it overrides the table")
     entries, faults = [], 0
     for dtype in (getattr(torch, name) for name in options.dtype or [_usual(device)]):
         rows = options.rows or rows_per_chunk(vocabulary, device, dtype.itemsize)
         rows = max(1, rows // GROUP) * GROUP
         print(f"\n{str(dtype).removeprefix('torch.')}, {rows} rows: forward and backward, median of {options.rounds}")
-        inputs = inputs_of(rows, size, vocabulary, dtype, device)
+        try:
+            inputs = inputs_of(rows, size, vocabulary, dtype, device)
+        except RuntimeError as error:  # torch has no other class for memory that is not there
+            parser.error(f"{rows} rows, hidden size {size}, vocabulary {vocabulary}: {str(error).splitlines()[0]}")
         for use, case in first_cases().items():
             names = backends_here(case.operation, device)
             if len(names) < 2:

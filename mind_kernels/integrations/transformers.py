@@ -128,7 +128,8 @@ def fuse(
     Raises:
         ValueError: no LM head, or one that is no plain linear layer; logits that are no softcap and temperature of the
             head's outputs; a loss that is not the cross-entropy of the next token (encoder-decoder and masked models);
-            parameters without data (meta device) and no condition; a forward pass that was set on the instance.
+            parameters without data (meta device) and no condition; a forward pass or a loss
+            function that was set on the instance.
         BackendUnavailableError: the backend that was named cannot run here.
     """
     language_model = unwrapped(model)
@@ -146,6 +147,7 @@ def fuse(
     if condition is None:
         condition = read_condition(language_model)
         _compare(language_model, _Options(condition, {"backend": backend}, eval_logits=False))
+    _check_loss_function(language_model)
     _become_fused(language_model, _Options(condition, loss, eval_logits))
     return model
 
@@ -191,6 +193,17 @@ def _check_forward(model: nn.Module, head: nn.Module) -> None:
             )
     if not accepts(model, "labels"):
         raise ValueError(f"{type(model).__name__}: its forward pass takes no labels: expected a causal language model")
+
+
+def _check_loss_function(model: Any) -> None:
+    """Raises ValueError for a loss function that somebody set: one that weighs the classes, say, may be the model's own
+    on a few tokens, and not on others."""
+    own = getattr(model, "_loss_function", None)
+    if own is not None:
+        raise ValueError(
+            f"{type(model).__name__}: its loss_function was set to {getattr(own, '__qualname__', own)}, which `fuse` "
+            "would replace: expected the class's own, which `del model._loss_function` gives back"
+        )
 
 
 def _check_loss(weight: Tensor, options: dict[str, Any]) -> None:
@@ -262,6 +275,8 @@ def _model_class(base: Any) -> type:
             target = labels = shift_labels
         elif labels is not None:
             target = nn.functional.pad(labels, (0, 1), value=_IGNORED)[..., 1:]
+        elif self._fused_call is None:  # what its head may serve is another's call, such as FusedGKDTrainer's
+            return base.forward(self, *args, **kwargs)
         else:
             return _called(self, None, base.forward, *args, **kwargs)
         keep = not self.training and options.eval_logits if skip_logits is None else not skip_logits

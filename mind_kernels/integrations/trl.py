@@ -170,8 +170,8 @@ def checking(init: Any) -> Any:
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
-        for model in (self.model, getattr(self, "teacher_model", None)):
-            if model is not None:
+        for name in ("model", "ref_model", "teacher_model"):
+            if (model := getattr(self, name, None)) is not None:
                 check_logits(model)
 
     checked._checks_logits = True  # type: ignore[attr-defined]

@@ -35,6 +35,7 @@ def assert_as_stock(fused, stock, **inputs):
     [
         ("llama", {}, Condition(None, 1.0)),
         ("gemma2", {"final_logit_softcapping": 3.0}, Condition(3.0, 1.0)),
+        ("gemma2", {"final_logit_softcapping": 0.05}, Condition(0.05, 1.0)),
         ("cohere", {"logit_scale": 0.25}, Condition(None, 4.0)),
         ("granite", {"logits_scaling": 8.0}, Condition(None, 8.0)),
         ("falcon_h1", {"lm_head_multiplier": 0.05}, Condition(None, 20.0)),
@@ -178,6 +179,16 @@ def on_meta():
         return make()
 
 
+def weighed():
+    """A loss that is the model's own, but for a token that the comparison does not meet."""
+    model, weight = make(), torch.ones(99)
+    weight[2] = 5.0
+    model.loss_function = lambda logits, labels, **_: nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), weight=weight
+    )
+    return model
+
+
 REFUSED = [
     (without_head, "LlamaModel has no LM head"),
     (lambda: nn.Linear(2, 3), "Linear has no LM head"),
@@ -188,6 +199,7 @@ REFUSED = [
     (quantized, "the LM head is a Linear with a weight of torch.int8"),
     (lambda: fuse(make()), "LlamaForCausalLM is fused already"),
     (on_meta, "LlamaForCausalLM has no data yet"),
+    (weighed, "LlamaForCausalLM: its loss_function was set to weighed.<locals>.<lambda>, which `fuse` would replace"),
 ]
 
 

@@ -107,6 +107,22 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["/proc/nowhere"], "/proc/nowhere: No such file or directory: expected a new folder"),
+        ([__file__], f"{__file__}: File exists: expected a new folder"),
+        (["new", "--repository", "no owner"], "--repository 'no owner': expected an owner and a name, such as org/"),
+    ],
+)
+def test_bad_arguments_are_told_before_anything_is_written(arguments, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        hub.main(arguments)
+    assert told in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_missing_compiler_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert hub.main([str(tmp_path / "new"), "--compile", "cpu"]) == 1

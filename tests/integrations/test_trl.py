@@ -44,10 +44,10 @@ def sft(folder, of=(), rows=None, adapters=None, **training):
     )
 
 
-def dpo(folder, of=(), adapters=None, reference=True, **training):
+def dpo(folder, of=(), adapters=None, reference=(), **training):
     return DPOTrainer(
         model(**dict(of)),
-        ref_model=model(**dict(of), seed=1) if reference else None,
+        ref_model=None if reference is None else model(**dict(of) | {"seed": 1} | dict(reference)),
         args=DPOConfig(**options(folder, **training)),
         train_dataset=dataset(prompt=4, chosen=9, rejected=7),
         processing_class=tokenizer(),
@@ -132,7 +132,7 @@ CASES = {
     "dpo, smoothed": (dpo, {"label_smoothing": 0.1, "loss_type": ["robust"]}),
     "dpo, reference before": (dpo, {"precompute_ref_log_probs": True}),
     "dpo, without padding": (dpo, {"padding_free": True}),
-    "dpo, LoRA": (dpo, {"adapters": {}, "reference": False}),
+    "dpo, LoRA": (dpo, {"adapters": {}, "reference": None}),
     "kto": (kto, {}),
     "kto, apo": (kto, {"loss_type": "apo_zero_unpaired"}),
     "grpo": (grpo, {}),

@@ -54,6 +54,7 @@ CASES = {
     "experts": {"student": {"family": "mixtral", "output_router_logits": True, "router_aux_loss_coef": 0.5}},
     "LoRA": {"peft_config": {}},
     "LoRA and a copied head": {"peft_config": {"modules_to_save": ["lm_head"]}},
+    "fused before": {"student": {"fused": True}, "teacher": {"fused": True}},
     "evaluation": {"eval_strategy": "steps", "eval_steps": 2},
 }
 

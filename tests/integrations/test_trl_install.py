@@ -8,7 +8,7 @@ from torch.nn.functional import log_softmax
 
 pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
 
-from test_trl import distillation, sft
+from test_trl import distillation, dpo, sft
 from test_trl_gkd import FusedGKDTrainer, gkd
 from trl import SFTTrainer
 from trl.trainer import distillation_trainer, utils
@@ -160,6 +160,8 @@ def test_a_model_whose_logits_trl_computes_wrongly_is_refused(tmp_path, family):
         sft(tmp_path, of={"family": family})
     with fused.fused_losses(), pytest.raises(ValueError, match=UNKNOWN[family]):
         distillation(tmp_path, teacher={"family": family, "hidden_size": 32})
+    with fused.fused_losses(), pytest.raises(ValueError, match=UNKNOWN[family]):
+        dpo(tmp_path, reference={"family": family})
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "granite", "minicpm3", "falcon_h1", "phi"])

@@ -273,7 +273,10 @@ def test_the_variable_says_what_auto_takes(monkeypatch):
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        ("cpp,tritn", ValueError, r"MIND_KERNELS_BACKEND is 'tritn': expected one of 'reference', 'torch'"),
+        ("cpp,tritn", ValueError, r"MIND_KERNELS_BACKEND is 'cpp,tritn': expected one of 'reference', 'torch'"),
+        ("torch, tritn", ValueError, r"MIND_KERNELS_BACKEND is 'torch,tritn': expected one of"),  # before it is met
+        ("torch,", ValueError, r"MIND_KERNELS_BACKEND is 'torch,': expected one of"),
+        (",", ValueError, r"MIND_KERNELS_BACKEND is ',': expected one of"),
         (
             "triton_streaming",
             BackendUnavailableError,

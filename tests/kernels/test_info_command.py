@@ -116,6 +116,12 @@ def test_output_that_nobody_reads_ends_in_silence():
     assert (ended.returncode, ended.stderr) == (2, "mind_kernels: error: [Errno 28] No space left on device\n")
 
 
+def test_output_that_is_closed_is_no_error():
+    closed = 'import sys; sys.stdout = None; from mind_kernels.__main__ import guarded; sys.exit(guarded(["info"]))'
+    ended = subprocess.run([sys.executable, "-c", closed], stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_ahead_without_triton_names_the_extra(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "mind_kernels.commands.ahead", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)

@@ -173,8 +173,8 @@ def test_none_reads_and_writes_no_table(monkeypatch):
     ("setting", "told"),
     [
         ("none", "MIND_KERNELS_TUNING is 'none', so that no table is written"),
-        ("/proc/nowhere", "No such file or directory: '/proc/nowhere'"),
-        (__file__, f"File exists: '{__file__}'"),
+        ("/proc/nowhere", "/proc/nowhere: No such file or directory; MIND_KERNELS_TUNING may name another folder"),
+        (__file__, f"{__file__}: File exists; MIND_KERNELS_TUNING may name another folder"),
     ],
 )
 def test_a_place_that_no_table_can_have_is_told_before_anything_is_timed(setting, told, monkeypatch, capsys):
@@ -307,6 +307,11 @@ def test_times_are_of_calls_in_turn():
     assert {name: len(times) for name, times in found.items()} == dict.fromkeys("abc", 3)
 
 
+def test_any_number_of_rounds():
+    """Above 1023, 2**rounds is no float; the share of wins by chance falls with the root of the rounds."""
+    assert tune.needed(10**4) == pytest.approx(5000 + 1.96 * 50, abs=2)
+
+
 @pytest.mark.parametrize(("rounds", "expected"), [(6, 6), (8, 8), (9, 8), (12, 10), (20, 15)])
 def test_a_win_by_chance_is_one_in_forty(rounds, expected):
     """By the distribution of coin tosses, counted."""
@@ -358,6 +363,7 @@ def test_a_model_gives_the_sizes(tmp_path, capsys, wins):
         ([*SIZES[1:-1], "meta"], "--device meta: expected a CPU or a CUDA device"),
         ([*SIZES[1:-1], "nonsense"], "--device nonsense"),
         (["/nowhere/at/all"], "model '/nowhere/at/all': "),
+        ([*SIZES[1:], "--rows", str(2**50)], f"{2**50} rows, hidden size 24, vocabulary 100: "),
     ],
 )
 def test_bad_options_are_told(arguments, told, capsys):
