@@ -17,6 +17,7 @@ import sys
 import tempfile
 import venv
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -61,19 +62,30 @@ def environment(client: str, folder: Path) -> str:
     return python
 
 
-def outcome(report: Path) -> tuple[list[dict[str, str | float]], list[str]]:
-    """Of the tests in a report of pytest: what the passed ones recorded, and the others' names."""
-    recorded, others = [], []
+class Outcome(NamedTuple):
+    """What a client's tests recorded if they passed, and the others' names."""
+
+    recorded: list[dict[str, str | float]]
+    failed: list[str]
+    skipped: list[str]
+
+
+def outcome(report: Path) -> Outcome:
+    """Of the tests in a report of pytest."""
+    found = Outcome([], [], [])
     for case in ElementTree.parse(report).iter("testcase"):
-        missed = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        if missed:
-            others.append(f"{case.get('name')}: {', '.join(missed)}")
-        else:
-            recorded += [json.loads(p.get("value", "")) for p in case.iter("property") if p.get("name") == "ran"]
-    return recorded, others
+        missed = [child for child in case if child.tag in ("failure", "error", "skipped")]
+        if not missed:
+            found.recorded.extend(
+                json.loads(p.get("value", "")) for p in case.iter("property") if p.get("name") == "ran"
+            )
+        for child in missed:
+            names = found.skipped if child.tag == "skipped" else found.failed
+            names.append(f"{case.get('name')}: {child.tag}: {child.get('message')}")
+    return found
 
 
-def test(client: str, scratch: Path, environments: Path) -> tuple[list[dict[str, str | float]], list[str]]:
+def test(client: str, scratch: Path, environments: Path) -> Outcome:
     """The outcome of the client's tests."""
     report = scratch / "report.xml"
     python = sys.executable if client in HERE else environment(client, environments / client)
@@ -82,7 +94,7 @@ def test(client: str, scratch: Path, environments: Path) -> tuple[list[dict[str,
     variables = {"OMP_NUM_THREADS": "1", "MIND_INTEGRATIONS": "1"}
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | variables)
     if not report.exists():
-        return [], [f"pytest ended with status {ran.returncode}"]
+        return Outcome([], [f"pytest ended with status {ran.returncode}"], [])
     return outcome(report)
 
 
@@ -91,24 +103,26 @@ def main() -> int:
     clients = [*HERE, *(name for name in requirements() if name != "all")]
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help=f"of {', '.join(clients)}; all if none is named")
     parser.add_argument("--environments", type=Path, help="keep the environments here, and take those that are there")
-    parser.add_argument("--record", action="store_true", help="write what ran to results.jsonl and the README's table")
+    parser.add_argument(
+        "--record", action="store_true", help="if all of a client's tests ran: to results.jsonl and README"
+    )
     options = parser.parse_args()
     if unknown := [name for name in options.clients if name not in clients]:
         parser.error(f"unknown client {', '.join(unknown)}: expected some of {', '.join(clients)}")
     failed = []
     for client in options.clients or clients:
         with tempfile.TemporaryDirectory() as scratch:
-            recorded, others = test(client, Path(scratch), options.environments or Path(scratch))
-        for line in recorded:
+            found = test(client, Path(scratch), options.environments or Path(scratch))
+        for line in found.recorded:
             print(json.dumps(line))
-        for name in others:
+        for name in [*found.failed, *found.skipped]:
             print(f"{client}: {name}")
-        if others or not recorded:
+        if found.failed or not found.recorded:
             failed.append(client)
-        elif options.record:
-            results_table.replace(recorded)
+        elif options.record and not found.skipped:
+            results_table.replace(found.recorded)
     if failed:
-        print(f"failed, or not all of it ran: {', '.join(failed)}", file=sys.stderr)
+        print(f"failed, or none of it ran: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
