@@ -146,7 +146,9 @@ def test_metrics_are_those_of_the_stock_model(tmp_path, options):
         )
         found = trainer.evaluate()
         results.append({name: found[f"eval_{name}"] for name in ("loss", "hits", "tokens", "loss_of_batches")})
-    assert results[1] == pytest.approx(results[0], rel=1e-6)
+    # In bfloat16 the stock model rounds its logits, each by up to 2^-9; the fused loss need not.
+    close = 2e-4 if "bf16_full_eval" in options else 1e-6
+    assert results[1] == pytest.approx(results[0], rel=close)
     assert results[0]["tokens"] > 0
 
 
