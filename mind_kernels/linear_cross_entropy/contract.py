@@ -272,8 +272,9 @@ class SparseRows(Protocol):
         """The kept entries, for the rows' weights."""
         ...
 
-    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """(V,): sum over `rows` (m,) int64 of weight (m,) x dropped probability x slope of the logits."""
+    def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(V,): sum over `rows` (m,) int64 of weight (m,) x dropped probability x slope of the logits; and (): the mass
+        of that, without the slope. Comes before `dense`."""
         ...
 
     def dense(self, part: slice, weights: RowWeights) -> Tensor:

@@ -175,6 +175,9 @@ class _SparsePass:
             return
         weights = self._weights[chunk]
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
+        if sample:  # also of rows whose own gradient is exact: other chunks may drop entries
+            positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
+            self._sparse.add_background(*found.background(positions, weights.magnitude()[positions]))
         if not use_entries:
             for part in chunks(len(rows), self._size):
                 self._add_exact(rows[part], part, found, weights[part])
@@ -184,11 +187,6 @@ class _SparsePass:
         if weights.lse is not None:
             entries.put_at(target, _at_target(weights, found.values, spec))
         self._sparse.add(rows, entries, of_kernel.total(found.values.lse, spec), of_kernel.uniform(spec))
-        if sample:
-            positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
-            magnitude = weights.magnitude()[positions]
-            background = found.background(positions, magnitude)
-            self._sparse.add_background(background, magnitude @ found.dropped_mass[positions])
 
     def _add_exact(self, rows: Tensor, part: slice, found: SparseRows, weights: RowWeights) -> None:
         """The exact gradient of `part` of a chunk, which has these rows."""

@@ -85,7 +85,7 @@ class _SparseRows:
         )
         return Entries(self.kept, self._columns, values, kept_sum)
 
-    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
+    def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("these rows were not to be sampled")
 
     def logits(self) -> Tensor:
