@@ -157,9 +157,11 @@ class _SparsePass:
         is_sampled[list(sampled_rows(0, total, total))] = True
         for chunk in chunks(every[is_sampled], kernels.SPARSE_CHUNKS * self._size):
             yield chunk, range(chunk.numel())
-        at_once = kernels.SPARSE_CHUNKS if self._needs_logits else kernels.STREAMED_CHUNKS
-        for chunk in chunks(every[~is_sampled], at_once * self._size):
-            yield chunk, range(0)
+        rest = every[~is_sampled]
+        while rest.numel():  # what the last chunk was found to need is known only now
+            at_once = kernels.SPARSE_CHUNKS if self._needs_logits else kernels.STREAMED_CHUNKS
+            yield rest[: at_once * self._size], range(0)
+            rest = rest[at_once * self._size :]
 
     def _take_gradient(self, chunk: Rows, found: SparseRows, sample: range) -> None:
         """Of a chunk, sparse or exact; `sample` are the positions of its rows for the background distribution."""
