@@ -107,7 +107,8 @@ public:
         if (args.kept != nullptr) {
             lists_.resize(work_.spans * work_.strips);
             work_.candidates = lists_.data();
-            work_.most = most_per_row * table_.strip_rows;
+            work_.most = most_per_row * rows;
+            work_.collected = &collected_;
             work_.grow = grow;
             bounds_.resize(rows, -std::numeric_limits<float>::infinity());
         }
@@ -138,9 +139,7 @@ public:
         over_strips(table_.finish_stream);
     }
 
-    bool given_up() const {
-        return std::any_of(lists_.begin(), lists_.end(), [](const Candidates& list) { return list.given_up; });
-    }
+    bool given_up() const { return collected_ > work_.most; }
 
     // `kept` is known now, and with it the offsets.
     void write_kept(const std::int64_t* offsets, std::int32_t* columns, float* projected) {
@@ -163,6 +162,7 @@ private:
     std::vector<TargetLogit> targets_;
     std::vector<float> bounds_;
     Lists lists_;
+    std::int64_t collected_ = 0;
 };
 
 void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,

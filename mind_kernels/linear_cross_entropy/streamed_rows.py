@@ -48,7 +48,8 @@ class _SparseRows:
         self._kernels, self._hidden, self._target, self._spec = kernels, hidden, target, spec
         self._numbers, correct = outputs(hidden)
         self.kept, self.dropped_mass = torch.empty_like(target), torch.empty_like(self._numbers[0])
-        # Candidates are more than what is kept in the end; past twice the limit they are given up.
+        # Candidates are more than what is kept in the end; past twice the limit, in the mean of the rows, they are
+        # given up.
         most = 2 * min(math.ceil(most_kept(spec.head.vocabulary, hidden.device)), spec.head.vocabulary)
         self._columns, self._projected = kernels.operators.stream_kept(
             *_inputs(hidden, target, spec),

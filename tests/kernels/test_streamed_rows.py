@@ -12,7 +12,8 @@ from cases import DTYPES
 from kernel_cases import EVERYTHING, OPTIONS, PLAIN, Options, statistics, unluckiest
 from test_row_kernels import make, never_given_up
 
-from mind_kernels import extension, sparse_gradient
+from mind_kernels import extension, linear_cross_entropy, row_chunks, sparse_gradient
+from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowWeights
 from mind_kernels.testing import assert_within_budget
 
@@ -146,16 +147,65 @@ def test_threads_change_nothing(implementation, rows):
         assert all(map(torch.equal, results[0], other))
 
 
-@each()
-def test_flat_rows_are_given_up(implementation, monkeypatch):
-    """More candidates than the limit allows: they are not collected, and the statistics are right all the same."""
-    monkeypatch.setitem(sparse_gradient._DENSITY_LIMIT, "cpu", 1 / 32)
-    hidden, weight, _, target = inputs_of(60, 8, 4000)
-    spec = Options().spec(weight * 0.01, threshold=2.0**-16)
+@each([(4000, 1 / 32), (2 * SPAN + 13, 1 / 4)], names="limit")
+def test_flat_rows_are_given_up(implementation, monkeypatch, limit):
+    """More candidates than the limit allows: they are not collected, and the statistics are right all the same. Each
+    strip of rows and span of the vocabulary may be below what the whole vocabulary is allowed."""
+    vocabulary, share = limit
+    monkeypatch.setitem(sparse_gradient._DENSITY_LIMIT, "cpu", share)
+    hidden, weight, _, target = inputs_of(60, 8, vocabulary)
+    spec = Options().spec(weight * 0.01, threshold=0.97 / vocabulary)
     rows = streamed(implementation, hidden, target, spec)
-    assert rows.means()[0] == 4000 and (rows.kept == 4000).all()
+    assert rows.means()[0] == vocabulary and (rows.kept == vocabulary).all()
     z = hidden.double() @ spec.head.weight.double().T
     torch.testing.assert_close(rows.values.lse.double(), z.logsumexp(1), rtol=1e-6, atol=0)
+
+
+@each()
+def test_a_few_flat_rows_are_collected(implementation, monkeypatch):
+    """The limit is one of the mean over the rows."""
+    monkeypatch.setitem(sparse_gradient._DENSITY_LIMIT, "cpu", 1 / 4)
+    hidden, weight, _, target = inputs_of(60, 8, 4000)
+    hidden *= 4
+    hidden[7:17] *= 1e-4
+    spec = PLAIN.spec(weight, threshold=2.0**-16)
+    rows = streamed(implementation, hidden, target, spec)
+    assert (rows.kept[7:17] == 4000).all()
+    z = hidden.double() @ weight.double().T
+    others = z.scatter(1, target[:, None], -torch.inf).softmax(1)
+    kept = (others > 2.0**-16).sum(1) + 1
+    assert float((rows.kept - kept).abs().max()) <= 2 and float(kept.double().mean()) < 1000
+
+
+@each()
+def test_no_more_than_a_chunk_of_logits(implementation, monkeypatch):
+    """Sharp rows, flat ones, which fall back, and sharp ones again: whenever logits are needed, of one chunk only."""
+    vocabulary, size, chunk, rows = 301, 16, 20, 1600
+    monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1 / 16)
+    monkeypatch.setattr(sparse_gradient, "SAMPLE_ROWS", 4)
+    monkeypatch.setattr(row_chunks, "_SPARSE_CHUNK_BYTES", dict.fromkeys(("cpu", "cuda"), 4 * chunk * vocabulary))
+    monkeypatch.setattr(row_chunks, "_CHUNK_BYTES", dict.fromkeys(("cpu", "cuda"), 4 * chunk * vocabulary))
+    hidden, weight, _, target = inputs_of(rows, size, vocabulary)
+    hidden[401:800] *= 0.01  # none of them is sampled
+    hidden.requires_grad_()
+    products, project = [], Head.project
+
+    def counted(head, rows):
+        products.append(len(rows))
+        return project(head, rows)
+
+    monkeypatch.setattr(Head, "project", counted)
+    loss, stats = linear_cross_entropy(
+        hidden, weight, target, gradient_threshold=2.0**-7, return_stats=True, reduction="sum", backend="cpp"
+    )
+    loss.backward()
+    exact = stats.kept_entries == vocabulary
+    assert not exact[:300].any() and exact[500:790].all() and not exact[850:].any()
+    assert products and max(products) <= chunk
+    z = hidden.detach().double() @ weight.double().T
+    dz = z.softmax(1).scatter_add(1, target[:, None], torch.full_like(z[:, :1], -1.0))
+    truth = (dz @ weight.double())[exact]
+    torch.testing.assert_close(hidden.grad[exact].double(), truth, rtol=1e-4, atol=1e-4)
 
 
 def stream_statistics():
