@@ -71,7 +71,7 @@ def test_entries_are_those_of_logits_in_memory(implementation, dtype, options, v
 
 @each(
     [PLAIN, EVERYTHING],
-    [(16, 1, 5), (17, 33, 97), (49, 321, 193), (100, 7, SPAN + 13)],
+    [(1, 321, 193), (15, 33, 97), (16, 1, 5), (17, 33, 97), (49, 321, 193), (100, 7, SPAN + 13)],
     names="options shape",
     dtypes=DTYPES,
 )
@@ -97,6 +97,30 @@ def test_statistics_match_float64(implementation, dtype, options, shape):
         peer = unluckiest(functools.partial(eager, torch.float32), shape[2], truth)
         conditioning = max(1.0, float(truth["lse"].abs().max()))  # of nll, which is a difference
         assert_within_budget(values._asdict(), peer, truth, torch.float32, conditioning=conditioning)
+
+
+@each([1, 15], names="rows", dtypes=[torch.bfloat16, torch.float16])
+def test_half_precision_does_not_depend_on_the_number_of_rows(implementation, dtype, rows):
+    """Statistics without a gradient, which a rounding of the logits would change."""
+    hidden, weight, _, target = inputs_of(40, 33, 97, dtype)
+    many, few = (
+        linear_cross_entropy(
+            hidden[:count], weight, target[:count], reduction="none", return_stats=True, backend="cpp"
+        )[1]
+        for count in (40, rows)
+    )
+    for name in ("nll", "lse", "entropy", "correct"):
+        assert torch.equal(getattr(few, name), getattr(many, name)[:rows]), name
+
+
+@each([1, 40], names="rows")
+def test_hidden_states_without_columns(implementation, rows):
+    """All logits are the bias."""
+    bias, target = torch.linspace(-1, 1, 97), torch.arange(rows)
+    loss = linear_cross_entropy(
+        torch.empty(rows, 0), torch.empty(97, 0), target, bias=bias, reduction="none", backend="cpp"
+    )
+    torch.testing.assert_close(loss, bias.logsumexp(0) - bias[target])
 
 
 @each([(13, 64), (8, 9), (0, 100), (100, SPAN)], names="places")
