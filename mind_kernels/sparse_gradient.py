@@ -131,6 +131,13 @@ class SparseGradient:
             torch.cat([getattr(e, name) for e in self._entries]) for name in ("counts", "columns", "values")
         )
         left, right = self._corrections()
+        if rows.device.type == "cpu" and bool((rows.diff() < 0).any()):
+            # The sampled rows came first. In order, entries that are near one another gather rows that are.
+            rows, order = torch.sort(rows)
+            starts, counts, left = offsets_of(counts)[order], counts[order], left[order]
+            shift = torch.repeat_interleave(starts - offsets_of(counts)[:-1], counts, output_size=columns.numel())
+            places = shift + torch.arange(columns.numel())
+            columns, values = columns[places], values[places]
         if gradients.hidden is not None:
             out = hidden.new_empty(rows.numel(), hidden.shape[1], dtype=gradient_dtype(hidden.dtype))
             corrections = left, _product(right, self.head.weight)
@@ -165,7 +172,8 @@ class SparseGradient:
         gradients: HeadGradients,
         gather: Gather,
     ) -> None:
-        """dW by vocabulary entry: the entries sorted by column, a block of the vocabulary at a time."""
+        """dW by vocabulary entry: the entries sorted by column and, within one, by row, a block of the vocabulary at a
+        time."""
         columns, order = torch.sort(columns, stable=True)
         indices, values = indices[order], values[order]
         ends = torch.arange(self.head.vocabulary + 1, dtype=columns.dtype, device=columns.device)

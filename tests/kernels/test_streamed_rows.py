@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import replace
 
 import implementations
@@ -199,6 +200,28 @@ def test_a_few_flat_rows_are_collected(implementation, monkeypatch):
     others = z.scatter(1, target[:, None], -torch.inf).softmax(1)
     kept = (others > 2.0**-16).sum(1) + 1
     assert float((rows.kept - kept).abs().max()) <= 2 and float(kept.double().mean()) < 1000
+
+
+@each()
+def test_gathers_take_rows_in_order(implementation, monkeypatch):
+    """Though the sampled rows are visited first: a block of the matrix is then in the cache (csrc/cpu/gather.h)."""
+    monkeypatch.setattr(sparse_gradient, "SAMPLE_ROWS", 8)
+    monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)
+    hidden, weight, _, target = inputs_of(100, 16, 301)
+    leaves, bags, gather = (hidden.requires_grad_(), weight.requires_grad_()), [], kernels(implementation).gather_rows
+
+    def recorded(values, indices, offsets, *others):
+        bags.append([indices[start:end] for start, end in itertools.pairwise(offsets.tolist())])
+        gather(values, indices, offsets, *others)
+
+    monkeypatch.setattr(kernels(implementation), "gather_rows", recorded)
+    loss = linear_cross_entropy(*leaves, target, gradient_threshold=2.0**-7, reduction="sum", backend="cpp")
+    found = torch.autograd.grad(loss, leaves)
+    assert [len(each) for each in bags] == [100, 301] and max(map(len, bags[1])) > 8
+    assert all(bool((bag.diff() > 0).all()) for each in bags for bag in each)
+    exact = torch.autograd.grad(torch.nn.functional.cross_entropy(hidden @ weight.T, target, reduction="sum"), leaves)
+    for one, other in zip(found, exact, strict=True):
+        assert float((one - other).norm() / other.norm()) < 0.05
 
 
 @each()
