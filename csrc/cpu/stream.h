@@ -140,8 +140,9 @@ inline void add_strip_block(const StreamWork& work, const StripBlock& block, Can
         row.shifted += sums[2][lane];
     }
     if (candidates == nullptr || given_up(work)) return;
-    // Lower than it may become by a rounding: what is kept is decided in the end.
-    const Floats cut = bound_of(work, block, maximum) + (work.log_threshold - 0.01f);
+    // Lower than it may become by roundings, which grow with the logits: what is kept is decided in the end.
+    const Floats slack = splat(0.01f) + max(maximum, -maximum) * 0x1p-22f;
+    const Floats cut = bound_of(work, block, maximum) + work.log_threshold - slack;
     if (bits_above(high, cut) != 0) collect(work, block, cut, *candidates);
 }
 
