@@ -145,7 +145,7 @@ def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
     return row_kernel_(spec.head.project(hidden), target, None, spec)
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> _SparseRows:
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> _SparseRows:
     """See `contract.RowKernels`."""
     return _SparseRows(hidden, target, spec)
 

@@ -27,7 +27,7 @@ SPARSE_CHUNKS = 4
 STREAMED_CHUNKS = 1
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> _SparseRows:
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> _SparseRows:
     """See `contract.RowKernels`."""
     return _SparseRows(hidden, target, spec)
 

@@ -129,8 +129,8 @@ class _SparsePass:
     def run(self, rows: Tensor | int) -> None:
         hidden, pending = self._hidden, []
         for chunk, sample in self._visits(rows):
-            with_logits = bool(sample) or self._needs_logits
-            found = self._kernels.sparse_rows(hidden[chunk], self._target[chunk], self._spec, with_logits)
+            keep_logits = bool(sample) or self._needs_logits
+            found = self._kernels.sparse_rows(hidden[chunk], self._target[chunk], self._spec, keep_logits)
             self._terms.write(chunk, found.values)
             if self._extra:
                 self._terms.extra.read(chunk, found.logits(), self._spec.head, self._extra)

@@ -41,8 +41,8 @@ class StreamedRows(CompiledRows):
         self.operators.stream_statistics(*_inputs(hidden, target, spec), numbers, correct)
         return values_of(numbers, correct)
 
-    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> SparseRows:
-        if sampled or not _are_streamed(hidden):
+    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> SparseRows:
+        if keep_logits or not _are_streamed(hidden):
             return super().sparse_rows(hidden, target, spec)
         return _SparseRows(self, hidden, target, spec)
 
@@ -93,10 +93,10 @@ class _SparseRows:
         return Entries(self.kept, self._columns, values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("these rows were not to be sampled")
+        raise NotImplementedError("the logits of these rows were not to be kept")
 
     def logits(self) -> Tensor:
-        return self._spec.head.project(self._hidden)
+        raise NotImplementedError("the logits of these rows were not to be kept")
 
     def dense(self, part: slice, weights: RowWeights) -> Tensor:
         logits = self._spec.head.project(self._hidden[part])
