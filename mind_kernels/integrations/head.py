@@ -20,7 +20,8 @@ def head_tensors(head: nn.Module) -> tuple[Tensor, Tensor | None]:
             is trained whole (modules_to_save) or in some rows (trainable_token_indices).
 
     Raises:
-        ValueError: any other module, such as a quantized layer, and adapters that no weight can hold; it is named.
+        ValueError: any other module, such as a quantized layer, a weight that ZeRO-3 has divided, and adapters that no
+            weight can hold; it is named.
     """
     if not is_adapted(head):
         return _linear(head)
@@ -70,6 +71,11 @@ def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
             f"the LM head is a {kind.__module__}.{kind.__qualname__}: expected an nn.Linear, with its forward pass"
         )
     weight = module.weight
+    if hasattr(weight, "ds_id"):
+        raise ValueError(
+            "the LM head is divided by DeepSpeed's ZeRO-3, which has it whole during a single call, and not when the "
+            "gradient is computed: expected stage 2 or less"
+        )
     fake = torch.compiler.is_exporting()
     plain = fake or type(weight) in (Tensor, nn.Parameter) or hasattr(weight, "full_tensor")
     if not (plain and weight.is_floating_point() and weight.dim() == 2):
