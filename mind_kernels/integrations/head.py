@@ -98,7 +98,8 @@ def _with_lora(module: Any) -> tuple[Tensor, Tensor | None]:
                 "the LM head has an adapter with dropout, which cannot be part of its weight: set lora_dropout to 0, "
                 "or leave the head out of the adapters' target_modules"
             )
-        weight = weight + module.get_delta_weight(name).to(weight.dtype)
+        with torch.autocast(weight.device.type, enabled=False):  # which would round the product before it is added
+            weight = weight + module.get_delta_weight(name).to(weight.dtype)
         if module.lora_bias[name]:
             more = module.lora_B[name].bias * module.scaling[name]
             bias = more.to(weight.dtype) if bias is None else bias + more.to(bias.dtype)
