@@ -37,11 +37,9 @@ def check_logits(model: nn.Module) -> None:
     Shown by three forward passes of a few tokens. A model whose data are not all here (meta device, ZeRO-3, FSDP) is
     left alone, and so is one that DeepSpeed or FSDP has wrapped.
     """
-    from transformers import PreTrainedModel
-
     model = unwrapped(model)
     elsewhere = any(p.is_meta or hasattr(p, "ds_id") or hasattr(p, "full_tensor") for p in model.parameters())
-    if elsewhere or not isinstance(model, PreTrainedModel):
+    if elsewhere or hasattr(model, "module"):  # a wrapper that passes on its model's attributes
         return
     name = type(model).__name__
     alike = copy.copy(model)
@@ -85,8 +83,8 @@ def check_head(
     with torch.no_grad():
         found = Head(weight, bias, *condition).logits(hidden.to(weight.dtype))
     if found.shape != logits.shape:
-        raise ValueError(f"{name}: {logits.shape[-1]} logits per token from an LM head of {found.shape[-1]} outputs")
-    error = (found - logits.float()).abs().max()
+        raise ValueError(f"{name}: {logits.shape[-1]} logits per token: expected {found.shape[-1]}, as its LM head")
+    error = (found - logits.to(found)).abs().max()
     if not error <= rounding(torch.bfloat16) * logits.abs().max():  # to which accelerate's autocast may round
         raise ValueError(
             f"{name}: its logits are not those of its head's inputs and weight, by up to {error:g}: expected an LM "

@@ -188,6 +188,10 @@ def with_a_hook(head):
     head.register_forward_hook(lambda head, inputs, logits: 1.1 * logits)
 
 
+def with_fewer_logits(head):
+    head.register_forward_hook(lambda head, inputs, logits: logits[..., :-2])
+
+
 def with_codes(head):
     """As a quantized layer, which multiplies by codes and a scale."""
     codes = (head.weight * 64).round().to(torch.int8)
@@ -198,6 +202,7 @@ def with_codes(head):
 HEADS_BEYOND_THEIR_WEIGHT = {
     with_a_forward_of_its_own: r"LlamaForCausalLM: the LM head is a .*Capped: expected an nn.Linear, with its forward",
     with_a_hook: "LlamaForCausalLM: its logits are not those of its head's inputs and weight, by up to",
+    with_fewer_logits: "LlamaForCausalLM: 97 logits per token: expected 99, as its LM head",
     with_codes: "LlamaForCausalLM: the LM head is a Linear with a weight of torch.int8",
 }
 
