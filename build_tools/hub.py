@@ -114,7 +114,7 @@ def _is_own(module: str) -> bool:
 
 
 def identifier(variant: Variant, files: dict[str, str]) -> str:
-    """Of a variant with these files: another one if anything of it changes, with uncommitted changes too."""
+    """Of a variant with these files: another if any source changes, committed or not. Compiler flags do not count."""
     digest = hashlib.sha256(variant.name.encode())
     for name, text in files.items():
         digest.update(f"\0{name}\0{text}".encode())

@@ -80,9 +80,9 @@ def _read(setting: str, device: str) -> Table:
     if folder is None or not device:
         return Table(None)
     path = folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', device).strip('-')}.json"
-    if setting and not folder.is_dir():
-        return Table(path, problem=f"{FOLDER} is {setting!r}: expected 'none' or a folder")
     try:
+        if setting and not folder.is_dir():
+            return Table(path, problem=f"{FOLDER} is {setting!r}: expected 'none' or a folder")
         return Table(path, _parsed(path.read_text(encoding="utf-8"), device)) if path.exists() else Table(path)
     except (OSError, ValueError, RecursionError) as error:
         return Table(path, problem=str(error) or type(error).__name__)
@@ -117,10 +117,16 @@ def write(device: torch.device, entries: Iterable[Entry]) -> Path:
 
 
 def make_folder() -> None:
-    """Makes the folder of the tables. ValueError if MIND_KERNELS_TUNING forbids one, OSError if the system does."""
-    folder = _folder(os.environ.get(FOLDER, ""))
-    if folder is None:
+    """Makes the folder of the tables.
+
+    ValueError if MIND_KERNELS_TUNING forbids one or no home directory is known, OSError if the system forbids it.
+    """
+    setting = os.environ.get(FOLDER, "")
+    folder = _folder(setting)
+    if folder is None and setting:
         raise ValueError(f"{FOLDER} is 'none', so that no table is written: unset it, or name a folder")
+    if folder is None:
+        raise ValueError(f"no home directory is known: {FOLDER} may name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -146,7 +152,10 @@ def _triton() -> str:
 def _folder(setting: str) -> Path | None:
     if setting:
         return None if setting == "none" else Path(setting)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home, as in some containers: there is no table
+        return None
     return Path(cache) / "mind-kernels" / "tuning"
 
 

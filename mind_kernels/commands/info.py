@@ -97,7 +97,7 @@ def _tuning() -> dict[str, dict[str, Any]]:
             {**asdict(entry), "unusable": refusal(entry.backend, torch.device(device).type, entry.use.split(",")[0])}
             for entry in table.entries
         ]
-        exists = table.path is not None and table.path.exists()
+        exists = table.path is not None and os.path.exists(table.path)
         found[device] = {"table": str(table.path) if exists else None, "problem": table.problem, "entries": entries}
     return found
 

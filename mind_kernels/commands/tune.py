@@ -5,7 +5,7 @@
 
 Each backend first has to pass the comparison of `check`. Then all of them compute the same loss and gradients in turn,
 so that a slow moment of the machine falls on all. The default stays unless another one was faster in so many rounds
-that chance would do that in one case of forty: a difference within the noise changes nothing.
+that chance would do that in one case of forty per backend: a difference within the noise changes nothing.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from mind_kernels.integrations.head import active_module
 
+IGNORED = -100  # of transformers' labels
+
 
 class HeadCall(Protocol):
     """One forward pass of a head that computes something else than logits."""
@@ -36,19 +38,26 @@ class Fused:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles name the class that this one was made from: Python finds no other by its name."""
-        return _new, (type(self)._fused_by, self._fused_from), self.__getstate__()
+        return _empty_instance, (type(self)._fused_by, self._fused_from), self.__getstate__()
 
 
-def _new(make: Callable[[Any], Any], base: type) -> Any:
-    made = make(base)
-    return made.__new__(made)
+def _empty_instance(class_of: Callable[[Any], Any], base: type) -> Any:
+    fused = class_of(base)
+    return fused.__new__(fused)
 
 
-def made(base: type, mark: type, make: Callable[[Any], type], body: dict[str, Any]) -> type:
-    """A class with `body` before `base`, made by `make(base)`, which is found again by its name."""
+def fused_class(base: type, kind: type[Fused], class_of: Callable[[Any], type], body: dict[str, Any]) -> type:
+    """A subclass of `base` with the name of `base`, whose attributes are `body`, then those of `kind`.
+
+    Args:
+        base: the class of a model or of a head.
+        kind: what instances are told by: Fused, or a subclass.
+        class_of: the function of a module that makes this class when it is given `base`: pickles name it.
+        body: attributes by name.
+    """
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    origin = {"_fused_from": base, "_fused_by": staticmethod(make)}
-    return type(base.__name__, (mark, base), {**body, **names, **origin})
+    origin = {"_fused_from": base, "_fused_by": staticmethod(class_of)}
+    return type(base.__name__, (kind, base), {**body, **names, **origin})
 
 
 @functools.cache
@@ -66,7 +75,7 @@ def head_class(base: Any) -> type:
         logits = call.compute(self, hidden)
         return base.forward(self, hidden, *args, **kwargs) if call.keep_logits else logits
 
-    return made(base, Fused, head_class, {"forward": forward})
+    return fused_class(base, Fused, head_class, {"forward": forward})
 
 
 def fused_head(model: Any) -> Any:
@@ -79,15 +88,35 @@ def fused_head(model: Any) -> Any:
     return head
 
 
+def no_logits(hidden: Tensor, vocabulary: int) -> Tensor:
+    """Logits of no position (..., 0, V), for hidden (..., D)."""
+    return hidden.new_empty(*hidden.shape[:-2], 0, vocabulary)
+
+
 @contextmanager
-def calling(model: Any, call: HeadCall) -> Iterator[None]:
-    """Inside, a forward pass of the model's LM head is `call.compute`."""
-    head = fused_head(model)
-    before, head._fused_call = head._fused_call, call
+def serving(call: HeadCall | None, *modules: Any) -> Iterator[None]:
+    """Inside, these fused modules serve `call`; afterwards what they served before."""
+    before = [module._fused_call for module in modules]
+    for module in modules:
+        module._fused_call = call
     try:
         yield
     finally:
-        head._fused_call = before
+        for module, outer in zip(modules, before, strict=True):
+            module._fused_call = outer
+
+
+@contextmanager
+def calling(model: Any, call: HeadCall) -> Iterator[None]:
+    """Inside, a forward pass of the model's LM head is `call.compute`; the head's class is as before afterwards."""
+    was_fused = isinstance(active_module(model.get_output_embeddings()), Fused)
+    head = fused_head(model)
+    try:
+        with serving(call, head):
+            yield
+    finally:
+        if not was_fused:
+            restore_class(head)
 
 
 def restore_class(module: Any) -> None:

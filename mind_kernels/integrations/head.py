@@ -20,7 +20,8 @@ def head_tensors(head: nn.Module) -> tuple[Tensor, Tensor | None]:
             is trained whole (modules_to_save) or in some rows (trainable_token_indices).
 
     Raises:
-        ValueError: any other module, such as a quantized layer, and adapters that no weight can hold; it is named.
+        ValueError: any other module, such as a quantized layer, a weight that ZeRO-3 has divided, and adapters that no
+            weight can hold; it is named.
     """
     if not is_adapted(head):
         return _linear(head)
@@ -70,6 +71,11 @@ def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
             f"the LM head is a {kind.__module__}.{kind.__qualname__}: expected an nn.Linear, with its forward pass"
         )
     weight = module.weight
+    if hasattr(weight, "ds_id"):
+        raise ValueError(
+            "the LM head is divided by DeepSpeed's ZeRO-3, which has it whole during a single call, and not when the "
+            "gradient is computed: expected stage 2 or less"
+        )
     fake = torch.compiler.is_exporting()
     plain = fake or type(weight) in (Tensor, nn.Parameter) or hasattr(weight, "full_tensor")
     if not (plain and weight.is_floating_point() and weight.dim() == 2):
@@ -92,7 +98,8 @@ def _with_lora(module: Any) -> tuple[Tensor, Tensor | None]:
                 "the LM head has an adapter with dropout, which cannot be part of its weight: set lora_dropout to 0, "
                 "or leave the head out of the adapters' target_modules"
             )
-        weight = weight + module.get_delta_weight(name).to(weight.dtype)
+        with torch.autocast(weight.device.type, enabled=False):  # which would round the product before it is added
+            weight = weight + module.get_delta_weight(name).to(weight.dtype)
         if module.lora_bias[name]:
             more = module.lora_B[name].bias * module.scaling[name]
             bias = more.to(weight.dtype) if bias is None else bias + more.to(bias.dtype)

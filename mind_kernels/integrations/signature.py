@@ -12,8 +12,8 @@ def expect(library: str, owner: Any, name: str, *arguments: str) -> None:
 
     Args:
         library: the name of the distribution.
-        owner: the module or class that has the function.
-        name: the function's name; of one inside it, such as a class's method, with a dot between.
+        owner: the module or class to look in.
+        name: the dotted path from there to the function: "forward", "SomeClass.forward".
         arguments: the names of all its arguments, `self` and `ctx` included.
     """
     function: Any = owner

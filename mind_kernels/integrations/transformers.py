@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,7 +22,15 @@ from torch import Tensor, nn
 
 from mind_kernels import RowStats, linear_cross_entropy
 from mind_kernels.integrations.condition import Condition, KnownOutputs
-from mind_kernels.integrations.fused_head import Fused, fused_head, made, restore_class
+from mind_kernels.integrations.fused_head import (
+    IGNORED,
+    Fused,
+    fused_class,
+    fused_head,
+    no_logits,
+    restore_class,
+    serving,
+)
 from mind_kernels.integrations.head import active_module, head_tensors
 from mind_kernels.integrations.probe import (
     PROBED_TOKENS,
@@ -36,8 +43,6 @@ from mind_kernels.integrations.probe import (
 )
 
 M = TypeVar("M", bound=nn.Module)
-
-_IGNORED = -100  # of transformers' labels
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,19 @@ class _Call:
             bias=bias,
             softcap=options.condition.softcap,
             temperature=options.condition.temperature,
-            ignore_index=_IGNORED,
+            ignore_index=IGNORED,
             reduction="mean" if self.items is None else "sum",
             return_stats=True,
             **options.loss,
         )
         if self.items is not None:
             self.loss = self.loss / (self.items.to(hidden.device) if isinstance(self.items, Tensor) else self.items)
-        return hidden.new_empty(*hidden.shape[:-2], 0, weight.shape[0])
+        return no_logits(hidden, weight.shape[0])
 
     def take(self, *_: Any, **__: Any) -> Tensor | None:
         """In place of the model's loss function."""
+        if self.taken:
+            raise ValueError("its loss_function was called twice with these labels: expected one call")
         self.taken = True
         return self.loss
 
@@ -216,7 +223,7 @@ def _check_loss(weight: Tensor, options: dict[str, Any]) -> None:
 def _compare(model: Any, options: _Options) -> None:
     """Raises ValueError unless the fused loss is the model's own: of a few tokens, and of a first token alone, which no
     position predicts."""
-    first = torch.full((PROBED_TOKENS,), _IGNORED)
+    first = torch.full((PROBED_TOKENS,), IGNORED)
     first[0] = 0
     for labels in (probe_ids(model, PROBED_TOKENS), first):
         output = probe_outputs(model, labels)
@@ -269,19 +276,21 @@ def _model_class(base: Any) -> type:
         if options is None:  # a model that was made of this class, and not by `fuse`
             given = {"labels": labels, "shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
             return base.forward(self, *args, **kwargs, **{k: v for k, v in given.items() if v is not None})
-        if kwargs.get("ignore_index", _IGNORED) != _IGNORED:
-            raise ValueError(f"ignore_index is {kwargs['ignore_index']}: a fused model ignores labels of {_IGNORED}")
+        if kwargs.get("ignore_index", IGNORED) != IGNORED:
+            raise ValueError(f"ignore_index is {kwargs['ignore_index']}: a fused model ignores labels of {IGNORED}")
         if shift_labels is not None:
             target = labels = shift_labels
         elif labels is not None:
-            target = nn.functional.pad(labels, (0, 1), value=_IGNORED)[..., 1:]
-        elif self._fused_call is None:  # what its head may serve is another's call, such as FusedGKDTrainer's
+            target = nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:]
+        elif self._fused_call is None:  # no call of this model; its head may serve one of FusedGKDTrainer
             return base.forward(self, *args, **kwargs)
         else:
-            return _called(self, None, base.forward, *args, **kwargs)
+            with serving(None, fused_head(self), self):
+                return base.forward(self, *args, **kwargs)
         keep = not self.training and options.eval_logits if skip_logits is None else not skip_logits
         call = _Call(options, target, num_items_in_batch, keep)
-        output = _called(self, call, base.forward, *args, labels=labels, **kwargs)
+        with serving(call, fused_head(self), self):
+            output = base.forward(self, *args, labels=labels, **kwargs)
         if call.loss is None or not call.taken:
             missed = "call its LM head" if call.loss is None else "take its loss from its loss_function"
             raise RuntimeError(f"{base.__name__}: with labels its forward pass did not {missed}: unfuse it")
@@ -297,18 +306,7 @@ def _model_class(base: Any) -> type:
         base.loss_function.fset(self, value)
 
     body = {"forward": forward, "loss_function": property(loss_function, set_loss_function)}
-    return made(base, _FusedModel, _model_class, body)
-
-
-def _called(model: Any, call: _Call | None, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A forward pass in which model and head serve `call`; that of a pass around it comes back afterwards."""
-    head = fused_head(model)
-    before = model._fused_call, head._fused_call
-    model._fused_call = head._fused_call = call
-    try:
-        return forward(model, *args, **kwargs)
-    finally:
-        model._fused_call, head._fused_call = before
+    return fused_class(base, _FusedModel, _model_class, body)
 
 
 def _become_fused(model: Any, options: _Options) -> None:

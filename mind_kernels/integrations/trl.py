@@ -111,7 +111,8 @@ def kind_of(beta: float) -> dict[str, Any]:
 
 
 def install() -> None:
-    """Makes TRL's trainers compute their losses here, from now on and in the whole process.
+    """Makes TRL's trainers compute their losses here, in the whole process: from now on, or until the end of
+    `fused_losses` if it is called inside.
 
     A trainer that is made afterwards raises ValueError for a model whose logits TRL computes otherwise than the model.
 
@@ -159,17 +160,20 @@ def _places() -> list[tuple[Any, str, Any]]:
         *(sft_trainer.SFTTrainer, dpo_trainer.DPOTrainer, kto_trainer.KTOTrainer, grpo_trainer.GRPOTrainer),
         *(rloo_trainer.RLOOTrainer, distillation_trainer.DistillationTrainer),
     ]
-    return places + [(trainer, "__init__", checking(trainer.__init__)) for trainer in trainers]
+    return places + [(trainer, "__init__", checking(trainer)) for trainer in trainers]
 
 
-def checking(init: Any) -> Any:
+def checking(trainer: Any) -> Any:
     """A trainer's `__init__` that checks the models afterwards."""
+    init = trainer.__init__
     if hasattr(init, "_checks_logits"):
         return init
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
+        if _has_a_loss_of_its_own(type(self), trainer):
+            return
         for name in ("model", "ref_model", "teacher_model"):
             if (model := getattr(self, name, None)) is not None:
                 check_logits(model)
@@ -178,19 +182,37 @@ def checking(init: Any) -> Any:
     return checked
 
 
+def _has_a_loss_of_its_own(kind: type, trainer: type) -> bool:
+    """Whether TRL derived `kind` from `trainer` with another loss, from the model's logits, as GKD from SFT.
+
+    That a class of the user's has a `compute_loss` tells nothing: it may call the one of `trainer`.
+    """
+    derived = kind.__mro__[: kind.__mro__.index(trainer)]
+    return any(base.__module__.startswith("trl.") and "compute_loss" in vars(base) for base in derived)
+
+
 def head_of(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float, temperature: float
 ) -> Head:
-    """The head for which z = softcap(scale x) / temperature, in the dtype of hidden: TRL casts it as well."""
+    """The head for which z = softcap(scale x) / temperature, in the dtype of hidden: TRL casts it as well, or to that
+    of autocast."""
     if hasattr(weight, "ds_id"):
         raise ValueError(
             "the LM head is divided by DeepSpeed's ZeRO-3, which gathers it for TRL's own functions alone: expected "
             "stage 2 or less; or leave trl.install() out"
         )
-    if type(weight.grad_fn).__name__ == "_ToTorchTensorBackward":
+    if _gathered_by_itself(weight):
         raise ValueError(
             "the LM head was gathered by full_tensor(), whose gradient FSDP does not sum over the processes: expected "
             "the head among the parameters that FSDP gathers for the whole model, not wrapped by itself"
         )
     bias = None if bias is None else bias.to(hidden.dtype)
     return Head(weight.to(hidden.dtype), bias, None if softcap is None else softcap / scale, temperature / scale)
+
+
+def _gathered_by_itself(weight: Tensor) -> bool:
+    """Whether the weight comes from `full_tensor()`, cast afterwards or not."""
+    node = weight.grad_fn
+    while type(node).__name__ == "ToCopyBackward0":
+        node = node.next_functions[0][0]  # type: ignore[union-attr]
+    return type(node).__name__ == "_ToTorchTensorBackward"

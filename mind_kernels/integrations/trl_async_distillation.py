@@ -78,4 +78,4 @@ def install() -> None:
         expect("trl", trl_module, "_chunked_jsd_loss", *inspect.signature(chunked_jsd_loss).parameters)
     trl_module._chunked_jsd_loss = chunked_jsd_loss
     trainer = trl_module.AsyncDistillationTrainer
-    trainer.__init__ = checking(trainer.__init__)
+    trainer.__init__ = checking(trainer)

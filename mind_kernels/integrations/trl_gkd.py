@@ -8,6 +8,8 @@ computes its loss from logits in a method, not in a function that could be repla
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,14 +20,12 @@ from trl.models import utils
 
 from mind_kernels import Head
 from mind_kernels.integrations.condition import Condition
-from mind_kernels.integrations.fused_head import calling
+from mind_kernels.integrations.fused_head import IGNORED, calling, no_logits
 from mind_kernels.integrations.head import head_tensors
 from mind_kernels.integrations.probe import probe_outputs, rounding, unwrapped, without_cache
 from mind_kernels.integrations.signature import expect
 from mind_kernels.integrations.transformers import read_condition
 from mind_kernels.integrations.trl import divergence
-
-_IGNORED = -100
 
 expect("trl", GKDTrainer, "compute_loss", "self", "model", "inputs", "return_outputs", "num_items_in_batch")
 expect(
@@ -45,8 +45,9 @@ class _Inputs:
     hidden: Tensor
 
     def compute(self, head: Any, hidden: Tensor) -> Tensor:
+        _check_first(self, "hidden")
         self.hidden = hidden
-        return _no_logits(hidden, head)
+        return no_logits(hidden, head.weight.shape[0])
 
 
 class _Divergence:
@@ -61,10 +62,11 @@ class _Divergence:
         self.known, self.teacher = hidden[:, :-1][self.with_label], head
 
     def compute(self, head: Any, hidden: Tensor) -> Tensor:
+        _check_first(self, "loss")
         student = Head(*head_tensors(head), *self.condition)
         rows = hidden[:, :-1][self.with_label]
         self.loss, _ = divergence(rows, student, self.known, self.teacher, self.beta, "sum")
-        return _no_logits(hidden, head)
+        return no_logits(hidden, student.weight.shape[0])
 
 
 def _whole(tensor: Any, dtype: torch.dtype) -> Any:
@@ -74,8 +76,22 @@ def _whole(tensor: Any, dtype: torch.dtype) -> Any:
     return None if whole is None else whole.to(dtype)
 
 
-def _no_logits(hidden: Tensor, head: Any) -> Tensor:
-    return hidden.new_empty(*hidden.shape[:-2], 0, head.weight.shape[0])
+def _check_first(call: Any, result: str) -> None:
+    """Raises ValueError if a pass through the head has left its result already: which of two counts, nobody knows."""
+    if hasattr(call, result):
+        raise ValueError("the LM head was called twice in one forward pass: expected one call")
+
+
+@contextmanager
+def _forward_kept(module: Any) -> Iterator[None]:
+    """Afterwards the module has the forward pass from before: TRL's redirection sets one on the instance, which stays,
+    and which is another one after an error in the wrapper."""
+    before = {name: value for name, value in vars(module).items() if name == "forward"}
+    try:
+        yield
+    finally:
+        vars(module).pop("forward", None)
+        vars(module).update(before)
 
 
 def _checked_condition(model: Any) -> Condition:
@@ -122,13 +138,13 @@ class FusedGKDTrainer(GKDTrainer):
         """The generalized Jensen-Shannon divergence of the tokens with a label, over their number or
         `num_items_in_batch`."""
         of_student, of_teacher = self._conditions
-        with_label = inputs["labels"][:, 1:] != _IGNORED
+        with_label = inputs["labels"][:, 1:] != IGNORED
         given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         call = _Divergence(of_student, with_label, self.beta, keep_logits=return_outputs)
         call.from_teacher(*self._teacher(given, of_teacher))
         student = self.accelerator.unwrap_model(model)
-        # Inside the wrapper's forward pass, for DDP and FSDP to see what the loss depends on.
-        loss, outputs = self._redirected(model, student, self._forward, student, given, call)
+        with _forward_kept(student):  # inside the wrapper's, for DDP and FSDP to see what the loss depends on
+            loss, outputs = self._redirected(model, student, self._forward, student, given, call)
         items = with_label.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         loss = loss / (items.to(loss.device) if isinstance(items, Tensor) else items)
         return (loss, outputs) if return_outputs else loss

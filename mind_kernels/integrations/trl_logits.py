@@ -1,21 +1,23 @@
 """Whether TRL computes the logits that a model computes.
 
 Without the logits, TRL's trainers take the trunk's last hidden states and the weight of the LM head, and softcap and
-scale from settings whose names they know. A family with a setting of another name, or with a layer in between, would be
-trained on other log-probabilities without a word.
+scale from settings whose names they know. A family with a setting of another name, or with a layer in between, or a
+head that is more than its weight, would be trained on other log-probabilities without a word.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import threading
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mind_kernels import Head
 from mind_kernels.integrations.condition import Condition, KnownOutputs
-from mind_kernels.integrations.head import active_module
+from mind_kernels.integrations.head import active_module, head_tensors
 from mind_kernels.integrations.probe import (
     PROBED_TOKENS,
     lm_head,
@@ -32,16 +34,19 @@ _REMEDY = "train it with transformers' Trainer and `fuse`, which reads them off 
 def check_logits(model: nn.Module) -> None:
     """Raises ValueError unless TRL hands to its loss what gives the model's own logits.
 
-    Shown by two forward passes of a few tokens. A model without data (meta device, ZeRO-3) is left alone.
+    Shown by three forward passes of a few tokens. A model whose data are not all here (meta device, ZeRO-3, FSDP) is
+    left alone, and so is one that DeepSpeed or FSDP has wrapped.
     """
     model = unwrapped(model)
-    if any(parameter.is_meta or hasattr(parameter, "ds_id") for parameter in model.parameters()):
+    elsewhere = any(p.is_meta or hasattr(p, "ds_id") or hasattr(p, "full_tensor") for p in model.parameters())
+    if elsewhere or hasattr(model, "module"):  # a wrapper that passes on its model's attributes
         return
     name = type(model).__name__
     alike = copy.copy(model)
     vars(alike).pop("forward", None)  # TRL's, and accelerate's, which may round under autocast
     with KnownOutputs(active_module(lm_head(alike))) as known:
         logits = probe_outputs(alike).logits
+    logits_of_its_own = probe_outputs(alike).logits[:, :-1].flatten(0, -2)
     hidden, taken = _taken_by_trl(alike)
     try:
         own = Condition.of(logits)
@@ -59,6 +64,32 @@ def check_logits(model: nn.Module) -> None:
         raise ValueError(
             f"{name}: TRL computes its logits with {_words(taken)}, the model with {_words(own)}: {_REMEDY}"
         )
+    check_head(alike, hidden, taken, logits_of_its_own)
+
+
+def check_head(
+    model: Any,
+    hidden: Tensor,  # (..., D)
+    condition: Condition,
+    logits: Tensor,  # (..., V)
+) -> None:
+    """Raises ValueError unless `logits` are those that softcap, temperature and the weight of the model's LM head make
+    of `hidden`."""
+    name = type(model).__name__
+    try:
+        weight, bias = head_tensors(lm_head(model))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    with torch.no_grad():
+        found = Head(weight, bias, *condition).logits(hidden.to(weight.dtype))
+    if found.shape != logits.shape:
+        raise ValueError(f"{name}: {logits.shape[-1]} logits per token: expected {found.shape[-1]}, as its LM head")
+    error = (found - logits.to(found)).abs().max()
+    if not error <= rounding(torch.bfloat16) * logits.abs().max():  # to which accelerate's autocast may round
+        raise ValueError(
+            f"{name}: its logits are not those of its head's inputs and weight, by up to {error:g}: expected an LM "
+            "head that is one linear layer, without hooks that change its outputs"
+        )
 
 
 def _factor(given: Tensor | None, hidden: Tensor) -> float | None:
@@ -66,8 +97,9 @@ def _factor(given: Tensor | None, hidden: Tensor) -> float | None:
     if given is None or given.shape != hidden.shape:
         return None
     factor = float((given.float() * hidden.float()).sum() / hidden.float().square().sum())
-    close = rounding(hidden.dtype)
-    return factor if factor > 0 and torch.allclose(given, factor * hidden, rtol=close, atol=close) else None
+    close = max(rounding(given.dtype), rounding(hidden.dtype))
+    alike = torch.allclose(given.float(), factor * hidden.float(), rtol=close, atol=close)
+    return factor if factor > 0 and alike else None
 
 
 def _taken_by_trl(model: Any) -> tuple[Tensor, Condition]:
@@ -76,12 +108,13 @@ def _taken_by_trl(model: Any) -> tuple[Tensor, Condition]:
     from trl.trainer import utils as module
 
     utils: Any = module
-    function, calls = utils._ChunkedLogProbFunction, []
+    function, calls, here = utils._ChunkedLogProbFunction, [], threading.get_ident()
 
     class Recorder:
         @staticmethod
         def apply(*arguments: Any) -> Any:
-            calls.append(arguments)
+            if threading.get_ident() == here:  # another trainer may take a step meanwhile
+                calls.append(arguments)
             return function.apply(*arguments)
 
     utils.add_fused_lm_head(model)
@@ -92,7 +125,12 @@ def _taken_by_trl(model: Any) -> tuple[Tensor, Condition]:
             model(input_ids=ids, labels=ids, fused_lm_head=True)
     finally:
         utils._ChunkedLogProbFunction = function
-    ((hidden, *_, softcap, scale, _),) = calls
+    if len(calls) != 1:
+        raise ValueError(
+            f"{type(model).__name__}: TRL called its log-probabilities {len(calls)} times in one forward pass: "
+            f"expected one call; {_REMEDY}"
+        )
+    hidden, *_, softcap, scale, _ = calls[0]
     return hidden, Condition(None if softcap is None else softcap / scale, 1 / scale)
 
 

@@ -1,5 +1,5 @@
-"""Rows with several ids or a temperature each: any row kernel serves them, since what it lacks is read from a chunk of
-logits before it and added to its gradient after it.
+"""Rows with several ids or a temperature each. Row kernels know one id and one temperature: the loop here reads the
+other logits from a chunk before the kernel runs, and completes its gradient after.
 
 The kernel's target y is the most likely of a row's ids. Its log-probability keeps its digits however confident the row
 is, and those of the others differ from it by differences of logits; and no other id has a probability near 1, whose

@@ -158,6 +158,23 @@ def other_logits():
     return model
 
 
+def two_losses():
+    """A model that adds the loss of other labels to its own."""
+    model = make()
+    forward = type(model).forward
+
+    class TwoLosses(type(model)):
+        def forward(self, *args, labels=None, **kwargs):
+            output = forward(self, *args, labels=labels, **kwargs)
+            if labels is not None:
+                other = self.loss_function(logits=output.logits, labels=labels.roll(1), vocab_size=99)
+                output.loss = output.loss + other
+            return output
+
+    model.__class__ = TwoLosses
+    return model
+
+
 def without_head():
     return make().model
 
@@ -196,6 +213,7 @@ REFUSED = [
     (encoder_decoder, "T5ForConditionalGeneration is an encoder-decoder"),
     (lambda: make("xlm"), "XLMWithLMHeadModel: it does not take its loss from its loss_function"),
     (other_logits, "Shifted: the model turns outputs x of its LM head into something else"),
+    (two_losses, "TwoLosses: .*its loss_function was called twice with these labels"),
     (quantized, "the LM head is a Linear with a weight of torch.int8"),
     (lambda: fuse(make()), "LlamaForCausalLM is fused already"),
     (on_meta, "LlamaForCausalLM has no data yet"),

@@ -111,6 +111,17 @@ def test_another_kind_of_head_is_refused():
         fuse(other)
 
 
+def test_a_head_that_zero_3_divides_is_refused():
+    """Whichever comes first. DeepSpeed marks its parameters with a number."""
+    fused, other = fuse(make()), make()
+    for model in (fused, other):
+        model.lm_head.weight.ds_id = 0
+    with pytest.raises(ValueError, match="the LM head is divided by DeepSpeed's ZeRO-3"):
+        fused(**BATCH)
+    with pytest.raises(ValueError, match="the LM head is divided by DeepSpeed's ZeRO-3"):
+        fuse(other)
+
+
 def test_another_loss_is_refused():
     fused = fuse(make())
     with pytest.raises(ValueError, match="LlamaForCausalLM is fused, and would not call another loss_function"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 
 import pytest
 import torch
@@ -33,8 +32,8 @@ from trl_runs import conversations, dataset, lora, model, options, tokenizer
 from mind_kernels.integrations import trl as fused
 
 
-def sft(folder, of=(), rows=None, adapters=None, **training):
-    return SFTTrainer(
+def sft(folder, of=(), rows=None, adapters=None, kind=SFTTrainer, **training):
+    return kind(
         model(**dict(of)),
         SFTConfig(**options(folder, **training)),
         train_dataset=rows or dataset(prompt=4, completion=9),
@@ -161,19 +160,17 @@ CASES = {
 }
 
 
+# TRL's own warning, for the caller of a trainer's __init__, which is the one that checks the models.
+@pytest.mark.filterwarnings("default:.label_smoothing_factor. is deprecated in .SFTTrainer.:FutureWarning")
 @pytest.mark.parametrize("case", CASES)
-def test_steps_are_those_of_trl(tmp_path, case, record, monkeypatch):
+def test_steps_are_those_of_trl(tmp_path, case, record):
     make_trainer, changes = CASES[case]
     expected = trl_runs.train(make_trainer, tmp_path, contextlib.nullcontext(), **changes)
-    calls = []
-    for name in ("FusedLogProb", "FusedDivergence"):
-        function = getattr(fused, name)
-        monkeypatch.setattr(function, "apply", counted(function.apply, calls))
-    found = trl_runs.train(make_trainer, tmp_path, fused.fused_losses(), **changes)
-    assert len(calls) >= len(found.losses), "TRL did not call the fused loss"
-    loss = float((found.losses - expected.losses).abs().max() / expected.losses.abs().max())
-    record("trl", "2", case, loss=loss, weights=distance(found.weights, expected.weights))
-    assert loss <= 1e-6
+    found = trl_runs.train_fused(make_trainer, tmp_path, **changes)
+    error, size = (float(losses.abs().max()) for losses in (found.losses - expected.losses, expected.losses))
+    record("trl", "2", case, loss=error / size, weights=distance(found.weights, expected.weights))
+    # A divergence is a difference of log-probabilities of size log(100), and is rounded as these, however small it is.
+    assert error <= 1e-6 * (max(size, 1.0) if make_trainer is distillation else size)
     assert distance(found.weights, expected.weights) <= min(1e-6, 1e-2 * distance(expected.weights, expected.before))
     for own, ours in zip(expected.log, found.log, strict=True):
         assert ours == pytest.approx(own, rel=1e-4, abs=1e-5)
@@ -188,12 +185,3 @@ def test_half_precision_errs_no_more_than_trl(tmp_path, make_trainer, training):
     found = trl_runs.train(make_trainer, tmp_path, fused.fused_losses(), **training).losses
     assert 1e-5 < distance(stock, exact) < 0.1
     assert distance(found, exact) <= 1.1 * distance(stock, exact)
-
-
-def counted(function, calls):
-    def apply(*args):
-        calls.append(args)
-        return function(*args)
-
-    apply.__signature__ = inspect.signature(function)
-    return staticmethod(apply)

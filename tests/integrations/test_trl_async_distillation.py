@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
 
 from trl.experimental.async_distillation import async_distillation_trainer as of_trl
+from trl_runs import model
 
 from mind_kernels.integrations import trl_async_distillation as fused
 
@@ -77,7 +78,10 @@ def test_values_and_gradients_are_those_of_trl(beta, add_tail_bucket, changes):
 
 def test_installed(monkeypatch):
     trainer = of_trl.AsyncDistillationTrainer
-    before = trainer.__init__
+
+    def before(self, model):
+        self.model = model
+
     monkeypatch.setattr(of_trl, "_chunked_jsd_loss", of_trl._chunked_jsd_loss)
     monkeypatch.setattr(trainer, "__init__", before)
     fused.install()
@@ -85,6 +89,9 @@ def test_installed(monkeypatch):
     fused.install()
     assert of_trl._chunked_jsd_loss is fused.chunked_jsd_loss
     assert trainer.__init__ is once is not before
+    assert trainer(model()).model.training
+    with pytest.raises(ValueError, match="RecurrentGemmaForCausalLM: TRL computes its logits with scale 1 and no soft"):
+        trainer(model("recurrent_gemma"))
 
 
 def test_another_version_of_trl_is_refused(monkeypatch):

@@ -7,6 +7,7 @@ import importlib
 
 import pytest
 import torch
+from torch import nn
 from trainers import distance
 
 pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
@@ -15,6 +16,7 @@ import trl_runs
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 from mind_kernels.integrations import trl_gkd
+from mind_kernels.integrations.transformers import fuse
 from mind_kernels.integrations.trl_gkd import FusedGKDTrainer
 
 LLAMA = {"family": "llama", "hidden_size": 16, "seed": 1}
@@ -102,6 +104,41 @@ def test_logits_only_when_they_are_wanted(tmp_path):
         each.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
     trainer.compute_loss(trainer.model, batch)
     assert shapes == [(2, 0, 99)] * 2
+
+
+def fails(*_):
+    raise RuntimeError("before the model's forward pass")
+
+
+def test_models_are_left_as_they_were(tmp_path):
+    """After a step, and after one that fails in the wrapper, where TRL's redirection has changed the forward pass."""
+    trainer = gkd(tmp_path, kind=FusedGKDTrainer)
+    batch = next(iter(trainer.get_train_dataloader()))
+    vars(trainer.model).pop("forward", None)  # which a trainer may have set
+    expected = trainer.compute_loss(trainer.model, batch)
+    handle = trainer.model.register_forward_pre_hook(fails)
+    with pytest.raises(RuntimeError, match="before the model's forward pass"):
+        trainer.compute_loss(trainer.model, batch)
+    handle.remove()
+    for model in (trainer.model, trainer.teacher_model):
+        assert "forward" not in vars(model)
+        assert type(model.lm_head) is nn.Linear and "_fused_call" not in vars(model.lm_head)
+    assert torch.equal(trainer.compute_loss(fuse(trainer.model), batch), expected)
+    assert type(trainer.model.lm_head) is not nn.Linear
+
+
+def test_a_head_that_is_called_twice_is_refused(tmp_path):
+    trainer = gkd(tmp_path, kind=FusedGKDTrainer)
+    batch = next(iter(trainer.get_train_dataloader()))
+
+    def call_the_head(trunk, inputs, output):
+        model.lm_head(output.last_hidden_state)
+
+    for model in (trainer.model, trainer.teacher_model):
+        handle = model.model.register_forward_hook(call_the_head)
+        with pytest.raises(ValueError, match="the LM head was called twice in one forward pass: expected one call"):
+            trainer.compute_loss(trainer.model, batch)
+        handle.remove()
 
 
 def test_the_divergence_by_its_definition(tmp_path):

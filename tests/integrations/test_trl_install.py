@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch.nn.functional import log_softmax
@@ -9,7 +11,7 @@ from torch.nn.functional import log_softmax
 pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
 
 from test_trl import distillation, dpo, sft
-from test_trl_gkd import FusedGKDTrainer, gkd
+from test_trl_gkd import FusedGKDTrainer, GKDTrainer, gkd
 from trl import SFTTrainer
 from trl.trainer import distillation_trainer, utils
 from trl_runs import model
@@ -36,9 +38,9 @@ def head(rows, generator, width=8, vocabulary=37, bias=False, softcap=None, scal
     return (hidden, weight, added), z / temperature
 
 
-def gradients(loss, tensors):
+def gradients(loss, tensors, **more):
     wanted = [tensor for tensor in tensors if tensor is not None]
-    return torch.autograd.grad(loss, wanted)
+    return torch.autograd.grad(loss, wanted, **more)
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -96,9 +98,10 @@ def test_divergence(beta, of_student, of_teacher):
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(entropy.double(), -(q * log_q).sum(-1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
-        gradients(found.sum(), tensors), gradients(expected.sum(), tensors), rtol=1e-4, atol=1e-5
+        gradients(found.sum(), tensors, retain_graph=True), gradients(expected.sum(), tensors), rtol=1e-4, atol=1e-5
     )
-    assert all(constant is None or constant.grad is None for constant in constants)
+    wanted = [constant for constant in constants if constant is not None]
+    assert not any(torch.is_tensor(d) for d in torch.autograd.grad(found.sum(), wanted, allow_unused=True))
 
 
 def test_installed_and_only_inside_the_context():
@@ -170,6 +173,117 @@ def test_logits_that_trl_computes_are_accepted(family):
     state = torch.random.get_rng_state()
     check_logits(checked)
     assert torch.equal(torch.random.get_rng_state(), state) and checked.training and "forward" not in vars(checked)
+
+
+class Capped(torch.nn.Linear):
+    def forward(self, hidden):
+        return 2 * super().forward(hidden).tanh()
+
+
+def with_a_forward_of_its_own(head):
+    head.__class__ = Capped
+
+
+def with_a_hook(head):
+    head.register_forward_hook(lambda head, inputs, logits: 1.1 * logits)
+
+
+def with_fewer_logits(head):
+    head.register_forward_hook(lambda head, inputs, logits: logits[..., :-2])
+
+
+def with_codes(head):
+    """As a quantized layer, which multiplies by codes and a scale."""
+    codes = (head.weight * 64).round().to(torch.int8)
+    head.weight = torch.nn.Parameter(codes, requires_grad=False)
+    head.forward = lambda hidden: torch.nn.functional.linear(hidden, codes.float() / 64)
+
+
+HEADS_BEYOND_THEIR_WEIGHT = {
+    with_a_forward_of_its_own: r"LlamaForCausalLM: the LM head is a .*Capped: expected an nn.Linear, with its forward",
+    with_a_hook: "LlamaForCausalLM: its logits are not those of its head's inputs and weight, by up to",
+    with_fewer_logits: "LlamaForCausalLM: 97 logits per token: expected 99, as its LM head",
+    with_codes: "LlamaForCausalLM: the LM head is a Linear with a weight of torch.int8",
+}
+
+
+@pytest.mark.parametrize("change", HEADS_BEYOND_THEIR_WEIGHT)
+def test_a_head_that_is_more_than_its_weight_is_refused(change):
+    checked = model()
+    change(checked.lm_head)
+    with pytest.raises(ValueError, match=HEADS_BEYOND_THEIR_WEIGHT[change]):
+        check_logits(checked)
+
+
+def test_a_head_of_another_dtype_is_accepted():
+    checked = model(dtype=torch.bfloat16)
+    checked.lm_head.float()
+    checked.lm_head.register_forward_pre_hook(lambda head, inputs: (inputs[0].float(),))
+    check_logits(checked)
+
+
+def test_only_calls_of_the_own_thread_are_read(monkeypatch):
+    """Another trainer's step may come in between."""
+    function, generator = utils._ChunkedLogProbFunction, torch.Generator().manual_seed(0)
+    tensors, _ = head(3, generator)
+    added = utils.add_fused_lm_head
+
+    def with_another_step(checked):
+        added(checked)
+        checked.model.register_forward_hook(lambda *_: run_in_another_thread())
+
+    def run_in_another_thread():
+        arguments = (*tensors, torch.zeros(3, dtype=torch.int64), 1.0, 16, None, 1.0, ("log_probs",))
+        thread = threading.Thread(target=lambda: steps.append(utils._ChunkedLogProbFunction.apply(*arguments)))
+        thread.start()
+        thread.join()
+
+    steps = []
+    monkeypatch.setattr(utils, "add_fused_lm_head", with_another_step)
+    check_logits(model())
+    assert len(steps) == 1 and utils._ChunkedLogProbFunction is function
+
+
+def test_another_number_of_calls_is_refused(monkeypatch):
+    added = utils.add_fused_lm_head
+
+    def without_a_call(checked):
+        added(checked)
+        checked.forward = lambda **_: None
+
+    monkeypatch.setattr(utils, "add_fused_lm_head", without_a_call)
+    with pytest.raises(ValueError, match="LlamaForCausalLM: TRL called its log-probabilities 0 times"):
+        check_logits(model())
+
+
+def test_a_class_of_trl_with_a_loss_of_its_own_is_not_checked(tmp_path):
+    """GKD takes logits; a class of yours may call the loss that is replaced."""
+
+    class Mine(SFTTrainer):
+        def compute_loss(self, *args, **kwargs):
+            return super().compute_loss(*args, **kwargs)
+
+    of = {"family": "recurrent_gemma"}
+    with fused.fused_losses():
+        for kind in (GKDTrainer, FusedGKDTrainer):
+            gkd(tmp_path, kind=kind, student=of)
+        with pytest.raises(ValueError, match=UNKNOWN["recurrent_gemma"]):
+            sft(tmp_path, of=of, kind=Mine)
+
+
+class Wrapper(torch.nn.Module):
+    """Passes attributes on, as those of DeepSpeed and FSDP."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.module = model
+
+    def __getattr__(self, name):
+        return vars(self)["_modules"]["module"] if name == "module" else getattr(self.module, name)
+
+
+def test_a_wrapped_model_is_left_alone():
+    check_logits(Wrapper(model("recurrent_gemma")))
 
 
 def test_a_model_without_data_is_left_alone():

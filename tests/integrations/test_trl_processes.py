@@ -10,6 +10,7 @@ import warnings
 import pytest
 import torch
 from torch import distributed, multiprocessing
+from torch.distributed.tensor import Shard, distribute_tensor
 from trainers import distance
 
 pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
@@ -43,19 +44,15 @@ def under_ddp(folder: str) -> None:
     from test_trl import distillation, sft
     from test_trl_gkd import FusedGKDTrainer, GKDTrainer, gkd
 
-    from mind_kernels.integrations import trl
-
-    stock = contextlib.nullcontext()
-    pairs = {
-        "sft": ((sft, stock, {}), (sft, trl.fused_losses(), {})),
-        "distillation": ((distillation, stock, {}), (distillation, trl.fused_losses(), {})),
-        "gkd": ((gkd, stock, {"kind": GKDTrainer}), (gkd, stock, {"kind": FusedGKDTrainer})),
+    cases = {
+        "sft": (sft, {}, {}),
+        "distillation": (distillation, {}, {}),
+        "gkd": (gkd, {"kind": GKDTrainer}, {"kind": FusedGKDTrainer}),
     }
-    for name, runs in pairs.items():
-        expected, found = (
-            trl_runs.train(kind, folder, context, max_steps=2, ddp_backend="gloo", **changes)
-            for kind, context, changes in runs
-        )
+    of_both = {"max_steps": 2, "ddp_backend": "gloo"}
+    for name, (trainer, of_stock, of_fused) in cases.items():
+        expected = trl_runs.train(trainer, folder, contextlib.nullcontext(), **of_both, **of_stock)
+        found = trl_runs.train_fused(trainer, folder, **of_both, **of_fused)
         assert distributed.get_world_size() == PROCESSES
         assert distance(found.losses, expected.losses) <= 1e-6, name
         assert distance(found.weights, expected.weights) <= 1e-6, name
@@ -69,8 +66,11 @@ def under_fsdp(folder: str) -> None:
     from test_fuse_processes import replicated, sharded, sharded_with_the_head_apart
     from test_trl import sft
     from test_trl_gkd import FusedGKDTrainer, GKDTrainer, gkd
+    from trl.trainer.distillation_trainer import _chunked_divergence_loss
+    from trl_runs import counted, model
 
     from mind_kernels.integrations import trl
+    from mind_kernels.integrations.trl_logits import check_logits
 
     def with_the_teacher(model, mesh):
         sharded_with_the_head_apart(trainers[-1].teacher_model, mesh)
@@ -84,11 +84,20 @@ def under_fsdp(folder: str) -> None:
 
     stock = contextlib.nullcontext()
     loss, expected = gradient(sft, replicated, folder, stock)
-    found = gradient(sft, sharded, folder, trl.fused_losses())
+    with counted() as calls:
+        found = gradient(sft, sharded, folder, trl.fused_losses())
+    assert calls.count("linear_log_prob") == 2  # the check of the model, and the step
     assert distance(found[0], loss) <= 1e-6 and distance(found[1], expected) <= 1e-5
     # TRL's own gradient of the head is wrong here.
     with pytest.raises(ValueError, match="gathered by full_tensor"):
         gradient(sft, sharded_with_the_head_apart, folder, trl.fused_losses())
+    mesh = torch.distributed.init_device_mesh("cpu", (PROCESSES,))
+    for dtype in (torch.float32, torch.bfloat16):  # TRL casts what it gathers
+        weight = distribute_tensor(torch.randn(37, 8), mesh, [Shard(0)]).requires_grad_()
+        hidden = torch.randn(2, 3, 8, dtype=dtype)
+        with trl.fused_losses(), pytest.raises(ValueError, match="gathered by full_tensor"):
+            _chunked_divergence_loss(hidden, hidden, weight, weight.detach(), torch.ones(2, 3), beta=0.5)
+    check_logits(sharded(model("recurrent_gemma"), mesh))  # left alone: its data are not all here
     loss, expected = gradient(gkd, replicated, folder, stock, kind=GKDTrainer)
     for wrap in (sharded, sharded_with_the_head_apart, with_the_teacher):
         found = gradient(fused_gkd, wrap, folder, stock)

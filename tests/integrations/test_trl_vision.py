@@ -18,7 +18,6 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, Llav
 from transformers import LlavaForConditionalGeneration as Llava
 from trl import SFTConfig, SFTTrainer
 
-from mind_kernels.integrations import trl as fused
 from tests.mind.families import SMALL
 
 IMAGE = "t98"
@@ -68,7 +67,7 @@ def sft(folder):
 
 def test_steps_are_those_of_trl(tmp_path):
     expected = trl_runs.train(sft, tmp_path, contextlib.nullcontext())
-    found = trl_runs.train(sft, tmp_path, fused.fused_losses())
+    found = trl_runs.train_fused(sft, tmp_path)
     assert distance(found.losses, expected.losses) <= 1e-6
     assert distance(found.weights, expected.weights) <= min(1e-6, 1e-2 * distance(expected.weights, expected.before))
     for own, ours in zip(expected.log, found.log, strict=True):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import gc
 import random
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from datasets import Dataset
@@ -15,6 +17,7 @@ from torch import Tensor
 from trainers import VOCABULARY, make, weights
 from transformers import PreTrainedTokenizerFast
 
+from mind_kernels.integrations import trl
 from mind_kernels.integrations.transformers import fuse
 
 TIMES = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "eval_runtime"}
@@ -128,3 +131,37 @@ def train(trainer_of: Any, folder: Any, context: AbstractContextManager[Any], **
         trainer.train()
     log = [{name: value for name, value in entry.items() if name not in TIMES} for entry in trainer.state.log_history]
     return Outcome(torch.tensor(losses, dtype=torch.float64), log, weights(trainer.model), before)
+
+
+def train_fused(trainer_of: Any, folder: Any, **changes: Any) -> Outcome:
+    """The same with the fused losses, one of which every step has to call."""
+    with counted() as calls:
+
+        def made(*args: Any, **kwargs: Any) -> Any:
+            trainer = trainer_of(*args, **kwargs)
+            calls.clear()  # those of the checks
+            return trainer
+
+        outcome = train(made, folder, trl.fused_losses(), **changes)
+    assert len(calls) >= len(outcome.losses), f"{len(calls)} fused losses in {len(outcome.losses)} steps"
+    return outcome
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """The names of the losses that the functions given to TRL call inside."""
+    calls: list[str] = []
+
+    def counting(name: str) -> Any:
+        function = getattr(trl, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    with ExitStack() as stack:
+        for name in ("linear_log_prob", "linear_divergence"):
+            stack.enter_context(mock.patch.object(trl, name, counting(name)))
+        yield calls

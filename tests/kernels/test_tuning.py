@@ -195,6 +195,28 @@ def test_without_the_variable_it_is_the_users_cache(monkeypatch, tmp_path):
     assert tuning.read(CPU).path.parent == tmp_path / ".cache" / "mind-kernels" / "tuning"
 
 
+def test_a_user_without_a_home_has_no_table(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(tuning.Path, "home", no_home)
+    for variable in ("MIND_KERNELS_TUNING", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    tuning._read.cache_clear()
+    assert tuning.read(CPU) == tuning.read(CPU) and tuning.read(CPU).path is None
+    assert resolve("auto", HIDDEN, ROWS, 100) == default()
+    with pytest.raises(ValueError, match="no home directory is known: MIND_KERNELS_TUNING may name a folder"):
+        tuning.make_folder()
+
+
+def test_a_folder_that_cannot_be_looked_at_is_told(monkeypatch):
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tuning.Path, "is_dir", forbidden)
+    assert "Permission denied" in tuning.read(CPU).problem
+
+
 def test_a_cpu_with_other_threads_is_another_device():
     tuning.write(CPU, [entry(other())])
     threads = torch.get_num_threads()
