@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
 
 #include "arguments.h"
@@ -16,6 +17,7 @@ namespace mind {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
 
 template <typename T>
 constexpr ScalarType kScalarType = ScalarType::Undefined;
@@ -54,6 +56,30 @@ T* checked(const char* name, const Tensor& tensor, std::initializer_list<std::in
     STD_TORCH_CHECK(tensor.is_contiguous(), name, " is not contiguous");
     STD_TORCH_CHECK(tensor.device() == like.device(), name, " is on another device");
     return static_cast<T*>(tensor.data_ptr());
+}
+
+inline Conditions conditions_of(double softcap, double temperature) {
+    STD_TORCH_CHECK(softcap >= 0 && temperature > 0, "softcap is ", softcap, ", temperature ", temperature);
+    return {static_cast<float>(softcap), static_cast<float>(temperature)};
+}
+
+// values[begin, ..., end - 1], on the host, are in [0, limit).
+template <typename T>
+void check_indices(const char* name, const T* values, std::int64_t begin, std::int64_t end, std::int64_t limit) {
+    for (std::int64_t i = begin; i < end; ++i) {
+        STD_TORCH_CHECK(values[i] >= 0 && values[i] < limit, name, "[", i, "] is ", values[i], ": expected 0 to ",
+                        limit - 1);
+    }
+}
+
+// Each of the bags has `fewest` entries or more, all of them in [0, limit). The offsets are on the host.
+inline void check_offsets(const std::int64_t* offsets, std::int64_t bags, std::int64_t limit, std::int64_t fewest = 0) {
+    for (std::int64_t b = 0; b < bags; ++b) {
+        STD_TORCH_CHECK(offsets[b + 1] - offsets[b] >= fewest, "offsets ", fewest == 0 ? "decrease" : "do not increase",
+                        " at ", b);
+    }
+    STD_TORCH_CHECK(offsets[0] >= 0 && offsets[bags] <= limit, "offsets reach from ", offsets[0], " to ", offsets[bags],
+                    ": expected 0 to ", limit);
 }
 
 // float32, bfloat16 or float16, the elements of a row next to one another, and rows that do not overlap.

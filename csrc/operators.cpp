@@ -25,11 +25,10 @@ RowArguments row_arguments(const Tensor& logits, const Tensor& target, double so
     const std::int64_t rows = logits.size(0);
     check_columns(logits.size(1));
     check_rows("logits", rows);
-    STD_TORCH_CHECK(softcap >= 0 && temperature > 0, "softcap is ", softcap, ", temperature ", temperature);
     RowArguments args{};
     args.logits = matrix_of(logits);
     args.target = checked<std::int64_t>("target", target, {rows}, logits);
-    args.head = {static_cast<float>(softcap), static_cast<float>(temperature)};
+    args.head = conditions_of(softcap, temperature);
     args.label_smoothing = static_cast<float>(label_smoothing);
     args.z_loss = static_cast<float>(z_loss);
     args.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, logits);

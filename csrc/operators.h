@@ -6,12 +6,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <optional>
+#include "checks.h"
 
 namespace mind {
-
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 void row_kernel_(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor entropy_scale, double softcap,
                  double temperature, double label_smoothing, double z_loss, Tensor numbers, Tensor correct);

@@ -37,7 +37,8 @@ from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, 
 SAMPLE_ROWS = 256
 # Kept entries per row, as a share of V, above which two dense products are faster than two gathers: an entry costs 2 D
 # elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate. On a CPU an entry
-# costs 0.17 us (float32, D 576), sorting included, and a dense row of 49152 1.0 ms: as many as V / 9.
+# costs 0.17 us (float32, D 576), sorting included, and a dense row of 49152 1.0 ms: as many as V / 8.4. The limit is
+# half of that, since the ratio is one processor's own: on another an entry may cost twice as much beside a dense row.
 _DENSITY_LIMIT = {"cpu": 1 / 16, "cuda": 1 / 256}
 # Mean over the rows of a chunk of `dropped_share`, above which the correction is too rough. Measured on real rows
 # flattened by a temperature, at 2^-12: dH errs by 2.9e-3, 1.4e-2, 2.5e-2, 2.9e-2 where 2 %, 17 %, 45 %, 69 % are
@@ -131,6 +132,13 @@ class SparseGradient:
             torch.cat([getattr(e, name) for e in self._entries]) for name in ("counts", "columns", "values")
         )
         left, right = self._corrections()
+        if rows.device.type == "cpu" and bool((rows.diff() < 0).any()):
+            # The sampled rows came first. In order, entries that are near one another gather rows that are.
+            rows, order = torch.sort(rows)
+            starts, counts, left = offsets_of(counts)[order], counts[order], left[order]
+            shift = torch.repeat_interleave(starts - offsets_of(counts)[:-1], counts, output_size=columns.numel())
+            places = shift + torch.arange(columns.numel())
+            columns, values = columns[places], values[places]
         if gradients.hidden is not None:
             out = hidden.new_empty(rows.numel(), hidden.shape[1], dtype=gradient_dtype(hidden.dtype))
             corrections = left, _product(right, self.head.weight)
@@ -165,7 +173,8 @@ class SparseGradient:
         gradients: HeadGradients,
         gather: Gather,
     ) -> None:
-        """dW by vocabulary entry: the entries sorted by column, a block of the vocabulary at a time."""
+        """dW by vocabulary entry: the entries sorted by column and, within one, by row, a block of the vocabulary at a
+        time."""
         columns, order = torch.sort(columns, stable=True)
         indices, values = indices[order], values[order]
         ends = torch.arange(self.head.vocabulary + 1, dtype=columns.dtype, device=columns.device)

@@ -44,7 +44,6 @@ struct Candidate {
 struct Candidates {
     Candidate* data;
     std::int64_t size, capacity;
-    bool given_up;  // there were more than `most`
 };
 
 // Rows are worked on in strips of `Kernels::strip_rows` (the last one may be shorter), the vocabulary in `spans` of
@@ -55,8 +54,9 @@ struct StreamWork : StreamArguments {
     RowSums* sums;         // (spans, n)
     TargetLogit* targets;  // (n,)
     float* bounds;         // (n,) log-sum-exp of the spans before without the target; null if they come in any order
-    Candidates* candidates;  // (spans, strips), or null
-    std::int64_t most;       // candidates of a strip and span
+    Candidates* candidates;   // (spans, strips), or null
+    std::int64_t most;        // candidates of all lists; past them no more are collected
+    std::int64_t* collected;  // how many there are, counted by all threads
     void (*grow)(Candidates&);
 };
 

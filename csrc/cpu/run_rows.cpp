@@ -1,10 +1,10 @@
 // The operators of rows on CPU tensors: checks of targets, indices and offsets, and the work spread over PyTorch's
 // threads.
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
 
+#include "../checks.h"
 #include "../run.h"
 #include "kernels.h"
 
@@ -12,25 +12,8 @@ namespace mind::run {
 
 namespace {
 
-template <typename T>
-void check_indices(const char* name, const T* values, std::int64_t begin, std::int64_t end, std::int64_t limit) {
-    for (std::int64_t i = begin; i < end; ++i) {
-        STD_TORCH_CHECK(values[i] >= 0 && values[i] < limit, name, "[", i, "] is ", values[i], ": expected 0 to ",
-                        limit - 1);
-    }
-}
-
 void check_target(const RowArguments& args) {
     check_indices("target", args.target, 0, args.logits.rows, args.logits.columns);
-}
-
-// 0 = offsets[0] <= offsets[1] <= ... , and the last one at most `limit`.
-void check_offsets(const std::int64_t* offsets, std::int64_t bags, std::int64_t limit) {
-    for (std::int64_t b = 0; b < bags; ++b) {
-        STD_TORCH_CHECK(offsets[b] <= offsets[b + 1], "offsets decrease at ", b);
-    }
-    STD_TORCH_CHECK(offsets[0] >= 0 && offsets[bags] <= limit, "offsets reach from ", offsets[0], " to ", offsets[bags],
-                    ": expected 0 to ", limit);
 }
 
 // Calls kernel(args, begin, end) on parts of [0, count), each of `grain` items or more.

@@ -58,9 +58,12 @@ inline void take_target(const StreamWork& work, const StripBlock& block, std::in
     block.z[at] = -kInfinity;
 }
 
+inline bool given_up(const StreamWork& work) { return __atomic_load_n(work.collected, __ATOMIC_RELAXED) > work.most; }
+
 // Adds the entries above `cut` to the strip's candidates.
 inline void collect(const StreamWork& work, const StripBlock& block, Floats cut, Candidates& found) {
-    for (std::int64_t i = 0; i < block.count && !found.given_up; ++i) {
+    const std::int64_t before = found.size;
+    for (std::int64_t i = 0; i < block.count; ++i) {
         std::uint32_t bits = bits_above(load(block.z + i * block.width), cut);
         if (bits == 0) continue;
         if (found.size + kLanes > found.capacity) work.grow(found);
@@ -70,8 +73,8 @@ inline void collect(const StreamWork& work, const StripBlock& block, Floats cut,
                                         static_cast<std::int32_t>(block.lane + lane),
                                         block.projected[i * block.width + lane]};
         }
-        found.given_up = found.size > work.most;
     }
+    __atomic_fetch_add(work.collected, found.size - before, __ATOMIC_RELAXED);
 }
 
 // The largest logits (kLanes,) before the block, and the sums raised to those of the block.
@@ -136,9 +139,10 @@ inline void add_strip_block(const StreamWork& work, const StripBlock& block, Can
         row.weighted += sums[1][lane];
         row.shifted += sums[2][lane];
     }
-    if (candidates == nullptr || candidates->given_up) return;
-    // Lower than it may become by a rounding: what is kept is decided in the end.
-    const Floats cut = bound_of(work, block, maximum) + (work.log_threshold - 0.01f);
+    if (candidates == nullptr || given_up(work)) return;
+    // Lower than it may become by roundings, which grow with the logits: what is kept is decided in the end.
+    const Floats slack = splat(0.01f) + max(maximum, -maximum) * 0x1p-22f;
+    const Floats cut = bound_of(work, block, maximum) + work.log_threshold - slack;
     if (bits_above(high, cut) != 0) collect(work, block, cut, *candidates);
 }
 

@@ -8,7 +8,6 @@
 #include <limits>
 #include <memory>
 #include <new>
-#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -18,8 +17,6 @@
 namespace mind {
 
 namespace {
-
-using OptionalTensor = std::optional<Tensor>;
 
 // Vocabulary entries of a span: with few rows, spans are what the threads share out. A multiple of the blocks.
 constexpr std::int64_t kSpan = 96 * 64;
@@ -65,7 +62,6 @@ StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const O
     STD_TORCH_CHECK(hidden.size(1) >= 1, "hidden has no columns");
     STD_TORCH_CHECK(vocabulary >= 1 && vocabulary <= INT32_MAX, "weight has ", vocabulary, " rows: expected 1 to ",
                     INT32_MAX);
-    STD_TORCH_CHECK(softcap >= 0 && temperature > 0, "softcap is ", softcap, ", temperature ", temperature);
     StreamArguments args{};
     args.hidden = matrix_of(hidden);
     args.weight = matrix_of(weight);
@@ -77,15 +73,12 @@ StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const O
     }
     args.rows.logits = {nullptr, Type::kFloat, rows, vocabulary, vocabulary};
     args.rows.target = checked<std::int64_t>("target", target, {rows}, hidden);
-    args.rows.head = {static_cast<float>(softcap), static_cast<float>(temperature)};
+    args.rows.head = conditions_of(softcap, temperature);
     args.rows.label_smoothing = static_cast<float>(label_smoothing);
     args.rows.z_loss = static_cast<float>(z_loss);
     args.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, hidden);
     args.rows.correct = checked<bool>("correct", correct, {rows}, hidden);
-    for (std::int64_t i = 0; i < rows; ++i) {
-        STD_TORCH_CHECK(args.rows.target[i] >= 0 && args.rows.target[i] < vocabulary, "target[", i, "] is ",
-                        args.rows.target[i], ": expected 0 to ", vocabulary - 1);
-    }
+    check_indices("target", args.rows.target, 0, rows, vocabulary);
     return args;
 }
 
@@ -107,7 +100,8 @@ public:
         if (args.kept != nullptr) {
             lists_.resize(work_.spans * work_.strips);
             work_.candidates = lists_.data();
-            work_.most = most_per_row * table_.strip_rows;
+            work_.most = most_per_row * rows;
+            work_.collected = &collected_;
             work_.grow = grow;
             bounds_.resize(rows, -std::numeric_limits<float>::infinity());
         }
@@ -138,9 +132,7 @@ public:
         over_strips(table_.finish_stream);
     }
 
-    bool given_up() const {
-        return std::any_of(lists_.begin(), lists_.end(), [](const Candidates& list) { return list.given_up; });
-    }
+    bool given_up() const { return collected_ > work_.most; }
 
     // `kept` is known now, and with it the offsets.
     void write_kept(const std::int64_t* offsets, std::int32_t* columns, float* projected) {
@@ -163,6 +155,7 @@ private:
     std::vector<TargetLogit> targets_;
     std::vector<float> bounds_;
     Lists lists_;
+    std::int64_t collected_ = 0;
 };
 
 void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,
@@ -207,19 +200,14 @@ void kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, 
     args.rows.target = checked<std::int64_t>("target", target, {rows}, numbers);
     args.rows.scale = checked<float>("scale", scale, {rows}, numbers);
     if (entropy_scale) args.rows.entropy_scale = checked<float>("entropy_scale", *entropy_scale, {rows}, numbers);
-    STD_TORCH_CHECK(softcap >= 0 && temperature > 0, "softcap is ", softcap, ", temperature ", temperature);
-    args.rows.head = {static_cast<float>(softcap), static_cast<float>(temperature)};
+    args.rows.head = conditions_of(softcap, temperature);
     args.rows.label_smoothing = static_cast<float>(label_smoothing);
     args.rows.z_loss = static_cast<float>(z_loss);
     args.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, numbers);
     args.total = total;
     args.columns = checked<std::int32_t>("columns", columns, {total}, numbers);
     args.offsets = checked<std::int64_t>("offsets", offsets, {rows + 1}, numbers);
-    STD_TORCH_CHECK(args.offsets[0] == 0 && args.offsets[rows] == total, "offsets reach from ", args.offsets[0], " to ",
-                    args.offsets[rows], ": expected 0 to ", total);
-    for (std::int64_t i = 0; i < rows; ++i) {
-        STD_TORCH_CHECK(args.offsets[i] < args.offsets[i + 1], "offsets do not increase at ", i);
-    }
+    check_offsets(args.offsets, rows, total, 1);  // a row's target is among its entries
     args.values = checked<float>("values", values, {total}, numbers);
     args.kept_sum = checked<float>("kept_sum", kept_sum, {rows}, numbers);
     torch::stable::parallel_for(0, rows, 1,

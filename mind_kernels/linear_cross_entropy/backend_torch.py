@@ -145,7 +145,7 @@ def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
     return row_kernel_(spec.head.project(hidden), target, None, spec)
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> _SparseRows:
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> _SparseRows:
     """See `contract.RowKernels`."""
     return _SparseRows(hidden, target, spec)
 
@@ -222,12 +222,13 @@ class _SparseRows:
         values *= self._spec.head.slope(self._log_p + self.values.lse[self._row])
         return Entries(self.kept, self._column.int(), values, kept_sum)
 
-    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
+    def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         z = _to_logits(self._logits[rows], self._spec.head)
         cut = self._cut(self._sums)[rows]
         dropped = torch.where(z > cut, 0, (z - self.values.lse[rows, None]).exp())
         dropped.scatter_(1, self._target[rows, None], 0)
-        return weight @ dropped.mul_(self._spec.head.slope(z))
+        mass = weight @ dropped.sum(1)
+        return weight @ dropped.mul_(self._spec.head.slope(z)), mass
 
     def logits(self) -> Tensor:
         return self._logits

@@ -26,7 +26,7 @@ def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
     return row_kernel_(spec.head.project(hidden), target, None, spec)
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> LogitsRows:
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> LogitsRows:
     """See `contract.RowKernels`."""
     return LogitsRows(_LogitsKernels(), hidden, target, spec)
 

@@ -27,7 +27,7 @@ SPARSE_CHUNKS = 4
 STREAMED_CHUNKS = 1
 
 
-def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> _SparseRows:
+def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> _SparseRows:
     """See `contract.RowKernels`."""
     return _SparseRows(hidden, target, spec)
 
@@ -58,12 +58,13 @@ class _SparseRows:
         )
         return Entries(self.kept, found.columns, found.values, found.kept_sum)
 
-    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
+    def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         # A few sampled rows, whose logits are a small product.
         logits = self._spec.head.project(self._hidden[rows])
         every = torch.arange(len(rows), device=rows.device)
         normalizer = self._streamed.normalizer[:, rows].contiguous()
-        return background(logits, every, self._target[rows], normalizer, weight, self._spec)
+        out = background(logits, every, self._target[rows], normalizer, weight, self._spec)
+        return out, weight @ self.dropped_mass[rows]
 
     def logits(self) -> Tensor:
         return self._spec.head.project(self._hidden)

@@ -55,7 +55,7 @@ class CompiledRows:
     def statistics(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
         return self.row_kernel_(spec.head.project(hidden), target, None, spec)
 
-    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> SparseRows:
+    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> SparseRows:
         return LogitsRows(self, hidden, target, spec)
 
     def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> Counted:

@@ -255,8 +255,8 @@ class SparseRows(Protocol):
     values: RowValues
 
     def means(self) -> tuple[float, float]:
-        """Means over the rows of `kept` and of `sparse_gradient.dropped_share`; waits for the device. The first is inf
-        if the backend stopped collecting entries for this chunk."""
+        """Means over the rows of `kept` and of `sparse_gradient.dropped_share`; waits for the device. The first is V
+        or more if the backend stopped collecting entries for this chunk."""
         ...
 
     kept: Tensor
@@ -272,8 +272,9 @@ class SparseRows(Protocol):
         """The kept entries, for the rows' weights."""
         ...
 
-    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """(V,): sum over `rows` (m,) int64 of weight (m,) x dropped probability x slope of the logits."""
+    def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(V,): sum over `rows` (m,) int64 of weight (m,) x dropped probability x slope of the logits; and (): the mass
+        of that, without the slope. Comes before `dense`."""
         ...
 
     def dense(self, part: slice, weights: RowWeights) -> Tensor:
@@ -315,8 +316,9 @@ class RowKernels(Protocol):
         """Statistics of rows, straight from hidden states."""
         ...
 
-    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> SparseRows:
-        """The same, with what the sparse gradient needs; not sampled: `background` will not be called."""
+    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> SparseRows:
+        """The same, with what the sparse gradient needs; without `keep_logits`, `background` and `logits`
+        will not be called."""
         ...
 
     def gather_rows(

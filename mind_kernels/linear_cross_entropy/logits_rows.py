@@ -57,7 +57,7 @@ class LogitsKernels(Protocol):
     def background(
         self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, spec: RowSpec
     ) -> Tensor:
-        """See `contract.SparseRows`."""
+        """The first of what `contract.SparseRows` says."""
         ...
 
 
@@ -114,8 +114,9 @@ class LogitsRows:
         )
         return Entries(self.kept, found.columns, found.values, found.kept_sum)
 
-    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
-        return self._kernels.background(self._logits, rows, self._target, self._normalizer, weight, self._spec)
+    def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        out = self._kernels.background(self._logits, rows, self._target, self._normalizer, weight, self._spec)
+        return out, weight @ self.dropped_mass[rows]
 
     def logits(self) -> Tensor:
         return self._logits

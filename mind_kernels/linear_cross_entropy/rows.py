@@ -129,8 +129,8 @@ class _SparsePass:
     def run(self, rows: Tensor | int) -> None:
         hidden, pending = self._hidden, []
         for chunk, sample in self._visits(rows):
-            with_logits = bool(sample) or self._needs_logits
-            found = self._kernels.sparse_rows(hidden[chunk], self._target[chunk], self._spec, with_logits)
+            keep_logits = bool(sample) or self._needs_logits
+            found = self._kernels.sparse_rows(hidden[chunk], self._target[chunk], self._spec, keep_logits)
             self._terms.write(chunk, found.values)
             if self._extra:
                 self._terms.extra.read(chunk, found.logits(), self._spec.head, self._extra)
@@ -157,9 +157,11 @@ class _SparsePass:
         is_sampled[list(sampled_rows(0, total, total))] = True
         for chunk in chunks(every[is_sampled], kernels.SPARSE_CHUNKS * self._size):
             yield chunk, range(chunk.numel())
-        at_once = kernels.SPARSE_CHUNKS if self._needs_logits else kernels.STREAMED_CHUNKS
-        for chunk in chunks(every[~is_sampled], at_once * self._size):
-            yield chunk, range(0)
+        rest = every[~is_sampled]
+        while rest.numel():  # what the last chunk was found to need is known only now
+            at_once = kernels.SPARSE_CHUNKS if self._needs_logits else kernels.STREAMED_CHUNKS
+            yield rest[: at_once * self._size], range(0)
+            rest = rest[at_once * self._size :]
 
     def _take_gradient(self, chunk: Rows, found: SparseRows, sample: range) -> None:
         """Of a chunk, sparse or exact; `sample` are the positions of its rows for the background distribution."""
@@ -175,6 +177,9 @@ class _SparsePass:
             return
         weights = self._weights[chunk]
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
+        if sample:  # also of rows whose own gradient is exact: other chunks may drop entries
+            positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
+            self._sparse.add_background(*found.background(positions, weights.magnitude()[positions]))
         if not use_entries:
             for part in chunks(len(rows), self._size):
                 self._add_exact(rows[part], part, found, weights[part])
@@ -184,11 +189,6 @@ class _SparsePass:
         if weights.lse is not None:
             entries.put_at(target, _at_target(weights, found.values, spec))
         self._sparse.add(rows, entries, of_kernel.total(found.values.lse, spec), of_kernel.uniform(spec))
-        if sample:
-            positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
-            magnitude = weights.magnitude()[positions]
-            background = found.background(positions, magnitude)
-            self._sparse.add_background(background, magnitude @ found.dropped_mass[positions])
 
     def _add_exact(self, rows: Tensor, part: slice, found: SparseRows, weights: RowWeights) -> None:
         """The exact gradient of `part` of a chunk, which has these rows."""

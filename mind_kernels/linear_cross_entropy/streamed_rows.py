@@ -18,9 +18,15 @@ from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWe
 from mind_kernels.linear_cross_entropy.logits_rows import HostSums
 from mind_kernels.sparse_gradient import Entries, most_kept, offsets_of
 
-# From this many rows on, statistics are streamed: a vector of them. Measured at V 8192 to 49152, D 576 and 2048: 0.5 to
-# 0.8 of the time of a product and a pass over its logits at 16 rows, and 1.7 at one row.
+# From this many rows on, those in float32 are streamed: a vector of them. Measured at V 8192 to 49152, D 576 and 2048:
+# 0.5 to 0.8 of the time of a product and a pass over its logits at 16 rows, and 1.7 at one row.
 FEWEST_ROWS = 16
+
+
+def _are_streamed(hidden: Tensor) -> bool:
+    """Half precision always is: its logits in memory are rounded, and no number may depend on how many rows there are.
+    A product of depth 0 is none."""
+    return hidden.shape[1] > 0 and (hidden.dtype != torch.float32 or len(hidden) >= FEWEST_ROWS)
 
 
 class StreamedRows(CompiledRows):
@@ -29,14 +35,14 @@ class StreamedRows(CompiledRows):
     STREAMED_CHUNKS = 8
 
     def statistics(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
-        if len(hidden) < FEWEST_ROWS:
+        if not _are_streamed(hidden):
             return super().statistics(hidden, target, spec)
         numbers, correct = outputs(hidden)
         self.operators.stream_statistics(*_inputs(hidden, target, spec), numbers, correct)
         return values_of(numbers, correct)
 
-    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, sampled: bool = True) -> SparseRows:
-        if sampled or len(hidden) < FEWEST_ROWS:
+    def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> SparseRows:
+        if keep_logits or not _are_streamed(hidden):
             return super().sparse_rows(hidden, target, spec)
         return _SparseRows(self, hidden, target, spec)
 
@@ -48,7 +54,8 @@ class _SparseRows:
         self._kernels, self._hidden, self._target, self._spec = kernels, hidden, target, spec
         self._numbers, correct = outputs(hidden)
         self.kept, self.dropped_mass = torch.empty_like(target), torch.empty_like(self._numbers[0])
-        # Candidates are more than what is kept in the end; past twice the limit they are given up.
+        # Candidates are more than what is kept in the end; past twice the limit, in the mean of the rows, they are
+        # given up.
         most = 2 * min(math.ceil(most_kept(spec.head.vocabulary, hidden.device)), spec.head.vocabulary)
         self._columns, self._projected = kernels.operators.stream_kept(
             *_inputs(hidden, target, spec),
@@ -85,11 +92,11 @@ class _SparseRows:
         )
         return Entries(self.kept, self._columns, values, kept_sum)
 
-    def background(self, rows: Tensor, weight: Tensor) -> Tensor:
-        raise NotImplementedError("these rows were not to be sampled")
+    def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("the logits of these rows were not to be kept")
 
     def logits(self) -> Tensor:
-        return self._spec.head.project(self._hidden)
+        raise NotImplementedError("the logits of these rows were not to be kept")
 
     def dense(self, part: slice, weights: RowWeights) -> Tensor:
         logits = self._spec.head.project(self._hidden[part])

@@ -160,8 +160,10 @@ def test_sparse_rows_of_a_masked_vocabulary(implementation, dtype, options):
     at = (row == 1) & (entries.columns == 20)
     torch.testing.assert_close(entries.values[at], -weights[0][1:2], **tolerance)
     weight = torch.ones_like(weights[0])[chosen]
-    background = found.background(chosen, weight)
-    torch.testing.assert_close(background[kept], expected.background(chosen, weight), **tolerance)
+    background, mass = found.background(chosen, weight)
+    of_kept, mass_of_kept = expected.background(chosen, weight)
+    torch.testing.assert_close(background[kept], of_kept, **tolerance)
+    torch.testing.assert_close(mass, mass_of_kept, **tolerance)
     assert background[~kept].count_nonzero() == 0
 
 

@@ -248,7 +248,7 @@ def test_background(implementation, dtype, options, chosen, vocabulary):
     logits, target = inputs[:2]
     chosen = torch.tensor(chosen, device=implementation.device)
     weight = torch.linspace(0.5, 2, len(chosen), device=implementation.device, dtype=accumulation_dtype(dtype))
-    found = sparse_rows(implementation, logits, target, options).background(chosen, weight)
+    background, mass = sparse_rows(implementation, logits, target, options).background(chosen, weight)
     kept, close = kept_entries(logits, target, options)
     assert not bool((close & ~kept).any())
 
@@ -256,7 +256,9 @@ def test_background(implementation, dtype, options, chosen, vocabulary):
         terms = from_lse(logits, *inputs[1:], options, order)
         return {"background": weight.to(logits.dtype) @ torch.where(kept, 0, terms.p * terms.slope)[chosen]}
 
-    assert_follows(formula, {"background": found}, logits)
+    assert_follows(formula, {"background": background}, logits)
+    dropped = torch.where(kept, 0, from_lse(logits.double(), *inputs[1:], options).p).sum(1)
+    torch.testing.assert_close(mass.double(), weight.double() @ dropped[chosen], rtol=1e-5, atol=1e-6)
 
 
 @each(of=ALL, dtypes=())
@@ -278,7 +280,7 @@ def test_deterministic(implementation):
         rows = sparse_rows(implementation, *inputs[:2], EVERYTHING)
         entries = rows.entries(EVERYTHING.weights(*inputs[2:]))
         background = rows.background(torch.arange(4, device=implementation.device), inputs[2])
-        return *run(implementation, *inputs, EVERYTHING), *rows.values, vars(entries), background
+        return *run(implementation, *inputs, EVERYTHING), *rows.values, vars(entries), *background
 
     torch.testing.assert_close(everything(), everything(), rtol=0, atol=0)
 

@@ -197,8 +197,9 @@ def test_sampled_rows_are_every_kth_whatever_the_chunks(monkeypatch, total, samp
         assert found == expected, size
 
 
-def sampled_gradient(inputs, dtype, sample_rows, upstream, temperature, device):
-    """dH, dW and db of the sum of weighted losses with the sparse gradient, by its formula, row by row."""
+def sampled_gradient(inputs, dtype, sample_rows, upstream, temperature, device, exact_rows=()):
+    """dH, dW and db of the sum of weighted losses with the sparse gradient, by its formula, row by row; that of
+    `exact_rows` is exact."""
     hidden, weight = inputs["hidden"].to(dtype), inputs["weight"].to(dtype)
     bias = torch.linspace(-1, 1, len(weight)).to(dtype)
     p = torch.softmax((hidden @ weight.T + bias) / temperature, 1)
@@ -217,7 +218,10 @@ def sampled_gradient(inputs, dtype, sample_rows, upstream, temperature, device):
     for row in visited:
         exact = p[row].clone()
         exact[target[row]] -= 1
-        dz[row] = scale[row] * (torch.where(kept[row], exact, 0) + dropped[row].sum() * background)
+        if row in exact_rows:
+            dz[row] = scale[row] * exact
+        else:
+            dz[row] = scale[row] * (torch.where(kept[row], exact, 0) + dropped[row].sum() * background)
     dz /= temperature
     return {"d_hidden": dz @ weight, "d_weight": dz.T @ hidden, "d_bias": dz.sum(0)}
 
@@ -240,6 +244,29 @@ def test_background_is_sampled_across_chunks(always_sparse, monkeypatch, backend
     )
     assert_within_budget(found, peer, truth, dtype, conditioning=2 * float(found["lse"].abs().max()))
     assert float(found["dropped_mass"].mean()) > 0.02
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_background_is_sampled_of_exact_rows_too(always_sparse, monkeypatch, backend):
+    """Rows sharp and flat by halves: whichever chunks the sampled rows are in, what sharp rows drop is replaced."""
+    rows, vocabulary, chunk, sample_rows = 48, 301, 4, 8
+    monkeypatch.setattr(sparse_gradient, "SAMPLE_ROWS", sample_rows)
+    monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 0.3)
+    monkeypatch.setattr(row_chunks, "_SPARSE_CHUNK_BYTES", dict.fromkeys(("cpu", "cuda"), 4 * chunk * vocabulary))
+    if backend == "triton_streaming":
+        monkeypatch.setattr(backends.kernels("linear_cross_entropy", backend), "SPARSE_CHUNKS", 1)
+    inputs = make_inputs(rows, 16, vocabulary, ignored=0.0)
+    inputs["hidden"] *= torch.where(torch.arange(rows) < rows // 2, 4.0, 0.5)[:, None]
+    inputs["row_weight"] = inputs["row_weight"].abs() + 0.5
+    found = run(inputs, torch.float32, backend, biased=True, weighted=True, reduction="sum")
+    sparse = found["kept"] < vocabulary
+    assert sparse[: rows // 2].any() and not sparse[rows // 2 :].any() and float(found["dropped_mass"].max()) > 0.05
+    exact_rows = (~sparse).nonzero().squeeze(1).tolist()
+    truth, peer = (
+        sampled_gradient(inputs, each, sample_rows, 1.7, 1.0, device_of(backend), exact_rows)
+        for each in (torch.float64, torch.float32)
+    )
+    assert_within_budget(found, peer, truth, torch.float32, conditioning=2 * float(found["lse"].abs().max()))
 
 
 def flat_inputs(scale, backend):

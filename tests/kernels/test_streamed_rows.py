@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import replace
 
 import implementations
@@ -12,7 +13,8 @@ from cases import DTYPES
 from kernel_cases import EVERYTHING, OPTIONS, PLAIN, Options, statistics, unluckiest
 from test_row_kernels import make, never_given_up
 
-from mind_kernels import extension, sparse_gradient
+from mind_kernels import extension, linear_cross_entropy, row_chunks, sparse_gradient
+from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowWeights
 from mind_kernels.testing import assert_within_budget
 
@@ -70,7 +72,7 @@ def test_entries_are_those_of_logits_in_memory(implementation, dtype, options, v
 
 @each(
     [PLAIN, EVERYTHING],
-    [(16, 1, 5), (17, 33, 97), (49, 321, 193), (100, 7, SPAN + 13)],
+    [(1, 321, 193), (15, 33, 97), (16, 1, 5), (17, 33, 97), (49, 321, 193), (100, 7, SPAN + 13)],
     names="options shape",
     dtypes=DTYPES,
 )
@@ -96,6 +98,30 @@ def test_statistics_match_float64(implementation, dtype, options, shape):
         peer = unluckiest(functools.partial(eager, torch.float32), shape[2], truth)
         conditioning = max(1.0, float(truth["lse"].abs().max()))  # of nll, which is a difference
         assert_within_budget(values._asdict(), peer, truth, torch.float32, conditioning=conditioning)
+
+
+@each([1, 15], names="rows", dtypes=[torch.bfloat16, torch.float16])
+def test_half_precision_does_not_depend_on_the_number_of_rows(implementation, dtype, rows):
+    """Statistics without a gradient, which a rounding of the logits would change."""
+    hidden, weight, _, target = inputs_of(40, 33, 97, dtype)
+    many, few = (
+        linear_cross_entropy(
+            hidden[:count], weight, target[:count], reduction="none", return_stats=True, backend="cpp"
+        )[1]
+        for count in (40, rows)
+    )
+    for name in ("nll", "lse", "entropy", "correct"):
+        assert torch.equal(getattr(few, name), getattr(many, name)[:rows]), name
+
+
+@each([1, 40], names="rows")
+def test_hidden_states_without_columns(implementation, rows):
+    """All logits are the bias."""
+    bias, target = torch.linspace(-1, 1, 97), torch.arange(rows)
+    loss = linear_cross_entropy(
+        torch.empty(rows, 0), torch.empty(97, 0), target, bias=bias, reduction="none", backend="cpp"
+    )
+    torch.testing.assert_close(loss, bias.logsumexp(0) - bias[target])
 
 
 @each([(13, 64), (8, 9), (0, 100), (100, SPAN)], names="places")
@@ -146,16 +172,87 @@ def test_threads_change_nothing(implementation, rows):
         assert all(map(torch.equal, results[0], other))
 
 
-@each()
-def test_flat_rows_are_given_up(implementation, monkeypatch):
-    """More candidates than the limit allows: they are not collected, and the statistics are right all the same."""
-    monkeypatch.setitem(sparse_gradient._DENSITY_LIMIT, "cpu", 1 / 32)
-    hidden, weight, _, target = inputs_of(60, 8, 4000)
-    spec = Options().spec(weight * 0.01, threshold=2.0**-16)
+@each([(4000, 1 / 32), (2 * SPAN + 13, 1 / 4)], names="limit")
+def test_flat_rows_are_given_up(implementation, monkeypatch, limit):
+    """More candidates than the limit allows: they are not collected, and the statistics are right all the same. Each
+    strip of rows and span of the vocabulary may be below what the whole vocabulary is allowed."""
+    vocabulary, share = limit
+    monkeypatch.setitem(sparse_gradient._DENSITY_LIMIT, "cpu", share)
+    hidden, weight, _, target = inputs_of(60, 8, vocabulary)
+    spec = Options().spec(weight * 0.01, threshold=0.97 / vocabulary)
     rows = streamed(implementation, hidden, target, spec)
-    assert rows.means()[0] == 4000 and (rows.kept == 4000).all()
+    assert rows.means()[0] == vocabulary and (rows.kept == vocabulary).all()
     z = hidden.double() @ spec.head.weight.double().T
     torch.testing.assert_close(rows.values.lse.double(), z.logsumexp(1), rtol=1e-6, atol=0)
+
+
+@each()
+def test_a_few_flat_rows_are_collected(implementation, monkeypatch):
+    """The limit is one of the mean over the rows."""
+    monkeypatch.setitem(sparse_gradient._DENSITY_LIMIT, "cpu", 1 / 4)
+    hidden, weight, _, target = inputs_of(60, 8, 4000)
+    hidden *= 4
+    hidden[7:17] *= 1e-4
+    spec = PLAIN.spec(weight, threshold=2.0**-16)
+    rows = streamed(implementation, hidden, target, spec)
+    assert (rows.kept[7:17] == 4000).all()
+    z = hidden.double() @ weight.double().T
+    others = z.scatter(1, target[:, None], -torch.inf).softmax(1)
+    kept = (others > 2.0**-16).sum(1) + 1
+    assert float((rows.kept - kept).abs().max()) <= 2 and float(kept.double().mean()) < 1000
+
+
+@each()
+def test_gathers_take_rows_in_order(implementation, monkeypatch):
+    """Though the sampled rows are visited first: a block of the matrix is then in the cache (csrc/cpu/gather.h)."""
+    monkeypatch.setattr(sparse_gradient, "SAMPLE_ROWS", 8)
+    monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)
+    hidden, weight, _, target = inputs_of(100, 16, 301)
+    leaves, bags, gather = (hidden.requires_grad_(), weight.requires_grad_()), [], kernels(implementation).gather_rows
+
+    def recorded(values, indices, offsets, *others):
+        bags.append([indices[start:end] for start, end in itertools.pairwise(offsets.tolist())])
+        gather(values, indices, offsets, *others)
+
+    monkeypatch.setattr(kernels(implementation), "gather_rows", recorded)
+    loss = linear_cross_entropy(*leaves, target, gradient_threshold=2.0**-7, reduction="sum", backend="cpp")
+    found = torch.autograd.grad(loss, leaves)
+    assert [len(each) for each in bags] == [100, 301] and max(map(len, bags[1])) > 8
+    assert all(bool((bag.diff() > 0).all()) for each in bags for bag in each)
+    exact = torch.autograd.grad(torch.nn.functional.cross_entropy(hidden @ weight.T, target, reduction="sum"), leaves)
+    for one, other in zip(found, exact, strict=True):
+        assert float((one - other).norm() / other.norm()) < 0.05
+
+
+@each()
+def test_no_more_than_a_chunk_of_logits(implementation, monkeypatch):
+    """Sharp rows, flat ones, which fall back, and sharp ones again: whenever logits are needed, of one chunk only."""
+    vocabulary, size, chunk, rows = 301, 16, 20, 1600
+    monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1 / 16)
+    monkeypatch.setattr(sparse_gradient, "SAMPLE_ROWS", 4)
+    monkeypatch.setattr(row_chunks, "_SPARSE_CHUNK_BYTES", dict.fromkeys(("cpu", "cuda"), 4 * chunk * vocabulary))
+    monkeypatch.setattr(row_chunks, "_CHUNK_BYTES", dict.fromkeys(("cpu", "cuda"), 4 * chunk * vocabulary))
+    hidden, weight, _, target = inputs_of(rows, size, vocabulary)
+    hidden[401:800] *= 0.01  # none of them is sampled
+    hidden.requires_grad_()
+    products, project = [], Head.project
+
+    def counted(head, rows):
+        products.append(len(rows))
+        return project(head, rows)
+
+    monkeypatch.setattr(Head, "project", counted)
+    loss, stats = linear_cross_entropy(
+        hidden, weight, target, gradient_threshold=2.0**-7, return_stats=True, reduction="sum", backend="cpp"
+    )
+    loss.backward()
+    exact = stats.kept_entries == vocabulary
+    assert not exact[:300].any() and exact[500:790].all() and not exact[850:].any()
+    assert products and max(products) <= chunk
+    z = hidden.detach().double() @ weight.double().T
+    dz = z.softmax(1).scatter_add(1, target[:, None], torch.full_like(z[:, :1], -1.0))
+    truth = (dz @ weight.double())[exact]
+    torch.testing.assert_close(hidden.grad[exact].double(), truth, rtol=1e-4, atol=1e-4)
 
 
 def stream_statistics():
@@ -223,7 +320,7 @@ def test_schemas(operator):
         ("stream_kept", "kept", lambda t: t.int(), "kept has dtype"),
         ("stream_kept", "dropped_mass", lambda t: t[:3], "dropped_mass has shape"),
         ("kept_values", "offsets", lambda t: t + 1, "offsets reach from 1"),
-        ("kept_values", "offsets", lambda t: t.flip(0).contiguous(), "offsets reach from"),
+        ("kept_values", "offsets", lambda t: t.flip(0).contiguous(), "offsets do not increase at 0"),
         ("kept_values", "values", lambda t: t[:-1], "values has shape"),
     ],
 )

@@ -158,7 +158,9 @@ std::string stream_kernels(mind::Type type, int threads) {
     work.sums = sums.data();
     work.targets = targets.data();
     work.candidates = candidates.data();
-    work.most = kVocabulary * kernels.strip_rows;
+    std::int64_t collected = 0;
+    work.most = kVocabulary * kMany;
+    work.collected = &collected;
     work.grow = [](mind::Candidates& found) {
         found.capacity = 2 * found.capacity + 1024;
         found.data = static_cast<mind::Candidate*>(std::realloc(found.data, found.capacity * sizeof *found.data));
