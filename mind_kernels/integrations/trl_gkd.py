@@ -22,10 +22,11 @@ from mind_kernels import Head
 from mind_kernels.integrations.condition import Condition
 from mind_kernels.integrations.fused_head import IGNORED, calling, no_logits
 from mind_kernels.integrations.head import head_tensors
-from mind_kernels.integrations.probe import probe_outputs, rounding, unwrapped, without_cache
+from mind_kernels.integrations.probe import probe_outputs, unwrapped, without_cache
 from mind_kernels.integrations.signature import expect
 from mind_kernels.integrations.transformers import read_condition
 from mind_kernels.integrations.trl import divergence
+from mind_kernels.integrations.trl_logits import check_head
 
 expect("trl", GKDTrainer, "compute_loss", "self", "model", "inputs", "return_outputs", "num_items_in_batch")
 expect(
@@ -100,15 +101,7 @@ def _checked_condition(model: Any) -> Condition:
     logits = probe_outputs(model).logits.float()
     with calling(model, call):
         probe_outputs(model)
-    weight, bias = head_tensors(model.get_output_embeddings())
-    with torch.no_grad():
-        found = Head(weight, bias, *condition).logits(call.hidden.to(weight.dtype))
-    error = (found - logits).abs().max()
-    if not error <= rounding(torch.bfloat16) * logits.abs().max():  # to which accelerate's autocast may round
-        raise ValueError(
-            f"{type(model).__name__}: its logits are not those of its head's inputs and weight, by up to {error:g}: "
-            "expected an LM head that is one linear layer, without hooks that change its outputs"
-        )
+    check_head(model, call.hidden, condition, logits)
     return condition
 
 

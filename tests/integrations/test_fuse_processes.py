@@ -6,19 +6,14 @@ they wrap, against plain PyTorch.
 
 from __future__ import annotations
 
-import os
-import socket
-import warnings
-
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from processes import PROCESSES, join, start
+from torch import distributed, nn
 from trainers import Rows, distance, make, padded
 
 from mind_kernels.integrations.transformers import fuse
 from tests.test_readme import objective, plain_loss, rationales, small_model
-
-PROCESSES = 2
 
 
 def replicated(model, mesh):
@@ -85,9 +80,7 @@ def compare_self_distillation(rank, mesh):
 
 
 def work(rank: int, port: int) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(PROCESSES))
+    join(rank, port)
     distributed.init_process_group("gloo")
     try:
         mesh = torch.distributed.init_device_mesh("cpu", (PROCESSES,))
@@ -99,9 +92,6 @@ def work(rank: int, port: int) -> None:
 
 @pytest.mark.skipif(not distributed.is_gloo_available(), reason="PyTorch without gloo")
 def test_gradients_are_those_of_one_process(record):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, (port,), PROCESSES)
+    start(work)
     for way in ("DDP", "FSDP2", "FSDP2 with the head apart"):
         record("transformers", "2", f"two processes, {way}")

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import warnings
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from processes import PROCESSES, join, start
+from torch import distributed
 from torch.distributed.tensor import Shard, distribute_tensor
 from trainers import distance
 
 pytest.importorskip("trl", reason="trl is not installed (mind-kernels[test])")
-
-PROCESSES = 2
-
-
-def join(rank: int, port: int) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(PROCESSES))
-    os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(PROCESSES))
 
 
 def gradient(trainer_of, wrap, folder, context, **changes):
@@ -115,7 +104,4 @@ def work(rank: int, port: int, folder: str) -> None:
 
 @pytest.mark.skipif(not distributed.is_gloo_available(), reason="PyTorch without gloo")
 def test_steps_are_those_of_trl(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, (port, str(tmp_path)), PROCESSES)
+    start(work, str(tmp_path))
