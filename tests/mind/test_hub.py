@@ -6,11 +6,12 @@ import json
 import re
 import time
 import warnings
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from threading import Thread
 
 import huggingface_hub
 import pytest
+from fault_proxy import LoopbackServer
 
 from mind import hub
 from mind.data.sources import SourceConfig, load_source
@@ -52,7 +53,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     """A Hub on this machine; its list of requests."""
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    found = LoopbackServer(("127.0.0.1", 0), Hub)
     Thread(target=found.serve_forever, daemon=True).start()
     Hub.asked = []
     use_endpoint(monkeypatch, f"http://127.0.0.1:{found.server_port}")
