@@ -1,4 +1,5 @@
-// The exact gradients of hidden states, weight and bias from a chunk's projected logits, which stream.h has written.
+// The exact gradients of hidden states, weight and bias from a chunk's products hidden weight^T, which stream.h has
+// left.
 //
 // A block of the vocabulary at a time: its logits become their gradient, which stays in the L2 cache for both products.
 // dW of the block is complete for the chunk; dH is summed over the blocks of a part of the vocabulary, and over the

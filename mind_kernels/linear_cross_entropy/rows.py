@@ -1,9 +1,10 @@
 """The passes of linear cross-entropy over its rows, exact and sparse; a backend supplies the row kernels.
 
-Exact: the loop of `row_loop`. Sparse (`gradient_threshold`): logits of a chunk, its statistics and kept entries, and
-after the last chunk two gathers. Kernels that stream (`STREAMED_CHUNKS`) get the rows that make up the background
-distribution first, by chunks of logits, and then all others. Peak memory: one chunk of logits (two on a GPU for the
-sparse gradient, so that it never waits for the host) beside the gradients.
+Exact: the loop of `row_loop`, with the backend's own products if it has them (`OwnProducts`). Sparse
+(`gradient_threshold`): logits of a chunk, its statistics and kept entries, and after the last chunk two gathers.
+Kernels that stream (`STREAMED_CHUNKS`) get the rows that make up the background distribution first, by chunks of
+logits, and then all others. Peak memory: one chunk of logits (two on a GPU for the sparse gradient, so that it never
+waits for the host) beside the gradients.
 """
 
 from __future__ import annotations
