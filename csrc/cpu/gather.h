@@ -83,16 +83,20 @@ inline void add_correction(const GatherArguments& args, std::int64_t bag, std::i
     }
 }
 
+template <typename Out>
+inline void write_sums(const float* sums, Out* out, std::int64_t count) {
+    std::int64_t j = 0;
+    for (; j + kLanes <= count; j += kLanes) store(out + j, load(sums + j));
+    if (j < count) store_first(out + j, load_first(sums + j, count - j, 0.0f), count - j);
+}
+
 template <typename T, typename Out>
 inline void gather_bag(const GatherArguments& args, std::int64_t bag, std::int64_t column, std::int64_t count) {
     float sums[kColumns];
     for (std::int64_t j = 0; j < count; ++j) sums[j] = 0.0f;
     add_entries<T>(args, args.offsets[bag], args.offsets[bag + 1], args.offsets[bag + 1], column, count, sums);
     add_correction<T>(args, bag, column, count, sums);
-    Out* out = static_cast<Out*>(args.out.data) + bag * args.out.stride + column;
-    std::int64_t j = 0;
-    for (; j + kLanes <= count; j += kLanes) store(out + j, load(sums + j));
-    if (j < count) store_first(out + j, load_first(sums + j, count - j, 0.0f), count - j);
+    write_sums(sums, static_cast<Out*>(args.out.data) + bag * args.out.stride + column, count);
 }
 
 template <typename T, typename Out>
@@ -107,7 +111,7 @@ inline void gather_bags(const GatherArguments& args, std::int64_t begin, std::in
 
 // Into how many blocks the matrix is cut: 1 if that does not pay. The same for every part of the bags, and so are sums.
 inline std::int64_t blocks_of(const GatherArguments& args) {
-    if (args.out.type != Type::kFloat || args.out.rows == 0) return 1;
+    if (args.out.rows == 0) return 1;
     const std::int64_t entries = args.offsets[args.out.rows] - args.offsets[0];
     const std::int64_t most = entries / args.out.rows / kEntriesPerBlock;
     const std::int64_t bytes = args.matrix.rows * args.matrix.columns * (args.matrix.type == Type::kFloat ? 4 : 2);
@@ -116,15 +120,22 @@ inline std::int64_t blocks_of(const GatherArguments& args) {
     return blocks < 1 ? 1 : blocks;
 }
 
-// The entries of a bag are in increasing order of their indices; of others, some come with the last block.
-template <typename T>
+// The entries of a bag are in increasing order of their indices; of others, some come with the last block. Sums are in
+// float32: in `out`, or until the group is done in memory of their own.
+template <typename T, typename Out>
 inline void gather_blocks(const GatherArguments& args, std::int64_t blocks, std::int64_t begin, std::int64_t end) {
+    constexpr bool kInPlace = sizeof(Out) == sizeof(float);
     const std::int64_t size = args.matrix.columns, fitting = kBlockBytes / (size * 4 + 1) + 1;
     const std::int64_t group = fitting < kMostBags ? fitting : kMostBags;
+    float* const own = kInPlace ? nullptr : new float[group * size];
     std::int64_t next[kMostBags];
-    const auto sums_of = [&](std::int64_t bag) { return static_cast<float*>(args.out.data) + bag * args.out.stride; };
+    const auto out_of = [&](std::int64_t bag) { return static_cast<Out*>(args.out.data) + bag * args.out.stride; };
     for (std::int64_t from = begin; from < end; from += group) {
         const std::int64_t to = from + group < end ? from + group : end;
+        const auto sums_of = [&](std::int64_t bag) {
+            if constexpr (kInPlace) return out_of(bag);
+            return own + (bag - from) * size;
+        };
         for (std::int64_t bag = from; bag < to; ++bag) {
             next[bag - from] = args.offsets[bag];
             std::memset(sums_of(bag), 0, size * sizeof(float));
@@ -135,23 +146,35 @@ inline void gather_blocks(const GatherArguments& args, std::int64_t blocks, std:
                 const std::int64_t first = next[bag - from];
                 std::int64_t last = first;
                 while (last < args.offsets[bag + 1] && args.indices[last] < limit) ++last;
-                add_entries<T>(args, first, last, bag + 1 < to ? next[bag + 1 - from] : last, 0, size, sums_of(bag));
+                const std::int64_t after = bag + 1 < to ? next[bag + 1 - from] : last;
+                add_entries<T>(args, first, last, after, 0, size, sums_of(bag));
                 next[bag - from] = last;
             }
         }
-        for (std::int64_t bag = from; bag < to; ++bag) add_correction<T>(args, bag, 0, size, sums_of(bag));
+        for (std::int64_t bag = from; bag < to; ++bag) {
+            add_correction<T>(args, bag, 0, size, sums_of(bag));
+            if constexpr (!kInPlace) write_sums(sums_of(bag), out_of(bag), size);
+        }
+    }
+    delete[] own;
+}
+
+template <typename T, typename Out>
+inline void gather_into(const GatherArguments& args, std::int64_t begin, std::int64_t end) {
+    const std::int64_t blocks = blocks_of(args);
+    if (blocks > 1) {
+        gather_blocks<T, Out>(args, blocks, begin, end);
+    } else {
+        gather_bags<T, Out>(args, begin, end);
     }
 }
 
 inline void run_gather(const GatherArguments& args, std::int64_t begin, std::int64_t end) {
-    const std::int64_t blocks = blocks_of(args);
     with_type(args.matrix.type, [&]<typename T>(T*) {
-        if (blocks > 1) {
-            gather_blocks<T>(args, blocks, begin, end);
-        } else if (args.out.type == Type::kFloat) {
-            gather_bags<T, float>(args, begin, end);
+        if (args.out.type == Type::kFloat) {
+            gather_into<T, float>(args, begin, end);
         } else {
-            gather_bags<T, T>(args, begin, end);
+            gather_into<T, T>(args, begin, end);
         }
     });
 }
