@@ -112,8 +112,9 @@ def check(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """The picture: time as a share of eager's against either error; the recommended threshold is marked."""
-    sparse = [row for row in rows if row.get("sparse_rows", 0) > 0]
+    """The picture: time as a share of eager's against either error, of the thresholds at which no row fell back; the
+    recommended one is marked."""
+    sparse = [row for row in rows if row.get("sparse_rows") == 1]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for field, label, color in (("d_hidden_error", "dH", BLUE), ("d_weight_error", "dW", VERMILION)):
