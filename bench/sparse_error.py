@@ -87,6 +87,7 @@ def measure(inputs: Inputs, repeats: int) -> list[dict[str, Any]]:
         name, threshold = f"2^-{exponent}", 2.0**-exponent
         losses[name] = partial(ours, gradient_threshold=threshold)
         _, stats = linear_cross_entropy(*inputs[:3], gradient_threshold=threshold, return_stats=True)
+        assert stats.kept_entries is not None
         kept = stats.kept_entries.double()
         facts[name] = {
             "threshold": threshold,
