@@ -39,7 +39,7 @@ from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, 
 SAMPLE_ROWS = 256
 # Kept entries per row, as a share of V, above which two dense products are faster than two gathers: an entry costs 2 D
 # elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate. On a CPU an entry
-# costs 0.17 us (float32, D 576), sorting included, and a dense row of 49152 1.0 ms: as many as V / 8.4. The limit is
+# costs 0.13 us (float32, D 576), sorting included, and a dense row of 49152 0.9 ms: as many as V / 7. The limit is
 # half of that, since the ratio is one processor's own: on another an entry may cost twice as much beside a dense row.
 _DENSITY_LIMIT = {"cpu": 1 / 16, "cuda": 1 / 256}
 # Mean over the rows of a chunk of `dropped_share`, above which the correction is too rough. Measured on real rows
