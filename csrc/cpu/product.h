@@ -22,6 +22,14 @@ constexpr int kBlock = 96;
 // The depth that is taken at once: a strip's part of it is to stay in the L1 cache from panel to panel.
 constexpr std::int64_t kDepth = 320;
 
+// Bytes of the strips that are taken through the vocabulary together: they are to stay in the L2 cache.
+constexpr std::int64_t kGroupBytes = 512 << 10;
+
+inline std::int64_t strips_of_group(std::int64_t size) {
+    const std::int64_t strip = kStripRows * size * static_cast<std::int64_t>(sizeof(float));
+    return kGroupBytes < strip ? 1 : kGroupBytes / strip;
+}
+
 inline int vectors_of(std::int64_t rows) { return static_cast<int>((rows + kLanes - 1) / kLanes); }
 
 // Memory that is asked for while a product is under way: the weight of the next block, a share with every strip.
@@ -77,6 +85,18 @@ __attribute__((noinline)) void multiply_block(const float* weight, std::int64_t 
     }
 }
 
+// Calls f<vectors>() for 1 to kStripVectors of them.
+template <typename F>
+inline void with_vectors(int vectors, F f) {
+    if (vectors == kStripVectors) {
+        f.template operator()<kStripVectors>();
+    } else if (vectors == 2) {
+        f.template operator()<2>();
+    } else {
+        f.template operator()<1>();
+    }
+}
+
 // The rows of a strip as (D, whole vectors of rows); zeros beyond the last row.
 template <typename T>
 inline void pack_strip(const Matrix& hidden, std::int64_t first, std::int64_t rows, float* packed) {
@@ -105,6 +125,16 @@ inline const float* widen(const Matrix& matrix, std::int64_t first, std::int64_t
         }
         return wide;
     }
+}
+
+// Strips of hidden states, one after the other.
+inline void run_pack(const Matrix& hidden, float* packed, std::int64_t begin, std::int64_t end) {
+    with_type(hidden.type, [&]<typename T>(T*) {
+        for (std::int64_t first = begin * kStripRows; first < end * kStripRows; first += kStripRows) {
+            const std::int64_t left = hidden.rows - first;
+            pack_strip<T>(hidden, first, left < kStripRows ? left : kStripRows, packed + first * hidden.columns);
+        }
+    });
 }
 
 }  // namespace mind::MIND_CAPABILITY

@@ -6,13 +6,13 @@
 #include <algorithm>
 #include <cstdlib>
 #include <limits>
-#include <memory>
 #include <new>
 #include <tuple>
 #include <vector>
 
 #include "../checks.h"
 #include "kernels.h"
+#include "memory.h"
 
 namespace mind {
 
@@ -23,18 +23,6 @@ constexpr std::int64_t kSpan = 96 * 64;
 // From this many strips a thread on, a thread takes its strips through the whole vocabulary: the sums so far then rule
 // out more candidates, and fewer rows wait for each other's blocks.
 constexpr std::int64_t kStripsPerThread = 4;
-
-struct Free {
-    void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
-};
-template <typename T>
-using Memory = std::unique_ptr<T[], Free>;
-
-// Not initialized: a page that is never touched costs nothing.
-template <typename T>
-Memory<T> allocate(std::int64_t count) {
-    return Memory<T>(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))));
-}
 
 void grow(Candidates& found) {
     found.capacity = std::max<std::int64_t>(1024, 2 * found.capacity);
@@ -108,7 +96,9 @@ public:
     }
 
     void statistics() {
-        over_strips(table_.pack);
+        torch::stable::parallel_for(0, work_.strips, 1, [&](std::int64_t begin, std::int64_t end) {
+            table_.pack(work_.hidden, packed_.get(), begin, end);
+        });
         const std::int64_t threads = torch::stable::get_num_threads();
         if (work_.strips >= kStripsPerThread * threads) {
             work_.bounds = bounds_.empty() ? nullptr : bounds_.data();
@@ -159,9 +149,11 @@ private:
 };
 
 void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,
-                       double temperature, double label_smoothing, double z_loss, Tensor numbers, Tensor correct) {
-    const StreamArguments args =
+                       double temperature, double label_smoothing, double z_loss, OptionalTensor temperatures,
+                       Tensor numbers, Tensor correct) {
+    StreamArguments args =
         arguments_of(hidden, weight, bias, target, softcap, temperature, label_smoothing, z_loss, numbers, correct);
+    if (temperatures) args.temperatures = checked<float>("temperatures", *temperatures, {args.hidden.rows}, hidden);
     Stream(args, 0).statistics();
 }
 
@@ -219,7 +211,8 @@ void kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, 
 void define_stream_operators(torch::stable::detail::StableLibrary& library) {
     library.def(
         "stream_statistics(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, "
-        "float temperature, float label_smoothing, float z_loss, Tensor(a!) numbers, Tensor(b!) correct) -> ()");
+        "float temperature, float label_smoothing, float z_loss, Tensor? temperatures, Tensor(a!) numbers, "
+        "Tensor(b!) correct) -> ()");
     library.def(
         "stream_kept(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, float temperature, "
         "float label_smoothing, float z_loss, float log_threshold, int most_per_row, Tensor(a!) numbers, "
