@@ -31,6 +31,7 @@ CERTAINTY = (4.0, 15.0)  # standard deviations of the logits of the rows: as a t
 THRESHOLD = 2.0**-12  # of the sparse gradient
 # Rows of the sparse gradient on a CPU: the sampled ones, whose logits are kept, and seven times as many that are not.
 SPARSE_ROWS = 8 * SAMPLE_ROWS
+PER_ROW = ("hidden", "target", "row_weight", "teacher_hidden", "teacher_ids", "teacher_log_prob")  # of the inputs
 ONE_IN = 40  # cases in which chance may choose once
 FEWEST_ROUNDS = math.ceil(math.log2(ONE_IN))
 
@@ -114,10 +115,9 @@ def rows_of(asked: int | None, vocabulary: int, dtype: torch.dtype, device: torc
 
 def first_rows(inputs: Inputs, rows: int) -> Inputs:
     """Those of the first rows."""
-    per_row = ("hidden", "target", "row_weight", "teacher_hidden", "teacher_ids", "teacher_log_prob")
     groups = rows // GROUP
     weight = torch.full((groups, GROUP, GROUP), 1 / groups, device=inputs["hidden"].device)
-    return {**inputs, **{name: inputs[name][:rows] for name in per_row}, "pair_weight": weight}
+    return {**inputs, **{name: inputs[name][:rows] for name in PER_ROW}, "pair_weight": weight}
 
 
 def first_cases() -> dict[str, Case]:
