@@ -38,3 +38,8 @@ class CompiledHead(Head):
             return size >= SMALLEST_SIZE and FEWEST_ROWS <= rows <= MOST_ROWS
         half = hidden.dtype in (torch.bfloat16, torch.float16)
         return half and size >= SMALLEST_SIZE and self.vocabulary >= SMALLEST_VOCABULARY
+
+
+def conditions(head: Head) -> tuple[float, float]:
+    """softcap, 0 for none, and temperature, as the compiled kernels take them."""
+    return head.softcap or 0.0, head.temperature

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from mind_kernels import extension
+from mind_kernels.compiled_head import conditions
 from mind_kernels.head import Head, scale_
-from mind_kernels.linear_cross_entropy.compiled_rows import conditions
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.terms import event_terms
@@ -55,7 +55,8 @@ def listed_divergence_(
     logits.scatter_(1, ids, _LISTED)
     numbers = logits.new_empty(3, logits.shape[0])
     _operators().others(logits, *conditions(head), numbers)
-    value, entropy, gradient = event_terms(listed, *numbers, log_p, divergence)
+    maximum, log_total, mean = numbers
+    value, entropy, gradient = event_terms(listed, maximum, log_total, mean, log_p, divergence)
     if weights is not None:
         gradient.mul_(weights[:, None])
         _operators().spread_(logits, numbers, gradient[:, -1].contiguous(), *conditions(head))

@@ -136,7 +136,7 @@ def run_listed(
     streams = kernels.STREAMED_CHUNKS > 1 and listed.ids.shape[1] <= head.vocabulary * _STREAMED_SHARE
     if weights is None and not extra and streams:
 
-        def statistics(chunk: Rows, part: Tensor, weights: None) -> tuple[list[Tensor], None]:
+        def statistics(chunk: Rows, part: Tensor, weights: ListWeights | None) -> tuple[list[Tensor], None]:
             of_rows = None if temperature is None else temperature[chunk]
             logits = _logits_of(listed.ids[chunk], part, head)
             known = _Known(listed[chunk], logits if of_rows is None else logits / of_rows[:, None], head.vocabulary)
