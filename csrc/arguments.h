@@ -60,11 +60,12 @@ struct EntryArguments {
 
 // Statistics of rows straight from hidden states, and what the sparse gradient needs of them; csrc/cpu alone.
 struct StreamArguments {
-    Matrix hidden;      // (n, D)
-    Matrix weight;      // (V, D), in the type of hidden
-    const void* bias;   // (V,), in the type of hidden, or null
-    RowArguments rows;  // logits: (n, V) without data
-    float* logits;      // (V, n) to be filled with hidden weight^T, transposed; or null
+    Matrix hidden;              // (n, D)
+    Matrix weight;              // (V, D), in the type of hidden
+    const void* bias;           // (V,), in the type of hidden, or null
+    RowArguments rows;          // logits: (n, V) without data
+    const float* temperatures;  // (n,) of the rows, by which their logits are divided after all else; or null
+    float* logits;              // (V, n) to be filled with hidden weight^T, transposed; or null
     std::int64_t logits_stride;
     float log_threshold;
     std::int64_t* kept;           // (n,) as `CountArguments` has it; null: statistics only
@@ -109,6 +110,30 @@ struct GatherArguments {
     std::int64_t left_stride, left_column_stride;
     Matrix right;  // (rank, D), in the type of matrix
     Matrix out;    // (bags, D), in the type of matrix or in float32
+};
+
+// sum_v a K(p_v, m_v) + b K(q_v, m_v), K(x, m) = x log(x / m) - x + m and m = c p + (1 - c) q, of the softmaxes q of a
+// row and p of its teacher's, or of logits between both; csrc/cpu alone.
+struct DivergenceArguments {
+    float* logits;   // (n, V), projected; becomes its gradient if scale is given
+    float* teacher;  // (n, V), projected; overwritten
+    std::int64_t rows, vocabulary;
+    Conditions head, teacher_head;
+    float teacher_part, student_part, mixture;  // a, b, c
+    float rest, difference_part;                // 1 - c and a (1 - c) - b c, rounded once
+    float interpolation;                        // the teacher's share of the logits that make p
+    const float* scale;                         // (n,) d(total loss) / d(row's divergence), or null
+    float* divergence;                          // (n,)
+    float* entropy;                             // (n,) of q
+};
+
+// The tokens that a list leaves out; a listed one has the logit kListed of cpu/divergence.h; csrc/cpu alone.
+struct OthersArguments {
+    float* logits;  // (n, V), projected; becomes the gradient of the log-sum-exp of the others
+    std::int64_t rows, vocabulary;
+    Conditions head;
+    const float* weight;  // (n,) d(total loss) / d(log-sum-exp of the others); for the gradient alone
+    float* numbers;       // (3, n): maximum of z, log sum e^(z - maximum), mean of z - maximum in their softmax
 };
 
 struct GroupArguments {

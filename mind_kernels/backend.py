@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels import extension, tuning
+from mind_kernels.head import Head
 
 PREFERRED = "MIND_KERNELS_BACKEND"
 """The environment variable that says what "auto" takes."""
@@ -72,6 +73,8 @@ class Backend:
     tensors: Literal["any", "cpu", "cuda"]
     """The device of the tensors that it takes."""
     kernels: Mapping[str, str] = field(default_factory=dict)
+    head: str = f"{__package__}.head:Head"
+    """The class of heads whose products its operations take, a `head.Head`."""
     float64: bool = False
     """Whether it computes in float64 too."""
     interpreter: bool = False
@@ -196,7 +199,9 @@ BACKENDS = {
                 "linear_cross_entropy": f"{_ROWS}.streamed_rows:CPP",
                 "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CPP",
                 "linear_mind_loss": f"{_GROUPS}.compiled_groups:CPP",
+                "linear_divergence": f"{_DIVERGENCES}.backend_cpp",
             },
+            head=f"{__package__}.compiled_head:CompiledHead",
             fastest_on="cpu",
             availability=lambda: _compiled("cpp"),
             summary="the compiled kernels of csrc/cpu",
@@ -377,6 +382,12 @@ def fastest(device: str, double: bool, operation: str) -> str:
 def kernels(operation: str, backend: str) -> Any:
     """The kernels that a backend has for an operation; imported here, since not every one can be."""
     return _load(BACKENDS[backend].kernels[operation])
+
+
+def head_on(backend: str, head: Head) -> Head:
+    """The same head with a backend's products, its tensors with contiguous rows."""
+    kind = _load(BACKENDS[backend].head)
+    return kind(head.weight, head.bias, head.softcap, head.temperature).row_major()
 
 
 _load = functools.cache(pkgutil.resolve_name)

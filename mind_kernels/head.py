@@ -92,7 +92,7 @@ class Head:
     def row_major(self) -> Head:
         """The same head, its tensors with contiguous rows."""
         bias = None if self.bias is None else self.bias.contiguous()
-        return Head(row_major(self.weight), bias, self.softcap, self.temperature)
+        return type(self)(row_major(self.weight), bias, self.softcap, self.temperature)
 
 
 def head_of(

@@ -3,8 +3,10 @@
 #include <Python.h>
 
 #include "../operators.h"
+#include "divergence_operators.h"
 #include "gradient_operators.h"
 #include "kernels.h"
+#include "project_operators.h"
 #include "stream_operators.h"
 
 namespace mind {
@@ -13,12 +15,16 @@ static void define_cpu_operators(torch::stable::detail::StableLibrary& library) 
     define_operators(library);
     define_stream_operators(library);
     define_gradient_operators(library);
+    define_divergence_operators(library);
+    define_project_operators(library);
 }
 
 static void implement_cpu_operators(torch::stable::detail::StableLibrary& library) {
     implement_operators(library);
     implement_stream_operators(library);
     implement_gradient_operators(library);
+    implement_divergence_operators(library);
+    implement_project_operators(library);
 }
 
 }  // namespace mind

@@ -185,6 +185,11 @@ inline void store_derivatives(const GroupWork& a, const Tile& tile, double* sums
     }
 }
 
+// 0 in the place of numbers so small that their products with hidden states or weights are subnormal: of these, a
+// processor multiplies one where it multiplies a hundred others. A row's gradient that has no larger entries is none
+// (`_NO_GRADIENT` in mind_kernels/sparse_gradient.py).
+MIND_INLINE inline Floats without_tiny(Floats x) { return max(x, -x) < 0x1p-100f ? Floats{} : x; }
+
 // S goes in as two parts.
 inline void finish_row(const float* logits, float* gradient, std::int64_t columns, Normalizer normalizer,
                        double scalar) {
@@ -192,7 +197,7 @@ inline void finish_row(const float* logits, float* gradient, std::int64_t column
     for (std::int64_t c = 0; c < columns; c += kLanes) {
         const Floats z = load_columns(logits + c, columns - c, 0.0f);
         const Floats derivative = load_columns(gradient + c, columns - c, 0.0f);
-        const Floats p = probability(log_probability(z, normalizer));
+        const Floats p = without_tiny(probability(log_probability(z, normalizer)));
         store_columns(gradient + c, p * ((derivative - high) - low), columns - c);
     }
 }

@@ -2,10 +2,12 @@
 #include "kernels.h"
 
 #include "cross_entropy.h"
+#include "divergence.h"
 #include "gather.h"
 #include "gradient.h"
 #include "mixture.h"
 #include "pairs.h"
+#include "project.h"
 #include "stream.h"
 
 #define MIND_STRING_(name) #name
@@ -24,8 +26,13 @@ const Kernels table = {MIND_STRING(MIND_CAPABILITY),
                        run_pairs,
                        run_mixture,
                        run_group_gradient,
+                       run_divergence,
+                       run_others,
+                       run_spread,
                        kStripRows,
                        run_pack,
+                       run_project,
+                       project_scratch,
                        run_stream,
                        stream_scratch,
                        finish_stream,

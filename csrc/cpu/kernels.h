@@ -77,6 +77,17 @@ struct GradientWork : GradientArguments {
     float* sums;                               // (parts, padded_rows padded_columns), or null without dH
 };
 
+// Logits of rows in memory; strips and spans as above.
+struct ProjectWork {
+    Matrix hidden;        // (n, D)
+    Matrix weight;        // (V, D), in the type of hidden
+    const void* bias;     // (V,), in the type of hidden, or null
+    float* logits;        // (n, V)
+    std::int64_t stride;  // from one row of them to the next
+    std::int64_t span;
+    float* packed;  // the strips of hidden
+};
+
 struct Kernels {
     const char* capability;
     void (*rows)(const RowArguments&, std::int64_t begin, std::int64_t end);               // rows
@@ -89,8 +100,14 @@ struct Kernels {
     void (*pairs)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);    // spans of groups
     void (*mixture)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);  // spans of groups
     void (*group_gradient)(const GroupWork&, std::int64_t begin, std::int64_t end);           // spans of groups
+    void (*divergence)(const DivergenceArguments&, std::int64_t begin, std::int64_t end);     // rows
+    void (*others)(const OthersArguments&, std::int64_t begin, std::int64_t end);             // rows: their numbers
+    void (*spread)(const OthersArguments&, std::int64_t begin, std::int64_t end);             // rows: their gradient
     std::int64_t strip_rows;
-    void (*pack)(const StreamWork&, std::int64_t begin, std::int64_t end);  // strips
+    void (*pack)(const Matrix& hidden, float* packed, std::int64_t begin, std::int64_t end);  // strips
+    // Strips of rows over one span. Scratch: 64-byte aligned, project_scratch(D) floats.
+    void (*project)(const ProjectWork&, float* scratch, std::int64_t span, std::int64_t begin, std::int64_t end);
+    std::int64_t (*project_scratch)(std::int64_t size);
     // Sums and candidates of strips of rows over one span. Scratch: 64-byte aligned, stream_scratch(D) floats.
     void (*stream)(const StreamWork&, float* scratch, std::int64_t span, std::int64_t begin, std::int64_t end);
     std::int64_t (*stream_scratch)(std::int64_t size);

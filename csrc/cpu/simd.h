@@ -95,6 +95,17 @@ MIND_INLINE inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
 MIND_INLINE inline Floats min(Floats a, Floats b) { return a < b ? a : b; }
 #endif
 
+// Lane i of the result is lane lanes[i] of a, or lane lanes[i] - kLanes of b.
+MIND_INLINE inline Floats shuffle(Floats a, Floats b, Ints lanes) {
+#ifdef __clang__
+    Floats out;
+    for (int i = 0; i < kLanes; ++i) out[i] = lanes[i] < kLanes ? a[lanes[i]] : b[lanes[i] - kLanes];
+    return out;
+#else
+    return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
 // Horizontal sum in halves: as exact as a tree.
 MIND_INLINE inline float sum(Floats v) {
     for (int width = kLanes / 2; width > 0; width /= 2) {
@@ -205,7 +216,7 @@ typedef double Doubles __attribute__((vector_size(kVectorBytes)));
 // kLanes / 2 floats. GCC converts them in pieces of 16 bytes where it is left to itself.
 MIND_INLINE inline Doubles load_doubles(const float* from) {
 #if defined(__AVX512F__)
-    return _mm512_cvtps_pd(_mm256_loadu_ps(from));
+    return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from));
 #elif defined(__AVX2__)
     return _mm256_cvtps_pd(_mm_loadu_ps(from));
 #else

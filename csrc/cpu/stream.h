@@ -12,9 +12,6 @@
 
 namespace mind::MIND_CAPABILITY {
 
-// Bytes of the strips that are taken through the vocabulary together: they are to stay in the L2 cache.
-constexpr std::int64_t kGroupBytes = 512 << 10;
-
 struct Strip {
     std::int64_t index, first, rows;
 
@@ -159,17 +156,23 @@ inline void raise_bounds(const StreamWork& work, const Strip& strip, std::int64_
 }
 
 // Where there is something to do between the product and z, a pass of its own, so that z is rounded in one place.
-template <typename T, typename C>
-inline float* condition_block(const StreamWork& work, std::int64_t begin, std::int64_t count, std::int64_t width,
+template <int kVectors, typename T, typename C>
+inline float* condition_block(const StreamWork& work, const Strip& strip, std::int64_t begin, std::int64_t count,
                               C condition, float* projected, float* z) {
-    if (C::kPlain && work.bias == nullptr) return projected;
+    if (C::kPlain && work.bias == nullptr && work.temperatures == nullptr) return projected;
+    constexpr std::int64_t width = kVectors * kLanes;
     const T* bias = work.bias == nullptr ? nullptr : static_cast<const T*>(work.bias) + begin;
+    float temperatures[width];  // of the strip's rows
+    for (std::int64_t i = 0; i < width; ++i) {
+        temperatures[i] = work.temperatures != nullptr && i < strip.rows ? work.temperatures[strip.first + i] : 1.0f;
+    }
     for (std::int64_t i = 0; i < count; ++i) {
         const Floats added = splat(bias == nullptr ? 0.0f : load_one(bias + i));
-        for (std::int64_t j = i * width; j < (i + 1) * width; j += kLanes) {
-            const Floats x = load(projected + j) + added;
-            store(projected + j, x);
-            store(z + j, condition(x).z);
+        for (std::int64_t j = 0; j < width; j += kLanes) {
+            const Floats x = load(projected + i * width + j) + added;
+            store(projected + i * width + j, x);
+            const Floats logit = condition(x).z;
+            store(z + i * width + j, work.temperatures == nullptr ? logit : logit / load(temperatures + j));
         }
     }
     return z;
@@ -183,7 +186,7 @@ inline void stream_block(const StreamWork& work, C condition, const Strip& strip
     float* kept = work.logits == nullptr ? nullptr : work.logits + begin * work.logits_stride + strip.first;
     multiply_block<kVectors>({weight, stride, 1}, count, strip.packed(work), work.hidden.columns,
                              {projected, kWidth, false, kept, work.logits_stride}, ahead);
-    float* z = condition_block<T>(work, begin, count, kWidth, condition, projected, scratch + kBlock * kWidth);
+    float* z = condition_block<kVectors, T>(work, strip, begin, count, condition, projected, scratch + kBlock * kWidth);
     Candidates* found = work.candidates == nullptr ? nullptr : work.candidates + span * work.strips + strip.index;
     for (std::int64_t lane = 0; lane < strip.rows; lane += kLanes) {
         const std::int64_t rows = strip.rows - lane < kLanes ? strip.rows - lane : kLanes;
@@ -193,15 +196,6 @@ inline void stream_block(const StreamWork& work, C condition, const Strip& strip
 }
 
 inline std::int64_t stream_scratch(std::int64_t size) { return kBlock * (2 * kStripRows + size); }
-
-inline void run_pack(const StreamWork& work, std::int64_t begin, std::int64_t end) {
-    with_type(work.hidden.type, [&]<typename T>(T*) {
-        for (std::int64_t s = begin; s < end; ++s) {
-            const Strip strip(work, s);
-            pack_strip<T>(work.hidden, strip.first, strip.rows, work.packed + strip.first * work.hidden.columns);
-        }
-    });
-}
 
 template <typename T, typename C>
 inline void stream_group(const StreamWork& work, C condition, std::int64_t span, std::int64_t from, std::int64_t to,
@@ -226,8 +220,7 @@ inline void stream_group(const StreamWork& work, C condition, std::int64_t span,
 
 inline void run_stream(const StreamWork& work, float* scratch, std::int64_t span, std::int64_t begin,
                        std::int64_t end) {
-    const std::int64_t strip = kStripRows * work.hidden.columns * static_cast<std::int64_t>(sizeof(float));
-    const std::int64_t group = kGroupBytes < strip ? 1 : kGroupBytes / strip;
+    const std::int64_t group = strips_of_group(work.hidden.columns);
     with_row_type(work.hidden, work.rows.head, [&]<typename T, typename C>(T*, C condition) {
         for (std::int64_t from = begin; from < end; from += group) {
             stream_group<T>(work, condition, span, from, from + group < end ? from + group : end, scratch);

@@ -98,7 +98,9 @@ public:
     }
 
     void statistics() {
-        over_strips(table_.pack);
+        torch::stable::parallel_for(0, work_.strips, 1, [&](std::int64_t begin, std::int64_t end) {
+            table_.pack(work_.hidden, packed_.get(), begin, end);
+        });
         const std::int64_t threads = torch::stable::get_num_threads();
         if (work_.strips >= kStripsPerThread * threads) {
             work_.bounds = bounds_.empty() ? nullptr : bounds_.data();
@@ -149,10 +151,11 @@ private:
 };
 
 void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,
-                       double temperature, double label_smoothing, double z_loss, Tensor numbers, Tensor correct,
-                       OptionalTensor logits) {
+                       double temperature, double label_smoothing, double z_loss, OptionalTensor temperatures,
+                       Tensor numbers, Tensor correct, OptionalTensor logits) {
     StreamArguments args =
         arguments_of(hidden, weight, bias, target, softcap, temperature, label_smoothing, z_loss, numbers, correct);
+    if (temperatures) args.temperatures = checked<float>("temperatures", *temperatures, {args.hidden.rows}, hidden);
     if (logits) {
         check_transposed("logits", *logits, args.weight.rows, args.hidden.rows);
         args.logits = static_cast<float*>(logits->data_ptr());
@@ -270,8 +273,8 @@ std::tuple<Tensor, Tensor, Tensor> sort_entries(Tensor order, Tensor rows, Tenso
 void define_stream_operators(torch::stable::detail::StableLibrary& library) {
     library.def(
         "stream_statistics(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, "
-        "float temperature, float label_smoothing, float z_loss, Tensor(a!) numbers, Tensor(b!) correct, "
-        "Tensor(c!)? logits) -> ()");
+        "float temperature, float label_smoothing, float z_loss, Tensor? temperatures, Tensor(a!) numbers, "
+        "Tensor(b!) correct, Tensor(c!)? logits) -> ()");
     library.def(
         "stream_kept(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, float temperature, "
         "float label_smoothing, float z_loss, float log_threshold, int most_per_row, Tensor(a!) numbers, "

@@ -23,11 +23,15 @@ from mind_kernels import tuning
 from mind_kernels.backend import BACKENDS, PREFERRED, backends_of, fastest, preferred
 from mind_kernels.commands.check import CASES, Case, Inputs, add_device, fault, require_device, results
 from mind_kernels.row_chunks import rows_per_chunk
+from mind_kernels.sparse_gradient import SAMPLE_ROWS
 
 GROUP = 8  # rows of a group: the perspectives of a question
 LISTED = 64  # tokens of a teacher's list
 CERTAINTY = (4.0, 15.0)  # standard deviations of the logits of the rows: as a trained model's, few entries dominate
 THRESHOLD = 2.0**-12  # of the sparse gradient
+# Rows of the sparse gradient on a CPU: the sampled ones, whose logits are kept, and seven times as many that are not.
+SPARSE_ROWS = 8 * SAMPLE_ROWS
+PER_ROW = ("hidden", "target", "row_weight", "teacher_hidden", "teacher_ids", "teacher_log_prob")  # of the inputs
 ONE_IN = 40  # cases in which chance may choose once
 FEWEST_ROUNDS = math.ceil(math.log2(ONE_IN))
 
@@ -99,6 +103,23 @@ def inputs_of(rows: int, size: int, vocabulary: int, dtype: torch.dtype, device:
     }
 
 
+def rows_of(asked: int | None, vocabulary: int, dtype: torch.dtype, device: torch.device) -> dict[str, int]:
+    """Rows of the form "sparse" and of all others (""): as many as asked for, else one chunk of logits.
+
+    On a CPU all rows of a chunk may be in the sample of the sparse gradient: there it gets more.
+    """
+    rows = asked or rows_per_chunk(vocabulary, device, dtype.itemsize)
+    rows = max(1, rows // GROUP) * GROUP
+    return {"": rows, "sparse": rows if asked or device.type != "cpu" else max(rows, SPARSE_ROWS)}
+
+
+def first_rows(inputs: Inputs, rows: int) -> Inputs:
+    """Those of the first rows."""
+    groups = rows // GROUP
+    weight = torch.full((groups, GROUP, GROUP), 1 / groups, device=inputs["hidden"].device)
+    return {**inputs, **{name: inputs[name][:rows] for name in PER_ROW}, "pair_weight": weight}
+
+
 def first_cases() -> dict[str, Case]:
     """The case that is timed of each use."""
     cases: dict[str, Case] = {}
@@ -152,13 +173,13 @@ def main(arguments: list[str]) -> int:
         print(f"{PREFERRED} is {','.join(overriding)!r}: while it is set, it overrides the table")
     entries, faults = [], 0
     for dtype in (getattr(torch, name) for name in options.dtype or [_usual(device)]):
-        rows = options.rows or rows_per_chunk(vocabulary, device, dtype.itemsize)
-        rows = max(1, rows // GROUP) * GROUP
-        print(f"\n{str(dtype).removeprefix('torch.')}, {rows} rows: forward and backward, median of {options.rounds}")
+        counts = rows_of(options.rows, vocabulary, dtype, device)
+        told = f"{counts['']} rows" + (f", {counts['sparse']} of 'sparse'" if counts["sparse"] > counts[""] else "")
+        print(f"\n{str(dtype).removeprefix('torch.')}, {told}: forward and backward, median of {options.rounds}")
         try:
-            inputs = inputs_of(rows, size, vocabulary, dtype, device)
+            every = inputs_of(max(counts.values()), size, vocabulary, dtype, device)
         except RuntimeError as error:  # torch has no other class for memory that is not there
-            parser.error(f"{rows} rows, hidden size {size}, vocabulary {vocabulary}: {str(error).splitlines()[0]}")
+            parser.error(f"{told}, hidden size {size}, vocabulary {vocabulary}: {str(error).splitlines()[0]}")
         for use, case in first_cases().items():
             names = backends_here(case.operation, device)
             if len(names) < 2:
@@ -170,6 +191,7 @@ def main(arguments: list[str]) -> int:
                     names.remove(name)
                     faults += 1
             if names:
+                inputs = first_rows(every, counts["sparse" if case.form == "sparse" else ""])
                 entries.append(_measured(use, case, names, inputs, options.rounds))
     return _finish(entries, device, faults)
 
@@ -219,7 +241,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", nargs="?", help="a folder or a name on the Hub; needs transformers")
     parser.add_argument("--hidden-size", type=int, metavar="D", help="in place of a model")
     parser.add_argument("--vocabulary", type=int, metavar="V", help="in place of a model")
-    parser.add_argument("--rows", type=int, metavar="N", help="labeled tokens per call (default: one chunk of logits)")
+    rows = f"default: one chunk of logits, of the sparse gradient on a CPU {SPARSE_ROWS} or more"
+    parser.add_argument("--rows", type=int, metavar="N", help=f"labeled tokens per call ({rows})")
     add_device(parser)
     dtypes = ("float32", "bfloat16", "float16")
     parser.add_argument("--dtype", nargs="+", choices=dtypes, help="default: bfloat16 on a GPU, float32 on a CPU")

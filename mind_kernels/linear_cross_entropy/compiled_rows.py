@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels import extension
-from mind_kernels.head import Head
+from mind_kernels.compiled_head import conditions
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights, SparseRows
 from mind_kernels.linear_cross_entropy.logits_rows import Counted, KeptEntries, LogitsRows
 from mind_kernels.sparse_gradient import ByColumn, sort_entries
@@ -134,11 +134,6 @@ def outputs(like: Tensor) -> tuple[Tensor, Tensor]:
 def values_of(numbers: Tensor, correct: Tensor) -> RowValues:
     named = dict(zip(ROW_NUMBERS, numbers, strict=True), correct=correct)
     return RowValues(**{name: named[name] for name in RowValues._fields})
-
-
-def conditions(head: Head) -> tuple[float, float]:
-    """softcap, 0 for none, and temperature."""
-    return head.softcap or 0.0, head.temperature
 
 
 CUDA = CompiledRows("cuda")

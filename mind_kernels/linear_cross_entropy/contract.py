@@ -25,9 +25,9 @@ class RowSpec:
     z_loss: float = 0.0
     gradient_threshold: float | None = None
 
-    def row_major(self) -> RowSpec:
-        """The same with a head whose tensors have contiguous rows."""
-        return RowSpec(self.head.row_major(), self.label_smoothing, self.z_loss, self.gradient_threshold)
+    def with_head(self, head: Head) -> RowSpec:
+        """The same of another head."""
+        return RowSpec(head, self.label_smoothing, self.z_loss, self.gradient_threshold)
 
     @property
     def log_threshold(self) -> float:
@@ -312,6 +312,7 @@ class RowKernels(Protocol):
         hidden: Tensor,  # (n, D)
         target: Tensor,  # (n,)
         spec: RowSpec,
+        temperature: Tensor | None = None,  # (n,), beside a head whose own is 1; only if STREAMED_CHUNKS is more than 1
     ) -> RowValues:
         """Statistics of rows, straight from hidden states."""
         ...

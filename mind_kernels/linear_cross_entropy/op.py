@@ -186,7 +186,7 @@ def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]
         row_major(a.hidden),
         a.target,
         a.row_weight,
-        a.spec.row_major(),
+        a.spec.with_head(backends.head_on(a.backend, a.spec.head)),
         needs,
         ignore_index=a.ignore_index,
         reduction=a.reduction,

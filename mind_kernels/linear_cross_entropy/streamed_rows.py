@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS, CompiledRows, conditions, outputs, values_of
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights, SparseRows
 from mind_kernels.linear_cross_entropy.logits_rows import HostSums
@@ -42,12 +43,15 @@ class StreamedRows(CompiledRows):
 
     STREAMED_CHUNKS = 8
 
-    def statistics(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
-        if not _are_streamed(hidden):
+    def statistics(self, hidden: Tensor, target: Tensor, spec: RowSpec, temperature: Tensor | None = None) -> RowValues:
+        if _are_streamed(hidden):
+            numbers, correct = outputs(hidden)
+            self.operators.stream_statistics(*_inputs(hidden, target, spec), temperature, numbers, correct, None)
+            return values_of(numbers, correct)
+        if temperature is None:
             return super().statistics(hidden, target, spec)
-        numbers, correct = outputs(hidden)
-        self.operators.stream_statistics(*_inputs(hidden, target, spec), numbers, correct, None)
-        return values_of(numbers, correct)
+        logits = spec.head.to_logits_(spec.head.project_wide(hidden)).div_(temperature[:, None])
+        return self.row_kernel_(logits, target, None, spec.with_head(Head(spec.head.weight)))
 
     def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> SparseRows:
         if keep_logits or not _are_streamed(hidden):
@@ -84,7 +88,7 @@ class _ExactChunk:
         self._rows, self._hidden, self._target = rows, hidden, target
         self._numbers, correct = outputs(hidden)
         rows.kernels.operators.stream_statistics(
-            *_inputs(hidden, target, rows.spec), self._numbers, correct, rows.logits
+            *_inputs(hidden, target, rows.spec), None, self._numbers, correct, rows.logits
         )
         self.values = values_of(self._numbers, correct)
 

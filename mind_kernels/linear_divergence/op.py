@@ -273,7 +273,7 @@ def _run(a: DivergenceArguments, needs: list[bool]) -> tuple[DivergenceOutputs, 
     loss, values, gradients = rows.forward(
         backends.kernels("linear_divergence", a.backend),
         row_major(a.hidden),
-        a.head.row_major(),
+        backends.head_on(a.backend, a.head),
         a.teacher,
         a.row_weight,
         a.divergence,

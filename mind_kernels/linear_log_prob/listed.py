@@ -9,7 +9,8 @@ gradient g (1 - p) would cancel. With G the sum of the ids' upstream gradients g
     (1 - p_y) sum_(t_k = y) g_k + p_y (l - sum_(t_k != y) g_k)               for y
 
 of which the kernel computes the first term; the second is added to it, and the last line put in place of what it has at
-y. Peak memory: one chunk of logits beside the gradients; in float32 with a temperature per row, and with that and a
+y. Where a backend streams statistics, a forward pass computes the logits of the ids one by one, and holds no others.
+Peak memory: one chunk of logits beside the gradients; in float32 with a temperature per row, and with that and a
 softcap another one for its slope.
 """
 
@@ -23,8 +24,11 @@ from torch import Tensor
 from mind_kernels.head import Head, HeadGradients, scale_
 from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowTerms, RowValues, RowWeights
 from mind_kernels.linear_log_prob.contract import Upstream
-from mind_kernels.row_chunks import Rows, accumulation_dtype, row_weights, rows_per_chunk
+from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, row_weights, rows_per_block, rows_per_chunk
 from mind_kernels.row_loop import run_rows
+
+# Ids per row, as a share of V, up to which statistics are streamed and the ids' logits computed one by one.
+_STREAMED_SHARE = 1 / 64
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,14 @@ class ListWeights:
 
 
 class _Known:
-    """The logits of the ids of a chunk of rows, and what follows from them."""
+    """The logits of the ids of a chunk of rows, (n, K) in the accumulation dtype, and what follows from them."""
 
-    def __init__(self, listed: Ids, projected: Tensor, head: Head) -> None:
+    def __init__(self, listed: Ids, logits: Tensor, vocabulary: int) -> None:
         self._listed = listed
-        logits = head.to_logits(projected.gather(1, listed.ids).to(accumulation_dtype(projected.dtype)))
         self._logits = torch.where(listed.present, logits, -torch.inf)
         self._largest = self._logits.amax(1, keepdim=True)
         best = listed.present & (self._logits == self._largest)
-        self.likeliest = torch.where(best, listed.ids, head.vocabulary - 1).amin(1)  # (n,), the first of equal ones
+        self.likeliest = torch.where(best, listed.ids, vocabulary - 1).amin(1)  # (n,), the first of equal ones
 
     def log_prob(self, of_likeliest: Tensor) -> Tensor:
         """(n, K), 0 where absent, from that of the likeliest id (n,)."""
@@ -130,6 +133,19 @@ def run_listed(
 ) -> None:
     """Fills `log_prob` and `terms` for the rows, and adds their gradient products."""
     head = spec.head
+    streams = kernels.STREAMED_CHUNKS > 1 and listed.ids.shape[1] <= head.vocabulary * _STREAMED_SHARE
+    if weights is None and not extra and streams:
+
+        def statistics(chunk: Rows, part: Tensor, weights: ListWeights | None) -> tuple[list[Tensor], None]:
+            of_rows = None if temperature is None else temperature[chunk]
+            logits = _logits_of(listed.ids[chunk], part, head)
+            known = _Known(listed[chunk], logits if of_rows is None else logits / of_rows[:, None], head.vocabulary)
+            values = kernels.statistics(part, known.likeliest, spec, of_rows)
+            return [*values, known.log_prob(-values.nll)], None
+
+        size = kernels.STREAMED_CHUNKS * rows_per_chunk(head.vocabulary, hidden.device, hidden.element_size())
+        run_rows(rows, size, hidden, weights, statistics, [*terms.values, log_prob], gradients)
+        return
 
     def kernel(chunk: Rows, part: Tensor, weights: ListWeights | None) -> tuple[list[Tensor], Tensor | None]:
         of_chunk, slope = spec, 1.0
@@ -141,7 +157,8 @@ def run_listed(
                 slope = head.slope(logits)
             logits.div_(temperature[chunk, None])
         terms.extra.read(chunk, logits, of_chunk.head, extra)
-        known = _Known(listed[chunk], logits, of_chunk.head)
+        of_ids = logits.gather(1, listed.ids[chunk]).to(accumulation_dtype(logits.dtype))
+        known = _Known(listed[chunk], of_chunk.head.to_logits(of_ids), head.vocabulary)
         of_kernel = None if weights is None else weights.rows.of_kernel
         values = kernels.row_kernel_(logits, known.likeliest, of_kernel, of_chunk)
         found = [*values, known.log_prob(-values.nll)]
@@ -155,3 +172,13 @@ def run_listed(
         itemsize = accumulation_dtype(hidden.dtype).itemsize * (1 if head.softcap is None else 2)
     size = rows_per_chunk(head.vocabulary, hidden.device, itemsize)
     run_rows(rows, size, hidden, weights, kernel, [*terms.values, log_prob], gradients)
+
+
+def _logits_of(ids: Tensor, hidden: Tensor, head: Head) -> Tensor:
+    """The logits (n, K) of ids (n, K) and hidden (n, D), in the accumulation dtype: a product for each id."""
+    count, size = ids.shape[1], hidden.shape[1]
+    wide = accumulation_dtype(hidden.dtype)
+    projected = hidden.new_empty(ids.shape, dtype=wide)
+    for block in chunks(len(ids), rows_per_block(count * max(1, size), hidden.device)):
+        torch.bmm(head.weight[ids[block]].to(wide), hidden[block, :, None].to(wide), out=projected[block].unsqueeze(2))
+    return head.to_logits(projected if head.bias is None else projected + head.bias[ids])

@@ -173,7 +173,7 @@ def _define(a: LogProbArguments) -> LogProbOutputs:
 
 def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGradients]:
     valid = _check_values(a)
-    hidden, spec = row_major(a.hidden), a.spec.row_major()
+    hidden, spec = row_major(a.hidden), a.spec.with_head(backends.head_on(a.backend, a.spec.head))
     kernels = backends.kernels("linear_cross_entropy", a.backend)
     terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None, extra=a.extra_stats)
     gradients = HeadGradients(hidden, spec.head, needs)

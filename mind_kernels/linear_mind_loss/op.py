@@ -201,7 +201,7 @@ def _run(a: MindArguments, needs: list[bool]) -> tuple[MindOutputs, HeadGradient
         a.row_weight,
         a.answer_rows,
         group_weight,
-        a.spec.row_major(),
+        a.spec.with_head(backends.head_on(a.backend, a.spec.head)),
         needs,
         ignore_index=a.ignore_index,
     )

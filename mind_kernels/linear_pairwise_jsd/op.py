@@ -130,7 +130,7 @@ def _run(a: GroupArguments, needs: list[bool]) -> tuple[GroupOutputs, HeadGradie
     divergence, gradients = groups.forward(
         backends.kernels("linear_pairwise_jsd", a.backend),
         a.hidden,
-        a.head.row_major(),
+        backends.head_on(a.backend, a.head),
         weight,
         a.mask,
         needs,

@@ -61,7 +61,7 @@ def linear_top_k(
 
 def _run(a: TopKArguments, needs: list[bool]) -> tuple[TopK, HeadGradients]:
     """Of constants: none of the gradients is needed."""
-    hidden, head = row_major(a.hidden), a.head.row_major()
+    hidden, head = row_major(a.hidden), backends.head_on(a.backend, a.head)
     return backends.kernels("linear_top_k", a.backend).top_k(hidden, head, a.k), HeadGradients(hidden, head, needs)
 
 

@@ -76,7 +76,8 @@ def test_auto_is_what_was_measured(monkeypatch):
     assert resolve("auto", HIDDEN, ROWS) == "cpp"
     assert resolve("auto", HIDDEN.bfloat16(), ROWS) == "cpp"
     assert resolve("auto", HIDDEN.double(), ROWS) == "torch"
-    assert resolve("auto", HIDDEN, DIVERGENCES) == "torch"
+    assert resolve("auto", HIDDEN, DIVERGENCES) == "cpp"
+    assert resolve("auto", HIDDEN, "linear_top_k") == "torch"
     assert resolve("auto", HIDDEN.to("meta"), ROWS) == "torch"
     monkeypatch.setattr(extension, "unavailable", lambda device: "it was not built")
     assert resolve("auto", HIDDEN, ROWS) == "torch"
@@ -261,7 +262,8 @@ def test_an_added_backend_serves_in_a_graph(calls):
 
 def test_an_added_backend_can_be_what_auto_takes(calls, monkeypatch):
     row = replace(BACKENDS["ours"], fastest_on="cpu", float64=False)
-    monkeypatch.setattr(backend, "BACKENDS", BACKENDS | {"ours": row})
+    cpp = replace(BACKENDS["cpp"], fastest_on=None)  # which stands before it
+    monkeypatch.setattr(backend, "BACKENDS", BACKENDS | {"ours": row, "cpp": cpp})
     assert resolve("auto", HIDDEN, DIVERGENCES) == "ours"
     assert resolve("auto", HIDDEN.double(), DIVERGENCES) == "torch"
 

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from cases import interpreted
 from divergence_cases import (
     BACKENDS,
     CASES,
@@ -23,6 +22,7 @@ from divergence_cases import (
     run,
 )
 
+from mind_kernels import backend as backends
 from mind_kernels import linear_divergence
 from mind_kernels.testing import assert_within_budget
 
@@ -165,7 +165,7 @@ def test_equal_heads_give_exactly_zero(backend, kind):
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
 def test_taid_starts_at_zero_and_ends_at_forward_kl(backend, form):
     inputs = make(*fit(backend, 12, 16, 301), form=form)
-    dtype = torch.float32 if interpreted(backend) else torch.float64
+    dtype = torch.float64 if backends.BACKENDS[backend].float64 else torch.float32
     start = run(inputs, dtype, backend, kind="taid", interpolation=0.0)
     for name in ("loss", "divergence", "d_hidden", "d_weight"):
         torch.testing.assert_close(start[name], torch.zeros_like(start[name]), rtol=0, atol=1e-15)
@@ -189,7 +189,7 @@ def test_jsd_of_one_half_is_symmetric():
 
 @listed_cases("reference", *BACKENDS)
 def test_list_of_every_token_is_the_full_form(backend, kind):
-    dtype = torch.float32 if interpreted(backend) else torch.float64
+    dtype = torch.float64 if backends.BACKENDS[backend].float64 else torch.float32
     inputs = make(4, 8, 31, dtype=dtype)
     log_p = torch.log_softmax(inputs["teacher_hidden"] @ inputs["teacher_weight"].T, -1).double()
     order = torch.rand(4, 31, generator=torch.Generator().manual_seed(3)).argsort(1)
@@ -265,7 +265,12 @@ def from_rounded_log_probs(inputs, kind):
 
 
 @pytest.mark.parametrize(
-    ("backend", "difference"), [("torch", 1e-1), ("torch", 1e-3), ("torch", 1e-5), ("triton", 1e-1), ("triton", 1e-4)]
+    ("backend", "difference"),
+    [
+        *(("torch", difference) for difference in (1e-1, 1e-3, 1e-5)),
+        *(("cpp", difference) for difference in (1e-1, 1e-3, 1e-5)),
+        *(("triton", difference) for difference in (1e-1, 1e-4)),
+    ],
 )
 @pytest.mark.parametrize("kind", KINDS, ids=name_of)
 def test_nearly_equal_distributions_do_not_cancel(backend, kind, difference):

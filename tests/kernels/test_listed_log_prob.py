@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import BACKENDS, COMPILED_BACKENDS, assert_compiles_whole, cases, device_of, on, opcheck, with_dtypes
 
-from mind_kernels import Head, linear_log_prob, row_chunks
+from mind_kernels import Head, compiled_head, linear_log_prob, row_chunks
 from mind_kernels.linear_cross_entropy.contract import RowSpec
 from mind_kernels.linear_log_prob.contract import LogProbArguments, Upstream
 from mind_kernels.linear_log_prob.op import operator
@@ -270,3 +270,22 @@ def test_bad_input_is_named(changes, kind, message):
     inputs.pop("row_weight")
     with pytest.raises(kind, match=message):
         linear_log_prob(**inputs | changes)
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="no compiled library")
+@pytest.mark.parametrize("rows", [9, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("options", [OPTIONS[0], *OPTIONS[2:]], ids=str)
+def test_a_forward_pass_of_few_ids_holds_no_logits(monkeypatch, options, dtype, rows):
+    """From hidden states alone; fewer rows in float32 take a product of PyTorch's."""
+    tensors, how, _ = make(rows, 24, 301, dtype, **options)
+    truth = define(**{name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}, **how)
+    if rows >= 16 or dtype != torch.float32:
+        for name in ("project", "project_into", "project_wide"):
+            monkeypatch.delattr(Head, name)
+        monkeypatch.delattr(compiled_head.CompiledHead, "project_into")
+        monkeypatch.delattr(compiled_head.CompiledHead, "project_wide")
+    with torch.no_grad():
+        found = linear_log_prob(**tensors, **how, backend="cpp")
+    for value, expected in zip(found, truth, strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)

@@ -259,14 +259,14 @@ def test_no_more_than_a_chunk_of_logits(implementation, monkeypatch):
 def stream_statistics():
     hidden, weight, bias, target = inputs_of(17, 8, 101, bias=True)
     results = {"numbers": torch.zeros(9, 17), "correct": torch.zeros(17, dtype=torch.bool)}
-    options = {"softcap": 0.0, "temperature": 1.0, "label_smoothing": 0.0, "z_loss": 0.0}
+    options = {"softcap": 0.0, "temperature": 1.0, "label_smoothing": 0.0, "z_loss": 0.0, "temperatures": None}
     given = {"hidden": hidden, "weight": weight, "bias": bias, "target": target}
     return given | options | results | {"logits": torch.zeros(192, 32)}
 
 
 def stream_kept():
     arguments = stream_statistics()
-    del arguments["logits"]
+    del arguments["logits"], arguments["temperatures"]
     results = {name: arguments.pop(name) for name in ("numbers", "correct")}
     lists = {"kept": torch.zeros(17, dtype=torch.int64), "dropped_mass": torch.zeros(17)}
     return arguments | {"log_threshold": -5.0, "most_per_row": 101} | results | lists
@@ -331,6 +331,12 @@ def test_schemas(operator):
         ("stream_statistics", "bias", lambda t: t[:5], r"bias has shape \(5\): expected \(101\)"),
         ("stream_statistics", "bias", lambda t: t.double(), "bias: expected the dtype of hidden, contiguous"),
         ("stream_statistics", "target", lambda t: t + 1, r"target\[16\] is 101: expected 0 to 100"),
+        (
+            "stream_statistics",
+            "temperatures",
+            lambda _: torch.ones(3),
+            r"temperatures has shape \(3\): expected \(17\)",
+        ),
         ("stream_statistics", "temperature", lambda _: 0.0, "softcap is 0, temperature 0"),
         ("stream_statistics", "logits", lambda t: t.double(), "logits has dtype"),
         (

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import interpreted, usable
+from cases import usable
 from divergence_cases import CASES, KINDS, assert_matches_float64, fit, listed_cases, make, name_of, published, run
 
+from mind_kernels import backend as backends
 from mind_kernels import linear_divergence, linear_top_k
 
 # Lanes that are not stored may overflow in the interpreter.
@@ -62,7 +63,7 @@ def defined(inputs, kind, tail, temperature=1.0, softcap=None):
 @listed_cases("reference", *usable("linear_divergence"))
 def test_padding_is_left_out(backend, kind, tail):
     inputs = padded()
-    dtype = torch.float32 if interpreted(backend) else torch.float64
+    dtype = torch.float64 if backends.BACKENDS[backend].float64 else torch.float32
     found = run(inputs, dtype, backend, **kind, tail=tail, temperature=0.7, softcap=4.0, reduction="sum", weighted=True)
     leaves = {name: inputs[name].requires_grad_() for name in ("hidden", "weight")}
     value, entropy = defined(inputs | leaves, kind, tail, 0.7, 4.0)

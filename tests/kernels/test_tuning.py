@@ -295,7 +295,7 @@ def test_what_wins_is_written_and_taken(capsys, wins, folder):
     assert main([*SIZES, "--rows", "16", "--dtype", "float32", "bfloat16"]) == 0
     out = capsys.readouterr().out
     assert f"{ROWS:<32}torch, in place of cpp: torch 0 ms, cpp 1000 ms" in out
-    assert f"{'linear_divergence':<32}torch alone" in out
+    assert f"{'linear_top_k':<32}torch alone" in out
     assert f"written to {folder}" in out
     for dtype in (torch.float32, torch.bfloat16):
         assert resolve("auto", HIDDEN.to(dtype), ROWS, 100) == "torch" != default()
@@ -308,7 +308,7 @@ def test_a_backend_that_differs_is_left_out(capsys, wins, monkeypatch):
     assert main([*SIZES, "--rows", "16"]) == 1
     out = capsys.readouterr().out
     assert f"{ROWS:<32}without cpp, which differs from the definition: nll at N 1: error 1" in out
-    assert "6 backends differ from the definition: python -m mind_kernels check --device cpu" in out
+    assert "8 backends differ from the definition: python -m mind_kernels check --device cpu" in out
     assert resolve("auto", HIDDEN, ROWS, 100) == "torch" != default()  # a wrong default is not taken any more
 
 
@@ -356,6 +356,21 @@ def test_the_default_stays_within_the_noise(seconds, backend):
     assert tune.chosen(seconds, "a") == backend
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(None, (256, 2048)), (512, (512, 512)), (13, (8, 8))])
+def test_the_sparse_gradient_gets_rows_that_are_not_sampled(asked, expected):
+    counts = tune.rows_of(asked, 49152, torch.float32, CPU)
+    assert (counts[""], counts["sparse"]) == expected
+    of_gpu = tune.rows_of(asked, 49152, torch.bfloat16, torch.device("cuda"))
+    assert of_gpu["sparse"] == of_gpu[""]
+
+
+def test_fewer_rows_are_the_first_ones():
+    every = tune.inputs_of(48, 24, 100, torch.float32, CPU)
+    assert {len(value) for name, value in tune.first_rows(every, 16).items() if name in tune.PER_ROW} == {16}
+    for name, value in tune.first_rows(every, 48).items():
+        assert torch.equal(value, every[name]), name
+
+
 def test_rows_are_as_certain_as_the_sparse_gradient_needs(monkeypatch):
     monkeypatch.setitem(sparse_gradient._DENSITY_LIMIT, "cpu", sparse_gradient._DENSITY_LIMIT["cuda"])
     c = tune.inputs_of(64, 64, 16384, torch.float32, CPU)
@@ -399,9 +414,7 @@ def test_sizes_by_number_need_torch_alone(folder, monkeypatch, capsys):
     monkeypatch.setattr(tune, "wrong", lambda *_: "")
     assert main([*SIZES, "--rows", "8", "--rounds", "6"]) == 0
     table = json.loads(next(folder.iterdir()).read_text())
-    assert {e["use"] for e in table["entries"]} == {use for use in tune.first_cases() if "divergence" not in use} - {
-        "linear_top_k"
-    }
+    assert {e["use"] for e in table["entries"]} == {use for use in tune.first_cases() if use != "linear_top_k"}
     assert all(ms > 0 for e in table["entries"] for ms in e["median_ms"].values())
     capsys.readouterr()
     with pytest.raises(SystemExit):

@@ -1,0 +1,79 @@
+// From tensors to the kernels of divergence.h: checks, and the rows spread over PyTorch's threads.
+#include "divergence_operators.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include "../checks.h"
+#include "kernels.h"
+
+namespace mind {
+
+namespace {
+
+void divergence_(Tensor logits, Tensor teacher_logits, OptionalTensor scale, double softcap, double temperature,
+                 double teacher_softcap, double teacher_temperature, double teacher_part, double student_part,
+                 double mixture, double interpolation, Tensor divergence, Tensor entropy) {
+    STD_TORCH_CHECK(logits.dim() == 2, "logits have shape ", shape_of(logits), ": expected (n, V)");
+    const std::int64_t rows = logits.size(0), vocabulary = logits.size(1);
+    DivergenceArguments args{};
+    args.logits = checked<float>("logits", logits, {rows, vocabulary}, logits);
+    args.teacher = checked<float>("teacher_logits", teacher_logits, {rows, vocabulary}, logits);
+    args.rows = rows;
+    args.vocabulary = vocabulary;
+    args.head = conditions_of(softcap, temperature);
+    args.teacher_head = conditions_of(teacher_softcap, teacher_temperature);
+    args.teacher_part = static_cast<float>(teacher_part);
+    args.student_part = static_cast<float>(student_part);
+    args.mixture = static_cast<float>(mixture);
+    args.rest = static_cast<float>(1.0 - mixture);
+    args.difference_part = static_cast<float>(teacher_part * (1.0 - mixture) - student_part * mixture);
+    args.interpolation = static_cast<float>(interpolation);
+    if (scale) args.scale = checked<float>("scale", *scale, {rows}, logits);
+    args.divergence = checked<float>("divergence", divergence, {rows}, logits);
+    args.entropy = checked<float>("entropy", entropy, {rows}, logits);
+    torch::stable::parallel_for(0, rows, 1,
+                                [&](std::int64_t begin, std::int64_t end) { kernels().divergence(args, begin, end); });
+}
+
+OthersArguments others_arguments(const Tensor& logits, double softcap, double temperature, const Tensor& numbers) {
+    STD_TORCH_CHECK(logits.dim() == 2, "logits have shape ", shape_of(logits), ": expected (n, V)");
+    OthersArguments args{};
+    args.rows = logits.size(0);
+    args.vocabulary = logits.size(1);
+    args.logits = checked<float>("logits", logits, {args.rows, args.vocabulary}, logits);
+    args.head = conditions_of(softcap, temperature);
+    args.numbers = checked<float>("numbers", numbers, {3, args.rows}, logits);
+    return args;
+}
+
+void others(Tensor logits, double softcap, double temperature, Tensor numbers) {
+    const OthersArguments args = others_arguments(logits, softcap, temperature, numbers);
+    torch::stable::parallel_for(0, args.rows, 1,
+                                [&](std::int64_t begin, std::int64_t end) { kernels().others(args, begin, end); });
+}
+
+void spread_(Tensor logits, Tensor numbers, Tensor weight, double softcap, double temperature) {
+    OthersArguments args = others_arguments(logits, softcap, temperature, numbers);
+    args.weight = checked<float>("weight", weight, {args.rows}, logits);
+    torch::stable::parallel_for(0, args.rows, 1,
+                                [&](std::int64_t begin, std::int64_t end) { kernels().spread(args, begin, end); });
+}
+
+}  // namespace
+
+void define_divergence_operators(torch::stable::detail::StableLibrary& library) {
+    library.def(
+        "divergence_(Tensor(a!) logits, Tensor(b!) teacher_logits, Tensor? scale, float softcap, float temperature, "
+        "float teacher_softcap, float teacher_temperature, float teacher_part, float student_part, float mixture, "
+        "float interpolation, Tensor(c!) divergence, Tensor(d!) entropy) -> ()");
+    library.def("others(Tensor logits, float softcap, float temperature, Tensor(a!) numbers) -> ()");
+    library.def("spread_(Tensor(a!) logits, Tensor numbers, Tensor weight, float softcap, float temperature) -> ()");
+}
+
+void implement_divergence_operators(torch::stable::detail::StableLibrary& library) {
+    library.impl("divergence_", TORCH_BOX(&divergence_));
+    library.impl("others", TORCH_BOX(&others));
+    library.impl("spread_", TORCH_BOX(&spread_));
+}
+
+}  // namespace mind

@@ -1,0 +1,64 @@
+// From tensors to the kernel of project.h: checks, memory, and the work spread over PyTorch's threads.
+#include "project_operators.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+
+#include "../checks.h"
+#include "kernels.h"
+#include "memory.h"
+
+namespace mind {
+
+namespace {
+
+// Vocabulary entries of a span, which the threads share out. A multiple of the blocks.
+constexpr std::int64_t kSpan = 96 * 16;
+
+void project(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor logits) {
+    check_matrix("hidden", hidden, hidden);
+    check_matrix("weight", weight, hidden);
+    check_out("logits", logits, hidden);
+    const std::int64_t rows = hidden.size(0), size = hidden.size(1), vocabulary = weight.size(0);
+    check_shape("weight", weight, {vocabulary, size});
+    check_shape("logits", logits, {rows, vocabulary});
+    STD_TORCH_CHECK(weight.scalar_type() == hidden.scalar_type(), "weight: expected the dtype of hidden");
+    STD_TORCH_CHECK(logits.scalar_type() == ScalarType::Float, "logits: expected float32");
+    STD_TORCH_CHECK(size >= 1, "hidden has no columns");
+    ProjectWork work{};
+    work.hidden = matrix_of(hidden);
+    work.weight = matrix_of(weight);
+    if (bias) {
+        check_shape("bias", *bias, {vocabulary});
+        STD_TORCH_CHECK(bias->scalar_type() == hidden.scalar_type() && bias->is_contiguous(),
+                        "bias: expected the dtype of hidden, contiguous");
+        work.bias = bias->data_ptr();
+    }
+    work.logits = static_cast<float*>(logits.data_ptr());
+    work.stride = logits.stride(0);
+    const Kernels& table = kernels();
+    const std::int64_t strips = (rows + table.strip_rows - 1) / table.strip_rows;
+    const Memory<float> packed = allocate<float>(strips * table.strip_rows * size);
+    work.packed = packed.get();
+    work.span = kSpan;
+    torch::stable::parallel_for(
+        0, strips, 1, [&](std::int64_t begin, std::int64_t end) { table.pack(work.hidden, packed.get(), begin, end); });
+    const std::int64_t spans = (vocabulary + kSpan - 1) / kSpan;
+    torch::stable::parallel_for(0, spans, 1, [&](std::int64_t begin, std::int64_t end) {
+        const Memory<float> scratch = allocate<float>(table.project_scratch(size));
+        for (std::int64_t span = begin; span < end; ++span) table.project(work, scratch.get(), span, 0, strips);
+    });
+}
+
+}  // namespace
+
+void define_project_operators(torch::stable::detail::StableLibrary& library) {
+    library.def("project(Tensor hidden, Tensor weight, Tensor? bias, Tensor(a!) logits) -> ()");
+}
+
+void implement_project_operators(torch::stable::detail::StableLibrary& library) {
+    library.impl("project", TORCH_BOX(&project));
+}
+
+}  // namespace mind

@@ -1,0 +1,45 @@
+"""The LM head of backend `cpp`: float32 logits by the product of csrc/cpu/project.h where it is the faster one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mind_kernels import extension
+from mind_kernels.head import Head
+
+# Our time as a share of PyTorch's (MKL), one thread of an AVX-512 processor, V 49152. float32, D 576: 1.9 with 1 row,
+# 0.5 with 8, 0.7 with 16, 0.83 with 128, 0.98 with 256; D 2048: 0.95 with 128, 1.04 with 256; D 64, where most of the
+# work is to write the logits: 1.4 with 128. bfloat16, which either widens: 0.5 to 1.0 from D 576 on, 1.5 at V 1000.
+FEWEST_ROWS, MOST_ROWS = 16, 192  # in float32
+SMALLEST_SIZE = 256  # D
+SMALLEST_VOCABULARY = 8192  # in half precision
+
+
+class CompiledHead(Head):
+    """See `Head`."""
+
+    def project_into(self, hidden: Tensor, out: Tensor) -> Tensor:
+        """See `Head.project_into`."""
+        if out.dtype != torch.float32 or not self._is_faster(hidden):
+            return super().project_into(hidden, out)
+        extension.operators("cpp").project(hidden, self.weight, self.bias, out)
+        return out
+
+    def project_wide(self, hidden: Tensor) -> Tensor:
+        """See `Head.project_wide`."""
+        if not self._is_faster(hidden):
+            return super().project_wide(hidden)
+        return self.project_into(hidden, hidden.new_empty(hidden.shape[0], self.vocabulary, dtype=torch.float32))
+
+    def _is_faster(self, hidden: Tensor) -> bool:
+        rows, size = hidden.shape
+        if hidden.dtype == torch.float32:
+            return size >= SMALLEST_SIZE and FEWEST_ROWS <= rows <= MOST_ROWS
+        half = hidden.dtype in (torch.bfloat16, torch.float16)
+        return half and size >= SMALLEST_SIZE and self.vocabulary >= SMALLEST_VOCABULARY
+
+
+def conditions(head: Head) -> tuple[float, float]:
+    """softcap, 0 for none, and temperature, as the compiled kernels take them."""
+    return head.softcap or 0.0, head.temperature

@@ -1,0 +1,64 @@
+"""Divergences with the row kernels of csrc/cpu/divergence.h, on float32 logits of a chunk.
+
+Both rows are read from memory once, and the student's overwritten once. The listed tokens of a teacher's list, T per
+row, are gathered and scattered by PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mind_kernels import extension
+from mind_kernels.compiled_head import conditions
+from mind_kernels.head import Head, scale_
+from mind_kernels.linear_divergence.contract import RowValues
+from mind_kernels.linear_divergence.kinds import Divergence
+from mind_kernels.linear_divergence.terms import event_terms
+
+# kListed of csrc/cpu/divergence.h: stands in the place of a listed token, before a softcap.
+_LISTED = -1e18
+
+
+def _operators() -> Any:
+    return extension.operators("cpp")
+
+
+def divergence_(
+    logits: Tensor,  # (n, V), projected
+    teacher_logits: Tensor,  # (n, V), projected
+    weights: Tensor | None,  # (n,)
+    head: Head,
+    teacher_head: Head,
+    divergence: Divergence,
+) -> RowValues:
+    """See `contract.RowKernels`."""
+    values = RowValues(*logits.new_empty(2, logits.shape[0]))
+    parts = divergence.teacher_part, divergence.student_part, divergence.mixture, divergence.interpolation
+    _operators().divergence_(
+        logits, teacher_logits, weights, *conditions(head), *conditions(teacher_head), *parts, *values
+    )
+    return values
+
+
+def listed_divergence_(
+    logits: Tensor,  # (n, V), projected
+    ids: Tensor,  # (n, T)
+    log_p: Tensor,  # (n, T + 1)
+    weights: Tensor | None,  # (n,)
+    head: Head,
+    divergence: Divergence,
+) -> RowValues:
+    """See `contract.RowKernels`."""
+    listed = head.to_logits_(logits.gather(1, ids))
+    logits.scatter_(1, ids, _LISTED)
+    numbers = logits.new_empty(3, logits.shape[0])
+    _operators().others(logits, *conditions(head), numbers)
+    maximum, log_total, mean = numbers
+    value, entropy, gradient = event_terms(listed, maximum, log_total, mean, log_p, divergence)
+    if weights is not None:
+        gradient.mul_(weights[:, None])
+        _operators().spread_(logits, numbers, gradient[:, -1].contiguous(), *conditions(head))
+        logits.scatter_(1, ids, scale_(gradient[:, :-1], head.slope(listed)))
+    return RowValues(value, entropy)
