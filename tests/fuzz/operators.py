@@ -7,6 +7,7 @@ holds for all operators, of those to come too, is tested on the calls that publi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -350,11 +351,16 @@ GROSS = {torch.float32: 2.0**-11, torch.bfloat16: 2.0**-4, torch.float16: 2.0**-
 """What a public function may err; the definitions above are stricter."""
 
 
+REACHED: Counter[str] = Counter()
+"""Calls of each operator by public functions."""
+
+
 @st.composite
 def public_functions(draw: Callable) -> None:
     """Each call of an operator stays within its tensors and repeats bit by bit; the function is right at large."""
 
     def guarded(made: Call) -> Any:
+        REACHED[made.name] += 1
         one, other = made.copied(), made.copied()
         result = one()
         for value, again in zip(one.results(result), other.results(other()), strict=True):
