@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import row_confidence, row_kernels
+from bench import row_confidence, row_kernels, shapes
 from bench.comparison import benchmark as cases
 from bench.comparison import command
 from bench.comparison.gate import Gates, Precision, relative_error
@@ -221,6 +221,30 @@ def test_row_confidence(tmp_path, monkeypatch, capsys):
     found[-1]["d_weight_error"] = 1.0
     with pytest.raises(AssertionError, match="sparse"):
         row_confidence.check(found)
+
+
+def test_shapes(tmp_path, monkeypatch, capsys):
+    """Every shape that is not too large, each with a time per N V D; the same picture from the same numbers."""
+    monkeypatch.setattr(shapes, "LARGEST", 64 * 512 * 16)
+    monkeypatch.setattr(shapes, "FEW", 1)
+    options = ["--rows", "32", "64", "--vocabularies", "512", "100", "--sizes", "16", "8", "--few-rows", "1"]
+    shapes.main([*options, "--repeats", "1", "--output", str(tmp_path)])
+    rows = read_results(tmp_path / "shapes.jsonl")
+    many = {(row["N"], row["V"], row["D"]) for row in rows if "times_best" in row}
+    assert many == {(n, v, d) for n in (32, 64) for v in (512, 100) for d in (16, 8)} and len(rows) == 3 * 8 + 5 * 2
+    for row in rows:
+        assert row["ps_per_nvd"] == pytest.approx(1e9 * row["median_ms"] / (row["N"] * row["V"] * row["D"]), rel=0.01)
+    assert {
+        min(row["times_best"] for row in rows if row.get("gradient") == name and "times_best" in row)
+        for name in ("exact", "sparse", "scoring")
+    } == {1}
+    assert {row["time_of_eager"] for row in rows if row["gradient"].startswith("eager")} == {1}
+    text = (tmp_path / "shapes.svg").read_text()
+    assert "V 512, D 16" in text and shapes.draw(tmp_path / "shapes.jsonl").read_text() == text
+    monkeypatch.setattr(shapes, "LARGEST", 64 * 512 * 16 - 1)
+    shapes.main([*options, "--repeats", "1", "--output", str(tmp_path), "--overwrite"])
+    assert not any((row["N"], row["V"], row["D"]) == (64, 512, 16) for row in read_results(tmp_path / "shapes.jsonl"))
+    assert "times_best" in capsys.readouterr().out
 
 
 def test_row_kernels_beside_a_copy(tmp_path, monkeypatch, capsys):

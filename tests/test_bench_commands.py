@@ -58,6 +58,7 @@ def no_measurement(monkeypatch):
         ("busy_machine", "Worker"),
         ("row_confidence", "load"),
         ("row_kernels", "load"),
+        ("shapes", "inputs"),
         ("sparse_training", "measure"),
         ("train_step", "tokenized_step"),
         ("trainer_memory", "peak_extra_mib"),
@@ -74,7 +75,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 11
+    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 12
 
 
 @pytest.mark.parametrize("name", NAMES)
