@@ -120,7 +120,7 @@ class PublicCall:
 
 
 def public_call(choose: Choose, seed: int) -> PublicCall:
-    rows, size, vocabulary = choose((1, 17, 600, 600)), choose((1, 8, 33, 70)), choose((7, 101, 2000))
+    rows, size, vocabulary = choose((1, 17, 600, 900)), choose((1, 8, 33, 70)), choose((7, 101, 2000))
     dtype, peak = choose(DTYPES), choose((0.0, 6.0))
     inputs = make_inputs(rows, size, vocabulary, dtype=dtype, seed=seed, peak=peak)
     hidden, weight, target, row_weight = inputs.values()
