@@ -6,35 +6,24 @@
 #include <algorithm>
 #include <cstdlib>
 #include <limits>
-#include <memory>
 #include <new>
 #include <tuple>
 #include <vector>
 
 #include "../checks.h"
+#include "gradient_operators.h"
 #include "kernels.h"
+#include "memory.h"
 
 namespace mind {
 
 namespace {
 
 // Vocabulary entries of a span: with few rows, spans are what the threads share out. A multiple of the blocks.
-constexpr std::int64_t kSpan = 96 * 64;
+constexpr std::int64_t kSpan = kBlock * 64;
 // From this many strips a thread on, a thread takes its strips through the whole vocabulary: the sums so far then rule
 // out more candidates, and fewer rows wait for each other's blocks.
 constexpr std::int64_t kStripsPerThread = 4;
-
-struct Free {
-    void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
-};
-template <typename T>
-using Memory = std::unique_ptr<T[], Free>;
-
-// Not initialized: a page that is never touched costs nothing.
-template <typename T>
-Memory<T> allocate(std::int64_t count) {
-    return Memory<T>(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))));
-}
 
 void grow(Candidates& found) {
     found.capacity = std::max<std::int64_t>(1024, 2 * found.capacity);
@@ -159,10 +148,16 @@ private:
 };
 
 void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,
-                       double temperature, double label_smoothing, double z_loss, Tensor numbers, Tensor correct) {
-    const StreamArguments args =
+                       double temperature, double label_smoothing, double z_loss, Tensor numbers, Tensor correct,
+                       OptionalTensor logits) {
+    StreamArguments args =
         arguments_of(hidden, weight, bias, target, softcap, temperature, label_smoothing, z_loss, numbers, correct);
-    check_apart({{"numbers", numbers}, {"correct", correct}},
+    if (logits) {
+        check_transposed("logits", *logits, args.weight.rows, args.hidden.rows);
+        args.logits = static_cast<float*>(logits->data_ptr());
+        args.logits_stride = logits->stride(0);
+    }
+    check_apart({{"numbers", numbers}, {"correct", correct}, {"logits", logits}},
                 {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}});
     Stream(args, 0).statistics();
 }
@@ -245,7 +240,8 @@ void kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, 
 void define_stream_operators(torch::stable::detail::StableLibrary& library) {
     library.def(
         "stream_statistics(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, "
-        "float temperature, float label_smoothing, float z_loss, Tensor(a!) numbers, Tensor(b!) correct) -> ()");
+        "float temperature, float label_smoothing, float z_loss, Tensor(a!) numbers, Tensor(b!) correct, "
+        "Tensor(c!)? logits) -> ()");
     library.def(
         "stream_kept(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, float temperature, "
         "float label_smoothing, float z_loss, float log_threshold, int most_per_row, Tensor(a!) numbers, "

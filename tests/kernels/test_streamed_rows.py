@@ -259,11 +259,13 @@ def stream_statistics():
     hidden, weight, bias, target = inputs_of(17, 8, 101, bias=True)
     results = {"numbers": torch.zeros(9, 17), "correct": torch.zeros(17, dtype=torch.bool)}
     options = {"softcap": 0.0, "temperature": 1.0, "label_smoothing": 0.0, "z_loss": 0.0}
-    return {"hidden": hidden, "weight": weight, "bias": bias, "target": target, **options, **results}
+    given = {"hidden": hidden, "weight": weight, "bias": bias, "target": target}
+    return given | options | results | {"logits": torch.zeros(192, 32)}
 
 
 def stream_kept():
     arguments = stream_statistics()
+    del arguments["logits"]
     results = {name: arguments.pop(name) for name in ("numbers", "correct")}
     lists = {"kept": torch.zeros(17, dtype=torch.int64), "dropped_mass": torch.zeros(17)}
     return arguments | {"log_threshold": -5.0, "most_per_row": 101} | results | lists
@@ -322,6 +324,15 @@ def test_schemas(operator):
             lambda _: 0.0,
             "temperature is 0: expected a finite float32 number",
         ),
+        ("stream_statistics", "logits", lambda t: t.double(), "logits has dtype"),
+        (
+            "stream_statistics",
+            "logits",
+            lambda t: t[:101],
+            r"logits has shape \(101, 32\): expected \(192, 32\) or more",
+        ),
+        ("stream_statistics", "logits", lambda t: t[:, :16].contiguous(), r"logits has shape \(192, 16\)"),
+        ("stream_statistics", "logits", lambda t: t.new_zeros(192, 33), "logits has rows that are not whole cache"),
         ("stream_kept", "kept", lambda t: t.int(), "kept has dtype"),
         ("stream_kept", "dropped_mass", lambda t: t[:3], "dropped_mass has shape"),
         ("kept_values", "offsets", lambda t: t + 1, "offsets reach from 1"),
