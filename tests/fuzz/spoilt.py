@@ -30,7 +30,7 @@ def spoilt(call: Call, name: str) -> Iterator[Spoilt]:
             yield Spoilt(what, wrong, harmless)
         if name in call.written:
             yield from _overlaps(call, name)
-    elif value is not None:
+    elif value is not None and not isinstance(value, bool):
         numbers = (math.nan, math.inf, -math.inf, 1e300) if isinstance(value, float) else (-1,)
         for number in numbers:
             wrong = call.copied()
