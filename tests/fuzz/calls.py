@@ -100,22 +100,25 @@ def watched(handle: Callable[[Call], Any]) -> Iterator[None]:
 
 @dataclass
 class PublicCall:
-    """A random call of a public function: its loss, or losses, in terms of a backend and two leaves."""
+    """A random call of a public function: its loss, in terms of a backend and of hidden states, weight and bias."""
 
-    loss: Callable[[str, Tensor, Tensor], Tensor]
+    loss: Callable[[str, Tensor, Tensor, Tensor | None], Tensor]
     function: str
     hidden: Tensor
     weight: Tensor
+    bias: Tensor | None
     exact: bool  # no sparse gradient
     gradient: bool
 
     def __call__(self, backend: str = "cpp", dtype: torch.dtype | None = None) -> list[Tensor]:
         """The loss, and the gradients if it has some."""
-        leaves = [
-            tensor.detach().to(dtype or tensor.dtype).requires_grad_(self.gradient)
-            for tensor in (self.hidden, self.weight)
-        ]
-        loss = self.loss(backend, *leaves)
+        hidden, weight, bias = (
+            None if tensor is None else tensor.detach().to(dtype or tensor.dtype).requires_grad_(self.gradient)
+            for tensor in (self.hidden, self.weight, self.bias)
+        )
+        assert hidden is not None and weight is not None
+        loss = self.loss(backend, hidden, weight, bias)
+        leaves = [hidden, weight] if bias is None else [hidden, weight, bias]
         return [loss.detach(), *(torch.autograd.grad(loss, leaves) if self.gradient else ())]
 
 
@@ -125,15 +128,13 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
     inputs = make_inputs(rows, size, vocabulary, dtype=dtype, seed=seed, peak=peak)
     hidden, weight, target, row_weight = inputs.values()
     hidden *= choose((1, 8))  # a few entries have almost all of the probability: the sparse gradient is taken
-    bias = torch.randn(vocabulary, generator=torch.Generator().manual_seed(seed)) if choose((False, True)) else None
-    head = {"softcap": choose((None, None, 30.0)), "temperature": choose((1.0, 0.7))}
+    bias = torch.randn(vocabulary, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    ids = torch.where(target[:, None] < 0, target[:, None], (target[:, None] + torch.arange(3)) % vocabulary)
+    options = {"softcap": choose((None, None, 30.0)), "temperature": choose((1.0, 0.7))}
     threshold = choose((None, 2.0**-4, 2.0**-8))
     smoothing, z_loss = choose((0.0, 0.1)), choose((0.0, 1e-3))
 
-    def common(backend: str, leaf: Tensor) -> dict[str, Any]:
-        return {**head, "bias": None if bias is None else bias.to(leaf.dtype), "backend": backend}
-
-    def cross_entropy(backend: str, h: Tensor, w: Tensor) -> Tensor:
+    def cross_entropy(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return mind_kernels.linear_cross_entropy(
             h,
             w,
@@ -143,11 +144,19 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
             label_smoothing=smoothing,
             z_loss=z_loss,
             gradient_threshold=threshold,
-            **common(backend, h),
+            bias=b,
+            backend=backend,
+            **options,
         )
 
-    def log_prob(backend: str, h: Tensor, w: Tensor) -> Tensor:
-        found = mind_kernels.linear_log_prob(h, w, target, gradient_threshold=threshold, **common(backend, h))
+    def log_prob(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        found = mind_kernels.linear_log_prob(
+            h, w, target, gradient_threshold=threshold, bias=b, backend=backend, **options
+        )
+        return found.log_prob.sum() + 0.1 * found.entropy.sum()
+
+    def listed(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        found = mind_kernels.linear_log_prob(h, w, ids, bias=b, backend=backend, **options)
         return found.log_prob.sum() + 0.1 * found.entropy.sum()
 
     count, mixture = choose((2, 3, 8)), choose((False, True))
@@ -156,15 +165,17 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
     group_weight = {"mixture_weight" if mixture else "pair_weight": torch.ones(shape)}
     mask = torch.arange(groups.numel()).view_as(groups) % 5 != 4 if choose((False, True)) else None
 
-    def divergences(backend: str, h: Tensor, w: Tensor) -> Tensor:
+    def divergences(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         given = {name: value.to(torch.promote_types(h.dtype, torch.float32)) for name, value in group_weight.items()}
-        return mind_kernels.linear_pairwise_jsd(h[groups], w, mask=mask, **given, **common(backend, h))
+        return mind_kernels.linear_pairwise_jsd(h[groups], w, mask=mask, **given, bias=b, backend=backend, **options)
 
     losses = {
         "linear_cross_entropy": cross_entropy,
         "linear_log_prob": log_prob,
+        "linear_log_prob of several ids": listed,
         "linear_pairwise_jsd": divergences,
     }
     function = choose(list(losses))
-    exact = threshold is None or function == "linear_pairwise_jsd"
-    return PublicCall(losses[function], function, hidden, weight, exact, choose((True, True, False)))
+    exact = threshold is None or function not in ("linear_cross_entropy", "linear_log_prob")
+    given = bias if choose((False, True)) else None
+    return PublicCall(losses[function], function, hidden, weight, given, exact, choose((True, True, False)))

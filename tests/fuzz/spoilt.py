@@ -16,7 +16,7 @@ class Spoilt(NamedTuple):
     what: str
     call: Call
     harmless: bool = False
-    """It may be taken: an argument that gives a size, or one that is read with any strides."""
+    """It may be taken: one that gives a size or is longer than needed, or that is read with any strides."""
 
 
 def spoilt(call: Call, name: str) -> Iterator[Spoilt]:
@@ -46,7 +46,7 @@ def _tensors(tensor: Tensor, written: bool, gives_sizes: bool) -> Iterator[tuple
     if tensor.numel() == 0:
         return
     for dim in range(tensor.dim()):
-        yield f"longer in dimension {dim}", torch.cat([tensor, tensor.narrow(dim, 0, 1)], dim), gives_sizes
+        yield f"longer in dimension {dim}", torch.cat([tensor, tensor.narrow(dim, 0, 1)], dim), True
         yield f"shorter in dimension {dim}", tensor.narrow(dim, 0, tensor.shape[dim] - 1).clone(), gives_sizes
         yield f"empty in dimension {dim}", tensor.narrow(dim, 0, 0).clone(), gives_sizes
     if tensor.shape[-1] > 1:
@@ -61,18 +61,18 @@ def _tensors(tensor: Tensor, written: bool, gives_sizes: bool) -> Iterator[tuple
 
 
 def _overlaps(call: Call, name: str) -> Iterator[Spoilt]:
-    """The written tensor begins where another argument does, or ends where that begins its last element."""
+    """The other argument begins where the written one does, or in its last cache line."""
     for other, tensor in call.tensors.items():
         out = call.arguments[name]
         if other == name or not (tensor.is_contiguous() and out.is_contiguous() and tensor.numel() and out.numel()):
             continue
-        for what, shift in (("first", 0), ("last", (out.nbytes - out.itemsize) // 8 * 8)):
+        for what, shift in (("first", 0), ("last", (out.nbytes - out.itemsize) // 64 * 64)):
             wrong = call.copied()
             memory = torch.zeros(shift + max(out.nbytes, tensor.nbytes) + 8, dtype=torch.uint8)
             memory[shift : shift + tensor.nbytes] = tensor.flatten().view(torch.uint8)
             wrong.arguments[other] = memory[shift : shift + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
             wrong.arguments[name] = memory[: out.nbytes].view(out.dtype).view(out.shape)
-            yield Spoilt(f"memory of {other} from its {what} element on", wrong)
+            yield Spoilt(f"memory of {other} from its {what} line on", wrong)
 
 
 def check(call: Call, fault: Spoilt, name: str) -> None:
