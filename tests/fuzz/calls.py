@@ -149,15 +149,21 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
             **options,
         )
 
+    with_lse = choose((False, True))
+
+    def of_log_probs(found: Any) -> Tensor:
+        loss = found.log_prob.sum() + 0.1 * found.entropy.sum()
+        return loss + 0.1 * found.lse.sum() if with_lse else loss
+
     def log_prob(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         found = mind_kernels.linear_log_prob(
             h, w, target, gradient_threshold=threshold, bias=b, backend=backend, **options
         )
-        return found.log_prob.sum() + 0.1 * found.entropy.sum()
+        return of_log_probs(found)
 
     def listed(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         found = mind_kernels.linear_log_prob(h, w, ids, bias=b, backend=backend, **options)
-        return found.log_prob.sum() + 0.1 * found.entropy.sum()
+        return of_log_probs(found)
 
     count, mixture = choose((2, 3, 8)), choose((False, True))
     groups = (torch.arange(min(rows, 20) * count) % rows).view(-1, count)
