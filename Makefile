@@ -66,8 +66,8 @@ integrations: $(VENV)/.test-ready  ## what runs in other trainers: transformers,
 asan: $(VENV)/.test-ready  ## the tests of backend cpp under AddressSanitizer and UndefinedBehaviorSanitizer
 	PYTHON=$(BIN)/python tests/sanitize/address.sh
 
-tsan:  ## the CPU kernels on several threads under ThreadSanitizer
-	tests/sanitize/threads.sh
+tsan: $(VENV)/.test-ready  ## random calls of the operators on several threads under ThreadSanitizer, ten minutes
+	PYTHON=$(BIN)/python tests/sanitize/threads.sh
 
 debug: $(VENV)/.test-ready  ## a debug build of the CPU kernels in build/debug, for MIND_KERNELS_LIBRARIES
 	$(BIN)/python setup.py -q build_ext --variant debug --build-lib build/debug

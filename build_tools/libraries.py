@@ -24,6 +24,7 @@ COMMON = ("-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextr
 VARIANTS = {
     "release": ("-O3",),
     "debug": ("-O0", "-g", "-D_GLIBCXX_ASSERTIONS"),
+    "tsan": ("-O1", "-g", "-fsanitize=thread"),
     "asan": (
         "-O1",
         "-g",

@@ -6,6 +6,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -47,20 +48,50 @@ inline void check_shape(const char* name, const Tensor& tensor, std::initializer
     STD_TORCH_CHECK(equal, name, " has shape ", shape_of(tensor), ": expected ", text, ")");
 }
 
+inline void check_dtype(const char* name, const Tensor& tensor, ScalarType expected) {
+    STD_TORCH_CHECK(tensor.scalar_type() == expected, name, " has dtype ", toString(tensor.scalar_type()),
+                    ": expected ", toString(expected));
+}
+
+inline void check_device(const char* name, const Tensor& tensor, const Tensor& like) {
+    STD_TORCH_CHECK(tensor.device() == like.device(), name, " is on another device");
+}
+
 // The elements of a contiguous tensor of this type and shape, on the device of `like`.
 template <typename T>
 T* checked(const char* name, const Tensor& tensor, std::initializer_list<std::int64_t> shape, const Tensor& like) {
     check_shape(name, tensor, shape);
-    STD_TORCH_CHECK(tensor.scalar_type() == kScalarType<T>, name, " has dtype number ",
-                    static_cast<int>(tensor.scalar_type()), ": expected ", static_cast<int>(kScalarType<T>));
+    check_dtype(name, tensor, kScalarType<T>);
     STD_TORCH_CHECK(tensor.is_contiguous(), name, " is not contiguous");
-    STD_TORCH_CHECK(tensor.device() == like.device(), name, " is on another device");
+    check_device(name, tensor, like);
     return static_cast<T*>(tensor.data_ptr());
 }
 
+// The number in float32, as the kernels take it; `allowed` says whether it may be that, in the words of `expected`.
+template <typename Allowed>
+float checked_number(const char* name, double value, const char* expected, Allowed allowed) {
+    const float number = static_cast<float>(value);
+    STD_TORCH_CHECK(std::isfinite(number) && allowed(number), name, " is ", value, ": expected ", expected);
+    return number;
+}
+
 inline Conditions conditions_of(double softcap, double temperature) {
-    STD_TORCH_CHECK(softcap >= 0 && temperature > 0, "softcap is ", softcap, ", temperature ", temperature);
-    return {static_cast<float>(softcap), static_cast<float>(temperature)};
+    // A softcap that float32 takes for 0 would stand for none.
+    return {checked_number("softcap", softcap, "a finite float32 number above 0, or 0 for none",
+                           [&](float number) { return number > 0 || softcap == 0; }),
+            checked_number("temperature", temperature, "a finite float32 number above 0",
+                           [](float number) { return number > 0; })};
+}
+
+inline void set_loss(RowArguments& rows, double label_smoothing, double z_loss) {
+    rows.label_smoothing = checked_number("label_smoothing", label_smoothing, "a number in [0, 1]",
+                                          [](float number) { return number >= 0 && number <= 1; });
+    rows.z_loss = checked_number("z_loss", z_loss, "a finite float32 number", [](float) { return true; });
+}
+
+inline float checked_log_threshold(double log_threshold) {
+    return checked_number("log_threshold", log_threshold, "a finite number, at most 0",
+                          [](float number) { return number <= 0; });
 }
 
 // values[begin, ..., end - 1], on the host, are in [0, limit).
@@ -82,14 +113,14 @@ inline void check_offsets(const std::int64_t* offsets, std::int64_t bags, std::i
                     ": expected 0 to ", limit);
 }
 
-// float32, bfloat16 or float16, the elements of a row next to one another, and rows that do not overlap.
+// float32, bfloat16 or float16, the elements of a row next to one another.
 inline void check_matrix(const char* name, const Tensor& tensor, const Tensor& like) {
     STD_TORCH_CHECK(tensor.dim() == 2, name, " has shape ", shape_of(tensor), ": expected two dimensions");
     const ScalarType type = tensor.scalar_type();
     STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half, name,
-                    " has dtype number ", static_cast<int>(type), ": expected float32, bfloat16 or float16");
+                    " has dtype ", toString(type), ": expected Float, BFloat16 or Half");
     STD_TORCH_CHECK(tensor.size(1) <= 1 || tensor.stride(1) == 1, name, " has rows that are not contiguous");
-    STD_TORCH_CHECK(tensor.device() == like.device(), name, " is on another device");
+    check_device(name, tensor, like);
 }
 
 inline Matrix matrix_of(const Tensor& tensor) {
@@ -104,6 +135,48 @@ inline Matrix matrix_of(const Tensor& tensor) {
 inline void check_out(const char* name, const Tensor& tensor, const Tensor& like) {
     check_matrix(name, tensor, like);
     STD_TORCH_CHECK(tensor.size(0) <= 1 || tensor.stride(0) >= tensor.size(1), name, " has rows that overlap");
+}
+
+// An argument, whose memory is from `begin` to before `end`: `row` bytes every `stride` bytes.
+struct Region {
+    const char* name;
+    std::uintptr_t begin = 0, end = 0, row = 0, stride = 0;
+
+    Region(const char* name, const Tensor& tensor) : name(name) {
+        if (tensor.numel() == 0) return;
+        const std::int64_t width = tensor.element_size(), last = tensor.dim() - 1;
+        std::int64_t reach = 1;
+        for (std::int64_t i = 0; i <= last; ++i) reach += (tensor.size(i) - 1) * tensor.stride(i);
+        begin = reinterpret_cast<std::uintptr_t>(tensor.data_ptr());
+        end = begin + reach * width;
+        const bool rows = tensor.dim() == 2 && tensor.stride(1) == 1 && tensor.stride(0) > tensor.size(1);
+        row = rows ? tensor.size(1) * width : end - begin;
+        stride = rows ? tensor.stride(0) * width : end - begin;
+    }
+    Region(const char* name, const OptionalTensor& tensor) : name(name) {
+        if (tensor) *this = Region(name, *tensor);
+    }
+
+    // Columns of one buffer beside one another do not meet, though their rows alternate.
+    bool meets(const Region& other) const {
+        if (begin >= other.end || other.begin >= end) return false;
+        if (stride != other.stride) return true;
+        const std::uintptr_t after = (other.begin + stride - begin % stride) % stride;
+        return after < row || after + other.row > stride;
+    }
+};
+
+// No argument that is written shares memory with another one.
+inline void check_apart(std::initializer_list<Region> written, std::initializer_list<Region> read) {
+    for (const Region& out : written) {
+        for (const Region& other : written) {
+            STD_TORCH_CHECK(&out == &other || !out.meets(other), out.name, " overlaps ", other.name,
+                            ": expected memory of its own");
+        }
+        for (const Region& in : read) {
+            STD_TORCH_CHECK(!out.meets(in), out.name, " overlaps ", in.name, ": expected memory of its own");
+        }
+    }
 }
 
 }  // namespace mind

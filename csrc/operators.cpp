@@ -29,8 +29,7 @@ RowArguments row_arguments(const Tensor& logits, const Tensor& target, double so
     args.logits = matrix_of(logits);
     args.target = checked<std::int64_t>("target", target, {rows}, logits);
     args.head = conditions_of(softcap, temperature);
-    args.label_smoothing = static_cast<float>(label_smoothing);
-    args.z_loss = static_cast<float>(z_loss);
+    set_loss(args, label_smoothing, z_loss);
     args.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, logits);
     return args;
 }
@@ -63,6 +62,8 @@ GroupArguments group_arguments(const Tensor& logits, const char* weight_name, co
     args.mask = checked<bool>("mask", mask, {groups, count}, logits);
     args.divergence = shaped_as_weight("divergence", divergence);
     if (gradient) args.gradient = checked<float>("gradient", *gradient, {groups, count, vocabulary}, logits);
+    check_apart({{"divergence", divergence}, {"gradient", gradient}},
+                {{"logits", logits}, {weight_name, weight}, {"mask", mask}});
     return args;
 }
 
@@ -74,6 +75,8 @@ void row_kernel_(Tensor logits, Tensor target, OptionalTensor scale, OptionalTen
     RowArguments args = row_arguments(logits, target, softcap, temperature, label_smoothing, z_loss, numbers);
     set_scales(args, scale, entropy_scale, logits);
     args.correct = checked<bool>("correct", correct, {args.logits.rows}, logits);
+    check_apart({{"logits", logits}, {"numbers", numbers}, {"correct", correct}},
+                {{"target", target}, {"scale", scale}, {"entropy_scale", entropy_scale}});
     run::rows(args, logits);
 }
 
@@ -83,9 +86,11 @@ void count(Tensor logits, Tensor target, double softcap, double temperature, dou
     args.rows = row_arguments(logits, target, softcap, temperature, label_smoothing, z_loss, numbers);
     const std::int64_t rows = args.rows.logits.rows;
     args.rows.correct = checked<bool>("correct", correct, {rows}, logits);
-    args.log_threshold = static_cast<float>(log_threshold);
+    args.log_threshold = checked_log_threshold(log_threshold);
     args.kept = checked<std::int64_t>("kept", kept, {rows}, logits);
     args.dropped_mass = checked<float>("dropped_mass", dropped_mass, {rows}, logits);
+    check_apart({{"numbers", numbers}, {"correct", correct}, {"kept", kept}, {"dropped_mass", dropped_mass}},
+                {{"logits", logits}, {"target", target}});
     run::count(args, logits);
 }
 
@@ -97,12 +102,18 @@ void entries(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor 
     args.rows = row_arguments(logits, target, softcap, temperature, label_smoothing, z_loss, numbers);
     set_scales(args.rows, scale, entropy_scale, logits);
     const std::int64_t rows = args.rows.logits.rows, total = columns.numel();
-    args.log_threshold = static_cast<float>(log_threshold);
+    args.log_threshold = checked_log_threshold(log_threshold);
     args.offsets = checked<std::int64_t>("offsets", offsets, {rows + 1}, logits);
     args.total = total;
     args.columns = checked<std::int32_t>("columns", columns, {total}, logits);
     args.values = checked<float>("values", values, {total}, logits);
     args.kept_sum = checked<float>("kept_sum", kept_sum, {rows}, logits);
+    check_apart({{"columns", columns}, {"values", values}, {"kept_sum", kept_sum}}, {{"logits", logits},
+                                                                                     {"target", target},
+                                                                                     {"scale", scale},
+                                                                                     {"entropy_scale", entropy_scale},
+                                                                                     {"numbers", numbers},
+                                                                                     {"offsets", offsets}});
     run::entries(args, logits);
 }
 
@@ -110,11 +121,13 @@ void background(Tensor logits, Tensor target, double softcap, double temperature
                 Tensor sample, Tensor weight, Tensor out) {
     BackgroundArguments args{};
     args.rows = row_arguments(logits, target, softcap, temperature, 0.0, 0.0, numbers);
-    args.log_threshold = static_cast<float>(log_threshold);
+    args.log_threshold = checked_log_threshold(log_threshold);
     args.count = sample.numel();
     args.sample = checked<std::int64_t>("sample", sample, {args.count}, logits);
     args.weight = checked<float>("weight", weight, {args.count}, logits);
     args.out = checked<float>("out", out, {args.rows.logits.columns}, logits);
+    check_apart({{"out", out}},
+                {{"logits", logits}, {"target", target}, {"numbers", numbers}, {"sample", sample}, {"weight", weight}});
     run::background(args, logits);
 }
 
@@ -127,11 +140,10 @@ void gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, T
     check_shape("left", left, {bags, rank});
     check_shape("right", right, {rank, size});
     check_shape("out", out, {bags, size});
-    STD_TORCH_CHECK(left.scalar_type() == ScalarType::Float && left.device() == matrix.device(),
-                    "left: expected float32 on the device of matrix");
-    STD_TORCH_CHECK(right.scalar_type() == matrix.scalar_type(), "right: expected the dtype of matrix");
-    STD_TORCH_CHECK(out.scalar_type() == matrix.scalar_type() || out.scalar_type() == ScalarType::Float,
-                    "out: expected the dtype of matrix, or float32");
+    check_dtype("left", left, ScalarType::Float);
+    check_device("left", left, matrix);
+    check_dtype("right", right, matrix.scalar_type());
+    if (out.scalar_type() != ScalarType::Float) check_dtype("out", out, matrix.scalar_type());
     GatherArguments args{};
     args.total = values.numel();
     args.values = checked<float>("values", values, {args.total}, matrix);
@@ -143,6 +155,12 @@ void gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, T
     args.left_column_stride = left.stride(1);
     args.right = matrix_of(right);
     args.out = matrix_of(out);
+    check_apart({{"out", out}}, {{"values", values},
+                                 {"indices", indices},
+                                 {"offsets", offsets},
+                                 {"matrix", matrix},
+                                 {"left", left},
+                                 {"right", right}});
     run::gather(args, matrix);
 }
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import row_confidence, row_kernels, sparse_error
+from bench import row_confidence, row_kernels, shapes, sparse_error
 from bench.comparison import benchmark as cases
 from bench.comparison import command
 from bench.comparison.gate import Gates, Precision, relative_error
@@ -26,6 +26,9 @@ from bench.linear_cross_entropy.inputs import Inputs
 from bench.linear_cross_entropy.providers import CPU, PROVIDERS
 from bench.measure import measure_time, peak_extra_mib_here, print_table, read_results, write_results
 from mind_kernels.linear_cross_entropy.contract import RowValues
+
+# The others are compiled, or need what is not installed.
+QUICK = [name for name in CPU if name.startswith(("eager", "F.", "mind_kernels"))]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def test_the_truth_is_autograds(inputs, gate):
     assert 1e-3 < relative_error(rounded.d_weight, gate.truth.d_weight) < 0.2
 
 
-@pytest.mark.parametrize("name", CPU)
+@pytest.mark.parametrize("name", QUICK)
 def test_the_gate_lets_in_what_is_right(inputs, gate, name):
     gate.check(PROVIDERS[name], measured(inputs, name))
 
@@ -139,13 +142,18 @@ def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(HEADS, "budget", Head(512, 16))
     monkeypatch.setattr(cases, "peak", lambda _, name, *__: 2.0 if name == "eager" else 1.0)
     case = {"model": "budget", "rows": 32, "dtype": torch.float32, "device": "cpu"}
-    rows = cases.measure_case(BENCHMARK, case, [*CPU, "QuACK"], repeats=2, roof_tflops=0.1)
+    rows = cases.measure_case(BENCHMARK, case, [*QUICK, "QuACK"], repeats=2, roof_tflops=0.1)
     path = tmp_path / "results.jsonl"
     write_results(rows, path)
     stored = read_results(path)
-    assert [row["provider"] for row in stored] == [*CPU, "QuACK"]
-    assert stored[0]["time_of_eager"] == 1 and stored[2]["memory_of_eager"] == 0.5
-    assert stored[3]["dropped_mass"] >= 0 and stored[-1]["note"] == "not run: needs a CUDA device"
+    assert [row["provider"] for row in stored] == [*QUICK, "QuACK"]
+    of = {row["provider"]: row for row in stored}
+    assert of["eager"]["time_of_eager"] == 1 and of["mind_kernels exact"]["memory_of_eager"] == 0.5
+    peers = [row for row in stored if row["provider"].startswith(("eager", "F.")) and "time_of_peer" in row]
+    assert min(row["time_of_peer"] for row in peers) == 1
+    assert of["mind_kernels sparse 2^-12"]["dropped_mass"] >= 0
+    assert of["mind_kernels scoring"].keys() & {"d_hidden_error", "time_of_peer"} == set()
+    assert of["eager scoring"]["time_of_eager"] == 1 and of["QuACK"]["note"] == "not run: needs a CUDA device"
     assert set(BENCHMARK.columns) <= set().union(*stored)
     assert all(json.loads(line)["inputs"] == "synthetic, matched" for line in path.read_text().splitlines())
     print_table(stored, BENCHMARK.columns)
@@ -229,6 +237,30 @@ def test_sparse_error(tmp_path, monkeypatch, capsys):
     found[-1]["d_weight_error"] = 3e-2
     with pytest.raises(AssertionError, match="2\\^-12"):
         sparse_error.check(found)
+
+
+def test_shapes(tmp_path, monkeypatch, capsys):
+    """Every shape that is not too large, each with a time per N V D; the same picture from the same numbers."""
+    monkeypatch.setattr(shapes, "LARGEST", 64 * 512 * 16)
+    monkeypatch.setattr(shapes, "FEW", 1)
+    options = ["--rows", "32", "64", "--vocabularies", "512", "100", "--sizes", "16", "8", "--few-rows", "1"]
+    shapes.main([*options, "--repeats", "1", "--output", str(tmp_path)])
+    rows = read_results(tmp_path / "shapes.jsonl")
+    many = {(row["N"], row["V"], row["D"]) for row in rows if "times_best" in row}
+    assert many == {(n, v, d) for n in (32, 64) for v in (512, 100) for d in (16, 8)} and len(rows) == 3 * 8 + 5 * 2
+    for row in rows:
+        assert row["ps_per_nvd"] == pytest.approx(1e9 * row["median_ms"] / (row["N"] * row["V"] * row["D"]), rel=0.01)
+    assert {
+        min(row["times_best"] for row in rows if row.get("gradient") == name and "times_best" in row)
+        for name in ("exact", "sparse", "scoring")
+    } == {1}
+    assert {row["time_of_eager"] for row in rows if row["gradient"].startswith("eager")} == {1}
+    text = (tmp_path / "shapes.svg").read_text()
+    assert "V 512, D 16" in text and shapes.draw(tmp_path / "shapes.jsonl").read_text() == text
+    monkeypatch.setattr(shapes, "LARGEST", 64 * 512 * 16 - 1)
+    shapes.main([*options, "--repeats", "1", "--output", str(tmp_path), "--overwrite"])
+    assert not any((row["N"], row["V"], row["D"]) == (64, 512, 16) for row in read_results(tmp_path / "shapes.jsonl"))
+    assert "times_best" in capsys.readouterr().out
 
 
 def test_row_kernels_beside_a_copy(tmp_path, monkeypatch, capsys):

@@ -179,7 +179,11 @@ def measure_case(
 
 
 def _add_ratios(benchmark: Benchmark, columns: Mapping[str, dict[str, Any]], timings: Mapping[str, Timing]) -> None:
+    peers = [name for name in timings if not (benchmark.providers[name].backend or benchmark.providers[name].forward)]
+    fastest = min(peers, key=lambda name: timings[name].median_ms, default=None)
     for name, timing in timings.items():
+        if fastest is not None and not benchmark.providers[name].forward:
+            columns[name]["time_of_peer"] = round(timing.median_ms / timings[fastest].median_ms, 3)
         times_of = {"time_of_eager": benchmark.eager, **benchmark.providers[name].times_of}
         for column, other in times_of.items():
             if other in timings:

@@ -18,6 +18,16 @@ from bench.comparison.heads import HEADS, REAL
 from bench.comparison.picture import draw
 from bench.measure import dense_tflops, print_table, read_results, write_results
 
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+"""Of a run without options."""
+
+
+def _results(benchmark: Benchmark, options: argparse.Namespace) -> str:
+    """linear_cross_entropy, linear_cross_entropy_cuda, linear_cross_entropy_bfloat16, ..."""
+    other_dtype = options.dtype not in (None, DTYPES[options.device])
+    parts = [benchmark.name, "cuda" * (options.device == "cuda"), (options.dtype or "") * other_dtype]
+    return "_".join(filter(None, parts))
+
 
 def parse(
     benchmark: Benchmark, description: str, arguments: Sequence[str] | None = None
@@ -39,7 +49,7 @@ def parse(
         help="default: by device. One of your own is module:function, which takes the inputs of "
         f"bench/{benchmark.name}/inputs.py and returns the loss. There are: {', '.join(benchmark.providers)}",
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32, on CUDA bfloat16")
+    parser.add_argument("--dtype", choices=sorted(set(DTYPES.values())), help="default: float32, on CUDA bfloat16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--data",
@@ -47,15 +57,13 @@ def parse(
         help="questions whose rationales give the real rows (`mind data import`); default: word problems",
     )
     parser.add_argument("--repeats", type=command.count, default=5, help="timed calls of a provider (default 5)")
-    options, file = command.parse(
-        parser, lambda options: benchmark.name + "_cuda" * (options.device == "cuda"), arguments
-    )
+    options, file = command.parse(parser, lambda options: _results(benchmark, options), arguments)
     cuda = options.device == "cuda"
     options.models = options.models or (list(benchmark.cuda_models) if cuda else [REAL])
     for name, size in benchmark.sizes.items():
         setattr(options, name, getattr(options, name) or (size.cuda if cuda else size.cpu))
     options.providers = options.providers or benchmark.defaults(options.device)
-    options.dtype = getattr(torch, options.dtype or ("bfloat16" if cuda else "float32"))
+    options.dtype = getattr(torch, options.dtype or DTYPES[options.device])
     try:
         return benchmark.with_own(options.providers), options, file
     except (ImportError, AttributeError, ValueError) as error:
@@ -96,7 +104,8 @@ def main(benchmark: Benchmark, description: str, arguments: Sequence[str] | None
 
 LEGEND = {
     "times_roof": "time as a multiple of that of the three matrix products alone, at the rate measured here",
-    "time_of_eager": "time as a multiple of plain PyTorch's",
+    "time_of_eager": "time as a multiple of plain PyTorch's; for scoring, that of its scoring",
+    "time_of_peer": "the same of the fastest that is not ours",
     "time_of_cross_entropy": "time as a multiple of linear_cross_entropy's on the same rows",
     "peak_extra_mib": "peak memory above the inputs, gradients included",
     "d_hidden_error": "error of dH, relative to float64, as a norm",

@@ -22,8 +22,8 @@ torch_compiled = functools.cache(torch.compile)
 
 class Outputs(NamedTuple):
     loss: Tensor
-    d_hidden: Tensor  # as hidden, (..., D)
-    d_weight: Tensor  # (V, D)
+    d_hidden: Tensor  # as hidden, (..., D); without elements if only the loss was asked for
+    d_weight: Tensor  # (V, D); the same
 
 
 def our_backends(operation: str) -> tuple[str, ...]:
@@ -50,6 +50,8 @@ class Provider:
     """The peer's function, as "module:name"."""
     cuda: bool = False
     """A peer that runs on a CUDA device only."""
+    cpu: bool = False
+    """Settings that are measured on a CPU only."""
     logits: float = 0
     """How many float32 tensors, rows of hidden x V, it holds at once: what would not fit is skipped."""
     backend: str | None = None
@@ -60,6 +62,8 @@ class Provider:
     """The benchmark's definitions that it has to meet; its errors are those against the first."""
     loss_only: bool = False
     """Its gradient is that of another function: only its loss is judged."""
+    forward: bool = False
+    """Only the loss is computed, without a gradient."""
     report: Callable[[Any], dict[str, float]] | None = None
     """What else a result row is to say about it, from the inputs."""
     times_of: Mapping[str, str] = field(default_factory=dict)
@@ -71,7 +75,7 @@ class Provider:
         """The device of the tensors that it takes: "any", "cpu" or "cuda"."""
         if self.backend in BACKENDS:
             return BACKENDS[self.backend].tensors
-        return "cuda" if self.cuda else "any"
+        return "cuda" if self.cuda else "cpu" if self.cpu else "any"
 
     def package(self) -> str | None:
         """The peer's distribution and version, where it was installed as one."""
@@ -97,9 +101,13 @@ class Provider:
 
 
 def step(provider: Provider, inputs: Any) -> Callable[[], Outputs]:
-    """A forward and backward of the provider."""
+    """A forward and backward of the provider, or a forward alone."""
 
     def call() -> Outputs:
+        if provider.forward:
+            with torch.no_grad():
+                loss = provider.loss(inputs)
+            return Outputs(loss, loss.new_empty(0), loss.new_empty(0))
         loss = provider.loss(inputs)
         return Outputs(loss.detach(), *torch.autograd.grad(loss, (inputs.hidden, inputs.weight)))
 

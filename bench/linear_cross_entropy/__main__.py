@@ -4,10 +4,11 @@
         [--dtype float32] [--device cpu] [--data svamp.jsonl] [--repeats 5] [--minutes 8] [--output folder]
         [--overwrite] [--draw]
 
-Without options: on a CPU one model and four providers, about five minutes; on CUDA every model, row count and provider
-in bf16. Every result passes the gate of bench/comparison/gate.py before it is timed; peers that are absent or wrong
-are listed with the reason. The roof is the time of the three dense products at the rate measured on the spot. Extra
-memory counts the gradients. Writes linear_cross_entropy.jsonl (CUDA: _cuda) and a picture of its first case.
+Without options: on a CPU one model and every peer that runs there, about seven minutes, nine with --dtype bfloat16; on
+CUDA every model, row count and provider in bf16. Every result passes the gate of bench/comparison/gate.py before it is
+timed; peers that are absent or wrong are listed with the reason. Scoring is a forward pass without a gradient. The roof
+is the time of the three dense products at the rate measured on the spot. Extra memory counts the gradients. Writes
+linear_cross_entropy.jsonl (CUDA: _cuda; another dtype: its name) and a picture of its first case.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ BENCHMARK = Benchmark(
         "median_ms",
         "times_roof",
         "time_of_eager",
+        "time_of_peer",
         "peak_extra_mib",
         "d_hidden_error",
         "d_weight_error",

@@ -6,6 +6,8 @@ fastest or exact.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +20,12 @@ from bench.linear_cross_entropy.inputs import Inputs
 from mind_kernels import linear_cross_entropy
 
 THRESHOLD = 2.0**-12
+FINER = 16, 18  # exponents of further thresholds, on the backend that "auto" takes
+CHUNKS = (
+    1024,
+    2048,
+    4096,
+)  # rows; PyTorch's own is fastest with one of these: smaller ones are slower, its own choice more
 LARGE_CHUNK = 4096  # rows; from here on the traffic of dW no longer shows beside the products
 
 
@@ -29,8 +37,8 @@ def eager(inputs: Inputs) -> Tensor:
     return plain(*inputs[:3])
 
 
-def compiled(inputs: Inputs) -> Tensor:
-    return torch_compiled(plain)(*inputs[:3])
+def compiled(inputs: Inputs, **options: str) -> Tensor:
+    return torch_compiled(plain, **options)(*inputs[:3])
 
 
 def torch_chunked(inputs: Inputs, **options: Any) -> Tensor:
@@ -80,21 +88,22 @@ def quack(inputs: Inputs) -> Tensor:
 
 
 def ours(backend: str) -> dict[str, Provider]:
-    """The exact and the sparse gradient on one backend, by name; "auto" needs no mention."""
+    """The exact and the sparse gradient, and no gradient, on one backend, by name; "auto" needs no mention."""
     name = "mind_kernels" if backend == "auto" else f"mind_kernels {backend}"
+    exact = partial(linear_cross_entropy, backend=backend)
+    found = {f"{name} exact": Provider(lambda inputs: exact(*inputs[:3]), backend=backend)}
+    for exponent in (12, *FINER) if backend == "auto" else (12,):
+        found[f"{name} sparse 2^-{exponent}"] = _sparse(partial(exact, gradient_threshold=2.0**-exponent), backend)
+    scoring = replace(found[f"{name} exact"], forward=True, times_of={"time_of_eager": "eager scoring"})
+    return found | {f"{name} scoring": scoring}
 
+
+def _sparse(loss: Callable[..., Any], backend: str) -> Provider:
     def dropped_mass(inputs: Inputs) -> dict[str, float]:
-        _, stats = sparse(*inputs[:3], return_stats=True)
+        _, stats = loss(*inputs[:3], return_stats=True)
         return {"dropped_mass": float(stats.dropped_mass.mean())}
 
-    exact = partial(linear_cross_entropy, backend=backend)
-    sparse = partial(exact, gradient_threshold=THRESHOLD)
-    return {
-        f"{name} exact": Provider(lambda inputs: exact(*inputs[:3]), backend=backend),
-        f"{name} sparse 2^-12": Provider(
-            lambda inputs: sparse(*inputs[:3]), backend=backend, sparse=True, report=dropped_mass
-        ),
-    }
+    return Provider(lambda inputs: loss(*inputs[:3]), backend=backend, sparse=True, report=dropped_mass)
 
 
 TORCH = "torch.nn.functional:linear_cross_entropy"
@@ -102,11 +111,16 @@ LIGER = "liger_kernel.transformers.functional:liger_fused_linear_cross_entropy"
 CCE = "cut_cross_entropy:linear_cross_entropy"
 PROVIDERS = {
     "eager": Provider(eager, logits=3),
+    "eager scoring": Provider(eager, logits=2, forward=True, times_of={"time_of_eager": "eager scoring"}),
     "torch.compile": Provider(compiled, logits=3),
+    "torch.compile max-autotune": Provider(partial(compiled, mode="max-autotune"), cpu=True, logits=3),
     "F.linear_cross_entropy": Provider(torch_chunked, TORCH),
-    "F.linear_cross_entropy, 4096 rows": Provider(
-        partial(torch_chunked, batch_chunk_size=LARGE_CHUNK, chunking_method=None), TORCH
-    ),
+    **{
+        f"F.linear_cross_entropy, {rows} rows": Provider(
+            partial(torch_chunked, batch_chunk_size=rows, chunking_method=None), TORCH, cpu=rows < LARGE_CHUNK
+        )
+        for rows in CHUNKS
+    },
     "TRL": Provider(trl, "trl.kernels:ChunkedLogProbFunction"),
     "Liger": Provider(liger, LIGER, cuda=True),
     "Liger, 4096 rows": Provider(liger_large, LIGER, cuda=True),
@@ -118,9 +132,13 @@ for backend in our_backends("linear_cross_entropy"):
     PROVIDERS |= ours(backend)
 CPU = (
     "eager",
-    "F.linear_cross_entropy",
+    "eager scoring",
+    "torch.compile",
+    "torch.compile max-autotune",
+    *(f"F.linear_cross_entropy, {rows} rows" for rows in CHUNKS),
+    "TRL",
+    "Liger",
     "mind_kernels exact",
-    "mind_kernels sparse 2^-12",
-    "mind_kernels torch exact",
-    "mind_kernels torch sparse 2^-12",
+    *(f"mind_kernels sparse 2^-{exponent}" for exponent in (12, *FINER)),
+    "mind_kernels scoring",
 )

@@ -49,13 +49,14 @@ void exact_products(Tensor logits, Tensor hidden, Tensor weight, OptionalTensor 
     check_matrix("weight", weight, hidden);
     const std::int64_t rows = hidden.size(0), size = hidden.size(1), vocabulary = weight.size(0);
     check_shape("weight", weight, {vocabulary, size});
-    STD_TORCH_CHECK(weight.scalar_type() == hidden.scalar_type(), "weight: expected the dtype of hidden");
+    check_dtype("weight", weight, hidden.scalar_type());
     check_transposed("logits", logits, vocabulary, rows);
     GradientWork work{};
     if (bias) {
         check_shape("bias", *bias, {vocabulary});
-        STD_TORCH_CHECK(bias->scalar_type() == hidden.scalar_type() && bias->is_contiguous(),
-                        "bias: expected the dtype of hidden, contiguous");
+        check_dtype("bias", *bias, hidden.scalar_type());
+        STD_TORCH_CHECK(bias->is_contiguous(), "bias is not contiguous");
+        check_device("bias", *bias, hidden);
         work.bias = bias->data_ptr();
     }
     work.hidden = matrix_of(hidden);
@@ -68,14 +69,23 @@ void exact_products(Tensor logits, Tensor hidden, Tensor weight, OptionalTensor 
     if (entropy_scale) work.rows.entropy_scale = checked<float>("entropy_scale", *entropy_scale, {rows}, hidden);
     if (at_target) work.at_target = checked<float>("at_target", *at_target, {rows}, hidden);
     work.rows.head = conditions_of(softcap, temperature);
-    work.rows.label_smoothing = static_cast<float>(label_smoothing);
-    work.rows.z_loss = static_cast<float>(z_loss);
+    set_loss(work.rows, label_smoothing, z_loss);
     work.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, hidden);
     check_indices("target", work.rows.target, 0, rows, vocabulary);
     if (of_hidden) work.of_hidden = checked<float>("of_hidden", *of_hidden, {rows, size}, hidden);
     if (of_weight) work.of_weight = checked<float>("of_weight", *of_weight, {vocabulary, size}, hidden);
     work.add_weight = add_weight;
     if (of_bias) work.of_bias = checked<float>("of_bias", *of_bias, {vocabulary}, hidden);
+    check_apart({{"of_hidden", of_hidden}, {"of_weight", of_weight}, {"of_bias", of_bias}},
+                {{"logits", logits},
+                 {"hidden", hidden},
+                 {"weight", weight},
+                 {"bias", bias},
+                 {"target", target},
+                 {"scale", scale},
+                 {"entropy_scale", entropy_scale},
+                 {"at_target", at_target},
+                 {"numbers", numbers}});
     if (rows > 0) run(work);
 }
 

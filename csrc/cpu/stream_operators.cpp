@@ -48,7 +48,7 @@ StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const O
     check_matrix("weight", weight, hidden);
     const std::int64_t rows = hidden.size(0), vocabulary = weight.size(0);
     check_shape("weight", weight, {vocabulary, hidden.size(1)});
-    STD_TORCH_CHECK(weight.scalar_type() == hidden.scalar_type(), "weight: expected the dtype of hidden");
+    check_dtype("weight", weight, hidden.scalar_type());
     STD_TORCH_CHECK(hidden.size(1) >= 1, "hidden has no columns");
     STD_TORCH_CHECK(vocabulary >= 1 && vocabulary <= INT32_MAX, "weight has ", vocabulary, " rows: expected 1 to ",
                     INT32_MAX);
@@ -57,15 +57,15 @@ StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const O
     args.weight = matrix_of(weight);
     if (bias) {
         check_shape("bias", *bias, {vocabulary});
-        STD_TORCH_CHECK(bias->scalar_type() == hidden.scalar_type() && bias->is_contiguous(),
-                        "bias: expected the dtype of hidden, contiguous");
+        check_dtype("bias", *bias, hidden.scalar_type());
+        STD_TORCH_CHECK(bias->is_contiguous(), "bias is not contiguous");
+        check_device("bias", *bias, hidden);
         args.bias = bias->data_ptr();
     }
     args.rows.logits = {nullptr, Type::kFloat, rows, vocabulary, vocabulary};
     args.rows.target = checked<std::int64_t>("target", target, {rows}, hidden);
     args.rows.head = conditions_of(softcap, temperature);
-    args.rows.label_smoothing = static_cast<float>(label_smoothing);
-    args.rows.z_loss = static_cast<float>(z_loss);
+    set_loss(args.rows, label_smoothing, z_loss);
     args.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, hidden);
     args.rows.correct = checked<bool>("correct", correct, {rows}, hidden);
     check_indices("target", args.rows.target, 0, rows, vocabulary);
@@ -90,7 +90,7 @@ public:
         if (args.kept != nullptr) {
             lists_.resize(work_.spans * work_.strips);
             work_.candidates = lists_.data();
-            work_.most = most_per_row * rows;
+            work_.most = std::min(most_per_row, vocabulary) * rows;
             work_.collected = &collected_;
             work_.grow = grow;
             bounds_.resize(rows, -std::numeric_limits<float>::infinity());
@@ -161,6 +161,8 @@ void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor
         args.logits = static_cast<float*>(logits->data_ptr());
         args.logits_stride = logits->stride(0);
     }
+    check_apart({{"numbers", numbers}, {"correct", correct}, {"logits", logits}},
+                {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}});
     Stream(args, 0).statistics();
 }
 
@@ -171,9 +173,12 @@ std::tuple<Tensor, Tensor> stream_kept(Tensor hidden, Tensor weight, OptionalTen
     StreamArguments args =
         arguments_of(hidden, weight, bias, target, softcap, temperature, label_smoothing, z_loss, numbers, correct);
     const std::int64_t rows = args.hidden.rows;
-    args.log_threshold = static_cast<float>(log_threshold);
+    args.log_threshold = checked_log_threshold(log_threshold);
     args.kept = checked<std::int64_t>("kept", kept, {rows}, hidden);
     args.dropped_mass = checked<float>("dropped_mass", dropped_mass, {rows}, hidden);
+    STD_TORCH_CHECK(most_per_row >= 0, "most_per_row is ", most_per_row, ": expected 0 or more");
+    check_apart({{"numbers", numbers}, {"correct", correct}, {"kept", kept}, {"dropped_mass", dropped_mass}},
+                {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}});
     Stream stream(args, most_per_row);
     stream.statistics();
     const bool given_up = stream.given_up();
@@ -190,6 +195,21 @@ std::tuple<Tensor, Tensor> stream_kept(Tensor hidden, Tensor weight, OptionalTen
     return {columns, projected};
 }
 
+// The entries of each row are in the vocabulary, and its target is among them.
+void check_kept(const EntryArguments& args) {
+    const std::int64_t rows = args.rows.logits.rows, vocabulary = args.rows.logits.columns;
+    STD_TORCH_CHECK(vocabulary >= 1 && vocabulary <= INT32_MAX, "vocabulary is ", vocabulary, ": expected 1 to ",
+                    INT32_MAX);
+    check_indices("target", args.rows.target, 0, rows, vocabulary);
+    check_offsets(args.offsets, rows, args.total, 1);
+    check_indices("columns", args.columns, args.offsets[0], args.offsets[rows], vocabulary);
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const std::int32_t *first = args.columns + args.offsets[row], *last = args.columns + args.offsets[row + 1];
+        STD_TORCH_CHECK(std::find(first, last, args.rows.target[row]) != last, "columns of row ", row, " lack target[",
+                        row, "], ", args.rows.target[row]);
+    }
+}
+
 void kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, OptionalTensor entropy_scale,
                  double softcap, double temperature, double label_smoothing, double z_loss, int64_t vocabulary,
                  Tensor numbers, Tensor offsets, Tensor values, Tensor kept_sum) {
@@ -200,15 +220,21 @@ void kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, 
     args.rows.scale = checked<float>("scale", scale, {rows}, numbers);
     if (entropy_scale) args.rows.entropy_scale = checked<float>("entropy_scale", *entropy_scale, {rows}, numbers);
     args.rows.head = conditions_of(softcap, temperature);
-    args.rows.label_smoothing = static_cast<float>(label_smoothing);
-    args.rows.z_loss = static_cast<float>(z_loss);
+    set_loss(args.rows, label_smoothing, z_loss);
     args.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, numbers);
     args.total = total;
     args.columns = checked<std::int32_t>("columns", columns, {total}, numbers);
     args.offsets = checked<std::int64_t>("offsets", offsets, {rows + 1}, numbers);
-    check_offsets(args.offsets, rows, total, 1);  // a row's target is among its entries
     args.values = checked<float>("values", values, {total}, numbers);
     args.kept_sum = checked<float>("kept_sum", kept_sum, {rows}, numbers);
+    check_apart({{"values", values}, {"kept_sum", kept_sum}}, {{"columns", columns},
+                                                               {"projected", projected},
+                                                               {"target", target},
+                                                               {"scale", scale},
+                                                               {"entropy_scale", entropy_scale},
+                                                               {"numbers", numbers},
+                                                               {"offsets", offsets}});
+    check_kept(args);
     torch::stable::parallel_for(0, rows, 1,
                                 [&](std::int64_t begin, std::int64_t end) { kernels().kept_values(args, begin, end); });
 }

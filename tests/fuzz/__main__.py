@@ -3,21 +3,25 @@
     python -m tests.fuzz --minutes 30 [--seed 0] [--operators gather_rows count]
 
 Rounds of examples with new seeds, the operators in turn; ends with status 1 at the first finding, which hypothesis has
-made small, and prints how many calls there were. Under AddressSanitizer (make fuzz) a read out of bounds is one too.
+made small, or if public functions never call an operator, and prints how many calls there were. Under AddressSanitizer
+(make fuzz) a read out of bounds is one too.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 import time
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.operators import OPERATORS
+from tests.fuzz import calls
+from tests.fuzz.operators import OPERATORS, REACHED
 
 EXAMPLES = 200  # a round
+ROUNDS = 5  # after which public functions have called every operator
 
 
 def run(name: str, round_seed: int, examples: int = EXAMPLES) -> None:
@@ -44,15 +48,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
     parser.add_argument("--operators", nargs="+", choices=OPERATORS, default=list(OPERATORS))
     options = parser.parse_args()
-    end, calls = time.monotonic() + 60 * options.minutes, dict.fromkeys(options.operators, 0)
+    end, counts = time.monotonic() + 60 * options.minutes, dict.fromkeys(options.operators, 0)
     for round_seed in itertools.count(options.seed):
         for name in options.operators:
             if time.monotonic() > end:
-                print(f"no finding in {sum(calls.values())} calls, seeds {options.seed} to {round_seed}: {calls}")
+                print(f"no finding in {sum(counts.values())} calls, seeds {options.seed} to {round_seed}: {counts}")
+                print(f"operators, as public functions call them: {dict(REACHED)}")
+                missing = set(calls.operators()) - set(REACHED)
+                if missing and counts.get("public_functions", 0) >= ROUNDS * EXAMPLES:
+                    sys.exit(f"never called: {', '.join(sorted(missing))}")
                 return
             print(f"round {round_seed}, {name}", flush=True)
             run(name, round_seed)
-            calls[name] += EXAMPLES
+            counts[name] += EXAMPLES
 
 
 if __name__ == "__main__":

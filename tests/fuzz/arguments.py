@@ -1,4 +1,4 @@
-"""Random tensors for the operators of mind_kernels._cpp, well-formed in every layout that they take, or spoilt.
+"""Random tensors for the operators of mind_kernels._cpp, in every layout that they take.
 
 A tensor lies in a buffer of its own with a margin on both sides, whose bytes must be the same after the call.
 """
@@ -38,6 +38,13 @@ class Arena:
         """The values, in such a place."""
         return self.empty(tuple(values.shape), values.dtype, gap=gap).copy_(values)
 
+    def like(self, tensor: Tensor) -> Tensor:
+        """A copy in such a place, its elements as far apart."""
+        tensor = tensor.detach()
+        reach = 1 + sum((n - 1) * k for n, k in zip(tensor.shape, tensor.stride(), strict=True))
+        memory = self.put(tensor.as_strided((reach if tensor.numel() else 0,), (1,)))
+        return memory.as_strided(tensor.shape, tensor.stride())
+
     def normal(self, *shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
         return (torch.randn(shape, generator=self.generator) * scale).to(dtype)
 
@@ -63,40 +70,3 @@ def logits(draw: Callable, arena: Arena, rows: int, columns: int) -> Tensor:
         place = int(arena.integers(values.numel(), 1))
         values.view(-1)[place] = draw(st.sampled_from((float("nan"), float("inf"), -float("inf"))))
     return arena.put(values, gap=draw(st.sampled_from((0, 0, 1, 5, 16))))
-
-
-def _other_dtype(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float64 if tensor.is_floating_point() else torch.int16)
-
-
-def _longer(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor, tensor[:1] if len(tensor) else tensor.new_zeros(1, *tensor.shape[1:])])
-
-
-def _one_dimension_more(tensor: Tensor) -> Tensor:
-    return tensor[None]
-
-
-def _elements_apart(tensor: Tensor) -> Tensor:
-    """The same values, the elements of a row not next to one another."""
-    return torch.stack([tensor, tensor], -1)[..., 0]
-
-
-SPOILERS = {"dtype": _other_dtype, "longer": _longer, "dimension": _one_dimension_more, "apart": _elements_apart}
-
-
-# What one operator takes all the same: a matrix with more rows, a factor with any strides.
-_HARMLESS = {("matrix", "longer"), ("left", "apart")}
-
-
-def spoil(draw: Callable, arguments: dict[str, object]) -> str | None:
-    """Makes one tensor unacceptable, most times none; says which and how."""
-    if draw(st.integers(0, 3)):
-        return None
-    name = draw(st.sampled_from([key for key, value in arguments.items() if isinstance(value, Tensor)]))
-    kind, tensor = draw(st.sampled_from(list(SPOILERS))), arguments[name]
-    one_element = kind == "apart" and (tensor.numel() <= 1 or tensor.shape[-1] <= 1)  # is next to itself
-    if one_element or (name, kind) in _HARMLESS:
-        return None
-    arguments[name] = SPOILERS[kind](tensor)
-    return f"{name}: {kind}"

@@ -150,8 +150,8 @@ def test_bad_tensors_of_a_gather_are_named():
     values, indices, offsets, matrix, left, right = gather_arguments()
     out = torch.empty(2, 40)
     for arguments, message in [
-        ((values, indices, offsets, matrix, left, right.half(), out), "right: expected the dtype of matrix"),
-        ((values, indices, offsets, matrix, left, right, out.half()), "out: expected the dtype of matrix, or float32"),
+        ((values, indices, offsets, matrix, left, right.half(), out), "right has dtype Half: expected Float"),
+        ((values, indices, offsets, matrix, left, right, out.half()), "out has dtype Half: expected Float"),
         ((values, indices, offsets, matrix, left[:1], right, out), "left has shape"),
         ((values, indices.long(), offsets, matrix, left, right, out), "indices has dtype"),
         ((values, indices, offsets[1:], matrix, left, right, out), "offsets has shape"),

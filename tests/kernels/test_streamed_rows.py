@@ -326,10 +326,10 @@ def test_schemas(operator):
         ("stream_statistics", "hidden", lambda t: t.T, "hidden has rows that are not contiguous"),
         ("stream_statistics", "hidden", lambda t: t.double(), "hidden has dtype"),
         ("stream_statistics", "hidden", lambda t: t[:, :0], r"weight has shape \(101, 8\): expected \(101, 0\)"),
-        ("stream_statistics", "weight", lambda t: t.bfloat16(), "weight: expected the dtype of hidden"),
+        ("stream_statistics", "weight", lambda t: t.bfloat16(), "weight has dtype BFloat16: expected Float"),
         ("stream_statistics", "weight", lambda t: t[:, :7], r"weight has shape \(101, 7\): expected \(101, 8\)"),
         ("stream_statistics", "bias", lambda t: t[:5], r"bias has shape \(5\): expected \(101\)"),
-        ("stream_statistics", "bias", lambda t: t.double(), "bias: expected the dtype of hidden, contiguous"),
+        ("stream_statistics", "bias", lambda t: t.double(), "bias has dtype Double: expected Float"),
         ("stream_statistics", "target", lambda t: t + 1, r"target\[16\] is 101: expected 0 to 100"),
         (
             "stream_statistics",
@@ -337,7 +337,12 @@ def test_schemas(operator):
             lambda _: torch.ones(3),
             r"temperatures has shape \(3\): expected \(17\)",
         ),
-        ("stream_statistics", "temperature", lambda _: 0.0, "softcap is 0, temperature 0"),
+        (
+            "stream_statistics",
+            "temperature",
+            lambda _: 0.0,
+            "temperature is 0: expected a finite float32 number",
+        ),
         ("stream_statistics", "logits", lambda t: t.double(), "logits has dtype"),
         (
             "stream_statistics",

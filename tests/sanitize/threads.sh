@@ -1,31 +1,31 @@
 #!/usr/bin/env bash
-# Builds tests/sanitize/threads.cpp with the CPU kernels under ThreadSanitizer, and runs it with each instruction set that
-# this processor has; the build stays in build/tsan. A finding, or results that depend on the threads, end it with 1.
+# Random calls of all operators (tests/fuzz) on a build of csrc/cpu with ThreadSanitizer, whose loops run on four threads of
+# tests/sanitize/parallel.cpp, once for each instruction set that this processor has. The first finding, such as a race or
+# a result that depends on which thread did what, ends it with 1. The build stays in build/tsan and is never installed.
+#   PYTHON=python CAPABILITIES='baseline avx2 avx512' tests/sanitize/threads.sh [ARGUMENTS of tests.fuzz]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-CXX=${CXX:-g++}
+PYTHON=${PYTHON:-python}
+export CXX=${CXX:-g++}
+[ $# -gt 0 ] || set -- --minutes 3 --operators public_functions
 mkdir -p build/tsan
-declare -A flags=([baseline]="")
-dispatch=
-if [[ $($CXX -dumpmachine) == x86_64* ]]; then # as in build_tools/libraries.py
-    flags[avx2]="-mavx2 -mfma -mf16c"
-    flags[avx512]="-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c"
-    dispatch=-DMIND_HAS_X86
-fi
-compile="$CXX -std=c++20 -O1 -g -fsanitize=thread -ffp-contract=fast -Wno-psabi -Wno-maybe-uninitialized"
-for capability in "${!flags[@]}"; do
-    $compile -DMIND_CAPABILITY="$capability" ${flags[$capability]} -c csrc/cpu/kernels.cpp -o "build/tsan/$capability.o"
-done
-$compile $dispatch -c csrc/cpu/dispatch.cpp -o build/tsan/dispatch.o
-$compile -c tests/sanitize/threads.cpp -o build/tsan/threads.o
-$CXX -fsanitize=thread build/tsan/*.o -o build/tsan/threads
+torch=$("$PYTHON" -c 'import torch.utils.cpp_extension as e; print(e.include_paths()[0])')
+$CXX -std=c++20 -O1 -g -fPIC -fsanitize=thread -isystem "$torch" -c tests/sanitize/parallel.cpp -o build/tsan/parallel.o
+LDFLAGS="$PWD/build/tsan/parallel.o -Wl,-Bsymbolic ${LDFLAGS:-}" \
+    "$PYTHON" setup.py -q build_ext --variant tsan --build-lib build/tsan | grep '^mind-kernels:'
 
-# Some kernels lay memory out in a way that the runtime does not expect, unless the layout is not random.
-run=()
-if setarch "$(uname -m)" -R true 2>/dev/null; then run=(setarch "$(uname -m)" -R); fi
-for capability in "${!flags[@]}"; do
-    status=0
-    MIND_KERNELS_CPU_CAPABILITY=$capability TSAN_OPTIONS=halt_on_error=1 "${run[@]}" build/tsan/threads || status=$?
-    [ $status -ne 3 ] || echo "$capability: not run: this processor does not have it"
-    [ $status -eq 0 ] || [ $status -eq 3 ] || exit 1
+export MIND_KERNELS_LIBRARIES=$PWD/build/tsan/mind_kernels PYTHONPATH=. OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1
+# Memory is laid out as the runtime expects it.
+run=(env LD_PRELOAD="$($CXX -print-file-name=libtsan.so)" "$PYTHON")
+if setarch "$(uname -m)" -R true 2>/dev/null; then run=(setarch "$(uname -m)" -R "${run[@]}"); fi
+for capability in ${CAPABILITIES:-baseline avx2 avx512}; do
+    export MIND_KERNELS_CPU_CAPABILITY=$capability
+    has='from mind_kernels import extension as e; print(e.unavailable("cpp") or e.capability())'
+    if ! found=$("${run[@]}" -c "$has" 2>&1); then
+        echo "$capability: not run: ${found##*$'\n'}"
+        [ "$capability" != baseline ] || exit 1
+        continue
+    fi
+    echo "== $found"
+    "${run[@]}" -m tests.fuzz "$@"
 done

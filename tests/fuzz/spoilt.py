@@ -1,0 +1,94 @@
+"""Everything that may be wrong with one argument of an operator, from its schema alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tests.fuzz.calls import Call, same
+
+
+class Spoilt(NamedTuple):
+    what: str
+    call: Call
+    harmless: bool = False
+    """It may be taken: one that gives a size or is longer than needed, or that is read with any strides."""
+
+
+def spoilt(call: Call, name: str) -> Iterator[Spoilt]:
+    """Copies of the call, each with another fault of the argument `name`."""
+    value = call.arguments[name]
+    if isinstance(value, Tensor):
+        gives_sizes = name not in call.written or name == next(iter(call.arguments))
+        for what, change, harmless in _tensors(value, name in call.written, gives_sizes):
+            wrong = call.copied()
+            wrong.arguments[name] = change
+            yield Spoilt(what, wrong, harmless)
+        if name in call.written:
+            yield from _overlaps(call, name)
+    elif value is not None and not isinstance(value, bool):
+        numbers = (math.nan, math.inf, -math.inf, 1e300) if isinstance(value, float) else (-1,)
+        for number in numbers:
+            wrong = call.copied()
+            wrong.arguments[name] = number
+            yield Spoilt(str(number), wrong)
+
+
+def _tensors(tensor: Tensor, written: bool, gives_sizes: bool) -> Iterator[tuple[str, Tensor, bool]]:
+    yield "dtype", tensor.to(torch.float64 if tensor.is_floating_point() else torch.int16), False
+    yield "device", tensor.to("meta"), False
+    yield "one dimension more", tensor.clone()[None], False
+    yield "no dimension", tensor.clone().flatten()[:1].sum().to(tensor.dtype), False
+    if tensor.numel() == 0:
+        return
+    for dim in range(tensor.dim()):
+        yield f"longer in dimension {dim}", torch.cat([tensor, tensor.narrow(dim, 0, 1)], dim), True
+        yield f"shorter in dimension {dim}", tensor.narrow(dim, 0, tensor.shape[dim] - 1).clone(), gives_sizes
+        yield f"empty in dimension {dim}", tensor.narrow(dim, 0, 0).clone(), gives_sizes
+    if tensor.shape[-1] > 1:
+        yield "elements apart", torch.stack([tensor, tensor], -1)[..., 0], not written
+    if written and tensor.dim() > 1 and tensor.shape[0] > 1:
+        yield "rows that overlap", tensor[:1].clone().expand_as(tensor), False
+    if not written and not tensor.is_floating_point() and tensor.dtype != torch.bool:
+        for number in (-1, torch.iinfo(tensor.dtype).max):
+            wrong = tensor.clone()
+            wrong.view(-1)[wrong.numel() // 2] = number
+            yield f"{number} in the middle", wrong, False
+
+
+def _overlaps(call: Call, name: str) -> Iterator[Spoilt]:
+    """The other argument begins where the written one does, or in its last cache line."""
+    for other, tensor in call.tensors.items():
+        out = call.arguments[name]
+        if other == name or not (tensor.is_contiguous() and out.is_contiguous() and tensor.numel() and out.numel()):
+            continue
+        for what, shift in (("first", 0), ("last", (out.nbytes - out.itemsize) // 64 * 64)):
+            wrong = call.copied()
+            memory = torch.zeros(shift + max(out.nbytes, tensor.nbytes) + 8, dtype=torch.uint8)
+            memory[shift : shift + tensor.nbytes] = tensor.flatten().view(torch.uint8)
+            wrong.arguments[other] = memory[shift : shift + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            wrong.arguments[name] = memory[: out.nbytes].view(out.dtype).view(out.shape)
+            yield Spoilt(f"memory of {other} from its {what} line on", wrong)
+
+
+def check(call: Call, fault: Spoilt, name: str) -> None:
+    """The faulty call raises an error that names an argument, before it has written; harmless ones may run."""
+    words = f"{call.name} with {name}: {fault.what}"
+    written = {other: fault.call.arguments[other].clone() for other in fault.call.written}
+    try:
+        fault.call()
+    except RuntimeError as error:
+        message = str(error).splitlines()[0]
+        known = [argument for argument in call.arguments if argument in message]
+        # A size that differs may be told of the argument that has another; those of a device come from PyTorch.
+        expected = known if "dimension" in fault.what or fault.what == "device" else [name]
+        assert fault.what == "device" or (known and set(expected) <= set(known)), f"{words}: said {message!r}"
+        for other, tensor in written.items():
+            now = fault.call.arguments[other]
+            assert now.is_meta or same(now, tensor), f"{words}: raised, and had written {other}"
+        return
+    assert fault.harmless, f"{words}: taken"
