@@ -260,8 +260,8 @@ class EvaluationConfig:
     """Questions per file, from its start; None for all."""
     heldout_questions: int | None = None
     """Held-out questions whose rationales the NLL is averaged over; None for all."""
-    batch_size: int = 16
-    """Questions per batch of generation."""
+    batch_size: int = 64
+    """Questions per batch of generation: a step reads all weights, however few answers are left."""
     max_new_tokens: int = 200
     """Tokens of a response, at most."""
 
