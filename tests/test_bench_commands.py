@@ -59,6 +59,7 @@ def no_measurement(monkeypatch):
         ("row_confidence", "load"),
         ("row_kernels", "load"),
         ("sparse_training", "measure"),
+        ("train_parts", "measure"),
         ("train_step", "tokenized_step"),
         ("trainer_memory", "peak_extra_mib"),
     ):
@@ -74,7 +75,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 11
+    assert {"packing", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 12
 
 
 @pytest.mark.parametrize("name", NAMES)
