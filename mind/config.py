@@ -35,8 +35,8 @@ class StudentConfig:
     """In place of the chat template that the tokenizer brings: a file with one in Jinja, or "plain" for a base model,
     whose tokenizer brings none, which writes "Question: ..." and "Answer: ...". It is saved with the student."""
     attention: str = "auto"
-    """transformers' `attn_implementation` in training: "sdpa", "sdpa_spans" (the same without what a mask hides, on CPUs),
-    "eager", "flex_attention" or "flash_attention_2" (which shares no prompts), or "auto" by device and length
+    """transformers' `attn_implementation` in training: "sdpa", "sdpa_spans" (the same without what a mask hides, for
+    CPUs), "eager", "flex_attention" or "flash_attention_2" (which shares no prompts), or "auto" by device and length
     (mind/batches/prompt_sharing.py)."""
     max_length: int = 1024
     """Longest sequence in tokens (prompt, rationale and answer suffix); a longer one is an error."""
