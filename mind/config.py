@@ -35,8 +35,9 @@ class StudentConfig:
     """In place of the chat template that the tokenizer brings: a file with one in Jinja, or "plain" for a base model,
     whose tokenizer brings none, which writes "Question: ..." and "Answer: ...". It is saved with the student."""
     attention: str = "auto"
-    """transformers' `attn_implementation` in training: "sdpa", "eager", "flex_attention" or "flash_attention_2" (which
-    shares no prompts), or "auto" by device and length (mind/batches/prompt_sharing.py)."""
+    """transformers' `attn_implementation` in training: "sdpa", "sdpa_spans" (the same without what a mask hides, for
+    CPUs), "eager", "flex_attention" or "flash_attention_2" (which shares no prompts), or "auto" by device and length
+    (mind/batches/prompt_sharing.py)."""
     max_length: int = 1024
     """Longest sequence in tokens (prompt, rationale and answer suffix); a longer one is an error."""
     lora: bool = False
@@ -260,8 +261,8 @@ class EvaluationConfig:
     """Questions per file, from its start; None for all."""
     heldout_questions: int | None = None
     """Held-out questions whose rationales the NLL is averaged over; None for all."""
-    batch_size: int = 16
-    """Questions per batch of generation."""
+    batch_size: int = 64
+    """Questions per batch of generation: a step reads all weights, however few answers are left."""
     max_new_tokens: int = 200
     """Tokens of a response, at most."""
 

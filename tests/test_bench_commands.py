@@ -61,6 +61,7 @@ def no_measurement(monkeypatch):
         ("sparse_error", "load"),
         ("shapes", "inputs"),
         ("sparse_training", "measure"),
+        ("train_parts", "measure"),
         ("train_step", "tokenized_step"),
         ("trainer_memory", "peak_extra_mib"),
     ):
@@ -76,7 +77,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 13
+    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 14
 
 
 @pytest.mark.parametrize("name", NAMES)

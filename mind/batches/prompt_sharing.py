@@ -21,9 +21,17 @@ from mind.batches.packing import check_prompt, sequence_lengths
 from mind.config import MindConfig
 from mind.errors import MindError, require
 from mind.records import PackOptions, TokenizedQuestion
-from mind.student.model import attention_of, causal_lm, check_trainable, context_of, head_of, set_attention
+from mind.student.model import (
+    SPAN_ATTENTION,
+    attention_of,
+    causal_lm,
+    check_trainable,
+    context_of,
+    head_of,
+    set_attention,
+)
 
-MASKED_ATTENTION = ("sdpa", "eager", "flex_attention")
+MASKED_ATTENTION = (SPAN_ATTENTION, "sdpa", "eager", "flex_attention")
 FLEX_LENGTH = 2048
 """Row length in tokens from which masked blocks are worth FlexAttention's compilation [not measured on a GPU]."""
 
@@ -98,13 +106,13 @@ def choose_pack_options(
 def choose_attention(attention: str, device: str, length: int, share_prompts: str) -> str:
     """transformers' name of the attention that trains: `attention`, or what "auto" stands for.
 
-    SDPA on a CPU. On a GPU FlexAttention for shared prompts in rows of at least FLEX_LENGTH tokens, flash-attention for
-    plain rows where it is installed, and SDPA otherwise.
+    On a CPU SDPA span by span (mind/student/span_attention.py). On a GPU FlexAttention for shared prompts in rows of at
+    least FLEX_LENGTH tokens, flash-attention for plain rows where it is installed, and SDPA otherwise.
     """
     if attention != "auto":
         return attention
     if device == "cpu":
-        return "sdpa"
+        return SPAN_ATTENTION
     if share_prompts == "never":
         return "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
     return "flex_attention" if length >= FLEX_LENGTH else "sdpa"

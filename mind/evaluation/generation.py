@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from mind.batches.isolation import fault
 from mind.grading.answers import judge_text
@@ -138,25 +139,71 @@ def _generate_batch(
     # On the left, so that every prompt ends where its continuation begins.
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    ends = torch.tensor(end_ids, device=model.device)
 
-    def says_stop_text(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+    def said(ids: Tensor, scores: Any = None, **_: Any) -> Tensor:
+        """Which rows (B,) are done."""
+        ended = torch.isin(ids[:, width:], ends).any(1)
+        if stop_text is None:
+            return ended
         texts = tokenizer.batch_decode(ids[:, width:])
-        return torch.tensor([cast(str, stop_text) in text for text in texts], device=ids.device)
+        return ended | torch.tensor([stop_text in text for text in texts], device=ids.device)
 
-    output = cast(Any, model).generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        pad_token_id=pad_id,
-        eos_token_id=end_ids,
-        stopping_criteria=None if stop_text is None else [says_stop_text],
-        use_cache=True,
+    answers = _continue(cast(Any, model), ids, mask, max_new_tokens, pad_id, said)
+    texts = tokenizer.batch_decode(
+        [list(itertools.takewhile(lambda token: token not in end_ids, answer)) for answer in answers],
+        skip_special_tokens=True,
     )
-    ends = set(end_ids)
-    answers = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in output[:, width:].tolist()]
-    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     return texts if stop_text is None else [text.partition(stop_text)[0] for text in texts]
+
+
+def _continue(
+    model: Any, ids: Tensor, mask: Tensor, max_new_tokens: int, pad_id: int, said: Callable[..., Tensor]
+) -> list[list[int]]:
+    """The new tokens of each row of `ids` (B, T), at least up to where `said` calls the row done.
+
+    Rows that are done leave the batch, an eighth of it at a time, if the model's cache is one of keys and values.
+    """
+    width, end = ids.shape[1], ids.shape[1] + max_new_tokens
+    options = {"do_sample": False, "pad_token_id": pad_id, "use_cache": True, "return_dict_in_generate": True}
+    first = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=1, **options)
+    cache = first.past_key_values
+    if not _keeps_rows(cache):
+        options |= {"max_new_tokens": max_new_tokens, "stopping_criteria": [said]}
+        return model.generate(input_ids=ids, attention_mask=mask, **options).sequences[:, width:].tolist()
+    ids, mask = first.sequences, torch.cat([mask, mask.new_ones(len(mask), max_new_tokens)], 1)
+    answers, places = [[0]] * len(ids), list(range(len(ids)))
+
+    def enough(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        done = said(ids)
+        return (8 * done.sum() >= len(done)).expand(len(done))
+
+    while True:
+        done = said(ids) if ids.shape[1] < end else ids.new_ones(len(ids), dtype=torch.bool)
+        for place, row, finished in zip(places, ids[:, width:].tolist(), done.tolist(), strict=True):
+            if finished:
+                answers[place] = row
+        if done.any():
+            places = [place for place, finished in zip(places, done.tolist(), strict=True) if not finished]
+            ids, mask = ids[~done], mask[~done]
+            if not places:
+                return answers
+            cache.batch_select_indices((~done).nonzero().flatten())
+        ids = model.generate(
+            input_ids=ids,
+            attention_mask=mask[:, : ids.shape[1]],
+            past_key_values=cache,
+            max_new_tokens=end - ids.shape[1],
+            stopping_criteria=[enough],
+            **options,
+        ).sequences
+
+
+def _keeps_rows(cache: Any) -> bool:
+    """Whether rows can be taken out of a cache: it holds keys and values for each and nothing else."""
+    return type(cache) is DynamicCache and all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    )
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

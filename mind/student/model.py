@@ -31,6 +31,9 @@ from mind_kernels import Head
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+SPAN_ATTENTION = "sdpa_spans"
+"""transformers' name of mind/student/span_attention.py: "sdpa" without what a mask hides, for CPUs."""
+
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # While transformers loads a model it changes torch for the whole process, such as its default dtype.
 _LOADING = threading.Lock()
@@ -59,6 +62,8 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     _check_head(model, config.model, sorted(loading["missing_keys"]))
     if config.attention != "auto":
         set_attention(model, config.attention)
+    elif attention_of(model) == "sdpa" and not torch.cuda.is_available():
+        set_attention(model, SPAN_ATTENTION)
     for note in chat.template.notes:
         warnings.warn(f"{source}: {note}", RuntimeWarning, stacklevel=2)
     _stop_at(model, config.model, chat.end_id)
@@ -213,6 +218,8 @@ def check_attention(name: str) -> None:
     """Raises MindError for a `student.attention` that transformers does not have, or that cannot train here."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    import mind.student.span_attention  # noqa: F401  which adds one
+
     there = ["auto", "eager", *sorted(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in key)]
     require(name in there, f"student.attention is {name!r}: expected one of {', '.join(there)}")
     if name == "flex_attention" and not torch.cuda.is_available():
@@ -220,8 +227,13 @@ def check_attention(name: str) -> None:
 
 
 def set_attention(model: PreTrainedModel, name: str) -> None:
-    """The model computes attention by `name` from now on; raises MindError if that is not installed or cannot train."""
+    """The model computes attention by `name` from now on; SPAN_ATTENTION is "sdpa" for one whose code has its own.
+
+    Raises MindError if that is not installed or cannot train.
+    """
     check_attention(name)
+    if name == SPAN_ATTENTION and not model._can_set_attn_implementation():
+        name = "sdpa"
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,10 @@ def smollm2(tmp_path_factory):
     from mind.config import StudentConfig
     from mind.student.model import load_student
 
-    cache = tmp_path_factory.mktemp("cache")
+    cache = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # converted once for all processes: it takes 20 s of processor time
+        cache = cache.parent
+    cache = cache / "smollm2"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIND_CACHE", str(cache))
         model, tokenizer = load_student(StudentConfig())

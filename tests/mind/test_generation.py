@@ -69,6 +69,21 @@ def test_families_that_see_padding_get_batches_without(family, tokenizer):
     assert ((6, 8) in widths) == (family != "recurrent_gemma")
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "mamba2"])
+def test_rows_that_are_done_leave_the_batch(family, tokenizer):
+    """With many tokens that end a response, rows end at different steps; a recurrent state stays whole."""
+    model = build(family, vocab_size=WORDS, eos_token_id=list(range(1, WORDS, 6))).double()
+    prompts = [[5 + i, *range(20, 23 + i)] for i in range(10)]
+    single = [generate_responses(model, tokenizer, [prompt], max_new_tokens=9, batch_size=1)[0] for prompt in prompts]
+    assert len({len(response.split()) for response in single}) > 1
+    rows = []
+    model.register_forward_pre_hook(
+        lambda module, args, options: rows.append(len(options["input_ids"])), with_kwargs=True
+    )
+    assert generate_responses(model, tokenizer, prompts, max_new_tokens=9, batch_size=10) == single
+    assert (min(rows[1:]) < 10) == (family != "mamba2")
+
+
 def test_responses_are_the_greedy_continuations(model, tokenizer):
     ids = list(PROMPTS[2])
     with torch.no_grad():

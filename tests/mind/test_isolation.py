@@ -18,6 +18,7 @@ from mind.errors import MindError
 from mind.evaluation.evaluate import evaluation_prompts, heldout_nll
 from mind.methods.mind.features import StudentEncoder
 from mind.records import PackOptions
+from mind.student.model import SPAN_ATTENTION, set_attention
 from mind.student.tokenization import tokenize
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -58,7 +59,7 @@ def absolute_positions(hidden):
     return hidden + (torch.arange(hidden.shape[1], dtype=hidden.dtype)[:, None] / 3).sin()
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", SPAN_ATTENTION])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("change", "plain", "padded"),
@@ -78,18 +79,18 @@ def absolute_positions(hidden):
 )
 def test_what_a_model_mixes_is_found_however_faint(change, plain, padded, dtype, attention):
     model = with_state(build_model().to(dtype), lambda hidden: change(hidden).to(dtype))
-    model.set_attn_implementation(attention)
+    set_attention(model, attention)
     for layout, expected in (("plain", plain), ("padded", padded)):
         found = fault(model, layout, 100)
         assert found is None if expected is None else found.startswith(expected), (layout, found)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", SPAN_ATTENTION])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
 def test_what_mixes_nothing_passes_in_every_dtype(family, attention, dtype):
     model = build_family(family).to(dtype)
-    model.set_attn_implementation(attention)
+    set_attention(model, attention)
     assert [fault(model, layout, 100) for layout in ("plain", "shared", "padded")] == [None] * 3
 
 

@@ -21,6 +21,7 @@ from mind.batches.trunk import labeled_hidden, pack_hidden
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import PackOptions, TokenizedQuestion
+from mind.student.model import SPAN_ATTENTION, set_attention
 from mind.student.tokenization import tokenize
 
 FAMILIES = ("gemma3_text", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
@@ -64,12 +65,12 @@ def relative(found, expected):
 # transformers' RMS norms compute in float32 even in a float64 model.
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", SPAN_ATTENTION])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_computes_branches_as_if_alone(tokenizer, questions, family, attention, share, dtype, tolerance):
     model = build_family(family).to(dtype)
     assert obstacle(model, attention, 1000, 1000) is None
-    model.set_attn_implementation(attention)
+    set_attention(model, attention)
     tokenized = tokenize(questions[:3], tokenizer, NAMES, 512)
     check_against_single_sequences(model, tokenized, 3, PackOptions(300, share), tolerance)
 
@@ -276,7 +277,7 @@ def test_auto_attention_by_device_and_length(monkeypatch):
     def auto(*arguments):
         return choose_attention("auto", *arguments)
 
-    assert auto("cpu", 100_000, "auto") == "sdpa"
+    assert auto("cpu", 100_000, "auto") == SPAN_ATTENTION
     assert auto("cuda", 2048, "auto") == "flex_attention" and auto("cuda", 1024, "always") == "sdpa"
     monkeypatch.setattr(prompt_sharing.importlib.util, "find_spec", lambda name: None)
     assert auto("cuda", 4096, "never") == "sdpa"

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from tiny import NAMES, build_family, build_model, build_questions, build_tokenizer
 
 from mind.batches.packing import present_rationales
+from mind.batches.prompt_sharing import use_attention
 from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.errors import MindError
 from mind.methods import METHODS
@@ -107,8 +108,9 @@ OBJECTIVES = {
 
 
 def step(trainer, questions=None):
-    """One training step on all questions, or on some: (loss, gradients)."""
-    loss = trainer.training_step(trainer.model, {"questions": questions or every_question(trainer)})
+    """One training step on all questions, or on some, as `train` takes it: (loss, gradients)."""
+    with use_attention(trainer.context.model, trainer.context.attention):
+        loss = trainer.training_step(trainer.model, {"questions": questions or every_question(trainer)})
     return loss, {name: p.grad for name, p in trainer.model.named_parameters() if p.requires_grad}
 
 
