@@ -25,6 +25,7 @@ from bench.linear_cross_entropy.definition import dense
 from bench.linear_cross_entropy.inputs import Inputs
 from bench.linear_cross_entropy.providers import CPU, PROVIDERS
 from bench.measure import measure_time, peak_extra_mib_here, print_table, read_results, write_results
+from bench.roofline import Rates
 from mind_kernels.linear_cross_entropy.contract import RowValues
 
 
@@ -139,7 +140,7 @@ def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(HEADS, "budget", Head(512, 16))
     monkeypatch.setattr(cases, "peak", lambda _, name, *__: 2.0 if name == "eager" else 1.0)
     case = {"model": "budget", "rows": 32, "dtype": torch.float32, "device": "cpu"}
-    rows = cases.measure_case(BENCHMARK, case, [*CPU, "QuACK"], repeats=2, roof_tflops=0.1)
+    rows = cases.measure_case(BENCHMARK, case, [*CPU, "QuACK"], repeats=2, rates=Rates(0.1, 10))
     path = tmp_path / "results.jsonl"
     write_results(rows, path)
     stored = read_results(path)
@@ -159,13 +160,13 @@ def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, capsys):
 def test_the_command_measures_the_cases_in_order_until_the_minutes_are_over(monkeypatch, tmp_path, capsys):
     measured_cases = []
 
-    def measure_case(benchmark, case, names, repeats, roof_tflops):
+    def measure_case(benchmark, case, names, repeats, rates):
         measured_cases.append(case)
         row = {"provider": names[0], "median_ms": 1.0, "inputs": "none", "peak_extra_mib": 1}
         return [{**benchmark.labels(case), **row}]
 
     monkeypatch.setattr(command, "measure_case", measure_case)
-    monkeypatch.setattr(command, "dense_tflops", lambda *_: 1.0)
+    monkeypatch.setattr(command, "measured_rates", lambda *_: Rates(1, 1))
     options = ["--models", "budget", "Qwen2.5-7B", "--rows", "8", "4", "--output", str(tmp_path)]
     command.main(BENCHMARK, "", options)
     assert [(case["rows"], case["model"]) for case in measured_cases] == [

@@ -171,7 +171,7 @@ def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, name, na
     monkeypatch.setattr(cases, "peak", lambda *_: 1.0)
     case = {"model": "budget", **SIZES[name], "dtype": torch.float32, "device": "cpu"}
     path = tmp_path / "results.jsonl"
-    write_results(cases.measure_case(benchmark, case, names, repeats=2, roof_tflops=0.1), path)
+    write_results(cases.measure_case(benchmark, case, names, repeats=2, rates=Rates(0.1, 10)), path)
     stored = {row["provider"]: row for row in read_results(path)}
     assert list(stored) == list(names)
     assert set(benchmark.columns) <= set().union(*stored.values()) | {"note"}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+import torch
 
 from bench.comparison.gate import Definition, Gate, Gates
 from bench.comparison.heads import HEADS
 from bench.comparison.provider import Outputs, Provider, step
 from bench.measure import Timing, measure_time, peak_extra_mib, peak_extra_mib_here
+from bench.roofline import Logits, Rates, Step, milliseconds
+from bench.roofline import columns as columns_of
 from mind.display import one_line
 from mind_kernels import BackendUnavailableError
 
@@ -30,6 +34,8 @@ class Benchmark:
     name: str
     load: Callable[..., Any]
     """A case -> its inputs, with `hidden`, `weight` and `label`: the same in any process."""
+    on_meta: Callable[..., Any]
+    """The same on the meta device, of a case without device and data: shapes alone."""
     describe: Callable[[Any], dict[str, float]]
     """What makes the inputs easy or hard."""
     definitions: Mapping[str, Definition]
@@ -83,6 +89,25 @@ class Benchmark:
             "D": size,
             "dtype": str(case["dtype"]).removeprefix("torch."),
         }
+
+    def work(self, name: str, case: Mapping[str, Any], facts: Mapping[str, float]) -> Sequence[Step] | None:
+        """What a provider has to do in a case."""
+        shapes = {key: value for key, value in case.items() if key not in ("device", "data")}
+        return self.providers[name].work(self.on_meta(**shapes), facts)
+
+    def predictions(self, rates: Rates) -> Iterator[dict[str, Any]]:
+        """A row for each provider of a run without options on a GPU of these rates, in its first case."""
+        sizes = {name: size.cuda[0] for name, size in self.sizes.items()}
+        case = {"model": self.cuda_models[0], **sizes, "dtype": torch.bfloat16}
+        labels = self.labels({**case, "device": "cuda"})
+        shape = ", ".join(f"{key} {labels[key]}" for key in (*(of.letter for of in self.sizes.values()), "V", "D"))
+        inputs = self.on_meta(**case)
+        roof = milliseconds([Logits.of(inputs.hidden, inputs.weight).products(3)], rates)
+        for name in self.defaults("cuda"):
+            if (steps := self.work(name, case, {})) is not None:
+                predicted = columns_of(steps, rates)
+                ratio = round(predicted["predicted_ms"] / roof, 3)
+                yield {"benchmark": self.name, "case": shape, "line": name, **predicted, "times_roof": ratio}
 
 
 def judge(names: Sequence[str], providers: Mapping[str, Provider], gates: Gates) -> dict[str, dict[str, Any]]:
@@ -143,15 +168,17 @@ def peak(benchmark: Benchmark, name: str, case: Mapping[str, Any], inputs: Any) 
 
 
 def measure_case(
-    benchmark: Benchmark, case: Mapping[str, Any], names: Sequence[str], repeats: int, roof_tflops: float
+    benchmark: Benchmark, case: Mapping[str, Any], names: Sequence[str], repeats: int, rates: Rates
 ) -> list[dict[str, Any]]:
     """One result row a provider, for the inputs that `case` (the arguments of benchmark.load) describes."""
     inputs = benchmark.load(**case)
+    described = benchmark.describe(inputs)
     facts = {
         **benchmark.labels(case),
-        **benchmark.describe(inputs),
+        **described,
         "inputs": inputs.label,
-        "roof_tflops": round(roof_tflops, 3),
+        "roof_tflops": round(rates.tflops, 3),
+        "copy_gb_s": round(rates.gb_s, 1),
     }
     gates = Gates(benchmark.definitions, inputs)
     columns = judge(names, benchmark.providers, gates)
@@ -161,13 +188,15 @@ def measure_case(
     steps = {name: step(benchmark.providers[name], inputs) for name in timed}
     # Judging was the first call. A second one lets a GPU settle; on a CPU it would take a minute and change nothing.
     timings = measure_time(steps, gate=None, repeats=repeats, warmup=2 if inputs.hidden.is_cuda else 1)
+    on_gpu = inputs.hidden.is_cuda  # on a CPU, what the caches save decides
     tflop = 6e-12 * inputs.hidden.numel() * len(inputs.weight)
     for name in timed:
         provider, rate = benchmark.providers[name], 1e3 * tflop / timings[name].median_ms
         columns[name] |= {
             **timings[name].row(),
             "tflops": round(rate, 4),
-            "times_roof": round(roof_tflops / rate, 3),
+            "times_roof": round(rates.tflops / rate, 3),
+            **(columns_of(benchmark.work(name, case, described), rates, timings[name].median_ms) if on_gpu else {}),
             "peak_extra_mib": round(peak(benchmark, name, case, inputs), 1),
             "package": provider.package(),
             **(provider.report(inputs) if provider.report else {}),
