@@ -130,6 +130,9 @@ def _stand_in_for_cuda() -> Iterator[tuple[Any, str, Any]]:
         "memory_reserved": _returns(0),
         "max_memory_allocated": _returns(1 << 20),
         "reset_peak_memory_stats": _ignored,
+        "get_rng_state": lambda device=None: torch.get_rng_state(),
+        "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
+        "is_current_stream_capturing": _returns(False),
         "synchronize": _ignored,
         "Event": _Event,
     }
@@ -140,7 +143,7 @@ def _stand_in_for_cuda() -> Iterator[tuple[Any, str, Any]]:
 def _stand_in_for_kernels() -> Iterator[tuple[Any, str, Any]]:
     """The library of csrc/cuda, in the emulator."""
     from mind_kernels import extension
-    from tests import cuda_emulator
+    from tests import cuda_emulator, fast_interpreter
 
     problem, operators = extension._problem, extension.operators
     yield extension, "_problem", lambda library: ("", "") if library == "cuda" else problem(library)
@@ -149,6 +152,7 @@ def _stand_in_for_kernels() -> Iterator[tuple[Any, str, Any]]:
         from triton.runtime.interpreter import InterpreterBuilder
     except ImportError:  # without Triton its backends are not there either
         return
+    yield from fast_interpreter.replacements()
     yield InterpreterBuilder, "create_dot", _widened_dot(InterpreterBuilder.create_dot)
     yield (
         extension,
@@ -161,12 +165,19 @@ def _stand_in_for_sizes() -> Iterator[tuple[Any, str, Any]]:
     """Shapes that the interpreter and the emulator compute in seconds: the product that is measured, heads, student."""
     from bench import measure
     from bench.comparison import heads
+    from bench.linear_mind_loss import inputs as mind_inputs
+    from bench.linear_pairwise_jsd import inputs as group_inputs
     from bench.training_step import models
+    from mind_kernels import sparse_gradient
     from mind_kernels.commands import check
 
+    yield sparse_gradient, "_DENSITY_LIMIT", dict.fromkeys(sparse_gradient._DENSITY_LIMIT, 1.0)
+    yield sparse_gradient, "_MASS_LIMIT", 1.0  # few entries are many of a small vocabulary
+    for module in (group_inputs, mind_inputs):
+        yield module, "PERSPECTIVES", 3
     yield measure, "SQUARE", dict.fromkeys(measure.SQUARE, 256)
-    heads.HEADS.update(dict.fromkeys(heads.HEADS, heads.Head(512, 32)))
-    models.QWEN.update(vocab_size=512, hidden_size=32, intermediate_size=48, num_hidden_layers=2)
+    heads.HEADS.update(dict.fromkeys(heads.HEADS, heads.Head(128, 16)))
+    models.QWEN.update(vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2)
     models.QWEN.update(num_attention_heads=2, num_key_value_heads=1)
     for name, case in check.CASES.items():
         few = case.settings[-1:] if case.form == "sparse" else (((9, 7, 31), 4.0, 0.7),)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from mind_kernels import extension, tuning
 
-# An H200 moves 117 bytes in the time that the three products of a bfloat16 logit take at D 3584 (4.3 TB/s, 790 TFLOP/s).
-# The sparse gradient reads a logit three times in Triton. tests/kernels/test_traffic.py counts all of these.
+# An H200 moves 117 bytes in the time that the three products of a bfloat16 logit take at D 3584 (4.3 TB/s, 790
+# TFLOP/s). The sparse gradient reads a logit three times in Triton. tests/kernels/test_traffic.py counts all of these.
 BYTES_PER_LOGIT = {
     "linear_cross_entropy, bfloat16": {"torch": 92, "triton": 6},
     "linear_cross_entropy, float32": {"torch": 88, "triton": 12},

@@ -19,6 +19,7 @@ from bench.linear_mind_loss.providers import cross_entropy
 from bench.linear_pairwise_jsd import __main__ as linear_pairwise_jsd
 from bench.linear_pairwise_jsd import inputs as group_inputs
 from bench.measure import read_results, write_results
+from bench.roofline import Rates
 from mind.batches.packing import micro_batches
 from mind.records import PackOptions, TokenizedQuestion
 from mind.student import model as student_model

@@ -87,12 +87,15 @@ def ours(backend: str) -> dict[str, Provider]:
     plain = {"backend": backend, "times_of": {BESIDE: exact}}
     filtered = {**plain, "sparse": True, "times_of": {BESIDE: sparse}}
     options = {"backend": backend, "gradient_threshold": THRESHOLD}
+    both = partial(two_works, backend=backend)
     return {
         exact: Provider(
             partial(cross_entropy, backend=backend), **plain, judged_by=ROWS, work=partial(exact_work, backend=backend)
         ),
-        f"two calls{mention}": Provider(
-            partial(two_calls, backend=backend), **plain, judged_by=BOTH, work=partial(two_works, backend=backend)
+        **(
+            {f"two calls{mention}": Provider(partial(two_calls, backend=backend), **plain, judged_by=BOTH, work=both)}
+            if backend in our_backends("linear_pairwise_jsd")
+            else {}
         ),
         f"mind_kernels {prefix}exact": Provider(
             partial(joint, backend=backend), **plain, judged_by=BOTH, work=partial(joint_work, backend=backend)
