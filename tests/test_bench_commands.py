@@ -27,7 +27,7 @@ from bench.measure import RESULTS, Timing, measure_time
 from bench.roofline import Rates
 
 ROOT = Path(__file__).resolve().parents[1]
-NO_PROGRAMS = {"__init__", "measure", "real_rows", "command", "rehearsal", "roofline", "kernel_resources"}
+NO_PROGRAMS = {"__init__", "measure", "real_rows", "command", "rehearsal", "roofline", "kernel_resources", "tables"}
 NAMES = sorted(
     {file.stem for file in (ROOT / "bench").glob("*.py")} - NO_PROGRAMS
     | {file.parent.name for file in (ROOT / "bench").glob("*/__main__.py")}
