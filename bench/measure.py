@@ -227,7 +227,8 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """The rows as an aligned Markdown table; a missing value is a dash."""
+    """The rows as an aligned Markdown table; a missing value is a dash, and a column of them is left out."""
+    columns = [column for column in columns if any(row.get(column) is not None for row in rows)]
     cells = [list(columns)] + [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     cells.insert(1, ["-" * width for width in widths])

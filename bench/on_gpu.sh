@@ -28,8 +28,8 @@ if [ $DRY -eq 1 ]; then
     select=(-k "cross_entropy and float32")
     check=(--backend cuda)
     tune=(--hidden-size 16 --vocabulary 128 --rows 8 --rounds 6)
-    SIZES=([row_kernels]="--rows 2" [linear_pairwise_jsd]="--models budget --groups 1" [linear_mind_loss]="--rows 4 --groups 1"
-        [train_step]="--pack-length 64" [linear_cross_entropy]="--models budget --rows 4")
+    SIZES=([row_kernels]="--rows 2" [linear_pairwise_jsd]="--models budget --groups 1" [linear_mind_loss]="--rows 3 --groups 1"
+        [train_step]="--pack-length 64" [linear_cross_entropy]="--models budget --rows 2")
 else
     OUT=${OUT:-runs/bench}
     # Those whose cases run on the device if there is one, the ones of most kernels first.

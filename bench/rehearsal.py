@@ -169,10 +169,13 @@ def _stand_in_for_sizes() -> Iterator[tuple[Any, str, Any]]:
     from bench.linear_pairwise_jsd import inputs as group_inputs
     from bench.training_step import models
     from mind_kernels import sparse_gradient
-    from mind_kernels.commands import check
+    from mind_kernels.commands import check, tune
 
     yield sparse_gradient, "_DENSITY_LIMIT", dict.fromkeys(sparse_gradient._DENSITY_LIMIT, 1.0)
     yield sparse_gradient, "_MASS_LIMIT", 1.0  # few entries are many of a small vocabulary
+    yield heads, "real_or_label", _returns((None, heads.SYNTHETIC))
+    cases = tune.first_cases()
+    yield tune, "first_cases", _returns(dict(list(cases.items())[:1]))
     for module in (group_inputs, mind_inputs):
         yield module, "PERSPECTIVES", 3
     yield measure, "SQUARE", dict.fromkeys(measure.SQUARE, 256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -113,7 +114,7 @@ class Benchmark:
 def judge(names: Sequence[str], providers: Mapping[str, Provider], gates: Gates) -> dict[str, dict[str, Any]]:
     """The errors of each provider, a remark if they are large, or a note that says why it is not to be timed.
 
-    One of ours that is wrong, or that fails where it is available, raises.
+    One of ours that is wrong, or that fails if it is available, has a `fault`.
     """
     verdicts: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -122,35 +123,36 @@ def judge(names: Sequence[str], providers: Mapping[str, Provider], gates: Gates)
             verdicts[name] = {"note": f"not run: {reason}"}
             continue
         for definition in provider.judged_by:
-            errors, note, remark = _trial(name, provider, gates[definition])
+            errors, note, remark, ours = _trial(provider, gates[definition])
             verdicts[name] = {**errors, **verdicts[name]}  # those against the first definition stay
             if note:
-                verdicts[name]["note"] = note
+                verdicts[name] |= {"note": note} | ({"fault": True} if ours else {})
                 break
             if remark:
                 verdicts[name].setdefault("remark", remark)
     return verdicts
 
 
-def _trial(name: str, provider: Provider, gate: Gate) -> tuple[dict[str, float], str, str]:
-    """(errors, why it is not to be timed, what is to be said beside its time)"""
+def _trial(provider: Provider, gate: Gate) -> tuple[dict[str, float], str, str, bool]:
+    """(errors, why it is not to be timed, what is to be said beside its time, whether that is a fault of ours)"""
+    ours = provider.backend is not None
     try:
         found = step(provider, gate.inputs)()
     except Exception as error:
-        if provider.backend and not isinstance(error, BackendUnavailableError):
-            raise
+        if ours and not isinstance(error, BackendUnavailableError):
+            traceback.print_exc()
         first, *_ = str(error).splitlines() or [""]
-        return {}, f"not run: {type(error).__name__}: {one_line(first, 200)}", ""
+        note = f"not run: {type(error).__name__}: {one_line(first, 200)}"
+        return {}, note, "", ours and not isinstance(error, BackendUnavailableError)
     note = remark = ""
     try:
         gate.check(provider, found)
         remark = gate.remark(provider, found)
     except AssertionError as error:
-        if provider.backend:
-            raise AssertionError(f"{name}: {error}") from error
         note = f"wrong: {error}"
     errors = gate.errors(found)
-    return ({"loss_error": errors["loss_error"]} if provider.loss_only else errors), note, remark
+    shown = {"loss_error": errors["loss_error"]} if provider.loss_only else errors
+    return shown, note, remark, ours and bool(note)
 
 
 def build(benchmark: str, provider: str, **case: Any) -> Callable[[], Outputs]:
@@ -169,8 +171,11 @@ def peak(benchmark: Benchmark, name: str, case: Mapping[str, Any], inputs: Any) 
 
 def measure_case(
     benchmark: Benchmark, case: Mapping[str, Any], names: Sequence[str], repeats: int, rates: Rates
-) -> list[dict[str, Any]]:
-    """One result row a provider, for the inputs that `case` (the arguments of benchmark.load) describes."""
+) -> Iterator[list[dict[str, Any]]]:
+    """One result row a provider, for the inputs that `case` (the arguments of benchmark.load) describes.
+
+    First the errors alone, then the times too: a run that is stopped keeps what it has.
+    """
     inputs = benchmark.load(**case)
     described = benchmark.describe(inputs)
     facts = {
@@ -184,6 +189,7 @@ def measure_case(
     columns = judge(names, benchmark.providers, gates)
     facts |= {f"dense_bf16_{name}": value for name, value in gates["loss"].yardstick.items()}
     del gates  # they hold dW in full precision
+    yield [{**facts, "provider": name, **columns[name]} for name in names]
     timed = [name for name in names if "note" not in columns[name]]
     steps = {name: step(benchmark.providers[name], inputs) for name in timed}
     # Judging was the first call. A second one lets a GPU settle; on a CPU it would take a minute and change nothing.
@@ -204,7 +210,7 @@ def measure_case(
         if notes := [note for note in (provider.note, columns[name].pop("remark", None)) if note]:
             columns[name]["note"] = "; ".join(notes)
     _add_ratios(benchmark, columns, timings)
-    return [{**facts, "provider": name, **columns[name]} for name in names]
+    yield [{**facts, "provider": name, **columns[name]} for name in names]
 
 
 def _add_ratios(benchmark: Benchmark, columns: Mapping[str, dict[str, Any]], timings: Mapping[str, Timing]) -> None:

@@ -88,10 +88,15 @@ def main(benchmark: Benchmark, description: str, arguments: Sequence[str] | None
         else:
             sizes = ", ".join(f"{of.letter} {labels[of.letter]}" for of in benchmark.sizes.values())
             print(f"{case['model']}, {sizes}", file=sys.stderr, flush=True)
-            rows += measure_case(benchmark, case, options.providers, options.repeats, rates)
-        write_results(rows, path)  # after each case: a run that is stopped keeps what it has
+            before = list(rows)
+            for found in measure_case(benchmark, case, options.providers, options.repeats, rates):
+                rows = before + found
+                write_results(rows, path)  # again and again: a run that is stopped keeps what it has
+        write_results(rows, path)
     show(rows, benchmark.columns, path)
     print(f"{command.shown(path)}: all columns")
+    if faults := [f"{row['provider']}: {row['note']}" for row in rows if "fault" in row]:
+        raise AssertionError("; ".join(faults))
 
 
 LEGEND = {

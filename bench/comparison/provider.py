@@ -118,6 +118,8 @@ class Provider:
         try:
             if self.imports:
                 pkgutil.resolve_name(self.imports)
+        except ModuleNotFoundError as error:
+            return f"{error.name} is not installed"
         except (ImportError, AttributeError) as error:
             return str(error)
         return self._lack_of_memory(inputs)

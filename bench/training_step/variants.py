@@ -85,6 +85,8 @@ class Variant:
                 return "needs a CUDA device"
             try:
                 pkgutil.resolve_name(self.peer)
+            except ModuleNotFoundError as error:
+                return f"{error.name} is not installed"
             except (ImportError, AttributeError) as error:
                 return str(error)
         needed, free = self.needed_bytes(model, inputs, length), free_bytes(model.device.type)
