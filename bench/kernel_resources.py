@@ -29,6 +29,7 @@ FILE = RESULTS / f"{NAME}.jsonl"
 CAPABILITIES = (80, 90, 100)
 COLUMNS = ("kernel", "sm", "threads", "registers", "spills", "shared_bytes", "blocks", "occupancy", "limit")
 WARP = 32
+UNBOUNDED = 256
 
 
 class Limits(NamedTuple):
@@ -114,12 +115,16 @@ def of_cuda(usages: Sequence[cuda_resources.Usage], threads: dict[str, int], by:
 
 
 def launch_bounds(folder: Path) -> dict[str, int]:
-    """The most threads of a block of each kernel, from the PTX that a compilation has left in a folder."""
+    """The most threads of a block of each kernel, from the PTX that a compilation has left in a folder.
+
+    The few that give no bounds are launched with UNBOUNDED.
+    """
     names, found = [], []
     for file in folder.glob("*.ptx"):
-        for name, most in re.findall(r"\.entry (\w+)\(.*?\n\.maxntid (\d+)", file.read_text(), re.DOTALL):
-            names.append(name)
-            found.append(int(most))
+        for kernel in file.read_text().split(".entry ")[1:]:
+            bound = re.search(r"^\.maxntid (\d+)", kernel, re.MULTILINE)
+            names.append(kernel.partition("(")[0].strip())
+            found.append(int(bound[1]) if bound else UNBOUNDED)
     return dict(zip(cuda_resources.readable(names), found, strict=True))
 
 
@@ -132,10 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser: argparse.ArgumentParser = command.options_of(NAME, __doc__ or "", draw=True)
     options, path = command.parse(parser, lambda _: NAME, arguments)
     if not options.draw:
-        rows = list(of_triton())
         with tempfile.TemporaryDirectory() as folder:
             usages = cuda_resources.measure(cuda_resources.sources(), objects=Path(folder))
-            rows += of_cuda(usages, launch_bounds(Path(folder)), nvcc_version())
+            rows = list(of_cuda(usages, launch_bounds(Path(folder)), nvcc_version()))
+        rows += of_triton()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     print_table(read(path), COLUMNS)
