@@ -166,7 +166,7 @@ def peak(benchmark: Benchmark, name: str, case: Mapping[str, Any], inputs: Any) 
     if case["device"] == "cpu":
         names = {"benchmark": benchmark.name, "provider": name}
         return peak_extra_mib("bench.comparison.benchmark:build", {**names, **case})
-    return peak_extra_mib_here(step(benchmark.providers[name], inputs), device=case["device"])
+    return peak_extra_mib_here(step(benchmark.providers[name], inputs), device=case["device"], warmup=0)  # it was timed
 
 
 def measure_case(
