@@ -15,7 +15,6 @@ cd "$(dirname "$0")/.."
 DRY=0
 [ "${1:-}" != --dry ] || { DRY=1; shift; }
 PYTHON=${PYTHON:-python}
-MINUTES=${MINUTES:-7.5}
 BENCHES=${BENCHES:-row_kernels linear_pairwise_jsd linear_mind_loss train_step linear_cross_entropy}
 declare -A SIZES
 run=("$PYTHON")
@@ -24,6 +23,8 @@ if [ $DRY -eq 1 ]; then
     TESTS=${TESTS:-cuda}
     TOKENS=${TOKENS:-tests/rehearsed_step.json}
     run=("$PYTHON" -m bench.rehearsal)
+    MINUTES=${MINUTES:-40}
+    slower=10
     build=(--version) # of setuptools: what is in place stays there
     select=(-k "cross_entropy and float32")
     check=(--backend cuda)
@@ -31,6 +32,8 @@ if [ $DRY -eq 1 ]; then
     SIZES=([row_kernels]="--rows 2" [linear_pairwise_jsd]="--models budget --groups 1" [linear_mind_loss]="--rows 3 --groups 1"
         [train_step]="--pack-length 64" [linear_cross_entropy]="--models budget --rows 2")
 else
+    MINUTES=${MINUTES:-7.5}
+    slower=1
     OUT=${OUT:-runs/bench}
     # Those whose cases run on the device if there is one, the ones of most kernels first.
     TESTS=${TESTS:-linear_cross_entropy linear_divergence linear_pairwise_jsd linear_mind_loss masked_vocabulary masked_rows \
@@ -50,7 +53,7 @@ end=$(awk "BEGIN {print int(60 * $MINUTES)}")
 
 # within SECONDS LOG command...: stopped after that long, and at the end of the minutes.
 within() {
-    local limit=$1 log=$2 left=$((end - SECONDS))
+    local limit=$(($1 * slower)) log=$2 left=$((end - SECONDS))
     shift 2
     [ "$limit" -le $left ] || limit=$left
     [ "$limit" -ge 1 ] || limit=1

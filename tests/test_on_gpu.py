@@ -36,7 +36,7 @@ def linear_cross_entropy(hidden, weight, target, **_):
 def run(*arguments, **variables):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.run(
-        [SCRIPT, *arguments], env=environment | variables, cwd=ROOT, capture_output=True, text=True, timeout=500
+        [SCRIPT, *arguments], env=environment | variables, cwd=ROOT, capture_output=True, text=True, timeout=1800
     )
 
 
