@@ -94,7 +94,7 @@ class Counted(TorchDispatchMode):
     """The bytes that operators move of tensors with at least `large` elements; `products`: those of products too."""
 
     _UNREAD = ("aten::copy_", "aten::fill_", "aten::zero_")  # of what they write to
-    _FEW = ("aten::gather", "aten::scatter_")  # entries of what they are called on
+    _FEW = ("aten::gather", "aten::scatter_", "aten::nll_loss")  # entries of what they are called on
     _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
     def __init__(self, large: int, products: bool = True) -> None:
