@@ -45,6 +45,7 @@ def test_plain_cross_entropy_is_three_products_and_twelve_bytes_per_logit(monkey
 def test_the_work_of_the_cross_entropy(monkeypatch, name, flops, moved):
     monkeypatch.setitem(HEADS, "budget", Head(4096, 32))
     work = BENCHMARK.work(name, CASE, {"kept_mean": 0.0})
+    assert work is not None
     assert sum(step.flops for step in work) == flops * 2 * 64 * 4096 * 32
     gathers = (64 + 4096) * 32 * 2 if "sparse" in name else 0
     assert sum(step.bytes for step in work if not step.flops) == moved * 64 * 4096 + gathers

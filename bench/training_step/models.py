@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ SMOLLM2, RANDOM = "SmolLM2-135M", "Qwen2.5-1.5B-random"
 
 
 # The shape of Qwen2.5-1.5B.
-QWEN = {
+QWEN: dict[str, Any] = {
     "vocab_size": 151936,
     "hidden_size": 1536,
     "intermediate_size": 8960,
