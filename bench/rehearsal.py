@@ -83,7 +83,7 @@ def _widened_dot(create_dot: Callable[..., Any]) -> Callable[..., Any]:
 
 class _Generator(torch.Generator):
     def __new__(cls, device: Any = "cpu") -> _Generator:
-        return super().__new__(cls, _here(device))
+        return super().__new__(cls, _here(device))  # pyright: ignore[reportCallIssue]
 
 
 class _Event:

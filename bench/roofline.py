@@ -68,7 +68,8 @@ class Logits(NamedTuple):
 
     @classmethod
     def of(cls, hidden: Tensor, weight: Tensor) -> Logits:
-        return cls(hidden.numel() // hidden.shape[-1], *weight.shape, hidden.element_size())
+        vocabulary, size = weight.shape
+        return cls(hidden.numel() // size, vocabulary, size, hidden.element_size())
 
     @property
     def count(self) -> int:

@@ -73,9 +73,9 @@ class Benchmark:
                 continue
             if ":" not in name:
                 raise ValueError(f"{name!r} is none of {', '.join(self.providers)}, and no module:function")
-            if not callable(loss := pkgutil.resolve_name(name)):
+            if not callable(pkgutil.resolve_name(name)):
                 raise ValueError(f"{name} is no function of the inputs")
-            own[name] = Provider(loss, imports=name)
+            own[name] = Provider(pkgutil.resolve_name(name), imports=name)
         return replace(self, providers={**self.providers, **own})
 
     def labels(self, case: Mapping[str, Any]) -> dict[str, Any]:
