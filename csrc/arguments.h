@@ -64,12 +64,29 @@ struct StreamArguments {
     Matrix weight;      // (V, D), in the type of hidden
     const void* bias;   // (V,), in the type of hidden, or null
     RowArguments rows;  // logits: (n, V) without data
+    float* logits;      // (V, n) to be filled with hidden weight^T, transposed; or null
+    std::int64_t logits_stride;
     float log_threshold;
     std::int64_t* kept;           // (n,) as `CountArguments` has it; null: statistics only
     float* dropped_mass;          // (n,)
     const std::int64_t* offsets;  // (n + 1,) those of kept
     std::int32_t* columns;        // (total,) of the kept entries, increasing in a row
     float* projected;             // (total,) and their projected logits
+};
+
+// From the logits that `StreamArguments` has filled to the gradients of hidden states, weight and bias; csrc/cpu alone.
+struct GradientArguments {
+    Matrix hidden;        // (n, D)
+    Matrix weight;        // (V, D), in the type of hidden
+    const void* bias;     // (V,), in the type of hidden, or null
+    RowArguments rows;    // logits: (n, V) without data; numbers as the statistics left them
+    const float* logits;  // (V, n) as `StreamArguments` has them
+    std::int64_t logits_stride;
+    const float* at_target;  // (n,) the gradient of the target's projected logit, if it is another than the loss's
+    float* of_hidden;        // (n, D), or null
+    float* of_weight;        // (V, D), or null
+    bool add_weight;         // to what is in of_weight
+    float* of_bias;          // (V,), added to; or null
 };
 
 struct BackgroundArguments {

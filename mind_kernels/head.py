@@ -216,6 +216,22 @@ class HeadGradients:
         if self.needs_weight:
             self._add_weight(dlogits, hidden)
 
+    def write_products(
+        self, rows: Rows, count: int, write: Callable[[Tensor | None, Tensor | None, bool, Tensor | None], None]
+    ) -> None:
+        """Adds the products of `count` rows that `write(dH (count, D), dW (V, D), add, db (V,))` computes.
+
+        It writes dH, adds to dW if `add` and else writes it, and adds to db; None stands for one that is not needed.
+        """
+        weight, dtype = self.head.weight, accumulation_dtype(self.head.weight.dtype)
+        add = self.weight is not None
+        if self.needs_weight and self.weight is None:
+            self.weight = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+        product = None if self.hidden is None else weight.new_empty(count, weight.shape[1], dtype=dtype)
+        write(product, self.weight, add, self.bias)
+        if product is not None:
+            self.add_hidden(rows, product)
+
     def _add_wide(self, rows: Rows, hidden: Tensor, dlogits: Tensor) -> None:
         """`add` in float32, a vocabulary tile at a time: on a CPU a float16 product has float16's range."""
         wide = hidden.float()
@@ -243,7 +259,7 @@ class HeadGradients:
         if isinstance(rows, slice):
             self.hidden[rows] += product
         else:
-            self.hidden.index_add_(0, rows, product)
+            self.hidden.index_add_(0, rows, product.to(self.hidden.dtype))
 
     def _add_weight(self, dlogits: Tensor, hidden: Tensor) -> None:
         dtype, beta = accumulation_dtype(hidden.dtype), 1

@@ -3,6 +3,7 @@
 #include <Python.h>
 
 #include "../operators.h"
+#include "gradient_operators.h"
 #include "kernels.h"
 #include "stream_operators.h"
 
@@ -11,11 +12,13 @@ namespace mind {
 static void define_cpu_operators(torch::stable::detail::StableLibrary& library) {
     define_operators(library);
     define_stream_operators(library);
+    define_gradient_operators(library);
 }
 
 static void implement_cpu_operators(torch::stable::detail::StableLibrary& library) {
     implement_operators(library);
     implement_stream_operators(library);
+    implement_gradient_operators(library);
 }
 
 }  // namespace mind

@@ -3,6 +3,7 @@
 
 #include "cross_entropy.h"
 #include "gather.h"
+#include "gradient.h"
 #include "mixture.h"
 #include "pairs.h"
 #include "stream.h"
@@ -29,6 +30,10 @@ const Kernels table = {MIND_STRING(MIND_CAPABILITY),
                        stream_scratch,
                        finish_stream,
                        write_kept,
-                       run_kept_values};
+                       run_kept_values,
+                       plan_gradient,
+                       prepare_gradient,
+                       run_gradient,
+                       join_hidden};
 
 }  // namespace mind::MIND_CAPABILITY

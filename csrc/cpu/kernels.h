@@ -46,6 +46,10 @@ struct Candidates {
     std::int64_t size, capacity;
 };
 
+// Vocabulary entries of a block, whole panels of product.h: with D 576 they take 221 KB of the weight, which stays in
+// the L2 cache for the strips.
+constexpr std::int64_t kBlock = 96;
+
 // Rows are worked on in strips of `Kernels::strip_rows` (the last one may be shorter), the vocabulary in `spans` of
 // `span` entries: what is summed over a span does not depend on who does the others.
 struct StreamWork : StreamArguments {
@@ -58,6 +62,19 @@ struct StreamWork : StreamArguments {
     std::int64_t most;        // candidates of all lists; past them no more are collected
     std::int64_t* collected;  // how many there are, counted by all threads
     void (*grow)(Candidates&);
+};
+
+// What cross_entropy.h's RowGradient has of a row, as vectors over rows: (kCoefficients, stride).
+enum Coefficient { kRowMaximum, kRowA, kRowB, kRowU, kRowAtTarget, kCoefficients };
+
+// The vocabulary is cut into `parts` of whole blocks; each has its own sums of dH.
+struct GradientWork : GradientArguments {
+    std::int64_t parts;
+    std::int64_t stride;                       // of a block's gradient, `gradient_stride(n)`
+    std::int64_t padded_rows, padded_columns;  // n and D as the sums of dH have them
+    float* packed;                             // (n padded_columns,) hidden, a strip of columns after the other
+    float* coefficients;                       // (kCoefficients, stride)
+    float* sums;                               // (parts, padded_rows padded_columns), or null without dH
 };
 
 struct Kernels {
@@ -80,6 +97,11 @@ struct Kernels {
     void (*finish_stream)(const StreamWork&, std::int64_t begin, std::int64_t end);    // strips
     void (*write_kept)(const StreamWork&, std::int64_t begin, std::int64_t end);       // strips
     void (*kept_values)(const EntryArguments&, std::int64_t begin, std::int64_t end);  // rows
+    // Fills the sizes of the work; returns the floats of a thread's scratch, 64-byte aligned.
+    std::int64_t (*plan_gradient)(GradientWork&, std::int64_t threads);
+    void (*prepare_gradient)(const GradientWork&);
+    void (*gradient)(const GradientWork&, float* scratch, std::int64_t begin, std::int64_t end);  // parts
+    void (*join_gradient)(const GradientWork&, std::int64_t begin, std::int64_t end);             // rows
 };
 
 // The table that MIND_KERNELS_CPU_CAPABILITY names (avx512, avx2, baseline), or the best that this processor has.

@@ -1,9 +1,14 @@
-// hidden weight^T, a strip of rows by a block of vocabulary entries at a time, in float32.
+// Products in float32, a block of rows by a panel of columns at a time.
 //
-// A tile is kPanel vocabulary entries by a strip of rows: its sums stay in registers while the depth D goes by. The
-// rows of a strip are the lanes, so hidden states lie transposed; those of the weight are read one element at a time,
-// which leaves them where they are (half precision is widened first, a block at a time). For one step of the depth a
-// tile of 8 x 48 takes 24 multiply-adds and 11 loads. It reaches 95 % of the processor's rate (Xeon, AVX-512 and AVX2).
+// A tile is kPanel rows by the columns of a panel: its sums stay in registers while the depth goes by. The columns are
+// the lanes, so panels are packed, as (depth, columns); the elements of the other factor are read one at a time, in any
+// layout, which leaves them where they are. For one step of the depth a tile of 8 x 48 takes 24 multiply-adds and 11
+// loads. It reaches 95 % of the processor's rate (Xeon, AVX-512 and AVX2).
+//
+//                rows                  panel                              depth
+//   logits       weight (block)        hidden^T, a strip of its rows      D
+//   dW           dlogits^T (block)     hidden, a strip of its columns     rows of the chunk
+//   dH           dlogits               weight, a strip of its columns     block
 #pragma once
 
 #include "logits_row.h"
@@ -17,63 +22,114 @@ constexpr int kStripVectors = 3, kPanel = 8;
 constexpr int kStripVectors = 2, kPanel = 6;
 #endif
 constexpr int kStripRows = kStripVectors * kLanes;
-// Vocabulary entries of a block, whole panels: with D 576 they take 221 KB, which stays in the L2 cache for the strips.
-constexpr int kBlock = 96;
 // The depth that is taken at once: a strip's part of it is to stay in the L1 cache from panel to panel.
 constexpr std::int64_t kDepth = 320;
 
 inline int vectors_of(std::int64_t rows) { return static_cast<int>((rows + kLanes - 1) / kLanes); }
 
-// Memory that is asked for while a product is under way: the weight of the next block, a share with every strip.
-// Without it, a sixth of the time goes by waiting for the first use of each block.
+// Memory that is asked for while a product is under way: what the next block needs, a share with every panel. Without
+// it, a sixth of the time goes by waiting for the first use of each block.
 struct Ahead {
     const char* from;
     std::int64_t bytes;
+
+    // The part that goes with number `i` of `count`.
+    Ahead share(std::int64_t i, std::int64_t count) const { return {from + bytes / count * i, bytes / count}; }
 };
 
-// out (kPanel, kVectors vectors) = [out +] weight hidden, over `depth` elements.
+// Element (i, k) of a factor is at data[i * row + k * column].
+struct Elements {
+    const float* data;
+    std::int64_t row, column;
+};
+
+// Row i of the result begins at data[i * stride]; with `add`, the product is added to what is there.
+struct Result {
+    float* data;
+    std::int64_t stride;
+    bool add;
+    float* kept = nullptr;  // if given, it is written there too, whole cache lines past the caches
+    std::int64_t kept_stride = 0;
+};
+
+// The result (kPanel, kVectors vectors) over `depth` elements, those of row i from rows[i] on, `step` apart.
 template <int kVectors>
-inline void multiply_tile(const float* const* weight, const float* hidden, std::int64_t depth, float* out, bool add,
-                          const char* ahead, std::int64_t ahead_step) {
+inline void multiply_tile(const float* const* rows, std::int64_t step, const float* panel, std::int64_t depth,
+                          Result out, const char* ahead, std::int64_t ahead_step) {
     constexpr int kWidth = kVectors * kLanes;
-    const float* rows[kPanel];
-    Floats sums[kPanel][kVectors];
-    for (int i = 0; i < kPanel; ++i) {
-        rows[i] = weight[i];
-        for (int j = 0; j < kVectors; ++j) sums[i][j] = add ? load(out + i * kWidth + j * kLanes) : Floats{};
-    }
-    for (std::int64_t k = 0; k < depth; ++k, hidden += kWidth, ahead += ahead_step) {
+    // Unrolled by name: else the sums go through memory before and after the loop, a twentieth of the time.
+    const float* elements[kPanel];
+    Floats sums[kPanel][kVectors] = {};
+#pragma GCC unroll 8
+    for (int i = 0; i < kPanel; ++i) elements[i] = rows[i];
+    for (std::int64_t k = 0, at = 0; k < depth; ++k, at += step, panel += kWidth, ahead += ahead_step) {
         __builtin_prefetch(ahead);
-        Floats of_rows[kVectors];
-        for (int j = 0; j < kVectors; ++j) of_rows[j] = load(hidden + j * kLanes);
+        Floats of_columns[kVectors];
+#pragma GCC unroll 8
+        for (int j = 0; j < kVectors; ++j) of_columns[j] = load(panel + j * kLanes);
+#pragma GCC unroll 8
         for (int i = 0; i < kPanel; ++i) {
-            const Floats element = splat(rows[i][k]);
-            for (int j = 0; j < kVectors; ++j) sums[i][j] += element * of_rows[j];
+            const Floats element = splat(elements[i][at]);
+#pragma GCC unroll 8
+            for (int j = 0; j < kVectors; ++j) sums[i][j] += element * of_columns[j];
         }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < kPanel; ++i) {
-        for (int j = 0; j < kVectors; ++j) store(out + i * kWidth + j * kLanes, sums[i][j]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kVectors; ++j) {
+            float* to = out.data + i * out.stride + j * kLanes;
+            // What is there comes last: one rounding beside it, not one for each step of the depth.
+            if (out.add) sums[i][j] += load(to);
+            store(to, sums[i][j]);
+        }
+    }
+    if (out.kept != nullptr) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kPanel; ++i) {
+#pragma GCC unroll 8
+            for (int j = 0; j < kVectors; ++j) {
+                store_past_cache(out.kept + i * out.kept_stride + j * kLanes, sums[i][j]);
+            }
+        }
     }
 }
 
-// out (kBlock, kVectors vectors): products of `count` rows of weight with a strip. Not inlined: the tile needs all of
-// the registers.
+// The result (count, kVectors vectors) of `count` rows with a packed panel. Rows up to a multiple of kPanel are
+// written. Not inlined: the tile needs all of the registers.
 template <int kVectors>
-__attribute__((noinline)) void multiply_block(const float* weight, std::int64_t stride, std::int64_t count,
-                                              const float* strip, std::int64_t size, float* out, Ahead ahead) {
+__attribute__((noinline)) void multiply_block(Elements rows, std::int64_t count, const float* panel, std::int64_t depth,
+                                              Result out, Ahead ahead) {
     constexpr int kWidth = kVectors * kLanes;
-    const std::int64_t parts = (size + kDepth - 1) / kDepth, panels = (count + kPanel - 1) / kPanel;
-    const std::int64_t share = ahead.bytes / (parts * panels), step = share * parts / size + 1;
+    const std::int64_t parts = (depth + kDepth - 1) / kDepth, tiles = (count + kPanel - 1) / kPanel;
+    const std::int64_t share = ahead.bytes / (parts * tiles), step = ahead.bytes == 0 ? 0 : share * parts / depth + 1;
     for (std::int64_t part = 0; part < parts; ++part) {
-        const std::int64_t begin = size * part / parts, end = size * (part + 1) / parts;
-        for (std::int64_t panel = 0; panel < count; panel += kPanel, ahead.from += share) {
-            const float* rows[kPanel];
+        const std::int64_t begin = depth * part / parts, end = depth * (part + 1) / parts;
+        for (std::int64_t first = 0; first < count; first += kPanel, ahead.from += share) {
+            const float* elements[kPanel];
             for (int i = 0; i < kPanel; ++i) {  // beyond the end the last one again
-                rows[i] = weight + (panel + i < count ? panel + i : count - 1) * stride + begin;
+                const std::int64_t row = first + i < count ? first + i : count - 1;
+                elements[i] = rows.data + row * rows.row + begin * rows.column;
             }
-            multiply_tile<kVectors>(rows, strip + begin * kWidth, end - begin, out + panel * kWidth, part > 0,
-                                    ahead.from, step);
+            Result tile{out.data + first * out.stride, out.stride, out.add || part > 0};
+            if (out.kept != nullptr && part + 1 == parts) {
+                tile.kept = out.kept + first * out.kept_stride;
+                tile.kept_stride = out.kept_stride;
+            }
+            multiply_tile<kVectors>(elements, rows.column, panel + begin * kWidth, end - begin, tile, ahead.from, step);
         }
+    }
+}
+
+// Calls f<vectors>() for 1 to kStripVectors of them.
+template <typename F>
+inline void with_vectors(int vectors, F f) {
+    if (vectors == kStripVectors) {
+        f.template operator()<kStripVectors>();
+    } else if (vectors == 2) {
+        f.template operator()<2>();
+    } else {
+        f.template operator()<1>();
     }
 }
 
@@ -104,6 +160,20 @@ inline const float* widen(const Matrix& matrix, std::int64_t first, std::int64_t
             if (k < stride) store_first(to + k, load_first(from + k, stride - k, 0.0f), stride - k);
         }
         return wide;
+    }
+}
+
+// `count` columns of a matrix in float32, as (rows, whole vectors of columns); zeros beyond the last column.
+template <typename T>
+inline void pack_columns(const Matrix& matrix, std::int64_t row, std::int64_t rows, std::int64_t column,
+                         std::int64_t count, float* packed) {
+    const T* from = static_cast<const T*>(matrix.data) + row * matrix.stride + column;
+    for (std::int64_t r = 0; r < rows; ++r, from += matrix.stride) {
+        std::int64_t k = 0;
+        for (; k + kLanes <= count; k += kLanes, packed += kLanes) store(packed, load(from + k));
+        if (k == count) continue;
+        store(packed, load_first(from + k, count - k, 0.0f));
+        packed += kLanes;
     }
 }
 

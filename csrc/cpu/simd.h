@@ -185,6 +185,21 @@ MIND_INLINE inline void store(Half* to, Floats v) {
 }
 #endif
 
+// For what is not read again soon: whole cache lines of it reach memory without being read first. `to` is aligned to a
+// vector. Another thread sees them after `finish_past_cache`.
+#if defined(__AVX512F__)
+MIND_INLINE inline void store_past_cache(float* to, Floats v) { _mm512_stream_ps(to, v); }
+#elif defined(__AVX2__)
+MIND_INLINE inline void store_past_cache(float* to, Floats v) { _mm256_stream_ps(to, v); }
+#else
+MIND_INLINE inline void store_past_cache(float* to, Floats v) { store(to, v); }
+#endif
+inline void finish_past_cache() {
+#if defined(__AVX2__)
+    _mm_sfence();
+#endif
+}
+
 typedef double Doubles __attribute__((vector_size(kVectorBytes)));
 
 // kLanes / 2 floats. GCC converts them in pieces of 16 bytes where it is left to itself.

@@ -1,5 +1,6 @@
 // Statistics and kept entries of rows straight from hidden states: logits are never in memory, but for a block of
-// vocabulary entries of a strip of rows in the L1 cache.
+// vocabulary entries of a strip of rows in the L1 cache. For an exact gradient (gradient.h) they are written on the
+// way.
 //
 // The rows are the lanes, so that maxima and sums need nothing across lanes. Statistics are those of cross_entropy.h, a
 // block at a time: sums of a block in float32, those of a row in float64. Which entries are above the threshold is
@@ -179,7 +180,9 @@ inline void stream_block(const StreamWork& work, C condition, const Strip& strip
                          std::int64_t count, const float* weight, std::int64_t stride, Ahead ahead, float* scratch) {
     constexpr std::int64_t kWidth = kVectors * kLanes;
     float* projected = scratch;
-    multiply_block<kVectors>(weight, stride, count, strip.packed(work), work.hidden.columns, projected, ahead);
+    float* kept = work.logits == nullptr ? nullptr : work.logits + begin * work.logits_stride + strip.first;
+    multiply_block<kVectors>({weight, stride, 1}, count, strip.packed(work), work.hidden.columns,
+                             {projected, kWidth, false, kept, work.logits_stride}, ahead);
     float* z = condition_block<T>(work, begin, count, kWidth, condition, projected, scratch + kBlock * kWidth);
     Candidates* found = work.candidates == nullptr ? nullptr : work.candidates + span * work.strips + strip.index;
     for (std::int64_t lane = 0; lane < strip.rows; lane += kLanes) {
@@ -214,17 +217,9 @@ inline void stream_group(const StreamWork& work, C condition, std::int64_t span,
         Ahead ahead{static_cast<const char*>(work.weight.data) + v / kBlock * bytes + bytes, share};
         for (std::int64_t s = from; s < to; ++s, ahead.from += share) {
             const Strip strip(work, s);
-            const auto block = [&]<int kVectors>() {
+            with_vectors(vectors_of(strip.rows), [&]<int kVectors>() {
                 stream_block<kVectors, T>(work, condition, strip, span, v, count, weight, stride, ahead, scratch);
-            };
-            const int vectors = vectors_of(strip.rows);
-            if (vectors == kStripVectors) {
-                block.template operator()<kStripVectors>();
-            } else if (vectors == 2) {
-                block.template operator()<2>();
-            } else {
-                block.template operator()<1>();
-            }
+            });
         }
     }
 }
@@ -238,6 +233,7 @@ inline void run_stream(const StreamWork& work, float* scratch, std::int64_t span
             stream_group<T>(work, condition, span, from, from + group < end ? from + group : end, scratch);
         }
     });
+    finish_past_cache();
     if (work.bounds == nullptr) return;
     for (std::int64_t s = begin; s < end; ++s) raise_bounds(work, Strip(work, s), span);
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.extra_stats import ExtraStats
 from mind_kernels.row_chunks import Rows, accumulation_dtype, write_rows
-from mind_kernels.sparse_gradient import Entries
+from mind_kernels.sparse_gradient import ByColumn, Entries
 
 
 @dataclass(frozen=True)
@@ -325,4 +325,46 @@ class RowKernels(Protocol):
         self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
     ) -> None:
         """See `sparse_gradient.Gather`."""
+        ...
+
+    def sort_entries(self, rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int) -> ByColumn:
+        """See `sparse_gradient.Sort`."""
+        ...
+
+
+class ExactChunk(Protocol):
+    """A chunk of n rows whose logits are in memory."""
+
+    values: RowValues
+
+    def write_products(
+        self,
+        weights: RowWeights,  # (n,), without lse
+        at_target: Tensor | None,  # (n,), the gradient of the target's projected logit if it is not that of `weights`
+        of_hidden: Tensor | None,  # (n, D), written
+        of_weight: Tensor | None,  # (V, D), written, or added to
+        add_weight: bool,
+        of_bias: Tensor | None,  # (V,), added to
+    ) -> None:
+        """The gradients of hidden states, weight and bias, in the accumulation dtype; None for one not needed."""
+        ...
+
+
+class ExactRows(Protocol):
+    """The exact gradient of rows with products of the backend's own; it holds the logits of one chunk."""
+
+    size: int
+    """Rows of a chunk."""
+
+    def chunk(self, hidden: Tensor, target: Tensor) -> ExactChunk:
+        """Of hidden (n, D) and target (n,), at most `size` rows; takes the memory of the chunk before."""
+        ...
+
+
+@runtime_checkable
+class OwnProducts(Protocol):
+    """What the kernels of a backend may have beside those of `RowKernels`."""
+
+    def exact_rows(self, rows: int, hidden: Tensor, spec: RowSpec) -> ExactRows | None:
+        """For `rows` rows of `hidden`; None if `row_kernel_` and PyTorch's products are faster."""
         ...

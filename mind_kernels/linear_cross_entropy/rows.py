@@ -1,20 +1,24 @@
 """The passes of linear cross-entropy over its rows, exact and sparse; a backend supplies the row kernels.
 
-Exact: the loop of `row_loop`. Sparse (`gradient_threshold`): logits of a chunk, its statistics and kept entries, and
-after the last chunk two gathers. Kernels that stream (`STREAMED_CHUNKS`) get the rows that make up the background
-distribution first, by chunks of logits, and then all others. Peak memory: one chunk of logits (two on a GPU for the
-sparse gradient, so that it never waits for the host) beside the gradients.
+Exact: the loop of `row_loop`, with the backend's own products if it has them (`OwnProducts`). Sparse
+(`gradient_threshold`): logits of a chunk, its statistics and kept entries, and after the last chunk two gathers.
+Kernels that stream (`STREAMED_CHUNKS`) get the rows that make up the background distribution first, by chunks of
+logits, and then all others. Peak memory: one chunk of logits (two on a GPU for the sparse gradient, so that it never
+waits for the host) beside the gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mind_kernels.head import HeadGradients
 from mind_kernels.linear_cross_entropy.contract import (
+    ExactRows,
+    OwnProducts,
     RowKernels,
     RowSpec,
     RowTerms,
@@ -77,8 +81,14 @@ def run_terms(
 
         run_rows(rows, kernels.STREAMED_CHUNKS * size, hidden, weights, statistics, terms.values, gradients)
         return
+    count = rows if isinstance(rows, int) else rows.numel()
+    if weights is not None and not extra and isinstance(kernels, OwnProducts):
+        exact = kernels.exact_rows(count, hidden, spec)
+        if exact is not None:
+            _run_exact(exact, rows, hidden, target, weights, spec, terms, gradients)
+            return
     # One memory for all chunks: on a CPU, fresh pages would add a fifth to the time of the product.
-    memory = hidden.new_empty(min(size, rows if isinstance(rows, int) else rows.numel()), spec.head.vocabulary)
+    memory = hidden.new_empty(min(size, count), spec.head.vocabulary)
 
     def kernel(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, Tensor | None]:
         y = target[chunk]
@@ -91,6 +101,28 @@ def run_terms(
         return values, logits
 
     run_rows(rows, size, hidden, weights, kernel, terms.values, gradients)
+
+
+def _run_exact(
+    exact: ExactRows,
+    rows: Tensor | int,
+    hidden: Tensor,
+    target: Tensor,
+    weights: RowWeights,
+    spec: RowSpec,
+    terms: RowTerms,
+    gradients: HeadGradients,
+) -> None:
+    """`run_terms` with products of the backend's own."""
+
+    def kernel(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, None]:
+        assert weights is not None
+        found = exact.chunk(part, target[chunk])
+        at_target = None if weights.lse is None else _at_target(weights, found.values, spec)
+        gradients.write_products(chunk, len(part), partial(found.write_products, weights.of_kernel, at_target))
+        return found.values, None
+
+    run_rows(rows, exact.size, hidden, weights, kernel, terms.values, gradients)
 
 
 def _at_target(weights: RowWeights, values: RowValues, spec: RowSpec) -> Tensor:
@@ -140,7 +172,7 @@ class _SparsePass:
                 self._take_gradient(*pending.pop(0))
         for waiting in pending:
             self._take_gradient(*waiting)
-        self._sparse.finish(hidden, self._gradients, self._kernels.gather_rows)
+        self._sparse.finish(hidden, self._gradients, self._kernels.gather_rows, self._kernels.sort_entries)
 
     def _visits(self, rows: Tensor | int) -> Iterator[tuple[Rows, range]]:
         """The chunks of the rows, and the positions in them of those that make up the background distribution."""

@@ -1,8 +1,8 @@
 """Row kernels of backend `cpp`: those of csrc/cpu on logits, and csrc/cpu/stream.h straight from hidden states.
 
 Statistics without a gradient, and the forward pass of the sparse gradient, keep no logits: beside what they return they
-need hidden states in float32 (4 N D bytes) and the lists of kept entries. The product is our own, in float32 for every
-dtype of the input. An exact gradient needs all logits, so it goes by chunks of them.
+need hidden states in float32 (4 N D bytes) and the lists of kept entries. The exact gradient needs all logits and goes
+by chunks of them (csrc/cpu/gradient.h). All products are our own, in float32 for every dtype of the input.
 """
 
 from __future__ import annotations
@@ -16,11 +16,19 @@ from torch import Tensor
 from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS, CompiledRows, conditions, outputs, values_of
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights, SparseRows
 from mind_kernels.linear_cross_entropy.logits_rows import HostSums
-from mind_kernels.sparse_gradient import Entries, most_kept, offsets_of
+from mind_kernels.sparse_gradient import ByColumn, Entries, most_kept, offsets_of
 
 # From this many rows on, those in float32 are streamed: a vector of them. Measured at V 8192 to 49152, D 576 and 2048:
 # 0.5 to 0.8 of the time of a product and a pass over its logits at 16 rows, and 1.7 at one row.
 FEWEST_ROWS = 16
+
+
+# Logits come in whole blocks of the vocabulary (kBlock in csrc/cpu/kernels.h) and whole vectors of rows.
+_BLOCK, _LANES = 96, 16
+# A chunk of logits for an exact gradient: strips of 48 rows (AVX-512; a multiple of the 16 of AVX2), as many as fit a
+# budget, at least one and at most four. More rows would halve the traffic of dW, which hides behind the products, and
+# their hidden states and dH would not fit the L2 cache.
+_STRIP, _MOST_STRIPS, _CHUNK_BYTES = 48, 4, 48 << 20
 
 
 def _are_streamed(hidden: Tensor) -> bool:
@@ -38,13 +46,76 @@ class StreamedRows(CompiledRows):
         if not _are_streamed(hidden):
             return super().statistics(hidden, target, spec)
         numbers, correct = outputs(hidden)
-        self.operators.stream_statistics(*_inputs(hidden, target, spec), numbers, correct)
+        self.operators.stream_statistics(*_inputs(hidden, target, spec), numbers, correct, None)
         return values_of(numbers, correct)
 
     def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> SparseRows:
         if keep_logits or not _are_streamed(hidden):
             return super().sparse_rows(hidden, target, spec)
         return _SparseRows(self, hidden, target, spec)
+
+    def exact_rows(self, rows: int, hidden: Tensor, spec: RowSpec) -> _ExactRows | None:
+        """See `contract.OwnProducts`."""
+        return _ExactRows(self, rows, hidden, spec) if _are_streamed(hidden[:rows]) else None
+
+    def sort_entries(self, rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int) -> ByColumn:
+        return ByColumn(*self.operators.sort_entries(rows.argsort(), rows, offsets, columns, values, vocabulary))
+
+
+class _ExactRows:
+    """See `contract.ExactRows`."""
+
+    def __init__(self, kernels: StreamedRows, rows: int, hidden: Tensor, spec: RowSpec) -> None:
+        vocabulary = _up_to_multiple(spec.head.vocabulary, _BLOCK)
+        strips = min(max(_CHUNK_BYTES // (4 * vocabulary * _STRIP), 1), _MOST_STRIPS)
+        self.size = max(min(rows, strips * _STRIP), 1)
+        # One memory for all chunks: fresh pages would add to the time of each.
+        self.logits = hidden.new_empty(vocabulary, _up_to_multiple(self.size, _LANES), dtype=torch.float32)
+        self.kernels, self.spec = kernels, spec
+
+    def chunk(self, hidden: Tensor, target: Tensor) -> _ExactChunk:
+        return _ExactChunk(self, hidden, target)
+
+
+class _ExactChunk:
+    """See `contract.ExactChunk`. The logits lie transposed, and are those of the product alone."""
+
+    def __init__(self, rows: _ExactRows, hidden: Tensor, target: Tensor) -> None:
+        self._rows, self._hidden, self._target = rows, hidden, target
+        self._numbers, correct = outputs(hidden)
+        rows.kernels.operators.stream_statistics(
+            *_inputs(hidden, target, rows.spec), self._numbers, correct, rows.logits
+        )
+        self.values = values_of(self._numbers, correct)
+
+    def write_products(
+        self,
+        weights: RowWeights,
+        at_target: Tensor | None,
+        of_hidden: Tensor | None,
+        of_weight: Tensor | None,
+        add_weight: bool,
+        of_bias: Tensor | None,
+    ) -> None:
+        spec = self._rows.spec
+        self._rows.kernels.operators.exact_products(
+            self._rows.logits,
+            self._hidden,
+            spec.head.weight,
+            spec.head.bias,
+            self._target,
+            weights.loss,
+            weights.entropy,
+            at_target,
+            *conditions(spec.head),
+            spec.label_smoothing,
+            spec.z_loss,
+            self._numbers,
+            of_hidden,
+            of_weight,
+            add_weight,
+            of_bias,
+        )
 
 
 class _SparseRows:
@@ -107,6 +178,10 @@ class _SparseRows:
 def _inputs(hidden: Tensor, target: Tensor, spec: RowSpec) -> tuple[Any, ...]:
     head = spec.head
     return hidden, head.weight, head.bias, target, *conditions(head), spec.label_smoothing, spec.z_loss
+
+
+def _up_to_multiple(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
 
 
 CPP = StreamedRows("cpp")

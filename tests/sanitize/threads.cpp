@@ -123,6 +123,41 @@ std::string row_kernels(mind::Type type, int threads) {
     return result + out + logits + bytes(numbers) + std::string(reinterpret_cast<char*>(correct), sizeof correct);
 }
 
+// The gradients of hidden states, weight and bias, from logits that `stream` has left, in three parts.
+std::string exact_gradients(const mind::StreamWork& stream, int threads) {
+    const mind::Kernels& kernels = mind::kernels();
+    const std::int64_t rows = stream.hidden.rows, size = stream.hidden.columns;
+    const std::vector<float> scale = normal(rows, 1.0f, 14);
+    mind::GradientWork work{};
+    work.hidden = stream.hidden;
+    work.weight = stream.weight;
+    work.bias = stream.bias;
+    work.rows = stream.rows;
+    work.rows.scale = scale.data();
+    work.logits = stream.logits;
+    work.logits_stride = stream.logits_stride;
+    const std::int64_t scratch_size = kernels.plan_gradient(work, 3);
+    std::vector<float> of_hidden(rows * size), of_weight(kVocabulary * size), of_bias(kVocabulary);
+    std::vector<float> packed(rows * work.padded_columns), coefficients(mind::kCoefficients * work.stride);
+    std::vector<float> sums(work.parts * work.padded_rows * work.padded_columns);
+    work.of_hidden = of_hidden.data();
+    work.of_weight = of_weight.data();
+    work.add_weight = true;
+    work.of_bias = of_bias.data();
+    work.packed = packed.data();
+    work.coefficients = coefficients.data();
+    work.sums = sums.data();
+    kernels.prepare_gradient(work);
+    spread(threads, work.parts, 1, [&](auto begin, auto end) {
+        const std::size_t bytes = (scratch_size * sizeof(float) + 63) / 64 * 64;
+        float* scratch = static_cast<float*>(std::aligned_alloc(64, bytes));
+        kernels.gradient(work, scratch, begin, end);
+        std::free(scratch);
+    });
+    spread(threads, rows, 4, [&](auto begin, auto end) { kernels.join_gradient(work, begin, end); });
+    return bytes(of_hidden) + bytes(of_weight) + bytes(of_bias);
+}
+
 // Everything that comes of rows straight from hidden states, spans of the vocabulary in any order.
 std::string stream_kernels(mind::Type type, int threads) {
     const mind::Kernels& kernels = mind::kernels();
@@ -138,6 +173,8 @@ std::string stream_kernels(mind::Type type, int threads) {
     std::vector<mind::RowSums> sums(kSpans * kMany);
     std::vector<mind::TargetLogit> targets(kMany);
     std::vector<mind::Candidates> candidates(kSpans * strips);
+    constexpr std::int64_t kLogitsStride = (kMany + 15) / 16 * 16, kLogitsRows = (kVocabulary + 95) / 96 * 96;
+    float* logits = static_cast<float*>(std::aligned_alloc(64, kLogitsRows * kLogitsStride * sizeof(float)));
     mind::StreamWork work{};
     work.hidden = {hidden.data(), type, kMany, kSize, kSize};
     work.weight = {weight.data(), type, kVocabulary, kSize, kSize};
@@ -148,6 +185,8 @@ std::string stream_kernels(mind::Type type, int threads) {
     work.rows.label_smoothing = 0.1f;
     work.rows.numbers = numbers.data();
     work.rows.correct = correct;
+    work.logits = logits;
+    work.logits_stride = kLogitsStride;
     work.log_threshold = kLogThreshold;
     work.kept = kept.data();
     work.dropped_mass = dropped_mass.data();
@@ -187,8 +226,10 @@ std::string stream_kernels(mind::Type type, int threads) {
     entries.rows.logits = {projected.data(), mind::Type::kFloat, kMany, kVocabulary, 0};
     entries.rows.scale = scale.data();
     spread(threads, kMany, 2, [&](auto begin, auto end) { kernels.kept_values(entries, begin, end); });
+    const std::string exact = exact_gradients(work, threads);
+    std::free(logits);
     return bytes(numbers) + bytes(kept) + bytes(dropped_mass) + bytes(columns) + bytes(projected) + bytes(values) +
-           bytes(kept_sum) + std::string(reinterpret_cast<char*>(correct), sizeof correct);
+           bytes(kept_sum) + std::string(reinterpret_cast<char*>(correct), sizeof correct) + exact;
 }
 
 // Everything that the kernels of groups write, of all pairs or of a mixture.

@@ -1,0 +1,96 @@
+// From tensors to the kernels of gradient.h: checks, memory, and the work spread over PyTorch's threads.
+#include "gradient_operators.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include "../checks.h"
+#include "kernels.h"
+#include "memory.h"
+
+namespace mind {
+
+void check_transposed(const char* name, const Tensor& logits, std::int64_t vocabulary, std::int64_t rows) {
+    STD_TORCH_CHECK(logits.dim() == 2, name, " has shape ", shape_of(logits), ": expected two dimensions");
+    checked<float>(name, logits, {logits.size(0), logits.size(1)}, logits);
+    const std::int64_t entries = (vocabulary + kBlock - 1) / kBlock * kBlock, columns = (rows + 15) / 16 * 16;
+    STD_TORCH_CHECK(logits.size(1) % 16 == 0 && reinterpret_cast<std::uintptr_t>(logits.data_ptr()) % 64 == 0, name,
+                    " has rows that are not whole cache lines");
+    STD_TORCH_CHECK(logits.size(0) >= entries && logits.size(1) >= columns, name, " has shape ", shape_of(logits),
+                    ": expected (", entries, ", ", columns, ") or more");
+}
+
+namespace {
+
+void run(GradientWork& work) {
+    const Kernels& table = kernels();
+    const std::int64_t scratch_size = table.plan_gradient(work, torch::stable::get_num_threads());
+    const Memory<float> packed = allocate<float>(work.hidden.rows * work.padded_columns);
+    const Memory<float> coefficients = allocate<float>(kCoefficients * work.stride);
+    const Memory<float> sums =
+        allocate<float>(work.of_hidden == nullptr ? 0 : work.parts * work.padded_rows * work.padded_columns);
+    work.packed = packed.get();
+    work.coefficients = coefficients.get();
+    work.sums = sums.get();
+    table.prepare_gradient(work);
+    torch::stable::parallel_for(0, work.parts, 1, [&](std::int64_t begin, std::int64_t end) {
+        const Memory<float> scratch = allocate<float>(scratch_size);
+        table.gradient(work, scratch.get(), begin, end);
+    });
+    if (work.of_hidden == nullptr) return;
+    torch::stable::parallel_for(0, work.hidden.rows, 1,
+                                [&](std::int64_t begin, std::int64_t end) { table.join_gradient(work, begin, end); });
+}
+
+void exact_products(Tensor logits, Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, Tensor scale,
+                    OptionalTensor entropy_scale, OptionalTensor at_target, double softcap, double temperature,
+                    double label_smoothing, double z_loss, Tensor numbers, OptionalTensor of_hidden,
+                    OptionalTensor of_weight, bool add_weight, OptionalTensor of_bias) {
+    check_matrix("hidden", hidden, hidden);
+    check_matrix("weight", weight, hidden);
+    const std::int64_t rows = hidden.size(0), size = hidden.size(1), vocabulary = weight.size(0);
+    check_shape("weight", weight, {vocabulary, size});
+    STD_TORCH_CHECK(weight.scalar_type() == hidden.scalar_type(), "weight: expected the dtype of hidden");
+    check_transposed("logits", logits, vocabulary, rows);
+    GradientWork work{};
+    if (bias) {
+        check_shape("bias", *bias, {vocabulary});
+        STD_TORCH_CHECK(bias->scalar_type() == hidden.scalar_type() && bias->is_contiguous(),
+                        "bias: expected the dtype of hidden, contiguous");
+        work.bias = bias->data_ptr();
+    }
+    work.hidden = matrix_of(hidden);
+    work.weight = matrix_of(weight);
+    work.logits = static_cast<const float*>(logits.data_ptr());
+    work.logits_stride = logits.size(1);
+    work.rows.logits = {nullptr, Type::kFloat, rows, vocabulary, vocabulary};
+    work.rows.target = checked<std::int64_t>("target", target, {rows}, hidden);
+    work.rows.scale = checked<float>("scale", scale, {rows}, hidden);
+    if (entropy_scale) work.rows.entropy_scale = checked<float>("entropy_scale", *entropy_scale, {rows}, hidden);
+    if (at_target) work.at_target = checked<float>("at_target", *at_target, {rows}, hidden);
+    work.rows.head = conditions_of(softcap, temperature);
+    work.rows.label_smoothing = static_cast<float>(label_smoothing);
+    work.rows.z_loss = static_cast<float>(z_loss);
+    work.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, hidden);
+    check_indices("target", work.rows.target, 0, rows, vocabulary);
+    if (of_hidden) work.of_hidden = checked<float>("of_hidden", *of_hidden, {rows, size}, hidden);
+    if (of_weight) work.of_weight = checked<float>("of_weight", *of_weight, {vocabulary, size}, hidden);
+    work.add_weight = add_weight;
+    if (of_bias) work.of_bias = checked<float>("of_bias", *of_bias, {vocabulary}, hidden);
+    if (rows > 0) run(work);
+}
+
+}  // namespace
+
+void define_gradient_operators(torch::stable::detail::StableLibrary& library) {
+    library.def(
+        "exact_products(Tensor logits, Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor scale, "
+        "Tensor? entropy_scale, Tensor? at_target, float softcap, float temperature, float label_smoothing, "
+        "float z_loss, Tensor numbers, Tensor(a!)? of_hidden, Tensor(b!)? of_weight, bool add_weight, "
+        "Tensor(c!)? of_bias) -> ()");
+}
+
+void implement_gradient_operators(torch::stable::detail::StableLibrary& library) {
+    library.impl("exact_products", TORCH_BOX(&exact_products));
+}
+
+}  // namespace mind
