@@ -147,6 +147,6 @@ def test_a_rehearsal_from_tests_to_tables(tmp_path):
         assert f"\n{name}: " in ended.stdout
     for backend in ("torch", "triton", "triton_streaming", "cuda"):
         assert "median_ms" in rows["linear_cross_entropy"][f"mind_kernels {backend} sparse 2^-12"]
-    assert rows["linear_cross_entropy"]["CCE"]["package"] == "cut_cross_entropy 99.1"
+    assert rows["linear_cross_entropy"]["CCE"]["package"] == "cut-cross-entropy 99.1"
     assert rows["linear_cross_entropy"]["QuACK"]["note"] == "not run: quack is not installed"
     assert list((out / "tuning").glob("*.json"))
