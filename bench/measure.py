@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from bench.roofline import Rates
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 RESET_PEAK = "5"  # written to /proc/self/clear_refs: VmHWM starts again from VmRSS (proc(5))
@@ -152,12 +154,18 @@ def _resident_bytes(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def dense_tflops(dtype: torch.dtype, device: str) -> float:
-    """Rate of a large square product of random matrices, TFLOP/s: the median of five."""
-    size = 16384 if torch.device(device).type == "cuda" else 2048
+SQUARE = {"cpu": 2048, "cuda": 16384}
+"""Rows of the matrices by which the rates of a device are measured: they fill it."""
+
+
+def measured_rates(dtype: torch.dtype, device: str) -> Rates:
+    """Those of a product of large square matrices of random numbers, and of a copy of one: the median of five."""
+    size = SQUARE[torch.device(device).type]
     a, b = torch.randn(2, size, size, device=device).to(dtype)
-    timing = measure_time({"product": lambda: a @ b}, gate=None, repeats=5, warmup=3)["product"]
-    return 2e-9 * size**3 / timing.median_ms
+    out = torch.empty_like(a)
+    calls = {"product": lambda: torch.mm(a, b, out=out), "copy": lambda: out.copy_(a)}
+    found = measure_time(calls, gate=None, repeats=5, warmup=3)
+    return Rates(2e-9 * size**3 / found["product"].median_ms, 2e-6 * a.nbytes / found["copy"].median_ms)
 
 
 def free_bytes(device: str) -> int:
@@ -219,7 +227,8 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """The rows as an aligned Markdown table; a missing value is a dash."""
+    """The rows as an aligned Markdown table; a missing value is a dash, and a column of them is left out."""
+    columns = [column for column in columns if any(row.get(column) is not None for row in rows)]
     cells = [list(columns)] + [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     cells.insert(1, ["-" * width for width in widths])

@@ -1,80 +1,139 @@
 #!/usr/bin/env bash
-# One call on a machine with a CUDA device: the compiled libraries, `check` beside the tests, `tune`, the benchmarks of the
-# losses and of a whole training step, short tables.
-#   OUT=folder PYTHON=python MINUTES=4 bench/on_gpu.sh [options that all of $BENCHES have, such as --repeats 3]
-# Results, pictures and logs go to $OUT (default: runs/bench), in place of those that are there. Peers are run where $PYTHON can import them. Without the
-# student's package TOKENS names the file that `python -m bench.train_step --save-tokens` wrote elsewhere.
+# One call on a machine with a CUDA device, in less than 8 minutes on 16 cores: the compiled libraries, `check` beside the
+# tests, `tune`, the benchmarks of the losses and of a whole training step beside what products and bytes predict.
+#   OUT=folder PYTHON=python MINUTES=7.5 WHEELS=folder bench/on_gpu.sh [--dry] [options that all of $BENCHES have, such as --repeats 3]
+# Results, pictures and logs go to $OUT (default: runs/bench), in place of those that are there, each as soon as it is known:
+# a call that is stopped keeps what it has. The status is not 0 if anything failed.
+# Peers are run where $PYTHON can import them. WHEELS names a folder of wheels that are installed into $OUT/site first,
+# without an index and without what they depend on. Such a folder is made elsewhere, for the Python of the GPU, by
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 -d folder liger-kernel cut-cross-entropy trl quack-kernels ...
+# with all that they need and the machine lacks, and neither torch nor triton.
+# TOKENS names a step that `python -m bench.train_step --save-tokens` wrote (default: the one in bench/training_step).
+# --dry: the same lines without a GPU, on the stand-in of bench/rehearsal.py, with tiny shapes, to $OUT (runs/rehearsal).
 set -uo pipefail
 cd "$(dirname "$0")/.."
+DRY=0
+[ "${1:-}" != --dry ] || { DRY=1; shift; }
 PYTHON=${PYTHON:-python}
-OUT=${OUT:-runs/bench}
-TESTS=${TESTS:-cuda backend linear_cross_entropy sparse_gradient linear_log_prob listed_log_prob extra_stats linear_pairwise_jsd \
-    linear_mind_loss linear_divergence linear_divergence_contract operations row_kernels gather_rows group_kernels divergence_kernels triton_rows \
-    triton_stream triton_pairs triton_math prompt_sharing}
 BENCHES=${BENCHES:-row_kernels linear_pairwise_jsd linear_mind_loss train_step linear_cross_entropy}
-MINUTES=${MINUTES:-4}
-export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
+declare -A SIZES
+run=("$PYTHON")
+if [ $DRY -eq 1 ]; then
+    OUT=${OUT:-runs/rehearsal}
+    TESTS=${TESTS:-cuda}
+    TOKENS=${TOKENS:-tests/rehearsed_step.json}
+    run=("$PYTHON" -m bench.rehearsal)
+    MINUTES=${MINUTES:-40}
+    slower=10
+    build=(--version) # of setuptools: what is in place stays there
+    select=(-k "cross_entropy and float32")
+    check=(--backend cuda)
+    tune=(--hidden-size 16 --vocabulary 128 --rows 8 --rounds 6)
+    SIZES=([row_kernels]="--rows 2" [linear_pairwise_jsd]="--models budget --groups 1" [linear_mind_loss]="--rows 3 --groups 1"
+        [train_step]="--pack-length 64" [linear_cross_entropy]="--models budget --rows 2")
+else
+    MINUTES=${MINUTES:-7.5}
+    slower=1
+    OUT=${OUT:-runs/bench}
+    # Those whose cases run on the device if there is one, the ones of most kernels first.
+    TESTS=${TESTS:-linear_cross_entropy linear_divergence linear_pairwise_jsd linear_mind_loss masked_vocabulary masked_rows \
+        masked_groups masked_divergences row_kernels sparse_gradient triton_stream triton_rows triton_pairs group_kernels \
+        divergence_kernels confident_rows listed_log_prob linear_log_prob linear_top_k extra_stats gather_rows triton_math cuda \
+        backend linear_divergence_contract operations prompt_sharing}
+    TOKENS=${TOKENS:-bench/training_step/step.json}
+    build=(-q build_ext --inplace) # so that the tests and benchmarks of this tree use them
+    select=(-k "not real_model")
+    check=()
+    tune=(--hidden-size 3584 --vocabulary 151936)
+fi
+export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 mkdir -p "$OUT"
+status=0
+end=$(awk "BEGIN {print int(60 * $MINUTES)}")
 
-# In place, so that the tests and benchmarks of this tree use them. MIND_KERNELS_BUILD=auto goes on without what cannot be
-# built.
-MIND_KERNELS_BUILD=${MIND_KERNELS_BUILD:-cuda} "$PYTHON" setup.py -q build_ext --inplace >"$OUT/build.log" 2>&1 || { tail -n 30 "$OUT/build.log"; exit 1; }
-tail -n 1 "$OUT/build.log"
+# within SECONDS LOG command...: stopped after that long, and at the end of the minutes.
+within() {
+    local limit=$(($1 * slower)) log=$2 left=$((end - SECONDS))
+    shift 2
+    [ "$limit" -le $left ] || limit=$left
+    [ "$limit" -ge 1 ] || limit=1
+    timeout -k 5 "$limit" "$@" >>"$log" 2>&1
+}
+
+if [ -n "${WHEELS:-}" ]; then
+    wheels=("$WHEELS"/*.whl)
+    [ -f "${wheels[0]}" ] || { echo "WHEELS is $WHEELS: no wheel is in it"; exit 1; }
+    rm -rf "$OUT/site"
+    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --disable-pip-version-check --target "$OUT/site" "${wheels[@]}" || exit 1
+    export PYTHONPATH=$PYTHONPATH:$OUT/site
+fi
+"${run[@]}" -m bench.comparison.peers || exit 1
+
+# MIND_KERNELS_BUILD=auto goes on without what cannot be built.
+export MIND_KERNELS_BUILD=${MIND_KERNELS_BUILD:-cuda}
+: >"$OUT/build.log"
+within 120 "$OUT/build.log" "$PYTHON" setup.py "${build[@]}" || { tail -n 30 "$OUT/build.log"; exit 1; }
+echo "built after $SECONDS s: $(tail -n 1 "$OUT/build.log")"
 
 # With a device present these tests run on it, the Triton kernels compiled instead of interpreted: hundreds of
-# specializations, so the files run side by side.
-declare -A running
-logs=$(mktemp -d)
-timeout "${TEST_SECONDS:-240}" "$PYTHON" -m mind_kernels check >"$OUT/check.log" 2>&1 &
-check=$!
+# specializations, so as many files run side by side as there are processors, with one thread each.
+logs=$OUT/tests
+rm -rf "$logs" && mkdir -p "$logs"
+test_file() {
+    local name=$1
+    within "${TEST_SECONDS:-180}" "$logs/$name" "${run[@]}" -m pytest -q "${select[@]}" tests/*/"test_$name.py"
+    echo $? >"$logs/$name.status"
+}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+: >"$OUT/check.log"
+(
+    within "${TEST_SECONDS:-180}" "$OUT/check.log" "${run[@]}" -m mind_kernels check --device cuda "${check[@]}"
+    echo $? >"$logs/check.status"
+) &
 for name in $TESTS; do
-    timeout "${TEST_SECONDS:-240}" "$PYTHON" -m pytest -q -k "not real_model" tests/*/"test_$name.py" >"$logs/$name" 2>&1 &
-    running[$name]=$!
+    while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-$(nproc)}" ]; do wait -n; done
+    test_file "$name" &
 done
-failed=0
-wait $check || failed=1
+wait
 cat "$OUT/check.log"
+[ "$(cat "$logs/check.status")" = 0 ] || status=1
 for name in $TESTS; do
-    if ! wait "${running[$name]}"; then
-        failed=1
+    if [ "$(cat "$logs/$name.status")" != 0 ]; then
+        status=1
         tail -n 30 "$logs/$name"
     fi
     echo "$name: $(tail -n 1 "$logs/$name")"
 done
-cat "$logs"/* >"$OUT/tests.log"
-rm -r "$logs"
-if [ $failed -ne 0 ]; then
-    echo "check or the kernels' tests failed: nothing is measured"
-    exit 1
-fi
+echo "checked and tested after $SECONDS s"
+[ $status -eq 0 ] || echo "check or the kernels' tests failed; what follows is measured where it is right"
+unset OMP_NUM_THREADS
 
-# The minutes are shared out: what a benchmark leaves goes to the ones after it, and the last has the most cases. A case
-# that has begun may overrun its share by a minute; then it is stopped, and the cases before it are kept.
-end=$((SECONDS + $(awk "BEGIN {print int(60 * $MINUTES)}")))
-status=0
-# What "auto" would take by a measurement, for the head of the budgets; the table stays in $OUT. It comes out of the minutes.
-MIND_KERNELS_TUNING="$OUT/tuning" timeout 60 "$PYTHON" -m mind_kernels tune --device cuda --hidden-size 3584 \
-    --vocabulary 151936 >"$OUT/tune.log" 2>&1 || status=$?
+# What "auto" would take by a measurement, for the head of the budgets; the table stays in $OUT.
+: >"$OUT/tune.log"
+MIND_KERNELS_TUNING="$OUT/tuning" within 60 "$OUT/tune.log" "${run[@]}" -m mind_kernels tune --device cuda "${tune[@]}" || status=1
 cat "$OUT/tune.log"
+echo "tuned after $SECONDS s"
+
+# What is left of the minutes is shared out: what a benchmark leaves goes to the ones after it, and the last has the most
+# cases. Tables take the last seconds.
+end=$((end - 15))
 : >"$OUT/bench.log"
 left=$(wc -w <<<"$BENCHES")
 for name in $BENCHES; do
     share=$(((end - SECONDS) / left))
     [ $share -ge 1 ] || share=1
-    only=()
-    [ "$name" != train_step ] || [ -z "${TOKENS:-}" ] || only=(--tokens "$TOKENS")
-    timeout $((share + 60)) "$PYTHON" -m "bench.$name" --device cuda --output "$OUT" --overwrite "${only[@]}" "$@" \
-        --minutes "$(awk "BEGIN {print $share / 60}")" >>"$OUT/bench.log" 2>&1 || {
-        status=$?
-        echo "bench.$name ended with status $status:"
+    read -ra only <<<"${SIZES[$name]:-}"
+    [ "$name" != train_step ] || only+=(--tokens "$TOKENS")
+    # A case that has begun may overrun its share by half a minute; then it is stopped, and what it had is kept.
+    within $((share + 30)) "$OUT/bench.log" "${run[@]}" -m "bench.$name" --device cuda --output "$OUT" --overwrite "${only[@]}" "$@" \
+        --minutes "$(awk "BEGIN {print $share / 60}")" || {
+        echo "bench.$name ended with status $?:"
+        status=1
         tail -n 15 "$OUT/bench.log"
     }
     left=$((left - 1))
 done
-for name in $BENCHES; do
-    [ -f "$OUT/${name}_cuda.jsonl" ] || continue
-    only=()
-    [ "$name" != linear_cross_entropy ] || only=(--models budget) # the others are too many for a short table
-    "$PYTHON" -m "bench.$name" --device cuda --output "$OUT" "${only[@]}" --draw
-done
+end=$((end + 15))
+"${run[@]}" -m bench.tables "$OUT" || status=1
+echo "done after $SECONDS s, status $status"
 exit $status

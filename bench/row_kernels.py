@@ -11,17 +11,18 @@ logits, of real rows on a CPU, synthetic ones on CUDA. Writes row_kernels.jsonl 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench import command
-from bench.comparison.heads import REAL
+from bench.comparison.heads import HEADS, REAL
 from bench.comparison.provider import backends_here
 from bench.linear_cross_entropy.inputs import load
 from bench.measure import measure_time, print_table, read_results, write_results
+from bench.roofline import Rates, Step, columns
 from mind_kernels import Head
 from mind_kernels.backend import kernels
 from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowValues, RowWeights
@@ -31,7 +32,19 @@ NAME = "row_kernels"
 MODEL = REAL
 THRESHOLD = 2.0**-12
 WARMUP = 2
-COLUMNS = ("kernel", "dtype", "rows", "V", "threads", "median_ms", "p20_ms", "p80_ms", "gb_s", "share_of_copy")
+ROWS = {"cpu": 256, "cuda": 2048}
+COLUMNS = (
+    "kernel",
+    "dtype",
+    "rows",
+    "V",
+    "threads",
+    "median_ms",
+    "predicted_ms",
+    "times_predicted",
+    "gb_s",
+    "share_of_copy",
+)
 
 
 class FixedHead(Head):
@@ -63,6 +76,10 @@ def passes(kernels: RowKernels, logits: Tensor, target: Tensor, copies: int) -> 
     }
 
 
+MOVED = {"statistics": 1, "statistics and entries": 1, "gradient": 2}
+"""How many times a pass reads or writes the logits, at least."""
+
+
 def check(results: dict[str, Any], logits: Tensor, target: Tensor) -> None:
     """Raises AssertionError unless every backend gives the nll, and the gradient, of float64."""
     log_p = logits.double().log_softmax(1)
@@ -89,7 +106,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     for backend in options.backends:
         found = kernels("linear_cross_entropy", backend)
         for name, call in passes(found, logits, inputs.target, options.repeats + WARMUP).items():
-            calls[f"{backend} {name}"], moved[f"{backend} {name}"] = call, 2 if name == "gradient" else 1
+            calls[f"{backend} {name}"], moved[f"{backend} {name}"] = call, MOVED[name]
     timings = measure_time(
         calls, gate=lambda results: check(results, logits, inputs.target), repeats=options.repeats, warmup=WARMUP
     )
@@ -108,11 +125,20 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             **case,
             "kernel": name,
             **timing.row(),
+            **columns([Step(0, moved[name] * logits.nbytes)], Rates(1, rates["copy"]), timing.median_ms),
             "gb_s": round(rates[name], 2),
             "share_of_copy": round(rates[name] / rates["copy"], 3),
         }
         for name, timing in timings.items()
     ]
+
+
+def predictions(rates: Rates) -> Iterator[dict[str, Any]]:
+    """A row for each pass in bfloat16 on a GPU of these rates."""
+    rows, vocabulary = ROWS["cuda"], HEADS[MODEL].vocabulary
+    for name, moved in {"copy": 2, **MOVED}.items():
+        found = columns([Step(0, moved * rows * vocabulary * 2)], rates)
+        yield {"benchmark": NAME, "case": f"N {rows}, V {vocabulary}", "line": name, **found}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.draw:
         print_table(read_results(file), COLUMNS)
         return
-    options.rows = options.rows or (2048 if cuda else 256)
+    options.rows = options.rows or ROWS[options.device]
     options.dtype = getattr(torch, options.dtype or ("bfloat16" if cuda else "float32"))
     # triton_streaming has no kernels on logits that are its own.
     here = [name for name in backends_here("linear_cross_entropy", options.device) if name != "triton_streaming"]

@@ -37,26 +37,34 @@ import torch
 from bench import command
 from bench.measure import (
     measure_time,
+    measured_rates,
     peak_extra_mib,
     peak_extra_mib_here,
     print_table,
     read_results,
     write_results,
 )
+from bench.roofline import Rates
+from bench.roofline import columns as columns_of
 from bench.training_step.gate import Gate
 from bench.training_step.inputs import MAX_LENGTH, Inputs, load_tokens, save_tokens, tokenized_step
-from bench.training_step.models import MODELS, RANDOM, SMOLLM2, Student, build_student
+from bench.training_step.models import MODELS, QWEN, RANDOM, SMOLLM2, Student, build_student
 from bench.training_step.picture import draw
 from bench.training_step.variants import REFERENCE, VARIANTS, Outcome, forward_backward, take_step, warmed_up
+from bench.training_step.work import Tokens, steps, tokens_of
 from mind.batches.packing import naive_tokens
 
 NAME = "train_step"
+STEP = Path(__file__).parent / "training_step" / "step.json"
+"""What --questions 4 --save-tokens wrote: for machines without the tokenizer."""
 COLUMNS = (
     "variant",
     "attention",
     "forward_tokens",
     "backward_tokens",
     "median_ms",
+    "predicted_ms",
+    "times_predicted",
     "tokens_per_s",
     "speedup",
     "peak_extra_mib",
@@ -140,6 +148,28 @@ def add_times(
             columns[name]["speedup"] = round(timings[REFERENCE].median_ms / timing.median_ms, 3)
 
 
+def add_predictions(
+    options: argparse.Namespace, student: Student, inputs: Inputs, columns: dict[str, dict[str, Any]]
+) -> None:
+    """At the rates measured here; on CUDA, since on a CPU the caches decide."""
+    rates, config = measured_rates(options.dtype, options.device), student.model.config.to_dict()
+    for name, values in columns.items():
+        if "median_ms" in values:
+            counted = tokens_of(VARIANTS[name], inputs)
+            tokens = Tokens(values["forward_tokens"], values["backward_tokens"], counted.labeled, counted.trained)
+            work = steps(VARIANTS[name], config, options.dtype, tokens)
+            columns[name] |= columns_of(work, rates, values["median_ms"])
+
+
+def predictions(rates: Rates) -> Iterator[dict[str, Any]]:
+    """A row for each variant of the step in the repository, in bfloat16 on a GPU of these rates."""
+    inputs = load_tokens(STEP)
+    for name, variant in VARIANTS.items():
+        work = steps(variant, QWEN, torch.bfloat16, tokens_of(variant, inputs))
+        case = f"{RANDOM}, {inputs.supervision_tokens} labeled tokens"
+        yield {"benchmark": NAME, "case": case, "line": name, **columns_of(work, rates)}
+
+
 def add_peak(
     options: argparse.Namespace, student: Student | None, inputs: Inputs, name: str, columns: dict[str, dict[str, Any]]
 ) -> None:
@@ -172,7 +202,9 @@ def measure(options: argparse.Namespace, inputs: Inputs) -> Iterator[list[dict[s
     columns, seconds = judge(options, student, inputs)
     rounds = int((deadline - time.monotonic()) / max(seconds, 1e-3)) - 1  # one is for the memory
     add_times(options, student, inputs, columns, max(min(2, options.repeats), min(options.repeats, rounds)))
-    if options.device == "cpu":
+    if options.device == "cuda":
+        add_predictions(options, student, inputs, columns)
+    else:
         student = None  # a fresh process builds its own, and needs the room
     shared = facts(options, inputs)
     for name in [None, *(name for name, values in columns.items() if "median_ms" in values)]:

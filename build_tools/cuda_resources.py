@@ -85,7 +85,7 @@ def _measure_one(file: Path, architectures: Sequence[str], nvcc: str, folder: Pa
 def parse(file: str, output: str) -> list[Usage]:
     """The kernels in what ptxas prints with -v."""
     found = list(_KERNEL.finditer(output))
-    names = _readable([match["name"] for match in found])
+    names = readable([match["name"] for match in found])
     shared = [re.search(r"(\d+) bytes smem", match["more"]) for match in found]
     return [
         Usage(
@@ -101,7 +101,7 @@ def parse(file: str, output: str) -> list[Usage]:
     ]
 
 
-def _readable(names: Sequence[str]) -> list[str]:
+def readable(names: Sequence[str]) -> list[str]:
     """row_kernel<__half, true, false>: without namespaces, result and arguments."""
     result = subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True)
     out = []

@@ -2,19 +2,7 @@
 
 "auto" takes what MIND_KERNELS_BACKEND names; else what `python -m mind_kernels tune` found on this device (tuning.py);
 else the first whose `fastest_on` is the device. On a CPU that was measured (bench/results). On a GPU it was counted,
-and has not been measured yet: the bytes per logit that the passes between the products move, forward and backward,
-
-    linear_cross_entropy, bfloat16              torch  92   triton   6
-    linear_cross_entropy, float32               torch  88   triton  12
-    linear_cross_entropy, statistics, bfloat16  torch  78   triton   2
-    linear_divergence, forward_kl               torch 238   triton  28
-    linear_divergence, jsd                      torch 420   triton  28
-    linear_divergence, a teacher's list         torch  88   triton  12
-    linear_pairwise_jsd, pairs of 8             torch 595   triton  24
-    linear_pairwise_jsd, mixture of 8           torch 349   triton  32
-
-(tests/kernels/test_traffic.py counts both columns). An H200 moves 117 bytes in the time that the three products of a
-bfloat16 logit take at D 3584 (4.3 TB/s, 790 TFLOP/s). The sparse gradient reads a logit three times in Triton.
+and has not been measured yet: see `BYTES_PER_LOGIT`.
 """
 
 from __future__ import annotations
@@ -36,6 +24,19 @@ from torch import Tensor
 from mind_kernels import extension, tuning
 from mind_kernels.head import Head
 
+# An H200 moves 117 bytes in the time that the three products of a bfloat16 logit take at D 3584 (4.3 TB/s, 790
+# TFLOP/s). The sparse gradient reads a logit three times in Triton. tests/kernels/test_traffic.py counts all of these.
+BYTES_PER_LOGIT = {
+    "linear_cross_entropy, bfloat16": {"torch": 92, "triton": 6},
+    "linear_cross_entropy, float32": {"torch": 88, "triton": 12},
+    "linear_cross_entropy, statistics, bfloat16": {"torch": 78, "triton": 2},
+    "linear_divergence, forward_kl": {"torch": 238, "triton": 28},
+    "linear_divergence, jsd": {"torch": 420, "triton": 28},
+    "linear_divergence, a teacher's list": {"torch": 88, "triton": 12},
+    "linear_pairwise_jsd, pairs of 8": {"torch": 595, "triton": 24},
+    "linear_pairwise_jsd, mixture of 8": {"torch": 349, "triton": 32},
+}
+"""What the passes between the products move, forward and backward, by backend."""
 PREFERRED = "MIND_KERNELS_BACKEND"
 """The environment variable that says what "auto" takes."""
 _HAS_TRITON = importlib.util.find_spec("triton") is not None

@@ -24,9 +24,10 @@ from bench.linear_cross_entropy.__main__ import BENCHMARK
 from bench.linear_cross_entropy.inputs import Inputs
 from bench.linear_cross_entropy.providers import plain
 from bench.measure import RESULTS, Timing, measure_time
+from bench.roofline import Rates
 
 ROOT = Path(__file__).resolve().parents[1]
-NO_PROGRAMS = {"__init__", "measure", "real_rows", "command"}
+NO_PROGRAMS = {"__init__", "measure", "real_rows", "command", "rehearsal", "roofline", "kernel_resources", "tables"}
 NAMES = sorted(
     {file.stem for file in (ROOT / "bench").glob("*.py")} - NO_PROGRAMS
     | {file.parent.name for file in (ROOT / "bench").glob("*/__main__.py")}
@@ -51,7 +52,7 @@ def no_measurement(monkeypatch):
         pytest.fail("measured")
 
     for module, function in (
-        ("comparison.command", "dense_tflops"),
+        ("comparison.command", "measured_rates"),
         ("comparison.command", "measure_case"),
         ("packing", "measure_time"),
         ("dataset", "questions_of"),
@@ -206,7 +207,7 @@ OWN = f"{__name__}:own_loss"
 def test_a_provider_of_ones_own_needs_no_entry(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(HEADS, "budget", Head(512, 16))
     monkeypatch.setattr(cases, "peak", lambda *_: 1.0)
-    monkeypatch.setattr(comparison, "dense_tflops", lambda *_: 1.0)
+    monkeypatch.setattr(comparison, "measured_rates", lambda *_: Rates(1, 1))
     options = ["--models", "budget", "--rows", "16", "--repeats", "1", "--output", str(tmp_path)]
     comparison.main(BENCHMARK, "", [*options, "--providers", "eager", OWN])
     rows = [json.loads(line) for line in (tmp_path / "linear_cross_entropy.jsonl").read_text().splitlines()]

@@ -16,7 +16,7 @@ from bench import command
 from bench.comparison.benchmark import Benchmark, measure_case
 from bench.comparison.heads import HEADS, REAL
 from bench.comparison.picture import draw
-from bench.measure import dense_tflops, print_table, read_results, write_results
+from bench.measure import measured_rates, print_table, read_results, write_results
 
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 """Of a run without options."""
@@ -87,7 +87,7 @@ def main(benchmark: Benchmark, description: str, arguments: Sequence[str] | None
         show([row for row in read_results(path) if row["model"] in options.models], benchmark.columns, path)
         return
     deadline = time.monotonic() + 60 * options.minutes
-    roof_tflops = dense_tflops(options.dtype, options.device)
+    rates = measured_rates(options.dtype, options.device)
     rows: list[dict[str, Any]] = []
     for case in cases(benchmark, options):
         labels = benchmark.labels(case)
@@ -96,14 +96,21 @@ def main(benchmark: Benchmark, description: str, arguments: Sequence[str] | None
         else:
             sizes = ", ".join(f"{of.letter} {labels[of.letter]}" for of in benchmark.sizes.values())
             print(f"{case['model']}, {sizes}", file=sys.stderr, flush=True)
-            rows += measure_case(benchmark, case, options.providers, options.repeats, roof_tflops)
-        write_results(rows, path)  # after each case: a run that is stopped keeps what it has
+            before = list(rows)
+            for found in measure_case(benchmark, case, options.providers, options.repeats, rates):
+                rows = before + found
+                write_results(rows, path)  # again and again: a run that is stopped keeps what it has
+        write_results(rows, path)
     show(rows, benchmark.columns, path)
     print(f"{command.shown(path)}: all columns")
+    if faults := [f"{row['provider']}: {row['note']}" for row in rows if "fault" in row]:
+        raise AssertionError("; ".join(faults))
 
 
 LEGEND = {
     "times_roof": "time as a multiple of that of the three matrix products alone, at the rate measured here",
+    "predicted_ms": "by the products and the bytes that its passes move, at the two rates measured here",
+    "times_predicted": "time as a multiple of that",
     "time_of_eager": "time as a multiple of plain PyTorch's; for scoring, that of its scoring",
     "time_of_peer": "the same of the fastest that is not ours",
     "time_of_cross_entropy": "time as a multiple of linear_cross_entropy's on the same rows",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import packages_distributions, version
 from typing import Any, NamedTuple
@@ -14,10 +14,41 @@ import torch
 from torch import Tensor
 
 from bench.measure import free_bytes
-from mind_kernels.backend import BACKENDS, backends_of
+from bench.roofline import Logits, Step, counted
+from mind_kernels.backend import BACKENDS, BYTES_PER_LOGIT, backends_of
 
 # torch.compile of a function, once: at the first call that needs it.
 torch_compiled = functools.cache(torch.compile)
+
+
+Work = Callable[[Any, Mapping[str, float]], Sequence[Step] | None]
+"""What is to be done for inputs on the meta device, from the facts that describe them: None if that is not known."""
+KEPT = 34.0  # entries per row above 2^-12 on a trained model's rows (heads.py), if the inputs have not been described
+
+
+def dense_work(products: float, bytes_per_logit: float) -> Work:
+    """Whole products, and passes between them."""
+
+    def work(inputs: Any, facts: Mapping[str, float]) -> list[Step]:
+        logits = Logits.of(inputs.hidden, inputs.weight)
+        return [logits.products(products), logits.passes(bytes_per_logit)]
+
+    return work
+
+
+def operators_work(loss: Callable[[Any], Tensor]) -> Work:
+    """What the operators of PyTorch do."""
+    return lambda inputs, facts: counted(loss, inputs)
+
+
+def moved(use: str, backend: str, dtype: torch.dtype | None = None) -> int | None:
+    """Bytes per logit of one of our backends on a GPU (see BYTES_PER_LOGIT); None for one that runs on CPUs.
+
+    The kernels of csrc/cuda make the passes of those in Triton.
+    """
+    name = use if dtype is None else f"{use}, {str(dtype).removeprefix('torch.')}"
+    tensors = "cuda" if backend == "auto" else BACKENDS[backend].tensors
+    return BYTES_PER_LOGIT[name]["triton" if tensors == "cuda" else backend] if tensors in ("any", "cuda") else None
 
 
 class Outputs(NamedTuple):
@@ -69,6 +100,8 @@ class Provider:
     times_of: Mapping[str, str] = field(default_factory=dict)
     """Further columns of relative time: the provider whose time is 1."""
     note: str | None = None
+    work: Work = lambda inputs, facts: None
+    """Its products and bytes: what its time is predicted from."""
 
     @property
     def tensors(self) -> str:
@@ -89,6 +122,8 @@ class Provider:
         try:
             if self.imports:
                 pkgutil.resolve_name(self.imports)
+        except ModuleNotFoundError as error:
+            return f"{error.name} is not installed"
         except (ImportError, AttributeError) as error:
             return str(error)
         return self._lack_of_memory(inputs)

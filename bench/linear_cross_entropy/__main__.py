@@ -19,12 +19,13 @@ from bench.comparison.command import main
 from bench.comparison.gate import Definition
 from bench.comparison.heads import HEADS
 from bench.linear_cross_entropy.definition import dense
-from bench.linear_cross_entropy.inputs import describe, load
+from bench.linear_cross_entropy.inputs import describe, load, on_meta
 from bench.linear_cross_entropy.providers import CPU, PROVIDERS
 
 BENCHMARK = Benchmark(
     name="linear_cross_entropy",
     load=load,
+    on_meta=on_meta,
     describe=describe,
     definitions={"loss": Definition(dense, PROVIDERS["eager"])},
     providers=PROVIDERS,
@@ -37,6 +38,8 @@ BENCHMARK = Benchmark(
         "N",
         "provider",
         "median_ms",
+        "predicted_ms",
+        "times_predicted",
         "times_roof",
         "time_of_eager",
         "time_of_peer",

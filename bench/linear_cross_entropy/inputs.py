@@ -34,6 +34,13 @@ def load(model: str, rows: int, dtype: torch.dtype, device: str, data: Path | No
     return Inputs(hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), target, label)
 
 
+def on_meta(model: str, rows: int, dtype: torch.dtype) -> Inputs:
+    """The inputs of a case by their shapes alone."""
+    vocabulary, size = HEADS[model]
+    hidden, weight = (torch.empty(n, size, dtype=dtype, device="meta", requires_grad=True) for n in (rows, vocabulary))
+    return Inputs(hidden, weight, torch.empty(rows, dtype=torch.int64, device="meta"), "")
+
+
 @torch.no_grad()
 def synthetic(
     rows: int, vocabulary: int, size: int, device: str = "cpu", seed: int = 0

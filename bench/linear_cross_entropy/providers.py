@@ -6,8 +6,7 @@ fastest or exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,8 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.comparison.provider import Provider, our_backends, torch_compiled
+from bench.comparison.provider import (
+    KEPT,
+    Provider,
+    dense_work,
+    moved,
+    operators_work,
+    our_backends,
+    torch_compiled,
+)
 from bench.linear_cross_entropy.inputs import Inputs
+from bench.roofline import Logits, Step
 from mind_kernels import linear_cross_entropy
 
 THRESHOLD = 2.0**-12
@@ -87,14 +95,36 @@ def quack(inputs: Inputs) -> Tensor:
     return chunked_linear_cross_entropy(*inputs[:3])
 
 
+def exact_work(inputs: Any, facts: Mapping[str, float], backend: str) -> list[Step] | None:
+    """Three products, and the passes of the row kernel."""
+    bytes_per_logit = moved("linear_cross_entropy", backend, inputs.hidden.dtype)
+    return None if bytes_per_logit is None else list(dense_work(3, bytes_per_logit)(inputs, facts))
+
+
+def sparse_work(inputs: Any, facts: Mapping[str, float], backend: str) -> list[Step] | None:
+    """One product, after which the logits are read three times, and two gathers of the kept entries.
+
+    Streamed, no logits are written: the kept pieces are a fifth of another product.
+    """
+    logits, kept = Logits.of(inputs.hidden, inputs.weight), facts.get("kept_mean", KEPT)
+    if backend == "triton_streaming":
+        return [logits.products(1.2, itemsize=0), logits.gathers(kept)]
+    if backend in ("auto", "triton", "cuda"):
+        return [logits.products(), logits.passes(3 * logits.itemsize), logits.gathers(kept)]
+    return None
+
+
 def ours(backend: str) -> dict[str, Provider]:
     """The exact and the sparse gradient, and no gradient, on one backend, by name; "auto" needs no mention."""
     name = "mind_kernels" if backend == "auto" else f"mind_kernels {backend}"
     exact = partial(linear_cross_entropy, backend=backend)
-    found = {f"{name} exact": Provider(lambda inputs: exact(*inputs[:3]), backend=backend)}
+    work = partial(exact_work, backend=backend)
+    found = {f"{name} exact": Provider(lambda inputs: exact(*inputs[:3]), backend=backend, work=work)}
     for exponent in (12, *FINER) if backend == "auto" else (12,):
         found[f"{name} sparse 2^-{exponent}"] = _sparse(partial(exact, gradient_threshold=2.0**-exponent), backend)
-    scoring = replace(found[f"{name} exact"], forward=True, times_of={"time_of_eager": "eager scoring"})
+    scoring = Provider(
+        found[f"{name} exact"].loss, backend=backend, forward=True, times_of={"time_of_eager": "eager scoring"}
+    )
     return found | {f"{name} scoring": scoring}
 
 
@@ -103,16 +133,25 @@ def _sparse(loss: Callable[..., Any], backend: str) -> Provider:
         _, stats = loss(*inputs[:3], return_stats=True)
         return {"dropped_mass": float(stats.dropped_mass.mean())}
 
-    return Provider(lambda inputs: loss(*inputs[:3]), backend=backend, sparse=True, report=dropped_mass)
+    return Provider(
+        lambda inputs: loss(*inputs[:3]),
+        backend=backend,
+        sparse=True,
+        report=dropped_mass,
+        work=partial(sparse_work, backend=backend),
+    )
 
 
 TORCH = "torch.nn.functional:linear_cross_entropy"
 LIGER = "liger_kernel.transformers.functional:liger_fused_linear_cross_entropy"
 CCE = "cut_cross_entropy:linear_cross_entropy"
+# Peers as they describe themselves. Compiled by Inductor: statistics read the logits twice, the gradient reads and
+# writes them. Liger's kernel does the same. CCE keeps no logits and computes them again; its filter, which leaves
+# blocks out, is not counted. QuACK works on the logits while a product writes them.
 PROVIDERS = {
-    "eager": Provider(eager, logits=3),
+    "eager": Provider(eager, logits=3, work=operators_work(eager)),
     "eager scoring": Provider(eager, logits=2, forward=True, times_of={"time_of_eager": "eager scoring"}),
-    "torch.compile": Provider(compiled, logits=3),
+    "torch.compile": Provider(compiled, logits=3, work=dense_work(3, 8)),
     "torch.compile max-autotune": Provider(partial(compiled, mode="max-autotune"), cpu=True, logits=3),
     "F.linear_cross_entropy": Provider(torch_chunked, TORCH),
     **{
@@ -121,12 +160,14 @@ PROVIDERS = {
         )
         for rows in CHUNKS
     },
-    "TRL": Provider(trl, "trl.kernels:ChunkedLogProbFunction"),
-    "Liger": Provider(liger, LIGER, cuda=True),
-    "Liger, 4096 rows": Provider(liger_large, LIGER, cuda=True),
-    "CCE": Provider(cce, CCE, cuda=True),
-    "CCE exact": Provider(partial(cce, filter_eps=None), CCE, cuda=True),
-    "QuACK": Provider(quack, "quack.linear_cross_entropy:chunked_linear_cross_entropy", cuda=True),
+    "TRL": Provider(trl, "trl.kernels:ChunkedLogProbFunction", work=dense_work(4, 0)),
+    "Liger": Provider(liger, LIGER, cuda=True, work=dense_work(3, 8)),
+    "Liger, 4096 rows": Provider(liger_large, LIGER, cuda=True, work=dense_work(3, 8)),
+    "CCE": Provider(cce, CCE, cuda=True, work=dense_work(4, 0)),
+    "CCE exact": Provider(partial(cce, filter_eps=None), CCE, cuda=True, work=dense_work(4, 0)),
+    "QuACK": Provider(
+        quack, "quack.linear_cross_entropy:chunked_linear_cross_entropy", cuda=True, work=dense_work(3, 0)
+    ),
 }
 for backend in our_backends("linear_cross_entropy"):
     PROVIDERS |= ours(backend)

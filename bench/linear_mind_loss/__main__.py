@@ -24,7 +24,7 @@ from bench.linear_mind_loss.definition import (
     dense_cross_entropy,
     some_rows,
 )
-from bench.linear_mind_loss.inputs import describe, load
+from bench.linear_mind_loss.inputs import describe, load, on_meta
 from bench.linear_mind_loss.providers import CPU, EAGER_CONSISTENCY, EAGER_CROSS_ENTROPY, PROVIDERS
 
 DEFINITIONS = {
@@ -35,6 +35,7 @@ DEFINITIONS = {
 BENCHMARK = Benchmark(
     name="linear_mind_loss",
     load=load,
+    on_meta=on_meta,
     describe=describe,
     definitions=DEFINITIONS,
     providers=PROVIDERS,
@@ -48,6 +49,8 @@ BENCHMARK = Benchmark(
         "P",
         "provider",
         "median_ms",
+        "predicted_ms",
+        "times_predicted",
         "times_roof",
         "time_of_eager",
         "time_of_cross_entropy",

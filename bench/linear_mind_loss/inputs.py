@@ -60,6 +60,14 @@ def load(model: str, rows: int, groups: int, dtype: torch.dtype, device: str, da
     )
 
 
+def on_meta(model: str, rows: int, groups: int, dtype: torch.dtype) -> Inputs:
+    """The inputs of a case by their shapes alone."""
+    of_rows, of_groups = row_inputs.on_meta(model, rows, dtype), group_inputs.on_meta(model, groups, dtype)
+    answers = torch.empty(groups, PERSPECTIVES, dtype=torch.int64, device="meta")
+    row_weight = torch.empty(rows, device="meta")
+    return Inputs(*of_rows[:3], row_weight, answers, of_groups.pair_weight, of_rows.target, 1, "")
+
+
 @torch.no_grad()
 def synthetic(rows: int, groups: int, vocabulary: int, size: int, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Rows of the cross-entropy benchmark, some of them, evenly spread, replaced by groups of the pairwise one."""

@@ -19,7 +19,7 @@ from bench.comparison.command import main
 from bench.comparison.gate import Definition
 from bench.comparison.heads import REAL
 from bench.linear_pairwise_jsd.definition import dense_mixture, dense_pairs
-from bench.linear_pairwise_jsd.inputs import describe, load
+from bench.linear_pairwise_jsd.inputs import describe, load, on_meta
 from bench.linear_pairwise_jsd.providers import CPU, EAGER, PROVIDERS, one_weight_a_pair
 
 DEFINITIONS = {
@@ -30,6 +30,7 @@ DEFINITIONS = {
 BENCHMARK = Benchmark(
     name="linear_pairwise_jsd",
     load=load,
+    on_meta=on_meta,
     describe=lambda inputs: describe(inputs.hidden, inputs.weight),
     definitions=DEFINITIONS,
     providers=PROVIDERS,
@@ -42,6 +43,8 @@ BENCHMARK = Benchmark(
         "P",
         "provider",
         "median_ms",
+        "predicted_ms",
+        "times_predicted",
         "times_roof",
         "time_of_eager",
         "peak_extra_mib",

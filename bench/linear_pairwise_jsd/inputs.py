@@ -40,6 +40,15 @@ def load(model: str, groups: int, dtype: torch.dtype, device: str, data: Path | 
     return Inputs(hidden.requires_grad_(), weight.requires_grad_(), pair_weights(alpha), alpha / groups, label)
 
 
+def on_meta(model: str, groups: int, dtype: torch.dtype) -> Inputs:
+    """The inputs of a case by their shapes alone."""
+    vocabulary, size = HEADS[model]
+    hidden = torch.empty(groups, PERSPECTIVES, size, dtype=dtype, device="meta", requires_grad=True)
+    weight = torch.empty(vocabulary, size, dtype=dtype, device="meta", requires_grad=True)
+    alpha = torch.empty(groups, PERSPECTIVES, device="meta")
+    return Inputs(hidden, weight, pair_weights(alpha), alpha, "")
+
+
 @torch.no_grad()
 def synthetic(groups: int, vocabulary: int, size: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """hidden (groups, PERSPECTIVES, size) and weight (vocabulary, size) in float32."""

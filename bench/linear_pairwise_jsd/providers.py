@@ -5,15 +5,17 @@ The mixture form is another loss, linear in K: it stands beside the pairs becaus
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from bench.comparison.provider import Provider, our_backends, torch_compiled
+from bench.comparison.provider import Provider, moved, operators_work, our_backends, torch_compiled
 from bench.linear_pairwise_jsd.divergence import mixture_loss, pairs
 from bench.linear_pairwise_jsd.inputs import Inputs
+from bench.roofline import Logits, Step
 from mind_kernels import linear_pairwise_jsd
 
 
@@ -119,21 +121,40 @@ def mixture(inputs: Inputs, backend: str) -> Tensor:
     return linear_pairwise_jsd(*inputs[:2], mixture_weight=inputs.mixture_weight, backend=backend)
 
 
+def group_work(inputs: Inputs, facts: Mapping[str, float], backend: str, form: str = "pairs") -> list[Step] | None:
+    """Three products, of logits in float32, and the passes of the group kernels."""
+    bytes_per_logit = moved(f"linear_pairwise_jsd, {form} of 8", backend)
+    logits = Logits.of(inputs.hidden, inputs.weight)
+    if bytes_per_logit is None:
+        return None
+    return [logits.products(itemsize=4), logits.products(2), logits.passes(bytes_per_logit)]
+
+
 def ours(backend: str) -> dict[str, Provider]:
     """Both forms on one backend, by name; "auto" needs no mention."""
     name = "mind_kernels" if backend == "auto" else f"mind_kernels {backend}"
-    pairs = Provider(lambda inputs: linear_pairwise_jsd(*inputs[:3], backend=backend), backend=backend)
-    judged = {"judged_by": ("mixture",), "note": MIXTURE}
-    return {name: pairs, f"{name} mixture": Provider(partial(mixture, backend=backend), backend=backend, **judged)}
+    pairs = Provider(
+        lambda inputs: linear_pairwise_jsd(*inputs[:3], backend=backend),
+        backend=backend,
+        work=partial(group_work, backend=backend),
+    )
+    of_mixture = Provider(
+        partial(mixture, backend=backend),
+        backend=backend,
+        judged_by=("mixture",),
+        note=MIXTURE,
+        work=partial(group_work, backend=backend, form="mixture"),
+    )
+    return {name: pairs, f"{name} mixture": of_mixture}
 
 
 ONE_SIDED = "gradient to one side of each pair: only its loss is judged"
 MIXTURE = "another loss: K divergences from the mixture"
 EAGER = "eager, loop over pairs"
 PROVIDERS = {
-    EAGER: Provider(loop, logits=32),
-    "eager, loop over unbound rows": Provider(unbound_loop, logits=32),
-    "eager, vectorised": Provider(vectorized, logits=22),
+    EAGER: Provider(loop, logits=32, work=operators_work(loop)),
+    "eager, loop over unbound rows": Provider(unbound_loop, logits=32, work=operators_work(unbound_loop)),
+    "eager, vectorised": Provider(vectorized, logits=22, work=operators_work(vectorized)),
     "torch.compile": Provider(compiled, logits=22),
     "TRL, 28 calls": Provider(
         trl, "trl.kernels.chunked_divergence:ChunkedDivergenceFunction", loss_only=True, note=ONE_SIDED
@@ -145,7 +166,9 @@ PROVIDERS = {
         judged_by=("one weight a pair",),
         note=f"one weight a pair; {ONE_SIDED}",
     ),
-    "eager, mixture": Provider(eager_mixture, logits=8, judged_by=("mixture",), note=MIXTURE),
+    "eager, mixture": Provider(
+        eager_mixture, logits=8, judged_by=("mixture",), note=MIXTURE, work=operators_work(eager_mixture)
+    ),
 }
 for backend in our_backends("linear_pairwise_jsd"):
     PROVIDERS |= ours(backend)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 
 LEARNING_RATE = 1e-6  # so small that a step taken many times over stays the step that was judged
 SMOLLM2, RANDOM = "SmolLM2-135M", "Qwen2.5-1.5B-random"
+
+
+# The shape of Qwen2.5-1.5B.
+QWEN: dict[str, Any] = {
+    "vocab_size": 151936,
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+}
 
 
 @dataclass(frozen=True)
@@ -38,13 +50,7 @@ def random_qwen(dtype: torch.dtype, device: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     config = Qwen2Config(
-        vocab_size=151936,
-        hidden_size=1536,
-        intermediate_size=8960,
-        num_hidden_layers=28,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-        max_position_embeddings=32768,
+        **QWEN,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     )

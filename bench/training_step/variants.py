@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 MAX_NORM = 1.0  # of the gradient
+# Tensors of the hidden and of the inner size that PyTorch saves of a layer for its backward pass.
+SAVED_HIDDEN, SAVED_INNER = 11, 4
 
 
 class Outcome(NamedTuple):
@@ -83,6 +85,8 @@ class Variant:
                 return "needs a CUDA device"
             try:
                 pkgutil.resolve_name(self.peer)
+            except ModuleNotFoundError as error:
+                return f"{error.name} is not installed"
             except (ImportError, AttributeError) as error:
                 return str(error)
         needed, free = self.needed_bytes(model, inputs, length), free_bytes(model.device.type)
@@ -91,8 +95,7 @@ class Variant:
     def needed_bytes(self, model: PreTrainedModel, inputs: Inputs, length: int) -> int:
         """About what its largest micro-batch holds at once, with the gradients of all parameters."""
         config = model.config
-        # What PyTorch saves of a layer for its backward pass: eleven tensors of the hidden size, four of the inner one.
-        layer = (11 * config.hidden_size + 4 * config.intermediate_size) * model.dtype.itemsize
+        layer = (SAVED_HIDDEN * config.hidden_size + SAVED_INNER * config.intermediate_size) * model.dtype.itemsize
         gradients = sum(parameter.nbytes for parameter in model.parameters())
         return gradients + max(
             tokens * config.num_hidden_layers * layer + rows * 4 * config.vocab_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +11,7 @@ from implementations import Implementation
 
 from mind_kernels import extension
 from mind_kernels.backend import BACKENDS
-from tests import cuda_emulator
+from tests import cuda_emulator, fast_interpreter
 
 
 @pytest.fixture
@@ -54,33 +53,9 @@ def implementation(request, monkeypatch) -> Iterator[Implementation]:
 
 @pytest.fixture(scope="session", autouse=True)
 def language_patched_once():
-    """Triton's interpreter replaces the functions of triton.language again whenever a kernel calls a function, which is
-    half of its time: here once per launch. A version of Triton that does this elsewhere takes as long as it takes."""
+    """See tests/fast_interpreter.py."""
     with pytest.MonkeyPatch.context() as patch:
         if BACKENDS["triton"].availability().available and interpreted("triton"):
-            from triton.runtime import interpreter
-
-            if hasattr(interpreter, "_patch_lang"):
-                patch.setattr(interpreter, "_patch_lang", _once_per_launch(interpreter))
+            for replacement in fast_interpreter.replacements():
+                patch.setattr(*replacement)
         yield
-
-
-def _once_per_launch(interpreter):
-    original, patched = interpreter._patch_lang, set()
-    known = {id(interpreter.tl), id(interpreter.tl.core)}
-
-    @functools.cache
-    def languages(function):
-        return known & set(map(id, function.__globals__.values()))
-
-    def patch(function):
-        if languages(function) <= patched:
-            return interpreter._LangPatchScope()  # of a function within a launch, which nobody restores
-        first, scope = not patched, original(function)
-        patched.update(languages(function))
-        if first:
-            restore = scope.restore
-            scope.restore = lambda: (patched.clear(), restore())
-        return scope
-
-    return patch

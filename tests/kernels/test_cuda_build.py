@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import kernel_resources
 from tests import cuda_emulator
 
 SOURCES = cuda_emulator.SOURCES
@@ -77,6 +78,20 @@ def test_no_kernel_spills(resources, compiled):
     for architecture in resources.ARCHITECTURES:
         files = {usage.file for usage in usages if usage.architecture == architecture}
         assert files == {file.name for file in resources.sources()} - {"launch.cu"}, architecture  # it has no kernel
+
+
+@pytest.mark.slow
+@needs_nvcc
+@needs_filter
+def test_the_table_of_the_repository_is_that_of_these_kernels(compiled):
+    usages, folder = compiled
+    version = kernel_resources.nvcc_version()
+    found = list(kernel_resources.of_cuda(usages, kernel_resources.launch_bounds(folder), version))
+    stored = [row for row in kernel_resources.read() if row["compiler"].startswith("nvcc")]
+    if {row["compiler"] for row in stored} == {version}:  # another compiler's registers are another table
+        assert found == stored, "stale: python -m bench.kernel_resources --output bench/results --overwrite"
+    else:
+        assert [(row["kernel"], row["sm"]) for row in found] == [(row["kernel"], row["sm"]) for row in stored]
 
 
 @pytest.mark.slow

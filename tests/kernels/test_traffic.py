@@ -6,50 +6,18 @@ arguments and writes its large results. Of Triton in its interpreter: every load
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from bench.roofline import Counted
 from mind_kernels import backend
+from mind_kernels.backend import BYTES_PER_LOGIT
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
 from mind_kernels.linear_divergence.kinds import divergence_of
 
 # Of a meta device: large enough that a row's numbers do not count.
 ROWS, VOCABULARY = 64, 32768
-
-
-def table() -> dict[str, dict[str, float]]:
-    lines = re.findall(r"^    (linear_.*?) +torch +(\d+) +triton +(\d+)$", backend.__doc__ or "", re.MULTILINE)
-    return {name: {"torch": float(torchs), "triton": float(tritons)} for name, torchs, tritons in lines}
-
-
-class Counted(TorchDispatchMode):
-    """The bytes that operators move of tensors with at least `large` elements."""
-
-    _UNREAD = ("aten::copy_", "aten::fill_", "aten::zero_")  # of what they write to
-    _FEW = ("aten::gather", "aten::scatter_")  # entries of what they are called on
-
-    def __init__(self, large: int) -> None:
-        super().__init__()
-        self.large, self.bytes = large, 0
-
-    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
-        result = operator(*arguments, **(keywords or {}))
-        name, schema = operator.name(), operator._schema
-        if operator.is_view or name.startswith(("aten::empty", "aten::new_empty")):
-            return result
-        given = dict(zip((a.name for a in schema.arguments), arguments, strict=False)) | (keywords or {})
-        unread = ["out"] + ["self"] * name.startswith(self._UNREAD + self._FEW)
-        moved = [value for argument, value in given.items() if argument not in unread]
-        moved += [] if name.startswith("aten::scatter_") else [result]
-        tensors = [leaf for leaf in tree_leaves(moved) if isinstance(leaf, Tensor)]
-        self.bytes += sum(t.numel() * t.element_size() for t in tensors if t.numel() >= self.large)
-        return result
 
 
 def loss_of(name: str, kernels, device: str, rows: int, vocabulary: int):
@@ -77,21 +45,21 @@ def loss_of(name: str, kernels, device: str, rows: int, vocabulary: int):
 
 def test_the_table_has_every_operation_that_auto_chooses_triton_for():
     served = set(backend.BACKENDS["triton"].kernels) - {"linear_mind_loss"}  # which has the rows and groups of others
-    assert {name.split(",")[0] for name in table()} == served
+    assert {name.split(",")[0] for name in BYTES_PER_LOGIT} == served
 
 
-@pytest.mark.parametrize("name", table())
+@pytest.mark.parametrize("name", BYTES_PER_LOGIT)
 def test_torch_moves_these_bytes(name, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: tensor.device.type == "meta"))
     call = loss_of(name, backend.kernels(name.split(",")[0], "torch"), "meta", ROWS, VOCABULARY)
     with Counted(ROWS * VOCABULARY // 16) as counted:
         call()
-    assert round(counted.bytes / (ROWS * VOCABULARY)) == table()[name]["torch"]
+    assert round(counted.bytes / (ROWS * VOCABULARY)) == BYTES_PER_LOGIT[name]["torch"]
 
 
 @pytest.mark.skipif(not backend.interpreted(), reason="the interpreter counts")
 @pytest.mark.skipif(not backend.BACKENDS["triton"].availability().available, reason="triton is not here")
-@pytest.mark.parametrize("name", table())
+@pytest.mark.parametrize("name", BYTES_PER_LOGIT)
 def test_triton_moves_these_bytes(name, monkeypatch):
     from triton.runtime.interpreter import InterpreterBuilder
 
@@ -113,4 +81,4 @@ def test_triton_moves_these_bytes(name, monkeypatch):
     monkeypatch.setattr(InterpreterBuilder, "create_masked_store", counted(store, lambda _, given: given[1:3]))
     rows, vocabulary = 8, 512 if "pairwise" in name else 4096
     loss_of(name, backend.kernels(name.split(",")[0], "triton"), "cpu", rows, vocabulary)()
-    assert round(moved / (rows * vocabulary)) == table()[name]["triton"]
+    assert round(moved / (rows * vocabulary)) == BYTES_PER_LOGIT[name]["triton"]

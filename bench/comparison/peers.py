@@ -1,0 +1,18 @@
+"""Which of the packages beside which the losses are measured are here: a line, `python -m bench.comparison.peers`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+PEERS = ("torch", "triton", "transformers", "trl", "liger-kernel", "cut-cross-entropy", "quack-kernels")
+
+
+def described(distribution: str) -> str:
+    try:
+        return f"{distribution} {importlib.metadata.version(distribution)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{distribution} not installed"
+
+
+if __name__ == "__main__":
+    print(*map(described, PEERS), sep=", ")
