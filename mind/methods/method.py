@@ -36,6 +36,8 @@ from mind_kernels import Head, RowStats
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mind.report.reading import Metrics
+
 
 @dataclass(frozen=True)
 class MethodContext:
@@ -247,3 +249,8 @@ class Method(ABC):
     def sections(cls, config: MindConfig) -> Sequence[Section]:
         """What the report shows of a run, before the section on the machine."""
         return (STUDENT,)
+
+    @classmethod
+    def remarks(cls, config: MindConfig, metrics: Metrics) -> Sequence[str]:
+        """Sentences on what looks wrong in the metrics of a run, for its log and its report."""
+        return ()

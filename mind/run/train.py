@@ -29,7 +29,7 @@ from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
 from mind.run.data import RunData, described_data, load_data, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
-from mind.run.report import write_run_report
+from mind.run.report import run_remarks, write_run_report
 from mind.run.resume import check_extension, check_inputs, input_places, inputs_of, saved_config
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
@@ -147,6 +147,8 @@ def _train(run: _Run, folder: RunFolder, started: float) -> RunFolder:
     _save_student(trainer)  # merges LoRA into the model, so nothing looks at the adapters after it
     folder.write_status(_status(trainer, train_s, parameters))
     write_run_report(folder)
+    for remark in run_remarks(folder):
+        tell(f"note: {remark}")
     return folder
 
 
