@@ -114,9 +114,10 @@ def _prepared(config: MindConfig, data: RunData | None) -> _Run:
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     for questions in data.evaluation.values():
         evaluation_prompts(model, tokenizer, questions, config.evaluation)  # faults are said before anything is written
-    context = MethodContext.build(config, model, tokenizer, data.train, heldout)
+    chosen = method_class(config.method)
+    context = MethodContext.build(config, model, tokenizer, data.train, heldout, chosen)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
-    method = method_class(config.method)(context)
+    method = chosen(context)
     return _Run(method, data, heldout, inputs_of(data, heldout, method))
 
 

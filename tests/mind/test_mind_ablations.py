@@ -66,7 +66,7 @@ def _scorer(built):
 
 
 def step_of(number=0):
-    return Step(number, [QUESTION], lambda chosen: torch.where(chosen, losses_of(QUESTION)[:, :3], torch.nan))
+    return Step(number, 0, [QUESTION], lambda chosen: torch.where(chosen, losses_of(QUESTION)[:, :3], torch.nan))
 
 
 def total(built, number=0):
@@ -184,7 +184,7 @@ def test_shuffled_scores_are_metanets_in_other_places(monkeypatch):
     scorer.context = SimpleNamespace(config=MindConfig())
     orders = set()
     for number in range(20):
-        scores, kept = scorer.score(Step(number, [QUESTION] * 2, lambda chosen: chosen), present)
+        scores, kept = scorer.score(Step(number, 0, [QUESTION] * 2, lambda chosen: chosen), present)
         assert kept is own and not scores.requires_grad and scores[0, 3] == 0
         for q in range(2):
             assert sorted(scores[q].tolist()) == pytest.approx(sorted(own[q].tolist()))

@@ -7,9 +7,11 @@ Three right rationales (rows 0-3, 4-6, 7-11), a wrong one (12-15), a label (16-1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
-from mind.records import MicroBatch, TokenizedQuestion
+from mind.records import Branch, MicroBatch, TokenizedQuestion
 from mind_kernels import Head
 
 V = 6
@@ -26,12 +28,12 @@ def head() -> Head:
     return Head(torch.eye(V, dtype=torch.float64))
 
 
-def hidden_of(batch: MicroBatch) -> torch.Tensor:
-    """(N, V) the logits of the batch's labeled rows; row i of rationale k is row FIRST_ROWS[k] + i of Z."""
+def hidden_of(batch: MicroBatch, first_rows: Mapping[int, int] = FIRST_ROWS) -> torch.Tensor:
+    """(N, V) the logits of the batch's labeled rows; row i of the sequence in slot k is row first_rows[k] + i of Z."""
     seen: dict[int, int] = {}
     rows = []
     for segment in batch.segment.tolist():
-        rows.append(FIRST_ROWS[segment] + seen.get(segment, 0))
+        rows.append(first_rows[segment] + seen.get(segment, 0))
         seen[segment] = seen.get(segment, 0) + 1
     return Z[rows].clone().requires_grad_()
 
@@ -44,3 +46,10 @@ def losses_of(question: TokenizedQuestion) -> torch.Tensor:
         for k, tokens in SEQUENCES.items()
     ]
     return torch.stack(means)[None]
+
+
+RIGHT = Branch(QUESTION.prompt, SEQUENCES[0])
+WRONG = Branch(QUESTION.prompt, (1, 3, 0, 5))
+LABEL, EXPLAIN = Branch((1, 3), (4, 5)), Branch((2, 3), (1, 2, 5))
+WRONG_ROW, LABEL_ROW, EXPLAIN_ROW = 12, 16, 18
+"""The first of their rows in Z."""

@@ -1,0 +1,211 @@
+"""The methods that MIND is compared with: worked examples in float64 through plan, packs and loss, and short runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+
+import pytest
+import torch
+from small_run import train_rows
+from tiny import NAMES, build_questions
+from worked_example import (
+    EXPLAIN,
+    EXPLAIN_ROW,
+    LABEL,
+    LABEL_ROW,
+    QUESTION,
+    RIGHT,
+    WRONG,
+    WRONG_ROW,
+    head,
+    hidden_of,
+)
+
+import mind
+from mind.batches.packing import micro_batches, sequence_lengths
+from mind.batches.steps import question_tokens
+from mind.config import DataConfig, EvaluationConfig, MindConfig, StudentConfig, TrainConfig
+from mind.data.questions import load_questions, save_questions
+from mind.errors import MindError
+from mind.methods import METHODS, with_options
+from mind.methods.edit import Edit, EditOptions, changed_tokens
+from mind.methods.method import MethodContext, Step
+from mind.methods.pairs import Pair
+from mind.methods.redi import Redi, RediOptions
+from mind.methods.sbs import Sbs, SbsOptions
+from mind.records import Branch, PackOptions, TokenizedQuestion, WrongRationale
+
+PACKINGS = [PackOptions(length, share) for length in (12, 64) for share in (True, False)]
+
+
+def build(kind, options, **fields):
+    """A method of the example's question, without a model."""
+    config = MindConfig(method=kind.__name__.lower(), data=DataConfig(perspectives=NAMES), options=options)
+    built = kind.__new__(kind)
+    built.context = MethodContext(with_options(config), None, None, [], [QUESTION], [[0]], "sdpa", PACKINGS[0])
+    built.options = options
+    for name, value in fields.items():
+        setattr(built, name, value)
+    return built
+
+
+def total(built, first_rows, packing, epoch=0):
+    """The loss of a step with the example's question alone, and the gradient of all its rows."""
+    plan = built.prepare(Step(0, epoch, [QUESTION], lambda chosen: chosen))
+    loss, gradients = 0.0, {}
+    for batch in micro_batches(plan.questions, plan.weights.shape[1], packing, plan.trained):
+        hidden = hidden_of(batch, first_rows)
+        terms = built.loss(hidden, head(), batch, plan)
+        terms.loss.backward()
+        loss += float(terms.loss.detach())
+        for row, gradient in zip(batch.segment.tolist(), hidden.grad, strict=True):
+            gradients.setdefault(row, []).append(gradient)
+    return plan, loss, {slot: torch.stack(rows) for slot, rows in gradients.items()}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_step_by_step_by_hand(packing):
+    for alpha, expected in ((0.5, 2.3445706053948925), (1.0, 2.2648795102387242), (0.3, 2.376447043457)):
+        built = build(Sbs, SbsOptions(alpha=alpha), _answers={"example": LABEL}, _explanations={"example": [EXPLAIN]})
+        assert total(built, {0: LABEL_ROW, 1: EXPLAIN_ROW}, packing)[1] == pytest.approx(expected, abs=1e-12)
+
+
+def test_step_by_step_takes_the_rationales_in_turn():
+    others = [Branch((2, 3), (token, 5)) for token in (0, 1, 2)]
+    built = build(Sbs, SbsOptions(), _answers={"example": LABEL}, _explanations={"example": others})
+    plans = [built.prepare(Step(0, epoch, [QUESTION], lambda chosen: chosen)) for epoch in range(4)]
+    taken = [plan.questions[0].others[1] for plan in plans]
+    assert set(taken[:3]) == set(others) and taken[3] == taken[0]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_redi_by_hand(packing):
+    def built(alpha):
+        return build(Redi, RediOptions(alpha=alpha), _pairs={"example": [Pair(RIGHT, WRONG)]})
+
+    rows = {0: 0, 1: WRONG_ROW}
+    assert total(built(0.8), rows, packing)[1] == pytest.approx(0.507139327517, abs=1e-12)
+    plan, loss, gradients = total(built(0.0), rows, packing)
+    assert loss == pytest.approx(2.0961229468387272, abs=1e-12)  # fine-tuning on the right one
+    assert not gradients[1].any() and gradients[0].any()
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_edit_by_hand(packing):
+    marks = changed_tokens(RIGHT.ids, WRONG.ids)
+    assert marks == ([False, True, True, False],) * 2
+    weights = [tuple(map(float, changed)) for changed in marks]
+    pair = Pair(dataclasses.replace(RIGHT, weights=weights[0]), dataclasses.replace(WRONG, weights=weights[1]))
+
+    def built(alpha=1.0, beta=0.025, pair=pair):
+        return build(Edit, EditOptions(alpha=alpha, beta=beta), _pairs={"example": [pair]})
+
+    rows = {0: 0, 1: WRONG_ROW}
+    plan, loss, gradients = total(built(), rows, packing)
+    assert loss == pytest.approx(1.01452824024, abs=1e-11)
+    assert 4 * loss == pytest.approx(4.058112960994, abs=1e-11)  # the sum that the paper prints
+    assert gradients[0].any(1).tolist() == marks[0] and gradients[1].any(1).tolist() == marks[1]
+    assert [bool(total(built(1.0, 0.0), rows, packing)[2][slot].any()) for slot in (0, 1)] == [True, False]
+    everything = dataclasses.replace(RIGHT, weights=(1.0,) * 4)
+    same = total(built(1.0, 0.0, Pair(everything, pair.wrong)), rows, packing)[1]
+    assert same == pytest.approx(2.0961229468387272, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "of_right", "of_wrong"),
+    [
+        ((1, 2, 4, 5), (1, 4, 0, 5), "FTFF", "FFTF"),
+        ((1, 2, 4, 5), (1, 2, 3, 4, 5), "FFFF", "FFTFF"),
+        ((7, 8, 9, 3), (8, 9, 3, 3), "TFFF", "FFFT"),
+        ((1, 2), (2, 1), "FT", "TF"),
+        ((), (1,), "", "T"),
+        ((1,), (1,), "F", "F"),
+    ],
+)
+def test_alignments_by_hand(right, wrong, of_right, of_wrong):
+    assert changed_tokens(right, wrong) == ([c == "T" for c in of_right], [c == "T" for c in of_wrong])
+
+
+def test_an_alignment_has_the_fewest_edits():
+    """Against the plain recurrence, and what is not changed is the same in both."""
+    chance = random.Random(0)
+    for _ in range(200):
+        a, b = (tuple(chance.choices(range(4), k=chance.randint(0, 9))) for _ in range(2))
+        table = [[i + j if i * j == 0 else 0 for j in range(len(b) + 1)] for i in range(len(a) + 1)]
+        for i in range(1, len(a) + 1):
+            for j in range(1, len(b) + 1):
+                replaced = table[i - 1][j - 1] + (a[i - 1] != b[j - 1])
+                table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, replaced)
+        of_a, of_b = changed_tokens(a, b)
+        kept = [[t for t, changed in zip(s, marks, strict=True) if not changed] for s, marks in ((a, of_a), (b, of_b))]
+        assert kept[0] == kept[1]
+        edits = max(sum(of_a), sum(of_b))
+        assert edits <= table[-1][-1] <= sum(of_a) + sum(of_b)
+
+
+def test_sequences_of_several_prompts_are_packed_apart_and_counted_once():
+    question = TokenizedQuestion("q", (1, 2, 3), {0: (4,)}, (5,), {1: Branch((7, 8), (9,)), 2: Branch((1, 2, 3), (6,))})
+    assert question_tokens(question) == 3 + 2 + 2 + 1 + 1
+    assert sorted(sequence_lengths(question)) == [3, 4, 5]
+    (batch,) = micro_batches([question], 3, PackOptions(64, share_prompts=True))
+    assert batch.total_tokens == question_tokens(question)
+    (batch,) = micro_batches([question], 3, PackOptions(64, share_prompts=False))
+    assert batch.total_tokens == 3 + 4 + 5 and batch.tokens.tolist() == [[2, 1, 1]]
+
+
+# Runs
+
+
+def slipped(question):
+    """A rationale of its own with an answer that is one too large."""
+    wrong = str(int(question.answer) + 1)
+    return WrongRationale("first", question.rationales[0].text.replace(question.answer, wrong), wrong)
+
+
+def with_wrong(count=10):
+    """Sums, two of three with a wrong rationale."""
+    return [
+        dataclasses.replace(question, wrong_rationales=(slipped(question),) if number % 3 else ())
+        for number, question in enumerate(build_questions(count))
+    ]
+
+
+def config_of(tmp_path, model_folder, method, **changes):
+    save_questions(with_wrong(), tmp_path / "train.jsonl")
+    return MindConfig(
+        output=str(tmp_path / "run"),
+        method=method,
+        student=StudentConfig(model=str(model_folder), max_length=512),
+        data=DataConfig(train=str(tmp_path / "train.jsonl"), perspectives=NAMES, **changes),
+        train=TrainConfig(questions_per_step=2, max_steps=4, save_steps=2, learning_rate=1e-3, report_to="none"),
+        evaluation=EvaluationConfig(max_new_tokens=2),
+    )
+
+
+@pytest.mark.parametrize("name", ["edit", "redi", "sbs"])
+def test_a_method_trains_reports_and_goes_on_where_it_was_killed(name, tmp_path, model_folder):
+    config = config_of(tmp_path, model_folder, name)
+    folder = mind.train(config)
+    rows = train_rows(folder.path)
+    assert len(rows) == 4 and f"{METHODS[name].title} run report" in folder.report.read_text()
+    shutil.rmtree(folder.checkpoint(4))
+    mind.train(config, resume=True)
+    assert [row["loss"] for row in train_rows(folder.path)] == [row["loss"] for row in rows]
+
+
+def test_wrong_rationales_are_read_as_they_were_written(tmp_path):
+    questions = with_wrong()
+    for name in ("q.jsonl", "q.parquet"):
+        save_questions(questions, tmp_path / name)
+        assert load_questions(tmp_path / name) == questions
+
+
+@pytest.mark.parametrize("name", ["edit", "redi"])
+def test_a_method_without_the_pairs_that_it_needs_is_told_before_anything_is_written(name, tmp_path, model_folder):
+    config = config_of(tmp_path, model_folder, name)
+    save_questions(build_questions(10), tmp_path / "train.jsonl")
+    with pytest.raises(MindError, match=rf"method {name} learns from pairs .*none of the 9 questions .*\(0 have"):
+        mind.train(config)
+    assert not (tmp_path / "run").exists()
