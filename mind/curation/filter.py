@@ -15,13 +15,13 @@ from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
 from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, RationaleOutcome, perspective_order
-from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.data.fields import field_of
 from mind.data.problems import Problems
 from mind.data.rows import file_rows
 from mind.errors import MindError, require
 from mind.grading.answers import is_correct
 from mind.records import Key, Question, Rationale, Response, Verdict, WrongRationale
+from mind.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.teacher.completion import is_finished
 from mind.typed_json import check_fields, described
 

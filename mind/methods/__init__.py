@@ -9,6 +9,7 @@ from typing import Any
 from mind.config import MindConfig
 from mind.errors import MindError, require
 from mind.methods.edit import Edit
+from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method
 from mind.methods.mind import Mind
 from mind.methods.presets import PRESETS, with_preset
@@ -17,7 +18,14 @@ from mind.methods.sbs import Sbs
 from mind.methods.sft import Sft
 from mind.typed_json import build, described, read_json
 
-METHODS: dict[str, type[Method]] = {"edit": Edit, "mind": Mind, "redi": Redi, "sbs": Sbs, "sft": Sft}
+METHODS: dict[str, type[Method]] = {
+    "edit": Edit,
+    "mcc-kd": MccKd,
+    "mind": Mind,
+    "redi": Redi,
+    "sbs": Sbs,
+    "sft": Sft,
+}
 """What `mind train --method` and `MindConfig.method` take, beside the names of PRESETS."""
 
 

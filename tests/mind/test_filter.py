@@ -16,11 +16,11 @@ from sample_records import make_response, make_verdict
 from mind.answer_line import suffix
 from mind.curation.filter import FilterConfig, filter_responses, load_pass_rates
 from mind.curation.result import FATES, REASONS, perspective_order
-from mind.curation.similarity import ngram_sets, similarities
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Question, Rationale
+from mind.similarity import ngram_sets, similarities
 from mind.word_problems import generate
 
 QUESTION = Question("q", "Ann has 5 pears and buys 7 more. How many pears has she?", "12")

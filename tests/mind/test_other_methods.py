@@ -13,6 +13,7 @@ from tiny import NAMES, build_questions
 from worked_example import (
     EXPLAIN,
     EXPLAIN_ROW,
+    FIRST_ROWS,
     LABEL,
     LABEL_ROW,
     QUESTION,
@@ -31,23 +32,25 @@ from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import METHODS, with_options
 from mind.methods.edit import Edit, EditOptions, changed_tokens
+from mind.methods.mcc_kd import MccKd, MccKdOptions, twice_symmetric_kl
 from mind.methods.method import MethodContext, Step
 from mind.methods.pairs import Pair
 from mind.methods.redi import Redi, RediOptions
 from mind.methods.sbs import Sbs, SbsOptions
 from mind.records import Branch, PackOptions, TokenizedQuestion, WrongRationale
+from mind_kernels import Head
 
 PACKINGS = [PackOptions(length, share) for length in (12, 64) for share in (True, False)]
 
 
-def build(kind, options, **fields):
+def build(kind, options, name="", **fields):
     """A method of the example's question, without a model."""
-    config = MindConfig(method=kind.__name__.lower(), data=DataConfig(perspectives=NAMES), options=options)
+    config = MindConfig(method=name or kind.__name__.lower(), data=DataConfig(perspectives=NAMES), options=options)
     built = kind.__new__(kind)
     built.context = MethodContext(with_options(config), None, None, [], [QUESTION], [[0]], "sdpa", PACKINGS[0])
     built.options = options
-    for name, value in fields.items():
-        setattr(built, name, value)
+    for field, value in fields.items():
+        setattr(built, field, value)
     return built
 
 
@@ -155,6 +158,56 @@ def test_sequences_of_several_prompts_are_packed_apart_and_counted_once():
     assert batch.total_tokens == 3 + 4 + 5 and batch.tokens.tolist() == [[2, 1, 1]]
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize(
+    ("alpha", "temperature", "expected"), [(0.01, 1.3, 1.8442402132851652), (0.1, 1.0, 1.8552125393253005)]
+)
+def test_mcc_kd_by_hand(alpha, temperature, expected, packing):
+    built = build(MccKd, MccKdOptions(alpha=alpha, temperature=temperature), name="mcc-kd", _pools={"example": [0, 1]})
+    plan, loss, _ = total(built, FIRST_ROWS, packing)
+    assert plan.trained.tolist() == [[True, True, False]] and loss == pytest.approx(expected, abs=1e-12)
+
+
+def test_mcc_kd_trains_both_sides_of_its_divergence():
+    """The gradients of hidden states and head are those of the objective as it is written, by autograd."""
+    built = build(MccKd, MccKdOptions(alpha=0.7, temperature=1.3), name="mcc-kd", _pools={"example": [0, 2]})
+    plan = built.prepare(Step(0, 0, [QUESTION], lambda chosen: chosen))
+    (batch,) = micro_batches(plan.questions, 3, PACKINGS[-1], plan.trained)
+    gradients = []
+    for written_out in (False, True):
+        hidden, weight = hidden_of(batch), torch.eye(6, dtype=torch.float64, requires_grad=True)
+        if written_out:
+            logits = hidden @ weight.T
+            nll = -logits.log_softmax(1)[torch.arange(len(hidden)), batch.target]
+            loss = sum(nll[batch.segment == k].mean() for k in (0, 2)) / 2
+            p, q = ((logits[batch.answer_rows[:, k]] / 1.3).log_softmax(1) for k in (0, 2))
+            loss = loss + 0.35 * ((p.exp() - q.exp()) * (p - q)).sum(1).mean()
+        else:
+            loss = built.loss(hidden, Head(weight), batch, plan).loss
+        loss.backward()
+        gradients.append((loss.detach(), hidden.grad, weight.grad))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
+
+
+def test_mcc_kd_of_two_equal_rationales_has_no_divergence():
+    built = build(MccKd, MccKdOptions(alpha=0.7), name="mcc-kd", _pools={"example": [0, 1]})
+    plan = built.prepare(Step(0, 0, [QUESTION], lambda chosen: chosen))
+    (batch,) = micro_batches(plan.questions, 3, PACKINGS[-1], plan.trained)
+    hidden = hidden_of(batch)
+    rows = batch.answer_rows[:, :2]
+    hidden = hidden.detach().index_copy(0, rows[:, 1], hidden.detach()[rows[:, 0]]).requires_grad_()
+    divergence = twice_symmetric_kl(hidden, head(), batch, 1)
+    divergence.backward()
+    assert float(divergence.detach()) == 0 and not hidden.grad.any()
+
+
+def test_mcc_kd_takes_every_pair_of_its_pool_in_turn():
+    built = build(MccKd, MccKdOptions(), name="mcc-kd", _pools={"example": [0, 1, 2]})
+    pairs = [built._pair("example", epoch) for epoch in range(6)]
+    assert sorted(pairs[:3]) == [(0, 1), (0, 2), (1, 2)] and pairs[3:] == pairs[:3]
+
+
 # Runs
 
 
@@ -184,7 +237,7 @@ def config_of(tmp_path, model_folder, method, **changes):
     )
 
 
-@pytest.mark.parametrize("name", ["edit", "redi", "sbs"])
+@pytest.mark.parametrize("name", ["edit", "mcc-kd", "redi", "sbs"])
 def test_a_method_trains_reports_and_goes_on_where_it_was_killed(name, tmp_path, model_folder):
     config = config_of(tmp_path, model_folder, name)
     folder = mind.train(config)
