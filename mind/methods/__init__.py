@@ -9,6 +9,7 @@ from typing import Any
 from mind.config import MindConfig
 from mind.errors import MindError, require
 from mind.methods.edit import Edit
+from mind.methods.kd import Kd
 from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method
 from mind.methods.mind import Mind
@@ -16,15 +17,18 @@ from mind.methods.presets import PRESETS, with_preset
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
 from mind.methods.sft import Sft
+from mind.methods.taid import Taid
 from mind.typed_json import build, described, read_json
 
 METHODS: dict[str, type[Method]] = {
     "edit": Edit,
+    "kd": Kd,
     "mcc-kd": MccKd,
     "mind": Mind,
     "redi": Redi,
     "sbs": Sbs,
     "sft": Sft,
+    "taid": Taid,
 }
 """What `mind train --method` and `MindConfig.method` take, beside the names of PRESETS."""
 

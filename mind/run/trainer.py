@@ -181,7 +181,13 @@ class MethodTrainer(Trainer):
             loss=totals["loss"],
             questions=len(plan.questions),
             tokens=int(totals["rows"]),
-            work=step_work(plan.questions, self.context.pack_options, int(totals["trained_tokens"]), observed),
+            work=step_work(
+                plan.questions,
+                self.context.pack_options,
+                int(totals["trained_tokens"]),
+                observed,
+                int(totals.get("teacher_scored", 0)),
+            ),
             seconds=time.perf_counter() - started,
         )
         return torch.tensor(totals["loss"], device=self.args.device)

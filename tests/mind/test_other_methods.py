@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
-from small_run import train_rows
-from tiny import NAMES, build_questions
+from small_run import train_rows, write_student
+from tiny import NAMES, build_model, build_questions
 from worked_example import (
     EXPLAIN,
     EXPLAIN_ROW,
@@ -20,6 +22,8 @@ from worked_example import (
     RIGHT,
     WRONG,
     WRONG_ROW,
+    ZT,
+    Z,
     head,
     hidden_of,
 )
@@ -32,11 +36,13 @@ from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import METHODS, with_options
 from mind.methods.edit import Edit, EditOptions, changed_tokens
+from mind.methods.kd import Kd, KdOptions
 from mind.methods.mcc_kd import MccKd, MccKdOptions, twice_symmetric_kl
 from mind.methods.method import MethodContext, Step
 from mind.methods.pairs import Pair
 from mind.methods.redi import Redi, RediOptions
 from mind.methods.sbs import Sbs, SbsOptions
+from mind.methods.taid import Schedule, Taid, TaidOptions
 from mind.records import Branch, PackOptions, TokenizedQuestion, WrongRationale
 from mind_kernels import Head
 
@@ -208,6 +214,88 @@ def test_mcc_kd_takes_every_pair_of_its_pool_in_turn():
     assert sorted(pairs[:3]) == [(0, 1), (0, 2), (1, 2)] and pairs[3:] == pairs[:3]
 
 
+# A teacher model, in whose place stand the logits of the example
+
+
+def with_teacher(monkeypatch, kind, options, teacher=None):
+    """The method with the example's teacher, or with the student as its own."""
+    built = build(kind, options, teacher=torch.nn.Identity(), name=kind.__name__.lower())
+    monkeypatch.setattr("mind.methods.kd.use_attention", lambda *_: nullcontext())
+    monkeypatch.setattr("mind.methods.kd.head_of", lambda _: head())
+    rows = ZT if teacher is None else teacher
+    monkeypatch.setattr("mind.methods.kd.labeled_hidden", lambda _, batch: hidden_of(batch, FIRST_ROWS, rows).detach())
+    return built
+
+
+def first_alone(built):
+    """A step that trains on the example's first rationale alone."""
+    question = dataclasses.replace(QUESTION, rationales={0: QUESTION.rationales[0]})
+    plan = built.prepare(Step(0, 0, [question], lambda chosen: chosen))
+    (batch,) = micro_batches(plan.questions, 3, PACKINGS[-1], plan.trained)
+    hidden = hidden_of(batch)
+    terms = built.loss(hidden, head(), batch, plan)
+    terms.loss.backward()
+    return float(terms.loss.detach()), hidden.grad, terms
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"kind": "forward_kl"}, 0.113621529704),
+        ({"kind": "reverse_kl"}, 0.136442387742),
+        ({"kind": "jsd"}, 0.029821649481),
+        ({"kind": "jsd", "beta": 0.1}, 0.010277350211),
+        ({"kind": "skew_forward_kl"}, 0.093063276592),
+        ({"kind": "skew_reverse_kl"}, 0.102688266087),
+        ({"kind": "forward_kl", "temperature": 2.0}, 0.0319084823),
+    ],
+)
+def test_divergences_from_a_teacher_by_hand(monkeypatch, changes, expected):
+    built = with_teacher(monkeypatch, Kd, KdOptions(ce_weight=0.0, **changes))
+    assert first_alone(built)[0] == pytest.approx(expected, abs=1e-10)
+    half = with_teacher(monkeypatch, Kd, KdOptions(ce_weight=0.5, **changes))
+    assert first_alone(half)[0] == pytest.approx((2.0961229468387272 + expected) / 2, abs=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl"])
+def test_a_student_learns_nothing_from_itself(monkeypatch, kind):
+    built = with_teacher(monkeypatch, Kd, KdOptions(kind=kind, ce_weight=0.0), teacher=Z)
+    loss, gradient, _ = first_alone(built)
+    assert loss == pytest.approx(0, abs=1e-15) and gradient.abs().max() < 1e-15
+
+
+def test_taid_by_hand(monkeypatch):
+    built = with_teacher(monkeypatch, Taid, TaidOptions())
+    built.schedule = Schedule(built.options, 10)
+    assert first_alone(built)[0] == pytest.approx(0.022871269568, abs=1e-10)
+    forward = first_alone(with_teacher(monkeypatch, Kd, KdOptions(ce_weight=0.0)))
+    for t, expected in ((0.0, 0.0), (1.0, forward[0])):
+        built.schedule.t = t
+        loss, gradient, _ = first_alone(built)
+        assert loss == pytest.approx(expected, abs=1e-14)
+        torch.testing.assert_close(gradient, t * forward[1], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1000, [0.4, 0.4006, 0.4012, 0.4018]), (10, [0.4, 0.46, 0.52, 0.58])])
+def test_the_schedule_of_taid_by_hand(steps, expected):
+    schedule = Schedule(TaidOptions(), steps)
+    found = []
+    for loss in (1.0, 0.9, 0.95, 0.8):
+        schedule.update(loss)
+        found.append(schedule.t)
+        again = Schedule(TaidOptions(), steps)
+        again.load_state_dict(schedule.state_dict())
+        schedule = again
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_falling_losses_carry_taid_beyond_its_even_rise():
+    schedule = Schedule(TaidOptions(alpha=0.5), 1000)
+    for loss in (1.0, 0.5):
+        schedule.update(loss)
+    assert schedule.t == pytest.approx(0.4 + 0.5 / (1 + math.exp(-0.01 * 0.5)) * 0.6)
+
+
 # Runs
 
 
@@ -237,9 +325,13 @@ def config_of(tmp_path, model_folder, method, **changes):
     )
 
 
-@pytest.mark.parametrize("name", ["edit", "mcc-kd", "redi", "sbs"])
+@pytest.mark.parametrize("name", ["edit", "kd", "mcc-kd", "redi", "sbs", "taid"])
 def test_a_method_trains_reports_and_goes_on_where_it_was_killed(name, tmp_path, model_folder):
     config = config_of(tmp_path, model_folder, name)
+    if name in ("kd", "taid"):
+        teacher = write_student(tmp_path / "teacher", build_model(seed=5, num_hidden_layers=1, hidden_size=16))
+        options = METHODS[name].Options(teacher=teacher)
+        config = dataclasses.replace(config, options=options)
     folder = mind.train(config)
     rows = train_rows(folder.path)
     assert len(rows) == 4 and f"{METHODS[name].title} run report" in folder.report.read_text()
@@ -253,6 +345,18 @@ def test_wrong_rationales_are_read_as_they_were_written(tmp_path):
     for name in ("q.jsonl", "q.parquet"):
         save_questions(questions, tmp_path / name)
         assert load_questions(tmp_path / name) == questions
+
+
+def test_what_is_wrong_with_a_teacher_is_told_before_anything_is_written(tmp_path, model_folder):
+    config = config_of(tmp_path, model_folder, "kd")
+    with pytest.raises(MindError, match="method kd needs a teacher model: --options.teacher names it"):
+        mind.train(config)
+    small = write_student(tmp_path / "small", build_model(vocab_size=256))
+    with pytest.raises(MindError, match=r"options.teacher .*small: its head has 256 entries, the student's 258"):
+        mind.train(dataclasses.replace(config, options=KdOptions(teacher=small)))
+    with pytest.raises(MindError, match=r"options.teacher no/such: "):
+        mind.train(dataclasses.replace(config, options=KdOptions(teacher="no/such")))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["edit", "redi"])

@@ -17,6 +17,8 @@ from mind_kernels import Head
 V = 6
 _ROWS, _COLUMNS = torch.arange(21)[:, None], torch.arange(V)[None]
 Z = ((3 * _ROWS + 5 * _COLUMNS + _ROWS * _COLUMNS) % 7).double() / 4
+ZT = ((2 * _ROWS + 3 * _COLUMNS + _ROWS * _COLUMNS + 1) % 5).double() / 2
+"""A teacher's logits."""
 SEQUENCES = {0: (1, 2, 4, 5), 1: (3, 4, 5), 2: (2, 0, 1, 4, 5)}
 FIRST_ROWS = {0: 0, 1: 4, 2: 7}
 SUFFIX = (4, 5)
@@ -28,14 +30,14 @@ def head() -> Head:
     return Head(torch.eye(V, dtype=torch.float64))
 
 
-def hidden_of(batch: MicroBatch, first_rows: Mapping[int, int] = FIRST_ROWS) -> torch.Tensor:
-    """(N, V) the logits of the batch's labeled rows; row i of the sequence in slot k is row first_rows[k] + i of Z."""
+def hidden_of(batch: MicroBatch, first_rows: Mapping[int, int] = FIRST_ROWS, logits: torch.Tensor = Z) -> torch.Tensor:
+    """(N, V) the logits of the batch's labeled rows; row i of the sequence in slot k is row first_rows[k] + i."""
     seen: dict[int, int] = {}
     rows = []
     for segment in batch.segment.tolist():
         rows.append(first_rows[segment] + seen.get(segment, 0))
         seen[segment] = seen.get(segment, 0) + 1
-    return Z[rows].clone().requires_grad_()
+    return logits[rows].clone().requires_grad_()
 
 
 def losses_of(question: TokenizedQuestion) -> torch.Tensor:
