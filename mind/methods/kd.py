@@ -2,9 +2,9 @@
 
     L = w CE + (1 - w) D(student, teacher)
 
-both the mean over the tokens of each sequence, over the rationales of a question and over questions. D is a divergence
-of mind_kernels.linear_divergence: forward or reverse KL, GKD's Jensen-Shannon (arXiv 2306.13649), DistiLLM's skewed ones
-(arXiv 2402.03898). It is not multiplied by T^2, as in those.
+both the mean over the tokens of each sequence, over the rationales of a question and over questions. D is one of the
+divergences of mind_kernels.linear_divergence: forward and reverse KL, the Jensen-Shannon of GKD (arXiv 2306.13649), the
+skewed ones of DistiLLM (arXiv 2402.03898). It is not multiplied by T^2, as in those.
 
 The teacher computes the very rows that the student does, so it needs the student's tokenizer.
 """
