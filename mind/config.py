@@ -135,6 +135,13 @@ class ObjectiveConfig:
 class MetaNetConfig:
     """The teaching assistant of MIND, and how the student's feedback calibrates it (with inertia)."""
 
+    scores: Literal["metanet", "shuffled", "uniform", "random", "instant", "table"] = "metanet"
+    """Where the scores come from: MetaNet; MetaNet's dealt out anew within each question; the same for all; drawn at
+    random; the student's losses of this very step; or a moving average of its losses per rationale
+    (mind/methods/mind/scorers.py). All but the first are what MetaNet is compared with."""
+    anchor: Literal["none", "max"] = "none"
+    """"max" shifts the scores of each question so that the largest is 1 before the selection: beta then means "within
+    1 - beta of the best", whatever offset L_meta, which does not depend on it, has left [ours]."""
     encoder: str = "student"
     """"student": the frozen initial student's mean-pooled last hidden state [ours]; else a sentence-transformers
     model name or folder."""
@@ -142,10 +149,21 @@ class MetaNetConfig:
     """Width of the aligned vectors [ours]."""
     synergy_heads: int = 4
     """Heads of the self-attention over the K perspective vectors [paper's figure]."""
+    synergy: bool = True
+    """Let the K perspective vectors see one another; without it each is scored on its own, by a network of the same
+    size."""
     tau: float = 1.0
     """Temperature of L_meta = KL(softmax(s / tau) || softmax(-L_real / tau)) [ours]."""
+    spread: float | None = None
+    """Measures L_real in units in which its standard deviation within a question is this much, in the mean of the
+    latest questions: scores in (0, 1) can follow losses that differ by little or by much. None: in nats, as published
+    [ours]."""
+    joint: bool = True
+    """Train MetaNet further while the student trains; without it MetaNet stays as its warm-up left it."""
     learning_rate: float | None = None
-    """MetaNet's learning rate in joint training; by default a tenth of the student's [ours]."""
+    """MetaNet's learning rate in joint training; by default a share of the student's."""
+    learning_rate_ratio: float = 0.1
+    """That share [ours]."""
     accumulation: int = 4
     """Optimizer steps of the student whose L_meta gradients are averaged into one step of MetaNet: the inertia
     [paper]; the value is [ours]."""
@@ -163,6 +181,8 @@ class MetaNetConfig:
     ema: float = 0.0
     """Decay of an exponential moving average of L_real, one per question and perspective, that L_meta uses in place of
     the latest value; 0 turns it off [ours]."""
+    table_decay: float = 0.9
+    """The same for the table of losses of `scores` "table" [ours]."""
 
     @property
     def feedback_interval(self) -> int:
@@ -185,8 +205,10 @@ class MetaNetConfig:
             f"metanet.feedback is {self.feedback!r:.60}: expected all, selected or every-N (every-4, for example)",
         )
         require(self.warmup_questions >= 1, f"metanet.warmup_questions is {self.warmup_questions}: expected at least 1")
-        require(0 <= self.ema < 1, f"metanet.ema is {self.ema}: expected a number in [0, 1)")
-        for name in ("learning_rate", "warmup_learning_rate"):
+        for name in ("ema", "table_decay"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"metanet.{name} is {value}: expected a number in [0, 1)")
+        for name in ("learning_rate", "learning_rate_ratio", "warmup_learning_rate", "spread"):
             value = getattr(self, name)
             require(value is None or value > 0, f"metanet.{name} is {value}: expected a positive number")
 
@@ -288,7 +310,9 @@ class MindConfig:
     output: str = "runs/mind"
     """The run folder; it must be new, unless the run is resumed."""
     method: str = "mind"
-    """How the student is trained: "mind", "sft" (all rationales with the same weight) or another of mind.METHODS."""
+    """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "edit", "redi",
+    "kd", "taid" or another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some
+    options fixed."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The options of the method, an object of its class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -304,7 +328,7 @@ class MindConfig:
     @property
     def metanet_learning_rate(self) -> float:
         """MetaNet's learning rate in joint training."""
-        return self.metanet.learning_rate or self.train.learning_rate / 10
+        return self.metanet.learning_rate or self.train.learning_rate * self.metanet.learning_rate_ratio
 
 
 def flat(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -38,6 +39,21 @@ class Rationale:
 
     perspective: str
     text: str
+    source: str | None = None
+    """The teacher that wrote it, by the name that its server gives; None if that is not known."""
+
+
+@dataclass(frozen=True)
+class WrongRationale:
+    """A teacher rationale that led to a wrong answer."""
+
+    perspective: str
+    text: str
+    """Without its answer line."""
+    answer: str
+    """The wrong answer that it states."""
+    source: str | None = None
+    """As for `Rationale`."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,8 @@ class Question:
     """Label ("A", "yes") -> text; `answer` is then one of the labels. None without choices."""
     rationales: tuple[Rationale, ...] = ()
     """Empty for questions that only serve evaluation."""
+    wrong_rationales: tuple[WrongRationale, ...] = ()
+    """Those that led to wrong answers, for the methods that learn from them; any number per perspective."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,17 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A training sequence: a prompt and what continues it, all of which is labeled."""
+
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+    """Its end included."""
+    weights: tuple[float, ...] | None = None
+    """Of each of the ids in the loss, beside the weight of the sequence; None: 1 each."""
+
+
+@dataclass(frozen=True)
 class TokenizedQuestion:
     """A question's token ids: each training sequence is prompt + rationale + suffix.
 
@@ -106,6 +135,15 @@ class TokenizedQuestion:
     rationales: Mapping[int, tuple[int, ...]]
     """Perspective index k -> token ids; a missing perspective is absent."""
     suffix: tuple[int, ...]
+    others: Mapping[int, Branch] = field(default_factory=dict)
+    """Slot -> a sequence of another kind that a method makes of the question. Slots are the columns of a step's tables
+    (Q, K): those of the rationales, and further ones."""
+
+    @cached_property
+    def branches(self) -> dict[int, Branch]:
+        """All training sequences by slot, in its order."""
+        every = {k: Branch(self.prompt, (*ids, *self.suffix)) for k, ids in self.rationales.items()}
+        return dict(sorted((every | dict(self.others)).items()))
 
 
 @dataclass(frozen=True)
@@ -153,6 +191,7 @@ class MicroBatch:
     answer_rows: Tensor  # (P, K), labeled rows of each suffix position; -1 where a rationale is not here
     answer_question: Tensor  # (P,), q of each suffix position
     answer_lengths: Tensor  # (Q,), suffix positions of each question
+    token_weight: Tensor | None = None  # (N,) float64, of each labeled row in its sequence; None: 1 each
 
     @property
     def present(self) -> Tensor:

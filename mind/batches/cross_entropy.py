@@ -63,10 +63,12 @@ def row_weights(
     hidden: Tensor,  # (N, D)
 ) -> Tensor:  # (N,) float32, float64 for float64 hidden states; on their device
     """w_qk / (T_qk Q) for each labeled row: `cross_entropy` is then the mean over the step's Q questions of
-    sum_k w_qk CE_qk, where CE_qk is the mean over the T_qk tokens of rationale and suffix."""
+    sum_k w_qk CE_qk, where CE_qk is the mean over the T_qk tokens of rationale and suffix, each times its own weight if
+    the tokens have any."""
     exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     each = weights.to(hidden.device, exact) / batch.tokens.to(hidden.device).clamp(min=1)
-    return each.flatten()[batch.segment.to(hidden.device)] / len(weights)
+    rows = each.flatten()[batch.segment.to(hidden.device)] / len(weights)
+    return rows if batch.token_weight is None else rows * batch.token_weight.to(rows)
 
 
 def rationale_losses(

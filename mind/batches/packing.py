@@ -43,12 +43,23 @@ def present_rationales(questions: Sequence[TokenizedQuestion], perspectives: int
     return torch.tensor([[k in question.rationales for k in range(perspectives)] for question in questions])
 
 
+def present_sequences(questions: Sequence[TokenizedQuestion], slots: int) -> Tensor:  # (Q, slots) bool
+    """Which of its slots each question fills, with a rationale or another sequence."""
+    return torch.tensor([[k in question.branches for k in range(slots)] for question in questions])
+
+
 def check_prompt(question: TokenizedQuestion, length: int) -> None:
     """Raises MindError for a prompt that alone is longer than a row."""
-    if len(question.prompt) > length:
-        raise MindError(
-            f"question {question.id}: its prompt alone has {len(question.prompt)} tokens; train.pack_length is {length}"
-        )
+    for prompt in prompts_of(question):
+        if len(prompt) > length:
+            raise MindError(
+                f"question {question.id}: its prompt alone has {len(prompt)} tokens; train.pack_length is {length}"
+            )
+
+
+def prompts_of(question: TokenizedQuestion) -> list[tuple[int, ...]]:
+    """The prompts that its sequences continue, each once; its own comes first."""
+    return list(dict.fromkeys([question.prompt, *(branch.prompt for branch in question.branches.values())]))
 
 
 def plain_pack(sequences: Sequence[Sequence[int]]) -> Pack:
@@ -65,7 +76,7 @@ def document_pack(documents: Sequence[tuple[Sequence[int], Sequence[Sequence[int
 
 def sequence_lengths(question: TokenizedQuestion) -> list[int]:
     """Tokens of each of its training sequences: prompt, rationale and suffix."""
-    return [len(question.prompt) + len(ids) + len(question.suffix) for ids in question.rationales.values()]
+    return [len(branch.prompt) + len(branch.ids) for branch in question.branches.values()]
 
 
 def naive_tokens(questions: Sequence[TokenizedQuestion]) -> tuple[int, int]:
@@ -76,7 +87,7 @@ def naive_tokens(questions: Sequence[TokenizedQuestion]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Document:
-    """A prompt of question q and the branches (rationale and suffix) of its perspectives ks."""
+    """A prompt of question q and the branches, rationale and suffix for the most, in its slots ks."""
 
     q: int
     ks: tuple[int, ...]
@@ -89,19 +100,25 @@ class _Document:
 
 
 def _slots(question: TokenizedQuestion, q: int, chosen: Tensor | None) -> list[int]:
-    return [k for k in sorted(question.rationales) if chosen is None or chosen[q, k]]
+    return [k for k in question.branches if chosen is None or chosen[q, k]]
 
 
 def _documents(q: int, question: TokenizedQuestion, ks: list[int], options: PackOptions) -> list[_Document]:
+    """Branches of one prompt may share it; the prompts come in the order of their first slots."""
     check_prompt(question, options.length)
-    room = options.length - len(question.prompt)
-    branches = [(*question.rationales[k], *question.suffix) for k in ks]
-    alone = [[i] for i in range(len(branches))]
-    groups = bins_of([len(branch) for branch in branches], room) if options.share_prompts else alone
-    return [
-        _Document(q, tuple(ks[i] for i in group), question.prompt, tuple(branches[i] for i in group))
-        for group in groups
-    ]
+    by_prompt: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
+    for k in ks:
+        branch = question.branches[k]
+        by_prompt.setdefault(branch.prompt, []).append((k, branch.ids))
+    documents = []
+    for prompt, branches in by_prompt.items():
+        alone = [[i] for i in range(len(branches))]
+        room = options.length - len(prompt)
+        groups = bins_of([len(ids) for _, ids in branches], room) if options.share_prompts else alone
+        for group in groups:
+            slots, ids = zip(*(branches[i] for i in group), strict=True)
+            documents.append(_Document(q, slots, prompt, ids))
+    return documents
 
 
 def _micro_batch(
@@ -110,10 +127,12 @@ def _micro_batch(
     rows = [[documents[i] for i in members] for members in bins_of([d.length for d in documents], options.length)]
     target: list[int] = []
     segment: list[int] = []
+    weights: list[float] = []
     tokens = torch.zeros(len(questions), perspectives, dtype=torch.int64)
     last_row: dict[tuple[int, int], int] = {}  # (q, k) -> one past its last labeled row
     for q, k, branch in _branches(rows):
         target.extend(branch)
+        weights.extend(questions[q].branches[k].weights or [1.0] * len(branch))
         segment.extend([q * perspectives + k] * len(branch))
         tokens[q, k] = len(branch)
         last_row[q, k] = len(target)
@@ -127,6 +146,7 @@ def _micro_batch(
         answer_rows=answer_rows,
         answer_question=answer_question,
         answer_lengths=torch.tensor([len(question.suffix) for question in questions], dtype=torch.int64),
+        token_weight=None if all(weight == 1 for weight in weights) else torch.tensor(weights, dtype=torch.float64),
     )
 
 

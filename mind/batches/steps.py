@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import torch
 
+from mind.batches.packing import prompts_of
 from mind.config import MAX_STEPS, TrainConfig
 from mind.errors import MindError, require
 from mind.records import TokenizedQuestion
 
 
 def question_tokens(question: TokenizedQuestion) -> int:
-    """Tokens of a question, whatever its packing and selection: the prompt once, every rationale with its suffix."""
-    return len(question.prompt) + sum(len(ids) + len(question.suffix) for ids in question.rationales.values())
+    """Tokens of a question, whatever its packing and selection: each prompt once, and every sequence behind it."""
+    return sum(map(len, prompts_of(question))) + sum(len(branch.ids) for branch in question.branches.values())
 
 
 def plan_steps(questions: Sequence[TokenizedQuestion], config: TrainConfig) -> list[list[int]]:

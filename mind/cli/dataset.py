@@ -13,7 +13,7 @@ from mind.cli.check import command_to_train
 from mind.cli.terminal import given_option, print_summary, say, say_next
 from mind.curation.filter import FilterConfig, FilterOptions
 from mind.display import number_of
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.files import check_apart
 from mind.teacher.config import GenerateConfig, JudgeConfig
 from mind.typed_json import load_json, save_json
@@ -55,7 +55,7 @@ class Filter(FilterOptions):
 
 @dataclass(frozen=True)
 class Import:
-    """Turn unnamed teacher rationales into training records: wrong ones are dropped, the rest named path-1 ..."""
+    """Turn unnamed teacher rationales into training records: the right ones are named path-1 ..., others dropped."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A JSONL file of {"id", "question", "answer", "rationales": [text, ...]}."""
@@ -66,6 +66,8 @@ class Import:
     """Rationales kept per question, at most."""
     minimum: int = 2
     """Questions with fewer right rationales are dropped."""
+    keep_wrong: int = 0
+    """Rationales with a wrong answer to keep beside them, at most, for methods that learn from both."""
     overwrite: bool = False
     """Replace what is there already."""
 
@@ -157,7 +159,8 @@ def import_rationales(options: Import) -> None:
     output = new_data_set(options.output, [COUNTS], overwrite=options.overwrite, inputs=[options.source])
     if not 2 <= options.minimum <= options.keep <= 32:
         raise MindError(f"--minimum {options.minimum} and --keep {options.keep}: expected 2 <= minimum <= keep <= 32")
-    questions, report = run(options.source, keep=options.keep, minimum=options.minimum)
+    require(options.keep_wrong >= 0, f"--keep-wrong is {options.keep_wrong}: expected at least 0")
+    questions, report = run(options.source, keep=options.keep, minimum=options.minimum, keep_wrong=options.keep_wrong)
     if not questions:
         raise MindError(f"{options.source}: no question has {options.minimum} right rationales")
     save_json(report, beside(output, COUNTS))

@@ -12,7 +12,7 @@ import tyro
 
 from mind.cli.boundary import lacks_memory
 from mind.cli.terminal import command_line, given_option, note, print_table, say, say_next
-from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig
+from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig, flat
 from mind.display import number_of, percent
 from mind.errors import MindError, require
 from mind.files import check_apart, check_new_folder, new_file
@@ -92,7 +92,8 @@ def train_defaults(words: Sequence[str]) -> Train:
     if "--resume" in words and output is not None:
         RunFolder(output).check_resumable()
     note("loading PyTorch")
-    from mind.methods import run_config, with_options
+    from mind.methods import PRESETS, run_config, with_options
+    from mind.methods.presets import replaced
 
     config = MindConfig() if file is None else run_config(given, file)
     output = config.output if output is None else output
@@ -103,6 +104,8 @@ def train_defaults(words: Sequence[str]) -> Train:
     config = dataclasses.replace(config, output=output)
     if method is not None and method != config.method:
         config = dataclasses.replace(config, method=method, options=MindConfig().options)
+        if method in PRESETS:  # which says more of its run than the file does
+            config = replaced(config, PRESETS[method].options)
     return Train(with_options(config), file)
 
 
@@ -110,6 +113,7 @@ def train_command(options: Train) -> None:
     from mind.run.data import load_data
     from mind.run_folder import RunFolder
 
+    _check_preset(options.job)
     config, folder = options.job, RunFolder(options.job.output)
     former = folder.begun
     data = None
@@ -135,6 +139,17 @@ def train_command(options: Train) -> None:
         say(f"{folder.path}: the run is finished, after {number_of(finished['steps'], 'step')}; nothing was changed")
         say_next("train", "--output", config.output, "--resume", "--train.max-steps", "N", purpose="for more steps")
     print_outcome(folder)
+
+
+def _check_preset(config: MindConfig) -> None:
+    """An option that a preset fixes, given at its default, which `with_options` takes for one that was not given."""
+    if config.method == MindConfig().method:
+        return
+    from mind.methods import with_options
+
+    fixed, given = (flat(dataclasses.asdict(some)) for some in (with_options(config), config))
+    changed = [f"{name} at {value}" for name, value in fixed.items() if value != given[name]]
+    require(not changed, f"method {config.method} fixes {', '.join(changed)}: leave it away")
 
 
 def _check_names(config: MindConfig) -> None:

@@ -15,13 +15,13 @@ from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres
 from mind.curation.leaks import leaks_answer
 from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, RationaleOutcome, perspective_order
-from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.data.fields import field_of
 from mind.data.problems import Problems
 from mind.data.rows import file_rows
 from mind.errors import MindError, require
 from mind.grading.answers import is_correct
-from mind.records import Key, Question, Rationale, Response, Verdict
+from mind.records import Key, Question, Rationale, Response, Verdict, WrongRationale
+from mind.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.teacher.completion import is_finished
 from mind.typed_json import check_fields, described
 
@@ -36,6 +36,9 @@ class FilterConfig:
     """Rationales per question, at most, and at most one per perspective [ours]."""
     minimum: int = 2
     """Questions with fewer are dropped: MIND needs two to choose from [ours]."""
+    keep_wrong: int = 0
+    """Rationales with a wrong answer to keep beside the right ones, at most, for methods that learn from both
+    [ours]."""
     max_characters: int = 4000
     """Longest rationale, without its answer line [ours]."""
     duplicate_threshold: float = 0.7
@@ -63,8 +66,8 @@ class FilterConfig:
             2 <= self.minimum <= self.keep <= 32,
             f"minimum {self.minimum} and keep {self.keep}: expected 2 <= minimum <= keep <= 32",
         )
-        for name in ("max_characters", "ngram"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
+        for name, least in (("max_characters", 1), ("ngram", 1), ("keep_wrong", 0)):
+            require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}: expected at least {least}")
         require(
             0 < self.duplicate_threshold <= 1,
             f"duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]",
@@ -103,6 +106,9 @@ class _Candidate:
 
     outcome: RationaleOutcome
     text: str
+    source: str
+    wrong: WrongRationale | None = None
+    """If it may be kept as a wrong one."""
 
     @property
     def key(self) -> Key:
@@ -139,8 +145,9 @@ def filter_responses(
         chosen, reasons = _choose(rationales, config)
         fate = fates[question.id] = _fate(question, len(rationales), len(chosen), rate, config)
         if fate == KEPT:
-            training = tuple(Rationale(rationale.key.perspective, rationale.text) for rationale in chosen)
-            kept.append(dataclasses.replace(question, rationales=training))
+            training = tuple(Rationale(one.key.perspective, one.text, one.source) for one in chosen)
+            wrong = _choose_wrong(rationales, config)
+            kept.append(dataclasses.replace(question, rationales=training, wrong_rationales=wrong))
         else:
             reasons |= {rationale.key: fate for rationale in chosen}
         outcomes += [
@@ -215,7 +222,30 @@ def _candidate(response: Response, verdict: Verdict, question: Question, config:
         if config.require_adherence and adherent is False:
             reason = "not in its perspective"
     outcome = RationaleOutcome(response.key, reason, verdict.verdict == "right", adherent, len(text))
-    return _Candidate(outcome, text if reason is None else "")
+    wrong = _wrong_rationale(response, verdict, question, config) if reason == "wrong" else None
+    return _Candidate(outcome, text if reason is None else "", response.model, wrong)
+
+
+def _wrong_rationale(
+    response: Response, verdict: Verdict, question: Question, config: FilterConfig
+) -> WrongRationale | None:
+    """What the same rules leave of a response with a wrong answer."""
+    if config.keep_wrong == 0 or verdict.extracted is None or not is_finished(response):
+        return None
+    text = rationale_of(response.text, lambda stated: stated == verdict.extracted)
+    if not _WORD.search(text) or len(text) > config.max_characters:
+        return None
+    if config.drop_leaks and leaks_answer(text, question):
+        return None
+    return WrongRationale(response.key.perspective, text, verdict.extracted, response.model)
+
+
+def _choose_wrong(rationales: Sequence[_Candidate], config: FilterConfig) -> tuple[WrongRationale, ...]:
+    """The first of each perspective, then the second ones, and so on; no duplicates, and at most `keep_wrong`."""
+    candidates = [one.wrong for one in sorted(rationales, key=lambda one: one.key.sample) if one.wrong is not None]
+    similarity = similarities(ngram_sets([wrong.text for wrong in candidates], config.ngram))
+    unlike = set(distinct(similarity, config.duplicate_threshold)[: config.keep_wrong])
+    return tuple(wrong for index, wrong in enumerate(candidates) if index in unlike)
 
 
 def _choose(rationales: Sequence[_Candidate], config: FilterConfig) -> tuple[list[_Candidate], dict[Key, str]]:

@@ -1,4 +1,4 @@
-"""Training records from several samples of one teacher without perspective names; wrong rationales are dropped."""
+"""Training records from several samples of one teacher without perspective names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mind.data.problems import Problems
 from mind.data.questions import read_questions
 from mind.errors import require
 from mind.grading.answers import is_correct, judge_text
-from mind.records import Question, Rationale
+from mind.records import Question, Rationale, WrongRationale
 from mind.summary import Summary
 
 
@@ -33,6 +33,8 @@ class ImportReport(Summary):
     rationales_duplicate: int = 0
     rationales_no_answer: int = 0
     rationales_wrong_answer: int = 0
+    rationales_kept_as_wrong: int = 0
+    """Of those, the ones that are kept beside the right ones."""
     rationales_over_the_limit: int = 0
     rationales_of_dropped_questions: int = 0
     """Right ones, of questions that had too few of them."""
@@ -44,14 +46,15 @@ def import_perspectives(keep: int = 8) -> tuple[str, ...]:
 
 
 def import_rationales(
-    path: str | os.PathLike[str], *, keep: int = 8, minimum: int = 2
+    path: str | os.PathLike[str], *, keep: int = 8, minimum: int = 2, keep_wrong: int = 0
 ) -> tuple[list[Question], ImportReport]:
     """Questions with named rationales from rows whose "rationales" are plain strings, and what became of them.
 
     The first `keep` rationales of a question that are right are named in their order; empty ones, copies of an
     earlier one but for spaces, and those that end in no answer or a wrong one are dropped, and so is a question with
-    fewer than `minimum` right ones. An answer suffix of theirs is cut off. Whether one is right is judged from its
-    text alone (`mind.grading.answers.judge_text`), so a right one that is worded oddly may be dropped.
+    fewer than `minimum` right ones. The first `keep_wrong` that end in a wrong answer are kept apart from them. An
+    answer suffix of theirs is cut off. Whether one is right is judged from its text alone
+    (`mind.grading.answers.judge_text`), so a right one that is worded oddly may be dropped.
 
     Raises MindError as `load_questions` does, for rationales that are not strings, and unless 1 <= minimum <= keep.
     """
@@ -67,7 +70,7 @@ def import_rationales(
             continue
         counts["questions_read"] += 1
         counts["rationales_read"] += len(texts)
-        right = _right_rationales(texts, question, counts)
+        right, wrong = _judged_rationales(texts, question, counts)
         if len(right) < minimum:
             counts["questions_dropped_too_few"] += 1
             counts["rationales_of_dropped_questions"] += len(right)
@@ -76,15 +79,23 @@ def import_rationales(
         counts["rationales_kept"] += min(len(right), keep)
         counts["rationales_over_the_limit"] += max(len(right) - keep, 0)
         rationales = tuple(Rationale(name, text) for name, text in zip(names, right, strict=False))
-        questions.append(dataclasses.replace(question, rationales=rationales))
+        counts["rationales_kept_as_wrong"] += min(len(wrong), keep_wrong)
+        others = tuple(
+            WrongRationale(f"path-{number}", text, answer)
+            for number, (text, answer) in enumerate(wrong[:keep_wrong], start=1)
+        )
+        questions.append(dataclasses.replace(question, rationales=rationales, wrong_rationales=others))
     problems.check(questions)
     return questions, ImportReport(**counts)
 
 
-def _right_rationales(texts: Sequence[str], question: Question, counts: Counter[str]) -> list[str]:
-    """The right ones of `texts`, each once and without its answer suffix; adds the others to `counts` by reason."""
+def _judged_rationales(
+    texts: Sequence[str], question: Question, counts: Counter[str]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The right ones of `texts`, and the wrong ones with their answers, each once and without its answer suffix; adds
+    all but the right ones to `counts` by reason."""
     seen = set()
-    right = []
+    right, wrong = [], []
     for text in texts:
         rationale = rationale_of(text, lambda stated: is_correct(stated, question))
         normal = " ".join(rationale.split())
@@ -96,7 +107,11 @@ def _right_rationales(texts: Sequence[str], question: Question, counts: Counter[
             judgement = judge_text(text, question)
             if judgement.verdict == "right":
                 right.append(rationale)
+            elif judgement.extracted is None:
+                counts["rationales_no_answer"] += 1
             else:
-                counts["rationales_no_answer" if judgement.extracted is None else "rationales_wrong_answer"] += 1
+                counts["rationales_wrong_answer"] += 1
+                stated = judgement.extracted
+                wrong.append((rationale_of(text, lambda answer, stated=stated: answer == stated), stated))
         seen.add(normal)
-    return right
+    return right, [(text, answer) for text, answer in wrong if text.strip()]

@@ -37,15 +37,19 @@ def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
 def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
     """Writes the rows of questions (`mind.data.questions.question_row`); `path` is replaced in one step.
 
-    The columns are id, question, answer, choices (pairs of label and text, or null) and rationales (pairs of
-    perspective and text). Raises MindError for a lone surrogate, which Parquet cannot hold, and without pyarrow.
+    The columns are id, question, answer, choices (pairs of label and text, or null), rationales and wrong_rationales
+    (lists of what `load_questions` says). Raises MindError for a lone surrogate, which Parquet cannot hold, and without
+    pyarrow.
     """
     pyarrow = _pyarrow(path)
     text = pyarrow.string()
-    pairs = {name: pyarrow.list_(pyarrow.struct({name: text, "text": text})) for name in ("label", "perspective")}
-    schema = pyarrow.schema(
-        {"id": text, "question": text, "answer": text, "choices": pairs["label"], "rationales": pairs["perspective"]}
-    )
+    lists = {
+        "choices": ("label", "text"),
+        "rationales": ("perspective", "text", "source"),
+        "wrong_rationales": ("perspective", "text", "answer", "source"),
+    }
+    structs = {name: pyarrow.list_(pyarrow.struct(dict.fromkeys(fields, text))) for name, fields in lists.items()}
+    schema = pyarrow.schema({"id": text, "question": text, "answer": text, **structs})
     parquet = map(_parquet_row, rows)
     with replacing_file(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         while batch := list(islice(parquet, BATCH_ROWS)):
@@ -65,7 +69,7 @@ def _with_short_numbers(batch: Any) -> Any:
 
 def _parquet_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """With every column, and choices in pairs."""
-    row = {"choices": None, "rationales": [], **row}
+    row = {"choices": None, "rationales": [], "wrong_rationales": [], **row}
     if row["choices"] is not None:
         row["choices"] = [{"label": label, "text": text} for label, text in row["choices"].items()]
     try:

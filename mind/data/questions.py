@@ -28,7 +28,8 @@ from mind.data.rows import Rows, file_rows
 from mind.display import number_of
 from mind.errors import MindError, require
 from mind.files import write_json_rows
-from mind.records import Question, Rationale
+from mind.records import Question, Rationale, WrongRationale
+from mind.typed_json import row_of
 
 __all__ = [
     "asked_in",
@@ -50,7 +51,8 @@ def load_questions(
     require_rationales: bool = False,
     minimum_rationales: int = 2,
 ) -> list[Question]:
-    """Reads a file with a {"id"?, "question", "answer", "choices"?, "rationales"?: [{"perspective", "text"}]} per row.
+    """Reads a file with a row per question: {"id"?, "question", "answer", "choices"?, "rationales"?: [{"perspective",
+    "text", "source"?}], "wrong_rationales"?: [{"perspective", "text", "answer", "source"?}]}.
 
     mind/data/rows.py says which files, mind/data/fields.py what answers and choices may be. Other keys, blank lines and
     an answer line at the end of a rationale are left out. `perspectives` are the names that rationales may have, None
@@ -66,14 +68,15 @@ def load_questions(
         named = problems.attempt(
             where, named_rationales, where, row.get("rationales", []), perspectives, require_rationales
         )
-        if named is None:
+        wrong = problems.attempt(where, wrong_rationales, where, row.get("wrong_rationales"))
+        if named is None or wrong is None:
             continue
         if require_rationales and len(named) < minimum_rationales:
             count = number_of(len(named), "rationale") if named else "no rationales"
             remedy = "" if named else "; `mind data generate` asks a teacher for them"
             problems.note(where, f"{count}: expected at least {minimum_rationales}{remedy}")
         else:
-            questions.append(dataclasses.replace(question, rationales=named))
+            questions.append(dataclasses.replace(question, rationales=named, wrong_rationales=wrong))
     problems.check(questions)
     return questions
 
@@ -161,7 +164,9 @@ def question_row(question: Question) -> dict[str, Any]:
     if question.choices is not None:
         row["choices"] = dict(question.choices)
     if question.rationales:
-        row["rationales"] = [dataclasses.asdict(rationale) for rationale in question.rationales]
+        row["rationales"] = [row_of(rationale) for rationale in question.rationales]
+    if question.wrong_rationales:
+        row["wrong_rationales"] = [row_of(rationale) for rationale in question.wrong_rationales]
     return row
 
 
@@ -178,11 +183,8 @@ def named_rationales(
         return ()
     rationales: dict[str, Rationale] = {}
     for index, value in enumerate(values):
-        if not isinstance(value, dict) or not {"perspective", "text"} <= value.keys():
-            raise MindError(f'{where}: rationales[{index}] is not an object with "perspective" and "text"')
-        perspective = text_of(where, f"rationales[{index}].perspective", value["perspective"])
-        name = f"rationales[{index}].text"
-        text = _without_answer_line(where, name, whole_text(where, name, text_of(where, name, value["text"])))
+        rationale = Rationale(*_perspective_and_text(where, f"rationales[{index}]", value), _source(where, value))
+        perspective = rationale.perspective
         if perspectives is not None and perspective not in perspectives:
             raise MindError(
                 f"{where}: unknown perspective {perspective}: expected one of {', '.join(perspectives)}; "
@@ -190,5 +192,36 @@ def named_rationales(
             )
         if perspective in rationales:
             raise MindError(f"{where}: perspective {perspective} appears twice")
-        rationales[perspective] = Rationale(perspective, text)
+        rationales[perspective] = rationale
     return tuple(rationales.values())
+
+
+def wrong_rationales(where: str, values: Any) -> tuple[WrongRationale, ...]:
+    """Those of a row; raises MindError that begins with `where` if they are not as `load_questions` says."""
+    if values is None:
+        return ()
+    expected = '{"perspective", "text", "answer"}'
+    require(isinstance(values, list), f'{where}: "wrong_rationales" is not a list of {expected}')
+    found = []
+    for index, value in enumerate(values):
+        name = f"wrong_rationales[{index}]"
+        perspective, text = _perspective_and_text(where, name, value)
+        require("answer" in value, f'{where}: {name} has no "answer", the wrong one that it states')
+        answer = text_of(where, f"{name}.answer", value["answer"], or_number=True)
+        found.append(WrongRationale(perspective, text, answer, _source(where, value)))
+    return tuple(found)
+
+
+def _perspective_and_text(where: str, name: str, value: Any) -> tuple[str, str]:
+    if not isinstance(value, dict) or not {"perspective", "text"} <= value.keys():
+        raise MindError(f'{where}: {name} is not an object with "perspective" and "text"')
+    perspective = text_of(where, f"{name}.perspective", value["perspective"])
+    place = f"{name}.text"
+    return perspective, _without_answer_line(
+        where, place, whole_text(where, place, text_of(where, place, value["text"]))
+    )
+
+
+def _source(where: str, value: Mapping[str, Any]) -> str | None:
+    source = value.get("source")
+    return None if source is None else text_of(where, "source", source)

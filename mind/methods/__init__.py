@@ -8,27 +8,52 @@ from typing import Any
 
 from mind.config import MindConfig
 from mind.errors import MindError, require
+from mind.methods.edit import Edit
+from mind.methods.kd import Kd
+from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method
 from mind.methods.mind import Mind
+from mind.methods.presets import PRESETS, with_preset
+from mind.methods.redi import Redi
+from mind.methods.sbs import Sbs
 from mind.methods.sft import Sft
+from mind.methods.taid import Taid
 from mind.typed_json import build, described, read_json
 
-METHODS: dict[str, type[Method]] = {"mind": Mind, "sft": Sft}
-"""What `mind train --method` and `MindConfig.method` take."""
+METHODS: dict[str, type[Method]] = {
+    "edit": Edit,
+    "kd": Kd,
+    "mcc-kd": MccKd,
+    "mind": Mind,
+    "redi": Redi,
+    "sbs": Sbs,
+    "sft": Sft,
+    "taid": Taid,
+}
+"""What `mind train --method` and `MindConfig.method` take, beside the names of PRESETS."""
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method; raises MindError, with the names of those there are, for another name."""
+    """The class of a method or preset; raises MindError, with the names of those there are, for another name."""
+    if name in PRESETS:
+        name = PRESETS[name].method
     if name not in METHODS:
-        raise MindError(f"method is {name!r}: expected one of {', '.join(sorted(METHODS))}")
+        raise MindError(f"method is {name!r}: expected one of {', '.join(sorted([*METHODS, *PRESETS]))}")
     return METHODS[name]
 
 
-def with_options(config: MindConfig) -> MindConfig:
-    """`config` with the options of its method: their defaults, if it has none.
+def method_title(name: str) -> str:
+    """The name in reports of a method or preset."""
+    return PRESETS[name].title if name in PRESETS else method_class(name).title
 
-    Raises MindError for a method that there is not, and for options of another one.
+
+def with_options(config: MindConfig) -> MindConfig:
+    """`config` with the options of its method: their defaults, if it has none; those that a preset fixes.
+
+    Raises MindError for a method that there is not, for options of another one, and for options that a preset fixes at
+    another value.
     """
+    config = with_preset(config)
     return dataclasses.replace(config, options=method_class(config.method).options_in(config))
 
 

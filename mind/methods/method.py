@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mind.batches.cross_entropy import rationale_means
+from mind.batches.cross_entropy import cross_entropy, rationale_means, row_weights
 from mind.batches.prompt_sharing import attention_and_pack_options
 from mind.batches.steps import plan_steps
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
+from mind.methods.sequences import Sequences
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Section
 from mind.student.adapters import check_adapters
@@ -35,6 +36,8 @@ from mind_kernels import Head, RowStats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mind.report.reading import Metrics
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,11 @@ class MethodContext:
         tokenizer: PreTrainedTokenizerBase,
         questions: Sequence[Question],
         others: Sequence[TokenizedQuestion] = (),
+        method: type[Method] | None = None,
     ) -> MethodContext:
         """Tokenizes the questions, plans the steps, and chooses attention and packing, for the `others` too.
+
+        `method` may leave out questions that it cannot train on.
 
         Raises MindError for questions that do not fit into the configured lengths, for an attention that is not there
         and for adapters that cannot be trained or merged.
@@ -73,6 +79,9 @@ class MethodContext:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         data, rows = config.data, embedding_rows(model)
         tokenized = tokenize(questions, tokenizer, data.perspectives, config.student.max_length, rows)
+        if method is not None:
+            chosen = method.choose(config, questions, tokenized, Sequences(config, model, tokenizer))
+            questions, tokenized = [questions[q] for q in chosen], [tokenized[q] for q in chosen]
         steps = plan_steps(tokenized, config.train)
         attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *others], device)
         return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options)
@@ -89,6 +98,8 @@ class Step:
 
     number: int
     """From 0."""
+    epoch: int
+    """How many times all questions have been trained on before, from 0."""
     questions: Sequence[TokenizedQuestion]
     observe: Callable[[Tensor], Tensor]
     """chosen (Q, K) bool -> the student's mean NLL per token on each chosen rationale (Q, K), float64 on the CPU, nan
@@ -154,6 +165,11 @@ class Method(ABC):
     title: ClassVar[str]
     """The method's name in reports."""
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the columns of a step's tables (Q, K): the perspectives, unless the method trains on others."""
+        return self.context.config.data.perspectives
+
     def __init__(self, context: MethodContext) -> None:
         """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device."""
         self.context = context
@@ -173,6 +189,20 @@ class Method(ABC):
         )
         return config.options
 
+    @classmethod
+    def choose(
+        cls,
+        config: MindConfig,
+        questions: Sequence[Question],
+        tokenized: Sequence[TokenizedQuestion],
+        sequences: Sequences,
+    ) -> Sequence[int]:
+        """The questions, as indices, that the method can train on; here all.
+
+        Raises MindError if it can train on none, with what they lack.
+        """
+        return range(len(questions))
+
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
         """What it reads beside the questions and the student, which a resumed run must find as it was.
 
@@ -191,7 +221,6 @@ class Method(ABC):
     def prepare(self, step: Step) -> StepPlan:
         """What to compute in this step. Several processes call it with the same step and need the same plan."""
 
-    @abstractmethod
     def loss(
         self,
         hidden: Tensor,  # (N, D)
@@ -199,7 +228,9 @@ class Method(ABC):
         batch: MicroBatch,
         plan: StepPlan,
     ) -> LossTerms:
-        """The share of a micro-batch in the step's loss, and its statistics.
+        """The share of a micro-batch in the step's loss, and its statistics. Here: the weighted cross-entropy,
+
+            mean over the step's Q questions of sum_k w_qk CE_qk
 
         Args:
             hidden: the student's last hidden states of the micro-batch's labeled rows, with a graph.
@@ -207,6 +238,16 @@ class Method(ABC):
             batch: what the rows predict, and which rationale each belongs to.
             plan: what `prepare` returned.
         """
+        objective = self.context.config.objective
+        loss, rows = cross_entropy(
+            hidden,
+            head,
+            batch,
+            row_weights(plan.weights, batch, hidden),
+            gradient_threshold=objective.gradient_threshold,
+            backend=objective.backend,
+        )
+        return LossTerms.of(loss, rows, batch)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         """Called after the last backward pass of a step, before the optimizer moves the student.
@@ -218,6 +259,11 @@ class Method(ABC):
                 or observed; nan elsewhere.
         """
         return StepMetrics()
+
+    @classmethod
+    def asks_with(cls, config: MindConfig) -> str:
+        """What precedes a question where the trained student is asked for its answer."""
+        return ""
 
     def networks(self) -> Mapping[str, nn.Module]:
         """Modules that the method trains beside the student, by name.
@@ -247,3 +293,8 @@ class Method(ABC):
     def sections(cls, config: MindConfig) -> Sequence[Section]:
         """What the report shows of a run, before the section on the machine."""
         return (STUDENT,)
+
+    @classmethod
+    def remarks(cls, config: MindConfig, metrics: Metrics) -> Sequence[str]:
+        """Sentences on what looks wrong in the metrics of a run, for its log and its report."""
+        return ()

@@ -26,13 +26,14 @@ SHOWN_CHARACTERS = 1_200
 """A longer text is cut there, with a note."""
 
 
-def write_report(folder: RunFolder, method: str, sections: Sequence[Section]) -> Path:
+def write_report(folder: RunFolder, method: str, sections: Sequence[Section], remarks: Sequence[str] = ()) -> Path:
     """Writes the report of a run whole or not at all, and returns its path.
 
     Args:
         folder: the run; what an interrupted one lacks is said in the report.
         method: the name of its method, for the title.
         sections: what the method shows; the section on the machine follows them.
+        remarks: sentences on what looks wrong in the run.
 
     Raises:
         MindError: names the missing configuration or metrics, the file and line of malformed JSON, or says that there
@@ -52,8 +53,8 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section]) ->
         perspectives=perspectives, steps=len(metrics.steps), window=pictures.window,
         bin_size=math.ceil(len(metrics.steps) / DRAWN_POINTS), headlines=headline_rows(table, metrics), table=table,
         samples=answers.samples(), evaluation=evaluation, sections=shown, work=work_table(work) if work else [],
-        page_colors=PAGE_COLORS, notes=list(metrics.notes.values()), status=status_rows(status), config=flat(config),
-        origin=origin_rows(folder.read_starts(), folder.read_inputs()),
+        page_colors=PAGE_COLORS, notes=[*metrics.notes.values(), *remarks], status=status_rows(status),
+        config=flat(config), origin=origin_rows(folder.read_starts(), folder.read_inputs()),
     )  # fmt: skip
     with replacing(folder.report) as file:
         file.write(page)

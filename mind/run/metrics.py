@@ -120,17 +120,23 @@ def row_metrics(totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
 
 
 def step_work(
-    questions: Sequence[TokenizedQuestion], pack_options: PackOptions, trained: int, observed: int
+    questions: Sequence[TokenizedQuestion],
+    pack_options: PackOptions,
+    trained: int,
+    observed: int,
+    teacher_scored: int = 0,
 ) -> dict[str, int]:
     """Tokens of the trunk that a step would take, saving by saving, and what it took.
 
     padded: every sequence in a row of the longest one's length, all with a backward pass, which is a naive step;
     packed: without the padding; shared: with each prompt once, where this run shares them; trained and observed: those
-    that were computed with a backward pass and without.
+    that were computed with a backward pass and without; teacher_scored: those of a teacher model's trunk, if there is
+    one.
     """
     padded, packed = naive_tokens(questions)
     shared = sum(map(question_tokens, questions)) if pack_options.share_prompts else packed
-    return {"padded": padded, "packed": packed, "shared": shared, "trained": trained, "observed": observed}
+    work = {"padded": padded, "packed": packed, "shared": shared, "trained": trained, "observed": observed}
+    return work | ({"teacher_scored": teacher_scored} if teacher_scored else {})
 
 
 class ProgressBar(TrainerCallback):

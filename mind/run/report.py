@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from mind.methods import load_run_config, method_class
+from mind.methods import load_run_config, method_class, method_title
 from mind.report.page import write_report
+from mind.report.reading import Metrics
 from mind.run_folder import RunFolder
 
 
@@ -15,5 +17,12 @@ def write_run_report(folder: RunFolder) -> Path:
     Raises MindError for a folder without configuration or metrics, and for files of it that are malformed.
     """
     config = load_run_config(folder.config)
-    method = method_class(config.method)
-    return write_report(folder, method.title, method.sections(config))
+    return write_report(
+        folder, method_title(config.method), method_class(config.method).sections(config), run_remarks(folder)
+    )
+
+
+def run_remarks(folder: RunFolder) -> Sequence[str]:
+    """What looks wrong in the metrics of a run, by its method."""
+    config = load_run_config(folder.config)
+    return method_class(config.method).remarks(config, Metrics(folder.metrics))

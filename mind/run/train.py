@@ -29,7 +29,7 @@ from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
 from mind.run.data import RunData, described_data, load_data, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
-from mind.run.report import write_run_report
+from mind.run.report import run_remarks, write_run_report
 from mind.run.resume import check_extension, check_inputs, input_places, inputs_of, saved_config
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
@@ -114,9 +114,10 @@ def _prepared(config: MindConfig, data: RunData | None) -> _Run:
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     for questions in data.evaluation.values():
         evaluation_prompts(model, tokenizer, questions, config.evaluation)  # faults are said before anything is written
-    context = MethodContext.build(config, model, tokenizer, data.train, heldout)
+    chosen = method_class(config.method)
+    context = MethodContext.build(config, model, tokenizer, data.train, heldout, chosen)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
-    method = method_class(config.method)(context)
+    method = chosen(context)
     return _Run(method, data, heldout, inputs_of(data, heldout, method))
 
 
@@ -147,6 +148,8 @@ def _train(run: _Run, folder: RunFolder, started: float) -> RunFolder:
     _save_student(trainer)  # merges LoRA into the model, so nothing looks at the adapters after it
     folder.write_status(_status(trainer, train_s, parameters))
     write_run_report(folder)
+    for remark in run_remarks(folder):
+        tell(f"note: {remark}")
     return folder
 
 

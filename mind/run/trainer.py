@@ -82,7 +82,7 @@ class MethodTrainer(Trainer):
         not."""
         self.context, self.method = context, method
         self.folder = RunFolder(context.config.output)
-        self.meter = StepMeter(context.config.data.perspectives)
+        self.meter = StepMeter(method.slots)
         self._gradients_checked = False
         self._steps = PlannedSteps(context)
         self._rate_factors = rate_factors(context.config.train, len(context.steps))
@@ -181,7 +181,13 @@ class MethodTrainer(Trainer):
             loss=totals["loss"],
             questions=len(plan.questions),
             tokens=int(totals["rows"]),
-            work=step_work(plan.questions, self.context.pack_options, int(totals["trained_tokens"]), observed),
+            work=step_work(
+                plan.questions,
+                self.context.pack_options,
+                int(totals["trained_tokens"]),
+                observed,
+                int(totals.get("teacher_scored", 0)),
+            ),
             seconds=time.perf_counter() - started,
         )
         return torch.tensor(totals["loss"], device=self.args.device)
@@ -197,7 +203,9 @@ class MethodTrainer(Trainer):
             tokens += int(totals["observed_tokens"])
             return l_real
 
-        plan = self.method.prepare(Step(self.state.global_step, questions, observe))
+        step = self.state.global_step
+        epoch = self._questions_until[step] // len(self.context.tokenized)
+        plan = self.method.prepare(Step(step, epoch, questions, observe))
         return plan, tokens
 
     def _compute(self, student: nn.Module, plan: StepPlan) -> tuple[dict[str, float], Tensor]:

@@ -45,8 +45,27 @@ def _unread(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "train.max_steps is set", ("train.epochs",)
     if not _warms_up(train):
         yield f"train.lr_scheduler {train.lr_scheduler} has no warm-up", ("train.warmup_ratio",)
+    yield from _unread_of_metanet(config)
     if config.metanet.warmup_epochs == 0:
         yield "metanet.warmup_epochs is 0", ("metanet.warmup_questions", "metanet.warmup_learning_rate")
+
+
+def _unread_of_metanet(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    metanet = config.metanet
+    reason = f"metanet.scores is {metanet.scores}"
+    if metanet.scores != "table":
+        yield reason, ("metanet.table_decay",)
+    if metanet.scores not in ("metanet", "shuffled"):
+        read = {"scores", "anchor", *(("table_decay", "feedback") if metanet.scores == "table" else ())}
+        names = {f"metanet.{field.name}" for field in dataclasses.fields(metanet) if field.name not in read}
+        yield reason, tuple(sorted(names))
+    if metanet.scores == "uniform":
+        yield reason, ("objective.beta", "objective.tau_student", "metanet.anchor")
+    if metanet.learning_rate is not None:
+        yield "metanet.learning_rate is set", ("metanet.learning_rate_ratio",)
+    if not metanet.joint:
+        joint = ("learning_rate", "learning_rate_ratio", "accumulation", "feedback", "ema")
+        yield "metanet.joint is off", tuple(f"metanet.{name}" for name in joint)
 
 
 def _warms_up(train: TrainConfig, steps: int = 100) -> bool:

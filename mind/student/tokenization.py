@@ -104,6 +104,11 @@ class Chat:
         self._check_rows(place, [self.end_id])
         return [*ids, self.end_id]
 
+    def end(self) -> list[int]:
+        """Token ids of the end of the turn, behind a rationale without an answer line."""
+        ids = self._continue("the end of a turn", self.template.end, _CONTEXTS) if self.template.end else []
+        return ids if self.template.end_token else [*ids, self.end_id]
+
     def text(self, text: str) -> list[int]:
         """Token ids of a text on its own, outside the template."""
         return self._encode(f"the text {text[:40]!r}", text)

@@ -53,6 +53,7 @@ def train_line(step: int, noise: random.Random, names: list[str]) -> dict:
         "score": {n: 0.8 - 0.03 * k + noise.gauss(0, 0.01) for k, n in enumerate(names)},
         "alpha": {n: max(0.0, 0.2 - 0.02 * k + noise.gauss(0, 0.01)) for k, n in enumerate(names)},
         "selected_share": {n: share[k] for k, n in enumerate(names)}, "selected": 4 + noise.gauss(0, 0.5),
+        "alpha_entropy": 1.2 + noise.gauss(0, 0.1),
         "learning_rate": 1e-4 * (1 - step / 80), "meta_learning_rate": 1e-5 * (1 - step / 80), "grad_norm": 1.0,
         "tokens": 4096, "tokens_per_s": 2100 + noise.gauss(0, 60), "peak_rss_mib": 2200 + step, "peak_gpu_mib": 900.0,
         "step_s": 2.0, "dropped_mass": 0.0, "work": WORK,

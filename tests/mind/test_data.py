@@ -11,7 +11,7 @@ import pytest
 from mind.curation.importing import import_perspectives, import_rationales
 from mind.data.questions import load_questions, save_questions, split_heldout
 from mind.errors import MindError
-from mind.records import Question, Rationale
+from mind.records import Question, Rationale, WrongRationale
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is not next to the repository")
@@ -219,6 +219,7 @@ def test_an_import_keeps_right_rationales_and_counts_the_others(write):
         "rationales_duplicate": 1,
         "rationales_no_answer": 1,
         "rationales_wrong_answer": 2,
+        "rationales_kept_as_wrong": 0,
         "rationales_over_the_limit": 1,
         "rationales_of_dropped_questions": 1,
     }
@@ -270,3 +271,30 @@ def test_the_svamp_rationales_are_imported(tmp_path):
 )
 def test_the_evaluation_files_load(name, rows):
     assert len(load_questions(DATA / name)) == rows
+
+
+def test_an_import_keeps_wrong_rationales_if_they_are_wanted(write):
+    texts = ["5 + 7 = 12.\n#### 12", "5 + 7 = 13.\n#### 13", "Twelve: 12.\n#### 12", "5 + 6 = 11.\n#### 11"]
+    path = write({"id": "a", "question": "5 + 7?", "answer": "12", "rationales": texts})
+    for keep_wrong, expected in ((0, 0), (1, 1), (9, 2)):
+        (question,), report = import_rationales(path, keep_wrong=keep_wrong)
+        wrong = (WrongRationale("path-1", "5 + 7 = 13.", "13"), WrongRationale("path-2", "5 + 6 = 11.", "11"))
+        assert question.wrong_rationales == wrong[:expected]
+        assert (report.rationales_kept_as_wrong, report.rationales_wrong_answer) == (expected, 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("x", '"wrong_rationales" is not a list of {"perspective", "text", "answer"}'),
+        ([{"perspective": "p", "text": "t"}], 'wrong_rationales[0] has no "answer", the wrong one that it states'),
+        ([{"text": "t", "answer": "1"}], 'wrong_rationales[0] is not an object with "perspective" and "text"'),
+        ([{"perspective": "p", "text": "t", "answer": " "}], '"wrong_rationales[0].answer" is empty'),
+        ([{"perspective": "p", "text": "t", "answer": "1", "source": 3}], '"source" is 3: expected a string'),
+    ],
+)
+def test_wrong_rationales_that_are_none_are_told(write, wrong, message):
+    path = write({"id": "a", "question": "5 + 7?", "answer": "12", "wrong_rationales": wrong})
+    with pytest.raises(MindError) as error:
+        load_questions(path)
+    assert message in str(error.value)

@@ -16,11 +16,11 @@ from sample_records import make_response, make_verdict
 from mind.answer_line import suffix
 from mind.curation.filter import FilterConfig, filter_responses, load_pass_rates
 from mind.curation.result import FATES, REASONS, perspective_order
-from mind.curation.similarity import ngram_sets, similarities
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
-from mind.records import Question, Rationale
+from mind.records import Question, Rationale, WrongRationale
+from mind.similarity import ngram_sets, similarities
 from mind.word_problems import generate
 
 QUESTION = Question("q", "Ann has 5 pears and buys 7 more. How many pears has she?", "12")
@@ -57,7 +57,10 @@ def test_the_best_case_keeps_everything_in_the_papers_order_without_answer_lines
         for r in reversed(q.rationales)
     ]
     result = run(responses, questions=[dataclasses.replace(q, rationales=()) for q in questions])
-    assert result.questions == tuple(questions)
+    named = [tuple(dataclasses.replace(r, source="m") for r in q.rationales) for q in questions]
+    assert [(q.id, q.rationales) for q in result.questions] == [
+        (q.id, rationales) for q, rationales in zip(questions, named, strict=True)
+    ]
     assert result.dropped == []
     assert result.kept == [(q.id, r.perspective, 0) for q in questions for r in q.rationales]
     assert result.as_dict()["questions"] == {"kept": 6, "no response": 0, "too few left": 0, "easy question": 0}
@@ -186,9 +189,9 @@ def test_one_a_perspective_and_the_most_diverse_ones():
     result = run(responses)
     assert reasons(result) == {("analogy", 0): "not selected"}
     assert result.questions[0].rationales == (
-        Rationale("planning", responses[2].text.partition("\n")[0]),
-        Rationale("analogy", UNLIKE[1]),
-        Rationale("socratic", UNLIKE[3]),
+        Rationale("planning", responses[2].text.partition("\n")[0], "m"),
+        Rationale("analogy", UNLIKE[1], "m"),
+        Rationale("socratic", UNLIKE[3], "m"),
     )
     two = run(responses, FilterConfig(keep=2))
     assert two.kept == [("q", "planning", 0), ("q", "analogy", 1)]
@@ -482,3 +485,26 @@ def test_records_are_what_the_trainer_reads(tmp_path):
     save_questions(result.questions, tmp_path / "mine.jsonl")
     read = load_questions(tmp_path / "mine.jsonl", perspectives=PAPER_PERSPECTIVES, require_rationales=True)
     assert tuple(read) == result.questions
+
+
+def test_wrong_rationales_are_kept_if_they_are_wanted():
+    responses = [response(), response("planning", 0, UNLIKE[1])]
+    wrong = [
+        response("socratic", 0, UNLIKE[2], answer="13"),
+        response("socratic", 1, UNLIKE[2], answer="13"),  # a duplicate
+        response("analogy", 1, UNLIKE[3], answer="13", finish_reason="length"),  # cut off
+        response("planning", 1, "The answer is 12. " + UNLIKE[3], answer="13"),  # says that it knows the answer
+        response("contrastive", 0, UNLIKE[3], answer="11"),
+    ]
+    verdicts = {
+        r.key: dataclasses.replace(make_verdict(r.key, "wrong"), extracted=r.text.rpartition(" ")[2]) for r in wrong
+    }
+    found = run(responses + wrong, FilterConfig(keep_wrong=8), verdicts=verdicts)
+    assert found.questions[0].wrong_rationales == (
+        WrongRationale("socratic", UNLIKE[2], "13", "m"),
+        WrongRationale("contrastive", UNLIKE[3], "11", "m"),
+    )
+    one = run(responses + wrong, FilterConfig(keep_wrong=1), verdicts=verdicts)
+    assert one.questions[0].wrong_rationales == found.questions[0].wrong_rationales[:1]
+    none = run(responses + wrong, verdicts=verdicts)
+    assert none.questions[0].wrong_rationales == () and none.outcomes == found.outcomes

@@ -104,13 +104,13 @@ def last_update(trainer):
 
 
 def average(trainer):
-    for known in trainer.method.calibrator._average.values():
+    for known in trainer.method.scorer.calibrator._average.values():
         known.fill_(INF)
 
 
 def moments(trainer):
     """MetaNet itself stays finite: it stops to learn."""
-    first(trainer.method.calibrator.optimizer.state.values())["exp_avg_sq"].fill_(INF)
+    first(trainer.method.scorer.calibrator.optimizer.state.values())["exp_avg_sq"].fill_(INF)
 
 
 def temperature(trainer):
@@ -124,7 +124,7 @@ def student(trainer):
 
 
 def metanet(trainer):
-    return trainer.method.calibrator.metanet
+    return trainer.method.scorer.calibrator.metanet
 
 
 POISONS = {
@@ -134,7 +134,7 @@ POISONS = {
     "student's gradient": ("sft", gradient(student), "the gradient norm is nan"),
     "student's weight": ("mind", weight(student), r"the loss of questions? sum-\d.* is not finite"),
     "student's weight, infinite": ("sft", weight(student, INF), r"the loss of questions? sum-\d.* is not finite"),
-    "scores": ("mind", weight(metanet), r"MetaNet's scores of questions? sum-\d.* are not finite"),
+    "scores": ("mind", weight(metanet), r"the scores of questions? sum-\d.* are not finite"),
     "weights alpha": ("mind", temperature, r"alpha, the weights of questions? sum-\d.* are not finite"),
     "L_meta's gradient": ("mind", gradient(metanet), "L_meta, which calibrates MetaNet, is .*'s norm nan"),
     "moving average": ("mind", average, "L_meta, which calibrates MetaNet, is (nan|inf)"),

@@ -18,7 +18,7 @@ from mind.report.tables import evaluation_table, status_rows
 from mind.run.report import write_run_report
 from mind.run_folder import RunFolder
 
-PICTURES = 13
+PICTURES = 14
 
 
 def page_of(run: Path) -> str:

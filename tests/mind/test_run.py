@@ -20,7 +20,7 @@ from tiny import NAMES
 
 from mind.cli import main
 from mind.config import flat
-from mind.methods import METHODS
+from mind.methods import METHODS, PRESETS
 
 
 def state_of(folder):
@@ -283,7 +283,9 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder
     expect_error([*arguments, "--student.attention", "flash_attention_2"], capsys, "flash_attention_2", "installed")
     expect_error([*arguments, "--student.attention", "flex_attention"], capsys, "cannot train with it on a CPU")
     expect_error(
-        [*arguments, "--method", "magic"], capsys, "method is 'magic': expected one of " + ", ".join(sorted(METHODS))
+        [*arguments, "--method", "magic"],
+        capsys,
+        "method is 'magic': expected one of " + ", ".join(sorted([*METHODS, *PRESETS])),
     )
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")

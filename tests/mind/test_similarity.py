@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mind.curation.similarity import distinct, most_diverse, ngram_sets, similarities
+from mind.similarity import distinct, most_diverse, ngram_sets, similarities
 
 TEXTS = st.lists(st.text(alphabet="abc 1.?\n", max_size=30), max_size=8)
 
@@ -100,7 +100,7 @@ def test_every_group_is_represented_up_to_the_limit(texts, groups, keep):
 
 
 def test_sets_are_the_same_in_every_process():
-    code = "from mind.curation.similarity import ngram_sets; print(ngram_sets(['a b c d', 'b c d e', 'x'], 2))"
+    code = "from mind.similarity import ngram_sets; print(ngram_sets(['a b c d', 'b c d e', 'x'], 2))"
     told = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -120,7 +120,7 @@ def every_question(trainer):
 
 def scores_of(trainer, questions):
     with torch.no_grad():
-        return trainer.method.scores(questions, present_rationales(questions, 3))
+        return trainer.method.scorer.scores(questions, present_rationales(questions, 3))
 
 
 def record_steps(trainer):
@@ -291,8 +291,8 @@ def test_selection_is_between_one_and_all(tmp_path):
 def test_metanet_learns_from_the_meta_loss_alone(tmp_path):
     """alpha is detached: nothing of the student's backward reaches MetaNet."""
     trainer = build_trainer(tmp_path, metanet=MetaNetConfig(width=16, accumulation=100))
-    questions, metanet = every_question(trainer), trainer.method.calibrator.metanet
-    scores = trainer.method.scores(questions, present_rationales(questions, 3))
+    questions, metanet = every_question(trainer), trainer.method.scorer.calibrator.metanet
+    scores = trainer.method.scorer.scores(questions, present_rationales(questions, 3))
     _, l_real = plain_objective(copy.deepcopy(trainer.model), questions, plain_weights(trainer, questions), 0.5)
     loss = meta_loss(scores, l_real, ~l_real.isnan(), 1.0)
     expected = torch.autograd.grad(loss, list(metanet.parameters()))
@@ -326,7 +326,7 @@ def test_memory_settings_do_not_change_the_result(tmp_path):
 
 def test_training_lowers_the_loss_and_moves_metanet(tmp_path):
     trainer = build_trainer(tmp_path, dtype=torch.float32, max_steps=20, learning_rate=3e-3)
-    before = copy.deepcopy(trainer.method.calibrator.metanet.state_dict())
+    before = copy.deepcopy(trainer.method.scorer.calibrator.metanet.state_dict())
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert len(rows) == 20 and rows[-1]["loss"] < 0.8 * rows[0]["loss"]
@@ -346,7 +346,7 @@ def test_training_lowers_the_loss_and_moves_metanet(tmp_path):
         "grad_norm",
         "work/trained",
     } <= set(rows[0])
-    after = trainer.method.calibrator.metanet.state_dict()
+    after = trainer.method.scorer.calibrator.metanet.state_dict()
     assert any(not torch.equal(before[name], value) for name, value in after.items())
 
 

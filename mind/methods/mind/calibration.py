@@ -4,6 +4,10 @@
 
 MetaNet learns from L_meta alone. The inertia is a smaller learning rate and a larger window of gradient accumulation
 than the student's, and optionally an exponential moving average of L_real.
+
+Scores lie in (0, 1), losses in nats: where they differ by several nats between the rationales of a question, no scores
+reach the target, and MetaNet saturates; where they differ by hundredths, any scores will do. With `metanet.spread`
+[ours] L_real is measured in units of its own spread.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from mind.config import MetaNetConfig
 from mind.errors import NotFiniteError
 from mind.finite import require_finite
 from mind.methods.mind.metanet import MetaNet
+
+# Of the variance by which L_real is measured: that of the last ten steps, about.
+_SPREAD_DECAY = 0.9
 
 
 def meta_loss(
@@ -36,6 +43,32 @@ def meta_loss(
     return (log_p.exp() * difference).sum(dim=1).mean()
 
 
+def moving_average(
+    average: dict[str, Tensor],
+    ids: Sequence[str],  # of Q questions
+    l_real: Tensor,  # (Q, K)
+    decay: float,
+) -> Tensor:  # (Q, K)
+    """Takes the latest losses into the `average` (K,) of each question; nan where a loss was never known."""
+    rows = []
+    for name, latest in zip(ids, l_real, strict=True):
+        before = average.get(name, latest).to(latest)
+        mixed = torch.where(before.isnan(), latest, decay * before + (1 - decay) * latest)
+        average[name] = torch.where(latest.isnan(), before, mixed).detach()
+        rows.append(average[name])
+    return torch.stack(rows)
+
+
+def mean_variance(l_real: Tensor) -> float:
+    """The variance of L_real (Q, K) within a question, nan where it is not known, in the mean of the questions of which
+    at least two losses are known; nan if there is none."""
+    known = ~l_real.isnan()
+    count = known.sum(1, keepdim=True)
+    mean = l_real.nansum(1, keepdim=True) / count
+    squares = torch.where(known, l_real - mean, 0).double().square().sum(1) / count[:, 0]
+    return float(squares[count[:, 0] >= 2].mean())
+
+
 class Calibrator:
     """MetaNet with its own optimizer, its window of accumulated gradients and the history of L_real."""
 
@@ -46,6 +79,7 @@ class Calibrator:
         self.optimizer = torch.optim.AdamW(metanet.parameters(), lr=learning_rate, weight_decay=0.0)
         self._steps_in_window = 0
         self._average: dict[str, Tensor] = {}  # question id -> (K,) moving average of L_real
+        self._variance = math.nan  # of L_real within a question, of the latest questions
 
     def add_feedback(
         self,
@@ -65,6 +99,8 @@ class Calibrator:
         Raises NotFiniteError if L_meta or its gradient is nan or infinite.
         """
         smoothed = self._smoothed(ids, l_real)
+        self._follow_spread(l_real)
+        smoothed = self._in_units(smoothed)
         loss = meta_loss(scores, smoothed, ~smoothed.isnan(), self.config.tau)
         loss.backward()
         gradients = [parameter.grad for parameter in self.metanet.parameters() if parameter.grad is not None]
@@ -104,6 +140,8 @@ class Calibrator:
         """
         optimizer = torch.optim.AdamW(self.metanet.parameters(), lr=self.config.warmup_learning_rate, weight_decay=0.0)
         generator = torch.Generator().manual_seed(seed)
+        self._follow_spread(torch.where(present, l_real, torch.nan))
+        l_real = self._in_units(l_real)
         history = []
         for _ in range(self.config.warmup_epochs):
             total = 0.0
@@ -120,16 +158,19 @@ class Calibrator:
         return history
 
     def _smoothed(self, ids: Sequence[str], l_real: Tensor) -> Tensor:
-        decay = self.config.ema
-        if decay == 0:
+        return l_real if self.config.ema == 0 else moving_average(self._average, ids, l_real, self.config.ema)
+
+    def _follow_spread(self, l_real: Tensor) -> None:
+        latest = mean_variance(l_real)
+        if math.isnan(self._variance):
+            self._variance = latest
+        elif not math.isnan(latest):
+            self._variance += (1 - _SPREAD_DECAY) * (latest - self._variance)
+
+    def _in_units(self, l_real: Tensor) -> Tensor:
+        if self.config.spread is None:
             return l_real
-        rows = []
-        for name, latest in zip(ids, l_real, strict=True):
-            before = self._average.get(name, latest).to(latest)
-            mixed = torch.where(before.isnan(), latest, decay * before + (1 - decay) * latest)
-            self._average[name] = torch.where(latest.isnan(), before, mixed).detach()
-            rows.append(self._average[name])
-        return torch.stack(rows)
+        return l_real * (self.config.spread / math.sqrt(self._variance) if self._variance > 0 else 0.0)
 
     def _step(self, optimizer: torch.optim.Optimizer, losses: int) -> None:
         for parameter in self.metanet.parameters():
@@ -150,6 +191,7 @@ class Calibrator:
             "gradients": gradients,
             "steps_in_window": self._steps_in_window,
             "average": self._average,
+            "variance": self._variance,
         }
         _require_finite(state)
         return state
@@ -164,8 +206,9 @@ class Calibrator:
             parameter.grad = None if gradient is None else gradient.to(parameter)
         self._steps_in_window = state["steps_in_window"]
         self._average = dict(state["average"])
+        self._variance = state.get("variance", math.nan)  # older versions did not need it
 
 
 def _require_finite(state: Mapping[str, Any]) -> None:
     average = {name: known[~known.isnan()] for name, known in state["average"].items()}  # nan: never computed
-    require_finite({**state, "average": average}, "the calibrator's")
+    require_finite({**state, "average": average, "variance": 0.0}, "the calibrator's")

@@ -17,9 +17,13 @@ class MetaNet(nn.Module):
     The sigmoid is ours: with negative scores the rule s_k >= beta * max_j s_j would select nothing.
     """
 
-    def __init__(self, features: int, perspectives: int, width: int = 128, heads: int = 4) -> None:
-        """`features` is the encoder's width F, `perspectives` K, `width` that of the aligned vectors."""
+    def __init__(
+        self, features: int, perspectives: int, width: int = 128, heads: int = 4, *, synergy: bool = True
+    ) -> None:
+        """`features` is the encoder's width F, `perspectives` K, `width` that of the aligned vectors. Without `synergy`
+        each perspective stands in for what it would see of the others: the shapes stay."""
         super().__init__()
+        self._sees_others = synergy
         # Mean-pooled hidden states have a few coordinates hundreds of times larger than the rest.
         self.align = nn.Sequential(
             nn.LayerNorm(features), nn.Linear(features, width), nn.GELU(), nn.Linear(width, width)
@@ -43,7 +47,9 @@ class MetaNet(nn.Module):
     def _scores(self, question: Tensor, rationales: Tensor, present: Tensor) -> Tensor:
         aligned_question = self.align(question)[:, None].expand(-1, rationales.shape[1], -1)
         aligned = self.align(rationales) + self.perspective
-        synergy, _ = self.synergy(aligned, aligned, aligned, key_padding_mask=~present, need_weights=False)
+        synergy = aligned
+        if self._sees_others:
+            synergy, _ = self.synergy(aligned, aligned, aligned, key_padding_mask=~present, need_weights=False)
         combined = self.combine(torch.cat([aligned_question, aligned, synergy], dim=-1))
         scores = torch.cat([head(combined[:, k]) for k, head in enumerate(self.scores)], dim=-1).sigmoid()
         return torch.where(present, scores, 0)

@@ -8,130 +8,101 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from mind.batches.cross_entropy import rationale_losses
 from mind.batches.packing import present_rationales
 from mind.config import MindConfig
 from mind.errors import NotFiniteError
-from mind.files import cache_folder
 from mind.finite import named_questions
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
-from mind.methods.mind.calibration import Calibrator
-from mind.methods.mind.features import Encoder, Features, SentenceEncoder, StudentEncoder, build_features
-from mind.methods.mind.metanet import MetaNet
-from mind.methods.mind.objective import select, student_loss
-from mind.methods.mind.report import sections
-from mind.progress import Progress
-from mind.records import MicroBatch, TokenizedQuestion
+from mind.methods.mind.objective import anchored, select, student_loss
+from mind.methods.mind.report import remarks, sections
+from mind.methods.mind.scorers import SCORERS, Scored
+from mind.records import MicroBatch
 from mind.report.charts import Section
 from mind_kernels import Head
+
+if TYPE_CHECKING:
+    from mind.report.reading import Metrics
 
 
 @dataclass(frozen=True, eq=False)
 class MindPlan(StepPlan):
     """`weights` are alpha, `trained` is I_dyn."""
 
-    scores: Tensor
-    """(Q, K), of MetaNet, with its graph."""
+    scored: Scored
     present: Tensor
     """(Q, K) bool, on the CPU: the rationales that there are."""
 
 
 class Mind(Method):
-    """MetaNet selects and weighs the rationales, the student's losses on them teach MetaNet."""
+    """Scores select and weigh the rationales; MetaNet's, which the student's losses teach, or others."""
 
     title = "MIND"
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
-        config = context.config
-        encoder = _encoder(context)
-        self._encoder_name = encoder.name
-        self.features = _features(context, encoder)
-        torch.manual_seed(config.train.seed)  # the same MetaNet whether the run is new or resumed
-        width = self.features.question.shape[1]
-        metanet = MetaNet(width, context.perspectives, config.metanet.width, config.metanet.synergy_heads)
-        self.calibrator = Calibrator(metanet, config.metanet, config.metanet_learning_rate)
-        self._index = {question.id: q for q, question in enumerate(context.tokenized)}
+        self.scorer = SCORERS[context.config.metanet.scores](context)
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
-        source = self.context.config.metanet.encoder
-        return {} if source == "student" else {"metanet.encoder": {"source": source, "sha256": self._encoder_name}}
+        return self.scorer.inputs()
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
-        """MetaNet alone: L_real of the still student on every rationale, once, then epochs over that table."""
-        context, config = self.context, self.context.config
-        if config.metanet.warmup_epochs == 0:
-            return
-        context.model.eval()
-        with Progress("MetaNet warm-up", len(context.tokenized), "question") as bar:
-            losses, tokens = rationale_losses(
-                context.model, context.tokenized, context.perspectives, context.pack_options, bar.update
-            )
-        history = self.calibrator.warm_up(
-            self.features.question, self.features.rationales, tokens > 0, losses, config.train.seed
-        )
-        for epoch, loss in enumerate(history, start=1):
-            yield {"phase": "warmup", "epoch": epoch, "meta_loss": loss}
-
-    def scores(self, questions: Sequence[TokenizedQuestion], present: Tensor) -> Tensor:
-        """MetaNet's scores (Q, K), with its graph, of questions of the run and their `present` (Q, K) rationales."""
-        index = torch.tensor([self._index[question.id] for question in questions])
-        metanet = self.calibrator.metanet
-        inputs = (self.features.question[index], self.features.rationales[index], present)
-        return metanet(*(tensor.to(metanet.perspective.device) for tensor in inputs))
+        return self.scorer.before_training()
 
     def prepare(self, step: Step) -> MindPlan:
         config = self.context.config
         present = present_rationales(step.questions, self.context.perspectives)
-        scores = self.scores(step.questions, present)
-        selected, alpha = select(scores, present.to(scores.device), config.objective.beta, config.objective.tau_student)
-        selected, interval = selected.cpu(), config.metanet.feedback_interval
+        scored = self.scorer.score(step, present)
+        there = present.to(scored.scores.device)
+        scores = anchored(scored.scores, there) if config.metanet.anchor == "max" else scored.scores
+        selected, alpha = select(scores, there, config.objective.beta, config.objective.tau_student)
+        selected, interval = selected.cpu(), config.metanet.feedback_interval if self.scorer.feedback else 0
         # The best score is always selected, unless it is nan.
-        bad = {"MetaNet's scores": ~selected.any(1), "alpha, the weights": ~alpha.isfinite().all(1).cpu()}
+        bad = {"the scores": ~selected.any(1), "alpha, the weights": ~alpha.isfinite().all(1).cpu()}
         for name, rows in bad.items():
             if ids := [step.questions[q].id for q in rows.nonzero().flatten().tolist()]:
                 raise NotFiniteError(f"{name} of {named_questions(ids)} are not finite")
         feedback = interval > 0 and step.number % interval == 0
         observed = present & ~selected if feedback else torch.zeros_like(present)
-        return MindPlan(step.questions, alpha, selected, observed, scores, present)
+        return MindPlan(step.questions, alpha, selected, observed, scored, present)
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
         return student_loss(hidden, head, batch, plan.weights, self.context.config.objective)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         assert isinstance(plan, MindPlan)
-        ids = [question.id for question in plan.questions]
-        meta_loss = self.calibrator.add_feedback(ids, plan.scores, l_real.to(plan.scores))
-        self.calibrator.end_step()
-        tables = {"score": plan.scores, "alpha": plan.weights, "selected_share": plan.trained}
+        own = self.scorer.finish_step(plan.questions, plan.scored, l_real)
+        alpha, selected = plan.weights.cpu().double(), plan.trained.sum(1).double()
+        tables = {"score": plan.scored.scores, "alpha": alpha, "selected_share": plan.trained}
         return StepMetrics(
             means={
                 "sft_loss": totals["sft"],
                 "consistency": totals["consistency"],
                 "jsd": totals["jsd"] / max(1, totals["pairs"]),
-                "meta_loss": meta_loss,
-                "selected": float(plan.trained.sum(1).double().mean()),
+                "selected": float(selected.mean()),
+                "selected_ratio": float((selected / plan.present.sum(1)).mean()),
+                "alpha_entropy": float(torch.special.entr(alpha).sum(1).mean()),
+                **own.means,
             },
             tables={
                 name: torch.where(plan.present, table.detach().cpu().double(), torch.nan)
                 for name, table in tables.items()
             },
-            latest={"meta_learning_rate": self.calibrator.learning_rate},
+            latest=own.latest,
         )
 
     def networks(self) -> Mapping[str, nn.Module]:
-        return {"metanet": self.calibrator.metanet}
+        return self.scorer.networks()
 
     def state_dict(self) -> dict[str, Any]:
-        return self.calibrator.state_dict()
+        return self.scorer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.calibrator.load_state_dict(state)
+        self.scorer.load_state_dict(state)
 
     def progress(self, logs: Mapping[str, Any]) -> str:
         names = self.context.config.data.perspectives
@@ -141,17 +112,6 @@ class Mind(Method):
     def sections(cls, config: MindConfig) -> Sequence[Section]:
         return sections(config)
 
-
-def _encoder(context: MethodContext) -> Encoder:
-    config = context.config
-    if config.metanet.encoder == "student":
-        return StudentEncoder(context.model, context.tokenizer, config.train.pack_length)
-    return SentenceEncoder(config.metanet.encoder)
-
-
-def _features(context: MethodContext, encoder: Encoder) -> Features:
-    config = context.config
-    context.model.eval()
-    texts = sum(1 + len(question.rationales) for question in context.questions)
-    with Progress("MetaNet features", texts, "text") as bar:
-        return build_features(context.questions, config.data.perspectives, encoder, cache_folder(), bar.update)
+    @classmethod
+    def remarks(cls, config: MindConfig, metrics: Metrics) -> Sequence[str]:
+        return remarks(config, metrics)

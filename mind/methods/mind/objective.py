@@ -37,6 +37,15 @@ def select(
     return selected, torch.softmax(logits, dim=1)
 
 
+def anchored(
+    scores: Tensor,  # (Q, K)
+    present: Tensor,  # (Q, K) bool
+) -> Tensor:  # (Q, K)
+    """s - max_j s_j + 1: scores of which the largest is 1. L_meta, and alpha for a given I_dyn, stay as they are."""
+    highest = torch.where(present, scores, -torch.inf).amax(1, keepdim=True)
+    return torch.where(present, scores - highest + 1, 0)
+
+
 def student_loss(
     hidden: Tensor,  # (N, D)
     head: Head,

@@ -1,8 +1,13 @@
-"""What the report shows of a run of MIND."""
+"""What the report shows of a run of MIND, and what it remarks on."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mind.config import MindConfig
 from mind.report.charts import (
@@ -18,10 +23,47 @@ from mind.report.charts import (
     Series,
 )
 
+if TYPE_CHECKING:
+    from mind.report.reading import Metrics
+
+FEWEST_LINES = 8
+"""Of metrics.jsonl, for a remark on how a run went."""
+
 
 def sections(config: MindConfig) -> tuple[Section, Section]:
     """The student, with its objective's parts; MetaNet, with what it selects."""
-    return Section("Student", _student(config)), Section("MetaNet and selection", _metanet(config))
+    return Section("Student", _student(config)), Section("Scores and selection", _metanet(config))
+
+
+def remarks(config: MindConfig, metrics: Metrics) -> list[str]:
+    """What MetaNet or the selection by its scores did not do."""
+    return list(_remarks(config, metrics)) if config.metanet.scores in ("metanet", "shuffled") else []
+
+
+def _remarks(config: MindConfig, metrics: Metrics) -> Iterator[str]:
+    saturated = _known(metrics.series("saturated"))[-FEWEST_LINES:]
+    if len(saturated) and saturated.mean() > 0.5:
+        yield (
+            f"{saturated.mean():.0%} of MetaNet's latest scores are below 0.01 or above 0.99, where they hardly learn: "
+            "the losses differ by more than scores can; metanet.spread scales them"
+        )
+    for phase, when in (("warmup", "in the warm-up"), ("train", "in training")):
+        losses = _known(metrics.series("meta_loss", phase))
+        if len(losses) >= FEWEST_LINES:
+            quarter = len(losses) // 4
+            first, last = losses[:quarter].mean(), losses[-quarter:].mean()
+            if last > 1.1 * first:
+                yield f"L_meta rose {when}, from {first:.3g} to {last:.3g}: MetaNet does not follow the student"
+    shares = map(_known, metrics.by_perspective("selected_share", list(config.data.perspectives)))
+    if len(metrics.steps) >= FEWEST_LINES and all(np.ptp(share) == 0 for share in shares if len(share)):
+        yield (
+            "the selection never changed: each perspective was selected for the same share of the questions "
+            "throughout; objective.beta nearer to 1 with metanet.anchor max makes it narrower"
+        )
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[~np.isnan(values)]
 
 
 def _student(config: MindConfig) -> tuple[Chart, ...]:
@@ -74,6 +116,14 @@ def _metanet(config: MindConfig) -> tuple[Chart, ...]:
             "perspectives",
             f"At 1 only the best perspective is left, at {len(config.data.perspectives)} nothing is filtered; a size "
             "that moves shows that the choice follows the student.",
+            from_zero=True,
+        ),
+        Chart(
+            "alpha_entropy",
+            "Entropy of the weights",
+            "nats",
+            f"At {math.log(len(config.data.perspectives)):.2f} all {len(config.data.perspectives)} rationales have the "
+            "same weight, at 0 a single one has all of it.",
             from_zero=True,
         ),
         Chart(

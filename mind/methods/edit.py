@@ -1,0 +1,135 @@
+"""EDIT (arXiv 2405.19737): learn the key steps by which a right rationale differs from a wrong one.
+
+    L = mean over pairs of a / T+ sum_{t changed} nll(right_t) - b / T- sum_{t changed} nll(wrong_t)
+
+Changed are the tokens that an alignment of the two by edit distance deletes, inserts or replaces; T+ and T- count all
+tokens of a sequence, changed or not, as the authors' code does (their text prints a plain sum). Pairs that differ in
+most tokens say nothing about key steps, so they are left out: the authors have a teacher correct and corrupt texts,
+which changes about one token in twenty.
+
+It is the second stage: the student is fine-tuned on right rationales first. The loss has no lower bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from torch import Tensor
+
+from mind.config import MethodOptions, MindConfig
+from mind.errors import require
+from mind.methods.method import MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.pairs import Pair, PairMethod
+from mind.methods.sequences import Sequences
+from mind.records import Question, TokenizedQuestion
+
+
+@dataclass(frozen=True)
+class EditOptions(MethodOptions):
+    """Of EDIT; alpha and beta are the authors'."""
+
+    alpha: float = 1.0
+    """a: weight of the changed tokens of the right rationale."""
+    beta: float = 0.025
+    """b: weight of those of the wrong one, whose likelihood is lowered; with 0.05 the authors lose all of the gain."""
+    pairs: int = 4
+    """Pairs of a question, at most; those with the smallest changes [ours]."""
+    max_changed: float = 0.5
+    """Largest share of the tokens of either rationale that may be changed [ours]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("alpha", "beta"):
+            require(getattr(self, name) >= 0, f"options.{name} is {getattr(self, name)}: expected a number >= 0")
+        require(self.pairs >= 1, f"options.pairs is {self.pairs}: expected at least 1")
+        require(0 < self.max_changed <= 1, f"options.max_changed is {self.max_changed}: expected a number in (0, 1]")
+
+
+class Edit(PairMethod):
+    """All pairs of a question in each step that has it."""
+
+    Options = EditOptions
+    title = "EDIT"
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        self._pairs = self.all_pairs()
+
+    @classmethod
+    def pairs_of(
+        cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
+    ) -> list[Pair]:
+        """For each wrong rationale the right one that is most like it, with weights 1 where they differ and else 0."""
+        options = cls.options_in(config)
+        assert isinstance(options, EditOptions)
+        every = super().pairs_of(config, question, tokens, sequences)
+        nearest: dict[tuple[int, ...], tuple[float, Pair]] = {}
+        for pair in every:
+            right, wrong = changed_tokens(pair.right.ids, pair.wrong.ids)
+            share = max(sum(right) / len(right), sum(wrong) / len(wrong))
+            marked = Pair(replace(pair.right, weights=_weights(right)), replace(pair.wrong, weights=_weights(wrong)))
+            if share <= options.max_changed and share < nearest.get(pair.wrong.ids, (2.0,))[0]:
+                nearest[pair.wrong.ids] = share, marked
+        closest = sorted(nearest.values(), key=lambda item: item[0])
+        return [pair for _, pair in closest[: options.pairs]]
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return tuple(f"{kind} {number}" for number in range(1, self.options.pairs + 1) for kind in ("right", "wrong"))
+
+    def prepare(self, step: Step) -> StepPlan:
+        options = self.options
+        return self.plan_of(step, options.pairs, self._pairs.__getitem__, options.alpha, -options.beta)
+
+    def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
+        return StepMetrics(
+            {
+                "right_loss": float(l_real[:, 0::2].nanmean()),
+                "wrong_loss": float(l_real[:, 1::2].nanmean()),
+                "pairs": float(plan.trained.sum(1).double().mean() / 2),
+            }
+        )
+
+
+@cache
+def changed_tokens(right: tuple[int, ...], wrong: tuple[int, ...]) -> tuple[list[bool], list[bool]]:
+    """Which tokens of each an alignment with the fewest edits deletes, inserts or replaces.
+
+    Of several such alignments the one that a walk back from the end finds which deletes where it can, else inserts: it
+    keeps more tokens in common than one that replaces first.
+    """
+    distance = _distances(right, wrong)
+    of_right, of_wrong = [False] * len(right), [False] * len(wrong)
+    i, j = len(right), len(wrong)
+    while i or j:
+        here = distance[i, j]
+        if i and here == distance[i - 1, j] + 1:
+            i -= 1
+            of_right[i] = True
+        elif j and here == distance[i, j - 1] + 1:
+            j -= 1
+            of_wrong[j] = True
+        else:
+            i, j = i - 1, j - 1
+            of_right[i] = of_wrong[j] = here != distance[i, j]
+    return of_right, of_wrong
+
+
+def _distances(first: Sequence[int], second: Sequence[int]) -> np.ndarray:
+    """(len(first) + 1, len(second) + 1): the edit distance of the beginnings of both."""
+    columns = np.arange(len(second) + 1)
+    rows = [columns]
+    tokens = np.asarray(second)
+    for number, token in enumerate(first, start=1):
+        above = rows[-1]
+        best = np.minimum(above + 1, np.concatenate([[number], above[:-1] + (tokens != token)]))
+        # An insertion costs 1 per column: the smallest of best[k] + (j - k) over k <= j.
+        rows.append(np.minimum.accumulate(best - columns) + columns)
+    return np.stack(rows)
+
+
+def _weights(changed: Sequence[bool]) -> tuple[float, ...]:
+    return tuple(map(float, changed))

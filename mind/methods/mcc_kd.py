@@ -1,0 +1,147 @@
+"""MCC-KD (arXiv 2310.14747): two rationales of a question, and the same answer distribution behind both.
+
+    L = (CE_i + CE_j) / 2 + alpha / 2 mean_p [KL(P_p || Q_p) + KL(Q_p || P_p)]
+
+P and Q are the student's distributions behind the two rationales at the answer's positions p, at a temperature T and
+without a factor T^2; both sides are trained. Each epoch draws another pair from the rationales that are least alike;
+the source draws one and the same. (Its released code compares the positions of the answer's input tokens, which predict
+the ones after them: off by one.)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from mind.batches.cross_entropy import cross_entropy, row_weights
+from mind.config import MethodOptions, MindConfig
+from mind.errors import require
+from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.sequences import Sequences
+from mind.records import MicroBatch, Question, TokenizedQuestion
+from mind.similarity import most_diverse, ngram_sets, similarities
+from mind_kernels import Head, linear_divergence
+
+_WORDS = 3
+"""Of the n-grams by which rationales are compared."""
+
+
+@dataclass(frozen=True)
+class MccKdOptions(MethodOptions):
+    """Of MCC-KD; alpha and temperature are those of the authors' script."""
+
+    alpha: float = 0.01
+    """Weight of the divergence."""
+    temperature: float = 1.3
+    """T, of the distributions that are compared."""
+    pool: int = 5
+    """The rationales of a question from which pairs are drawn, at most: the least similar."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.alpha >= 0, f"options.alpha is {self.alpha}: expected a number >= 0")
+        require(self.temperature > 0, f"options.temperature is {self.temperature}: expected a positive number")
+        require(self.pool >= 2, f"options.pool is {self.pool}: expected at least 2")
+
+
+class MccKd(Method):
+    """Two rationales per question and step."""
+
+    Options = MccKdOptions
+    title = "MCC-KD"
+    unread = ("metanet", "objective.beta", "objective.tau_student", "objective.consistency_weight")
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        slots = {name: k for k, name in enumerate(context.config.data.perspectives)}
+        self._pools = {}
+        for question in context.questions:
+            similarity = similarities(ngram_sets([one.text for one in question.rationales], _WORDS))
+            every = range(len(similarity))
+            pool = most_diverse(similarity, every, every, self.options.pool)
+            self._pools[question.id] = sorted(slots[question.rationales[index].perspective] for index in pool)
+
+    @classmethod
+    def choose(
+        cls,
+        config: MindConfig,
+        questions: Sequence[Question],
+        tokenized: Sequence[TokenizedQuestion],
+        sequences: Sequences,
+    ) -> list[int]:
+        chosen = [q for q, question in enumerate(questions) if len(question.rationales) >= 2]
+        require(
+            bool(chosen),
+            f"method {config.method} compares two rationales, and none of the {len(questions)} questions has two",
+        )
+        return chosen
+
+    def prepare(self, step: Step) -> StepPlan:
+        trained = torch.zeros(len(step.questions), self.context.perspectives, dtype=torch.bool)
+        for q, question in enumerate(step.questions):
+            trained[q, list(self._pair(question.id, step.epoch))] = True
+        return StepPlan(step.questions, trained.double() / 2, trained, torch.zeros_like(trained))
+
+    def _pair(self, name: str, epoch: int) -> tuple[int, int]:
+        """Every pair of the pool comes once before one comes again, in an order that is the question's own."""
+        pairs = list(itertools.combinations(self._pools[name], 2))
+        start = crc32(f"{self.context.config.train.seed}:{name}".encode())
+        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(start))
+        return pairs[int(order[epoch % len(pairs)])]
+
+    def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
+        objective, options = self.context.config.objective, self.options
+        loss, rows = cross_entropy(
+            hidden,
+            head,
+            batch,
+            row_weights(plan.weights, batch, hidden),
+            gradient_threshold=objective.gradient_threshold,
+            backend=objective.backend,
+        )
+        divergence = twice_symmetric_kl(hidden, _at(head, options.temperature), batch, len(plan.weights))
+        loss = loss + options.alpha / 2 * divergence
+        # Its gradient is that of the objective, its value twice that: each side is a student once and a teacher once.
+        loss = loss - (options.alpha / 4 * divergence).detach()
+        return LossTerms.of(loss, rows, batch, symmetric_kl=divergence.detach() / 2)
+
+    def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
+        return StepMetrics({"symmetric_kl": totals["symmetric_kl"]})
+
+
+def twice_symmetric_kl(hidden: Tensor, head: Head, batch: MicroBatch, questions: int) -> Tensor:
+    """A number () with the gradient of the mean over the questions of mean_p [KL(P || Q) + KL(Q || P)], and twice its
+    value.
+
+    KL(P || Q) and KL(Q || P) of one side with the other as a constant have together that side's gradient of their sum.
+    """
+    there = batch.answer_rows >= 0
+    pairs = batch.answer_rows[there].view(-1, 2).to(hidden.device)
+    one, other = pairs.unbind(1)
+    rows, partners = torch.cat([one, other]), torch.cat([other, one])
+    lengths = batch.answer_lengths[batch.answer_question].to(hidden.device)
+    weight = (1 / (lengths * questions)).to(torch.float64 if hidden.dtype == torch.float64 else torch.float32)
+    total = hidden.new_zeros((), dtype=weight.dtype)
+    if not len(pairs):
+        return total
+    teacher = replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
+    for kind in ("forward_kl", "reverse_kl"):
+        total = total + linear_divergence(
+            hidden[rows],
+            head,
+            hidden[partners].detach(),
+            teacher,
+            kind=kind,
+            row_weight=weight.repeat(2),
+            reduction="sum",
+        )
+    return total
+
+
+def _at(head: Head, temperature: float) -> Head:
+    return replace(head, temperature=head.temperature * temperature)

@@ -1,0 +1,273 @@
+"""Where the scores of MIND's rationales come from: MetaNet, or what it is compared with.
+
+A scorer that has no MetaNet costs no warm-up, no features and no observed rationales beyond its own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mind.batches.cross_entropy import rationale_losses
+from mind.batches.packing import present_rationales
+from mind.config import MAX_STEPS
+from mind.files import cache_folder
+from mind.methods.method import MethodContext, Step, StepMetrics
+from mind.methods.mind.calibration import Calibrator, moving_average
+from mind.methods.mind.features import Encoder, Features, SentenceEncoder, StudentEncoder, build_features
+from mind.methods.mind.metanet import MetaNet
+from mind.progress import Progress
+from mind.records import TokenizedQuestion
+
+
+class Scored(NamedTuple):
+    """The scores of a step's questions."""
+
+    scores: Tensor
+    """(Q, K), positive for the rationales that there are; with MetaNet's graph if it made them."""
+    own: Tensor
+    """(Q, K) those that feedback is compared with; `scores`, unless these were changed since."""
+
+
+class Scorer(ABC):
+    """Scores the rationales of each step's questions, and may learn from L_real."""
+
+    feedback = False
+    """Whether it learns from L_real of the rationales that were not selected, as `metanet.feedback` says."""
+
+    def __init__(self, context: MethodContext) -> None:
+        self.context = context
+        self.config = context.config.metanet
+
+    def inputs(self) -> Mapping[str, Mapping[str, str]]:
+        """See `Method.inputs`."""
+        return {}
+
+    def before_training(self) -> Iterable[Mapping[str, Any]]:
+        """See `Method.before_training`."""
+        return ()
+
+    @abstractmethod
+    def score(self, step: Step, present: Tensor) -> Scored:
+        """Of the step's questions; present (Q, K) bool, on the CPU: the rationales that there are."""
+
+    def finish_step(self, questions: Sequence[TokenizedQuestion], scored: Scored, l_real: Tensor) -> StepMetrics:
+        """Learns from L_real (Q, K) of a step, nan where it is not known."""
+        return StepMetrics()
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """See `Method.networks`."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Method.state_dict`."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Method.load_state_dict`."""
+        assert not state, f"{type(self).__name__} has no state"
+
+
+class MetaNetScorer(Scorer):
+    """MetaNet's scores, calibrated by L_real before training and during it."""
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        config = context.config
+        self.feedback = self.config.joint
+        encoder = _encoder(context)
+        self._encoder_name = encoder.name
+        self.features = _features(context, encoder)
+        torch.manual_seed(config.train.seed)  # the same MetaNet whether the run is new or resumed
+        width = self.features.question.shape[1]
+        metanet = MetaNet(
+            width, context.perspectives, self.config.width, self.config.synergy_heads, synergy=self.config.synergy
+        )
+        self.calibrator = Calibrator(metanet, self.config, config.metanet_learning_rate)
+        self._index = {question.id: q for q, question in enumerate(context.tokenized)}
+
+    def inputs(self) -> Mapping[str, Mapping[str, str]]:
+        source = self.config.encoder
+        return {} if source == "student" else {"metanet.encoder": {"source": source, "sha256": self._encoder_name}}
+
+    def before_training(self) -> Iterable[Mapping[str, Any]]:
+        """MetaNet alone: L_real of the still student on every rationale, once, then epochs over that table."""
+        context = self.context
+        if self.config.warmup_epochs == 0:
+            return
+        context.model.eval()
+        with Progress("MetaNet warm-up", len(context.tokenized), "question") as bar:
+            losses, tokens = rationale_losses(
+                context.model, context.tokenized, context.perspectives, context.pack_options, bar.update
+            )
+        history = self.calibrator.warm_up(
+            self.features.question, self.features.rationales, tokens > 0, losses, context.config.train.seed
+        )
+        for epoch, loss in enumerate(history, start=1):
+            yield {"phase": "warmup", "epoch": epoch, "meta_loss": loss}
+
+    def score(self, step: Step, present: Tensor) -> Scored:
+        scores = self.scores(step.questions, present)
+        return Scored(scores, scores)
+
+    def scores(self, questions: Sequence[TokenizedQuestion], present: Tensor) -> Tensor:
+        """MetaNet's scores (Q, K), with its graph, of questions of the run and their `present` (Q, K) rationales."""
+        index = torch.tensor([self._index[question.id] for question in questions])
+        metanet = self.calibrator.metanet
+        inputs = (self.features.question[index], self.features.rationales[index], present)
+        return metanet(*(tensor.to(metanet.perspective.device) for tensor in inputs))
+
+    def finish_step(self, questions: Sequence[TokenizedQuestion], scored: Scored, l_real: Tensor) -> StepMetrics:
+        if not self.config.joint:
+            return StepMetrics()
+        ids = [question.id for question in questions]
+        meta_loss = self.calibrator.add_feedback(ids, scored.own, l_real.to(scored.own))
+        self.calibrator.end_step()
+        return StepMetrics(means={"meta_loss": meta_loss}, latest={"meta_learning_rate": self.calibrator.learning_rate})
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"metanet": self.calibrator.metanet}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.calibrator.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.calibrator.load_state_dict(state)
+
+
+class ShuffledScorer(MetaNetScorer):
+    """MetaNet's scores, dealt out anew among the rationales of each question: the random control of its selection.
+
+    How many rationales are selected, and with which weights, stays as MetaNet has it; MetaNet learns as ever.
+    """
+
+    def score(self, step: Step, present: Tensor) -> Scored:
+        own = self.scores(step.questions, present)
+        noise = torch.rand(present.shape, generator=_generator(self.context, step))
+        scores = own.detach().clone()
+        for q, there in enumerate(present):
+            places = there.nonzero().flatten()
+            scores[q, places] = own.detach()[q, places[noise[q, places].argsort()]]
+        return Scored(scores, own)
+
+
+class UniformScorer(Scorer):
+    """The same score for every rationale: all are selected, with the same weight."""
+
+    def score(self, step: Step, present: Tensor) -> Scored:
+        scores = present.double()
+        return Scored(scores, scores)
+
+
+class RandomScorer(Scorer):
+    """Scores drawn evenly from (0, 1), others in each step."""
+
+    def score(self, step: Step, present: Tensor) -> Scored:
+        drawn = torch.rand(present.shape, generator=_generator(self.context, step), dtype=torch.float64)
+        scores = torch.where(present, 1 - drawn, 0)  # (0, 1]: the rule of selection wants positive scores
+        return Scored(scores, scores)
+
+
+class InstantScorer(Scorer):
+    """The student's losses of this step, which it observes first: s = 1 + min_j L_j - L_k, below `_LOWEST` none.
+
+    Of all scores whose largest is 1 these have the smallest L_meta at tau 1: it is 0.
+    """
+
+    def score(self, step: Step, present: Tensor) -> Scored:
+        scores = scores_of_losses(step.observe(present), present)
+        return Scored(scores, scores)
+
+
+class TableScorer(Scorer):
+    """The same of a moving average of L_real, one per question and rationale: a MetaNet that cannot generalize."""
+
+    feedback = True
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        self._average: dict[str, Tensor] = {}
+
+    def before_training(self) -> Iterable[Mapping[str, Any]]:
+        """L_real of the still student on every rationale."""
+        context = self.context
+        context.model.eval()
+        with Progress("L_real of all rationales", len(context.tokenized), "question") as bar:
+            losses, _ = rationale_losses(
+                context.model, context.tokenized, context.perspectives, context.pack_options, bar.update
+            )
+        ids = [question.id for question in context.tokenized]
+        moving_average(self._average, ids, losses.double(), self.config.table_decay)
+        return ()
+
+    def score(self, step: Step, present: Tensor) -> Scored:
+        losses = torch.stack([self._average[question.id] for question in step.questions])
+        scores = scores_of_losses(losses, present)
+        return Scored(scores, scores)
+
+    def finish_step(self, questions: Sequence[TokenizedQuestion], scored: Scored, l_real: Tensor) -> StepMetrics:
+        moving_average(self._average, [question.id for question in questions], l_real, self.config.table_decay)
+        return StepMetrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self._average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._average = dict(state["average"])
+
+
+SCORERS: dict[str, type[Scorer]] = {
+    "metanet": MetaNetScorer,
+    "shuffled": ShuffledScorer,
+    "uniform": UniformScorer,
+    "random": RandomScorer,
+    "instant": InstantScorer,
+    "table": TableScorer,
+}
+"""What `metanet.scores` names."""
+
+_LOWEST = 2.0**-40
+
+
+def scores_of_losses(
+    losses: Tensor,  # (Q, K)
+    present: Tensor,  # (Q, K) bool
+) -> Tensor:  # (Q, K)
+    """1 + min_j L_j - L_k, at least 2^-40, and 0 for a rationale that there is not.
+
+    The rule s_k >= beta max_j s_j wants positive scores: the largest is 1 here, and one that would be negative is
+    selected by no beta above 2^-40.
+    """
+    known = torch.where(present, losses, torch.inf)
+    scores = 1 + known.amin(1, keepdim=True) - known
+    return torch.where(present, scores.clamp(min=_LOWEST), 0)
+
+
+def _saturated(scores: Tensor, questions: Sequence[TokenizedQuestion]) -> float:
+    """The share of the scores (Q, K) in the outer hundredths of (0, 1), where a sigmoid hardly learns."""
+    present = present_rationales(questions, scores.shape[1])
+    return float(((scores.cpu() - 0.5).abs() > 0.49)[present].double().mean())
+
+
+def _generator(context: MethodContext, step: Step) -> torch.Generator:
+    """Of the run's seed and the step alone: resumed runs and other processes draw the same."""
+    return torch.Generator().manual_seed(context.config.train.seed * MAX_STEPS + step.number)
+
+
+def _encoder(context: MethodContext) -> Encoder:
+    config = context.config
+    if config.metanet.encoder == "student":
+        return StudentEncoder(context.model, context.tokenizer, config.train.pack_length)
+    return SentenceEncoder(config.metanet.encoder)
+
+
+def _features(context: MethodContext, encoder: Encoder) -> Features:
+    config = context.config
+    context.model.eval()
+    texts = sum(1 + len(question.rationales) for question in context.questions)
+    with Progress("MetaNet features", texts, "text") as bar:
+        return build_features(context.questions, config.data.perspectives, encoder, cache_folder(), bar.update)

@@ -1,0 +1,64 @@
+"""Methods under other names: a method with some options fixed, each a small file of mind/methods/presets.
+
+The ablations of MIND are such: they differ from it in an option or two, and in nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mind.config import MindConfig, flat
+from mind.errors import require
+from mind.typed_json import load_json
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A method with options that are fixed."""
+
+    method: str
+    """The method that trains."""
+    title: str
+    """The name in reports."""
+    purpose: str
+    """What it is there to show."""
+    options: dict  # of any values: typed_json looks at the keys alone
+    """The fixed options, nested as in config.json."""
+
+
+PRESETS: dict[str, Preset] = {
+    file.stem: load_json(file, Preset) for file in sorted(Path(__file__).with_name("presets").glob("*.json"))
+}
+"""By the name that `mind train --method` takes."""
+
+
+def with_preset(config: MindConfig) -> MindConfig:
+    """`config` with the options that its method fixes, if that is a preset.
+
+    Raises MindError for an option that the preset fixes at another value and that is not at its default.
+    """
+    if config.method not in PRESETS:
+        return config
+    preset = PRESETS[config.method]
+    given, default = (flat(dataclasses.asdict(some)) for some in (config, MindConfig()))
+    for name, value in flat(preset.options).items():
+        require(
+            given[name] in (value, default[name]),
+            f"{name} is {given[name]}: method {config.method} fixes it at {value}; {preset.method} leaves it free",
+        )
+    return replaced(config, preset.options)
+
+
+def replaced(value: Any, changes: Mapping[str, Any]) -> Any:
+    """A dataclass with the changes, those of its parts within them."""
+    return dataclasses.replace(
+        value,
+        **{
+            name: replaced(getattr(value, name), change) if isinstance(change, Mapping) else change
+            for name, change in changes.items()
+        },
+    )
