@@ -76,7 +76,11 @@ void exact_products(Tensor logits, Tensor hidden, Tensor weight, OptionalTensor 
     if (of_weight) work.of_weight = checked<float>("of_weight", *of_weight, {vocabulary, size}, hidden);
     work.add_weight = add_weight;
     if (of_bias) work.of_bias = checked<float>("of_bias", *of_bias, {vocabulary}, hidden);
-    if (rows > 0) run(work);
+    if (rows == 0) return;
+    if (work.of_weight != nullptr && !add_weight) {
+        prefer_large_pages(work.of_weight, vocabulary * size * static_cast<std::int64_t>(sizeof(float)));
+    }
+    run(work);
 }
 
 }  // namespace

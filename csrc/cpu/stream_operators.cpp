@@ -156,6 +156,7 @@ void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor
         check_transposed("logits", *logits, args.weight.rows, args.hidden.rows);
         args.logits = static_cast<float*>(logits->data_ptr());
         args.logits_stride = logits->stride(0);
+        prefer_large_pages(args.logits, logits->numel() * static_cast<std::int64_t>(sizeof(float)));
     }
     Stream(args, 0).statistics();
 }
