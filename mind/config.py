@@ -111,8 +111,8 @@ class ObjectiveConfig:
     consistency_weight: float = 0.1
     """lambda: L_total = L_SFT + lambda * L_cons [paper]; the value is [ours]."""
     gradient_threshold: float | None = None
-    """Sparse gradient of the cross-entropy, such as 2**-12 = 0.000244: entries up to this share of a row's gradient
-    leave it. None: exact [ours]."""
+    """Sparse gradient of the cross-entropy, such as 2**-16 = 1.5e-5: entries up to this share of a row's gradient
+    leave it (`mind_kernels.threshold_for_error`). None: exact [ours]."""
     backend: str = "auto"
     """The mind_kernels backend of the loss."""
 

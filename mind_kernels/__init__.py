@@ -2,7 +2,7 @@
 
 from mind_kernels.backend import Availability, BackendUnavailableError, backends
 from mind_kernels.head import Head
-from mind_kernels.linear_cross_entropy import RowStats, linear_cross_entropy
+from mind_kernels.linear_cross_entropy import RowStats, linear_cross_entropy, threshold_for_error
 from mind_kernels.linear_divergence import DivergenceStats, linear_divergence
 from mind_kernels.linear_log_prob import RowLogProbs, linear_log_prob
 from mind_kernels.linear_mind_loss import MindStats, linear_mind_loss
@@ -29,4 +29,5 @@ __all__ = [
     "linear_mind_loss",
     "linear_pairwise_jsd",
     "linear_top_k",
+    "threshold_for_error",
 ]

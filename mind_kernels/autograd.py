@@ -176,13 +176,15 @@ def _scaled(gradients: Sequence[Tensor], needs: list[bool], upstream: Tensor, dt
     """
     keep = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
     batched = torch._C._functorch.is_legacy_batchedtensor(upstream)  # pyright: ignore[reportAttributeAccessIssue]
+    # What loss.backward() starts with; on a GPU it would have to be waited for.
+    is_one = not batched and type(upstream) is Tensor and upstream.device.type == "cpu" and float(upstream) == 1.0
 
     def scaled(gradient: Tensor) -> Tensor:
         if batched or type(gradient) is not Tensor:
             return (gradient.to(upstream.dtype) * upstream).to(dtype)
         out = torch.empty_like(gradient, dtype=dtype) if keep or gradient.dtype != dtype else gradient
         if gradient.dtype == out.dtype == upstream.dtype:
-            return torch.mul(gradient, upstream, out=out)
+            return gradient if is_one and out is gradient else torch.mul(gradient, upstream, out=out)
         flat, products = gradient.view(-1), out.view(-1)
         for block in chunks(len(flat), rows_per_block(1, flat.device)):
             products[block] = flat[block].to(upstream.dtype) * upstream

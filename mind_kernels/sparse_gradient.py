@@ -18,14 +18,16 @@ entries but the target's alike, a temperature all of them. Label smoothing's uni
 a third of the L1 norm where as little is dropped as `worth_it` asks for. Of an entropy H, a dropped entry's gradient is
 its probability times |log p_v + H|, and so is its error.
 
-Peak memory: 12 bytes per kept entry, about 40 while they are sorted by column. If kept entries or dropped mass pass a
-limit, the caller computes the dense gradient instead: see `worth_it`.
+Peak memory: 12 bytes per kept entry, and 20 (backend `cpp`) or about 40 while they are sorted by column. If entries
+or dropped mass pass a limit, the caller computes the dense gradient instead: see `worth_it`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +53,18 @@ _NO_GRADIENT = 1e-30
 Gather = Callable[..., None]
 """gather(values (n,), indices (n,), offsets (bags + 1,), matrix (m, D), left (bags, k), right (k, D), out (bags, D)):
 out[b] = sum over offsets[b] <= i < offsets[b + 1] of values[i] matrix[indices[i]], plus left[b] @ right."""
+
+
+class ByColumn(NamedTuple):
+    """Entries sorted by column and, within one, by row."""
+
+    offsets: Tensor  # (V + 1,) int64
+    rows: Tensor  # (entries,) int32
+    values: Tensor  # (entries,)
+
+
+Sort = Callable[[Tensor, Tensor, Tensor, Tensor, int], ByColumn]
+"""sort(rows (n,), offsets (n + 1,), columns (entries,), values (entries,), V): the entries of n rows by column."""
 
 
 def dropped_share(dropped_mass: Tensor, others: Tensor) -> Tensor:
@@ -123,7 +137,7 @@ class SparseGradient:
         self._background += background
         self._background_mass += mass
 
-    def finish(self, hidden: Tensor, gradients: HeadGradients, gather: Gather) -> None:
+    def finish(self, hidden: Tensor, gradients: HeadGradients, gather: Gather, sort: Sort) -> None:
         """Adds everything collected to `gradients`."""
         if not self._rows:
             return
@@ -131,22 +145,18 @@ class SparseGradient:
         counts, columns, values = (
             torch.cat([getattr(e, name) for e in self._entries]) for name in ("counts", "columns", "values")
         )
+        offsets = offsets_of(counts)
         left, right = self._corrections()
-        if rows.device.type == "cpu" and bool((rows.diff() < 0).any()):
-            # The sampled rows came first. In order, entries that are near one another gather rows that are.
-            rows, order = torch.sort(rows)
-            starts, counts, left = offsets_of(counts)[order], counts[order], left[order]
-            shift = torch.repeat_interleave(starts - offsets_of(counts)[:-1], counts, output_size=columns.numel())
-            places = shift + torch.arange(columns.numel())
-            columns, values = columns[places], values[places]
         if gradients.hidden is not None:
             out = hidden.new_empty(rows.numel(), hidden.shape[1], dtype=gradient_dtype(hidden.dtype))
-            corrections = left, _product(right, self.head.weight)
-            _gather_and_correct(gather, values, columns, offsets_of(counts), self.head.weight, *corrections, out)
+            of_weight = _product(right, self.head.weight)
+            for run in _runs(rows):
+                part = offsets[run.start : run.stop + 1]
+                _gather_and_correct(gather, values, columns, part, self.head.weight, left[run], of_weight, out[run])
             gradients.add_hidden(rows, out)
         if gradients.needs_weight:
-            indices = torch.repeat_interleave(rows.int(), counts, output_size=columns.numel())
-            self._add_weight(hidden, rows, indices, columns, values, left, right, gradients, gather)
+            by_column = sort(rows, offsets, columns, values, self.head.vocabulary)
+            self._add_weight(hidden, rows, by_column, left, right, gradients, gather)
         if gradients.bias is not None:
             gradients.bias.index_add_(0, columns, values)
             gradients.bias += left.sum(0) @ right
@@ -165,28 +175,21 @@ class SparseGradient:
         self,
         hidden: Tensor,
         rows: Tensor,
-        indices: Tensor,
-        columns: Tensor,
-        values: Tensor,
+        entries: ByColumn,
         left: Tensor,
         right: Tensor,
         gradients: HeadGradients,
         gather: Gather,
     ) -> None:
-        """dW by vocabulary entry: the entries sorted by column and, within one, by row, a block of the vocabulary at a
-        time."""
-        columns, order = torch.sort(columns, stable=True)
-        indices, values = indices[order], values[order]
-        ends = torch.arange(self.head.vocabulary + 1, dtype=columns.dtype, device=columns.device)
-        offsets = torch.searchsorted(columns, ends)
+        """dW by vocabulary entry, a block of the vocabulary at a time."""
         if rows.numel() == hidden.shape[0]:
             correction = _product(torch.empty_like(left).index_copy_(0, rows, left).T, hidden)
         else:
             correction = _product(left.T, hidden[rows])
 
         def compute(block: slice, out: Tensor) -> None:
-            part = offsets[block.start : block.stop + 1]
-            _gather_and_correct(gather, values, indices, part, hidden, right[:, block].T, correction, out)
+            part = entries.offsets[block.start : block.stop + 1]
+            _gather_and_correct(gather, entries.values, entries.rows, part, hidden, right[:, block].T, correction, out)
 
         gradients.add_weight_blocks(rows_per_block(hidden.shape[1], hidden.device), compute)
 
@@ -194,6 +197,21 @@ class SparseGradient:
 def offsets_of(counts: Tensor) -> Tensor:
     """(n + 1,): where the entries of each row begin, from their counts (n,)."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def sort_entries(rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int) -> ByColumn:
+    """See `Sort`; within a column the entries stay in the order in which they come."""
+    indices = torch.repeat_interleave(rows.int(), offsets.diff(), output_size=columns.numel())
+    columns, order = torch.sort(columns, stable=True)
+    ends = torch.arange(vocabulary + 1, dtype=columns.dtype, device=columns.device)
+    return ByColumn(torch.searchsorted(columns, ends), indices[order], values[order])
+
+
+def _runs(rows: Tensor) -> list[slice]:
+    """The stretches in which the rows increase, on a CPU: the sampled rows may come first. There entries that are near
+    one another gather rows that are. On a GPU, which would have to be waited for, one."""
+    breaks = (rows.diff() < 0).nonzero().flatten() + 1 if rows.device.type == "cpu" else rows.new_empty(0)
+    return [slice(*ends) for ends in pairwise([0, *breaks.tolist(), rows.numel()])]
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

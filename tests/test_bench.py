@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import row_confidence, row_kernels
+from bench import row_confidence, row_kernels, sparse_error
 from bench.comparison import benchmark as cases
 from bench.comparison import command
 from bench.comparison.gate import Gates, Precision, relative_error
@@ -213,6 +213,22 @@ def test_row_confidence(tmp_path, monkeypatch, capsys):
     found[-1]["d_weight_error"] = 1.0
     with pytest.raises(AssertionError, match="sparse"):
         row_confidence.check(found)
+
+
+def test_sparse_error(tmp_path, monkeypatch, capsys):
+    """On the rows of the kernels' tests; and an error above what `threshold_for_error` promises is seen."""
+    rows = load_file(Path(__file__).parent / "kernels" / "data" / "smollm2_rows.safetensors")
+    leaves = (rows[name].float().requires_grad_() for name in ("hidden", "weight"))
+    monkeypatch.setattr(sparse_error, "load", lambda *_: Inputs(*leaves, rows["target"], "test rows"))
+    monkeypatch.setattr(sparse_error, "EXPONENTS", (9, 12))
+    sparse_error.main(["--repeats", "1", "--output", str(tmp_path)])
+    found = read_results(tmp_path / "sparse_error.jsonl")
+    assert [row["gradient"] for row in found] == ["eager", "exact", "2^-9", "2^-12"]
+    assert all(row["d_hidden_error"] < 1e-5 for row in found[:2]) and found[3]["d_hidden_error"] > 1e-4
+    assert "sparse_rows" in capsys.readouterr().out and "<svg" in (tmp_path / "sparse_error.svg").read_text()
+    found[-1]["d_weight_error"] = 3e-2
+    with pytest.raises(AssertionError, match="2\\^-12"):
+        sparse_error.check(found)
 
 
 def test_row_kernels_beside_a_copy(tmp_path, monkeypatch, capsys):

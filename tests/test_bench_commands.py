@@ -58,6 +58,7 @@ def no_measurement(monkeypatch):
         ("busy_machine", "Worker"),
         ("row_confidence", "load"),
         ("row_kernels", "load"),
+        ("sparse_error", "load"),
         ("sparse_training", "measure"),
         ("train_step", "tokenized_step"),
         ("trainer_memory", "peak_extra_mib"),
@@ -74,7 +75,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 11
+    assert {"packing", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 12
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,7 +146,9 @@ def test_results_that_are_not_there_cannot_be_drawn(name, no_measurement, tmp_pa
     assert "is not there; measure first" in refusal(capsys, name, "--draw", "--output", str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["linear_cross_entropy", "row_confidence", "train_step", "sparse_training"])
+@pytest.mark.parametrize(
+    "name", ["linear_cross_entropy", "row_confidence", "train_step", "sparse_error", "sparse_training"]
+)
 def test_the_results_of_the_repository_are_shown_on_demand(name, no_measurement, tmp_path, capsys):
     for file in RESULTS.glob(f"{name}.*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())

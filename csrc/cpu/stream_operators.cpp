@@ -1,4 +1,4 @@
-// From tensors to the kernels of stream.h: checks, memory, and the work spread over PyTorch's threads.
+// From tensors to the kernels of stream.h and sort.h: checks, memory, and the work spread over PyTorch's threads.
 #include "stream_operators.h"
 
 #include <torch/csrc/stable/ops.h>
@@ -14,6 +14,7 @@
 #include "gradient_operators.h"
 #include "kernels.h"
 #include "memory.h"
+#include "sort.h"
 
 namespace mind {
 
@@ -210,6 +211,61 @@ void kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, 
                                 [&](std::int64_t begin, std::int64_t end) { kernels().kept_values(args, begin, end); });
 }
 
+// The entries of a bag are those of a row whose columns increase: on that the threads rely.
+void check_entries(const SortArguments& args, std::int64_t total) {
+    check_offsets(args.offsets, args.bags, total);
+    check_indices("order", args.order, 0, args.bags, args.bags);
+    check_indices("rows", args.rows, 0, args.bags, std::int64_t{INT32_MAX} + 1);
+    STD_TORCH_CHECK(args.offsets[0] == 0 && args.offsets[args.bags] == total, "offsets reach from ", args.offsets[0],
+                    " to ", args.offsets[args.bags], ": expected 0 to ", total);
+    std::vector<bool> seen(args.bags);
+    for (std::int64_t b = 0; b < args.bags; ++b) {
+        STD_TORCH_CHECK(!seen[args.order[b]], "order has ", args.order[b], " twice");
+        seen[args.order[b]] = true;
+        std::int64_t before = -1;
+        for (std::int64_t i = args.offsets[b]; i < args.offsets[b + 1]; ++i) {
+            STD_TORCH_CHECK(args.columns[i] > before && args.columns[i] < args.vocabulary, "columns[", i, "] is ",
+                            args.columns[i], ": expected ", before + 1, " to ", args.vocabulary - 1);
+            before = args.columns[i];
+        }
+    }
+}
+
+std::tuple<Tensor, Tensor, Tensor> sort_entries(Tensor order, Tensor rows, Tensor offsets, Tensor columns,
+                                                Tensor values, int64_t vocabulary) {
+    const std::int64_t total = values.numel();
+    SortArguments args{};
+    args.bags = rows.numel();
+    args.vocabulary = vocabulary;
+    args.order = checked<std::int64_t>("order", order, {args.bags}, values);
+    args.rows = checked<std::int64_t>("rows", rows, {args.bags}, values);
+    args.offsets = checked<std::int64_t>("offsets", offsets, {args.bags + 1}, values);
+    args.columns = checked<std::int32_t>("columns", columns, {total}, values);
+    args.values = checked<float>("values", values, {total}, values);
+    STD_TORCH_CHECK(vocabulary >= 0 && vocabulary <= INT32_MAX, "vocabulary is ", vocabulary, ": expected 0 to ",
+                    INT32_MAX);
+    check_entries(args, total);
+    Tensor starts = torch::stable::new_zeros(offsets, {vocabulary + 1});
+    Tensor indices = torch::stable::new_empty(columns, {total});
+    Tensor sorted = torch::stable::new_empty(values, {total});
+    auto* of_column = static_cast<std::int64_t*>(starts.data_ptr());
+    std::vector<std::int64_t> next(vocabulary);
+    args.next = next.data();
+    args.indices = static_cast<std::int32_t*>(indices.data_ptr());
+    args.sorted = static_cast<float*>(sorted.data_ptr());
+    const auto spread = [&](void (*kernel)(const SortArguments&, std::int64_t, std::int64_t)) {
+        torch::stable::parallel_for(0, vocabulary, 1024,
+                                    [&](std::int64_t begin, std::int64_t end) { kernel(args, begin, end); });
+    };
+    spread(count_columns);
+    for (std::int64_t v = 0; v < vocabulary; ++v) {
+        of_column[v + 1] = of_column[v] + next[v];
+        next[v] = of_column[v];
+    }
+    spread(place_entries);
+    return {starts, indices, sorted};
+}
+
 }  // namespace
 
 void define_stream_operators(torch::stable::detail::StableLibrary& library) {
@@ -225,12 +281,16 @@ void define_stream_operators(torch::stable::detail::StableLibrary& library) {
         "kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, Tensor? entropy_scale, "
         "float softcap, float temperature, float label_smoothing, float z_loss, int vocabulary, Tensor numbers, "
         "Tensor offsets, Tensor(a!) values, Tensor(b!) kept_sum) -> ()");
+    library.def(
+        "sort_entries(Tensor order, Tensor rows, Tensor offsets, Tensor columns, Tensor values, int vocabulary) -> "
+        "(Tensor starts, Tensor indices, Tensor sorted)");
 }
 
 void implement_stream_operators(torch::stable::detail::StableLibrary& library) {
     library.impl("stream_statistics", TORCH_BOX(&stream_statistics));
     library.impl("stream_kept", TORCH_BOX(&stream_kept));
     library.impl("kept_values", TORCH_BOX(&kept_values));
+    library.impl("sort_entries", TORCH_BOX(&sort_entries));
 }
 
 }  // namespace mind

@@ -19,7 +19,17 @@ from mind_kernels.head import Head, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.tiles import TILE, columns_of, maxima
 from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, may_be_nan, rows_per_block
-from mind_kernels.sparse_gradient import Entries, dropped_share, worth_it
+from mind_kernels.sparse_gradient import Entries, dropped_share, sort_entries, worth_it
+
+__all__ = [
+    "SPARSE_CHUNKS",
+    "STREAMED_CHUNKS",
+    "gather_rows",
+    "row_kernel_",
+    "sort_entries",
+    "sparse_rows",
+    "statistics",
+]
 
 SPARSE_CHUNKS = 1
 STREAMED_CHUNKS = 1

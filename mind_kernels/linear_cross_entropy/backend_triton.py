@@ -13,9 +13,18 @@ from mind_kernels.linear_cross_entropy._triton.entries import background, entrie
 from mind_kernels.linear_cross_entropy._triton.rows import count, row_kernel_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues
 from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
+from mind_kernels.sparse_gradient import sort_entries
 from mind_kernels.triton_gather import gather_rows
 
-__all__ = ["SPARSE_CHUNKS", "STREAMED_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]
+__all__ = [
+    "SPARSE_CHUNKS",
+    "STREAMED_CHUNKS",
+    "gather_rows",
+    "row_kernel_",
+    "sort_entries",
+    "sparse_rows",
+    "statistics",
+]
 
 SPARSE_CHUNKS = 1
 STREAMED_CHUNKS = 1

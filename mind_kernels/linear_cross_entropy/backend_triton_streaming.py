@@ -18,9 +18,17 @@ from mind_kernels.linear_cross_entropy._triton.stream import stream_values as st
 from mind_kernels.linear_cross_entropy.backend_triton import gather_rows, row_kernel_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
 from mind_kernels.linear_cross_entropy.logits_rows import HostSums
-from mind_kernels.sparse_gradient import Entries, offsets_of
+from mind_kernels.sparse_gradient import Entries, offsets_of, sort_entries
 
-__all__ = ["SPARSE_CHUNKS", "STREAMED_CHUNKS", "gather_rows", "row_kernel_", "sparse_rows", "statistics"]
+__all__ = [
+    "SPARSE_CHUNKS",
+    "STREAMED_CHUNKS",
+    "gather_rows",
+    "row_kernel_",
+    "sort_entries",
+    "sparse_rows",
+    "statistics",
+]
 
 # Rows of a chunk beside those of the chunked form: tile maxima and kept pieces are a tenth of its logits.
 SPARSE_CHUNKS = 4

@@ -15,6 +15,7 @@ from mind_kernels import extension
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights, SparseRows
 from mind_kernels.linear_cross_entropy.logits_rows import Counted, KeptEntries, LogitsRows
+from mind_kernels.sparse_gradient import ByColumn, sort_entries
 
 # The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h, which says what they are.
 ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total", "others", "lse_others")
@@ -119,6 +120,9 @@ class CompiledRows:
         self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
     ) -> None:
         self.operators.gather_rows(values, indices, offsets, matrix, left, right, out)
+
+    def sort_entries(self, rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int) -> ByColumn:
+        return sort_entries(rows, offsets, columns, values, vocabulary)
 
 
 def outputs(like: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.extra_stats import ExtraStats
 from mind_kernels.row_chunks import Rows, accumulation_dtype, write_rows
-from mind_kernels.sparse_gradient import Entries
+from mind_kernels.sparse_gradient import ByColumn, Entries
 
 
 @dataclass(frozen=True)
@@ -325,6 +325,10 @@ class RowKernels(Protocol):
         self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
     ) -> None:
         """See `sparse_gradient.Gather`."""
+        ...
+
+    def sort_entries(self, rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int) -> ByColumn:
+        """See `sparse_gradient.Sort`."""
         ...
 
 

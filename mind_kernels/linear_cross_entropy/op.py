@@ -102,8 +102,9 @@ def linear_cross_entropy(
         z_loss: adds z_loss * lse^2 to each row's loss, lse in nats.
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
         temperature: T > 0: what the logits are divided by.
-        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-12: the sparse gradient. The loss
-            and the statistics stay exact; of the gradient of the logits, entries with a probability up to t (1 - p),
+        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-16 (on a GPU 2**-12), or
+            what `threshold_for_error` gives for the error that you accept: the sparse gradient. The loss and the
+            statistics stay exact; of the gradient of the logits, entries with a probability up to t (1 - p),
             where p is that of the target, are replaced by a background distribution with the same sum. 1 - p is the
             size of the row's gradient, so at most 1 / t entries are kept beside the target, and the error is small
             beside the gradient of every row, however confident. Rows where this would be slower or too rough take the

@@ -172,7 +172,7 @@ class _SparsePass:
                 self._take_gradient(*pending.pop(0))
         for waiting in pending:
             self._take_gradient(*waiting)
-        self._sparse.finish(hidden, self._gradients, self._kernels.gather_rows)
+        self._sparse.finish(hidden, self._gradients, self._kernels.gather_rows, self._kernels.sort_entries)
 
     def _visits(self, rows: Tensor | int) -> Iterator[tuple[Rows, range]]:
         """The chunks of the rows, and the positions in them of those that make up the background distribution."""

@@ -92,8 +92,9 @@ def linear_log_prob(
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
         temperature: T > 0: what the logits are divided by. Or (N,) floating, where hidden is, a constant: one per row;
             the logits of a chunk are float32 then, whatever the dtype of hidden.
-        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-14: the sparse gradient. The
-            results stay exact; of the gradient of the logits, entries with a probability up to t (1 - p), where p is
+        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-16 (on a GPU 2**-14), or
+            what `threshold_for_error` gives for the error that you accept of log_prob: the sparse gradient. The results
+            stay exact; of the gradient of the logits, entries with a probability up to t (1 - p), where p is
             that of the target, are replaced by a background distribution with the same sum. That of the entropy errs
             about ten times as much as that of log_prob: 2**-14 is below bfloat16 arithmetic there, 2**-12 is not. Rows
             where this would be slower or too rough take the exact gradient; RowStats.dropped_mass and .kept_entries

@@ -108,8 +108,9 @@ def linear_mind_loss(
             have divergences.
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
         temperature: T > 0: what the logits are divided by.
-        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-12: the sparse gradient for rows
-            that are no answers: entries of the gradient of their logits with a probability up to t (1 - p), where p is
+        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-16 (on a GPU 2**-12), or
+            what `threshold_for_error` gives for the error that you accept: the sparse gradient for rows that are no
+            answers: entries of the gradient of their logits with a probability up to t (1 - p), where p is
             that of the target, are replaced by a background distribution with the same sum. The loss and the statistics
             stay exact, and so do answer rows. Rows where this would be slower or too rough take the exact gradient;
             RowStats.dropped_mass and .kept_entries report it.

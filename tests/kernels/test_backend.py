@@ -53,7 +53,15 @@ def test_the_backends_that_a_cpu_can_have_are_here():
 @pytest.mark.parametrize("operation", ["linear_mind_loss", ROWS, GROUPS, DIVERGENCES])
 def test_every_row_names_kernels_that_have_what_the_operation_calls(operation):
     required = {
-        ROWS: ("SPARSE_CHUNKS", "STREAMED_CHUNKS", "row_kernel_", "statistics", "sparse_rows", "gather_rows"),
+        ROWS: (
+            "SPARSE_CHUNKS",
+            "STREAMED_CHUNKS",
+            "row_kernel_",
+            "statistics",
+            "sparse_rows",
+            "gather_rows",
+            "sort_entries",
+        ),
         GROUPS: ("pair_divergences", "mixture_divergences"),
         DIVERGENCES: ("divergence_", "listed_divergence_"),
     }
@@ -165,6 +173,7 @@ def _traced(module, name):
 
 row_kernel_, statistics = _traced(rows, "row_kernel_"), _traced(rows, "statistics")
 sparse_rows, gather_rows = _traced(rows, "sparse_rows"), _traced(rows, "gather_rows")
+sort_entries = rows.sort_entries
 
 
 class Divergences:

@@ -33,6 +33,7 @@ class Wrong:
     statistics = staticmethod(backend_torch.statistics)
     sparse_rows = staticmethod(backend_torch.sparse_rows)
     gather_rows = staticmethod(backend_torch.gather_rows)
+    sort_entries = staticmethod(backend_torch.sort_entries)
 
     @staticmethod
     def row_kernel_(logits, target, weights, spec):

@@ -204,7 +204,8 @@ def test_a_few_flat_rows_are_collected(implementation, monkeypatch):
 
 @each()
 def test_gathers_take_rows_in_order(implementation, monkeypatch):
-    """Though the sampled rows are visited first: a block of the matrix is then in the cache (csrc/cpu/gather.h)."""
+    """The sampled ones, which are visited first, and then the others: a block of the matrix is then in the cache
+    (csrc/cpu/gather.h). Those of the weight's gradient come in the order of all rows."""
     monkeypatch.setattr(sparse_gradient, "SAMPLE_ROWS", 8)
     monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)
     hidden, weight, _, target = inputs_of(100, 16, 301)
@@ -217,7 +218,7 @@ def test_gathers_take_rows_in_order(implementation, monkeypatch):
     monkeypatch.setattr(kernels(implementation), "gather_rows", recorded)
     loss = linear_cross_entropy(*leaves, target, gradient_threshold=2.0**-7, reduction="sum", backend="cpp")
     found = torch.autograd.grad(loss, leaves)
-    assert [len(each) for each in bags] == [100, 301] and max(map(len, bags[1])) > 8
+    assert [len(each) for each in bags] == [9, 91, 301] and max(map(len, bags[2])) > 8
     assert all(bool((bag.diff() > 0).all()) for each in bags for bag in each)
     exact = torch.autograd.grad(torch.nn.functional.cross_entropy(hidden @ weight.T, target, reduction="sum"), leaves)
     for one, other in zip(found, exact, strict=True):
@@ -290,7 +291,19 @@ def kept_values():
     }
 
 
-OPERATORS = {make.__name__: make for make in (stream_statistics, stream_kept, kept_values)}
+def sort_entries():
+    return {
+        "order": torch.tensor([2, 0, 1]),
+        "rows": torch.tensor([4, 9, 0]),
+        "offsets": torch.tensor([0, 3, 3, 7]),
+        "columns": torch.tensor([0, 2, 5, 1, 2, 3, 5], dtype=torch.int32),
+        "values": torch.arange(7.0),
+        "vocabulary": 6,
+    }
+
+
+OPERATORS = {make.__name__: make for make in (stream_statistics, stream_kept, kept_values, sort_entries)}
+WRITERS = [name for name in OPERATORS if name != "sort_entries"]
 
 
 @pytest.mark.skipif(not CPP, reason="no compiled library")
@@ -303,7 +316,7 @@ def test_schemas(operator):
     before = {name: value.clone() for name, value in arguments.items() if isinstance(value, torch.Tensor)}
     getattr(extension.operators("cpp"), operator)(*arguments.values())
     changed = {name for name, value in before.items() if not torch.equal(value, arguments[name])}
-    assert changed <= written and changed
+    assert changed <= written and bool(changed) == (operator in WRITERS)
 
 
 @pytest.mark.skipif(not CPP, reason="no compiled library")
@@ -333,6 +346,16 @@ def test_schemas(operator):
         ("kept_values", "offsets", lambda t: t + 1, "offsets reach from 1"),
         ("kept_values", "offsets", lambda t: t.flip(0).contiguous(), "offsets do not increase at 0"),
         ("kept_values", "values", lambda t: t[:-1], "values has shape"),
+        ("sort_entries", "order", lambda t: t * 0, "order has 0 twice"),
+        ("sort_entries", "order", lambda t: t + 1, r"order\[0\] is 3: expected 0 to 2"),
+        ("sort_entries", "rows", lambda t: -t, r"rows\[0\] is -4: expected 0 to 2147483647"),
+        ("sort_entries", "offsets", lambda t: t + 1, "offsets reach from 1 to 8: expected 0 to 7"),
+        ("sort_entries", "offsets", lambda t: t.clamp(min=1), "offsets reach from 1 to 7: expected 0 to 7"),
+        ("sort_entries", "columns", lambda t: t * 0, r"columns\[1\] is 0: expected 1 to 5"),
+        ("sort_entries", "columns", lambda t: t + 1, r"columns\[2\] is 6: expected 4 to 5"),
+        ("sort_entries", "columns", lambda t: t - 1, r"columns\[0\] is -1: expected 0 to 5"),
+        ("sort_entries", "values", lambda t: t.double(), "values has dtype"),
+        ("sort_entries", "vocabulary", lambda _: 4, r"columns\[2\] is 5: expected 3 to 3"),
     ],
 )
 def test_wrong_arguments_are_named(operator, argument, change, message):
@@ -350,3 +373,29 @@ def test_few_rows(implementation, rows):
     extension.operators("cpp").stream_statistics(*arguments.values())
     extension.operators("cpp").stream_statistics(*(arguments | few | results).values())
     assert torch.equal(results["numbers"], arguments["numbers"][:, :rows])
+
+
+@each([(0, 7), (5, 1), (300, 5000)], names="shape")
+def test_entries_by_column(implementation, shape):
+    """Rows in any order, some of them without entries, over any number of threads: by column, then by row."""
+    rows, vocabulary = shape
+    generator = torch.Generator().manual_seed(rows)
+    dense = torch.rand(rows, vocabulary, generator=generator)
+    dense *= torch.rand(dense.shape, generator=generator) < 0.3 * torch.rand(rows, 1, generator=generator).round()
+    numbers = torch.randperm(2 * rows, generator=generator)[:rows]
+    bags, columns = dense.nonzero(as_tuple=True)
+    offsets = sparse_gradient.offsets_of(torch.bincount(bags, minlength=rows))
+    by_row = torch.zeros(2 * rows, vocabulary).index_copy_(0, numbers, dense)
+    expected_columns, expected_rows = by_row.T.nonzero(as_tuple=True)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found = kernels(implementation).sort_entries(
+                numbers, offsets, columns.int(), dense[bags, columns], vocabulary
+            )
+            assert torch.equal(found.rows, expected_rows.int())
+            assert torch.equal(found.offsets.diff(), torch.bincount(expected_columns, minlength=vocabulary))
+            assert torch.equal(found.values, by_row.T[expected_columns, expected_rows]) and found.offsets[0] == 0
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,48 @@
+// Entries of a sparse matrix by column: those that lie row by row, their columns increasing, in two passes.
+//
+// The first pass counts the entries of each column, the second puts each entry where its column's next one goes. Rows
+// are taken in order, so that a column has its entries in that order. Threads share out the columns: each looks up
+// where its own begin in every row, so that no entry's place depends on how they are shared out.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace mind {
+
+struct SortArguments {
+    std::int64_t bags, vocabulary;
+    const std::int64_t* order;    // (bags,) which bag comes first, and so on
+    const std::int64_t* rows;     // (bags,) the number of the row whose entries a bag has
+    const std::int64_t* offsets;  // (bags + 1,)
+    const std::int32_t* columns;  // (total,) increasing in a bag
+    const float* values;          // (total,)
+    std::int64_t* next;           // (V,) entries of each column; then where the next one goes
+    std::int32_t* indices;        // (total,) the rows of the entries, by column
+    float* sorted;                // (total,) and their values
+};
+
+// Calls visit(row, entry) for the entries of columns [begin, end).
+template <typename F>
+inline void each_entry(const SortArguments& args, std::int64_t begin, std::int64_t end, F visit) {
+    for (std::int64_t b = 0; b < args.bags; ++b) {
+        const std::int64_t bag = args.order[b], last = args.offsets[bag + 1];
+        const std::int32_t* from = args.columns + args.offsets[bag];
+        std::int64_t i = std::lower_bound(from, args.columns + last, begin) - args.columns;
+        for (; i < last && args.columns[i] < end; ++i) visit(static_cast<std::int32_t>(args.rows[bag]), i);
+    }
+}
+
+inline void count_columns(const SortArguments& args, std::int64_t begin, std::int64_t end) {
+    each_entry(args, begin, end, [&](std::int32_t, std::int64_t i) { ++args.next[args.columns[i]]; });
+}
+
+inline void place_entries(const SortArguments& args, std::int64_t begin, std::int64_t end) {
+    each_entry(args, begin, end, [&](std::int32_t row, std::int64_t i) {
+        const std::int64_t place = args.next[args.columns[i]]++;
+        args.indices[place] = row;
+        args.sorted[place] = args.values[i];
+    });
+}
+
+}  // namespace mind
