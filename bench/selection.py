@@ -144,9 +144,9 @@ def regret(alpha: Tensor, losses: Tensor) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.options_of(NAME, __doc__ or "")
     parser.add_argument("--data", type=command.readable_file, help="training records (default: word problems)")
-    parser.add_argument("--questions", type=int, default=60)
+    parser.add_argument("--questions", type=command.count, default=60)
     parser.add_argument(
-        "--spread", type=float, nargs="+", default=[1.0, 20.0], help="factors of the losses' differences"
+        "--spread", type=command.positive, nargs="+", default=[1.0, 20.0], help="factors of the losses' differences"
     )
     options, file = command.parse(parser, lambda _: NAME, arguments)
     table = load_table(options.data, options.questions)

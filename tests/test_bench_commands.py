@@ -60,6 +60,7 @@ def no_measurement(monkeypatch):
         ("row_confidence", "load"),
         ("row_kernels", "load"),
         ("sparse_error", "load"),
+        ("selection", "load_table"),
         ("shapes", "inputs"),
         ("sparse_training", "measure"),
         ("train_parts", "measure"),
@@ -78,7 +79,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 14
+    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 15
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,7 +144,12 @@ def test_a_wrong_value_of_any_option_is_told_first(name, no_measurement, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name not in ("packing", "dataset", "busy_machine", "trainer_memory")]
+    "name",
+    [
+        name
+        for name in NAMES
+        if name not in ("packing", "dataset", "busy_machine", "selection", "train_parts", "trainer_memory")
+    ],
 )
 def test_results_that_are_not_there_cannot_be_drawn(name, no_measurement, tmp_path, capsys):
     assert "is not there; measure first" in refusal(capsys, name, "--draw", "--output", str(tmp_path))

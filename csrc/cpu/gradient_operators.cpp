@@ -86,7 +86,11 @@ void exact_products(Tensor logits, Tensor hidden, Tensor weight, OptionalTensor 
                  {"entropy_scale", entropy_scale},
                  {"at_target", at_target},
                  {"numbers", numbers}});
-    if (rows > 0) run(work);
+    if (rows == 0) return;
+    if (work.of_weight != nullptr && !add_weight) {
+        prefer_large_pages(work.of_weight, vocabulary * size * static_cast<std::int64_t>(sizeof(float)));
+    }
+    run(work);
 }
 
 }  // namespace

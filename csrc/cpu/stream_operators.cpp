@@ -160,6 +160,7 @@ void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor
         check_transposed("logits", *logits, args.weight.rows, args.hidden.rows);
         args.logits = static_cast<float*>(logits->data_ptr());
         args.logits_stride = logits->stride(0);
+        prefer_large_pages(args.logits, logits->numel() * static_cast<std::int64_t>(sizeof(float)));
     }
     check_apart({{"numbers", numbers}, {"correct", correct}, {"logits", logits}},
                 {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}});
