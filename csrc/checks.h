@@ -75,17 +75,21 @@ float checked_number(const char* name, double value, const char* expected, Allow
     return number;
 }
 
-inline Conditions conditions_of(double softcap, double temperature) {
+// `of` is what their names begin with.
+inline Conditions conditions_of(double softcap, double temperature, const std::string& of = "") {
     // A softcap that float32 takes for 0 would stand for none.
-    return {checked_number("softcap", softcap, "a finite float32 number above 0, or 0 for none",
+    return {checked_number((of + "softcap").c_str(), softcap, "a finite float32 number above 0, or 0 for none",
                            [&](float number) { return number > 0 || softcap == 0; }),
-            checked_number("temperature", temperature, "a finite float32 number above 0",
+            checked_number((of + "temperature").c_str(), temperature, "a finite float32 number above 0",
                            [](float number) { return number > 0; })};
 }
 
+inline float checked_share(const char* name, double value) {
+    return checked_number(name, value, "a number in [0, 1]", [](float number) { return number >= 0 && number <= 1; });
+}
+
 inline void set_loss(RowArguments& rows, double label_smoothing, double z_loss) {
-    rows.label_smoothing = checked_number("label_smoothing", label_smoothing, "a number in [0, 1]",
-                                          [](float number) { return number >= 0 && number <= 1; });
+    rows.label_smoothing = checked_share("label_smoothing", label_smoothing);
     rows.z_loss = checked_number("z_loss", z_loss, "a finite float32 number", [](float) { return true; });
 }
 

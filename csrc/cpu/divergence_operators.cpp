@@ -21,16 +21,19 @@ void divergence_(Tensor logits, Tensor teacher_logits, OptionalTensor scale, dou
     args.rows = rows;
     args.vocabulary = vocabulary;
     args.head = conditions_of(softcap, temperature);
-    args.teacher_head = conditions_of(teacher_softcap, teacher_temperature);
-    args.teacher_part = static_cast<float>(teacher_part);
-    args.student_part = static_cast<float>(student_part);
-    args.mixture = static_cast<float>(mixture);
+    args.teacher_head = conditions_of(teacher_softcap, teacher_temperature, "teacher_");
+    args.teacher_part = checked_share("teacher_part", teacher_part);
+    args.student_part = checked_share("student_part", student_part);
+    args.mixture = checked_share("mixture", mixture);
     args.rest = static_cast<float>(1.0 - mixture);
     args.difference_part = static_cast<float>(teacher_part * (1.0 - mixture) - student_part * mixture);
-    args.interpolation = static_cast<float>(interpolation);
+    args.interpolation = checked_share("interpolation", interpolation);
     if (scale) args.scale = checked<float>("scale", *scale, {rows}, logits);
     args.divergence = checked<float>("divergence", divergence, {rows}, logits);
     args.entropy = checked<float>("entropy", entropy, {rows}, logits);
+    check_apart(
+        {{"logits", logits}, {"teacher_logits", teacher_logits}, {"divergence", divergence}, {"entropy", entropy}},
+        {{"scale", scale}});
     torch::stable::parallel_for(0, rows, 1,
                                 [&](std::int64_t begin, std::int64_t end) { kernels().divergence(args, begin, end); });
 }
@@ -48,6 +51,7 @@ OthersArguments others_arguments(const Tensor& logits, double softcap, double te
 
 void others(Tensor logits, double softcap, double temperature, Tensor numbers) {
     const OthersArguments args = others_arguments(logits, softcap, temperature, numbers);
+    check_apart({{"numbers", numbers}}, {{"logits", logits}});
     torch::stable::parallel_for(0, args.rows, 1,
                                 [&](std::int64_t begin, std::int64_t end) { kernels().others(args, begin, end); });
 }
@@ -55,6 +59,7 @@ void others(Tensor logits, double softcap, double temperature, Tensor numbers) {
 void spread_(Tensor logits, Tensor numbers, Tensor weight, double softcap, double temperature) {
     OthersArguments args = others_arguments(logits, softcap, temperature, numbers);
     args.weight = checked<float>("weight", weight, {args.rows}, logits);
+    check_apart({{"logits", logits}}, {{"numbers", numbers}, {"weight", weight}});
     torch::stable::parallel_for(0, args.rows, 1,
                                 [&](std::int64_t begin, std::int64_t end) { kernels().spread(args, begin, end); });
 }

@@ -23,18 +23,20 @@ void project(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor logits) {
     const std::int64_t rows = hidden.size(0), size = hidden.size(1), vocabulary = weight.size(0);
     check_shape("weight", weight, {vocabulary, size});
     check_shape("logits", logits, {rows, vocabulary});
-    STD_TORCH_CHECK(weight.scalar_type() == hidden.scalar_type(), "weight: expected the dtype of hidden");
-    STD_TORCH_CHECK(logits.scalar_type() == ScalarType::Float, "logits: expected float32");
+    check_dtype("weight", weight, hidden.scalar_type());
+    check_dtype("logits", logits, ScalarType::Float);
     STD_TORCH_CHECK(size >= 1, "hidden has no columns");
     ProjectWork work{};
     work.hidden = matrix_of(hidden);
     work.weight = matrix_of(weight);
     if (bias) {
         check_shape("bias", *bias, {vocabulary});
-        STD_TORCH_CHECK(bias->scalar_type() == hidden.scalar_type() && bias->is_contiguous(),
-                        "bias: expected the dtype of hidden, contiguous");
+        check_dtype("bias", *bias, hidden.scalar_type());
+        STD_TORCH_CHECK(bias->is_contiguous(), "bias is not contiguous");
+        check_device("bias", *bias, hidden);
         work.bias = bias->data_ptr();
     }
+    check_apart({{"logits", logits}}, {{"hidden", hidden}, {"weight", weight}, {"bias", bias}});
     work.logits = static_cast<float*>(logits.data_ptr());
     work.stride = logits.stride(0);
     const Kernels& table = kernels();

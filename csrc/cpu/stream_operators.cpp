@@ -162,8 +162,9 @@ void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor
         args.logits_stride = logits->stride(0);
         prefer_large_pages(args.logits, logits->numel() * static_cast<std::int64_t>(sizeof(float)));
     }
-    check_apart({{"numbers", numbers}, {"correct", correct}, {"logits", logits}},
-                {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}});
+    check_apart(
+        {{"numbers", numbers}, {"correct", correct}, {"logits", logits}},
+        {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}, {"temperatures", temperatures}});
     Stream(args, 0).statistics();
 }
 

@@ -122,13 +122,24 @@ class PublicCall:
         return [loss.detach(), *(torch.autograd.grad(loss, leaves) if self.gradient else ())]
 
 
+DIVERGENCES = (
+    {"kind": "forward_kl"},
+    {"kind": "reverse_kl"},
+    {"kind": "jsd", "beta": 0.3},
+    {"kind": "skew_reverse_kl"},
+    {"kind": "taid", "interpolation": 0.4},
+)
+
+
 def public_call(choose: Choose, seed: int) -> PublicCall:
-    rows, size, vocabulary = choose((1, 17, 600, 900)), choose((1, 8, 33, 70)), choose((7, 101, 2000))
+    # Of 17 rows and size 260, logits in memory come from the product of csrc/cpu/project.h.
+    rows, size, vocabulary = choose((1, 17, 600, 900)), choose((1, 8, 33, 70, 260)), choose((7, 101, 2000))
     dtype, peak = choose(DTYPES), choose((0.0, 6.0))
     inputs = make_inputs(rows, size, vocabulary, dtype=dtype, seed=seed, peak=peak)
     hidden, weight, target, row_weight = inputs.values()
     hidden *= choose((1, 8))  # a few entries have almost all of the probability: the sparse gradient is taken
-    bias = torch.randn(vocabulary, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    bias = torch.randn(vocabulary, generator=generator).to(dtype)
     ids = torch.where(target[:, None] < 0, target[:, None], (target[:, None] + torch.arange(3)) % vocabulary)
     options = {"softcap": choose((None, None, 30.0)), "temperature": choose((1.0, 0.7))}
     threshold = choose((None, 2.0**-4, 2.0**-8))
@@ -161,8 +172,10 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
         )
         return of_log_probs(found)
 
+    of_rows = {"temperature": torch.rand(rows, generator=generator) + 0.5} if choose((False, True)) else {}
+
     def listed(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        found = mind_kernels.linear_log_prob(h, w, ids, bias=b, backend=backend, **options)
+        found = mind_kernels.linear_log_prob(h, w, ids, bias=b, backend=backend, **(options | of_rows))
         return of_log_probs(found)
 
     count, mixture = choose((2, 3, 8)), choose((False, True))
@@ -175,11 +188,34 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
         given = {name: value.to(torch.promote_types(h.dtype, torch.float32)) for name, value in group_weight.items()}
         return mind_kernels.linear_pairwise_jsd(h[groups], w, mask=mask, **given, bias=b, backend=backend, **options)
 
+    kind = choose(DIVERGENCES)
+    teacher_hidden, teacher_weight, *_ = make_inputs(rows, 20, vocabulary, dtype=dtype, seed=seed + 1).values()
+    teacher: dict[str, Any] = {"teacher_hidden": teacher_hidden, "teacher_weight": teacher_weight}
+    teacher |= {"teacher_softcap": choose((None, 20.0)), "teacher_temperature": choose((None, 1.3))}
+    if choose((False, True)):
+        listed_ids = torch.rand(rows, vocabulary, generator=generator).topk(4).indices
+        log_prob_of_ids = torch.randn(rows, 4, generator=generator).log_softmax(1) - 0.1
+        teacher = {"teacher_ids": listed_ids, "teacher_log_prob": log_prob_of_ids}
+
+    def divergence(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return mind_kernels.linear_divergence(
+            h,
+            w,
+            **teacher,
+            **kind,
+            row_weight=row_weight.to(torch.promote_types(h.dtype, torch.float32)),
+            reduction="sum",
+            bias=b,
+            backend=backend,
+            **options,
+        )
+
     losses = {
         "linear_cross_entropy": cross_entropy,
         "linear_log_prob": log_prob,
         "linear_log_prob of several ids": listed,
         "linear_pairwise_jsd": divergences,
+        "linear_divergence": divergence,
     }
     function = choose(list(losses))
     exact = threshold is None or function not in ("linear_cross_entropy", "linear_log_prob")

@@ -24,7 +24,7 @@ def spoilt(call: Call, name: str) -> Iterator[Spoilt]:
     value = call.arguments[name]
     if isinstance(value, Tensor):
         gives_sizes = name not in call.written or name == next(iter(call.arguments))
-        for what, change, harmless in _tensors(value, name in call.written, gives_sizes):
+        for what, change, harmless in _tensors(value, name in call.written, gives_sizes, _middle(call, value)):
             wrong = call.copied()
             wrong.arguments[name] = change
             yield Spoilt(what, wrong, harmless)
@@ -38,7 +38,15 @@ def spoilt(call: Call, name: str) -> Iterator[Spoilt]:
             yield Spoilt(str(number), wrong)
 
 
-def _tensors(tensor: Tensor, written: bool, gives_sizes: bool) -> Iterator[tuple[str, Tensor, bool]]:
+def _middle(call: Call, tensor: Tensor) -> int:
+    """A place in the tensor that the call reads: entries may go on before and after its bags."""
+    offsets = call.arguments.get("offsets")
+    if offsets is None or tensor.numel() < offsets[-1]:
+        return tensor.numel() // 2
+    return int(offsets[0] + offsets[-1]) // 2
+
+
+def _tensors(tensor: Tensor, written: bool, gives_sizes: bool, middle: int) -> Iterator[tuple[str, Tensor, bool]]:
     yield "dtype", tensor.to(torch.float64 if tensor.is_floating_point() else torch.int16), False
     yield "device", tensor.to("meta"), False
     yield "one dimension more", tensor.clone()[None], False
@@ -56,7 +64,7 @@ def _tensors(tensor: Tensor, written: bool, gives_sizes: bool) -> Iterator[tuple
     if not written and not tensor.is_floating_point() and tensor.dtype != torch.bool:
         for number in (-1, torch.iinfo(tensor.dtype).max):
             wrong = tensor.clone()
-            wrong.view(-1)[wrong.numel() // 2] = number
+            wrong.view(-1)[middle] = number
             yield f"{number} in the middle", wrong, False
 
 

@@ -84,10 +84,10 @@ def test_which_product_a_head_takes(monkeypatch, rows, size, vocabulary, dtype, 
     [
         (0, lambda t: t.T, "hidden has rows that are not contiguous"),
         (0, lambda t: t[:, :0], r"weight has shape \(101, 8\): expected \(101, 0\)"),
-        (1, lambda t: t.bfloat16(), "weight: expected the dtype of hidden"),
+        (1, lambda t: t.bfloat16(), "weight has dtype BFloat16: expected Float"),
         (2, lambda t: t[:5], r"bias has shape \(5\): expected \(101\)"),
         (3, lambda t: t[:, :7], r"logits has shape \(17, 7\): expected \(17, 101\)"),
-        (3, lambda t: t.half(), "logits: expected float32"),
+        (3, lambda t: t.half(), "logits has dtype Half: expected Float"),
         (3, lambda t: t[:1].expand(17, 101), "logits has rows that overlap"),
     ],
 )
