@@ -181,9 +181,11 @@ inline void divergence_row(const DivergenceArguments& args, std::int64_t r, C co
     const DivergenceSums sums = with_gradient
                                     ? divergence_of_row<kKind, true>(row, theirs.data, student, teacher, pair)
                                     : divergence_of_row<kKind, false>(row, theirs.data, student, teacher, pair);
-    args.divergence[r] = sums.value < 0.0 ? 0.0f : static_cast<float>(sums.value);
+    // Where m is q or p, perhaps to a rounding alone, a divergence is the other side's, times that side's part.
+    const float part = kKind == Kind::kForward ? args.teacher_part : kKind == Kind::kReverse ? args.student_part : 1.0f;
+    args.divergence[r] = sums.value < 0.0 ? 0.0f : static_cast<float>(part * sums.value);
     args.entropy[r] = static_cast<float>(student.log_total - student.mean);
-    if (with_gradient) finish_divergence<kKind>(row, theirs.data, student, sums, args.scale[r]);
+    if (with_gradient) finish_divergence<kKind>(row, theirs.data, student, sums, part * args.scale[r]);
 }
 
 inline void run_divergence(const DivergenceArguments& args, std::int64_t begin, std::int64_t end) {

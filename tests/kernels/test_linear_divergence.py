@@ -329,3 +329,23 @@ def test_non_finite_hidden_gives_non_finite_loss(form):
             True,
             True,
         ]
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="no compiled library")
+@pytest.mark.parametrize("beta", [1e-50, 1 - 1e-9])
+def test_a_mixture_that_float32_takes_for_one_side_keeps_its_parts(beta):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, teacher_hidden, teacher_weight = (
+        torch.randn(rows, 8, generator=generator) * 0.5 for rows in (4, 50, 4, 50)
+    )
+
+    def loss_and_gradient(backend, dtype):
+        leaf = hidden.to(dtype, copy=True).requires_grad_()
+        others = (tensor.to(dtype) for tensor in (weight, teacher_hidden, teacher_weight))
+        loss = linear_divergence(leaf, *others, kind="jsd", beta=beta, backend=backend)
+        return loss.detach(), *torch.autograd.grad(loss, leaf)
+
+    for found, truth in zip(
+        loss_and_gradient("cpp", torch.float32), loss_and_gradient("reference", torch.float64), strict=True
+    ):
+        torch.testing.assert_close(found.double(), truth, rtol=1e-3, atol=1e-12)
