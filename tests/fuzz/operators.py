@@ -168,7 +168,14 @@ def background(draw: Callable) -> None:
 def stream_statistics(draw: Callable) -> None:
     arena = draw(arenas())
     rows = StreamedRows(draw, arena)
-    arguments = {**rows.inputs(), **rows.options(), "numbers": rows.numbers, "correct": rows.correct}
+    arguments = {
+        **rows.inputs(),
+        **rows.options(),
+        "temperatures": None,  # public functions have them
+        "numbers": rows.numbers,
+        "correct": rows.correct,
+        "logits": None,
+    }
     if call(draw, arena, "stream_statistics", arguments):
         rows.check_numbers()
 
