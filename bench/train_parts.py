@@ -14,12 +14,14 @@ Writes train_parts.jsonl.
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -193,15 +195,8 @@ class FreshFeatures(Mind):
     """Its features are computed, whatever the cache holds."""
 
     def __init__(self, context: MethodContext) -> None:
-        import mind.methods.mind.method as module
-
-        cache_folder = module.cache_folder
-        with tempfile.TemporaryDirectory() as folder:
-            module.cache_folder = lambda: type(cache_folder())(folder)
-            try:
-                super().__init__(context)
-            finally:
-                module.cache_folder = cache_folder
+        with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, MIND_CACHE=folder):
+            super().__init__(context)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -27,7 +27,7 @@ from mind.run.data import load_data
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "DATA.md", "CONTRIBUTING.md", "Makefile")
 OTHER_TOOLS = {"--help", "--no-deps", "--max-length", "--benchmark-enable", "--benchmark-only", "--inplace"}
-OTHER_TOOLS |= {"--providers", "--overwrite"}
+OTHER_TOOLS |= {"--providers", "--overwrite", "--dry"}
 """Flags of pip, setup.py, pytest and the benchmarks."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 MAKE = {"$(BIN)/mind": "mind", "$(DEMO_RUN)": "FOLDER", "$(DEMO)": "", "$(ARGS)": ""}
@@ -195,6 +195,7 @@ def test_unnamed_rationales_are_imported(tmp_path, capsys):
         "rationales_duplicate": 1,
         "rationales_no_answer": 0,
         "rationales_wrong_answer": 2,
+        "rationales_kept_as_wrong": 0,
         "rationales_over_the_limit": 0,
         "rationales_of_dropped_questions": 0,
     }
