@@ -43,6 +43,11 @@ def present_rationales(questions: Sequence[TokenizedQuestion], perspectives: int
     return torch.tensor([[k in question.rationales for k in range(perspectives)] for question in questions])
 
 
+def present_sequences(questions: Sequence[TokenizedQuestion], slots: int) -> Tensor:  # (Q, slots) bool
+    """Which of its slots each question fills, with a rationale or another sequence."""
+    return torch.tensor([[k in question.branches for k in range(slots)] for question in questions])
+
+
 def check_prompt(question: TokenizedQuestion, length: int) -> None:
     """Raises MindError for a prompt that alone is longer than a row."""
     for prompt in prompts_of(question):
