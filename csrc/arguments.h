@@ -65,7 +65,7 @@ struct StreamArguments {
     const void* bias;           // (V,), in the type of hidden, or null
     RowArguments rows;          // logits: (n, V) without data
     const float* temperatures;  // (n,) of the rows, by which their logits are divided after all else; or null
-    float* logits;              // (V, n) to be filled with hidden weight^T, transposed; or null
+    float* logits;              // to be filled with hidden weight^T, transposed (`check_transposed`); or null
     std::int64_t logits_stride;
     float log_threshold;
     std::int64_t* kept;           // (n,) as `CountArguments` has it; null: statistics only

@@ -238,7 +238,7 @@ class HeadGradients:
         product = None if self.hidden is None else torch.zeros_like(wide)
         if self.needs_weight and self.weight is None:
             self.weight = wide.new_zeros(self.head.weight.shape)
-        for tile in chunks(self.head.vocabulary, rows_per_block(hidden.shape[1], hidden.device)):
+        for tile in chunks(self.head.vocabulary, rows_per_block(max(1, hidden.shape[1]), hidden.device)):
             part = dlogits[:, tile].float()
             if product is not None:
                 product.addmm_(part, self.head.weight[tile].float())

@@ -185,9 +185,8 @@ inline void store_derivatives(const GroupWork& a, const Tile& tile, double* sums
     }
 }
 
-// 0 in the place of numbers so small that their products with hidden states or weights are subnormal: of these, a
-// processor multiplies one where it multiplies a hundred others. A row's gradient that has no larger entries is none
-// (`_NO_GRADIENT` in mind_kernels/sparse_gradient.py).
+// 0 in the place of numbers so small that their products with hidden states or weights are subnormal: a processor
+// multiplies one of these in the time of a hundred others. 2^-100 of a probability changes no digit of a sum.
 MIND_INLINE inline Floats without_tiny(Floats x) { return max(x, -x) < 0x1p-100f ? Floats{} : x; }
 
 // S goes in as two parts.

@@ -13,8 +13,14 @@ namespace mind {
 
 namespace {
 
-// Vocabulary entries of a span, which the threads share out. A multiple of the blocks.
-constexpr std::int64_t kSpan = 96 * 16;
+// Vocabulary entries of a block of product.h, and its blocks in a span, at most: spans are what the threads share out,
+// and a logit does not depend on them.
+constexpr std::int64_t kBlock = 96, kMostBlocks = 16;
+
+std::int64_t span_of(std::int64_t vocabulary) {
+    const std::int64_t share = vocabulary / (4 * torch::stable::get_num_threads() * kBlock);
+    return kBlock * std::clamp<std::int64_t>(share, 1, kMostBlocks);
+}
 
 void project(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor logits) {
     check_matrix("hidden", hidden, hidden);
@@ -43,10 +49,10 @@ void project(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor logits) {
     const std::int64_t strips = (rows + table.strip_rows - 1) / table.strip_rows;
     const Memory<float> packed = allocate<float>(strips * table.strip_rows * size);
     work.packed = packed.get();
-    work.span = kSpan;
+    work.span = span_of(vocabulary);
     torch::stable::parallel_for(
         0, strips, 1, [&](std::int64_t begin, std::int64_t end) { table.pack(work.hidden, packed.get(), begin, end); });
-    const std::int64_t spans = (vocabulary + kSpan - 1) / kSpan;
+    const std::int64_t spans = (vocabulary + work.span - 1) / work.span;
     torch::stable::parallel_for(0, spans, 1, [&](std::int64_t begin, std::int64_t end) {
         const Memory<float> scratch = allocate<float>(table.project_scratch(size));
         for (std::int64_t span = begin; span < end; ++span) table.project(work, scratch.get(), span, 0, strips);

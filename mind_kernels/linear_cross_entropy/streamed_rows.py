@@ -2,7 +2,7 @@
 
 Statistics without a gradient, and the forward pass of the sparse gradient, keep no logits: beside what they return they
 need hidden states in float32 (4 N D bytes) and the lists of kept entries. The exact gradient needs all logits and goes
-by chunks of them (csrc/cpu/gradient.h). All products are our own, in float32 for every dtype of the input.
+by chunks of them (csrc/cpu/gradient.h). Their products are our own, in float32 for every dtype of the input.
 """
 
 from __future__ import annotations

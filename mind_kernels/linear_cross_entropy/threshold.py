@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from mind_kernels import checks
 
 # The error of dH grows as the threshold to this power, and at 2^-16 is at most this: a quarter above what was measured
@@ -12,8 +14,8 @@ _POWER, _THRESHOLD, _ERROR = 0.6, 2.0**-16, 1.3e-3
 def threshold_for_error(error: float) -> float:
     """The `gradient_threshold` for a sparse gradient that is about `error` off, or less.
 
-    Meant is the relative error that is left in the whole gradient of a cross-entropy over a batch, |found - exact| /
-    |exact| in the Frobenius norm: that of the hidden states, beside which the weight's is about a fourth. The relation
+    This is the relative error of the whole gradient of a cross-entropy over a batch, |found - exact| / |exact| in the
+    Frobenius norm: that of the hidden states, beside which the weight's is about a fourth. The relation
     was measured on a trained model's rows in float32; it is no bound. Operands in bfloat16 err by 1e-2 by themselves,
     so less than that buys nothing there. Where a batch would keep so many entries that nothing is saved, its gradient
     is exact.
@@ -34,4 +36,4 @@ def threshold_for_error(error: float) -> float:
     checks.number("error", error)
     if error is None or not 0.0 < error < 1.0:
         raise ValueError(f"error is {error}: expected a number in (0, 1)")
-    return _THRESHOLD * (error / _ERROR) ** (1 / _POWER)
+    return max(_THRESHOLD * (error / _ERROR) ** (1 / _POWER), sys.float_info.min)

@@ -270,11 +270,14 @@ def _define(a: DivergenceArguments) -> DivergenceOutputs:
 
 def _run(a: DivergenceArguments, needs: list[bool]) -> tuple[DivergenceOutputs, HeadGradients]:
     _check_values(a)
+    teacher = a.teacher
+    if isinstance(teacher, HeadTeacher):  # by the student's product: equal distributions are exactly 0 apart
+        teacher = HeadTeacher(row_major(teacher.hidden), backends.head_on(a.backend, teacher.head))
     loss, values, gradients = rows.forward(
         backends.kernels("linear_divergence", a.backend),
         row_major(a.hidden),
         backends.head_on(a.backend, a.head),
-        a.teacher,
+        teacher,
         a.row_weight,
         a.divergence,
         needs,

@@ -75,7 +75,9 @@ def test_match_their_definitions(monkeypatch, loss, backend, dtype):
     half = dtype in (torch.bfloat16, torch.float16)  # whose logits triton_streaming does not round
     torch.testing.assert_close(value, without, **({"rtol": 1e-3, "atol": 1e-3} if half else {}))
     assert plain.mean_logit is plain.log_sum_sq is plain.predicted is None
-    torch.testing.assert_close(*(torch.autograd.grad(each, hidden)[0] for each in (value, without)))
+    gradients = [torch.autograd.grad(each, hidden)[0].double() for each in (value, without)]
+    difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    assert difference < (2e-2 if dtype == torch.bfloat16 else 3e-3 if half else 1e-5)
 
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])

@@ -349,3 +349,13 @@ def test_a_mixture_that_float32_takes_for_one_side_keeps_its_parts(beta):
         loss_and_gradient("cpp", torch.float32), loss_and_gradient("reference", torch.float64), strict=True
     ):
         torch.testing.assert_close(found.double(), truth, rtol=1e-3, atol=1e-12)
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="no compiled library")
+@pytest.mark.parametrize("rows", [8, 20, 200])
+def test_a_teacher_of_any_size_is_multiplied_as_its_student_is(rows):
+    """Products of few, some and many rows are different ones, and deep ones are summed in parts."""
+    hidden, weight = torch.randn(rows, 700).requires_grad_(), torch.randn(300, 700) * 0.05
+    loss = linear_divergence(hidden, weight, hidden.detach().clone(), weight.clone(), backend="cpp")
+    loss.backward()
+    assert loss.detach() == 0 and hidden.grad is not None and not hidden.grad.any()
