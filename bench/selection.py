@@ -41,6 +41,7 @@ from mind.methods.mind.calibration import Calibrator
 from mind.methods.mind.features import Features, StudentEncoder, build_features
 from mind.methods.mind.metanet import MetaNet
 from mind.methods.mind.objective import anchored, select
+from mind.methods.mind.scorers import saturated
 from mind.records import PackOptions
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
@@ -117,7 +118,7 @@ def measured(table: Table, options: Options) -> dict[str, Any]:
     return {
         "selected": float((selected.sum(1) / count).mean()),
         "evenness": float((torch.special.entr(alpha).sum(1) / count.log()).mean()),
-        "saturated": float(((scores - 0.5).abs() > 0.49)[table.present].double().mean()),
+        "saturated": saturated(scores, table.present),
         "order": rank_correlation(scores, -table.losses, table.present),
         "regret": regret(alpha, table.losses),
         "meta_loss": history[-1],

@@ -31,7 +31,7 @@ from mind.methods.method import MethodContext, Step
 from mind.methods.mind.calibration import Calibrator, mean_variance, meta_loss
 from mind.methods.mind.metanet import MetaNet
 from mind.methods.mind.objective import anchored, select
-from mind.methods.mind.scorers import MetaNetScorer, Scored, Scorer, scores_of_losses
+from mind.methods.mind.scorers import MetaNetScorer, Scored, Scorer, saturated, scores_of_losses
 from mind.records import PackOptions
 from mind.report.reading import Metrics
 
@@ -146,6 +146,17 @@ def test_table_by_hand():
     assert plan.weights[0].tolist() == pytest.approx([0.5078283783720471, 0.49217162162795286, 0], abs=1e-14)
     assert sums["total"] == pytest.approx(1.84819702174603, abs=1e-12)
     assert plan.observed.tolist() == [[False, False, True]]  # it learns what is not trained on
+
+
+def test_a_table_without_losses_says_what_to_call():
+    with pytest.raises(MindError, match=f"question {QUESTION.id}: the table has no losses of it: call before_training"):
+        method("mind-table").prepare(step_of())
+
+
+def test_saturated_scores_are_in_the_outer_hundredths():
+    scores = torch.tensor([[0.009, 0.011, 0.5], [0.989, 0.991, 0.0]])
+    present = torch.tensor([[True, True, True], [True, True, False]])
+    assert saturated(scores, present) == pytest.approx(2 / 5)
 
 
 def test_scores_of_losses_are_positive_where_a_rationale_is_and_zero_elsewhere():
@@ -268,6 +279,8 @@ def test_a_preset_trains_reports_and_goes_on_where_it_was_killed(name, tmp_path,
     assert [row["loss"] for row in again] == [row["loss"] for row in rows]
     assert [row["alpha"] for row in again] == [row["alpha"] for row in rows]
     assert (folder.path / "metanet.safetensors").exists() == needs_metanet
+    if needs_metanet:
+        assert all(0 <= row["saturated"] <= 1 for row in rows)  # MetaNet at rest too
     if name == "mind-uniform":
         assert all(row["selected_ratio"] == 1 for row in rows)
 
@@ -276,6 +289,9 @@ def test_an_option_that_a_preset_fixes_is_refused_at_its_default_too(tmp_path, c
     words = ["train", "--output", str(tmp_path / "run"), "--method", "mind-nocons"]
     expect_error([*words, "--objective.consistency-weight", "0.1"], capsys, "fixes objective.consistency_weight at 0.0")
     assert not (tmp_path / "run").exists()
+
+
+SHARES = [f"share_{name}" for name in NAMES]
 
 
 def rows_of(count, **columns):
@@ -294,7 +310,14 @@ def rows_of(count, **columns):
         ({"meta_loss": (0.5, 0.1), "saturated": (0.0, 0.2), "share_first": (0.2, 0.9)}, None),
         ({"meta_loss": (0.5, 0.1), "saturated": (0.0, 1.0), "share_first": (0.2, 0.9)}, "% of MetaNet's latest scores"),
         ({"meta_loss": (0.1, 0.5), "saturated": (0.0, 0.0), "share_first": (0.2, 0.9)}, "L_meta rose in training"),
-        ({"meta_loss": (0.5, 0.1), "saturated": (0.0, 0.0)}, "the selection never changed"),
+        ({"meta_loss": (1e-5, 5e-4), "saturated": (0.0, 0.0), "share_first": (0.2, 0.9)}, None),  # noise
+        ({"meta_loss": (1e-3, 5e-3), "saturated": (0.0, 0.0), "share_first": (0.2, 0.9)}, "L_meta rose in training"),
+        ({"meta_loss": (0.5, 0.1)}, "never changed: each perspective was selected for the same share"),
+        ({"meta_loss": (0.5, 0.1), **dict.fromkeys(SHARES, (1, 1))}, "every rationale was selected, so nothing"),
+        (
+            {"meta_loss": (0.5, 0.1), **dict.fromkeys(SHARES, (0, 0)), "share_second": (1, 1)},
+            "second alone was selected, whatever the question; a smaller objective.beta makes it wider",
+        ),
     ],
 )
 def test_what_metanet_did_not_do_is_remarked_on(tmp_path, columns, remark):

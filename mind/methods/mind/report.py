@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FEWEST_LINES = 8
 """Of metrics.jsonl, for a remark on how a run went."""
+LEAST_RISE = 1e-3
+"""Of L_meta, in nats, for a remark: near 0 a batch's noise is a large share of it and says nothing."""
 
 
 def sections(config: MindConfig) -> tuple[Section, Section]:
@@ -52,14 +54,25 @@ def _remarks(config: MindConfig, metrics: Metrics) -> Iterator[str]:
         if len(losses) >= FEWEST_LINES:
             quarter = len(losses) // 4
             first, last = losses[:quarter].mean(), losses[-quarter:].mean()
-            if last > 1.1 * first:
+            if last > max(1.1 * first, first + LEAST_RISE):
                 yield f"L_meta rose {when}, from {first:.3g} to {last:.3g}: MetaNet does not follow the student"
-    shares = map(_known, metrics.by_perspective("selected_share", list(config.data.perspectives)))
-    if len(metrics.steps) >= FEWEST_LINES and all(np.ptp(share) == 0 for share in shares if len(share)):
-        yield (
-            "the selection never changed: each perspective was selected for the same share of the questions "
-            "throughout; objective.beta nearer to 1 with metanet.anchor max makes it narrower"
+    names = list(config.data.perspectives)
+    shares = dict(zip(names, map(_known, metrics.by_perspective("selected_share", names)), strict=True))
+    if len(metrics.steps) >= FEWEST_LINES and all(np.ptp(share) == 0 for share in shares.values() if len(share)):
+        yield f"the selection never changed: {_same_selection({n: float(s[0]) for n, s in shares.items() if len(s)})}"
+
+
+def _same_selection(shares: Mapping[str, float]) -> str:
+    """What was selected throughout, by the share of the questions for which each perspective was."""
+    selected = [name for name, share in shares.items() if share > 0]
+    if all(share == 1 for share in shares.values()):
+        return (
+            "every rationale was selected, so nothing was filtered; objective.beta nearer to 1 with metanet.anchor max "
+            "makes it narrower"
         )
+    if len(selected) == 1 and shares[selected[0]] == 1:
+        return f"{selected[0]} alone was selected, whatever the question; a smaller objective.beta makes it wider"
+    return "each perspective was selected for the same share of the questions throughout"
 
 
 def _known(values: np.ndarray) -> np.ndarray:

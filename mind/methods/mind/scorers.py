@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mind.batches.cross_entropy import rationale_losses
 from mind.batches.packing import present_rationales
 from mind.config import MAX_STEPS
+from mind.errors import require
 from mind.files import cache_folder
 from mind.methods.method import MethodContext, Step, StepMetrics
 from mind.methods.mind.calibration import Calibrator, moving_average
@@ -122,12 +123,15 @@ class MetaNetScorer(Scorer):
         return metanet(*(tensor.to(metanet.perspective.device) for tensor in inputs))
 
     def finish_step(self, questions: Sequence[TokenizedQuestion], scored: Scored, l_real: Tensor) -> StepMetrics:
+        present = present_rationales(questions, self.context.perspectives)
+        means = {"saturated": saturated(scored.own.detach().cpu(), present)}
         if not self.config.joint:
-            return StepMetrics()
+            return StepMetrics(means)
         ids = [question.id for question in questions]
         meta_loss = self.calibrator.add_feedback(ids, scored.own, l_real.to(scored.own))
         self.calibrator.end_step()
-        return StepMetrics(means={"meta_loss": meta_loss}, latest={"meta_learning_rate": self.calibrator.learning_rate})
+        latest = {"meta_learning_rate": self.calibrator.learning_rate}
+        return StepMetrics(means | {"meta_loss": meta_loss}, latest=latest)
 
     def networks(self) -> Mapping[str, nn.Module]:
         return {"metanet": self.calibrator.metanet}
@@ -205,6 +209,13 @@ class TableScorer(Scorer):
         return ()
 
     def score(self, step: Step, present: Tensor) -> Scored:
+        """Raises MindError for a question whose losses are not in the table."""
+        for question in step.questions:
+            require(
+                question.id in self._average,
+                f"question {question.id}: the table has no losses of it: call before_training, or load_state_dict with "
+                "the state of a run that did",
+            )
         losses = torch.stack([self._average[question.id] for question in step.questions])
         scores = scores_of_losses(losses, present)
         return Scored(scores, scores)
@@ -247,10 +258,12 @@ def scores_of_losses(
     return torch.where(present, scores.clamp(min=_LOWEST), 0)
 
 
-def _saturated(scores: Tensor, questions: Sequence[TokenizedQuestion]) -> float:
-    """The share of the scores (Q, K) in the outer hundredths of (0, 1), where a sigmoid hardly learns."""
-    present = present_rationales(questions, scores.shape[1])
-    return float(((scores.cpu() - 0.5).abs() > 0.49)[present].double().mean())
+def saturated(
+    scores: Tensor,  # (Q, K)
+    present: Tensor,  # (Q, K) bool, on the same device
+) -> float:
+    """The share of the `present` scores in the outer hundredths of (0, 1), where a sigmoid hardly learns."""
+    return float(((scores - 0.5).abs() > 0.49)[present].double().mean())
 
 
 def _generator(context: MethodContext, step: Step) -> torch.Generator:
