@@ -59,6 +59,8 @@ class Evaluate:
     """A JSONL file with rationales for the NLL."""
     perspectives: tuple[str, ...] | None = None
     """The perspectives of `heldout`; by default those that it names."""
+    before: str = ""
+    """What precedes each question of `files` in its prompt: "predict: " for a student that method sbs trained."""
     pack_length: int = 1024
     output: str | None = None
     """Write the results as JSON here too, and the responses into a folder beside it, OUTPUT with the ending .responses.
@@ -92,8 +94,8 @@ def train_defaults(words: Sequence[str]) -> Train:
     if "--resume" in words and output is not None:
         RunFolder(output).check_resumable()
     note("loading PyTorch")
-    from mind.methods import PRESETS, run_config, with_options
-    from mind.methods.presets import replaced
+    from mind.methods import run_config, with_options
+    from mind.methods.presets import with_method
 
     config = MindConfig() if file is None else run_config(given, file)
     output = config.output if output is None else output
@@ -103,9 +105,7 @@ def train_defaults(words: Sequence[str]) -> Train:
         config = run_config(overlaid(folder.read_config(), given), str(folder.config))
     config = dataclasses.replace(config, output=output)
     if method is not None and method != config.method:
-        config = dataclasses.replace(config, method=method, options=MindConfig().options)
-        if method in PRESETS:  # which says more of its run than the file does
-            config = replaced(config, PRESETS[method].options)
+        config = with_method(config, method)
     return Train(with_options(config), file)
 
 
@@ -149,7 +149,7 @@ def _check_preset(config: MindConfig) -> None:
 
     fixed, given = (flat(dataclasses.asdict(some)) for some in (with_options(config), config))
     changed = [f"{name} at {value}" for name, value in fixed.items() if value != given[name]]
-    require(not changed, f"method {config.method} fixes {', '.join(changed)}: leave it away")
+    require(not changed, f"method {config.method} fixes {', '.join(changed)}: leave it out")
 
 
 def _check_names(config: MindConfig) -> None:
@@ -201,11 +201,11 @@ def evaluate_command(options: Evaluate) -> None:
     from mind.student.model import load_student
 
     model, tokenizer = load_student(options.student)
-    for questions in files.values():
-        evaluation_prompts(model, tokenizer, questions, options.evaluation)  # faults are said before all else
+    for questions in files.values():  # faults are said before all else
+        evaluation_prompts(model, tokenizer, questions, options.evaluation, options.before)
     results = {
         "heldout": None if heldout is None else _heldout_nll(options, model, tokenizer, heldout),
-        "files": answer_accuracy(model, tokenizer, files, options.evaluation, responses),
+        "files": answer_accuracy(model, tokenizer, files, options.evaluation, responses, options.before),
     }
     if output is not None:
         write_json(results, output)

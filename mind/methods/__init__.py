@@ -13,7 +13,7 @@ from mind.methods.kd import Kd
 from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method
 from mind.methods.mind import Mind
-from mind.methods.presets import PRESETS, with_preset
+from mind.methods.presets import PRESETS, check_given, with_preset
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
 from mind.methods.sft import Sft
@@ -60,8 +60,8 @@ def with_options(config: MindConfig) -> MindConfig:
 def load_run_config(path: Path) -> MindConfig:
     """Reads the config.json of a run, or a part of one; one without a method is of MIND.
 
-    Raises MindError for a missing file, bad JSON, a field that is unknown or of another type, and a method that there
-    is not.
+    Raises MindError for a missing file, bad JSON, a field that is unknown or of another type, a method that there is
+    not, and an option that a preset fixes at another value.
     """
     return run_config(read_json(path), str(path))
 
@@ -70,5 +70,6 @@ def run_config(values: Any, where: str) -> MindConfig:
     """The configuration that the JSON `values` of `load_run_config` are; raises MindError that begins with `where`."""
     require(isinstance(values, dict), f"{where}: expected a JSON object, found {described(values)}")
     config = build(MindConfig, {name: value for name, value in values.items() if name != "options"}, where)
+    check_given(config.method, values, where)
     own = build(method_class(config.method).Options, values.get("options", {}), f"{where}: options")
     return dataclasses.replace(config, options=own)

@@ -53,6 +53,34 @@ def with_preset(config: MindConfig) -> MindConfig:
     return replaced(config, preset.options)
 
 
+def with_method(config: MindConfig, method: str) -> MindConfig:
+    """`config` by another method: with the options that it fixes, if it is a preset, and with the defaults of those
+    that the former one fixed. The rest stays, but for the options that the former method alone has."""
+    former, fixed = (PRESETS[name].options if name in PRESETS else {} for name in (config.method, method))
+    config = replaced(config, _parts(MindConfig(), former))
+    return replaced(dataclasses.replace(config, method=method, options=MindConfig().options), fixed)
+
+
+def check_given(method: str, values: Mapping[str, Any], where: str) -> None:
+    """Raises MindError, which begins with `where`, for an option among the JSON `values` of a configuration that its
+    method fixes at another value, be it the option's default."""
+    if method in PRESETS:
+        given = flat(values)
+        for name, value in flat(PRESETS[method].options).items():
+            require(
+                given.get(name, value) == value,
+                f"{where}: {name} is {given.get(name)}: method {method} fixes it at {value}: leave it out",
+            )
+
+
+def _parts(value: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass that `names` has as keys, nested as there."""
+    return {
+        name: _parts(getattr(value, name), inner) if isinstance(inner, Mapping) else getattr(value, name)
+        for name, inner in names.items()
+    }
+
+
 def replaced(value: Any, changes: Mapping[str, Any]) -> Any:
     """A dataclass with the changes, those of its parts within them."""
     return dataclasses.replace(

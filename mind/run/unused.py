@@ -15,13 +15,11 @@ def warn_of_unused_options(config: MindConfig) -> None:
     """Warns of options that differ from their defaults and have no effect, with the reason."""
     given = flat(dataclasses.asdict(config))
     default = flat(dataclasses.asdict(with_options(MindConfig(method=config.method))))
+    left = [name for name, value in given.items() if value != default[name]]  # each is told once
     for reason, names in _unread(config):
         sections = tuple(f"{name}." for name in names)
-        if unused := [
-            name
-            for name, value in given.items()
-            if value != default[name] and (name in names or name.startswith(sections))
-        ]:
+        if unused := [name for name in left if name in names or name.startswith(sections)]:
+            left = [name for name in left if name not in unused]
             effect = "have no effect" if len(unused) > 1 else "has no effect"
             warnings.warn(f"{', '.join(unused)} {effect}: {reason}", RuntimeWarning, stacklevel=4)
 
@@ -56,16 +54,19 @@ def _unread_of_metanet(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...
     if metanet.scores != "table":
         yield reason, ("metanet.table_decay",)
     if metanet.scores not in ("metanet", "shuffled"):
-        read = {"scores", "anchor", *(("table_decay", "feedback") if metanet.scores == "table" else ())}
+        # The largest score of a table, of the losses of a step and of equal ones is 1 without an anchor.
+        read = {"scores"} | {"random": {"anchor"}, "table": {"table_decay", "feedback"}}.get(metanet.scores, set())
         names = {f"metanet.{field.name}" for field in dataclasses.fields(metanet) if field.name not in read}
         yield reason, tuple(sorted(names))
     if metanet.scores == "uniform":
-        yield reason, ("objective.beta", "objective.tau_student", "metanet.anchor")
+        yield reason, ("objective.beta", "objective.tau_student")
     if metanet.learning_rate is not None:
         yield "metanet.learning_rate is set", ("metanet.learning_rate_ratio",)
     if not metanet.joint:
         joint = ("learning_rate", "learning_rate_ratio", "accumulation", "feedback", "ema")
         yield "metanet.joint is off", tuple(f"metanet.{name}" for name in joint)
+        if metanet.warmup_epochs == 0:
+            yield "metanet.joint is off and metanet.warmup_epochs is 0", ("metanet.tau", "metanet.spread")
 
 
 def _warms_up(train: TrainConfig, steps: int = 100) -> bool:
