@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,16 +60,20 @@ def heldout_nll(
 
 
 def evaluation_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: EvaluationConfig
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    config: EvaluationConfig,
+    before: str = "",
 ) -> list[list[int]]:
-    """Token ids that the answers to the first `config.questions` questions continue.
+    """Token ids that the answers to the first `config.questions` questions, each behind the text `before`, continue.
 
     Raises MindError for a question that has none, or whose prompt and answer may exceed the model's context.
     """
     chat, context = Chat(tokenizer, embedding_rows(model)), context_of(model)
     prompts = []
     for question in questions[: config.questions]:
-        prompts.append(chat.prompt(question))
+        prompts.append(chat.prompt(replace(question, question=before + question.question)))
         require(
             context is None or len(prompts[-1]) + config.max_new_tokens <= context,
             f"question {question.id}: its prompt has {len(prompts[-1])} tokens; with evaluation.max_new_tokens "
@@ -83,6 +88,7 @@ def answer_accuracy(
     files: Mapping[str, Sequence[Question]],
     config: EvaluationConfig,
     responses_folder: Path | None = None,
+    before: str = "",
 ) -> dict[str, dict[str, Any]]:
     """The student's accuracy by greedy generation.
 
@@ -92,6 +98,8 @@ def answer_accuracy(
         files: lists of questions by a label, the name of the file that they come from.
         config: how many questions of each list, and how to generate.
         responses_folder: where the responses go, a file LABEL.jsonl each, in place of what is there; None: nowhere.
+        before: what precedes each question where the student is asked (`Method.asks_with`); the responses' rows have
+            the questions without it.
 
     Returns:
         By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer
@@ -100,7 +108,7 @@ def answer_accuracy(
 
     Raises MindError as `evaluation_prompts`, before anything is generated.
     """
-    prompts = {label: evaluation_prompts(model, tokenizer, questions, config) for label, questions in files.items()}
+    prompts = {label: evaluation_prompts(model, tokenizer, some, config, before) for label, some in files.items()}
     results, responded = {}, {}
     for label, questions in files.items():
         questions = questions[: config.questions]

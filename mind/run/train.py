@@ -112,9 +112,9 @@ def _prepared(config: MindConfig, data: RunData | None) -> _Run:
     check_student(model, config)
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
-    for questions in data.evaluation.values():
-        evaluation_prompts(model, tokenizer, questions, config.evaluation)  # faults are said before anything is written
     chosen = method_class(config.method)
+    for questions in data.evaluation.values():  # faults are said before anything is written
+        evaluation_prompts(model, tokenizer, questions, config.evaluation, chosen.asks_with(config))
     context = MethodContext.build(config, model, tokenizer, data.train, heldout, chosen)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     method = chosen(context)
@@ -174,7 +174,8 @@ def _evaluate(
         where = "before the first step" if when == "before" else f"after step {len(context.steps)}, the last"
         raise NotFiniteError(f"held-out NLL {where}: {error}; {folder.way_back()}") from None
     responses = folder.responses(when)
-    files = answer_accuracy(model, context.tokenizer, data.evaluation, config.evaluation, responses)
+    before = method_class(config.method).asks_with(config)
+    files = answer_accuracy(model, context.tokenizer, data.evaluation, config.evaluation, responses, before)
     return {"heldout": nll, "files": files}
 
 
