@@ -43,13 +43,16 @@ __all__ = [
     "split_heldout",
 ]
 
+TO_COMPARE = 2
+"""How many rationales of a question a method needs that compares them."""
+
 
 def load_questions(
     path: str | os.PathLike[str],
     *,
     perspectives: Sequence[str] | None = None,
     require_rationales: bool = False,
-    minimum_rationales: int = 2,
+    minimum_rationales: int = TO_COMPARE,
 ) -> list[Question]:
     """Reads a file with a row per question: {"id"?, "question", "answer", "choices"?, "rationales"?: [{"perspective",
     "text", "source"?}], "wrong_rationales"?: [{"perspective", "text", "answer", "source"?}]}.

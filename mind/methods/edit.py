@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 from torch import Tensor
 
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
-from mind.methods.method import MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import Step, StepMetrics, StepPlan
 from mind.methods.pairs import Pair, PairMethod
 from mind.methods.sequences import Sequences
 from mind.records import Question, TokenizedQuestion
@@ -54,10 +53,6 @@ class Edit(PairMethod):
     Options = EditOptions
     title = "EDIT"
 
-    def __init__(self, context: MethodContext) -> None:
-        super().__init__(context)
-        self._pairs = self.all_pairs()
-
     @classmethod
     def pairs_of(
         cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
@@ -65,9 +60,11 @@ class Edit(PairMethod):
         """For each wrong rationale the right one that is most like it, with weights 1 where they differ and else 0."""
         options = cls.options_in(config)
         assert isinstance(options, EditOptions)
-        every = super().pairs_of(config, question, tokens, sequences)
         nearest: dict[tuple[int, ...], tuple[float, Pair]] = {}
-        for pair in every:
+        for pair in super().pairs_of(config, question, tokens, sequences):
+            shorter, longer = sorted(len(branch.ids) for branch in pair)
+            if longer - shorter > options.max_changed * longer:  # so many are changed at least
+                continue
             right, wrong = changed_tokens(pair.right.ids, pair.wrong.ids)
             share = max(sum(right) / len(right), sum(wrong) / len(wrong))
             marked = Pair(replace(pair.right, weights=_weights(right)), replace(pair.wrong, weights=_weights(wrong)))
@@ -94,7 +91,6 @@ class Edit(PairMethod):
         )
 
 
-@cache
 def changed_tokens(right: tuple[int, ...], wrong: tuple[int, ...]) -> tuple[list[bool], list[bool]]:
     """Which tokens of each an alignment with the fewest edits deletes, inserts or replaces.
 

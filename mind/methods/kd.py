@@ -12,23 +12,27 @@ The teacher computes the very rows that the student does, so it needs the studen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from mind.batches.cross_entropy import cross_entropy, row_weights
-from mind.batches.packing import present_rationales, sequence_lengths
+from mind.batches.isolation import keeps_sequences_apart
+from mind.batches.packing import sequence_lengths
 from mind.batches.prompt_sharing import obstacle, use_attention
 from mind.batches.trunk import labeled_hidden
 from mind.config import MethodOptions, StudentConfig
 from mind.display import listed
 from mind.errors import MindError, require
-from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.heads import at_temperature, constant
+from mind.methods.method import LossTerms, MethodContext, StepMetrics, StepPlan
+from mind.methods.sft import Sft
 from mind.records import MicroBatch
 from mind.student.fingerprint import fingerprint
-from mind.student.model import head_of, load_student
+from mind.student.model import context_of, head_of, load_student
+from mind.student.templates import PLAIN
 from mind_kernels import Head, linear_divergence
 
 if TYPE_CHECKING:
@@ -79,10 +83,10 @@ class KdOptions(TeacherOptions):
         return {"kind": self.kind, **own}
 
 
-class TeacherMethod(Method):
+class TeacherMethod(Sft):
     """Trains on all rationales, all with the same weight, beside a teacher model that sees the same rows."""
 
-    unread = ("metanet", "objective.beta", "objective.tau_student", "objective.consistency_weight")
+    sources = ("teacher",)
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
@@ -91,11 +95,6 @@ class TeacherMethod(Method):
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
         weights = fingerprint(dict(self.teacher.named_parameters()))
         return {"options.teacher": {"source": self.options.teacher, "sha256": weights}}
-
-    def prepare(self, step: Step) -> StepPlan:
-        present = present_rationales(step.questions, self.context.perspectives)
-        weights = present.double() / present.sum(1, keepdim=True)
-        return StepPlan(step.questions, weights, trained=present, observed=torch.zeros_like(present))
 
     def divergence(
         self,
@@ -110,21 +109,15 @@ class TeacherMethod(Method):
         teacher.to(hidden.device)
         with torch.no_grad(), use_attention(teacher, self.context.attention):
             states = labeled_hidden(teacher, batch)
-        theirs = head_of(teacher)
-        size, temperature = head.vocabulary, self.options.temperature
-        theirs = Head(
-            theirs.weight.detach()[:size],
-            None if theirs.bias is None else theirs.bias.detach()[:size],
-            theirs.softcap,
-            theirs.temperature * temperature,
-        )
+        temperature = self.options.temperature
         return linear_divergence(
             hidden,
-            replace(head, temperature=head.temperature * temperature),
+            at_temperature(head, temperature),
             states,
-            theirs,
+            at_temperature(constant(head_of(teacher), head.vocabulary), temperature),
             row_weight=weight,
             reduction="sum",
+            backend=self.context.config.objective.backend,
             **kind,
         )
 
@@ -164,7 +157,8 @@ def _load_teacher(context: MethodContext, options: TeacherOptions) -> PreTrained
     if name is None:
         raise MindError(f"method {context.config.method} needs a teacher model: --options.teacher names it")
     try:
-        teacher, tokenizer = load_student(StudentConfig(model=name, dtype=options.teacher_dtype))
+        # It is given token ids, so its own chat template, which base models lack, is not asked for.
+        teacher, tokenizer = load_student(StudentConfig(model=name, dtype=options.teacher_dtype, chat_template=PLAIN))
     except MindError as error:
         raise MindError(str(error).replace("student.model", "options.teacher")) from error
     own, theirs = context.tokenizer.get_vocab(), tokenizer.get_vocab()
@@ -176,14 +170,29 @@ def _load_teacher(context: MethodContext, options: TeacherOptions) -> PreTrained
     )
     rows, needed = head_of(teacher).vocabulary, head_of(context.model).vocabulary
     require(rows >= needed, f"options.teacher {name}: its head has {rows:,} entries, the student's {needed:,}: too few")
-    longest = max(length for question in context.tokenized for length in sequence_lengths(question))
-    if context.pack_options.share_prompts:
-        with use_attention(teacher, context.attention):
-            reason = obstacle(teacher, context.attention, longest, context.pack_options.length)
-        require(
-            reason is None,
-            f"options.teacher {name}: the student's prompts are shared, and this model cannot share them: {reason}; "
-            "--train.share-prompts never",
-        )
+    _check_rows(teacher, f"options.teacher {name}", context)
     teacher.eval()
     return teacher.requires_grad_(False)
+
+
+def _check_rows(teacher: PreTrainedModel, name: str, context: MethodContext) -> None:
+    """Raises MindError, which begins with `name`, for a teacher that cannot compute the student's rows."""
+    longest = max(length for question in context.tokenized for length in sequence_lengths(question))
+    limit, packs = context_of(teacher), context.pack_options
+    require(
+        limit is None or longest <= limit, f"{name}: its context is {limit} tokens; the longest sequence has {longest}"
+    )
+    reason = None
+    try:
+        with use_attention(teacher, context.attention):
+            if packs.share_prompts:
+                reason = obstacle(teacher, context.attention, longest, packs.length)
+            else:
+                keeps_sequences_apart(teacher, packs.length)
+    except MindError as error:
+        raise MindError(f"{name}: {str(error).removeprefix('student.')}") from error
+    require(
+        reason is None,
+        f"{name}: the student's prompts are shared, and this model cannot share them: {reason}; "
+        "--train.share-prompts never",
+    )

@@ -2,17 +2,18 @@
 
     L = (CE_i + CE_j) / 2 + alpha / 2 mean_p [KL(P_p || Q_p) + KL(Q_p || P_p)]
 
-P and Q are the student's distributions behind the two rationales at the answer's positions p, at a temperature T and
-without a factor T^2; both sides are trained. Each epoch draws another pair from the rationales that are least alike;
-the source draws one and the same. (Its released code compares the positions of the answer's input tokens, which predict
-the ones after them: off by one.)
+P and Q are the student's distributions behind the two rationales at the positions p of the suffix, at a temperature T
+and without a factor T^2; both sides are trained. The suffix is the whole answer line, "#### ANSWER", and the end of the
+turn; the source compares at the answer's tokens alone. Each epoch draws another pair from the rationales that are least
+alike; the source draws one and the same. (Its released code compares the positions of the answer's input tokens, which
+predict the ones after them: off by one.)
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from zlib import crc32
 
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from mind.batches.cross_entropy import cross_entropy, row_weights
 from mind.config import MethodOptions, MindConfig
+from mind.data.questions import TO_COMPARE
 from mind.errors import require
-from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.heads import at_temperature, constant
+from mind.methods.method import OF_MIND, LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.methods.sequences import Sequences
 from mind.records import MicroBatch, Question, TokenizedQuestion
 from mind.similarity import most_diverse, ngram_sets, similarities
@@ -54,7 +57,9 @@ class MccKd(Method):
 
     Options = MccKdOptions
     title = "MCC-KD"
-    unread = ("metanet", "objective.beta", "objective.tau_student", "objective.consistency_weight")
+    unread = OF_MIND
+    fewest_rationales = TO_COMPARE
+    lesson = "pair"
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
@@ -73,8 +78,8 @@ class MccKd(Method):
         questions: Sequence[Question],
         tokenized: Sequence[TokenizedQuestion],
         sequences: Sequences,
-    ) -> list[int]:
-        chosen = [q for q, question in enumerate(questions) if len(question.rationales) >= 2]
+    ) -> dict[int, TokenizedQuestion]:
+        chosen = {q: one for q, one in enumerate(tokenized) if len(one.rationales) >= 2}
         require(
             bool(chosen),
             f"method {config.method} compares two rationales, and none of the {len(questions)} questions has two",
@@ -104,7 +109,9 @@ class MccKd(Method):
             gradient_threshold=objective.gradient_threshold,
             backend=objective.backend,
         )
-        divergence = twice_symmetric_kl(hidden, _at(head, options.temperature), batch, len(plan.weights))
+        divergence = twice_symmetric_kl(
+            hidden, at_temperature(head, options.temperature), batch, len(plan.weights), objective.backend
+        )
         loss = loss + options.alpha / 2 * divergence
         # Its gradient is that of the objective, its value twice that: each side is a student once and a teacher once.
         loss = loss - (options.alpha / 4 * divergence).detach()
@@ -114,7 +121,7 @@ class MccKd(Method):
         return StepMetrics({"symmetric_kl": totals["symmetric_kl"]})
 
 
-def twice_symmetric_kl(hidden: Tensor, head: Head, batch: MicroBatch, questions: int) -> Tensor:
+def twice_symmetric_kl(hidden: Tensor, head: Head, batch: MicroBatch, questions: int, backend: str = "auto") -> Tensor:
     """A number () with the gradient of the mean over the questions of mean_p [KL(P || Q) + KL(Q || P)], and twice its
     value.
 
@@ -129,19 +136,15 @@ def twice_symmetric_kl(hidden: Tensor, head: Head, batch: MicroBatch, questions:
     total = hidden.new_zeros((), dtype=weight.dtype)
     if not len(pairs):
         return total
-    teacher = replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
     for kind in ("forward_kl", "reverse_kl"):
         total = total + linear_divergence(
             hidden[rows],
             head,
             hidden[partners].detach(),
-            teacher,
+            constant(head),
             kind=kind,
             row_weight=weight.repeat(2),
             reduction="sum",
+            backend=backend,
         )
     return total
-
-
-def _at(head: Head, temperature: float) -> Head:
-    return replace(head, temperature=head.temperature * temperature)

@@ -28,6 +28,7 @@ from mind.batches.steps import plan_steps
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.methods.sequences import Sequences
+from mind.progress import tell
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Section
 from mind.student.adapters import check_adapters
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mind.report.reading import Metrics
+
+
+OF_MIND = ("metanet", "objective.beta", "objective.tau_student", "objective.consistency_weight")
+"""What MIND alone reads of the options that are in every configuration."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class MethodContext:
     attention: str
     """The attention that trains, by transformers' name."""
     pack_options: PackOptions
+    sequences: Sequence[TokenizedQuestion] = ()
+    """What `Method.choose` gave for each of the questions."""
 
     @classmethod
     def build(
@@ -70,7 +77,7 @@ class MethodContext:
     ) -> MethodContext:
         """Tokenizes the questions, plans the steps, and chooses attention and packing, for the `others` too.
 
-        `method` may leave out questions that it cannot train on.
+        `method` may leave out questions that it cannot train on, which is told, and make sequences of its own.
 
         Raises MindError for questions that do not fit into the configured lengths, for an attention that is not there
         and for adapters that cannot be trained or merged.
@@ -79,12 +86,19 @@ class MethodContext:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         data, rows = config.data, embedding_rows(model)
         tokenized = tokenize(questions, tokenizer, data.perspectives, config.student.max_length, rows)
+        sequences = tokenized
         if method is not None:
             chosen = method.choose(config, questions, tokenized, Sequences(config, model, tokenizer))
+            if len(chosen) < len(questions):
+                tell(
+                    f"{len(chosen)} of {len(questions)} questions are trained on: the others have no {method.lesson} "
+                    f"that method {config.method} can use"
+                )
             questions, tokenized = [questions[q] for q in chosen], [tokenized[q] for q in chosen]
+            sequences = list(chosen.values())
         steps = plan_steps(tokenized, config.train)
-        attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *others], device)
-        return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options)
+        attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *sequences, *others], device)
+        return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options, sequences)
 
     @property
     def perspectives(self) -> int:
@@ -162,6 +176,14 @@ class Method(ABC):
     unread: ClassVar[tuple[str, ...]] = ()
     """Options, or whole sections of them, that are in every configuration and that the method does not read: a run
     warns of those that are set."""
+    sources: ClassVar[tuple[str, ...]] = ()
+    """Those of its own options that name a file or folder which it reads."""
+    fewest_rationales: ClassVar[int] = 1
+    """How many right rationales a question needs."""
+    lesson: ClassVar[str] = "rationale"
+    """What `choose` looks for in a question, as a word in messages."""
+    depends_on_length: ClassVar[bool] = False
+    """Whether a step depends on how many come after it: such a run cannot be extended."""
     title: ClassVar[str]
     """The method's name in reports."""
 
@@ -196,12 +218,14 @@ class Method(ABC):
         questions: Sequence[Question],
         tokenized: Sequence[TokenizedQuestion],
         sequences: Sequences,
-    ) -> Sequence[int]:
-        """The questions, as indices, that the method can train on; here all.
+    ) -> Mapping[int, TokenizedQuestion]:
+        """The questions, as indices in order, that the method can train on, each with the sequences that it trains on;
+        here all, with their rationales.
 
-        Raises MindError if it can train on none, with what they lack.
+        The sequences must fit into the rows and the student's context, which is checked before a run begins; the method
+        finds them in its context. Raises MindError if it can train on no question, with what they lack.
         """
-        return range(len(questions))
+        return dict(enumerate(tokenized))
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
         """What it reads beside the questions and the student, which a resumed run must find as it was.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from mind.batches.packing import present_sequences
 from mind.config import MindConfig
 from mind.errors import require
-from mind.methods.method import Method, Step, StepPlan
+from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepPlan
 from mind.methods.sequences import Sequences
 from mind.records import Branch, Question, TokenizedQuestion
 
@@ -27,12 +28,12 @@ class PairMethod(Method):
     Pair i of a question has the slots 2 i (right) and 2 i + 1 (wrong).
     """
 
-    unread: ClassVar[tuple[str, ...]] = (
-        "metanet",
-        "objective.beta",
-        "objective.tau_student",
-        "objective.consistency_weight",
-    )
+    unread = OF_MIND
+    lesson = "pair"
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        self._pairs = {one.id: _pairs_in(one) for one in context.sequences}
 
     @classmethod
     def choose(
@@ -41,12 +42,11 @@ class PairMethod(Method):
         questions: Sequence[Question],
         tokenized: Sequence[TokenizedQuestion],
         sequences: Sequences,
-    ) -> list[int]:
-        chosen = [
-            q
-            for q, (question, tokens) in enumerate(zip(questions, tokenized, strict=True))
-            if cls.pairs_of(config, question, tokens, sequences)
-        ]
+    ) -> dict[int, TokenizedQuestion]:
+        chosen = {}
+        for q, (question, tokens) in enumerate(zip(questions, tokenized, strict=True)):
+            if pairs := cls.pairs_of(config, question, tokens, sequences):
+                chosen[q] = _with_pairs(tokens, pairs)
         both = sum(bool(question.rationales and question.wrong_rationales) for question in questions)
         require(
             bool(chosen),
@@ -64,28 +64,25 @@ class PairMethod(Method):
         wrongs = [sequences.wrong(question, rationale) for rationale in question.wrong_rationales]
         return [Pair(tokens.branches[k], wrong) for k in sorted(tokens.rationales) for wrong in wrongs]
 
-    def all_pairs(self) -> dict[str, list[Pair]]:
-        """Of the run's questions, by id."""
-        context = self.context
-        sequences = Sequences(context.config, context.model, context.tokenizer)
-        return {
-            question.id: self.pairs_of(context.config, question, tokens, sequences)
-            for question, tokens in zip(context.questions, context.tokenized, strict=True)
-        }
-
     @staticmethod
     def plan_of(
         step: Step, most: int, pairs_of: Callable[[str], Sequence[Pair]], right: float, wrong: float
     ) -> StepPlan:
         """The step's pairs, at most `most` of a question, whose two sequences have these weights in their mean."""
-        questions, filled = [], torch.zeros(len(step.questions), 2 * most, dtype=torch.bool)
-        for q, question in enumerate(step.questions):
-            others = {}
-            for number, pair in enumerate(pairs_of(question.id)):
-                others |= {2 * number: pair.right, 2 * number + 1: pair.wrong}
-            filled[q, : len(others)] = True
-            questions.append(TokenizedQuestion(question.id, question.prompt, {}, (), others))
+        questions = [_with_pairs(question, pairs_of(question.id)) for question in step.questions]
+        filled = present_sequences(questions, 2 * most)
         # The cross-entropy is a mean over the step's questions, and this one over its pairs.
         scale = 2 * len(questions) / int(filled.sum())
         weights = torch.tensor([right, wrong], dtype=torch.float64).repeat(most) * scale
         return StepPlan(questions, torch.where(filled, weights, 0), filled, torch.zeros_like(filled))
+
+
+def _with_pairs(question: TokenizedQuestion, pairs: Sequence[Pair]) -> TokenizedQuestion:
+    """The question with its pairs as sequences, in the slots that PairMethod names."""
+    others = dict(enumerate(branch for pair in pairs for branch in pair))
+    return TokenizedQuestion(question.id, question.prompt, {}, (), others)
+
+
+def _pairs_in(question: TokenizedQuestion) -> list[Pair]:
+    branches = [question.others[slot] for slot in range(len(question.others))]
+    return [Pair(*both) for both in zip(branches[0::2], branches[1::2], strict=True)]

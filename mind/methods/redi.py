@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mind.config import MethodOptions
 from mind.errors import require
-from mind.methods.method import MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import Step, StepMetrics, StepPlan
 from mind.methods.pairs import PairMethod
 
 
@@ -40,10 +40,6 @@ class Redi(PairMethod):
 
     Options = RediOptions
     title = "REDI"
-
-    def __init__(self, context: MethodContext) -> None:
-        super().__init__(context)
-        self._pairs = self.all_pairs()
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
-from mind.methods.method import Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.methods.sequences import Sequences
-from mind.records import TokenizedQuestion
+from mind.records import Question, TokenizedQuestion
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,35 @@ class Sbs(Method):
 
     Options = SbsOptions
     title = "Distilling step-by-step"
-    unread = ("metanet", "objective.beta", "objective.tau_student", "objective.consistency_weight")
+    unread = OF_MIND
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
-        options = self.options
-        make = Sequences(context.config, context.model, context.tokenizer)
-        self._answers = {one.id: make.answered(one, options.label_prefix) for one in context.questions}
-        self._explanations = {
-            question.id: [
-                make.explained(question, one, options.rationale_prefix, answered=options.explain_with_answer)
+        made = {one.id: list(one.others.values()) for one in context.sequences}
+        self._answers = {name: branches[0] for name, branches in made.items()}
+        self._explanations = {name: branches[1:] for name, branches in made.items()}
+
+    @classmethod
+    def choose(
+        cls,
+        config: MindConfig,
+        questions: Sequence[Question],
+        tokenized: Sequence[TokenizedQuestion],
+        sequences: Sequences,
+    ) -> dict[int, TokenizedQuestion]:
+        """All questions, each with its answer and then its explanations."""
+        options = cls.options_in(config)
+        assert isinstance(options, SbsOptions)
+        chosen = {}
+        for q, question in enumerate(questions):
+            answer = sequences.answered(question, options.label_prefix)
+            explanations = [
+                sequences.explained(question, one, options.rationale_prefix, answered=options.explain_with_answer)
                 for one in question.rationales
             ]
-            for question in context.questions
-        }
+            others = dict(enumerate([answer, *explanations]))
+            chosen[q] = TokenizedQuestion(question.id, answer.prompt, {}, (), others)
+        return chosen
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import torch
 
 from mind.batches.packing import present_rationales
-from mind.methods.method import Method, Step, StepPlan
+from mind.methods.method import OF_MIND, Method, Step, StepPlan
 
 
 class Sft(Method):
     """Every rationale of a question is trained on, all with the same weight."""
 
     title = "SFT"
-    unread = ("metanet", "objective.beta", "objective.tau_student", "objective.consistency_weight")
+    unread = OF_MIND
 
     def prepare(self, step: Step) -> StepPlan:
         present = present_rationales(step.questions, self.context.perspectives)

@@ -48,6 +48,7 @@ class Taid(TeacherMethod):
 
     Options = TaidOptions
     title = "TAID"
+    depends_on_length = True
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)

@@ -14,7 +14,15 @@ from tiny import NAMES, build_family, build_model, build_questions, build_tokeni
 
 from mind.batches.packing import present_rationales
 from mind.batches.prompt_sharing import use_attention
-from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
+from mind.config import (
+    DataConfig,
+    MetaNetConfig,
+    MethodOptions,
+    MindConfig,
+    ObjectiveConfig,
+    StudentConfig,
+    TrainConfig,
+)
 from mind.errors import MindError
 from mind.methods import METHODS
 from mind.methods.method import MethodContext
@@ -35,6 +43,7 @@ def build_trainer(
     metanet=None,
     objective=None,
     attention="auto",
+    own=None,
     **train,
 ):
     tokenizer, questions = build_tokenizer(), questions or build_questions()
@@ -42,6 +51,7 @@ def build_trainer(
     config = MindConfig(
         output=str(tmp_path / "run"),
         method=method,
+        options=own or MethodOptions(),
         data=DataConfig(perspectives=NAMES),
         student=StudentConfig(max_length=512, attention=attention),
         objective=objective or ObjectiveConfig(beta=0.97, consistency_weight=0.5),
@@ -58,7 +68,7 @@ def build_trainer(
             | train
         ),
     )
-    context = MethodContext.build(config, model, tokenizer, questions)
+    context = MethodContext.build(config, model, tokenizer, questions, method=METHODS[method])
     return MethodTrainer(context, METHODS[method](context))
 
 

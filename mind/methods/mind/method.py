@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mind.batches.packing import present_rationales
 from mind.config import MindConfig
+from mind.data.questions import TO_COMPARE
 from mind.errors import NotFiniteError
 from mind.finite import named_questions
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
@@ -42,6 +43,7 @@ class Mind(Method):
     """Scores select and weigh the rationales; MetaNet's, which the student's losses teach, or others."""
 
     title = "MIND"
+    fewest_rationales = TO_COMPARE
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
