@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from mind import word_problems
 from mind.config import WORD_PROBLEMS, MindConfig
 from mind.data.problems import Faults
-from mind.data.questions import asked_in, load_questions, split_heldout
+from mind.data.questions import TO_COMPARE, asked_in, load_questions, split_heldout
 from mind.evaluation.labels import asked_questions, evaluation_labels
 from mind.grading.type_counts import described_types
 from mind.records import Question
@@ -70,13 +70,27 @@ def warn_of_overlap(data: RunData) -> None:
 
 def _from_files(config: MindConfig, faults: Faults) -> RunData:
     data = config.data
-    load = functools.partial(load_questions, perspectives=data.perspectives, require_rationales=True)
+    load = functools.partial(
+        load_questions,
+        perspectives=data.perspectives,
+        require_rationales=True,
+        minimum_rationales=_fewest_rationales(config.method),
+    )
     questions = faults.attempt(load, data.train)
     if data.heldout is not None:
         return RunData(questions, faults.attempt(load, data.heldout), {})
     if not questions:  # which `faults` has the reason of
         return RunData([], [], {})
     return RunData(*split_heldout(questions, data.heldout_fraction, config.train.seed), {})
+
+
+def _fewest_rationales(method: str) -> int:
+    """Of a question. The methods load PyTorch, which faults in the data of the default one need not wait for."""
+    if method == MindConfig().method:
+        return TO_COMPARE
+    from mind.methods import method_class
+
+    return method_class(method).fewest_rationales
 
 
 def _word_problems(config: MindConfig) -> RunData:

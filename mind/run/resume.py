@@ -13,8 +13,8 @@ from mind.config import MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
 from mind.evaluation.labels import evaluation_labels
-from mind.methods import load_run_config
-from mind.methods.method import Method, MethodContext
+from mind.methods import load_run_config, method_class
+from mind.methods.method import Method
 from mind.provenance import text_digest
 from mind.records import TokenizedQuestion
 from mind.run.data import RunData
@@ -58,20 +58,24 @@ def _is_longer(config: MindConfig, saved: MindConfig) -> bool:
 
 def _options(config: MindConfig, folder: RunFolder) -> dict[str, str]:
     """Of what is read from somewhere, its content counts, not the place."""
-    places = ("output", "student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder")
+    places = ["output", "student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder"]
+    places += [f"options.{name}" for name in method_class(config.method).sources]
     options = flat(dataclasses.asdict(config))
     return _entry(folder.config.name, [[name, options[name]] for name in sorted(options) if name not in places])
 
 
 def input_places(config: MindConfig) -> list[str | None]:
     """The files and folders that a run may read, and names that are none."""
-    student, data = config.student, config.data
-    return [student.model, student.chat_template, data.train, data.heldout, *data.evaluation, config.metanet.encoder]
+    student, data, method = config.student, config.data, method_class(config.method)
+    own = [getattr(method.options_in(config), name) for name in method.sources]
+    common = [student.model, student.chat_template, data.train, data.heldout, *data.evaluation]
+    return [*common, config.metanet.encoder, *own]
 
 
-def check_extension(saved: MindConfig, context: MethodContext) -> None:
+def check_extension(saved: MindConfig, method: Method) -> None:
     """Raises MindError unless the run with more steps begins with the very steps of the `saved` one."""
-    config, before = context.config, plan_steps(context.tokenized, saved.train)
+    context, config = method.context, method.context.config
+    before = plan_steps(context.tokenized, saved.train)
     steps = len(before)
     name = "max_steps" if config.train.max_steps > 0 else "epochs"
     problem = f"train.{name} is {getattr(config.train, name)} and {getattr(saved.train, name)} in {config.output}: "
@@ -79,6 +83,10 @@ def check_extension(saved: MindConfig, context: MethodContext) -> None:
     require(
         steps < len(context.steps) and list(context.steps[:steps]) == before,
         f"{problem}the {len(context.steps)} steps of the one do not begin with the {steps} of the other{remedy}",
+    )
+    require(
+        not method.depends_on_length,
+        f"{problem}the steps of method {config.method} that were taken depend on it{remedy}",
     )
     rates = [rate_factors(some.train, count) for some, count in ((saved, steps), (config, len(context.steps)))]
     require(

@@ -95,7 +95,7 @@ def _resumed(config: MindConfig, folder: RunFolder, started: float, data: RunDat
     run = _prepared(config, data)
     check_inputs(run.inputs, folder)
     if saved != config:
-        check_extension(saved, run.method.context)
+        check_extension(saved, run.method)
         folder.reopen(config, run.inputs)
     return _train(run, folder, started)
 
