@@ -10,8 +10,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from small_run import train_rows, write_student
-from tiny import NAMES, build_model, build_questions
+from small_run import content, train_rows, write_student
+from tiny import NAMES, build_model, build_questions, build_tokenizer
 from worked_example import (
     EXPLAIN,
     EXPLAIN_ROW,
@@ -31,7 +31,7 @@ from worked_example import (
 import mind
 from mind.batches.packing import micro_batches, sequence_lengths
 from mind.batches.steps import question_tokens
-from mind.config import DataConfig, EvaluationConfig, MindConfig, StudentConfig, TrainConfig
+from mind.config import DataConfig, EvaluationConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import METHODS, with_options
@@ -44,7 +44,8 @@ from mind.methods.redi import Redi, RediOptions
 from mind.methods.sbs import Sbs, SbsOptions
 from mind.methods.taid import Schedule, Taid, TaidOptions
 from mind.records import Branch, PackOptions, TokenizedQuestion, WrongRationale
-from mind_kernels import Head
+from mind.run.data import load_data
+from mind_kernels import Head, linear_divergence
 
 PACKINGS = [PackOptions(length, share) for length in (12, 64) for share in (True, False)]
 
@@ -152,6 +153,73 @@ def test_an_alignment_has_the_fewest_edits():
         assert kept[0] == kept[1]
         edits = max(sum(of_a), sum(of_b))
         assert edits <= table[-1][-1] <= sum(of_a) + sum(of_b)
+
+
+class Written:
+    """In the place of Sequences: wrong rationales that are token ids already."""
+
+    @staticmethod
+    def wrong(question, rationale):
+        return Branch(QUESTION.prompt, rationale)
+
+
+@pytest.mark.parametrize(
+    ("max_changed", "most", "expected"),
+    [
+        (0.5, 4, [("long", "one of ten"), ("short", "one of six"), ("long", "three"), ("short", "two gone")]),
+        (0.5, 2, [("long", "one of ten"), ("short", "one of six")]),
+        (0.3, 4, [("long", "one of ten"), ("short", "one of six"), ("long", "three")]),
+        (0.29, 4, [("long", "one of ten"), ("short", "one of six")]),
+        (0.05, 4, []),
+    ],
+)
+def test_edit_takes_the_nearest_right_rationale_of_each_wrong_one(max_changed, most, expected, monkeypatch):
+    rights = {"long": (1, 2, 3, 4, 5, 6, 7, 8, 9, 0), "short": (1, 2, 3, 4, 5, 0)}
+    wrongs = {
+        "all": tuple(range(30, 40)),
+        "two gone": (1, 2, 3, 0),
+        "three": (1, 2, 20, 4, 21, 6, 22, 8, 9, 0),
+        "one of six": (1, 20, 3, 4, 5, 0),
+        "one of ten": (1, 2, 3, 4, 20, 6, 7, 8, 9, 0),
+    }
+    changes = {"one of ten": 1, "one of six": 1, "three": 3, "two gone": 2}
+    aligned = []
+
+    def spy(right, wrong):
+        aligned.append((right, wrong))
+        return changed_tokens(right, wrong)
+
+    monkeypatch.setattr("mind.methods.edit.changed_tokens", spy)
+    config = MindConfig(method="edit", options=EditOptions(max_changed=max_changed, pairs=most))
+    question = dataclasses.replace(build_questions(1)[0], wrong_rationales=tuple(wrongs.values()))
+    tokens = TokenizedQuestion("q", QUESTION.prompt, {k: ids[:-1] for k, ids in enumerate(rights.values())}, (0,))
+    pairs = Edit.pairs_of(config, question, tokens, Written)
+    assert [(pair.right.ids, pair.wrong.ids) for pair in pairs] == [(rights[r], wrongs[w]) for r, w in expected]
+    assert [sum(pair.right.weights) for pair in pairs] == [changes[wrong] for _, wrong in expected]
+    # Of ten tokens six at least are gone in four: there is no need to look for which.
+    assert (rights["long"], wrongs["two gone"]) not in aligned and len(aligned) == len(set(aligned))
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_pairs_weigh_the_same_in_whatever_questions_they_are(packing):
+    """Two questions, of two pairs and of one: the loss is the mean over the three."""
+    first_rows = {0: 0, 1: 12, 2: 4, 3: 16, 4: 7, 5: 18}  # segment -> first row of Z
+    ids = {0: (1, 2, 4, 5), 1: (1, 3, 0, 5), 2: (3, 4, 5), 3: (4, 5), 4: (2, 0, 1, 4, 5), 5: (1, 2, 5)}
+    branches = {segment: Branch(QUESTION.prompt, tokens) for segment, tokens in ids.items()}
+    pairs = {
+        "a": [Pair(branches[0], branches[1]), Pair(branches[2], branches[3])],
+        "b": [Pair(branches[4], branches[5])],
+    }
+    built = build(Redi, RediOptions())
+    step = Step(0, 0, [dataclasses.replace(QUESTION, id=name) for name in pairs], lambda chosen: chosen)
+    plan = built.plan_of(step, 2, pairs.__getitem__, 1.0, -0.8)
+    loss = sum(
+        float(built.loss(hidden_of(batch, first_rows), head(), batch, plan).loss.detach())
+        for batch in micro_batches(plan.questions, 4, packing, plan.trained)
+    )
+    log_p = Z.log_softmax(1)
+    ce = {s: -log_p[range(first_rows[s], first_rows[s] + len(t)), t].mean() for s, t in ids.items()}
+    assert loss == pytest.approx(float(sum(ce[s] - 0.8 * ce[s + 1] for s in (0, 2, 4))) / 3, abs=1e-12)
 
 
 def test_sequences_of_several_prompts_are_packed_apart_and_counted_once():
@@ -289,6 +357,27 @@ def test_the_schedule_of_taid_by_hand(steps, expected):
     assert found == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("kind", [Kd, Taid, MccKd])
+def test_divergences_are_computed_by_the_backend_that_is_configured(kind, monkeypatch):
+    used = []
+
+    def spy(*arguments, backend, **options):
+        used.append(backend)
+        return linear_divergence(*arguments, **options)
+
+    for module in ("kd", "mcc_kd"):
+        monkeypatch.setattr(f"mind.methods.{module}.linear_divergence", spy)
+    if kind is MccKd:
+        built = build(kind, MccKdOptions(), name="mcc-kd", _pools={"example": [0, 1]})
+    else:
+        built = with_teacher(monkeypatch, kind, kind.Options())
+        built.schedule = Schedule(TaidOptions(), 10)
+    config = dataclasses.replace(built.context.config, objective=ObjectiveConfig(backend="reference"))
+    built.context = dataclasses.replace(built.context, config=config)
+    total(built, FIRST_ROWS, PACKINGS[-1])
+    assert used and set(used) == {"reference"}
+
+
 def test_falling_losses_carry_taid_beyond_its_even_rise():
     schedule = Schedule(TaidOptions(alpha=0.5), 1000)
     for loss in (1.0, 0.5):
@@ -366,3 +455,103 @@ def test_a_method_without_the_pairs_that_it_needs_is_told_before_anything_is_wri
     with pytest.raises(MindError, match=rf"method {name} learns from pairs .*none of the 9 questions .*\(0 have"):
         mind.train(config)
     assert not (tmp_path / "run").exists()
+
+
+def short(config, **options):
+    """The run with one step, and with these options of its method."""
+    changes = {"train": dataclasses.replace(config.train, max_steps=1)}
+    if options:
+        changes["options"] = METHODS[config.method].Options(**options)
+    return dataclasses.replace(config, **changes)
+
+
+def test_a_run_does_not_overwrite_its_teacher(tmp_path, model_folder):
+    former = mind.train(short(config_of(tmp_path, model_folder, "sft")))
+    before = content(former.path)
+    config = short(config_of(tmp_path, model_folder, "kd"), teacher=str(former.student))
+    with pytest.raises(MindError, match="student: this command also reads it, and would overwrite it"):
+        mind.train(config, overwrite=True)
+    assert content(former.path) == before
+
+
+def test_a_run_of_taid_is_not_extended(tmp_path, model_folder):
+    """The target of each step depends on how many there are."""
+    config = short(config_of(tmp_path, model_folder, "taid"), teacher=str(model_folder))
+    folder = mind.train(config)
+    before = content(folder.path)
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=2))
+    with pytest.raises(
+        MindError, match=r"train.max_steps is 2 and 1 in .*: the steps of method taid .* depend on it; "
+    ):
+        mind.train(longer, resume=True)
+    assert content(folder.path) == before
+
+
+def test_a_teacher_that_cannot_compute_the_rows_is_told_before_anything_is_written(tmp_path, model_folder, monkeypatch):
+    config = config_of(tmp_path, model_folder, "kd")
+    narrow = write_student(tmp_path / "narrow", build_model(max_position_embeddings=32))
+    with pytest.raises(
+        MindError, match=r"options.teacher .*narrow: its context is 32 tokens; the longest sequence has"
+    ):
+        mind.train(short(config, teacher=narrow))
+
+    def lacking(model, name):
+        raise MindError(f"student.attention {name}: no such attention in this model")
+
+    monkeypatch.setattr("mind.methods.kd.use_attention", lacking)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, share_prompts="never"))
+    with pytest.raises(MindError, match=rf"^options.teacher {model_folder}: attention sdpa_spans: no such attention"):
+        mind.train(short(config, teacher=str(model_folder)))
+    assert not (tmp_path / "run").exists()
+
+
+def context_of_run(config, questions, student=None):
+    """What a run of these questions gives to its method."""
+    student, method = student or build_model(), METHODS[config.method]
+    return MethodContext.build(with_options(config), student, build_tokenizer(), questions, method=method)
+
+
+def test_a_teacher_needs_no_chat_template(tmp_path, model_folder):
+    bare = build_tokenizer()
+    bare.chat_template = None
+    base = build_model(seed=5)
+    base.save_pretrained(tmp_path / "base")
+    bare.save_pretrained(tmp_path / "base")
+    config = short(config_of(tmp_path, model_folder, "kd"), teacher=str(tmp_path / "base"))
+    loaded = Kd(context_of_run(config, build_questions())).teacher
+    assert all(torch.equal(p, q) for p, q in zip(loaded.parameters(), base.parameters(), strict=True))
+
+
+def test_prompts_that_a_method_makes_are_held_against_the_rows_before_anything_is_written(tmp_path, model_folder):
+    config = config_of(tmp_path, model_folder, "sbs")
+    prompts = [question.prompt for question in context_of_run(config, build_questions(10)).tokenized]
+    length = max(map(len, prompts)) + 2
+    changes = dataclasses.replace(config.train, pack_length=length)
+    config = dataclasses.replace(config, train=changes)
+    with pytest.raises(MindError, match=rf"its prompt alone has \d+ tokens; train.pack_length is {length}"):
+        mind.train(config)
+    assert not (tmp_path / "run").exists()
+    assert context_of_run(dataclasses.replace(config, method="sft"), build_questions(10)).pack_options.length == length
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_how_many_rationales_a_method_needs(name, tmp_path, model_folder):
+    config = config_of(tmp_path, model_folder, name)
+    questions = [dataclasses.replace(one, rationales=one.rationales[:1]) for one in with_wrong()]
+    save_questions(questions, tmp_path / "train.jsonl")
+    if name in ("mind", "mcc-kd"):
+        with pytest.raises(MindError, match="1 rationale: expected at least 2"):
+            load_data(config)
+    else:
+        data = load_data(config)
+        assert len(data.train) + len(data.heldout) == len(questions)
+
+
+@pytest.mark.parametrize("name", ["edit", "redi"])
+def test_questions_that_are_left_out_are_told(name, tmp_path, model_folder, capsys):
+    context = context_of_run(config_of(tmp_path, model_folder, name), with_wrong(10))
+    assert [question.id for question in context.questions] == [f"sum-{i}" for i in (1, 2, 4, 5, 7, 8)]
+    line = f"6 of 10 questions are trained on: the others have no pair that method {name} can use"
+    assert capsys.readouterr().err.splitlines().count(line) == 1
+    context_of_run(config_of(tmp_path, model_folder, "sft"), with_wrong(10))
+    assert "trained on" not in capsys.readouterr().err
