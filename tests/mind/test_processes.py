@@ -8,15 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_run import write_student
 from test_trainer import build_trainer, relative
+from tiny import build_model
 
 from mind.methods import METHODS
+from mind.methods.taid import TaidOptions
 from tests.guide import example
 
 STEPS = 3
 COMMON = ("loss", "accuracy", "l_real/first", "work/trained", "work/observed", "grad_norm")
-RUNS = {"mind": ("sft_loss", "consistency", "meta_loss"), "easiest": ("easiest_loss", "seen")}
-"""Methods, and what each logs beside COMMON. The second one observes a step before it trains on it."""
+RUNS = {
+    "mind": ("sft_loss", "consistency", "meta_loss"),
+    "easiest": ("easiest_loss", "seen"),
+    "mcc-kd": ("symmetric_kl",),
+    "taid": ("interpolation",),
+}
+"""Methods, and what each logs beside COMMON. The second one observes a step before it trains on it, the last one's
+target depends on the losses before."""
 
 
 def run(rank: int, processes: int, port: int, folder: str) -> None:
@@ -39,7 +48,10 @@ def run(rank: int, processes: int, port: int, folder: str) -> None:
 def train(method: str, path: Path, processes: int) -> dict:
     # The second step has one question: with two processes the other one's share is empty.
     options = {"questions_per_step": 5, "max_steps": STEPS, "pack_length": 150, "share_prompts": "always"}
-    trainer = build_trainer(path, method=method, **options)
+    own = None
+    if method == "taid":
+        own = TaidOptions(teacher=str(path.parents[1] / "teacher"), alpha=0.9, momentum=0.0)
+    trainer = build_trainer(path, method=method, own=own, **options)
     assert trainer.args.world_size == processes
     trainer.args.save_strategy = "no"
     trainer.train()
@@ -53,6 +65,7 @@ def train(method: str, path: Path, processes: int) -> dict:
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch has no torch.distributed")
 def test_two_processes_take_the_steps_of_one(tmp_path):
+    write_student(tmp_path / "teacher", build_model(seed=5))
     for processes in (1, 2):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
