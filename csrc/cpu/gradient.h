@@ -98,7 +98,7 @@ inline void differentiate_block(const GradientWork& work, C condition, std::int6
         const Floats bias = splat(bias_of<T>(work, begin + i));
         for (std::int64_t r = 0; r < rows; r += kLanes) {
             const Logit logit = condition(load(logits + r) + bias);
-            const Floats d = logit.z - load(coefficient(work, kRowMaximum) + r), e = exp_negative(d);
+            const Floats d = logit.z - load(coefficient(work, kRowMaximum) + r), e = without_tiny(exp_negative(d));
             Floats factor = load(coefficient(work, kRowA) + r);
             if (has_entropy) factor += e == 0.0f ? Floats{} : d * load(coefficient(work, kRowB) + r);
             const Floats gradient = e * factor - load(coefficient(work, kRowU) + r);

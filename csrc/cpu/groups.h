@@ -185,10 +185,6 @@ inline void store_derivatives(const GroupWork& a, const Tile& tile, double* sums
     }
 }
 
-// 0 in the place of numbers so small that their products with hidden states or weights are subnormal: a processor
-// multiplies one of these in the time of a hundred others. 2^-100 of a probability changes no digit of a sum.
-MIND_INLINE inline Floats without_tiny(Floats x) { return max(x, -x) < 0x1p-100f ? Floats{} : x; }
-
 // S goes in as two parts.
 inline void finish_row(const float* logits, float* gradient, std::int64_t columns, Normalizer normalizer,
                        double scalar) {
