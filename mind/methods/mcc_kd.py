@@ -19,7 +19,6 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from mind.batches.cross_entropy import cross_entropy, row_weights
 from mind.config import MethodOptions, MindConfig
 from mind.data.questions import TO_COMPARE
 from mind.errors import require
@@ -100,22 +99,15 @@ class MccKd(Method):
         return pairs[int(order[epoch % len(pairs)])]
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
-        objective, options = self.context.config.objective, self.options
-        loss, rows = cross_entropy(
-            hidden,
-            head,
-            batch,
-            row_weights(plan.weights, batch, hidden),
-            gradient_threshold=objective.gradient_threshold,
-            backend=objective.backend,
-        )
+        backend, options = self.context.config.objective.backend, self.options
+        terms = super().loss(hidden, head, batch, plan)
         divergence = twice_symmetric_kl(
-            hidden, at_temperature(head, options.temperature), batch, len(plan.weights), objective.backend
+            hidden, at_temperature(head, options.temperature), batch, len(plan.weights), backend
         )
-        loss = loss + options.alpha / 2 * divergence
+        loss = terms.loss + options.alpha / 2 * divergence
         # Its gradient is that of the objective, its value twice that: each side is a student once and a teacher once.
         loss = loss - (options.alpha / 4 * divergence).detach()
-        return LossTerms.of(loss, rows, batch, symmetric_kl=divergence.detach() / 2)
+        return terms._replace(loss=loss, sums={**terms.sums, "symmetric_kl": divergence.detach() / 2})
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         return StepMetrics({"symmetric_kl": totals["symmetric_kl"]})

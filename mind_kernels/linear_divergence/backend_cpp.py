@@ -6,16 +6,17 @@ row, are gathered and scattered by PyTorch.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from mind_kernels import extension
 from mind_kernels.compiled_head import conditions
-from mind_kernels.head import Head, scale_
+from mind_kernels.head import Head
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
-from mind_kernels.linear_divergence.terms import event_terms
+from mind_kernels.linear_divergence.listed_rows import listed_divergence_by
 
 # kListed of csrc/cpu/divergence.h: stands in the place of a listed token, before a softcap.
 _LISTED = -1e18
@@ -42,23 +43,15 @@ def divergence_(
     return values
 
 
-def listed_divergence_(
-    logits: Tensor,  # (n, V), projected
-    ids: Tensor,  # (n, T)
-    log_p: Tensor,  # (n, T + 1)
-    weights: Tensor | None,  # (n,)
-    head: Head,
-    divergence: Divergence,
-) -> RowValues:
-    """See `contract.RowKernels`."""
-    listed = head.to_logits_(logits.gather(1, ids))
-    logits.scatter_(1, ids, _LISTED)
+def _others(logits: Tensor, head: Head) -> Tensor:
     numbers = logits.new_empty(3, logits.shape[0])
     _operators().others(logits, *conditions(head), numbers)
-    maximum, log_total, mean = numbers
-    value, entropy, gradient = event_terms(listed, maximum, log_total, mean, log_p, divergence)
-    if weights is not None:
-        gradient.mul_(weights[:, None])
-        _operators().spread_(logits, numbers, gradient[:, -1].contiguous(), *conditions(head))
-        logits.scatter_(1, ids, scale_(gradient[:, :-1], head.slope(listed)))
-    return RowValues(value, entropy)
+    return numbers
+
+
+def _spread_(logits: Tensor, numbers: Tensor, gradient: Tensor, head: Head) -> None:
+    _operators().spread_(logits, numbers, gradient, *conditions(head))
+
+
+listed_divergence_ = partial(listed_divergence_by, _others, _spread_, _LISTED)
+"""See `contract.RowKernels`."""
