@@ -54,6 +54,9 @@ class WrongRationale:
     """The wrong answer that it states."""
     source: str | None = None
     """As for `Rationale`."""
+    right: str | None = None
+    """Its twin, the text of a right rationale that is like it but for the steps that decide: the one that it was made
+    from, or that was made from it; None if it has none."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import tyro
 
 from mind.cli.check import command_to_train
 from mind.cli.terminal import given_option, print_summary, say, say_next
-from mind.curation.filter import FilterConfig, FilterOptions
+from mind.curation.config import FilterConfig, FilterOptions
 from mind.display import number_of
 from mind.errors import MindError, require
 from mind.files import check_apart
-from mind.teacher.config import GenerateConfig, JudgeConfig
+from mind.teacher.config import RECIPES, GenerateConfig, JudgeConfig
+from mind.teacher.folder import DatasetFolder
 from mind.typed_json import load_json, save_json
 from mind.word_problems import DEFAULT_LEVELS, LevelName
 
@@ -50,6 +51,8 @@ class Filter(FilterOptions):
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """What `mind data generate` and `mind data judge` wrote."""
+    also: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[FOLDER ...]")] = ()
+    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual."""
     filter: tyro.conf.OmitArgPrefixes[FilterConfig] = field(default_factory=FilterConfig)
 
 
@@ -109,12 +112,24 @@ def generate_defaults(words: Sequence[str]) -> Generate:
     file = given_option(words, "--config")
     if file is not None:
         return Generate(load_json(file, GenerateConfig), file)
+    for recipe in RECIPES:
+        if (folder := given_option(words, f"--{recipe}")) is not None:
+            return _made_from(recipe, folder, words)
     if not any(word in ("-h", "--help") or word.startswith(("--questions", "--teacher")) for word in words):
         raise MindError(
             "mind data generate asks a teacher: expected --questions.path and --teacher.model, or --config FILE "
             "(the built-in word problems come from `mind data word-problems`)"
         )
     return tyro.MISSING_NONPROP
+
+
+def _made_from(recipe: str, folder: str, words: Sequence[str]) -> Generate:
+    """What the flags of a recipe default to: those by which the folder was made, save for where to write."""
+    from mind.teacher.recipes import recipe_defaults
+
+    require(given_option(words, "--output") is not None, f"--{recipe} {folder}: expected --output, a folder of its own")
+    config = load_json(DatasetFolder(Path(folder)).config, GenerateConfig)
+    return Generate(recipe_defaults(config, recipe, folder))
 
 
 def generate(options: Generate) -> int:
@@ -132,11 +147,20 @@ def judge(config: Judge) -> int:
     records = f"{name}.jsonl"
     if Path(records).exists():  # the questions, as a rule
         records = f"{name}.rationales.jsonl"
-    following = ["filter", config.folder, "--output", records]
+    following = _filtered(config.folder, records)
     if report.job is not None:
         return _finish(report.job, following)
     say_next(*following)
     return 0
+
+
+def _filtered(folder: str, records: str) -> list[str]:
+    """The command that filters the folder, with the one that its answers were made from."""
+    file = DatasetFolder(Path(folder)).config
+    config = load_json(file, GenerateConfig) if file.is_file() else None
+    if config is None or config.origin is None:
+        return ["filter", folder, "--output", records]
+    return ["filter", config.origin, "--also", folder, "--output", records, "--keep-wrong", "8"]
 
 
 def filter_dataset(options: Filter) -> None:

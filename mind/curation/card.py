@@ -18,14 +18,14 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from mind.curation.filter import FilterConfig
-from mind.curation.judged import JudgedData
+from mind.curation.config import FilterConfig
 from mind.display import one_line
 from mind.files import replacing
 from mind.provenance import now, text_digest
 from mind.records import Response
-from mind.teacher.config import ModelConfig
+from mind.teacher.config import GenerateConfig, ModelConfig
 from mind.teacher.judge import verdict_counts
+from mind.teacher.judged import JudgedData
 from mind.teacher.spending import cost_of
 
 NOT_GIVEN = "not given"
@@ -40,6 +40,12 @@ LIMITS = (
     "Facts, bias and personal data in the questions and rationales were not checked.",
 )
 ANSWER_SHOWN = "The teacher was shown the gold answer, so pass rates say nothing about difficulty."
+TWINS = (
+    "Some wrong rationales were written to be wrong, and some right ones with the gold answer and a wrong rationale at "
+    "hand, to learn from what tells them apart."
+)
+OUR_WORDS = frozenset((*LIMITS, ANSWER_SHOWN, TWINS))
+"""Which need no escape."""
 HUB_LICENSES = frozenset((
     "apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0",
     "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "pddl",
@@ -52,40 +58,60 @@ SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "1
 
 def build_card(
     name: str,
-    data: JudgedData,
+    folders: Sequence[JudgedData],
     config: FilterConfig,
     summary: Mapping[str, Any],
     *,
     license: str | None = None,
     source_licenses: str | None = None,
 ) -> dict[str, Any]:
-    """The card as JSON of the data set `name`, which a filter with `config` made of `data`.
+    """The card as JSON of the data set `name`, which a filter with `config` made of `folders`.
 
     `summary` is what FilterResult.as_dict says of it. The licenses are the user's own words.
     """
     import mind_kernels  # and PyTorch, which only the version is wanted of
 
-    teacher = data.config.teacher
-    models, tokens, dates = _count_responses(data.responses)
-    sampling = {field: getattr(teacher, field) for field in SAMPLING_FIELDS}
-    sampling |= {"model": _without_folders(teacher.model), "samples": data.config.samples}
-    sampling |= {"show_answer": data.config.show_answer} | _endpoint(teacher)
+    data = folders[0]
+    models, tokens, dates = _count_responses(response for folder in folders for response in folder.responses)
+    verdicts = [verdict for folder in folders for verdict in folder.verdicts.values()]
+    configs = [folder.config for folder in folders]
     return {
         "name": name,
         "created": now(),
         "tool": f"mind-kernels {mind_kernels.__version__}",
         "licence": license or NOT_GIVEN,  # published cards spell it so
         "source_licences": source_licenses or NOT_GIVEN,
-        "sources": [_source(data)],
-        "teacher": {"models": models, "sampling": sampling} | dates,
-        "prompts": {perspective: text_digest(prompt) for perspective, prompt in data.prompts.items()},
-        "judges": {judge: dict(counts) for judge, counts in verdict_counts(data.verdicts.values()).items()},
+        "sources": [_source(folder) for folder in folders if folder is data or folder.config.recipe is None],
+        "teacher": {"models": models, "sampling": _sampling(data.config)} | dates,
+        "prompts": _prompt_digests(data),
+        "also": [_further(folder) for folder in folders[1:]],
+        "judges": {judge: dict(counts) for judge, counts in verdict_counts(verdicts).items()},
         "counts": {key: summary[key] for key in ("read", "kept", "dropped", "questions", "perspectives")},
         "filter": dataclasses.asdict(config),
         "tokens": tokens,
-        "cost": None if data.price is None else _cost(tokens, data.price, data.config.currency),
-        "limits": [*LIMITS, *[ANSWER_SHOWN] * data.config.show_answer],
+        "cost": _cost(folders),
+        "limits": [
+            *LIMITS,
+            *[ANSWER_SHOWN] * any(one.show_answer for one in configs),
+            *[TWINS] * any(one.recipe == "dual" for one in configs),
+        ],
     }
+
+
+def _sampling(config: GenerateConfig) -> dict[str, Any]:
+    teacher = config.teacher
+    sampling = {field: getattr(teacher, field) for field in SAMPLING_FIELDS}
+    sampling |= {"model": _without_folders(teacher.model), "samples": config.samples}
+    return sampling | {"show_answer": config.show_answer} | _endpoint(teacher)
+
+
+def _prompt_digests(data: JudgedData) -> dict[str, str]:
+    return {name: text_digest(prompt) for name, prompt in data.prompts.items()}
+
+
+def _further(data: JudgedData) -> dict[str, Any]:
+    """Of a further folder: the recipe that made its answers of those of the first, if any, and what was asked how."""
+    return {"recipe": data.config.recipe, "sampling": _sampling(data.config), "prompts": _prompt_digests(data)}
 
 
 def write_card(path_base: str | os.PathLike[str], card: Mapping[str, Any]) -> tuple[Path, Path]:
@@ -146,14 +172,23 @@ def _without_folders(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def _cost(tokens: Mapping[str, int], price: tuple[float, float], currency: str) -> dict[str, Any]:
-    amount = cost_of(tokens["prompt"], tokens["completion"], price)
-    return {
-        "amount": round(amount, 6),
-        "currency": currency,
-        "per_million_prompt_tokens": price[0],
-        "per_million_completion_tokens": price[1],
-    }
+def _cost(folders: Sequence[JudgedData]) -> dict[str, Any] | None:
+    """Of all folders, by the prices of each; None if one has no price, or another currency."""
+    amount, currencies, prices = 0.0, set(), set()
+    for folder in folders:
+        if folder.price is None:
+            return None
+        _, tokens, _ = _count_responses(folder.responses)
+        amount += cost_of(tokens["prompt"], tokens["completion"], folder.price)
+        currencies.add(folder.config.currency)
+        prices.add(folder.price)
+    if len(currencies) > 1:
+        return None
+    cost = {"amount": round(amount, 6), "currency": currencies.pop()}
+    if len(prices) == 1:
+        prompt, completion = prices.pop()
+        cost |= {"per_million_prompt_tokens": prompt, "per_million_completion_tokens": completion}
+    return cost
 
 
 def _front_matter(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,6 +230,8 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
         ],
     )
     yield from _section("Prompts, by their SHA-256", _items(card["prompts"]))
+    if card["also"]:
+        yield from _section("Further answers", [_fields(further) for further in card["also"]])
     yield from _section("Judges", _items(card["judges"]))
     yield from _section(
         "Rationales",
@@ -209,7 +246,7 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     yield from _section("Filter", [_fields(card["filter"])])
     yield from _section(
         "Known limits",
-        [limit if limit in (*LIMITS, ANSWER_SHOWN) else _code(limit, TEXT_CHARACTERS) for limit in card["limits"]],
+        [limit if limit in OUR_WORDS else _code(limit, TEXT_CHARACTERS) for limit in card["limits"]],
     )
 
 

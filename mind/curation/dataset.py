@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from pathlib import Path
 
 from mind.curation.card import build_card, write_card
-from mind.curation.filter import FilterOptions, filter_responses, load_pass_rates
-from mind.curation.judged import JudgedData, load_judged
+from mind.curation.config import FilterOptions
+from mind.curation.filter import filter_responses, load_pass_rates
 from mind.curation.outputs import new_data_set
+from mind.curation.pool import Pool, load_pool
 from mind.curation.report import SHOWN_PER_REASON, ReportInput, write_dataset_report
 from mind.curation.result import FilterResult
 from mind.data.questions import save_questions
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.files import check_apart, write_json_rows
-from mind.records import Key, Verdict
+from mind.records import Key
 from mind.typed_json import row_of
 
 BESIDE = (".report.html", ".card.json", ".card.md", ".dropped.jsonl")
@@ -26,26 +27,29 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
 
     Raises MindError for faulty input and, once the report says why, if no question is left.
     """
-    inputs = [*Path(options.folder).glob("*"), *([options.student_grades] if options.student_grades else [])]
+    folders = [options.folder, *options.also]
+    inputs = [file for folder in folders for file in Path(folder).glob("*")]
+    inputs += [Path(options.student_grades)] if options.student_grades else []
     output = new_data_set(options.output, BESIDE, overwrite=options.overwrite, inputs=inputs)
-    data = load_judged(Path(options.folder))
-    check_apart(output, [data.config.questions.path])
+    pool = load_pool(options.folder, options.also)
+    check_apart(output, [data.config.questions.path for data in pool.folders])
+    _check_kept(options, pool)
     rates = None if options.student_grades is None else load_pass_rates(options.student_grades)
-    result = filter_responses(data.questions, data.responses, data.verdicts, options.filter, pass_rates=rates)
+    result = filter_responses(
+        pool.questions, pool.responses, pool.verdicts, options.filter, pass_rates=rates, made=pool.made
+    )
     base = output.with_suffix("")
     summary = result.as_dict()
     card = build_card(
         base.name,
-        data,
+        pool.folders,
         options.filter,
         summary,
         license=options.license,
         source_licenses=options.source_licenses,
     )
     write_card(base, card)
-    write_json_rows(
-        (_dropped_row(key, reason, data.verdicts) for key, reason in result.dropped), f"{base}.dropped.jsonl"
-    )
+    write_json_rows((_dropped_row(key, reason, pool) for key, reason in result.dropped), f"{base}.dropped.jsonl")
     page = ReportInput(
         title=base.name,
         summary=summary,
@@ -55,7 +59,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
         tokens=card["tokens"],
         cost=card["cost"],
         kept=result.questions,
-        dropped=_examples(result, data),
+        dropped=_examples(result, pool),
     )
     report = write_dataset_report(page, f"{base}.report.html")
     if not result.questions:
@@ -68,18 +72,28 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     return result
 
 
-def _dropped_row(key: Key, reason: str, verdicts: Mapping[Key, Verdict]) -> dict:
-    """The key of a dropped rationale, what the judge said of it, and why it was dropped."""
-    row = row_of(verdicts[key])
+def _check_kept(options: FilterOptions, pool: Pool) -> None:
+    """Raises MindError if pairs were asked for, and none would be kept."""
+    for name, data in zip(options.also, pool.folders[1:], strict=True):
+        require(
+            data.config.recipe != "dual" or options.filter.keep_wrong > 0,
+            f"{name} has twins of right and wrong rationales: say how many wrong ones to keep by --keep-wrong",
+        )
+
+
+def _dropped_row(key: Key, reason: str, pool: Pool) -> dict:
+    """The key of a dropped rationale, what the judge said of it, and why it was dropped; of several folders, whose."""
+    folder, own = pool.places[key]
+    row = row_of(dataclasses.replace(pool.verdicts[key], key=own))
     row["judge_reason"] = row.pop("reason")
-    return row | {"dropped": reason}
+    return row | {"dropped": reason} | ({"folder": folder} if len(pool.folders) > 1 else {})
 
 
-def _examples(result: FilterResult, data: JudgedData) -> dict[str, list]:
+def _examples(result: FilterResult, pool: Pool) -> dict[str, list]:
     """Reason -> (question, response, verdict) of some that were dropped for it."""
-    questions = {question.id: question for question in data.questions}
-    responses = {response.key: response for response in data.responses}
+    questions = {question.id: question for question in pool.questions}
+    responses = {response.key: response for response in pool.responses}
     return {
-        reason: [(questions[key.question], responses[key], data.verdicts[key]) for key in keys]
+        reason: [(questions[key.question], responses[key], pool.verdicts[key]) for key in keys]
         for reason, keys in result.examples(SHOWN_PER_REASON).items()
     }

@@ -21,6 +21,7 @@ REASONS = (
     "wrong",
     "truncated",
     "unparsed",
+    "not corrupted",
     "empty",
     "too long",
     "leaks the answer",

@@ -46,7 +46,7 @@ def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
     lists = {
         "choices": ("label", "text"),
         "rationales": ("perspective", "text", "source"),
-        "wrong_rationales": ("perspective", "text", "answer", "source"),
+        "wrong_rationales": ("perspective", "text", "answer", "source", "right"),
     }
     structs = {name: pyarrow.list_(pyarrow.struct(dict.fromkeys(fields, text))) for name, fields in lists.items()}
     schema = pyarrow.schema({"id": text, "question": text, "answer": text, **structs})

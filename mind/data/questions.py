@@ -55,7 +55,8 @@ def load_questions(
     minimum_rationales: int = TO_COMPARE,
 ) -> list[Question]:
     """Reads a file with a row per question: {"id"?, "question", "answer", "choices"?, "rationales"?: [{"perspective",
-    "text", "source"?}], "wrong_rationales"?: [{"perspective", "text", "answer", "source"?}]}.
+    "text", "source"?}], "wrong_rationales"?: [{"perspective", "text", "answer", "source"?,
+    "right"?}]}.
 
     mind/data/rows.py says which files, mind/data/fields.py what answers and choices may be. Other keys, blank lines and
     an answer line at the end of a rationale are left out. `perspectives` are the names that rationales may have, None
@@ -211,7 +212,8 @@ def wrong_rationales(where: str, values: Any) -> tuple[WrongRationale, ...]:
         perspective, text = _perspective_and_text(where, name, value)
         require("answer" in value, f'{where}: {name} has no "answer", the wrong one that it states')
         answer = text_of(where, f"{name}.answer", value["answer"], or_number=True)
-        found.append(WrongRationale(perspective, text, answer, _source(where, value)))
+        right = None if value.get("right") is None else _rationale_text(where, f"{name}.right", value["right"])
+        found.append(WrongRationale(perspective, text, answer, _source(where, value), right))
     return tuple(found)
 
 
@@ -219,10 +221,11 @@ def _perspective_and_text(where: str, name: str, value: Any) -> tuple[str, str]:
     if not isinstance(value, dict) or not {"perspective", "text"} <= value.keys():
         raise MindError(f'{where}: {name} is not an object with "perspective" and "text"')
     perspective = text_of(where, f"{name}.perspective", value["perspective"])
-    place = f"{name}.text"
-    return perspective, _without_answer_line(
-        where, place, whole_text(where, place, text_of(where, place, value["text"]))
-    )
+    return perspective, _rationale_text(where, f"{name}.text", value["text"])
+
+
+def _rationale_text(where: str, name: str, value: Any) -> str:
+    return _without_answer_line(where, name, whole_text(where, name, text_of(where, name, value)))
 
 
 def _source(where: str, value: Mapping[str, Any]) -> str | None:

@@ -3,16 +3,16 @@
     L = mean over pairs of a / T+ sum_{t changed} nll(right_t) - b / T- sum_{t changed} nll(wrong_t)
 
 Changed are the tokens that an alignment of the two by edit distance deletes, inserts or replaces; T+ and T- count all
-tokens of a sequence, changed or not, as the authors' code does (their text prints a plain sum). Pairs that differ in
-most tokens say nothing about key steps, so they are left out: the authors have a teacher correct and corrupt texts,
-which changes about one token in twenty.
+tokens of a sequence, changed or not, as the authors' code does (their text prints a plain sum). The authors have a
+teacher correct and corrupt texts, which changes about one token in twenty: `mind data generate --dual` does so, and
+these twins are taken first. Pairs that differ in most tokens say nothing about key steps, so they are left out.
 
 It is the second stage: the student is fine-tuned on right rationales first. The loss has no lower bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from mind.errors import require
 from mind.methods.method import Step, StepMetrics, StepPlan
 from mind.methods.pairs import Pair, PairMethod
 from mind.methods.sequences import Sequences
-from mind.records import Question, TokenizedQuestion
+from mind.records import Question, Rationale, TokenizedQuestion
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class EditOptions(MethodOptions):
     beta: float = 0.025
     """b: weight of those of the wrong one, whose likelihood is lowered; with 0.05 the authors lose all of the gain."""
     pairs: int = 4
-    """Pairs of a question, at most; those with the smallest changes [ours]."""
+    """Pairs of a question, at most; twins first, and those with the smallest changes [ours]."""
     max_changed: float = 0.5
     """Largest share of the tokens of either rationale that may be changed [ours]."""
 
@@ -57,21 +57,23 @@ class Edit(PairMethod):
     def pairs_of(
         cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
     ) -> list[Pair]:
-        """For each wrong rationale the right one that is most like it, with weights 1 where they differ and else 0."""
+        """For each wrong rationale its twin or, without one, the right rationale that is most like it; of all these
+        pairs the twins first. Weights are 1 where the two differ, and else 0."""
         options = cls.options_in(config)
         assert isinstance(options, EditOptions)
-        nearest: dict[tuple[int, ...], tuple[float, Pair]] = {}
-        for pair in super().pairs_of(config, question, tokens, sequences):
+        nearest: dict[tuple[int, ...], tuple[bool, float, Pair]] = {}
+        for twins, pair in _pairs(question, tokens, sequences):
             shorter, longer = sorted(len(branch.ids) for branch in pair)
             if longer - shorter > options.max_changed * longer:  # so many are changed at least
                 continue
             right, wrong = changed_tokens(pair.right.ids, pair.wrong.ids)
             share = max(sum(right) / len(right), sum(wrong) / len(wrong))
             marked = Pair(replace(pair.right, weights=_weights(right)), replace(pair.wrong, weights=_weights(wrong)))
-            if share <= options.max_changed and share < nearest.get(pair.wrong.ids, (2.0,))[0]:
-                nearest[pair.wrong.ids] = share, marked
-        closest = sorted(nearest.values(), key=lambda item: item[0])
-        return [pair for _, pair in closest[: options.pairs]]
+            best = nearest.get(pair.wrong.ids)
+            if share <= options.max_changed and (best is None or (not twins, share) < best[:2]):
+                nearest[pair.wrong.ids] = not twins, share, marked
+        closest = sorted(nearest.values(), key=lambda item: item[:2])
+        return [pair for _, _, pair in closest[: options.pairs]]
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -89,6 +91,18 @@ class Edit(PairMethod):
                 "pairs": float(plan.trained.sum(1).double().mean() / 2),
             }
         )
+
+
+def _pairs(question: Question, tokens: TokenizedQuestion, sequences: Sequences) -> Iterator[tuple[bool, Pair]]:
+    """Each wrong rationale with its twin (true) or, without one, with every right rationale."""
+    for rationale in question.wrong_rationales:
+        wrong = sequences.wrong(question, rationale)
+        if rationale.right is not None:
+            twin = Rationale(rationale.perspective, rationale.right)
+            yield True, Pair(sequences.explained(question, twin, answered=True), wrong)
+        else:
+            for k in sorted(tokens.rationales):
+                yield False, Pair(tokens.branches[k], wrong)
 
 
 def changed_tokens(right: tuple[int, ...], wrong: tuple[int, ...]) -> tuple[list[bool], list[bool]]:

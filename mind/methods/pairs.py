@@ -52,7 +52,7 @@ class PairMethod(Method):
             bool(chosen),
             f"method {config.method} learns from pairs of a right and a wrong rationale, and none of the "
             f"{len(questions)} questions has one that it can use ({both} have rationales of both kinds): `mind data "
-            "filter` and `mind data import` keep wrong ones with --filter.keep-wrong and --keep-wrong",
+            "filter` and `mind data import` keep wrong ones with --keep-wrong",
         )
         return chosen
 

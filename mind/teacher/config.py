@@ -13,6 +13,8 @@ from mind.errors import MindError, require
 from mind.files import parse_object
 from mind.typed_json import check_fields
 
+RECIPES = ("dual",)
+"""Fields of GenerateConfig that name a judged folder, whose answers are then what is asked about."""
 MAX_PERSPECTIVES = 32
 MAX_CONCURRENCY = 1000
 """Connections that the client opens at a time; further requests would wait for one, and time out."""
@@ -165,11 +167,16 @@ class GenerateConfig:
     perspectives: tuple[str, ...] | None = None
     """By default those of the file `prompts` or, without one, the paper's eight."""
     prompts: str | None = None
-    """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's."""
+    """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's. With --dual, of
+    "rectify" and "corrupt"."""
     samples: int = 1
-    """Answers per question and perspective."""
+    """Answers per question and perspective; with --dual, per answer there."""
     show_answer: bool = False
     """Tell the teacher the gold answer: more right rationales, and no pass rate to tell easy questions by."""
+    dual: str | None = None
+    """A folder that was generated and judged: ask for a right version of each wrong answer in it, and for a wrong one
+    of each right answer, with few changes, as EDIT does: `--dual data/mine --output data/dual`. What is not given is as
+    in that folder, and the temperature 0.2."""
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -194,6 +201,19 @@ class GenerateConfig:
             f"budget.cost needs the price of {self.teacher.model}: --prices {self.teacher.model} INPUT OUTPUT, "
             "of a million tokens each",
         )
+        named = [f"--{name}" for name in RECIPES if getattr(self, name) is not None]
+        require(len(named) <= 1, f"{' and '.join(named)}: expected one of them")
+        require(not (named and self.show_answer), f"{''.join(named)} and show_answer: expected one of them")
+
+    @property
+    def recipe(self) -> str | None:
+        """Of RECIPES, what is asked about the answers of another folder; None if questions are asked."""
+        return next((name for name in RECIPES if getattr(self, name) is not None), None)
+
+    @property
+    def origin(self) -> str | None:
+        """That folder."""
+        return None if self.recipe is None else getattr(self, self.recipe)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from mind.teacher.config import GenerateConfig
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.job import JobReport, make_engine, reserve_bytes, run_job
 from mind.teacher.journal import Journal, load_responses
+from mind.teacher.judged import load_judged
+from mind.teacher.recipes import derived_requests, recipe_prompts, what_is_derived
 from mind.teacher.requests import Request, load_prompts, teacher_requests
 from mind.teacher.spending import Spending
 from mind.typed_json import save_json, write_json
@@ -32,8 +34,7 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     check_new_folder(folder.path)
     _check_files(folder, config)
     questions = load_source(config.questions)
-    prompts = load_prompts(config.perspectives, config.prompts)
-    requests = list(teacher_requests(questions, prompts, config))
+    prompts, requests, asked = _what_is_asked(questions, config)
     spending = Spending(config.budget, config.prices.get(config.teacher.model))
     engine = make_engine(config.teacher, config.traffic, spending)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -45,13 +46,14 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
         save_questions(questions, folder.questions)
         save_json(config, folder.config)
         write_json(prompts, folder.prompts)
-        tell(_what_is_asked(config, questions, prompts, len(requests) - len(stored)))
+        tell(f"{asked}: {number_of(len(requests) - len(stored), 'request')} to {_whom(config)}")
         return run_job(requests, stored, engine, spending, journal, wasted, folder.failures)
 
 
 def _check_files(folder: DatasetFolder, config: GenerateConfig) -> None:
     """Raises MindError if a file would be written over that is read for the job, or that no job wrote."""
-    inputs = [path for path in (config.questions.path, config.prompts) if path is not None]
+    origin = [] if config.origin is None else [*Path(config.origin).glob("*")]
+    inputs = [path for path in (config.questions.path, config.prompts, *origin) if path is not None]
     for file in (folder.questions, folder.config, folder.prompts, folder.failures, folder.verdicts):
         check_apart(file, inputs)
         require(
@@ -65,11 +67,18 @@ def _are_at(questions: Sequence[Question], path: Path) -> bool:
     return path.exists() and load_questions(path) == questions
 
 
-def _what_is_asked(
-    config: GenerateConfig, questions: Sequence[Question], prompts: Mapping[str, str], missing: int
-) -> str:
-    teacher = config.teacher
-    whom = teacher.model if teacher.engine != "openai" else f"{teacher.model} at {teacher.base_url}"
+def _what_is_asked(questions: Sequence[Question], config: GenerateConfig) -> tuple[dict[str, str], list[Request], str]:
+    """The prompts by name, the requests, and what to tell of them."""
+    if config.origin is not None:
+        prompts = recipe_prompts(config)
+        derived = derived_requests(questions, load_judged(Path(config.origin)), prompts, config)
+        told = f"--{config.recipe} {config.origin}: {what_is_derived(derived)}"
+        return prompts, [one.request for one in derived], told
+    prompts = load_prompts(config.perspectives, config.prompts)
+    return prompts, list(teacher_requests(questions, prompts, config)), _told(questions, prompts, config)
+
+
+def _told(questions: Sequence[Question], prompts: Mapping[str, str], config: GenerateConfig) -> str:
     repeated = len(questions) - len({same_text(question.question) for question in questions})
     note = f"; {repeated:,} of them ask what an earlier one asks" if repeated else ""
     counts = {"question": len(questions), "perspective": len(prompts), "sample": config.samples}
@@ -77,9 +86,13 @@ def _what_is_asked(
     alone = " (training needs two per question: ask for another now or in a later start)" if len(prompts) == 1 else ""
     return (
         f"{config.questions.path}: answers: {described_types(questions)}{note}\n"
-        f"perspectives: {', '.join(prompts)}{alone}\n"
-        f"{asked}: {number_of(missing, 'request')} to {whom}"
+        f"perspectives: {', '.join(prompts)}{alone}\n{asked}"
     )
+
+
+def _whom(config: GenerateConfig) -> str:
+    teacher = config.teacher
+    return teacher.model if teacher.engine != "openai" else f"{teacher.model} at {teacher.base_url}"
 
 
 def stored_answers(path: Path, requests: Iterable[Request]) -> dict[Key, Response]:

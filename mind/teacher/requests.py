@@ -102,9 +102,12 @@ def user_turn(question: Question, *, show_answer: bool) -> str:
             f"The correct answer is {question.answer}. Reason as somebody who has to find it, and do not "
             "mention that it was given."
         )
-    wanted = answer_type(question).request
-    lines.append(f'End with a line that holds "{ANSWER_MARKER} " and {wanted}, and nothing else.')
-    return "\n".join(lines)
+    return "\n".join([*lines, last_line(question)])
+
+
+def last_line(question: Question) -> str:
+    """What asks for the line that ends an answer."""
+    return f'End with a line that holds "{ANSWER_MARKER} " and {answer_type(question).request}, and nothing else.'
 
 
 def load_prompts(perspectives: Sequence[str] | None, path: str | None) -> dict[str, str]:
@@ -114,7 +117,7 @@ def load_prompts(perspectives: Sequence[str] | None, path: str | None) -> dict[s
     asked for are told in a warning. Raises MindError for a file that is not an object of texts, and for a perspective
     without a prompt.
     """
-    own = {} if path is None else _own_prompts(path)
+    own = {} if path is None else own_prompts(path)
     prompts = {name: perspective.prompt for name, perspective in PERSPECTIVES.items()} | own
     asked = (tuple(own) or PAPER_PERSPECTIVES) if perspectives is None else perspectives
     if missing := [name for name in asked if name not in prompts]:
@@ -131,7 +134,8 @@ def load_prompts(perspectives: Sequence[str] | None, path: str | None) -> dict[s
     return {name: prompts[name] for name in asked}
 
 
-def _own_prompts(path: str) -> dict[str, str]:
+def own_prompts(path: str) -> dict[str, str]:
+    """The prompts of a file by name; raises MindError unless it is an object of texts."""
     prompts = read_object(path)
     require(1 <= len(prompts) <= MAX_PERSPECTIVES, f"{path}: {len(prompts)} prompts: expected 1 to {MAX_PERSPECTIVES}")
     problems = Problems(path)

@@ -17,7 +17,6 @@ from sample_records import make_response, make_verdict
 import mind_kernels
 from mind.curation.card import ANSWER_SHOWN, LIMITS, build_card, card_markdown, write_card
 from mind.curation.filter import FilterConfig
-from mind.curation.judged import JudgedData, load_judged
 from mind.data.questions import save_questions
 from mind.data.sources import SourceConfig
 from mind.display import one_line, readable
@@ -26,6 +25,7 @@ from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig, ModelConfig
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.journal import Journal
+from mind.teacher.judged import JudgedData, load_judged
 from mind.typed_json import row_of, save_json
 
 HOSTILE = [
@@ -67,7 +67,7 @@ def judged(**changes: Any) -> JudgedData:
 
 
 def card(data: JudgedData | None = None, summary: dict[str, Any] = SUMMARY, **licenses: str | None) -> dict[str, Any]:
-    return build_card("mine", data or judged(), FilterConfig(), summary, **licenses)
+    return build_card("mine", [data or judged()], FilterConfig(), summary, **licenses)
 
 
 def parts(markdown: str) -> tuple[dict, str]:

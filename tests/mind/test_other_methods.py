@@ -156,11 +156,20 @@ def test_an_alignment_has_the_fewest_edits():
 
 
 class Written:
-    """In the place of Sequences: wrong rationales that are token ids already."""
+    """In the place of Sequences: rationales whose texts are token ids already."""
 
     @staticmethod
     def wrong(question, rationale):
-        return Branch(QUESTION.prompt, rationale)
+        return Branch(QUESTION.prompt, rationale.text)
+
+    @staticmethod
+    def explained(question, rationale, *, answered):
+        assert answered
+        return Branch(QUESTION.prompt, rationale.text)
+
+
+def wrongly(ids, twin=None):
+    return WrongRationale("planning", ids, "3", right=twin)
 
 
 @pytest.mark.parametrize(
@@ -191,13 +200,40 @@ def test_edit_takes_the_nearest_right_rationale_of_each_wrong_one(max_changed, m
 
     monkeypatch.setattr("mind.methods.edit.changed_tokens", spy)
     config = MindConfig(method="edit", options=EditOptions(max_changed=max_changed, pairs=most))
-    question = dataclasses.replace(build_questions(1)[0], wrong_rationales=tuple(wrongs.values()))
+    question = dataclasses.replace(build_questions(1)[0], wrong_rationales=tuple(map(wrongly, wrongs.values())))
     tokens = TokenizedQuestion("q", QUESTION.prompt, {k: ids[:-1] for k, ids in enumerate(rights.values())}, (0,))
     pairs = Edit.pairs_of(config, question, tokens, Written)
     assert [(pair.right.ids, pair.wrong.ids) for pair in pairs] == [(rights[r], wrongs[w]) for r, w in expected]
     assert [sum(pair.right.weights) for pair in pairs] == [changes[wrong] for _, wrong in expected]
     # Of ten tokens six at least are gone in four: there is no need to look for which.
     assert (rights["long"], wrongs["two gone"]) not in aligned and len(aligned) == len(set(aligned))
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (4, [("twin", "two off"), ("twin", "three off"), ("right", "one off")]),
+        (2, [("twin", "two off"), ("twin", "three off")]),
+    ],
+)
+def test_edit_takes_twins_first_and_with_one_another_alone(most, expected):
+    """Though another right rationale is nearer; one that differs too much is left out all the same."""
+    ids = {
+        "right": (1, 2, 3, 4, 5, 6, 0),
+        "twin": (1, 2, 3, 4, 15, 16, 0),
+        "one off": (1, 2, 3, 4, 5, 20, 0),
+        "two off": (1, 2, 3, 4, 5, 21, 0),
+        "three off": (1, 2, 3, 22, 5, 6, 0),
+        "all off": (30, 31, 32, 33, 34, 35, 0),
+    }
+    twins = dict.fromkeys(("two off", "three off", "all off"), ids["twin"])
+    wrongs = tuple(wrongly(ids[name], twins.get(name)) for name in ids if name.endswith("off"))
+    question = dataclasses.replace(build_questions(1)[0], wrong_rationales=wrongs)
+    tokens = TokenizedQuestion("q", QUESTION.prompt, {0: ids["right"][:-1]}, (0,))
+    config = MindConfig(method="edit", options=EditOptions(pairs=most))
+    pairs = Edit.pairs_of(config, question, tokens, Written)
+    assert [(pair.right.ids, pair.wrong.ids) for pair in pairs] == [(ids[r], ids[w]) for r, w in expected]
+    assert [sum(pair.right.weights) for pair in pairs] == [2, 3, 1][:most]
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

@@ -1,4 +1,4 @@
-"""What a filter starts from: a data set that was generated and judged, as its folder holds it."""
+"""What a filter or a recipe starts from: a data set that was generated and judged, as its folder holds it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class JudgedData:
     verdicts: Mapping[Key, Verdict]
     config: GenerateConfig
     prompts: Mapping[str, str]
-    """Perspective -> prompt."""
+    """Perspective -> prompt; those of a recipe by their names."""
     questions_digest: str
     """SHA-256 of the file of questions."""
 

@@ -1,0 +1,82 @@
+"""What a filter keeps, and what it reads and writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mind.errors import require
+from mind.typed_json import check_fields
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """What is kept. The paper gives none of these values."""
+
+    keep: int = 8
+    """Rationales per question, at most, and at most one per perspective [ours]."""
+    minimum: int = 2
+    """Questions with fewer are dropped: MIND needs two to choose from [ours]."""
+    keep_wrong: int = 0
+    """Rationales with a wrong answer to keep beside the right ones, at most, for methods that learn from both
+    [ours]."""
+    max_characters: int = 4000
+    """Longest rationale, without its answer line [ours]."""
+    duplicate_threshold: float = 0.7
+    """Jaccard index of word n-grams from which on the later of two rationales of a question is a duplicate; 1 drops
+    only those with the same n-grams [ours]."""
+    ngram: int = 3
+    """Words of an n-gram [ours]."""
+    drop_leaks: bool = True
+    """Drop rationales that admit to having been told the answer, or that open with it [ours]."""
+    require_adherence: bool = False
+    """Drop rationales without the marks of their perspective, if it has a check; by default they are only counted
+    [ours]."""
+    easy_pass_rate: float = 1.0
+    """A question is easy from this pass rate on: right responses among all of the teacher's, or the student's rate
+    if it is given [ours]."""
+    easy_fraction: float = 1.0
+    """Fraction of the easy questions that is kept. It is drawn by the question's id, so that it is the same in any
+    order and that a smaller fraction is a part of a larger one [ours]."""
+    seed: int = 0
+    """Of that draw [ours]."""
+
+    def __post_init__(self) -> None:
+        check_fields("", self)
+        require(
+            2 <= self.minimum <= self.keep <= 32,
+            f"minimum {self.minimum} and keep {self.keep}: expected 2 <= minimum <= keep <= 32",
+        )
+        for name, least in (("max_characters", 1), ("ngram", 1), ("keep_wrong", 0)):
+            require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}: expected at least {least}")
+        require(
+            0 < self.duplicate_threshold <= 1,
+            f"duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]",
+        )
+        for name in ("easy_pass_rate", "easy_fraction"):
+            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: expected a number in [0, 1]")
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """Choose the rationales to train on from a judged data set."""
+
+    folder: str
+    """What `mind data generate` and `mind data judge` wrote."""
+    output: str
+    """The records to train on, .jsonl or .parquet; it must not exist. Beside it and named after it: .report.html,
+    .card.json, .card.md (a dataset card for the Hub) and .dropped.jsonl."""
+    also: tuple[str, ...] = ()
+    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual."""
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    student_grades: str | None = None
+    """A file that `mind grade` wrote of a student's answers to the questions: its pass rates, in place of the
+    teacher's, decide which are easy."""
+    license: str | None = None
+    """Of this data set, for its card."""
+    source_licenses: str | None = None
+    """Of the questions."""
+    overwrite: bool = False
+    """Replace what is there already."""
+
+    def __post_init__(self) -> None:
+        check_fields("", self)

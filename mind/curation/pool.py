@@ -1,0 +1,87 @@
+"""Judged folders of the same questions as one: those of several teachers, and answers that were made from others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mind.errors import MindError, require
+from mind.records import Key, Question, Response, Verdict
+from mind.teacher.judged import JudgedData, load_judged
+from mind.teacher.recipes import MadeFrom, derived_requests
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Folders, and all of their answers, each with a key of its own: samples of further folders are counted on."""
+
+    folders: Sequence[JudgedData]
+    """The first has the questions."""
+    responses: Sequence[Response]
+    verdicts: Mapping[Key, Verdict]
+    places: Mapping[Key, tuple[str, Key]]
+    """Key -> the folder's path, and the key there."""
+    made: Mapping[Key, MadeFrom]
+    """Of the answers that were made from others."""
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        return self.folders[0].questions
+
+
+def load_pool(path: str, also: Sequence[str]) -> Pool:
+    """The answers in the folder `path` and in further ones.
+
+    Raises MindError as `load_judged`, for a folder that comes twice, for a further one with other questions, and for
+    answers that were made from others than those of `path`.
+    """
+    paths = [path, *also]
+    resolved = [Path(one).resolve() for one in paths]
+    twice = [one for number, one in enumerate(paths) if resolved[number] in resolved[:number]]
+    require(not twice, f"{', '.join(twice)}: the same folder comes twice")
+    folders = [load_judged(Path(one)) for one in paths]
+    first = folders[0]
+    require(
+        first.config.recipe != "dual",
+        f"{path}: its answers are twins of those of {first.config.origin}: name that folder, and this one as --also",
+    )
+    responses: list[Response] = []
+    verdicts: dict[Key, Verdict] = {}
+    places: dict[Key, tuple[str, Key]] = {}
+    made: dict[Key, MadeFrom] = {}
+    for name, data in zip(paths, folders, strict=True):
+        _check_questions(name, data, path, first)
+        start = 1 + max((response.key.sample for response in responses), default=-1)
+        how = _made(name, data, path, first)
+        for response in data.responses:
+            key = response.key._replace(sample=start + response.key.sample)
+            responses.append(dataclasses.replace(response, key=key))
+            places[key] = name, response.key
+            if response.key in how:
+                made[key] = how[response.key]
+            if response.key in data.verdicts:
+                verdicts[key] = dataclasses.replace(data.verdicts[response.key], key=key)
+    return Pool(folders, responses, verdicts, places, made)
+
+
+def _check_questions(name: str, data: JudgedData, path: str, first: JudgedData) -> None:
+    known = {question.id: question for question in first.questions}
+    other = [question.id for question in data.questions if known.get(question.id) != question]
+    require(not other, f"{name}: question {', '.join(other[:1])} is not in {path}, or is another one there")
+
+
+def _made(name: str, data: JudgedData, path: str, first: JudgedData) -> dict[Key, MadeFrom]:
+    """How the answers of a folder were made from those of the first."""
+    if data.config.recipe is None:
+        return {}
+    derived = {one.request.key: one for one in derived_requests(data.questions, first, data.prompts, data.config)}
+    for response in data.responses:
+        one = derived.get(response.key)
+        if one is None or one.request.digest != response.request:
+            raise MindError(
+                f"{name}: its answer to {response.key} was made from one of {data.config.origin} that is not in "
+                f"{path}: name that folder first, or generate anew if its answers or verdicts have changed"
+            )
+    return {key: MadeFrom(one.made, one.origin) for key, one in derived.items()}

@@ -1,0 +1,244 @@
+"""Requests about answers that were judged: twins of right and wrong ones, shorter ones, and other ends of beginnings.
+
+Each recipe starts from a folder that was generated and judged, its origin, and fills a folder of its own, which is
+judged and filtered like any other. Nothing is written into the origin.
+
+"dual": EDIT (arXiv 2405.19737) learns from two rationales that are alike but for the steps that decide. A wrong answer
+is rectified: the teacher is told the gold answer. A right one is corrupted, after a few examples of a right and a wrong
+response. The authors' hint does not show the wrong rationale, and hopes that the same examples lead to a like one; ours
+shows it, as fewer changes are the purpose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from mind.answer_line import rationale_of, suffix
+from mind.data.sources import SourceConfig
+from mind.display import number_of
+from mind.errors import MindError, require
+from mind.grading.answers import is_correct
+from mind.records import Key, Question, Response, Verdict
+from mind.student.tokenization import question_text
+from mind.teacher.completion import is_finished
+from mind.teacher.config import GenerateConfig
+from mind.teacher.folder import DatasetFolder
+from mind.teacher.judged import JudgedData
+from mind.teacher.requests import Request, chat_request, last_line, own_prompts
+
+Made = Literal["rectified", "corrupted"]
+"""How an answer was made from an earlier one."""
+
+DUAL_TEMPERATURE = 0.2
+"""EDIT's, for both of its prompts."""
+
+RECTIFY = """\
+You are a teacher who corrects solutions. You receive a question, its correct answer, and a response that arrives at \
+a wrong one. Write the response again so that it arrives at the correct answer. Find the steps where it goes wrong and \
+set these right, together with what follows from them. Keep all else word for word: its manner, its order, its layout, \
+and each step that is right already. Check every computation. Write as somebody who solves the question for the first \
+time: mention neither another response nor an error in it, nor that the answer was given. Write the response alone."""
+
+CORRUPT = """\
+You write wrong responses, from which students learn to tell decisive steps. You receive a question and a right \
+response. Write the response again with one plausible mistake in a step that decides the answer, such as a wrong \
+operation, a fact that is mixed up or a condition that is overlooked. Let the rest follow from the mistake, so that \
+the response arrives at another answer than the right one. Keep all else word for word: its manner, its order and its \
+layout. Do not point to the mistake. Write the response alone. Three examples:
+
+Question:
+A baker fills 6 trays with 12 rolls each and sells 50 of the rolls. How many rolls are left?
+
+Right response:
+First count all rolls: 6 trays of 12 make 6 * 12 = 72. Then 50 of them are sold, so 72 - 50 = 22 are left.
+#### 22
+
+Wrong response:
+First count all rolls: 6 trays of 12 make 6 * 12 = 72. Then 50 more of them are baked, so 72 + 50 = 122 are left.
+#### 122
+
+Question:
+Which of these floats on water?
+(A) an iron nail
+(B) a dry cork
+(C) a pebble
+
+Right response:
+What floats is lighter than the water that it pushes aside. Iron and stone are heavier than water, and cork is \
+lighter. So the cork floats.
+#### B
+
+Wrong response:
+What floats is smaller than the water that it pushes aside. Cork and stone are thicker than a nail, and the nail is \
+the smallest. So the nail floats.
+#### A
+
+Question:
+Is every square a rectangle?
+
+Right response:
+A rectangle is a figure with four right angles. A square has four right angles. So every square is a rectangle.
+#### yes
+
+Wrong response:
+A rectangle is a figure with sides of two lengths. A square has sides of one length. So no square is a rectangle.
+#### no"""
+
+PROMPTS: dict[str, dict[str, str]] = {"dual": {"rectify": RECTIFY, "corrupt": CORRUPT}}
+"""Recipe -> the prompts that it asks with, by the names under which --prompts replaces them."""
+
+
+class Origin(NamedTuple):
+    """An answer that a recipe starts from."""
+
+    question: Question
+    response: Response
+    verdict: Verdict
+
+    @property
+    def key(self) -> Key:
+        return self.response.key
+
+    @property
+    def right(self) -> bool:
+        return self.verdict.verdict == "right"
+
+    @property
+    def answer(self) -> str | None:
+        """The gold answer, or the wrong one that it states; None if it states none."""
+        return self.question.answer if self.right else self.verdict.extracted
+
+    @property
+    def rationale(self) -> str:
+        """What it says before its answer line."""
+        if self.right:
+            return rationale_of(self.response.text, lambda stated: is_correct(stated, self.question))
+        return rationale_of(self.response.text, lambda stated: stated == self.verdict.extracted)
+
+    @property
+    def whole(self) -> str:
+        """Its rationale with the answer line that training puts behind it."""
+        return f"{self.rationale}{suffix(str(self.answer))}"
+
+
+class MadeFrom(NamedTuple):
+    """What an answer was made from."""
+
+    made: Made
+    origin: Key | None
+    """The key of the earlier answer; None if that is not at hand."""
+
+
+class Derived(NamedTuple):
+    """A request about an earlier answer."""
+
+    request: Request
+    made: Made
+    origin: Key
+
+
+def recipe_defaults(origin: GenerateConfig, recipe: str, folder: str) -> GenerateConfig:
+    """The configuration of a recipe about the answers in `folder`: the same teacher, asked in the recipe's way."""
+    temperature = DUAL_TEMPERATURE if recipe == "dual" else origin.teacher.temperature
+    return dataclasses.replace(
+        origin,
+        questions=SourceConfig(str(DatasetFolder(Path(folder)).questions)),
+        teacher=dataclasses.replace(origin.teacher, temperature=temperature),
+        perspectives=None,
+        prompts=None,
+        samples=1,
+        show_answer=False,
+        **dict.fromkeys(PROMPTS) | {recipe: folder},
+    )
+
+
+def recipe_prompts(config: GenerateConfig) -> dict[str, str]:
+    """The prompts of the recipe by name, of which `config.prompts` may replace some; raises MindError for others."""
+    prompts = PROMPTS[str(config.recipe)]
+    if config.prompts is None:
+        return prompts
+    own = own_prompts(config.prompts)
+    unknown = [name for name in own if name not in prompts]
+    require(
+        not unknown,
+        f"{config.prompts}: --{config.recipe} asks with no prompt {', '.join(unknown)}: expected {', '.join(prompts)}",
+    )
+    return prompts | own
+
+
+def derived_requests(
+    questions: Sequence[Question], data: JudgedData, prompts: Mapping[str, str], config: GenerateConfig
+) -> list[Derived]:
+    """What is asked about the answers of `data` to `questions`, in their order.
+
+    A question that `data` has answers to, and `questions` lacks, is left out. Raises MindError for a question that
+    `data` asks in other words or with another gold answer, for an answer without a verdict, for a perspective of
+    `config` that `data` lacks, and if nothing is left to ask.
+    """
+    derived = [one for origin in _origins(questions, data, config) for one in _dual(origin, prompts, config)]
+    require(bool(derived), f"--{config.recipe} {config.origin}: it has no answer to the questions that this can use")
+    return derived
+
+
+def what_is_derived(derived: Sequence[Derived]) -> str:
+    """Such as "12 answers to be rectified, 30 answers to be corrupted"."""
+    counts = Counter(one.made for one in derived)
+    return ", ".join(f"{number_of(count, 'answer')} to be {made}" for made, count in sorted(counts.items()))
+
+
+def _origins(questions: Sequence[Question], data: JudgedData, config: GenerateConfig) -> Iterator[Origin]:
+    """The answers that say something and came to an end, question by question."""
+    asked = {question.id: question for question in data.questions}
+    for question in questions:
+        require(
+            asked.get(question.id, question) == question,
+            f"{config.origin}: question {question.id} is another one there: name its own questions, or generate anew",
+        )
+    known = {question.id for question in questions}
+    answers: dict[str, list[Origin]] = {name: [] for name in known}
+    for response in sorted(data.responses, key=lambda one: one.key):
+        if response.key.question in known:
+            if response.key not in data.verdicts:
+                raise MindError(f"{config.origin}: {response.key} has no verdict: run `mind judge` on it again")
+            verdict = data.verdicts[response.key]
+            answers[response.key.question].append(Origin(asked[response.key.question], response, verdict))
+    there = dict.fromkeys(origin.key.perspective for of_one in answers.values() for origin in of_one)
+    if missing := [name for name in config.perspectives or () if name not in there]:
+        raise MindError(f"{config.origin} has no answers in the perspective {', '.join(missing)}")
+    for question in questions:
+        for origin in answers[question.id]:
+            wanted = config.perspectives is None or origin.key.perspective in config.perspectives
+            if wanted and is_finished(origin.response) and origin.answer is not None and origin.rationale:
+                yield origin
+
+
+def _dual(origin: Origin, prompts: Mapping[str, str], config: GenerateConfig) -> Iterator[Derived]:
+    question = origin.question
+    if origin.right:
+        name, made, hint = "corrupt", "corrupted", ""
+    elif origin.verdict.verdict == "wrong":
+        name, made, hint = "rectify", "rectified", f"The correct answer is {question.answer}.\n\n"
+    else:
+        return
+    given, wanted = ("Right", "Wrong") if origin.right else ("Wrong", "Right")
+    user = (
+        f"Question:\n{question_text(question)}\n\n{hint}{given} response:\n{origin.whole}\n\n"
+        f"{last_line(question)}\n\n{wanted} response:"
+    )
+    yield from _asked(origin, made, prompts[name], user, config)
+
+
+def _asked(origin: Origin, made: Made, system: str, user: str, config: GenerateConfig) -> Iterator[Derived]:
+    messages = ({"role": "system", "content": system}, {"role": "user", "content": user})
+    for sample in range(config.samples):
+        key = _key(origin.key, sample, config.samples)
+        yield Derived(chat_request(config.teacher, key, messages), made, origin.key)
+
+
+def _key(origin: Key, number: int, per_answer: int) -> Key:
+    """A key for answer `number` of `per_answer` that are made of one: which one it was can be told from it."""
+    return origin._replace(sample=origin.sample * per_answer + number)
