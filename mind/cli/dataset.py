@@ -52,7 +52,8 @@ class Filter(FilterOptions):
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """What `mind data generate` and `mind data judge` wrote."""
     also: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[FOLDER ...]")] = ()
-    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual."""
+    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual or
+    --rewrite."""
     filter: tyro.conf.OmitArgPrefixes[FilterConfig] = field(default_factory=FilterConfig)
 
 
@@ -160,7 +161,8 @@ def _filtered(folder: str, records: str) -> list[str]:
     config = load_json(file, GenerateConfig) if file.is_file() else None
     if config is None or config.origin is None:
         return ["filter", folder, "--output", records]
-    return ["filter", config.origin, "--also", folder, "--output", records, "--keep-wrong", "8"]
+    kept = ["--keep-wrong", "8"] if config.recipe == "dual" else ["--shortest"]
+    return ["filter", config.origin, "--also", folder, "--output", records, *kept]
 
 
 def filter_dataset(options: Filter) -> None:

@@ -19,6 +19,9 @@ class FilterConfig:
     keep_wrong: int = 0
     """Rationales with a wrong answer to keep beside the right ones, at most, for methods that learn from both
     [ours]."""
+    shortest: bool = False
+    """Of the right rationales of a perspective only the shortest counts: what --rewrite and --prefix of `mind data
+    generate` are for [ours]."""
     max_characters: int = 4000
     """Longest rationale, without its answer line [ours]."""
     duplicate_threshold: float = 0.7
@@ -39,6 +42,13 @@ class FilterConfig:
     order and that a smaller fraction is a part of a larger one [ours]."""
     seed: int = 0
     """Of that draw [ours]."""
+    pass_rate: tuple[float, float] = (0.0, 1.0)
+    """Questions with a pass rate below the first or above the second number are dropped, as DeepDistill does: too hard
+    for the teacher or too easy. `--pass-rate 0.2 0.8` keeps what is in between."""
+    variation: tuple[float, float] | None = None
+    """Questions whose coefficient of variation is outside these two numbers are dropped: the standard deviation of the
+    pass rates of a question's perspectives, over their mean; 0 if all are alike. DeepDistill takes it over answers,
+    where it follows from the pass rate p as sqrt(1 / p - 1); so does ours if a perspective is asked once."""
 
     def __post_init__(self) -> None:
         check_fields("", self)
@@ -52,6 +62,11 @@ class FilterConfig:
             0 < self.duplicate_threshold <= 1,
             f"duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]",
         )
+        low, high = self.pass_rate
+        require(0 <= low <= high <= 1, f"pass_rate is {self.pass_rate}: expected two numbers, 0 <= low <= high <= 1")
+        if self.variation is not None:
+            low, high = self.variation
+            require(0 <= low <= high, f"variation is {self.variation}: expected two numbers, 0 <= low <= high")
         for name in ("easy_pass_rate", "easy_fraction"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: expected a number in [0, 1]")
 
@@ -66,7 +81,8 @@ class FilterOptions:
     """The records to train on, .jsonl or .parquet; it must not exist. Beside it and named after it: .report.html,
     .card.json, .card.md (a dataset card for the Hub) and .dropped.jsonl."""
     also: tuple[str, ...] = ()
-    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual."""
+    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual or
+    --rewrite."""
     filter: FilterConfig = field(default_factory=FilterConfig)
     student_grades: str | None = None
     """A file that `mind grade` wrote of a student's answers to the questions: its pass rates, in place of the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from mind.curation.candidates import Candidate, candidate_of, choose_wrong
 from mind.curation.config import FilterConfig
-from mind.curation.result import EASY, KEPT, NO_RESPONSE, TOO_FEW, FilterResult, perspective_order
+from mind.curation.result import EASY, KEPT, NO_RESPONSE, OUTSIDE, TOO_FEW, FilterResult, perspective_order
 from mind.data.fields import field_of
 from mind.data.problems import Problems
 from mind.data.rows import file_rows
@@ -41,7 +42,7 @@ def filter_responses(
     others: they count for no pass rate, and give wrong rationales their twins.
 
     Raises MindError with its key for a response to an unknown question, for one that appears twice, one without a
-    verdict, and if `pass_rates` are of other questions alone.
+    verdict, if `pass_rates` are of other questions alone, and if no question has a pass rate that `config` asks for.
     """
     if pass_rates is not None and not any(question.id in pass_rates for question in questions):
         raise MindError(f"none of the {len(pass_rates)} pass rates is of one of the {len(questions)} questions")
@@ -49,11 +50,13 @@ def filter_responses(
     kept, outcomes, fates, rates = [], [], {}, {}
     for question in questions:
         rationales = sorted(candidates[question.id].values(), key=_by_perspective)
-        rate = (pass_rates or {}).get(question.id, _pass_rate(one for one in rationales if one.key not in made))
+        answers = [one for one in rationales if one.key not in made]
+        rate = (pass_rates or {}).get(question.id, _pass_rate(answers))
         if rate is not None:
             rates[question.id] = rate
         chosen, reasons = _choose(rationales, config)
-        fate = fates[question.id] = _fate(question, len(rationales), len(chosen), rate, config)
+        outside = _is_outside(rate, answers, config)
+        fate = fates[question.id] = _fate(question, len(rationales), len(chosen), rate, outside, config)
         if fate == KEPT:
             training = tuple(Rationale(one.key.perspective, one.text, one.source) for one in chosen)
             wrong = choose_wrong(rationales, made, config)
@@ -66,6 +69,12 @@ def filter_responses(
             else rationale.outcome
             for rationale in rationales
         ]
+    unknown = ["pass_rate"] if config.pass_rate != FilterConfig.pass_rate and not rates else []
+    unknown += ["variation"] if config.variation is not None and made.keys() == {one.key for one in outcomes} else []
+    require(
+        not unknown,
+        f"{', '.join(unknown)}: all answers were made from others, and tell of none: name the folder of those first",
+    )
     return FilterResult(tuple(kept), tuple(outcomes), fates, rates)
 
 
@@ -120,18 +129,27 @@ def _candidates(
 def _choose(rationales: Sequence[Candidate], config: FilterConfig) -> tuple[list[Candidate], dict[Key, str]]:
     """The rationales of a question to keep, in the given order, and why others without a reason yet are not."""
     # First samples come first, so that a second one of a perspective cannot make another's first one a duplicate.
-    candidates = sorted((r for r in rationales if r.outcome.reason is None), key=lambda r: r.key.sample)
+    usable = [r for r in rationales if r.outcome.reason is None]
+    candidates = sorted(_shortest(usable) if config.shortest else usable, key=lambda r: r.key.sample)
     similarity = similarities(ngram_sets([candidate.text for candidate in candidates], config.ngram))
     unlike = distinct(similarity, config.duplicate_threshold)
     by_perspective = sorted(unlike, key=lambda index: _by_perspective(candidates[index]))
     perspectives = [candidate.key.perspective for candidate in candidates]
     chosen = set(most_diverse(similarity, by_perspective, perspectives, config.keep))
-    reasons = {
-        candidate.key: "not selected" if index in unlike else "duplicate"
-        for index, candidate in enumerate(candidates)
-        if index not in chosen
-    }
-    return [candidates[index] for index in by_perspective if index in chosen], reasons
+    reasons = {one.key: "not selected" for one in usable}
+    reasons |= {one.key: "duplicate" for index, one in enumerate(candidates) if index not in unlike}
+    kept = [candidates[index] for index in by_perspective if index in chosen]
+    return kept, {key: reason for key, reason in reasons.items() if key not in {one.key for one in kept}}
+
+
+def _shortest(rationales: Sequence[Candidate]) -> list[Candidate]:
+    """That of each perspective, the first of equally short ones."""
+    shortest: dict[str, Candidate] = {}
+    for one in rationales:
+        best = shortest.setdefault(one.key.perspective, one)
+        if len(one.text) < len(best.text):
+            shortest[one.key.perspective] = one
+    return list(shortest.values())
 
 
 def _by_perspective(rationale: Candidate) -> tuple[tuple[int, str], int]:
@@ -144,12 +162,31 @@ def _pass_rate(rationales: Iterable[Candidate]) -> float | None:
     return statistics.fmean(right) if right else None
 
 
-def _fate(question: Question, responses: int, chosen: int, rate: float | None, config: FilterConfig) -> str:
+def _is_outside(rate: float | None, answers: Sequence[Candidate], config: FilterConfig) -> bool:
+    """Whether a question's pass rate, or its variation over perspectives, is not in the range of `config`."""
+    if rate is not None and not config.pass_rate[0] <= rate <= config.pass_rate[1]:
+        return True
+    if config.variation is None or not answers:
+        return False
+    by_perspective: dict[str, list[bool]] = {}
+    for one in answers:
+        by_perspective.setdefault(one.key.perspective, []).append(one.outcome.right)
+    rates = [statistics.fmean(right) for right in by_perspective.values()]
+    mean = statistics.fmean(rates)
+    variation = statistics.pstdev(rates) / mean if mean else math.inf
+    return not config.variation[0] <= variation <= config.variation[1]
+
+
+def _fate(
+    question: Question, responses: int, chosen: int, rate: float | None, outside: bool, config: FilterConfig
+) -> str:
     """What becomes of a question with so many responses, of which so many were chosen."""
     if not responses:
         return NO_RESPONSE
     if chosen < config.minimum:
         return TOO_FEW
+    if outside:
+        return OUTSIDE
     easy = rate is not None and rate >= config.easy_pass_rate
     return EASY if easy and _draw(question.id, config.seed) >= config.easy_fraction else KEPT
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from mind.errors import MindError, require
 from mind.records import Key, Question, Response, Verdict
 from mind.teacher.judged import JudgedData, load_judged
-from mind.teacher.recipes import MadeFrom, derived_requests
+from mind.teacher.recipes import Made, MadeFrom, derived_requests
+
+MADE: Mapping[str, Made] = {"rewrite": "rewritten"}
+"""Recipe -> what it makes, of those whose answers can be filtered without what they were made from."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,12 @@ def _check_questions(name: str, data: JudgedData, path: str, first: JudgedData) 
 
 
 def _made(name: str, data: JudgedData, path: str, first: JudgedData) -> dict[Key, MadeFrom]:
-    """How the answers of a folder were made from those of the first."""
+    """How the answers of a folder were made from those of the first; or, if it is the first, from others."""
     if data.config.recipe is None:
         return {}
+    if data is first:
+        made = MADE[data.config.recipe]
+        return {response.key: MadeFrom(made, None) for response in data.responses}
     derived = {one.request.key: one for one in derived_requests(data.questions, first, data.prompts, data.config)}
     for response in data.responses:
         one = derived.get(response.key)

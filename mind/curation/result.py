@@ -15,7 +15,8 @@ from mind.summary import Summary, counted
 
 KEPT = "kept"
 NO_RESPONSE, TOO_FEW, EASY = "no response", "too few left", "easy question"
-FATES = (KEPT, NO_RESPONSE, TOO_FEW, EASY)
+OUTSIDE = "pass rate outside"
+FATES = (KEPT, NO_RESPONSE, TOO_FEW, OUTSIDE, EASY)
 """What can become of a question."""
 REASONS = (
     "wrong",
@@ -29,6 +30,7 @@ REASONS = (
     "duplicate",
     "not selected",
     TOO_FEW,
+    OUTSIDE,
     EASY,
 )
 """Why a rationale is dropped; of several reasons the first of them holds."""

@@ -13,7 +13,7 @@ from mind.errors import MindError, require
 from mind.files import parse_object
 from mind.typed_json import check_fields
 
-RECIPES = ("dual",)
+RECIPES = ("dual", "rewrite")
 """Fields of GenerateConfig that name a judged folder, whose answers are then what is asked about."""
 MAX_PERSPECTIVES = 32
 MAX_CONCURRENCY = 1000
@@ -168,15 +168,18 @@ class GenerateConfig:
     """By default those of the file `prompts` or, without one, the paper's eight."""
     prompts: str | None = None
     """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's. With --dual, of
-    "rectify" and "corrupt"."""
+    "rectify" and "corrupt"; with --rewrite, of "rewrite"."""
     samples: int = 1
-    """Answers per question and perspective; with --dual, per answer there."""
+    """Answers per question and perspective; of --dual and --rewrite, per answer there."""
     show_answer: bool = False
     """Tell the teacher the gold answer: more right rationales, and no pass rate to tell easy questions by."""
     dual: str | None = None
     """A folder that was generated and judged: ask for a right version of each wrong answer in it, and for a wrong one
     of each right answer, with few changes, as EDIT does: `--dual data/mine --output data/dual`. What is not given is as
     in that folder, and the temperature 0.2."""
+    rewrite: str | None = None
+    """A folder that was generated and judged: ask for a shorter version of each right answer in it, as LiteCoT does:
+    `--rewrite data/mine --output data/short`. What is not given is as in that folder."""
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)

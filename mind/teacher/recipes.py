@@ -7,6 +7,8 @@ judged and filtered like any other. Nothing is written into the origin.
 is rectified: the teacher is told the gold answer. A right one is corrupted, after a few examples of a right and a wrong
 response. The authors' hint does not show the wrong rationale, and hopes that the same examples lead to a like one; ours
 shows it, as fewer changes are the purpose.
+
+"rewrite": LiteCoT (arXiv 2505.19716) has rationales said in fewer words, as long ones teach small students less.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from mind.teacher.folder import DatasetFolder
 from mind.teacher.judged import JudgedData
 from mind.teacher.requests import Request, chat_request, last_line, own_prompts
 
-Made = Literal["rectified", "corrupted"]
+Made = Literal["rectified", "corrupted", "rewritten"]
 """How an answer was made from an earlier one."""
 
 DUAL_TEMPERATURE = 0.2
@@ -88,7 +90,17 @@ Wrong response:
 A rectangle is a figure with sides of two lengths. A square has sides of one length. So no square is a rectangle.
 #### no"""
 
-PROMPTS: dict[str, dict[str, str]] = {"dual": {"rectify": RECTIFY, "corrupt": CORRUPT}}
+REWRITE = """\
+You are a teacher who shortens solutions. You receive a question and a response. Say the same reasoning in as few \
+words as a learner can follow. Keep each step that the answer depends on, with its computation or argument, and the \
+manner of the response: a plan stays a plan, questions stay questions, a comparison stays a comparison. Leave out \
+repetitions, detours that lead nowhere, second checks, and remarks about the work. Add nothing, and check that each \
+step still follows from those before it. Mention no other response. Write the shorter response alone."""
+
+PROMPTS: dict[str, dict[str, str]] = {
+    "dual": {"rectify": RECTIFY, "corrupt": CORRUPT},
+    "rewrite": {"rewrite": REWRITE},
+}
 """Recipe -> the prompts that it asks with, by the names under which --prompts replaces them."""
 
 
@@ -179,7 +191,8 @@ def derived_requests(
     `data` asks in other words or with another gold answer, for an answer without a verdict, for a perspective of
     `config` that `data` lacks, and if nothing is left to ask.
     """
-    derived = [one for origin in _origins(questions, data, config) for one in _dual(origin, prompts, config)]
+    ask = {"dual": _dual, "rewrite": _rewrite}[str(config.recipe)]
+    derived = [one for origin in _origins(questions, data, config) for one in ask(origin, prompts, config)]
     require(bool(derived), f"--{config.recipe} {config.origin}: it has no answer to the questions that this can use")
     return derived
 
@@ -230,6 +243,15 @@ def _dual(origin: Origin, prompts: Mapping[str, str], config: GenerateConfig) ->
         f"{last_line(question)}\n\n{wanted} response:"
     )
     yield from _asked(origin, made, prompts[name], user, config)
+
+
+def _rewrite(origin: Origin, prompts: Mapping[str, str], config: GenerateConfig) -> Iterator[Derived]:
+    if origin.right:
+        user = (
+            f"Question:\n{question_text(origin.question)}\n\nResponse:\n{origin.whole}\n\n"
+            f"{last_line(origin.question)}\n\nShorter response:"
+        )
+        yield from _asked(origin, "rewritten", prompts["rewrite"], user, config)
 
 
 def _asked(origin: Origin, made: Made, system: str, user: str, config: GenerateConfig) -> Iterator[Derived]:

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 from fake_engines import FakeVLLM
 from fault_proxy import FaultProxy, chat_answer
+from judged_folder import QUESTIONS, WAYS, judged_folder
 from sample_records import make_response, make_verdict
 from tiny import NAMES, build_model, build_questions, build_tokenizer
 
@@ -18,48 +19,24 @@ from mind.cli import main
 from mind.config import MindConfig
 from mind.curation.filter import FilterConfig, filter_responses
 from mind.data.questions import load_questions, save_questions
-from mind.data.sources import SourceConfig
 from mind.errors import MindError
 from mind.methods.edit import Edit, EditOptions
 from mind.methods.sequences import Sequences
 from mind.records import Question, WrongRationale
 from mind.student.tokenization import tokenize
-from mind.teacher.config import GenerateConfig, ModelConfig
+from mind.teacher.config import GenerateConfig
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.generate import ask_teacher
-from mind.teacher.journal import Journal, load_responses
+from mind.teacher.journal import load_responses
 from mind.teacher.recipes import CORRUPT, RECTIFY, MadeFrom, recipe_defaults
-from mind.typed_json import load_json, save_json
-
-QUESTIONS = [Question(f"q{n}", f"Ann has {n} pears and buys 7. How many has she?", str(n + 7)) for n in range(3)]
-WAYS = {"planning": "Plan: add both. Then: {} plus 7.", "socratic": "What is sought? The sum of {} and 7, counted on."}
-WRONG = ("q1", "planning")
-"""The one answer of the origin that is wrong."""
-
-
-def text_of(question, perspective, wrong=False):
-    text = WAYS[perspective].format(question.id[1:])
-    return (text.replace("7", "8") if wrong else text) + suffix(str(int(question.answer) + wrong))
+from mind.typed_json import load_json
 
 
 @pytest.fixture
 def mine(tmp_path, capsys):
-    """A judged data set of six answers, of which WRONG is wrong; and the folder's names."""
-    names = DatasetFolder(tmp_path / "mine")
-    names.path.mkdir()
-    save_questions(QUESTIONS, names.questions)
-    with Journal(names.responses) as journal:
-        journal.append(
-            make_response(question.id, name, text=text_of(question, name, (question.id, name) == WRONG))
-            for question in QUESTIONS
-            for name in WAYS
-        )
-    teacher = ModelConfig("m", base_url="http://127.0.0.1:9/v1", seed=1)
-    save_json(GenerateConfig(str(names.path), SourceConfig("gone.jsonl"), teacher, samples=4), names.config)
-    names.prompts.write_text(json.dumps({name: f"Be {name}." for name in WAYS}))
-    assert main(["judge", str(names.path)]) == 0
+    folder = judged_folder(tmp_path / "mine")
     capsys.readouterr()
-    return names
+    return folder
 
 
 def twin(body):

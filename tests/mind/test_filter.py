@@ -9,44 +9,19 @@ import random
 import time
 
 import pytest
+from filtering import QUESTION, UNLIKE, judged, reasons, response, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_records import make_response, make_verdict
+from sample_records import make_verdict
 
-from mind.answer_line import suffix
 from mind.curation.filter import FilterConfig, filter_responses, load_pass_rates
 from mind.curation.result import FATES, REASONS, perspective_order
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
-from mind.records import Question, Rationale, WrongRationale
+from mind.records import Rationale, WrongRationale
 from mind.similarity import ngram_sets, similarities
 from mind.word_problems import generate
-
-QUESTION = Question("q", "Ann has 5 pears and buys 7 more. How many pears has she?", "12")
-UNLIKE = (
-    "Five pears lie there and seven join them.",
-    "Count onwards from seven: eight to twelve.",
-    "Ten and two more make a dozen.",
-    "Take two hands and two fingers.",
-)
-
-
-def response(perspective="analogy", sample=0, text=UNLIKE[0], *, question="q", finish_reason="stop", answer="12"):
-    return make_response(question, perspective, sample, text=text + suffix(answer), finish_reason=finish_reason)
-
-
-def judged(responses, verdict="right"):
-    return {r.key: make_verdict(r.key, verdict) for r in responses}
-
-
-def run(responses, config=None, *, questions=(QUESTION,), verdicts=None, pass_rates=None):
-    verdicts = judged(responses) | (verdicts or {})
-    return filter_responses(questions, iter(responses), verdicts, config or FilterConfig(), pass_rates=pass_rates)
-
-
-def reasons(result):
-    return {key[1:]: reason for key, reason in result.dropped}
 
 
 def test_the_best_case_keeps_everything_in_the_papers_order_without_answer_lines():
@@ -63,7 +38,7 @@ def test_the_best_case_keeps_everything_in_the_papers_order_without_answer_lines
     ]
     assert result.dropped == []
     assert result.kept == [(q.id, r.perspective, 0) for q in questions for r in q.rationales]
-    assert result.as_dict()["questions"] == {"kept": 6, "no response": 0, "too few left": 0, "easy question": 0}
+    assert result.as_dict()["questions"] == dict.fromkeys(FATES, 0) | {"kept": 6}
 
 
 @pytest.mark.parametrize(

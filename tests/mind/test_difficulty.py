@@ -1,0 +1,107 @@
+"""`mind filter`: pass rates and how they vary, and the shortest rationale of each perspective."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from filtering import QUESTION, UNLIKE, judged, reasons, response, run
+
+from mind.curation.config import FilterConfig
+from mind.curation.filter import filter_responses
+from mind.curation.result import FATES
+from mind.errors import MindError
+from mind.teacher.recipes import MadeFrom
+
+
+def graded(*grades):
+    """Questions with two samples of each of two perspectives, and the verdicts on them: "rrww" is right, right, ..."""
+    questions = [dataclasses.replace(QUESTION, id=f"q{n}") for n in range(len(grades))]
+    places = [("analogy", 0), ("analogy", 1), ("planning", 0), ("planning", 1)]
+    responses, verdicts = [], {}
+    for question, letters in zip(questions, grades, strict=True):
+        for (name, sample), text, letter in zip(places, UNLIKE, letters, strict=True):
+            responses.append(response(name, sample, text, question=question.id))
+            verdicts |= judged(responses[-1:], "right" if letter == "r" else "wrong")
+    return {"responses": responses, "questions": questions, "verdicts": verdicts}
+
+
+@pytest.mark.parametrize(
+    ("band", "kept"),
+    [
+        ((0.0, 1.0), [0, 1, 2, 3]),
+        ((0.5, 0.75), [1, 2, 3]),
+        ((0.6, 1.0), [0, 1]),
+        ((0.5, 0.5), [2, 3]),
+        ((0.9, 0.9), []),
+    ],
+)
+def test_a_band_of_pass_rates(band, kept):
+    result = run(**graded("rrrr", "rrrw", "rwrw", "rwwr", "rwww"), config=FilterConfig(pass_rate=band))
+    assert [question.id for question in result.questions] == [f"q{n}" for n in kept]
+    assert result.question_counts == dict.fromkeys(FATES, 0) | {
+        "kept": len(kept), "too few left": 1, "pass rate outside": 4 - len(kept),
+    }  # fmt: skip
+    by_student = run(**graded("rrrr"), config=FilterConfig(pass_rate=(0.2, 0.8)), pass_rates={"q0": 0.2})
+    assert len(by_student.questions) == 1
+
+
+@pytest.mark.parametrize(
+    ("grades", "variation"),
+    [("rrrr", 0.0), ("rwrw", 0.0), ("rrrw", 0.25 / 0.75), ("rrwr", 0.25 / 0.75)],
+)
+def test_variation_is_that_of_the_perspectives(grades, variation):
+    for low, high, kept in ((variation, variation, 1), (variation + 1e-9, 9, 0), (0, variation - 1e-9, 0)):
+        if low <= high:
+            assert len(run(**graded(grades), config=FilterConfig(variation=(low, high))).questions) == kept
+
+
+def test_one_answer_a_perspective_varies_as_deepdistill_has_it():
+    """Of the pass rate p: sqrt(1 / p - 1), here of 2 in 3."""
+    names = ("analogy", "planning", "socratic")
+    responses = [response(name, text=text) for name, text in zip(names, UNLIKE, strict=False)]
+    for shift, kept in ((0, 1), (1e-9, 0)):
+        config = FilterConfig(variation=((1 / (2 / 3) - 1) ** 0.5 + shift, 9))
+        assert len(run(responses, config, verdicts=judged(responses[2:], "wrong")).questions) == kept
+
+
+@pytest.mark.parametrize("name", ["pass_rate", "variation"])
+def test_what_was_made_from_answers_tells_no_pass_rate(name):
+    responses = [response("analogy"), response("planning", text=UNLIKE[1])]
+    made = {r.key: MadeFrom("rewritten", None) for r in responses}
+    config = FilterConfig(**{name: (0.1, 0.9)})
+    with pytest.raises(MindError, match=f"^{name}: all answers were made from others"):
+        filter_responses([QUESTION], responses, judged(responses), config, made=made)
+    assert filter_responses([QUESTION], responses, judged(responses), FilterConfig(), made=made).pass_rates == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pass_rate": (0.5, 0.2)}, r"pass_rate is \(0.5, 0.2\): expected two numbers, 0 <= low <= high <= 1"),
+        ({"pass_rate": (0.5, 1.2)}, "pass_rate is"),
+        ({"variation": (-0.1, 1.0)}, r"variation is \(-0.1, 1.0\): expected two numbers, 0 <= low <= high"),
+        ({"variation": (0.1,)}, "variation is .*: expected a list of 2"),
+    ],
+)
+def test_a_range_that_is_none(change, message):
+    with pytest.raises(MindError, match=message):
+        FilterConfig(**change)
+
+
+def test_the_shortest_right_one_of_each_perspective():
+    texts = {("analogy", 0): UNLIKE[0], ("analogy", 1): UNLIKE[2], ("analogy", 2): "12", ("planning", 0): UNLIKE[1],
+             ("planning", 1): UNLIKE[3] + " And then some more.", ("socratic", 0): UNLIKE[3]}  # fmt: skip
+    responses = [response(*place, text) for place, text in texts.items()]
+    result = run(responses, FilterConfig(shortest=True), verdicts=judged(responses[2:3], "wrong"))
+    assert [r.text for r in result.questions[0].rationales] == [UNLIKE[1], UNLIKE[2], UNLIKE[3]]
+    assert reasons(result) == {
+        ("analogy", 0): "not selected", ("analogy", 2): "wrong", ("planning", 1): "not selected",
+    }  # fmt: skip
+
+
+def test_a_longer_original_makes_its_shorter_version_no_duplicate():
+    long, short = "one two three four five six seven eight nine ten", "one two three four five six seven eight nine"
+    responses = [response("analogy", 0, long), response("analogy", 1, short), response("planning", 0, UNLIKE[0])]
+    assert reasons(run(responses)) == {("analogy", 1): "duplicate"}
+    assert reasons(run(responses, FilterConfig(shortest=True))) == {("analogy", 0): "not selected"}
