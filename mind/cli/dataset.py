@@ -52,8 +52,8 @@ class Filter(FilterOptions):
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """What `mind data generate` and `mind data judge` wrote."""
     also: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[FOLDER ...]")] = ()
-    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual or
-    --rewrite."""
+    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual,
+    --rewrite or --prefix."""
     filter: tyro.conf.OmitArgPrefixes[FilterConfig] = field(default_factory=FilterConfig)
 
 

@@ -81,8 +81,8 @@ class FilterOptions:
     """The records to train on, .jsonl or .parquet; it must not exist. Beside it and named after it: .report.html,
     .card.json, .card.md (a dataset card for the Hub) and .dropped.jsonl."""
     also: tuple[str, ...] = ()
-    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual or
-    --rewrite."""
+    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual,
+    --rewrite or --prefix."""
     filter: FilterConfig = field(default_factory=FilterConfig)
     student_grades: str | None = None
     """A file that `mind grade` wrote of a student's answers to the questions: its pass rates, in place of the

@@ -12,7 +12,7 @@ from mind.records import Key, Question, Response, Verdict
 from mind.teacher.judged import JudgedData, load_judged
 from mind.teacher.recipes import Made, MadeFrom, derived_requests
 
-MADE: Mapping[str, Made] = {"rewrite": "rewritten"}
+MADE: Mapping[str, Made] = {"rewrite": "rewritten", "prefix": "continued"}
 """Recipe -> what it makes, of those whose answers can be filtered without what they were made from."""
 
 

@@ -13,7 +13,7 @@ from mind.errors import MindError, require
 from mind.files import parse_object
 from mind.typed_json import check_fields
 
-RECIPES = ("dual", "rewrite")
+RECIPES = ("dual", "rewrite", "prefix")
 """Fields of GenerateConfig that name a judged folder, whose answers are then what is asked about."""
 MAX_PERSPECTIVES = 32
 MAX_CONCURRENCY = 1000
@@ -170,7 +170,7 @@ class GenerateConfig:
     """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's. With --dual, of
     "rectify" and "corrupt"; with --rewrite, of "rewrite"."""
     samples: int = 1
-    """Answers per question and perspective; of --dual and --rewrite, per answer there."""
+    """Answers per question and perspective; per answer of --dual and --rewrite, and per beginning of --prefix."""
     show_answer: bool = False
     """Tell the teacher the gold answer: more right rationales, and no pass rate to tell easy questions by."""
     dual: str | None = None
@@ -180,6 +180,13 @@ class GenerateConfig:
     rewrite: str | None = None
     """A folder that was generated and judged: ask for a shorter version of each right answer in it, as LiteCoT does:
     `--rewrite data/mine --output data/short`. What is not given is as in that folder."""
+    prefix: str | None = None
+    """A folder that was generated and judged: have the beginning of each right answer in it continued, as the answer
+    that the teacher has begun: `--prefix data/mine --cuts 3 --output data/again`. What is not given is as in that
+    folder. Engine "openai" needs a server that continues the last message, such as vLLM or SGLang."""
+    cuts: int = 1
+    """Beginnings per answer of --prefix: 1 is its first paragraph (or line, or sentence), more are spread evenly over
+    it, as Retro-Search looks for a shorter way from each."""
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -206,6 +213,8 @@ class GenerateConfig:
         )
         named = [f"--{name}" for name in RECIPES if getattr(self, name) is not None]
         require(len(named) <= 1, f"{' and '.join(named)}: expected one of them")
+        require(self.cuts >= 1, f"cuts is {self.cuts}: expected at least 1")
+        require(self.cuts == 1 or self.prefix is not None, f"cuts is {self.cuts}: expected it with --prefix alone")
         require(not (named and self.show_answer), f"{''.join(named)} and show_answer: expected one of them")
 
     @property

@@ -70,8 +70,9 @@ def _are_at(questions: Sequence[Question], path: Path) -> bool:
 def _what_is_asked(questions: Sequence[Question], config: GenerateConfig) -> tuple[dict[str, str], list[Request], str]:
     """The prompts by name, the requests, and what to tell of them."""
     if config.origin is not None:
-        prompts = recipe_prompts(config)
-        derived = derived_requests(questions, load_judged(Path(config.origin)), prompts, config)
+        data = load_judged(Path(config.origin))
+        prompts = recipe_prompts(config, data)
+        derived = derived_requests(questions, data, prompts, config)
         told = f"--{config.recipe} {config.origin}: {what_is_derived(derived)}"
         return prompts, [one.request for one in derived], told
     prompts = load_prompts(config.perspectives, config.prompts)

@@ -61,7 +61,7 @@ class _OfflineEngine:
             request.key,
             request=request.digest,
             model=self._model,
-            text=answer.text,
+            text=request.whole(answer.text),
             finish_reason=answer.finish_reason,
             prompt_tokens=tokens[0],
             completion_tokens=tokens[1],
@@ -121,6 +121,7 @@ class VLLMEngine(_OfflineEngine):
                 [list(request.messages) for request in batch],
                 [self._vllm.SamplingParams(**_sampling(request)) for request in batch],
                 use_tqdm=False,
+                **_continuing(bool(batch[0].beginning)),  # a job continues all of its answers, or none
             )
         except self._refusals as error:
             if len(batch) == 1:
@@ -239,7 +240,9 @@ def _tokenized(model: str, trust_remote_code: bool, row: Mapping[str, Any]) -> d
     """The prompt of a row of Ray Data, on whichever machine has the row; Ray leaves out rows with an error."""
     tokenizer = _tokenizer(model, trust_remote_code)
     try:
-        text = tokenizer.apply_chat_template(list(row["messages"]), tokenize=False, add_generation_prompt=True)
+        messages = list(row["messages"])
+        begun = messages[-1]["role"] == "assistant"
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **_continuing(begun))
         return {"tokenized_prompt": tokenizer(text, add_special_tokens=False)["input_ids"], INFERENCE_ERROR: ""}
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         return {"tokenized_prompt": [], INFERENCE_ERROR: f"{type(error).__name__}: {error}"}
@@ -250,6 +253,11 @@ def _tokenizer(model: str, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+
+
+def _continuing(begun: bool) -> dict[str, bool]:
+    """What a chat template is told, whether the last message is an answer that has begun."""
+    return {"add_generation_prompt": not begun, "continue_final_message": begun}
 
 
 def _answered(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from mind.teacher.spending import BUDGET_USED_UP, Spending
 
 logger = logging.getLogger(__name__)
 
+CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+"""What vLLM and SGLang need to be told to continue the last message; extra_body may say otherwise."""
 SHOWN_BYTES = 200
 """Of a body that is no JSON."""
 
@@ -194,7 +196,7 @@ class OnlineEngine:
                 raw = await client.chat.completions.with_raw_response.create(
                     model=self._model.model,
                     messages=messages,
-                    extra_body=self._extra or None,
+                    extra_body=(CONTINUE | self._extra if request.beginning else self._extra) or None,
                     **{name: value for name, value in sampling.items() if value is not None},
                 )
         except (TimeoutError, openai.APITimeoutError):
@@ -211,7 +213,7 @@ class OnlineEngine:
             request.key,
             request=request.digest,
             model=answer.model or self._model.model,
-            text=answer.text,
+            text=request.whole(answer.text),
             finish_reason=answer.finish_reason,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,

@@ -9,11 +9,17 @@ response. The authors' hint does not show the wrong rationale, and hopes that th
 shows it, as fewer changes are the purpose.
 
 "rewrite": LiteCoT (arXiv 2505.19716) has rationales said in fewer words, as long ones teach small students less.
+
+"prefix": the teacher continues beginnings of right answers. The first paragraph alone is the first thought that agent
+distillation (arXiv 2505.17612) puts in front of its teacher's; several cuts, of which a filter then keeps the shortest
+right answer, are what Retro-Search (arXiv 2504.04383) does at the places where a long thought turns to another. Ours
+cuts at paragraphs, lines or sentences, as short rationales have no such turns.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,12 +33,12 @@ from mind.grading.answers import is_correct
 from mind.records import Key, Question, Response, Verdict
 from mind.student.tokenization import question_text
 from mind.teacher.completion import is_finished
-from mind.teacher.config import GenerateConfig
+from mind.teacher.config import RECIPES, GenerateConfig
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.judged import JudgedData
-from mind.teacher.requests import Request, chat_request, last_line, own_prompts
+from mind.teacher.requests import Request, chat_request, last_line, own_prompts, user_turn
 
-Made = Literal["rectified", "corrupted", "rewritten"]
+Made = Literal["rectified", "corrupted", "rewritten", "continued"]
 """How an answer was made from an earlier one."""
 
 DUAL_TEMPERATURE = 0.2
@@ -101,7 +107,11 @@ PROMPTS: dict[str, dict[str, str]] = {
     "dual": {"rectify": RECTIFY, "corrupt": CORRUPT},
     "rewrite": {"rewrite": REWRITE},
 }
-"""Recipe -> the prompts that it asks with, by the names under which --prompts replaces them."""
+"""Recipe -> the prompts that it asks with, by the names under which --prompts replaces them; --prefix asks with those
+of the perspectives."""
+
+_BREAKS = tuple(map(re.compile, (r"\n[ \t]*\n\s*", r"\n\s*", r"(?<=[.!?])\s+")))
+"""Between paragraphs, lines and sentences."""
 
 
 class Origin(NamedTuple):
@@ -164,13 +174,14 @@ def recipe_defaults(origin: GenerateConfig, recipe: str, folder: str) -> Generat
         prompts=None,
         samples=1,
         show_answer=False,
-        **dict.fromkeys(PROMPTS) | {recipe: folder},
+        cuts=1,
+        **dict.fromkeys(RECIPES) | {recipe: folder},
     )
 
 
-def recipe_prompts(config: GenerateConfig) -> dict[str, str]:
+def recipe_prompts(config: GenerateConfig, data: JudgedData) -> dict[str, str]:
     """The prompts of the recipe by name, of which `config.prompts` may replace some; raises MindError for others."""
-    prompts = PROMPTS[str(config.recipe)]
+    prompts = PROMPTS.get(str(config.recipe), dict(data.prompts))
     if config.prompts is None:
         return prompts
     own = own_prompts(config.prompts)
@@ -191,7 +202,7 @@ def derived_requests(
     `data` asks in other words or with another gold answer, for an answer without a verdict, for a perspective of
     `config` that `data` lacks, and if nothing is left to ask.
     """
-    ask = {"dual": _dual, "rewrite": _rewrite}[str(config.recipe)]
+    ask = {"dual": _dual, "rewrite": _rewrite, "prefix": _prefix}[str(config.recipe)]
     derived = [one for origin in _origins(questions, data, config) for one in ask(origin, prompts, config)]
     require(bool(derived), f"--{config.recipe} {config.origin}: it has no answer to the questions that this can use")
     return derived
@@ -254,13 +265,31 @@ def _rewrite(origin: Origin, prompts: Mapping[str, str], config: GenerateConfig)
         yield from _asked(origin, "rewritten", prompts["rewrite"], user, config)
 
 
-def _asked(origin: Origin, made: Made, system: str, user: str, config: GenerateConfig) -> Iterator[Derived]:
+def _prefix(origin: Origin, prompts: Mapping[str, str], config: GenerateConfig) -> Iterator[Derived]:
+    if not origin.right:
+        return
+    perspective = origin.key.perspective
+    require(perspective in prompts, f"--prefix {config.origin}: no prompt for {perspective}: give one by --prompts")
+    user = user_turn(origin.question, show_answer=False)
+    for cut, beginning in enumerate(beginnings(origin.rationale, config.cuts)):
+        yield from _asked(origin, "continued", prompts[perspective], user, config, beginning, cut)
+
+
+def beginnings(text: str, count: int) -> list[str]:
+    """At most `count` beginnings of `text`, spread evenly, each with the white space behind it; the first is the
+    shortest. They end with a paragraph or, if there are too few, with a line or a sentence; none is the whole text."""
+    ends = [[match.end() for match in between.finditer(text)] for between in _BREAKS]
+    enough = next((found for found in ends if len(found) >= count), max(ends, key=len))
+    chosen = min(count, len(enough))
+    return [text[: enough[number * len(enough) // chosen]] for number in range(chosen)]
+
+
+def _asked(
+    origin: Origin, made: Made, system: str, user: str, config: GenerateConfig, beginning: str = "", cut: int = 0
+) -> Iterator[Derived]:
     messages = ({"role": "system", "content": system}, {"role": "user", "content": user})
     for sample in range(config.samples):
-        key = _key(origin.key, sample, config.samples)
-        yield Derived(chat_request(config.teacher, key, messages), made, origin.key)
-
-
-def _key(origin: Key, number: int, per_answer: int) -> Key:
-    """A key for answer `number` of `per_answer` that are made of one: which one it was can be told from it."""
-    return origin._replace(sample=origin.sample * per_answer + number)
+        # Samples of one answer after another: a key always tells the same answer, as long as their number is the same.
+        number = (origin.key.sample * config.cuts + cut) * config.samples + sample
+        key = origin.key._replace(sample=number)
+        yield Derived(chat_request(config.teacher, key, messages, beginning), made, origin.key)

@@ -38,6 +38,16 @@ class Request:
     temperature: float | None
     top_p: float | None
     seed: int | None
+    beginning: str = ""
+    """What the answer begins with, its white space at the end included; the last message, the assistant's, is the
+    same without that, and the answer continues it."""
+
+    def whole(self, text: str) -> str:
+        """The answer of which a model said `text`: with its beginning, which some servers repeat."""
+        said = self.beginning.rstrip()
+        if text.startswith(said):
+            return text
+        return said + text if text[:1].isspace() else self.beginning + text
 
 
 @dataclass(frozen=True)
@@ -84,14 +94,18 @@ def teacher_requests(
                 yield chat_request(config.teacher, Key(question.id, perspective, sample), messages)
 
 
-def chat_request(model: ModelConfig, key: Key, messages: tuple[dict[str, str], ...]) -> Request:
-    """A request with the model's sampling parameters; if the model has a seed, the request gets its own from it."""
+def chat_request(model: ModelConfig, key: Key, messages: tuple[dict[str, str], ...], beginning: str = "") -> Request:
+    """A request with the model's sampling parameters; if the model has a seed, the request gets its own from it.
+
+    An answer that has a `beginning` continues it.
+    """
+    messages = (*messages, {"role": "assistant", "content": beginning.rstrip()}) if beginning else messages
     # One seed for all would make the samples of a prompt copies of one another.
     seed = None if model.seed is None else int(_json_digest([model.seed, *key])[:7], 16)
     sampling = {"max_tokens": model.max_tokens, "temperature": model.temperature, "top_p": model.top_p, "seed": seed}
     extra = parse_object("extra_body", model.extra_body.encode())
     digest = _json_digest([model.model, list(messages), sampling, *([extra] if extra else [])])[:16]
-    return Request(key, digest, messages, model.max_tokens, model.temperature, model.top_p, seed)
+    return Request(key, digest, messages, model.max_tokens, model.temperature, model.top_p, seed, beginning)
 
 
 def user_turn(question: Question, *, show_answer: bool) -> str:

@@ -90,8 +90,12 @@ class FakeLLM:
         self.calls: list[list[str]] = []
         package.loaded.append(self)
 
-    def chat(self, messages, sampling_params=None, use_tqdm=True):
+    def chat(
+        self, messages, sampling_params=None, use_tqdm=True, *, add_generation_prompt=True, continue_final_message=False
+    ):
         assert not use_tqdm and len(messages) == len(sampling_params)
+        begun = {turns[-1]["role"] == "assistant" for turns in messages}
+        assert begun == {continue_final_message} == {not add_generation_prompt}
         self.calls.append([turns[-1]["content"] for turns in messages])
         self.sampling = sampling_params
         replies = [self.package.reply(turn) for turn in self.calls[-1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from pathlib import Path
@@ -113,6 +114,20 @@ def test_vllm_gets_each_request_with_its_own_sampling(vllm):
     assert loaded.model == "a/teacher" and loaded.kwargs == {"max_model_len": 99}
     params = vllm.SamplingParams
     assert loaded.sampling == [params(temperature=0.5, top_p=0.9, seed=0, max_tokens=20), params(max_tokens=7)]
+
+
+BEGUN = {"messages": ({"role": "user", "content": "Why?"}, {"role": "assistant", "content": "First, so."})}
+
+
+@pytest.mark.parametrize("text", ["Then, so.\n#### 4", "\n\nThen, so.\n#### 4", "First, so.\n\nThen, so.\n#### 4"])
+def test_an_answer_that_was_begun_is_continued_and_kept_whole(vllm, ray, teacher_folder, text):
+    prompts = []
+    vllm.reply = lambda turn: text
+    ray.engine = lambda prompt, _: prompts.append(prompt) or text
+    begun = dataclasses.replace(request(0), beginning="First, so.\n\n", **BEGUN)
+    for engine in (vllm_engine(), ray_engine(teacher_folder)):
+        assert run(engine, [begun])["q0"].text == "First, so.\n\nThen, so.\n#### 4"
+    assert prompts == ["<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nFirst, so."]
 
 
 def test_the_requests_of_a_batch_share_its_time(vllm, monkeypatch):

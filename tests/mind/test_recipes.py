@@ -1,8 +1,10 @@
-"""`mind data generate --rewrite`: shorter versions of right answers, from the request to the records."""
+"""`mind data generate --rewrite` and `--prefix`: right answers said shorter or begun anew, from request to record."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 
 import pytest
 from fault_proxy import FaultProxy, chat_answer
@@ -12,7 +14,7 @@ from mind.answer_line import suffix
 from mind.cli import main
 from mind.data.questions import load_questions
 from mind.teacher.journal import load_responses
-from mind.teacher.recipes import REWRITE
+from mind.teacher.recipes import REWRITE, beginnings
 
 
 @pytest.fixture
@@ -75,3 +77,86 @@ def test_a_folder_of_rewritten_ones_is_a_data_set_of_its_own(tmp_path, mine, cap
     assert "pass_rate: all answers were made from others" in capsys.readouterr().err
     assert main(command) == 0
     assert [question.id for question in load_questions(tmp_path / "r.jsonl")] == [QUESTIONS[0].id]
+
+
+# Beginnings that are continued
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "expected"),
+    [
+        ("One.\n\nTwo.\nThree. Four.\n\nFive.", 1, ["One.\n\n"]),
+        ("One.\n\nTwo.\nThree. Four.\n \n Five.", 2, ["One.\n\n", "One.\n\nTwo.\nThree. Four.\n \n "]),
+        ("One.\n\nTwo.\nThree. Four.\n\nFive.", 3, ["One.\n\n", "One.\n\nTwo.\n", "One.\n\nTwo.\nThree. Four.\n\n"]),
+        ("One. Two\nThree.", 1, ["One. Two\n"]),
+        ("It is 3.5. So? Yes! No.", 2, ["It is 3.5. ", "It is 3.5. So? "]),
+        ("It is 3.5. So? Yes! No.", 9, ["It is 3.5. ", "It is 3.5. So? ", "It is 3.5. So? Yes! "]),
+        ("a. b. c. d. e. f. g.", 3, ["a. ", "a. b. c. ", "a. b. c. d. e. "]),
+        ("One, two", 1, []),
+    ],
+)
+def test_beginnings_end_where_something_ends(text, count, expected):
+    assert beginnings(text, count) == expected
+
+
+def continued(body):
+    said = json.loads(body)["messages"][-1]
+    assert said["role"] == "assistant" and said["content"] == said["content"].strip()
+    return chat_answer(f"{'' if 'What' in said['content'] else ' '}Seven\n#### 1")
+
+
+def test_beginnings_are_continued(mine, capsys):
+    bodies = []
+    with FaultProxy(lambda body: bodies.append(json.loads(body)) or continued(body)) as proxy:
+        folder = made(mine, "--prefix", proxy, "--samples", "2", "--teacher.extra-body", '{"top_k": 5}')
+    assert f"--prefix {mine.path}: 10 answers to be continued" in capsys.readouterr().out
+    assert all(
+        (body["continue_final_message"], body["add_generation_prompt"], body["top_k"]) == (True, False, 5)
+        for body in bodies
+    )
+    turns = [tuple(message["content"] for message in body["messages"][:2]) for body in bodies]
+    asked = "Ann has 0 pears and buys 7. How many has she?\n\nEnd with a line"
+    assert Counter(system for system, user in turns if user.startswith(asked)) == {"Be planning.": 2, "Be socratic.": 2}
+    texts = {response.key: response.text for response in load_responses(folder / "responses.jsonl")}
+    assert texts["q0", "planning", 1] == "Plan: add both. Seven\n#### 1"
+    assert texts["q2", "socratic", 0] == "What is sought? Seven\n#### 1"
+    assert {key[2] for key in texts} == {0, 1}
+
+
+def test_a_shorter_way_is_taken_from_the_beginning_that_leads_to_it(mine):
+    """Retro-Search: of an answer and its continuations, the shortest right one."""
+    rights = {"Plan: add both.": "7", "What is sought?": "8"}
+    with FaultProxy(
+        lambda body: chat_answer(f"So.\n#### {rights[json.loads(body)['messages'][-1]['content']]}")
+    ) as proxy:
+        folder = made(mine, "--prefix", proxy, "--cuts", "3")
+        assert proxy.attempts.total() == 5, "there is one place to cut"
+    keys = {response.key for response in load_responses(folder / "responses.jsonl")}
+    assert {key.sample for key in keys} == {0}
+    kept = filtered(mine, folder, "--shortest")
+    assert kept["q0"] == {"planning": "Plan: add both. So.", "socratic": WAYS["socratic"].format(0)}
+
+
+def test_an_extra_body_has_the_last_word(mine):
+    bodies = []
+    extra = '{"continue_final_message": false, "add_generation_prompt": true}'
+    with FaultProxy(lambda body: bodies.append(json.loads(body)) or continued(body)) as proxy:
+        made(mine, "--prefix", proxy, "--teacher.extra-body", extra)
+    assert {(body["continue_final_message"], body["add_generation_prompt"]) for body in bodies} == {(False, True)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dual", "mine", "--cuts", "2"], "cuts is 2: expected it with --prefix alone"),
+        (["--prefix", "mine", "--cuts", "0"], "cuts is 0: expected at least 1"),
+        (["--prefix", "mine", "--rewrite", "mine"], "--rewrite and --prefix: expected one of them"),
+        (["--prefix", "bare"], "--prefix bare: no prompt for planning: give one by --prompts"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_told(tmp_path, mine, capsys, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(mine.path, "bare")
+    (tmp_path / "bare" / "prompts.json").write_text("{}")
+    assert main(["generate", *options, "--output", "set"]) == 2
+    assert message in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "set").exists()
