@@ -1,4 +1,4 @@
-"""Whether a rationale reasons in the manner of its perspective, as far as its form shows it.
+"""Whether a rationale reasons in the manner of its perspective, as far as its form shows it, and in which scripts.
 
 A check looks for the marks that the perspective's prompt asks for, in words and in layout. It cannot tell whether an
 analogy is apt or a plan is good; it finds the rationale that ignored its prompt. The marks are those of English texts.
@@ -7,7 +7,10 @@ Each pattern is linear in its text.
 
 from __future__ import annotations
 
+import functools
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
@@ -61,6 +64,26 @@ def adheres(perspective: str, text: str) -> bool | None:
     """Whether `text` shows the marks of `perspective`; None for a perspective that has no check."""
     check = CHECKS.get(perspective)
     return None if check is None else check(text)
+
+
+def script_shares(text: str) -> dict[str, float]:
+    """Script -> its share of the letters of `text`, by the first word of the letters' Unicode names: LATIN, CYRILLIC,
+    GREEK, ARABIC, CJK, HIRAGANA, HANGUL and so on. Empty for a text without letters."""
+    letters = Counter(filter(str.isalpha, text))
+    scripts: Counter[str] = Counter()
+    for letter, count in letters.items():
+        scripts[_script(letter)] += count
+    return {script: count / letters.total() for script, count in scripts.items()}
+
+
+@functools.cache
+def known_scripts() -> frozenset[str]:
+    """Those of the letters that are in use today."""
+    return frozenset(_script(letter) for letter in filter(str.isalpha, map(chr, range(0x10000)))) - {""}
+
+
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "").partition(" ")[0]
 
 
 def _formal_symbolic(text: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mind.answer_line import rationale_of
-from mind.curation.adherence import adheres
+from mind.curation.adherence import adheres, script_shares
 from mind.curation.config import FilterConfig
 from mind.curation.leaks import leaks_answer
 from mind.curation.result import RationaleOutcome
@@ -41,7 +41,9 @@ def candidate_of(
     """`made` says how the response was made from an earlier one; None if it answers the question."""
     text = rationale_of(response.text, lambda stated: is_correct(stated, question))
     reason = adherent = None
-    if verdict.verdict == "wrong":
+    if config.source and response.model not in config.source:
+        reason = "of another source"
+    elif verdict.verdict == "wrong":
         reason = "wrong"
     elif not is_finished(response):
         reason = "truncated"
@@ -55,11 +57,16 @@ def candidate_of(
         reason = "too long"
     elif config.drop_leaks and leaks_answer(text, question):
         reason = "leaks the answer"
+    elif not _in_its_scripts(text, config):
+        reason = "in another script"
     else:
         adherent = adheres(response.key.perspective, text)
         if config.require_adherence and adherent is False:
             reason = "not in its perspective"
-    outcome = RationaleOutcome(response.key, reason, verdict.verdict == "right", adherent, len(text))
+    right = verdict.verdict == "right"
+    outcome = RationaleOutcome(
+        response.key, reason, right, adherent, len(text), response.model, response.completion_tokens
+    )
     wrong = _wrong_rationale(response, verdict, question, config) if reason == "wrong" else None
     return Candidate(outcome, text if reason is None else "", response.model, wrong)
 
@@ -73,9 +80,14 @@ def _wrong_rationale(
     text = rationale_of(response.text, lambda stated: stated == verdict.extracted)
     if not _WORD.search(text) or len(text) > config.max_characters:
         return None
-    if config.drop_leaks and leaks_answer(text, question):
+    if (config.drop_leaks and leaks_answer(text, question)) or not _in_its_scripts(text, config):
         return None
     return WrongRationale(response.key.perspective, text, verdict.extracted, response.model)
+
+
+def _in_its_scripts(text: str, config: FilterConfig) -> bool:
+    shares = script_shares(text) if config.scripts else {}
+    return all(low <= shares.get(script, 0.0) <= high for script, (low, high) in config.scripts.items())
 
 
 def choose_wrong(

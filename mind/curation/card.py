@@ -86,7 +86,8 @@ def build_card(
         "prompts": _prompt_digests(data),
         "also": [_further(folder) for folder in folders[1:]],
         "judges": {judge: dict(counts) for judge, counts in verdict_counts(verdicts).items()},
-        "counts": {key: summary[key] for key in ("read", "kept", "dropped", "questions", "perspectives")},
+        "counts": {key: summary[key] for key in ("read", "kept", "dropped", "questions", "perspectives")}
+        | {"teachers": {_without_folders(name): counts for name, counts in summary["teachers"].items()}},
         "filter": dataclasses.asdict(config),
         "tokens": tokens,
         "cost": _cost(folders),
@@ -243,6 +244,7 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     )
     yield from _section("Questions", _items(counts["questions"]))
     yield from _section("Perspectives", _items(counts["perspectives"]))
+    yield from _section("Rationales by teacher", _items(counts["teachers"]))
     yield from _section("Filter", [_fields(card["filter"])])
     yield from _section(
         "Known limits",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mind.curation.adherence import known_scripts
 from mind.errors import require
 from mind.typed_json import check_fields
 
@@ -31,6 +32,11 @@ class FilterConfig:
     """Words of an n-gram [ours]."""
     drop_leaks: bool = True
     """Drop rationales that admit to having been told the answer, or that open with it [ours]."""
+    scripts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Script -> least and largest share of a rationale's letters; rationales outside are dropped. For prompts that ask
+    for a language, or a mixture: `--scripts HANGUL 0.3 0.9`. Names are as in Unicode: LATIN, CYRILLIC, CJK [ours]."""
+    source: tuple[str, ...] = ()
+    """Teachers whose rationales are kept, by the names that their servers gave; by default all [ours]."""
     require_adherence: bool = False
     """Drop rationales without the marks of their perspective, if it has a check; by default they are only counted
     [ours]."""
@@ -62,13 +68,22 @@ class FilterConfig:
             0 < self.duplicate_threshold <= 1,
             f"duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]",
         )
-        low, high = self.pass_rate
-        require(0 <= low <= high <= 1, f"pass_rate is {self.pass_rate}: expected two numbers, 0 <= low <= high <= 1")
-        if self.variation is not None:
-            low, high = self.variation
-            require(0 <= low <= high, f"variation is {self.variation}: expected two numbers, 0 <= low <= high")
+        for script, shares in self.scripts.items():
+            require(script in known_scripts(), f"scripts: {script}: expected one such as LATIN, CYRILLIC or HANGUL")
+            _check_range(f"scripts.{script}", shares, most=1)
+        _check_range("pass_rate", self.pass_rate, most=1)
+        _check_range("variation", self.variation or (0, 0))
         for name in ("easy_pass_rate", "easy_fraction"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: expected a number in [0, 1]")
+
+
+def _check_range(name: str, bounds: tuple[float, float], most: float | None = None) -> None:
+    low, high = bounds
+    limit = "" if most is None else f" <= {most:g}"
+    require(
+        0 <= low <= high and (most is None or high <= most),
+        f"{name} is {bounds}: expected two numbers, 0 <= low <= high{limit}",
+    )
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def filter_responses(
     others: they count for no pass rate, and give wrong rationales their twins.
 
     Raises MindError with its key for a response to an unknown question, for one that appears twice, one without a
-    verdict, if `pass_rates` are of other questions alone, and if no question has a pass rate that `config` asks for.
+    verdict, if `pass_rates` are of other questions alone, and if no response has a source or no question a pass rate
+    that `config` asks for.
     """
     if pass_rates is not None and not any(question.id in pass_rates for question in questions):
         raise MindError(f"none of the {len(pass_rates)} pass rates is of one of the {len(questions)} questions")
@@ -69,6 +70,9 @@ def filter_responses(
             else rationale.outcome
             for rationale in rationales
         ]
+    sources = {one.source for one in outcomes}
+    strange = [name for name in config.source if name not in sources]
+    require(not strange, f"source: none wrote as {', '.join(strange)}: those who did are {', '.join(sorted(sources))}")
     unknown = ["pass_rate"] if config.pass_rate != FilterConfig.pass_rate and not rates else []
     unknown += ["variation"] if config.variation is not None and made.keys() == {one.key for one in outcomes} else []
     require(

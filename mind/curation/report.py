@@ -37,7 +37,8 @@ class ReportInput:
     title: str
     summary: Mapping[str, Any]
     """Of rationales {"read", "kept", "dropped": {reason: n}, "perspectives": {name: {"read", "right", "kept",
-    "checked", "adherent"}}}, and "questions": {fate: n}. "checked" is how many could be checked for adherence."""
+    "checked", "adherent"}}, "teachers": {name: {"read", "right", "kept", "characters", "tokens"}}}, and "questions":
+    {fate: n}. "checked" is how many could be checked for adherence; characters and tokens are medians of the kept."""
     kept_lengths: Sequence[int]
     """Characters of each kept rationale."""
     dropped_lengths: Sequence[int]
@@ -65,6 +66,7 @@ def write_dataset_report(data: ReportInput, path: str | os.PathLike[str]) -> Pat
         reasons=_bars([("kept", data.summary["kept"]), *data.summary["dropped"].items()]),
         fates=_bars(list(data.summary["questions"].items())),
         perspectives=_perspectives(data.summary["perspectives"]),
+        teachers=_teachers(data.summary["teachers"]),
         lengths=lengths,
         pass_rates=pass_rates,
         colors={"kept": BLUE, "dropped": AMBER},
@@ -124,6 +126,20 @@ def _perspectives(perspectives: Mapping[str, Mapping[str, int]]) -> list[dict[st
             "adherent": _percent(counts["adherent"], counts["checked"]),
         }
         for name, counts in perspectives.items()
+    ]
+
+
+def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "name": name,
+            "read": f"{counts['read']:,}",
+            "right": _percent(counts["right"], counts["read"]),
+            "kept": f"{counts['kept']:,}",
+            "characters": "–" if counts["characters"] is None else f"{counts['characters']:,.0f}",
+            "tokens": "–" if counts["tokens"] is None else f"{counts['tokens']:,.0f}",
+        }
+        for name, counts in teachers.items()
     ]
 
 

@@ -19,6 +19,7 @@ OUTSIDE = "pass rate outside"
 FATES = (KEPT, NO_RESPONSE, TOO_FEW, OUTSIDE, EASY)
 """What can become of a question."""
 REASONS = (
+    "of another source",
     "wrong",
     "truncated",
     "unparsed",
@@ -26,6 +27,7 @@ REASONS = (
     "empty",
     "too long",
     "leaks the answer",
+    "in another script",
     "not in its perspective",
     "duplicate",
     "not selected",
@@ -52,6 +54,10 @@ class RationaleOutcome:
     """None if it was not checked: the perspective has no check, or an earlier reason had dropped the rationale."""
     characters: int
     """Of the rationale, without its answer line."""
+    source: str
+    """The name that the server gave its teacher."""
+    tokens: int | None
+    """Of the whole answer, thoughts included; None if the server did not count them."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,18 @@ class PerspectiveCounts:
     checked: int
     """For adherence; `adherent` are those of them that passed."""
     adherent: int
+
+
+@dataclass(frozen=True)
+class TeacherCounts:
+    """Rationales of one teacher."""
+
+    read: int
+    right: int
+    kept: int
+    characters: float | None
+    """Median of those that were kept, and of their answers' tokens; None of none."""
+    tokens: float | None
 
 
 @dataclass(frozen=True)
@@ -129,6 +147,14 @@ class FilterResult(Summary):
         }
 
     @property
+    def teachers(self) -> dict[str, TeacherCounts]:
+        """The counts of each teacher, by name."""
+        groups: dict[str, list[RationaleOutcome]] = {}
+        for outcome in self.outcomes:
+            groups.setdefault(outcome.source, []).append(outcome)
+        return {name: _teacher_counts(groups[name]) for name in sorted(groups)}
+
+    @property
     def pass_rate_histogram(self) -> list[int]:
         """Questions with a pass rate in [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
         bins = Counter(min(int(rate * _HISTOGRAM_BINS), _HISTOGRAM_BINS - 1) for rate in self.pass_rates.values())
@@ -162,6 +188,7 @@ class FilterResult(Summary):
             "dropped": self.reasons,
             "questions": self.question_counts,
             "perspectives": {name: asdict(counts) for name, counts in self.perspectives.items()},
+            "teachers": {name: asdict(counts) for name, counts in self.teachers.items()},
             "characters": {"kept": _summary(self.kept_characters), "dropped": _summary(self.dropped_characters)},
             "pass_rate_histogram": self.pass_rate_histogram,
             "examples": {reason: [list(key) for key in keys] for reason, keys in self.examples().items()},
@@ -171,6 +198,18 @@ class FilterResult(Summary):
 def perspective_order(name: str) -> tuple[int, str]:
     """Sorts perspectives: the paper's in its order, then others by name, whatever the order of the responses."""
     return (PAPER_PERSPECTIVES.index(name), "") if name in PAPER_PERSPECTIVES else (len(PAPER_PERSPECTIVES), name)
+
+
+def _teacher_counts(outcomes: Sequence[RationaleOutcome]) -> TeacherCounts:
+    kept = [outcome for outcome in outcomes if outcome.reason is None]
+    tokens = [outcome.tokens for outcome in kept if outcome.tokens is not None]
+    return TeacherCounts(
+        read=len(outcomes),
+        right=sum(outcome.right for outcome in outcomes),
+        kept=len(kept),
+        characters=statistics.median(outcome.characters for outcome in kept) if kept else None,
+        tokens=statistics.median(tokens) if tokens else None,
+    )
 
 
 def _summary(lengths: Sequence[int]) -> dict[str, float] | None:

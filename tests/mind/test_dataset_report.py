@@ -65,6 +65,7 @@ def example(text: str) -> ReportInput:
         "dropped": {text: 2},
         "questions": {"kept": 1, text: 1},
         "perspectives": {text: counts},
+        "teachers": {text: {"read": 4, "right": 3, "kept": 2, "characters": 1234.5, "tokens": None}},
     }
     return ReportInput(
         title=text,
@@ -168,6 +169,7 @@ def test_what_is_not_there_is_said(tmp_path):
         "dropped": {},
         "questions": {},
         "perspectives": {"planning": dict.fromkeys(("read", "right", "kept", "checked", "adherent"), 0)},
+        "teachers": {"m": dict.fromkeys(("read", "right", "kept"), 0) | dict.fromkeys(("characters", "tokens"))},
     }
     data = ReportInput(
         "none", summary, [], [], [], {"prompt": 0, "completion": 0, "uncounted_responses": 0}, None, [], {}

@@ -1,4 +1,4 @@
-"""`mind filter`: pass rates and how they vary, and the shortest rationale of each perspective."""
+"""`mind filter`: pass rates and how they vary, the shortest rationale of each perspective, teachers and scripts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 from filtering import QUESTION, UNLIKE, judged, reasons, response, run
 
+from mind.curation.adherence import script_shares
 from mind.curation.config import FilterConfig
 from mind.curation.filter import filter_responses
 from mind.curation.result import FATES
@@ -105,3 +106,76 @@ def test_a_longer_original_makes_its_shorter_version_no_duplicate():
     responses = [response("analogy", 0, long), response("analogy", 1, short), response("planning", 0, UNLIKE[0])]
     assert reasons(run(responses)) == {("analogy", 1): "duplicate"}
     assert reasons(run(responses, FilterConfig(shortest=True))) == {("analogy", 0): "not selected"}
+
+
+# Teachers and scripts
+
+
+def test_the_rationales_of_some_teachers_alone():
+    responses = [
+        dataclasses.replace(response(name, sample, text), model=model)
+        for name, sample, text, model in (
+            ("analogy", 0, UNLIKE[0], "big"), ("analogy", 1, UNLIKE[1], "small"), ("planning", 0, UNLIKE[2], "small"),
+            ("socratic", 0, UNLIKE[3], "other"), ("socratic", 1, UNLIKE[0], "small"),
+        )
+    ]  # fmt: skip
+    verdicts = judged(responses[4:], "wrong")
+    result = run(responses, FilterConfig(source=("small", "other"), keep_wrong=2), verdicts=verdicts)
+    (question,) = result.questions
+    assert {r.source for r in question.rationales} == {"small", "other"} and len(question.rationales) == 3
+    assert reasons(result) == {("analogy", 0): "of another source", ("socratic", 1): "wrong"}
+    lengths = sorted(map(len, UNLIKE[1:3]))
+    assert {name: dataclasses.astuple(counts) for name, counts in result.teachers.items()} == {
+        "big": (1, 1, 0, None, None),
+        "other": (1, 1, 1, len(UNLIKE[3]), 4),
+        "small": (3, 2, 2, sum(lengths) / 2, 4),
+    }
+    only = run(responses, FilterConfig(source=("big", "other"), keep_wrong=2), verdicts=verdicts)
+    assert only.questions[0].wrong_rationales == (), "that of another teacher"
+    with pytest.raises(MindError, match="source: none wrote as huge: those who did are big, other, small"):
+        run(responses, FilterConfig(source=("huge", "big")), verdicts=verdicts)
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"),
+    [
+        ("", {}),
+        ("12 + 5 = 17!", {}),
+        ("Add, x.", {"LATIN": 1.0}),
+        ("사과 ab", {"HANGUL": 0.5, "LATIN": 0.5}),
+        ("дом αβ 中", {"CYRILLIC": 0.5, "GREEK": 2 / 6, "CJK": 1 / 6}),
+        ("\U000e0041\ud800\x00a", {"LATIN": 1.0}),
+    ],
+)
+def test_the_scripts_of_a_text(text, shares):
+    assert script_shares(text) == pytest.approx(shares)
+
+
+def test_rationales_in_another_language_are_dropped():
+    mixed = "사과 다섯 개와 seven make 열두개"  # 9 of 18 letters are Hangul
+    responses = [
+        response("analogy", 0, mixed), response("analogy", 1, UNLIKE[0]), response("planning", 0, "사과 열두 개이다"),
+        response("socratic", 0, "세다가 넷 다섯 여섯 count on"), response("socratic", 1, "여덟 개와 four make 다섯"),
+    ]  # fmt: skip
+    assert script_shares(mixed) == {"HANGUL": 0.5, "LATIN": 0.5}
+    wrong = judged(responses[4:], "wrong")
+    config = FilterConfig(scripts={"HANGUL": (0.5, 0.6), "LATIN": (0.1, 0.5)}, keep_wrong=2)
+    result = run(responses, config, verdicts=wrong)
+    assert reasons(result) == {
+        ("analogy", 1): "in another script", ("planning", 0): "in another script", ("socratic", 1): "wrong",
+    }  # fmt: skip
+    assert result.questions[0].wrong_rationales == ()
+    assert len(run(responses, FilterConfig(keep_wrong=2), verdicts=wrong).questions[0].wrong_rationales) == 1
+
+
+@pytest.mark.parametrize(
+    ("scripts", "message"),
+    [
+        ({"Hangul": (0.1, 0.2)}, "scripts: Hangul: expected one such as LATIN, CYRILLIC or HANGUL"),
+        ({"LATIN": (0.3, 0.2)}, r"scripts.LATIN is \(0.3, 0.2\): expected two numbers, 0 <= low <= high <= 1"),
+        ({"LATIN": (0.3,)}, "scripts holds"),
+    ],
+)
+def test_scripts_that_are_none(scripts, message):
+    with pytest.raises(MindError, match=message):
+        FilterConfig(scripts=scripts)

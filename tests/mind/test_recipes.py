@@ -160,3 +160,21 @@ def test_a_recipe_that_cannot_work_is_told(tmp_path, mine, capsys, monkeypatch, 
     (tmp_path / "bare" / "prompts.json").write_text("{}")
     assert main(["generate", *options, "--output", "set"]) == 2
     assert message in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "set").exists()
+
+
+def test_the_answers_of_two_teachers_are_one_data_set(tmp_path, mine):
+    other = tmp_path / "other"
+    shutil.copytree(mine.path, other)
+    answers = (other / "responses.jsonl").read_text()
+    (other / "responses.jsonl").write_text(
+        answers.replace('"model": "m"', '"model": "n"').replace("counted on", "told")
+    )
+    options = ["--source", "n", "m", "--scripts", "LATIN", "0.9", "1", "--pass-rate", "0.6", "1", "--keep-wrong", "4"]
+    both = filtered(mine, other, *options)
+    assert both == {f"q{n}": {name: way.format(n) for name, way in WAYS.items()} for n in (0, 2)}
+    teachers = json.loads((tmp_path / "r.card.json").read_text())["counts"]["teachers"]
+    assert {name: (counts["read"], counts["right"], counts["kept"]) for name, counts in teachers.items()} == {
+        "m": (6, 5, 4), "n": (6, 5, 0),
+    }  # fmt: skip
+    other_alone = filtered(mine, other, "--source", "n")
+    assert other_alone["q2"]["socratic"] == WAYS["socratic"].format(2).replace("counted on", "told")
