@@ -32,6 +32,8 @@ NOT_GIVEN = "not given"
 NAME_CHARACTERS = 200
 TEXT_CHARACTERS = 2_000
 """A longer name or text is cut in the Markdown; the JSON holds it whole."""
+COUNTS = ("read", "kept", "kept_as_wrong", "twins", "dropped", "questions", "perspectives")
+"""Of FilterResult.as_dict."""
 SAMPLING_FIELDS = ("engine", "model", "temperature", "top_p", "max_tokens", "seed")
 """Of the teacher. Its extra_body and engine_options may hold anything, and stay out."""
 LIMITS = (
@@ -86,7 +88,7 @@ def build_card(
         "prompts": _prompt_digests(data),
         "also": [_further(folder) for folder in folders[1:]],
         "judges": {judge: dict(counts) for judge, counts in verdict_counts(verdicts).items()},
-        "counts": {key: summary[key] for key in ("read", "kept", "dropped", "questions", "perspectives")}
+        "counts": {key: summary[key] for key in COUNTS}
         | {"teachers": {_without_folders(name): counts for name, counts in summary["teachers"].items()}},
         "filter": dataclasses.asdict(config),
         "tokens": tokens,
@@ -239,6 +241,8 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
         [
             f"read: {counts['read']:,}",
             f"kept: {counts['kept']:,}",
+            *([f"kept as wrong: {counts['kept_as_wrong']:,}"] if counts["kept_as_wrong"] else []),
+            *([f"of these with a right twin: {counts['twins']:,}"] if counts["twins"] else []),
             *(f"dropped, {item}" for item in _items(counts["dropped"])),
         ],
     )

@@ -108,6 +108,16 @@ class FilterResult(Summary):
         return [(outcome.key, outcome.reason) for outcome in self.outcomes if outcome.reason is not None]
 
     @property
+    def kept_as_wrong(self) -> int:
+        """Wrong rationales beside those that were kept."""
+        return sum(len(question.wrong_rationales) for question in self.questions)
+
+    @property
+    def twins(self) -> int:
+        """Those of them that have a right twin."""
+        return sum(wrong.right is not None for question in self.questions for wrong in question.wrong_rationales)
+
+    @property
     def kept_characters(self) -> list[int]:
         """The length of each kept rationale."""
         return [outcome.characters for outcome in self.outcomes if outcome.reason is None]
@@ -162,7 +172,9 @@ class FilterResult(Summary):
 
     def as_rows(self) -> list[dict[str, Any]]:
         dropped = {reason: count for reason, count in self.reasons.items() if count}
-        return counted({"read": len(self.outcomes), "kept": len(self.kept)} | dropped)
+        wrong = {"kept as wrong": self.kept_as_wrong, "of these with a right twin": self.twins}
+        beside = {name: count for name, count in wrong.items() if count}
+        return counted({"read": len(self.outcomes), "kept": len(self.kept)} | dropped | beside)
 
     def examples(self, count: int = _EXAMPLES) -> dict[str, list[Key]]:
         """At most `count` rationales that each reason dropped, of as many questions as there are for it.
@@ -186,6 +198,8 @@ class FilterResult(Summary):
             "read": len(self.outcomes),
             "kept": len(self.kept),
             "dropped": self.reasons,
+            "kept_as_wrong": self.kept_as_wrong,
+            "twins": self.twins,
             "questions": self.question_counts,
             "perspectives": {name: asdict(counts) for name, counts in self.perspectives.items()},
             "teachers": {name: asdict(counts) for name, counts in self.teachers.items()},

@@ -181,10 +181,10 @@ def recipe_defaults(origin: GenerateConfig, recipe: str, folder: str) -> Generat
 
 def recipe_prompts(config: GenerateConfig, data: JudgedData) -> dict[str, str]:
     """The prompts of the recipe by name, of which `config.prompts` may replace some; raises MindError for others."""
-    prompts = PROMPTS.get(str(config.recipe), dict(data.prompts))
-    if config.prompts is None:
-        return prompts
-    own = own_prompts(config.prompts)
+    own = {} if config.prompts is None else own_prompts(config.prompts)
+    if config.recipe == "prefix":
+        return dict(data.prompts) | own
+    prompts = PROMPTS[str(config.recipe)]
     unknown = [name for name in own if name not in prompts]
     require(
         not unknown,

@@ -44,7 +44,8 @@ TEACHER = ModelConfig(
 )
 CONFIG = GenerateConfig("/home/ann/out", SourceConfig("q.jsonl"), TEACHER, samples=2, currency="EUR")
 SUMMARY = {
-    "read": 5, "kept": 2, "dropped": {"wrong": 2, "duplicate": 1}, "questions": {"kept": 1, "too few left": 1},
+    "read": 5, "kept": 2, "kept_as_wrong": 2, "twins": 1,
+    "dropped": {"wrong": 2, "duplicate": 1}, "questions": {"kept": 1, "too few left": 1},
     "perspectives": {"planning": {"read": 5, "right": 3, "kept": 2}}, "lengths": ["never shown"],
     "teachers": {"big-1-0612": {"read": 5, "right": 3, "kept": 2, "characters": 40, "tokens": None}},
 }  # fmt: skip
@@ -217,7 +218,8 @@ def test_no_text_breaks_the_card(tmp_path, text):
         made = card(license=name or None, source_licenses=name or None)
         made["teacher"] |= {"models": {name: 1}, "sampling": made["teacher"]["sampling"] | {"model": name}}
         made["counts"] = {
-            "read": 1, "kept": 1, "dropped": {name: 1}, "questions": {name: 1}, "perspectives": {name: {name: 1}},
+            "read": 1, "kept": 1, "kept_as_wrong": 1, "twins": 1,
+            "dropped": {name: 1}, "questions": {name: 1}, "perspectives": {name: {name: 1}},
             "teachers": {name: {name: 1}},
         }  # fmt: skip
         return made | {

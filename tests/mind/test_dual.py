@@ -84,6 +84,7 @@ def test_from_a_judged_folder_to_pairs(tmp_path, mine, capsys):
     command = ["data", "filter", str(mine.path), "--also", str(made), "--output", str(records), "--keep-wrong", "4"]
     assert main(command) == 0
     told = capsys.readouterr().out
+    assert "kept as wrong" in told and "of these with a right twin" in told
     assert f"next: mind filter {mine.path} --also {made} --output dual.jsonl --keep-wrong 8" in told
     questions = {question.id: question for question in load_questions(records)}
     assert {name: {r.perspective: r.text for r in q.rationales} for name, q in questions.items()} == {
@@ -108,6 +109,7 @@ def test_from_a_judged_folder_to_pairs(tmp_path, mine, capsys):
     assert card["also"][0]["recipe"] == "dual" and card["also"][0]["prompts"].keys() == {"rectify", "corrupt"}
     assert card["teacher"]["models"] == {"m": 6, "served-model": 6} and len(card["sources"]) == 1
     assert "Some wrong rationales were written to be wrong" in (tmp_path / "r.card.md").read_text()
+    assert card["counts"]["kept_as_wrong"] == card["counts"]["twins"] == 6
     # A pass rate is that of answers to the question alone.
     assert sum(int(line) for line in load_histogram(records)) == 3 and load_histogram(records)[5] == 1
 

@@ -162,6 +162,17 @@ def test_a_recipe_that_cannot_work_is_told(tmp_path, mine, capsys, monkeypatch, 
     assert message in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "set").exists()
 
 
+def test_a_perspective_without_a_prompt_is_given_one(tmp_path, mine):
+    mine.prompts.write_text('{"socratic": "Be socratic."}')
+    (tmp_path / "p.json").write_text('{"planning": "Have a plan."}')
+    systems = Counter()
+    with FaultProxy(
+        lambda body: systems.update([json.loads(body)["messages"][0]["content"]]) or continued(body)
+    ) as proxy:
+        made(mine, "--prefix", proxy, "--prompts", str(tmp_path / "p.json"))
+    assert systems == {"Have a plan.": 2, "Be socratic.": 3}
+
+
 def test_the_answers_of_two_teachers_are_one_data_set(tmp_path, mine):
     other = tmp_path / "other"
     shutil.copytree(mine.path, other)
