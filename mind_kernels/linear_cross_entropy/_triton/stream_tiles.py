@@ -1,7 +1,7 @@
 """Tile, warps and stages of the kernel in stream.py: the default per GPU, and what `tune` may put in its place.
 
-Candidates are chosen by registers and occupancy as compiled (bench/results/kernel_resources.jsonl): none spills. Either
-a multiprocessor runs one large program, which reads each operand least often, or two smaller ones, of which one
+Candidates are chosen by registers and occupancy as compiled (bench/results/kernel_resources.jsonl): none spills, but for
+8 to 16 bytes per thread on sm_80. Either a multiprocessor runs one large program, which reads each operand least often, or two smaller ones, of which one
 computes products while the other is at its softmax.
 """
 
