@@ -1,9 +1,10 @@
-// From tensors to the kernels of divergence.h: checks, and the rows spread over PyTorch's threads.
+// From tensors to the kernels of divergence.h and jeffreys.h: checks, and the rows spread over PyTorch's threads.
 #include "divergence_operators.h"
 
 #include <torch/csrc/stable/ops.h>
 
 #include "../checks.h"
+#include "../operators.h"
 #include "kernels.h"
 
 namespace mind {
@@ -64,6 +65,10 @@ void spread_(Tensor logits, Tensor numbers, Tensor weight, double softcap, doubl
                                 [&](std::int64_t begin, std::int64_t end) { kernels().spread(args, begin, end); });
 }
 
+void jeffreys_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor divergence, OptionalTensor gradient) {
+    run::jeffreys(group_arguments(logits, "pair_weight", pair_weight, mask, divergence, gradient, true));
+}
+
 }  // namespace
 
 void define_divergence_operators(torch::stable::detail::StableLibrary& library) {
@@ -71,12 +76,16 @@ void define_divergence_operators(torch::stable::detail::StableLibrary& library) 
         "divergence_(Tensor(a!) logits, Tensor(b!) teacher_logits, Tensor? scale, float softcap, float temperature, "
         "float teacher_softcap, float teacher_temperature, float teacher_part, float student_part, float mixture, "
         "float interpolation, Tensor(c!) divergence, Tensor(d!) entropy) -> ()");
+    library.def(
+        "jeffreys_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor(a!) divergence, "
+        "Tensor(b!)? gradient) -> ()");
     library.def("others(Tensor logits, float softcap, float temperature, Tensor(a!) numbers) -> ()");
     library.def("spread_(Tensor(a!) logits, Tensor numbers, Tensor weight, float softcap, float temperature) -> ()");
 }
 
 void implement_divergence_operators(torch::stable::detail::StableLibrary& library) {
     library.impl("divergence_", TORCH_BOX(&divergence_));
+    library.impl("jeffreys_divergences", TORCH_BOX(&jeffreys_divergences));
     library.impl("others", TORCH_BOX(&others));
     library.impl("spread_", TORCH_BOX(&spread_));
 }
