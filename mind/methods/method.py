@@ -31,7 +31,7 @@ from mind.errors import require
 from mind.methods.sequences import Sequences
 from mind.progress import tell
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
-from mind.report.charts import STUDENT, Section
+from mind.report.charts import STUDENT, Chart, Section, briefly
 from mind.student.adapters import check_adapters
 from mind.student.tokenization import embedding_rows, tokenize
 from mind_kernels import Head, RowStats
@@ -225,6 +225,9 @@ class Method(ABC):
     """Whether a step depends on how many come after it: such a run cannot be extended."""
     title: ClassVar[str]
     """The method's name in reports."""
+    charts: ClassVar[tuple[Chart, ...]] = ()
+    """What it shows of its own numbers: in the report, where one with the key of a common chart takes the place of
+    that, and in the progress bar, which has those with a `brief`."""
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -355,12 +358,14 @@ class Method(ABC):
 
     def progress(self, logs: Mapping[str, Any]) -> str:
         """A few words for the progress bar beside loss and speed; `logs` is flat: "l_real/analogy" is a key."""
-        return ""
+        return briefly(self.charts, logs)
 
     @classmethod
     def sections(cls, config: MindConfig) -> Sequence[Section]:
         """What the report shows of a run, before the section on the machine."""
-        return (STUDENT,)
+        own = {chart.key: chart for chart in cls.charts}
+        common = Section(STUDENT.title, tuple(own.pop(chart.key, chart) for chart in STUDENT.charts))
+        return (common, Section(cls.title, tuple(own.values()))) if own else (common,)
 
     @classmethod
     def remarks(cls, config: MindConfig, metrics: Metrics) -> Sequence[str]:
