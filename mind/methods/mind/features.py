@@ -152,6 +152,7 @@ def vectors_of(
 
     Raises NotFiniteError for a text whose vector holds a nan or an infinity.
     """
+    texts = list(texts)
     # "alone": older caches may hold states of students that saw other texts of the row.
     digest = hashlib.sha256("\0".join(["alone", encoder.name, *texts]).encode()).hexdigest()[:32]
     file = cache / "features" / f"{digest}.safetensors"
@@ -171,7 +172,7 @@ def vectors_of(
     return vectors
 
 
-def _check_finite(vectors: Tensor, texts: Sequence[str], source: str) -> None:
+def _check_finite(vectors: Tensor, texts: list[str], source: str) -> None:
     if bad := (~vectors.isfinite()).any(1).nonzero().flatten().tolist():
         raise NotFiniteError(
             f"{source}: the vectors of {len(bad)} of {len(texts)} texts are not finite, first that of "
