@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mind.curation.knowledge import rules_of
 from mind.data.questions import load_questions
 from mind.errors import require
 from mind.files import read_object
+from mind.perspectives import KNOWLEDGE
 from mind.provenance import file_digest
 from mind.records import Key, Question, Response, Verdict
 from mind.teacher.config import GenerateConfig
@@ -21,16 +23,20 @@ from mind.typed_json import described, load_json
 
 @dataclass(frozen=True)
 class JudgedData:
-    """Questions, the teacher's responses to them with a verdict on each, and what made them."""
+    """Questions, the teacher's responses to them, with a verdict on each rationale, and what made them."""
 
     questions: Sequence[Question]
+    """With the knowledge that the teacher wrote, or that they had."""
     responses: Sequence[Response]
+    """Those that are rationales."""
     verdicts: Mapping[Key, Verdict]
     config: GenerateConfig
     prompts: Mapping[str, str]
     """Perspective -> prompt."""
     questions_digest: str
     """SHA-256 of the file of questions."""
+    others: Sequence[Response] = ()
+    """Responses that state knowledge."""
 
     @property
     def price(self) -> tuple[float, float] | None:
@@ -41,17 +47,22 @@ class JudgedData:
 def load_judged(path: Path) -> JudgedData:
     """The data set in the folder `path`; raises MindError for a missing or a faulty file."""
     folder = DatasetFolder(path)
-    questions = load_questions(folder.questions)
-    responses = list(load_responses(folder.responses))
+    every = list(load_responses(folder.responses))
+    stated = {response.key.question: response for response in every if response.key.perspective == KNOWLEDGE}
+    questions = [
+        replace(question, knowledge=rules_of(stated[question.id], question)) if question.id in stated else question
+        for question in load_questions(folder.questions)
+    ]
     command = shlex.join(["mind", "judge", str(path)])
     require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `{command}` first")
     return JudgedData(
         questions,
-        responses,
+        [response for response in every if response.key.perspective != KNOWLEDGE],
         load_verdicts(folder.verdicts),
         load_json(folder.config, GenerateConfig),
         _prompts(folder.prompts),
         file_digest(folder.questions),
+        list(stated.values()),
     )
 
 
