@@ -70,8 +70,9 @@ class JudgeReport(Summary):
 def judge(config: JudgeConfig) -> JudgeReport:
     """Writes judged.jsonl (mind.records.Verdict) into the folder, one line for each rationale of responses.jsonl.
 
-    They have its order. The model is not asked about answers that were cut off. Its replies are stored as a teacher's are, so that judging
-    again repeats no request. Raises MindError for a folder without questions or responses, and as those files' readers.
+    They have its order. The model is not asked about answers that were cut off. Its replies are stored as a teacher's
+    are, so that judging again repeats no request. Raises MindError for a folder without questions or rationales, and as
+    those files' readers.
     """
     folder = DatasetFolder(Path(config.folder))
     questions = {question.id: question for question in load_questions(folder.questions)}
