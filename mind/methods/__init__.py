@@ -10,6 +10,7 @@ from mind.config import MindConfig
 from mind.errors import MindError, require
 from mind.methods.edit import Edit
 from mind.methods.kd import Kd
+from mind.methods.lorid import DeepReasoner, KnowledgeGenerator, Lorid
 from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method
 from mind.methods.mind import Mind
@@ -23,6 +24,9 @@ from mind.typed_json import build, described, read_json
 METHODS: dict[str, type[Method]] = {
     "edit": Edit,
     "kd": Kd,
+    "lorid": Lorid,
+    "lorid-dr": DeepReasoner,
+    "lorid-kg": KnowledgeGenerator,
     "mcc-kd": MccKd,
     "mind": Mind,
     "redi": Redi,
