@@ -30,6 +30,7 @@ from mind.methods.heads import at_temperature, constant
 from mind.methods.method import LossTerms, MethodContext, StepMetrics, StepPlan
 from mind.methods.sft import Sft
 from mind.records import MicroBatch
+from mind.report.charts import Chart, Series
 from mind.student.fingerprint import fingerprint
 from mind.student.model import context_of, head_of, load_student
 from mind.student.templates import PLAIN
@@ -96,6 +97,9 @@ class TeacherMethod(Sft):
         weights = fingerprint(dict(self.teacher.named_parameters()))
         return {"options.teacher": {"source": self.options.teacher, "sha256": weights}}
 
+    def parameters_by_work(self) -> Mapping[str, int]:
+        return {"teacher_scored": sum(p.numel() for p in self.teacher.parameters())}
+
     def divergence(
         self,
         hidden: Tensor,  # (N, D)
@@ -127,6 +131,16 @@ class Kd(TeacherMethod):
 
     Options = KdOptions
     title = "Distillation from a teacher model"
+    charts = (
+        Chart(
+            "divergence",
+            "Divergence from the teacher",
+            "nats per token",
+            "It should fall with the loss; if the loss falls and it does not, the cross-entropy has too much weight.",
+            (Series("divergence", brief="divergence {:.3f}"),),
+            from_zero=True,
+        ),
+    )
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
         objective, options = self.context.config.objective, self.options

@@ -1,6 +1,7 @@
 """The metrics of a run as series and numbers; what is wrong with the file is named with its line."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -97,6 +98,15 @@ class Metrics:
                 f"{self.path.name}: {number_of(len(counts) - len(known), 'line')} without work left out"
             )
         return Work(*(int(total) for total in known.sum(0)))
+
+    def counted(self) -> dict[str, int]:
+        """Tokens of the whole run by kind (mind/run/work.py), with those before the first step."""
+        totals: Counter[str] = Counter()
+        for line, record in (*self.warmup, *self.train):
+            for kind, value in self._mapping(line, record, "work", by="kind of token").items():
+                tokens = self._number(line, f"work.{kind}", value)
+                totals[kind] += 0 if math.isnan(tokens) else int(tokens)
+        return dict(totals)
 
     def perspectives(self, names: Sequence[str]) -> list[str]:
         """The keys of the objects of these names, in the order in which they come."""

@@ -33,6 +33,7 @@ from mind.run.report import run_remarks, write_run_report
 from mind.run.resume import check_extension, check_inputs, input_places, inputs_of, saved_config
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
+from mind.run.work import flops
 from mind.run_folder import RunFolder, saving
 from mind.student.adapters import merged
 from mind.student.model import load_student
@@ -199,13 +200,15 @@ def _parameters(trainer: MethodTrainer) -> dict[str, int]:
 def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) -> dict[str, Any]:
     logged = Metrics(trainer.folder.metrics)
     tokens, seconds = (float(logged.series(name).sum()) for name in ("tokens", "step_s"))
-    work = logged.work()
+    work, counted, others = logged.work(), logged.counted(), trainer.method.parameters_by_work()
     return {
         "wall_s": round(trainer.seconds()["wall_s"], 1),
         "train_s": round(train_s, 1),
         "steps": trainer.state.global_step,
         "tokens": int(tokens),
         "tokens_per_s": round(tokens / seconds, 1),
+        "work": counted,
+        "flops": flops(counted, parameters["student_parameters"], parameters["trained_parameters"], others),
         "work_of_naive": None if work is None else round(work.of_naive(work.trained, work.observed), 4),
         **parameters,
         **{name: round(mib) for name, mib in peak_memory().items()},

@@ -190,7 +190,7 @@ def test_samples_keep_their_end(family, tokenizer):
     assert samples == [sampled(model, tokenizer, draws[i : i + 1], prompts[i : i + 1])[0] for i in range(5)]
     for ids in samples:
         assert not set(ids[:-1]) & set(ends) and (ids[-1] in ends or len(ids) == 6)
-    assert len({len(ids) for ids in samples}) > 2
+    assert len({len(ids) for ids in samples}) > 1
 
 
 def test_a_sample_ends_with_the_text_that_stops_it(model, tokenizer):

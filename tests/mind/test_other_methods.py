@@ -118,6 +118,10 @@ def test_edit_by_hand(packing):
     assert 4 * loss == pytest.approx(4.058112960994, abs=1e-11)  # the sum that the paper prints
     assert gradients[0].any(1).tolist() == marks[0] and gradients[1].any(1).tolist() == marks[1]
     assert [bool(total(built(1.0, 0.0), rows, packing)[2][slot].any()) for slot in (0, 1)] == [True, False]
+    (batch,) = micro_batches(plan.questions, plan.weights.shape[1], PackOptions(64, True), plan.trained)
+    sums = built().loss(hidden_of(batch, rows), head(), batch, plan).sums
+    assert float(sums["right_term"]) == pytest.approx(1.045592803454, abs=1e-12)
+    assert float(sums["wrong_term"]) == pytest.approx(0.031064563205, abs=1e-12)
     everything = dataclasses.replace(RIGHT, weights=(1.0,) * 4)
     same = total(built(1.0, 0.0, Pair(everything, pair.wrong)), rows, packing)[1]
     assert same == pytest.approx(2.0961229468387272, abs=1e-12)
@@ -424,6 +428,8 @@ def test_a_method_trains_reports_and_goes_on_where_it_was_killed(name, tmp_path,
     folder = mind.train(config)
     rows = train_rows(folder.path)
     assert len(rows) == 4 and f"{METHODS[name].title} run report" in folder.report.read_text()
+    shown = {series.name for chart in METHODS[name].charts for series in chart.series}
+    assert shown and all(shown <= row.keys() for row in rows)  # no chart is empty
     shutil.rmtree(folder.checkpoint(4))
     mind.train(config, resume=True)
     assert [row["loss"] for row in train_rows(folder.path)] == [row["loss"] for row in rows]
