@@ -24,6 +24,7 @@ from mind.errors import require
 from mind.methods.method import LossTerms, Step, StepMetrics, StepPlan
 from mind.methods.pairs import Pair, PairMethod
 from mind.methods.sequences import Sequences
+from mind.methods.stage import Stage
 from mind.records import MicroBatch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, Chart, Series
 from mind_kernels import Head
@@ -70,6 +71,10 @@ class Edit(PairMethod):
             from_zero=True,
         ),
     )
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        return [Stage("sft")]
 
     @classmethod
     def pairs_of(

@@ -18,7 +18,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from mind.batches.steps import plan_steps
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.methods.sequences import Sequences
+from mind.methods.stage import Stage
 from mind.progress import tell
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Chart, Section, briefly
@@ -223,6 +224,8 @@ class Method(ABC):
     """What `choose` looks for in a question, as a word in messages."""
     depends_on_length: ClassVar[bool] = False
     """Whether a step depends on how many come after it: such a run cannot be extended."""
+    begins_with: ClassVar[Literal["former", "base"]] = "former"
+    """After earlier stages: with the student of the last of them, or with `student.model`."""
     title: ClassVar[str]
     """The method's name in reports."""
     charts: ClassVar[tuple[Chart, ...]] = ()
@@ -235,7 +238,10 @@ class Method(ABC):
         return self.context.config.data.perspectives
 
     def __init__(self, context: MethodContext) -> None:
-        """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device."""
+        """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device.
+
+        Before a run with earlier stages begins, the method is also built with `student.model`, to find what is wrong.
+        """
         self.context = context
         self.options: Any = self.options_in(context.config)
 
@@ -252,6 +258,11 @@ class Method(ABC):
             f"options is a {type(config.options).__name__}: method {config.method} takes {cls.Options.__name__}",
         )
         return config.options
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        """The stages that come before this one; their settings must not depend on `config`."""
+        return ()
 
     @classmethod
     def choose(
