@@ -22,6 +22,7 @@ from mind.typed_json import overlaid, read_json, write_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mind.evaluation.evaluate import Before
     from mind.records import Question
 
 
@@ -60,6 +61,9 @@ class Evaluate:
     perspectives: tuple[str, ...] | None = None
     """The perspectives of `heldout`; by default those that it names."""
     lorid: InteractionConfig = dataclasses.field(default_factory=InteractionConfig)
+    knowledge_base: str | None = None
+    """Records with "knowledge", such as RUN/knowledge.jsonl of method nesycd: the rules of the most similar of their
+    questions precede each question of `files`."""
     before: str = ""
     """What precedes each question of `files` in its prompt: "predict: " for a student that method sbs trained."""
     pack_length: int = 1024
@@ -71,10 +75,13 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         require(self.pack_length >= 1, f"pack_length is {self.pack_length}: expected at least 1")
-        require(
-            not (self.before and self.lorid.knowledge),
-            "--before is for a student that answers alone: leave it out with --lorid.knowledge and --lorid.deep",
-        )
+        ways = {
+            "--before": self.before,
+            "--knowledge-base": self.knowledge_base,
+            "--lorid.knowledge and --lorid.deep": self.lorid.knowledge,
+        }
+        given = [name for name, value in ways.items() if value]
+        require(len(given) < 2, f"{' beside '.join(given)}: a student is asked in one way at a time")
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,7 @@ def evaluate_command(options: Evaluate) -> None:
             options.heldout, perspectives=options.perspectives, require_rationales=True, minimum_rationales=1
         )
     )
+    before: Before = options.before if options.knowledge_base is None else _knowledge_base(options.knowledge_base)
     others = [name for name in (options.lorid.knowledge, options.lorid.deep) if name is not None]
     others = [dataclasses.replace(options.student, model=name) for name in others]
     for student in (options.student, *others):
@@ -210,7 +218,7 @@ def evaluate_command(options: Evaluate) -> None:
 
     model, tokenizer = load_student(options.student)
     for questions in files.values():  # faults are said before all else
-        evaluation_prompts(model, tokenizer, questions, options.evaluation, options.before)
+        evaluation_prompts(model, tokenizer, questions, options.evaluation, before)
     loaded = [load_student(student) for student in others]
     nll = None if heldout is None else _heldout_nll(options, model, tokenizer, heldout)
     if loaded:
@@ -219,7 +227,7 @@ def evaluate_command(options: Evaluate) -> None:
         students = Students((model, tokenizer), *loaded)
         accuracies = interaction_accuracy(students, files, options.evaluation, options.lorid, responses)
     else:
-        accuracies = answer_accuracy(model, tokenizer, files, options.evaluation, responses, options.before)
+        accuracies = answer_accuracy(model, tokenizer, files, options.evaluation, responses, before)
     results = {"heldout": nll, "files": accuracies}
     if output is not None:
         write_json(results, output)
@@ -241,10 +249,17 @@ def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
     check_new_folder(responses)
     require(options.overwrite or not responses.exists(), f"{responses}: exists already; add --overwrite")
     inputs = (*options.files, options.heldout, options.student.model, options.student.chat_template)
-    inputs += (options.lorid.knowledge, options.lorid.deep)
+    inputs += (options.lorid.knowledge, options.lorid.deep, options.knowledge_base)
     for place in (output, responses):
         check_apart(place, filter(None, inputs))
     return output, responses
+
+
+def _knowledge_base(file: str) -> Before:
+    from mind.data.questions import load_questions
+    from mind.evaluation.retrieval import KnowledgeBase
+
+    return KnowledgeBase(file, load_questions(file)).before
 
 
 def _heldout_nll(

@@ -14,6 +14,7 @@ from mind.methods.lorid import DeepReasoner, KnowledgeGenerator, Lorid
 from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method
 from mind.methods.mind import Mind
+from mind.methods.nesycd import Nesycd
 from mind.methods.presets import PRESETS, check_given, with_preset
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
     "lorid-kg": KnowledgeGenerator,
     "mcc-kd": MccKd,
     "mind": Mind,
+    "nesycd": Nesycd,
     "redi": Redi,
     "sbs": Sbs,
     "sft": Sft,

@@ -9,8 +9,13 @@ question. The three do not know one another while they learn: each begins with t
 own. The source trains adapters of a frozen one: `--student.lora --student.lora-rank 512 --student.lora-alpha 1024
 --student.lora-targets q_proj v_proj`, with a learning rate of 5e-5.
 
-They meet where they are asked (mind/evaluation/interaction.py). The deep reasoner learns with the teacher's rules, and
-is asked with those of the knowledge generator.
+A run evaluates each of the three by plain questions, which says little of the first two. Together they are asked by
+
+    mind evaluate --student.model RUN/student --lorid.knowledge RUN/stages/1-lorid-kg/student \\
+        --lorid.deep RUN/stages/2-lorid-dr/student --files FILE.jsonl
+
+(mind/evaluation/interaction.py). The deep reasoner learns with the teacher's rules, and is asked with those of the
+knowledge generator.
 """
 
 from __future__ import annotations
@@ -25,14 +30,21 @@ from mind.methods.knowledge import RULES_WANTED, after_rules, lacking_knowledge
 from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepPlan
 from mind.methods.sequences import Sequences
 from mind.methods.sft import Sft
+from mind.methods.stage import Stage
 from mind.perspectives import KNOWLEDGE
 from mind.records import Branch, Question, Rationale, TokenizedQuestion
 
 
 class Lorid(Sft):
-    """The intuitive reasoner: fine-tuning on all rationales."""
+    """The intuitive reasoner, which is trained after the others: fine-tuning on all rationales."""
 
     title = "LoRID"
+    begins_with = "base"
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        rate = config.train.learning_rate
+        return [Stage(name, learning_rate=rate, begins_with="base") for name in ("lorid-kg", "lorid-dr")]
 
 
 class _WithRules(Method):

@@ -70,22 +70,39 @@ def test_what_each_student_is_asked_and_learns(tmp_path, model_folder):
     assert after_rules(()) == ""
 
 
-@pytest.mark.parametrize("name", ["lorid-kg", "lorid-dr"])
-def test_a_part_trains_and_goes_on_where_it_was_killed(name, tmp_path, model_folder):
-    config = config_of(tmp_path, model_folder, name)
+@pytest.fixture
+def config(tmp_path, model_folder):
+    """A run of two steps, with as many in each of the stages before."""
+    config = config_of(tmp_path, model_folder, "lorid")
     save_questions(with_rules(), tmp_path / "train.jsonl")
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=2, save_steps=1))
+
+
+def test_each_of_the_three_begins_with_the_same_student(config, model_folder):
     folder = mind.train(config)
-    rows = train_rows(folder.path)
-    assert len(rows) == 4 and "LoRID" in folder.report.read_text()
-    shutil.rmtree(folder.checkpoint(4))
+    assert [stage.path.name for stage in folder.stages] == ["1-lorid-kg", "2-lorid-dr"]
+    runs = [*folder.stages, folder]
+    assert [len(train_rows(run.path)) for run in runs] == [2, 2, 2]
+    assert len({json.dumps(run.read_evaluation()["before"]) for run in runs}) == 1
+    assert all("LoRID" in run.report.read_text() for run in runs)
+    alone = mind.train(dataclasses.replace(config, method="sft", output=f"{config.output}-sft"))
+    assert [row["loss"] for row in train_rows(folder.path)] == [row["loss"] for row in train_rows(alone.path)]
+    # Killed in the second stage, behind its first step.
+    rows, killed = [train_rows(run.path) for run in runs], folder.stages[1]
+    left = {folder.config, folder.inputs, folder.path / "stages"}
+    lost = [path for path in folder.written() if path not in left and path.exists()]
+    for path in (killed.checkpoint(2), killed.student, killed.status, *lost):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     mind.train(config, resume=True)
-    assert [row["loss"] for row in train_rows(folder.path)] == [row["loss"] for row in rows]
+    assert [train_rows(run.path) for run in runs] == rows
 
 
-@pytest.mark.parametrize("name", ["lorid-kg", "lorid-dr"])
-def test_without_rules_nothing_is_written(name, tmp_path, model_folder):
-    with pytest.raises(MindError, match=rf"^method {name} learns from general rules, and none of the 9 questions has"):
-        mind.train(config_of(tmp_path, model_folder, name))
+@pytest.mark.parametrize("name", ["lorid", "lorid-kg", "lorid-dr"])
+def test_without_rules_nothing_is_written(name, config, tmp_path):
+    save_questions(build_questions(10), tmp_path / "train.jsonl")
+    message = r"^method lorid-.. learns from general rules, and none of the 9 questions has"
+    with pytest.raises(MindError, match=message):
+        mind.train(dataclasses.replace(config, method=name))
     assert not (tmp_path / "run").exists()
 
 
@@ -204,7 +221,10 @@ def test_evaluate_asks_the_three(tmp_path, model_folder, capsys):
     assert "tokens sampled" in capsys.readouterr().out
     for wrong, message in (
         (given[:2], "lorid.knowledge and lorid.deep name two students that answer together: give both or neither"),
-        ([*given, "--before", "x"], "--before is for a student that answers alone"),
+        (
+            [*given, "--before", "x"],
+            "--before beside --lorid.knowledge and --lorid.deep: a student is asked in one way",
+        ),
         (replaced(given, "--lorid.deep", "no/such"), "no/such"),
     ):
         assert main([*words, *wrong, "--overwrite"]) == 2
