@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from mind.curation.knowledge import rules_of
 from mind.data.questions import load_questions
 from mind.errors import require
 from mind.files import read_object
@@ -26,7 +25,6 @@ class JudgedData:
     """Questions, the teacher's responses to them, with a verdict on each rationale, and what made them."""
 
     questions: Sequence[Question]
-    """With the knowledge that the teacher wrote, or that they had."""
     responses: Sequence[Response]
     """Those that are rationales."""
     verdicts: Mapping[Key, Verdict]
@@ -36,7 +34,7 @@ class JudgedData:
     questions_digest: str
     """SHA-256 of the file of questions."""
     others: Sequence[Response] = ()
-    """Responses that state knowledge."""
+    """Responses that state knowledge, at most one per question."""
 
     @property
     def price(self) -> tuple[float, float] | None:
@@ -48,11 +46,7 @@ def load_judged(path: Path) -> JudgedData:
     """The data set in the folder `path`; raises MindError for a missing or a faulty file."""
     folder = DatasetFolder(path)
     every = list(load_responses(folder.responses))
-    stated = {response.key.question: response for response in every if response.key.perspective == KNOWLEDGE}
-    questions = [
-        replace(question, knowledge=rules_of(stated[question.id], question)) if question.id in stated else question
-        for question in load_questions(folder.questions)
-    ]
+    questions = load_questions(folder.questions)
     command = shlex.join(["mind", "judge", str(path)])
     require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `{command}` first")
     return JudgedData(
@@ -62,7 +56,7 @@ def load_judged(path: Path) -> JudgedData:
         load_json(folder.config, GenerateConfig),
         _prompts(folder.prompts),
         file_digest(folder.questions),
-        list(stated.values()),
+        [response for response in every if response.key.perspective == KNOWLEDGE],
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
 from mind.answer_line import ANSWER_MARKER, answer_part
 from mind.curation.leaks import leaks_answer
@@ -15,6 +17,15 @@ MAX_RULE_CHARACTERS = 500
 _ITEM = re.compile(r"\s*+(?:[-*•]|\(?\d{1,2}[.):])\s++")
 """What numbers or marks the line of a list."""
 _WORD = re.compile(r"\w")
+
+
+def with_knowledge(questions: Sequence[Question], responses: Sequence[Response]) -> list[Question]:
+    """The questions with the rules that `responses` to them state; those without a response as they are."""
+    stated = {response.key.question: response for response in responses}
+    return [
+        replace(question, knowledge=rules_of(stated[question.id], question)) if question.id in stated else question
+        for question in questions
+    ]
 
 
 def rules_of(response: Response, question: Question) -> tuple[str, ...]:
