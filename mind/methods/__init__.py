@@ -10,9 +10,11 @@ from mind.config import MindConfig, StageConfig
 from mind.errors import MindError, require
 from mind.methods.edit import Edit
 from mind.methods.kd import Kd
+from mind.methods.lorid import DeepReasoner, KnowledgeGenerator, Lorid
 from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method
 from mind.methods.mind import Mind
+from mind.methods.nesycd import Nesycd
 from mind.methods.presets import PRESETS, check_given, with_preset
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
@@ -23,8 +25,12 @@ from mind.typed_json import build, described, read_json
 METHODS: dict[str, type[Method]] = {
     "edit": Edit,
     "kd": Kd,
+    "lorid": Lorid,
+    "lorid-dr": DeepReasoner,
+    "lorid-kg": KnowledgeGenerator,
     "mcc-kd": MccKd,
     "mind": Mind,
+    "nesycd": Nesycd,
     "redi": Redi,
     "sbs": Sbs,
     "sft": Sft,
