@@ -46,6 +46,8 @@ class StudentConfig:
     """Rank of the adapters."""
     lora_alpha: int = 32
     """The adapters' output is scaled by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.0
+    """Share of the numbers that an adapter is given that are 0 in training, drawn anew each time."""
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the layers that get one; the head and the embeddings may be among them."""
 
@@ -54,6 +56,7 @@ class StudentConfig:
         require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")
         for name in ("lora_rank", "lora_alpha"):
             require(getattr(self, name) >= 1, f"student.{name} is {getattr(self, name)}: expected at least 1")
+        require(0 <= self.lora_dropout < 1, f"student.lora_dropout is {self.lora_dropout}: expected a share in [0, 1)")
         require(self.lora_targets != (), "student.lora_targets is empty: expected names of layers")
 
 
@@ -311,7 +314,7 @@ class MindConfig:
     """The run folder; it must be new, unless the run is resumed."""
     method: str = "mind"
     """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "edit", "redi",
-    "kd", "taid" or another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some
+    "kd", "taid", "mode-cotd" or another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some
     options fixed."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The options of the method, an object of its class Options."""

@@ -96,7 +96,7 @@ class MethodContext:
                 )
             questions, tokenized = [questions[q] for q in chosen], [tokenized[q] for q in chosen]
             sequences = list(chosen.values())
-        steps = plan_steps(tokenized, config.train)
+        steps = plan_steps(tokenized, config.train) if method is None else method.plan(config, tokenized)
         attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *sequences, *others], device)
         return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options, sequences)
 
@@ -130,7 +130,8 @@ class StepPlan:
     weights: Tensor
     """(Q, K) the weight of each rationale in the loss: constants, without a graph."""
     trained: Tensor
-    """(Q, K) bool, on the CPU: forward and backward passes. At least one, and none that is missing."""
+    """(Q, K) bool, on the CPU: forward and backward passes. None that is missing. In a step without any, which belongs
+    to a search, the student is not moved, and `finish_step` gives the loss."""
     observed: Tensor
     """(Q, K) bool, on the CPU: a forward pass without a graph, to know L_real. None that is missing or trained on."""
 
@@ -164,8 +165,10 @@ class StepMetrics:
     """Numbers that are means over the step's questions; several steps between two log lines are averaged."""
     tables: Mapping[str, Tensor] = field(default_factory=dict)
     """(Q, K) each, nan where there is nothing to say of a rationale; logged as a mean per perspective."""
-    latest: Mapping[str, float] = field(default_factory=dict)
-    """Numbers of which the latest is logged, such as a learning rate or a temperature that moves."""
+    latest: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
+    """Numbers, or objects of numbers, of which the latest is logged, such as a learning rate that moves."""
+    loss: float | None = None
+    """The loss of a step that trains on nothing; None: the sum of what was trained on."""
 
 
 class Method(ABC):
@@ -212,6 +215,10 @@ class Method(ABC):
         return config.options
 
     @classmethod
+    def check(cls, config: MindConfig) -> None:
+        """Raises MindError for options and packages that the method cannot work with, before anything is loaded."""
+
+    @classmethod
     def choose(
         cls,
         config: MindConfig,
@@ -226,6 +233,11 @@ class Method(ABC):
         finds them in its context. Raises MindError if it can train on no question, with what they lack.
         """
         return dict(enumerate(tokenized))
+
+    @classmethod
+    def plan(cls, config: MindConfig, tokenized: Sequence[TokenizedQuestion]) -> list[list[int]]:
+        """The questions of every step of a run, as indices; here as `train` says."""
+        return plan_steps(tokenized, config.train)
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
         """What it reads beside the questions and the student, which a resumed run must find as it was.

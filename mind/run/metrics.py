@@ -36,7 +36,7 @@ class StepMeter:
         self._seconds = 0.0
         self._sums: dict[str, float] = {}
         self._tables: dict[str, Tensor] = {}  # (2, K) each: sum and count
-        self._latest: dict[str, float] = {}
+        self._latest: dict[str, Any] = {}
         self._work: Counter[str] = Counter()
 
     def add(
@@ -131,8 +131,10 @@ def step_work(
     padded: every sequence in a row of the longest one's length, all with a backward pass, which is a naive step;
     packed: without the padding; shared: with each prompt once, where this run shares them; trained and observed: those
     that were computed with a backward pass and without; teacher_scored: those of a teacher model's trunk, if there is
-    one.
+    one. A step of a search, which trains on nothing, has "search" alone: the tokens that it observed.
     """
+    if not trained:
+        return {"search": observed}
     padded, packed = naive_tokens(questions)
     shared = sum(map(question_tokens, questions)) if pack_options.share_prompts else packed
     work = {"padded": padded, "packed": packed, "shared": shared, "trained": trained, "observed": observed}
