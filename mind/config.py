@@ -307,6 +307,26 @@ class MethodOptions:
 
 
 @dataclass(frozen=True)
+class StageConfig:
+    """A stage of training that comes before a method's own. What is None is as the method or `train` has it."""
+
+    learning_rate: float | None = None
+    """None: that of the method's source, if it trains a student as this one, or the default of the stage's method."""
+    epochs: float | None = None
+    """None: `train.epochs`."""
+    max_steps: int | None = None
+    """Optimizer steps, in place of `epochs`; -1: as many as the epochs have. None: `train.max_steps`, unless `epochs`
+    is given here."""
+    questions_per_step: int | None = None
+    """None: `train.questions_per_step`."""
+    skip: bool = False
+    """Leave the stage out, since `student.model` has been trained so before."""
+
+    def __post_init__(self) -> None:
+        check_fields("stages", self)
+
+
+@dataclass(frozen=True)
 class MindConfig:
     """Everything that determines a run."""
 
@@ -323,6 +343,9 @@ class MindConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     metanet: MetaNetConfig = field(default_factory=MetaNetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    stages: dict[str, StageConfig] = field(default_factory=dict, hash=False)
+    """The stages that come before the method's own, by name: those of the method (`Method.stages`), of which some may
+    be given here. `train` is of the method's own, the last one."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:

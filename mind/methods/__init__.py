@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mind.config import MindConfig
+from mind.config import MindConfig, StageConfig
 from mind.errors import MindError, require
 from mind.methods.edit import Edit
 from mind.methods.kd import Kd
@@ -48,13 +48,24 @@ def method_title(name: str) -> str:
 
 
 def with_options(config: MindConfig) -> MindConfig:
-    """`config` with the options of its method: their defaults, if it has none; those that a preset fixes.
+    """`config` with the options of its method: their defaults, if it has none; those that a preset fixes; an entry for
+    each of its stages.
 
-    Raises MindError for a method that there is not, for options of another one, and for options that a preset fixes at
-    another value.
+    Raises MindError for a method that there is not, for options and stages of another one, and for options that a
+    preset fixes at another value.
     """
     config = with_preset(config)
-    return dataclasses.replace(config, options=method_class(config.method).options_in(config))
+    method = method_class(config.method)
+    config = dataclasses.replace(config, options=method.options_in(config))
+    return dataclasses.replace(config, stages=_stages(config, method))
+
+
+def _stages(config: MindConfig, method: type[Method]) -> dict[str, StageConfig]:
+    names = list(dict.fromkeys(stage.settings for stage in method.stages(config)))
+    for name in config.stages:
+        there = f"those of method {config.method} are {', '.join(names)}" if names else f"{config.method} has none"
+        require(name in names, f"stages names {name!r}, an earlier stage: {there}")
+    return {name: config.stages.get(name, StageConfig()) for name in names}
 
 
 def load_run_config(path: Path) -> MindConfig:

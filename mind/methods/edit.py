@@ -23,6 +23,7 @@ from mind.errors import require
 from mind.methods.method import Step, StepMetrics, StepPlan
 from mind.methods.pairs import Pair, PairMethod
 from mind.methods.sequences import Sequences
+from mind.methods.stage import Stage
 from mind.records import Question, TokenizedQuestion
 
 
@@ -52,6 +53,10 @@ class Edit(PairMethod):
 
     Options = EditOptions
     title = "EDIT"
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        return [Stage("sft")]
 
     @classmethod
     def pairs_of(

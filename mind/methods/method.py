@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from mind.batches.steps import plan_steps
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.methods.sequences import Sequences
+from mind.methods.stage import Stage
 from mind.progress import tell
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Section
@@ -187,6 +188,8 @@ class Method(ABC):
     """What `choose` looks for in a question, as a word in messages."""
     depends_on_length: ClassVar[bool] = False
     """Whether a step depends on how many come after it: such a run cannot be extended."""
+    begins_with: ClassVar[Literal["former", "base"]] = "former"
+    """After earlier stages: with the student of the last of them, or with `student.model`."""
     title: ClassVar[str]
     """The method's name in reports."""
 
@@ -196,7 +199,10 @@ class Method(ABC):
         return self.context.config.data.perspectives
 
     def __init__(self, context: MethodContext) -> None:
-        """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device."""
+        """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device.
+
+        Before a run with earlier stages begins, the method is also built with `student.model`, to find what is wrong.
+        """
         self.context = context
         self.options: Any = self.options_in(context.config)
 
@@ -217,6 +223,11 @@ class Method(ABC):
     @classmethod
     def check(cls, config: MindConfig) -> None:
         """Raises MindError for options and packages that the method cannot work with, before anything is loaded."""
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        """The stages that come before this one; their settings must not depend on `config`."""
+        return ()
 
     @classmethod
     def choose(

@@ -55,10 +55,10 @@ def with_preset(config: MindConfig) -> MindConfig:
 
 def with_method(config: MindConfig, method: str) -> MindConfig:
     """`config` by another method: with the options that it fixes, if it is a preset, and with the defaults of those
-    that the former one fixed. The rest stays, but for the options that the former method alone has."""
+    that the former one fixed. The rest stays, but for the options and the stages of the former method."""
     former, fixed = (PRESETS[name].options if name in PRESETS else {} for name in (config.method, method))
     config = replaced(config, _parts(MindConfig(), former))
-    return replaced(dataclasses.replace(config, method=method, options=MindConfig().options), fixed)
+    return replaced(dataclasses.replace(config, method=method, options=MindConfig().options, stages={}), fixed)
 
 
 def check_given(method: str, values: Mapping[str, Any], where: str) -> None:

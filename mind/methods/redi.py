@@ -11,16 +11,17 @@ The loss has no lower bound: the wrong rationales' own losses, `wrong_loss`, tel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
 from torch import Tensor
 
-from mind.config import MethodOptions
+from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.methods.method import Step, StepMetrics, StepPlan
 from mind.methods.pairs import PairMethod
+from mind.methods.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Redi(PairMethod):
 
     Options = RediOptions
     title = "REDI"
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        return [Stage("sft", learning_rate=5e-5)]
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -1,0 +1,116 @@
+"""Runs of several stages: each is an ordinary run, together they are one, and no kill in any of them changes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import train_rows, write_student
+from tiny import NAMES, build_model, build_questions
+
+import mind
+from mind.config import DataConfig, EvaluationConfig, MindConfig, StageConfig, StudentConfig, TrainConfig
+from mind.data.questions import save_questions
+from mind.errors import MindError
+from mind.methods import load_run_config, with_options
+from mind.records import WrongRationale
+from mind.run.stages import stages_of
+from mind.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A student and questions with right and wrong rationales."""
+    place = tmp_path_factory.mktemp("stages")
+    write_student(place / "model", build_model())
+    questions = [
+        dataclasses.replace(one, wrong_rationales=(WrongRationale(NAMES[0], one.rationales[0].text[:-2] + "!", "7"),))
+        for one in build_questions(10)
+    ]
+    save_questions(questions, place / "train.jsonl")
+    save_questions(build_questions(13)[11:], place / "test.jsonl")
+    return place
+
+
+def config_of(place, output, **changes) -> MindConfig:
+    """Two steps of sft and three of redi, with a checkpoint after each."""
+    config = MindConfig(
+        output=str(output),
+        method="redi",
+        student=StudentConfig(model=str(place / "model"), max_length=512),
+        data=DataConfig(train=str(place / "train.jsonl"), perspectives=NAMES, evaluation=(str(place / "test.jsonl"),)),
+        train=TrainConfig(questions_per_step=2, max_steps=3, save_steps=1, learning_rate=1e-3, report_to="none"),
+        stages={"sft": StageConfig(max_steps=2, learning_rate=1e-2)},
+        evaluation=EvaluationConfig(max_new_tokens=2),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(place) -> RunFolder:
+    """The run that nothing interrupts."""
+    return mind.train(config_of(place, place / "whole"))
+
+
+def same_students(one: RunFolder, other: RunFolder) -> bool:
+    first, second = (load_file(folder.student / "model.safetensors") for folder in (one, other))
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_two_calls_make_the_same_student(place, whole, tmp_path):
+    """`sft` on its own, and `redi` on its student without the stage before it."""
+    (stage,) = whole.stages
+    own = dataclasses.replace(load_run_config(stage.config), output=str(tmp_path / "sft"))
+    first = mind.train(own)
+    assert train_rows(first.path) == train_rows(stage.path) and same_students(first, stage)
+    student = StudentConfig(model=str(first.student), max_length=512)
+    alone = config_of(place, tmp_path / "redi", student=student, stages={"sft": StageConfig(skip=True)})
+    second = mind.train(alone)
+    assert not second.stages and train_rows(second.path) == train_rows(whole.path) and same_students(second, whole)
+
+
+@pytest.mark.parametrize("stage", [True, False])
+@pytest.mark.parametrize("checkpoint", [0, 1, 2])
+def test_a_kill_in_any_stage_changes_nothing(whole, tmp_path, stage, checkpoint):
+    """The folder as a kill after that checkpoint leaves it, before the next one is written."""
+    run = RunFolder(shutil.copytree(whole.path, tmp_path / "run"))
+    killed = run.stages[0] if stage else run
+    for file in (killed.status, killed.report):
+        file.unlink()
+    shutil.rmtree(killed.student)
+    for step, folder in killed.checkpoints().items():
+        if step > checkpoint:
+            shutil.rmtree(folder)
+    if stage:  # the last one has not begun
+        for path in run.written():
+            if path not in (run.config, run.inputs, run.path / "stages") and path.exists():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    config = dataclasses.replace(load_run_config(run.config), output=str(run.path))
+    assert mind.train(config, resume=True).finished
+    for again, straight in ((run, whole), (run.stages[0], whole.stages[0])):
+        assert train_rows(again.path) == train_rows(straight.path) and same_students(again, straight)
+        assert again.read_evaluation() == straight.read_evaluation()
+
+
+def test_the_settings_of_a_stage():
+    config = MindConfig(method="redi", train=TrainConfig(max_steps=7, learning_rate=1e-6, questions_per_step=4))
+
+    def stage(**settings) -> TrainConfig:
+        first, last = stages_of(with_options(dataclasses.replace(config, stages={"sft": StageConfig(**settings)})))
+        assert first.config.method == "sft" and last.config.train == config.train
+        return first.config.train
+
+    rest = dataclasses.replace(config.train, learning_rate=5e-5)  # that of the paper
+    assert stage() == rest
+    assert stage(epochs=3) == dataclasses.replace(rest, epochs=3, max_steps=-1)
+    assert stage(epochs=3, max_steps=2) == dataclasses.replace(rest, epochs=3, max_steps=2)
+    assert stage(learning_rate=1e-3, questions_per_step=9).learning_rate == 1e-3
+    with pytest.raises(MindError, match=r"^stages.sft: train.learning_rate is -1.0: expected a positive number"):
+        stage(learning_rate=-1.0)
+    with pytest.raises(MindError, match="stages names 'warm', an earlier stage: those of method redi are sft"):
+        with_options(dataclasses.replace(config, stages={"warm": StageConfig()}))
+    with pytest.raises(MindError, match="stages names 'sft', an earlier stage: mind has none"):
+        with_options(MindConfig(stages={"sft": StageConfig()}))
