@@ -13,6 +13,7 @@ from mind.methods.kd import Kd
 from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method
 from mind.methods.mind import Mind
+from mind.methods.mode_cotd import ModeCotd
 from mind.methods.presets import PRESETS, check_given, with_preset
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "kd": Kd,
     "mcc-kd": MccKd,
     "mind": Mind,
+    "mode-cotd": ModeCotd,
     "redi": Redi,
     "sbs": Sbs,
     "sft": Sft,

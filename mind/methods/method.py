@@ -223,6 +223,7 @@ class Method(ABC):
     @classmethod
     def check(cls, config: MindConfig) -> None:
         """Raises MindError for options and packages that the method cannot work with, before anything is loaded."""
+        cls.options_in(config)
 
     @classmethod
     def stages(cls, config: MindConfig) -> Sequence[Stage]:

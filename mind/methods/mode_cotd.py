@@ -225,8 +225,8 @@ def objective(loss: float, weights: Sequence[float], l1: float) -> float:
 def next_weights(trials: Sequence[Trial], count: int, bound: float, budget: int, seed: int) -> list[float]:
     """The mixture to try after `trials`.
 
-    nevergrad is told them anew each time: the search needs no state but them, and none of the threads in which nevergrad
-    runs some of its optimizers, and which would outlive a program that fails, is left behind.
+    nevergrad is told them anew each time. So they are all the state of a search, and no thread is left waiting between
+    trials: nevergrad runs some of its algorithms in one, which keeps a program that fails from ending.
 
     Args:
         trials: those so far, each of them what this function returned after the ones before, with its value.
@@ -284,8 +284,8 @@ SEARCH = Section(
             "best_weight",
             "Weights of the best mixture so far",
             "weight",
-            "The last ones are the student's. A weight of 1 beside zeros is one expert alone; a negative one takes away "
-            "what that expert learned.",
+            "The last ones are the student's. A 1 beside zeros is one expert alone; a negative weight takes away what "
+            "that expert learned.",
             form="perspectives",
             smooth=False,
         ),
