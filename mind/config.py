@@ -73,6 +73,9 @@ class DataConfig:
     """JSONL files for the accuracy before and after; "word-problems" brings its own."""
     perspectives: tuple[str, ...] = PAPER_PERSPECTIVES
     """The names of the K perspectives, in the order of MetaNet's heads."""
+    only: str | None = None
+    """Train on the rationales of this perspective alone, and on the questions that have one. The held-out NLL stays
+    that of all."""
     max_questions: int | None = None
     """Use only the first so many training questions."""
     generated_questions: int = 24
@@ -96,6 +99,10 @@ class DataConfig:
             require(name.isprintable(), f"data.perspectives names {name!a}: expected characters that can be printed")
         doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
         require(not doubled, f"data.perspectives names {', '.join(doubled)} twice")
+        require(
+            self.only is None or self.only in self.perspectives,
+            f"data.only is {self.only}: expected one of data.perspectives, {', '.join(self.perspectives)}",
+        )
         require(0 < self.heldout_fraction < 1, f"data.heldout_fraction is {self.heldout_fraction}: expected (0, 1)")
         most = self.max_questions
         require(most is None or most >= 2, f"data.max_questions is {most}: expected at least 2")

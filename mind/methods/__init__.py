@@ -14,7 +14,7 @@ from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method
 from mind.methods.mind import Mind
 from mind.methods.mode_cotd import ModeCotd
-from mind.methods.presets import PRESETS, check_given, with_preset
+from mind.methods.presets import PRESETS, check_given, method_name, with_preset
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
 from mind.methods.sft import Sft
@@ -37,6 +37,7 @@ METHODS: dict[str, type[Method]] = {
 
 def method_class(name: str) -> type[Method]:
     """The class of a method or preset; raises MindError, with the names of those there are, for another name."""
+    name = method_name(name)
     if name in PRESETS:
         name = PRESETS[name].method
     if name not in METHODS:
@@ -46,6 +47,7 @@ def method_class(name: str) -> type[Method]:
 
 def method_title(name: str) -> str:
     """The name in reports of a method or preset."""
+    name = method_name(name)
     return PRESETS[name].title if name in PRESETS else method_class(name).title
 
 
