@@ -83,12 +83,12 @@ def check_extension(saved: MindConfig, method: Method) -> None:
     problem = f"train.{name} is {getattr(config.train, name)} and {getattr(saved.train, name)} in {config.output}: "
     remedy = f"; train its student further in a new run (--student.model {RunFolder(config.output).student})"
     require(
-        steps < len(context.steps) and list(context.steps[:steps]) == before,
-        f"{problem}the {len(context.steps)} steps of the one do not begin with the {steps} of the other{remedy}",
-    )
-    require(
         not method.depends_on_length,
         f"{problem}the steps of method {config.method} that were taken depend on it{remedy}",
+    )
+    require(
+        steps < len(context.steps) and list(context.steps[:steps]) == before,
+        f"{problem}the {len(context.steps)} steps of the one do not begin with the {steps} of the other{remedy}",
     )
     rates = [rate_factors(some.train, count) for some, count in ((saved, steps), (config, len(context.steps)))]
     require(

@@ -319,6 +319,15 @@ def test_bad_input_is_told_before_the_run_begins(place, tmp_path, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_search_is_not_extended(place, whole):
+    longer = dataclasses.replace(load_run_config(whole.config).train, max_steps=4)
+    config = dataclasses.replace(load_run_config(whole.config), train=longer)
+    before = content(whole.path)
+    with pytest.raises(MindError, match="steps of method mode-cotd that were taken depend on it"):
+        mind.train(config, resume=True)
+    assert content(whole.path) == before
+
+
 def test_experts_of_another_kind_are_refused(place, whole, tmp_path):
     def expect(message, experts, **student):
         options = ModeCotdOptions(experts=str(experts))
