@@ -236,8 +236,8 @@ class TrainConfig:
     """Passes over the training questions; the last may be a part of one."""
     max_steps: int = -1
     """Optimizer steps, in place of `epochs`; -1: as many as the epochs have."""
-    learning_rate: float = 3e-5
-    """The student's, after the warm-up."""
+    learning_rate: float | None = None
+    """The student's, after the warm-up. None: the method's own, which is 3e-5 unless its source needs another."""
     warmup_ratio: float = 0.05
     """Share of the steps over which the learning rate rises, evenly: of w steps the first has 1 / w of the full rate,
     the w-th all of it."""
@@ -273,7 +273,8 @@ class TrainConfig:
         for name in ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"train.{name} is {value}: expected at least 1")
-        require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
+        rate = self.learning_rate
+        require(rate is None or rate > 0, f"train.learning_rate is {rate}: expected a positive number")
         require(
             self.max_steps == -1 or 1 <= self.max_steps <= MAX_STEPS,
             f"train.max_steps is {self.max_steps}: expected -1 or 1 to {MAX_STEPS:,}",
@@ -360,8 +361,11 @@ class MindConfig:
 
     @property
     def metanet_learning_rate(self) -> float:
-        """MetaNet's learning rate in joint training."""
-        return self.metanet.learning_rate or self.train.learning_rate * self.metanet.learning_rate_ratio
+        """MetaNet's learning rate in joint training; `train.learning_rate` is known (`mind.methods.with_options`)."""
+        if self.metanet.learning_rate is not None:
+            return self.metanet.learning_rate
+        assert self.train.learning_rate is not None
+        return self.train.learning_rate * self.metanet.learning_rate_ratio
 
 
 def flat(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:

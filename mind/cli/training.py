@@ -94,8 +94,7 @@ def train_defaults(words: Sequence[str]) -> Train:
     if "--resume" in words and output is not None:
         RunFolder(output).check_resumable()
     note("loading PyTorch")
-    from mind.methods import run_config, with_options
-    from mind.methods.presets import with_method
+    from mind.methods import run_config, with_method, with_options
 
     config = MindConfig() if file is None else run_config(given, file)
     output = config.output if output is None else output
@@ -164,9 +163,10 @@ def _check_names(config: MindConfig) -> None:
     )
     if given != default:
         note("loading PyTorch and transformers")
+        from mind.methods import with_options
         from mind.run.checks import check_options
 
-        check_options(config)
+        check_options(with_options(config))
 
 
 def _check_student(config: StudentConfig) -> None:

@@ -74,15 +74,6 @@ def check_needs(config: MindConfig) -> None:
             require(given[name] != default[name], f"method {config.method} needs {name}: --{option} names it")
 
 
-def with_method(config: MindConfig, method: str) -> MindConfig:
-    """`config` by another method: with the options that it fixes, if it is a preset, and with the defaults of those
-    that the former one fixed. The rest stays, but for the options and the stages of the former method."""
-    method = method_name(method)
-    former, fixed = (PRESETS[name].options if name in PRESETS else {} for name in (config.method, method))
-    config = replaced(config, _parts(MindConfig(), former))
-    return replaced(dataclasses.replace(config, method=method, options=MindConfig().options, stages={}), fixed)
-
-
 def check_given(method: str, values: Mapping[str, Any], where: str) -> None:
     """Raises MindError, which begins with `where`, for an option among the JSON `values` of a configuration that its
     method fixes at another value, be it the option's default."""
@@ -95,10 +86,10 @@ def check_given(method: str, values: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _parts(value: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+def parts(value: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a dataclass that `names` has as keys, nested as there."""
     return {
-        name: _parts(getattr(value, name), inner) if isinstance(inner, Mapping) else getattr(value, name)
+        name: parts(getattr(value, name), inner) if isinstance(inner, Mapping) else getattr(value, name)
         for name, inner in names.items()
     }
 
