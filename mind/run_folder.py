@@ -96,6 +96,11 @@ class RunFolder(os.PathLike[str]):
         return self.path / "student"
 
     @property
+    def adapter(self) -> Path:
+        """Of a run with LoRA, the trained adapter alone, as peft's from_pretrained loads it."""
+        return self.path / "adapter"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -179,7 +184,7 @@ class RunFolder(os.PathLike[str]):
     def written(self) -> list[Path]:
         """What a run writes there, all that it removes; the configuration last, so that a kill leaves what is a run."""
         names = (self.inputs, self.starts, self.metrics, self.evaluation, self.status, self.report)
-        names += (self.student, self.tensorboard, self.path / "responses", self.path / "stages")
+        names += (self.student, self.adapter, self.tensorboard, self.path / "responses", self.path / "stages")
         names += (self.path / METHOD_STATE, self.knowledge)
         checkpoints = (folder for _, folder in self._all_checkpoints())
         networks = filter(_is_network, self.path.glob("*.safetensors"))

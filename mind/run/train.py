@@ -30,7 +30,7 @@ from mind.provenance import command, now, versions
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
-from mind.run.data import RunData, described_data, load_data, warn_of_overlap
+from mind.run.data import RunData, described_data, load_data, trained_on, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import run_remarks, write_run_report
 from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_places, inputs_of, saved_config
@@ -127,7 +127,7 @@ def _data(stages: Sequence[StageRun], data: RunData | None) -> RunData:
     return data
 
 
-def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, dict[str, Any]]:
+def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Mapping[str, Any]]:
     """Everything that can be wrong in the stages to come is found here, before the folder is touched.
 
     Returns the last stage, if it is the only one, and what it reads. Of several each is prepared with the student that
@@ -165,7 +165,7 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
     chosen = method_class(config.method)
     for questions in data.evaluation.values():  # faults are said before anything is written
         evaluation_prompts(model, tokenizer, questions, config.evaluation, chosen.asks_with(config))
-    context = MethodContext.build(config, model, tokenizer, data.train, heldout, chosen)
+    context = MethodContext.build(config, model, tokenizer, trained_on(data.train, config.data), heldout, chosen)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     method = chosen(context)
     return _Run(stage, method, data, heldout, inputs_of(data, heldout, method, stage.student.model))
@@ -259,9 +259,14 @@ def _evaluate(
 
 
 def _save_student(trainer: MethodTrainer) -> None:
-    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
+    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it; its adapter and the method
+    beside it."""
     folder, method = trainer.folder, trainer.method
-    model = merged(trainer.accelerator.unwrap_model(trainer.model))
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.context.config.student.lora:
+        with saving(folder.adapter), replacing_folder(folder.adapter) as partial:
+            model.save_pretrained(partial, save_embedding_layers=False)
+    model = merged(model)
     with saving(folder.student), replacing_folder(folder.student) as partial:
         model.save_pretrained(partial)
         trainer.context.tokenizer.save_pretrained(partial)

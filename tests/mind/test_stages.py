@@ -15,7 +15,7 @@ import mind
 from mind.config import DataConfig, EvaluationConfig, MindConfig, StageConfig, StudentConfig, TrainConfig
 from mind.data.questions import save_questions
 from mind.errors import MindError
-from mind.methods import load_run_config, with_options
+from mind.methods import load_run_config, with_method, with_options
 from mind.records import WrongRationale
 from mind.run.stages import stages_of
 from mind.run_folder import RunFolder
@@ -96,21 +96,48 @@ def test_a_kill_in_any_stage_changes_nothing(whole, tmp_path, stage, checkpoint)
 
 
 def test_the_settings_of_a_stage():
-    config = MindConfig(method="redi", train=TrainConfig(max_steps=7, learning_rate=1e-6, questions_per_step=4))
+    config = MindConfig(method="redi", train=TrainConfig(max_steps=7, questions_per_step=4))
 
     def stage(**settings) -> TrainConfig:
-        first, last = stages_of(with_options(dataclasses.replace(config, stages={"sft": StageConfig(**settings)})))
-        assert first.config.method == "sft" and last.config.train == config.train
+        whole = with_options(dataclasses.replace(config, stages={"sft": StageConfig(**settings)}))
+        first, last = stages_of(whole)
+        assert first.config.method == "sft" and last.config == whole
         return first.config.train
 
-    rest = dataclasses.replace(config.train, learning_rate=5e-5)  # that of the paper
+    rest = dataclasses.replace(config.train, learning_rate=5e-5)
     assert stage() == rest
     assert stage(epochs=3) == dataclasses.replace(rest, epochs=3, max_steps=-1)
     assert stage(epochs=3, max_steps=2) == dataclasses.replace(rest, epochs=3, max_steps=2)
-    assert stage(learning_rate=1e-3, questions_per_step=9).learning_rate == 1e-3
+    given = stage(learning_rate=1e-3, questions_per_step=9)
+    assert given == dataclasses.replace(rest, learning_rate=1e-3, questions_per_step=9)
     with pytest.raises(MindError, match=r"^stages.sft: train.learning_rate is -1.0: expected a positive number"):
         stage(learning_rate=-1.0)
     with pytest.raises(MindError, match="stages names 'warm', an earlier stage: those of method redi are sft"):
         with_options(dataclasses.replace(config, stages={"warm": StageConfig()}))
     with pytest.raises(MindError, match="stages names 'sft', an earlier stage: mind has none"):
         with_options(MindConfig(stages={"sft": StageConfig()}))
+
+
+@pytest.mark.parametrize(
+    ("method", "lora", "rates"),
+    [
+        ("edit", True, [2e-4, 5e-6]),  # the authors'
+        ("edit", False, [3e-5, 5e-6]),
+        ("redi", False, [5e-5, 1e-6]),  # the authors'
+        ("sft", True, [3e-5]),
+        ("mind-nocons", False, [3e-5]),
+    ],
+)
+def test_every_stage_has_a_learning_rate_of_its_own(method, lora, rates):
+    config = with_options(MindConfig(method=method, student=StudentConfig(lora=lora)))
+    assert [stage.config.train.learning_rate for stage in stages_of(config)] == rates
+    given = with_options(MindConfig(method=method, train=TrainConfig(learning_rate=2e-3)))
+    assert stages_of(given)[-1].config.train.learning_rate == 2e-3
+
+
+def test_a_method_does_not_inherit_the_default_rate_and_the_stages_of_another():
+    first = with_options(MindConfig(method="redi", stages={"sft": StageConfig(max_steps=2)}))
+    assert with_options(with_method(first, "sft")) == with_options(MindConfig(method="sft"))
+    given = dataclasses.replace(first, train=TrainConfig(learning_rate=2e-3))
+    assert with_options(with_method(given, "edit")).train.learning_rate == 2e-3
+    assert with_options(with_method(given, "edit")).stages == {"sft": StageConfig()}
