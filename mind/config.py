@@ -311,8 +311,8 @@ class MindConfig:
     """The run folder; it must be new, unless the run is resumed."""
     method: str = "mind"
     """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "edit", "redi",
-    "kd", "taid" or another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some
-    options fixed."""
+    "kd", "taid", "qcrd" or another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method
+    with some options fixed."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The options of the method, an object of its class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)

@@ -14,6 +14,7 @@ from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method
 from mind.methods.mind import Mind
 from mind.methods.presets import PRESETS, check_given, with_preset
+from mind.methods.qcrd import Qcrd
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
 from mind.methods.sft import Sft
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "kd": Kd,
     "mcc-kd": MccKd,
     "mind": Mind,
+    "qcrd": Qcrd,
     "redi": Redi,
     "sbs": Sbs,
     "sft": Sft,
