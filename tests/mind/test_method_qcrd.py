@@ -1,10 +1,12 @@
-"""QCRD: its worked example in float64 through plan, packs and loss, the choice of rationales, discriminator and runs."""
+"""QCRD: its worked example in float64 through plan, packs and loss, what it chooses and learns from, and runs."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import shutil
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -196,6 +198,11 @@ def test_a_run_reports_and_goes_on_where_it_was_killed(tmp_path, model_folder):
         (False, False),
     ] * 2
     assert (folder.path / "discriminator.safetensors").exists()
+    lines = map(json.loads, folder.metrics.read_text().splitlines())
+    work = sum((Counter(line["work"]) for line in lines), Counter())
+    status, n = folder.read_status(), sum(p.numel() for p in build_model().parameters())
+    assert status["work"] == work
+    assert status["flops"] == 6 * n * work["trained"] + 2 * n * (work["observed"] + work["generated"] + work["encoded"])
     shutil.rmtree(folder.checkpoint(4))
     mind.train(config, resume=True)
     assert train_rows(folder.path) == rows
