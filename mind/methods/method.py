@@ -17,8 +17,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from mind.batches.steps import plan_steps
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.methods.sequences import Sequences
+from mind.methods.stage import Stage
 from mind.progress import tell
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Chart, Section, briefly
@@ -84,6 +85,7 @@ class MethodContext:
         and for adapters that cannot be trained or merged.
         """
         check_adapters(model)
+        config = with_learning_rate(config, method or Method)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         data, rows = config.data, embedding_rows(model)
         tokenized = tokenize(questions, tokenizer, data.perspectives, config.student.max_length, rows)
@@ -207,6 +209,13 @@ def random_of(seed: int, step: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
+def with_learning_rate(config: MindConfig, method: type[Method]) -> MindConfig:
+    """`config` with the method's learning rate, if it has none of its own."""
+    if config.train.learning_rate is not None:
+        return config
+    return replace(config, train=replace(config.train, learning_rate=method.learning_rate))
+
+
 class Method(ABC):
     """A training method. METHODS in mind/methods/__init__.py names those there are."""
 
@@ -223,6 +232,10 @@ class Method(ABC):
     """What `choose` looks for in a question, as a word in messages."""
     depends_on_length: ClassVar[bool] = False
     """Whether a step depends on how many come after it: such a run cannot be extended."""
+    learning_rate: ClassVar[float] = 3e-5
+    """The default of `train.learning_rate`."""
+    begins_with: ClassVar[Literal["former", "base"]] = "former"
+    """After earlier stages: with the student of the last of them, or with `student.model`."""
     title: ClassVar[str]
     """The method's name in reports."""
     charts: ClassVar[tuple[Chart, ...]] = ()
@@ -235,7 +248,10 @@ class Method(ABC):
         return self.context.config.data.perspectives
 
     def __init__(self, context: MethodContext) -> None:
-        """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device."""
+        """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device.
+
+        Before a run with earlier stages begins, the method is also built with `student.model`, to find what is wrong.
+        """
         self.context = context
         self.options: Any = self.options_in(context.config)
 
@@ -252,6 +268,11 @@ class Method(ABC):
             f"options is a {type(config.options).__name__}: method {config.method} takes {cls.Options.__name__}",
         )
         return config.options
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        """The stages that come before this one; their settings must not depend on `config`."""
+        return ()
 
     @classmethod
     def choose(

@@ -23,6 +23,9 @@ from mind.run_folder import RunFolder
 from mind.student.fingerprint import fingerprint
 from mind.student.model import causal_lm
 
+OF_STUDENT = ("settings", "weights")
+"""The entries of `inputs_of` that are about the student with which a run begins."""
+
 
 def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
     """The configuration of the run in `folder`, from where it lies now.
@@ -101,11 +104,11 @@ def check_extension(saved: MindConfig, method: Method) -> None:
     )
 
 
-def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Method) -> dict[str, Any]:
+def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Method, student: str) -> dict[str, Any]:
     """What a run reads, by the option that names it: {"data.train": {"source": "mine.jsonl", "sha256": "..."}}.
 
-    The digests are of what is used: questions as they were read, token ids, the student's settings and weights, and
-    what the method adds.
+    The digests are of what is used: questions as they were read, token ids, the settings and weights of the `student`,
+    named as it was loaded, and what the method adds.
     """
     context = method.context
     config = context.config
@@ -121,17 +124,18 @@ def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Metho
             f"data.evaluation {label}": _entry(files.get(label, config.data.train), map(question_row, questions))
             for label, questions in data.evaluation.items()
         },
-        "tokens": _entry(config.student.model, map(_token_row, [*context.tokenized, *heldout])),
-        "settings": _entry(config.student.model, _settings(context.model)),
-        "weights": {"source": config.student.model, "sha256": fingerprint(weights)},
+        "tokens": _entry(student, map(_token_row, [*context.tokenized, *heldout])),
+        "settings": _entry(student, _settings(context.model)),
+        "weights": {"source": student, "sha256": fingerprint(weights)},
         **method.inputs(),
     }
 
 
-def check_inputs(inputs: Mapping[str, Any], folder: RunFolder) -> None:
+def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[str] = ()) -> None:
     """Raises MindError that names the first of the `inputs` that is not what the run in `folder` began with.
 
-    A run of an older version did not keep them: warns, and keeps these from now on.
+    Of those that `new` names it keeps what is not known yet. A run of an older version did not keep any: warns, and
+    keeps these from now on.
     """
     known = folder.read_inputs()
     if not known:
@@ -143,6 +147,9 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder) -> None:
         )
         folder.write_inputs(inputs)
         return
+    if missing := {name: inputs[name] for name in new if name in inputs and name not in known}:
+        known |= missing
+        folder.write_inputs(known)
     for name, entry in inputs.items():
         if name == "options":  # saved_config has compared them
             continue

@@ -26,7 +26,7 @@ RUNS = {
     "mcc-kd": ("l_real/first", "symmetric_kl"),
     "taid": ("l_real/first", "interpolation"),
     "kd": ("l_real/sample", "divergence", "sample_tokens", "work/generated", "work/teacher_scored"),
-    "qcrd": ("l_real/first", "label_loss", "wrong_quality", "work/generated"),
+    "qcrd": ("l_real/first", "label_loss", "wrong_quality", "samples"),
 }
 """Methods, and what each logs beside COMMON. The second one observes a step before it trains on it, the target of taid
 depends on the losses before, and the last two have the student answer."""
