@@ -17,6 +17,7 @@ from mind.methods.mind import Mind
 from mind.methods.mode_cotd import ModeCotd
 from mind.methods.nesycd import Nesycd
 from mind.methods.presets import PRESETS, check_given, method_name, parts, replaced, with_preset
+from mind.methods.qcrd import Qcrd
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
 from mind.methods.sft import Sft
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
     "mind": Mind,
     "mode-cotd": ModeCotd,
     "nesycd": Nesycd,
+    "qcrd": Qcrd,
     "redi": Redi,
     "sbs": Sbs,
     "sft": Sft,

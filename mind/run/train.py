@@ -284,10 +284,11 @@ def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) 
     """Of all stages together; the sizes are those of the last one."""
     logged = Metrics.of(trainer.folder)
     tokens, seconds = (logged.total(name) for name in ("tokens", "step_s"))
-    work, counted, others = logged.work(), logged.own_counted(), trainer.method.parameters_by_work()
-    cost = flops(counted, parameters["student_parameters"], parameters["trained_parameters"], others)
+    work, others = logged.work(), trainer.method.parameters_by_work()
+    sizes = (parameters["student_parameters"], parameters["trained_parameters"])
     earlier = [stage.read_status() for stage in trainer.folder.stages]
-    spent = {"wall_s": trainer.seconds()["wall_s"], "train_s": train_s, "steps": trainer.state.global_step, "flops": cost}
+    spent = {"wall_s": trainer.seconds()["wall_s"], "train_s": train_s, "steps": trainer.state.global_step}
+    spent |= {"flops": flops(logged.own_counted(), *sizes, others)}
     spent = {name: own + sum(stage[name] for stage in earlier) for name, own in spent.items()}
     peaks = {name: max([mib, *(stage.get(name, 0) for stage in earlier)]) for name, mib in peak_memory().items()}
     return {

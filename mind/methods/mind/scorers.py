@@ -18,7 +18,7 @@ from mind.errors import require
 from mind.files import cache_folder
 from mind.methods.method import MethodContext, Step, StepMetrics, random_of
 from mind.methods.mind.calibration import Calibrator, moving_average
-from mind.methods.mind.features import Encoder, Features, build_features, encoder_of, texts_of
+from mind.methods.mind.features import Encoder, Features, build_features, encoder_input, encoder_of, texts_of
 from mind.methods.mind.metanet import MetaNet
 from mind.progress import Progress
 from mind.records import TokenizedQuestion
@@ -94,8 +94,7 @@ class MetaNetScorer(Scorer):
         self._index = {question.id: q for q, question in enumerate(context.tokenized)}
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
-        source = self.config.encoder
-        return {} if source == "student" else {"metanet.encoder": {"source": source, "sha256": self._encoder.name}}
+        return encoder_input(self.config.encoder, self._encoder)
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
         """MetaNet alone: L_real of the still student on every rationale, once, then epochs over that table."""
