@@ -1,8 +1,8 @@
 """Tile, warps and stages of the kernel in stream.py: the default per GPU, and what `tune` may put in its place.
 
-Candidates are chosen by registers and occupancy as compiled (bench/results/kernel_resources.jsonl): none spills, but for
-8 to 16 bytes per thread on sm_80. Either a multiprocessor runs one large program, which reads each operand least often, or two smaller ones, of which one
-computes products while the other is at its softmax.
+Candidates are chosen by registers and occupancy as compiled (bench/results/kernel_resources.jsonl): none spills, but
+for 8 to 16 bytes per thread on sm_80. Either a multiprocessor runs one large program, which reads each operand least
+often, or two smaller ones, of which one computes products while the other is at its softmax.
 """
 
 from __future__ import annotations
