@@ -32,7 +32,7 @@ NOT_GIVEN = "not given"
 NAME_CHARACTERS = 200
 TEXT_CHARACTERS = 2_000
 """A longer name or text is cut in the Markdown; the JSON holds it whole."""
-COUNTS = ("read", "kept", "kept_as_wrong", "twins", "dropped", "questions", "perspectives")
+COUNTS = ("read", "kept", "kept_as_wrong", "twins", "dropped", "questions", "perspectives", "knowledge")
 """Of FilterResult.as_dict."""
 SAMPLING_FIELDS = ("engine", "model", "temperature", "top_p", "max_tokens", "seed")
 """Of the teacher. Its extra_body and engine_options may hold anything, and stay out."""
@@ -42,11 +42,12 @@ LIMITS = (
     "Facts, bias and personal data in the questions and rationales were not checked.",
 )
 ANSWER_SHOWN = "The teacher was shown the gold answer, so pass rates say nothing about difficulty."
+KNOWLEDGE_UNJUDGED = "Nothing judged the general rules beside the questions: they may be wrong, or of no use."
 TWINS = (
     "Some wrong rationales were written to be wrong, and some right ones with the gold answer and a wrong rationale at "
     "hand, to learn from what tells them apart."
 )
-OUR_WORDS = frozenset((*LIMITS, ANSWER_SHOWN, TWINS))
+OUR_WORDS = frozenset((*LIMITS, ANSWER_SHOWN, KNOWLEDGE_UNJUDGED, TWINS))
 """Which need no escape."""
 HUB_LICENSES = frozenset((
     "apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0",
@@ -74,7 +75,9 @@ def build_card(
     import mind_kernels  # and PyTorch, which only the version is wanted of
 
     data = folders[0]
-    models, tokens, dates = _count_responses(response for folder in folders for response in folder.responses)
+    models, tokens, dates = _count_responses(
+        response for folder in folders for response in (*folder.responses, *folder.others)
+    )
     verdicts = [verdict for folder in folders for verdict in folder.verdicts.values()]
     configs = [folder.config for folder in folders]
     return {
@@ -96,6 +99,7 @@ def build_card(
         "limits": [
             *LIMITS,
             *[ANSWER_SHOWN] * any(one.show_answer for one in configs),
+            *[KNOWLEDGE_UNJUDGED] * any(folder.others for folder in folders),
             *[TWINS] * any(one.recipe == "dual" for one in configs),
         ],
     }
@@ -181,7 +185,7 @@ def _cost(folders: Sequence[JudgedData]) -> dict[str, Any] | None:
     for folder in folders:
         if folder.price is None:
             return None
-        _, tokens, _ = _count_responses(folder.responses)
+        _, tokens, _ = _count_responses([*folder.responses, *folder.others])
         amount += cost_of(tokens["prompt"], tokens["completion"], folder.price)
         currencies.add(folder.config.currency)
         prices.add(folder.price)
@@ -246,7 +250,8 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
             *(f"dropped, {item}" for item in _items(counts["dropped"])),
         ],
     )
-    yield from _section("Questions", _items(counts["questions"]))
+    rules = {"with knowledge": counts["knowledge"]} if counts["knowledge"] else {}
+    yield from _section("Questions", _items(counts["questions"] | rules))
     yield from _section("Perspectives", _items(counts["perspectives"]))
     yield from _section("Rationales by teacher", _items(counts["teachers"]))
     yield from _section("Filter", [_fields(card["filter"])])

@@ -8,6 +8,7 @@ from pathlib import Path
 from mind.curation.card import build_card, write_card
 from mind.curation.config import FilterOptions
 from mind.curation.filter import filter_responses, load_pass_rates
+from mind.curation.knowledge import with_knowledge
 from mind.curation.outputs import new_data_set
 from mind.curation.pool import Pool, load_pool
 from mind.curation.report import SHOWN_PER_REASON, ReportInput, write_dataset_report
@@ -35,8 +36,9 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     check_apart(output, [data.config.questions.path for data in pool.folders])
     _check_kept(options, pool)
     rates = None if options.student_grades is None else load_pass_rates(options.student_grades)
+    questions = with_knowledge(pool.questions, pool.folders[0].others)
     result = filter_responses(
-        pool.questions, pool.responses, pool.verdicts, options.filter, pass_rates=rates, made=pool.made
+        questions, pool.responses, pool.verdicts, options.filter, pass_rates=rates, made=pool.made
     )
     base = output.with_suffix("")
     summary = result.as_dict()

@@ -140,6 +140,11 @@ class FilterResult(Summary):
         return {fate: counts[fate] for fate in FATES}
 
     @property
+    def with_knowledge(self) -> int:
+        """How many of the questions that are kept have general rules beside their rationales."""
+        return sum(bool(question.knowledge) for question in self.questions)
+
+    @property
     def perspectives(self) -> dict[str, PerspectiveCounts]:
         """The counts of each perspective, in `perspective_order`."""
         groups: dict[str, list[RationaleOutcome]] = {}
@@ -201,6 +206,7 @@ class FilterResult(Summary):
             "kept_as_wrong": self.kept_as_wrong,
             "twins": self.twins,
             "questions": self.question_counts,
+            "knowledge": self.with_knowledge,
             "perspectives": {name: asdict(counts) for name, counts in self.perspectives.items()},
             "teachers": {name: asdict(counts) for name, counts in self.teachers.items()},
             "characters": {"kept": _summary(self.kept_characters), "dropped": _summary(self.dropped_characters)},

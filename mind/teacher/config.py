@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from mind.data.sources import SourceConfig
 from mind.errors import MindError, require
 from mind.files import parse_object
+from mind.perspectives import KNOWLEDGE
 from mind.typed_json import check_fields
 
 RECIPES = ("dual", "rewrite", "prefix")
@@ -171,6 +172,9 @@ class GenerateConfig:
     "rectify" and "corrupt"; with --rewrite, of "rewrite"."""
     samples: int = 1
     """Answers per question and perspective; per answer of --dual and --rewrite, and per beginning of --prefix."""
+    knowledge: bool = False
+    """Ask once per question for the general rules that its kind is solved by, too: they are not judged, and
+    `mind data filter` keeps them with the question. Methods lorid and nesycd learn from them."""
     show_answer: bool = False
     """Tell the teacher the gold answer: more right rationales, and no pass rate to tell easy questions by."""
     dual: str | None = None
@@ -200,6 +204,10 @@ class GenerateConfig:
             require(1 <= count <= MAX_PERSPECTIVES, f"{count} perspectives: expected 1 to {MAX_PERSPECTIVES}")
             doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
             require(not doubled, f"perspectives: {', '.join(doubled)} named more than once")
+            require(
+                KNOWLEDGE not in self.perspectives,
+                f"perspectives: {KNOWLEDGE} is what --knowledge asks for, and no perspective",
+            )
         require(self.samples >= 1, f"samples is {self.samples}: expected at least 1")
         for model, price in self.prices.items():
             require(
@@ -215,7 +223,8 @@ class GenerateConfig:
         require(len(named) <= 1, f"{' and '.join(named)}: expected one of them")
         require(self.cuts >= 1, f"cuts is {self.cuts}: expected at least 1")
         require(self.cuts == 1 or self.prefix is not None, f"cuts is {self.cuts}: expected it with --prefix alone")
-        require(not (named and self.show_answer), f"{''.join(named)} and show_answer: expected one of them")
+        for name in ("show_answer", "knowledge"):
+            require(not (named and getattr(self, name)), f"{''.join(named)} and {name}: expected one of them")
 
     @property
     def recipe(self) -> str | None:

@@ -11,6 +11,7 @@ from mind.display import number_of
 from mind.errors import MindError, require
 from mind.files import check_apart, check_new_folder
 from mind.grading.type_counts import described_types
+from mind.perspectives import KNOWLEDGE
 from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig
 from mind.teacher.folder import DatasetFolder
@@ -75,19 +76,22 @@ def _what_is_asked(questions: Sequence[Question], config: GenerateConfig) -> tup
         derived = derived_requests(questions, data, prompts, config)
         told = f"--{config.recipe} {config.origin}: {what_is_derived(derived)}"
         return prompts, [one.request for one in derived], told
-    prompts = load_prompts(config.perspectives, config.prompts)
+    prompts = load_prompts(config.perspectives, config.prompts, knowledge=config.knowledge)
     return prompts, list(teacher_requests(questions, prompts, config)), _told(questions, prompts, config)
 
 
 def _told(questions: Sequence[Question], prompts: Mapping[str, str], config: GenerateConfig) -> str:
     repeated = len(questions) - len({same_text(question.question) for question in questions})
     note = f"; {repeated:,} of them ask what an earlier one asks" if repeated else ""
-    counts = {"question": len(questions), "perspective": len(prompts), "sample": config.samples}
+    perspectives = [name for name in prompts if name != KNOWLEDGE]
+    counts = {"question": len(questions), "perspective": len(perspectives), "sample": config.samples}
     asked = " x ".join(number_of(count, noun) for noun, count in counts.items())
-    alone = " (training needs two per question: ask for another now or in a later start)" if len(prompts) == 1 else ""
+    asked += ", and the knowledge of each question" if config.knowledge else ""
+    one = len(perspectives) == 1
+    alone = " (training needs two per question: ask for another now or in a later start)" if one else ""
     return (
         f"{config.questions.path}: answers: {described_types(questions)}{note}\n"
-        f"perspectives: {', '.join(prompts)}{alone}\n{asked}"
+        f"perspectives: {', '.join(perspectives)}{alone}\n{asked}"
     )
 
 

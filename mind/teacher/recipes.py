@@ -174,6 +174,7 @@ def recipe_defaults(origin: GenerateConfig, recipe: str, folder: str) -> Generat
         prompts=None,
         samples=1,
         show_answer=False,
+        knowledge=False,
         cuts=1,
         **dict.fromkeys(RECIPES) | {recipe: folder},
     )

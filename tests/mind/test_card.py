@@ -48,6 +48,7 @@ SUMMARY = {
     "dropped": {"wrong": 2, "duplicate": 1}, "questions": {"kept": 1, "too few left": 1},
     "perspectives": {"planning": {"read": 5, "right": 3, "kept": 2}}, "lengths": ["never shown"],
     "teachers": {"big-1-0612": {"read": 5, "right": 3, "kept": 2, "characters": 40, "tokens": None}},
+    "knowledge": 0,
 }  # fmt: skip
 
 
@@ -220,7 +221,7 @@ def test_no_text_breaks_the_card(tmp_path, text):
         made["counts"] = {
             "read": 1, "kept": 1, "kept_as_wrong": 1, "twins": 1,
             "dropped": {name: 1}, "questions": {name: 1}, "perspectives": {name: {name: 1}},
-            "teachers": {name: {name: 1}},
+            "teachers": {name: {name: 1}}, "knowledge": 1,
         }  # fmt: skip
         return made | {
             "name": name, "sources": [{"path": name, "subset": name}], "prompts": {name: name},

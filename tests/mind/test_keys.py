@@ -157,14 +157,12 @@ def test_other_endpoints_get_nothing_of_openais_variables(tmp_path, monkeypatch)
         assert "sk-secret" not in json.dumps(proxy.headers)
 
 
-IMPATIENT = ["--traffic.first-wait-seconds", "0.01", "--traffic.attempts", "2"]
-
-
 def generate(proxy, folder, *more):
     save_questions([QUESTION], folder / "q.jsonl")
     return ["generate", "--output", str(folder / "set"), "--questions.path", str(folder / "q.jsonl"),
             "--teacher.model", "m", "--teacher.base-url", proxy.url, "--perspectives", "socratic", "planning",
-            "--traffic.concurrency", "1", *IMPATIENT, *more]  # fmt: skip
+            "--traffic.concurrency", "1", "--traffic.first-wait-seconds", "0.01", "--traffic.attempts", "2",
+            *more]  # fmt: skip
 
 
 def everything_written(folder) -> str:
@@ -190,8 +188,8 @@ def test_no_key_is_written_or_printed(tmp_path, monkeypatch, capsys, reply):
         assert proxy.keys == {f"Bearer {KEY}"}
         with Journal(tmp_path / "set" / "responses.jsonl") as journal:
             journal.append([make_response("q", "formal-symbolic", text="Who knows?")])
-        judge = ["judge", str(tmp_path / "set"), "--model", "j", "--base-url", proxy.url, "--api-key-env", VARIABLE]
-        main([*judge, *IMPATIENT])
+        main(["judge", str(tmp_path / "set"), "--model", "j", "--base-url", proxy.url, "--api-key-env", VARIABLE,
+              "--traffic.first-wait-seconds", "0.01", "--traffic.attempts", "2"])  # fmt: skip
     printed = capsys.readouterr()
     written = everything_written(tmp_path) + printed.out + printed.err
     assert "[key]" in written and "test-ab" not in written
