@@ -15,6 +15,7 @@ from mind.methods.method import Method, with_learning_rate
 from mind.methods.mind import Mind
 from mind.methods.mode_cotd import ModeCotd
 from mind.methods.presets import PRESETS, check_given, method_name, parts, replaced, with_preset
+from mind.methods.qcrd import Qcrd
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
 from mind.methods.sft import Sft
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     "mcc-kd": MccKd,
     "mind": Mind,
     "mode-cotd": ModeCotd,
+    "qcrd": Qcrd,
     "redi": Redi,
     "sbs": Sbs,
     "sft": Sft,

@@ -37,6 +37,7 @@ from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_pla
 from mind.run.stages import StageRun, stages_of
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
+from mind.run.work import flops
 from mind.run_folder import RunFolder, saving
 from mind.student.adapters import merged
 from mind.student.model import load_student
@@ -177,7 +178,7 @@ def _train_stages(stages: Sequence[StageRun], data: RunData, run: _Run | None, s
         tell(f"stage {stage.folder.path.name}, by method {stage.config.method}, in {stage.folder.path}")
         _train_stage(_prepared(stage, data), started)
         gc.collect()  # a Trainer and its student refer to one another, and the next student needs the room
-        started = time.perf_counter()
+        started = time.perf_counter()  # each stage has its own time
     if run is None:
         tell(f"last stage, by method {last.config.method}")
         run = _prepared(last, data)
@@ -280,16 +281,25 @@ def _parameters(trainer: MethodTrainer) -> dict[str, int]:
 
 
 def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) -> dict[str, Any]:
-    logged = Metrics(trainer.folder.metrics)
-    tokens, seconds = (float(logged.series(name).sum()) for name in ("tokens", "step_s"))
-    work = logged.work()
+    """Of all stages together; the sizes are those of the last one."""
+    logged = Metrics.of(trainer.folder)
+    tokens, seconds = (logged.total(name) for name in ("tokens", "step_s"))
+    work, others = logged.work(), trainer.method.parameters_by_work()
+    sizes = (parameters["student_parameters"], parameters["trained_parameters"])
+    earlier = [stage.read_status() for stage in trainer.folder.stages]
+    spent = {"wall_s": trainer.seconds()["wall_s"], "train_s": train_s, "steps": trainer.state.global_step}
+    spent |= {"flops": flops(logged.own_counted(), *sizes, others)}
+    spent = {name: own + sum(stage[name] for stage in earlier) for name, own in spent.items()}
+    peaks = {name: max([mib, *(stage.get(name, 0) for stage in earlier)]) for name, mib in peak_memory().items()}
     return {
-        "wall_s": round(trainer.seconds()["wall_s"], 1),
-        "train_s": round(train_s, 1),
-        "steps": trainer.state.global_step,
+        "wall_s": round(spent["wall_s"], 1),
+        "train_s": round(spent["train_s"], 1),
+        "steps": spent["steps"],
         "tokens": int(tokens),
         "tokens_per_s": round(tokens / seconds, 1),
+        "work": logged.counted(),
+        "flops": spent["flops"],
         "work_of_naive": None if work is None else round(work.of_naive(work.trained, work.observed), 4),
         **parameters,
-        **{name: round(mib) for name, mib in peak_memory().items()},
+        **{name: round(mib) for name, mib in peaks.items()},
     }

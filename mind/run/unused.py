@@ -56,7 +56,8 @@ def _unread_of_metanet(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...
         yield reason, ("metanet.table_decay",)
     if metanet.scores not in ("metanet", "shuffled"):
         # The largest score of a table, of the losses of a step and of equal ones is 1 without an anchor.
-        read = {"scores"} | {"random": {"anchor"}, "table": {"table_decay", "feedback"}}.get(metanet.scores, set())
+        further = {"random": {"anchor"}, "instant": {"spread"}, "table": {"spread", "table_decay", "feedback"}}
+        read = {"scores"} | further.get(metanet.scores, set())
         names = {f"metanet.{field.name}" for field in dataclasses.fields(metanet) if field.name not in read}
         yield reason, tuple(sorted(names))
     if metanet.scores == "uniform":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 
 import pytest
@@ -17,6 +18,7 @@ from mind.data.questions import save_questions
 from mind.errors import MindError
 from mind.methods import load_run_config, with_method, with_options
 from mind.records import WrongRationale
+from mind.run.report import write_run_report
 from mind.run.stages import stages_of
 from mind.run_folder import RunFolder
 
@@ -93,6 +95,35 @@ def test_a_kill_in_any_stage_changes_nothing(whole, tmp_path, stage, checkpoint)
     for again, straight in ((run, whole), (run.stages[0], whole.stages[0])):
         assert train_rows(again.path) == train_rows(straight.path) and same_students(again, straight)
         assert again.read_evaluation() == straight.read_evaluation()
+
+
+def test_all_stages_are_counted_together(whole, tmp_path):
+    (stage,) = whole.stages
+    rows = [row for folder in (stage, whole) for row in train_rows(folder.path)]
+    status, first = whole.read_status(), stage.read_status()
+    assert status["steps"] == 5 == len(rows) and first["steps"] == 2
+    assert status["tokens"] == sum(row["tokens"] for row in rows)
+    assert status["wall_s"] > first["wall_s"] > 0 and status["train_s"] > first["train_s"] > 0
+    done = sum(row["work"]["trained"] + row["work"]["observed"] / 3 for row in rows)
+    assert status["work_of_naive"] == round(done / sum(row["work"]["padded"] for row in rows), 4)
+    evaluation, of_stage = whole.read_evaluation(), stage.read_evaluation()
+    assert evaluation["before"] == of_stage["before"] != of_stage["after"] != evaluation["after"]
+    assert whole.read_responses("before") == stage.read_responses("before") != {}
+
+    page = whole.report.read_text()
+    cells = re.findall(r"<td>([^<]*)</td>", page.partition("<h2>Stages</h2>")[2].partition("</tbody>")[0])
+    assert '<a href="stages/1-sft/report.html">1-sft</a>' in page and (whole.path / "stages/1-sft/report.html").exists()
+    assert cells[::8] == ["sft", "redi"] and cells[1::8] == ["0.01", "0.001"] and cells[2::8] == ["2", "3"]
+    assert cells[6::8] == [f"{side['after']['heldout']['nll']:.3f}" for side in (of_stage, evaluation)]
+    assert cells[7::8] == ["test 0.0 %"] * 2
+    trained = sum(row["work"]["trained"] for row in rows)
+    assert f'<th scope="row">trained: forward and backward</th><td>{trained:,}</td>' in page
+    assert "<h2>Stages</h2>" not in stage.report.read_text()
+
+    run = RunFolder(shutil.copytree(whole.path, tmp_path / "run"))
+    run.metrics.unlink()
+    with pytest.raises(MindError, match="its last stage has not begun: `mind report .*1-sft` reports on one before it"):
+        write_run_report(run)
 
 
 def test_the_settings_of_a_stage():
