@@ -71,7 +71,8 @@ class RunFolder(os.PathLike[str]):
 
     @property
     def metrics(self) -> Path:
-        """A JSON object per line: "phase" is "warmup" (before the student moves) or "train", which has a "step"."""
+        """A JSON object per line: "phase" is "warmup" (before the student moves) or "train", which has a "step". Its
+        "work", if it has any, are tokens by kind (mind/run/work.py)."""
         return self.path / "metrics.jsonl"
 
     @property

@@ -96,6 +96,9 @@ class TeacherMethod(Sft):
         weights = fingerprint(dict(self.teacher.named_parameters()))
         return {"options.teacher": {"source": self.options.teacher, "sha256": weights}}
 
+    def parameters_by_work(self) -> Mapping[str, int]:
+        return {"teacher_scored": sum(p.numel() for p in self.teacher.parameters())}
+
     def divergence(
         self,
         hidden: Tensor,  # (N, D)

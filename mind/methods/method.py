@@ -14,10 +14,11 @@ further numbers raises mind.errors.NotFiniteError for its own.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,37 @@ class MethodContext:
         return len(self.config.data.perspectives)
 
 
+class Observe(Protocol):
+    """Forward passes without a graph, before anything of the step is trained on; the work is shared between the
+    processes, and counted."""
+
+    def __call__(self, chosen: Tensor, questions: Sequence[TokenizedQuestion] | None = None, /) -> Tensor:
+        """The student's mean NLL per token (Q, K) on each sequence that is `chosen` (Q, K) bool, float64 on the CPU,
+        nan elsewhere; of the step's questions, or of Q others."""
+        ...
+
+
+class Sample(Protocol):
+    """Answers of the student as it is: without a graph, with dropout off, counted. The same in all processes, in a
+    resumed run and whatever the packs: they depend on the run's seed, the step and their place in the call alone."""
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        progress: Callable[[int], object] | None = None,
+    ) -> list[tuple[int, ...]]:
+        """Token ids that continue each prompt, from softmax(z / temperature); at least one, their end included, and at
+        most `max_new_tokens`. `progress` gets the number of those done so far."""
+        ...
+
+
+def _no_sample(*_: Any, **__: Any) -> list[tuple[int, ...]]:
+    raise NotImplementedError("this step has no sampler: MethodTrainer brings one")
+
+
 @dataclass(frozen=True)
 class Step:
     """One optimizer step, as the trainer hands it to `Method.prepare`."""
@@ -117,10 +149,8 @@ class Step:
     epoch: int
     """How many times all questions have been trained on before, from 0."""
     questions: Sequence[TokenizedQuestion]
-    observe: Callable[[Tensor], Tensor]
-    """chosen (Q, K) bool -> the student's mean NLL per token on each chosen rationale (Q, K), float64 on the CPU, nan
-    elsewhere. Forward passes without a graph, before anything of the step is trained on; the work is shared between
-    the processes, and counted. `questions` are the Q."""
+    observe: Observe
+    sample: Sample = _no_sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +198,15 @@ class StepMetrics:
     """(Q, K) each, nan where there is nothing to say of a rationale; logged as a mean per perspective."""
     latest: Mapping[str, float] = field(default_factory=dict)
     """Numbers of which the latest is logged, such as a learning rate or a temperature that moves."""
+    work: Mapping[str, int] = field(default_factory=dict)
+    """Tokens that the method computed by itself in the step, by kind (mind/run/work.py): what the trainer did for it
+    is counted there."""
+
+
+def random_of(seed: int, step: int, purpose: str) -> torch.Generator:
+    """Random numbers of a run's seed, a step and a purpose alone: resumed runs and other processes draw the same."""
+    digest = hashlib.sha256(f"{purpose} {seed} {step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
 def with_learning_rate(config: MindConfig, method: type[Method]) -> MindConfig:
@@ -258,9 +297,14 @@ class Method(ABC):
     def before_training(self) -> Iterable[Mapping[str, Any]]:
         """What comes before the first step of a new run; a resumed run leaves it out and calls `load_state_dict`.
 
-        Returns rows for metrics.jsonl; their "phase" is "warmup".
+        Returns rows for metrics.jsonl; their "phase" is "warmup", their "work", if there is any, tokens by kind.
         """
         return ()
+
+    def parameters_by_work(self) -> Mapping[str, int]:
+        """How many parameters a model has that computes tokens in the student's place, by kind (mind/run/work.py):
+        {"teacher_scored": those of a teacher model}."""
+        return {}
 
     @abstractmethod
     def prepare(self, step: Step) -> StepPlan:

@@ -53,8 +53,8 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section], re
         run=folder.path.resolve().name, method=method, model=value_at(config, "student", "model"),
         perspectives=perspectives, steps=len(metrics.steps), window=pictures.window,
         bin_size=math.ceil(len(metrics.steps) / DRAWN_POINTS), headlines=headline_rows(table, metrics), table=table,
-        samples=answers.samples(), evaluation=evaluation, sections=shown, work=work_table(work) if work else [],
-        stages=stage_rows(folder, metrics),
+        samples=answers.samples(), evaluation=evaluation, sections=shown, stages=stage_rows(folder, metrics),
+        work=work_table(work, metrics.counted()) if work else [],
         page_colors=PAGE_COLORS, notes=[*metrics.notes.values(), *remarks], status=status_rows(status),
         config=flat(config), origin=origin_rows(folder.read_starts(), folder.read_inputs()),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -115,6 +116,15 @@ class Metrics:
                 f"{self.path.name}: {number_of(len(counts) - len(known), 'line')} without work left out"
             )
         return Work(*(int(total) for total in known.sum(0)))
+
+    def counted(self) -> dict[str, int]:
+        """Tokens of all stages by kind (mind/run/work.py), with those before their first steps."""
+        totals = sum((Counter(stage.counted()) for stage in self.earlier), Counter[str]())
+        for line, record in (*self.warmup, *self.train):
+            for kind, value in self._mapping(line, record, "work", by="kind of token").items():
+                tokens = self._number(line, f"work.{kind}", value)
+                totals[kind] += 0 if math.isnan(tokens) else int(tokens)
+        return dict(totals)
 
     def perspectives(self, names: Sequence[str]) -> list[str]:
         """The keys of the objects of these names, in the order in which they come."""

@@ -37,6 +37,7 @@ from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_pla
 from mind.run.stages import StageRun, stages_of
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
+from mind.run.work import flops
 from mind.run_folder import RunFolder, saving
 from mind.student.adapters import merged
 from mind.student.model import load_student
@@ -276,12 +277,18 @@ def _parameters(trainer: MethodTrainer) -> dict[str, int]:
 
 def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) -> dict[str, Any]:
     """Of all stages together; the sizes are those of the last one."""
-    logged = Metrics.of(trainer.folder)
+    folder, others = trainer.folder, trainer.method.parameters_by_work()
+    logged, own = Metrics.of(folder), Metrics(folder.metrics).counted()
     tokens, seconds = (logged.total(name) for name in ("tokens", "step_s"))
     work = logged.work()
-    earlier = [stage.read_status() for stage in trainer.folder.stages]
-    spent = {"wall_s": trainer.seconds()["wall_s"], "train_s": train_s, "steps": trainer.state.global_step}
-    spent = {name: own + sum(stage[name] for stage in earlier) for name, own in spent.items()}
+    spent = {
+        "wall_s": trainer.seconds()["wall_s"],
+        "train_s": train_s,
+        "steps": trainer.state.global_step,
+        "flops": flops(own, parameters["student_parameters"], parameters["trained_parameters"], others),
+    }
+    earlier = [stage.read_status() for stage in folder.stages]
+    spent = {name: amount + sum(stage[name] for stage in earlier) for name, amount in spent.items()}
     peaks = {name: max([mib, *(stage.get(name, 0) for stage in earlier)]) for name, mib in peak_memory().items()}
     return {
         "wall_s": round(spent["wall_s"], 1),
@@ -289,6 +296,8 @@ def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) 
         "steps": spent["steps"],
         "tokens": int(tokens),
         "tokens_per_s": round(tokens / seconds, 1),
+        "work": logged.counted(),
+        "flops": spent["flops"],
         "work_of_naive": None if work is None else round(work.of_naive(work.trained, work.observed), 4),
         **parameters,
         **{name: round(mib) for name, mib in peaks.items()},
