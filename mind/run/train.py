@@ -101,6 +101,9 @@ def _resumed(config: MindConfig, folder: RunFolder, started: float, data: RunDat
             write_run_report(folder)
         return folder
     stages = [stage for stage in stages_of(config) if stage.folder == folder or not stage.folder.finished]
+    for former in folder.stages:
+        if former.finished and not former.report.exists():
+            write_run_report(former)
     require(
         saved == config or len(stages) == 1,
         f"{stages[0].folder.path}: this stage is not finished: --resume without other options goes on with it, and "

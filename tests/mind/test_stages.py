@@ -19,8 +19,9 @@ from mind.cli.training import train_defaults
 from mind.config import DataConfig, EvaluationConfig, MindConfig, StageConfig, StudentConfig, TrainConfig
 from mind.data.questions import save_questions
 from mind.errors import MindError
-from mind.methods import load_run_config, with_method, with_options
+from mind.methods import METHODS, load_run_config, with_method, with_options
 from mind.methods.redi import RediOptions
+from mind.methods.stage import Stage
 from mind.records import WrongRationale
 from mind.run.data import load_data
 from mind.run.report import write_run_report
@@ -181,6 +182,30 @@ def test_a_method_does_not_inherit_the_default_rate_and_the_stages_of_another():
     given = dataclasses.replace(first, train=TrainConfig(learning_rate=2e-3))
     assert with_options(with_method(given, "edit")).train.learning_rate == 2e-3
     assert with_options(with_method(given, "edit")).stages == {"sft": StageConfig()}
+
+
+def test_a_stage_begins_with_the_student_before_it_or_with_the_first(monkeypatch):
+    class Three(METHODS["sft"]):
+        @classmethod
+        def stages(cls, config):
+            alone = {"data": {"only": config.data.perspectives[0]}}
+            return [Stage("sft"), Stage("single", "alone", "own", 1e-3, "base", alone), Stage("mind-uniform")]
+
+    monkeypatch.setitem(METHODS, "three", Three)
+    settings = {"own": StageConfig(max_steps=3), "mind-uniform": StageConfig(epochs=2)}
+    config = with_options(MindConfig(output="run", method="three", stages=settings))
+    runs = stages_of(config)
+    first, alone, third = (RunFolder(f"run/stages/{name}") for name in ("1-sft", "2-alone", "3-mind-uniform"))
+    assert [run.folder for run in runs] == [first, alone, third, RunFolder("run")]
+    assert [run.former for run in runs] == [None, None, alone, third]
+    assert [run.evaluated for run in runs] == [None, (first, "before"), (alone, "after"), (first, "before")]
+    assert [run.config.data.only for run in runs] == [None, config.data.perspectives[0], None, None]
+    assert [run.config.method for run in runs] == ["sft", "single", "mind-uniform", "three"]
+    assert runs[2].config.metanet.scores == "uniform" and runs[1].config.train.max_steps == 3
+    skipped = stages_of(with_options(dataclasses.replace(config, stages={"sft": StageConfig(skip=True)})))
+    assert [run.folder.path.name for run in skipped] == ["1-alone", "2-mind-uniform", "run"]
+    monkeypatch.setattr(Three, "begins_with", "base")
+    assert stages_of(config)[-1].former is None and stages_of(config)[-1].evaluated == (first, "before")
 
 
 FAULTS = {
