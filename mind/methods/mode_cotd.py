@@ -53,7 +53,7 @@ class ModeCotdOptions(MethodOptions):
     """Of MoDE-CoTD; the defaults are the authors'."""
 
     mix: Mix = "lorahub"
-    """"lorahub": weighted sums of the adapters' matrices, of A and of B; "exact": the weighted sum of their products B A
+    """"lorahub": weighted sums of the adapters' matrices, A and B; "exact": the weighted sum of their products, B A
     (mind/student/mixture.py)."""
     l1: float = 0.05
     """Of the mean of the weights' absolute values, in the objective."""
