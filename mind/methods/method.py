@@ -199,11 +199,11 @@ class StepMetrics:
     """(Q, K) each, nan where there is nothing to say of a rationale; logged as a mean per perspective."""
     latest: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
     """Numbers, or objects of numbers, of which the latest is logged, such as a learning rate that moves."""
-    loss: float | None = None
-    """The loss of a step that trains on nothing; None: the sum of what was trained on."""
     work: Mapping[str, int] = field(default_factory=dict)
     """Tokens that the method computed by itself in the step, by kind (mind/run/work.py): what the trainer did for it
     is counted there."""
+    loss: float | None = None
+    """The loss of a step that trains on nothing; None: the sum of what was trained on."""
 
 
 def random_of(seed: int, step: int, purpose: str) -> torch.Generator:
