@@ -53,13 +53,12 @@ class ModeCotdOptions(MethodOptions):
     """Of MoDE-CoTD; the defaults are the authors'."""
 
     mix: Mix = "lorahub"
-    """"lorahub": the weighted sums of the adapters' matrices, A and B on their own; "exact": the weighted sum of what
-    the adapters add to the student (mind/student/mixture.py)."""
+    """"lorahub": weighted sums of the adapters' matrices, A and B; "exact": the weighted sum of their products, B A
+    (mind/student/mixture.py)."""
     l1: float = 0.05
     """Of the mean of the weights' absolute values, in the objective."""
     budget: int = 40
-    """Mixtures that are tried. What there is to try next is found from all trials before, in about a millisecond
-    each."""
+    """Mixtures that are tried; finding the next one takes about a millisecond per trial before it."""
     bound: float = 3.0
     """Weights lie in [-bound, bound]."""
     few_shot: int = 5

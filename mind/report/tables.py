@@ -149,6 +149,7 @@ def work_table(work: Work, counted: Mapping[str, int]) -> list[dict[str, str]]:
     }
     others = {
         "observed before the first step": counted.get("observed", 0) - work.observed,
+        "searched: forward alone": counted.get("search", 0),
         "generated: the student's own answers": counted.get("generated", 0),
         "encoded: texts as vectors": counted.get("encoded", 0),
     }
@@ -201,6 +202,7 @@ _STATUS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "work.shared": ("tokens with shared prompts", count),
     "work.trained": ("tokens of the student, forward and backward", count),
     "work.observed": ("tokens of the student, forward alone", count),
+    "work.search": ("tokens of the student in a search, forward alone", count),
     "work.generated": ("tokens of the student's own answers", count),
     "work.encoded": ("tokens of texts as vectors", count),
     "work.teacher_scored": ("tokens of the teacher model", count),

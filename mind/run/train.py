@@ -101,6 +101,9 @@ def _resumed(config: MindConfig, folder: RunFolder, started: float, data: RunDat
             write_run_report(folder)
         return folder
     stages = [stage for stage in stages_of(config) if stage.folder == folder or not stage.folder.finished]
+    for former in folder.stages:
+        if former.finished and not former.report.exists():
+            write_run_report(former)
     require(
         saved == config or len(stages) == 1,
         f"{stages[0].folder.path}: this stage is not finished: --resume without other options goes on with it, and "
@@ -282,14 +285,18 @@ def _parameters(trainer: MethodTrainer) -> dict[str, int]:
 
 def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) -> dict[str, Any]:
     """Of all stages together; the sizes are those of the last one."""
-    logged = Metrics.of(trainer.folder)
+    folder, others = trainer.folder, trainer.method.parameters_by_work()
+    logged, own = Metrics.of(folder), Metrics(folder.metrics).counted()
     tokens, seconds = (logged.total(name) for name in ("tokens", "step_s"))
-    work, others = logged.work(), trainer.method.parameters_by_work()
-    sizes = (parameters["student_parameters"], parameters["trained_parameters"])
-    earlier = [stage.read_status() for stage in trainer.folder.stages]
-    spent = {"wall_s": trainer.seconds()["wall_s"], "train_s": train_s, "steps": trainer.state.global_step}
-    spent |= {"flops": flops(logged.own_counted(), *sizes, others)}
-    spent = {name: own + sum(stage[name] for stage in earlier) for name, own in spent.items()}
+    work = logged.work()
+    spent = {
+        "wall_s": trainer.seconds()["wall_s"],
+        "train_s": train_s,
+        "steps": trainer.state.global_step,
+        "flops": flops(own, parameters["student_parameters"], parameters["trained_parameters"], others),
+    }
+    earlier = [stage.read_status() for stage in folder.stages]
+    spent = {name: amount + sum(stage[name] for stage in earlier) for name, amount in spent.items()}
     peaks = {name: max([mib, *(stage.get(name, 0) for stage in earlier)]) for name, mib in peak_memory().items()}
     return {
         "wall_s": round(spent["wall_s"], 1),

@@ -234,7 +234,9 @@ def test_the_first_trial_and_the_counters_by_brute_force(place, whole):
         means.append(sum(losses) / len(losses))
     rows = train_rows(whole.path)
     assert rows[0]["loss"] == pytest.approx(sum(means) / FEW, rel=1e-5)
-    assert {tuple(row["work"].items()) for row in rows} == {(("search", sum(map(question_tokens, questions))),)}
+    tokens = sum(map(question_tokens, questions))
+    assert {tuple(row["work"].items()) for row in rows} == {(("search", tokens),)}
+    assert whole.read_status()["work"]["search"] == BUDGET * tokens
 
 
 def test_the_report_shows_the_search(whole):
