@@ -56,8 +56,15 @@ def generate_responses(
     `stop_text`, or at `max_new_tokens` tokens. `progress` gets the number of responses done so far, after each batch.
     Raises ValueError as `generate_ids` does.
     """
-    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    ids = generate_ids(model, tokenizer, prompts, stop_text=stop_text, progress=progress, **limits)
+    ids = generate_ids(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        stop_text=stop_text,
+        progress=progress,
+    )
     return texts_of(model, tokenizer, ids, stop_text)
 
 
