@@ -107,8 +107,7 @@ def train_defaults(words: Sequence[str]) -> Train:
     if "--resume" in words and output is not None:
         RunFolder(output).check_resumable()
     note("loading PyTorch")
-    from mind.methods import run_config, with_options
-    from mind.methods.presets import with_method
+    from mind.methods import run_config, with_method, with_options
 
     config = MindConfig() if file is None else run_config(given, file)
     output = config.output if output is None else output
@@ -126,8 +125,7 @@ def train_command(options: Train) -> None:
     from mind.run.data import load_data
     from mind.run_folder import RunFolder
 
-    _check_preset(options.job)
-    config, folder = options.job, RunFolder(options.job.output)
+    config, folder = _checked_preset(options.job), RunFolder(options.job.output)
     former = folder.begun
     data = None
     if not options.resume:
@@ -154,15 +152,21 @@ def train_command(options: Train) -> None:
     print_outcome(folder)
 
 
-def _check_preset(config: MindConfig) -> None:
-    """An option that a preset fixes, given at its default, which `with_options` takes for one that was not given."""
-    if config.method == MindConfig().method:
-        return
-    from mind.methods import with_options
+def _checked_preset(config: MindConfig) -> MindConfig:
+    """With the name of its method in place of an alias.
 
+    Refuses an option that a preset fixes, given at its default, which `with_options` takes for one that was not given.
+    """
+    if config.method == MindConfig().method:
+        return config
+    from mind.methods import with_options
+    from mind.methods.presets import method_name
+
+    config = dataclasses.replace(config, method=method_name(config.method))
     fixed, given = (flat(dataclasses.asdict(some)) for some in (with_options(config), config))
     changed = [f"{name} at {value}" for name, value in fixed.items() if value != given[name]]
     require(not changed, f"method {config.method} fixes {', '.join(changed)}: leave it out")
+    return config
 
 
 def _check_names(config: MindConfig) -> None:
@@ -172,9 +176,10 @@ def _check_names(config: MindConfig) -> None:
     )
     if given != default:
         note("loading PyTorch and transformers")
+        from mind.methods import with_options
         from mind.run.checks import check_options
 
-        check_options(config)
+        check_options(with_options(config))
 
 
 def _check_student(config: StudentConfig) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -85,6 +85,7 @@ class MethodContext:
         and for adapters that cannot be trained or merged.
         """
         check_adapters(model)
+        config = with_learning_rate(config, method or Method)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         data, rows = config.data, embedding_rows(model)
         tokenized = tokenize(questions, tokenizer, data.perspectives, config.student.max_length, rows)
@@ -208,6 +209,13 @@ def random_of(seed: int, step: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
+def with_learning_rate(config: MindConfig, method: type[Method]) -> MindConfig:
+    """`config` with the method's learning rate, if it has none of its own."""
+    if config.train.learning_rate is not None:
+        return config
+    return replace(config, train=replace(config.train, learning_rate=method.learning_rate))
+
+
 class Method(ABC):
     """A training method. METHODS in mind/methods/__init__.py names those there are."""
 
@@ -224,6 +232,8 @@ class Method(ABC):
     """What `choose` looks for in a question, as a word in messages."""
     depends_on_length: ClassVar[bool] = False
     """Whether a step depends on how many come after it: such a run cannot be extended."""
+    learning_rate: ClassVar[float] = 3e-5
+    """The default of `train.learning_rate`."""
     begins_with: ClassVar[Literal["former", "base"]] = "former"
     """After earlier stages: with the student of the last of them, or with `student.model`."""
     title: ClassVar[str]

@@ -22,7 +22,8 @@ class Stage:
     begins_with: Literal["former", "base"] = "former"
     """The student of the stage before it, or `student.model`. The first stage begins with `student.model`."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the run that are others in this stage, nested as in config.json."""
+    """Options of the run that are others in this stage, nested as in config.json; not those of its evaluation, which
+    the stages have in common."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.method)

@@ -373,6 +373,8 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
 
 def _training_arguments(config: MindConfig) -> TrainingArguments:
     train = config.train
+    if train.learning_rate is None:
+        raise MindError("train.learning_rate is None: mind.methods.with_options gives it that of the method")
     # Named only where it is wanted: newer releases of transformers warn that the argument has a new name.
     checkpointing: dict[str, Any] = {"gradient_checkpointing": True} if train.gradient_checkpointing else {}
     return TrainingArguments(

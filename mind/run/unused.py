@@ -41,6 +41,12 @@ def _unread(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "train.questions_per_step is set", ("train.tokens_per_step",)
     if train.max_steps > 0:
         yield "train.max_steps is set", ("train.epochs",)
+    for name, stage in config.stages.items():
+        if stage.skip:
+            others = (option.name for option in dataclasses.fields(stage) if option.name != "skip")
+            yield f"stages.{name}.skip is on", tuple(f"stages.{name}.{option}" for option in others)
+        elif stage.max_steps is not None and stage.max_steps > 0:
+            yield f"stages.{name}.max_steps is set", (f"stages.{name}.epochs",)
     if not _warms_up(train):
         yield f"train.lr_scheduler {train.lr_scheduler} has no warm-up", ("train.warmup_ratio",)
     yield from _unread_of_metanet(config)
