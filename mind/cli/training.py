@@ -12,9 +12,10 @@ import tyro
 
 from mind.cli.boundary import lacks_memory
 from mind.cli.terminal import command_line, given_option, note, print_table, say, say_next
-from mind.config import EMBEDDED_STUDENT, EvaluationConfig, InteractionConfig, MindConfig, StudentConfig, flat
+from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig, flat
 from mind.display import number_of, percent
 from mind.errors import MindError, require
+from mind.evaluation.config import InteractionConfig
 from mind.files import check_apart, check_new_folder, new_file
 from mind.hub import find_model
 from mind.typed_json import overlaid, read_json, write_json

@@ -17,7 +17,8 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from mind.config import EvaluationConfig, InteractionConfig
+from mind.config import EvaluationConfig
+from mind.evaluation.config import InteractionConfig
 from mind.evaluation.evaluate import evaluation_prompts, graded
 from mind.evaluation.generation import generate_ids, texts_of
 from mind.grading.answers import extract_answer, is_correct

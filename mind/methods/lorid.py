@@ -39,6 +39,7 @@ class Lorid(Sft):
     """The intuitive reasoner, which is trained after the others: fine-tuning on all rationales."""
 
     title = "LoRID"
+    learning_rate = 5e-5
     begins_with = "base"
 
     @classmethod
@@ -51,6 +52,7 @@ class _WithRules(Method):
     """All sequences that are made of a question with rules, each with the same weight."""
 
     unread = OF_MIND
+    learning_rate = Lorid.learning_rate
     lesson = "knowledge"
 
     def __init__(self, context: MethodContext) -> None:

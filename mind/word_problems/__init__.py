@@ -73,7 +73,8 @@ def generate(
         # All are written, since each moves the generator on for the next.
         written = [Rationale(name, write(problem, rng)) for name, write in level.writers.items()]
         rationales = tuple(rationale for rationale in written if rationale.perspective in names)
-        questions.append(Question(f"{source}-{index}-{family.name}", text, str(problem.answer), rationales=rationales))
+        name, answer = f"{source}-{index}-{family.name}", str(problem.answer)
+        questions.append(Question(name, text, answer, rationales=rationales, knowledge=family.rules))
     return questions
 
 

@@ -33,6 +33,16 @@ PEOPLE = (
     ("Anton", "he", "his"),
 )
 
+RULES = {
+    "+": "What comes together is added: a total is the sum of its parts.",
+    "-": "What is left when something is taken away, and what is missing to a total, is a difference.",
+    "*": "Equal groups make a product: their number times the size of one.",
+    "/": "What is split evenly is divided: the whole by the number of parts, or by the size of one.",
+}
+"""By operation."""
+PERCENTAGE = "A percentage is so many hundredths of the whole."
+STEPS = "What is not asked for may be needed first: the result of one step is given to the next."
+
 Operand = str | int
 """The symbol of a given or of an earlier step, or a number of the world such as 100 in a percentage."""
 
@@ -93,6 +103,18 @@ class Family:
     mistake: Mistake
     settings: tuple[Mapping[str, str], ...] = ({},)
     limits: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """What one has to know to solve its problems: a rule for each kind of step, in the order of the steps."""
+        kinds = [step.op for step in self.steps]
+        percent = any(100 in (step.left, step.right) for step in self.steps)
+        chained = len(self.steps) > 1
+        return (
+            *dict.fromkeys(RULES[kind] for kind in kinds),
+            *[PERCENTAGE] * percent,
+            *[STEPS] * chained,
+        )
 
 
 @dataclass(frozen=True)

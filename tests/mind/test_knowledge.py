@@ -21,6 +21,9 @@ from mind.teacher.config import GenerateConfig, ModelConfig
 from mind.teacher.journal import load_responses
 from mind.teacher.judged import load_judged
 from mind.teacher.requests import load_prompts, teacher_requests
+from mind.word_problems import generate
+from mind.word_problems.problem import PERCENTAGE, STEPS
+from mind.word_problems.problem import RULES as RULES_OF_STEPS
 
 RULES = ("A total is the sum of its parts.", "What is bought is added.")
 QUESTION = Question("q", "Ann has 5 pears and buys 7. How many pears has she?", "12", knowledge=RULES)
@@ -133,3 +136,11 @@ def test_from_the_teacher_to_the_records(tmp_path, capsys):
     assert card["counts"]["knowledge"] == 1 and set(card["prompts"]) == {"planning", "analogy", KNOWLEDGE}
     assert sum(card["teacher"]["models"].values()) == 3 and "general rules" in card["limits"][-1]
     assert RULES[0] in (tmp_path / "records.report.html").read_text()
+
+
+def test_word_problems_state_the_rules_of_their_steps():
+    (question,) = generate(1, seed=0, families=("discount",), levels=("multi-step",))
+    assert question.knowledge == (*(RULES_OF_STEPS[kind] for kind in "*/-"), PERCENTAGE, STEPS)
+    (question,) = generate(1, seed=0, families=("gain",), levels=("one-step",))
+    assert question.knowledge == (RULES_OF_STEPS["+"],)
+    assert not any(character.isdigit() for rule in (*RULES_OF_STEPS.values(), PERCENTAGE, STEPS) for character in rule)

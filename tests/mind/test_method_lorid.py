@@ -15,9 +15,10 @@ from worked_example import EXPLAIN, EXPLAIN_ROW, FIRST_ROWS, SEQUENCES
 
 import mind
 from mind.cli import main
-from mind.config import EvaluationConfig, InteractionConfig
+from mind.config import EvaluationConfig
 from mind.data.questions import save_questions
 from mind.errors import MindError
+from mind.evaluation.config import InteractionConfig
 from mind.evaluation.evaluate import answer_accuracy
 from mind.evaluation.generation import _Sampling, generate_ids
 from mind.evaluation.interaction import Exchange, Students, interaction_accuracy

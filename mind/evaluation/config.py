@@ -1,0 +1,36 @@
+"""How several students are evaluated together. What one needs alone is in mind/config.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mind.errors import require
+from mind.typed_json import check_fields
+
+
+@dataclass(frozen=True)
+class InteractionConfig:
+    """The two further students of method lorid, and how all three answer together; the first is `student`."""
+
+    knowledge: str | None = None
+    """The folder of the knowledge generator, RUN/stages/1-lorid-kg/student."""
+    deep: str | None = None
+    """The folder of the deep reasoner, RUN/stages/2-lorid-dr/student."""
+    rounds: int = 20
+    """Samples of each student per question, at most: a question is done once two answers agree."""
+    temperature: float = 1.5
+    """Of the samples."""
+    top_p: float = 0.9
+    """Of the most probable tokens so many are sampled from as have this probability together."""
+    seed: int = 0
+    """Of the samples."""
+
+    def __post_init__(self) -> None:
+        check_fields("lorid", self)
+        require(
+            (self.knowledge is None) == (self.deep is None),
+            "lorid.knowledge and lorid.deep name two students that answer together: give both or neither",
+        )
+        require(self.rounds >= 1, f"lorid.rounds is {self.rounds}: expected at least 1")
+        require(self.temperature > 0, f"lorid.temperature is {self.temperature}: expected a positive number")
+        require(0 < self.top_p <= 1, f"lorid.top_p is {self.top_p}: expected a number in (0, 1]")
