@@ -46,6 +46,8 @@ class StudentConfig:
     """Rank of the adapters."""
     lora_alpha: int = 32
     """The adapters' output is scaled by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.0
+    """Share of the numbers that an adapter is given that are 0 in training, drawn anew each time."""
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the layers that get one; the head and the embeddings may be among them."""
 
@@ -54,6 +56,7 @@ class StudentConfig:
         require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")
         for name in ("lora_rank", "lora_alpha"):
             require(getattr(self, name) >= 1, f"student.{name} is {getattr(self, name)}: expected at least 1")
+        require(0 <= self.lora_dropout < 1, f"student.lora_dropout is {self.lora_dropout}: expected a share in [0, 1)")
         require(self.lora_targets != (), "student.lora_targets is empty: expected names of layers")
 
 
@@ -308,6 +311,34 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class InteractionConfig:
+    """The two further students of method lorid, and how all three answer together; the first is `student`."""
+
+    knowledge: str | None = None
+    """The folder of the knowledge generator, RUN/stages/1-lorid-kg/student."""
+    deep: str | None = None
+    """The folder of the deep reasoner, RUN/stages/2-lorid-dr/student."""
+    rounds: int = 20
+    """Samples of each student per question, at most: a question is done once two answers agree."""
+    temperature: float = 1.5
+    """Of the samples."""
+    top_p: float = 0.9
+    """Of the most probable tokens so many are sampled from as have this probability together."""
+    seed: int = 0
+    """Of the samples."""
+
+    def __post_init__(self) -> None:
+        check_fields("lorid", self)
+        require(
+            (self.knowledge is None) == (self.deep is None),
+            "lorid.knowledge and lorid.deep name two students that answer together: give both or neither",
+        )
+        require(self.rounds >= 1, f"lorid.rounds is {self.rounds}: expected at least 1")
+        require(self.temperature > 0, f"lorid.temperature is {self.temperature}: expected a positive number")
+        require(0 < self.top_p <= 1, f"lorid.top_p is {self.top_p}: expected a number in (0, 1]")
+
+
+@dataclass(frozen=True)
 class MethodOptions:
     """Options that one training method alone has. A method with such options derives a dataclass from this one."""
 
@@ -342,9 +373,9 @@ class MindConfig:
     output: str = "runs/mind"
     """The run folder; it must be new, unless the run is resumed."""
     method: str = "mind"
-    """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "edit", "redi",
-    "kd", "taid", "qcrd" or another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method
-    with some options fixed."""
+    """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "mode-cotd",
+    "edit", "redi", "kd", "taid", "qcrd", "lorid" (with its parts "lorid-kg" and "lorid-dr"), "nesycd" or another of
+    mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some options fixed."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The options of the method, an object of its class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)

@@ -57,6 +57,7 @@ class Edit(PairMethod):
 
     Options = EditOptions
     title = "EDIT"
+    learning_rate = 5e-6
     charts = (
         *PairMethod.charts,
         Chart(
@@ -72,7 +73,6 @@ class Edit(PairMethod):
             from_zero=True,
         ),
     )
-    learning_rate = 5e-6
 
     @classmethod
     def stages(cls, config: MindConfig) -> Sequence[Stage]:

@@ -259,9 +259,14 @@ def _evaluate(
 
 
 def _save_student(trainer: MethodTrainer) -> None:
-    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
+    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it; its adapter and the method
+    beside it."""
     folder, method = trainer.folder, trainer.method
-    model = merged(trainer.accelerator.unwrap_model(trainer.model))
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.context.config.student.lora:
+        with saving(folder.adapter), replacing_folder(folder.adapter) as partial:
+            model.save_pretrained(partial, save_embedding_layers=False)
+    model = merged(model)
     with saving(folder.student), replacing_folder(folder.student) as partial:
         model.save_pretrained(partial)
         trainer.context.tokenizer.save_pretrained(partial)
