@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +42,17 @@ from mind.records import Branch, MicroBatch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, INK, Chart, Series
 from mind_kernels import Head
 
+if TYPE_CHECKING:
+    from mind.report.reading import Metrics
+
+
+_LINES = 8
+"""Of metrics.jsonl, for a remark on how a run went."""
+
 
 @dataclass(frozen=True)
 class QcrdOptions(MethodOptions):
-    """Of QCRD; the first five are the review's."""
+    """Of QCRD; label, beta, delta, negative and refresh_epochs are the review's."""
 
     label: float = 0.5
     """a: the weight of the answer alone; the rationales have the rest."""
@@ -58,8 +65,9 @@ class QcrdOptions(MethodOptions):
     refresh_epochs: int = 5
     """Epochs from one round of the student's own answers to the next; 0: none, only the wrong rationales of the
     data."""
-    sample_temperature: float = 1.5
-    """At which they are sampled."""
+    sample_temperature: float = 1.0
+    """At which they are sampled [ours]: at the review's 1.5 those of a small chat model are noise, 7 to 8 nats per
+    token, far beyond delta."""
     max_new_tokens: int = 256
     """Tokens of one, at most [ours]."""
     label_prefix: str = "predict: "
@@ -271,6 +279,16 @@ class Qcrd(Method):
             {"l_real": torch.where(plan.losses.isnan(), l_real, plan.losses)},
             {"discriminator_loss": self._discriminator_loss, "samples": len(self._samples)},
             {"encoded": plan.encoded},
+        )
+
+    @classmethod
+    def remarks(cls, config: MindConfig, metrics: Metrics) -> Sequence[str]:
+        pushed = metrics.series("pushed")[-_LINES:]
+        if len(pushed) < _LINES or pushed.any():
+            return ()
+        return (
+            f"no wrong rationale was pushed in the latest {_LINES} lines: all have a loss beyond options.delta; a "
+            "lower options.sample_temperature gives ones that are nearer",
         )
 
     def _begin_epoch(self, step: Step) -> int:

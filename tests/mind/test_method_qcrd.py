@@ -18,12 +18,14 @@ from worked_example import LABEL, LABEL_ROW, QUESTION, WRONG, WRONG_ROW, Z, head
 
 import mind
 from mind.batches.packing import micro_batches
+from mind.config import MindConfig
 from mind.data.questions import save_questions
 from mind.errors import MindError, NotFiniteError
 from mind.methods.discriminator import Discriminator
 from mind.methods.method import Step
 from mind.methods.qcrd import Qcrd, QcrdOptions
 from mind.records import Branch
+from mind.report.reading import Metrics
 
 SECOND = Branch(QUESTION.prompt, (1, 2, 5))
 FIRST_ROW = {0: 0, 1: 4, 3: WRONG_ROW, 4: 18, 6: LABEL_ROW}
@@ -155,7 +157,7 @@ def test_answers_that_turn_out_right_or_say_nothing_are_no_wrong_rationales(tmp_
 
     before = built._vectors.clone()
     assert built._begin_epoch(Step(0, 0, [], observed, sample)) == len("About 99.") + len("no idea")
-    assert asked == [{"temperature": 1.5, "max_new_tokens": 40}]
+    assert asked == [{"temperature": 1.0, "max_new_tokens": 40}]
     assert built._samples == {"sum-2": answers[2], "sum-3": answers[3]}
     slot = built.slots.index("sample")
     assert built._with_sample("sum-2").others[slot].ids == answers[2] and slot not in built._with_sample("sum-0").others
@@ -206,6 +208,16 @@ def test_a_run_reports_and_goes_on_where_it_was_killed(tmp_path, model_folder):
     shutil.rmtree(folder.checkpoint(4))
     mind.train(config, resume=True)
     assert train_rows(folder.path) == rows
+
+
+@pytest.mark.parametrize(
+    ("pushed", "count"), [([0.0] * 8, 1), ([0.5, *[0.0] * 8], 1), ([*[0.0] * 8, 0.5], 0), ([0.0] * 7, 0)]
+)
+def test_it_is_remarked_if_nothing_is_pushed(pushed, count, tmp_path):
+    lines = [json.dumps({"phase": "train", "step": n, "pushed": share}) for n, share in enumerate(pushed, 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    remarks = Qcrd.remarks(MindConfig(), Metrics(tmp_path / "metrics.jsonl"))
+    assert len(remarks) == count and all("no wrong rationale was pushed" in remark for remark in remarks)
 
 
 def test_without_anything_wrong_to_learn_from_nothing_is_written(tmp_path, model_folder):
