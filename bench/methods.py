@@ -143,8 +143,9 @@ def measured(config: MindConfig, epoch: int) -> dict[str, Any]:
     }
 
 
-def measure(options: Any) -> list[dict[str, Any]]:
-    rows = []
+def measure(options: Any, file: Path) -> list[dict[str, Any]]:
+    """The rows, each written to `file` as soon as it is there: a run of all methods takes long."""
+    rows: list[dict[str, Any]] = []
     train_on, held_out, perspectives = records_of(options.data, options.questions)
     source = options.data.name if options.data else "word problems"
     with tempfile.TemporaryDirectory() as name:
@@ -160,6 +161,7 @@ def measure(options: Any) -> list[dict[str, Any]]:
             if method == "sft" and "refused" not in row:
                 teacher = str(folder / "sft" / "student")
             rows.append({"data": source, "student": options.student or "SmolLM2-135M-Instruct", **row})
+            write_results(rows, file)
             print_table(rows[-1:], COLUMNS)
     return rows
 
@@ -177,9 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if options.questions % PER_STEP:
         parser.error(f"--questions {options.questions}: expected a multiple of {PER_STEP}, the questions of a step")
-    rows = measure(options)
-    write_results(rows, file)
-    print_table(rows, COLUMNS)
+    print_table(measure(options, file), COLUMNS)
 
 
 if __name__ == "__main__":
