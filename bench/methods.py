@@ -154,10 +154,9 @@ def work_of(folder: RunFolder) -> Counter[str]:
     total: Counter[str] = Counter()
     for file in (*folder.path.glob("stages/*/metrics.jsonl"), folder.metrics):
         for _, row in metric_rows(file):
-            if row is not None:
-                total.update(
-                    {kind: count for kind, count in row.get("work", {}).items() if kind not in OF_A_NAIVE_STEP}
-                )
+            total.update(row.get("work", {}) if row is not None else {})
+    for kind in OF_A_NAIVE_STEP:
+        del total[kind]
     return total
 
 
