@@ -119,7 +119,7 @@ def config_of(folder: Path, name: str, options: Any, perspectives: Sequence[str]
         evaluation=EvaluationConfig(questions=1, max_new_tokens=1),
     )
     config = replaced(dataclasses.replace(config, method=name), wanted(name, perspectives))
-    own = method_class(name).Options
+    own: Any = method_class(name).Options
     return dataclasses.replace(config, options=own(teacher=teacher)) if _wants_teacher(name) else config
 
 
