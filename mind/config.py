@@ -46,6 +46,8 @@ class StudentConfig:
     """Rank of the adapters."""
     lora_alpha: int = 32
     """The adapters' output is scaled by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.0
+    """Share of the numbers that an adapter is given that are 0 in training, drawn anew each time."""
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the layers that get one; the head and the embeddings may be among them."""
 
@@ -54,6 +56,7 @@ class StudentConfig:
         require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")
         for name in ("lora_rank", "lora_alpha"):
             require(getattr(self, name) >= 1, f"student.{name} is {getattr(self, name)}: expected at least 1")
+        require(0 <= self.lora_dropout < 1, f"student.lora_dropout is {self.lora_dropout}: expected a share in [0, 1)")
         require(self.lora_targets != (), "student.lora_targets is empty: expected names of layers")
 
 
@@ -70,6 +73,9 @@ class DataConfig:
     """JSONL files for the accuracy before and after; "word-problems" brings its own."""
     perspectives: tuple[str, ...] = PAPER_PERSPECTIVES
     """The names of the K perspectives, in the order of MetaNet's heads."""
+    only: str | None = None
+    """Train on the rationales of this perspective alone, and on the questions that have one. The held-out NLL stays
+    that of all."""
     max_questions: int | None = None
     """Use only the first so many training questions."""
     generated_questions: int = 24
@@ -93,6 +99,10 @@ class DataConfig:
             require(name.isprintable(), f"data.perspectives names {name!a}: expected characters that can be printed")
         doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
         require(not doubled, f"data.perspectives names {', '.join(doubled)} twice")
+        require(
+            self.only is None or self.only in self.perspectives,
+            f"data.only is {self.only}: expected one of data.perspectives, {', '.join(self.perspectives)}",
+        )
         require(0 < self.heldout_fraction < 1, f"data.heldout_fraction is {self.heldout_fraction}: expected (0, 1)")
         most = self.max_questions
         require(most is None or most >= 2, f"data.max_questions is {most}: expected at least 2")
@@ -230,8 +240,8 @@ class TrainConfig:
     """Passes over the training questions; the last may be a part of one."""
     max_steps: int = -1
     """Optimizer steps, in place of `epochs`; -1: as many as the epochs have."""
-    learning_rate: float = 3e-5
-    """The student's, after the warm-up."""
+    learning_rate: float | None = None
+    """The student's, after the warm-up. None: the method's own, which is 3e-5 unless its source needs another."""
     warmup_ratio: float = 0.05
     """Share of the steps over which the learning rate rises, evenly: of w steps the first has 1 / w of the full rate,
     the w-th all of it."""
@@ -267,7 +277,8 @@ class TrainConfig:
         for name in ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"train.{name} is {value}: expected at least 1")
-        require(self.learning_rate > 0, f"train.learning_rate is {self.learning_rate}: expected a positive number")
+        rate = self.learning_rate
+        require(rate is None or rate > 0, f"train.learning_rate is {rate}: expected a positive number")
         require(
             self.max_steps == -1 or 1 <= self.max_steps <= MAX_STEPS,
             f"train.max_steps is {self.max_steps}: expected -1 or 1 to {MAX_STEPS:,}",
@@ -300,11 +311,59 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class InteractionConfig:
+    """The two further students of method lorid, and how all three answer together; the first is `student`."""
+
+    knowledge: str | None = None
+    """The folder of the knowledge generator, RUN/stages/1-lorid-kg/student."""
+    deep: str | None = None
+    """The folder of the deep reasoner, RUN/stages/2-lorid-dr/student."""
+    rounds: int = 20
+    """Samples of each student per question, at most: a question is done once two answers agree."""
+    temperature: float = 1.5
+    """Of the samples."""
+    top_p: float = 0.9
+    """Of the most probable tokens so many are sampled from as have this probability together."""
+    seed: int = 0
+    """Of the samples."""
+
+    def __post_init__(self) -> None:
+        check_fields("lorid", self)
+        require(
+            (self.knowledge is None) == (self.deep is None),
+            "lorid.knowledge and lorid.deep name two students that answer together: give both or neither",
+        )
+        require(self.rounds >= 1, f"lorid.rounds is {self.rounds}: expected at least 1")
+        require(self.temperature > 0, f"lorid.temperature is {self.temperature}: expected a positive number")
+        require(0 < self.top_p <= 1, f"lorid.top_p is {self.top_p}: expected a number in (0, 1]")
+
+
+@dataclass(frozen=True)
 class MethodOptions:
     """Options that one training method alone has. A method with such options derives a dataclass from this one."""
 
     def __post_init__(self) -> None:
         check_fields("options", self)
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """A stage of training that comes before a method's own. What is None is as the method or `train` has it."""
+
+    learning_rate: float | None = None
+    """None: that of the method's source, if it trains a student as this one, or the default of the stage's method."""
+    epochs: float | None = None
+    """None: `train.epochs`."""
+    max_steps: int | None = None
+    """Optimizer steps, in place of `epochs`; -1: as many as the epochs have. None: `train.max_steps`, unless `epochs`
+    is given here."""
+    questions_per_step: int | None = None
+    """None: `train.questions_per_step`."""
+    skip: bool = False
+    """Leave the stage out, since `student.model` has been trained so before."""
+
+    def __post_init__(self) -> None:
+        check_fields("stages", self)
 
 
 @dataclass(frozen=True)
@@ -314,9 +373,9 @@ class MindConfig:
     output: str = "runs/mind"
     """The run folder; it must be new, unless the run is resumed."""
     method: str = "mind"
-    """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "edit", "redi",
-    "kd", "taid" or another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some
-    options fixed."""
+    """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "mode-cotd",
+    "edit", "redi", "kd", "taid", "qcrd", "lorid" (with its parts "lorid-kg" and "lorid-dr"), "nesycd" or another of
+    mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some options fixed."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The options of the method, an object of its class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -324,6 +383,9 @@ class MindConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     metanet: MetaNetConfig = field(default_factory=MetaNetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    stages: dict[str, StageConfig] = field(default_factory=dict, hash=False)
+    """The stages that come before the method's own, by name: those of the method (`Method.stages`), of which some may
+    be given here. `train` is of the method's own, the last one."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:

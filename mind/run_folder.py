@@ -24,6 +24,7 @@ from mind.files import (
     parse_object,
     replacing,
     replacing_file,
+    replacing_folder,
     require_file,
 )
 from mind.typed_json import read_json, save_json, write_json
@@ -70,7 +71,8 @@ class RunFolder(os.PathLike[str]):
 
     @property
     def metrics(self) -> Path:
-        """A JSON object per line: "phase" is "warmup" (before the student moves) or "train", which has a "step"."""
+        """A JSON object per line: "phase" is "warmup" (before the student moves) or "train", which has a "step". Its
+        "work", if it has any, are tokens by kind (mind/run/work.py)."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -94,6 +96,11 @@ class RunFolder(os.PathLike[str]):
         return self.path / "student"
 
     @property
+    def adapter(self) -> Path:
+        """Of a run with LoRA, the trained adapter alone, as peft's from_pretrained loads it."""
+        return self.path / "adapter"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -110,6 +117,21 @@ class RunFolder(os.PathLike[str]):
     def finished(self) -> bool:
         """Whether the run came to its end: its student is saved, its record complete."""
         return self.status.exists() and self.student.exists()  # older versions saved the student last
+
+    @property
+    def stages(self) -> list[RunFolder]:
+        """The earlier stages of its training that have begun, in order, each a run."""
+        named = ((re.fullmatch(r"([0-9]+)-.+", path.name), path) for path in self.path.glob("stages/*"))
+        return [RunFolder(path) for _, path in sorted((int(name[1]), path) for name, path in named if name)]
+
+    def stage(self, number: int, name: str) -> RunFolder:
+        """The folder of an earlier stage; `number` is from 1."""
+        return RunFolder(self.path / "stages" / f"{number}-{name}")
+
+    @property
+    def knowledge(self) -> Path:
+        """The base of method nesycd: the training questions that its student got wrong, with their rules."""
+        return self.path / "knowledge.jsonl"
 
     def responses(self, when: Literal["before", "after"]) -> Path:
         """The folder of the responses that the accuracies are computed from, a JSONL file per evaluation file."""
@@ -162,7 +184,8 @@ class RunFolder(os.PathLike[str]):
     def written(self) -> list[Path]:
         """What a run writes there, all that it removes; the configuration last, so that a kill leaves what is a run."""
         names = (self.inputs, self.starts, self.metrics, self.evaluation, self.status, self.report)
-        names += (self.student, self.tensorboard, self.path / "responses", self.path / METHOD_STATE)
+        names += (self.student, self.adapter, self.tensorboard, self.path / "responses", self.path / "stages")
+        names += (self.path / METHOD_STATE, self.knowledge)
         checkpoints = (folder for _, folder in self._all_checkpoints())
         networks = filter(_is_network, self.path.glob("*.safetensors"))
         return [*names, *checkpoints, *networks, self.config]
@@ -257,6 +280,14 @@ class RunFolder(os.PathLike[str]):
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Replaces evaluation.json at once."""
         write_json(evaluation, self.evaluation)
+
+    def take_evaluation(self, other: RunFolder, when: Literal["before", "after"]) -> None:
+        """The evaluation of another run, with its responses, is that of this one before its training."""
+        if (responses := other.responses(when)).is_dir():
+            self.responses("before").parent.mkdir(exist_ok=True)
+            with replacing_folder(self.responses("before")) as partial:
+                shutil.copytree(responses, partial, dirs_exist_ok=True)
+        self.write_evaluation(self.read_evaluation() | {"before": other.read_evaluation()[when]})
 
     def read_status(self) -> dict[str, Any]:
         """status.json; empty for a run that did not come to its end."""

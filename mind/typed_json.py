@@ -76,10 +76,14 @@ def build(kind: type[T], values: Any, where: str) -> T:
         if not field.is_in(values, where):
             continue
         value = values[field.json_name]
-        if field.part is None:
-            built[field.name] = field.checked(value, where)
-        else:
+        if field.part is not None:
             built[field.name] = build(field.part, value, f"{where}: {field.name}")
+        elif field.parts is not None and isinstance(value, dict):
+            built[field.name] = {
+                name: build(field.parts, item, f"{where}: {field.name}.{name}") for name, item in value.items()
+            }
+        else:
+            built[field.name] = field.checked(value, where)
     return kind(**built)
 
 
@@ -155,6 +159,8 @@ class _Field:
     hint: Any
     part: type | None
     """The class of the field if that is a dataclass or a NamedTuple."""
+    parts: type | None
+    """The class of the values of a dictionary, if that is one."""
     plain: frozenset[type]
     """Python's types of JSON values that need no check but this."""
 
@@ -179,11 +185,16 @@ def _fields(kind: type) -> tuple[_Field, ...]:
     fields = []
     for name, default, required in _defaults(kind):
         hint = hints[name]
-        part = hint if isinstance(hint, type) and _has_fields(hint) else None
+        part, parts = (kind if isinstance(kind, type) and _has_fields(kind) else None for kind in (hint, _item(hint)))
         alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         plain = frozenset(kind for kind in alternatives if kind in (str, int, float, bool, type(None)))
-        fields.append(_Field(name, json_names.get(name, name), default, required, hint, part, plain))
+        fields.append(_Field(name, json_names.get(name, name), default, required, hint, part, parts, plain))
     return tuple(fields)
+
+
+def _item(hint: Any) -> Any:
+    """The type of the values of a dictionary of type `hint`; None for another type."""
+    return get_args(hint)[1] if get_origin(hint) is dict else None
 
 
 def _has_fields(kind: type) -> bool:
@@ -221,7 +232,7 @@ def _fault(hint: Any, value: Any) -> _Fault | None:
             return _Fault(value, f"a list of {len(arguments)}")
         items = [(arguments[0] if ... in arguments else arguments[n], item) for n, item in enumerate(value)]
     elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        return _Fault(value, _JSON_TYPES[kind])
+        return _Fault(value, _JSON_TYPES.get(kind) or f"a {kind.__name__}")
     else:
         return None
     return next(filter(None, (_fault(item_hint, item) for item_hint, item in items)), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,8 +90,7 @@ def rationale_losses(
     Raises NotFiniteError with the questions whose loss is nan or infinite.
     """
     losses, tokens = [], []
-    for start in range(0, len(questions), QUESTIONS_AT_ONCE):
-        some = questions[start : start + QUESTIONS_AT_ONCE]
+    for some in _parts(questions):
         table = torch.full((len(some), perspectives), torch.nan)
         count = torch.zeros(len(some), perspectives, dtype=torch.int64)
         for batch in micro_batches(some, perspectives, pack_options):
@@ -105,6 +104,16 @@ def rationale_losses(
         tokens.append(count)
         progress(len(some))
     return torch.cat(losses), torch.cat(tokens)
+
+
+def losses_work(questions: Sequence[TokenizedQuestion], perspectives: int, pack_options: PackOptions) -> int:
+    """Tokens of the trunk that `rationale_losses` computes, given the same."""
+    parts = (micro_batches(some, perspectives, pack_options) for some in _parts(questions))
+    return sum(batch.total_tokens for part in parts for batch in part)
+
+
+def _parts(questions: Sequence[TokenizedQuestion]) -> Iterator[Sequence[TokenizedQuestion]]:
+    return (questions[start : start + QUESTIONS_AT_ONCE] for start in range(0, len(questions), QUESTIONS_AT_ONCE))
 
 
 def rationale_means(stats: RowStats, batch: MicroBatch) -> Tensor:  # (Q, K), nan for what is not in the micro-batch

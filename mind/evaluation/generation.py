@@ -1,8 +1,8 @@
-"""Greedy generation in batches, and the accuracy of what comes out."""
+"""Generation in batches, greedy or sampled, and the accuracy of what comes out."""
 
 from __future__ import annotations
 
-import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -54,16 +54,72 @@ def generate_responses(
 
     A response ends before the end-of-sequence tokens of the model's generation config and of the tokenizer, before
     `stop_text`, or at `max_new_tokens` tokens. `progress` gets the number of responses done so far, after each batch.
-    The model is in evaluation mode meanwhile and gets back the mode that it had. What else its generation config asks
-    for is left aside. Raises ValueError for a prompt without
-    tokens, a batch size or a token limit below 1, and a tokenizer and model without an end-of-sequence token.
+    Raises ValueError as `generate_ids` does.
+    """
+    ids = generate_ids(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        stop_text=stop_text,
+        progress=progress,
+    )
+    return texts_of(model, tokenizer, ids, stop_text)
+
+
+def texts_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    continued: Sequence[Sequence[int]],
+    stop_text: str | None = None,
+) -> list[str]:
+    """The texts of what `generate_ids` returned, without what ends them and without special tokens."""
+    end_ids = _end_ids(model, tokenizer)
+    said = [list(ids[:-1] if ids[-1] in end_ids else ids) for ids in continued]
+    texts = [cast(str, tokenizer.decode(ids, skip_special_tokens=True)) for ids in said]
+    return texts if stop_text is None else [text.partition(stop_text)[0] for text in texts]
+
+
+def generate_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    stop_text: str | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    draws: Tensor | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> list[list[int]]:
+    """The tokens that continue each prompt, in the order of `prompts`, at least one each; their end is kept.
+
+    Args:
+        model: in evaluation mode meanwhile; it gets back the mode that it had. What its generation config asks for,
+            beside the end-of-sequence tokens, is left aside.
+        tokenizer: the model's.
+        prompts: token ids.
+        max_new_tokens: the most tokens of a continuation.
+        batch_size: how many prompts are continued together; what comes out depends on it by rounding alone.
+        stop_text: a continuation ends with this text, or with an end-of-sequence token of the model's generation
+            config or of the tokenizer.
+        temperature: T > 0, of samples: tokens have the probabilities softmax(z / T).
+        top_p: in (0, 1], of samples: of the most probable tokens so many as have this probability together.
+        draws: (prompts, max_new_tokens) float64 in [0, 1): the number that decides each token of a sample, so that a
+            sample depends on its own numbers alone. None: the most probable tokens.
+        progress: gets the number of continuations done so far, after each batch.
+
+    Raises ValueError for a prompt without tokens, a batch size or a token limit below 1, and a tokenizer and model
+    without an end-of-sequence token.
     """
     if batch_size < 1 or max_new_tokens < 1:
         raise ValueError(f"batch_size {batch_size} and max_new_tokens {max_new_tokens}: expected at least 1")
     if not all(prompts):
         raise ValueError(f"prompt {next(i for i, prompt in enumerate(prompts) if not prompt)} has no tokens")
     end_ids = _end_ids(model, tokenizer)
-    responses = [""] * len(prompts)
+    continued: list[list[int]] = [[]] * len(prompts)
     student, was_training = causal_lm(model), model.training
     configured = student.generation_config
     model.eval()
@@ -72,17 +128,18 @@ def generate_responses(
     try:
         done = 0
         for batch in _batches(model, prompts, batch_size):
-            chosen = [prompts[index] for index in batch]
-            texts = _generate_batch(model, tokenizer, chosen, max_new_tokens, end_ids, stop_text)
-            for index, text in zip(batch, texts, strict=True):
-                responses[index] = text
+            chosen = [list(prompts[index]) for index in batch]
+            sampling = None if draws is None else _Sampling(temperature, draws[batch].to(model.device), top_p)
+            answers = _generate_batch(model, tokenizer, chosen, max_new_tokens, end_ids, stop_text, sampling)
+            for index, answer in zip(batch, answers, strict=True):
+                continued[index] = answer
             if progress is not None:
                 done += len(batch)
                 progress(done)
     finally:
         student.generation_config = configured
         model.train(was_training)
-    return responses
+    return continued
 
 
 def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> AccuracyResult:
@@ -111,7 +168,7 @@ def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> Accurac
     )
 
 
-def _batches(model: PreTrainedModel, prompts: list[list[int]], batch_size: int) -> Iterator[list[int]]:
+def _batches(model: PreTrainedModel, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
     """The prompts by index: all lengths together, or equal ones where padding on the left changes what comes out."""
     # Neighbours in length share a batch, so it pads little; the longest come first, so memory that is short runs out
     # at once.
@@ -123,6 +180,35 @@ def _batches(model: PreTrainedModel, prompts: list[list[int]], batch_size: int) 
         yield from (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
 
 
+class _Sampling:
+    """A logits processor that leaves one token to each row, drawn by the row's own number."""
+
+    def __init__(
+        self,
+        temperature: float,
+        draws: Tensor,  # (B, tokens) float64 in [0, 1)
+        top_p: float,
+    ) -> None:
+        self._temperature, self._draws, self._top_p = temperature, draws, top_p
+        self.rows, self.width = list(range(len(draws))), 0
+        """Which rows of `draws` are left in the batch, and how many tokens stand before the first drawn one."""
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores (B, V), minus infinity but for the drawn token."""
+        cumulative = self._kept((scores.double() / self._temperature).softmax(-1)).cumsum(-1)
+        numbers = self._draws[self.rows, ids.shape[1] - self.width, None] * cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, numbers, right=True).clamp_(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
+
+    def _kept(self, probabilities: Tensor) -> Tensor:
+        """(B, V) 0 for the tokens that the more probable ones reach top_p without."""
+        if self._top_p >= 1:
+            return probabilities
+        ordered, tokens = probabilities.sort(-1, descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= self._top_p] = 0
+        return torch.zeros_like(probabilities).scatter_(1, tokens, ordered)
+
+
 @torch.inference_mode()
 def _generate_batch(
     model: PreTrainedModel,
@@ -131,7 +217,8 @@ def _generate_batch(
     max_new_tokens: int,
     end_ids: list[int],
     stop_text: str | None,
-) -> list[str]:
+    sampling: _Sampling | None,
+) -> list[list[int]]:
     width = max(map(len, prompts))
     # Padding is masked, but looked up: some tokenizers have a token for it that their model does not know.
     own = cast(int | None, tokenizer.pad_token_id)
@@ -149,16 +236,27 @@ def _generate_batch(
         texts = tokenizer.batch_decode(ids[:, width:])
         return ended | torch.tensor([stop_text in text for text in texts], device=ids.device)
 
-    answers = _continue(cast(Any, model), ids, mask, max_new_tokens, pad_id, said)
-    texts = tokenizer.batch_decode(
-        [list(itertools.takewhile(lambda token: token not in end_ids, answer)) for answer in answers],
-        skip_special_tokens=True,
-    )
-    return texts if stop_text is None else [text.partition(stop_text)[0] for text in texts]
+    answers = _continue(cast(Any, model), ids, mask, max_new_tokens, pad_id, said, sampling)
+    return [_ended(answer, tokenizer, end_ids, stop_text) for answer in answers]
+
+
+def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase, end_ids: list[int], stop_text: str | None) -> list[int]:
+    """The tokens up to the first that ends them, or completes the stop text."""
+    ids = ids[: next((length for length, token in enumerate(ids, 1) if token in end_ids), None)]
+    if stop_text is None:
+        return ids
+    lengths = range(len(ids))
+    return ids[: bisect_left(lengths, True, key=lambda length: stop_text in tokenizer.decode(ids[:length]))]
 
 
 def _continue(
-    model: Any, ids: Tensor, mask: Tensor, max_new_tokens: int, pad_id: int, said: Callable[..., Tensor]
+    model: Any,
+    ids: Tensor,
+    mask: Tensor,
+    max_new_tokens: int,
+    pad_id: int,
+    said: Callable[..., Tensor],
+    sampling: _Sampling | None,
 ) -> list[list[int]]:
     """The new tokens of each row of `ids` (B, T), at least up to where `said` calls the row done.
 
@@ -166,6 +264,9 @@ def _continue(
     """
     width, end = ids.shape[1], ids.shape[1] + max_new_tokens
     options = {"do_sample": False, "pad_token_id": pad_id, "use_cache": True, "return_dict_in_generate": True}
+    if sampling is not None:
+        sampling.width = width
+        options["logits_processor"] = [sampling]
     first = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=1, **options)
     cache = first.past_key_values
     if not _keeps_rows(cache):
@@ -185,6 +286,8 @@ def _continue(
                 answers[place] = row
         if done.any():
             places = [place for place, finished in zip(places, done.tolist(), strict=True) if not finished]
+            if sampling is not None:
+                sampling.rows = places
             ids, mask = ids[~done], mask[~done]
             if not places:
                 return answers

@@ -7,7 +7,8 @@ tokens of a sequence, changed or not, as the authors' code does (their text prin
 most tokens say nothing about key steps, so they are left out: the authors have a teacher correct and corrupt texts,
 which changes about one token in twenty.
 
-It is the second stage: the student is fine-tuned on right rationales first. The loss has no lower bound.
+It is the second stage: the student is fine-tuned on right rationales first. The loss has no lower bound, so that its
+learning rate is far below that of the first (the authors': 5e-6 after 2e-4, for 10 epochs after 15).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mind.errors import require
 from mind.methods.method import LossTerms, Step, StepMetrics, StepPlan
 from mind.methods.pairs import Pair, PairMethod
 from mind.methods.sequences import Sequences
+from mind.methods.stage import Stage
 from mind.records import MicroBatch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, Chart, Series
 from mind_kernels import Head
@@ -55,6 +57,7 @@ class Edit(PairMethod):
 
     Options = EditOptions
     title = "EDIT"
+    learning_rate = 5e-6
     charts = (
         *PairMethod.charts,
         Chart(
@@ -70,6 +73,11 @@ class Edit(PairMethod):
             from_zero=True,
         ),
     )
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        """The authors train adapters, with a rate that is too high for all weights of most students."""
+        return [Stage("sft", learning_rate=2e-4 if config.student.lora else None)]
 
     @classmethod
     def pairs_of(

@@ -14,10 +14,11 @@ further numbers raises mind.errors.NotFiniteError for its own.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from mind.batches.steps import plan_steps
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.methods.sequences import Sequences
+from mind.methods.stage import Stage
 from mind.progress import tell
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Chart, Section, briefly
@@ -83,6 +85,7 @@ class MethodContext:
         and for adapters that cannot be trained or merged.
         """
         check_adapters(model)
+        config = with_learning_rate(config, method or Method)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         data, rows = config.data, embedding_rows(model)
         tokenized = tokenize(questions, tokenizer, data.perspectives, config.student.max_length, rows)
@@ -96,7 +99,7 @@ class MethodContext:
                 )
             questions, tokenized = [questions[q] for q in chosen], [tokenized[q] for q in chosen]
             sequences = list(chosen.values())
-        steps = plan_steps(tokenized, config.train)
+        steps = plan_steps(tokenized, config.train) if method is None else method.plan(config, tokenized)
         attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *sequences, *others], device)
         return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options, sequences)
 
@@ -104,6 +107,37 @@ class MethodContext:
     def perspectives(self) -> int:
         """K, the rationales of a question that is complete."""
         return len(self.config.data.perspectives)
+
+
+class Observe(Protocol):
+    """Forward passes without a graph, before anything of the step is trained on; the work is shared between the
+    processes, and counted."""
+
+    def __call__(self, chosen: Tensor, questions: Sequence[TokenizedQuestion] | None = None, /) -> Tensor:
+        """The student's mean NLL per token (Q, K) on each sequence that is `chosen` (Q, K) bool, float64 on the CPU,
+        nan elsewhere; of the step's questions, or of Q others."""
+        ...
+
+
+class Sample(Protocol):
+    """Answers of the student as it is: without a graph, with dropout off, counted. The same in all processes, in a
+    resumed run and whatever the packs: they depend on the run's seed, the step and their place in the call alone."""
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        progress: Callable[[int], object] | None = None,
+    ) -> list[tuple[int, ...]]:
+        """Token ids that continue each prompt, from softmax(z / temperature); at least one, their end included, and at
+        most `max_new_tokens`. `progress` gets the number of those done so far."""
+        ...
+
+
+def _no_sample(*_: Any, **__: Any) -> list[tuple[int, ...]]:
+    raise NotImplementedError("this step has no sampler: MethodTrainer brings one")
 
 
 @dataclass(frozen=True)
@@ -115,10 +149,8 @@ class Step:
     epoch: int
     """How many times all questions have been trained on before, from 0."""
     questions: Sequence[TokenizedQuestion]
-    observe: Callable[[Tensor], Tensor]
-    """chosen (Q, K) bool -> the student's mean NLL per token on each chosen rationale (Q, K), float64 on the CPU, nan
-    elsewhere. Forward passes without a graph, before anything of the step is trained on; the work is shared between
-    the processes, and counted. `questions` are the Q."""
+    observe: Observe
+    sample: Sample = _no_sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +162,8 @@ class StepPlan:
     weights: Tensor
     """(Q, K) the weight of each rationale in the loss: constants, without a graph."""
     trained: Tensor
-    """(Q, K) bool, on the CPU: forward and backward passes. At least one, and none that is missing."""
+    """(Q, K) bool, on the CPU: forward and backward passes. None that is missing. In a step without any, which belongs
+    to a search, the student is not moved, and `finish_step` gives the loss."""
     observed: Tensor
     """(Q, K) bool, on the CPU: a forward pass without a graph, to know L_real. None that is missing or trained on."""
 
@@ -164,8 +197,26 @@ class StepMetrics:
     """Numbers that are means over the step's questions; several steps between two log lines are averaged."""
     tables: Mapping[str, Tensor] = field(default_factory=dict)
     """(Q, K) each, nan where there is nothing to say of a rationale; logged as a mean per perspective."""
-    latest: Mapping[str, float] = field(default_factory=dict)
-    """Numbers of which the latest is logged, such as a learning rate or a temperature that moves."""
+    latest: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
+    """Numbers, or objects of numbers, of which the latest is logged, such as a learning rate that moves."""
+    work: Mapping[str, int] = field(default_factory=dict)
+    """Tokens that the method computed by itself in the step, by kind (mind/run/work.py): what the trainer did for it
+    is counted there."""
+    loss: float | None = None
+    """The loss of a step that trains on nothing; None: the sum of what was trained on."""
+
+
+def random_of(seed: int, step: int, purpose: str) -> torch.Generator:
+    """Random numbers of a run's seed, a step and a purpose alone: resumed runs and other processes draw the same."""
+    digest = hashlib.sha256(f"{purpose} {seed} {step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+
+
+def with_learning_rate(config: MindConfig, method: type[Method]) -> MindConfig:
+    """`config` with the method's learning rate, if it has none of its own."""
+    if config.train.learning_rate is not None:
+        return config
+    return replace(config, train=replace(config.train, learning_rate=method.learning_rate))
 
 
 class Method(ABC):
@@ -184,6 +235,10 @@ class Method(ABC):
     """What `choose` looks for in a question, as a word in messages."""
     depends_on_length: ClassVar[bool] = False
     """Whether a step depends on how many come after it: such a run cannot be extended."""
+    learning_rate: ClassVar[float] = 3e-5
+    """The default of `train.learning_rate`."""
+    begins_with: ClassVar[Literal["former", "base"]] = "former"
+    """After earlier stages: with the student of the last of them, or with `student.model`."""
     title: ClassVar[str]
     """The method's name in reports."""
     charts: ClassVar[tuple[Chart, ...]] = ()
@@ -196,7 +251,10 @@ class Method(ABC):
         return self.context.config.data.perspectives
 
     def __init__(self, context: MethodContext) -> None:
-        """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device."""
+        """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device.
+
+        Before a run with earlier stages begins, the method is also built with `student.model`, to find what is wrong.
+        """
         self.context = context
         self.options: Any = self.options_in(context.config)
 
@@ -215,6 +273,16 @@ class Method(ABC):
         return config.options
 
     @classmethod
+    def check(cls, config: MindConfig) -> None:
+        """Raises MindError for options and packages that the method cannot work with, before anything is loaded."""
+        cls.options_in(config)
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        """The stages that come before this one; their settings must not depend on `config`."""
+        return ()
+
+    @classmethod
     def choose(
         cls,
         config: MindConfig,
@@ -230,6 +298,11 @@ class Method(ABC):
         """
         return dict(enumerate(tokenized))
 
+    @classmethod
+    def plan(cls, config: MindConfig, tokenized: Sequence[TokenizedQuestion]) -> list[list[int]]:
+        """The questions of every step of a run, as indices; here as `train` says."""
+        return plan_steps(tokenized, config.train)
+
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
         """What it reads beside the questions and the student, which a resumed run must find as it was.
 
@@ -240,9 +313,14 @@ class Method(ABC):
     def before_training(self) -> Iterable[Mapping[str, Any]]:
         """What comes before the first step of a new run; a resumed run leaves it out and calls `load_state_dict`.
 
-        Returns rows for metrics.jsonl; their "phase" is "warmup".
+        Returns rows for metrics.jsonl; their "phase" is "warmup", their "work", if there is any, tokens by kind.
         """
         return ()
+
+    def parameters_by_work(self) -> Mapping[str, int]:
+        """How many parameters a model has that computes tokens in the student's place, by kind (mind/run/work.py):
+        {"teacher_scored": those of a teacher model}."""
+        return {}
 
     @abstractmethod
     def prepare(self, step: Step) -> StepPlan:

@@ -3,24 +3,25 @@
     L = mean over pairs of CE(right) - alpha CE(wrong)
 
 CE is the mean over the tokens of rationale and suffix. The source takes the first right and the first wrong rationale
-of a question; here each epoch takes another pair. It begins with a student that has been fine-tuned on right ones, and
-with a learning rate far below that (1e-6 there).
+of a question; here each epoch takes another pair. It is the second stage: the student is fine-tuned on right ones
+first (the authors': 5 epochs at 5e-5, then one at 1e-6).
 
 The loss has no lower bound: the wrong rationales' own losses, `wrong_loss`, tell how far it has gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
 from torch import Tensor
 
-from mind.config import MethodOptions
+from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.methods.method import Step, StepMetrics, StepPlan
 from mind.methods.pairs import PairMethod
+from mind.methods.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Redi(PairMethod):
 
     Options = RediOptions
     title = "REDI"
+    learning_rate = 1e-6
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        return [Stage("sft", learning_rate=5e-5)]
 
     @property
     def slots(self) -> tuple[str, ...]:

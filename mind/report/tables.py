@@ -136,8 +136,9 @@ def headline_rows(table: Sequence[Row], metrics: Metrics) -> list[Row]:
     return rows[:4]
 
 
-def work_table(work: Work) -> list[dict[str, str]]:
-    """The tokens of a run as rows of text: what, tokens, and their work as a share of the naive run's."""
+def work_table(work: Work, counted: Mapping[str, int]) -> list[dict[str, str]]:
+    """The tokens of a run as rows of text: what, tokens, and their work as a share of the naive run's; `counted` are
+    those of the whole run by kind, of which a teacher model's are no share."""
     rows = {
         "naive run": (work.padded, 0),
         "without padding": (work.packed, 0),
@@ -146,10 +147,19 @@ def work_table(work: Work) -> list[dict[str, str]]:
         "observed: forward alone": (0, work.observed),
         "this run: trained and observed": (work.trained, work.observed),
     }
-    return [
+    others = {
+        "observed before the first step": counted.get("observed", 0) - work.observed,
+        "generated: the student's own answers": counted.get("generated", 0),
+        "encoded: texts as vectors": counted.get("encoded", 0),
+    }
+    rows |= {what: (0, tokens) for what, tokens in others.items() if tokens > 0}
+    table = [
         {"what": what, "tokens": f"{sum(tokens):,}", "share": percent(work.of_naive(*tokens))}
         for what, tokens in rows.items()
     ]
+    if scored := counted.get("teacher_scored"):
+        table.append({"what": "scored by the teacher model", "tokens": f"{scored:,}", "share": NOTHING})
+    return table
 
 
 def status_rows(status: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -165,7 +175,8 @@ def status_rows(status: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As in "12.3 s", "4.5 min", "6.7 h"."""
     return (
         f"{seconds:.1f} s"
         if seconds < 100
@@ -180,11 +191,20 @@ def _mebibytes(number: float) -> str:
 
 
 _STATUS: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    "wall_s": ("time of the whole run", _duration),
-    "train_s": ("time of the training", _duration),
+    "wall_s": ("time of the whole run", duration),
+    "train_s": ("time of the training", duration),
     "steps": ("optimizer steps", count),
     "tokens": ("labeled tokens", count),
     "tokens_per_s": ("labeled tokens per second of training steps", count),
+    "work.padded": ("tokens of a naive run", count),
+    "work.packed": ("tokens without padding", count),
+    "work.shared": ("tokens with shared prompts", count),
+    "work.trained": ("tokens of the student, forward and backward", count),
+    "work.observed": ("tokens of the student, forward alone", count),
+    "work.generated": ("tokens of the student's own answers", count),
+    "work.encoded": ("tokens of texts as vectors", count),
+    "work.teacher_scored": ("tokens of the teacher model", count),
+    "flops": ("floating-point operations of these", "{:.3g}".format),
     "work_of_naive": ("work, as a share of a naive run's", percent),
     "student_parameters": ("parameters of the student", count),
     "trained_parameters": ("of these trained", count),

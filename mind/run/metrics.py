@@ -14,11 +14,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from mind.batches.packing import naive_tokens
-from mind.batches.steps import question_tokens
 from mind.methods.method import StepMetrics
 from mind.progress import Progress
-from mind.records import PackOptions, TokenizedQuestion
 
 
 class StepMeter:
@@ -36,7 +33,7 @@ class StepMeter:
         self._seconds = 0.0
         self._sums: dict[str, float] = {}
         self._tables: dict[str, Tensor] = {}  # (2, K) each: sum and count
-        self._latest: dict[str, float] = {}
+        self._latest: dict[str, Any] = {}
         self._work: Counter[str] = Counter()
 
     def add(
@@ -49,7 +46,7 @@ class StepMeter:
             loss: the step's loss.
             questions: how many it has.
             tokens: its labeled tokens, trained on or observed.
-            work: see `step_work`.
+            work: tokens by kind (mind/run/work.py).
             seconds: wall time of its forward and backward passes.
         """
         self._steps += 1
@@ -117,26 +114,6 @@ def row_metrics(totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         "dropped_mass": totals.get("dropped_mass", 0.0) / rows,
     }
     return StepMetrics(means, {"l_real": l_real})
-
-
-def step_work(
-    questions: Sequence[TokenizedQuestion],
-    pack_options: PackOptions,
-    trained: int,
-    observed: int,
-    teacher_scored: int = 0,
-) -> dict[str, int]:
-    """Tokens of the trunk that a step would take, saving by saving, and what it took.
-
-    padded: every sequence in a row of the longest one's length, all with a backward pass, which is a naive step;
-    packed: without the padding; shared: with each prompt once, where this run shares them; trained and observed: those
-    that were computed with a backward pass and without; teacher_scored: those of a teacher model's trunk, if there is
-    one.
-    """
-    padded, packed = naive_tokens(questions)
-    shared = sum(map(question_tokens, questions)) if pack_options.share_prompts else packed
-    work = {"padded": padded, "packed": packed, "shared": shared, "trained": trained, "observed": observed}
-    return work | ({"teacher_scored": teacher_scored} if teacher_scored else {})
 
 
 class ProgressBar(TrainerCallback):

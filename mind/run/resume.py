@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mind.batches.steps import plan_steps
 from mind.config import MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
@@ -22,6 +21,9 @@ from mind.run.schedule import rate_factors
 from mind.run_folder import RunFolder
 from mind.student.fingerprint import fingerprint
 from mind.student.model import causal_lm
+
+OF_STUDENT = ("settings", "weights")
+"""The entries of `inputs_of` that are about the student with which a run begins."""
 
 
 def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
@@ -75,18 +77,18 @@ def input_places(config: MindConfig) -> list[str | None]:
 def check_extension(saved: MindConfig, method: Method) -> None:
     """Raises MindError unless the run with more steps begins with the very steps of the `saved` one."""
     context, config = method.context, method.context.config
-    before = plan_steps(context.tokenized, saved.train)
+    before = method.plan(saved, context.tokenized)
     steps = len(before)
     name = "max_steps" if config.train.max_steps > 0 else "epochs"
     problem = f"train.{name} is {getattr(config.train, name)} and {getattr(saved.train, name)} in {config.output}: "
     remedy = f"; train its student further in a new run (--student.model {RunFolder(config.output).student})"
     require(
-        steps < len(context.steps) and list(context.steps[:steps]) == before,
-        f"{problem}the {len(context.steps)} steps of the one do not begin with the {steps} of the other{remedy}",
-    )
-    require(
         not method.depends_on_length,
         f"{problem}the steps of method {config.method} that were taken depend on it{remedy}",
+    )
+    require(
+        steps < len(context.steps) and list(context.steps[:steps]) == before,
+        f"{problem}the {len(context.steps)} steps of the one do not begin with the {steps} of the other{remedy}",
     )
     rates = [rate_factors(some.train, count) for some, count in ((saved, steps), (config, len(context.steps)))]
     require(
@@ -101,11 +103,11 @@ def check_extension(saved: MindConfig, method: Method) -> None:
     )
 
 
-def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Method) -> dict[str, Any]:
+def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Method, student: str) -> dict[str, Any]:
     """What a run reads, by the option that names it: {"data.train": {"source": "mine.jsonl", "sha256": "..."}}.
 
-    The digests are of what is used: questions as they were read, token ids, the student's settings and weights, and
-    what the method adds.
+    The digests are of what is used: questions as they were read, token ids, the settings and weights of the `student`,
+    named as it was loaded, and what the method adds.
     """
     context = method.context
     config = context.config
@@ -121,17 +123,18 @@ def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Metho
             f"data.evaluation {label}": _entry(files.get(label, config.data.train), map(question_row, questions))
             for label, questions in data.evaluation.items()
         },
-        "tokens": _entry(config.student.model, map(_token_row, [*context.tokenized, *heldout])),
-        "settings": _entry(config.student.model, _settings(context.model)),
-        "weights": {"source": config.student.model, "sha256": fingerprint(weights)},
+        "tokens": _entry(student, map(_token_row, [*context.tokenized, *heldout])),
+        "settings": _entry(student, _settings(context.model)),
+        "weights": {"source": student, "sha256": fingerprint(weights)},
         **method.inputs(),
     }
 
 
-def check_inputs(inputs: Mapping[str, Any], folder: RunFolder) -> None:
+def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[str] = ()) -> None:
     """Raises MindError that names the first of the `inputs` that is not what the run in `folder` began with.
 
-    A run of an older version did not keep them: warns, and keeps these from now on.
+    Of those that `new` names it keeps what is not known yet. A run of an older version did not keep any: warns, and
+    keeps these from now on.
     """
     known = folder.read_inputs()
     if not known:
@@ -143,6 +146,9 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder) -> None:
         )
         folder.write_inputs(inputs)
         return
+    if missing := {name: inputs[name] for name in new if name in inputs and name not in known}:
+        known |= missing
+        folder.write_inputs(known)
     for name, entry in inputs.items():
         if name == "options":  # saved_config has compared them
             continue

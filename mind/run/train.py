@@ -1,10 +1,13 @@
 """A run from its configuration to its report: what it does, read from top to bottom, whatever its method.
 
 data -> evaluation before -> what the method needs before training -> training -> evaluation after -> report
+
+A run with earlier stages (mind/run/stages.py) does so in each of them first, in a folder of its own.
 """
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -16,7 +19,7 @@ from torch import nn
 from transformers import set_seed
 
 import mind_kernels
-from mind.config import MindConfig
+from mind.config import MindConfig, StudentConfig
 from mind.errors import NotFiniteError, require
 from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
 from mind.files import check_apart, replacing_folder
@@ -27,12 +30,14 @@ from mind.provenance import command, now, versions
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
-from mind.run.data import RunData, described_data, load_data, warn_of_overlap
+from mind.run.data import RunData, described_data, load_data, trained_on, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import run_remarks, write_run_report
-from mind.run.resume import check_extension, check_inputs, input_places, inputs_of, saved_config
+from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_places, inputs_of, saved_config
+from mind.run.stages import StageRun, stages_of
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
+from mind.run.work import flops
 from mind.run_folder import RunFolder, saving
 from mind.student.adapters import merged
 from mind.student.model import load_student
@@ -41,8 +46,9 @@ from mind.student.tokenization import embedding_rows, tokenize
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run needs before it begins or goes on."""
+    """What a run, or a stage of one, needs before it begins or goes on."""
 
+    stage: StageRun
     method: Method
     data: RunData
     heldout: Sequence[TokenizedQuestion]
@@ -80,10 +86,12 @@ def train(
     if overwrite:
         for written in folder.written():
             check_apart(written, filter(None, input_places(config)))
-    run = _prepared(config, data)
+    stages = stages_of(config)
+    data = _data(stages, data)
+    run, inputs = _checked(stages, data)
     with folder.held():
-        folder.start(config, run.inputs, overwrite=overwrite)
-        return _train(run, folder, started)
+        folder.start(config, inputs, overwrite=overwrite)
+        return _train_stages(stages, data, run, started)
 
 
 def _resumed(config: MindConfig, folder: RunFolder, started: float, data: RunData | None) -> RunFolder:
@@ -92,41 +100,112 @@ def _resumed(config: MindConfig, folder: RunFolder, started: float, data: RunDat
         if not folder.report.exists():  # a kill came between
             write_run_report(folder)
         return folder
-    run = _prepared(config, data)
-    check_inputs(run.inputs, folder)
-    if saved != config:
+    stages = [stage for stage in stages_of(config) if stage.folder == folder or not stage.folder.finished]
+    require(
+        saved == config or len(stages) == 1,
+        f"{stages[0].folder.path}: this stage is not finished: --resume without other options goes on with it, and "
+        "with more steps when the run is at its last stage",
+    )
+    data = _data(stages, data)
+    run, inputs = _checked(stages, data)
+    check_inputs(inputs, folder, new=_new_inputs(stages[-1]))
+    if run is not None and saved != config:
         check_extension(saved, run.method)
-        folder.reopen(config, run.inputs)
-    return _train(run, folder, started)
+        folder.reopen(config, inputs)
+    return _train_stages(stages, data, run, started)
 
 
-def _prepared(config: MindConfig, data: RunData | None) -> _Run:
-    """Everything that can be wrong is found here, before the folder is touched."""
-    check_options(config)
+def _data(stages: Sequence[StageRun], data: RunData | None) -> RunData:
+    """The questions of a run; `data`, if they have been loaded before. Its options are checked first."""
+    for stage in stages:
+        check_options(stage.config)
+    config = stages[-1].config
     warn_of_unused_options(config)
     data = load_data(config) if data is None else data
     tell(described_data(data))
     warn_of_overlap(data)
+    return data
+
+
+def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Mapping[str, Any]]:
+    """Everything that can be wrong in the stages to come is found here, before the folder is touched.
+
+    Returns the last stage, if it is the only one, and what it reads. Of several each is prepared with the student that
+    there is by now; None is returned in the last one's place, and what it reads without a student that is yet to come.
+    """
+    loaded: dict[StudentConfig, Any] = {}
+    run = None
+    for stage in stages:
+        run = _prepared(stage, data, loaded)
+    assert run is not None
+    if len(stages) == 1:
+        return run, run.inputs
+    return None, {name: entry for name, entry in run.inputs.items() if name not in _new_inputs(run.stage)}
+
+
+def _new_inputs(stage: StageRun) -> tuple[str, ...]:
+    """Those that are there when the stage begins, and not when the run does."""
+    return () if stage.former is None else OF_STUDENT
+
+
+def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] | None = None) -> _Run:
+    """What the stage needs; everything that can be wrong with it is found here.
+
+    `loaded` keeps a student, unchanged, for the next stage that is checked.
+    """
+    config, loaded = stage.config, {} if loaded is None else loaded
     set_seed(config.train.seed)
-    model, tokenizer = load_student(config.student)
+    if stage.student not in loaded:
+        loaded.clear()  # there may be room for one
+        loaded[stage.student] = load_student(stage.student)
+    model, tokenizer = loaded[stage.student]
     check_student(model, config)
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     chosen = method_class(config.method)
     for questions in data.evaluation.values():  # faults are said before anything is written
         evaluation_prompts(model, tokenizer, questions, config.evaluation, chosen.asks_with(config))
-    context = MethodContext.build(config, model, tokenizer, data.train, heldout, chosen)
+    context = MethodContext.build(config, model, tokenizer, trained_on(data.train, config.data), heldout, chosen)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     method = chosen(context)
-    return _Run(method, data, heldout, inputs_of(data, heldout, method))
+    return _Run(stage, method, data, heldout, inputs_of(data, heldout, method, stage.student.model))
 
 
-def _train(run: _Run, folder: RunFolder, started: float) -> RunFolder:
+def _train_stages(stages: Sequence[StageRun], data: RunData, run: _Run | None, started: float) -> RunFolder:
+    """The stages to come, one after the other. `run` is the last one, if there is no other."""
+    *earlier, last = stages
+    for stage in earlier:
+        tell(f"stage {stage.folder.path.name}, by method {stage.config.method}, in {stage.folder.path}")
+        _train_stage(_prepared(stage, data), started)
+        gc.collect()  # a Trainer and its student refer to one another, and the next student needs the room
+        started = time.perf_counter()  # each stage has its own time
+    if run is None:
+        tell(f"last stage, by method {last.config.method}")
+        run = _prepared(last, data)
+        check_inputs(run.inputs, last.folder, new=_new_inputs(last))
+    return _train(run, started)
+
+
+def _train_stage(run: _Run, started: float) -> None:
+    """An earlier stage: begins it or goes on with it."""
+    folder = run.stage.folder
+    with folder.held():
+        if folder.begun is None:
+            folder.start(run.stage.config, run.inputs)
+        else:
+            saved_config(run.stage.config, folder)
+            check_inputs(run.inputs, folder)
+        _train(run, started)
+
+
+def _train(run: _Run, started: float) -> RunFolder:
     """From the last checkpoint, if there is one, to the report."""
-    context, method, data, heldout = run.method.context, run.method, run.data, run.heldout
+    context, method, data, heldout, folder = run.method.context, run.method, run.data, run.heldout, run.stage.folder
     folder.append_start({"date": now(), "command": command(), "versions": _versions()})
     last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
     folder.begin_metrics(after=last_step)
+    if folder.read_evaluation()["before"] is None and run.stage.evaluated is not None:
+        folder.take_evaluation(*run.stage.evaluated)
     evaluation = folder.read_evaluation()
     if evaluation["before"] is None:
         evaluation["before"] = _evaluate(context, data, heldout, folder, "before")
@@ -180,9 +259,14 @@ def _evaluate(
 
 
 def _save_student(trainer: MethodTrainer) -> None:
-    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
+    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it; its adapter and the method
+    beside it."""
     folder, method = trainer.folder, trainer.method
-    model = merged(trainer.accelerator.unwrap_model(trainer.model))
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.context.config.student.lora:
+        with saving(folder.adapter), replacing_folder(folder.adapter) as partial:
+            model.save_pretrained(partial, save_embedding_layers=False)
+    model = merged(model)
     with saving(folder.student), replacing_folder(folder.student) as partial:
         model.save_pretrained(partial)
         trainer.context.tokenizer.save_pretrained(partial)
@@ -197,16 +281,25 @@ def _parameters(trainer: MethodTrainer) -> dict[str, int]:
 
 
 def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) -> dict[str, Any]:
-    logged = Metrics(trainer.folder.metrics)
-    tokens, seconds = (float(logged.series(name).sum()) for name in ("tokens", "step_s"))
-    work = logged.work()
+    """Of all stages together; the sizes are those of the last one."""
+    logged = Metrics.of(trainer.folder)
+    tokens, seconds = (logged.total(name) for name in ("tokens", "step_s"))
+    work, others = logged.work(), trainer.method.parameters_by_work()
+    sizes = (parameters["student_parameters"], parameters["trained_parameters"])
+    earlier = [stage.read_status() for stage in trainer.folder.stages]
+    spent = {"wall_s": trainer.seconds()["wall_s"], "train_s": train_s, "steps": trainer.state.global_step}
+    spent |= {"flops": flops(logged.own_counted(), *sizes, others)}
+    spent = {name: own + sum(stage[name] for stage in earlier) for name, own in spent.items()}
+    peaks = {name: max([mib, *(stage.get(name, 0) for stage in earlier)]) for name, mib in peak_memory().items()}
     return {
-        "wall_s": round(trainer.seconds()["wall_s"], 1),
-        "train_s": round(train_s, 1),
-        "steps": trainer.state.global_step,
+        "wall_s": round(spent["wall_s"], 1),
+        "train_s": round(spent["train_s"], 1),
+        "steps": spent["steps"],
         "tokens": int(tokens),
         "tokens_per_s": round(tokens / seconds, 1),
+        "work": logged.counted(),
+        "flops": spent["flops"],
         "work_of_naive": None if work is None else round(work.of_naive(work.trained, work.observed), 4),
         **parameters,
-        **{name: round(mib) for name, mib in peak_memory().items()},
+        **{name: round(mib) for name, mib in peaks.items()},
     }

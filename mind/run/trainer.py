@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -32,9 +33,11 @@ from mind.finite import named_questions, require_finite
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.checkpoints import check_loaded, check_trainer_state, usable
-from mind.run.metrics import StepMeter, TensorBoard, peak_memory, row_metrics, step_work
+from mind.run.metrics import StepMeter, TensorBoard, peak_memory, row_metrics
+from mind.run.sampling import Sampler
 from mind.run.schedule import rate_factors
 from mind.run.step_sums import StepSums
+from mind.run.work import generated_tokens, step_work
 from mind.run_folder import RunFolder, saving
 from mind.student.adapters import check_gradients
 from mind.student.model import causal_lm, head_of
@@ -101,6 +104,7 @@ class MethodTrainer(Trainer):
             **trainer_options,
         )
         self._check_launch()
+        self._sampler = Sampler(context, self.args.process_index, self.args.world_size)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it better
         self.add_callback(LastStep())
         for network in method.networks().values():
@@ -171,58 +175,59 @@ class MethodTrainer(Trainer):
         self._step, self._questions = self.state.global_step + 1, [question.id for question in inputs["questions"]]
         model.train()
         student = self.accelerator.unwrap_model(model)
-        plan, observed_before = self._prepare(student, inputs["questions"])
+        plan, work = self._prepare(student, inputs["questions"])
         totals, l_real = self._compute(student, plan)
         own = self.method.finish_step(plan, totals, l_real)
+        loss = totals["loss"] if own.loss is None else own.loss
         common = row_metrics(totals, l_real)
-        observed = int(totals["observed_tokens"]) + observed_before
+        work.update(own.work)
+        for kind in ("trained", "observed", "teacher_scored"):
+            work[kind] += int(totals.get(kind, 0))
         self.meter.add(
             StepMetrics({**own.means, **common.means}, {**common.tables, **own.tables}, own.latest),
-            loss=totals["loss"],
+            loss=loss,
             questions=len(plan.questions),
             tokens=int(totals["rows"]),
-            work=step_work(
-                plan.questions,
-                self.context.pack_options,
-                int(totals["trained_tokens"]),
-                observed,
-                int(totals.get("teacher_scored", 0)),
-            ),
+            work=step_work(plan.questions, self.context.pack_options, work),
             seconds=time.perf_counter() - started,
         )
-        return torch.tensor(totals["loss"], device=self.args.device)
+        return torch.tensor(loss, device=self.args.device)
 
-    def _prepare(self, student: nn.Module, questions: Sequence[TokenizedQuestion]) -> tuple[StepPlan, int]:
-        """The method's plan of a step, and the tokens of the trunk that it observed to make it."""
-        tokens = 0
+    def _prepare(self, student: nn.Module, questions: Sequence[TokenizedQuestion]) -> tuple[StepPlan, Counter[str]]:
+        """The method's plan of a step, and the tokens that were computed to make it, by kind."""
+        work: Counter[str] = Counter()
+        step = self.state.global_step
 
-        def observe(chosen: Tensor) -> Tensor:
-            nonlocal tokens
-            totals, l_real = self._observe(student, questions, chosen).over_processes(self.args.world_size)
-            _check_finite(totals, l_real, questions, chosen)
-            tokens += int(totals["observed_tokens"])
+        def observe(chosen: Tensor, others: Sequence[TokenizedQuestion] | None = None) -> Tensor:
+            some = questions if others is None else others
+            totals, l_real = self._observe(student, some, chosen).over_processes(self.args.world_size)
+            _check_finite(totals, l_real, some, chosen)
+            work["observed"] += int(totals["observed"])
             return l_real
 
-        step = self.state.global_step
+        def sample(prompts: Sequence[Sequence[int]], **options: Any) -> list[tuple[int, ...]]:
+            samples = self._sampler.sample(step, prompts, **options)
+            work["generated"] += generated_tokens(prompts, samples)
+            return samples
+
         epoch = self._questions_until[step] // len(self.context.tokenized)
-        plan = self.method.prepare(Step(step, epoch, questions, observe))
-        return plan, tokens
+        return self.method.prepare(Step(step, epoch, questions, observe, sample)), work
 
     def _compute(self, student: nn.Module, plan: StepPlan) -> tuple[dict[str, float], Tensor]:
         """The sums of a step and its L_real, over all processes; the gradients, too, are of all processes."""
         sums = self._observe(student, plan.questions, plan.observed)
-        sums.add_number("trained_tokens", 0)
+        sums.add_number("trained", 0)
         batches = self._micro_batches(plan.questions, plan.trained)
         for batch in batches:
             with self.accelerator.autocast():
                 terms = self.method.loss(labeled_hidden(student, batch), head_of(student), batch, plan)
             self.accelerator.backward(terms.loss)
             sums.add(terms)
-            sums.add_number("trained_tokens", batch.total_tokens)
+            sums.add_number("trained", batch.total_tokens)
         if batches and not self._gradients_checked:
             check_gradients(student.named_parameters())
             self._gradients_checked = True
-        if self.args.world_size > 1:
+        if self.args.world_size > 1 and plan.trained.any():
             self._add_up_gradients()
         # Known here, where a GPU is waited for anyway; clipping takes it from here.
         gradients = [p.grad for p in self.context.model.parameters() if p.grad is not None]
@@ -235,13 +240,13 @@ class MethodTrainer(Trainer):
     def _observe(self, student: nn.Module, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> StepSums:
         """This process's share of forward passes without a graph over the chosen (Q, K) rationales."""
         sums = StepSums(chosen.shape, self.args.device)
-        sums.add_number("observed_tokens", 0)
+        sums.add_number("observed", 0)
         for batch in self._micro_batches(questions, chosen):
             with torch.no_grad(), self.accelerator.autocast():
                 hidden = labeled_hidden(student, batch)
                 _, rows = cross_entropy(hidden, head_of(student), batch, backend=self.context.config.objective.backend)
             sums.add(LossTerms.of(hidden.new_zeros(()), rows, batch))
-            sums.add_number("observed_tokens", batch.total_tokens)
+            sums.add_number("observed", batch.total_tokens)
         return sums
 
     def _micro_batches(self, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> list[MicroBatch]:
@@ -369,6 +374,8 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
 
 def _training_arguments(config: MindConfig) -> TrainingArguments:
     train = config.train
+    if train.learning_rate is None:
+        raise MindError("train.learning_rate is None: mind.methods.with_options gives it that of the method")
     # Named only where it is wanted: newer releases of transformers warn that the argument has a new name.
     checkpointing: dict[str, Any] = {"gradient_checkpointing": True} if train.gradient_checkpointing else {}
     return TrainingArguments(

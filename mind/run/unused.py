@@ -29,7 +29,8 @@ def _unread(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     student, data, train = config.student, config.data, config.train
     yield f"method is {config.method}", method_class(config.method).unread
     if not student.lora:
-        yield "student.lora is off", ("student.lora_rank", "student.lora_alpha", "student.lora_targets")
+        names = ("rank", "alpha", "dropout", "targets")
+        yield "student.lora is off", tuple(f"student.lora_{name}" for name in names)
     if data.train == WORD_PROBLEMS:
         yield f"data.train is {WORD_PROBLEMS}, which brings its own", ("data.heldout", "data.heldout_fraction")
     else:

@@ -1,4 +1,4 @@
-"""Greedy generation with a tiny random model, and accuracy."""
+"""Generation with a tiny random model, greedy and sampled, and accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mind.evaluation.generation import accuracy, generate_responses
+from mind.evaluation.generation import accuracy, generate_ids, generate_responses
 from mind.files import write_json_rows
 from mind.grading.grade import grade_file
 from mind.records import Question
@@ -141,6 +141,66 @@ def test_progress_counts_the_responses(model, tokenizer):
     generate_responses(model, tokenizer, PROMPTS, max_new_tokens=2, batch_size=4, progress=seen.append)
     assert seen == [4, 6]
     assert generate_responses(model, tokenizer, [], max_new_tokens=2, batch_size=4) == []
+
+
+def sampled(model, tokenizer, draws, prompts=PROMPTS, temperature=0.7, batch_size=4):
+    options = {"max_new_tokens": draws.shape[1], "batch_size": batch_size, "temperature": temperature}
+    return generate_ids(model, tokenizer, prompts, draws=draws, **options)
+
+
+def test_each_token_of_a_sample_is_drawn_by_its_own_number(model, tokenizer):
+    """Token v is drawn by the numbers from P(< v) to P(<= v): against a loop that knows no cache and no batch."""
+    draws = torch.rand(len(PROMPTS), 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = []
+    for prompt, numbers in zip(PROMPTS, draws.tolist(), strict=True):
+        ids = []
+        for number in numbers:
+            with torch.no_grad():
+                logits = model.eval()(torch.tensor([prompt + ids])).logits[0, -1]
+            below = (logits.double() / 0.7).softmax(0).cumsum(0) <= number
+            ids.append(int(below.sum()))
+            if ids[-1] == END:
+                break
+        expected.append(ids)
+    assert len({tuple(ids) for ids in expected}) == len(PROMPTS)
+    for batch_size in (1, 3, 6):
+        assert sampled(model, tokenizer, draws, batch_size=batch_size) == expected
+    assert sampled(model, tokenizer, draws[2:4], PROMPTS[2:4]) == expected[2:4]
+
+
+def test_samples_have_the_probabilities_of_the_model(model, tokenizer):
+    with torch.no_grad():
+        p = (model.eval()(torch.tensor([PROMPTS[0]])).logits[0, -1].double() / 1.5).softmax(0)
+    count = 4000
+    draws = torch.rand(count, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    options = {"temperature": 1.5, "batch_size": count}
+    tokens = torch.tensor(sampled(model, tokenizer, draws, [PROMPTS[0]] * count, **options)).flatten()
+    found = torch.bincount(tokens, minlength=WORDS) / count
+    assert ((found - p).abs() <= 4 * (p * (1 - p) / count).sqrt() + 1 / count).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba2"])
+def test_samples_keep_their_end(family, tokenizer):
+    """Rows that are done leave the batch of the first; the second one's state stays whole."""
+    ends = list(range(1, WORDS, 6))
+    model = build(family, vocab_size=WORDS, eos_token_id=ends).double()
+    draws = torch.rand(5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    prompts = [[5 + i, 20, 21] for i in range(5)]
+    samples = sampled(model, tokenizer, draws, prompts, batch_size=5)
+    assert samples == [sampled(model, tokenizer, draws[i : i + 1], prompts[i : i + 1])[0] for i in range(5)]
+    for ids in samples:
+        assert not set(ids[:-1]) & set(ends) and (ids[-1] in ends or len(ids) == 6)
+    assert len({len(ids) for ids in samples}) > 1
+
+
+def test_a_sample_ends_with_the_text_that_stops_it(model, tokenizer):
+    (whole,) = generate_ids(model, tokenizer, [PROMPTS[2]], max_new_tokens=8, batch_size=1)
+    place = next(i for i in range(2, 8) if whole[i] not in whole[:i])
+    text = tokenizer.decode(whole[place])
+    options = {"max_new_tokens": 8, "batch_size": 1, "stop_text": text}
+    assert generate_ids(model, tokenizer, [PROMPTS[2]], **options) == [whole[: place + 1]]
+    (response,) = generate_responses(model, tokenizer, [PROMPTS[2]], **options)
+    assert response.strip() == tokenizer.decode(whole[:place])
 
 
 @pytest.mark.parametrize(

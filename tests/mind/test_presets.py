@@ -12,8 +12,7 @@ from small_run import expect_error
 from mind.cli.training import train_defaults
 from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, TrainConfig, flat
 from mind.errors import MindError
-from mind.methods import PRESETS, load_run_config, with_options
-from mind.methods.presets import with_method
+from mind.methods import PRESETS, load_run_config, with_method, with_options
 from mind.run.unused import warn_of_unused_options
 from mind.typed_json import write_json
 

@@ -33,9 +33,15 @@ class Encoder(Protocol):
     """Turns texts into vectors; `name` identifies it, weights included, in the cache."""
 
     name: str
+    parameters: int
+    """Of its model."""
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
         """Vectors (len(texts), F), float32, on the CPU; `progress` is told how many texts are done."""
+        ...
+
+    def tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens it reads to encode them, without padding."""
         ...
 
 
@@ -45,12 +51,12 @@ class StudentEncoder:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack_length: int) -> None:
         self.model, self.tokenizer, self.pack_length = model, tokenizer, pack_length
         self.name = f"student-{fingerprint(model.state_dict())}"
+        self.parameters = sum(p.numel() for p in model.parameters())
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
         """See `Encoder`. A text is encoded on its own, packed with others."""
-        chat = Chat(self.tokenizer, embedding_rows(self.model))
-        ids = [chat.text(text) for text in texts]
+        ids = self._ids(texts)
         lengths = [len(sequence) for sequence in ids]
         vectors: dict[int, Tensor] = {}
         for chosen in bins_of(lengths, self.pack_length):
@@ -59,6 +65,14 @@ class StudentEncoder:
                 vectors[item] = part.float().mean(0).cpu()
             progress(len(chosen))
         return torch.stack([vectors[item] for item in range(len(ids))])
+
+    def tokens(self, texts: Sequence[str]) -> int:
+        """See `Encoder`."""
+        return sum(map(len, self._ids(texts)))
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        chat = Chat(self.tokenizer, embedding_rows(self.model))
+        return [chat.text(text) for text in texts]
 
 
 class SentenceEncoder:
@@ -78,12 +92,27 @@ class SentenceEncoder:
         except Exception as error:  # of files from elsewhere
             raise MindError(f"metanet.encoder {name}: cannot be loaded: {one_line(describe(error), 400)}") from error
         self.name = f"sentence-{fingerprint(self._model.state_dict())}"
+        self.parameters = sum(p.numel() for p in self._model.parameters())
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
         """See `Encoder`."""
         vectors = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False).float().cpu()
         progress(len(texts))
         return vectors
+
+    def tokens(self, texts: Sequence[str]) -> int:
+        """See `Encoder`."""
+        return sum(int(self._model.tokenize([text])["attention_mask"].sum()) for text in texts)
+
+
+def encoder_of(source: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack_length: int) -> Encoder:
+    """What `metanet.encoder` names: "student", which is `model` as it is, or a sentence-transformers model."""
+    return StudentEncoder(model, tokenizer, pack_length) if source == "student" else SentenceEncoder(source)
+
+
+def encoder_input(source: str, encoder: Encoder) -> dict[str, dict[str, str]]:
+    """What `Method.inputs` says of an encoder that `metanet.encoder` names, unless it is the student."""
+    return {} if source == "student" else {"metanet.encoder": {"source": source, "sha256": encoder.name}}
 
 
 @dataclass(frozen=True)
@@ -106,12 +135,29 @@ def build_features(
     Raises NotFiniteError for a text whose vector holds a nan or an infinity.
     """
     slots = {name: k for k, name in enumerate(perspectives)}
-    texts = [question.question for question in questions]
-    places = []
-    for q, question in enumerate(questions):
-        for rationale in question.rationales:
-            places.append((q, slots[rationale.perspective]))
-            texts.append(rationale.text)
+    places = [(q, slots[one.perspective]) for q, question in enumerate(questions) for one in question.rationales]
+    vectors = vectors_of(texts_of(questions), encoder, cache, progress)
+    rationales = torch.zeros(len(questions), len(perspectives), vectors.shape[1])
+    if places:
+        q, k = torch.tensor(places).T
+        rationales[q, k] = vectors[len(questions) :]
+    return Features(vectors[: len(questions)].clone(), rationales)
+
+
+def texts_of(questions: Sequence[Question]) -> list[str]:
+    """What `build_features` encodes: the questions, and then the rationales of each."""
+    rationales = [rationale.text for question in questions for rationale in question.rationales]
+    return [*(question.question for question in questions), *rationales]
+
+
+def vectors_of(
+    texts: Sequence[str], encoder: Encoder, cache: Path, progress: Callable[[int], object] = lambda _: None
+) -> Tensor:  # (len(texts), F)
+    """The vectors of texts, from `cache` where the same encoder has seen the same ones, float32 on the CPU.
+
+    Raises NotFiniteError for a text whose vector holds a nan or an infinity.
+    """
+    texts = list(texts)
     # "alone": older caches may hold states of students that saw other texts of the row.
     digest = hashlib.sha256("\0".join(["alone", encoder.name, *texts]).encode()).hexdigest()[:32]
     file = cache / "features" / f"{digest}.safetensors"
@@ -122,17 +168,13 @@ def build_features(
             raise MindError(f"{file}: cannot be read: {error}; without it the vectors are computed again") from error
         _check_finite(vectors, texts, f"{file} (without it they are computed again)")
         progress(len(texts))
-    else:
-        make_cache(file.parent)
-        vectors = encoder.encode(texts, progress)
-        _check_finite(vectors, texts, "metanet.encoder")
-        with saving(file), replacing_file(file) as partial:
-            partial.write_bytes(save({"vectors": vectors}))
-    rationales = torch.zeros(len(questions), len(perspectives), vectors.shape[1])
-    if places:
-        q, k = torch.tensor(places).T
-        rationales[q, k] = vectors[len(questions) :]
-    return Features(vectors[: len(questions)].clone(), rationales)
+        return vectors
+    make_cache(file.parent)
+    vectors = encoder.encode(texts, progress)
+    _check_finite(vectors, texts, "metanet.encoder")
+    with saving(file), replacing_file(file) as partial:
+        partial.write_bytes(save({"vectors": vectors}))
+    return vectors
 
 
 def _check_finite(vectors: Tensor, texts: list[str], source: str) -> None:

@@ -97,6 +97,9 @@ class Mind(Method):
             latest=own.latest,
         )
 
+    def parameters_by_work(self) -> Mapping[str, int]:
+        return self.scorer.parameters_by_work()
+
     def networks(self) -> Mapping[str, nn.Module]:
         return self.scorer.networks()
 

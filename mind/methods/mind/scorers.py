@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mind.batches.cross_entropy import rationale_losses
+from mind.batches.cross_entropy import losses_work, rationale_losses
 from mind.batches.packing import present_rationales
-from mind.config import MAX_STEPS
 from mind.errors import require
 from mind.files import cache_folder
-from mind.methods.method import MethodContext, Step, StepMetrics
+from mind.methods.method import MethodContext, Step, StepMetrics, random_of
 from mind.methods.mind.calibration import Calibrator, LossUnit, moving_average
-from mind.methods.mind.features import Encoder, Features, SentenceEncoder, StudentEncoder, build_features
+from mind.methods.mind.features import Encoder, Features, build_features, encoder_input, encoder_of, texts_of
 from mind.methods.mind.metanet import MetaNet
 from mind.progress import Progress
 from mind.records import TokenizedQuestion
@@ -61,6 +60,10 @@ class Scorer(ABC):
         """Learns from L_real (Q, K) of a step, nan where it is not known."""
         return StepMetrics()
 
+    def parameters_by_work(self) -> Mapping[str, int]:
+        """See `Method.parameters_by_work`."""
+        return {}
+
     def networks(self) -> Mapping[str, nn.Module]:
         """See `Method.networks`."""
         return {}
@@ -81,9 +84,8 @@ class MetaNetScorer(Scorer):
         super().__init__(context)
         config = context.config
         self.feedback = self.config.joint
-        encoder = _encoder(context)
-        self._encoder_name = encoder.name
-        self.features = _features(context, encoder)
+        self._encoder = _encoder(context)
+        self.features = _features(context, self._encoder)
         torch.manual_seed(config.train.seed)  # the same MetaNet whether the run is new or resumed
         width = self.features.question.shape[1]
         metanet = MetaNet(
@@ -93,13 +95,18 @@ class MetaNetScorer(Scorer):
         self._index = {question.id: q for q, question in enumerate(context.tokenized)}
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
-        source = self.config.encoder
-        return {} if source == "student" else {"metanet.encoder": {"source": source, "sha256": self._encoder_name}}
+        return encoder_input(self.config.encoder, self._encoder)
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
         """MetaNet alone: L_real of the still student on every rationale, once, then epochs over that table."""
         context = self.context
-        if self.config.warmup_epochs == 0:
+        warms_up = self.config.warmup_epochs > 0
+        observed = losses_work(context.tokenized, context.perspectives, context.pack_options) if warms_up else 0
+        yield {
+            "phase": "warmup",
+            "work": {"encoded": self._encoder.tokens(texts_of(context.questions)), "observed": observed},
+        }
+        if not warms_up:
             return
         context.model.eval()
         with Progress("MetaNet warm-up", len(context.tokenized), "question") as bar:
@@ -133,6 +140,9 @@ class MetaNetScorer(Scorer):
         self.calibrator.end_step()
         latest = {"meta_learning_rate": self.calibrator.learning_rate}
         return StepMetrics(means | {"meta_loss": meta_loss}, latest=latest)
+
+    def parameters_by_work(self) -> Mapping[str, int]:
+        return {"encoded": self._encoder.parameters}
 
     def networks(self) -> Mapping[str, nn.Module]:
         return {"metanet": self.calibrator.metanet}
@@ -222,7 +232,8 @@ class TableScorer(Scorer):
         self._unit.follow(losses)
         ids = [question.id for question in context.tokenized]
         moving_average(self._average, ids, losses.double(), self.config.table_decay)
-        return ()
+        observed = losses_work(context.tokenized, context.perspectives, context.pack_options)
+        return [{"phase": "warmup", "work": {"observed": observed}}]
 
     def score(self, step: Step, present: Tensor) -> Scored:
         """Raises MindError for a question whose losses are not in the table."""
@@ -285,15 +296,12 @@ def saturated(
 
 
 def _generator(context: MethodContext, step: Step) -> torch.Generator:
-    """Of the run's seed and the step alone: resumed runs and other processes draw the same."""
-    return torch.Generator().manual_seed(context.config.train.seed * MAX_STEPS + step.number)
+    return random_of(context.config.train.seed, step.number, "scores")
 
 
 def _encoder(context: MethodContext) -> Encoder:
     config = context.config
-    if config.metanet.encoder == "student":
-        return StudentEncoder(context.model, context.tokenizer, config.train.pack_length)
-    return SentenceEncoder(config.metanet.encoder)
+    return encoder_of(config.metanet.encoder, context.model, context.tokenizer, config.train.pack_length)
 
 
 def _features(context: MethodContext, encoder: Encoder) -> Features:

@@ -1,0 +1,82 @@
+"""The student's own answers within training: what `sample` of a Step does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from mind.batches.prompt_sharing import use_attention
+from mind.batches.steps import shares
+from mind.evaluation.generation import generate_ids
+from mind.methods.method import MethodContext, random_of
+from mind.student.model import attention_of, causal_lm
+from mind.student.probe import trunk_of
+from mind.student.tokenization import Chat
+
+
+class Sampler:
+    """Samples from the student as it is at the moment: without a graph, with dropout off.
+
+    What draws the tokens of an answer depends on the run's seed, the step and the answer's place among those of the
+    step alone: a resumed run, other packs and more processes sample the same.
+    """
+
+    def __init__(self, context: MethodContext, process: int, processes: int) -> None:
+        """Built before the attention that trains is set: answers are generated as in the evaluation."""
+        self._context, self._process, self._processes = context, process, processes
+        self._attention = attention_of(causal_lm(context.model))
+
+    @cached_property
+    def _stop_text(self) -> str | None:
+        return Chat(self._context.tokenizer).stop_text
+
+    def sample(
+        self,
+        step: int,
+        prompts: Sequence[Sequence[int]],
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        progress: Callable[[int], object] | None = None,
+    ) -> list[tuple[int, ...]]:
+        """See `mind.methods.method.Sample`; `step` is the step's number. The processes share the work."""
+        config = self._context.config
+        draws = torch.rand(
+            len(prompts), max_new_tokens, generator=random_of(config.train.seed, step, "sample"), dtype=torch.float64
+        )
+        mine = shares([len(prompt) for prompt in prompts], self._processes)[self._process]
+        model: Any = self._context.model
+        with self._as_evaluated(model):
+            samples = generate_ids(
+                model,
+                self._context.tokenizer,
+                [prompts[place] for place in mine],
+                max_new_tokens=max_new_tokens,
+                batch_size=config.evaluation.batch_size,
+                stop_text=self._stop_text,
+                temperature=temperature,
+                draws=draws[mine],
+                progress=progress,
+            )
+        found = dict(zip(mine, samples, strict=True))
+        if self._processes > 1:
+            parts: list[dict[int, list[int]]] = [{} for _ in range(self._processes)]
+            torch.distributed.all_gather_object(parts, found)
+            found = {place: sample for part in parts for place, sample in part.items()}
+        return [tuple(found[place]) for place in range(len(prompts))]
+
+    @contextmanager
+    def _as_evaluated(self, model: nn.Module) -> Iterator[None]:
+        """With the attention that the model was loaded with, and without the compiled trunk."""
+        trunk = trunk_of(causal_lm(model))
+        compiled, trunk._compiled_call_impl = trunk._compiled_call_impl, None
+        try:
+            with use_attention(model, self._attention):
+                yield
+        finally:
+            trunk._compiled_call_impl = compiled

@@ -1,0 +1,89 @@
+"""The stages of a run: each an ordinary run, with an optimizer and a schedule of its own.
+
+Earlier stages lie in RUN/stages/1-sft and so on; the last is the run itself, which begins when they are finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mind.config import MindConfig, StudentConfig, TrainConfig
+from mind.errors import MindError
+from mind.methods import method_class, with_options
+from mind.methods.presets import replaced
+from mind.methods.stage import Stage
+from mind.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One stage of a run, as a run."""
+
+    config: MindConfig
+    """Of this stage alone."""
+    former: RunFolder | None
+    """The stage whose student it begins with; None: it begins with `student.model`."""
+    evaluated: tuple[RunFolder, Literal["before", "after"]] | None
+    """The run that evaluates the student with which this one compares its own, and when; None: it does so itself."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where it is, or will be."""
+        return RunFolder(self.config.output)
+
+    @property
+    def student(self) -> StudentConfig:
+        """The student that it begins with, which brings its chat template if it comes from the stage before it. Until
+        that one is finished: `student.model`."""
+        student = self.config.student
+        if self.former is None or not self.former.finished:
+            return student
+        return dataclasses.replace(student, model=str(self.former.student), chat_template=None)
+
+
+def stages_of(config: MindConfig) -> list[StageRun]:
+    """The stages of a run in their order, the run itself last; `config` is complete (`with_options`).
+
+    Raises MindError for settings of a stage that cannot be.
+    """
+    method, folder = method_class(config.method), RunFolder(config.output)
+    stages = [stage for stage in method.stages(config) if not config.stages[stage.settings].skip]
+    runs: list[StageRun] = []
+    for number, stage in enumerate(stages, start=1):
+        own = _config_of(stage, config, folder.stage(number, stage.name))
+        runs.append(_following(runs, own, stage.begins_with))
+    last = _following(runs, config, method.begins_with)
+    if runs and last.former is not None:  # the run as a whole began with the student of its first stage
+        last = dataclasses.replace(last, evaluated=(runs[0].folder, "before"))
+    return [*runs, last]
+
+
+def _following(runs: Sequence[StageRun], config: MindConfig, begins_with: Literal["former", "base"]) -> StageRun:
+    if not runs:
+        return StageRun(config, None, None)
+    if begins_with == "base":
+        return StageRun(config, None, (runs[0].folder, "before"))
+    return StageRun(config, runs[-1].folder, (runs[-1].folder, "after"))
+
+
+def _config_of(stage: Stage, config: MindConfig, folder: RunFolder) -> MindConfig:
+    """The configuration of an earlier stage: that of the run, but for its method and what it has of its own."""
+    try:
+        train = _train_of(stage, config)
+        others = {"output": str(folder.path), "method": stage.method, "stages": {}, "options": MindConfig().options}
+        own = with_options(replaced(dataclasses.replace(config, train=train, **others), stage.changes))
+    except MindError as error:
+        raise MindError(f"stages.{stage.settings}: {error}") from error
+    return own
+
+
+def _train_of(stage: Stage, config: MindConfig) -> TrainConfig:
+    settings = config.stages[stage.settings]
+    names = ("learning_rate", "epochs", "max_steps", "questions_per_step")
+    given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
+    if "epochs" in given:
+        given = {"max_steps": -1, **given}
+    return dataclasses.replace(config.train, **{"learning_rate": stage.learning_rate, **given})
