@@ -12,7 +12,7 @@ trained.
     loss first, last   mean of the first and of the last epoch; each method's own objective
     nll before, after  mean over the rationales of two other questions, the same for all methods
     wall_s, cpu_s      of the whole run, from records to report
-    trained ...        tokens of the trunk, with a backward pass and without; those of a teacher model
+    trained ...        tokens of the trunk by kind, over all stages
 
 A method that refuses has its reason in the row. Writes methods.jsonl, or methods-NAME.jsonl for NAME.jsonl.
 """
@@ -23,6 +23,7 @@ import dataclasses
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,21 +36,31 @@ from mind.config import DataConfig, EvaluationConfig, MindConfig, StudentConfig,
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import METHODS, PRESETS, method_class
-from mind.methods.presets import replaced, with_method
+from mind.methods.presets import replaced
 from mind.records import Question, WrongRationale
 from mind.report.reading import Metrics
 from mind.run.train import train
+from mind.run_folder import RunFolder, metric_rows
 from mind.similarity import ngram_sets, similarities
 
 NAME = "methods"
 COLUMNS = ("method", "first", "last", "nll_before", "nll_after", "wall_s", "cpu_s", "trained", "observed",
-           "teacher_scored", "report", "refused")  # fmt: skip
+           "generated", "teacher_scored", "report", "refused")  # fmt: skip
 ALL = [*sorted(METHODS), *sorted(PRESETS)]
 RATIONALES = 3
 HELD_OUT = 2
 PER_STEP = 2
-WANTED: dict[str, dict[str, Any]] = {}
-"""What a method wants of the configuration beside its defaults, nested as there."""
+OF_A_NAIVE_STEP = ("padded", "packed", "shared")
+"""Kinds of work that are computed for comparison, and not done."""
+
+
+def wanted(name: str, perspectives: Sequence[str]) -> dict[str, Any]:
+    """What a method wants of the configuration beside its defaults, nested as there."""
+    others: dict[str, dict[str, Any]] = {
+        "mode-cotd": {"student": {"lora": True}},
+        "single": {"data": {"only": perspectives[0]}},
+    }
+    return others.get(name, {})
 
 
 def slipped(question: Question) -> Question:
@@ -107,8 +118,8 @@ def config_of(folder: Path, name: str, options: Any, perspectives: Sequence[str]
         ),
         evaluation=EvaluationConfig(questions=1, max_new_tokens=1),
     )
-    config = replaced(with_method(config, name), WANTED.get(name, {}))
-    own = method_class(name).Options
+    config = replaced(dataclasses.replace(config, method=name), wanted(name, perspectives))
+    own: Any = method_class(name).Options
     return dataclasses.replace(config, options=own(teacher=teacher)) if _wants_teacher(name) else config
 
 
@@ -121,30 +132,37 @@ def measured(config: MindConfig, epoch: int) -> dict[str, Any]:
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         folder = train(config)
+        metrics = Metrics(folder.metrics)
     except MindError as error:
         return {"method": config.method, "refused": str(error)}
     spent = {"wall_s": round(time.perf_counter() - wall, 1), "cpu_s": round(time.process_time() - cpu, 1)}
-    metrics, evaluation = Metrics(folder.metrics), folder.read_evaluation()
-    losses = metrics.series("loss")
-    work = {}
-    for _, row in metrics.train:
-        for kind in ("trained", "observed", "teacher_scored", "generated"):
-            if kind in row["work"]:
-                work[kind] = work.get(kind, 0) + row["work"][kind]
+    losses, evaluation = metrics.series("loss"), folder.read_evaluation()
     return {
         "method": config.method,
         "first": round(float(losses[:epoch].mean()), 4),
         "last": round(float(losses[-epoch:].mean()), 4),
         **{f"nll_{when}": round(evaluation[when]["heldout"]["nll"], 4) for when in ("before", "after")},
         **spent,
-        **work,
+        **work_of(folder),
         "report": folder.report.is_file(),
         "losses": [round(float(loss), 4) for loss in losses],
     }
 
 
-def measure(options: Any) -> list[dict[str, Any]]:
-    rows = []
+def work_of(folder: RunFolder) -> Counter[str]:
+    """Tokens by kind, over all steps of a run and of the stages before it, which are runs in its folder."""
+    total: Counter[str] = Counter()
+    for file in (*folder.path.glob("stages/*/metrics.jsonl"), folder.metrics):
+        for _, row in metric_rows(file):
+            total.update(row.get("work", {}) if row is not None else {})
+    for kind in OF_A_NAIVE_STEP:
+        del total[kind]
+    return total
+
+
+def measure(options: Any, file: Path) -> list[dict[str, Any]]:
+    """The rows, each written to `file` as soon as it is there: a run of all methods takes long."""
+    rows: list[dict[str, Any]] = []
     train_on, held_out, perspectives = records_of(options.data, options.questions)
     source = options.data.name if options.data else "word problems"
     with tempfile.TemporaryDirectory() as name:
@@ -160,6 +178,7 @@ def measure(options: Any) -> list[dict[str, Any]]:
             if method == "sft" and "refused" not in row:
                 teacher = str(folder / "sft" / "student")
             rows.append({"data": source, "student": options.student or "SmolLM2-135M-Instruct", **row})
+            write_results(rows, file)
             print_table(rows[-1:], COLUMNS)
     return rows
 
@@ -177,9 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if options.questions % PER_STEP:
         parser.error(f"--questions {options.questions}: expected a multiple of {PER_STEP}, the questions of a step")
-    rows = measure(options)
-    write_results(rows, file)
-    print_table(rows, COLUMNS)
+    print_table(measure(options, file), COLUMNS)
 
 
 if __name__ == "__main__":

@@ -45,12 +45,12 @@ def test_the_questions_whose_rationales_are_most_alike_come_first(tmp_path):
 
 def test_methods_train_or_refuse(tmp_path, monkeypatch, model_of_bench, capsys):
     chosen = ["kd", "edit", "sft"]
-    monkeypatch.setitem(methods.WANTED, "edit", {"train": {"lr_scheduler": "no_such"}})
+    monkeypatch.setattr(methods, "wanted", lambda name, _: {"train": {"lr_scheduler": "x"}} if name == "edit" else {})
     words = ["--student", model_of_bench, "--steps", "4", "--learning-rate", "3e-3", "--methods", *chosen]
     methods.main([*words, "--output", str(tmp_path)])
     rows = {row["method"]: row for row in read_results(tmp_path / "methods.jsonl")}
     assert list(rows) == ["sft", "kd", "edit"]
-    assert "no_such" in rows["edit"]["refused"] and "first" not in rows["edit"]
+    assert "train.lr_scheduler" in rows["edit"]["refused"] and "first" not in rows["edit"]
     for name in ("sft", "kd"):
         row = rows[name]
         assert row["last"] < row["first"] == pytest.approx(sum(row["losses"][:2]) / 2, abs=1e-4)

@@ -73,7 +73,7 @@ def _unread_of_metanet(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...
     if not metanet.joint:
         joint = ("learning_rate", "learning_rate_ratio", "accumulation", "feedback", "ema")
         yield "metanet.joint is off", tuple(f"metanet.{name}" for name in joint)
-        if metanet.warmup_epochs == 0:
+        if metanet.warmup_epochs == 0 and metanet.scores in ("metanet", "shuffled"):
             yield "metanet.joint is off and metanet.warmup_epochs is 0", ("metanet.tau", "metanet.spread")
 
 

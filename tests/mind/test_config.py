@@ -20,8 +20,11 @@ from mind.config import (
 from mind.errors import MindError
 
 
-def test_metanet_learns_at_a_tenth_of_the_students_rate():
-    assert MindConfig(train=TrainConfig(learning_rate=2e-4)).metanet_learning_rate == pytest.approx(2e-5)
+def test_metanet_learns_at_a_tenth_of_the_rate_of_its_warm_up():
+    for rate in (3e-5, 2e-4):  # of the student
+        assert MindConfig(train=TrainConfig(learning_rate=rate)).metanet_learning_rate == pytest.approx(1e-4)
+    slower = MindConfig(metanet=MetaNetConfig(warmup_learning_rate=5e-4, learning_rate_ratio=0.2))
+    assert slower.metanet_learning_rate == pytest.approx(1e-4)
     assert MindConfig(metanet=MetaNetConfig(learning_rate=0.5)).metanet_learning_rate == 0.5
 
 

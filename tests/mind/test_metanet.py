@@ -25,7 +25,7 @@ def inputs(questions=6, perspectives=5, features=12, seed=0):
 
 def build(**changes):
     torch.manual_seed(0)
-    config = MetaNetConfig(**{"width": 16, "accumulation": 2} | changes)
+    config = MetaNetConfig(**{"width": 16, "accumulation": 2, "spread": None} | changes)  # losses in nats
     return Calibrator(MetaNet(12, 5, config.width, config.synergy_heads), config, learning_rate=1e-2)
 
 
@@ -149,7 +149,7 @@ def test_what_was_not_computed_keeps_its_average_and_leaves_the_loss():
 
 
 def test_state_resumes_in_the_middle_of_a_window(tmp_path):
-    straight, stopped = build(ema=0.5), build(ema=0.5)
+    straight, stopped = build(ema=0.5, spread=0.25), build(ema=0.5, spread=0.25)
     for step in range(5):
         question, rationales, present = inputs(seed=step)
         for calibrator in (straight, stopped):
@@ -157,7 +157,7 @@ def test_state_resumes_in_the_middle_of_a_window(tmp_path):
             calibrator.end_step()
         if step == 2:
             torch.save(stopped.state_dict(), tmp_path / "state.pt")
-            stopped = build(ema=0.5)
+            stopped = build(ema=0.5, spread=0.25)
             stopped.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for a, b in zip(straight.metanet.parameters(), stopped.metanet.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)

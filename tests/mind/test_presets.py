@@ -78,6 +78,7 @@ UNUSED = [
         [NOT_TAUGHT],
     ),
     ("mind-frozen", {"tau": 0.5, "spread": 0.2}, []),
+    ("mind-instant", {"joint": False, "spread": 0.2}, ["metanet.joint has no effect: metanet.scores is instant"]),
     ("mind", {"warmup_epochs": 0, "tau": 0.5, "spread": 0.2}, []),
     ("sft", {"table_decay": 0.5}, ["metanet.table_decay has no effect: method is sft"]),
     ("mind-table", {"table_decay": 0.5, "feedback": "selected"}, []),

@@ -164,8 +164,8 @@ def _metanet(config: MindConfig) -> tuple[Chart, ...]:
         replace(
             LEARNING_RATE,
             title="Learning rates",
-            caption="MetaNet should stay well below the student: the slower rate is its inertia against the noise of "
-            "one batch.",
+            caption="MetaNet's is a share of the rate of its warm-up: learning more slowly is its inertia against the "
+            "noise of one batch.",
             series=(*LEARNING_RATE.series, Series("meta_learning_rate", "MetaNet", AMBER)),
         ),
     )
