@@ -22,10 +22,11 @@ RUNS = {
     "mind": ("sft_loss", "consistency", "meta_loss"),
     "easiest": ("easiest_loss", "seen"),
     "mcc-kd": ("symmetric_kl",),
-    "taid": ("interpolation",),
+    "taid": ("interpolation", "target_entropy"),
+    "compact": ("consistency", "alpha_entropy"),
 }
-"""Methods, and what each logs beside COMMON. The second one observes a step before it trains on it, the last one's
-target depends on the losses before."""
+"""Methods, and what each logs beside COMMON. The second one observes a step before it trains on it, the target of taid
+depends on the losses before, and compact finds its weights within each micro-batch."""
 
 
 def run(rank: int, processes: int, port: int, folder: str) -> None:
