@@ -115,8 +115,8 @@ class Chat:
         if not self.tokenizer.is_fast:
             kind = type(self.tokenizer).__name__
             raise MindError(
-                f"which tokens are the answer is not known, since the tokenizer, a {kind}, does not tell the characters "
-                "of a token: --objective.answer_span suffix does without"
+                f"which tokens are the answer is not known, since the tokenizer, a {kind}, does not tell the "
+                "characters of a token: --objective.answer_span suffix does without"
             )
         found, place, count = [], 0, 0
         for piece in self._pieces(text, after=self.template.end):
