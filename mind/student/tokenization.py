@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mind.answer_line import suffix
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.records import Question, TokenizedQuestion
 from mind.student.templates import read_template
 
@@ -108,7 +108,7 @@ class Chat:
     def answer_tokens(self, question: Question) -> tuple[int, ...]:
         """Which tokens of `suffix` have a character of the answer, as indices.
 
-        Raises MindError for a tokenizer that does not tell which characters a token has.
+        Raises MindError for a tokenizer that does not tell which characters a token has, or says that none has any.
         """
         text = suffix(question.answer).removeprefix(self._seam)
         start, end = len(text) - len(question.answer), len(text)
@@ -129,6 +129,7 @@ class Chat:
                 if begins < end and ends > start and begins < ends:
                     found.append(count + i)
             place, count = place + len(piece), count + len(ids)
+        require(bool(found), f"question {question.id}: by the tokenizer no token has a character of its answer")
         return tuple(found)
 
     def end(self) -> list[int]:
