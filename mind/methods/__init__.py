@@ -11,10 +11,14 @@ from mind.errors import MindError, require
 from mind.methods.compact import Compact
 from mind.methods.edit import Edit
 from mind.methods.kd import Kd
+from mind.methods.lorid import DeepReasoner, KnowledgeGenerator, Lorid
 from mind.methods.mcc_kd import MccKd
-from mind.methods.method import Method
+from mind.methods.method import Method, with_learning_rate
 from mind.methods.mind import Mind
-from mind.methods.presets import PRESETS, check_given, with_preset
+from mind.methods.mode_cotd import ModeCotd
+from mind.methods.nesycd import Nesycd
+from mind.methods.presets import PRESETS, check_given, method_name, parts, replaced, with_preset
+from mind.methods.qcrd import Qcrd
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
 from mind.methods.sft import Sft
@@ -25,8 +29,14 @@ METHODS: dict[str, type[Method]] = {
     "compact": Compact,
     "edit": Edit,
     "kd": Kd,
+    "lorid": Lorid,
+    "lorid-dr": DeepReasoner,
+    "lorid-kg": KnowledgeGenerator,
     "mcc-kd": MccKd,
     "mind": Mind,
+    "mode-cotd": ModeCotd,
+    "nesycd": Nesycd,
+    "qcrd": Qcrd,
     "redi": Redi,
     "sbs": Sbs,
     "sft": Sft,
@@ -37,6 +47,7 @@ METHODS: dict[str, type[Method]] = {
 
 def method_class(name: str) -> type[Method]:
     """The class of a method or preset; raises MindError, with the names of those there are, for another name."""
+    name = method_name(name)
     if name in PRESETS:
         name = PRESETS[name].method
     if name not in METHODS:
@@ -46,19 +57,20 @@ def method_class(name: str) -> type[Method]:
 
 def method_title(name: str) -> str:
     """The name in reports of a method or preset."""
+    name = method_name(name)
     return PRESETS[name].title if name in PRESETS else method_class(name).title
 
 
 def with_options(config: MindConfig) -> MindConfig:
-    """`config` with the options of its method: their defaults, if it has none; those that a preset fixes; an entry for
-    each of its stages.
+    """`config` with what its method has: options and learning rate, or their defaults; options that a preset fixes; an
+    entry for each of its stages.
 
     Raises MindError for a method that there is not, for options and stages of another one, and for options that a
     preset fixes at another value.
     """
     config = with_preset(config)
     method = method_class(config.method)
-    config = dataclasses.replace(config, options=method.options_in(config))
+    config = dataclasses.replace(with_learning_rate(config, method), options=method.options_in(config))
     return dataclasses.replace(config, stages=_stages(config, method))
 
 
@@ -68,6 +80,19 @@ def _stages(config: MindConfig, method: type[Method]) -> dict[str, StageConfig]:
         there = f"those of method {config.method} are {', '.join(names)}" if names else f"{config.method} has none"
         require(name in names, f"stages names {name!r}, an earlier stage: {there}")
     return {name: config.stages.get(name, StageConfig()) for name in names}
+
+
+def with_method(config: MindConfig, method: str) -> MindConfig:
+    """`config` by another method: with the options that it fixes, if it is a preset, and with the defaults of those
+    that the former one fixed. The rest stays, but for the options and the stages of the former method, and for its
+    learning rate if that is the former method's own."""
+    method, former = method_name(method), method_name(config.method)
+    names, fixed = (PRESETS[name].options if name in PRESETS else {} for name in (former, method))
+    config = replaced(config, parts(MindConfig(), names))
+    if config.train.learning_rate == method_class(former).learning_rate:
+        config = replaced(config, {"train": {"learning_rate": None}})
+    own = {"method": method, "options": MindConfig().options, "stages": {}}
+    return replaced(dataclasses.replace(config, **own), fixed)
 
 
 def load_run_config(path: Path) -> MindConfig:

@@ -96,6 +96,7 @@ class Compact(Sft):
 
     Options = CompactOptions
     title = "COMPACT"
+    learning_rate = 1e-5
     unread = OF_MIND
     fewest_rationales = TO_COMPARE
     answer_span = "all"

@@ -87,6 +87,7 @@ class MethodContext:
         and for adapters that cannot be trained or merged.
         """
         check_adapters(model)
+        config = with_learning_rate(config, method or Method)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         data, rows = config.data, embedding_rows(model)
         tokenized = tokenize(questions, tokenizer, data.perspectives, config.student.max_length, rows)
@@ -103,7 +104,7 @@ class MethodContext:
                 )
             questions, tokenized = [questions[q] for q in chosen], [tokenized[q] for q in chosen]
             sequences = list(chosen.values())
-        steps = plan_steps(tokenized, config.train)
+        steps = plan_steps(tokenized, config.train) if method is None else method.plan(config, tokenized)
         attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *sequences, *others], device)
         pack_options = replace(pack_options, answer_span=span)
         return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options, sequences)
@@ -167,7 +168,8 @@ class StepPlan:
     weights: Tensor
     """(Q, K) the weight of each rationale in the loss: constants, without a graph."""
     trained: Tensor
-    """(Q, K) bool, on the CPU: forward and backward passes. At least one, and none that is missing."""
+    """(Q, K) bool, on the CPU: forward and backward passes. None that is missing. In a step without any, which belongs
+    to a search, the student is not moved, and `finish_step` gives the loss."""
     observed: Tensor
     """(Q, K) bool, on the CPU: a forward pass without a graph, to know L_real. None that is missing or trained on."""
 
@@ -201,17 +203,26 @@ class StepMetrics:
     """Numbers that are means over the step's questions; several steps between two log lines are averaged."""
     tables: Mapping[str, Tensor] = field(default_factory=dict)
     """(Q, K) each, nan where there is nothing to say of a rationale; logged as a mean per perspective."""
-    latest: Mapping[str, float] = field(default_factory=dict)
-    """Numbers of which the latest is logged, such as a learning rate or a temperature that moves."""
+    latest: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
+    """Numbers, or objects of numbers, of which the latest is logged, such as a learning rate that moves."""
     work: Mapping[str, int] = field(default_factory=dict)
     """Tokens that the method computed by itself in the step, by kind (mind/run/work.py): what the trainer did for it
     is counted there."""
+    loss: float | None = None
+    """The loss of a step that trains on nothing; None: the sum of what was trained on."""
 
 
 def random_of(seed: int, step: int, purpose: str) -> torch.Generator:
     """Random numbers of a run's seed, a step and a purpose alone: resumed runs and other processes draw the same."""
     digest = hashlib.sha256(f"{purpose} {seed} {step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+
+
+def with_learning_rate(config: MindConfig, method: type[Method]) -> MindConfig:
+    """`config` with the method's learning rate, if it has none of its own."""
+    if config.train.learning_rate is not None:
+        return config
+    return replace(config, train=replace(config.train, learning_rate=method.learning_rate))
 
 
 class Method(ABC):
@@ -230,6 +241,8 @@ class Method(ABC):
     """What `choose` looks for in a question, as a word in messages."""
     depends_on_length: ClassVar[bool] = False
     """Whether a step depends on how many come after it: such a run cannot be extended."""
+    learning_rate: ClassVar[float] = 3e-5
+    """The default of `train.learning_rate`."""
     begins_with: ClassVar[Literal["former", "base"]] = "former"
     """After earlier stages: with the student of the last of them, or with `student.model`."""
     answer_span: ClassVar[AnswerSpan] = "suffix"
@@ -273,6 +286,11 @@ class Method(ABC):
         return config.options
 
     @classmethod
+    def check(cls, config: MindConfig) -> None:
+        """Raises MindError for options and packages that the method cannot work with, before anything is loaded."""
+        cls.options_in(config)
+
+    @classmethod
     def stages(cls, config: MindConfig) -> Sequence[Stage]:
         """The stages that come before this one; their settings must not depend on `config`."""
         return ()
@@ -292,6 +310,11 @@ class Method(ABC):
         finds them in its context. Raises MindError if it can train on no question, with what they lack.
         """
         return dict(enumerate(tokenized))
+
+    @classmethod
+    def plan(cls, config: MindConfig, tokenized: Sequence[TokenizedQuestion]) -> list[list[int]]:
+        """The questions of every step of a run, as indices; here as `train` says."""
+        return plan_steps(tokenized, config.train)
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
         """What it reads beside the questions and the student, which a resumed run must find as it was.

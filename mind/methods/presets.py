@@ -28,6 +28,10 @@ class Preset:
     """What it is there to show."""
     options: dict  # of any values: typed_json looks at the keys alone
     """The fixed options, nested as in config.json."""
+    needs: tuple[str, ...] = ()
+    """Options that must be given: it has no sense at their defaults."""
+    aliases: tuple[str, ...] = ()
+    """Other names that `mind train --method` takes."""
 
 
 PRESETS: dict[str, Preset] = {
@@ -35,12 +39,20 @@ PRESETS: dict[str, Preset] = {
 }
 """By the name that `mind train --method` takes."""
 
+_NAMES = {alias: name for name, preset in PRESETS.items() for alias in preset.aliases}
+
+
+def method_name(name: str) -> str:
+    """The name of a method or preset, of which `name` may be an alias."""
+    return _NAMES.get(name, name)
+
 
 def with_preset(config: MindConfig) -> MindConfig:
-    """`config` with the options that its method fixes, if that is a preset.
+    """`config` with the name of its method, in place of an alias, and the options that it fixes, if it is a preset.
 
     Raises MindError for an option that the preset fixes at another value and that is not at its default.
     """
+    config = dataclasses.replace(config, method=method_name(config.method))
     if config.method not in PRESETS:
         return config
     preset = PRESETS[config.method]
@@ -53,18 +65,19 @@ def with_preset(config: MindConfig) -> MindConfig:
     return replaced(config, preset.options)
 
 
-def with_method(config: MindConfig, method: str) -> MindConfig:
-    """`config` by another method: with the options that it fixes, if it is a preset, and with the defaults of those
-    that the former one fixed. The rest stays, but for the options and the stages of the former method."""
-    former, fixed = (PRESETS[name].options if name in PRESETS else {} for name in (config.method, method))
-    config = replaced(config, _parts(MindConfig(), former))
-    return replaced(dataclasses.replace(config, method=method, options=MindConfig().options, stages={}), fixed)
+def check_needs(config: MindConfig) -> None:
+    """Raises MindError if the method is a preset and an option that it needs is not given."""
+    if config.method in PRESETS:
+        given, default = (flat(dataclasses.asdict(some)) for some in (config, MindConfig()))
+        for name in PRESETS[config.method].needs:
+            option = name.replace("_", "-")
+            require(given[name] != default[name], f"method {config.method} needs {name}: --{option} names it")
 
 
 def check_given(method: str, values: Mapping[str, Any], where: str) -> None:
     """Raises MindError, which begins with `where`, for an option among the JSON `values` of a configuration that its
     method fixes at another value, be it the option's default."""
-    if method in PRESETS:
+    if (method := method_name(method)) in PRESETS:
         given = flat(values)
         for name, value in flat(PRESETS[method].options).items():
             require(
@@ -73,10 +86,10 @@ def check_given(method: str, values: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _parts(value: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+def parts(value: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a dataclass that `names` has as keys, nested as there."""
     return {
-        name: _parts(getattr(value, name), inner) if isinstance(inner, Mapping) else getattr(value, name)
+        name: parts(getattr(value, name), inner) if isinstance(inner, Mapping) else getattr(value, name)
         for name, inner in names.items()
     }
 

@@ -3,8 +3,8 @@
     L = mean over pairs of CE(right) - alpha e^(-gamma CE(wrong)) CE(wrong)
 
 CE is the mean over the tokens of rationale and suffix, as in the source. The source takes the first right and the first
-wrong rationale of a question; here each epoch takes another pair. It begins with a student that has been fine-tuned on
-right ones, and with a learning rate far below that (1e-6 there).
+wrong rationale of a question; here each epoch takes another pair. It is the second stage: the student is fine-tuned on
+right ones first (the authors': 5 epochs at 5e-5, then one at 1e-6).
 
 gamma is an option of the authors' code, off there too. The factor is no constant: with it the weight of a wrong
 rationale's nll is -alpha e^(-gamma CE) (1 - gamma CE), which changes its sign at CE = 1 / gamma. Beyond that the wrong
@@ -65,6 +65,7 @@ class Redi(PairMethod):
 
     Options = RediOptions
     title = "REDI"
+    learning_rate = 1e-6
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)

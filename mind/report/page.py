@@ -18,6 +18,7 @@ from mind.report.answers import Answers
 from mind.report.charts import MACHINE, Section
 from mind.report.pictures import DRAWN_POINTS, PAGE_COLORS, STYLE, Picture, Pictures
 from mind.report.reading import Metrics, value_at
+from mind.report.stages import stage_rows
 from mind.report.tables import evaluation_table, headline_rows, origin_rows, status_rows, work_table
 from mind.run_folder import RunFolder
 
@@ -39,7 +40,7 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section], re
         MindError: names the missing configuration or metrics, the file and line of malformed JSON, or says that there
             are no train lines.
     """
-    config, metrics = folder.read_config(), Metrics(folder.metrics)
+    config, metrics = folder.read_config(), Metrics.of(folder)
     evaluation, status = folder.read_evaluation(), folder.read_status()
     perspectives = _perspectives(config, metrics, sections)
     pictures = Pictures(metrics, perspectives)
@@ -52,7 +53,7 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section], re
         run=folder.path.resolve().name, method=method, model=value_at(config, "student", "model"),
         perspectives=perspectives, steps=len(metrics.steps), window=pictures.window,
         bin_size=math.ceil(len(metrics.steps) / DRAWN_POINTS), headlines=headline_rows(table, metrics), table=table,
-        samples=answers.samples(), evaluation=evaluation, sections=shown,
+        samples=answers.samples(), evaluation=evaluation, sections=shown, stages=stage_rows(folder, metrics),
         work=work_table(work, metrics.counted()) if work else [],
         page_colors=PAGE_COLORS, notes=[*metrics.notes.values(), *remarks], status=status_rows(status),
         config=flat(config), origin=origin_rows(folder.read_starts(), folder.read_inputs()),

@@ -1,9 +1,11 @@
 """The metrics of a run as series and numbers; what is wrong with the file is named with its line."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from mind.display import number_of
 from mind.errors import MindError
-from mind.run_folder import metric_rows
+from mind.run_folder import RunFolder, metric_rows
 
 FORWARD_SHARE = 1 / 3  # of the work of a token that also has a backward pass, which takes as long as two forward ones
 
@@ -34,8 +36,9 @@ class Work:
 class Metrics:
     """metrics.jsonl as series. A missing or null number is nan; one that is not finite is nan and noted."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, earlier: Sequence[Metrics] = ()):
+        """`earlier` are those of the stages that came before, which count in `total` and `work` alone."""
+        self.path, self.earlier = path, earlier
         self.notes: dict[str, str] = {}  # by topic, one each
         self.warmup: list[tuple[int, dict]] = []  # (line number, record)
         by_step: dict[float, tuple[int, dict]] = {}
@@ -58,6 +61,11 @@ class Metrics:
             )
         self.train = [by_step[step] for step in sorted(by_step)]
         self.steps = self.series("step")
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> Metrics:
+        """Those of a run, with those of its earlier stages."""
+        return cls(folder.metrics, [cls(stage.metrics) for stage in folder.stages])
 
     def _number(self, line: int, name: str, value: object) -> float:
         if value is None:
@@ -85,8 +93,18 @@ class Metrics:
         rows = [(line, self._mapping(line, record, name)) for line, record in self.train]
         return [np.array([self._number(line, name, row.get(key)) for line, row in rows]) for key in perspectives]
 
+    def total(self, name: str) -> float:
+        """The sum of the number `name` over the steps of all stages."""
+        return float(self.series(name).sum()) + sum(stage.total(name) for stage in self.earlier)
+
     def work(self) -> Work | None:
-        """The sums over the steps that hold them all; None where none does, as in runs of older versions."""
+        """The sums over the steps of all stages; None where no step has any, as in runs of older versions."""
+        works = [self._own_work(), *(stage.work() for stage in self.earlier)]
+        known = [astuple(work) for work in works if work is not None]
+        return Work(*map(sum, zip(*known, strict=True))) if known else None
+
+    def _own_work(self) -> Work | None:
+        """The sums over the steps that hold them all; None where none does."""
         rows = [(line, self._mapping(line, record, "work", by="kind of token")) for line, record in self.train]
         kinds = [field.name for field in fields(Work)]
         counts = np.array([[self._number(line, f"work.{kind}", row.get(kind)) for kind in kinds] for line, row in rows])
@@ -100,7 +118,14 @@ class Metrics:
         return Work(*(int(total) for total in known.sum(0)))
 
     def counted(self) -> dict[str, int]:
-        """Tokens of the whole run by kind (mind/run/work.py), with those before the first step."""
+        """Tokens of all stages by kind (mind/run/work.py), with those before the first step."""
+        totals = Counter(self.own_counted())
+        for stage in self.earlier:
+            totals.update(stage.own_counted())
+        return dict(totals)
+
+    def own_counted(self) -> dict[str, int]:
+        """The same without the earlier stages."""
         totals: Counter[str] = Counter()
         for line, record in (*self.warmup, *self.train):
             for kind, value in self._mapping(line, record, "work", by="kind of token").items():

@@ -175,7 +175,8 @@ def status_rows(status: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As in "12.3 s", "4.5 min", "6.7 h"."""
     return (
         f"{seconds:.1f} s"
         if seconds < 100
@@ -190,8 +191,8 @@ def _mebibytes(number: float) -> str:
 
 
 _STATUS: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    "wall_s": ("time of the whole run", _duration),
-    "train_s": ("time of the training", _duration),
+    "wall_s": ("time of the whole run", duration),
+    "train_s": ("time of the training", duration),
     "steps": ("optimizer steps", count),
     "tokens": ("labeled tokens", count),
     "tokens_per_s": ("labeled tokens per second of training steps", count),

@@ -11,6 +11,8 @@ import torch
 from mind.config import MindConfig
 from mind.display import describe, one_line
 from mind.errors import MindError, require
+from mind.methods import method_class
+from mind.methods.presets import check_needs
 from mind.run.schedule import rate_factors
 from mind.run.trainer import training_arguments
 from mind.student.model import causal_lm, check_attention, context_of
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
 def check_options(config: MindConfig) -> None:
     """Raises MindError for options that cannot work here, whatever the data and the student are."""
     _check_launch(config)
+    check_needs(config)
     check_attention(config.student.attention)
     rate_factors(config.train, steps=1)
     training_arguments(config)
     _check_backend(config)
+    method_class(config.method).check(config)
     if config.train.compile:
         _check_compiler()
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mind import word_problems
-from mind.config import WORD_PROBLEMS, MindConfig
+from mind.config import WORD_PROBLEMS, DataConfig, MindConfig
 from mind.data.problems import Faults
 from mind.data.questions import TO_COMPARE, asked_in, load_questions, split_heldout
+from mind.errors import require
 from mind.evaluation.labels import asked_questions, evaluation_labels
 from mind.grading.type_counts import described_types
+from mind.progress import tell
 from mind.records import Question
 
 
@@ -45,6 +48,27 @@ def load_data(config: MindConfig) -> RunData:
             for label, some in run_data.evaluation.items()
         },
     )
+
+
+def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question]:
+    """The training questions, those of `data.only` with the rationales of that perspective alone.
+
+    Raises MindError if no question has one.
+    """
+    if data.only is None:
+        return list(questions)
+    chosen = [
+        replace(question, rationales=rationales)
+        for question in questions
+        if (rationales := tuple(one for one in question.rationales if one.perspective == data.only))
+    ]
+    require(
+        bool(chosen),
+        f"data.only is {data.only}: none of the {len(questions)} training questions has a rationale of it",
+    )
+    if len(chosen) < len(questions):
+        tell(f"{len(chosen)} of {len(questions)} questions are trained on: the others have no rationale of {data.only}")
+    return chosen
 
 
 def described_data(data: RunData) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mind.errors import MindError
 from mind.methods import load_run_config, method_class, method_title
 from mind.report.page import write_report
 from mind.report.reading import Metrics
@@ -17,6 +18,9 @@ def write_run_report(folder: RunFolder) -> Path:
     Raises MindError for a folder without configuration or metrics, and for files of it that are malformed.
     """
     config = load_run_config(folder.config)
+    if folder.stages and not folder.metrics.exists():
+        stage = folder.stages[-1].path
+        raise MindError(f"{folder.path}: its last stage has not begun: `mind report {stage}` reports on one before it")
     return write_report(
         folder, method_title(config.method), method_class(config.method).sections(config), run_remarks(folder)
     )

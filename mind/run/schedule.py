@@ -29,7 +29,7 @@ def rate_factors(train: TrainConfig, steps: int) -> Callable[[int], float]:
 def _factors(train: TrainConfig, name: str, steps: int) -> Callable[[int], float]:
     warmup = math.ceil(train.warmup_ratio * steps)
     skipped = int(warmup > 0)  # transformers warms up from 0: its first step would train nothing
-    optimizer = torch.optim.SGD([torch.zeros(())], lr=train.learning_rate)
+    optimizer = torch.optim.SGD([torch.zeros(())], lr=1.0)
     shape = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps + skipped)
     if not isinstance(shape, LambdaLR):  # it follows a metric instead of the steps
         raise TypeError(f"{name} is not a function of the step")

@@ -86,5 +86,4 @@ def _train_of(stage: Stage, config: MindConfig) -> TrainConfig:
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     if "epochs" in given:
         given = {"max_steps": -1, **given}
-    rate = TrainConfig().learning_rate if stage.learning_rate is None else stage.learning_rate
-    return dataclasses.replace(config.train, **{"learning_rate": rate, **given})
+    return dataclasses.replace(config.train, **{"learning_rate": stage.learning_rate, **given})

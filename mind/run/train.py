@@ -30,7 +30,7 @@ from mind.provenance import command, now, versions
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
-from mind.run.data import RunData, described_data, load_data, warn_of_overlap
+from mind.run.data import RunData, described_data, load_data, trained_on, warn_of_overlap
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import run_remarks, write_run_report
 from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_places, inputs_of, saved_config
@@ -127,7 +127,7 @@ def _data(stages: Sequence[StageRun], data: RunData | None) -> RunData:
     return data
 
 
-def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, dict[str, Any]]:
+def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Mapping[str, Any]]:
     """Everything that can be wrong in the stages to come is found here, before the folder is touched.
 
     Returns the last stage, if it is the only one, and what it reads. Of several each is prepared with the student that
@@ -165,7 +165,7 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
     chosen = method_class(config.method)
     for questions in data.evaluation.values():  # faults are said before anything is written
         evaluation_prompts(model, tokenizer, questions, config.evaluation, chosen.asks_with(config))
-    context = MethodContext.build(config, model, tokenizer, data.train, heldout, chosen)
+    context = MethodContext.build(config, model, tokenizer, trained_on(data.train, config.data), heldout, chosen)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     method = chosen(context)
     return _Run(stage, method, data, heldout, inputs_of(data, heldout, method, stage.student.model))
@@ -178,7 +178,7 @@ def _train_stages(stages: Sequence[StageRun], data: RunData, run: _Run | None, s
         tell(f"stage {stage.folder.path.name}, by method {stage.config.method}, in {stage.folder.path}")
         _train_stage(_prepared(stage, data), started)
         gc.collect()  # a Trainer and its student refer to one another, and the next student needs the room
-        started = time.perf_counter()
+        started = time.perf_counter()  # each stage has its own time
     if run is None:
         tell(f"last stage, by method {last.config.method}")
         run = _prepared(last, data)
@@ -259,9 +259,14 @@ def _evaluate(
 
 
 def _save_student(trainer: MethodTrainer) -> None:
-    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
+    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it; its adapter and the method
+    beside it."""
     folder, method = trainer.folder, trainer.method
-    model = merged(trainer.accelerator.unwrap_model(trainer.model))
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.context.config.student.lora:
+        with saving(folder.adapter), replacing_folder(folder.adapter) as partial:
+            model.save_pretrained(partial, save_embedding_layers=False)
+    model = merged(model)
     with saving(folder.student), replacing_folder(folder.student) as partial:
         model.save_pretrained(partial)
         trainer.context.tokenizer.save_pretrained(partial)
@@ -276,18 +281,25 @@ def _parameters(trainer: MethodTrainer) -> dict[str, int]:
 
 
 def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) -> dict[str, Any]:
-    logged = Metrics(trainer.folder.metrics)
-    tokens, seconds = (float(logged.series(name).sum()) for name in ("tokens", "step_s"))
-    work, counted, others = logged.work(), logged.counted(), trainer.method.parameters_by_work()
+    """Of all stages together; the sizes are those of the last one."""
+    logged = Metrics.of(trainer.folder)
+    tokens, seconds = (logged.total(name) for name in ("tokens", "step_s"))
+    work, others = logged.work(), trainer.method.parameters_by_work()
+    sizes = (parameters["student_parameters"], parameters["trained_parameters"])
+    earlier = [stage.read_status() for stage in trainer.folder.stages]
+    spent = {"wall_s": trainer.seconds()["wall_s"], "train_s": train_s, "steps": trainer.state.global_step}
+    spent |= {"flops": flops(logged.own_counted(), *sizes, others)}
+    spent = {name: own + sum(stage[name] for stage in earlier) for name, own in spent.items()}
+    peaks = {name: max([mib, *(stage.get(name, 0) for stage in earlier)]) for name, mib in peak_memory().items()}
     return {
-        "wall_s": round(trainer.seconds()["wall_s"], 1),
-        "train_s": round(train_s, 1),
-        "steps": trainer.state.global_step,
+        "wall_s": round(spent["wall_s"], 1),
+        "train_s": round(spent["train_s"], 1),
+        "steps": spent["steps"],
         "tokens": int(tokens),
         "tokens_per_s": round(tokens / seconds, 1),
-        "work": counted,
-        "flops": flops(counted, parameters["student_parameters"], parameters["trained_parameters"], others),
+        "work": logged.counted(),
+        "flops": spent["flops"],
         "work_of_naive": None if work is None else round(work.of_naive(work.trained, work.observed), 4),
         **parameters,
-        **{name: round(mib) for name, mib in peak_memory().items()},
+        **{name: round(mib) for name, mib in peaks.items()},
     }

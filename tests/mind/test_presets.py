@@ -12,8 +12,7 @@ from small_run import expect_error
 from mind.cli.training import train_defaults
 from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, TrainConfig, flat
 from mind.errors import MindError
-from mind.methods import PRESETS, load_run_config, with_options
-from mind.methods.presets import with_method
+from mind.methods import PRESETS, load_run_config, with_method, with_options
 from mind.run.unused import warn_of_unused_options
 from mind.typed_json import write_json
 
@@ -65,11 +64,14 @@ def test_a_contradiction_of_a_preset_is_refused(tmp_path, capsys):
 
 NOT_TAUGHT = "metanet.tau, metanet.spread have no effect: metanet.joint is off and metanet.warmup_epochs is 0"
 UNUSED = [
-    ("mind", {"scores": "instant", "anchor": "max"}, ["metanet.anchor has no effect: metanet.scores is instant"]),
-    ("mind-table", {"anchor": "max"}, ["metanet.anchor has no effect: metanet.scores is table"]),
-    ("mind", {"scores": "uniform", "anchor": "max"}, ["metanet.anchor has no effect: metanet.scores is uniform"]),
-    ("mind-random", {"anchor": "max"}, []),
-    ("mind", {"anchor": "max"}, []),
+    ("mind", {"scores": "instant", "anchor": "none"}, ["metanet.anchor has no effect: metanet.scores is instant"]),
+    ("mind-table", {"anchor": "none"}, ["metanet.anchor has no effect: metanet.scores is table"]),
+    ("mind", {"scores": "uniform", "anchor": "none"}, ["metanet.anchor has no effect: metanet.scores is uniform"]),
+    ("mind-random", {"anchor": "none"}, []),
+    ("mind-table", {"spread": 0.5}, []),
+    ("mind", {"scores": "instant", "spread": 0.5}, []),
+    ("mind-random", {"spread": 0.5}, ["metanet.spread has no effect: metanet.scores is random"]),
+    ("mind", {"anchor": "none"}, []),
     (
         "mind-frozen",
         {"warmup_epochs": 0, "tau": 0.5, "spread": 0.2},

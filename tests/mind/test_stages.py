@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 
 import pytest
@@ -15,8 +16,9 @@ import mind
 from mind.config import DataConfig, EvaluationConfig, MindConfig, StageConfig, StudentConfig, TrainConfig
 from mind.data.questions import save_questions
 from mind.errors import MindError
-from mind.methods import load_run_config, with_options
+from mind.methods import load_run_config, with_method, with_options
 from mind.records import WrongRationale
+from mind.run.report import write_run_report
 from mind.run.stages import stages_of
 from mind.run_folder import RunFolder
 
@@ -95,22 +97,78 @@ def test_a_kill_in_any_stage_changes_nothing(whole, tmp_path, stage, checkpoint)
         assert again.read_evaluation() == straight.read_evaluation()
 
 
+def test_all_stages_are_counted_together(whole, tmp_path):
+    (stage,) = whole.stages
+    rows = [row for folder in (stage, whole) for row in train_rows(folder.path)]
+    status, first = whole.read_status(), stage.read_status()
+    assert status["steps"] == 5 == len(rows) and first["steps"] == 2
+    assert status["tokens"] == sum(row["tokens"] for row in rows)
+    assert status["wall_s"] > first["wall_s"] > 0 and status["train_s"] > first["train_s"] > 0
+    done = sum(row["work"]["trained"] + row["work"]["observed"] / 3 for row in rows)
+    assert status["work_of_naive"] == round(done / sum(row["work"]["padded"] for row in rows), 4)
+    evaluation, of_stage = whole.read_evaluation(), stage.read_evaluation()
+    assert evaluation["before"] == of_stage["before"] != of_stage["after"] != evaluation["after"]
+    assert whole.read_responses("before") == stage.read_responses("before") != {}
+
+    page = whole.report.read_text()
+    cells = re.findall(r"<td>([^<]*)</td>", page.partition("<h2>Stages</h2>")[2].partition("</tbody>")[0])
+    assert '<a href="stages/1-sft/report.html">1-sft</a>' in page and (whole.path / "stages/1-sft/report.html").exists()
+    assert cells[::8] == ["sft", "redi"] and cells[1::8] == ["0.01", "0.001"] and cells[2::8] == ["2", "3"]
+    assert cells[6::8] == [f"{side['after']['heldout']['nll']:.3f}" for side in (of_stage, evaluation)]
+    assert cells[7::8] == ["test 0.0 %"] * 2
+    trained = sum(row["work"]["trained"] for row in rows)
+    assert f'<th scope="row">trained: forward and backward</th><td>{trained:,}</td>' in page
+    assert "<h2>Stages</h2>" not in stage.report.read_text()
+
+    run = RunFolder(shutil.copytree(whole.path, tmp_path / "run"))
+    run.metrics.unlink()
+    with pytest.raises(MindError, match="its last stage has not begun: `mind report .*1-sft` reports on one before it"):
+        write_run_report(run)
+
+
 def test_the_settings_of_a_stage():
-    config = MindConfig(method="redi", train=TrainConfig(max_steps=7, learning_rate=1e-6, questions_per_step=4))
+    config = MindConfig(method="redi", train=TrainConfig(max_steps=7, questions_per_step=4))
 
     def stage(**settings) -> TrainConfig:
-        first, last = stages_of(with_options(dataclasses.replace(config, stages={"sft": StageConfig(**settings)})))
-        assert first.config.method == "sft" and last.config.train == config.train
+        whole = with_options(dataclasses.replace(config, stages={"sft": StageConfig(**settings)}))
+        first, last = stages_of(whole)
+        assert first.config.method == "sft" and last.config == whole
         return first.config.train
 
-    rest = dataclasses.replace(config.train, learning_rate=5e-5)  # that of the paper
+    rest = dataclasses.replace(config.train, learning_rate=5e-5)
     assert stage() == rest
     assert stage(epochs=3) == dataclasses.replace(rest, epochs=3, max_steps=-1)
     assert stage(epochs=3, max_steps=2) == dataclasses.replace(rest, epochs=3, max_steps=2)
-    assert stage(learning_rate=1e-3, questions_per_step=9).learning_rate == 1e-3
+    given = stage(learning_rate=1e-3, questions_per_step=9)
+    assert given == dataclasses.replace(rest, learning_rate=1e-3, questions_per_step=9)
     with pytest.raises(MindError, match=r"^stages.sft: train.learning_rate is -1.0: expected a positive number"):
         stage(learning_rate=-1.0)
     with pytest.raises(MindError, match="stages names 'warm', an earlier stage: those of method redi are sft"):
         with_options(dataclasses.replace(config, stages={"warm": StageConfig()}))
     with pytest.raises(MindError, match="stages names 'sft', an earlier stage: mind has none"):
         with_options(MindConfig(stages={"sft": StageConfig()}))
+
+
+@pytest.mark.parametrize(
+    ("method", "lora", "rates"),
+    [
+        ("edit", True, [2e-4, 5e-6]),  # the authors'
+        ("edit", False, [3e-5, 5e-6]),
+        ("redi", False, [5e-5, 1e-6]),  # the authors'
+        ("sft", True, [3e-5]),
+        ("mind-nocons", False, [3e-5]),
+    ],
+)
+def test_every_stage_has_a_learning_rate_of_its_own(method, lora, rates):
+    config = with_options(MindConfig(method=method, student=StudentConfig(lora=lora)))
+    assert [stage.config.train.learning_rate for stage in stages_of(config)] == rates
+    given = with_options(MindConfig(method=method, train=TrainConfig(learning_rate=2e-3)))
+    assert stages_of(given)[-1].config.train.learning_rate == 2e-3
+
+
+def test_a_method_does_not_inherit_the_default_rate_and_the_stages_of_another():
+    first = with_options(MindConfig(method="redi", stages={"sft": StageConfig(max_steps=2)}))
+    assert with_options(with_method(first, "sft")) == with_options(MindConfig(method="sft"))
+    given = dataclasses.replace(first, train=TrainConfig(learning_rate=2e-3))
+    assert with_options(with_method(given, "edit")).train.learning_rate == 2e-3
+    assert with_options(with_method(given, "edit")).stages == {"sft": StageConfig()}

@@ -110,6 +110,11 @@ def encoder_of(source: str, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     return StudentEncoder(model, tokenizer, pack_length) if source == "student" else SentenceEncoder(source)
 
 
+def encoder_input(source: str, encoder: Encoder) -> dict[str, dict[str, str]]:
+    """What `Method.inputs` says of an encoder that `metanet.encoder` names, unless it is the student."""
+    return {} if source == "student" else {"metanet.encoder": {"source": source, "sha256": encoder.name}}
+
+
 @dataclass(frozen=True)
 class Features:
     """Encoder vectors of Q questions, float32 on the CPU; zeros where a perspective is missing."""
