@@ -383,7 +383,8 @@ class MindConfig:
     method: str = "mind"
     """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "mode-cotd",
     "compact", "edit", "redi", "kd", "taid", "qcrd", "lorid" (with its parts "lorid-kg" and "lorid-dr"), "nesycd" or
-    another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some options fixed."""
+    another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some of its options
+    fixed."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The options of the method, an object of its class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)
