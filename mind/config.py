@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from mind.errors import require
 from mind.perspectives import PAPER_PERSPECTIVES
+from mind.records import AnswerSpan
 from mind.typed_json import check_fields
 from mind.word_problems import DEFAULT_LEVELS, LevelName
 
@@ -127,6 +128,13 @@ class ObjectiveConfig:
     leave it (`mind_kernels.threshold_for_error`). None: exact [ours]."""
     backend: str = "auto"
     """The mind_kernels backend of the loss."""
+    answer_span: AnswerSpan | None = None
+    """Where methods compare the distributions behind two rationales: at the tokens of the "suffix" (marker, answer, end
+    of the turn), of the "answer" alone, or at "all" that both have, from the start. None: the method's own, for mind
+    "suffix". Once the format is learnt marker and end differ by almost nothing, and dilute a mean [ours]."""
+    normalize: Literal["sequence", "token"] = "sequence"
+    """The cross-entropy as a mean over the tokens of each sequence, then over sequences and questions; or as one over
+    all tokens of a step, by which long sequences count more: that of most sources [ours]."""
 
     def __post_init__(self) -> None:
         check_fields("objective", self)
@@ -346,8 +354,9 @@ class MindConfig:
     """The run folder; it must be new, unless the run is resumed."""
     method: str = "mind"
     """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "mode-cotd",
-    "edit", "redi", "kd", "taid", "qcrd", "lorid" (with its parts "lorid-kg" and "lorid-dr"), "nesycd" or another of
-    mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some options fixed."""
+    "compact", "edit", "redi", "kd", "taid", "qcrd", "lorid" (with its parts "lorid-kg" and "lorid-dr"), "nesycd" or
+    another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some of its options
+    fixed."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The options of the method, an object of its class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)

@@ -12,6 +12,10 @@ class NotFiniteError(MindError):
     """A number that a model or its training gave is nan or infinite; the message says which, and of which questions."""
 
 
+class StoppedError(MindError):
+    """A method found that its student gets worse if it trains on; the message says by what, and what to change."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raises MindError with `message` unless `condition` holds."""
     if not condition:

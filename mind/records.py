@@ -17,6 +17,11 @@ Grade = Literal["right", "wrong", "unparsed"]
 """
 
 
+AnswerSpan = Literal["suffix", "answer", "all"]
+"""The tokens at which distributions behind two rationales are compared: those of the suffix, of the answer within it,
+or all that both have, counted from where the rationales begin."""
+
+
 class Key(NamedTuple):
     """Names one answer of a teacher."""
 
@@ -143,6 +148,9 @@ class TokenizedQuestion:
     others: Mapping[int, Branch] = field(default_factory=dict)
     """Slot -> a sequence of another kind that a method makes of the question. Slots are the columns of a step's tables
     (Q, K): those of the rationales, and further ones."""
+    answer: tuple[int, ...] = ()
+    """Which of the suffix's tokens have a part of the answer, without the marker and the end of the turn; empty if
+    nobody asked for them (`mind.student.tokenization.with_answers`)."""
 
     @cached_property
     def branches(self) -> dict[int, Branch]:
@@ -159,6 +167,8 @@ class PackOptions:
     """Tokens of a row and of a micro-batch, at most: what a forward and backward holds in memory."""
     share_prompts: bool
     """Compute the prompt of a question once, with its rationales as branches, instead of once a rationale."""
+    answer_span: AnswerSpan = "suffix"
+    """The positions behind two rationales at which their distributions are compared."""
 
 
 @dataclass(frozen=True)
@@ -193,9 +203,8 @@ class MicroBatch:
     target: Tensor  # (N,), the token that each labeled row predicts
     segment: Tensor  # (N,), q K + k
     tokens: Tensor  # (Q, K), labeled rows of each rationale; 0 where it is missing or in another micro-batch
-    answer_rows: Tensor  # (P, K), labeled rows of each suffix position; -1 where a rationale is not here
-    answer_question: Tensor  # (P,), q of each suffix position
-    answer_lengths: Tensor  # (Q,), suffix positions of each question
+    answer_rows: Tensor  # (P, K), labeled rows of each position that is compared; -1 where a rationale has none
+    answer_question: Tensor  # (P,), q of each of these positions
     token_weight: Tensor | None = None  # (N,) float64, of each labeled row in its sequence; None: 1 each
 
     @property

@@ -71,6 +71,25 @@ def row_weights(
     return rows if batch.token_weight is None else rows * batch.token_weight.to(rows)
 
 
+def token_mean(
+    weights: Tensor,  # (Q, K)
+    tokens: Tensor,  # (Q, K), of all sequences of the step
+    terms: int,
+) -> Tensor:  # (Q, K)
+    """The weights with which a mean over the tokens of each sequence becomes one over all tokens of a term.
+
+    A term is the slots s mod `terms`. Each weight is multiplied by the sequence's tokens and divided by their weighted
+    mean in the term: by `row_weights` every token of a term then has the weight of its sequence, and the term has the
+    weight in all that it had before.
+    """
+    out = torch.zeros_like(weights)
+    for term in range(terms):
+        w, t = weights[:, term::terms], tokens[:, term::terms].to(weights)
+        whole = (w * t).sum()
+        out[:, term::terms] = torch.where(whole != 0, w * t * w.sum() / torch.where(whole != 0, whole, 1), 0)
+    return out
+
+
 def rationale_losses(
     model: PreTrainedModel,
     questions: Sequence[TokenizedQuestion],

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mind.batches.bin_packing import bins_of
 from mind.errors import MindError
-from mind.records import MicroBatch, Pack, PackOptions, TokenizedQuestion
+from mind.records import AnswerSpan, MicroBatch, Pack, PackOptions, TokenizedQuestion
 
 
 def micro_batches(
@@ -136,7 +136,7 @@ def _micro_batch(
         segment.extend([q * perspectives + k] * len(branch))
         tokens[q, k] = len(branch)
         last_row[q, k] = len(target)
-    answer_rows, answer_question = _answer_rows(questions, perspectives, last_row)
+    answer_rows, answer_question = _answer_rows(questions, perspectives, last_row, options.answer_span)
     return MicroBatch(
         ids=tuple(question.id for question in questions),
         packs=tuple(_row(row) for row in rows),
@@ -145,7 +145,6 @@ def _micro_batch(
         tokens=tokens,
         answer_rows=answer_rows,
         answer_question=answer_question,
-        answer_lengths=torch.tensor([len(question.suffix) for question in questions], dtype=torch.int64),
         token_weight=None if all(weight == 1 for weight in weights) else torch.tensor(weights, dtype=torch.float64),
     )
 
@@ -183,17 +182,31 @@ def _row(documents: Sequence[_Document]) -> Pack:
 
 
 def _answer_rows(
-    questions: Sequence[TokenizedQuestion], perspectives: int, last_row: dict[tuple[int, int], int]
+    questions: Sequence[TokenizedQuestion],
+    perspectives: int,
+    last_row: dict[tuple[int, int], int],
+    span: AnswerSpan,
 ) -> tuple[Tensor, Tensor]:
-    """Rows (P, K) of the aligned suffix positions and the question (P,) of each, where there are two to compare."""
+    """Rows (P, K) of the aligned positions of the span and the question (P,) of each, where there are two to compare.
+
+    Of span "all" a position that the longest rationale alone has is left out: there is nothing to compare it with.
+    """
     blocks, owners = [], []
     for q, question in enumerate(questions):
         ends = {k: last_row[q, k] for k in question.rationales if (q, k) in last_row}
         if len(ends) < 2:
             continue
-        block = torch.full((len(question.suffix), perspectives), -1, dtype=torch.int64)
-        for k, end in ends.items():
-            block[:, k] = torch.arange(end - len(question.suffix), end)
+        if span == "all":
+            lengths = {k: len(question.branches[k].ids) for k in ends}
+            block = torch.full((sorted(lengths.values())[-2], perspectives), -1, dtype=torch.int64)
+            for k, end in ends.items():
+                rows = torch.arange(end - lengths[k], end)[: len(block)]
+                block[: len(rows), k] = rows
+        else:
+            positions = torch.tensor(question.answer if span == "answer" else range(len(question.suffix)))
+            block = torch.full((len(positions), perspectives), -1, dtype=torch.int64)
+            for k, end in ends.items():
+                block[:, k] = end - len(question.suffix) + positions
         blocks.append(block)
         owners.extend([q] * len(block))
     if not blocks:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mind.config import MindConfig, StageConfig
 from mind.errors import MindError, require
+from mind.methods.compact import Compact
 from mind.methods.edit import Edit
 from mind.methods.kd import Kd
 from mind.methods.lorid import DeepReasoner, KnowledgeGenerator, Lorid
@@ -25,6 +26,7 @@ from mind.methods.taid import Taid
 from mind.typed_json import build, described, read_json
 
 METHODS: dict[str, type[Method]] = {
+    "compact": Compact,
     "edit": Edit,
     "kd": Kd,
     "lorid": Lorid,

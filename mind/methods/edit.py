@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from mind.batches.cross_entropy import cross_entropy, row_weights
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
 from mind.methods.method import LossTerms, Step, StepMetrics, StepPlan
@@ -110,16 +109,8 @@ class Edit(PairMethod):
         return self.plan_of(step, options.pairs, self._pairs.__getitem__, options.alpha, -options.beta)
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
-        objective = self.context.config.objective
-        weight = row_weights(plan.weights, batch, hidden)
-        loss, rows = cross_entropy(
-            hidden,
-            head,
-            batch,
-            weight,
-            gradient_threshold=objective.gradient_threshold,
-            backend=objective.backend,
-        )
+        weight = self.row_weights(plan, batch, hidden)
+        loss, rows = self.cross_entropy(hidden, head, batch, weight)
         terms = weight * rows.nll  # positive for right rationales, negative for wrong ones
         return LossTerms.of(
             loss, rows, batch, right_term=terms.clamp(min=0).sum(), wrong_term=terms.clamp(max=0).neg().sum()

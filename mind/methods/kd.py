@@ -3,9 +3,10 @@
     L = w CE + (1 - w) D(student, teacher)      over the rationales
     L = D(student, teacher)                     over an answer that the student has sampled, in a share of the steps
 
-both the mean over the tokens of each sequence, over the rationales of a question and over questions. D is one of the
-divergences of mind_kernels.linear_divergence: forward and reverse KL, the Jensen-Shannon of GKD (arXiv 2306.13649), the
-skewed ones of DistiLLM (arXiv 2402.03898). It is not multiplied by T^2, as in those.
+both the mean over the tokens of each sequence, over the rationales of a question and over questions (GKD's code takes
+it over all tokens, as `objective.normalize` token does). D is one of the divergences of mind_kernels.linear_divergence:
+forward and reverse KL, the Jensen-Shannon of GKD (arXiv 2306.13649), the skewed ones of DistiLLM (arXiv 2402.03898). It
+is not multiplied by T^2, as in those.
 
 A step on the student's own answers (GKD's on-policy one) samples one per question from the student as it is, prompt and
 answer with its end, without a gradient of the sampling. It has no cross-entropy [ours]: at temperature 1 the expected
@@ -26,7 +27,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from mind.batches.cross_entropy import cross_entropy, row_weights
 from mind.batches.isolation import keeps_sequences_apart
 from mind.batches.packing import sequence_lengths
 from mind.batches.prompt_sharing import obstacle, use_attention
@@ -132,8 +132,9 @@ class TeacherMethod(Sft):
         batch: MicroBatch,
         weight: Tensor,  # (N,)
         **kind: Any,
-    ) -> Tensor:
-        """The weighted sum () of the rows' divergences from the teacher."""
+    ) -> Any:
+        """What `linear_divergence` returns for this kind and the teacher: the weighted sum () of the rows' divergences,
+        and its statistics if `return_stats` is among the arguments."""
         teacher: Any = self.teacher
         teacher.to(hidden.device)
         with torch.no_grad(), use_attention(teacher, self.context.attention):
@@ -228,18 +229,11 @@ class Kd(TeacherMethod):
         return OnPolicyPlan(plan.questions, plan.weights, plan.trained, plan.observed)
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
-        objective, options = self.context.config.objective, self.options
-        weight = row_weights(plan.weights, batch, hidden)
+        options = self.options
+        weight = self.row_weights(plan, batch, hidden)
         ce_weight = 0.0 if isinstance(plan, OnPolicyPlan) else options.ce_weight
         with torch.set_grad_enabled(ce_weight > 0):  # without a weight its statistics alone are wanted
-            cross, rows = cross_entropy(
-                hidden,
-                head,
-                batch,
-                ce_weight * weight,
-                gradient_threshold=objective.gradient_threshold,
-                backend=objective.backend,
-            )
+            cross, rows = self.cross_entropy(hidden, head, batch, ce_weight * weight)
         divergence = self.divergence(hidden, head, batch, weight, **options.divergence)
         loss = cross + (1 - ce_weight) * divergence
         return LossTerms.of(loss, rows, batch, divergence=divergence.detach(), teacher_scored=scored(batch))

@@ -27,7 +27,7 @@ import torch
 from mind.batches.packing import present_sequences
 from mind.config import MindConfig
 from mind.methods.knowledge import RULES_WANTED, after_rules, lacking_knowledge
-from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext, Step, StepPlan
 from mind.methods.sequences import Sequences
 from mind.methods.sft import Sft
 from mind.methods.stage import Stage
@@ -51,7 +51,7 @@ class Lorid(Sft):
 class _WithRules(Method):
     """All sequences that are made of a question with rules, each with the same weight."""
 
-    unread = OF_MIND
+    unread = (*OF_MIND, *OF_ANSWERS)
     learning_rate = Lorid.learning_rate
     lesson = "knowledge"
 

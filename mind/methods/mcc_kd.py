@@ -2,11 +2,11 @@
 
     L = (CE_i + CE_j) / 2 + alpha / 2 mean_p [KL(P_p || Q_p) + KL(Q_p || P_p)]
 
-P and Q are the student's distributions behind the two rationales at the positions p of the suffix, at a temperature T
-and without a factor T^2; both sides are trained. The suffix is the whole answer line, "#### ANSWER", and the end of the
-turn; the source compares at the answer's tokens alone. Each epoch draws another pair from the rationales that are least
-alike; the source draws one and the same. (Its released code compares the positions of the answer's input tokens, which
-predict the ones after them: off by one.)
+P and Q are the student's distributions behind the two rationales at the positions p that predict the answer's tokens,
+as in the source (`objective.answer_span` names others), at a temperature T and without a factor T^2; both sides are
+trained. CE is the mean over the tokens of a sequence, as in the source. Each epoch draws another pair from the
+rationales that are least alike; the source draws one and the same. (Its released code compares the positions of the
+answer's input tokens, which predict the ones after them: off by one.)
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from torch import Tensor
 from mind.config import MethodOptions, MindConfig
 from mind.data.questions import TO_COMPARE
 from mind.errors import require
-from mind.methods.heads import at_temperature, constant
+from mind.methods.comparing import symmetric_kl, with_two_rationales
+from mind.methods.heads import at_temperature
 from mind.methods.method import OF_MIND, LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.methods.sequences import Sequences
 from mind.records import MicroBatch, Question, TokenizedQuestion
 from mind.report.charts import Chart, Series
 from mind.similarity import most_diverse, ngram_sets, similarities
-from mind_kernels import Head, linear_divergence
+from mind_kernels import Head
 
 _WORDS = 3
 """Of the n-grams by which rationales are compared."""
@@ -60,6 +61,7 @@ class MccKd(Method):
     unread = OF_MIND
     fewest_rationales = TO_COMPARE
     lesson = "pair"
+    answer_span = "answer"
     charts = (
         Chart(
             "symmetric_kl",
@@ -89,12 +91,7 @@ class MccKd(Method):
         tokenized: Sequence[TokenizedQuestion],
         sequences: Sequences,
     ) -> dict[int, TokenizedQuestion]:
-        chosen = {q: one for q, one in enumerate(tokenized) if len(one.rationales) >= 2}
-        require(
-            bool(chosen),
-            f"method {config.method} compares two rationales, and none of the {len(questions)} questions has two",
-        )
-        return chosen
+        return with_two_rationales(config, questions, tokenized)
 
     def prepare(self, step: Step) -> StepPlan:
         trained = torch.zeros(len(step.questions), self.context.perspectives, dtype=torch.bool)
@@ -110,44 +107,14 @@ class MccKd(Method):
         return pairs[int(order[epoch % len(pairs)])]
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
-        backend, options = self.context.config.objective.backend, self.options
+        options = self.options
         terms = super().loss(hidden, head, batch, plan)
-        divergence = twice_symmetric_kl(
-            hidden, at_temperature(head, options.temperature), batch, len(plan.weights), backend
+        one = torch.ones(*plan.weights.shape, plan.weights.shape[1])
+        divergence = symmetric_kl(
+            hidden, at_temperature(head, options.temperature), batch, one, self.context.config.objective.backend
         )
         loss = terms.loss + options.alpha / 2 * divergence
-        # Its gradient is that of the objective, its value twice that: each side is a student once and a teacher once.
-        loss = loss - (options.alpha / 4 * divergence).detach()
-        return terms._replace(loss=loss, sums={**terms.sums, "symmetric_kl": divergence.detach() / 2})
+        return terms._replace(loss=loss, sums={**terms.sums, "symmetric_kl": divergence.detach()})
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         return StepMetrics({"symmetric_kl": totals["symmetric_kl"]})
-
-
-def twice_symmetric_kl(hidden: Tensor, head: Head, batch: MicroBatch, questions: int, backend: str = "auto") -> Tensor:
-    """A number () with the gradient of the mean over the questions of mean_p [KL(P || Q) + KL(Q || P)], and twice its
-    value.
-
-    KL(P || Q) and KL(Q || P) of one side with the other as a constant have together that side's gradient of their sum.
-    """
-    there = batch.answer_rows >= 0
-    pairs = batch.answer_rows[there].view(-1, 2).to(hidden.device)
-    one, other = pairs.unbind(1)
-    rows, partners = torch.cat([one, other]), torch.cat([other, one])
-    lengths = batch.answer_lengths[batch.answer_question].to(hidden.device)
-    weight = (1 / (lengths * questions)).to(torch.float64 if hidden.dtype == torch.float64 else torch.float32)
-    total = hidden.new_zeros((), dtype=weight.dtype)
-    if not len(pairs):
-        return total
-    for kind in ("forward_kl", "reverse_kl"):
-        total = total + linear_divergence(
-            hidden[rows],
-            head,
-            hidden[partners].detach(),
-            constant(head),
-            kind=kind,
-            row_weight=weight.repeat(2),
-            reduction="sum",
-            backend=backend,
-        )
-    return total

@@ -9,7 +9,7 @@ A step of the trainer, for Q questions with K rationales each:
 
 Packing, shared prompts, several processes, checkpoints, metrics and the report are the same for all methods. Before
 `finish_step` the trainer checks that the step's sums, its gradient and L_real are finite; a method that computes
-further numbers raises mind.errors.NotFiniteError for its own.
+further numbers raises mind.errors.NotFiniteError for its own, and StoppedError if its student gets worse.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mind.batches.cross_entropy import cross_entropy, rationale_means, row_weights
+from mind.batches.cross_entropy import cross_entropy, rationale_means, row_weights, token_mean
 from mind.batches.prompt_sharing import attention_and_pack_options
 from mind.batches.steps import plan_steps
 from mind.config import MethodOptions, MindConfig
@@ -31,10 +31,10 @@ from mind.errors import require
 from mind.methods.sequences import Sequences
 from mind.methods.stage import Stage
 from mind.progress import tell
-from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
+from mind.records import AnswerSpan, MicroBatch, PackOptions, Question, TokenizedQuestion
 from mind.report.charts import STUDENT, Chart, Section, briefly
 from mind.student.adapters import check_adapters
-from mind.student.tokenization import embedding_rows, tokenize
+from mind.student.tokenization import embedding_rows, tokenize, with_answers
 from mind_kernels import Head, RowStats
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 OF_MIND = ("metanet", "objective.beta", "objective.tau_student", "objective.consistency_weight")
 """What MIND alone reads of the options that are in every configuration."""
+OF_ANSWERS = ("objective.answer_span",)
+"""What those methods alone read that compare distributions behind two rationales."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ class MethodContext:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         data, rows = config.data, embedding_rows(model)
         tokenized = tokenize(questions, tokenizer, data.perspectives, config.student.max_length, rows)
+        span = config.objective.answer_span or (Method if method is None else method).answer_span
+        if span == "answer" or (method is not None and method.reads_answers):
+            tokenized = with_answers(questions, tokenized, tokenizer)
         sequences = tokenized
         if method is not None:
             chosen = method.choose(config, questions, tokenized, Sequences(config, model, tokenizer))
@@ -101,6 +106,7 @@ class MethodContext:
             sequences = list(chosen.values())
         steps = plan_steps(tokenized, config.train) if method is None else method.plan(config, tokenized)
         attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *sequences, *others], device)
+        pack_options = replace(pack_options, answer_span=span)
         return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options, sequences)
 
     @property
@@ -239,6 +245,13 @@ class Method(ABC):
     """The default of `train.learning_rate`."""
     begins_with: ClassVar[Literal["former", "base"]] = "former"
     """After earlier stages: with the student of the last of them, or with `student.model`."""
+    answer_span: ClassVar[AnswerSpan] = "suffix"
+    """Where it compares rationales if `objective.answer_span` does not say it."""
+    reads_answers: ClassVar[bool] = False
+    """Whether it needs to know which tokens of the suffix are the answer, wherever it compares."""
+    terms: ClassVar[int] = 1
+    """The slots s mod `terms` are a term of the loss, with a mean over tokens of its own if `objective.normalize` is
+    "token"."""
     title: ClassVar[str]
     """The method's name in reports."""
     charts: ClassVar[tuple[Chart, ...]] = ()
@@ -343,16 +356,36 @@ class Method(ABC):
             batch: what the rows predict, and which rationale each belongs to.
             plan: what `prepare` returned.
         """
+        loss, rows = self.cross_entropy(hidden, head, batch, self.row_weights(plan, batch, hidden))
+        return LossTerms.of(loss, rows, batch)
+
+    def cross_entropy(
+        self,
+        hidden: Tensor,  # (N, D)
+        head: Head,
+        batch: MicroBatch,
+        row_weight: Tensor,  # (N,)
+    ) -> tuple[Tensor, RowStats]:
+        """The weighted sum of the rows' losses () and their statistics, by the options of the objective."""
         objective = self.context.config.objective
-        loss, rows = cross_entropy(
+        return cross_entropy(
             hidden,
             head,
             batch,
-            row_weights(plan.weights, batch, hidden),
+            row_weight,
             gradient_threshold=objective.gradient_threshold,
             backend=objective.backend,
         )
-        return LossTerms.of(loss, rows, batch)
+
+    def row_weights(self, plan: StepPlan, batch: MicroBatch, hidden: Tensor) -> Tensor:  # (N,)
+        """The weights of a micro-batch's rows in the cross-entropy that belong to those of the plan's sequences, by
+        `objective.normalize`."""
+        weights = plan.weights
+        if self.context.config.objective.normalize == "token":
+            slots = range(weights.shape[1])
+            tokens = [[len(q.branches[k].ids) if k in q.branches else 0 for k in slots] for q in plan.questions]
+            weights = token_mean(weights, torch.tensor(tokens), self.terms)
+        return row_weights(weights, batch, hidden)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         """Called after the last backward pass of a step, before the optimizer moves the student.

@@ -32,7 +32,7 @@ from torch import Tensor
 from mind.batches.packing import present_rationales
 from mind.config import MethodOptions, MindConfig, flat
 from mind.errors import require
-from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.methods.stage import Stage
 from mind.progress import tell
 from mind.records import TokenizedQuestion
@@ -88,7 +88,7 @@ class ModeCotd(Method):
 
     Options = ModeCotdOptions
     title = "MoDE-CoTD"
-    unread = (*OF_MIND, "train.learning_rate")
+    unread = (*OF_MIND, *OF_ANSWERS, "train.learning_rate")
     sources = ("experts",)
     depends_on_length = True
     begins_with = "base"

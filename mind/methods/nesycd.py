@@ -31,7 +31,7 @@ from mind.data.questions import save_questions
 from mind.errors import require
 from mind.grading.answers import judge_text
 from mind.methods.knowledge import after_rules, lacking_knowledge
-from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.methods.sequences import Sequences
 from mind.methods.stage import Stage
 from mind.progress import Progress, tell
@@ -71,7 +71,7 @@ class Nesycd(Method):
 
     Options = NesycdOptions
     title = "NesyCD"
-    unread = OF_MIND
+    unread = (*OF_MIND, *OF_ANSWERS)
     charts = (
         Chart(
             "l_real",

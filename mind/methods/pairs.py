@@ -11,7 +11,7 @@ import torch
 from mind.batches.packing import present_sequences
 from mind.config import MindConfig
 from mind.errors import require
-from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext, Step, StepPlan
 from mind.methods.sequences import Sequences
 from mind.records import Branch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, LOSS, Chart, Series
@@ -30,8 +30,9 @@ class PairMethod(Method):
     Pair i of a question has the slots 2 i (right) and 2 i + 1 (wrong).
     """
 
-    unread = OF_MIND
+    unread = (*OF_MIND, *OF_ANSWERS)
     lesson = "pair"
+    terms = 2
     charts = (
         replace(
             LOSS,

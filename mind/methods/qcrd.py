@@ -34,7 +34,17 @@ from mind.errors import require
 from mind.files import cache_folder
 from mind.grading.answers import judge_text
 from mind.methods.discriminator import Discriminator
-from mind.methods.method import OF_MIND, LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan, random_of
+from mind.methods.method import (
+    OF_ANSWERS,
+    OF_MIND,
+    LossTerms,
+    Method,
+    MethodContext,
+    Step,
+    StepMetrics,
+    StepPlan,
+    random_of,
+)
 from mind.methods.mind.features import build_features, encoder_input, encoder_of, texts_of, vectors_of
 from mind.methods.sequences import Sequences
 from mind.progress import Progress
@@ -111,7 +121,11 @@ class Qcrd(Method):
 
     Options = QcrdOptions
     title = "QCRD"
-    unread = (*OF_MIND[1:], *(f"metanet.{field.name}" for field in fields(MetaNetConfig) if field.name != "encoder"))
+    unread = (
+        *OF_MIND[1:],
+        *OF_ANSWERS,
+        *(f"metanet.{field.name}" for field in fields(MetaNetConfig) if field.name != "encoder"),
+    )
     charts = (
         Chart(
             "l_real",

@@ -2,7 +2,8 @@
 
     L = mean over the questions of a CE(answer | predict, x) + (1 - a) CE(rationale | explain, x)
 
-CE is the mean over the tokens of a sequence; the source takes it over all tokens of the batch. A question with K_q
+CE is the mean over the tokens of a sequence; the source takes it over all tokens of the batch, which
+`--objective.normalize token` does for each of the two. A question with K_q
 rationales trains on one of them per epoch, in turn. The source asks for an answer by "predict: " alone, without any
 reasoning. `explain_with_answer` [ours] lets the answer line follow the rationale, so that a student can be asked as any
 other.
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
-from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.methods.sequences import Sequences
 from mind.records import Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, Chart, Series
@@ -53,6 +54,7 @@ class Sbs(Method):
 
     Options = SbsOptions
     title = "Distilling step-by-step"
+    terms = 2
     charts = (
         Chart(
             "l_real",
@@ -65,7 +67,7 @@ class Sbs(Method):
             ),
         ),
     )
-    unread = OF_MIND
+    unread = (*OF_MIND, *OF_ANSWERS)
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from mind.batches.packing import present_sequences
-from mind.methods.method import OF_MIND, Method, Step, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, Step, StepPlan
 from mind.records import TokenizedQuestion
 
 
@@ -20,7 +20,7 @@ class Sft(Method):
     """Every rationale of a question is trained on, all with the same weight."""
 
     title = "SFT"
-    unread = OF_MIND
+    unread = (*OF_MIND, *OF_ANSWERS)
 
     def prepare(self, step: Step) -> StepPlan:
         return self.evenly(step.questions)

@@ -2,9 +2,13 @@
 
     L = KL(p_t || q),  p_t = softmax((1 - t) z + t z_teacher), a constant
 
-t rises evenly from `t_start` to 1 over the run, and by up to `alpha` more per step while the loss falls. At the
-authors' alpha the even rise is the faster of the two in runs of fewer than about 4,000 steps: the method is then plain
-interpolation.
+t rises evenly from `t_start` to 1 over the run, or by a share of up to `alpha` of what is left to 1 per step, which is
+the larger the faster the loss falls, if that is more. At the authors' alpha the even rise is the faster of the two in
+runs of fewer than about 4,000 steps: the method is then plain interpolation. With `alpha` "auto", which is 4 over the
+number of steps, t rises twice as fast as evenly at first while the loss stands still, whatever the run's length, and
+the even rise takes over after four fifths of it [ours].
+
+The loss is the mean over the tokens of a sequence; the authors take that over all tokens (`objective.normalize`).
 """
 
 from __future__ import annotations
@@ -12,12 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mind.batches.cross_entropy import cross_entropy, row_weights
+from mind.batches.cross_entropy import cross_entropy
 from mind.errors import require
 from mind.methods.kd import TeacherMethod, TeacherOptions, scored
 from mind.methods.method import LossTerms, MethodContext, StepMetrics, StepPlan
@@ -32,15 +36,20 @@ class TaidOptions(TeacherOptions):
 
     t_start: float = 0.4
     """The teacher's share in the first target."""
-    alpha: float = 5e-4
-    """How much t rises per step beyond the even rise, at most."""
+    alpha: float | Literal["auto"] = 5e-4
+    """The share of 1 - t by which t rises per step at the most; "auto" follows the number of steps [ours]."""
     momentum: float = 0.99
     """Of the average of the loss's relative change."""
+    momentum_of: Literal["kl", "ce"] = "kl"
+    """The loss whose change that is: the divergence, as the paper has it, or the cross-entropy under p_t, as the
+    authors' code does, whose change is smaller beside it by the entropy of p_t."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.t_start <= 1, f"options.t_start is {self.t_start}: expected a number in [0, 1]")
-        require(self.alpha >= 0, f"options.alpha is {self.alpha}: expected a number >= 0")
+        require(
+            self.alpha == "auto" or self.alpha >= 0, f"options.alpha is {self.alpha}: expected a number >= 0, or auto"
+        )
         require(0 <= self.momentum < 1, f"options.momentum is {self.momentum}: expected a number in [0, 1)")
 
 
@@ -69,14 +78,18 @@ class Taid(TeacherMethod):
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
         with torch.no_grad():
             _, rows = cross_entropy(hidden, head, batch, backend=self.context.config.objective.backend)
-        weight = row_weights(plan.weights, batch, hidden)
-        loss = self.divergence(hidden, head, batch, weight, kind="taid", interpolation=self.schedule.t)
-        return LossTerms.of(loss, rows, batch, teacher_scored=scored(batch))
+        weight = self.row_weights(plan, batch, hidden)
+        loss, stats = self.divergence(
+            hidden, head, batch, weight, kind="taid", interpolation=self.schedule.t, return_stats=True
+        )
+        target_entropy = (weight * stats.target_entropy).sum()
+        return LossTerms.of(loss, rows, batch, teacher_scored=scored(batch), target_entropy=target_entropy)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         used = self.schedule.t
-        self.schedule.update(totals["loss"])
-        return StepMetrics(latest={"interpolation": used})
+        entropy = totals["target_entropy"]
+        self.schedule.update(totals["loss"] + (entropy if self.options.momentum_of == "ce" else 0))
+        return StepMetrics({"target_entropy": entropy}, latest={"interpolation": used})
 
     def state_dict(self) -> dict[str, Any]:
         return self.schedule.state_dict()
@@ -90,6 +103,7 @@ class Schedule:
 
     def __init__(self, options: TaidOptions, steps: int) -> None:
         self._options, self._steps = options, steps
+        self._alpha = 4 / steps if options.alpha == "auto" else options.alpha
         self.t, self._average, self._loss, self._step = options.t_start, 0.0, math.inf, 0
 
     def update(self, loss: float) -> None:
@@ -99,7 +113,7 @@ class Schedule:
             change = (self._loss - loss) / (self._loss + 1e-15)
             self._average = options.momentum * self._average + (1 - options.momentum) * change
             even = options.t_start + (1 - options.t_start) * self._step / self._steps
-            rise = options.alpha / (1 + math.exp(-self._average)) * (1 - self.t)
+            rise = self._alpha / (1 + math.exp(-self._average)) * (1 - self.t)
             self.t = min(1.0, max(even, self.t + rise))
         self._loss = loss
         self._step += 1

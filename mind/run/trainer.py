@@ -28,7 +28,7 @@ from mind.batches.steps import question_tokens, shares
 from mind.batches.trunk import labeled_hidden
 from mind.config import MindConfig, flat
 from mind.display import one_line
-from mind.errors import MindError, NotFiniteError, require
+from mind.errors import MindError, NotFiniteError, StoppedError, require
 from mind.finite import named_questions, require_finite
 from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, TokenizedQuestion
@@ -72,7 +72,8 @@ class MethodTrainer(Trainer):
     micro-batches and processes share the work. Several processes train as data-parallel replicas: each computes its
     share of a step's questions and they add up gradients and statistics, so that the method learns the same in all.
 
-    It stops with a NotFiniteError at the first number that is nan or infinite, before that reaches a checkpoint.
+    It stops with a NotFiniteError at the first number that is nan or infinite, before that reaches a checkpoint, and
+    with the StoppedError of a method.
     """
 
     loss_is_scaled_for_ga = True
@@ -122,16 +123,16 @@ class MethodTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, with the attention and, if the configuration says so, the compiled trunk that train.
 
-        Raises NotFiniteError with the step, its questions and the last checkpoint.
+        Raises NotFiniteError and StoppedError with the step, its questions and the last checkpoint.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self._training_began = time.perf_counter()
         with use_attention(self.context.model, self.context.attention), self.compiled_trunk(), self._reporting():
             try:
                 return super().train(*args, **kwargs)
-            except NotFiniteError as error:
+            except (NotFiniteError, StoppedError) as error:
                 where = f"step {self._step}, {named_questions(self._questions)}"
-                raise NotFiniteError(f"{where}: {error}; {self.folder.way_back()}") from None
+                raise type(error)(f"{where}: {error}; {self.folder.way_back()}") from None
 
     @contextmanager
     def compiled_trunk(self) -> Iterator[None]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mind.answer_line import suffix
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.records import Question, TokenizedQuestion
 from mind.student.templates import read_template
 
@@ -104,6 +105,33 @@ class Chat:
         self._check_rows(place, [self.end_id])
         return [*ids, self.end_id]
 
+    def answer_tokens(self, question: Question) -> tuple[int, ...]:
+        """Which tokens of `suffix` have a character of the answer, as indices.
+
+        Raises MindError for a tokenizer that does not tell which characters a token has, or says that none has any.
+        """
+        text = suffix(question.answer).removeprefix(self._seam)
+        start, end = len(text) - len(question.answer), len(text)
+        if not self.tokenizer.is_fast:
+            kind = type(self.tokenizer).__name__
+            raise MindError(
+                f"which tokens are the answer is not known, since the tokenizer, a {kind}, does not tell the "
+                "characters of a token: --objective.answer_span suffix does without"
+            )
+        found, place, count = [], 0, 0
+        for piece in self._pieces(text, after=self.template.end):
+            context, ids = self._continued(f"question {question.id}: its answer", piece, _CONTEXTS)
+            spans = self.tokenizer(
+                context + piece, add_special_tokens=False, split_special_tokens=False, return_offsets_mapping=True
+            )["offset_mapping"]
+            for i, (first, last) in enumerate(spans[len(spans) - len(ids) :]):
+                begins, ends = (place + index - len(context) for index in (first, last))
+                if begins < end and ends > start and begins < ends:
+                    found.append(count + i)
+            place, count = place + len(piece), count + len(ids)
+        require(bool(found), f"question {question.id}: by the tokenizer no token has a character of its answer")
+        return tuple(found)
+
     def end(self) -> list[int]:
         """Token ids of the end of the turn, behind a rationale without an answer line."""
         ids = self._continue("the end of a turn", self.template.end, _CONTEXTS) if self.template.end else []
@@ -134,15 +162,20 @@ class Chat:
         What looks like a control token is cut behind its first character, and is one no more.
         """
         _check_characters(place, text)
-        cuts = [found.start() + 1 for found in self._looks_like_control.finditer(text)]
-        pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
-        pieces[0] = before + pieces[0]
-        pieces[-1] += after
+        pieces = self._pieces(text, before, after)
         ids = self._continue(place, pieces[0], contexts) if contexts else self._ids(pieces[0])
         for piece in pieces[1:]:
             ids += self._continue(place, piece, _CONTEXTS)
         self._check(place, ids, self._ids(before) + self._ids(after))
         return ids
+
+    def _pieces(self, text: str, before: str = "", after: str = "") -> list[str]:
+        """A text between two of the template in the parts that are encoded one after the other."""
+        cuts = [found.start() + 1 for found in self._looks_like_control.finditer(text)]
+        pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+        pieces[0] = before + pieces[0]
+        pieces[-1] += after
+        return pieces
 
     def _ids(self, text: str) -> list[int]:
         # Whatever the tokenizer's configuration says: control tokens are the template's to write.
@@ -154,10 +187,14 @@ class Chat:
         That is the ids that it has on its own, unless the tokenizer puts something in front of a beginning, as those
         of the SentencePiece kind put a space.
         """
+        return self._continued(place, text, contexts)[1]
+
+    def _continued(self, place: str, text: str, contexts: Sequence[str]) -> tuple[str, list[int]]:
+        """The context, and the ids of the text behind it."""
         for context in contexts:
             start, whole = self._ids(context), self._ids(context + text)
             if whole[: len(start)] == start:
-                return whole[len(start) :]
+                return context, whole[len(start) :]
         raise MindError(
             f"{place} begins with {text[:20]!r}, which the tokenizer makes one token with whatever precedes it"
         )
@@ -237,6 +274,15 @@ def tokenize(
             stacklevel=2,
         )
     return tokenized
+
+
+def with_answers(
+    questions: Sequence[Question], tokenized: Sequence[TokenizedQuestion], tokenizer: PreTrainedTokenizerBase
+) -> list[TokenizedQuestion]:
+    """The tokenized questions with `answer`; raises MindError as `Chat.answer_tokens`."""
+    chat = Chat(tokenizer)
+    both = zip(questions, tokenized, strict=True)
+    return [replace(tokens, answer=chat.answer_tokens(question)) for question, tokens in both]
 
 
 def _check_characters(place: str, text: str) -> None:

@@ -182,11 +182,14 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
     groups = (torch.arange(min(rows, 20) * count) % rows).view(-1, count)
     shape = groups.shape if mixture else (*groups.shape, count)
     group_weight = {"mixture_weight" if mixture else "pair_weight": torch.ones(shape)}
+    of_pairs = "jsd" if mixture else choose(("jsd", "jeffreys"))
     mask = torch.arange(groups.numel()).view_as(groups) % 5 != 4 if choose((False, True)) else None
 
     def divergences(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         given = {name: value.to(torch.promote_types(h.dtype, torch.float32)) for name, value in group_weight.items()}
-        return mind_kernels.linear_pairwise_jsd(h[groups], w, mask=mask, **given, bias=b, backend=backend, **options)
+        return mind_kernels.linear_pairwise_jsd(
+            h[groups], w, kind=of_pairs, mask=mask, **given, bias=b, backend=backend, **options
+        )
 
     kind = choose(DIVERGENCES)
     teacher_hidden, teacher_weight, *_ = make_inputs(rows, 20, vocabulary, dtype=dtype, seed=seed + 1).values()

@@ -79,6 +79,8 @@ def test_taid_by_hand(monkeypatch):
     built = with_teacher(monkeypatch, Taid, TaidOptions())
     built.schedule = Schedule(built.options, 10)
     assert first_alone(built)[0] == pytest.approx(0.022871269568, abs=1e-10)
+    _, _, terms = first_alone(built)
+    assert float((terms.loss + terms.sums["target_entropy"]).detach()) == pytest.approx(1.729925756304, abs=1e-10)
     forward = first_alone(with_teacher(monkeypatch, Kd, KdOptions(ce_weight=0.0)))
     for t, expected in ((0.0, 0.0), (1.0, forward[0])):
         built.schedule.t = t
@@ -229,6 +231,32 @@ def test_falling_losses_carry_taid_beyond_its_even_rise():
     for loss in (1.0, 0.5):
         schedule.update(loss)
     assert schedule.t == pytest.approx(0.4 + 0.5 / (1 + math.exp(-0.01 * 0.5)) * 0.6)
+
+
+@pytest.mark.parametrize(("momentum_of", "losses"), [("kl", [1.0, 0.5]), ("ce", [3.0, 2.5])])
+def test_taid_follows_the_loss_that_is_configured(monkeypatch, momentum_of, losses):
+    """The divergences 1 and 0.5, and an entropy of the target of 2 nats in both steps."""
+    built = with_teacher(monkeypatch, Taid, TaidOptions(momentum_of=momentum_of, alpha=0.5))
+    built.schedule, expected = Schedule(built.options, 1000), Schedule(built.options, 1000)
+    for divergence, loss in zip((1.0, 0.5), losses, strict=True):
+        metrics = built.finish_step(None, {"loss": divergence, "target_entropy": 2.0}, None)
+        expected.update(loss)
+        assert metrics.means == {"target_entropy": 2.0} and built.schedule.t == expected.t
+    assert built.schedule.t > 0.4
+
+
+@pytest.mark.parametrize("steps", [100, 10_000])
+def test_the_adaptive_rise_of_taid_that_follows_the_steps(steps):
+    """Twice the even one at first for a loss that stands still, until that overtakes it where exp(-2 x) = 1 - x."""
+    schedule = Schedule(TaidOptions(alpha="auto"), steps)
+    found = []
+    for _ in range(steps + 1):
+        found.append(schedule.t)
+        schedule.update(1.0)
+    even = [0.4 + 0.6 * max(0, n - 1) / steps for n in range(steps + 1)]
+    assert found[2] - found[1] == pytest.approx(2 * 0.6 / steps)
+    leads = [n / steps for n in range(2, steps) if found[n] > even[n] + 1e-12]
+    assert max(leads) == pytest.approx(0.7968, abs=2 / steps) and found[-1] == pytest.approx(1, abs=1 / steps)
 
 
 def test_what_is_wrong_with_a_teacher_is_told_before_anything_is_written(tmp_path, model_folder):

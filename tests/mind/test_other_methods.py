@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import shutil
 
 import pytest
-import torch
-from method_cases import PACKINGS, build, config_of, context_of_run, total, with_wrong
-from small_run import train_rows
+from method_cases import (
+    PACKINGS,
+    build,
+    config_of,
+    context_of_run,
+    runs_and_goes_on_where_it_was_killed,
+    total,
+    with_wrong,
+)
 from tiny import build_questions
 from worked_example import (
     EXPLAIN,
     EXPLAIN_ROW,
-    FIRST_ROWS,
     LABEL,
     LABEL_ROW,
     QUESTION,
     RIGHT,
     WRONG,
     WRONG_ROW,
-    Z,
     head,
     hidden_of,
 )
@@ -29,19 +32,16 @@ from worked_example import (
 import mind
 from mind.batches.packing import micro_batches, sequence_lengths
 from mind.batches.steps import question_tokens
-from mind.config import MindConfig, ObjectiveConfig
+from mind.config import MindConfig
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import METHODS
 from mind.methods.edit import Edit, EditOptions, changed_tokens
-from mind.methods.mcc_kd import MccKd, MccKdOptions, twice_symmetric_kl
 from mind.methods.method import Step
 from mind.methods.pairs import Pair
-from mind.methods.redi import Redi, RediOptions
 from mind.methods.sbs import Sbs, SbsOptions
 from mind.records import Branch, PackOptions, TokenizedQuestion, WrongRationale
 from mind.run.data import load_data
-from mind_kernels import Head, linear_divergence
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -57,18 +57,6 @@ def test_step_by_step_takes_the_rationales_in_turn():
     plans = [built.prepare(Step(0, epoch, [QUESTION], lambda chosen: chosen)) for epoch in range(4)]
     taken = [plan.questions[0].others[1] for plan in plans]
     assert set(taken[:3]) == set(others) and taken[3] == taken[0]
-
-
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_redi_by_hand(packing):
-    def built(alpha):
-        return build(Redi, RediOptions(alpha=alpha), _pairs={"example": [Pair(RIGHT, WRONG)]})
-
-    rows = {0: 0, 1: WRONG_ROW}
-    assert total(built(0.8), rows, packing)[1] == pytest.approx(0.507139327517, abs=1e-12)
-    plan, loss, gradients = total(built(0.0), rows, packing)
-    assert loss == pytest.approx(2.0961229468387272, abs=1e-12)  # fine-tuning on the right one
-    assert not gradients[1].any() and gradients[0].any()
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -209,28 +197,6 @@ def test_edit_takes_twins_first_and_with_one_another_alone(most, expected):
     assert [sum(pair.right.weights) for pair in pairs] == [2, 3, 1][:most]
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_pairs_weigh_the_same_in_whatever_questions_they_are(packing):
-    """Two questions, of two pairs and of one: the loss is the mean over the three."""
-    first_rows = {0: 0, 1: 12, 2: 4, 3: 16, 4: 7, 5: 18}  # segment -> first row of Z
-    ids = {0: (1, 2, 4, 5), 1: (1, 3, 0, 5), 2: (3, 4, 5), 3: (4, 5), 4: (2, 0, 1, 4, 5), 5: (1, 2, 5)}
-    branches = {segment: Branch(QUESTION.prompt, tokens) for segment, tokens in ids.items()}
-    pairs = {
-        "a": [Pair(branches[0], branches[1]), Pair(branches[2], branches[3])],
-        "b": [Pair(branches[4], branches[5])],
-    }
-    built = build(Redi, RediOptions())
-    step = Step(0, 0, [dataclasses.replace(QUESTION, id=name) for name in pairs], lambda chosen: chosen)
-    plan = built.plan_of(step, 2, pairs.__getitem__, 1.0, -0.8)
-    loss = sum(
-        float(built.loss(hidden_of(batch, first_rows), head(), batch, plan).loss.detach())
-        for batch in micro_batches(plan.questions, 4, packing, plan.trained)
-    )
-    log_p = Z.log_softmax(1)
-    ce = {s: -log_p[range(first_rows[s], first_rows[s] + len(t)), t].mean() for s, t in ids.items()}
-    assert loss == pytest.approx(float(sum(ce[s] - 0.8 * ce[s + 1] for s in (0, 2, 4))) / 3, abs=1e-12)
-
-
 def test_sequences_of_several_prompts_are_packed_apart_and_counted_once():
     question = TokenizedQuestion("q", (1, 2, 3), {0: (4,)}, (5,), {1: Branch((7, 8), (9,)), 2: Branch((1, 2, 3), (6,))})
     assert question_tokens(question) == 3 + 2 + 2 + 1 + 1
@@ -241,85 +207,13 @@ def test_sequences_of_several_prompts_are_packed_apart_and_counted_once():
     assert batch.total_tokens == 3 + 4 + 5 and batch.tokens.tolist() == [[2, 1, 1]]
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize(
-    ("alpha", "temperature", "expected"), [(0.01, 1.3, 1.8442402132851652), (0.1, 1.0, 1.8552125393253005)]
-)
-def test_mcc_kd_by_hand(alpha, temperature, expected, packing):
-    built = build(MccKd, MccKdOptions(alpha=alpha, temperature=temperature), name="mcc-kd", _pools={"example": [0, 1]})
-    plan, loss, _ = total(built, FIRST_ROWS, packing)
-    assert plan.trained.tolist() == [[True, True, False]] and loss == pytest.approx(expected, abs=1e-12)
-
-
-def test_mcc_kd_trains_both_sides_of_its_divergence():
-    """The gradients of hidden states and head are those of the objective as it is written, by autograd."""
-    built = build(MccKd, MccKdOptions(alpha=0.7, temperature=1.3), name="mcc-kd", _pools={"example": [0, 2]})
-    plan = built.prepare(Step(0, 0, [QUESTION], lambda chosen: chosen))
-    (batch,) = micro_batches(plan.questions, 3, PACKINGS[-1], plan.trained)
-    gradients = []
-    for written_out in (False, True):
-        hidden, weight = hidden_of(batch), torch.eye(6, dtype=torch.float64, requires_grad=True)
-        if written_out:
-            logits = hidden @ weight.T
-            nll = -logits.log_softmax(1)[torch.arange(len(hidden)), batch.target]
-            loss = sum(nll[batch.segment == k].mean() for k in (0, 2)) / 2
-            p, q = ((logits[batch.answer_rows[:, k]] / 1.3).log_softmax(1) for k in (0, 2))
-            loss = loss + 0.35 * ((p.exp() - q.exp()) * (p - q)).sum(1).mean()
-        else:
-            loss = built.loss(hidden, Head(weight), batch, plan).loss
-        loss.backward()
-        gradients.append((loss.detach(), hidden.grad, weight.grad))
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
-
-
-def test_mcc_kd_of_two_equal_rationales_has_no_divergence():
-    built = build(MccKd, MccKdOptions(alpha=0.7), name="mcc-kd", _pools={"example": [0, 1]})
-    plan = built.prepare(Step(0, 0, [QUESTION], lambda chosen: chosen))
-    (batch,) = micro_batches(plan.questions, 3, PACKINGS[-1], plan.trained)
-    hidden = hidden_of(batch)
-    rows = batch.answer_rows[:, :2]
-    hidden = hidden.detach().index_copy(0, rows[:, 1], hidden.detach()[rows[:, 0]]).requires_grad_()
-    divergence = twice_symmetric_kl(hidden, head(), batch, 1)
-    divergence.backward()
-    assert float(divergence.detach()) == 0 and not hidden.grad.any()
-
-
-def test_mcc_kd_computes_its_divergence_by_the_backend_that_is_configured(monkeypatch):
-    used = []
-
-    def spy(*arguments, backend, **options):
-        used.append(backend)
-        return linear_divergence(*arguments, **options)
-
-    monkeypatch.setattr("mind.methods.mcc_kd.linear_divergence", spy)
-    built = build(MccKd, MccKdOptions(), name="mcc-kd", _pools={"example": [0, 1]})
-    config = dataclasses.replace(built.context.config, objective=ObjectiveConfig(backend="reference"))
-    built.context = dataclasses.replace(built.context, config=config)
-    total(built, FIRST_ROWS, PACKINGS[-1])
-    assert used and set(used) == {"reference"}
-
-
-def test_mcc_kd_takes_every_pair_of_its_pool_in_turn():
-    built = build(MccKd, MccKdOptions(), name="mcc-kd", _pools={"example": [0, 1, 2]})
-    pairs = [built._pair("example", epoch) for epoch in range(6)]
-    assert sorted(pairs[:3]) == [(0, 1), (0, 2), (1, 2)] and pairs[3:] == pairs[:3]
-
-
 # Runs
 
 
-@pytest.mark.parametrize("name", ["edit", "mcc-kd", "redi", "sbs"])
+@pytest.mark.parametrize("name", ["edit", "sbs"])
 def test_a_method_trains_reports_and_goes_on_where_it_was_killed(name, tmp_path, model_folder):
     config = config_of(tmp_path, model_folder, name)
-    folder = mind.train(config)
-    rows = train_rows(folder.path)
-    assert len(rows) == 4 and f"{METHODS[name].title} run report" in folder.report.read_text()
-    shown = {series.name for chart in METHODS[name].charts for series in chart.series}
-    assert shown and all(shown <= row.keys() for row in rows)  # no chart is empty
-    shutil.rmtree(folder.checkpoint(4))
-    mind.train(config, resume=True)
-    assert [row["loss"] for row in train_rows(folder.path)] == [row["loss"] for row in rows]
+    runs_and_goes_on_where_it_was_killed(config)
 
 
 def test_wrong_rationales_are_read_as_they_were_written(tmp_path):
@@ -355,7 +249,7 @@ def test_how_many_rationales_a_method_needs(name, tmp_path, model_folder):
     config = config_of(tmp_path, model_folder, name)
     questions = [dataclasses.replace(one, rationales=one.rationales[:1]) for one in with_wrong()]
     save_questions(questions, tmp_path / "train.jsonl")
-    if name in ("mind", "mcc-kd"):
+    if name in ("mind", "mcc-kd", "compact"):
         with pytest.raises(MindError, match="1 rationale: expected at least 2"):
             load_data(config)
     else:

@@ -24,12 +24,14 @@ RUNS = {
     "mind": ("l_real/first", "sft_loss", "consistency", "meta_loss"),
     "easiest": ("l_real/first", "easiest_loss", "seen"),
     "mcc-kd": ("l_real/first", "symmetric_kl"),
-    "taid": ("l_real/first", "interpolation"),
+    "taid": ("l_real/first", "interpolation", "target_entropy"),
+    "compact": ("l_real/first", "consistency", "alpha_entropy"),
     "kd": ("l_real/sample", "divergence", "sample_tokens", "work/generated", "work/teacher_scored"),
     "qcrd": ("l_real/first", "label_loss", "wrong_quality", "samples"),
 }
 """Methods, and what each logs beside COMMON. The second one observes a step before it trains on it, the target of taid
-depends on the losses before, and the last two have the student answer."""
+depends on the losses before, compact finds its weights within each micro-batch, and the last two have the student
+answer."""
 
 
 def run(rank: int, processes: int, port: int, folder: str) -> None:

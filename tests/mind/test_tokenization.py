@@ -11,7 +11,7 @@ from tokenizers_of_all_kinds import FAITHFUL, LOSSY
 
 from mind.errors import MindError
 from mind.records import Question, Rationale
-from mind.student.tokenization import Chat, embedding_rows, tokenize
+from mind.student.tokenization import Chat, embedding_rows, tokenize, with_answers
 
 RATIONALES = ("It is 3.", "It is 3", "We add:\nf(3)\n\nThen 3!", "2 + 1 = 3.", "x")
 CONTROLS = ("<s>", "</s>", "<|user|>", "<|assistant|>")
@@ -151,3 +151,23 @@ def test_tokens_beyond_the_embeddings_are_named():
         Chat(tokenizer, rows).prompt(Question("q", "<step>?", "1"))
     tokenize(build_questions(), tokenizer, NAMES, 512, rows)  # that token does not occur
     assert embedding_rows(build_model(vocab_size=320)) == 320  # rows that no token has are no fault
+
+
+@pytest.mark.filterwarnings("ignore:the tokenizer changes texts")
+@pytest.mark.parametrize("answer", ["3", "12 of them", "x < 17", "</s>4"])
+def test_the_tokens_of_an_answer(any_tokenizer, answer):
+    """What is left out before and after them has no part of the answer, and none of them is left out."""
+    question = Question("q", "What is 2 plus 1?", answer, None, (Rationale("first", "It is 3."),))
+    tokenized = tokenize([question], any_tokenizer, NAMES, 4000)
+    if not any_tokenizer.is_fast:
+        with pytest.raises(MindError, match="which tokens are the answer is not known, since the tokenizer, a ByT5"):
+            with_answers([question], tokenized, any_tokenizer)
+        return
+    (found,) = with_answers([question], tokenized, any_tokenizer)
+    first, last = found.answer[0], found.answer[-1]
+    assert found.answer == tuple(range(first, last + 1)) and last < len(found.suffix) - 1
+    read = [any_tokenizer.decode(part) for part in (found.suffix[:first], found.suffix[last + 1 :])]
+    assert "#" not in any_tokenizer.decode(found.suffix[first : last + 1]) and "#" in read[0]
+    letters = [c for c in answer.lower() if c.isalnum()]
+    assert [c for c in any_tokenizer.decode(found.suffix[first : last + 1]).lower() if c.isalnum()] == letters
+    assert not any(c in read[0] + read[1].replace("s", "") for c in letters if c.isdigit())

@@ -73,7 +73,9 @@ class Mind(Method):
         return MindPlan(step.questions, alpha, selected, observed, scored, present)
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
-        return student_loss(hidden, head, batch, plan.weights, self.context.config.objective)
+        return student_loss(
+            hidden, head, batch, plan.weights, self.row_weights(plan, batch, hidden), self.context.config.objective
+        )
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         assert isinstance(plan, MindPlan)

@@ -4,7 +4,8 @@
     alpha_k = exp(s_k / tau_student) / sum_{j in I_dyn} exp(s_j / tau_student) in I_dyn, else 0
     L_total = sum_k alpha_k CE(r_k | x) + lambda sum_{i<j} alpha_i alpha_j JSD(P_i || P_j)
 
-(arXiv 2601.03717.) CE is the mean over the tokens of rationale and suffix, JSD the mean over the suffix positions.
+(arXiv 2601.03717.) CE is the mean over the tokens of rationale and suffix, JSD the mean over the suffix positions, or
+those of `objective.answer_span`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from mind.batches.cross_entropy import row_weights
+from mind.batches.answer_pairs import pair_weights
 from mind.config import ObjectiveConfig
 from mind.methods.method import LossTerms
 from mind.records import MicroBatch
@@ -51,6 +52,7 @@ def student_loss(
     head: Head,
     batch: MicroBatch,
     alpha: Tensor,  # (Q, K)
+    row_weight: Tensor,  # (N,)
     config: ObjectiveConfig,
 ) -> LossTerms:
     """The share of a micro-batch in the mean of L_total over the Q questions of its step.
@@ -64,14 +66,11 @@ def student_loss(
         head: its LM head.
         batch: the selected rationales of some of the step's questions.
         alpha: the weights of the rationales, 0 for those that are not selected.
+        row_weight: those of the rows in the cross-entropy, `Method.row_weights`.
         config: lambda, threshold of the sparse gradient, backend.
     """
-    device, questions = hidden.device, len(alpha)
-    row_weight = row_weights(alpha, batch, hidden)
-    alpha = alpha.to(device, row_weight.dtype)
-    # One matrix of pair weights per question, shared by its answer positions and averaged over them.
-    pairs = alpha[:, :, None] * alpha[:, None, :] / batch.answer_lengths.to(device)[:, None, None] / questions
-    pair_weight = pairs[batch.answer_question.to(device)]
+    alpha = alpha.to(row_weight)
+    pair_weight = pair_weights(alpha[:, :, None] * alpha[:, None, :], batch, hidden)
     loss, stats = linear_mind_loss(
         hidden,
         head,
@@ -85,7 +84,7 @@ def student_loss(
         return_stats=True,
         backend=config.backend,
     )
-    there = batch.answer_rows.to(device) >= 0
+    there = batch.answer_rows.to(hidden.device) >= 0
     jsd = cast(PairStats, stats.pairs).jsd  # a weight per pair, not per member of a mixture
     return LossTerms.of(
         loss,

@@ -38,7 +38,7 @@ from mind_kernels.triton_variant import Variant
 _TINY = tl.constexpr(1.1754943508222875e-38)  # the smallest normal number
 # |log(q / p)| is less where neither q nor p is 0.
 _FAR = tl.constexpr(1e4)
-# 512 threads of 32 to 48 registers: two programs or more share a multiprocessor, and have 32 KiB of loads in flight.
+# 512 threads of 32 to 53 registers: two programs or more share a multiprocessor, and have 32 KiB of loads in flight.
 # Without 16-byte loads each thread carries the state of four times as many lanes, and 512 would spill.
 _WARPS = {True: 16, False: 8}
 _VECTOR = 4

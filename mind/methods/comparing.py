@@ -1,0 +1,49 @@
+"""What the methods share that compare the student's distributions behind two rationales of a question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mind.batches.answer_pairs import pair_weights
+from mind.config import MindConfig
+from mind.errors import require
+from mind.records import MicroBatch, Question, TokenizedQuestion
+from mind_kernels import Head, linear_pairwise_jsd
+
+
+def with_two_rationales(
+    config: MindConfig, questions: Sequence[Question], tokenized: Sequence[TokenizedQuestion]
+) -> dict[int, TokenizedQuestion]:
+    """`Method.choose` of a method that compares; raises MindError if no question has two rationales."""
+    chosen = {q: one for q, one in enumerate(tokenized) if len(one.rationales) >= 2}
+    require(
+        bool(chosen),
+        f"method {config.method} compares two rationales, and none of the {len(questions)} questions has two",
+    )
+    return chosen
+
+
+def symmetric_kl(
+    hidden: Tensor,  # (N, D)
+    head: Head,
+    batch: MicroBatch,
+    weights: Tensor,  # (Q, K, K)
+    backend: str = "auto",
+) -> Tensor:
+    """A micro-batch's share () in the mean over the step's questions of sum_{i<j} w_ij mean_p [KL(P_i || P_j) +
+    KL(P_j || P_i)], at the positions p of the answer span; both sides are trained.
+
+    Args:
+        hidden: the student's last hidden states of the micro-batch's labeled rows.
+        head: its LM head, at the temperature of the distributions.
+        batch: which rows are compared.
+        weights: of each pair, of which the upper triangle counts; a constant.
+        backend: of mind_kernels, by name.
+    """
+    rows = batch.answer_rows.to(hidden.device)
+    weight = pair_weights(weights, batch, hidden)
+    return linear_pairwise_jsd(
+        hidden[rows.clamp(min=0)], head, weight, kind="jeffreys", mask=rows >= 0, backend=backend
+    )
