@@ -2,10 +2,10 @@
 
     python -m bench.kernel_resources [--output folder] [--overwrite] [--draw]
 
-The Triton kernels' variants (`python -m mind_kernels ahead`) and those of csrc/cuda (build_tools/cuda_resources.py, by
-nvcc) for sm_80, sm_90 and sm_100. Occupancy is the share of a multiprocessor's threads that run at once, by the limits
-in NVIDIA's programming guide; `limit` is what keeps it from being more. Writes kernel_resources.jsonl; that in
-bench/results is what tests compare with.
+The Triton kernels' variants (`python -m mind_kernels ahead --candidates`) and those of csrc/cuda, by nvcc
+(build_tools/cuda_resources.py), for sm_80, sm_90 and sm_100. Occupancy is the share of a multiprocessor's threads that
+run at once, by the limits in NVIDIA's programming guide; `limit` is what keeps it from being more. Writes
+kernel_resources.jsonl; that in bench/results is what tests compare with.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ LIMITS = {80: Limits(164 << 10), 90: Limits(228 << 10), 100: Limits(228 << 10)}
 RESERVED = 1 << 10
 REGISTER_UNIT = 256
 """Registers are given to a warp in multiples of this."""
+SCHEDULERS = 4
+"""Of a multiprocessor."""
 
 
 class Occupancy(NamedTuple):
@@ -61,10 +63,12 @@ def occupancy(threads: int, registers: int, shared_bytes: int, capability: int) 
     """Of blocks with so many threads, registers per thread and bytes of shared memory."""
     limits, warps = LIMITS[capability], -(-threads // WARP)
     of_warp = -(-registers * WARP // REGISTER_UNIT) * REGISTER_UNIT
+    # Each of the four schedulers has a quarter of the registers, and the warps of a block are dealt out to them.
+    with_registers = SCHEDULERS * (limits.registers // SCHEDULERS // of_warp)
     fits = {
         "threads": limits.warps // warps,
         "blocks": limits.blocks,
-        "registers": limits.registers // (of_warp * warps),
+        "registers": with_registers // warps,
         "shared memory": limits.shared_bytes // (shared_bytes + RESERVED),
     }
     limit = min(fits, key=lambda name: fits[name])
@@ -100,7 +104,7 @@ def of_variant(variant: Any, capability: int) -> dict[str, Any]:
 def of_triton() -> Iterator[dict[str, Any]]:
     from mind_kernels.commands.ahead import modules, variants
 
-    for variant in variants(modules()):
+    for variant in variants(modules(), candidates=True):
         for capability in variant.capabilities or CAPABILITIES:
             yield of_variant(variant, capability)
 

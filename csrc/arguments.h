@@ -125,6 +125,7 @@ struct DivergenceArguments {
     const float* scale;                         // (n,) d(total loss) / d(row's divergence), or null
     float* divergence;                          // (n,)
     float* entropy;                             // (n,) of q
+    float* target_entropy;                      // (n,) of p
 };
 
 // The tokens that a list leaves out; a listed one has the logit kListed of cpu/divergence.h; csrc/cpu alone.

@@ -41,7 +41,8 @@ void set_scales(RowArguments& args, const OptionalTensor& scale, const OptionalT
     if (entropy_scale) args.entropy_scale = checked<float>("entropy_scale", *entropy_scale, {rows}, logits);
 }
 
-// The weight is (G, K, K) of pairs, (G, K) of a mixture, and the divergence has its shape.
+}  // namespace
+
 GroupArguments group_arguments(const Tensor& logits, const char* weight_name, const Tensor& weight, const Tensor& mask,
                                const Tensor& divergence, const OptionalTensor& gradient, bool of_pairs) {
     STD_TORCH_CHECK(logits.dim() == 3, "logits have shape ", shape_of(logits), ": expected (G, K, V)");
@@ -66,8 +67,6 @@ GroupArguments group_arguments(const Tensor& logits, const char* weight_name, co
                 {{"logits", logits}, {weight_name, weight}, {"mask", mask}});
     return args;
 }
-
-}  // namespace
 
 void row_kernel_(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor entropy_scale, double softcap,
                  double temperature, double label_smoothing, double z_loss, Tensor numbers, Tensor correct) {

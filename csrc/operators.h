@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "arguments.h"
 #include "checks.h"
 
 namespace mind {
@@ -22,6 +23,10 @@ void background(Tensor logits, Tensor target, double softcap, double temperature
 void gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, Tensor left, Tensor right, Tensor out);
 void pair_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor divergence, OptionalTensor gradient);
 void mixture_divergences(Tensor logits, Tensor mixture_weight, Tensor mask, Tensor divergence, OptionalTensor gradient);
+
+// Checked; the weight is (G, K, K) of pairs, (G, K) of a mixture, and the divergence has its shape.
+GroupArguments group_arguments(const Tensor& logits, const char* weight_name, const Tensor& weight, const Tensor& mask,
+                               const Tensor& divergence, const OptionalTensor& gradient, bool of_pairs);
 
 inline void define_operators(torch::stable::detail::StableLibrary& library) {
     library.def(

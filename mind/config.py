@@ -46,6 +46,8 @@ class StudentConfig:
     """Rank of the adapters."""
     lora_alpha: int = 32
     """The adapters' output is scaled by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.0
+    """Share of the numbers that an adapter is given that are 0 in training, drawn anew each time."""
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the layers that get one; the head and the embeddings may be among them."""
 
@@ -54,6 +56,7 @@ class StudentConfig:
         require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")
         for name in ("lora_rank", "lora_alpha"):
             require(getattr(self, name) >= 1, f"student.{name} is {getattr(self, name)}: expected at least 1")
+        require(0 <= self.lora_dropout < 1, f"student.lora_dropout is {self.lora_dropout}: expected a share in [0, 1)")
         require(self.lora_targets != (), "student.lora_targets is empty: expected names of layers")
 
 
@@ -114,8 +117,9 @@ class ObjectiveConfig:
 
     beta: float = 0.8
     """I_dyn = {k : s_k >= beta * max_j s_j} [paper]; the value is [ours]."""
-    tau_student: float = 1.0
-    """Temperature of alpha over I_dyn [ours]."""
+    tau_student: float = 0.25
+    """Temperature of alpha over I_dyn. With `metanet.anchor` "max" the weights of a question differ by a factor of
+    exp((1 - beta) / tau_student) at most, which is 2.2; at 1 they would be within 1.22 of uniform [ours]."""
     consistency_weight: float = 0.1
     """lambda: L_total = L_SFT + lambda * L_cons [paper]; the value is [ours]."""
     gradient_threshold: float | None = None
@@ -146,9 +150,10 @@ class MetaNetConfig:
     """Where the scores come from: MetaNet; MetaNet's dealt out anew within each question; the same for all; drawn at
     random; the student's losses of this very step; or a moving average of its losses per rationale
     (mind/methods/mind/scorers.py). All but the first are what MetaNet is compared with."""
-    anchor: Literal["none", "max"] = "none"
+    anchor: Literal["none", "max"] = "max"
     """"max" shifts the scores of each question so that the largest is 1 before the selection: beta then means "within
-    1 - beta of the best", whatever offset L_meta, which does not depend on it, has left [ours]."""
+    1 - beta of the best", whatever offset L_meta, which does not depend on it, has left [ours]. "none": the rule as
+    published, which preset mind-paper has."""
     encoder: str = "student"
     """"student": the frozen initial student's mean-pooled last hidden state [ours]; else a sentence-transformers
     model name or folder."""
@@ -161,16 +166,18 @@ class MetaNetConfig:
     size."""
     tau: float = 1.0
     """Temperature of L_meta = KL(softmax(s / tau) || softmax(-L_real / tau)) [ours]."""
-    spread: float | None = None
+    spread: float | None = 0.25
     """Measures L_real in units in which its standard deviation within a question is this much, in the mean of the
-    latest questions: scores in (0, 1) can follow losses that differ by little or by much. None: in nats, as published
-    [ours]."""
+    latest questions: scores in (0, 1) can follow losses that differ by little or by much. With the anchor, beta 0.8
+    then selects what is within 0.8 standard deviations of the best: a third of eight rationales on the tables of
+    `python -m bench.selection` [ours]. None: in nats, as published, which preset mind-paper has."""
     joint: bool = True
     """Train MetaNet further while the student trains; without it MetaNet stays as its warm-up left it."""
     learning_rate: float | None = None
-    """MetaNet's learning rate in joint training; by default a share of the student's."""
+    """MetaNet's learning rate in joint training; by default a share of the one that it has alone."""
     learning_rate_ratio: float = 0.1
-    """That share [ours]."""
+    """That share: the inertia is to learn more slowly than in the warm-up [paper: a smaller rate]; the value is [ours].
+    A share of the student's rate, which suits a network a thousand times larger, would leave MetaNet where it is."""
     accumulation: int = 4
     """Optimizer steps of the student whose L_meta gradients are averaged into one step of MetaNet: the inertia
     [paper]; the value is [ours]."""
@@ -304,6 +311,34 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class InteractionConfig:
+    """The two further students of method lorid, and how all three answer together; the first is `student`."""
+
+    knowledge: str | None = None
+    """The folder of the knowledge generator, RUN/stages/1-lorid-kg/student."""
+    deep: str | None = None
+    """The folder of the deep reasoner, RUN/stages/2-lorid-dr/student."""
+    rounds: int = 20
+    """Samples of each student per question, at most: a question is done once two answers agree."""
+    temperature: float = 1.5
+    """Of the samples."""
+    top_p: float = 0.9
+    """Of the most probable tokens so many are sampled from as have this probability together."""
+    seed: int = 0
+    """Of the samples."""
+
+    def __post_init__(self) -> None:
+        check_fields("lorid", self)
+        require(
+            (self.knowledge is None) == (self.deep is None),
+            "lorid.knowledge and lorid.deep name two students that answer together: give both or neither",
+        )
+        require(self.rounds >= 1, f"lorid.rounds is {self.rounds}: expected at least 1")
+        require(self.temperature > 0, f"lorid.temperature is {self.temperature}: expected a positive number")
+        require(0 < self.top_p <= 1, f"lorid.top_p is {self.top_p}: expected a number in (0, 1]")
+
+
+@dataclass(frozen=True)
 class MethodOptions:
     """Options that one training method alone has. A method with such options derives a dataclass from this one."""
 
@@ -338,9 +373,9 @@ class MindConfig:
     output: str = "runs/mind"
     """The run folder; it must be new, unless the run is resumed."""
     method: str = "mind"
-    """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "edit", "redi",
-    "kd", "taid" or another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some
-    options fixed."""
+    """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "mode-cotd",
+    "edit", "redi", "kd", "taid", "qcrd", "lorid" (with its parts "lorid-kg" and "lorid-dr"), "nesycd" or another of
+    mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some options fixed."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The options of the method, an object of its class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -358,11 +393,9 @@ class MindConfig:
 
     @property
     def metanet_learning_rate(self) -> float:
-        """MetaNet's learning rate in joint training; `train.learning_rate` is known (`mind.methods.with_options`)."""
-        if self.metanet.learning_rate is not None:
-            return self.metanet.learning_rate
-        assert self.train.learning_rate is not None
-        return self.train.learning_rate * self.metanet.learning_rate_ratio
+        """MetaNet's learning rate in joint training."""
+        metanet = self.metanet
+        return metanet.learning_rate or metanet.warmup_learning_rate * metanet.learning_rate_ratio
 
 
 def flat(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:

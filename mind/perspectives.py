@@ -1,8 +1,10 @@
 """The perspectives: what each is called, what marks it, and the prompt that asks for it.
 
 Source: arXiv 2601.03717 names eight perspectives and describes their manners. It does not publish its prompts, so their
-wording is ours. A prompt is the system's turn. The user's turn (mind/teacher/requests.py) holds the question, with the
-gold answer if the teacher may see it, and asks for a line with the final answer.
+wording is ours, and so is that of the prompt for knowledge (LoRID, arXiv 2508.13037, and NesyCD, arXiv 2409.13203, ask
+for general rules too; LoRID shows its teacher a rationale, NesyCD the student's error). A prompt is the system's turn.
+The user's turn (mind/teacher/requests.py) holds the question, with the gold answer if the teacher may see it, and asks
+for a line with the final answer; for knowledge it holds the question alone.
 """
 
 from __future__ import annotations
@@ -137,6 +139,16 @@ take another. Keep the imagined and the actual case apart, compute both correctl
 actual one, at the true answer. Do not repeat the question. Use at most two hundred words besides the line \
 with the final answer.""",
 )
+
+KNOWLEDGE = "knowledge"
+"""What a teacher is asked for beside rationales: its answer is no rationale, and is not judged by an answer."""
+
+KNOWLEDGE_PROMPT = """\
+You are a teacher who names what has to be known, and leaves the solving to others. You receive a question; write the \
+general rules by which somebody who has never met its kind could solve it: a definition, a law, a formula in words, a \
+step that is easily forgotten, in the order in which they are needed. Each rule must be true of every question of the \
+kind, so use no name, number or object of this one, and neither solve it nor hint at its answer. Write one rule per \
+line, each a full sentence, without numbering, heading or any other text. Two to six rules are usually enough."""
 
 _PAPER = (
     FORMAL_SYMBOLIC,

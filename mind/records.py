@@ -69,6 +69,8 @@ class Question:
     """Empty for questions that only serve evaluation."""
     wrong_rationales: tuple[WrongRationale, ...] = ()
     """Those that led to wrong answers, for the methods that learn from them; any number per perspective."""
+    knowledge: tuple[str, ...] = ()
+    """General rules that help to solve it, for the methods that learn from them: none tells of the question itself."""
 
 
 @dataclass(frozen=True)

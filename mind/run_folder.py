@@ -96,6 +96,11 @@ class RunFolder(os.PathLike[str]):
         return self.path / "student"
 
     @property
+    def adapter(self) -> Path:
+        """Of a run with LoRA, the trained adapter alone, as peft's from_pretrained loads it."""
+        return self.path / "adapter"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -122,6 +127,11 @@ class RunFolder(os.PathLike[str]):
     def stage(self, number: int, name: str) -> RunFolder:
         """The folder of an earlier stage; `number` is from 1."""
         return RunFolder(self.path / "stages" / f"{number}-{name}")
+
+    @property
+    def knowledge(self) -> Path:
+        """The base of method nesycd: the training questions that its student got wrong, with their rules."""
+        return self.path / "knowledge.jsonl"
 
     def responses(self, when: Literal["before", "after"]) -> Path:
         """The folder of the responses that the accuracies are computed from, a JSONL file per evaluation file."""
@@ -174,8 +184,8 @@ class RunFolder(os.PathLike[str]):
     def written(self) -> list[Path]:
         """What a run writes there, all that it removes; the configuration last, so that a kill leaves what is a run."""
         names = (self.inputs, self.starts, self.metrics, self.evaluation, self.status, self.report)
-        names += (self.student, self.tensorboard, self.path / "responses", self.path / "stages")
-        names += (self.path / METHOD_STATE,)
+        names += (self.student, self.adapter, self.tensorboard, self.path / "responses", self.path / "stages")
+        names += (self.path / METHOD_STATE, self.knowledge)
         checkpoints = (folder for _, folder in self._all_checkpoints())
         networks = filter(_is_network, self.path.glob("*.safetensors"))
         return [*names, *checkpoints, *networks, self.config]

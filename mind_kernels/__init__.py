@@ -6,7 +6,7 @@ from mind_kernels.linear_cross_entropy import RowStats, linear_cross_entropy, th
 from mind_kernels.linear_divergence import DivergenceStats, linear_divergence
 from mind_kernels.linear_log_prob import RowLogProbs, linear_log_prob
 from mind_kernels.linear_mind_loss import MindStats, linear_mind_loss
-from mind_kernels.linear_pairwise_jsd import MixtureStats, PairStats, linear_pairwise_jsd
+from mind_kernels.linear_pairwise_jsd import JeffreysStats, MixtureStats, PairStats, linear_pairwise_jsd
 from mind_kernels.linear_top_k import TopK, linear_top_k
 
 __version__ = "0.1.0"
@@ -16,6 +16,7 @@ __all__ = [
     "BackendUnavailableError",
     "DivergenceStats",
     "Head",
+    "JeffreysStats",
     "MindStats",
     "MixtureStats",
     "PairStats",

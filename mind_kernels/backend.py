@@ -67,7 +67,7 @@ class Backend:
     linear_cross_entropy/contract.py, GroupKernels in linear_pairwise_jsd/contract.py, RowKernels in
     linear_divergence/contract.py and TopKKernels in linear_top_k/contract.py. linear_log_prob and the rows of
     linear_mind_loss take the kernels of linear_cross_entropy; under "linear_mind_loss" stand the GroupKernels that go
-    with them.
+    with them, and under "linear_pairwise_jsd, jeffreys" those of another divergence of pairs.
     """
 
     name: str
@@ -186,6 +186,7 @@ BACKENDS = {
             {
                 "linear_cross_entropy": f"{_ROWS}.backend_torch",
                 "linear_pairwise_jsd": f"{_GROUPS}.backend_torch",
+                "linear_pairwise_jsd, jeffreys": f"{_GROUPS}.backend_torch_jeffreys",
                 "linear_mind_loss": f"{_GROUPS}.backend_torch",
                 "linear_divergence": f"{_DIVERGENCES}.backend_torch",
                 "linear_top_k": f"{__package__}.linear_top_k.backend_torch",
@@ -199,6 +200,7 @@ BACKENDS = {
             {
                 "linear_cross_entropy": f"{_ROWS}.streamed_rows:CPP",
                 "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CPP",
+                "linear_pairwise_jsd, jeffreys": f"{_GROUPS}.compiled_groups:CPP_JEFFREYS",
                 "linear_mind_loss": f"{_GROUPS}.compiled_groups:CPP",
                 "linear_divergence": f"{_DIVERGENCES}.backend_cpp",
             },
@@ -213,6 +215,7 @@ BACKENDS = {
             {
                 "linear_cross_entropy": f"{_ROWS}.backend_triton",
                 "linear_pairwise_jsd": f"{_GROUPS}._triton",
+                "linear_pairwise_jsd, jeffreys": f"{_GROUPS}._triton.jeffreys",
                 "linear_mind_loss": f"{_GROUPS}._triton",
                 "linear_divergence": f"{_DIVERGENCES}.backend_triton",
             },
@@ -352,7 +355,7 @@ def refusal(name: str, device: str, operation: str) -> str:
     if not found.available:
         return "; ".join(filter(None, (found.reason, found.remedy)))
     if not backend.serves(operation):
-        return "it has no kernels for this operation"
+        return f"it has no kernels for this operation; {', '.join(backends_of(operation))} have"
     return "" if backend.takes(device) else f"it needs {backend.tensors.upper()} tensors"
 
 

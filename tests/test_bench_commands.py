@@ -60,7 +60,9 @@ def no_measurement(monkeypatch):
         ("row_confidence", "load"),
         ("row_kernels", "load"),
         ("sparse_error", "load"),
-        ("selection", "load_table"),
+        ("methods", "measure"),
+        ("selection", "load_tables"),
+        ("selection_tables", "tables"),
         ("shapes", "inputs"),
         ("sparse_training", "measure"),
         ("train_parts", "measure"),
@@ -79,7 +81,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 15
+    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 17
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,7 +150,17 @@ def test_a_wrong_value_of_any_option_is_told_first(name, no_measurement, tmp_pat
     [
         name
         for name in NAMES
-        if name not in ("packing", "dataset", "busy_machine", "selection", "train_parts", "trainer_memory")
+        if name
+        not in (
+            "packing",
+            "dataset",
+            "busy_machine",
+            "methods",
+            "selection",
+            "selection_tables",
+            "train_parts",
+            "trainer_memory",
+        )
     ],
 )
 def test_results_that_are_not_there_cannot_be_drawn(name, no_measurement, tmp_path, capsys):

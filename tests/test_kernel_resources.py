@@ -17,7 +17,7 @@ import importlib.metadata, json
 from bench.kernel_resources import CAPABILITIES, of_variant, read
 from mind_kernels.commands.ahead import modules, variants
 
-every = variants(modules())
+every = variants(modules(), candidates=True)
 stored = {(row["kernel"], row["sm"]): row for row in read() if row["compiler"].startswith("triton")}
 assert set(stored) == {(v.name, c) for v in every for c in v.capabilities or CAPABILITIES}, "stale: names"
 harmless = {v.name for v in every if v.harmless_spills}
@@ -34,6 +34,7 @@ def test_occupancy_by_the_limits_of_a_multiprocessor():
     assert occupancy(256, 32, 0, 90) == (8, 1.0, "threads")
     assert occupancy(1024, 64, 0, 90) == (1, 0.5, "registers")
     assert occupancy(128, 33, 0, 90) == (12, 0.75, "registers")  # 40 registers of each thread are taken
+    assert occupancy(64, 40, 0, 90) == (24, 0.75, "registers")  # 12 warps of each of four schedulers
     assert occupancy(32, 16, 0, 80) == (32, 0.5, "blocks")
     assert occupancy(256, 32, 100 << 10, 90) == (2, 0.25, "shared memory")
     assert occupancy(256, 32, 200 << 10, 90).blocks == 1 and occupancy(256, 32, 200 << 10, 80).blocks == 0

@@ -185,6 +185,7 @@ inline void divergence_row(const DivergenceArguments& args, std::int64_t r, C co
     const float part = kKind == Kind::kForward ? args.teacher_part : kKind == Kind::kReverse ? args.student_part : 1.0f;
     args.divergence[r] = sums.value < 0.0 ? 0.0f : static_cast<float>(part * sums.value);
     args.entropy[r] = static_cast<float>(student.log_total - student.mean);
+    args.target_entropy[r] = static_cast<float>(teacher.log_total - teacher.mean);
     if (with_gradient) finish_divergence<kKind>(row, theirs.data, student, sums, part * args.scale[r]);
 }
 

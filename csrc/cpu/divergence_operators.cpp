@@ -1,9 +1,10 @@
-// From tensors to the kernels of divergence.h: checks, and the rows spread over PyTorch's threads.
+// From tensors to the kernels of divergence.h and jeffreys.h: checks, and the rows spread over PyTorch's threads.
 #include "divergence_operators.h"
 
 #include <torch/csrc/stable/ops.h>
 
 #include "../checks.h"
+#include "../operators.h"
 #include "kernels.h"
 
 namespace mind {
@@ -12,7 +13,7 @@ namespace {
 
 void divergence_(Tensor logits, Tensor teacher_logits, OptionalTensor scale, double softcap, double temperature,
                  double teacher_softcap, double teacher_temperature, double teacher_part, double student_part,
-                 double mixture, double interpolation, Tensor divergence, Tensor entropy) {
+                 double mixture, double interpolation, Tensor divergence, Tensor entropy, Tensor target_entropy) {
     STD_TORCH_CHECK(logits.dim() == 2, "logits have shape ", shape_of(logits), ": expected (n, V)");
     const std::int64_t rows = logits.size(0), vocabulary = logits.size(1);
     DivergenceArguments args{};
@@ -31,9 +32,13 @@ void divergence_(Tensor logits, Tensor teacher_logits, OptionalTensor scale, dou
     if (scale) args.scale = checked<float>("scale", *scale, {rows}, logits);
     args.divergence = checked<float>("divergence", divergence, {rows}, logits);
     args.entropy = checked<float>("entropy", entropy, {rows}, logits);
-    check_apart(
-        {{"logits", logits}, {"teacher_logits", teacher_logits}, {"divergence", divergence}, {"entropy", entropy}},
-        {{"scale", scale}});
+    args.target_entropy = checked<float>("target_entropy", target_entropy, {rows}, logits);
+    check_apart({{"logits", logits},
+                 {"teacher_logits", teacher_logits},
+                 {"divergence", divergence},
+                 {"entropy", entropy},
+                 {"target_entropy", target_entropy}},
+                {{"scale", scale}});
     torch::stable::parallel_for(0, rows, 1,
                                 [&](std::int64_t begin, std::int64_t end) { kernels().divergence(args, begin, end); });
 }
@@ -64,19 +69,27 @@ void spread_(Tensor logits, Tensor numbers, Tensor weight, double softcap, doubl
                                 [&](std::int64_t begin, std::int64_t end) { kernels().spread(args, begin, end); });
 }
 
+void jeffreys_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor divergence, OptionalTensor gradient) {
+    run::jeffreys(group_arguments(logits, "pair_weight", pair_weight, mask, divergence, gradient, true));
+}
+
 }  // namespace
 
 void define_divergence_operators(torch::stable::detail::StableLibrary& library) {
     library.def(
         "divergence_(Tensor(a!) logits, Tensor(b!) teacher_logits, Tensor? scale, float softcap, float temperature, "
         "float teacher_softcap, float teacher_temperature, float teacher_part, float student_part, float mixture, "
-        "float interpolation, Tensor(c!) divergence, Tensor(d!) entropy) -> ()");
+        "float interpolation, Tensor(c!) divergence, Tensor(d!) entropy, Tensor(e!) target_entropy) -> ()");
+    library.def(
+        "jeffreys_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor(a!) divergence, "
+        "Tensor(b!)? gradient) -> ()");
     library.def("others(Tensor logits, float softcap, float temperature, Tensor(a!) numbers) -> ()");
     library.def("spread_(Tensor(a!) logits, Tensor numbers, Tensor weight, float softcap, float temperature) -> ()");
 }
 
 void implement_divergence_operators(torch::stable::detail::StableLibrary& library) {
     library.impl("divergence_", TORCH_BOX(&divergence_));
+    library.impl("jeffreys_divergences", TORCH_BOX(&jeffreys_divergences));
     library.impl("others", TORCH_BOX(&others));
     library.impl("spread_", TORCH_BOX(&spread_));
 }

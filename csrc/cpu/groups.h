@@ -17,7 +17,8 @@ namespace mind::MIND_CAPABILITY {
 constexpr float kGrid = 12288.0f;
 // What a lower logit counts as: 0 times it is 0.
 constexpr float kLowest = -3e38f;
-// A row's log-probability in a column counts as at most this far below the largest one: p is 0 there in any case.
+// A row's log-probability in a column counts as at most this far below the largest one, if only p matters: p is 0 there
+// in any case.
 constexpr float kFarBelow = -200.0f;
 constexpr float kSmallestP = 1e-37f;
 // Vectors of probabilities that are added up in float32 before double takes over.
@@ -96,7 +97,7 @@ struct Cell {
     Floats log_p;  // up to a term common to the column's rows
     Floats p;
     Floats inverse;     // of p, finite; a mixture keeps its entries here
-    Floats derivative;  // F'
+    Floats derivative;  // F', or p F' + d
 };
 
 // Columns of all rows of a group; absent rows hold nothing. The lanes beyond the last column hold p = log p = 0.
@@ -110,9 +111,9 @@ struct Tile {
     Cell* row(std::int64_t k) const { return cells + k * stride; }
 };
 
-// Only rows k with share[k] > 0 count for `highest`; all of them where share is null.
+// Only rows k with share[k] > 0 count for `highest`; all of them where share is null. No log p is below `least`.
 inline Tile load_tile(const GroupWork& a, float* scratch, std::int64_t group, std::int64_t column, std::int64_t columns,
-                      const float* share) {
+                      const float* share, float least = kFarBelow) {
     const std::int64_t stride = a.tile / kLanes;
     Cell* cells = reinterpret_cast<Cell*>(scratch);
     const Tile tile{group * a.count,
@@ -147,7 +148,7 @@ inline Tile load_tile(const GroupWork& a, float* scratch, std::int64_t group, st
         for (std::int64_t v = 0; v < tile.vectors; ++v) {
             Cell& cell = tile.row(k)[v];
             const LogProbability log_p{cell.log_p, cell.p};
-            cell.log_p = max(splat(kFarBelow), (log_p.high - tile.highest[v]) + log_p.low);
+            cell.log_p = max(splat(least), (log_p.high - tile.highest[v]) + log_p.low);
             cell.p = probability(log_p);
             cell.inverse = 1.0f / max(splat(kSmallestP), cell.p);
             cell.derivative = Floats{};
@@ -162,8 +163,9 @@ inline Tile load_tile(const GroupWork& a, float* scratch, std::int64_t group, st
     return tile;
 }
 
-// Writes F', and adds what S needs, in double: where p is nearly 1 in one column, F' - S is far smaller than either.
-// Sums in float32 made the gradient's error of such rows 200 times as large.
+// Writes the derivatives, and adds what S needs, in double: where p is nearly 1 in one column, F' - S is far smaller
+// than either. Sums in float32 made the gradient's error of such rows 200 times as large.
+template <bool kTimesP>
 inline void store_derivatives(const GroupWork& a, const Tile& tile, double* sums) {
     for (std::int64_t k = 0; k < a.count; ++k) {
         if (!a.mask[tile.first_row + k]) continue;
@@ -175,7 +177,8 @@ inline void store_derivatives(const GroupWork& a, const Tile& tile, double* sums
             const float* of_derivative = reinterpret_cast<const float*>(&cell.derivative);
             for (int half = 0; half < kLanes; half += kLanes / 2) {
                 const Doubles p = load_doubles(of_p + half);
-                weighted += p * load_doubles(of_derivative + half);
+                const Doubles derivative = load_doubles(of_derivative + half);
+                weighted += kTimesP ? derivative : p * derivative;
                 mass += p;
             }
             store_columns(out + v * kLanes, cell.derivative, tile.columns - v * kLanes);
@@ -186,6 +189,7 @@ inline void store_derivatives(const GroupWork& a, const Tile& tile, double* sums
 }
 
 // S goes in as two parts.
+template <bool kTimesP>
 inline void finish_row(const float* logits, float* gradient, std::int64_t columns, Normalizer normalizer,
                        double scalar) {
     const float high = static_cast<float>(scalar), low = static_cast<float>(scalar - high);
@@ -193,7 +197,8 @@ inline void finish_row(const float* logits, float* gradient, std::int64_t column
         const Floats z = load_columns(logits + c, columns - c, 0.0f);
         const Floats derivative = load_columns(gradient + c, columns - c, 0.0f);
         const Floats p = without_tiny(probability(log_probability(z, normalizer)));
-        store_columns(gradient + c, p * ((derivative - high) - low), columns - c);
+        const Floats of_z = kTimesP ? (derivative - p * high) - p * low : p * ((derivative - high) - low);
+        store_columns(gradient + c, of_z, columns - c);
     }
 }
 
@@ -215,7 +220,8 @@ inline void run_group_gradient(const GroupWork& a, std::int64_t begin, std::int6
                 mass += sums[1];
             }
             const Normalizer normalizer{a.normalizer[2 * row], a.normalizer[2 * row + 1]};
-            finish_row(a.logits + row * a.vocabulary + first, gradient, columns, normalizer, weighted / mass);
+            const auto finish = a.times_p ? finish_row<true> : finish_row<false>;
+            finish(a.logits + row * a.vocabulary + first, gradient, columns, normalizer, weighted / mass);
         }
     }
 }

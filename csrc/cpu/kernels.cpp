@@ -5,6 +5,7 @@
 #include "divergence.h"
 #include "gather.h"
 #include "gradient.h"
+#include "jeffreys.h"
 #include "mixture.h"
 #include "pairs.h"
 #include "project.h"
@@ -23,7 +24,8 @@ const Kernels table = {MIND_STRING(MIND_CAPABILITY),
                        run_background,
                        run_gather,
                        run_group_normalizer,
-                       run_pairs,
+                       run_pairs<Jsd>,
+                       run_pairs<Jeffreys>,
                        run_mixture,
                        run_group_gradient,
                        run_divergence,

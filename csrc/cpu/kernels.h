@@ -17,6 +17,7 @@ struct GroupWork : GroupArguments {
     float* normalizer;  // (G, K, 2) the log-sum-exp of each row in two parts
     double* parts;      // (G, spans, pairs or K) sums of the divergences' entries
     double* sums;       // (G, spans, K, 2) sums of p F' and of p, if there is a gradient
+    bool times_p;       // whether the kernel leaves p F' + d in the gradient, where d adds up to 0, or F' alone
 };
 
 // Sums over entries of a row of logits z; `Statistics` in cross_entropy.h works with them.
@@ -96,13 +97,15 @@ struct Kernels {
     void (*background)(const BackgroundArguments&, std::int64_t begin, std::int64_t end);  // vocabulary entries
     void (*gather)(const GatherArguments&, std::int64_t begin, std::int64_t end);          // bags
     void (*group_normalizer)(const GroupWork&, std::int64_t begin, std::int64_t end);      // rows
-    // Both fill `parts` and `sums`, and the gradient with F'. Scratch: 64-byte aligned, 4 K tile + tile + K floats.
-    void (*pairs)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);    // spans of groups
-    void (*mixture)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);  // spans of groups
-    void (*group_gradient)(const GroupWork&, std::int64_t begin, std::int64_t end);           // spans of groups
-    void (*divergence)(const DivergenceArguments&, std::int64_t begin, std::int64_t end);     // rows
-    void (*others)(const OthersArguments&, std::int64_t begin, std::int64_t end);             // rows: their numbers
-    void (*spread)(const OthersArguments&, std::int64_t begin, std::int64_t end);             // rows: their gradient
+    // All fill `parts` and `sums`, and the gradient as `times_p` has it. Scratch: 64-byte aligned, 4 K tile + tile + K
+    // floats.
+    void (*pairs)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);     // spans of groups
+    void (*jeffreys)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);  // spans of groups
+    void (*mixture)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);   // spans of groups
+    void (*group_gradient)(const GroupWork&, std::int64_t begin, std::int64_t end);            // spans of groups
+    void (*divergence)(const DivergenceArguments&, std::int64_t begin, std::int64_t end);      // rows
+    void (*others)(const OthersArguments&, std::int64_t begin, std::int64_t end);              // rows: their numbers
+    void (*spread)(const OthersArguments&, std::int64_t begin, std::int64_t end);              // rows: their gradient
     std::int64_t strip_rows;
     void (*pack)(const Matrix& hidden, float* packed, std::int64_t begin, std::int64_t end);  // strips
     // Strips of rows over one span. Scratch: 64-byte aligned, project_scratch(D) floats.

@@ -125,7 +125,7 @@ inline void mixture_of_span(const GroupWork& a, float* scratch, std::int64_t ite
         const std::int64_t columns = smaller(a.tile, end - column);
         const Tile tile = load_tile(a, scratch, group, column, columns, weighted ? share : nullptr);
         if (weighted) mixture_of_tile<kGradient>(a, tile, share, parts);
-        if constexpr (kGradient) store_derivatives(a, tile, sums);
+        if constexpr (kGradient) store_derivatives<false>(a, tile, sums);
     }
 }
 

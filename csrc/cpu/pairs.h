@@ -44,22 +44,31 @@ MIND_INLINE inline PairTerms pair_terms(const Cell& a, const Cell& b) {
     return {first, second, near ? (a.p + b.p) * (e * square) : a.p * first + b.p * second};
 }
 
-// The sum of twice the entries of a pair over a tile; half_weight is that of the pair.
-template <bool kGradient>
-inline float add_pair(Cell* a, Cell* b, std::int64_t vectors, float half_weight) {
+// What a pair adds to its divergence and to the derivatives of its rows, from their cells.
+struct Jsd {
+    static constexpr float kPart = 0.5f;  // of the sum of the entries that is the divergence
+    static constexpr bool kTimesP = false;
+    static constexpr float kLeast = kFarBelow;
+
+    MIND_INLINE static PairTerms terms(const Cell& a, const Cell& b) { return pair_terms(a, b); }
+};
+
+// The sum of the entries of a pair over a tile; weight is that of an entry.
+template <bool kGradient, typename Divergence>
+inline float add_pair(Cell* a, Cell* b, std::int64_t vectors, float weight) {
     Floats total{};
     for (std::int64_t v = 0; v < vectors; ++v) {
-        const PairTerms terms = pair_terms(a[v], b[v]);
+        const PairTerms terms = Divergence::terms(a[v], b[v]);
         total += terms.entry;
         if constexpr (kGradient) {
-            a[v].derivative += half_weight * terms.first;
-            b[v].derivative += half_weight * terms.second;
+            a[v].derivative += weight * terms.first;
+            b[v].derivative += weight * terms.second;
         }
     }
     return sum(total);
 }
 
-template <bool kGradient>
+template <bool kGradient, typename Divergence>
 inline void pairs_of_span(const GroupWork& a, float* scratch, std::int64_t item) {
     const std::int64_t group = item / a.spans, first = item % a.spans * a.span, count = a.count;
     const std::int64_t end = smaller(first + a.span, a.vocabulary), pairs = count * (count - 1) / 2;
@@ -72,24 +81,32 @@ inline void pairs_of_span(const GroupWork& a, float* scratch, std::int64_t item)
         for (std::int64_t i = 0; i < 2 * count; ++i) sums[i] = 0.0;
     }
     for (std::int64_t column = first; column < end; column += a.tile) {
-        const Tile tile = load_tile(a, scratch, group, column, smaller(a.tile, end - column), nullptr);
+        const Tile tile =
+            load_tile(a, scratch, group, column, smaller(a.tile, end - column), nullptr, Divergence::kLeast);
         double* part = parts;
         for (std::int64_t i = 0; i < count; ++i) {
             for (std::int64_t j = i + 1; j < count; ++j, ++part) {
                 if (!mask[i] || !mask[j]) continue;
-                *part += add_pair<kGradient>(tile.row(i), tile.row(j), tile.vectors, 0.5f * weight[i * count + j]);
+                const float of_pair = weight[i * count + j];
+                const float found = add_pair<kGradient, Divergence>(tile.row(i), tile.row(j), tile.vectors,
+                                                                    Divergence::kPart * of_pair);
+                *part += found;
+                if constexpr (kGradient) {
+                    if (found == kInfinity && of_pair != 0.0f) sums[2 * i] = sums[2 * j] = __builtin_nan("");
+                }
             }
         }
-        if constexpr (kGradient) store_derivatives(a, tile, sums);
+        if constexpr (kGradient) store_derivatives<Divergence::kTimesP>(a, tile, sums);
     }
 }
 
+template <typename Divergence>
 inline void run_pairs(const GroupWork& a, float* scratch, std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item) {
         if (a.gradient == nullptr) {
-            pairs_of_span<false>(a, scratch, item);
+            pairs_of_span<false, Divergence>(a, scratch, item);
         } else {
-            pairs_of_span<true>(a, scratch, item);
+            pairs_of_span<true, Divergence>(a, scratch, item);
         }
     }
 }

@@ -37,15 +37,16 @@ Scratch scratch_for(const GroupWork& args) {
 // The normalizer of the rows, the kernel on spans of columns, and the gradient of the rows. What each item computes
 // does not depend on which way the items are shared out. Returns the sums over columns, (G, parts).
 std::vector<double> column_sums(const GroupArguments& arguments, std::int64_t parts,
-                                void (*kernel)(const GroupWork&, float*, std::int64_t, std::int64_t)) {
+                                void (*kernel)(const GroupWork&, float*, std::int64_t, std::int64_t),
+                                bool times_p = false) {
     const std::int64_t rows = arguments.groups * arguments.count;
     const std::int64_t spans = (arguments.vocabulary + kSpan - 1) / kSpan, items = arguments.groups * spans;
     const std::int64_t tile = kTileNumbers / std::max<std::int64_t>(arguments.count, 1) / kWidest;
     std::vector<float> normalizer(rows * 2);
     std::vector<double> part(items * parts);
     std::vector<double> sums(arguments.gradient == nullptr ? 0 : rows * spans * 2);
-    const GroupWork args{arguments,         kSpan,       spans,      std::max(tile, std::int64_t{1}) * kWidest,
-                         normalizer.data(), part.data(), sums.data()};
+    const GroupWork args{arguments,         kSpan,       spans,       std::max(tile, std::int64_t{1}) * kWidest,
+                         normalizer.data(), part.data(), sums.data(), times_p};
     const Kernels& table = kernels();
     const auto divergences = [&](std::int64_t begin, std::int64_t end) {
         const Scratch scratch = scratch_for(args);
@@ -81,21 +82,31 @@ float divergence_of(double total) {
     return total < 0.0 ? 0.0f : static_cast<float>(total);
 }
 
-}  // namespace
-
-void pairs(const GroupArguments& args, const torch::stable::Tensor&) {
+// The divergences of pairs are `scale` times the sums of their entries; 0 where a row is absent.
+void store_pairs(const GroupArguments& args, const std::vector<double>& sums, double scale) {
     const std::int64_t count = args.count;
-    const std::vector<double> total = column_sums(args, count * (count - 1) / 2, kernels().pairs);
     float* out = args.divergence;
-    const double* twice = total.data();  // the divergences; 0 where a row is absent
+    const double* sum = sums.data();
     for (std::int64_t group = 0; group < args.groups; ++group, out += count * count) {
         for (std::int64_t i = 0; i < count; ++i) {
             out[i * count + i] = 0.0f;
             for (std::int64_t j = i + 1; j < count; ++j) {
-                out[i * count + j] = out[j * count + i] = divergence_of(0.5 * *twice++);
+                out[i * count + j] = out[j * count + i] = divergence_of(scale * *sum++);
             }
         }
     }
+}
+
+std::int64_t pairs_of(const GroupArguments& args) { return args.count * (args.count - 1) / 2; }
+
+}  // namespace
+
+void pairs(const GroupArguments& args, const torch::stable::Tensor&) {
+    store_pairs(args, column_sums(args, pairs_of(args), kernels().pairs), 0.5);
+}
+
+void jeffreys(const GroupArguments& args) {
+    store_pairs(args, column_sums(args, pairs_of(args), kernels().jeffreys, true), 1.0);
 }
 
 void mixture(const GroupArguments& args, const torch::stable::Tensor&) {

@@ -145,7 +145,9 @@ def filter_dataset(options: Filter) -> None:
     result = run(options)
     print_summary("rationales", result)
     base = Path(options.output).with_suffix("")
-    say(f"{options.output}: {number_of(len(result.questions), 'question')} to train on; {base}.report.html: the report")
+    rules = f", {result.with_knowledge} of them with knowledge" if result.with_knowledge else ""
+    count = number_of(len(result.questions), "question")
+    say(f"{options.output}: {count} to train on{rules}; {base}.report.html: the report")
     perspectives = [name for name, counts in result.perspectives.items() if counts.kept]
     say_next(*command_to_train(options.output, perspectives))
 

@@ -12,7 +12,7 @@ import tyro
 
 from mind.cli.boundary import lacks_memory
 from mind.cli.terminal import command_line, given_option, note, print_table, say, say_next
-from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig, flat
+from mind.config import EMBEDDED_STUDENT, EvaluationConfig, InteractionConfig, MindConfig, StudentConfig, flat
 from mind.display import number_of, percent
 from mind.errors import MindError, require
 from mind.files import check_apart, check_new_folder, new_file
@@ -22,6 +22,7 @@ from mind.typed_json import overlaid, read_json, write_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mind.evaluation.evaluate import Before
     from mind.records import Question
 
 
@@ -59,6 +60,10 @@ class Evaluate:
     """A JSONL file with rationales for the NLL."""
     perspectives: tuple[str, ...] | None = None
     """The perspectives of `heldout`; by default those that it names."""
+    lorid: InteractionConfig = dataclasses.field(default_factory=InteractionConfig)
+    knowledge_base: str | None = None
+    """Records with "knowledge", such as RUN/knowledge.jsonl of method nesycd: the rules of the most similar of their
+    questions precede each question of `files`."""
     before: str = ""
     """What precedes each question of `files` in its prompt: "predict: " for a student that method sbs trained."""
     pack_length: int = 1024
@@ -70,6 +75,13 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         require(self.pack_length >= 1, f"pack_length is {self.pack_length}: expected at least 1")
+        ways = {
+            "--before": self.before,
+            "--knowledge-base": self.knowledge_base,
+            "--lorid.knowledge and --lorid.deep": self.lorid.knowledge,
+        }
+        given = [name for name, value in ways.items() if value]
+        require(len(given) < 2, f"{' beside '.join(given)}: a student is asked in one way at a time")
 
 
 @dataclass(frozen=True)
@@ -200,18 +212,28 @@ def evaluate_command(options: Evaluate) -> None:
             options.heldout, perspectives=options.perspectives, require_rationales=True, minimum_rationales=1
         )
     )
-    _check_student(options.student)
+    before: Before = options.before if options.knowledge_base is None else _knowledge_base(options.knowledge_base)
+    others = [name for name in (options.lorid.knowledge, options.lorid.deep) if name is not None]
+    others = [dataclasses.replace(options.student, model=name) for name in others]
+    for student in (options.student, *others):
+        _check_student(student)
     note(f"loading PyTorch, transformers and {options.student.model}")
     from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts
     from mind.student.model import load_student
 
     model, tokenizer = load_student(options.student)
     for questions in files.values():  # faults are said before all else
-        evaluation_prompts(model, tokenizer, questions, options.evaluation, options.before)
-    results = {
-        "heldout": None if heldout is None else _heldout_nll(options, model, tokenizer, heldout),
-        "files": answer_accuracy(model, tokenizer, files, options.evaluation, responses, options.before),
-    }
+        evaluation_prompts(model, tokenizer, questions, options.evaluation, before)
+    loaded = [load_student(student) for student in others]
+    nll = None if heldout is None else _heldout_nll(options, model, tokenizer, heldout)
+    if loaded:
+        from mind.evaluation.interaction import Students, interaction_accuracy
+
+        students = Students((model, tokenizer), *loaded)
+        accuracies = interaction_accuracy(students, files, options.evaluation, options.lorid, responses)
+    else:
+        accuracies = answer_accuracy(model, tokenizer, files, options.evaluation, responses, before)
+    results = {"heldout": nll, "files": accuracies}
     if output is not None:
         write_json(results, output)
     print_table(options.student.model, _evaluation_rows(results))
@@ -232,9 +254,17 @@ def _evaluation_outputs(options: Evaluate) -> tuple[Path | None, Path | None]:
     check_new_folder(responses)
     require(options.overwrite or not responses.exists(), f"{responses}: exists already; add --overwrite")
     inputs = (*options.files, options.heldout, options.student.model, options.student.chat_template)
+    inputs += (options.lorid.knowledge, options.lorid.deep, options.knowledge_base)
     for place in (output, responses):
         check_apart(place, filter(None, inputs))
     return output, responses
+
+
+def _knowledge_base(file: str) -> Before:
+    from mind.data.questions import load_questions
+    from mind.evaluation.retrieval import KnowledgeBase
+
+    return KnowledgeBase(file, load_questions(file)).before
 
 
 def _heldout_nll(
@@ -260,13 +290,20 @@ def _evaluation_rows(results: dict[str, Any]) -> list[dict[str, str]]:
         {
             "what": f"{name}: accuracy",
             "value": f"{r['correct']} of {r['total']} ({percent(r['accuracy'])}; 95 % interval "
-            f"{accuracy_interval(r)}), {r['unparsed']} unparsed",
+            f"{accuracy_interval(r)}), {r['unparsed']} unparsed" + _together(r),
         }
         for name, r in results["files"].items()
     ]
     if results["heldout"] is not None:
         rows.insert(0, {"what": "held-out NLL (nats per token)", "value": f"{results['heldout']['nll']:.4f}"})
     return rows
+
+
+def _together(result: dict[str, Any]) -> str:
+    """How the students of method lorid came to their answers; nothing for a student alone."""
+    if "agreed" not in result:
+        return ""
+    return f", {result['agreed']} agreed on in {result['rounds']:.1f} rounds, {result['generated']:,} tokens sampled"
 
 
 def report_command(options: Report) -> None:

@@ -40,6 +40,7 @@ LIMITS = (
     "Facts, bias and personal data in the questions and rationales were not checked.",
 )
 ANSWER_SHOWN = "The teacher was shown the gold answer, so pass rates say nothing about difficulty."
+KNOWLEDGE_UNJUDGED = "Nothing judged the general rules beside the questions: they may be wrong, or of no use."
 HUB_LICENSES = frozenset((
     "apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0",
     "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "pddl",
@@ -66,7 +67,7 @@ def build_card(
     import mind_kernels  # and PyTorch, which only the version is wanted of
 
     teacher = data.config.teacher
-    models, tokens, dates = _count_responses(data.responses)
+    models, tokens, dates = _count_responses([*data.responses, *data.others])
     sampling = {field: getattr(teacher, field) for field in SAMPLING_FIELDS}
     sampling |= {"model": _without_folders(teacher.model), "samples": data.config.samples}
     sampling |= {"show_answer": data.config.show_answer} | _endpoint(teacher)
@@ -80,11 +81,11 @@ def build_card(
         "teacher": {"models": models, "sampling": sampling} | dates,
         "prompts": {perspective: text_digest(prompt) for perspective, prompt in data.prompts.items()},
         "judges": {judge: dict(counts) for judge, counts in verdict_counts(data.verdicts.values()).items()},
-        "counts": {key: summary[key] for key in ("read", "kept", "dropped", "questions", "perspectives")},
+        "counts": {key: summary[key] for key in ("read", "kept", "dropped", "questions", "perspectives", "knowledge")},
         "filter": dataclasses.asdict(config),
         "tokens": tokens,
         "cost": None if data.price is None else _cost(tokens, data.price, data.config.currency),
-        "limits": [*LIMITS, *[ANSWER_SHOWN] * data.config.show_answer],
+        "limits": [*LIMITS, *[ANSWER_SHOWN] * data.config.show_answer, *[KNOWLEDGE_UNJUDGED] * bool(data.others)],
     }
 
 
@@ -204,12 +205,16 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
             *(f"dropped, {item}" for item in _items(counts["dropped"])),
         ],
     )
-    yield from _section("Questions", _items(counts["questions"]))
+    rules = {"with knowledge": counts["knowledge"]} if counts["knowledge"] else {}
+    yield from _section("Questions", _items(counts["questions"] | rules))
     yield from _section("Perspectives", _items(counts["perspectives"]))
     yield from _section("Filter", [_fields(card["filter"])])
     yield from _section(
         "Known limits",
-        [limit if limit in (*LIMITS, ANSWER_SHOWN) else _code(limit, TEXT_CHARACTERS) for limit in card["limits"]],
+        [
+            limit if limit in (*LIMITS, ANSWER_SHOWN, KNOWLEDGE_UNJUDGED) else _code(limit, TEXT_CHARACTERS)
+            for limit in card["limits"]
+        ],
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mind.data.problems import Faults, Problems
-from mind.data.questions import asked_in, load_questions, named_rationales, same_text
+from mind.data.questions import asked_in, knowledge, load_questions, named_rationales, same_text
 from mind.data.sources import SourceConfig, read_source
 from mind.grading.type_counts import type_counts
 from mind.summary import Summary, counted
@@ -24,6 +24,8 @@ class CheckReport(Summary):
     rationales: Mapping[str, int]
     """Rationales by perspective."""
     unnamed_rationales: int
+    with_knowledge: int
+    """Questions with general rules beside their rationales."""
     without_two: Sequence[str]
     """The places of questions with fewer than the two named rationales that training needs."""
     repeated: Sequence[str]
@@ -38,6 +40,7 @@ class CheckReport(Summary):
         counts |= {f"answers: {name}": count for name, count in self.types.items()}
         counts |= {f"rationales: {name}": count for name, count in self.rationales.items()}
         counts |= {"rationales without a perspective": self.unnamed_rationales} if self.unnamed_rationales else {}
+        counts |= {"questions with knowledge": self.with_knowledge} if self.with_knowledge else {}
         counts |= {"questions that an earlier one asks": len(self.repeated)} if self.repeated else {}
         return counted(counts | {f"questions that are in {file} too": len(ids) for file, ids in self.shared.items()})
 
@@ -51,12 +54,14 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
     questions, repeated = [], []
     texts: dict[str, str] = {}
     rationales: Counter[str] = Counter()
-    unnamed, without_two = 0, []
+    unnamed, with_knowledge, without_two = 0, 0, []
     for where, row, question in read_source(config, problems):
         values = row.get("rationales")
         named = problems.attempt(where, named_rationales, where, values, None, False)
-        if named is None:
+        rules = problems.attempt(where, knowledge, where, row.get("knowledge"))
+        if named is None or rules is None:
             continue
+        with_knowledge += bool(rules)
         rationales.update(rationale.perspective for rationale in named)
         unnamed += len(values) if isinstance(values, list) and not named else 0
         if len(named) < 2:
@@ -71,6 +76,7 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
         types=type_counts(questions),
         rationales=rationales,
         unnamed_rationales=unnamed,
+        with_knowledge=with_knowledge,
         without_two=without_two,
         repeated=repeated,
         shared={

@@ -8,6 +8,7 @@ from pathlib import Path
 from mind.curation.card import build_card, write_card
 from mind.curation.filter import FilterOptions, filter_responses, load_pass_rates
 from mind.curation.judged import JudgedData, load_judged
+from mind.curation.knowledge import with_knowledge
 from mind.curation.outputs import new_data_set
 from mind.curation.report import SHOWN_PER_REASON, ReportInput, write_dataset_report
 from mind.curation.result import FilterResult
@@ -31,7 +32,8 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     data = load_judged(Path(options.folder))
     check_apart(output, [data.config.questions.path])
     rates = None if options.student_grades is None else load_pass_rates(options.student_grades)
-    result = filter_responses(data.questions, data.responses, data.verdicts, options.filter, pass_rates=rates)
+    questions = with_knowledge(data.questions, data.others)
+    result = filter_responses(questions, data.responses, data.verdicts, options.filter, pass_rates=rates)
     base = output.with_suffix("")
     summary = result.as_dict()
     card = build_card(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mind.answer_line import rationale_of
 from mind.data.problems import Problems
-from mind.data.questions import read_questions
+from mind.data.questions import knowledge, read_questions
 from mind.errors import require
 from mind.grading.answers import is_correct, judge_text
 from mind.records import Question, Rationale, WrongRationale
@@ -53,7 +53,7 @@ def import_rationales(
     The first `keep` rationales of a question that are right are named in their order; empty ones, copies of an
     earlier one but for spaces, and those that end in no answer or a wrong one are dropped, and so is a question with
     fewer than `minimum` right ones. The first `keep_wrong` that end in a wrong answer are kept apart from them. An
-    answer suffix of theirs is cut off. Whether one is right is judged from its text alone
+    answer suffix of theirs is cut off. "knowledge" is kept as it is. Whether one is right is judged from its text alone
     (`mind.grading.answers.judge_text`), so a right one that is worded oddly may be dropped.
 
     Raises MindError as `load_questions` does, for rationales that are not strings, and unless 1 <= minimum <= keep.
@@ -67,6 +67,9 @@ def import_rationales(
         texts = row.get("rationales")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             problems.note(where, '"rationales" is not a list of strings: there is nothing to import')
+            continue
+        rules = problems.attempt(where, knowledge, where, row.get("knowledge"))
+        if rules is None:
             continue
         counts["questions_read"] += 1
         counts["rationales_read"] += len(texts)
@@ -84,7 +87,7 @@ def import_rationales(
             WrongRationale(f"path-{number}", text, answer)
             for number, (text, answer) in enumerate(wrong[:keep_wrong], start=1)
         )
-        questions.append(dataclasses.replace(question, rationales=rationales, wrong_rationales=others))
+        questions.append(dataclasses.replace(question, rationales=rationales, wrong_rationales=others, knowledge=rules))
     problems.check(questions)
     return questions, ImportReport(**counts)
 

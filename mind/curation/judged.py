@@ -10,6 +10,7 @@ from pathlib import Path
 from mind.data.questions import load_questions
 from mind.errors import require
 from mind.files import read_object
+from mind.perspectives import KNOWLEDGE
 from mind.provenance import file_digest
 from mind.records import Key, Question, Response, Verdict
 from mind.teacher.config import GenerateConfig
@@ -21,16 +22,19 @@ from mind.typed_json import described, load_json
 
 @dataclass(frozen=True)
 class JudgedData:
-    """Questions, the teacher's responses to them with a verdict on each, and what made them."""
+    """Questions, the teacher's responses to them, with a verdict on each rationale, and what made them."""
 
     questions: Sequence[Question]
     responses: Sequence[Response]
+    """Those that are rationales."""
     verdicts: Mapping[Key, Verdict]
     config: GenerateConfig
     prompts: Mapping[str, str]
     """Perspective -> prompt."""
     questions_digest: str
     """SHA-256 of the file of questions."""
+    others: Sequence[Response] = ()
+    """Responses that state knowledge, at most one per question."""
 
     @property
     def price(self) -> tuple[float, float] | None:
@@ -41,17 +45,18 @@ class JudgedData:
 def load_judged(path: Path) -> JudgedData:
     """The data set in the folder `path`; raises MindError for a missing or a faulty file."""
     folder = DatasetFolder(path)
+    every = list(load_responses(folder.responses))
     questions = load_questions(folder.questions)
-    responses = list(load_responses(folder.responses))
     command = shlex.join(["mind", "judge", str(path)])
     require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `{command}` first")
     return JudgedData(
         questions,
-        responses,
+        [response for response in every if response.key.perspective != KNOWLEDGE],
         load_verdicts(folder.verdicts),
         load_json(folder.config, GenerateConfig),
         _prompts(folder.prompts),
         file_digest(folder.questions),
+        [response for response in every if response.key.perspective == KNOWLEDGE],
     )
 
 

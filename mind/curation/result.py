@@ -109,6 +109,11 @@ class FilterResult(Summary):
         return {fate: counts[fate] for fate in FATES}
 
     @property
+    def with_knowledge(self) -> int:
+        """How many of the questions that are kept have general rules beside their rationales."""
+        return sum(bool(question.knowledge) for question in self.questions)
+
+    @property
     def perspectives(self) -> dict[str, PerspectiveCounts]:
         """The counts of each perspective, in `perspective_order`."""
         groups: dict[str, list[RationaleOutcome]] = {}
@@ -158,6 +163,7 @@ class FilterResult(Summary):
             "kept": len(self.kept),
             "dropped": self.reasons,
             "questions": self.question_counts,
+            "knowledge": self.with_knowledge,
             "perspectives": {name: asdict(counts) for name, counts in self.perspectives.items()},
             "characters": {"kept": _summary(self.kept_characters), "dropped": _summary(self.dropped_characters)},
             "pass_rate_histogram": self.pass_rate_histogram,

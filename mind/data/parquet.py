@@ -37,9 +37,9 @@ def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
 def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
     """Writes the rows of questions (`mind.data.questions.question_row`); `path` is replaced in one step.
 
-    The columns are id, question, answer, choices (pairs of label and text, or null), rationales and wrong_rationales
-    (lists of what `load_questions` says). Raises MindError for a lone surrogate, which Parquet cannot hold, and without
-    pyarrow.
+    The columns are id, question, answer, choices (pairs of label and text, or null), rationales, wrong_rationales and
+    knowledge (lists of what `load_questions` says). Raises MindError for a lone surrogate, which Parquet cannot hold,
+    and without pyarrow.
     """
     pyarrow = _pyarrow(path)
     text = pyarrow.string()
@@ -49,7 +49,7 @@ def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
         "wrong_rationales": ("perspective", "text", "answer", "source"),
     }
     structs = {name: pyarrow.list_(pyarrow.struct(dict.fromkeys(fields, text))) for name, fields in lists.items()}
-    schema = pyarrow.schema({"id": text, "question": text, "answer": text, **structs})
+    schema = pyarrow.schema({"id": text, "question": text, "answer": text, **structs, "knowledge": pyarrow.list_(text)})
     parquet = map(_parquet_row, rows)
     with replacing_file(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         while batch := list(islice(parquet, BATCH_ROWS)):
@@ -69,7 +69,7 @@ def _with_short_numbers(batch: Any) -> Any:
 
 def _parquet_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """With every column, and choices in pairs."""
-    row = {"choices": None, "rationales": [], "wrong_rationales": [], **row}
+    row = {"choices": None, "rationales": [], "wrong_rationales": [], "knowledge": [], **row}
     if row["choices"] is not None:
         row["choices"] = [{"label": label, "text": text} for label, text in row["choices"].items()]
     try:

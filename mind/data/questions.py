@@ -29,7 +29,7 @@ from mind.display import number_of
 from mind.errors import MindError, require
 from mind.files import write_json_rows
 from mind.records import Question, Rationale, WrongRationale
-from mind.typed_json import row_of
+from mind.typed_json import described, row_of
 
 __all__ = [
     "asked_in",
@@ -55,7 +55,7 @@ def load_questions(
     minimum_rationales: int = TO_COMPARE,
 ) -> list[Question]:
     """Reads a file with a row per question: {"id"?, "question", "answer", "choices"?, "rationales"?: [{"perspective",
-    "text", "source"?}], "wrong_rationales"?: [{"perspective", "text", "answer", "source"?}]}.
+    "text", "source"?}], "wrong_rationales"?: [{"perspective", "text", "answer", "source"?}], "knowledge"?: [text]}.
 
     mind/data/rows.py says which files, mind/data/fields.py what answers and choices may be. Other keys, blank lines and
     an answer line at the end of a rationale are left out. `perspectives` are the names that rationales may have, None
@@ -72,14 +72,15 @@ def load_questions(
             where, named_rationales, where, row.get("rationales", []), perspectives, require_rationales
         )
         wrong = problems.attempt(where, wrong_rationales, where, row.get("wrong_rationales"))
-        if named is None or wrong is None:
+        rules = problems.attempt(where, knowledge, where, row.get("knowledge"))
+        if named is None or wrong is None or rules is None:
             continue
         if require_rationales and len(named) < minimum_rationales:
             count = number_of(len(named), "rationale") if named else "no rationales"
             remedy = "" if named else "; `mind data generate` asks a teacher for them"
             problems.note(where, f"{count}: expected at least {minimum_rationales}{remedy}")
         else:
-            questions.append(dataclasses.replace(question, rationales=named, wrong_rationales=wrong))
+            questions.append(dataclasses.replace(question, rationales=named, wrong_rationales=wrong, knowledge=rules))
     problems.check(questions)
     return questions
 
@@ -170,6 +171,8 @@ def question_row(question: Question) -> dict[str, Any]:
         row["rationales"] = [row_of(rationale) for rationale in question.rationales]
     if question.wrong_rationales:
         row["wrong_rationales"] = [row_of(rationale) for rationale in question.wrong_rationales]
+    if question.knowledge:
+        row["knowledge"] = list(question.knowledge)
     return row
 
 
@@ -213,6 +216,18 @@ def wrong_rationales(where: str, values: Any) -> tuple[WrongRationale, ...]:
         answer = text_of(where, f"{name}.answer", value["answer"], or_number=True)
         found.append(WrongRationale(perspective, text, answer, _source(where, value)))
     return tuple(found)
+
+
+def knowledge(where: str, values: Any) -> tuple[str, ...]:
+    """The rules of a row; raises MindError that begins with `where` unless they are a list of texts."""
+    if values is None:
+        return ()
+    if not isinstance(values, list):
+        raise MindError(f'{where}: "knowledge" is {described(values)}: expected a list of texts, a rule each')
+    names = [f"knowledge[{index}]" for index in range(len(values))]
+    return tuple(
+        whole_text(where, name, text_of(where, name, value)) for name, value in zip(names, values, strict=True)
+    )
 
 
 def _perspective_and_text(where: str, name: str, value: Any) -> tuple[str, str]:

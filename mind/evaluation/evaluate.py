@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,9 @@ from mind.student.tokenization import Chat, embedding_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Before = str | Callable[[Question], str]
+"""What precedes a question where a student is asked: the same for all, or for each its own."""
 
 
 def heldout_nll(
@@ -64,7 +67,7 @@ def evaluation_prompts(
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
     config: EvaluationConfig,
-    before: str = "",
+    before: Before = "",
 ) -> list[list[int]]:
     """Token ids that the answers to the first `config.questions` questions, each behind the text `before`, continue.
 
@@ -73,7 +76,8 @@ def evaluation_prompts(
     chat, context = Chat(tokenizer, embedding_rows(model)), context_of(model)
     prompts = []
     for question in questions[: config.questions]:
-        prompts.append(chat.prompt(replace(question, question=before + question.question)))
+        text = (before if isinstance(before, str) else before(question)) + question.question
+        prompts.append(chat.prompt(replace(question, question=text)))
         require(
             context is None or len(prompts[-1]) + config.max_new_tokens <= context,
             f"question {question.id}: its prompt has {len(prompts[-1])} tokens; with evaluation.max_new_tokens "
@@ -88,7 +92,7 @@ def answer_accuracy(
     files: Mapping[str, Sequence[Question]],
     config: EvaluationConfig,
     responses_folder: Path | None = None,
-    before: str = "",
+    before: Before = "",
 ) -> dict[str, dict[str, Any]]:
     """The student's accuracy by greedy generation.
 
@@ -98,8 +102,8 @@ def answer_accuracy(
         files: lists of questions by a label, the name of the file that they come from.
         config: how many questions of each list, and how to generate.
         responses_folder: where the responses go, a file LABEL.jsonl each, in place of what is there; None: nowhere.
-        before: what precedes each question where the student is asked (`Method.asks_with`); the responses' rows have
-            the questions without it.
+        before: what precedes each question where the student is asked (`Method.asks_with`, retrieved rules); the
+            responses' rows have the questions without it.
 
     Returns:
         By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer
@@ -109,9 +113,8 @@ def answer_accuracy(
     Raises MindError as `evaluation_prompts`, before anything is generated.
     """
     prompts = {label: evaluation_prompts(model, tokenizer, some, config, before) for label, some in files.items()}
-    results, responded = {}, {}
-    for label, questions in files.items():
-        questions = questions[: config.questions]
+
+    def answered(label: str, questions: Sequence[Question]) -> tuple[list[str], dict[str, Any]]:
         with Progress(f"generation, {label}", len(questions), "question") as bar:
             responses = generate_responses(
                 model,
@@ -122,6 +125,23 @@ def answer_accuracy(
                 stop_text=Chat(tokenizer).stop_text,
                 progress=bar.reach,
             )
+        return responses, {}
+
+    return graded(files, config, answered, responses_folder)
+
+
+def graded(
+    files: Mapping[str, Sequence[Question]],
+    config: EvaluationConfig,
+    answered: Callable[[str, Sequence[Question]], tuple[list[str], Mapping[str, Any]]],
+    responses_folder: Path | None,
+) -> dict[str, dict[str, Any]]:
+    """What `answer_accuracy` returns of responses that `answered` gives: label and questions -> a response to each, and
+    what is to be told beside their accuracy."""
+    results, responded = {}, {}
+    for label, questions in files.items():
+        questions = questions[: config.questions]
+        responses, more = answered(label, questions)
         result = accuracy(responses, questions)
         responded[label] = result.rows
         results[label] = {
@@ -130,6 +150,7 @@ def answer_accuracy(
             "unparsed": result.unparsed,
             "accuracy": result.accuracy,
             "interval": wilson(result.correct, result.total) if result.total else None,
+            **more,
         }
     if responses_folder is not None:
         responses_folder.parent.mkdir(parents=True, exist_ok=True)

@@ -56,11 +56,28 @@ def generate_responses(
     `stop_text`, or at `max_new_tokens` tokens. `progress` gets the number of responses done so far, after each batch.
     Raises ValueError as `generate_ids` does.
     """
-    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    ids = generate_ids(model, tokenizer, prompts, stop_text=stop_text, progress=progress, **limits)
+    ids = generate_ids(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        stop_text=stop_text,
+        progress=progress,
+    )
+    return texts_of(model, tokenizer, ids, stop_text)
+
+
+def texts_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    continued: Sequence[Sequence[int]],
+    stop_text: str | None = None,
+) -> list[str]:
+    """The texts of what `generate_ids` returned, without what ends them and without special tokens."""
     end_ids = _end_ids(model, tokenizer)
-    said = [answer[:-1] if answer[-1] in end_ids else answer for answer in ids]
-    texts = [cast(str, tokenizer.decode(answer, skip_special_tokens=True)) for answer in said]
+    said = [list(ids[:-1] if ids[-1] in end_ids else ids) for ids in continued]
+    texts = [cast(str, tokenizer.decode(ids, skip_special_tokens=True)) for ids in said]
     return texts if stop_text is None else [text.partition(stop_text)[0] for text in texts]
 
 
@@ -73,6 +90,7 @@ def generate_ids(
     batch_size: int,
     stop_text: str | None = None,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     draws: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[list[int]]:
@@ -88,6 +106,7 @@ def generate_ids(
         stop_text: a continuation ends with this text, or with an end-of-sequence token of the model's generation
             config or of the tokenizer.
         temperature: T > 0, of samples: tokens have the probabilities softmax(z / T).
+        top_p: in (0, 1], of samples: of the most probable tokens so many as have this probability together.
         draws: (prompts, max_new_tokens) float64 in [0, 1): the number that decides each token of a sample, so that a
             sample depends on its own numbers alone. None: the most probable tokens.
         progress: gets the number of continuations done so far, after each batch.
@@ -110,7 +129,7 @@ def generate_ids(
         done = 0
         for batch in _batches(model, prompts, batch_size):
             chosen = [list(prompts[index]) for index in batch]
-            sampling = None if draws is None else _Sampling(temperature, draws[batch].to(model.device))
+            sampling = None if draws is None else _Sampling(temperature, draws[batch].to(model.device), top_p)
             answers = _generate_batch(model, tokenizer, chosen, max_new_tokens, end_ids, stop_text, sampling)
             for index, answer in zip(batch, answers, strict=True):
                 continued[index] = answer
@@ -168,17 +187,26 @@ class _Sampling:
         self,
         temperature: float,
         draws: Tensor,  # (B, tokens) float64 in [0, 1)
+        top_p: float,
     ) -> None:
-        self._temperature, self._draws = temperature, draws
+        self._temperature, self._draws, self._top_p = temperature, draws, top_p
         self.rows, self.width = list(range(len(draws))), 0
         """Which rows of `draws` are left in the batch, and how many tokens stand before the first drawn one."""
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         """The scores (B, V), minus infinity but for the drawn token."""
-        cumulative = (scores.double() / self._temperature).softmax(-1).cumsum(-1)
+        cumulative = self._kept((scores.double() / self._temperature).softmax(-1)).cumsum(-1)
         numbers = self._draws[self.rows, ids.shape[1] - self.width, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, numbers, right=True).clamp_(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
+
+    def _kept(self, probabilities: Tensor) -> Tensor:
+        """(B, V) 0 for the tokens that the more probable ones reach top_p without."""
+        if self._top_p >= 1:
+            return probabilities
+        ordered, tokens = probabilities.sort(-1, descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= self._top_p] = 0
+        return torch.zeros_like(probabilities).scatter_(1, tokens, ordered)
 
 
 @torch.inference_mode()

@@ -10,10 +10,14 @@ from mind.config import MindConfig, StageConfig
 from mind.errors import MindError, require
 from mind.methods.edit import Edit
 from mind.methods.kd import Kd
+from mind.methods.lorid import DeepReasoner, KnowledgeGenerator, Lorid
 from mind.methods.mcc_kd import MccKd
 from mind.methods.method import Method, with_learning_rate
 from mind.methods.mind import Mind
+from mind.methods.mode_cotd import ModeCotd
+from mind.methods.nesycd import Nesycd
 from mind.methods.presets import PRESETS, check_given, method_name, parts, replaced, with_preset
+from mind.methods.qcrd import Qcrd
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
 from mind.methods.sft import Sft
@@ -23,8 +27,14 @@ from mind.typed_json import build, described, read_json
 METHODS: dict[str, type[Method]] = {
     "edit": Edit,
     "kd": Kd,
+    "lorid": Lorid,
+    "lorid-dr": DeepReasoner,
+    "lorid-kg": KnowledgeGenerator,
     "mcc-kd": MccKd,
     "mind": Mind,
+    "mode-cotd": ModeCotd,
+    "nesycd": Nesycd,
+    "qcrd": Qcrd,
     "redi": Redi,
     "sbs": Sbs,
     "sft": Sft,

@@ -19,13 +19,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from mind.batches.cross_entropy import cross_entropy, row_weights
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
-from mind.methods.method import Step, StepMetrics, StepPlan
+from mind.methods.method import LossTerms, Step, StepMetrics, StepPlan
 from mind.methods.pairs import Pair, PairMethod
 from mind.methods.sequences import Sequences
 from mind.methods.stage import Stage
-from mind.records import Question, TokenizedQuestion
+from mind.records import MicroBatch, Question, TokenizedQuestion
+from mind.report.charts import AMBER, BLUE, Chart, Series
+from mind_kernels import Head
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,21 @@ class Edit(PairMethod):
     Options = EditOptions
     title = "EDIT"
     learning_rate = 5e-6
+    charts = (
+        *PairMethod.charts,
+        Chart(
+            "terms",
+            "The two terms of the objective",
+            "nats per token",
+            "What the changed tokens of the right rationales cost, and what those of the wrong ones give back: the "
+            "first should fall, and the second stay small beside it.",
+            (
+                Series("right_term", "a × changed tokens, right", BLUE, brief="a {:.3f}"),
+                Series("wrong_term", "b × changed tokens, wrong", AMBER, brief="b {:.3f}"),
+            ),
+            from_zero=True,
+        ),
+    )
 
     @classmethod
     def stages(cls, config: MindConfig) -> Sequence[Stage]:
@@ -89,9 +107,27 @@ class Edit(PairMethod):
         options = self.options
         return self.plan_of(step, options.pairs, self._pairs.__getitem__, options.alpha, -options.beta)
 
+    def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
+        objective = self.context.config.objective
+        weight = row_weights(plan.weights, batch, hidden)
+        loss, rows = cross_entropy(
+            hidden,
+            head,
+            batch,
+            weight,
+            gradient_threshold=objective.gradient_threshold,
+            backend=objective.backend,
+        )
+        terms = weight * rows.nll  # positive for right rationales, negative for wrong ones
+        return LossTerms.of(
+            loss, rows, batch, right_term=terms.clamp(min=0).sum(), wrong_term=terms.clamp(max=0).neg().sum()
+        )
+
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         return StepMetrics(
             {
+                "right_term": totals["right_term"],
+                "wrong_term": totals["wrong_term"],
                 "right_loss": float(l_real[:, 0::2].nanmean()),
                 "wrong_loss": float(l_real[:, 1::2].nanmean()),
                 "pairs": float(plan.trained.sum(1).double().mean() / 2),

@@ -1,18 +1,26 @@
-"""Distillation of a teacher model's distributions over the teacher's rationales.
+"""Distillation of a teacher model's distributions over the rationales, and over the student's own answers.
 
-    L = w CE + (1 - w) D(student, teacher)
+    L = w CE + (1 - w) D(student, teacher)      over the rationales
+    L = D(student, teacher)                     over an answer that the student has sampled, in a share of the steps
 
 both the mean over the tokens of each sequence, over the rationales of a question and over questions. D is one of the
 divergences of mind_kernels.linear_divergence: forward and reverse KL, the Jensen-Shannon of GKD (arXiv 2306.13649), the
 skewed ones of DistiLLM (arXiv 2402.03898). It is not multiplied by T^2, as in those.
 
-The teacher computes the very rows that the student does, so it needs the student's tokenizer.
+A step on the student's own answers (GKD's on-policy one) samples one per question from the student as it is, prompt and
+answer with its end, without a gradient of the sampling. It has no cross-entropy [ours]: at temperature 1 the expected
+gradient of a student's cross-entropy on its own samples is 0, so that it would be noise.
+
+The teacher computes the very rows that the student does, so it needs the student's tokenizer. Its head may have more
+entries than the student's, which are padding, and a scale of its logits. With `top` the student learns from its most
+probable tokens and the probability of all others together, as from a list that a server gives: forward_kl is a lower
+bound of the full one then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -23,17 +31,19 @@ from mind.batches.isolation import keeps_sequences_apart
 from mind.batches.packing import sequence_lengths
 from mind.batches.prompt_sharing import obstacle, use_attention
 from mind.batches.trunk import labeled_hidden
-from mind.config import MethodOptions, StudentConfig
+from mind.config import MethodOptions, MindConfig, StudentConfig
 from mind.display import listed
 from mind.errors import MindError, require
 from mind.methods.heads import at_temperature, constant
-from mind.methods.method import LossTerms, MethodContext, StepMetrics, StepPlan
+from mind.methods.method import LossTerms, MethodContext, Step, StepMetrics, StepPlan, random_of
+from mind.methods.sequences import Sequences
 from mind.methods.sft import Sft
-from mind.records import MicroBatch
+from mind.records import Branch, MicroBatch, Question, TokenizedQuestion
+from mind.report.charts import Chart, Section, Series
 from mind.student.fingerprint import fingerprint
 from mind.student.model import context_of, head_of, load_student
 from mind.student.templates import PLAIN
-from mind_kernels import Head, linear_divergence
+from mind_kernels import Head, linear_divergence, linear_top_k
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,9 +59,13 @@ class TeacherOptions(MethodOptions):
     """The dtype of the teacher's weights in memory."""
     temperature: float = 1.0
     """T, of both sides' distributions."""
+    top: int | None = None
+    """Learn from so many of the teacher's most probable tokens in each row, and from the rest as one; None: from its
+    whole distribution."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.top is None or self.top >= 1, f"options.top is {self.top}: expected None or at least 1")
         require(self.temperature > 0, f"options.temperature is {self.temperature}: expected a positive number")
 
 
@@ -67,6 +81,12 @@ class KdOptions(TeacherOptions):
     """Of the skewed kinds: the other side's share."""
     ce_weight: float = 0.5
     """w: weight of the cross-entropy on the rationales; the divergence has the rest [ours; 0 in the sources]."""
+    on_policy: float = 0.0
+    """The probability of a step on the student's own answers in place of the rationales; 0.5 in TRL's GKD."""
+    sample_temperature: float = 1.0
+    """At which they are sampled; 0.9 there. It is no temperature of the divergence."""
+    max_new_tokens: int = 512
+    """Tokens of one, at most; 128 there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,6 +95,12 @@ class KdOptions(TeacherOptions):
                 0 < getattr(self, name) < 1, f"options.{name} is {getattr(self, name)}: expected a number in (0, 1)"
             )
         require(0 <= self.ce_weight < 1, f"options.ce_weight is {self.ce_weight}: expected a number in [0, 1)")
+        require(0 <= self.on_policy <= 1, f"options.on_policy is {self.on_policy}: expected a probability in [0, 1]")
+        require(
+            self.sample_temperature > 0,
+            f"options.sample_temperature is {self.sample_temperature}: expected a positive number",
+        )
+        require(self.max_new_tokens >= 1, f"options.max_new_tokens is {self.max_new_tokens}: expected at least 1")
 
     @property
     def divergence(self) -> dict[str, Any]:
@@ -112,12 +138,17 @@ class TeacherMethod(Sft):
         teacher.to(hidden.device)
         with torch.no_grad(), use_attention(teacher, self.context.attention):
             states = labeled_hidden(teacher, batch)
-        temperature = self.options.temperature
+        options = self.options
+        teacher_head = at_temperature(constant(head_of(teacher), head.vocabulary), options.temperature)
+        if options.top is None:
+            known: dict[str, Any] = {"teacher_hidden": states, "teacher_weight": teacher_head}
+        else:
+            listed = linear_top_k(states, teacher_head, options.top)
+            known = {"teacher_ids": listed.ids, "teacher_log_prob": listed.log_prob}
         return linear_divergence(
             hidden,
-            at_temperature(head, temperature),
-            states,
-            at_temperature(constant(head_of(teacher), head.vocabulary), temperature),
+            at_temperature(head, options.temperature),
+            **known,
             row_weight=weight,
             reduction="sum",
             backend=self.context.config.objective.backend,
@@ -125,29 +156,108 @@ class TeacherMethod(Sft):
         )
 
 
+@dataclass(frozen=True, eq=False)
+class OnPolicyPlan(StepPlan):
+    """A step on answers of the student, each in the last slot of its question."""
+
+
+_SAMPLES = Chart(
+    "sample_tokens",
+    "Length of the student's own answers",
+    "tokens",
+    "It should approach that of the rationales; at the limit the student does not end its answers.",
+    (Series("sample_tokens"),),
+    from_zero=True,
+)
+
+
 class Kd(TeacherMethod):
     """A fixed divergence beside the cross-entropy."""
 
     Options = KdOptions
     title = "Distillation from a teacher model"
+    charts = (
+        Chart(
+            "divergence",
+            "Divergence from the teacher",
+            "nats per token",
+            "It should fall with the loss; if the loss falls and it does not, the cross-entropy has too much weight.",
+            (Series("divergence", brief="divergence {:.3f}"),),
+            from_zero=True,
+        ),
+    )
+
+    @classmethod
+    def choose(
+        cls,
+        config: MindConfig,
+        questions: Sequence[Question],
+        tokenized: Sequence[TokenizedQuestion],
+        sequences: Sequences,
+    ) -> Mapping[int, TokenizedQuestion]:
+        """All questions, with room for the longest sample if there are any."""
+        options = cls.options_in(config)
+        assert isinstance(options, KdOptions)
+        if options.on_policy == 0:
+            return super().choose(config, questions, tokenized, sequences)
+        slot = len(config.data.perspectives)
+        longest = [sequences.longest_sample(question, options.max_new_tokens) for question in questions]
+        return {q: replace(tokenized[q], others={slot: sample}) for q, sample in enumerate(longest)}
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return super().slots if self.options.on_policy == 0 else (*super().slots, "sample")
+
+    def prepare(self, step: Step) -> StepPlan:
+        options = self.options
+        drawn = torch.rand((), generator=random_of(self.context.config.train.seed, step.number, "on-policy"))
+        if float(drawn) >= options.on_policy:
+            return super().prepare(step)
+        samples = step.sample(
+            [question.prompt for question in step.questions],
+            temperature=options.sample_temperature,
+            max_new_tokens=options.max_new_tokens,
+        )
+        slot = len(self.slots) - 1
+        plan = self.evenly(
+            [
+                TokenizedQuestion(question.id, question.prompt, {}, (), {slot: Branch(question.prompt, sample)})
+                for question, sample in zip(step.questions, samples, strict=True)
+            ]
+        )
+        return OnPolicyPlan(plan.questions, plan.weights, plan.trained, plan.observed)
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
         objective, options = self.context.config.objective, self.options
         weight = row_weights(plan.weights, batch, hidden)
-        cross, rows = cross_entropy(
-            hidden,
-            head,
-            batch,
-            options.ce_weight * weight,
-            gradient_threshold=objective.gradient_threshold,
-            backend=objective.backend,
-        )
+        ce_weight = 0.0 if isinstance(plan, OnPolicyPlan) else options.ce_weight
+        with torch.set_grad_enabled(ce_weight > 0):  # without a weight its statistics alone are wanted
+            cross, rows = cross_entropy(
+                hidden,
+                head,
+                batch,
+                ce_weight * weight,
+                gradient_threshold=objective.gradient_threshold,
+                backend=objective.backend,
+            )
         divergence = self.divergence(hidden, head, batch, weight, **options.divergence)
-        loss = cross + (1 - options.ce_weight) * divergence
+        loss = cross + (1 - ce_weight) * divergence
         return LossTerms.of(loss, rows, batch, divergence=divergence.detach(), teacher_scored=scored(batch))
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
-        return StepMetrics({"divergence": totals["divergence"]})
+        means, latest = {"divergence": totals["divergence"]}, {}
+        if self.options.on_policy > 0:
+            means["on_policy"] = float(isinstance(plan, OnPolicyPlan))
+        if isinstance(plan, OnPolicyPlan):
+            latest["sample_tokens"] = totals["rows"] / len(plan.questions)
+        return StepMetrics(means, latest=latest)
+
+    @classmethod
+    def sections(cls, config: MindConfig) -> Sequence[Section]:
+        *common, own = super().sections(config)
+        options = cls.options_in(config)
+        assert isinstance(options, KdOptions)
+        return (*common, Section(own.title, (*own.charts, _SAMPLES)) if options.on_policy > 0 else own)
 
 
 def scored(batch: MicroBatch) -> Tensor:
@@ -173,6 +283,10 @@ def _load_teacher(context: MethodContext, options: TeacherOptions) -> PreTrained
     )
     rows, needed = head_of(teacher).vocabulary, head_of(context.model).vocabulary
     require(rows >= needed, f"options.teacher {name}: its head has {rows:,} entries, the student's {needed:,}: too few")
+    require(
+        options.top is None or options.top <= needed,
+        f"options.top is {options.top}: the student's head has {needed:,} entries",
+    )
     _check_rows(teacher, f"options.teacher {name}", context)
     teacher.eval()
     return teacher.requires_grad_(False)
@@ -180,7 +294,7 @@ def _load_teacher(context: MethodContext, options: TeacherOptions) -> PreTrained
 
 def _check_rows(teacher: PreTrainedModel, name: str, context: MethodContext) -> None:
     """Raises MindError, which begins with `name`, for a teacher that cannot compute the student's rows."""
-    longest = max(length for question in context.tokenized for length in sequence_lengths(question))
+    longest = max(length for question in context.sequences for length in sequence_lengths(question))
     limit, packs = context_of(teacher), context.pack_options
     require(
         limit is None or longest <= limit, f"{name}: its context is {limit} tokens; the longest sequence has {longest}"

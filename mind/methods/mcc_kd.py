@@ -26,6 +26,7 @@ from mind.methods.heads import at_temperature, constant
 from mind.methods.method import OF_MIND, LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.methods.sequences import Sequences
 from mind.records import MicroBatch, Question, TokenizedQuestion
+from mind.report.charts import Chart, Series
 from mind.similarity import most_diverse, ngram_sets, similarities
 from mind_kernels import Head, linear_divergence
 
@@ -59,6 +60,16 @@ class MccKd(Method):
     unread = OF_MIND
     fewest_rationales = TO_COMPARE
     lesson = "pair"
+    charts = (
+        Chart(
+            "symmetric_kl",
+            "Divergence between the two rationales",
+            "KL both ways, nats per position",
+            "It should fall: the answers agree more, whichever rationale led to them. It is small beside the loss.",
+            (Series("symmetric_kl", brief="KL {:.3f}"),),
+            from_zero=True,
+        ),
+    )
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)

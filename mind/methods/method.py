@@ -32,7 +32,7 @@ from mind.methods.sequences import Sequences
 from mind.methods.stage import Stage
 from mind.progress import tell
 from mind.records import MicroBatch, PackOptions, Question, TokenizedQuestion
-from mind.report.charts import STUDENT, Section
+from mind.report.charts import STUDENT, Chart, Section, briefly
 from mind.student.adapters import check_adapters
 from mind.student.tokenization import embedding_rows, tokenize
 from mind_kernels import Head, RowStats
@@ -99,7 +99,7 @@ class MethodContext:
                 )
             questions, tokenized = [questions[q] for q in chosen], [tokenized[q] for q in chosen]
             sequences = list(chosen.values())
-        steps = plan_steps(tokenized, config.train)
+        steps = plan_steps(tokenized, config.train) if method is None else method.plan(config, tokenized)
         attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *sequences, *others], device)
         return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options, sequences)
 
@@ -162,7 +162,8 @@ class StepPlan:
     weights: Tensor
     """(Q, K) the weight of each rationale in the loss: constants, without a graph."""
     trained: Tensor
-    """(Q, K) bool, on the CPU: forward and backward passes. At least one, and none that is missing."""
+    """(Q, K) bool, on the CPU: forward and backward passes. None that is missing. In a step without any, which belongs
+    to a search, the student is not moved, and `finish_step` gives the loss."""
     observed: Tensor
     """(Q, K) bool, on the CPU: a forward pass without a graph, to know L_real. None that is missing or trained on."""
 
@@ -196,11 +197,13 @@ class StepMetrics:
     """Numbers that are means over the step's questions; several steps between two log lines are averaged."""
     tables: Mapping[str, Tensor] = field(default_factory=dict)
     """(Q, K) each, nan where there is nothing to say of a rationale; logged as a mean per perspective."""
-    latest: Mapping[str, float] = field(default_factory=dict)
-    """Numbers of which the latest is logged, such as a learning rate or a temperature that moves."""
+    latest: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
+    """Numbers, or objects of numbers, of which the latest is logged, such as a learning rate that moves."""
     work: Mapping[str, int] = field(default_factory=dict)
     """Tokens that the method computed by itself in the step, by kind (mind/run/work.py): what the trainer did for it
     is counted there."""
+    loss: float | None = None
+    """The loss of a step that trains on nothing; None: the sum of what was trained on."""
 
 
 def random_of(seed: int, step: int, purpose: str) -> torch.Generator:
@@ -238,6 +241,9 @@ class Method(ABC):
     """After earlier stages: with the student of the last of them, or with `student.model`."""
     title: ClassVar[str]
     """The method's name in reports."""
+    charts: ClassVar[tuple[Chart, ...]] = ()
+    """What it shows of its own numbers: in the report, where one with the key of a common chart takes the place of
+    that, and in the progress bar, which has those with a `brief`."""
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -267,6 +273,11 @@ class Method(ABC):
         return config.options
 
     @classmethod
+    def check(cls, config: MindConfig) -> None:
+        """Raises MindError for options and packages that the method cannot work with, before anything is loaded."""
+        cls.options_in(config)
+
+    @classmethod
     def stages(cls, config: MindConfig) -> Sequence[Stage]:
         """The stages that come before this one; their settings must not depend on `config`."""
         return ()
@@ -286,6 +297,11 @@ class Method(ABC):
         finds them in its context. Raises MindError if it can train on no question, with what they lack.
         """
         return dict(enumerate(tokenized))
+
+    @classmethod
+    def plan(cls, config: MindConfig, tokenized: Sequence[TokenizedQuestion]) -> list[list[int]]:
+        """The questions of every step of a run, as indices; here as `train` says."""
+        return plan_steps(tokenized, config.train)
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
         """What it reads beside the questions and the student, which a resumed run must find as it was.
@@ -376,12 +392,14 @@ class Method(ABC):
 
     def progress(self, logs: Mapping[str, Any]) -> str:
         """A few words for the progress bar beside loss and speed; `logs` is flat: "l_real/analogy" is a key."""
-        return ""
+        return briefly(self.charts, logs)
 
     @classmethod
     def sections(cls, config: MindConfig) -> Sequence[Section]:
         """What the report shows of a run, before the section on the machine."""
-        return (STUDENT,)
+        own = {chart.key: chart for chart in cls.charts}
+        common = Section(STUDENT.title, tuple(own.pop(chart.key, chart) for chart in STUDENT.charts))
+        return (common, Section(cls.title, tuple(own.values()))) if own else (common,)
 
     @classmethod
     def remarks(cls, config: MindConfig, metrics: Metrics) -> Sequence[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from mind.errors import require
 from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepPlan
 from mind.methods.sequences import Sequences
 from mind.records import Branch, Question, TokenizedQuestion
+from mind.report.charts import AMBER, BLUE, LOSS, Chart, Series
 
 
 class Pair(NamedTuple):
@@ -30,6 +32,24 @@ class PairMethod(Method):
 
     unread = OF_MIND
     lesson = "pair"
+    charts = (
+        replace(
+            LOSS,
+            title="Loss of right minus wrong rationales",
+            caption="It has no lower bound: a fall that grows faster is the likelihood of wrong rationales collapsing.",
+        ),
+        Chart(
+            "l_real",
+            "Right and wrong rationales",
+            "nats per token",
+            "The right ones should not rise, the wrong ones rise slowly. If both rise the student forgets: a smaller "
+            "learning rate, or fewer steps.",
+            (
+                Series("right_loss", "right", BLUE, brief="right {:.2f}"),
+                Series("wrong_loss", "wrong", AMBER, brief="wrong {:.2f}"),
+            ),
+        ),
+    )
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)

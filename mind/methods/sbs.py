@@ -22,6 +22,7 @@ from mind.errors import require
 from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
 from mind.methods.sequences import Sequences
 from mind.records import Question, TokenizedQuestion
+from mind.report.charts import AMBER, BLUE, Chart, Series
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,18 @@ class Sbs(Method):
 
     Options = SbsOptions
     title = "Distilling step-by-step"
+    charts = (
+        Chart(
+            "l_real",
+            "Loss of both tasks",
+            "nats per token",
+            "Both should fall; the answer has few tokens, so its line is the noisier one.",
+            (
+                Series("answer_loss", "answer alone", AMBER, brief="answer {:.2f}"),
+                Series("rationale_loss", "rationale", BLUE, brief="rationale {:.2f}"),
+            ),
+        ),
+    )
     unread = OF_MIND
 
     def __init__(self, context: MethodContext) -> None:

@@ -1,4 +1,5 @@
-"""Training sequences that methods make of questions beside the right rationales: other prompts, wrong rationales."""
+"""Training sequences that methods make of questions beside the right rationales: other prompts, wrong rationales, and
+the student's own answers."""
 
 from __future__ import annotations
 
@@ -41,6 +42,11 @@ class Sequences:
         ids = self._chat.rationale(question, rationale.perspective, rationale.text)
         end = self._chat.suffix(replace(question, answer=rationale.answer))
         return self._checked(question, f"wrong {rationale.perspective} rationale", "", [*ids, *end])
+
+    def longest_sample(self, question: Question, tokens: int) -> Branch:
+        """The question and an answer of the student of so many tokens, as long as one can be: it is not known before
+        the run, but whether it will fit is."""
+        return self._checked(question, f"sample of up to {tokens} tokens", "", [self._chat.end_id] * tokens)
 
     def _checked(self, question: Question, what: str, before: str, ids: list[int]) -> Branch:
         prompt = self._chat.prompt(replace(question, question=before + question.question))

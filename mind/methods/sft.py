@@ -7,10 +7,13 @@ K_q is the number of rationales that question q has, CE the mean over the tokens
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from mind.batches.packing import present_rationales
+from mind.batches.packing import present_sequences
 from mind.methods.method import OF_MIND, Method, Step, StepPlan
+from mind.records import TokenizedQuestion
 
 
 class Sft(Method):
@@ -20,6 +23,10 @@ class Sft(Method):
     unread = OF_MIND
 
     def prepare(self, step: Step) -> StepPlan:
-        present = present_rationales(step.questions, self.context.perspectives)
+        return self.evenly(step.questions)
+
+    def evenly(self, questions: Sequence[TokenizedQuestion]) -> StepPlan:
+        """All sequences of each question, with weights that are equal and sum to 1."""
+        present = present_sequences(questions, len(self.slots))
         weights = present.double() / present.sum(1, keepdim=True)
-        return StepPlan(step.questions, weights, trained=present, observed=torch.zeros_like(present))
+        return StepPlan(questions, weights, trained=present, observed=torch.zeros_like(present))

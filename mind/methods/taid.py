@@ -22,6 +22,7 @@ from mind.errors import require
 from mind.methods.kd import TeacherMethod, TeacherOptions, scored
 from mind.methods.method import LossTerms, MethodContext, StepMetrics, StepPlan
 from mind.records import MicroBatch
+from mind.report.charts import Chart, Series
 from mind_kernels import Head
 
 
@@ -48,6 +49,17 @@ class Taid(TeacherMethod):
 
     Options = TaidOptions
     title = "TAID"
+    charts = (
+        Chart(
+            "interpolation",
+            "The teacher's share in the target",
+            "t",
+            "It rises to 1, evenly unless the loss falls fast: the loss is measured from a target that moves away.",
+            (Series("interpolation", brief="t {:.2f}"),),
+            smooth=False,
+            from_zero=True,
+        ),
+    )
     depends_on_length = True
 
     def __init__(self, context: MethodContext) -> None:
@@ -71,9 +83,6 @@ class Taid(TeacherMethod):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.schedule.load_state_dict(state)
-
-    def progress(self, logs: Mapping[str, Any]) -> str:
-        return f"t {logs['interpolation']:.2f}" if "interpolation" in logs else ""
 
 
 class Schedule:

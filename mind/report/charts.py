@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 # Written by matplotlib as plain colors, replaced by the page's custom properties (pictures.svg_of).
 INK, MUTED, RULE = "#010203", "#010204", "#010205"
@@ -23,6 +24,8 @@ class Series:
     """What is drawn is the number times this."""
     dashes: tuple[float, ...] = ()
     """Lengths of dash and gap, in widths of the line: a dashed line leaves one that it runs over visible."""
+    brief: str = ""
+    """How the progress bar says it, such as "t {:.2f}"; empty: not at all."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Chart:
     """The legend of the same numbers in phase "warmup", which are drawn in a panel on the left if there are any."""
     only_if_positive: bool = False
     """Leave the chart out if none of its numbers is positive."""
+
+
+def briefly(charts: Iterable[Chart], logs: Mapping[str, Any]) -> str:
+    """The latest of the charts' numbers that have a `brief` and are among the `logs`, as words for a progress bar."""
+    series = [one for chart in charts for one in chart.series if one.brief and one.name in logs]
+    return ", ".join(one.brief.format(one.scale * logs[one.name]) for one in series)
 
 
 @dataclass(frozen=True)

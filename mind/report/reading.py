@@ -118,8 +118,15 @@ class Metrics:
         return Work(*(int(total) for total in known.sum(0)))
 
     def counted(self) -> dict[str, int]:
-        """Tokens of all stages by kind (mind/run/work.py), with those before their first steps."""
-        totals = sum((Counter(stage.counted()) for stage in self.earlier), Counter[str]())
+        """Tokens of all stages by kind (mind/run/work.py), with those before the first step."""
+        totals = Counter(self.own_counted())
+        for stage in self.earlier:
+            totals.update(stage.own_counted())
+        return dict(totals)
+
+    def own_counted(self) -> dict[str, int]:
+        """The same without the earlier stages."""
+        totals: Counter[str] = Counter()
         for line, record in (*self.warmup, *self.train):
             for kind, value in self._mapping(line, record, "work", by="kind of token").items():
                 tokens = self._number(line, f"work.{kind}", value)

@@ -11,6 +11,7 @@ import torch
 from mind.config import MindConfig
 from mind.display import describe, one_line
 from mind.errors import MindError, require
+from mind.methods import method_class
 from mind.methods.presets import check_needs
 from mind.run.schedule import rate_factors
 from mind.run.trainer import training_arguments
@@ -29,6 +30,7 @@ def check_options(config: MindConfig) -> None:
     rate_factors(config.train, steps=1)
     training_arguments(config)
     _check_backend(config)
+    method_class(config.method).check(config)
     if config.train.compile:
         _check_compiler()
 

@@ -33,7 +33,7 @@ class StepMeter:
         self._seconds = 0.0
         self._sums: dict[str, float] = {}
         self._tables: dict[str, Tensor] = {}  # (2, K) each: sum and count
-        self._latest: dict[str, float] = {}
+        self._latest: dict[str, Any] = {}
         self._work: Counter[str] = Counter()
 
     def add(

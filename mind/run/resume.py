@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mind.batches.steps import plan_steps
 from mind.config import MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
@@ -78,18 +77,18 @@ def input_places(config: MindConfig) -> list[str | None]:
 def check_extension(saved: MindConfig, method: Method) -> None:
     """Raises MindError unless the run with more steps begins with the very steps of the `saved` one."""
     context, config = method.context, method.context.config
-    before = plan_steps(context.tokenized, saved.train)
+    before = method.plan(saved, context.tokenized)
     steps = len(before)
     name = "max_steps" if config.train.max_steps > 0 else "epochs"
     problem = f"train.{name} is {getattr(config.train, name)} and {getattr(saved.train, name)} in {config.output}: "
     remedy = f"; train its student further in a new run (--student.model {RunFolder(config.output).student})"
     require(
-        steps < len(context.steps) and list(context.steps[:steps]) == before,
-        f"{problem}the {len(context.steps)} steps of the one do not begin with the {steps} of the other{remedy}",
-    )
-    require(
         not method.depends_on_length,
         f"{problem}the steps of method {config.method} that were taken depend on it{remedy}",
+    )
+    require(
+        steps < len(context.steps) and list(context.steps[:steps]) == before,
+        f"{problem}the {len(context.steps)} steps of the one do not begin with the {steps} of the other{remedy}",
     )
     rates = [rate_factors(some.train, count) for some, count in ((saved, steps), (config, len(context.steps)))]
     require(

@@ -262,9 +262,14 @@ def _evaluate(
 
 
 def _save_student(trainer: MethodTrainer) -> None:
-    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and the method beside it."""
+    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it; its adapter and the method
+    beside it."""
     folder, method = trainer.folder, trainer.method
-    model = merged(trainer.accelerator.unwrap_model(trainer.model))
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.context.config.student.lora:
+        with saving(folder.adapter), replacing_folder(folder.adapter) as partial:
+            model.save_pretrained(partial, save_embedding_layers=False)
+    model = merged(model)
     with saving(folder.student), replacing_folder(folder.student) as partial:
         model.save_pretrained(partial)
         trainer.context.tokenizer.save_pretrained(partial)
@@ -280,18 +285,14 @@ def _parameters(trainer: MethodTrainer) -> dict[str, int]:
 
 def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) -> dict[str, Any]:
     """Of all stages together; the sizes are those of the last one."""
-    folder, others = trainer.folder, trainer.method.parameters_by_work()
-    logged, own = Metrics.of(folder), Metrics(folder.metrics).counted()
+    logged = Metrics.of(trainer.folder)
     tokens, seconds = (logged.total(name) for name in ("tokens", "step_s"))
-    work = logged.work()
-    spent = {
-        "wall_s": trainer.seconds()["wall_s"],
-        "train_s": train_s,
-        "steps": trainer.state.global_step,
-        "flops": flops(own, parameters["student_parameters"], parameters["trained_parameters"], others),
-    }
-    earlier = [stage.read_status() for stage in folder.stages]
-    spent = {name: amount + sum(stage[name] for stage in earlier) for name, amount in spent.items()}
+    work, others = logged.work(), trainer.method.parameters_by_work()
+    sizes = (parameters["student_parameters"], parameters["trained_parameters"])
+    earlier = [stage.read_status() for stage in trainer.folder.stages]
+    spent = {"wall_s": trainer.seconds()["wall_s"], "train_s": train_s, "steps": trainer.state.global_step}
+    spent |= {"flops": flops(logged.own_counted(), *sizes, others)}
+    spent = {name: own + sum(stage[name] for stage in earlier) for name, own in spent.items()}
     peaks = {name: max([mib, *(stage.get(name, 0) for stage in earlier)]) for name, mib in peak_memory().items()}
     return {
         "wall_s": round(spent["wall_s"], 1),

@@ -178,19 +178,20 @@ class MethodTrainer(Trainer):
         plan, work = self._prepare(student, inputs["questions"])
         totals, l_real = self._compute(student, plan)
         own = self.method.finish_step(plan, totals, l_real)
+        loss = totals["loss"] if own.loss is None else own.loss
         common = row_metrics(totals, l_real)
         work.update(own.work)
         for kind in ("trained", "observed", "teacher_scored"):
             work[kind] += int(totals.get(kind, 0))
         self.meter.add(
             StepMetrics({**own.means, **common.means}, {**common.tables, **own.tables}, own.latest),
-            loss=totals["loss"],
+            loss=loss,
             questions=len(plan.questions),
             tokens=int(totals["rows"]),
             work=step_work(plan.questions, self.context.pack_options, work),
             seconds=time.perf_counter() - started,
         )
-        return torch.tensor(totals["loss"], device=self.args.device)
+        return torch.tensor(loss, device=self.args.device)
 
     def _prepare(self, student: nn.Module, questions: Sequence[TokenizedQuestion]) -> tuple[StepPlan, Counter[str]]:
         """The method's plan of a step, and the tokens that were computed to make it, by kind."""
@@ -226,7 +227,7 @@ class MethodTrainer(Trainer):
         if batches and not self._gradients_checked:
             check_gradients(student.named_parameters())
             self._gradients_checked = True
-        if self.args.world_size > 1:
+        if self.args.world_size > 1 and plan.trained.any():
             self._add_up_gradients()
         # Known here, where a GPU is waited for anyway; clipping takes it from here.
         gradients = [p.grad for p in self.context.model.parameters() if p.grad is not None]

@@ -29,7 +29,8 @@ def _unread(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     student, data, train = config.student, config.data, config.train
     yield f"method is {config.method}", method_class(config.method).unread
     if not student.lora:
-        yield "student.lora is off", ("student.lora_rank", "student.lora_alpha", "student.lora_targets")
+        names = ("rank", "alpha", "dropout", "targets")
+        yield "student.lora is off", tuple(f"student.lora_{name}" for name in names)
     if data.train == WORD_PROBLEMS:
         yield f"data.train is {WORD_PROBLEMS}, which brings its own", ("data.heldout", "data.heldout_fraction")
     else:
@@ -61,7 +62,8 @@ def _unread_of_metanet(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...
         yield reason, ("metanet.table_decay",)
     if metanet.scores not in ("metanet", "shuffled"):
         # The largest score of a table, of the losses of a step and of equal ones is 1 without an anchor.
-        read = {"scores"} | {"random": {"anchor"}, "table": {"table_decay", "feedback"}}.get(metanet.scores, set())
+        further = {"random": {"anchor"}, "instant": {"spread"}, "table": {"spread", "table_decay", "feedback"}}
+        read = {"scores"} | further.get(metanet.scores, set())
         names = {f"metanet.{field.name}" for field in dataclasses.fields(metanet) if field.name not in read}
         yield reason, tuple(sorted(names))
     if metanet.scores == "uniform":

@@ -5,6 +5,7 @@
     generated       that it read and wrote while it sampled answers of its own
     encoded         of texts that became vectors, such as MetaNet's; whether they came from a cache or not
     teacher_scored  of a teacher model's trunk
+    search          of the student's trunk without a backward pass, in steps of a search, which train on nothing
 
 None of them counts padding. Beside them stand what a naive step would have taken: see `step_work`.
 """
@@ -28,8 +29,11 @@ def step_work(
 
     padded: every sequence in a row of the longest one's length, all with a backward pass, which is a naive step;
     packed: without the padding; shared: with each prompt once, where this run shares them; and what was `computed`,
-    by kind: trained and observed, and others if there are any.
+    by kind: trained and observed, and others if there are any. A step of a search, which trains on nothing, has what it
+    observed as "search" alone.
     """
+    if not computed.get("trained"):
+        return {"search": computed.get("observed", 0)}
     padded, packed = naive_tokens(questions)
     shared = sum(map(question_tokens, questions)) if pack_options.share_prompts else packed
     always = {"trained": 0, "observed": 0}

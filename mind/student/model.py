@@ -158,6 +158,7 @@ def _with_lora(model: PreTrainedModel, config: StudentConfig, idle: Sequence[str
             LoraConfig(
                 r=config.lora_rank,
                 lora_alpha=config.lora_alpha,
+                lora_dropout=config.lora_dropout,
                 target_modules=list(config.lora_targets),
                 exclude_modules="|".join(rf"{re.escape(name)}\..*" for name in idle) or None,
                 task_type="CAUSAL_LM",

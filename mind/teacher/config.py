@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from mind.data.sources import SourceConfig
 from mind.errors import MindError, require
 from mind.files import parse_object
+from mind.perspectives import KNOWLEDGE
 from mind.typed_json import check_fields
 
 MAX_PERSPECTIVES = 32
@@ -168,6 +169,9 @@ class GenerateConfig:
     """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's."""
     samples: int = 1
     """Answers per question and perspective."""
+    knowledge: bool = False
+    """Ask once per question for the general rules that its kind is solved by, too: they are not judged, and
+    `mind data filter` keeps them with the question. Methods lorid and nesycd learn from them."""
     show_answer: bool = False
     """Tell the teacher the gold answer: more right rationales, and no pass rate to tell easy questions by."""
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
@@ -183,6 +187,10 @@ class GenerateConfig:
             require(1 <= count <= MAX_PERSPECTIVES, f"{count} perspectives: expected 1 to {MAX_PERSPECTIVES}")
             doubled = sorted({name for name in self.perspectives if self.perspectives.count(name) > 1})
             require(not doubled, f"perspectives: {', '.join(doubled)} named more than once")
+            require(
+                KNOWLEDGE not in self.perspectives,
+                f"perspectives: {KNOWLEDGE} is what --knowledge asks for, and no perspective",
+            )
         require(self.samples >= 1, f"samples is {self.samples}: expected at least 1")
         for model, price in self.prices.items():
             require(

@@ -11,6 +11,7 @@ from mind.display import number_of
 from mind.errors import MindError, require
 from mind.files import check_apart, check_new_folder
 from mind.grading.type_counts import described_types
+from mind.perspectives import KNOWLEDGE
 from mind.records import Key, Question, Response
 from mind.teacher.config import GenerateConfig
 from mind.teacher.folder import DatasetFolder
@@ -32,7 +33,7 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     check_new_folder(folder.path)
     _check_files(folder, config)
     questions = load_source(config.questions)
-    prompts = load_prompts(config.perspectives, config.prompts)
+    prompts = load_prompts(config.perspectives, config.prompts, knowledge=config.knowledge)
     requests = list(teacher_requests(questions, prompts, config))
     spending = Spending(config.budget, config.prices.get(config.teacher.model))
     engine = make_engine(config.teacher, config.traffic, spending)
@@ -72,12 +73,15 @@ def _what_is_asked(
     whom = teacher.model if teacher.engine != "openai" else f"{teacher.model} at {teacher.base_url}"
     repeated = len(questions) - len({same_text(question.question) for question in questions})
     note = f"; {repeated:,} of them ask what an earlier one asks" if repeated else ""
-    counts = {"question": len(questions), "perspective": len(prompts), "sample": config.samples}
+    perspectives = [name for name in prompts if name != KNOWLEDGE]
+    counts = {"question": len(questions), "perspective": len(perspectives), "sample": config.samples}
     asked = " x ".join(number_of(count, noun) for noun, count in counts.items())
-    alone = " (training needs two per question: ask for another now or in a later start)" if len(prompts) == 1 else ""
+    asked += ", and the knowledge of each question" if config.knowledge else ""
+    one = len(perspectives) == 1
+    alone = " (training needs two per question: ask for another now or in a later start)" if one else ""
     return (
         f"{config.questions.path}: answers: {described_types(questions)}{note}\n"
-        f"perspectives: {', '.join(prompts)}{alone}\n"
+        f"perspectives: {', '.join(perspectives)}{alone}\n"
         f"{asked}: {number_of(missing, 'request')} to {whom}"
     )
 

@@ -15,6 +15,7 @@ from mind.data.rows import keyed_records
 from mind.display import readable
 from mind.errors import MindError
 from mind.files import json_rows, lock, naming
+from mind.perspectives import KNOWLEDGE
 from mind.records import Response
 from mind.teacher.requests import Wasted
 from mind.typed_json import record_of, row_of
@@ -124,6 +125,11 @@ class Journal:
 def load_responses(path: str | os.PathLike[str]) -> Iterator[Response]:
     """The responses of a journal, one after another; raises MindError as `mind.data.rows.keyed_records`."""
     return keyed_records(Response, path)
+
+
+def load_rationales(path: str | os.PathLike[str]) -> Iterator[Response]:
+    """Those of the responses of a journal that are rationales, and so to be judged."""
+    return (response for response in load_responses(path) if response.key.perspective != KNOWLEDGE)
 
 
 def load_wasted(path: str | os.PathLike[str]) -> Iterator[Wasted]:

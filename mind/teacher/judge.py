@@ -25,7 +25,7 @@ from mind.teacher.completion import is_finished
 from mind.teacher.config import JudgeConfig, ModelConfig
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.job import JobReport, make_engine, reserve_bytes, run_job
-from mind.teacher.journal import Journal, load_responses
+from mind.teacher.journal import Journal, load_rationales, load_responses
 from mind.teacher.requests import Request, chat_request
 from mind.teacher.spending import Spending
 from mind.typed_json import row_of
@@ -68,14 +68,15 @@ class JudgeReport(Summary):
 
 
 def judge(config: JudgeConfig) -> JudgeReport:
-    """Writes judged.jsonl (mind.records.Verdict) into the folder, one line for each line of responses.jsonl, in order.
+    """Writes judged.jsonl (mind.records.Verdict) into the folder, one line for each rationale of responses.jsonl.
 
-    The model is not asked about answers that were cut off. Its replies are stored as a teacher's are, so that judging
-    again repeats no request. Raises MindError for a folder without questions or responses, and as those files' readers.
+    They have its order. The model is not asked about answers that were cut off. Its replies are stored as a teacher's
+    are, so that judging again repeats no request. Raises MindError for a folder without questions or rationales, and as
+    those files' readers.
     """
     folder = DatasetFolder(Path(config.folder))
     questions = {question.id: question for question in load_questions(folder.questions)}
-    responses = list(load_responses(folder.responses))
+    responses = list(load_rationales(folder.responses))
     require(bool(responses), f"{folder.responses}: there are no answers to judge")
     verdicts = verdicts_by_rules(questions, responses)
     job = None

@@ -14,7 +14,7 @@ from mind.data.problems import Problems
 from mind.errors import MindError, require
 from mind.files import parse_object, read_object
 from mind.grading import answer_type
-from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
+from mind.perspectives import KNOWLEDGE, KNOWLEDGE_PROMPT, PAPER_PERSPECTIVES, PERSPECTIVES
 from mind.provenance import text_digest
 from mind.records import Key, Question, Response
 from mind.student.tokenization import question_text
@@ -75,12 +75,16 @@ Outcome = Response | Failure | Wasted
 def teacher_requests(
     questions: Sequence[Question], prompts: Mapping[str, str], config: GenerateConfig
 ) -> Iterator[Request]:
-    """The requests of a data set, question by question, so that a job that stops early leaves whole questions."""
+    """The requests of a data set, question by question, so that a job that stops early leaves whole questions.
+
+    For knowledge the question alone is shown, once: the gold answer would be in the rules, and an answer is not wanted.
+    """
     for question in questions:
-        user = user_turn(question, show_answer=config.show_answer)
+        turn = user_turn(question, show_answer=config.show_answer)
         for perspective, prompt in prompts.items():
+            user, samples = (question_text(question), 1) if perspective == KNOWLEDGE else (turn, config.samples)
             messages = ({"role": "system", "content": prompt}, {"role": "user", "content": user})
-            for sample in range(config.samples):
+            for sample in range(samples):
                 yield chat_request(config.teacher, Key(question.id, perspective, sample), messages)
 
 
@@ -107,24 +111,29 @@ def user_turn(question: Question, *, show_answer: bool) -> str:
     return "\n".join(lines)
 
 
-def load_prompts(perspectives: Sequence[str] | None, path: str | None) -> dict[str, str]:
+def load_prompts(perspectives: Sequence[str] | None, path: str | None, *, knowledge: bool = False) -> dict[str, str]:
     """The prompt of each perspective: of PERSPECTIVES, unless the JSON file at `path` has another.
 
-    `perspectives` None stands for those of the file or, without one, the paper's. Prompts of the file that are not
+    `perspectives` None stands for those of the file or, without one, the paper's. With `knowledge` that of KNOWLEDGE
+    follows them, in the wording of the file if it has one. Prompts of the file that are not
     asked for are told in a warning. Raises MindError for a file that is not an object of texts, and for a perspective
     without a prompt.
     """
     own = {} if path is None else _own_prompts(path)
     prompts = {name: perspective.prompt for name, perspective in PERSPECTIVES.items()} | own
-    asked = (tuple(own) or PAPER_PERSPECTIVES) if perspectives is None else perspectives
+    asked = tuple(name for name in own if name != KNOWLEDGE) or PAPER_PERSPECTIVES
+    asked = asked if perspectives is None else perspectives
     if missing := [name for name in asked if name not in prompts]:
         raise MindError(
             f"no prompt for the perspective {', '.join(missing)}: those with one are {', '.join(prompts)}; "
             "give yours in a JSON file of {perspective: prompt} as --prompts"
         )
+    if knowledge:
+        prompts, asked = {KNOWLEDGE: KNOWLEDGE_PROMPT} | prompts, (*asked, KNOWLEDGE)
     if unused := [name for name in own if name not in asked]:
+        why = "--knowledge is not given" if unused == [KNOWLEDGE] else "--perspectives leaves them out"
         warnings.warn(
-            f"{path}: not asked for, as --perspectives leaves them out: {', '.join(unused)}",
+            f"{path}: not asked for, as {why}: {', '.join(unused)}",
             RuntimeWarning,
             stacklevel=2,
         )

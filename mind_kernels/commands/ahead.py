@@ -1,6 +1,6 @@
 """Kernels compiled ahead of time, for GPUs that are not here: registers, shared memory, spills, 64-bit offsets.
 
-    python -m mind_kernels ahead [--capability 80 90 100] [--module mind_kernels.triton_gather ...]
+    python -m mind_kernels ahead [--capability 80 90 100] [--module mind_kernels.triton_gather ...] [--candidates]
 
 prints a table of every variant that the launchers use and fails if a variant spills registers to memory, or reaches
 into a tensor that may pass 2^31 elements by a 32-bit offset. Needs the triton package, and no GPU.
@@ -111,10 +111,16 @@ def modules() -> list[str]:
     return [name for name in found if "._triton." in name or name.startswith("mind_kernels.triton_")]
 
 
-def variants(names: Iterable[str]) -> list[Variant]:
-    """The variants of these modules; one that only has functions for the kernels of others defines none."""
+def variants(names: Iterable[str], candidates: bool = False) -> list[Variant]:
+    """The variants of these modules, and the candidates of `tune` too if asked for.
+
+    A module that only has functions for the kernels of others defines none.
+    """
     found = [importlib.import_module(name) for name in names]
-    return [variant for module in found if hasattr(module, "variants") for variant in module.variants()]
+    kinds = ("variants", "candidates") if candidates else ("variants",)
+    return [
+        variant for module in found for kind in kinds if hasattr(module, kind) for variant in getattr(module, kind)()
+    ]
 
 
 def main(arguments: list[str]) -> int:
@@ -131,10 +137,11 @@ def main(arguments: list[str]) -> int:
         metavar="MODULE",
         help="such as mind_kernels.triton_gather; all by default",
     )
+    parser.add_argument("--candidates", action="store_true", help="also what `tune` may put in place of a default")
     options = parser.parse_args(arguments)
     faults = 0
     print(f"{'variant':44} {'sm':>4} {'warps':>5} {'registers':>9} {'shared':>8} {'stack':>6} {'spills':>6}")
-    for variant in variants(options.module or modules()):
+    for variant in variants(options.module or modules(), options.candidates):
         for capability in options.capability:
             if variant.capabilities and capability not in variant.capabilities:
                 continue

@@ -3,7 +3,8 @@
     python -m mind_kernels tune HuggingFaceTB/SmolLM2-135M
     python -m mind_kernels tune --hidden-size 576 --vocabulary 49152 --dtype bfloat16
 
-Each backend first has to pass the comparison of `check`. Then all of them compute the same loss and gradients in turn,
+Each backend first has to pass the comparison of `check`; the tiles of backend triton_streaming are measured as the
+backends are. Then all of them compute the same loss and gradients in turn,
 so that a slow moment of the machine falls on all. The default stays unless another one was faster in so many rounds
 that chance would do that in one case of forty per backend: a difference within the noise changes nothing.
 """
@@ -22,9 +23,12 @@ import torch
 from mind_kernels import tuning
 from mind_kernels.backend import BACKENDS, PREFERRED, backends_of, fastest, preferred
 from mind_kernels.commands.check import CASES, Case, Inputs, add_device, fault, require_device, results
+from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.contract import RowSpec
 from mind_kernels.row_chunks import rows_per_chunk
 from mind_kernels.sparse_gradient import SAMPLE_ROWS
 
+STREAMING = "triton_streaming"
 GROUP = 8  # rows of a group: the perspectives of a question
 LISTED = 64  # tokens of a teacher's list
 CERTAINTY = (4.0, 15.0)  # standard deviations of the logits of the rows: as a trained model's, few entries dominate
@@ -192,17 +196,50 @@ def main(arguments: list[str]) -> int:
                     faults += 1
             if names:
                 inputs = first_rows(every, counts["sparse" if case.form == "sparse" else ""])
-                entries.append(_measured(use, case, names, inputs, options.rounds))
+                calls = {name: functools.partial(results, case, inputs, None, 1.0, name) for name in names}
+                default = fastest(device.type, False, case.operation)
+                entries.append(_measured(use, calls, default, inputs, options.rounds))
+        if STREAMING in backends_here("linear_cross_entropy", device):
+            use, calls, differing = tile_calls(first_rows(every, counts[""]))
+            for name in differing:
+                print(f"  {use:<32}without {name}, which differs from the default")
+            faults += len(differing)
+            if len(calls) > 1:
+                entries.append(_measured(use, calls, next(iter(calls)), every, options.rounds))
     return _finish(entries, device, faults)
 
 
-def _measured(use: str, case: Case, names: list[str], inputs: Inputs, rounds: int) -> tuning.Entry:
-    """Times the backends of a use, and prints what was found."""
+def tile_calls(inputs: Inputs) -> tuple[str, dict[str, Callable[[], object]], list[str]]:
+    """The use of stream_tiles.py, the statistics of rows by each tile that it may take, the default first, and the
+    names of those that give others."""
+    from mind_kernels.linear_cross_entropy._triton.stream import stream_values, tiles_of
+    from mind_kernels.linear_cross_entropy._triton.stream_tiles import USE, label
+
+    head, hidden, target = Head(inputs["weight"]), inputs["hidden"], inputs["target"]
+    calls = {
+        label(tile): functools.partial(stream_values, hidden, target, RowSpec(head), tile)
+        for tile in tiles_of(hidden, head)
+    }
+    values = {name: call() for name, call in calls.items()}
+    expected = next(iter(values.values()))
+    differing = [
+        name
+        for name, found in values.items()
+        if not all(
+            torch.allclose(getattr(found, field), getattr(expected, field), rtol=1e-4, atol=1e-4)
+            for field in ("nll", "lse", "entropy")
+        )
+    ]
+    return USE, {name: call for name, call in calls.items() if name not in differing}, differing
+
+
+def _measured(
+    use: str, calls: Mapping[str, Callable[[], object]], default: str, inputs: Inputs, rounds: int
+) -> tuning.Entry:
+    """Times the calls of a use, by the name of what an entry may take, and prints what was found."""
     hidden = inputs["hidden"]
-    calls = {name: functools.partial(results, case, inputs, None, 1.0, name) for name in names}
     seconds = timed(calls, rounds, hidden.device)
-    default = fastest(hidden.device.type, False, case.operation)
-    default = default if default in names else names[0]
+    default = default if default in calls else next(iter(calls))
     backend = chosen(seconds, default)
     median_ms = {name: round(1e3 * statistics.median(values), 4) for name, values in seconds.items()}
     times = ", ".join(f"{name} {value:.4g} ms" for name, value in median_ms.items())

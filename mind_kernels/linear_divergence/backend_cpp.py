@@ -35,7 +35,7 @@ def divergence_(
     divergence: Divergence,
 ) -> RowValues:
     """See `contract.RowKernels`."""
-    values = RowValues(*logits.new_empty(2, logits.shape[0]))
+    values = RowValues(*logits.new_empty(len(RowValues._fields), logits.shape[0]))
     parts = divergence.teacher_part, divergence.student_part, divergence.mixture, divergence.interpolation
     _operators().divergence_(
         logits, teacher_logits, weights, *conditions(head), *conditions(teacher_head), *parts, *values

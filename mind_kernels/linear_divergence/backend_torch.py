@@ -60,7 +60,7 @@ def divergence_(
     divergence: Divergence,
 ) -> RowValues:
     """See `contract.RowKernels`."""
-    values = RowValues(*logits.new_empty(2, logits.shape[0]))
+    values = RowValues(*logits.new_empty(len(RowValues._fields), logits.shape[0]))
     for block, shifted, q, p in _Blocks(logits, 3):
         z, theirs = head.to_logits_(logits[block]), teacher_head.to_logits_(teacher_logits[block])
         log_total = _softmax(z, z.amax(1, keepdim=True), shifted, q)
@@ -71,7 +71,9 @@ def divergence_(
                 shifted.clamp_(min=LOWEST)
                 theirs.clamp_(min=LOWEST)
             torch.lerp(shifted, theirs, divergence.interpolation, out=theirs)
-        log_total -= _softmax(theirs, theirs.amax(1, keepdim=True), theirs, p)
+        their_log_total = _softmax(theirs, theirs.amax(1, keepdim=True), theirs, p)
+        values.target_entropy[block] = their_log_total.squeeze(1) - _mean(p, theirs)
+        log_total -= their_log_total
         ratio = shifted.sub_(theirs).sub_(log_total)
         values.divergence[block], gradient = divergence_terms_(ratio, q, p, theirs, divergence)
         if weights is not None:
@@ -88,7 +90,7 @@ def listed_divergence_(
     divergence: Divergence,
 ) -> RowValues:
     """See `contract.RowKernels`."""
-    values = RowValues(*logits.new_empty(2, logits.shape[0]))
+    values = RowValues(*logits.new_empty(len(RowValues._fields), logits.shape[0]))
     for block, shifted, q in _Blocks(logits, 2):
         z, index = head.to_logits_(logits[block]), ids[block]
         listed = z.gather(1, index)
@@ -96,9 +98,11 @@ def listed_divergence_(
         maximum = z.scatter_(1, index, lowest).amax(1, keepdim=True)
         log_total = _softmax(z, maximum, shifted, q).squeeze(1)
         maximum.masked_fill_(maximum == lowest, -math.inf)  # no other has any probability
-        values.divergence[block], values.entropy[block], gradient = event_terms(
+        found, gradient = event_terms(
             listed, maximum.squeeze(1), log_total, _mean(q, shifted), log_p[block], divergence
         )
+        for value, of_block in zip(values, found, strict=True):
+            value[block] = of_block
         if weights is not None:
             gradient.mul_(weights[block, None])
             z.copy_(scale_(q.mul_(gradient[:, -1:]), head.slope(z)))

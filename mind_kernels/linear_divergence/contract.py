@@ -29,6 +29,7 @@ class RowValues(NamedTuple):
 
     divergence: Tensor
     entropy: Tensor
+    target_entropy: Tensor
 
 
 class DivergenceOutputs(NamedTuple):
@@ -81,3 +82,6 @@ class DivergenceStats:
     """(N,) the divergence of the row in nats, without its weight."""
     entropy: Tensor
     """(N,) entropy of the student's softmax in nats."""
+    target_entropy: Tensor
+    """(N,) entropy in nats of the teacher's distribution as it is compared: p_t of kind "taid", or of a list's events.
+    With the divergence of "forward_kl" or "taid" it adds up to the student's cross-entropy under that target."""

@@ -38,15 +38,19 @@ class Divergence:
         """
         return self.teacher_part * (1 - self.mixture) - self.student_part * self.mixture
 
+    def target(self, log_q: Tensor, log_p: Tensor) -> Tensor:
+        """log p of what the student is compared with: the teacher's, or p_t between both, a constant; (N, E) all."""
+        if self.interpolation == 1:
+            return log_p
+        return torch.log_softmax(torch.lerp(finite(log_q.detach()), finite(log_p), self.interpolation), -1)
+
     def of(
         self,
         log_q: Tensor,  # (N, E), the student's, of E events
-        log_p: Tensor,  # (N, E), the teacher's
+        log_p: Tensor,  # (N, E), those of `target`
     ) -> Tensor:
         """The divergence of each row (N,): the definition, differentiable with respect to the student."""
         c = self.mixture
-        if self.interpolation != 1:
-            log_p = torch.log_softmax(torch.lerp(finite(log_q.detach()), finite(log_p), self.interpolation), -1)
         if c in (0, 1):
             log_m = log_p if c else log_q
         else:

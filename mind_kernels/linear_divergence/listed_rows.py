@@ -37,9 +37,9 @@ def listed_divergence_by(
     logits.scatter_(1, ids, listed_value)
     numbers = others(logits, head)
     maximum, log_total, mean = numbers
-    value, entropy, gradient = event_terms(listed, maximum, log_total, mean, log_p, divergence)
+    values, gradient = event_terms(listed, maximum, log_total, mean, log_p, divergence)
     if weights is not None:
         gradient.mul_(weights[:, None])
         spread_(logits, numbers, gradient[:, -1].contiguous(), head)
         logits.scatter_(1, ids, scale_(gradient[:, :-1], head.slope(listed)))
-    return RowValues(value, entropy)
+    return values

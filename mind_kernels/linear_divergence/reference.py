@@ -54,6 +54,7 @@ def forward(
         log_q = events(log_q, teacher.ids, log_p)
     else:
         log_p = torch.log_softmax(teacher.head.logits(teacher.hidden).to(log_q.dtype), -1)
+    log_p = divergence.target(log_q, log_p)
     rows = divergence.of(log_q, log_p)
     loss = reduced(weighted(rows, weight), weight, reduction)
-    return DivergenceOutputs(loss, RowValues(rows.detach(), row_entropy.detach()))
+    return DivergenceOutputs(loss, RowValues(rows.detach(), row_entropy.detach(), entropy(log_p)))

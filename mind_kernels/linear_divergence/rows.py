@@ -32,7 +32,7 @@ def forward(
 ) -> tuple[Tensor, RowValues, HeadGradients]:
     """The loss, () or (N,) for reduction "none", the rows' values, and the gradients that are needed."""
     weight = row_weights(row_weight, None, hidden)
-    values = RowValues(torch.zeros_like(weight), torch.zeros_like(weight))
+    values = RowValues(*(torch.zeros_like(weight) for _ in RowValues._fields))
     gradients = HeadGradients(hidden, head, needs)
     extra = head.vocabulary if isinstance(teacher, HeadTeacher) else _EVENT_TENSORS * teacher.ids.shape[1]
     size = rows_per_chunk(head.vocabulary + extra, hidden.device, weight.element_size())

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from mind_kernels.definitions import finite
+from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.row_chunks import known_finite
 
@@ -79,8 +80,8 @@ def event_terms(
     mean: Tensor,  # (n,), mean of z - maximum in their softmax
     log_p: Tensor,  # (n, T + 1), the teacher's; -inf where there is no event
     divergence: Divergence,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Divergence and entropy (n,), and the gradient of the divergence with respect to the logits of the T tokens and to
+) -> tuple[RowValues, Tensor]:
+    """The values (n,), and the gradient of the divergence with respect to the logits of the T tokens and to
     the log-sum-exp of the others (n, T + 1).
 
     The last event is that of the others and of the tokens that are none themselves: its logit is the log-sum-exp of
@@ -96,9 +97,10 @@ def event_terms(
     z = torch.where(is_event, torch.cat([z[:, :-1], total], 1), -torch.inf)
     if divergence.interpolation != 1:
         log_p = torch.log_softmax(torch.lerp(finite(z), finite(log_p), divergence.interpolation), 1)
-    log_q = torch.log_softmax(z, 1)
-    value, gradient = divergence_terms_(log_q - log_p, log_q.exp(), log_p.exp(), log_q, divergence)
+    log_q, p = torch.log_softmax(z, 1), log_p.exp()
+    target_entropy = torch.special.entr(p).sum(1)
+    value, gradient = divergence_terms_(log_q - log_p, log_q.exp(), p, log_q, divergence)
     alone = pooled == -torch.inf
     of_pooled = pooled.sub_(total).exp_().mul_(gradient[:, -1:]).masked_fill_(alone, 0)
     gradient[:, -1] = 0
-    return value, entropy, gradient.add_(of_pooled)
+    return RowValues(value, entropy, target_entropy), gradient.add_(of_pooled)

@@ -1,6 +1,6 @@
-"""Jensen-Shannon divergences between K distributions of one LM head: of all pairs, or to their mixture."""
+"""Jensen-Shannon and Jeffreys divergences between K distributions of one LM head: of all pairs, or to their mixture."""
 
-from mind_kernels.linear_pairwise_jsd.contract import MixtureStats, PairStats
+from mind_kernels.linear_pairwise_jsd.contract import JeffreysStats, MixtureStats, PairStats
 from mind_kernels.linear_pairwise_jsd.op import linear_pairwise_jsd
 
-__all__ = ["MixtureStats", "PairStats", "linear_pairwise_jsd"]
+__all__ = ["JeffreysStats", "MixtureStats", "PairStats", "linear_pairwise_jsd"]

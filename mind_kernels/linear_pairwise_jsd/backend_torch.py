@@ -23,7 +23,7 @@ from mind_kernels.row_chunks import chunks, rows_per_block
 # Smallest log-probability of pairs, relative to a row's largest: no p is 0, so the log of a sum of two is finite.
 _LEAST = math.log(1e-300)
 # The same of a mixture, which takes no logarithm of a probability: in place of minus infinity alone.
-_LOWEST = -1e300
+LOWEST = -1e300
 # A divergence from a mixture without probability where the row has some is p times 1e300.
 _INFINITE = 1e200
 # Gradients of probabilities that stand for 0 are smaller.
@@ -32,7 +32,7 @@ _NO_GRADIENT = 1e-250
 _PREFIX = 64
 
 
-class _Buffers:
+class Buffers:
     """Float64 log p, p and F' of a block of groups, and pairs of rows for a block of columns; reused by all blocks."""
 
     def __init__(self, logits: Tensor, pairs: int) -> None:
@@ -64,12 +64,12 @@ def pair_divergences(
 ) -> tuple[Tensor, Tensor | None]:
     """See `contract.GroupKernels`."""
     groups, count, _ = logits.shape
-    first, second = _pairs(count, logits.device)
-    counted = mask[:, first] & mask[:, second] & _distinct(logits)
+    first, second = pairs_of(count, logits.device)
+    counted = mask[:, first] & mask[:, second] & distinct(logits)
     half = torch.where(counted, pair_weight[:, first, second] / 2, 0).double()
-    buffers = _Buffers(logits, len(first))
+    buffers = Buffers(logits, len(first))
 
-    def block(part: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def block(part: slice) -> tuple[Tensor, Tensor | None]:
         log_p, p, derivative = buffers.fill(logits[part], _LEAST)
         to_rows = log_p.new_zeros(len(log_p), count, len(first))
         pair = torch.arange(len(first), device=logits.device)
@@ -78,16 +78,17 @@ def pair_divergences(
         sum_log = log_p.new_zeros(len(log_p), len(first))
         for columns in chunks(logits.shape[2], buffers.columns):
             sums, log_sums = (b[: len(p), :, : columns.stop - columns.start] for b in (buffers.sums, buffers.log_sums))
-            for gap, rows in _gaps(count):
+            for gap, rows in gaps(count):
                 torch.add(p[:, : count - gap, columns], p[:, gap:, columns], out=sums[:, rows])
             torch.log(sums, out=log_sums)
             derivative[:, :, columns].baddbmm_(to_rows, log_sums)
             sum_log += sums.mul_(log_sums).sum(-1)
         negative_entropy = torch.linalg.vecdot(p, log_p)
         own = (negative_entropy[:, first] + negative_entropy[:, second] - sum_log) / 2
-        return (own + math.log(2)).clamp_(min=0), p, derivative
+        values = (own + math.log(2)).clamp_(min=0)
+        return values, times_p_(derivative, p) if with_gradient else None
 
-    values, gradient = _run(logits, buffers.groups, block, with_gradient)
+    values, gradient = run_blocks(logits, buffers.groups, block, with_gradient)
     values = torch.where(counted, values.to(logits.dtype), 0)
     jsd = logits.new_zeros(groups, count, count)
     jsd[:, first, second] = jsd[:, second, first] = values
@@ -107,12 +108,12 @@ def mixture_divergences(
     weight = torch.where(mask, mixture_weight, 0).double()
     total = weight.sum(1, keepdim=True)
     share = torch.where(total > 0, weight / total, 0)
-    buffers = _Buffers(logits, 0)
+    buffers = Buffers(logits, 0)
 
-    def block(part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        log_p, p, derivative = buffers.fill(logits[part], _LOWEST)
+    def block(part: slice) -> tuple[Tensor, Tensor | None]:
+        log_p, p, derivative = buffers.fill(logits[part], LOWEST)
         member = (share[part] > 0)[..., None]
-        reference = torch.where(member, log_p, _LOWEST).amax(1, keepdim=True)
+        reference = torch.where(member, log_p, LOWEST).amax(1, keepdim=True)
         if log_p.is_cuda or float(reference.amin()) < _LEAST:  # a GPU would have to report the result first
             torch.sub(log_p, reference, out=derivative).clamp_(max=0).expm1_()
         else:
@@ -122,37 +123,44 @@ def mixture_divergences(
         torch.sub(log_p, log_mixture, out=derivative)
         kl = torch.linalg.vecdot(p, derivative).clamp_(min=0)
         kl.masked_fill_(kl > _INFINITE, math.inf)
-        return kl, p, derivative.mul_(weight[part, :, None])
+        return kl, times_p_(derivative.mul_(weight[part, :, None]), p) if with_gradient else None
 
-    values, gradient = _run(logits, buffers.groups, block, with_gradient)
+    values, gradient = run_blocks(logits, buffers.groups, block, with_gradient)
     return torch.where(mask & (total > 0), values.to(logits.dtype), 0), gradient
 
 
-def _run(
-    logits: Tensor, size: int, block: Callable[[slice], tuple[Tensor, Tensor, Tensor]], with_gradient: bool
+def run_blocks(
+    logits: Tensor, size: int, block: Callable[[slice], tuple[Tensor, Tensor | None]], with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """block(groups) -> (values, p, F') over all groups: the values, and p (F' - S) in the dtype of the logits."""
+    """block(groups) -> (values, gradient or None) over all groups; the gradient in the dtype of the logits."""
     gradient = torch.empty_like(logits) if with_gradient else None
     values = []
     for part in chunks(len(logits), size):
-        value, p, derivative = block(part)
+        value, of_logits = block(part)
         values.append(value)
-        if gradient is not None:
-            # S from the same numbers as F', so that a rounding error of log p cancels in F' - S.
-            scalar = torch.linalg.vecdot(p, derivative) / p.sum(-1)
-            of_logits = derivative.sub_(scalar[..., None]).mul_(p)
-            gradient[part] = hardshrink(of_logits, _NO_GRADIENT) if gradient.dtype == p.dtype else of_logits
+        if gradient is not None and of_logits is not None:
+            exact = gradient.dtype == of_logits.dtype
+            gradient[part] = hardshrink(of_logits, _NO_GRADIENT) if exact else of_logits
     return torch.cat(values), gradient
 
 
-def _pairs(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def times_p_(derivative: Tensor, p: Tensor, infinite: Tensor | None = None) -> Tensor:
+    """p (F' - S) in place of F', (g, K, V) both; nan in the rows that are `infinite` (g, K)."""
+    # S from the same numbers as F', so that a rounding error of log p cancels in F' - S.
+    scalar = torch.linalg.vecdot(p, derivative) / p.sum(-1)
+    if infinite is not None:
+        scalar.masked_fill_(infinite, math.nan)
+    return derivative.sub_(scalar[..., None]).mul_(p)
+
+
+def pairs_of(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The rows i < j of each pair, by their distance: (0, 1), (1, 2), ..., (0, 2), ..."""
     rows = torch.arange(count, device=device)
     gaps = range(1, count)
     return torch.cat([rows[: count - gap] for gap in gaps]), torch.cat([rows[gap:] for gap in gaps])
 
 
-def _gaps(count: int):
+def gaps(count: int):
     """Each distance of two rows, and where its pairs stand: so all of them are sums of two slices."""
     start = 0
     for gap in range(1, count):
@@ -160,15 +168,15 @@ def _gaps(count: int):
         start += count - gap
 
 
-def _distinct(logits: Tensor) -> Tensor:
+def distinct(logits: Tensor) -> Tensor:
     """(G, pairs) bool: the two rows of a pair differ. Non-finite rows count as different."""
 
     def differ(part: Tensor) -> Tensor:
         count = part.shape[1]
-        return torch.cat([(part[:, : count - gap] != part[:, gap:]).any(-1) for gap, _ in _gaps(count)], 1)
+        return torch.cat([(part[:, : count - gap] != part[:, gap:]).any(-1) for gap, _ in gaps(count)], 1)
 
     if logits.device.type == "cpu":  # a GPU would have to report the result first
-        distinct = differ(logits[..., :_PREFIX])
-        if bool(distinct.all()):
-            return distinct
+        in_prefix = differ(logits[..., :_PREFIX])
+        if bool(in_prefix.all()):
+            return in_prefix
     return differ(logits)

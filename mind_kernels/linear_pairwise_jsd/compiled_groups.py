@@ -11,10 +11,10 @@ from mind_kernels import extension
 
 
 class CompiledGroups:
-    """See `contract.GroupKernels`; `library` is "cpp" or "cuda"."""
+    """See `contract.GroupKernels`; `library` is "cpp" or "cuda", `of_pairs` its operator for pairs."""
 
-    def __init__(self, library: str) -> None:
-        self._library = library
+    def __init__(self, library: str, of_pairs: str = "pair_divergences") -> None:
+        self._library, self._of_pairs = library, of_pairs
 
     @property
     def _operators(self) -> Any:
@@ -23,7 +23,7 @@ class CompiledGroups:
     def pair_divergences(
         self, logits: Tensor, pair_weight: Tensor, mask: Tensor, with_gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
-        return self._call("pair_divergences", logits, pair_weight, mask, with_gradient)
+        return self._call(self._of_pairs, logits, pair_weight, mask, with_gradient)
 
     def mixture_divergences(
         self, logits: Tensor, mixture_weight: Tensor, mask: Tensor, with_gradient: bool
@@ -41,3 +41,4 @@ class CompiledGroups:
 
 
 CPP, CUDA = CompiledGroups("cpp"), CompiledGroups("cuda")
+CPP_JEFFREYS = CompiledGroups("cpp", "jeffreys_divergences")

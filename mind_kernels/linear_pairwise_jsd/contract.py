@@ -17,6 +17,7 @@ class GroupArguments(NamedTuple):
     head: Head
     group_weight: Tensor  # (P, K, K) of pairs or (P, K) of a mixture: see `forms`
     mask: Tensor  # (P, K) bool
+    kind: str  # "jsd" or "jeffreys"
     with_stats: bool  # without, only divergences that the loss depends on need be there
     backend: str
 
@@ -28,11 +29,16 @@ class GroupOutputs(NamedTuple):
     divergence: Tensor  # as group_weight
 
 
+JEFFREYS = "linear_pairwise_jsd, jeffreys"
+"""By what backends know the Jeffreys divergence of pairs: an operation to them."""
+
+
 class GroupKernels(Protocol):
     """What a backend supplies for this operation: a module, or any other object with these names.
 
-    Both leave `logits` as they are. Absent rows, where `mask` is False, hold finite logits; they have no divergence and
-    no gradient.
+    A backend has one for "linear_pairwise_jsd" and, if it serves that divergence, one for JEFFREYS, of pairs alone.
+    Both functions leave `logits` as they are. Absent rows, where `mask` is False, hold finite logits; they have no
+    divergence and no gradient.
     """
 
     def pair_divergences(
@@ -42,7 +48,9 @@ class GroupKernels(Protocol):
         mask: Tensor,  # (G, K) bool
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum with respect to the logits."""
+        """Divergences of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum with respect to the
+        logits. A Jeffreys divergence is infinite where one row alone rules out a token, and then the gradient of both
+        rows is nan unless the pair's weight is 0."""
         ...
 
     def mixture_divergences(
@@ -63,6 +71,15 @@ class PairStats:
 
     jsd: Tensor
     """(P, K, K) divergences in nats, in [0, ln 2]: symmetric, zero diagonal, zero where a row is masked."""
+
+
+@dataclass(frozen=True)
+class JeffreysStats:
+    """Statistics of the pairs for kind "jeffreys", without a gradient; float32 (float64 for float64 input)."""
+
+    jeffreys: Tensor
+    """(P, K, K) divergences in nats, not negative: symmetric, zero diagonal, zero where a row is masked. Infinite where
+    one row alone rules out a token to which the other gives a probability."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,14 @@ from mind_kernels import checks
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_pairwise_jsd import groups, reference
-from mind_kernels.linear_pairwise_jsd.contract import GroupArguments, GroupOutputs, MixtureStats, PairStats
+from mind_kernels.linear_pairwise_jsd.contract import (
+    JEFFREYS,
+    GroupArguments,
+    GroupOutputs,
+    JeffreysStats,
+    MixtureStats,
+    PairStats,
+)
 from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument
 from mind_kernels.row_chunks import accumulation_dtype
 
@@ -24,6 +31,7 @@ def linear_pairwise_jsd(
     pair_weight: Tensor | None = None,
     *,
     mixture_weight: Tensor | None = None,
+    kind: str = "jsd",
     mask: Tensor | None = None,
     bias: Tensor | None = None,
     softcap: float | None = None,
@@ -38,27 +46,31 @@ def linear_pairwise_jsd(
     pair_weight: Tensor | None = None,
     *,
     mixture_weight: Tensor | None = None,
+    kind: str = "jsd",
     mask: Tensor | None = None,
     bias: Tensor | None = None,
     softcap: float | None = None,
     temperature: float = 1.0,
     return_stats: Literal[True],
     backend: str = "auto",
-) -> tuple[Tensor, PairStats | MixtureStats]: ...
+) -> tuple[Tensor, PairStats | JeffreysStats | MixtureStats]: ...
 def linear_pairwise_jsd(
     hidden: Tensor,
     weight: Tensor | Head,
     pair_weight: Tensor | None = None,
     *,
     mixture_weight: Tensor | None = None,
+    kind: str = "jsd",
     mask: Tensor | None = None,
     bias: Tensor | None = None,
     softcap: float | None = None,
     temperature: float = 1.0,
     return_stats: bool = False,
     backend: str = "auto",
-) -> Tensor | tuple[Tensor, PairStats | MixtureStats]:
+) -> Tensor | tuple[Tensor, PairStats | JeffreysStats | MixtureStats]:
     """sum_p sum_{i<j} pair_weight[p, i, j] JSD(P_i, P_j) of P_k = softmax(z_k), with gradients to all K sides.
+
+    With kind "jeffreys", the symmetric KL of pairs in place of their JSD: KL(P_i || P_j) + KL(P_j || P_i).
 
     z = softcap(hidden weight^T + bias) / temperature, in float32 whatever the dtype of hidden. JSD(P, Q) =
     H((P + Q) / 2) - (H(P) + H(Q)) / 2 in nats: L_cons of MIND (arXiv 2601.03717) for pair_weight = alpha_i alpha_j.
@@ -75,22 +87,24 @@ def linear_pairwise_jsd(
             (i < j) counts.
         mixture_weight: (P, K) floating, finite, not negative, a constant: weight of each row in its group's mixture and
             of its divergence from it. Exactly one of the two is given.
+        kind: "jsd" or "jeffreys", the divergence of a pair; with `mixture_weight` "jsd" alone.
         mask: (P, K) bool, False where a group lacks a row: it has no divergence and no gradient. None: all are there.
         bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
             gradient.
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
         temperature: T > 0: what the logits are divided by.
-        return_stats: also return PairStats, or MixtureStats with `mixture_weight`.
+        return_stats: also return PairStats, JeffreysStats for that kind, or MixtureStats with `mixture_weight`.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
-        The loss () in nats, in float32 (float64 for float64 input), or (loss, PairStats or MixtureStats).
+        The loss () in nats, in float32 (float64 for float64 input), or (loss, statistics).
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape, device, dtype or value, or a constant that requires a
             gradient; it is named. On a GPU a weight that is not finite is a device-side assertion, since reading it
             would stall the stream.
-        BackendUnavailableError: the backend that was named cannot run here; the message says why.
+        BackendUnavailableError: the backend that was named cannot run here, or has no kernels for this kind; the
+            message says why.
         RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
             through any backend but "reference".
 
@@ -109,17 +123,27 @@ def linear_pairwise_jsd(
     if mask.dtype != torch.bool:
         raise TypeError(f"mask has dtype {mask.dtype}: expected torch.bool")
     form = "" if mixture_weight is None else "mixture"
-    name = backends.resolve(backend, hidden, "linear_pairwise_jsd", head.vocabulary, form)
-    arguments = GroupArguments(hidden, head, group_weight, mask, return_stats, name)
+    if kind not in _OPERATIONS:
+        raise ValueError(f"kind is {kind!r}: expected one of {', '.join(map(repr, _OPERATIONS))}")
+    if form and kind != "jsd":
+        raise ValueError(f"kind is {kind!r}: expected 'jsd' with mixture_weight")
+    name = backends.resolve(backend, hidden, _OPERATIONS[kind], head.vocabulary, form)
+    arguments = GroupArguments(hidden, head, group_weight, mask, kind, return_stats, name)
     outputs = _define(arguments) if name == "reference" else operator(arguments)
-    return (outputs.loss, form_of(group_weight).stats(outputs.divergence.detach())) if return_stats else outputs.loss
+    if not return_stats:
+        return outputs.loss
+    divergence = outputs.divergence.detach()
+    return outputs.loss, JeffreysStats(divergence) if kind == "jeffreys" else form_of(group_weight).stats(divergence)
+
+
+_OPERATIONS = {"jsd": "linear_pairwise_jsd", "jeffreys": JEFFREYS}
 
 
 def _define(a: GroupArguments) -> GroupOutputs:
     """By the definition, differentiable."""
     form_of(a.group_weight).check_values(a.group_weight)
     logits = a.head.logits(torch.where(a.mask[..., None], a.hidden, 0))
-    divergence = reference.divergences(logits, a.group_weight, a.mask)
+    divergence = reference.divergences(logits, a.group_weight, a.mask, a.kind)
     return GroupOutputs(reference.group_loss(divergence, a.group_weight), divergence)
 
 
@@ -128,7 +152,7 @@ def _run(a: GroupArguments, needs: list[bool]) -> tuple[GroupOutputs, HeadGradie
     form.check_values(a.group_weight)
     weight = a.group_weight.to(accumulation_dtype(a.hidden.dtype))
     divergence, gradients = groups.forward(
-        backends.kernels("linear_pairwise_jsd", a.backend),
+        backends.kernels(_OPERATIONS[a.kind], a.backend),
         a.hidden,
         backends.head_on(a.backend, a.head),
         weight,

@@ -1,12 +1,15 @@
 """The definitions: plain PyTorch, unchunked, differentiable any number of times.
 
-JSD(P || Q) = KL(P || M) / 2 + KL(Q || M) / 2 with M = (P + Q) / 2, and KL(P_k || M) with M = sum_k w_k P_k / sum_k w_k,
-in nats. Allocates P x K x V. The float64 result is the oracle; in float32 it cancels where rows nearly coincide.
+JSD(P || Q) = KL(P || M) / 2 + KL(Q || M) / 2 with M = (P + Q) / 2, the Jeffreys divergence KL(P || Q) + KL(Q || P), and
+KL(P_k || M) with M = sum_k w_k P_k / sum_k w_k, in nats. Allocates P x K x V. The float64 result is the oracle; in
+float32 it cancels where rows nearly coincide.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,17 +20,28 @@ from mind_kernels.linear_pairwise_jsd.forms import PAIRS, form_of
 
 def pairwise_jsd(logits: Tensor, mask: Tensor) -> Tensor:
     """JSD of every pair, (P, K, V) -> (P, K, K), symmetric with zero diagonal; zero where `mask` (P, K) is False."""
+
+    def jsd(log_p: Tensor, log_q: Tensor) -> Tensor:
+        log_m = torch.logaddexp(finite(log_p), finite(log_q)) - math.log(2)
+        return (kl(log_p, log_m) + kl(log_q, log_m)) / 2
+
+    return _of_pairs(jsd, logits, mask)
+
+
+def pairwise_jeffreys(logits: Tensor, mask: Tensor) -> Tensor:
+    """KL(P || Q) + KL(Q || P) of every pair, as `pairwise_jsd`."""
+    return _of_pairs(lambda log_p, log_q: kl(log_p, log_q) + kl(log_q, log_p), logits, mask)
+
+
+def _of_pairs(divergence: Callable[[Tensor, Tensor], Tensor], logits: Tensor, mask: Tensor) -> Tensor:
     log_p = torch.log_softmax(logits, dim=-1)
     count = logits.shape[1]
-    divergences = {}
-    for i in range(count):
-        for j in range(i + 1, count):
-            log_m = torch.logaddexp(finite(log_p[:, i]), finite(log_p[:, j])) - math.log(2)
-            divergences[i, j] = (kl(log_p[:, i], log_m) + kl(log_p[:, j], log_m)) / 2
+    pairs = itertools.combinations(range(count), 2)
+    divergences = {(i, j): divergence(log_p[:, i], log_p[:, j]) for i, j in pairs}
     zero = logits.new_zeros(logits.shape[0])
     rows = [[divergences.get((min(i, j), max(i, j)), zero) for j in range(count)] for i in range(count)]
-    jsd = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
-    return torch.where(mask[:, :, None] & mask[:, None, :], jsd, 0)
+    values = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    return torch.where(mask[:, :, None] & mask[:, None, :], values, 0)
 
 
 def mixture_kl(logits: Tensor, mixture_weight: Tensor, mask: Tensor) -> Tensor:
@@ -44,9 +58,11 @@ def mixture_kl(logits: Tensor, mixture_weight: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask & (total > 0), kl(weighted, log_m), 0)
 
 
-def divergences(logits: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+def divergences(logits: Tensor, weight: Tensor, mask: Tensor, kind: str = "jsd") -> Tensor:
     """Of all pairs for weights of pairs (P, K, K), of rows from their mixture for weights of rows (P, K)."""
-    return pairwise_jsd(logits, mask) if form_of(weight) is PAIRS else mixture_kl(logits, weight, mask)
+    if form_of(weight) is not PAIRS:
+        return mixture_kl(logits, weight, mask)
+    return pairwise_jsd(logits, mask) if kind == "jsd" else pairwise_jeffreys(logits, mask)
 
 
 def group_loss(divergence: Tensor, weight: Tensor) -> Tensor:

@@ -287,15 +287,18 @@ def divergences(draw: Callable) -> None:
     weight = arena.put(arena.normal(*shape) if of_pairs else arena.normal(*shape).clamp(min=0))
     divergence = arena.empty(shape, torch.float32)
     gradient = arena.empty((groups, rows, columns), torch.float32) if draw(st.booleans()) else None
-    name = "pair_divergences" if of_pairs else "mixture_divergences"
+    jeffreys = of_pairs and draw(st.booleans())
+    name = "jeffreys_divergences" if jeffreys else "pair_divergences" if of_pairs else "mixture_divergences"
     arguments = {"logits": z, "weight": weight, "mask": mask, "divergence": divergence, "gradient": gradient}
     if not call(draw, arena, name, arguments):
         return
     leaf = z.double().requires_grad_()
-    truth = reference.divergences(leaf, weight.double(), mask)
+    truth = reference.divergences(leaf, weight.double(), mask, "jeffreys" if jeffreys else "jsd")
     loss = reference.group_loss(truth, weight.double()) + 0 * leaf.sum()  # one row alone has no pair
     loss.backward()
     step = ROUNDING[torch.float32] * (1 + scale) * (1 + spread)
+    if jeffreys and truth.numel():  # not bounded by log 2
+        step = step * (1 + truth.detach().max())
     close(name, divergence, truth.detach(), step)
     if gradient is not None:
         size = weight.double().abs().sum((1, 2) if of_pairs else 1).view(-1, 1, 1)

@@ -144,6 +144,7 @@ def run(inputs, dtype, backend, *, weighted=False, biased=False, device=None, **
         "loss": loss,
         "divergence": stats.divergence,
         "entropy": stats.entropy,
+        "target_entropy": stats.target_entropy,
         "d_hidden": hidden.grad,
         "d_weight": weight.grad,
     }

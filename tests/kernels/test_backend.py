@@ -26,6 +26,7 @@ from mind_kernels import (
     linear_pairwise_jsd,
 )
 from mind_kernels.backend import BACKENDS, Backend, backends_of, kernels, resolve
+from mind_kernels.linear_pairwise_jsd.contract import JEFFREYS
 from mind_kernels.testing import make_inputs
 
 HIDDEN = torch.zeros(2, 3)
@@ -50,7 +51,7 @@ def test_the_backends_that_a_cpu_can_have_are_here():
     assert not set(missing) - set(optional), missing
 
 
-@pytest.mark.parametrize("operation", ["linear_mind_loss", ROWS, GROUPS, DIVERGENCES])
+@pytest.mark.parametrize("operation", ["linear_mind_loss", ROWS, GROUPS, JEFFREYS, DIVERGENCES])
 def test_every_row_names_kernels_that_have_what_the_operation_calls(operation):
     required = {
         ROWS: (
@@ -63,6 +64,7 @@ def test_every_row_names_kernels_that_have_what_the_operation_calls(operation):
             "sort_entries",
         ),
         GROUPS: ("pair_divergences", "mixture_divergences"),
+        JEFFREYS: ("pair_divergences",),
         DIVERGENCES: ("divergence_", "listed_divergence_"),
     }
     for name in backends_of(operation):
@@ -292,7 +294,7 @@ def test_the_variable_says_what_auto_takes(monkeypatch):
             "triton_streaming",
             BackendUnavailableError,
             r"MIND_KERNELS_BACKEND is 'triton_streaming': none can serve linear_divergence in float32 or less on cpu: "
-            r"triton_streaming \(it has no kernels for this operation\)",
+            r"triton_streaming \(it has no kernels for this operation; ",
         ),
     ],
 )

@@ -98,7 +98,9 @@ def defined(inputs, heads, divergence, dtype):
         log_q, log_p = reference.events(log_q, *teacher), teacher[1]
     else:
         log_p = torch.log_softmax(heads.teacher.to_logits(*teacher), 1)
-    values = RowValues(divergence.of(log_q, log_p), entropy)
+    log_p = divergence.target(log_q, log_p)
+    target_entropy = torch.special.entr(log_p.exp()).sum(1)
+    values = RowValues(divergence.of(log_q, log_p), entropy, target_entropy)
     (weights * values.divergence).sum().backward()
     return {name: value.detach() for name, value in values._asdict().items()} | {"gradient": leaf.grad}
 

@@ -359,3 +359,19 @@ def test_a_teacher_of_any_size_is_multiplied_as_its_student_is(rows):
     loss = linear_divergence(hidden, weight, hidden.detach().clone(), weight.clone(), backend="cpp")
     loss.backward()
     assert loss.detach() == 0 and hidden.grad is not None and not hidden.grad.any()
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], {"kind": "taid", "interpolation": 0.4}], ids=name_of)
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_divergence_and_target_entropy_are_a_cross_entropy(backend, kind):
+    """That of the student under the target, in float64 from both softmaxes; temperatures of their own."""
+    inputs = make(*fit(backend, 9, 8, 67), dtype=torch.float32)
+    names = ("hidden", "weight", "teacher_hidden", "teacher_weight")
+    options = {"temperature": 0.7, "teacher_temperature": 1.3}
+    _, stats = linear_divergence(*(inputs[n] for n in names), **kind, **options, return_stats=True, backend=backend)
+    z, theirs = ((inputs[a].double() @ inputs[b].double().T) for a, b in (names[:2], names[2:]))
+    share = kind.get("interpolation", 1.0)
+    p = torch.softmax((1 - share) * z / 0.7 + share * theirs / 1.3, 1)
+    expected = -(p * torch.log_softmax(z / 0.7, 1)).sum(1)
+    torch.testing.assert_close((stats.divergence + stats.target_entropy).double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(stats.target_entropy.double(), torch.special.entr(p).sum(1), rtol=1e-5, atol=1e-6)

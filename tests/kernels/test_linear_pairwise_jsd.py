@@ -360,7 +360,7 @@ def test_opcheck_and_compile(backend, form):
     inputs = on(device_of(backend), make(groups=2, count=3))
     hidden, weight = inputs["hidden"].float().requires_grad_(), inputs["weight"].float().requires_grad_()
     group_weight = inputs["pair_weight"] if form == "pairs" else inputs["pair_weight"][:, 0]
-    opcheck(operator, GroupArguments(hidden, Head(weight), group_weight, inputs["mask"], True, backend))
+    opcheck(operator, GroupArguments(hidden, Head(weight), group_weight, inputs["mask"], "jsd", True, backend))
     name = "pair_weight" if form == "pairs" else "mixture_weight"
 
     def step(hidden, weight):

@@ -99,7 +99,7 @@ def test_a_row_of_padding_alone_has_none(backend, kind, tail):
         options = kind | {"tail": tail, "bias": bias, "backend": backend, "return_stats": True}
         loss, stats = linear_divergence(hidden, inputs["weight"], **teacher, **options)
         loss.backward()
-        for nothing in (loss, stats.divergence, hidden.grad):
+        for nothing in (loss, stats.divergence, stats.target_entropy, hidden.grad):
             torch.testing.assert_close(nothing, torch.zeros_like(nothing), rtol=0, atol=atol)
         q = torch.softmax(inputs["hidden"].double() @ inputs["weight"].double().T + bias, 1)
         torch.testing.assert_close(stats.entropy.double(), torch.special.entr(q).sum(1), rtol=1e-5, atol=1e-6)

@@ -10,7 +10,8 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed")
 
 from mind_kernels.linear_cross_entropy._triton.entries import entry_launch
-from mind_kernels.linear_cross_entropy._triton.stream import TILE, stream_order, stream_tile
+from mind_kernels.linear_cross_entropy._triton.stream import TILE, stream_order
+from mind_kernels.linear_cross_entropy._triton.stream_tiles import label, stream_tiles
 from mind_kernels.linear_divergence._triton.rows import pair_launch as divergence_launch
 from mind_kernels.linear_pairwise_jsd._triton import groups
 from mind_kernels.linear_pairwise_jsd._triton.mixture import mixture_launch
@@ -88,12 +89,14 @@ def test_no_tile_of_a_group_is_another_programs_too(vocabulary):
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize(("capability", "shared_kib"), [(80, 163), (86, 99), (90, 227), (100, 227), (120, 99)])
 def test_streamed_tiles_fit(capability, shared_kib, aligned, biased, dtype):
-    tile = stream_tile(dtype, capability, aligned, biased)
-    stage = (tile["BLOCK_N"] + tile["BLOCK_V"]) * tile["BLOCK_D"] * dtype.itemsize
-    assert tile["num_stages"] >= 2 and stage * tile["num_stages"] <= (shared_kib << 10)
-    assert tile["BLOCK_V"] % TILE == 0
-    assert tile["BLOCK_N"] * tile["BLOCK_V"] <= 128 * 32 * tile["num_warps"]  # 128 registers a thread
-    assert tile["TMA"] == (aligned and dtype != torch.float32 and capability in (90, 100))
+    tiles = stream_tiles(dtype, capability, aligned, biased)
+    assert len({label(tile) for tile in tiles}) == len(tiles)
+    for tile in tiles:
+        stage = (tile["BLOCK_N"] + tile["BLOCK_V"]) * tile["BLOCK_D"] * dtype.itemsize
+        assert tile["num_stages"] >= 2 and stage * tile["num_stages"] <= (shared_kib << 10)
+        assert tile["BLOCK_V"] % TILE == 0
+        assert tile["BLOCK_N"] * tile["BLOCK_V"] <= 128 * 32 * tile["num_warps"]  # 128 registers a thread
+        assert tile["TMA"] == (aligned and dtype != torch.float32 and capability in (90, 100))
 
 
 @pytest.mark.parametrize("rows", [1, 129, 1024, 16384, 100_000])

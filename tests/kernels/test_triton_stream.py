@@ -21,7 +21,7 @@ from mind_kernels.linear_cross_entropy._triton.pieces import (
     piece_logits,
     piece_statistics,
 )
-from mind_kernels.linear_cross_entropy._triton.stream import TILE, stream_statistics, stream_tile, stream_values
+from mind_kernels.linear_cross_entropy._triton.stream import TILE, stream_statistics, stream_values, tiles_of
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
 from mind_kernels.sparse_gradient import offsets_of
 from mind_kernels.testing import assert_within_budget, make_inputs
@@ -135,7 +135,7 @@ def test_splits_agree(monkeypatch, length):
     inputs = make((150, 24, 1009), torch.float32, **EVERYTHING)
     truth, _ = eager(*inputs, torch.float64)
     peer, _ = eager(*inputs, torch.float32)
-    one_block = stream_tile(torch.float32, 90, True, False)["BLOCK_V"]
+    one_block = tiles_of(inputs[0], inputs[2].head)[0]["BLOCK_V"]
     order = {"group": 2, "splits": -(-8 // length), "split_size": length * one_block}
     monkeypatch.setattr(triton_stream, "stream_order", lambda *_: order)
     streamed = stream_statistics(*inputs)

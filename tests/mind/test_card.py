@@ -46,6 +46,7 @@ CONFIG = GenerateConfig("/home/ann/out", SourceConfig("q.jsonl"), TEACHER, sampl
 SUMMARY = {
     "read": 5, "kept": 2, "dropped": {"wrong": 2, "duplicate": 1}, "questions": {"kept": 1, "too few left": 1},
     "perspectives": {"planning": {"read": 5, "right": 3, "kept": 2}}, "lengths": ["never shown"],
+    "knowledge": 0,
 }  # fmt: skip
 
 
@@ -217,6 +218,7 @@ def test_no_text_breaks_the_card(tmp_path, text):
         made["teacher"] |= {"models": {name: 1}, "sampling": made["teacher"]["sampling"] | {"model": name}}
         made["counts"] = {
             "read": 1, "kept": 1, "dropped": {name: 1}, "questions": {name: 1}, "perspectives": {name: {name: 1}},
+            "knowledge": 1,
         }  # fmt: skip
         return made | {
             "name": name, "sources": [{"path": name, "subset": name}], "prompts": {name: name},

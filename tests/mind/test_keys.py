@@ -188,7 +188,8 @@ def test_no_key_is_written_or_printed(tmp_path, monkeypatch, capsys, reply):
         assert proxy.keys == {f"Bearer {KEY}"}
         with Journal(tmp_path / "set" / "responses.jsonl") as journal:
             journal.append([make_response("q", "formal-symbolic", text="Who knows?")])
-        main(["judge", str(tmp_path / "set"), "--model", "j", "--base-url", proxy.url, "--api-key-env", VARIABLE])
+        main(["judge", str(tmp_path / "set"), "--model", "j", "--base-url", proxy.url, "--api-key-env", VARIABLE,
+              "--traffic.first-wait-seconds", "0.01", "--traffic.attempts", "2"])  # fmt: skip
     printed = capsys.readouterr()
     written = everything_written(tmp_path) + printed.out + printed.err
     assert "[key]" in written and "test-ab" not in written

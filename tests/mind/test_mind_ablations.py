@@ -49,9 +49,12 @@ class GivenScorer(Scorer):
 
 
 def method(name="mind", scorer=None, **metanet):
-    """The method of the example's question, without a model."""
-    config = MindConfig(method=name, data=DataConfig(perspectives=NAMES))
-    config = with_options(dataclasses.replace(config, metanet=MetaNetConfig(**metanet)) if metanet else config)
+    """The method of the example's question, without a model, in the form of the paper unless `metanet` says else."""
+    metanet = {"spread": None, "anchor": "none", **metanet}
+    config = MindConfig(method=name, data=DataConfig(perspectives=NAMES), objective=ObjectiveConfig(tau_student=1.0))
+    if name in PRESETS:  # a preset refuses another value than its own
+        metanet |= PRESETS[name].options.get("metanet", {})
+    config = with_options(dataclasses.replace(config, metanet=MetaNetConfig(**metanet)))
     context = MethodContext(config, None, None, [], [QUESTION], [[0]], "sdpa", OPTIONS)
     built = METHODS["mind"].__new__(METHODS["mind"])
     built.context, built.options = context, config.options
@@ -185,6 +188,34 @@ def test_an_anchor_makes_beta_a_distance_from_the_best():
     assert anchored(scores[:1], missing)[0].tolist() == pytest.approx([1, 0, 0.8, 0.7])
 
 
+@pytest.mark.parametrize("name", ["mind-instant", "mind-table"])
+def test_scores_of_losses_are_in_the_unit_of_metanet(name):
+    """Whatever the scale of the losses, their standard deviation is `metanet.spread`."""
+    deviation = mean_variance(CE) ** 0.5
+    for scale in (1e-3, 1.0, 1e3):
+        built = method(name, spread=0.1)
+        if name == "mind-table":
+            built.scorer._average = {QUESTION.id: scale * CE[0]}
+            built.scorer._unit.follow(scale * CE)
+        step = Step(0, 0, [QUESTION], lambda chosen, scale=scale: torch.where(chosen, scale * CE, torch.nan))
+        scores = built.prepare(step).scored.scores
+        torch.testing.assert_close(scores, 1 - (CE - CE.min()) * 0.1 / deviation, rtol=0, atol=1e-12)
+        again = method(name, spread=0.1)
+        again.load_state_dict(built.state_dict())
+        assert again.scorer._unit.variance == built.scorer._unit.variance
+
+
+def test_the_paper_is_a_preset():
+    config = with_options(MindConfig(method="mind-paper"))
+    assert (config.metanet.spread, config.metanet.anchor, config.objective.tau_student) == (None, "none", 1.0)
+    assert (config.metanet.tau, config.objective.beta) == (1.0, 0.8)
+    own = MindConfig()
+    assert (own.metanet.spread, own.metanet.anchor, own.objective.tau_student) == (0.25, "max", 0.25)
+    assert own.metanet_learning_rate == pytest.approx(1e-4)  # whatever the student's
+    given = dataclasses.replace(own, metanet=MetaNetConfig(learning_rate=3e-6))
+    assert given.metanet_learning_rate == 3e-6
+
+
 def test_shuffled_scores_are_metanets_in_other_places(monkeypatch):
     own = torch.tensor([[0.9, 0.7, 0.1, 0.0], [0.2, 0.4, 0.6, 0.8]], requires_grad=True)
     present = torch.tensor([[True, True, True, False], [True, True, True, True]])
@@ -227,8 +258,8 @@ def test_the_spread_of_losses_is_their_unit():
     for scale in (0.01, 1.0, 100.0):
         torch.manual_seed(0)
         calibrator = Calibrator(MetaNet(4, 3, 8, 2), MetaNetConfig(width=8, synergy_heads=2, spread=0.25), 1e-3)
-        calibrator._follow_spread(scale * losses)
-        targets.append(calibrator._in_units(scale * losses))
+        calibrator.unit.follow(scale * losses)
+        targets.append(calibrator.unit(scale * losses))
     for target in targets:
         torch.testing.assert_close(target, targets[1], equal_nan=True)
         assert mean_variance(target) ** 0.5 == pytest.approx(0.25)
@@ -246,7 +277,7 @@ def test_a_preset_is_a_method_with_options_that_are_fixed(tmp_path):
         assert config.method == name and method_title(name) == preset.title != "MIND"
         assert with_options(config) == config
     assert with_options(MindConfig(method="mind-nocons")).objective.consistency_weight == 0
-    quick = MindConfig(method="mind-noinertia", train=TrainConfig(learning_rate=2e-4))
+    quick = MindConfig(method="mind-noinertia", metanet=MetaNetConfig(warmup_learning_rate=2e-4))
     assert with_options(quick).metanet_learning_rate == 2e-4
     with pytest.raises(
         MindError, match=r"objective.consistency_weight is 0.3: method mind-nocons fixes it at 0.0; mind"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 import shutil
-from contextlib import nullcontext
 
 import pytest
 import torch
-from small_run import content, train_rows, write_student
-from tiny import NAMES, build_model, build_questions, build_tokenizer
+from method_cases import PACKINGS, build, config_of, context_of_run, total, with_wrong
+from small_run import train_rows
+from tiny import build_questions
 from worked_example import (
     EXPLAIN,
     EXPLAIN_ROW,
@@ -22,7 +21,6 @@ from worked_example import (
     RIGHT,
     WRONG,
     WRONG_ROW,
-    ZT,
     Z,
     head,
     hidden_of,
@@ -31,48 +29,19 @@ from worked_example import (
 import mind
 from mind.batches.packing import micro_batches, sequence_lengths
 from mind.batches.steps import question_tokens
-from mind.config import DataConfig, EvaluationConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
+from mind.config import MindConfig, ObjectiveConfig
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
-from mind.methods import METHODS, with_options
+from mind.methods import METHODS
 from mind.methods.edit import Edit, EditOptions, changed_tokens
-from mind.methods.kd import Kd, KdOptions
 from mind.methods.mcc_kd import MccKd, MccKdOptions, twice_symmetric_kl
-from mind.methods.method import MethodContext, Step
+from mind.methods.method import Step
 from mind.methods.pairs import Pair
 from mind.methods.redi import Redi, RediOptions
 from mind.methods.sbs import Sbs, SbsOptions
-from mind.methods.taid import Schedule, Taid, TaidOptions
-from mind.records import Branch, PackOptions, TokenizedQuestion, WrongRationale
+from mind.records import Branch, PackOptions, TokenizedQuestion
 from mind.run.data import load_data
 from mind_kernels import Head, linear_divergence
-
-PACKINGS = [PackOptions(length, share) for length in (12, 64) for share in (True, False)]
-
-
-def build(kind, options, name="", **fields):
-    """A method of the example's question, without a model."""
-    config = MindConfig(method=name or kind.__name__.lower(), data=DataConfig(perspectives=NAMES), options=options)
-    built = kind.__new__(kind)
-    built.context = MethodContext(with_options(config), None, None, [], [QUESTION], [[0]], "sdpa", PACKINGS[0])
-    built.options = options
-    for field, value in fields.items():
-        setattr(built, field, value)
-    return built
-
-
-def total(built, first_rows, packing, epoch=0):
-    """The loss of a step with the example's question alone, and the gradient of all its rows."""
-    plan = built.prepare(Step(0, epoch, [QUESTION], lambda chosen: chosen))
-    loss, gradients = 0.0, {}
-    for batch in micro_batches(plan.questions, plan.weights.shape[1], packing, plan.trained):
-        hidden = hidden_of(batch, first_rows)
-        terms = built.loss(hidden, head(), batch, plan)
-        terms.loss.backward()
-        loss += float(terms.loss.detach())
-        for row, gradient in zip(batch.segment.tolist(), hidden.grad, strict=True):
-            gradients.setdefault(row, []).append(gradient)
-    return plan, loss, {slot: torch.stack(rows) for slot, rows in gradients.items()}
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -118,6 +87,10 @@ def test_edit_by_hand(packing):
     assert 4 * loss == pytest.approx(4.058112960994, abs=1e-11)  # the sum that the paper prints
     assert gradients[0].any(1).tolist() == marks[0] and gradients[1].any(1).tolist() == marks[1]
     assert [bool(total(built(1.0, 0.0), rows, packing)[2][slot].any()) for slot in (0, 1)] == [True, False]
+    (batch,) = micro_batches(plan.questions, plan.weights.shape[1], PackOptions(64, True), plan.trained)
+    sums = built().loss(hidden_of(batch, rows), head(), batch, plan).sums
+    assert float(sums["right_term"]) == pytest.approx(1.045592803454, abs=1e-12)
+    assert float(sums["wrong_term"]) == pytest.approx(0.031064563205, abs=1e-12)
     everything = dataclasses.replace(RIGHT, weights=(1.0,) * 4)
     same = total(built(1.0, 0.0, Pair(everything, pair.wrong)), rows, packing)[1]
     assert same == pytest.approx(2.0961229468387272, abs=1e-12)
@@ -276,154 +249,38 @@ def test_mcc_kd_of_two_equal_rationales_has_no_divergence():
     assert float(divergence.detach()) == 0 and not hidden.grad.any()
 
 
-def test_mcc_kd_takes_every_pair_of_its_pool_in_turn():
-    built = build(MccKd, MccKdOptions(), name="mcc-kd", _pools={"example": [0, 1, 2]})
-    pairs = [built._pair("example", epoch) for epoch in range(6)]
-    assert sorted(pairs[:3]) == [(0, 1), (0, 2), (1, 2)] and pairs[3:] == pairs[:3]
-
-
-# A teacher model, in whose place stand the logits of the example
-
-
-def with_teacher(monkeypatch, kind, options, teacher=None):
-    """The method with the example's teacher, or with the student as its own."""
-    built = build(kind, options, teacher=torch.nn.Identity(), name=kind.__name__.lower())
-    monkeypatch.setattr("mind.methods.kd.use_attention", lambda *_: nullcontext())
-    monkeypatch.setattr("mind.methods.kd.head_of", lambda _: head())
-    rows = ZT if teacher is None else teacher
-    monkeypatch.setattr("mind.methods.kd.labeled_hidden", lambda _, batch: hidden_of(batch, FIRST_ROWS, rows).detach())
-    return built
-
-
-def first_alone(built):
-    """A step that trains on the example's first rationale alone."""
-    question = dataclasses.replace(QUESTION, rationales={0: QUESTION.rationales[0]})
-    plan = built.prepare(Step(0, 0, [question], lambda chosen: chosen))
-    (batch,) = micro_batches(plan.questions, 3, PACKINGS[-1], plan.trained)
-    hidden = hidden_of(batch)
-    terms = built.loss(hidden, head(), batch, plan)
-    terms.loss.backward()
-    return float(terms.loss.detach()), hidden.grad, terms
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"kind": "forward_kl"}, 0.113621529704),
-        ({"kind": "reverse_kl"}, 0.136442387742),
-        ({"kind": "jsd"}, 0.029821649481),
-        ({"kind": "jsd", "beta": 0.1}, 0.010277350211),
-        ({"kind": "skew_forward_kl"}, 0.093063276592),
-        ({"kind": "skew_reverse_kl"}, 0.102688266087),
-        ({"kind": "forward_kl", "temperature": 2.0}, 0.0319084823),
-    ],
-)
-def test_divergences_from_a_teacher_by_hand(monkeypatch, changes, expected):
-    built = with_teacher(monkeypatch, Kd, KdOptions(ce_weight=0.0, **changes))
-    assert first_alone(built)[0] == pytest.approx(expected, abs=1e-10)
-    half = with_teacher(monkeypatch, Kd, KdOptions(ce_weight=0.5, **changes))
-    assert first_alone(half)[0] == pytest.approx((2.0961229468387272 + expected) / 2, abs=1e-10)
-
-
-@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl"])
-def test_a_student_learns_nothing_from_itself(monkeypatch, kind):
-    built = with_teacher(monkeypatch, Kd, KdOptions(kind=kind, ce_weight=0.0), teacher=Z)
-    loss, gradient, _ = first_alone(built)
-    assert loss == pytest.approx(0, abs=1e-15) and gradient.abs().max() < 1e-15
-
-
-def test_taid_by_hand(monkeypatch):
-    built = with_teacher(monkeypatch, Taid, TaidOptions())
-    built.schedule = Schedule(built.options, 10)
-    assert first_alone(built)[0] == pytest.approx(0.022871269568, abs=1e-10)
-    forward = first_alone(with_teacher(monkeypatch, Kd, KdOptions(ce_weight=0.0)))
-    for t, expected in ((0.0, 0.0), (1.0, forward[0])):
-        built.schedule.t = t
-        loss, gradient, _ = first_alone(built)
-        assert loss == pytest.approx(expected, abs=1e-14)
-        torch.testing.assert_close(gradient, t * forward[1], rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize(("steps", "expected"), [(1000, [0.4, 0.4006, 0.4012, 0.4018]), (10, [0.4, 0.46, 0.52, 0.58])])
-def test_the_schedule_of_taid_by_hand(steps, expected):
-    schedule = Schedule(TaidOptions(), steps)
-    found = []
-    for loss in (1.0, 0.9, 0.95, 0.8):
-        schedule.update(loss)
-        found.append(schedule.t)
-        again = Schedule(TaidOptions(), steps)
-        again.load_state_dict(schedule.state_dict())
-        schedule = again
-    assert found == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("kind", [Kd, Taid, MccKd])
-def test_divergences_are_computed_by_the_backend_that_is_configured(kind, monkeypatch):
+def test_mcc_kd_computes_its_divergence_by_the_backend_that_is_configured(monkeypatch):
     used = []
 
     def spy(*arguments, backend, **options):
         used.append(backend)
         return linear_divergence(*arguments, **options)
 
-    for module in ("kd", "mcc_kd"):
-        monkeypatch.setattr(f"mind.methods.{module}.linear_divergence", spy)
-    if kind is MccKd:
-        built = build(kind, MccKdOptions(), name="mcc-kd", _pools={"example": [0, 1]})
-    else:
-        built = with_teacher(monkeypatch, kind, kind.Options())
-        built.schedule = Schedule(TaidOptions(), 10)
+    monkeypatch.setattr("mind.methods.mcc_kd.linear_divergence", spy)
+    built = build(MccKd, MccKdOptions(), name="mcc-kd", _pools={"example": [0, 1]})
     config = dataclasses.replace(built.context.config, objective=ObjectiveConfig(backend="reference"))
     built.context = dataclasses.replace(built.context, config=config)
     total(built, FIRST_ROWS, PACKINGS[-1])
     assert used and set(used) == {"reference"}
 
 
-def test_falling_losses_carry_taid_beyond_its_even_rise():
-    schedule = Schedule(TaidOptions(alpha=0.5), 1000)
-    for loss in (1.0, 0.5):
-        schedule.update(loss)
-    assert schedule.t == pytest.approx(0.4 + 0.5 / (1 + math.exp(-0.01 * 0.5)) * 0.6)
+def test_mcc_kd_takes_every_pair_of_its_pool_in_turn():
+    built = build(MccKd, MccKdOptions(), name="mcc-kd", _pools={"example": [0, 1, 2]})
+    pairs = [built._pair("example", epoch) for epoch in range(6)]
+    assert sorted(pairs[:3]) == [(0, 1), (0, 2), (1, 2)] and pairs[3:] == pairs[:3]
 
 
 # Runs
 
 
-def slipped(question):
-    """A rationale of its own with an answer that is one too large."""
-    wrong = str(int(question.answer) + 1)
-    return WrongRationale("first", question.rationales[0].text.replace(question.answer, wrong), wrong)
-
-
-def with_wrong(count=10):
-    """Sums, two of three with a wrong rationale."""
-    return [
-        dataclasses.replace(question, wrong_rationales=(slipped(question),) if number % 3 else ())
-        for number, question in enumerate(build_questions(count))
-    ]
-
-
-def config_of(tmp_path, model_folder, method, **changes):
-    save_questions(with_wrong(), tmp_path / "train.jsonl")
-    return MindConfig(
-        output=str(tmp_path / "run"),
-        method=method,
-        student=StudentConfig(model=str(model_folder), max_length=512),
-        data=DataConfig(train=str(tmp_path / "train.jsonl"), perspectives=NAMES, **changes),
-        train=TrainConfig(questions_per_step=2, max_steps=4, save_steps=2, learning_rate=1e-3, report_to="none"),
-        evaluation=EvaluationConfig(max_new_tokens=2),
-    )
-
-
-@pytest.mark.parametrize("name", ["edit", "kd", "mcc-kd", "redi", "sbs", "taid"])
+@pytest.mark.parametrize("name", ["edit", "mcc-kd", "redi", "sbs"])
 def test_a_method_trains_reports_and_goes_on_where_it_was_killed(name, tmp_path, model_folder):
     config = config_of(tmp_path, model_folder, name)
-    if name in ("kd", "taid"):
-        teacher = write_student(tmp_path / "teacher", build_model(seed=5, num_hidden_layers=1, hidden_size=16))
-        options = METHODS[name].Options(teacher=teacher)
-        config = dataclasses.replace(config, options=options)
     folder = mind.train(config)
     rows = train_rows(folder.path)
     assert len(rows) == 4 and f"{METHODS[name].title} run report" in folder.report.read_text()
+    shown = {series.name for chart in METHODS[name].charts for series in chart.series}
+    assert shown and all(shown <= row.keys() for row in rows)  # no chart is empty
     shutil.rmtree(folder.checkpoint(4))
     mind.train(config, resume=True)
     assert [row["loss"] for row in train_rows(folder.path)] == [row["loss"] for row in rows]
@@ -436,18 +293,6 @@ def test_wrong_rationales_are_read_as_they_were_written(tmp_path):
         assert load_questions(tmp_path / name) == questions
 
 
-def test_what_is_wrong_with_a_teacher_is_told_before_anything_is_written(tmp_path, model_folder):
-    config = config_of(tmp_path, model_folder, "kd")
-    with pytest.raises(MindError, match="method kd needs a teacher model: --options.teacher names it"):
-        mind.train(config)
-    small = write_student(tmp_path / "small", build_model(vocab_size=256))
-    with pytest.raises(MindError, match=r"options.teacher .*small: its head has 256 entries, the student's 258"):
-        mind.train(dataclasses.replace(config, options=KdOptions(teacher=small)))
-    with pytest.raises(MindError, match=r"options.teacher no/such: "):
-        mind.train(dataclasses.replace(config, options=KdOptions(teacher="no/such")))
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("name", ["edit", "redi"])
 def test_a_method_without_the_pairs_that_it_needs_is_told_before_anything_is_written(name, tmp_path, model_folder):
     config = config_of(tmp_path, model_folder, name)
@@ -455,71 +300,6 @@ def test_a_method_without_the_pairs_that_it_needs_is_told_before_anything_is_wri
     with pytest.raises(MindError, match=rf"method {name} learns from pairs .*none of the 9 questions .*\(0 have"):
         mind.train(config)
     assert not (tmp_path / "run").exists()
-
-
-def short(config, **options):
-    """The run with one step, and with these options of its method."""
-    changes = {"train": dataclasses.replace(config.train, max_steps=1)}
-    if options:
-        changes["options"] = METHODS[config.method].Options(**options)
-    return dataclasses.replace(config, **changes)
-
-
-def test_a_run_does_not_overwrite_its_teacher(tmp_path, model_folder):
-    former = mind.train(short(config_of(tmp_path, model_folder, "sft")))
-    before = content(former.path)
-    config = short(config_of(tmp_path, model_folder, "kd"), teacher=str(former.student))
-    with pytest.raises(MindError, match="student: this command also reads it, and would overwrite it"):
-        mind.train(config, overwrite=True)
-    assert content(former.path) == before
-
-
-def test_a_run_of_taid_is_not_extended(tmp_path, model_folder):
-    """The target of each step depends on how many there are."""
-    config = short(config_of(tmp_path, model_folder, "taid"), teacher=str(model_folder))
-    folder = mind.train(config)
-    before = content(folder.path)
-    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=2))
-    with pytest.raises(
-        MindError, match=r"train.max_steps is 2 and 1 in .*: the steps of method taid .* depend on it; "
-    ):
-        mind.train(longer, resume=True)
-    assert content(folder.path) == before
-
-
-def test_a_teacher_that_cannot_compute_the_rows_is_told_before_anything_is_written(tmp_path, model_folder, monkeypatch):
-    config = config_of(tmp_path, model_folder, "kd")
-    narrow = write_student(tmp_path / "narrow", build_model(max_position_embeddings=32))
-    with pytest.raises(
-        MindError, match=r"options.teacher .*narrow: its context is 32 tokens; the longest sequence has"
-    ):
-        mind.train(short(config, teacher=narrow))
-
-    def lacking(model, name):
-        raise MindError(f"student.attention {name}: no such attention in this model")
-
-    monkeypatch.setattr("mind.methods.kd.use_attention", lacking)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, share_prompts="never"))
-    with pytest.raises(MindError, match=rf"^options.teacher {model_folder}: attention sdpa_spans: no such attention"):
-        mind.train(short(config, teacher=str(model_folder)))
-    assert not (tmp_path / "run").exists()
-
-
-def context_of_run(config, questions, student=None):
-    """What a run of these questions gives to its method."""
-    student, method = student or build_model(), METHODS[config.method]
-    return MethodContext.build(with_options(config), student, build_tokenizer(), questions, method=method)
-
-
-def test_a_teacher_needs_no_chat_template(tmp_path, model_folder):
-    bare = build_tokenizer()
-    bare.chat_template = None
-    base = build_model(seed=5)
-    base.save_pretrained(tmp_path / "base")
-    bare.save_pretrained(tmp_path / "base")
-    config = short(config_of(tmp_path, model_folder, "kd"), teacher=str(tmp_path / "base"))
-    loaded = Kd(context_of_run(config, build_questions())).teacher
-    assert all(torch.equal(p, q) for p, q in zip(loaded.parameters(), base.parameters(), strict=True))
 
 
 def test_prompts_that_a_method_makes_are_held_against_the_rows_before_anything_is_written(tmp_path, model_folder):

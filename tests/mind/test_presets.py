@@ -64,11 +64,14 @@ def test_a_contradiction_of_a_preset_is_refused(tmp_path, capsys):
 
 NOT_TAUGHT = "metanet.tau, metanet.spread have no effect: metanet.joint is off and metanet.warmup_epochs is 0"
 UNUSED = [
-    ("mind", {"scores": "instant", "anchor": "max"}, ["metanet.anchor has no effect: metanet.scores is instant"]),
-    ("mind-table", {"anchor": "max"}, ["metanet.anchor has no effect: metanet.scores is table"]),
-    ("mind", {"scores": "uniform", "anchor": "max"}, ["metanet.anchor has no effect: metanet.scores is uniform"]),
-    ("mind-random", {"anchor": "max"}, []),
-    ("mind", {"anchor": "max"}, []),
+    ("mind", {"scores": "instant", "anchor": "none"}, ["metanet.anchor has no effect: metanet.scores is instant"]),
+    ("mind-table", {"anchor": "none"}, ["metanet.anchor has no effect: metanet.scores is table"]),
+    ("mind", {"scores": "uniform", "anchor": "none"}, ["metanet.anchor has no effect: metanet.scores is uniform"]),
+    ("mind-random", {"anchor": "none"}, []),
+    ("mind-table", {"spread": 0.5}, []),
+    ("mind", {"scores": "instant", "spread": 0.5}, []),
+    ("mind-random", {"spread": 0.5}, ["metanet.spread has no effect: metanet.scores is random"]),
+    ("mind", {"anchor": "none"}, []),
     (
         "mind-frozen",
         {"warmup_epochs": 0, "tau": 0.5, "spread": 0.2},

@@ -13,19 +13,23 @@ from test_trainer import build_trainer, relative
 from tiny import build_model
 
 from mind.methods import METHODS
+from mind.methods.kd import KdOptions
+from mind.methods.qcrd import QcrdOptions
 from mind.methods.taid import TaidOptions
 from tests.guide import example
 
 STEPS = 3
-COMMON = ("loss", "accuracy", "l_real/first", "work/trained", "work/observed", "grad_norm")
+COMMON = ("loss", "accuracy", "work/trained", "work/observed", "grad_norm")
 RUNS = {
-    "mind": ("sft_loss", "consistency", "meta_loss"),
-    "easiest": ("easiest_loss", "seen"),
-    "mcc-kd": ("symmetric_kl",),
-    "taid": ("interpolation",),
+    "mind": ("l_real/first", "sft_loss", "consistency", "meta_loss"),
+    "easiest": ("l_real/first", "easiest_loss", "seen"),
+    "mcc-kd": ("l_real/first", "symmetric_kl"),
+    "taid": ("l_real/first", "interpolation"),
+    "kd": ("l_real/sample", "divergence", "sample_tokens", "work/generated", "work/teacher_scored"),
+    "qcrd": ("l_real/first", "label_loss", "wrong_quality", "samples"),
 }
-"""Methods, and what each logs beside COMMON. The second one observes a step before it trains on it, the last one's
-target depends on the losses before."""
+"""Methods, and what each logs beside COMMON. The second one observes a step before it trains on it, the target of taid
+depends on the losses before, and the last two have the student answer."""
 
 
 def run(rank: int, processes: int, port: int, folder: str) -> None:
@@ -51,6 +55,10 @@ def train(method: str, path: Path, processes: int) -> dict:
     own = None
     if method == "taid":
         own = TaidOptions(teacher=str(path.parents[1] / "teacher"), alpha=0.9, momentum=0.0)
+    if method == "kd":
+        own = KdOptions(teacher=str(path.parents[1] / "teacher"), on_policy=1.0, max_new_tokens=5)
+    if method == "qcrd":
+        own = QcrdOptions(max_new_tokens=5, discriminator_epochs=2)
     trainer = build_trainer(path, method=method, own=own, **options)
     assert trainer.args.world_size == processes
     trainer.args.save_strategy = "no"

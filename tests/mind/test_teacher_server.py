@@ -26,7 +26,7 @@ from mind.teacher.journal import load_responses
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
-QUESTIONS, ANSWERS = 20, 160
+QUESTIONS, ANSWERS = 8, 64
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_generate_through_two_kills_then_judge_and_filter(server, tmp_path):
     command = [sys.executable, "-m", "mind", *arguments(tmp_path, *server)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     stored = tmp_path / "set" / "responses.jsonl"
-    for kill_at in (30, 90):
+    for kill_at in (12, 36):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         while lines(stored) < kill_at:
             assert process.poll() is None, process.stderr.read()
@@ -138,7 +138,7 @@ def test_generate_through_two_kills_then_judge_and_filter(server, tmp_path):
     assert main(["filter", str(tmp_path / "set"), "--output", str(tmp_path / "train.jsonl")]) == 2
     counts = json.loads((tmp_path / "train.card.json").read_text())["counts"]
     assert counts["read"] == ANSWERS == counts["kept"] + sum(counts["dropped"].values())
-    assert counts["dropped"]["truncated"] + counts["dropped"]["wrong"] + counts["dropped"]["unparsed"] > 100
+    assert counts["dropped"]["truncated"] + counts["dropped"]["wrong"] + counts["dropped"]["unparsed"] > 40
     assert lines(tmp_path / "train.dropped.jsonl") == ANSWERS - counts["kept"]
     assert (tmp_path / "train.report.html").is_file() and not (tmp_path / "train.jsonl").exists()
 

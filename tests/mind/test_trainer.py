@@ -79,9 +79,8 @@ def plain_weights(trainer, questions):
     config, weights = trainer.context.config.objective, []
     for question, scores in zip(questions, scores_of(trainer, questions).double().tolist(), strict=True):
         best = max(scores[k] for k in question.rationales)
-        exponential = {
-            k: math.exp(scores[k] / config.tau_student) for k in question.rationales if scores[k] >= config.beta * best
-        }
+        anchored = {k: scores[k] - best + 1 for k in question.rationales}  # their largest is 1
+        exponential = {k: math.exp(s / config.tau_student) for k, s in anchored.items() if s >= config.beta}
         weights.append({k: value / sum(exponential.values()) for k, value in exponential.items()})
     return weights
 
@@ -304,7 +303,9 @@ def test_metanet_learns_from_the_meta_loss_alone(tmp_path):
     questions, metanet = every_question(trainer), trainer.method.scorer.calibrator.metanet
     scores = trainer.method.scorer.scores(questions, present_rationales(questions, 3))
     _, l_real = plain_objective(copy.deepcopy(trainer.model), questions, plain_weights(trainer, questions), 0.5)
-    loss = meta_loss(scores, l_real, ~l_real.isnan(), 1.0)
+    variances = [known.var(correction=0) for row in l_real if len(known := row[~row.isnan()]) > 1]
+    unit = 0.25 / torch.stack(variances).mean().sqrt()
+    loss = meta_loss(scores, unit * l_real, ~l_real.isnan(), 1.0)
     expected = torch.autograd.grad(loss, list(metanet.parameters()))
     step(trainer, questions)
     for p, gradient in zip(metanet.parameters(), expected, strict=True):

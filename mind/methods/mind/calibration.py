@@ -2,12 +2,12 @@
 
     L_meta = KL(softmax(s / tau) || softmax(-L_real / tau)),  over the present perspectives of a question
 
-MetaNet learns from L_meta alone. The inertia is a smaller learning rate and a larger window of gradient accumulation
-than the student's, and optionally an exponential moving average of L_real.
+MetaNet learns from L_meta alone. The inertia is a smaller learning rate than in its warm-up and a window of gradient
+accumulation, and optionally an exponential moving average of L_real.
 
-Scores lie in (0, 1), losses in nats: where they differ by several nats between the rationales of a question, no scores
-reach the target, and MetaNet saturates; where they differ by hundredths, any scores will do. With `metanet.spread`
-[ours] L_real is measured in units of its own spread.
+Scores lie in (0, 1), losses in nats: if they differ by half a nat or more between the rationales of a question, no
+scores reach the target, and MetaNet saturates; if they differ by hundredths, any scores will do. So L_real is measured
+in units of its own spread [ours], unless `metanet.spread` is None, which is the published form.
 """
 
 from __future__ import annotations
@@ -69,6 +69,29 @@ def mean_variance(l_real: Tensor) -> float:
     return float(squares[count[:, 0] >= 2].mean())
 
 
+class LossUnit:
+    """L_real in units of its own spread, which it follows: `metanet.spread`, or nats if that is None."""
+
+    def __init__(self, spread: float | None) -> None:
+        self.spread = spread
+        self.variance = math.nan
+        """Of L_real within a question, of the latest questions; nan: none seen."""
+
+    def follow(self, l_real: Tensor) -> None:
+        """Takes the losses (Q, K) of a step into the variance."""
+        latest = mean_variance(l_real)
+        if math.isnan(self.variance):
+            self.variance = latest
+        elif not math.isnan(latest):
+            self.variance += (1 - _SPREAD_DECAY) * (latest - self.variance)
+
+    def __call__(self, l_real: Tensor) -> Tensor:
+        """The losses (Q, K) in the unit; all 0 as long as those seen have been equal."""
+        if self.spread is None:
+            return l_real
+        return l_real * (self.spread / math.sqrt(self.variance) if self.variance > 0 else 0.0)
+
+
 class Calibrator:
     """MetaNet with its own optimizer, its window of accumulated gradients and the history of L_real."""
 
@@ -79,7 +102,7 @@ class Calibrator:
         self.optimizer = torch.optim.AdamW(metanet.parameters(), lr=learning_rate, weight_decay=0.0)
         self._steps_in_window = 0
         self._average: dict[str, Tensor] = {}  # question id -> (K,) moving average of L_real
-        self._variance = math.nan  # of L_real within a question, of the latest questions
+        self.unit = LossUnit(config.spread)
 
     def add_feedback(
         self,
@@ -99,8 +122,8 @@ class Calibrator:
         Raises NotFiniteError if L_meta or its gradient is nan or infinite.
         """
         smoothed = self._smoothed(ids, l_real)
-        self._follow_spread(l_real)
-        smoothed = self._in_units(smoothed)
+        self.unit.follow(l_real)
+        smoothed = self.unit(smoothed)
         loss = meta_loss(scores, smoothed, ~smoothed.isnan(), self.config.tau)
         loss.backward()
         gradients = [parameter.grad for parameter in self.metanet.parameters() if parameter.grad is not None]
@@ -140,8 +163,8 @@ class Calibrator:
         """
         optimizer = torch.optim.AdamW(self.metanet.parameters(), lr=self.config.warmup_learning_rate, weight_decay=0.0)
         generator = torch.Generator().manual_seed(seed)
-        self._follow_spread(torch.where(present, l_real, torch.nan))
-        l_real = self._in_units(l_real)
+        self.unit.follow(torch.where(present, l_real, torch.nan))
+        l_real = self.unit(l_real)
         history = []
         for _ in range(self.config.warmup_epochs):
             total = 0.0
@@ -159,18 +182,6 @@ class Calibrator:
 
     def _smoothed(self, ids: Sequence[str], l_real: Tensor) -> Tensor:
         return l_real if self.config.ema == 0 else moving_average(self._average, ids, l_real, self.config.ema)
-
-    def _follow_spread(self, l_real: Tensor) -> None:
-        latest = mean_variance(l_real)
-        if math.isnan(self._variance):
-            self._variance = latest
-        elif not math.isnan(latest):
-            self._variance += (1 - _SPREAD_DECAY) * (latest - self._variance)
-
-    def _in_units(self, l_real: Tensor) -> Tensor:
-        if self.config.spread is None:
-            return l_real
-        return l_real * (self.config.spread / math.sqrt(self._variance) if self._variance > 0 else 0.0)
 
     def _step(self, optimizer: torch.optim.Optimizer, losses: int) -> None:
         for parameter in self.metanet.parameters():
@@ -191,7 +202,7 @@ class Calibrator:
             "gradients": gradients,
             "steps_in_window": self._steps_in_window,
             "average": self._average,
-            "variance": self._variance,
+            "variance": self.unit.variance,
         }
         _require_finite(state)
         return state
@@ -206,7 +217,7 @@ class Calibrator:
             parameter.grad = None if gradient is None else gradient.to(parameter)
         self._steps_in_window = state["steps_in_window"]
         self._average = dict(state["average"])
-        self._variance = state.get("variance", math.nan)  # older versions did not need it
+        self.unit.variance = state.get("variance", math.nan)  # older versions did not need it
 
 
 def _require_finite(state: Mapping[str, Any]) -> None:

@@ -110,6 +110,11 @@ def encoder_of(source: str, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     return StudentEncoder(model, tokenizer, pack_length) if source == "student" else SentenceEncoder(source)
 
 
+def encoder_input(source: str, encoder: Encoder) -> dict[str, dict[str, str]]:
+    """What `Method.inputs` says of an encoder that `metanet.encoder` names, unless it is the student."""
+    return {} if source == "student" else {"metanet.encoder": {"source": source, "sha256": encoder.name}}
+
+
 @dataclass(frozen=True)
 class Features:
     """Encoder vectors of Q questions, float32 on the CPU; zeros where a perspective is missing."""
@@ -152,6 +157,7 @@ def vectors_of(
 
     Raises NotFiniteError for a text whose vector holds a nan or an infinity.
     """
+    texts = list(texts)
     # "alone": older caches may hold states of students that saw other texts of the row.
     digest = hashlib.sha256("\0".join(["alone", encoder.name, *texts]).encode()).hexdigest()[:32]
     file = cache / "features" / f"{digest}.safetensors"
@@ -171,7 +177,7 @@ def vectors_of(
     return vectors
 
 
-def _check_finite(vectors: Tensor, texts: Sequence[str], source: str) -> None:
+def _check_finite(vectors: Tensor, texts: list[str], source: str) -> None:
     if bad := (~vectors.isfinite()).any(1).nonzero().flatten().tolist():
         raise NotFiniteError(
             f"{source}: the vectors of {len(bad)} of {len(texts)} texts are not finite, first that of "

@@ -111,7 +111,11 @@ class Mind(Method):
 
     def progress(self, logs: Mapping[str, Any]) -> str:
         names = self.context.config.data.perspectives
-        return "selected " + "+".join(name for name in names if logs.get(f"selected_share/{name}", 0) >= 0.5)
+        often = "+".join(name for name in names if logs.get(f"selected_share/{name}", 0) >= 0.5)
+        parts = [f"selected {often or 'others each time'}"]
+        if "alpha_entropy" in logs:
+            parts.append(f"alpha's entropy {logs['alpha_entropy']:.2f}")
+        return ", ".join(parts)
 
     @classmethod
     def sections(cls, config: MindConfig) -> Sequence[Section]:

@@ -47,7 +47,7 @@ def _remarks(config: MindConfig, metrics: Metrics) -> Iterator[str]:
     if len(saturated) and saturated.mean() > 0.5:
         yield (
             f"{saturated.mean():.0%} of MetaNet's latest scores are below 0.01 or above 0.99, where they hardly learn: "
-            "the losses differ by more than scores can; metanet.spread scales them"
+            f"the losses differ by more than scores can; {_smaller(config)}"
         )
     for phase, when in (("warmup", "in the warm-up"), ("train", "in training")):
         losses = _known(metrics.series("meta_loss", phase))
@@ -62,13 +62,19 @@ def _remarks(config: MindConfig, metrics: Metrics) -> Iterator[str]:
         yield f"the selection never changed: {_same_selection({n: float(s[0]) for n, s in shares.items() if len(s)})}"
 
 
+def _smaller(config: MindConfig) -> str:
+    """What makes the losses differ by less."""
+    spread = config.metanet.spread
+    return "metanet.spread 0.25 scales them" if spread is None else f"a metanet.spread below {spread:g} scales them"
+
+
 def _same_selection(shares: Mapping[str, float]) -> str:
     """What was selected throughout, by the share of the questions for which each perspective was."""
     selected = [name for name, share in shares.items() if share > 0]
     if all(share == 1 for share in shares.values()):
         return (
-            "every rationale was selected, so nothing was filtered; objective.beta nearer to 1 with metanet.anchor max "
-            "makes it narrower"
+            "every rationale was selected, so nothing was filtered; objective.beta nearer to 1, with metanet.anchor "
+            "max, or a larger metanet.spread makes it narrower"
         )
     if len(selected) == 1 and shares[selected[0]] == 1:
         return f"{selected[0]} alone was selected, whatever the question; a smaller objective.beta makes it wider"

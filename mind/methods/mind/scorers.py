@@ -5,6 +5,7 @@ A scorer that has no MetaNet costs no warm-up, no features and no observed ratio
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ from mind.batches.packing import present_rationales
 from mind.errors import require
 from mind.files import cache_folder
 from mind.methods.method import MethodContext, Step, StepMetrics, random_of
-from mind.methods.mind.calibration import Calibrator, moving_average
-from mind.methods.mind.features import Encoder, Features, build_features, encoder_of, texts_of
+from mind.methods.mind.calibration import Calibrator, LossUnit, moving_average
+from mind.methods.mind.features import Encoder, Features, build_features, encoder_input, encoder_of, texts_of
 from mind.methods.mind.metanet import MetaNet
 from mind.progress import Progress
 from mind.records import TokenizedQuestion
@@ -94,8 +95,7 @@ class MetaNetScorer(Scorer):
         self._index = {question.id: q for q, question in enumerate(context.tokenized)}
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
-        source = self.config.encoder
-        return {} if source == "student" else {"metanet.encoder": {"source": source, "sha256": self._encoder.name}}
+        return encoder_input(self.config.encoder, self._encoder)
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
         """MetaNet alone: L_real of the still student on every rationale, once, then epochs over that table."""
@@ -188,14 +188,27 @@ class RandomScorer(Scorer):
 
 
 class InstantScorer(Scorer):
-    """The student's losses of this step, which it observes first: s = 1 + min_j L_j - L_k, below `_LOWEST` none.
+    """The student's losses of this step, which it observes first: s = 1 + min_j L_j - L_k, below `_LOWEST` none, in the
+    unit in which MetaNet would learn them.
 
-    Of all scores whose largest is 1 these have the smallest L_meta at tau 1: it is 0.
+    Of all scores whose largest is 1 these have the smallest L_meta: it is 0.
     """
 
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        self._unit = LossUnit(self.config.spread)
+
     def score(self, step: Step, present: Tensor) -> Scored:
-        scores = scores_of_losses(step.observe(present), present)
+        losses = step.observe(present)
+        self._unit.follow(losses)
+        scores = scores_of_losses(self._unit(losses), present)
         return Scored(scores, scores)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"variance": self._unit.variance}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._unit.variance = state.get("variance", math.nan)  # older versions did not need it
 
 
 class TableScorer(Scorer):
@@ -206,6 +219,7 @@ class TableScorer(Scorer):
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
         self._average: dict[str, Tensor] = {}
+        self._unit = LossUnit(self.config.spread)
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
         """L_real of the still student on every rationale."""
@@ -215,6 +229,7 @@ class TableScorer(Scorer):
             losses, _ = rationale_losses(
                 context.model, context.tokenized, context.perspectives, context.pack_options, bar.update
             )
+        self._unit.follow(losses)
         ids = [question.id for question in context.tokenized]
         moving_average(self._average, ids, losses.double(), self.config.table_decay)
         observed = losses_work(context.tokenized, context.perspectives, context.pack_options)
@@ -229,18 +244,20 @@ class TableScorer(Scorer):
                 "the state of a run that did",
             )
         losses = torch.stack([self._average[question.id] for question in step.questions])
-        scores = scores_of_losses(losses, present)
+        scores = scores_of_losses(self._unit(losses), present)
         return Scored(scores, scores)
 
     def finish_step(self, questions: Sequence[TokenizedQuestion], scored: Scored, l_real: Tensor) -> StepMetrics:
+        self._unit.follow(l_real)
         moving_average(self._average, [question.id for question in questions], l_real, self.config.table_decay)
         return StepMetrics()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self._average}
+        return {"average": self._average, "variance": self._unit.variance}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._average = dict(state["average"])
+        self._unit.variance = state.get("variance", math.nan)  # older versions did not need it
 
 
 SCORERS: dict[str, type[Scorer]] = {

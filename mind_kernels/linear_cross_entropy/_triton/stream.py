@@ -15,6 +15,7 @@ beside 22.6 ms of products. All 128 row blocks at once would read 117 MB of hidd
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy._triton.stream_tiles import Tile, chosen_tile, label, stream_tiles
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues
 from mind_kernels.triton_math import FLOOR, LOWEST, cdiv, condition, conditions, exp, jit, row_pointer
 from mind_kernels.triton_variant import DTYPES, Variant
@@ -34,30 +37,6 @@ TILE = 128
 _START = 0.5
 # Fields of the partial results.
 _FIELDS = 6
-
-
-def stream_tile(dtype: torch.dtype, capability: int, aligned: bool, biased: bool) -> dict[str, int | bool]:
-    """Tile, warps and stages of the product on sm_`capability`: the largest of those tried that spill no registers.
-
-    On sm_9x and sm_10x, half-precision operands whose rows begin at multiples of 16 bytes come by TMA, which needs no
-    registers for addresses and fetches the next block while the softmax of this one runs. Rows that are not aligned
-    work everywhere, without a pipeline if not even 4 bytes are.
-    """
-    if dtype == torch.float32:
-        return {"BLOCK_N": 64, "BLOCK_V": 128, "BLOCK_D": 32, "TMA": False, "num_warps": 8, "num_stages": 2}
-    if not aligned or capability // 10 not in (9, 10):
-        return {
-            "BLOCK_N": 128 if aligned else 64,
-            "BLOCK_V": 128,
-            "BLOCK_D": 32,
-            "TMA": False,
-            "num_warps": 8,
-            "num_stages": 4,
-        }
-    block_v = 256 if capability // 10 == 9 and not biased else 128  # a bias takes the last registers
-    launch = {"BLOCK_N": 128, "BLOCK_V": block_v, "BLOCK_D": 64, "TMA": True, "num_warps": 8, "num_stages": 4}
-    # Without the limit, which is that of the architecture, the compiler keeps to fewer registers there, and spills.
-    return launch | ({"maxnreg": 255} if capability // 10 == 10 else {})
 
 
 @lru_cache
@@ -223,10 +202,18 @@ _OPTIONS = {
 }
 
 
-def stream_variant(dtype: torch.dtype, capability: int, aligned: bool, label: str) -> Variant:
-    """What `stream_statistics` launches on sm_`capability`."""
-    options = _OPTIONS[label]
-    name, tile = DTYPES[dtype], stream_tile(dtype, capability, aligned, biased="bias" not in options)
+def stream_variants(dtype: torch.dtype, capability: int, aligned: bool, options: str) -> list[Variant]:
+    """What `stream_statistics` may launch on sm_`capability`, the default first."""
+    biased = "bias" not in _OPTIONS[options]
+    tiles = stream_tiles(dtype, capability, aligned, biased)
+    return [
+        _variant(dtype, capability, aligned, options, tile, "" if tile is tiles[0] else f", {label(tile)}")
+        for tile in tiles
+    ]
+
+
+def _variant(dtype: torch.dtype, capability: int, aligned: bool, options: str, tile: Tile, told: str) -> Variant:
+    name = DTYPES[dtype]
     operand = f"tensordesc<{name}[{{}}, {tile['BLOCK_D']}]>" if tile["TMA"] else f"*{name}"
     types = _TYPES | {
         "bias": f"*{name}",
@@ -235,10 +222,10 @@ def stream_variant(dtype: torch.dtype, capability: int, aligned: bool, label: st
     }
     operands = ("hidden", "weight", "hidden_stride", "weight_stride", "size")
     return Variant(
-        f"stream {name}{'' if aligned else ', unaligned'}, {label}",
+        f"stream {name}{'' if aligned else ', unaligned'}, {options}{told}",
         _stream_kernel,
         types,
-        {"TILE": TILE} | options | tile,
+        {"TILE": TILE} | _OPTIONS[options] | tile,
         wide=("tile_maxima",) if tile["TMA"] else ("tile_maxima", "hidden", "weight"),
         unaligned=("rows", "vocabulary", "group", "splits", "split_size", *(() if aligned else operands)),
         capabilities=(capability,),
@@ -247,16 +234,21 @@ def stream_variant(dtype: torch.dtype, capability: int, aligned: bool, label: st
 
 
 def variants() -> list[Variant]:
-    """Each dtype and set of options on each architecture, and rows that are not aligned."""
-    capabilities = (80, 90, 100)
-    aligned = [
-        stream_variant(dtype, capability, True, label)
-        for dtype in DTYPES
-        for capability in capabilities
-        for label in _OPTIONS
-    ]
-    unaligned = [stream_variant(torch.bfloat16, capability, False, "all options") for capability in capabilities]
-    return aligned + unaligned
+    """The default for each dtype and set of options on each architecture, and for rows that are not aligned."""
+    return [variants[0] for variants in _every()]
+
+
+def candidates() -> list[Variant]:
+    """What `tune` may put in place of them."""
+    return [variant for variants in _every() for variant in variants[1:]]
+
+
+def _every() -> Iterator[list[Variant]]:
+    for capability in (80, 90, 100):
+        for dtype in DTYPES:
+            for options in _OPTIONS:
+                yield stream_variants(dtype, capability, True, options)
+        yield stream_variants(torch.bfloat16, capability, False, "all options")
 
 
 class Streamed(NamedTuple):
@@ -277,16 +269,26 @@ def stream_statistics(
     return Streamed(*_stream(hidden, target, spec, tile_maxima), tile_maxima)
 
 
-def stream_values(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:
-    """The values of `stream_statistics` alone."""
-    return _stream(hidden, target, spec, None)[0]
+def stream_values(hidden: Tensor, target: Tensor, spec: RowSpec, tile: Tile | None = None) -> RowValues:
+    """The values of `stream_statistics` alone; by `tile`, one of `tiles_of`, in place of the one that it takes."""
+    return _stream(hidden, target, spec, None, tile)[0]
 
 
-def _stream(hidden: Tensor, target: Tensor, spec: RowSpec, tile_maxima: Tensor | None) -> tuple[RowValues, Tensor]:
+def tiles_of(hidden: Tensor, head: Head) -> tuple[Tile, ...]:
+    """The candidates for these operands, the default first."""
+    capability, _ = capability_and_processors(hidden.device)
+    aligned = is_aligned(hidden) and is_aligned(head.weight)
+    return stream_tiles(hidden.dtype, capability, aligned, head.bias is not None)
+
+
+def _stream(
+    hidden: Tensor, target: Tensor, spec: RowSpec, tile_maxima: Tensor | None, tile: Tile | None = None
+) -> tuple[RowValues, Tensor]:
     """Values and normalizer of the rows; fills tile_maxima."""
     head, (rows, size) = spec.head, hidden.shape
-    capability, processors = capability_and_processors(hidden.device)
-    tile = stream_tile(hidden.dtype, capability, is_aligned(hidden) and is_aligned(head.weight), head.bias is not None)
+    _, processors = capability_and_processors(hidden.device)
+    if tile is None:
+        tile = chosen_tile(tiles_of(hidden, head), hidden.device, hidden.dtype, (head.vocabulary, size))
     order = stream_order(rows, head.vocabulary, tile["BLOCK_N"], tile["BLOCK_V"], processors)
     partials = hidden.new_empty(_FIELDS, order["splits"], rows, dtype=torch.float32)
     operands = hidden, head.weight

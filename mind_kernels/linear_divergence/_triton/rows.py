@@ -1,7 +1,7 @@
 """The divergence from a teacher's logits in Triton, over float32 chunks of both in memory. One program per row.
 
 Passes: both normalizers (read both), for an interpolated teacher once more, the divergence and S = sum q F' / sum q
-(read both), the gradient in place (read both, write). Peak memory: two numbers per row beside the logits. All
+(read both), the gradient in place (read both, write). Peak memory: three numbers per row beside the logits. All
 arithmetic in float32, by the formulas of `linear_divergence.terms`; deterministic.
 
 Count for N 8192, V 151936: 28 bytes per pair of logits, 35 GB, 8 ms at 4.3 TB/s; the four products take 45 ms at D
@@ -128,25 +128,23 @@ def _softmaxes(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """Maximum and sum of e^(z - maximum) of the shifted logits, the student's, its sum of e^(z - m) (z - m), theirs."""
+    """Maximum, sum of e^(z - maximum) and sum of e^(z - m) (z - m) of the shifted logits, the student's and theirs."""
     maximum = tl.full((LANES,), FLOOR, tl.float32)
     their_maximum = tl.full((LANES,), FLOOR, tl.float32)
     total = tl.zeros((LANES,), tl.float32)
     entropy_sum = tl.zeros((LANES,), tl.float32)
     their_total = tl.zeros((LANES,), tl.float32)
-    unused = tl.zeros((LANES,), tl.float32)
+    their_entropy_sum = tl.zeros((LANES,), tl.float32)
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = columns_of(start, LANES, VECTOR)
         _, z, theirs = _load_both(
             rows, columns, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED
         )
         maximum, total, entropy_sum = online_softmax(z, tl.max(z, axis=1), maximum, total, entropy_sum)
-        their_maximum, their_total, unused = online_softmax(
-            theirs, tl.max(theirs, axis=1), their_maximum, their_total, unused
+        their_maximum, their_total, their_entropy_sum = online_softmax(
+            theirs, tl.max(theirs, axis=1), their_maximum, their_total, their_entropy_sum
         )
-    row_maximum, row_total, row_entropy_sum = join_lanes(maximum, total, entropy_sum)
-    their_row_maximum, their_row_total, _ = join_lanes(their_maximum, their_total, unused)
-    return row_maximum, row_total, row_entropy_sum, their_row_maximum, their_row_total
+    return join_lanes(maximum, total, entropy_sum) + join_lanes(their_maximum, their_total, their_entropy_sum)
 
 
 @jit
@@ -154,7 +152,7 @@ def _row_kernel(
     logits,  # (n, V)
     teacher_logits,  # (n, V)
     scale,  # (n,) or None: statistics only
-    numbers,  # (2, n): divergence, entropy
+    numbers,  # (3, n): divergence, both entropies
     vocabulary,
     softcap,
     temperature,
@@ -180,13 +178,13 @@ def _row_kernel(
     rows = (row_pointer(logits, r, vocabulary), row_pointer(teacher_logits, r, vocabulary))
     heads = (softcap, temperature, teacher_softcap, teacher_temperature)
     parts = (c, rest, teacher_part, student_part, difference_part)
-    maximum, total, entropy_sum, their_maximum, their_total = _softmaxes(
+    maximum, total, entropy_sum, their_maximum, their_total, their_entropy_sum = _softmaxes(
         rows, vocabulary, heads, (0.0, 0.0), 0.0, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, False, LANES, VECTOR
     )
     shifts, top = (maximum, their_maximum), 0.0
     if INTERPOLATED:  # between logits below 0, since a rounding of large ones would be one of p
         shifts = (tl.where(total > 0, maximum, float("nan")), tl.where(their_total > 0, their_maximum, float("nan")))
-        _, total, entropy_sum, top, their_total = _softmaxes(
+        _, total, entropy_sum, top, their_total, their_entropy_sum = _softmaxes(
             rows, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, True, LANES, VECTOR
         )
 
@@ -207,6 +205,7 @@ def _row_kernel(
         weighted += tl.sum(derivative, axis=1)
     tl.store(numbers + r, tl.maximum(tl.sum(value, axis=0), 0.0, propagate_nan=tl.PropagateNan.ALL))
     tl.store(numbers + tl.num_programs(0) + r, log_totals[0] - entropy_sum / total)
+    tl.store(numbers + 2 * tl.num_programs(0) + r, log_totals[1] - their_entropy_sum / their_total)
 
     if scale is not None:
         weight = tl.load(scale + r)
@@ -287,7 +286,7 @@ def divergence_(
 ) -> RowValues:
     """See `contract.RowKernels`."""
     rows, vocabulary = logits.shape
-    numbers = logits.new_empty(2, rows)
+    numbers = logits.new_empty(len(RowValues._fields), rows)
     _row_kernel[(rows,)](
         logits,
         teacher_logits,

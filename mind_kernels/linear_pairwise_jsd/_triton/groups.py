@@ -137,6 +137,7 @@ def _gradient_kernel(
     ROW_SPAN: tl.constexpr,
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
+    TIMES_P: tl.constexpr,
 ):
     r, rows = tl.program_id(0), tl.num_programs(0)
     offset, rest, length = load_normalizer(normalizer, r, rows, vocabulary)
@@ -151,7 +152,8 @@ def _gradient_kernel(
         z = tl.load(row + columns, mask=columns < length, other=0.0)
         derivative = tl.load(out + columns, mask=columns < length, other=0.0)
         high, low = log_probability(z, offset, rest)
-        dz = tl.exp2(high * LOG2_E + low) * (derivative - scalar)
+        p = tl.exp2(high * LOG2_E + low)
+        dz = derivative - p * scalar if TIMES_P else p * (derivative - scalar)
         tl.store(out + columns, tl.where(columns < length, dz, 0.0), mask=columns < vocabulary)
 
 
@@ -172,7 +174,7 @@ def variants() -> list[Variant]:
     for vocabulary, label in ((151936, ""), (50257, ", unaligned")):
         launch = row_launch(vocabulary, vocabulary, torch.float32)
         spans = cdiv(vocabulary, column_launch(8)["SPAN"])
-        of_gradient = launch | {"SPANS": next_power_of_2(spans), "ROW_SPAN": _ROW_SPAN}
+        of_gradient = launch | {"SPANS": next_power_of_2(spans), "ROW_SPAN": _ROW_SPAN, "TIMES_P": False}
         unaligned = ("spans", "vocabulary") if label else ("spans",)
         for name, kernel, keywords, wide in (
             ("group normalizer", _normalizer_kernel, launch, ("logits",)),
@@ -196,12 +198,16 @@ def normalize(
 
 
 def finish_gradient_(
-    gradient: Tensor,  # (G, K, V) float32, contiguous: F' of each row, becomes the gradient
+    gradient: Tensor,  # (G, K, V) float32, contiguous: F' of each row, or p F' + d; becomes the gradient
     logits: Tensor,  # (G, K, V) float32, contiguous
     normalizer: Tensor,  # (2, G K)
     sums: Tensor,  # (spans, 2, G K): parts of sum p F' and of sum p
+    *,
+    times_p: bool = False,
 ) -> None:
-    """p (F' - S) of every row in place of its F', S = sum p F' / sum p; zero where a row is absent."""
+    """p (F' - S) of every row in place of its F', S = sum p F' / sum p; zero where a row is absent.
+
+    With `times_p`, p (F' - S) + d in place of p F' + d, where d adds up to 0."""
     groups, count, vocabulary = logits.shape
     spans = sums.shape[0]
     _gradient_kernel[(groups * count, cdiv(vocabulary, _ROW_SPAN))](
@@ -213,5 +219,6 @@ def finish_gradient_(
         spans,
         SPANS=next_power_of_2(spans),
         ROW_SPAN=_ROW_SPAN,
+        TIMES_P=times_p,
         **row_launch(vocabulary, vocabulary, torch.float32),
     )

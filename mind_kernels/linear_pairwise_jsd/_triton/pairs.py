@@ -32,7 +32,7 @@ from mind_kernels.linear_pairwise_jsd._triton.groups import (
     log_probability,
     normalize,
 )
-from mind_kernels.triton_math import LOG2_E, LOWEST, cdiv, jit, row_pointer
+from mind_kernels.triton_math import LOG2_E, LOWEST, cdiv, jit, row_pointer, tanh
 from mind_kernels.triton_variant import Variant
 
 # Rows of a block. The sums of 28 pairs and 8 rows, the normalizers and a column's 8 x 3 numbers take 128 registers, so
@@ -44,6 +44,9 @@ _HALF = 4
 # The square of a log-ratio (base 2) below which two probabilities are near.
 _NEAR = tl.constexpr(2.0)
 _HALF_LOG_2 = math.log(2) / 2
+_HALF_OF_LOG_2 = tl.constexpr(_HALF_LOG_2)
+# A log-ratio (base 2) that LOWEST takes part in is larger.
+_RULED_OUT = tl.constexpr(1e17)
 
 
 def pair_blocks(count: int) -> list[dict[str, int]]:
@@ -108,6 +111,19 @@ def pair_terms(log_p, log_q, p, q):
 
 
 @jit
+def jeffreys_terms(log_p, log_q, p, q):
+    """p t + d, -(q t + d) and d t, d = (p - q) / log(2), t = log2(p / q); log_p and log_q as in `pair_terms`.
+
+    d is made from t, so that nearly equal rows keep their digits. An entry is infinite where one row alone rules out a
+    token.
+    """
+    t = log_p - log_q
+    d = (p + q) * (tanh(t * _HALF_OF_LOG_2) * LOG2_E)
+    ruled_out = (tl.abs(t) > _RULED_OUT) & (d != 0)
+    return p * t + d, (q * t + d) * -1.0, tl.where(ruled_out, float("inf"), d * t)
+
+
+@jit
 def _load_rows(normalizer, first, rows, vocabulary, count, left, right, LEFT: tl.constexpr, RIGHT: tl.constexpr):
     """Of each row of both blocks: its index, and what `load_normalizer` gives."""
     row, offset, rest, length = (), (), (), ()
@@ -151,7 +167,7 @@ def _pair_kernel(
     weight,  # (G, PLACES, PLACES)
     parts,  # (spans, G, PLACES, PLACES)
     sums,  # (spans, 2, G K)
-    gradient,  # (G, K, V), F' of earlier launches where RIGHT is not 0; or None
+    gradient,  # (G, K, V), F', or p F' + d of JEFFREYS, of earlier launches where RIGHT is not 0; or None
     vocabulary,
     count,
     left,
@@ -161,6 +177,7 @@ def _pair_kernel(
     PLACES: tl.constexpr,
     SPAN: tl.constexpr,
     COLUMNS: tl.constexpr,
+    JEFFREYS: tl.constexpr,
 ):
     """Pairs of LEFT rows from `left` on, with one another, or with RIGHT rows from `right` on."""
     ROWS: tl.constexpr = LEFT + RIGHT
@@ -187,7 +204,10 @@ def _pair_kernel(
         sums_so_far, divergence = divergence, ()
         for i in tl.static_range(LEFT):
             for j in tl.static_range(LEFT if RIGHT else i + 1, ROWS):
-                own, theirs, entry = pair_terms(log_p[i], log_p[j], p[i], p[j])
+                if JEFFREYS:
+                    own, theirs, entry = jeffreys_terms(log_p[i], log_p[j], p[i], p[j])
+                else:
+                    own, theirs, entry = pair_terms(log_p[i], log_p[j], p[i], p[j])
                 divergence += (sums_so_far[len(divergence)] + entry,)
                 w = tl.load(weight + (i * PLACES + j))  # for each column again: no register is left for it
                 derivative = derivative[:i] + (derivative[i] + w * own,) + derivative[i + 1 :]
@@ -195,7 +215,8 @@ def _pair_kernel(
         if gradient is not None:
             for k in tl.static_range(ROWS):
                 tl.store(out[k] + column, derivative[k], mask=column < length[k])
-                weighted = weighted[:k] + (weighted[k] + p[k] * derivative[k],) + weighted[k + 1 :]
+                of_scalar = derivative[k] if JEFFREYS else p[k] * derivative[k]
+                weighted = weighted[:k] + (weighted[k] + of_scalar,) + weighted[k + 1 :]
                 mass = mass[:k] + (mass[k] + p[k],) + mass[k + 1 :]
     if gradient is not None:
         for k in tl.static_range(ROWS):
@@ -227,7 +248,7 @@ def variants() -> list[Variant]:
     out, counts = [], ("count", "left", "right")
     for count, index in ((2, 0), (3, 0), (8, 0), (16, -1), (32, -1)):
         blocks = pair_blocks(count)[index]
-        keywords = {name: blocks[name] for name in ("LEFT", "RIGHT")} | pair_launch(count)
+        keywords = {name: blocks[name] for name in ("LEFT", "RIGHT")} | pair_launch(count) | {"JEFFREYS": False}
         label = f"pairs of {count} rows, block {blocks['LEFT']} x {blocks['RIGHT'] or blocks['LEFT']}"
         forward, wide = keywords | {"sums": None, "gradient": None}, ("logits", "gradient")
         spills = "8 bytes on sm_100, in 2 of a thousand instructions per column" if count == 8 else ""
@@ -237,8 +258,13 @@ def variants() -> list[Variant]:
         ]
         if count == 8:
             unaligned = ("vocabulary", *counts)
-            label = f"{label}, unaligned"
-            out.append(Variant(label, _pair_kernel, _TYPES, keywords, wide, unaligned, harmless_spills=spills))
+            unaligned_label = f"{label}, unaligned"
+            out.append(
+                Variant(unaligned_label, _pair_kernel, _TYPES, keywords, wide, unaligned, harmless_spills=spills)
+            )
+        if count in (2, 8, 16):
+            jeffreys = keywords | {"JEFFREYS": True}
+            out.append(Variant(f"Jeffreys {label}", _pair_kernel, _TYPES, jeffreys, wide, counts))
     return out
 
 
@@ -247,22 +273,31 @@ def pair_divergences(
     pair_weight: Tensor,  # (G, K, K) float32, its upper triangle counts
     mask: Tensor,  # (G, K) bool
     with_gradient: bool,
+    *,
+    jeffreys: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """JSD of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, see `contract.GroupKernels`."""
+    """JSD or Jeffreys divergence of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, see
+    `contract.GroupKernels`."""
     groups, count, vocabulary = logits.shape
     normalizer, launch = normalize(logits, mask), pair_launch(count)
     spans, places = cdiv(vocabulary, launch["SPAN"]), launch["PLACES"]
     both = mask[:, :, None] & mask[:, None, :]
-    weight = pad(torch.where(both, pair_weight.contiguous() * _HALF_LOG_2, 0), (0, places - count) * 2)
+    unit = 2 * _HALF_LOG_2 if jeffreys else _HALF_LOG_2
+    weight = torch.where(both, pair_weight.contiguous() * unit, 0)
+    padded = pad(weight, (0, places - count) * 2)
     parts = logits.new_zeros(spans, groups, places, places)
     gradient, sums = None, None
     if with_gradient:
         gradient, sums = torch.empty_like(logits), logits.new_empty(spans, 2, groups * count)
     for blocks in pair_blocks(count):
         _pair_kernel[(groups, spans)](
-            logits, normalizer, weight, parts, sums, gradient, vocabulary, count, **blocks, **launch
+            logits, normalizer, padded, parts, sums, gradient, vocabulary, count, **blocks, **launch, JEFFREYS=jeffreys
         )
+    scale = unit**2 if jeffreys else unit
+    upper = torch.where(both, parts.sum(0)[:, :count, :count] * scale, 0)
     if gradient is not None and sums is not None:
-        finish_gradient_(gradient, logits, normalizer, sums)
-    upper = torch.where(both, parts.sum(0)[:, :count, :count] * _HALF_LOG_2, 0)
+        if jeffreys:
+            infinite = ((upper == math.inf) & (weight != 0)).triu(1)
+            sums[0, 0].masked_fill_((infinite.any(1) | infinite.any(2)).flatten(), math.nan)
+        finish_gradient_(gradient, logits, normalizer, sums, times_p=jeffreys)
     return upper + upper.transpose(1, 2), gradient

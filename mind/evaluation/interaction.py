@@ -1,0 +1,185 @@
+"""How the three students of method lorid answer a question together (arXiv 2508.13037), by samples that agree.
+
+In each round the intuitive reasoner answers, the knowledge generator states rules, and the deep reasoner answers with
+those rules in mind. The first answer that both reasoners have given, in whatever rounds, is that of the question; if
+they never agree, it is the most frequent one of the intuitive reasoner. For the authors a question is right if any of
+the answers that the two agree on is; here there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from mind.config import EvaluationConfig, InteractionConfig
+from mind.evaluation.evaluate import evaluation_prompts, graded
+from mind.evaluation.generation import generate_ids, texts_of
+from mind.grading.answers import extract_answer, is_correct
+from mind.methods.knowledge import RULES_WANTED, after_rules
+from mind.progress import Progress
+from mind.records import Question
+from mind.student.model import context_of
+from mind.student.tokenization import Chat, embedding_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Students(NamedTuple):
+    """Each with its tokenizer."""
+
+    intuitive: tuple[PreTrainedModel, PreTrainedTokenizerBase]
+    knowledge: tuple[PreTrainedModel, PreTrainedTokenizerBase]
+    deep: tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+@dataclass
+class Exchange:
+    """What the reasoners have said of a question so far."""
+
+    question: Question
+    intuitive: list[tuple[str | None, str]] = field(default_factory=list)
+    """Answer and response of each round."""
+    deep: list[str | None] = field(default_factory=list)
+    """Answers."""
+    agreed: str | None = None
+    """The first response of the intuitive reasoner with an answer that both gave."""
+
+    def add(self, intuitive: str, deep: str) -> None:
+        """One round: a response of each."""
+        answer, other = (extract_answer(text, self.question) for text in (intuitive, deep))
+        self.intuitive.append((answer, intuitive))
+        self.deep.append(other)
+        if any(self._same(answer, one) for one in self.deep):
+            self.agreed = intuitive
+        else:
+            self.agreed = next((text for one, text in self.intuitive if self._same(one, other)), None)
+
+    @property
+    def response(self) -> str:
+        """What stands for the question: the agreed response, or the first with the most frequent intuitive answer, of
+        two as frequent ones with the earlier."""
+        if self.agreed is not None:
+            return self.agreed
+        answers = [answer for answer, _ in self.intuitive]
+        counts = [sum(self._same(answer, other) for other in answers) for answer in answers]
+        return self.intuitive[counts.index(max(counts))][1]
+
+    def _same(self, one: str | None, other: str | None) -> bool:
+        if one is None or other is None:
+            return False
+        if " ".join(one.split()).casefold() == " ".join(other.split()).casefold():
+            return True
+        return self.question.choices is None and is_correct(one, replace(self.question, answer=other))
+
+
+def interaction_accuracy(
+    students: Students,
+    files: Mapping[str, Sequence[Question]],
+    config: EvaluationConfig,
+    interaction: InteractionConfig,
+    responses_folder: Path | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The accuracy of the three students together.
+
+    Arguments and result are those of `mind.evaluation.evaluate.answer_accuracy`; by label also "agreed", the questions
+    whose reasoners agreed, "rounds", the mean number of rounds of a question, and "generated", the tokens that the
+    three sampled. A sample depends on the seed, its question and its round alone.
+
+    Raises MindError, before anything is sampled, for a question whose prompts and answers may exceed a context.
+    """
+    speakers = [_Speaker(model, tokenizer, config, interaction) for model, tokenizer in students]
+    for questions in files.values():
+        for speaker, before in zip(speakers, ("", RULES_WANTED, ""), strict=True):
+            evaluation_prompts(speaker.model, speaker.chat.tokenizer, questions, config, before)
+
+    def answered(label: str, questions: Sequence[Question]) -> tuple[list[str], dict[str, Any]]:
+        exchanges = [Exchange(question) for question in questions]
+        before = sum(speaker.generated for speaker in speakers)
+        with Progress(f"generation, {label}", len(questions), "question") as bar:
+            _converse(speakers, exchanges, interaction.rounds, bar.reach)
+        agreed = sum(one.agreed is not None for one in exchanges)
+        rounds = sum(len(one.deep) for one in exchanges) / max(len(exchanges), 1)
+        generated = sum(speaker.generated for speaker in speakers) - before
+        more = {"agreed": agreed, "rounds": round(rounds, 4), "generated": generated}
+        return [one.response for one in exchanges], more
+
+    return graded(files, config, answered, responses_folder)
+
+
+def _converse(
+    speakers: Sequence[_Speaker], exchanges: Sequence[Exchange], rounds: int, progress: Callable[[int], object]
+) -> None:
+    intuitive, knowledge, deep = speakers
+    for number in range(rounds):
+        left = [one for one in exchanges if one.agreed is None]
+        progress(len(exchanges) - len(left))
+        if not left:
+            break
+        questions = [one.question for one in left]
+        first = intuitive.samples([intuitive.prompt(one) for one in questions], questions, f"intuitive {number}")
+        asked = [knowledge.prompt(one, RULES_WANTED) for one in questions]
+        texts = knowledge.samples(asked, questions, f"knowledge {number}")
+        asked = [deep.prompt_after(text, one) for text, one in zip(texts, questions, strict=True)]
+        second = deep.samples(asked, questions, f"deep {number}")
+        for one, *texts in zip(left, first, second, strict=True):
+            one.add(*texts)
+    progress(len(exchanges))
+
+
+class _Speaker:
+    """A student that is sampled from."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: EvaluationConfig,
+        interaction: InteractionConfig,
+    ) -> None:
+        self.model, self.chat = model, Chat(tokenizer, embedding_rows(model))
+        self.generated = 0
+        """Tokens that it has sampled."""
+        self._config, self._interaction = config, interaction
+
+    def prompt(self, question: Question, before: str = "") -> list[int]:
+        """Token ids of a question behind some words."""
+        return self.chat.prompt(replace(question, question=before + question.question))
+
+    def prompt_after(self, text: str, question: Question) -> list[int]:
+        """Token ids of a question behind the rules that the lines of `text` are: the first of them, as many as leave
+        room for an answer in the model's context."""
+        rules = [line for line in map(str.strip, text.splitlines()) if line]
+        context = context_of(self.model)
+        for count in range(len(rules), -1, -1):
+            prompt = self.prompt(question, after_rules(rules[:count]))
+            if context is None or len(prompt) + self._config.max_new_tokens <= context:
+                break
+        return prompt
+
+    def samples(self, prompts: Sequence[Sequence[int]], questions: Sequence[Question], name: str) -> list[str]:
+        """A sample for each of the prompts, those of `questions`; `name` tells the samples of a question apart."""
+        ids = generate_ids(
+            self.model,
+            self.chat.tokenizer,
+            prompts,
+            max_new_tokens=self._config.max_new_tokens,
+            batch_size=self._config.batch_size,
+            stop_text=self.chat.stop_text,
+            temperature=self._interaction.temperature,
+            top_p=self._interaction.top_p,
+            draws=torch.stack([self._draws(question, name) for question in questions]),
+        )
+        self.generated += sum(map(len, ids))
+        return texts_of(self.model, self.chat.tokenizer, ids, self.chat.stop_text)
+
+    def _draws(self, question: Question, name: str) -> Tensor:  # (max_new_tokens,) float64 in [0, 1)
+        seed = crc32(f"{self._interaction.seed} {name} {question.id}".encode("utf-8", "surrogatepass"))
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(self._config.max_new_tokens, generator=generator, dtype=torch.float64)

@@ -1,0 +1,199 @@
+"""NesyCD (arXiv 2409.13203): general skills into the student's weights, rules for its errors into a base beside it.
+
+    L = mean over the questions of a CE(answer | predict, x) + b mean over {CE(r, answer | x), CE(r, answer | rules, x)}
+
+The student is fine-tuned first. Then it answers the training questions; those that it gets wrong are the base, with the
+rules that the teacher wrote for them ("knowledge" in the records), and they alone have a sequence with rules. CE is the
+mean over the tokens of a sequence; the source takes it over all tokens of the batch. A question with K_q rationales
+trains on one of them per epoch, in turn.
+
+How the authors weigh their tasks is not known: a = b here. Their baseline without rules has a = 0.3, b = 0.7. Their
+teacher is asked about the errors alone, and sees them; `mind data generate --knowledge` asks about each question.
+
+The base is RUN/knowledge.jsonl. `mind evaluate --knowledge-base` puts the rules of its most similar question before a
+question (mind/evaluation/retrieval.py); a run itself evaluates the student without. No other method has a base to look
+into, so its accuracy with one does not compare with theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from mind.batches.packing import present_sequences
+from mind.config import MethodOptions, MindConfig
+from mind.data.questions import save_questions
+from mind.errors import require
+from mind.grading.answers import judge_text
+from mind.methods.knowledge import after_rules, lacking_knowledge
+from mind.methods.method import OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.sequences import Sequences
+from mind.methods.stage import Stage
+from mind.progress import Progress, tell
+from mind.records import Branch, Question, TokenizedQuestion
+from mind.report.charts import AMBER, BLUE, INK, Chart, Series
+from mind.run_folder import RunFolder
+from mind.student.model import context_of
+from mind.student.tokenization import Chat
+
+_GREEDY = 1e-6
+"""A temperature at which samples are the most probable tokens."""
+
+
+@dataclass(frozen=True)
+class NesycdOptions(MethodOptions):
+    """Of NesyCD."""
+
+    answer: float = 0.5
+    """a: the weight of the answer alone [ours]."""
+    rationale: float = 0.5
+    """b: the weight of the rationale, with rules and without [ours]."""
+    label_prefix: str = "predict: "
+    """What precedes the question where the answer alone is asked for [ours]."""
+    max_new_tokens: int = 512
+    """Tokens of an answer by which the student's errors are found, at most [ours]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("answer", "rationale"):
+            require(getattr(self, name) >= 0, f"options.{name} is {getattr(self, name)}: expected a number >= 0")
+        require(self.answer + self.rationale > 0, "options.answer and options.rationale are both 0: nothing is learned")
+        require(self.max_new_tokens >= 1, f"options.max_new_tokens is {self.max_new_tokens}: expected at least 1")
+
+
+class Nesycd(Method):
+    """Three sequences per question: slot 0 has the answer, slot 1 a rationale, slot 2 the same with rules in mind."""
+
+    Options = NesycdOptions
+    title = "NesyCD"
+    unread = OF_MIND
+    charts = (
+        Chart(
+            "l_real",
+            "Loss of each task",
+            "nats per token",
+            "All should fall. The rationale is the easier the more the rules before the question tell.",
+            (
+                Series("answer_loss", "answer alone", AMBER, brief="answer {:.2f}"),
+                Series("rationale_loss", "rationale", BLUE, brief="rationale {:.2f}"),
+                Series("rules_loss", "rationale with rules", INK, brief="with rules {:.2f}"),
+            ),
+        ),
+    )
+
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        self._made = {one.id: one.others for one in context.sequences}
+        self._check_length()
+        self._wrong: set[str] | None = None
+        """The questions that the student answers wrongly; None before it was asked."""
+
+    def _check_length(self) -> None:
+        """Raises MindError if a question and the answer that finds errors may exceed the student's context."""
+        context, most = context_of(self.context.model), self.options.max_new_tokens
+        longest = max(self.context.tokenized, key=lambda question: len(question.prompt))
+        require(
+            context is None or len(longest.prompt) + most <= context,
+            f"options.max_new_tokens is {most}: with the prompt of question {longest.id}, of {len(longest.prompt)}, "
+            f"that exceeds the student's context of {context}",
+        )
+
+    @classmethod
+    def stages(cls, config: MindConfig) -> Sequence[Stage]:
+        return [Stage("sft", learning_rate=config.train.learning_rate)]
+
+    @classmethod
+    def choose(
+        cls,
+        config: MindConfig,
+        questions: Sequence[Question],
+        tokenized: Sequence[TokenizedQuestion],
+        sequences: Sequences,
+    ) -> dict[int, TokenizedQuestion]:
+        """All questions, each with its answer, then its rationales, then the same with its rules, if it has any."""
+        options = cls.options_in(config)
+        assert isinstance(options, NesycdOptions)
+        if not any(question.knowledge for question in questions):
+            raise lacking_knowledge(config.method, questions)
+        chosen = {}
+        for q, question in enumerate(questions):
+            answer = sequences.answered(question, options.label_prefix)
+            befores = ["", after_rules(question.knowledge)] if question.knowledge else [""]
+            explained = [
+                sequences.explained(question, one, before, answered=True)
+                for before in befores
+                for one in question.rationales
+            ]
+            others = dict(enumerate([answer, *explained]))
+            chosen[q] = TokenizedQuestion(question.id, answer.prompt, {}, (), others)
+        return chosen
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("answer", "rationale", "rationale with rules")
+
+    def prepare(self, step: Step) -> StepPlan:
+        if self._wrong is None:
+            self._wrong = self._answered_wrongly(step)
+            self._write_base(self._wrong)
+        questions = [self._sequences(question, step.epoch) for question in step.questions]
+        filled = present_sequences(questions, len(self.slots))
+        explained = filled[:, 1:].sum(1, keepdim=True)
+        own = torch.tensor([self.options.answer, self.options.rationale, self.options.rationale], dtype=torch.float64)
+        weights = torch.where(filled, own, 0)
+        weights[:, 1:] /= explained
+        return StepPlan(questions, weights, trained=weights > 0, observed=torch.zeros_like(filled))
+
+    def _sequences(self, question: TokenizedQuestion, epoch: int) -> TokenizedQuestion:
+        made = self._made[question.id]
+        count = len(question.rationales)
+        turn = 1 + (epoch + crc32(question.id.encode())) % count
+        others: dict[int, Branch] = {0: made[0], 1: made[turn]}
+        if question.id in (self._wrong or ()) and turn + count in made:
+            others[2] = made[turn + count]
+        return TokenizedQuestion(question.id, made[0].prompt, {}, (), others)
+
+    def _answered_wrongly(self, step: Step) -> set[str]:
+        """The ids of the training questions to which the student's most probable answer is not right, all of them
+        asked before anything is trained on."""
+        context = self.context
+        prompts = [question.prompt for question in context.tokenized]
+        with Progress("answers to the training questions", len(prompts), "question") as bar:
+            samples = step.sample(
+                prompts, temperature=_GREEDY, max_new_tokens=self.options.max_new_tokens, progress=bar.reach
+            )
+        stop_text = Chat(context.tokenizer).stop_text
+        wrong = set()
+        for question, ids in zip(context.questions, samples, strict=True):
+            text = str(context.tokenizer.decode(list(ids), skip_special_tokens=True))
+            text = text if stop_text is None else text.partition(stop_text)[0]
+            if judge_text(text, question).verdict != "right":
+                wrong.add(question.id)
+        return wrong
+
+    def _write_base(self, wrong: set[str]) -> None:
+        """The knowledge base, as records."""
+        base = [one for one in self.context.questions if one.id in wrong and one.knowledge]
+        tell(
+            f"the student gets {len(wrong)} of {len(self.context.questions)} training questions wrong; {len(base)} of "
+            "these have rules"
+        )
+        folder = RunFolder(self.context.config.output)
+        save_questions((replace(one, rationales=(), wrong_rationales=()) for one in base), folder.knowledge)
+
+    def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
+        names = ("answer_loss", "rationale_loss", "rules_loss")
+        means = {name: float(l_real[:, slot].nanmean()) for slot, name in enumerate(names)}
+        share = float(plan.trained[:, 2].double().mean())
+        return StepMetrics({name: value for name, value in means.items() if value == value} | {"with_rules": share})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"wrong": sorted(self._wrong or ())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._wrong = set(state["wrong"])
