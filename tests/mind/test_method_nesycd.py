@@ -37,7 +37,7 @@ def example(options, wrong=()):
 def one_rationale(monkeypatch):
     """The example's question with its first rationale alone."""
     monkeypatch.setattr(
-        "test_other_methods.QUESTION", dataclasses.replace(QUESTION, rationales={0: QUESTION.rationales[0]})
+        "method_cases.QUESTION", dataclasses.replace(QUESTION, rationales={0: QUESTION.rationales[0]})
     )
 
 
