@@ -30,10 +30,10 @@ QUESTIONS, ANSWERS = 8, 64
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, smollm2):
+def server(tmp_path_factory):
     """The URL of the endpoint and the name of its model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIND_CACHE", str(smollm2[2]))  # where it is converted already
+        patch.setenv("MIND_CACHE", str(tmp_path_factory.mktemp("cache")))
         model = embedded_student()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
