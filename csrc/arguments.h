@@ -21,11 +21,12 @@ struct Matrix {
 
 // The statistics of a row in the order in which `numbers` has them; total is the sum of e^(z - maximum). Of all entries
 // but the target, others is the probability, 1 - p of the target, and lse_others the log-sum-exp, or infinity where
-// they have none; both are summed without the target, beside which they may be less than a rounding. A new one comes
+// they have none; both are summed without the target, beside which they may be less than a rounding. mean is that of
+// z - maximum in the softmax, log_total - entropy before either is rounded. A new one comes
 // here, where the kernels compute it (cpu/cross_entropy.h, cpu/stream.h, cuda/statistics.cuh), and in compiled_rows.py.
-enum RowNumber { kLoss, kNll, kLse, kEntropy, kMaximum, kLogTotal, kTotal, kOthers, kLseOthers, kRowNumbers };
-constexpr const char* kRowNumberNames[] = {"loss",      "nll",   "lse",    "entropy",   "maximum",
-                                           "log_total", "total", "others", "lse_others"};
+enum RowNumber { kLoss, kNll, kLse, kEntropy, kMaximum, kLogTotal, kTotal, kOthers, kLseOthers, kMean, kRowNumbers };
+constexpr const char* kRowNumberNames[] = {"loss",      "nll",   "lse",    "entropy",    "maximum",
+                                           "log_total", "total", "others", "lse_others", "mean"};
 static_assert(sizeof kRowNumberNames == kRowNumbers * sizeof *kRowNumberNames);
 
 // The loss of a row is (1 - label_smoothing) nll + label_smoothing (lse - mean z) + z_loss lse^2.
@@ -65,7 +66,7 @@ struct StreamArguments {
     const void* bias;           // (V,), in the type of hidden, or null
     RowArguments rows;          // logits: (n, V) without data
     const float* temperatures;  // (n,) of the rows, by which their logits are divided after all else; or null
-    float* logits;              // to be filled with hidden weight^T, transposed (`check_transposed`); or null
+    float* logits;              // to be filled with projected logits, transposed (`check_transposed`); or null
     std::int64_t logits_stride;
     float log_threshold;
     std::int64_t* kept;           // (n,) as `CountArguments` has it; null: statistics only
@@ -79,7 +80,6 @@ struct StreamArguments {
 struct GradientArguments {
     Matrix hidden;        // (n, D)
     Matrix weight;        // (V, D), in the type of hidden
-    const void* bias;     // (V,), in the type of hidden, or null
     RowArguments rows;    // logits: (n, V) without data; numbers as the statistics left them
     const float* logits;  // (V, n) as `StreamArguments` has them
     std::int64_t logits_stride;

@@ -127,6 +127,16 @@ inline void check_matrix(const char* name, const Tensor& tensor, const Tensor& l
     check_device(name, tensor, like);
 }
 
+// The memory of a bias, one for each of `vocabulary` entries, in the type of `hidden`; null if there is none.
+inline const void* checked_bias(const OptionalTensor& bias, const Tensor& hidden, std::int64_t vocabulary) {
+    if (!bias) return nullptr;
+    check_shape("bias", *bias, {vocabulary});
+    check_dtype("bias", *bias, hidden.scalar_type());
+    STD_TORCH_CHECK(bias->is_contiguous(), "bias is not contiguous");
+    check_device("bias", *bias, hidden);
+    return bias->data_ptr();
+}
+
 inline Matrix matrix_of(const Tensor& tensor) {
     const ScalarType type = tensor.scalar_type();
     const Type name = type == ScalarType::Float  ? Type::kFloat

@@ -177,6 +177,7 @@ inline void write_numbers(const Statistics& found, float z_target, const RowArgu
     number(args, kNll, r) = nll;
     number(args, kLse, r) = lse;
     number(args, kEntropy, r) = static_cast<float>(exact - found.mean());
+    number(args, kMean, r) = static_cast<float>(found.mean());
     number(args, kMaximum, r) = found.maximum;
     number(args, kLogTotal, r) = log_total;
     number(args, kTotal, r) = static_cast<float>(found.total);
@@ -287,9 +288,8 @@ inline void run_count(const CountArguments& args, std::int64_t begin, std::int64
 
 template <typename Row>
 inline void write_entries(const Row& row, const EntryArguments& args, std::int64_t r) {
-    const float mean = number(args.rows, kLogTotal, r) - number(args.rows, kEntropy, r);
     const std::int64_t target = args.rows.target[r], last = args.offsets[r + 1];
-    const RowGradient of(args.rows, r, mean, number(args.rows, kTotal, r), row.one(target).z[0]);
+    const RowGradient of(args.rows, r, number(args.rows, kMean, r), number(args.rows, kTotal, r), row.one(target).z[0]);
     const float cut = cut_of(args.rows, r, args.log_threshold);
     std::int64_t next = args.offsets[r];
     double total = 0.0;

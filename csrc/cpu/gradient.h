@@ -1,5 +1,4 @@
-// The exact gradients of hidden states, weight and bias from a chunk's products hidden weight^T, which stream.h has
-// left.
+// The exact gradients of hidden states, weight and bias from a chunk's projected logits, which stream.h has left.
 //
 // A block of the vocabulary at a time: its logits become their gradient, which stays in the L2 cache for both products.
 // dW of the block is complete for the chunk; dH is summed over the blocks of a part of the vocabulary, and over the
@@ -30,6 +29,8 @@ struct ColumnStrip {
     float* sums(const GradientWork& work, float* of_part) const { return of_part + first * work.padded_rows; }
 };
 
+constexpr std::int64_t kPageFloats = 1024;
+
 inline std::int64_t column_strips(const GradientWork& work) {
     return (work.hidden.columns + kStripRows - 1) / kStripRows;
 }
@@ -57,20 +58,13 @@ inline void pack_hidden(const GradientWork& work) {
     });
 }
 
-template <typename T>
-inline float bias_of(const GradientWork& work, std::int64_t entry) {
-    return work.bias == nullptr ? 0.0f : load_one(static_cast<const T*>(work.bias) + entry);
-}
-
 inline void find_coefficients(const GradientWork& work) {
     __builtin_memset(work.coefficients, 0, kCoefficients * work.stride * sizeof(float));
-    with_row_type(work.hidden, work.rows.head, [&]<typename T, typename C>(T*, C condition) {
+    with_mode<float>(work.rows.head, [&]<typename C>(float*, C condition) {
         for (std::int64_t r = 0; r < work.hidden.rows; ++r) {
             const std::int64_t entry = work.rows.target[r];
-            const float projected = work.logits[entry * work.logits_stride + r] + bias_of<T>(work, entry);
-            const Logit target = condition(splat(projected));
-            const float mean = number(work.rows, kLogTotal, r) - number(work.rows, kEntropy, r);
-            const RowGradient of(work.rows, r, mean, number(work.rows, kTotal, r), target.z[0]);
+            const Logit target = condition(splat(work.logits[entry * work.logits_stride + r]));
+            const RowGradient of(work.rows, r, number(work.rows, kMean, r), number(work.rows, kTotal, r), target.z[0]);
             coefficient(work, kRowMaximum)[r] = of.maximum;
             coefficient(work, kRowA)[r] = of.a;
             coefficient(work, kRowB)[r] = of.b;
@@ -88,16 +82,15 @@ inline void prepare_gradient(const GradientWork& work) {
 }
 
 // The gradient (count, stride) of the logits of vocabulary entries [begin, begin + count).
-template <typename T, typename C>
+template <typename C>
 inline void differentiate_block(const GradientWork& work, C condition, std::int64_t begin, std::int64_t count,
                                 float* out) {
     const bool has_entropy = work.rows.entropy_scale != nullptr;
     const std::int64_t rows = work.hidden.rows;
     for (std::int64_t i = 0; i < count; ++i) {
         const float* logits = work.logits + (begin + i) * work.logits_stride;
-        const Floats bias = splat(bias_of<T>(work, begin + i));
         for (std::int64_t r = 0; r < rows; r += kLanes) {
-            const Logit logit = condition(load(logits + r) + bias);
+            const Logit logit = condition(load(logits + r));
             const Floats d = logit.z - load(coefficient(work, kRowMaximum) + r), e = without_tiny(exp_negative(d));
             Floats factor = load(coefficient(work, kRowA) + r);
             if (has_entropy) factor += e == 0.0f ? Floats{} : d * load(coefficient(work, kRowB) + r);
@@ -135,7 +128,8 @@ inline void multiply_weight(const GradientWork& work, std::int64_t begin, std::i
         float* to = block + strip.first;
         const Result out = fits ? Result{to, size, work.add_weight} : Result{scratch, strip.width(), false};
         with_vectors(strip.vectors, [&]<int kVectors>() {
-            multiply_block<kVectors>({gradient, work.stride, 1}, count, work.packed + strip.first * work.hidden.rows,
+            multiply_block<kVectors>({gradient, work.stride, 1, kBlock}, count,
+                                     {work.packed + strip.first * work.hidden.rows, kVectors * kLanes},
                                      work.hidden.rows, out, next.share(s, strips));
         });
         if (fits) continue;
@@ -146,6 +140,21 @@ inline void multiply_weight(const GradientWork& work, std::int64_t begin, std::i
             }
         }
     }
+}
+
+// `count` rows of a strip of the weight's columns: where they are if they can be read there in whole vectors and do not
+// push each other out of the L1 cache, as rows that lie a multiple of a page apart do. A copy takes a twentieth of the
+// time of the product.
+template <typename T>
+inline Panel panel_of(const Matrix& weight, std::int64_t row, std::int64_t count, const ColumnStrip& strip,
+                      float* scratch) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (strip.columns == strip.width() && weight.stride % kPageFloats != 0) {
+            return {static_cast<const float*>(weight.data) + row * weight.stride + strip.first, weight.stride};
+        }
+    }
+    pack_columns<T>(weight, row, count, strip.first, strip.columns, scratch);
+    return {scratch, strip.width()};
 }
 
 // Adds the block's products to the sums of dH.
@@ -162,11 +171,11 @@ inline void multiply_hidden(const GradientWork& work, std::int64_t begin, std::i
                        follows ? weight_bytes : 0};
     for (std::int64_t s = 0; s < strips; ++s) {
         const ColumnStrip strip(work, s);
-        pack_columns<T>(work.weight, begin, count, strip.first, strip.columns, scratch);
+        const Panel panel = panel_of<T>(work.weight, begin, count, strip, scratch);
         const Ahead ahead =
             s < of_logits ? logits.share(s, of_logits) : weight.share(s - of_logits, strips - of_logits);
         with_vectors(strip.vectors, [&]<int kVectors>() {
-            multiply_block<kVectors>({gradient, 1, work.stride}, work.hidden.rows, scratch, count,
+            multiply_block<kVectors>({gradient, 1, work.stride, work.padded_rows}, work.hidden.rows, panel, count,
                                      {strip.sums(work, sums), kVectors * kLanes, true}, ahead);
         });
     }
@@ -183,7 +192,7 @@ inline void run_gradient(const GradientWork& work, float* scratch, std::int64_t 
             if (work.of_hidden != nullptr) __builtin_memset(sums, 0, sums_size * sizeof(float));
             for (std::int64_t b = blocks * part / work.parts; b < blocks * (part + 1) / work.parts; ++b) {
                 const std::int64_t first = b * kBlock, left = vocabulary - first, count = left < kBlock ? left : kBlock;
-                differentiate_block<T>(work, condition, first, count, scratch);
+                differentiate_block(work, condition, first, count, scratch);
                 if (work.of_bias != nullptr) add_bias(work, first, count, scratch);
                 if (work.of_weight != nullptr) multiply_weight(work, first, count, scratch, tile);
                 if (work.of_hidden != nullptr) multiply_hidden<T>(work, first, count, scratch, sums, tile);

@@ -41,7 +41,7 @@ void run(GradientWork& work) {
                                 [&](std::int64_t begin, std::int64_t end) { table.join_gradient(work, begin, end); });
 }
 
-void exact_products(Tensor logits, Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, Tensor scale,
+void exact_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, Tensor scale,
                     OptionalTensor entropy_scale, OptionalTensor at_target, double softcap, double temperature,
                     double label_smoothing, double z_loss, Tensor numbers, OptionalTensor of_hidden,
                     OptionalTensor of_weight, bool add_weight, OptionalTensor of_bias) {
@@ -52,13 +52,6 @@ void exact_products(Tensor logits, Tensor hidden, Tensor weight, OptionalTensor 
     check_dtype("weight", weight, hidden.scalar_type());
     check_transposed("logits", logits, vocabulary, rows);
     GradientWork work{};
-    if (bias) {
-        check_shape("bias", *bias, {vocabulary});
-        check_dtype("bias", *bias, hidden.scalar_type());
-        STD_TORCH_CHECK(bias->is_contiguous(), "bias is not contiguous");
-        check_device("bias", *bias, hidden);
-        work.bias = bias->data_ptr();
-    }
     work.hidden = matrix_of(hidden);
     work.weight = matrix_of(weight);
     work.logits = static_cast<const float*>(logits.data_ptr());
@@ -80,7 +73,6 @@ void exact_products(Tensor logits, Tensor hidden, Tensor weight, OptionalTensor 
                 {{"logits", logits},
                  {"hidden", hidden},
                  {"weight", weight},
-                 {"bias", bias},
                  {"target", target},
                  {"scale", scale},
                  {"entropy_scale", entropy_scale},
@@ -97,7 +89,7 @@ void exact_products(Tensor logits, Tensor hidden, Tensor weight, OptionalTensor 
 
 void define_gradient_operators(torch::stable::detail::StableLibrary& library) {
     library.def(
-        "exact_products(Tensor logits, Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor scale, "
+        "exact_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, Tensor scale, "
         "Tensor? entropy_scale, Tensor? at_target, float softcap, float temperature, float label_smoothing, "
         "float z_loss, Tensor numbers, Tensor(a!)? of_hidden, Tensor(b!)? of_weight, bool add_weight, "
         "Tensor(c!)? of_bias) -> ()");

@@ -9,6 +9,10 @@
 //   logits       weight (block)        hidden^T, a strip of its rows      D
 //   dW           dlogits^T (block)     hidden, a strip of its columns     rows of the chunk
 //   dH           dlogits               weight, a strip of its columns     block
+//
+// What a tile costs beside its multiply-adds, about 20 cycles of 1170 to 3480 (AVX-512), depends on how few registers
+// its loop needs: elements are reached from two rows and a stride, and addresses of the result are made one row after
+// the other. With a pointer for each row it was 50.
 #pragma once
 
 #include "logits_row.h"
@@ -47,10 +51,16 @@ struct Ahead {
     Ahead share(std::int64_t i, std::int64_t count) const { return {from + bytes / count * i, bytes / count}; }
 };
 
-// Element (i, k) of a factor is at data[i * row + k * column].
+// Element (i, k) of a factor is at data[i * row + k * column]; `readable` rows of it may be read.
 struct Elements {
     const float* data;
-    std::int64_t row, column;
+    std::int64_t row, column, readable;
+};
+
+// Row k of a factor begins at data[k * stride].
+struct Panel {
+    const float* data;
+    std::int64_t stride;
 };
 
 // Row i of the result begins at data[i * stride]; with `add`, the product is added to what is there.
@@ -58,75 +68,73 @@ struct Result {
     float* data;
     std::int64_t stride;
     bool add;
-    float* kept = nullptr;  // if given, it is written there too, whole cache lines past the caches
-    std::int64_t kept_stride = 0;
 };
 
-// The result (kPanel, kVectors vectors) over `depth` elements, those of row i from rows[i] on, `step` apart.
+// Keeps the compiler from making the addresses of all rows beforehand, for which it has no registers.
+template <typename T>
+MIND_INLINE inline void one_at_a_time(T*& pointer) {
+    asm("" : "+r"(pointer));
+}
+
+// The result (kPanel, kVectors vectors) over `depth` elements.
 template <int kVectors>
-inline void multiply_tile(const float* const* rows, std::int64_t step, const float* panel, std::int64_t depth,
-                          Result out, const char* ahead, std::int64_t ahead_step) {
-    constexpr int kWidth = kVectors * kLanes;
+MIND_INLINE inline void multiply_tile(const float* rows, std::int64_t row, std::int64_t column, Panel panel,
+                                      std::int64_t depth, Result out, const char* ahead, std::int64_t ahead_step) {
     // Unrolled by name: else the sums go through memory before and after the loop, a twentieth of the time.
-    const float* elements[kPanel];
     Floats sums[kPanel][kVectors] = {};
-#pragma GCC unroll 8
-    for (int i = 0; i < kPanel; ++i) elements[i] = rows[i];
-    for (std::int64_t k = 0, at = 0; k < depth; ++k, at += step, panel += kWidth, ahead += ahead_step) {
+    const float *low = rows, *high = rows + 4 * row, *of_panel = panel.data;
+    const std::int64_t thrice = 3 * row;
+    for (const float* end = of_panel + depth * panel.stride; of_panel != end;
+         of_panel += panel.stride, low += column, high += column, ahead += ahead_step) {
         __builtin_prefetch(ahead);
         Floats of_columns[kVectors];
 #pragma GCC unroll 8
-        for (int j = 0; j < kVectors; ++j) of_columns[j] = load(panel + j * kLanes);
+        for (int j = 0; j < kVectors; ++j) of_columns[j] = load(of_panel + j * kLanes);
 #pragma GCC unroll 8
         for (int i = 0; i < kPanel; ++i) {
-            const Floats element = splat(elements[i][at]);
+            const Floats element = splat((i < 4 ? low : high)[i % 4 == 3 ? thrice : i % 4 * row]);
 #pragma GCC unroll 8
             for (int j = 0; j < kVectors; ++j) sums[i][j] += element * of_columns[j];
         }
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < kPanel; ++i) {
-#pragma GCC unroll 8
-        for (int j = 0; j < kVectors; ++j) {
-            float* to = out.data + i * out.stride + j * kLanes;
-            // What is there comes last: one rounding beside it, not one for each step of the depth.
-            if (out.add) sums[i][j] += load(to);
-            store(to, sums[i][j]);
-        }
-    }
-    if (out.kept != nullptr) {
+    if (out.add) {
+        // What is there comes last: one rounding beside it, not one for each step of the depth.
+        const float* from = out.data;
 #pragma GCC unroll 8
         for (int i = 0; i < kPanel; ++i) {
 #pragma GCC unroll 8
-            for (int j = 0; j < kVectors; ++j) {
-                store_past_cache(out.kept + i * out.kept_stride + j * kLanes, sums[i][j]);
-            }
+            for (int j = 0; j < kVectors; ++j) sums[i][j] += load(from + j * kLanes);
+            from += out.stride;
+            one_at_a_time(from);
         }
+    }
+    float* to = out.data;
+#pragma GCC unroll 8
+    for (int i = 0; i < kPanel; ++i) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kVectors; ++j) store(to + j * kLanes, sums[i][j]);
+        to += out.stride;
+        one_at_a_time(to);
     }
 }
 
-// The result (count, kVectors vectors) of `count` rows with a packed panel. Rows up to a multiple of kPanel are
-// written. Not inlined: the tile needs all of the registers.
+// The result (count, kVectors vectors) of `count` rows with a panel. Rows up to a multiple of kPanel are written if
+// they may be read. Not inlined: the tile needs all of the registers.
 template <int kVectors>
-__attribute__((noinline)) void multiply_block(Elements rows, std::int64_t count, const float* panel, std::int64_t depth,
+__attribute__((noinline)) void multiply_block(Elements rows, std::int64_t count, Panel panel, std::int64_t depth,
                                               Result out, Ahead ahead) {
-    constexpr int kWidth = kVectors * kLanes;
     const std::int64_t parts = (depth + kDepth - 1) / kDepth, tiles = (count + kPanel - 1) / kPanel;
     const std::int64_t share = ahead.bytes / (parts * tiles), step = ahead.bytes == 0 ? 0 : share * parts / depth + 1;
     for (std::int64_t part = 0; part < parts; ++part) {
         const std::int64_t begin = depth * part / parts, end = depth * (part + 1) / parts;
-        for (std::int64_t first = 0; first < count; first += kPanel, ahead.from += share) {
-            const float* elements[kPanel];
-            for (int i = 0; i < kPanel; ++i) {  // beyond the end the last one again
-                const std::int64_t row = first + i < count ? first + i : count - 1;
-                elements[i] = rows.data + row * rows.row + begin * rows.column;
-            }
-            Result tile{out.data + first * out.stride, out.stride, out.add || part > 0};
-            if (out.kept != nullptr && part + 1 == parts) {
-                tile.kept = out.kept + first * out.kept_stride;
-                tile.kept_stride = out.kept_stride;
-            }
-            multiply_tile<kVectors>(elements, rows.column, panel + begin * kWidth, end - begin, tile, ahead.from, step);
+        for (std::int64_t first = 0; first < count; ahead.from += share) {
+            // Where less than a tile may be read, a tile is one row kPanel times: that is the end of a matrix alone.
+            const std::int64_t taken = first + kPanel <= rows.readable ? kPanel : 1, one = taken == kPanel ? 1 : 0;
+            multiply_tile<kVectors>(rows.data + first * rows.row + begin * rows.column, one * rows.row, rows.column,
+                                    {panel.data + begin * panel.stride, panel.stride}, end - begin,
+                                    {out.data + first * out.stride, one * out.stride, out.add || part > 0}, ahead.from,
+                                    step);
+            first += taken;
         }
     }
 }
@@ -153,23 +161,35 @@ inline void pack_strip(const Matrix& hidden, std::int64_t first, std::int64_t ro
     }
 }
 
-// `count` rows of a matrix in float32: where they are, or widened to `wide`. `stride` becomes theirs.
+// `count` rows of a matrix in float32: where they are, or widened to `wide`.
 template <typename T>
-inline const float* widen(const Matrix& matrix, std::int64_t first, std::int64_t count, float* wide,
-                          std::int64_t& stride) {
+inline Elements widen(const Matrix& matrix, std::int64_t first, std::int64_t count, float* wide) {
     const T* from = static_cast<const T*>(matrix.data) + first * matrix.stride;
     if constexpr (sizeof(T) == sizeof(float)) {
-        stride = matrix.stride;
-        return from;
+        return {from, matrix.stride, 1, count};
     } else {
-        stride = matrix.columns;
+        const std::int64_t size = matrix.columns;
         for (std::int64_t i = 0; i < count; ++i, from += matrix.stride) {
-            float* to = wide + i * stride;
+            float* to = wide + i * size;
             std::int64_t k = 0;
-            for (; k + kLanes <= stride; k += kLanes) store(to + k, load(from + k));
-            if (k < stride) store_first(to + k, load_first(from + k, stride - k, 0.0f), stride - k);
+            for (; k + kLanes <= size; k += kLanes) store(to + k, load(from + k));
+            if (k < size) store_first(to + k, load_first(from + k, size - k, 0.0f), size - k);
         }
-        return wide;
+        return {wide, size, 1, count};
+    }
+}
+
+// Calls f(strip, first entry, count, their weights, what to ask for on the way) for strips [from, to) and, one after
+// the other, blocks of vocabulary entries [begin, end). `wide` holds kBlock rows of the weight.
+template <typename T, typename F>
+inline void each_block(const Matrix& weight, std::int64_t begin, std::int64_t end, std::int64_t from, std::int64_t to,
+                       float* wide, F f) {
+    const std::int64_t bytes = kBlock * weight.stride * static_cast<std::int64_t>(sizeof(T));
+    for (std::int64_t v = begin; v < end; v += kBlock) {
+        const std::int64_t count = end - v < kBlock ? end - v : kBlock;
+        const Elements rows = widen<T>(weight, v, count, wide);
+        const Ahead next{static_cast<const char*>(weight.data) + v / kBlock * bytes + bytes, bytes};
+        for (std::int64_t s = from; s < to; ++s) f(s, v, count, rows, next.share(s - from, to - from));
     }
 }
 

@@ -64,22 +64,17 @@ inline void project_group(const ProjectWork& work, std::int64_t span, std::int64
                           float* scratch) {
     const std::int64_t size = work.hidden.columns, begin = span * work.span;
     const std::int64_t last = begin + work.span < work.weight.rows ? begin + work.span : work.weight.rows;
-    for (std::int64_t v = begin; v < last; v += kBlock) {
-        const std::int64_t count = last - v < kBlock ? last - v : kBlock;
-        std::int64_t stride;
-        const float* weight = widen<T>(work.weight, v, count, scratch + kBlock * kStripRows, stride);
-        const std::int64_t bytes = kBlock * work.weight.stride * static_cast<std::int64_t>(sizeof(T));
-        Ahead ahead{static_cast<const char*>(work.weight.data) + v / kBlock * bytes + bytes, bytes / (to - from)};
-        for (std::int64_t s = from; s < to; ++s, ahead.from += ahead.bytes) {
-            const std::int64_t first = s * kStripRows, left = work.hidden.rows - first;
-            const std::int64_t rows = left < kStripRows ? left : kStripRows;
-            with_vectors(vectors_of(rows), [&]<int kVectors>() {
-                multiply_block<kVectors>({weight, stride, 1}, count, work.packed + first * size, size,
-                                         {scratch, kVectors * kLanes, false}, ahead);
-            });
-            write_block<T>(work, first, rows, v, count, scratch);
-        }
-    }
+    const auto write = [&](std::int64_t s, std::int64_t v, std::int64_t count, const Elements& weights, Ahead ahead) {
+        const std::int64_t first = s * kStripRows, left = work.hidden.rows - first;
+        const std::int64_t rows = left < kStripRows ? left : kStripRows;
+        with_vectors(vectors_of(rows), [&]<int kVectors>() {
+            constexpr std::int64_t kWidth = kVectors * kLanes;
+            multiply_block<kVectors>(weights, count, {work.packed + first * size, kWidth}, size,
+                                     {scratch, kWidth, false}, ahead);
+        });
+        write_block<T>(work, first, rows, v, count, scratch);
+    };
+    each_block<T>(work.weight, begin, last, from, to, scratch + kBlock * kStripRows, write);
 }
 
 inline void run_project(const ProjectWork& work, float* scratch, std::int64_t span, std::int64_t begin,

@@ -13,9 +13,8 @@ namespace mind {
 
 namespace {
 
-// Vocabulary entries of a block of product.h, and its blocks in a span, at most: spans are what the threads share out,
-// and a logit does not depend on them.
-constexpr std::int64_t kBlock = 96, kMostBlocks = 16;
+// Blocks of a span, at most: spans are what the threads share out, and a logit does not depend on them.
+constexpr std::int64_t kMostBlocks = 16;
 
 std::int64_t span_of(std::int64_t vocabulary) {
     const std::int64_t share = vocabulary / (4 * torch::stable::get_num_threads() * kBlock);
@@ -35,13 +34,7 @@ void project(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor logits) {
     ProjectWork work{};
     work.hidden = matrix_of(hidden);
     work.weight = matrix_of(weight);
-    if (bias) {
-        check_shape("bias", *bias, {vocabulary});
-        check_dtype("bias", *bias, hidden.scalar_type());
-        STD_TORCH_CHECK(bias->is_contiguous(), "bias is not contiguous");
-        check_device("bias", *bias, hidden);
-        work.bias = bias->data_ptr();
-    }
+    work.bias = checked_bias(bias, hidden, vocabulary);
     check_apart({{"logits", logits}}, {{"hidden", hidden}, {"weight", weight}, {"bias", bias}});
     work.logits = static_cast<float*>(logits.data_ptr());
     work.stride = logits.stride(0);

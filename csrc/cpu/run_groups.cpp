@@ -2,14 +2,12 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <limits>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "../run.h"
 #include "kernels.h"
+#include "memory.h"
 
 namespace mind::run {
 
@@ -24,14 +22,8 @@ constexpr std::int64_t kWidest = 16;  // floats of the widest vector
 // pass to the next.
 constexpr std::int64_t kGroupsPerThread = 4;
 
-struct Free {
-    void operator()(float* memory) const { ::operator delete(memory, std::align_val_t(64)); }
-};
-using Scratch = std::unique_ptr<float, Free>;
-
-Scratch scratch_for(const GroupWork& args) {
-    const std::size_t numbers = (4 * args.count + 1) * args.tile + args.count;
-    return Scratch(static_cast<float*>(::operator new(numbers * sizeof(float), std::align_val_t(64))));
+Memory<float> scratch_for(const GroupWork& args) {
+    return allocate<float>((4 * args.count + 1) * args.tile + args.count);
 }
 
 // The normalizer of the rows, the kernel on spans of columns, and the gradient of the rows. What each item computes
@@ -49,7 +41,7 @@ std::vector<double> column_sums(const GroupArguments& arguments, std::int64_t pa
                          normalizer.data(), part.data(), sums.data(), times_p};
     const Kernels& table = kernels();
     const auto divergences = [&](std::int64_t begin, std::int64_t end) {
-        const Scratch scratch = scratch_for(args);
+        const Memory<float> scratch = scratch_for(args);
         kernel(args, scratch.get(), begin, end);
     };
     const auto gradients = [&](std::int64_t begin, std::int64_t end) { table.group_gradient(args, begin, end); };

@@ -107,30 +107,78 @@ inline Floats bound_of(const StreamWork& work, const StripBlock& block, Floats m
     return max(here, load(known));
 }
 
-inline void add_strip_block(const StreamWork& work, const StripBlock& block, Candidates* candidates) {
-    const Floats high = maximum_of(block);
+// What the passes over a block know of a vector's rows.
+struct VectorState {
+    Floats high;     // largest logits of the block
+    Floats maximum;  // and of all so far
+    Floats shifted{}, total{}, weighted{};
+};
+
+inline VectorState begin_vector(const StreamWork& work, const StripBlock& block) {
+    VectorState state;
     float before[kLanes];
-    const Floats maximum = raise_sums(work, block, high, before);
-    Floats shifted{};
+    state.high = maximum_of(block);
+    state.maximum = raise_sums(work, block, state.high, before);
     if (work.rows.label_smoothing != 0.0f) {
-        for (std::int64_t i = 0; i < block.count; ++i) shifted += load(block.z + i * block.width) - maximum;
+        for (std::int64_t i = 0; i < block.count; ++i) {
+            state.shifted += load(block.z + i * block.width) - state.maximum;
+        }
     }
     for (std::int64_t lane = 0; lane < block.rows; ++lane) take_target(work, block, block.first + lane, before[lane]);
-    Floats totals[2] = {}, weights[2] = {};
-    const auto add = [&](std::int64_t i, int k) MIND_INLINE {
-        const Floats d = load(block.z + i * block.width) - maximum, e = exp_negative_at_least(d);
-        totals[k] += e;
-        weights[k] += e * max(splat(kLowestExponent), d);
+    return state;
+}
+
+// The exponentials of kTogether vectors, the first of them `block`. Where logits are kept they are written here: at the
+// pace of the exponentials, while at the end of a tile each would be waited for.
+template <int kTogether, bool kKeep>
+inline void sum_exponentials(const StreamWork& work, const StripBlock& block, VectorState* states) {
+    // Two rows at a time: sums that do not wait for one another, and the same ones for any kTogether.
+    Floats totals[2][kTogether] = {}, weights[2][kTogether] = {};
+    // Copies: a store might change what they point to, as far as the compiler knows.
+    const float *z = block.z, *projected = block.projected;
+    const std::int64_t width = block.width, stride = work.logits_stride;
+    float* kept = kKeep ? work.logits + block.begin * stride + block.first : nullptr;
+    Floats maxima[kTogether];
+    for (int v = 0; v < kTogether; ++v) maxima[v] = states[v].maximum;
+    const auto add = [&](std::int64_t i, int row, int v) MIND_INLINE {
+        const std::int64_t at = i * width + v * kLanes;
+        const Floats d = load(z + at) - maxima[v], e = exp_negative_at_least(d);
+        totals[row][v] += e;
+        weights[row][v] += e * max(splat(kLowestExponent), d);
+        if constexpr (kKeep) store_past_cache(kept + i * stride + v * kLanes, load(projected + at));
     };
-    std::int64_t i = 0;
-    for (; i + 2 <= block.count; i += 2) {
-        for (int k = 0; k < 2; ++k) add(i + k, k);
+    const std::int64_t pairs = block.count / 2 * 2;
+    for (std::int64_t i = 0; i < pairs; i += 2) {
+#pragma GCC unroll 2
+        for (int row = 0; row < 2; ++row) {
+#pragma GCC unroll 2
+            for (int v = 0; v < kTogether; ++v) add(i + row, row, v);
+        }
     }
-    if (i < block.count) add(i, 0);
+    if (pairs < block.count) {
+        for (int v = 0; v < kTogether; ++v) add(pairs, 0, v);
+    }
+    for (int v = 0; v < kTogether; ++v) {
+        states[v].total = totals[0][v] + totals[1][v];
+        states[v].weighted = weights[0][v] + weights[1][v];
+    }
+}
+
+// The targets' logits, which `take_target` may have taken out.
+inline void keep_targets(const StreamWork& work, const StripBlock& block, std::int64_t rows) {
+    for (std::int64_t row = block.first; row < block.first + rows; ++row) {
+        const std::int64_t target = work.rows.target[row], place = target - block.begin;
+        if (place < 0 || place >= block.count) continue;
+        work.logits[target * work.logits_stride + row] = work.targets[row].projected;
+    }
+}
+
+inline void end_vector(const StreamWork& work, const StripBlock& block, const VectorState& state,
+                       Candidates* candidates) {
     float sums[3][kLanes];
-    store(sums[0], totals[0] + totals[1]);
-    store(sums[1], weights[0] + weights[1]);
-    store(sums[2], shifted);
+    store(sums[0], state.total);
+    store(sums[1], state.weighted);
+    store(sums[2], state.shifted);
     for (std::int64_t lane = 0; lane < block.rows; ++lane) {
         RowSums& row = sums_of(work, block.span, block.first + lane);
         row.others += sums[0][lane];
@@ -139,9 +187,9 @@ inline void add_strip_block(const StreamWork& work, const StripBlock& block, Can
     }
     if (candidates == nullptr || given_up(work)) return;
     // Lower than it may become by roundings, which grow with the logits: what is kept is decided in the end.
-    const Floats slack = splat(0.01f) + max(maximum, -maximum) * 0x1p-22f;
-    const Floats cut = bound_of(work, block, maximum) + work.log_threshold - slack;
-    if (bits_above(high, cut) != 0) collect(work, block, cut, *candidates);
+    const Floats slack = splat(0.01f) + max(state.maximum, -state.maximum) * 0x1p-22f;
+    const Floats cut = bound_of(work, block, state.maximum) + work.log_threshold - slack;
+    if (bits_above(state.high, cut) != 0) collect(work, block, cut, *candidates);
 }
 
 // What the rows of a strip have found in this span becomes a bound for the next.
@@ -180,19 +228,32 @@ inline float* condition_block(const StreamWork& work, const Strip& strip, std::i
 
 template <int kVectors, typename T, typename C>
 inline void stream_block(const StreamWork& work, C condition, const Strip& strip, std::int64_t span, std::int64_t begin,
-                         std::int64_t count, const float* weight, std::int64_t stride, Ahead ahead, float* scratch) {
+                         std::int64_t count, const Elements& rows, Ahead ahead, float* scratch) {
     constexpr std::int64_t kWidth = kVectors * kLanes;
     float* projected = scratch;
-    float* kept = work.logits == nullptr ? nullptr : work.logits + begin * work.logits_stride + strip.first;
-    multiply_block<kVectors>({weight, stride, 1}, count, strip.packed(work), work.hidden.columns,
-                             {projected, kWidth, false, kept, work.logits_stride}, ahead);
+    multiply_block<kVectors>(rows, count, {strip.packed(work), kWidth}, work.hidden.columns, {projected, kWidth, false},
+                             ahead);
     float* z = condition_block<kVectors, T>(work, strip, begin, count, condition, projected, scratch + kBlock * kWidth);
-    Candidates* found = work.candidates == nullptr ? nullptr : work.candidates + span * work.strips + strip.index;
-    for (std::int64_t lane = 0; lane < strip.rows; lane += kLanes) {
-        const std::int64_t rows = strip.rows - lane < kLanes ? strip.rows - lane : kLanes;
-        add_strip_block(work, {span, begin, count, strip.first + lane, rows, lane, kWidth, projected + lane, z + lane},
-                        found);
+    const auto block = [&](int v) {
+        const std::int64_t lane = v * kLanes, left = strip.rows - lane;
+        return StripBlock{
+            span,    begin, count, strip.first + lane, left < kLanes ? left : kLanes, lane, kWidth, projected + lane,
+            z + lane};
+    };
+    VectorState states[kVectors];
+    for (int v = 0; v < kVectors; ++v) states[v] = begin_vector(work, block(v));
+    // As many as fill a cache line: half of one would not reach memory past the caches.
+    constexpr int kTogether = kLanes == 16 ? 1 : kVectors;
+    for (int v = 0; v < kVectors; v += kTogether) {
+        if (work.logits == nullptr) {
+            sum_exponentials<kTogether, false>(work, block(v), states + v);
+        } else {
+            sum_exponentials<kTogether, true>(work, block(v), states + v);
+        }
     }
+    if (work.logits != nullptr) keep_targets(work, block(0), strip.rows);
+    Candidates* found = work.candidates == nullptr ? nullptr : work.candidates + span * work.strips + strip.index;
+    for (int v = 0; v < kVectors; ++v) end_vector(work, block(v), states[v], found);
 }
 
 inline std::int64_t stream_scratch(std::int64_t size) { return kBlock * (2 * kStripRows + size); }
@@ -202,20 +263,13 @@ inline void stream_group(const StreamWork& work, C condition, std::int64_t span,
                          float* scratch) {
     const std::int64_t begin = span * work.span, vocabulary = work.weight.rows;
     const std::int64_t last = begin + work.span < vocabulary ? begin + work.span : vocabulary;
-    for (std::int64_t v = begin; v < last; v += kBlock) {
-        const std::int64_t count = last - v < kBlock ? last - v : kBlock;
-        std::int64_t stride;
-        const float* weight = widen<T>(work.weight, v, count, scratch + 2 * kBlock * kStripRows, stride);
-        const std::int64_t bytes = kBlock * work.weight.stride * static_cast<std::int64_t>(sizeof(T));
-        const std::int64_t share = bytes / (to - from);
-        Ahead ahead{static_cast<const char*>(work.weight.data) + v / kBlock * bytes + bytes, share};
-        for (std::int64_t s = from; s < to; ++s, ahead.from += share) {
-            const Strip strip(work, s);
-            with_vectors(vectors_of(strip.rows), [&]<int kVectors>() {
-                stream_block<kVectors, T>(work, condition, strip, span, v, count, weight, stride, ahead, scratch);
-            });
-        }
-    }
+    const auto add = [&](std::int64_t s, std::int64_t v, std::int64_t count, const Elements& rows, Ahead ahead) {
+        const Strip strip(work, s);
+        with_vectors(vectors_of(strip.rows), [&]<int kVectors>() {
+            stream_block<kVectors, T>(work, condition, strip, span, v, count, rows, ahead, scratch);
+        });
+    };
+    each_block<T>(work.weight, begin, last, from, to, scratch + 2 * kBlock * kStripRows, add);
 }
 
 inline void run_stream(const StreamWork& work, float* scratch, std::int64_t span, std::int64_t begin,
@@ -349,8 +403,8 @@ inline void run_kept_values(const EntryArguments& args, std::int64_t begin, std:
             std::int64_t place = 0;
             while (place + 1 < entries.columns && args.columns[first + place] != target) ++place;
             const LogitsRow<float, C> row(entries, 0, condition);
-            const float mean = number(args.rows, kLogTotal, r) - number(args.rows, kEntropy, r);
-            const RowGradient of(args.rows, r, mean, number(args.rows, kTotal, r), row.one(place).z[0]);
+            const RowGradient of(args.rows, r, number(args.rows, kMean, r), number(args.rows, kTotal, r),
+                                 row.one(place).z[0]);
             float* out = args.values + first;
             double total = 0.0;
             row.each(0, row.size, [&](Logit logit, std::int64_t i) {

@@ -55,13 +55,7 @@ StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const O
     StreamArguments args{};
     args.hidden = matrix_of(hidden);
     args.weight = matrix_of(weight);
-    if (bias) {
-        check_shape("bias", *bias, {vocabulary});
-        check_dtype("bias", *bias, hidden.scalar_type());
-        STD_TORCH_CHECK(bias->is_contiguous(), "bias is not contiguous");
-        check_device("bias", *bias, hidden);
-        args.bias = bias->data_ptr();
-    }
+    args.bias = checked_bias(bias, hidden, vocabulary);
     args.rows.logits = {nullptr, Type::kFloat, rows, vocabulary, vocabulary};
     args.rows.target = checked<std::int64_t>("target", target, {rows}, hidden);
     args.rows.head = conditions_of(softcap, temperature);

@@ -117,7 +117,8 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
     out[kTotal] = sums[0] + of_target;
     out[kLogTotal] = shifted == 0.0f ? log1pf(sums[0]) : logf(out[kTotal]);
     out[kLse] = out[kLogTotal] + maxima[0];
-    out[kEntropy] = out[kLogTotal] - (sums[1] + of_target * fmaxf(shifted, kLowest)) / out[kTotal];
+    out[kMean] = (sums[1] + of_target * fmaxf(shifted, kLowest)) / out[kTotal];
+    out[kEntropy] = out[kLogTotal] - out[kMean];
     out[kOthers] = sums[0] / out[kTotal];
     out[kLseOthers] = sums[0] > 0.0f ? maxima[0] + logf(sums[0]) : INFINITY;
     out[kNll] = out[kLogTotal] - shifted;

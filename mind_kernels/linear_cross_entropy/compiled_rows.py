@@ -18,7 +18,7 @@ from mind_kernels.linear_cross_entropy.logits_rows import Counted, KeptEntries, 
 from mind_kernels.sparse_gradient import ByColumn, sort_entries
 
 # The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h, which says what they are.
-ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total", "others", "lse_others")
+ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total", "others", "lse_others", "mean")
 
 
 class CompiledRows:

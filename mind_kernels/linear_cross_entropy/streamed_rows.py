@@ -13,16 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mind_kernels.compiled_head import FEWEST_ROWS
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS, CompiledRows, conditions, outputs, values_of
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights, SparseRows
 from mind_kernels.linear_cross_entropy.logits_rows import HostSums
 from mind_kernels.sparse_gradient import ByColumn, Entries, most_kept, offsets_of
-
-# From this many rows on, those in float32 are streamed: a vector of them. Measured at V 8192 to 49152, D 576 and 2048:
-# 0.5 to 0.8 of the time of a product and a pass over its logits at 16 rows, and 1.7 at one row.
-FEWEST_ROWS = 16
-
 
 # Logits come in whole blocks of the vocabulary (kBlock in csrc/cpu/kernels.h) and whole vectors of rows.
 _BLOCK, _LANES = 96, 16
@@ -33,8 +29,9 @@ _STRIP, _MOST_STRIPS, _CHUNK_BYTES = 48, 4, 48 << 20
 
 
 def _are_streamed(hidden: Tensor) -> bool:
-    """Half precision always is: its logits in memory are rounded, and no number may depend on how many rows there are.
-    A product of depth 0 is none."""
+    """From FEWEST_ROWS on, a vector of them: 0.5 to 0.8 of the time of a product and a pass over its logits at 16 rows,
+    and 1.7 at one row (V 8192 to 49152, D 576 and 2048). Half precision always is: its logits in memory are rounded,
+    and no number may depend on how many rows there are. A product of depth 0 is none."""
     return hidden.shape[1] > 0 and (hidden.dtype != torch.float32 or len(hidden) >= FEWEST_ROWS)
 
 
@@ -82,7 +79,7 @@ class _ExactRows:
 
 
 class _ExactChunk:
-    """See `contract.ExactChunk`. The logits lie transposed, and are those of the product alone."""
+    """See `contract.ExactChunk`. The logits lie transposed, projected."""
 
     def __init__(self, rows: _ExactRows, hidden: Tensor, target: Tensor) -> None:
         self._rows, self._hidden, self._target = rows, hidden, target
@@ -106,7 +103,6 @@ class _ExactChunk:
             self._rows.logits,
             self._hidden,
             spec.head.weight,
-            spec.head.bias,
             self._target,
             weights.loss,
             weights.entropy,

@@ -15,6 +15,7 @@ from test_row_kernels import make, never_given_up
 
 from mind_kernels import extension, linear_cross_entropy, row_chunks, sparse_gradient
 from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS
 from mind_kernels.linear_cross_entropy.contract import RowWeights
 from mind_kernels.testing import assert_within_budget
 
@@ -258,7 +259,7 @@ def test_no_more_than_a_chunk_of_logits(implementation, monkeypatch):
 
 def stream_statistics():
     hidden, weight, bias, target = inputs_of(17, 8, 101, bias=True)
-    results = {"numbers": torch.zeros(9, 17), "correct": torch.zeros(17, dtype=torch.bool)}
+    results = {"numbers": torch.zeros(len(ROW_NUMBERS), 17), "correct": torch.zeros(17, dtype=torch.bool)}
     options = {"softcap": 0.0, "temperature": 1.0, "label_smoothing": 0.0, "z_loss": 0.0, "temperatures": None}
     given = {"hidden": hidden, "weight": weight, "bias": bias, "target": target}
     return given | options | results | {"logits": torch.zeros(192, 32)}
@@ -380,7 +381,7 @@ def test_wrong_arguments_are_named(operator, argument, change, message):
 def test_few_rows(implementation, rows):
     arguments = stream_statistics()
     few = {"hidden": arguments["hidden"][:rows], "target": arguments["target"][:rows]}
-    results = {"numbers": torch.zeros(9, rows), "correct": torch.zeros(rows, dtype=torch.bool)}
+    results = {"numbers": torch.zeros(len(ROW_NUMBERS), rows), "correct": torch.zeros(rows, dtype=torch.bool)}
     extension.operators("cpp").stream_statistics(*arguments.values())
     extension.operators("cpp").stream_statistics(*(arguments | few | results).values())
     assert torch.equal(results["numbers"], arguments["numbers"][:, :rows])
