@@ -36,9 +36,7 @@ def example(options, wrong=()):
 @pytest.fixture
 def one_rationale(monkeypatch):
     """The example's question with its first rationale alone."""
-    monkeypatch.setattr(
-        "method_cases.QUESTION", dataclasses.replace(QUESTION, rationales={0: QUESTION.rationales[0]})
-    )
+    monkeypatch.setattr("method_cases.QUESTION", dataclasses.replace(QUESTION, rationales={0: QUESTION.rationales[0]}))
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
