@@ -74,19 +74,20 @@ def row_weights(
 def token_mean(
     weights: Tensor,  # (Q, K)
     tokens: Tensor,  # (Q, K), of all sequences of the step
-    terms: int,
+    terms: Sequence[int],  # K numbers
 ) -> Tensor:  # (Q, K)
     """The weights with which a mean over the tokens of each sequence becomes one over all tokens of a term.
 
-    A term is the slots s mod `terms`. Each weight is multiplied by the sequence's tokens and divided by their weighted
+    A term is the slots of the same number in `terms`; their weights have one sign. Each weight is multiplied by the sequence's tokens and divided by their weighted
     mean in the term: by `row_weights` every token of a term then has the weight of its sequence, and the term has the
     weight in all that it had before.
     """
     out = torch.zeros_like(weights)
-    for term in range(terms):
-        w, t = weights[:, term::terms], tokens[:, term::terms].to(weights)
+    for term in set(terms):
+        slots = [slot for slot, its in enumerate(terms) if its == term]
+        w, t = weights[:, slots], tokens[:, slots].to(weights)
         whole = (w * t).sum()
-        out[:, term::terms] = torch.where(whole != 0, w * t * w.sum() / torch.where(whole != 0, whole, 1), 0)
+        out[:, slots] = torch.where(whole != 0, w * t * w.sum() / torch.where(whole != 0, whole, 1), 0)
     return out
 
 

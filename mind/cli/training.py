@@ -83,6 +83,10 @@ class Evaluate:
         }
         given = [name for name, value in ways.items() if value]
         require(len(given) < 2, f"{' beside '.join(given)}: a student is asked in one way at a time")
+        require(
+            bool(self.lorid.knowledge) or self.lorid == InteractionConfig(),
+            "--lorid options are of three students that answer together: --lorid.knowledge and --lorid.deep name two",
+        )
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,10 @@ def train_command(options: Train) -> None:
         raise
     if finished and folder.read_status() == finished:
         say(f"{folder.path}: the run is finished, after {number_of(finished['steps'], 'step')}; nothing was changed")
-        say_next("train", "--output", config.output, "--resume", "--train.max-steps", "N", purpose="for more steps")
+        from mind.methods import method_class
+
+        if not method_class(config.method).depends_on_length:
+            say_next("train", "--output", config.output, "--resume", "--train.max-steps", "N", purpose="for more steps")
     print_outcome(folder)
 
 

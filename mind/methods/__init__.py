@@ -17,7 +17,7 @@ from mind.methods.method import Method, with_learning_rate
 from mind.methods.mind import Mind
 from mind.methods.mode_cotd import ModeCotd
 from mind.methods.nesycd import Nesycd
-from mind.methods.presets import PRESETS, check_given, method_name, parts, replaced, with_preset
+from mind.methods.presets import PRESETS, check_given, method_name, neutral, replaced, with_preset
 from mind.methods.qcrd import Qcrd
 from mind.methods.redi import Redi
 from mind.methods.sbs import Sbs
@@ -84,11 +84,11 @@ def _stages(config: MindConfig, method: type[Method]) -> dict[str, StageConfig]:
 
 def with_method(config: MindConfig, method: str) -> MindConfig:
     """`config` by another method: with the options that it fixes, if it is a preset, and with the defaults of those
-    that the former one fixed. The rest stays, but for the options and the stages of the former method, and for its
+    that the former one fixed or needed. The rest stays, but for the options and the stages of the former method, and for its
     learning rate if that is the former method's own."""
     method, former = method_name(method), method_name(config.method)
-    names, fixed = (PRESETS[name].options if name in PRESETS else {} for name in (former, method))
-    config = replaced(config, parts(MindConfig(), names))
+    fixed = PRESETS[method].options if method in PRESETS else {}
+    config = replaced(config, neutral(former))
     if config.train.learning_rate == method_class(former).learning_rate:
         config = replaced(config, {"train": {"learning_rate": None}})
     own = {"method": method, "options": MindConfig().options, "stages": {}}

@@ -117,6 +117,13 @@ class Compact(Sft):
             (Series("alpha_entropy", brief="entropy of alpha {:.2f}"),),
             from_zero=True,
         ),
+        Chart(
+            "alpha",
+            "Weight of each perspective",
+            "mean alpha",
+            "One line near 1: one perspective has nearly all the weight; equal lines: all weigh the same.",
+            form="perspectives",
+        ),
     )
 
     def __init__(self, context: MethodContext) -> None:
@@ -200,17 +207,15 @@ class Compact(Sft):
         return out
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
-        names, there = self.context.config.data.perspectives, plan.trained.sum(0)
-        shares = {
-            f"alpha/{name}": totals[f"alpha_{k}"] / int(there[k]) for k, name in enumerate(names) if int(there[k]) > 0
-        }
+        there = plan.trained.sum(0)
+        means = torch.tensor([totals[f"alpha_{k}"] for k in range(len(there))], dtype=torch.float64) / there
         return StepMetrics(
             {
                 "sft_loss": totals["sft"],
                 "consistency": totals["consistency"],
                 "alpha_entropy": totals["alpha_entropy"] / len(plan.questions),
-                **shares,
-            }
+            },
+            {"alpha": torch.where(plan.trained, means, torch.nan)},
         )
 
 

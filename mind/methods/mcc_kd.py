@@ -60,6 +60,7 @@ class MccKd(Method):
     title = "MCC-KD"
     unread = OF_MIND
     fewest_rationales = TO_COMPARE
+    learning_rate = 1e-5
     lesson = "pair"
     answer_span = "answer"
     charts = (

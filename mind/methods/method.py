@@ -249,9 +249,6 @@ class Method(ABC):
     """Where it compares rationales if `objective.answer_span` does not say it."""
     reads_answers: ClassVar[bool] = False
     """Whether it needs to know which tokens of the suffix are the answer, wherever it compares."""
-    terms: ClassVar[int] = 1
-    """The slots s mod `terms` are a term of the loss, with a mean over tokens of its own if `objective.normalize` is
-    "token"."""
     title: ClassVar[str]
     """The method's name in reports."""
     charts: ClassVar[tuple[Chart, ...]] = ()
@@ -377,15 +374,22 @@ class Method(ABC):
             backend=objective.backend,
         )
 
+    def term_of(self, slot: int) -> int:
+        """The term of the loss that a slot belongs to, numbered from 0. The weights of a term have one sign; if
+        `objective.normalize` is "token", each term has a mean over tokens of its own."""
+        return 0
+
+    def sequence_weights(self, plan: StepPlan) -> Tensor:  # (Q, K)
+        """The weights of the means over the tokens of each sequence, by `objective.normalize`."""
+        if self.context.config.objective.normalize == "sequence":
+            return plan.weights
+        slots = range(plan.weights.shape[1])
+        tokens = [[len(q.branches[k].ids) if k in q.branches else 0 for k in slots] for q in plan.questions]
+        return token_mean(plan.weights, torch.tensor(tokens), [self.term_of(slot) for slot in slots])
+
     def row_weights(self, plan: StepPlan, batch: MicroBatch, hidden: Tensor) -> Tensor:  # (N,)
-        """The weights of a micro-batch's rows in the cross-entropy that belong to those of the plan's sequences, by
-        `objective.normalize`."""
-        weights = plan.weights
-        if self.context.config.objective.normalize == "token":
-            slots = range(weights.shape[1])
-            tokens = [[len(q.branches[k].ids) if k in q.branches else 0 for k in slots] for q in plan.questions]
-            weights = token_mean(weights, torch.tensor(tokens), self.terms)
-        return row_weights(weights, batch, hidden)
+        """The weights of a micro-batch's rows in the cross-entropy that belong to `sequence_weights`."""
+        return row_weights(self.sequence_weights(plan), batch, hidden)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         """Called after the last backward pass of a step, before the optimizer moves the student.

@@ -137,6 +137,10 @@ class Nesycd(Method):
     def slots(self) -> tuple[str, ...]:
         return ("answer", "rationale", "rationale with rules")
 
+    def term_of(self, slot: int) -> int:
+        """The answer, and rationales with and without rules."""
+        return min(slot, 1)
+
     def prepare(self, step: Step) -> StepPlan:
         if self._wrong is None:
             self._wrong = self._answered_wrongly(step)

@@ -32,7 +32,6 @@ class PairMethod(Method):
 
     unread = (*OF_MIND, *OF_ANSWERS)
     lesson = "pair"
-    terms = 2
     charts = (
         replace(
             LOSS,
@@ -84,6 +83,10 @@ class PairMethod(Method):
         """The pairs of a question that the method can use; here every right rationale with every wrong one."""
         wrongs = [sequences.wrong(question, rationale) for rationale in question.wrong_rationales]
         return [Pair(tokens.branches[k], wrong) for k in sorted(tokens.rationales) for wrong in wrongs]
+
+    def term_of(self, slot: int) -> int:
+        """Right rationales and wrong ones."""
+        return slot % 2
 
     @staticmethod
     def plan_of(

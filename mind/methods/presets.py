@@ -5,6 +5,7 @@ The ablations of MIND are such: they differ from it in an option or two, and in 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,10 +87,21 @@ def check_given(method: str, values: Mapping[str, Any], where: str) -> None:
             )
 
 
-def parts(value: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+def neutral(method: str) -> Any:
+    """The defaults of what a preset fixes or needs, nested as in config.json; nothing for another method."""
+    if method not in PRESETS:
+        return {}
+    names: dict[str, Any] = copy.deepcopy(PRESETS[method].options)
+    for needed in PRESETS[method].needs:
+        section, name = needed.split(".")
+        names.setdefault(section, {})[name] = None
+    return _parts(MindConfig(), names)
+
+
+def _parts(value: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a dataclass that `names` has as keys, nested as there."""
     return {
-        name: parts(getattr(value, name), inner) if isinstance(inner, Mapping) else getattr(value, name)
+        name: _parts(getattr(value, name), inner) if isinstance(inner, Mapping) else getattr(value, name)
         for name, inner in names.items()
     }
 

@@ -106,8 +106,6 @@ class QcrdPlan(StepPlan):
     """(Q, S) CE of all rationales, nan where there is none."""
     quality: Tensor
     """(Q, S) q of all rationales, nan where there is none."""
-    constants: Tensor
-    """(Q, S) what the clip adds to the loss for a wrong rationale that is pushed: it has no gradient."""
     positive: Tensor
     """(Q,) the slot of the right rationale."""
     negative: Tensor
@@ -200,7 +198,7 @@ class Qcrd(Method):
         require(
             wrongs > 0 or options.refresh_epochs > 0,
             f"method {config.method} learns from wrong rationales, and none of the {len(questions)} questions has any: "
-            "`mind data filter` and `mind data import` keep them with --filter.keep-wrong and --keep-wrong, and "
+            "`mind data filter` and `mind data import` keep them with --keep-wrong, and "
             "--options.refresh-epochs samples some",
         )
         first = len(config.data.perspectives)
@@ -255,8 +253,6 @@ class Qcrd(Method):
         pushed = losses[rows, negative] < options.delta  # False of a question without a wrong rationale: nan
         push = (1 - options.label) * options.beta * (1 - quality[rows, negative])
         weights[rows, negative] = torch.where(pushed, -push, 0.0)
-        constants = torch.zeros_like(losses)
-        constants[rows, negative] = torch.where(pushed, options.delta * push, 0.0)
         return QcrdPlan(
             questions,
             weights,
@@ -264,7 +260,6 @@ class Qcrd(Method):
             observed=torch.zeros_like(weights, dtype=torch.bool),
             losses=losses,
             quality=quality,
-            constants=constants,
             positive=positive,
             negative=negative,
             encoded=encoded,
@@ -273,8 +268,14 @@ class Qcrd(Method):
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
         assert isinstance(plan, QcrdPlan)
         terms = super().loss(hidden, head, batch, plan)
-        clipped = plan.constants[batch.present].sum() / len(plan.constants)
+        # What the clip adds for each wrong rationale that is pushed, the only ones with a negative weight.
+        pushes = self.sequence_weights(plan).clamp(max=0).neg()
+        clipped = self.options.delta * pushes[batch.present].sum() / len(pushes)
         return terms._replace(loss=terms.loss + clipped.to(terms.loss))
+
+    def term_of(self, slot: int) -> int:
+        """Right rationales, wrong ones, the answer alone."""
+        return (slot >= self.context.perspectives) + (slot == len(self.slots) - 1)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         assert isinstance(plan, QcrdPlan)
@@ -285,7 +286,7 @@ class Qcrd(Method):
             "negative_loss": plan.losses[rows, plan.negative],
             "right_quality": plan.quality[:, :right],
             "wrong_quality": plan.quality[:, right:],
-            "pushed": plan.constants.any(1).double(),
+            "pushed": (plan.weights < 0).any(1).double(),
         }
         known = {name: float(value.nanmean()) for name, value in means.items() if not value.isnan().all()}
         return StepMetrics(

@@ -117,7 +117,8 @@ class Redi(PairMethod):
         if most is not None and drop > most:
             raise StoppedError(
                 f"the right rationales' log-probability has fallen by {drop:.2f} nats per token since the first step, "
-                f"more than options.max_drop {most:g}: a smaller train.learning_rate or options.alpha keeps them"
+                f"more than options.max_drop {most:g}: a new run with a smaller train.learning_rate or options.alpha "
+                "keeps them"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -54,7 +54,6 @@ class Sbs(Method):
 
     Options = SbsOptions
     title = "Distilling step-by-step"
-    terms = 2
     charts = (
         Chart(
             "l_real",
@@ -100,6 +99,9 @@ class Sbs(Method):
     @property
     def slots(self) -> tuple[str, ...]:
         return ("answer", "rationale")
+
+    def term_of(self, slot: int) -> int:
+        return slot
 
     def prepare(self, step: Step) -> StepPlan:
         questions = [self._pair(question.id, step.epoch) for question in step.questions]

@@ -113,7 +113,9 @@ class Schedule:
             change = (self._loss - loss) / (self._loss + 1e-15)
             self._average = options.momentum * self._average + (1 - options.momentum) * change
             even = options.t_start + (1 - options.t_start) * self._step / self._steps
-            rise = self._alpha / (1 + math.exp(-self._average)) * (1 - self.t)
+            # Clamped: beside a loss of about 0 the change has no bound, and the sigmoid has reached 0 or 1 long before.
+            speed = 1 / (1 + math.exp(-max(-50.0, min(50.0, self._average))))
+            rise = self._alpha * speed * (1 - self.t)
             self.t = min(1.0, max(even, self.t + rise))
         self._loss = loss
         self._step += 1

@@ -124,9 +124,15 @@ def _names(sides: Sequence[Any], *keys: str) -> list[str]:
 
 
 def headline_rows(table: Sequence[Row], metrics: Metrics) -> list[Row]:
-    """At most four: one or two accuracies, the held-out loss, and the training's own start against its end."""
+    """At most four: one or two accuracies, the held-out loss, and the training's own start against its end, or that of
+    a search, which trains on nothing."""
     rows = [row for row in table if row.intervals][:2]
     rows += [row for row in table if row.what.startswith("held-out NLL, nats")]
+    if math.isfinite(best := metrics.series("best_loss")[-1]):
+        return [
+            *rows,
+            _row("objective, first and best trial", [float(metrics.series("loss")[0]), float(best)], decimal),
+        ][:4]
     window = max(1, len(metrics.steps) // 10)
     ends = "first and last step" if window == 1 else f"first and last {window} steps"
     for what, name, shown in (("train loss", "loss", decimal), ("token accuracy", "accuracy", percent)):

@@ -30,7 +30,13 @@ def check_options(config: MindConfig) -> None:
     rate_factors(config.train, steps=1)
     training_arguments(config)
     _check_backend(config)
-    method_class(config.method).check(config)
+    method = method_class(config.method)
+    require(
+        config.data.only is None or method.fewest_rationales == 1,
+        f"data.only is {config.data.only}: method {config.method} compares rationales, and needs "
+        f"{method.fewest_rationales} of a question",
+    )
+    method.check(config)
     if config.train.compile:
         _check_compiler()
 

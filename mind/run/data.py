@@ -51,14 +51,18 @@ def load_data(config: MindConfig) -> RunData:
 
 
 def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question]:
-    """The training questions, those of `data.only` with the rationales of that perspective alone.
+    """The training questions, those of `data.only` with the rationales of that perspective alone, right and wrong.
 
     Raises MindError if no question has one.
     """
     if data.only is None:
         return list(questions)
     chosen = [
-        replace(question, rationales=rationales)
+        replace(
+            question,
+            rationales=rationales,
+            wrong_rationales=tuple(one for one in question.wrong_rationales if one.perspective == data.only),
+        )
         for question in questions
         if (rationales := tuple(one for one in question.rationales if one.perspective == data.only))
     ]

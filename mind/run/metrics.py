@@ -28,10 +28,9 @@ class StepMeter:
     def _reset(self) -> None:
         self._steps = 0
         self._loss = 0.0
-        self._questions = 0
         self._tokens = 0
         self._seconds = 0.0
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, tuple[float, int]] = {}  # and of how many questions
         self._tables: dict[str, Tensor] = {}  # (2, K) each: sum and count
         self._latest: dict[str, Any] = {}
         self._work: Counter[str] = Counter()
@@ -51,11 +50,11 @@ class StepMeter:
         """
         self._steps += 1
         self._loss += loss
-        self._questions += questions
         self._tokens += tokens
         self._seconds += seconds
         for name, value in metrics.means.items():
-            self._sums[name] = self._sums.get(name, 0.0) + questions * value
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + questions * value, count + questions
         for name, table in metrics.tables.items():
             known = ~table.isnan()
             added = torch.stack([torch.where(known, table.double(), 0).sum(0), known.double().sum(0)])
@@ -64,14 +63,15 @@ class StepMeter:
         self._work.update(work)
 
     def flush(self) -> dict[str, Any]:
-        """A line of metrics.jsonl: means over the questions since the last call, tables as a mean per perspective.
+        """A line of metrics.jsonl: means over the questions since the last call, tables as a mean per perspective. A mean
+        that some steps lack is over the questions of the others.
 
         {"loss": 1.5, "loss part": 1.0, "l_real": {"analogy": 1.0}, "work": {"trained": 99}, ...}; a perspective of
         which nothing is known is left out. "loss" is the mean over the steps, "tokens" and "step_s" are sums,
         "tokens_per_s" is their ratio.
         """
         row: dict[str, Any] = {"loss": self._loss / self._steps}
-        row |= {name: total / self._questions for name, total in self._sums.items()}
+        row |= {name: total / count for name, (total, count) in self._sums.items()}
         for name, (total, count) in self._tables.items():
             means = zip(self.perspectives, (total / count).tolist(), strict=True)
             if known := {perspective: mean for perspective, mean in means if not math.isnan(mean)}:
@@ -88,7 +88,6 @@ class StepMeter:
         return {
             "steps": self._steps,
             "loss": self._loss,
-            "questions": self._questions,
             "tokens": self._tokens,
             "seconds": self._seconds,
             "sums": self._sums,
@@ -100,8 +99,9 @@ class StepMeter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self._steps, self._loss = state["steps"], state["loss"]
-        self._questions, self._tokens, self._seconds = state["questions"], state["tokens"], state["seconds"]
-        self._sums, self._latest, self._work = dict(state["sums"]), dict(state["latest"]), Counter(state["work"])
+        self._tokens, self._seconds = state["tokens"], state["seconds"]
+        self._latest, self._work = dict(state["latest"]), Counter(state["work"])
+        self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
         self._tables = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in state["tables"].items()}
 
 

@@ -139,6 +139,7 @@ def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Ma
     loaded: dict[StudentConfig, Any] = {}
     run = None
     for stage in stages:
+        run = None  # and its student with it
         run = _prepared(stage, data, loaded)
     assert run is not None
     if len(stages) == 1:

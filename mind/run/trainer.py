@@ -123,7 +123,7 @@ class MethodTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, with the attention and, if the configuration says so, the compiled trunk that train.
 
-        Raises NotFiniteError and StoppedError with the step, its questions and the last checkpoint.
+        Raises NotFiniteError and StoppedError with the step and its questions, the former with the last checkpoint.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self._training_began = time.perf_counter()
@@ -132,7 +132,9 @@ class MethodTrainer(Trainer):
                 return super().train(*args, **kwargs)
             except (NotFiniteError, StoppedError) as error:
                 where = f"step {self._step}, {named_questions(self._questions)}"
-                raise type(error)(f"{where}: {error}; {self.folder.way_back()}") from None
+                # To resume would end there again: a method stops by what it was told to.
+                way_back = f"; {self.folder.way_back()}" if isinstance(error, NotFiniteError) else ""
+                raise type(error)(f"{where}: {error}{way_back}") from None
 
     @contextmanager
     def compiled_trunk(self) -> Iterator[None]:
@@ -201,7 +203,9 @@ class MethodTrainer(Trainer):
 
         def observe(chosen: Tensor, others: Sequence[TokenizedQuestion] | None = None) -> Tensor:
             some = questions if others is None else others
+            student.eval()  # what a method decides by has no dropout
             totals, l_real = self._observe(student, some, chosen).over_processes(self.args.world_size)
+            student.train()
             _check_finite(totals, l_real, some, chosen)
             work["observed"] += int(totals["observed"])
             return l_real
@@ -373,6 +377,11 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
     return arguments
 
 
+def _run_name(folder: Path) -> str:
+    """In services that runs report to: the folder's name, behind that of the run if it is a stage's."""
+    return f"{folder.parent.parent.name}/{folder.name}" if folder.parent.name == "stages" else folder.name
+
+
 def _training_arguments(config: MindConfig) -> TrainingArguments:
     train = config.train
     if train.learning_rate is None:
@@ -381,7 +390,7 @@ def _training_arguments(config: MindConfig) -> TrainingArguments:
     checkpointing: dict[str, Any] = {"gradient_checkpointing": True} if train.gradient_checkpointing else {}
     return TrainingArguments(
         output_dir=config.output,
-        run_name=Path(config.output).name,
+        run_name=_run_name(Path(config.output)),
         per_device_train_batch_size=1,  # item of the plan, which holds all steps of the run
         num_train_epochs=1,
         learning_rate=train.learning_rate,

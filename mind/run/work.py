@@ -33,7 +33,8 @@ def step_work(
     observed as "search" alone.
     """
     if not computed.get("trained"):
-        return {"search": computed.get("observed", 0)}
+        others = {kind: tokens for kind, tokens in computed.items() if tokens and kind not in ("trained", "observed")}
+        return {"search": computed.get("observed", 0), **others}
     padded, packed = naive_tokens(questions)
     shared = sum(map(question_tokens, questions)) if pack_options.share_prompts else packed
     always = {"trained": 0, "observed": 0}

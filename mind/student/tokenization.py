@@ -116,7 +116,7 @@ class Chat:
             kind = type(self.tokenizer).__name__
             raise MindError(
                 f"which tokens are the answer is not known, since the tokenizer, a {kind}, does not tell the "
-                "characters of a token: --objective.answer_span suffix does without"
+                "characters of a token: a fast one, with a tokenizer.json, does"
             )
         found, place, count = [], 0, 0
         for piece in self._pieces(text, after=self.template.end):

@@ -12,7 +12,7 @@ from worked_example import QUESTION, head, hidden_of
 
 import mind
 from mind.batches.packing import micro_batches
-from mind.config import DataConfig, EvaluationConfig, MindConfig, StudentConfig, TrainConfig
+from mind.config import DataConfig, EvaluationConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.data.questions import save_questions
 from mind.methods import METHODS, with_options
 from mind.methods.method import MethodContext, Step
@@ -29,6 +29,13 @@ def build(kind, options, name="", **fields):
     built.options = options
     for field, value in fields.items():
         setattr(built, field, value)
+    return built
+
+
+def by_tokens(built):
+    """The same method with the mean over all tokens of a step."""
+    config = dataclasses.replace(built.context.config, objective=ObjectiveConfig(normalize="token"))
+    built.context = dataclasses.replace(built.context, config=config)
     return built
 
 

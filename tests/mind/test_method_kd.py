@@ -233,6 +233,13 @@ def test_falling_losses_carry_taid_beyond_its_even_rise():
     assert schedule.t == pytest.approx(0.4 + 0.5 / (1 + math.exp(-0.01 * 0.5)) * 0.6)
 
 
+def test_a_loss_of_nothing_leaves_a_schedule_that_can_be_computed():
+    schedule = Schedule(TaidOptions(t_start=0.0), 10)
+    for loss in (1e-9, 2e-9, 1e-3, 0.0, 1e-2, 1e-2):
+        schedule.update(loss)
+    assert schedule.t == pytest.approx(0.5)  # the even rise
+
+
 @pytest.mark.parametrize(("momentum_of", "losses"), [("kl", [1.0, 0.5]), ("ce", [3.0, 2.5])])
 def test_taid_follows_the_loss_that_is_configured(monkeypatch, momentum_of, losses):
     """The divergences 1 and 0.5, and an entropy of the target of 2 nats in both steps."""

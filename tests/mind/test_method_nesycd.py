@@ -7,9 +7,9 @@ import json
 import shutil
 
 import pytest
+from method_cases import PACKINGS, build, by_tokens, config_of, total
 from small_run import train_rows
 from test_method_lorid import RULES, with_rules
-from test_other_methods import PACKINGS, build, config_of, total
 from tiny import build_model, build_tokenizer
 from worked_example import EXPLAIN, EXPLAIN_ROW, LABEL, LABEL_ROW, QUESTION, SEQUENCES
 
@@ -44,6 +44,7 @@ def test_the_loss_by_hand(packing, one_rationale):
     rows = {0: LABEL_ROW, 1: EXPLAIN_ROW}
     baseline = NesycdOptions(answer=0.3, rationale=0.7)
     assert total(example(baseline), rows, packing)[1] == pytest.approx(2.376447043457, abs=1e-12)
+    assert total(by_tokens(example(baseline)), rows, packing)[1] == pytest.approx(2.376447043457, abs=1e-12)
     # With rules: a CE(label) + b (CE(explain) + CE(s0)) / 2.
     rows[2] = 0
     expected = 0.3 * 2.264879510239 + 0.35 * (2.424261700551 + 2.096122946839)

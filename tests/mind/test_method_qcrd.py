@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from method_cases import PACKINGS, build, config_of, context_of_run, with_wrong
+from method_cases import PACKINGS, build, by_tokens, config_of, context_of_run, with_wrong
 from small_run import train_rows
 from tiny import build_model, build_questions, build_tokenizer
 from worked_example import LABEL, LABEL_ROW, QUESTION, WRONG, WRONG_ROW, Z, head, hidden_of
@@ -77,6 +77,8 @@ def test_qcrd_by_hand(packing):
     plan, loss, gradients, logged = total(example(), packing)
     assert plan.trained.tolist() == [[False, True, False, True, False, False, True]]
     assert loss == pytest.approx(1.6806821985940623, abs=1e-12)
+    # A question has one sequence of each term, so that a mean over the term's tokens is that of the sequence.
+    assert total(by_tokens(example()), packing)[1] == pytest.approx(loss, abs=1e-12)
     means = logged.means
     assert 0.6 * means["positive_loss"] == pytest.approx(0.9545570203306363, abs=1e-12)
     assert means["negative_loss"] - 3 == pytest.approx(-1.0137704758483148, abs=1e-12)

@@ -19,7 +19,7 @@ from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import load_run_config, method_class, method_title, with_options
 from mind.methods.method import MethodContext, Step
-from mind.records import PackOptions, TokenizedQuestion
+from mind.records import PackOptions, TokenizedQuestion, WrongRationale
 from mind.run.data import trained_on
 
 CONFIG = MindConfig(method="single", data=DataConfig(perspectives=NAMES, only=NAMES[1]))
@@ -41,11 +41,15 @@ def test_single_by_hand(length):
 
 
 def test_questions_keep_the_rationales_of_the_perspective_alone(capsys):
-    questions = build_questions(6)
+    questions = [
+        dataclasses.replace(question, wrong_rationales=tuple(WrongRationale(name, "no", "0") for name in NAMES))
+        for question in build_questions(6)
+    ]
     assert trained_on(questions, dataclasses.replace(CONFIG.data, only=None)) == questions
     kept = trained_on(questions, CONFIG.data)
     assert [question.id for question in kept] == [f"sum-{i}" for i in (0, 1, 3, 4)]
-    assert {tuple(one.perspective for one in question.rationales) for question in kept} == {(NAMES[1],)}
+    for kind in ("rationales", "wrong_rationales"):
+        assert {tuple(one.perspective for one in getattr(question, kind)) for question in kept} == {(NAMES[1],)}
     assert "4 of 6 questions are trained on: the others have no rationale of second" in capsys.readouterr().err
     with pytest.raises(MindError, match="data.only is second: none of the 1 training questions has a rationale of it"):
         trained_on(questions[2:3], CONFIG.data)
@@ -72,6 +76,9 @@ def test_what_is_missing_is_told_before_anything_is_written(tmp_path, two_steps,
     expect_error(
         [*single, "--data.only", "fourth"], capsys, "data.only is fourth: expected one of data.perspectives, first"
     )
+    for method in ("mind", "mcc-kd"):
+        told = f"data.only is {NAMES[0]}: method {method} compares rationales, and needs 2 of a question"
+        expect_error(replaced(two_steps, "--method", method, "--data.only", NAMES[0]), capsys, told)
     assert content(tmp_path) == before
     with pytest.raises(MindError, match="method single needs data.only"):
         mind.train(dataclasses.replace(CONFIG, output=str(tmp_path / "run"), data=DataConfig()))

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from method_cases import PACKINGS, build, total
+from method_cases import PACKINGS, build, by_tokens, total
 from test_trainer import build_trainer
 from worked_example import EXPLAIN, EXPLAIN_ROW, FIRST_ROWS, LABEL, LABEL_ROW, QUESTION, SEQUENCES, Z, head, hidden_of
 
@@ -16,12 +16,6 @@ from mind.config import MethodOptions, ObjectiveConfig
 from mind.methods.method import Step
 from mind.methods.sbs import Sbs, SbsOptions
 from mind.methods.sft import Sft
-
-
-def by_tokens(built):
-    config = dataclasses.replace(built.context.config, objective=ObjectiveConfig(normalize="token"))
-    built.context = dataclasses.replace(built.context, config=config)
-    return built
 
 
 def nll(first, tokens):
@@ -57,10 +51,10 @@ def test_weights_over_all_tokens():
     """w T over the weighted mean length of the term; the sum of the weights stays. Signs are the terms' own."""
     weights = torch.tensor([[1.0, -0.8, 0.0, 0.0], [1.0, -0.8, 1.0, -0.8]], dtype=torch.float64)
     tokens = torch.tensor([[4, 2, 0, 0], [6, 3, 2, 7]])
-    found = token_mean(weights, tokens, 2)
+    found = token_mean(weights, tokens, [0, 1, 0, 1])
     expected = torch.tensor([[1.0, -0.4, 0, 0], [1.5, -0.6, 0.5, -1.4]], dtype=torch.float64)
     torch.testing.assert_close(found, expected)
-    assert not token_mean(torch.zeros(2, 4), tokens, 1).any()
+    assert not token_mean(torch.zeros(2, 4), tokens, [0] * 4).any()
 
 
 @pytest.mark.parametrize("method", ["mind", "compact"])
