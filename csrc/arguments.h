@@ -22,8 +22,9 @@ struct Matrix {
 // The statistics of a row in the order in which `numbers` has them; total is the sum of e^(z - maximum). Of all entries
 // but the target, others is the probability, 1 - p of the target, and lse_others the log-sum-exp, or infinity where
 // they have none; both are summed without the target, beside which they may be less than a rounding. mean is that of
-// z - maximum in the softmax, log_total - entropy before either is rounded. A new one comes
-// here, where the kernels compute it (cpu/cross_entropy.h, cpu/stream.h, cuda/statistics.cuh), and in compiled_rows.py.
+// z - maximum in the softmax, log_total - entropy before either is rounded; only the CPU's gradients read it so far. A
+// new one comes here, where the kernels compute it (cpu/cross_entropy.h, cpu/stream.h, cuda/statistics.cuh), and in
+// compiled_rows.py.
 enum RowNumber { kLoss, kNll, kLse, kEntropy, kMaximum, kLogTotal, kTotal, kOthers, kLseOthers, kMean, kRowNumbers };
 constexpr const char* kRowNumberNames[] = {"loss",      "nll",   "lse",    "entropy",    "maximum",
                                            "log_total", "total", "others", "lse_others", "mean"};

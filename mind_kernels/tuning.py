@@ -39,9 +39,9 @@ class Entry:
     hidden_size: int
     rows: int
     backend: str
-    """The one to take."""
+    """The one to take; of use STREAM_TILE the name of a tile."""
     median_ms: dict[str, float]
-    """Forward and backward, of each backend that was timed."""
+    """Forward and backward, of each backend that was timed; of each tile the statistics of the rows alone."""
 
     def key(self) -> tuple[str, str, int, int]:
         """What a table has one entry of."""
@@ -62,6 +62,10 @@ class Table:
 def use(operation: str, form: str) -> str:
     """The name of a form of an operation in the tables."""
     return f"{operation}, {form}" if form else operation
+
+
+STREAM_TILE = use("linear_cross_entropy", "stream tile")
+"""The use of the entries that say by which tile the kernel of backend triton_streaming computes."""
 
 
 def bucket(size: int) -> int:

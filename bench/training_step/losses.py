@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.linear_pairwise_jsd.providers import two_rows, upcast
-from mind.batches.cross_entropy import cross_entropy, rationale_means
+from mind.batches.cross_entropy import cross_entropy, rationale_means, row_weights
 from mind.config import ObjectiveConfig
 from mind.methods.method import LossTerms
 from mind.methods.mind.objective import student_loss
@@ -137,7 +137,7 @@ def product(gradient_threshold: float | None = None) -> Losses:
     config = ObjectiveConfig(gradient_threshold=gradient_threshold)
 
     def train(hidden: Tensor, head: Head, batch: MicroBatch, alpha: Tensor) -> LossTerms:
-        return student_loss(hidden, head, batch, alpha, config)
+        return student_loss(hidden, head, batch, alpha, row_weights(alpha, batch, hidden), config)
 
     def observe(hidden: Tensor, head: Head, batch: MicroBatch) -> Tensor:
         return rationale_means(cross_entropy(hidden, head, batch)[1], batch)

@@ -18,13 +18,13 @@ struct Jeffreys {
         const Ints near = (t > -1.0f) & (t < 1.0f), above = t > 0.0f;
         const Floats small = expm1_near(above ? -t : t);
         const Floats difference = near ? (above ? -a.p * small : b.p * small) : a.p - b.p;
-        // Of a token that one of the two rows alone rules out, whose logit counts as kLowest; not of a nan.
+        // Of a token that one of the two rows alone rules out; not of a nan. Beyond 1e18 `divergence_of` is infinite.
         const Ints infinite = ((t > kRuledOut) | (t < -kRuledOut)) & (difference != 0.0f);
         return {a.p * t + difference, -(b.p * t + difference), infinite ? splat(kInfinity) : difference * t};
     }
 
 private:
-    static constexpr float kRuledOut = 1e38f;
+    static constexpr float kRuledOut = 1e18f;
 };
 
 }  // namespace mind::MIND_CAPABILITY

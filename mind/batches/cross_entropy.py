@@ -78,9 +78,9 @@ def token_mean(
 ) -> Tensor:  # (Q, K)
     """The weights with which a mean over the tokens of each sequence becomes one over all tokens of a term.
 
-    A term is the slots of the same number in `terms`; their weights have one sign. Each weight is multiplied by the sequence's tokens and divided by their weighted
-    mean in the term: by `row_weights` every token of a term then has the weight of its sequence, and the term has the
-    weight in all that it had before.
+    A term is the slots of the same number in `terms`; their weights have one sign. Each weight is multiplied by the
+    sequence's tokens and divided by their weighted mean in the term: by `row_weights` every token of a term then has
+    the weight of its sequence, and the term has the weight in all that it had before.
     """
     out = torch.zeros_like(weights)
     for term in set(terms):

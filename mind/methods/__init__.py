@@ -84,8 +84,8 @@ def _stages(config: MindConfig, method: type[Method]) -> dict[str, StageConfig]:
 
 def with_method(config: MindConfig, method: str) -> MindConfig:
     """`config` by another method: with the options that it fixes, if it is a preset, and with the defaults of those
-    that the former one fixed or needed. The rest stays, but for the options and the stages of the former method, and for its
-    learning rate if that is the former method's own."""
+    that the former one fixed or needed. The rest stays, but for the options and the stages of the former method, and
+    for its learning rate if that is the former method's own."""
     method, former = method_name(method), method_name(config.method)
     fixed = PRESETS[method].options if method in PRESETS else {}
     config = replaced(config, neutral(former))

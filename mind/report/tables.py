@@ -128,11 +128,9 @@ def headline_rows(table: Sequence[Row], metrics: Metrics) -> list[Row]:
     a search, which trains on nothing."""
     rows = [row for row in table if row.intervals][:2]
     rows += [row for row in table if row.what.startswith("held-out NLL, nats")]
-    if math.isfinite(best := metrics.series("best_loss")[-1]):
-        return [
-            *rows,
-            _row("objective, first and best trial", [float(metrics.series("loss")[0]), float(best)], decimal),
-        ][:4]
+    if math.isfinite(best := float(metrics.series("best_loss")[-1])):
+        first = float(metrics.series("loss")[0])
+        return [*rows, _row("objective, first and best trial", [first, best], decimal)][:4]
     window = max(1, len(metrics.steps) // 10)
     ends = "first and last step" if window == 1 else f"first and last {window} steps"
     for what, name, shown in (("train loss", "loss", decimal), ("token accuracy", "accuracy", percent)):

@@ -63,8 +63,9 @@ class StepMeter:
         self._work.update(work)
 
     def flush(self) -> dict[str, Any]:
-        """A line of metrics.jsonl: means over the questions since the last call, tables as a mean per perspective. A mean
-        that some steps lack is over the questions of the others.
+        """A line of metrics.jsonl: means over the questions since the last call, tables as a mean per perspective.
+
+        A mean that some steps lack is over the questions of the others.
 
         {"loss": 1.5, "loss part": 1.0, "l_real": {"analogy": 1.0}, "work": {"trained": 99}, ...}; a perspective of
         which nothing is known is left out. "loss" is the mean over the steps, "tokens" and "step_s" are sums,

@@ -130,7 +130,8 @@ def _divergence(kind: str) -> Callable[[Tensor, Head, Inputs, str], Results]:
         teacher = Head(c["teacher_weight"], temperature=head.temperature)
         of_teacher = (c["teacher_hidden"], teacher)
         loss, stats = linear_divergence(hidden, head, *of_teacher, **_kind(kind), return_stats=True, backend=backend)
-        return {"loss": loss, "divergence": stats.divergence, "entropy": stats.entropy}
+        names = ("divergence", "entropy", "target_entropy")
+        return {"loss": loss, **{name: getattr(stats, name) for name in names}}
 
     return compute
 
@@ -147,6 +148,11 @@ def _groups(hidden: Tensor, c: Inputs) -> Tensor:
 
 def _pairs(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
     return {"loss": linear_pairwise_jsd(_groups(hidden, c), head, c["pair_weight"], backend=backend)}
+
+
+def _jeffreys(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
+    groups = _groups(hidden, c)
+    return {"loss": linear_pairwise_jsd(groups, head, c["pair_weight"], kind="jeffreys", backend=backend)}
 
 
 def _mixture(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
@@ -180,6 +186,7 @@ CASES = {
     **{f"divergence {kind}": Case("linear_divergence", _divergence(kind)) for kind in KINDS},
     "teacher's lists": Case("linear_divergence", _listed, "list"),
     "JSD of pairs": Case("linear_pairwise_jsd", _pairs, settings=_with_a_group(SETTINGS)),
+    "symmetric KL of pairs": Case("linear_pairwise_jsd, jeffreys", _jeffreys, settings=_with_a_group(SETTINGS)),
     "JSD of a mixture": Case("linear_pairwise_jsd", _mixture, "mixture", _with_a_group(SETTINGS)),
     "MIND's loss": Case("linear_mind_loss", _joint, settings=_with_a_group(SETTINGS)),
     "MIND's loss, sparse": Case("linear_mind_loss", _joint_sparse, "sparse", _with_a_group(SPARSE)),

@@ -94,12 +94,20 @@ def _tuning() -> dict[str, dict[str, Any]]:
     for device in ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))):
         table = tuning.read(torch.device(device))
         entries = [
-            {**asdict(entry), "unusable": refusal(entry.backend, torch.device(device).type, entry.use.split(",")[0])}
-            for entry in table.entries
+            {**asdict(entry), "unusable": _unusable(entry, torch.device(device).type)} for entry in table.entries
         ]
         exists = table.path is not None and os.path.exists(table.path)
         found[device] = {"table": str(table.path) if exists else None, "problem": table.problem, "entries": entries}
     return found
+
+
+def _unusable(entry: tuning.Entry, device: str) -> str:
+    """Why "auto" does not take what an entry says; empty if it does."""
+    if entry.use == tuning.STREAM_TILE:
+        return ""  # a tile that is no candidate any more leaves the default
+    known = {operation for backend in BACKENDS.values() for operation in backend.kernels}
+    # Of "linear_pairwise_jsd" and "linear_pairwise_jsd, jeffreys" the longer one.
+    return refusal(entry.backend, device, max(filter(entry.use.startswith, known), key=len, default=entry.use))
 
 
 def _tuning_lines(found: dict[str, dict[str, Any]]) -> list[str]:

@@ -184,8 +184,9 @@ def main(arguments: list[str]) -> int:
             every = inputs_of(max(counts.values()), size, vocabulary, dtype, device)
         except RuntimeError as error:  # torch has no other class for memory that is not there
             parser.error(f"{told}, hidden size {size}, vocabulary {vocabulary}: {str(error).splitlines()[0]}")
+        right: dict[str, list[str]] = {}
         for use, case in first_cases().items():
-            names = backends_here(case.operation, device)
+            names = right[use] = backends_here(case.operation, device)
             if len(names) < 2:
                 print(f"  {use:<32}{''.join(names)} alone", flush=True)
                 continue
@@ -199,38 +200,40 @@ def main(arguments: list[str]) -> int:
                 calls = {name: functools.partial(results, case, inputs, None, 1.0, name) for name in names}
                 default = fastest(device.type, False, case.operation)
                 entries.append(_measured(use, calls, default, inputs, options.rounds))
-        if STREAMING in backends_here("linear_cross_entropy", device):
-            use, calls, differing = tile_calls(first_rows(every, counts[""]))
-            for name in differing:
-                print(f"  {use:<32}without {name}, which differs from the default")
-            faults += len(differing)
+        if STREAMING in right["linear_cross_entropy"]:
+            inputs = first_rows(every, counts[""])
+            calls, wrong_tiles = tile_calls(inputs)
+            for name, told in wrong_tiles.items():
+                print(f"  {tuning.STREAM_TILE:<32}without {name}: {told}", flush=True)
+            faults += len(wrong_tiles)
             if len(calls) > 1:
-                entries.append(_measured(use, calls, next(iter(calls)), every, options.rounds))
+                entries.append(_measured(tuning.STREAM_TILE, calls, next(iter(calls)), inputs, options.rounds))
     return _finish(entries, device, faults)
 
 
-def tile_calls(inputs: Inputs) -> tuple[str, dict[str, Callable[[], object]], list[str]]:
-    """The use of stream_tiles.py, the statistics of rows by each tile that it may take, the default first, and the
-    names of those that give others."""
+def tile_calls(inputs: Inputs) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """The statistics of rows by each tile of backend triton_streaming, the default first, by its name; and why tiles
+    are left out."""
     from mind_kernels.linear_cross_entropy._triton.stream import stream_values, tiles_of
-    from mind_kernels.linear_cross_entropy._triton.stream_tiles import USE, label
+    from mind_kernels.linear_cross_entropy._triton.stream_tiles import label
 
     head, hidden, target = Head(inputs["weight"]), inputs["hidden"], inputs["target"]
-    calls = {
-        label(tile): functools.partial(stream_values, hidden, target, RowSpec(head), tile)
-        for tile in tiles_of(hidden, head)
-    }
-    values = {name: call() for name, call in calls.items()}
-    expected = next(iter(values.values()))
-    differing = [
-        name
-        for name, found in values.items()
-        if not all(
-            torch.allclose(getattr(found, field), getattr(expected, field), rtol=1e-4, atol=1e-4)
-            for field in ("nll", "lse", "entropy")
-        )
-    ]
-    return USE, {name: call for name, call in calls.items() if name not in differing}, differing
+    calls: dict[str, Callable[[], object]] = {}
+    faults: dict[str, str] = {}
+    expected = stream_values(hidden, target, RowSpec(head))
+    for tile in tiles_of(hidden, head):
+        call = functools.partial(stream_values, hidden, target, RowSpec(head), tile)
+        try:
+            found = call()
+        except Exception as error:  # a tile that a device cannot run, whatever its compiler raises: the others can
+            faults[label(tile)] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            continue
+        pairs = [(getattr(found, name), getattr(expected, name)) for name in ("nll", "lse", "entropy")]
+        if all(torch.allclose(*pair, rtol=1e-4, atol=1e-4) for pair in pairs):
+            calls[label(tile)] = call
+        else:
+            faults[label(tile)] = "its statistics differ from the default's"
+    return calls, faults
 
 
 def _measured(

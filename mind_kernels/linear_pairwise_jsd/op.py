@@ -123,7 +123,7 @@ def linear_pairwise_jsd(
     if mask.dtype != torch.bool:
         raise TypeError(f"mask has dtype {mask.dtype}: expected torch.bool")
     form = "" if mixture_weight is None else "mixture"
-    if kind not in _OPERATIONS:
+    if not isinstance(kind, str) or kind not in _OPERATIONS:
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(map(repr, _OPERATIONS))}")
     if form and kind != "jsd":
         raise ValueError(f"kind is {kind!r}: expected 'jsd' with mixture_weight")

@@ -14,7 +14,6 @@ import torch
 from kernel_cases import make_groups, unluckiest
 from test_group_kernels import wide_steps
 
-from mind_kernels import extension
 from mind_kernels.linear_pairwise_jsd.contract import JEFFREYS
 from mind_kernels.linear_pairwise_jsd.reference import pairwise_jeffreys
 from mind_kernels.testing import assert_within_budget
@@ -197,24 +196,3 @@ def test_float64_logits(implementation):
     logits, weight, mask = (t.double() if t.is_floating_point() else t for t in make(implementation, 2, 3, 67))
     found, truth = run(implementation, logits, weight, mask), defined(logits, weight, mask)
     torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize(
-    "argument, change, message",
-    [
-        ("pair_weight", lambda t: t[:1], "pair_weight has shape"),
-        ("mask", lambda t: t.float(), "mask has dtype"),
-        ("gradient", lambda t: t[..., :66], "gradient has shape"),
-    ],
-)
-def test_wrong_arguments_of_the_compiled_operator_are_named(argument, change, message):
-    logits, weight, mask = make_groups("pairs", 2, 3, 67)
-    given = {
-        "logits": logits,
-        "pair_weight": weight,
-        "mask": mask,
-        "divergence": weight.clone(),
-        "gradient": logits + 0,
-    }
-    with pytest.raises(RuntimeError, match=message):
-        extension.operators("cpp").jeffreys_divergences(*(given | {argument: change(given[argument])}).values())

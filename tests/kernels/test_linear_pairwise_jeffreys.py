@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 from cases import assert_compiles_whole, device_of, interpreted, on, opcheck, usable, with_dtypes
+from kernel_cases import make_groups
 from test_linear_pairwise_jsd import make, of_logits
 
-from mind_kernels import BackendUnavailableError, JeffreysStats, linear_divergence, linear_pairwise_jsd
+from mind_kernels import BackendUnavailableError, JeffreysStats, extension, linear_divergence, linear_pairwise_jsd
 from mind_kernels.head import Head
 from mind_kernels.linear_pairwise_jsd.contract import JEFFREYS, GroupArguments
 from mind_kernels.linear_pairwise_jsd.op import operator
@@ -154,3 +155,25 @@ def test_bad_input_is_named(changes, error, message):
     inputs = {k: v.float() if k in ("hidden", "weight") else v for k, v in make().items()} | {"kind": "jeffreys"}
     with pytest.raises(error, match=message):
         linear_pairwise_jsd(**inputs | changes)
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="backend cpp is not here")
+@pytest.mark.parametrize(
+    "argument, change, message",
+    [
+        ("pair_weight", lambda t: t[:1], "pair_weight has shape"),
+        ("mask", lambda t: t.float(), "mask has dtype"),
+        ("gradient", lambda t: t[..., :66], "gradient has shape"),
+    ],
+)
+def test_wrong_arguments_of_the_compiled_operator_are_named(argument, change, message):
+    logits, weight, mask = make_groups("pairs", 2, 3, 67)
+    given = {
+        "logits": logits,
+        "pair_weight": weight,
+        "mask": mask,
+        "divergence": weight.clone(),
+        "gradient": logits + 0,
+    }
+    with pytest.raises(RuntimeError, match=message):
+        extension.operators("cpp").jeffreys_divergences(*(given | {argument: change(given[argument])}).values())

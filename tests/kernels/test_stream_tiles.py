@@ -10,10 +10,11 @@ pytest.importorskip("triton", reason="triton is not installed")
 from test_triton_stream import DEVICE, DTYPES, EVERYTHING, eager, make
 
 from mind_kernels import tuning
+from mind_kernels.__main__ import main
 from mind_kernels.commands import tune
 from mind_kernels.linear_cross_entropy._triton import stream as triton_stream
 from mind_kernels.linear_cross_entropy._triton.stream import stream_values, tiles_of
-from mind_kernels.linear_cross_entropy._triton.stream_tiles import USE, chosen_tile, label
+from mind_kernels.linear_cross_entropy._triton.stream_tiles import chosen_tile, label
 from mind_kernels.testing import assert_within_budget
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
@@ -41,7 +42,7 @@ def test_every_tile_is_within_the_budget(options):
 
 
 def entry(name, dtype=DTYPE, vocabulary=1009, size=24):
-    return tuning.Entry(USE, str(dtype).removeprefix("torch."), vocabulary, size, 150, name, {name: 1.0})
+    return tuning.Entry(tuning.STREAM_TILE, str(dtype).removeprefix("torch."), vocabulary, size, 150, name, {name: 1.0})
 
 
 def test_a_launch_takes_the_tile_of_the_table(monkeypatch):
@@ -76,14 +77,28 @@ def test_other_entries_leave_the_default(there):
 
 def test_tune_times_each_tile_that_gives_what_the_default_gives(monkeypatch):
     inputs = tune.inputs_of(16, 24, 300, DTYPE, torch.device(DEVICE))
-    use, calls, differing = tune.tile_calls(inputs)
+    calls, faults = tune.tile_calls(inputs)
     names = [label(tile) for tile in tiles_of(inputs["hidden"], triton_stream.Head(inputs["weight"]))]
-    assert (use, [*calls], differing) == (USE, names, [])
+    assert [*calls] == names and not faults
     values = triton_stream.stream_values
 
-    def wrong(hidden, target, spec, tile):
-        return values(hidden * (1 + (label(tile) == names[1])), target, spec, tile)
+    def faulty(hidden, target, spec, tile=None):
+        if tile is not None and label(tile) == names[-1]:
+            raise RuntimeError("out of shared memory\nand more")
+        wrong = tile is not None and label(tile) == names[1]
+        return values(hidden * (1 + wrong), target, spec, tile)
 
-    monkeypatch.setattr(triton_stream, "stream_values", wrong)
-    _, calls, differing = tune.tile_calls(inputs)
-    assert differing == [names[1]] and names[1] not in calls
+    monkeypatch.setattr(triton_stream, "stream_values", faulty)
+    calls, faults = tune.tile_calls(inputs)
+    assert [*calls] == [name for name in names if name not in (names[1], names[-1])]
+    assert faults == {
+        names[1]: "its statistics differ from the default's",
+        names[-1]: "RuntimeError: out of shared memory",
+    }
+
+
+def test_the_table_of_what_is_here_has_tiles(capsys):
+    tuning.write(torch.device("cpu"), [entry("64 x 128 x 64, 4 warps, 4 stages")])
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert "64 x 128 x 64, 4 warps, 4 stages for linear_cross_entropy, stream tile" in out and "not used" not in out

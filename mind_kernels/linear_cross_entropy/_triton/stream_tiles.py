@@ -14,8 +14,6 @@ import torch
 
 from mind_kernels import tuning
 
-USE = tuning.use("linear_cross_entropy", "stream tile")
-"""Of the entries of the tuning tables; `Entry.backend` is a tile's `label`."""
 _Sizes = tuple[int, int, int, int, int]  # BLOCK_N, BLOCK_V, BLOCK_D, warps, stages
 
 _BY_TMA: dict[tuple[int, bool], tuple[_Sizes, ...]] = {
@@ -83,5 +81,5 @@ def chosen_tile(candidates: tuple[Tile, ...], device: torch.device, dtype: torch
 @functools.cache
 def _tuned(table: tuning.Table, dtype: str, vocabulary: int, size: int) -> str:
     """The label of the entry for such a head; empty if there is none."""
-    key = USE, dtype, vocabulary, size
+    key = tuning.STREAM_TILE, dtype, vocabulary, size
     return next((entry.backend for entry in table.entries if entry.key() == key), "")

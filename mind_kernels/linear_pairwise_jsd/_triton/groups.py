@@ -176,9 +176,11 @@ def variants() -> list[Variant]:
         spans = cdiv(vocabulary, column_launch(8)["SPAN"])
         of_gradient = launch | {"SPANS": next_power_of_2(spans), "ROW_SPAN": _ROW_SPAN, "TIMES_P": False}
         unaligned = ("spans", "vocabulary") if label else ("spans",)
+        both = ("logits", "gradient")
         for name, kernel, keywords, wide in (
             ("group normalizer", _normalizer_kernel, launch, ("logits",)),
-            ("group row gradient", _gradient_kernel, of_gradient, ("logits", "gradient")),
+            ("group row gradient", _gradient_kernel, of_gradient, both),
+            ("group row gradient of p F' + d", _gradient_kernel, of_gradient | {"TIMES_P": True}, both),
         ):
             out.append(Variant(name + label, kernel, _TYPES, keywords, wide, unaligned))
     return out

@@ -265,6 +265,8 @@ def variants() -> list[Variant]:
         if count in (2, 8, 16):
             jeffreys = keywords | {"JEFFREYS": True}
             out.append(Variant(f"Jeffreys {label}", _pair_kernel, _TYPES, jeffreys, wide, counts))
+            alone = forward | {"JEFFREYS": True}
+            out.append(Variant(f"Jeffreys {label}, no gradient", _pair_kernel, _TYPES, alone, ("logits",), counts))
     return out
 
 
