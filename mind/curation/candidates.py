@@ -10,7 +10,7 @@ from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres, script_shares
 from mind.curation.config import FilterConfig
 from mind.curation.leaks import leaks_answer
-from mind.curation.result import RationaleOutcome
+from mind.curation.result import OUTDATED, RationaleOutcome
 from mind.grading.answers import is_correct
 from mind.records import Key, Question, Response, Verdict, WrongRationale
 from mind.similarity import distinct, ngram_sets, similarities
@@ -43,6 +43,8 @@ def candidate_of(
     reason = adherent = None
     if config.source and response.model not in config.source:
         reason = "of another source"
+    elif made == "outdated":
+        reason = OUTDATED
     elif verdict.verdict == "wrong":
         reason = "wrong"
     elif not is_finished(response):

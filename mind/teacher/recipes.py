@@ -38,8 +38,8 @@ from mind.teacher.folder import DatasetFolder
 from mind.teacher.judged import JudgedData
 from mind.teacher.requests import Request, chat_request, last_line, own_prompts, user_turn
 
-Made = Literal["rectified", "corrupted", "rewritten", "continued"]
-"""How an answer was made from an earlier one."""
+Made = Literal["rectified", "corrupted", "rewritten", "continued", "outdated"]
+"""How an answer was made from an earlier one; "outdated" if that is gone, or no longer what it was."""
 
 DUAL_TEMPERATURE = 0.2
 """EDIT's, for both of its prompts."""
