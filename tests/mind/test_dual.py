@@ -290,21 +290,26 @@ def test_an_answer_that_stayed_right_is_no_wrong_rationale():
 
 
 @pytest.mark.parametrize("text", [RIGHT[1], "Eight are there."])
-def test_a_corrupted_one_needs_a_text_of_its_own_and_its_origin(text):
+def test_a_corrupted_one_needs_a_text_of_its_own(text):
     wrongs, _ = filtered([RIGHT, (1, text, "8", "wrong")], {1: ("corrupted", 0)})
     expected = [WrongRationale("planning", text, "8", "m", right=RIGHT[1])]
     assert list(wrongs) == ([] if text == RIGHT[1] else expected)
-    leaky = (0, "The answer is 7. Add.", "7", "right")
-    fine = (2, RIGHT[1], "7", "right")
-    assert filtered([leaky, fine, (1, "Eight are there.", "8", "wrong")], {1: ("corrupted", 0)})[0] == ()
 
 
 def test_the_first_rectified_one_that_is_right_is_the_twin():
     tries = [(1, "Six are there, plainly.", "6", "wrong"), (2, "Seven are there, plainly.", "7", "right"),
              (3, "Seven are here, plainly.", "7", "right")]  # fmt: skip
     wrongs, reasons = filtered([OFF, *tries], dict.fromkeys((1, 2, 3), ("rectified", 0)))
-    assert wrongs == (WrongRationale("planning", OFF[1], "8", "m", right=tries[1][1]),)
+    twin, again = (WrongRationale("planning", text, answer, "m") for _, text, answer, _ in (OFF, tries[0]))
+    assert wrongs == (dataclasses.replace(twin, right=tries[1][1]), again)
     assert reasons == {0: "wrong", 1: "wrong", 3: "not selected"}
+
+
+@pytest.mark.parametrize(("made", "kept"), [("rewritten", 1), ("continued", 1), ("rectified", 1), ("corrupted", 0)])
+def test_only_a_corrupted_one_needs_its_origin(made, kept):
+    leaky = (0, "The answer is 7. Add.", "7", "right")
+    wrongs, _ = filtered([leaky, (2, RIGHT[1], "7", "right"), (1, "Eight are there.", "8", "wrong")], {1: (made, 0)})
+    assert list(wrongs) == [WrongRationale("planning", "Eight are there.", "8", "m")] * kept
 
 
 def test_twins_come_before_others():
