@@ -16,7 +16,9 @@ MAX_RULE_CHARACTERS = 500
 
 _ITEM = re.compile(r"\s*+(?:[-*•]|\(?\d{1,2}[.):])\s++")
 """What numbers or marks the line of a list."""
-_WORD = re.compile(r"\w")
+_WORD = re.compile(r"[^\W_]")
+_MARKS = "*_`# "
+"""What Markdown puts around a text."""
 
 
 def with_knowledge(questions: Sequence[Question], responses: Sequence[Response]) -> list[Question]:
@@ -31,15 +33,19 @@ def with_knowledge(questions: Sequence[Question], responses: Sequence[Response])
 def rules_of(response: Response, question: Question) -> tuple[str, ...]:
     """The rules that `response` states, a line each, without numbering and each once.
 
-    A line that announces others ("Here are the rules:"), that states the answer or that is longer than
-    MAX_RULE_CHARACTERS is none. A response that was cut off has none at all: its last rule is a part of one.
+    None is a heading ("# Rules"), or a line that announces others ("**The rules:**"), that states the answer or that is
+    longer than MAX_RULE_CHARACTERS. A response that was cut off has none at all: its last rule is a part of one.
     """
     if not is_finished(response) and response.finish_reason != UNKNOWN:
         return ()
     lines = (_ITEM.sub("", line, count=1).strip() for line in answer_part(response.text).splitlines())
-    rules = dict.fromkeys(line for line in lines if _WORD.search(line) and not line.endswith(":"))
+    rules = dict.fromkeys(line for line in lines if _WORD.search(line) and not _is_heading(line))
     return tuple(
         rule
         for rule in rules
         if len(rule) <= MAX_RULE_CHARACTERS and ANSWER_MARKER not in rule and not leaks_answer(rule, question)
     )
+
+
+def _is_heading(line: str) -> bool:
+    return line.startswith("#") or line.strip(_MARKS).endswith(":")

@@ -100,6 +100,16 @@ def test_rules_are_the_lines_of_a_response():
     assert rules_of(make_response(text=text, finish_reason="length"), QUESTION) == ()
 
 
+@pytest.mark.parametrize(
+    "heading",
+    ["General rules:", "**General rules:**", "**General rules**:", "__Rules:__", "*Rules:*", "# Rules", "### Rules:",
+     "`Rules:`", "1. **Rules:**", "- # Rules", "**1. Rules:**  ", "___"],
+)  # fmt: skip
+def test_a_heading_is_no_rule(heading):
+    marked = "**Total:** the sum of its parts, *all* of them"
+    assert rules_of(make_response(text=f"{heading}\n- {marked}\n{RULES[0]}"), QUESTION) == (marked, RULES[0])
+
+
 def test_from_the_teacher_to_the_records(tmp_path, capsys):
     """Asked once in a second start, stored, not judged, filtered and told; its tokens are in the card."""
     save_questions([Question("q", QUESTION.question, "12")], tmp_path / "q.jsonl")
