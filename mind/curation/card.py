@@ -99,7 +99,7 @@ def build_card(
         "limits": [
             *LIMITS,
             *[ANSWER_SHOWN] * any(one.show_answer for one in configs),
-            *[KNOWLEDGE_UNJUDGED] * any(folder.others for folder in folders),
+            *[KNOWLEDGE_UNJUDGED] * (summary["knowledge"] > 0),
             *[TWINS] * any(one.recipe == "dual" for one in configs),
         ],
     }

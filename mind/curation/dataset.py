@@ -36,7 +36,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     check_apart(output, [data.config.questions.path for data in pool.folders])
     _check_kept(options, pool)
     rates = None if options.student_grades is None else load_pass_rates(options.student_grades)
-    questions = with_knowledge(pool.questions, pool.folders[0].others)
+    questions = with_knowledge(pool.questions, [response for data in pool.folders for response in data.others])
     result = filter_responses(
         questions, pool.responses, pool.verdicts, options.filter, pass_rates=rates, made=pool.made
     )

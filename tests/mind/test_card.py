@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from sample_records import make_response, make_verdict
 
 import mind_kernels
-from mind.curation.card import ANSWER_SHOWN, LIMITS, build_card, card_markdown, write_card
+from mind.curation.card import ANSWER_SHOWN, KNOWLEDGE_UNJUDGED, LIMITS, build_card, card_markdown, write_card
 from mind.curation.filter import FilterConfig
 from mind.data.questions import save_questions
 from mind.data.sources import SourceConfig
@@ -120,6 +120,12 @@ def test_a_card_counts_what_was_made():
     assert made["limits"] == list(LIMITS)
     created = datetime.strptime(made["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     assert abs((datetime.now(UTC) - created).total_seconds()) < 60
+
+
+def test_unjudged_rules_are_told_if_there_are_any():
+    answered = judged(others=[response()])
+    assert KNOWLEDGE_UNJUDGED not in card(answered)["limits"], "no question that is kept has any"
+    assert card(summary=SUMMARY | {"knowledge": 1})["limits"] == [*LIMITS, KNOWLEDGE_UNJUDGED]
 
 
 def test_what_is_not_known_is_said():
