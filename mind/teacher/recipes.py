@@ -112,6 +112,8 @@ of the perspectives."""
 
 _BREAKS = tuple(map(re.compile, (r"\n[ \t]*\n\s*", r"\n\s*", r"(?<=[.!?])\s+")))
 """Between paragraphs, lines and sentences."""
+_MARK = re.compile(r"\W*+(?:\d{1,3}+)?\W*+")
+"""What stands between two breaks and says nothing: the number of a list's item ("1. "), or signs alone."""
 
 
 class Origin(NamedTuple):
@@ -278,11 +280,22 @@ def _prefix(origin: Origin, prompts: Mapping[str, str], config: GenerateConfig) 
 
 def beginnings(text: str, count: int) -> list[str]:
     """At most `count` beginnings of `text`, spread evenly, each with the white space behind it; the first is the
-    shortest. They end with a paragraph or, if there are too few, with a line or a sentence; none is the whole text."""
-    ends = [[match.end() for match in between.finditer(text)] for between in _BREAKS]
+    shortest. They end with a paragraph or, if there are too few, with a line or a sentence, and not with the number of
+    the next item of a list; none is the whole text."""
+    ends = [_ends(text, between) for between in _BREAKS]
     enough = next((found for found in ends if len(found) >= count), max(ends, key=len))
     chosen = min(count, len(enough))
     return [text[: enough[number * len(enough) // chosen]] for number in range(chosen)]
+
+
+def _ends(text: str, between: re.Pattern[str]) -> list[int]:
+    """Behind each break of `text` that something is said before."""
+    ends, start = [], 0
+    for match in between.finditer(text):
+        if not _MARK.fullmatch(text, start, match.end()):
+            ends.append(match.end())
+        start = match.end()
+    return ends
 
 
 def _asked(

@@ -93,6 +93,14 @@ def test_a_folder_of_rewritten_ones_is_a_data_set_of_its_own(tmp_path, mine, cap
         ("It is 3.5. So? Yes! No.", 9, ["It is 3.5. ", "It is 3.5. So? ", "It is 3.5. So? Yes! "]),
         ("a. b. c. d. e. f. g.", 3, ["a. ", "a. b. c. ", "a. b. c. d. e. "]),
         ("One, two", 1, []),
+        ("1. Add 3 and 4. Then 5.", 1, ["1. Add 3 and 4. "]),
+        ("1. Add 3 and 4. 2. Then 5. So.", 2, ["1. Add 3 and 4. ", "1. Add 3 and 4. 2. Then 5. "]),
+        ("1) Add.\n2) Sum up.", 1, ["1) Add.\n"]),
+        ("**1.**\nAdd.\nSum up.", 1, ["**1.**\nAdd.\n"]),
+        ("---\n\nAdd.\n\n12.\n\nSum up.\n\nSo.", 2, ["---\n\nAdd.\n\n", "---\n\nAdd.\n\n12.\n\nSum up.\n\n"]),
+        ("3 + 4 = 7\n7 * 2 = 14\n14", 2, ["3 + 4 = 7\n", "3 + 4 = 7\n7 * 2 = 14\n"]),
+        ("1. Add", 1, []),
+        ("Add 3 and 4. Then 5.", 1, ["Add 3 and 4. "]),
     ],
 )
 def test_beginnings_end_where_something_ends(text, count, expected):
