@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -185,15 +185,23 @@ def recipe_defaults(origin: GenerateConfig, recipe: str, folder: str) -> Generat
 def recipe_prompts(config: GenerateConfig, data: JudgedData) -> dict[str, str]:
     """The prompts of the recipe by name, of which `config.prompts` may replace some; raises MindError for others."""
     own = {} if config.prompts is None else own_prompts(config.prompts)
-    if config.recipe == "prefix":
-        return dict(data.prompts) | own
-    prompts = PROMPTS[str(config.recipe)]
-    unknown = [name for name in own if name not in prompts]
+    prompts, names = _prompts_of(config, data)
+    unknown = [name for name in own if name not in names]
     require(
         not unknown,
-        f"{config.prompts}: --{config.recipe} asks with no prompt {', '.join(unknown)}: expected {', '.join(prompts)}",
+        f"{config.prompts}: --{config.recipe} asks with no prompt {', '.join(unknown)}: expected {', '.join(names)}",
     )
     return prompts | own
+
+
+def _prompts_of(config: GenerateConfig, data: JudgedData) -> tuple[dict[str, str], Collection[str]]:
+    """The recipe's own prompts, and the names that it asks by: of --prefix, those of the answers in `data`."""
+    if config.recipe != "prefix":
+        prompts = PROMPTS[str(config.recipe)]
+        return prompts, prompts.keys()
+    there = dict.fromkeys(response.key.perspective for response in data.responses)
+    names = [name for name in there if config.perspectives is None or name in config.perspectives]
+    return {name: prompt for name, prompt in data.prompts.items() if name in names}, names
 
 
 def derived_requests(

@@ -159,6 +159,14 @@ def test_an_extra_body_has_the_last_word(mine):
         (["--dual", "mine", "--cuts", "2"], "cuts is 2: expected it with --prefix alone"),
         (["--prefix", "mine", "--cuts", "0"], "cuts is 0: expected at least 1"),
         (["--prefix", "mine", "--rewrite", "mine"], "--rewrite and --prefix: expected one of them"),
+        (
+            ["--prefix", "mine", "--prompts", "p.json"],
+            "p.json: --prefix asks with no prompt plan, knowledge: expected planning, socratic",
+        ),
+        (
+            ["--prefix", "mine", "--prompts", "q.json", "--perspectives", "socratic"],
+            "q.json: --prefix asks with no prompt planning: expected socratic",
+        ),
         (["--prefix", "bare"], "--prefix bare: no prompt for planning: give one by --prompts"),
     ],
 )
@@ -166,18 +174,22 @@ def test_a_recipe_that_cannot_work_is_told(tmp_path, mine, capsys, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(mine.path, "bare")
     (tmp_path / "bare" / "prompts.json").write_text("{}")
+    (tmp_path / "p.json").write_text('{"plan": "Plan.", "socratic": "Ask.", "knowledge": "Know."}')
+    (tmp_path / "q.json").write_text('{"planning": "Plan.", "socratic": "Ask."}')
     assert main(["generate", *options, "--output", "set"]) == 2
     assert message in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "set").exists()
 
 
 def test_a_perspective_without_a_prompt_is_given_one(tmp_path, mine):
-    mine.prompts.write_text('{"socratic": "Be socratic."}')
+    mine.prompts.write_text('{"socratic": "Be socratic.", "knowledge": "Know."}')
     (tmp_path / "p.json").write_text('{"planning": "Have a plan."}')
     systems = Counter()
     with FaultProxy(
         lambda body: systems.update([json.loads(body)["messages"][0]["content"]]) or continued(body)
     ) as proxy:
-        made(mine, "--prefix", proxy, "--prompts", str(tmp_path / "p.json"))
+        folder = made(mine, "--prefix", proxy, "--prompts", str(tmp_path / "p.json"))
+    prompts = json.loads((folder / "prompts.json").read_text())
+    assert prompts == {"planning": "Have a plan.", "socratic": "Be socratic."}, "no knowledge is asked for"
     assert systems == {"Have a plan.": 2, "Be socratic.": 3}
 
 
