@@ -188,8 +188,8 @@ def _count_responses(responses: Iterable[Response]) -> tuple[dict[str, int], dic
 
 
 def _without_folders(name: str) -> str:
-    """The last part of an absolute path, whose folders may name people; other names as they are."""
-    return Path(name).name if Path(name).is_absolute() else name
+    """The last part of a path from "/", "~" or ".", whose folders may name people; other names as they are."""
+    return (Path(name).name or name) if name.startswith(("/", "~", ".")) else name
 
 
 def _cost(folders: Sequence[JudgedData]) -> dict[str, Any] | None:

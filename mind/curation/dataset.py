@@ -79,7 +79,7 @@ def _check_kept(options: FilterOptions, pool: Pool) -> None:
     for name, data in zip(options.also, pool.folders[1:], strict=True):
         require(
             data.config.recipe != "dual" or options.filter.keep_wrong > 0,
-            f"{name} has twins of right and wrong rationales: say how many wrong ones to keep by --keep-wrong",
+            f"--also {name} has twins of right and wrong rationales: say how many wrong ones to keep by --keep-wrong",
         )
 
 

@@ -47,7 +47,9 @@ def filter_responses(
     that `config` asks for.
     """
     if pass_rates is not None and not any(question.id in pass_rates for question in questions):
-        raise MindError(f"none of the {len(pass_rates)} pass rates is of one of the {len(questions)} questions")
+        raise MindError(
+            f"--student-grades: none of its {len(pass_rates)} pass rates is of one of the {len(questions)} questions"
+        )
     candidates = _candidates(questions, responses, verdicts, config, made)
     kept, outcomes, fates, rates, answered = [], [], {}, {}, False
     for question in questions:
@@ -74,9 +76,11 @@ def filter_responses(
         ]
     sources = {one.source for one in outcomes}
     strange = [name for name in config.source if name not in sources]
-    require(not strange, f"source: none wrote as {', '.join(strange)}: those who did are {', '.join(sorted(sources))}")
-    unknown = ["pass_rate"] if config.pass_rate != FilterConfig.pass_rate and not rates else []
-    unknown += ["variation"] if config.variation is not None and not answered else []
+    require(
+        not strange, f"--source: none wrote as {', '.join(strange)}: those who did are {', '.join(sorted(sources))}"
+    )
+    unknown = ["--pass-rate"] if config.pass_rate != FilterConfig.pass_rate and not rates else []
+    unknown += ["--variation"] if config.variation is not None and not answered else []
     whose = f"all answers of {', '.join(config.source)}" if config.source else "all answers"
     require(
         not unknown,

@@ -72,7 +72,7 @@ def load_pool(path: str, also: Sequence[str]) -> Pool:
 def _check_questions(name: str, data: JudgedData, path: str, first: JudgedData) -> None:
     known = {question.id: question for question in first.questions}
     other = [question.id for question in data.questions if known.get(question.id) != question]
-    require(not other, f"{name}: question {', '.join(other[:1])} is not in {path}, or is another one there")
+    require(not other, f"--also {name}: question {', '.join(other[:1])} is not in {path}, or is another one there")
 
 
 def _made(name: str, data: JudgedData, path: str, first: JudgedData) -> dict[Key, MadeFrom]:
@@ -92,8 +92,8 @@ def _made(name: str, data: JudgedData, path: str, first: JudgedData) -> dict[Key
             made[response.key] = MadeFrom("outdated", None)
     require(
         not made or any(how.made != "outdated" for how in made.values()),
-        f"{name}: its answers were made from those of {data.config.origin}, and none of these is in {path}: name that "
-        "folder first, or generate anew if its answers or verdicts have changed",
+        f"--also {name}: its answers were made from those of {data.config.origin}, and none of these is in {path}: name "
+        "that folder first, or generate anew if its answers or verdicts have changed",
     )
     return made
 

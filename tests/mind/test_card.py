@@ -180,9 +180,9 @@ def write_folder(path: Path, config: GenerateConfig) -> bytes:
 def test_no_credential_and_no_folder_of_a_person_is_told(tmp_path):
     source = SourceConfig("/home/ann/SECRET/gsm.jsonl", id_column="SECRET")
     questions = write_folder(tmp_path, dataclasses.replace(CONFIG, questions=source))
-    named = FilterConfig(source=("/home/ann/SECRET/m1", "openai/m2"))
+    named = FilterConfig(source=("/home/ann/SECRET/m1", "openai/m2", "../SECRET/m3", "~/SECRET/m4"))
     made = build_card("mine", [load_judged(tmp_path)], named, SUMMARY | {"x": "SECRET"})
-    assert made["filter"] == dataclasses.asdict(FilterConfig(source=("m1", "openai/m2")))
+    assert made["filter"] == dataclasses.asdict(FilterConfig(source=("m1", "openai/m2", "m3", "m4")))
     assert made["sources"] == [
         {
             "path": "gsm.jsonl",

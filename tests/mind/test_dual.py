@@ -224,7 +224,7 @@ def test_a_filter_tells_what_does_not_belong_together(tmp_path, mine, capsys):
     assert "the same folder comes twice" in refused(mine.path, "--also", made, made, *keep)
     answers = mine.responses.read_text()
     mine.responses.write_text(answers.replace("Plan: add", "Let us add").replace("What is sought?", "What is it?"))
-    assert "none of these is in" in refused(mine.path, "--also", made, *keep)
+    assert f"--also {made}: its answers were made from" in refused(mine.path, "--also", made, *keep)
     mine.responses.write_text(answers)
     other = DatasetFolder(tmp_path / "other")
     other.path.mkdir()

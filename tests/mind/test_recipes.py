@@ -74,7 +74,7 @@ def test_a_folder_of_rewritten_ones_is_a_data_set_of_its_own(tmp_path, mine, cap
     assert main(["judge", str(folder)]) == 0
     command = ["filter", str(folder), "--output", str(tmp_path / "r.jsonl")]
     assert main([*command, "--pass-rate", "0.1", "0.9"]) == 2
-    assert "pass_rate: all answers were made from others" in capsys.readouterr().err
+    assert "--pass-rate: all answers were made from others" in capsys.readouterr().err
     assert main(command) == 0
     assert [question.id for question in load_questions(tmp_path / "r.jsonl")] == [QUESTIONS[0].id]
 
