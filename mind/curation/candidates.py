@@ -10,7 +10,7 @@ from mind.answer_line import rationale_of
 from mind.curation.adherence import adheres, script_shares
 from mind.curation.config import FilterConfig
 from mind.curation.leaks import leaks_answer
-from mind.curation.result import RationaleOutcome
+from mind.curation.result import OUTDATED, RationaleOutcome
 from mind.grading.answers import is_correct
 from mind.records import Key, Question, Response, Verdict, WrongRationale
 from mind.similarity import distinct, ngram_sets, similarities
@@ -43,6 +43,8 @@ def candidate_of(
     reason = adherent = None
     if config.source and response.model not in config.source:
         reason = "of another source"
+    elif made == "outdated":
+        reason = OUTDATED
     elif verdict.verdict == "wrong":
         reason = "wrong"
     elif not is_finished(response):
@@ -96,10 +98,11 @@ def choose_wrong(
     """Of a question's: those with a twin first, then the first of each perspective, then the second ones, and so on; no
     duplicates, and at most `keep_wrong`. What was corrupted is kept with its twin alone."""
     twins = _twins(rationales, made)
+    corrupted = {key for key, how in made.items() if how.made == "corrupted"}
     wrongs = [
         (one.key.sample, replace(one.wrong, right=twins.get(one.key)))
         for one in rationales
-        if one.wrong is not None and (one.key not in made or one.key in twins)
+        if one.wrong is not None and (one.key not in corrupted or one.key in twins)
     ]
     candidates = [wrong for _, wrong in sorted(wrongs, key=lambda item: (item[1].right is None, item[0]))]
     similarity = similarities(ngram_sets([wrong.text for wrong in candidates], config.ngram))

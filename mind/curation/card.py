@@ -91,18 +91,31 @@ def build_card(
         "prompts": _prompt_digests(data),
         "also": [_further(folder) for folder in folders[1:]],
         "judges": {judge: dict(counts) for judge, counts in verdict_counts(verdicts).items()},
-        "counts": {key: summary[key] for key in COUNTS}
-        | {"teachers": {_without_folders(name): counts for name, counts in summary["teachers"].items()}},
-        "filter": dataclasses.asdict(config),
+        "counts": {key: summary[key] for key in COUNTS} | {"teachers": _teachers(summary["teachers"])},
+        "filter": dataclasses.asdict(config) | {"source": tuple(map(_without_folders, config.source))},
         "tokens": tokens,
         "cost": _cost(folders),
         "limits": [
             *LIMITS,
             *[ANSWER_SHOWN] * any(one.show_answer for one in configs),
-            *[KNOWLEDGE_UNJUDGED] * any(folder.others for folder in folders),
+            *[KNOWLEDGE_UNJUDGED] * (summary["knowledge"] > 0),
             *[TWINS] * any(one.recipe == "dual" for one in configs),
         ],
     }
+
+
+def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The counts by the names that are published. Those of teachers who share one add up; medians do not, and are left
+    out if more than one of them has kept rationales."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for name, counts in teachers.items():
+        groups.setdefault(_without_folders(name), []).append(counts)
+    published = {}
+    for name, group in groups.items():
+        kept = [counts for counts in group if counts["kept"]]
+        published[name] = {field: sum(counts[field] for counts in group) for field in ("read", "right", "kept")}
+        published[name] |= {field: kept[0][field] if len(kept) == 1 else None for field in ("characters", "tokens")}
+    return published
 
 
 def _sampling(config: GenerateConfig) -> dict[str, Any]:
@@ -175,8 +188,8 @@ def _count_responses(responses: Iterable[Response]) -> tuple[dict[str, int], dic
 
 
 def _without_folders(name: str) -> str:
-    """The last part of an absolute path, whose folders may name people; other names as they are."""
-    return Path(name).name if Path(name).is_absolute() else name
+    """The last part of a path from "/", "~" or ".", whose folders may name people; other names as they are."""
+    return (Path(name).name or name) if name.startswith(("/", "~", ".")) else name
 
 
 def _cost(folders: Sequence[JudgedData]) -> dict[str, Any] | None:
@@ -237,8 +250,8 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
         ],
     )
     yield from _section("Prompts, by their SHA-256", _items(card["prompts"]))
-    if card["also"]:
-        yield from _section("Further answers", [_fields(further) for further in card["also"]])
+    for number, further in enumerate(card["also"], start=1):
+        yield from _section(f"Further answers, folder {number}", _further_items(further))
     yield from _section("Judges", _items(card["judges"]))
     yield from _section(
         "Rationales",
@@ -259,6 +272,12 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
         "Known limits",
         [limit if limit in OUR_WORDS else _code(limit, TEXT_CHARACTERS) for limit in card["limits"]],
     )
+
+
+def _further_items(further: Mapping[str, Any]) -> list[str]:
+    prompts = (f"prompt, by its SHA-256, {item}" for item in _items(further["prompts"]))
+    recipe = [f"recipe: {_code(further['recipe'])}"] if further["recipe"] is not None else []
+    return [*recipe, f"sampling: {_fields(further['sampling'])}", *prompts]
 
 
 def _section(title: str, items: Sequence[str]) -> list[str]:

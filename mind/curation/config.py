@@ -36,7 +36,8 @@ class FilterConfig:
     """Script -> least and largest share of a rationale's letters; rationales outside are dropped. For prompts that ask
     for a language, or a mixture: `--scripts HANGUL 0.3 0.9`. Names are as in Unicode: LATIN, CYRILLIC, CJK [ours]."""
     source: tuple[str, ...] = ()
-    """Teachers whose rationales are kept, by the names that their servers gave; by default all [ours]."""
+    """Teachers whose rationales are kept, and whose answers pass rates count, by the names that their servers gave; by
+    default all [ours]."""
     require_adherence: bool = False
     """Drop rationales without the marks of their perspective, if it has a check; by default they are only counted
     [ours]."""
@@ -100,8 +101,8 @@ class FilterOptions:
     --rewrite or --prefix."""
     filter: FilterConfig = field(default_factory=FilterConfig)
     student_grades: str | None = None
-    """A file that `mind grade` wrote of a student's answers to the questions: its pass rates, in place of the
-    teacher's, decide which are easy."""
+    """A file that `mind grade` wrote of a student's answers to the questions: its pass rates replace the teacher's for
+    `easy_pass_rate` and `pass_rate`. `variation` stays the teacher's."""
     license: str | None = None
     """Of this data set, for its card."""
     source_licenses: str | None = None

@@ -36,7 +36,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     check_apart(output, [data.config.questions.path for data in pool.folders])
     _check_kept(options, pool)
     rates = None if options.student_grades is None else load_pass_rates(options.student_grades)
-    questions = with_knowledge(pool.questions, pool.folders[0].others)
+    questions = with_knowledge(pool.questions, [response for data in pool.folders for response in data.others])
     result = filter_responses(
         questions, pool.responses, pool.verdicts, options.filter, pass_rates=rates, made=pool.made
     )
@@ -79,7 +79,7 @@ def _check_kept(options: FilterOptions, pool: Pool) -> None:
     for name, data in zip(options.also, pool.folders[1:], strict=True):
         require(
             data.config.recipe != "dual" or options.filter.keep_wrong > 0,
-            f"{name} has twins of right and wrong rationales: say how many wrong ones to keep by --keep-wrong",
+            f"--also {name} has twins of right and wrong rationales: say how many wrong ones to keep by --keep-wrong",
         )
 
 

@@ -37,21 +37,25 @@ def filter_responses(
 
     A rationale is dropped for the first of REASONS (mind/curation/result.py) that holds. Of those that are left, a
     question gets at most one per perspective and at most `config.keep`, the most diverse ones, without their answer
-    lines. Nothing depends on the order of the responses. `pass_rates`, question id -> fraction of right answers, such
-    as a student's, replace the teacher's for the questions that they name. `made` says which responses were made from
-    others: they count for no pass rate, and give wrong rationales their twins.
+    lines. Nothing depends on the order of the responses. Pass rates, and their variation, are those of the sources that
+    `config` asks for. `pass_rates`, question id -> fraction of right answers, such as a student's, replace these rates,
+    and not their variation, for the questions that they name. `made` says which responses were made from others: they
+    count for no pass rate, and give wrong rationales their twins.
 
     Raises MindError with its key for a response to an unknown question, for one that appears twice, one without a
     verdict, if `pass_rates` are of other questions alone, and if no response has a source or no question a pass rate
     that `config` asks for.
     """
     if pass_rates is not None and not any(question.id in pass_rates for question in questions):
-        raise MindError(f"none of the {len(pass_rates)} pass rates is of one of the {len(questions)} questions")
+        raise MindError(
+            f"--student-grades: none of its {len(pass_rates)} pass rates is of one of the {len(questions)} questions"
+        )
     candidates = _candidates(questions, responses, verdicts, config, made)
-    kept, outcomes, fates, rates = [], [], {}, {}
+    kept, outcomes, fates, rates, answered = [], [], {}, {}, False
     for question in questions:
         rationales = sorted(candidates[question.id].values(), key=_by_perspective)
-        answers = [one for one in rationales if one.key not in made]
+        answers = [one for one in rationales if one.key not in made and one.source in (config.source or (one.source,))]
+        answered = answered or bool(answers)
         rate = (pass_rates or {}).get(question.id, _pass_rate(answers))
         if rate is not None:
             rates[question.id] = rate
@@ -72,12 +76,15 @@ def filter_responses(
         ]
     sources = {one.source for one in outcomes}
     strange = [name for name in config.source if name not in sources]
-    require(not strange, f"source: none wrote as {', '.join(strange)}: those who did are {', '.join(sorted(sources))}")
-    unknown = ["pass_rate"] if config.pass_rate != FilterConfig.pass_rate and not rates else []
-    unknown += ["variation"] if config.variation is not None and made.keys() == {one.key for one in outcomes} else []
+    require(
+        not strange, f"--source: none wrote as {', '.join(strange)}: those who did are {', '.join(sorted(sources))}"
+    )
+    unknown = ["--pass-rate"] if config.pass_rate != FilterConfig.pass_rate and not rates else []
+    unknown += ["--variation"] if config.variation is not None and not answered else []
+    whose = f"all answers of {', '.join(config.source)}" if config.source else "all answers"
     require(
         not unknown,
-        f"{', '.join(unknown)}: all answers were made from others, and tell of none: name the folder of those first",
+        f"{', '.join(unknown)}: {whose} were made from others, and tell of none: name the folder of those first",
     )
     return FilterResult(tuple(kept), tuple(outcomes), fates, rates)
 
@@ -161,7 +168,7 @@ def _by_perspective(rationale: Candidate) -> tuple[tuple[int, str], int]:
 
 
 def _pass_rate(rationales: Iterable[Candidate]) -> float | None:
-    """Right ones among all that the teacher gave; None if it gave none."""
+    """Right ones among all; None of none."""
     right = [rationale.outcome.right for rationale in rationales]
     return statistics.fmean(right) if right else None
 

@@ -16,30 +16,38 @@ MAX_RULE_CHARACTERS = 500
 
 _ITEM = re.compile(r"\s*+(?:[-*•]|\(?\d{1,2}[.):])\s++")
 """What numbers or marks the line of a list."""
-_WORD = re.compile(r"\w")
+_WORD = re.compile(r"[^\W_]")
+_MARKS = "*_`# "
+"""What Markdown puts around a text."""
 
 
 def with_knowledge(questions: Sequence[Question], responses: Sequence[Response]) -> list[Question]:
-    """The questions with the rules that `responses` to them state; those without a response as they are."""
-    stated = {response.key.question: response for response in responses}
-    return [
-        replace(question, knowledge=rules_of(stated[question.id], question)) if question.id in stated else question
-        for question in questions
-    ]
+    """The questions with the rules of the first of `responses` to each that states any; the others as they are."""
+    known = {question.id: question for question in questions}
+    stated: dict[str, tuple[str, ...]] = {}
+    for response in responses:
+        name = response.key.question
+        if name in known and name not in stated and (rules := rules_of(response, known[name])):
+            stated[name] = rules
+    return [replace(one, knowledge=stated[one.id]) if one.id in stated else one for one in questions]
 
 
 def rules_of(response: Response, question: Question) -> tuple[str, ...]:
     """The rules that `response` states, a line each, without numbering and each once.
 
-    A line that announces others ("Here are the rules:"), that states the answer or that is longer than
-    MAX_RULE_CHARACTERS is none. A response that was cut off has none at all: its last rule is a part of one.
+    Left out are headings ("# Rules"), and lines that announce others ("**The rules:**"), that state the answer or that
+    are longer than MAX_RULE_CHARACTERS. A response that was cut off has none at all: its last rule is a part of one.
     """
     if not is_finished(response) and response.finish_reason != UNKNOWN:
         return ()
     lines = (_ITEM.sub("", line, count=1).strip() for line in answer_part(response.text).splitlines())
-    rules = dict.fromkeys(line for line in lines if _WORD.search(line) and not line.endswith(":"))
+    rules = dict.fromkeys(line for line in lines if _WORD.search(line) and not _is_heading(line))
     return tuple(
         rule
         for rule in rules
         if len(rule) <= MAX_RULE_CHARACTERS and ANSWER_MARKER not in rule and not leaks_answer(rule, question)
     )
+
+
+def _is_heading(line: str) -> bool:
+    return line.startswith("#") or line.strip(_MARKS).endswith(":")

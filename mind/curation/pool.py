@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mind.errors import MindError, require
+from mind.errors import require
 from mind.records import Key, Question, Response, Verdict
 from mind.teacher.judged import JudgedData, load_judged
-from mind.teacher.recipes import Made, MadeFrom, derived_requests
+from mind.teacher.recipes import Derived, Made, MadeFrom, derived_requests
 
 MADE: Mapping[str, Made] = {"rewrite": "rewritten", "prefix": "continued"}
 """Recipe -> what it makes, of those whose answers can be filtered without what they were made from."""
@@ -38,7 +38,7 @@ def load_pool(path: str, also: Sequence[str]) -> Pool:
     """The answers in the folder `path` and in further ones.
 
     Raises MindError as `load_judged`, for a folder that comes twice, for a further one with other questions, and for
-    answers that were made from others than those of `path`.
+    one whose answers were all made from others than those of `path`.
     """
     paths = [path, *also]
     resolved = [Path(one).resolve() for one in paths]
@@ -72,7 +72,7 @@ def load_pool(path: str, also: Sequence[str]) -> Pool:
 def _check_questions(name: str, data: JudgedData, path: str, first: JudgedData) -> None:
     known = {question.id: question for question in first.questions}
     other = [question.id for question in data.questions if known.get(question.id) != question]
-    require(not other, f"{name}: question {', '.join(other[:1])} is not in {path}, or is another one there")
+    require(not other, f"--also {name}: question {', '.join(other[:1])} is not in {path}, or is another one there")
 
 
 def _made(name: str, data: JudgedData, path: str, first: JudgedData) -> dict[Key, MadeFrom]:
@@ -82,12 +82,27 @@ def _made(name: str, data: JudgedData, path: str, first: JudgedData) -> dict[Key
     if data is first:
         made = MADE[data.config.recipe]
         return {response.key: MadeFrom(made, None) for response in data.responses}
-    derived = {one.request.key: one for one in derived_requests(data.questions, first, data.prompts, data.config)}
+    current = _current_requests(data, first)
+    made = {}
     for response in data.responses:
-        one = derived.get(response.key)
-        if one is None or one.request.digest != response.request:
-            raise MindError(
-                f"{name}: its answer to {response.key} was made from one of {data.config.origin} that is not in "
-                f"{path}: name that folder first, or generate anew if its answers or verdicts have changed"
-            )
-    return {key: MadeFrom(one.made, one.origin) for key, one in derived.items()}
+        one = current.get(response.key)
+        if one is not None and one.request.digest == response.request:
+            made[response.key] = MadeFrom(one.made, one.origin)
+        else:
+            made[response.key] = MadeFrom("outdated", None)
+    require(
+        not made or any(how.made != "outdated" for how in made.values()),
+        f"--also {name}: its answers were made from those of {data.config.origin}, and none of these is in {path}: name "
+        "that folder first, or generate anew if its answers or verdicts have changed",
+    )
+    return made
+
+
+def _current_requests(data: JudgedData, first: JudgedData) -> dict[Key, Derived]:
+    """What the recipe of `data` asks about the answers that `first` has today."""
+    there = {response.key.perspective for response in first.responses}
+    asked = tuple(sorted({response.key.perspective for response in data.responses} & there))
+    if not asked:
+        return {}
+    config = dataclasses.replace(data.config, perspectives=asked)
+    return {one.request.key: one for one in derived_requests(data.questions, first, data.prompts, config)}

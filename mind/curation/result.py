@@ -16,10 +16,13 @@ from mind.summary import Summary, counted
 KEPT = "kept"
 NO_RESPONSE, TOO_FEW, EASY = "no response", "too few left", "easy question"
 OUTSIDE = "pass rate outside"
+OUTDATED = "of a changed answer"
+"""What it was made from is gone, or no longer what it was."""
 FATES = (KEPT, NO_RESPONSE, TOO_FEW, OUTSIDE, EASY)
 """What can become of a question."""
 REASONS = (
     "of another source",
+    OUTDATED,
     "wrong",
     "truncated",
     "unparsed",

@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -38,8 +38,8 @@ from mind.teacher.folder import DatasetFolder
 from mind.teacher.judged import JudgedData
 from mind.teacher.requests import Request, chat_request, last_line, own_prompts, user_turn
 
-Made = Literal["rectified", "corrupted", "rewritten", "continued"]
-"""How an answer was made from an earlier one."""
+Made = Literal["rectified", "corrupted", "rewritten", "continued", "outdated"]
+"""How an answer was made from an earlier one; "outdated" if that is gone, or no longer what it was."""
 
 DUAL_TEMPERATURE = 0.2
 """EDIT's, for both of its prompts."""
@@ -112,6 +112,8 @@ of the perspectives."""
 
 _BREAKS = tuple(map(re.compile, (r"\n[ \t]*\n\s*", r"\n\s*", r"(?<=[.!?])\s+")))
 """Between paragraphs, lines and sentences."""
+_MARK = re.compile(r"\W*+(?:\d{1,3}+)?\W*+")
+"""What stands between two breaks and says nothing: the number of a list's item ("1. "), or signs alone."""
 
 
 class Origin(NamedTuple):
@@ -183,15 +185,23 @@ def recipe_defaults(origin: GenerateConfig, recipe: str, folder: str) -> Generat
 def recipe_prompts(config: GenerateConfig, data: JudgedData) -> dict[str, str]:
     """The prompts of the recipe by name, of which `config.prompts` may replace some; raises MindError for others."""
     own = {} if config.prompts is None else own_prompts(config.prompts)
-    if config.recipe == "prefix":
-        return dict(data.prompts) | own
-    prompts = PROMPTS[str(config.recipe)]
-    unknown = [name for name in own if name not in prompts]
+    prompts, names = _prompts_of(config, data)
+    unknown = [name for name in own if name not in names]
     require(
         not unknown,
-        f"{config.prompts}: --{config.recipe} asks with no prompt {', '.join(unknown)}: expected {', '.join(prompts)}",
+        f"{config.prompts}: --{config.recipe} asks with no prompt {', '.join(unknown)}: expected {', '.join(names)}",
     )
     return prompts | own
+
+
+def _prompts_of(config: GenerateConfig, data: JudgedData) -> tuple[dict[str, str], Collection[str]]:
+    """The recipe's own prompts, and the names that it asks by: of --prefix, those of the answers in `data`."""
+    if config.recipe != "prefix":
+        prompts = PROMPTS[str(config.recipe)]
+        return prompts, prompts.keys()
+    there = dict.fromkeys(response.key.perspective for response in data.responses)
+    names = [name for name in there if config.perspectives is None or name in config.perspectives]
+    return {name: prompt for name, prompt in data.prompts.items() if name in names}, names
 
 
 def derived_requests(
@@ -278,11 +288,22 @@ def _prefix(origin: Origin, prompts: Mapping[str, str], config: GenerateConfig) 
 
 def beginnings(text: str, count: int) -> list[str]:
     """At most `count` beginnings of `text`, spread evenly, each with the white space behind it; the first is the
-    shortest. They end with a paragraph or, if there are too few, with a line or a sentence; none is the whole text."""
-    ends = [[match.end() for match in between.finditer(text)] for between in _BREAKS]
+    shortest. They end with a paragraph or, if there are too few, with a line or a sentence, and not with the number of
+    the next item of a list; none is the whole text."""
+    ends = [_ends(text, between) for between in _BREAKS]
     enough = next((found for found in ends if len(found) >= count), max(ends, key=len))
     chosen = min(count, len(enough))
     return [text[: enough[number * len(enough) // chosen]] for number in range(chosen)]
+
+
+def _ends(text: str, between: re.Pattern[str]) -> list[int]:
+    """Behind each break of `text` that something is said before."""
+    ends, start = [], 0
+    for match in between.finditer(text):
+        if not _MARK.fullmatch(text, start, match.end()):
+            ends.append(match.end())
+        start = match.end()
+    return ends
 
 
 def _asked(

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from sample_records import make_response, make_verdict
 
 import mind_kernels
-from mind.curation.card import ANSWER_SHOWN, LIMITS, build_card, card_markdown, write_card
+from mind.curation.card import ANSWER_SHOWN, KNOWLEDGE_UNJUDGED, LIMITS, build_card, card_markdown, write_card
 from mind.curation.filter import FilterConfig
 from mind.data.questions import save_questions
 from mind.data.sources import SourceConfig
@@ -122,6 +122,36 @@ def test_a_card_counts_what_was_made():
     assert abs((datetime.now(UTC) - created).total_seconds()) < 60
 
 
+def test_teachers_of_one_published_name_add_up():
+    counts = [{"read": 5, "right": 3, "kept": 2, "characters": 40, "tokens": 9.5},
+              {"read": 7, "right": 4, "kept": 0, "characters": None, "tokens": None},
+              {"read": 1, "right": 1, "kept": 1, "characters": 30, "tokens": 8}]  # fmt: skip
+    two = dict(zip(("/home/ann/m", "/home/bob/m"), counts, strict=False))
+    made = [
+        card(summary=SUMMARY | {"teachers": given})["counts"]["teachers"] for given in (two, two | {"m": counts[2]})
+    ]
+    assert made[0] == {"m": {"read": 12, "right": 7, "kept": 2, "characters": 40, "tokens": 9.5}}
+    assert made[1] == {"m": {"read": 13, "right": 8, "kept": 3, "characters": None, "tokens": None}}
+
+
+def test_further_answers_are_told_line_by_line():
+    prompts = {f"perspective-{n}": "Be so." * n for n in range(8)}
+    config = dataclasses.replace(CONFIG, rewrite="/home/ann/SECRET")
+    folders = [judged(), judged(prompts=prompts), judged(config=config, prompts={"rewrite": "Short."})]
+    markdown = card_markdown(build_card("mine", folders, FilterConfig(), SUMMARY))
+    for name, prompt in (prompts | {"rewrite": "Short."}).items():
+        digest = hashlib.sha256(prompt.encode()).hexdigest()
+        assert f"- prompt, by its SHA-256, `{name}`: `{digest}`\n" in markdown
+    assert "## Further answers, folder 2\n\n- recipe: `rewrite`\n- sampling: `engine: openai`, " in markdown
+    assert markdown.count("recipe") == 1 and "SECRET" not in markdown
+
+
+def test_unjudged_rules_are_told_if_there_are_any():
+    answered = judged(others=[response()])
+    assert KNOWLEDGE_UNJUDGED not in card(answered)["limits"], "no question that is kept has any"
+    assert card(summary=SUMMARY | {"knowledge": 1})["limits"] == [*LIMITS, KNOWLEDGE_UNJUDGED]
+
+
 def test_what_is_not_known_is_said():
     made = card()
     assert (made["licence"], made["source_licences"], made["cost"]) == ("not given", "not given", None)
@@ -150,7 +180,9 @@ def write_folder(path: Path, config: GenerateConfig) -> bytes:
 def test_no_credential_and_no_folder_of_a_person_is_told(tmp_path):
     source = SourceConfig("/home/ann/SECRET/gsm.jsonl", id_column="SECRET")
     questions = write_folder(tmp_path, dataclasses.replace(CONFIG, questions=source))
-    made = card(load_judged(tmp_path), SUMMARY | {"x": "SECRET"})
+    named = FilterConfig(source=("/home/ann/SECRET/m1", "openai/m2", "../SECRET/m3", "~/SECRET/m4"))
+    made = build_card("mine", [load_judged(tmp_path)], named, SUMMARY | {"x": "SECRET"})
+    assert made["filter"] == dataclasses.asdict(FilterConfig(source=("m1", "openai/m2", "m3", "m4")))
     assert made["sources"] == [
         {
             "path": "gsm.jsonl",
@@ -226,6 +258,7 @@ def test_no_text_breaks_the_card(tmp_path, text):
         return made | {
             "name": name, "sources": [{"path": name, "subset": name}], "prompts": {name: name},
             "judges": {name: {name: 1}}, "filter": {name: name}, "limits": [name],
+            "also": [{"recipe": name, "sampling": {name: name}, "prompts": {name: name}}],
         }  # fmt: skip
 
     def tags(page: str) -> list[str]:

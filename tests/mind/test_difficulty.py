@@ -66,12 +66,12 @@ def test_one_answer_a_perspective_varies_as_deepdistill_has_it():
         assert len(run(responses, config, verdicts=judged(responses[2:], "wrong")).questions) == kept
 
 
-@pytest.mark.parametrize("name", ["pass_rate", "variation"])
-def test_what_was_made_from_answers_tells_no_pass_rate(name):
+@pytest.mark.parametrize(("name", "option"), [("pass_rate", "--pass-rate"), ("variation", "--variation")])
+def test_what_was_made_from_answers_tells_no_pass_rate(name, option):
     responses = [response("analogy"), response("planning", text=UNLIKE[1])]
     made = {r.key: MadeFrom("rewritten", None) for r in responses}
     config = FilterConfig(**{name: (0.1, 0.9)})
-    with pytest.raises(MindError, match=f"^{name}: all answers were made from others"):
+    with pytest.raises(MindError, match=f"^{option}: all answers were made from others"):
         filter_responses([QUESTION], responses, judged(responses), config, made=made)
     assert filter_responses([QUESTION], responses, judged(responses), FilterConfig(), made=made).pass_rates == {}
 
@@ -132,8 +132,50 @@ def test_the_rationales_of_some_teachers_alone():
     }
     only = run(responses, FilterConfig(source=("big", "other"), keep_wrong=2), verdicts=verdicts)
     assert only.questions[0].wrong_rationales == (), "that of another teacher"
-    with pytest.raises(MindError, match="source: none wrote as huge: those who did are big, other, small"):
+    with pytest.raises(MindError, match="^--source: none wrote as huge: those who did are big, other, small"):
         run(responses, FilterConfig(source=("huge", "big")), verdicts=verdicts)
+
+
+def of_two_teachers(big, small):
+    """A question that each answered twice in two perspectives, right ("r") or wrong."""
+    given = [graded(letters) for letters in (big, small)]
+    responses = [
+        dataclasses.replace(one, model=model, key=one.key._replace(sample=one.key.sample + shift))
+        for model, shift, data in zip(("big", "small"), (0, 2), given, strict=True)
+        for one in data["responses"]
+    ]
+    verdicts = {}
+    for one, letter in zip(responses, big + small, strict=True):
+        verdicts |= judged([one], "right" if letter == "r" else "wrong")
+    return {"responses": responses, "questions": given[0]["questions"], "verdicts": verdicts}
+
+
+@pytest.mark.parametrize(
+    ("source", "rate", "variation"),
+    [(("big",), 0.75, 0.25 / 0.75), (("small",), 0.5, 0.0), (("big", "small"), 0.625, 0.125 / 0.625), ((), 0.625, 0.2)],
+)
+def test_pass_rates_are_those_of_the_teachers_that_are_asked_for(source, rate, variation):
+    data = of_two_teachers("rrrw", "rwrw")
+    assert run(**data, config=FilterConfig(source=source)).pass_rates == {"q0": rate}
+    for change, fate in ((0, "kept"), (1e-9, "pass rate outside")):
+        for band in ({"pass_rate": (rate + change, 1.0)}, {"variation": (variation + change, 9.0)}):
+            assert run(**data, config=FilterConfig(source=source, **band)).fates == {"q0": fate}, band
+
+
+def test_a_students_rates_leave_the_variation_as_it_is():
+    data, variation = graded("rrrw"), 0.25 / 0.75
+    for shift, kept in ((0, 1), (1e-9, 0)):
+        config = FilterConfig(pass_rate=(0.1, 0.3), variation=(variation + shift, 9))
+        assert len(run(**data, config=config, pass_rates={"q0": 0.2}).questions) == kept
+
+
+@pytest.mark.parametrize(("name", "option"), [("pass_rate", "--pass-rate"), ("variation", "--variation")])
+def test_teachers_who_answered_no_question_tell_no_pass_rate(name, option):
+    data = of_two_teachers("rrrr", "rrrr")
+    made = {one.key: MadeFrom("rewritten", None) for one in data["responses"] if one.model == "small"}
+    config = FilterConfig(source=("small",), **{name: (0.1, 0.9)})
+    with pytest.raises(MindError, match=f"^{option}: all answers of small were made from others"):
+        filter_responses(*(data[key] for key in ("questions", "responses", "verdicts")), config, made=made)
 
 
 @pytest.mark.parametrize(

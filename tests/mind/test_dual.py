@@ -22,7 +22,7 @@ from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods.edit import Edit, EditOptions
 from mind.methods.sequences import Sequences
-from mind.records import Question, WrongRationale
+from mind.records import Key, Question, WrongRationale
 from mind.student.tokenization import tokenize
 from mind.teacher.config import GenerateConfig
 from mind.teacher.folder import DatasetFolder
@@ -100,7 +100,7 @@ def test_from_a_judged_folder_to_pairs(tmp_path, mine, capsys):
         "served-model",
         "m",
     }
-    dropped = [json.loads(line) for line in (tmp_path / "r.dropped.jsonl").read_text().splitlines()]
+    dropped = read_rows(tmp_path / "r.dropped.jsonl")
     assert Counter((row["dropped"], row["folder"]) for row in dropped) == {
         ("wrong", str(made)): 5,
         ("wrong", str(mine.path)): 1,
@@ -167,6 +167,10 @@ def test_a_wording_of_ones_own(tmp_path, mine):
     assert systems == {"Mend it.": 1, CORRUPT: 5}
 
 
+def read_rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -218,10 +222,10 @@ def test_a_filter_tells_what_does_not_belong_together(tmp_path, mine, capsys):
     keep = ("--keep-wrong", "4")
     assert f"are twins of those of {mine.path}: name that folder, and this one as --also" in refused(made, *keep)
     assert "the same folder comes twice" in refused(mine.path, "--also", made, made, *keep)
-    verdicts = mine.verdicts.read_text()
-    mine.verdicts.write_text(verdicts.replace('"right"', '"wrong"', 1))
-    assert "was made from one of" in refused(mine.path, "--also", made, *keep)
-    mine.verdicts.write_text(verdicts)
+    answers = mine.responses.read_text()
+    mine.responses.write_text(answers.replace("Plan: add", "Let us add").replace("What is sought?", "What is it?"))
+    assert f"--also {made}: its answers were made from" in refused(mine.path, "--also", made, *keep)
+    mine.responses.write_text(answers)
     other = DatasetFolder(tmp_path / "other")
     other.path.mkdir()
     for name in ("config", "prompts"):
@@ -230,6 +234,30 @@ def test_a_filter_tells_what_does_not_belong_together(tmp_path, mine, capsys):
     other.responses.write_text("")
     other.verdicts.write_text("")
     assert "question new is not in" in refused(mine.path, "--also", other.path)
+
+
+def test_what_was_made_from_changed_answers_is_dropped_alone(tmp_path, mine):
+    """One with another verdict, one in other words, and one that is gone, of six."""
+    made, records = tmp_path / "dual", tmp_path / "r.jsonl"
+    with FaultProxy(twin) as proxy:
+        assert main(dual(mine, proxy)) == 0
+    assert main(["judge", str(made)]) == 0
+    answers = mine.responses.read_text().splitlines()
+    (gone,) = (line for line in answers if "q2" in line and "socratic" in line)
+    kept = "\n".join(line for line in answers if line != gone) + "\n"
+    mine.responses.write_text(kept.replace("Plan: add both. Then: 2", "Plan: first add both. Then: 2"))
+    verdicts = {Key(row["id"], row["perspective"], row["sample"]): row for row in read_rows(mine.verdicts)}
+    verdicts["q0", "planning", 0]["verdict"] = "wrong"
+    del verdicts["q2", "socratic", 0]
+    mine.verdicts.write_text("".join(json.dumps(row) + "\n" for row in verdicts.values()))
+    command = ["filter", str(mine.path), "--also", str(made), "--output", str(records), "--keep-wrong", "4"]
+    assert main(command) == 0
+    dropped = read_rows(tmp_path / "r.dropped.jsonl")
+    changed = {(row["id"], row["perspective"]) for row in dropped if row["dropped"] == "of a changed answer"}
+    assert changed == {("q0", "planning"), ("q2", "planning"), ("q2", "socratic")}
+    card = json.loads((tmp_path / "r.card.json").read_text())
+    assert card["counts"]["dropped"]["of a changed answer"] == 3 and card["counts"]["twins"] == 2
+    assert "of a changed answer" in (tmp_path / "r.report.html").read_text()
 
 
 # The rules of twins
@@ -262,21 +290,26 @@ def test_an_answer_that_stayed_right_is_no_wrong_rationale():
 
 
 @pytest.mark.parametrize("text", [RIGHT[1], "Eight are there."])
-def test_a_corrupted_one_needs_a_text_of_its_own_and_its_origin(text):
+def test_a_corrupted_one_needs_a_text_of_its_own(text):
     wrongs, _ = filtered([RIGHT, (1, text, "8", "wrong")], {1: ("corrupted", 0)})
     expected = [WrongRationale("planning", text, "8", "m", right=RIGHT[1])]
     assert list(wrongs) == ([] if text == RIGHT[1] else expected)
-    leaky = (0, "The answer is 7. Add.", "7", "right")
-    fine = (2, RIGHT[1], "7", "right")
-    assert filtered([leaky, fine, (1, "Eight are there.", "8", "wrong")], {1: ("corrupted", 0)})[0] == ()
 
 
 def test_the_first_rectified_one_that_is_right_is_the_twin():
     tries = [(1, "Six are there, plainly.", "6", "wrong"), (2, "Seven are there, plainly.", "7", "right"),
              (3, "Seven are here, plainly.", "7", "right")]  # fmt: skip
     wrongs, reasons = filtered([OFF, *tries], dict.fromkeys((1, 2, 3), ("rectified", 0)))
-    assert wrongs == (WrongRationale("planning", OFF[1], "8", "m", right=tries[1][1]),)
+    twin, again = (WrongRationale("planning", text, answer, "m") for _, text, answer, _ in (OFF, tries[0]))
+    assert wrongs == (dataclasses.replace(twin, right=tries[1][1]), again)
     assert reasons == {0: "wrong", 1: "wrong", 3: "not selected"}
+
+
+@pytest.mark.parametrize(("made", "kept"), [("rewritten", 1), ("continued", 1), ("rectified", 1), ("corrupted", 0)])
+def test_only_a_corrupted_one_needs_its_origin(made, kept):
+    leaky = (0, "The answer is 7. Add.", "7", "right")
+    wrongs, _ = filtered([leaky, (2, RIGHT[1], "7", "right"), (1, "Eight are there.", "8", "wrong")], {1: (made, 0)})
+    assert list(wrongs) == [WrongRationale("planning", "Eight are there.", "8", "m")] * kept
 
 
 def test_twins_come_before_others():

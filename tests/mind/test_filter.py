@@ -239,7 +239,7 @@ def test_a_students_pass_rate_stands_for_the_teachers():
     result = run(responses, FilterConfig(easy_fraction=0.0), questions=questions, pass_rates={"q0": 0.5, "q2": 0.0})
     assert result.fates == {"q0": "kept", "q1": "easy question", "q2": "kept"}
     assert result.pass_rates == {"q0": 0.5, "q1": 1.0, "q2": 0.0}
-    with pytest.raises(MindError, match="none of the 1 pass rates is of one of the 3 questions"):
+    with pytest.raises(MindError, match="^--student-grades: none of its 1 pass rates is of one of the 3 questions"):
         run(responses, questions=questions, pass_rates={"other": 1.0})
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from fault_proxy import FaultProxy, chat_answer
+from judged_folder import judged_folder
 from sample_records import make_response
 
 from mind.cli import main
@@ -18,7 +20,8 @@ from mind.errors import MindError
 from mind.perspectives import KNOWLEDGE, KNOWLEDGE_PROMPT, PERSPECTIVES
 from mind.records import Question, Rationale
 from mind.teacher.config import GenerateConfig, ModelConfig
-from mind.teacher.journal import load_responses
+from mind.teacher.folder import DatasetFolder
+from mind.teacher.journal import Journal, load_responses
 from mind.teacher.judged import load_judged
 from mind.teacher.requests import load_prompts, teacher_requests
 from mind.word_problems import generate
@@ -98,6 +101,32 @@ def test_rules_are_the_lines_of_a_response():
     assert rules_of(make_response(text=text), QUESTION) == (*RULES, "2 + 2 is 4.")
     assert rules_of(make_response(text=text, finish_reason="unknown"), QUESTION) == (*RULES, "2 + 2 is 4.")
     assert rules_of(make_response(text=text, finish_reason="length"), QUESTION) == ()
+
+
+@pytest.mark.parametrize(
+    "heading",
+    ["General rules:", "**General rules:**", "**General rules**:", "__Rules:__", "*Rules:*", "# Rules", "### Rules:",
+     "`Rules:`", "1. **Rules:**", "- # Rules", "**1. Rules:**  ", "___"],
+)  # fmt: skip
+def test_a_heading_is_no_rule(heading):
+    marked = "**Total:** the sum of its parts, *all* of them"
+    assert rules_of(make_response(text=f"{heading}\n- {marked}\n{RULES[0]}"), QUESTION) == (marked, RULES[0])
+
+
+def test_the_first_folder_that_states_rules_gives_them(tmp_path):
+    """Of three folders, the first asked for none, and the second got a heading alone for q2; q1 is not kept."""
+    first = judged_folder(tmp_path / "a")
+    for name, texts in {"b": ("Add.", "Count.", "# Rules:"), "c": ("Sum up.", "Count on.", "Join both.")}.items():
+        folder = DatasetFolder(tmp_path / name)
+        shutil.copytree(first.path, folder.path)
+        with Journal(folder.responses) as journal:
+            journal.append(make_response(f"q{n}", KNOWLEDGE, 0, text=text) for n, text in enumerate(texts))
+    folders = [str(tmp_path / name) for name in "abc"]
+    assert main(["filter", folders[0], "--also", *folders[1:], "--output", str(tmp_path / "r.jsonl")]) == 0
+    kept = {question.id: question.knowledge for question in load_questions(tmp_path / "r.jsonl")}
+    card = json.loads((tmp_path / "r.card.json").read_text())
+    assert kept == {"q0": ("Add.",), "q2": ("Join both.",)}
+    assert card["counts"]["knowledge"] == 2 and "general rules" in card["limits"][-1]
 
 
 def test_from_the_teacher_to_the_records(tmp_path, capsys):

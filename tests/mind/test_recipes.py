@@ -74,7 +74,7 @@ def test_a_folder_of_rewritten_ones_is_a_data_set_of_its_own(tmp_path, mine, cap
     assert main(["judge", str(folder)]) == 0
     command = ["filter", str(folder), "--output", str(tmp_path / "r.jsonl")]
     assert main([*command, "--pass-rate", "0.1", "0.9"]) == 2
-    assert "pass_rate: all answers were made from others" in capsys.readouterr().err
+    assert "--pass-rate: all answers were made from others" in capsys.readouterr().err
     assert main(command) == 0
     assert [question.id for question in load_questions(tmp_path / "r.jsonl")] == [QUESTIONS[0].id]
 
@@ -93,6 +93,14 @@ def test_a_folder_of_rewritten_ones_is_a_data_set_of_its_own(tmp_path, mine, cap
         ("It is 3.5. So? Yes! No.", 9, ["It is 3.5. ", "It is 3.5. So? ", "It is 3.5. So? Yes! "]),
         ("a. b. c. d. e. f. g.", 3, ["a. ", "a. b. c. ", "a. b. c. d. e. "]),
         ("One, two", 1, []),
+        ("1. Add 3 and 4. Then 5.", 1, ["1. Add 3 and 4. "]),
+        ("1. Add 3 and 4. 2. Then 5. So.", 2, ["1. Add 3 and 4. ", "1. Add 3 and 4. 2. Then 5. "]),
+        ("1) Add.\n2) Sum up.", 1, ["1) Add.\n"]),
+        ("**1.**\nAdd.\nSum up.", 1, ["**1.**\nAdd.\n"]),
+        ("---\n\nAdd.\n\n12.\n\nSum up.\n\nSo.", 2, ["---\n\nAdd.\n\n", "---\n\nAdd.\n\n12.\n\nSum up.\n\n"]),
+        ("3 + 4 = 7\n7 * 2 = 14\n14", 2, ["3 + 4 = 7\n", "3 + 4 = 7\n7 * 2 = 14\n"]),
+        ("1. Add", 1, []),
+        ("Add 3 and 4. Then 5.", 1, ["Add 3 and 4. "]),
     ],
 )
 def test_beginnings_end_where_something_ends(text, count, expected):
@@ -151,6 +159,14 @@ def test_an_extra_body_has_the_last_word(mine):
         (["--dual", "mine", "--cuts", "2"], "cuts is 2: expected it with --prefix alone"),
         (["--prefix", "mine", "--cuts", "0"], "cuts is 0: expected at least 1"),
         (["--prefix", "mine", "--rewrite", "mine"], "--rewrite and --prefix: expected one of them"),
+        (
+            ["--prefix", "mine", "--prompts", "p.json"],
+            "p.json: --prefix asks with no prompt plan, knowledge: expected planning, socratic",
+        ),
+        (
+            ["--prefix", "mine", "--prompts", "q.json", "--perspectives", "socratic"],
+            "q.json: --prefix asks with no prompt planning: expected socratic",
+        ),
         (["--prefix", "bare"], "--prefix bare: no prompt for planning: give one by --prompts"),
     ],
 )
@@ -158,18 +174,22 @@ def test_a_recipe_that_cannot_work_is_told(tmp_path, mine, capsys, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(mine.path, "bare")
     (tmp_path / "bare" / "prompts.json").write_text("{}")
+    (tmp_path / "p.json").write_text('{"plan": "Plan.", "socratic": "Ask.", "knowledge": "Know."}')
+    (tmp_path / "q.json").write_text('{"planning": "Plan.", "socratic": "Ask."}')
     assert main(["generate", *options, "--output", "set"]) == 2
     assert message in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "set").exists()
 
 
 def test_a_perspective_without_a_prompt_is_given_one(tmp_path, mine):
-    mine.prompts.write_text('{"socratic": "Be socratic."}')
+    mine.prompts.write_text('{"socratic": "Be socratic.", "knowledge": "Know."}')
     (tmp_path / "p.json").write_text('{"planning": "Have a plan."}')
     systems = Counter()
     with FaultProxy(
         lambda body: systems.update([json.loads(body)["messages"][0]["content"]]) or continued(body)
     ) as proxy:
-        made(mine, "--prefix", proxy, "--prompts", str(tmp_path / "p.json"))
+        folder = made(mine, "--prefix", proxy, "--prompts", str(tmp_path / "p.json"))
+    prompts = json.loads((folder / "prompts.json").read_text())
+    assert prompts == {"planning": "Have a plan.", "socratic": "Be socratic."}, "no knowledge is asked for"
     assert systems == {"Have a plan.": 2, "Be socratic.": 3}
 
 
