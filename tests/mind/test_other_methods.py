@@ -74,7 +74,7 @@ def test_edit_by_hand(packing):
     assert loss == pytest.approx(1.01452824024, abs=1e-11)
     assert 4 * loss == pytest.approx(4.058112960994, abs=1e-11)  # the sum that the paper prints
     assert gradients[0].any(1).tolist() == marks[0] and gradients[1].any(1).tolist() == marks[1]
-    assert [bool(total(built(1.0, 0.0), rows, packing)[2][slot].any()) for slot in (0, 1)] == [True, False]
+    assert set(total(built(1.0, 0.0), rows, packing)[2]) == {0}  # the wrong one is only observed
     (batch,) = micro_batches(plan.questions, plan.weights.shape[1], PackOptions(64, True), plan.trained)
     sums = built().loss(hidden_of(batch, rows), head(), batch, plan).sums
     assert float(sums["right_term"]) == pytest.approx(1.045592803454, abs=1e-12)
