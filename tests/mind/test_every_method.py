@@ -46,7 +46,8 @@ from mind.student.model import load_student
 EVERY = sorted([*METHODS, *PRESETS])
 OPTIONS = {
     "kd": {"on_policy": 0.6, "max_new_tokens": 5, "top": 20},
-    "qcrd": {"refresh_epochs": 1, "max_new_tokens": 5, "discriminator_epochs": 2},
+    "qcrd": {"refresh_epochs": 2, "max_new_tokens": 5, "discriminator_epochs": 2},
+    "redi": {"gamma": 0.1},
     "nesycd": {"max_new_tokens": 4},
     "mode-cotd": {"budget": 2, "few_shot": 3},
 }

@@ -11,7 +11,6 @@ from method_cases import (
     build,
     config_of,
     context_of_run,
-    runs_and_goes_on_where_it_was_killed,
     total,
     with_wrong,
 )
@@ -208,12 +207,6 @@ def test_sequences_of_several_prompts_are_packed_apart_and_counted_once():
 
 
 # Runs
-
-
-@pytest.mark.parametrize("name", ["edit", "sbs"])
-def test_a_method_trains_reports_and_goes_on_where_it_was_killed(name, tmp_path, model_folder):
-    config = config_of(tmp_path, model_folder, name)
-    runs_and_goes_on_where_it_was_killed(config)
 
 
 def test_wrong_rationales_are_read_as_they_were_written(tmp_path):
