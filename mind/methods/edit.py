@@ -123,7 +123,7 @@ class Edit(PairMethod):
                 "wrong_term": totals["wrong_term"],
                 "right_loss": float(l_real[:, 0::2].nanmean()),
                 "wrong_loss": float(l_real[:, 1::2].nanmean()),
-                "pairs": float(plan.trained.sum(1).double().mean() / 2),
+                "pairs": float((plan.trained | plan.observed).sum(1).double().mean() / 2),
             }
         )
 

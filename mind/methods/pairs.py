@@ -92,13 +92,15 @@ class PairMethod(Method):
     def plan_of(
         step: Step, most: int, pairs_of: Callable[[str], Sequence[Pair]], right: float, wrong: float
     ) -> StepPlan:
-        """The step's pairs, at most `most` of a question, whose two sequences have these weights in their mean."""
+        """The step's pairs, at most `most` of a question, whose two sequences have these weights in their mean; those
+        of weight 0 are only observed."""
         questions = [_with_pairs(question, pairs_of(question.id)) for question in step.questions]
         filled = present_sequences(questions, 2 * most)
         # The cross-entropy is a mean over the step's questions, and this one over its pairs.
         scale = 2 * len(questions) / int(filled.sum())
         weights = torch.tensor([right, wrong], dtype=torch.float64).repeat(most) * scale
-        return StepPlan(questions, torch.where(filled, weights, 0), filled, torch.zeros_like(filled))
+        weights = torch.where(filled, weights, 0)
+        return StepPlan(questions, weights, trained=weights != 0, observed=filled & (weights == 0))
 
 
 def _with_pairs(question: TokenizedQuestion, pairs: Sequence[Pair]) -> TokenizedQuestion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def _drawn(section: Section, pictures: Pictures) -> tuple[str, list[Picture]]:
     return section.title, [pictures.draw(chart) for chart in section.charts if pictures.wants(chart)]
 
 
+@cache
 def page_template(name: str) -> jinja2.Template:
     """A template of this folder, which prints texts from outside so that a reader sees them and nothing obeys them."""
     environment = jinja2.Environment(

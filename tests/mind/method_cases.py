@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 
 import torch
-from small_run import train_rows
 from tiny import NAMES, build_model, build_questions, build_tokenizer
 from worked_example import QUESTION, head, hidden_of
 
-import mind
 from mind.batches.packing import micro_batches
 from mind.config import DataConfig, EvaluationConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.data.questions import save_questions
@@ -91,16 +88,3 @@ def context_of_run(config, questions, student=None):
     """What a run of these questions gives to its method."""
     student, method = student or build_model(), METHODS[config.method]
     return MethodContext.build(with_options(config), student, build_tokenizer(), questions, method=method)
-
-
-def runs_and_goes_on_where_it_was_killed(config):
-    """A run of four steps: its report has the method's charts, none of them empty, and a kill changes nothing."""
-    folder = mind.train(config)
-    rows, method = train_rows(folder.path), METHODS[config.method]
-    assert len(rows) == 4 and f"{method.title} run report" in folder.report.read_text()
-    shown = {series.name for chart in method.charts for series in chart.series}
-    assert shown and all(shown <= row.keys() for row in rows)
-    shutil.rmtree(folder.checkpoint(4))
-    mind.train(config, resume=True)
-    assert [row["loss"] for row in train_rows(folder.path)] == [row["loss"] for row in rows]
-    return rows

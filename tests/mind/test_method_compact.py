@@ -7,11 +7,13 @@ import math
 
 import pytest
 import torch
-from method_cases import PACKINGS, build, config_of, context_of_run, runs_and_goes_on_where_it_was_killed, total
+from method_cases import PACKINGS, build, config_of, context_of_run, short, total
+from small_run import train_rows
 from tiny import build_model, build_questions, build_tokenizer
 from torch import nn
 from worked_example import FIRST_ROWS, QUESTION, SEQUENCES, ZT, Z, head, hidden_of, losses_of
 
+import mind
 from mind.batches.packing import micro_batches
 from mind.config import ObjectiveConfig
 from mind.errors import MindError
@@ -186,8 +188,7 @@ def test_questions_with_one_rationale_are_left_out(tmp_path, model_folder, capsy
         context_of_run(config, [one])
 
 
-def test_a_run_of_compact(tmp_path, model_folder):
-    rows = runs_and_goes_on_where_it_was_killed(config_of(tmp_path, model_folder, "compact"))
-    for row in rows:
-        assert row["loss"] == pytest.approx(row["sft_loss"] + 0.1 * row["consistency"], rel=1e-5)
-        assert 0 < row["alpha_entropy"] <= math.log(3)
+def test_what_a_run_of_compact_logs(tmp_path, model_folder):
+    (row,) = train_rows(mind.train(short(config_of(tmp_path, model_folder, "compact"))).path)
+    assert row["loss"] == pytest.approx(row["sft_loss"] + 0.1 * row["consistency"], rel=1e-5)
+    assert 0 < row["alpha_entropy"] <= math.log(3)

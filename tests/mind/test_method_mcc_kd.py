@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from method_cases import PACKINGS, build, config_of, context_of_run, runs_and_goes_on_where_it_was_killed, total
+from method_cases import PACKINGS, build, config_of, context_of_run, total
 from tiny import build_questions
 from worked_example import FIRST_ROWS, QUESTION, head, hidden_of
 
@@ -113,7 +113,3 @@ def test_mcc_kd_compares_at_the_answer_if_nothing_else_is_said(tmp_path, model_f
         )
     mind_context = context_of_run(dataclasses.replace(config, method="mind"), build_questions())
     assert mind_context.pack_options.answer_span == "suffix" and not any(q.answer for q in mind_context.tokenized)
-
-
-def test_a_run_of_mcc_kd(tmp_path, model_folder):
-    runs_and_goes_on_where_it_was_killed(config_of(tmp_path, model_folder, "mcc-kd"))

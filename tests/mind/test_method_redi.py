@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from method_cases import PACKINGS, build, config_of, runs_and_goes_on_where_it_was_killed, total
+from method_cases import PACKINGS, build, config_of, total
 from small_run import train_rows
 from worked_example import QUESTION, RIGHT, WRONG, WRONG_ROW, Z, head, hidden_of
 
@@ -30,7 +30,7 @@ def test_redi_by_hand(packing):
     assert total(built(0.8), rows, packing)[1] == pytest.approx(0.507139327517, abs=1e-12)
     plan, loss, gradients = total(built(0.0), rows, packing)
     assert loss == pytest.approx(2.0961229468387272, abs=1e-12)  # fine-tuning on the right one
-    assert not gradients[1].any() and gradients[0].any()
+    assert set(gradients) == {0} and plan.observed.tolist() == [[False, True]]
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -103,11 +103,6 @@ def test_pairs_weigh_the_same_in_whatever_questions_they_are(packing):
     log_p = Z.log_softmax(1)
     ce = {s: -log_p[range(first_rows[s], first_rows[s] + len(t)), t].mean() for s, t in ids.items()}
     assert loss == pytest.approx(float(sum(ce[s] - 0.8 * ce[s + 1] for s in (0, 2, 4))) / 3, abs=1e-12)
-
-
-def test_a_run_of_redi(tmp_path, model_folder):
-    config = config_of(tmp_path, model_folder, "redi")
-    runs_and_goes_on_where_it_was_killed(dataclasses.replace(config, options=RediOptions(gamma=0.1)))
 
 
 def test_a_run_stops_where_right_rationales_become_unlikely(tmp_path, model_folder):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +16,6 @@ import mind
 from mind.batches.packing import micro_batches
 from mind.config import (
     DataConfig,
-    EvaluationConfig,
     MetaNetConfig,
     MindConfig,
     ObjectiveConfig,
@@ -287,32 +285,23 @@ def test_a_preset_is_a_method_with_options_that_are_fixed(tmp_path):
     assert with_options(load_run_config(tmp_path / "c.json")).metanet.scores == "uniform"
 
 
-@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.method == "mind"])
-def test_a_preset_trains_reports_and_goes_on_where_it_was_killed(name, tmp_path, model_folder):
+@pytest.mark.parametrize("name", ["mind-frozen", "mind-uniform"])
+def test_what_a_run_with_metanet_and_one_without_leave(name, tmp_path, model_folder):
     save_questions(build_questions(10), tmp_path / "train.jsonl")
     config = MindConfig(
         output=str(tmp_path / "run"),
         method=name,
         student=StudentConfig(model=str(model_folder), max_length=512),
         data=DataConfig(train=str(tmp_path / "train.jsonl"), perspectives=NAMES),
-        train=TrainConfig(questions_per_step=2, max_steps=4, save_steps=2, learning_rate=1e-3, report_to="none"),
-        evaluation=EvaluationConfig(max_new_tokens=2),
+        train=TrainConfig(questions_per_step=2, max_steps=2, learning_rate=1e-3, report_to="none"),
+        metanet=MetaNetConfig(width=16, warmup_epochs=2) if name == "mind-frozen" else MetaNetConfig(),
     )
-    needs_metanet = with_options(config).metanet.scores in ("metanet", "shuffled")
-    if needs_metanet:
-        config = dataclasses.replace(config, metanet=MetaNetConfig(width=16, warmup_epochs=2))
     folder = mind.train(config)
     rows = train_rows(folder.path)
-    assert len(rows) == 4 and f"{PRESETS[name].title} run report" in folder.report.read_text()
-    shutil.rmtree(folder.checkpoint(4))
-    mind.train(config, resume=True)
-    again = train_rows(folder.path)
-    assert [row["loss"] for row in again] == [row["loss"] for row in rows]
-    assert [row["alpha"] for row in again] == [row["alpha"] for row in rows]
-    assert (folder.path / "metanet.safetensors").exists() == needs_metanet
-    if needs_metanet:
+    assert (folder.path / "metanet.safetensors").exists() == (name == "mind-frozen")
+    if name == "mind-frozen":
         assert all(0 <= row["saturated"] <= 1 for row in rows)  # MetaNet at rest too
-    if name == "mind-uniform":
+    else:
         assert all(row["selected_ratio"] == 1 for row in rows)
 
 

@@ -11,7 +11,6 @@ from method_cases import (
     build,
     config_of,
     context_of_run,
-    runs_and_goes_on_where_it_was_killed,
     total,
     with_wrong,
 )
@@ -74,7 +73,7 @@ def test_edit_by_hand(packing):
     assert loss == pytest.approx(1.01452824024, abs=1e-11)
     assert 4 * loss == pytest.approx(4.058112960994, abs=1e-11)  # the sum that the paper prints
     assert gradients[0].any(1).tolist() == marks[0] and gradients[1].any(1).tolist() == marks[1]
-    assert [bool(total(built(1.0, 0.0), rows, packing)[2][slot].any()) for slot in (0, 1)] == [True, False]
+    assert set(total(built(1.0, 0.0), rows, packing)[2]) == {0}  # the wrong one is only observed
     (batch,) = micro_batches(plan.questions, plan.weights.shape[1], PackOptions(64, True), plan.trained)
     sums = built().loss(hidden_of(batch, rows), head(), batch, plan).sums
     assert float(sums["right_term"]) == pytest.approx(1.045592803454, abs=1e-12)
@@ -208,12 +207,6 @@ def test_sequences_of_several_prompts_are_packed_apart_and_counted_once():
 
 
 # Runs
-
-
-@pytest.mark.parametrize("name", ["edit", "sbs"])
-def test_a_method_trains_reports_and_goes_on_where_it_was_killed(name, tmp_path, model_folder):
-    config = config_of(tmp_path, model_folder, name)
-    runs_and_goes_on_where_it_was_killed(config)
 
 
 def test_wrong_rationales_are_read_as_they_were_written(tmp_path):

@@ -28,18 +28,21 @@ if TYPE_CHECKING:
 
 FEWEST_LINES = 8
 """Of metrics.jsonl, for a remark on how a run went."""
+OF_METANET = ("metanet", "shuffled")
+"""Values of `metanet.scores` with which MetaNet scores."""
 LEAST_RISE = 1e-3
 """Of L_meta, in nats, for a remark: near 0 a batch's noise is a large share of it and says nothing."""
 
 
 def sections(config: MindConfig) -> tuple[Section, Section]:
-    """The student, with its objective's parts; MetaNet, with what it selects."""
-    return Section("Student", _student(config)), Section("Scores and selection", _metanet(config))
+    """The student, with its objective's parts; the scores and what they select, with MetaNet if they are its own."""
+    scores = (*_selection(config), *(METANET if config.metanet.scores in OF_METANET else (LEARNING_RATE,)))
+    return Section("Student", _student(config)), Section("Scores and selection", scores)
 
 
 def remarks(config: MindConfig, metrics: Metrics) -> list[str]:
     """What MetaNet or the selection by its scores did not do."""
-    return list(_remarks(config, metrics)) if config.metanet.scores in ("metanet", "shuffled") else []
+    return list(_remarks(config, metrics)) if config.metanet.scores in OF_METANET else []
 
 
 def _remarks(config: MindConfig, metrics: Metrics) -> Iterator[str]:
@@ -112,7 +115,7 @@ def _student(config: MindConfig) -> tuple[Chart, ...]:
     )
 
 
-def _metanet(config: MindConfig) -> tuple[Chart, ...]:
+def _selection(config: MindConfig) -> tuple[Chart, ...]:
     return (
         Chart(
             "score",
@@ -153,19 +156,24 @@ def _metanet(config: MindConfig) -> tuple[Chart, ...]:
             "getting.",
             form="shares",
         ),
-        Chart(
-            "meta_loss",
-            "Meta loss",
-            "KL, nats",
-            "It should fall in the warm-up and stay low after it: then the scores follow what the student can learn.",
-            (Series("meta_loss", "training", BLUE),),
-            warmup="warm-up, MetaNet alone",
-        ),
-        replace(
-            LEARNING_RATE,
-            title="Learning rates",
-            caption="MetaNet's is a share of the rate of its warm-up: learning more slowly is its inertia against the "
-            "noise of one batch.",
-            series=(*LEARNING_RATE.series, Series("meta_learning_rate", "MetaNet", AMBER)),
-        ),
     )
+
+
+METANET = (
+    Chart(
+        "meta_loss",
+        "Meta loss",
+        "KL, nats",
+        "It should fall in the warm-up and stay low after it: then the scores follow what the student can learn.",
+        (Series("meta_loss", "training", BLUE),),
+        warmup="warm-up, MetaNet alone",
+    ),
+    replace(
+        LEARNING_RATE,
+        title="Learning rates",
+        caption="MetaNet's is a share of the rate of its warm-up: learning more slowly is its inertia against the "
+        "noise of one batch.",
+        series=(*LEARNING_RATE.series, Series("meta_learning_rate", "MetaNet", AMBER)),
+    ),
+)
+"""What is shown of MetaNet itself."""
