@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -120,7 +121,9 @@ def config_of(folder: Path, name: str, options: Any, perspectives: Sequence[str]
     )
     config = replaced(dataclasses.replace(config, method=name), wanted(name, perspectives))
     own: Any = method_class(name).Options
-    return dataclasses.replace(config, options=own(teacher=teacher)) if _wants_teacher(name) else config
+    given = {"teacher": teacher, "few_shot": PER_STEP}  # of those methods that have it
+    taken = {field.name: given[field.name] for field in dataclasses.fields(own) if field.name in given}
+    return dataclasses.replace(config, options=own(**taken)) if taken else config
 
 
 def _wants_teacher(name: str) -> bool:
@@ -177,6 +180,8 @@ def measure(options: Any, file: Path) -> list[dict[str, Any]]:
             row = measured(config_of(folder, method, options, perspectives, teacher), options.questions // PER_STEP)
             if method == "sft" and "refused" not in row:
                 teacher = str(folder / "sft" / "student")
+            elif method != "sft":
+                shutil.rmtree(folder / method, ignore_errors=True)  # half a gigabyte per student
             rows.append({"data": source, "student": options.student or "SmolLM2-135M-Instruct", **row})
             write_results(rows, file)
             print_table(rows[-1:], COLUMNS)

@@ -92,8 +92,8 @@ def _made(name: str, data: JudgedData, path: str, first: JudgedData) -> dict[Key
             made[response.key] = MadeFrom("outdated", None)
     require(
         not made or any(how.made != "outdated" for how in made.values()),
-        f"--also {name}: its answers were made from those of {data.config.origin}, and none of these is in {path}: name "
-        "that folder first, or generate anew if its answers or verdicts have changed",
+        f"--also {name}: its answers were made from those of {data.config.origin}, and none of these is in {path}: "
+        "name that folder first, or generate anew if its answers or verdicts have changed",
     )
     return made
 
