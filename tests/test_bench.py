@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import row_confidence, row_kernels, shapes, sparse_error
+from bench import linear_divergence, row_confidence, row_kernels, shapes, sparse_error
 from bench.comparison import benchmark as cases
 from bench.comparison import command
 from bench.comparison.gate import Gates, Precision, relative_error
@@ -281,3 +281,15 @@ def test_row_kernels_beside_a_copy(tmp_path, monkeypatch, capsys):
     wrong = {"torch statistics": RowValues._make(torch.zeros(len(RowValues._fields), 8))}
     with pytest.raises(AssertionError, match="torch statistics"):
         row_kernels.check(wrong, torch.randn(8, 16), torch.zeros(8, dtype=torch.int64))
+
+
+def test_divergences_beside_eager(tmp_path, monkeypatch, capsys):
+    options = ["--rows", "8", "--vocabulary", "64", "--size", "16", "--listed", "4", "--repeats", "1"]
+    linear_divergence.main([*options, "--output", str(tmp_path)])
+    rows = read_results(tmp_path / "linear_divergence.jsonl")
+    assert len(rows) == 2 * (3 + 2) and {row["of_torch"] for row in rows if row["way"] == "torch"} == {1}
+    assert {row["case"] for row in rows} == {"forward_kl, dense", "forward_kl, top 4", "jsd, dense", "jsd, top 4"}
+    assert "of_torch" in capsys.readouterr().out
+    monkeypatch.setattr(linear_divergence, "eager_of", lambda *_: lambda hidden, weight: (hidden @ weight.T).mean())
+    with pytest.raises(AssertionError, match="eager differs from backend torch"):
+        linear_divergence.main([*options, "--output", str(tmp_path), "--overwrite"])
