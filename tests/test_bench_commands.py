@@ -153,6 +153,7 @@ def test_a_wrong_value_of_any_option_is_told_first(name, no_measurement, tmp_pat
         for name in NAMES
         if name
         not in (
+            "linear_divergence",
             "packing",
             "dataset",
             "busy_machine",
