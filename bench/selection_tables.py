@@ -28,9 +28,10 @@ from mind import word_problems
 from mind.batches.cross_entropy import rationale_losses
 from mind.config import DataConfig, MindConfig, TrainConfig
 from mind.data.questions import load_questions
-from mind.methods.method import MethodContext, Step, StepPlan
+from mind.methods.method import MethodContext
 from mind.methods.mind.calibration import mean_variance
 from mind.methods.sft import Sft
+from mind.methods.step import Step, StepPlan
 from mind.records import Question
 from mind.run.trainer import MethodTrainer
 from mind.student.model import load_student

@@ -18,8 +18,8 @@ from torch import Tensor
 from bench.linear_pairwise_jsd.providers import two_rows, upcast
 from mind.batches.cross_entropy import cross_entropy, rationale_means, row_weights
 from mind.config import ObjectiveConfig
-from mind.methods.method import LossTerms
 from mind.methods.mind.objective import student_loss
+from mind.methods.step import LossTerms
 from mind.records import MicroBatch
 from mind_kernels import Head
 

@@ -35,9 +35,10 @@ from mind.config import MethodOptions, MindConfig
 from mind.data.questions import TO_COMPARE
 from mind.errors import MindError, require
 from mind.methods.comparing import symmetric_kl, with_two_rationales
-from mind.methods.method import OF_MIND, LossTerms, MethodContext, StepMetrics, StepPlan
+from mind.methods.method import OF_MIND, MethodContext
 from mind.methods.sequences import Sequences
 from mind.methods.sft import Sft
+from mind.methods.step import LossTerms, StepMetrics, StepPlan
 from mind.records import MicroBatch, Question, TokenizedQuestion
 from mind.report.charts import Chart, Series
 from mind_kernels import Head

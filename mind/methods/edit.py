@@ -21,10 +21,10 @@ from torch import Tensor
 
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
-from mind.methods.method import LossTerms, Step, StepMetrics, StepPlan
 from mind.methods.pairs import Pair, PairMethod
 from mind.methods.sequences import Sequences
 from mind.methods.stage import Stage
+from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, Question, Rationale, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, Chart, Series
 from mind_kernels import Head

@@ -35,9 +35,10 @@ from mind.config import MethodOptions, MindConfig, StudentConfig
 from mind.display import listed
 from mind.errors import MindError, require
 from mind.methods.heads import at_temperature, constant
-from mind.methods.method import LossTerms, MethodContext, Step, StepMetrics, StepPlan, random_of
+from mind.methods.method import MethodContext
 from mind.methods.sequences import Sequences
 from mind.methods.sft import Sft
+from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan, random_of
 from mind.records import Branch, MicroBatch, Question, TokenizedQuestion
 from mind.report.charts import Chart, Section, Series
 from mind.student.fingerprint import fingerprint

@@ -27,10 +27,11 @@ import torch
 from mind.batches.packing import present_sequences
 from mind.config import MindConfig
 from mind.methods.knowledge import RULES_WANTED, after_rules, lacking_knowledge
-from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext, Step, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
 from mind.methods.sequences import Sequences
 from mind.methods.sft import Sft
 from mind.methods.stage import Stage
+from mind.methods.step import Step, StepPlan
 from mind.perspectives import KNOWLEDGE
 from mind.records import Branch, Question, Rationale, TokenizedQuestion
 

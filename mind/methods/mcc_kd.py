@@ -24,8 +24,9 @@ from mind.data.questions import TO_COMPARE
 from mind.errors import require
 from mind.methods.comparing import symmetric_kl, with_two_rationales
 from mind.methods.heads import at_temperature
-from mind.methods.method import OF_MIND, LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import OF_MIND, Method, MethodContext
 from mind.methods.sequences import Sequences
+from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, Question, TokenizedQuestion
 from mind.report.charts import Chart, Series
 from mind.similarity import most_diverse, ngram_sets, similarities

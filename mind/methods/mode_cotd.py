@@ -32,8 +32,9 @@ from torch import Tensor
 from mind.batches.packing import present_rationales
 from mind.config import MethodOptions, MindConfig, flat
 from mind.errors import require
-from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
 from mind.methods.stage import Stage
+from mind.methods.step import Step, StepMetrics, StepPlan
 from mind.progress import tell
 from mind.records import TokenizedQuestion
 from mind.report.charts import AMBER, L_REAL, Chart, Section, Series

@@ -31,9 +31,10 @@ from mind.data.questions import save_questions
 from mind.errors import require
 from mind.grading.answers import judge_text
 from mind.methods.knowledge import after_rules, lacking_knowledge
-from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
 from mind.methods.sequences import Sequences
 from mind.methods.stage import Stage
+from mind.methods.step import Step, StepMetrics, StepPlan
 from mind.progress import Progress, tell
 from mind.records import Branch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, INK, Chart, Series

@@ -11,8 +11,9 @@ import torch
 from mind.batches.packing import present_sequences
 from mind.config import MindConfig
 from mind.errors import require
-from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext, Step, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
 from mind.methods.sequences import Sequences
+from mind.methods.step import Step, StepPlan
 from mind.records import Branch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, LOSS, Chart, Series
 

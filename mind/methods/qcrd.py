@@ -34,19 +34,10 @@ from mind.errors import require
 from mind.files import cache_folder
 from mind.grading.answers import judge_text
 from mind.methods.discriminator import Discriminator
-from mind.methods.method import (
-    OF_ANSWERS,
-    OF_MIND,
-    LossTerms,
-    Method,
-    MethodContext,
-    Step,
-    StepMetrics,
-    StepPlan,
-    random_of,
-)
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
 from mind.methods.mind.features import build_features, encoder_input, encoder_of, texts_of, vectors_of
 from mind.methods.sequences import Sequences
+from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan, random_of
 from mind.progress import Progress
 from mind.records import Branch, MicroBatch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, INK, Chart, Series

@@ -30,9 +30,10 @@ from torch import Tensor
 from mind.batches.cross_entropy import cross_entropy, rationale_means
 from mind.config import MethodOptions, MindConfig
 from mind.errors import StoppedError, require
-from mind.methods.method import LossTerms, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import MethodContext
 from mind.methods.pairs import PairMethod
 from mind.methods.stage import Stage
+from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch
 from mind_kernels import Head
 

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
-from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
 from mind.methods.sequences import Sequences
+from mind.methods.step import Step, StepMetrics, StepPlan
 from mind.records import Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, Chart, Series
 

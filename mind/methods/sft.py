@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from mind.batches.packing import present_sequences
-from mind.methods.method import OF_ANSWERS, OF_MIND, Method, Step, StepPlan
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method
+from mind.methods.step import Step, StepPlan
 from mind.records import TokenizedQuestion
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from mind.batches.cross_entropy import cross_entropy
 from mind.errors import require
 from mind.methods.kd import TeacherMethod, TeacherOptions, scored
-from mind.methods.method import LossTerms, MethodContext, StepMetrics, StepPlan
+from mind.methods.method import MethodContext
+from mind.methods.step import LossTerms, StepMetrics, StepPlan
 from mind.records import MicroBatch
 from mind.report.charts import Chart, Series
 from mind_kernels import Head

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from mind.methods.method import StepMetrics
+from mind.methods.step import StepMetrics
 from mind.progress import Progress
 
 

@@ -13,7 +13,8 @@ from torch import nn
 from mind.batches.prompt_sharing import use_attention
 from mind.batches.steps import shares
 from mind.evaluation.generation import generate_ids
-from mind.methods.method import MethodContext, random_of
+from mind.methods.method import MethodContext
+from mind.methods.step import random_of
 from mind.student.model import attention_of, causal_lm
 from mind.student.probe import trunk_of
 from mind.student.tokenization import Chat
@@ -44,7 +45,7 @@ class Sampler:
         max_new_tokens: int,
         progress: Callable[[int], object] | None = None,
     ) -> list[tuple[int, ...]]:
-        """See `mind.methods.method.Sample`; `step` is the step's number. The processes share the work."""
+        """See `mind.methods.step.Sample`; `step` is the step's number. The processes share the work."""
         config = self._context.config
         draws = torch.rand(
             len(prompts), max_new_tokens, generator=random_of(config.train.seed, step, "sample"), dtype=torch.float64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mind.methods.method import LossTerms
+from mind.methods.step import LossTerms
 
 
 class StepSums:

@@ -30,7 +30,8 @@ from mind.config import MindConfig, flat
 from mind.display import one_line
 from mind.errors import MindError, NotFiniteError, StoppedError, require
 from mind.finite import named_questions, require_finite
-from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import Method, MethodContext
+from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.checkpoints import check_loaded, check_trainer_state, usable
 from mind.run.metrics import StepMeter, TensorBoard, peak_memory, row_metrics

@@ -12,7 +12,8 @@ from mind.batches.packing import micro_batches
 from mind.config import DataConfig, EvaluationConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.data.questions import save_questions
 from mind.methods import METHODS, with_options
-from mind.methods.method import MethodContext, Step
+from mind.methods.method import MethodContext
+from mind.methods.step import Step
 from mind.records import PackOptions, WrongRationale
 
 PACKINGS = [PackOptions(length, share) for length in (12, 64) for share in (True, False)]

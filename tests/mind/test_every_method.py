@@ -31,9 +31,10 @@ from mind.config import (
 from mind.data.questions import save_questions
 from mind.methods import METHODS, PRESETS, load_run_config, method_class, method_title, with_method
 from mind.methods.kd import TeacherMethod
-from mind.methods.method import MethodContext, StepPlan
+from mind.methods.method import MethodContext
 from mind.methods.mind.features import StudentEncoder
 from mind.methods.presets import replaced
+from mind.methods.step import StepPlan
 from mind.report import pictures
 from mind.run import sampling
 from mind.run.data import trained_on

@@ -18,7 +18,7 @@ from mind.batches.packing import micro_batches
 from mind.config import ObjectiveConfig
 from mind.errors import MindError
 from mind.methods.compact import Compact, CompactOptions, _single_tokens, last_attention, weights_of
-from mind.methods.method import Step
+from mind.methods.step import Step
 from mind_kernels import Head
 
 INFORMATION = torch.tensor([[1.0, 3.0, 2.0]], dtype=torch.float64)

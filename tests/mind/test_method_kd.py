@@ -18,7 +18,7 @@ from mind.batches.packing import micro_batches
 from mind.config import ObjectiveConfig
 from mind.errors import MindError
 from mind.methods.kd import Kd, KdOptions, OnPolicyPlan
-from mind.methods.method import Step
+from mind.methods.step import Step
 from mind.methods.taid import Schedule, Taid, TaidOptions
 from mind.records import Branch, PackOptions, TokenizedQuestion
 from mind_kernels import Head, linear_divergence

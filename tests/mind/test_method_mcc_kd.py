@@ -14,7 +14,7 @@ from mind.batches.packing import micro_batches
 from mind.config import ObjectiveConfig
 from mind.methods.comparing import symmetric_kl
 from mind.methods.mcc_kd import MccKd, MccKdOptions
-from mind.methods.method import Step
+from mind.methods.step import Step
 from mind_kernels import Head, linear_pairwise_jsd
 
 

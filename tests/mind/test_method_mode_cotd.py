@@ -25,8 +25,9 @@ from mind.config import DataConfig, EvaluationConfig, MindConfig, StageConfig, S
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import load_run_config, with_options
-from mind.methods.method import LossTerms, MethodContext, Step
+from mind.methods.method import MethodContext
 from mind.methods.mode_cotd import ModeCotd, ModeCotdOptions, next_weights, objective
+from mind.methods.step import LossTerms, Step
 from mind.records import PackOptions
 from mind.run.report import run_remarks
 from mind.run.step_sums import StepSums

@@ -20,8 +20,9 @@ from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.evaluation.retrieval import KnowledgeBase
 from mind.methods.knowledge import after_rules
-from mind.methods.method import MethodContext, Step
+from mind.methods.method import MethodContext
 from mind.methods.nesycd import Nesycd, NesycdOptions
+from mind.methods.step import Step
 from mind.records import Branch, Question
 
 AFTER_RULES = Branch((3, 0, 3), SEQUENCES[0])

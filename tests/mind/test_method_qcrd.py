@@ -20,8 +20,8 @@ from mind.config import MindConfig
 from mind.data.questions import save_questions
 from mind.errors import MindError, NotFiniteError
 from mind.methods.discriminator import Discriminator
-from mind.methods.method import Step
 from mind.methods.qcrd import Qcrd, QcrdOptions
+from mind.methods.step import Step
 from mind.records import Branch
 from mind.report.reading import Metrics
 

@@ -13,9 +13,9 @@ from worked_example import QUESTION, RIGHT, WRONG, WRONG_ROW, Z, head, hidden_of
 import mind
 from mind.batches.packing import micro_batches
 from mind.errors import StoppedError
-from mind.methods.method import Step
 from mind.methods.pairs import Pair
 from mind.methods.redi import Redi, RediOptions
+from mind.methods.step import Step
 from mind.records import Branch
 
 ROWS = {0: 0, 1: WRONG_ROW}

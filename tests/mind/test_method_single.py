@@ -18,7 +18,8 @@ from mind.config import DataConfig, MindConfig
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import load_run_config, method_class, method_title, with_options
-from mind.methods.method import MethodContext, Step
+from mind.methods.method import MethodContext
+from mind.methods.step import Step
 from mind.records import PackOptions, TokenizedQuestion, WrongRationale
 from mind.run.data import trained_on
 

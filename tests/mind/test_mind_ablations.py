@@ -25,11 +25,12 @@ from mind.config import (
 from mind.data.questions import save_questions
 from mind.errors import MindError
 from mind.methods import METHODS, PRESETS, load_run_config, method_title, with_options
-from mind.methods.method import MethodContext, Step
+from mind.methods.method import MethodContext
 from mind.methods.mind.calibration import Calibrator, mean_variance, meta_loss
 from mind.methods.mind.metanet import MetaNet
 from mind.methods.mind.objective import anchored, select
 from mind.methods.mind.scorers import MetaNetScorer, Scored, Scorer, saturated, scores_of_losses
+from mind.methods.step import Step
 from mind.records import PackOptions
 from mind.report.reading import Metrics
 

@@ -13,9 +13,9 @@ from worked_example import EXPLAIN, EXPLAIN_ROW, FIRST_ROWS, LABEL, LABEL_ROW, Q
 from mind.batches.cross_entropy import token_mean
 from mind.batches.packing import micro_batches
 from mind.config import MethodOptions, ObjectiveConfig
-from mind.methods.method import Step
 from mind.methods.sbs import Sbs, SbsOptions
 from mind.methods.sft import Sft
+from mind.methods.step import Step
 
 
 def nll(first, tokens):

@@ -19,8 +19,8 @@ from mind.cli import main
 from mind.config import MetaNetConfig
 from mind.errors import MindError, NotFiniteError
 from mind.finite import named_questions, not_finite
-from mind.methods.method import LossTerms
 from mind.methods.sft import Sft
+from mind.methods.step import LossTerms
 from mind.run.trainer import MethodTrainer
 
 NAN, INF = math.nan, math.inf

@@ -36,9 +36,9 @@ from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import METHODS
 from mind.methods.edit import Edit, EditOptions, changed_tokens
-from mind.methods.method import Step
 from mind.methods.pairs import Pair
 from mind.methods.sbs import Sbs, SbsOptions
+from mind.methods.step import Step
 from mind.records import Branch, PackOptions, TokenizedQuestion, WrongRationale
 from mind.run.data import load_data
 

@@ -10,7 +10,7 @@ from tiny import build_model
 
 from mind.evaluation.generation import generate_ids
 from mind.methods.kd import KdOptions
-from mind.methods.method import Step, random_of
+from mind.methods.step import Step, random_of
 from mind.run import sampling
 from mind.student.model import attention_of
 

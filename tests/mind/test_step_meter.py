@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from mind.methods.method import StepMetrics
+from mind.methods.step import StepMetrics
 from mind.run.metrics import StepMeter
 
 STEPS = [({"loss_part": 1.0, "of_some": 2.0}, 3), ({"loss_part": 5.0}, 1), ({"loss_part": 1.0, "of_some": 4.0}, 1)]

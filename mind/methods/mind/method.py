@@ -18,10 +18,11 @@ from mind.config import MindConfig
 from mind.data.questions import TO_COMPARE
 from mind.errors import NotFiniteError
 from mind.finite import named_questions
-from mind.methods.method import LossTerms, Method, MethodContext, Step, StepMetrics, StepPlan
+from mind.methods.method import Method, MethodContext
 from mind.methods.mind.objective import anchored, select, student_loss
 from mind.methods.mind.report import remarks, sections
 from mind.methods.mind.scorers import SCORERS, Scored
+from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch
 from mind.report.charts import Section
 from mind_kernels import Head

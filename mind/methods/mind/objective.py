@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mind.batches.answer_pairs import pair_weights
 from mind.config import ObjectiveConfig
-from mind.methods.method import LossTerms
+from mind.methods.step import LossTerms
 from mind.records import MicroBatch
 from mind_kernels import Head, PairStats, linear_mind_loss
 

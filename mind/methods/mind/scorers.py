@@ -17,10 +17,11 @@ from mind.batches.cross_entropy import losses_work, rationale_losses
 from mind.batches.packing import present_rationales
 from mind.errors import require
 from mind.files import cache_folder
-from mind.methods.method import MethodContext, Step, StepMetrics, random_of
+from mind.methods.method import MethodContext
 from mind.methods.mind.calibration import Calibrator, LossUnit, moving_average
 from mind.methods.mind.features import Encoder, Features, build_features, encoder_input, encoder_of, texts_of
 from mind.methods.mind.metanet import MetaNet
+from mind.methods.step import Step, StepMetrics, random_of
 from mind.progress import Progress
 from mind.records import TokenizedQuestion
 
