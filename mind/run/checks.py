@@ -13,8 +13,8 @@ from mind.display import describe, one_line
 from mind.errors import MindError, require
 from mind.methods import method_class
 from mind.methods.presets import check_needs
+from mind.run.arguments import training_arguments
 from mind.run.schedule import rate_factors
-from mind.run.trainer import training_arguments
 from mind.student.model import causal_lm, check_attention, context_of
 from mind_kernels import BackendUnavailableError, linear_cross_entropy
 

@@ -73,7 +73,7 @@ def test_what_transformers_refuses_is_named(tmp_path, two_steps, capsys, monkeyp
     def refuse(**_):
         raise ValueError("Your setup doesn't support bf16/gpu.")
 
-    monkeypatch.setattr("mind.run.trainer.TrainingArguments", refuse)
+    monkeypatch.setattr("mind.run.arguments.TrainingArguments", refuse)
     expect_error(two_steps, capsys, "train: transformers refuses its options: Your setup doesn't support bf16/gpu.")
     assert not (tmp_path / "run").exists()
 

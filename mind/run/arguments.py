@@ -1,0 +1,60 @@
+"""The options of a run as transformers' Trainer takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from mind.config import MindConfig
+from mind.display import one_line
+from mind.errors import MindError, require
+
+
+def training_arguments(config: MindConfig) -> TrainingArguments:
+    """The Trainer's arguments for a configuration; raises MindError for what it refuses on this machine."""
+    try:
+        arguments = _training_arguments(config)
+    except ValueError as error:
+        raise MindError(f"train: transformers refuses its options: {one_line(str(error), 400)}") from error
+    require(
+        arguments.n_gpu <= 1,
+        f"this process sees {arguments.n_gpu} GPUs and MethodTrainer uses one per process: CUDA_VISIBLE_DEVICES picks "
+        "it, torchrun starts a process for each",
+    )
+    return arguments
+
+
+def _run_name(folder: Path) -> str:
+    """In services that runs report to: the folder's name, behind that of the run if it is a stage's."""
+    return f"{folder.parent.parent.name}/{folder.name}" if folder.parent.name == "stages" else folder.name
+
+
+def _training_arguments(config: MindConfig) -> TrainingArguments:
+    train = config.train
+    if train.learning_rate is None:
+        raise MindError("train.learning_rate is None: mind.methods.with_options gives it that of the method")
+    # Named only where it is wanted: newer releases of transformers warn that the argument has a new name.
+    checkpointing: dict[str, Any] = {"gradient_checkpointing": True} if train.gradient_checkpointing else {}
+    return TrainingArguments(
+        output_dir=config.output,
+        run_name=_run_name(Path(config.output)),
+        per_device_train_batch_size=1,  # item of the plan, which holds all steps of the run
+        num_train_epochs=1,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        bf16=train.bf16,
+        logging_steps=train.log_steps,
+        logging_nan_inf_filter=False,  # it would log 0.0 for nan
+        save_steps=train.save_steps,
+        save_total_limit=2,
+        seed=train.seed,
+        report_to="wandb" if train.report_to == "wandb" else "none",  # TensorBoard: MethodTrainer.train
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        **checkpointing,
+    )
