@@ -213,7 +213,7 @@ def test_the_time_of_all_starts_counts(tmp_path, unfinished):
     progress = unfinished / "checkpoint-1" / "progress.json"
     saved = json.loads(progress.read_text())
     assert 0 < saved["seconds"]["train_s"] < saved["seconds"]["wall_s"]
-    progress.write_text(json.dumps(saved | {"seconds": {"wall_s": 5000.0, "train_s": 3000.0}}))
+    progress.write_text(json.dumps(saved | {"seconds": {"wall_s": 5000.05, "train_s": 3000.05}}))
     assert main(resume(unfinished)) == 0
     status = json.loads((unfinished / "status.json").read_text())
     assert status["wall_s"] > 5000 and 3000 < status["train_s"] < 4000
