@@ -17,7 +17,7 @@ from mind.batches.isolation import fault
 from mind.grading.answers import judge_text
 from mind.records import Question
 from mind.student.model import causal_lm
-from mind.student.tokenization import embedding_rows
+from mind.student.tokenization import embedding_rows, text_of
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ def texts_of(
     """The texts of what `generate_ids` returned, without what ends them and without special tokens."""
     end_ids = _end_ids(model, tokenizer)
     said = [list(ids[:-1] if ids[-1] in end_ids else ids) for ids in continued]
-    texts = [cast(str, tokenizer.decode(ids, skip_special_tokens=True)) for ids in said]
-    return texts if stop_text is None else [text.partition(stop_text)[0] for text in texts]
+    return [text_of(tokenizer, ids, stop_text) for ids in said]
 
 
 def generate_ids(

@@ -40,7 +40,7 @@ from mind.records import Branch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, INK, Chart, Series
 from mind.run_folder import RunFolder
 from mind.student.model import context_of
-from mind.student.tokenization import Chat
+from mind.student.tokenization import Chat, text_of
 
 _GREEDY = 1e-6
 """A temperature at which samples are the most probable tokens."""
@@ -175,9 +175,7 @@ class Nesycd(Method):
         stop_text = Chat(context.tokenizer).stop_text
         wrong = set()
         for question, ids in zip(context.questions, samples, strict=True):
-            text = str(context.tokenizer.decode(list(ids), skip_special_tokens=True))
-            text = text if stop_text is None else text.partition(stop_text)[0]
-            if judge_text(text, question).verdict != "right":
+            if judge_text(text_of(context.tokenizer, ids, stop_text), question).verdict != "right":
                 wrong.add(question.id)
         return wrong
 

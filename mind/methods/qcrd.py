@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan, random_of
 from mind.progress import Progress
 from mind.records import Branch, MicroBatch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, INK, Chart, Series
+from mind.student.tokenization import text_of
 from mind_kernels import Head
 
 if TYPE_CHECKING:
@@ -326,20 +327,17 @@ class Qcrd(Method):
 
     def _wrong_ones(self, answers: Sequence[tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Of the answers to all questions those that say something and do not turn out right, by question."""
-        texts = [self._text(answer) for answer in answers]
+        texts = [text_of(self.context.tokenizer, answer) for answer in answers]
         return {
             question.id: answer
             for question, answer, text in zip(self.context.questions, answers, texts, strict=True)
             if _said(text) and judge_text(text, question).verdict != "right"
         }
 
-    def _text(self, answer: Sequence[int]) -> str:
-        return cast(str, self.context.tokenizer.decode(list(answer), skip_special_tokens=True))
-
     def _take(self, samples: Mapping[str, tuple[int, ...]]) -> int:
         """These are the student's answers from now on; returns the tokens of their texts."""
         self._samples = dict(samples)
-        texts = [_said(self._text(sample)) for sample in samples.values()]
+        texts = [_said(text_of(self.context.tokenizer, sample)) for sample in samples.values()]
         if texts:
             vectors = vectors_of(texts, self._encoder, cache_folder())
             self._vectors[[self._index[name] for name in samples], -1] = vectors

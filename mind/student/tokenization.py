@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mind.answer_line import suffix
 from mind.errors import MindError, require
@@ -39,6 +39,12 @@ def embedding_rows(model: PreTrainedModel) -> int:
     """How many tokens a model knows: ids below are in its embedding and in its head."""
     tables: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
     return min(table.weight.shape[0] for table in tables)
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_text: str | None = None) -> str:
+    """What the token ids say, without special tokens, up to `stop_text` if that is given."""
+    text = cast(str, tokenizer.decode(list(ids), skip_special_tokens=True))
+    return text if stop_text is None else text.partition(stop_text)[0]
 
 
 class Chat:
