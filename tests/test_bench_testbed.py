@@ -7,16 +7,20 @@ import re
 import pytest
 import torch
 
+from bench.testbed import student
 from bench.testbed.__main__ import main
 from bench.testbed.pretraining import Shape, batches, encoded, labeled_loss, new_student
-from bench.testbed.student import RECORD, STUDENT
+from bench.testbed.student import RECORD, STUDENT, Making, Record, is_made
 from bench.testbed.texts import KNOWN, LEVEL_NAMES, REACH, Piece, Texts
 from bench.testbed.tokenizer import ASSISTANT, USER, build_tokenizer
+from bench.testbed.truth import told_by_loss, truth_of
 from mind.config import StudentConfig
 from mind.data.questions import same_text
+from mind.errors import MindError
 from mind.student.model import load_student
 from mind.student.tokenization import Chat
-from mind.word_problems import generate
+from mind.typed_json import load_json
+from mind.word_problems import Lapses, generate
 from mind.word_problems.splits import make_splits
 
 OPTIONS = ["--steps", "2", "--width", "16", "--layers", "1", "--heads", "2"]
@@ -99,7 +103,9 @@ def test_labels_are_those_of_the_pieces(tokenizer):
     assert tokenizer.decode([one for one, here in zip(ids, labeled, strict=True) if here]) == "5."
 
 
-def test_the_command_makes_a_student_that_mind_loads_and_makes_it_once(tmp_path, capsys):
+def test_the_command_makes_a_student_that_mind_loads_and_makes_it_once(tmp_path, capsys, monkeypatch):
+    for name in ("_HELD_OUT", "_TEXTS"):
+        monkeypatch.setattr(student, name, 14)
     folder = tmp_path / "student"
     main(["--output", str(folder), *OPTIONS])
     record = json.loads((folder / RECORD).read_text())
@@ -118,5 +124,30 @@ def test_the_command_makes_a_student_that_mind_loads_and_makes_it_once(tmp_path,
     assert "name another --output, or add --overwrite" in capsys.readouterr().err
     main(["--output", str(tmp_path / "again"), *OPTIONS])
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == weights, "the same options, the same student"
-    assert KNOWN
-    assert STUDENT.name == "student"
+
+
+def test_what_losses_tell_of_the_truth():
+    questions = generate(6, 0, levels=LEVEL_NAMES, lapses=Lapses(by="family", sound=3))
+    perspectives = [rationale.perspective for rationale in questions[0].rationales]
+    present, sound = truth_of(questions, perspectives)
+    assert present.all() and sound.sum(1).tolist() == [3] * 6
+    assert told_by_loss(torch.where(sound, 1.0, 2.0), present, sound) == 1
+    assert told_by_loss(torch.where(sound, 2.0, 1.0), present, sound) == 0
+    losses = torch.arange(8.0).expand(6, 8)
+    pairs = [
+        losses[q, j] < losses[q, k]
+        for q in range(6)
+        for j in range(8)
+        for k in range(8)
+        if sound[q, j] and not sound[q, k]
+    ]
+    assert told_by_loss(losses, present, sound) == pytest.approx(sum(map(float, pairs)) / len(pairs))
+    with pytest.raises(MindError, match="tells no truth"):
+        truth_of(generate(1, 0), perspectives)
+
+
+def test_the_student_of_the_repository_is_that_of_the_defaults():
+    assert is_made(STUDENT, Making())
+    assert sum(file.stat().st_size for file in STUDENT.iterdir()) < 8 * 2**20
+    curve = load_json(STUDENT / RECORD, Record).curve
+    assert 0.1 <= curve[-1]["id"] <= 0.45, "room to learn"
