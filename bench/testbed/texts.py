@@ -20,10 +20,8 @@ REACH = 1.5
 """Of the numbers in questions (`mind data word-problems --reach`)."""
 DRILL_REACH = 2.25
 """Of those in bare computations, so that the larger numbers of a test are no unknown ones."""
-KNOWN = ("shares", "packs", "twice", "missing", "already")
-"""The families whose solutions the student sees: of all four operations, of one and of two steps. The last two are held
-out from distillation, so a test of the held-out families shows what the student keeps, and with the other two what it
-learns."""
+KNOWN = ("shares", "packs", "twice")
+"""The families whose solutions the student sees: of all four operations, of one and of two steps."""
 
 
 class Piece(NamedTuple):
