@@ -310,7 +310,7 @@ def _evaluation_rows(results: dict[str, Any]) -> list[dict[str, str]]:
         {
             "what": f"{name}: accuracy",
             "value": f"{r['correct']} of {r['total']} ({percent(r['accuracy'])}; 95 % interval "
-            f"{accuracy_interval(r)}), {r['unparsed']} unparsed" + _together(r),
+            f"{accuracy_interval(r)}), {r['unparsed']} unparsed, {r['cut_off']} cut off" + _together(r),
         }
         for name, r in results["files"].items()
     ]
