@@ -181,9 +181,7 @@ class Plan:
                 known = label in (None, *self.methods) or (what == "baselines" and label == BASE)
                 require(known, f"{what} is {label!r}: expected a label of the methods, {', '.join(self.methods)}")
         require(len(set(self.baselines)) == len(self.baselines), "baselines names a label twice")
-        require(
-            self.reference not in self.baselines or not self.reference, f"baselines has the reference, {self.reference}"
-        )
+        require(self.reference not in self.baselines, f"baselines names the reference, {self.reference}")
 
     def _check_own_options(self) -> None:
         given = {"config": flat(self.config)}
@@ -236,11 +234,8 @@ def located(plan: Plan, folder: Path, variables: Mapping[str, str]) -> Plan:
 
     def filled(text: str) -> str:
         used.update(_VARIABLE.findall(text))
-        missing = [name for name in _VARIABLE.findall(text) if name not in variables]
-        require(
-            not missing,
-            f"{text}: ${{{missing[:1] and missing[0]}}} is not given: --set {missing[:1] and missing[0]}=...",
-        )
+        for name in _VARIABLE.findall(text):
+            require(name in variables, f"{text}: the variable {name} is not given: --set {name}=...")
         return _VARIABLE.sub(lambda match: variables[match[1]], text)
 
     def file(text: str) -> str:
@@ -273,9 +268,8 @@ def located(plan: Plan, folder: Path, variables: Mapping[str, str]) -> Plan:
 
 def plan_hash(plan: Plan, digests: Mapping[str, str]) -> str:
     """The SHA-256 of the plan's canonical JSON, with those of the questions it reads in the place of their files."""
-    return text_digest(
-        json.dumps({"plan": json_of(plan), "inputs": dict(digests)}, sort_keys=True, separators=(",", ":"))
-    )
+    whole = {"plan": json_of(plan), "inputs": dict(digests)}
+    return text_digest(json.dumps(whole, sort_keys=True, separators=(",", ":")))
 
 
 def json_of(plan: Plan) -> dict[str, Any]:
