@@ -154,6 +154,12 @@ class TokenizedQuestion:
     """Which of the suffix's tokens have a part of the answer, without the marker and the end of the turn; empty if
     nobody asked for them (`mind.student.tokenization.with_answers`)."""
 
+    @classmethod
+    def of_sequences(cls, name: str, sequences: Mapping[int, Branch]) -> TokenizedQuestion:
+        """The question `name` with these sequences by slot, at least one, and without rationales."""
+        prompt = next(iter(sequences.values())).prompt
+        return cls(name, prompt, {}, (), sequences)
+
     @cached_property
     def branches(self) -> dict[int, Branch]:
         """All training sequences by slot, in its order."""
