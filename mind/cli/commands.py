@@ -69,7 +69,7 @@ COMMANDS = {
         defaults="training:train_defaults",
         goes_on=True,
     ),
-    "evaluate": Command("accuracy and held-out NLL of a model", "training:Evaluate", "training:evaluate_command"),
+    "evaluate": Command("accuracy and held-out NLL of a model", "evaluating:Evaluate", "evaluating:evaluate_command"),
     "grade": Command(
         "responses of any model in a file: right or wrong, and the accuracy", "dataset:Grade", "dataset:grade"
     ),

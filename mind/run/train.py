@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,7 +21,6 @@ from transformers import set_seed
 import mind_kernels
 from mind.config import MindConfig, StudentConfig
 from mind.errors import NotFiniteError, require
-from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
 from mind.files import check_apart, replacing_folder
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
@@ -31,6 +30,7 @@ from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
 from mind.run.data import RunData, described_data, load_data, trained_on, warn_of_overlap
+from mind.run.measured import check_evaluation, evaluated, evaluated_before
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import run_remarks, write_run_report
 from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_places, inputs_of, saved_config
@@ -126,7 +126,7 @@ def _data(stages: Sequence[StageRun], data: RunData | None) -> RunData:
     warn_of_unused_options(config)
     data = load_data(config) if data is None else data
     tell(described_data(data))
-    warn_of_overlap(data)
+    warn_of_overlap(data, config.data)
     return data
 
 
@@ -167,9 +167,8 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     chosen = method_class(config.method)
-    for questions in data.evaluation.values():  # faults are said before anything is written
-        evaluation_prompts(model, tokenizer, questions, config.evaluation, chosen.asks_with(config))
     context = MethodContext.build(config, model, tokenizer, trained_on(data.train, config.data), heldout, chosen)
+    check_evaluation(stage, context, data.evaluation, heldout)  # before anything is written
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     method = chosen(context)
     return _Run(stage, method, data, heldout, inputs_of(data, heldout, method, stage.student.model))
@@ -210,9 +209,9 @@ def _train(run: _Run, started: float) -> RunFolder:
     folder.begin_metrics(after=last_step)
     if folder.read_evaluation()["before"] is None and run.stage.evaluated is not None:
         folder.take_evaluation(*run.stage.evaluated)
-    evaluation = folder.read_evaluation()
+    evaluation = folder.read_evaluation() | {"leaks": {label: one.counts() for label, one in data.leaks.items()}}
     if evaluation["before"] is None:
-        evaluation["before"] = _evaluate(context, data, heldout, folder, "before")
+        evaluation["before"] = evaluated_before(run.stage, context, data.evaluation, heldout)
         folder.write_evaluation(evaluation)
 
     if checkpoint is None:
@@ -225,7 +224,7 @@ def _train(run: _Run, started: float) -> RunFolder:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     train_s = trainer.seconds()["train_s"]
 
-    evaluation["after"] = _evaluate(context, data, heldout, folder, "after")
+    evaluation["after"] = evaluated(context, data.evaluation, heldout, folder, "after")
     folder.write_evaluation(evaluation)
     parameters = _parameters(trainer)
     _save_student(trainer)  # merges LoRA into the model, so nothing looks at the adapters after it
@@ -240,26 +239,6 @@ def _versions() -> dict[str, str]:
     """Of what the numbers of a run may depend on."""
     packages = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
     return {"mind-kernels": mind_kernels.__version__} | versions(packages)
-
-
-def _evaluate(
-    context: MethodContext,
-    data: RunData,
-    heldout: Sequence[TokenizedQuestion],
-    folder: RunFolder,
-    when: Literal["before", "after"],
-) -> dict[str, Any]:
-    """The held-out NLL and the accuracies of the student as it is now; its answers go to the folder's responses."""
-    config, model = context.config, context.model
-    try:
-        nll = heldout_nll(model, heldout, config.data.perspectives, context.pack_options)
-    except NotFiniteError as error:
-        where = "before the first step" if when == "before" else f"after step {len(context.steps)}, the last"
-        raise NotFiniteError(f"held-out NLL {where}: {error}; {folder.way_back()}") from None
-    responses = folder.responses(when)
-    before = method_class(config.method).asks_with(config)
-    files = answer_accuracy(model, context.tokenizer, data.evaluation, config.evaluation, responses, before)
-    return {"heldout": nll, "files": files}
 
 
 def _save_student(trainer: MethodTrainer) -> None:
