@@ -21,9 +21,10 @@ class AskingConfig:
     """Questions per file, from its start; None for all."""
     heldout_questions: int | None = None
     """Held-out questions whose rationales the NLL is averaged over; None for all."""
-    batch_size: int | Literal["auto"] = "auto"
+    batch_size: int | Literal["auto"] = 64
     """Questions per batch of generation: a step reads all weights, however few answers are left. "auto": as many as
-    the memory holds (mind/evaluation/batches.py). What comes out depends on it by rounding alone."""
+    the memory holds (mind/evaluation/batches.py). What comes out depends on it by rounding alone, which decides where
+    two tokens are about as probable: with a number the same answers come again, with "auto" they need not."""
     max_new_tokens: int = 200
     """Tokens of a response, at most."""
     last_line: str | None = None
