@@ -2,8 +2,8 @@
 
 lm-eval 0.4.13 runs them offline: `lm_eval --model hf --model_args pretrained=STUDENT --tasks mind_gsm8k --include_path
 DIR --apply_chat_template`. What a task reads is written beside it, so nothing is looked up on a Hub. The stock task of
-MATH500 needs lm-eval[math], whose antlr4 is another than that of this project's grader: an environment of its own, where
-MIND need not be, since stock tasks call nothing of it.
+MATH500 needs lm-eval[math], whose antlr4 is another than that of this project's grader: an environment of its own, in
+which MIND need not be, since stock tasks call nothing of it.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def stock_folder() -> Path:
     """Where lm-eval's own tasks are; raises MindError if it is not installed."""
     found = importlib.util.find_spec("lm_eval")
     if found is None or found.origin is None:
-        raise MindError("--stock includes tasks that lm-eval brings: pip install 'mind-kernels[lm-eval]', or leave it out")
+        raise MindError("--stock needs lm-eval, which brings these tasks: pip install 'mind-kernels[lm-eval]'")
     return Path(found.origin).parent / "tasks"
 
 

@@ -106,6 +106,6 @@ def test_bad_input_is_told_before_anything_is_written(words, tmp_path, capsys, c
 
 def test_stock_tasks_need_lm_eval(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(MindError, match="--stock includes tasks that lm-eval brings: pip install 'mind-kernels"):
+    with pytest.raises(MindError, match="--stock needs lm-eval, which brings these tasks: pip install 'mind-kernels"):
         stock_folder()
     assert main([*words, "--stock"]) == 2 and not (tmp_path / "tasks").exists()
