@@ -26,6 +26,8 @@ from mind.evaluation.evaluate import evaluation_prompts
 from mind.evaluation.generation import generate_ids
 from mind.student.model import load_student
 from mind.student.tokenization import Chat
+from mind.word_problems import DEFAULT_LEVELS
+from mind.word_problems.levels import LEVELS
 
 NAME = "generation"
 COLUMNS = ("batch_size", "cpu_s", "answers", "tokens", "tokens_per_cpu_s", "others")
@@ -38,13 +40,14 @@ def _size(text: str) -> int | str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.options_of(NAME, __doc__ or "")
     parser.add_argument("--questions", type=command.count, default=200, help="that are answered (default 200)")
+    parser.add_argument("--levels", nargs="+", choices=tuple(LEVELS), default=DEFAULT_LEVELS, help="of the questions")
     parser.add_argument("--new-tokens", type=command.count, default=200, help="of an answer, at most (default 200)")
     parser.add_argument("--sizes", type=_size, nargs="+", default=[16, 64, "auto"], help="answers at once")
     parser.add_argument("--turns", type=command.count, default=3, help="of each size (default 3)")
     options, file = command.parse(parser, lambda _: NAME, arguments)
     torch.set_num_threads(1)
     model, tokenizer = load_student(StudentConfig())
-    questions = word_problems.generate(options.questions, 0)
+    questions = word_problems.generate(options.questions, 0, levels=options.levels)
     config = AskingConfig(questions=None, max_new_tokens=options.new_tokens)
     prompts = evaluation_prompts(model, tokenizer, questions, config)
     stop = Chat(tokenizer).stop_text

@@ -122,10 +122,10 @@ def evaluate_command(options: Evaluate) -> None:
         check_student(dataclasses.replace(options.student, model=name))
     results: dict[str, Any] = {}
     for label, name in students.items():
-        own = dataclasses.replace(options, student=dataclasses.replace(options.student, model=name))
+        own = dataclasses.replace(options, students=(), student=dataclasses.replace(options.student, model=name))
         note(f"loading PyTorch, transformers and {name}")
         folder = responses if responses is None or not label else responses / label
-        one = _evaluated(own, files, heldout, before, folder, first=not results)
+        one = _evaluated(own, files, heldout, before, folder, responses if label and not results else None)
         results[label] = one
         if output is not None:
             write_json(_told(options) | (one if not label else {"students": results}), output)
@@ -156,9 +156,10 @@ def _evaluated(
     heldout: Sequence[Question] | None,
     before: Before,
     responses: Path | None,
-    first: bool,
+    former: Path | None,
 ) -> dict[str, Any]:
-    """The results of one student, or of three that answer together; the `first` one clears what was written before."""
+    """The results of one student, or of three that answer together; the folder `former` is removed before answers are
+    written."""
     from mind.evaluation.engines import TransformersEngine, VLLMEngine
     from mind.evaluation.evaluate import engine_accuracy, evaluation_prompts, prompts_of
     from mind.evaluation.former import evaluation_digests
@@ -178,8 +179,8 @@ def _evaluated(
     nll, tokenized, names = None, [], ()
     if heldout is not None:
         nll, tokenized, names = _heldout_nll(options, model, tokenizer, heldout)
-    if first and responses is not None and options.students and responses.parent.exists():
-        shutil.rmtree(responses.parent)
+    if former is not None and former.exists():
+        shutil.rmtree(former)
     if loaded:
         from mind.evaluation.interaction import Students, interaction_accuracy
 

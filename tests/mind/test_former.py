@@ -63,7 +63,7 @@ def test_a_run_takes_over_what_was_evaluated_before(config, former, tmp_path, mo
         return real(*arguments)
 
     monkeypatch.setattr("mind.run.measured.answer_accuracy", accuracy)
-    for name, place in (("file", former), ("run", str(first.path))):
+    for name, place in (("by-file", former), ("by-run", str(first.path))):
         run = mind.train(dataclasses.replace(with_before(config, place), output=str(tmp_path / name)))
         assert asked.pop() == "after" and not asked
         assert run.read_evaluation() == first.read_evaluation()
