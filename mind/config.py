@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mind.asking import EvaluationConfig
 from mind.errors import require
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import AnswerSpan
@@ -79,6 +80,10 @@ class DataConfig:
     that of all."""
     max_questions: int | None = None
     """Use only the first so many training questions."""
+    leaks: Literal["keep", "drop", "error"] = "keep"
+    """What becomes of training questions that give away questions of `evaluation`: their text, or that of a rationale,
+    shares 13 words in a row with one (mind/data/overlap.py). They are trained on, with a warning; left out; or an
+    error."""
     generated_questions: int = 24
     """How many questions the built-in generator writes for training."""
     generated_heldout: int = 12
@@ -314,26 +319,6 @@ class TrainConfig:
     def budget(self) -> float | None:
         """The budget, in its unit."""
         return self.flops if self.trained_tokens is None else float(self.trained_tokens)
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """Greedy generation and teacher-forced NLL."""
-
-    questions: int | None = 50
-    """Questions per file, from its start; None for all."""
-    heldout_questions: int | None = None
-    """Held-out questions whose rationales the NLL is averaged over; None for all."""
-    batch_size: int = 64
-    """Questions per batch of generation: a step reads all weights, however few answers are left."""
-    max_new_tokens: int = 200
-    """Tokens of a response, at most."""
-
-    def __post_init__(self) -> None:
-        check_fields("evaluation", self)
-        for name in ("questions", "heldout_questions", "batch_size", "max_new_tokens"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"evaluation.{name} is {value}: expected at least 1")
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,10 @@ COMMANDS = {
         "experiment:experiment_command",
         goes_on=True,
     ),
-    "evaluate": Command("accuracy and held-out NLL of a model", "training:Evaluate", "training:evaluate_command"),
+    "evaluate": Command("accuracy and held-out NLL of a model", "evaluating:Evaluate", "evaluating:evaluate_command"),
+    "lm-eval-tasks": Command(
+        "tasks for lm-evaluation-harness, with this grader", "lm_eval:LmEvalTasks", "lm_eval:lm_eval_tasks"
+    ),
     "grade": Command(
         "responses of any model in a file: right or wrong, and the accuracy", "dataset:Grade", "dataset:grade"
     ),

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from mind.curation.config import FilterConfig
+from mind.data.overlap import WORDS, Leaks
 from mind.display import one_line
 from mind.files import replacing
 from mind.provenance import now, text_digest
@@ -67,10 +68,12 @@ def build_card(
     *,
     license: str | None = None,
     source_licenses: str | None = None,
+    leaks: Mapping[str, Leaks] | None = None,
 ) -> dict[str, Any]:
     """The card as JSON of the data set `name`, which a filter with `config` made of `folders`.
 
-    `summary` is what FilterResult.as_dict says of it. The licenses are the user's own words.
+    `summary` is what FilterResult.as_dict says of it. The licenses are the user's own words. `leaks` are by the file
+    that it was compared with.
     """
     import mind_kernels  # and PyTorch, which only the version is wanted of
 
@@ -95,6 +98,7 @@ def build_card(
         "filter": dataclasses.asdict(config) | {"source": tuple(map(_without_folders, config.source))},
         "tokens": tokens,
         "cost": _cost(folders),
+        **({} if leaks is None else {"leaks": {Path(file).name: found.counts() for file, found in leaks.items()}}),
         "limits": [
             *LIMITS,
             *[ANSWER_SHOWN] * any(one.show_answer for one in configs),
@@ -268,6 +272,12 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     yield from _section("Perspectives", _items(counts["perspectives"]))
     yield from _section("Rationales by teacher", _items(counts["teachers"]))
     yield from _section("Filter", [_fields(card["filter"])])
+    if "leaks" in card:
+        given = f"questions here share {WORDS} words in a row with"
+        items = [
+            f"{_code(file)}: {one['training']:,} {given} {one['test']:,} there" for file, one in card["leaks"].items()
+        ]
+        yield from _section("Overlap with evaluation files", items)
     yield from _section(
         "Known limits",
         [limit if limit in OUR_WORDS else _code(limit, TEXT_CHARACTERS) for limit in card["limits"]],

@@ -103,6 +103,9 @@ class FilterOptions:
     student_grades: str | None = None
     """A file that `mind grade` wrote of a student's answers to the questions: its pass rates replace the teacher's for
     `easy_pass_rate` and `pass_rate`. `variation` stays the teacher's."""
+    evaluation: tuple[str, ...] = ()
+    """Files to evaluate by: the card says how many of the questions give away one of theirs, by 13 words in a row that
+    they or their rationales share with it. `mind train --data.leaks drop` leaves them out."""
     license: str | None = None
     """Of this data set, for its card."""
     source_licenses: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mind.files import replacing
 from mind.report.answers import Answers
 from mind.report.charts import LOSS, MACHINE, Section, Series
 from mind.report.pictures import DRAWN_POINTS, PAGE_COLORS, STYLE, Picture, Pictures
-from mind.report.reading import Metrics, value_at
+from mind.report.reading import Metrics, number_at, value_at
 from mind.report.stages import stage_rows
 from mind.report.tables import evaluation_table, headline_rows, origin_rows, status_rows, work_table
 from mind.run_folder import RunFolder
@@ -57,12 +57,23 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section], re
         headlines=headline_rows(table, metrics, _loss(sections)), samples=answers.samples(), evaluation=evaluation,
         sections=shown, stages=stage_rows(folder, metrics),
         work=work_table(work, metrics.counted()) if work else [],
-        page_colors=PAGE_COLORS, notes=[*metrics.notes.values(), *remarks], status=status_rows(status),
-        config=flat(config), origin=origin_rows(folder.read_starts(), folder.read_inputs()),
+        page_colors=PAGE_COLORS, notes=[*metrics.notes.values(), *remarks, *_leaks(config, evaluation)],
+        status=status_rows(status), config=flat(config), origin=origin_rows(folder.read_starts(), folder.read_inputs()),
     )  # fmt: skip
     with replacing(folder.report) as file:
         file.write(page)
     return folder.report
+
+
+def _leaks(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:
+    """A sentence for each evaluation set of which training questions give something away."""
+    left_out = value_at(config, "data", "leaks") == "drop"
+    fate = "which were left out of the training" if left_out else "so results on those say little about new ones"
+    return [
+        f"{label}: {count} of its questions share 13 words in a row with training questions or rationales, {fate}."
+        for label in value_at(evaluation, "leaks") or ()
+        if (count := number_at(evaluation, "leaks", label, "test"))
+    ]
 
 
 def _perspectives(config: dict, metrics: Metrics, sections: Sequence[Section]) -> list[str]:

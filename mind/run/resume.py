@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mind.asking import SKIP
 from mind.config import MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
@@ -19,8 +20,7 @@ from mind.records import TokenizedQuestion
 from mind.run.data import RunData
 from mind.run.schedule import rate_factors
 from mind.run_folder import RunFolder
-from mind.student.fingerprint import fingerprint
-from mind.student.model import causal_lm
+from mind.student.fingerprint import fingerprint, settings
 
 OF_STUDENT = ("settings", "weights")
 """The entries of `inputs_of` that are about the student with which a run begins."""
@@ -61,6 +61,7 @@ def _is_longer(config: MindConfig, saved: MindConfig) -> bool:
 def _options(config: MindConfig, folder: RunFolder) -> dict[str, str]:
     """Of what is read from somewhere, its content counts, not the place."""
     places = ["output", "student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder"]
+    places.append("evaluation.before")
     places += [f"options.{name}" for name in method_class(config.method).sources]
     options = flat(dataclasses.asdict(config))
     return _entry(folder.config.name, [[name, options[name]] for name in sorted(options) if name not in places])
@@ -71,7 +72,8 @@ def input_places(config: MindConfig) -> list[str | None]:
     student, data, method = config.student, config.data, method_class(config.method)
     own = [getattr(method.options_in(config), name) for name in method.sources]
     common = [student.model, student.chat_template, data.train, data.heldout, *data.evaluation]
-    return [*common, config.metanet.encoder, *own]
+    former = None if config.evaluation.before == SKIP else config.evaluation.before
+    return [*common, config.metanet.encoder, former, *own]
 
 
 def check_extension(saved: MindConfig, method: Method) -> None:
@@ -124,7 +126,7 @@ def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Metho
             for label, questions in data.evaluation.items()
         },
         "tokens": _entry(student, map(_token_row, [*context.tokenized, *heldout])),
-        "settings": _entry(student, _settings(context.model)),
+        "settings": _entry(student, settings(context.model)),
         "weights": {"source": student, "sha256": fingerprint(weights)},
         **method.inputs(),
     }
@@ -161,14 +163,6 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[
 
 def _entry(source: str, rows: Iterable[Any]) -> dict[str, str]:
     return {"source": source, "sha256": text_digest("".join(json.dumps(row) + "\n" for row in rows))}
-
-
-def _settings(model: Any) -> list[dict[str, Any]]:
-    """What config.json and generation_config.json say, but for defaults, and for who wrote them."""
-    model = causal_lm(model)
-    settings = (model.config.to_diff_dict(), model.generation_config.to_diff_dict())
-    notes = ("_name_or_path", "transformers_version")
-    return [{name: str(some[name]) for name in sorted(some) if name not in notes} for some in settings]
 
 
 def _token_row(question: TokenizedQuestion) -> list[Any]:
