@@ -69,6 +69,12 @@ COMMANDS = {
         defaults="training:train_defaults",
         goes_on=True,
     ),
+    "experiment": Command(
+        "methods x seeds as a plan says, at equal budgets; started again, what is missing",
+        "experiment:Experiment",
+        "experiment:experiment_command",
+        goes_on=True,
+    ),
     "evaluate": Command("accuracy and held-out NLL of a model", "evaluating:Evaluate", "evaluating:evaluate_command"),
     "lm-eval-tasks": Command(
         "tasks for lm-evaluation-harness, with this grader", "lm_eval:LmEvalTasks", "lm_eval:lm_eval_tasks"

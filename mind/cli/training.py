@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from mind.cli.evaluating import check_student
 from mind.cli.terminal import command_line, given_option, note, say, say_next
 from mind.config import MindConfig, flat
 from mind.display import number_of
-from mind.errors import require
+from mind.errors import PausedError, require
 from mind.typed_json import overlaid, read_json
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Train:
     """Go on with the run in --output from its last checkpoint. It keeps its configuration."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Put this run in the place of the one in --output, once everything is checked."""
+    stop_after: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
+    """End after the step that is taken then, with a checkpoint; --resume goes on."""
+
+    def __post_init__(self) -> None:
+        require(self.stop_after is None or self.stop_after > 0, f"stop_after is {self.stop_after}: expected minutes")
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ def train_defaults(words: Sequence[str]) -> Train:
 
 
 def train_command(options: Train) -> None:
+    started = time.monotonic()
     from mind.run.data import load_data
     from mind.run_folder import RunFolder
 
@@ -96,8 +103,13 @@ def train_command(options: Train) -> None:
     from mind.run.train import train
 
     finished = folder.read_status() if options.resume else {}
+    pause_at = None if options.stop_after is None else started + 60 * options.stop_after
     try:
-        train(config, resume=options.resume, overwrite=options.overwrite, data=data)
+        train(config, resume=options.resume, overwrite=options.overwrite, data=data, pause_at=pause_at)
+    except PausedError as pause:
+        say(str(pause))
+        say_next("train", "--output", config.output, "--resume", purpose="to go on")
+        return
     except (KeyboardInterrupt, OSError, MemoryError, RuntimeError) as stop:
         if lacks_memory(stop):
             stop.add_note(LESS_MEMORY)

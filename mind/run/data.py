@@ -53,14 +53,14 @@ def load_data(config: MindConfig) -> RunData:
     found = leaks_of(train, {label: evaluation[label] for label in files})
     return replace(
         run_data,
-        train=_without(train, found, config.data),
+        train=without_leaks(train, found, config.data),
         heldout=run_data.heldout[: config.evaluation.heldout_questions],
         evaluation=evaluation,
         leaks=found,
     )
 
 
-def _without(train: list[Question], found: Mapping[str, Leaks], data: DataConfig) -> list[Question]:
+def without_leaks(train: list[Question], found: Mapping[str, Leaks], data: DataConfig) -> list[Question]:
     """The training questions, by `data.leaks` without those that evaluation questions are found in."""
     leaking = set().union(*(one.training for one in found.values()))
     if data.leaks == "keep" or not leaking:
