@@ -75,6 +75,11 @@ COMMANDS = {
         "experiment:experiment_command",
         goes_on=True,
     ),
+    "compare": Command(
+        "which methods of an experiment are better, how sure that is, and what may be claimed",
+        "comparison:Compare",
+        "comparison:compare_command",
+    ),
     "evaluate": Command("accuracy and held-out NLL of a model", "training:Evaluate", "training:evaluate_command"),
     "grade": Command(
         "responses of any model in a file: right or wrong, and the accuracy", "dataset:Grade", "dataset:grade"

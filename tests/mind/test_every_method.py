@@ -40,7 +40,7 @@ from mind.run import sampling
 from mind.run.data import trained_on
 from mind.run.report import write_run_report
 from mind.run.trainer import MethodTrainer
-from mind.run.work import SAVINGS
+from mind.report.reading import SAVINGS
 from mind.run_folder import RunFolder
 from mind.student.model import load_student
 
