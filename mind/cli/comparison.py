@@ -11,7 +11,6 @@ import tyro
 from mind.cli.terminal import note, print_table, say
 from mind.errors import require
 
-
 LONG = ("bootstrap", "p")
 """Columns that a terminal has no room for."""
 
