@@ -82,7 +82,8 @@ def _forest(comparison: Comparison, panels: Sequence[Sequence[str]], key: str) -
         axes.set_yticks(range(len(others)), [_short(other) for other in others])
         axes.set_ylim(len(others) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("points" if len(places) > 1 else f"points, {_short(places[0])}")
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("points" if key == "groups" else f"{_short(places[0])}, points")
     return svg_of(figure, key)
 
 
