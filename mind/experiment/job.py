@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -194,7 +195,7 @@ class _Work:
                     model, tokenizer, {name: self._questions(name)[: one.questions]}, config, answers, before
                 )
                 os.replace(answers / file.name, file)
-                answers.rmdir()
+            shutil.rmtree(place / f".{name}", ignore_errors=True)
             found.append([row for _, row in json_rows(file)])
         return found
 
