@@ -18,7 +18,10 @@ from mind.errors import require
 
 VERSION = 1
 """Of the analysis: it changes when the same outcomes come to other numbers."""
-GROUPS = {"id": "in distribution", "ood": "out of distribution"}
+MACRO = {"id": "macro ID", "ood": "macro OOD"}
+"""Group of the plan -> the mean over its primary sets, by a name that no set can have."""
+GROUPS = {"macro ID": "in distribution", "macro OOD": "out of distribution"}
+"""What these say of a method."""
 CONTROLS = ("sft", "mind-shuffled")
 """Methods without selection, and with selection at random: who does not beat them has not shown that it helps."""
 Role = Literal["reference", "baseline", "control", "other"]
@@ -30,7 +33,7 @@ class OneRun:
 
     seed: int | None
     accuracy: Mapping[str, float]
-    """By set, and by group the mean over its primary sets."""
+    """By set and by `MACRO`."""
     nll: float | None
     flops: float | None
     trained_tokens: float | None
@@ -50,7 +53,7 @@ class Summary:
     missing: Mapping[str, str]
     """Planned runs that are left out, with the reason."""
     accuracy: Mapping[str, float]
-    """The mean over runs, by set and group; empty without runs."""
+    """The mean over runs, by set and by `MACRO`; empty without runs."""
     unparsed: Mapping[str, float]
     """The share of the answers, by set."""
     cut_off: Mapping[str, float]
@@ -80,7 +83,7 @@ class Versus:
 
     other: str
     on: str
-    """A set, "id" or "ood"."""
+    """A set, or one of `GROUPS`."""
     questions: int
     of_methods: bool
     """False if one of the two has a single run: then these are the runs' numbers, and nothing follows for the methods.
@@ -104,7 +107,7 @@ class Versus:
     bootstrap: Bootstrap | None
     """None if no draw differs from another."""
     discordance: float | None
-    """The share of the questions on which two runs differ; None for a group."""
+    """The share of the questions on which two runs differ; None over a group."""
     detectable_by_two_runs: float | None
     """The smallest difference that two single runs of this discordance show in 80 % of the cases."""
     single_runs: Sequence[SingleRuns]
@@ -139,9 +142,9 @@ class Comparison:
 
     @property
     def groups(self) -> list[str]:
-        """Those that have primary sets."""
+        """Those of `GROUPS` that have primary sets."""
         there = {one["group"] for one in self.sets.values() if one["primary"]}
-        return [group for group in GROUPS if group in there]
+        return [macro for group, macro in MACRO.items() if group in there]
 
 
 def compared(
@@ -175,8 +178,7 @@ def compared(
     controls = tuple(
         label for label, one in methods.items() if one.name in CONTROLS and label not in (reference, *chosen)
     )
-    roles: dict[str, Role] = dict.fromkeys(methods, "other")
-    roles |= dict.fromkeys(controls, "control") | dict.fromkeys(chosen, "baseline") | {reference: "reference"}
+    roles = {label: _role(label, reference, chosen, controls) for label in methods}
     places = _places(results)
     others = [label for label, one in methods.items() if label != reference and one.runs]
     versus = [_versus(ours, methods[label], on, sets, draws, seed) for label in others for on, sets in places.items()]
@@ -206,6 +208,12 @@ def compared(
     )
 
 
+def _role(label: str, reference: str, baselines: Sequence[str], controls: Sequence[str]) -> Role:
+    if label == reference:
+        return "reference"
+    return "baseline" if label in baselines else "control" if label in controls else "other"
+
+
 def _as_planned(results: Results, reference: str, baselines: Sequence[str]) -> bool:
     """Whether the claim is the one that the plan has fixed."""
     return (reference, set(baselines)) == (results.plan.reference, set(results.plan.baselines))
@@ -214,10 +222,11 @@ def _as_planned(results: Results, reference: str, baselines: Sequence[str]) -> b
 def _places(results: Results) -> dict[str, list[str]]:
     """Where methods are compared: on each group, over its primary sets, and on each set."""
     sets = results.plan.evaluation
-    groups = {group: [name for name, one in sets.items() if one.primary and one.group == group] for group in GROUPS}
-    clash = sorted(GROUPS.keys() & sets)
-    require(not clash, f"evaluation: a set is named {', '.join(clash)}: expected another name than that of a group")
-    return {group: names for group, names in groups.items() if names} | {name: [name] for name in sets}
+    groups = {
+        macro: [name for name, one in sets.items() if one.primary and one.group == group]
+        for group, macro in MACRO.items()
+    }
+    return {macro: names for macro, names in groups.items() if names} | {name: [name] for name in sets}
 
 
 def _versus(ours: Method, theirs: Method, on: str, sets: Sequence[str], draws: int, seed: int) -> Versus:
@@ -259,7 +268,7 @@ def _with_holm(versus: Sequence[Versus], roles: Mapping[str, Role], results: Res
     """With the p-values adjusted in their families; a planned comparison that is missing counts as p = 1."""
     sets = results.plan.evaluation
     primary = [name for name, one in sets.items() if one.primary]
-    groups = [group for group in GROUPS if any(sets[name].group == group for name in primary)]
+    groups = [macro for group, macro in MACRO.items() if any(sets[name].group == group for name in primary)]
     known, adjusted = {(one.other, one.on): one.p for one in versus}, {}
     for role in ("baseline", "control", "other"):
         labels = [label for label, own in roles.items() if own == role]

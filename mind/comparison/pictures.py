@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from mind.comparison.compare import Comparison, Versus
+from mind.comparison.compare import MACRO, Comparison, Versus
 from mind.comparison.curves import Curve, curves
 from mind.comparison.reading import Results
-from mind.comparison.tables import Table, curve_table, difference_tables, place_name
+from mind.comparison.tables import Table, curve_table, difference_tables
 from mind.display import percent
 from mind.report.charts import AMBER, BLUE, MUTED
 from mind.report.pictures import STYLE, Ink, perspective_inks, svg_of
@@ -54,7 +54,7 @@ def _forests(comparison: Comparison) -> Iterator[Picture]:
         f"{comparison.reference} is better. A hollow mark is of a single run."
     )
     groups, sets = comparison.groups, list(comparison.sets)
-    inks = [Ink(place_name(group), {"id": BLUE, "ood": AMBER}[group]) for group in groups]
+    inks = [Ink(group, _color(comparison, group)) for group in groups]
     yield Picture("groups", by_group.title, caption, _forest(comparison, [groups], "groups"), inks, by_group, True)
     panels = [[name] for name in sets]
     yield Picture("sets", by_set.title, caption, _forest(comparison, panels, "sets"), [], by_set, True)
@@ -74,7 +74,7 @@ def _forest(comparison: Comparison, panels: Sequence[Sequence[str]], key: str) -
     for axes, places in zip(grid.flat, panels, strict=False):
         axes.axvline(0, color=MUTED, linewidth=1)
         for number, on in enumerate(places):
-            color = AMBER if (on if on not in comparison.sets else comparison.sets[on]["group"]) == "ood" else BLUE
+            color = _color(comparison, on)
             offset = 0.28 * (number - (len(places) - 1) / 2)
             for row, other in enumerate(others):
                 if (versus := comparison.against(other, on)) is not None:
@@ -85,6 +85,11 @@ def _forest(comparison: Comparison, panels: Sequence[Sequence[str]], key: str) -
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("points" if key == "groups" else f"{_short(places[0])}, points")
     return svg_of(figure, key)
+
+
+def _color(comparison: Comparison, on: str) -> str:
+    group = comparison.sets[on]["group"] if on in comparison.sets else on
+    return AMBER if group in ("ood", MACRO["ood"]) else BLUE
 
 
 def _mark(axes: Axes, y: float, versus: Versus, color: str) -> None:

@@ -22,6 +22,10 @@ from mind.run_folder import RunFolder
 from mind.typed_json import described, read_json, record_of
 
 
+class _Question(NamedTuple):
+    id: str
+
+
 class _Answer(NamedTuple):
     """What a row of outcomes says of an answer."""
 
@@ -156,8 +160,7 @@ def _answers(file: Path) -> Answers:
     ids: dict[str, str] = {}
     marks, every = [], []
     for where, row in json_rows(file):
-        name = row.get("id")
-        require(isinstance(name, str), f'{where}: "id" is {described(name)}: expected a string')
+        name = record_of(_Question, where, row).id
         require(name not in ids, f"{where}: question {described(name)} is answered in {ids.get(name)}, too")
         ids[name] = where
         samples = row.get("samples", [row])

@@ -39,8 +39,8 @@ def accuracy_table(comparison: Comparison) -> Table:
         [method.label, method.role, _runs(method), *(_shown(method.accuracy.get(on), percent) for on in places)]
         for method in comparison.methods.values()
     ]
-    about = "Means over runs. ID and OOD are means over the primary sets of the group, which count alike."
-    return Table("Accuracy", ["method", "role", "runs", *map(place_name, places)], rows, about)
+    about = "Means over runs. Macro ID and OOD are means over the primary sets of the group, which count alike."
+    return Table("Accuracy", ["method", "role", "runs", *places], rows, about)
 
 
 def difference_tables(comparison: Comparison) -> Iterator[Table]:
@@ -107,7 +107,7 @@ def seed_table(comparison: Comparison) -> Table:
         for method in comparison.methods.values()
         for run in method.runs
     ]
-    columns = ["method", "seed", *map(place_name, places), "held-out NLL", "FLOPs", "wall time"]
+    columns = ["method", "seed", *places, "held-out NLL", "FLOPs", "wall time"]
     return Table("Every run", columns, rows)
 
 
@@ -119,11 +119,6 @@ def curve_table(title: str, curves: Sequence[Curve], shown: Callable[[float], st
         for curve in curves
     ]
     return Table(title, ["method", "runs", "FLOPs", *(f"at {percent(part)}" for part in SHOWN_AT)], rows)
-
-
-def place_name(on: str) -> str:
-    """A group or a set, as tables name it."""
-    return {"id": "ID", "ood": "OOD"}.get(on, on)
 
 
 def _places(comparison: Comparison) -> list[str]:
@@ -142,7 +137,7 @@ def _difference(one: Versus) -> list[str]:
     drawn = one.bootstrap
     return [
         one.other + ("" if one.of_methods else " (single run)"),
-        place_name(one.on),
+        one.on,
         points(one.difference),
         interval(one.interval),
         NOTHING if drawn is None else f"{interval(drawn.interval)}, p {probability(drawn.p)}",

@@ -12,7 +12,7 @@ import pytest
 from sample_experiment import HASH, METHODS, write_answers, write_experiment
 
 from mind.cli import main
-from mind.comparison.compare import Comparison, compared
+from mind.comparison.compare import GROUPS, Comparison, compared
 from mind.comparison.curves import curves
 from mind.comparison.reading import read_results
 from mind.comparison.wording import notes, sentences
@@ -56,7 +56,7 @@ def test_numbers_are_those_of_the_outcomes(whole, comparison):
     for label, method in comparison.methods.items():
         near, far = (rows_of(whole, label, name) for name in ("near", "far"))
         assert method.accuracy == pytest.approx(
-            {"id": near.mean(), "ood": far.mean(), "near": near.mean(), "far": far.mean()}
+            {"macro ID": near.mean(), "macro OOD": far.mean(), "near": near.mean(), "far": far.mean()}
         )
         assert [run.accuracy["near"] for run in method.runs] == pytest.approx(list(near.mean(1)))
         assert method.cut_off == pytest.approx({"near": 1 / 60, "far": 1 / 60}) and set(method.unparsed.values()) == {0}
@@ -75,14 +75,13 @@ def test_numbers_are_those_of_the_outcomes(whole, comparison):
 
 
 def test_a_group_is_the_mean_of_its_primary_sets(tmp_path):
-    sets = {"a": "id", "b": "id", "c": "id", "d": "ood"}
+    sets = {"a": "id", "id": "id", "c": "id", "d": "ood"}
     evaluation = {n: {"file": n, "group": g, "primary": n != "c"} for n, g in sets.items()}
     found = made(tmp_path, BETTER, sets=sets, evaluation=evaluation)
     folder = tmp_path / "made"
-    write_answers(folder / "outcomes/sbs/seed-0/a.jsonl", [True] * 60)
-    expected = np.mean([rows_of(folder, "sft", name).mean() for name in "ab"])
-    assert found.methods["sft"].accuracy["id"] == pytest.approx(expected)
-    assert {one.on for one in found.versus} == {"id", "ood", *sets}
+    expected = np.mean([rows_of(folder, "sft", name).mean() for name in ("a", "id")])
+    assert found.methods["sft"].accuracy["macro ID"] == pytest.approx(expected)
+    assert {one.on for one in found.versus} == {"macro ID", "macro OOD", *sets}
     assert {one.on for one in found.versus if one.p_holm is None} == {"c"}, "not primary, so of no family"
 
 
@@ -90,7 +89,7 @@ def test_holm_counts_the_family(tmp_path):
     """Baselines x groups, a baseline without runs among them."""
     levels = dict.fromkeys(("base", "mind", "sft", "mind-shuffled", "sbs"), 0.0) | {"mind": 0.3}
     found = made(tmp_path, levels)
-    values = sorted((one for one in found.versus if one.other == "sbs" and one.on in ("id", "ood")), key=lambda v: v.p)
+    values = sorted((one for one in found.versus if one.other == "sbs" and one.on in GROUPS), key=lambda v: v.p)
     first, second = values
     assert first.p_holm == pytest.approx(min(1, 4 * first.p))
     assert second.p_holm == pytest.approx(min(1, max(4 * first.p, 3 * second.p)))
@@ -170,7 +169,7 @@ def test_missing_runs_are_named(experiment):
     said = " ".join(sentences(found))
     assert "It does not beat all of the 2 baselines" in said, "one of them is missing"
     assert "edit in distribution (no runs) and edit out of distribution (no runs)." in said
-    assert found.against("edit", "id") is None and len(found.methods["sbs"].runs) == 2
+    assert found.against("edit", "macro ID") is None and len(found.methods["sbs"].runs) == 2
     page = (experiment / "comparison.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
 
