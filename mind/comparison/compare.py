@@ -178,7 +178,7 @@ def compared(
     controls = tuple(
         label for label, one in methods.items() if one.name in CONTROLS and label not in (reference, *chosen)
     )
-    roles = {label: _role(label, reference, chosen, controls) for label in methods}
+    roles: dict[str, Role] = {label: _role(label, reference, chosen, controls) for label in methods}
     places = _places(results)
     others = [label for label, one in methods.items() if label != reference and one.runs]
     versus = [_versus(ours, methods[label], on, sets, draws, seed) for label in others for on, sets in places.items()]

@@ -70,9 +70,10 @@ def _claim(comparison: Comparison) -> Iterator[str]:
         won = [one for one in _shown(comparison, baselines, groups) if one.difference > 0]
         if won:
             yield f"{reference} beats {_and(map(_told, won))}, {setting}."
-            yield f"It does not beat all of {named}, {_where(groups, 'or')}."
+            yield f"It is not shown to beat all of {named} {_where(groups, 'or')}."
         else:
-            yield f"It is not shown that {reference} beats any of {named} {_where(groups, 'or')}, {setting}."
+            any_of = "any of " if len(baselines) > 1 else ""
+            yield f"It is not shown that {reference} beats {any_of}{named} {_where(groups, 'or')}, {setting}."
         yield from _not_shown(comparison, baselines, groups)
     for one in _shown(comparison, baselines, groups):
         if one.difference < 0:

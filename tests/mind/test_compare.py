@@ -120,7 +120,7 @@ def test_some_are_named_and_better_ones_too(tmp_path):
     assert first.startswith("mind beats sbs in distribution (+") and "sbs out of distribution (+" in first
     assert (
         "edit" not in first
-        and second == "It does not beat all of the 2 baselines sbs and edit, in or out of distribution."
+        and second == "It is not shown to beat all of the 2 baselines sbs and edit in or out of distribution."
     )
     assert third.startswith("Not shown: better than edit in distribution (−") and "sbs" not in third
     assert [text for text in rest if text.startswith("edit beats mind in distribution: +")]
@@ -167,7 +167,7 @@ def test_missing_runs_are_named(experiment):
         "Failed: tuning/sft/config-3: nan",
     ]
     said = " ".join(sentences(found))
-    assert "It does not beat all of the 2 baselines" in said, "one of them is missing"
+    assert "It is not shown to beat all of the 2 baselines" in said, "one of them is missing"
     assert "edit in distribution (no runs) and edit out of distribution (no runs)." in said
     assert found.against("edit", "macro ID") is None and len(found.methods["sbs"].runs) == 2
     page = (experiment / "comparison.html").read_text()
