@@ -1,6 +1,6 @@
 """Simulated experiments: how often the intervals of `mind compare` hold the truth, and how often its claims are false.
 
-    python -m bench.coverage [--experiments 1000] [--draws 500] [--output folder] [--overwrite] [--draw]
+    python -m bench.coverage [--experiments 1000] [--draws 500] [--jobs 1] [--output folder] [--overwrite] [--draw]
 
 An answer is right if a sum of normal variables is above 0: its method's level, its question's ease (the same for all
 methods), what the question adds for the method, its seed's luck, and what the seed adds for the question. The share of
@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -145,26 +146,30 @@ CLAIMS = {
 }
 
 
+def _row(name: str, experiments: int, draws: int | None) -> dict[str, Any]:
+    """The results of one of SCENARIOS or CLAIMS."""
+    size = {"scenario": name, "experiments": experiments}
+    if name in CLAIMS:
+        scenario, lead = CLAIMS[name]
+        return {**size, "claims": false_claims(scenario, experiments, lead)}
+    return {**size, "draws": draws, **measure(SCENARIOS[name], experiments, draws)}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.options_of(NAME, __doc__ or "", draw=True)
     parser.add_argument("--experiments", type=command.count, default=1000)
     parser.add_argument("--draws", type=command.count, default=500, help="of the bootstrap (default 500)")
+    parser.add_argument("--jobs", type=command.count, default=1, help="processes (default 1)")
     options, file = command.parse(parser, lambda _: NAME, arguments)
     if options.draw:
         print_table(read_results(file), COLUMNS)
         return
-    size = {"experiments": options.experiments, "draws": options.draws}
-    rows: list[dict[str, Any]] = [
-        {"scenario": name, **size, **measure(scenario, **size)} for name, scenario in SCENARIOS.items()
-    ]
-    rows += [
-        {
-            "scenario": name,
-            "experiments": options.experiments,
-            "claims": false_claims(scenario, options.experiments, lead),
-        }
-        for name, (scenario, lead) in CLAIMS.items()
-    ]
+    with ProcessPoolExecutor(options.jobs) as processes:
+        tasks = [
+            *((name, options.experiments, options.draws) for name in SCENARIOS),
+            *((name, options.experiments, None) for name in CLAIMS),
+        ]
+        rows = list(processes.map(_row, *zip(*tasks, strict=True)))
     print_table(rows, COLUMNS)
     write_results(rows, file)
 
