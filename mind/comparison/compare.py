@@ -15,6 +15,7 @@ from mind.comparison.decisions import detectable, discordance, holm, mcnemar
 from mind.comparison.difference import difference
 from mind.comparison.reading import Method, Results, Run, mean
 from mind.errors import require
+from mind.progress import Progress
 
 VERSION = 1
 """Of the analysis: it changes when the same outcomes come to other numbers."""
@@ -181,7 +182,12 @@ def compared(
     roles: dict[str, Role] = {label: _role(label, reference, chosen, controls) for label in methods}
     places = _places(results)
     others = [label for label, one in methods.items() if label != reference and one.runs]
-    versus = [_versus(ours, methods[label], on, sets, draws, seed) for label in others for on, sets in places.items()]
+    versus = []
+    with Progress("comparisons", len(others) * len(places), "comparison") as bar:
+        for label in others:
+            for on, sets in places.items():
+                versus.append(_versus(ours, methods[label], on, sets, draws, seed))
+                bar.update(1)
     return Comparison(
         title=plan.title,
         plan=results.hash,
