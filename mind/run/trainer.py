@@ -30,7 +30,7 @@ from mind.config import flat
 from mind.errors import MindError, NotFiniteError, PausedError, StoppedError
 from mind.finite import named_questions, require_finite
 from mind.methods.method import Method, MethodContext
-from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
+from mind.methods.step import LossTerms, Measure, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.arguments import training_arguments
 from mind.run.checkpoints import check_loaded, check_trainer_state, usable
@@ -212,14 +212,16 @@ class MethodTrainer(Trainer):
         work: Counter[str] = Counter()
         step = self.state.global_step
 
-        def observe(chosen: Tensor, others: Sequence[TokenizedQuestion] | None = None) -> Tensor:
+        def observe(
+            chosen: Tensor, others: Sequence[TokenizedQuestion] | None = None, /, *, measure: Measure | None = None
+        ) -> Tensor:
             some = questions if others is None else others
             student.eval()  # what a method decides by has no dropout
-            totals, l_real = self._observe(student, some, chosen).over_processes(self.args.world_size)
+            totals, table = self._observe(student, some, chosen, measure).over_processes(self.args.world_size)
             student.train()
-            _check_finite(totals, l_real, some, chosen)
+            _check_finite(totals, table, some, chosen)
             work["observed"] += int(totals["observed"])
-            return l_real
+            return table
 
         def sample(prompts: Sequence[Sequence[int]], **options: Any) -> list[tuple[int, ...]]:
             samples = self._sampler.sample(step, prompts, **options)
@@ -253,15 +255,25 @@ class MethodTrainer(Trainer):
         _check_finite(totals, l_real, plan.questions, plan.trained | plan.observed)
         return totals, l_real
 
-    def _observe(self, student: nn.Module, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> StepSums:
-        """This process's share of forward passes without a graph over the chosen (Q, K) rationales."""
+    def _observe(
+        self,
+        student: nn.Module,
+        questions: Sequence[TokenizedQuestion],
+        chosen: Tensor,
+        measure: Measure | None = None,
+    ) -> StepSums:
+        """This process's share of forward passes without a graph over the chosen (Q, K) rationales; what `measure`
+        gives takes the place of L_real."""
         sums = StepSums(chosen.shape, self.args.device)
         sums.add_number("observed", 0)
         for batch in self._micro_batches(questions, chosen):
             with torch.no_grad(), self.accelerator.autocast():
                 hidden = labeled_hidden(student, batch)
                 _, rows = cross_entropy(hidden, head_of(student), batch, backend=self.context.config.objective.backend)
-            sums.add(LossTerms.of(hidden.new_zeros(()), rows, batch))
+                terms = LossTerms.of(hidden.new_zeros(()), rows, batch)
+                if measure is not None:
+                    terms = terms._replace(l_real=measure(hidden, head_of(student), batch))
+            sums.add(terms)
             sums.add_number("observed", batch.total_tokens)
         return sums
 

@@ -44,7 +44,7 @@ def test_the_losses_by_hand(kind, packing):
     deep = {k: Branch((3, 0, 3), ids) for k, ids in SEQUENCES.items()}
     branches = {0: EXPLAIN} if kind is KnowledgeGenerator else deep
     made = TokenizedQuestion("example", branches[0].prompt, {}, (), branches)
-    own = {} if kind is Lorid else {"_made": {"example": made}}
+    own = {} if kind is Lorid else {"made": {"example": made}}
     built = build(kind, MethodOptions(), name="lorid", **own)
     rows = {0: EXPLAIN_ROW} if kind is KnowledgeGenerator else FIRST_ROWS
     expected = 2.424261700551 if kind is KnowledgeGenerator else 1.850156541971
@@ -93,7 +93,7 @@ def test_each_of_the_three_begins_with_the_same_student(config, model_folder):
 @pytest.mark.parametrize("name", ["lorid", "lorid-kg", "lorid-dr"])
 def test_without_rules_nothing_is_written(name, config, tmp_path):
     save_questions(build_questions(10), tmp_path / "train.jsonl")
-    message = r"^method lorid-.. learns from general rules, and none of the 9 questions has"
+    message = r"^method lorid-.. needs knowledge: 0 of 9 questions qualify; `mind data generate --knowledge` asks"
     with pytest.raises(MindError, match=message):
         mind.train(dataclasses.replace(config, method=name))
     assert not (tmp_path / "run").exists()
