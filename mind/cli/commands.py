@@ -75,6 +75,11 @@ COMMANDS = {
         "experiment:experiment_command",
         goes_on=True,
     ),
+    "compare": Command(
+        "which methods of an experiment are better, how sure that is, and what may be claimed",
+        "comparison:Compare",
+        "comparison:compare_command",
+    ),
     "evaluate": Command("accuracy and held-out NLL of a model", "evaluating:Evaluate", "evaluating:evaluate_command"),
     "lm-eval-tasks": Command(
         "tasks for lm-evaluation-harness, with this grader", "lm_eval:LmEvalTasks", "lm_eval:lm_eval_tasks"
