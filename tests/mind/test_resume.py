@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pkgutil
@@ -96,6 +97,49 @@ def test_from_python_too(unfinished):
         config.data, train=Path(config.data.train), perspectives=list(NAMES), evaluation=list(config.data.evaluation)
     )
     assert mind.train(dataclasses.replace(config, output=unfinished, data=data), resume=True).finished
+
+
+NEWER = ("objective.normalize", "objective.answer_span", "metanet.spread", "stages")
+"""Fields that an older version did not have."""
+
+
+def older(folder):
+    """The run as a version without these fields wrote it, with its own digest of the options."""
+    config = json.loads((folder / "config.json").read_text())
+    for name in NEWER:
+        section, _, field = name.rpartition(".")
+        del (config[section] if section else config)[field]
+    (folder / "config.json").write_text(json.dumps(config))
+    places = {"student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder"}
+    rows = [
+        [f"{section}.{field}", value]
+        for section, fields in config.items()
+        if isinstance(fields, dict)
+        for field, value in fields.items()
+        if f"{section}.{field}" not in places
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in sorted([*rows, ["method", config["method"]]]))
+    inputs = json.loads((folder / "inputs.json").read_text())
+    inputs["options"]["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "inputs.json").write_text(json.dumps(inputs))
+    return config
+
+
+def test_a_run_of_a_version_with_fewer_fields_goes_on(unfinished, capsys):
+    config = older(unfinished)
+    for section, name, value in (("objective", "normalize", "token"), ("train", "learning_rate", 3e-5)):
+        changed = json.dumps(config | {section: config[section] | {name: value}})
+        (unfinished / "config.json").write_text(changed)
+        expect_error(resume(unfinished), capsys, f"config.json has changed since {unfinished} began")
+    (unfinished / "config.json").write_text(json.dumps(config))
+    assert main(resume(unfinished)) == 0
+
+
+def test_a_field_that_was_taken_out_means_its_default(unfinished):
+    config = json.loads((unfinished / "config.json").read_text())
+    del config["objective"]["normalize"]
+    (unfinished / "config.json").write_text(json.dumps(config))
+    assert main(resume(unfinished)) == 0
 
 
 def test_a_run_in_its_own_folder_is_alone(unfinished, capsys):
