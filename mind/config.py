@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mind.errors import require
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import AnswerSpan
-from mind.typed_json import check_fields
+from mind.typed_json import check_bounds, check_fields
 from mind.word_problems import DEFAULT_LEVELS, LevelName
 
 EMBEDDED_STUDENT = "smollm2-135m-instruct"
@@ -322,8 +322,12 @@ class EvaluationConfig:
 class MethodOptions:
     """Options that one training method alone has. A method with such options derives a dataclass from this one."""
 
+    BOUNDS: ClassVar[Mapping[str, str]] = {}
+    """What numbers may be, by their names: of `mind.typed_json.BOUNDS`."""
+
     def __post_init__(self) -> None:
         check_fields("options", self)
+        check_bounds("options", self, self.BOUNDS)
 
 
 @dataclass(frozen=True)

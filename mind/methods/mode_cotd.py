@@ -89,12 +89,12 @@ class ModeCotdOptions(MethodOptions):
     """The folder of another run of this method whose experts are mixed, on the questions of this one, with
     `stages.experts.skip`; None: those that this run trains."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.l1 >= 0, f"options.l1 is {self.l1}: expected a number >= 0")
-        require(self.bound > 0, f"options.bound is {self.bound}: expected a positive number")
-        for name in ("budget", "few_shot"):
-            require(getattr(self, name) >= 1, f"options.{name} is {getattr(self, name)}: expected at least 1")
+    BOUNDS = {
+        "l1": "a number >= 0",
+        "bound": "a positive number",
+        "budget": "at least 1",
+        "few_shot": "at least 1",
+    }
 
 
 @dataclass(frozen=True, eq=False)
