@@ -79,6 +79,8 @@ class Question:
     """Those that led to wrong answers, for the methods that learn from them; any number per perspective."""
     knowledge: tuple[str, ...] = ()
     """General rules that help to solve it, for the methods that learn from them: none tells of the question itself."""
+    generated: Mapping[str, str] = field(default_factory=dict)
+    """What its generator knows of it, by name, for analyses (mind.word_problems): nothing of it is trained on."""
 
 
 @dataclass(frozen=True)

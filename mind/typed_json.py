@@ -151,10 +151,11 @@ BOUNDS: dict[str, Callable[[Any], bool]] = {
     "at least 0": lambda value: value >= 0,
     "at least 1": lambda value: value >= 1,
     "at least 2": lambda value: value >= 2,
-    "None or at least 1": lambda value: value is None or value >= 1,
-    "a positive number, or null": lambda value: value is None or value > 0,
+    "None or at least 1": lambda value: value >= 1,
+    "None or a probability in (0, 1)": lambda value: 0 < value < 1,
+    "a positive number, or null": lambda value: value > 0,
 }
-"""What a number may be, as errors say it."""
+"""What a number may be, as errors say it; whether it may be None, its type says."""
 
 
 def check_bounds(section: str, record: Any, expected: Mapping[str, str]) -> None:
@@ -162,7 +163,7 @@ def check_bounds(section: str, record: Any, expected: Mapping[str, str]) -> None
     one of BOUNDS."""
     for name, bound in expected.items():
         value = getattr(record, name)
-        require(BOUNDS[bound](value), f"{section}.{name} is {value}: expected {bound}")
+        require(value is None or BOUNDS[bound](value), f"{section}.{name} is {value}: expected {bound}")
 
 
 class _Fault(NamedTuple):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mind.batches.cross_entropy import cross_entropy, row_weights, token_mean
 from mind.batches.prompt_sharing import attention_and_pack_options
-from mind.batches.steps import plan_steps
+from mind.batches.steps import plan_steps, within_budget
 from mind.config import MethodOptions, MindConfig
 from mind.errors import MindError, require
 from mind.methods.sequences import Sequences
@@ -62,7 +62,8 @@ class MethodContext:
     tokenized: Sequence[TokenizedQuestion]
     """The same in the same order, as tokens."""
     steps: Sequence[Sequence[int]]
-    """The questions of every optimizer step of the run, as indices into both."""
+    """The questions of every optimizer step of the run, as indices into both. Of a run with a budget as many as it can
+    pay at most: it ends before the last of them."""
     attention: str
     """The attention that trains, by transformers' name."""
     pack_options: PackOptions
@@ -99,7 +100,9 @@ class MethodContext:
             made = method.choose(config, questions, tokenized, Sequences(config, model, tokenizer))
             questions, tokenized = [questions[q] for q in made], [tokenized[q] for q in made]
             sequences = list(made.values())
-        steps = plan_steps(tokenized, config.train) if method is None else method.plan(config, tokenized)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        longest = replace(config, train=within_budget(tokenized, config.train, parameters))
+        steps = plan_steps(tokenized, longest.train) if method is None else method.plan(longest, tokenized)
         attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *sequences, *others], device)
         pack_options = replace(pack_options, answer_span=span)
         return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options, sequences)
@@ -137,6 +140,8 @@ class Method(ABC):
     """Whether each question must have it: those without are left out. If not, one of all must."""
     depends_on_length: ClassVar[bool] = False
     """Whether a step depends on how many come after it: such a run cannot be extended."""
+    takes_all_steps: ClassVar[bool] = False
+    """Whether it takes all steps that it plans, whatever the budget of the run: the stages before it get the rest."""
     learning_rate: ClassVar[float] = 3e-5
     """The default of `train.learning_rate`."""
     begins_with: ClassVar[Literal["former", "base"]] = "former"

@@ -113,6 +113,7 @@ class ModeCotd(Method):
     unread = (*OF_MIND, *OF_ANSWERS, "train.learning_rate")
     sources = ("experts",)
     depends_on_length = True
+    takes_all_steps = True
     begins_with = "base"
 
     def __init__(self, context: MethodContext) -> None:

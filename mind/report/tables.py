@@ -82,14 +82,15 @@ def evaluation_table(evaluation: Mapping[str, Any], pairs: Pairs) -> list[Row]:
     return rows
 
 
-def _accuracy_rows(label: str, sides: Sequence[Any], pairs: Sequence[tuple[bool, bool]]) -> tuple[Row, Row]:
-    shares, unparsed = (_both(sides, "files", label, name) for name in ("accuracy", "unparsed"))
+def _accuracy_rows(label: str, sides: Sequence[Any], pairs: Sequence[tuple[bool, bool]]) -> tuple[Row, ...]:
+    shares, unparsed, cut_off = (_both(sides, "files", label, name) for name in ("accuracy", "unparsed", "cut_off"))
     accuracy = _row(f"accuracy, {label}{_file_size(label, sides)}", shares, percent)
     before, after = (accuracy_interval(value_at(side, "files", label)) for side in sides)
     change = _points(*paired_difference(pairs)) if pairs else NOTHING
     return (
         Row(accuracy.what, accuracy.before, accuracy.after, accuracy.change, (before, after, change)),
         _row(f"responses without an answer, {label}", unparsed, count),
+        _row(f"responses cut off, {label}", cut_off, count),
     )
 
 
