@@ -208,14 +208,11 @@ class MetaNetConfig:
 
     def __post_init__(self) -> None:
         check_fields("metanet", self)
-        bounds = {
-            **dict.fromkeys(("width", "synergy_heads", "accumulation", "warmup_questions"), "at least 1"),
-            **dict.fromkeys(("tau", "learning_rate", "learning_rate_ratio", "spread"), "a positive number"),
-            **dict.fromkeys(("ema", "table_decay"), "a number in [0, 1)"),
-            "warmup_learning_rate": "a positive number",
-            "warmup_epochs": "at least 0",
-        }
-        check_bounds("metanet", self, bounds)
+        counts = ("width", "synergy_heads", "accumulation", "warmup_questions")
+        rates = ("tau", "spread", "learning_rate", "learning_rate_ratio", "warmup_learning_rate")
+        check_bounds("metanet", self, dict.fromkeys(counts, "at least 1") | {"warmup_epochs": "at least 0"})
+        check_bounds("metanet", self, dict.fromkeys(rates, "a positive number"))
+        check_bounds("metanet", self, dict.fromkeys(("ema", "table_decay"), "a number in [0, 1)"))
         require(
             self.width % self.synergy_heads == 0,
             f"metanet.width {self.width} is not a multiple of metanet.synergy_heads {self.synergy_heads}",
@@ -280,12 +277,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields("train", self)
         steps = ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length")
-        bounds = {
-            **dict.fromkeys(steps, "at least 1"),
-            **dict.fromkeys(("learning_rate", "flops", "trained_tokens"), "a positive number"),
-            **dict.fromkeys(("weight_decay", "max_grad_norm"), "a number >= 0"),
-        }
-        check_bounds("train", self, bounds)
+        check_bounds("train", self, dict.fromkeys(steps, "at least 1"))
+        check_bounds("train", self, dict.fromkeys(("learning_rate", "flops", "trained_tokens"), "a positive number"))
+        check_bounds("train", self, dict.fromkeys(("weight_decay", "max_grad_norm"), "a number >= 0"))
         require(
             self.max_steps == -1 or 1 <= self.max_steps <= MAX_STEPS,
             f"train.max_steps is {self.max_steps}: expected -1 or 1 to {MAX_STEPS:,}",
