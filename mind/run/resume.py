@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mind.asking import SKIP
@@ -44,8 +44,10 @@ def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
             + ", ".join(f"{name} ({kept.get(name)} there)" for name in changed)
         )
     began = folder.read_inputs().get("options")
+    # A field that is absent means its default, be it that an older version did not have it, or that it was taken out.
+    readings = [_options(saved, folder, names)["sha256"] for names in (None, flat(folder.read_config()))]
     require(
-        began is None or _options(saved, folder)["sha256"] in (began["sha256"], began.get("former")),
+        began is None or any(reading in (began["sha256"], began.get("former")) for reading in readings),
         f"{folder.config} has changed since {folder.path} began, and --resume goes on with the same; restore it, or "
         "name another --output",
     )
@@ -58,13 +60,15 @@ def _is_longer(config: MindConfig, saved: MindConfig) -> bool:
     return saved.train.max_steps < 0 and saved.train.epochs < config.train.epochs
 
 
-def _options(config: MindConfig, folder: RunFolder) -> dict[str, str]:
-    """Of what is read from somewhere, its content counts, not the place."""
+def _options(config: MindConfig, folder: RunFolder, known: Collection[str] | None = None) -> dict[str, str]:
+    """Of what is read from somewhere, its content counts, not the place. `known` are the options that a config.json
+    holds; None: all that there are."""
     places = ["output", "student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder"]
     places.append("evaluation.before")
     places += [f"options.{name}" for name in method_class(config.method).sources]
     options = flat(dataclasses.asdict(config))
-    return _entry(folder.config.name, [[name, options[name]] for name in sorted(options) if name not in places])
+    names = (name for name in sorted(options) if name not in places and (known is None or name in known))
+    return _entry(folder.config.name, [[name, options[name]] for name in names])
 
 
 def input_places(config: MindConfig) -> list[str | None]:

@@ -24,7 +24,7 @@ from transformers import set_seed
 import mind_kernels
 from mind.config import MindConfig, StudentConfig
 from mind.errors import NotFiniteError, require
-from mind.files import check_apart, replacing_folder
+from mind.files import check_apart, replacing_folder, saving
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
 from mind.progress import tell
@@ -42,7 +42,7 @@ from mind.run.stages import StageRun, stages_of
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
 from mind.run.work import flops, step_work
-from mind.run_folder import RunFolder, metric_rows, saving
+from mind.run_folder import RunFolder, metric_rows
 from mind.student.adapters import merged
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize

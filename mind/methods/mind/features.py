@@ -18,10 +18,9 @@ from mind.batches.packing import plain_pack
 from mind.batches.trunk import pack_hidden
 from mind.display import describe, one_line
 from mind.errors import MindError, NotFiniteError
-from mind.files import make_cache, replacing_file
+from mind.files import make_cache, replacing_file, saving
 from mind.hub import find_model
 from mind.records import Question
-from mind.run_folder import saving
 from mind.student.fingerprint import fingerprint
 from mind.student.tokenization import Chat, embedding_rows
 
