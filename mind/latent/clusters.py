@@ -102,7 +102,7 @@ def clusters_of(vectors: np.ndarray, config: LatentConfig) -> Clusters:
 def mixture_labels(points: np.ndarray, perspectives: int, seed: int, starts: int) -> np.ndarray:
     """The component (R,) of each of the points (R, D), by the mixture of the design with at most 3 K components."""
     mixture = BayesianGaussianMixture(
-        n_components=3 * perspectives,
+        n_components=min(3 * perspectives, len(points)),
         covariance_type="diag",
         weight_concentration_prior_type="dirichlet_process",
         weight_concentration_prior=1.0,

@@ -140,7 +140,7 @@ def read_students(config: LatentConfig) -> Students:
 
 def _read_run(path: str) -> Run:
     folder = RunFolder(path)
-    require(folder.config.is_file(), f"{path}: no folder of a run ({folder.config.name} is missing)")
+    require(folder.begun is not None, f"{path}: no folder of a run of `mind train`")
     run = Run(folder, load_run_config(folder.config))
     require(folder.finished, f"{path}: the run did not come to its end: `mind train --output {path} --resume`")
     inputs = folder.read_inputs()

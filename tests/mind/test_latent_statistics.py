@@ -41,10 +41,10 @@ def test_questions_hide_the_perspectives_unless_their_mean_is_taken_off():
     found = []
     for seed in range(3):
         vectors = simulated(np.random.default_rng(seed), perspective=0.6, seeds=1)
-        plain, own = (components_of(some.reshape(-1, D), 16, 0) for some in (vectors, centered(vectors)))
+        plain, own = (components_of(some.reshape(-1, D), 8, 0) for some in (vectors, centered(vectors)))
         found.append([clusters_in(plain)[1], clusters_in(own)[1]])
     plain, own = np.mean(found, 0)
-    assert plain < 0.03 and own > 0.7, found
+    assert plain < 0.03 and own > 0.9, found
 
 
 def test_the_mixture_finds_eight_clusters_where_they_are_and_one_where_they_are_too_weak():
@@ -71,7 +71,7 @@ def test_permuted_perspectives_give_what_chance_gives():
 def test_a_probe_by_question_is_fooled_by_students_and_one_of_new_students_is_not():
     """The vectors tell the student and nothing of its perspective: the design's confound, of all its views."""
     accuracies, claimed = [], []
-    for seed in range(8):
+    for seed in range(5):
         rng = np.random.default_rng(seed)
         experts, null = (simulated(rng, student=0.6, questions=20) for _ in range(2))
         probe, control = (probe_new_students(some, QUICK) for some in (experts, null))
@@ -79,15 +79,16 @@ def test_a_probe_by_question_is_fooled_by_students_and_one_of_new_students_is_no
         claimed.append(compared(probe, control, paired=False).positive)
     assert probe_by_question(experts, QUICK).accuracy.value > 0.9
     assert np.mean(accuracies) == pytest.approx(1 / K, abs=0.04)
-    assert sum(claimed) <= 1, "of 60 simulations 2"
-    assert probe_new_students(experts, CONFIG).accuracy.p > 0.05
+    assert not any(claimed), "of 60 simulations 2"
 
 
 def test_what_students_of_a_perspective_share_is_told():
     rng = np.random.default_rng(0)
-    found = probe_new_students(simulated(rng, perspective=0.6, student=0.6, seeds=3, questions=10), CONFIG)
-    assert found.accuracy.value > 0.6 and found.accuracy.p == 1 / 21 and found.accuracy.low > 0.3
-    assert found.accuracy.chance == pytest.approx(1 / K, abs=0.06)
+    found = probe_new_students(
+        simulated(rng, perspective=0.6, student=0.6, seeds=3, questions=5), dataclasses.replace(CONFIG, permutations=9)
+    )
+    assert found.accuracy.value > 0.6 and found.accuracy.p == 1 / 10 and found.accuracy.low > 0.3
+    assert found.accuracy.chance == pytest.approx(1 / K, abs=0.1)
     assert np.mean(found.by_perspective) == pytest.approx(found.accuracy.value)
 
 
