@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mind.config import StudentConfig
 from mind.data.questions import save_questions
 from mind.latent.analyze import analysis_of
 from mind.latent.config import LatentConfig
+from mind.latent.coverage import coverages, uniform_coverage
 from mind.latent.states import Reader, without_suffix_ids
 from mind.records import Rationale
 from mind.report.page import write_latent_page
@@ -85,10 +87,12 @@ def test_from_runs_to_the_page(run, words, tmp_path, capsys, monkeypatch):
     assert "What the hidden states hold" in (shown / "report.html").read_text()
 
 
-def test_what_is_missing_is_named(run, words, tmp_path, capsys):
-    """One seed and no null experts: clusters and maps are told, and no claim."""
+def test_what_is_missing_is_named(run, words, tmp_path, capsys, monkeypatch):
+    """One seed and no null experts: clusters and maps are told, and no claim. An encoder makes views of its own."""
     save_questions(complete(4), tmp_path / "questions.jsonl")
-    assert main(words(*grid(run, tmp_path, seeds=1, null=False))) == 0
+    monkeypatch.setattr("mind.latent.analyze.SentenceEncoder", Letters)
+    runs = grid(run, tmp_path, seeds=1, null=False)
+    assert main([*words(*runs), "--encoder", "letters"]) == 0
     found = json.loads((tmp_path / "latent" / "latent.json").read_text())
     told = " ".join(found["missing"])
     for sentence in (
@@ -99,13 +103,14 @@ def test_what_is_missing_is_named(run, words, tmp_path, capsys):
         "There are 4 questions: of fewer than 100 little can be told.",
     ):
         assert sentence in told
+    assert "V6" not in told and list(found["views"])[-2:] == ["V6", "V6 own"]
     assert [one["holds"] for one in found["claim"]["conditions"]] == [None] * 6
     assert found["views"]["V4"]["experts"]["new_student"] is None and found["views"]["V4"]["experts"]["clusters"]
     assert "so not known" in capsys.readouterr().out
     assert "there is no such control" in (tmp_path / "latent" / "latent.html").read_text()
 
 
-def test_what_is_wrong_is_told_before_anything_is_written(run, words, tmp_path, capsys):
+def test_what_is_wrong_is_told_before_anything_is_written(run, words, tmp_path, capsys, monkeypatch):
     runs = grid(run, tmp_path, seeds=1, null=False)
     before = content(tmp_path)
 
@@ -117,7 +122,10 @@ def test_what_is_wrong_is_told_before_anything_is_written(run, words, tmp_path, 
     refused("are both the expert of perspective first with train.seed 0", runs=[*runs, run])
     refused("model: no folder of a run of `mind train`", runs=[*runs, run.with_name("model")])
     refused("expected a number below 2**31", more=["--seed", str(2**31)])
-    refused("needs sentence-transformers", more=["--encoder", "some/encoder"])
+    with monkeypatch.context() as patch:
+        patch.setattr("mind.latent.config.importlib.util.find_spec", lambda name: None)
+        refused("mind latent needs the package scikit-learn: pip install 'mind-kernels[latent]'")
+    refused("--encoder some/encoder needs sentence-transformers", more=["--encoder", "some/encoder"])
     refused("is of no analysis: name another --output", more=["--output", str(run)])
 
     def changed(name, section, option, value):
@@ -178,6 +186,16 @@ def test_what_is_wrong_is_told_before_anything_is_written(run, words, tmp_path, 
         train.write_text(kept)
 
 
+class Letters:
+    """Stands for a sentence-transformers model."""
+
+    def __init__(self, name, option):
+        assert (name, option) == ("letters", "--encoder")
+
+    def encode(self, texts, progress):
+        return torch.tensor([[text.count(letter) for letter in "+0 :adehs"] for text in texts]).float()
+
+
 def long(questions):
     """With a first rationale that no tiny student has a context for."""
     return [with_all([one], rationales=(Rationale(NAMES[0], "12 " * 300), *one.rationales[1:]))[0] for one in questions]
@@ -213,6 +231,23 @@ def test_vectors_are_those_of_one_sequence_at_a_time(tmp_path):
 def test_an_answer_without_its_suffix(text, kept, tokenizer):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(without_suffix_ids(ids, tokenizer.decode)) == kept
+
+
+def test_coverage_of_samples_from_known_perspectives():
+    """Samples that are others' rationales of two perspectives of three, and of one."""
+    questions = complete(10)
+    other = SimpleNamespace(folder=SimpleNamespace(path="run"), config=SimpleNamespace(method="sft"))
+    students = SimpleNamespace(perspectives=NAMES, questions=questions, others=(other,))
+    config = LatentConfig(("run",), "q", samples=4)
+    by_name = {name: [one.text for q in questions for one in q.rationales if one.perspective == name] for name in NAMES}
+    both = np.array([[*[by_name["first"][n - 1]] * 2, *[by_name["second"][n - 2]] * 2] for n in range(10)])
+    single = np.array([[by_name["third"][n - 3], "", " ", by_name["third"][n]] for n in range(10)])
+    for encoder in (None, Letters("letters", "--encoder")):
+        two, one = coverages({"base": both, "run": single}, students, config, encoder)
+        assert two.coverage == pytest.approx(2 / 3) and two.shares == [0.5, 0.5, 0] and two.empty == 0
+        assert one.coverage == pytest.approx(1 / 3) and one.shares == [0, 0, 1] and one.empty == 20
+    assert coverages({"base": np.full((10, 2), " ")}, students, config, None) == []
+    assert uniform_coverage(2, 2, 0) == pytest.approx(0.75, abs=0.02), "half of the draws have both"
 
 
 def test_a_file_that_is_no_analysis_is_refused(tmp_path):
