@@ -103,7 +103,7 @@ def test_what_is_missing_is_named(run, words, tmp_path, capsys, monkeypatch):
         "There are 4 questions: of fewer than 100 little can be told.",
     ):
         assert sentence in told
-    assert "V6" not in told and list(found["views"])[-2:] == ["V6", "V6 own"]
+    assert "left out" not in told and list(found["views"])[-2:] == ["V6", "V6 own"]
     assert [one["holds"] for one in found["claim"]["conditions"]] == [None] * 6
     assert found["views"]["V4"]["experts"]["new_student"] is None and found["views"]["V4"]["experts"]["clusters"]
     assert "so not known" in capsys.readouterr().out
