@@ -171,7 +171,7 @@ def measure(options: Any) -> list[dict[str, Any]]:
             given = generate_responses(
                 model, tokenizer, prompts, max_new_tokens=options.new_tokens, batch_size=batch_size
             )
-        digest = hashlib.sha256("\0".join(given).encode()).hexdigest()[:12]
+        digest = hashlib.sha256("\0".join(reply.text for reply in given).encode()).hexdigest()[:12]
         row("answers", "answers", len(given), digest=digest)
         trainer = MethodTrainer(context, method, callbacks=[Optimizer(clock)])
         watch_step(trainer, clock)

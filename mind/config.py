@@ -251,6 +251,12 @@ class TrainConfig:
     """Passes over the training questions; the last may be a part of one."""
     max_steps: int = -1
     """Optimizer steps, in place of `epochs`; -1: as many as the epochs have."""
+    flops: float | None = None
+    """In place of both a budget: train, epoch after epoch, until the run has cost so many floating-point operations by
+    its own counters (`mind.run.work`), those of its earlier stages and of what comes before the first step among them.
+    The learning rate follows the share that is spent; the first step that reaches the budget is the last."""
+    trained_tokens: int | None = None
+    """A budget of tokens with a backward pass instead."""
     learning_rate: float | None = None
     """The student's, after the warm-up. None: the method's own, which is 3e-5 unless its source needs another."""
     warmup_ratio: float = 0.05
@@ -294,11 +300,23 @@ class TrainConfig:
             self.max_steps == -1 or 1 <= self.max_steps <= MAX_STEPS,
             f"train.max_steps is {self.max_steps}: expected -1 or 1 to {MAX_STEPS:,}",
         )
+        for name in ("flops", "trained_tokens"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"train.{name} is {value}: expected a positive number")
+        require(
+            self.flops is None or self.trained_tokens is None,
+            "train.flops and train.trained_tokens are both set: a run has one budget",
+        )
         require(self.max_steps >= 1 or self.epochs > 0, f"train.epochs is {self.epochs}: expected a positive number")
         require(0 <= self.warmup_ratio <= 1, f"train.warmup_ratio is {self.warmup_ratio}: expected a share in [0, 1]")
         for name in ("weight_decay", "max_grad_norm"):
             require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}: expected a number >= 0")
         require(0 <= self.seed < 2**32, f"train.seed is {self.seed}: expected a number from 0 to 2**32 - 1")
+
+    @property
+    def budget(self) -> float | None:
+        """The budget, in its unit."""
+        return self.flops if self.trained_tokens is None else float(self.trained_tokens)
 
 
 @dataclass(frozen=True)
@@ -342,11 +360,16 @@ class StageConfig:
     is given here."""
     questions_per_step: int | None = None
     """None: `train.questions_per_step`."""
+    share: float | None = None
+    """Share of the run's budget, if it has one (`train.flops`), for each stage of this name. None: as much of what the
+    others leave as each other stage without a share, the method's own among them."""
     skip: bool = False
     """Leave the stage out, since `student.model` has been trained so before."""
 
     def __post_init__(self) -> None:
         check_fields("stages", self)
+        share = self.share
+        require(share is None or 0 < share < 1, f"stages: share is {share}: expected a number between 0 and 1")
 
 
 @dataclass(frozen=True)

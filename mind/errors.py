@@ -16,6 +16,10 @@ class StoppedError(MindError):
     """A method found that its student gets worse if it trains on; the message says by what, and what to change."""
 
 
+class PausedError(MindError):
+    """A run stopped between two steps because its time was over; the message says where. It can be resumed."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raises MindError with `message` unless `condition` holds."""
     if not condition:

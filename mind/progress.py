@@ -62,6 +62,12 @@ class Progress:
         """So many are done by now."""
         self.update(done - self._done)
 
+    def expect(self, total: int) -> None:
+        """So many units are expected now."""
+        self._total = total
+        if self._bar is not None:
+            self._bar.total = total
+
     def say(self, words: str) -> None:
         """What else there is to say from now on."""
         self._words = one_line(words)

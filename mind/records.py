@@ -79,6 +79,8 @@ class Question:
     """Those that led to wrong answers, for the methods that learn from them; any number per perspective."""
     knowledge: tuple[str, ...] = ()
     """General rules that help to solve it, for the methods that learn from them: none tells of the question itself."""
+    generated: Mapping[str, str] = field(default_factory=dict)
+    """What its generator knows of it, by name, for analyses (mind.word_problems): nothing of it is trained on."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,12 @@ class TokenizedQuestion:
     answer: tuple[int, ...] = ()
     """Which of the suffix's tokens have a part of the answer, without the marker and the end of the turn; empty if
     nobody asked for them (`mind.student.tokenization.with_answers`)."""
+
+    @classmethod
+    def of_sequences(cls, name: str, sequences: Mapping[int, Branch]) -> TokenizedQuestion:
+        """The question `name` with these sequences by slot, at least one, and without rationales."""
+        prompt = next(iter(sequences.values())).prompt
+        return cls(name, prompt, {}, (), sequences)
 
     @cached_property
     def branches(self) -> dict[int, Branch]:

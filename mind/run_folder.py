@@ -195,6 +195,12 @@ class RunFolder(os.PathLike[str]):
         networks = filter(_is_network, self.path.glob("*.safetensors"))
         return [*names, *checkpoints, *networks, self.config]
 
+    def weights(self) -> list[Path]:
+        """What is large of a run, and what its record does without: checkpoints, also those that a crash left
+        unfinished, the adapter and, last, the student."""
+        large = [*(folder for _, folder in self._all_checkpoints()), self.adapter, self.student]
+        return [folder for folder in large if folder.exists()]
+
     def _remove_run(self) -> None:
         for path in self.written():
             if path.is_dir() and not path.is_symlink():

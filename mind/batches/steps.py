@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -16,6 +17,18 @@ from mind.records import TokenizedQuestion
 def question_tokens(question: TokenizedQuestion) -> int:
     """Tokens of a question, whatever its packing and selection: each prompt once, and every sequence behind it."""
     return sum(map(len, prompts_of(question))) + sum(len(branch.ids) for branch in question.branches.values())
+
+
+def within_budget(questions: Sequence[TokenizedQuestion], config: TrainConfig, parameters: int) -> TrainConfig:
+    """`config` with as many epochs as its budget can pay at most, and as it is without one.
+
+    A step reads at least the prompts of its questions, in a forward pass (in one with a backward pass, if the budget is
+    of trained tokens), through the student's `parameters`. What it costs is known when it has been taken.
+    """
+    if config.budget is None:
+        return config
+    least = sum(len(question.prompt) for question in questions) * (1 if config.flops is None else 2 * parameters)
+    return dataclasses.replace(config, max_steps=-1, epochs=math.ceil(config.budget / least) + 1)
 
 
 def plan_steps(questions: Sequence[TokenizedQuestion], config: TrainConfig) -> list[list[int]]:

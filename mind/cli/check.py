@@ -47,11 +47,20 @@ def check(options: Check) -> int:
     return 0
 
 
-def command_to_train(data: str | Path, perspectives: Iterable[str], evaluation: Sequence[str] = ()) -> list[str]:
-    """The words of the command that trains on a data set; the paper's perspectives need not be named."""
+def command_to_train(
+    data: str | Path,
+    perspectives: Iterable[str],
+    evaluation: Sequence[str | Path] = (),
+    heldout: Sequence[str | Path] = (),
+) -> list[str]:
+    """The words of the command that trains on a data set; the paper's perspectives need not be named.
+
+    `evaluation` are files of test questions, `heldout` is the file of held-out ones, if there is one.
+    """
     names = list(perspectives)
     named = [] if set(names) <= set(PAPER_PERSPECTIVES) else ["--data.perspectives", *names]
-    measured = ["--data.evaluation", *evaluation] if evaluation else []
+    measured = ["--data.heldout", *map(str, heldout)] if heldout else []
+    measured += ["--data.evaluation", *map(str, evaluation)] if evaluation else []
     return ["train", "--output", f"runs/{Path(data).stem}", "--data.train", str(data), *named, *measured]
 
 

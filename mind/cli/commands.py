@@ -69,6 +69,12 @@ COMMANDS = {
         defaults="training:train_defaults",
         goes_on=True,
     ),
+    "experiment": Command(
+        "methods x seeds as a plan says, at equal budgets; started again, what is missing",
+        "experiment:Experiment",
+        "experiment:experiment_command",
+        goes_on=True,
+    ),
     "evaluate": Command("accuracy and held-out NLL of a model", "training:Evaluate", "training:evaluate_command"),
     "grade": Command(
         "responses of any model in a file: right or wrong, and the accuracy", "dataset:Grade", "dataset:grade"

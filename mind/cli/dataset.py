@@ -18,7 +18,7 @@ from mind.files import check_apart
 from mind.teacher.config import RECIPES, GenerateConfig, JudgeConfig
 from mind.teacher.folder import DatasetFolder
 from mind.typed_json import load_json, save_json
-from mind.word_problems import DEFAULT_LEVELS, LevelName
+from mind.word_problems import DEFAULT_LEVELS, Lapses, LevelName, Part
 
 if TYPE_CHECKING:
     from mind.teacher.job import JobReport
@@ -92,6 +92,19 @@ class WordProblems:
     """JSONL files of word problems whose numbers do not come again, such as the training questions of held-out ones."""
     perspectives: tuple[str, ...] | None = None
     """By default all that the word problems have a writer for: the paper's eight."""
+    reach: float = 1.0
+    """The numbers go so many times as far as those of the families do."""
+    beyond: float | None = None
+    """Each question has a number that none has which was made with this reach."""
+    part: Part | None = None
+    """Only problems of one of three parts, which never have family and numbers in common. By default all problems."""
+    validation: int = 0
+    """Write so many questions of the part "validation" beside those to train on, too: train.validation.jsonl."""
+    test: int = 0
+    """Write three tests of so many questions, too: train.id.jsonl, train.ood.jsonl with the other families of the
+    levels, and train.larger.jsonl with larger numbers."""
+    lapses: Lapses = field(default_factory=Lapses)
+    """What is wrong with which rationales; "generated" in the records tells it of each."""
     overwrite: bool = False
     """Replace a file that is there already."""
 
@@ -201,24 +214,44 @@ def import_rationales(options: Import) -> None:
 
 
 def word_problems(options: WordProblems) -> None:
-    from mind.curation.outputs import new_data_set
+    from mind.curation.outputs import beside, new_data_set
     from mind.data.questions import load_questions, save_questions
     from mind.word_problems import generate
+    from mind.word_problems.splits import make_splits
 
-    output = new_data_set(options.output, [], overwrite=options.overwrite, inputs=options.apart_from)
-    questions = generate(
-        options.count,
-        options.seed,
-        levels=options.levels,
-        families=options.families,
-        perspectives=options.perspectives,
-        apart_from=[question for file in options.apart_from for question in load_questions(file)],
+    common = {
+        "levels": options.levels,
+        "families": options.families,
+        "perspectives": options.perspectives,
+        "reach": options.reach,
+        "lapses": options.lapses,
+    }
+    suffix = Path(options.output).suffix
+    names = ["validation"] * (options.validation != 0) + ["id", "ood", "larger"] * (options.test != 0)
+    endings = {name: f".{name}{suffix}" for name in names}
+    output = new_data_set(
+        options.output, list(endings.values()), overwrite=options.overwrite, inputs=options.apart_from
     )
-    save_questions(questions, output)
-    perspectives = dict.fromkeys(rationale.perspective for rationale in questions[0].rationales)
-    say(f"{output}: {number_of(options.count, 'question')}")
-    training, evaluation = (options.apart_from[0], [str(output)]) if options.apart_from else (output, [])
-    say_next(*command_to_train(training, perspectives, evaluation))
+    if endings:
+        require(
+            not options.apart_from and options.beyond is None and options.part is None,
+            "--validation and --test make sets that are apart: expected none of --apart-from, --beyond and --part",
+        )
+        counts = {"validation": options.validation, "test": options.test}
+        sets = make_splits(options.count, options.seed, **counts, **common)
+    else:
+        known = [question for file in options.apart_from for question in load_questions(file)]
+        more = {"apart_from": known, "beyond": options.beyond, "part": options.part}
+        sets = {"train": generate(options.count, options.seed, **more, **common)}
+    files = {name: beside(output, endings[name]) if name in endings else output for name in sets}
+    for name, questions in sets.items():
+        save_questions(questions, files[name])
+        say(f"{files[name]}: {number_of(len(questions), 'question')}")
+    perspectives = dict.fromkeys(rationale.perspective for rationale in sets["train"][0].rationales)
+    training = options.apart_from[0] if options.apart_from else output
+    evaluation = [output] if options.apart_from else [files[name] for name in ("id", "ood", "larger") if name in files]
+    heldout = [files[name] for name in ("validation",) if name in files]
+    say_next(*command_to_train(training, perspectives, evaluation, heldout))
 
 
 def grade(options: Grade) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from mind.cli.boundary import lacks_memory
 from mind.cli.terminal import command_line, given_option, note, print_table, say, say_next
 from mind.config import EMBEDDED_STUDENT, EvaluationConfig, MindConfig, StudentConfig, flat
 from mind.display import number_of, percent
-from mind.errors import MindError, require
+from mind.errors import MindError, PausedError, require
 from mind.evaluation.config import InteractionConfig
 from mind.files import check_apart, check_new_folder, new_file
 from mind.hub import find_model
@@ -47,6 +48,11 @@ class Train:
     """Go on with the run in --output from its last checkpoint. It keeps its configuration."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Put this run in the place of the one in --output, once everything is checked."""
+    stop_after: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
+    """End after the step that is taken then, with a checkpoint; --resume goes on."""
+
+    def __post_init__(self) -> None:
+        require(self.stop_after is None or self.stop_after > 0, f"stop_after is {self.stop_after}: expected minutes")
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ def train_defaults(words: Sequence[str]) -> Train:
 
 
 def train_command(options: Train) -> None:
+    started = time.monotonic()
     from mind.run.data import load_data
     from mind.run_folder import RunFolder
 
@@ -142,8 +149,13 @@ def train_command(options: Train) -> None:
     from mind.run.train import train
 
     finished = folder.read_status() if options.resume else {}
+    pause_at = None if options.stop_after is None else started + 60 * options.stop_after
     try:
-        train(config, resume=options.resume, overwrite=options.overwrite, data=data)
+        train(config, resume=options.resume, overwrite=options.overwrite, data=data, pause_at=pause_at)
+    except PausedError as pause:
+        say(str(pause))
+        say_next("train", "--output", config.output, "--resume", purpose="to go on")
+        return
     except (KeyboardInterrupt, OSError, MemoryError, RuntimeError) as stop:
         if lacks_memory(stop):
             stop.add_note(LESS_MEMORY)
@@ -298,7 +310,7 @@ def _evaluation_rows(results: dict[str, Any]) -> list[dict[str, str]]:
         {
             "what": f"{name}: accuracy",
             "value": f"{r['correct']} of {r['total']} ({percent(r['accuracy'])}; 95 % interval "
-            f"{accuracy_interval(r)}), {r['unparsed']} unparsed" + _together(r),
+            f"{accuracy_interval(r)}), {r['unparsed']} unparsed, {r['cut_off']} cut off" + _together(r),
         }
         for name, r in results["files"].items()
     ]

@@ -38,8 +38,8 @@ def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
     """Writes the rows of questions (`mind.data.questions.question_row`); `path` is replaced in one step.
 
     The columns are id, question, answer, choices (pairs of label and text, or null), rationales, wrong_rationales and
-    knowledge (lists of what `load_questions` says). Raises MindError for a lone surrogate, which Parquet cannot hold,
-    and without pyarrow.
+    knowledge (lists of what `load_questions` says), and generated (a map). Raises MindError for a lone surrogate, which
+    Parquet cannot hold, and without pyarrow.
     """
     pyarrow = _pyarrow(path)
     text = pyarrow.string()
@@ -49,7 +49,8 @@ def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
         "wrong_rationales": ("perspective", "text", "answer", "source", "right"),
     }
     structs = {name: pyarrow.list_(pyarrow.struct(dict.fromkeys(fields, text))) for name, fields in lists.items()}
-    schema = pyarrow.schema({"id": text, "question": text, "answer": text, **structs, "knowledge": pyarrow.list_(text)})
+    others = {"knowledge": pyarrow.list_(text), "generated": pyarrow.map_(text, text)}
+    schema = pyarrow.schema({"id": text, "question": text, "answer": text, **structs, **others})
     parquet = map(_parquet_row, rows)
     with replacing_file(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         while batch := list(islice(parquet, BATCH_ROWS)):
@@ -69,7 +70,8 @@ def _with_short_numbers(batch: Any) -> Any:
 
 def _parquet_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """With every column, and choices in pairs."""
-    row = {"choices": None, "rationales": [], "wrong_rationales": [], "knowledge": [], **row}
+    row = {"choices": None, "rationales": [], "wrong_rationales": [], "knowledge": [], "generated": {}, **row}
+    row["generated"] = list(row["generated"].items())
     if row["choices"] is not None:
         row["choices"] = [{"label": label, "text": text} for label, text in row["choices"].items()]
     try:

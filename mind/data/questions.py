@@ -56,7 +56,7 @@ def load_questions(
 ) -> list[Question]:
     """Reads a file with a row per question: {"id"?, "question", "answer", "choices"?, "rationales"?: [{"perspective",
     "text", "source"?}], "wrong_rationales"?: [{"perspective", "text", "answer", "source"?, "right"?}],
-    "knowledge"?: [text]}.
+    "knowledge"?: [text], "generated"?: {name: text}}.
 
     mind/data/rows.py says which files, mind/data/fields.py what answers and choices may be. Other keys, blank lines and
     an answer line at the end of a rationale are left out. `perspectives` are the names that rationales may have, None
@@ -74,14 +74,16 @@ def load_questions(
         )
         wrong = problems.attempt(where, wrong_rationales, where, row.get("wrong_rationales"))
         rules = problems.attempt(where, knowledge, where, row.get("knowledge"))
-        if named is None or wrong is None or rules is None:
+        known = problems.attempt(where, generated, where, row.get("generated"))
+        if named is None or wrong is None or rules is None or known is None:
             continue
         if require_rationales and len(named) < minimum_rationales:
             count = number_of(len(named), "rationale") if named else "no rationales"
             remedy = "" if named else "; `mind data generate` asks a teacher for them"
             problems.note(where, f"{count}: expected at least {minimum_rationales}{remedy}")
         else:
-            questions.append(dataclasses.replace(question, rationales=named, wrong_rationales=wrong, knowledge=rules))
+            told = {"rationales": named, "wrong_rationales": wrong, "knowledge": rules, "generated": known}
+            questions.append(dataclasses.replace(question, **told))
     problems.check(questions)
     return questions
 
@@ -174,6 +176,8 @@ def question_row(question: Question) -> dict[str, Any]:
         row["wrong_rationales"] = [row_of(rationale) for rationale in question.wrong_rationales]
     if question.knowledge:
         row["knowledge"] = list(question.knowledge)
+    if question.generated:
+        row["generated"] = dict(question.generated)
     return row
 
 
@@ -230,6 +234,15 @@ def knowledge(where: str, values: Any) -> tuple[str, ...]:
     return tuple(
         whole_text(where, name, text_of(where, name, value)) for name, value in zip(names, values, strict=True)
     )
+
+
+def generated(where: str, values: Any) -> dict[str, str]:
+    """What the generator of a row knows; raises MindError that begins with `where` unless it is an object of texts."""
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise MindError(f'{where}: "generated" is {described(values)}: expected an object of texts')
+    return {name: text_of(where, f"generated.{name}", value, or_number=True) for name, value in values.items()}
 
 
 def _perspective_and_text(where: str, name: str, value: Any) -> tuple[str, str]:

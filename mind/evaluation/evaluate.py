@@ -12,9 +12,9 @@ import torch
 from mind.batches.cross_entropy import rationale_losses
 from mind.config import EvaluationConfig
 from mind.errors import require
-from mind.evaluation.generation import accuracy, generate_responses
+from mind.evaluation.generation import generate_responses
+from mind.evaluation.outcomes import Reply, counts, outcome
 from mind.files import replacing_folder, write_json_rows
-from mind.intervals import wilson
 from mind.progress import Progress
 from mind.records import PackOptions, Question, TokenizedQuestion
 from mind.student.model import context_of
@@ -106,17 +106,15 @@ def answer_accuracy(
             responses' rows have the questions without it.
 
     Returns:
-        By label: "total" questions, how many responses are "correct" and how many "unparsed", that is state no answer
-        or none that can be compared, the "accuracy", the share of correct ones from 0 to 1, and its "interval",
-        Wilson's of 95 %; None of nothing.
+        By label what `mind.evaluation.outcomes.counts` says. The rows of the responses are those of its `outcome`.
 
     Raises MindError as `evaluation_prompts`, before anything is generated.
     """
     prompts = {label: evaluation_prompts(model, tokenizer, some, config, before) for label, some in files.items()}
 
-    def answered(label: str, questions: Sequence[Question]) -> tuple[list[str], dict[str, Any]]:
+    def answered(label: str, questions: Sequence[Question]) -> tuple[list[Reply], dict[str, Any]]:
         with Progress(f"generation, {label}", len(questions), "question") as bar:
-            responses = generate_responses(
+            replies = generate_responses(
                 model,
                 tokenizer,
                 prompts[label],
@@ -125,7 +123,7 @@ def answer_accuracy(
                 stop_text=Chat(tokenizer).stop_text,
                 progress=bar.reach,
             )
-        return responses, {}
+        return replies, {}
 
     return graded(files, config, answered, responses_folder)
 
@@ -133,25 +131,17 @@ def answer_accuracy(
 def graded(
     files: Mapping[str, Sequence[Question]],
     config: EvaluationConfig,
-    answered: Callable[[str, Sequence[Question]], tuple[list[str], Mapping[str, Any]]],
+    answered: Callable[[str, Sequence[Question]], tuple[list[Reply], Mapping[str, Any]]],
     responses_folder: Path | None,
 ) -> dict[str, dict[str, Any]]:
-    """What `answer_accuracy` returns of responses that `answered` gives: label and questions -> a response to each, and
-    what is to be told beside their accuracy."""
+    """What `answer_accuracy` returns of replies that `answered` gives: label and questions -> a reply to each, and what
+    is to be told beside their accuracy."""
     results, responded = {}, {}
     for label, questions in files.items():
         questions = questions[: config.questions]
-        responses, more = answered(label, questions)
-        result = accuracy(responses, questions)
-        responded[label] = result.rows
-        results[label] = {
-            "total": result.total,
-            "correct": result.correct,
-            "unparsed": result.unparsed,
-            "accuracy": result.accuracy,
-            "interval": wilson(result.correct, result.total) if result.total else None,
-            **more,
-        }
+        replies, more = answered(label, questions)
+        responded[label] = [outcome(*pair) for pair in zip(replies, questions, strict=True)]
+        results[label] = {**counts(responded[label]), **more}
     if responses_folder is not None:
         responses_folder.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(responses_folder) as folder:

@@ -1,10 +1,9 @@
-"""Generation in batches, greedy or sampled, and the accuracy of what comes out."""
+"""Generation in batches, greedy or sampled."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, cast
 
@@ -14,30 +13,9 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from mind.batches.isolation import fault
-from mind.grading.answers import judge_text
-from mind.records import Question
+from mind.evaluation.outcomes import Reply
 from mind.student.model import causal_lm
 from mind.student.tokenization import embedding_rows, text_of
-
-
-@dataclass(frozen=True)
-class AccuracyResult:
-    """How many of `total` responses are `correct` and how many are `unparsed`, that is state no answer or none that
-    can be compared.
-
-    `rows` has an object for each, in the order of the questions: {"id", "question", "choices"?, "response",
-    "extracted", "answer", "correct"}. `mind grade` gives each the same verdict.
-    """
-
-    total: int
-    correct: int
-    unparsed: int
-    rows: list[dict[str, Any]] = field(repr=False)
-
-    @property
-    def accuracy(self) -> float:
-        """The share of right answers, from 0 to 1; 0 without any responses."""
-        return self.correct / self.total if self.total else 0.0
 
 
 def generate_responses(
@@ -49,7 +27,7 @@ def generate_responses(
     batch_size: int,
     stop_text: str | None = None,
     progress: Callable[[int], object] | None = None,
-) -> list[str]:
+) -> list[Reply]:
     """The greedy continuation of each prompt (token ids), in the order of `prompts`, without special tokens.
 
     A response ends before the end-of-sequence tokens of the model's generation config and of the tokenizer, before
@@ -65,19 +43,25 @@ def generate_responses(
         stop_text=stop_text,
         progress=progress,
     )
-    return texts_of(model, tokenizer, ids, stop_text)
+    return replies_of(model, tokenizer, ids, stop_text)
 
 
-def texts_of(
+def replies_of(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     continued: Sequence[Sequence[int]],
     stop_text: str | None = None,
-) -> list[str]:
-    """The texts of what `generate_ids` returned, without what ends them and without special tokens."""
+) -> list[Reply]:
+    """The texts of what `generate_ids` returned, without what ends them and without special tokens; without an end
+    they were cut off."""
     end_ids = _end_ids(model, tokenizer)
-    said = [list(ids[:-1] if ids[-1] in end_ids else ids) for ids in continued]
-    return [text_of(tokenizer, ids, stop_text) for ids in said]
+    replies = []
+    for ids in continued:
+        if ended := ids[-1] in end_ids:
+            ids = ids[:-1]
+        ended = ended or (stop_text is not None and stop_text in tokenizer.decode(list(ids)))
+        replies.append(Reply(text_of(tokenizer, ids, stop_text), not ended))
+    return replies
 
 
 def generate_ids(
@@ -139,32 +123,6 @@ def generate_ids(
         student.generation_config = configured
         model.train(was_training)
     return continued
-
-
-def accuracy(responses: Sequence[str], questions: Sequence[Question]) -> AccuracyResult:
-    """How many `responses` state the answer of their question; raises ValueError for unequal lengths."""
-    rows = []
-    unparsed = 0
-    for response, question in zip(responses, questions, strict=True):
-        judgement = judge_text(response, question)
-        unparsed += judgement.verdict == "unparsed"
-        rows.append(
-            {
-                "id": question.id,
-                "question": question.question,
-                **({} if question.choices is None else {"choices": dict(question.choices)}),
-                "response": response,
-                "extracted": judgement.extracted,
-                "answer": question.answer,
-                "correct": judgement.verdict == "right",
-            }
-        )
-    return AccuracyResult(
-        total=len(rows),
-        correct=sum(row["correct"] for row in rows),
-        unparsed=unparsed,
-        rows=rows,
-    )
 
 
 def _batches(model: PreTrainedModel, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

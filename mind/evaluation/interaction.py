@@ -20,7 +20,8 @@ from torch import Tensor
 from mind.config import EvaluationConfig
 from mind.evaluation.config import InteractionConfig
 from mind.evaluation.evaluate import evaluation_prompts, graded
-from mind.evaluation.generation import generate_ids, texts_of
+from mind.evaluation.generation import generate_ids, replies_of
+from mind.evaluation.outcomes import Reply
 from mind.grading.answers import extract_answer, is_correct
 from mind.methods.knowledge import RULES_WANTED, after_rules
 from mind.progress import Progress
@@ -45,26 +46,26 @@ class Exchange:
     """What the reasoners have said of a question so far."""
 
     question: Question
-    intuitive: list[tuple[str | None, str]] = field(default_factory=list)
-    """Answer and response of each round."""
+    intuitive: list[tuple[str | None, Reply]] = field(default_factory=list)
+    """Answer and reply of each round."""
     deep: list[str | None] = field(default_factory=list)
     """Answers."""
-    agreed: str | None = None
-    """The first response of the intuitive reasoner with an answer that both gave."""
+    agreed: Reply | None = None
+    """The first reply of the intuitive reasoner with an answer that both gave."""
 
-    def add(self, intuitive: str, deep: str) -> None:
-        """One round: a response of each."""
-        answer, other = (extract_answer(text, self.question) for text in (intuitive, deep))
+    def add(self, intuitive: Reply, deep: Reply) -> None:
+        """One round: a reply of each."""
+        answer, other = (extract_answer(reply.text, self.question) for reply in (intuitive, deep))
         self.intuitive.append((answer, intuitive))
         self.deep.append(other)
         if any(self._same(answer, one) for one in self.deep):
             self.agreed = intuitive
         else:
-            self.agreed = next((text for one, text in self.intuitive if self._same(one, other)), None)
+            self.agreed = next((reply for one, reply in self.intuitive if self._same(one, other)), None)
 
     @property
-    def response(self) -> str:
-        """What stands for the question: the agreed response, or the first with the most frequent intuitive answer, of
+    def reply(self) -> Reply:
+        """What stands for the question: the agreed reply, or the first with the most frequent intuitive answer, of
         two as frequent ones with the earlier."""
         if self.agreed is not None:
             return self.agreed
@@ -100,7 +101,7 @@ def interaction_accuracy(
         for speaker, before in zip(speakers, ("", RULES_WANTED, ""), strict=True):
             evaluation_prompts(speaker.model, speaker.chat.tokenizer, questions, config, before)
 
-    def answered(label: str, questions: Sequence[Question]) -> tuple[list[str], dict[str, Any]]:
+    def answered(label: str, questions: Sequence[Question]) -> tuple[list[Reply], dict[str, Any]]:
         exchanges = [Exchange(question) for question in questions]
         before = sum(speaker.generated for speaker in speakers)
         with Progress(f"generation, {label}", len(questions), "question") as bar:
@@ -109,7 +110,7 @@ def interaction_accuracy(
         rounds = sum(len(one.deep) for one in exchanges) / max(len(exchanges), 1)
         generated = sum(speaker.generated for speaker in speakers) - before
         more = {"agreed": agreed, "rounds": round(rounds, 4), "generated": generated}
-        return [one.response for one in exchanges], more
+        return [one.reply for one in exchanges], more
 
     return graded(files, config, answered, responses_folder)
 
@@ -126,11 +127,11 @@ def _converse(
         questions = [one.question for one in left]
         first = intuitive.samples([intuitive.prompt(one) for one in questions], questions, f"intuitive {number}")
         asked = [knowledge.prompt(one, RULES_WANTED) for one in questions]
-        texts = knowledge.samples(asked, questions, f"knowledge {number}")
-        asked = [deep.prompt_after(text, one) for text, one in zip(texts, questions, strict=True)]
+        rules = knowledge.samples(asked, questions, f"knowledge {number}")
+        asked = [deep.prompt_after(reply.text, one) for reply, one in zip(rules, questions, strict=True)]
         second = deep.samples(asked, questions, f"deep {number}")
-        for one, *texts in zip(left, first, second, strict=True):
-            one.add(*texts)
+        for one, *replies in zip(left, first, second, strict=True):
+            one.add(*replies)
     progress(len(exchanges))
 
 
@@ -164,7 +165,7 @@ class _Speaker:
                 break
         return prompt
 
-    def samples(self, prompts: Sequence[Sequence[int]], questions: Sequence[Question], name: str) -> list[str]:
+    def samples(self, prompts: Sequence[Sequence[int]], questions: Sequence[Question], name: str) -> list[Reply]:
         """A sample for each of the prompts, those of `questions`; `name` tells the samples of a question apart."""
         ids = generate_ids(
             self.model,
@@ -178,7 +179,7 @@ class _Speaker:
             draws=torch.stack([self._draws(question, name) for question in questions]),
         )
         self.generated += sum(map(len, ids))
-        return texts_of(self.model, self.chat.tokenizer, ids, self.chat.stop_text)
+        return replies_of(self.model, self.chat.tokenizer, ids, self.chat.stop_text)
 
     def _draws(self, question: Question, name: str) -> Tensor:  # (max_new_tokens,) float64 in [0, 1)
         seed = crc32(f"{self._interaction.seed} {name} {question.id}".encode("utf-8", "surrogatepass"))

@@ -24,22 +24,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mind.batches.cross_entropy import cross_entropy, rationale_means
-from mind.config import MethodOptions, MindConfig
+from mind.batches.cross_entropy import cross_entropy, rationale_means, row_weights
+from mind.config import MethodOptions
 from mind.data.questions import TO_COMPARE
 from mind.errors import MindError, require
-from mind.methods.comparing import symmetric_kl, with_two_rationales
+from mind.methods.comparing import symmetric_kl
 from mind.methods.method import OF_MIND, MethodContext
-from mind.methods.sequences import Sequences
 from mind.methods.sft import Sft
-from mind.methods.step import LossTerms, StepMetrics, StepPlan
-from mind.records import MicroBatch, Question, TokenizedQuestion
+from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
+from mind.records import MicroBatch, TokenizedQuestion
 from mind.report.charts import Chart, Series
 from mind_kernels import Head
 
@@ -92,14 +91,14 @@ class CompactOptions(MethodOptions):
 class Compact(Sft):
     """All rationales of a question in each step that has it.
 
-    The weights of a plan are 1 / K_q; each micro-batch finds by how much alpha differs from them.
+    alpha is found from the hidden states of the very pass that trains, micro-batch by micro-batch, or in one before.
     """
 
     Options = CompactOptions
     title = "COMPACT"
     learning_rate = 1e-5
     unread = OF_MIND
-    fewest_rationales = TO_COMPARE
+    fewest_rationales, lesson = TO_COMPARE, "two rationales of a question"
     answer_span = "all"
     reads_answers = True
     charts = (
@@ -132,30 +131,32 @@ class Compact(Sft):
         self._attention = last_attention(context.model)
         self._connectives = torch.tensor(sorted(_single_tokens(context.tokenizer, self.options.connectives)))
 
-    @classmethod
-    def choose(
-        cls,
-        config: MindConfig,
-        questions: Sequence[Question],
-        tokenized: Sequence[TokenizedQuestion],
-        sequences: Sequences,
-    ) -> dict[int, TokenizedQuestion]:
-        return with_two_rationales(config, questions, tokenized)
+    def prepare(self, step: Step) -> StepPlan:
+        plan = super().prepare(step)
+        if not self._known:
+            return plan
+
+        def measure(hidden: Tensor, head: Head, batch: MicroBatch) -> Tensor:
+            alpha = self.alpha(hidden, head, batch, plan.questions)
+            return torch.where(batch.present.to(alpha.device), alpha, torch.nan)
+
+        alpha = step.observe(plan.trained, plan.questions, measure=measure)
+        return replace(plan, weights=alpha.nan_to_num(0))
+
+    @property
+    def _known(self) -> bool:
+        """Whether alpha is known before the step: a mean over all tokens of a step needs that of every question, and a
+        pass over them. The mean over sequences does not, and each micro-batch finds that of its own."""
+        return self.context.config.objective.normalize == "token"
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
         backend, options = self.context.config.objective.backend, self.options
-        with torch.no_grad():
-            _, rows = cross_entropy(hidden, head, batch, backend=backend)
-            alpha = weights_of(
-                self.information(hidden, head, batch, plan.questions),
-                self.agreement(hidden, batch),
-                rationale_means(rows, batch),
-                options,
-            )
-        relative = (alpha / plan.weights.to(alpha)).nan_to_num(0).flatten()  # 0 / 0 where there is no rationale
-        row_weight = self.row_weights(plan, batch, hidden)
-        row_weight = row_weight * relative[batch.segment.to(hidden.device)].to(row_weight)
-        cross, rows = self.cross_entropy(hidden, head, batch, row_weight)
+        if self._known:
+            alpha = torch.where(batch.present, plan.weights, 0).to(hidden.device)
+            weights = self.sequence_weights(plan)
+        else:
+            weights = alpha = self.alpha(hidden, head, batch, plan.questions)
+        cross, rows = self.cross_entropy(hidden, head, batch, row_weights(weights, batch, hidden))
         pairs = alpha[:, :, None] * alpha[:, None, :]
         pairs = torch.where(pairs >= _SMALLEST_PAIR, pairs, 0)
         consistency = symmetric_kl(hidden, head, batch, pairs, backend)
@@ -169,6 +170,19 @@ class Compact(Sft):
             alpha_entropy=torch.special.entr(alpha).sum(),
             **shares,
         )
+
+    @torch.no_grad()
+    def alpha(
+        self,
+        hidden: Tensor,  # (N, D)
+        head: Head,
+        batch: MicroBatch,
+        questions: Sequence[TokenizedQuestion],
+    ) -> Tensor:  # (Q, K) float64, 0 where a rationale is not here
+        """The weights of the rationales of a micro-batch."""
+        _, rows = cross_entropy(hidden, head, batch, backend=self.context.config.objective.backend)
+        information, agreement = self.information(hidden, head, batch, questions), self.agreement(hidden, batch)
+        return weights_of(information, agreement, rationale_means(rows, batch), self.options)
 
     def information(
         self,

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from mind.batches.answer_pairs import pair_weights
-from mind.config import MindConfig
-from mind.errors import require
-from mind.records import MicroBatch, Question, TokenizedQuestion
+from mind.records import MicroBatch
 from mind_kernels import Head, linear_pairwise_jsd
-
-
-def with_two_rationales(
-    config: MindConfig, questions: Sequence[Question], tokenized: Sequence[TokenizedQuestion]
-) -> dict[int, TokenizedQuestion]:
-    """`Method.choose` of a method that compares; raises MindError if no question has two rationales."""
-    chosen = {q: one for q, one in enumerate(tokenized) if len(one.rationales) >= 2}
-    require(
-        bool(chosen),
-        f"method {config.method} compares two rationales, and none of the {len(questions)} questions has two",
-    )
-    return chosen
 
 
 def symmetric_kl(

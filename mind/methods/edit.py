@@ -24,7 +24,7 @@ from mind.errors import require
 from mind.methods.pairs import Pair, PairMethod
 from mind.methods.sequences import Sequences
 from mind.methods.stage import Stage
-from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
+from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan, slot_means
 from mind.records import MicroBatch, Question, Rationale, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, Chart, Series
 from mind_kernels import Head
@@ -85,7 +85,6 @@ class Edit(PairMethod):
         """For each wrong rationale its twin or, without one, the right rationale that is most like it; of all these
         pairs the twins first. Weights are 1 where the two differ, and else 0."""
         options = cls.options_in(config)
-        assert isinstance(options, EditOptions)
         nearest: dict[tuple[int, ...], tuple[bool, float, Pair]] = {}
         for twins, pair in _pairs(question, tokens, sequences):
             shorter, longer = sorted(len(branch.ids) for branch in pair)
@@ -121,8 +120,7 @@ class Edit(PairMethod):
             {
                 "right_term": totals["right_term"],
                 "wrong_term": totals["wrong_term"],
-                "right_loss": float(l_real[:, 0::2].nanmean()),
-                "wrong_loss": float(l_real[:, 1::2].nanmean()),
+                **slot_means(l_real, {"right_loss": slice(0, None, 2), "wrong_loss": slice(1, None, 2)}),
                 "pairs": float((plan.trained | plan.observed).sum(1).double().mean() / 2),
             }
         )

@@ -40,7 +40,7 @@ from mind.methods.sequences import Sequences
 from mind.methods.sft import Sft
 from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan, random_of
 from mind.records import Branch, MicroBatch, Question, TokenizedQuestion
-from mind.report.charts import Chart, Section, Series
+from mind.report.charts import AMBER, INK, LOSS, Chart, Section, Series
 from mind.student.fingerprint import fingerprint
 from mind.student.model import context_of, head_of, load_student
 from mind.student.templates import PLAIN
@@ -163,6 +163,16 @@ class OnPolicyPlan(StepPlan):
     """A step on answers of the student, each in the last slot of its question."""
 
 
+_LOSSES = replace(
+    LOSS,
+    caption="Both should fall. They are different objectives, and do not compare: one has a cross-entropy, and one is "
+    "measured on texts that the student finds likely.",
+    series=(
+        Series("rationale_loss", "steps on rationales", INK),
+        Series("sample_loss", "steps on the student's own answers", AMBER),
+    ),
+)
+"""In place of their mixture, if there are steps of both kinds."""
 _SAMPLES = Chart(
     "sample_tokens",
     "Length of the student's own answers",
@@ -190,21 +200,15 @@ class Kd(TeacherMethod):
     )
 
     @classmethod
-    def choose(
-        cls,
-        config: MindConfig,
-        questions: Sequence[Question],
-        tokenized: Sequence[TokenizedQuestion],
-        sequences: Sequences,
-    ) -> Mapping[int, TokenizedQuestion]:
-        """All questions, with room for the longest sample if there are any."""
+    def sequences_of(
+        cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
+    ) -> TokenizedQuestion:
+        """Its rationales, and room for the longest sample if there are any."""
         options = cls.options_in(config)
-        assert isinstance(options, KdOptions)
         if options.on_policy == 0:
-            return super().choose(config, questions, tokenized, sequences)
-        slot = len(config.data.perspectives)
-        longest = [sequences.longest_sample(question, options.max_new_tokens) for question in questions]
-        return {q: replace(tokenized[q], others={slot: sample}) for q, sample in enumerate(longest)}
+            return tokens
+        longest = sequences.longest_sample(question, options.max_new_tokens)
+        return replace(tokens, others={len(config.data.perspectives): longest})
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -223,7 +227,7 @@ class Kd(TeacherMethod):
         slot = len(self.slots) - 1
         plan = self.evenly(
             [
-                TokenizedQuestion(question.id, question.prompt, {}, (), {slot: Branch(question.prompt, sample)})
+                TokenizedQuestion.of_sequences(question.id, {slot: Branch(question.prompt, sample)})
                 for question, sample in zip(step.questions, samples, strict=True)
             ]
         )
@@ -240,19 +244,25 @@ class Kd(TeacherMethod):
         return LossTerms.of(loss, rows, batch, divergence=divergence.detach(), teacher_scored=scored(batch))
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
-        means, latest = {"divergence": totals["divergence"]}, {}
-        if self.options.on_policy > 0:
-            means["on_policy"] = float(isinstance(plan, OnPolicyPlan))
+        means = {"divergence": totals["divergence"]}
+        if self.options.on_policy == 0:
+            return StepMetrics(means)
         if isinstance(plan, OnPolicyPlan):
-            latest["sample_tokens"] = totals["rows"] / len(plan.questions)
-        return StepMetrics(means, latest=latest)
+            length = totals["rows"] / len(plan.questions)
+            means |= {"on_policy": 1.0, "sample_loss": totals["loss"]}
+            return StepMetrics(means, latest={"sample_tokens": length})
+        return StepMetrics(means | {"on_policy": 0.0, "rationale_loss": totals["loss"]})
 
     @classmethod
     def sections(cls, config: MindConfig) -> Sequence[Section]:
-        *common, own = super().sections(config)
-        options = cls.options_in(config)
-        assert isinstance(options, KdOptions)
-        return (*common, Section(own.title, (*own.charts, _SAMPLES)) if options.on_policy > 0 else own)
+        student, own = super().sections(config)
+        share = cls.options_in(config).on_policy
+        if share > 0:
+            own = Section(own.title, (*own.charts, _SAMPLES))
+        if 0 < share < 1:
+            charts = (_LOSSES if chart.key == LOSS.key else chart for chart in student.charts)
+            student = Section(student.title, tuple(charts))
+        return student, own
 
 
 def scored(batch: MicroBatch) -> Tensor:

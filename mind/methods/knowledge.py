@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mind.errors import MindError
-from mind.records import Question
-
 RULES_WANTED = (
     "Which general rules is a question of this kind solved by? Write one per line, and do not solve the question.\n\n"
 )
 """Before a question for whose rules a student is asked."""
+KNOWLEDGE_WANTED = "`mind data generate --knowledge` asks a teacher for it"
+"""What to do about questions without any."""
 
 
 def after_rules(rules: Sequence[str]) -> str:
     """Before a question that is to be solved with rules in mind; nothing without any."""
     return "\n".join(["Rules that may help:", *rules, "", ""]) if rules else ""
-
-
-def lacking_knowledge(method: str, questions: Sequence[Question]) -> MindError:
-    """The error of a method that finds no rules."""
-    return MindError(
-        f"method {method} learns from general rules, and none of the {len(questions)} questions has "
-        '"knowledge": `mind data generate --knowledge` asks a teacher for it'
-    )

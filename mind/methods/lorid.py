@@ -22,18 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from mind.batches.packing import present_sequences
 from mind.config import MindConfig
-from mind.methods.knowledge import RULES_WANTED, after_rules, lacking_knowledge
-from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
+from mind.methods.knowledge import KNOWLEDGE_WANTED, RULES_WANTED, after_rules
 from mind.methods.sequences import Sequences
 from mind.methods.sft import Sft
 from mind.methods.stage import Stage
 from mind.methods.step import Step, StepPlan
 from mind.perspectives import KNOWLEDGE
-from mind.records import Branch, Question, Rationale, TokenizedQuestion
+from mind.records import Question, Rationale, TokenizedQuestion
 
 
 class Lorid(Sft):
@@ -49,45 +45,18 @@ class Lorid(Sft):
         return [Stage(name, learning_rate=rate, begins_with="base") for name in ("lorid-kg", "lorid-dr")]
 
 
-class _WithRules(Method):
-    """All sequences that are made of a question with rules, each with the same weight."""
+class _WithRules(Sft):
+    """Fine-tuning on what is made of a question with rules, in place of its rationales."""
 
-    unread = (*OF_MIND, *OF_ANSWERS)
     learning_rate = Lorid.learning_rate
-    lesson = "knowledge"
-
-    def __init__(self, context: MethodContext) -> None:
-        super().__init__(context)
-        self._made = {one.id: one for one in context.sequences}
+    lesson, remedy = "knowledge", KNOWLEDGE_WANTED
 
     @classmethod
-    def choose(
-        cls,
-        config: MindConfig,
-        questions: Sequence[Question],
-        tokenized: Sequence[TokenizedQuestion],
-        sequences: Sequences,
-    ) -> dict[int, TokenizedQuestion]:
-        chosen = {}
-        for q, question in enumerate(questions):
-            if question.knowledge:
-                branches = cls.branches_of(config, question, sequences)
-                prompt = next(iter(branches.values())).prompt
-                chosen[q] = TokenizedQuestion(question.id, prompt, {}, (), branches)
-        if not chosen:
-            raise lacking_knowledge(config.method, questions)
-        return chosen
-
-    @classmethod
-    def branches_of(cls, config: MindConfig, question: Question, sequences: Sequences) -> dict[int, Branch]:
-        """Slot -> sequence, at least one."""
-        raise NotImplementedError
+    def has_lesson(cls, config: MindConfig, question: Question) -> bool:
+        return bool(question.knowledge)
 
     def prepare(self, step: Step) -> StepPlan:
-        questions = [self._made[question.id] for question in step.questions]
-        filled = present_sequences(questions, len(self.slots))
-        weights = filled.double() / filled.sum(1, keepdim=True)
-        return StepPlan(questions, weights, trained=filled, observed=torch.zeros_like(filled))
+        return self.evenly([self.made[question.id] for question in step.questions])
 
 
 class KnowledgeGenerator(_WithRules):
@@ -100,9 +69,11 @@ class KnowledgeGenerator(_WithRules):
         return (KNOWLEDGE,)
 
     @classmethod
-    def branches_of(cls, config: MindConfig, question: Question, sequences: Sequences) -> dict[int, Branch]:
+    def sequences_of(
+        cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
+    ) -> TokenizedQuestion:
         rules = Rationale(KNOWLEDGE, "\n".join(question.knowledge))
-        return {0: sequences.explained(question, rules, RULES_WANTED)}
+        return TokenizedQuestion.of_sequences(question.id, {0: sequences.explained(question, rules, RULES_WANTED)})
 
 
 class DeepReasoner(_WithRules):
@@ -111,9 +82,12 @@ class DeepReasoner(_WithRules):
     title = "LoRID, deep reasoner"
 
     @classmethod
-    def branches_of(cls, config: MindConfig, question: Question, sequences: Sequences) -> dict[int, Branch]:
+    def sequences_of(
+        cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
+    ) -> TokenizedQuestion:
         before, names = after_rules(question.knowledge), config.data.perspectives
-        return {
+        explained = {
             names.index(one.perspective): sequences.explained(question, one, before, answered=True)
             for one in question.rationales
         }
+        return TokenizedQuestion.of_sequences(question.id, explained)

@@ -12,22 +12,21 @@ answer's input tokens, which predict the ones after them: off by one.)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from mind.config import MethodOptions, MindConfig
+from mind.config import MethodOptions
 from mind.data.questions import TO_COMPARE
 from mind.errors import require
-from mind.methods.comparing import symmetric_kl, with_two_rationales
+from mind.methods.comparing import symmetric_kl
 from mind.methods.heads import at_temperature
 from mind.methods.method import OF_MIND, Method, MethodContext
-from mind.methods.sequences import Sequences
 from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
-from mind.records import MicroBatch, Question, TokenizedQuestion
+from mind.records import MicroBatch
 from mind.report.charts import Chart, Series
 from mind.similarity import most_diverse, ngram_sets, similarities
 from mind_kernels import Head
@@ -60,9 +59,8 @@ class MccKd(Method):
     Options = MccKdOptions
     title = "MCC-KD"
     unread = OF_MIND
-    fewest_rationales = TO_COMPARE
+    fewest_rationales, lesson = TO_COMPARE, "two rationales of a question"
     learning_rate = 1e-5
-    lesson = "pair"
     answer_span = "answer"
     charts = (
         Chart(
@@ -85,21 +83,11 @@ class MccKd(Method):
             pool = most_diverse(similarity, every, every, self.options.pool)
             self._pools[question.id] = sorted(slots[question.rationales[index].perspective] for index in pool)
 
-    @classmethod
-    def choose(
-        cls,
-        config: MindConfig,
-        questions: Sequence[Question],
-        tokenized: Sequence[TokenizedQuestion],
-        sequences: Sequences,
-    ) -> dict[int, TokenizedQuestion]:
-        return with_two_rationales(config, questions, tokenized)
-
     def prepare(self, step: Step) -> StepPlan:
         trained = torch.zeros(len(step.questions), self.context.perspectives, dtype=torch.bool)
         for q, question in enumerate(step.questions):
             trained[q, list(self._pair(question.id, step.epoch))] = True
-        return StepPlan(step.questions, trained.double() / 2, trained, torch.zeros_like(trained))
+        return StepPlan.training(step.questions, trained.double() / 2)
 
     def _pair(self, name: str, epoch: int) -> tuple[int, int]:
         """Every pair of the pool comes once before one comes again, in an order that is the question's own."""

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from mind.batches.cross_entropy import cross_entropy, row_weights, token_mean
 from mind.batches.prompt_sharing import attention_and_pack_options
-from mind.batches.steps import plan_steps
+from mind.batches.steps import plan_steps, within_budget
 from mind.config import MethodOptions, MindConfig
-from mind.errors import require
+from mind.errors import MindError, require
 from mind.methods.sequences import Sequences
 from mind.methods.stage import Stage
 from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
@@ -62,12 +62,13 @@ class MethodContext:
     tokenized: Sequence[TokenizedQuestion]
     """The same in the same order, as tokens."""
     steps: Sequence[Sequence[int]]
-    """The questions of every optimizer step of the run, as indices into both."""
+    """The questions of every optimizer step of the run, as indices into both. Of a run with a budget as many as it can
+    pay at most: it ends before the last of them."""
     attention: str
     """The attention that trains, by transformers' name."""
     pack_options: PackOptions
     sequences: Sequence[TokenizedQuestion] = ()
-    """What `Method.choose` gave for each of the questions."""
+    """What `Method.sequences_of` made of each of the questions."""
 
     @classmethod
     def build(
@@ -83,8 +84,8 @@ class MethodContext:
 
         `method` may leave out questions that it cannot train on, which is told, and make sequences of its own.
 
-        Raises MindError for questions that do not fit into the configured lengths, for an attention that is not there
-        and for adapters that cannot be trained or merged.
+        Raises MindError for questions that do not fit into the configured lengths, for an attention that is not there,
+        for adapters that cannot be trained or merged and, with the counts, if `method` can train on no question.
         """
         check_adapters(model)
         config = with_learning_rate(config, method or Method)
@@ -96,15 +97,12 @@ class MethodContext:
             tokenized = with_answers(questions, tokenized, tokenizer)
         sequences = tokenized
         if method is not None:
-            chosen = method.choose(config, questions, tokenized, Sequences(config, model, tokenizer))
-            if len(chosen) < len(questions):
-                tell(
-                    f"{len(chosen)} of {len(questions)} questions are trained on: the others have no {method.lesson} "
-                    f"that method {config.method} can use"
-                )
-            questions, tokenized = [questions[q] for q in chosen], [tokenized[q] for q in chosen]
-            sequences = list(chosen.values())
-        steps = plan_steps(tokenized, config.train) if method is None else method.plan(config, tokenized)
+            made = method.choose(config, questions, tokenized, Sequences(config, model, tokenizer))
+            questions, tokenized = [questions[q] for q in made], [tokenized[q] for q in made]
+            sequences = list(made.values())
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        longest = replace(config, train=within_budget(tokenized, config.train, parameters))
+        steps = plan_steps(tokenized, longest.train) if method is None else method.plan(longest, tokenized)
         attention, pack_options = attention_and_pack_options(model, config, [*tokenized, *sequences, *others], device)
         pack_options = replace(pack_options, answer_span=span)
         return cls(config, model, tokenizer, questions, tokenized, steps, attention, pack_options, sequences)
@@ -133,11 +131,17 @@ class Method(ABC):
     sources: ClassVar[tuple[str, ...]] = ()
     """Those of its own options that name a file or folder which it reads."""
     fewest_rationales: ClassVar[int] = 1
-    """How many right rationales a question needs."""
-    lesson: ClassVar[str] = "rationale"
-    """What `choose` looks for in a question, as a word in messages."""
+    """How many right rationales a question needs: those with fewer are left out."""
+    lesson: ClassVar[str] = "a rationale"
+    """What the method looks for in a question (`has_lesson`), as messages say it."""
+    remedy: ClassVar[str] = ""
+    """Where that comes from, for the message that no question has it."""
+    lesson_in_each: ClassVar[bool] = True
+    """Whether each question must have it: those without are left out. If not, one of all must."""
     depends_on_length: ClassVar[bool] = False
     """Whether a step depends on how many come after it: such a run cannot be extended."""
+    takes_all_steps: ClassVar[bool] = False
+    """Whether it takes all steps that it plans, whatever the budget of the run: the stages before it get the rest."""
     learning_rate: ClassVar[float] = 3e-5
     """The default of `train.learning_rate`."""
     begins_with: ClassVar[Literal["former", "base"]] = "former"
@@ -164,10 +168,12 @@ class Method(ABC):
         """
         self.context = context
         self.options: Any = self.options_in(context.config)
+        self.made = {one.id: one for one in context.sequences}
+        """What `sequences_of` made, by the id of the question."""
 
     @classmethod
-    def options_in(cls, config: MindConfig) -> MethodOptions:
-        """The method's options: those of the configuration, or their defaults if it has none.
+    def options_in(cls, config: MindConfig) -> Any:
+        """The method's options, of its class Options: those of the configuration, or their defaults if it has none.
 
         Raises MindError for options of another method.
         """
@@ -190,20 +196,50 @@ class Method(ABC):
         return ()
 
     @classmethod
+    def has_lesson(cls, config: MindConfig, question: Question) -> bool:
+        """Whether the question has what the method learns from, beside right rationales."""
+        return True
+
+    @classmethod
+    def sequences_of(
+        cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
+    ) -> TokenizedQuestion | None:
+        """What the method trains on of a question: here its rationales, which `tokens` are. None: it leaves it out.
+
+        It is called for questions with enough rationales and, unless one of all is enough, the lesson. All that may be
+        trained on must be there: that it fits into the rows and the student's context is checked before a run begins.
+        The method finds it in `made`.
+        """
+        return tokens
+
+    @classmethod
     def choose(
         cls,
         config: MindConfig,
         questions: Sequence[Question],
         tokenized: Sequence[TokenizedQuestion],
         sequences: Sequences,
-    ) -> Mapping[int, TokenizedQuestion]:
-        """The questions, as indices in order, that the method can train on, each with the sequences that it trains on;
-        here all, with their rationales.
-
-        The sequences must fit into the rows and the student's context, which is checked before a run begins; the method
-        finds them in its context. Raises MindError if it can train on no question, with what they lack.
-        """
-        return dict(enumerate(tokenized))
+    ) -> dict[int, TokenizedQuestion]:
+        """`sequences_of` the questions that the method can train on, by their indices, in order; tells how many others
+        there are. Raises MindError, with the counts, if it has nothing to learn from."""
+        enough = [q for q, question in enumerate(questions) if len(question.rationales) >= cls.fewest_rationales]
+        able = [q for q in enough if cls.has_lesson(config, questions[q])]
+        tried = enough if able and not cls.lesson_in_each else able
+        made = {q: cls.sequences_of(config, questions[q], tokenized[q], sequences) for q in tried}
+        chosen = {q: one for q, one in made.items() if one is not None}
+        if not chosen:
+            unusable = ", and it can use none of these" if able else ""
+            remedy = f"; {cls.remedy}" if cls.remedy else ""
+            raise MindError(
+                f"method {config.method} needs {cls.lesson}: {len(able)} of {len(questions)} questions qualify"
+                f"{unusable}{remedy}"
+            )
+        if len(chosen) < len(questions):
+            tell(
+                f"{len(chosen)} of {len(questions)} questions are trained on: method {config.method} needs "
+                f"{cls.lesson} that it can use"
+            )
+        return chosen
 
     @classmethod
     def plan(cls, config: MindConfig, tokenized: Sequence[TokenizedQuestion]) -> list[list[int]]:

@@ -92,6 +92,7 @@ class ModeCotd(Method):
     unread = (*OF_MIND, *OF_ANSWERS, "train.learning_rate")
     sources = ("experts",)
     depends_on_length = True
+    takes_all_steps = True
     begins_with = "base"
 
     def __init__(self, context: MethodContext) -> None:
@@ -121,7 +122,7 @@ class ModeCotd(Method):
             importlib.util.find_spec("nevergrad") is not None,
             f"method {config.method} needs the package nevergrad: pip install 'mind-kernels[mode]'",
         )
-        options, skip = _options(config), config.stages["experts"].skip
+        options, skip = cls.options_in(config), config.stages["experts"].skip
         require(
             skip or options.experts is None,
             f"options.experts is {options.experts}: its experts are used with stages.experts.skip alone",
@@ -136,7 +137,7 @@ class ModeCotd(Method):
     @classmethod
     def plan(cls, config: MindConfig, tokenized: Sequence[TokenizedQuestion]) -> list[list[int]]:
         """The same few questions in each trial."""
-        options = _options(config)
+        options = cls.options_in(config)
         require(
             len(tokenized) >= options.few_shot,
             f"options.few_shot is {options.few_shot}: there are {len(tokenized)} training questions",
@@ -204,7 +205,7 @@ class ModeCotd(Method):
 
     @classmethod
     def remarks(cls, config: MindConfig, metrics: Metrics) -> list[str]:
-        names, bound = list(config.data.perspectives), _options(config).bound
+        names, bound = list(config.data.perspectives), cls.options_in(config).bound
         best = {
             name: series[-1] for name, series in zip(names, metrics.by_perspective("best_weight", names), strict=True)
         }
@@ -249,12 +250,6 @@ def next_weights(trials: Sequence[Trial], count: int, bound: float, budget: int,
             require(same, "the search asks for other mixtures than it did: nevergrad or SciPy is another version")
             search.tell(asked, value)
         return search.ask().value.tolist()
-
-
-def _options(config: MindConfig) -> ModeCotdOptions:
-    options = ModeCotd.options_in(config)
-    assert isinstance(options, ModeCotdOptions)
-    return options
 
 
 def _check_same(config: MindConfig, other: RunFolder) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -30,13 +29,13 @@ from mind.config import MethodOptions, MindConfig
 from mind.data.questions import save_questions
 from mind.errors import require
 from mind.grading.answers import judge_text
-from mind.methods.knowledge import after_rules, lacking_knowledge
+from mind.methods.knowledge import KNOWLEDGE_WANTED, after_rules
 from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
 from mind.methods.sequences import Sequences
 from mind.methods.stage import Stage
-from mind.methods.step import Step, StepMetrics, StepPlan
+from mind.methods.step import Step, StepMetrics, StepPlan, slot_means, turn_of
 from mind.progress import Progress, tell
-from mind.records import Branch, Question, TokenizedQuestion
+from mind.records import Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, INK, Chart, Series
 from mind.run_folder import RunFolder
 from mind.student.model import context_of
@@ -72,6 +71,7 @@ class Nesycd(Method):
 
     Options = NesycdOptions
     title = "NesyCD"
+    lesson, remedy, lesson_in_each = "knowledge", KNOWLEDGE_WANTED, False
     unread = (*OF_MIND, *OF_ANSWERS)
     charts = (
         Chart(
@@ -89,7 +89,6 @@ class Nesycd(Method):
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
-        self._made = {one.id: one.others for one in context.sequences}
         self._check_length()
         self._wrong: set[str] | None = None
         """The questions that the student answers wrongly; None before it was asked."""
@@ -109,30 +108,22 @@ class Nesycd(Method):
         return [Stage("sft", learning_rate=config.train.learning_rate)]
 
     @classmethod
-    def choose(
-        cls,
-        config: MindConfig,
-        questions: Sequence[Question],
-        tokenized: Sequence[TokenizedQuestion],
-        sequences: Sequences,
-    ) -> dict[int, TokenizedQuestion]:
-        """All questions, each with its answer, then its rationales, then the same with its rules, if it has any."""
-        options = cls.options_in(config)
-        assert isinstance(options, NesycdOptions)
-        if not any(question.knowledge for question in questions):
-            raise lacking_knowledge(config.method, questions)
-        chosen = {}
-        for q, question in enumerate(questions):
-            answer = sequences.answered(question, options.label_prefix)
-            befores = ["", after_rules(question.knowledge)] if question.knowledge else [""]
-            explained = [
-                sequences.explained(question, one, before, answered=True)
-                for before in befores
-                for one in question.rationales
-            ]
-            others = dict(enumerate([answer, *explained]))
-            chosen[q] = TokenizedQuestion(question.id, answer.prompt, {}, (), others)
-        return chosen
+    def has_lesson(cls, config: MindConfig, question: Question) -> bool:
+        return bool(question.knowledge)
+
+    @classmethod
+    def sequences_of(
+        cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
+    ) -> TokenizedQuestion:
+        """Its answer, then its rationales, then the same with its rules, if it has any."""
+        answer = sequences.answered(question, cls.options_in(config).label_prefix)
+        befores = ["", after_rules(question.knowledge)] if question.knowledge else [""]
+        explained = [
+            sequences.explained(question, one, before, answered=True)
+            for before in befores
+            for one in question.rationales
+        ]
+        return TokenizedQuestion.of_sequences(question.id, dict(enumerate([answer, *explained])))
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -152,16 +143,15 @@ class Nesycd(Method):
         own = torch.tensor([self.options.answer, self.options.rationale, self.options.rationale], dtype=torch.float64)
         weights = torch.where(filled, own, 0)
         weights[:, 1:] /= explained
-        return StepPlan(questions, weights, trained=weights > 0, observed=torch.zeros_like(filled))
+        return StepPlan.training(questions, weights)
 
     def _sequences(self, question: TokenizedQuestion, epoch: int) -> TokenizedQuestion:
-        made = self._made[question.id]
-        count = len(question.rationales)
-        turn = 1 + (epoch + crc32(question.id.encode())) % count
-        others: dict[int, Branch] = {0: made[0], 1: made[turn]}
+        made, count = self.made[question.id].others, len(question.rationales)
+        turn = 1 + turn_of(question.id, epoch, count)
+        sequences = {0: made[0], 1: made[turn]}
         if question.id in (self._wrong or ()) and turn + count in made:
-            others[2] = made[turn + count]
-        return TokenizedQuestion(question.id, made[0].prompt, {}, (), others)
+            sequences[2] = made[turn + count]
+        return TokenizedQuestion.of_sequences(question.id, sequences)
 
     def _answered_wrongly(self, step: Step) -> set[str]:
         """The ids of the training questions to which the student's most probable answer is not right, all of them
@@ -190,10 +180,8 @@ class Nesycd(Method):
         save_questions((replace(one, rationales=(), wrong_rationales=()) for one in base), folder.knowledge)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
-        names = ("answer_loss", "rationale_loss", "rules_loss")
-        means = {name: float(l_real[:, slot].nanmean()) for slot, name in enumerate(names)}
-        share = float(plan.trained[:, 2].double().mean())
-        return StepMetrics({name: value for name, value in means.items() if value == value} | {"with_rules": share})
+        means = slot_means(l_real, {"answer_loss": 0, "rationale_loss": 1, "rules_loss": 2})
+        return StepMetrics(means | {"with_rules": float(plan.trained[:, 2].double().mean())})
 
     def state_dict(self) -> dict[str, Any]:
         return {"wrong": sorted(self._wrong or ())}

@@ -10,12 +10,14 @@ import torch
 
 from mind.batches.packing import present_sequences
 from mind.config import MindConfig
-from mind.errors import require
 from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
 from mind.methods.sequences import Sequences
 from mind.methods.step import Step, StepPlan
 from mind.records import Branch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, LOSS, Chart, Series
+
+WRONG_WANTED = "`mind data filter` and `mind data import` keep wrong rationales with --keep-wrong"
+"""What to do about questions without any."""
 
 
 class Pair(NamedTuple):
@@ -32,7 +34,7 @@ class PairMethod(Method):
     """
 
     unread = (*OF_MIND, *OF_ANSWERS)
-    lesson = "pair"
+    lesson, remedy = "a pair of a right and a wrong rationale", WRONG_WANTED
     charts = (
         replace(
             LOSS,
@@ -54,28 +56,18 @@ class PairMethod(Method):
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
-        self._pairs = {one.id: _pairs_in(one) for one in context.sequences}
+        self._pairs = {name: _pairs_in(one) for name, one in self.made.items()}
 
     @classmethod
-    def choose(
-        cls,
-        config: MindConfig,
-        questions: Sequence[Question],
-        tokenized: Sequence[TokenizedQuestion],
-        sequences: Sequences,
-    ) -> dict[int, TokenizedQuestion]:
-        chosen = {}
-        for q, (question, tokens) in enumerate(zip(questions, tokenized, strict=True)):
-            if pairs := cls.pairs_of(config, question, tokens, sequences):
-                chosen[q] = _with_pairs(tokens, pairs)
-        both = sum(bool(question.rationales and question.wrong_rationales) for question in questions)
-        require(
-            bool(chosen),
-            f"method {config.method} learns from pairs of a right and a wrong rationale, and none of the "
-            f"{len(questions)} questions has one that it can use ({both} have rationales of both kinds): `mind data "
-            "filter` and `mind data import` keep wrong ones with --keep-wrong",
-        )
-        return chosen
+    def has_lesson(cls, config: MindConfig, question: Question) -> bool:
+        return bool(question.wrong_rationales)
+
+    @classmethod
+    def sequences_of(
+        cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
+    ) -> TokenizedQuestion | None:
+        pairs = cls.pairs_of(config, question, tokens, sequences)
+        return _with_pairs(tokens, pairs) if pairs else None
 
     @classmethod
     def pairs_of(
@@ -101,7 +93,7 @@ class PairMethod(Method):
         scale = 2 * len(questions) / int(filled.sum())
         weights = torch.tensor([right, wrong], dtype=torch.float64).repeat(most) * scale
         weights = torch.where(filled, weights, 0)
-        return StepPlan(questions, weights, trained=weights != 0, observed=filled & (weights == 0))
+        return replace(StepPlan.training(questions, weights), observed=filled & (weights == 0))
 
 
 def _with_pairs(question: TokenizedQuestion, pairs: Sequence[Pair]) -> TokenizedQuestion:

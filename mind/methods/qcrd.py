@@ -36,12 +36,13 @@ from mind.grading.answers import judge_text
 from mind.methods.discriminator import Discriminator
 from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
 from mind.methods.mind.features import build_features, encoder_input, encoder_of, texts_of, vectors_of
+from mind.methods.pairs import WRONG_WANTED
 from mind.methods.sequences import Sequences
 from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan, random_of
 from mind.progress import Progress
 from mind.records import Branch, MicroBatch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, INK, Chart, Series
-from mind.student.tokenization import text_of
+from mind.student.tokenization import Chat, text_of
 from mind_kernels import Head
 
 if TYPE_CHECKING:
@@ -107,10 +108,12 @@ class QcrdPlan(StepPlan):
 
 
 class Qcrd(Method):
-    """Slots: the perspectives, the wrong rationales of the data, the student's own answer, the answer alone."""
+    """Slots: the perspectives, the answer alone, the student's own answer, the wrong rationales of the data."""
 
     Options = QcrdOptions
     title = "QCRD"
+    lesson, lesson_in_each = "a wrong rationale", False
+    remedy = f"{WRONG_WANTED}, and --options.refresh-epochs samples some"
     unread = (
         *OF_MIND[1:],
         *OF_ANSWERS,
@@ -150,7 +153,6 @@ class Qcrd(Method):
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
         config, options = context.config, self.options
-        self._data = {one.id: one for one in context.sequences}
         self._index = {question.id: q for q, question in enumerate(context.questions)}
         model: Any = context.model
         if options.refresh_epochs and config.metanet.encoder == "student":
@@ -159,54 +161,48 @@ class Qcrd(Method):
         self._encoder = encoder_of(config.metanet.encoder, model, context.tokenizer, config.train.pack_length)
         wrongs = [len(question.wrong_rationales) for question in context.questions]
         self._wrongs = max(wrongs)
+        self._stop_text = Chat(context.tokenizer).stop_text
         texts = [rationale.text for question in context.questions for rationale in question.wrong_rationales]
         cache = cache_folder()
         with Progress("features", len(texts) + len(texts_of(context.questions)), "text") as bar:
             right = build_features(context.questions, config.data.perspectives, self._encoder, cache, bar.update)
-            wrong = right.question.new_zeros(len(wrongs), self._wrongs + 1, right.question.shape[1])
+            others = right.question.new_zeros(len(wrongs), 2 + self._wrongs, right.question.shape[1])
             if texts:
-                places = [(q, place) for q, count in enumerate(wrongs) for place in range(count)]
-                wrong[tuple(torch.tensor(places).T)] = vectors_of(texts, self._encoder, cache, bar.update)
+                places = [(q, 2 + n) for q, count in enumerate(wrongs) for n in range(count)]
+                others[tuple(torch.tensor(places).T)] = vectors_of(texts, self._encoder, cache, bar.update)
         self._encoded = self._encoder.tokens([*texts_of(context.questions), *texts])
         self._question = right.question
-        self._vectors = torch.cat([right.rationales, wrong], 1)  # (Q, S - 1, F): of all slots but the answer's
+        self._vectors = torch.cat([right.rationales, others], 1)  # (Q, S, F), those of the answer alone unused
         self._samples: dict[str, tuple[int, ...]] = {}
         self._epoch, self._discriminator_loss = -1, 0.0
         width = self._question.shape[1]
         self.discriminator = Discriminator(width, options.discriminator_learning_rate, config.train.seed)
 
     @classmethod
-    def choose(
-        cls,
-        config: MindConfig,
-        questions: Sequence[Question],
-        tokenized: Sequence[TokenizedQuestion],
-        sequences: Sequences,
-    ) -> dict[int, TokenizedQuestion]:
-        """All questions, with their wrong rationales, the longest sample if there are any, and their answer."""
-        options = cls.options_in(config)
-        assert isinstance(options, QcrdOptions)
-        wrongs = max((len(question.wrong_rationales) for question in questions), default=0)
-        require(
-            wrongs > 0 or options.refresh_epochs > 0,
-            f"method {config.method} learns from wrong rationales, and none of the {len(questions)} questions has any: "
-            "`mind data filter` and `mind data import` keep them with --keep-wrong, and "
-            "--options.refresh-epochs samples some",
-        )
-        first = len(config.data.perspectives)
-        chosen = {}
-        for q, question in enumerate(questions):
-            others = {first + n: sequences.wrong(question, one) for n, one in enumerate(question.wrong_rationales)}
-            if options.refresh_epochs:
-                others[first + wrongs] = sequences.longest_sample(question, options.max_new_tokens)
-            others[first + wrongs + 1] = sequences.answered(question, options.label_prefix)
-            chosen[q] = replace(tokenized[q], others=others)
-        return chosen
+    def has_lesson(cls, config: MindConfig, question: Question) -> bool:
+        return bool(question.wrong_rationales) or cls.options_in(config).refresh_epochs > 0
+
+    @classmethod
+    def sequences_of(
+        cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
+    ) -> TokenizedQuestion:
+        """Its rationales, its answer, the longest sample if there are any, and its wrong rationales."""
+        options, answer = cls.options_in(config), len(config.data.perspectives)
+        others = {answer: sequences.answered(question, options.label_prefix)}
+        if options.refresh_epochs:
+            others[answer + 1] = sequences.longest_sample(question, options.max_new_tokens)
+        wrong = (sequences.wrong(question, rationale) for rationale in question.wrong_rationales)
+        return replace(tokens, others=others | dict(enumerate(wrong, start=answer + 2)))
 
     @property
     def slots(self) -> tuple[str, ...]:
         wrong = (f"wrong {number}" for number in range(1, self._wrongs + 1))
-        return (*super().slots, *wrong, "sample", "answer")
+        return (*super().slots, "answer", "sample", *wrong)
+
+    @property
+    def _answer(self) -> int:
+        """The slot of the answer alone: right rationales are before it, wrong ones behind it."""
+        return self.context.perspectives
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
         return encoder_input(self.context.config.metanet.encoder, self._encoder)
@@ -222,39 +218,30 @@ class Qcrd(Method):
         questions = [self._with_sample(question.id) for question in step.questions]
         present = present_sequences(questions, len(self.slots))
         rationales = present.clone()
-        rationales[:, -1] = False
+        rationales[:, self._answer] = False
         losses = step.observe(rationales, questions)
         index = [self._index[question.id] for question in questions]
         quality = self.discriminator.quality(self._question[index], self._vectors[index])
-        quality = torch.where(rationales, nn.functional.pad(quality, (0, 1)), torch.nan)
-        return self.plan_of(questions, losses, quality, encoded)
+        return self.plan_of(questions, losses, torch.where(rationales, quality, torch.nan), encoded)
 
     def plan_of(
         self, questions: Sequence[TokenizedQuestion], losses: Tensor, quality: Tensor, encoded: int = 0
     ) -> QcrdPlan:
         """What is trained on, given CE and q (Q, S) of all rationales, nan where there is none."""
-        options, right = self.options, self.context.perspectives
+        options, answer = self.options, self._answer
         rows = torch.arange(len(questions))
-        positive = losses[:, :right].nan_to_num(nan=torch.inf).argmin(1)
+        positive = losses[:, :answer].nan_to_num(nan=torch.inf).argmin(1)
         sign = 1.0 if options.negative == "max" else -1.0
-        ranked = (sign * losses[:, right:]).nan_to_num(nan=-torch.inf)
-        negative = right + ranked.argmax(1)
+        ranked = (sign * losses[:, answer + 1 :]).nan_to_num(nan=-torch.inf)
+        negative = answer + 1 + ranked.argmax(1)
         weights = torch.zeros_like(losses)
-        weights[:, -1] = options.label
+        weights[:, answer] = options.label
         weights[rows, positive] = (1 - options.label) * quality[rows, positive]
         pushed = losses[rows, negative] < options.delta  # False of a question without a wrong rationale: nan
         push = (1 - options.label) * options.beta * (1 - quality[rows, negative])
         weights[rows, negative] = torch.where(pushed, -push, 0.0)
-        return QcrdPlan(
-            questions,
-            weights,
-            trained=weights != 0,
-            observed=torch.zeros_like(weights, dtype=torch.bool),
-            losses=losses,
-            quality=quality,
-            positive=positive,
-            negative=negative,
-            encoded=encoded,
+        return QcrdPlan.training(
+            questions, weights, losses=losses, quality=quality, positive=positive, negative=negative, encoded=encoded
         )
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
@@ -266,18 +253,18 @@ class Qcrd(Method):
         return terms._replace(loss=terms.loss + clipped.to(terms.loss))
 
     def term_of(self, slot: int) -> int:
-        """Right rationales, wrong ones, the answer alone."""
-        return (slot >= self.context.perspectives) + (slot == len(self.slots) - 1)
+        """Right rationales, the answer alone, wrong ones."""
+        return (slot >= self._answer) + (slot > self._answer)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         assert isinstance(plan, QcrdPlan)
-        rows, right = torch.arange(len(plan.questions)), self.context.perspectives
+        rows, answer = torch.arange(len(plan.questions)), self._answer
         means = {
-            "label_loss": l_real[:, -1],
+            "label_loss": l_real[:, answer],
             "positive_loss": plan.losses[rows, plan.positive],
             "negative_loss": plan.losses[rows, plan.negative],
-            "right_quality": plan.quality[:, :right],
-            "wrong_quality": plan.quality[:, right:],
+            "right_quality": plan.quality[:, :answer],
+            "wrong_quality": plan.quality[:, answer + 1 :],
             "pushed": (plan.weights < 0).any(1).double(),
         }
         known = {name: float(value.nanmean()) for name, value in means.items() if not value.isnan().all()}
@@ -313,12 +300,13 @@ class Qcrd(Method):
             encoded = self._take(self._wrong_ones(answers))
         there = torch.zeros(self._vectors.shape[:2], dtype=torch.bool)
         for q, question in enumerate(self.context.tokenized):
-            there[q, [slot for slot in self._with_sample(question.id).branches if slot < there.shape[1]]] = True
+            there[q, list(self._with_sample(question.id).branches)] = True
+        there[:, self._answer] = False
         q, slot = there.nonzero().T
         self._discriminator_loss = self.discriminator.learn(
             self._question[q],
             self._vectors[q, slot],
-            slot < self.context.perspectives,
+            slot < self._answer,
             options.discriminator_epochs if self._epoch < 0 else 1,
             random_of(self.context.config.train.seed, step.number, "discriminator"),
         )
@@ -327,7 +315,7 @@ class Qcrd(Method):
 
     def _wrong_ones(self, answers: Sequence[tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Of the answers to all questions those that say something and do not turn out right, by question."""
-        texts = [text_of(self.context.tokenizer, answer) for answer in answers]
+        texts = [text_of(self.context.tokenizer, answer, self._stop_text) for answer in answers]
         return {
             question.id: answer
             for question, answer, text in zip(self.context.questions, answers, texts, strict=True)
@@ -337,15 +325,15 @@ class Qcrd(Method):
     def _take(self, samples: Mapping[str, tuple[int, ...]]) -> int:
         """These are the student's answers from now on; returns the tokens of their texts."""
         self._samples = dict(samples)
-        texts = [_said(text_of(self.context.tokenizer, sample)) for sample in samples.values()]
+        texts = [_said(text_of(self.context.tokenizer, sample, self._stop_text)) for sample in samples.values()]
         if texts:
             vectors = vectors_of(texts, self._encoder, cache_folder())
-            self._vectors[[self._index[name] for name in samples], -1] = vectors
+            self._vectors[[self._index[name] for name in samples], self._answer + 1] = vectors
         return self._encoder.tokens(texts)
 
     def _with_sample(self, name: str) -> TokenizedQuestion:
         """A question with the answer that the student gave, if it is among the wrong ones, in place of the longest."""
-        question, slot = self._data[name], len(self.slots) - 2
+        question, slot = self.made[name], self._answer + 1
         others = {place: branch for place, branch in question.others.items() if place != slot}
         if name in self._samples:
             others[slot] = Branch(question.prompt, self._samples[name])

@@ -22,7 +22,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ from mind.errors import StoppedError, require
 from mind.methods.method import MethodContext
 from mind.methods.pairs import PairMethod
 from mind.methods.stage import Stage
-from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
+from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan, slot_means, turn_of
 from mind.records import MicroBatch
 from mind_kernels import Head
 
@@ -84,7 +83,7 @@ class Redi(PairMethod):
     def prepare(self, step: Step) -> StepPlan:
         def chosen(name: str):
             pairs = self._pairs[name]
-            return [pairs[(step.epoch + crc32(name.encode())) % len(pairs)]]
+            return [pairs[turn_of(name, step.epoch, len(pairs))]]
 
         return self.plan_of(step, 1, chosen, 1.0, -self.options.alpha)
 
@@ -105,7 +104,7 @@ class Redi(PairMethod):
         return LossTerms.of(loss + rest, rows, batch)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
-        losses = {f"{name}_loss": float(l_real[:, slot].mean()) for slot, name in enumerate(self.slots)}
+        losses = slot_means(l_real, {"right_loss": 0, "wrong_loss": 1})
         self._check_right(losses["right_loss"])
         return StepMetrics(losses)
 

@@ -11,18 +11,17 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from mind.config import MethodOptions, MindConfig
 from mind.errors import require
-from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
+from mind.methods.method import OF_ANSWERS, OF_MIND, Method
 from mind.methods.sequences import Sequences
-from mind.methods.step import Step, StepMetrics, StepPlan
+from mind.methods.step import Step, StepMetrics, StepPlan, slot_means, turn_of
 from mind.records import Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, Chart, Series
 
@@ -69,33 +68,18 @@ class Sbs(Method):
     )
     unread = (*OF_MIND, *OF_ANSWERS)
 
-    def __init__(self, context: MethodContext) -> None:
-        super().__init__(context)
-        made = {one.id: list(one.others.values()) for one in context.sequences}
-        self._answers = {name: branches[0] for name, branches in made.items()}
-        self._explanations = {name: branches[1:] for name, branches in made.items()}
-
     @classmethod
-    def choose(
-        cls,
-        config: MindConfig,
-        questions: Sequence[Question],
-        tokenized: Sequence[TokenizedQuestion],
-        sequences: Sequences,
-    ) -> dict[int, TokenizedQuestion]:
-        """All questions, each with its answer and then its explanations."""
+    def sequences_of(
+        cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
+    ) -> TokenizedQuestion:
+        """Its answer, and then its explanations."""
         options = cls.options_in(config)
-        assert isinstance(options, SbsOptions)
-        chosen = {}
-        for q, question in enumerate(questions):
-            answer = sequences.answered(question, options.label_prefix)
-            explanations = [
-                sequences.explained(question, one, options.rationale_prefix, answered=options.explain_with_answer)
-                for one in question.rationales
-            ]
-            others = dict(enumerate([answer, *explanations]))
-            chosen[q] = TokenizedQuestion(question.id, answer.prompt, {}, (), others)
-        return chosen
+        answer = sequences.answered(question, options.label_prefix)
+        explanations = [
+            sequences.explained(question, one, options.rationale_prefix, answered=options.explain_with_answer)
+            for one in question.rationales
+        ]
+        return TokenizedQuestion.of_sequences(question.id, dict(enumerate([answer, *explanations])))
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -105,22 +89,19 @@ class Sbs(Method):
         return slot
 
     def prepare(self, step: Step) -> StepPlan:
-        questions = [self._pair(question.id, step.epoch) for question in step.questions]
         weights = torch.tensor([[self.options.alpha, 1 - self.options.alpha]], dtype=torch.float64)
-        weights = weights.expand(len(questions), 2)
-        return StepPlan(questions, weights, trained=weights > 0, observed=torch.zeros_like(weights, dtype=torch.bool))
+        weights = weights.expand(len(step.questions), 2)
+        return StepPlan.training([self._pair(question.id, step.epoch) for question in step.questions], weights)
 
     def _pair(self, name: str, epoch: int) -> TokenizedQuestion:
-        answer, explanations = self._answers[name], self._explanations[name]
-        explanation = explanations[(epoch + crc32(name.encode())) % len(explanations)]
-        return TokenizedQuestion(name, answer.prompt, {}, (), {0: answer, 1: explanation})
+        answer, *explanations = self.made[name].others.values()
+        explanation = explanations[turn_of(name, epoch, len(explanations))]
+        return TokenizedQuestion.of_sequences(name, {0: answer, 1: explanation})
 
     @classmethod
     def asks_with(cls, config: MindConfig) -> str:
         options = cls.options_in(config)
-        assert isinstance(options, SbsOptions)
         return options.rationale_prefix if options.explain_with_answer else options.label_prefix
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
-        means = {f"{name}_loss": float(l_real[:, slot].nanmean()) for slot, name in enumerate(self.slots)}
-        return StepMetrics({name: value for name, value in means.items() if value == value})
+        return StepMetrics(slot_means(l_real, {"answer_loss": 0, "rationale_loss": 1}))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from mind.batches.packing import present_sequences
 from mind.methods.method import OF_ANSWERS, OF_MIND, Method
 from mind.methods.step import Step, StepPlan
@@ -29,5 +27,4 @@ class Sft(Method):
     def evenly(self, questions: Sequence[TokenizedQuestion]) -> StepPlan:
         """All sequences of each question, with weights that are equal and sum to 1."""
         present = present_sequences(questions, len(self.slots))
-        weights = present.double() / present.sum(1, keepdim=True)
-        return StepPlan(questions, weights, trained=present, observed=torch.zeros_like(present))
+        return StepPlan.training(questions, present.double() / present.sum(1, keepdim=True))

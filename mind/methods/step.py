@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from mind.batches.cross_entropy import rationale_means
 from mind.records import MicroBatch, TokenizedQuestion
-from mind_kernels import RowStats
+from mind_kernels import Head, RowStats
+
+Measure = Callable[[Tensor, Head, MicroBatch], Tensor]
+"""From the last hidden states (N, D) of a micro-batch's labeled rows and the LM head to a number per sequence (Q, K),
+nan for what is not in the micro-batch."""
 
 
 class Observe(Protocol):
     """Forward passes without a graph, before anything of the step is trained on; the work is shared between the
     processes, and counted."""
 
-    def __call__(self, chosen: Tensor, questions: Sequence[TokenizedQuestion] | None = None, /) -> Tensor:
+    def __call__(
+        self,
+        chosen: Tensor,
+        questions: Sequence[TokenizedQuestion] | None = None,
+        /,
+        *,
+        measure: Measure | None = None,
+    ) -> Tensor:
         """The student's mean NLL per token (Q, K) on each sequence that is `chosen` (Q, K) bool, float64 on the CPU,
-        nan elsewhere; of the step's questions, or of Q others."""
+        nan elsewhere; of the step's questions, or of Q others. `measure` computes something else in its place."""
         ...
 
 
@@ -73,6 +86,11 @@ class StepPlan:
     observed: Tensor
     """(Q, K) bool, on the CPU: a forward pass without a graph, to know L_real. None that is missing or trained on."""
 
+    @classmethod
+    def training(cls, questions: Sequence[TokenizedQuestion], weights: Tensor, **more: Any) -> Self:
+        """Trains on what has a weight (Q, K), and observes nothing; `more` are the fields of a method's own."""
+        return cls(questions, weights, weights != 0, torch.zeros_like(weights, dtype=torch.bool), **more)
+
 
 class LossTerms(NamedTuple):
     """What a micro-batch gives to its step."""
@@ -110,6 +128,18 @@ class StepMetrics:
     is counted there."""
     loss: float | None = None
     """The loss of a step that trains on nothing; None: the sum of what was trained on."""
+
+
+def slot_means(l_real: Tensor, slots: Mapping[str, int | slice]) -> dict[str, float]:
+    """The mean over questions of L_real (Q, K) in one slot or in several, by name; left out if no question has any."""
+    means = {name: float(l_real[:, slot].nanmean()) for name, slot in slots.items()}
+    return {name: mean for name, mean in means.items() if not math.isnan(mean)}
+
+
+def turn_of(name: str, epoch: int, count: int) -> int:
+    """Which of `count` things of the question `name` has its turn in an epoch: one after another, from a first one that
+    differs between questions."""
+    return (epoch + crc32(name.encode())) % count
 
 
 def random_of(seed: int, step: int, purpose: str) -> torch.Generator:

@@ -17,7 +17,7 @@ from mind.display import readable
 from mind.errors import require
 from mind.files import replacing
 from mind.report.answers import Answers
-from mind.report.charts import MACHINE, Section
+from mind.report.charts import LOSS, MACHINE, Section, Series
 from mind.report.latent import latent_section
 from mind.report.pictures import DRAWN_POINTS, PAGE_COLORS, STYLE, Picture, Pictures
 from mind.report.reading import Metrics, value_at
@@ -55,8 +55,9 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section], re
     page = page_template("report.html").render(
         run=folder.path.resolve().name, method=method, model=value_at(config, "student", "model"),
         perspectives=perspectives, steps=len(metrics.steps), window=pictures.window,
-        bin_size=math.ceil(len(metrics.steps) / DRAWN_POINTS), headlines=headline_rows(table, metrics), table=table,
-        samples=answers.samples(), evaluation=evaluation, sections=shown, stages=stage_rows(folder, metrics),
+        bin_size=math.ceil(len(metrics.steps) / DRAWN_POINTS), table=table,
+        headlines=headline_rows(table, metrics, _loss(sections)), samples=answers.samples(), evaluation=evaluation,
+        sections=shown, stages=stage_rows(folder, metrics),
         work=work_table(work, metrics.counted()) if work else [],
         latent=latent_section(folder.latent),
         page_colors=PAGE_COLORS, notes=[*metrics.notes.values(), *remarks], status=status_rows(status),
@@ -83,6 +84,12 @@ def _perspectives(config: dict, metrics: Metrics, sections: Sequence[Section]) -
     named = [str(name) for name in named] if isinstance(named, list) else []
     tables = [chart.key for section in sections for chart in section.charts if chart.form != "lines"]
     return list(dict.fromkeys(named + metrics.perspectives(tables)))
+
+
+def _loss(sections: Sequence[Section]) -> Series:
+    """The first line of the chart of losses."""
+    charts = [chart for section in sections for chart in section.charts if chart.key == LOSS.key]
+    return (charts or [LOSS])[0].series[0]
 
 
 def _drawn(section: Section, pictures: Pictures) -> tuple[str, list[Picture]]:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mind.config import flat
 from mind.display import number_of, percent
 from mind.intervals import paired_difference
+from mind.report.charts import Series
 from mind.report.reading import Metrics, Work, number_at, running_mean, value_at
 
 Pairs = Mapping[str, Sequence[tuple[bool, bool]]]
@@ -79,14 +82,15 @@ def evaluation_table(evaluation: Mapping[str, Any], pairs: Pairs) -> list[Row]:
     return rows
 
 
-def _accuracy_rows(label: str, sides: Sequence[Any], pairs: Sequence[tuple[bool, bool]]) -> tuple[Row, Row]:
-    shares, unparsed = (_both(sides, "files", label, name) for name in ("accuracy", "unparsed"))
+def _accuracy_rows(label: str, sides: Sequence[Any], pairs: Sequence[tuple[bool, bool]]) -> tuple[Row, ...]:
+    shares, unparsed, cut_off = (_both(sides, "files", label, name) for name in ("accuracy", "unparsed", "cut_off"))
     accuracy = _row(f"accuracy, {label}{_file_size(label, sides)}", shares, percent)
     before, after = (accuracy_interval(value_at(side, "files", label)) for side in sides)
     change = _points(*paired_difference(pairs)) if pairs else NOTHING
     return (
         Row(accuracy.what, accuracy.before, accuracy.after, accuracy.change, (before, after, change)),
         _row(f"responses without an answer, {label}", unparsed, count),
+        _row(f"responses cut off, {label}", cut_off, count),
     )
 
 
@@ -123,20 +127,24 @@ def _names(sides: Sequence[Any], *keys: str) -> list[str]:
     return list(dict.fromkeys(name for side in sides for name in value_at(side, *keys) or ()))
 
 
-def headline_rows(table: Sequence[Row], metrics: Metrics) -> list[Row]:
+def headline_rows(table: Sequence[Row], metrics: Metrics, loss: Series) -> list[Row]:
     """At most four: one or two accuracies, the held-out loss, and the training's own start against its end, or that of
-    a search, which trains on nothing."""
+    a search, which trains on nothing. The training is the steps that have this `loss`: those of another kind, if there
+    are any, do not compare with them."""
     rows = [row for row in table if row.intervals][:2]
     rows += [row for row in table if row.what.startswith("held-out NLL, nats")]
     if math.isfinite(best := float(metrics.series("best_loss")[-1])):
         first = float(metrics.series("loss")[0])
         return [*rows, _row("objective, first and best trial", [first, best], decimal)][:4]
-    window = max(1, len(metrics.steps) // 10)
+    its = np.isfinite(metrics.series(loss.name))
+    its = its if its.any() else ~its
+    window = max(1, int(its.sum()) // 10)
     ends = "first and last step" if window == 1 else f"first and last {window} steps"
-    for what, name, shown in (("train loss", "loss", decimal), ("token accuracy", "accuracy", percent)):
-        means = running_mean(metrics.series(name), window)[[window - 1, -1]]
+    of = "" if loss.name == "loss" else f" of {loss.label}"
+    for what, name, shown in (("train loss", loss.name, decimal), ("token accuracy", "accuracy", percent)):
+        means = running_mean(metrics.series(name)[its], window)[[window - 1, -1]]
         values = [float(value) if math.isfinite(value) else None for value in means]
-        rows.append(_row(f"{what}, {ends}", values, shown, relative=name == "loss"))
+        rows.append(_row(f"{what}{of}, {ends}", values, shown, relative=name == loss.name))
     return rows[:4]
 
 

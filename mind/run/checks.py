@@ -36,6 +36,10 @@ def check_options(config: MindConfig) -> None:
         f"data.only is {config.data.only}: method {config.method} compares rationales, and needs "
         f"{method.fewest_rationales} of a question",
     )
+    require(
+        config.train.budget is None or method.takes_all_steps or not method.depends_on_length,
+        f"method {config.method} needs to know how many steps a run has: give it epochs or steps in place of a budget",
+    )
     method.check(config)
     if config.train.compile:
         _check_compiler()

@@ -16,6 +16,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from mind.methods.step import StepMetrics
 from mind.progress import Progress
+from mind.run.ending import Budget
 
 
 class StepMeter:
@@ -120,9 +121,9 @@ def row_metrics(totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
 class ProgressBar(TrainerCallback):
     """A bar of the steps, with the loss, the speed and a few words of the method."""
 
-    def __init__(self, words: Callable[[Mapping[str, Any]], str]) -> None:
-        """`words` is the `progress` of a Method."""
-        self._words = words
+    def __init__(self, words: Callable[[Mapping[str, Any]], str], budget: Budget | None = None) -> None:
+        """`words` is the `progress` of a Method; with a `budget` the number of steps is what it seems to pay for."""
+        self._words, self._budget = words, budget
         self._bar: Progress | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -136,6 +137,9 @@ class ProgressBar(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._bar is not None:
+            if self._budget is not None:
+                share = min(1.0, self._budget.spent / self._budget.total)
+                self._bar.expect(round(state.global_step / share))
             self._bar.reach(state.global_step)
 
     def close(self) -> None:

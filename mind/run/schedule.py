@@ -26,6 +26,26 @@ def rate_factors(train: TrainConfig, steps: int) -> Callable[[int], float]:
         raise MindError(f"train.lr_scheduler is {train.lr_scheduler!r}: expected one of {there}") from error
 
 
+class BudgetRates(LambdaLR):
+    """The learning rates of a run that ends when its budget is spent: those of `rate_factors`, by the share of the
+    budget that has been spent by the middle of a step."""
+
+    RESOLUTION = 10_000
+    """Steps of the schedule that is followed."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, train: TrainConfig) -> None:
+        factors = rate_factors(train, self.RESOLUTION)
+        self.spent = 0.0
+        super().__init__(optimizer, lambda _: factors(int(self.spent * self.RESOLUTION)))
+
+    def follow(self, spent: float) -> None:
+        """Sets the rates of the step in whose middle this share was spent, in [0, 1): before the optimizer's step."""
+        self.spent = spent
+        self._last_lr = [rate * self.lr_lambdas[0](0) for rate in self.base_lrs]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
 def _factors(train: TrainConfig, name: str, steps: int) -> Callable[[int], float]:
     warmup = math.ceil(train.warmup_ratio * steps)
     skipped = int(warmup > 0)  # transformers warms up from 0: its first step would train nothing

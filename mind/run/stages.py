@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mind.config import MindConfig, StudentConfig, TrainConfig
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.methods import method_class, with_options
 from mind.methods.presets import replaced
 from mind.methods.stage import Stage
@@ -28,6 +28,10 @@ class StageRun:
     """The stage whose student it begins with; None: it begins with `student.model`."""
     evaluated: tuple[RunFolder, Literal["before", "after"]] | None
     """The run that evaluates the student with which this one compares its own, and when; None: it does so itself."""
+    earlier: tuple[RunFolder, ...] = ()
+    """The stages before it."""
+    until: float = 1.0
+    """The share of the run's budget, if it has one, that is spent when it ends."""
 
     @property
     def folder(self) -> RunFolder:
@@ -44,35 +48,56 @@ class StageRun:
         return dataclasses.replace(student, model=str(self.former.student), chat_template=None)
 
 
-def stages_of(config: MindConfig) -> list[StageRun]:
-    """The stages of a run in their order, the run itself last; `config` is complete (`with_options`).
+def stages_of(config: MindConfig, evaluated: RunFolder | None = None) -> list[StageRun]:
+    """The stages of a run in their order, the run itself last; `config` is complete (`with_options`). `evaluated` is a
+    run that evaluates the student with which the first begins before it trains.
 
     Raises MindError for settings of a stage that cannot be.
     """
     method, folder = method_class(config.method), RunFolder(config.output)
     stages = [stage for stage in method.stages(config) if not config.stages[stage.settings].skip]
+    shares = _shares(stages, config, method.takes_all_steps)
     runs: list[StageRun] = []
-    for number, stage in enumerate(stages, start=1):
-        own = _config_of(stage, config, folder.stage(number, stage.name))
-        runs.append(_following(runs, own, stage.begins_with))
+    for number, (stage, share) in enumerate(zip(stages, shares, strict=True), start=1):
+        own = _config_of(stage, config, folder.stage(number, stage.name), share)
+        until = sum(shares[:number])
+        runs.append(dataclasses.replace(_following(runs, own, stage.begins_with), until=until))
     last = _following(runs, config, method.begins_with)
     if runs and last.former is not None:  # the run as a whole began with the student of its first stage
         last = dataclasses.replace(last, evaluated=(runs[0].folder, "before"))
-    return [*runs, last]
+    runs.append(last)
+    if evaluated is not None:
+        runs[0] = dataclasses.replace(runs[0], evaluated=(evaluated, "before"))
+    return runs
+
+
+def _shares(stages: Sequence[Stage], config: MindConfig, all_of_it: bool) -> list[float]:
+    """The shares of the budget of these stages; with `all_of_it` nothing is left to the method's own."""
+    given = [config.stages[stage.settings].share for stage in stages]
+    left = 1 - sum(share for share in given if share is not None)
+    others = given.count(None) + (0 if all_of_it else 1)
+    if config.train.budget is not None:
+        require(
+            left > 0 or (others == 0 and left > -1e-9),
+            f"stages: the {len(stages)} stages before the last have shares of {1 - left:.3g} together: expected "
+            f"{'less than 1' if others else 'at most 1'}",
+        )
+    return [left / others if share is None else share for share in given]
 
 
 def _following(runs: Sequence[StageRun], config: MindConfig, begins_with: Literal["former", "base"]) -> StageRun:
+    earlier = tuple(run.folder for run in runs)
     if not runs:
         return StageRun(config, None, None)
     if begins_with == "base":
-        return StageRun(config, None, (runs[0].folder, "before"))
-    return StageRun(config, runs[-1].folder, (runs[-1].folder, "after"))
+        return StageRun(config, None, (runs[0].folder, "before"), earlier)
+    return StageRun(config, runs[-1].folder, (runs[-1].folder, "after"), earlier)
 
 
-def _config_of(stage: Stage, config: MindConfig, folder: RunFolder) -> MindConfig:
+def _config_of(stage: Stage, config: MindConfig, folder: RunFolder, share: float) -> MindConfig:
     """The configuration of an earlier stage: that of the run, but for its method and what it has of its own."""
     try:
-        train = _train_of(stage, config)
+        train = _train_of(stage, config, share)
         others = {"output": str(folder.path), "method": stage.method, "stages": {}, "options": MindConfig().options}
         own = with_options(replaced(dataclasses.replace(config, train=train, **others), stage.changes))
     except MindError as error:
@@ -80,10 +105,14 @@ def _config_of(stage: Stage, config: MindConfig, folder: RunFolder) -> MindConfi
     return own
 
 
-def _train_of(stage: Stage, config: MindConfig) -> TrainConfig:
+def _train_of(stage: Stage, config: MindConfig, share: float) -> TrainConfig:
     settings = config.stages[stage.settings]
     names = ("learning_rate", "epochs", "max_steps", "questions_per_step")
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     if "epochs" in given:
         given = {"max_steps": -1, **given}
+    if config.train.flops is not None:
+        given["flops"] = config.train.flops * share
+    if config.train.trained_tokens is not None:
+        given["trained_tokens"] = max(1, round(config.train.trained_tokens * share))
     return dataclasses.replace(config.train, **{"learning_rate": stage.learning_rate, **given})

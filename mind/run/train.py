@@ -7,11 +7,14 @@ A run with earlier stages (mind/run/stages.py) does so in each of them first, in
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -31,17 +34,26 @@ from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
 from mind.run.data import RunData, described_data, load_data, trained_on, warn_of_overlap
+from mind.run.ending import Budget
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import run_remarks, write_run_report
 from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_places, inputs_of, saved_config
 from mind.run.stages import StageRun, stages_of
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
-from mind.run.work import flops
-from mind.run_folder import RunFolder, saving
+from mind.run.work import flops, step_work
+from mind.run_folder import RunFolder, metric_rows, saving
 from mind.student.adapters import merged
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """When a run, or a stage of it, began to work, by time.perf_counter, and when it pauses, by time.monotonic."""
+
+    started: float
+    pause_at: float | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,13 @@ class _Run:
 
 
 def train(
-    config: MindConfig, *, resume: bool = False, overwrite: bool = False, data: RunData | None = None
+    config: MindConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    data: RunData | None = None,
+    evaluated: RunFolder | None = None,
+    pause_at: float | None = None,
 ) -> RunFolder:
     """Trains a student as `config` says and returns the run's folder, or goes on with the run in `config.output`.
 
@@ -69,38 +87,46 @@ def train(
         resume: continue from the last complete checkpoint of the run in `config.output`; `config` is its own.
         overwrite: if `config.output` holds another run, this one takes its place once it begins.
         data: what `mind.run.data.load_data` gave for `config`, if it has been called before; None: it is called here.
+        evaluated: the folder of a run whose evaluation before its training is that of this one, too, since it began
+            with the same student and has the same held-out and evaluation questions; None: the run evaluates them.
+        pause_at: the run pauses after the step that is taken at this time, by time.monotonic; None: never.
 
     Raises:
         MindError: for bad input, for a folder that holds something else or in which another process trains, and, if the
             run is resumed, for options and data that are not those it began with.
+        PausedError: at `pause_at`, with a checkpoint of the last step.
         NotFiniteError: for the first number that is nan or infinite; nothing is saved as a student then.
     """
     started = time.perf_counter()
     require(not (resume and overwrite), "a run is resumed or written over, not both")
     config, folder = with_options(config), RunFolder(config.output)
+    clock = _Clock(started, pause_at)
     if resume:
         folder.check_resumable()
         with folder.held():
-            return _resumed(config, folder, started, data)
+            return _resumed(config, folder, clock, data, evaluated)
     folder.check_free(overwrite=overwrite)
     if overwrite:
         for written in folder.written():
             check_apart(written, filter(None, input_places(config)))
-    stages = stages_of(config)
+    stages = stages_of(config, evaluated)
     data = _data(stages, data)
-    run, inputs = _checked(stages, data)
+    run, inputs, reserve = _checked(stages, data)
     with folder.held():
         folder.start(config, inputs, overwrite=overwrite)
-        return _train_stages(stages, data, run, started)
+        return _train_stages(stages, data, run, reserve, clock)
 
 
-def _resumed(config: MindConfig, folder: RunFolder, started: float, data: RunData | None) -> RunFolder:
+def _resumed(
+    config: MindConfig, folder: RunFolder, clock: _Clock, data: RunData | None, evaluated: RunFolder | None
+) -> RunFolder:
     saved = saved_config(config, folder)
     if saved == config and folder.finished:
         if not folder.report.exists():  # a kill came between
             write_run_report(folder)
         return folder
-    stages = [stage for stage in stages_of(config) if stage.folder == folder or not stage.folder.finished]
+    stages = stages_of(config, evaluated)
+    stages = [stage for stage in stages if stage.folder == folder or not stage.folder.finished]
     for former in folder.stages:
         if former.finished and not former.report.exists():
             write_run_report(former)
@@ -110,12 +136,12 @@ def _resumed(config: MindConfig, folder: RunFolder, started: float, data: RunDat
         "with more steps when the run is at its last stage",
     )
     data = _data(stages, data)
-    run, inputs = _checked(stages, data)
+    run, inputs, reserve = _checked(stages, data)
     check_inputs(inputs, folder, new=_new_inputs(stages[-1]))
     if run is not None and saved != config:
         check_extension(saved, run.method)
         folder.reopen(config, inputs)
-    return _train_stages(stages, data, run, started)
+    return _train_stages(stages, data, run, reserve, clock)
 
 
 def _data(stages: Sequence[StageRun], data: RunData | None) -> RunData:
@@ -130,11 +156,12 @@ def _data(stages: Sequence[StageRun], data: RunData | None) -> RunData:
     return data
 
 
-def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Mapping[str, Any]]:
+def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Mapping[str, Any], float]:
     """Everything that can be wrong in the stages to come is found here, before the folder is touched.
 
-    Returns the last stage, if it is the only one, and what it reads. Of several each is prepared with the student that
-    there is by now; None is returned in the last one's place, and what it reads without a student that is yet to come.
+    Returns the last stage, if it is the only one, what it reads, and what it takes of the budget if it takes all its
+    steps. Of several each is prepared with the student that there is by now; None is returned in the last one's place,
+    and what it reads without a student that is yet to come.
     """
     loaded: dict[StudentConfig, Any] = {}
     run = None
@@ -143,8 +170,9 @@ def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Ma
         run = _prepared(stage, data, loaded)
     assert run is not None
     if len(stages) == 1:
-        return run, run.inputs
-    return None, {name: entry for name, entry in run.inputs.items() if name not in _new_inputs(run.stage)}
+        return run, run.inputs, 0.0
+    known = {name: entry for name, entry in run.inputs.items() if name not in _new_inputs(run.stage)}
+    return None, known, _reserve(run)
 
 
 def _new_inputs(stage: StageRun) -> tuple[str, ...]:
@@ -175,22 +203,26 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
     return _Run(stage, method, data, heldout, inputs_of(data, heldout, method, stage.student.model))
 
 
-def _train_stages(stages: Sequence[StageRun], data: RunData, run: _Run | None, started: float) -> RunFolder:
-    """The stages to come, one after the other. `run` is the last one, if there is no other."""
+def _train_stages(
+    stages: Sequence[StageRun], data: RunData, run: _Run | None, reserve: float, clock: _Clock
+) -> RunFolder:
+    """The stages to come, one after the other. `run` is the last one, if there is no other; else it will take
+    `reserve` of the budget."""
     *earlier, last = stages
+    total = last.config.train.budget or 0.0
     for stage in earlier:
         tell(f"stage {stage.folder.path.name}, by method {stage.config.method}, in {stage.folder.path}")
-        _train_stage(_prepared(stage, data), started)
+        _train_stage(_prepared(stage, data), clock, stage.until * (total - reserve))
         gc.collect()  # a Trainer and its student refer to one another, and the next student needs the room
-        started = time.perf_counter()  # each stage has its own time
+        clock = dataclasses.replace(clock, started=time.perf_counter())  # each stage has its own time
     if run is None:
         tell(f"last stage, by method {last.config.method}")
         run = _prepared(last, data)
         check_inputs(run.inputs, last.folder, new=_new_inputs(last))
-    return _train(run, started)
+    return _train(run, clock, total)
 
 
-def _train_stage(run: _Run, started: float) -> None:
+def _train_stage(run: _Run, clock: _Clock, until: float) -> None:
     """An earlier stage: begins it or goes on with it."""
     folder = run.stage.folder
     with folder.held():
@@ -199,11 +231,12 @@ def _train_stage(run: _Run, started: float) -> None:
         else:
             saved_config(run.stage.config, folder)
             check_inputs(run.inputs, folder)
-        _train(run, started)
+        _train(run, clock, until)
 
 
-def _train(run: _Run, started: float) -> RunFolder:
-    """From the last checkpoint, if there is one, to the report."""
+def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
+    """From the last checkpoint, if there is one, to the report. If the run has a budget, so much of it is spent then,
+    with what the stages before this one took."""
     context, method, data, heldout, folder = run.method.context, run.method, run.data, run.heldout, run.stage.folder
     folder.append_start({"date": now(), "command": command(), "versions": _versions()})
     last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
@@ -220,8 +253,15 @@ def _train(run: _Run, started: float) -> RunFolder:
             folder.append_metrics(method.before_training())
         except NotFiniteError as error:
             raise NotFiniteError(f"before the first step: {error}; {folder.way_back()}") from None
-    with closing(ProgressBar(method.progress)) as bar:
-        trainer = MethodTrainer(context, method, started=started, callbacks=[bar])
+    budget = _budget(run, until)
+    with closing(ProgressBar(method.progress, budget)) as bar:
+        trainer = MethodTrainer(
+            context, method, started=clock.started, budget=budget, pause_at=clock.pause_at, callbacks=[bar]
+        )
+        if budget is not None:
+            _count_spent(budget, folder, checkpoint)
+            if budget.reached and checkpoint is not None:
+                trainer.end_at(last_step)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     train_s = trainer.seconds()["train_s"]
 
@@ -234,6 +274,45 @@ def _train(run: _Run, started: float) -> RunFolder:
     for remark in run_remarks(folder):
         tell(f"note: {remark}")
     return folder
+
+
+def _cost(run: _Run) -> Callable[[Mapping[str, int]], int]:
+    """What tokens cost by their kind, in the unit of the run's budget."""
+    train, model, others = run.method.context.config.train, run.method.context.model, run.method.parameters_by_work()
+    if train.trained_tokens is not None:
+        return lambda work: work.get("trained", 0)
+    parameters = list(model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    return partial(flops, parameters=sum(p.numel() for p in parameters), trained=trained, others=others)
+
+
+def _budget(run: _Run, until: float) -> Budget | None:
+    """What the stage may spend itself; None if it takes all its steps."""
+    if run.method.context.config.train.budget is None or run.method.takes_all_steps:
+        return None
+    tokens = run.method.context.config.train.trained_tokens is not None
+    before = [stage.read_status() for stage in run.stage.earlier]
+    spent = sum(status["work"]["trained"] if tokens else status["flops"] for status in before)
+    return Budget(until - spent, _cost(run))
+
+
+def _reserve(run: _Run) -> float:
+    """What a stage costs that takes all its steps, whatever the budget: it reads each of their questions once."""
+    context = run.method.context
+    if context.config.train.budget is None or not run.method.takes_all_steps:
+        return 0.0
+    steps = ([context.tokenized[index] for index in step] for step in context.steps)
+    tokens = sum(step_work(step, context.pack_options, {"trained": 1})["shared"] for step in steps)
+    return float(_cost(run)({"search": tokens}))
+
+
+def _count_spent(budget: Budget, folder: RunFolder, checkpoint: Path | None) -> None:
+    """Up to the checkpoint, or before the first step."""
+    if checkpoint is not None:
+        budget.spent = folder.read_progress(checkpoint)["spent"]
+    else:
+        for _, row in metric_rows(folder.metrics):
+            budget.add((row or {}).get("work", {}))
 
 
 def _versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer
 
 from mind.batches.cross_entropy import cross_entropy
 from mind.batches.packing import micro_batches
@@ -27,16 +27,17 @@ from mind.batches.prompt_sharing import use_attention
 from mind.batches.steps import question_tokens, shares
 from mind.batches.trunk import labeled_hidden
 from mind.config import flat
-from mind.errors import MindError, NotFiniteError, StoppedError
+from mind.errors import MindError, NotFiniteError, PausedError, StoppedError
 from mind.finite import named_questions, require_finite
 from mind.methods.method import Method, MethodContext
-from mind.methods.step import LossTerms, Step, StepMetrics, StepPlan
+from mind.methods.step import LossTerms, Measure, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.arguments import training_arguments
 from mind.run.checkpoints import check_loaded, check_trainer_state, usable
+from mind.run.ending import Budget, LastStep
 from mind.run.metrics import StepMeter, TensorBoard, peak_memory, row_metrics
 from mind.run.sampling import Sampler
-from mind.run.schedule import rate_factors
+from mind.run.schedule import BudgetRates, rate_factors
 from mind.run.step_sums import StepSums
 from mind.run.work import generated_tokens, step_work
 from mind.run_folder import RunFolder, saving
@@ -50,20 +51,13 @@ class PlannedSteps(Dataset):
 
     def __init__(self, context: MethodContext) -> None:
         self._context = context
+        self.count = len(context.steps)
 
     def __len__(self) -> int:
-        return len(self._context.steps)
+        return self.count
 
     def __getitem__(self, number: int) -> list[TokenizedQuestion]:
         return [self._context.tokenized[index] for index in self._context.steps[number]]
-
-
-class LastStep(TrainerCallback):
-    """The last step writes its line of metrics wherever it lies between two of them."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_log = True
 
 
 class MethodTrainer(Trainer):
@@ -80,17 +74,24 @@ class MethodTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, context: MethodContext, method: Method, *, started: float | None = None, **trainer_options: Any
+        self,
+        context: MethodContext,
+        method: Method,
+        *,
+        started: float | None = None,
+        budget: Budget | None = None,
+        pause_at: float | None = None,
+        **trainer_options: Any,
     ) -> None:
-        """`started` is when the run began to work, by time.perf_counter, None: now. `trainer_options` go to
-        transformers' Trainer, such as callbacks. Raises MindError for a schedule of the learning rate that there is
-        not."""
-        self.context, self.method = context, method
+        """`started` is when the run began to work, by time.perf_counter, None: now. It ends when the `budget` is spent,
+        and pauses after the step that is taken at `pause_at`, by time.monotonic. `trainer_options` go to transformers'
+        Trainer, such as callbacks. Raises MindError for a schedule of the learning rate that there is not."""
+        self.context, self.method, self.budget = context, method, budget
         self.folder = RunFolder(context.config.output)
         self.meter = StepMeter(method.slots)
         self._gradients_checked = False
         self._steps = PlannedSteps(context)
-        self._rate_factors = rate_factors(context.config.train, len(context.steps))
+        rate_factors(context.config.train, steps=1)  # which may find that there is no such schedule
         self._training_began = time.perf_counter()
         self._started = self._training_began if started is None else started
         self._seconds_before = {"wall_s": 0.0, "train_s": 0.0}  # those of the starts up to the checkpoint
@@ -108,7 +109,8 @@ class MethodTrainer(Trainer):
         self._check_launch()
         self._sampler = Sampler(context, self.args.process_index, self.args.world_size)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it better
-        self.add_callback(LastStep())
+        self._last_step = LastStep(budget, pause_at)
+        self.add_callback(self._last_step)
         for network in method.networks().values():
             network.to(self.args.device)
 
@@ -124,18 +126,22 @@ class MethodTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, with the attention and, if the configuration says so, the compiled trunk that train.
 
-        Raises NotFiniteError and StoppedError with the step and its questions, the former with the last checkpoint.
+        Raises NotFiniteError and StoppedError with the step and its questions, the former with the last checkpoint, and
+        PausedError with the step if it was time to pause.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self._training_began = time.perf_counter()
         with use_attention(self.context.model, self.context.attention), self.compiled_trunk(), self._reporting():
             try:
-                return super().train(*args, **kwargs)
+                result = super().train(*args, **kwargs)
             except (NotFiniteError, StoppedError) as error:
                 where = f"step {self._step}, {named_questions(self._questions)}"
                 # To resume would end there again: a method stops by what it was told to.
                 way_back = f"; {self.folder.way_back()}" if isinstance(error, NotFiniteError) else ""
                 raise type(error)(f"{where}: {error}{way_back}") from None
+        if self._last_step.paused:
+            raise PausedError(f"{self.folder.path}: paused after step {self.state.global_step}; --resume goes on")
+        return result
 
     @contextmanager
     def compiled_trunk(self) -> Iterator[None]:
@@ -187,14 +193,18 @@ class MethodTrainer(Trainer):
         work.update(own.work)
         for kind in ("trained", "observed", "teacher_scored"):
             work[kind] += int(totals.get(kind, 0))
+        counted = step_work(plan.questions, self.context.pack_options, work)
         self.meter.add(
             StepMetrics({**own.means, **common.means}, {**common.tables, **own.tables}, own.latest),
             loss=loss,
             questions=len(plan.questions),
             tokens=int(totals["rows"]),
-            work=step_work(plan.questions, self.context.pack_options, work),
+            work=counted,
             seconds=time.perf_counter() - started,
         )
+        if self.budget is not None:
+            self.budget.add(counted)
+            cast(BudgetRates, self.lr_scheduler).follow(self.budget.middle)
         return torch.tensor(loss, device=self.args.device)
 
     def _prepare(self, student: nn.Module, questions: Sequence[TokenizedQuestion]) -> tuple[StepPlan, Counter[str]]:
@@ -202,14 +212,16 @@ class MethodTrainer(Trainer):
         work: Counter[str] = Counter()
         step = self.state.global_step
 
-        def observe(chosen: Tensor, others: Sequence[TokenizedQuestion] | None = None) -> Tensor:
+        def observe(
+            chosen: Tensor, others: Sequence[TokenizedQuestion] | None = None, /, *, measure: Measure | None = None
+        ) -> Tensor:
             some = questions if others is None else others
             student.eval()  # what a method decides by has no dropout
-            totals, l_real = self._observe(student, some, chosen).over_processes(self.args.world_size)
+            totals, table = self._observe(student, some, chosen, measure).over_processes(self.args.world_size)
             student.train()
-            _check_finite(totals, l_real, some, chosen)
+            _check_finite(totals, table, some, chosen)
             work["observed"] += int(totals["observed"])
-            return l_real
+            return table
 
         def sample(prompts: Sequence[Sequence[int]], **options: Any) -> list[tuple[int, ...]]:
             samples = self._sampler.sample(step, prompts, **options)
@@ -243,15 +255,25 @@ class MethodTrainer(Trainer):
         _check_finite(totals, l_real, plan.questions, plan.trained | plan.observed)
         return totals, l_real
 
-    def _observe(self, student: nn.Module, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> StepSums:
-        """This process's share of forward passes without a graph over the chosen (Q, K) rationales."""
+    def _observe(
+        self,
+        student: nn.Module,
+        questions: Sequence[TokenizedQuestion],
+        chosen: Tensor,
+        measure: Measure | None = None,
+    ) -> StepSums:
+        """This process's share of forward passes without a graph over the chosen (Q, K) rationales; what `measure`
+        gives takes the place of L_real."""
         sums = StepSums(chosen.shape, self.args.device)
         sums.add_number("observed", 0)
         for batch in self._micro_batches(questions, chosen):
             with torch.no_grad(), self.accelerator.autocast():
                 hidden = labeled_hidden(student, batch)
                 _, rows = cross_entropy(hidden, head_of(student), batch, backend=self.context.config.objective.backend)
-            sums.add(LossTerms.of(hidden.new_zeros(()), rows, batch))
+                terms = LossTerms.of(hidden.new_zeros(()), rows, batch)
+                if measure is not None:
+                    terms = terms._replace(l_real=measure(hidden, head_of(student), batch))
+            sums.add(terms)
             sums.add_number("observed", batch.total_tokens)
         return sums
 
@@ -276,7 +298,12 @@ class MethodTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The learning rates of mind/run/schedule.py."""
         optimizer = cast(torch.optim.Optimizer, self.optimizer if optimizer is None else optimizer)
-        self.lr_scheduler = LambdaLR(optimizer, self._rate_factors)
+        train = self.context.config.train
+        self.lr_scheduler = (
+            LambdaLR(optimizer, rate_factors(train, len(self.context.steps)))
+            if self.budget is None
+            else BudgetRates(optimizer, train)
+        )
         self._created_lr_scheduler = True  # Trainer's sign that another call of `train` needs another
         return self.lr_scheduler
 
@@ -302,6 +329,10 @@ class MethodTrainer(Trainer):
             logs = flat(row, "/")
         super().log(logs, start_time)
 
+    def end_at(self, step: int) -> None:
+        """No step comes after this one, with which a checkpoint was left."""
+        self._steps.count = step
+
     def seconds(self) -> dict[str, float]:
         """Wall time of the whole run and of its training so far, over all starts; without what a kill undid."""
         now = time.perf_counter()
@@ -323,7 +354,10 @@ class MethodTrainer(Trainer):
         with saving(checkpoint):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            self.folder.write_progress(checkpoint, {"meter": self.meter.state_dict(), "seconds": self.seconds()})
+            progress = {"meter": self.meter.state_dict(), "seconds": self.seconds()}
+            if self.budget is not None:
+                progress["spent"] = self.budget.spent
+            self.folder.write_progress(checkpoint, progress)
             self.folder.save_method(state, self.method.networks(), checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

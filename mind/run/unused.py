@@ -40,13 +40,19 @@ def _unread(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield "data.heldout is set", ("data.heldout_fraction",)
     if train.questions_per_step is not None:
         yield "train.questions_per_step is set", ("train.tokens_per_step",)
-    if train.max_steps > 0:
+    if train.budget is not None:
+        budget = "train.flops" if train.trained_tokens is None else "train.trained_tokens"
+        stages = (f"stages.{name}.{option}" for name in config.stages for option in ("epochs", "max_steps"))
+        yield f"{budget} is set", ("train.epochs", "train.max_steps", *stages)
+    elif train.max_steps > 0:
         yield "train.max_steps is set", ("train.epochs",)
+    if train.budget is None:
+        yield "the run has no budget", tuple(f"stages.{name}.share" for name in config.stages)
     for name, stage in config.stages.items():
         if stage.skip:
             others = (option.name for option in dataclasses.fields(stage) if option.name != "skip")
             yield f"stages.{name}.skip is on", tuple(f"stages.{name}.{option}" for option in others)
-        elif stage.max_steps is not None and stage.max_steps > 0:
+        elif train.budget is None and stage.max_steps is not None and stage.max_steps > 0:
             yield f"stages.{name}.max_steps is set", (f"stages.{name}.epochs",)
     if not _warms_up(train):
         yield f"train.lr_scheduler {train.lr_scheduler} has no warm-up", ("train.warmup_ratio",)

@@ -8,23 +8,22 @@ has not seen.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Collection, Iterable, Sequence
+from typing import get_args
 
 from mind.errors import MindError, require
-from mind.records import Question, Rationale
-from mind.word_problems.levels import LEVELS, Level, LevelName
+from mind.records import Question
+from mind.word_problems.lapses import Lapses, tell
+from mind.word_problems.levels import FAMILY_NUMBERS, LEVELS, Level, LevelName
+from mind.word_problems.parts import Numbers, Part, numbers_of, part_of
 from mind.word_problems.problem import Family, Problem, draw
 
-__all__ = ["DEFAULT_LEVELS", "LEVELS", "LevelName", "generate"]
+__all__ = ["DEFAULT_LEVELS", "LEVELS", "Lapses", "LevelName", "Part", "family_of", "generate"]
 
 DEFAULT_LEVELS: tuple[LevelName, ...] = ("multi-step",)
 
 _ATTEMPTS = 1000
 """Draws of one question before a family counts as exhausted."""
-
-_Numbers = tuple[str, tuple[str, ...]]
-"""A family's name and the numbers of a question of it, sorted."""
 
 
 def generate(
@@ -35,12 +34,17 @@ def generate(
     families: str | Sequence[str] = "train",
     perspectives: Sequence[str] | None = None,
     apart_from: Iterable[Question] = (),
+    reach: float = 1.0,
+    beyond: float | None = None,
+    part: Part | None = None,
+    lapses: Lapses | None = None,
 ) -> list[Question]:
     """`count` different questions, each with its integer answer and a rationale for each of `perspectives`.
 
     The families take turns and are then shuffled, so their numbers differ by one at most. The same arguments give the
-    same questions in every process, and the choice of perspectives changes no text. An id is
-    "word-problems-<levels>-<families>-<seed>-<index>-<family>", without levels if they are the default.
+    same questions in every process, and the choice of perspectives and of lapses changes no question. An
+    id is "word-problems-<levels>-<families>-<reach>-<beyond>-<part>-<seed>-<index>-<family>", without what is the
+    default.
 
     Args:
         count: how many questions, at least 1.
@@ -52,30 +56,67 @@ def generate(
             level's writers, whose first eight are the paper's perspectives.
         apart_from: questions of this generator, such as those trained on: none of the new ones has the numbers and the
             family of one of them, so that they differ in more than names.
+        reach: the numbers go so many times as far as those of the families do.
+        beyond: each question has a number that none has which was made with this reach; it is below `reach`.
+        part: which problems come into question; those of different parts never have family and numbers in common
+            (mind/word_problems/parts.py). None: all.
+        lapses: what is wrong with which rationales, which `Question.generated` then tells, and how many wrong ones
+            come with them; None: nothing, and none.
 
-    Raises MindError for a count below 1, for unknown levels and families, for a perspective without a writer, and for a
-    count that exhausts a family.
+    `Question.generated` names the family and the number of steps. Raises MindError for a count below 1, for unknown
+    levels, families and parts, for a perspective without a writer, for a reach below 1, and for a count that exhausts a
+    family.
     """
     require(count >= 1, f"word problems: count is {count}: expected at least 1")
+    require(reach >= 1, f"word problems: reach is {reach}: expected at least 1")
+    require(beyond is None or 1 <= beyond < reach, f"word problems: beyond is {beyond}: expected 1 <= beyond < reach")
+    require(
+        part in (None, *get_args(Part)),
+        f"word problems: there is no part {part}: expected one of {', '.join(get_args(Part))}",
+    )
     families = (families,) if isinstance(families, str) else families
     pool = _pool(levels, families)
     names = _with_writers((LEVELS[level] for level in levels), perspectives)
-    source = "-".join(["word-problems", *(levels if tuple(levels) != DEFAULT_LEVELS else ()), *families, str(seed)])
+    source = "-".join(
+        (
+            "word-problems",
+            *(levels if tuple(levels) != DEFAULT_LEVELS else ()),
+            *families,
+            *(() if reach == 1 else (f"reach-{reach:g}",)),
+            *(() if beyond is None else (f"beyond-{beyond:g}",)),
+            *(() if part is None else (part,)),
+            str(seed),
+        )
+    )
     order = [pool[index % len(pool)] for index in range(count)]
     random.Random(source).shuffle(order)
-    taken = {_numbers(question.id.rpartition("-")[2], question.question) for question in apart_from}
-    seen: set[str] = set()
+    draws = _Draws({numbers_of(family_of(question), question.question) for question in apart_from}, reach, beyond, part)
     questions = []
     for index, (family, level) in enumerate(order):
         # A generator for each question: a change in one family leaves the texts of the others alone.
         rng = random.Random(f"{source}-{index}")
-        problem, text = _draw_new(family, rng, seen, taken)
-        # All are written, since each moves the generator on for the next.
-        written = [Rationale(name, write(problem, rng)) for name, write in level.writers.items()]
-        rationales = tuple(rationale for rationale in written if rationale.perspective in names)
+        problem, text = draws.new(family, rng)
+        # All are told, since each writer moves the generator on for the next.
+        chance = random.Random(f"{source}-{index}-lapses")
+        told = tell(problem, level.writers, rng, chance, lapses or Lapses(), FAMILY_NUMBERS[family.name])
         name, answer = f"{source}-{index}-{family.name}", str(problem.answer)
-        questions.append(Question(name, text, answer, rationales=rationales, knowledge=family.rules))
+        questions.append(
+            Question(
+                name,
+                text,
+                answer,
+                rationales=tuple(one for one in told.rationales if one.perspective in names),
+                wrong_rationales=tuple(one for one in told.wrong if one.perspective in names),
+                knowledge=family.rules,
+                generated={"family": family.name, "steps": str(len(family.steps))} | told.truth,
+            )
+        )
     return questions
+
+
+def family_of(question: Question) -> str:
+    """The name of the family of a question of this generator, which ends its id."""
+    return question.id.rpartition("-")[2]
 
 
 def _pool(levels: Sequence[str], families: Sequence[str]) -> list[tuple[Family, Level]]:
@@ -106,16 +147,28 @@ def _with_writers(levels: Iterable[Level], asked: Sequence[str] | None) -> tuple
     return written if asked is None else tuple(asked)
 
 
-def _draw_new(family: Family, rng: random.Random, seen: set[str], taken: Collection[_Numbers]) -> tuple[Problem, str]:
-    """A problem with other numbers than those `taken`, and its wording that is not in `seen`, to which it is added."""
-    for _ in range(_ATTEMPTS):
-        problem = draw(family, rng)
-        text = problem.text(rng.choice(family.questions))
-        if text not in seen and _numbers(family.name, text) not in taken:
-            seen.add(text)
-            return problem, text
-    raise MindError(f"word problems: family {family.name} has too few different questions for this count")
+class _Draws:
+    """Draws problems that are new."""
 
+    def __init__(self, taken: Collection[Numbers], reach: float, beyond: float | None, part: Part | None) -> None:
+        self._taken, self._reach, self._beyond, self._part = taken, reach, beyond, part
+        self._seen: set[str] = set()
 
-def _numbers(family: str, text: str) -> _Numbers:
-    return family, tuple(sorted(re.findall(r"\d+", text)))
+    def new(self, family: Family, rng: random.Random) -> tuple[Problem, str]:
+        """A problem as the options want it, and its wording, which was not drawn before."""
+        larger = family.reaching(self._reach)
+        for _ in range(_ATTEMPTS):
+            problem = draw(larger, rng)
+            text = problem.text(rng.choice(family.questions))
+            if text not in self._seen and self._wanted(family, problem, text):
+                self._seen.add(text)
+                return problem, text
+        raise MindError(f"word problems: family {family.name} has too few different questions for this count")
+
+    def _wanted(self, family: Family, problem: Problem, text: str) -> bool:
+        numbers = numbers_of(family.name, text)
+        return (
+            numbers not in self._taken
+            and (self._part is None or part_of(numbers) == self._part)
+            and (self._beyond is None or problem.exceeds(family.reaching(self._beyond)))
+        )

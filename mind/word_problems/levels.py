@@ -45,3 +45,8 @@ LEVELS: dict[str, Level] = {
 }
 """One and two steps with small numbers and rationales of about 30 and 50 tokens (of SmolLM2); three and four steps with
 larger numbers and rationales of about 125."""
+FAMILY_NUMBERS = {
+    family.name: number
+    for number, family in enumerate(family for level in LEVELS.values() for family in level.families)
+}
+"""The place of each family among all, by name."""

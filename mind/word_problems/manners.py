@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from mind.word_problems.problem import Problem, Step, draw
+from mind.word_problems.problem import Problem, Step
 
 Writer = Callable[[Problem, random.Random], str]
 """Tells the solution of a problem; the generator makes what is left to chance."""
@@ -21,7 +21,7 @@ INVERSES = {"+": "-", "-": "+", "*": "/", "/": "*"}
 
 def formal_symbolic(problem: Problem, rng: random.Random) -> str:
     """Definitions, symbolic equations, substitution."""
-    steps = problem.family.steps
+    steps = problem.told
     first, *others = problem.family.givens
     givens = [f"{first.symbol} = {problem.values[first.symbol]} be {problem.text(first.noun)}"]
     givens += [f"{g.symbol} = {problem.values[g.symbol]} {problem.text(g.noun)}" for g in others]
@@ -39,8 +39,8 @@ def formal_symbolic(problem: Problem, rng: random.Random) -> str:
 def intuitive(problem: Problem, rng: random.Random) -> str:
     """A picture, everyday words in place of notation, and a rounded guess as a check."""
     family = problem.family
-    told = " ".join(capital(problem.text(step.everyday)) + "." for step in family.steps)
-    guesses = [guess for step in family.steps if (guess := rough_guess(problem, step))]
+    told = " ".join(capital(problem.text(step.everyday)) + "." for step in problem.told)
+    guesses = [guess for step in problem.told if (guess := rough_guess(problem, step))]
     check = rng.choice(guesses) if guesses else "Nothing here is surprisingly large or small"
     so = rng.choice(("So", "It feels right that", "That settles it:"))
     return f"{problem.text(family.scene)}. {told} {check}. {so} {problem.text(family.conclusion)}."
@@ -48,7 +48,7 @@ def intuitive(problem: Problem, rng: random.Random) -> str:
 
 def decomposition(problem: Problem, rng: random.Random) -> str:
     """Numbered sub-problems, each solved on its own and naming the earlier ones that it uses."""
-    steps = problem.family.steps
+    steps = problem.told
     part = {step.symbol: f"part {number}" for number, step in enumerate(steps, 1)}
     opening = rng.choice(("I see {} smaller problems.", "This task has {} parts.", "Split it into {} parts."))
     ask = rng.choice(("Find {}.", "Sub-problem: {}.", "Determine {}."))
@@ -64,7 +64,7 @@ def decomposition(problem: Problem, rng: random.Random) -> str:
 
 def planning(problem: Problem, rng: random.Random) -> str:
     """The whole plan, free of numbers, and then its execution."""
-    steps = problem.family.steps
+    steps = problem.told
     aims = [f"{VERBS[step.op]} to get {problem.text(step.noun)}" for step in steps]
     if rng.random() < 0.5:
         labels = [f"({letter})" for letter in "abcd"[: len(steps)]]
@@ -80,7 +80,7 @@ def planning(problem: Problem, rng: random.Random) -> str:
 
 def analogy(problem: Problem, rng: random.Random) -> str:
     """A smaller problem of the same family, solved first and mapped to this one."""
-    twin = draw(problem.family, rng, small=True)
+    twin = problem.twin(rng)
     family = problem.family
     mapping = [f"{problem.values[g.symbol]} in place of {twin.values[g.symbol]}" for g in family.givens]
     opening = rng.choice(("Take a similar problem", "First a smaller case", "Compare an easier story"))
@@ -96,7 +96,7 @@ def analogy(problem: Problem, rng: random.Random) -> str:
 
 def socratic(problem: Problem, rng: random.Random) -> str:
     """Questions to oneself, each answered before the next, and a last one that doubts the result."""
-    steps = problem.family.steps
+    steps = problem.told
     first = rng.choice(("What am I looking for", "What does the question want", "What should I end up with"))
     ways = rng.sample(("How do I get {}", "What about {}", "Can I find {}", "And what is {}"), len(steps))
     talk = " ".join(
@@ -105,7 +105,7 @@ def socratic(problem: Problem, rng: random.Random) -> str:
     )
     doubt = rng.choice(("Can that be right", "Does it survive a check", "Is there a way to test this"))
     last = steps[-1]
-    back = Step("", "", "", last.symbol, INVERSES[last.op], last.right, "", "")
+    back = Step(str(last.left), "", "", last.symbol, INVERSES[last.op], last.right, "", "")
     return (
         f"{first}? {capital(problem.text(last.noun))}. {talk} "
         f"{doubt}? Backwards, {problem.equation(back)}, as it should be, so I keep {problem.answer}."
@@ -116,7 +116,7 @@ def contrastive(problem: Problem, rng: random.Random) -> str:
     """Three candidate answers, of which the conditions eliminate two."""
     family = problem.family
     mistake, answer = family.mistake, problem.answer
-    unfinished = family.steps[-2]
+    unfinished = problem.told[-2]
     partial = problem.values[unfinished.symbol]
     candidates = [problem.mistaken_answer, partial, answer]
     rng.shuffle(candidates)
@@ -138,7 +138,7 @@ def counterfactual(problem: Problem, rng: random.Random) -> str:
     given, variant = rng.choice(list(problem.variants()))
     old, new = problem.values[given.symbol], variant.values[given.symbol]
     noun, unit = problem.text(given.noun), f" {given.unit}" if given.unit else ""
-    goal = problem.text(problem.family.steps[-1].noun)
+    goal = problem.text(problem.told[-1].noun)
     direction = "lower" if problem.answer < variant.answer else "higher"
     suppose = rng.choice(("Suppose {} were {}.", "What if {} were {}?", "Imagine that {} were {}."))
     binding = rng.choice(("But the binding condition says", "The text insists on", "In truth it is fixed at"))
@@ -152,7 +152,7 @@ def counterfactual(problem: Problem, rng: random.Random) -> str:
 
 def equations(problem: Problem) -> str:
     """Every computation in numbers, as in "2 * 3 = 6 and 6 - 4 = 2"."""
-    return listed([problem.equation(step) for step in problem.family.steps])
+    return listed([problem.equation(step) for step in problem.told])
 
 
 def rough_guess(problem: Problem, step: Step) -> str | None:

@@ -6,12 +6,12 @@ import random
 from collections.abc import Mapping
 
 from mind.word_problems.manners import VERBS, Writer, capital, equations, listed
-from mind.word_problems.problem import Problem, draw
+from mind.word_problems.problem import Problem
 
 
 def formal_symbolic(problem: Problem, rng: random.Random) -> str:
     """The givens as symbols, and an equation for each unknown."""
-    *before, last = problem.family.steps
+    *before, last = problem.told
     givens = [f"{given.symbol} = {problem.values[given.symbol]}" for given in problem.family.givens]
     solved = [f"{s.symbol} = {s.left} {s.op} {s.right} = {problem.equation(s)}" for s in (*before, last)]
     return f"Let {listed([*givens, f'{last.symbol} be {problem.text(last.noun)}'])}. Then {listed(solved)}."
@@ -19,26 +19,26 @@ def formal_symbolic(problem: Problem, rng: random.Random) -> str:
 
 def intuitive(problem: Problem, rng: random.Random) -> str:
     """A picture, and what happens in it in plain words."""
-    told = [capital(problem.text(step.everyday)) for step in problem.family.steps]
+    told = [capital(problem.text(step.everyday)) for step in problem.told]
     return f"{problem.text(problem.family.scene)}. {'. '.join(told)}."
 
 
 def decomposition(problem: Problem, rng: random.Random) -> str:
     """What is given, and each part of the way, as numbered lines."""
     parts = [f"Given: {listed([str(problem.values[given.symbol]) for given in problem.family.givens])}."]
-    parts += [f"{capital(problem.text(step.noun))}: {problem.equation(step)}." for step in problem.family.steps]
+    parts += [f"{capital(problem.text(step.noun))}: {problem.equation(step)}." for step in problem.told]
     return "\n".join(f"{number}. {part}" for number, part in enumerate(parts, 1))
 
 
 def planning(problem: Problem, rng: random.Random) -> str:
     """The operations, and then the computations."""
-    aims = [f"{VERBS[step.op]} to get {problem.text(step.noun)}" for step in problem.family.steps]
+    aims = [f"{VERBS[step.op]} to get {problem.text(step.noun)}" for step in problem.told]
     return f"Plan: {', then '.join(aims)}.\nThen: {equations(problem)}."
 
 
 def analogy(problem: Problem, rng: random.Random) -> str:
     """A smaller problem of the same family, and the same moves here."""
-    twin = draw(problem.family, rng, small=True)
+    twin = problem.twin(rng)
     return (
         f"A smaller case: {twin.text(problem.family.gist)}, {equations(twin)}. In the same way here, "
         f"{equations(problem)}."
@@ -47,7 +47,7 @@ def analogy(problem: Problem, rng: random.Random) -> str:
 
 def socratic(problem: Problem, rng: random.Random) -> str:
     """Questions to oneself, each answered before the next."""
-    *before, last = problem.family.steps
+    *before, last = problem.told
     asked = [f"What is wanted? {capital(problem.text(last.noun))}."]
     asked += [f"What comes first? {capital(problem.text(s.reason))}, so {problem.equation(s)}." for s in before]
     asked += [f"How do I get it? {capital(problem.text(last.reason))}, so {problem.equation(last)}."]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import floor
+from types import MappingProxyType
 
 SMALLEST = 2
 """No quantity is smaller, so that every noun that follows a number is rightly in the plural."""
@@ -104,6 +106,14 @@ class Family:
     settings: tuple[Mapping[str, str], ...] = ({},)
     limits: Mapping[str, int] = field(default_factory=dict)
 
+    def reaching(self, factor: float) -> Family:
+        """The family with numbers that reach `factor` times as far: givens and the limits of the world."""
+        givens = tuple(
+            replace(given, values=range(given.values.start, floor(given.values[-1] * factor) + 1, given.values.step))
+            for given in self.givens
+        )
+        return replace(self, givens=givens, limits={name: floor(most * factor) for name, most in self.limits.items()})
+
     @property
     def rules(self) -> tuple[str, ...]:
         """What one has to know to solve its problems: a rule for each kind of step, in the order of the steps."""
@@ -124,6 +134,14 @@ class Problem:
     family: Family
     values: Mapping[str, int]
     words: Mapping[str, str]
+    skips: bool = False
+    """Whether it is told without its computations (mind/word_problems/lapses.py)."""
+
+    @property
+    def told(self) -> tuple[Step, ...]:
+        """The steps that rationales tell: all, or the second half."""
+        steps = self.family.steps
+        return steps[len(steps) // 2 :] if self.skips else steps
 
     @property
     def answer(self) -> int:
@@ -134,6 +152,16 @@ class Problem:
         mistake = self.family.mistake
         return compute(self.number(mistake.left), mistake.op, self.number(mistake.right))
 
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the answer, the value before it (if there is one) and the mistaken answer are different numbers."""
+        rivals = [self.mistaken_answer, *(self.values[step.symbol] for step in self.family.steps[-2:])]
+        return len(set(rivals)) == len(rivals) and None not in rivals
+
+    def exceeds(self, family: Family) -> bool:
+        """Whether one of the givens is larger than this family, with numbers of another reach, has it."""
+        return any(self.values[given.symbol] > given.values[-1] for given in family.givens)
+
     def number(self, operand: Operand) -> int:
         return self.values[operand] if isinstance(operand, str) else operand
 
@@ -141,9 +169,16 @@ class Problem:
         return template.format(**self.words, **self.values)
 
     def equation(self, step: Step | Mistake) -> str:
-        """The computation in numbers, as in "6 * 12 = 72"."""
+        """The computation in numbers, as in "6 * 12 = 72"; that of a step that is skipped is its result alone."""
         left, right = self.number(step.left), self.number(step.right)
-        return f"{left} {step.op} {right} = {compute(left, step.op, right)}"
+        if isinstance(step, Mistake):
+            return f"{left} {step.op} {right} = {compute(left, step.op, right)}"
+        result = self.values[step.symbol]
+        return str(result) if self.skips else f"{left} {step.op} {right} = {result}"
+
+    def twin(self, rng: random.Random) -> Problem:
+        """A smaller problem of the same family, told in the same way."""
+        return replace(draw(self.family, rng, small=True), skips=self.skips)
 
     def variants(self) -> Iterator[tuple[Given, Problem]]:
         """Every valid problem that differs in one given (taken from its range) and in the answer."""
@@ -168,13 +203,18 @@ def compute(left: int, op: str, right: int) -> int | None:
     return value if value >= SMALLEST else None
 
 
-def solve(family: Family, givens: Mapping[str, int]) -> dict[str, int] | None:
-    """The values of givens and steps, None when a step has no valid value or breaks a limit."""
+def solve(
+    family: Family, givens: Mapping[str, int], slips: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, int] | None:
+    """The values of givens and steps, None when a step has no valid value or breaks a limit.
+
+    `slips` are results that take the place of the right ones.
+    """
     values = dict(givens)
     for step in family.steps:
         left, right = (values[x] if isinstance(x, str) else x for x in (step.left, step.right))
-        value = compute(left, step.op, right)
-        if value is None or value > family.limits.get(step.symbol, value):
+        value = slips.get(step.symbol, compute(left, step.op, right))
+        if value is None or value < SMALLEST or value > family.limits.get(step.symbol, value):
             return None
         values[step.symbol] = value
     return values
@@ -192,8 +232,7 @@ def draw(family: Family, rng: random.Random, small: bool = False) -> Problem:
         if values is None:
             continue
         problem = Problem(family, values, _words(family, rng))
-        rivals = [problem.mistaken_answer, *(values[step.symbol] for step in family.steps[-2:])]
-        if small or (len(set(rivals)) == len(rivals) and None not in rivals and any(problem.variants())):
+        if small or (problem.is_comparable and any(problem.variants())):
             return problem
 
 

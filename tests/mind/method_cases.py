@@ -25,6 +25,7 @@ def build(kind, options, name="", **fields):
     built = kind.__new__(kind)
     built.context = MethodContext(with_options(config), None, None, [], [QUESTION], [[0]], "sdpa", PACKINGS[0])
     built.options = options
+    built.made = {QUESTION.id: QUESTION}
     for field, value in fields.items():
         setattr(built, field, value)
     return built

@@ -18,7 +18,7 @@ WORK = {"padded": 1000, "packed": 700, "shared": 500, "trained": 200, "observed"
 def side(nll: float, accuracy: float) -> dict:
     heldout = {"questions": 40, "rationales": 320, "tokens": 41234, "nll": nll}
     heldout["nll_by_perspective"] = {name: nll + 0.05 * k for k, name in enumerate(PERSPECTIVES)}
-    result = {"total": 50, "correct": round(50 * accuracy), "unparsed": 2, "accuracy": accuracy}
+    result = {"total": 50, "correct": round(50 * accuracy), "unparsed": 2, "cut_off": 3, "accuracy": accuracy}
     result["interval"] = wilson(result["correct"], 50)
     return {"heldout": heldout, "files": {"gsm8k <b>": result}}
 

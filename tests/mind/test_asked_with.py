@@ -13,6 +13,7 @@ from mind.config import DataConfig, EvaluationConfig, MindConfig, StudentConfig,
 from mind.data.questions import save_questions
 from mind.errors import MindError
 from mind.evaluation import evaluate
+from mind.evaluation.outcomes import Reply
 from mind.methods.sbs import SbsOptions
 from mind.methods.sft import Sft
 
@@ -24,7 +25,7 @@ def asked(monkeypatch):
 
     def generate(model, tokenizer, prompts, **_):
         calls.append(prompts)
-        return ["The answer is: 5"] * len(prompts)
+        return [Reply("The answer is: 5")] * len(prompts)
 
     monkeypatch.setattr(evaluate, "generate_responses", generate)
     return calls

@@ -5,100 +5,37 @@ Whatever is in METHODS and PRESETS is tested, with its defaults but for what OPT
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from contextlib import suppress
 
 import pytest
 import torch
-from method_cases import slipped
+from every_method import EVERY, OPTIONS, config_of, trainer_of, write_inputs
 from safetensors.torch import load_file
-from small_run import train_rows, write_student
-from tiny import NAMES, build_family, build_model, build_questions, build_tokenizer
+from small_run import train_rows
+from tiny import build_model
 
 import mind
 from mind.batches import trunk
 from mind.batches.packing import present_sequences, sequence_lengths
-from mind.config import (
-    DataConfig,
-    EvaluationConfig,
-    MindConfig,
-    StageConfig,
-    StudentConfig,
-    TrainConfig,
-)
-from mind.data.questions import save_questions
-from mind.methods import METHODS, PRESETS, load_run_config, method_class, method_title, with_method
-from mind.methods.kd import TeacherMethod
-from mind.methods.method import MethodContext
+from mind.methods import METHODS, load_run_config, method_class, method_title
 from mind.methods.mind.features import StudentEncoder
 from mind.methods.presets import replaced
 from mind.methods.step import StepPlan
 from mind.report import pictures
 from mind.run import sampling
-from mind.run.data import trained_on
 from mind.run.report import write_run_report
 from mind.run.trainer import MethodTrainer
 from mind.run.work import SAVINGS
 from mind.run_folder import RunFolder
-from mind.student.model import load_student
-
-EVERY = sorted([*METHODS, *PRESETS])
-OPTIONS = {
-    "kd": {"on_policy": 0.6, "max_new_tokens": 5, "top": 20},
-    "qcrd": {"refresh_epochs": 2, "max_new_tokens": 5, "discriminator_epochs": 2, "delta": 9.0},
-    "redi": {"gamma": 0.1},
-    "nesycd": {"max_new_tokens": 4},
-    "mode-cotd": {"budget": 2, "few_shot": 3},
-}
-"""What keeps a run short, or has it do all that it can."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A student, a teacher, and sums: some have a wrong rationale, some rules, and some lack a perspective."""
     place = tmp_path_factory.mktemp("every")
-    write_student(place / "model", build_model())
-    write_student(place / "teacher", build_model(seed=5))
-    save_questions(questions_of(7), place / "train.jsonl")
+    write_inputs(place)
     return place
-
-
-def questions_of(count):
-    rules = ("A sum is counted on.", "Its parts may change places.")
-    return [
-        dataclasses.replace(one, wrong_rationales=(slipped(one),) * (n % 3 > 0), knowledge=rules * (n % 4 > 0))
-        for n, one in enumerate(build_questions(count))
-    ]
-
-
-def config_of(place, name, output, **train) -> MindConfig:
-    """Two steps, each of all questions, with a checkpoint after each; as many in a stage before, or one of many."""
-    kind, lora = method_class(name), name == "mode-cotd"
-    options = OPTIONS.get(name, {})
-    if issubclass(kind, TeacherMethod):
-        options = options | {"teacher": str(place / "teacher")}
-    config = MindConfig(
-        output=str(output),
-        student=StudentConfig(
-            model=str(place / "model"), max_length=512, lora=lora, lora_rank=2, lora_targets=("q_proj", "v_proj")
-        ),
-        data=DataConfig(
-            train=str(place / "train.jsonl"), perspectives=NAMES, only=NAMES[0] if name == "single" else None
-        ),
-        train=TrainConfig(
-            **{"questions_per_step": 6, "max_steps": 2, "save_steps": 1, "learning_rate": 1e-3, "report_to": "none"}
-            | train
-        ),
-        evaluation=EvaluationConfig(max_new_tokens=2),
-    )
-    if kind is METHODS["mind"]:
-        metanet = {"width": 16, "warmup_epochs": 1, "accumulation": 2, "learning_rate": 1e-2}
-        config = replaced(config, {"metanet": metanet})
-    config = with_method(config, name)
-    stages = {stage.settings: StageConfig(max_steps=1 if lora else 2) for stage in kind.stages(config)}
-    return dataclasses.replace(config, options=kind.Options(**options), stages=stages)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -179,20 +116,6 @@ def passed(monkeypatch):
     monkeypatch.setattr(StudentEncoder, "encode", encode)
     monkeypatch.setattr(sampling, "generate_ids", generate)
     return counts
-
-
-def trainer_of(config) -> MethodTrainer:
-    """Of the run's own stage, in float64: a student with LayerNorm, since Llama's norm rounds to float32."""
-    student = load_student(config.student)[0] if config.student.lora else build_family("stablelm", use_qkv_bias=False)
-    kind = method_class(config.method)
-    questions = trained_on(questions_of(6), config.data)
-    context = MethodContext.build(config, student.double(), build_tokenizer(), questions, method=kind)
-    method = kind(context)
-    if isinstance(method, TeacherMethod):
-        method.teacher.double()
-    trainer = MethodTrainer(context, method)
-    trainer.args.save_strategy = "no"
-    return trainer
 
 
 def logged_work(rows) -> Counter:

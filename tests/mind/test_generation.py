@@ -1,8 +1,6 @@
-"""Generation with a tiny random model, greedy and sampled, and accuracy."""
+"""Generation with a tiny random model, greedy and sampled."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import torch
@@ -12,10 +10,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mind.evaluation.generation import accuracy, generate_ids, generate_responses
-from mind.files import write_json_rows
-from mind.grading.grade import grade_file
-from mind.records import Question
+from mind.evaluation.generation import generate_ids, generate_responses
 
 WORDS = 60
 END = 1
@@ -75,7 +70,8 @@ def test_rows_that_are_done_leave_the_batch(family, tokenizer):
     model = build(family, vocab_size=WORDS, eos_token_id=list(range(1, WORDS, 6))).double()
     prompts = [[5 + i, *range(20, 23 + i)] for i in range(10)]
     single = [generate_responses(model, tokenizer, [prompt], max_new_tokens=9, batch_size=1)[0] for prompt in prompts]
-    assert len({len(response.split()) for response in single}) > 1
+    assert len({len(reply.text.split()) for reply in single}) > 1
+    assert {reply.cut_off for reply in single} == {True, False}
     rows = []
     model.register_forward_pre_hook(
         lambda module, args, options: rows.append(len(options["input_ids"])), with_kwargs=True
@@ -90,7 +86,7 @@ def test_responses_are_the_greedy_continuations(model, tokenizer):
         for _ in range(8):
             ids.append(int(model.eval()(torch.tensor([ids])).logits[0, -1].argmax()))
     expected = tokenizer.decode(ids[len(PROMPTS[2]) :])
-    assert generate_responses(model, tokenizer, [PROMPTS[2]], max_new_tokens=8, batch_size=1) == [expected]
+    assert generate_responses(model, tokenizer, [PROMPTS[2]], max_new_tokens=8, batch_size=1) == [(expected, True)]
 
 
 def test_what_the_generation_config_of_the_model_asks_for_is_left_aside(model, tokenizer):
@@ -110,16 +106,20 @@ def test_what_the_generation_config_of_the_model_asks_for_is_left_aside(model, t
 
 def test_the_end_tokens_of_model_and_tokenizer_end_a_response(model, tokenizer):
     def respond(**options):
-        (response,) = generate_responses(model, tokenizer, PROMPTS[1:2], max_new_tokens=12, batch_size=1, **options)
-        return response.split()
+        options = {"max_new_tokens": 12, "batch_size": 1} | options
+        (reply,) = generate_responses(model, tokenizer, PROMPTS[1:2], **options)
+        return reply.text.split(), reply.cut_off
 
-    words = respond()
-    assert len(set(words)) > 3
+    words, cut_off = respond()
+    assert len(set(words)) > 3 and cut_off
     model.generation_config.eos_token_id = [tokenizer.convert_tokens_to_ids(words[3])]
-    assert respond() == words[:3]
+    assert respond() == (words[:3], False)
+    assert respond(max_new_tokens=4) == (words[:3], False)  # the end is the last token that it may have
+    assert respond(max_new_tokens=3) == (words[:3], True)
     model.generation_config.eos_token_id = None
-    assert respond() == words
-    assert respond(stop_text=words[2]) == words[:2]
+    assert respond() == (words, True)
+    assert respond(stop_text=words[2]) == respond(stop_text=words[2], max_new_tokens=3) == (words[:2], False)
+    assert respond(stop_text=words[2], max_new_tokens=2) == (words[:2], True)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -199,8 +199,8 @@ def test_a_sample_ends_with_the_text_that_stops_it(model, tokenizer):
     text = tokenizer.decode(whole[place])
     options = {"max_new_tokens": 8, "batch_size": 1, "stop_text": text}
     assert generate_ids(model, tokenizer, [PROMPTS[2]], **options) == [whole[: place + 1]]
-    (response,) = generate_responses(model, tokenizer, [PROMPTS[2]], **options)
-    assert response.strip() == tokenizer.decode(whole[:place])
+    (reply,) = generate_responses(model, tokenizer, [PROMPTS[2]], **options)
+    assert reply.text.strip() == tokenizer.decode(whole[:place])
 
 
 @pytest.mark.parametrize(
@@ -221,36 +221,3 @@ def test_an_end_token_is_needed(model):
     model.generation_config.eos_token_id = None
     with pytest.raises(ValueError, match="neither the model's generation config nor the tokenizer has an end-of-seq"):
         generate_responses(model, endless, [[5]], max_new_tokens=2, batch_size=4)
-
-
-def test_accuracy_counts_right_and_unparsed_responses():
-    questions = [Question(str(i), "How many?", "3") for i in range(4)]
-    result = accuracy(["#### 3 pears", "2 + 2 = 4", "I do not know.", "So 3."], questions)
-    assert (result.total, result.correct, result.unparsed, result.accuracy) == (4, 2, 1, 0.5)
-    assert result.rows[0] == {
-        "id": "0",
-        "question": "How many?",
-        "response": "#### 3 pears",
-        "extracted": "3 pears",
-        "answer": "3",
-        "correct": True,
-    }
-    assert [row["correct"] for row in result.rows] == [True, False, False, True]
-    assert accuracy([], []).accuracy == 0
-    with pytest.raises(ValueError, match="longer"):
-        accuracy(["3"], questions)
-
-
-def test_graded_again_a_response_gets_the_same_verdict(tmp_path):
-    questions = [
-        Question("a", "How many?", "3"),
-        Question("b", "Is 15 a prime number?", "no", {"yes": "yes", "no": "no"}),
-        Question("c", "Which is a bird?", "B", {"A": "cow", "B": "owl"}),
-        Question("d", "Which is a fish?", "A", {"A": "cod", "B": "owl"}),
-    ]
-    result = accuracy(["So 3.", "15 is not a prime number, so no.", "(B) Owl", "The owl."], questions)
-    assert [row["correct"] for row in result.rows] == [True, True, True, False]
-    write_json_rows(result.rows, tmp_path / "responses.jsonl")
-    grade_file(tmp_path / "responses.jsonl", tmp_path / "graded.jsonl")
-    graded = [json.loads(line) for line in (tmp_path / "graded.jsonl").read_text().splitlines()]
-    assert graded == result.rows

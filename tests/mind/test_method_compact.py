@@ -89,12 +89,33 @@ def test_the_gradient_of_compact_is_that_of_its_loss_with_constant_weights(monke
 
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_over_all_tokens(packing, monkeypatch):
-    """Each token has the weight of its rationale, over the mean length of all that the step trains on."""
+    """Each token has alpha of its rationale, over the sum of these weights: two questions, of which the second has two
+    rationales, so that neither 1 / K nor alpha of a question alone gives it."""
     built = example(monkeypatch, normalize="token")
-    _, loss, _ = total(built, FIRST_ROWS, packing)
-    lengths, ce = torch.tensor([[4.0, 3.0, 5.0]], dtype=torch.float64), losses_of(QUESTION)
-    expected = float((ALPHA * ce * lengths).sum()) / 4 + 0.1 * 0.042128806488
-    assert loss == pytest.approx(expected, abs=1e-11)
+    second = dataclasses.replace(QUESTION, id="second", rationales={k: QUESTION.rationales[k] for k in (0, 2)})
+    built.made["second"], questions, firsts = second, [QUESTION, second], FIRST_ROWS | {3: 0, 5: FIRST_ROWS[2]}
+    losses = losses_of(QUESTION).expand(2, 3).clone()
+    losses[1, 1] = math.nan
+    monkeypatch.setattr(built, "information", lambda *_: INFORMATION.expand(2, 3), raising=False)
+    monkeypatch.setattr(built, "agreement", lambda *_: AGREEMENT.expand(2, 3), raising=False)
+
+    def observe(chosen, some, measure):
+        table = torch.full(chosen.shape, torch.nan, dtype=torch.float64)
+        for batch in micro_batches(some, 3, packing, chosen):
+            hidden = hidden_of(batch, firsts).detach()
+            table = torch.where(batch.present, measure(hidden, head(), batch), table)
+        return table
+
+    plan = built.prepare(Step(0, 0, questions, observe))
+    loss, consistency = 0.0, 0.0
+    for batch in micro_batches(plan.questions, 3, packing, plan.trained):
+        terms = built.loss(hidden_of(batch, firsts), head(), batch, plan)
+        loss, consistency = loss + float(terms.loss.detach()), consistency + float(terms.sums["consistency"])
+    alpha = weights_of(INFORMATION.expand(2, 3), AGREEMENT.expand(2, 3), losses, CompactOptions())
+    torch.testing.assert_close(plan.weights, alpha)
+    weighted = alpha * torch.tensor([len(SEQUENCES[k]) for k in range(3)])
+    expected = float((weighted * losses).nansum() / weighted.sum()) + 0.1 * consistency
+    assert loss == pytest.approx(expected, abs=1e-12) and consistency > 0.02
 
 
 def test_missing_rationales_have_no_weight_and_change_none():
@@ -184,7 +205,9 @@ def test_questions_with_one_rationale_are_left_out(tmp_path, model_folder, capsy
     context = context_of_run(config, [one, *others])
     assert one.id not in [question.id for question in context.questions] and context.pack_options.answer_span == "all"
     assert "5 of 6 questions are trained on" in capsys.readouterr().err
-    with pytest.raises(MindError, match="method compact compares two rationales, and none of the 1 questions has two"):
+    with pytest.raises(
+        MindError, match="^method compact needs two rationales of a question: 0 of 1 questions qualify$"
+    ):
         context_of_run(config, [one])
 
 

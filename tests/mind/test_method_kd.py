@@ -188,8 +188,9 @@ def test_a_step_on_an_answer_of_the_student_is_the_divergence_alone(packing, mon
     assert float(terms.loss.detach()) == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), abs=1e-14)
     terms.loss.backward()
     torch.testing.assert_close(hidden.grad, (q.exp() - p.exp()) / 3, rtol=0, atol=1e-14)
-    shown = built.finish_step(plan, {"divergence": 0.5, "rows": 3.0}, terms.l_real)
-    assert shown.means["on_policy"] == 1 and shown.latest == {"sample_tokens": 3}
+    shown = built.finish_step(plan, {"divergence": 0.5, "rows": 3.0, "loss": 0.7}, terms.l_real)
+    assert shown.means == {"divergence": 0.5, "on_policy": 1, "sample_loss": 0.7}
+    assert shown.latest == {"sample_tokens": 3}
 
 
 def test_steps_are_on_policy_with_the_probability_that_is_given(monkeypatch):
@@ -210,6 +211,15 @@ def test_a_run_tells_its_steps_on_the_students_own_answers(tmp_path, model_folde
     assert {row["on_policy"] for row in rows} == {0, 1} and "own answers" in folder.report.read_text()
     assert [row["on_policy"] for row in rows] == [float("sample" in row["l_real"]) for row in rows]
     assert [row["on_policy"] for row in rows] == [float("generated" in row["work"]) for row in rows]
+    losses = [row["sample_loss" if row["on_policy"] else "rationale_loss"] for row in rows]
+    assert losses == [row["loss"] for row in rows] and not any(
+        "sample_loss" in row for row in rows if not row["on_policy"]
+    )
+    of_rationales = [f"{row['rationale_loss']:.3f}" for row in rows if not row["on_policy"]]
+    page = folder.report.read_text()
+    assert "train loss of steps on rationales, first and last step" in page
+    headline = page[page.index("train loss of steps") :][:400]
+    assert of_rationales[0] in headline and of_rationales[-1] in headline
 
 
 def test_falling_losses_carry_taid_beyond_its_even_rise():

@@ -21,6 +21,7 @@ from mind.evaluation.config import InteractionConfig
 from mind.evaluation.evaluate import answer_accuracy
 from mind.evaluation.generation import _Sampling, generate_ids
 from mind.evaluation.interaction import Exchange, Students, interaction_accuracy
+from mind.evaluation.outcomes import Reply
 from mind.methods.knowledge import RULES_WANTED, after_rules
 from mind.methods.lorid import DeepReasoner, KnowledgeGenerator, Lorid
 from mind.methods.method import MethodContext, MethodOptions
@@ -43,7 +44,7 @@ def test_the_losses_by_hand(kind, packing):
     deep = {k: Branch((3, 0, 3), ids) for k, ids in SEQUENCES.items()}
     branches = {0: EXPLAIN} if kind is KnowledgeGenerator else deep
     made = TokenizedQuestion("example", branches[0].prompt, {}, (), branches)
-    own = {} if kind is Lorid else {"_made": {"example": made}}
+    own = {} if kind is Lorid else {"made": {"example": made}}
     built = build(kind, MethodOptions(), name="lorid", **own)
     rows = {0: EXPLAIN_ROW} if kind is KnowledgeGenerator else FIRST_ROWS
     expected = 2.424261700551 if kind is KnowledgeGenerator else 1.850156541971
@@ -92,7 +93,7 @@ def test_each_of_the_three_begins_with_the_same_student(config, model_folder):
 @pytest.mark.parametrize("name", ["lorid", "lorid-kg", "lorid-dr"])
 def test_without_rules_nothing_is_written(name, config, tmp_path):
     save_questions(build_questions(10), tmp_path / "train.jsonl")
-    message = r"^method lorid-.. learns from general rules, and none of the 9 questions has"
+    message = r"^method lorid-.. needs knowledge: 0 of 9 questions qualify; `mind data generate --knowledge` asks"
     with pytest.raises(MindError, match=message):
         mind.train(dataclasses.replace(config, method=name))
     assert not (tmp_path / "run").exists()
@@ -105,7 +106,7 @@ def exchanged(*rounds, question=None):
     exchange = Exchange(question or Question("q", "How many?", "12"))
     for number, texts in enumerate(rounds):
         assert exchange.agreed is None, number
-        exchange.add(*texts)
+        exchange.add(*map(Reply, texts))
     return exchange
 
 
@@ -124,12 +125,12 @@ def exchanged(*rounds, question=None):
 )
 def test_the_first_answer_that_both_have_given_else_the_most_frequent(rounds, response, agreed):
     exchange = exchanged(*rounds)
-    assert exchange.response == response and (exchange.agreed is not None) == agreed
+    assert exchange.reply == (response, False) and (exchange.agreed is not None) == agreed
 
 
 def test_choices_agree_by_label():
     question = Question("q", "Where?", "B", {"A": "here", "B": "there"})
-    assert exchanged(("#### B", "The answer is B."), question=question).agreed == "#### B"
+    assert exchanged(("#### B", "The answer is B."), question=question).agreed == ("#### B", False)
     assert exchanged(("#### B", "#### A"), question=question).agreed is None
 
 
@@ -170,20 +171,21 @@ def test_a_question_is_done_once_they_agree(monkeypatch):
 
     def said(model, tokenizer, ids, stop_text):
         prompts.append([tokenizer.decode(some) for some in asked.pop()])
-        return next(answers)
+        return [Reply(text, cut_off=text == "#### 12") for text in next(answers)]
 
     def generate(model, tokenizer, given, **options):
         asked.append(given)
         return [[5]] * len(given)
 
     monkeypatch.setattr("mind.evaluation.interaction.generate_ids", generate)
-    monkeypatch.setattr("mind.evaluation.interaction.texts_of", said)
+    monkeypatch.setattr("mind.evaluation.interaction.replies_of", said)
     prompts = []
     rule = "Count on. " * 60
     answers = iter([["#### 3", "#### 12"], ["a\n\n b", f"c\n{rule}"], ["#### 3", "?"], ["#### 1"], ["d"], ["#### 12"]])
     questions = [Question("p", "1 + 2?", "3"), Question("q", "3 + 9?", "12")]
     found = interaction_accuracy(three(), {"sums": questions}, CONFIG, InteractionConfig(rounds=5))["sums"]
     assert (found["correct"], found["agreed"], found["rounds"], found["generated"]) == (2, 2, 1.5, 9)
+    assert found["cut_off"] == 1
     assert after_rules(["a", "b"]) + "1 + 2?" in prompts[2][0]
     assert after_rules(["c"]) + "3 + 9?" in prompts[2][1] and rule not in prompts[2][1]
     assert RULES_WANTED + "3 + 9?" in prompts[4][0]

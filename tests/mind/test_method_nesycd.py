@@ -23,15 +23,15 @@ from mind.methods.knowledge import after_rules
 from mind.methods.method import MethodContext
 from mind.methods.nesycd import Nesycd, NesycdOptions
 from mind.methods.step import Step
-from mind.records import Branch, Question
+from mind.records import Branch, Question, TokenizedQuestion
 
 AFTER_RULES = Branch((3, 0, 3), SEQUENCES[0])
 
 
 def example(options, wrong=()):
     """The example's question with one rationale."""
-    made = {0: LABEL, 1: EXPLAIN}
-    return build(Nesycd, options, _made={"example": made}, _wrong=set(wrong))
+    made = TokenizedQuestion.of_sequences("example", {0: LABEL, 1: EXPLAIN})
+    return build(Nesycd, options, made={"example": made}, _wrong=set(wrong))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_the_loss_by_hand(packing, one_rationale):
     rows[2] = 0
     expected = 0.3 * 2.264879510239 + 0.35 * (2.424261700551 + 2.096122946839)
     rules = example(baseline, wrong=["example"])
-    rules._made["example"][2] = AFTER_RULES
+    rules.made["example"].others[2] = AFTER_RULES
     _, loss, gradients = total(rules, rows, packing)
     assert loss == pytest.approx(expected, abs=1e-12) and all(gradient.any() for gradient in gradients.values())
     # A right answer: the sequence with rules is not computed.
@@ -64,8 +64,9 @@ def test_the_loss_by_hand(packing, one_rationale):
 
 
 def test_rationales_take_turns_with_and_without_rules():
-    made = {0: LABEL} | {slot: Branch((2,) if slot < 4 else (3,), (slot, 5)) for slot in range(1, 7)}
-    built = build(Nesycd, NesycdOptions(), _made={"example": made}, _wrong={"example"})
+    sequences = {slot: Branch((2,) if slot < 4 else (3,), (slot, 5)) for slot in range(1, 7)}
+    made = TokenizedQuestion.of_sequences("example", {0: LABEL, **sequences})
+    built = build(Nesycd, NesycdOptions(), made={"example": made}, _wrong={"example"})
     plans = [built.prepare(Step(0, epoch, [QUESTION], lambda chosen: chosen)) for epoch in range(4)]
     taken = [plan.questions[0].others for plan in plans]
     assert {others[1].ids[0] for others in taken} == {1, 2, 3} and taken[3] == taken[0]
@@ -136,7 +137,10 @@ def test_both_stages_train_and_go_on_where_they_were_killed(tmp_path, model_fold
 def test_bad_input_is_told_before_anything_is_written(tmp_path, model_folder):
     config = run_config(tmp_path, model_folder)
     save_questions([dataclasses.replace(one, knowledge=()) for one in with_rules()], tmp_path / "train.jsonl")
-    with pytest.raises(MindError, match=r"^method nesycd learns from general rules, and none of the 9 questions has"):
+    with pytest.raises(
+        MindError,
+        match=r"^method nesycd needs knowledge: 0 of 9 questions qualify; `mind data generate --knowledge` asks",
+    ):
         mind.train(config)
     save_questions(with_rules(), tmp_path / "train.jsonl")
     long = dataclasses.replace(config, options=NesycdOptions(max_new_tokens=500))

@@ -26,29 +26,27 @@ from mind.records import Branch
 from mind.report.reading import Metrics
 
 SECOND = Branch(QUESTION.prompt, (1, 2, 5))
-FIRST_ROW = {0: 0, 1: 4, 3: WRONG_ROW, 4: 18, 6: LABEL_ROW}
-"""Slot -> first row of Z: right rationales, wrong ones, and the answer alone."""
-IDS = {0: (1, 2, 4, 5), 1: (3, 4, 5), 3: WRONG.ids, 4: SECOND.ids, 6: LABEL.ids}
+FIRST_ROW = {0: 0, 1: 4, 3: LABEL_ROW, 5: WRONG_ROW, 6: 18}
+"""Slot -> first row of Z: right rationales, the answer alone, and wrong ones; slot 4 is the student's own."""
+IDS = {0: (1, 2, 4, 5), 1: (3, 4, 5), 3: LABEL.ids, 5: WRONG.ids, 6: SECOND.ids}
 CE = {
     slot: float(-Z.log_softmax(1)[range(FIRST_ROW[slot], FIRST_ROW[slot] + len(ids)), ids].mean())
     for slot, ids in IDS.items()
 }
 
 
-def example(quality=(0.9, 0.6, 0.0, 0.3, 0.5, 0.5), seconds=False, **options):
+def example(quality=(0.9, 0.6, 0.0, 0.0, 0.5, 0.3, 0.5), seconds=False, **options):
     """The method of the example's question with two right rationales, whose discriminator gives these qualities."""
-    others = {3: WRONG, 6: LABEL} | ({4: SECOND} if seconds else {})
-    question = dataclasses.replace(
-        QUESTION, rationales={k: QUESTION.rationales[k] for k in (0, 1)}, others=dict(sorted(others.items()))
-    )
+    others = {3: LABEL, 5: WRONG} | ({6: SECOND} if seconds else {})
+    question = dataclasses.replace(QUESTION, rationales={k: QUESTION.rationales[k] for k in (0, 1)}, others=others)
     judge = SimpleNamespace(quality=lambda *_: torch.tensor([quality], dtype=torch.float64))
-    fields = {"_data": {"example": question}, "_index": {"example": 0}, "_wrongs": 2, "_samples": {}, "_epoch": 0}
-    vectors = {"_question": torch.zeros(1, 2), "_vectors": torch.zeros(1, 6, 2), "_discriminator_loss": 0.0}
+    fields = {"made": {"example": question}, "_index": {"example": 0}, "_wrongs": 2, "_samples": {}, "_epoch": 0}
+    vectors = {"_question": torch.zeros(1, 2), "_vectors": torch.zeros(1, 7, 2), "_discriminator_loss": 0.0}
     return build(Qcrd, QcrdOptions(**options), discriminator=judge, **fields, **vectors)
 
 
 def observed(chosen, questions):
-    assert not chosen[:, 6].any()  # the answer alone is not chosen among others
+    assert not chosen[:, 3].any()  # the answer alone is not chosen among others
     losses = torch.full(chosen.shape, torch.nan, dtype=torch.float64)
     for slot in chosen[0].nonzero().flatten().tolist():
         losses[0, slot] = CE[slot]
@@ -73,7 +71,7 @@ def total(built, packing):
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_qcrd_by_hand(packing):
     plan, loss, gradients, logged = total(example(), packing)
-    assert plan.trained.tolist() == [[False, True, False, True, False, False, True]]
+    assert plan.trained.tolist() == [[False, True, False, True, False, True, False]]
     assert loss == pytest.approx(1.6806821985940623, abs=1e-12)
     # A question has one sequence of each term, so that a mean over the term's tokens is that of the sequence.
     assert total(by_tokens(example()), packing)[1] == pytest.approx(loss, abs=1e-12)
@@ -82,10 +80,10 @@ def test_qcrd_by_hand(packing):
     assert means["negative_loss"] - 3 == pytest.approx(-1.0137704758483148, abs=1e-12)
     assert means["label_loss"] == pytest.approx(2.2648795102387242, abs=1e-12)
     assert means["right_quality"] == pytest.approx(0.75) and means["wrong_quality"] == 0.3 and means["pushed"] == 1
-    assert logged.tables["l_real"][0, [0, 1, 3, 6]].tolist() == pytest.approx([CE[k] for k in (0, 1, 3, 6)])
+    assert logged.tables["l_real"][0, [0, 1, 3, 5]].tolist() == pytest.approx([CE[k] for k in (0, 1, 3, 5)])
     # The gradient is that of the objective as it is written, of softmax rows: p - onehot.
     p = Z.softmax(1)
-    for slot, weight in ((1, 0.5 * 0.6), (3, -0.5 * 0.2 * 0.7), (6, 0.5)):
+    for slot, weight in ((1, 0.5 * 0.6), (3, 0.5), (5, -0.5 * 0.2 * 0.7)):
         ids = IDS[slot]
         rows = slice(FIRST_ROW[slot], FIRST_ROW[slot] + len(ids))
         expected = weight / len(ids) * (p[rows] - torch.eye(6, dtype=torch.float64)[list(ids)])
@@ -95,26 +93,26 @@ def test_qcrd_by_hand(packing):
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_a_wrong_rationale_beyond_delta_is_not_pushed(packing):
     plan, loss, gradients, logged = total(example(delta=1.9), packing)
-    assert loss == pytest.approx(0.5 * CE[6] + 0.5 * 0.6 * CE[1], abs=1e-12)
-    assert not plan.trained[0, 3] and 3 not in gradients and logged.means["pushed"] == 0
+    assert loss == pytest.approx(0.5 * CE[3] + 0.5 * 0.6 * CE[1], abs=1e-12)
+    assert not plan.trained[0, 5] and 5 not in gradients and logged.means["pushed"] == 0
 
 
-@pytest.mark.parametrize(("negative", "slot"), [("max", 4), ("min", 3)])
+@pytest.mark.parametrize(("negative", "slot"), [("max", 6), ("min", 5)])
 def test_the_wrong_rationale_is_chosen_by_its_loss(negative, slot):
-    assert CE[4] > CE[3]
+    assert CE[6] > CE[5]
     plan, loss, _, _ = total(example(seconds=True, negative=negative, delta=9.0), PACKINGS[-1])
-    q = {3: 0.3, 4: 0.5}[slot]
+    q = {5: 0.3, 6: 0.5}[slot]
     assert plan.negative.tolist() == [slot]
-    expected = 0.5 * CE[6] + 0.5 * (0.6 * CE[1] - 0.2 * (1 - q) * (CE[slot] - 9))
+    expected = 0.5 * CE[3] + 0.5 * (0.6 * CE[1] - 0.2 * (1 - q) * (CE[slot] - 9))
     assert loss == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_question_without_a_wrong_rationale_learns_from_the_right_one():
     built = example()
-    (question,) = built._data.values()
-    built._data["example"] = dataclasses.replace(question, others={6: LABEL})
+    (question,) = built.made.values()
+    built.made["example"] = dataclasses.replace(question, others={3: LABEL})
     plan, loss, _, logged = total(built, PACKINGS[-1])
-    assert loss == pytest.approx(0.5 * CE[6] + 0.3 * CE[1], abs=1e-12)
+    assert loss == pytest.approx(0.5 * CE[3] + 0.3 * CE[1], abs=1e-12)
     assert plan.trained.sum() == 2 and "negative_loss" not in logged.means and logged.means["pushed"] == 0
 
 
@@ -163,7 +161,8 @@ def test_answers_that_turn_out_right_or_say_nothing_are_no_wrong_rationales(tmp_
     assert built._with_sample("sum-2").others[slot].ids == answers[2] and slot not in built._with_sample("sum-0").others
     alone = built._encoder.encode(["About 99."], lambda _: None)
     torch.testing.assert_close(built._vectors[2, slot], alone[0])
-    assert torch.equal(built._vectors[:, :slot], before[:, :slot])
+    others = [other for other in range(len(built.slots)) if other != slot]
+    assert torch.equal(built._vectors[:, others], before[:, others])
     for epoch in (1, 4):
         built._begin_epoch(Step(epoch, epoch, [], observed, sample))
     assert len(asked) == 1
@@ -180,7 +179,9 @@ def test_vectors_are_those_of_the_initial_student(tmp_path, model_folder):
         student.get_input_embeddings().weight.add_(1.0)
     assert torch.equal(built._encoder.encode(["Some words."], lambda _: None), before)
     wrong = build_questions(2)[1].rationales[0].text.replace("7", "8")  # 3 + 4, with the answer that is one too large
-    torch.testing.assert_close(built._vectors[1, 3], built._encoder.encode([wrong], lambda _: None)[0])
+    torch.testing.assert_close(
+        built._vectors[1, built.slots.index("wrong 1")], built._encoder.encode([wrong], lambda _: None)[0]
+    )
 
 
 def test_a_run_samples_and_encodes_as_an_epoch_begins(tmp_path, model_folder):
@@ -216,7 +217,10 @@ def test_without_anything_wrong_to_learn_from_nothing_is_written(tmp_path, model
     config = config_of(tmp_path, model_folder, "qcrd")
     save_questions(build_questions(10), tmp_path / "train.jsonl")
     none = dataclasses.replace(config, options=QcrdOptions(refresh_epochs=0))
-    with pytest.raises(MindError, match="method qcrd learns from wrong rationales, and none of the 9 questions has"):
+    with pytest.raises(
+        MindError,
+        match="^method qcrd needs a wrong rationale: 0 of 9 questions qualify; .*--options.refresh-epochs",
+    ):
         mind.train(none)
     long = dataclasses.replace(config, options=QcrdOptions(max_new_tokens=500))
     with pytest.raises(MindError, match="its sample of up to 500 tokens makes a sequence of .* is 512"):

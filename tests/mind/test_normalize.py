@@ -16,6 +16,7 @@ from mind.config import MethodOptions, ObjectiveConfig
 from mind.methods.sbs import Sbs, SbsOptions
 from mind.methods.sft import Sft
 from mind.methods.step import Step
+from mind.records import TokenizedQuestion
 
 
 def nll(first, tokens):
@@ -33,8 +34,9 @@ def test_sft_over_all_tokens_is_their_mean(packing):
 def test_each_term_has_a_mean_of_its_own(packing):
     """sbs with two questions: answers of two tokens and of one, rationales of three and of four."""
     answers = {"a": LABEL, "b": dataclasses.replace(LABEL, ids=(4,))}
-    explanations = {"a": [EXPLAIN], "b": [dataclasses.replace(EXPLAIN, ids=(1, 2, 4, 5))]}
-    built = by_tokens(build(Sbs, SbsOptions(alpha=0.3), _answers=answers, _explanations=explanations))
+    explanations = {"a": EXPLAIN, "b": dataclasses.replace(EXPLAIN, ids=(1, 2, 4, 5))}
+    made = {name: TokenizedQuestion.of_sequences(name, {0: answers[name], 1: explanations[name]}) for name in answers}
+    built = by_tokens(build(Sbs, SbsOptions(alpha=0.3), made=made))
     step = Step(0, 0, [dataclasses.replace(QUESTION, id=name) for name in answers], lambda chosen: chosen)
     plan = built.prepare(step)
     firsts = {0: LABEL_ROW, 1: EXPLAIN_ROW, 2: 7, 3: 0}

@@ -46,13 +46,15 @@ from mind.run.data import load_data
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_step_by_step_by_hand(packing):
     for alpha, expected in ((0.5, 2.3445706053948925), (1.0, 2.2648795102387242), (0.3, 2.376447043457)):
-        built = build(Sbs, SbsOptions(alpha=alpha), _answers={"example": LABEL}, _explanations={"example": [EXPLAIN]})
+        made = TokenizedQuestion.of_sequences("example", {0: LABEL, 1: EXPLAIN})
+        built = build(Sbs, SbsOptions(alpha=alpha), made={"example": made})
         assert total(built, {0: LABEL_ROW, 1: EXPLAIN_ROW}, packing)[1] == pytest.approx(expected, abs=1e-12)
 
 
 def test_step_by_step_takes_the_rationales_in_turn():
     others = [Branch((2, 3), (token, 5)) for token in (0, 1, 2)]
-    built = build(Sbs, SbsOptions(), _answers={"example": LABEL}, _explanations={"example": others})
+    made = TokenizedQuestion.of_sequences("example", dict(enumerate([LABEL, *others])))
+    built = build(Sbs, SbsOptions(), made={"example": made})
     plans = [built.prepare(Step(0, epoch, [QUESTION], lambda chosen: chosen)) for epoch in range(4)]
     taken = [plan.questions[0].others[1] for plan in plans]
     assert set(taken[:3]) == set(others) and taken[3] == taken[0]
@@ -220,7 +222,10 @@ def test_wrong_rationales_are_read_as_they_were_written(tmp_path):
 def test_a_method_without_the_pairs_that_it_needs_is_told_before_anything_is_written(name, tmp_path, model_folder):
     config = config_of(tmp_path, model_folder, name)
     save_questions(build_questions(10), tmp_path / "train.jsonl")
-    with pytest.raises(MindError, match=rf"method {name} learns from pairs .*none of the 9 questions .*\(0 have"):
+    with pytest.raises(
+        MindError,
+        match=rf"^method {name} needs a pair of a right and a wrong rationale: 0 of 9 questions qualify; `mind data",
+    ):
         mind.train(config)
     assert not (tmp_path / "run").exists()
 
@@ -254,7 +259,9 @@ def test_how_many_rationales_a_method_needs(name, tmp_path, model_folder):
 def test_questions_that_are_left_out_are_told(name, tmp_path, model_folder, capsys):
     context = context_of_run(config_of(tmp_path, model_folder, name), with_wrong(10))
     assert [question.id for question in context.questions] == [f"sum-{i}" for i in (1, 2, 4, 5, 7, 8)]
-    line = f"6 of 10 questions are trained on: the others have no pair that method {name} can use"
+    line = (
+        f"6 of 10 questions are trained on: method {name} needs a pair of a right and a wrong rationale that it can use"
+    )
     assert capsys.readouterr().err.splitlines().count(line) == 1
     context_of_run(config_of(tmp_path, model_folder, "sft"), with_wrong(10))
     assert "trained on" not in capsys.readouterr().err

@@ -188,8 +188,9 @@ def test_repeated_and_diverged_steps_are_noted(run: Path) -> None:
 def test_evaluation_table() -> None:
     pairs = {"gsm8k <b>": list(zip(RIGHT["before"], RIGHT["after"], strict=True))}
     rows = evaluation_table({"before": side(1.25, 0.3), "after": side(1.0, 0.42)}, pairs)
-    assert [row.what for row in rows[:3]] == [
+    assert [row.what for row in rows[:4]] == [
         "accuracy, gsm8k <b> (50 questions)", "responses without an answer, gsm8k <b>",
+        "responses cut off, gsm8k <b>",
         "held-out NLL, nats per token (320 rationales of 40 questions)",
     ]  # fmt: skip
     assert rows[0].intervals == ("19.1 to 43.8 %", "29.4 to 55.8 %", "−3.2 to +26.3 points")
@@ -201,7 +202,7 @@ def test_evaluation_table() -> None:
     lost = evaluation_table({"before": side(1.25, 0.3), "after": side(1.0, 0.25)}, {})[0]
     assert lost.change == "−5.0 points" and lost.intervals == ("19.1 to 43.8 %", "14.3 to 37.4 %", "–")
     only = evaluation_table({"before": side(1.25, 0.3), "after": None}, {})
-    assert list(only[2].cells()) == [{"what": only[2].what, "before": "1.250", "after": "–", "change": "–"}]
+    assert list(only[3].cells()) == [{"what": only[3].what, "before": "1.250", "after": "–", "change": "–"}]
     assert only[0].intervals == ("19.1 to 43.8 %", "–", "–")
     assert evaluation_table({}, {}) == evaluation_table({"before": None, "after": None}, {}) == []
 

@@ -215,7 +215,7 @@ FAULTS = {
         {"options": RediOptions(alpha=0.5), "method": "edit"},
         "method edit takes EditOptions",
     ),
-    "the last stage's data": ({"data": "right.jsonl"}, "method redi learns from pairs .* none of the 9 questions"),
+    "the last stage's data": ({"data": "right.jsonl"}, "method redi needs a pair .*: 0 of 9 questions qualify"),
     "a student that is not there": ({"student": StudentConfig(model="no/such")}, "student.model no/such"),
 }
 

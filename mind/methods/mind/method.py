@@ -44,7 +44,7 @@ class Mind(Method):
     """Scores select and weigh the rationales; MetaNet's, which the student's losses teach, or others."""
 
     title = "MIND"
-    fewest_rationales = TO_COMPARE
+    fewest_rationales, lesson = TO_COMPARE, "two rationales of a question"
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)

@@ -1,0 +1,121 @@
+"""`mind experiment`."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from mind.cli.terminal import note, print_table, say, say_next
+from mind.cli.watching import watching
+from mind.display import number_of
+from mind.errors import PausedError, require
+
+if TYPE_CHECKING:
+    from mind.experiment.runner import Progress
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Train and evaluate students by methods x seeds as a plan says, at equal budgets.
+
+    A plan names the student, the questions, the methods with their options, the seeds, the budget, the grids that are
+    tuned over and the evaluation sets. Started again with the same folder, it does what is missing: after a kill, and
+    after runs that failed. `mind compare` says what may be concluded.
+    """
+
+    plan: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PLAN")] = None
+    """A JSON file, or the name of a plan that comes with the package, such as word-problems."""
+    output: str = "experiments/experiment"
+    """The experiment's folder: new, or one of the same plan."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """What ${NAME} in the plan's file names stands for."""
+    jobs: int = 1
+    """How many runs at a time, each a process with its share of the processors. Two processes of one thread use two
+    processors better than one process of two."""
+    stop_after: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
+    """End then, each run after the step that it is at; started again, the experiment goes on."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    """Spread the runs over the Ray cluster at this address ("auto" finds it, "local" starts one here), whose machines
+    share the folder; needs the package ray. As many at a time as it has room for, each with --jobs' share of the
+    processors of this machine."""
+    job: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Do one job of the experiment in --output in this process, such as runs/mind/seed-0: what the others are started
+    as, and what another scheduler may start."""
+
+    def __post_init__(self) -> None:
+        require((self.plan is None) != (self.job is None), "give a plan, or --job with the name of a job")
+        require(self.jobs >= 1, f"jobs is {self.jobs}: expected at least 1")
+        require(self.stop_after is None or self.stop_after > 0, f"stop_after is {self.stop_after}: expected minutes")
+
+
+def experiment_command(options: Experiment) -> int:
+    stop_at = None if options.stop_after is None else time.monotonic() + 60 * options.stop_after
+    if options.job is not None:
+        return _one_job(options.output, options.job, stop_at)
+    assert options.plan is not None
+    variables = _variables(options.set)
+    note("reading the plan and its questions")
+    from mind.experiment.places import Processes, on_ray
+    from mind.experiment.runner import left, prepare, run_experiment
+
+    folder = prepare(options.plan, options.output, variables)
+    threads = threads_of(options.jobs)
+    processes = Processes(folder, threads, stop_at)
+    place, at_a_time = processes, options.jobs
+    if options.ray is not None:
+        place, at_a_time = on_ray(folder, options.ray, threads, stop_at)
+    plan, _ = folder.read_experiment()
+    say(f"{folder.path}: {number_of(left(plan, folder), 'job')} to do, {at_a_time} at a time")
+    with watching() as watch:
+        interrupt = processes.stop
+        progress = run_experiment(folder, place, jobs=at_a_time, stop_at=stop_at, watch=watch, interrupt=interrupt)
+    return _told(progress, left(plan, folder))
+
+
+def threads_of(jobs: int) -> int:
+    """Of each of so many processes: its share of the processors, unless the environment says how many."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
+def _one_job(output: str, name: str, stop_at: float | None) -> int:
+    from mind.experiment.places import PAUSED, end_with_parent
+
+    end_with_parent()
+    note(f"job {name}: loading PyTorch")
+    from mind.experiment.job import perform
+
+    try:
+        perform(output, name, stop_at)
+    except PausedError as pause:
+        say(str(pause))
+        return PAUSED
+    return 0
+
+
+def _variables(given: tuple[str, ...]) -> dict[str, str]:
+    variables: dict[str, str] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        require(bool(name and equals and value), f"--set {item}: expected NAME=VALUE")
+        require(name not in variables, f"--set {name} is given twice")
+        variables[name] = value
+    return variables
+
+
+def _told(progress: Progress, left: int) -> int:
+    """Prints what there is by now, what failed, and what comes next; returns the exit status."""
+    from mind.experiment.summary import summary_rows
+
+    print_table(progress.plan.title, summary_rows(progress.plan, progress.folder))
+    for job, ending in progress.failed.items():
+        say(f"failed: {job.name}: {ending.message} ({progress.folder.beside(job, '.log')})")
+    if left:
+        say(f"{number_of(left, 'job')} left to do")
+        return 1
+    say_next("compare", str(progress.folder.path), purpose="for what may be concluded")
+    return 0

@@ -1,0 +1,123 @@
+"""The configuration of `mind train` for each run of an experiment."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import random
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from mind.config import MindConfig
+from mind.errors import MindError
+from mind.experiment.folder import ExperimentFolder, Job
+from mind.experiment.plan import BudgetPlan, MethodPlan, Plan
+from mind.typed_json import overlaid
+
+BATCHED = {"train": {"report_to": "none"}}
+"""What the runs of an experiment have other defaults for: metrics.jsonl says as much as TensorBoard's files."""
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """{"train.seed": 1} as {"train": {"seed": 1}}."""
+    tree: dict[str, Any] = {}
+    for name, value in options.items():
+        *sections, last = name.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return tree
+
+
+def draws(label: str, method: MethodPlan, count: int, seed: int) -> list[dict[str, Any]]:
+    """The configurations that tuning tries, as options by name: `count` different ones of the grid, drawn by the seed
+    and the label; all of them, in the grid's order, if there are not more; none without a grid."""
+    if not method.grid:
+        return []
+    names = list(method.grid)
+    points = [dict(zip(names, values, strict=True)) for values in itertools.product(*method.grid.values())]
+    if len(points) <= count:
+        return points
+    return random.Random(seed * 2**32 + zlib.crc32(label.encode())).sample(points, count)
+
+
+def run_config(
+    job: Job,
+    plan: Plan,
+    sources: Mapping[str, Mapping[str, Any]],
+    folder: ExperimentFolder,
+    *,
+    seed: int,
+    chosen: Mapping[str, Any],
+    budget: Mapping[str, Any],
+) -> MindConfig:
+    """The configuration of a job's run.
+
+    Args:
+        job: its name says where the run is, and of which label.
+        plan: as written.
+        sources: the inputs of experiment.json.
+        folder: of the experiment.
+        seed: of the run.
+        chosen: options by name, of the label's grid.
+        budget: fields of `train`: "flops" or "trained_tokens", or the "epochs" of the run that sets the budget.
+    """
+    from mind.methods import run_config as built
+    from mind.methods import with_options
+
+    method = plan.methods[job.label]
+    student: dict[str, Any] = {"model": sources["student"]["source"]}
+    if "student.chat_template" in sources:
+        student["chat_template"] = sources["student.chat_template"]["source"]
+    values: Any = {"student": dataclasses.asdict(plan.student) | student}
+    for more in (BATCHED, plan.config, {"method": method.method}, method.options, nested(chosen)):
+        values = overlaid(values, more)
+    own = {
+        "output": os.fspath(folder.run(job)),
+        "data": {
+            "train": str(folder.train_file),
+            "heldout": str(folder.validation_file),
+            "perspectives": plan.data.perspectives,
+        },
+        "train": {"seed": seed, **budget},
+    }
+    values = json.loads(json.dumps(overlaid(values, own)))
+    try:
+        return with_options(built(values, f"methods.{job.label}"))
+    except MindError as error:
+        where = "" if str(error).startswith("methods.") else f"methods.{job.label}: "
+        of = f" (with {_words(chosen)})" if chosen else ""
+        raise MindError(f"{where}{error}{of}") from None
+
+
+def budget_fields(budget: BudgetPlan, amount: float, share: float = 1.0) -> dict[str, Any]:
+    """The fields of `train` for a share of C."""
+    return {budget.unit: float(amount * share) if budget.unit == "flops" else max(1, round(amount * share))}
+
+
+def check_configs(plan: Plan, sources: Mapping[str, Mapping[str, Any]], folder: ExperimentFolder) -> None:
+    """Raises MindError for a label whose options, or a value of its grid, cannot be; nothing is trained."""
+    from mind.run.checks import check_options
+    from mind.run.stages import stages_of
+
+    budget = budget_fields(plan.budget, plan.budget.amount or 1e18)
+    for label, method in plan.methods.items():
+        first = {name: values[0] for name, values in method.grid.items()}
+        for chosen in [first | {name: value} for name, values in method.grid.items() for value in values] or [{}]:
+            config = run_config(Job.run(label, 0), plan, sources, folder, seed=0, chosen=chosen, budget=budget)
+            for stage in stages_of(config):
+                try:
+                    check_options(stage.config)
+                except MindError as error:
+                    raise MindError(f"methods.{label}: {error}") from None
+    if plan.budget.of is not None:
+        job, epochs = Job.budget(plan.budget.of), {"epochs": plan.budget.epochs}
+        run_config(job, plan, sources, folder, seed=plan.seeds[0], chosen={}, budget=epochs)
+
+
+def _words(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items())

@@ -1,0 +1,102 @@
+"""What the runs of an experiment read: questions, loaded or generated once, checked, and written into its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mind.config import EvaluationConfig, MindConfig, TrainConfig
+from mind.data.questions import asked_in, load_questions, question_row, save_questions
+from mind.display import listed, number_of
+from mind.errors import require
+from mind.experiment.folder import ExperimentFolder
+from mind.experiment.plan import GENERATED, Plan
+from mind.provenance import file_digest, text_digest
+from mind.records import Question
+from mind.run.data import load_data
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The questions of an experiment, and where they and the student come from."""
+
+    train: list[Question]
+    validation: list[Question]
+    sets: Mapping[str, list[Question]]
+    """By name."""
+    sources: Mapping[str, Mapping[str, Any]]
+    """{"train" | "validation" | "evaluation.NAME": {"source", "questions", "sha256"}, "student": {"source", ...}}."""
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return {name: entry["sha256"] for name, entry in self.sources.items()}
+
+
+def load_inputs(plan: Plan) -> Inputs:
+    """Everything that a plan names, whose files are `located`.
+
+    Raises MindError for bad questions, for fewer than a set asks for, and for a set that shares questions with those of
+    training or validation.
+    """
+    data = load_data(
+        MindConfig(
+            data=plan.data,
+            train=TrainConfig(seed=plan.data_seed),
+            evaluation=EvaluationConfig(questions=None),
+        )
+    )
+    sets = {}
+    for name, one in plan.evaluation.items():
+        if one.file in GENERATED:
+            require(one.file in data.evaluation, f"evaluation: {name}: data.generated_* writes no {one.file}")
+            questions = data.evaluation[one.file]
+        else:
+            questions = load_questions(one.file)
+        wanted = one.questions
+        require(
+            wanted is None or len(questions) >= wanted,
+            f"evaluation: {name} asks for {wanted} questions: {one.file} has {len(questions)}",
+        )
+        sets[name] = questions[:wanted]
+        for what, others in (("training", data.train), ("validation", data.heldout)):
+            shared = asked_in(sets[name], others)
+            require(
+                not shared,
+                f"evaluation: {name}: {number_of(len(shared), 'question')} of {len(sets[name])} "
+                f"{'is' if len(shared) == 1 else 'are'} among the {what} questions: "
+                f"{listed([question.id for question in shared])}",
+            )
+    validation = plan.data.heldout or plan.data.train
+    sources = {"train": _entry(plan.data.train, data.train), "validation": _entry(validation, data.heldout)}
+    sources |= {f"evaluation.{name}": _entry(plan.evaluation[name].file, some) for name, some in sets.items()}
+    return Inputs(data.train, data.heldout, sets, sources | _student(plan))
+
+
+def write_inputs(inputs: Inputs, folder: ExperimentFolder) -> None:
+    """Writes the questions where every run reads them."""
+    folder.set_file("").parent.mkdir(parents=True, exist_ok=True)
+    save_questions(inputs.train, folder.train_file)
+    save_questions(inputs.validation, folder.validation_file)
+    for name, questions in inputs.sets.items():
+        save_questions(questions, folder.set_file(name))
+
+
+def _entry(source: str, questions: Sequence[Question]) -> dict[str, Any]:
+    text = "".join(json.dumps(question_row(question)) + "\n" for question in questions)
+    return {"source": source, "questions": len(questions), "sha256": text_digest(text)}
+
+
+def _student(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Of a folder its files count; a name stands for itself."""
+    model, template = plan.student.model, plan.student.chat_template
+    content = model
+    if Path(model).is_dir():
+        files = sorted(path for path in Path(model).iterdir() if path.is_file())
+        content = "".join(f"{path.name} {file_digest(path)}\n" for path in files)
+    entries = {"student": {"source": model, "sha256": text_digest(content)}}
+    if template not in (None, "plain"):
+        entries["student.chat_template"] = {"source": template, "sha256": file_digest(template)}
+    return entries

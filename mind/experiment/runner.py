@@ -1,0 +1,236 @@
+"""Runs an experiment: what its folder lacks, so many jobs at a time, each in a place of its own.
+
+What there is to do is read from the folder after each job: the untrained student first, then the run that sets the
+budget, the configurations that are tried, and the runs of every label whose configuration is chosen. So whoever starts
+an experiment again goes on with it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mind.errors import MindError, require
+from mind.experiment.configs import check_configs
+from mind.experiment.folder import ExperimentFolder, Job
+from mind.experiment.inputs import load_inputs, write_inputs
+from mind.experiment.plan import BASE, BASE_MARKER, Plan, differences, json_of, located, plan_hash, read_plan
+from mind.experiment.tuning import chosen, tune, tuning_jobs
+from mind.files import check_new_folder, held
+from mind.provenance import now, versions
+
+PACKAGES = ("mind-kernels", "torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended."""
+
+    state: Literal["done", "paused", "failed"]
+    message: str = ""
+
+
+Place = Callable[[Job], Ending]
+"""Does a job to its end, in a process of its own, and waits for it."""
+
+
+@dataclass
+class Progress:
+    """What whoever watches an experiment is shown."""
+
+    plan: Plan
+    folder: ExperimentFolder
+    waiting: list[Job] = field(default_factory=list)
+    """Those that could start now."""
+    running: dict[Job, float] = field(default_factory=dict)
+    """Since when, by time.monotonic."""
+    ended: dict[Job, Ending] = field(default_factory=dict)
+    """Of this start."""
+
+    @property
+    def failed(self) -> dict[Job, Ending]:
+        return {job: ending for job, ending in self.ended.items() if ending.state == "failed"}
+
+
+Watch = Callable[[Progress], None]
+"""Called when something has changed, and every second."""
+
+
+def prepare(source: str, output: str | os.PathLike[str], variables: Mapping[str, str]) -> ExperimentFolder:
+    """The folder of the experiment that a plan describes, ready to run: made, or found to be of the same plan.
+
+    Args:
+        source: the plan's file, or the name of one of the package.
+        output: the folder.
+        variables: what ${NAME} in the plan's file names stands for.
+
+    Raises MindError, before anything is written, for a bad plan, bad questions, options that cannot be, and a folder
+    that holds something else, or an experiment by another plan, with the fields that differ.
+    """
+    plan, place = read_plan(source)
+    folder = ExperimentFolder(Path(os.path.abspath(output)))
+    check_new_folder(folder.path)
+    inputs = load_inputs(located(plan, place, variables))
+    check_configs(plan, inputs.sources, folder)
+    if folder.experiment.exists():
+        _check_same(folder, plan, inputs.digests)
+        return folder
+    if folder.path.exists():
+        others = [path for path in folder.path.iterdir() if path.name not in ("data", folder.lock.name)]
+        require(not others, f"{folder.path}: exists and is not an empty folder; name another --output")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with held(folder.lock, "another process runs this experiment"):
+        write_inputs(inputs, folder)
+        content = {
+            **json_of(plan),
+            "inputs": inputs.sources,
+            "hash": plan_hash(plan, inputs.digests),
+            "versions": versions(PACKAGES),
+            "date": now(),
+        }
+        folder.write(content, folder.experiment)
+    return folder
+
+
+def _check_same(folder: ExperimentFolder, plan: Plan, digests: Mapping[str, str]) -> None:
+    former, content = folder.read_experiment()
+    if content.get("hash") == plan_hash(plan, digests):
+        return
+    there = {name: entry["sha256"] for name, entry in content["inputs"].items()}
+    names = [*differences(json_of(former), json_of(plan)), *(f"inputs.{name}" for name in differences(there, digests))]
+    raise MindError(f"{folder.path}: holds an experiment by another plan, which differs in {', '.join(names)}")
+
+
+def run_experiment(
+    folder: ExperimentFolder,
+    place: Place,
+    *,
+    jobs: int = 1,
+    stop_at: float | None = None,
+    watch: Watch | None = None,
+    interrupt: Callable[[], object] = lambda: None,
+) -> Progress:
+    """Does what the experiment in the folder lacks, and returns how the jobs of this start ended.
+
+    Args:
+        folder: what `prepare` returned.
+        place: where a job is done; it is called in `jobs` threads.
+        jobs: how many are done at a time.
+        stop_at: from this time on, by time.monotonic, none is started; None: until all are done.
+        watch: is told of everything.
+        interrupt: ends what the place does, called if this function is interrupted, by Ctrl-C or an error.
+
+    A job that failed is not tried again before the next start. Raises MindError if another process runs it.
+    """
+    plan, _ = folder.read_experiment()
+    progress = Progress(plan, folder)
+    with held(folder.lock, "another process runs this experiment"), ThreadPoolExecutor(jobs) as threads:
+        _write_failures(progress)
+        try:
+            _run(progress, lambda job: threads.submit(place, job), jobs, stop_at, watch)
+        except BaseException:
+            interrupt()  # before the threads are waited for
+            raise
+    return progress
+
+
+def _run(
+    progress: Progress,
+    submit: Callable[[Job], Future[Ending]],
+    jobs: int,
+    stop_at: float | None,
+    watch: Watch | None,
+) -> None:
+    running: dict[Future[Ending], Job] = {}
+    while True:
+        known = progress.ended.keys() | progress.running.keys()
+        progress.waiting = [job for job in ready(progress.plan, progress.folder) if job not in known]
+        late = stop_at is not None and time.monotonic() >= stop_at
+        for job in progress.waiting[: 0 if late else jobs - len(running)]:
+            running[submit(job)] = job
+            progress.running[job] = time.monotonic()
+        if not running:
+            return
+        for future in _first(running, progress, watch):
+            job = running.pop(future)
+            del progress.running[job]
+            progress.ended[job] = future.result()
+            _write_failures(progress)
+
+
+def _first(running: Mapping[Future[Ending], Job], progress: Progress, watch: Watch | None) -> set[Future[Ending]]:
+    """The jobs that have ended; the next to end are waited for."""
+    while True:
+        if watch is not None:
+            watch(progress)
+        ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+        if ended:
+            return ended
+
+
+def ready(plan: Plan, folder: ExperimentFolder) -> list[Job]:
+    """The jobs that can be done now and are not, in the order in which they are started."""
+    return [job for job in _possible(plan, folder) if not folder.done(job, plan)]
+
+
+def _possible(plan: Plan, folder: ExperimentFolder) -> Iterator[Job]:
+    yield Job(BASE)
+    if plan.base_marker:
+        yield Job(BASE_MARKER)
+    if not folder.done(Job(BASE), plan):  # whose evaluation all runs take over
+        return
+    if plan.budget.of is not None:
+        yield Job.budget(plan.budget.of)
+    if not know_budget(plan, folder):
+        return
+    for label in plan.methods:
+        yield from tuning_jobs(plan, label)
+    table = tune(plan, folder)
+    for seed in plan.seeds:  # all labels with the first seed, so that there is something to look at early
+        yield from (Job.run(label, seed) for label in plan.methods if chosen(plan, table, label) is not None)
+
+
+def know_budget(plan: Plan, folder: ExperimentFolder) -> bool:
+    """Whether C is known, in budget.json."""
+    if folder.budget.exists():
+        return True
+    unit, amount, of = plan.budget.unit, plan.budget.amount, plan.budget.of
+    if of is not None:
+        job = Job.budget(of)
+        status = folder.run(job).read_status() if folder.done(job, plan) else None
+        if status is None:
+            return False
+        amount = status["flops"] if unit == "flops" else status["work"]["trained"]
+    folder.write({"unit": unit, "amount": amount, "of": of}, folder.budget)
+    return True
+
+
+def left(plan: Plan, folder: ExperimentFolder) -> int:
+    """How many jobs of the whole experiment are not done, those that cannot start yet among them."""
+    jobs = [Job(BASE), *([Job(BASE_MARKER)] if plan.base_marker else [])]
+    jobs += [] if plan.budget.of is None else [Job.budget(plan.budget.of)]
+    jobs += [job for label in plan.methods for job in tuning_jobs(plan, label)]
+    jobs += [Job.run(label, seed) for label in plan.methods for seed in plan.seeds]
+    return sum(not folder.done(job, plan) for job in jobs)
+
+
+def _write_failures(progress: Progress) -> None:
+    """All that failed since this start, written anew when one more has."""
+    folder = progress.folder
+    rows: list[dict[str, Any]] = [
+        {
+            "job": job.name,
+            "label": job.label,
+            "seed": job.number if job.kind == "runs" else None,
+            "message": ending.message,
+            "log": str(folder.beside(job, ".log").relative_to(folder.path)),
+        }
+        for job, ending in progress.failed.items()
+    ]
+    if rows or folder.failures.exists():
+        folder.write(rows, folder.failures)

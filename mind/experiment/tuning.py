@@ -1,0 +1,62 @@
+"""The choice of a label's configuration: the best greedy accuracy on the validation questions, of equal ones the
+smallest held-out NLL, of these the first. Then it is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mind.errors import require
+from mind.experiment.configs import draws
+from mind.experiment.folder import ExperimentFolder, Job
+from mind.experiment.plan import Plan
+
+
+def tuning_jobs(plan: Plan, label: str) -> list[Job]:
+    """Those of a label, none if it is not tuned."""
+    return [Job.tuning(label, number) for number in range(len(configurations(plan, label)))]
+
+
+def configurations(plan: Plan, label: str) -> list[dict[str, Any]]:
+    """What tuning tries for a label, as options by name; a label without a grid has none."""
+    return draws(label, plan.methods[label], plan.tuning.configurations, plan.tuning.seed)
+
+
+def best(results: Sequence[Mapping[str, Any]]) -> int | None:
+    """The number of the configuration that is chosen; None if all of them failed."""
+    whole = [number for number, result in enumerate(results) if "failed" not in result]
+    return min(whole, key=lambda number: (-results[number]["accuracy"], results[number]["nll"]), default=None)
+
+
+def tune(plan: Plan, folder: ExperimentFolder) -> dict[str, Any]:
+    """The table of the labels all of whose configurations have been tried, written to tuning.json if it is new."""
+    table = {}
+    for label in plan.methods:
+        results = [folder.read(folder.beside(job, ".json")) for job in tuning_jobs(plan, label)]
+        if results and all(results):
+            tried = [
+                {"options": options, **result}
+                for options, result in zip(configurations(plan, label), results, strict=True)
+            ]
+            table[label] = {"configurations": tried, "chosen": best(results)}
+    if table and table != folder.read(folder.tuning):
+        folder.write(table, folder.tuning)
+    return table
+
+
+def chosen(plan: Plan, table: Mapping[str, Any], label: str) -> dict[str, Any] | None:
+    """The options of the label's grid that its runs have, by name; None if they are not known yet, or never will be."""
+    if not plan.methods[label].grid:
+        return {}
+    entry = table.get(label)
+    if entry is None or entry["chosen"] is None:
+        return None
+    return entry["configurations"][entry["chosen"]]["options"]
+
+
+def require_choice(plan: Plan, table: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """`chosen`; raises MindError if there is no choice."""
+    options = chosen(plan, table, label)
+    require(options is not None, f"{label}: its configuration is not chosen yet")
+    assert options is not None
+    return options
