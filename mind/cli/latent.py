@@ -9,7 +9,6 @@ import tyro
 
 from mind.cli.terminal import note, print_table, say
 from mind.latent.config import LatentConfig, check_packages
-from mind.report.tables import NOTHING
 
 if TYPE_CHECKING:
     from mind.latent.probes import Probe
@@ -31,6 +30,7 @@ def latent(options: Latent) -> None:
     check_packages()
     note("loading PyTorch and transformers")
     from mind.latent.analyze import analyze
+    from mind.report.tables import NOTHING
 
     analysis = analyze(options)
     rows = []
@@ -51,6 +51,8 @@ def latent(options: Latent) -> None:
 
 def _accuracy(probe: Probe | None) -> str:
     """As in "38.9 % (22.3 to 55.6)"."""
+    from mind.report.tables import NOTHING
+
     if probe is None:
         return NOTHING
     low, high = probe.accuracy.low or 0, probe.accuracy.high or 0
