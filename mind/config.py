@@ -77,6 +77,9 @@ class DataConfig:
     only: str | None = None
     """Train on the rationales of this perspective alone, and on the questions that have one. The held-out NLL stays
     that of all."""
+    shuffle_perspectives: int | None = None
+    """A seed by which the names of the perspectives are dealt out anew among the rationales of each training question.
+    With `only` that makes a null expert of `mind latent`: it trains on as many rationales, of no one perspective."""
     max_questions: int | None = None
     """Use only the first so many training questions."""
     leaks: Literal["keep", "drop", "error"] = "keep"

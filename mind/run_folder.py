@@ -105,6 +105,11 @@ class RunFolder(os.PathLike[str]):
         return self.path / "tensorboard"
 
     @property
+    def latent(self) -> Path:
+        """What `mind latent --output RUN/latent` writes; the report shows it."""
+        return self.path / "latent"
+
+    @property
     def begun(self) -> tuple[int, int] | None:
         """A mark of the run that began here, another for each one; None without a run."""
         if not self._holds_run():
@@ -184,7 +189,7 @@ class RunFolder(os.PathLike[str]):
         """What a run writes there, all that it removes; the configuration last, so that a kill leaves what is a run."""
         names = (self.inputs, self.starts, self.metrics, self.evaluation, self.status, self.report)
         names += (self.student, self.adapter, self.tensorboard, self.path / "responses", self.path / "stages")
-        names += (self.path / METHOD_STATE, self.knowledge)
+        names += (self.path / METHOD_STATE, self.knowledge, self.latent)
         checkpoints = (folder for _, folder in self._all_checkpoints())
         networks = filter(_is_network, self.path.glob("*.safetensors"))
         return [*names, *checkpoints, *networks, self.config]

@@ -88,6 +88,12 @@ COMMANDS = {
         "responses of any model in a file: right or wrong, and the accuracy", "dataset:Grade", "dataset:grade"
     ),
     "report": Command("write the report of a run again", "training:Report", "training:report_command"),
+    "latent": Command(
+        "what the hidden states of single-perspective students hold, with controls",
+        "latent:Latent",
+        "latent:latent",
+        goes_on=True,
+    ),
     "completion": Command(
         "what makes a shell complete commands and options by the tab key",
         "completion:Completion",

@@ -14,9 +14,11 @@ from markupsafe import Markup
 
 from mind.config import flat
 from mind.display import readable
+from mind.errors import require
 from mind.files import replacing
 from mind.report.answers import Answers
 from mind.report.charts import LOSS, MACHINE, Section, Series
+from mind.report.latent import latent_section
 from mind.report.pictures import DRAWN_POINTS, PAGE_COLORS, STYLE, Picture, Pictures
 from mind.report.reading import Metrics, number_at, value_at
 from mind.report.stages import stage_rows
@@ -57,6 +59,7 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section], re
         headlines=headline_rows(table, metrics, _loss(sections)), samples=answers.samples(), evaluation=evaluation,
         sections=shown, stages=stage_rows(folder, metrics),
         work=work_table(work, metrics.counted()) if work else [],
+        latent=latent_section(folder.latent),
         page_colors=PAGE_COLORS, notes=[*metrics.notes.values(), *remarks, *_leaks(config, evaluation)],
         status=status_rows(status), config=flat(config), origin=origin_rows(folder.read_starts(), folder.read_inputs()),
     )  # fmt: skip
@@ -74,6 +77,16 @@ def _leaks(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str
         for label in value_at(evaluation, "leaks") or ()
         if (count := number_at(evaluation, "leaks", label, "test"))
     ]
+
+
+def write_latent_page(folder: Path) -> Path:
+    """Writes latent.html beside the latent.json in `folder`, and returns its path; raises MindError without one."""
+    section = latent_section(folder)
+    require(section is not None, f"{folder}: there is no analysis to show: `mind latent` writes one")
+    page = page_template("latent.html").render(latent=section, page_colors=PAGE_COLORS)
+    with replacing(folder / "latent.html") as file:
+        file.write(page)
+    return folder / "latent.html"
 
 
 def _perspectives(config: dict, metrics: Metrics, sections: Sequence[Section]) -> list[str]:

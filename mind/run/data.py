@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from mind.errors import require
 from mind.evaluation.labels import asked_questions, evaluation_labels
 from mind.grading.type_counts import described_types
 from mind.progress import tell
+from mind.provenance import text_digest
 from mind.records import Question
 
 
@@ -82,8 +84,11 @@ def described_leaks(found: Leaks) -> str:
 def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question]:
     """The training questions, those of `data.only` with the rationales of that perspective alone, right and wrong.
 
-    Raises MindError if no question has one.
+    If `data.shuffle_perspectives` is given, each perspective's name stands for another one in each question. Raises
+    MindError if no question has a rationale of `data.only`.
     """
+    if data.shuffle_perspectives is not None:
+        questions = [_dealt_anew(question, data.shuffle_perspectives) for question in questions]
     if data.only is None:
         return list(questions)
     chosen = [
@@ -102,6 +107,21 @@ def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question
     if len(chosen) < len(questions):
         tell(f"{len(chosen)} of {len(questions)} questions are trained on: the others have no rationale of {data.only}")
     return chosen
+
+
+def _dealt_anew(question: Question, seed: int) -> Question:
+    """The question with the names of its rationales permuted among them, and those of wrong ones likewise. It depends
+    on the seed and the question's id alone: a choice of other questions deals the same."""
+    names = [rationale.perspective for rationale in question.rationales]
+    dealt = random.Random(text_digest(f"{seed} {question.id}")).sample(names, len(names))
+    new = dict(zip(names, dealt, strict=True))
+    return replace(
+        question,
+        rationales=tuple(replace(one, perspective=new[one.perspective]) for one in question.rationales),
+        wrong_rationales=tuple(
+            replace(one, perspective=new.get(one.perspective, one.perspective)) for one in question.wrong_rationales
+        ),
+    )
 
 
 def described_data(data: RunData) -> str:

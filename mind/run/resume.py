@@ -68,7 +68,7 @@ def _options(config: MindConfig, folder: RunFolder, known: Collection[str] | Non
     places += [f"options.{name}" for name in method_class(config.method).sources]
     options = flat(dataclasses.asdict(config))
     names = (name for name in sorted(options) if name not in places and (known is None or name in known))
-    return _entry(folder.config.name, [[name, options[name]] for name in names])
+    return input_entry(folder.config.name, [[name, options[name]] for name in names])
 
 
 def input_places(config: MindConfig) -> list[str | None]:
@@ -123,14 +123,14 @@ def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Metho
         weights = {name: weight for name, weight in weights.items() if not weight.requires_grad}
     return {
         "options": _options(config, RunFolder(config.output)),
-        "data.train": _entry(config.data.train, map(question_row, data.train)),
-        "data.heldout": _entry(config.data.heldout or config.data.train, map(question_row, data.heldout)),
+        "data.train": input_entry(config.data.train, map(question_row, data.train)),
+        "data.heldout": input_entry(config.data.heldout or config.data.train, map(question_row, data.heldout)),
         **{
-            f"data.evaluation {label}": _entry(files.get(label, config.data.train), map(question_row, questions))
+            f"data.evaluation {label}": input_entry(files.get(label, config.data.train), map(question_row, questions))
             for label, questions in data.evaluation.items()
         },
-        "tokens": _entry(student, map(_token_row, [*context.tokenized, *heldout])),
-        "settings": _entry(student, settings(context.model)),
+        "tokens": input_entry(student, map(_token_row, [*context.tokenized, *heldout])),
+        "settings": input_entry(student, settings(context.model)),
         "weights": {"source": student, "sha256": fingerprint(weights)},
         **method.inputs(),
     }
@@ -165,7 +165,8 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[
         )
 
 
-def _entry(source: str, rows: Iterable[Any]) -> dict[str, str]:
+def input_entry(source: str, rows: Iterable[Any]) -> dict[str, str]:
+    """What inputs.json says of the JSON `rows` that were read from `source`: that name, and a digest of the rows."""
     return {"source": source, "sha256": text_digest("".join(json.dumps(row) + "\n" for row in rows))}
 
 
