@@ -1,7 +1,8 @@
 """The pass of the divergences over their rows; a backend supplies the row kernels.
 
 Logits of a chunk in float32 (float64 for float64 input) whatever the input's dtype, the teacher's beside them, row
-kernel in place, gradient products; or all of it by the backend, if it has `OwnProducts`. Peak memory: one chunk, in which both logits share the room, beside the gradients.
+kernel in place, gradient products; or all of this by the backend, where it has `OwnProducts`. Peak memory: one chunk,
+in which both logits share the room, beside the gradients.
 """
 
 from __future__ import annotations

@@ -36,13 +36,18 @@ def exact_rows(rows: int, hidden: Tensor, head: Head, teacher: Teacher, divergen
     return _ExactRows(rows, hidden, head, teacher, divergence)
 
 
+def rows_of_chunk(rows: int, sides: int, vocabulary: int) -> int:
+    """Rows of a chunk of at most `rows`, of which so many sides have their logits in memory."""
+    fit = _CHUNK_BYTES // (4 * sides * vocabulary * _LANES) * _LANES
+    return min(max(fit, _LANES), _MOST_ROWS, rows)
+
+
 class _ExactRows:
     """See `contract.ExactRows`."""
 
     def __init__(self, rows: int, hidden: Tensor, head: Head, teacher: Teacher, divergence: Divergence) -> None:
         sides, vocabulary = 2 if isinstance(teacher, HeadTeacher) else 1, _up_to_multiple(head.vocabulary, _BLOCK)
-        fit = _CHUNK_BYTES // (4 * sides * vocabulary * _LANES) * _LANES
-        self.size = min(max(fit, _LANES), _MOST_ROWS, rows)
+        self.size = rows_of_chunk(rows, sides, vocabulary)
         # One memory for all chunks: fresh pages would add to the time of each.
         shape = sides, vocabulary, _up_to_multiple(self.size, _LANES)
         self._logits = hidden.new_empty(shape, dtype=torch.float32)
@@ -91,8 +96,9 @@ class _ExactRows:
         ids = teacher.distinct_ids(rows)
         listed = weights.new_empty(ids.shape)
         others = _softmax(hidden, head, logits, ids, listed)
+        maximum, log_total, mean = others.to(listed.dtype)
         log_p = teacher.log_p(rows, head.vocabulary, listed.dtype)
-        values, gradient = event_terms(listed, *others.to(listed.dtype), log_p, self._divergence)
+        values, gradient = event_terms(listed, maximum, log_total, mean, log_p, self._divergence)
         gradient.mul_(weights[:, None])
         write = partial(
             _operators().listed_products,
