@@ -32,7 +32,7 @@ NAMES = sorted(
     {file.stem for file in (ROOT / "bench").glob("*.py")} - NO_PROGRAMS
     | {file.parent.name for file in (ROOT / "bench").glob("*/__main__.py")}
 )
-NEEDED = {"dataset": ["--data", __file__]}
+NEEDED = {"dataset": ["--data", __file__], "latent": ["--student", "nowhere"]}
 """Options without which a benchmark does not begin."""
 
 
@@ -56,6 +56,7 @@ def no_measurement(monkeypatch):
         ("comparison.command", "measure_case"),
         ("packing", "measure_time"),
         ("linear_divergence", "measure_time"),
+        ("coverage", "measure"),
         ("dataset", "questions_of"),
         ("busy_machine", "Worker"),
         ("row_confidence", "load"),
@@ -82,7 +83,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 18
+    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 19
 
 
 @pytest.mark.parametrize("name", NAMES)

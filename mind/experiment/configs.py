@@ -70,10 +70,7 @@ def run_config(
     from mind.methods import with_options
 
     method = plan.methods[job.label]
-    student: dict[str, Any] = {"model": sources["student"]["source"]}
-    if "student.chat_template" in sources:
-        student["chat_template"] = sources["student.chat_template"]["source"]
-    values: Any = {"student": dataclasses.asdict(plan.student) | student}
+    values: Any = {"student": dataclasses.asdict(plan.student) | student_source(sources)}
     for more in (BATCHED, plan.config, {"method": method.method}, method.options, nested(chosen)):
         values = overlaid(values, more)
     own = {
@@ -84,6 +81,7 @@ def run_config(
             "perspectives": plan.data.perspectives,
         },
         "train": {"seed": seed, **budget},
+        "evaluation": {"before": os.fspath(folder.base)},
     }
     values = json.loads(json.dumps(overlaid(values, own)))
     try:
@@ -92,6 +90,12 @@ def run_config(
         where = "" if str(error).startswith("methods.") else f"methods.{job.label}: "
         of = f" (with {_words(chosen)})" if chosen else ""
         raise MindError(f"{where}{error}{of}") from None
+
+
+def student_source(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Where the student is, as fields of its configuration."""
+    places = {"model": "student", "chat_template": "student.chat_template"}
+    return {name: sources[entry]["source"] for name, entry in places.items() if entry in sources}
 
 
 def budget_fields(budget: BudgetPlan, amount: float, share: float = 1.0) -> dict[str, Any]:

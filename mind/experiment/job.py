@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import gc
 import os
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mind.config import EvaluationConfig, MindConfig, StudentConfig
+from mind.asking import ANSWER_LINE_WANTED, AskingConfig, EvaluationConfig
+from mind.config import MindConfig, StudentConfig, TrainConfig
 from mind.data.questions import load_questions
-from mind.errors import NotFiniteError, PausedError, StoppedError
-from mind.experiment.configs import BATCHED, budget_fields, run_config
+from mind.errors import NotFiniteError, StoppedError
+from mind.experiment.answers import Asked, Student
+from mind.experiment.configs import budget_fields, run_config, student_source
 from mind.experiment.folder import ExperimentFolder, Job, job_of
-from mind.experiment.plan import BASE, BASE_MARKER, EvaluationSet, Plan
+from mind.experiment.plan import BASE, BASE_MARKER, Plan
 from mind.experiment.tuning import configurations, require_choice
 from mind.files import held
-from mind.records import Question
-from mind.typed_json import overlaid
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-MARKER_LINE = "End with a line '#### answer'.\n\n"
-"""What precedes each question of "base-marker"."""
 VALIDATION = "validation"
 
 
@@ -44,8 +38,8 @@ def perform(path: str | os.PathLike[str], name: str, pause_at: float | None = No
         pause_at: a time, by time.monotonic, from which it stops between two steps or two sets; None: never.
 
     Raises:
-        MindError: as `mind.run.train.train` does; a configuration that tuning tries and whose training fails by its
-            numbers is none: its result says so.
+        MindError: as `mind.run.train.train` does. But if the numbers of a configuration that tuning tries are not
+            finite, or its student gets worse, that is its result.
         PausedError: at `pause_at`.
     """
     folder = ExperimentFolder(Path(path))
@@ -54,12 +48,20 @@ def perform(path: str | os.PathLike[str], name: str, pause_at: float | None = No
     lock = folder.beside(job, ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with held(lock):
-        if not folder.done(job, plan):
-            _Work(folder, plan, content["inputs"], job, pause_at).do()
+        if folder.done(job, plan):
+            return
+        work = _Work(folder, plan, content["inputs"], job, pause_at)
+        {
+            BASE: work.base,
+            BASE_MARKER: work.base_marker,
+            "budget": work.budget,
+            "tuning": work.tuning,
+            "runs": work.run,
+        }[job.kind]()
 
 
 class _Work:
-    """A job with what it needs."""
+    """A job with what it needs; a method for each kind."""
 
     def __init__(
         self,
@@ -70,36 +72,61 @@ class _Work:
         pause_at: float | None,
     ) -> None:
         self.folder, self.plan, self.sources, self.job, self.pause_at = folder, plan, sources, job, pause_at
+        self.sets = {name: Asked(folder.set_file(name), one.max_new_tokens) for name, one in plan.evaluation.items()}
 
-    def do(self) -> None:
-        if self.job.kind in (BASE, BASE_MARKER):
-            self._untrained()
-            return
-        config = self._config()
-        if self.job.kind == "tuning":
-            self._try(config)
-        else:
-            self._train(config)
-            if self.job.kind == "runs":
-                self._ask_trained(config, self.folder.outcomes(self.job), self.plan.evaluation)
-        if not (self.job.kind == "runs" and self.plan.keep_students):
+    def base(self) -> None:
+        student, base = self._untrained(), self.folder.base
+        if base.read_evaluation()["before"] is None:
+            base.path.mkdir(exist_ok=True)
+            base.write_evaluation({"before": self._measured(student), "after": None})
+        self._answer(student, self.sets, self.folder.outcomes(self.job))
+
+    def base_marker(self) -> None:
+        self._answer(self._untrained(ANSWER_LINE_WANTED), self.sets, self.folder.outcomes(self.job))
+
+    def budget(self) -> None:
+        self._train(self._config(self.plan.seeds[0], {}, {"epochs": self.plan.budget.epochs}))
+        self.folder.drop_student(self.job)
+
+    def run(self) -> None:
+        plan, seed, table = self.plan, self.job.number, self.folder.read(self.folder.tuning)
+        assert seed is not None
+        config = self._config(seed, require_choice(plan, table, self.job.label), self._share(1.0))
+        self._train(config)
+        self._answer(self._trained(config), self.sets, self.folder.outcomes(self.job))
+        if not plan.keep_students:
             self.folder.drop_student(self.job)
 
-    def _config(self) -> MindConfig:
-        plan, job, folder = self.plan, self.job, self.folder
+    def tuning(self) -> None:
+        plan, number, run = self.plan, self.job.number, self.folder.run(self.job)
+        assert number is not None
+        options = configurations(plan, self.job.label)[number]
+        config = self._config(plan.tuning.seed, options, self._share(plan.tuning.share))
+        result = self.folder.beside(self.job, ".json")
+        try:
+            self._train(config)
+        except (NotFiniteError, StoppedError) as error:  # as it would be every time
+            self.folder.write({"failed": str(error)}, result)
+        if not result.exists():
+            asked = Asked(self.folder.validation_file, plan.tuning.max_new_tokens, plan.tuning.questions)
+            place = self.folder.beside(self.job, ".outcomes")
+            rows = self._answer(self._trained(config), {VALIDATION: asked}, place)[VALIDATION]
+            status = run.read_status()
+            found = {
+                "accuracy": sum(row["correct"] for row in rows) / len(rows),
+                "questions": len(rows),
+                "nll": run.read_evaluation()["after"]["heldout"]["nll"],
+                **{name: status[name] for name in ("steps", "flops", "wall_s")},
+                "trained_tokens": status["work"]["trained"],
+            }
+            self.folder.write(found, result)
+        self.folder.drop_student(self.job)
 
-        def configured(seed: int, options: Mapping[str, Any], budget: Mapping[str, Any]) -> MindConfig:
-            return run_config(job, plan, self.sources, folder, seed=seed, chosen=options, budget=budget)
+    def _share(self, share: float) -> dict[str, Any]:
+        return budget_fields(self.plan.budget, self.folder.read(self.folder.budget)["amount"], share)
 
-        if job.kind == "budget":
-            return configured(plan.seeds[0], {}, {"epochs": plan.budget.epochs})
-        amount = folder.read(folder.budget)["amount"]
-        assert job.number is not None
-        if job.kind == "tuning":
-            options = configurations(plan, job.label)[job.number]
-            return configured(plan.tuning.seed, options, budget_fields(plan.budget, amount, plan.tuning.share))
-        options = require_choice(plan, folder.read(folder.tuning), job.label)
-        return configured(job.number, options, budget_fields(plan.budget, amount))
+    def _config(self, seed: int, options: Mapping[str, Any], budget: Mapping[str, Any]) -> MindConfig:
+        return run_config(self.job, self.plan, self.sources, self.folder, seed=seed, chosen=options, budget=budget)
 
     def _train(self, config: MindConfig) -> None:
         from mind.run.train import train
@@ -107,129 +134,43 @@ class _Work:
         run = self.folder.run(self.job)
         if run.status.exists():  # the student has been trained, and may have been removed since
             return
-        train(config, resume=run.begun is not None, evaluated=self.folder.base, pause_at=self.pause_at)
+        train(config, resume=run.begun is not None, pause_at=self.pause_at)
         gc.collect()  # the Trainer and its student refer to one another
 
-    def _try(self, config: MindConfig) -> None:
-        """A configuration that tuning tries, with its result."""
-        run, file = self.folder.run(self.job), self.folder.beside(self.job, ".json")
-        try:
-            self._train(config)
-        except (NotFiniteError, StoppedError) as error:  # which it would be every time
-            self.folder.write({"failed": str(error)}, file)
-            return
-        if not file.exists():
-            tuning = self.plan.tuning
-            asked = EvaluationSet(str(self.folder.validation_file), "id", tuning.max_new_tokens, tuning.questions)
-            place = self.folder.beside(self.job, ".outcomes")
-            (rows,) = self._ask_trained(config, place, {VALIDATION: asked})
-            status = run.read_status()
-            result = {
-                "accuracy": sum(row["correct"] for row in rows) / len(rows),
-                "questions": len(rows),
-                "nll": run.read_evaluation()["after"]["heldout"]["nll"],
-                **{name: status[name] for name in ("steps", "flops", "wall_s")},
-                "trained_tokens": status["work"]["trained"],
-            }
-            self.folder.write(result, file)
-
-    def _ask_trained(
-        self, config: MindConfig, place: Path, sets: Mapping[str, EvaluationSet]
-    ) -> list[list[dict[str, Any]]]:
+    def _trained(self, config: MindConfig) -> Student:
         from mind.methods import method_class
 
         student = StudentConfig(
-            model=str(self.folder.run(self.job).student),
+            model=os.fspath(self.folder.run(self.job).student),
             dtype=config.student.dtype,
             max_length=config.student.max_length,
         )
         before = method_class(config.method).asks_with(config)
-        with _evaluating(student, place, sets) as (model, tokenizer):
-            return self._ask(model, tokenizer, place, sets, config.evaluation.batch_size, before)
+        return Student(student, AskingConfig(None, None, config.evaluation.batch_size), before, self.pause_at)
 
-    def _untrained(self) -> None:
-        sources, plan = self.sources, self.plan
-        values = overlaid(BATCHED, plan.config)
-        batch_size = values.get("evaluation", {}).get("batch_size", EvaluationConfig().batch_size)
-        template = sources.get("student.chat_template", {}).get("source", plan.student.chat_template)
-        student = StudentConfig(
-            model=sources["student"]["source"],
-            dtype=plan.student.dtype,
-            chat_template=template,
-            max_length=plan.student.max_length,
-        )
-        place = self.folder.outcomes(self.job)
-        marked = self.job.kind == BASE_MARKER
-        known = marked or self.folder.base.read_evaluation()["before"] is not None
-        with _evaluating(student, place, plan.evaluation, needed=not known) as (model, tokenizer):
-            if not known:
-                nll = heldout_nll_of(model, tokenizer, self.folder, plan)
-                self.folder.base.path.mkdir(exist_ok=True)
-                self.folder.base.write_evaluation({"before": {"heldout": nll, "files": {}}, "after": None})
-            self._ask(model, tokenizer, place, plan.evaluation, batch_size, MARKER_LINE if marked else "")
+    def _untrained(self, last_line: str | None = None) -> Student:
+        student = replace(self.plan.student, **student_source(self.sources), lora=False)
+        batch_size = self.plan.config.get("evaluation", {}).get("batch_size", EvaluationConfig().batch_size)
+        return Student(student, AskingConfig(None, None, batch_size, last_line=last_line), "", self.pause_at)
 
-    def _ask(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        place: Path,
-        sets: Mapping[str, EvaluationSet],
-        batch_size: int,
-        before: str,
-    ) -> list[list[dict[str, Any]]]:
-        """The rows of every set, of which those are made that are not there."""
-        from mind.evaluation.evaluate import answer_accuracy
-        from mind.files import json_rows
-
+    def _answer(self, student: Student, sets: Mapping[str, Asked], place: Path) -> dict[str, list[dict[str, Any]]]:
         place.mkdir(parents=True, exist_ok=True)
-        found = []
-        for name, one in sets.items():
-            file = place / f"{name}.jsonl"
-            if not file.exists():
-                if self.pause_at is not None and time.monotonic() >= self.pause_at:
-                    raise PausedError(f"{self.job.name}: paused before its answers to {name}")
-                config = EvaluationConfig(None, None, batch_size, one.max_new_tokens)
-                answers = place / f".{name}"
-                answer_accuracy(
-                    model, tokenizer, {name: self._questions(name)[: one.questions]}, config, answers, before
-                )
-                os.replace(answers / file.name, file)
-                answers.rmdir()
-            found.append([row for _, row in json_rows(file)])
-        return found
+        return student.answer(sets, place)
 
-    def _questions(self, name: str) -> Sequence[Question]:
-        return load_questions(self.folder.validation_file if name == VALIDATION else self.folder.set_file(name))
+    def _measured(self, student: Student) -> dict[str, Any]:
+        """The held-out NLL, as each run would measure it before its training, with the digests by which a run knows it
+        for its own."""
+        from mind.batches.prompt_sharing import choose_pack_options
+        from mind.evaluation.evaluate import heldout_nll
+        from mind.evaluation.former import evaluation_digests
+        from mind.student.model import attention_of, causal_lm
+        from mind.student.tokenization import embedding_rows, tokenize
 
-
-@contextmanager
-def _evaluating(student: StudentConfig, place: Path, sets: Mapping[str, Any], needed: bool = False) -> Any:
-    """The student, on its device, if an answer is missing or it is needed otherwise; else nothing is loaded."""
-    if not needed and all((place / f"{name}.jsonl").exists() for name in sets):
-        yield None, None
-        return
-    import torch
-
-    from mind.student.model import load_student
-
-    model, tokenizer = load_student(student)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
-    model.eval()
-    yield model, tokenizer
-
-
-def heldout_nll_of(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: ExperimentFolder, plan: Plan
-) -> dict[str, Any]:
-    """The held-out NLL of the untrained student, as each run would measure it before its training."""
-    from mind.batches.prompt_sharing import choose_pack_options
-    from mind.config import TrainConfig
-    from mind.evaluation.evaluate import heldout_nll
-    from mind.student.model import attention_of, causal_lm
-    from mind.student.tokenization import embedding_rows, tokenize
-
-    names, rows = plan.data.perspectives, embedding_rows(model)
-    tokenized = tokenize(load_questions(folder.validation_file), tokenizer, names, plan.student.max_length, rows)
-    length = plan.config.get("train", {}).get("pack_length", TrainConfig().pack_length)
-    options = choose_pack_options(model, attention_of(causal_lm(model)), tokenized, length, "auto")
-    return heldout_nll(model, tokenized, names, options)
+        model, tokenizer = student.loaded
+        questions, names = load_questions(self.folder.validation_file), self.plan.data.perspectives
+        tokenized = tokenize(questions, tokenizer, names, self.plan.student.max_length, embedding_rows(model))
+        length = self.plan.config.get("train", {}).get("pack_length", TrainConfig().pack_length)
+        options = choose_pack_options(model, attention_of(causal_lm(model)), tokenized, length, "auto")
+        nll = heldout_nll(model, tokenized, names, options)
+        digests = evaluation_digests(model, {}, {}, EvaluationConfig(), tokenized, names)
+        return {"heldout": nll, "files": {}, "digests": digests}

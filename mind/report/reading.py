@@ -16,6 +16,8 @@ from mind.errors import MindError
 from mind.run_folder import RunFolder, metric_rows
 
 FORWARD_SHARE = 1 / 3  # of the work of a token that also has a backward pass, which takes as long as two forward ones
+SAVINGS = ("padded", "packed", "shared")
+"""The kinds of tokens (mind/run/work.py) that were not computed, but would have been."""
 
 
 @dataclass(frozen=True)

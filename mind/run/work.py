@@ -17,9 +17,7 @@ from collections.abc import Mapping, Sequence
 from mind.batches.packing import naive_tokens
 from mind.batches.steps import question_tokens
 from mind.records import PackOptions, TokenizedQuestion
-
-SAVINGS = ("padded", "packed", "shared")
-"""The kinds that were not computed, but would have been."""
+from mind.report.reading import SAVINGS
 
 
 def step_work(

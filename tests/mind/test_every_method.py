@@ -24,10 +24,10 @@ from mind.methods.mind.features import StudentEncoder
 from mind.methods.presets import replaced
 from mind.methods.step import StepPlan
 from mind.report import pictures
+from mind.report.reading import SAVINGS
 from mind.run import sampling
 from mind.run.report import write_run_report
 from mind.run.trainer import MethodTrainer
-from mind.run.work import SAVINGS
 from mind.run_folder import RunFolder
 
 

@@ -1,0 +1,55 @@
+"""`mind compare`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mind.cli.terminal import note, print_table, say
+from mind.errors import require
+
+LONG = ("bootstrap", "p")
+"""Columns that a terminal has no room for."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Say which methods of an experiment are better, how sure that is, and what may be claimed.
+
+    Reads the folder of `mind experiment`, whole or not, and writes comparison.json, comparison.md and comparison.html
+    into it.
+    """
+
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Of the experiment."""
+    reference: str | None = None
+    """The label of the method that a claim is made of; the plan's by default, or mind."""
+    baselines: tuple[str, ...] | None = None
+    """The labels that it is to beat; those of the plan by default."""
+    draws: int = 10_000
+    """Of the bootstrap."""
+    seed: int = 0
+    """Of its random numbers."""
+
+    def __post_init__(self) -> None:
+        require(self.draws >= 100, f"draws is {self.draws}: expected at least 100")
+        require(self.seed >= 0, f"seed is {self.seed}: expected at least 0")
+
+
+def compare_command(options: Compare) -> None:
+    note("loading NumPy and matplotlib")
+    from mind.comparison.tables import accuracy_table, difference_tables
+    from mind.comparison.wording import notes, sentences
+    from mind.comparison.write import NAME, write_comparison
+
+    folder = Path(options.folder)
+    comparison = write_comparison(folder, options.reference, options.baselines, draws=options.draws, seed=options.seed)
+    for table in (accuracy_table(comparison), next(difference_tables(comparison))):
+        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        print_table(table.title, [{name: row[name] for name in row if name not in LONG} for row in rows])
+    for text in (*notes(comparison), *sentences(comparison)):
+        say(text)
+    say(f"{folder / NAME}.html, .md, .json: the comparison")

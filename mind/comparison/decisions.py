@@ -1,0 +1,73 @@
+"""What follows from several comparisons together, and from single runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+ALPHA = 0.05
+"""The share of false claims that is accepted."""
+
+
+def holm(values: Mapping[str, float]) -> dict[str, float]:
+    """p-values adjusted for their number: a claim of those below ALPHA holds one that is false in at most that share.
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6
+    (1979).
+    """
+    adjusted, highest = {}, 0.0
+    for rank, (name, value) in enumerate(sorted(values.items(), key=lambda item: item[1])):
+        highest = max(highest, min(1.0, (len(values) - rank) * value))
+        adjusted[name] = highest
+    return {name: adjusted[name] for name in values}
+
+
+def all_hold(values: Sequence[float]) -> bool:
+    """Whether every one of the one-sided p-values is below ALPHA, an intersection-union test.
+
+    "All of them hold" is false as soon as one is false, so each is tested at ALPHA with no correction for their number
+    (R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, Technometrics 24, 1982). Nothing is
+    claimed of no values.
+    """
+    return bool(values) and all(value < ALPHA for value in values)
+
+
+def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:
+    """Of two runs, arrays (N,) of True or False: the questions that ours alone got right, those that theirs alone got
+    right, and the exact two-sided p-value; 1 if there are none.
+
+    Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12
+    (1947), with the binomial distribution.
+    """
+    gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    tail = sum(math.comb(gained + lost, k) for k in range(min(gained, lost) + 1))
+    return gained, lost, min(1.0, 2 * tail / 2 ** (gained + lost))
+
+
+def detectable(discordance: float, questions: int, alpha: float = ALPHA, power: float = 0.8) -> float:
+    """The smallest difference in accuracy that two runs show at the level `alpha`, two-sided, with this `power`.
+
+    Args:
+        discordance: the share of the questions that one of the two gets right and the other wrong.
+        questions: their number.
+        alpha: the level.
+        power: how often a difference of that size is found.
+    """
+    quantiles = NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)
+    return min(1.0, quantiles * math.sqrt(discordance / questions))
+
+
+def discordance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The share of the questions on which a run of ours and one of theirs differ, over all pairs of runs.
+
+    Args:
+        ours: (S, N) marks from 0 to 1; those between count by what they differ.
+        theirs: (R, N) marks.
+
+    One question of each kind is added, as in `mind.intervals.paired_difference`, so that it is never 0.
+    """
+    differing = np.abs(ours[:, None] - theirs[None]).mean((0, 1))
+    return float(differing.sum() + 2) / (len(differing) + 2)

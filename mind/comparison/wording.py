@@ -1,0 +1,211 @@
+"""What may be said of a comparison, in sentences: no more than the protocol of the analysis allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from mind.comparison.compare import CONTROLS, GROUPS, Comparison, Versus
+from mind.comparison.decisions import ALPHA, all_hold
+from mind.display import one_line, percent
+from mind.experiment.plan import BASE, BASE_MARKER
+
+EQUAL = 1.05
+"""Costs whose ratio is not above count as equal: a run ends with a whole step."""
+FLOOR, CEILING = 0.05, 0.95
+"""A set on which all methods are below the one or above the other cannot tell them apart."""
+NOT_THE_PAPERS = (
+    "Nothing here compares with the tables of papers, whose students, data and decoding are others. A difference that "
+    "is not shown may exist all the same; the smallest that would be seen is in the tables."
+)
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """The claim on the baselines, and what the controls say of it."""
+    return [*_claim(comparison), *_controls(comparison)]
+
+
+def holds(comparison: Comparison, labels: Sequence[str], groups: Sequence[str]) -> bool:
+    """Whether the reference beats every one of the methods in every group: an intersection-union test at 5 %.
+
+    A method without runs, or with a single one, is not beaten.
+    """
+    values = [_p_better(comparison, label, group) for label in labels for group in groups]
+    return all_hold([1.0 if value is None else value for value in values])
+
+
+def points(difference: float) -> str:
+    """As in "+1.2"."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def interval(ends: tuple[float, float]) -> str:
+    """As in "−0.4 to +2.8"."""
+    low, high = ends
+    return f"{points(low)} to {points(high)}"
+
+
+def _p_better(comparison: Comparison, label: str, group: str) -> float | None:
+    versus = comparison.against(label, group)
+    return versus.p_better if versus is not None and versus.of_methods else None
+
+
+def _claim(comparison: Comparison) -> Iterator[str]:
+    reference, baselines, groups = comparison.reference, comparison.baselines, comparison.groups
+    if not baselines:
+        yield f"No baselines are named, so nothing is claimed of {reference} against them."
+        return
+    named = (
+        f"the {len(baselines)} baselines {_and(baselines)}" if len(baselines) > 1 else f"the baseline {baselines[0]}"
+    )
+    setting = f"with {_name(comparison.student)}, {_name(comparison.data)}, {_compute(comparison)}"
+    whole = [group for group in groups if holds(comparison, baselines, [group])]
+    if whole == groups:
+        yield f"{reference} beats {named} {_where(whole)}, {setting}." + _untested(groups)
+    elif whole:
+        rest = [group for group in groups if group not in whole]
+        yield f"{reference} beats {named} {_where(whole)}, {setting}, but not {_where(rest)}." + _untested(groups)
+        yield from _not_shown(comparison, baselines, rest)
+    else:
+        won = [one for one in _shown(comparison, baselines, groups) if one.difference > 0]
+        if won:
+            yield f"{reference} beats {_and(map(_told, won))}, {setting}."
+            yield f"It is not shown to beat all of {named} {_where(groups, 'or')}."
+        else:
+            any_of = "any of " if len(baselines) > 1 else ""
+            yield f"It is not shown that {reference} beats {any_of}{named} {_where(groups, 'or')}, {setting}."
+        yield from _not_shown(comparison, baselines, groups)
+    for one in _shown(comparison, baselines, groups):
+        if one.difference < 0:
+            yield f"{one.other} beats {reference} {GROUPS[one.on]}: {points(-one.difference)} points."
+
+
+def _shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str]) -> list[Versus]:
+    """The comparisons of methods whose adjusted p-value shows a difference."""
+    found = [comparison.against(label, group) for label in labels for group in groups]
+    return [
+        one for one in found if one is not None and one.of_methods and one.p_holm is not None and one.p_holm < ALPHA
+    ]
+
+
+def _not_shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str]) -> Iterator[str]:
+    """The comparisons that a claim about all of them fails by."""
+    told = []
+    for label in labels:
+        for group in groups:
+            value, versus = _p_better(comparison, label, group), comparison.against(label, group)
+            if versus is None:
+                told.append(f"{label} {GROUPS[group]} (no runs)")
+            elif value is None:
+                told.append(f"{label} {GROUPS[group]} (a single run: {points(versus.difference)} points)")
+            elif value >= ALPHA:
+                told.append(_told(versus))
+    if told:
+        yield f"Not shown: better than {_and(told)}."
+
+
+def _told(versus: Versus) -> str:
+    return f"{versus.other} {GROUPS[versus.on]} ({points(versus.difference)} points, {interval(versus.interval)})"
+
+
+def _controls(comparison: Comparison) -> Iterator[str]:
+    reference, methods = comparison.reference, comparison.methods
+    own = methods[reference].method
+    if own in CONTROLS:
+        yield f"{reference} is a control itself: it selects nothing by what the student is capable of."
+        return
+    there = {methods[label].method for label in (*comparison.controls, *comparison.baselines)}
+    lacking = [name for name in CONTROLS if name not in there]
+    labels = [label for label in methods if methods[label].method in CONTROLS]
+    adds = "capability-aware selection" if own.startswith("mind") else f"what sets {reference} apart"
+    conclusion = f"so it is not shown that {adds} is what helps, whatever the baselines do."
+    if lacking:
+        yield f"The experiment has no {_and(lacking)}, {conclusion}"
+    if labels and not lacking and holds(comparison, labels, comparison.groups):
+        yield f"{reference} beats the controls {_and(labels)}, too, {_where(comparison.groups)}."
+    for label in labels:
+        failing = [group for group in comparison.groups if not holds(comparison, [label], [group])]
+        for group in failing:
+            versus = comparison.against(label, group)
+            seen = "there are no runs of it" if versus is None else f"{points(versus.difference)} points"
+            if versus is not None:
+                seen += f", {interval(versus.interval)}" if versus.of_methods else " of single runs"
+            yield f"{reference} is not shown to beat the control {label} {GROUPS[group]} ({seen}), {conclusion}"
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader has to know of the runs, such as those that are missing, and of sets that decide nothing."""
+    return list(_notes(comparison))
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
+    if not comparison.analysis["as_planned"]:
+        yield (
+            "The plan does not name this reference with these baselines: a claim that is chosen after its results have "
+            "been seen is exploration."
+        )
+    planned = len(comparison.planned_seeds)
+    for label, method in comparison.methods.items():
+        if method.missing:
+            known = "; ".join(f"{run}: {reason}" for run, reason in method.missing.items())
+            there = len(method.runs)
+            treated = (
+                "it is compared with nothing"
+                if not there
+                else "its means are over the others, and its intervals are wider for it"
+            )
+            yield f"{label}: {there} of {there + len(method.missing)} runs are there ({known}); {treated}."
+        if len(method.runs) == 1 and label not in (BASE, BASE_MARKER):
+            yield (
+                f"{label} has a single run, so how much its seeds differ is not known: its intervals and p-values are "
+                "those of this run, and nothing is claimed of the method."
+            )
+    if planned < 3:
+        yield f"The plan has {planned} seed{'s' * (planned > 1)}: intervals are wide, and say little of other seeds."
+    runs = {f"runs/{label}/seed-{seed}" for label in comparison.methods for seed in comparison.planned_seeds}
+    for row in comparison.failures:
+        if row.get("job") not in runs:
+            job, message = row.get("job", row.get("label")), row.get("message")
+            yield f"Failed: {one_line(str(job), 100)}: {one_line(str(message), 300)}"
+    for name in comparison.sets:
+        shares = [method.accuracy[name] for method in comparison.methods.values() if method.runs]
+        if shares and (max(shares) < FLOOR or min(shares) > CEILING):
+            seen = f"{percent(min(shares))} to {percent(max(shares))}"
+            yield f"{name}: all methods are right in {seen}, so it decides nothing."
+
+
+def _compute(comparison: Comparison) -> str:
+    """Whether the reference and the baselines cost the same, by the unit of the plan's budget."""
+    unit, field = ("compute", "flops") if comparison.budget == "flops" else ("trained tokens", "trained_tokens")
+    methods = [comparison.methods[label] for label in (comparison.reference, *comparison.baselines)]
+    costs = {m.label: getattr(m, field) for m in methods if m.runs and m.label not in (BASE, BASE_MARKER)}
+    unknown = [label for label, cost in costs.items() if not cost]
+    if unknown:
+        return f"at {unit} that is not known of {_and(unknown)}"
+    least, most = min(costs, key=costs.__getitem__), max(costs, key=costs.__getitem__)
+    ratio = costs[most] / costs[least]
+    if ratio <= EQUAL:
+        return f"at equal {unit}"
+    return f"at unequal {unit} ({most} took {ratio:.2f} times that of {least})"
+
+
+def _where(groups: Sequence[str], word: str = "and") -> str:
+    """ "in and out of distribution"."""
+    if len(groups) > 1:
+        return f"in {word} out of distribution"
+    return GROUPS[groups[0]]
+
+
+def _untested(groups: Sequence[str]) -> str:
+    lacking = [GROUPS[group] for group in GROUPS if group not in groups]
+    return f" No primary set is {lacking[0]}." if lacking else ""
+
+
+def _name(place: str) -> str:
+    """A model or file without the folders of somebody's machine."""
+    return one_line(PurePath(place).name or place, 100)
+
+
+def _and(names) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
