@@ -5,9 +5,9 @@
 
 Records are built-in word problems, each with a wrong rationale in which the result has slipped, or those of a file that
 `mind data import --keep-wrong 8` wrote: the shortest of the tenth of the questions whose right and wrong rationales are
-most alike, since edit needs such pairs. Each question keeps three rationales, and two questions make a step, so that
-the first and the last epoch see the same questions. Whatever wants a teacher model gets the student that sft has
-trained.
+most alike, since edit needs such pairs; with `--knowledge FOLDER` of a teacher for lorid and nesycd. Each question
+keeps three rationales, and two questions make a step, so that the first and the last epoch see the same questions.
+Whatever wants a teacher model gets the student that sft has trained.
 
     loss first, last   mean of the first and of the last epoch; each method's own objective
     nll before, after  mean over the rationales of two other questions, the same for all methods

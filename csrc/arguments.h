@@ -60,6 +60,19 @@ struct EntryArguments {
     float* kept_sum;        // (n,) sum over the kept entries of the gradient of z, without a uniform part
 };
 
+// Tokens that rows list, by blocks of the vocabulary: those of block b are places[starts[b]] to places[starts[b + 1] -
+// 1], and place i is token ids[i] of row i / count.
+struct ListedTokens {
+    const std::int64_t* ids;  // (n, count); null: there are none
+    std::int64_t count;
+    const std::int64_t* starts;
+    const std::int64_t* places;
+};
+
+// A softmax as `softmax` (3, n) has it: the largest logit, the logarithm of the sum of e^(z - maximum), and the mean of
+// z - maximum. Of all tokens, -inf, nan and nan if all logits are -inf; of those that are not listed, -inf, 0 and 0.
+enum SoftmaxNumber { kSoftmaxMaximum, kSoftmaxLogTotal, kSoftmaxMean, kSoftmaxNumbers };
+
 // Statistics of rows straight from hidden states, and what the sparse gradient needs of them; csrc/cpu alone.
 struct StreamArguments {
     Matrix hidden;              // (n, D)
@@ -69,6 +82,10 @@ struct StreamArguments {
     const float* temperatures;  // (n,) of the rows, by which their logits are divided after all else; or null
     float* logits;              // to be filled with projected logits, transposed (`check_transposed`); or null
     std::int64_t logits_stride;
+    bool conditioned;  // fill them with z instead
+    double* softmax;   // (kSoftmaxNumbers, n) in place of the numbers of rows, which have no targets then; or null
+    ListedTokens listed;
+    float* listed_z;  // (n, count)
     float log_threshold;
     std::int64_t* kept;           // (n,) as `CountArguments` has it; null: statistics only
     float* dropped_mass;          // (n,)
@@ -78,17 +95,16 @@ struct StreamArguments {
 };
 
 // From the logits that `StreamArguments` has filled to the gradients of hidden states, weight and bias; csrc/cpu alone.
-struct GradientArguments {
+struct ProductArguments {
     Matrix hidden;        // (n, D)
     Matrix weight;        // (V, D), in the type of hidden
-    RowArguments rows;    // logits: (n, V) without data; numbers as the statistics left them
     const float* logits;  // (V, n) as `StreamArguments` has them
+    const float* beside;  // what is read with each of them, as far apart; or null
     std::int64_t logits_stride;
-    const float* at_target;  // (n,) the gradient of the target's projected logit, if it is another than the loss's
-    float* of_hidden;        // (n, D), or null
-    float* of_weight;        // (V, D), or null
-    bool add_weight;         // to what is in of_weight
-    float* of_bias;          // (V,), added to; or null
+    float* of_hidden;  // (n, D), or null
+    float* of_weight;  // (V, D), or null
+    bool add_weight;   // to what is in of_weight
+    float* of_bias;    // (V,), added to; or null
 };
 
 struct BackgroundArguments {

@@ -25,6 +25,8 @@ constexpr ScalarType kScalarType = ScalarType::Undefined;
 template <>
 inline constexpr ScalarType kScalarType<float> = ScalarType::Float;
 template <>
+inline constexpr ScalarType kScalarType<double> = ScalarType::Double;
+template <>
 inline constexpr ScalarType kScalarType<std::int64_t> = ScalarType::Long;
 template <>
 inline constexpr ScalarType kScalarType<std::int32_t> = ScalarType::Int;

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from mind.asking import EvaluationConfig
 from mind.errors import require
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import AnswerSpan
-from mind.typed_json import check_fields
+from mind.typed_json import check_bounds, check_fields
 from mind.word_problems import DEFAULT_LEVELS, LevelName
 
 EMBEDDED_STUDENT = "smollm2-135m-instruct"
@@ -55,8 +56,7 @@ class StudentConfig:
     def __post_init__(self) -> None:
         check_fields("student", self)
         require(self.max_length >= 16, f"student.max_length is {self.max_length}: expected at least 16 tokens")
-        for name in ("lora_rank", "lora_alpha"):
-            require(getattr(self, name) >= 1, f"student.{name} is {getattr(self, name)}: expected at least 1")
+        check_bounds("student", self, dict.fromkeys(("lora_rank", "lora_alpha"), "at least 1"))
         require(0 <= self.lora_dropout < 1, f"student.lora_dropout is {self.lora_dropout}: expected a share in [0, 1)")
         require(self.lora_targets != (), "student.lora_targets is empty: expected names of layers")
 
@@ -77,8 +77,15 @@ class DataConfig:
     only: str | None = None
     """Train on the rationales of this perspective alone, and on the questions that have one. The held-out NLL stays
     that of all."""
+    shuffle_perspectives: int | None = None
+    """A seed by which the names of the perspectives are dealt out anew among the rationales of each training question.
+    With `only` that makes a null expert of `mind latent`: it trains on as many rationales, of no one perspective."""
     max_questions: int | None = None
     """Use only the first so many training questions."""
+    leaks: Literal["keep", "drop", "error"] = "keep"
+    """What becomes of training questions that give away questions of `evaluation`: their text, or that of a rationale,
+    shares 13 words in a row with one (mind/data/overlap.py). They are trained on, with a warning; left out; or an
+    error."""
     generated_questions: int = 24
     """How many questions the built-in generator writes for training."""
     generated_heldout: int = 12
@@ -107,9 +114,8 @@ class DataConfig:
         require(0 < self.heldout_fraction < 1, f"data.heldout_fraction is {self.heldout_fraction}: expected (0, 1)")
         most = self.max_questions
         require(most is None or most >= 2, f"data.max_questions is {most}: expected at least 2")
-        for name in ("generated_questions", "generated_heldout", "generated_evaluation"):
-            require(getattr(self, name) >= 2, f"data.{name} is {getattr(self, name)}: expected at least 2")
-        require(self.generated_ood >= 0, f"data.generated_ood is {self.generated_ood}: expected at least 0")
+        counts = ("generated_questions", "generated_heldout", "generated_evaluation")
+        check_bounds("data", self, dict.fromkeys(counts, "at least 2") | {"generated_ood": "at least 0"})
 
 
 @dataclass(frozen=True)
@@ -138,16 +144,13 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         check_fields("objective", self)
-        require(0 < self.beta <= 1, f"objective.beta is {self.beta}: expected a number in (0, 1]")
-        require(self.tau_student > 0, f"objective.tau_student is {self.tau_student}: expected a positive number")
-        require(
-            self.consistency_weight >= 0,
-            f"objective.consistency_weight is {self.consistency_weight}: expected a number >= 0",
-        )
-        require(
-            self.gradient_threshold is None or 0 < self.gradient_threshold < 1,
-            f"objective.gradient_threshold is {self.gradient_threshold}: expected None or a probability in (0, 1)",
-        )
+        bounds = {
+            "beta": "a number in (0, 1]",
+            "tau_student": "a positive number",
+            "consistency_weight": "a number >= 0",
+            "gradient_threshold": "None or a probability in (0, 1)",
+        }
+        check_bounds("objective", self, bounds)
 
 
 @dataclass(frozen=True)
@@ -213,26 +216,19 @@ class MetaNetConfig:
 
     def __post_init__(self) -> None:
         check_fields("metanet", self)
-        for name in ("width", "synergy_heads"):
-            require(getattr(self, name) >= 1, f"metanet.{name} is {getattr(self, name)}: expected at least 1")
+        counts = ("width", "synergy_heads", "accumulation", "warmup_questions")
+        rates = ("tau", "spread", "learning_rate", "learning_rate_ratio", "warmup_learning_rate")
+        check_bounds("metanet", self, dict.fromkeys(counts, "at least 1") | {"warmup_epochs": "at least 0"})
+        check_bounds("metanet", self, dict.fromkeys(rates, "a positive number"))
+        check_bounds("metanet", self, dict.fromkeys(("ema", "table_decay"), "a number in [0, 1)"))
         require(
             self.width % self.synergy_heads == 0,
             f"metanet.width {self.width} is not a multiple of metanet.synergy_heads {self.synergy_heads}",
         )
-        require(self.tau > 0, f"metanet.tau is {self.tau}: expected a positive number")
-        require(self.accumulation >= 1, f"metanet.accumulation is {self.accumulation}: expected at least 1")
-        require(self.warmup_epochs >= 0, f"metanet.warmup_epochs is {self.warmup_epochs}: expected at least 0")
         require(
             self.feedback in FEEDBACK or re.fullmatch(r"every-[1-9][0-9]{0,8}", self.feedback) is not None,
             f"metanet.feedback is {self.feedback!r:.60}: expected all, selected or every-N (every-4, for example)",
         )
-        require(self.warmup_questions >= 1, f"metanet.warmup_questions is {self.warmup_questions}: expected at least 1")
-        for name in ("ema", "table_decay"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"metanet.{name} is {value}: expected a number in [0, 1)")
-        for name in ("learning_rate", "learning_rate_ratio", "warmup_learning_rate", "spread"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"metanet.{name} is {value}: expected a positive number")
 
 
 @dataclass(frozen=True)
@@ -288,26 +284,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields("train", self)
-        for name in ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"train.{name} is {value}: expected at least 1")
-        rate = self.learning_rate
-        require(rate is None or rate > 0, f"train.learning_rate is {rate}: expected a positive number")
+        steps = ("tokens_per_step", "questions_per_step", "save_steps", "log_steps", "pack_length")
+        check_bounds("train", self, dict.fromkeys(steps, "at least 1"))
+        check_bounds("train", self, dict.fromkeys(("learning_rate", "flops", "trained_tokens"), "a positive number"))
+        check_bounds("train", self, dict.fromkeys(("weight_decay", "max_grad_norm"), "a number >= 0"))
         require(
             self.max_steps == -1 or 1 <= self.max_steps <= MAX_STEPS,
             f"train.max_steps is {self.max_steps}: expected -1 or 1 to {MAX_STEPS:,}",
         )
-        for name in ("flops", "trained_tokens"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"train.{name} is {value}: expected a positive number")
         require(
             self.flops is None or self.trained_tokens is None,
             "train.flops and train.trained_tokens are both set: a run has one budget",
         )
         require(self.max_steps >= 1 or self.epochs > 0, f"train.epochs is {self.epochs}: expected a positive number")
         require(0 <= self.warmup_ratio <= 1, f"train.warmup_ratio is {self.warmup_ratio}: expected a share in [0, 1]")
-        for name in ("weight_decay", "max_grad_norm"):
-            require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}: expected a number >= 0")
         require(0 <= self.seed < 2**32, f"train.seed is {self.seed}: expected a number from 0 to 2**32 - 1")
 
     @property
@@ -317,31 +307,15 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """Greedy generation and teacher-forced NLL."""
-
-    questions: int | None = 50
-    """Questions per file, from its start; None for all."""
-    heldout_questions: int | None = None
-    """Held-out questions whose rationales the NLL is averaged over; None for all."""
-    batch_size: int = 64
-    """Questions per batch of generation: a step reads all weights, however few answers are left."""
-    max_new_tokens: int = 200
-    """Tokens of a response, at most."""
-
-    def __post_init__(self) -> None:
-        check_fields("evaluation", self)
-        for name in ("questions", "heldout_questions", "batch_size", "max_new_tokens"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"evaluation.{name} is {value}: expected at least 1")
-
-
-@dataclass(frozen=True)
 class MethodOptions:
     """Options that one training method alone has. A method with such options derives a dataclass from this one."""
 
+    BOUNDS: ClassVar[Mapping[str, str]] = {}
+    """What numbers may be, by their names: of `mind.typed_json.BOUNDS`."""
+
     def __post_init__(self) -> None:
         check_fields("options", self)
+        check_bounds("options", self, self.BOUNDS)
 
 
 @dataclass(frozen=True)

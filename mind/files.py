@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from mind.display import one_line
 from mind.errors import MindError, require
 
 _KINDS = {
@@ -307,3 +309,18 @@ def _integer(digits: str) -> int:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Inside, what torch and safetensors raise if a file cannot be written is an OSError that names `path`."""
+    from safetensors import SafetensorError
+
+    try:
+        with naming(path):
+            yield
+    except (SafetensorError, RuntimeError) as error:
+        number = re.search(r"os error (\d+)", str(error))  # torch tells none
+        free = shutil.disk_usage(path.parent).free / 2**20
+        reason = f"cannot be written ({one_line(str(error), 200)}; {free:,.0f} MiB are free there)"
+        raise OSError(int(number[1]) if number else errno.EIO, reason, str(path)) from error

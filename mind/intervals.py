@@ -9,8 +9,10 @@ Z = 1.959963984540054
 """The standard normal distribution has 95 % of its mass between -Z and Z."""
 
 
-def wilson(correct: int, total: int) -> tuple[float, float]:
+def wilson(correct: float, total: int) -> tuple[float, float]:
     """Wilson's score interval for the share that `correct` of `total` estimates: within [0, 1], also for none or all.
+
+    `correct` may be a sum of shares, such as of the samples of each question that are right.
 
     Raises ValueError unless 0 <= correct <= total and total >= 1. Source: E. B. Wilson, Probable inference, the law of
     succession, and statistical inference, JASA 22 (1927).

@@ -29,6 +29,11 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def without_folders(name: str) -> str:
+    """The last part of a path from "/", "~" or ".", whose folders may name people; other names as they are."""
+    return (Path(name).name or name) if name.startswith(("/", "~", ".")) else name
+
+
 def command() -> str:
     """How this process was called, with the program's name in place of its path."""
     program, *arguments = sys.argv or [""]

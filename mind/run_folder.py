@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mind.display import one_line
 from mind.errors import MindError, require
 from mind.files import (
     check_new_folder,
@@ -26,6 +24,7 @@ from mind.files import (
     replacing_file,
     replacing_folder,
     require_file,
+    saving,
 )
 from mind.typed_json import read_json, save_json, write_json
 
@@ -104,6 +103,11 @@ class RunFolder(os.PathLike[str]):
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def latent(self) -> Path:
+        """What `mind latent --output RUN/latent` writes; the report shows it."""
+        return self.path / "latent"
 
     @property
     def begun(self) -> tuple[int, int] | None:
@@ -185,7 +189,7 @@ class RunFolder(os.PathLike[str]):
         """What a run writes there, all that it removes; the configuration last, so that a kill leaves what is a run."""
         names = (self.inputs, self.starts, self.metrics, self.evaluation, self.status, self.report)
         names += (self.student, self.adapter, self.tensorboard, self.path / "responses", self.path / "stages")
-        names += (self.path / METHOD_STATE, self.knowledge)
+        names += (self.path / METHOD_STATE, self.knowledge, self.latent)
         checkpoints = (folder for _, folder in self._all_checkpoints())
         networks = filter(_is_network, self.path.glob("*.safetensors"))
         return [*names, *checkpoints, *networks, self.config]
@@ -349,21 +353,6 @@ class RunFolder(os.PathLike[str]):
         import torch
 
         return torch.load(checkpoint / METHOD_STATE, map_location="cpu", weights_only=True)
-
-
-@contextmanager
-def saving(path: Path) -> Iterator[None]:
-    """Inside, what torch and safetensors raise if a file cannot be written is an OSError that names `path`."""
-    from safetensors import SafetensorError
-
-    try:
-        with naming(path):
-            yield
-    except (SafetensorError, RuntimeError) as error:
-        number = re.search(r"os error (\d+)", str(error))  # torch tells none
-        free = shutil.disk_usage(path.parent).free / 2**20
-        reason = f"cannot be written ({one_line(str(error), 200)}; {free:,.0f} MiB are free there)"
-        raise OSError(int(number[1]) if number else errno.EIO, reason, str(path)) from error
 
 
 def metric_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from types import UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -138,6 +138,32 @@ def check_fields(section: str, record: Any) -> None:
             verb = "is" if fault.value is value else "holds"
             raise MindError(f"{name} {verb} {fault.value!r:.60}: expected {fault.expected}")
         object.__setattr__(record, field.name, value)
+
+
+BOUNDS: dict[str, Callable[[Any], bool]] = {
+    "a number >= 0": lambda value: value >= 0,
+    "a positive number": lambda value: value > 0,
+    "a number in [0, 1]": lambda value: 0 <= value <= 1,
+    "a number in [0, 1)": lambda value: 0 <= value < 1,
+    "a number in (0, 1]": lambda value: 0 < value <= 1,
+    "a number in (0, 1)": lambda value: 0 < value < 1,
+    "a probability in [0, 1]": lambda value: 0 <= value <= 1,
+    "at least 0": lambda value: value >= 0,
+    "at least 1": lambda value: value >= 1,
+    "at least 2": lambda value: value >= 2,
+    "None or at least 1": lambda value: value >= 1,
+    "None or a probability in (0, 1)": lambda value: 0 < value < 1,
+    "a positive number, or null": lambda value: value > 0,
+}
+"""What a number may be, as errors say it; whether it may be None, its type says."""
+
+
+def check_bounds(section: str, record: Any, expected: Mapping[str, str]) -> None:
+    """Raises MindError for a field of `record`, a dataclass, that is not what `expected`, by its name, says it may be:
+    one of BOUNDS."""
+    for name, bound in expected.items():
+        value = getattr(record, name)
+        require(value is None or BOUNDS[bound](value), f"{section}.{name} is {value}: expected {bound}")
 
 
 class _Fault(NamedTuple):

@@ -32,7 +32,7 @@ NAMES = sorted(
     {file.stem for file in (ROOT / "bench").glob("*.py")} - NO_PROGRAMS
     | {file.parent.name for file in (ROOT / "bench").glob("*/__main__.py")}
 )
-NEEDED = {"dataset": ["--data", __file__]}
+NEEDED = {"dataset": ["--data", __file__], "latent": ["--student", "nowhere"]}
 """Options without which a benchmark does not begin."""
 
 

@@ -16,6 +16,7 @@ static void define_cpu_operators(torch::stable::detail::StableLibrary& library) 
     define_stream_operators(library);
     define_gradient_operators(library);
     define_divergence_operators(library);
+    define_divergence_products(library);
     define_project_operators(library);
 }
 
@@ -24,6 +25,7 @@ static void implement_cpu_operators(torch::stable::detail::StableLibrary& librar
     implement_stream_operators(library);
     implement_gradient_operators(library);
     implement_divergence_operators(library);
+    implement_divergence_products(library);
     implement_project_operators(library);
 }
 

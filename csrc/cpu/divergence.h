@@ -59,25 +59,38 @@ MIND_INLINE inline Floats entry_of(Floats x, Floats m, Floats g) {
     return near ? x * entry_near(g) : (x == 0.0f ? m : x * (g - 1.0f) + m);
 }
 
+// Of a row, or of rows in lanes.
+template <typename Number>
 struct Pair {
-    float log_total, their_log_total, log_ratio;  // log_ratio: their difference
+    Number log_total, their_log_total, log_ratio;  // log_ratio: their difference
     float c, rest, teacher_part, student_part, difference_part;
 };
+
+// Where m is q or p, perhaps to a rounding alone, a divergence is the other side's, times that side's part.
+inline float part_of(float mixture, float teacher_part, float student_part) {
+    return mixture == 0.0f ? teacher_part : mixture == 1.0f ? student_part : 1.0f;
+}
 
 struct DivergenceTerms {
     Floats q, value;
     Floats derivative;  // F', or q F' where m is q
 };
 
-template <Kind kKind>
-MIND_INLINE inline DivergenceTerms terms_of(Floats student, Floats theirs, const Pair& of) {
+template <Kind kKind, typename Number>
+MIND_INLINE inline DivergenceTerms terms_of(Floats student, Floats theirs, const Pair<Number>& of) {
     const Floats ratio = (student - theirs) - of.log_ratio;
+    const Ints near = (ratio > -1.0f) & (ratio < 1.0f);
+    if constexpr (kKind == Kind::kForward) {
+        // Near, K(p, q) is p (e^ratio - 1 - ratio), and q - p is that and p ratio.
+        const Floats q = exp_negative(student - of.log_total), p = exp_negative(theirs - of.their_log_total);
+        const Floats entry = p * entry_near(-ratio), far = p == 0.0f ? q : q - p * (ratio + 1.0f);
+        return {q, near ? entry : far, near ? p * ratio + entry : q - p};
+    }
     const Floats q = exp(student - of.log_total), p = exp(theirs - of.their_log_total);
     if constexpr (kKind == Kind::kReverse) return {q, entry_of(q, p, ratio), q == 0.0f ? Floats{} : ratio};
-    const Ints near = (ratio > -1.0f) & (ratio < 1.0f), above = ratio > 0.0f;
+    const Ints above = ratio > 0.0f;
     const Floats small = expm1_near(above ? -ratio : ratio);
     const Floats difference = near ? (above ? -q * small : p * small) : q - p;
-    if constexpr (kKind == Kind::kForward) return {q, entry_of(p, q, -ratio), difference};
     const Floats bounded = max(splat(-kFar), ratio < kFar ? ratio : splat(kFar));
     const Floats m = of.c * p + of.rest * q, relative = difference / max(splat(1.17549435e-38f), m);
     const Floats log_larger = log1p(max(of.c * relative, -of.rest * relative));  // log(max(p, q) / m)
@@ -95,7 +108,7 @@ struct DivergenceSums {
 // With kStore, the derivative takes the place of the teacher's logits.
 template <Kind kKind, bool kStore, typename Row>
 inline DivergenceSums divergence_of_row(const Row& row, float* theirs, const Softmax& student, const Softmax& teacher,
-                                        const Pair& pair) {
+                                        const Pair<float>& pair) {
     DivergenceSums found;
     for (std::int64_t start = 0; start < row.size; start += kVectorsPerSum * kLanes) {
         Floats value{};
@@ -169,20 +182,19 @@ inline void divergence_row(const DivergenceArguments& args, std::int64_t r, C co
         interpolate(row, theirs.data, student, teacher, args.interpolation);
         teacher = softmax_of(theirs);
     }
-    const Pair pair{static_cast<float>(student.log_total),
-                    static_cast<float>(teacher.log_total),
-                    static_cast<float>(student.log_total - teacher.log_total),
-                    args.mixture,
-                    args.rest,
-                    args.teacher_part,
-                    args.student_part,
-                    args.difference_part};
+    const Pair<float> pair{static_cast<float>(student.log_total),
+                           static_cast<float>(teacher.log_total),
+                           static_cast<float>(student.log_total - teacher.log_total),
+                           args.mixture,
+                           args.rest,
+                           args.teacher_part,
+                           args.student_part,
+                           args.difference_part};
     const bool with_gradient = args.scale != nullptr;
     const DivergenceSums sums = with_gradient
                                     ? divergence_of_row<kKind, true>(row, theirs.data, student, teacher, pair)
                                     : divergence_of_row<kKind, false>(row, theirs.data, student, teacher, pair);
-    // Where m is q or p, perhaps to a rounding alone, a divergence is the other side's, times that side's part.
-    const float part = kKind == Kind::kForward ? args.teacher_part : kKind == Kind::kReverse ? args.student_part : 1.0f;
+    const float part = part_of(args.mixture, args.teacher_part, args.student_part);
     args.divergence[r] = sums.value < 0.0 ? 0.0f : static_cast<float>(part * sums.value);
     args.entropy[r] = static_cast<float>(student.log_total - student.mean);
     args.target_entropy[r] = static_cast<float>(teacher.log_total - teacher.mean);

@@ -15,5 +15,7 @@ void jeffreys(const GroupArguments& args);
 
 void define_divergence_operators(torch::stable::detail::StableLibrary& library);
 void implement_divergence_operators(torch::stable::detail::StableLibrary& library);
+void define_divergence_products(torch::stable::detail::StableLibrary& library);
+void implement_divergence_products(torch::stable::detail::StableLibrary& library);
 
 }  // namespace mind

@@ -10,28 +10,26 @@
 
 namespace mind::MIND_CAPABILITY {
 
-inline float* coefficient(const GradientWork& work, Coefficient which) {
-    return work.coefficients + which * work.stride;
-}
+inline float* coefficient(const ProductWork& work, int which) { return work.coefficients + which * work.stride; }
 
 // A strip of the columns of hidden states and weight.
 struct ColumnStrip {
     std::int64_t first, columns;
     int vectors;
 
-    ColumnStrip(const GradientWork& work, std::int64_t index) : first(index * kStripRows) {
+    ColumnStrip(const ProductWork& work, std::int64_t index) : first(index * kStripRows) {
         const std::int64_t left = work.hidden.columns - first;
         columns = left < kStripRows ? left : kStripRows;
         vectors = vectors_of(columns);
     }
     std::int64_t width() const { return vectors * kLanes; }
     // Its sums of dH (rows up to a whole panel, width) in those of a part.
-    float* sums(const GradientWork& work, float* of_part) const { return of_part + first * work.padded_rows; }
+    float* sums(const ProductWork& work, float* of_part) const { return of_part + first * work.padded_rows; }
 };
 
 constexpr std::int64_t kPageFloats = 1024;
 
-inline std::int64_t column_strips(const GradientWork& work) {
+inline std::int64_t column_strips(const ProductWork& work) {
     return (work.hidden.columns + kStripRows - 1) / kStripRows;
 }
 
@@ -39,16 +37,17 @@ inline std::int64_t column_strips(const GradientWork& work) {
 // of neighboring rows would push each other out of the L1 cache.
 inline std::int64_t gradient_stride(std::int64_t rows) { return ((rows + 15) / 16 | 1) * 16; }
 
-inline std::int64_t plan_gradient(GradientWork& work, std::int64_t threads) {
-    const std::int64_t rows = work.hidden.rows, blocks = (work.weight.rows + kBlock - 1) / kBlock;
-    work.parts = threads < blocks ? threads : blocks;
+inline std::int64_t plan_products(ProductWork& work, std::int64_t threads) {
+    const std::int64_t rows = work.hidden.rows;
+    work.blocks = (work.weight.rows + kBlock - 1) / kBlock;
+    work.parts = threads < work.blocks ? threads : work.blocks;
     work.stride = gradient_stride(rows);
     work.padded_rows = (rows + kPanel - 1) / kPanel * kPanel;
     work.padded_columns = vectors_of(work.hidden.columns) * kLanes;
     return kBlock * (work.stride + kStripRows);
 }
 
-inline void pack_hidden(const GradientWork& work) {
+inline void pack_products(const ProductWork& work) {
     with_type(work.hidden.type, [&]<typename T>(T*) {
         for (std::int64_t s = 0; s < column_strips(work); ++s) {
             const ColumnStrip strip(work, s);
@@ -58,7 +57,7 @@ inline void pack_hidden(const GradientWork& work) {
     });
 }
 
-inline void find_coefficients(const GradientWork& work) {
+inline void prepare_gradient(const GradientWork& work) {
     __builtin_memset(work.coefficients, 0, kCoefficients * work.stride * sizeof(float));
     with_mode<float>(work.rows.head, [&]<typename C>(float*, C condition) {
         for (std::int64_t r = 0; r < work.hidden.rows; ++r) {
@@ -74,11 +73,6 @@ inline void find_coefficients(const GradientWork& work) {
                                                      : condition.to_projected(splat(of.at_target - of.u), target)[0];
         }
     });
-}
-
-inline void prepare_gradient(const GradientWork& work) {
-    pack_hidden(work);
-    find_coefficients(work);
 }
 
 // The gradient (count, stride) of the logits of vocabulary entries [begin, begin + count).
@@ -104,7 +98,7 @@ inline void differentiate_block(const GradientWork& work, C condition, std::int6
     }
 }
 
-inline void add_bias(const GradientWork& work, std::int64_t begin, std::int64_t count, const float* gradient) {
+inline void add_bias(const ProductWork& work, std::int64_t begin, std::int64_t count, const float* gradient) {
     for (std::int64_t i = 0; i < count; ++i, gradient += work.stride) {
         Floats total{};
         std::int64_t r = 0;
@@ -115,7 +109,7 @@ inline void add_bias(const GradientWork& work, std::int64_t begin, std::int64_t 
 }
 
 // dW of vocabulary entries [begin, begin + count), straight to its place if whole tiles fit there.
-inline void multiply_weight(const GradientWork& work, std::int64_t begin, std::int64_t count, const float* gradient,
+inline void multiply_weight(const ProductWork& work, std::int64_t begin, std::int64_t count, const float* gradient,
                             float* scratch) {
     const std::int64_t strips = column_strips(work), size = work.hidden.columns;
     float* block = work.of_weight + begin * size;
@@ -159,21 +153,25 @@ inline Panel panel_of(const Matrix& weight, std::int64_t row, std::int64_t count
 
 // Adds the block's products to the sums of dH.
 template <typename T>
-inline void multiply_hidden(const GradientWork& work, std::int64_t begin, std::int64_t count, const float* gradient,
+inline void multiply_hidden(const ProductWork& work, std::int64_t begin, std::int64_t count, const float* gradient,
                             float* sums, float* scratch) {
     const std::int64_t strips = column_strips(work), of_logits = strips / 3;
+    const std::int64_t of_beside = work.beside == nullptr ? 0 : of_logits / 2;
     const bool follows = begin + 2 * kBlock <= work.weight.rows;
     const std::int64_t logits_bytes = kBlock * work.logits_stride * static_cast<std::int64_t>(sizeof(float));
     const std::int64_t weight_bytes = kBlock * work.weight.stride * static_cast<std::int64_t>(sizeof(T));
     const Ahead logits{reinterpret_cast<const char*>(work.logits + (begin + kBlock) * work.logits_stride),
+                       follows ? logits_bytes : 0};
+    const Ahead beside{reinterpret_cast<const char*>(work.beside + (begin + kBlock) * work.logits_stride),
                        follows ? logits_bytes : 0};
     const Ahead weight{static_cast<const char*>(work.weight.data) + begin / kBlock * weight_bytes + weight_bytes,
                        follows ? weight_bytes : 0};
     for (std::int64_t s = 0; s < strips; ++s) {
         const ColumnStrip strip(work, s);
         const Panel panel = panel_of<T>(work.weight, begin, count, strip, scratch);
-        const Ahead ahead =
-            s < of_logits ? logits.share(s, of_logits) : weight.share(s - of_logits, strips - of_logits);
+        const Ahead ahead = s < of_beside   ? beside.share(s, of_beside)
+                            : s < of_logits ? logits.share(s - of_beside, of_logits - of_beside)
+                                            : weight.share(s - of_logits, strips - of_logits);
         with_vectors(strip.vectors, [&]<int kVectors>() {
             multiply_block<kVectors>({gradient, 1, work.stride, work.padded_rows}, work.hidden.rows, panel, count,
                                      {strip.sums(work, sums), kVectors * kLanes, true}, ahead);
@@ -181,28 +179,39 @@ inline void multiply_hidden(const GradientWork& work, std::int64_t begin, std::i
     }
 }
 
-// Parts [begin, end) of the vocabulary, whole blocks each.
-inline void run_gradient(const GradientWork& work, float* scratch, std::int64_t begin, std::int64_t end) {
-    const std::int64_t vocabulary = work.weight.rows, blocks = (vocabulary + kBlock - 1) / kBlock;
-    const std::int64_t sums_size = work.padded_rows * work.padded_columns;
+// Parts [begin, end) of the vocabulary, whole blocks each. differentiate(first entry, count, out) writes the gradient
+// (count, stride) of a block's logits.
+template <typename F>
+inline void multiply_parts(const ProductWork& work, float* scratch, std::int64_t begin, std::int64_t end,
+                           F differentiate) {
+    const std::int64_t vocabulary = work.weight.rows, sums_size = work.padded_rows * work.padded_columns;
     float* tile = scratch + kBlock * work.stride;
-    with_row_type(work.hidden, work.rows.head, [&]<typename T, typename C>(T*, C condition) {
-        for (std::int64_t part = begin; part < end; ++part) {
-            float* sums = work.sums + part * sums_size;
-            if (work.of_hidden != nullptr) __builtin_memset(sums, 0, sums_size * sizeof(float));
-            for (std::int64_t b = blocks * part / work.parts; b < blocks * (part + 1) / work.parts; ++b) {
-                const std::int64_t first = b * kBlock, left = vocabulary - first, count = left < kBlock ? left : kBlock;
-                differentiate_block(work, condition, first, count, scratch);
-                if (work.of_bias != nullptr) add_bias(work, first, count, scratch);
-                if (work.of_weight != nullptr) multiply_weight(work, first, count, scratch, tile);
-                if (work.of_hidden != nullptr) multiply_hidden<T>(work, first, count, scratch, sums, tile);
-            }
+    for (std::int64_t part = begin; part < end; ++part) {
+        float* sums = work.sums + part * sums_size;
+        if (work.of_hidden != nullptr) __builtin_memset(sums, 0, sums_size * sizeof(float));
+        const std::int64_t last = work.blocks * (part + 1) / work.parts;
+        for (std::int64_t b = work.blocks * part / work.parts; b < last; ++b) {
+            const std::int64_t first = b * kBlock, left = vocabulary - first, count = left < kBlock ? left : kBlock;
+            differentiate(first, count, scratch);
+            if (work.of_bias != nullptr) add_bias(work, first, count, scratch);
+            if (work.of_weight != nullptr) multiply_weight(work, first, count, scratch, tile);
+            if (work.of_hidden == nullptr) continue;
+            with_type(work.weight.type,
+                      [&]<typename T>(T*) { multiply_hidden<T>(work, first, count, scratch, sums, tile); });
         }
+    }
+}
+
+inline void run_gradient(const GradientWork& work, float* scratch, std::int64_t begin, std::int64_t end) {
+    with_mode<float>(work.rows.head, [&]<typename C>(float*, C condition) {
+        multiply_parts(work, scratch, begin, end, [&](std::int64_t first, std::int64_t count, float* out) {
+            differentiate_block(work, condition, first, count, out);
+        });
     });
 }
 
 // dH of rows: the sums of all parts.
-inline void join_hidden(const GradientWork& work, std::int64_t begin, std::int64_t end) {
+inline void join_products(const ProductWork& work, std::int64_t begin, std::int64_t end) {
     const std::int64_t sums_size = work.padded_rows * work.padded_columns, size = work.hidden.columns;
     for (std::int64_t r = begin; r < end; ++r) {
         for (std::int64_t s = 0; s < column_strips(work); ++s) {

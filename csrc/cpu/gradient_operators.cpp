@@ -19,43 +19,60 @@ void check_transposed(const char* name, const Tensor& logits, std::int64_t vocab
                     ": expected (", entries, ", ", columns, ") or more");
 }
 
-namespace {
-
-void run(GradientWork& work) {
+void run_products(ProductWork& work, std::int64_t coefficients, const std::function<void()>& prepare,
+                  const std::function<void(float*, std::int64_t, std::int64_t)>& gradient) {
+    if (work.of_weight != nullptr && !work.add_weight) {
+        const std::int64_t size = work.weight.rows * work.weight.columns;
+        prefer_large_pages(work.of_weight, size * static_cast<std::int64_t>(sizeof(float)));
+    }
     const Kernels& table = kernels();
-    const std::int64_t scratch_size = table.plan_gradient(work, torch::stable::get_num_threads());
+    const std::int64_t scratch_size = table.plan_products(work, torch::stable::get_num_threads());
     const Memory<float> packed = allocate<float>(work.hidden.rows * work.padded_columns);
-    const Memory<float> coefficients = allocate<float>(kCoefficients * work.stride);
+    const Memory<float> of_rows = allocate<float>(coefficients * work.stride);
     const Memory<float> sums =
         allocate<float>(work.of_hidden == nullptr ? 0 : work.parts * work.padded_rows * work.padded_columns);
     work.packed = packed.get();
-    work.coefficients = coefficients.get();
+    work.coefficients = of_rows.get();
     work.sums = sums.get();
-    table.prepare_gradient(work);
+    table.pack_products(work);
+    prepare();
     torch::stable::parallel_for(0, work.parts, 1, [&](std::int64_t begin, std::int64_t end) {
         const Memory<float> scratch = allocate<float>(scratch_size);
-        table.gradient(work, scratch.get(), begin, end);
+        gradient(scratch.get(), begin, end);
     });
     if (work.of_hidden == nullptr) return;
     torch::stable::parallel_for(0, work.hidden.rows, 1,
-                                [&](std::int64_t begin, std::int64_t end) { table.join_gradient(work, begin, end); });
+                                [&](std::int64_t begin, std::int64_t end) { table.join_products(work, begin, end); });
 }
 
-void exact_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, Tensor scale,
-                    OptionalTensor entropy_scale, OptionalTensor at_target, double softcap, double temperature,
-                    double label_smoothing, double z_loss, Tensor numbers, OptionalTensor of_hidden,
-                    OptionalTensor of_weight, bool add_weight, OptionalTensor of_bias) {
+void set_products(ProductWork& work, const Tensor& logits, const Tensor& hidden, const Tensor& weight,
+                  const OptionalTensor& of_hidden, const OptionalTensor& of_weight, bool add_weight,
+                  const OptionalTensor& of_bias) {
     check_matrix("hidden", hidden, hidden);
     check_matrix("weight", weight, hidden);
     const std::int64_t rows = hidden.size(0), size = hidden.size(1), vocabulary = weight.size(0);
     check_shape("weight", weight, {vocabulary, size});
     check_dtype("weight", weight, hidden.scalar_type());
     check_transposed("logits", logits, vocabulary, rows);
-    GradientWork work{};
     work.hidden = matrix_of(hidden);
     work.weight = matrix_of(weight);
     work.logits = static_cast<const float*>(logits.data_ptr());
     work.logits_stride = logits.size(1);
+    if (of_hidden) work.of_hidden = checked<float>("of_hidden", *of_hidden, {rows, size}, hidden);
+    if (of_weight) work.of_weight = checked<float>("of_weight", *of_weight, {vocabulary, size}, hidden);
+    work.add_weight = add_weight;
+    if (of_bias) work.of_bias = checked<float>("of_bias", *of_bias, {vocabulary}, hidden);
+}
+
+namespace {
+
+void exact_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, Tensor scale,
+                    OptionalTensor entropy_scale, OptionalTensor at_target, double softcap, double temperature,
+                    double label_smoothing, double z_loss, Tensor numbers, OptionalTensor of_hidden,
+                    OptionalTensor of_weight, bool add_weight, OptionalTensor of_bias) {
+    GradientWork work{};
+    set_products(work, logits, hidden, weight, of_hidden, of_weight, add_weight, of_bias);
+    const std::int64_t rows = hidden.size(0), vocabulary = weight.size(0);
     work.rows.logits = {nullptr, Type::kFloat, rows, vocabulary, vocabulary};
     work.rows.target = checked<std::int64_t>("target", target, {rows}, hidden);
     work.rows.scale = checked<float>("scale", scale, {rows}, hidden);
@@ -65,10 +82,6 @@ void exact_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, 
     set_loss(work.rows, label_smoothing, z_loss);
     work.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, hidden);
     check_indices("target", work.rows.target, 0, rows, vocabulary);
-    if (of_hidden) work.of_hidden = checked<float>("of_hidden", *of_hidden, {rows, size}, hidden);
-    if (of_weight) work.of_weight = checked<float>("of_weight", *of_weight, {vocabulary, size}, hidden);
-    work.add_weight = add_weight;
-    if (of_bias) work.of_bias = checked<float>("of_bias", *of_bias, {vocabulary}, hidden);
     check_apart({{"of_hidden", of_hidden}, {"of_weight", of_weight}, {"of_bias", of_bias}},
                 {{"logits", logits},
                  {"hidden", hidden},
@@ -79,10 +92,10 @@ void exact_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, 
                  {"at_target", at_target},
                  {"numbers", numbers}});
     if (rows == 0) return;
-    if (work.of_weight != nullptr && !add_weight) {
-        prefer_large_pages(work.of_weight, vocabulary * size * static_cast<std::int64_t>(sizeof(float)));
-    }
-    run(work);
+    const Kernels& table = kernels();
+    run_products(
+        work, kCoefficients, [&] { table.prepare_gradient(work); },
+        [&](float* scratch, std::int64_t begin, std::int64_t end) { table.gradient(work, scratch, begin, end); });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "cross_entropy.h"
 #include "divergence.h"
+#include "divergence_gradient.h"
 #include "gather.h"
 #include "gradient.h"
 #include "jeffreys.h"
@@ -40,9 +41,17 @@ const Kernels table = {MIND_STRING(MIND_CAPABILITY),
                        finish_stream,
                        write_kept,
                        run_kept_values,
-                       plan_gradient,
+                       plan_products,
+                       pack_products,
+                       join_products,
                        prepare_gradient,
                        run_gradient,
-                       join_hidden};
+                       prepare_divergence,
+                       run_divergence_slopes,
+                       find_shares,
+                       run_divergence_gradient,
+                       join_divergence,
+                       prepare_listed,
+                       run_listed_gradient};
 
 }  // namespace mind::MIND_CAPABILITY

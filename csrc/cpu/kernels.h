@@ -65,17 +65,58 @@ struct StreamWork : StreamArguments {
     void (*grow)(Candidates&);
 };
 
-// What cross_entropy.h's RowGradient has of a row, as vectors over rows: (kCoefficients, stride).
-enum Coefficient { kRowMaximum, kRowA, kRowB, kRowU, kRowAtTarget, kCoefficients };
-
 // The vocabulary is cut into `parts` of whole blocks; each has its own sums of dH.
-struct GradientWork : GradientArguments {
-    std::int64_t parts;
+struct ProductWork : ProductArguments {
+    std::int64_t blocks, parts;
     std::int64_t stride;                       // of a block's gradient, `gradient_stride(n)`
     std::int64_t padded_rows, padded_columns;  // n and D as the sums of dH have them
     float* packed;                             // (n padded_columns,) hidden, a strip of columns after the other
-    float* coefficients;                       // (kCoefficients, stride)
+    float* coefficients;                       // (of the loss, stride): what a row's gradient is made from
     float* sums;                               // (parts, padded_rows padded_columns), or null without dH
+};
+
+// What cross_entropy.h's RowGradient has of a row.
+enum Coefficient { kRowMaximum, kRowA, kRowB, kRowU, kRowAtTarget, kCoefficients };
+
+struct GradientWork : ProductWork {
+    RowArguments rows;       // logits: (n, V) without data; numbers as the statistics left them
+    const float* at_target;  // (n,) the gradient of the target's projected logit, if it is another than the loss's
+};
+
+// What divergence_gradient.h has of a row. The share is S, in two parts, and the scale that of the row's divergence.
+enum DivergenceCoefficient {
+    kOwnMaximum,
+    kOwnLogTotal,
+    kTheirMaximum,
+    kTheirLogTotal,
+    kLogRatio,
+    kShareHigh,
+    kShareLow,
+    kScale,
+    kDivergenceCoefficients
+};
+
+// See `DivergenceArguments`. F' takes the place of the teacher's logits unless the mixture is 0.
+struct DivergenceWork : ProductWork {
+    float* teacher;  // (V, n) z as `StreamArguments` has it, `logits_stride` floats from entry to entry
+    Conditions head;
+    float teacher_part, student_part, mixture, rest, difference_part;
+    const double *softmax, *teacher_softmax;  // (kSoftmaxNumbers, n)
+    const float* scale;                       // (n,)
+    float* divergence;                        // (n,)
+    float* values;                            // (blocks, stride) a block's entries
+    double *weighted, *mass;                  // (blocks, stride) a block's sums of q F' and of q
+};
+
+enum ListedCoefficient { kOthersMaximum, kOthersLogTotal, kOthersWeight, kListedCoefficients };
+
+// The gradient of the log-sum-exp of the tokens that are not listed, times a weight, and what stands at those that are.
+struct ListedWork : ProductWork {
+    Conditions head;
+    const double* softmax;          // (kSoftmaxNumbers, n) of the others
+    const float* weight_of_others;  // (n,)
+    ListedTokens listed;
+    const float* at_listed;  // (n, count) the gradient of their projected logits
 };
 
 // Logits of rows in memory; strips and spans as above.
@@ -118,10 +159,18 @@ struct Kernels {
     void (*write_kept)(const StreamWork&, std::int64_t begin, std::int64_t end);       // strips
     void (*kept_values)(const EntryArguments&, std::int64_t begin, std::int64_t end);  // rows
     // Fills the sizes of the work; returns the floats of a thread's scratch, 64-byte aligned.
-    std::int64_t (*plan_gradient)(GradientWork&, std::int64_t threads);
+    std::int64_t (*plan_products)(ProductWork&, std::int64_t threads);
+    void (*pack_products)(const ProductWork&);
+    void (*join_products)(const ProductWork&, std::int64_t begin, std::int64_t end);  // rows
     void (*prepare_gradient)(const GradientWork&);
     void (*gradient)(const GradientWork&, float* scratch, std::int64_t begin, std::int64_t end);  // parts
-    void (*join_gradient)(const GradientWork&, std::int64_t begin, std::int64_t end);             // rows
+    void (*prepare_divergence)(const DivergenceWork&);
+    void (*divergence_slopes)(const DivergenceWork&, std::int64_t begin, std::int64_t end);  // blocks
+    void (*divergence_shares)(const DivergenceWork&);                                        // from what these leave
+    void (*divergence_gradient)(const DivergenceWork&, float* scratch, std::int64_t begin, std::int64_t end);  // parts
+    void (*join_divergence)(const DivergenceWork&);
+    void (*prepare_listed)(const ListedWork&);
+    void (*listed_gradient)(const ListedWork&, float* scratch, std::int64_t begin, std::int64_t end);  // parts
 };
 
 // The table that MIND_KERNELS_CPU_CAPABILITY names (avx512, avx2, baseline), or the best that this processor has.

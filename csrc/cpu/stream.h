@@ -124,6 +124,7 @@ inline VectorState begin_vector(const StreamWork& work, const StripBlock& block)
             state.shifted += load(block.z + i * block.width) - state.maximum;
         }
     }
+    if (work.softmax != nullptr) return state;
     for (std::int64_t lane = 0; lane < block.rows; ++lane) take_target(work, block, block.first + lane, before[lane]);
     return state;
 }
@@ -192,6 +193,20 @@ inline void end_vector(const StreamWork& work, const StripBlock& block, const Ve
     if (bits_above(state.high, cut) != 0) collect(work, block, cut, *candidates);
 }
 
+// Notes the logits of the tokens that the strip's rows list, and takes them out of the block.
+template <std::int64_t kWidth>
+inline void take_listed(const StreamWork& work, const Strip& strip, std::int64_t begin, float* z) {
+    const ListedTokens& listed = work.listed;
+    const std::int64_t block = begin / kBlock;
+    for (std::int64_t i = listed.starts[block]; i < listed.starts[block + 1]; ++i) {
+        const std::int64_t place = listed.places[i], lane = place / listed.count - strip.first;
+        if (lane < 0 || lane >= strip.rows) continue;
+        float& at = z[(listed.ids[place] - begin) * kWidth + lane];
+        work.listed_z[place] = at;
+        at = -kInfinity;
+    }
+}
+
 // What the rows of a strip have found in this span becomes a bound for the next.
 inline void raise_bounds(const StreamWork& work, const Strip& strip, std::int64_t span) {
     for (std::int64_t row = strip.first; row < strip.first + strip.rows; ++row) {
@@ -234,11 +249,12 @@ inline void stream_block(const StreamWork& work, C condition, const Strip& strip
     multiply_block<kVectors>(rows, count, {strip.packed(work), kWidth}, work.hidden.columns, {projected, kWidth, false},
                              ahead);
     float* z = condition_block<kVectors, T>(work, strip, begin, count, condition, projected, scratch + kBlock * kWidth);
+    if (work.listed.ids != nullptr) take_listed<kWidth>(work, strip, begin, z);
+    const float* kept = work.conditioned ? z : projected;
     const auto block = [&](int v) {
         const std::int64_t lane = v * kLanes, left = strip.rows - lane;
-        return StripBlock{
-            span,    begin, count, strip.first + lane, left < kLanes ? left : kLanes, lane, kWidth, projected + lane,
-            z + lane};
+        return StripBlock{span,   begin,       count,   strip.first + lane, left < kLanes ? left : kLanes, lane,
+                          kWidth, kept + lane, z + lane};
     };
     VectorState states[kVectors];
     for (int v = 0; v < kVectors; ++v) states[v] = begin_vector(work, block(v));
@@ -251,7 +267,7 @@ inline void stream_block(const StreamWork& work, C condition, const Strip& strip
             sum_exponentials<kTogether, true>(work, block(v), states + v);
         }
     }
-    if (work.logits != nullptr) keep_targets(work, block(0), strip.rows);
+    if (work.logits != nullptr && work.softmax == nullptr) keep_targets(work, block(0), strip.rows);
     Candidates* found = work.candidates == nullptr ? nullptr : work.candidates + span * work.strips + strip.index;
     for (int v = 0; v < kVectors; ++v) end_vector(work, block(v), states[v], found);
 }
@@ -285,25 +301,30 @@ inline void run_stream(const StreamWork& work, float* scratch, std::int64_t span
     for (std::int64_t s = begin; s < end; ++s) raise_bounds(work, Strip(work, s), span);
 }
 
+// Adds the sums of a span of a row to those of the spans before it.
+inline void add_span(const StreamWork& work, std::int64_t span, std::int64_t row, Statistics& found) {
+    Statistics part{sums_of(work, span, row)};
+    const std::int64_t before = span * work.span;
+    const std::int64_t end = before + work.span < work.weight.rows ? before + work.span : work.weight.rows;
+    if (part.maximum > found.maximum) {
+        found.raise(part.maximum, before);
+    } else {
+        part.raise(found.maximum, end - before);
+    }
+    found.others += part.others;
+    found.weighted += part.weighted;
+    found.shifted += part.shifted;
+}
+
 // The sums of all spans of a row, and its target.
 inline Statistics joined(const StreamWork& work, std::int64_t row) {
-    const std::int64_t target = work.rows.target[row], own = target / work.span;
+    const std::int64_t own = work.rows.target[row] / work.span;
     const TargetLogit of_target = work.targets[row];
     Statistics found;
     bool first = false;
     for (std::int64_t span = 0; span < work.spans; ++span) {
-        Statistics part{sums_of(work, span, row)};
-        const std::int64_t before = span * work.span;
-        const std::int64_t end = before + work.span < work.weight.rows ? before + work.span : work.weight.rows;
         if (span == own) first = of_target.z > of_target.before && (span == 0 || of_target.z > found.maximum);
-        if (part.maximum > found.maximum) {
-            found.raise(part.maximum, before);
-        } else {
-            part.raise(found.maximum, end - before);
-        }
-        found.others += part.others;
-        found.weighted += part.weighted;
-        found.shifted += part.shifted;
+        add_span(work, span, row, found);
     }
     found.correct = first && of_target.z == found.maximum;
     found.add_target(of_target.z);
@@ -335,7 +356,27 @@ inline void filter(const StreamWork& work, const Strip& strip, C condition, Cand
     found.size = kept;
 }
 
+// The softmax of all tokens of a row, or of those that are not listed.
+inline void write_softmax(const StreamWork& work, std::int64_t row) {
+    Statistics found;
+    for (std::int64_t span = 0; span < work.spans; ++span) add_span(work, span, row, found);
+    found.total = found.others;
+    const bool none = found.total < 0.5;
+    const double of_none = work.listed.ids == nullptr ? __builtin_nan("") : 0.0;
+    const auto number = [&](SoftmaxNumber which) -> double& { return work.softmax[which * work.hidden.rows + row]; };
+    number(kSoftmaxMaximum) = none ? -kInfinity : found.maximum;
+    number(kSoftmaxLogTotal) = none ? of_none : __builtin_log(found.total);
+    number(kSoftmaxMean) = none ? of_none : found.mean();
+}
+
 inline void finish_stream(const StreamWork& work, std::int64_t begin, std::int64_t end) {
+    if (work.softmax != nullptr) {
+        for (std::int64_t s = begin; s < end; ++s) {
+            const Strip strip(work, s);
+            for (std::int64_t i = 0; i < strip.rows; ++i) write_softmax(work, strip.first + i);
+        }
+        return;
+    }
     with_mode<float>(work.rows.head, [&]<typename C>(float*, C condition) {
         for (std::int64_t s = begin; s < end; ++s) {
             const Strip strip(work, s);

@@ -13,6 +13,7 @@
 #include "../checks.h"
 #include "gradient_operators.h"
 #include "kernels.h"
+#include "listed.h"
 #include "memory.h"
 #include "sort.h"
 
@@ -41,9 +42,8 @@ struct Lists : std::vector<Candidates> {
     }
 };
 
-StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
-                             const Tensor& target, double softcap, double temperature, double label_smoothing,
-                             double z_loss, const Tensor& numbers, const Tensor& correct) {
+StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, double softcap,
+                             double temperature) {
     check_matrix("hidden", hidden, hidden);
     check_matrix("weight", weight, hidden);
     const std::int64_t rows = hidden.size(0), vocabulary = weight.size(0);
@@ -57,13 +57,28 @@ StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const O
     args.weight = matrix_of(weight);
     args.bias = checked_bias(bias, hidden, vocabulary);
     args.rows.logits = {nullptr, Type::kFloat, rows, vocabulary, vocabulary};
-    args.rows.target = checked<std::int64_t>("target", target, {rows}, hidden);
     args.rows.head = conditions_of(softcap, temperature);
+    return args;
+}
+
+StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
+                             const Tensor& target, double softcap, double temperature, double label_smoothing,
+                             double z_loss, const Tensor& numbers, const Tensor& correct) {
+    StreamArguments args = arguments_of(hidden, weight, bias, softcap, temperature);
+    const std::int64_t rows = hidden.size(0), vocabulary = weight.size(0);
+    args.rows.target = checked<std::int64_t>("target", target, {rows}, hidden);
     set_loss(args.rows, label_smoothing, z_loss);
     args.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, hidden);
     args.rows.correct = checked<bool>("correct", correct, {rows}, hidden);
     check_indices("target", args.rows.target, 0, rows, vocabulary);
     return args;
+}
+
+void keep_logits(StreamArguments& args, const Tensor& logits) {
+    check_transposed("logits", logits, args.weight.rows, args.hidden.rows);
+    args.logits = static_cast<float*>(logits.data_ptr());
+    args.logits_stride = logits.stride(0);
+    prefer_large_pages(args.logits, logits.numel() * static_cast<std::int64_t>(sizeof(float)));
 }
 
 // The memory of one call, and its passes.
@@ -150,15 +165,26 @@ void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor
     StreamArguments args =
         arguments_of(hidden, weight, bias, target, softcap, temperature, label_smoothing, z_loss, numbers, correct);
     if (temperatures) args.temperatures = checked<float>("temperatures", *temperatures, {args.hidden.rows}, hidden);
-    if (logits) {
-        check_transposed("logits", *logits, args.weight.rows, args.hidden.rows);
-        args.logits = static_cast<float*>(logits->data_ptr());
-        args.logits_stride = logits->stride(0);
-        prefer_large_pages(args.logits, logits->numel() * static_cast<std::int64_t>(sizeof(float)));
-    }
+    if (logits) keep_logits(args, *logits);
     check_apart(
         {{"numbers", numbers}, {"correct", correct}, {"logits", logits}},
         {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}, {"temperatures", temperatures}});
+    Stream(args, 0).statistics();
+}
+
+void softmax_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, double softcap, double temperature,
+                        OptionalTensor ids, bool conditioned, Tensor softmax, Tensor logits, OptionalTensor listed) {
+    StreamArguments args = arguments_of(hidden, weight, bias, softcap, temperature);
+    const std::int64_t rows = args.hidden.rows;
+    args.softmax = checked<double>("softmax", softmax, {kSoftmaxNumbers, rows}, hidden);
+    args.conditioned = conditioned;
+    STD_TORCH_CHECK(ids.has_value() == listed.has_value(), "listed: expected with ids, and without them none");
+    const ListedBlocks of_ids(ids, rows, args.weight.rows, hidden);
+    args.listed = of_ids.tokens();
+    if (listed) args.listed_z = checked<float>("listed", *listed, {rows, args.listed.count}, hidden);
+    check_apart({{"softmax", softmax}, {"logits", logits}, {"listed", listed}},
+                {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"ids", ids}});
+    keep_logits(args, logits);
     Stream(args, 0).statistics();
 }
 
@@ -298,6 +324,9 @@ void define_stream_operators(torch::stable::detail::StableLibrary& library) {
         "float temperature, float label_smoothing, float z_loss, Tensor? temperatures, Tensor(a!) numbers, "
         "Tensor(b!) correct, Tensor(c!)? logits) -> ()");
     library.def(
+        "softmax_statistics(Tensor hidden, Tensor weight, Tensor? bias, float softcap, float temperature, Tensor? ids, "
+        "bool conditioned, Tensor(a!) softmax, Tensor(b!) logits, Tensor(c!)? listed) -> ()");
+    library.def(
         "stream_kept(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, float temperature, "
         "float label_smoothing, float z_loss, float log_threshold, int most_per_row, Tensor(a!) numbers, "
         "Tensor(b!) correct, Tensor(c!) kept, Tensor(d!) dropped_mass) -> (Tensor columns, Tensor projected)");
@@ -312,6 +341,7 @@ void define_stream_operators(torch::stable::detail::StableLibrary& library) {
 
 void implement_stream_operators(torch::stable::detail::StableLibrary& library) {
     library.impl("stream_statistics", TORCH_BOX(&stream_statistics));
+    library.impl("softmax_statistics", TORCH_BOX(&softmax_statistics));
     library.impl("stream_kept", TORCH_BOX(&stream_kept));
     library.impl("kept_values", TORCH_BOX(&kept_values));
     library.impl("sort_entries", TORCH_BOX(&sort_entries));

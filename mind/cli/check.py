@@ -25,7 +25,8 @@ class Check(SourceConfig):
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A .jsonl, .json, .csv or .parquet file, a folder that the `datasets` library reads, or a name on the Hub."""
     evaluation: tuple[str, ...] = ()
-    """Files to evaluate by: how many of their questions are here too is counted."""
+    """Files to evaluate by: how many of their questions are here too, or are given away by 13 words in a row that a
+    question or a rationale here shares with them, is counted."""
 
 
 def check(options: Check) -> int:
@@ -41,6 +42,8 @@ def check(options: Check) -> int:
     for file, ids in report.shared.items():
         if ids:
             say(f"also in {file}: {listed(list(ids), 5)}; results on them say nothing about new questions")
+    for file, found in report.leaks.items():
+        say(f"share 13 words in a row with questions of {file}: {listed(list(found.training), 5)}; --data.leaks drop")
     if report.problems is not None:
         raise MindError(report.problems)
     say_next(*_next(options, report))

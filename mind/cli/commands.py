@@ -80,11 +80,20 @@ COMMANDS = {
         "comparison:Compare",
         "comparison:compare_command",
     ),
-    "evaluate": Command("accuracy and held-out NLL of a model", "training:Evaluate", "training:evaluate_command"),
+    "evaluate": Command("accuracy and held-out NLL of a model", "evaluating:Evaluate", "evaluating:evaluate_command"),
+    "lm-eval-tasks": Command(
+        "tasks for lm-evaluation-harness, with this grader", "lm_eval:LmEvalTasks", "lm_eval:lm_eval_tasks"
+    ),
     "grade": Command(
         "responses of any model in a file: right or wrong, and the accuracy", "dataset:Grade", "dataset:grade"
     ),
     "report": Command("write the report of a run again", "training:Report", "training:report_command"),
+    "latent": Command(
+        "what the hidden states of single-perspective students hold, with controls",
+        "latent:Latent",
+        "latent:latent",
+        goes_on=True,
+    ),
     "completion": Command(
         "what makes a shell complete commands and options by the tab key",
         "completion:Completion",

@@ -72,6 +72,9 @@ class Import:
     """Questions with fewer right rationales are dropped."""
     keep_wrong: int = 0
     """Rationales with a wrong answer to keep beside them, at most, for methods that learn from both."""
+    knowledge: str | None = None
+    """A folder that `mind data generate --knowledge` filled, asked about these questions: its general rules stand
+    beside them, for methods that learn from these."""
     overwrite: bool = False
     """Replace what is there already."""
 
@@ -197,11 +200,22 @@ def import_rationales(options: Import) -> None:
     from mind.curation.outputs import beside, new_data_set
     from mind.data.questions import save_questions
 
-    output = new_data_set(options.output, [COUNTS], overwrite=options.overwrite, inputs=[options.source])
+    output = new_data_set(
+        options.output,
+        [COUNTS],
+        overwrite=options.overwrite,
+        inputs=[options.source, *filter(None, [options.knowledge])],
+    )
     if not 2 <= options.minimum <= options.keep <= 32:
         raise MindError(f"--minimum {options.minimum} and --keep {options.keep}: expected 2 <= minimum <= keep <= 32")
     require(options.keep_wrong >= 0, f"--keep-wrong is {options.keep_wrong}: expected at least 0")
-    questions, report = run(options.source, keep=options.keep, minimum=options.minimum, keep_wrong=options.keep_wrong)
+    questions, report = run(
+        options.source,
+        keep=options.keep,
+        minimum=options.minimum,
+        keep_wrong=options.keep_wrong,
+        knowledge_folder=options.knowledge,
+    )
     if not questions:
         raise MindError(f"{options.source}: no question has {options.minimum} right rationales")
     save_json(report, beside(output, COUNTS))

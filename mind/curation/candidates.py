@@ -12,6 +12,7 @@ from mind.curation.config import FilterConfig
 from mind.curation.leaks import leaks_answer
 from mind.curation.result import OUTDATED, RationaleOutcome
 from mind.grading.answers import is_correct
+from mind.provenance import without_folders
 from mind.records import Key, Question, Response, Verdict, WrongRationale
 from mind.similarity import distinct, ngram_sets, similarities
 from mind.teacher.completion import is_finished
@@ -40,8 +41,9 @@ def candidate_of(
 ) -> Candidate:
     """`made` says how the response was made from an earlier one; None if it answers the question."""
     text = rationale_of(response.text, lambda stated: is_correct(stated, question))
+    source = without_folders(response.model)
     reason = adherent = None
-    if config.source and response.model not in config.source:
+    if config.source and source not in config.source:
         reason = "of another source"
     elif made == "outdated":
         reason = OUTDATED
@@ -66,11 +68,9 @@ def candidate_of(
         if config.require_adherence and adherent is False:
             reason = "not in its perspective"
     right = verdict.verdict == "right"
-    outcome = RationaleOutcome(
-        response.key, reason, right, adherent, len(text), response.model, response.completion_tokens
-    )
+    outcome = RationaleOutcome(response.key, reason, right, adherent, len(text), source, response.completion_tokens)
     wrong = _wrong_rationale(response, verdict, question, config) if reason == "wrong" else None
-    return Candidate(outcome, text if reason is None else "", response.model, wrong)
+    return Candidate(outcome, text if reason is None else "", source, wrong)
 
 
 def _wrong_rationale(
@@ -84,7 +84,7 @@ def _wrong_rationale(
         return None
     if (config.drop_leaks and leaks_answer(text, question)) or not _in_its_scripts(text, config):
         return None
-    return WrongRationale(response.key.perspective, text, verdict.extracted, response.model)
+    return WrongRationale(response.key.perspective, text, verdict.extracted, without_folders(response.model))
 
 
 def _in_its_scripts(text: str, config: FilterConfig) -> bool:

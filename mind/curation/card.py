@@ -19,9 +19,10 @@ from urllib.parse import urlsplit
 import yaml
 
 from mind.curation.config import FilterConfig
+from mind.data.overlap import WORDS, Leaks
 from mind.display import one_line
 from mind.files import replacing
-from mind.provenance import now, text_digest
+from mind.provenance import now, text_digest, without_folders
 from mind.records import Response
 from mind.teacher.config import GenerateConfig, ModelConfig
 from mind.teacher.judge import verdict_counts
@@ -67,10 +68,12 @@ def build_card(
     *,
     license: str | None = None,
     source_licenses: str | None = None,
+    leaks: Mapping[str, Leaks] | None = None,
 ) -> dict[str, Any]:
     """The card as JSON of the data set `name`, which a filter with `config` made of `folders`.
 
-    `summary` is what FilterResult.as_dict says of it. The licenses are the user's own words.
+    `summary` is what FilterResult.as_dict says of it. The licenses are the user's own words. `leaks` are by the file
+    that it was compared with.
     """
     import mind_kernels  # and PyTorch, which only the version is wanted of
 
@@ -92,9 +95,10 @@ def build_card(
         "also": [_further(folder) for folder in folders[1:]],
         "judges": {judge: dict(counts) for judge, counts in verdict_counts(verdicts).items()},
         "counts": {key: summary[key] for key in COUNTS} | {"teachers": _teachers(summary["teachers"])},
-        "filter": dataclasses.asdict(config) | {"source": tuple(map(_without_folders, config.source))},
+        "filter": dataclasses.asdict(config),
         "tokens": tokens,
         "cost": _cost(folders),
+        **({} if leaks is None else {"leaks": {Path(file).name: found.counts() for file, found in leaks.items()}}),
         "limits": [
             *LIMITS,
             *[ANSWER_SHOWN] * any(one.show_answer for one in configs),
@@ -109,7 +113,7 @@ def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     out if more than one of them has kept rationales."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for name, counts in teachers.items():
-        groups.setdefault(_without_folders(name), []).append(counts)
+        groups.setdefault(without_folders(name), []).append(counts)
     published = {}
     for name, group in groups.items():
         kept = [counts for counts in group if counts["kept"]]
@@ -121,7 +125,7 @@ def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 def _sampling(config: GenerateConfig) -> dict[str, Any]:
     teacher = config.teacher
     sampling = {field: getattr(teacher, field) for field in SAMPLING_FIELDS}
-    sampling |= {"model": _without_folders(teacher.model), "samples": config.samples}
+    sampling |= {"model": without_folders(teacher.model), "samples": config.samples}
     return sampling | {"show_answer": config.show_answer} | _endpoint(teacher)
 
 
@@ -156,7 +160,7 @@ def _source(data: JudgedData) -> dict[str, Any]:
     """Where the questions come from, how many there are, and the digest of the file that has them as they were read."""
     source = data.config.questions
     return {
-        "path": _without_folders(source.path),
+        "path": without_folders(source.path),
         "subset": source.subset,
         "split": source.split,
         "limit": source.limit,
@@ -176,7 +180,7 @@ def _count_responses(responses: Iterable[Response]) -> tuple[dict[str, int], dic
     tokens = {"prompt": 0, "completion": 0, "uncounted_responses": 0}
     first = last = None
     for response in responses:
-        models[_without_folders(response.model)] += 1
+        models[without_folders(response.model)] += 1
         if response.prompt_tokens is None or response.completion_tokens is None:
             tokens["uncounted_responses"] += 1
         else:
@@ -185,11 +189,6 @@ def _count_responses(responses: Iterable[Response]) -> tuple[dict[str, int], dic
         first = min(first or response.created, response.created)
         last = max(last or response.created, response.created)
     return dict(models.most_common()), tokens, {"first_response": first, "last_response": last}
-
-
-def _without_folders(name: str) -> str:
-    """The last part of a path from "/", "~" or ".", whose folders may name people; other names as they are."""
-    return (Path(name).name or name) if name.startswith(("/", "~", ".")) else name
 
 
 def _cost(folders: Sequence[JudgedData]) -> dict[str, Any] | None:
@@ -268,6 +267,12 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     yield from _section("Perspectives", _items(counts["perspectives"]))
     yield from _section("Rationales by teacher", _items(counts["teachers"]))
     yield from _section("Filter", [_fields(card["filter"])])
+    if "leaks" in card:
+        given = f"questions here share {WORDS} words in a row with"
+        items = [
+            f"{_code(file)}: {one['training']:,} {given} {one['test']:,} there" for file, one in card["leaks"].items()
+        ]
+        yield from _section("Overlap with evaluation files", items)
     yield from _section(
         "Known limits",
         [limit if limit in OUR_WORDS else _code(limit, TEXT_CHARACTERS) for limit in card["limits"]],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mind.data.overlap import WORDS, Leaks, leaks_of
 from mind.data.problems import Faults, Problems
 from mind.data.questions import asked_in, knowledge, load_questions, named_rationales, same_text
 from mind.data.sources import SourceConfig, read_source
@@ -32,6 +33,8 @@ class CheckReport(Summary):
     """The places of questions that ask what an earlier one asks."""
     shared: Mapping[str, Sequence[str]]
     """File that could be read -> ids of its questions that are here too."""
+    leaks: Mapping[str, Leaks]
+    """File of which something is given away here -> what (mind/data/overlap.py)."""
     problems: str | None
     """All that is wrong, with the files that it was compared with too, in lines; None if nothing is."""
 
@@ -42,7 +45,9 @@ class CheckReport(Summary):
         counts |= {"rationales without a perspective": self.unnamed_rationales} if self.unnamed_rationales else {}
         counts |= {"questions with knowledge": self.with_knowledge} if self.with_knowledge else {}
         counts |= {"questions that an earlier one asks": len(self.repeated)} if self.repeated else {}
-        return counted(counts | {f"questions that are in {file} too": len(ids) for file, ids in self.shared.items()})
+        counts |= {f"questions that are in {file} too": len(ids) for file, ids in self.shared.items()}
+        given = f"questions that share {WORDS} words in a row with"
+        return counted(counts | {f"{given} {file}": len(found.training) for file, found in self.leaks.items()})
 
 
 def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckReport:
@@ -68,7 +73,7 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
             without_two.append(where)
         if texts.setdefault(same_text(question.question), where) != where:
             repeated.append(where)
-        questions.append(question)
+        questions.append(replace(question, rationales=named))
     faults = Faults()
     evaluation = {file: faults.attempt(load_questions, file) for file in others}
     return CheckReport(
@@ -82,5 +87,6 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
         shared={
             file: [question.id for question in asked_in(some, questions)] for file, some in evaluation.items() if some
         },
+        leaks=leaks_of(questions, {file: some for file, some in evaluation.items() if some}),
         problems="\n".join(filter(None, (problems.told(len(questions)), faults.told))) or None,
     )

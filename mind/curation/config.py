@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from mind.curation.adherence import known_scripts
 from mind.errors import require
+from mind.provenance import without_folders
 from mind.typed_json import check_fields
 
 
@@ -36,8 +37,8 @@ class FilterConfig:
     """Script -> least and largest share of a rationale's letters; rationales outside are dropped. For prompts that ask
     for a language, or a mixture: `--scripts HANGUL 0.3 0.9`. Names are as in Unicode: LATIN, CYRILLIC, CJK [ours]."""
     source: tuple[str, ...] = ()
-    """Teachers whose rationales are kept, and whose answers pass rates count, by the names that their servers gave; by
-    default all [ours]."""
+    """Teachers whose rationales are kept, and whose answers pass rates count, by the names that their servers gave, of
+    a folder its last part; by default all [ours]."""
     require_adherence: bool = False
     """Drop rationales without the marks of their perspective, if it has a check; by default they are only counted
     [ours]."""
@@ -59,6 +60,7 @@ class FilterConfig:
 
     def __post_init__(self) -> None:
         check_fields("", self)
+        object.__setattr__(self, "source", tuple(map(without_folders, self.source)))  # as records have them
         require(
             2 <= self.minimum <= self.keep <= 32,
             f"minimum {self.minimum} and keep {self.keep}: expected 2 <= minimum <= keep <= 32",
@@ -103,6 +105,9 @@ class FilterOptions:
     student_grades: str | None = None
     """A file that `mind grade` wrote of a student's answers to the questions: its pass rates replace the teacher's for
     `easy_pass_rate` and `pass_rate`. `variation` stays the teacher's."""
+    evaluation: tuple[str, ...] = ()
+    """Files to evaluate by: the card says how many of the questions give away one of theirs, by 13 words in a row that
+    they or their rationales share with it. `mind train --data.leaks drop` leaves them out."""
     license: str | None = None
     """Of this data set, for its card."""
     source_licenses: str | None = None

@@ -13,7 +13,8 @@ from mind.curation.outputs import new_data_set
 from mind.curation.pool import Pool, load_pool
 from mind.curation.report import SHOWN_PER_REASON, ReportInput, write_dataset_report
 from mind.curation.result import FilterResult
-from mind.data.questions import save_questions
+from mind.data.overlap import leaks as leaks_between
+from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError, require
 from mind.files import check_apart, write_json_rows
 from mind.records import Key
@@ -31,7 +32,9 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     folders = [options.folder, *options.also]
     inputs = [file for folder in folders for file in Path(folder).glob("*")]
     inputs += [Path(options.student_grades)] if options.student_grades else []
+    inputs += map(Path, options.evaluation)
     output = new_data_set(options.output, BESIDE, overwrite=options.overwrite, inputs=inputs)
+    evaluation = {file: load_questions(file) for file in options.evaluation}
     pool = load_pool(options.folder, options.also)
     check_apart(output, [data.config.questions.path for data in pool.folders])
     _check_kept(options, pool)
@@ -40,6 +43,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     result = filter_responses(
         questions, pool.responses, pool.verdicts, options.filter, pass_rates=rates, made=pool.made
     )
+    leaks = {file: leaks_between(result.questions, some) for file, some in evaluation.items()} if evaluation else None
     base = output.with_suffix("")
     summary = result.as_dict()
     card = build_card(
@@ -49,6 +53,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
         summary,
         license=options.license,
         source_licenses=options.source_licenses,
+        leaks=leaks,
     )
     write_card(base, card)
     write_json_rows((_dropped_row(key, reason, pool) for key, reason in result.dropped), f"{base}.dropped.jsonl")

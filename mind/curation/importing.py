@@ -7,14 +7,19 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mind.answer_line import rationale_of
+from mind.curation.knowledge import with_knowledge
 from mind.data.problems import Problems
-from mind.data.questions import knowledge, read_questions
+from mind.data.questions import knowledge, load_questions, read_questions
 from mind.errors import require
 from mind.grading.answers import is_correct, judge_text
+from mind.perspectives import KNOWLEDGE
 from mind.records import Question, Rationale, WrongRationale
 from mind.summary import Summary
+from mind.teacher.folder import DatasetFolder
+from mind.teacher.journal import load_responses
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class ImportReport(Summary):
     questions_read: int = 0
     questions_kept: int = 0
     questions_dropped_too_few: int = 0
+    questions_given_knowledge: int = 0
+    """Of those that were kept, the ones that a teacher's folder has rules for."""
     rationales_read: int = 0
     rationales_kept: int = 0
     rationales_empty: int = 0
@@ -46,17 +53,24 @@ def import_perspectives(keep: int = 8) -> tuple[str, ...]:
 
 
 def import_rationales(
-    path: str | os.PathLike[str], *, keep: int = 8, minimum: int = 2, keep_wrong: int = 0
+    path: str | os.PathLike[str],
+    *,
+    keep: int = 8,
+    minimum: int = 2,
+    keep_wrong: int = 0,
+    knowledge_folder: str | os.PathLike[str] | None = None,
 ) -> tuple[list[Question], ImportReport]:
     """Questions with named rationales from rows whose "rationales" are plain strings, and what became of them.
 
     The first `keep` rationales of a question that are right are named in their order; empty ones, copies of an
     earlier one but for spaces, and those that end in no answer or a wrong one are dropped, and so is a question with
     fewer than `minimum` right ones. The first `keep_wrong` that end in a wrong answer are kept apart from them. An
-    answer suffix of theirs is cut off. "knowledge" is kept as it is. Whether one is right is judged from its text alone
-    (`mind.grading.answers.judge_text`), so a right one that is worded oddly may be dropped.
+    answer suffix of theirs is cut off. Whether one is right is judged from its text alone
+    (`mind.grading.answers.judge_text`), so a right one that is worded oddly may be dropped. "knowledge" is kept as it
+    is, but for questions that have rules in `knowledge_folder`, which `mind data generate --knowledge` filled.
 
-    Raises MindError as `load_questions` does, for rationales that are not strings, and unless 1 <= minimum <= keep.
+    Raises MindError as `load_questions` does, for rationales that are not strings, unless 1 <= minimum <= keep, and for
+    a folder that has rules for none of the questions, or asks one of them in other words.
     """
     require(1 <= minimum <= keep, f"minimum {minimum} and keep {keep}: expected 1 <= minimum <= keep")
     names = import_perspectives(keep)
@@ -89,7 +103,26 @@ def import_rationales(
         )
         questions.append(dataclasses.replace(question, rationales=rationales, wrong_rationales=others, knowledge=rules))
     problems.check(questions)
+    if knowledge_folder is not None:
+        questions, counts["questions_given_knowledge"] = _with_rules_of(knowledge_folder, questions)
     return questions, ImportReport(**counts)
+
+
+def _with_rules_of(path: str | os.PathLike[str], questions: Sequence[Question]) -> tuple[list[Question], int]:
+    """The questions, those with rules that the teacher in the folder states, and how many these are."""
+    folder = DatasetFolder(Path(path))
+    asked = {question.id: question for question in load_questions(folder.questions)}
+    for question in questions:
+        there = asked.get(question.id, question)
+        require(
+            (there.question, there.answer, there.choices) == (question.question, question.answer, question.choices),
+            f"{path}: question {question.id} is another one there",
+        )
+    bare = [dataclasses.replace(question, knowledge=()) for question in questions]
+    stated = with_knowledge(bare, [one for one in load_responses(folder.responses) if one.key.perspective == KNOWLEDGE])
+    count = sum(bool(question.knowledge) for question in stated)
+    require(count > 0, f"{path}: it has rules for none of the {len(questions)} questions")
+    return [new if new.knowledge else old for new, old in zip(stated, questions, strict=True)], count
 
 
 def _judged_rationales(

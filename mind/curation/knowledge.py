@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from mind.answer_line import ANSWER_MARKER, answer_part
 from mind.curation.leaks import leaks_answer
+from mind.grading import answer_type
+from mind.grading.marks import marks
 from mind.records import Question, Response
 from mind.teacher.completion import UNKNOWN, is_finished
 
@@ -35,8 +37,9 @@ def with_knowledge(questions: Sequence[Question], responses: Sequence[Response])
 def rules_of(response: Response, question: Question) -> tuple[str, ...]:
     """The rules that `response` states, a line each, without numbering and each once.
 
-    Left out are headings ("# Rules"), and lines that announce others ("**The rules:**"), that state the answer or that
-    are longer than MAX_RULE_CHARACTERS. A response that was cut off has none at all: its last rule is a part of one.
+    Left out are headings ("# Rules"), and lines that announce others ("**The rules:**"), that state an answer, right or
+    wrong ("The answer is 26."), or that are longer than MAX_RULE_CHARACTERS. A response that was cut off has none at
+    all: its last rule is a part of one.
     """
     if not is_finished(response) and response.finish_reason != UNKNOWN:
         return ()
@@ -45,8 +48,14 @@ def rules_of(response: Response, question: Question) -> tuple[str, ...]:
     return tuple(
         rule
         for rule in rules
-        if len(rule) <= MAX_RULE_CHARACTERS and ANSWER_MARKER not in rule and not leaks_answer(rule, question)
+        if len(rule) <= MAX_RULE_CHARACTERS and not leaks_answer(rule, question) and not _answers(rule, question)
     )
+
+
+def _answers(line: str, question: Question) -> bool:
+    """Whether it states an answer of the question's kind."""
+    kind = answer_type(question)
+    return ANSWER_MARKER in line or any(kind.marked(mark.statement.strip(), question) for mark in marks(line))
 
 
 def _is_heading(line: str) -> bool:

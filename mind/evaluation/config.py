@@ -1,4 +1,5 @@
-"""How several students are evaluated together. What one needs alone is in mind/config.py."""
+"""Samples in place of one greedy answer, and how several students answer together. The options of every evaluation are
+in mind/asking.py."""
 
 from __future__ import annotations
 
@@ -6,6 +7,31 @@ from dataclasses import dataclass
 
 from mind.errors import require
 from mind.typed_json import check_fields
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Samples of each answer in place of the greedy one."""
+
+    samples: int | None = None
+    """Samples per question: their mean accuracy, majority vote and pass@k. None: one greedy answer."""
+    temperature: float = 0.7
+    """Of the samples."""
+    top_p: float = 0.95
+    """Of the most probable tokens so many are sampled from as have this probability together."""
+    seed: int = 0
+    """Of the samples. A sample depends on it, its question and its number alone, not on the others."""
+
+    def __post_init__(self) -> None:
+        check_fields("", self)
+        require(self.samples is None or self.samples >= 1, f"samples is {self.samples}: expected at least 1")
+        require(self.temperature > 0, f"temperature is {self.temperature}: expected a positive number")
+        require(0 < self.top_p <= 1, f"top_p is {self.top_p}: expected a number in (0, 1]")
+        others, defaults = ((one.temperature, one.top_p, one.seed) for one in (self, SamplingConfig))
+        require(
+            self.samples is not None or others == defaults,
+            "temperature, top_p and seed are of samples: --samples N asks for N of them",
+        )
 
 
 @dataclass(frozen=True)

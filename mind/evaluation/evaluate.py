@@ -1,4 +1,4 @@
-"""Evaluation of a student: accuracy by greedy generation, and teacher-forced NLL on held-out rationales."""
+"""Evaluation of a student: accuracy by generation, and teacher-forced NLL on held-out rationales."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mind.asking import AskingConfig
 from mind.batches.cross_entropy import rationale_losses
-from mind.config import EvaluationConfig
 from mind.errors import require
-from mind.evaluation.generation import generate_responses
-from mind.evaluation.outcomes import Reply, counts, outcome
+from mind.evaluation.config import SamplingConfig
+from mind.evaluation.engines import Engine, TransformersEngine
+from mind.evaluation.outcomes import counts, outcome, sampled_counts, sampled_outcome
+from mind.evaluation.samples import sample_seed
 from mind.files import replacing_folder, write_json_rows
 from mind.progress import Progress
 from mind.records import PackOptions, Question, TokenizedQuestion
 from mind.student.model import context_of
-from mind.student.tokenization import Chat, embedding_rows
+from mind.student.tokenization import Chat, embedding_rows, question_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Before = str | Callable[[Question], str]
 """What precedes a question where a student is asked: the same for all, or for each its own."""
+Answered = tuple[list[dict[str, Any]], dict[str, Any]]
+"""The rows of a list of questions, and what they come to."""
 
 
 def heldout_nll(
@@ -66,18 +70,25 @@ def evaluation_prompts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
-    config: EvaluationConfig,
+    config: AskingConfig,
     before: Before = "",
 ) -> list[list[int]]:
     """Token ids that the answers to the first `config.questions` questions, each behind the text `before`, continue.
 
     Raises MindError for a question that has none, or whose prompt and answer may exceed the model's context.
     """
-    chat, context = Chat(tokenizer, embedding_rows(model)), context_of(model)
+    return prompts_of(Chat(tokenizer, embedding_rows(model)), context_of(model), questions, config, before)
+
+
+def prompts_of(
+    chat: Chat, context: int | None, questions: Sequence[Question], config: AskingConfig, before: Before = ""
+) -> list[list[int]]:
+    """`evaluation_prompts` of a model whose `chat` and `context` are known."""
     prompts = []
     for question in questions[: config.questions]:
-        text = (before if isinstance(before, str) else before(question)) + question.question
-        prompts.append(chat.prompt(replace(question, question=text)))
+        text = (before if isinstance(before, str) else before(question)) + question_text(question)
+        text = "\n".join(filter(None, (text, config.last_line)))
+        prompts.append(chat.prompt(replace(question, question=text, choices=None)))
         require(
             context is None or len(prompts[-1]) + config.max_new_tokens <= context,
             f"question {question.id}: its prompt has {len(prompts[-1])} tokens; with evaluation.max_new_tokens "
@@ -90,58 +101,73 @@ def answer_accuracy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     files: Mapping[str, Sequence[Question]],
-    config: EvaluationConfig,
+    config: AskingConfig,
     responses_folder: Path | None = None,
     before: Before = "",
 ) -> dict[str, dict[str, Any]]:
-    """The student's accuracy by greedy generation.
+    """The accuracy of a student that is loaded, by greedy generation: `engine_accuracy` of it."""
+    return engine_accuracy(
+        TransformersEngine(model, tokenizer, config.batch_size), files, config, responses_folder, before
+    )
+
+
+def engine_accuracy(
+    engine: Engine,
+    files: Mapping[str, Sequence[Question]],
+    config: AskingConfig,
+    responses_folder: Path | None = None,
+    before: Before = "",
+    sampling: SamplingConfig | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The student's accuracy by generation.
 
     Args:
-        model: the student.
-        tokenizer: the student's.
+        engine: the student.
         files: lists of questions by a label, the name of the file that they come from.
         config: how many questions of each list, and how to generate.
         responses_folder: where the responses go, a file LABEL.jsonl each, in place of what is there; None: nowhere.
         before: what precedes each question where the student is asked (`Method.asks_with`, retrieved rules); the
             responses' rows have the questions without it.
+        sampling: samples of each answer; None, or without a number of samples: the greedy one.
 
     Returns:
-        By label what `mind.evaluation.outcomes.counts` says. The rows of the responses are those of its `outcome`.
+        By label what `mind.evaluation.outcomes.counts`, of samples `sampled_counts`, says. The rows of the responses
+        are those of its `outcome` and `sampled_outcome`.
 
     Raises MindError as `evaluation_prompts`, before anything is generated.
     """
-    prompts = {label: evaluation_prompts(model, tokenizer, some, config, before) for label, some in files.items()}
+    prompts = {label: prompts_of(engine.chat, engine.context, some, config, before) for label, some in files.items()}
 
-    def answered(label: str, questions: Sequence[Question]) -> tuple[list[Reply], dict[str, Any]]:
-        with Progress(f"generation, {label}", len(questions), "question") as bar:
-            replies = generate_responses(
-                model,
-                tokenizer,
-                prompts[label],
-                max_new_tokens=config.max_new_tokens,
-                batch_size=config.batch_size,
-                stop_text=Chat(tokenizer).stop_text,
-                progress=bar.reach,
-            )
-        return replies, {}
+    def answered(label: str, questions: Sequence[Question]) -> Answered:
+        if sampling is None or sampling.samples is None:
+            with Progress(f"generation, {label}", len(questions), "question") as bar:
+                replies = engine.replies(prompts[label], config.max_new_tokens, None, (), bar.reach)
+            rows = [outcome(*pair) for pair in zip(replies, questions, strict=True)]
+            return rows, counts(rows)
+        each = range(sampling.samples)
+        seeds = [sample_seed(sampling.seed, f"sample {number}", one) for one in questions for number in each]
+        asked = [prompt for prompt in prompts[label] for _ in each]
+        with Progress(f"generation, {label}", len(asked), "sample") as bar:
+            replies = engine.replies(asked, config.max_new_tokens, sampling, seeds, bar.reach)
+        rows = [
+            sampled_outcome(replies[place * len(each) : (place + 1) * len(each)], one)
+            for place, one in enumerate(questions)
+        ]
+        return rows, sampled_counts(rows, questions)
 
     return graded(files, config, answered, responses_folder)
 
 
 def graded(
     files: Mapping[str, Sequence[Question]],
-    config: EvaluationConfig,
-    answered: Callable[[str, Sequence[Question]], tuple[list[Reply], Mapping[str, Any]]],
+    config: AskingConfig,
+    answered: Callable[[str, Sequence[Question]], Answered],
     responses_folder: Path | None,
 ) -> dict[str, dict[str, Any]]:
-    """What `answer_accuracy` returns of replies that `answered` gives: label and questions -> a reply to each, and what
-    is to be told beside their accuracy."""
+    """By label what `answered` gives for it and its questions; the rows go to the folder, if there is one."""
     results, responded = {}, {}
     for label, questions in files.items():
-        questions = questions[: config.questions]
-        replies, more = answered(label, questions)
-        responded[label] = [outcome(*pair) for pair in zip(replies, questions, strict=True)]
-        results[label] = {**counts(responded[label]), **more}
+        responded[label], results[label] = answered(label, questions[: config.questions])
     if responses_folder is not None:
         responses_folder.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(responses_folder) as folder:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from mind.batches.isolation import fault
+from mind.evaluation.batches import BatchSize, in_batches
 from mind.evaluation.outcomes import Reply
 from mind.student.model import causal_lm
 from mind.student.tokenization import embedding_rows, text_of
@@ -21,28 +20,17 @@ from mind.student.tokenization import embedding_rows, text_of
 def generate_responses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
+    prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
-    batch_size: int,
     stop_text: str | None = None,
-    progress: Callable[[int], object] | None = None,
+    **options: Any,
 ) -> list[Reply]:
-    """The greedy continuation of each prompt (token ids), in the order of `prompts`, without special tokens.
+    """The continuation of each prompt (token ids), in the order of `prompts`, as a text without special tokens.
 
     A response ends before the end-of-sequence tokens of the model's generation config and of the tokenizer, before
-    `stop_text`, or at `max_new_tokens` tokens. `progress` gets the number of responses done so far, after each batch.
-    Raises ValueError as `generate_ids` does.
+    `stop_text`, or at `max_new_tokens` tokens. Arguments and errors are those of `generate_ids`.
     """
-    ids = generate_ids(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        stop_text=stop_text,
-        progress=progress,
-    )
+    ids = generate_ids(model, tokenizer, prompts, stop_text=stop_text, **options)
     return replies_of(model, tokenizer, ids, stop_text)
 
 
@@ -52,16 +40,19 @@ def replies_of(
     continued: Sequence[Sequence[int]],
     stop_text: str | None = None,
 ) -> list[Reply]:
-    """The texts of what `generate_ids` returned, without what ends them and without special tokens; without an end
-    they were cut off."""
-    end_ids = _end_ids(model, tokenizer)
-    replies = []
-    for ids in continued:
-        if ended := ids[-1] in end_ids:
-            ids = ids[:-1]
-        ended = ended or (stop_text is not None and stop_text in tokenizer.decode(list(ids)))
-        replies.append(Reply(text_of(tokenizer, ids, stop_text), not ended))
-    return replies
+    """The texts of what `generate_ids` returned."""
+    end_ids = end_ids_of(model.generation_config, tokenizer)
+    return [reply_of(tokenizer, ids, end_ids, stop_text) for ids in continued]
+
+
+def reply_of(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], end_ids: Sequence[int], stop_text: str | None
+) -> Reply:
+    """What generated tokens say, without special tokens and what ends them; without an end they were cut off."""
+    if ended := ids[-1] in end_ids:
+        ids = ids[:-1]
+    ended = ended or (stop_text is not None and stop_text in tokenizer.decode(list(ids)))
+    return Reply(text_of(tokenizer, ids, stop_text), not ended)
 
 
 def generate_ids(
@@ -70,7 +61,7 @@ def generate_ids(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: BatchSize,
     stop_text: str | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -85,56 +76,51 @@ def generate_ids(
         tokenizer: the model's.
         prompts: token ids.
         max_new_tokens: the most tokens of a continuation.
-        batch_size: how many prompts are continued together; what comes out depends on it by rounding alone.
+        batch_size: how many prompts are continued together, "auto": as many as the memory holds. What comes out
+            depends on it by rounding alone.
         stop_text: a continuation ends with this text, or with an end-of-sequence token of the model's generation
             config or of the tokenizer.
         temperature: T > 0, of samples: tokens have the probabilities softmax(z / T).
         top_p: in (0, 1], of samples: of the most probable tokens so many as have this probability together.
         draws: (prompts, max_new_tokens) float64 in [0, 1): the number that decides each token of a sample, so that a
             sample depends on its own numbers alone. None: the most probable tokens.
-        progress: gets the number of continuations done so far, after each batch.
+        progress: gets the number of continuations done so far, whenever some are done.
 
     Raises ValueError for a prompt without tokens, a batch size or a token limit below 1, and a tokenizer and model
     without an end-of-sequence token.
     """
-    if batch_size < 1 or max_new_tokens < 1:
+    if (batch_size != "auto" and batch_size < 1) or max_new_tokens < 1:
         raise ValueError(f"batch_size {batch_size} and max_new_tokens {max_new_tokens}: expected at least 1")
     if not all(prompts):
         raise ValueError(f"prompt {next(i for i, prompt in enumerate(prompts) if not prompt)} has no tokens")
-    end_ids = _end_ids(model, tokenizer)
+    end_ids = end_ids_of(model.generation_config, tokenizer)
     continued: list[list[int]] = [[]] * len(prompts)
     student, was_training = causal_lm(model), model.training
     configured = student.generation_config
     model.eval()
     # A chat model's own asks for sampling, penalties, beams, forced tokens and what not: none of it is greedy.
     student.generation_config = GenerationConfig()
+
+    def answer(batch: list[int]) -> list[list[int]]:
+        chosen = [list(prompts[index]) for index in batch]
+        sampling = None if draws is None else _Sampling(temperature, draws[batch].to(model.device), top_p)
+        return _generate_batch(model, tokenizer, chosen, max_new_tokens, end_ids, stop_text, sampling, tell)
+
+    done = 0
+
+    def tell(count: int) -> None:
+        if progress is not None:
+            progress(done + count)
+
     try:
-        done = 0
-        for batch in _batches(model, prompts, batch_size):
-            chosen = [list(prompts[index]) for index in batch]
-            sampling = None if draws is None else _Sampling(temperature, draws[batch].to(model.device), top_p)
-            answers = _generate_batch(model, tokenizer, chosen, max_new_tokens, end_ids, stop_text, sampling)
-            for index, answer in zip(batch, answers, strict=True):
-                continued[index] = answer
-            if progress is not None:
-                done += len(batch)
-                progress(done)
+        for batch, answers in in_batches(model, prompts, batch_size, max_new_tokens, answer):
+            for index, ids in zip(batch, answers, strict=True):
+                continued[index] = ids
+            done += len(batch)
     finally:
         student.generation_config = configured
         model.train(was_training)
     return continued
-
-
-def _batches(model: PreTrainedModel, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """The prompts by index: all lengths together, or equal ones where padding on the left changes what comes out."""
-    # Neighbours in length share a batch, so it pads little; the longest come first, so memory that is short runs out
-    # at once.
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    longest = len(prompts[order[0]]) if prompts else 0
-    mixed = batch_size > 1 and fault(causal_lm(model), "left", longest) is None
-    for _, group in groupby(order, key=lambda index: 0 if mixed else len(prompts[index])):
-        indices = list(group)
-        yield from (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
 
 
 class _Sampling:
@@ -175,6 +161,7 @@ def _generate_batch(
     end_ids: list[int],
     stop_text: str | None,
     sampling: _Sampling | None,
+    tell: Callable[[int], None],
 ) -> list[list[int]]:
     width = max(map(len, prompts))
     # Padding is masked, but looked up: some tokenizers have a token for it that their model does not know.
@@ -193,7 +180,7 @@ def _generate_batch(
         texts = tokenizer.batch_decode(ids[:, width:])
         return ended | torch.tensor([stop_text in text for text in texts], device=ids.device)
 
-    answers = _continue(cast(Any, model), ids, mask, max_new_tokens, pad_id, said, sampling)
+    answers = _continue(cast(Any, model), ids, mask, max_new_tokens, pad_id, said, sampling, tell)
     return [_ended(answer, tokenizer, end_ids, stop_text) for answer in answers]
 
 
@@ -214,6 +201,7 @@ def _continue(
     pad_id: int,
     said: Callable[..., Tensor],
     sampling: _Sampling | None,
+    tell: Callable[[int], None],
 ) -> list[list[int]]:
     """The new tokens of each row of `ids` (B, T), at least up to where `said` calls the row done.
 
@@ -228,7 +216,9 @@ def _continue(
     cache = first.past_key_values
     if not _keeps_rows(cache):
         options |= {"max_new_tokens": max_new_tokens, "stopping_criteria": [said]}
-        return model.generate(input_ids=ids, attention_mask=mask, **options).sequences[:, width:].tolist()
+        ids = model.generate(input_ids=ids, attention_mask=mask, **options).sequences
+        tell(len(ids))
+        return ids[:, width:].tolist()
     ids, mask = first.sequences, torch.cat([mask, mask.new_ones(len(mask), max_new_tokens)], 1)
     answers, places = [[0]] * len(ids), list(range(len(ids)))
 
@@ -243,6 +233,7 @@ def _continue(
                 answers[place] = row
         if done.any():
             places = [place for place, finished in zip(places, done.tolist(), strict=True) if not finished]
+            tell(len(answers) - len(places))
             if sampling is not None:
                 sampling.rows = places
             ids, mask = ids[~done], mask[~done]
@@ -266,8 +257,9 @@ def _keeps_rows(cache: Any) -> bool:
     )
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    configured = model.generation_config.eos_token_id
+def end_ids_of(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a generation: those that its settings name, and the tokenizer's end of a sequence."""
+    configured = settings.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     known = dict.fromkeys(end for end in [*ids, tokenizer.eos_token_id] if end is not None)
     if not known:

@@ -12,17 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zlib import crc32
 
-import torch
-from torch import Tensor
-
-from mind.config import EvaluationConfig
+from mind.asking import AskingConfig
 from mind.evaluation.config import InteractionConfig
-from mind.evaluation.evaluate import evaluation_prompts, graded
+from mind.evaluation.evaluate import Answered, evaluation_prompts, graded
 from mind.evaluation.generation import generate_ids, replies_of
-from mind.evaluation.outcomes import Reply
-from mind.grading.answers import extract_answer, is_correct
+from mind.evaluation.outcomes import Reply, counts, outcome
+from mind.evaluation.samples import numbers, same_answer, sample_seed
+from mind.grading.answers import extract_answer
 from mind.methods.knowledge import RULES_WANTED, after_rules
 from mind.progress import Progress
 from mind.records import Question
@@ -74,17 +71,13 @@ class Exchange:
         return self.intuitive[counts.index(max(counts))][1]
 
     def _same(self, one: str | None, other: str | None) -> bool:
-        if one is None or other is None:
-            return False
-        if " ".join(one.split()).casefold() == " ".join(other.split()).casefold():
-            return True
-        return self.question.choices is None and is_correct(one, replace(self.question, answer=other))
+        return same_answer(one, other, self.question)
 
 
 def interaction_accuracy(
     students: Students,
     files: Mapping[str, Sequence[Question]],
-    config: EvaluationConfig,
+    config: AskingConfig,
     interaction: InteractionConfig,
     responses_folder: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -101,7 +94,7 @@ def interaction_accuracy(
         for speaker, before in zip(speakers, ("", RULES_WANTED, ""), strict=True):
             evaluation_prompts(speaker.model, speaker.chat.tokenizer, questions, config, before)
 
-    def answered(label: str, questions: Sequence[Question]) -> tuple[list[Reply], dict[str, Any]]:
+    def answered(label: str, questions: Sequence[Question]) -> Answered:
         exchanges = [Exchange(question) for question in questions]
         before = sum(speaker.generated for speaker in speakers)
         with Progress(f"generation, {label}", len(questions), "question") as bar:
@@ -110,7 +103,8 @@ def interaction_accuracy(
         rounds = sum(len(one.deep) for one in exchanges) / max(len(exchanges), 1)
         generated = sum(speaker.generated for speaker in speakers) - before
         more = {"agreed": agreed, "rounds": round(rounds, 4), "generated": generated}
-        return [one.reply for one in exchanges], more
+        rows = [outcome(one.reply, one.question) for one in exchanges]
+        return rows, counts(rows) | more
 
     return graded(files, config, answered, responses_folder)
 
@@ -142,7 +136,7 @@ class _Speaker:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        config: EvaluationConfig,
+        config: AskingConfig,
         interaction: InteractionConfig,
     ) -> None:
         self.model, self.chat = model, Chat(tokenizer, embedding_rows(model))
@@ -167,6 +161,7 @@ class _Speaker:
 
     def samples(self, prompts: Sequence[Sequence[int]], questions: Sequence[Question], name: str) -> list[Reply]:
         """A sample for each of the prompts, those of `questions`; `name` tells the samples of a question apart."""
+        seeds = [sample_seed(self._interaction.seed, name, question) for question in questions]
         ids = generate_ids(
             self.model,
             self.chat.tokenizer,
@@ -176,12 +171,7 @@ class _Speaker:
             stop_text=self.chat.stop_text,
             temperature=self._interaction.temperature,
             top_p=self._interaction.top_p,
-            draws=torch.stack([self._draws(question, name) for question in questions]),
+            draws=numbers(seeds, self._config.max_new_tokens),
         )
         self.generated += sum(map(len, ids))
         return replies_of(self.model, self.chat.tokenizer, ids, self.chat.stop_text)
-
-    def _draws(self, question: Question, name: str) -> Tensor:  # (max_new_tokens,) float64 in [0, 1)
-        seed = crc32(f"{self._interaction.seed} {name} {question.id}".encode("utf-8", "surrogatepass"))
-        generator = torch.Generator().manual_seed(seed)
-        return torch.rand(self._config.max_new_tokens, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Which questions of evaluation files are asked, and the names under which the results are kept."""
+"""Which questions of evaluation files are asked, and the names under which results of files and students are kept."""
 
 from __future__ import annotations
 
@@ -38,3 +38,27 @@ def asked_questions(label: str, questions: Sequence[Question], most: int | None)
             "(--evaluation.questions)"
         )
     return asked
+
+
+def student_labels(students: Sequence[str]) -> dict[str, str]:
+    """{label: folder or name} of students, given as such or as LABEL=FOLDER.
+
+    Without a label that is the last part of the name, for the student of a run the name of the run. Raises MindError
+    for two with one label, and for a label that cannot be the name of a folder.
+    """
+    labels: dict[str, str] = {}
+    for given in students:
+        label, assigned, name = given.partition("=")
+        if not assigned or "/" in label:
+            path = Path(given)
+            label, name = path.parent.name if path.name == "student" and path.parent.name else path.name, given
+        require(
+            bool(label.strip(".") and name) and "/" not in label, f"--students {given}: expected FOLDER or LABEL=FOLDER"
+        )
+        check_name(Path(label))
+        require(
+            label not in labels,
+            f"{given} and {labels.get(label)} are both named {label}: LABEL=FOLDER gives a name of its own",
+        )
+        labels[label] = name
+    return labels

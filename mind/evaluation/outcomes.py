@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mind.evaluation.samples import majority, pass_at
 from mind.grading.answers import judge_text
 from mind.intervals import wilson
 from mind.records import Question
@@ -29,14 +30,25 @@ def outcome(reply: Reply, question: Question) -> dict[str, Any]:
 
     `mind grade` gives the row the same verdict.
     """
+    return _of(question) | _judged(reply, question)
+
+
+def sampled_outcome(replies: Sequence[Reply], question: Question) -> dict[str, Any]:
+    """The row of a question and several replies: that of `outcome`, with what it says of a reply in "samples", a list
+    with an object for each."""
+    return _of(question) | {"samples": [_judged(reply, question) for reply in replies]}
+
+
+def _of(question: Question) -> dict[str, Any]:
+    choices = {} if question.choices is None else {"choices": dict(question.choices)}
+    return {"id": question.id, "question": question.question, **choices, "answer": question.answer}
+
+
+def _judged(reply: Reply, question: Question) -> dict[str, Any]:
     judgement = judge_text(reply.text, question)
     return {
-        "id": question.id,
-        "question": question.question,
-        **({} if question.choices is None else {"choices": dict(question.choices)}),
         "response": reply.text,
         "extracted": judgement.extracted,
-        "answer": question.answer,
         "correct": judgement.verdict == "right",
         "parsed": judgement.verdict != "unparsed",
         "cut_off": reply.cut_off,
@@ -50,12 +62,49 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     the "accuracy", the share of correct ones from 0 to 1, 0 without rows; and its "interval", Wilson's of 95 %, None
     without rows.
     """
-    total, correct = len(rows), sum(row["correct"] for row in rows)
+    total, replies = len(rows), _counted(rows)
+    return {"total": total, **replies, **_accuracy(replies["correct"], total)}
+
+
+def sampled_counts(rows: Sequence[Mapping[str, Any]], questions: Sequence[Question]) -> dict[str, Any]:
+    """What the rows of `sampled_outcome` come to, of as many samples for each of the questions.
+
+    "total" questions and "samples" of each; how many of all samples are "correct", "unparsed" and "cut_off"; and
+
+    - "accuracy": the mean over questions and samples, and its "interval": Wilson's for as many single answers as there
+      are questions. That is wide enough, as the share of right samples varies no more from question to question than
+      one answer, which is right or wrong;
+    - "majority": "correct", "accuracy" and "interval" of the answers that most samples of a question state
+      (`mind.evaluation.samples.majority`), and "unparsed", the questions none of whose samples states one, which count
+      as wrong;
+    - "pass_at": for k = 1 to the number of samples the mean of `pass_at` over the questions, a list.
+    """
+    total = len(rows)
+    samples = len(rows[0]["samples"]) if rows else 0
+    replies = _counted([sample for row in rows for sample in row["samples"]])
+    votes = [majority(row["samples"], question) for row, question in zip(rows, questions, strict=True)]
+    voted = sum(vote is not None and row["samples"][vote]["correct"] for vote, row in zip(votes, rows, strict=True))
+    right = [sum(sample["correct"] for sample in row["samples"]) for row in rows]
     return {
         "total": total,
-        "correct": correct,
-        "unparsed": sum(not row["parsed"] for row in rows),
-        "cut_off": sum(row["cut_off"] for row in rows),
+        "samples": samples,
+        **replies,
+        **_accuracy(replies["correct"] / max(samples, 1), total),
+        "majority": {"correct": voted, "unparsed": votes.count(None), **_accuracy(voted, total)},
+        "pass_at": [sum(pass_at(k, samples, one) for one in right) / total for k in range(1, samples + 1)],
+    }
+
+
+def _counted(replies: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {
+        "correct": sum(reply["correct"] for reply in replies),
+        "unparsed": sum(not reply["parsed"] for reply in replies),
+        "cut_off": sum(reply["cut_off"] for reply in replies),
+    }
+
+
+def _accuracy(correct: float, total: int) -> dict[str, Any]:
+    return {
         "accuracy": correct / total if total else 0.0,
         "interval": wilson(correct, total) if total else None,
     }

@@ -6,10 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mind.config import EvaluationConfig, StudentConfig
+from mind.asking import AskingConfig
+from mind.config import StudentConfig
 from mind.data.questions import load_questions
 from mind.errors import PausedError
 from mind.files import json_rows
@@ -31,9 +33,10 @@ class Asked(NamedTuple):
 class Student:
     """A student that is loaded when it is first needed."""
 
-    def __init__(self, config: StudentConfig, batch_size: int, before: str, pause_at: float | None) -> None:
-        """`batch_size` questions are asked together, each behind the text `before`; nothing is begun at `pause_at`."""
-        self._config, self._batch_size, self._before, self._pause_at = config, batch_size, before, pause_at
+    def __init__(self, config: StudentConfig, asking: AskingConfig, before: str, pause_at: float | None) -> None:
+        """How it is asked, but for the most tokens of a response, and what precedes each question; no set is begun at
+        `pause_at`."""
+        self._config, self._asking, self._before, self._pause_at = config, asking, before, pause_at
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
     @property
@@ -63,7 +66,7 @@ class Student:
             from mind.evaluation.evaluate import answer_accuracy
 
             questions = load_questions(asked.file)[: asked.questions]
-            config = EvaluationConfig(None, None, self._batch_size, asked.max_new_tokens)
+            config = replace(self._asking, max_new_tokens=asked.max_new_tokens)
             answer_accuracy(*self.loaded, {name: questions}, config, partial, self._before)
             os.replace(partial / file.name, file)
         shutil.rmtree(partial, ignore_errors=True)  # also what a kill left

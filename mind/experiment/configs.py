@@ -81,6 +81,7 @@ def run_config(
             "perspectives": plan.data.perspectives,
         },
         "train": {"seed": seed, **budget},
+        "evaluation": {"before": os.fspath(folder.base)},
     }
     values = json.loads(json.dumps(overlaid(values, own)))
     try:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mind.config import EvaluationConfig, MindConfig, TrainConfig
+from mind.asking import EvaluationConfig
+from mind.config import MindConfig, TrainConfig
+from mind.data.overlap import leaks_of
 from mind.data.questions import asked_in, load_questions, question_row, save_questions
 from mind.display import listed, number_of
 from mind.errors import require
@@ -16,7 +18,7 @@ from mind.experiment.folder import ExperimentFolder
 from mind.experiment.plan import GENERATED, Plan
 from mind.provenance import file_digest, text_digest
 from mind.records import Question
-from mind.run.data import load_data
+from mind.run.data import load_data, without_leaks
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Inputs:
     sets: Mapping[str, list[Question]]
     """By name."""
     sources: Mapping[str, Mapping[str, Any]]
-    """{"train" | "validation" | "evaluation.NAME": {"source", "questions", "sha256"}, "student": {"source", ...}}."""
+    """{"train" | "validation" | "evaluation.NAME": {"source", "questions", "sha256", "leaks"?}, "student": {"source",
+    "sha256"}}; "leaks" counts what training questions have in common with those of a set (mind.data.overlap)."""
 
     @property
     def digests(self) -> dict[str, str]:
@@ -38,16 +41,12 @@ class Inputs:
 def load_inputs(plan: Plan) -> Inputs:
     """Everything that a plan names, whose files are `located`.
 
-    Raises MindError for bad questions, for fewer than a set asks for, and for a set that shares questions with those of
-    training or validation.
+    Training questions that share 13 words in a row with one of a set are counted or, by `data.leaks`, left out or an
+    error. Raises MindError for bad questions, for fewer than a set asks for, and for a set that shares a whole question
+    with those of training or validation.
     """
-    data = load_data(
-        MindConfig(
-            data=plan.data,
-            train=TrainConfig(seed=plan.data_seed),
-            evaluation=EvaluationConfig(questions=None),
-        )
-    )
+    everything = EvaluationConfig(questions=None)
+    data = load_data(MindConfig(data=plan.data, train=TrainConfig(seed=plan.data_seed), evaluation=everything))
     sets = {}
     for name, one in plan.evaluation.items():
         if one.file in GENERATED:
@@ -69,10 +68,14 @@ def load_inputs(plan: Plan) -> Inputs:
                 f"{'is' if len(shared) == 1 else 'are'} among the {what} questions: "
                 f"{listed([question.id for question in shared])}",
             )
+    found = leaks_of(data.train, sets)
+    train = without_leaks(data.train, found, plan.data)
     validation = plan.data.heldout or plan.data.train
-    sources = {"train": _entry(plan.data.train, data.train), "validation": _entry(validation, data.heldout)}
-    sources |= {f"evaluation.{name}": _entry(plan.evaluation[name].file, some) for name, some in sets.items()}
-    return Inputs(data.train, data.heldout, sets, sources | _student(plan))
+    sources = {"train": _entry(plan.data.train, train), "validation": _entry(validation, data.heldout)}
+    for name, questions in sets.items():
+        entry = _entry(plan.evaluation[name].file, questions)
+        sources[f"evaluation.{name}"] = entry | ({"leaks": found[name].counts()} if name in found else {})
+    return Inputs(train, data.heldout, sets, sources | _student(plan))
 
 
 def write_inputs(inputs: Inputs, folder: ExperimentFolder) -> None:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mind.config import EvaluationConfig, MindConfig, StudentConfig, TrainConfig
+from mind.asking import ANSWER_LINE_WANTED, AskingConfig, EvaluationConfig
+from mind.config import MindConfig, StudentConfig, TrainConfig
 from mind.data.questions import load_questions
 from mind.errors import NotFiniteError, StoppedError
 from mind.experiment.answers import Asked, Student
@@ -23,8 +24,6 @@ from mind.experiment.plan import BASE, BASE_MARKER, Plan
 from mind.experiment.tuning import configurations, require_choice
 from mind.files import held
 
-MARKER_LINE = "End with a line '#### answer'.\n\n"
-"""What precedes each question of "base-marker"."""
 VALIDATION = "validation"
 
 
@@ -76,15 +75,14 @@ class _Work:
         self.sets = {name: Asked(folder.set_file(name), one.max_new_tokens) for name, one in plan.evaluation.items()}
 
     def base(self) -> None:
-        student, base = self._untrained(""), self.folder.base
+        student, base = self._untrained(), self.folder.base
         if base.read_evaluation()["before"] is None:
-            nll = self._heldout_nll(student)
             base.path.mkdir(exist_ok=True)
-            base.write_evaluation({"before": {"heldout": nll, "files": {}}, "after": None})
+            base.write_evaluation({"before": self._measured(student), "after": None})
         self._answer(student, self.sets, self.folder.outcomes(self.job))
 
     def base_marker(self) -> None:
-        self._answer(self._untrained(MARKER_LINE), self.sets, self.folder.outcomes(self.job))
+        self._answer(self._untrained(ANSWER_LINE_WANTED), self.sets, self.folder.outcomes(self.job))
 
     def budget(self) -> None:
         self._train(self._config(self.plan.seeds[0], {}, {"epochs": self.plan.budget.epochs}))
@@ -136,7 +134,7 @@ class _Work:
         run = self.folder.run(self.job)
         if run.status.exists():  # the student has been trained, and may have been removed since
             return
-        train(config, resume=run.begun is not None, evaluated=self.folder.base, pause_at=self.pause_at)
+        train(config, resume=run.begun is not None, pause_at=self.pause_at)
         gc.collect()  # the Trainer and its student refer to one another
 
     def _trained(self, config: MindConfig) -> Student:
@@ -148,21 +146,23 @@ class _Work:
             max_length=config.student.max_length,
         )
         before = method_class(config.method).asks_with(config)
-        return Student(student, config.evaluation.batch_size, before, self.pause_at)
+        return Student(student, AskingConfig(None, None, config.evaluation.batch_size), before, self.pause_at)
 
-    def _untrained(self, before: str) -> Student:
+    def _untrained(self, last_line: str | None = None) -> Student:
         student = replace(self.plan.student, **student_source(self.sources), lora=False)
         batch_size = self.plan.config.get("evaluation", {}).get("batch_size", EvaluationConfig().batch_size)
-        return Student(student, batch_size, before, self.pause_at)
+        return Student(student, AskingConfig(None, None, batch_size, last_line=last_line), "", self.pause_at)
 
     def _answer(self, student: Student, sets: Mapping[str, Asked], place: Path) -> dict[str, list[dict[str, Any]]]:
         place.mkdir(parents=True, exist_ok=True)
         return student.answer(sets, place)
 
-    def _heldout_nll(self, student: Student) -> dict[str, Any]:
-        """As each run would measure it before its training."""
+    def _measured(self, student: Student) -> dict[str, Any]:
+        """The held-out NLL, as each run would measure it before its training, with the digests by which a run knows it
+        for its own."""
         from mind.batches.prompt_sharing import choose_pack_options
         from mind.evaluation.evaluate import heldout_nll
+        from mind.evaluation.former import evaluation_digests
         from mind.student.model import attention_of, causal_lm
         from mind.student.tokenization import embedding_rows, tokenize
 
@@ -171,4 +171,6 @@ class _Work:
         tokenized = tokenize(questions, tokenizer, names, self.plan.student.max_length, embedding_rows(model))
         length = self.plan.config.get("train", {}).get("pack_length", TrainConfig().pack_length)
         options = choose_pack_options(model, attention_of(causal_lm(model)), tokenized, length, "auto")
-        return heldout_nll(model, tokenized, names, options)
+        nll = heldout_nll(model, tokenized, names, options)
+        digests = evaluation_digests(model, {}, {}, EvaluationConfig(), tokenized, names)
+        return {"heldout": nll, "files": {}, "digests": digests}

@@ -106,7 +106,8 @@ def on_ray(folder: ExperimentFolder, address: str, threads: int, stop_at: float 
     except ImportError:
         raise MindError("--ray needs the package ray: pip install 'mind-kernels[ray]'") from None
     try:
-        ray.init(address=address, log_to_driver=False)
+        # A cluster that begins here has nobody to look at its dashboard.
+        ray.init(address=address, log_to_driver=False, **({"include_dashboard": False} if address == "local" else {}))
     except Exception as error:  # of many kinds
         raise MindError(f"--ray {address}: {one_line(str(error), 300)}") from None
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from mind.batches.cross_entropy import cross_entropy, rationale_means, row_weights
 from mind.config import MethodOptions
 from mind.data.questions import TO_COMPARE
-from mind.errors import MindError, require
+from mind.errors import MindError
 from mind.methods.comparing import symmetric_kl
 from mind.methods.method import OF_MIND, MethodContext
 from mind.methods.sft import Sft
@@ -81,11 +81,13 @@ class CompactOptions(MethodOptions):
     """Words at which a rise of the answer counts fully; those that are one token of the student's, with or without a
     space in front. Which words the authors take is only known in part [ours]."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("information_weight", "agreement_weight", "loss_weight", "consistency_weight"):
-            require(getattr(self, name) >= 0, f"options.{name} is {getattr(self, name)}: expected a number >= 0")
-        require(self.temperature > 0, f"options.temperature is {self.temperature}: expected a positive number")
+    BOUNDS = {
+        "information_weight": "a number >= 0",
+        "agreement_weight": "a number >= 0",
+        "loss_weight": "a number >= 0",
+        "consistency_weight": "a number >= 0",
+        "temperature": "a positive number",
+    }
 
 
 class Compact(Sft):

@@ -20,7 +20,6 @@ import numpy as np
 from torch import Tensor
 
 from mind.config import MethodOptions, MindConfig
-from mind.errors import require
 from mind.methods.pairs import Pair, PairMethod
 from mind.methods.sequences import Sequences
 from mind.methods.stage import Stage
@@ -43,12 +42,12 @@ class EditOptions(MethodOptions):
     max_changed: float = 0.5
     """Largest share of the tokens of either rationale that may be changed [ours]."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("alpha", "beta"):
-            require(getattr(self, name) >= 0, f"options.{name} is {getattr(self, name)}: expected a number >= 0")
-        require(self.pairs >= 1, f"options.pairs is {self.pairs}: expected at least 1")
-        require(0 < self.max_changed <= 1, f"options.max_changed is {self.max_changed}: expected a number in (0, 1]")
+    BOUNDS = {
+        "alpha": "a number >= 0",
+        "beta": "a number >= 0",
+        "pairs": "at least 1",
+        "max_changed": "a number in (0, 1]",
+    }
 
 
 class Edit(PairMethod):

@@ -64,10 +64,10 @@ class TeacherOptions(MethodOptions):
     """Learn from so many of the teacher's most probable tokens in each row, and from the rest as one; None: from its
     whole distribution."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.top is None or self.top >= 1, f"options.top is {self.top}: expected None or at least 1")
-        require(self.temperature > 0, f"options.temperature is {self.temperature}: expected a positive number")
+    BOUNDS = {
+        "top": "None or at least 1",
+        "temperature": "a positive number",
+    }
 
 
 @dataclass(frozen=True)
@@ -89,19 +89,15 @@ class KdOptions(TeacherOptions):
     max_new_tokens: int = 512
     """Tokens of one, at most; 128 there."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("beta", "skew"):
-            require(
-                0 < getattr(self, name) < 1, f"options.{name} is {getattr(self, name)}: expected a number in (0, 1)"
-            )
-        require(0 <= self.ce_weight < 1, f"options.ce_weight is {self.ce_weight}: expected a number in [0, 1)")
-        require(0 <= self.on_policy <= 1, f"options.on_policy is {self.on_policy}: expected a probability in [0, 1]")
-        require(
-            self.sample_temperature > 0,
-            f"options.sample_temperature is {self.sample_temperature}: expected a positive number",
-        )
-        require(self.max_new_tokens >= 1, f"options.max_new_tokens is {self.max_new_tokens}: expected at least 1")
+    BOUNDS = {
+        **TeacherOptions.BOUNDS,
+        "beta": "a number in (0, 1)",
+        "skew": "a number in (0, 1)",
+        "ce_weight": "a number in [0, 1)",
+        "on_policy": "a probability in [0, 1]",
+        "sample_temperature": "a positive number",
+        "max_new_tokens": "at least 1",
+    }
 
     @property
     def divergence(self) -> dict[str, Any]:

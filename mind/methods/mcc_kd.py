@@ -21,7 +21,6 @@ from torch import Tensor
 
 from mind.config import MethodOptions
 from mind.data.questions import TO_COMPARE
-from mind.errors import require
 from mind.methods.comparing import symmetric_kl
 from mind.methods.heads import at_temperature
 from mind.methods.method import OF_MIND, Method, MethodContext
@@ -46,11 +45,11 @@ class MccKdOptions(MethodOptions):
     pool: int = 5
     """The rationales of a question from which pairs are drawn, at most: the least similar."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.alpha >= 0, f"options.alpha is {self.alpha}: expected a number >= 0")
-        require(self.temperature > 0, f"options.temperature is {self.temperature}: expected a positive number")
-        require(self.pool >= 2, f"options.pool is {self.pool}: expected at least 2")
+    BOUNDS = {
+        "alpha": "a number >= 0",
+        "temperature": "a positive number",
+        "pool": "at least 2",
+    }
 
 
 class MccKd(Method):

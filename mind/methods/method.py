@@ -127,7 +127,7 @@ class Method(ABC):
     """The class of `config.options`: a frozen dataclass with the options that this method alone has."""
     unread: ClassVar[tuple[str, ...]] = ()
     """Options, or whole sections of them, that are in every configuration and that the method does not read: a run
-    warns of those that are set."""
+    warns of those that are set. `unread_because` has those that depend on others."""
     sources: ClassVar[tuple[str, ...]] = ()
     """Those of its own options that name a file or folder which it reads."""
     fewest_rationales: ClassVar[int] = 1
@@ -189,6 +189,11 @@ class Method(ABC):
     def check(cls, config: MindConfig) -> None:
         """Raises MindError for options and packages that the method cannot work with, before anything is loaded."""
         cls.options_in(config)
+
+    @classmethod
+    def unread_because(cls, config: MindConfig) -> Mapping[str, Sequence[str]]:
+        """Reasons, such as "stages.sft.skip is on", and the further options that are not read because of each."""
+        return {}
 
     @classmethod
     def stages(cls, config: MindConfig) -> Sequence[Stage]:

@@ -45,6 +45,27 @@ from mind.student.mixture import Mix, mixture, read_adapter, set_adapter, widen_
 if TYPE_CHECKING:
     from mind.report.reading import Metrics
 
+OF_TRAINING = (
+    "objective.gradient_threshold",
+    "objective.normalize",
+    "student.lora_dropout",
+    *(
+        f"train.{name}"
+        for name in (
+            "tokens_per_step",
+            "questions_per_step",
+            "epochs",
+            "max_steps",
+            "warmup_ratio",
+            "lr_scheduler",
+            "weight_decay",
+            "max_grad_norm",
+            "gradient_checkpointing",
+        )
+    ),
+)
+"""What the experts read of the options that are in every configuration, and the search does not."""
+
 Trial = tuple[list[float], float]
 """The weights of a mixture, and the value of the objective there."""
 
@@ -68,12 +89,12 @@ class ModeCotdOptions(MethodOptions):
     """The folder of another run of this method whose experts are mixed, on the questions of this one, with
     `stages.experts.skip`; None: those that this run trains."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.l1 >= 0, f"options.l1 is {self.l1}: expected a number >= 0")
-        require(self.bound > 0, f"options.bound is {self.bound}: expected a positive number")
-        for name in ("budget", "few_shot"):
-            require(getattr(self, name) >= 1, f"options.{name} is {getattr(self, name)}: expected at least 1")
+    BOUNDS = {
+        "l1": "a number >= 0",
+        "bound": "a positive number",
+        "budget": "at least 1",
+        "few_shot": "at least 1",
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +143,7 @@ class ModeCotd(Method):
             importlib.util.find_spec("nevergrad") is not None,
             f"method {config.method} needs the package nevergrad: pip install 'mind-kernels[mode]'",
         )
-        options, skip = cls.options_in(config), config.stages["experts"].skip
+        options, skip = cls.options_in(config), _skipped(config)
         require(
             skip or options.experts is None,
             f"options.experts is {options.experts}: its experts are used with stages.experts.skip alone",
@@ -133,6 +154,10 @@ class ModeCotd(Method):
         )
         if options.experts is not None:
             _check_same(config, RunFolder(options.experts))
+
+    @classmethod
+    def unread_because(cls, config: MindConfig) -> Mapping[str, Sequence[str]]:
+        return {"stages.experts.skip is on and a search trains on nothing": OF_TRAINING} if _skipped(config) else {}
 
     @classmethod
     def plan(cls, config: MindConfig, tokenized: Sequence[TokenizedQuestion]) -> list[list[int]]:
@@ -250,6 +275,11 @@ def next_weights(trials: Sequence[Trial], count: int, bound: float, budget: int,
             require(same, "the search asks for other mixtures than it did: nevergrad or SciPy is another version")
             search.tell(asked, value)
         return search.ask().value.tolist()
+
+
+def _skipped(config: MindConfig) -> bool:
+    """Whether the run trains no experts; in a configuration that is not complete yet it does."""
+    return "experts" in config.stages and config.stages["experts"].skip
 
 
 def _check_same(config: MindConfig, other: RunFolder) -> None:

@@ -58,12 +58,15 @@ class NesycdOptions(MethodOptions):
     max_new_tokens: int = 512
     """Tokens of an answer by which the student's errors are found, at most [ours]."""
 
+    BOUNDS = {
+        "answer": "a number >= 0",
+        "rationale": "a number >= 0",
+        "max_new_tokens": "at least 1",
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("answer", "rationale"):
-            require(getattr(self, name) >= 0, f"options.{name} is {getattr(self, name)}: expected a number >= 0")
         require(self.answer + self.rationale > 0, "options.answer and options.rationale are both 0: nothing is learned")
-        require(self.max_new_tokens >= 1, f"options.max_new_tokens is {self.max_new_tokens}: expected at least 1")
 
 
 class Nesycd(Method):

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from mind.answer_line import rationale_of
 from mind.batches.packing import present_sequences
 from mind.config import MetaNetConfig, MethodOptions, MindConfig
-from mind.errors import require
 from mind.files import cache_folder
 from mind.grading.answers import judge_text
 from mind.methods.discriminator import Discriminator
@@ -80,15 +79,16 @@ class QcrdOptions(MethodOptions):
     discriminator_learning_rate: float = 1e-3
     """Its learning rate [ours]."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.label < 1, f"options.label is {self.label}: expected a number in [0, 1)")
-        require(self.beta >= 0, f"options.beta is {self.beta}: expected a number >= 0")
-        for name in ("delta", "sample_temperature", "discriminator_learning_rate"):
-            require(getattr(self, name) > 0, f"options.{name} is {getattr(self, name)}: expected a positive number")
-        require(self.refresh_epochs >= 0, f"options.refresh_epochs is {self.refresh_epochs}: expected at least 0")
-        for name in ("max_new_tokens", "discriminator_epochs"):
-            require(getattr(self, name) >= 1, f"options.{name} is {getattr(self, name)}: expected at least 1")
+    BOUNDS = {
+        "label": "a number in [0, 1)",
+        "beta": "a number >= 0",
+        "delta": "a positive number",
+        "sample_temperature": "a positive number",
+        "discriminator_learning_rate": "a positive number",
+        "refresh_epochs": "at least 0",
+        "max_new_tokens": "at least 1",
+        "discriminator_epochs": "at least 1",
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mind.batches.cross_entropy import cross_entropy, rationale_means
 from mind.config import MethodOptions, MindConfig
-from mind.errors import StoppedError, require
+from mind.errors import StoppedError
 from mind.methods.method import MethodContext
 from mind.methods.pairs import PairMethod
 from mind.methods.stage import Stage
@@ -52,12 +52,11 @@ class RediOptions(MethodOptions):
     """The run stops if the right rationales' log-probability per token has fallen by this many nats since the first
     step, in an average over the latest steps; None: it never does [ours]."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.alpha <= 1, f"options.alpha is {self.alpha}: expected a number in [0, 1]")
-        require(self.gamma >= 0, f"options.gamma is {self.gamma}: expected a number >= 0")
-        most = self.max_drop
-        require(most is None or most > 0, f"options.max_drop is {most}: expected a positive number, or null")
+    BOUNDS = {
+        "alpha": "a number in [0, 1]",
+        "gamma": "a number >= 0",
+        "max_drop": "a positive number, or null",
+    }
 
 
 class Redi(PairMethod):

@@ -39,9 +39,12 @@ class SbsOptions(MethodOptions):
     rationale_prefix: str = "explain: "
     """What precedes it where the rationale is."""
 
+    BOUNDS = {
+        "alpha": "a number in [0, 1]",
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.alpha <= 1, f"options.alpha is {self.alpha}: expected a number in [0, 1]")
         require(
             self.label_prefix != self.rationale_prefix,
             f"options.label_prefix and options.rationale_prefix are both {self.label_prefix!r}: the prompt tells the "

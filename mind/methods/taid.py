@@ -45,13 +45,17 @@ class TaidOptions(TeacherOptions):
     """The loss whose change that is: the divergence, as the paper has it, or the cross-entropy under p_t, as the
     authors' code does, whose change is smaller beside it by the entropy of p_t."""
 
+    BOUNDS = {
+        **TeacherOptions.BOUNDS,
+        "t_start": "a number in [0, 1]",
+        "momentum": "a number in [0, 1)",
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.t_start <= 1, f"options.t_start is {self.t_start}: expected a number in [0, 1]")
         require(
             self.alpha == "auto" or self.alpha >= 0, f"options.alpha is {self.alpha}: expected a number >= 0, or auto"
         )
-        require(0 <= self.momentum < 1, f"options.momentum is {self.momentum}: expected a number in [0, 1)")
 
 
 class Taid(TeacherMethod):

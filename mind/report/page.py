@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from markupsafe import Markup
 
 from mind.config import flat
 from mind.display import readable
+from mind.errors import require
 from mind.files import replacing
 from mind.report.answers import Answers
 from mind.report.charts import LOSS, MACHINE, Section, Series
+from mind.report.latent import latent_section
 from mind.report.pictures import DRAWN_POINTS, PAGE_COLORS, STYLE, Picture, Pictures
-from mind.report.reading import Metrics, value_at
+from mind.report.reading import Metrics, number_at, value_at
 from mind.report.stages import stage_rows
 from mind.report.tables import evaluation_table, headline_rows, origin_rows, status_rows, work_table
 from mind.run_folder import RunFolder
@@ -57,12 +59,34 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section], re
         headlines=headline_rows(table, metrics, _loss(sections)), samples=answers.samples(), evaluation=evaluation,
         sections=shown, stages=stage_rows(folder, metrics),
         work=work_table(work, metrics.counted()) if work else [],
-        page_colors=PAGE_COLORS, notes=[*metrics.notes.values(), *remarks], status=status_rows(status),
-        config=flat(config), origin=origin_rows(folder.read_starts(), folder.read_inputs()),
+        latent=latent_section(folder.latent),
+        page_colors=PAGE_COLORS, notes=[*metrics.notes.values(), *remarks, *_leaks(config, evaluation)],
+        status=status_rows(status), config=flat(config), origin=origin_rows(folder.read_starts(), folder.read_inputs()),
     )  # fmt: skip
     with replacing(folder.report) as file:
         file.write(page)
     return folder.report
+
+
+def _leaks(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:
+    """A sentence for each evaluation set of which training questions give something away."""
+    left_out = value_at(config, "data", "leaks") == "drop"
+    fate = "which were left out of the training" if left_out else "so results on those say little about new ones"
+    return [
+        f"{label}: {count} of its questions share 13 words in a row with training questions or rationales, {fate}."
+        for label in value_at(evaluation, "leaks") or ()
+        if (count := number_at(evaluation, "leaks", label, "test"))
+    ]
+
+
+def write_latent_page(folder: Path) -> Path:
+    """Writes latent.html beside the latent.json in `folder`, and returns its path; raises MindError without one."""
+    section = latent_section(folder)
+    require(section is not None, f"{folder}: there is no analysis to show: `mind latent` writes one")
+    page = page_template("latent.html").render(latent=section, page_colors=PAGE_COLORS)
+    with replacing(folder / "latent.html") as file:
+        file.write(page)
+    return folder / "latent.html"
 
 
 def _perspectives(config: dict, metrics: Metrics, sections: Sequence[Section]) -> list[str]:

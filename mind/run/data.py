@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+import random
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mind import word_problems
 from mind.config import WORD_PROBLEMS, DataConfig, MindConfig
+from mind.data.overlap import WORDS, Leaks, leaks_of
 from mind.data.problems import Faults
 from mind.data.questions import TO_COMPARE, asked_in, load_questions, split_heldout
+from mind.display import number_of
 from mind.errors import require
 from mind.evaluation.labels import asked_questions, evaluation_labels
 from mind.grading.type_counts import described_types
 from mind.progress import tell
+from mind.provenance import text_digest
 from mind.records import Question
 
 
@@ -25,6 +29,9 @@ class RunData:
     train: list[Question]
     heldout: list[Question]
     evaluation: dict[str, list[Question]]
+    leaks: Mapping[str, Leaks] = field(default_factory=dict)
+    """What the training questions have in common with those of evaluation files, by label, if they have anything; those
+    that were left out for it among them."""
 
     @property
     def measured(self) -> dict[str, list[Question]]:
@@ -36,25 +43,52 @@ def load_data(config: MindConfig) -> RunData:
     """Reads, or generates, every question that the configuration names; raises MindError for bad input."""
     faults = Faults()
     run_data = _word_problems(config) if config.data.train == WORD_PROBLEMS else _from_files(config, faults)
-    for label, file in evaluation_labels(config.data.evaluation, taken=run_data.evaluation).items():
+    files = evaluation_labels(config.data.evaluation, taken=run_data.evaluation)
+    for label, file in files.items():
         run_data.evaluation[label] = faults.attempt(load_questions, file)
     faults.check()
+    train = run_data.train[: config.data.max_questions]
+    evaluation = {
+        label: asked_questions(label, some, config.evaluation.questions) for label, some in run_data.evaluation.items()
+    }
+    # Not with those that are generated beside the training questions, in the same words about other numbers.
+    found = leaks_of(train, {label: evaluation[label] for label in files})
     return replace(
         run_data,
-        train=run_data.train[: config.data.max_questions],
+        train=without_leaks(train, found, config.data),
         heldout=run_data.heldout[: config.evaluation.heldout_questions],
-        evaluation={
-            label: asked_questions(label, some, config.evaluation.questions)
-            for label, some in run_data.evaluation.items()
-        },
+        evaluation=evaluation,
+        leaks=found,
     )
+
+
+def without_leaks(train: list[Question], found: Mapping[str, Leaks], data: DataConfig) -> list[Question]:
+    """The training questions, by `data.leaks` without those that evaluation questions are found in."""
+    leaking = set().union(*(one.training for one in found.values()))
+    if data.leaks == "keep" or not leaking:
+        return train
+    told = "; ".join(f"{label}: {described_leaks(one)}" for label, one in found.items())
+    require(data.leaks == "drop", f"data.leaks is error, and training questions give away evaluation questions: {told}")
+    left = [question for question in train if question.id not in leaking]
+    require(bool(left), f"data.leaks is drop, and none of the {len(train)} training questions is left: {told}")
+    tell(f"{len(leaking)} of {number_of(len(train), 'training question')} are left out (data.leaks): {told}")
+    return left
+
+
+def described_leaks(found: Leaks) -> str:
+    """As in "3 training questions have 13 words in a row of 2 of its questions"."""
+    training, test = len(found.training), len(found.test)
+    return f"{number_of(training, 'training question')} share {WORDS} words in a row with {test} of its questions"
 
 
 def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question]:
     """The training questions, those of `data.only` with the rationales of that perspective alone, right and wrong.
 
-    Raises MindError if no question has one.
+    If `data.shuffle_perspectives` is given, each perspective's name stands for another one in each question. Raises
+    MindError if no question has a rationale of `data.only`.
     """
+    if data.shuffle_perspectives is not None:
+        questions = [_dealt_anew(question, data.shuffle_perspectives) for question in questions]
     if data.only is None:
         return list(questions)
     chosen = [
@@ -75,22 +109,46 @@ def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question
     return chosen
 
 
+def _dealt_anew(question: Question, seed: int) -> Question:
+    """The question with the names of its rationales permuted among them, and those of wrong ones likewise. It depends
+    on the seed and the question's id alone: a choice of other questions deals the same."""
+    names = [rationale.perspective for rationale in question.rationales]
+    dealt = random.Random(text_digest(f"{seed} {question.id}")).sample(names, len(names))
+    new = dict(zip(names, dealt, strict=True))
+    return replace(
+        question,
+        rationales=tuple(replace(one, perspective=new[one.perspective]) for one in question.rationales),
+        wrong_rationales=tuple(
+            replace(one, perspective=new.get(one.perspective, one.perspective)) for one in question.wrong_rationales
+        ),
+    )
+
+
 def described_data(data: RunData) -> str:
     """How many questions there are of each set and answer type: "training: 700 number; held-out: 70 number"."""
     sets = {"training": data.train} | data.measured
     return "questions by answer type: " + "; ".join(f"{name}: {described_types(some)}" for name, some in sets.items())
 
 
-def warn_of_overlap(data: RunData) -> None:
+def warn_of_overlap(data: RunData, config: DataConfig) -> None:
     """Warns, for each set that the student is measured by, how many of its questions it is trained on.
 
-    Two questions are the same if their texts are, up to case, white space and Unicode's compatible characters.
+    Two questions are the same if their texts are, up to case, white space and Unicode's compatible characters. If more
+    than those are given away (`data.leaks`), and kept, that is told, too.
     """
     for name, questions in data.measured.items():
         if count := len(asked_in(questions, data.train)):
             warnings.warn(
                 f"{name}: {count} of {len(questions)} questions are among the training questions, so results on "
                 "them say nothing about new ones",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+    for label, found in data.leaks.items():
+        if config.leaks == "keep" and len(found.test) > len(asked_in(data.evaluation[label], data.train)):
+            warnings.warn(
+                f"evaluation {label}: {described_leaks(found)}, so results on those say little about new ones; "
+                "--data.leaks drop leaves out what gives them away",
                 RuntimeWarning,
                 stacklevel=4,
             )

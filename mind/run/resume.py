@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from mind.asking import SKIP
 from mind.config import MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
@@ -19,8 +20,7 @@ from mind.records import TokenizedQuestion
 from mind.run.data import RunData
 from mind.run.schedule import rate_factors
 from mind.run_folder import RunFolder
-from mind.student.fingerprint import fingerprint
-from mind.student.model import causal_lm
+from mind.student.fingerprint import fingerprint, settings
 
 OF_STUDENT = ("settings", "weights")
 """The entries of `inputs_of` that are about the student with which a run begins."""
@@ -44,8 +44,10 @@ def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
             + ", ".join(f"{name} ({kept.get(name)} there)" for name in changed)
         )
     began = folder.read_inputs().get("options")
+    # A field that is absent means its default, be it that an older version did not have it, or that it was taken out.
+    readings = [_options(saved, folder, names)["sha256"] for names in (None, flat(folder.read_config()))]
     require(
-        began is None or _options(saved, folder)["sha256"] in (began["sha256"], began.get("former")),
+        began is None or any(reading in (began["sha256"], began.get("former")) for reading in readings),
         f"{folder.config} has changed since {folder.path} began, and --resume goes on with the same; restore it, or "
         "name another --output",
     )
@@ -58,12 +60,15 @@ def _is_longer(config: MindConfig, saved: MindConfig) -> bool:
     return saved.train.max_steps < 0 and saved.train.epochs < config.train.epochs
 
 
-def _options(config: MindConfig, folder: RunFolder) -> dict[str, str]:
-    """Of what is read from somewhere, its content counts, not the place."""
+def _options(config: MindConfig, folder: RunFolder, known: Collection[str] | None = None) -> dict[str, str]:
+    """Of what is read from somewhere, its content counts, not the place. `known` are the options that a config.json
+    holds; None: all that there are."""
     places = ["output", "student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder"]
+    places.append("evaluation.before")
     places += [f"options.{name}" for name in method_class(config.method).sources]
     options = flat(dataclasses.asdict(config))
-    return _entry(folder.config.name, [[name, options[name]] for name in sorted(options) if name not in places])
+    names = (name for name in sorted(options) if name not in places and (known is None or name in known))
+    return input_entry(folder.config.name, [[name, options[name]] for name in names])
 
 
 def input_places(config: MindConfig) -> list[str | None]:
@@ -71,7 +76,8 @@ def input_places(config: MindConfig) -> list[str | None]:
     student, data, method = config.student, config.data, method_class(config.method)
     own = [getattr(method.options_in(config), name) for name in method.sources]
     common = [student.model, student.chat_template, data.train, data.heldout, *data.evaluation]
-    return [*common, config.metanet.encoder, *own]
+    former = None if config.evaluation.before == SKIP else config.evaluation.before
+    return [*common, config.metanet.encoder, former, *own]
 
 
 def check_extension(saved: MindConfig, method: Method) -> None:
@@ -117,14 +123,14 @@ def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Metho
         weights = {name: weight for name, weight in weights.items() if not weight.requires_grad}
     return {
         "options": _options(config, RunFolder(config.output)),
-        "data.train": _entry(config.data.train, map(question_row, data.train)),
-        "data.heldout": _entry(config.data.heldout or config.data.train, map(question_row, data.heldout)),
+        "data.train": input_entry(config.data.train, map(question_row, data.train)),
+        "data.heldout": input_entry(config.data.heldout or config.data.train, map(question_row, data.heldout)),
         **{
-            f"data.evaluation {label}": _entry(files.get(label, config.data.train), map(question_row, questions))
+            f"data.evaluation {label}": input_entry(files.get(label, config.data.train), map(question_row, questions))
             for label, questions in data.evaluation.items()
         },
-        "tokens": _entry(student, map(_token_row, [*context.tokenized, *heldout])),
-        "settings": _entry(student, _settings(context.model)),
+        "tokens": input_entry(student, map(_token_row, [*context.tokenized, *heldout])),
+        "settings": input_entry(student, settings(context.model)),
         "weights": {"source": student, "sha256": fingerprint(weights)},
         **method.inputs(),
     }
@@ -159,16 +165,9 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[
         )
 
 
-def _entry(source: str, rows: Iterable[Any]) -> dict[str, str]:
+def input_entry(source: str, rows: Iterable[Any]) -> dict[str, str]:
+    """What inputs.json says of the JSON `rows` that were read from `source`: that name, and a digest of the rows."""
     return {"source": source, "sha256": text_digest("".join(json.dumps(row) + "\n" for row in rows))}
-
-
-def _settings(model: Any) -> list[dict[str, Any]]:
-    """What config.json and generation_config.json say, but for defaults, and for who wrote them."""
-    model = causal_lm(model)
-    settings = (model.config.to_diff_dict(), model.generation_config.to_diff_dict())
-    notes = ("_name_or_path", "transformers_version")
-    return [{name: str(some[name]) for name in sorted(some) if name not in notes} for some in settings]
 
 
 def _token_row(question: TokenizedQuestion) -> list[Any]:

@@ -48,9 +48,8 @@ class StageRun:
         return dataclasses.replace(student, model=str(self.former.student), chat_template=None)
 
 
-def stages_of(config: MindConfig, evaluated: RunFolder | None = None) -> list[StageRun]:
-    """The stages of a run in their order, the run itself last; `config` is complete (`with_options`). `evaluated` is a
-    run that evaluates the student with which the first begins before it trains.
+def stages_of(config: MindConfig) -> list[StageRun]:
+    """The stages of a run in their order, the run itself last; `config` is complete (`with_options`).
 
     Raises MindError for settings of a stage that cannot be.
     """
@@ -65,10 +64,7 @@ def stages_of(config: MindConfig, evaluated: RunFolder | None = None) -> list[St
     last = _following(runs, config, method.begins_with)
     if runs and last.former is not None:  # the run as a whole began with the student of its first stage
         last = dataclasses.replace(last, evaluated=(runs[0].folder, "before"))
-    runs.append(last)
-    if evaluated is not None:
-        runs[0] = dataclasses.replace(runs[0], evaluated=(evaluated, "before"))
-    return runs
+    return [*runs, last]
 
 
 def _shares(stages: Sequence[Stage], config: MindConfig, all_of_it: bool) -> list[float]:

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,8 +24,7 @@ from transformers import set_seed
 import mind_kernels
 from mind.config import MindConfig, StudentConfig
 from mind.errors import NotFiniteError, require
-from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
-from mind.files import check_apart, replacing_folder
+from mind.files import check_apart, replacing_folder, saving
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
 from mind.progress import tell
@@ -35,6 +34,7 @@ from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
 from mind.run.data import RunData, described_data, load_data, trained_on, warn_of_overlap
 from mind.run.ending import Budget
+from mind.run.measured import check_evaluation, evaluated, evaluated_before
 from mind.run.metrics import ProgressBar, peak_memory
 from mind.run.report import run_remarks, write_run_report
 from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_places, inputs_of, saved_config
@@ -42,7 +42,7 @@ from mind.run.stages import StageRun, stages_of
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
 from mind.run.work import flops, step_work
-from mind.run_folder import RunFolder, metric_rows, saving
+from mind.run_folder import RunFolder, metric_rows
 from mind.student.adapters import merged
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
@@ -73,7 +73,6 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     data: RunData | None = None,
-    evaluated: RunFolder | None = None,
     pause_at: float | None = None,
 ) -> RunFolder:
     """Trains a student as `config` says and returns the run's folder, or goes on with the run in `config.output`.
@@ -87,8 +86,6 @@ def train(
         resume: continue from the last complete checkpoint of the run in `config.output`; `config` is its own.
         overwrite: if `config.output` holds another run, this one takes its place once it begins.
         data: what `mind.run.data.load_data` gave for `config`, if it has been called before; None: it is called here.
-        evaluated: the folder of a run whose evaluation before its training is that of this one, too, since it began
-            with the same student and has the same held-out and evaluation questions; None: the run evaluates them.
         pause_at: the run pauses after the step that is taken at this time, by time.monotonic; None: never.
 
     Raises:
@@ -104,12 +101,12 @@ def train(
     if resume:
         folder.check_resumable()
         with folder.held():
-            return _resumed(config, folder, clock, data, evaluated)
+            return _resumed(config, folder, clock, data)
     folder.check_free(overwrite=overwrite)
     if overwrite:
         for written in folder.written():
             check_apart(written, filter(None, input_places(config)))
-    stages = stages_of(config, evaluated)
+    stages = stages_of(config)
     data = _data(stages, data)
     run, inputs, reserve = _checked(stages, data)
     with folder.held():
@@ -117,15 +114,13 @@ def train(
         return _train_stages(stages, data, run, reserve, clock)
 
 
-def _resumed(
-    config: MindConfig, folder: RunFolder, clock: _Clock, data: RunData | None, evaluated: RunFolder | None
-) -> RunFolder:
+def _resumed(config: MindConfig, folder: RunFolder, clock: _Clock, data: RunData | None) -> RunFolder:
     saved = saved_config(config, folder)
     if saved == config and folder.finished:
         if not folder.report.exists():  # a kill came between
             write_run_report(folder)
         return folder
-    stages = stages_of(config, evaluated)
+    stages = stages_of(config)
     stages = [stage for stage in stages if stage.folder == folder or not stage.folder.finished]
     for former in folder.stages:
         if former.finished and not former.report.exists():
@@ -152,7 +147,7 @@ def _data(stages: Sequence[StageRun], data: RunData | None) -> RunData:
     warn_of_unused_options(config)
     data = load_data(config) if data is None else data
     tell(described_data(data))
-    warn_of_overlap(data)
+    warn_of_overlap(data, config.data)
     return data
 
 
@@ -195,9 +190,8 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     chosen = method_class(config.method)
-    for questions in data.evaluation.values():  # faults are said before anything is written
-        evaluation_prompts(model, tokenizer, questions, config.evaluation, chosen.asks_with(config))
     context = MethodContext.build(config, model, tokenizer, trained_on(data.train, config.data), heldout, chosen)
+    check_evaluation(stage, context, data.evaluation, heldout)  # before anything is written
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
     method = chosen(context)
     return _Run(stage, method, data, heldout, inputs_of(data, heldout, method, stage.student.model))
@@ -243,9 +237,9 @@ def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
     folder.begin_metrics(after=last_step)
     if folder.read_evaluation()["before"] is None and run.stage.evaluated is not None:
         folder.take_evaluation(*run.stage.evaluated)
-    evaluation = folder.read_evaluation()
+    evaluation = folder.read_evaluation() | {"leaks": {label: one.counts() for label, one in data.leaks.items()}}
     if evaluation["before"] is None:
-        evaluation["before"] = _evaluate(context, data, heldout, folder, "before")
+        evaluation["before"] = evaluated_before(run.stage, context, data.evaluation, heldout)
         folder.write_evaluation(evaluation)
 
     if checkpoint is None:
@@ -265,7 +259,7 @@ def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     train_s = trainer.seconds()["train_s"]
 
-    evaluation["after"] = _evaluate(context, data, heldout, folder, "after")
+    evaluation["after"] = evaluated(context, data.evaluation, heldout, folder, "after")
     folder.write_evaluation(evaluation)
     parameters = _parameters(trainer)
     _save_student(trainer)  # merges LoRA into the model, so nothing looks at the adapters after it
@@ -319,26 +313,6 @@ def _versions() -> dict[str, str]:
     """Of what the numbers of a run may depend on."""
     packages = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
     return {"mind-kernels": mind_kernels.__version__} | versions(packages)
-
-
-def _evaluate(
-    context: MethodContext,
-    data: RunData,
-    heldout: Sequence[TokenizedQuestion],
-    folder: RunFolder,
-    when: Literal["before", "after"],
-) -> dict[str, Any]:
-    """The held-out NLL and the accuracies of the student as it is now; its answers go to the folder's responses."""
-    config, model = context.config, context.model
-    try:
-        nll = heldout_nll(model, heldout, config.data.perspectives, context.pack_options)
-    except NotFiniteError as error:
-        where = "before the first step" if when == "before" else f"after step {len(context.steps)}, the last"
-        raise NotFiniteError(f"held-out NLL {where}: {error}; {folder.way_back()}") from None
-    responses = folder.responses(when)
-    before = method_class(config.method).asks_with(config)
-    files = answer_accuracy(model, context.tokenizer, data.evaluation, config.evaluation, responses, before)
-    return {"heldout": nll, "files": files}
 
 
 def _save_student(trainer: MethodTrainer) -> None:

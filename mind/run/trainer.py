@@ -28,6 +28,7 @@ from mind.batches.steps import question_tokens, shares
 from mind.batches.trunk import labeled_hidden
 from mind.config import flat
 from mind.errors import MindError, NotFiniteError, PausedError, StoppedError
+from mind.files import saving
 from mind.finite import named_questions, require_finite
 from mind.methods.method import Method, MethodContext
 from mind.methods.step import LossTerms, Measure, Step, StepMetrics, StepPlan
@@ -40,7 +41,7 @@ from mind.run.sampling import Sampler
 from mind.run.schedule import BudgetRates, rate_factors
 from mind.run.step_sums import StepSums
 from mind.run.work import generated_tokens, step_work
-from mind.run_folder import RunFolder, saving
+from mind.run_folder import RunFolder
 from mind.student.adapters import check_gradients
 from mind.student.model import causal_lm, head_of
 from mind.student.probe import trunk_of

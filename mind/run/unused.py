@@ -27,7 +27,9 @@ def warn_of_unused_options(config: MindConfig) -> None:
 def _unread(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Reasons, and the options or sections that are not read because of each."""
     student, data, train = config.student, config.data, config.train
-    yield f"method is {config.method}", method_class(config.method).unread
+    method = method_class(config.method)
+    yield f"method is {config.method}", method.unread
+    yield from ((reason, tuple(names)) for reason, names in method.unread_because(config).items())
     if not student.lora:
         names = ("rank", "alpha", "dropout", "targets")
         yield "student.lora is off", tuple(f"student.lora_{name}" for name in names)

@@ -29,7 +29,7 @@ from mind.typed_json import read_json
 from mind_kernels import Head
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 SPAN_ATTENTION = "sdpa_spans"
 """transformers' name of mind/student/span_attention.py: "sdpa" without what a mask hides, for CPUs."""
@@ -46,14 +46,11 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     what is unusual about the template. No code that comes with a model is run. Raises MindError for a model that cannot
     be loaded, has no LM head or holds a number that is not finite, and for a chat template that is missing or faulty.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    source, embedded = f"student.model {config.model}", config.model == EMBEDDED_STUDENT
-    name = str(embedded_student()) if embedded else find_model("student.model", config.model)
-    with _foreign(source):
-        _check_generation(Path(name))
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    chat = _chat(config, tokenizer)
+    source = f"student.model {config.model}"
+    name, chat = _named(config)
+    tokenizer = chat.tokenizer
     with _LOADING, _foreign(source):
         found: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=getattr(torch, config.dtype), output_loading_info=True, trust_remote_code=False
@@ -66,7 +63,7 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
         set_attention(model, SPAN_ATTENTION)
     for note in chat.template.notes:
         warnings.warn(f"{source}: {note}", RuntimeWarning, stacklevel=2)
-    _stop_at(model, config.model, chat.end_id)
+    _stop_at(model.generation_config, config.model, chat.end_id)
     require_finite(dict(model.named_parameters()), f"{source}: its weight")
     head_of(model)
     if tokenizer.pad_token_id is None:
@@ -81,6 +78,34 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
             if any(f"{name}.".startswith(f"{part}.") for part in idle):
                 parameter.requires_grad_(False)
     return (_with_lora(model, config, idle) if config.lora else model), tokenizer
+
+
+def load_settings(config: StudentConfig) -> tuple[str, Chat, PreTrainedConfig, GenerationConfig]:
+    """What another program needs that loads the student: its folder or name, its tokenizer with the chat template, its
+    configuration, and what ends its generation, as `load_student` has them. Raises MindError as that does."""
+    from transformers import AutoConfig, GenerationConfig
+
+    name, chat = _named(config)
+    with _foreign(f"student.model {config.model}"):
+        model = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        try:
+            settings = GenerationConfig.from_pretrained(name)
+        except OSError:  # transformers takes them from the model's, too
+            settings = GenerationConfig.from_model_config(model)
+    _stop_at(settings, config.model, chat.end_id)
+    return name, chat, model, settings
+
+
+def _named(config: StudentConfig) -> tuple[str, Chat]:
+    """The folder or the name of the student, and its tokenizer with the chat template."""
+    from transformers import AutoTokenizer
+
+    embedded = config.model == EMBEDDED_STUDENT
+    name = str(embedded_student()) if embedded else find_model("student.model", config.model)
+    with _foreign(f"student.model {config.model}"):
+        _check_generation(Path(name))
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    return name, _chat(config, tokenizer)
 
 
 @contextmanager
@@ -130,12 +155,12 @@ def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
         )
 
 
-def _stop_at(model: PreTrainedModel, name: str, token: int) -> None:
+def _stop_at(settings: GenerationConfig, name: str, token: int) -> None:
     """Adds a token to those that end a generation, in what is saved with the model too.
 
     Raises MindError, with the student's `name`, for others that are no ids of tokens.
     """
-    known = model.generation_config.eos_token_id
+    known = settings.eos_token_id
     known = known if isinstance(known, list) else [] if known is None else [known]
     strange = [end for end in known if type(end) is not int or abs(end) >= 2**63]
     require(
@@ -143,7 +168,7 @@ def _stop_at(model: PreTrainedModel, name: str, token: int) -> None:
         f"student.model {name}: its generation config ends a text by {strange[:1]!r:.60}: expected ids of tokens",
     )
     if token not in known:
-        model.generation_config.eos_token_id = [token, *known]
+        settings.eos_token_id = [token, *known]
 
 
 def _with_lora(model: PreTrainedModel, config: StudentConfig, idle: Sequence[str]) -> Any:

@@ -7,11 +7,9 @@ own, and vLLM's defaults for those that it lacks. What generation_config.json re
 from __future__ import annotations
 
 import functools
-import importlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 import jinja2
@@ -25,6 +23,7 @@ from mind.teacher.job import Store
 from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Outcome, Request
 from mind.teacher.spending import BUDGET_USED_UP, Spending
 from mind.typed_json import record_of, row_of
+from mind.vllm_engine import engine_package, load_engine
 
 INFERENCE_ERROR = "__inference_error__"
 """The column in which Ray Data says why a row has no answer; empty if it has one."""
@@ -81,8 +80,8 @@ class VLLMEngine(_OfflineEngine):
     ) -> None:
         """`engine_options` are vLLM's engine arguments. Raises MindError if vLLM is missing."""
         super().__init__(model, spending, batch_size, engine_options)
-        self._vllm = _package("vllm", "vllm")
-        self._refusals = (_package("vllm.exceptions", "vllm").VLLMClientError, ValueError, TypeError)
+        self._vllm = engine_package("vllm", "vllm")
+        self._refusals = (engine_package("vllm.exceptions", "vllm").VLLMClientError, ValueError, TypeError)
 
     def run(self, requests: Iterable[Request], store: Store) -> None:
         """Answers `requests`, and calls `store` after each batch: a batch is what a kill costs.
@@ -138,11 +137,7 @@ class VLLMEngine(_OfflineEngine):
 
     @functools.cached_property
     def _engine(self) -> Any:
-        try:
-            return self._vllm.LLM(self._model, **self._options)
-        except (OSError, TypeError, ValueError) as error:
-            names = ", ".join(self._options) or "none"  # not their values: one may be a token of the Hub
-            raise MindError(f"vLLM cannot load {self._model} with engine options ({names}): {error}") from error
+        return load_engine(self._vllm, self._model, self._options)
 
 
 class RayEngine(_OfflineEngine):
@@ -167,7 +162,7 @@ class RayEngine(_OfflineEngine):
         """
         super().__init__(model, spending, batch_size, engine_options)
         self._replicas = replicas
-        self._ray, self._llm = _package("ray", "ray"), _package("ray.data.llm", "ray")
+        self._ray, self._llm = engine_package("ray", "ray"), engine_package("ray.data.llm", "ray")
         self._build = processor_factory or self._llm.build_processor
 
     def run(self, requests: Iterable[Request], store: Store) -> None:
@@ -284,10 +279,3 @@ def _sampling(request: Request) -> dict[str, Any]:
 
 def _failure(request: Request, reason: str, detail: str) -> Failure:
     return Failure(request.key, reason, one_line(detail, MAX_DETAIL_CHARACTERS), attempts=1)
-
-
-def _package(name: str, extra: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MindError(f"engine {extra} needs {name} ({error}): pip install 'mind-kernels[{extra}]'") from error

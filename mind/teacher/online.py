@@ -228,6 +228,9 @@ class OnlineEngine:
         if 300 <= status < 400 and (target := error.response.headers.get("location")):
             where = f"the server redirects to {target}: set base_url to that URL without /chat/completions"
             return Problem(f"status {status}", where, ends_job=True)
+        if status in (400, 422) and any(name in detail for name in CONTINUE):  # as `transformers serve`
+            where = f"{detail}: this server does not continue an answer; name one that does, or an offline engine"
+            return Problem(f"status {status}", where, ends_job=True)
         if status in (401, 403) and self._key is None:
             detail += "; no key was sent: name the environment variable that holds it as api_key_env"
         wait = retry_after(error.response.headers)

@@ -1,4 +1,5 @@
-"""Divergences with the row kernels of csrc/cpu/divergence.h, on float32 logits of a chunk.
+"""Divergences with the row kernels of csrc/cpu/divergence.h, on float32 logits of a chunk; with gradients mostly by the
+products of `streamed_rows`.
 
 Both rows are read from memory once, and the student's overwritten once. The listed tokens of a teacher's list, T per
 row, are gathered and scattered by PyTorch.
@@ -17,6 +18,9 @@ from mind_kernels.head import Head
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.listed_rows import listed_divergence_by
+from mind_kernels.linear_divergence.streamed_rows import exact_rows
+
+__all__ = ["divergence_", "exact_rows", "listed_divergence_"]
 
 # kListed of csrc/cpu/divergence.h: stands in the place of a listed token, before a softcap.
 _LISTED = -1e18

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mind_kernels.head import Head
+from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import Teacher
+from mind_kernels.row_chunks import Rows
 
 
 class DivergenceArguments(NamedTuple):
@@ -71,6 +72,33 @@ class RowKernels(Protocol):
         The events are each of the T tokens and, last, all others together. Where log_p is -inf there is no event: such
         a token is one of the others, and without the last event the student is renormalized over the rest.
         """
+        ...
+
+
+class ExactRows(Protocol):
+    """Rows with a gradient, from hidden states to gradients in chunks of `size`."""
+
+    size: int
+
+    def add(
+        self,
+        rows: Rows,  # a chunk
+        hidden: Tensor,  # (n, D), its hidden states
+        weights: Tensor,  # (n,), of its rows
+        gradients: HeadGradients,
+    ) -> RowValues:
+        """The values of the chunk's rows; adds their gradients."""
+        ...
+
+
+@runtime_checkable
+class OwnProducts(Protocol):
+    """What the kernels of a backend may have beside those of `RowKernels`."""
+
+    def exact_rows(
+        self, rows: int, hidden: Tensor, head: Head, teacher: Teacher, divergence: Divergence
+    ) -> ExactRows | None:
+        """For `rows` rows of `hidden`; None if those of `RowKernels` and PyTorch's products are to be taken."""
         ...
 
 

@@ -1,16 +1,19 @@
 """The pass of the divergences over their rows; a backend supplies the row kernels.
 
 Logits of a chunk in float32 (float64 for float64 input) whatever the input's dtype, the teacher's beside them, row
-kernel in place, gradient products. Peak memory: one chunk, in which both logits share the room, beside the gradients.
+kernel in place, gradient products; or all of this by the backend, where it has `OwnProducts`. Peak memory: one chunk,
+in which both logits share the room, beside the gradients.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mind_kernels.head import Head, HeadGradients
-from mind_kernels.linear_divergence.contract import RowKernels, RowValues
+from mind_kernels.linear_divergence.contract import ExactRows, OwnProducts, RowKernels, RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import HeadTeacher, Teacher
 from mind_kernels.row_chunks import Rows, row_weights, rows_per_chunk
@@ -43,9 +46,23 @@ def forward(
         return found, None if weights is None else logits
 
     def run(rows: Tensor | int, weights: Tensor | None) -> None:
-        run_rows(rows, size, hidden, weights, kernel, values, gradients)
+        exact = None
+        if weights is not None and isinstance(kernels, OwnProducts):
+            count = rows if isinstance(rows, int) else rows.numel()
+            exact = kernels.exact_rows(count, hidden, head, teacher, divergence)
+        if exact is None:
+            run_rows(rows, size, hidden, weights, kernel, values, gradients)
+        else:
+            run_rows(rows, exact.size, hidden, weights, partial(_add_exact, exact, gradients), values, gradients)
 
     return loss_of_rows(None, weight, reduction, values.divergence, gradients, run), values, gradients
+
+
+def _add_exact(
+    exact: ExactRows, gradients: HeadGradients, chunk: Rows, part: Tensor, weights: Tensor | None
+) -> tuple[RowValues, None]:
+    assert weights is not None
+    return exact.add(chunk, part, weights, gradients), None
 
 
 def _divergence_(

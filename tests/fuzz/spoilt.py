@@ -47,7 +47,8 @@ def _middle(call: Call, tensor: Tensor) -> int:
 
 
 def _tensors(tensor: Tensor, written: bool, gives_sizes: bool, middle: int) -> Iterator[tuple[str, Tensor, bool]]:
-    yield "dtype", tensor.to(torch.float64 if tensor.is_floating_point() else torch.int16), False
+    wide = tensor.is_floating_point() and tensor.dtype != torch.float64
+    yield "dtype", tensor.to(torch.float64 if wide else torch.int16), False
     yield "device", tensor.to("meta"), False
     yield "one dimension more", tensor.clone()[None], False
     yield "no dimension", tensor.clone().flatten()[:1].sum().to(tensor.dtype), False

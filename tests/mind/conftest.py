@@ -98,3 +98,18 @@ def short_collections():
     them of the libraries, stay anyway; without them that takes a few milliseconds and not 0.3 s."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def teacher_folder(tmp_path) -> Path:
+    """A random model that vLLM can run, with a tokenizer that puts a token before every text, as Llama's does."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)]
+    )
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    # Attention on the CPU wants heads of 32 and more.
+    build_model(head_dim=32, initializer_range=0.02).save_pretrained(tmp_path / "teacher")
+    return tmp_path / "teacher"

@@ -35,6 +35,8 @@ class FakeSamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
     max_tokens: int | None = 16
 
 
@@ -84,7 +86,7 @@ class FakeLLM:
     """Of `vllm.LLM` what the engine uses."""
 
     def __init__(self, package: FakeVLLM, model: str, **kwargs: Any) -> None:
-        if unknown := kwargs.keys() - {"max_model_len"}:
+        if unknown := kwargs.keys() - {"max_model_len", "dtype"}:
             raise TypeError(f"EngineArgs.__init__() got an unexpected keyword argument {min(unknown)!r}")
         self.package, self.model, self.kwargs = package, model, kwargs
         self.calls: list[list[str]] = []
@@ -106,6 +108,21 @@ class FakeLLM:
             self._output(number, *(reply if isinstance(reply, tuple) else (reply, "stop")))
             for number, reply in enumerate(replies)
         ]
+
+    def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
+        """Its `reply` to the token ids of a prompt is token ids, or a pair (token ids, finish_reason)."""
+        assert not use_tqdm and len(prompts) == len(sampling_params)
+        self.calls.append([prompt["prompt_token_ids"] for prompt in prompts])
+        self.sampling = sampling_params
+        replies = [self.package.reply(ids) for ids in self.calls[-1]]
+        replies = [reply if isinstance(reply, tuple) else (reply, "stop") for reply in replies]
+        return [
+            self.package.RequestOutput(
+                str(number), None, ids, None,
+                [self.package.CompletionOutput(0, "", reply, None, None, finish_reason=finish_reason)], True,
+            )
+            for number, (ids, (reply, finish_reason)) in enumerate(zip(self.calls[-1], replies, strict=True))
+        ]  # fmt: skip
 
     def _output(self, number: int, text: str, finish_reason: str | None):
         """A text that has a token a character, after a prompt of nine tokens."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from sample_records import make_response, make_verdict
 
 from mind.answer_line import suffix
@@ -32,3 +34,10 @@ def run(responses, config=None, *, questions=(QUESTION,), verdicts=None, pass_ra
 
 def reasons(result):
     return {key[1:]: reason for key, reason in result.dropped}
+
+
+def many(count, perspectives=("analogy", "planning")):
+    questions = [dataclasses.replace(QUESTION, id=f"q{number}") for number in range(count)]
+    return questions, [
+        response(name, text=UNLIKE[k], question=q.id) for q in questions for k, name in enumerate(perspectives)
+    ]

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mind.answer_line import suffix, without_suffix
 from mind.grading import ANSWER_TYPES, answer_type, latex_equality
 from mind.grading.answers import extract_answer, is_correct, judge_text
-from mind.grading.plain_text import LATEX_SIGNS, MAX_ANSWER_CHARACTERS
+from mind.grading.plain_text import MAX_ANSWER_CHARACTERS
 from mind.grading.quantity import number_value
 from mind.records import Question
 
@@ -221,135 +216,6 @@ def test_latex_is_extracted_where_it_is_marked(response, expected):
 
 
 @pytest.mark.parametrize(
-    ("extracted", "answer"),
-    [
-        ("1234", "$1,234.00"),
-        ("$1,234.00", "1234"),
-        ("50%", "50"),
-        ("50", "50%"),
-        ("12 apples", "12"),
-        ("$18 per day", "18"),
-        ("$-3", "-3"),
-        ("-$3", "-3"),
-        ("\u22123", "-3"),
-        ("0.5", "1/2"),
-        (".50", "0.5"),
-        ("x = 12.", "12"),
-        ("5 + 7 = 12 pears", "12"),
-        ("**12**", "12"),
-        ("\\$42.00", "42"),
-        ("$42$", "42"),
-        ("\\frac{84}{2}", "42"),
-        ("42\\text{ dollars}", "42"),
-        ("12 = x", "12"),
-        ("007", "7"),
-        ("twelve", "12"),
-        ("1{,}234", "1234"),
-        ("10,\\!080", "10,080"),
-        ("$\\$12$", "12"),
-        ("(12)", "12"),
-        ("12^\\circ", "12"),
-        ("12\\text{ cm}^2", "12"),
-        ("$118 000", "118000"),
-    ],
-)
-def test_equal_numbers_are_correct(extracted, answer):
-    assert is_correct(extracted, with_answer(answer))
-
-
-@pytest.mark.parametrize(
-    "extracted",
-    [
-        "13",
-        "-12",
-        "12.01",
-        "1.2",
-        "120",
-        "12/0",
-        "eleven",
-        "",
-        None,
-        "12 or 13",
-        "13 or 12",
-        "11,12",
-        "(a+2)(b+12)",
-        "2 + 12i",
-        "12_8",
-        "12x",
-        "\\frac{12}{2}",
-    ],
-)
-def test_other_numbers_are_wrong(extracted):
-    assert not is_correct(extracted, NUMBER)
-
-
-def test_nothing_equals_a_fraction_without_value():
-    assert not is_correct("twelve", with_answer("5/0"))
-
-
-@pytest.mark.parametrize(
-    ("extracted", "correct"),
-    [
-        ("B", True),
-        ("b", True),
-        ("(B)", True),
-        ("B. bank", True),
-        ("Bank", True),
-        (" bank. ", True),
-        ("(B) bank", True),
-        ("A", False),
-        ("store", False),
-        ("a river bank or a mall", False),
-        ("", False),
-        (None, False),
-    ],
-)
-def test_choices_compare_by_label_or_text(extracted, correct):
-    assert is_correct(extracted, CHOICE) is correct
-
-
-@pytest.mark.parametrize(
-    ("extracted", "correct"),
-    [
-        ("No", True),
-        ("no, it is not", True),
-        ("YES", False),
-        ("none", False),
-        (None, False),
-    ],
-)
-def test_yes_and_no_compare_in_any_case(extracted, correct):
-    assert is_correct(extracted, YES_NO) is correct
-
-
-@pytest.mark.parametrize(
-    ("extracted", "correct"),
-    [
-        ("\\left(3,\\frac{\\pi}{2}\\right)", True),
-        ("(3, \\pi/2)", True),
-        ("$(3, \\frac{\\pi}{2})$", True),
-        ("(3, 2)", False),
-        ("((((", False),
-        ("\\frac{", False),
-        ("", False),
-        (None, False),
-    ],
-)
-def test_latex_compares_by_value(extracted, correct):
-    assert is_correct(extracted, LATEX) is correct
-
-
-def test_latex_compares_in_any_thread():
-    outcomes = []
-    threads = [threading.Thread(target=lambda: outcomes.append(is_correct("(3, \\pi/2)", LATEX))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert outcomes == [True] * 3
-
-
-@pytest.mark.parametrize(
     ("response", "question", "judgement"),
     [
         ("#### 12 pears", NUMBER, ("right", "12 pears", "equal as numbers")),
@@ -416,131 +282,6 @@ def test_a_gold_answer_may_be_published_with_its_solution(answer, final):
 )
 def test_only_the_answer_of_the_response_itself_counts(response, extracted):
     assert extract_answer(response, NUMBER) == extracted
-
-
-@given(
-    st.integers(-(10**12), 10**12),
-    st.integers(0, 6),
-    st.sampled_from(["", "$", "€"]),
-    st.sampled_from(["", "%", " apples", " per day", "."]),
-    st.booleans(),
-)
-def test_decimals_round_trip(mantissa, places, currency, unit, commas):
-    value = Fraction(mantissa, 10**places)
-    digits = f"{abs(mantissa) // 10**places:{',' if commas else ''}}"
-    if places:
-        digits += f".{abs(mantissa) % 10**places:0{places}}"
-    written = f"{'-' if mantissa < 0 else ''}{currency}{digits}{unit}"
-    question = with_answer(digits if mantissa >= 0 else f"-{digits}")
-    assert number_value(written) == value
-    assert is_correct(written, question)
-    assert extract_answer(f"Some text.{suffix(written)}", question) == written.strip()
-    assert is_correct(extract_answer(f"So it is {written}", question), question)
-
-
-@given(st.text(max_size=200))
-def test_any_text_is_handled(text):
-    for question in (NUMBER, CHOICE, YES_NO, TIME, WORDS):
-        extracted = extract_answer(text, question)
-        if not LATEX_SIGNS.search(extracted or ""):
-            is_correct(extracted, question)
-    extract_answer(text, LATEX)
-
-
-PIECES = [
-    "(",
-    ")",
-    "1",
-    "1,111",
-    ",",
-    "1/",
-    "1, ",
-    ".5",
-    "-",
-    "$",
-    "$1 000 ",
-    "answer ",
-    "answer is ",
-    "answer: * ",
-    "=",
-    "#",
-    "{",
-    "}",
-    "\\boxed{",
-    "\\boxed{1}",
-    "####",
-    "#### 5\n",
-    "yes ",
-    "A",
-    "(B",
-    "(B) ",
-    " ",
-    "\n",
-    "\r",
-    "\t",
-    "\0",
-    "\x1b",
-    "\ud800",
-    ". ",
-    "5 and 7. ",
-    "\\frac{",
-    "$x$",
-    "\\(",
-    "$$",
-    "because 1 ",
-    "since 1, ",
-    "so 2 ",
-    "1 pear ",
-    "book ",
-    "rounded to ",
-    "to check ",
-    "1{,}",
-    "1,\\!111",
-    "bank ",
-    "two ",
-    "\u0661",
-    "\u2028",
-    "1e9",
-    "0/0",
-    "\\",
-    "3 or 4 ",
-    "1 km a ",
-    "2 hours and 30 minutes ",
-    "2 to the power of ",
-    "0.333",
-    "1) x\n",
-    "x = 5 or ",
-]
-
-
-@pytest.mark.parametrize("piece", PIECES)
-def test_no_text_takes_the_extraction_long(piece):
-    """Every pattern is linear: ten million characters take what the last MAX_RESPONSE_CHARACTERS do, some 0.1 s."""
-    text = piece * (10_000_000 // len(piece))
-    for question in (NUMBER, Question("n", "", "12"), CHOICE, YES_NO, TIME, WORDS, LATEX):
-        for response in (text, f"12 {text[-30_000:]} 12", f"{text[-10_000:]}\\boxed{{{text[-9_000:]}}}"):
-            start = time.process_time()
-            extract_answer(response, question)
-            assert time.process_time() - start < 2
-
-
-@pytest.mark.parametrize("piece", PIECES)
-def test_no_text_takes_the_comparison_of_numbers_and_choices_long(piece, monkeypatch):
-    monkeypatch.setattr(latex_equality, "_compared", lambda *_: "different")
-    for question in (NUMBER, CHOICE, YES_NO, TIME, WORDS, LATEX):
-        start = time.process_time()
-        is_correct(piece * 10_000, question)
-        assert time.process_time() - start < 2
-
-
-@pytest.mark.parametrize("choice", ["a" * 1_500, "(" * 999, "\\", ".*", "[", "\0", "a|b", "\u017f", "(?i)", "$", "1"])
-def test_hostile_choices_are_compared_as_text(choice):
-    question = Question("c", "?", "A", {"A": choice, "\u0130": "other", "s": "third"})
-    for response in (choice, f"It is {choice}.", choice * 20, "(\u017f)", "(i)", "(\u212a)"):
-        start = time.process_time()
-        judge_text(response, question)
-        assert time.process_time() - start < 2
-    assert judge_text(f"#### {choice}", question).verdict == "right" or not choice.strip(" \t\n*`.:()[]")
 
 
 def read(name):

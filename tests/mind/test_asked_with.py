@@ -12,7 +12,8 @@ from mind.cli import main
 from mind.config import DataConfig, EvaluationConfig, MindConfig, StudentConfig, TrainConfig
 from mind.data.questions import save_questions
 from mind.errors import MindError
-from mind.evaluation import evaluate
+from mind.evaluation import engines
+from mind.evaluation.evaluate import evaluation_prompts
 from mind.evaluation.outcomes import Reply
 from mind.methods.sbs import SbsOptions
 from mind.methods.sft import Sft
@@ -27,7 +28,7 @@ def asked(monkeypatch):
         calls.append(prompts)
         return [Reply("The answer is: 5")] * len(prompts)
 
-    monkeypatch.setattr(evaluate, "generate_responses", generate)
+    monkeypatch.setattr(engines, "generate_responses", generate)
     return calls
 
 
@@ -70,9 +71,9 @@ def test_what_precedes_a_question_counts_in_its_length():
     questions, tokenizer = build_questions(1), build_tokenizer()
     (prompt,) = prompts_of(questions, "explain: ")
     model, config = build_model(max_position_embeddings=len(prompt) + 1), EvaluationConfig(max_new_tokens=2)
-    assert evaluate.evaluation_prompts(model, tokenizer, questions, config) == prompts_of(questions, "")
+    assert evaluation_prompts(model, tokenizer, questions, config) == prompts_of(questions, "")
     with pytest.raises(MindError, match=f"its prompt has {len(prompt)} tokens"):
-        evaluate.evaluation_prompts(model, tokenizer, questions, config, "explain: ")
+        evaluation_prompts(model, tokenizer, questions, config, "explain: ")
 
 
 def test_other_methods_ask_the_question_alone():

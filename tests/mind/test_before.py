@@ -205,7 +205,7 @@ def test_a_question_that_cannot_be_asked_is_named_before_the_first_answer(
 ):
     """It is in the last file; the first would have been answered, and its answers lost."""
     (tmp_path / "last.jsonl").write_text(json.dumps({"id": "odd", "question": text, "answer": "1"}) + "\n")
-    monkeypatch.setattr("mind.evaluation.evaluate.generate_responses", lambda *_, **__: pytest.fail("too early"))
+    monkeypatch.setattr("mind.evaluation.engines.generate_responses", lambda *_, **__: pytest.fail("too early"))
     monkeypatch.setattr("mind.evaluation.evaluate.rationale_losses", lambda *_, **__: pytest.fail("too early"))
     save_questions(build_questions(2), tmp_path / "heldout.jsonl")
     more = ["--files", f"{tmp_path}/test.jsonl", f"{tmp_path}/last.jsonl", "--heldout", f"{tmp_path}/heldout.jsonl"]

@@ -17,6 +17,7 @@ from sample_records import make_response, make_verdict
 import mind_kernels
 from mind.curation.card import ANSWER_SHOWN, KNOWLEDGE_UNJUDGED, LIMITS, build_card, card_markdown, write_card
 from mind.curation.filter import FilterConfig
+from mind.data.overlap import Leaks
 from mind.data.questions import save_questions
 from mind.data.sources import SourceConfig
 from mind.display import one_line, readable
@@ -69,7 +70,7 @@ def judged(**changes: Any) -> JudgedData:
     return JudgedData(**values | changes)
 
 
-def card(data: JudgedData | None = None, summary: dict[str, Any] = SUMMARY, **licenses: str | None) -> dict[str, Any]:
+def card(data: JudgedData | None = None, summary: dict[str, Any] = SUMMARY, **licenses: Any) -> dict[str, Any]:
     return build_card("mine", [data or judged()], FilterConfig(), summary, **licenses)
 
 
@@ -144,6 +145,14 @@ def test_further_answers_are_told_line_by_line():
         assert f"- prompt, by its SHA-256, `{name}`: `{digest}`\n" in markdown
     assert "## Further answers, folder 2\n\n- recipe: `rewrite`\n- sampling: `engine: openai`, " in markdown
     assert markdown.count("recipe") == 1 and "SECRET" not in markdown
+
+
+def test_what_gives_evaluation_questions_away_is_counted_by_file():
+    made = card(leaks={"/home/ann/SECRET/test.jsonl": Leaks(("a", "b"), ("t",)), "clean.jsonl": Leaks((), ())})
+    assert made["leaks"] == {"test.jsonl": {"training": 2, "test": 1}, "clean.jsonl": {"training": 0, "test": 0}}
+    told = "`test.jsonl`: 2 questions here share 13 words in a row with 1 there"
+    assert told in card_markdown(made) and "SECRET" not in card_markdown(made)
+    assert "leaks" not in card() and "Overlap" not in card_markdown(card())
 
 
 def test_unjudged_rules_are_told_if_there_are_any():

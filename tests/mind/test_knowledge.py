@@ -71,6 +71,30 @@ def test_an_import_and_a_check_keep_knowledge(tmp_path, capsys):
     assert "questions with knowledge" in capsys.readouterr().out
 
 
+def test_an_import_takes_the_rules_of_a_teacher(tmp_path, capsys):
+    """Of the question that it states any for; the other keeps its own."""
+    path, folder = tmp_path / "q.jsonl", DatasetFolder(tmp_path / "rules")
+    texts = ["5 and 7 are 12.\n#### 12", "7 more than 5 are 12.\n#### 12"]
+    rows = [{"id": i, "question": f"{i}?", "answer": "12", "rationales": texts, "knowledge": ["Own."]} for i in "ab"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder.path.mkdir()
+    save_questions([Question("b", "b?", "12"), Question("c", "c?", "1")], folder.questions)
+    said = make_response("b", KNOWLEDGE, 0, text="\n".join([*RULES, "The answer is 13."]))
+    with Journal(folder.responses) as journal:
+        journal.append([said, make_response("b", "planning", 0, text="Add.")])
+    command = ["data", "import", str(path), "--output", str(tmp_path / "n.jsonl"), "--knowledge", str(folder.path)]
+    assert main(command) == 0
+    assert [question.knowledge for question in load_questions(tmp_path / "n.jsonl")] == [("Own.",), RULES]
+    assert json.loads((tmp_path / "n.counts.json").read_text())["questions_given_knowledge"] == 1
+    save_questions([Question("b", "Another?", "12")], folder.questions)
+    with pytest.raises(MindError, match=r"rules: question b is another one there"):
+        import_rationales(path, knowledge_folder=folder.path)
+    save_questions([Question("c", "c?", "1")], folder.questions)
+    folder.responses.write_text("")
+    with pytest.raises(MindError, match=r"rules: it has rules for none of the 2 questions"):
+        import_rationales(path, knowledge_folder=folder.path)
+
+
 def test_one_request_per_question_that_shows_no_answer():
     config = GenerateConfig(
         "x", SourceConfig("q.jsonl"), ModelConfig("m", seed=1), samples=2, show_answer=True, knowledge=True

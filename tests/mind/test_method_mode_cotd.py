@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import itertools
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ from mind.records import PackOptions
 from mind.run.report import run_remarks
 from mind.run.step_sums import StepSums
 from mind.run.trainer import MethodTrainer
+from mind.run.unused import warn_of_unused_options
 from mind.run_folder import RunFolder
 from mind.student.adapters import merged
 from mind.student.mixture import mixture, read_adapter, set_adapter, widen_adapter
@@ -301,6 +303,21 @@ def test_experts_of_another_run_are_mixed(place, whole, tmp_path):
     assert read_adapter(run.adapter)[keys[1]].shape == (4, 32)
     assert run.read_inputs()["options.experts"]["source"] == str(whole.path)
     assert content(whole.path) == before
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_what_only_the_experts_read_is_told_if_they_are_skipped(place, tmp_path, skip):
+    options = ModeCotdOptions(experts="there" if skip else None)
+    config = config_of(place, tmp_path / "run", options=options, stages={"experts": StageConfig(skip=skip)})
+    train = dataclasses.replace(config.train, questions_per_step=3, max_steps=5, weight_decay=0.1)
+    student = dataclasses.replace(config.student, lora_dropout=0.5)
+    with pytest.warns(RuntimeWarning) as caught:
+        warn_of_unused_options(with_options(dataclasses.replace(config, train=train, student=student)))
+        warnings.warn("the last one", RuntimeWarning, stacklevel=1)
+    told = [str(one.message) for one in caught if "a search trains on nothing" in str(one.message)]
+    assert len(told) == skip
+    for name in ("student.lora_dropout", "train.questions_per_step", "train.max_steps", "train.weight_decay"):
+        assert all(name in line for line in told)
 
 
 FAULTS = {

@@ -56,6 +56,35 @@ def test_questions_keep_the_rationales_of_the_perspective_alone(capsys):
         trained_on(questions[2:3], CONFIG.data)
 
 
+def test_a_null_expert_sees_as_many_rationales_and_of_every_perspective(tmp_path, two_steps):
+    """Names are permuted within each question, by the seed and its id alone."""
+    questions = [
+        dataclasses.replace(question, wrong_rationales=(WrongRationale(NAMES[0], "no", "0"),))
+        for question in build_questions(300)
+    ]
+    data = dataclasses.replace(CONFIG.data, only=None, shuffle_perspectives=7)
+    dealt = trained_on(questions, data)
+    counts = {(true, name): 0 for true in NAMES for name in NAMES}
+    for before, after in zip(questions, dealt, strict=True):
+        assert [one.text for one in before.rationales] == [one.text for one in after.rationales]
+        names = [[one.perspective for one in question.rationales] for question in (before, after)]
+        assert sorted(names[0]) == sorted(names[1])
+        (wrong,) = after.wrong_rationales
+        assert wrong.perspective == after.rationales[0].perspective, "it was that of the first rationale, and stays so"
+        for pair in zip(*names, strict=True):
+            counts[pair] += len(names[0]) == 3
+    assert all(45 < count < 90 for count in counts.values()), counts  # of 200 questions with all three
+    assert trained_on(questions[100:], data) == dealt[100:]
+    assert trained_on(questions, dataclasses.replace(data, shuffle_perspectives=8)) != dealt
+    alone = trained_on(questions, dataclasses.replace(data, only=NAMES[1]))
+    assert len(alone) == len(trained_on(questions, CONFIG.data)) == 200
+    null = [*two_steps, "--data.only", NAMES[0], "--data.shuffle-perspectives", "7"]
+    assert main(replaced(null, "--method", "single")) == 0
+    plain = replaced(null, "--method", "single", "--output", str(tmp_path / "plain"))
+    assert main(plain[:-2]) == 0
+    assert train_rows(tmp_path / "run") != train_rows(tmp_path / "plain")
+
+
 def test_it_trains_as_sft_on_records_without_the_others(tmp_path, two_steps):
     assert main(replaced(two_steps, "--method", "single", "--data.only", NAMES[0])) == 0
     questions = load_questions(tmp_path / "train.jsonl")

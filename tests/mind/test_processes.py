@@ -13,7 +13,7 @@ from every_method import EVERY, config_of, student_of, trainer_of, write_inputs
 from small_run import TIMING
 
 from mind.config import flat
-from mind.methods import METHODS, with_options
+from mind.methods import METHODS, PRESETS, with_options
 from mind.methods.method import Method
 from mind.run.stages import stages_of
 from tests.guide import example
@@ -47,7 +47,8 @@ def train(place: Path, name: str, processes: int) -> list[dict]:
     """What the stages of a run compute, the run's own last, each by a trainer as in a script; all of the processes have
     the same folder."""
     os.environ["MIND_CACHE"] = str(place / f"cache-{processes}")
-    config = config_of(place, name, place / f"{name}-{processes}", share_prompts="always", pack_length=150)
+    steps = 1 if name in PRESETS else 2  # a preset has the steps of its method
+    config = config_of(place, name, place / f"{name}-{processes}", max_steps=steps, pack_length=150)
     student, found = None, []
     for stage in stages_of(with_options(config)):
         student = student if stage.former else student_of(stage.config)

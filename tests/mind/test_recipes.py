@@ -14,6 +14,7 @@ from mind.answer_line import suffix
 from mind.cli import main
 from mind.data.questions import load_questions
 from mind.teacher.journal import load_responses
+from mind.teacher.online import CONTINUE
 from mind.teacher.recipes import REWRITE, beginnings
 
 
@@ -143,6 +144,17 @@ def test_a_shorter_way_is_taken_from_the_beginning_that_leads_to_it(mine):
     assert {key.sample for key in keys} == {0}
     kept = filtered(mine, folder, "--shortest")
     assert kept["q0"] == {"planning": "Plan: add both. So.", "socratic": WAYS["socratic"].format(0)}
+
+
+def test_a_server_that_does_not_continue_ends_the_job(mine, capsys):
+    """As `transformers serve` refuses the fields that it does not know."""
+    refusal = (422, json.dumps({"detail": f"Unexpected fields in the request: {set(CONTINUE)}"}).encode(), {})
+    with FaultProxy(continued, lambda body, attempt: refusal) as proxy:
+        command = ["generate", "--prefix", str(mine.path), "--output", str(mine.path.parent / "again")]
+        assert main([*command, "--teacher.base-url", proxy.url, "--traffic.concurrency", "1"]) == 1
+        assert proxy.attempts.total() == 1
+    told = "".join(capsys.readouterr())
+    assert "status 422: Unexpected fields" in told and "this server does not continue an answer; name one" in told
 
 
 def test_an_extra_body_has_the_last_word(mine):

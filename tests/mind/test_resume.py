@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pkgutil
 import shutil
-import warnings
 from pathlib import Path
 
 import pytest
@@ -18,13 +18,9 @@ from tiny import NAMES, build_questions
 
 import mind
 from mind.cli import main
-from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.methods import load_run_config
-from mind.records import Question
-from mind.run.data import RunData, warn_of_overlap
-from mind.run.unused import warn_of_unused_options
 from mind.run_folder import RunFolder
 from mind.student.fingerprint import fingerprint
 
@@ -96,6 +92,49 @@ def test_from_python_too(unfinished):
         config.data, train=Path(config.data.train), perspectives=list(NAMES), evaluation=list(config.data.evaluation)
     )
     assert mind.train(dataclasses.replace(config, output=unfinished, data=data), resume=True).finished
+
+
+NEWER = ("objective.normalize", "objective.answer_span", "metanet.spread", "stages")
+"""Fields that an older version did not have."""
+
+
+def older(folder):
+    """The run as a version without these fields wrote it, with its own digest of the options."""
+    config = json.loads((folder / "config.json").read_text())
+    for name in NEWER:
+        section, _, field = name.rpartition(".")
+        del (config[section] if section else config)[field]
+    (folder / "config.json").write_text(json.dumps(config))
+    places = {"student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder"}
+    rows = [
+        [f"{section}.{field}", value]
+        for section, fields in config.items()
+        if isinstance(fields, dict)
+        for field, value in fields.items()
+        if f"{section}.{field}" not in places
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in sorted([*rows, ["method", config["method"]]]))
+    inputs = json.loads((folder / "inputs.json").read_text())
+    inputs["options"]["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "inputs.json").write_text(json.dumps(inputs))
+    return config
+
+
+def test_a_run_of_a_version_with_fewer_fields_goes_on(unfinished, capsys):
+    config = older(unfinished)
+    for section, name, value in (("objective", "normalize", "token"), ("train", "learning_rate", 3e-5)):
+        changed = json.dumps(config | {section: config[section] | {name: value}})
+        (unfinished / "config.json").write_text(changed)
+        expect_error(resume(unfinished), capsys, f"config.json has changed since {unfinished} began")
+    (unfinished / "config.json").write_text(json.dumps(config))
+    assert main(resume(unfinished)) == 0
+
+
+def test_a_field_that_was_taken_out_means_its_default(unfinished):
+    config = json.loads((unfinished / "config.json").read_text())
+    del config["objective"]["normalize"]
+    (unfinished / "config.json").write_text(json.dumps(config))
+    assert main(resume(unfinished)) == 0
 
 
 def test_a_run_in_its_own_folder_is_alone(unfinished, capsys):
@@ -306,69 +345,3 @@ def test_options_that_cannot_work_are_refused_before_the_folder(tmp_path, argume
 def test_an_encoder_that_is_not_there_leaves_no_folder(tmp_path, arguments, capsys):
     expect_error(replaced(arguments, "--metanet.encoder", str(tmp_path / "none")), capsys, "metanet.encoder")
     assert not (tmp_path / "run").exists()
-
-
-def said(warn, about) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warn(about)
-    return [str(warning.message) for warning in caught]
-
-
-UNUSED = {
-    MindConfig(): [],
-    MindConfig(method="sft", metanet=MetaNetConfig(width=64, ema=0.5)): [
-        "metanet.width, metanet.ema have no effect: method is sft"
-    ],
-    MindConfig(method="sft", objective=ObjectiveConfig(beta=0.5, gradient_threshold=0.1)): [
-        "objective.beta has no effect: method is sft"
-    ],
-    MindConfig(student=StudentConfig(lora_rank=4, lora_targets=("q_proj",))): [
-        "student.lora_rank, student.lora_targets have no effect: student.lora is off"
-    ],
-    MindConfig(student=StudentConfig(lora=True, lora_rank=4)): [],
-    MindConfig(data=DataConfig(heldout="h.jsonl")): [
-        "data.heldout has no effect: data.train is word-problems, which brings its own"
-    ],
-    MindConfig(data=DataConfig(train="t.jsonl", generated_questions=9)): [
-        "data.generated_questions has no effect: data.train is t.jsonl"
-    ],
-    MindConfig(data=DataConfig(train="t.jsonl", heldout="h.jsonl", heldout_fraction=0.2)): [
-        "data.heldout_fraction has no effect: data.heldout is set"
-    ],
-    MindConfig(train=TrainConfig(max_steps=3, epochs=2, questions_per_step=1, tokens_per_step=9)): [
-        "train.tokens_per_step has no effect: train.questions_per_step is set",
-        "train.epochs has no effect: train.max_steps is set",
-    ],
-    MindConfig(train=TrainConfig(lr_scheduler="constant", warmup_ratio=0.2)): [
-        "train.warmup_ratio has no effect: train.lr_scheduler constant has no warm-up"
-    ],
-    MindConfig(train=TrainConfig(lr_scheduler="linear", warmup_ratio=0.2)): [],
-    MindConfig(metanet=MetaNetConfig(warmup_epochs=0, warmup_learning_rate=0.1)): [
-        "metanet.warmup_learning_rate has no effect: metanet.warmup_epochs is 0"
-    ],
-}
-
-
-def test_options_without_an_effect_are_told():
-    for config, expected in UNUSED.items():
-        assert said(warn_of_unused_options, config) == expected
-
-
-def overlaps(train, heldout, **evaluation) -> list[str]:
-    messages = said(warn_of_overlap, RunData(train, heldout, evaluation))
-    return [message.partition(" are among")[0] for message in messages]
-
-
-def asked(*texts: str) -> list[Question]:
-    return [Question(str(n), text, "1") for n, text in enumerate(texts)]
-
-
-def test_questions_that_are_trained_on_and_measured_are_counted():
-    train = asked("What is 1 + 2?", "How many APPLES are left?", "x²  = 4?", "\uff11 apple?")
-    same = asked("what  is 1 + 2?\n", "How many apples are left?", "x2 = 4?", "1 apple?", "Another one?")
-    assert overlaps(train, same, a=same[:1], b=asked("What is 1 + 3?")) == [
-        "held-out: 4 of 5 questions",
-        "evaluation a: 1 of 1 questions",
-    ]
-    assert overlaps(train, asked("New?"), c=asked("What is 12?")) == []

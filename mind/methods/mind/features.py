@@ -18,10 +18,9 @@ from mind.batches.packing import plain_pack
 from mind.batches.trunk import pack_hidden
 from mind.display import describe, one_line
 from mind.errors import MindError, NotFiniteError
-from mind.files import make_cache, replacing_file
+from mind.files import make_cache, replacing_file, saving
 from mind.hub import find_model
 from mind.records import Question
-from mind.run_folder import saving
 from mind.student.fingerprint import fingerprint
 from mind.student.tokenization import Chat, embedding_rows
 
@@ -78,19 +77,20 @@ class StudentEncoder:
 class SentenceEncoder:
     """A sentence-transformers model, by name or folder (extra `sentence-transformers`)."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, option: str = "metanet.encoder") -> None:
+        """`option` is what names it, for messages."""
         try:
             from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MindError(
-                f"metanet.encoder {name} needs sentence-transformers: pip install 'mind-kernels[sentence-transformers]'"
+                f"{option} {name} needs sentence-transformers: pip install 'mind-kernels[sentence-transformers]'"
             ) from error
         try:
-            self._model = SentenceTransformer(find_model("metanet.encoder", name), trust_remote_code=False)
+            self._model = SentenceTransformer(find_model(option, name), trust_remote_code=False)
         except MindError:
             raise
         except Exception as error:  # of files from elsewhere
-            raise MindError(f"metanet.encoder {name}: cannot be loaded: {one_line(describe(error), 400)}") from error
+            raise MindError(f"{option} {name}: cannot be loaded: {one_line(describe(error), 400)}") from error
         self.name = f"sentence-{fingerprint(self._model.state_dict())}"
         self.parameters = sum(p.numel() for p in self._model.parameters())
 

@@ -1,0 +1,276 @@
+"""`mind evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from mind.asking import AskingConfig
+from mind.cli.terminal import note, print_table, say, say_next
+from mind.config import EMBEDDED_STUDENT, StudentConfig
+from mind.display import percent
+from mind.errors import MindError, require
+from mind.evaluation.config import InteractionConfig, SamplingConfig
+from mind.evaluation.labels import student_labels
+from mind.files import check_apart, check_new_folder, new_file, parse_object
+from mind.hub import find_model
+from mind.provenance import versions
+from mind.typed_json import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mind.evaluation.evaluate import Before
+    from mind.records import Question
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Accuracy on JSONL files, greedy or by samples, and teacher-forced NLL on held-out rationales."""
+
+    student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
+    students: tuple[str, ...] = ()
+    """Several in place of --student.model, one after the other: folders or names, or LABEL=FOLDER to say what each is
+    called in the results. The others of --student.* are of all of them."""
+    evaluation: AskingConfig = dataclasses.field(default_factory=AskingConfig)
+    files: tuple[str, ...] = ()
+    """JSONL files of {"id", "question", "answer", "choices"?}."""
+    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SamplingConfig)
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What generates: transformers, or vLLM's offline engine in this process, with the same prompts, ends of an answer
+    and grading."""
+    engine_options: str = "{}"
+    """A JSON object of vLLM's engine arguments, such as {"max_model_len": 4096}."""
+    heldout: str | None = None
+    """A JSONL file with rationales for the NLL."""
+    perspectives: tuple[str, ...] | None = None
+    """The perspectives of `heldout`; by default those that it names."""
+    lorid: InteractionConfig = dataclasses.field(default_factory=InteractionConfig)
+    knowledge_base: str | None = None
+    """Records with "knowledge", such as RUN/knowledge.jsonl of method nesycd: the rules of the most similar of their
+    questions precede each question of `files`."""
+    before: str = ""
+    """What precedes each question of `files` in its prompt: "predict: " for a student that method sbs trained."""
+    pack_length: int = 1024
+    output: str | None = None
+    """Write the results as JSON here too, and the responses into a folder beside it, OUTPUT with the ending .responses,
+    which has one for each of several students. Neither may exist."""
+    overwrite: bool = False
+    """They may, and are written over."""
+
+    def __post_init__(self) -> None:
+        require(self.pack_length >= 1, f"pack_length is {self.pack_length}: expected at least 1")
+        together = bool(self.lorid.knowledge)
+        ways = {
+            "--before": self.before,
+            "--knowledge-base": self.knowledge_base,
+            "--lorid.knowledge and --lorid.deep": together,
+        }
+        given = [name for name, value in ways.items() if value]
+        require(len(given) < 2, f"{' beside '.join(given)}: a student is asked in one way at a time")
+        require(
+            together or self.lorid == InteractionConfig(),
+            "--lorid options are of three students that answer together: --lorid.knowledge and --lorid.deep name two",
+        )
+        alone = {
+            "--students": self.students,
+            "--samples": self.sampling.samples is not None,
+            "--engine vllm": self.engine == "vllm",
+            "--evaluation.last-line": self.evaluation.last_line,
+        }
+        given = [name for name, value in alone.items() if value]
+        require(not (together and given), f"--lorid.knowledge beside {''.join(given[:1])}: expected one of them")
+        require(
+            not self.students or self.student.model == StudentConfig.model,
+            "--students beside --student.model: expected one of them",
+        )
+        parse_object("engine_options", self.engine_options.encode("utf-8", "surrogatepass"))
+        vllm = self.engine == "vllm"
+        require(vllm or self.engine_options == "{}", "engine_options are of --engine vllm")
+        require(not (vllm and self.heldout), "--heldout beside --engine vllm: the NLL needs transformers")
+        require(not (vllm and len(self.students) > 1), "--engine vllm holds one student: expected one of --students")
+
+
+def evaluate_command(options: Evaluate) -> None:
+    from mind.data.questions import load_questions
+    from mind.evaluation.labels import asked_questions, evaluation_labels
+
+    if not options.files and options.heldout is None:
+        raise MindError("nothing to evaluate: give --files, --heldout or both")
+    students = student_labels(options.students) or {"": options.student.model}
+    output, responses = _outputs(options, students.values())
+    files = {
+        label: asked_questions(label, load_questions(file), options.evaluation.questions)
+        for label, file in evaluation_labels(options.files).items()
+    }
+    heldout = (
+        None
+        if options.heldout is None
+        else load_questions(
+            options.heldout, perspectives=options.perspectives, require_rationales=True, minimum_rationales=1
+        )
+    )
+    before: Before = options.before if options.knowledge_base is None else _knowledge_base(options.knowledge_base)
+    others = [name for name in (options.lorid.knowledge, options.lorid.deep) if name is not None]
+    for name in (*students.values(), *others):
+        check_student(dataclasses.replace(options.student, model=name))
+    results: dict[str, Any] = {}
+    for label, name in students.items():
+        own = dataclasses.replace(options, students=(), student=dataclasses.replace(options.student, model=name))
+        note(f"loading PyTorch, transformers and {name}")
+        folder = responses if responses is None or not label else responses / label
+        one = _evaluated(own, files, heldout, before, folder, responses if label and not results else None)
+        results[label] = one
+        if output is not None:
+            write_json(_told(options) | (one if not label else {"students": results}), output)
+        print_table(f"{label}: {name}" if label else name, _rows(one))
+    if output is not None:
+        say(f"{output}: the results" + (f"; {responses}: the responses" if files else ""))
+    words = ["train", "--student.model", next(iter(students.values())), "--data.train", "FILE.jsonl"]
+    words += ["--data.evaluation", *options.files] if files else []
+    say_next(*words, "--output", "runs/NAME", purpose="to train it and compare")
+
+
+def check_student(config: StudentConfig) -> None:
+    """Before PyTorch is loaded: a name that is neither a folder nor a model on the Hub is told at once."""
+    from mind.run_folder import RunFolder
+
+    if config.model != EMBEDDED_STUDENT:
+        student = RunFolder(config.model).student
+        require(
+            not (student / "config.json").is_file(),
+            f"student.model {config.model} is the folder of a run: name its student, {student}",
+        )
+        find_model("student.model", config.model)
+
+
+def _evaluated(
+    options: Evaluate,
+    files: Mapping[str, Sequence[Question]],
+    heldout: Sequence[Question] | None,
+    before: Before,
+    responses: Path | None,
+    former: Path | None,
+) -> dict[str, Any]:
+    """The results of one student, or of three that answer together; the folder `former` is removed before answers are
+    written."""
+    from mind.evaluation.engines import TransformersEngine, VLLMEngine
+    from mind.evaluation.evaluate import engine_accuracy, evaluation_prompts, prompts_of
+    from mind.evaluation.former import evaluation_digests
+    from mind.student.model import load_student
+
+    asked = options.evaluation
+    if options.engine == "vllm":
+        engine = VLLMEngine(options.student, parse_object("engine_options", options.engine_options.encode()))
+        for questions in files.values():
+            prompts_of(engine.chat, engine.context, questions, asked, before)
+        return {"heldout": None, "files": engine_accuracy(engine, files, asked, responses, before, options.sampling)}
+    model, tokenizer = load_student(options.student)
+    # Faults are said before all else.
+    prompts = {label: evaluation_prompts(model, tokenizer, some, asked, before) for label, some in files.items()}
+    others = [name for name in (options.lorid.knowledge, options.lorid.deep) if name is not None]
+    loaded = [load_student(dataclasses.replace(options.student, model=name)) for name in others]
+    nll, tokenized, names = None, [], ()
+    if heldout is not None:
+        nll, tokenized, names = _heldout_nll(options, model, tokenizer, heldout)
+    if former is not None and former.exists():
+        shutil.rmtree(former)
+    if loaded:
+        from mind.evaluation.interaction import Students, interaction_accuracy
+
+        students = Students((model, tokenizer), *loaded)
+        return {"heldout": nll, "files": interaction_accuracy(students, files, asked, options.lorid, responses)}
+    engine = TransformersEngine(model, tokenizer, asked.batch_size)
+    accuracies = engine_accuracy(engine, files, asked, responses, before, options.sampling)
+    if options.sampling.samples is not None:
+        return {"heldout": nll, "files": accuracies}
+    digests = evaluation_digests(model, files, prompts, asked, tokenized, names)
+    return {"heldout": nll, "files": accuracies, "digests": digests}
+
+
+def _told(options: Evaluate) -> dict[str, Any]:
+    """How the students were asked, and by what, for the file of the results."""
+    sampling = dataclasses.asdict(options.sampling) if options.sampling.samples is not None else None
+    asked = {**dataclasses.asdict(options.evaluation), "before": options.before, "sampling": sampling}
+    asked |= {"engine": options.engine, "dtype": options.student.dtype}
+    packages = ("mind-kernels", "torch", "transformers", *(("vllm",) if options.engine == "vllm" else ()))
+    return {"asked": asked, "versions": versions(packages)}
+
+
+def _outputs(options: Evaluate, students: Iterable[str]) -> tuple[Path | None, Path | None]:
+    """The file of the results and the folder of the responses, which can be written to."""
+    if options.output is None:
+        return None, None
+    output = new_file(options.output, overwrite=options.overwrite)
+    responses = output.with_suffix(".responses")
+    require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
+    check_new_folder(responses)
+    require(options.overwrite or not responses.exists(), f"{responses}: exists already; add --overwrite")
+    inputs = (*options.files, options.heldout, *students, options.student.chat_template)
+    inputs += (options.lorid.knowledge, options.lorid.deep, options.knowledge_base)
+    for place in (output, responses):
+        check_apart(place, filter(None, inputs))
+    return output, responses
+
+
+def _knowledge_base(file: str) -> Before:
+    from mind.data.questions import load_questions
+    from mind.evaluation.retrieval import KnowledgeBase
+
+    return KnowledgeBase(file, load_questions(file)).before
+
+
+def _heldout_nll(
+    options: Evaluate, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+) -> tuple[dict[str, Any], Sequence[Any], Sequence[str]]:
+    """The NLL, the questions as tokens, and the names of the perspectives."""
+    from mind.batches.prompt_sharing import choose_pack_options
+    from mind.evaluation.evaluate import heldout_nll
+    from mind.student.model import attention_of, causal_lm
+    from mind.student.tokenization import embedding_rows, tokenize
+
+    names = options.perspectives or tuple(dict.fromkeys(r.perspective for q in questions for r in q.rationales))
+    questions = questions[: options.evaluation.heldout_questions]
+    tokenized = tokenize(questions, tokenizer, names, options.student.max_length, embedding_rows(model))
+    attention = attention_of(causal_lm(model))
+    pack_options = choose_pack_options(model, attention, tokenized, options.pack_length, "auto")
+    return heldout_nll(model, tokenized, names, pack_options), tokenized, names
+
+
+def _rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    rows = [row for name, result in results["files"].items() for row in _accuracy_rows(name, result)]
+    if results["heldout"] is not None:
+        rows.insert(0, {"what": "held-out NLL (nats per token)", "value": f"{results['heldout']['nll']:.4f}"})
+    return rows
+
+
+def _accuracy_rows(name: str, result: Mapping[str, Any]) -> list[dict[str, str]]:
+    from mind.report.tables import accuracy_interval
+
+    def shown(part: Mapping[str, Any]) -> str:
+        return f"{percent(part['accuracy'])}; 95 % interval {accuracy_interval(part)}"
+
+    lost = f"{result['unparsed']} unparsed, {result['cut_off']} cut off"
+    if "samples" not in result:
+        value = f"{result['correct']} of {result['total']} ({shown(result)}), {lost}{_together(result)}"
+        return [{"what": f"{name}: accuracy", "value": value}]
+    samples, vote = result["samples"], result["majority"]
+    values = {
+        f"mean accuracy of {samples} samples": f"{shown(result)}; of {result['total'] * samples}: {lost}",
+        "majority vote": f"{vote['correct']} of {result['total']} ({shown(vote)}), {vote['unparsed']} without a vote",
+    }
+    values |= {f"pass@{k}": percent(result["pass_at"][k - 1]) for k in (samples,) if k > 1}
+    return [{"what": f"{name}: {what}", "value": value} for what, value in values.items()]
+
+
+def _together(result: Mapping[str, Any]) -> str:
+    """How the students of method lorid came to their answers; nothing for a student alone."""
+    if "agreed" not in result:
+        return ""
+    return f", {result['agreed']} agreed on in {result['rounds']:.1f} rounds, {result['generated']:,} tokens sampled"

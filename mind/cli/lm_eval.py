@@ -1,0 +1,67 @@
+"""`mind lm-eval-tasks`."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mind.cli.terminal import say
+from mind.display import listed
+from mind.errors import require
+from mind.files import check_apart, check_new_folder, replacing_folder
+
+
+@dataclass(frozen=True)
+class LmEvalTasks:
+    """Write tasks for lm-evaluation-harness: the paper's sets by the house protocol, with MIND's grader."""
+
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Where to; it must be new. The tasks read their questions from there alone."""
+    gsm8k: str | None = None
+    """A file of questions, as for `mind evaluate`."""
+    math500: str | None = None
+    svamp: str | None = None
+    commonsense_qa: str | None = None
+    strategy_qa: str | None = None
+    gpqa_diamond: str | None = None
+    questions: int | None = None
+    """Of each set, from its start; None for all."""
+    max_new_tokens: int | None = None
+    """Tokens of a response, at most. By default those of the house protocol: 1024, and 2048 for MATH500 and GPQA."""
+    last_line: str | None = None
+    """A line behind each question, as --evaluation.last-line of `mind evaluate`."""
+    stock: bool = False
+    """Also the tasks that lm-eval brings, on these files: its own prompts, examples and grading."""
+    overwrite: bool = False
+    """Replace what is in DIR."""
+
+    def __post_init__(self) -> None:
+        for name in ("questions", "max_new_tokens"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} is {value}: expected at least 1")
+
+
+def lm_eval_tasks(options: LmEvalTasks) -> None:
+    from mind.data.questions import load_questions
+    from mind.evaluation.lm_eval import SETS, write_tasks
+
+    files = {name: file for name in SETS if (file := getattr(options, name)) is not None}
+    names = ", ".join(f"--{name.replace('_', '-')}" for name in SETS)
+    require(bool(files), f"no set of questions: give at least one of {names}")
+    folder = Path(options.folder)
+    check_new_folder(folder)
+    require(options.overwrite or not folder.exists(), f"{folder}: exists already; add --overwrite")
+    check_apart(folder, files.values())
+    sets = {name: load_questions(file)[: options.questions] for name, file in files.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    limits = {"max_new_tokens": options.max_new_tokens, "last_line": options.last_line}
+    with replacing_folder(folder) as partial:
+        tasks = write_tasks(partial, sets, place=folder, stock=options.stock, **limits)
+    say(f"{folder}: tasks {listed(tasks, 20)}")
+    words = ["--model", "hf", "--model_args", "pretrained=STUDENT,dtype=float32", "--tasks", "mind_" + next(iter(sets))]
+    words += ["--include_path", str(folder), "--apply_chat_template", "--log_samples", "--output_path", "OUT"]
+    say(f"next, with lm-eval 0.4.13: {shlex.join(['lm_eval', *words])}")

@@ -1,0 +1,211 @@
+"""Tasks for lm-evaluation-harness: the house protocol with this project's grader, and stock tasks on local files.
+
+lm-eval 0.4.13 runs them offline: `lm_eval --model hf --model_args pretrained=STUDENT --tasks mind_gsm8k --include_path
+DIR --apply_chat_template`. What a task reads is written beside it, so nothing is looked up on a Hub. The stock task of
+MATH500 needs lm-eval[math], whose antlr4 is another than that of this project's grader: an environment of its own, in
+which MIND need not be, since stock tasks call nothing of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mind.display import number_of
+from mind.errors import MindError, require
+from mind.files import write_json_rows
+from mind.grading.answers import judge_text
+from mind.records import Question
+from mind.student.tokenization import question_text
+
+SETS = ("gsm8k", "math500", "svamp", "commonsense_qa", "strategy_qa", "gpqa_diamond")
+"""The paper's evaluation sets."""
+LONG = {"math500": 2048, "gpqa_diamond": 2048}
+NEW_TOKENS = 1024
+"""Of an answer, at most, by the house protocol; those of LONG have room for more."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A task that lm-eval brings, on a local file."""
+
+    source: str
+    """Its file within lm_eval/tasks."""
+    split: str
+    """Of which it takes its questions."""
+    row: Callable[[Question], dict[str, Any]]
+    """A question with the fields that the task reads."""
+    changes: Mapping[str, Any]
+    """What else is replaced."""
+
+
+def _gsm8k(question: Question) -> dict[str, Any]:
+    return {"question": question.question, "answer": f"#### {question.answer}"}
+
+
+def _math(question: Question) -> dict[str, Any]:
+    return {"problem": question.question, "solution": f"\\boxed{{{question.answer}}}", "answer": question.answer}
+
+
+def _commonsense(question: Question) -> dict[str, Any]:
+    labels, texts = zip(*_choices(question).items(), strict=True)
+    choices = {"label": list(labels), "text": list(texts)}
+    return {"question": question.question, "choices": choices, "answerKey": question.answer}
+
+
+def _gpqa(question: Question) -> dict[str, Any]:
+    choices = _choices(question)
+    texts = {f"choice{number}": text for number, text in enumerate(choices.values(), start=1)}
+    letter = "ABCD"[list(choices).index(question.answer)]
+    return {"Question": question.question, **texts, "choices": list(choices.values()), "answer": f"({letter})"}
+
+
+def _choices(question: Question) -> Mapping[str, str]:
+    require(question.choices is not None, f"question {question.id}: has no choices")
+    assert question.choices is not None
+    return question.choices
+
+
+STOCK = {
+    "gsm8k": Stock("gsm8k/gsm8k-cot.yaml", "test", _gsm8k, {"dataset_name": None}),
+    "math500": Stock("minerva_math/minerva_math500.yaml", "test", _math, {"dataset_name": None}),
+    "commonsense_qa": Stock("commonsense_qa/default.yaml", "validation", _commonsense, {"training_split": None}),
+    # The choices stay in the order of the file, which is that of the house protocol, too: the task shuffles them anew.
+    "gpqa_diamond": Stock(
+        "gpqa/cot_zeroshot/gpqa_diamond_cot_zeroshot.yaml",
+        "train",
+        _gpqa,
+        {"dataset_name": None, "process_docs": None, "training_split": "train", "validation_split": "train"},
+    ),
+}
+"""By set. SVAMP has no stock task, and BIG-bench's StrategyQA has other questions."""
+
+UTILS = '''"""What the tasks beside this file call: the grader of MIND. `mind lm-eval-tasks` wrote it."""
+
+from mind.evaluation.lm_eval import graded, prompt
+
+__all__ = ["graded", "prompt"]
+'''
+
+
+def prompt(doc: Mapping[str, Any]) -> str:
+    """The user's turn of a row that `write_tasks` wrote."""
+    return doc["prompt"]
+
+
+def graded(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """The metrics of a row that `write_tasks` wrote and its response: whether that is right, and whether unparsed."""
+    choices = json.loads(doc["choices"])
+    question = Question(doc["id"], doc["question"], doc["answer"], choices)
+    verdict = judge_text(results[0], question).verdict
+    return {"right": float(verdict == "right"), "unparsed": float(verdict == "unparsed")}
+
+
+def write_tasks(
+    folder: Path,
+    sets: Mapping[str, Sequence[Question]],
+    *,
+    place: Path | None = None,
+    max_new_tokens: int | None = None,
+    last_line: str | None = None,
+    stock: bool = False,
+) -> list[str]:
+    """Writes the tasks into an empty folder; returns their names.
+
+    Args:
+        folder: where to, which is there.
+        sets: questions by set, of SETS.
+        place: where the folder will be when it is used; None: where it is.
+        max_new_tokens: of an answer, at most; None: those of the house protocol.
+        last_line: a line behind each question (`evaluation.last_line`).
+        stock: also the stock tasks of these sets that can be had from local files.
+
+    Raises MindError if stock tasks are asked for and lm-eval is not installed, or if a question does not fit one.
+    """
+    tasks = stock_folder() if stock else None
+    place = (folder if place is None else place).resolve()
+    (folder / "data").mkdir()
+    (folder / "utils.py").write_text(UTILS)
+    names = []
+    for name, questions in sets.items():
+        limit = max_new_tokens or LONG.get(name, NEW_TOKENS)
+        file = _rows(folder, f"mind_{name}", [_row(question, last_line) for question in questions])
+        names.append(_write(folder, f"mind_{name}", _house(str(place / file), limit)))
+        if tasks is not None and name in STOCK:
+            one = STOCK[name]
+            file = _rows(folder, f"local_{name}", [one.row(question) for question in questions])
+            values = {"include": str(tasks / one.source), "dataset_path": "json", **one.changes}
+            values |= {"dataset_kwargs": {"data_files": {one.split: str(place / file)}}}
+            names.append(_write(folder, f"local_{name}", values))
+    return names
+
+
+def stock_folder() -> Path:
+    """Where lm-eval's own tasks are; raises MindError if it is not installed."""
+    found = importlib.util.find_spec("lm_eval")
+    if found is None or found.origin is None:
+        raise MindError("--stock needs lm-eval, which brings these tasks: pip install 'mind-kernels[lm-eval]'")
+    return Path(found.origin).parent / "tasks"
+
+
+def _row(question: Question, last_line: str | None) -> dict[str, Any]:
+    """As texts, so that all rows have the same types, whatever the choices of a question are called."""
+    text = "\n".join(filter(None, (question_text(question), last_line)))
+    choices = None if question.choices is None else dict(question.choices)
+    return {
+        "id": question.id,
+        "prompt": text,
+        "question": question.question,
+        "answer": question.answer,
+        "choices": json.dumps(choices),
+    }
+
+
+def _rows(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    require(len(rows) > 0, f"{name}: {number_of(0, 'question')}: expected at least one")
+    file = f"data/{name}.jsonl"
+    write_json_rows(rows, folder / file)
+    return file
+
+
+def _house(file: str, max_new_tokens: int) -> dict[str, Any]:
+    """Zero-shot and greedy, up to the end of the turn."""
+    return {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": file}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "num_fewshot": 0,
+        "doc_to_text": _Function("utils.prompt"),
+        "doc_to_target": "answer",
+        "process_results": _Function("utils.graded"),
+        "generation_kwargs": {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": max_new_tokens},
+        "metric_list": [
+            {"metric": "right", "aggregation": "mean", "higher_is_better": True},
+            {"metric": "unparsed", "aggregation": "mean", "higher_is_better": False},
+        ],
+        "metadata": {"version": 1.0},
+    }
+
+
+class _Function(str):
+    """A function that lm-eval looks up beside the task."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes functions as lm-eval reads them."""
+
+
+_Dumper.add_representer(_Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
+
+
+def _write(folder: Path, task: str, values: Mapping[str, Any]) -> str:
+    text = yaml.dump({"task": task, **values}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    (folder / f"{task}.yaml").write_text(text)
+    return task

@@ -1,0 +1,30 @@
+"""vLLM in this process: what teachers and students that it answers for have in common."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from mind.errors import MindError
+
+
+def engine_package(name: str, extra: str) -> ModuleType:
+    """The package, or a module of it; raises MindError, with the extra that brings it, if it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MindError(f"engine {extra} needs {name} ({error}): pip install 'mind-kernels[{extra}]'") from error
+
+
+def load_engine(vllm: ModuleType, model: str, options: Mapping[str, Any]) -> Any:
+    """vLLM's engine for the model, a name or a folder, with these engine arguments.
+
+    Raises MindError if vLLM cannot load it.
+    """
+    try:
+        return vllm.LLM(model, **options)
+    except (OSError, TypeError, ValueError) as error:
+        names = ", ".join(options) or "none"  # not their values: one may be a token of the Hub
+        raise MindError(f"vLLM cannot load {model} with engine options ({names}): {error}") from error

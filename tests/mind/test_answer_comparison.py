@@ -1,0 +1,146 @@
+"""Whether a stated answer is the gold answer, type by type."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from test_answers import CHOICE, LATEX, NUMBER, YES_NO, with_answer
+
+from mind.grading import latex_equality
+from mind.grading.answers import is_correct
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A time limit for LaTeX that a busy machine does not reach."""
+    monkeypatch.setattr(latex_equality._worker, "timeout_seconds", 60)
+
+
+@pytest.mark.parametrize(
+    ("extracted", "answer"),
+    [
+        ("1234", "$1,234.00"),
+        ("$1,234.00", "1234"),
+        ("50%", "50"),
+        ("50", "50%"),
+        ("12 apples", "12"),
+        ("$18 per day", "18"),
+        ("$-3", "-3"),
+        ("-$3", "-3"),
+        ("\u22123", "-3"),
+        ("0.5", "1/2"),
+        (".50", "0.5"),
+        ("x = 12.", "12"),
+        ("5 + 7 = 12 pears", "12"),
+        ("**12**", "12"),
+        ("\\$42.00", "42"),
+        ("$42$", "42"),
+        ("\\frac{84}{2}", "42"),
+        ("42\\text{ dollars}", "42"),
+        ("12 = x", "12"),
+        ("007", "7"),
+        ("twelve", "12"),
+        ("1{,}234", "1234"),
+        ("10,\\!080", "10,080"),
+        ("$\\$12$", "12"),
+        ("(12)", "12"),
+        ("12^\\circ", "12"),
+        ("12\\text{ cm}^2", "12"),
+        ("$118 000", "118000"),
+    ],
+)
+def test_equal_numbers_are_correct(extracted, answer):
+    assert is_correct(extracted, with_answer(answer))
+
+
+@pytest.mark.parametrize(
+    "extracted",
+    [
+        "13",
+        "-12",
+        "12.01",
+        "1.2",
+        "120",
+        "12/0",
+        "eleven",
+        "",
+        None,
+        "12 or 13",
+        "13 or 12",
+        "11,12",
+        "(a+2)(b+12)",
+        "2 + 12i",
+        "12_8",
+        "12x",
+        "\\frac{12}{2}",
+    ],
+)
+def test_other_numbers_are_wrong(extracted):
+    assert not is_correct(extracted, NUMBER)
+
+
+def test_nothing_equals_a_fraction_without_value():
+    assert not is_correct("twelve", with_answer("5/0"))
+
+
+@pytest.mark.parametrize(
+    ("extracted", "correct"),
+    [
+        ("B", True),
+        ("b", True),
+        ("(B)", True),
+        ("B. bank", True),
+        ("Bank", True),
+        (" bank. ", True),
+        ("(B) bank", True),
+        ("A", False),
+        ("store", False),
+        ("a river bank or a mall", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_choices_compare_by_label_or_text(extracted, correct):
+    assert is_correct(extracted, CHOICE) is correct
+
+
+@pytest.mark.parametrize(
+    ("extracted", "correct"),
+    [
+        ("No", True),
+        ("no, it is not", True),
+        ("YES", False),
+        ("none", False),
+        (None, False),
+    ],
+)
+def test_yes_and_no_compare_in_any_case(extracted, correct):
+    assert is_correct(extracted, YES_NO) is correct
+
+
+@pytest.mark.parametrize(
+    ("extracted", "correct"),
+    [
+        ("\\left(3,\\frac{\\pi}{2}\\right)", True),
+        ("(3, \\pi/2)", True),
+        ("$(3, \\frac{\\pi}{2})$", True),
+        ("(3, 2)", False),
+        ("((((", False),
+        ("\\frac{", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_latex_compares_by_value(extracted, correct):
+    assert is_correct(extracted, LATEX) is correct
+
+
+def test_latex_compares_in_any_thread():
+    outcomes = []
+    threads = [threading.Thread(target=lambda: outcomes.append(is_correct("(3, \\pi/2)", LATEX))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [True] * 3

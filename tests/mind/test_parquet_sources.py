@@ -1,0 +1,121 @@
+"""Questions in Parquet files: what JSON lines hold, and what is wrong with a table."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_sources import QUESTIONS, ROW, read_source, write_parquet
+
+from mind.data.questions import load_questions, save_questions
+from mind.data.sources import SourceConfig
+from mind.errors import MindError
+from mind.records import Question, Rationale
+
+texts = st.text(min_size=1, max_size=8).filter(str.strip)
+choices = st.none() | st.dictionaries(texts, texts, min_size=2, max_size=4)
+rationales = st.dictionaries(texts, texts, max_size=3)
+
+
+@st.composite
+def question_lists(draw):
+    found = []
+    for identifier in draw(st.lists(texts, unique=True, min_size=1, max_size=4)):
+        labeled = draw(choices)
+        answer = draw(texts) if labeled is None else draw(st.sampled_from(sorted(labeled)))
+        given = tuple(Rationale(name, text) for name, text in draw(rationales).items())
+        found.append(Question(identifier, draw(texts), answer, labeled, given))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(question_lists())
+def test_parquet_holds_what_json_lines_hold(tmp_path_factory, questions):
+    pytest.importorskip("pyarrow")
+    folder = tmp_path_factory.getbasetemp()
+    for name in ("q.jsonl", "q.parquet"):
+        save_questions(questions, folder / name)
+        loaded = load_questions(folder / name)
+        assert loaded == questions
+        assert [list(q.choices or ()) for q in loaded] == [list(q.choices or ()) for q in questions]
+    bare = [dataclasses.replace(question, rationales=()) for question in questions]
+    assert read_source(SourceConfig(str(folder / "q.parquet"))) == bare
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question("s\ud800", "?", "2"),
+        Question("s", "\udfff", "2"),
+        Question("s", "?", "A", {"A": "\ud800", "B": "y"}),
+        Question("s", "?", "2", None, (Rationale("p", "\ud800"),)),
+    ],
+)
+def test_a_lone_surrogate_is_refused(tmp_path, question):
+    """No tokenizer takes one, so that it is better told when it is read than in the middle of a job."""
+    pytest.importorskip("pyarrow")
+    save_questions([question], tmp_path / "q.jsonl")
+    with pytest.raises(MindError, match=r'q.jsonl:1: "[^"]*" holds half of a character, \\ud[f8]') as error:
+        load_questions(tmp_path / "q.jsonl")
+    assert str(error.value).isprintable()
+    with pytest.raises(MindError, match=r"^question 's(\\ud800)?' has a lone surrogate, which Parquet cannot hold"):
+        save_questions([*QUESTIONS, question], tmp_path / "q.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["q.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": b"x"}, """: row 1: "id" is "b'x'": expected a string or a number"""),
+        ({"answer": None}, ': row 1: "answer" is null: expected a string or a number'),
+        ({"id": "a"}, ": row 1: id a is also on row 0"),
+        ({"choices": [{"label": "A", "text": "x"}] * 2}, ': row 1: "choices" has a label twice'),
+        ({"choices": [{"label": "A", "text": "x"}]}, ': row 1: "choices" has 1 choices: expected at least 2'),
+        ({"rationales": [{"perspective": "p", "text": " "}]}, ': row 1: "rationales[0].text" is empty'),
+    ],
+)
+def test_a_faulty_row_of_parquet_is_named(tmp_path, row, message):
+    first = {"id": "a", **ROW}
+    second = {"id": "b", **ROW, **row}
+    if type(second["id"]) is not str:
+        first["id"] = second["id"]
+        message = message.replace("row 1", "row 0")
+    path = write_parquet(tmp_path / "q.parquet", *({"choices": None, "rationales": None} | r for r in (first, second)))
+    with pytest.raises(MindError) as error:
+        load_questions(path)
+    assert str(error.value).startswith(f"{path}{message}")
+
+
+def test_numbers_of_parquet_are_those_that_were_written(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    answers = pyarrow.array([0.1, 1e-5, 2.0], pyarrow.float32())
+    table = {"question": ["a?", "b?", "c?"], "answer": answers}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "q.parquet")
+    assert [question.answer for question in load_questions(tmp_path / "q.parquet")] == ["0.1", "0.00001", "2"]
+    choices = pyarrow.array([["x", "y"]] * 3)
+    table = {"question": ["a?", "b?", "c?"], "answer": pyarrow.array([0.0, 1.0, 2.0]), "choices": choices}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "q.parquet")
+    with pytest.raises(MindError, match='row 2: "answer" 2 is not one of the choices A, B') as error:
+        load_questions(tmp_path / "q.parquet")
+    assert [question.answer for question in error.value.questions] == ["A", "B"]
+
+
+@pytest.mark.parametrize("fault", ["two columns", "a date beyond all dates"])
+def test_a_table_that_cannot_be_read_is_named(tmp_path, fault):
+    pyarrow = pytest.importorskip("pyarrow")
+    text, date = pyarrow.array(["?"]), pyarrow.array([2**62], pyarrow.timestamp("us"))
+    third = ("answer", text) if fault == "two columns" else ("date", date)
+    table = pyarrow.table([text, text, third[1]], names=["question", "answer", third[0]])
+    pyarrow.parquet.write_table(table, tmp_path / "q.parquet")
+    message = "two columns have the same name" if fault == "two columns" else "cannot be read as Parquet: date value"
+    with pytest.raises(MindError, match=message):
+        load_questions(tmp_path / "q.parquet")
+
+
+def test_an_empty_parquet_file_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    save_questions([], tmp_path / "q.parquet")
+    with pytest.raises(MindError, match=r"q.parquet: there are no rows: expected a question per row"):
+        load_questions(tmp_path / "q.parquet")
