@@ -84,7 +84,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 19
+    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 22
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,6 +126,9 @@ WRONG = {
     "--items": ["0"],
     "--competitors": ["-1"],
     "--questions": ["0"],
+    "--experiments": ["0"],
+    "--draws": ["-1"],
+    "--jobs": ["0"],
     "--backends": ["tritno"],
     "--work": ["nothing"],
     "--providers": ["egaer", "no_such_module:loss", "math:no_such_function", "bench.packing:"],
