@@ -1,4 +1,5 @@
-"""The sparse gradient's time against its error, over the threshold; and whether `threshold_for_error` holds.
+"""The sparse gradient's time against its error, over the threshold and over `gradient_error`; and whether
+`threshold_for_error` and `gradient_error` hold.
 
     python -m bench.sparse_error [--rows 2048] [--repeats 7] [--data svamp.jsonl]
         [--output folder] [--overwrite] [--draw]
@@ -6,7 +7,7 @@
 Real rows in float32, forward and backward of the mean loss. Errors are relative Frobenius norms of the difference from
 float64, of dH and of dW. Times are the processor time of one thread, eager PyTorch and all thresholds in turn, the
 least of the repeats: other work on the machine falls on all of them alike. Writes sparse_error.jsonl and .svg, and
-fails where an error is above the one for which `threshold_for_error` gives that threshold.
+fails where an error is above the one for which `threshold_for_error` gives that threshold, or above `gradient_error`.
 """
 
 from __future__ import annotations
@@ -36,10 +37,14 @@ from mind_kernels import linear_cross_entropy, threshold_for_error
 NAME = "sparse_error"
 RECOMMENDED = 2.0**-16  # by the documentation
 EXPONENTS = (9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20)
+ERRORS = (1e-3, 3e-4, 1e-4, 5e-5, 2e-5, 1e-5)  # gradient_error
 COLUMNS = ("gradient", "seconds", "of_eager", "d_hidden_error", "d_weight_error", "kept", "sparse_rows")
 
 
-def ours(inputs: Inputs, **options: Any) -> Tensor:
+FIELDS = {"gradient_threshold": "threshold", "gradient_error": "accepted"}  # of the results
+
+
+def ours(inputs: Inputs, **options: Any) -> Any:
     return linear_cross_entropy(*inputs[:3], **options)
 
 
@@ -81,16 +86,17 @@ def least_seconds(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[
 def measure(inputs: Inputs, repeats: int) -> list[dict[str, Any]]:
     """A row of results for eager PyTorch, the exact gradient and each threshold."""
     truth, total = true_gradients(inputs), len(inputs.weight)
-    losses: dict[str, Callable[[Inputs], Tensor]] = {"eager": eager, "exact": ours}
+    losses: dict[str, Callable[..., Any]] = {"eager": eager, "exact": ours}
     facts: dict[str, dict[str, float]] = {name: {} for name in losses}
-    for exponent in EXPONENTS:
-        name, threshold = f"2^-{exponent}", 2.0**-exponent
-        losses[name] = partial(ours, gradient_threshold=threshold)
-        _, stats = linear_cross_entropy(*inputs[:3], gradient_threshold=threshold, return_stats=True)
+    sparse: dict[str, dict[str, float]] = {f"2^-{e}": {"gradient_threshold": 2.0**-e} for e in EXPONENTS}
+    sparse |= {f"error {error:g}": {"gradient_error": error} for error in ERRORS}
+    for name, option in sparse.items():
+        losses[name] = partial(ours, **option)
+        _, stats = losses[name](inputs, return_stats=True)
         assert stats.kept_entries is not None
         kept = stats.kept_entries.double()
         facts[name] = {
-            "threshold": threshold,
+            **{field: option[given] for given, field in FIELDS.items() if given in option},
             "kept": float(kept.mean()),
             "sparse_rows": float((kept < total).double().mean()),
         }
@@ -105,21 +111,27 @@ def measure(inputs: Inputs, repeats: int) -> list[dict[str, Any]]:
 
 
 def check(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raises AssertionError where an error is above what `threshold_for_error` promises of its threshold."""
+    """Raises AssertionError where an error is above what `threshold_for_error` promises of its threshold, or above what
+    `gradient_error` accepts."""
     for row in rows:
+        error = max(row["d_hidden_error"], row["d_weight_error"])
         if "threshold" in row:
-            error = max(row["d_hidden_error"], row["d_weight_error"])
             assert threshold_for_error(error) <= row["threshold"], row
+        if "accepted" in row:
+            assert error <= row["accepted"], row
 
 
 def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """The picture: time as a share of eager's against either error, of the thresholds at which no row fell back; the
     recommended one is marked."""
-    sparse = [row for row in rows if row.get("sparse_rows") == 1]
+    sparse = [row for row in rows if row.get("sparse_rows") == 1 and "threshold" in row]
+    of_batch = [row for row in rows if row.get("sparse_rows") == 1 and "accepted" in row]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for field, label, color in (("d_hidden_error", "dH", BLUE), ("d_weight_error", "dW", VERMILION)):
         axes.plot([r[field] for r in sparse], [r["of_eager"] for r in sparse], marker="o", color=color, label=label)
+        times = [row["of_eager"] for row in of_batch]
+        axes.plot([row[field] for row in of_batch], times, "s--", color=color, label=f"{label}, gradient_error")
         for row in sparse:
             if row["threshold"] == RECOMMENDED:
                 axes.plot(row[field], row["of_eager"], marker="o", markersize=12, fillstyle="none", color=color)

@@ -58,6 +58,8 @@ struct EntryArguments {
     std::int32_t* columns;  // (total,), increasing in a row
     float* values;          // (total,) gradient of the projected logit, without a uniform part
     float* kept_sum;        // (n,) sum over the kept entries of the gradient of z, without a uniform part
+    float least;            // the same sum over entries whose value is no larger, by spans of kSpan columns
+    float* small_sum;       // (cpu/kernels.h), (n, spans); or null
 };
 
 // Tokens that rows list, by blocks of the vocabulary: those of block b are places[starts[b]] to places[starts[b + 1] -
@@ -85,10 +87,13 @@ struct StreamArguments {
     bool conditioned;  // fill them with z instead
     double* softmax;   // (kSoftmaxNumbers, n) in place of the numbers of rows, which have no targets then; or null
     ListedTokens listed;
-    float* listed_z;  // (n, count)
-    float log_threshold;
-    std::int64_t* kept;           // (n,) as `CountArguments` has it; null: statistics only
+    float* listed_z;              // (n, count)
+    float log_threshold;          // what is kept is as `CountArguments` has it
+    const float* log_cuts;        // or, of each row (n,), z > lse + log_cut; null: the former
+    const float* floors;          // (n,) what lse is known to be at least, with log_cuts
+    std::int64_t* kept;           // (n,); null: statistics only
     float* dropped_mass;          // (n,)
+    float* span_mass;             // (n, spans) the part of it in each span of kSpan entries (cpu/kernels.h); or null
     const std::int64_t* offsets;  // (n + 1,) those of kept
     std::int32_t* columns;        // (total,) of the kept entries, increasing in a row
     float* projected;             // (total,) and their projected logits

@@ -37,11 +37,15 @@ from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, 
 
 # About how many rows' dropped probabilities make up the background distribution: from this many to twice as many.
 SAMPLE_ROWS = 256
+# And at most how many in a batch with a threshold of its own, whose background counts for less.
+BATCH_SAMPLE_ROWS = 128
 # Kept entries per row, as a share of V, above which two dense products are faster than two gathers: an entry costs 2 D
 # elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate. On a CPU an entry
 # costs 0.13 us (float32, D 576), sorting included, and a dense row of 49152 0.9 ms: as many as V / 7. The limit is
 # half of that, since the ratio is one processor's own: on another an entry may cost twice as much beside a dense row.
 _DENSITY_LIMIT = {"cpu": 1 / 16, "cuda": 1 / 256}
+# The same for lists of a whole batch, which whoever asks for a small error fills up to where both take as long.
+_BATCH_DENSITY_LIMIT = 1 / 8
 # Mean over the rows of a chunk of `dropped_share`, above which the correction is too rough. Measured on real rows
 # flattened by a temperature, at 2^-12: dH errs by 2.9e-3, 1.4e-2, 2.5e-2, 2.9e-2 where 2 %, 17 %, 45 %, 69 % are
 # dropped, and dense bfloat16 arithmetic by 1.4e-2, 1.1e-2, 6.7e-3, 3.7e-3.
@@ -64,7 +68,8 @@ class ByColumn(NamedTuple):
 
 
 Sort = Callable[[Tensor, Tensor, Tensor, Tensor, int], ByColumn]
-"""sort(rows (n,), offsets (n + 1,), columns (entries,), values (entries,), V): the entries of n rows by column."""
+"""sort(rows (n,), offsets (n + 1,), columns (entries,), values (entries,), V): the entries of n rows by column, all or
+those that the weight's gradient keeps."""
 
 
 def dropped_share(dropped_mass: Tensor, others: Tensor) -> Tensor:
@@ -80,6 +85,22 @@ def worth_it(kept: float, share: float, vocabulary: int, device: torch.device) -
 def most_kept(vocabulary: int, device: torch.device) -> float:
     """Kept entries per row up to which two gathers are faster than two dense products."""
     return _DENSITY_LIMIT["cpu" if device.type == "cpu" else "cuda"] * vocabulary
+
+
+def most_of_batch(vocabulary: int) -> float:
+    """`most_kept` of a threshold for the whole batch, on a CPU."""
+    return _BATCH_DENSITY_LIMIT * vocabulary
+
+
+def worth_it_in_batch(kept: float, weight: Tensor, dropped_mass: Tensor, others: Tensor, vocabulary: int) -> bool:
+    """`worth_it` of a threshold for the whole batch: the share is that of all rows (n,) together."""
+    share = float(weight @ dropped_mass) / max(float(weight @ others), _NO_GRADIENT)
+    return kept <= most_of_batch(vocabulary) and not share > _MASS_LIMIT
+
+
+def sampled_of_batch(total: int) -> slice:
+    """Which of the `total` rows with a gradient a threshold for the whole batch looks at first."""
+    return slice(0, total, max(1, -(-total // BATCH_SAMPLE_ROWS)))
 
 
 def sampled_rows(start: int, count: int, total: int) -> range:
@@ -112,33 +133,50 @@ class Entries:
 
 
 class SparseGradient:
-    """Collects the kept entries of many chunks and adds their dH, dW and db to a HeadGradients."""
+    """Collects the kept entries of many chunks and adds their dH, dW and db to a HeadGradients.
 
-    def __init__(self, head: Head, hidden: Tensor) -> None:
+    What a row drops is replaced in each span of the vocabulary by itself, `span` entries long, or by one distribution
+    over all of it.
+    """
+
+    def __init__(self, head: Head, hidden: Tensor, span: int | None = None) -> None:
         dtype, device = accumulation_dtype(hidden.dtype), hidden.device
         self.head = head
+        self._span = head.vocabulary if span is None else span
         self._rows: list[Tensor] = []
         self._entries: list[Entries] = []
-        self._residual: list[Tensor] = []  # D_r
+        self._residual: list[Tensor] = []  # D_r, by span
+        self._weight_residual: list[Tensor] = []  # the same of what the gradient of the weight leaves out
         self._uniform: list[Tensor] = []  # what is taken from every logit of a row
         self._background = torch.zeros(head.vocabulary, dtype=dtype, device=device)
-        self._background_mass = torch.zeros((), dtype=dtype, device=device)
+        self._background_mass = torch.zeros(-(-head.vocabulary // self._span), dtype=dtype, device=device)
 
-    def add(self, rows: Tensor, entries: Entries, total: Tensor, uniform: Tensor | None) -> None:
-        """The entries of `rows` (n,) int64; total (n,): the sum of d(loss) / dz over all v, without a uniform part."""
+    def add(
+        self,
+        rows: Tensor,
+        entries: Entries,
+        residual: Tensor,
+        uniform: Tensor | None,
+        weight_residual: Tensor | None = None,
+    ) -> None:
+        """The entries of `rows` (n,) int64; residual (n, spans): the sum over each span of d(loss) / dz that is left
+        out, without a uniform part. `weight_residual`: the same for the gradient of the weight, if its `sort` is to
+        leave out more."""
         self._rows.append(rows)
         self._entries.append(entries)
-        self._residual.append(total - entries.kept_sum)
+        self._residual.append(residual)
+        self._weight_residual.append(residual if weight_residual is None else weight_residual)
         if uniform is not None:
             self._uniform.append(uniform)
 
     def add_background(self, background: Tensor, mass: Tensor) -> None:
-        """Sampled rows: their weighted dropped probability (V,), times the slope of the logits, and its mass ()."""
+        """Sampled rows: their weighted dropped probability (V,), times the slope of the logits, and its mass (spans,),
+        without the slope."""
         self._background += background
         self._background_mass += mass
 
     def finish(self, hidden: Tensor, gradients: HeadGradients, gather: Gather, sort: Sort) -> None:
-        """Adds everything collected to `gradients`."""
+        """Adds everything collected to `gradients`, and keeps of it the background alone."""
         if not self._rows:
             return
         rows = torch.cat(self._rows)
@@ -146,7 +184,8 @@ class SparseGradient:
             torch.cat([getattr(e, name) for e in self._entries]) for name in ("counts", "columns", "values")
         )
         offsets = offsets_of(counts)
-        left, right = self._corrections()
+        right = self._distributions()
+        left = self._corrections(self._residual)
         if gradients.hidden is not None:
             out = hidden.new_empty(rows.numel(), hidden.shape[1], dtype=gradient_dtype(hidden.dtype))
             of_weight = _product(right, self.head.weight)
@@ -156,20 +195,30 @@ class SparseGradient:
             gradients.add_hidden(rows, out)
         if gradients.needs_weight:
             by_column = sort(rows, offsets, columns, values, self.head.vocabulary)
-            self._add_weight(hidden, rows, by_column, left, right, gradients, gather)
+            of_weight = self._corrections(self._weight_residual)
+            self._add_weight(hidden, rows, by_column, of_weight, right, gradients, gather)
         if gradients.bias is not None:
             gradients.bias.index_add_(0, columns, values)
             gradients.bias += left.sum(0) @ right
+        for collected in (self._rows, self._entries, self._residual, self._weight_residual, self._uniform):
+            collected.clear()
 
-    def _corrections(self) -> tuple[Tensor, Tensor]:
-        """C (n, k) and B (k, V): the dropped part of the gradient of the logits is C B."""
-        empty = self._background_mass == 0
-        background = self._background / torch.where(empty, 1, self._background_mass)
-        left, right = [torch.cat(self._residual)], [background]
+    def _corrections(self, residual: list[Tensor]) -> Tensor:
+        """C (n, k): what is left out of the gradient of the logits is C B."""
+        left = [torch.cat(residual)]
         if self._uniform:
-            left.append(torch.cat(self._uniform).neg())
-            right.append(torch.full_like(background, 1 / self.head.temperature))
-        return torch.stack(left, 1), torch.stack(right)
+            left.append(torch.cat(self._uniform).neg()[:, None])
+        return torch.cat(left, 1)
+
+    def _distributions(self) -> Tensor:
+        """B (k, V)."""
+        mass = torch.where(self._background_mass == 0, 1, self._background_mass)
+        right = self._background.new_zeros(len(mass) + bool(self._uniform), self.head.vocabulary)
+        for of_span, span in enumerate(chunks(self.head.vocabulary, self._span)):
+            right[of_span, span] = self._background[span] / mass[of_span]
+        if self._uniform:
+            right[-1] = 1 / self.head.temperature
+        return right
 
     def _add_weight(
         self,

@@ -230,19 +230,22 @@ def test_row_confidence(tmp_path, monkeypatch, capsys):
 
 
 def test_sparse_error(tmp_path, monkeypatch, capsys):
-    """On the rows of the kernels' tests; and an error above what `threshold_for_error` promises is seen."""
+    """On the rows of the kernels' tests; and an error above what `threshold_for_error` promises, or above
+    `gradient_error`, is seen."""
     rows = load_file(Path(__file__).parent / "kernels" / "data" / "smollm2_rows.safetensors")
     leaves = (rows[name].float().requires_grad_() for name in ("hidden", "weight"))
     monkeypatch.setattr(sparse_error, "load", lambda *_: Inputs(*leaves, rows["target"], "test rows"))
     monkeypatch.setattr(sparse_error, "EXPONENTS", (9, 12))
+    monkeypatch.setattr(sparse_error, "ERRORS", (1e-3,))
     sparse_error.main(["--repeats", "1", "--output", str(tmp_path)])
     found = read_results(tmp_path / "sparse_error.jsonl")
-    assert [row["gradient"] for row in found] == ["eager", "exact", "2^-9", "2^-12"]
+    assert [row["gradient"] for row in found] == ["eager", "exact", "2^-9", "2^-12", "error 0.001"]
     assert all(row["d_hidden_error"] < 1e-5 for row in found[:2]) and found[3]["d_hidden_error"] > 1e-4
     assert "sparse_rows" in capsys.readouterr().out and "<svg" in (tmp_path / "sparse_error.svg").read_text()
-    found[-1]["d_weight_error"] = 3e-2
-    with pytest.raises(AssertionError, match="2\\^-12"):
-        sparse_error.check(found)
+    for row, error, name in ((found[-1], 1.1e-3, "error 0.001"), (found[-2], 3e-2, "2\\^-12")):
+        row["d_weight_error"] = error
+        with pytest.raises(AssertionError, match=name):
+            sparse_error.check(found)
 
 
 def test_shapes(tmp_path, monkeypatch, capsys):

@@ -62,6 +62,7 @@ def no_measurement(monkeypatch):
         ("row_confidence", "load"),
         ("row_kernels", "load"),
         ("sparse_error", "load"),
+        ("generation", "load_student"),
         ("methods", "measure"),
         ("selection", "load_tables"),
         ("selection_tables", "tables"),
@@ -83,7 +84,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 19
+    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 22
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,6 +126,9 @@ WRONG = {
     "--items": ["0"],
     "--competitors": ["-1"],
     "--questions": ["0"],
+    "--experiments": ["0"],
+    "--draws": ["-1"],
+    "--jobs": ["0"],
     "--backends": ["tritno"],
     "--work": ["nothing"],
     "--providers": ["egaer", "no_such_module:loss", "math:no_such_function", "bench.packing:"],
@@ -158,6 +162,7 @@ def test_a_wrong_value_of_any_option_is_told_first(name, no_measurement, tmp_pat
             "packing",
             "dataset",
             "busy_machine",
+            "generation",
             "methods",
             "selection",
             "selection_tables",

@@ -11,6 +11,7 @@
 #include "pairs.h"
 #include "project.h"
 #include "stream.h"
+#include "stream_end.h"
 
 #define MIND_STRING_(name) #name
 #define MIND_STRING(name) MIND_STRING_(name)

@@ -50,6 +50,9 @@ struct Candidates {
 // Vocabulary entries of a block, whole panels of product.h: with D 576 they take 221 KB of the weight, which stays in
 // the L2 cache for the strips.
 constexpr std::int64_t kBlock = 96;
+// Vocabulary entries of a span: with few rows, spans are what the threads share out, and sums of a row are known span
+// by span. A multiple of the blocks.
+constexpr std::int64_t kSpan = kBlock * 64;
 
 // Rows are worked on in strips of `Kernels::strip_rows` (the last one may be shorter), the vocabulary in `spans` of
 // `span` entries: what is summed over a span does not depend on who does the others.

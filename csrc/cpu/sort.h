@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 namespace mind {
@@ -17,19 +18,22 @@ struct SortArguments {
     const std::int64_t* offsets;  // (bags + 1,)
     const std::int32_t* columns;  // (total,) increasing in a bag
     const float* values;          // (total,)
+    float least;                  // entries whose value is no larger are left out
     std::int64_t* next;           // (V,) entries of each column; then where the next one goes
     std::int32_t* indices;        // (total,) the rows of the entries, by column
     float* sorted;                // (total,) and their values
 };
 
-// Calls visit(row, entry) for the entries of columns [begin, end).
+// Calls visit(row, entry) for the entries of columns [begin, end) that are not left out.
 template <typename F>
 inline void each_entry(const SortArguments& args, std::int64_t begin, std::int64_t end, F visit) {
     for (std::int64_t b = 0; b < args.bags; ++b) {
         const std::int64_t bag = args.order[b], last = args.offsets[bag + 1];
         const std::int32_t* from = args.columns + args.offsets[bag];
         std::int64_t i = std::lower_bound(from, args.columns + last, begin) - args.columns;
-        for (; i < last && args.columns[i] < end; ++i) visit(static_cast<std::int32_t>(args.rows[bag]), i);
+        for (; i < last && args.columns[i] < end; ++i) {
+            if (!(std::fabs(args.values[i]) <= args.least)) visit(static_cast<std::int32_t>(args.rows[bag]), i);
+        }
     }
 }
 

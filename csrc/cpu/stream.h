@@ -93,18 +93,23 @@ inline Floats raise_sums(const StreamWork& work, const StripBlock& block, Floats
     return load(maximum);
 }
 
-// What is known of the log-sum-exp without the target, from below.
-inline Floats bound_of(const StreamWork& work, const StripBlock& block, Floats maximum) {
-    float others[kLanes], known[kLanes];
-    store(others, splat(kInfinity));  // no candidates beyond the last row
+// What the cut above which entries are kept will be at least.
+inline Floats least_cut(const StreamWork& work, const StripBlock& block, Floats maximum) {
+    float others[kLanes], known[kLanes], from[kLanes];  // the last: from the log-sum-exp to the cut
+    store(others, splat(kInfinity));                    // no candidates beyond the last row
     store(known, splat(-kInfinity));
+    store(from, splat(work.log_threshold));
     for (std::int64_t lane = 0; lane < block.rows; ++lane) {
-        others[lane] = static_cast<float>(sums_of(work, block.span, block.first + lane).others);
-        if (work.bounds != nullptr) known[lane] = work.bounds[block.first + lane];
+        const std::int64_t row = block.first + lane;
+        others[lane] = static_cast<float>(sums_of(work, block.span, row).others);
+        if (work.bounds != nullptr) known[lane] = work.bounds[row];
+        if (work.log_cuts == nullptr) continue;
+        known[lane] = known[lane] < work.floors[row] ? work.floors[row] : known[lane];
+        from[lane] = work.log_cuts[row];
     }
     const Floats sum = load(others);
     const Floats here = sum < 1e-30f ? splat(-kInfinity) : (sum == kInfinity ? sum : maximum + log(sum));
-    return max(here, load(known));
+    return max(here, load(known)) + load(from);
 }
 
 // What the passes over a block know of a vector's rows.
@@ -189,7 +194,7 @@ inline void end_vector(const StreamWork& work, const StripBlock& block, const Ve
     if (candidates == nullptr || given_up(work)) return;
     // Lower than it may become by roundings, which grow with the logits: what is kept is decided in the end.
     const Floats slack = splat(0.01f) + max(state.maximum, -state.maximum) * 0x1p-22f;
-    const Floats cut = bound_of(work, block, state.maximum) + work.log_threshold - slack;
+    const Floats cut = least_cut(work, block, state.maximum) - slack;
     if (bits_above(state.high, cut) != 0) collect(work, block, cut, *candidates);
 }
 
@@ -299,171 +304,6 @@ inline void run_stream(const StreamWork& work, float* scratch, std::int64_t span
     finish_past_cache();
     if (work.bounds == nullptr) return;
     for (std::int64_t s = begin; s < end; ++s) raise_bounds(work, Strip(work, s), span);
-}
-
-// Adds the sums of a span of a row to those of the spans before it.
-inline void add_span(const StreamWork& work, std::int64_t span, std::int64_t row, Statistics& found) {
-    Statistics part{sums_of(work, span, row)};
-    const std::int64_t before = span * work.span;
-    const std::int64_t end = before + work.span < work.weight.rows ? before + work.span : work.weight.rows;
-    if (part.maximum > found.maximum) {
-        found.raise(part.maximum, before);
-    } else {
-        part.raise(found.maximum, end - before);
-    }
-    found.others += part.others;
-    found.weighted += part.weighted;
-    found.shifted += part.shifted;
-}
-
-// The sums of all spans of a row, and its target.
-inline Statistics joined(const StreamWork& work, std::int64_t row) {
-    const std::int64_t own = work.rows.target[row] / work.span;
-    const TargetLogit of_target = work.targets[row];
-    Statistics found;
-    bool first = false;
-    for (std::int64_t span = 0; span < work.spans; ++span) {
-        if (span == own) first = of_target.z > of_target.before && (span == 0 || of_target.z > found.maximum);
-        add_span(work, span, row, found);
-    }
-    found.correct = first && of_target.z == found.maximum;
-    found.add_target(of_target.z);
-    return found;
-}
-
-// Of the candidates, those that are kept; `dropped` (kStripRows,) loses their e^(z - maximum).
-template <typename C>
-inline void filter(const StreamWork& work, const Strip& strip, C condition, Candidates& found, double* dropped) {
-    std::int64_t kept = 0;
-    for (std::int64_t from = 0; from < found.size; from += kLanes) {
-        const auto count = static_cast<int>(found.size - from < kLanes ? found.size - from : kLanes);
-        Floats x{}, maximum{}, cut = splat(kInfinity);
-        for (int i = 0; i < count; ++i) {
-            const Candidate& candidate = found.data[from + i];
-            x[i] = candidate.projected;
-            maximum[i] = number(work.rows, kMaximum, strip.first + candidate.row);
-            cut[i] = cut_of(work.rows, strip.first + candidate.row, work.log_threshold);
-        }
-        const Floats z = condition(x).z, e = exp_negative(z - maximum);
-        for (int i = 0; i < count; ++i) {
-            if (!(z[i] > cut[i])) continue;
-            const Candidate candidate = found.data[from + i];
-            dropped[candidate.row] -= e[i];
-            ++work.kept[strip.first + candidate.row];
-            found.data[kept++] = candidate;
-        }
-    }
-    found.size = kept;
-}
-
-// The softmax of all tokens of a row, or of those that are not listed.
-inline void write_softmax(const StreamWork& work, std::int64_t row) {
-    Statistics found;
-    for (std::int64_t span = 0; span < work.spans; ++span) add_span(work, span, row, found);
-    found.total = found.others;
-    const bool none = found.total < 0.5;
-    const double of_none = work.listed.ids == nullptr ? __builtin_nan("") : 0.0;
-    const auto number = [&](SoftmaxNumber which) -> double& { return work.softmax[which * work.hidden.rows + row]; };
-    number(kSoftmaxMaximum) = none ? -kInfinity : found.maximum;
-    number(kSoftmaxLogTotal) = none ? of_none : __builtin_log(found.total);
-    number(kSoftmaxMean) = none ? of_none : found.mean();
-}
-
-inline void finish_stream(const StreamWork& work, std::int64_t begin, std::int64_t end) {
-    if (work.softmax != nullptr) {
-        for (std::int64_t s = begin; s < end; ++s) {
-            const Strip strip(work, s);
-            for (std::int64_t i = 0; i < strip.rows; ++i) write_softmax(work, strip.first + i);
-        }
-        return;
-    }
-    with_mode<float>(work.rows.head, [&]<typename C>(float*, C condition) {
-        for (std::int64_t s = begin; s < end; ++s) {
-            const Strip strip(work, s);
-            double dropped[kStripRows], total[kStripRows];
-            for (std::int64_t i = 0; i < strip.rows; ++i) {
-                const Statistics found = joined(work, strip.first + i);
-                write_numbers(found, work.targets[strip.first + i].z, work.rows, strip.first + i);
-                dropped[i] = found.others;
-                total[i] = found.total;
-                if (work.kept != nullptr) work.kept[strip.first + i] = 1;
-            }
-            if (work.kept == nullptr) continue;
-            for (std::int64_t span = 0; span < work.spans; ++span) {
-                filter(work, strip, condition, work.candidates[span * work.strips + s], dropped);
-            }
-            for (std::int64_t i = 0; i < strip.rows; ++i) {
-                work.dropped_mass[strip.first + i] =
-                    dropped[i] < 0.0 ? 0.0f : static_cast<float>(dropped[i] / total[i]);
-            }
-        }
-    });
-}
-
-// The kept entries to their places, each row's target among them.
-inline void write_kept(const StreamWork& work, std::int64_t begin, std::int64_t end) {
-    for (std::int64_t s = begin; s < end; ++s) {
-        const Strip strip(work, s);
-        std::int64_t next[kStripRows];
-        bool waiting[kStripRows];  // the target comes later
-        for (std::int64_t i = 0; i < strip.rows; ++i) {
-            next[i] = work.offsets[strip.first + i];
-            waiting[i] = true;
-        }
-        const auto put = [&](std::int64_t i, std::int64_t column, float projected) {
-            work.columns[next[i]] = static_cast<std::int32_t>(column);
-            work.projected[next[i]++] = projected;
-        };
-        const auto put_target = [&](std::int64_t i) {
-            put(i, work.rows.target[strip.first + i], work.targets[strip.first + i].projected);
-            waiting[i] = false;
-        };
-        for (std::int64_t span = 0; span < work.spans; ++span) {
-            const Candidates& found = work.candidates[span * work.strips + s];
-            for (std::int64_t c = 0; c < found.size; ++c) {
-                const Candidate& entry = found.data[c];
-                if (waiting[entry.row] && entry.column > work.rows.target[strip.first + entry.row])
-                    put_target(entry.row);
-                put(entry.row, entry.column, entry.projected);
-            }
-        }
-        for (std::int64_t i = 0; i < strip.rows; ++i) {
-            if (waiting[i]) put_target(i);
-        }
-    }
-}
-
-// The gradient at the kept entries, from their projected logits in `logits` (one row for all, V columns in name).
-inline void run_kept_values(const EntryArguments& args, std::int64_t begin, std::int64_t end) {
-    with_mode<float>(args.rows.head, [&]<typename C>(float*, C condition) {
-        for (std::int64_t r = begin; r < end; ++r) {
-            const std::int64_t first = args.offsets[r], target = args.rows.target[r];
-            Matrix entries = args.rows.logits;
-            entries.data = static_cast<float*>(entries.data) + first;
-            entries.columns = args.offsets[r + 1] - first;
-            std::int64_t place = 0;
-            while (place + 1 < entries.columns && args.columns[first + place] != target) ++place;
-            const LogitsRow<float, C> row(entries, 0, condition);
-            const RowGradient of(args.rows, r, number(args.rows, kMean, r), number(args.rows, kTotal, r),
-                                 row.one(place).z[0]);
-            float* out = args.values + first;
-            double total = 0.0;
-            row.each(0, row.size, [&](Logit logit, std::int64_t i) {
-                const Ints is_target =
-                    lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(place);
-                const Floats gradient = is_target ? splat(of.at_target) : of.part(logit.z);
-                const Floats value = condition.to_projected(gradient, logit);
-                const std::int64_t left = row.size - i < kLanes ? row.size - i : kLanes;
-                for (std::int64_t lane = 0; lane < left; ++lane) total += gradient[lane];
-                if (left == kLanes) {
-                    store(out + i, value);
-                } else {
-                    store_first(out + i, value, left);
-                }
-            });
-            args.kept_sum[r] = static_cast<float>(total);
-        }
-    });
 }
 
 }  // namespace mind::MIND_CAPABILITY

@@ -21,11 +21,15 @@ namespace mind {
 
 namespace {
 
-// Vocabulary entries of a span: with few rows, spans are what the threads share out. A multiple of the blocks.
-constexpr std::int64_t kSpan = kBlock * 64;
 // From this many strips a thread on, a thread takes its strips through the whole vocabulary: the sums so far then rule
 // out more candidates, and fewer rows wait for each other's blocks.
 constexpr std::int64_t kStripsPerThread = 4;
+
+std::int64_t spans_of(std::int64_t vocabulary) { return (vocabulary + kSpan - 1) / kSpan; }
+
+float checked_least(double least) {
+    return checked_number("least", least, "a finite float32 number", [](float) { return true; });
+}
 
 void grow(Candidates& found) {
     found.capacity = std::max<std::int64_t>(1024, 2 * found.capacity);
@@ -190,17 +194,35 @@ void softmax_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, doubl
 
 std::tuple<Tensor, Tensor> stream_kept(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,
                                        double temperature, double label_smoothing, double z_loss, double log_threshold,
-                                       int64_t most_per_row, Tensor numbers, Tensor correct, Tensor kept,
-                                       Tensor dropped_mass) {
+                                       OptionalTensor log_cuts, OptionalTensor floors, int64_t most_per_row,
+                                       Tensor numbers, Tensor correct, Tensor kept, Tensor dropped_mass,
+                                       OptionalTensor span_mass) {
     StreamArguments args =
         arguments_of(hidden, weight, bias, target, softcap, temperature, label_smoothing, z_loss, numbers, correct);
     const std::int64_t rows = args.hidden.rows;
     args.log_threshold = checked_log_threshold(log_threshold);
+    STD_TORCH_CHECK(log_cuts.has_value() == floors.has_value(), "log_cuts and floors come together");
+    if (log_cuts) {
+        args.log_cuts = checked<float>("log_cuts", *log_cuts, {rows}, hidden);
+        args.floors = checked<float>("floors", *floors, {rows}, hidden);
+    }
     args.kept = checked<std::int64_t>("kept", kept, {rows}, hidden);
     args.dropped_mass = checked<float>("dropped_mass", dropped_mass, {rows}, hidden);
+    if (span_mass) {
+        args.span_mass = checked<float>("span_mass", *span_mass, {rows, spans_of(args.weight.rows)}, hidden);
+    }
     STD_TORCH_CHECK(most_per_row >= 0, "most_per_row is ", most_per_row, ": expected 0 or more");
-    check_apart({{"numbers", numbers}, {"correct", correct}, {"kept", kept}, {"dropped_mass", dropped_mass}},
-                {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}});
+    check_apart({{"numbers", numbers},
+                 {"correct", correct},
+                 {"kept", kept},
+                 {"dropped_mass", dropped_mass},
+                 {"span_mass", span_mass}},
+                {{"hidden", hidden},
+                 {"weight", weight},
+                 {"bias", bias},
+                 {"target", target},
+                 {"log_cuts", log_cuts},
+                 {"floors", floors}});
     Stream stream(args, most_per_row);
     stream.statistics();
     const bool given_up = stream.given_up();
@@ -234,7 +256,8 @@ void check_kept(const EntryArguments& args) {
 
 void kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, OptionalTensor entropy_scale,
                  double softcap, double temperature, double label_smoothing, double z_loss, int64_t vocabulary,
-                 Tensor numbers, Tensor offsets, Tensor values, Tensor kept_sum) {
+                 Tensor numbers, Tensor offsets, Tensor values, Tensor kept_sum, double least,
+                 OptionalTensor small_sum) {
     const std::int64_t rows = target.numel(), total = projected.numel();
     EntryArguments args{};
     args.rows.logits = {checked<float>("projected", projected, {total}, numbers), Type::kFloat, rows, vocabulary, 0};
@@ -249,13 +272,16 @@ void kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, 
     args.offsets = checked<std::int64_t>("offsets", offsets, {rows + 1}, numbers);
     args.values = checked<float>("values", values, {total}, numbers);
     args.kept_sum = checked<float>("kept_sum", kept_sum, {rows}, numbers);
-    check_apart({{"values", values}, {"kept_sum", kept_sum}}, {{"columns", columns},
-                                                               {"projected", projected},
-                                                               {"target", target},
-                                                               {"scale", scale},
-                                                               {"entropy_scale", entropy_scale},
-                                                               {"numbers", numbers},
-                                                               {"offsets", offsets}});
+    args.least = checked_least(least);
+    if (small_sum) args.small_sum = checked<float>("small_sum", *small_sum, {rows, spans_of(vocabulary)}, numbers);
+    check_apart({{"values", values}, {"kept_sum", kept_sum}, {"small_sum", small_sum}},
+                {{"columns", columns},
+                 {"projected", projected},
+                 {"target", target},
+                 {"scale", scale},
+                 {"entropy_scale", entropy_scale},
+                 {"numbers", numbers},
+                 {"offsets", offsets}});
     check_kept(args);
     torch::stable::parallel_for(0, rows, 1,
                                 [&](std::int64_t begin, std::int64_t end) { kernels().kept_values(args, begin, end); });
@@ -282,7 +308,7 @@ void check_entries(const SortArguments& args, std::int64_t total) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> sort_entries(Tensor order, Tensor rows, Tensor offsets, Tensor columns,
-                                                Tensor values, int64_t vocabulary) {
+                                                Tensor values, int64_t vocabulary, double least) {
     const std::int64_t total = values.numel();
     SortArguments args{};
     args.bags = rows.numel();
@@ -295,14 +321,11 @@ std::tuple<Tensor, Tensor, Tensor> sort_entries(Tensor order, Tensor rows, Tenso
     STD_TORCH_CHECK(vocabulary >= 0 && vocabulary <= INT32_MAX, "vocabulary is ", vocabulary, ": expected 0 to ",
                     INT32_MAX);
     check_entries(args, total);
+    args.least = checked_least(least);
     Tensor starts = torch::stable::new_zeros(offsets, {vocabulary + 1});
-    Tensor indices = torch::stable::new_empty(columns, {total});
-    Tensor sorted = torch::stable::new_empty(values, {total});
     auto* of_column = static_cast<std::int64_t*>(starts.data_ptr());
     std::vector<std::int64_t> next(vocabulary);
     args.next = next.data();
-    args.indices = static_cast<std::int32_t*>(indices.data_ptr());
-    args.sorted = static_cast<float*>(sorted.data_ptr());
     const auto spread = [&](void (*kernel)(const SortArguments&, std::int64_t, std::int64_t)) {
         torch::stable::parallel_for(0, vocabulary, 1024,
                                     [&](std::int64_t begin, std::int64_t end) { kernel(args, begin, end); });
@@ -312,6 +335,10 @@ std::tuple<Tensor, Tensor, Tensor> sort_entries(Tensor order, Tensor rows, Tenso
         of_column[v + 1] = of_column[v] + next[v];
         next[v] = of_column[v];
     }
+    Tensor indices = torch::stable::new_empty(columns, {of_column[vocabulary]});
+    Tensor sorted = torch::stable::new_empty(values, {of_column[vocabulary]});
+    args.indices = static_cast<std::int32_t*>(indices.data_ptr());
+    args.sorted = static_cast<float*>(sorted.data_ptr());
     spread(place_entries);
     return {starts, indices, sorted};
 }
@@ -328,14 +355,16 @@ void define_stream_operators(torch::stable::detail::StableLibrary& library) {
         "bool conditioned, Tensor(a!) softmax, Tensor(b!) logits, Tensor(c!)? listed) -> ()");
     library.def(
         "stream_kept(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, float temperature, "
-        "float label_smoothing, float z_loss, float log_threshold, int most_per_row, Tensor(a!) numbers, "
-        "Tensor(b!) correct, Tensor(c!) kept, Tensor(d!) dropped_mass) -> (Tensor columns, Tensor projected)");
+        "float label_smoothing, float z_loss, float log_threshold, Tensor? log_cuts, Tensor? floors, int most_per_row, "
+        "Tensor(a!) numbers, Tensor(b!) correct, Tensor(c!) kept, Tensor(d!) dropped_mass, Tensor(e!)? span_mass) -> "
+        "(Tensor columns, Tensor projected)");
     library.def(
         "kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, Tensor? entropy_scale, "
         "float softcap, float temperature, float label_smoothing, float z_loss, int vocabulary, Tensor numbers, "
-        "Tensor offsets, Tensor(a!) values, Tensor(b!) kept_sum) -> ()");
+        "Tensor offsets, Tensor(a!) values, Tensor(b!) kept_sum, float least, Tensor(c!)? small_sum) -> ()");
     library.def(
-        "sort_entries(Tensor order, Tensor rows, Tensor offsets, Tensor columns, Tensor values, int vocabulary) -> "
+        "sort_entries(Tensor order, Tensor rows, Tensor offsets, Tensor columns, Tensor values, int vocabulary, float "
+        "least) -> "
         "(Tensor starts, Tensor indices, Tensor sorted)");
 }
 

@@ -17,8 +17,8 @@ Few seeds say little about their variance, so quantiles are Student's t with the
 
 The plain bootstrap over questions and seeds (bootstrap.py) takes the seeds' part for (S - 1) / S of what it is, and
 counts the interaction about three times (A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007):
-over 1,000 simulated experiments of 5 seeds and 200 questions its intervals of 95 % hold the truth in 99 % of them if
-seeds do not differ, and in 89 % if they differ by 11 points; those here in 97 % and 96 % (bench/coverage.py).
+over 1,000 simulated experiments of 5 seeds and 200 questions its intervals of 95 % hold the truth in 98 % of them if
+seeds do not differ, and in 90 % if they differ by 11 points; those here in 97 % and 96 % (bench/coverage.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -24,10 +24,16 @@ class RowSpec:
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     gradient_threshold: float | None = None
+    batch_threshold: float | None = None  # see batch_rows.py
 
     def with_head(self, head: Head) -> RowSpec:
         """The same of another head."""
-        return RowSpec(head, self.label_smoothing, self.z_loss, self.gradient_threshold)
+        return replace(self, head=head)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the gradient leaves anything out."""
+        return self.gradient_threshold is not None or self.batch_threshold is not None
 
     @property
     def log_threshold(self) -> float:

@@ -7,6 +7,8 @@ float32 after the product. With a gradient threshold it defines the sparse gradi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,10 +18,11 @@ from torch.autograd.function import once_differentiable
 from mind_kernels import checks, derivatives
 from mind_kernels.definitions import entropy
 from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.batch_rows import SPAN, WEIGHT_SHARE
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.extra_stats import ExtraStats
 from mind_kernels.row_chunks import accumulation_dtype, has_gradient, reduced, row_weights, weighted
-from mind_kernels.sparse_gradient import sampled_rows
+from mind_kernels.sparse_gradient import sampled_of_batch, sampled_rows
 
 
 def forward(
@@ -55,6 +58,8 @@ def row_terms(
     dropped_mass, kept_entries = logits.new_empty(0), target.new_empty(0)
     if spec.gradient_threshold is not None:
         logits, dropped_mass, kept_entries = _sparsify(projected, logits, spec, target, valid, weights.magnitude())
+    if spec.batch_threshold is not None:
+        logits, dropped_mass, kept_entries = _sparsify_batch(hidden, spec, target, valid, weights)
     index = torch.where(valid, target, 0)
     lse = torch.logsumexp(logits, dim=-1)
     lse = torch.where(lse == math.inf, math.nan, lse)  # as the softmax is
@@ -120,6 +125,77 @@ def _sparsify(
         background = torch.where(total > 0, background / total, 0)
         dropped_mass, kept_entries = torch.where(valid, mass, 0), torch.where(valid, keep.sum(-1), 0)
     return _ReplaceDropped.apply(logits, projected, keep, background), dropped_mass, kept_entries
+
+
+def _sparsify_batch(
+    hidden: Tensor,  # (N, D)
+    spec: RowSpec,
+    target: Tensor,  # (N,)
+    valid: Tensor,  # (N,) bool
+    weights: RowWeights,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_sparsify`, by the batch's threshold: kept is |w| p > t S, and of that in the gradient of the weight what is
+    `WEIGHT_SHARE` times as large."""
+    assert spec.batch_threshold is not None
+    head, magnitude = spec.head, weights.magnitude()
+    # Twice, so that hidden states and bias have one gradient and the weight another.
+    projected, logits = row_logits(hidden, weights, replace(head, weight=head.weight.detach()))
+    bias = None if head.bias is None else head.bias.detach()
+    of_weight = row_logits(hidden.detach(), weights, replace(head, bias=bias))
+    derivatives.no_transforms("gradient_error", [projected], "the sparse gradient", "gradient_error=None")
+    checks.reads_values("gradient_error", projected)
+    with torch.no_grad():
+        index = torch.where(valid, target, 0)[:, None]
+        others = torch.softmax(logits, -1).scatter_(1, index, 0)
+        rows = (valid & (magnitude != 0)).nonzero().squeeze(1)
+        sample = rows[sampled_of_batch(len(rows))]
+        size = (magnitude[sample] * others[sample].sum(-1)).square().mean().sqrt()
+        cut = spec.batch_threshold * torch.where(size.isfinite(), size, 0)
+        keep = magnitude[:, None] * others > cut
+        dropped = torch.where(keep, 0, others)
+        keep.scatter_(1, index, True)
+        slope = head.slope(logits)
+        left, background = magnitude[sample] @ dropped[sample], magnitude[sample] @ (dropped * slope)[sample]
+        background = torch.cat(
+            [torch.where(mass.sum() > 0, part / mass.sum(), 0) for mass, part in _spans(left, background)]
+        )
+        has_gradient = valid & (magnitude != 0)
+        dropped_mass = torch.where(has_gradient, dropped.sum(-1), 0)
+        kept_entries = torch.where(has_gradient, keep.sum(-1), 0)
+        # The gradient of the logits for a weight of 1, without the uniform part.
+        of_lse = 2 * spec.z_loss * torch.logsumexp(logits, -1, keepdim=True)
+        size_of_row = others.sum(-1, keepdim=True)
+        at_target = spec.label_smoothing - size_of_row + of_lse * (1 - size_of_row)
+        unit = (others * (1 + of_lse)).scatter_(1, index, at_target)
+        large = (magnitude[:, None] * unit * slope).abs() > WEIGHT_SHARE * cut / head.temperature
+    sparse = _ReplaceInBatch.apply(logits, projected, *reversed(of_weight), keep, keep & large, background)
+    return sparse, dropped_mass, kept_entries
+
+
+def _spans(*values: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The parts of values (..., V) in each span of the vocabulary."""
+    return zip(*(value.split(SPAN, -1) for value in values), strict=True)
+
+
+class _ReplaceInBatch(torch.autograd.Function):
+    """As `_ReplaceDropped`, span by span, of logits of which the hidden states and the bias have a gradient, and of the
+    same ones of which the weight has."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, projected: Tensor, *rest: Any) -> Tensor:
+        ctx.save_for_backward(*rest[2:])
+        return logits.view_as(logits)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (keep, keep_weight, background) = grad_outputs, ctx.saved_tensors
+        found: list[Tensor | None] = []
+        for kept in (keep, keep_weight):
+            dropped = torch.where(kept, 0, gradient)
+            replaced = [part.sum(-1, keepdim=True) * of_span for part, of_span in _spans(dropped, background)]
+            found += [torch.where(kept, gradient, 0), torch.cat(replaced, -1)]
+        return (*found, None, None, None)
 
 
 class _ReplaceDropped(torch.autograd.Function):

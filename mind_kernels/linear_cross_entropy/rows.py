@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.head import HeadGradients
+from mind_kernels.linear_cross_entropy.batch_rows import BatchPass
 from mind_kernels.linear_cross_entropy.contract import (
     ExactRows,
     OwnProducts,
@@ -44,7 +45,7 @@ def forward(
     extra: str,
 ) -> tuple[Tensor, RowTerms, HeadGradients]:
     """The loss, () or (N,) for reduction "none", the rows' terms, and the gradients that are needed."""
-    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None, extra=extra)
+    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.is_sparse, extra=extra)
     gradients = HeadGradients(hidden, spec.head, needs)
     valid, index = target != ignore_index, target.to(hidden.device).contiguous()
     weight = row_weights(row_weight, valid.to(hidden.device), hidden)
@@ -73,6 +74,9 @@ def run_terms(
         _SparsePass(kernels, hidden, target, weights, spec, terms, gradients, extra).run(rows)
         return
 
+    if spec.batch_threshold is not None and weights is not None:
+        BatchPass(kernels, hidden, target, weights.loss, spec, terms, gradients, extra).run(rows)
+        return
     size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size())
     if weights is None and not extra:
 
@@ -211,7 +215,8 @@ class _SparsePass:
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
         if sample:  # also of rows whose own gradient is exact: other chunks may drop entries
             positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
-            self._sparse.add_background(*found.background(positions, weights.magnitude()[positions]))
+            background, mass = found.background(positions, weights.magnitude()[positions])
+            self._sparse.add_background(background, mass[None])
         if not use_entries:
             for part in chunks(len(rows), self._size):
                 self._add_exact(rows[part], part, found, weights[part])
@@ -220,7 +225,8 @@ class _SparsePass:
         entries = found.entries(of_kernel)
         if weights.lse is not None:
             entries.put_at(target, _at_target(weights, found.values, spec))
-        self._sparse.add(rows, entries, of_kernel.total(found.values.lse, spec), of_kernel.uniform(spec))
+        residual = of_kernel.total(found.values.lse, spec) - entries.kept_sum
+        self._sparse.add(rows, entries, residual[:, None], of_kernel.uniform(spec))
 
     def _add_exact(self, rows: Tensor, part: slice, found: SparseRows, weights: RowWeights) -> None:
         """The exact gradient of `part` of a chunk, which has these rows."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mind_kernels.compiled_head import FEWEST_ROWS
 from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.batch_rows import SPAN, BatchRows
 from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS, CompiledRows, conditions, outputs, values_of
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights, SparseRows
 from mind_kernels.linear_cross_entropy.logits_rows import HostSums
@@ -53,14 +54,27 @@ class StreamedRows(CompiledRows):
     def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> SparseRows:
         if keep_logits or not _are_streamed(hidden):
             return super().sparse_rows(hidden, target, spec)
-        return _SparseRows(self, hidden, target, spec)
+        # Candidates are more than what is kept in the end; past twice the limit, in the mean of the rows, they are
+        # given up.
+        most = 2 * math.ceil(most_kept(spec.head.vocabulary, hidden.device))
+        return _SparseRows(self, hidden, target, spec, None, most)
+
+    def listed_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, log_cuts: Tensor, most: int) -> BatchRows:
+        """See `batch_rows.BatchKernels`."""
+        return _SparseRows(self, hidden, target, spec, log_cuts, most)
 
     def exact_rows(self, rows: int, hidden: Tensor, spec: RowSpec) -> _ExactRows | None:
         """See `contract.OwnProducts`."""
         return _ExactRows(self, rows, hidden, spec) if _are_streamed(hidden[:rows]) else None
 
     def sort_entries(self, rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int) -> ByColumn:
-        return ByColumn(*self.operators.sort_entries(rows.argsort(), rows, offsets, columns, values, vocabulary))
+        return self.sort_large_entries(rows, offsets, columns, values, vocabulary, -1.0)
+
+    def sort_large_entries(
+        self, rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int, least: float
+    ) -> ByColumn:
+        """See `batch_rows.BatchKernels`."""
+        return ByColumn(*self.operators.sort_entries(rows.argsort(), rows, offsets, columns, values, vocabulary, least))
 
 
 class _ExactRows:
@@ -119,23 +133,32 @@ class _ExactChunk:
 
 
 class _SparseRows:
-    """See `contract.SparseRows`."""
+    """See `contract.SparseRows`, and with `log_cuts` `batch_rows.BatchRows`."""
 
-    def __init__(self, kernels: StreamedRows, hidden: Tensor, target: Tensor, spec: RowSpec) -> None:
+    def __init__(
+        self,
+        kernels: StreamedRows,
+        hidden: Tensor,
+        target: Tensor,
+        spec: RowSpec,
+        log_cuts: Tensor | None,  # (n,); None: by the spec's threshold
+        most: int,  # candidates, in the mean of the rows
+    ) -> None:
         self._kernels, self._hidden, self._target, self._spec = kernels, hidden, target, spec
         self._numbers, correct = outputs(hidden)
         self.kept, self.dropped_mass = torch.empty_like(target), torch.empty_like(self._numbers[0])
-        # Candidates are more than what is kept in the end; past twice the limit, in the mean of the rows, they are
-        # given up.
-        most = 2 * min(math.ceil(most_kept(spec.head.vocabulary, hidden.device)), spec.head.vocabulary)
+        self.span_mass = self._numbers.new_empty(len(target), -(-spec.head.vocabulary // SPAN))
         self._columns, self._projected = kernels.operators.stream_kept(
             *_inputs(hidden, target, spec),
-            spec.log_threshold,
+            0.0 if log_cuts is not None else spec.log_threshold,
+            log_cuts,
+            None if log_cuts is None else _target_logits(hidden, target, spec.head),
             most,
             self._numbers,
             correct,
             self.kept,
             self.dropped_mass,
+            self.span_mass,
         )
         self.values = values_of(self._numbers, correct)
         self._sums = HostSums(self.kept, self.dropped_mass, self._numbers[ROW_NUMBERS.index("others")])
@@ -144,8 +167,12 @@ class _SparseRows:
         return self._sums.means()
 
     def entries(self, weights: RowWeights) -> Entries:
+        return self.small_entries(weights, -1.0)[0]
+
+    def small_entries(self, weights: RowWeights, least: float) -> tuple[Entries, Tensor]:
         spec = self._spec
         values, kept_sum = torch.empty_like(self._projected), torch.empty_like(self.values.lse)
+        small_sum = torch.empty_like(self.span_mass)
         self._kernels.operators.kept_values(
             self._columns,
             self._projected,
@@ -160,8 +187,10 @@ class _SparseRows:
             offsets_of(self.kept),
             values,
             kept_sum,
+            least,
+            small_sum,
         )
-        return Entries(self.kept, self._columns, values, kept_sum)
+        return Entries(self.kept, self._columns, values, kept_sum), small_sum
 
     def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("the logits of these rows were not to be kept")
@@ -173,6 +202,14 @@ class _SparseRows:
         logits = self._spec.head.project(self._hidden[part])
         self._kernels.row_kernel_(logits, self._target[part], weights, self._spec)
         return logits
+
+
+def _target_logits(hidden: Tensor, target: Tensor, head: Head) -> Tensor:
+    """The logit of each row's target (n,), which is no more than its log-sum-exp."""
+    logits = torch.linalg.vecdot(hidden.float(), head.weight[target].float())
+    if head.bias is not None:
+        logits += head.bias[target]
+    return head.to_logits_(logits)
 
 
 def _inputs(hidden: Tensor, target: Tensor, spec: RowSpec) -> tuple[Any, ...]:

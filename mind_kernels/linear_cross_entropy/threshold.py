@@ -1,4 +1,4 @@
-"""Which threshold of the sparse gradient to take: measured by bench/sparse_error.py."""
+"""Which threshold of a sparse gradient to take: measured by bench/sparse_error.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from mind_kernels import checks
 # The error of dH grows as the threshold to this power, and at 2^-16 is at most this: a quarter above what was measured
 # on the hardest real rows.
 _POWER, _THRESHOLD, _ERROR = 0.6, 2.0**-16, 1.3e-3
+# The same of a threshold for the whole batch.
+_BATCH_POWER, _BATCH_THRESHOLD, _BATCH_ERROR = 0.75, 2.0**-22, 4e-5
 
 
 def threshold_for_error(error: float) -> float:
@@ -33,7 +35,17 @@ def threshold_for_error(error: float) -> float:
         bench/sparse_error.py measures the relation and fails where it does not hold;
         mind_kernels/linear_cross_entropy/README.md has its table.
     """
-    checks.number("error", error)
-    if error is None or not 0.0 < error < 1.0:
-        raise ValueError(f"error is {error}: expected a number in (0, 1)")
+    _check("error", error)
     return max(_THRESHOLD * (error / _ERROR) ** (1 / _POWER), sys.float_info.min)
+
+
+def batch_threshold_for_error(error: float) -> float:
+    """The `RowSpec.batch_threshold` for `gradient_error`, in (0, 1)."""
+    _check("gradient_error", error)
+    return max(min(_BATCH_THRESHOLD * (error / _BATCH_ERROR) ** (1 / _BATCH_POWER), 0.5), sys.float_info.min)
+
+
+def _check(name: str, error: float) -> None:
+    checks.number(name, error)
+    if error is None or not 0.0 < error < 1.0:
+        raise ValueError(f"{name} is {error}: expected a number in (0, 1)")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mind_kernels import extension
+from mind_kernels.linear_cross_entropy.batch_rows import SPAN
 from mind_kernels.linear_pairwise_jsd import reference
 from tests.fuzz import calls
 from tests.fuzz.arguments import DTYPES, Arena, arenas
@@ -187,15 +188,24 @@ def stream_kept(draw: Callable) -> None:
     rows = StreamedRows(draw, arena)
     threshold = math.log(draw(st.sampled_from((2.0**-4, 2.0**-12, 0.5))))
     kept, mass = arena.empty((rows.n,), torch.int64), arena.empty((rows.n,), torch.float32)
+    cuts, floors = None, None
+    if draw(st.booleans()):  # the same ones, from the log-sum-exp of all entries
+        cuts = arena.put((threshold + rows.others.log()).float())
+        floors = arena.put(torch.full((rows.n,), -math.inf))
+    spans = -(-rows.z.shape[1] // SPAN)
+    span_mass = arena.empty((rows.n, spans), torch.float32) if draw(st.booleans()) else None
     arguments = {
         **rows.inputs(),
         **rows.options(),
         "log_threshold": threshold,
+        "log_cuts": cuts,
+        "floors": floors,
         "most_per_row": draw(st.sampled_from((2**62, 2**62, 5))),
         "numbers": rows.numbers,
         "correct": rows.correct,
         "kept": kept,
         "dropped_mass": mass,
+        "span_mass": span_mass,
     }
     made = Call.of(calls.operators()["stream_kept"], list(arguments.values()))
     made.arena = arena
@@ -207,8 +217,11 @@ def stream_kept(draw: Callable) -> None:
         assert bool((kept == rows.z.shape[1]).all()) and arguments["most_per_row"] == 5
         return
     rows.check_counts(kept, mass, threshold)
+    if span_mass is not None:
+        close("span_mass", span_mass.sum(1), mass.double(), torch.full_like(mass, 1e-6).double())
     scale, entropy_scale = rows.weights(draw)
     values, kept_sum = arena.empty((len(columns),), torch.float32), arena.empty((rows.n,), torch.float32)
+    small_sum = arena.empty((rows.n, spans), torch.float32)
     given = {
         "columns": arena.put(columns),
         "projected": arena.put(projected),
@@ -221,9 +234,13 @@ def stream_kept(draw: Callable) -> None:
         "offsets": arena.put(torch.cat([kept.new_zeros(1), kept.cumsum(0)])),
         "values": values,
         "kept_sum": kept_sum,
+        "least": 3e38,
+        "small_sum": small_sum,
     }
     if call(draw, arena, "kept_values", given):
         rows.check_entries(scale, entropy_scale, kept, columns, values, kept_sum)
+        size = kept_sum.double().abs() + kept * scale.double().abs() + 1
+        close("small_sum", small_sum.sum(1), kept_sum.double(), 1e-5 * size)
 
 
 @st.composite

@@ -270,7 +270,8 @@ def stream_kept():
     del arguments["logits"], arguments["temperatures"]
     results = {name: arguments.pop(name) for name in ("numbers", "correct")}
     lists = {"kept": torch.zeros(17, dtype=torch.int64), "dropped_mass": torch.zeros(17)}
-    return arguments | {"log_threshold": -5.0, "most_per_row": 101} | results | lists
+    cuts = {"log_threshold": -5.0, "log_cuts": None, "floors": None, "most_per_row": 101}
+    return arguments | cuts | results | lists | {"span_mass": torch.zeros(17, 1)}
 
 
 def kept_values():
@@ -289,6 +290,8 @@ def kept_values():
         "offsets": sparse_gradient.offsets_of(arguments["kept"]),
         "values": torch.zeros_like(projected),
         "kept_sum": torch.zeros(17),
+        "least": 0.1,
+        "small_sum": torch.zeros(17, 1),
     }
 
 
@@ -300,6 +303,7 @@ def sort_entries():
         "columns": torch.tensor([0, 2, 5, 1, 2, 3, 5], dtype=torch.int32),
         "values": torch.arange(7.0),
         "vocabulary": 6,
+        "least": -1.0,
     }
 
 
@@ -409,5 +413,13 @@ def test_entries_by_column(implementation, shape):
             assert torch.equal(found.rows, expected_rows.int())
             assert torch.equal(found.offsets.diff(), torch.bincount(expected_columns, minlength=vocabulary))
             assert torch.equal(found.values, by_row.T[expected_columns, expected_rows]) and found.offsets[0] == 0
+            signs = torch.where(torch.arange(len(columns)) % 2 == 0, 1.0, -1.0)  # the size counts
+            large = kernels(implementation).sort_large_entries(
+                numbers, offsets, columns.int(), dense[bags, columns] * signs, vocabulary, least=0.5
+            )
+            keep = found.values > 0.5
+            assert torch.equal(large.rows, found.rows[keep]) and torch.equal(large.values.abs(), found.values[keep])
+            counts = torch.bincount(expected_columns[keep], minlength=vocabulary)
+            assert torch.equal(large.offsets.diff(), counts) and large.offsets[-1] == len(large.rows)
     finally:
         torch.set_num_threads(before)

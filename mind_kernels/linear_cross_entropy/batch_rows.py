@@ -1,0 +1,166 @@
+"""The sparse gradient of a batch as a whole: left out is what is small beside the gradient of all rows.
+
+`gradient_threshold` promises each row an error that is small beside the row's own gradient, and so keeps as many
+entries of a row that is nearly right as of one that is not. Here an entry is kept if |w_r| p_rv > t S, where S is the
+root of the mean square of |w_r| (1 - p_ry) over a sample of the rows: half as many entries have the same error of the
+whole gradient, and rows whose gradient is a thousandth of the others' lose most of it. Two more things make it cheap:
+
+- What a row leaves out is replaced span by span of the vocabulary (`SPAN`), not over all of it at once: each span by
+  its own background distribution times the row's exact sum there, which the pass over the logits knows. A tokenizer
+  numbers its tokens about by frequency, and one distribution for all of them errs mostly along one direction, from rare
+  to frequent. Spans take a third off the error of dH.
+- The gradient of the weight, whose error is a fourth, keeps only entries `WEIGHT_SHARE` times as large.
+
+All else is as in sparse_gradient.py. First come the logits of about a hundred sampled rows, from which S and the
+background follow; then all rows, a chunk at a time, from hidden states to lists of kept entries. Peak memory beside the
+gradients: the logits of the sampled rows, and the lists, about `_MOST_ENTRIES` of them at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mind_kernels.head import HeadGradients
+from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowTerms, RowWeights, SparseRows
+from mind_kernels.row_chunks import chunks, rows_per_block, rows_per_chunk
+from mind_kernels.sparse_gradient import (
+    ByColumn,
+    Entries,
+    SparseGradient,
+    most_of_batch,
+    sampled_of_batch,
+    worth_it_in_batch,
+)
+
+# Past as many collected entries their gradients are taken: 28 bytes each while they are sorted.
+_MOST_ENTRIES = 1 << 24
+
+SPAN = 6144
+"""Vocabulary entries whose dropped part is replaced by itself: kSpan of csrc/cpu/kernels.h."""
+
+WEIGHT_SHARE = 4
+"""How much larger an entry is that the gradient of the weight keeps: it then errs as that of the hidden states does."""
+
+
+class BatchRows(SparseRows, Protocol):
+    """A chunk of n rows; of `SparseRows` it has no `background` and no `logits`."""
+
+    span_mass: Tensor
+    """(n, spans), the part of dropped_mass in each `SPAN` entries of the vocabulary."""
+
+    def small_entries(self, weights: RowWeights, least: float) -> tuple[Entries, Tensor]:
+        """`entries`; and (n, spans): the sum of d(loss) / dz over those whose value is no larger than `least`."""
+        ...
+
+
+@runtime_checkable
+class BatchKernels(Protocol):
+    """What a backend needs for it beside `RowKernels`."""
+
+    def listed_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, log_cuts: Tensor, most: int) -> BatchRows:
+        """Of hidden (n, D) and target (n,): kept are the target's entries, and those with log p > log_cuts (n,).
+
+        Past `most` candidates, in the mean of the rows, none are collected: `means` then says V. There are no
+        `background` and no `logits`.
+        """
+        ...
+
+    def sort_large_entries(
+        self, rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int, least: float
+    ) -> ByColumn:
+        """`sort_entries` of those alone that are larger than `least`, whatever their sign."""
+        ...
+
+
+class BatchPass:
+    """Takes the gradient of all rows of a batch."""
+
+    def __init__(
+        self,
+        kernels: RowKernels,
+        hidden: Tensor,  # (N, D)
+        target: Tensor,  # (N,)
+        weight: Tensor,  # (N,)
+        spec: RowSpec,
+        terms: RowTerms,
+        gradients: HeadGradients,
+        extra: str,
+    ) -> None:
+        assert isinstance(kernels, BatchKernels) and spec.batch_threshold is not None
+        self._kernels, self._hidden, self._target, self._weight = kernels, hidden, target, weight
+        self._spec, self._terms, self._gradients, self._extra = spec, terms, gradients, extra
+        self._threshold, self._least = spec.batch_threshold, 0.0
+        self._sparse = SparseGradient(spec.head, hidden, SPAN)
+        self._size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
+
+    def run(self, rows: Tensor | int) -> None:
+        rows = torch.arange(rows) if isinstance(rows, int) else rows
+        if len(rows) == 0:
+            return
+        log_cuts = self._log_cuts(rows)
+        collected = 0
+        for chunk in chunks(torch.arange(len(rows)), self._kernels.STREAMED_CHUNKS * self._size):
+            collected += self._take(rows[chunk], log_cuts[chunk])
+            if collected > _MOST_ENTRIES:
+                self._finish()
+                collected = 0
+        self._finish()
+
+    def _finish(self) -> None:
+        sort = partial(self._kernels.sort_large_entries, least=self._least)
+        self._sparse.finish(self._hidden, self._gradients, self._kernels.gather_rows, sort)
+
+    def _log_cuts(self, rows: Tensor) -> Tensor:
+        """log of the probability above which an entry of the rows (n,) is kept, (n,); reads the background too."""
+        spec, sample = self._spec, rows[sampled_of_batch(len(rows))]
+        projected = spec.head.project_wide(self._hidden[sample])
+        target, size = self._target[sample], self._weight[sample].abs()
+        values = self._kernels.row_kernel_(projected, target, None, spec)
+        mean = (size * -torch.expm1(-values.nll)).double().square().mean().sqrt()
+        mean = torch.where(mean.isfinite(), mean, 0)  # beside what is no number nothing is small
+        self._least = WEIGHT_SHARE * self._threshold * float(mean) / spec.head.temperature
+        log_cut = math.log(self._threshold) + mean.log()
+        log_cuts = (log_cut - self._weight[rows].abs().double().log()).float()
+        log_p = (log_cut - size.double().log()).float()
+        for block in chunks(len(sample), rows_per_block(spec.head.vocabulary, projected.device)):
+            z = spec.head.to_logits(projected[block])
+            lse = values.lse[block, None]
+            dropped = torch.where(z > lse + log_p[block, None], 0, (z - lse).exp_())
+            dropped.scatter_(1, target[block, None], 0)
+            mass = torch.cat([size[None, block] @ part.sum(1) for part in dropped.split(SPAN, 1)])
+            self._sparse.add_background(size[block] @ dropped.mul_(spec.head.slope(z)), mass)
+        return log_cuts
+
+    def _take(self, rows: Tensor, log_cuts: Tensor) -> int:
+        """The statistics and the gradient of rows (n,); how many entries were collected."""
+        spec, vocabulary, hidden, target = (
+            self._spec,
+            self._spec.head.vocabulary,
+            self._hidden[rows],
+            self._target[rows],
+        )
+        most = most_of_batch(vocabulary)
+        found = self._kernels.listed_rows(hidden, target, spec, log_cuts, math.ceil(2 * most))
+        weights = RowWeights(self._weight[rows])
+        self._terms.write(rows, found.values)
+        if self._extra:
+            for part in chunks(len(rows), self._size):
+                self._terms.extra.read(rows[part], spec.head.project(hidden[part]), spec.head, self._extra)
+        kept, _ = found.means()
+        others = -torch.expm1(-found.values.nll)
+        if not worth_it_in_batch(kept, weights.loss.abs(), found.dropped_mass, others, vocabulary):
+            self._terms.kept_entries[rows] = vocabulary
+            for part in chunks(len(rows), self._size):
+                self._gradients.add(rows[part], hidden[part], found.dense(part, weights[part]))
+            return 0
+        self._terms.kept_entries[rows], self._terms.dropped_mass[rows] = found.kept, found.dropped_mass
+        entries, small_sum = found.small_entries(weights, self._least)
+        per_mass = weights.loss * (1 + 2 * spec.z_loss * found.values.lse)
+        residual = per_mass[:, None] * found.span_mass
+        self._sparse.add(rows, entries, residual, weights.uniform(spec), residual + small_sum)
+        return len(entries.columns)

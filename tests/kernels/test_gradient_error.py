@@ -1,0 +1,246 @@
+"""gradient_error: the sparse gradient of a batch against its definition, what it promises, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from cases import opcheck, usable
+from safetensors.torch import load_file
+
+from mind_kernels import linear_cross_entropy, sparse_gradient
+from mind_kernels.linear_cross_entropy import batch_rows
+from mind_kernels.linear_cross_entropy.threshold import batch_threshold_for_error
+from mind_kernels.testing import assert_within_budget, make_inputs
+
+pytestmark = pytest.mark.skipif("cpp" not in usable("linear_cross_entropy"), reason="no compiled library")
+ERROR = 0.2
+OPTIONS = [
+    {},
+    {"reduction": "sum", "weighted": True, "biased": True, "temperature": 0.7},
+    {"reduction": "sum", "weighted": True, "label_smoothing": 0.1, "z_loss": 1e-2, "temperature": 1.3, "biased": True},
+    {"z_loss": 1e-2, "softcap": 9.0, "biased": True},
+]
+
+
+@pytest.fixture
+def always_sparse(monkeypatch):
+    """The small vocabularies of these tests are denser than any limit."""
+    monkeypatch.setattr(sparse_gradient, "_BATCH_DENSITY_LIMIT", 1.0)
+    monkeypatch.setattr(sparse_gradient, "_MASS_LIMIT", 1.0)
+
+
+@pytest.fixture
+def few_sampled(monkeypatch):
+    monkeypatch.setattr(sparse_gradient, "BATCH_SAMPLE_ROWS", 7)
+
+
+def signed(inputs):
+    """Weights of either sign and many sizes, and a few zeros."""
+    weight = inputs["row_weight"] * torch.logspace(-2, 1, len(inputs["row_weight"]))
+    weight[::3] *= -1
+    weight[1::7] = 0
+    return weight
+
+
+def run(inputs, dtype, backend, *, weighted=False, biased=False, error=ERROR, **options):
+    """Loss, what was kept and gradients as a dict of tensors."""
+    hidden, weight = (inputs[name].detach().to(dtype).requires_grad_() for name in ("hidden", "weight"))
+    bias = torch.linspace(-1, 1, weight.shape[0]).to(dtype).requires_grad_() if biased else None
+    loss, stats = linear_cross_entropy(
+        hidden,
+        weight,
+        inputs["target"],
+        bias=bias,
+        row_weight=signed(inputs) if weighted else None,
+        return_stats=True,
+        backend=backend,
+        gradient_error=error,
+        **options,
+    )
+    loss.backward(torch.full_like(loss, 1.7))
+    out = {"loss": loss.detach(), "lse": stats.lse, "d_hidden": hidden.grad, "d_weight": weight.grad}
+    if error is not None:
+        out |= {"dropped_mass": stats.dropped_mass, "kept": stats.kept_entries}
+    return out | ({"d_bias": bias.grad} if biased else {})
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("shape", [(3, 8, 7), (37, 24, 1009), (60, 16, 2 * batch_rows.SPAN + 100)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_matches_its_definition(always_sparse, few_sampled, dtype, shape, options):
+    inputs = make_inputs(*shape, dtype=dtype, ignored=0.0 if shape[0] == 3 else 0.2)
+    options = options | {"error": 0.01 if shape[2] > batch_rows.SPAN else ERROR}
+    truth = run(inputs, torch.float64, "reference", **options)
+    peer, found = (run(inputs, dtype, backend, **options) for backend in ("reference", "cpp"))
+    for side in (found, peer, truth):  # a rounding error of it is one of the whole mass
+        side["dropped_mass"] = 1 - side["dropped_mass"]
+    # The sum of each span is rounded by itself.
+    assert_within_budget(found, peer, truth, dtype, conditioning=2.0 if shape[2] > batch_rows.SPAN else 1.0)
+    if shape[0] > 3:
+        kept = truth["kept"][truth["kept"] > 0]
+        assert 1 < float(kept.double().mean()) < shape[2] / 2
+
+
+def by_formula(inputs, threshold, weighted):
+    """dH and dW in float64, row by row and span by span, as README.md writes them."""
+    hidden, weight, target = inputs["hidden"].double(), inputs["weight"].double(), inputs["target"]
+    scale = (signed(inputs) if weighted else torch.ones(len(hidden))).double()
+    rows = [r for r in range(len(hidden)) if target[r] >= 0 and scale[r] != 0]
+    p = torch.softmax(hidden @ weight.T, 1)
+    sample = rows[:: -(-len(rows) // sparse_gradient.BATCH_SAMPLE_ROWS)]
+    sizes = [abs(scale[r]) * (1 - p[r, target[r]]) for r in sample]
+    cut = threshold * (sum(size**2 for size in sizes) / len(sizes)) ** 0.5
+    dz = {r: scale[r] * p[r] for r in rows}
+    for r in rows:
+        dz[r][target[r]] -= scale[r]
+    kept = {r: (abs(scale[r]) * p[r] > cut) | (torch.arange(len(weight)) == target[r]) for r in rows}
+    q = sum(torch.where(kept[r], 0, abs(scale[r]) * p[r]) for r in sample)
+    found = []
+    for least in (0.0, 4 * cut):
+        sparse = torch.zeros_like(p)
+        for r in rows:
+            of_row = kept[r] & (dz[r].abs() > least)
+            for start in range(0, len(weight), batch_rows.SPAN):
+                span = slice(start, start + batch_rows.SPAN)
+                left_out = torch.where(of_row[span], 0, dz[r][span]).sum()
+                sparse[r, span] = torch.where(of_row[span], dz[r][span], 0) + left_out * q[span] / q[span].sum()
+        found.append(sparse)
+    return found[0] @ weight, found[1].T @ hidden
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_is_the_formula(always_sparse, few_sampled, backend, weighted):
+    inputs = make_inputs(40, 16, 2 * batch_rows.SPAN + 100, ignored=0.1)
+    d_hidden, d_weight = by_formula(inputs, batch_threshold_for_error(0.01), weighted)
+    dtype = torch.float64 if backend == "reference" else torch.float32
+    found = run(inputs, dtype, backend, weighted=weighted, reduction="sum", error=0.01)
+    tolerance = {"rtol": 1e-9, "atol": 1e-12} if backend == "reference" else {"rtol": 1e-3, "atol": 2e-5}
+    torch.testing.assert_close(found["d_hidden"].double() / 1.7, d_hidden, **tolerance)
+    torch.testing.assert_close(found["d_weight"].double() / 1.7, d_weight, **tolerance)
+
+
+def test_lists_that_are_taken_in_parts_have_the_same_gradient(always_sparse, monkeypatch):
+    inputs = make_inputs(90, 16, 1009)
+    whole = run(inputs, torch.float32, "cpp", weighted=True, reduction="sum", biased=True)
+    monkeypatch.setattr(batch_rows, "_MOST_ENTRIES", 1)
+    monkeypatch.setattr(batch_rows, "rows_per_chunk", lambda *_, **__: 2)
+    parts = run(inputs, torch.float32, "cpp", weighted=True, reduction="sum", biased=True)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5)
+
+
+def real_rows():
+    rows = load_file(Path(__file__).parent / "data" / "smollm2_rows.safetensors")
+    return {"hidden": rows["hidden"].float(), "weight": rows["weight"].float(), "target": rows["target"]}
+
+
+@pytest.mark.parametrize("error", [1e-3, 1e-4, 2e-5])
+def test_error_on_real_rows_is_below_the_accepted_one(monkeypatch, error):
+    monkeypatch.setattr(sparse_gradient, "_BATCH_DENSITY_LIMIT", 1 / 2)  # few entries of few rows: no fallback
+    inputs = real_rows()
+    truth = run(inputs, torch.float64, "reference", error=None)
+    found = run(inputs, torch.float32, "cpp", error=error)
+    assert (found["kept"] < len(inputs["weight"])).all()
+    wrong = [float((found[n].double() - truth[n]).norm() / truth[n].norm()) for n in ("d_hidden", "d_weight")]
+    assert error / 20 < max(wrong) < error, wrong
+
+
+def test_a_flat_softmax_takes_the_exact_gradient():
+    """More would be kept, or left out, than a list is good for."""
+    inputs = make_inputs(32, 16, 512, ignored=0.0)
+    exact = run(inputs, torch.float32, "cpp", error=None)
+    for scale, error in ((1.0, 1e-5), (0.0, 0.5)):
+        inputs["hidden"] *= scale
+        exact = run(inputs, torch.float32, "cpp", error=None)
+        found = run(inputs, torch.float32, "cpp", error=error)
+        assert (found["kept"] == 512).all() and found["dropped_mass"].count_nonzero() == 0
+        for name in ("d_hidden", "d_weight"):
+            torch.testing.assert_close(found[name], exact[name], rtol=1e-4, atol=1e-6)
+
+
+def test_nan_reaches_its_own_row_alone():
+    inputs = make_inputs(20, 8, 131, ignored=0)
+    exact = run(inputs, torch.float32, "cpp", error=None)
+    inputs["hidden"][3] = float("nan")
+    found = run(inputs, torch.float32, "cpp")
+    others = torch.arange(20) != 3
+    assert found["loss"].isnan() and found["d_hidden"][3].isnan().all() and found["d_weight"].isnan().all()
+    torch.testing.assert_close(found["d_hidden"][others], exact["d_hidden"][others], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_same_threads_give_the_same_bits(always_sparse, threads):
+    inputs, before = make_inputs(200, 24, 1009), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        first, second = (run(inputs, torch.float32, "cpp", weighted=True, reduction="sum") for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=0)
+
+
+def test_statistics_and_frozen_inputs(always_sparse):
+    inputs = make_inputs(30, 8, 131, ignored=0.2)
+    extra = ("predicted", "mean_logit")
+    arguments = (inputs["hidden"], inputs["weight"], inputs["target"])
+    loss, plain = linear_cross_entropy(*arguments, return_stats=True, extra_stats=extra)
+    for needs in (False, True):
+        hidden = inputs["hidden"].clone().requires_grad_(needs)
+        options = {"return_stats": True, "extra_stats": extra, "gradient_error": ERROR}
+        segment = torch.arange(30) // 10
+        found, stats = linear_cross_entropy(hidden, *arguments[1:], segment=segment, num_segments=3, **options)
+        torch.testing.assert_close(found.detach(), loss)
+        for name in ("nll", "lse", "entropy", "correct", *extra):
+            torch.testing.assert_close(getattr(stats, name), getattr(plain, name))
+        assert stats.segment_nll is not None and stats.segment_nll.shape == (3,)
+        has_gradient = (inputs["target"] >= 0) & needs
+        assert stats.kept_entries is not None
+        assert ((stats.kept_entries > 0) == has_gradient).all()
+    found.backward()
+    assert hidden.grad is not None and inputs["weight"].grad is None
+
+
+def test_all_rows_ignored():
+    inputs = make_inputs(5, 8, 31)
+    inputs["target"][:] = -100
+    assert run(inputs, torch.float32, "cpp", reduction="sum")["d_weight"].count_nonzero() == 0
+
+
+def test_operator_is_registered_as_torch_asks(always_sparse):
+    from mind_kernels.head import Head
+    from mind_kernels.linear_cross_entropy.contract import RowArguments, RowSpec
+    from mind_kernels.linear_cross_entropy.op import operator
+
+    inputs = make_inputs(7, 8, 31)
+    spec = RowSpec(Head(inputs["weight"].requires_grad_()), batch_threshold=0.05)
+    hidden = inputs["hidden"].requires_grad_()
+    opcheck(operator, RowArguments(hidden, spec, inputs["target"], None, None, 0, -100, "mean", "", "cpp"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"gradient_error": 0.0}, ValueError, r"gradient_error is 0.0: expected a number in \(0, 1\)"),
+        ({"gradient_error": float("nan")}, ValueError, r"gradient_error is nan: expected a number in \(0, 1\)"),
+        ({"gradient_error": "1e-5"}, TypeError, "gradient_error"),
+        ({"gradient_threshold": 0.1}, ValueError, "gradient_error is 0.2 and gradient_threshold 0.1: expected one"),
+        ({"reduction": "none"}, ValueError, "reduction is 'none': expected 'mean' or 'sum' with gradient_error"),
+        ({"backend": "torch"}, ValueError, "backend is 'torch': expected 'cpp' or 'reference' with gradient_error"),
+        (
+            {"label_smoothing": 0.1, "softcap": 5.0},
+            ValueError,
+            "label_smoothing is 0.1: expected 0 with gradient_error",
+        ),
+    ],
+    ids=str,
+)
+def test_refusals_name_the_argument(options, error, message):
+    inputs = make_inputs(4, 8, 31)
+    with pytest.raises(error, match=message):
+        linear_cross_entropy(
+            inputs["hidden"], inputs["weight"], inputs["target"], **({"gradient_error": ERROR} | options)
+        )
