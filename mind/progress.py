@@ -19,6 +19,11 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{rem
 _UNKNOWN_COLUMNS = 80
 
 
+def interval(seconds: float) -> str:
+    """A time as the bars show it: 01:30, or 1:00:05."""
+    return tqdm.format_interval(seconds)
+
+
 class Progress:
     """Use it in a `with`, or call `close`. It writes to standard error."""
 
@@ -90,10 +95,10 @@ class Progress:
     def _tell(self) -> None:
         self._last, self._told, self._wait_s = time.monotonic(), self._done, LINE_EVERY_S
         spent = self._last - self._started
-        parts = [f"{self._what}: {self._done:,} of {self._total:,} {self._unit}s in {tqdm.format_interval(spent)}"]
+        parts = [f"{self._what}: {self._done:,} of {self._total:,} {self._unit}s in {interval(spent)}"]
         if self._first < self._done < self._total:
             left = spent * (self._total - self._done) / (self._done - self._first)
-            parts.append(f"about {tqdm.format_interval(left)} left")
+            parts.append(f"about {interval(left)} left")
         tell(", ".join(filter(None, [*parts, self._words])))
 
 

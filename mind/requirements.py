@@ -16,6 +16,7 @@ PACKAGES = {
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "openai": "openai",
+    "psutil": "psutil",
     "rich": "rich",
     "safetensors": "safetensors",
     "tensorboard": "tensorboard",

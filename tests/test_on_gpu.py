@@ -19,7 +19,16 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "bench" / "on_gpu.sh"
 KERNELS = ROOT / "tests" / "kernels"
 # Files that name devices and have nothing to run on a GPU: commands, the launches' settings, the emulator, CPU kernels.
-ELSEWHERE = {"benchmark", "check_command", "cpp_groups", "cuda_kernels", "info_command", "streamed_rows", "tuning"}
+ELSEWHERE = {
+    "benchmark",
+    "check_command",
+    "cpp_groups",
+    "cuda_kernels",
+    "exact_divergences",
+    "info_command",
+    "streamed_rows",
+    "tuning",
+}
 # Stands for Python: notes how it is called, and fails where it is told to.
 STUB = """#!/bin/sh
 echo "$*" >>"$CALLS"

@@ -242,8 +242,6 @@ std::tuple<Tensor, Tensor> stream_kept(Tensor hidden, Tensor weight, OptionalTen
 // The entries of each row are in the vocabulary, and its target is among them.
 void check_kept(const EntryArguments& args) {
     const std::int64_t rows = args.rows.logits.rows, vocabulary = args.rows.logits.columns;
-    STD_TORCH_CHECK(vocabulary >= 1 && vocabulary <= INT32_MAX, "vocabulary is ", vocabulary, ": expected 1 to ",
-                    INT32_MAX);
     check_indices("target", args.rows.target, 0, rows, vocabulary);
     check_offsets(args.offsets, rows, args.total, 1);
     check_indices("columns", args.columns, args.offsets[0], args.offsets[rows], vocabulary);
@@ -258,6 +256,8 @@ void kept_values(Tensor columns, Tensor projected, Tensor target, Tensor scale, 
                  double softcap, double temperature, double label_smoothing, double z_loss, int64_t vocabulary,
                  Tensor numbers, Tensor offsets, Tensor values, Tensor kept_sum, double least,
                  OptionalTensor small_sum) {
+    STD_TORCH_CHECK(vocabulary >= 1 && vocabulary <= INT32_MAX, "vocabulary is ", vocabulary, ": expected 1 to ",
+                    INT32_MAX);
     const std::int64_t rows = target.numel(), total = projected.numel();
     EntryArguments args{};
     args.rows.logits = {checked<float>("projected", projected, {total}, numbers), Type::kFloat, rows, vocabulary, 0};

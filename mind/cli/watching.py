@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from mind.cli.terminal import plain
 from mind.display import readable
 from mind.experiment.summary import doing
-from mind.progress import tell
+from mind.progress import interval, tell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,4 +75,4 @@ def _ended(ending: Ending) -> str:
 
 
 def _time(since: float) -> str:
-    return tqdm.format_interval(time.monotonic() - since)
+    return interval(time.monotonic() - since)

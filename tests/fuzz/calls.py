@@ -144,6 +144,7 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
     options = {"softcap": choose((None, None, 30.0)), "temperature": choose((1.0, 0.7))}
     threshold = choose((None, 2.0**-4, 2.0**-8))
     smoothing, z_loss = choose((0.0, 0.1)), choose((0.0, 1e-3))
+    batch_error = choose((None, 1e-2)) if threshold is None and not (smoothing and options["softcap"]) else None
 
     def cross_entropy(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return mind_kernels.linear_cross_entropy(
@@ -155,6 +156,7 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
             label_smoothing=smoothing,
             z_loss=z_loss,
             gradient_threshold=threshold,
+            gradient_error=batch_error if backend == "cpp" else None,
             bias=b,
             backend=backend,
             **options,
@@ -221,6 +223,8 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
         "linear_divergence": divergence,
     }
     function = choose(list(losses))
-    exact = threshold is None or function not in ("linear_cross_entropy", "linear_log_prob")
+    sparse = {"linear_cross_entropy": threshold or batch_error, "linear_log_prob": threshold}
     given = bias if choose((False, True)) else None
-    return PublicCall(losses[function], function, hidden, weight, given, exact, choose((True, True, False)))
+    return PublicCall(
+        losses[function], function, hidden, weight, given, not sparse.get(function), choose((True, True, False))
+    )

@@ -105,7 +105,7 @@ def older(folder):
         section, _, field = name.rpartition(".")
         del (config[section] if section else config)[field]
     (folder / "config.json").write_text(json.dumps(config))
-    places = {"student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder"}
+    places = {"student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder", "evaluation.before"}
     rows = [
         [f"{section}.{field}", value]
         for section, fields in config.items()

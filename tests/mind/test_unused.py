@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 from mind.config import DataConfig, MetaNetConfig, MindConfig, ObjectiveConfig, StudentConfig, TrainConfig
 from mind.records import Question
@@ -58,7 +59,7 @@ def test_options_without_an_effect_are_told():
 
 
 def overlaps(train, heldout, **evaluation) -> list[str]:
-    messages = said(warn_of_overlap, RunData(train, heldout, evaluation))
+    messages = said(partial(warn_of_overlap, config=DataConfig()), RunData(train, heldout, evaluation))
     return [message.partition(" are among")[0] for message in messages]
 
 
