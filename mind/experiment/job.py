@@ -16,7 +16,7 @@ from typing import Any
 from mind.asking import ANSWER_LINE_WANTED, AskingConfig, EvaluationConfig
 from mind.config import MindConfig, StudentConfig, TrainConfig
 from mind.data.questions import load_questions
-from mind.errors import NotFiniteError, StoppedError
+from mind.errors import BudgetError, NotFiniteError, StoppedError
 from mind.experiment.answers import Asked, Student
 from mind.experiment.configs import budget_fields, run_config, student_source
 from mind.experiment.folder import ExperimentFolder, Job, job_of
@@ -39,7 +39,7 @@ def perform(path: str | os.PathLike[str], name: str, pause_at: float | None = No
 
     Raises:
         MindError: as `mind.run.train.train` does. But if the numbers of a configuration that tuning tries are not
-            finite, or its student gets worse, that is its result.
+            finite, its student gets worse, or its share of the budget does not pay for it, that is its result.
         PausedError: at `pause_at`.
     """
     folder = ExperimentFolder(Path(path))
@@ -105,7 +105,7 @@ class _Work:
         result = self.folder.beside(self.job, ".json")
         try:
             self._train(config)
-        except (NotFiniteError, StoppedError) as error:  # as it would be every time
+        except (BudgetError, NotFiniteError, StoppedError) as error:  # as it would be every time
             self.folder.write({"failed": str(error)}, result)
         if not result.exists():
             asked = Asked(self.folder.validation_file, plan.tuning.max_new_tokens, plan.tuning.questions)
