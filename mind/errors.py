@@ -17,7 +17,7 @@ class StoppedError(MindError):
 
 
 class BudgetError(MindError):
-    """What a run must take costs more than its budget, so nothing is left to train for; the message has both numbers."""
+    """What a run must take costs more than its budget, so nothing is left for training; the message has both."""
 
 
 class PausedError(MindError):
