@@ -239,7 +239,8 @@ def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
     """From the last checkpoint, if there is one, to the report. If the run has a budget, so much of it is spent then,
     with what the stages before this one took."""
     context, method, data, heldout, folder = run.method.context, run.method, run.data, run.heldout, run.stage.folder
-    folder.append_start({"date": now(), "command": command(), "versions": _versions()})
+    start = {"date": now(), "command": command(), "versions": _versions(), "threads": torch.get_num_threads()}
+    folder.append_start(start)
     last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
     folder.begin_metrics(after=last_step)
     if folder.read_evaluation()["before"] is None and run.stage.evaluated is not None:

@@ -132,8 +132,8 @@ def test_a_search_leaves_the_rest_to_the_experts(place):
 
 
 def test_a_budget_that_leaves_nothing(place):
-    """For the experts beside the search, found before anything is written; for a stage, behind one whose only step costs
-    more than both have."""
+    """For the experts beside the search, found before anything is written; for a stage, behind one whose only step
+    costs more than both have."""
     student = StudentConfig(model=str(place / "model"), max_length=512, lora=True, lora_rank=2)
     options = ModeCotdOptions(budget=7, few_shot=2)
     poor = config_of(place, "poor", "mode-cotd", {"flops": 1e6}, student=student, options=options)
