@@ -16,6 +16,10 @@ class StoppedError(MindError):
     """A method found that its student gets worse if it trains on; the message says by what, and what to change."""
 
 
+class BudgetError(MindError):
+    """What a run must take costs more than its budget, so nothing is left for training; the message has both."""
+
+
 class PausedError(MindError):
     """A run stopped between two steps because its time was over; the message says where. It can be resumed."""
 

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,15 +15,18 @@ from bench.testbed.student import RECORD, STUDENT, Making, Record, is_made
 from bench.testbed.texts import KNOWN, LEVEL_NAMES, REACH, Piece, Texts
 from bench.testbed.tokenizer import ASSISTANT, USER, build_tokenizer
 from bench.testbed.truth import told_by_loss, truth_of
+from mind.cli import main as run_mind
 from mind.config import StudentConfig
-from mind.data.questions import same_text
+from mind.data.questions import load_questions, same_text
 from mind.errors import MindError
+from mind.experiment.plan import read_plan
 from mind.student.model import load_student
 from mind.student.tokenization import Chat
 from mind.typed_json import load_json
 from mind.word_problems import Lapses, generate
 from mind.word_problems.splits import make_splits
 
+ROOT = Path(__file__).parents[1]
 OPTIONS = ["--steps", "2", "--width", "16", "--layers", "1", "--heads", "2"]
 
 
@@ -144,6 +148,29 @@ def test_what_losses_tell_of_the_truth():
     assert told_by_loss(losses, present, sound) == pytest.approx(sum(map(float, pairs)) / len(pairs))
     with pytest.raises(MindError, match="tells no truth"):
         truth_of(generate(1, 0), perspectives)
+
+
+def test_the_documented_data_fit_the_plan(tmp_path):
+    """README.md has the command of the testbed, and every rationale that it writes can be written as an answer."""
+    commands = [
+        re.search(
+            r"mind (data word-problems --output train.jsonl [^\n]*--count 497[^`]*?)\n(?!    )", page.read_text()
+        )[1]
+        for page in (ROOT / "bench" / "testbed" / "README.md", ROOT / "README.md")
+    ]
+    words = commands[0].replace("\\\n", " ").split()
+    assert commands[1].replace("\\\n", " ").split() == words
+    assert run_mind(words[:3] + [str(tmp_path / "train.jsonl")] + words[4:]) == 0
+    _, tokenizer = load_student(StudentConfig(model=str(STUDENT), max_length=512))
+    plan, _ = read_plan("word-problems")
+    files = {Path(name).name for name in (plan.data.train, plan.data.heldout)}
+    files |= {Path(one.file).name for one in plan.evaluation.values()}
+    assert {file.name for file in tmp_path.iterdir()} == files
+    questions = [question for name in sorted(files) for question in load_questions(tmp_path / name)]
+    texts = {rationale.text for question in questions for rationale in question.rationales}
+    longest = max(map(len, tokenizer(sorted(texts), add_special_tokens=False)["input_ids"]))
+    room = min(plan.tuning.max_new_tokens, *(one.max_new_tokens for one in plan.evaluation.values()))
+    assert len(texts) > 4000 and longest + 1 <= room  # and the token that ends an answer
 
 
 def test_the_student_of_the_repository_is_that_of_the_defaults():

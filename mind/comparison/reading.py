@@ -107,13 +107,11 @@ class Results:
 def read_results(path: str | os.PathLike[str]) -> Results:
     """What the experiment in the folder has come to.
 
-    Raises MindError for a folder without an experiment, for a line of outcomes that is not one, and for outcomes of a
-    set whose questions are not the same, in the same order, in all runs.
+    Raises MindError for a folder without an experiment, for outcomes of another plan, for a line of them that is not
+    one, and for those of a set whose questions are not the same, in the same order, in all runs.
     """
     folder = ExperimentFolder(Path(path))
-    plan, content = folder.read_experiment()
-    digest = content.get("hash")
-    require(isinstance(digest, str), f'{folder.experiment}: "hash" is {described(digest)}: expected a string')
+    plan, _ = folder.read_experiment()
     failures = _failures(folder.failures)
     reasons = {row["job"]: one_line(str(row.get("message")), 300) for row in failures if "job" in row}
     methods = {BASE: [Job(BASE)]}
@@ -122,7 +120,7 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     methods |= {label: [Job.run(label, seed) for seed in plan.seeds] for label in plan.methods}
     read = {label: _method(label, jobs, plan, folder, reasons) for label, jobs in methods.items()}
     _check_same_questions([run for method in read.values() for run in method.runs])
-    return Results(folder, plan, str(digest), read, failures)
+    return Results(folder, plan, folder.hash, read, failures)
 
 
 def _failures(file: Path) -> list[dict[str, Any]]:
@@ -149,6 +147,8 @@ def _method(
 
 
 def _run(job: Job, plan: Plan, folder: ExperimentFolder) -> Run:
+    about = folder.about(folder.outcomes(job))
+    require(bool(folder.read_result(about)), f"{about}: is not there: it says by what plan the answers were made")
     answers = {name: _answers(folder.outcomes(job) / f"{name}.jsonl") for name in plan.evaluation}
     untrained = job.number is None
     run = folder.base if untrained else folder.run(job)

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,15 +35,27 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def draws(label: str, method: MethodPlan, count: int, seed: int) -> list[dict[str, Any]]:
-    """The configurations that tuning tries, as options by name: `count` different ones of the grid, drawn by the seed
-    and the label; all of them, in the grid's order, if there are not more; none without a grid."""
+    """The configurations that tuning tries, as options by name: `count` different ones of the grid, or as many as the
+    label has of its own; all of them, in the grid's order, if there are not more; none without a grid.
+
+    They are drawn by the seed and the label so that no value of an option comes again before all its others have, as in
+    a Latin hypercube: six of 72 points could else leave out a learning rate.
+    """
     if not method.grid:
         return []
-    names = list(method.grid)
-    points = [dict(zip(names, values, strict=True)) for values in itertools.product(*method.grid.values())]
-    if len(points) <= count:
-        return points
-    return random.Random(seed * 2**32 + zlib.crc32(label.encode())).sample(points, count)
+    names, count = list(method.grid), method.configurations or count
+    points = list(itertools.product(*(range(len(values)) for values in method.grid.values())))
+    if len(points) > count:
+        draw = random.Random(seed * 2**32 + zlib.crc32(label.encode()))
+        left, drawn = draw.sample(points, len(points)), []
+        used: Counter[tuple[str, int]] = Counter()
+        for _ in range(count):
+            least = min(left, key=lambda point: sum(used[pair] ** 2 for pair in zip(names, point, strict=True)))
+            left.remove(least)
+            drawn.append(least)
+            used.update(zip(names, least, strict=True))
+        points = drawn
+    return [{name: method.grid[name][at] for name, at in zip(names, point, strict=True)} for point in points]
 
 
 def run_config(

@@ -7,7 +7,10 @@
     tuning/LABEL/config-I, tuning.json     runs of configurations, what came of each (config-I.json), and the table
     runs/LABEL/seed-S                      the run folders of `mind train`; their logs are seed-S.log
     outcomes/LABEL/seed-S/SET.jsonl        a row per question (mind.evaluation.outcomes); base/SET.jsonl without seeds
+    outcomes/LABEL/seed-S/answers.json     by what plan and by how many threads they were made
     failures.json                          runs that failed, as of the latest start
+
+Every result, which is each of these files of JSON, has the plan's hash, and is refused where that is another one.
 
 A job is a run with what is made of its student, by the name of its folder: "runs/LABEL/seed-S".
 """
@@ -108,6 +111,12 @@ class ExperimentFolder:
         """The folder of the answers of a run's student, or of the untrained one."""
         return self.path / "outcomes" / job.name.removeprefix("runs/")
 
+    @staticmethod
+    def about(answers: Path) -> Path:
+        """In a folder of answers: {"threads": of the processes that asked, each number once}; those that trained are in
+        the starts.json of their run."""
+        return answers / "answers.json"
+
     @property
     def budget(self) -> Path:
         """{"unit": ..., "amount": ..., "of": the run that it was measured by, or null}."""
@@ -115,7 +124,8 @@ class ExperimentFolder:
 
     @property
     def tuning(self) -> Path:
-        """By label: {"configurations": [{"options", "accuracy", "nll", "flops", ...}], "chosen": the number of one}."""
+        """{"labels": {LABEL: {"configurations": [{"options", "accuracy", "nll", "flops", ...}], "chosen": the number of
+        one}}}."""
         return self.path / "tuning.json"
 
     @property
@@ -130,9 +140,30 @@ class ExperimentFolder:
         fields = {name: content[name] for name in Plan.__dataclass_fields__ if name in content}
         return build(Plan, fields, str(self.experiment)), content
 
-    def read(self, file: Path) -> dict[str, Any]:
-        """The JSON object in a file; empty if it is not there."""
-        return read_object(file) if file.exists() else {}
+    @property
+    def hash(self) -> str:
+        """The plan's, which every result has."""
+        digest = read_object(self.experiment).get("hash")
+        if not isinstance(digest, str):
+            raise MindError(f'{self.experiment}: "hash" is {digest!r:.60}: expected a string')
+        return digest
+
+    def read_result(self, file: Path) -> dict[str, Any]:
+        """The JSON object in a file, without the hash; empty if it is not there. Raises MindError for one of another
+        plan."""
+        if not file.exists():
+            return {}
+        content, own = read_object(file), self.hash
+        digest = content.pop("hash", None)
+        require(
+            digest == own,
+            f'{file}: "hash" is {digest!r:.80}: expected that of {self.experiment.name}, {own}; it is of another plan',
+        )
+        return content
+
+    def write_result(self, value: Mapping[str, Any], file: Path) -> None:
+        """Replaces a file at once by JSON, with the hash."""
+        self.write({"hash": self.hash, **value}, file)
 
     def write(self, value: Any, file: Path) -> None:
         """Replaces a file at once by JSON."""
@@ -140,8 +171,9 @@ class ExperimentFolder:
         write_json(value, file)
 
     def evaluated(self, job: Job, sets: Mapping[str, Any]) -> bool:
-        """Whether the answers to all the sets are there."""
-        return all((self.outcomes(job) / f"{name}.jsonl").exists() for name in sets)
+        """Whether the answers to all the sets are there. Raises MindError if they are of another plan."""
+        known = self.read_result(self.about(self.outcomes(job)))
+        return bool(known) and all((self.outcomes(job) / f"{name}.jsonl").exists() for name in sets)
 
     def done(self, job: Job, plan: Plan) -> bool:
         """Whether nothing of a job is left to do."""

@@ -45,8 +45,14 @@ def load_inputs(plan: Plan) -> Inputs:
     error. Raises MindError for bad questions, for fewer than a set asks for, and for a set that shares a whole question
     with those of training or validation.
     """
-    everything = EvaluationConfig(questions=None)
-    data = load_data(MindConfig(data=plan.data, train=TrainConfig(seed=plan.data_seed), evaluation=everything))
+    data = load_data(
+        MindConfig(
+            method=_most_demanding(plan),
+            data=plan.data,
+            train=TrainConfig(seed=plan.data_seed),
+            evaluation=EvaluationConfig(questions=None),
+        )
+    )
     sets = {}
     for name, one in plan.evaluation.items():
         if one.file in GENERATED:
@@ -76,6 +82,15 @@ def load_inputs(plan: Plan) -> Inputs:
         entry = _entry(plan.evaluation[name].file, questions)
         sources[f"evaluation.{name}"] = entry | ({"leaks": found[name].counts()} if name in found else {})
     return Inputs(train, data.heldout, sets, sources | _student(plan))
+
+
+def _most_demanding(plan: Plan) -> str:
+    """The method that wants the most rationales of a question: those that it has to leave out, all runs do."""
+    from mind.methods import method_class
+    from mind.methods import run_config as built
+
+    methods = [built({"method": one.method}, f"methods.{label}").method for label, one in plan.methods.items()]
+    return max(methods, key=lambda method: method_class(method).fewest_rationales)
 
 
 def write_inputs(inputs: Inputs, folder: ExperimentFolder) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 from mind.asking import ANSWER_LINE_WANTED, AskingConfig, EvaluationConfig
 from mind.config import MindConfig, StudentConfig, TrainConfig
 from mind.data.questions import load_questions
-from mind.errors import NotFiniteError, StoppedError
+from mind.errors import BudgetError, NotFiniteError, StoppedError
 from mind.experiment.answers import Asked, Student
 from mind.experiment.configs import budget_fields, run_config, student_source
 from mind.experiment.folder import ExperimentFolder, Job, job_of
 from mind.experiment.plan import BASE, BASE_MARKER, Plan
-from mind.experiment.tuning import configurations, require_choice
+from mind.experiment.tuning import configurations, require_choice, tuned
 from mind.files import held
 
 VALIDATION = "validation"
@@ -39,7 +39,7 @@ def perform(path: str | os.PathLike[str], name: str, pause_at: float | None = No
 
     Raises:
         MindError: as `mind.run.train.train` does. But if the numbers of a configuration that tuning tries are not
-            finite, or its student gets worse, that is its result.
+            finite, its student gets worse, or its share of the budget does not pay for it, that is its result.
         PausedError: at `pause_at`.
     """
     folder = ExperimentFolder(Path(path))
@@ -89,7 +89,7 @@ class _Work:
         self.folder.drop_student(self.job)
 
     def run(self) -> None:
-        plan, seed, table = self.plan, self.job.number, self.folder.read(self.folder.tuning)
+        plan, seed, table = self.plan, self.job.number, tuned(self.folder)
         assert seed is not None
         config = self._config(seed, require_choice(plan, table, self.job.label), self._share(1.0))
         self._train(config)
@@ -105,8 +105,8 @@ class _Work:
         result = self.folder.beside(self.job, ".json")
         try:
             self._train(config)
-        except (NotFiniteError, StoppedError) as error:  # as it would be every time
-            self.folder.write({"failed": str(error)}, result)
+        except (BudgetError, NotFiniteError, StoppedError) as error:  # as it would be every time
+            self.folder.write_result({"failed": str(error)}, result)
         if not result.exists():
             asked = Asked(self.folder.validation_file, plan.tuning.max_new_tokens, plan.tuning.questions)
             place = self.folder.beside(self.job, ".outcomes")
@@ -119,11 +119,11 @@ class _Work:
                 **{name: status[name] for name in ("steps", "flops", "wall_s")},
                 "trained_tokens": status["work"]["trained"],
             }
-            self.folder.write(found, result)
+            self.folder.write_result(found, result)
         self.folder.drop_student(self.job)
 
     def _share(self, share: float) -> dict[str, Any]:
-        return budget_fields(self.plan.budget, self.folder.read(self.folder.budget)["amount"], share)
+        return budget_fields(self.plan.budget, self.folder.read_result(self.folder.budget)["amount"], share)
 
     def _config(self, seed: int, options: Mapping[str, Any], budget: Mapping[str, Any]) -> MindConfig:
         return run_config(self.job, self.plan, self.sources, self.folder, seed=seed, chosen=options, budget=budget)
@@ -154,7 +154,14 @@ class _Work:
         return Student(student, AskingConfig(None, None, batch_size, last_line=last_line), "", self.pause_at)
 
     def _answer(self, student: Student, sets: Mapping[str, Asked], place: Path) -> dict[str, list[dict[str, Any]]]:
+        import torch
+
         place.mkdir(parents=True, exist_ok=True)
+        about = self.folder.about(place)
+        former = self.folder.read_result(about)
+        own = {"threads": sorted({*former.get("threads", []), torch.get_num_threads()})}
+        if own != former:
+            self.folder.write_result(own, about)
         return student.answer(sets, place)
 
     def _measured(self, student: Student) -> dict[str, Any]:

@@ -50,9 +50,13 @@ class MethodPlan:
     grid: dict = field(default_factory=dict, hash=False)
     """The values among which tuning chooses, by the option's name: {"train.learning_rate": [1e-4, 3e-4]}. Without any
     the label is not tuned."""
+    configurations: int | None = None
+    """How many tuning tries; None: those of `tuning`. All of the grid of `single`, for "the best perspective"."""
 
     def __post_init__(self) -> None:
         check_fields("methods", self)
+        count = self.configurations
+        require(count is None or count >= 1, f"methods: configurations is {count}: expected at least 1")
         for name, values in self.grid.items():
             listed = isinstance(values, list | tuple) and len(values) > 0
             require(listed, f"methods: grid {name} is {values!r:.60}: expected a list of values")
@@ -102,10 +106,11 @@ class BudgetPlan:
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """How the configuration of a label with a grid is chosen: random search, the same for all."""
+    """How the configuration of a label with a grid is chosen: random search in which each value of an option comes as
+    often as the others, the same for all."""
 
     configurations: int = 12
-    """How many are tried per label; all, if the grid has fewer."""
+    """How many are tried per label, if it does not say so itself; all, if the grid has fewer."""
     share: float = 1 / 3
     """Of the budget C, for each of them."""
     seed: int = 0
@@ -226,7 +231,8 @@ def packaged() -> list[str]:
 
 
 def located(plan: Plan, folder: Path, variables: Mapping[str, str]) -> Plan:
-    """The plan with the places of its files: ${NAME} replaced by the variable, and relative ones within `folder`.
+    """The plan with the places of its files: ${NAME} replaced by the variable, and relative ones within `folder`, those
+    that begin with a variable within the working directory, where it was typed.
 
     Raises MindError for a variable that is not given, one that nothing reads, and a file that is not there.
     """
@@ -238,13 +244,15 @@ def located(plan: Plan, folder: Path, variables: Mapping[str, str]) -> Plan:
             require(name in variables, f"{text}: the variable {name} is not given: --set {name}=...")
         return _VARIABLE.sub(lambda match: variables[match[1]], text)
 
+    def place(text: str) -> str:
+        return os.path.abspath(("" if _VARIABLE.match(text) else folder) / Path(filled(text)))
+
     def file(text: str) -> str:
-        return text if text in GENERATED else str(require_file(os.path.abspath(folder / filled(text))))
+        return text if text in GENERATED else str(require_file(place(text)))
 
     def student(text: str) -> str:
-        text = filled(text)
-        beside = os.path.abspath(folder / text)
-        return text if text == EMBEDDED_STUDENT or not os.path.isdir(beside) else beside
+        name, there = filled(text), place(text)
+        return name if name == EMBEDDED_STUDENT or not os.path.isdir(there) else there
 
     template = plan.student.chat_template
     result = dataclasses.replace(

@@ -197,7 +197,7 @@ def _possible(plan: Plan, folder: ExperimentFolder) -> Iterator[Job]:
 
 def know_budget(plan: Plan, folder: ExperimentFolder) -> bool:
     """Whether C is known, in budget.json."""
-    if folder.budget.exists():
+    if folder.read_result(folder.budget):
         return True
     unit, amount, of = plan.budget.unit, plan.budget.amount, plan.budget.of
     if of is not None:
@@ -206,7 +206,7 @@ def know_budget(plan: Plan, folder: ExperimentFolder) -> bool:
         if status is None:
             return False
         amount = status["flops"] if unit == "flops" else status["work"]["trained"]
-    folder.write({"unit": unit, "amount": amount, "of": of}, folder.budget)
+    folder.write_result({"unit": unit, "amount": amount, "of": of}, folder.budget)
     return True
 
 

@@ -32,16 +32,21 @@ def tune(plan: Plan, folder: ExperimentFolder) -> dict[str, Any]:
     """The table of the labels all of whose configurations have been tried, written to tuning.json if it is new."""
     table = {}
     for label in plan.methods:
-        results = [folder.read(folder.beside(job, ".json")) for job in tuning_jobs(plan, label)]
+        results = [folder.read_result(folder.beside(job, ".json")) for job in tuning_jobs(plan, label)]
         if results and all(results):
             tried = [
                 {"options": options, **result}
                 for options, result in zip(configurations(plan, label), results, strict=True)
             ]
             table[label] = {"configurations": tried, "chosen": best(results)}
-    if table and table != folder.read(folder.tuning):
-        folder.write(table, folder.tuning)
+    if table and table != tuned(folder):
+        folder.write_result({"labels": table}, folder.tuning)
     return table
+
+
+def tuned(folder: ExperimentFolder) -> dict[str, Any]:
+    """The table that `tune` wrote last, by label; empty if there is none."""
+    return folder.read_result(folder.tuning).get("labels", {})
 
 
 def chosen(plan: Plan, table: Mapping[str, Any], label: str) -> dict[str, Any] | None:

@@ -33,6 +33,10 @@ class Budget:
         """Whether it is spent."""
         return self.spent >= self.total
 
+    def steps(self, taken: int) -> int:
+        """How many it seems to pay for, `taken` being what has been spent for."""
+        return taken if self.reached or not self.spent else round(taken * self.total / self.spent)
+
     @property
     def middle(self) -> float:
         """The share that was spent by the middle of the latest step, in [0, 1)."""

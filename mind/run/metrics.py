@@ -138,8 +138,7 @@ class ProgressBar(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._bar is not None:
             if self._budget is not None:
-                share = min(1.0, self._budget.spent / self._budget.total)
-                self._bar.expect(round(state.global_step / share))
+                self._bar.expect(self._budget.steps(state.global_step))
             self._bar.reach(state.global_step)
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from transformers import set_seed
 
 import mind_kernels
 from mind.config import MindConfig, StudentConfig
-from mind.errors import NotFiniteError, require
+from mind.errors import BudgetError, NotFiniteError, require
 from mind.files import check_apart, replacing_folder, saving
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
@@ -92,6 +92,7 @@ def train(
         MindError: for bad input, for a folder that holds something else or in which another process trains, and, if the
             run is resumed, for options and data that are not those it began with.
         PausedError: at `pause_at`, with a checkpoint of the last step.
+        BudgetError: for a budget of which nothing is left for training, or for a stage.
         NotFiniteError: for the first number that is nan or infinite; nothing is saved as a student then.
     """
     started = time.perf_counter()
@@ -167,7 +168,13 @@ def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Ma
     if len(stages) == 1:
         return run, run.inputs, 0.0
     known = {name: entry for name, entry in run.inputs.items() if name not in _new_inputs(run.stage)}
-    return None, known, _reserve(run)
+    reserve, total = _reserve(run), stages[-1].config.train.budget
+    if total is not None and reserve >= total:
+        raise BudgetError(
+            f"the last stage, by method {run.stage.config.method}, takes all its {len(run.method.context.steps):,} "
+            f"steps, which cost {reserve:,.4g} of the budget of {total:,.4g}: nothing is left for the stages before it"
+        )
+    return None, known, reserve
 
 
 def _new_inputs(stage: StageRun) -> tuple[str, ...]:
@@ -232,7 +239,8 @@ def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
     """From the last checkpoint, if there is one, to the report. If the run has a budget, so much of it is spent then,
     with what the stages before this one took."""
     context, method, data, heldout, folder = run.method.context, run.method, run.data, run.heldout, run.stage.folder
-    folder.append_start({"date": now(), "command": command(), "versions": _versions()})
+    start = {"date": now(), "command": command(), "versions": _versions(), "threads": torch.get_num_threads()}
+    folder.append_start(start)
     last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
     folder.begin_metrics(after=last_step)
     if folder.read_evaluation()["before"] is None and run.stage.evaluated is not None:
@@ -254,7 +262,12 @@ def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
         )
         if budget is not None:
             _count_spent(budget, folder, checkpoint)
-            if budget.reached and checkpoint is not None:
+            if budget.reached and checkpoint is None:
+                raise BudgetError(
+                    f"{folder.path}: what comes before the first step cost {budget.spent:,.4g} of the budget of "
+                    f"{budget.total:,.4g}: nothing is left for training"
+                )
+            if budget.reached:
                 trainer.end_at(last_step)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     train_s = trainer.seconds()["train_s"]
@@ -287,6 +300,11 @@ def _budget(run: _Run, until: float) -> Budget | None:
     tokens = run.method.context.config.train.trained_tokens is not None
     before = [stage.read_status() for stage in run.stage.earlier]
     spent = sum(status["work"]["trained"] if tokens else status["flops"] for status in before)
+    if spent >= until:
+        raise BudgetError(
+            f"{run.stage.folder.path}: the stages before this one cost {spent:,.4g}, and {until:,.4g} of the budget is "
+            "theirs and its: nothing is left for it"
+        )
     return Budget(until - spent, _cost(run))
 
 

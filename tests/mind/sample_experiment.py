@@ -58,6 +58,7 @@ def write_experiment(
             luck = 0.0 if seed is None else rng.normal(0, 0.05)
             for name in sets:
                 write_answers(folder / f"{name}.jsonl", level + luck + ease[name] + rng.normal(0, 0.4, questions) > 0)
+            (folder / "answers.json").write_text(json.dumps({"hash": content["hash"], "threads": [1]}))
             run = path / ("base" if seed is None else f"runs/{label}/seed-{seed}")
             run.mkdir(parents=True)
             write_record(run, label, seed, metrics)

@@ -14,11 +14,12 @@ from tiny import NAMES, build_model, build_questions
 import mind
 from mind.config import DataConfig, EvaluationConfig, MindConfig, StageConfig, StudentConfig, TrainConfig
 from mind.data.questions import save_questions
-from mind.errors import MindError, PausedError
+from mind.errors import BudgetError, MindError, PausedError
 from mind.methods import with_options
 from mind.methods.mode_cotd import ModeCotdOptions
 from mind.records import WrongRationale
 from mind.run.checks import check_options
+from mind.run.ending import Budget
 from mind.run.stages import stages_of
 from mind.run.unused import warn_of_unused_options
 from mind.run_folder import RunFolder
@@ -128,6 +129,33 @@ def test_a_search_leaves_the_rest_to_the_experts(place):
     spent = run.read_status()["flops"]
     assert budget <= spent < budget + 6 * PARAMETERS * max(last)
     assert spent - sum(experts) > 0 and max(experts) - min(experts) < 2 * 6 * PARAMETERS * max(last)
+
+
+def test_a_budget_that_leaves_nothing(place):
+    """For the experts beside the search, found before anything is written; for a stage, behind one whose only step
+    costs more than both have."""
+    student = StudentConfig(model=str(place / "model"), max_length=512, lora=True, lora_rank=2)
+    options = ModeCotdOptions(budget=7, few_shot=2)
+    poor = config_of(place, "poor", "mode-cotd", {"flops": 1e6}, student=student, options=options)
+    message = (
+        r"by method mode-cotd, takes all its 7 steps, which cost [\d.,e+]+ of the budget of 1e\+06: nothing is left"
+    )
+    with pytest.raises(BudgetError, match=message):
+        mind.train(poor)
+    assert not (place / "poor").exists()
+
+    with pytest.raises(BudgetError, match=r"redi1: the stages before this one cost [\d,.e+]+, and 10 of the budget is"):
+        mind.train(config_of(place, "redi1", "redi", {"flops": 10.0}))
+    assert len(train_rows(RunFolder(str(place / "redi1")).stages[0].path)) == 1
+
+
+def test_the_steps_that_a_budget_seems_to_pay_for():
+    budget = Budget(10.0, lambda work: work["trained"])
+    assert budget.steps(1) == 1  # nothing is spent yet
+    budget.add({"trained": 4})
+    assert budget.steps(2) == 5
+    budget.add({"trained": 9})
+    assert budget.steps(3) == 3
 
 
 def test_the_shares_of_stages():

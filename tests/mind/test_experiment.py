@@ -10,6 +10,7 @@ import signal
 import time
 
 import pytest
+import torch
 from small_experiment import here, write_plan
 from small_run import content, train_rows
 from tiny import NAMES
@@ -18,13 +19,15 @@ import mind
 from mind.cli import main
 from mind.config import DataConfig, EvaluationConfig, MetaNetConfig, MindConfig, StudentConfig, TrainConfig
 from mind.data.questions import load_questions
-from mind.errors import MindError, NotFiniteError
+from mind.errors import BudgetError, MindError, NotFiniteError
 from mind.evaluation.evaluate import evaluation_prompts
 from mind.evaluation.generation import generate_responses
 from mind.evaluation.outcomes import outcome
 from mind.experiment.folder import ExperimentFolder, Job
+from mind.experiment.job import perform
 from mind.experiment.places import Processes
 from mind.experiment.runner import Ending, left, prepare, run_experiment
+from mind.experiment.tuning import tune, tuned
 from mind.files import held
 from mind.run.trainer import MethodTrainer
 from mind.student.model import load_student
@@ -46,7 +49,7 @@ def result_of(folder: ExperimentFolder) -> dict:
     runs = sorted({path.parent for path in folder.path.glob("*/**/config.json")})
     steps = {str(run.relative_to(folder.path)): train_rows(run) for run in runs}
     nll = {str(run.relative_to(folder.path)): (run / "evaluation.json").read_text() for run in runs}
-    table = json.loads(folder.tuning.read_text()) if folder.tuning.exists() else {}
+    table = tuned(folder)
     for entry in table.values():
         for tried in entry["configurations"]:
             tried.pop("wall_s", None)
@@ -70,11 +73,13 @@ def test_what_an_experiment_leaves(whole):
             rows = [json.loads(line) for line in (whole.path / "outcomes" / label / f"{name}.jsonl").open()]
             assert [row["id"] for row in rows] == list(questions)
             assert all(row.keys() >= {"id", "correct", "parsed", "cut_off", "response"} for row in rows)
+        about = json.loads((whole.path / "outcomes" / label / "answers.json").read_text())
+        assert about == {"hash": whole.hash, "threads": [torch.get_num_threads()]}
     assert not (whole.path / "outcomes" / "base-marker").exists()
     # C is what MIND cost at half an epoch, with the first seed; each run ends with the step that reaches its share.
     measured = whole.run(Job.budget("ours")).read_status()
-    assert json.loads(whole.budget.read_text()) == {"unit": "flops", "amount": measured["flops"], "of": "ours"}
-    tuning = json.loads(whole.tuning.read_text())
+    assert whole.read_result(whole.budget) == {"unit": "flops", "amount": measured["flops"], "of": "ours"}
+    tuning = tuned(whole)
     assert tuning.keys() == {"plain"}
     tried = tuning["plain"]["configurations"]
     assert [one["options"]["train.learning_rate"] for one in tried] == [1e-3, 3e-2]
@@ -152,12 +157,40 @@ def test_runs_that_fail_are_named_and_tried_again(whole, tmp_path, monkeypatch):
     (failure,) = json.loads(folder.failures.read_text())
     assert (failure["label"], failure["seed"], failure["message"]) == ("ours", 3, "the disk is full")
     assert failure["log"] == "runs/ours/seed-3.log"
-    table = json.loads(folder.tuning.read_text())["plain"]
+    table = tuned(folder)["plain"]
     assert table["chosen"] == 0 and "the loss is nan" in table["configurations"][1]["failed"]
     again = run_experiment(folder, here(folder))
     assert list(again.ended) == [Job.run("ours", 3)] and left(again.plan, folder) == 0
     assert json.loads(folder.failures.read_text()) == []
     assert result_of(folder)["steps"]["runs/ours/seed-3"] == result_of(whole)["steps"]["runs/ours/seed-3"]
+
+
+def test_results_are_of_one_plan(whole, tmp_path):
+    """Each has its hash, and those of another are not taken for this one's."""
+    results = ("budget.json", "tuning.json", "tuning/plain/config-0.json", "outcomes/ours/seed-3/answers.json")
+    for name in results:
+        assert json.loads((whole.path / name).read_text())["hash"] == whole.hash
+        folder = ExperimentFolder(shutil.copytree(whole.path, tmp_path / name.replace("/", "-")))
+        content = json.loads((folder.path / name).read_text())
+        (folder.path / name).write_text(json.dumps({**content, "hash": "0" * 64}))
+        with pytest.raises(MindError, match=f"{name}: \"hash\" is '{'0' * 64}': expected that of experiment.json"):
+            run_experiment(folder, here(folder))
+
+
+def test_a_configuration_that_its_share_cannot_pay_is_none(whole, tmp_path, monkeypatch):
+    folder, job = ExperimentFolder(shutil.copytree(whole.path, tmp_path / "copy")), Job.tuning("plain", 0)
+    shutil.rmtree(folder.run(job).path)
+    folder.beside(job, ".json").unlink()
+    message = "nothing is left for training"
+
+    def unpaid(*_, **__):
+        raise BudgetError(message)
+
+    monkeypatch.setattr("mind.run.train._count_spent", unpaid)
+    perform(folder.path, job.name)
+    assert folder.done(job, folder.read_experiment()[0])
+    table = tune(folder.read_experiment()[0], folder)["plain"]
+    assert table["chosen"] == 1 and table["configurations"][0]["failed"] == message
 
 
 def test_time_that_is_over(whole, tmp_path):

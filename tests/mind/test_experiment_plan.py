@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 
 import pytest
 from small_experiment import write_plan
-from tiny import build_questions
+from tiny import NAMES, build_questions
 
-from mind.config import flat
+from mind.config import EMBEDDED_STUDENT, flat
 from mind.data.questions import save_questions
 from mind.errors import MindError
 from mind.experiment.configs import draws, nested, run_config
@@ -139,6 +141,32 @@ def test_a_folder_is_of_one_plan(place, tmp_path):
         prepare(str(moved_plan), tmp_path / "full", {})
 
 
+def test_what_is_typed_is_relative_to_where_it_is_typed(place, tmp_path, monkeypatch):
+    plan = {"student": {"model": "${STUDENT}"}, "evaluation": {"near": {**NEAR, "file": "${DATA}/near.jsonl"}}}
+    read, source = read_plan(str(write_plan(place, **plan)))
+    save_questions(build_questions(2), tmp_path / "near.jsonl")
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path)
+    there = located(read, source, {"DATA": ".", "STUDENT": "small"})
+    assert there.evaluation["near"].file == str(tmp_path / "near.jsonl")
+    assert there.student.model == str(tmp_path / "small") and there.data.train == str(place / "train.jsonl")
+    assert located(read, source, {"DATA": ".", "STUDENT": "Org/Name"}).student.model == "Org/Name"
+
+
+def test_questions_have_the_rationales_that_the_methods_of_the_plan_need(place, tmp_path):
+    """One is enough for plain fine-tuning, and MIND compares two."""
+    one = tmp_path / "one.jsonl"
+    save_questions([dataclasses.replace(q, rationales=q.rationales[:1]) for q in build_questions(10)], one)
+    data = {"train": str(one), "heldout": str(one), "perspectives": list(NAMES)}
+    methods = {"plain": SFT, "alone": {"method": "single", "options": {"data": {"only": NAMES[0]}}}}
+    plain = {"data": data, "methods": methods, "reference": "plain", "baselines": []}
+    inputs = load_inputs(located(*read_plan(str(write_plan(place, **plain))), {}))
+    assert len(inputs.train) == 10
+    with_ours = {**plain, "methods": {**methods, "ours": {"method": "mind-uniform"}}}
+    with pytest.raises(MindError, match="at least 2"):
+        load_inputs(located(*read_plan(str(write_plan(place, **with_ours))), {}))
+
+
 def test_the_configuration_of_a_run(place):
     methods = {
         "plain": SFT,
@@ -166,7 +194,22 @@ def test_the_draw_of_configurations():
     assert some == draws("mind", method, 4, 0)
     assert any(some != draws(*other, 4, seed) for other, seed in ((("mind", method), 1), (("ours", method), 0)))
     assert draws("mind", MethodPlan("mind"), 4, 0) == []
+    own = MethodPlan("mind", grid=method.grid, configurations=5)
+    assert len(draws("mind", own, 4, 0)) == 5 and len(draws("mind", own, 99, 0)) == 5
     assert nested({"a.x": 1, "a.y": 2, "z": 3}) == {"a": {"x": 1, "y": 2}, "z": 3}
+
+
+@pytest.mark.parametrize("sizes", [(3, 3, 2, 4), (8, 3), (2, 2), (5,)])
+def test_a_draw_has_each_value_of_an_option_as_often_as_the_others(sizes):
+    """Six of 72 points that are drawn anyhow lack a value of one of these options in nearly all draws."""
+    method = MethodPlan("mind", grid={f"a.x{number}": list(range(size)) for number, size in enumerate(sizes)})
+    for seed in range(20):
+        for count in range(1, min(7, math.prod(sizes))):
+            drawn = draws("mind", method, count, seed)
+            assert len({tuple(one.values()) for one in drawn}) == count
+            for name, values in method.grid.items():
+                often = [sum(one[name] == value for one in drawn) for value in values]
+                assert max(often) - min(often) <= 1
 
 
 def test_the_best_configuration():
@@ -204,6 +247,11 @@ def test_plans_of_the_package(name, tmp_path):
     assert all("learning_rate" in " ".join(one.grid) for one in plan.methods.values())
     check_configs(plan, {"student": {"source": "somewhere"}}, ExperimentFolder(tmp_path))
     assert flat(plan.config)["train.save_steps"] >= 1
+    model = plan.student.model  # where there is no network it is there, or its folder is given
+    assert model == EMBEDDED_STUDENT or model.startswith("${")
+    if "single" in plan.methods:
+        tried = draws("single", plan.methods["single"], plan.tuning.configurations, plan.tuning.seed)
+        assert {one["data.only"] for one in tried} == set(plan.data.perspectives)
     with pytest.raises(
         MindError, match="no such file, and no plan of the package: paper, svamp-smollm2, word-problems"
     ):
