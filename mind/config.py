@@ -93,7 +93,7 @@ class DataConfig:
     generated_evaluation: int = 12
     """How many it writes for the accuracy, of the same families."""
     generated_ood: int = 12
-    """How many it writes for the accuracy of the families that the levels hold out; 0: none."""
+    """How many it writes for the accuracy, of the families of these levels that are not trained on; 0: none."""
     generated_levels: tuple[LevelName, ...] = DEFAULT_LEVELS
     """How hard they are: one and two steps with small numbers and short rationales, or three to four steps."""
     generated_families: tuple[str, ...] = ("train",)

@@ -92,7 +92,8 @@ class WordProblems:
     families: tuple[str, ...] = ("train",)
     """"train", all families of these levels but those held out; "ood", those that training never sees; or names."""
     apart_from: tuple[str, ...] = ()
-    """JSONL files of word problems whose numbers do not come again, such as the training questions of held-out ones."""
+    """JSONL files of word problems whose numbers do not come again, such as the training questions of held-out ones.
+    Those that are made have each problem once."""
     perspectives: tuple[str, ...] | None = None
     """By default all that the word problems have a writer for: the paper's eight."""
     reach: float = 1.0
@@ -100,7 +101,8 @@ class WordProblems:
     beyond: float | None = None
     """Each question has a number that none has which was made with this reach."""
     part: Part | None = None
-    """Only problems of one of three parts, which never have family and numbers in common. By default all problems."""
+    """Only problems of one of three parts, which never have family and numbers in common; those of "validation" and of
+    "test" once each. By default all problems."""
     validation: int = 0
     """Write so many questions of the part "validation" beside those to train on, too: train.validation.jsonl."""
     test: int = 0
@@ -255,7 +257,8 @@ def word_problems(options: WordProblems) -> None:
         sets = make_splits(options.count, options.seed, **counts, **common)
     else:
         known = [question for file in options.apart_from for question in load_questions(file)]
-        more = {"apart_from": known, "beyond": options.beyond, "part": options.part}
+        tests = bool(known) or options.part in ("validation", "test")
+        more = {"apart_from": known, "beyond": options.beyond, "part": options.part, "distinct": tests}
         sets = {"train": generate(options.count, options.seed, **more, **common)}
     files = {name: beside(output, endings[name]) if name in endings else output for name in sets}
     for name, questions in sets.items():

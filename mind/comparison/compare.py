@@ -191,8 +191,8 @@ def compared(
     return Comparison(
         title=plan.title,
         plan=results.hash,
-        student=plan.student.model,
-        data=plan.data.train,
+        student=results.student,
+        data=results.data,
         analysis={
             "version": VERSION,
             "seed": seed,

@@ -25,14 +25,28 @@ def holm(values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in values}
 
 
-def all_hold(values: Sequence[float]) -> bool:
-    """Whether every one of the one-sided p-values is below ALPHA, an intersection-union test.
+def all_hold(values: Sequence[float], alpha: float = ALPHA) -> bool:
+    """Whether every one of the one-sided p-values is below `alpha`, an intersection-union test.
 
-    "All of them hold" is false as soon as one is false, so each is tested at ALPHA with no correction for their number
-    (R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, Technometrics 24, 1982). Nothing is
+    "All of them hold" is false as soon as one is false, so each is tested at `alpha` with no correction for their
+    number (R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, Technometrics 24, 1982). Nothing is
     claimed of no values.
     """
-    return bool(values) and all(value < ALPHA for value in values)
+    return bool(values) and all(value < alpha for value in values)
+
+
+def whole_groups(values: Mapping[str, Sequence[float]]) -> list[str]:
+    """Those of at most two groups of one-sided p-values of which "all of them hold" may be claimed.
+
+    Of both if all hold at ALPHA; of one alone at ALPHA over the number of groups, since either could have been the one.
+    A claim of some group is then false in at most ALPHA of the experiments, whatever is true of which, if the groups'
+    tests do not oppose each other (Y. Hochberg, A sharper Bonferroni procedure for multiple tests of significance,
+    Biometrika 75, 1988).
+    """
+    whole = [group for group, own in values.items() if all_hold(own)]
+    if len(whole) == len(values):
+        return whole
+    return [group for group in whole if all_hold(values[group], ALPHA / len(values))]
 
 
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:

@@ -4,10 +4,10 @@ Every run answers every question, so a mark is that of its method on average, pl
 adds, and what the two of them add together. The variance of the difference of the means is estimated from these parts,
 as in an analysis of variance of two crossed random factors:
 
-    questions   of the differences per question, with two questions added on which a single run differs: one that it
-                got right for ours and one for theirs. For one run of each this is the interval of Bonett and Price
-                (mind.intervals.paired_difference). The sum of squares is at least that of two questions on which all
-                runs differ, so the variance is never 0: N ties do not show that nothing differs.
+    questions   of the differences per question, with two questions added, one in favor of each method. The square of
+                each counts 1 / S, S the smaller number of runs: the mean over S runs of which one differs, by 1. For
+                one run of each this is the interval of Bonett and Price (mind.intervals.paired_difference). The sum
+                of squares is at least 2, so the variance is never 0: N ties do not show that nothing differs.
     seeds       of each method, the variance of its runs' accuracies over the number of its runs, less what the
                 interaction of seeds and questions contributes to it, which the questions' part holds already, and
                 at least 0.
@@ -91,7 +91,7 @@ def difference(ours: Marks, theirs: Marks) -> Difference:
     runs, not that of the methods.
     """
     pairs = list(zip(ours.by_question, theirs.by_question, strict=True))
-    runs = min(ours.seeds, theirs.seeds)  # one of so many differs on the questions that are added
+    runs = min(ours.seeds, theirs.seeds)
     centers, variances = zip(*(_of_questions(one - other, runs) for one, other in pairs), strict=True)
     variance = sum(variances) / len(pairs) ** 2
     uncertain = 0.0

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +93,10 @@ class Results:
     folder: ExperimentFolder
     plan: Plan
     hash: str
+    student: str
+    """The name of the model or its folder, and that of the training questions' file: without the folders of somebody's
+    machine, and with the variables of the plan filled in."""
+    data: str
     methods: Mapping[str, Method]
     """By label, in the plan's order; the untrained student first."""
     failures: Sequence[Mapping[str, Any]]
@@ -111,7 +115,7 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     one, and for those of a set whose questions are not the same, in the same order, in all runs.
     """
     folder = ExperimentFolder(Path(path))
-    plan, _ = folder.read_experiment()
+    plan, content = folder.read_experiment()
     failures = _failures(folder.failures)
     reasons = {row["job"]: one_line(str(row.get("message")), 300) for row in failures if "job" in row}
     methods = {BASE: [Job(BASE)]}
@@ -120,7 +124,19 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     methods |= {label: [Job.run(label, seed) for seed in plan.seeds] for label in plan.methods}
     read = {label: _method(label, jobs, plan, folder, reasons) for label, jobs in methods.items()}
     _check_same_questions([run for method in read.values() for run in method.runs])
-    return Results(folder, plan, folder.hash, read, failures)
+    student, data = (_source(folder, content, name) for name in ("student", "train"))
+    return Results(folder, plan, folder.hash, student, data, read, failures)
+
+
+def _source(folder: ExperimentFolder, content: Mapping[str, Any], name: str) -> str:
+    """The last part of the place that an input came from."""
+    place: Any = content
+    for key in ("inputs", name, "source"):
+        place = place.get(key) if isinstance(place, dict) else None
+    require(
+        isinstance(place, str), f'{folder.experiment}: "inputs.{name}.source" is {described(place)}: expected a string'
+    )
+    return PurePath(place).name
 
 
 def _failures(file: Path) -> list[dict[str, Any]]:

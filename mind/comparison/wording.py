@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
 
 from mind.comparison.compare import CONTROLS, GROUPS, Comparison, Versus
-from mind.comparison.decisions import ALPHA, all_hold
+from mind.comparison.decisions import ALPHA, all_hold, whole_groups
 from mind.display import one_line, percent
 from mind.experiment.plan import BASE, BASE_MARKER
 
@@ -26,12 +25,8 @@ def sentences(comparison: Comparison) -> list[str]:
 
 
 def holds(comparison: Comparison, labels: Sequence[str], groups: Sequence[str]) -> bool:
-    """Whether the reference beats every one of the methods in every group: an intersection-union test at 5 %.
-
-    A method without runs, or with a single one, is not beaten.
-    """
-    values = [_p_better(comparison, label, group) for label in labels for group in groups]
-    return all_hold([1.0 if value is None else value for value in values])
+    """Whether the reference beats every one of the methods in every group: an intersection-union test at 5 %."""
+    return all_hold([_p_better(comparison, label, group) for label in labels for group in groups])
 
 
 def points(difference: float) -> str:
@@ -45,9 +40,10 @@ def interval(ends: tuple[float, float]) -> str:
     return f"{points(low)} to {points(high)}"
 
 
-def _p_better(comparison: Comparison, label: str, group: str) -> float | None:
+def _p_better(comparison: Comparison, label: str, group: str) -> float:
+    """One-sided; 1 against a method without runs, or with a single one, which is not beaten."""
     versus = comparison.against(label, group)
-    return versus.p_better if versus is not None and versus.of_methods else None
+    return versus.p_better if versus is not None and versus.of_methods else 1.0
 
 
 def _claim(comparison: Comparison) -> Iterator[str]:
@@ -58,14 +54,17 @@ def _claim(comparison: Comparison) -> Iterator[str]:
     named = (
         f"the {len(baselines)} baselines {_and(baselines)}" if len(baselines) > 1 else f"the baseline {baselines[0]}"
     )
-    setting = f"with {_name(comparison.student)}, {_name(comparison.data)}, {_compute(comparison)}"
-    whole = [group for group in groups if holds(comparison, baselines, [group])]
+    setting = f"with {one_line(comparison.student, 100)}, {one_line(comparison.data, 100)}, {_compute(comparison)}"
+    if not groups:
+        yield f"No set is primary, so nothing is claimed of {reference} against {named}."
+        return
+    whole = whole_groups({group: [_p_better(comparison, label, group) for label in baselines] for group in groups})
     if whole == groups:
         yield f"{reference} beats {named} {_where(whole)}, {setting}." + _untested(groups)
     elif whole:
         rest = [group for group in groups if group not in whole]
         yield f"{reference} beats {named} {_where(whole)}, {setting}, but not {_where(rest)}." + _untested(groups)
-        yield from _not_shown(comparison, baselines, rest)
+        yield from _not_shown(comparison, baselines, rest, ALPHA)
     else:
         won = [one for one in _shown(comparison, baselines, groups) if one.difference > 0]
         if won:
@@ -74,7 +73,7 @@ def _claim(comparison: Comparison) -> Iterator[str]:
         else:
             any_of = "any of " if len(baselines) > 1 else ""
             yield f"It is not shown that {reference} beats {any_of}{named} {_where(groups, 'or')}, {setting}."
-        yield from _not_shown(comparison, baselines, groups)
+        yield from _not_shown(comparison, baselines, groups, ALPHA / len(groups))
     for one in _shown(comparison, baselines, groups):
         if one.difference < 0:
             yield f"{one.other} beats {reference} {GROUPS[one.on]}: {points(-one.difference)} points."
@@ -88,17 +87,17 @@ def _shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str])
     ]
 
 
-def _not_shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str]) -> Iterator[str]:
-    """The comparisons that a claim about all of them fails by."""
+def _not_shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str], alpha: float) -> Iterator[str]:
+    """The comparisons that a claim about all of them, at `alpha`, fails by."""
     told = []
     for label in labels:
         for group in groups:
             value, versus = _p_better(comparison, label, group), comparison.against(label, group)
             if versus is None:
                 told.append(f"{label} {GROUPS[group]} (no runs)")
-            elif value is None:
+            elif not versus.of_methods:
                 told.append(f"{label} {GROUPS[group]} (a single run: {points(versus.difference)} points)")
-            elif value >= ALPHA:
+            elif value >= alpha:
                 told.append(_told(versus))
     if told:
         yield f"Not shown: better than {_and(told)}."
@@ -199,11 +198,6 @@ def _where(groups: Sequence[str], word: str = "and") -> str:
 def _untested(groups: Sequence[str]) -> str:
     lacking = [GROUPS[group] for group in GROUPS if group not in groups]
     return f" No primary set is {lacking[0]}." if lacking else ""
-
-
-def _name(place: str) -> str:
-    """A model or file without the folders of somebody's machine."""
-    return one_line(PurePath(place).name or place, 100)
 
 
 def _and(names) -> str:

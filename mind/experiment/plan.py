@@ -198,6 +198,10 @@ class Plan:
 
     def _check_sets(self) -> None:
         require(not self.data.evaluation, 'data.evaluation: the evaluation sets are the plan\'s "evaluation"')
+        require(
+            any(one.primary for one in self.evaluation.values()),
+            "evaluation: no set is primary: expected at least one, which the claim is about",
+        )
         files: dict[str, str] = {}
         for name, one in self.evaluation.items():
             require(one.file not in files, f"evaluation: {name} and {files.get(one.file)} are both {one.file}")

@@ -183,9 +183,10 @@ def _word_problems(config: MindConfig) -> RunData:
     data, seed = config.data, config.train.seed
     generate = functools.partial(word_problems.generate, perspectives=data.perspectives, levels=data.generated_levels)
     train = generate(data.generated_questions, 3 * seed, families=data.generated_families)
-    other = functools.partial(generate, families=data.generated_families, apart_from=train)
-    heldout = other(data.generated_heldout, 3 * seed + 1)
-    evaluation = {"word-problems": other(data.generated_evaluation, 3 * seed + 2)}
+    other = functools.partial(generate, distinct=True, families=data.generated_families)
+    heldout = other(data.generated_heldout, 3 * seed + 1, apart_from=train)
+    evaluation = {"word-problems": other(data.generated_evaluation, 3 * seed + 2, apart_from=[*train, *heldout])}
     if data.generated_ood:
-        evaluation["word-problems-ood"] = generate(data.generated_ood, 3 * seed + 2, families="ood")
+        unseen = word_problems.other_families(data.generated_levels, data.generated_families)
+        evaluation["word-problems-ood"] = generate(data.generated_ood, 3 * seed + 2, families=unseen, distinct=True)
     return RunData(train, heldout, evaluation)

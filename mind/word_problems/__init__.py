@@ -16,9 +16,9 @@ from mind.records import Question
 from mind.word_problems.lapses import Lapses, tell
 from mind.word_problems.levels import FAMILY_NUMBERS, LEVELS, Level, LevelName
 from mind.word_problems.parts import Numbers, Part, numbers_of, part_of
-from mind.word_problems.problem import Family, Problem, draw
+from mind.word_problems.problem import Family, Problem, draw, every
 
-__all__ = ["DEFAULT_LEVELS", "LEVELS", "Lapses", "LevelName", "Part", "family_of", "generate"]
+__all__ = ["DEFAULT_LEVELS", "LEVELS", "Lapses", "LevelName", "Part", "family_of", "generate", "other_families"]
 
 DEFAULT_LEVELS: tuple[LevelName, ...] = ("multi-step",)
 
@@ -37,12 +37,14 @@ def generate(
     reach: float = 1.0,
     beyond: float | None = None,
     part: Part | None = None,
+    distinct: bool = False,
     lapses: Lapses | None = None,
 ) -> list[Question]:
-    """`count` different questions, each with its integer answer and a rationale for each of `perspectives`.
+    """`count` questions in different words, each with its integer answer and a rationale for each of `perspectives`.
 
-    The families take turns and are then shuffled, so their numbers differ by one at most. The same arguments give the
-    same questions in every process, and the choice of perspectives and of lapses changes no question. An
+    The families take turns and are then shuffled, so their numbers differ by one at most, unless `distinct` exhausts
+    one. Questions may be the same problem, with the same numbers, in other words. The same arguments give the same
+    questions in every process, and the choice of perspectives and of lapses changes no question. An
     id is "word-problems-<levels>-<families>-<reach>-<beyond>-<part>-<seed>-<index>-<family>", without what is the
     default.
 
@@ -60,12 +62,14 @@ def generate(
         beyond: each question has a number that none has which was made with this reach; it is below `reach`.
         part: which problems come into question; those of different parts never have family and numbers in common
             (mind/word_problems/parts.py). None: all.
+        distinct: no two questions have family and numbers in common, as those of a test should not: answers to the same
+            problem are no two draws. A family that has no further problem leaves its turns to the others.
         lapses: what is wrong with which rationales, which `Question.generated` then tells, and how many wrong ones
             come with them; None: nothing, and none.
 
     `Question.generated` names the family and the number of steps. Raises MindError for a count below 1, for unknown
     levels, families and parts, for a perspective without a writer, for a reach below 1, and for a count that exhausts a
-    family.
+    family or, if they are to be distinct, all of them.
     """
     require(count >= 1, f"word problems: count is {count}: expected at least 1")
     require(reach >= 1, f"word problems: reach is {reach}: expected at least 1")
@@ -90,12 +94,17 @@ def generate(
     )
     order = [pool[index % len(pool)] for index in range(count)]
     random.Random(source).shuffle(order)
-    draws = _Draws({numbers_of(family_of(question), question.question) for question in apart_from}, reach, beyond, part)
+    taken = {numbers_of(family_of(question), question.question) for question in apart_from}
+    draws = _Draws(taken, reach, beyond, part, distinct)
     questions = []
-    for index, (family, level) in enumerate(order):
+    for index, turn in enumerate(order):
         # A generator for each question: a change in one family leaves the texts of the others alone.
         rng = random.Random(f"{source}-{index}")
-        problem, text = draws.new(family, rng)
+        following = [pool[(index + place) % len(pool)] for place in range(len(pool))] if distinct else []
+        drawn = next(((*one, *new) for one in (turn, *following) if (new := draws.new(one[0], rng))), None)
+        if drawn is None:
+            raise MindError(_exhausted(count, turn[0], [family for family, _ in pool], draws))
+        family, level, problem, text = drawn
         # All are told, since each writer moves the generator on for the next.
         chance = random.Random(f"{source}-{index}-lapses")
         told = tell(problem, level.writers, rng, chance, lapses or Lapses(), FAMILY_NUMBERS[family.name])
@@ -117,6 +126,18 @@ def generate(
 def family_of(question: Question) -> str:
     """The name of the family of a question of this generator, which ends its id."""
     return question.id.rpartition("-")[2]
+
+
+def other_families(levels: Sequence[str], families: Sequence[str]) -> Sequence[str]:
+    """The families of these levels that are not among `families`, as `generate` takes them: what a student that is
+    trained on those has not seen. Raises MindError if there are none."""
+    named = {family.name for level in levels for name in families for family in LEVELS[level].named(name)}
+    others = [family.name for level in levels for family in LEVELS[level].families if family.name not in named]
+    require(
+        bool(others), "word problems: no family is left for the test ood: train on fewer families, or make no such test"
+    )
+    # By the short name if there is one, since it becomes a part of every id.
+    return others if others != [family.name for level in levels for family in LEVELS[level].ood] else ("ood",)
 
 
 def _pool(levels: Sequence[str], families: Sequence[str]) -> list[tuple[Family, Level]]:
@@ -147,23 +168,50 @@ def _with_writers(levels: Iterable[Level], asked: Sequence[str] | None) -> tuple
     return written if asked is None else tuple(asked)
 
 
+def _exhausted(count: int, family: Family, pool: Sequence[Family], draws: _Draws) -> str:
+    """What to say of a count that is too large."""
+    if not draws.distinct:
+        return f"word problems: family {family.name} has too few different questions for this count"
+    there = sum(draws.problems(one) for one in pool)
+    return (
+        f"word problems: {count} questions are asked for, and there are {there} different problems, by family and "
+        f"numbers, of {', '.join(one.name for one in pool)}: ask for fewer, for a larger reach or for more families"
+    )
+
+
 class _Draws:
     """Draws problems that are new."""
 
-    def __init__(self, taken: Collection[Numbers], reach: float, beyond: float | None, part: Part | None) -> None:
+    def __init__(
+        self, taken: Collection[Numbers], reach: float, beyond: float | None, part: Part | None, distinct: bool
+    ) -> None:
         self._taken, self._reach, self._beyond, self._part = taken, reach, beyond, part
-        self._seen: set[str] = set()
+        self.distinct = distinct
+        self._seen: set[str | Numbers] = set()
+        self._exhausted: set[str] = set()
 
-    def new(self, family: Family, rng: random.Random) -> tuple[Problem, str]:
-        """A problem as the options want it, and its wording, which was not drawn before."""
+    def new(self, family: Family, rng: random.Random) -> tuple[Problem, str] | None:
+        """A problem as the options want it, which was not drawn before, and its wording; None if none is found."""
         larger = family.reaching(self._reach)
-        for _ in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS if family.name not in self._exhausted else 0):
             problem = draw(larger, rng)
             text = problem.text(rng.choice(family.questions))
-            if text not in self._seen and self._wanted(family, problem, text):
-                self._seen.add(text)
+            key = numbers_of(family.name, text) if self.distinct else text
+            if key not in self._seen and self._wanted(family, problem, text):
+                self._seen.add(key)
                 return problem, text
-        raise MindError(f"word problems: family {family.name} has too few different questions for this count")
+        self._exhausted.add(family.name)
+        return None
+
+    def problems(self, family: Family) -> int:
+        """How many different ones of this family the options leave."""
+        found = {
+            numbers_of(family.name, text)
+            for problem in every(family.reaching(self._reach))
+            for text in map(problem.text, family.questions)
+            if self._wanted(family, problem, text)
+        }
+        return len(found)
 
     def _wanted(self, family: Family, problem: Problem, text: str) -> bool:
         numbers = numbers_of(family.name, text)

@@ -7,6 +7,7 @@ condition changed.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -232,8 +233,22 @@ def draw(family: Family, rng: random.Random, small: bool = False) -> Problem:
         if values is None:
             continue
         problem = Problem(family, values, _words(family, rng))
-        if small or (problem.is_comparable and any(problem.variants())):
+        if small or _is_fit(problem):
             return problem
+
+
+def every(family: Family) -> Iterator[Problem]:
+    """All that `draw` could draw, each set of numbers once, in the same words."""
+    words = _words(family, random.Random(0))
+    for numbers in itertools.product(*(given.values for given in family.givens)):
+        values = solve(family, {given.symbol: number for given, number in zip(family.givens, numbers, strict=True)})
+        if values is not None and _is_fit(problem := Problem(family, values, words)):
+            yield problem
+
+
+def _is_fit(problem: Problem) -> bool:
+    """Whether all manners can tell it."""
+    return problem.is_comparable and any(problem.variants())
 
 
 def _words(family: Family, rng: random.Random) -> dict[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mind.errors import MindError, require
 from mind.records import Question
-from mind.word_problems import DEFAULT_LEVELS, LEVELS, Lapses, generate
+from mind.word_problems import DEFAULT_LEVELS, Lapses, generate, other_families
 
 LARGER = 1.5
 """How many times as far as those of training the numbers of the test with larger ones reach."""
@@ -26,6 +27,9 @@ def make_splits(
 ) -> dict[str, list[Question]]:
     """The sets of an experiment by name.
 
+    Validation and tests have each problem, by family and numbers, once: the error of an accuracy is that of independent
+    questions. Those of training may be the same problem in other words.
+
     Args:
         count: how many questions "train" has.
         seed: of all sets.
@@ -34,26 +38,27 @@ def make_splits(
             families of the levels, and "larger" of the families of training with larger numbers.
 
     The other arguments are as for `mind.word_problems.generate`, which raises MindError for them; so does this for
-    negative counts, and if no family of the levels is left for "ood".
+    negative counts, if no family of the levels is left for "ood", and for a set that has too few different problems.
     """
     for name, number in (("validation", validation), ("test", test)):
         require(number >= 0, f"word problems: {name} is {number}: expected at least 0")
     common = {"levels": levels, "perspectives": perspectives, "lapses": lapses}
     sets = {"train": generate(count, seed, families=families, reach=reach, part="train", **common)}
     if validation:
-        sets["validation"] = generate(validation, seed, families=families, reach=reach, part="validation", **common)
+        here = {"families": families, "reach": reach, "part": "validation"}
+        sets["validation"] = _distinct("validation", validation, seed, **here, **common)
     if test:
-        trained = {family.name for level in levels for name in families for family in LEVELS[level].named(name)}
-        others = [family.name for level in levels for family in LEVELS[level].families if family.name not in trained]
-        if not others:
-            raise MindError("word problems: no family is left for the test ood: train on fewer families")
         here = {"reach": reach, "part": "test"} | common
         further = {"reach": reach * LARGER, "beyond": reach, "part": "test"} | common
-        sets["id"] = generate(test, seed, families=families, **here)
-        sets["ood"] = generate(test, seed, families=others if others != _held_out(levels) else "ood", **here)
-        sets["larger"] = generate(test, seed, families=families, apart_from=sets["id"], **further)
+        sets["id"] = _distinct("id", test, seed, families=families, **here)
+        sets["ood"] = _distinct("ood", test, seed, families=other_families(levels, families), **here)
+        sets["larger"] = _distinct("larger", test, seed, families=families, apart_from=sets["id"], **further)
     return sets
 
 
-def _held_out(levels: Sequence[str]) -> list[str]:
-    return [family.name for level in levels for family in LEVELS[level].ood]
+def _distinct(name: str, count: int, seed: int, **options: Any) -> list[Question]:
+    """A set that has each problem once; an error names it."""
+    try:
+        return generate(count, seed, distinct=True, **options)
+    except MindError as error:
+        raise MindError(f"{name}: {error}") from None

@@ -22,6 +22,7 @@ def write_experiment(
     questions: int = 60,
     methods: Mapping[str, str] = METHODS,
     metrics: bool = False,
+    student: str = "models/tiny",
     **plan,
 ) -> Path:
     """A folder in which a method of level x gives a right answer to a question of ease e if x + e + noise > 0.
@@ -34,13 +35,15 @@ def write_experiment(
         questions: per set.
         methods: label -> method.
         metrics: whether the runs have metrics.jsonl.
+        student: the model or its folder, for which the plan has a variable, as for the data.
         plan: fields of the plan in the places of these.
     """
     rng = np.random.default_rng(0)
     path.mkdir(parents=True)
     content = {
-        "student": {"model": "models/tiny"},
-        "data": {"train": "data/train.jsonl", "perspectives": ["a", "b", "c", "d"]},
+        "student": {"model": "${STUDENT}"},
+        "data": {"train": "${TRAIN}", "perspectives": ["a", "b", "c", "d"]},
+        "inputs": {"student": {"source": student}, "train": {"source": "data/train.jsonl"}},
         "methods": {label: {"method": method} for label, method in methods.items()},
         "evaluation": {name: {"file": f"{name}.jsonl", "group": group} for name, group in sets.items()},
         "budget": {"amount": 1e12},

@@ -227,6 +227,10 @@ def test_word_problems_of_a_level_apart_from_others(tmp_path, capsys):
     assert sorted(families) == ["bus"] * 3 + ["gain"] * 3
     assert main(["data", "word-problems", "--output", str(tmp_path / "x.jsonl"), "--families", "gain"]) == 2
     assert "there is no family gain: expected train, ood or some of bakery" in capsys.readouterr().err
+    command = ["data", "word-problems", "--output", str(tmp_path / "x.jsonl"), "--families", "bags", "--count", "40"]
+    for options in (["--part", "test"], ["--apart-from", str(train)]):
+        assert main([*command, "--levels", "one-step", *options]) == 2, "each problem of a test comes once"
+        assert "40 questions are asked for, and there are" in capsys.readouterr().err
 
 
 def test_responses_are_graded(tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from mind.cli import main
 from mind.comparison.compare import GROUPS, Comparison, compared
 from mind.comparison.curves import curves
 from mind.comparison.reading import read_results
-from mind.comparison.wording import notes, sentences
+from mind.comparison.wording import _claim, notes, sentences
 from mind.comparison.write import write_comparison
 from mind.errors import MindError
 
@@ -27,8 +28,8 @@ DRAWS = 100
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """An experiment in which mind is better than all others; not to be changed."""
-    hostile = {"title": HOSTILE, "student": {"model": HOSTILE}}
-    return write_experiment(tmp_path_factory.mktemp("whole") / "e", BETTER, metrics=True, **hostile)
+    place = tmp_path_factory.mktemp("whole") / "e"
+    return write_experiment(place, BETTER, metrics=True, title=HOSTILE, student=HOSTILE)
 
 
 @pytest.fixture
@@ -109,9 +110,24 @@ def test_only_in_distribution(tmp_path):
     for seed in range(3):
         shutil.copy(folder / f"outcomes/mind/seed-{seed}/far.jsonl", folder / f"outcomes/sbs/seed-{seed}/far.jsonl")
     first, second, *_ = sentences(compared(read_results(folder), draws=DRAWS))
-    assert first.startswith("mind beats the 2 baselines sbs and edit in distribution, with tiny")
+    assert first.startswith("mind beats the 2 baselines sbs and edit in distribution, with tiny, train.jsonl, at")
     assert first.endswith("but not out of distribution.")
     assert re.fullmatch(r"Not shown: better than sbs out of distribution \(\+0\.0 points, −.* to \+.*\)\.", second)
+
+
+def test_one_group_alone_needs_half_the_level(comparison):
+    """A one-sided p between 2.5 and 5 % would do if the claim were on both groups, or if there were no other."""
+
+    def said(near: float, far: float) -> str:
+        values = {"macro ID": near, "macro OOD": far}
+        versus = [replace(one, p_better=values.get(one.on, one.p_better), p_holm=1.0) for one in comparison.versus]
+        return " ".join(_claim(replace(comparison, versus=versus)))
+
+    assert said(0.03, 0.04).startswith("mind beats the 2 baselines sbs and edit in and out of distribution")
+    assert said(0.02, 0.06).startswith("mind beats the 2 baselines sbs and edit in distribution, with")
+    refused = said(0.03, 0.06)
+    assert refused.startswith("It is not shown that mind beats any of the 2 baselines")
+    assert "Not shown: better than sbs in distribution (+" in refused, "what it fails by"
 
 
 def test_some_are_named_and_better_ones_too(tmp_path):
@@ -212,6 +228,12 @@ def test_another_reference_is_exploration(whole):
     assert "No baselines are named" in sentences(compared(read_results(whole), baselines=[], draws=DRAWS))[0]
 
 
+def test_no_primary_set(comparison):
+    sets = {name: {**one, "primary": False} for name, one in comparison.sets.items()}
+    said = sentences(replace(comparison, sets=sets))
+    assert said == ["No set is primary, so nothing is claimed of mind against the 2 baselines sbs and edit."]
+
+
 def test_several_samples(experiment):
     for file in experiment.glob("outcomes/mind/*/near.jsonl"):
         rows = [
@@ -289,6 +311,12 @@ def spoil(file: str, line: int | None, text: str | None):
     return change
 
 
+def change_plan(folder: Path, **changes) -> None:
+    """Other values of some fields of experiment.json."""
+    file = folder / "experiment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 ROW = '{"id": "q5", "correct": true, "parsed": true, "cut_off": false}'
 OUTCOMES = "outcomes/sbs/seed-1/far.jsonl"
 
@@ -298,6 +326,10 @@ OUTCOMES = "outcomes/sbs/seed-1/far.jsonl"
     [
         (lambda folder: (folder / "experiment.json").unlink(), r"no experiment \(experiment.json is missing\)"),
         (spoil("experiment.json", None, "{}"), r'experiment.json: "student" is missing'),
+        (lambda folder: change_plan(folder, inputs={"train": {"source": "x"}}),
+         r'experiment.json: "inputs.student.source" is null: expected a string'),
+        (lambda folder: change_plan(folder, evaluation={"near": {"file": "n", "group": "id", "primary": False}}),
+         r"evaluation: no set is primary: expected at least one"),
         (spoil(OUTCOMES, 4, '{"id": "q4", "correct": tr'), rf"{OUTCOMES}:5: not JSON"),
         (spoil(OUTCOMES, 4, '{"id": "q4", "correct": 1, "parsed": true, "cut_off": false}'),
          rf'{OUTCOMES}:5: "correct" is 1: expected true or false'),

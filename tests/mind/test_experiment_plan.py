@@ -51,6 +51,7 @@ FAULTS = {
         "grid train.lr is 3: expected a list of values",
     ),
     "two sets of one file": ({"evaluation": {"near": NEAR, "again": NEAR}}, "again and near are both near.jsonl"),
+    "no primary set": ({"evaluation": {"near": {**NEAR, "primary": False}}}, "evaluation: no set is primary"),
     "a set of the generator": (
         {"evaluation": {"near": {"file": "word-problems", "group": "id"}}},
         "near is word-problems, of the generator: data.train is train.jsonl",

@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from mind.config import DataConfig, MindConfig
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
+from mind.run.data import load_data
 from mind.word_problems import LEVELS, Lapses, family_of, generate
 from mind.word_problems.parts import part_of
 from mind.word_problems.splits import make_splits
@@ -63,6 +65,7 @@ def test_sets_share_no_problem_whatever_its_wording(splits):
         for other in set(problems) - {name}:
             assert not some & problems[other], (name, other)
     assert all(len({question.question for question in some}) == len(some) for some in splits.values())
+    assert all(len(problems[name]) == len(splits[name]) for name in problems if name != "train"), "each problem once"
     again = make_splits(200, 7, validation=0, test=0, levels=BRIEF, reach=1.5)
     assert list(again) == ["train"]
     for name in ("validation", "id", "ood", "larger"):
@@ -90,6 +93,62 @@ def test_the_ood_test_has_the_families_that_are_not_trained_on():
     assert {family_of(question) for question in splits["ood"]} == {
         family.name for family in LEVELS["one-step"].families
     } - {"gain", "lead"}
+
+
+def test_a_family_that_is_exhausted_leaves_its_turns_to_the_others():
+    """As in the testbed: 200 problems of four small families, at the reach of its README."""
+    options = {"levels": BRIEF, "families": ["loss", "missing", "price", "bags"], "reach": 2, "part": "test"}
+    questions = generate(200, 0, distinct=True, **options)
+    found = [numbers(question) for question in questions]
+    assert len(set(found)) == 200 == len({question.id for question in questions})
+    counts = {name: [family for family, _ in found].count(name) for name in options["families"]}
+    assert min(counts.values()) < 50 < max(counts.values()), counts
+    assert questions == generate(200, 0, distinct=True, **options)
+
+
+def test_too_few_problems_are_counted():
+    """The number that is told is that of the problems which many draws find, and so many can be had."""
+    options = {"levels": ["one-step"], "families": ["bags", "price"], "reach": 1.5, "part": "test"}
+    known = {numbers(question) for seed in range(12) for question in generate(60, seed, **options)}
+    message = (
+        f"^word problems: 60 questions are asked for, and there are {len(known)} different problems, by family and "
+        "numbers, of bags, price: ask for fewer, for a larger reach or for more families$"
+    )
+    with pytest.raises(MindError, match=message):
+        generate(60, 0, distinct=True, **options)
+    assert len(generate(len(known), 0, distinct=True, **options)) == len(known)
+    others = [family for family in FAMILIES if family not in ("bags", "price")]
+    with pytest.raises(MindError, match="^ood: word problems: 60 questions are asked for, and there are"):
+        make_splits(4, 0, validation=0, test=60, levels=BRIEF, families=others, reach=1.5)
+
+
+def test_generated_tests_of_a_run_are_of_other_families_and_other_problems():
+    """Of a run that is trained on families that its levels hold out."""
+    config = DataConfig(
+        generated_levels=("one-step",),
+        generated_families=("missing", "times"),
+        generated_questions=100,
+        generated_heldout=20,
+        generated_evaluation=15,
+        generated_ood=50,
+    )
+    data = load_data(MindConfig(data=config))
+    sets = {"train": data.train, "heldout": data.heldout, **data.evaluation}
+    problems = {name: [numbers(question) for question in some] for name, some in sets.items()}
+    assert {name: len(some) for name, some in problems.items()} == {
+        "train": 100,
+        "heldout": 20,
+        "word-problems": 15,
+        "word-problems-ood": 50,
+    }
+    for one, other in itertools.combinations(problems, 2):
+        assert not set(problems[one]) & set(problems[other]), (one, other)
+    assert all(len(set(some)) == len(some) for name, some in problems.items() if name != "train")
+    seen = {family for family, _ in problems["word-problems-ood"]}
+    assert seen == {family.name for family in LEVELS["one-step"].train}
+    everything = DataConfig(generated_families=("train", "ood"))
+    with pytest.raises(MindError, match="no family is left for the test ood: train on fewer families, or make no such"):
+        load_data(MindConfig(data=everything))
 
 
 def test_every_problem_is_of_one_part_and_reach_only_widens():
