@@ -62,7 +62,7 @@ class Evaluate:
     """Write the results as JSON here too, and the responses into a folder beside it, OUTPUT with the ending .responses,
     which has one for each of several students. Neither may exist."""
     overwrite: bool = False
-    """They may, and are written over."""
+    """They may, and are removed once all is checked, before anything is answered."""
 
     def __post_init__(self) -> None:
         require(self.pack_length >= 1, f"pack_length is {self.pack_length}: expected at least 1")
@@ -125,7 +125,8 @@ def evaluate_command(options: Evaluate) -> None:
         own = dataclasses.replace(options, students=(), student=dataclasses.replace(options.student, model=name))
         note(f"loading PyTorch, transformers and {name}")
         folder = responses if responses is None or not label else responses / label
-        one = _evaluated(own, files, heldout, before, folder, responses if label and not results else None)
+        former = () if results else (output, responses)
+        one = _evaluated(own, files, heldout, before, folder, filter(None, former))
         results[label] = one
         if output is not None:
             write_json(_told(options) | (one if not label else {"students": results}), output)
@@ -156,10 +157,10 @@ def _evaluated(
     heldout: Sequence[Question] | None,
     before: Before,
     responses: Path | None,
-    former: Path | None,
+    former: Iterable[Path],
 ) -> dict[str, Any]:
-    """The results of one student, or of three that answer together; the folder `former` is removed before answers are
-    written."""
+    """The results of one student, or of three that answer together; `former` results are removed between the checks
+    and the answers."""
     from mind.evaluation.engines import TransformersEngine, VLLMEngine
     from mind.evaluation.evaluate import engine_accuracy, evaluation_prompts, prompts_of
     from mind.evaluation.former import evaluation_digests
@@ -170,6 +171,7 @@ def _evaluated(
         engine = VLLMEngine(options.student, parse_object("engine_options", options.engine_options.encode()))
         for questions in files.values():
             prompts_of(engine.chat, engine.context, questions, asked, before)
+        _remove(former)
         return {"heldout": None, "files": engine_accuracy(engine, files, asked, responses, before, options.sampling)}
     model, tokenizer = load_student(options.student)
     # Faults are said before all else.
@@ -179,8 +181,7 @@ def _evaluated(
     nll, tokenized, names = None, [], ()
     if heldout is not None:
         nll, tokenized, names = _heldout_nll(options, model, tokenizer, heldout)
-    if former is not None and former.exists():
-        shutil.rmtree(former)
+    _remove(former)
     if loaded:
         from mind.evaluation.interaction import Students, interaction_accuracy
 
@@ -192,6 +193,15 @@ def _evaluated(
         return {"heldout": nll, "files": accuracies}
     digests = evaluation_digests(model, files, prompts, asked, tokenized, names)
     return {"heldout": nll, "files": accuracies, "digests": digests}
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """Files and folders, those that are there."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _told(options: Evaluate) -> dict[str, Any]:

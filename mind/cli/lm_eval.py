@@ -47,7 +47,7 @@ class LmEvalTasks:
 
 def lm_eval_tasks(options: LmEvalTasks) -> None:
     from mind.data.questions import load_questions
-    from mind.evaluation.lm_eval import SETS, write_tasks
+    from mind.evaluation.lm_eval import SETS, tasks_of, write_tasks
 
     files = {name: file for name in SETS if (file := getattr(options, name)) is not None}
     names = ", ".join(f"--{name.replace('_', '-')}" for name in SETS)
@@ -57,11 +57,12 @@ def lm_eval_tasks(options: LmEvalTasks) -> None:
     require(options.overwrite or not folder.exists(), f"{folder}: exists already; add --overwrite")
     check_apart(folder, files.values())
     sets = {name: load_questions(file)[: options.questions] for name, file in files.items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
     limits = {"max_new_tokens": options.max_new_tokens, "last_line": options.last_line}
+    tasks = tasks_of(sets, stock=options.stock, **limits)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(folder) as partial:
-        tasks = write_tasks(partial, sets, place=folder, stock=options.stock, **limits)
-    say(f"{folder}: tasks {listed(tasks, 20)}")
+        write_tasks(partial, tasks, folder)
+    say(f"{folder}: tasks {listed([task.name for task in tasks], 20)}")
     words = ["--model", "hf", "--model_args", "pretrained=STUDENT,dtype=float32", "--tasks", "mind_" + next(iter(sets))]
     words += ["--include_path", str(folder), "--apply_chat_template", "--log_samples", "--output_path", "OUT"]
     say(f"next, with lm-eval 0.4.13: {shlex.join(['lm_eval', *words])}")

@@ -54,22 +54,26 @@ def _math(question: Question) -> dict[str, Any]:
 
 
 def _commonsense(question: Question) -> dict[str, Any]:
-    labels, texts = zip(*_choices(question).items(), strict=True)
-    choices = {"label": list(labels), "text": list(texts)}
+    found = _choices(question, "ABCDE")
+    choices = {"label": list(found), "text": list(found.values())}
     return {"question": question.question, "choices": choices, "answerKey": question.answer}
 
 
 def _gpqa(question: Question) -> dict[str, Any]:
-    choices = _choices(question)
-    texts = {f"choice{number}": text for number, text in enumerate(choices.values(), start=1)}
-    letter = "ABCD"[list(choices).index(question.answer)]
-    return {"Question": question.question, **texts, "choices": list(choices.values()), "answer": f"({letter})"}
+    choices = list(_choices(question, "ABCD").values())
+    texts = {f"choice{number}": text for number, text in enumerate(choices, start=1)}
+    return {"Question": question.question, **texts, "choices": choices, "answer": f"({question.answer})"}
 
 
-def _choices(question: Question) -> Mapping[str, str]:
-    require(question.choices is not None, f"question {question.id}: has no choices")
-    assert question.choices is not None
-    return question.choices
+def _choices(question: Question, labels: str) -> Mapping[str, str]:
+    """Those of a question whose choices have these labels, which are what the stock task shows."""
+    choices = question.choices or {}
+    found = f"its choices are {', '.join(choices)}" if choices else "it has no choices"
+    require(
+        list(choices) == list(labels),
+        f"question {question.id}: {found}: expected {labels[0]} to {labels[-1]} for the stock task",
+    )
+    return choices
 
 
 STOCK = {
@@ -95,55 +99,74 @@ __all__ = ["graded", "prompt"]
 
 
 def prompt(doc: Mapping[str, Any]) -> str:
-    """The user's turn of a row that `write_tasks` wrote."""
+    """The user's turn of a row of a task."""
     return doc["prompt"]
 
 
 def graded(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """The metrics of a row that `write_tasks` wrote and its response: whether that is right, and whether unparsed."""
+    """The metrics of a row of a task and its response: whether that is right, and whether unparsed."""
     choices = json.loads(doc["choices"])
     question = Question(doc["id"], doc["question"], doc["answer"], choices)
     verdict = judge_text(results[0], question).verdict
     return {"right": float(verdict == "right"), "unparsed": float(verdict == "unparsed")}
 
 
-def write_tasks(
-    folder: Path,
+@dataclass(frozen=True)
+class Task:
+    """A task as lm-eval reads it."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    """Its questions."""
+    values: Mapping[str, Any]
+    """Of its YAML file, but for its name and that of the file with its rows."""
+    split: str
+    """Of which it takes its questions."""
+
+
+def tasks_of(
     sets: Mapping[str, Sequence[Question]],
     *,
-    place: Path | None = None,
     max_new_tokens: int | None = None,
     last_line: str | None = None,
     stock: bool = False,
-) -> list[str]:
-    """Writes the tasks into an empty folder; returns their names.
+) -> list[Task]:
+    """The tasks of questions by set, of SETS. Nothing is written.
 
     Args:
-        folder: where to, which is there.
-        sets: questions by set, of SETS.
-        place: where the folder will be when it is used; None: where it is.
+        sets: questions by set.
         max_new_tokens: of an answer, at most; None: those of the house protocol.
         last_line: a line behind each question (`evaluation.last_line`).
         stock: also the stock tasks of these sets that can be had from local files.
 
-    Raises MindError if stock tasks are asked for and lm-eval is not installed, or if a question does not fit one.
+    Raises MindError for a set without questions, if stock tasks are asked for and lm-eval is not installed, or if a
+    question does not fit one.
     """
-    tasks = stock_folder() if stock else None
-    place = (folder if place is None else place).resolve()
+    place = stock_folder() if stock else None
+    tasks = []
+    for name, questions in sets.items():
+        require(len(questions) > 0, f"{name}: {number_of(0, 'question')}: expected at least one")
+        limit = max_new_tokens or LONG.get(name, NEW_TOKENS)
+        rows = [_row(question, last_line) for question in questions]
+        tasks.append(Task(f"mind_{name}", rows, _house(limit), "test"))
+        if place is not None and name in STOCK:
+            one = STOCK[name]
+            values = {"include": str(place / one.source), **one.changes}
+            tasks.append(Task(f"local_{name}", [one.row(question) for question in questions], values, one.split))
+    return tasks
+
+
+def write_tasks(folder: Path, tasks: Sequence[Task], place: Path) -> None:
+    """Writes the tasks into an empty folder, which will be at `place` when they are used."""
     (folder / "data").mkdir()
     (folder / "utils.py").write_text(UTILS)
-    names = []
-    for name, questions in sets.items():
-        limit = max_new_tokens or LONG.get(name, NEW_TOKENS)
-        file = _rows(folder, f"mind_{name}", [_row(question, last_line) for question in questions])
-        names.append(_write(folder, f"mind_{name}", _house(str(place / file), limit)))
-        if tasks is not None and name in STOCK:
-            one = STOCK[name]
-            file = _rows(folder, f"local_{name}", [one.row(question) for question in questions])
-            values = {"include": str(tasks / one.source), "dataset_path": "json", **one.changes}
-            values |= {"dataset_kwargs": {"data_files": {one.split: str(place / file)}}}
-            names.append(_write(folder, f"local_{name}", values))
-    return names
+    for task in tasks:
+        file = f"data/{task.name}.jsonl"
+        write_json_rows(task.rows, folder / file)
+        source = {"data_files": {task.split: str(place.resolve() / file)}}
+        values = {"task": task.name, **task.values, "dataset_path": "json", "dataset_kwargs": source}
+        text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        (folder / f"{task.name}.yaml").write_text(text)
 
 
 def stock_folder() -> Path:
@@ -167,18 +190,9 @@ def _row(question: Question, last_line: str | None) -> dict[str, Any]:
     }
 
 
-def _rows(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    require(len(rows) > 0, f"{name}: {number_of(0, 'question')}: expected at least one")
-    file = f"data/{name}.jsonl"
-    write_json_rows(rows, folder / file)
-    return file
-
-
-def _house(file: str, max_new_tokens: int) -> dict[str, Any]:
+def _house(max_new_tokens: int) -> dict[str, Any]:
     """Zero-shot and greedy, up to the end of the turn."""
     return {
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": file}},
         "test_split": "test",
         "output_type": "generate_until",
         "num_fewshot": 0,
@@ -203,9 +217,3 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(_Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
-
-
-def _write(folder: Path, task: str, values: Mapping[str, Any]) -> str:
-    text = yaml.dump({"task": task, **values}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    (folder / f"{task}.yaml").write_text(text)
-    return task

@@ -17,7 +17,7 @@ from mind.files import check_apart, check_new_folder, lock
 from mind.latent.claim import Claim, claim_of
 from mind.latent.collecting import Collector, Vectors
 from mind.latent.config import LatentConfig
-from mind.latent.coverage import Coverage, coverages, sampled_texts, uniform_coverage
+from mind.latent.coverage import Coverage, coverage_view, coverages, sampled_texts, uniform_coverage
 from mind.latent.maps import Map, maps_of
 from mind.latent.probes import FOLDS
 from mind.latent.store import Store
@@ -62,6 +62,8 @@ class Analysis:
     missing: list[str]
     """What cannot be told, and why, in sentences."""
     coverage: list[Coverage]
+    coverage_view: str | None
+    """By whose vectors the perspectives of samples are told, "V5" or "V6"; None if nothing was sampled."""
     uniform_coverage: float | None
     """What samples give of which each perspective is equally likely; None if nothing was sampled."""
     maps: list[Map]
@@ -129,6 +131,7 @@ def analysis_of(
         claim=claim_of(*known),
         missing=[*missing_views(experts, null, vectors, config), *_missing(config, samples, covered, count)],
         coverage=covered,
+        coverage_view=coverage_view(encoder) if covered else None,
         uniform_coverage=uniform_coverage(len(students.perspectives), config.samples, config.seed) if covered else None,
         maps=maps_of(experts, null, config),
     )

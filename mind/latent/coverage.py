@@ -61,6 +61,11 @@ def sampled_texts(students: Students, config: LatentConfig, collector: Collector
     return found
 
 
+def coverage_view(encoder: SentenceEncoder | None) -> str:
+    """The view whose vectors the probe is given."""
+    return "V5" if encoder is None else "V6"
+
+
 def coverages(
     texts: dict[str, np.ndarray], students: Students, config: LatentConfig, encoder: SentenceEncoder | None
 ) -> list[Coverage]:

@@ -1,7 +1,7 @@
 """What clusters and probes are given of the vectors: the question's mean taken off, columns scaled, few components.
 
 Vectors of a view are (E, K, N, D): E seeds of the experts (1 for a view that has none), K perspectives, N questions, D
-numbers. Without the first step questions dominate whatever perspectives add (tests/mind/test_latent_clusters.py).
+numbers. Without the first step questions dominate whatever perspectives add (tests/mind/test_latent_statistics.py).
 """
 
 from __future__ import annotations

@@ -51,6 +51,8 @@ class LatentSection:
     probes: Cells
     clusters: Cells
     coverage: Cells
+    coverage_view: str
+    """By whose vectors the perspectives of samples are told."""
     uniform_coverage: str
     missing: list[str]
     pictures: list[LatentPicture]
@@ -75,6 +77,7 @@ def latent_section(folder: Path) -> LatentSection | None:
         probes=[_probes(name, view) for name, view in analysis["views"].items()],
         clusters=[_clusters(name, view) for name, view in analysis["views"].items()],
         coverage=[_coverage(row, names) for row in analysis["coverage"]],
+        coverage_view=_view(analysis, value_at(analysis, "coverage_view")),
         uniform_coverage=NOTHING if uniform is None else f"{uniform:.2f}",
         missing=analysis["missing"],
         pictures=[picture for picture in pictures if picture is not None],
@@ -91,6 +94,12 @@ def _about(analysis: Mapping[str, Any]) -> str:
         f"Student {analysis['student']}; {perspectives} perspectives; experts of {seeds('experts')}, null experts of "
         f"{seeds('null')}; {questions} that none of them was trained on."
     )
+
+
+def _view(analysis: Mapping[str, Any], name: Any) -> str:
+    """As in "V5 (TF-IDF of the teacher's rationales)"."""
+    what = value_at(analysis, "views", name, "what")
+    return NOTHING if what is None else f"{name} ({what})"
 
 
 def _condition(row: Mapping[str, Any]) -> dict[str, str]:

@@ -213,6 +213,7 @@ def test_an_import_keeps_right_rationales_and_counts_the_others(write):
         "questions_read": 2,
         "questions_kept": 1,
         "questions_dropped_too_few": 1,
+        "questions_given_knowledge": 0,
         "rationales_read": 11,
         "rationales_kept": 3,
         "rationales_empty": 2,

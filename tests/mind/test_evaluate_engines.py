@@ -15,6 +15,7 @@ from mind.config import StudentConfig
 from mind.data.questions import save_questions
 from mind.evaluation.engines import TransformersEngine, VLLMEngine
 from mind.evaluation.generation import generate_ids
+from mind.evaluation.outcomes import Reply
 from mind.student.model import load_student
 
 END = 1
@@ -97,6 +98,29 @@ def test_what_cannot_be_is_told_in_a_line(words, tmp_path, monkeypatch, capsys, 
     monkeypatch.setitem(sys.modules, "vllm", None)
     assert main([*words, *more]) == 2
     assert message in capsys.readouterr().err.replace("\n", " ") and not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_nothing_old_is_beside_something_new(words, tmp_path, model_folder, vllm, monkeypatch, engine):
+    """Former results go before the first answer, and not before all is checked."""
+    (tmp_path / "out.json").write_text("{}")
+    old = tmp_path / "out.responses" / "other" / "sums.jsonl"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    words = [words[0], *words[3:], "--students", f"new={model_folder}", "--engine", engine, "--overwrite"]
+    assert main([*words, "--evaluation.max-new-tokens", "100000"]) == 2
+    assert old.exists() and (tmp_path / "out.json").read_text() == "{}"
+
+    seen = []
+
+    def replies(self, prompts, *_):
+        seen.append(list(tmp_path.glob("out.*")))
+        return [Reply("1", False)] * len(prompts)
+
+    monkeypatch.setattr(VLLMEngine if engine == "vllm" else TransformersEngine, "replies", replies)
+    assert main(words) == 0 and seen == [[]]
+    assert json.loads((tmp_path / "out.json").read_text())["students"].keys() == {"new"}
+    assert [folder.name for folder in (tmp_path / "out.responses").iterdir()] == ["new"]
 
 
 def test_several_students_in_one_command(words, tmp_path, model_folder, capsys):

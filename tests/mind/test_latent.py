@@ -20,7 +20,7 @@ from mind.config import StudentConfig
 from mind.data.questions import save_questions
 from mind.latent.analyze import analysis_of
 from mind.latent.config import LatentConfig
-from mind.latent.coverage import coverages, uniform_coverage
+from mind.latent.coverage import coverage_view, coverages, uniform_coverage
 from mind.latent.states import Reader, without_suffix_ids
 from mind.records import Rationale
 from mind.report.page import write_latent_page
@@ -28,6 +28,12 @@ from mind.student.tokenization import Chat
 
 QUICK = ["--draws", "2", "--permutations", "1", "--mixture-seeds", "1", "--components", "4"]
 QUICK += ["--max-new-tokens", "6", "--samples", "3"]
+
+
+@pytest.fixture(autouse=True)
+def one_width(monkeypatch):
+    """That of QUICK: on so few points a mixture goes on for a thousand rounds, and there are fifteen by width."""
+    monkeypatch.setattr("mind.latent.clusters.WIDTHS", (4,))
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +68,9 @@ def test_from_runs_to_the_page(run, words, tmp_path, capsys, monkeypatch):
     assert [one["student"] for one in found["coverage"]] == ["base", str(run)]
     for one in found["coverage"]:
         assert 1 / 3 <= one["coverage"] <= 1 and sum(one["shares"]) == pytest.approx(1)
-    assert 1 / 3 < found["uniform_coverage"] < 1
+    assert 1 / 3 < found["uniform_coverage"] < 1 and found["coverage_view"] == "V5"
     page = (folder / "latent.html").read_text()
+    assert "by vectors as of V5 (TF-IDF of the teacher&#39;s rationales)" in page
     assert page.count("<svg viewBox") == 5 and not re.search('(src|href)="[^#]', page)
     assert sorted(path.name for path in folder.iterdir()) == ["latent.html", "latent.json", "latent.npz"]
 
@@ -246,6 +253,7 @@ def test_coverage_of_samples_from_known_perspectives():
         two, one = coverages({"base": both, "run": single}, students, config, encoder)
         assert two.coverage == pytest.approx(2 / 3) and two.shares == [0.5, 0.5, 0] and two.empty == 0
         assert one.coverage == pytest.approx(1 / 3) and one.shares == [0, 0, 1] and one.empty == 20
+    assert (coverage_view(None), coverage_view(Letters("letters", "--encoder"))) == ("V5", "V6")
     assert coverages({"base": np.full((10, 2), " ")}, students, config, None) == []
     assert uniform_coverage(2, 2, 0) == pytest.approx(0.75, abs=0.02), "half of the draws have both"
 

@@ -18,7 +18,9 @@ from mind.records import Question
 
 SUM = Question("sum", "How many {{ x }}?", "12")
 PLACE = Question("place", "Where?", "B", {"A": "here", "B": "there"})
-FOUR = Question("four", "Which?", "C", dict(zip("ABCD", ("w", "x", "y", "z"), strict=True)))
+FOUR = Question("four", "Which?", "C", dict(zip("ABCD", "wxyz", strict=True)))
+FIVE = Question("five", "Which?", "E", dict(zip("ABCDE", "vwxyz", strict=True)))
+THREE = Question("three", "Which?", "C", dict(zip("ABC", "xyz", strict=True)))
 
 
 class Loader(yaml.SafeLoader):
@@ -78,6 +80,7 @@ def test_long_answers_have_more_room(tmp_path):
 def test_stock_tasks_get_the_fields_that_they_read(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lm_eval, "stock_folder", lambda: tmp_path / "lm_eval" / "tasks")
     save_questions([FOUR], tmp_path / "four.jsonl")
+    save_questions([FIVE], tmp_path / "places.jsonl")
     more = ["--math500", f"{tmp_path}/sums.jsonl", "--gpqa-diamond", f"{tmp_path}/four.jsonl"]
     assert main([*words, *more, "--stock"]) == 0
     rows = {name: read(tmp_path / "tasks", f"local_{name}") for name in STOCK}
@@ -85,9 +88,29 @@ def test_stock_tasks_get_the_fields_that_they_read(words, tmp_path, monkeypatch,
     assert rows["gsm8k"][0]["dataset_name"] is None and rows["gsm8k"][1][0]["answer"] == "#### 12"
     assert rows["math500"][1][0]["solution"] == "\\boxed{12}"
     (row,) = rows["commonsense_qa"][1]
-    assert row["choices"] == {"label": ["A", "B"], "text": ["here", "there"]} and row["answerKey"] == "B"
+    assert row["choices"] == {"label": list("ABCDE"), "text": list("vwxyz")} and row["answerKey"] == "E"
     (row,) = rows["gpqa_diamond"][1]
     assert (row["choice3"], row["answer"], row["Question"]) == ("y", "(C)", "Which?")
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "message"),
+    [
+        ("gpqa-diamond", FIVE, "question five: its choices are A, B, C, D, E: expected A to D for the stock task"),
+        ("gpqa-diamond", THREE, "question three: its choices are A, B, C: expected A to D for the stock task"),
+        ("gpqa-diamond", SUM, "question sum: it has no choices: expected A to D for the stock task"),
+        ("commonsense-qa", FOUR, "question four: its choices are A, B, C, D: expected A to E for the stock task"),
+    ],
+)
+def test_a_question_that_does_not_fit_a_stock_task_is_told_first(
+    tmp_path, monkeypatch, capsys, name, question, message
+):
+    monkeypatch.setattr(lm_eval, "stock_folder", lambda: tmp_path / "lm_eval" / "tasks")
+    save_questions([question], tmp_path / "one.jsonl")
+    words = ["lm-eval-tasks", f"{tmp_path}/new/tasks", f"--{name}", f"{tmp_path}/one.jsonl"]
+    assert main([*words, "--stock"]) == 2 and not (tmp_path / "new").exists()
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert main(words) == 0
 
 
 @pytest.mark.parametrize(
@@ -108,4 +131,4 @@ def test_stock_tasks_need_lm_eval(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(MindError, match="--stock needs lm-eval, which brings these tasks: pip install 'mind-kernels"):
         stock_folder()
-    assert main([*words, "--stock"]) == 2 and not (tmp_path / "tasks").exists()
+    assert main([words[0], f"{tmp_path}/new/tasks", *words[2:], "--stock"]) == 2 and not (tmp_path / "new").exists()
