@@ -152,17 +152,16 @@ def test_what_losses_tell_of_the_truth():
 
 def test_the_documented_data_fit_the_plan(tmp_path):
     """README.md has the command of the testbed, and every rationale that it writes can be written as an answer."""
-    commands = [
-        re.search(
-            r"mind (data word-problems --output train.jsonl [^\n]*--count 497[^`]*?)\n(?!    )", page.read_text()
-        )[1]
-        for page in (ROOT / "bench" / "testbed" / "README.md", ROOT / "README.md")
-    ]
+    command = r"mind (data word-problems --output train.jsonl [^\n]*--count 497[^`]*?)\n(?!    )"
+    pages = (ROOT / "bench" / "testbed" / "README.md", ROOT / "README.md")
+    commands = [one for page in pages for one in re.findall(command, page.read_text())]
+    assert len(commands) == 2
     words = commands[0].replace("\\\n", " ").split()
     assert commands[1].replace("\\\n", " ").split() == words
     assert run_mind(words[:3] + [str(tmp_path / "train.jsonl")] + words[4:]) == 0
     _, tokenizer = load_student(StudentConfig(model=str(STUDENT), max_length=512))
     plan, _ = read_plan("word-problems")
+    assert plan.data.heldout is not None
     files = {Path(name).name for name in (plan.data.train, plan.data.heldout)}
     files |= {Path(one.file).name for one in plan.evaluation.values()}
     assert {file.name for file in tmp_path.iterdir()} == files
