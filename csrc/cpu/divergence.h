@@ -66,9 +66,17 @@ struct Pair {
     float c, rest, teacher_part, student_part, difference_part;
 };
 
-// Where m is q or p, perhaps to a rounding alone, a divergence is the other side's, times that side's part.
-inline float part_of(float mixture, float teacher_part, float student_part) {
-    return mixture == 0.0f ? teacher_part : mixture == 1.0f ? student_part : 1.0f;
+// m is p if nothing of q is in it: c alone may have been rounded to 1, and q be more than 1 / (1 - c) times p.
+template <typename Arguments>
+inline Kind kind_of(const Arguments& args) {
+    return args.mixture == 0.0f ? Kind::kForward : args.rest == 0.0f ? Kind::kReverse : Kind::kMixed;
+}
+
+// If m is q or p, a divergence is the other side's, times that side's part.
+template <typename Arguments>
+inline float part_of(const Arguments& args) {
+    const Kind kind = kind_of(args);
+    return kind == Kind::kForward ? args.teacher_part : kind == Kind::kReverse ? args.student_part : 1.0f;
 }
 
 struct DivergenceTerms {
@@ -194,7 +202,7 @@ inline void divergence_row(const DivergenceArguments& args, std::int64_t r, C co
     const DivergenceSums sums = with_gradient
                                     ? divergence_of_row<kKind, true>(row, theirs.data, student, teacher, pair)
                                     : divergence_of_row<kKind, false>(row, theirs.data, student, teacher, pair);
-    const float part = part_of(args.mixture, args.teacher_part, args.student_part);
+    const float part = part_of(args);
     args.divergence[r] = sums.value < 0.0 ? 0.0f : static_cast<float>(part * sums.value);
     args.entropy[r] = static_cast<float>(student.log_total - student.mean);
     args.target_entropy[r] = static_cast<float>(teacher.log_total - teacher.mean);
@@ -204,12 +212,16 @@ inline void divergence_row(const DivergenceArguments& args, std::int64_t r, C co
 inline void run_divergence(const DivergenceArguments& args, std::int64_t begin, std::int64_t end) {
     with_mode<float>(args.head, [&]<typename C>(float*, C condition) {
         for (std::int64_t r = begin; r < end; ++r) {
-            if (args.mixture == 0.0f) {
-                divergence_row<Kind::kForward>(args, r, condition);
-            } else if (args.mixture == 1.0f) {
-                divergence_row<Kind::kReverse>(args, r, condition);
-            } else {
-                divergence_row<Kind::kMixed>(args, r, condition);
+            switch (kind_of(args)) {
+                case Kind::kForward:
+                    divergence_row<Kind::kForward>(args, r, condition);
+                    break;
+                case Kind::kReverse:
+                    divergence_row<Kind::kReverse>(args, r, condition);
+                    break;
+                case Kind::kMixed:
+                    divergence_row<Kind::kMixed>(args, r, condition);
+                    break;
             }
         }
     });

@@ -25,7 +25,7 @@ inline void prepare_divergence(const DivergenceWork& work) {
         put(kTheirMaximum, work.teacher_softmax[kSoftmaxMaximum * rows + r]);
         put(kTheirLogTotal, their);
         put(kLogRatio, own - their);
-        put(kScale, part_of(work.mixture, work.teacher_part, work.student_part) * work.scale[r]);
+        put(kScale, part_of(work) * work.scale[r]);
     }
 }
 
@@ -91,7 +91,7 @@ inline void run_divergence_slopes(const DivergenceWork& work, std::int64_t begin
         for (std::int64_t b = begin; b < end; ++b) {
             const std::int64_t first = b * kBlock, left = work.weight.rows - first;
             const std::int64_t count = left < kBlock ? left : kBlock;
-            if (work.mixture == 1.0f) {
+            if (kind_of(work) == Kind::kReverse) {
                 differ_block<Kind::kReverse>(work, condition, first, count);
             } else {
                 differ_block<Kind::kMixed>(work, condition, first, count);
@@ -150,7 +150,7 @@ inline void differentiate_slopes(const DivergenceWork& work, C condition, std::i
 inline void run_divergence_gradient(const DivergenceWork& work, float* scratch, std::int64_t begin, std::int64_t end) {
     with_mode<float>(work.head, [&]<typename C>(float*, C condition) {
         multiply_parts(work, scratch, begin, end, [&](std::int64_t first, std::int64_t count, float* out) {
-            if (work.mixture == 0.0f) {
+            if (kind_of(work) == Kind::kForward) {
                 differentiate_forward(work, condition, first, count, out);
             } else {
                 differentiate_slopes(work, condition, first, count, out);
@@ -160,7 +160,7 @@ inline void run_divergence_gradient(const DivergenceWork& work, float* scratch, 
 }
 
 inline void join_divergence(const DivergenceWork& work) {
-    const float part = part_of(work.mixture, work.teacher_part, work.student_part);
+    const float part = part_of(work);
     for (std::int64_t r = 0; r < work.hidden.rows; ++r) {
         double value = 0.0;
         for (std::int64_t b = 0; b < work.blocks; ++b) value += work.values[b * work.stride + r];

@@ -162,8 +162,8 @@ inline void multiply_hidden(const ProductWork& work, std::int64_t begin, std::in
     const std::int64_t weight_bytes = kBlock * work.weight.stride * static_cast<std::int64_t>(sizeof(T));
     const Ahead logits{reinterpret_cast<const char*>(work.logits + (begin + kBlock) * work.logits_stride),
                        follows ? logits_bytes : 0};
-    const Ahead beside{reinterpret_cast<const char*>(work.beside + (begin + kBlock) * work.logits_stride),
-                       follows ? logits_bytes : 0};
+    const float* of_next = work.beside == nullptr ? nullptr : work.beside + (begin + kBlock) * work.logits_stride;
+    const Ahead beside{reinterpret_cast<const char*>(of_next), follows ? logits_bytes : 0};
     const Ahead weight{static_cast<const char*>(work.weight.data) + begin / kBlock * weight_bytes + weight_bytes,
                        follows ? weight_bytes : 0};
     for (std::int64_t s = 0; s < strips; ++s) {
@@ -187,8 +187,11 @@ inline void multiply_parts(const ProductWork& work, float* scratch, std::int64_t
     const std::int64_t vocabulary = work.weight.rows, sums_size = work.padded_rows * work.padded_columns;
     float* tile = scratch + kBlock * work.stride;
     for (std::int64_t part = begin; part < end; ++part) {
-        float* sums = work.sums + part * sums_size;
-        if (work.of_hidden != nullptr) __builtin_memset(sums, 0, sums_size * sizeof(float));
+        float* sums = nullptr;
+        if (work.of_hidden != nullptr) {
+            sums = work.sums + part * sums_size;
+            __builtin_memset(sums, 0, sums_size * sizeof(float));
+        }
         const std::int64_t last = work.blocks * (part + 1) / work.parts;
         for (std::int64_t b = work.blocks * part / work.parts; b < last; ++b) {
             const std::int64_t first = b * kBlock, left = vocabulary - first, count = left < kBlock ? left : kBlock;

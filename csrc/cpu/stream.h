@@ -3,14 +3,19 @@
 // way.
 //
 // The rows are the lanes, so that maxima and sums need nothing across lanes. Statistics are those of cross_entropy.h, a
-// block at a time: sums of a block in float32, those of a row in float64. Which entries are above the threshold is
-// known at the end only; until then all that are above what the sums so far allow are candidates.
+// block at a time: sums of a block in float32, those of a row in float64. Of a softmax alone, whose normalizer is to
+// tell a probability near 1 from 1, a block's sum is split in two. Which entries are above the threshold is known at
+// the end only; until then all that are above what the sums so far allow are candidates.
 #pragma once
 
 #include "cross_entropy.h"
 #include "product.h"
 
 namespace mind::MIND_CAPABILITY {
+
+// A float32 above it is a multiple of 2^-17, and so a number in [0, 1] becomes one by its addition and subtraction.
+constexpr float kSplit = 96.0f;
+static_assert(kBlock <= 128, "a block's sum of such multiples is exact in float32");
 
 struct Strip {
     std::int64_t index, first, rows;
@@ -117,6 +122,7 @@ struct VectorState {
     Floats high;     // largest logits of the block
     Floats maximum;  // and of all so far
     Floats shifted{}, total{}, weighted{};
+    Floats low{};  // of a total that is split: what is left of its terms below the multiples of 2^-17
 };
 
 inline VectorState begin_vector(const StreamWork& work, const StripBlock& block) {
@@ -135,11 +141,12 @@ inline VectorState begin_vector(const StreamWork& work, const StripBlock& block)
 }
 
 // The exponentials of kTogether vectors, the first of them `block`. Where logits are kept they are written here: at the
-// pace of the exponentials, while at the end of a tile each would be waited for.
-template <int kTogether, bool kKeep>
+// pace of the exponentials, while at the end of a tile each would be waited for. With kSplitTotal small terms keep
+// their digits beside a large one: beside 1, those of 1e-7 would be rounded by as much.
+template <int kTogether, bool kKeep, bool kSplitTotal>
 inline void sum_exponentials(const StreamWork& work, const StripBlock& block, VectorState* states) {
     // Two rows at a time: sums that do not wait for one another, and the same ones for any kTogether.
-    Floats totals[2][kTogether] = {}, weights[2][kTogether] = {};
+    Floats totals[2][kTogether] = {}, weights[2][kTogether] = {}, lows[2][kTogether] = {};
     // Copies: a store might change what they point to, as far as the compiler knows.
     const float *z = block.z, *projected = block.projected;
     const std::int64_t width = block.width, stride = work.logits_stride;
@@ -149,7 +156,9 @@ inline void sum_exponentials(const StreamWork& work, const StripBlock& block, Ve
     const auto add = [&](std::int64_t i, int row, int v) MIND_INLINE {
         const std::int64_t at = i * width + v * kLanes;
         const Floats d = load(z + at) - maxima[v], e = exp_negative_at_least(d);
-        totals[row][v] += e;
+        const Floats high = kSplitTotal ? (e + kSplit) - kSplit : e;
+        totals[row][v] += high;
+        if constexpr (kSplitTotal) lows[row][v] += e - high;
         weights[row][v] += e * max(splat(kLowestExponent), d);
         if constexpr (kKeep) store_past_cache(kept + i * stride + v * kLanes, load(projected + at));
     };
@@ -167,6 +176,7 @@ inline void sum_exponentials(const StreamWork& work, const StripBlock& block, Ve
     for (int v = 0; v < kTogether; ++v) {
         states[v].total = totals[0][v] + totals[1][v];
         states[v].weighted = weights[0][v] + weights[1][v];
+        states[v].low = lows[0][v] + lows[1][v];
     }
 }
 
@@ -181,13 +191,14 @@ inline void keep_targets(const StreamWork& work, const StripBlock& block, std::i
 
 inline void end_vector(const StreamWork& work, const StripBlock& block, const VectorState& state,
                        Candidates* candidates) {
-    float sums[3][kLanes];
+    float sums[4][kLanes];
     store(sums[0], state.total);
     store(sums[1], state.weighted);
     store(sums[2], state.shifted);
+    store(sums[3], state.low);
     for (std::int64_t lane = 0; lane < block.rows; ++lane) {
         RowSums& row = sums_of(work, block.span, block.first + lane);
-        row.others += sums[0][lane];
+        row.others += static_cast<double>(sums[0][lane]) + sums[3][lane];
         row.weighted += sums[1][lane];
         row.shifted += sums[2][lane];
     }
@@ -267,9 +278,11 @@ inline void stream_block(const StreamWork& work, C condition, const Strip& strip
     constexpr int kTogether = kLanes == 16 ? 1 : kVectors;
     for (int v = 0; v < kVectors; v += kTogether) {
         if (work.logits == nullptr) {
-            sum_exponentials<kTogether, false>(work, block(v), states + v);
+            sum_exponentials<kTogether, false, false>(work, block(v), states + v);
+        } else if (work.softmax == nullptr) {
+            sum_exponentials<kTogether, true, false>(work, block(v), states + v);
         } else {
-            sum_exponentials<kTogether, true>(work, block(v), states + v);
+            sum_exponentials<kTogether, true, true>(work, block(v), states + v);
         }
     }
     if (work.logits != nullptr && work.softmax == nullptr) keep_targets(work, block(0), strip.rows);

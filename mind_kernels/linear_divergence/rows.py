@@ -16,11 +16,9 @@ from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_divergence.contract import ExactRows, OwnProducts, RowKernels, RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import HeadTeacher, Teacher
+from mind_kernels.linear_divergence.terms import EVENT_TENSORS
 from mind_kernels.row_chunks import Rows, row_weights, rows_per_chunk
 from mind_kernels.row_loop import loss_of_rows, run_rows
-
-# About as many tensors (n, T) are alive in `terms.event_terms`: they share a chunk's room with the logits.
-_EVENT_TENSORS = 12
 
 
 def forward(
@@ -37,7 +35,7 @@ def forward(
     weight = row_weights(row_weight, None, hidden)
     values = RowValues(*(torch.zeros_like(weight) for _ in RowValues._fields))
     gradients = HeadGradients(hidden, head, needs)
-    extra = head.vocabulary if isinstance(teacher, HeadTeacher) else _EVENT_TENSORS * teacher.ids.shape[1]
+    extra = head.vocabulary if isinstance(teacher, HeadTeacher) else EVENT_TENSORS * teacher.ids.shape[1]
     size = rows_per_chunk(head.vocabulary + extra, hidden.device, weight.element_size())
 
     def kernel(chunk: Rows, part: Tensor, weights: Tensor | None) -> tuple[RowValues, Tensor | None]:

@@ -19,9 +19,11 @@ from mind_kernels.head import Head, HeadGradients, scale_
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import HeadTeacher, ListTeacher, Teacher
-from mind_kernels.linear_divergence.terms import event_terms
+from mind_kernels.linear_divergence.terms import EVENT_TENSORS, event_terms
 from mind_kernels.row_chunks import Rows
 
+# Dtypes of hidden states and weight that the products read; the row kernels take logits of any in float32.
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Logits come in whole blocks of the vocabulary (kBlock in csrc/cpu/kernels.h) and whole vectors of rows.
 _BLOCK, _LANES = 96, 16
 # Rows of a chunk: as many as fit a budget, at most the four strips of 48 of linear_cross_entropy.
@@ -31,14 +33,15 @@ _MOST_ROWS, _CHUNK_BYTES = 192, 48 << 20
 def exact_rows(rows: int, hidden: Tensor, head: Head, teacher: Teacher, divergence: Divergence) -> _ExactRows | None:
     """See `contract.OwnProducts`."""
     sides = [hidden, teacher.hidden] if isinstance(teacher, HeadTeacher) else [hidden]
-    if rows < FEWEST_ROWS or divergence.interpolation != 1 or any(side.shape[1] == 0 for side in sides):
+    served = all(side.shape[1] > 0 and side.dtype in _DTYPES for side in sides)
+    if rows < FEWEST_ROWS or divergence.interpolation != 1 or not served:
         return None
     return _ExactRows(rows, hidden, head, teacher, divergence)
 
 
-def rows_of_chunk(rows: int, sides: int, vocabulary: int) -> int:
-    """Rows of a chunk of at most `rows`, of which so many sides have their logits in memory."""
-    fit = _CHUNK_BYTES // (4 * sides * vocabulary * _LANES) * _LANES
+def rows_of_chunk(rows: int, numbers: int) -> int:
+    """Rows of a chunk of at most `rows`, for each of which so many float32 numbers are in memory."""
+    fit = _CHUNK_BYTES // (4 * numbers * _LANES) * _LANES
     return min(max(fit, _LANES), _MOST_ROWS, rows)
 
 
@@ -46,8 +49,9 @@ class _ExactRows:
     """See `contract.ExactRows`."""
 
     def __init__(self, rows: int, hidden: Tensor, head: Head, teacher: Teacher, divergence: Divergence) -> None:
-        sides, vocabulary = 2 if isinstance(teacher, HeadTeacher) else 1, _up_to_multiple(head.vocabulary, _BLOCK)
-        self.size = rows_of_chunk(rows, sides, vocabulary)
+        sides, listed = (2, 0) if isinstance(teacher, HeadTeacher) else (1, teacher.ids.shape[1])
+        vocabulary = _up_to_multiple(head.vocabulary, _BLOCK)
+        self.size = rows_of_chunk(rows, sides * vocabulary + EVENT_TENSORS * listed)
         # One memory for all chunks: fresh pages would add to the time of each.
         shape = sides, vocabulary, _up_to_multiple(self.size, _LANES)
         self._logits = hidden.new_empty(shape, dtype=torch.float32)

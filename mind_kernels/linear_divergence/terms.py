@@ -23,6 +23,8 @@ from mind_kernels.row_chunks import known_finite
 
 # |log(q / p)| where q or p is 0: then tanh of it is 1, and e^-_FAR is 0.
 _FAR = 1e4
+# About as many tensors (n, T) are alive in `event_terms`: they share a chunk's room with the logits.
+EVENT_TENSORS = 12
 
 
 def divergence_terms_(
@@ -76,7 +78,7 @@ def _mixed_(ratio: Tensor, difference: Tensor, q: Tensor, p: Tensor, divergence:
 def event_terms(
     listed: Tensor,  # (n, T), logits of distinct tokens
     maximum: Tensor,  # (n,), of all other logits z; -inf where none has any probability, and then
-    log_total: Tensor,  # (n,), log sum exp(z - maximum) of the others, is finite, and so is the
+    log_total: Tensor,  # (n,), log sum exp(z - maximum) of the others, is finite, or nan if any of them is; so is the
     mean: Tensor,  # (n,), mean of z - maximum in their softmax
     log_p: Tensor,  # (n, T + 1), the teacher's; -inf where there is no event
     divergence: Divergence,
@@ -87,7 +89,7 @@ def event_terms(
     The last event is that of the others and of the tokens that are none themselves: its logit is the log-sum-exp of
     these, and the softmax within them distributes its gradient.
     """
-    top = torch.maximum(listed.amax(1), maximum)
+    top = torch.maximum(listed.amax(1), torch.where(log_total.isnan(), log_total, maximum))  # nan in every event
     z = torch.cat([listed - top[:, None], ((maximum - top) + log_total)[:, None]], 1)
     q = torch.softmax(z, 1)
     entropy = torch.special.entr(q).sum(1) + q[:, -1] * (log_total - mean)

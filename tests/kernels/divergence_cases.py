@@ -57,6 +57,12 @@ EXTREME_KINDS = [
     {"kind": "skew_forward_kl", "skew": 1e-3},
     {"kind": "skew_reverse_kl", "skew": 1e-3},
 ]
+# Whose m is p alone if float32 rounds its share of p.
+NEARLY_THE_TEACHER = [
+    {"kind": "skew_reverse_kl", "skew": 1e-8},
+    {"kind": "jsd", "beta": 1 - 1e-8},
+    {"kind": "skew_forward_kl", "skew": 1 - 1e-8},
+]
 OPTIONS = [
     {"reduction": "mean"},
     {

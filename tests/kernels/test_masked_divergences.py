@@ -8,6 +8,7 @@ import math
 import implementations
 import pytest
 import torch
+from divergence_cases import NEARLY_THE_TEACHER
 from masked_cases import LOWEST, defined_divergence, interpolated
 from test_divergence_kernels import DIVERGENCES, EXTREME, PLAIN, Heads, defined, kind, make, run
 
@@ -77,6 +78,26 @@ def test_masked_logits(implementation, divergence, place, vocabulary):
     assert_right(found, truth)
     if place == "both":
         assert found[1][:, 10:35].count_nonzero() == 0
+
+
+@each([kind(**parameters) for parameters in NEARLY_THE_TEACHER], ["teacher", "each"], names="divergence place")
+def test_a_mixture_that_is_nearly_the_teacher(implementation, divergence, place):
+    """What it has of the student counts where the teacher has nothing."""
+    logits, theirs, weights = make_logits(implementation, 67)
+    inputs = *masked(logits, theirs, place, -math.inf), weights + 2
+    assert_right(run(implementation, inputs, PLAIN, divergence), expected(*inputs, divergence))
+
+
+@each(DIVERGENCES, names="divergence")
+def test_a_nan_of_a_token_that_is_not_listed(implementation, divergence):
+    """Nor is it renormalized away."""
+    logits, ids, log_p, weights = make(implementation, 67, "list", rows=3, ragged=False)
+    log_p[:, -1] = -math.inf
+    others = torch.ones_like(logits).scatter_(1, ids, 0)
+    logits[1, others[1].argmax()] = math.nan
+    values, gradient = run(implementation, (logits, ids, torch.log_softmax(log_p, 1), weights), PLAIN, divergence)
+    assert values.divergence.isnan().tolist() == [False, True, False]
+    assert gradient.isfinite().all(1).tolist() == [True, False, True]
 
 
 @each(DIVERGENCES, LOWEST[1:], PLACES, names="divergence lowest place")
