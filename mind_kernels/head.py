@@ -275,14 +275,16 @@ class HeadGradients:
         else:
             self.weight.add_(dlogits.T @ hidden)
 
-    def add_weight_blocks(self, size: int, compute: Callable[[slice, Tensor], None]) -> None:
+    def add_weight_blocks(self, size: int, compute: Callable[[slice, Tensor], None], *, last: bool) -> None:
         """dW += what compute(block, out) writes to out (block, D), `size` vocabulary entries at a time.
 
-        Where nothing has been added before, dW is written once, and straight in its final dtype.
+        If nothing has been added before, and as this is the `last` nothing will be, dW is written once, and straight in
+        its final dtype.
         """
         fresh = self.weight is None
         if self.weight is None:
-            self.weight = self._like_weight(torch.empty_like)
+            dtype = gradient_dtype if last else accumulation_dtype
+            self.weight = self._like_weight(torch.empty_like, dtype(self.head.weight.dtype))
         for block in chunks(self.head.vocabulary, size):
             if fresh:
                 compute(block, self.weight[block])
@@ -293,15 +295,14 @@ class HeadGradients:
 
     def results(self, shape: torch.Size) -> tuple[Tensor, ...]:
         """dH as `shape`, dW and db in the `gradient_dtype`; an empty tensor stands for one that was not needed."""
-        if self.needs_weight and self.weight is None:
-            self.weight = self._like_weight(torch.zeros_like)
         like, dtype = self.head.weight, gradient_dtype(self.head.weight.dtype)
+        if self.needs_weight and self.weight is None:
+            self.weight = self._like_weight(torch.zeros_like, dtype)
         hidden = None if self.hidden is None else self.hidden.view(shape)
         sums = (hidden, self.weight, self.bias)
         if self._unit is not None:
             sums = tuple(None if total is None else total.div_(self._unit) for total in sums)
         return tuple(like.new_empty(0, dtype=dtype) if total is None else total.to(dtype) for total in sums)
 
-    def _like_weight(self, make: Callable[..., Tensor]) -> Tensor:
-        weight = self.head.weight
-        return make(weight, dtype=gradient_dtype(weight.dtype), memory_format=torch.contiguous_format)
+    def _like_weight(self, make: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
+        return make(self.head.weight, dtype=dtype, memory_format=torch.contiguous_format)

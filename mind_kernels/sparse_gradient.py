@@ -98,16 +98,25 @@ def worth_it_in_batch(kept: float, weight: Tensor, dropped_mass: Tensor, others:
     return kept <= most_of_batch(vocabulary) and not share > _MASS_LIMIT
 
 
-def sampled_of_batch(total: int) -> slice:
-    """Which of the `total` rows with a gradient a threshold for the whole batch looks at first."""
-    return slice(0, total, max(1, -(-total // BATCH_SAMPLE_ROWS)))
+def sampled_of_batch(total: int) -> Tensor:
+    """Which of the `total` rows with a gradient a threshold for the whole batch looks at first, (m,) int64.
+
+    They increase: one at a random place in each of m equal stretches. How large they are decides what is kept, and
+    every k-th row would be of one kind if rows repeat every k, as those of turns of equal length do. The places follow
+    from `total` alone.
+    """
+    count = min(total, BATCH_SAMPLE_ROWS)
+    edges = torch.arange(count + 1) * total // max(1, count)
+    places = torch.rand(count, generator=torch.Generator().manual_seed(total))
+    return edges[:-1] + (places.double() * edges.diff()).long()
 
 
 def sampled_rows(start: int, count: int, total: int) -> range:
     """Which rows of a chunk make up the background distribution, as positions in the chunk.
 
     The chunk has the rows start, ..., start + count - 1 of all `total` rows with a gradient, in the order in which they
-    are visited. Of these, the first one is sampled, and every k-th after it.
+    are visited. Of these, the first one is sampled, and every k-th after it. They decide what replaces the dropped
+    entries, not which are dropped, so it does little harm if they are all of one kind.
     """
     stride = max(1, total // SAMPLE_ROWS)
     return range(-start % stride, count, stride)
@@ -175,8 +184,11 @@ class SparseGradient:
         self._background += background
         self._background_mass += mass
 
-    def finish(self, hidden: Tensor, gradients: HeadGradients, gather: Gather, sort: Sort) -> None:
-        """Adds everything collected to `gradients`, and keeps of it the background alone."""
+    def finish(
+        self, hidden: Tensor, gradients: HeadGradients, gather: Gather, sort: Sort, *, last: bool = True
+    ) -> None:
+        """Adds everything collected to `gradients`, and keeps of it the background alone. `last`: no other gradient
+        will be added."""
         if not self._rows:
             return
         rows = torch.cat(self._rows)
@@ -196,7 +208,7 @@ class SparseGradient:
         if gradients.needs_weight:
             by_column = sort(rows, offsets, columns, values, self.head.vocabulary)
             of_weight = self._corrections(self._weight_residual)
-            self._add_weight(hidden, rows, by_column, of_weight, right, gradients, gather)
+            self._add_weight(hidden, rows, by_column, of_weight, right, gradients, gather, last)
         if gradients.bias is not None:
             gradients.bias.index_add_(0, columns, values)
             gradients.bias += left.sum(0) @ right
@@ -229,6 +241,7 @@ class SparseGradient:
         right: Tensor,
         gradients: HeadGradients,
         gather: Gather,
+        last: bool,
     ) -> None:
         """dW by vocabulary entry, a block of the vocabulary at a time."""
         if rows.numel() == hidden.shape[0]:
@@ -240,7 +253,7 @@ class SparseGradient:
             part = entries.offsets[block.start : block.stop + 1]
             _gather_and_correct(gather, entries.values, entries.rows, part, hidden, right[:, block].T, correction, out)
 
-        gradients.add_weight_blocks(rows_per_block(hidden.shape[1], hidden.device), compute)
+        gradients.add_weight_blocks(rows_per_block(hidden.shape[1], hidden.device), compute, last=last)
 
 
 def offsets_of(counts: Tensor) -> Tensor:

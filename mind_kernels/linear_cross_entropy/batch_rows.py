@@ -107,13 +107,13 @@ class BatchPass:
         for chunk in chunks(torch.arange(len(rows)), self._kernels.STREAMED_CHUNKS * self._size):
             collected += self._take(rows[chunk], log_cuts[chunk])
             if collected > _MOST_ENTRIES:
-                self._finish()
+                self._finish(last=False)
                 collected = 0
-        self._finish()
+        self._finish(last=True)
 
-    def _finish(self) -> None:
+    def _finish(self, *, last: bool) -> None:
         sort = partial(self._kernels.sort_large_entries, least=self._least)
-        self._sparse.finish(self._hidden, self._gradients, self._kernels.gather_rows, sort)
+        self._sparse.finish(self._hidden, self._gradients, self._kernels.gather_rows, sort, last=last)
 
     def _log_cuts(self, rows: Tensor) -> Tensor:
         """log of the probability above which an entry of the rows (n,) is kept, (n,); reads the background too."""
@@ -121,16 +121,18 @@ class BatchPass:
         projected = spec.head.project_wide(self._hidden[sample])
         target, size = self._target[sample], self._weight[sample].abs()
         values = self._kernels.row_kernel_(projected, target, None, spec)
-        mean = (size * -torch.expm1(-values.nll)).double().square().mean().sqrt()
-        mean = torch.where(mean.isfinite(), mean, 0)  # beside what is no number nothing is small
-        self._least = WEIGHT_SHARE * self._threshold * float(mean) / spec.head.temperature
+        known = values.lse.isfinite() & size.isfinite()  # all others would reach every row
+        projected, target, size = projected[known], target[known], size[known]
+        lse, others = values.lse[known, None], -torch.expm1(-values.nll[known])
+        mean = (size * others).double().square().mean().nan_to_num(0).sqrt()  # of no rows: all is kept
+        least = WEIGHT_SHARE * self._threshold * float(mean) / spec.head.temperature
+        self._least = min(least, torch.finfo(torch.float32).max)
         log_cut = math.log(self._threshold) + mean.log()
         log_cuts = (log_cut - self._weight[rows].abs().double().log()).float()
         log_p = (log_cut - size.double().log()).float()
-        for block in chunks(len(sample), rows_per_block(spec.head.vocabulary, projected.device)):
+        for block in chunks(len(size), rows_per_block(spec.head.vocabulary, projected.device)):
             z = spec.head.to_logits(projected[block])
-            lse = values.lse[block, None]
-            dropped = torch.where(z > lse + log_p[block, None], 0, (z - lse).exp_())
+            dropped = torch.where(z > lse[block] + log_p[block, None], 0, (z - lse[block]).exp_())
             dropped.scatter_(1, target[block, None], 0)
             mass = torch.cat([size[None, block] @ part.sum(1) for part in dropped.split(SPAN, 1)])
             self._sparse.add_background(size[block] @ dropped.mul_(spec.head.slope(z)), mass)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, overload
 
+import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
@@ -118,8 +119,9 @@ def linear_cross_entropy(
             of the weight's. 3e-5 is about what float32 itself costs in eager PyTorch. Left out is what is small beside
             the gradient of all rows, weights included; a row whose own gradient is small beside the others' may lose
             all but its target. The relation to the error was measured on a trained model's rows; it is no bound.
-            Backends "cpp" and "reference" alone have it, for reduction "mean" and "sum", and not with label smoothing
-            under a softcap. RowStats.dropped_mass and .kept_entries are 0 in rows without a gradient.
+            Backends "cpp" and "reference" alone have it (in float64 the latter), for reduction "mean" and "sum", and
+            not with label smoothing under a softcap. RowStats.dropped_mass and .kept_entries are 0 in rows without a
+            gradient, all rows if nothing takes one.
         return_stats: also return RowStats.
         extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
             are read from a chunk of logits, which costs some passes over it.
@@ -153,6 +155,10 @@ def linear_cross_entropy(
     if gradient_error is not None:
         batch_threshold = batch_threshold_for_error(gradient_error)
         _check_error_fits(gradient_error, gradient_threshold, reduction, label_smoothing, head)
+        if head.weight.dtype == torch.float64 and backend != "reference":
+            raise TypeError(
+                f"hidden has dtype {hidden.dtype}: expected float32 or less with gradient_error, or backend 'reference'"
+            )
         backend = "cpp" if backend == "auto" else backend
     form = "" if gradient_threshold is None else "sparse"
     name = backends.resolve(backend, hidden, "linear_cross_entropy", head.vocabulary, form)

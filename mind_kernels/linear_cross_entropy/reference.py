@@ -118,8 +118,8 @@ def _sparsify(
         keep.scatter_(1, index, True)
         mass = dropped.sum(-1)
         rows = has_gradient(valid, magnitude != 0).nonzero().squeeze(1)
-        every = sampled_rows(0, len(rows), len(rows))
-        sample = rows[every.start : every.stop : every.step]
+        sample = rows[list(sampled_rows(0, len(rows), len(rows)))]
+        sample = sample[_known(logits, magnitude)[sample]]
         total = magnitude[sample] @ mass[sample]
         background = magnitude[sample] @ (dropped * spec.head.slope(logits))[sample]
         background = torch.where(total > 0, background / total, 0)
@@ -149,8 +149,9 @@ def _sparsify_batch(
         others = torch.softmax(logits, -1).scatter_(1, index, 0)
         rows = (valid & (magnitude != 0)).nonzero().squeeze(1)
         sample = rows[sampled_of_batch(len(rows))]
-        size = (magnitude[sample] * others[sample].sum(-1)).square().mean().sqrt()
-        cut = spec.batch_threshold * torch.where(size.isfinite(), size, 0)
+        sample = sample[_known(logits, magnitude)[sample]]
+        size = (magnitude[sample] * others[sample].sum(-1)).double().square().mean().nan_to_num(0).sqrt()
+        cut = spec.batch_threshold * size
         keep = magnitude[:, None] * others > cut
         dropped = torch.where(keep, 0, others)
         keep.scatter_(1, index, True)
@@ -159,7 +160,7 @@ def _sparsify_batch(
         background = torch.cat(
             [torch.where(mass.sum() > 0, part / mass.sum(), 0) for mass, part in _spans(left, background)]
         )
-        has_gradient = valid & (magnitude != 0)
+        has_gradient = valid & (magnitude != 0) & (projected.requires_grad or of_weight[0].requires_grad)
         dropped_mass = torch.where(has_gradient, dropped.sum(-1), 0)
         kept_entries = torch.where(has_gradient, keep.sum(-1), 0)
         # The gradient of the logits for a weight of 1, without the uniform part.
@@ -170,6 +171,11 @@ def _sparsify_batch(
         large = (magnitude[:, None] * unit * slope).abs() > WEIGHT_SHARE * cut / head.temperature
     sparse = _ReplaceInBatch.apply(logits, projected, *reversed(of_weight), keep, keep & large, background)
     return sparse, dropped_mass, kept_entries
+
+
+def _known(logits: Tensor, magnitude: Tensor) -> Tensor:
+    """(N,) bool: the rows with numbers; through a background that has another, it would reach every row."""
+    return torch.logsumexp(logits, -1).isfinite() & magnitude.isfinite()
 
 
 def _spans(*values: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -75,8 +75,10 @@ def run_terms(
         return
 
     if spec.batch_threshold is not None and weights is not None:
-        BatchPass(kernels, hidden, target, weights.loss, spec, terms, gradients, extra).run(rows)
-        return
+        if hidden.shape[1]:
+            BatchPass(kernels, hidden, target, weights.loss, spec, terms, gradients, extra).run(rows)
+            return
+        terms.kept_entries[slice(rows) if isinstance(rows, int) else rows] = spec.head.vocabulary
     size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size())
     if weights is None and not extra:
 
@@ -215,8 +217,7 @@ class _SparsePass:
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
         if sample:  # also of rows whose own gradient is exact: other chunks may drop entries
             positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
-            background, mass = found.background(positions, weights.magnitude()[positions])
-            self._sparse.add_background(background, mass[None])
+            self._add_background(found, positions, weights.magnitude()[positions])
         if not use_entries:
             for part in chunks(len(rows), self._size):
                 self._add_exact(rows[part], part, found, weights[part])
@@ -227,6 +228,15 @@ class _SparsePass:
             entries.put_at(target, _at_target(weights, found.values, spec))
         residual = of_kernel.total(found.values.lse, spec) - entries.kept_sum
         self._sparse.add(rows, entries, residual[:, None], of_kernel.uniform(spec))
+
+    def _add_background(self, found: SparseRows, rows: Tensor, weight: Tensor) -> None:
+        """Of `rows` (m,) int64 of a chunk those with numbers: all others would reach every row of the batch."""
+        known = found.values.lse[rows].isfinite() & weight.isfinite()
+        # In their place, for a GPU that is not to be waited for, comes the first known row with weight 0.
+        rows = torch.where(known, rows, rows[known.int().argmax()])
+        background, mass = found.background(rows, torch.where(known, weight, 0))
+        background, mass = (torch.where(known.any(), value, 0) for value in (background, mass))
+        self._sparse.add_background(background, mass[None])
 
     def _add_exact(self, rows: Tensor, part: slice, found: SparseRows, weights: RowWeights) -> None:
         """The exact gradient of `part` of a chunk, which has these rows."""

@@ -218,10 +218,14 @@ def stream_kept(draw: Callable) -> None:
         return
     rows.check_counts(kept, mass, threshold)
     if span_mass is not None:
-        close("span_mass", span_mass.sum(1), mass.double(), torch.full_like(mass, 1e-6).double())
+        rows.check_spans(span_mass, threshold)
     scale, entropy_scale = rows.weights(draw)
     values, kept_sum = arena.empty((len(columns),), torch.float32), arena.empty((rows.n,), torch.float32)
     small_sum = arena.empty((rows.n, spans), torch.float32)
+    sizes = (rows.gradient(scale, entropy_scale)[0] * rows.slope).abs()
+    sizes = sizes[torch.repeat_interleave(torch.arange(rows.n), kept), columns.long()]
+    sizes = sizes[sizes <= 3e38].tolist()
+    least = draw(st.sampled_from((-1.0, 3e38)) | st.sampled_from(sizes or [0.0]))  # none are small, all, or some
     given = {
         "columns": arena.put(columns),
         "projected": arena.put(projected),
@@ -234,13 +238,12 @@ def stream_kept(draw: Callable) -> None:
         "offsets": arena.put(torch.cat([kept.new_zeros(1), kept.cumsum(0)])),
         "values": values,
         "kept_sum": kept_sum,
-        "least": 3e38,
+        "least": least,
         "small_sum": small_sum,
     }
     if call(draw, arena, "kept_values", given):
         rows.check_entries(scale, entropy_scale, kept, columns, values, kept_sum)
-        size = kept_sum.double().abs() + kept * scale.double().abs() + 1
-        close("small_sum", small_sum.sum(1), kept_sum.double(), 1e-5 * size)
+        rows.check_small(scale, entropy_scale, kept, columns, values, least, small_sum)
 
 
 @st.composite

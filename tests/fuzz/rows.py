@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mind_kernels.head import Head
+from mind_kernels.linear_cross_entropy.batch_rows import SPAN
 from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS
 from tests.fuzz.arguments import DTYPES, Arena, logits
 
@@ -29,9 +30,10 @@ class Rows:
     """Logits, targets and options of a row operator, and the definition of its statistics."""
 
     MOST = 6
+    COLUMNS = st.integers(1, 90) | st.integers(2040, 2100)
 
     def __init__(self, draw: Callable, arena: Arena) -> None:
-        rows, columns = draw(st.integers(0, self.MOST)), draw(st.integers(1, 90) | st.integers(2040, 2100))
+        rows, columns = draw(st.integers(0, self.MOST)), draw(self.COLUMNS)
         self.arena, self.n = arena, rows
         x, rounding = self.project(draw, columns)
         self.target = arena.put(arena.integers(columns, rows))
@@ -100,6 +102,11 @@ class Rows:
         logs = (self.entropy + self.lse.abs()).nan_to_num(0, 0, 0)[:, None]
         return ((a.abs() + b.abs() * (1 + logs) + t.abs()) / self.temperature).nan_to_num(nan=math.inf)
 
+    def gradient(self, scale: Tensor, entropy_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(n, V): that of z, without a uniform part; (n,): how far its entries and sums may be off."""
+        a, b, t = self.coefficients(scale, entropy_scale)
+        return self.part(a, b) - t * self.hit, (8 * self.step[:, None] * self.gradient_size(a, b, t)).squeeze(1)
+
     def part(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.where(self.p == 0, 0, self.p * (a + b * self.log_p))
 
@@ -123,6 +130,37 @@ class Rows:
         truth = torch.where(self.kept(threshold), 0, self.p).sum(1).masked_fill(~finite, math.nan)
         close("dropped_mass", mass, truth, self.unsure(threshold, step).sum(1) + 4 * self.step * self.others + 1e-30)
 
+    def check_spans(self, mass: Tensor, threshold: float) -> None:
+        """`span_mass`, as `dropped_mass` of each span."""
+        known = self.lse.isfinite() & ((self.others > 1e-30) | (self.others == 0))
+        step = 4 * self.step[:, None]
+        dropped = torch.where(self.kept(threshold), 0, self.p)
+        allowed = self.unsure(threshold, step) + step * self.p * (1 - self.hit)
+        truth = self.of_spans(dropped).masked_fill(~known[:, None], math.nan)
+        close("span_mass", mass, truth, self.of_spans(allowed) + 1e-30)
+
+    def check_small(
+        self,
+        scale: Tensor,
+        entropy_scale: Tensor | None,
+        kept: Tensor,
+        columns: Tensor,
+        values: Tensor,
+        least: float,
+        small_sum: Tensor,
+    ) -> None:
+        """`small_sum`: in each span the sum of the gradient of z over the kept entries whose value is small."""
+        dz, allowed = self.gradient(scale, entropy_scale)
+        place = (torch.repeat_interleave(torch.arange(self.n), kept), columns.long())
+        small = torch.zeros_like(self.hit, dtype=torch.bool).index_put_(place, values.abs() <= least)
+        truth = self.of_spans(torch.where(small, dz, 0))
+        close("small_sum", small_sum, truth, allowed[:, None].expand_as(truth))
+
+    @staticmethod
+    def of_spans(values: Tensor) -> Tensor:
+        """(n, spans): the sums of values (n, V) over each span of the vocabulary."""
+        return torch.stack([part.sum(1) for part in values.split(SPAN, 1)], 1)
+
     def check_entries(
         self,
         scale: Tensor,
@@ -133,11 +171,9 @@ class Rows:
         kept_sum: Tensor,
     ) -> None:
         """The gradient at the kept entries, and the sum over those of a row of that of z."""
-        a, b, t = self.coefficients(scale, entropy_scale)
-        dz = self.part(a, b) - t * self.hit
+        dz, allowed = self.gradient(scale, entropy_scale)
         row = torch.repeat_interleave(torch.arange(self.n), kept)
         assert bool(((columns >= 0) & (columns < self.z.shape[1])).all()), "columns"
-        allowed = (8 * self.step[:, None] * self.gradient_size(a, b, t)).squeeze(1)
         close("values", values, (dz * self.slope)[row, columns.long()], allowed[row])
         sums = torch.zeros(self.n, dtype=torch.float64).index_add_(0, row, dz[row, columns.long()])
         close("kept_sum", kept_sum, sums, allowed)
@@ -147,6 +183,7 @@ class StreamedRows(Rows):
     """The same of rows straight from hidden states, a head and perhaps a bias."""
 
     MOST = 60  # strips of rows, whole and not
+    COLUMNS = Rows.COLUMNS | st.integers(SPAN - 3, SPAN + 200)
 
     def project(self, draw: Callable, columns: int) -> tuple[Tensor, Tensor | float]:
         size, dtype = draw(st.integers(1, 20) | st.integers(318, 324)), draw(st.sampled_from(DTYPES))
