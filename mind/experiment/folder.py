@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mind.errors import MindError, require
+from mind.errors import require
 from mind.experiment.plan import BASE, BASE_MARKER, Plan
 from mind.files import read_object
 from mind.run_folder import RunFolder
@@ -163,13 +163,3 @@ class ExperimentFolder:
         for folder in [*run.stages, run]:
             for path in folder.weights():
                 shutil.rmtree(path)
-
-
-def job_of(name: str, plan: Plan) -> Job:
-    """The job of this name; raises MindError if the plan has none."""
-    job = Job(name)
-    known = name in (BASE, BASE_MARKER) or (job.kind in ("budget", "tuning", "runs") and job.label in plan.methods)
-    if not known or (job.kind in ("tuning", "runs")) != (name.count("/") == 2):
-        example = Job.run(next(iter(plan.methods)), plan.seeds[0])
-        raise MindError(f"{name}: the plan has no such job: expected one such as {example.name}")
-    return job

@@ -57,6 +57,6 @@ def chosen(plan: Plan, table: Mapping[str, Any], label: str) -> dict[str, Any] |
 def require_choice(plan: Plan, table: Mapping[str, Any], label: str) -> dict[str, Any]:
     """`chosen`; raises MindError if there is no choice."""
     options = chosen(plan, table, label)
-    require(options is not None, f"{label}: its configuration is not chosen yet")
+    require(options is not None, f"{label}: all the configurations that were tried failed: tuning.json has why")
     assert options is not None
     return options

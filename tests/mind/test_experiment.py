@@ -10,7 +10,7 @@ import signal
 import time
 
 import pytest
-from small_experiment import here, write_plan
+from small_experiment import TUNED, here, result_of, write_plan
 from small_run import content, train_rows
 from tiny import NAMES
 
@@ -23,34 +23,12 @@ from mind.evaluation.evaluate import evaluation_prompts
 from mind.evaluation.generation import generate_responses
 from mind.evaluation.outcomes import outcome
 from mind.experiment.folder import ExperimentFolder, Job
+from mind.experiment.jobs import left
 from mind.experiment.places import Processes
-from mind.experiment.runner import Ending, left, prepare, run_experiment
+from mind.experiment.runner import Ending, prepare, run_experiment
 from mind.files import held
 from mind.run.trainer import MethodTrainer
 from mind.student.model import load_student
-
-TUNED = {
-    "methods": {
-        "plain": {"method": "sft", "grid": {"train.learning_rate": [1e-3, 3e-2]}},
-        "ours": {"method": "mind", "options": {"metanet": {"warmup_epochs": 2}}},
-    },
-    "budget": {"of": "ours", "epochs": 0.5},
-    "tuning": {"share": 0.5, "max_new_tokens": 2},
-    "seeds": [3, 4],
-}
-
-
-def result_of(folder: ExperimentFolder) -> dict:
-    """What a kill must not change: answers, what was spent, and every step, without times."""
-    files = content(folder.path / "outcomes")
-    runs = sorted({path.parent for path in folder.path.glob("*/**/config.json")})
-    steps = {str(run.relative_to(folder.path)): train_rows(run) for run in runs}
-    nll = {str(run.relative_to(folder.path)): (run / "evaluation.json").read_text() for run in runs}
-    table = json.loads(folder.tuning.read_text()) if folder.tuning.exists() else {}
-    for entry in table.values():
-        for tried in entry["configurations"]:
-            tried.pop("wall_s", None)
-    return {"answers": files, "steps": steps, "nll": nll, "tuning": table, "budget": folder.budget.read_text()}
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from mind.config import flat
 from mind.data.questions import save_questions
 from mind.errors import MindError
 from mind.experiment.configs import draws, nested, run_config
-from mind.experiment.folder import ExperimentFolder, Job, job_of
+from mind.experiment.folder import ExperimentFolder, Job
 from mind.experiment.inputs import load_inputs
+from mind.experiment.jobs import job_of
 from mind.experiment.plan import MethodPlan, located, packaged, plan_hash, read_plan
 from mind.experiment.runner import prepare
 from mind.experiment.tuning import best
