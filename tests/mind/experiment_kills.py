@@ -3,7 +3,7 @@ then compares it with one that nothing interrupted. Runner and runs are the proc
 
     python tests/mind/experiment_kills.py [KILLS] [SEED] [FILE]
 
-FILE gets a line for each kill, once all experiments came out the same, such as bench/results/experiment_kills.jsonl.
+FILE gets a line for each kill, once its experiment is whole, such as bench/results/experiment_kills.jsonl.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import random
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,12 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+
+LONGEST = 30
+"""Seconds from a start, or from a kill, to the next one. Processes that load PyTorch need a third of them."""
+PER_EXPERIMENT = 7
+"""Kills of one experiment."""
 
 
 def start(plan: Path, output: Path) -> psutil.Popen:
@@ -57,49 +62,54 @@ def kill_one(runner: psutil.Popen, draw: random.Random) -> dict[str, Any] | None
     return {"killed": name, "running": sorted(jobs)}
 
 
-def kills_of(plan: Path, output: Path, kills: int, draw: random.Random, longest: float) -> Iterator[dict[str, Any]]:
-    """Starts the experiment until it is whole; at most so many kills, each at most `longest` seconds after the one
-    before or the start."""
+def kills_of(plan: Path, output: Path, kills: int, draw: random.Random) -> Iterator[dict[str, Any]]:
+    """Starts the experiment until it is whole; kills so many times, if it lasts so long."""
     while True:
-        runner = start(plan, output)
+        runner, disturbed = start(plan, output), False
         while kills and runner.poll() is None:
-            seconds = draw.uniform(0, longest)
+            seconds = draw.uniform(0, LONGEST)
             try:
                 runner.wait(seconds)
             except psutil.TimeoutExpired:
                 killed = kill_one(runner, draw)
                 if killed is not None:
-                    kills -= 1
+                    kills, disturbed = kills - 1, True
                     yield {**killed, "after_s": round(seconds, 2)}
         if runner.wait() == 0:
             return
+        assert disturbed, output.with_suffix(".log").read_text()
 
 
 def main(kills: int, seed: int, file: str | None) -> None:
-    from small_experiment import TUNED, result_of, write_plan
+    from small_experiment import TUNED, here, result_of, write_plan
 
     from bench.measure import write_results
     from mind.experiment.folder import ExperimentFolder
+    from mind.experiment.runner import prepare, run_experiment
 
-    draw, rows, experiments, begun = random.Random(seed), [], 0, time.monotonic()
+    draw, rows = random.Random(seed), []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         plan = write_plan(place, **TUNED | {"seeds": [3]})
-        assert start(plan, place / "whole").wait() == 0, (place / "whole.log").read_text()
-        expected, seconds = result_of(ExperimentFolder(place / "whole")), time.monotonic() - begun
-        print(f"undisturbed: {seconds:.0f} s", flush=True)
+        whole = prepare(str(plan), place / "whole", {})
+        run_experiment(whole, here(whole))
+        expected = result_of(whole)
+        print("the undisturbed one is there", flush=True)
         while len(rows) < kills:
-            output = place / f"killed-{experiments}"
-            for row in kills_of(plan, output, min(kills - len(rows), 5), draw, seconds / 2):
-                rows.append({"experiment": experiments, **row})
-                print(len(rows), rows[-1], flush=True)
-            assert result_of(ExperimentFolder(output)) == expected, f"experiment {experiments} differs"
-            experiments += 1
-            print(f"experiment {experiments}: identical to the undisturbed one", flush=True)
+            output = place / f"killed-{rows[-1]['experiment'] + 1 if rows else 1}"
+            new = []
+            for killed in kills_of(plan, output, min(kills - len(rows), PER_EXPERIMENT), draw):
+                new.append({"experiment": int(output.name.partition("-")[2]), **killed})
+                print(len(rows) + len(new), new[-1], flush=True)
+            same = result_of(ExperimentFolder(output)) == expected
+            print(f"{output.name}: {'identical' if same else 'DIFFERENT'}", flush=True)
+            rows += [{**row, "identical": same} for row in new]
+            if file is not None:
+                write_results(rows, Path(file))
+            if not same:
+                sys.exit(f"{output} differs from {whole.path}")
     runners = sum(row["killed"] == "the runner" for row in rows)
-    print(f"{kills} kills, {runners} of the runner, in {experiments} experiments, all identical to the undisturbed one")
-    if file is not None:
-        write_results([{"seed": seed, **row, "identical": True} for row in rows], Path(file))
+    print(f"{len(rows)} kills, {runners} of the runner, in {rows[-1]['experiment']} experiments: all identical")
 
 
 if __name__ == "__main__":
