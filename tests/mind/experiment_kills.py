@@ -8,11 +8,13 @@ FILE gets a line for each kill, once its experiment is whole, such as bench/resu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 
-LONGEST = 30
-"""Seconds from a start, or from a kill, to the next one. Processes that load PyTorch need a third of them."""
+LONGEST = 20
+"""Seconds that a job, which takes ten, is left alone at most."""
 PER_EXPERIMENT = 7
 """Kills of one experiment."""
 
@@ -38,11 +40,24 @@ def start(plan: Path, output: Path) -> psutil.Popen:
 def jobs_of(runner: psutil.Popen) -> dict[str, psutil.Process]:
     """Its processes by the names of their jobs."""
     found = {}
-    for process in runner.children():
-        words = process.cmdline()
-        if "--job" in words:  # else it is about to become one
-            found[words[words.index("--job") + 1]] = process
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        for process in runner.children():
+            words = process.cmdline()
+            if "--job" in words:  # else it is about to become one
+                found[words[words.index("--job") + 1]] = process
     return found
+
+
+def done_in(output: Path) -> int:
+    """How many jobs are done."""
+    from mind.experiment.folder import ExperimentFolder
+    from mind.experiment.jobs import every_job
+
+    folder = ExperimentFolder(output)
+    if not folder.experiment.exists():
+        return 0
+    plan, _ = folder.read_experiment()
+    return sum(folder.done(job, plan) for job in every_job(plan))
 
 
 def kill_one(runner: psutil.Popen, draw: random.Random) -> dict[str, Any] | None:
@@ -63,18 +78,22 @@ def kill_one(runner: psutil.Popen, draw: random.Random) -> dict[str, Any] | None
 
 
 def kills_of(plan: Path, output: Path, kills: int, draw: random.Random) -> Iterator[dict[str, Any]]:
-    """Starts the experiment until it is whole; kills so many times, if it lasts so long."""
+    """Starts the experiment until it is whole; kills so many times, if it lasts so long: at a random moment of a job,
+    of the next one or of that after another one has ended."""
     while True:
         runner, disturbed = start(plan, output), False
         while kills and runner.poll() is None:
-            seconds = draw.uniform(0, LONGEST)
+            more, seconds = draw.randrange(2), draw.uniform(0, LONGEST)
+            ended = done_in(output)
+            while runner.poll() is None and not (jobs_of(runner) and done_in(output) >= ended + more):
+                time.sleep(0.1)
             try:
                 runner.wait(seconds)
             except psutil.TimeoutExpired:
                 killed = kill_one(runner, draw)
                 if killed is not None:
                     kills, disturbed = kills - 1, True
-                    yield {**killed, "after_s": round(seconds, 2)}
+                    yield {**killed, "jobs_done": done_in(output), "after_s": round(seconds, 2)}
         if runner.wait() == 0:
             return
         assert disturbed, output.with_suffix(".log").read_text()
