@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 LONGEST = 20
 """Seconds that a job, which takes ten, is left alone at most."""
-PER_EXPERIMENT = 7
+PER_EXPERIMENT = 5
 """Kills of one experiment."""
 
 
@@ -61,7 +61,8 @@ def done_in(output: Path) -> int:
 
 
 def kill_one(runner: psutil.Popen, draw: random.Random) -> dict[str, Any] | None:
-    """Kills the runner, or one of its jobs; None if it has ended. With the runner its jobs end."""
+    """Kills the runner, or one of its jobs; None if it has ended. With the runner its jobs end, one that Python still
+    loads as soon as it has begun."""
     try:
         jobs = jobs_of(runner)
         name = draw.choice(["the runner", *jobs])
@@ -70,7 +71,7 @@ def kill_one(runner: psutil.Popen, draw: random.Random) -> dict[str, Any] | None
         else:
             runner.send_signal(signal.SIGKILL)
             runner.wait()
-            _, alive = psutil.wait_procs(jobs.values(), timeout=10)
+            _, alive = psutil.wait_procs(jobs.values(), timeout=60)
             assert not alive, f"{alive} goes on without its runner"
     except psutil.NoSuchProcess:
         return None
