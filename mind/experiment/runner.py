@@ -1,8 +1,7 @@
 """Runs an experiment: what its folder lacks, so many jobs at a time, each in a place of its own.
 
-What there is to do is read from the folder after each job: the untrained student first, then the run that sets the
-budget, the configurations that are tried, and the runs of every label whose configuration is chosen. So whoever starts
-an experiment again goes on with it.
+What there is to do is read from the folder after each job (`mind.experiment.jobs`). So whoever starts an experiment
+again goes on with it.
 """
 
 from __future__ import annotations

@@ -138,4 +138,5 @@ if __name__ == "__main__":
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("MIND_CACHE", cache)
-        main(*(int(word) for word in [*given[:2], *("20", "0")[len(given[:2]) :]]), *(given[2:] or [None]))
+        kills, seed, *file = [*given, *("20", "0")[len(given) :]]
+        main(int(kills), int(seed), file[0] if file else None)

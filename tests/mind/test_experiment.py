@@ -176,7 +176,7 @@ def test_kills_of_a_runner_and_of_its_run(whole, tmp_path):
     shutil.rmtree(folder.run(job))
     shutil.rmtree(folder.outcomes(job))
 
-    def started(until) -> multiprocessing.Process:
+    def started(until):
         runner = multiprocessing.get_context("fork").Process(target=start, args=(folder,))
         runner.start()
         end = time.monotonic() + 300
@@ -262,11 +262,14 @@ def test_ctrl_c_ends_the_tasks_of_ray(whole, tmp_path, monkeypatch):
         assert task == Job("base") and force
         canceled.set()
 
-    ray.exceptions = types.SimpleNamespace(RayError=RayError)
-    ray.init = lambda **_: None
-    ray.cluster_resources = lambda: {"CPU": 2.0}
-    ray.remote = lambda **_: lambda task: types.SimpleNamespace(remote=lambda job, seconds: job)
-    ray.get, ray.cancel = get, cancel
+    vars(ray).update(
+        exceptions=types.SimpleNamespace(RayError=RayError),
+        init=lambda **_: None,
+        cluster_resources=lambda: {"CPU": 2.0},
+        remote=lambda **_: lambda task: types.SimpleNamespace(remote=lambda job, seconds: job),
+        get=get,
+        cancel=cancel,
+    )
     monkeypatch.setitem(sys.modules, "ray", ray)
     place = RayTasks(folder, "auto", 1, None)
     assert place.at_a_time == 2

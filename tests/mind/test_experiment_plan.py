@@ -175,8 +175,8 @@ def test_every_field_of_the_data_counts(place):
     folder = ExperimentFolder(place / "out")
     for label, only in (("plain", NAMES[1]), ("ours", NAMES[0])):
         config = run_config(Job.run(label, 0), plan, found.sources, folder, seed=0, chosen={}, budget={"flops": 5.0})
-        own = {"train": str(folder.train_file), "heldout": str(folder.validation_file)}
-        assert config.data == DataConfig(perspectives=NAMES, only=only, shuffle_perspectives=5, **own)
+        train, heldout = str(folder.train_file), str(folder.validation_file)
+        assert config.data == DataConfig(train, heldout, perspectives=NAMES, only=only, shuffle_perspectives=5)
 
 
 def test_the_draw_of_configurations():
