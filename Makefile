@@ -21,7 +21,7 @@ BENCHES := $(filter-out __init__ command measure real_rows sparse_training datas
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test coverage lint format bench install-matrix integrations hub asan tsan debug fuzz clean
+.PHONY: help train test coverage lint format bench install-matrix kills integrations hub asan tsan debug fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -55,6 +55,9 @@ bench: $(VENV)/.test-ready $(VENV)/.student-ready  ## every benchmark, half an h
 
 install-matrix: $(VENV)/.test-ready  ## install in every way, each in a fresh environment (ARGS=--quick: three ways)
 	$(BIN)/python tests/install_matrix.py $(ARGS)
+
+kills: $(VENV)/.test-ready  ## kill an experiment and its runs 20 times at random moments and compare what comes out (ARGS="40 1": 40 times, another seed)
+	$(BIN)/python tests/mind/experiment_kills.py $(ARGS)
 
 hub: $(VENV)/.test-ready  ## the losses as a repository for Hugging Face's `kernels` in build/hub (ARGS="--compile cpu cuda": compiled too)
 	rm -rf build/hub

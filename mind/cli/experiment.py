@@ -59,20 +59,21 @@ def experiment_command(options: Experiment) -> int:
     assert options.plan is not None
     variables = _variables(options.set)
     note("reading the plan and its questions")
-    from mind.experiment.places import Processes, on_ray
-    from mind.experiment.runner import left, prepare, run_experiment
+    from mind.experiment.jobs import left
+    from mind.experiment.places import Processes, RayTasks
+    from mind.experiment.runner import prepare, run_experiment
 
     folder = prepare(options.plan, options.output, variables)
     threads = threads_of(options.jobs)
-    processes = Processes(folder, threads, stop_at)
-    place, at_a_time = processes, options.jobs
-    if options.ray is not None:
-        place, at_a_time = on_ray(folder, options.ray, threads, stop_at)
+    if options.ray is None:
+        place, at_a_time = Processes(folder, threads, stop_at), options.jobs
+    else:
+        place = RayTasks(folder, options.ray, threads, stop_at)
+        at_a_time = place.at_a_time
     plan, _ = folder.read_experiment()
     say(f"{folder.path}: {number_of(left(plan, folder), 'job')} to do, {at_a_time} at a time")
     with watching() as watch:
-        interrupt = processes.stop
-        progress = run_experiment(folder, place, jobs=at_a_time, stop_at=stop_at, watch=watch, interrupt=interrupt)
+        progress = run_experiment(folder, place, jobs=at_a_time, stop_at=stop_at, watch=watch, interrupt=place.stop)
     return _told(progress, left(plan, folder))
 
 

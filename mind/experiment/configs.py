@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from mind.config import MindConfig
+from mind.config import DataConfig, MindConfig
 from mind.errors import MindError
 from mind.experiment.folder import ExperimentFolder, Job
 from mind.experiment.plan import BudgetPlan, MethodPlan, Plan
@@ -20,6 +20,10 @@ from mind.typed_json import overlaid
 
 BATCHED = {"train": {"report_to": "none"}}
 """What the runs of an experiment have other defaults for: metrics.jsonl says as much as TensorBoard's files."""
+OF_INPUTS = {"train", "heldout", "heldout_fraction", "evaluation", "max_questions", "leaks"} | {
+    field.name for field in dataclasses.fields(DataConfig) if field.name.startswith("generated_")
+}
+"""Fields of `data` that are done when the questions are in the experiment's folder; the runs are told the others."""
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,16 +87,15 @@ def run_config(
     from mind.methods import with_options
 
     method = plan.methods[job.label]
-    values: Any = {"student": dataclasses.asdict(plan.student) | student_source(sources)}
+    values: Any = {
+        "student": dataclasses.asdict(plan.student) | student_source(sources),
+        "data": {name: value for name, value in dataclasses.asdict(plan.data).items() if name not in OF_INPUTS},
+    }
     for more in (BATCHED, plan.config, {"method": method.method}, method.options, nested(chosen)):
         values = overlaid(values, more)
     own = {
         "output": os.fspath(folder.run(job)),
-        "data": {
-            "train": str(folder.train_file),
-            "heldout": str(folder.validation_file),
-            "perspectives": plan.data.perspectives,
-        },
+        "data": {"train": str(folder.train_file), "heldout": str(folder.validation_file)},
         "train": {"seed": seed, **budget},
         "evaluation": {"before": os.fspath(folder.base)},
     }

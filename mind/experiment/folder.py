@@ -195,13 +195,3 @@ class ExperimentFolder:
         for folder in [*run.stages, run]:
             for path in folder.weights():
                 shutil.rmtree(path)
-
-
-def job_of(name: str, plan: Plan) -> Job:
-    """The job of this name; raises MindError if the plan has none."""
-    job = Job(name)
-    known = name in (BASE, BASE_MARKER) or (job.kind in ("budget", "tuning", "runs") and job.label in plan.methods)
-    if not known or (job.kind in ("tuning", "runs")) != (name.count("/") == 2):
-        example = Job.run(next(iter(plan.methods)), plan.seeds[0])
-        raise MindError(f"{name}: the plan has no such job: expected one such as {example.name}")
-    return job

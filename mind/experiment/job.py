@@ -19,9 +19,10 @@ from mind.data.questions import load_questions
 from mind.errors import BudgetError, NotFiniteError, StoppedError
 from mind.experiment.answers import Asked, Student
 from mind.experiment.configs import budget_fields, run_config, student_source
-from mind.experiment.folder import ExperimentFolder, Job, job_of
+from mind.experiment.folder import ExperimentFolder, Job
+from mind.experiment.jobs import budget_amount, job_of, require_before
 from mind.experiment.plan import BASE, BASE_MARKER, Plan
-from mind.experiment.tuning import configurations, require_choice, tuned
+from mind.experiment.tuning import configurations, require_choice, tune
 from mind.files import held
 
 VALIDATION = "validation"
@@ -38,11 +39,12 @@ def perform(path: str | os.PathLike[str], name: str, pause_at: float | None = No
         pause_at: a time, by time.monotonic, from which it stops between two steps or two sets; None: never.
 
     Raises:
-        MindError: as `mind.run.train.train` does. But if the numbers of a configuration that tuning tries are not
-            finite, its student gets worse, or its share of the budget does not pay for it, that is its result.
+        MindError: for a job that the plan has not, with the job that comes first if that is not done, and as
+            `mind.run.train.train` does. But if the numbers of a configuration that tuning tries are not finite, its
+            student gets worse, or its share of the budget does not pay for it, that is its result.
         PausedError: at `pause_at`.
     """
-    folder = ExperimentFolder(Path(path))
+    folder = ExperimentFolder(Path(os.path.abspath(path)))
     plan, content = folder.read_experiment()
     job = job_of(name, plan)
     lock = folder.beside(job, ".lock")
@@ -50,6 +52,7 @@ def perform(path: str | os.PathLike[str], name: str, pause_at: float | None = No
     with held(lock):
         if folder.done(job, plan):
             return
+        require_before(job, plan, folder)
         work = _Work(folder, plan, content["inputs"], job, pause_at)
         {
             BASE: work.base,
@@ -89,9 +92,10 @@ class _Work:
         self.folder.drop_student(self.job)
 
     def run(self) -> None:
-        plan, seed, table = self.plan, self.job.number, tuned(self.folder)
+        plan, seed = self.plan, self.job.number
         assert seed is not None
-        config = self._config(seed, require_choice(plan, table, self.job.label), self._share(1.0))
+        options = require_choice(plan, tune(plan, self.folder), self.job.label)
+        config = self._config(seed, options, self._share(1.0))
         self._train(config)
         self._answer(self._trained(config), self.sets, self.folder.outcomes(self.job))
         if not plan.keep_students:
@@ -123,16 +127,19 @@ class _Work:
         self.folder.drop_student(self.job)
 
     def _share(self, share: float) -> dict[str, Any]:
-        return budget_fields(self.plan.budget, self.folder.read_result(self.folder.budget)["amount"], share)
+        return budget_fields(self.plan.budget, budget_amount(self.plan, self.folder), share)
 
     def _config(self, seed: int, options: Mapping[str, Any], budget: Mapping[str, Any]) -> MindConfig:
         return run_config(self.job, self.plan, self.sources, self.folder, seed=seed, chosen=options, budget=budget)
 
     def _train(self, config: MindConfig) -> None:
+        from mind.run.report import write_run_report
         from mind.run.train import train
 
         run = self.folder.run(self.job)
         if run.status.exists():  # the student has been trained, and may have been removed since
+            if not run.report.exists():  # a kill came between
+                write_run_report(run)
             return
         train(config, resume=run.begun is not None, pause_at=self.pause_at)
         gc.collect()  # the Trainer and its student refer to one another

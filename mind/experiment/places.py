@@ -13,11 +13,12 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 from mind.display import one_line
 from mind.errors import MindError
 from mind.experiment.folder import ExperimentFolder, Job
-from mind.experiment.runner import Ending, Place
+from mind.experiment.runner import Ending
 
 WATCHED = "MIND_EXPERIMENT_WATCHED"
 """In the environment of a job whose standard input is that pipe."""
@@ -25,6 +26,7 @@ PAUSED = 75
 """The exit status of a job that paused."""
 SHOWN_LINES = 3
 """Of the log of a job that failed, in its message."""
+STOPPED = Ending("failed", "stopped before it began")
 
 
 class Processes:
@@ -33,6 +35,7 @@ class Processes:
     def __init__(self, folder: ExperimentFolder, threads: int, stop_at: float | None) -> None:
         self._folder, self._threads, self._stop_at = folder, threads, stop_at
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._starting, self._stopped = threading.Lock(), False
 
     def __call__(self, job: Job) -> Ending:
         log = self._folder.beside(job, ".log")
@@ -41,10 +44,13 @@ class Processes:
         environment = os.environ | {WATCHED: "1", "OMP_NUM_THREADS": str(self._threads)}
         with log.open("ab") as output:
             begin = output.tell()
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
-            )
-            self._running.add(process)
+            with self._starting:  # so that `stop` misses none
+                if self._stopped:
+                    return STOPPED
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
+                )
+                self._running.add(process)
             try:
                 status = process.wait()
             finally:
@@ -54,9 +60,11 @@ class Processes:
         return ending(status, log, begin)
 
     def stop(self) -> None:
-        """Ends all jobs: started again they go on from their last step."""
-        for process in list(self._running):
-            process.terminate()
+        """Ends all jobs: started again they go on from their last step. None is started any more."""
+        with self._starting:
+            self._stopped = True
+            for process in list(self._running):
+                process.terminate()
 
 
 def job_command(folder: Path, name: str, stop_at: float | None) -> list[str]:
@@ -96,35 +104,53 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def on_ray(folder: ExperimentFolder, address: str, threads: int, stop_at: float | None) -> tuple[Place, int]:
-    """Jobs as tasks of a Ray cluster, whose machines share the folder; and how many its processors allow at a time.
+class RayTasks:
+    """A task of a Ray cluster for each job, whose machines share the folder."""
 
-    Raises MindError if Ray is not installed or the cluster cannot be reached.
-    """
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise MindError("--ray needs the package ray: pip install 'mind-kernels[ray]'") from None
-    try:
-        # A cluster that begins here has nobody to look at its dashboard.
-        ray.init(address=address, log_to_driver=False, **({"include_dashboard": False} if address == "local" else {}))
-    except Exception as error:  # of many kinds
-        raise MindError(f"--ray {address}: {one_line(str(error), 300)}") from None
-
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
-
-    @ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
-    def task(job: Job, seconds: float | None) -> Ending:
-        until = None if seconds is None else time.monotonic() + seconds
-        return Processes(folder, threads, until)(job)
-
-    def place(job: Job) -> Ending:
-        seconds = None if stop_at is None else stop_at - time.monotonic()
+    def __init__(self, folder: ExperimentFolder, address: str, threads: int, stop_at: float | None) -> None:
+        """Raises MindError if Ray is not installed or the cluster cannot be reached."""
         try:
-            return ray.get(task.remote(job, seconds))
-        except ray.exceptions.RayError as error:
-            return Ending("failed", one_line(str(error), 300))
+            import ray  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise MindError("--ray needs the package ray: pip install 'mind-kernels[ray]'") from None
+        try:
+            # A cluster that begins here has nobody to look at its dashboard.
+            more = {"include_dashboard": False} if address == "local" else {}
+            ray.init(address=address, log_to_driver=False, **more)
+        except Exception as error:  # of many kinds
+            raise MindError(f"--ray {address}: {one_line(str(error), 300)}") from None
 
-    resources = ray.cluster_resources()
-    at_a_time = int(resources.get("GPU", 0)) if gpus else int(resources.get("CPU", 1) // threads)
-    return place, max(at_a_time, 1)
+        resources = ray.cluster_resources()
+        gpus = 1 if resources.get("GPU") else 0
+
+        @ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
+        def task(job: Job, seconds: float | None) -> Ending:
+            until = None if seconds is None else time.monotonic() + seconds
+            return Processes(folder, threads, until)(job)
+
+        self._ray, self._task, self._stop_at = ray, task, stop_at
+        self._running: set[Any] = set()
+        self._starting, self._stopped = threading.Lock(), False
+        self.at_a_time = max(int(resources["GPU"]) if gpus else int(resources.get("CPU", 1) // threads), 1)
+        """How many jobs the cluster has room for."""
+
+    def __call__(self, job: Job) -> Ending:
+        seconds = None if self._stop_at is None else self._stop_at - time.monotonic()
+        with self._starting:
+            if self._stopped:
+                return STOPPED
+            task = self._task.remote(job, seconds)
+            self._running.add(task)
+        try:
+            return self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            return Ending("failed", one_line(str(error), 300))
+        finally:
+            self._running.discard(task)
+
+    def stop(self) -> None:
+        """As of `Processes`: the cluster's process that waits for a job is killed, and the job ends with it."""
+        with self._starting:
+            self._stopped = True
+            for task in list(self._running):
+                self._ray.cancel(task, force=True)

@@ -1,15 +1,14 @@
 """Runs an experiment: what its folder lacks, so many jobs at a time, each in a place of its own.
 
-What there is to do is read from the folder after each job: the untrained student first, then the run that sets the
-budget, the configurations that are tried, and the runs of every label whose configuration is chosen. So whoever starts
-an experiment again goes on with it.
+What there is to do is read from the folder after each job (`mind.experiment.jobs`). So whoever starts an experiment
+again goes on with it.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any, Literal
 from mind.errors import MindError, require
 from mind.experiment.configs import check_configs
 from mind.experiment.folder import ExperimentFolder, Job
-from mind.experiment.inputs import load_inputs, write_inputs
-from mind.experiment.plan import BASE, BASE_MARKER, Plan, differences, json_of, located, plan_hash, read_plan
-from mind.experiment.tuning import chosen, tune, tuning_jobs
+from mind.experiment.inputs import Inputs, load_inputs, write_inputs
+from mind.experiment.jobs import ready
+from mind.experiment.plan import Plan, differences, json_of, located, plan_hash, read_plan
 from mind.files import check_new_folder, held
 from mind.provenance import now, versions
 
@@ -78,23 +77,33 @@ def prepare(source: str, output: str | os.PathLike[str], variables: Mapping[str,
     inputs = load_inputs(located(plan, place, variables))
     check_configs(plan, inputs.sources, folder)
     if folder.experiment.exists():
-        _check_same(folder, plan, inputs.digests)
-        return folder
-    if folder.path.exists():
+        _check_same(folder, plan, inputs.digests)  # which may run right now
+    elif folder.path.exists():
         others = [path for path in folder.path.iterdir() if path.name not in ("data", folder.lock.name)]
         require(not others, f"{folder.path}: exists and is not an empty folder; name another --output")
     folder.path.mkdir(parents=True, exist_ok=True)
     with held(folder.lock, "another process runs this experiment"):
-        write_inputs(inputs, folder)
-        content = {
-            **json_of(plan),
-            "inputs": inputs.sources,
-            "hash": plan_hash(plan, inputs.digests),
-            "versions": versions(PACKAGES),
-            "date": now(),
-        }
-        folder.write(content, folder.experiment)
+        if folder.experiment.exists():  # maybe since
+            _adopt(folder, plan, inputs)
+        else:
+            write_inputs(inputs, folder)
+            content = {
+                **json_of(plan),
+                "inputs": inputs.sources,
+                "hash": plan_hash(plan, inputs.digests),
+                "versions": versions(PACKAGES),
+                "date": now(),
+            }
+            folder.write(content, folder.experiment)
     return folder
+
+
+def _adopt(folder: ExperimentFolder, plan: Plan, inputs: Inputs) -> None:
+    """Goes on with an experiment by this plan, whose student and questions may lie elsewhere by now."""
+    _check_same(folder, plan, inputs.digests)
+    _, content = folder.read_experiment()
+    if content["inputs"] != inputs.sources:
+        folder.write(content | {"inputs": inputs.sources}, folder.experiment)
 
 
 def _check_same(folder: ExperimentFolder, plan: Plan, digests: Mapping[str, str]) -> None:
@@ -171,52 +180,6 @@ def _first(running: Mapping[Future[Ending], Job], progress: Progress, watch: Wat
         ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
         if ended:
             return ended
-
-
-def ready(plan: Plan, folder: ExperimentFolder) -> list[Job]:
-    """The jobs that can be done now and are not, in the order in which they are started."""
-    return [job for job in _possible(plan, folder) if not folder.done(job, plan)]
-
-
-def _possible(plan: Plan, folder: ExperimentFolder) -> Iterator[Job]:
-    yield Job(BASE)
-    if plan.base_marker:
-        yield Job(BASE_MARKER)
-    if not folder.done(Job(BASE), plan):  # whose evaluation all runs take over
-        return
-    if plan.budget.of is not None:
-        yield Job.budget(plan.budget.of)
-    if not know_budget(plan, folder):
-        return
-    for label in plan.methods:
-        yield from tuning_jobs(plan, label)
-    table = tune(plan, folder)
-    for seed in plan.seeds:  # all labels with the first seed, so that there is something to look at early
-        yield from (Job.run(label, seed) for label in plan.methods if chosen(plan, table, label) is not None)
-
-
-def know_budget(plan: Plan, folder: ExperimentFolder) -> bool:
-    """Whether C is known, in budget.json."""
-    if folder.read_result(folder.budget):
-        return True
-    unit, amount, of = plan.budget.unit, plan.budget.amount, plan.budget.of
-    if of is not None:
-        job = Job.budget(of)
-        status = folder.run(job).read_status() if folder.done(job, plan) else None
-        if status is None:
-            return False
-        amount = status["flops"] if unit == "flops" else status["work"]["trained"]
-    folder.write_result({"unit": unit, "amount": amount, "of": of}, folder.budget)
-    return True
-
-
-def left(plan: Plan, folder: ExperimentFolder) -> int:
-    """How many jobs of the whole experiment are not done, those that cannot start yet among them."""
-    jobs = [Job(BASE), *([Job(BASE_MARKER)] if plan.base_marker else [])]
-    jobs += [] if plan.budget.of is None else [Job.budget(plan.budget.of)]
-    jobs += [job for label in plan.methods for job in tuning_jobs(plan, label)]
-    jobs += [Job.run(label, seed) for label in plan.methods for seed in plan.seeds]
-    return sum(not folder.done(job, plan) for job in jobs)
 
 
 def _write_failures(progress: Progress) -> None:

@@ -10,6 +10,7 @@ from mind.errors import require
 from mind.experiment.configs import draws
 from mind.experiment.folder import ExperimentFolder, Job
 from mind.experiment.plan import Plan
+from mind.files import held
 
 
 def tuning_jobs(plan: Plan, label: str) -> list[Job]:
@@ -30,17 +31,18 @@ def best(results: Sequence[Mapping[str, Any]]) -> int | None:
 
 def tune(plan: Plan, folder: ExperimentFolder) -> dict[str, Any]:
     """The table of the labels all of whose configurations have been tried, written to tuning.json if it is new."""
-    table = {}
-    for label in plan.methods:
-        results = [folder.read_result(folder.beside(job, ".json")) for job in tuning_jobs(plan, label)]
-        if results and all(results):
-            tried = [
-                {"options": options, **result}
-                for options, result in zip(configurations(plan, label), results, strict=True)
-            ]
-            table[label] = {"configurations": tried, "chosen": best(results)}
-    if table and table != tuned(folder):
-        folder.write_result({"labels": table}, folder.tuning)
+    with held(folder.path / ".tuning.lock"):  # so that no job writes an older table over a newer one
+        table = {}
+        for label in plan.methods:
+            results = [folder.read_result(folder.beside(job, ".json")) for job in tuning_jobs(plan, label)]
+            if results and all(results):
+                tried = [
+                    {"options": options, **result}
+                    for options, result in zip(configurations(plan, label), results, strict=True)
+                ]
+                table[label] = {"configurations": tried, "chosen": best(results)}
+        if table and table != tuned(folder):
+            folder.write_result({"labels": table}, folder.tuning)
     return table
 
 
@@ -62,6 +64,6 @@ def chosen(plan: Plan, table: Mapping[str, Any], label: str) -> dict[str, Any] |
 def require_choice(plan: Plan, table: Mapping[str, Any], label: str) -> dict[str, Any]:
     """`chosen`; raises MindError if there is no choice."""
     options = chosen(plan, table, label)
-    require(options is not None, f"{label}: its configuration is not chosen yet")
+    require(options is not None, f"{label}: all the configurations that were tried failed: tuning.json has why")
     assert options is not None
     return options

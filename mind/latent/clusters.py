@@ -93,10 +93,13 @@ def clusters_of(vectors: np.ndarray, config: LatentConfig) -> Clusters:
         permuted = permuted_within(perspectives, questions, rng).ravel()
         by_chance.append(np.mean([agreement(permuted, some[0]) for some in found], 0))
     tables = list(zip(measured, drawn.T, np.array(by_chance).T, strict=True))
-    count, *scores = [_estimate(*some, *ends) for some, ends in zip(tables, _RANGES, strict=True)]
+    count, nmi, ari, homogeneity, completeness, v_measure = [
+        _estimate(*some, *ends) for some, ends in zip(tables, _RANGES, strict=True)
+    ]
     count = replace(count, chance=None, p=None)  # no labels are in it
     widths = {str(width): _by_width(points[width], labels, perspectives, config.seed) for width in WIDTHS}
-    return Clusters(count, *scores, _silhouette(own, labels, questions, config, rng), widths)
+    silhouette = _silhouette(own, labels, questions, config, rng)
+    return Clusters(count, nmi, ari, homogeneity, completeness, v_measure, silhouette, widths)
 
 
 def mixture_labels(points: np.ndarray, perspectives: int, seed: int, starts: int) -> np.ndarray:

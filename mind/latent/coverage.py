@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -133,12 +134,12 @@ def nearest_perspectives(
     rationales = teacher_texts(students)
     questions, names = len(texts), np.repeat(np.arange(len(students.perspectives)), len(texts))
     place = np.argwhere(np.char.str_len(np.char.strip(texts)) > 0)
-    said = [texts[n, m] for n, m in place]
+    said = [str(texts[n, m]) for n, m in place]
     nearest = np.full(texts.shape, -1)
     if not said:
         return nearest
     if encoder is None:
-        vectorizer = term_vectorizer()
+        vectorizer: Any = term_vectorizer()
         taught, found = vectorizer.fit_transform(rationales).toarray(), vectorizer.transform(said).toarray()
     else:
         taught, found = (encoder.encode(some, lambda _: None).numpy() for some in (rationales, said))

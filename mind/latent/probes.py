@@ -72,7 +72,7 @@ def probe_by_question(vectors: np.ndarray, config: LatentConfig) -> Probe:
     for _ in range(config.permutations):
         permuted = np.stack([permuted_within(perspectives, questions, rng) for _ in range(seeds)])
         chance.append(_right(folds, permuted).mean())
-    return _probe(right, np.quantile(draws, (0.025, 0.975)), chance)
+    return _probe(right, np.quantile(draws, (0.025, 0.975)).tolist(), chance)
 
 
 def probe_new_students(vectors: np.ndarray, config: LatentConfig) -> Probe:

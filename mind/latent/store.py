@@ -10,6 +10,7 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def unpadded(table: np.ndarray) -> list[list[int]]:
 
 
 def _write(file: Path, students: Mapping[str, Arrays]) -> None:
-    arrays = {f"{name}/{key}": array for name, some in students.items() for key, array in some.items()}
+    arrays: dict[str, Any] = {f"{name}/{key}": array for name, some in students.items() for key, array in some.items()}
     with replacing_file(file) as partial, partial.open("wb") as opened:
         np.savez(opened, **arrays)
 

@@ -127,7 +127,8 @@ def read_students(config: LatentConfig) -> Students:
     experts = _group([run for run in runs if not run.is_null], perspectives, "expert")
     require(experts is not None, "all runs are of null experts (data.shuffle_perspectives): expected experts, too")
     null = _group([run for run in runs if run.is_null], perspectives, "null expert")
-    dealt = sorted({run.config.data.shuffle_perspectives for run in runs if run.is_null})
+    assert experts is not None
+    dealt = sorted({seed for run in runs if (seed := run.config.data.shuffle_perspectives) is not None})
     require(
         len(dealt) < 2,
         f"the null experts have data.shuffle_perspectives {listed([str(seed) for seed in dealt])}: expected one seed, "

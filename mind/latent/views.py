@@ -106,7 +106,7 @@ def term_vectorizer() -> TfidfVectorizer:
         sublinear_tf=True,
         token_pattern=r"\w+|[^\w\s]",
         max_features=TERMS,
-        dtype=np.float32,
+        dtype=np.float32,  # pyright: ignore[reportArgumentType]  # annotated by its default alone
     )
 
 

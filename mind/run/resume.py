@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -27,15 +28,20 @@ OF_STUDENT = ("settings", "weights")
 
 
 def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
-    """The configuration of the run in `folder`, from where it lies now.
+    """The configuration of the run in `folder`, from where it and what it reads lie now.
 
-    `config` may differ from it in `output`, since a folder can be moved, and in a larger `train.max_steps` or
-    `train.epochs`. Raises MindError, with the options, for another difference, and for a config.json that is not the
-    one it began with.
+    `config` may differ from it in `output`, since a folder can be moved, in a larger `train.max_steps` or
+    `train.epochs` and, of a run that is not finished, in the places of what `check_inputs` compares. Raises MindError,
+    with the options, for another difference, and for a config.json that is not the one it began with.
     """
     saved = dataclasses.replace(load_run_config(folder.config), output=config.output)
     asked, kept = (flat(dataclasses.asdict(some)) for some in (config, saved))
-    changed = [name for name in asked if asked[name] != kept.get(name)]
+    compared = () if folder.finished else _compared(folder)
+    changed = [
+        name
+        for name in asked
+        if asked[name] != kept.get(name) and not (name in compared and _are_paths(asked[name], kept.get(name)))
+    ]
     if config.method != saved.method:
         changed = ["method"]
     if changed and not (set(changed) <= {"train.max_steps", "train.epochs"} and _is_longer(config, saved)):
@@ -51,7 +57,22 @@ def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
         f"{folder.config} has changed since {folder.path} began, and --resume goes on with the same; restore it, or "
         "name another --output",
     )
-    return saved
+    length = {name: getattr(saved.train, name) for name in ("max_steps", "epochs")}
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **length))  # with the places of now
+
+
+def _compared(folder: RunFolder) -> set[str]:
+    """The options that name places whose content is compared when the run goes on."""
+    known = folder.read_inputs().keys()
+    names = {name for name in known if name != "options"}
+    if "tokens" in known:  # as the student's tokenizer and template make them; weights and settings have entries, too
+        names |= {"student.model", "student.chat_template"}
+    return names | {"evaluation.before"}  # a former evaluation has its own digests
+
+
+def _are_paths(*values: Any) -> bool:
+    """Absolute ones: what else names a file may as well be a keyword, such as "word-problems"."""
+    return all(isinstance(value, str) and os.path.isabs(value) for value in values)
 
 
 def _is_longer(config: MindConfig, saved: MindConfig) -> bool:

@@ -78,7 +78,9 @@ def _overlaps(call: Call, name: str) -> Iterator[Spoilt]:
         for what, shift in (("first", 0), ("last", (out.nbytes - out.itemsize) // 64 * 64)):
             wrong = call.copied()
             memory = torch.zeros(shift + max(out.nbytes, tensor.nbytes) + 8, dtype=torch.uint8)
-            memory[shift : shift + tensor.nbytes] = tensor.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8)
+            memory[shift : shift + tensor.nbytes] = (
+                tensor.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8)
+            )
             wrong.arguments[other] = memory[shift : shift + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
             wrong.arguments[name] = memory[: out.nbytes].view(out.dtype).view(out.shape)
             yield Spoilt(f"memory of {other} from its {what} line on", wrong)

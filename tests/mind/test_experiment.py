@@ -7,11 +7,15 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
+import threading
 import time
+import types
 
+import psutil
 import pytest
 import torch
-from small_experiment import here, write_plan
+from small_experiment import TUNED, here, result_of, write_plan
 from small_run import content, train_rows
 from tiny import NAMES
 
@@ -19,41 +23,19 @@ import mind
 from mind.cli import main
 from mind.config import DataConfig, EvaluationConfig, MetaNetConfig, MindConfig, StudentConfig, TrainConfig
 from mind.data.questions import load_questions
-from mind.errors import BudgetError, MindError, NotFiniteError
+from mind.errors import BudgetError, MindError, NotFiniteError, PausedError
 from mind.evaluation.evaluate import evaluation_prompts
 from mind.evaluation.generation import generate_responses
 from mind.evaluation.outcomes import outcome
 from mind.experiment.folder import ExperimentFolder, Job
 from mind.experiment.job import perform
-from mind.experiment.places import Processes
-from mind.experiment.runner import Ending, left, prepare, run_experiment
+from mind.experiment.jobs import left
+from mind.experiment.places import STOPPED, Processes, RayTasks
+from mind.experiment.runner import Ending, prepare, run_experiment
 from mind.experiment.tuning import tune, tuned
 from mind.files import held
 from mind.run.trainer import MethodTrainer
 from mind.student.model import load_student
-
-TUNED = {
-    "methods": {
-        "plain": {"method": "sft", "grid": {"train.learning_rate": [1e-3, 3e-2]}},
-        "ours": {"method": "mind", "options": {"metanet": {"warmup_epochs": 2}}},
-    },
-    "budget": {"of": "ours", "epochs": 0.5},
-    "tuning": {"share": 0.5, "max_new_tokens": 2},
-    "seeds": [3, 4],
-}
-
-
-def result_of(folder: ExperimentFolder) -> dict:
-    """What a kill must not change: answers, what was spent, and every step, without times."""
-    files = content(folder.path / "outcomes")
-    runs = sorted({path.parent for path in folder.path.glob("*/**/config.json")})
-    steps = {str(run.relative_to(folder.path)): train_rows(run) for run in runs}
-    nll = {str(run.relative_to(folder.path)): (run / "evaluation.json").read_text() for run in runs}
-    table = tuned(folder)
-    for entry in table.values():
-        for tried in entry["configurations"]:
-            tried.pop("wall_s", None)
-    return {"answers": files, "steps": steps, "nll": nll, "tuning": table, "budget": folder.budget.read_text()}
 
 
 @pytest.fixture(scope="module")
@@ -217,27 +199,115 @@ def start(folder: ExperimentFolder) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_runner_takes_its_runs_along(whole, tmp_path):
+def test_kills_of_a_runner_and_of_its_run(whole, tmp_path):
     """The run is a process of its own, which ends with the runner, between two steps or within one; another runner goes
-    on from its last checkpoint."""
+    on from its last checkpoint. A run that is killed alone is a failure that the next start mends. Many more kills:
+    experiment_kills.py."""
     folder = ExperimentFolder(shutil.copytree(whole.path, tmp_path / "copy"))
     job = Job.run("ours", 3)
     shutil.rmtree(folder.run(job))
     shutil.rmtree(folder.outcomes(job))
-    runner = multiprocessing.get_context("fork").Process(target=start, args=(folder,))
-    runner.start()
-    until = time.monotonic() + 300
-    while not folder.run(job).checkpoints() and time.monotonic() < until:
-        time.sleep(0.005)
+
+    def started(until):
+        runner = multiprocessing.get_context("fork").Process(target=start, args=(folder,))
+        runner.start()
+        end = time.monotonic() + 300
+        while not until() and time.monotonic() < end:
+            time.sleep(0.005)
+        return runner
+
+    runner = started(folder.run(job).checkpoints)
     os.kill(runner.pid, signal.SIGKILL)
     runner.join()
     with held(folder.beside(job, ".lock")):  # the orphan has ended: it held this
         before = content(folder.run(job).path)
     assert folder.run(job).checkpoints() and not folder.done(job, folder.read_experiment()[0])
     assert content(folder.run(job).path) == before
+
+    runner = started(lambda: len(folder.run(job).read_starts()) == 2)
+    (run,) = psutil.Process(runner.pid).children()
+    run.kill()
+    runner.join()
+    (failure,) = json.loads(folder.failures.read_text())
+    assert failure["job"] == job.name and failure["message"].startswith("killed by signal 9")
     run_experiment(folder, here(folder))
     assert result_of(folder) == result_of(whole)
-    assert len(folder.run(job).read_starts()) == 2
+    assert len(folder.run(job).read_starts()) == 3 and json.loads(folder.failures.read_text()) == []
+
+
+def test_an_experiment_goes_on_elsewhere(whole, tmp_path, monkeypatch):
+    """Its folder moves, and so do the student and the questions; a job of another scheduler names it from where it
+    is. A report that a kill came before is made up for."""
+    folder = ExperimentFolder(shutil.copytree(whole.path, tmp_path / "copy"))
+    job = Job.run("plain", 3)
+    shutil.rmtree(folder.run(job))
+    shutil.rmtree(folder.outcomes(job))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PausedError):
+        perform("copy", job.name, time.monotonic())
+    assert folder.run(job).read_config()["output"] == str(folder.run(job).path)
+    moved = shutil.copytree(whole.path.parent, tmp_path / "moved", ignore=shutil.ignore_patterns("whole"))
+    folder = prepare(str(moved / "plan.json"), folder.path.rename(tmp_path / "renamed"), {})
+    monkeypatch.chdir(folder.path)
+    perform(".", job.name)
+    assert result_of(folder) == result_of(whole) and len(folder.run(job).read_starts()) == 2
+    for place in folder.outcomes(job).iterdir():
+        place.unlink()
+    folder.run(job).student.mkdir()
+    folder.run(job).report.unlink()
+    with pytest.raises(PausedError):
+        perform(".", job.name, time.monotonic())
+    assert folder.run(job).report.exists()
+
+
+def interrupted_after_a_start(progress) -> None:
+    if progress.running:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_the_processes(whole, tmp_path, monkeypatch):
+    folder = ExperimentFolder(shutil.copytree(whole.path, tmp_path / "copy"))
+    shutil.rmtree(folder.path / "outcomes")
+    monkeypatch.setattr("mind.experiment.places.job_command", lambda *_: ["sleep", "300"])
+    place, began = Processes(folder, 1, None), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(folder, place, watch=interrupted_after_a_start, interrupt=place.stop)
+    assert time.monotonic() - began < 200
+    assert place(Job("base")) == STOPPED  # one that was about to begin does not
+
+
+def test_ctrl_c_ends_the_tasks_of_ray(whole, tmp_path, monkeypatch):
+    """With a cluster of one task, which ends when it is canceled."""
+    folder = ExperimentFolder(shutil.copytree(whole.path, tmp_path / "copy"))
+    shutil.rmtree(folder.path / "outcomes")
+    canceled = threading.Event()
+    ray = types.ModuleType("ray")
+
+    class RayError(Exception):
+        pass
+
+    def get(task):
+        assert canceled.wait(200), f"{task} was not canceled"
+        raise RayError("canceled")
+
+    def cancel(task, *, force):
+        assert task == Job("base") and force
+        canceled.set()
+
+    vars(ray).update(
+        exceptions=types.SimpleNamespace(RayError=RayError),
+        init=lambda **_: None,
+        cluster_resources=lambda: {"CPU": 2.0},
+        remote=lambda **_: lambda task: types.SimpleNamespace(remote=lambda job, seconds: job),
+        get=get,
+        cancel=cancel,
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    place = RayTasks(folder, "auto", 1, None)
+    assert place.at_a_time == 2
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(folder, place, watch=interrupted_after_a_start, interrupt=place.stop)
+    assert canceled.is_set() and place(Job("base")) == STOPPED
 
 
 def test_a_process_that_is_killed_is_a_failure(tmp_path, monkeypatch):
@@ -265,6 +335,7 @@ def test_the_command_line(whole, tmp_path, capsys):
         ("experiment",): "give a plan, or --job",
         ("experiment", str(file), "--set", "X"): "--set X: expected NAME=VALUE",
         ("experiment", str(file), "--jobs", "0"): "jobs is 0: expected at least 1",
+        ("experiment", "--job", "tuning/plain/config-9", "--output", str(whole.path)): "config-9: the plan has no such",
         ("experiment", "--job", "base", "--output", str(tmp_path / "no")): "there is no experiment (experiment.json is",
     }.items():
         assert main(list(words)) == 2

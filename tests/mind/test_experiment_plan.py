@@ -7,18 +7,20 @@ import json
 import math
 
 import pytest
-from small_experiment import write_plan
+from small_experiment import TUNED, write_plan
 from tiny import NAMES, build_questions
 
-from mind.config import EMBEDDED_STUDENT, flat
+from mind.config import EMBEDDED_STUDENT, DataConfig, flat
 from mind.data.questions import save_questions
 from mind.errors import MindError
 from mind.experiment.configs import draws, nested, run_config
-from mind.experiment.folder import ExperimentFolder, Job, job_of
+from mind.experiment.folder import ExperimentFolder, Job
 from mind.experiment.inputs import load_inputs
+from mind.experiment.job import perform
+from mind.experiment.jobs import every_job, job_of, left, ready
 from mind.experiment.plan import MethodPlan, located, packaged, plan_hash, read_plan
 from mind.experiment.runner import prepare
-from mind.experiment.tuning import best
+from mind.experiment.tuning import best, tuning_jobs
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,9 @@ def test_a_folder_is_of_one_plan(place, tmp_path):
     moved.mkdir()
     moved_plan = write_plan(moved, title="One")
     assert prepare(str(moved_plan), folder.path, {}) == folder
+    written = json.loads(folder.experiment.read_text())  # where the jobs find them now
+    assert written["inputs"]["student"]["source"] == str(moved / "model")
+    assert written == content | {"inputs": written["inputs"]}
     save_questions(build_questions(20)[16:], moved / "far.jsonl")
     with pytest.raises(MindError, match=r"differs in inputs.evaluation.far$"):
         prepare(str(moved_plan), folder.path, {})
@@ -186,6 +191,23 @@ def test_the_configuration_of_a_run(place):
     assert config.data.train == str(place / "out" / "data" / "train.jsonl")
 
 
+def test_every_field_of_the_data_counts(place):
+    """Those that are done when the questions are in the folder are no longer there, the others are the run's; an option
+    of a method comes on top."""
+    data = {"train": "train.jsonl", "heldout": "validation.jsonl", "perspectives": list(NAMES)}
+    runs = {"only": NAMES[1], "shuffle_perspectives": 5}
+    inputs = {"max_questions": 3, "leaks": "drop"}
+    methods = {"plain": SFT, "ours": {"method": "sft", "options": {"data": {"only": NAMES[0]}}}}
+    plan, source = read_plan(str(write_plan(place, methods=methods, data=data | runs | inputs)))
+    found = load_inputs(located(plan, source, {}))
+    assert len(found.train) == 3
+    folder = ExperimentFolder(place / "out")
+    for label, only in (("plain", NAMES[1]), ("ours", NAMES[0])):
+        config = run_config(Job.run(label, 0), plan, found.sources, folder, seed=0, chosen={}, budget={"flops": 5.0})
+        train, heldout = str(folder.train_file), str(folder.validation_file)
+        assert config.data == DataConfig(train, heldout, perspectives=NAMES, only=only, shuffle_perspectives=5)
+
+
 def test_the_draw_of_configurations():
     method = MethodPlan("mind", grid={"a.x": [1, 2, 3], "a.y": [4, 5], "z": ["u"]})
     every = [{"a.x": x, "a.y": y, "z": "u"} for x in (1, 2, 3) for y in (4, 5)]
@@ -226,15 +248,69 @@ def test_the_best_configuration():
 
 
 def test_the_names_of_jobs(place):
-    plan, _ = read_plan(str(write_plan(place)))
-    job = job_of("runs/ours/seed-1", plan)
-    assert (job.kind, job.label, job.number) == ("runs", "ours", 1)
-    assert job_of("tuning/plain/config-3", plan).number == 3 and job_of("base", plan).number is None
-    for name in ("runs/mine/seed-1", "runs/ours", "seed-1", "budget/ours/seed-1"):
+    """Those of the plan, and no other: nothing would read what it trains."""
+    file = write_plan(place, **TUNED)
+    plan, _ = read_plan(str(file))
+    job = job_of("runs/ours/seed-3", plan)
+    assert (job.kind, job.label, job.number) == ("runs", "ours", 3)
+    assert job_of("tuning/plain/config-1", plan).number == 1 and job_of("base", plan).number is None
+    assert [job.name for job in every_job(plan)] == [
+        *("base", "budget/ours", "tuning/plain/config-0", "tuning/plain/config-1"),
+        *("runs/plain/seed-3", "runs/ours/seed-3", "runs/plain/seed-4", "runs/ours/seed-4"),
+    ]
+    unknown = ("runs/mine/seed-3", "runs/ours", "seed-3", "budget/ours/seed-3", "budget/plain", "runs/ours/seed-5")
+    unknown += ("runs/ours/seed-x", "runs/ours/foo-3", "tuning/plain/config-2", "tuning/plain/config--1", "base-marker")
+    for name in unknown:
         with pytest.raises(
-            MindError, match=f"{name}: the plan has no such job: expected one such as runs/plain/seed-0"
+            MindError, match=f"{name}: the plan has no such job: expected one such as runs/plain/seed-3"
         ):
             job_of(name, plan)
+
+
+def test_what_comes_before_a_job(place, tmp_path):
+    """It is told in a line, before anything is trained."""
+    folder = prepare(str(write_plan(place, **TUNED)), tmp_path / "out", {})
+    plan, _ = folder.read_experiment()
+    assert ready(plan, folder) == [Job("base")] and left(plan, folder) == 8
+    for name in ("budget/ours", "tuning/plain/config-0", "runs/ours/seed-3"):
+        with pytest.raises(MindError, match=f"^{name}: base comes first, and is not done$"):
+            perform(folder.path, name)
+    done = {Job("base")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExperimentFolder, "done", lambda self, job, plan: job in done)
+        with pytest.raises(MindError, match="^runs/ours/seed-3: budget/ours comes first"):
+            perform(folder.path, "runs/ours/seed-3")
+        done.add(Job.budget("ours"))
+        assert [job.name for job in ready(plan, folder)] == [
+            *("tuning/plain/config-0", "tuning/plain/config-1", "runs/ours/seed-3", "runs/ours/seed-4")
+        ]
+        with pytest.raises(MindError, match="^runs/plain/seed-3: tuning/plain/config-0 comes first"):
+            perform(folder.path, "runs/plain/seed-3")
+        done.update(tuning_jobs(plan, "plain"))
+        for job in tuning_jobs(plan, "plain"):
+            folder.write({"failed": "the loss is nan"}, folder.beside(job, ".json"))
+        assert not any(job.label == "plain" for job in ready(plan, folder))
+        with pytest.raises(MindError, match="plain: all the configurations that were tried failed: tuning.json has"):
+            perform(folder.path, "runs/plain/seed-3")
+    assert not list(folder.path.glob("*/**/config.json"))
+
+
+def test_one_experiment_is_made_at_a_time(place, tmp_path, monkeypatch):
+    """Another process that made it meanwhile, by another plan, is not written over."""
+    (place / "two.json").write_text(write_plan(place, title="Two").read_text())
+    write_plan(place, title="One")
+    loaded = load_inputs
+
+    def slow(located_plan):
+        monkeypatch.setattr("mind.experiment.runner.load_inputs", loaded)
+        inputs = loaded(located_plan)
+        prepare(str(place / "two.json"), tmp_path / "out", {})
+        return inputs
+
+    monkeypatch.setattr("mind.experiment.runner.load_inputs", slow)
+    with pytest.raises(MindError, match="holds an experiment by another plan, which differs in title$"):
+        prepare(str(place / "plan.json"), tmp_path / "out", {})
+    assert ExperimentFolder(tmp_path / "out").read_experiment()[0].title == "Two"
 
 
 @pytest.mark.parametrize("name", packaged())

@@ -83,6 +83,18 @@ def test_a_configuration_file_counts_by_what_it_names(tmp_path, unfinished, caps
     assert config.method == "sft" and config.train.learning_rate == 1e-3 and config.train.max_steps == 2
 
 
+def test_what_is_read_may_lie_elsewhere(unfinished, tmp_path, capsys):
+    """Its content counts, as long as it is read."""
+    moved, other = tmp_path / "moved.jsonl", tmp_path / "other.jsonl"
+    shutil.copy(tmp_path / "heldout.jsonl", moved)
+    save_questions(build_questions(13)[11:], other)
+    shutil.copytree(load_run_config(unfinished / "config.json").student.model, tmp_path / "student-elsewhere")
+    expect_error(resume(unfinished, "--data.heldout", str(other)), capsys, f"{other} (data.heldout) has changed since")
+    places = ("--data.heldout", str(moved), "--student.model", str(tmp_path / "student-elsewhere"))
+    assert main(resume(unfinished, *places)) == 0
+    expect_error(resume(unfinished, "--data.heldout", str(other)), capsys, "data.heldout (")
+
+
 def test_from_python_too(unfinished):
     config = load_run_config(unfinished / "config.json")
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, learning_rate=3e-5))
@@ -94,7 +106,7 @@ def test_from_python_too(unfinished):
     assert mind.train(dataclasses.replace(config, output=unfinished, data=data), resume=True).finished
 
 
-NEWER = ("objective.normalize", "objective.answer_span", "metanet.spread", "stages")
+NEWER = ("objective.normalize", "objective.answer_span", "metanet.spread", "evaluation.before", "stages")
 """Fields that an older version did not have."""
 
 
