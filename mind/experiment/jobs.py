@@ -53,8 +53,9 @@ def require_before(job: Job, plan: Plan, folder: ExperimentFolder) -> None:
 def ready(plan: Plan, folder: ExperimentFolder) -> list[Job]:
     """The jobs that can be done now and are not, in the order in which they are started.
 
-    A run of a label all of whose configurations failed never can.
+    A run of a label all of whose configurations failed never can. Raises MindError for a result of another plan.
     """
+    folder.read_result(folder.budget)
     done = {job for job in every_job(plan) if folder.done(job, plan)}
     table = tune(plan, folder)
     return [

@@ -189,6 +189,7 @@ def test_unnamed_rationales_are_imported(tmp_path, capsys):
         "questions_read": 2,
         "questions_kept": 1,
         "questions_dropped_too_few": 1,
+        "questions_given_knowledge": 0,
         "rationales_read": 5,
         "rationales_kept": 2,
         "rationales_empty": 0,

@@ -288,7 +288,7 @@ def test_what_comes_before_a_job(place, tmp_path):
             perform(folder.path, "runs/plain/seed-3")
         done.update(tuning_jobs(plan, "plain"))
         for job in tuning_jobs(plan, "plain"):
-            folder.write({"failed": "the loss is nan"}, folder.beside(job, ".json"))
+            folder.write_result({"failed": "the loss is nan"}, folder.beside(job, ".json"))
         assert not any(job.label == "plain" for job in ready(plan, folder))
         with pytest.raises(MindError, match="plain: all the configurations that were tried failed: tuning.json has"):
             perform(folder.path, "runs/plain/seed-3")
