@@ -40,6 +40,10 @@ def command() -> str:
     return shlex.join([Path(program).name, *arguments])
 
 
+NUMERIC_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
+"""Those that the numbers of a run may depend on."""
+
+
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """The version of Python and of each of the packages that is installed, by name."""
     known = {"python": platform.python_version()}

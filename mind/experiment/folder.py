@@ -10,7 +10,8 @@
     outcomes/LABEL/seed-S/answers.json     by what plan and by how many threads they were made
     failures.json                          runs that failed, as of the latest start
 
-Every result, which is each of these files of JSON, has the plan's hash, and is refused where that is another one.
+budget.json, tuning.json, each config-I.json and each answers.json have the plan's hash, and are refused if it is
+another one.
 
 A job is a run with what is made of its student, by the name of its folder: "runs/LABEL/seed-S".
 """

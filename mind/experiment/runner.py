@@ -21,9 +21,7 @@ from mind.experiment.inputs import Inputs, load_inputs, write_inputs
 from mind.experiment.jobs import ready
 from mind.experiment.plan import Plan, differences, json_of, located, plan_hash, read_plan
 from mind.files import check_new_folder, held
-from mind.provenance import now, versions
-
-PACKAGES = ("mind-kernels", "torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
+from mind.provenance import NUMERIC_PACKAGES, now, versions
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def prepare(source: str, output: str | os.PathLike[str], variables: Mapping[str,
                 **json_of(plan),
                 "inputs": inputs.sources,
                 "hash": plan_hash(plan, inputs.digests),
-                "versions": versions(PACKAGES),
+                "versions": versions(("mind-kernels", *NUMERIC_PACKAGES)),
                 "date": now(),
             }
             folder.write(content, folder.experiment)

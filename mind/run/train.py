@@ -28,7 +28,7 @@ from mind.files import check_apart, replacing_folder, saving
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
 from mind.progress import tell
-from mind.provenance import command, now, versions
+from mind.provenance import NUMERIC_PACKAGES, command, now, versions
 from mind.records import TokenizedQuestion
 from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
@@ -329,8 +329,7 @@ def _count_spent(budget: Budget, folder: RunFolder, checkpoint: Path | None) -> 
 
 def _versions() -> dict[str, str]:
     """Of what the numbers of a run may depend on."""
-    packages = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
-    return {"mind-kernels": mind_kernels.__version__} | versions(packages)
+    return {"mind-kernels": mind_kernels.__version__} | versions(NUMERIC_PACKAGES)
 
 
 def _save_student(trainer: MethodTrainer) -> None:
