@@ -30,6 +30,8 @@ class Command:
     """Takes the words of the command line, and returns what the flags default to."""
     goes_on: bool = False
     """Started again, it goes on where it was stopped; the others start again."""
+    repeated: tuple[str, ...] = ()
+    """Options that may come several times, once for each value."""
 
 
 COMMANDS = {
@@ -74,6 +76,7 @@ COMMANDS = {
         "experiment:Experiment",
         "experiment:experiment_command",
         goes_on=True,
+        repeated=("--set",),
     ),
     "compare": Command(
         "which methods of an experiment are better, how sure that is, and what may be claimed",
@@ -147,7 +150,7 @@ def start(name: str, words: Sequence[str]) -> int:
     import tyro
 
     command = COMMANDS[name]
-    check_words(words)
+    check_words(words, command.repeated)
     default: Any = tyro.MISSING_NONPROP if command.defaults is None else resolved(command.defaults)(words)
     options = tyro.cli(resolved(command.options), prog=f"mind {name}", args=list(words), default=default)
     again = f"to {'go on' if command.goes_on else 'start again'}: {command_line(*name.split(), *words)}"
@@ -164,10 +167,11 @@ def start(name: str, words: Sequence[str]) -> int:
         raise
 
 
-def check_words(words: Sequence[str]) -> None:
+def check_words(words: Sequence[str], repeated: Sequence[str] = ()) -> None:
     """Raises MindError for an empty value, which would pass for the current folder.
 
-    Tells of an option that comes again: the last counts, by which `make train ARGS=...` replaces options.
+    Tells of an option that comes again and is none of `repeated`: the last counts, by which `make train ARGS=...`
+    replaces options.
     """
     given: Counter[str] = Counter()
     before = "a word of the command"
@@ -178,7 +182,7 @@ def check_words(words: Sequence[str]) -> None:
             given[option.replace("_", "-")] += 1
         require(bool(value.strip()) or bool(option and not assigned), f"{before} is empty: expected a value")
     for option, count in given.items():
-        if count > 1:
+        if count > 1 and option not in repeated:
             complain("mind", f"{option} is given {count} times: only the last counts, and a list follows one {option}")
 
 

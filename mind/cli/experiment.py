@@ -31,8 +31,8 @@ class Experiment:
     """A JSON file, or the name of a plan that comes with the package, such as word-problems."""
     output: str = "experiments/experiment"
     """The experiment's folder: new, or one of the same plan."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """What ${NAME} in the plan's file names stands for."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """What ${NAME} in the plan's file names stands for; once for each name."""
     jobs: int = 1
     """How many runs at a time, each a process with its share of the processors. Two processes of one thread use two
     processors better than one process of two."""
