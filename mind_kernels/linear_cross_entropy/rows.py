@@ -80,7 +80,7 @@ def run_terms(
 
     With a shard, `kernels` are its `ShardKernels`."""
     if shard is not None:
-        run_shards(kernels, rows, hidden, target, weights, spec, terms, gradients, shard)
+        run_shards(kernels, rows, hidden, target, weights, spec, terms, gradients, extra, shard)
         return
     if spec.gradient_threshold is not None:
         _SparsePass(kernels, hidden, target, weights, spec, terms, gradients, extra).run(rows)
