@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks
+from mind_kernels import checks, dtensors, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy import reference, rows
-from mind_kernels.linear_cross_entropy.contract import RowArguments, RowOutputs, RowSpec, RowStats, RowTerms, Segments
+from mind_kernels.linear_cross_entropy.contract import (
+    ROW_KERNELS,
+    RowArguments,
+    RowOutputs,
+    RowSpec,
+    RowStats,
+    RowTerms,
+    Segments,
+)
 from mind_kernels.linear_cross_entropy.extra_stats import checked_names
 from mind_kernels.linear_cross_entropy.threshold import batch_threshold_for_error
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
+from mind_kernels.shards import Shard
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @overload
@@ -39,6 +52,7 @@ def linear_cross_entropy(
     gradient_error: float | None = None,
     return_stats: Literal[False] = False,
     extra_stats: Sequence[str] = (),
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor: ...
 @overload
@@ -61,8 +75,10 @@ def linear_cross_entropy(
     gradient_error: float | None = None,
     return_stats: Literal[True],
     extra_stats: Sequence[str] = (),
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, RowStats]: ...
+@shards.told
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -82,6 +98,7 @@ def linear_cross_entropy(
     gradient_error: float | None = None,
     return_stats: bool = False,
     extra_stats: Sequence[str] = (),
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, RowStats]:
     """Cross-entropy of softmax(z), z = softcap(hidden weight^T + bias) / temperature, without the N x V logits.
@@ -125,6 +142,12 @@ def linear_cross_entropy(
         return_stats: also return RowStats.
         extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
             are read from a chunk of logits, which costs some passes over it.
+        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
+            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
+            here is the sum of the V_r. All else is the same in all processes, and so are loss and statistics; the
+            gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None: the
+            head is whole, or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the loss is
+            a plain tensor then, the same in all processes of that dimension. The exact gradient only.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -132,8 +155,9 @@ def linear_cross_entropy(
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape, device, dtype or range, or a constant that requires a
-            gradient; it is named. On a GPU a target or segment out of range is a device-side assertion, since reading
-            it would stall the stream.
+            gradient; it is named, and with process_group in all processes. On a GPU a target or segment out of range is
+            a device-side assertion, since reading it would stall the stream.
+        NotImplementedError: gradient_threshold or gradient_error with process_group.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
         RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
             through any backend but "reference".
@@ -142,7 +166,9 @@ def linear_cross_entropy(
         mind_kernels/linear_cross_entropy/README.md derives the gradient, and the sparse one.
     """
     head = head_of(weight, bias, softcap, temperature)
-    hidden, head = checks.head_arguments(hidden, head, "(..., D)")
+    hidden, head, group = dtensors.local(hidden, head, process_group)
+    target, row_weight, segment = map(dtensors.whole, (target, row_weight, segment))
+    hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments, ignore_index)
     checks.reduction(reduction)
     for number, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
@@ -161,7 +187,9 @@ def linear_cross_entropy(
             )
         backend = "cpp" if backend == "auto" else backend
     form = "" if gradient_threshold is None else "sparse"
-    name = backends.resolve(backend, hidden, "linear_cross_entropy", head.vocabulary, form)
+    if group is not None:
+        shards.exact_only(gradient_threshold=gradient_threshold, gradient_error=gradient_error)
+    name = backends.resolve(backend, hidden, ROW_KERNELS[group is not None], head.vocabulary, form)
     if gradient_error is not None and name not in _HAVE_GRADIENT_ERROR:
         names = " or ".join(map(repr, _HAVE_GRADIENT_ERROR))
         raise ValueError(f"backend is {name!r}: expected {names} with gradient_error")
@@ -177,6 +205,7 @@ def linear_cross_entropy(
         reduction,
         extra,
         name,
+        group,
     )
     outputs = _define(arguments) if name == "reference" else operator(arguments)
     shape = hidden.shape[:-1]
@@ -204,8 +233,30 @@ def _check_error_fits(
         )
 
 
+def _shard(a: RowArguments, gradients: Sequence[bool]) -> Shard | None:
+    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    if a.group is None:
+        return None
+    head = a.spec.head
+    return shards.agree(
+        a.group,
+        "linear_cross_entropy",
+        head.vocabulary,
+        a.hidden,
+        **shards.facts(a.hidden, head, gradients),
+        options=(replace(a.spec, head=None), a.reduction, a.ignore_index, a.extra_stats, a.backend == "reference"),
+        target=a.target,
+        **{"row_weight (which of it is 0)": None if a.row_weight is None else a.row_weight != 0},
+    )
+
+
 def _define(a: RowArguments) -> RowOutputs:
     """By the definition, differentiable."""
+    shard = _shard(a, [False, False, False])
+    if shard is not None:
+        assert a.group is not None
+        hidden, head = shards.whole(shard, a.group, a.hidden, a.spec.head)
+        a = a._replace(hidden=hidden, spec=a.spec.with_head(head), group=None)
     checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, a.segment, a.num_segments)
     target = a.target.to(a.hidden.device)
     loss, terms = reference.forward(
@@ -222,9 +273,11 @@ def _define(a: RowArguments) -> RowOutputs:
 
 
 def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]:
-    checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, a.segment, a.num_segments)
+    shard = _shard(a, needs)
+    vocabulary = a.spec.head.vocabulary if shard is None else shard.vocabulary
+    checks.row_values(a.target, a.ignore_index, vocabulary, a.segment, a.num_segments)
     loss, terms, gradients = rows.forward(
-        backends.kernels("linear_cross_entropy", a.backend),
+        backends.kernels(ROW_KERNELS[shard is not None], a.backend),
         row_major(a.hidden),
         a.target,
         a.row_weight,
@@ -233,7 +286,9 @@ def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]
         ignore_index=a.ignore_index,
         reduction=a.reduction,
         extra=a.extra_stats,
+        shard=shard,
     )
+    shards.sum_hidden(shard, a.group, gradients)
     segments = Segments.of(terms.values.nll, a.target != a.ignore_index, a.segment, a.num_segments)
     return RowOutputs(loss, terms, segments), gradients
 
