@@ -217,6 +217,7 @@ BACKENDS = {
             "cuda",
             {
                 "linear_cross_entropy": f"{_ROWS}.backend_triton",
+                "linear_cross_entropy, shards": f"{_ROWS}.backend_triton",
                 "linear_pairwise_jsd": f"{_GROUPS}._triton",
                 "linear_pairwise_jsd, jeffreys": f"{_GROUPS}._triton.jeffreys",
                 "linear_mind_loss": f"{_GROUPS}._triton",
@@ -232,6 +233,7 @@ BACKENDS = {
             "cuda",
             {
                 "linear_cross_entropy": f"{_ROWS}.backend_triton_streaming",
+                "linear_cross_entropy, shards": f"{_ROWS}.backend_triton_streaming",
                 "linear_mind_loss": f"{_GROUPS}._triton",
             },
             interpreter=True,
