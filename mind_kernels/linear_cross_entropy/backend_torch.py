@@ -19,12 +19,16 @@ from mind_kernels.head import Head, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums
 from mind_kernels.linear_cross_entropy.tiles import entries_above, maxima
+from mind_kernels.linear_cross_entropy.torch_entries import background, count_shard, entries
 from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, may_be_nan, rows_per_block
 from mind_kernels.sparse_gradient import Entries, dropped_share, most_kept, sort_entries
 
 __all__ = [
     "SPARSE_CHUNKS",
     "STREAMED_CHUNKS",
+    "background",
+    "count_shard",
+    "entries",
     "gather_rows",
     "row_kernel_",
     "shard_gradient_",
