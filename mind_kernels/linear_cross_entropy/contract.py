@@ -56,7 +56,7 @@ class RowArguments(NamedTuple):
     reduction: str
     extra_stats: str  # see extra_stats.ExtraStats
     backend: str
-    group: Group | None  # the processes among which the head is split
+    group: Group | None = None  # the processes among which the head is split
 
 
 class RowValues(NamedTuple):

@@ -82,7 +82,7 @@ def run_terms(
     With a shard, `kernels` are its `ShardKernels`."""
     if shard is not None:
         run = run_shards if spec.gradient_threshold is None else run_sparse_shards
-        run(kernels, rows, hidden, target, weights, spec, terms, gradients, shard)
+        run(kernels, rows, hidden, target, weights, spec, terms, gradients, extra, shard)
         return
     if spec.gradient_threshold is not None:
         _SparsePass(kernels, hidden, target, weights, spec, terms, gradients, extra).run(rows)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.head import HeadGradients
+from mind_kernels.linear_cross_entropy import extra_stats
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowWeights
 from mind_kernels.linear_cross_entropy.logits_rows import Counted, EntryKernels, HostSums
 from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums, ShardKernels
@@ -88,10 +89,12 @@ def run_sparse_shards(
     spec: RowSpec,  # of this shard's head
     terms: RowTerms,
     gradients: HeadGradients,
+    extra: str,
     shard: Shard,
 ) -> None:
-    """Fills `terms` for the rows, and adds their gradient products: the shard's, and the shard's part of dH."""
-    _Pass(kernels, hidden, target, weights, spec, terms, gradients, shard).run(rows)
+    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products: the shard's, and the
+    shard's part of dH."""
+    _Pass(kernels, hidden, target, weights, spec, terms, gradients, extra, shard).run(rows)
 
 
 class _Pass:
@@ -104,8 +107,10 @@ class _Pass:
         spec: RowSpec,
         terms: RowTerms,
         gradients: HeadGradients,
+        extra: str,
         shard: Shard,
     ) -> None:
+        self._extra = extra
         self._kernels, self._hidden, self._target, self._weights = kernels, hidden, target, weights
         self._spec, self._terms, self._gradients, self._shard = spec, terms, gradients, shard
         self._sparse = SparseGradient(spec.head, hidden) if shard.size else None
@@ -144,10 +149,11 @@ class _Pass:
         target = shard.local(self._target[rows])
         logits = spec.head.project(hidden)
         sums = kernels.shard_sums(logits, target, spec) if shard.size else RowSums.empty(len(hidden), hidden)
-        gathered = gather(sums, shard)
+        gathered = gather(sums, shard, extra_stats.sums_of_shard(logits, spec.head, self._extra))
         yield
-        joined = join(gathered.wait(), self._target[rows], spec, shard)
+        joined = join(gathered.wait(), self._target[rows], spec, shard, self._extra)
         self._terms.write(rows, joined.values)
+        self._terms.extra.write(rows, joined.extra, self._extra)
         counted = kernels.count_shard(logits, target, joined, spec) if shard.size else _nothing(joined)
         gathered = shard.gather(torch.stack([counted.kept.to(joined.others.dtype), counted.dropped_mass]))
         yield
