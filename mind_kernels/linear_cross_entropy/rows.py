@@ -29,7 +29,7 @@ from mind_kernels.linear_cross_entropy.contract import (
     SparseRows,
 )
 from mind_kernels.linear_cross_entropy.shard_rows import run_shards
-from mind_kernels.linear_cross_entropy.sparse_shard_rows import run_sparse_shards
+from mind_kernels.linear_cross_entropy.sparse_shard_rows import SparseShardKernels, run_sparse_shards
 from mind_kernels.row_chunks import Rows, chunks, row_weights, rows_per_chunk
 from mind_kernels.row_loop import loss_of_rows, run_rows
 from mind_kernels.shards import Shard
@@ -37,7 +37,7 @@ from mind_kernels.sparse_gradient import SparseGradient, sampled_rows, worth_it
 
 
 def forward(
-    kernels: Any,  # RowKernels, or ShardKernels with a shard
+    kernels: Any,  # RowKernels; of a shard ShardKernels
     hidden: Tensor,  # (N, D)
     target: Tensor,  # (N,), on the CPU or where hidden is
     row_weight: Tensor | None,  # (N,)
@@ -59,14 +59,17 @@ def forward(
 
     def run(rows: Tensor | int, scale: Tensor | None) -> None:
         weights = None if scale is None else RowWeights(scale)
-        run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, shard)
+        if shard is None:
+            run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra)
+        else:
+            run_shard_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, shard)
 
     loss = loss_of_rows(valid, weight, reduction, terms.values.loss, gradients, run)
     return loss, terms, gradients
 
 
 def run_terms(
-    kernels: Any,
+    kernels: RowKernels,
     rows: Tensor | int,  # the rows to visit, or how many from the start
     hidden: Tensor,  # (N, D)
     target: Tensor,  # (N,)
@@ -75,15 +78,8 @@ def run_terms(
     terms: RowTerms,
     gradients: HeadGradients,
     extra: str = "",
-    shard: Shard | None = None,
 ) -> None:
-    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products.
-
-    With a shard, `kernels` are its `ShardKernels`."""
-    if shard is not None:
-        run = run_shards if spec.gradient_threshold is None else run_sparse_shards
-        run(kernels, rows, hidden, target, weights, spec, terms, gradients, extra, shard)
-        return
+    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products."""
     if spec.gradient_threshold is not None:
         _SparsePass(kernels, hidden, target, weights, spec, terms, gradients, extra).run(rows)
         return
@@ -121,6 +117,23 @@ def run_terms(
         return values, logits
 
     run_rows(rows, size, hidden, weights, kernel, terms.values, gradients)
+
+
+def run_shard_terms(
+    kernels: SparseShardKernels,
+    rows: Tensor | int,
+    hidden: Tensor,
+    target: Tensor,
+    weights: RowWeights | None,
+    spec: RowSpec,  # of this shard's head
+    terms: RowTerms,
+    gradients: HeadGradients,
+    extra: str,
+    shard: Shard,
+) -> None:
+    """`run_terms` of a head that is split: the gradients are the shard's, and the shard's part of dH."""
+    run = run_shards if spec.gradient_threshold is None else run_sparse_shards
+    run(kernels, rows, hidden, target, weights, spec, terms, gradients, extra, shard)
 
 
 def _run_exact(
