@@ -24,6 +24,7 @@ struct GroupWork : GroupArguments {
 struct RowSums {
     float maximum = -3.4028235e38f;  // of the elements so far
     bool correct = false;            // the target was the first to reach it
+    std::int64_t block = 0;          // where the block begins that did
     double others = 0.0;             // sum of e^d, d = z - maximum, of all but the target
     double total = 0.0;              // sum of e^d
     double weighted = 0.0;           // sum of d e^d
@@ -135,12 +136,15 @@ struct ProjectWork {
 
 struct Kernels {
     const char* capability;
-    void (*rows)(const RowArguments&, std::int64_t begin, std::int64_t end);               // rows
-    void (*count)(const CountArguments&, std::int64_t begin, std::int64_t end);            // rows
-    void (*entries)(const EntryArguments&, std::int64_t begin, std::int64_t end);          // rows
-    void (*background)(const BackgroundArguments&, std::int64_t begin, std::int64_t end);  // vocabulary entries
-    void (*gather)(const GatherArguments&, std::int64_t begin, std::int64_t end);          // bags
-    void (*group_normalizer)(const GroupWork&, std::int64_t begin, std::int64_t end);      // rows
+    void (*rows)(const RowArguments&, std::int64_t begin, std::int64_t end);                // rows
+    void (*count)(const CountArguments&, std::int64_t begin, std::int64_t end);             // rows
+    void (*entries)(const EntryArguments&, std::int64_t begin, std::int64_t end);           // rows
+    void (*background)(const BackgroundArguments&, std::int64_t begin, std::int64_t end);   // vocabulary entries
+    void (*shard_sums)(const ShardArguments&, std::int64_t begin, std::int64_t end);        // rows
+    void (*shard_gradient)(const ShardArguments&, std::int64_t begin, std::int64_t end);    // rows
+    void (*shard_count)(const ShardCountArguments&, std::int64_t begin, std::int64_t end);  // rows
+    void (*gather)(const GatherArguments&, std::int64_t begin, std::int64_t end);           // bags
+    void (*group_normalizer)(const GroupWork&, std::int64_t begin, std::int64_t end);       // rows
     // All fill `parts` and `sums`, and the gradient as `times_p` has it. Scratch: 64-byte aligned, 4 K tile + tile + K
     // floats.
     void (*pairs)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);     // spans of groups
