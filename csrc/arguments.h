@@ -111,6 +111,7 @@ struct StreamArguments {
     Matrix weight;              // (V, D), in the type of hidden
     const void* bias;           // (V,), in the type of hidden, or null
     RowArguments rows;          // logits: (n, V) without data
+    ShardArguments shard;       // the same; with sums, these are filled in place of the numbers of rows
     const float* temperatures;  // (n,) of the rows, by which their logits are divided after all else; or null
     float* logits;              // to be filled with projected logits, transposed (`check_transposed`); or null
     std::int64_t logits_stride;

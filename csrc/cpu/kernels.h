@@ -33,8 +33,8 @@ struct RowSums {
 
 // What stream.h finds at a row's target.
 struct TargetLogit {
-    float projected, z;
-    float before;  // the largest z before it in its span
+    float projected = 0.0f, z = -__builtin_inff();  // minus infinity: another shard has it
+    float before = -__builtin_inff();               // the largest z before it in its span
 };
 
 // An entry that may be above the threshold in the end.
@@ -84,6 +84,7 @@ enum Coefficient { kRowMaximum, kRowA, kRowB, kRowU, kRowAtTarget, kCoefficients
 
 struct GradientWork : ProductWork {
     RowArguments rows;       // logits: (n, V) without data; numbers as the statistics left them
+    WholeRows whole;         // in place of the numbers and weights, if the vocabulary is a shard; or null
     const float* at_target;  // (n,) the gradient of the target's projected logit, if it is another than the loss's
 };
 
