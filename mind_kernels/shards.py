@@ -181,9 +181,9 @@ def whole(shard: Shard, group: Group, hidden: Tensor, head: Head) -> tuple[Tenso
     return hidden, replace(head, weight=joined(head.weight), bias=bias)
 
 
-def sum_hidden(shard: Shard, group: Group | None, gradients: HeadGradients) -> None:
+def sum_hidden(shard: Shard | None, group: Group | None, gradients: HeadGradients) -> None:
     """Makes the gradient of the hidden states that of the whole head, if the group wants it."""
-    if group is not None and group.sum_hidden and gradients.hidden is not None:
+    if shard is not None and group is not None and group.sum_hidden and gradients.hidden is not None:
         shard.sum_(gradients.hidden)
 
 
@@ -220,7 +220,7 @@ def agree(group: Group, operation: str, rows_of_head: int, like: Tensor, **facts
         ValueError: in all processes, naming the first thing that differs. On a GPU the host reads the answer the first
             time only, since that stalls the stream; afterwards a difference is a device-side assertion.
     """
-    found = dist.distributed_c10d._resolve_process_group(group.name)
+    found = dist.distributed_c10d._resolve_process_group(group.name)  # pyright: ignore
     named = {"the operation": operation, **facts}
     own = _message(_OK, rows_of_head, list(named.values()), like.device)
     world = dist.get_world_size(found)

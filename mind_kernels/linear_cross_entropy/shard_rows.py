@@ -1,9 +1,9 @@
 """The exact pass over rows of a head that is split over the vocabulary; a backend supplies `ShardKernels`.
 
-A chunk: logits of the shard (product 1), their sums, one collective that gathers the sums of all processes, and then as
-on one device: the gradient in place and two products, for the shard's rows of dW and a part of dH that the caller sums
-over the group. Every chunk makes that one collective, whatever is needed of it. Peak memory: one chunk of logits (two on
-a GPU) beside the gradients.
+A chunk: logits of the shard (product 1), their sums, one collective that gathers the sums of all processes, and then
+as on one device: the gradient in place and two products, for the shard's rows of dW and a part of dH that the caller
+sums over the group. Every chunk makes that one collective, whatever is needed of it. Peak memory: one chunk of logits
+(two on a GPU) beside the gradients.
 """
 
 from __future__ import annotations
