@@ -88,7 +88,7 @@ class ShardChunk(Protocol):
         add_weight: bool,
         of_bias: Tensor | None,  # (V_r,), added to
     ) -> None:
-        """The gradients of hidden states, weight and bias of this shard, in the accumulation dtype; None: not needed."""
+        """This shard's gradients of hidden states, weight and bias, in the accumulation dtype; None: not needed."""
         ...
 
 
