@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,14 @@ from torch import Tensor
 from mind_kernels.head import HeadGradients
 from mind_kernels.linear_cross_entropy import extra_stats
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
-from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums, ShardKernels
-from mind_kernels.row_chunks import Rows, rows_per_chunk
+from mind_kernels.linear_cross_entropy.shard_contract import (
+    ExactShards,
+    GradientTerms,
+    OwnShardProducts,
+    RowSums,
+    ShardKernels,
+)
+from mind_kernels.row_chunks import Rows, chunks, rows_per_chunk
 from mind_kernels.shards import Gathered, Shard, chunks_ahead, run_ahead
 
 
@@ -101,8 +108,13 @@ def run_shards(
 ) -> None:
     """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products: the shard's, and the
     shard's part of dH."""
-    size = rows_per_chunk(shard.largest, hidden.device, hidden.element_size())
     count = rows if isinstance(rows, int) else rows.numel()
+    if not extra and isinstance(kernels, OwnShardProducts):  # with or without weights, which processes may differ in
+        exact = kernels.exact_shards(count, hidden, spec, shard.largest)
+        if exact is not None:
+            _run_exact(exact, rows, hidden, target, weights, spec, terms, gradients, shard)
+            return
+    size = rows_per_chunk(shard.largest, hidden.device, hidden.element_size())
     memory = deque(hidden.new_empty(min(size, count), shard.size) for _ in range(1 + chunks_ahead(hidden)))
 
     def start(chunk: Rows, part: Tensor) -> tuple[Tensor, Gathered]:
@@ -124,3 +136,26 @@ def run_shards(
             gradients.add(chunk, part, logits)
 
     run_ahead(rows, size, hidden, start, finish)
+
+
+def _run_exact(
+    exact: ExactShards,
+    rows: Tensor | int,
+    hidden: Tensor,
+    target: Tensor,
+    weights: RowWeights | None,
+    spec: RowSpec,
+    terms: RowTerms,
+    gradients: HeadGradients,
+    shard: Shard,
+) -> None:
+    """`run_shards` with products of the backend's own."""
+    for chunk in chunks(rows, exact.size):
+        part, y = hidden[chunk], target[chunk]
+        found = exact.chunk(part, shard.local(y)) if shard.size else None
+        sums = RowSums.empty(len(part), part) if found is None else found.sums
+        joined = join(gather(sums, shard).wait(), y, spec, shard)
+        terms.write(chunk, joined.values)
+        if weights is not None and found is not None:
+            of_rows = joined.terms(weights[chunk], spec, shard.vocabulary)
+            gradients.write_products(chunk, len(part), partial(found.write_products, of_rows))
