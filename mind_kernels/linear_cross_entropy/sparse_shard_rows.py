@@ -34,7 +34,7 @@ from mind_kernels.sparse_gradient import ByColumn, Entries, SparseGradient, offs
 
 
 class SparseShardKernels(ShardKernels, EntryKernels, Protocol):
-    """What a backend supplies for the sparse gradient of a shard; `entries` and `background` take a target of -1 too."""
+    """What a backend supplies for the sparse gradient of a shard; `entries` and `background` take targets of -1."""
 
     def count_shard(self, logits: Tensor, target: Tensor, joined: JoinedRows, spec: RowSpec) -> Counted:
         """What is kept of projected logits (n, V_r), which stay as they are, and what is dropped: of this shard alone.
