@@ -202,6 +202,7 @@ BACKENDS = {
             "cpu",
             {
                 "linear_cross_entropy": f"{_ROWS}.streamed_rows:CPP",
+                "linear_cross_entropy, shards": f"{_ROWS}.streamed_rows:CPP",
                 "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CPP",
                 "linear_pairwise_jsd, jeffreys": f"{_GROUPS}.compiled_groups:CPP_JEFFREYS",
                 "linear_mind_loss": f"{_GROUPS}.compiled_groups:CPP",
@@ -245,6 +246,7 @@ BACKENDS = {
             "cuda",
             {
                 "linear_cross_entropy": f"{_ROWS}.compiled_rows:CUDA",
+                "linear_cross_entropy, shards": f"{_ROWS}.compiled_rows:CUDA",
                 "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CUDA",
                 "linear_mind_loss": f"{_GROUPS}.compiled_groups:CUDA",
             },
