@@ -68,7 +68,8 @@ class Backend:
     linear_cross_entropy/contract.py, GroupKernels in linear_pairwise_jsd/contract.py, RowKernels in
     linear_divergence/contract.py and TopKKernels in linear_top_k/contract.py. linear_log_prob and the rows of
     linear_mind_loss take the kernels of linear_cross_entropy; under "linear_mind_loss" stand the GroupKernels that go
-    with them, and under "linear_pairwise_jsd, jeffreys" those of another divergence of pairs.
+    with them, and under "linear_pairwise_jsd, jeffreys" those of another divergence of pairs. Under
+    "linear_cross_entropy, shards" stand the ShardKernels of linear_cross_entropy/shard_contract.py.
     """
 
     name: str
@@ -186,6 +187,7 @@ BACKENDS = {
             "any",
             {
                 "linear_cross_entropy": f"{_ROWS}.backend_torch",
+                "linear_cross_entropy, shards": f"{_ROWS}.backend_torch",
                 "linear_pairwise_jsd": f"{_GROUPS}.backend_torch",
                 "linear_pairwise_jsd, jeffreys": f"{_GROUPS}.backend_torch_jeffreys",
                 "linear_mind_loss": f"{_GROUPS}.backend_torch",

@@ -146,12 +146,15 @@ def probability(name: str, value: float | None) -> None:
         raise ValueError(f"{name} is {value}: expected None or a probability in (0, 1)")
 
 
-def head_arguments(hidden: Tensor, head: Head, meaning: str, owner: str = "") -> tuple[Tensor, Head]:
+def head_arguments(
+    hidden: Tensor, head: Head, meaning: str, owner: str = "", *, or_empty: bool = False
+) -> tuple[Tensor, Head]:
     """Hidden states and their head, in autocast's dtype if it is on; checked.
 
     Raises TypeError or ValueError unless hidden has the dimensions of `meaning`, such as "(N, D)", and the head's
     weight (V, D) and bias (V,) fit it: one floating dtype, one device; and for a scalar of the head out of range.
-    `owner`, such as "teacher_", stands before the names in the messages.
+    `owner`, such as "teacher_", stands before the names in the messages. `or_empty`: the head may have no entries, as
+    a shard may.
     """
     tensors(**{f"{owner}hidden": hidden, f"{owner}weight": head.weight, f"{owner}bias": head.bias})
     hidden, head = under_autocast(hidden, head)
@@ -165,7 +168,7 @@ def head_arguments(hidden: Tensor, head: Head, meaning: str, owner: str = "") ->
             f"{owner}hidden has shape {tuple(hidden.shape)} and {owner}weight {tuple(weight.shape)}: "
             "expected the same hidden size D in the last dimension of both"
         )
-    if weight.shape[0] == 0:
+    if weight.shape[0] == 0 and not or_empty:
         raise ValueError(f"{owner}weight has shape {tuple(weight.shape)}: expected at least one vocabulary entry")
     for name, tensor in ((f"{owner}weight", weight), (f"{owner}bias", bias)):
         if tensor is None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
+from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums
 from mind_kernels.linear_cross_entropy.tiles import TILE, columns_of, maxima
 from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, may_be_nan, rows_per_block
 from mind_kernels.sparse_gradient import Entries, dropped_share, sort_entries, worth_it
@@ -26,6 +27,8 @@ __all__ = [
     "STREAMED_CHUNKS",
     "gather_rows",
     "row_kernel_",
+    "shard_gradient_",
+    "shard_sums",
     "sort_entries",
     "sparse_rows",
     "statistics",
@@ -148,6 +151,48 @@ def _gradient_(
     if uniform is not None:
         dz.sub_(uniform[:, None])
     return scale_(dz, slope)
+
+
+def shard_sums(logits: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
+    """See `shard_contract.ShardKernels`."""
+    blocks = _Blocks(logits)
+    found = [_sums_of_shard(logits[b], target[b], spec, *buffers) for b, *buffers in blocks]
+    return RowSums(*map(torch.cat, zip(*found, strict=True)))
+
+
+def _sums_of_shard(part: Tensor, target: Tensor, spec: RowSpec, shifted: Tensor, exponential: Tensor) -> RowSums:
+    """Of one block of projected logits."""
+    z = _to_logits(part, spec.head)
+    maximum, argmax, _ = maxima(z)
+    index = target.clamp(min=0)[:, None]
+    torch.sub(z, torch.where(maximum == -math.inf, 0, maximum)[:, None], out=shifted)
+    torch.exp(shifted, out=exponential)
+    if may_be_nan(moment := torch.linalg.vecdot(exponential, shifted)):  # where 0 times minus infinity has to be 0
+        moment = torch.linalg.vecdot(exponential, shifted.clamp_(min=torch.finfo(z.dtype).min))
+    exponential.scatter_(1, index, torch.where(target >= 0, 0, exponential.gather(1, index).squeeze(1))[:, None])
+    at_target = z.gather(1, index).squeeze(1)
+    z_sum = z.sum(1) if spec.label_smoothing else at_target
+    return RowSums(maximum, exponential.sum(1), moment, at_target, z_sum, argmax)
+
+
+def shard_gradient_(logits: Tensor, target: Tensor, terms: GradientTerms, spec: RowSpec) -> None:
+    """See `shard_contract.ShardKernels`."""
+    for block, log_p, p in _Blocks(logits):
+        of_block, index = terms.of_rows(block), target[block].clamp(min=0)[:, None]
+        z = _to_logits(logits[block], spec.head)
+        slope = spec.head.slope(z)
+        torch.sub(z, of_block.maximum[:, None], out=log_p).sub_(of_block.log_total[:, None])
+        torch.exp(log_p, out=p)
+        if of_block.b is None:
+            dz = p.mul_(of_block.a[:, None])
+        else:  # where p is 0, so is p log p
+            factor = log_p.masked_fill_(p == 0, 0).mul_(of_block.b[:, None]).add_(of_block.a[:, None])
+            dz = p.mul_(factor)
+        at_target = torch.where(target[block] >= 0, of_block.at_target, dz.gather(1, index).squeeze(1))
+        dz.scatter_(1, index, at_target[:, None])
+        if of_block.uniform is not None:
+            dz.sub_(of_block.uniform[:, None])
+        logits[block].copy_(scale_(dz, slope))
 
 
 def statistics(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowValues:

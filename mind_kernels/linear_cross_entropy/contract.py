@@ -13,6 +13,7 @@ from torch import Tensor
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.extra_stats import ExtraStats
 from mind_kernels.row_chunks import Rows, accumulation_dtype, write_rows
+from mind_kernels.shards import Group
 from mind_kernels.sparse_gradient import ByColumn, Entries
 
 
@@ -55,6 +56,7 @@ class RowArguments(NamedTuple):
     reduction: str
     extra_stats: str  # see extra_stats.ExtraStats
     backend: str
+    group: Group | None  # the processes among which the head is split
 
 
 class RowValues(NamedTuple):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks
+from mind_kernels import checks, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy import reference, rows
@@ -17,6 +18,10 @@ from mind_kernels.linear_cross_entropy.contract import RowArguments, RowOutputs,
 from mind_kernels.linear_cross_entropy.extra_stats import checked_names
 from mind_kernels.linear_cross_entropy.threshold import batch_threshold_for_error
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
+from mind_kernels.shards import Shard
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @overload
@@ -39,6 +44,7 @@ def linear_cross_entropy(
     gradient_error: float | None = None,
     return_stats: Literal[False] = False,
     extra_stats: Sequence[str] = (),
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor: ...
 @overload
@@ -61,6 +67,7 @@ def linear_cross_entropy(
     gradient_error: float | None = None,
     return_stats: Literal[True],
     extra_stats: Sequence[str] = (),
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, RowStats]: ...
 def linear_cross_entropy(
@@ -82,6 +89,7 @@ def linear_cross_entropy(
     gradient_error: float | None = None,
     return_stats: bool = False,
     extra_stats: Sequence[str] = (),
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, RowStats]:
     """Cross-entropy of softmax(z), z = softcap(hidden weight^T + bias) / temperature, without the N x V logits.
@@ -125,6 +133,11 @@ def linear_cross_entropy(
         return_stats: also return RowStats.
         extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
             are read from a chunk of logits, which costs some passes over it.
+        process_group: The processes among which the head's rows are split, in rank order (tensor parallelism): weight
+            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
+            here is the sum of the V_r. All else is the same in all processes, and so are loss and statistics; the
+            gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None: the
+            head is whole.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -142,7 +155,8 @@ def linear_cross_entropy(
         mind_kernels/linear_cross_entropy/README.md derives the gradient, and the sparse one.
     """
     head = head_of(weight, bias, softcap, temperature)
-    hidden, head = checks.head_arguments(hidden, head, "(..., D)")
+    group = shards.group_of(process_group)
+    hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments, ignore_index)
     checks.reduction(reduction)
     for number, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
@@ -161,7 +175,9 @@ def linear_cross_entropy(
             )
         backend = "cpp" if backend == "auto" else backend
     form = "" if gradient_threshold is None else "sparse"
-    name = backends.resolve(backend, hidden, "linear_cross_entropy", head.vocabulary, form)
+    if group is not None:
+        shards.exact_only(gradient_threshold=gradient_threshold, gradient_error=gradient_error)
+    name = backends.resolve(backend, hidden, _OPERATION[group is not None], head.vocabulary, form)
     if gradient_error is not None and name not in _HAVE_GRADIENT_ERROR:
         names = " or ".join(map(repr, _HAVE_GRADIENT_ERROR))
         raise ValueError(f"backend is {name!r}: expected {names} with gradient_error")
@@ -177,6 +193,7 @@ def linear_cross_entropy(
         reduction,
         extra,
         name,
+        group,
     )
     outputs = _define(arguments) if name == "reference" else operator(arguments)
     shape = hidden.shape[:-1]
@@ -188,6 +205,7 @@ def linear_cross_entropy(
 
 
 _HAVE_GRADIENT_ERROR = ("cpp", "reference")
+_OPERATION = "linear_cross_entropy", "linear_cross_entropy, shards"  # in backend.BACKENDS
 
 
 def _check_error_fits(
@@ -204,8 +222,30 @@ def _check_error_fits(
         )
 
 
+def _shard(a: RowArguments, gradients: Sequence[bool]) -> Shard | None:
+    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    if a.group is None:
+        return None
+    head = a.spec.head
+    return shards.agree(
+        a.group,
+        "linear_cross_entropy",
+        head.vocabulary,
+        a.hidden,
+        **shards.facts(a.hidden, head, gradients),
+        options=(replace(a.spec, head=None), a.reduction, a.ignore_index, a.extra_stats, a.num_segments),
+        target=a.target,
+        **{"row_weight (which of it is 0)": None if a.row_weight is None else a.row_weight != 0},
+    )
+
+
 def _define(a: RowArguments) -> RowOutputs:
     """By the definition, differentiable."""
+    shard = _shard(a, [False, False, False])
+    if shard is not None:
+        assert a.group is not None
+        hidden, head = shards.whole(shard, a.group, a.hidden, a.spec.head)
+        a = a._replace(hidden=hidden, spec=a.spec.with_head(head), group=None)
     checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, a.segment, a.num_segments)
     target = a.target.to(a.hidden.device)
     loss, terms = reference.forward(
@@ -222,9 +262,11 @@ def _define(a: RowArguments) -> RowOutputs:
 
 
 def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]:
-    checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, a.segment, a.num_segments)
+    shard = _shard(a, needs)
+    vocabulary = a.spec.head.vocabulary if shard is None else shard.vocabulary
+    checks.row_values(a.target, a.ignore_index, vocabulary, a.segment, a.num_segments)
     loss, terms, gradients = rows.forward(
-        backends.kernels("linear_cross_entropy", a.backend),
+        backends.kernels(_OPERATION[shard is not None], a.backend),
         row_major(a.hidden),
         a.target,
         a.row_weight,
@@ -233,7 +275,10 @@ def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]
         ignore_index=a.ignore_index,
         reduction=a.reduction,
         extra=a.extra_stats,
+        shard=shard,
     )
+    if shard is not None:
+        shards.sum_hidden(shard, a.group, gradients)
     segments = Segments.of(terms.values.nll, a.target != a.ignore_index, a.segment, a.num_segments)
     return RowOutputs(loss, terms, segments), gradients
 

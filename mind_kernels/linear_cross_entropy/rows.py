@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,13 +28,15 @@ from mind_kernels.linear_cross_entropy.contract import (
     RowWeights,
     SparseRows,
 )
+from mind_kernels.linear_cross_entropy.shard_rows import run_shards
 from mind_kernels.row_chunks import Rows, chunks, row_weights, rows_per_chunk
 from mind_kernels.row_loop import loss_of_rows, run_rows
+from mind_kernels.shards import Shard
 from mind_kernels.sparse_gradient import SparseGradient, sampled_rows, worth_it
 
 
 def forward(
-    kernels: RowKernels,
+    kernels: Any,  # RowKernels, or ShardKernels with a shard
     hidden: Tensor,  # (N, D)
     target: Tensor,  # (N,), on the CPU or where hidden is
     row_weight: Tensor | None,  # (N,)
@@ -43,8 +46,11 @@ def forward(
     ignore_index: int,
     reduction: str,
     extra: str,
+    shard: Shard | None = None,
 ) -> tuple[Tensor, RowTerms, HeadGradients]:
-    """The loss, () or (N,) for reduction "none", the rows' terms, and the gradients that are needed."""
+    """The loss, () or (N,) for reduction "none", the rows' terms, and the gradients that are needed.
+
+    Of the hidden states of a shard, that is the shard's part."""
     terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.is_sparse, extra=extra)
     gradients = HeadGradients(hidden, spec.head, needs)
     valid, index = target != ignore_index, target.to(hidden.device).contiguous()
@@ -52,14 +58,14 @@ def forward(
 
     def run(rows: Tensor | int, scale: Tensor | None) -> None:
         weights = None if scale is None else RowWeights(scale)
-        run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra)
+        run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, shard)
 
     loss = loss_of_rows(valid, weight, reduction, terms.values.loss, gradients, run)
     return loss, terms, gradients
 
 
 def run_terms(
-    kernels: RowKernels,
+    kernels: Any,
     rows: Tensor | int,  # the rows to visit, or how many from the start
     hidden: Tensor,  # (N, D)
     target: Tensor,  # (N,)
@@ -68,8 +74,14 @@ def run_terms(
     terms: RowTerms,
     gradients: HeadGradients,
     extra: str = "",
+    shard: Shard | None = None,
 ) -> None:
-    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products."""
+    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products.
+
+    With a shard, `kernels` are its `ShardKernels`."""
+    if shard is not None:
+        run_shards(kernels, rows, hidden, target, weights, spec, terms, gradients, shard)
+        return
     if spec.gradient_threshold is not None:
         _SparsePass(kernels, hidden, target, weights, spec, terms, gradients, extra).run(rows)
         return

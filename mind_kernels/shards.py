@@ -1,0 +1,242 @@
+"""A head that is split over the vocabulary among the processes of a group: tensor parallelism.
+
+Each process has some rows of the head, in the order of their ranks; hidden states, targets and weights are the same in
+all. A loop over rows asks each process for a few sums of a row over its shard, gathers them (`Shard.gather`: one
+collective), and joins them in each process by the same arithmetic in the same order, so that all have the same bits.
+
+Collectives deadlock if the processes differ in how many they make. So each call begins with one of a fixed size,
+`agree`, which tells all processes the shards' sizes and whether they were asked for the same; and chunks are sized by
+the largest shard.
+"""
+
+from __future__ import annotations
+
+import weakref
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mind_kernels.head import Head, HeadGradients
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+class Group(NamedTuple):
+    """The group of an operator's call: a process group cannot be an argument of an operator, its name can."""
+
+    name: str
+    sum_hidden: bool
+    """Whether the gradient of the hidden states is summed over the group. False: each process has its shard's part,
+    for a caller who sums it, such as the backward pass of a DTensor."""
+
+
+def group_of(process_group: ProcessGroup | None) -> Group | None:
+    """What an operator is told of the argument `process_group`. Raises TypeError for what is none, and ValueError for
+    one that this process does not belong to."""
+    if process_group is None:
+        return None
+    if process_group is dist.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("process_group: this process does not belong to it")
+    if not isinstance(process_group, dist.ProcessGroup):
+        hint = ", such as its .get_group(name)" if hasattr(process_group, "get_group") else ""
+        kind = type(process_group).__name__
+        raise TypeError(f"process_group is a {kind}: expected a torch.distributed.ProcessGroup{hint}")
+    return Group(process_group.group_name, True)
+
+
+def exact_only(**options: float | None) -> None:
+    """Raises NotImplementedError for an option of the sparse gradient."""
+    for name, value in options.items():
+        if value is not None:
+            raise NotImplementedError(f"{name} is {value}: expected None with process_group")
+
+
+class Gathered:
+    """Tensors of all processes, on their way."""
+
+    def __init__(self, out: Tensor, work: Any) -> None:
+        self._out, self._work = out, work
+
+    def wait(self) -> Tensor:
+        """(processes, ...), in rank order. On a GPU the stream waits, and not the host."""
+        self._work.wait()
+        return self._out
+
+
+def _gather(part: Tensor, processes: int, group: ProcessGroup) -> Gathered:
+    # Older releases of torch know it by another name.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    out = part.new_empty(processes, *part.shape)
+    return Gathered(out, gather(out.view(-1), part.contiguous().view(-1), group=group, async_op=True))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process's part [start, stop) of the vocabulary."""
+
+    group: ProcessGroup
+    rank: int
+    sizes: tuple[int, ...]
+    """Of all shards, in rank order; some may be 0."""
+
+    @property
+    def start(self) -> int:
+        """The vocabulary entry of this shard's first row."""
+        return sum(self.sizes[: self.rank])
+
+    @property
+    def size(self) -> int:
+        """V_r."""
+        return self.sizes[self.rank]
+
+    @property
+    def vocabulary(self) -> int:
+        """V, of all shards."""
+        return sum(self.sizes)
+
+    @property
+    def largest(self) -> int:
+        """The size by which all processes choose the rows of a chunk; at least 1."""
+        return max(1, *self.sizes)
+
+    def starts(self, like: Tensor) -> Tensor:
+        """(processes,) int64, where `like` is: the first vocabulary entry of each shard."""
+        return self.stops(like) - torch.tensor(self.sizes, device=like.device)
+
+    def stops(self, like: Tensor) -> Tensor:
+        """(processes,) int64, where `like` is: the vocabulary entry after the last of each shard."""
+        return torch.tensor(self.sizes, device=like.device).cumsum(0)
+
+    def owner(self, target: Tensor) -> Tensor:
+        """The rank of the process that has each target (...) int64 in [0, V)."""
+        return torch.bucketize(target, self.stops(target), right=True)
+
+    def local(self, target: Tensor) -> Tensor:
+        """Targets (...) int64 as entries of this shard; -1 if another process has them."""
+        local = target - self.start
+        return torch.where((local >= 0) & (local < self.size), local, -1)
+
+    def gather(self, part: Tensor) -> Gathered:
+        """Starts to gather `part`, of the same shape and dtype in all processes."""
+        return _gather(part, len(self.sizes), self.group)
+
+    def sum_(self, part: Tensor) -> Tensor:
+        """The sum of `part` over the group, in its memory."""
+        dist.all_reduce(part, group=self.group)
+        return part
+
+
+def whole(shard: Shard, group: Group, hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
+    """Hidden states and the whole head, for a definition that each process computes by itself: the gradient reaches
+    this process's rows of the head, and through the hidden states `Group.sum_hidden` holds."""
+    if not group.sum_hidden and shard.rank != 0:
+        hidden = hidden.detach()
+
+    def joined(part: Tensor) -> Tensor:
+        padded = part.new_zeros(shard.largest, *part.shape[1:])
+        padded[: shard.size] = part.detach()
+        parts = [piece[:size] for piece, size in zip(shard.gather(padded).wait(), shard.sizes, strict=True)]
+        parts[shard.rank] = part
+        return torch.cat(parts)
+
+    bias = None if head.bias is None else joined(head.bias)
+    return hidden, replace(head, weight=joined(head.weight), bias=bias)
+
+
+def sum_hidden(shard: Shard, group: Group | None, gradients: HeadGradients) -> None:
+    """Makes the gradient of the hidden states that of the whole head, if the group wants it."""
+    if group is not None and group.sum_hidden and gradients.hidden is not None:
+        shard.sum_(gradients.hidden)
+
+
+def facts(hidden: Tensor, head: Head, needs: Sequence[bool]) -> dict[str, object]:
+    """What `agree` is told of the hidden states and the head."""
+    return {
+        "the number of rows of hidden": hidden.shape[0],
+        "the hidden size": hidden.shape[1],
+        "the dtype of hidden": hidden.dtype,
+        "bias, softcap or temperature": (head.bias is None, head.softcap, head.temperature),
+        "whether hidden requires a gradient": needs[0],
+    }
+
+
+_FACTS = 16
+"""Numbers that each process tells the others at the start of a call."""
+_OK, _FAILED = 1, 2
+_SIZES: weakref.WeakKeyDictionary[ProcessGroup, dict[int, tuple[int, ...]]] = weakref.WeakKeyDictionary()
+"""By group and size of the own shard, what a GPU was waited for already."""
+
+
+def agree(group: Group, operation: str, rows_of_head: int, like: Tensor, **facts: object) -> Shard:
+    """The shard of this process, and that all processes of the group were called alike; one collective.
+
+    Args:
+        group: the group.
+        operation: what was called.
+        rows_of_head: V_r, the only number that may differ.
+        like: a tensor on the device of the hidden states.
+        facts: what has to be the same, by the name for the message: integers, and as a checksum integer tensors and
+            whatever else has a repr.
+
+    Raises:
+        ValueError: in all processes, naming the first thing that differs. On a GPU the host reads the answer the first
+            time only, since that stalls the stream; afterwards a difference is a device-side assertion.
+    """
+    found = dist.distributed_c10d._resolve_process_group(group.name)
+    named = {"the operation": operation, **facts}
+    own = _message(_OK, rows_of_head, list(named.values()), like.device)
+    world = dist.get_world_size(found)
+    answers = _gather(own, world, found).wait()
+    known = _SIZES.setdefault(found, {})
+    if answers.is_cuda and rows_of_head in known:
+        sizes = known[rows_of_head]
+        expected = own.repeat(world, 1)
+        expected[:, 1] = torch.tensor(sizes, device=own.device)
+        message = f"{operation}: the processes of process_group were called with different arguments"
+        torch._assert_async((answers == expected).all(), message)  # pyright: ignore[reportPrivateImportUsage]
+    else:
+        told = answers.tolist()
+        _compare(operation, told, list(named))
+        known[rows_of_head] = sizes = tuple(row[1] for row in told)
+    return Shard(found, dist.get_rank(found), sizes)
+
+
+def _message(state: int, rows_of_head: int, facts: Sequence[object], device: torch.device) -> Tensor:
+    """(_FACTS,) int64 on the device."""
+    assert len(facts) <= _FACTS - 2
+    numbers = [state, rows_of_head, *map(_number, facts)]
+    out = torch.tensor([0 if isinstance(n, Tensor) else n for n in numbers] + [0] * (_FACTS - len(numbers))).to(device)
+    for place, number in enumerate(numbers):
+        if isinstance(number, Tensor):
+            out[place] = number
+    return out
+
+
+def _number(fact: object) -> int | Tensor:
+    if isinstance(fact, Tensor):
+        place = torch.arange(1, fact.numel() + 1, device=fact.device)
+        return ((fact.flatten().long() + 0x9E3779B9) * (place * 0x85EBCA6B + 0xC2B2AE35)).sum()
+    return int(fact) if isinstance(fact, int) else zlib.crc32(repr(fact).encode())
+
+
+def _compare(operation: str, told: list[list[int]], names: list[str]) -> None:
+    """Raises ValueError unless all processes said the same."""
+    for rank, row in enumerate(told):
+        if row[0] != _OK:
+            raise ValueError(f"{operation}: process {rank} of process_group raised an error, and takes no part")
+    for place, name in enumerate(names, 2):
+        for rank, row in enumerate(told):
+            if row[place] != told[0][place]:
+                raise ValueError(
+                    f"{operation}: {name} differs between process 0 and process {rank} of process_group. Expected "
+                    "everything but the head's rows to be the same in all of its processes (tensor parallelism); if "
+                    "each has rows of its own (data parallelism, FSDP), it needs the whole head, and no process_group"
+                )
+    if sum(row[1] for row in told) == 0:
+        raise ValueError(f"{operation}: weight has no rows in any process of process_group")
