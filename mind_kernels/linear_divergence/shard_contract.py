@@ -1,7 +1,7 @@
 """What a backend supplies for a head that is split over the vocabulary, and what passes between its passes.
 
 A process has the logits (n, V_r) of its shard. From a teacher's head: `shard_sums_` reads both sides,
-`shard_rows.divergence_` makes normalizers of whole rows of all processes' sums, `shard_parts_` gives what the divergence
+`shard_rows.divergence_` makes normalizers of whole rows of what all shards found, `shard_parts_` gives what divergence
 and S are made of, and `shard_gradient_` writes the gradient over the student's logits. From a teacher's list: `others`
 and `spread_`, of the tokens that are not listed. Of an empty shard nobody calls any of them.
 """
