@@ -192,6 +192,7 @@ BACKENDS = {
                 "linear_pairwise_jsd, jeffreys": f"{_GROUPS}.backend_torch_jeffreys",
                 "linear_mind_loss": f"{_GROUPS}.backend_torch",
                 "linear_divergence": f"{_DIVERGENCES}.backend_torch",
+                "linear_divergence, shards": f"{_DIVERGENCES}.backend_torch",
                 "linear_top_k": f"{__package__}.linear_top_k.backend_torch",
             },
             float64=True,
