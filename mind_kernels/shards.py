@@ -52,13 +52,6 @@ def group_of(process_group: ProcessGroup | None) -> Group | None:
     return Group(process_group.group_name, True)
 
 
-def exact_only(**options: float | None) -> None:
-    """Raises NotImplementedError for an option of the sparse gradient."""
-    for name, value in options.items():
-        if value is not None:
-            raise NotImplementedError(f"{name} is {value}: expected None with process_group")
-
-
 S = TypeVar("S")
 
 

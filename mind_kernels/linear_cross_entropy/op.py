@@ -183,8 +183,11 @@ def linear_cross_entropy(
             )
         backend = "cpp" if backend == "auto" else backend
     form = "" if gradient_threshold is None else "sparse"
-    if group is not None:
-        shards.exact_only(gradient_threshold=gradient_threshold, gradient_error=gradient_error)
+    if group is not None and gradient_error is not None:
+        raise ValueError(
+            f"gradient_error is {gradient_error}: expected None with process_group, where a row's entries are chosen "
+            "when the whole row is known; gradient_threshold=threshold_for_error(...) is the sparse gradient there"
+        )
     name = backends.resolve(backend, hidden, ROW_KERNELS[group is not None], head.vocabulary, form)
     if gradient_error is not None and name not in _HAVE_GRADIENT_ERROR:
         names = " or ".join(map(repr, _HAVE_GRADIENT_ERROR))

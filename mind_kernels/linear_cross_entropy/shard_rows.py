@@ -37,6 +37,8 @@ class JoinedRows(NamedTuple):
     maximum: Tensor
     log_total: Tensor  # lse - maximum
     others: Tensor  # 1 - p_y, without cancellation
+    lse_others: Tensor  # log-sum-exp without the target; inf where all others have no probability: none is above it
+    here: Tensor  # the probability of this shard's entries but the target's
     extra: dict[str, Tensor]  # extra statistics by name, and more of them than were asked for
 
     def terms(self, weights: RowWeights, spec: RowSpec, vocabulary: int) -> GradientTerms:
@@ -68,10 +70,10 @@ def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard, extra: s
     below, of_target = z_y - top, (z_y - top).exp()
     distance = maximum - top  # minus infinity where a shard has no probability
     scale = distance.exp()
-    others = others * scale
-    shard_total = others.scatter_add(0, owner, of_target[None])  # in units of e^top
+    others_of_shard = others * scale  # in units of e^top
+    shard_total = others_of_shard.scatter_add(0, owner, of_target[None])
     moments = torch.where(scale == 0, 0, scale * moment + distance * shard_total).sum(0)
-    others = others.sum(0)
+    others = others_of_shard.sum(0)
     total = others + of_target
     log_total = torch.where(below == 0, others.log1p(), total.log())
     nll = log_total - below
@@ -86,8 +88,10 @@ def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard, extra: s
     predicted = torch.where(largest, first, shard.vocabulary - 1).amin(0)
     correct = (predicted == target) & nll.isfinite()
     values = RowValues(loss, nll, lse, log_total - moments / total, correct)
+    lse_others = torch.where(others > 0, top + others.log(), torch.inf)
+    here = others_of_shard[shard.rank] / total
     found = extra_stats.join(more, maximum, shard.vocabulary, extra) | {"predicted": predicted}
-    return JoinedRows(values, top, log_total, others / total, found)
+    return JoinedRows(values, top, log_total, others / total, lse_others, here, found)
 
 
 def run_shards(
