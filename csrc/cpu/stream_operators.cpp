@@ -183,15 +183,10 @@ void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor
 void stream_shard_sums(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,
                        double temperature, bool adds_logits, Tensor sums, Tensor argmax, Tensor logits) {
     StreamArguments args = arguments_of(hidden, weight, bias, softcap, temperature);
-    const std::int64_t rows = args.hidden.rows;
     set_target(args, target, hidden, -1);
-    args.shard = {args.rows.logits,
-                  args.rows.target,
-                  args.rows.head,
-                  adds_logits,
-                  checked<float>("sums", sums, {kShardSums, rows}, hidden),
-                  checked<std::int64_t>("argmax", argmax, {rows}, hidden),
-                  {}};
+    args.shard = {args.rows.logits, args.rows.target, args.rows.head, adds_logits, nullptr, nullptr, {}};
+    args.shard.sums = checked<float>("sums", sums, {kShardSums, args.hidden.rows}, hidden);
+    args.shard.argmax = checked<std::int64_t>("argmax", argmax, {args.hidden.rows}, hidden);
     check_apart({{"sums", sums}, {"argmax", argmax}, {"logits", logits}},
                 {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}});
     keep_logits(args, logits);
