@@ -192,6 +192,7 @@ BACKENDS = {
                 "linear_pairwise_jsd, jeffreys": f"{_GROUPS}.backend_torch_jeffreys",
                 "linear_mind_loss": f"{_GROUPS}.backend_torch",
                 "linear_divergence": f"{_DIVERGENCES}.backend_torch",
+                "linear_divergence, shards": f"{_DIVERGENCES}.backend_torch",
                 "linear_top_k": f"{__package__}.linear_top_k.backend_torch",
             },
             float64=True,
@@ -218,6 +219,7 @@ BACKENDS = {
             "cuda",
             {
                 "linear_cross_entropy": f"{_ROWS}.backend_triton",
+                "linear_cross_entropy, shards": f"{_ROWS}.backend_triton",
                 "linear_pairwise_jsd": f"{_GROUPS}._triton",
                 "linear_pairwise_jsd, jeffreys": f"{_GROUPS}._triton.jeffreys",
                 "linear_mind_loss": f"{_GROUPS}._triton",
@@ -233,6 +235,7 @@ BACKENDS = {
             "cuda",
             {
                 "linear_cross_entropy": f"{_ROWS}.backend_triton_streaming",
+                "linear_cross_entropy, shards": f"{_ROWS}.backend_triton_streaming",
                 "linear_mind_loss": f"{_GROUPS}._triton",
             },
             interpreter=True,
