@@ -191,9 +191,7 @@ def check_chunks(overlap):
     hidden = weight[target] * 30
     hidden[32:] = torch.randn(16, 32, generator=generator, dtype=torch.float64)
     inputs = {"hidden": hidden, "weight": weight, "target": target, "row_weight": torch.ones(48)}
-    of_one, of_shard = (
-        {device: 8 * rows * 8 for device in ("cpu", "cuda")} for rows in (vocabulary, max(sizes))
-    )
+    of_one, of_shard = (dict.fromkeys(("cpu", "cuda"), 8 * rows * 8) for rows in (vocabulary, max(sizes)))
     with changed(row_chunks, _SPARSE_CHUNK_BYTES=of_one):
         one = call(inputs, torch.float64, backend="torch")
     with (
@@ -252,7 +250,9 @@ def check_refusals():
     """By name, and in no process later than in another."""
     inputs = make_inputs(8, 16, 20)
     arguments = inputs["hidden"], inputs["weight"], inputs["target"]
-    with pytest.raises(ValueError, match=r"gradient_error is 3e-05: expected None with process_group.*threshold_for_err"):
+    with pytest.raises(
+        ValueError, match="gradient_error is 3e-05: expected None with process_group.*threshold_for_error"
+    ):
         linear_cross_entropy(*arguments, gradient_error=3e-5, process_group=dist.group.WORLD)
     threshold = threshold_for_error(1e-3) * (1 + dist.get_rank())
     for call_with in (linear_cross_entropy, linear_log_prob):
