@@ -167,9 +167,10 @@ def check_limits():
     sizes = (40, 760) if dist.get_world_size() == 2 else (40, 380, 380)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(800, 32, generator=generator, dtype=torch.float64) / 32**0.5
-    weight[:40] = weight[:1] + 0.2 * weight[:40]  # a hidden state near them keeps all forty
+    direction = torch.ones(32, dtype=torch.float64) / 32**0.5
+    weight[:40] = direction + 0.2 * weight[:40]  # a hidden state along it keeps most of these forty
     target = torch.randint(40, (32,), generator=generator)
-    hidden = weight[:1].expand(32, -1) * 40
+    hidden = 40 * direction.expand(32, -1)
     inputs = {"hidden": hidden, "weight": weight, "target": target, "row_weight": torch.ones(32)}
     for threshold, is_sparse in ((2.0**-6, True), (2.0**-40, False)):
         one = call(inputs, torch.float64, backend="torch", threshold=threshold)
@@ -212,7 +213,7 @@ def check_hard_rows():
     """Confident rows, rows of nan, and no rows."""
     world = dist.get_world_size()
     sizes = tuple(len(part) for part in torch.arange(500).tensor_split(world))
-    inputs = make_inputs(24, 16, 500)
+    inputs = make_inputs(24, 16, 500, ignored=0.0)
     for backend in [name for name in BACKENDS if not interpreted(name)]:
         weight = inputs["weight"].clone()
         confident = inputs | {"hidden": weight[inputs["target"]] * 60 / weight.norm(dim=1)[inputs["target"], None] ** 2}
