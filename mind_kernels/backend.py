@@ -190,6 +190,8 @@ BACKENDS = {
                 "linear_cross_entropy, shards": f"{_ROWS}.backend_torch",
                 "linear_pairwise_jsd": f"{_GROUPS}.backend_torch",
                 "linear_pairwise_jsd, jeffreys": f"{_GROUPS}.backend_torch_jeffreys",
+                "linear_pairwise_jsd, shards": f"{_GROUPS}.backend_torch_shards:TORCH",
+                "linear_pairwise_jsd, jeffreys, shards": f"{_GROUPS}.backend_torch_shards:TORCH_JEFFREYS",
                 "linear_mind_loss": f"{_GROUPS}.backend_torch",
                 "linear_divergence": f"{_DIVERGENCES}.backend_torch",
                 "linear_divergence, shards": f"{_DIVERGENCES}.backend_torch",
