@@ -193,6 +193,7 @@ BACKENDS = {
                 "linear_pairwise_jsd, shards": f"{_GROUPS}.backend_torch_shards:TORCH",
                 "linear_pairwise_jsd, jeffreys, shards": f"{_GROUPS}.backend_torch_shards:TORCH_JEFFREYS",
                 "linear_mind_loss": f"{_GROUPS}.backend_torch",
+                "linear_mind_loss, shards": f"{_GROUPS}.backend_torch_shards:TORCH",
                 "linear_divergence": f"{_DIVERGENCES}.backend_torch",
                 "linear_divergence, shards": f"{_DIVERGENCES}.backend_torch",
                 "linear_top_k": f"{__package__}.linear_top_k.backend_torch",
