@@ -138,6 +138,24 @@ def run_shards(
     run_ahead(rows, size, hidden, start, finish)
 
 
+def rows_of_shard_(
+    kernels: ShardKernels,
+    logits: Tensor,  # (n, V_r), projected
+    target: Tensor,  # (n,) in [0, V)
+    weights: RowWeights | None,  # (n,)
+    spec: RowSpec,
+    shard: Shard,
+) -> RowValues:
+    """As `contract.RowKernels.row_kernel_`, of whole rows, by one collective: with weights, the logits become their own
+    gradient, in place."""
+    local = shard.local(target)
+    sums = kernels.shard_sums(logits, local, spec) if shard.size else RowSums.empty(len(logits), logits)
+    joined = join(gather(sums, shard).wait(), target, spec, shard)
+    if weights is not None and shard.size:
+        kernels.shard_gradient_(logits, local, joined.terms(weights, spec, shard.vocabulary), spec)
+    return joined.values
+
+
 def _run_exact(
     exact: ExactShards,
     rows: Tensor | int,
