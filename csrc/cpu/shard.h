@@ -14,7 +14,8 @@ inline void write_sums(const Statistics& found, std::int64_t columns, float z_ta
     sum(kShardMaximum) = found.maximum;
     sum(kShardOthers) = static_cast<float>(found.others);
     sum(kShardMoment) = static_cast<float>(found.moment());
-    sum(kShardAtTarget) = args.target[r] < 0 ? 0.0f : z_target;
+    // The target's own logit may be beside the maximum by a rounding, see `first_of`: whole rows tell by equality.
+    sum(kShardAtTarget) = args.target[r] < 0 ? 0.0f : args.target[r] == argmax ? found.maximum : z_target;
     sum(kShardTotal) = args.adds_logits ? static_cast<float>(logits) : 0.0f;
     args.argmax[r] = argmax;
 }

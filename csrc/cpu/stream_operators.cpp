@@ -183,12 +183,10 @@ void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor
 void stream_shard_sums(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,
                        double temperature, bool adds_logits, Tensor sums, Tensor argmax, Tensor logits) {
     StreamArguments args = arguments_of(hidden, weight, bias, softcap, temperature);
-    args.shard.logits = args.rows.logits;
-    args.shard.adds_logits = adds_logits;
+    set_target(args, target, hidden, -1);
+    args.shard = {args.rows.logits, args.rows.target, args.rows.head, adds_logits, nullptr, nullptr, {}};
     args.shard.sums = checked<float>("sums", sums, {kShardSums, args.hidden.rows}, hidden);
     args.shard.argmax = checked<std::int64_t>("argmax", argmax, {args.hidden.rows}, hidden);
-    set_target(args, target, hidden, -1);
-    args.shard.target = args.rows.target;
     check_apart({{"sums", sums}, {"argmax", argmax}, {"logits", logits}},
                 {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}});
     keep_logits(args, logits);
@@ -385,9 +383,8 @@ void define_stream_operators(torch::stable::detail::StableLibrary& library) {
         "float softcap, float temperature, float label_smoothing, float z_loss, int vocabulary, Tensor numbers, "
         "Tensor offsets, Tensor(a!) values, Tensor(b!) kept_sum, float least, Tensor(c!)? small_sum) -> ()");
     library.def(
-        "sort_entries(Tensor order, Tensor rows, Tensor offsets, Tensor columns, Tensor values, int vocabulary, float "
-        "least) -> "
-        "(Tensor starts, Tensor indices, Tensor sorted)");
+        "sort_entries(Tensor order, Tensor rows, Tensor offsets, Tensor columns, Tensor values, int vocabulary, "
+        "float least) -> (Tensor starts, Tensor indices, Tensor sorted)");
 }
 
 void implement_stream_operators(torch::stable::detail::StableLibrary& library) {
