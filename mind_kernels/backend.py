@@ -206,6 +206,7 @@ BACKENDS = {
             "cpu",
             {
                 "linear_cross_entropy": f"{_ROWS}.streamed_rows:CPP",
+                "linear_cross_entropy, shards": f"{_ROWS}.streamed_rows:CPP",
                 "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CPP",
                 "linear_pairwise_jsd, jeffreys": f"{_GROUPS}.compiled_groups:CPP_JEFFREYS",
                 "linear_mind_loss": f"{_GROUPS}.compiled_groups:CPP",
@@ -221,6 +222,7 @@ BACKENDS = {
             "cuda",
             {
                 "linear_cross_entropy": f"{_ROWS}.backend_triton",
+                "linear_cross_entropy, shards": f"{_ROWS}.backend_triton",
                 "linear_pairwise_jsd": f"{_GROUPS}._triton",
                 "linear_pairwise_jsd, jeffreys": f"{_GROUPS}._triton.jeffreys",
                 "linear_mind_loss": f"{_GROUPS}._triton",
@@ -236,6 +238,7 @@ BACKENDS = {
             "cuda",
             {
                 "linear_cross_entropy": f"{_ROWS}.backend_triton_streaming",
+                "linear_cross_entropy, shards": f"{_ROWS}.backend_triton_streaming",
                 "linear_mind_loss": f"{_GROUPS}._triton",
             },
             interpreter=True,
@@ -247,6 +250,7 @@ BACKENDS = {
             "cuda",
             {
                 "linear_cross_entropy": f"{_ROWS}.compiled_rows:CUDA",
+                "linear_cross_entropy, shards": f"{_ROWS}.compiled_rows:CUDA",
                 "linear_pairwise_jsd": f"{_GROUPS}.compiled_groups:CUDA",
                 "linear_mind_loss": f"{_GROUPS}.compiled_groups:CUDA",
             },

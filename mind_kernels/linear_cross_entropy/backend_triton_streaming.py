@@ -15,7 +15,12 @@ from mind_kernels.linear_cross_entropy._triton.entries import background
 from mind_kernels.linear_cross_entropy._triton.pieces import kept_pieces, piece_entries, piece_logits, piece_statistics
 from mind_kernels.linear_cross_entropy._triton.stream import stream_statistics
 from mind_kernels.linear_cross_entropy._triton.stream import stream_values as statistics
-from mind_kernels.linear_cross_entropy.backend_triton import gather_rows, row_kernel_
+from mind_kernels.linear_cross_entropy.backend_triton import (
+    gather_rows,
+    row_kernel_,
+    shard_gradient_,
+    shard_sums,
+)
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
 from mind_kernels.linear_cross_entropy.logits_rows import HostSums
 from mind_kernels.sparse_gradient import Entries, offsets_of, sort_entries
@@ -25,6 +30,8 @@ __all__ = [
     "STREAMED_CHUNKS",
     "gather_rows",
     "row_kernel_",
+    "shard_gradient_",
+    "shard_sums",
     "sort_entries",
     "sparse_rows",
     "statistics",

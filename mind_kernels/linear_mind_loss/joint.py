@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mind_kernels.head import Head, HeadGradients, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowWeights
-from mind_kernels.linear_cross_entropy.rows import run_terms
-from mind_kernels.linear_cross_entropy.shard_rows import rows_of_shard_, run_shards
+from mind_kernels.linear_cross_entropy.rows import run_shard_terms, run_terms
+from mind_kernels.linear_cross_entropy.shard_rows import rows_of_shard_
 from mind_kernels.linear_pairwise_jsd.groups import GroupChunk, run_groups
 from mind_kernels.row_chunks import row_weights
 from mind_kernels.row_loop import visit_rows
@@ -79,7 +79,7 @@ def forward(
         if shard is None:
             run_terms(row_kernels, rows, hidden, index, weights, spec, terms, gradients)
         else:
-            run_shards(row_kernels, rows, hidden, index, weights, spec, terms, gradients, "", shard)
+            run_shard_terms(row_kernels, rows, hidden, index, weights, spec, terms, gradients, "", shard)
 
     visit_rows(others, weight != 0, RowWeights(weight), gradients, run)
     return terms.first(rows), weight, divergence, gradients

@@ -158,8 +158,6 @@ def linear_mind_loss(
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, answer_rows.shape)
     checks.probability("gradient_threshold", gradient_threshold)
     form = "" if gradient_threshold is None else "sparse"
-    if group is not None:
-        shards.exact_only(gradient_threshold=gradient_threshold)
     name = backends.resolve(backend, hidden, _GROUP_KERNELS[group is not None], head.vocabulary, form)
     arguments = MindArguments(
         flat_rows(hidden, 1),
