@@ -42,6 +42,27 @@ struct RowArguments {
     bool* correct;   // (n,)
 };
 
+// A shard of the vocabulary: the columns of some logits are a part of their rows' entries, and a target of -1 stands
+// for one that another shard has. These are the sums of a row's entries here in the order in which `sums` has them, as
+// RowSums in mind_kernels/linear_cross_entropy/contract.py says.
+enum ShardSum { kShardMaximum, kShardOthers, kShardMoment, kShardAtTarget, kShardTotal, kShardSums };
+
+// What is known of the whole rows that a shard is a part of, (n,) each: GradientTerms in contract.py.
+struct WholeRows {
+    const float *maximum, *log_total;
+    const float *a, *b, *at_target, *uniform;  // b and uniform may be null: 0
+};
+
+struct ShardArguments {
+    Matrix logits;               // (n, V) projected, V from 0 on; becomes its gradient if `whole` is given
+    const std::int64_t* target;  // (n,), in [-1, V)
+    Conditions head;
+    bool adds_logits;      // whether kShardTotal is filled; 0 otherwise
+    float* sums;           // (kShardSums, n), or null
+    std::int64_t* argmax;  // (n,) the first of equal maxima; 0 if there is none
+    WholeRows whole;
+};
+
 // Entries with z > lse_others + log_threshold, so p > threshold (1 - p of the target), and the target's, are kept.
 struct CountArguments {
     RowArguments rows;
@@ -50,6 +71,15 @@ struct CountArguments {
     float* dropped_mass;  // (n,) the sum of p over all others
 };
 
+// The same of a shard, whose numbers are known: those of whole rows.
+struct ShardCountArguments {
+    RowArguments rows;  // targets in [-1, V)
+    float log_threshold;
+    std::int64_t* kept;  // (n,)
+    float* kept_mass;    // (n,) the sum of p over the kept entries but the target's
+};
+
+// Of a shard, too, as `BackgroundArguments`: with the numbers of whole rows, and targets in [-1, V).
 struct EntryArguments {
     RowArguments rows;  // numbers as `count` left them
     float log_threshold;
@@ -81,6 +111,7 @@ struct StreamArguments {
     Matrix weight;              // (V, D), in the type of hidden
     const void* bias;           // (V,), in the type of hidden, or null
     RowArguments rows;          // logits: (n, V) without data
+    ShardArguments shard;       // the same; with sums, these are filled in place of the numbers of rows
     const float* temperatures;  // (n,) of the rows, by which their logits are divided after all else; or null
     float* logits;              // to be filled with projected logits, transposed (`check_transposed`); or null
     std::int64_t logits_stride;

@@ -100,12 +100,13 @@ inline float checked_log_threshold(double log_threshold) {
                           [](float number) { return number <= 0; });
 }
 
-// values[begin, ..., end - 1], on the host, are in [0, limit).
+// values[begin, ..., end - 1], on the host, are in [least, limit).
 template <typename T>
-void check_indices(const char* name, const T* values, std::int64_t begin, std::int64_t end, std::int64_t limit) {
+void check_indices(const char* name, const T* values, std::int64_t begin, std::int64_t end, std::int64_t limit,
+                   std::int64_t least = 0) {
     for (std::int64_t i = begin; i < end; ++i) {
-        STD_TORCH_CHECK(values[i] >= 0 && values[i] < limit, name, "[", i, "] is ", values[i], ": expected 0 to ",
-                        limit - 1);
+        STD_TORCH_CHECK(values[i] >= least && values[i] < limit, name, "[", i, "] is ", values[i], ": expected ", least,
+                        " to ", limit - 1);
     }
 }
 

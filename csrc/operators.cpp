@@ -10,9 +10,12 @@ namespace mind {
 
 namespace {
 
-void check_columns(std::int64_t columns) {
-    STD_TORCH_CHECK(columns >= 1 && columns <= run::kMostColumns, "logits have ", columns, " columns: expected 1 to ",
-                    run::kMostColumns);
+// A shard of the vocabulary may be empty.
+constexpr std::int64_t kFewestOfShard = 0;
+
+void check_columns(std::int64_t columns, std::int64_t fewest = 1) {
+    STD_TORCH_CHECK(columns >= fewest && columns <= run::kMostColumns, "logits have ", columns, " columns: expected ",
+                    fewest, " to ", run::kMostColumns);
 }
 
 void check_rows(const char* name, std::int64_t rows) {
@@ -20,10 +23,10 @@ void check_rows(const char* name, std::int64_t rows) {
 }
 
 RowArguments row_arguments(const Tensor& logits, const Tensor& target, double softcap, double temperature,
-                           double label_smoothing, double z_loss, const Tensor& numbers) {
+                           double label_smoothing, double z_loss, const Tensor& numbers, std::int64_t fewest = 1) {
     check_matrix("logits", logits, logits);
     const std::int64_t rows = logits.size(0);
-    check_columns(logits.size(1));
+    check_columns(logits.size(1), fewest);
     check_rows("logits", rows);
     RowArguments args{};
     args.logits = matrix_of(logits);
@@ -31,6 +34,17 @@ RowArguments row_arguments(const Tensor& logits, const Tensor& target, double so
     args.head = conditions_of(softcap, temperature);
     set_loss(args, label_smoothing, z_loss);
     args.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, logits);
+    return args;
+}
+
+ShardArguments shard_arguments(const Tensor& logits, const Tensor& target, double softcap, double temperature) {
+    check_matrix("logits", logits, logits);
+    check_columns(logits.size(1), kFewestOfShard);
+    check_rows("logits", logits.size(0));
+    ShardArguments args{};
+    args.logits = matrix_of(logits);
+    args.target = checked<std::int64_t>("target", target, {logits.size(0)}, logits);
+    args.head = conditions_of(softcap, temperature);
     return args;
 }
 
@@ -42,6 +56,22 @@ void set_scales(RowArguments& args, const OptionalTensor& scale, const OptionalT
 }
 
 }  // namespace
+
+WholeRows whole_rows(std::int64_t rows, const Tensor& maximum, const Tensor& log_total, const Tensor& a,
+                     const OptionalTensor& b, const Tensor& at_target, const OptionalTensor& uniform,
+                     const Tensor& like) {
+    const auto of_rows = [&](const char* name, const Tensor& tensor) {
+        return checked<float>(name, tensor, {rows}, like);
+    };
+    WholeRows whole{};
+    whole.maximum = of_rows("maximum", maximum);
+    whole.log_total = of_rows("log_total", log_total);
+    whole.a = of_rows("a", a);
+    if (b) whole.b = of_rows("b", *b);
+    whole.at_target = of_rows("at_target", at_target);
+    if (uniform) whole.uniform = of_rows("uniform", *uniform);
+    return whole;
+}
 
 GroupArguments group_arguments(const Tensor& logits, const char* weight_name, const Tensor& weight, const Tensor& mask,
                                const Tensor& divergence, const OptionalTensor& gradient, bool of_pairs) {
@@ -98,7 +128,7 @@ void entries(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor 
              Tensor offsets, Tensor columns, Tensor values, Tensor kept_sum) {
     STD_TORCH_CHECK(scale.has_value(), "scale is missing");
     EntryArguments args{};
-    args.rows = row_arguments(logits, target, softcap, temperature, label_smoothing, z_loss, numbers);
+    args.rows = row_arguments(logits, target, softcap, temperature, label_smoothing, z_loss, numbers, kFewestOfShard);
     set_scales(args.rows, scale, entropy_scale, logits);
     const std::int64_t rows = args.rows.logits.rows, total = columns.numel();
     args.log_threshold = checked_log_threshold(log_threshold);
@@ -119,7 +149,7 @@ void entries(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor 
 void background(Tensor logits, Tensor target, double softcap, double temperature, double log_threshold, Tensor numbers,
                 Tensor sample, Tensor weight, Tensor out) {
     BackgroundArguments args{};
-    args.rows = row_arguments(logits, target, softcap, temperature, 0.0, 0.0, numbers);
+    args.rows = row_arguments(logits, target, softcap, temperature, 0.0, 0.0, numbers, kFewestOfShard);
     args.log_threshold = checked_log_threshold(log_threshold);
     args.count = sample.numel();
     args.sample = checked<std::int64_t>("sample", sample, {args.count}, logits);
@@ -128,6 +158,44 @@ void background(Tensor logits, Tensor target, double softcap, double temperature
     check_apart({{"out", out}},
                 {{"logits", logits}, {"target", target}, {"numbers", numbers}, {"sample", sample}, {"weight", weight}});
     run::background(args, logits);
+}
+
+void shard_sums(Tensor logits, Tensor target, double softcap, double temperature, bool adds_logits, Tensor sums,
+                Tensor argmax) {
+    ShardArguments args = shard_arguments(logits, target, softcap, temperature);
+    args.adds_logits = adds_logits;
+    args.sums = checked<float>("sums", sums, {kShardSums, args.logits.rows}, logits);
+    args.argmax = checked<std::int64_t>("argmax", argmax, {args.logits.rows}, logits);
+    check_apart({{"sums", sums}, {"argmax", argmax}}, {{"logits", logits}, {"target", target}});
+    run::shard_sums(args, logits);
+}
+
+void shard_gradient_(Tensor logits, Tensor target, double softcap, double temperature, Tensor maximum, Tensor log_total,
+                     Tensor a, OptionalTensor b, Tensor at_target, OptionalTensor uniform) {
+    check_out("logits", logits, logits);
+    ShardArguments args = shard_arguments(logits, target, softcap, temperature);
+    args.whole = whole_rows(args.logits.rows, maximum, log_total, a, b, at_target, uniform, logits);
+    check_apart({{"logits", logits}}, {{"target", target},
+                                       {"maximum", maximum},
+                                       {"log_total", log_total},
+                                       {"a", a},
+                                       {"b", b},
+                                       {"at_target", at_target},
+                                       {"uniform", uniform}});
+    run::shard_gradient(args, logits);
+}
+
+void shard_count(Tensor logits, Tensor target, double softcap, double temperature, double log_threshold, Tensor numbers,
+                 Tensor kept, Tensor kept_mass) {
+    ShardCountArguments args{};
+    args.rows = row_arguments(logits, target, softcap, temperature, 0.0, 0.0, numbers, kFewestOfShard);
+    const std::int64_t rows = args.rows.logits.rows;
+    args.log_threshold = checked_log_threshold(log_threshold);
+    args.kept = checked<std::int64_t>("kept", kept, {rows}, logits);
+    args.kept_mass = checked<float>("kept_mass", kept_mass, {rows}, logits);
+    check_apart({{"kept", kept}, {"kept_mass", kept_mass}},
+                {{"logits", logits}, {"target", target}, {"numbers", numbers}});
+    run::shard_count(args, logits);
 }
 
 void gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, Tensor left, Tensor right, Tensor out) {

@@ -20,9 +20,20 @@ void entries(Tensor logits, Tensor target, OptionalTensor scale, OptionalTensor 
              Tensor offsets, Tensor columns, Tensor values, Tensor kept_sum);
 void background(Tensor logits, Tensor target, double softcap, double temperature, double log_threshold, Tensor numbers,
                 Tensor sample, Tensor weight, Tensor out);
+void shard_sums(Tensor logits, Tensor target, double softcap, double temperature, bool adds_logits, Tensor sums,
+                Tensor argmax);
+void shard_gradient_(Tensor logits, Tensor target, double softcap, double temperature, Tensor maximum, Tensor log_total,
+                     Tensor a, OptionalTensor b, Tensor at_target, OptionalTensor uniform);
+void shard_count(Tensor logits, Tensor target, double softcap, double temperature, double log_threshold, Tensor numbers,
+                 Tensor kept, Tensor kept_mass);
 void gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, Tensor left, Tensor right, Tensor out);
 void pair_divergences(Tensor logits, Tensor pair_weight, Tensor mask, Tensor divergence, OptionalTensor gradient);
 void mixture_divergences(Tensor logits, Tensor mixture_weight, Tensor mask, Tensor divergence, OptionalTensor gradient);
+
+// Checked, on the device of `like`.
+WholeRows whole_rows(std::int64_t rows, const Tensor& maximum, const Tensor& log_total, const Tensor& a,
+                     const OptionalTensor& b, const Tensor& at_target, const OptionalTensor& uniform,
+                     const Tensor& like);
 
 // Checked; the weight is (G, K, K) of pairs, (G, K) of a mixture, and the divergence has its shape.
 GroupArguments group_arguments(const Tensor& logits, const char* weight_name, const Tensor& weight, const Tensor& mask,
@@ -43,6 +54,15 @@ inline void define_operators(torch::stable::detail::StableLibrary& library) {
         "background(Tensor logits, Tensor target, float softcap, float temperature, float log_threshold, "
         "Tensor numbers, Tensor sample, Tensor weight, Tensor(a!) out) -> ()");
     library.def(
+        "shard_sums(Tensor logits, Tensor target, float softcap, float temperature, bool adds_logits, Tensor(a!) sums, "
+        "Tensor(b!) argmax) -> ()");
+    library.def(
+        "shard_gradient_(Tensor(a!) logits, Tensor target, float softcap, float temperature, Tensor maximum, "
+        "Tensor log_total, Tensor a, Tensor? b, Tensor at_target, Tensor? uniform) -> ()");
+    library.def(
+        "shard_count(Tensor logits, Tensor target, float softcap, float temperature, float log_threshold, "
+        "Tensor numbers, Tensor(a!) kept, Tensor(b!) kept_mass) -> ()");
+    library.def(
         "gather_rows(Tensor values, Tensor indices, Tensor offsets, Tensor matrix, Tensor left, Tensor right, "
         "Tensor(a!) out) -> ()");
     library.def(
@@ -58,6 +78,9 @@ inline void implement_operators(torch::stable::detail::StableLibrary& library) {
     library.impl("count", TORCH_BOX(&count));
     library.impl("entries", TORCH_BOX(&entries));
     library.impl("background", TORCH_BOX(&background));
+    library.impl("shard_sums", TORCH_BOX(&shard_sums));
+    library.impl("shard_gradient_", TORCH_BOX(&shard_gradient_));
+    library.impl("shard_count", TORCH_BOX(&shard_count));
     library.impl("gather_rows", TORCH_BOX(&gather_rows));
     library.impl("pair_divergences", TORCH_BOX(&pair_divergences));
     library.impl("mixture_divergences", TORCH_BOX(&mixture_divergences));

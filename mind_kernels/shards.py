@@ -84,13 +84,6 @@ def told(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def exact_only(**options: float | None) -> None:
-    """Raises NotImplementedError for an option of the sparse gradient."""
-    for name, value in options.items():
-        if value is not None:
-            raise NotImplementedError(f"{name} is {value}: expected None with process_group")
-
-
 S = TypeVar("S")
 
 

@@ -184,6 +184,21 @@ class SparseGradient:
         self._background += background
         self._background_mass += mass
 
+    def add_sample(
+        self,
+        rows: Tensor,  # (m,) int64, the sampled rows of a chunk of n
+        weight: Tensor,  # (m,)
+        lse: Tensor,  # (n,)
+        background: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    ) -> None:
+        """`add_background` of what `background(rows, weight)` gives for those of the rows with numbers: all others
+        would reach every row of the batch."""
+        known = lse[rows].isfinite() & weight.isfinite()
+        # In their place, for a GPU that is not to be waited for, comes the first known row with weight 0.
+        rows = torch.where(known, rows, rows[known.int().argmax()])
+        found, mass = (torch.where(known.any(), value, 0) for value in background(rows, torch.where(known, weight, 0)))
+        self.add_background(found, mass[None])
+
     def finish(
         self, hidden: Tensor, gradients: HeadGradients, gather: Gather, sort: Sort, *, last: bool = True
     ) -> None:

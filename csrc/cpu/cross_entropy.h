@@ -19,8 +19,10 @@ constexpr std::int64_t kTile = 8 * kLanes;
 
 // The target's own exponential comes last: in a block's float32 lanes, the others would lose their digits beside it.
 struct Statistics : RowSums {
-    // Mean of d. Exponentials are at least 1e-38, so that a million of those that should be 0 are told from a mean.
-    double mean() const { return __builtin_fabs(weighted) < 1e-30 * total ? 0.0 : weighted / total; }
+    // Sum of d e^d. Exponentials are at least 1e-38, so that a million of those that should be 0 are told from a sum.
+    double moment() const { return __builtin_fabs(weighted) < 1e-30 * total ? 0.0 : weighted; }
+    // Mean of d.
+    double mean() const { return moment() / total; }
 
     // `count` elements came before.
     void raise(float larger, std::int64_t count) {
@@ -31,6 +33,7 @@ struct Statistics : RowSums {
         maximum = larger;
     }
 
+    // At last; minus infinity stands for a target that is not among the elements.
     void add_target(float z) {
         const double d = static_cast<double>(z) - maximum, e = __builtin_exp(d);
         if (others < 1e-30) others = 0.0;  // of exponentials that should be 0 alone
@@ -38,23 +41,23 @@ struct Statistics : RowSums {
         weighted += e == 0.0 ? 0.0 : e * d;
         if (total < 0.5) {  // no element is near the maximum: all are minus infinity, and the row is to be nan
             maximum = -kInfinity;
-            others = total = 0.0;
+            others = total = weighted = 0.0;
         }
     }
 };
 
-// Whether the target is the first element of its block [start, end) that equals the block's maximum. Elements come in
-// the vectors of `maximum`: the compiler may round a logit of a softcap otherwise where it is computed alone.
+// The first element of the block [start, end) that equals the block's maximum. Elements come in the vectors of
+// `maximum`: the compiler may round a logit of a softcap otherwise where it is computed alone.
 template <typename Row>
-inline bool is_first(const Row& row, std::int64_t start, std::int64_t end, std::int64_t target, float maximum) {
-    const auto lane = static_cast<std::int32_t>((target - start) % kLanes);
-    const std::int64_t vector = target - lane;
-    bool first = true;
-    row.each(vector, vector + kLanes < end ? vector + kLanes : end, [&](Logit logit, std::int64_t) {
-        first = logit.z[lane] == maximum && !any((logit.z == maximum) & (lane_numbers() < lane));
-    });
-    for (std::int64_t i = start; first && i < vector; i += kLanes) first = !any(row.at(i).z == maximum);
-    return first;
+inline std::int64_t first_of(const Row& row, std::int64_t start, std::int64_t end, float maximum) {
+    std::int64_t found = end;
+    for (std::int64_t i = start; found == end && i < end; i += kLanes) {
+        row.each(i, i + kLanes < end ? i + kLanes : end, [&](Logit logit, std::int64_t) {
+            if (!any(logit.z == maximum)) return;
+            for (int lane = kLanes - 1; lane >= 0; --lane) found = logit.z[lane] == maximum ? i + lane : found;
+        });
+    }
+    return found;
 }
 
 // Of the elements [start, end) below `maximum`. With kStore, e^(z - maximum) takes their place.
@@ -112,7 +115,8 @@ inline Statistics statistics_of(const Row& row, std::int64_t target, float z_tar
         const float block_maximum = largest(row.maximum(start, end));
         if (block_maximum > found.maximum) {
             found.raise(block_maximum, start);
-            found.correct = target >= start && target < end && is_first(row, start, end, target, block_maximum);
+            found.block = start;
+            found.correct = target >= start && target < end && first_of(row, start, end, block_maximum) == target;
         }
         if (smoothing) found.shifted += sum_below(row, start, end, found.maximum);
         if constexpr (kStore) block_maxima[block] = found.maximum;
@@ -122,6 +126,12 @@ inline Statistics statistics_of(const Row& row, std::int64_t target, float z_tar
     }
     found.add_target(z_target);
     return found;
+}
+
+// z of the target, or minus infinity if another shard has it.
+template <typename Row>
+inline float z_of(const Row& row, std::int64_t target) {
+    return target < 0 ? -kInfinity : row.one(target).z[0];
 }
 
 inline float& number(const RowArguments& args, RowNumber which, std::int64_t r) {
@@ -149,6 +159,16 @@ struct RowGradient {
         const double d = static_cast<double>(z_target) - maximum, e = __builtin_exp(d);
         if (entropy_scale != 0.0 && e != 0.0) gradient -= entropy_scale * e / total * (d - mean);
         at_target = static_cast<float>(gradient);
+    }
+
+    RowGradient(const WholeRows& of, std::int64_t r) {
+        const double log_total = of.log_total[r], total = __builtin_exp(log_total);
+        const double of_log = of.b != nullptr ? of.b[r] : 0.0;
+        maximum = of.maximum[r];
+        a = static_cast<float>((of.a[r] - of_log * log_total) / total);
+        b = static_cast<float>(of_log / total);
+        u = of.uniform != nullptr ? of.uniform[r] : 0.0f;
+        at_target = of.at_target[r];
     }
 
     // e^d (a + b d), which is 0 where p is, also at a logit of minus infinity.
@@ -198,7 +218,7 @@ inline void write_gradient(Row row, RowGradient of, std::int64_t target, Logit a
     row.update(0, row.size, [&](Logit logit, std::int64_t) MIND_INLINE {
         return row.condition.to_projected(of.part(logit.z) - of.u, logit);
     });
-    store_one(row.data + target, gradient_at_target(row, of, at_target));
+    if (target >= 0) store_one(row.data + target, gradient_at_target(row, of, at_target));
 }
 
 // From the exponentials that `statistics_of` has left, where the gradient is a multiple of them: a third of the
@@ -260,6 +280,25 @@ inline void each_kept_tile(const Row& row, float cut, std::int64_t also, F f) {
     }
 }
 
+// How many entries are kept, and the sum of e^(z - maximum) over all of them but the target.
+struct Kept {
+    std::int64_t count;
+    double sum;
+};
+
+template <typename Row>
+inline Kept kept_of(const Row& row, std::int64_t target, float cut, float maximum) {
+    Kept found{target >= 0, 0.0};
+    const auto add = [&](Logit logit, std::int64_t i) {
+        const Ints is_target = lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target);
+        const Ints keep = (logit.z > cut) & ~is_target;
+        found.sum += sum(keep ? exp_negative(logit.z - maximum) : Floats{});
+        for (int lane = 0; lane < kLanes; ++lane) found.count -= keep[lane];
+    };
+    each_kept_tile(row, cut, target, [&](std::int64_t from, std::int64_t to) { row.each(from, to, add); });
+    return found;
+}
+
 inline void run_count(const CountArguments& args, std::int64_t begin, std::int64_t end) {
     with_row_type(args.rows.logits, args.rows.head, [&]<typename T, typename C>(T*, C condition) {
         for (std::int64_t r = begin; r < end; ++r) {
@@ -269,18 +308,9 @@ inline void run_count(const CountArguments& args, std::int64_t begin, std::int64
             const bool smoothing = args.rows.label_smoothing != 0.0f;
             const Statistics found = statistics_of<false>(row, target, z_target, smoothing, nullptr);
             write_numbers(found, z_target, args.rows, r);
-            const float cut = cut_of(args.rows, r, args.log_threshold);
-            std::int64_t kept = 1;
-            double dropped = found.others;
-            const auto add = [&](Logit logit, std::int64_t i) {
-                const Ints is_target =
-                    lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(target);
-                const Ints keep = (logit.z > cut) & ~is_target;
-                dropped -= sum(keep ? exp_negative(logit.z - found.maximum) : Floats{});
-                for (int lane = 0; lane < kLanes; ++lane) kept -= keep[lane];
-            };
-            each_kept_tile(row, cut, target, [&](std::int64_t from, std::int64_t to) { row.each(from, to, add); });
-            args.kept[r] = kept;
+            const Kept kept = kept_of(row, target, cut_of(args.rows, r, args.log_threshold), found.maximum);
+            const double dropped = found.others - kept.sum;
+            args.kept[r] = kept.count;
             args.dropped_mass[r] = dropped < 0.0 ? 0.0f : static_cast<float>(dropped / found.total);
         }
     });
@@ -289,7 +319,7 @@ inline void run_count(const CountArguments& args, std::int64_t begin, std::int64
 template <typename Row>
 inline void write_entries(const Row& row, const EntryArguments& args, std::int64_t r) {
     const std::int64_t target = args.rows.target[r], last = args.offsets[r + 1];
-    const RowGradient of(args.rows, r, number(args.rows, kMean, r), number(args.rows, kTotal, r), row.one(target).z[0]);
+    const RowGradient of(args.rows, r, number(args.rows, kMean, r), number(args.rows, kTotal, r), z_of(row, target));
     const float cut = cut_of(args.rows, r, args.log_threshold);
     std::int64_t next = args.offsets[r];
     double total = 0.0;

@@ -62,8 +62,11 @@ inline void prepare_gradient(const GradientWork& work) {
     with_mode<float>(work.rows.head, [&]<typename C>(float*, C condition) {
         for (std::int64_t r = 0; r < work.hidden.rows; ++r) {
             const std::int64_t entry = work.rows.target[r];
-            const Logit target = condition(splat(work.logits[entry * work.logits_stride + r]));
-            const RowGradient of(work.rows, r, number(work.rows, kMean, r), number(work.rows, kTotal, r), target.z[0]);
+            const float projected = entry < 0 ? 0.0f : work.logits[entry * work.logits_stride + r];
+            const Logit target = condition(splat(projected));
+            const RowGradient of = work.whole.a != nullptr ? RowGradient(work.whole, r)
+                                                           : RowGradient(work.rows, r, number(work.rows, kMean, r),
+                                                                         number(work.rows, kTotal, r), target.z[0]);
             coefficient(work, kRowMaximum)[r] = of.maximum;
             coefficient(work, kRowA)[r] = of.a;
             coefficient(work, kRowB)[r] = of.b;
@@ -79,7 +82,7 @@ inline void prepare_gradient(const GradientWork& work) {
 template <typename C>
 inline void differentiate_block(const GradientWork& work, C condition, std::int64_t begin, std::int64_t count,
                                 float* out) {
-    const bool has_entropy = work.rows.entropy_scale != nullptr;
+    const bool has_entropy = work.rows.entropy_scale != nullptr || work.whole.b != nullptr;
     const std::int64_t rows = work.hidden.rows;
     for (std::int64_t i = 0; i < count; ++i) {
         const float* logits = work.logits + (begin + i) * work.logits_stride;

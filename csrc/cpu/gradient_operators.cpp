@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../checks.h"
+#include "../operators.h"
 #include "kernels.h"
 #include "memory.h"
 
@@ -66,6 +67,14 @@ void set_products(ProductWork& work, const Tensor& logits, const Tensor& hidden,
 
 namespace {
 
+void run_gradient(GradientWork& work) {
+    if (work.hidden.rows == 0) return;
+    const Kernels& table = kernels();
+    run_products(
+        work, kCoefficients, [&] { table.prepare_gradient(work); },
+        [&](float* scratch, std::int64_t begin, std::int64_t end) { table.gradient(work, scratch, begin, end); });
+}
+
 void exact_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, Tensor scale,
                     OptionalTensor entropy_scale, OptionalTensor at_target, double softcap, double temperature,
                     double label_smoothing, double z_loss, Tensor numbers, OptionalTensor of_hidden,
@@ -91,11 +100,32 @@ void exact_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, 
                  {"entropy_scale", entropy_scale},
                  {"at_target", at_target},
                  {"numbers", numbers}});
-    if (rows == 0) return;
-    const Kernels& table = kernels();
-    run_products(
-        work, kCoefficients, [&] { table.prepare_gradient(work); },
-        [&](float* scratch, std::int64_t begin, std::int64_t end) { table.gradient(work, scratch, begin, end); });
+    run_gradient(work);
+}
+
+void shard_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, double softcap, double temperature,
+                    Tensor maximum, Tensor log_total, Tensor a, OptionalTensor b, Tensor at_target,
+                    OptionalTensor uniform, OptionalTensor of_hidden, OptionalTensor of_weight, bool add_weight,
+                    OptionalTensor of_bias) {
+    GradientWork work{};
+    set_products(work, logits, hidden, weight, of_hidden, of_weight, add_weight, of_bias);
+    const std::int64_t rows = hidden.size(0), vocabulary = weight.size(0);
+    work.rows.logits = {nullptr, Type::kFloat, rows, vocabulary, vocabulary};
+    work.rows.target = checked<std::int64_t>("target", target, {rows}, hidden);
+    work.rows.head = conditions_of(softcap, temperature);
+    work.whole = whole_rows(rows, maximum, log_total, a, b, at_target, uniform, hidden);
+    check_indices("target", work.rows.target, 0, rows, vocabulary, -1);
+    check_apart({{"of_hidden", of_hidden}, {"of_weight", of_weight}, {"of_bias", of_bias}}, {{"logits", logits},
+                                                                                             {"hidden", hidden},
+                                                                                             {"weight", weight},
+                                                                                             {"target", target},
+                                                                                             {"maximum", maximum},
+                                                                                             {"log_total", log_total},
+                                                                                             {"a", a},
+                                                                                             {"b", b},
+                                                                                             {"at_target", at_target},
+                                                                                             {"uniform", uniform}});
+    run_gradient(work);
 }
 
 }  // namespace
@@ -106,10 +136,15 @@ void define_gradient_operators(torch::stable::detail::StableLibrary& library) {
         "Tensor? entropy_scale, Tensor? at_target, float softcap, float temperature, float label_smoothing, "
         "float z_loss, Tensor numbers, Tensor(a!)? of_hidden, Tensor(b!)? of_weight, bool add_weight, "
         "Tensor(c!)? of_bias) -> ()");
+    library.def(
+        "shard_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, float softcap, float temperature, "
+        "Tensor maximum, Tensor log_total, Tensor a, Tensor? b, Tensor at_target, Tensor? uniform, "
+        "Tensor(a!)? of_hidden, Tensor(b!)? of_weight, bool add_weight, Tensor(c!)? of_bias) -> ()");
 }
 
 void implement_gradient_operators(torch::stable::detail::StableLibrary& library) {
     library.impl("exact_products", TORCH_BOX(&exact_products));
+    library.impl("shard_products", TORCH_BOX(&shard_products));
 }
 
 }  // namespace mind

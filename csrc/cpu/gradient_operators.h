@@ -1,4 +1,4 @@
-// The operator of exact gradients that the CPU library has beyond those of operators.h.
+// The operators of exact gradients that the CPU library has beyond those of operators.h.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

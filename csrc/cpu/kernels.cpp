@@ -10,6 +10,7 @@
 #include "mixture.h"
 #include "pairs.h"
 #include "project.h"
+#include "shard.h"
 #include "stream.h"
 #include "stream_end.h"
 
@@ -24,6 +25,9 @@ const Kernels table = {MIND_STRING(MIND_CAPABILITY),
                        run_count,
                        run_entries,
                        run_background,
+                       run_shard_sums,
+                       run_shard_gradient,
+                       run_shard_count,
                        run_gather,
                        run_group_normalizer,
                        run_pairs<Jsd>,

@@ -24,6 +24,7 @@ struct GroupWork : GroupArguments {
 struct RowSums {
     float maximum = -3.4028235e38f;  // of the elements so far
     bool correct = false;            // the target was the first to reach it
+    std::int64_t block = 0;          // where the block begins that did
     double others = 0.0;             // sum of e^d, d = z - maximum, of all but the target
     double total = 0.0;              // sum of e^d
     double weighted = 0.0;           // sum of d e^d
@@ -32,8 +33,8 @@ struct RowSums {
 
 // What stream.h finds at a row's target.
 struct TargetLogit {
-    float projected, z;
-    float before;  // the largest z before it in its span
+    float projected = 0.0f, z = -__builtin_inff();  // minus infinity: another shard has it
+    float before = -__builtin_inff();               // the largest z before it in its span
 };
 
 // An entry that may be above the threshold in the end.
@@ -83,6 +84,7 @@ enum Coefficient { kRowMaximum, kRowA, kRowB, kRowU, kRowAtTarget, kCoefficients
 
 struct GradientWork : ProductWork {
     RowArguments rows;       // logits: (n, V) without data; numbers as the statistics left them
+    WholeRows whole;         // in place of the numbers and weights, if the vocabulary is a shard; or null
     const float* at_target;  // (n,) the gradient of the target's projected logit, if it is another than the loss's
 };
 
@@ -135,12 +137,15 @@ struct ProjectWork {
 
 struct Kernels {
     const char* capability;
-    void (*rows)(const RowArguments&, std::int64_t begin, std::int64_t end);               // rows
-    void (*count)(const CountArguments&, std::int64_t begin, std::int64_t end);            // rows
-    void (*entries)(const EntryArguments&, std::int64_t begin, std::int64_t end);          // rows
-    void (*background)(const BackgroundArguments&, std::int64_t begin, std::int64_t end);  // vocabulary entries
-    void (*gather)(const GatherArguments&, std::int64_t begin, std::int64_t end);          // bags
-    void (*group_normalizer)(const GroupWork&, std::int64_t begin, std::int64_t end);      // rows
+    void (*rows)(const RowArguments&, std::int64_t begin, std::int64_t end);                // rows
+    void (*count)(const CountArguments&, std::int64_t begin, std::int64_t end);             // rows
+    void (*entries)(const EntryArguments&, std::int64_t begin, std::int64_t end);           // rows
+    void (*background)(const BackgroundArguments&, std::int64_t begin, std::int64_t end);   // vocabulary entries
+    void (*shard_sums)(const ShardArguments&, std::int64_t begin, std::int64_t end);        // rows
+    void (*shard_gradient)(const ShardArguments&, std::int64_t begin, std::int64_t end);    // rows
+    void (*shard_count)(const ShardCountArguments&, std::int64_t begin, std::int64_t end);  // rows
+    void (*gather)(const GatherArguments&, std::int64_t begin, std::int64_t end);           // bags
+    void (*group_normalizer)(const GroupWork&, std::int64_t begin, std::int64_t end);       // rows
     // All fill `parts` and `sums`, and the gradient as `times_p` has it. Scratch: 64-byte aligned, 4 K tile + tile + K
     // floats.
     void (*pairs)(const GroupWork&, float* scratch, std::int64_t begin, std::int64_t end);     // spans of groups

@@ -16,6 +16,12 @@ void check_target(const RowArguments& args) {
     check_indices("target", args.target, 0, args.logits.rows, args.logits.columns);
 }
 
+// -1: another shard has it.
+template <typename Arguments>
+void check_target_of_shard(const Arguments& args) {
+    check_indices("target", args.target, 0, args.logits.rows, args.logits.columns, -1);
+}
+
 // Calls kernel(args, begin, end) on parts of [0, count), each of `grain` items or more.
 template <typename Arguments>
 void spread(void (*kernel)(const Arguments&, std::int64_t, std::int64_t), const Arguments& args, std::int64_t count,
@@ -39,15 +45,30 @@ void count(const CountArguments& args, const torch::stable::Tensor&) {
 }
 
 void entries(const EntryArguments& args, const torch::stable::Tensor&) {
-    check_target(args.rows);
+    check_target_of_shard(args.rows);
     check_offsets(args.offsets, args.rows.logits.rows, args.total);
     spread(kernels().entries, args, args.rows.logits.rows);
 }
 
 void background(const BackgroundArguments& args, const torch::stable::Tensor&) {
-    check_target(args.rows);
+    check_target_of_shard(args.rows);
     check_indices("sample", args.sample, 0, args.count, args.rows.logits.rows);
     spread(kernels().background, args, args.rows.logits.columns, 1024);
+}
+
+void shard_sums(const ShardArguments& args, const torch::stable::Tensor&) {
+    check_target_of_shard(args);
+    spread(kernels().shard_sums, args, args.logits.rows);
+}
+
+void shard_gradient(const ShardArguments& args, const torch::stable::Tensor&) {
+    check_target_of_shard(args);
+    spread(kernels().shard_gradient, args, args.logits.rows);
+}
+
+void shard_count(const ShardCountArguments& args, const torch::stable::Tensor&) {
+    check_target_of_shard(args.rows);
+    spread(kernels().shard_count, args, args.rows.logits.rows);
 }
 
 void gather(const GatherArguments& args, const torch::stable::Tensor&) {

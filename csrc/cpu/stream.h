@@ -92,6 +92,7 @@ inline Floats raise_sums(const StreamWork& work, const StripBlock& block, Floats
             Statistics raised{sums};
             raised.raise(highest[lane], columns);
             sums = raised;
+            sums.block = block.begin;
         }
         maximum[lane] = sums.maximum;
     }
@@ -130,7 +131,7 @@ inline VectorState begin_vector(const StreamWork& work, const StripBlock& block)
     float before[kLanes];
     state.high = maximum_of(block);
     state.maximum = raise_sums(work, block, state.high, before);
-    if (work.rows.label_smoothing != 0.0f) {
+    if (work.rows.label_smoothing != 0.0f || work.shard.adds_logits) {
         for (std::int64_t i = 0; i < block.count; ++i) {
             state.shifted += load(block.z + i * block.width) - state.maximum;
         }

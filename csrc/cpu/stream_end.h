@@ -2,6 +2,7 @@
 // entries at their places, and the gradient at them.
 #pragma once
 
+#include "shard.h"
 #include "stream.h"
 
 namespace mind::MIND_CAPABILITY {
@@ -13,6 +14,7 @@ inline void add_span(const StreamWork& work, std::int64_t span, std::int64_t row
     const std::int64_t end = before + work.span < work.weight.rows ? before + work.span : work.weight.rows;
     if (part.maximum > found.maximum) {
         found.raise(part.maximum, before);
+        found.block = part.block;
     } else {
         part.raise(found.maximum, end - before);
     }
@@ -79,6 +81,33 @@ inline void write_softmax(const StreamWork& work, std::int64_t row) {
     number(kSoftmaxMean) = none ? of_none : found.mean();
 }
 
+// The first of the largest logits of the block from `begin` on, of those that are kept.
+template <typename C>
+inline std::int64_t first_of_block(const StreamWork& work, C condition, std::int64_t begin, std::int64_t row) {
+    const std::int64_t left = work.weight.rows - begin, end = begin + (left < kBlock ? left : kBlock);
+    float largest = -kInfinity;
+    std::int64_t first = begin;
+    for (std::int64_t from = begin; from < end; from += kLanes) {
+        const std::int64_t count = end - from < kLanes ? end - from : kLanes;
+        Floats x{};
+        for (int i = 0; i < count; ++i) x[i] = work.logits[(from + i) * work.logits_stride + row];
+        const Floats z = condition(x).z;
+        for (int i = 0; i < count; ++i) {
+            if (!(z[i] > largest)) continue;
+            largest = z[i];
+            first = from + i;
+        }
+    }
+    return first;
+}
+
+template <typename C>
+inline void write_sums(const StreamWork& work, C condition, std::int64_t row) {
+    const Statistics found = joined(work, row);
+    const std::int64_t argmax = first_of_block(work, condition, found.block, row);
+    write_sums(found, work.weight.rows, work.targets[row].z, argmax, work.shard, row);
+}
+
 // Of a span: filters its candidates and adds what they leave, as a share of each row's total.
 template <typename C>
 inline void drop_span(const StreamWork& work, const Strip& strip, C condition, std::int64_t span, const double* total) {
@@ -107,6 +136,10 @@ inline void finish_stream(const StreamWork& work, std::int64_t begin, std::int64
     with_mode<float>(work.rows.head, [&]<typename C>(float*, C condition) {
         for (std::int64_t s = begin; s < end; ++s) {
             const Strip strip(work, s);
+            if (work.shard.sums != nullptr) {
+                for (std::int64_t i = 0; i < strip.rows; ++i) write_sums(work, condition, strip.first + i);
+                continue;
+            }
             double total[kStripRows];
             for (std::int64_t i = 0; i < strip.rows; ++i) {
                 const Statistics found = joined(work, strip.first + i);

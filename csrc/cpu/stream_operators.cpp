@@ -65,16 +65,20 @@ StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const O
     return args;
 }
 
+// `least` -1: the vocabulary is a shard, and another one may have them.
+void set_target(StreamArguments& args, const Tensor& target, const Tensor& hidden, std::int64_t least = 0) {
+    args.rows.target = checked<std::int64_t>("target", target, {args.hidden.rows}, hidden);
+    check_indices("target", args.rows.target, 0, args.hidden.rows, args.weight.rows, least);
+}
+
 StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
                              const Tensor& target, double softcap, double temperature, double label_smoothing,
                              double z_loss, const Tensor& numbers, const Tensor& correct) {
     StreamArguments args = arguments_of(hidden, weight, bias, softcap, temperature);
-    const std::int64_t rows = hidden.size(0), vocabulary = weight.size(0);
-    args.rows.target = checked<std::int64_t>("target", target, {rows}, hidden);
     set_loss(args.rows, label_smoothing, z_loss);
-    args.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, rows}, hidden);
-    args.rows.correct = checked<bool>("correct", correct, {rows}, hidden);
-    check_indices("target", args.rows.target, 0, rows, vocabulary);
+    args.rows.numbers = checked<float>("numbers", numbers, {kRowNumbers, args.hidden.rows}, hidden);
+    args.rows.correct = checked<bool>("correct", correct, {args.hidden.rows}, hidden);
+    set_target(args, target, hidden);
     return args;
 }
 
@@ -173,6 +177,19 @@ void stream_statistics(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor
     check_apart(
         {{"numbers", numbers}, {"correct", correct}, {"logits", logits}},
         {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}, {"temperatures", temperatures}});
+    Stream(args, 0).statistics();
+}
+
+void stream_shard_sums(Tensor hidden, Tensor weight, OptionalTensor bias, Tensor target, double softcap,
+                       double temperature, bool adds_logits, Tensor sums, Tensor argmax, Tensor logits) {
+    StreamArguments args = arguments_of(hidden, weight, bias, softcap, temperature);
+    set_target(args, target, hidden, -1);
+    args.shard = {args.rows.logits, args.rows.target, args.rows.head, adds_logits, nullptr, nullptr, {}};
+    args.shard.sums = checked<float>("sums", sums, {kShardSums, args.hidden.rows}, hidden);
+    args.shard.argmax = checked<std::int64_t>("argmax", argmax, {args.hidden.rows}, hidden);
+    check_apart({{"sums", sums}, {"argmax", argmax}, {"logits", logits}},
+                {{"hidden", hidden}, {"weight", weight}, {"bias", bias}, {"target", target}});
+    keep_logits(args, logits);
     Stream(args, 0).statistics();
 }
 
@@ -351,6 +368,9 @@ void define_stream_operators(torch::stable::detail::StableLibrary& library) {
         "float temperature, float label_smoothing, float z_loss, Tensor? temperatures, Tensor(a!) numbers, "
         "Tensor(b!) correct, Tensor(c!)? logits) -> ()");
     library.def(
+        "stream_shard_sums(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, float softcap, "
+        "float temperature, bool adds_logits, Tensor(a!) sums, Tensor(b!) argmax, Tensor(c!) logits) -> ()");
+    library.def(
         "softmax_statistics(Tensor hidden, Tensor weight, Tensor? bias, float softcap, float temperature, Tensor? ids, "
         "bool conditioned, Tensor(a!) softmax, Tensor(b!) logits, Tensor(c!)? listed) -> ()");
     library.def(
@@ -363,13 +383,13 @@ void define_stream_operators(torch::stable::detail::StableLibrary& library) {
         "float softcap, float temperature, float label_smoothing, float z_loss, int vocabulary, Tensor numbers, "
         "Tensor offsets, Tensor(a!) values, Tensor(b!) kept_sum, float least, Tensor(c!)? small_sum) -> ()");
     library.def(
-        "sort_entries(Tensor order, Tensor rows, Tensor offsets, Tensor columns, Tensor values, int vocabulary, float "
-        "least) -> "
-        "(Tensor starts, Tensor indices, Tensor sorted)");
+        "sort_entries(Tensor order, Tensor rows, Tensor offsets, Tensor columns, Tensor values, int vocabulary, "
+        "float least) -> (Tensor starts, Tensor indices, Tensor sorted)");
 }
 
 void implement_stream_operators(torch::stable::detail::StableLibrary& library) {
     library.impl("stream_statistics", TORCH_BOX(&stream_statistics));
+    library.impl("stream_shard_sums", TORCH_BOX(&stream_shard_sums));
     library.impl("softmax_statistics", TORCH_BOX(&softmax_statistics));
     library.impl("stream_kept", TORCH_BOX(&stream_kept));
     library.impl("kept_values", TORCH_BOX(&kept_values));

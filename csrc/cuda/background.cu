@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
             const float cut = numbers[kLseOthers] + args.log_threshold;
             const float maximum = numbers[kMaximum], log_total = numbers[kLogTotal];
             const float weight = args.weight[start + u * kWarps];
-            const int target = target_of(args.rows, r[u]);
+            const int target = target_of(args.rows, r[u], -1);
             float x[kVector<T>];
             unpack<T>(raw[u], x);
 #pragma unroll
@@ -88,6 +88,7 @@ void launch_background(const BackgroundArguments& args, void* stream) {
 }  // namespace
 
 void background(const BackgroundArguments& args, void* stream) {
+    if (args.rows.logits.columns == 0) return;
     for_type(args.rows.logits.type, [&](auto tag) {
         using T = typename decltype(tag)::type;
         if (args.rows.head.softcap != 0.0f) return launch_background<T, true>(args, stream);

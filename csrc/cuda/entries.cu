@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads, 4) entries_kernel(const EntryArgumen
     const std::int64_t r = blockIdx.x;
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const Row<T> row = row_of<T>(args.rows.logits, r);
-    const int target = target_of(args.rows, r);
+    const int target = target_of(args.rows, r, -1);
     const std::int64_t last = args.offsets[r + 1];
     std::int64_t base = args.offsets[r];
     require(base >= 0 && base <= last && last <= args.total);

@@ -12,6 +12,9 @@ void rows(const RowArguments& args, void* stream);
 void count(const CountArguments& args, void* stream);
 void entries(const EntryArguments& args, void* stream);
 void background(const BackgroundArguments& args, void* stream);
+void shard_sums(const ShardArguments& args, void* stream);
+void shard_gradient(const ShardArguments& args, void* stream);
+void shard_count(const ShardCountArguments& args, void* stream);
 void gather(const GatherArguments& args, void* stream);
 
 // The kernels of groups keep sums of parts of the vocabulary in memory: so many floats of any contents.

@@ -143,6 +143,10 @@ struct Maximum {
     __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
+struct Minimum {
+    __device__ __forceinline__ int operator()(int a, int b) const { return a < b ? a : b; }
+};
+
 // For every thread of the warp, which all call it.
 template <typename Combine, typename V>
 __device__ __forceinline__ V warp_reduce(V value, Combine combine) {

@@ -20,33 +20,8 @@ __global__ void __launch_bounds__(1024) row_kernel(const RowArguments args, cons
     if (threadIdx.x == 0) numbers.store(args, r);
     if (args.scale == nullptr) return;
 
-    const RowGradient gradient(args, r, numbers);
-    row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto whole) {
-        float dx[kVector<T>];
-#pragma unroll
-        for (int k = 0; k < kVector<T>; ++k) {
-            const float z = logit_of(capped[k], head);
-            const float log_p = (z - numbers[kMaximum]) - numbers[kLogTotal];
-            dx[k] = gradient.part(exp_fast(log_p), log_p, kOptions);
-        }
-        if (column <= target && target < column + kVector<T>) {
-#pragma unroll
-            for (int k = 0; k < kVector<T>; ++k) dx[k] = column + k == target ? gradient.at_target : dx[k];
-        }
-#pragma unroll
-        for (int k = 0; k < kVector<T>; ++k) {
-            if constexpr (kOptions) dx[k] -= gradient.uniform;
-            dx[k] *= slope_of<kSoftcap>(capped[k], head);
-        }
-        if constexpr (whole.value) {
-            store_vector(row.data + column, pack<T>(dx));
-        } else {
-#pragma unroll
-            for (int k = 0; k < kVector<T>; ++k) {
-                if (row.has(column + k)) row.data[column + k] = from_float<T>(dx[k]);
-            }
-        }
-    });
+    write_gradient<T, kSoftcap, kOptions>(row, target, head, numbers[kMaximum], numbers[kLogTotal],
+                                          RowGradient(args, r, numbers));
 }
 
 template <typename T, bool kSoftcap>

@@ -48,6 +48,18 @@ void background(const BackgroundArguments& args, const Tensor& like) {
     on_device("background", like, [&](void* stream) { cuda::background(args, stream); });
 }
 
+void shard_sums(const ShardArguments& args, const Tensor& like) {
+    on_device("shard_sums", like, [&](void* stream) { cuda::shard_sums(args, stream); });
+}
+
+void shard_gradient(const ShardArguments& args, const Tensor& like) {
+    on_device("shard_gradient_", like, [&](void* stream) { cuda::shard_gradient(args, stream); });
+}
+
+void shard_count(const ShardCountArguments& args, const Tensor& like) {
+    on_device("shard_count", like, [&](void* stream) { cuda::shard_count(args, stream); });
+}
+
 void gather(const GatherArguments& args, const Tensor& like) {
     on_device("gather_rows", like, [&](void* stream) { cuda::gather(args, stream); });
 }

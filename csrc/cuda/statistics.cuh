@@ -72,31 +72,26 @@ struct RowNumbers {
     }
 };
 
-// For every thread of the block. The argmax is the target if it is a maximum and no entry before it reaches it: so only
-// whole vectors are compared with the target's column, and the entries of its own. The sums are those of all others,
-// which may be less than a rounding beside the target: it is added last.
-template <typename T, bool kSoftcap, bool kSmoothing>
-__device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target, const HeadFactors& head,
-                                                  float label_smoothing, float z_loss) {
-    __shared__ float z_of_target;
-    OnlineSoftmax softmax;
-    float earlier = -INFINITY, z_sum = 0.0f;
+// What a thread sees of a row: sums over all entries but the target, which may be less than a rounding beside it, and
+// is left to `z_of_target`. note(column, z, largest) gets every vector before that, and the sums of those that came
+// earlier.
+template <typename T, bool kSoftcap, bool kSum, typename Note>
+__device__ __forceinline__ void add_entries(const Row<T>& row, int target, const HeadFactors& head, Note note,
+                                            OnlineSoftmax& softmax, float& z_sum, float& z_of_target) {
     row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto whole) {
         float z[kVector<T>];
         logits_of(capped, head, z);
         const float largest = largest_of(z);
-        if constexpr (kSmoothing) {
+        if constexpr (kSum) {
 #pragma unroll
             for (int k = 0; k < kVector<T>; ++k) {
                 if (whole.value || row.has(column + k)) z_sum += z[k];
             }
         }
-        if (column + kVector<T> <= target) {
-            earlier = fmaxf(earlier, largest);
-        } else if (column <= target) {
+        note(column, z, largest);
+        if (column <= target && target < column + kVector<T>) {
 #pragma unroll
             for (int k = 0; k < kVector<T>; ++k) {
-                if (column + k < target) earlier = fmaxf(earlier, z[k]);
                 if (column + k == target) {
                     z_of_target = z[k];
                     z[k] = -INFINITY;
@@ -105,6 +100,27 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
         }
         softmax.add(z, largest);
     });
+}
+
+// For every thread of the block. The argmax is the target if it is a maximum and no entry before it reaches it: so only
+// whole vectors are compared with the target's column, and the entries of its own.
+template <typename T, bool kSoftcap, bool kSmoothing>
+__device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target, const HeadFactors& head,
+                                                  float label_smoothing, float z_loss) {
+    __shared__ float z_of_target;
+    OnlineSoftmax softmax;
+    float earlier = -INFINITY, z_sum = 0.0f;
+    const auto note = [&](int column, const float (&z)[kVector<T>], float largest) {
+        if (column + kVector<T> <= target) {
+            earlier = fmaxf(earlier, largest);
+        } else if (column <= target) {
+#pragma unroll
+            for (int k = 0; k < kVector<T>; ++k) {
+                if (column + k < target) earlier = fmaxf(earlier, z[k]);
+            }
+        }
+    };
+    add_entries<T, kSoftcap, kSmoothing>(row, target, head, note, softmax, z_sum, z_of_target);
     float maxima[2] = {softmax.maximum, earlier};
     block_reduce(maxima, -INFINITY, Maximum{});
     softmax.raise(maxima[0]);
@@ -153,6 +169,12 @@ struct RowGradient {
         uniform = weight * (args.label_smoothing / static_cast<float>(args.logits.columns));
     }
 
+    __device__ __forceinline__ RowGradient(const WholeRows& of, std::int64_t r)
+        : a(of.a[r]),
+          b(of.b != nullptr ? of.b[r] : 0.0f),
+          uniform(of.uniform != nullptr ? of.uniform[r] : 0.0f),
+          at_target(of.at_target[r]) {}
+
     // p (a + b log p); 0 where p underflows, also at a logit of -inf.
     __device__ __forceinline__ float part(float p, float log_p, bool has_entropy) const {
         return has_entropy ? p * (a + b * fmaxf(log_p, kLowest)) : p * a;
@@ -165,11 +187,44 @@ __device__ __forceinline__ bool is_kept(float z, int column, int target, float c
     return z > cut || column == target;
 }
 
-// The target of row r, which the device checks.
-__device__ __forceinline__ int target_of(const RowArguments& args, std::int64_t r) {
+// The target of row r, which the device checks. `least` -1: another shard may have it.
+template <typename Arguments>
+__device__ __forceinline__ int target_of(const Arguments& args, std::int64_t r, int least = 0) {
     const std::int64_t target = args.target[r];
-    require(target >= 0 && target < args.logits.columns);
+    require(target >= least && target < args.logits.columns);
     return static_cast<int>(target);
+}
+
+// The gradient of the projected logits, in their place. kOptions: there are b or uniform parts.
+template <typename T, bool kSoftcap, bool kOptions>
+__device__ __forceinline__ void write_gradient(const Row<T>& row, int target, const HeadFactors& head, float maximum,
+                                               float log_total, const RowGradient& gradient) {
+    row.template visit<kSoftcap>(head, [&](int column, const float (&capped)[kVector<T>], auto whole) {
+        float dx[kVector<T>];
+#pragma unroll
+        for (int k = 0; k < kVector<T>; ++k) {
+            const float z = logit_of(capped[k], head);
+            const float log_p = (z - maximum) - log_total;
+            dx[k] = gradient.part(exp_fast(log_p), log_p, kOptions);
+        }
+        if (column <= target && target < column + kVector<T>) {
+#pragma unroll
+            for (int k = 0; k < kVector<T>; ++k) dx[k] = column + k == target ? gradient.at_target : dx[k];
+        }
+#pragma unroll
+        for (int k = 0; k < kVector<T>; ++k) {
+            if constexpr (kOptions) dx[k] -= gradient.uniform;
+            dx[k] *= slope_of<kSoftcap>(capped[k], head);
+        }
+        if constexpr (whole.value) {
+            store_vector(row.data + column, pack<T>(dx));
+        } else {
+#pragma unroll
+            for (int k = 0; k < kVector<T>; ++k) {
+                if (row.has(column + k)) row.data[column + k] = from_float<T>(dx[k]);
+            }
+        }
+    });
 }
 
 template <typename T>

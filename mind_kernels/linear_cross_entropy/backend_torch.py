@@ -18,13 +18,17 @@ from torch import Tensor
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums
-from mind_kernels.linear_cross_entropy.tiles import TILE, columns_of, maxima
+from mind_kernels.linear_cross_entropy.tiles import entries_above, maxima
+from mind_kernels.linear_cross_entropy.torch_entries import background, count_shard, entries
 from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, may_be_nan, rows_per_block
-from mind_kernels.sparse_gradient import Entries, dropped_share, sort_entries, worth_it
+from mind_kernels.sparse_gradient import Entries, dropped_share, most_kept, sort_entries
 
 __all__ = [
     "SPARSE_CHUNKS",
     "STREAMED_CHUNKS",
+    "background",
+    "count_shard",
+    "entries",
     "gather_rows",
     "row_kernel_",
     "shard_gradient_",
@@ -240,28 +244,19 @@ class _SparseRows:
             self.dropped_mass = (self._sums.others - kept).clamp_(min=0)
 
     def _cut(self, sums: _Sums) -> Tensor:
-        """(n, 1): the logits above it are kept, and the target's."""
-        return sums.lse_others[:, None] + self._spec.log_threshold
+        """(n,): the logits above it are kept, and the target's."""
+        return sums.lse_others + self._spec.log_threshold
 
     def _search(
         self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, sums: _Sums, start: int
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         """Row, column and log-probability (entries,) of a block's entries; None if they are past the density limit."""
-        cut, vocabulary = self._cut(sums), z.shape[1]
-        mask = tiles > cut
-        mask.scatter_(1, (target // TILE)[:, None], True)
-        row, tile = mask.nonzero(as_tuple=True)
-        at_least = len(row) / len(z) - 1  # a tile without a kept entry may hold the target
-        if not worth_it(at_least, 0.0, vocabulary, z.device):
+        found = entries_above(z, tiles, self._cut(sums), target, most_kept(z.shape[1], z.device))
+        if found is None:
             return None
-        columns = columns_of(tile[:, None], vocabulary)
-        of_tile = z[row[:, None], columns]
-        keep = (of_tile > cut[row]) | (columns == target[row, None])
-        keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # the last entry, repeated
-        row = row[:, None].expand_as(keep)[keep]
         # lse = maximum + log_total is rounded by more than either: so, p is as exact as in a dense softmax.
-        log_p = (of_tile[keep] - maximum[row]) - sums.log_total[row]
-        return row + start, columns[keep], log_p
+        log_p = (found.z - maximum[found.row]) - sums.log_total[found.row]
+        return found.row + start, found.column, log_p
 
     def means(self) -> tuple[float, float]:
         if self._given_up:
@@ -280,7 +275,7 @@ class _SparseRows:
     def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         z = _to_logits(self._logits[rows], self._spec.head)
         cut = self._cut(self._sums)[rows]
-        dropped = torch.where(z > cut, 0, (z - self.values.lse[rows, None]).exp())
+        dropped = torch.where(z > cut[:, None], 0, (z - self.values.lse[rows, None]).exp())
         dropped.scatter_(1, self._target[rows, None], 0)
         mass = weight @ dropped.sum(1)
         return weight @ dropped.mul_(self._spec.head.slope(z)), mass

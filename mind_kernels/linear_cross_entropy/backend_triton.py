@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mind_kernels.linear_cross_entropy._triton.entries import background, entries
 from mind_kernels.linear_cross_entropy._triton.rows import count, row_kernel_
+from mind_kernels.linear_cross_entropy._triton.shards import count_shard, shard_gradient_, shard_sums
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues
 from mind_kernels.linear_cross_entropy.logits_rows import LogitsRows
 from mind_kernels.sparse_gradient import sort_entries
@@ -19,8 +20,13 @@ from mind_kernels.triton_gather import gather_rows
 __all__ = [
     "SPARSE_CHUNKS",
     "STREAMED_CHUNKS",
+    "background",
+    "count_shard",
+    "entries",
     "gather_rows",
     "row_kernel_",
+    "shard_gradient_",
+    "shard_sums",
     "sort_entries",
     "sparse_rows",
     "statistics",

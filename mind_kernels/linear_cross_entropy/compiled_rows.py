@@ -1,7 +1,8 @@
 """Row kernels of linear cross-entropy from a compiled library: csrc/cpu on a CPU, csrc/cuda on an NVIDIA GPU.
 
 Logits in float32, bfloat16 or float16, all arithmetic in float32. Exact: the logits of a chunk are read and overwritten
-by their gradient. Sparse: read for statistics and counts, and again for the kept entries.
+by their gradient. Sparse: read for statistics and counts, and again for the kept entries. Of a shard of the vocabulary:
+read for the sums that the processes exchange, for the counts, and for what is made from whole rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from mind_kernels import extension
 from mind_kernels.compiled_head import conditions
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights, SparseRows
 from mind_kernels.linear_cross_entropy.logits_rows import Counted, KeptEntries, LogitsRows
+from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums
+from mind_kernels.linear_cross_entropy.shard_rows import JoinedRows
 from mind_kernels.sparse_gradient import ByColumn, sort_entries
 
 # The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h, which says what they are.
@@ -22,7 +25,8 @@ ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total",
 
 
 class CompiledRows:
-    """See `contract.RowKernels` and `logits_rows.LogitsKernels`; `library` is "cpp" or "cuda".
+    """See `contract.RowKernels`, `logits_rows.LogitsKernels` and `sparse_shard_rows.SparseShardKernels`; `library` is
+    "cpp" or "cuda". `entries` and `background` take the logits of a shard, too, with what `count_shard` says of them.
 
     `StreamedRows` is what backend `cpp` has beyond this.
     """
@@ -116,6 +120,20 @@ class CompiledRows:
         )
         return out
 
+    def shard_sums(self, logits: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
+        sums, argmax = shard_outputs(logits)
+        self.operators.shard_sums(logits, target, *conditions(spec.head), spec.label_smoothing != 0, sums, argmax)
+        return RowSums(*sums, argmax)
+
+    def shard_gradient_(self, logits: Tensor, target: Tensor, terms: GradientTerms, spec: RowSpec) -> None:
+        self.operators.shard_gradient_(logits, target, *conditions(spec.head), *terms)
+
+    def count_shard(self, logits: Tensor, target: Tensor, joined: JoinedRows, spec: RowSpec) -> Counted:
+        numbers = numbers_of(joined)
+        kept, kept_mass = torch.empty_like(target), torch.empty_like(joined.others)
+        self.operators.shard_count(logits, target, *conditions(spec.head), spec.log_threshold, numbers, kept, kept_mass)
+        return Counted(joined.values, numbers, kept, (joined.here - kept_mass).clamp_(min=0), joined.others)
+
     def gather_rows(
         self, values: Tensor, indices: Tensor, offsets: Tensor, matrix: Tensor, left: Tensor, right: Tensor, out: Tensor
     ) -> None:
@@ -129,6 +147,19 @@ def outputs(like: Tensor) -> tuple[Tensor, Tensor]:
     """`numbers` (len(ROW_NUMBERS), n) float32 and `correct` (n,) bool, to be filled."""
     rows = like.shape[0]
     return like.new_empty(len(ROW_NUMBERS), rows, dtype=torch.float32), like.new_empty(rows, dtype=torch.bool)
+
+
+def numbers_of(joined: JoinedRows) -> Tensor:
+    """`numbers` of whole rows."""
+    values, log_total = joined.values, joined.log_total
+    named = values._asdict() | joined._asdict() | {"total": log_total.exp(), "mean": log_total - values.entropy}
+    return torch.stack([named[name] for name in ROW_NUMBERS])
+
+
+def shard_outputs(like: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of `RowSums` (5, n) float32 in their order, and its `argmax` (n,), to be filled."""
+    rows, sums = like.shape[0], len(RowSums._fields) - 1
+    return like.new_empty(sums, rows, dtype=torch.float32), like.new_empty(rows, dtype=torch.int64)
 
 
 def values_of(numbers: Tensor, correct: Tensor) -> RowValues:

@@ -29,16 +29,8 @@ class KeptEntries(NamedTuple):
     kept_sum: Tensor  # (n,)
 
 
-class LogitsKernels(Protocol):
-    """Kernels on projected logits (n, V), targets (n,) and weights (n,) in float32."""
-
-    def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, spec: RowSpec) -> RowValues:
-        """See `contract.RowKernels`."""
-        ...
-
-    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> Counted:
-        """Statistics of the rows, and what is kept of them. Leaves the logits as they are."""
-        ...
+class EntryKernels(Protocol):
+    """Kernels on projected logits (n, V) that were counted, targets (n,) and weights (n,) in the accumulation dtype."""
 
     def entries(
         self,
@@ -61,30 +53,45 @@ class LogitsKernels(Protocol):
         ...
 
 
-class HostSums:
-    """Sums of the rows' kept entries and dropped shares on their way to the host: asked for now, read later."""
+class LogitsKernels(EntryKernels, Protocol):
+    """And what counts them."""
 
-    def __init__(self, kept: Tensor, dropped_mass: Tensor, others: Tensor) -> None:
+    def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, spec: RowSpec) -> RowValues:
+        """See `contract.RowKernels`."""
+        ...
+
+    def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> Counted:
+        """Statistics of the rows, and what is kept of them. Leaves the logits as they are."""
+        ...
+
+
+class HostSums:
+    """Sums of the rows' kept entries and dropped shares on their way to the host: asked for now, read later.
+
+    `here`: those of the kept entries that this process collects; None: all.
+    """
+
+    def __init__(self, kept: Tensor, dropped_mass: Tensor, others: Tensor, here: Tensor | None = None) -> None:
         self._rows = len(kept)
-        self._sums = torch.stack([kept.sum().double(), dropped_share(dropped_mass, others).double().sum()])
+        values = kept, dropped_share(dropped_mass, others), kept if here is None else here
+        self._sums = torch.stack([value.double().sum() for value in values])
         self._ready = None
         if self._sums.is_cuda:
-            self._sums = torch.empty(2, dtype=torch.float64, pin_memory=True).copy_(self._sums, non_blocking=True)
+            self._sums = torch.empty(3, dtype=torch.float64, pin_memory=True).copy_(self._sums, non_blocking=True)
             self._ready = torch.cuda.Event()
             self._ready.record()
 
-    def _read(self) -> tuple[float, float]:
+    def _read(self) -> list[float]:
         if self._ready is not None:
             self._ready.synchronize()
-        kept, share = self._sums.tolist()
-        return kept, share
+        return self._sums.tolist()
 
     def means(self) -> tuple[float, float]:
-        kept, share = self._read()
+        kept, share, _ = self._read()
         return kept / self._rows, share / self._rows
 
     def kept(self) -> int:
-        return int(self._read()[0])
+        return int(self._read()[2])
 
 
 class LogitsRows:

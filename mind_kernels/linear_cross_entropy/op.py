@@ -137,8 +137,8 @@ def linear_cross_entropy(
             the gradient of all rows, weights included; a row whose own gradient is small beside the others' may lose
             all but its target. The relation to the error was measured on a trained model's rows; it is no bound.
             Backends "cpp" and "reference" alone have it (in float64 the latter), for reduction "mean" and "sum", and
-            not with label smoothing under a softcap. RowStats.dropped_mass and .kept_entries are 0 in rows without a
-            gradient, all rows if nothing takes one.
+            not with label smoothing under a softcap, nor with a process_group. RowStats.dropped_mass and .kept_entries
+            are 0 in rows without a gradient, all rows if nothing takes one.
         return_stats: also return RowStats.
         extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
             are read from a chunk of logits, which costs some passes over it.
@@ -187,8 +187,11 @@ def linear_cross_entropy(
             )
         backend = "cpp" if backend == "auto" else backend
     form = "" if gradient_threshold is None else "sparse"
-    if group is not None:
-        shards.exact_only(gradient_threshold=gradient_threshold, gradient_error=gradient_error)
+    if group is not None and gradient_error is not None:
+        raise ValueError(
+            f"gradient_error is {gradient_error}: expected None with process_group, since it chooses entries before "
+            f"the processes know the whole row; expected gradient_threshold=threshold_for_error({gradient_error}) there"
+        )
     name = backends.resolve(backend, hidden, ROW_KERNELS[group is not None], head.vocabulary, form)
     if gradient_error is not None and name not in _HAVE_GRADIENT_ERROR:
         names = " or ".join(map(repr, _HAVE_GRADIENT_ERROR))

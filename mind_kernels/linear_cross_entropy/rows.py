@@ -29,6 +29,7 @@ from mind_kernels.linear_cross_entropy.contract import (
     SparseRows,
 )
 from mind_kernels.linear_cross_entropy.shard_rows import run_shards
+from mind_kernels.linear_cross_entropy.sparse_shard_rows import SparseShardKernels, run_sparse_shards
 from mind_kernels.row_chunks import Rows, chunks, row_weights, rows_per_chunk
 from mind_kernels.row_loop import loss_of_rows, run_rows
 from mind_kernels.shards import Shard
@@ -61,7 +62,7 @@ def forward(
         if shard is None:
             run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra)
         else:
-            run_shards(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, shard)
+            run_shard_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, shard)
 
     loss = loss_of_rows(valid, weight, reduction, terms.values.loss, gradients, run)
     return loss, terms, gradients
@@ -116,6 +117,23 @@ def run_terms(
         return values, logits
 
     run_rows(rows, size, hidden, weights, kernel, terms.values, gradients)
+
+
+def run_shard_terms(
+    kernels: SparseShardKernels,
+    rows: Tensor | int,
+    hidden: Tensor,
+    target: Tensor,
+    weights: RowWeights | None,
+    spec: RowSpec,  # of this shard's head
+    terms: RowTerms,
+    gradients: HeadGradients,
+    extra: str,
+    shard: Shard,
+) -> None:
+    """`run_terms` of a head that is split: the gradients are the shard's, and the shard's part of dH."""
+    run = run_shards if spec.gradient_threshold is None else run_sparse_shards
+    run(kernels, rows, hidden, target, weights, spec, terms, gradients, extra, shard)
 
 
 def _run_exact(
@@ -226,7 +244,7 @@ class _SparsePass:
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
         if sample:  # also of rows whose own gradient is exact: other chunks may drop entries
             positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
-            self._add_background(found, positions, weights.magnitude()[positions])
+            self._sparse.add_sample(positions, weights.magnitude()[positions], found.values.lse, found.background)
         if not use_entries:
             for part in chunks(len(rows), self._size):
                 self._add_exact(rows[part], part, found, weights[part])
@@ -237,15 +255,6 @@ class _SparsePass:
             entries.put_at(target, _at_target(weights, found.values, spec))
         residual = of_kernel.total(found.values.lse, spec) - entries.kept_sum
         self._sparse.add(rows, entries, residual[:, None], of_kernel.uniform(spec))
-
-    def _add_background(self, found: SparseRows, rows: Tensor, weight: Tensor) -> None:
-        """Of `rows` (m,) int64 of a chunk those with numbers: all others would reach every row of the batch."""
-        known = found.values.lse[rows].isfinite() & weight.isfinite()
-        # In their place, for a GPU that is not to be waited for, comes the first known row with weight 0.
-        rows = torch.where(known, rows, rows[known.int().argmax()])
-        background, mass = found.background(rows, torch.where(known, weight, 0))
-        background, mass = (torch.where(known.any(), value, 0) for value in (background, mass))
-        self._sparse.add_background(background, mass[None])
 
     def _add_exact(self, rows: Tensor, part: slice, found: SparseRows, weights: RowWeights) -> None:
         """The exact gradient of `part` of a chunk, which has these rows."""

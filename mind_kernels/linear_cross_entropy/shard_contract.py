@@ -6,7 +6,7 @@ processes' sums, and `shard_gradient_` turns the logits into their own gradient.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -72,4 +72,56 @@ class ShardKernels(Protocol):
 
     def shard_gradient_(self, logits: Tensor, target: Tensor, terms: GradientTerms, spec: RowSpec) -> None:
         """The same logits become their own gradient, in place: dz of `terms` times the slope of the head in `spec`."""
+        ...
+
+
+class ShardChunk(Protocol):
+    """A chunk of n rows whose logits of this shard are in memory."""
+
+    sums: RowSums
+
+    def write_products(
+        self,
+        terms: GradientTerms,
+        of_hidden: Tensor | None,  # (n, D), written
+        of_weight: Tensor | None,  # (V_r, D), written, or added to
+        add_weight: bool,
+        of_bias: Tensor | None,  # (V_r,), added to
+    ) -> None:
+        """This shard's gradients of hidden states, weight and bias, in the accumulation dtype; None: not needed."""
+        ...
+
+
+class ExactShards(Protocol):
+    """The exact gradient of rows with products of the backend's own; it holds the logits of one chunk."""
+
+    size: int
+    """Rows of a chunk."""
+
+    def chunk(self, hidden: Tensor, target: Tensor) -> ShardChunk:
+        """Of hidden (n, D) and target (n,), at most `size` rows; takes the memory of the chunk before."""
+        ...
+
+
+@runtime_checkable
+class OwnShardProducts(Protocol):
+    """What the kernels of a backend may have beside those of `ShardKernels`."""
+
+    def exact_shards(self, rows: int, hidden: Tensor, spec: RowSpec, largest: int) -> ExactShards | None:
+        """For `rows` rows of `hidden`; None if `ShardKernels` and PyTorch's products are faster.
+
+        Whether it is None, and the size of a chunk, follow from `rows`, `hidden` and the size of the `largest` shard
+        alone, which are the same in all processes."""
+        ...
+
+
+@runtime_checkable
+class StreamedShards(Protocol):
+    """What the kernels of a backend that keeps no logits may have beside those of `ShardKernels`."""
+
+    def stream_sums(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
+        """Those of `shard_sums`, straight from hidden states (n, D) and the head in `spec`.
+
+        `argmax` is the target if that is the first of the largest entries, and else any entry on the same side of the
+        target as that: enough to tell whether a row is correct, and in no other place is it read."""
         ...

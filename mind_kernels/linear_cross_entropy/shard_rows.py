@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,15 @@ from torch import Tensor
 from mind_kernels.head import HeadGradients
 from mind_kernels.linear_cross_entropy import extra_stats
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
-from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums, ShardKernels
-from mind_kernels.row_chunks import Rows, rows_per_chunk
+from mind_kernels.linear_cross_entropy.shard_contract import (
+    ExactShards,
+    GradientTerms,
+    OwnShardProducts,
+    RowSums,
+    ShardKernels,
+    StreamedShards,
+)
+from mind_kernels.row_chunks import Rows, chunks, rows_per_chunk
 from mind_kernels.shards import Gathered, Shard, chunks_ahead, run_ahead
 
 
@@ -30,6 +38,8 @@ class JoinedRows(NamedTuple):
     maximum: Tensor
     log_total: Tensor  # lse - maximum
     others: Tensor  # 1 - p_y, without cancellation
+    lse_others: Tensor  # log-sum-exp without the target; inf where all others have no probability: none is above it
+    here: Tensor  # the probability of this shard's entries but the target's
     extra: dict[str, Tensor]  # extra statistics by name, and more of them than were asked for
 
     def terms(self, weights: RowWeights, spec: RowSpec, vocabulary: int) -> GradientTerms:
@@ -61,10 +71,10 @@ def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard, extra: s
     below, of_target = z_y - top, (z_y - top).exp()
     distance = maximum - top  # minus infinity where a shard has no probability
     scale = distance.exp()
-    others = others * scale
-    shard_total = others.scatter_add(0, owner, of_target[None])  # in units of e^top
+    others_of_shard = others * scale  # in units of e^top
+    shard_total = others_of_shard.scatter_add(0, owner, of_target[None])
     moments = torch.where(scale == 0, 0, scale * moment + distance * shard_total).sum(0)
-    others = others.sum(0)
+    others = others_of_shard.sum(0)
     total = others + of_target
     log_total = torch.where(below == 0, others.log1p(), total.log())
     nll = log_total - below
@@ -79,8 +89,10 @@ def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard, extra: s
     predicted = torch.where(largest, first, shard.vocabulary - 1).amin(0)
     correct = (predicted == target) & nll.isfinite()
     values = RowValues(loss, nll, lse, log_total - moments / total, correct)
+    lse_others = torch.where(others > 0, top + others.log(), torch.inf)
+    here = others_of_shard[shard.rank] / total
     found = extra_stats.join(more, maximum, shard.vocabulary, extra) | {"predicted": predicted}
-    return JoinedRows(values, top, log_total, others / total, found)
+    return JoinedRows(values, top, log_total, others / total, lse_others, here, found)
 
 
 def run_shards(
@@ -97,8 +109,16 @@ def run_shards(
 ) -> None:
     """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products: the shard's, and the
     shard's part of dH."""
-    size = rows_per_chunk(shard.largest, hidden.device, hidden.element_size())
     count = rows if isinstance(rows, int) else rows.numel()
+    if not extra and isinstance(kernels, OwnShardProducts):  # with or without weights, which processes may differ in
+        exact = kernels.exact_shards(count, hidden, spec, shard.largest)
+        if exact is not None:
+            _run_exact(exact, rows, hidden, target, weights, spec, terms, gradients, shard)
+            return
+    size = rows_per_chunk(shard.largest, hidden.device, hidden.element_size())
+    if weights is None and not extra and isinstance(kernels, StreamedShards):
+        _run_streamed(kernels, rows, size, hidden, target, spec, terms, shard)
+        return
     memory = deque(hidden.new_empty(min(size, count), shard.size) for _ in range(1 + chunks_ahead(hidden)))
 
     def start(chunk: Rows, part: Tensor) -> tuple[Tensor, Gathered]:
@@ -118,5 +138,68 @@ def run_shards(
             of_rows = joined.terms(weights[chunk], spec, shard.vocabulary)
             kernels.shard_gradient_(logits, shard.local(y), of_rows, spec)
             gradients.add(chunk, part, logits)
+
+    run_ahead(rows, size, hidden, start, finish)
+
+
+def rows_of_shard_(
+    kernels: ShardKernels,
+    logits: Tensor,  # (n, V_r), projected
+    target: Tensor,  # (n,) in [0, V)
+    weights: RowWeights | None,  # (n,)
+    spec: RowSpec,
+    shard: Shard,
+) -> RowValues:
+    """As `contract.RowKernels.row_kernel_`, of whole rows, by one collective: with weights, the logits become their own
+    gradient, in place."""
+    local = shard.local(target)
+    sums = kernels.shard_sums(logits, local, spec) if shard.size else RowSums.empty(len(logits), logits)
+    joined = join(gather(sums, shard).wait(), target, spec, shard)
+    if weights is not None and shard.size:
+        kernels.shard_gradient_(logits, local, joined.terms(weights, spec, shard.vocabulary), spec)
+    return joined.values
+
+
+def _run_exact(
+    exact: ExactShards,
+    rows: Tensor | int,
+    hidden: Tensor,
+    target: Tensor,
+    weights: RowWeights | None,
+    spec: RowSpec,
+    terms: RowTerms,
+    gradients: HeadGradients,
+    shard: Shard,
+) -> None:
+    """`run_shards` with products of the backend's own."""
+    for chunk in chunks(rows, exact.size):
+        part, y = hidden[chunk], target[chunk]
+        found = exact.chunk(part, shard.local(y)) if shard.size else None
+        sums = RowSums.empty(len(part), part) if found is None else found.sums
+        joined = join(gather(sums, shard).wait(), y, spec, shard)
+        terms.write(chunk, joined.values)
+        if weights is not None and found is not None:
+            of_rows = joined.terms(weights[chunk], spec, shard.vocabulary)
+            gradients.write_products(chunk, len(part), partial(found.write_products, of_rows))
+
+
+def _run_streamed(
+    kernels: StreamedShards,
+    rows: Tensor | int,
+    size: int,
+    hidden: Tensor,
+    target: Tensor,
+    spec: RowSpec,
+    terms: RowTerms,
+    shard: Shard,
+) -> None:
+    """`run_shards` for statistics alone. Chunks are as there, since another process may need a gradient."""
+
+    def start(chunk: Rows, part: Tensor) -> Gathered:
+        local = shard.local(target[chunk])
+        return gather(kernels.stream_sums(part, local, spec) if shard.size else RowSums.empty(len(part), part), shard)
+
+    def finish(chunk: Rows, part: Tensor, sums: Gathered) -> None:
+        terms.write(chunk, join(sums.wait(), target[chunk], spec, shard).values)
 
     run_ahead(rows, size, hidden, start, finish)

@@ -2,7 +2,9 @@
 
 Statistics without a gradient, and the forward pass of the sparse gradient, keep no logits: beside what they return they
 need hidden states in float32 (4 N D bytes) and the lists of kept entries. The exact gradient needs all logits and goes
-by chunks of them (csrc/cpu/gradient.h). Their products are our own, in float32 for every dtype of the input.
+by chunks of them (csrc/cpu/gradient.h). Their products are our own, in float32 for every dtype of the input. Of a head
+that is split over processes the exact gradient goes the same way; statistics do, too, with a chunk of logits, and the
+sparse gradient takes PyTorch's product.
 """
 
 from __future__ import annotations
@@ -16,9 +18,17 @@ from torch import Tensor
 from mind_kernels.compiled_head import FEWEST_ROWS
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.batch_rows import SPAN, BatchRows
-from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS, CompiledRows, conditions, outputs, values_of
+from mind_kernels.linear_cross_entropy.compiled_rows import (
+    ROW_NUMBERS,
+    CompiledRows,
+    conditions,
+    outputs,
+    shard_outputs,
+    values_of,
+)
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights, SparseRows
 from mind_kernels.linear_cross_entropy.logits_rows import HostSums
+from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums
 from mind_kernels.sparse_gradient import ByColumn, Entries, most_kept, offsets_of
 
 # Logits come in whole blocks of the vocabulary (kBlock in csrc/cpu/kernels.h) and whole vectors of rows.
@@ -65,7 +75,13 @@ class StreamedRows(CompiledRows):
 
     def exact_rows(self, rows: int, hidden: Tensor, spec: RowSpec) -> _ExactRows | None:
         """See `contract.OwnProducts`."""
-        return _ExactRows(self, rows, hidden, spec) if _are_streamed(hidden[:rows]) else None
+        if not _are_streamed(hidden[:rows]):
+            return None
+        return _ExactRows(self, rows, hidden, spec, spec.head.vocabulary)
+
+    def exact_shards(self, rows: int, hidden: Tensor, spec: RowSpec, largest: int) -> _ExactShards | None:
+        """See `shard_contract.OwnShardProducts`."""
+        return _ExactShards(self, rows, hidden, spec, largest) if _are_streamed(hidden[:rows]) else None
 
     def sort_entries(self, rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int) -> ByColumn:
         return self.sort_large_entries(rows, offsets, columns, values, vocabulary, -1.0)
@@ -77,16 +93,20 @@ class StreamedRows(CompiledRows):
         return ByColumn(*self.operators.sort_entries(rows.argsort(), rows, offsets, columns, values, vocabulary, least))
 
 
-class _ExactRows:
-    """See `contract.ExactRows`."""
+class _ExactMemory:
+    """The memory of an exact gradient's chunks: one for all, since fresh pages would add to the time of each."""
 
-    def __init__(self, kernels: StreamedRows, rows: int, hidden: Tensor, spec: RowSpec) -> None:
-        vocabulary = _up_to_multiple(spec.head.vocabulary, _BLOCK)
-        strips = min(max(_CHUNK_BYTES // (4 * vocabulary * _STRIP), 1), _MOST_STRIPS)
+    def __init__(self, kernels: StreamedRows, rows: int, hidden: Tensor, spec: RowSpec, largest: int) -> None:
+        """Of `rows` rows; their chunks have the size for a vocabulary of `largest`."""
+        strips = min(max(_CHUNK_BYTES // (4 * _up_to_multiple(largest, _BLOCK) * _STRIP), 1), _MOST_STRIPS)
         self.size = max(min(rows, strips * _STRIP), 1)
-        # One memory for all chunks: fresh pages would add to the time of each.
+        vocabulary = _up_to_multiple(spec.head.vocabulary, _BLOCK)
         self.logits = hidden.new_empty(vocabulary, _up_to_multiple(self.size, _LANES), dtype=torch.float32)
         self.kernels, self.spec = kernels, spec
+
+
+class _ExactRows(_ExactMemory):
+    """See `contract.ExactRows`."""
 
     def chunk(self, hidden: Tensor, target: Tensor) -> _ExactChunk:
         return _ExactChunk(self, hidden, target)
@@ -125,6 +145,48 @@ class _ExactChunk:
             spec.label_smoothing,
             spec.z_loss,
             self._numbers,
+            of_hidden,
+            of_weight,
+            add_weight,
+            of_bias,
+        )
+
+
+class _ExactShards(_ExactMemory):
+    """See `shard_contract.ExactShards`."""
+
+    def chunk(self, hidden: Tensor, target: Tensor) -> _ShardChunk:
+        return _ShardChunk(self, hidden, target)
+
+
+class _ShardChunk:
+    """See `shard_contract.ShardChunk`. The logits lie transposed, projected."""
+
+    def __init__(self, shards: _ExactShards, hidden: Tensor, target: Tensor) -> None:
+        self._shards, self._hidden, self._target = shards, hidden, target
+        head, adds_logits = shards.spec.head, shards.spec.label_smoothing != 0
+        sums, argmax = shard_outputs(hidden)
+        shards.kernels.operators.stream_shard_sums(
+            hidden, head.weight, head.bias, target, *conditions(head), adds_logits, sums, argmax, shards.logits
+        )
+        self.sums = RowSums(*sums, argmax)
+
+    def write_products(
+        self,
+        terms: GradientTerms,
+        of_hidden: Tensor | None,
+        of_weight: Tensor | None,
+        add_weight: bool,
+        of_bias: Tensor | None,
+    ) -> None:
+        head = self._shards.spec.head
+        self._shards.kernels.operators.shard_products(
+            self._shards.logits,
+            self._hidden,
+            head.weight,
+            self._target,
+            *conditions(head),
+            *terms,
             of_hidden,
             of_weight,
             add_weight,

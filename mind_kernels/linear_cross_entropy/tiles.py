@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -11,16 +14,46 @@ TILE = 64
 
 def maxima(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Maximum and argmax (n,) of each row, and the maximum of each tile (n, tiles), of z (n, V)."""
-    whole = z.shape[1] // TILE
-    parts = [z[:, : whole * TILE].unflatten(1, (whole, TILE)).amax(-1)] if whole else []
-    if whole * TILE < z.shape[1]:
-        parts.append(z[:, whole * TILE :].amax(1, keepdim=True))
-    tiles = torch.cat(parts, 1)
+    tiles = tile_maxima(z)
     first = tiles.argmax(1, keepdim=True)  # argmax over all of z would not be vectorized
     columns = columns_of(first, z.shape[1])
     return tiles.amax(1), columns.gather(1, z.gather(1, columns).argmax(1, keepdim=True)).squeeze(1), tiles
 
 
+def tile_maxima(z: Tensor) -> Tensor:
+    """The maximum of each tile (n, tiles) of z (n, V)."""
+    whole = z.shape[1] // TILE
+    parts = [z[:, : whole * TILE].unflatten(1, (whole, TILE)).amax(-1)] if whole else []
+    if whole * TILE < z.shape[1]:
+        parts.append(z[:, whole * TILE :].amax(1, keepdim=True))
+    return torch.cat(parts, 1)
+
+
 def columns_of(tiles: Tensor, vocabulary: int) -> Tensor:
     """Vocabulary entries (m, TILE) of tiles (m, 1); beyond the end the last one again."""
     return (tiles * TILE + torch.arange(TILE, device=tiles.device)).clamp_(max=vocabulary - 1)
+
+
+class Found(NamedTuple):
+    """Entries of rows of logits, row after row, in increasing column order."""
+
+    row: Tensor  # (entries,) int64
+    column: Tensor  # (entries,) int64
+    z: Tensor  # (entries,)
+
+
+def entries_above(z: Tensor, tiles: Tensor, cut: Tensor, target: Tensor, most: float = math.inf) -> Found | None:
+    """The entries of z (n, V) above cut (n,), and the target's (n,); of a target of -1 there is none.
+
+    `tiles` are those of `maxima`. None if there are more than `most` for each row, in the mean.
+    """
+    mask, place = tiles > cut[:, None], target.clamp(min=0)[:, None] // TILE
+    mask.scatter_(1, place, mask.gather(1, place) | (target >= 0)[:, None])
+    row, tile = mask.nonzero(as_tuple=True)
+    if len(row) / len(z) - 1 > most:  # a tile without an entry above the cut may hold the target
+        return None
+    columns = columns_of(tile[:, None], z.shape[1])
+    of_tile = z[row[:, None], columns]
+    keep = (of_tile > cut[row, None]) | (columns == target[row, None])
+    keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # the last entry, repeated
+    return Found(row[:, None].expand_as(keep)[keep], columns[keep], of_tile[keep])

@@ -16,8 +16,9 @@ from torch.linalg import vecdot
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
+from mind_kernels.linear_divergence.shard_contract import Normalizers, ShardSums, SoftmaxSums
 from mind_kernels.linear_divergence.teachers import LOWEST
-from mind_kernels.linear_divergence.terms import divergence_terms_, event_terms
+from mind_kernels.linear_divergence.terms import Parts, divergence_parts_, divergence_terms_, event_terms
 from mind_kernels.row_chunks import chunks, known_finite, may_be_nan, rows_per_block
 
 
@@ -108,3 +109,106 @@ def listed_divergence_(
             z.copy_(scale_(q.mul_(gradient[:, -1:]), head.slope(z)))
             z.scatter_(1, index, scale_(gradient[:, :-1], head.slope(listed)))
     return values
+
+
+LISTED = LOWEST
+
+
+def shard_sums_(
+    logits: Tensor, teacher_logits: Tensor, head: Head, teacher_head: Head, divergence: Divergence
+) -> ShardSums:
+    """See `shard_contract.ShardKernels`."""
+    student, target, offsets = [], [], []
+    for block, shifted, exponential in _Blocks(logits, 2):
+        z, theirs = head.to_logits_(logits[block]), teacher_head.to_logits_(teacher_logits[block])
+        student.append(_sums(z, shifted, exponential))
+        offset = z.new_zeros(len(z), dtype=torch.float64)
+        if divergence.interpolation != 1:
+            own, other = _finite(student[-1].maximum), _finite(theirs.amax(1))
+            torch.sub(z, own[:, None], out=shifted).clamp_(min=LOWEST)
+            theirs.sub_(other[:, None]).clamp_(min=LOWEST)
+            torch.lerp(shifted, theirs, divergence.interpolation, out=theirs)
+            offset = torch.lerp(own.double(), other.double(), divergence.interpolation)
+        target.append(_sums(theirs, shifted, exponential))
+        offsets.append(offset)
+    joined = (SoftmaxSums(*map(torch.cat, zip(*side, strict=True))) for side in (student, target))
+    return ShardSums(*joined, torch.cat(offsets))
+
+
+def _finite(maximum: Tensor) -> Tensor:
+    """0 for minus infinity: of a shard whose entries are all ruled out."""
+    return torch.where(maximum == -math.inf, 0, maximum)
+
+
+def _sums(z: Tensor, shifted: Tensor, exponential: Tensor) -> SoftmaxSums:
+    """Of a block z (n, V_r); fills both buffers."""
+    maximum = z.amax(1)
+    torch.sub(z, _finite(maximum)[:, None], out=shifted)
+    total = torch.exp(shifted, out=exponential).sum(1)
+    return SoftmaxSums(maximum, total, _mean(exponential, shifted))
+
+
+def _shares(z: Tensor, maximum: Tensor, total: Tensor, shifted: Tensor, q: Tensor) -> None:
+    """Fills shifted = z - maximum (it may be z) and the shares q of the softmax, (n, V_r)."""
+    torch.sub(z, maximum[:, None], out=shifted)
+    torch.exp(shifted, out=q).div_(total[:, None])
+
+
+def shard_parts_(logits: Tensor, target_logits: Tensor, normalizers: Normalizers, divergence: Divergence) -> Parts:
+    """See `shard_contract.ShardKernels`."""
+    parts = Parts(*logits.new_empty(len(Parts._fields), logits.shape[0]))
+    for block, shifted, q, p in _Blocks(logits, 3):
+        maximum, total, their_maximum, their_total = (x[block] for x in normalizers)
+        theirs = target_logits[block]
+        _shares(logits[block], maximum, total, shifted, q)
+        _shares(theirs, their_maximum, their_total, theirs, p)
+        ratio = shifted.sub_(theirs).sub_((total.log() - their_total.log())[:, None])
+        found, slope = divergence_parts_(ratio, q, p, theirs, divergence)
+        theirs.copy_(slope)
+        for part, of_block in zip(parts, found, strict=True):
+            part[block] = of_block
+    return parts
+
+
+def shard_gradient_(
+    logits: Tensor,
+    slopes: Tensor,
+    normalizers: Normalizers,
+    parts: Parts,
+    weights: Tensor,
+    head: Head,
+    divergence: Divergence,
+) -> None:
+    """See `shard_contract.ShardKernels`."""
+    for block, shifted, q in _Blocks(logits, 2):
+        z = logits[block]
+        _shares(z, normalizers.maximum[block], normalizers.total[block], shifted, q)
+        gradient = Parts(*(part[block] for part in parts)).gradient_(slopes[block], q, divergence)
+        z.copy_(scale_(gradient.mul_(weights[block, None]), head.slope(z)))
+
+
+def others(logits: Tensor, head: Head) -> Tensor:
+    """See `shard_contract.ShardKernels`."""
+    numbers = logits.new_empty(3, logits.shape[0])
+    for block, z, shifted, exponential in _Blocks(logits, 3):
+        sums = _sums(_unlisted(logits[block], head, z), shifted, exponential)
+        none = sums.maximum == -math.inf
+        numbers[0, block] = sums.maximum
+        numbers[1, block] = torch.where(none, 0, sums.total.log())
+        numbers[2, block] = torch.where(none, 0, sums.moment / sums.total)
+    return numbers
+
+
+def spread_(logits: Tensor, numbers: Tensor, gradient: Tensor, head: Head) -> None:
+    """See `shard_contract.ShardKernels`."""
+    maximum, log_total, _ = numbers
+    for block, z, shifted, q in _Blocks(logits, 3):
+        _unlisted(logits[block], head, z)
+        _shares(z, _finite(maximum[block]), log_total[block].exp(), shifted, q)
+        slope = head.slope(z.clamp_(min=LOWEST))
+        logits[block] = scale_(q.mul_(gradient[block, None]), slope)
+
+
+def _unlisted(projected: Tensor, head: Head, out: Tensor) -> Tensor:
+    """z (n, V_r) in the memory of `out`; minus infinity where a token is listed."""
+    return head.to_logits_(out.copy_(projected)).masked_fill_(projected == LISTED, -math.inf)

@@ -11,6 +11,7 @@ from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import Teacher
 from mind_kernels.row_chunks import Rows
+from mind_kernels.shards import Group
 
 
 class DivergenceArguments(NamedTuple):
@@ -23,6 +24,7 @@ class DivergenceArguments(NamedTuple):
     divergence: Divergence
     reduction: str
     backend: str
+    group: Group | None  # the processes among which both heads are split
 
 
 class RowValues(NamedTuple):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks
+from mind_kernels import checks, dtensors, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_divergence import reference, rows
@@ -21,6 +22,10 @@ from mind_kernels.linear_divergence.contract import (
 from mind_kernels.linear_divergence.kinds import divergence_of
 from mind_kernels.linear_divergence.teachers import TAILS, HeadTeacher, ListTeacher
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
+from mind_kernels.shards import Shard
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @overload
@@ -47,6 +52,7 @@ def linear_divergence(
     teacher_temperature: float | None = None,
     reduction: str = "mean",
     return_stats: Literal[False] = False,
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor: ...
 @overload
@@ -73,8 +79,10 @@ def linear_divergence(
     teacher_temperature: float | None = None,
     reduction: str = "mean",
     return_stats: Literal[True],
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, DivergenceStats]: ...
+@shards.told
 def linear_divergence(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -98,6 +106,7 @@ def linear_divergence(
     teacher_temperature: float | None = None,
     reduction: str = "mean",
     return_stats: bool = False,
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, DivergenceStats]:
     """Divergence of the student's softmax q from the teacher's p, in nats, without either's N x V logits.
@@ -150,6 +159,12 @@ def linear_divergence(
         reduction: "mean": sum of weighted divergences / sum of weights (nan where there is none); "sum"; "none": (N,)
             weighted divergences.
         return_stats: also return DivergenceStats.
+        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
+            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
+            here is the sum of the V_r. teacher_weight (V_r, D') and teacher_bias (V_r,) are the same entries of the
+            vocabulary; teacher_ids are of all V. All else is the same in all processes, and so are loss and statistics;
+            the gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None:
+            the heads are whole.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -168,7 +183,9 @@ def linear_divergence(
         mind_kernels/linear_divergence/README.md derives the gradient that all kinds share.
     """
     head = head_of(weight, bias, softcap, temperature)
-    hidden, head = checks.head_arguments(hidden, head, "(..., D)")
+    hidden, head, group = dtensors.local(hidden, head, process_group)
+    row_weight = dtensors.whole(row_weight)
+    hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.row_weight_argument(row_weight, hidden)
     checks.reduction(reduction)
     if tail not in TAILS:
@@ -180,13 +197,18 @@ def linear_divergence(
         if tail != "bucket":
             raise ValueError(f"tail is {tail!r}: expected 'bucket' beside teacher_hidden, which leaves out no token")
         teacher_head = _teacher_head(teacher_weight, teacher_bias, teacher_softcap, teacher_temperature, head)
-        teacher = _head_teacher(hidden, head, teacher_hidden, teacher_head)
+        of_weight = None if dtensors.is_dtensor(teacher_head.weight) else process_group
+        teacher_hidden, teacher_head, teacher_group = dtensors.local(teacher_hidden, teacher_head, of_weight)
+        if teacher_group != group:
+            raise ValueError("teacher_weight: expected it to be split over the same processes as weight, or neither")
+        teacher = _head_teacher(hidden, head, teacher_hidden, teacher_head, is_shard=group is not None)
     elif teacher_ids is not None and teacher_log_prob is not None and teacher_hidden is None and teacher_weight is None:
         of_logits = {"bias": teacher_bias, "softcap": teacher_softcap, "temperature": teacher_temperature}
         for name, value in of_logits.items():
             if value is not None:
                 raise ValueError(f"teacher_{name}: expected None beside teacher_log_prob, which it cannot change")
-        teacher = _list_teacher(hidden, head, teacher_ids, teacher_log_prob, teacher_mask, tail)
+        known = map(dtensors.whole, (teacher_ids, teacher_log_prob, teacher_mask))
+        teacher = _list_teacher(hidden, head, *known, tail, is_shard=group is not None)
     else:
         values = (teacher_hidden, teacher_weight, teacher_ids, teacher_log_prob, teacher_mask)
         names = ("hidden", "weight", "ids", "log_prob", "mask")
@@ -196,14 +218,17 @@ def linear_divergence(
             f"got {given or 'none of them'}"
         )
     form = "" if teacher_ids is None else "list"
-    name = backends.resolve(backend, hidden, "linear_divergence", head.vocabulary, form)
+    name = backends.resolve(backend, hidden, _OPERATION[group is not None], head.vocabulary, form)
     arguments = DivergenceArguments(
-        flat_rows(hidden, 1), head, teacher, flat_rows(row_weight), divergence, reduction, name
+        flat_rows(hidden, 1), head, teacher, flat_rows(row_weight), divergence, reduction, name, group
     )
     outputs = _define(arguments) if name == "reference" else operator(arguments)
     shape = hidden.shape[:-1]
     loss = outputs.loss.view(shape) if reduction == "none" else outputs.loss
     return (loss, DivergenceStats(*(value.view(shape) for value in outputs.values))) if return_stats else loss
+
+
+_OPERATION = "linear_divergence", "linear_divergence, shards"  # in backend.BACKENDS
 
 
 def _teacher_head(
@@ -217,19 +242,24 @@ def _teacher_head(
     return head_of(weight, bias, softcap, 1.0, "teacher_")
 
 
-def _head_teacher(hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_head: Head) -> HeadTeacher:
+def _head_teacher(
+    hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_head: Head, *, is_shard: bool
+) -> HeadTeacher:
     """The teacher that these make up, checked against the student."""
-    teacher_hidden, teacher_head = checks.head_arguments(teacher_hidden, teacher_head, "(..., D')", "teacher_")
+    teacher_hidden, teacher_head = checks.head_arguments(
+        teacher_hidden, teacher_head, "(..., D')", "teacher_", or_empty=is_shard
+    )
     checks.constants(teacher_hidden=teacher_hidden, teacher_weight=teacher_head.weight, teacher_bias=teacher_head.bias)
     checks.device("teacher_hidden", teacher_hidden, hidden)
     size = teacher_hidden.shape[-1]
     checks.shape("teacher_hidden", teacher_hidden, (*hidden.shape[:-1], size), checks.row_meaning(hidden, "D'"))
-    checks.shape("teacher_weight", teacher_head.weight, (head.vocabulary, size), "(V, D')")
+    if not is_shard:  # else `_shard` checks it, in all processes
+        checks.shape("teacher_weight", teacher_head.weight, (head.vocabulary, size), "(V, D')")
     return HeadTeacher(flat_rows(teacher_hidden, 1), teacher_head)
 
 
 def _list_teacher(
-    hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor, mask: Tensor | None, tail: str
+    hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor, mask: Tensor | None, tail: str, *, is_shard: bool
 ) -> ListTeacher:
     """The teacher of which these (N, T) are known, checked against the student."""
     checks.tensors(teacher_ids=ids, teacher_log_prob=log_prob, teacher_mask=mask)
@@ -242,10 +272,8 @@ def _list_teacher(
     if log_prob.dtype not in (torch.float32, torch.float64):
         expected = "torch.float32 or torch.float64; pass teacher_log_prob.float()"
         raise TypeError(f"teacher_log_prob has dtype {log_prob.dtype}: expected {expected}")
-    if not 1 <= ids.shape[-1] <= head.vocabulary:
-        raise ValueError(
-            f"teacher_ids has shape {tuple(ids.shape)}: expected T in [1, {head.vocabulary}], the vocabulary"
-        )
+    if not is_shard:  # else `_shard` knows the vocabulary
+        _list_length(ids, head.vocabulary)
     for name, tensor in (("teacher_ids", ids), ("teacher_log_prob", log_prob), ("teacher_mask", mask)):
         if tensor is not None:
             checks.device(name, tensor, hidden)
@@ -257,24 +285,66 @@ def _list_teacher(
     return ListTeacher(flat_rows(ids, 1), flat_rows(log_prob, 1), tail)
 
 
-def _check_values(a: DivergenceArguments) -> None:
-    if isinstance(a.teacher, ListTeacher):
-        a.teacher.check_values(a.head.vocabulary)
+def _list_length(ids: Tensor, vocabulary: int) -> None:
+    if not 1 <= ids.shape[-1] <= vocabulary:
+        raise ValueError(f"teacher_ids has shape {tuple(ids.shape)}: expected T in [1, {vocabulary}], the vocabulary")
+
+
+def _shard(a: DivergenceArguments, needs: Sequence[bool]) -> Shard | None:
+    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    if a.group is None:
+        return None
+    teacher, fits = a.teacher, True
+    if isinstance(teacher, HeadTeacher):
+        fits = teacher.head.vocabulary == a.head.vocabulary
+        bias, softcap, temperature = teacher.head.bias is None, teacher.head.softcap, teacher.head.temperature
+        known: object = (teacher.hidden.shape[1], teacher.hidden.dtype, bias, softcap, temperature)
+    else:
+        known = torch.where(teacher.log_prob == -torch.inf, -1, teacher.ids)
+    shard = shards.agree(
+        a.group,
+        "linear_divergence",
+        a.head.vocabulary,
+        a.hidden,
+        **shards.facts(a.hidden, a.head, needs),
+        options=(a.divergence, a.reduction, a.backend),
+        **{
+            "what is known of the teacher": "a head" if isinstance(teacher, HeadTeacher) else f"a list, {teacher.tail}",
+            "the teacher": known,
+            "whether teacher_weight has as many rows as weight": fits,
+            "row_weight (which of it is 0)": None if a.row_weight is None else a.row_weight != 0,
+        },
+    )
+    if isinstance(teacher, HeadTeacher):
+        size = teacher.hidden.shape[1]
+        checks.shape("teacher_weight", teacher.head.weight, (a.head.vocabulary, size), "(V_r, D')")
+    else:
+        _list_length(teacher.ids, shard.vocabulary)
+    return shard
 
 
 def _define(a: DivergenceArguments) -> DivergenceOutputs:
     """By the definition, differentiable."""
-    _check_values(a)
-    return reference.forward(a.hidden, a.head, a.teacher, a.row_weight, a.divergence, a.reduction)
+    shard, teacher = _shard(a, [False, False, False]), a.teacher
+    if shard is not None:
+        assert a.group is not None
+        if isinstance(teacher, HeadTeacher):
+            teacher = HeadTeacher(*shards.whole(shard, a.group, teacher.hidden, teacher.head))
+        hidden, head = shards.whole(shard, a.group, a.hidden, a.head)
+        a = a._replace(hidden=hidden, head=head, teacher=teacher, group=None)
+    if isinstance(teacher, ListTeacher):
+        teacher.check_values(a.head.vocabulary)
+    return reference.forward(a.hidden, a.head, teacher, a.row_weight, a.divergence, a.reduction)
 
 
 def _run(a: DivergenceArguments, needs: list[bool]) -> tuple[DivergenceOutputs, HeadGradients]:
-    _check_values(a)
-    teacher = a.teacher
+    shard, teacher = _shard(a, needs), a.teacher
     if isinstance(teacher, HeadTeacher):  # by the student's product: equal distributions are exactly 0 apart
         teacher = HeadTeacher(row_major(teacher.hidden), backends.head_on(a.backend, teacher.head))
+    else:
+        teacher.check_values(a.head.vocabulary if shard is None else shard.vocabulary)
     loss, values, gradients = rows.forward(
-        backends.kernels("linear_divergence", a.backend),
+        backends.kernels(_OPERATION[shard is not None], a.backend),
         row_major(a.hidden),
         backends.head_on(a.backend, a.head),
         teacher,
@@ -282,7 +352,9 @@ def _run(a: DivergenceArguments, needs: list[bool]) -> tuple[DivergenceOutputs, 
         a.divergence,
         needs,
         a.reduction,
+        shard,
     )
+    shards.sum_hidden(shard, a.group, gradients)
     return DivergenceOutputs(loss, values), gradients
 
 

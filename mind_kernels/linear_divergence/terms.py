@@ -12,6 +12,8 @@ one stands for it there; it stays where the other's term is infinite.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
@@ -27,6 +29,25 @@ _FAR = 1e4
 EVENT_TENSORS = 12
 
 
+class Parts(NamedTuple):
+    """What is summed up over the entries of rows, (n,) each: those of whole rows are the sums of all shards' ones."""
+
+    value: Tensor  # of the divergence
+    weighted: Tensor  # of q F'
+    mass: Tensor  # of q
+
+    @property
+    def divergence(self) -> Tensor:
+        """Of each row (n,)."""
+        return self.value.clamp(min=0)
+
+    def gradient_(self, slope: Tensor, q: Tensor, divergence: Divergence) -> Tensor:
+        """q (F' - S) with respect to the student's logits (n, E), from what `divergence_parts_` left; in the memory of
+        one of the two."""
+        share = (self.weighted / self.mass)[:, None]
+        return slope.sub_(q.mul_(share)) if divergence.mixture == 0 else slope.sub_(share).mul_(q)
+
+
 def divergence_terms_(
     ratio: Tensor,  # (n, E), log(q / p)
     q: Tensor,  # (n, E), the student's
@@ -38,24 +59,37 @@ def divergence_terms_(
 
     Overwrites its arguments; the gradient lies in the memory of one of them.
     """
+    parts, slope = divergence_parts_(ratio, q, p, scratch, divergence)
+    return parts.divergence, parts.gradient_(slope, q, divergence)
+
+
+def divergence_parts_(
+    ratio: Tensor,  # (n, E), log(q / p)
+    q: Tensor,  # (n, E), the student's
+    p: Tensor,  # (n, E), the teacher's
+    scratch: Tensor,  # (n, E)
+    divergence: Divergence,
+) -> tuple[Parts, Tensor]:
+    """The sums of each row, and F' (n, E), or q F' for a mixture of 0.
+
+    Overwrites its arguments except q; F' lies in the memory of one of the others.
+    """
     if not known_finite(ratio):
         if divergence.mixture != 1:
             ratio.masked_fill_(p == 0, _FAR)
         if divergence.mixture != 0:
             ratio.masked_fill_(q == 0, -_FAR)
+    mass = q.sum(1)
     difference = torch.mul(ratio, 0.5, out=scratch).tanh_()  # (q - p) / (q + p), then q - p
     if divergence.mixture == 0:
         of_ratio = ratio.mul_(p).sum(1)
         total = difference.mul_(torch.add(p, q, out=ratio)).sum(1)
-        share = total / q.sum(1)
-        return (total - of_ratio).clamp_(min=0), difference.sub_(q.mul_(share[:, None]))  # q F' is q - p
+        return Parts(total - of_ratio, total, mass), difference  # q F' is q - p
     if divergence.mixture == 1:
         of_ratio = vecdot(q, ratio)
-        value, of_slope, slope = of_ratio - vecdot(difference, p.add_(q)), of_ratio, ratio
-    else:
-        value, slope = _mixed_(ratio, difference.mul_(p + q), q, p, divergence)
-        of_slope = vecdot(q, slope)
-    return value.clamp_(min=0), slope.sub_((of_slope / q.sum(1))[:, None]).mul_(q)
+        return Parts(of_ratio - vecdot(difference, p.add_(q)), of_ratio, mass), ratio
+    value, slope = _mixed_(ratio, difference.mul_(p + q), q, p, divergence)
+    return Parts(value, vecdot(q, slope), mass), slope
 
 
 def _mixed_(ratio: Tensor, difference: Tensor, q: Tensor, p: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,7 @@ from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy.contract import ROW_KERNELS, RowSpec, RowStats, RowTerms, RowWeights
 from mind_kernels.linear_cross_entropy.extra_stats import checked_names
-from mind_kernels.linear_cross_entropy.rows import run_terms
-from mind_kernels.linear_cross_entropy.shard_rows import run_shards
+from mind_kernels.linear_cross_entropy.rows import run_shard_terms, run_terms
 from mind_kernels.linear_log_prob import reference
 from mind_kernels.linear_log_prob.contract import LogProbArguments, LogProbOutputs, RowLogProbs, Upstream
 from mind_kernels.linear_log_prob.listed import Ids, ListWeights, run_listed
@@ -159,8 +158,6 @@ def linear_log_prob(
         )
     extra = checked_names(extra_stats, return_stats)
     form = "" if gradient_threshold is None else "sparse"
-    if group is not None:
-        shards.exact_only(gradient_threshold=gradient_threshold)
     name = backends.resolve(backend, hidden, ROW_KERNELS[group is not None], head.vocabulary, form)
     spec = RowSpec(head, gradient_threshold=gradient_threshold)
     arguments = LogProbArguments(
@@ -196,7 +193,13 @@ def _shard(a: LogProbArguments, needs: Sequence[bool]) -> Shard | None:
         a.spec.head.vocabulary,
         a.hidden,
         **shards.facts(a.hidden, a.spec.head, needs),
-        options=(a.ignore_index, a.extra_stats, a.temperature is None, a.backend == "reference"),
+        options=(
+            a.spec.gradient_threshold,
+            a.ignore_index,
+            a.extra_stats,
+            a.temperature is None,
+            a.backend == "reference",
+        ),
         target=a.target,
         **{f"the gradient of {name} (which rows have one)": None if g is None else g != 0 for name, g in upstream},
     )
@@ -234,7 +237,7 @@ def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGr
         if shard is None:
             run_terms(kernels, rows, hidden, target[:, 0], *more)
         else:
-            run_shards(kernels, rows, hidden, target[:, 0], *more, shard)
+            run_shard_terms(kernels, rows, hidden, target[:, 0], *more, shard)
 
     def run_lists(rows: Tensor | int, weights: ListWeights | None) -> None:
         more = temperature, weights, spec, log_prob, terms, gradients, extra

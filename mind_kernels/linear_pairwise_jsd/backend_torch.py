@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -46,14 +47,145 @@ class Buffers:
         self.log_p, self.p, self.derivative = (empty(self.groups, count, vocabulary) for _ in range(3))
         self.sums, self.log_sums = (empty(self.groups, pairs, self.columns) for _ in range(2))
 
-    def fill(self, logits: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
-        """log p, p and room for F', of logits (g, K, V); a logit counts as at least `least` below its row's largest."""
+    def fill(
+        self, logits: Tensor, least: float, softmax: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """log p, p and room for F', of logits (g, K, V); a logit counts as at least `least` below its row's largest.
+
+        `softmax` is that largest and the sum of e^(z - largest), (g, K, 1) each; None: those of these logits.
+        """
         log_p, p, derivative = (buffer[: len(logits)] for buffer in (self.log_p, self.p, self.derivative))
-        log_p.copy_(logits).sub_(logits.amax(-1, keepdim=True)).clamp_(min=least)
-        total = torch.exp(log_p, out=p).sum(-1, keepdim=True)
+        maximum = logits.amax(-1, keepdim=True) if softmax is None else softmax[0]
+        log_p.copy_(logits).sub_(maximum).clamp_(min=least)
+        torch.exp(log_p, out=p)
+        total = p.sum(-1, keepdim=True) if softmax is None else softmax[1]
         log_p.sub_(total.log())
         p.div_(total)
         return log_p, p, derivative
+
+
+class Steps(Protocol):
+    """A divergence of groups, step by step; G groups and M divergences of each, `part` is a block of g groups."""
+
+    least: float
+    """What a logit counts as at least, below its row's largest."""
+
+    def sums(self, part: slice, log_p: Tensor, p: Tensor, derivative: Tensor) -> Tensor:
+        """What the divergences are made of, (g, M), summed over these columns of log p and p (g, K, columns). Fills
+        `derivative` with F' and may overwrite `log_p`."""
+        ...
+
+    def values(self, sums: Tensor) -> Tensor:
+        """The divergences (G, M), from the sums over all columns."""
+        ...
+
+    def gradient_(self, part: slice, p: Tensor, derivative: Tensor, scalar: Tensor, values: Tensor) -> Tensor:
+        """p (F' - S) in the place of F', with S (g, K, 1) and the divergences (g, M)."""
+        ...
+
+
+def run(
+    logits: Tensor,  # (G, K, V)
+    pairs: int,  # for which buffers are needed
+    steps_of: Callable[[Buffers], Steps],
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The divergences (G, M) and the gradient in the dtype of the logits, block by block."""
+    buffers = Buffers(logits, pairs)
+    steps = steps_of(buffers)
+    gradient = torch.empty_like(logits) if with_gradient else None
+    found = []
+    for part in chunks(len(logits), buffers.groups):
+        log_p, p, derivative = buffers.fill(logits[part], steps.least)
+        found.append(steps.values(steps.sums(part, log_p, p, derivative)))
+        if gradient is not None:
+            weighted, mass = row_sums(p, derivative)
+            scalar = (weighted / mass)[..., None]
+            store(gradient[part], steps.gradient_(part, p, derivative, scalar, found[-1]))
+    return torch.cat(found), gradient
+
+
+def row_sums(p: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of p F' and of p, (g, K) each: S is made from the same numbers as F', so that a rounding error of log p
+    cancels in F' - S."""
+    return torch.linalg.vecdot(p, derivative), p.sum(-1)
+
+
+def store(gradient: Tensor, of_logits: Tensor) -> None:
+    """Writes a block's gradient (g, K, V), from float64."""
+    exact = gradient.dtype == of_logits.dtype
+    gradient.copy_(hardshrink(of_logits, _NO_GRADIENT) if exact else of_logits)
+
+
+class JsdSteps:
+    """See `Steps`: of the pairs, by half their weights (G, pairs)."""
+
+    least = _LEAST
+
+    def __init__(self, half: Tensor, count: int, buffers: Buffers) -> None:
+        self._half, self._count, self._buffers = half, count, buffers
+        self._first, self._second = pairs_of(count, half.device)
+
+    def sums(self, part: slice, log_p: Tensor, p: Tensor, derivative: Tensor) -> Tensor:
+        buffers, count, pairs = self._buffers, self._count, len(self._first)
+        to_rows = log_p.new_zeros(len(log_p), count, pairs)
+        pair = torch.arange(pairs, device=log_p.device)
+        to_rows[:, self._first, pair] = to_rows[:, self._second, pair] = -self._half[part]
+        torch.mul(log_p, -to_rows.sum(-1, keepdim=True), out=derivative)
+        sum_log = log_p.new_zeros(len(log_p), pairs)
+        for columns in chunks(log_p.shape[2], buffers.columns):
+            sums, log_sums = (b[: len(p), :, : columns.stop - columns.start] for b in (buffers.sums, buffers.log_sums))
+            for gap, rows in gaps(count):
+                torch.add(p[:, : count - gap, columns], p[:, gap:, columns], out=sums[:, rows])
+            torch.log(sums, out=log_sums)
+            derivative[:, :, columns].baddbmm_(to_rows, log_sums)
+            sum_log += sums.mul_(log_sums).sum(-1)
+        negative_entropy = torch.linalg.vecdot(p, log_p)
+        return (negative_entropy[:, self._first] + negative_entropy[:, self._second] - sum_log) / 2
+
+    def values(self, sums: Tensor) -> Tensor:
+        return (sums + math.log(2)).clamp_(min=0)
+
+    def gradient_(self, part: slice, p: Tensor, derivative: Tensor, scalar: Tensor, values: Tensor) -> Tensor:
+        return derivative.sub_(scalar).mul_(p)
+
+
+class MixtureSteps:
+    """See `Steps`: of the rows from their mixture, by their weights (G, K), 0 where absent.
+
+    log(p_k / m) is taken relative to the largest p of a column among the rows with weight: equal rows give 0.
+    """
+
+    least = LOWEST
+
+    def __init__(self, weight: Tensor, total: Tensor) -> None:
+        self._weight, self._share = weight, torch.where(total > 0, weight / total, 0)
+
+    def sums(self, part: slice, log_p: Tensor, p: Tensor, derivative: Tensor) -> Tensor:
+        share = self._share[part]
+        member = (share > 0)[..., None]
+        reference = torch.where(member, log_p, LOWEST).amax(1, keepdim=True)
+        if log_p.is_cuda or float(reference.amin()) < _LEAST:  # a GPU would have to report the result first
+            torch.sub(log_p, reference, out=derivative).clamp_(max=0).expm1_()
+        else:
+            largest = torch.where(member, p, 0).amax(1, keepdim=True)
+            torch.sub(p, largest, out=derivative).div_(largest)
+        log_mixture = torch.bmm(share[:, None], derivative).log1p_().add_(reference)
+        torch.sub(log_p, log_mixture, out=derivative)
+        kl = torch.linalg.vecdot(p, derivative)
+        derivative.mul_(self._weight[part, :, None])
+        return kl
+
+    def values(self, sums: Tensor) -> Tensor:
+        kl = sums.clamp(min=0)
+        return kl.masked_fill_(kl > _INFINITE, math.inf)
+
+    def gradient_(self, part: slice, p: Tensor, derivative: Tensor, scalar: Tensor, values: Tensor) -> Tensor:
+        return derivative.sub_(scalar).mul_(p)
+
+
+Run = Callable[[Tensor, int, Callable[[Buffers], Steps], bool], tuple[Tensor, Tensor | None]]
+"""`run`, or the same of a shard."""
 
 
 def pair_divergences(
@@ -63,32 +195,18 @@ def pair_divergences(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """See `contract.GroupKernels`."""
+    return pairs_by(run, distinct(logits), logits, pair_weight, mask, with_gradient)
+
+
+def pairs_by(
+    run: Run, differ: Tensor, logits: Tensor, pair_weight: Tensor, mask: Tensor, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """`pair_divergences`; `differ` (G, pairs) bool says which pairs have rows that differ."""
     groups, count, _ = logits.shape
     first, second = pairs_of(count, logits.device)
-    counted = mask[:, first] & mask[:, second] & distinct(logits)
+    counted = mask[:, first] & mask[:, second] & differ
     half = torch.where(counted, pair_weight[:, first, second] / 2, 0).double()
-    buffers = Buffers(logits, len(first))
-
-    def block(part: slice) -> tuple[Tensor, Tensor | None]:
-        log_p, p, derivative = buffers.fill(logits[part], _LEAST)
-        to_rows = log_p.new_zeros(len(log_p), count, len(first))
-        pair = torch.arange(len(first), device=logits.device)
-        to_rows[:, first, pair] = to_rows[:, second, pair] = -half[part]
-        torch.mul(log_p, -to_rows.sum(-1, keepdim=True), out=derivative)
-        sum_log = log_p.new_zeros(len(log_p), len(first))
-        for columns in chunks(logits.shape[2], buffers.columns):
-            sums, log_sums = (b[: len(p), :, : columns.stop - columns.start] for b in (buffers.sums, buffers.log_sums))
-            for gap, rows in gaps(count):
-                torch.add(p[:, : count - gap, columns], p[:, gap:, columns], out=sums[:, rows])
-            torch.log(sums, out=log_sums)
-            derivative[:, :, columns].baddbmm_(to_rows, log_sums)
-            sum_log += sums.mul_(log_sums).sum(-1)
-        negative_entropy = torch.linalg.vecdot(p, log_p)
-        own = (negative_entropy[:, first] + negative_entropy[:, second] - sum_log) / 2
-        values = (own + math.log(2)).clamp_(min=0)
-        return values, times_p_(derivative, p) if with_gradient else None
-
-    values, gradient = run_blocks(logits, buffers.groups, block, with_gradient)
+    values, gradient = run(logits, len(first), lambda buffers: JsdSteps(half, count, buffers), with_gradient)
     values = torch.where(counted, values.to(logits.dtype), 0)
     jsd = logits.new_zeros(groups, count, count)
     jsd[:, first, second] = jsd[:, second, first] = values
@@ -101,56 +219,18 @@ def mixture_divergences(
     mask: Tensor,  # (G, K)
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `contract.GroupKernels`.
+    """See `contract.GroupKernels`."""
+    return mixture_by(run, logits, mixture_weight, mask, with_gradient)
 
-    log(p_k / m) is taken relative to the largest p of a column among the rows with weight: equal rows give 0.
-    """
+
+def mixture_by(
+    run: Run, logits: Tensor, mixture_weight: Tensor, mask: Tensor, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """`mixture_divergences`."""
     weight = torch.where(mask, mixture_weight, 0).double()
     total = weight.sum(1, keepdim=True)
-    share = torch.where(total > 0, weight / total, 0)
-    buffers = Buffers(logits, 0)
-
-    def block(part: slice) -> tuple[Tensor, Tensor | None]:
-        log_p, p, derivative = buffers.fill(logits[part], LOWEST)
-        member = (share[part] > 0)[..., None]
-        reference = torch.where(member, log_p, LOWEST).amax(1, keepdim=True)
-        if log_p.is_cuda or float(reference.amin()) < _LEAST:  # a GPU would have to report the result first
-            torch.sub(log_p, reference, out=derivative).clamp_(max=0).expm1_()
-        else:
-            largest = torch.where(member, p, 0).amax(1, keepdim=True)
-            torch.sub(p, largest, out=derivative).div_(largest)
-        log_mixture = torch.bmm(share[part, None], derivative).log1p_().add_(reference)
-        torch.sub(log_p, log_mixture, out=derivative)
-        kl = torch.linalg.vecdot(p, derivative).clamp_(min=0)
-        kl.masked_fill_(kl > _INFINITE, math.inf)
-        return kl, times_p_(derivative.mul_(weight[part, :, None]), p) if with_gradient else None
-
-    values, gradient = run_blocks(logits, buffers.groups, block, with_gradient)
+    values, gradient = run(logits, 0, lambda _: MixtureSteps(weight, total), with_gradient)
     return torch.where(mask & (total > 0), values.to(logits.dtype), 0), gradient
-
-
-def run_blocks(
-    logits: Tensor, size: int, block: Callable[[slice], tuple[Tensor, Tensor | None]], with_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """block(groups) -> (values, gradient or None) over all groups; the gradient in the dtype of the logits."""
-    gradient = torch.empty_like(logits) if with_gradient else None
-    values = []
-    for part in chunks(len(logits), size):
-        value, of_logits = block(part)
-        values.append(value)
-        if gradient is not None and of_logits is not None:
-            exact = gradient.dtype == of_logits.dtype
-            gradient[part] = hardshrink(of_logits, _NO_GRADIENT) if exact else of_logits
-    return torch.cat(values), gradient
-
-
-def times_p_(derivative: Tensor, p: Tensor, infinite: Tensor | None = None) -> Tensor:
-    """p (F' - S) in place of F', (g, K, V) both; nan in the rows that are `infinite` (g, K)."""
-    # S from the same numbers as F', so that a rounding error of log p cancels in F' - S.
-    scalar = torch.linalg.vecdot(p, derivative) / p.sum(-1)
-    if infinite is not None:
-        scalar.masked_fill_(infinite, math.nan)
-    return derivative.sub_(scalar[..., None]).mul_(p)
 
 
 def pairs_of(count: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -19,16 +19,55 @@ from torch import Tensor
 from mind_kernels.linear_pairwise_jsd.backend_torch import (
     LOWEST,
     Buffers,
+    Run,
     distinct,
     gaps,
     pairs_of,
-    run_blocks,
-    times_p_,
+    run,
 )
 from mind_kernels.row_chunks import chunks
 
 # Above it a divergence is p times a difference from LOWEST: of a token that one row of a pair alone has ruled out.
 _INFINITE = 1e30
+
+
+class JeffreysSteps:
+    """See `Steps`: of the pairs, by their weights (G, pairs)."""
+
+    least = LOWEST
+
+    def __init__(self, weight: Tensor, count: int, buffers: Buffers) -> None:
+        self._weight, self._count, self._buffers = weight, count, buffers
+        weights = symmetric(weight, count)
+        self._laplacian = torch.diag_embed(weights.sum(-1)) - weights
+
+    def sums(self, part: slice, log_p: Tensor, p: Tensor, derivative: Tensor) -> Tensor:
+        buffers, count = self._buffers, self._count
+        sums = p.new_zeros(len(p), self._weight.shape[1])
+        for columns in chunks(p.shape[2], buffers.columns):
+            of_p, of_log_p = (b[: len(p), :, : columns.stop - columns.start] for b in (buffers.sums, buffers.log_sums))
+            for gap, rows in gaps(count):
+                torch.sub(p[:, : count - gap, columns], p[:, gap:, columns], out=of_p[:, rows])
+                torch.sub(log_p[:, : count - gap, columns], log_p[:, gap:, columns], out=of_log_p[:, rows])
+            sums += torch.linalg.vecdot(of_p, of_log_p)
+        torch.bmm(self._laplacian[part], log_p, out=derivative)
+        return sums
+
+    def values(self, sums: Tensor) -> Tensor:
+        return sums.clamp(min=0).masked_fill_(sums > _INFINITE, math.inf)
+
+    def gradient_(self, part: slice, p: Tensor, derivative: Tensor, scalar: Tensor, values: Tensor) -> Tensor:
+        infinite = symmetric((values == math.inf) & (self._weight[part] != 0), self._count).any(-1)
+        derivative.sub_(scalar.masked_fill(infinite[..., None], math.nan)).mul_(p)
+        return derivative.baddbmm_(self._laplacian[part], p)
+
+
+def symmetric(of_pairs: Tensor, count: int) -> Tensor:
+    """(g, K, K) of pairs (g, pairs)."""
+    first, second = pairs_of(count, of_pairs.device)
+    out = of_pairs.new_zeros(len(of_pairs), count, count)
+    out[:, first, second] = out[:, second, first] = of_pairs
+    return out
 
 
 def pair_divergences(
@@ -38,35 +77,16 @@ def pair_divergences(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """See `contract.GroupKernels`."""
-    groups, count, vocabulary = logits.shape
+    return pairs_by(run, distinct(logits), logits, pair_weight, mask, with_gradient)
+
+
+def pairs_by(
+    run: Run, differ: Tensor, logits: Tensor, pair_weight: Tensor, mask: Tensor, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """`pair_divergences`; `differ` (G, pairs) bool says which pairs have rows that differ."""
+    count = logits.shape[1]
     first, second = pairs_of(count, logits.device)
-    counted = mask[:, first] & mask[:, second] & distinct(logits)
+    counted = mask[:, first] & mask[:, second] & differ
     weight = torch.where(counted, pair_weight[:, first, second], 0).double()
-    buffers = Buffers(logits, len(first))
-
-    def symmetric(of_pairs: Tensor) -> Tensor:
-        out = of_pairs.new_zeros(len(of_pairs), count, count)
-        out[:, first, second] = out[:, second, first] = of_pairs
-        return out
-
-    def block(part: slice) -> tuple[Tensor, Tensor | None]:
-        log_p, p, derivative = buffers.fill(logits[part], LOWEST)
-        values = p.new_zeros(len(p), len(first))
-        for columns in chunks(vocabulary, buffers.columns):
-            of_p, of_log_p = (b[: len(p), :, : columns.stop - columns.start] for b in (buffers.sums, buffers.log_sums))
-            for gap, rows in gaps(count):
-                torch.sub(p[:, : count - gap, columns], p[:, gap:, columns], out=of_p[:, rows])
-                torch.sub(log_p[:, : count - gap, columns], log_p[:, gap:, columns], out=of_log_p[:, rows])
-            values += torch.linalg.vecdot(of_p, of_log_p)
-        infinite = values > _INFINITE
-        values.clamp_(min=0).masked_fill_(infinite, math.inf)
-        if not with_gradient:
-            return values, None
-        weights = symmetric(weight[part])
-        laplacian = torch.diag_embed(weights.sum(-1)) - weights
-        torch.bmm(laplacian, log_p, out=derivative)
-        times_p_(derivative, p, symmetric(infinite & (weight[part] != 0)).any(-1))
-        return values, derivative.baddbmm_(laplacian, p)
-
-    values, gradient = run_blocks(logits, buffers.groups, block, with_gradient)
-    return symmetric(torch.where(counted, values.to(logits.dtype), 0)), gradient
+    values, gradient = run(logits, len(first), lambda buffers: JeffreysSteps(weight, count, buffers), with_gradient)
+    return symmetric(torch.where(counted, values.to(logits.dtype), 0), count), gradient

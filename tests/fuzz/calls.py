@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 import mind_kernels
@@ -122,6 +123,13 @@ class PublicCall:
         return [loss.detach(), *(torch.autograd.grad(loss, leaves) if self.gradient else ())]
 
 
+def alone() -> dist.ProcessGroup | None:
+    """The group of this process, which has no other."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    return dist.group.WORLD
+
+
 DIVERGENCES = (
     {"kind": "forward_kl"},
     {"kind": "reverse_kl"},
@@ -144,7 +152,12 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
     options = {"softcap": choose((None, None, 30.0)), "temperature": choose((1.0, 0.7))}
     threshold = choose((None, 2.0**-4, 2.0**-8))
     smoothing, z_loss = choose((0.0, 0.1)), choose((0.0, 1e-3))
-    batch_error = choose((None, 1e-2)) if threshold is None and not (smoothing and options["softcap"]) else None
+    is_split = choose((False, True))  # among processes, of which there is one
+    of_batch = threshold is None and not is_split and not (smoothing and options["softcap"])
+    batch_error = choose((None, 1e-2)) if of_batch else None
+
+    def split(backend: str) -> dict[str, Any]:
+        return {"process_group": alone()} if is_split and backend == "cpp" else {}
 
     def cross_entropy(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return mind_kernels.linear_cross_entropy(
@@ -160,6 +173,7 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
             bias=b,
             backend=backend,
             **options,
+            **split(backend),
         )
 
     with_lse = choose((False, True))
@@ -170,7 +184,7 @@ def public_call(choose: Choose, seed: int) -> PublicCall:
 
     def log_prob(backend: str, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         found = mind_kernels.linear_log_prob(
-            h, w, target, gradient_threshold=threshold, bias=b, backend=backend, **options
+            h, w, target, gradient_threshold=threshold, bias=b, backend=backend, **options, **split(backend)
         )
         return of_log_probs(found)
 

@@ -21,7 +21,7 @@ from mind_kernels.linear_pairwise_jsd import reference
 from tests.fuzz import calls
 from tests.fuzz.arguments import DTYPES, Arena, arenas
 from tests.fuzz.calls import Call, public_call, same, watched
-from tests.fuzz.rows import ROUNDING, Rows, StreamedRows, close
+from tests.fuzz.rows import ROUNDING, Rows, ShardRows, StreamedRows, close
 from tests.fuzz.spoilt import check, spoilt
 
 
@@ -163,6 +163,74 @@ def background(draw: Callable) -> None:
     unsure = (rows.unsure(threshold, step) + rows.p * step).nan_to_num(0)
     truth, slack = weight.double() @ dropped[sample], weight.double().abs() @ (unsure * rows.slope.abs())[sample]
     close("background", out, truth, slack + ROUNDING[torch.float32] * (1 + weight.double().abs().sum()))
+
+
+@st.composite
+def shard_sums(draw: Callable) -> None:
+    """Of logits in memory, and then their gradient for any terms of whole rows."""
+    arena = draw(arenas())
+    rows = Rows(draw, arena)
+    shard = ShardRows(rows)
+    dtype, inputs = rows.logits.dtype, {"logits": rows.logits, "target": shard.target} | rows.conditions()
+    arguments = inputs | {"adds_logits": draw(st.booleans()), "sums": shard.sums, "argmax": shard.argmax}
+    if not call(draw, arena, "shard_sums", arguments):
+        return
+    shard.check_sums(arguments["adds_logits"])
+    terms = shard.terms(draw)
+    if call(draw, arena, "shard_gradient_", inputs | terms):
+        truth, allowed = shard.gradient_of(terms, dtype)
+        close("gradient", rows.logits, truth, allowed)
+
+
+@st.composite
+def stream_shard_sums(draw: Callable) -> None:
+    """The same straight from hidden states, and the products of the gradient."""
+    arena = draw(arenas())
+    rows = StreamedRows(draw, arena)
+    shard, vocabulary = ShardRows(rows), rows.z.shape[1]
+    inputs = rows.inputs() | {"target": shard.target} | rows.conditions()
+    logits = arena.empty((-(-vocabulary // 96) * 96, -(-rows.n // 16) * 16), torch.float32)
+    results = {"sums": shard.sums, "argmax": shard.argmax, "logits": logits}
+    arguments = inputs | {"adds_logits": draw(st.booleans())} | results
+    if not call(draw, arena, "stream_shard_sums", arguments):
+        return
+    shard.check_sums(arguments["adds_logits"])
+    hidden, weight, terms = rows.hidden, rows.weight, shard.terms(draw)
+    outputs = {
+        "of_hidden": arena.empty(tuple(hidden.shape), torch.float32),
+        "of_weight": arena.empty(tuple(weight.shape), torch.float32),
+        "add_weight": False,
+        "of_bias": arena.put(torch.zeros(vocabulary)),
+    }
+    inputs = {"logits": logits, "hidden": hidden, "weight": weight, "target": shard.target} | rows.conditions()
+    if not call(draw, arena, "shard_products", inputs | terms | outputs):
+        return
+    truth, allowed = shard.gradient_of(terms, torch.float32)
+    allowed = allowed + ROUNDING[torch.float32] * truth.abs()
+    h, w = hidden.double(), weight.double()
+    close("of_hidden", outputs["of_hidden"], truth @ w, allowed @ w.abs())
+    close("of_weight", outputs["of_weight"], truth.T @ h, allowed.T @ h.abs())
+    close("of_bias", outputs["of_bias"], truth.sum(0), allowed.sum(0))
+
+
+@st.composite
+def shard_count(draw: Callable) -> None:
+    arena = draw(arenas())
+    rows = Rows(draw, arena)
+    threshold, _, _ = counted(draw, rows)
+    shard = ShardRows(rows)  # its numbers are still those of the rows with their targets
+    kept, mass = arena.empty((rows.n,), torch.int64), arena.empty((rows.n,), torch.float32)
+    arguments = {
+        "logits": rows.logits,
+        "target": shard.target,
+        **rows.conditions(),
+        "log_threshold": threshold,
+        "numbers": rows.numbers,
+        "kept": kept,
+        "kept_mass": mass,
+    }
+    if call(draw, arena, "shard_count", arguments):
+        shard.check_counts(kept, mass, threshold)
 
 
 @st.composite
@@ -365,6 +433,9 @@ OPERATORS = {
     "count": count,
     "entries": entries,
     "background": background,
+    "shard_sums": shard_sums,
+    "shard_count": shard_count,
+    "stream_shard_sums": stream_shard_sums,
     "stream_statistics": stream_statistics,
     "stream_kept": stream_kept,
     "gather_rows": gather_rows,

@@ -12,6 +12,7 @@ from torch import Tensor
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.batch_rows import SPAN
 from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS
+from mind_kernels.linear_cross_entropy.shard_contract import RowSums
 from tests.fuzz.arguments import DTYPES, Arena, logits
 
 ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
@@ -202,3 +203,74 @@ class StreamedRows(Rows):
 
     def inputs(self) -> dict[str, Tensor | None]:
         return {"hidden": self.hidden, "weight": self.weight, "bias": self.bias, "target": self.target}
+
+
+class ShardRows:
+    """The same of rows of a shard, with the targets of some in another one."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, arena = rows, rows.arena
+        self.here = arena.integers(2, rows.n) > 0
+        self.target = arena.put(torch.where(self.here, rows.target, -1))
+        self.hit = rows.hit * self.here[:, None]
+        self.sums = arena.empty((len(RowSums._fields) - 1, rows.n), torch.float32)
+        self.argmax = arena.empty((rows.n,), torch.int64)
+
+    def check_sums(self, adds_logits: bool) -> None:
+        z, step = self.rows.z, self.rows.step
+        top = z.amax(1)
+        d = z - top[:, None]
+        e = d.exp()
+        terms, size = torch.where(e == 0, 0, e * d), torch.where(e == 0, 0, e * (1 - d)).sum(1)
+        at_target = torch.where(self.here, z.gather(1, self.rows.target[:, None]).squeeze(1), math.nan)
+        found = RowSums(*self.sums, self.argmax)
+        close("maximum", found.maximum, top, step)
+        close("others", found.others, (e * (1 - self.hit)).sum(1), 2 * step * (1 + size))
+        close("moment", found.moment, terms.sum(1), 4 * step * (1 + size))
+        close("at_target", found.at_target, at_target, step)
+        if adds_logits:
+            close("sum", found.sum, z.sum(1), step * z.shape[1])
+        largest = z.topk(min(2, z.shape[1]), 1).values
+        apart = (largest[:, 0] - largest[:, -1] > step) | (largest.shape[1] == 1)
+        assert bool((found.argmax == z.argmax(1))[top.isfinite() & apart].all()), "argmax"
+        assert bool(((found.argmax >= 0) & (found.argmax < z.shape[1])).all()), "argmax"
+
+    def terms(self, draw: Callable) -> dict[str, Tensor | None]:
+        """Of whole rows whose other entries are any."""
+        arena, n = self.rows.arena, self.rows.n
+
+        def some() -> Tensor:
+            return arena.put(arena.normal(n))
+
+        return {
+            "maximum": arena.put(self.rows.z.amax(1).float() + arena.normal(n).abs()),
+            "log_total": arena.put(arena.normal(n).abs()),
+            "a": some(),
+            "b": some() if draw(st.booleans()) else None,
+            "at_target": some(),
+            "uniform": some() if draw(st.booleans()) else None,
+        }
+
+    def gradient_of(self, terms: dict[str, Tensor | None], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(n, V): that of the projected logits, and how far it may be off in this dtype."""
+        zeros = torch.zeros(self.rows.n)
+        of = {name: (zeros if term is None else term).double()[:, None] for name, term in terms.items()}
+        log_p = self.rows.z - of["maximum"] - of["log_total"]
+        p = log_p.exp()
+        dz = torch.where(p == 0, 0, p * (of["a"] + of["b"] * log_p))
+        dz = torch.where(self.hit > 0, of["at_target"], dz) - of["uniform"]
+        dz = torch.where(of["maximum"].isfinite(), dz, math.nan)
+        size = (of["a"].abs() + 2 * of["b"].abs() + of["at_target"].abs() + of["uniform"].abs()) / self.rows.temperature
+        step = 4 * (self.rows.step[:, None] + ROUNDING[torch.float32] * of["log_total"])
+        return dz * self.rows.slope, (step + ROUNDING[dtype]) * size * torch.ones_like(dz)
+
+    def check_counts(self, kept: Tensor, mass: Tensor, threshold: float) -> None:
+        """`kept` and `kept_mass`, as far as roundings leave no doubt."""
+        rows = self.rows
+        rows.hit = self.hit
+        finite = rows.lse.isfinite() & ((rows.others > 1e-30) | (rows.others == 0))
+        step = 4 * rows.step[:, None]
+        surely, perhaps = ((rows.kept(threshold + sign * step) & finite[:, None]).sum(1) for sign in (1, -1))
+        assert bool(((kept >= surely) & (kept <= perhaps))[finite].all()), "kept"
+        truth = torch.where(rows.kept(threshold), rows.p * (1 - rows.hit), 0).sum(1).masked_fill(~finite, math.nan)
+        close("kept_mass", mass, truth, rows.unsure(threshold, step).sum(1) + 4 * rows.step + 1e-30)

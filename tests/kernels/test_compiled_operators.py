@@ -15,6 +15,7 @@ from kernel_cases import make_groups, make_rows
 
 from mind_kernels import extension
 from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS
+from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums
 from mind_kernels.sparse_gradient import offsets_of
 
 Arguments = dict[str, Any]
@@ -84,6 +85,34 @@ def background(library: Compiled, *shape: int) -> Arguments:
     return {name: counted[name] for name in names} | {"sample": sample, "weight": torch.ones(2), "out": out}
 
 
+def shard(rows: int, vocabulary: int) -> Arguments:
+    """Logits of a shard, with the target of the first row in another one, and conditions."""
+    logits, target, *_ = make_rows(rows, vocabulary, torch.float32)
+    target[0] = -1
+    return {"logits": logits, "target": target, "softcap": 0.0, "temperature": 1.0}
+
+
+def shard_sums(library: Compiled, rows: int = 3, vocabulary: int = 101) -> Arguments:
+    sums, argmax = torch.zeros(len(RowSums._fields) - 1, rows), torch.zeros(rows, dtype=torch.int64)
+    return shard(rows, vocabulary) | {"adds_logits": True, "sums": sums, "argmax": argmax}
+
+
+def shard_gradient_(library: Compiled, rows: int = 3, vocabulary: int = 101) -> Arguments:
+    generator = torch.Generator().manual_seed(0)
+    terms = dict(zip(GradientTerms._fields, torch.randn(6, rows, generator=generator), strict=True))
+    return shard(rows, vocabulary) | terms | {"maximum": terms["maximum"] + 9}
+
+
+def shard_count(library: Compiled, rows: int = 3, vocabulary: int = 101) -> Arguments:
+    counted = count(library, rows, vocabulary)
+    library.operators().count(*counted.values())
+    return (
+        shard(rows, vocabulary)
+        | {"log_threshold": THRESHOLD, "numbers": counted["numbers"]}
+        | {"kept": torch.zeros_like(counted["kept"]), "kept_mass": torch.zeros_like(counted["dropped_mass"])}
+    )
+
+
 def gather_rows(library: Compiled, bags: int = 2, size: int = 40) -> Arguments:
     generator = torch.Generator().manual_seed(size)
     counts = torch.arange(bags) % 7 * 30 + 3
@@ -113,7 +142,9 @@ def mixture_divergences(library: Compiled) -> Arguments:
     return groups("mixture", "mixture_weight")
 
 
-ROW_OPERATORS = (row_kernel_, count, entries, background)
+WHOLE_ROWS = (row_kernel_, count)
+SHARDS = (entries, background, shard_sums, shard_gradient_, shard_count)  # targets may be in another one: -1
+ROW_OPERATORS = (*WHOLE_ROWS, *SHARDS)
 OPERATORS: dict[str, Callable[..., Arguments]] = {
     make.__name__: make for make in (*ROW_OPERATORS, gather_rows, pair_divergences, mixture_divergences)
 }
@@ -183,6 +214,14 @@ def test_order_of_the_statistics_of_a_row(cpp):
         ("background", "sample", lambda t: t.int(), "sample has dtype"),
         ("background", "weight", lambda t: t[:1], "weight has shape"),
         ("background", "out", lambda t: t[:100], "out has shape"),
+        ("shard_sums", "sums", lambda t: t[:-1], r"sums has shape \(4, 3\): expected \(5, 3\)"),
+        ("shard_sums", "argmax", lambda t: t.int(), "argmax has dtype"),
+        ("shard_gradient_", "logits", lambda t: t[:1].expand(3, 101), "logits has rows that overlap"),
+        ("shard_gradient_", "log_total", lambda t: t.double(), "log_total has dtype"),
+        ("shard_gradient_", "b", lambda t: t[:2], "b has shape"),
+        ("shard_gradient_", "uniform", lambda t: torch.stack([t, t], 1)[:, 0], "uniform is not contiguous"),
+        ("shard_count", "numbers", lambda t: t[:-1], "numbers has shape"),
+        ("shard_count", "kept_mass", lambda t: t[:2], "kept_mass has shape"),
         ("gather_rows", "indices", lambda t: t.long(), "indices has dtype"),
         ("gather_rows", "offsets", lambda t: t[1:], "offsets has shape"),
         ("gather_rows", "matrix", lambda t: t.T, "matrix has rows that are not contiguous"),
@@ -224,8 +263,13 @@ def test_wrong_arguments_are_named(operator, argument, change, message, library)
     [
         *[
             (operator.__name__, "target", 1, value, rf"target\[1\] is {value}: expected 0 to 100")
-            for operator in ROW_OPERATORS
+            for operator in WHOLE_ROWS
             for value in (-1, 101, 2**40)
+        ],
+        *[
+            (operator.__name__, "target", 1, value, rf"target\[1\] is {value}: expected -1 to 100")
+            for operator in SHARDS
+            for value in (-2, 101, 2**40)
         ],
         *[("background", "sample", 1, value, rf"sample\[1\] is {value}: expected 0 to 2") for value in (-1, 3, 2**40)],
         ("entries", "offsets", 1, -1, "offsets decrease at 0"),
@@ -248,6 +292,24 @@ def test_bad_values_never_reach_memory(operator, argument, position, value, mess
         expected = f"{operator} could not be launched: trap" if name == "emulated" else message
         with pytest.raises(RuntimeError, match=expected):
             call(library, operator, arguments)
+
+
+@pytest.mark.parametrize("operator", SHARDS, ids=lambda operator: operator.__name__)
+def test_an_empty_shard(operator, library):
+    """Of rows whose targets are all in another one; no memory that there is not is touched."""
+    arguments = operator(library)
+    arguments["logits"], arguments["target"] = arguments["logits"][:, :0], torch.full((3,), -1)
+    if operator is entries:
+        arguments |= {"offsets": torch.zeros(4, dtype=torch.int64)}
+        arguments |= {name: arguments[name][:0] for name in ("columns", "values")}
+    if operator is background:
+        arguments["out"] = arguments["out"][:0]
+    call(library, operator.__name__, arguments)
+    if operator is shard_sums:
+        assert arguments["sums"][0].tolist() == [-math.inf] * 3 and not arguments["sums"][1:].any()
+        assert not arguments["argmax"].any()
+    if operator is shard_count:
+        assert not arguments["kept"].any() and not arguments["kept_mass"].any()
 
 
 def test_too_few_places_for_entries():

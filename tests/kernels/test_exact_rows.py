@@ -38,6 +38,24 @@ def exact_spec(options, weight, bias):
     return replace(spec, head=replace(spec.head, bias=bias))
 
 
+def eager_gradients(hidden, weight, bias, target, scale, entropy_scale, options, wide, order):
+    """By autograd in a wide dtype, of a vocabulary that is summed in this order (V,)."""
+    h, w = hidden.to(wide).requires_grad_(), weight.to(wide).requires_grad_()
+    b = torch.zeros(len(weight), dtype=wide) if bias is None else bias.to(wide)
+    b.requires_grad_()
+    z = options.condition((h @ w.T + b)[:, order])
+    rows = statistics(z, order.argsort()[target], options)
+    loss = rows["nll"] + options.z_loss * rows["lse"].square()
+    if options.label_smoothing:
+        uniform = rows["lse"] - z.mean(1)
+        loss = loss + options.label_smoothing * (uniform - rows["nll"])
+    total = (loss * scale.to(wide)).sum()
+    if options.entropy:
+        log_p = z.log_softmax(1)
+        total = total - (entropy_scale.to(wide)[:, None] * log_p.exp() * log_p.clamp(min=-1e30)).sum()
+    return dict(zip(NAMES, torch.autograd.grad(total, (h, w, b)), strict=True))
+
+
 @each(
     [PLAIN, Options(temperature=1.3, label_smoothing=0.1), EVERYTHING],
     [(16, 1, 5), (49, 321, 193), (100, 45, 97), (230, 33, 211), (33, 50, SPAN + 13)],
@@ -60,22 +78,7 @@ def test_gradients_match_float64(implementation, dtype, options, shape, monkeypa
     expected = kernels(implementation).statistics(hidden, target, exact_spec(options, weight, added))
     assert all(map(torch.equal, values, expected))
 
-    def eager(wide, order):
-        h, w = hidden.to(wide).requires_grad_(), weight.to(wide).requires_grad_()
-        b = torch.zeros(shape[2], dtype=wide) if added is None else added.to(wide)
-        b.requires_grad_()
-        z = options.condition((h @ w.T + b)[:, order])
-        rows = statistics(z, order.argsort()[target], options)
-        loss = rows["nll"] + options.z_loss * rows["lse"].square()
-        if options.label_smoothing:
-            uniform = rows["lse"] - z.mean(1)
-            loss = loss + options.label_smoothing * (uniform - rows["nll"])
-        total = (loss * scale.to(wide)).sum()
-        if options.entropy:
-            log_p = z.log_softmax(1)
-            total = total - (entropy_scale.to(wide)[:, None] * log_p.exp() * log_p.clamp(min=-1e30)).sum()
-        return dict(zip(NAMES, torch.autograd.grad(total, (h, w, b)), strict=True))
-
+    eager = functools.partial(eager_gradients, hidden, weight, added, target, scale, entropy_scale, options)
     truth = eager(torch.float64, torch.arange(shape[2]))
     peer = unluckiest(functools.partial(eager, torch.float32), shape[2], truth)
     # One entry of dH is up to 6 % over the budget that a lucky peer sets there, in builds with other roundings

@@ -15,27 +15,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy._triton.terms import (
-    coefficients,
-    is_kept,
-    loss_arguments,
-    probability_part,
-    with_target,
-)
+from mind_kernels.linear_cross_entropy._triton.passes import count_kept, row_sums, write_gradient
+from mind_kernels.linear_cross_entropy._triton.terms import coefficients, loss_arguments, with_target
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.logits_rows import Counted
-from mind_kernels.triton_math import (
-    FLOOR,
-    columns_of,
-    exp,
-    jit,
-    join_lanes,
-    load_logits,
-    online_softmax,
-    row_launch,
-    row_pointer,
-    slope,
-)
+from mind_kernels.triton_math import jit, row_launch, row_pointer
 from mind_kernels.triton_variant import DTYPES, Variant
 
 
@@ -53,42 +37,20 @@ def _row_statistics(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """One pass over a row: (loss, nll, lse, entropy, maximum, log_total, others, lse_others), and correct."""
-    # The vector of the target, for its own entry and those before it. In the loop only whole vectors are told apart:
-    # a comparison an entry would cost as much as the softmax. Loaded here, it has arrived when the loop ends.
-    near = target // VECTOR * VECTOR + tl.arange(0, VECTOR)
-    z_near = load_logits(row, near, vocabulary, softcap, temperature, HAS_SOFTCAP)
-
-    maximum = tl.full((LANES,), FLOOR, tl.float32)
-    earlier = tl.full((LANES,), float("-inf"), tl.float32)
-    others = tl.zeros((LANES,), tl.float32)
-    entropy_sum = tl.zeros((LANES,), tl.float32)
-    z_sum = tl.zeros((LANES,), tl.float32)
-    for start in range(0, vocabulary, LANES * VECTOR):
-        columns = columns_of(start, LANES, VECTOR)
-        z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        tile_maximum = tl.max(z, axis=1)
-        if HAS_SMOOTHING:
-            z_sum += tl.sum(tl.where(columns < vocabulary, z, 0.0), axis=1)
-        if (target >= start) & (target < start + LANES * VECTOR):  # in one tile of the row; see `with_target`
-            z = tl.where(columns == target, float("-inf"), z)
-        maximum, others, entropy_sum = online_softmax(z, tile_maximum, maximum, others, entropy_sum)
-        ends = start + tl.arange(0, LANES) * VECTOR + VECTOR
-        earlier = tl.maximum(earlier, tl.where(ends <= target, tile_maximum, float("-inf")))
-
-    row_maximum, others, entropy_sum = join_lanes(maximum, others, entropy_sum)
-    z_target = tl.sum(tl.where(near == target, z_near, 0.0), axis=0)
+    """(loss, nll, lse, entropy, maximum, log_total, others, lse_others) of a row, and correct."""
+    row_maximum, others, entropy_sum, z_target, z_sum, before, _ = row_sums(
+        row, target, vocabulary, softcap, temperature, HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR
+    )
     entropy, log_total, others, lse_others = with_target(row_maximum, others, entropy_sum, z_target)
     nll = log_total - (z_target - row_maximum)
     lse = log_total + row_maximum
     loss = nll
     if HAS_SMOOTHING:
-        mean = tl.sum(z_sum, axis=0) / vocabulary - row_maximum
+        mean = z_sum / vocabulary - row_maximum
         loss = (1.0 - label_smoothing) * nll + label_smoothing * (log_total - mean)
     loss += z_loss * lse * lse
     # The first maximum is the target if no entry before it reaches it.
-    first = tl.maximum(tl.max(earlier, axis=0), tl.max(tl.where(near < target, z_near, float("-inf")), axis=0))
-    correct = (z_target == row_maximum) & (first < z_target)
+    correct = (z_target == row_maximum) & (before < z_target)
     return (loss, nll, lse, entropy, row_maximum, log_total, others, lse_others), correct
 
 
@@ -160,15 +122,24 @@ def _row_kernel(
     if scale is not None:
         a, b, at_target = coefficients(scale, entropy_scale, nll, lse, entropy, others, label_smoothing, z_loss)
         uniform = tl.load(scale + tl.program_id(0)) * (label_smoothing / vocabulary)
-        for start in range(0, vocabulary, LANES * VECTOR):
-            columns = columns_of(start, LANES, VECTOR)
-            z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-            part = probability_part((z - maximum) - log_total, a, b, entropy_scale is not None)
-            dz = tl.where(columns == y, at_target, part)
-            if HAS_SMOOTHING:
-                dz -= uniform
-            dx = dz * slope(z, softcap, temperature, HAS_SOFTCAP)
-            tl.store(row + columns, dx, mask=columns < vocabulary)
+        write_gradient(
+            row,
+            y,
+            maximum,
+            log_total,
+            a,
+            b,
+            at_target,
+            uniform,
+            vocabulary,
+            softcap,
+            temperature,
+            entropy_scale is not None,
+            HAS_SOFTCAP,
+            HAS_SMOOTHING,
+            LANES,
+            VECTOR,
+        )
 
 
 @jit
@@ -207,18 +178,22 @@ def _count_kernel(
         LANES,
         VECTOR,
     )
-    count = tl.zeros((LANES,), tl.int32)
-    dropped = tl.zeros((LANES,), tl.float32)
-    # The whole row again, mostly from the L2 cache: a tile of 16384 entries is rarely without a kept one (35 per row),
-    # so to remember the maximum of each would skip next to nothing, and cost a reduction per tile.
-    for start in range(0, vocabulary, LANES * VECTOR):
-        columns = columns_of(start, LANES, VECTOR)
-        z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
-        keep = is_kept(z, columns, y, lse_others, log_threshold)
-        count += tl.sum(keep.to(tl.int32), axis=1)
-        dropped += tl.sum(tl.where(keep, 0.0, exp((z - maximum) - log_total)), axis=1)
-    tl.store(kept + tl.program_id(0), tl.sum(count, axis=0))
-    tl.store(dropped_mass + tl.program_id(0), tl.sum(dropped, axis=0))
+    count_kept(
+        row,
+        y,
+        maximum,
+        log_total,
+        lse_others,
+        kept,
+        dropped_mass,
+        vocabulary,
+        softcap,
+        temperature,
+        log_threshold,
+        HAS_SOFTCAP,
+        LANES,
+        VECTOR,
+    )
 
 
 _TYPES = {

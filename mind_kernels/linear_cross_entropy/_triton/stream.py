@@ -27,6 +27,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy._triton.stream_tiles import Tile, chosen_tile, label, stream_tiles
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowValues
+from mind_kernels.linear_cross_entropy.shard_contract import RowSums
 from mind_kernels.triton_math import FLOOR, LOWEST, cdiv, condition, conditions, exp, jit, row_pointer
 from mind_kernels.triton_variant import DTYPES, Variant
 
@@ -251,6 +252,17 @@ def _every() -> Iterator[list[Variant]]:
         yield stream_variants(torch.bfloat16, capability, False, "all options")
 
 
+class _Sums(NamedTuple):
+    """Of n rows after softcap and temperature, (n,) float32 each."""
+
+    maximum: Tensor
+    others: Tensor  # the sum of e^(z - maximum), without the target's
+    moment: Tensor  # that of e^(z - maximum) (z - maximum), without the target's
+    z_target: Tensor  # 0 for a target of -1
+    earlier: Tensor  # the largest z before the target; -inf for none
+    z_sum: Tensor  # of all z; 0 without label smoothing
+
+
 class Streamed(NamedTuple):
     """What is known of n rows after one pass. A row is correct if the first of its largest logits is the target's."""
 
@@ -266,12 +278,25 @@ def stream_statistics(
 ) -> Streamed:
     """Statistics of the rows, and the largest logit of each tile of the vocabulary."""
     tile_maxima = hidden.new_empty(hidden.shape[0], cdiv(spec.head.vocabulary, TILE), dtype=torch.float32)
-    return Streamed(*_stream(hidden, target, spec, tile_maxima), tile_maxima)
+    return Streamed(*_values(_stream(hidden, target, spec, tile_maxima), spec), tile_maxima)
 
 
 def stream_values(hidden: Tensor, target: Tensor, spec: RowSpec, tile: Tile | None = None) -> RowValues:
     """The values of `stream_statistics` alone; by `tile`, one of `tiles_of`, in place of the one that it takes."""
-    return _stream(hidden, target, spec, None, tile)[0]
+    return _values(_stream(hidden, target, spec, None, tile), spec)[0]
+
+
+def stream_sums(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
+    """See `shard_contract.StreamedShards`; hidden and head as for `stream_statistics`."""
+    sums = _stream(hidden, target, spec, None)
+    shifted = sums.z_target - sums.maximum
+    of_target = torch.where(target < 0, 0, shifted.exp() * shifted.clamp(min=LOWEST.value))
+    # Of the largest entry the pass knows whether it is the target, one before it, or one after it.
+    is_target = (sums.z_target == sums.maximum) & (sums.earlier < sums.maximum)
+    after = torch.where(sums.earlier < sums.maximum, spec.head.vocabulary - 1, 0)
+    argmax = torch.where(target < 0, 0, torch.where(is_target, target, after))
+    maximum = torch.where(sums.maximum == FLOOR.value, -math.inf, sums.maximum)
+    return RowSums(maximum, sums.others, sums.moment + of_target, sums.z_target, sums.z_sum, argmax)
 
 
 def tiles_of(hidden: Tensor, head: Head) -> tuple[Tile, ...]:
@@ -283,8 +308,8 @@ def tiles_of(hidden: Tensor, head: Head) -> tuple[Tile, ...]:
 
 def _stream(
     hidden: Tensor, target: Tensor, spec: RowSpec, tile_maxima: Tensor | None, tile: Tile | None = None
-) -> tuple[RowValues, Tensor]:
-    """Values and normalizer of the rows; fills tile_maxima."""
+) -> _Sums:
+    """The sums of the rows, of which a target may be -1, for none; fills tile_maxima."""
     head, (rows, size) = spec.head, hidden.shape
     _, processors = capability_and_processors(hidden.device)
     if tile is None:
@@ -315,35 +340,38 @@ def _stream(
         **conditions(head),
         **tile,
     )
-    return _merge(partials, spec)
+    return _merge(partials)
 
 
 def _merge(
     partials: Tensor,  # (_FIELDS, splits, n)
-    spec: RowSpec,
-) -> tuple[RowValues, Tensor]:
-    """The target is added last: beside it, the sums of the others may be less than a rounding."""
+) -> _Sums:
     maxima, totals, entropy_sums, z_targets, earlier, z_sums = partials
     maximum = maxima.amax(0)
     rise = (maxima - maximum).clamp(min=LOWEST.value)
     decay = rise.exp()
     others = (totals * decay).sum(0)
-    entropy_sum = ((entropy_sums + totals * rise) * decay).sum(0)
-    z_target = z_targets.sum(0)  # the others are zero
-    shifted = z_target - maximum
+    moment = ((entropy_sums + totals * rise) * decay).sum(0)
+    return _Sums(maximum, others, moment, z_targets.sum(0), earlier.amax(0), z_sums.sum(0))
+
+
+def _values(sums: _Sums, spec: RowSpec) -> tuple[RowValues, Tensor]:
+    """Values and normalizer. The target comes last: beside it, the sums of the others may be less than a rounding."""
+    maximum, others = sums.maximum, sums.others
+    shifted = sums.z_target - maximum
     of_target = shifted.exp()
     total = others + of_target
     log_total = torch.where(shifted == 0, others.log1p(), total.log())
-    entropy = log_total - (entropy_sum + of_target * shifted.clamp(min=LOWEST.value)) / total
+    entropy = log_total - (sums.moment + of_target * shifted.clamp(min=LOWEST.value)) / total
     nll = log_total - shifted
     lse = log_total + maximum
     loss = nll
     if spec.label_smoothing:
-        mean = z_sums.sum(0) / spec.head.vocabulary - maximum
+        mean = sums.z_sum / spec.head.vocabulary - maximum
         loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * (log_total - mean)
     if spec.z_loss:  # the square may be infinite
         loss = loss + spec.z_loss * lse.square()
-    correct = (z_target == maximum) & (earlier.amax(0) < z_target)
+    correct = (sums.z_target == maximum) & (sums.earlier < sums.z_target)
     lse_others = torch.where(others > 0, maximum + others.log(), math.inf)
     normalizer = torch.stack([maximum, log_total, others / total, lse_others])
     return RowValues(loss, nll, lse, entropy, correct), normalizer
