@@ -79,6 +79,7 @@ def half_precision_in(form: str, world: int) -> None:
     check(inputs, torch.float64, sizes, backend="auto", **KINDS[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("form", ["head", "list"])
 @pytest.mark.parametrize("checks", [kinds_in, half_precision_in])

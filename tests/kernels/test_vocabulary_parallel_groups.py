@@ -110,6 +110,7 @@ def in_less(world: int) -> None:
         check(joint, biased(make_joint(sum(sizes))), dtype, sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("checks", [in_float64, in_less])
 def test_it_is_that_of_one_process(world, checks):
