@@ -15,7 +15,14 @@ import torch.distributed as dist
 from cases import interpreted, runs, usable
 from processes import of_all, run_in_processes
 
-from mind_kernels import linear_cross_entropy, linear_log_prob, row_chunks, sparse_gradient, threshold_for_error
+from mind_kernels import (
+    linear_cross_entropy,
+    linear_log_prob,
+    linear_mind_loss,
+    row_chunks,
+    sparse_gradient,
+    threshold_for_error,
+)
 from mind_kernels.linear_cross_entropy import sparse_shard_rows
 from mind_kernels.testing import assert_within_budget, make_inputs
 
@@ -161,24 +168,44 @@ def check_log_prob():
                 assert closeness(found, one) < (1e-14 if dtype == torch.float64 else 1e-5), (backend, sizes, of)
 
 
+def check_mind_loss():
+    """Whose rows without a group take the sparse gradient."""
+    sizes = SPLITS[dist.get_world_size()][0]
+    inputs = make_inputs(30, 16, sum(sizes), ignored=0.2)
+    groups = {"answer_rows": torch.randperm(30)[:12].view(3, 4), "pair_weight": torch.rand(3, 4, 4)}
+    dist.broadcast(groups["answer_rows"], 0)
+    dist.broadcast(groups["pair_weight"], 0)
+
+    def run(place=slice(None), **options):
+        leaves, rest = leaves_of(inputs, torch.float64, place, biased=True), ("target", "row_weight")
+        options |= groups | {name: inputs[name] for name in rest}
+        loss, stats = linear_mind_loss(**leaves, gradient_threshold=THRESHOLD, return_stats=True, **options)
+        loss.backward()
+        found = {"loss": loss.detach(), "kept_entries": stats.kept_entries, "dropped_mass": stats.dropped_mass}
+        return found | {f"d_{name}": leaf.grad for name, leaf in leaves.items()}
+
+    one = run(backend="torch")
+    found = joined(run(place_in(sizes), backend="torch", process_group=dist.group.WORLD))
+    assert 0 < one["dropped_mass"].count_nonzero() < 30 and torch.equal(found["kept_entries"], one["kept_entries"])
+    assert closeness(found, one) < 1e-14
+
+
 def check_limits():
-    """All processes decide alike, from whole rows: sparse where one shard alone is denser than the limit, exact where
-    every shard alone is sparser."""
+    """All processes decide alike, from whole rows: sparse where one shard alone is denser than 1/16, and exact where
+    the entries of each shard alone are less than 1/16 of the vocabulary."""
     sizes = (40, 760) if dist.get_world_size() == 2 else (40, 380, 380)
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(800, 32, generator=generator, dtype=torch.float64) / 32**0.5
     direction = torch.ones(32, dtype=torch.float64) / 32**0.5
-    weight[:40] = direction + 0.2 * weight[:40]  # a hidden state along it keeps most of these forty
-    target = torch.randint(40, (32,), generator=generator)
-    hidden = 40 * direction.expand(32, -1)
-    inputs = {"hidden": hidden, "weight": weight, "target": target, "row_weight": torch.ones(32)}
-    for threshold, is_sparse in ((2.0**-6, True), (2.0**-40, False)):
-        one = call(inputs, torch.float64, backend="torch", threshold=threshold)
-        found = call_of_group(inputs, torch.float64, sizes, backend="torch", threshold=threshold)
-        kept = found["kept_entries"]
-        assert torch.equal(kept, one["kept_entries"])
-        assert (kept.max() < 50 and kept.double().mean() > 40 / 16) if is_sparse else (kept == 800).all()
-        assert closeness(found, one) < 1e-13
+    for near, is_sparse in (((range(40),), True), ((range(30), range(770, 800)), False)):
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(800, 32, generator=generator, dtype=torch.float64) / 32**0.5
+        for part in near:  # a hidden state along this direction keeps them all
+            weight[part] = direction + 0.1 * weight[part]
+        target, hidden = torch.randint(30, (32,), generator=generator), 40 * direction.expand(32, -1)
+        inputs = {"hidden": hidden, "weight": weight, "target": target, "row_weight": torch.ones(32)}
+        one = call(inputs, torch.float64, backend="torch", threshold=2.0**-12)
+        found = call_of_group(inputs, torch.float64, sizes, backend="torch", threshold=2.0**-12)
+        assert (found["kept_entries"] == (40 if is_sparse else 800)).all(), found["kept_entries"]
+        assert torch.equal(found["kept_entries"], one["kept_entries"]) and closeness(found, one) < 1e-13
 
 
 def check_chunks(overlap):
@@ -266,6 +293,7 @@ def every_check():
         check_definition()
         check_backends()
         check_log_prob()
+        check_mind_loss()
         check_hard_rows()
         check_extra_statistics()
     check_limits()
