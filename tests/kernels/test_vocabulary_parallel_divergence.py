@@ -8,11 +8,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
+from cases import device_of, usable
 from divergence_cases import EXTREME_KINDS, KINDS, NEARLY_THE_TEACHER, make
 from processes import assert_as_in_one_process, run_in_processes
 
 from mind_kernels import linear_divergence
 
+BACKENDS = [name for name in usable("linear_divergence, shards") if name != "torch" and device_of(name) == "cpu"]
 # Rows of the head in each process.
 SPLITS = {2: ((70, 61), (131, 0), (2, 2), (1, 1), (600, 400)), 3: ((50, 40, 41), (100, 0, 31), (1, 0, 3), (1, 0, 1))}
 OPTIONS = {
@@ -77,6 +79,21 @@ def half_precision_in(form: str, world: int) -> None:
             check(biased(inputs), dtype, sizes, **kind, **OPTIONS)
     check(inputs, torch.float64, sizes, backend="reference", **KINDS[2])
     check(inputs, torch.float64, sizes, backend="auto", **KINDS[2])
+
+
+def others_in(form: str, backend: str) -> None:
+    """Few and short rows: the interpreter of Triton may run them."""
+    inputs = make(8, 24, 101, form=form)
+    for sizes in ((60, 41), (101, 0)):
+        for kind in (KINDS[0], KINDS[3], KINDS[6]) if form == "head" else KINDS[:1]:
+            check(biased(inputs), torch.float32, sizes, backend=backend, **kind, **OPTIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["head", "list"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_backends(backend, form):
+    run_in_processes(2, others_in, form, backend)
 
 
 @pytest.mark.slow
