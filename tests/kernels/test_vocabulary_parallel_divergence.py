@@ -71,6 +71,20 @@ def kinds_in(form: str, world: int) -> None:
             check(biased(inputs), torch.float64, sizes, **kind, **OPTIONS)
 
 
+def masked_in(form: str, world: int) -> None:
+    """All that the last process has is ruled out, and half of the first one's; of a list, what it does not name."""
+    for sizes in SPLITS[world][:1]:
+        inputs = make(24, 16, sum(sizes), form=form, listed=1)
+        bias = torch.zeros(sum(sizes), dtype=torch.float64)
+        bias[: sizes[0] // 2] = bias[-sizes[-1] :] = -torch.inf
+        if form == "list":
+            bias[inputs["teacher_ids"]] = 0.5
+        inputs |= {"bias": bias} | ({"teacher_bias": bias} if form == "head" else {})
+        for kind in KINDS:
+            check(inputs, torch.float64, sizes, **kind)
+            check(inputs, torch.float32, sizes, **kind)
+
+
 def half_precision_in(form: str, world: int) -> None:
     sizes = SPLITS[world][0]
     inputs = make(24, 16, sum(sizes), form=form)
@@ -99,6 +113,6 @@ def test_other_backends(backend, form):
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("form", ["head", "list"])
-@pytest.mark.parametrize("checks", [kinds_in, half_precision_in])
+@pytest.mark.parametrize("checks", [kinds_in, masked_in, half_precision_in])
 def test_it_is_that_of_one_process(world, form, checks):
     run_in_processes(world, checks, form, world)

@@ -98,6 +98,11 @@ def in_float64(world: int) -> None:
             check(groups, biased(inputs), torch.float64, sizes, kind="jeffreys", **options)
         check(groups, make(3, 5, vocabulary=sum(sizes), spread=0.0), torch.float64, sizes)
         check(joint, biased(make_joint(sum(sizes))), torch.float64, sizes, **CONDITIONED)
+        ruled_out = torch.zeros(sum(sizes), dtype=torch.float64)
+        ruled_out[sizes[0] :] = -torch.inf  # all but the first process's
+        for options in ({}, {"kind": "jeffreys"}):
+            check(groups, inputs | {"bias": ruled_out}, torch.float64, sizes, **options)
+        check(groups, as_mixture(inputs) | {"bias": ruled_out}, torch.float64, sizes)
     check(groups, inputs, torch.float64, sizes, backend="reference")
     check(joint, make_joint(sum(sizes)), torch.float64, sizes, backend="reference")
 
