@@ -69,7 +69,7 @@ class Backend:
     linear_divergence/contract.py and TopKKernels in linear_top_k/contract.py. linear_log_prob and the rows of
     linear_mind_loss take the kernels of linear_cross_entropy; under "linear_mind_loss" stand the GroupKernels that go
     with them, and under "linear_pairwise_jsd, jeffreys" those of another divergence of pairs. Under
-    "linear_cross_entropy, shards" stand the ShardKernels of linear_cross_entropy/shard_contract.py.
+    "linear_cross_entropy, shards" stand the ShardKernels of linear_cross_entropy/shard_contract.py, and so on.
     """
 
     name: str
@@ -197,6 +197,7 @@ BACKENDS = {
                 "linear_divergence": f"{_DIVERGENCES}.backend_torch",
                 "linear_divergence, shards": f"{_DIVERGENCES}.backend_torch",
                 "linear_top_k": f"{__package__}.linear_top_k.backend_torch",
+                "linear_top_k, shards": f"{__package__}.linear_top_k.backend_torch",
             },
             float64=True,
             summary="plain PyTorch in chunks of rows, which never allocates N x V",
@@ -371,7 +372,8 @@ def refusal(name: str, device: str, operation: str) -> str:
     if not found.available:
         return "; ".join(filter(None, (found.reason, found.remedy)))
     if not backend.serves(operation):
-        return f"it has no kernels for this operation; {', '.join(backends_of(operation))} have"
+        split = " with process_group" * operation.endswith(", shards")
+        return f"it has no kernels for this operation{split}; {', '.join(backends_of(operation))} have"
     return "" if backend.takes(device) else f"it needs {backend.tensors.upper()} tensors"
 
 

@@ -131,8 +131,8 @@ def shard_sums_(
             offset = torch.lerp(own.double(), other.double(), divergence.interpolation)
         target.append(_sums(theirs, shifted, exponential))
         offsets.append(offset)
-    joined = (SoftmaxSums(*map(torch.cat, zip(*side, strict=True))) for side in (student, target))
-    return ShardSums(*joined, torch.cat(offsets))
+    sides = [SoftmaxSums(*map(torch.cat, zip(*side, strict=True))) for side in (student, target)]
+    return ShardSums(sides[0], sides[1], torch.cat(offsets))
 
 
 def _finite(maximum: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class DivergenceArguments(NamedTuple):
     divergence: Divergence
     reduction: str
     backend: str
-    group: Group | None  # the processes among which both heads are split
+    group: Group | None = None  # the processes among which both heads are split
 
 
 class RowValues(NamedTuple):

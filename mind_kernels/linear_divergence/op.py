@@ -207,8 +207,8 @@ def linear_divergence(
         for name, value in of_logits.items():
             if value is not None:
                 raise ValueError(f"teacher_{name}: expected None beside teacher_log_prob, which it cannot change")
-        known = map(dtensors.whole, (teacher_ids, teacher_log_prob, teacher_mask))
-        teacher = _list_teacher(hidden, head, *known, tail, is_shard=group is not None)
+        ids, log_prob, mask = map(dtensors.whole, (teacher_ids, teacher_log_prob, teacher_mask))
+        teacher = _list_teacher(hidden, head, ids, log_prob, mask, tail, is_shard=group is not None)
     else:
         values = (teacher_hidden, teacher_weight, teacher_ids, teacher_log_prob, teacher_mask)
         names = ("hidden", "weight", "ids", "log_prob", "mask")

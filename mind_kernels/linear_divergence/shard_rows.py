@@ -77,7 +77,8 @@ def listed_divergence_(
     log_total = torch.where(none, 0, others.total.log())
     mean = torch.where(none, 0, others.moment / others.total)
     numbers = torch.stack([others.maximum, log_total, mean]).to(dtype)
-    values, gradient = event_terms(listed, *numbers, log_p, divergence)
+    maximum, log_total, mean = numbers
+    values, gradient = event_terms(listed, maximum, log_total, mean, log_p, divergence)
     if weights is not None and shard.size:
         gradient.mul_(weights[:, None])
         kernels.spread_(logits, numbers, gradient[:, -1].contiguous(), head)

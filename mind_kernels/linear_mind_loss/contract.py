@@ -25,7 +25,7 @@ class MindArguments(NamedTuple):
     num_segments: int
     ignore_index: int
     backend: str
-    group: Group | None  # the processes among which the head is split
+    group: Group | None = None  # the processes among which the head is split
 
 
 class MindOutputs(NamedTuple):

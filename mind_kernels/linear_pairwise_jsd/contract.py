@@ -21,7 +21,7 @@ class GroupArguments(NamedTuple):
     kind: str  # "jsd" or "jeffreys"
     with_stats: bool  # without, only divergences that the loss depends on need be there
     backend: str
-    group: Group | None  # the processes among which the head is split
+    group: Group | None = None  # the processes among which the head is split
 
 
 class GroupOutputs(NamedTuple):

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from mind_kernels.head import Head
+from mind_kernels.shards import Group, Shard
 
 
 class TopK(NamedTuple):
@@ -27,6 +28,7 @@ class TopKArguments(NamedTuple):
     head: Head
     k: int
     backend: str
+    group: Group | None = None  # the processes among which the head is split
 
 
 class TopKKernels(Protocol):
@@ -34,4 +36,12 @@ class TopKKernels(Protocol):
 
     def top_k(self, hidden: Tensor, head: Head, k: int) -> TopK:
         """Of hidden (N, D)."""
+        ...
+
+
+class TopKShardKernels(Protocol):
+    """What a backend supplies for "linear_top_k, shards" in `backend.BACKENDS`."""
+
+    def shard_top_k(self, hidden: Tensor, head: Head, k: int, shard: Shard) -> TopK:
+        """Of hidden (N, D) and this shard's head, in all processes that of the whole head: one collective a chunk."""
         ...

@@ -21,13 +21,14 @@ from mind_kernels import (
     linear_divergence,
     linear_mind_loss,
     linear_pairwise_jsd,
+    linear_top_k,
     row_chunks,
     shards,
 )
 from mind_kernels.backend import backends_of
 
 SIZES = (40, 0, 61)
-HEADS = ("weight", "teacher_weight")
+HEADS = ("weight", "bias", "teacher_weight")
 
 
 def of_this_process(inputs):
@@ -139,6 +140,26 @@ def in_a_graph() -> None:
     assert all(map(torch.equal, *found))
 
 
+def top_k() -> None:
+    """Also of more tokens than a shard has, and of some that are ruled out."""
+    inputs = make(20, 8, sum(SIZES))
+    bias = torch.linspace(-1, 1, sum(SIZES), dtype=torch.float64)
+    bias[:45:3] = -torch.inf
+    inputs = {"hidden": inputs["hidden"], "weight": inputs["weight"], "bias": bias}
+    for k in (1, 7, 50, sum(SIZES)):
+        whole = linear_top_k(k=k, **inputs, temperature=0.8, backend="reference")
+        for backend in ("reference", "torch"):
+            with rows_in_a_chunk(6):
+                found = linear_top_k(k=k, **of_this_process(inputs), temperature=0.8, backend=backend)
+            assert torch.equal(torch.isinf(found.log_prob), torch.isinf(whole.log_prob))
+            torch.testing.assert_close(found[1:], whole[1:], rtol=1e-13, atol=1e-14)
+            likely = whole.log_prob > -torch.inf
+            assert torch.equal(found.ids[likely], whole.ids[likely])
+            assert all(len(set(row)) == k for row in found.ids.tolist())
+    refuses(linear_top_k, of_this_process(inputs) | {"k": 102}, "k is 102: expected 1 to 101")
+    refuses(linear_top_k, of_this_process(inputs) | {"k": 3 + dist.get_rank()}, "k differs")
+
+
 def refuses(call, inputs, message, error=ValueError):
     """In all processes."""
     with pytest.raises(error, match=re.escape(message)):
@@ -176,6 +197,7 @@ def refusals() -> None:
             call(**arguments, backend=without)
 
 
-@pytest.mark.parametrize("checks", [number_of_collectives, dtensors, in_a_graph, refusals])
+@pytest.mark.slow
+@pytest.mark.parametrize("checks", [number_of_collectives, top_k, dtensors, in_a_graph, refusals])
 def test_a_head_of_three_shards(checks):
     run_in_processes(len(SIZES), checks)

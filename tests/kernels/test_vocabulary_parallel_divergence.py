@@ -8,11 +8,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
+from cases import device_of, usable
 from divergence_cases import EXTREME_KINDS, KINDS, NEARLY_THE_TEACHER, make
 from processes import assert_as_in_one_process, run_in_processes
 
 from mind_kernels import linear_divergence
 
+BACKENDS = [name for name in usable("linear_divergence, shards") if name != "torch" and device_of(name) == "cpu"]
 # Rows of the head in each process.
 SPLITS = {2: ((70, 61), (131, 0), (2, 2), (1, 1), (600, 400)), 3: ((50, 40, 41), (100, 0, 31), (1, 0, 3), (1, 0, 1))}
 OPTIONS = {
@@ -69,6 +71,20 @@ def kinds_in(form: str, world: int) -> None:
             check(biased(inputs), torch.float64, sizes, **kind, **OPTIONS)
 
 
+def masked_in(form: str, world: int) -> None:
+    """All that the last process has is ruled out, and half of the first one's; of a list, what it does not name."""
+    for sizes in SPLITS[world][:1]:
+        inputs = make(24, 16, sum(sizes), form=form, listed=1)
+        bias = torch.zeros(sum(sizes), dtype=torch.float64)
+        bias[: sizes[0] // 2] = bias[-sizes[-1] :] = -torch.inf
+        if form == "list":
+            bias[inputs["teacher_ids"]] = 0.5
+        inputs |= {"bias": bias} | ({"teacher_bias": bias} if form == "head" else {})
+        for kind in KINDS:
+            check(inputs, torch.float64, sizes, **kind)
+            check(inputs, torch.float32, sizes, **kind)
+
+
 def half_precision_in(form: str, world: int) -> None:
     sizes = SPLITS[world][0]
     inputs = make(24, 16, sum(sizes), form=form)
@@ -79,8 +95,24 @@ def half_precision_in(form: str, world: int) -> None:
     check(inputs, torch.float64, sizes, backend="auto", **KINDS[2])
 
 
+def others_in(form: str, backend: str) -> None:
+    """Few and short rows: the interpreter of Triton may run them."""
+    inputs = make(8, 24, 101, form=form)
+    for sizes in ((60, 41), (101, 0)):
+        for kind in (KINDS[0], KINDS[3], KINDS[6]) if form == "head" else KINDS[:1]:
+            check(biased(inputs), torch.float32, sizes, backend=backend, **kind, **OPTIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["head", "list"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_backends(backend, form):
+    run_in_processes(2, others_in, form, backend)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("form", ["head", "list"])
-@pytest.mark.parametrize("checks", [kinds_in, half_precision_in])
+@pytest.mark.parametrize("checks", [kinds_in, masked_in, half_precision_in])
 def test_it_is_that_of_one_process(world, form, checks):
     run_in_processes(world, checks, form, world)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
+from cases import device_of, usable
 from processes import assert_as_in_one_process, run_in_processes
 from test_linear_pairwise_jsd import as_mixture, make
 
 from mind_kernels import linear_mind_loss, linear_pairwise_jsd
 
+BACKENDS = [name for name in usable("linear_pairwise_jsd, shards") if name != "torch" and device_of(name) == "cpu"]
 SPLITS = {2: ((70, 61), (131, 0), (2, 2), (1, 1)), 3: ((50, 40, 41), (100, 0, 31), (1, 0, 3), (1, 0, 1))}
 CONDITIONED = {"softcap": 4.0, "temperature": 0.8}
 
@@ -96,6 +98,11 @@ def in_float64(world: int) -> None:
             check(groups, biased(inputs), torch.float64, sizes, kind="jeffreys", **options)
         check(groups, make(3, 5, vocabulary=sum(sizes), spread=0.0), torch.float64, sizes)
         check(joint, biased(make_joint(sum(sizes))), torch.float64, sizes, **CONDITIONED)
+        ruled_out = torch.zeros(sum(sizes), dtype=torch.float64)
+        ruled_out[sizes[0] :] = -torch.inf  # all but the first process's
+        for options in ({}, {"kind": "jeffreys"}):
+            check(groups, inputs | {"bias": ruled_out}, torch.float64, sizes, **options)
+        check(groups, as_mixture(inputs) | {"bias": ruled_out}, torch.float64, sizes)
     check(groups, inputs, torch.float64, sizes, backend="reference")
     check(joint, make_joint(sum(sizes)), torch.float64, sizes, backend="reference")
 
@@ -110,6 +117,25 @@ def in_less(world: int) -> None:
         check(joint, biased(make_joint(sum(sizes))), dtype, sizes)
 
 
+def others_in(backend: str) -> None:
+    """Few and short rows: the interpreter of Triton may run them."""
+    inputs = biased(make(2, 3, vocabulary=37))
+    for sizes in ((20, 17), (37, 0)):
+        check(groups, inputs, torch.float32, sizes, backend=backend, **CONDITIONED)
+        check(groups, as_mixture(inputs), torch.float32, sizes, backend=backend)
+        if backend in usable("linear_mind_loss, shards"):
+            check(joint, biased(make_joint(37)), torch.float32, sizes, backend=backend, **CONDITIONED)
+        if backend in usable("linear_pairwise_jsd, jeffreys, shards"):
+            check(groups, inputs, torch.float32, sizes, kind="jeffreys", backend=backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_backends(backend):
+    run_in_processes(2, others_in, backend)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("checks", [in_float64, in_less])
 def test_it_is_that_of_one_process(world, checks):
