@@ -147,9 +147,10 @@ class Processes:
             pipe.send(request)
         answers: dict[Any, Any] = {}
         while len(answers) < len(self._pipes):
-            for pipe in wait([pipe for pipe in self._pipes if pipe not in answers]):
+            ready: list[Any] = wait([pipe for pipe in self._pipes if pipe not in answers])
+            for pipe in ready:
                 try:
-                    is_right, answers[pipe] = pipe.recv()  # pyright: ignore[reportAttributeAccessIssue]
+                    is_right, answers[pipe] = pipe.recv()
                 except EOFError:
                     raise RuntimeError(f"{request}: a process has ended") from None
                 if not is_right:  # the others may wait for it: let them not

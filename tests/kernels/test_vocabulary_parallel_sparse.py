@@ -181,7 +181,7 @@ def check_mind_loss():
         options |= groups | {name: inputs[name] for name in rest}
         loss, stats = linear_mind_loss(**leaves, gradient_threshold=THRESHOLD, return_stats=True, **options)
         loss.backward()
-        found = {"loss": loss.detach(), "kept_entries": stats.kept_entries, "dropped_mass": stats.dropped_mass}
+        found = {"loss": loss.detach(), "kept_entries": stats.rows.kept_entries, "dropped_mass": stats.rows.dropped_mass}
         return found | {f"d_{name}": leaf.grad for name, leaf in leaves.items()}
 
     one = run(backend="torch")
