@@ -33,6 +33,13 @@ def test_a_tiny_run_counts_what_is_sent(tmp_path, capsys):
     assert [json.loads(line)["way"] for line in lines if "On paper" in line] == [w.name for w in eight_gpus.all_ways()]
 
 
+@pytest.mark.parametrize("option", ["--rows", "--vocabulary"])
+def test_shares_are_equal(option, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        vocabulary_parallel.main([option, "7", "--output", str(tmp_path)])
+    assert f"{option} 7: expected a multiple of --processes 2" in capsys.readouterr().err
+
+
 def test_on_paper_a_way_is_the_sum_of_its_parts():
     rows = {row["way"]: row for row in eight_gpus.predictions()}
     for row in rows.values():
