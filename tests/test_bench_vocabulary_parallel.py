@@ -18,8 +18,8 @@ def test_a_tiny_run_counts_what_is_sent(tmp_path, capsys):
         assert row["median_ms"] > 0 and row.get("error", 0) < 1e-5, way
     head, hidden = 4 * 64 * 8, 4 * 16 * 8
     # Of two processes each sends half of a head, and all of what is to be summed, as gloo also does where the sum is to
-    # be scattered. A call begins with sixteen numbers.
-    of_shard = 8 * 16 + 16 * eight_gpus.ROW_BYTES + hidden
+    # be scattered.
+    of_shard = eight_gpus.CALL_BYTES + 16 * eight_gpus.ROW_BYTES + hidden
     found = {
         "sharded, exact": (3, of_shard),
         "sharded, sparse": (4, of_shard + 16 * eight_gpus.SPARSE_ROW_BYTES),
