@@ -157,7 +157,6 @@ def linear_cross_entropy(
         ValueError, TypeError: an argument of the wrong shape, device, dtype or range, or a constant that requires a
             gradient; it is named, and with process_group in all processes. On a GPU a target or segment out of range is
             a device-side assertion, since reading it would stall the stream.
-        NotImplementedError: gradient_threshold or gradient_error with process_group.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
         RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
             through any backend but "reference".

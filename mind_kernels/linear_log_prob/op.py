@@ -125,7 +125,6 @@ def linear_log_prob(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named. On a GPU a target
             out of range is a device-side assertion, since reading it would stall the stream.
-        NotImplementedError: gradient_threshold with process_group.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
         RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
             through any backend but "reference".
