@@ -41,6 +41,7 @@ from mind_kernels.integrations.probe import (
     rounding,
     unwrapped,
 )
+from mind_kernels.integrations.tensor_parallel import gathered_outputs, is_split, local_head, tensor_parallel_forward
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,7 +64,7 @@ class _Call:
         self.stats: RowStats | None = None
         self.taken = False
 
-    def compute(self, head: nn.Module, hidden: Tensor) -> Tensor:
+    def compute(self, head: Any, hidden: Tensor) -> Tensor:
         """Computes the loss of hidden (..., D); returns logits of no position (..., 0, V)."""
         if self.loss is not None:
             raise ValueError("the LM head was called twice with these labels: expected one call")
@@ -75,11 +76,10 @@ class _Call:
             )
         weight, bias = head_tensors(head)
         options = self.options
+        local = local_head(hidden, weight, bias, same_rows=head._split_forward is not None)
         self.loss, self.stats = linear_cross_entropy(
-            hidden,
-            weight,
-            self.target.to(hidden.device),
-            bias=bias,
+            **local._asdict(),
+            target=self.target.to(hidden.device),
             softcap=options.condition.softcap,
             temperature=options.condition.temperature,
             ignore_index=IGNORED,
@@ -193,7 +193,7 @@ def read_condition(model: nn.Module) -> Condition:
 def _check_forward(model: nn.Module, head: nn.Module) -> None:
     """Raises ValueError for forward passes that the fused ones could not take the place of."""
     for module in (model, head):
-        if "forward" in vars(module):
+        if "forward" in vars(module) and tensor_parallel_forward(module) is None:
             raise ValueError(
                 f"{type(module).__name__} has a forward pass of its own (accelerate sets one for device_map and mixed "
                 "precision, TRL for its trainers), which would pass the fused one by: fuse the model before that"
@@ -215,7 +215,7 @@ def _check_loss_function(model: Any) -> None:
 
 def _check_loss(weight: Tensor, options: dict[str, Any]) -> None:
     """Raises what `linear_cross_entropy` would, given these options: BackendUnavailableError, for example."""
-    if not hasattr(weight, "full_tensor"):  # FSDP has not gathered it
+    if not is_split(weight):  # nor to be gathered by FSDP
         no_row, no_target = weight.new_zeros(0, weight.shape[1]), torch.zeros(0, dtype=torch.int64)
         linear_cross_entropy(no_row, weight.detach(), no_target, reduction="sum", **options)
 
@@ -226,7 +226,8 @@ def _compare(model: Any, options: _Options) -> None:
     first = torch.full((PROBED_TOKENS,), IGNORED)
     first[0] = 0
     for labels in (probe_ids(model, PROBED_TOKENS), first):
-        output = probe_outputs(model, labels)
+        with gathered_outputs(active_module(lm_head(model))):
+            output = probe_outputs(model, labels)
         own = output.get("loss")
         if own is None:
             raise ValueError(f"{type(model).__name__}: with labels it gives no loss")
