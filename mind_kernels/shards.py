@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from mind_kernels.head import Head, HeadGradients
+from mind_kernels.row_chunks import Rows, chunks
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -55,6 +57,36 @@ def exact_only(**options: float | None) -> None:
     for name, value in options.items():
         if value is not None:
             raise NotImplementedError(f"{name} is {value}: expected None with process_group")
+
+
+S = TypeVar("S")
+
+
+def chunks_ahead(hidden: Tensor) -> int:
+    """How many chunks `run_ahead` starts before it finishes one, beside that one."""
+    return 1 if hidden.is_cuda else 0
+
+
+def run_ahead(
+    rows: Tensor | int,
+    size: int,
+    hidden: Tensor,  # (N, D)
+    start: Callable[[Rows, Tensor], S],
+    finish: Callable[[Rows, Tensor, S], None],
+) -> None:
+    """start(rows, hidden (n, D)) of each chunk in turn, and finish(rows, hidden, what that gave) of each.
+
+    On a GPU the next chunk is started before: its product runs while the numbers of this one travel between the
+    processes. Gloo's travel no sooner, and a second chunk of logits would cost a CPU its caches.
+    """
+    waiting: deque[tuple[Rows, Tensor, S]] = deque()
+    for chunk in chunks(rows, size):
+        part = hidden[chunk]
+        waiting.append((chunk, part, start(chunk, part)))
+        if len(waiting) > chunks_ahead(hidden):
+            finish(*waiting.popleft())
+    while waiting:
+        finish(*waiting.popleft())
 
 
 class Gathered:
@@ -149,9 +181,9 @@ def whole(shard: Shard, group: Group, hidden: Tensor, head: Head) -> tuple[Tenso
     return hidden, replace(head, weight=joined(head.weight), bias=bias)
 
 
-def sum_hidden(shard: Shard, group: Group | None, gradients: HeadGradients) -> None:
+def sum_hidden(shard: Shard | None, group: Group | None, gradients: HeadGradients) -> None:
     """Makes the gradient of the hidden states that of the whole head, if the group wants it."""
-    if group is not None and group.sum_hidden and gradients.hidden is not None:
+    if shard is not None and group is not None and group.sum_hidden and gradients.hidden is not None:
         shard.sum_(gradients.hidden)
 
 
@@ -188,7 +220,7 @@ def agree(group: Group, operation: str, rows_of_head: int, like: Tensor, **facts
         ValueError: in all processes, naming the first thing that differs. On a GPU the host reads the answer the first
             time only, since that stalls the stream; afterwards a difference is a device-side assertion.
     """
-    found = dist.distributed_c10d._resolve_process_group(group.name)
+    found = dist.distributed_c10d._resolve_process_group(group.name)  # pyright: ignore
     named = {"the operation": operation, **facts}
     own = _message(_OK, rows_of_head, list(named.values()), like.device)
     world = dist.get_world_size(found)

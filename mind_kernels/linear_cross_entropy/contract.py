@@ -16,6 +16,9 @@ from mind_kernels.row_chunks import Rows, accumulation_dtype, write_rows
 from mind_kernels.shards import Group
 from mind_kernels.sparse_gradient import ByColumn, Entries
 
+ROW_KERNELS = "linear_cross_entropy", "linear_cross_entropy, shards"
+"""In `backend.BACKENDS`: the kernels of rows, and those of a head that is split over processes."""
+
 
 @dataclass(frozen=True)
 class RowSpec:
@@ -56,7 +59,7 @@ class RowArguments(NamedTuple):
     reduction: str
     extra_stats: str  # see extra_stats.ExtraStats
     backend: str
-    group: Group | None  # the processes among which the head is split
+    group: Group | None = None  # the processes among which the head is split
 
 
 class RowValues(NamedTuple):

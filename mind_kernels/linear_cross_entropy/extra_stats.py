@@ -6,7 +6,7 @@ memory: one block (n, V) in float32.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,11 +42,15 @@ class ExtraStats(NamedTuple):
         """Writes those that are named into their places, of these rows' projected logits (n, V)."""
         if not names:
             return
-        places = self.named(names)
         blocks = chunks(logits.shape[0], rows_per_block(logits.shape[1], logits.device))
-        found = [_of_block(logits[block], head, places.keys()) for block in blocks]
-        for name, place in places.items():
-            place[rows] = torch.cat([of_block[name] for of_block in found])
+        found = [_of_block(logits[block], head, self.named(names).keys()) for block in blocks]
+        joined = {name: torch.cat([of_block[name] for of_block in found]) for name in self.named(names)}
+        self.write(rows, joined, names)
+
+    def write(self, rows: Rows, found: Mapping[str, Tensor], names: str) -> None:
+        """Writes those that are named, of these rows, into their places."""
+        for name, place in self.named(names).items():
+            place[rows] = found[name]
 
 
 def _of_block(logits: Tensor, head: Head, names: Collection[str]) -> dict[str, Tensor]:
@@ -57,10 +61,40 @@ def _of_block(logits: Tensor, head: Head, names: Collection[str]) -> dict[str, T
     if "mean_logit" in names:
         found["mean_logit"] = z.mean(1)
     if "log_sum_sq" in names:
-        # Beside a probability near 1 the others would lose their digits in either sum.
-        others = z.sub_(largest[:, None]).exp_().scatter_(1, predicted[:, None], 0)
-        log_total = others.sum(1).log1p_()
-        found["log_sum_sq"] = others.square_().sum(1).log1p_() - 2 * log_total
+        others, squares = _powers(z, largest, predicted)
+        found["log_sum_sq"] = squares.log1p_() - 2 * others.log1p_()
+    return found
+
+
+def _powers(z: Tensor, largest: Tensor, predicted: Tensor) -> list[Tensor]:
+    """The sums (n,) of e^d and of e^2d over all entries but the largest, d the distance from it; takes the memory of z
+    (n, V). Beside a probability near 1 the others would lose their digits in either sum."""
+    others = z.sub_(largest[:, None]).exp_().scatter_(1, predicted[:, None], 0)
+    return [others.sum(1), others.square_().sum(1)]
+
+
+def sums_of_shard(logits: Tensor, head: Head, names: str) -> list[Tensor]:
+    """What `join` needs for those that are named, (n,) each, of a shard's projected logits (n, V_r), V_r >= 0."""
+    found: list[list[Tensor]] = []
+    for block in chunks(logits.shape[0], rows_per_block(max(1, logits.shape[1]), logits.device)):
+        z = head.to_logits_(logits[block].to(accumulation_dtype(logits.dtype), copy=True))
+        found.append([z.sum(1)] if "mean_logit" in names else [])
+        if "log_sum_sq" in names:
+            found[-1] += _powers(z, *maxima(z)[:2]) if z.shape[1] else [z.sum(1), z.sum(1)]
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+
+def join(sums: Tensor, maximum: Tensor, vocabulary: int, names: str) -> dict[str, Tensor]:
+    """Those that are named but `predicted`, (n,) each, from `sums_of_shard` of all processes (processes, k, n), and the
+    maxima of their shards (processes, n)."""
+    found, rest = {}, list(sums.unbind(1))
+    if "mean_logit" in names:
+        found["mean_logit"] = rest.pop(0).sum(0) / vocabulary
+    if "log_sum_sq" in names:
+        scale = (maximum - maximum.amax(0)).exp()
+        has_largest = torch.arange(len(maximum), device=maximum.device)[:, None] == maximum.argmax(0)
+        others, squares = (torch.where(scale == 0, 0, torch.where(has_largest, p, p + 1)) for p in rest)
+        found["log_sum_sq"] = (scale.square() * squares).sum(0).log1p() - 2 * (scale * others).sum(0).log1p()
     return found
 
 

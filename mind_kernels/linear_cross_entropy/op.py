@@ -14,7 +14,15 @@ from mind_kernels import checks, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy import reference, rows
-from mind_kernels.linear_cross_entropy.contract import RowArguments, RowOutputs, RowSpec, RowStats, RowTerms, Segments
+from mind_kernels.linear_cross_entropy.contract import (
+    ROW_KERNELS,
+    RowArguments,
+    RowOutputs,
+    RowSpec,
+    RowStats,
+    RowTerms,
+    Segments,
+)
 from mind_kernels.linear_cross_entropy.extra_stats import checked_names
 from mind_kernels.linear_cross_entropy.threshold import batch_threshold_for_error
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
@@ -133,7 +141,7 @@ def linear_cross_entropy(
         return_stats: also return RowStats.
         extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
             are read from a chunk of logits, which costs some passes over it.
-        process_group: The processes among which the head's rows are split, in rank order (tensor parallelism): weight
+        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
             is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
             here is the sum of the V_r. All else is the same in all processes, and so are loss and statistics; the
             gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None: the
@@ -177,7 +185,7 @@ def linear_cross_entropy(
     form = "" if gradient_threshold is None else "sparse"
     if group is not None:
         shards.exact_only(gradient_threshold=gradient_threshold, gradient_error=gradient_error)
-    name = backends.resolve(backend, hidden, _OPERATION[group is not None], head.vocabulary, form)
+    name = backends.resolve(backend, hidden, ROW_KERNELS[group is not None], head.vocabulary, form)
     if gradient_error is not None and name not in _HAVE_GRADIENT_ERROR:
         names = " or ".join(map(repr, _HAVE_GRADIENT_ERROR))
         raise ValueError(f"backend is {name!r}: expected {names} with gradient_error")
@@ -205,7 +213,6 @@ def linear_cross_entropy(
 
 
 _HAVE_GRADIENT_ERROR = ("cpp", "reference")
-_OPERATION = "linear_cross_entropy", "linear_cross_entropy, shards"  # in backend.BACKENDS
 
 
 def _check_error_fits(
@@ -266,7 +273,7 @@ def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]
     vocabulary = a.spec.head.vocabulary if shard is None else shard.vocabulary
     checks.row_values(a.target, a.ignore_index, vocabulary, a.segment, a.num_segments)
     loss, terms, gradients = rows.forward(
-        backends.kernels(_OPERATION[shard is not None], a.backend),
+        backends.kernels(ROW_KERNELS[shard is not None], a.backend),
         row_major(a.hidden),
         a.target,
         a.row_weight,
@@ -277,8 +284,7 @@ def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]
         extra=a.extra_stats,
         shard=shard,
     )
-    if shard is not None:
-        shards.sum_hidden(shard, a.group, gradients)
+    shards.sum_hidden(shard, a.group, gradients)
     segments = Segments.of(terms.values.nll, a.target != a.ignore_index, a.segment, a.num_segments)
     return RowOutputs(loss, terms, segments), gradients
 

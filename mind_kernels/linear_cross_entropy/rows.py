@@ -36,7 +36,7 @@ from mind_kernels.sparse_gradient import SparseGradient, sampled_rows, worth_it
 
 
 def forward(
-    kernels: Any,  # RowKernels, or ShardKernels with a shard
+    kernels: Any,  # RowKernels; of a shard ShardKernels
     hidden: Tensor,  # (N, D)
     target: Tensor,  # (N,), on the CPU or where hidden is
     row_weight: Tensor | None,  # (N,)
@@ -58,14 +58,17 @@ def forward(
 
     def run(rows: Tensor | int, scale: Tensor | None) -> None:
         weights = None if scale is None else RowWeights(scale)
-        run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, shard)
+        if shard is None:
+            run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra)
+        else:
+            run_shards(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, shard)
 
     loss = loss_of_rows(valid, weight, reduction, terms.values.loss, gradients, run)
     return loss, terms, gradients
 
 
 def run_terms(
-    kernels: Any,
+    kernels: RowKernels,
     rows: Tensor | int,  # the rows to visit, or how many from the start
     hidden: Tensor,  # (N, D)
     target: Tensor,  # (N,)
@@ -74,14 +77,8 @@ def run_terms(
     terms: RowTerms,
     gradients: HeadGradients,
     extra: str = "",
-    shard: Shard | None = None,
 ) -> None:
-    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products.
-
-    With a shard, `kernels` are its `ShardKernels`."""
-    if shard is not None:
-        run_shards(kernels, rows, hidden, target, weights, spec, terms, gradients, shard)
-        return
+    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products."""
     if spec.gradient_threshold is not None:
         _SparsePass(kernels, hidden, target, weights, spec, terms, gradients, extra).run(rows)
         return

@@ -56,7 +56,7 @@ class GradientTerms(NamedTuple):
 
     def of_rows(self, rows: slice) -> GradientTerms:
         """Those of some of the rows."""
-        return GradientTerms(*(None if term is None else term[rows] for term in self))
+        return GradientTerms(*(None if term is None else term[rows] for term in self))  # pyright: ignore[reportArgumentType]
 
 
 class ShardKernels(Protocol):

@@ -1,24 +1,26 @@
 """The exact pass over rows of a head that is split over the vocabulary; a backend supplies `ShardKernels`.
 
-A chunk: logits of the shard (product 1), their sums, one collective that gathers the sums of all processes, and then as
-on one device: the gradient in place and two products, for the shard's rows of dW and a part of dH that the caller sums
-over the group. On a GPU the next chunk's logits are computed while the sums travel, so that two chunks of logits are in
-memory. Every chunk makes one collective, whatever is needed of it.
+A chunk: logits of the shard (product 1), their sums, one collective that gathers the sums of all processes, and then
+as on one device: the gradient in place and two products, for the shard's rows of dW and a part of dH that the caller
+sums over the group. Every chunk makes that one collective, whatever is needed of it. Peak memory: one chunk of logits
+(two on a GPU) beside the gradients.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mind_kernels.head import HeadGradients
+from mind_kernels.linear_cross_entropy import extra_stats
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums, ShardKernels
-from mind_kernels.row_chunks import Rows, chunks, rows_per_chunk
-from mind_kernels.shards import Gathered, Shard
+from mind_kernels.row_chunks import Rows, rows_per_chunk
+from mind_kernels.shards import Gathered, Shard, chunks_ahead, run_ahead
 
 
 class JoinedRows(NamedTuple):
@@ -28,7 +30,7 @@ class JoinedRows(NamedTuple):
     maximum: Tensor
     log_total: Tensor  # lse - maximum
     others: Tensor  # 1 - p_y, without cancellation
-    predicted: Tensor  # int64 in [0, V): the first of the largest entries
+    extra: dict[str, Tensor]  # extra statistics by name, and more of them than were asked for
 
     def terms(self, weights: RowWeights, spec: RowSpec, vocabulary: int) -> GradientTerms:
         """Of the gradient for the rows' weights; `vocabulary` is V."""
@@ -39,16 +41,19 @@ class JoinedRows(NamedTuple):
         return GradientTerms(self.maximum, self.log_total, a, b, at_target, uniform)
 
 
-def gather(sums: RowSums, shard: Shard) -> Gathered:
-    """Starts to gather the sums of all processes, for `join`."""
+def gather(sums: RowSums, shard: Shard, more: Sequence[Tensor] = ()) -> Gathered:
+    """Starts to gather the sums of all processes, and `more` numbers of the rows, for `join`."""
     dtype = sums.maximum.dtype
     argmax = sums.argmax if dtype == torch.float64 else sums.argmax.int()
-    return shard.gather(torch.stack([*sums[:-1], argmax.view(dtype)]))  # a gather leaves the bits alone
+    return shard.gather(torch.stack([*sums[:-1], argmax.view(dtype), *more]))  # a gather leaves the bits alone
 
 
-def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard) -> JoinedRows:
-    """Whole rows from the sums of all processes, as `gather` has packed them, and targets (n,) in [0, V)."""
-    maximum, others, moment, at_target, z_sum, argmax = gathered.unbind(1)  # (processes, n) each
+def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard, extra: str = "") -> JoinedRows:
+    """Whole rows from the sums of all processes, as `gather` has packed them, and targets (n,) in [0, V).
+
+    With `extra` statistics, `more` was the sums that they need."""
+    sums, more = gathered.split([len(RowSums._fields), gathered.shape[1] - len(RowSums._fields)], 1)
+    maximum, others, moment, at_target, z_sum, argmax = sums.unbind(1)  # (processes, n) each
     first = argmax.view(torch.int64 if argmax.dtype == torch.float64 else torch.int32) + shard.starts(target)[:, None]
     owner = shard.owner(target)[None]
     z_y = at_target.gather(0, owner).squeeze(0)
@@ -70,19 +75,12 @@ def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard) -> Joine
         loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * mean
     if spec.z_loss:
         loss = loss + spec.z_loss * lse.square()
-    predicted = torch.where(maximum == top, first, shard.vocabulary - 1).amin(0)
+    largest = (maximum == top) | maximum.isnan()
+    predicted = torch.where(largest, first, shard.vocabulary - 1).amin(0)
     correct = (predicted == target) & nll.isfinite()
     values = RowValues(loss, nll, lse, log_total - moments / total, correct)
-    return JoinedRows(values, top, log_total, others / total, predicted)
-
-
-class _Waiting(NamedTuple):
-    """A chunk whose sums travel."""
-
-    rows: Rows
-    logits: Tensor
-    hidden: Tensor
-    sums: Gathered
+    found = extra_stats.join(more, maximum, shard.vocabulary, extra) | {"predicted": predicted}
+    return JoinedRows(values, top, log_total, others / total, found)
 
 
 def run_shards(
@@ -94,35 +92,31 @@ def run_shards(
     spec: RowSpec,  # of this shard's head
     terms: RowTerms,
     gradients: HeadGradients,
+    extra: str,
     shard: Shard,
 ) -> None:
-    """Fills `terms` for the rows, and adds their gradient products: the shard's, and the shard's part of dH."""
+    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products: the shard's, and the
+    shard's part of dH."""
     size = rows_per_chunk(shard.largest, hidden.device, hidden.element_size())
     count = rows if isinstance(rows, int) else rows.numel()
-    ahead = 1 if hidden.is_cuda else 0
-    memory = deque(hidden.new_empty(min(size, count), shard.size) for _ in range(1 + ahead))
-    waiting: deque[_Waiting] = deque()
+    memory = deque(hidden.new_empty(min(size, count), shard.size) for _ in range(1 + chunks_ahead(hidden)))
 
-    def finish(chunk: _Waiting) -> None:
-        joined = join(chunk.sums.wait(), target[chunk.rows], spec, shard)
-        terms.write(chunk.rows, joined.values)
-        if weights is None or not shard.size:
-            return
-        of_rows = joined.terms(weights[chunk.rows], spec, shard.vocabulary)
-        kernels.shard_gradient_(chunk.logits, shard.local(target[chunk.rows]), of_rows, spec)
-        gradients.add(chunk.rows, chunk.hidden, chunk.logits)
-
-    for chunk in chunks(rows, size):
-        part = hidden[chunk]
+    def start(chunk: Rows, part: Tensor) -> tuple[Tensor, Gathered]:
         memory.rotate()
-        logits = memory[0][: len(part)]
-        if shard.size:
-            spec.head.project_into(part, logits)
-            sums = kernels.shard_sums(logits, shard.local(target[chunk]), spec)
-        else:
-            sums = RowSums.empty(len(part), hidden)
-        waiting.append(_Waiting(chunk, logits, part, gather(sums, shard)))
-        if len(waiting) > ahead:
-            finish(waiting.popleft())
-    while waiting:
-        finish(waiting.popleft())
+        logits = spec.head.project_into(part, memory[0][: len(part)])
+        local = shard.local(target[chunk])
+        sums = kernels.shard_sums(logits, local, spec) if shard.size else RowSums.empty(len(part), logits)
+        return logits, gather(sums, shard, extra_stats.sums_of_shard(logits, spec.head, extra))
+
+    def finish(chunk: Rows, part: Tensor, started: tuple[Tensor, Gathered]) -> None:
+        logits, sums = started
+        y = target[chunk]
+        joined = join(sums.wait(), y, spec, shard, extra)
+        terms.write(chunk, joined.values)
+        terms.extra.write(chunk, joined.extra, extra)
+        if weights is not None and shard.size:
+            of_rows = joined.terms(weights[chunk], spec, shard.vocabulary)
+            kernels.shard_gradient_(logits, shard.local(y), of_rows, spec)
+            gradients.add(chunk, part, logits)
+
+    run_ahead(rows, size, hidden, start, finish)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms
+from mind_kernels.shards import Group
 
 
 class Upstream(NamedTuple):
@@ -28,6 +29,7 @@ class LogProbArguments(NamedTuple):
     ignore_index: int
     extra_stats: str  # see extra_stats.ExtraStats of linear_cross_entropy
     backend: str
+    group: Group | None = None  # the processes among which the head is split
 
 
 class LogProbOutputs(NamedTuple):

@@ -88,7 +88,7 @@ class ListWeights:
         return self.rows.magnitude() + self.ids.abs().sum(1)
 
 
-class _Known:
+class KnownIds:
     """The logits of the ids of a chunk of rows, (n, K) in the accumulation dtype, and what follows from them."""
 
     def __init__(self, listed: Ids, logits: Tensor, vocabulary: int) -> None:
@@ -106,16 +106,26 @@ class _Known:
     def complete(self, dlogits: Tensor, weights: ListWeights, values: RowValues, head: Head) -> None:
         """Completes the kernel's gradient (n, V) of the logits before this head's softcap: adds that of the other ids,
         and puts that of the likeliest one in its place."""
-        y = self.likeliest[:, None]
-        is_y = self._listed.ids == y
-        of_others = torch.where(is_y, 0, weights.ids)
-        of_y = -torch.where(is_y, weights.ids, 0).sum(1)
-        others = -of_others.sum(1)
+        added = self.of_others(weights, head).to(dlogits.dtype)
+        at_likeliest = self.at_likeliest(weights, values)[:, None] * head.slope(self._largest)
+        dlogits.scatter_add_(1, self._listed.ids, added)
+        dlogits.scatter_(1, self.likeliest[:, None], at_likeliest.to(dlogits.dtype))
+
+    def of_others(self, weights: ListWeights, head: Head) -> Tensor:
+        """(n, K): what is added to the kernel's gradient at the ids, 0 at the likeliest one."""
+        of_others = torch.where(self._is_likeliest, 0, weights.ids)
+        return torch.where(of_others == 0, 0, of_others * head.slope(self._logits))
+
+    def at_likeliest(self, weights: ListWeights, values: RowValues) -> Tensor:
+        """(n,): the gradient of the likeliest id's logit, before the slope."""
+        of_y = -torch.where(self._is_likeliest, weights.ids, 0).sum(1)
+        others = -torch.where(self._is_likeliest, 0, weights.ids).sum(1)
         rest = others if weights.rows.lse is None else weights.rows.lse + others
-        at_y = RowWeights(of_y, weights.rows.entropy, rest).at_target(values)[:, None]
-        added = torch.where(of_others == 0, 0, of_others * head.slope(self._logits))
-        dlogits.scatter_add_(1, self._listed.ids, added.to(dlogits.dtype))
-        dlogits.scatter_(1, y, (at_y * head.slope(self._largest)).to(dlogits.dtype))
+        return RowWeights(of_y, weights.rows.entropy, rest).at_target(values)
+
+    @property
+    def _is_likeliest(self) -> Tensor:
+        return self._listed.ids == self.likeliest[:, None]
 
 
 def run_listed(
@@ -139,7 +149,7 @@ def run_listed(
         def statistics(chunk: Rows, part: Tensor, weights: ListWeights | None) -> tuple[list[Tensor], None]:
             of_rows = None if temperature is None else temperature[chunk]
             logits = _logits_of(listed.ids[chunk], part, head)
-            known = _Known(listed[chunk], logits if of_rows is None else logits / of_rows[:, None], head.vocabulary)
+            known = KnownIds(listed[chunk], logits if of_rows is None else logits / of_rows[:, None], head.vocabulary)
             values = kernels.statistics(part, known.likeliest, spec, of_rows)
             return [*values, known.log_prob(-values.nll)], None
 
@@ -158,7 +168,7 @@ def run_listed(
             logits.div_(temperature[chunk, None])
         terms.extra.read(chunk, logits, of_chunk.head, extra)
         of_ids = logits.gather(1, listed.ids[chunk]).to(accumulation_dtype(logits.dtype))
-        known = _Known(listed[chunk], of_chunk.head.to_logits(of_ids), head.vocabulary)
+        known = KnownIds(listed[chunk], of_chunk.head.to_logits(of_ids), head.vocabulary)
         of_kernel = None if weights is None else weights.rows.of_kernel
         values = kernels.row_kernel_(logits, known.likeliest, of_kernel, of_chunk)
         found = [*values, known.log_prob(-values.nll)]
@@ -167,11 +177,15 @@ def run_listed(
         known.complete(logits, weights, values, of_chunk.head)
         return found, scale_(logits, slope)
 
-    itemsize = hidden.element_size()
-    if temperature is not None:
-        itemsize = accumulation_dtype(hidden.dtype).itemsize * (1 if head.softcap is None else 2)
-    size = rows_per_chunk(head.vocabulary, hidden.device, itemsize)
+    size = rows_per_chunk(head.vocabulary, hidden.device, itemsize_of(hidden, head, temperature))
     run_rows(rows, size, hidden, weights, kernel, [*terms.values, log_prob], gradients)
+
+
+def itemsize_of(hidden: Tensor, head: Head, temperature: Tensor | None) -> int:
+    """Bytes per logit of a chunk: with a temperature per row they are wide, and under a softcap with a slope beside."""
+    if temperature is None:
+        return hidden.element_size()
+    return accumulation_dtype(hidden.dtype).itemsize * (1 if head.softcap is None else 2)
 
 
 def _logits_of(ids: Tensor, hidden: Tensor, head: Head) -> Tensor:

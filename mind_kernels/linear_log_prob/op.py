@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks
+from mind_kernels import checks, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
-from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats, RowTerms, RowWeights
+from mind_kernels.linear_cross_entropy.contract import ROW_KERNELS, RowSpec, RowStats, RowTerms, RowWeights
 from mind_kernels.linear_cross_entropy.extra_stats import checked_names
 from mind_kernels.linear_cross_entropy.rows import run_terms
+from mind_kernels.linear_cross_entropy.shard_rows import run_shards
 from mind_kernels.linear_log_prob import reference
 from mind_kernels.linear_log_prob.contract import LogProbArguments, LogProbOutputs, RowLogProbs, Upstream
 from mind_kernels.linear_log_prob.listed import Ids, ListWeights, run_listed
+from mind_kernels.linear_log_prob.listed_shards import run_listed_shards
 from mind_kernels.row_chunks import flat_rows, row_major
 from mind_kernels.row_loop import visit_rows
+from mind_kernels.shards import Shard
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @overload
@@ -41,6 +47,7 @@ def linear_log_prob(
     gradient_threshold: float | None = None,
     return_stats: Literal[False] = False,
     extra_stats: Sequence[str] = (),
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> RowLogProbs: ...
 @overload
@@ -56,6 +63,7 @@ def linear_log_prob(
     gradient_threshold: float | None = None,
     return_stats: Literal[True],
     extra_stats: Sequence[str] = (),
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[RowLogProbs, RowStats]: ...
 def linear_log_prob(
@@ -70,6 +78,7 @@ def linear_log_prob(
     gradient_threshold: float | None = None,
     return_stats: bool = False,
     extra_stats: Sequence[str] = (),
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> RowLogProbs | tuple[RowLogProbs, RowStats]:
     """Log-probability of each target, entropy and log-sum-exp, z = softcap(hidden weight^T + bias) / temperature.
@@ -102,6 +111,10 @@ def linear_log_prob(
         return_stats: also return RowStats, without segments. Of several ids, nll and correct are of the likeliest.
         extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
             are read from a chunk of logits, which costs some passes over it.
+        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
+            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
+            here is the sum of the V_r. All else is the same in all processes, and so are the results; the gradients of
+            weight and bias are those of this process's rows, that of hidden is the whole one. None: the head is whole.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -125,7 +138,8 @@ def linear_log_prob(
     of_all = 1.0 if of_rows is not None else temperature
     checks.number("temperature", of_all, " or a torch.Tensor, one per row")  # pyright: ignore[reportArgumentType]
     head = head_of(weight, bias, softcap, of_all)  # pyright: ignore[reportArgumentType] # a tensor () was refused
-    hidden, head = checks.head_arguments(hidden, head, "(..., D)")
+    group = shards.group_of(process_group)
+    hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.target_argument(target, hidden, ignore_index, or_list=True)
     if of_rows is not None:
         checks.tensors(temperature=of_rows)
@@ -140,10 +154,12 @@ def linear_log_prob(
         )
     extra = checked_names(extra_stats, return_stats)
     form = "" if gradient_threshold is None else "sparse"
-    name = backends.resolve(backend, hidden, "linear_cross_entropy", head.vocabulary, form)
+    if group is not None:
+        shards.exact_only(gradient_threshold=gradient_threshold)
+    name = backends.resolve(backend, hidden, ROW_KERNELS[group is not None], head.vocabulary, form)
     spec = RowSpec(head, gradient_threshold=gradient_threshold)
     arguments = LogProbArguments(
-        flat_rows(hidden, 1), spec, ids, flat_rows(of_rows), Upstream(), ignore_index, extra, name
+        flat_rows(hidden, 1), spec, ids, flat_rows(of_rows), Upstream(), ignore_index, extra, name, group
     )
     outputs = _define(arguments) if name == "reference" else operator(arguments)
     shape, values = hidden.shape[:-1], outputs.rows.values
@@ -153,9 +169,9 @@ def linear_log_prob(
     return found, RowStats.of(outputs.rows, None, shape, sparse=gradient_threshold is not None, extra=extra)
 
 
-def _check_values(a: LogProbArguments) -> Tensor:
+def _check_values(a: LogProbArguments, vocabulary: int) -> Tensor:
     """Which rows are valid (N,), where target is."""
-    checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, None, 0)
+    checks.row_values(a.target, a.ignore_index, vocabulary, None, 0)
     valid = (a.target != a.ignore_index).any(1)
     if a.temperature is not None:
         good = (a.temperature > 0) & (a.temperature < math.inf)
@@ -164,18 +180,40 @@ def _check_values(a: LogProbArguments) -> Tensor:
     return valid
 
 
+def _shard(a: LogProbArguments, needs: Sequence[bool]) -> Shard | None:
+    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    if a.group is None:
+        return None
+    upstream = a.upstream._asdict().items()
+    return shards.agree(
+        a.group,
+        "linear_log_prob",
+        a.spec.head.vocabulary,
+        a.hidden,
+        **shards.facts(a.hidden, a.spec.head, needs),
+        options=(a.ignore_index, a.extra_stats, a.temperature is None),
+        target=a.target,
+        **{f"the gradient of {name} (which rows have one)": None if g is None else g != 0 for name, g in upstream},
+    )
+
+
 def _define(a: LogProbArguments) -> LogProbOutputs:
     """By the definition, differentiable."""
-    _check_values(a)
+    shard = _shard(a, [False])
+    if shard is not None and a.group is not None:
+        hidden, head = shards.whole(shard, a.group, a.hidden, a.spec.head)
+        a = a._replace(hidden=hidden, spec=a.spec.with_head(head))
+    _check_values(a, a.spec.head.vocabulary)
     target = a.target.to(a.hidden.device)
     return reference.forward(a.hidden, target, a.temperature, a.spec, ignore_index=a.ignore_index, extra=a.extra_stats)
 
 
 def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGradients]:
-    valid = _check_values(a)
+    shard = _shard(a, needs)
+    valid = _check_values(a, a.spec.head.vocabulary if shard is None else shard.vocabulary)
     hidden, spec = row_major(a.hidden), a.spec.with_head(backends.head_on(a.backend, a.spec.head))
-    kernels = backends.kernels("linear_cross_entropy", a.backend)
-    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None, extra=a.extra_stats)
+    kernels, extra = backends.kernels(ROW_KERNELS[shard is not None], a.backend), a.extra_stats
+    terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None, extra=extra)
     gradients = HeadGradients(hidden, spec.head, needs)
     target = a.target.to(hidden.device).contiguous()
     listed = Ids.of(target, a.ignore_index)
@@ -184,19 +222,28 @@ def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGr
         temperature = torch.where(valid.to(hidden.device), a.temperature.to(terms.values.lse.dtype), 1)
     weights = ListWeights.of(a.upstream, listed, temperature, hidden)
     gradients.choose_unit(*weights.every)
-    if target.shape[1] == 1 and temperature is None:
-
-        def run(rows: Tensor | int, weights: RowWeights | None) -> None:
-            run_terms(kernels, rows, hidden, target[:, 0], weights, spec, terms, gradients, a.extra_stats)
-
-        visit_rows(valid, weights.magnitude() != 0, weights.rows, gradients, run)
-        return LogProbOutputs(-terms.values.nll[:, None], terms), gradients
     log_prob = terms.values.nll.new_zeros(target.shape)
 
-    def run_lists(rows: Tensor | int, weights: ListWeights | None) -> None:
-        run_listed(kernels, rows, hidden, listed, temperature, weights, spec, log_prob, terms, gradients, a.extra_stats)
+    def run(rows: Tensor | int, weights: RowWeights | None) -> None:
+        more = weights, spec, terms, gradients, extra
+        if shard is None:
+            run_terms(kernels, rows, hidden, target[:, 0], *more)
+        else:
+            run_shards(kernels, rows, hidden, target[:, 0], *more, shard)
 
-    visit_rows(valid, weights.magnitude() != 0, weights, gradients, run_lists)
+    def run_lists(rows: Tensor | int, weights: ListWeights | None) -> None:
+        more = temperature, weights, spec, log_prob, terms, gradients, extra
+        if shard is None:
+            run_listed(kernels, rows, hidden, listed, *more)
+        else:
+            run_listed_shards(kernels, rows, hidden, listed, *more, shard)
+
+    if target.shape[1] == 1 and temperature is None:
+        visit_rows(valid, weights.magnitude() != 0, weights.rows, gradients, run)
+        log_prob = -terms.values.nll[:, None]
+    else:
+        visit_rows(valid, weights.magnitude() != 0, weights, gradients, run_lists)
+    shards.sum_hidden(shard, a.group, gradients)
     return LogProbOutputs(log_prob, terms), gradients
 
 
