@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
+from mind_kernels.shards import Group
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
@@ -36,6 +38,12 @@ def tensor_parallel_forward(head: nn.Module) -> Callable[..., Tensor] | None:
 def is_split(tensor: Tensor) -> bool:
     """Whether processes share the tensor: a DTensor, which needs torch.distributed to be told by its class."""
     return hasattr(tensor, "full_tensor")
+
+
+def part_of(group: ProcessGroup) -> Any:
+    """An argument `process_group` that leaves the gradient of the hidden states in parts, one of each process's rows of
+    the head, for a caller who sums them."""
+    return Group(group.group_name, sum_hidden=False)
 
 
 def local_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, same_rows: bool = False) -> LocalHead:
