@@ -54,7 +54,7 @@ def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard, extra: s
     With `extra` statistics, `more` was the sums that they need."""
     sums, more = gathered.split([len(RowSums._fields), gathered.shape[1] - len(RowSums._fields)], 1)
     maximum, others, moment, at_target, z_sum, argmax = sums.unbind(1)  # (processes, n) each
-    first = argmax.view(torch.int64 if argmax.dtype == torch.float64 else torch.int32) + shard.starts(target)[:, None]
+    first = argmax.view(torch.int64 if argmax.dtype == torch.float64 else torch.int32) + shard.starts[:, None]
     owner = shard.owner(target)[None]
     z_y = at_target.gather(0, owner).squeeze(0)
     top = maximum.amax(0)
