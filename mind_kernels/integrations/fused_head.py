@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mind_kernels.dtensors import is_dtensor
 from mind_kernels.integrations.head import active_module
-from mind_kernels.integrations.tensor_parallel import placed_as, tensor_parallel_forward
+from mind_kernels.integrations.tensor_parallel import same_in_all, tensor_parallel_forward
 
 IGNORED = -100  # of transformers' labels
 
@@ -104,7 +105,7 @@ def fused_head(model: Any) -> Any:
 def no_logits(hidden: Tensor, vocabulary: int) -> Tensor:
     """Logits of no position (..., 0, V), for hidden (..., D); a DTensor if hidden is one."""
     plain = torch.empty(*hidden.shape[:-2], 0, vocabulary, dtype=hidden.dtype, device=hidden.device)
-    return placed_as(hidden, plain)
+    return same_in_all(plain, hidden.device_mesh) if is_dtensor(hidden) else plain
 
 
 @contextmanager

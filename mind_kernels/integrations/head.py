@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mind_kernels.integrations.tensor_parallel import is_split
+from mind_kernels.dtensors import is_dtensor
 
 
 def head_tensors(head: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -79,13 +79,13 @@ def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
             "gradient is computed: expected stage 2 or less"
         )
     fake = torch.compiler.is_exporting()
-    plain = fake or type(weight) in (Tensor, nn.Parameter) or is_split(weight)
+    plain = fake or type(weight) in (Tensor, nn.Parameter) or is_dtensor(weight)
     if not (plain and weight.is_floating_point() and weight.dim() == 2):
         raise ValueError(
             f"the LM head is a {type(module).__name__} with a weight of {weight.dtype} {tuple(weight.shape)} "
             f"({type(weight).__name__}): expected a floating weight that is not quantized"
         )
-    if not is_split(weight) and weight.shape[0] != module.out_features and not fake:
+    if not is_dtensor(weight) and weight.shape[0] != module.out_features and not fake:
         raise ValueError(
             f"the LM head holds {weight.shape[0]} of {module.out_features} vocabulary entries in this process: expected "
             "all, or a DTensor of all, as transformers' tp_plan and PyTorch's parallelize_module make one"
@@ -100,7 +100,7 @@ def _with_lora(module: Any) -> tuple[Tensor, Tensor | None]:
     for name in module.active_adapters:
         if name not in module.lora_A:
             continue
-        if is_split(weight):
+        if is_dtensor(weight):
             raise ValueError(
                 "the LM head has an adapter and is split over processes: leave the head out of the adapters' "
                 "target_modules"

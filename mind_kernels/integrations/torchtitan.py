@@ -27,9 +27,10 @@ from torchtitan.distributed.spmd_types import current_spmd_mesh  # pyright: igno
 from torchtitan.distributed.utils import get_spmd_backend  # pyright: ignore[reportMissingImports]
 
 from mind_kernels import linear_cross_entropy
+from mind_kernels.dtensors import is_dtensor
 from mind_kernels.integrations.head import head_tensors
 from mind_kernels.integrations.signature import expect
-from mind_kernels.integrations.tensor_parallel import is_split, part_of
+from mind_kernels.integrations.tensor_parallel import part_of
 
 expect("torchtitan", ChunkedLossWrapper, "__init__", "self", "config", "compile_config")
 expect("torchtitan", ChunkedLossWrapper, "set_lm_head", "self", "lm_head")
@@ -134,6 +135,6 @@ def _group_of_parts(head: Any) -> Any:
     """The group of an LM head of which each process holds a part as a plain tensor, as the backend "spmd_types" has it;
     None otherwise. Its hidden states are the same in all, and torchtitan sums the parts of their gradient."""
     mesh = current_spmd_mesh()
-    if is_split(head.weight) or len(head.weight) == head.out_features or mesh is None:
+    if is_dtensor(head.weight) or len(head.weight) == head.out_features or mesh is None:
         return None
     return part_of(mesh.get_group("tp"))

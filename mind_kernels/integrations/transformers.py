@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mind_kernels import RowStats, linear_cross_entropy
+from mind_kernels.dtensors import is_dtensor
 from mind_kernels.integrations.condition import Condition, KnownOutputs
 from mind_kernels.integrations.fused_head import (
     IGNORED,
@@ -41,7 +42,7 @@ from mind_kernels.integrations.probe import (
     rounding,
     unwrapped,
 )
-from mind_kernels.integrations.tensor_parallel import gathered_outputs, is_split, local_head, tensor_parallel_forward
+from mind_kernels.integrations.tensor_parallel import gathered_outputs, same_in_all, tensor_parallel_forward
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -76,10 +77,12 @@ class _Call:
             )
         weight, bias = head_tensors(head)
         options = self.options
-        local = local_head(hidden, weight, bias, same_rows=head._split_forward is not None)
+        of_all = hidden if head._split_forward is None else same_in_all(hidden, weight.device_mesh)
         self.loss, self.stats = linear_cross_entropy(
-            **local._asdict(),
-            target=self.target.to(hidden.device),
+            of_all,
+            weight,
+            self.target.to(hidden.device),
+            bias=bias,
             softcap=options.condition.softcap,
             temperature=options.condition.temperature,
             ignore_index=IGNORED,
@@ -215,7 +218,7 @@ def _check_loss_function(model: Any) -> None:
 
 def _check_loss(weight: Tensor, options: dict[str, Any]) -> None:
     """Raises what `linear_cross_entropy` would, given these options: BackendUnavailableError, for example."""
-    if not is_split(weight):  # nor to be gathered by FSDP
+    if not is_dtensor(weight):  # nor to be gathered by FSDP
         no_row, no_target = weight.new_zeros(0, weight.shape[1]), torch.zeros(0, dtype=torch.int64)
         linear_cross_entropy(no_row, weight.detach(), no_target, reduction="sum", **options)
 

@@ -20,9 +20,9 @@ from split_models import (
     sharded,
     with_plan,
 )
-from torch import distributed
+from torch import distributed, nn
 from torch.distributed.tensor import Replicate, Shard
-from torch.distributed.tensor.parallel import ColwiseParallel, loss_parallel
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, loss_parallel, parallelize_module
 
 from mind_kernels.integrations.condition import Condition
 from mind_kernels.integrations.transformers import fuse, read_condition, unfuse
@@ -90,30 +90,73 @@ def by_parallelize_module(rank, folder):
     for dtype in LIMITS:
         (loss,), whole = of_one_process(load(folder, "llama", dtype), [batch])
         for name, head in heads.items():
-            for order in ("before", "after"):
-                model = load(folder, "llama", dtype)
-                if order == "before":
-                    model = with_plan(fuse(model), mesh, head)
-                else:
-                    model = fuse(with_plan(model, mesh, head))
-                check(model, (loss, whole), batch, dtype, f"{name}, fused {order}, {dtype}")
+            model = fuse(with_plan(load(folder, "llama", dtype), mesh, head))
+            check(model, (loss, whole), batch, dtype, f"{name}, {dtype}")
+        model = with_plan(fuse(load(folder, "llama", dtype)), mesh, heads["local"])
+        check(model, (loss, whole), batch, dtype, f"fused before, {dtype}")
         head = ColwiseParallel(input_layouts=Shard(1), use_local_output=False)
         model = with_plan(fuse(load(folder, "llama", dtype)), mesh, head, sequence_parallel=True)
         check(model, (loss, whole), batch, dtype, f"sequence parallelism, {dtype}")
         model = with_plan(load(folder, "llama", dtype), mesh, head, sequence_parallel=True)
-        with loss_parallel():  # PyTorch's own way, as an equal
-            model(**batch).loss.backward()
-        assert_close(gradients(model), whole, LIMITS[dtype], f"loss_parallel, {dtype}")
-        model = with_plan(load(folder, "llama", dtype), mesh, head, sequence_parallel=True)
-        model = fuse(model, condition=Condition(None, 1.0))
-        check(model, (loss, whole), batch, dtype, f"sequence parallelism, fused after, {dtype}")
+        if dtype == torch.float32:  # PyTorch's own way, as an equal; transformers' loss is in float32
+            with loss_parallel():
+                model(**batch).loss.backward()
+            assert_close(gradients(model), whole, LIMITS[dtype], "loss_parallel")
+            model.zero_grad()
+        check(fuse(model, condition=Condition(None, 1.0)), (loss, whole), batch, dtype, f"fused after, {dtype}")
+
+
+def by_data_parallelism(rank, folder):
+    """DDP and FSDP2: each process has a batch of its own, and gathers the head for it if it is sharded."""
+    from transformers.distributed import DistributedConfig
+
+    mesh, batches = mesh_of(fsdp=2), [batch_of(process) for process in range(2)]
+    for family in ("llama", "qwen2"):
+        for dtype in LIMITS:
+            losses, whole = of_one_process(load(folder, family, dtype), batches)
+            model = fuse(load(folder, family, dtype))
+            nn.parallel.DistributedDataParallel(model)(**batches[rank]).loss.backward()
+            assert_close(gradients(model), whole, LIMITS[dtype], f"{family}, DDP, {dtype}")
+            config = DistributedConfig(fsdp_size=2)
+            for case, model in {
+                "FSDP2": sharded(fuse(load(folder, family, dtype)), mesh),
+                "DistributedConfig": fuse(load(folder, family, dtype, distributed_config=config)),
+            }.items():
+                check(model, (losses[rank], whole), batches[rank], dtype, f"{family}, {case}, {dtype}")
+
+
+def what_is_refused(rank, folder):
+    """In every process, without a collective that waits for another."""
+    from peft import LoraConfig, get_peft_model
+    from transformers.distributed.tensor_parallel import apply_tensor_parallelism
+
+    mesh, batch = mesh_of(tp=2), batch_of(0)
+    model = fuse(load(folder, "llama", torch.float32, tp_plan="auto"))
+    with pytest.raises(ValueError, match="target differs between process 0 and process 1"):
+        model(**batch | {"labels": batch["labels"] + rank})
+    adapted = get_peft_model(
+        load(folder, "llama", torch.float32, tp_plan="auto"), LoraConfig(target_modules=["lm_head"], r=2)
+    )
+    with pytest.raises(ValueError, match="has an adapter and is split over processes"):
+        fuse(adapted)
+    model = fuse(load(folder, "llama", torch.float32))
+    plan = {"lm_head.weight": "colwise_gather_output", "lm_head": "colwise_gather_output"}
+    apply_tensor_parallelism(model, mesh, plan)
+    with pytest.raises(ValueError, match="split by transformers' tensor parallelism after `fuse`"):
+        model(**batch)
+    model = load(folder, "llama", torch.float32)
+    parallelize_module(model, mesh, {"lm_head": RowwiseParallel(input_layouts=Replicate())})
+    with pytest.raises(ValueError, match=r"over mesh dimension 'tp': expected Shard\(0\)"):
+        fuse(model, condition=Condition(None, 1.0))(**batch)
 
 
 def work_of_two(rank, port, folder):
     with joined(rank, port):
+        what_is_refused(rank, folder)
         by_transformers(rank, folder)
         its_other_calls(rank, folder)
         by_parallelize_module(rank, folder)
+        by_data_parallelism(rank, folder)
 
 
 def test_gradients_of_a_split_head_are_those_of_one_process(tmp_path, record):

@@ -19,7 +19,7 @@ import torch
 from processes import PROCESSES, joined, start
 from torch import distributed, multiprocessing, nn
 from torch.distributed.fsdp import FSDPModule
-from torchtitan.components.loss import ChunkedLossWrapper
+from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.distributed import parallel_dims
 from torchtitan.distributed.fsdp import apply_fsdp_to_decoder
 from torchtitan.distributed.utils import get_spmd_context, set_spmd_backend
@@ -113,6 +113,7 @@ def work_on_parts(rank: int, port: int, results: object) -> None:
     """In each layout of torchtitan's tensor parallelism the two runs of the second process, which has the smaller part
     of no head here, but the end of the sequence."""
     parallel_dims.device_type = "cpu"
+    stock = ChunkedLossWrapper.Config(num_chunks=4, loss_fn=CrossEntropyLoss.Config(global_vocab_size=2048))
     with joined(rank, port):
         for backend in ("spmd_types", "partial_dtensor"):
             set_spmd_backend(backend)
@@ -120,7 +121,7 @@ def work_on_parts(rank: int, port: int, results: object) -> None:
             dims = parallel_dims.ParallelDims(**degrees, tp=2, world_size=2, spmd_backend=backend)
             dims.build_mesh()
             for sequence_parallel in (False, True):
-                for loss in (ChunkedLossWrapper.Config(num_chunks=4), FusedLinearCrossEntropy.Config()):
+                for loss in (stock, FusedLinearCrossEntropy.Config()):
                     made = model(sequence_parallel=sequence_parallel)
                     made.parallelize(dims)
                     run = trained(made, loss.build(), context=get_spmd_context(parallel_dims=dims))
