@@ -115,7 +115,8 @@ def by_data_parallelism(rank, folder):
         for dtype in LIMITS:
             losses, whole = of_one_process(load(folder, family, dtype), batches)
             model = fuse(load(folder, family, dtype))
-            nn.parallel.DistributedDataParallel(model)(**batches[rank]).loss.backward()
+            replica = nn.parallel.DistributedDataParallel(model)
+            replica(**batches[rank]).loss.backward()
             assert_close(gradients(model), whole, LIMITS[dtype], f"{family}, DDP, {dtype}")
             config = DistributedConfig(fsdp_size=2)
             for case, model in {
