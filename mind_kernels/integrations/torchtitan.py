@@ -22,7 +22,6 @@ from torchtitan.components.loss import (  # pyright: ignore[reportMissingImports
     BaseLoss,
     ChunkedLossWrapper,
 )
-
 from torchtitan.distributed.spmd_types import current_spmd_mesh  # pyright: ignore[reportMissingImports]
 from torchtitan.distributed.utils import get_spmd_backend  # pyright: ignore[reportMissingImports]
 
