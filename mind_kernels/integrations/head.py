@@ -87,7 +87,7 @@ def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
         )
     if not is_dtensor(weight) and weight.shape[0] != module.out_features and not fake:
         raise ValueError(
-            f"the LM head holds {weight.shape[0]} of {module.out_features} vocabulary entries in this process: expected "
+            f"the LM head holds {weight.shape[0]} of {module.out_features} vocabulary entries here: expected "
             "all, or a DTensor of all, as transformers' tp_plan and PyTorch's parallelize_module make one"
         )
     return weight, module.bias

@@ -115,7 +115,8 @@ def fuse(
     """Makes a causal language model compute its loss by `linear_cross_entropy`, without the logits.
 
     Called before or after get_peft_model, fully_shard, parallelize_module and DistributedDataParallel; after
-    transformers' tensor parallelism, which splits a model while it is loaded; before the first compiled step. In training the output's `logits` are empty, (B, 0, V). What the model does to its logits is read now: a softcap or
+    transformers' tensor parallelism, which splits a model while it is loaded; before the first compiled step. In
+    training the output's `logits` are empty, (B, 0, V). What the model does to its logits is read now: a softcap or
     scale that is changed afterwards, and a later forward hook on the head that changes the logits, are not seen.
 
     Args:

@@ -323,5 +323,5 @@ def test_a_call_within_a_call():
 def test_a_part_of_the_head_that_no_dtensor_describes_is_refused():
     model = make()
     model.lm_head.weight = nn.Parameter(model.lm_head.weight[:50].detach())
-    with pytest.raises(ValueError, match="the LM head holds 50 of 99 vocabulary entries in this process"):
+    with pytest.raises(ValueError, match="the LM head holds 50 of 99 vocabulary entries here"):
         fuse(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,8 @@ PAGE = Path(__file__).parents[2] / "docs/several-devices.md"
 
 def work(rank, port):
     join(rank, port)
-    [code] = re.findall(
-        r"<!-- tests/integrations/test_several_devices.py runs this -->\n```python\n(.*?)```",
-        PAGE.read_text(),
-        re.DOTALL,
-    )
-    names = {}
+    [code] = re.findall(r"test_several_devices.py runs this -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
     try:
         exec(code, names)
     finally:
