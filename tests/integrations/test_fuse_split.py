@@ -22,6 +22,7 @@ from split_models import (
 )
 from torch import distributed, nn
 from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, loss_parallel, parallelize_module
 
 from mind_kernels.integrations.condition import Condition
@@ -97,6 +98,11 @@ def by_parallelize_module(rank, folder):
         head = ColwiseParallel(input_layouts=Shard(1), use_local_output=False)
         model = with_plan(fuse(load(folder, "llama", dtype)), mesh, head, sequence_parallel=True)
         check(model, (loss, whole), batch, dtype, f"sequence parallelism, {dtype}")
+        again = model(**batch).loss
+        with CommDebugMode() as collectives:
+            again.backward()
+        # The parts of the hidden states' gradient are not summed in every process first.
+        assert collectives.get_comm_counts()[torch.ops.c10d_functional.reduce_scatter_tensor] == 1
         model = with_plan(load(folder, "llama", dtype), mesh, head, sequence_parallel=True)
         if dtype == torch.float32:  # PyTorch's own way, as an equal; transformers' loss is in float32
             with loss_parallel():
