@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from mind_kernels.dtensors import is_dtensor
@@ -52,7 +53,7 @@ def gathered_outputs(head: Any) -> Iterator[None]:
             return output
         from torch.distributed.tensor import DTensor, Shard
 
-        shape = (*output.shape[:-1], weight.shape[0])
+        shape = torch.Size((*output.shape[:-1], weight.shape[0]))
         stride = output.new_empty(shape, device="meta").stride()
         place = [Shard(output.dim() - 1)]
         whole = DTensor.from_local(output, weight.device_mesh, place, run_check=False, shape=shape, stride=stride)

@@ -77,7 +77,8 @@ class _Call:
             )
         weight, bias = head_tensors(head)
         options = self.options
-        of_all = hidden if head._split_forward is None else same_in_all(hidden, weight.device_mesh)
+        split = head._split_forward is not None and is_dtensor(weight)
+        of_all = same_in_all(hidden, weight.device_mesh) if split else hidden
         self.loss, self.stats = linear_cross_entropy(
             of_all,
             weight,
