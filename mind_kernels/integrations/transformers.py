@@ -77,8 +77,9 @@ class _Call:
             )
         weight, bias = head_tensors(head)
         options = self.options
-        split = head._split_forward is not None and is_dtensor(weight)
-        of_all = same_in_all(hidden, weight.device_mesh) if split else hidden
+        of_all = hidden
+        if is_dtensor(weight) and head._split_forward is not None:
+            of_all = same_in_all(hidden, weight.device_mesh)
         self.loss, self.stats = linear_cross_entropy(
             of_all,
             weight,
