@@ -57,7 +57,9 @@ def local(hidden: Tensor, head: Head, process_group: ProcessGroup | None) -> tup
         if found.rank() != mesh.get_local_rank(split):
             raise ValueError(f"weight: expected ranks in increasing order along mesh dimension {_name(weight, split)}")
         group = Group(found.group_name, sum_hidden=False)
-    whole = hidden.redistribute(placements=replicated).to_local(grad_placements=of_gradient)
+    if hidden.placements != tuple(replicated):  # the backward pass of one that changes nothing would sum the parts
+        hidden = hidden.redistribute(placements=replicated)
+    whole = hidden.to_local(grad_placements=of_gradient)
     bias = head.bias.to_local() if is_dtensor(head.bias) else None
     return whole, replace(head, weight=weight.to_local(), bias=bias), group
 

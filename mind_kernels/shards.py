@@ -42,11 +42,11 @@ class Group(NamedTuple):
     for a caller who sums it, such as the backward pass of a DTensor."""
 
 
-def group_of(process_group: ProcessGroup | None) -> Group | None:
+def group_of(process_group: ProcessGroup | Group | None) -> Group | None:
     """What an operator is told of the argument `process_group`. Raises TypeError for what is none, and ValueError for
-    one that this process does not belong to."""
-    if process_group is None:
-        return None
+    one that this process does not belong to. The integrations pass a Group of their own."""
+    if process_group is None or isinstance(process_group, Group):
+        return process_group
     if process_group is dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError("process_group: this process does not belong to it")
     if not isinstance(process_group, dist.ProcessGroup):

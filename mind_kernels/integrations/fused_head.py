@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from mind_kernels.dtensors import is_dtensor
 from mind_kernels.integrations.head import active_module
+from mind_kernels.integrations.tensor_parallel import same_in_all, tensor_parallel_forward
 
 IGNORED = -100  # of transformers' labels
 
@@ -35,6 +38,8 @@ class Fused:
     _fused_from: type
     _fused_by: Callable[[Any], type]
     _fused_call: Any = None
+    _split_forward: Any = None
+    """Of a head that transformers' tensor parallelism has split: the forward pass that was set on it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles name the class that this one was made from: Python finds no other by its name."""
@@ -64,16 +69,20 @@ def fused_class(base: type, kind: type[Fused], class_of: Callable[[Any], type], 
 def head_class(base: Any) -> type:
     """The class of a fused LM head that was a `base`."""
 
+    def logits_of(head: Any, *args: Any, **kwargs: Any) -> Tensor:
+        split = head._split_forward
+        return base.forward(head, *args, **kwargs) if split is None else split(*args, **kwargs)
+
     @functools.wraps(base.forward)
     def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         call: HeadCall | None = self._fused_call
         if call is None:
-            return base.forward(self, hidden, *args, **kwargs)
+            return logits_of(self, hidden, *args, **kwargs)
         more = [*map(repr, args), *(name for name, value in kwargs.items() if value is not None)]
         if more:  # PEFT's adapter_names, which give each row another weight
             raise ValueError(f"the LM head was given {', '.join(more)} beside hidden states: unfuse the model for that")
         logits = call.compute(self, hidden)
-        return base.forward(self, hidden, *args, **kwargs) if call.keep_logits else logits
+        return logits_of(self, hidden, *args, **kwargs) if call.keep_logits else logits
 
     return fused_class(base, Fused, head_class, {"forward": forward})
 
@@ -81,16 +90,22 @@ def head_class(base: Any) -> type:
 def fused_head(model: Any) -> Any:
     """The module that computes the logits, fused: PEFT may have put a layer around the head, or a copy in its place."""
     head = active_module(model.get_output_embeddings())
+    split = tensor_parallel_forward(head)
     if not isinstance(head, Fused):
         for inner in head.modules():
             restore_class(inner)
         head.__class__ = head_class(type(head))
+        if split is not None:
+            vars(head)["_split_forward"] = vars(head).pop("forward")
+    elif split is not None:
+        raise ValueError("the LM head was split by transformers' tensor parallelism after `fuse`: fuse the model then")
     return head
 
 
 def no_logits(hidden: Tensor, vocabulary: int) -> Tensor:
-    """Logits of no position (..., 0, V), for hidden (..., D)."""
-    return hidden.new_empty(*hidden.shape[:-2], 0, vocabulary)
+    """Logits of no position (..., 0, V), for hidden (..., D); a DTensor if hidden is one."""
+    plain = torch.empty(*hidden.shape[:-2], 0, vocabulary, dtype=hidden.dtype, device=hidden.device)
+    return same_in_all(plain, hidden.device_mesh) if is_dtensor(hidden) else plain
 
 
 @contextmanager
@@ -123,4 +138,7 @@ def restore_class(module: Any) -> None:
     """The class from before, if the module is fused."""
     if "_fused_from" in vars(type(module)):
         vars(module).pop("_fused_call", None)
+        split = vars(module).pop("_split_forward", None)
         module.__class__ = module._fused_from
+        if split is not None:
+            module.forward = split

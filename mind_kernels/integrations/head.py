@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mind_kernels.dtensors import is_dtensor
+
 
 def head_tensors(head: nn.Module) -> tuple[Tensor, Tensor | None]:
     """The weight (V, D) and the bias (V,) or None that a linear layer computes with, differentiable.
@@ -77,11 +79,16 @@ def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
             "gradient is computed: expected stage 2 or less"
         )
     fake = torch.compiler.is_exporting()
-    plain = fake or type(weight) in (Tensor, nn.Parameter) or hasattr(weight, "full_tensor")
+    plain = fake or type(weight) in (Tensor, nn.Parameter) or is_dtensor(weight)
     if not (plain and weight.is_floating_point() and weight.dim() == 2):
         raise ValueError(
             f"the LM head is a {type(module).__name__} with a weight of {weight.dtype} {tuple(weight.shape)} "
             f"({type(weight).__name__}): expected a floating weight that is not quantized"
+        )
+    if not is_dtensor(weight) and weight.shape[0] != module.out_features and not fake:
+        raise ValueError(
+            f"the LM head holds {weight.shape[0]} of {module.out_features} vocabulary entries here: expected "
+            "all, or a DTensor of all, as transformers' tp_plan and PyTorch's parallelize_module make one"
         )
     return weight, module.bias
 
@@ -93,6 +100,11 @@ def _with_lora(module: Any) -> tuple[Tensor, Tensor | None]:
     for name in module.active_adapters:
         if name not in module.lora_A:
             continue
+        if is_dtensor(weight):
+            raise ValueError(
+                "the LM head has an adapter and is split over processes: leave the head out of the adapters' "
+                "target_modules"
+            )
         if not isinstance(module.lora_dropout[name], nn.Identity):
             raise ValueError(
                 "the LM head has an adapter with dropout, which cannot be part of its weight: set lora_dropout to 0, "

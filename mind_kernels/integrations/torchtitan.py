@@ -22,10 +22,14 @@ from torchtitan.components.loss import (  # pyright: ignore[reportMissingImports
     BaseLoss,
     ChunkedLossWrapper,
 )
+from torchtitan.distributed.spmd_types import current_spmd_mesh  # pyright: ignore[reportMissingImports]
+from torchtitan.distributed.utils import get_spmd_backend  # pyright: ignore[reportMissingImports]
 
 from mind_kernels import linear_cross_entropy
+from mind_kernels.dtensors import is_dtensor
 from mind_kernels.integrations.head import head_tensors
 from mind_kernels.integrations.signature import expect
+from mind_kernels.integrations.tensor_parallel import part_of
 
 expect("torchtitan", ChunkedLossWrapper, "__init__", "self", "config", "compile_config")
 expect("torchtitan", ChunkedLossWrapper, "set_lm_head", "self", "lm_head")
@@ -48,9 +52,11 @@ class _LossOfTheHead(BaseLoss):
 class FusedLinearCrossEntropy(ChunkedLossWrapper):
     """The cross-entropy of labeled tokens over the number of all processes' tokens, without the logits.
 
-    Raises ValueError in the first step if the LM head is no plain linear layer, or one of which each process of a
-    tensor-parallel group has a part; and while a CUDA graph is captured: the loss waits for the GPU once, to leave out
-    the ignored tokens.
+    In tensor parallelism, with `parallelism.spmd_backend` "spmd_types" or "partial_dtensor", each process computes from
+    its part of the vocabulary.
+
+    Raises ValueError in the first step if the LM head is no plain linear layer, or split by the backend "full_dtensor";
+    and while a CUDA graph is captured: the loss waits for the GPU once, to leave out the ignored tokens.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -96,23 +102,25 @@ class FusedLinearCrossEntropy(ChunkedLossWrapper):
             )
 
         def forward(hidden: Tensor) -> Tensor:
-            if len(head.weight) != head.out_features:
-                raise ValueError(
-                    f"the LM head holds {len(head.weight)} of {head.out_features} vocabulary entries: expected all; "
-                    "use torchtitan's ChunkedLossWrapper with tensor parallelism"
-                )
-            weight, bias = head_tensors(head)
+            group = _group_of_parts(head)
+            weight, bias = (head.weight, head.bias) if group else head_tensors(head)
             return linear_cross_entropy(
                 hidden,
                 weight,
                 labels,
                 bias=bias,
+                process_group=group,
                 ignore_index=IGNORE_INDEX,
                 reduction="sum",
                 **self._options,
             )
 
         before = vars(head).get("forward")  # torchtitan's own, if the head was parallelized
+        if get_spmd_backend() == "full_dtensor":
+            raise ValueError(
+                'parallelism.spmd_backend is "full_dtensor", in which all processes share each tensor: expected '
+                '"spmd_types" or "partial_dtensor"'
+            )
         head.forward = forward
         try:
             yield
@@ -120,3 +128,12 @@ class FusedLinearCrossEntropy(ChunkedLossWrapper):
             del head.forward
             if before is not None:
                 head.forward = before
+
+
+def _group_of_parts(head: Any) -> Any:
+    """The group of an LM head of which each process holds a part as a plain tensor, as the backend "spmd_types" has it;
+    None otherwise. Its hidden states are the same in all, and torchtitan sums the parts of their gradient."""
+    mesh = current_spmd_mesh()
+    if is_dtensor(head.weight) or len(head.weight) == head.out_features or mesh is None:
+        return None
+    return part_of(mesh.get_group("tp"))

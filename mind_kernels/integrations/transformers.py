@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mind_kernels import RowStats, linear_cross_entropy
+from mind_kernels.dtensors import is_dtensor
 from mind_kernels.integrations.condition import Condition, KnownOutputs
 from mind_kernels.integrations.fused_head import (
     IGNORED,
@@ -41,6 +42,7 @@ from mind_kernels.integrations.probe import (
     rounding,
     unwrapped,
 )
+from mind_kernels.integrations.tensor_parallel import gathered_outputs, same_in_all, tensor_parallel_forward
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,7 +65,7 @@ class _Call:
         self.stats: RowStats | None = None
         self.taken = False
 
-    def compute(self, head: nn.Module, hidden: Tensor) -> Tensor:
+    def compute(self, head: Any, hidden: Tensor) -> Tensor:
         """Computes the loss of hidden (..., D); returns logits of no position (..., 0, V)."""
         if self.loss is not None:
             raise ValueError("the LM head was called twice with these labels: expected one call")
@@ -75,8 +77,11 @@ class _Call:
             )
         weight, bias = head_tensors(head)
         options = self.options
+        of_all = hidden
+        if is_dtensor(weight) and head._split_forward is not None:
+            of_all = same_in_all(hidden, weight.device_mesh)
         self.loss, self.stats = linear_cross_entropy(
-            hidden,
+            of_all,
             weight,
             self.target.to(hidden.device),
             bias=bias,
@@ -111,7 +116,8 @@ def fuse(
 ) -> M:
     """Makes a causal language model compute its loss by `linear_cross_entropy`, without the logits.
 
-    Called before or after get_peft_model, fully_shard and DistributedDataParallel; before the first compiled step. In
+    Called before or after get_peft_model, fully_shard, parallelize_module and DistributedDataParallel; after
+    transformers' tensor parallelism, which splits a model while it is loaded; before the first compiled step. In
     training the output's `logits` are empty, (B, 0, V). What the model does to its logits is read now: a softcap or
     scale that is changed afterwards, and a later forward hook on the head that changes the logits, are not seen.
 
@@ -193,7 +199,7 @@ def read_condition(model: nn.Module) -> Condition:
 def _check_forward(model: nn.Module, head: nn.Module) -> None:
     """Raises ValueError for forward passes that the fused ones could not take the place of."""
     for module in (model, head):
-        if "forward" in vars(module):
+        if "forward" in vars(module) and tensor_parallel_forward(module) is None:
             raise ValueError(
                 f"{type(module).__name__} has a forward pass of its own (accelerate sets one for device_map and mixed "
                 "precision, TRL for its trainers), which would pass the fused one by: fuse the model before that"
@@ -215,7 +221,7 @@ def _check_loss_function(model: Any) -> None:
 
 def _check_loss(weight: Tensor, options: dict[str, Any]) -> None:
     """Raises what `linear_cross_entropy` would, given these options: BackendUnavailableError, for example."""
-    if not hasattr(weight, "full_tensor"):  # FSDP has not gathered it
+    if not is_dtensor(weight):  # nor to be gathered by FSDP
         no_row, no_target = weight.new_zeros(0, weight.shape[1]), torch.zeros(0, dtype=torch.int64)
         linear_cross_entropy(no_row, weight.detach(), no_target, reduction="sum", **options)
 
@@ -226,7 +232,8 @@ def _compare(model: Any, options: _Options) -> None:
     first = torch.full((PROBED_TOKENS,), IGNORED)
     first[0] = 0
     for labels in (probe_ids(model, PROBED_TOKENS), first):
-        output = probe_outputs(model, labels)
+        with gathered_outputs(active_module(lm_head(model))):
+            output = probe_outputs(model, labels)
         own = output.get("loss")
         if own is None:
             raise ValueError(f"{type(model).__name__}: with labels it gives no loss")

@@ -204,7 +204,8 @@ def head_of(
     if _gathered_by_itself(weight):
         raise ValueError(
             "the LM head was gathered by full_tensor(), whose gradient FSDP does not sum over the processes: expected "
-            "the head among the parameters that FSDP gathers for the whole model, not wrapped by itself"
+            "the head among the parameters that FSDP gathers for the whole model, not wrapped by itself; or, if tensor "
+            "parallelism has split it, transformers' Trainer and mind_kernels.integrations.transformers.fuse"
         )
     bias = None if bias is None else bias.to(hidden.dtype)
     return Head(weight.to(hidden.dtype), bias, None if softcap is None else softcap / scale, temperature / scale)

@@ -19,6 +19,7 @@ from verl.utils.kernel import linear_cross_entropy as kernel  # pyright: ignore[
 
 from mind_kernels import linear_log_prob
 from mind_kernels.integrations.signature import expect
+from mind_kernels.integrations.tensor_parallel import part_of
 
 
 def forward(
@@ -29,32 +30,38 @@ def forward(
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Takes the place of FusedLinearForPPO.forward: log-probability and entropy, (...) each, float32."""
-    found = linear_log_prob(hidden_states, vocab_weights, input_ids, temperature=temperature)
-    return found.log_prob, found.entropy
+    return _rows(hidden_states, vocab_weights, input_ids, temperature, None)
 
 
 def linear_cross_entropy(
     hidden: Tensor,  # (..., D)
-    weight: Tensor,  # (V, D)
-    labels: Tensor,  # (...)
+    weight: Tensor,  # (V, D), or this process's part of it
+    labels: Tensor,  # (...), of the whole vocabulary
     temperature: float = 1.0,
     reduction: str = "none",
     dist_process_group: distributed.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Takes the place of verl.utils.kernel.linear_cross_entropy: log-probability and entropy, (N,) each, float32.
 
+    With a group, whose processes have a part of the vocabulary each (Megatron's tensor parallelism), the gradient of
+    hidden is that of this process's part, as verl's own kernel leaves it: Megatron's sequence parallelism sums it.
+
     Raises:
-        ValueError: a reduction; a vocabulary that is divided among processes.
+        ValueError: a reduction.
     """
     if reduction != "none":
         raise ValueError(f"reduction is {reduction!r}: expected 'none'")
-    if dist_process_group is not None and distributed.get_world_size(dist_process_group) > 1:
-        raise ValueError(
-            f"dist_process_group: each of {distributed.get_world_size(dist_process_group)} processes has a part of the "
-            "vocabulary: expected the whole LM head in each; leave external_lib out with tensor parallelism"
-        )
-    log_prob, entropy = forward(None, hidden, weight, labels, temperature)
+    log_prob, entropy = _rows(hidden, weight, labels, temperature, dist_process_group)
     return log_prob.flatten(), entropy.flatten()
+
+
+def _rows(
+    hidden: Tensor, weight: Tensor, labels: Tensor, temperature: float, group: distributed.ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy, in the shape of the labels."""
+    split = None if group is None else part_of(group)
+    found = linear_log_prob(hidden, weight, labels, temperature=temperature, process_group=split)
+    return found.log_prob, found.entropy
 
 
 def _install() -> None:

@@ -318,3 +318,10 @@ def test_a_call_within_a_call():
     assert torch.equal(found[0][0], stock(input_ids=BATCH["input_ids"]).logits)
     assert torch.equal(found[0][1], fused(**BATCH).loss)
     assert torch.equal(outer.loss, fused(**BATCH, num_items_in_batch=7).loss) and outer.logits.shape == (4, 0, 99)
+
+
+def test_a_part_of_the_head_that_no_dtensor_describes_is_refused():
+    model = make()
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight[:50].detach())
+    with pytest.raises(ValueError, match="the LM head holds 50 of 99 vocabulary entries here"):
+        fuse(model)

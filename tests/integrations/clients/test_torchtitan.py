@@ -6,9 +6,9 @@ The loop is that of torchtitan's trainer, which itself needs a GPU.
 from __future__ import annotations
 
 import importlib
-import os
-import socket
 import sys
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
@@ -16,26 +16,31 @@ pytest.importorskip("torchtitan", reason="torchtitan is not installed (make inte
 
 import client_runs
 import torch
+from processes import PROCESSES, joined, start
 from torch import distributed, multiprocessing, nn
 from torch.distributed.fsdp import FSDPModule
-from torchtitan.components.loss import ChunkedLossWrapper
+from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
+from torchtitan.distributed import parallel_dims
 from torchtitan.distributed.fsdp import apply_fsdp_to_decoder
+from torchtitan.distributed.utils import get_spmd_context, set_spmd_backend
 from torchtitan.models.common import ScaledDotProductAttention
 from torchtitan.models.llama3 import model_registry
+from torchtitan.models.llama3.sharding import set_llama3_sharding_config
 
 from mind_kernels.integrations.torchtitan import FusedLinearCrossEntropy
 
 STEPS, BATCH, LENGTH = 4, 2, 16
-PROCESSES = 2
 
 
-def model(tied: bool = False) -> nn.Module:
+def model(tied: bool = False, sequence_parallel: bool | None = None) -> nn.Module:
     """Two layers of torchtitan's smallest Llama, with logits that are wide enough to tell a wrong loss."""
     config = model_registry("debugmodel").model
     config.layers = config.layers[:2]
     for layer in config.layers:  # flexible attention has no gradient on a CPU
         layer.attention.inner_attention = ScaledDotProductAttention.Config()
     config.enable_weight_tying = tied
+    if sequence_parallel is not None:
+        set_llama3_sharding_config(config, enable_sp=sequence_parallel)
     torch.manual_seed(0)
     made = config.build()
     made.init_states(buffer_device=torch.device("cpu"))
@@ -52,22 +57,25 @@ def batch(step: int, rank: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return ids[:, :-1], labels
 
 
-def trained(made: nn.Module, loss: ChunkedLossWrapper, rank: int = 0, processes: int = 1) -> client_runs.Run:
+def trained(
+    made: nn.Module, loss: ChunkedLossWrapper, rank: int = 0, processes: int = 1, context: Any = nullcontext
+) -> client_runs.Run:
     """The steps of torchtitan's trainer, and an evaluation."""
     loss.set_lm_head(made.lm_head)
     made._skip_lm_head = True
     run = client_runs.Run(whole(made))
-    optimizer = torch.optim.SGD(made.parameters(), lr=0.15)
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.15, foreach=False)  # some are DTensors, others not
     for step in range(STEPS):
         inputs, labels = batch(step, rank)
         tokens = torch.tensor(float(processes * (labels != -100).sum()))
-        value, metrics = loss(made(inputs), labels, tokens)
-        assert metrics == {}
-        value.backward()
+        with context():
+            value, metrics = loss(made(inputs), labels, tokens)
+            assert metrics == {}
+            value.backward()
         optimizer.step()
         optimizer.zero_grad()
         run.losses.append(float(value))
-    with torch.no_grad():
+    with torch.no_grad(), context():
         inputs, labels = batch(STEPS, rank)
         run.losses.append(float(loss(made(inputs), labels)[0]))
     run.end = whole(made)
@@ -87,10 +95,7 @@ def test_steps_are_those_of_the_chunked_loss(agree, tied):
 
 
 def work(rank: int, port: int, results: object) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(PROCESSES))
-    distributed.init_process_group("gloo")
-    try:
+    with joined(rank, port):
         mesh = torch.distributed.init_device_mesh("cpu", (PROCESSES,), mesh_dim_names=("fsdp",))
         runs = []
         for loss in (ChunkedLossWrapper.Config(num_chunks=4), FusedLinearCrossEntropy.Config()):
@@ -102,18 +107,45 @@ def work(rank: int, port: int, results: object) -> None:
             runs.append(trained(made, loss.build(), rank, PROCESSES))
         if rank == 0:
             results.extend(runs)
-    finally:
-        distributed.destroy_process_group()
+
+
+def work_on_parts(rank: int, port: int, results: object) -> None:
+    """In each layout of torchtitan's tensor parallelism the two runs of the second process, which has the smaller part
+    of no head here, but the end of the sequence."""
+    parallel_dims.device_type = "cpu"
+    stock = ChunkedLossWrapper.Config(num_chunks=4, loss_fn=CrossEntropyLoss.Config(global_vocab_size=2048))
+    with joined(rank, port):
+        for backend in ("spmd_types", "partial_dtensor"):
+            set_spmd_backend(backend)
+            degrees = dict.fromkeys(("dp_replicate", "dp_shard", "cp", "pp", "ep"), 1)
+            dims = parallel_dims.ParallelDims(**degrees, tp=2, world_size=2, spmd_backend=backend)
+            dims.build_mesh()
+            for sequence_parallel in (False, True):
+                for loss in (stock, FusedLinearCrossEntropy.Config()):
+                    made = model(sequence_parallel=sequence_parallel)
+                    made.parallelize(dims)
+                    run = trained(made, loss.build(), context=get_spmd_context(parallel_dims=dims))
+                    if rank == 1:
+                        results.append(run)
+
+
+@pytest.mark.skipif(not distributed.is_gloo_available(), reason="PyTorch without gloo")
+def test_steps_on_parts_of_the_vocabulary_are_those_of_the_chunked_loss(agree):
+    with multiprocessing.Manager() as manager:
+        results = manager.list()
+        start(work_on_parts, results)
+        runs = [*results]
+    for backend in ("spmd_types", "partial_dtensor"):
+        for norm in ("", " and sequence parallelism"):
+            stock, fused = runs.pop(0), runs.pop(0)
+            agree("torchtitan", "3", f"Llama 3, tensor parallelism{norm} ({backend})", stock, fused)
 
 
 @pytest.mark.skipif(not distributed.is_gloo_available(), reason="PyTorch without gloo")
 def test_sharded_steps_are_those_of_the_chunked_loss(agree):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with multiprocessing.Manager() as manager:
         results = manager.list()
-        multiprocessing.spawn(work, (port, results), PROCESSES)
+        start(work, results)
         agree("torchtitan", "3", "Llama 3, FSDP2 on two processes", *results)
 
 
@@ -131,6 +163,9 @@ def test_what_is_not_computed_right_is_refused(monkeypatch):
     part.weight = nn.Parameter(part.weight[:10])
     loss.set_lm_head(part)
     with pytest.raises(ValueError, match="10 of 20"):
+        loss(hidden, labels)
+    monkeypatch.setattr("mind_kernels.integrations.torchtitan.get_spmd_backend", lambda: "full_dtensor")
+    with pytest.raises(ValueError, match='spmd_backend is "full_dtensor"'):
         loss(hidden, labels)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)

@@ -13,6 +13,8 @@ pytest.importorskip("verl", reason="verl is not installed (make integrations)")
 
 import client_runs
 import torch
+from processes import joined, start
+from torch import distributed
 from trainers import weights
 from verl.models.transformers.monkey_patch import patch_forward_with_backends
 from verl.utils.experimental.torch_functional import FusedLinearForPPO
@@ -69,14 +71,41 @@ def test_steps_are_those_of_verl(installed, agree, backend, temperature):
     agree("verl", "2 of YAML", f"PPO, {backend} at temperature {temperature}", stock, fused)
 
 
-def test_what_is_no_such_function_is_refused(installed, monkeypatch):
+def work_on_parts(rank: int, port: int) -> None:
+    """What verl's forward pass for Megatron asks for: its kernel leaves the gradient of the hidden states in parts."""
+    with joined(rank, port):
+        import_external_libs(NAME)
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(3, 5, 16, generator=generator).requires_grad_()
+        whole = torch.randn(99, 16, generator=generator)
+        labels = torch.randint(99, (3, 5), generator=generator)
+        of_log_prob, of_entropy = torch.randn(2, 15, generator=generator)
+        rows = slice(0, 60) if rank == 0 else slice(60, 99)
+        part = whole[rows].clone().requires_grad_()
+        found = kernel.linear_cross_entropy(hidden, part, labels, 0.7, "none", distributed.group.WORLD)
+        torch.autograd.backward(found, (of_log_prob, of_entropy))
+        d_hidden = hidden.grad.double()
+        distributed.all_reduce(d_hidden)  # of the parts, as the gather of sequence parallelism does it
+        d_weight = part.grad
+        hidden, whole = hidden.detach().double().requires_grad_(), whole.double().requires_grad_()
+        log_p = (hidden @ whole.T / 0.7).log_softmax(-1).flatten(0, 1)
+        expected = log_p[range(15), labels.flatten()], -(log_p.exp() * log_p).sum(-1)
+        torch.autograd.backward(expected, (of_log_prob.double(), of_entropy.double()))
+        for value, exact in zip((*found, d_hidden, d_weight), (*expected, hidden.grad, whole.grad[rows]), strict=True):
+            torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not distributed.is_gloo_available(), reason="PyTorch without gloo")
+def test_parts_of_the_vocabulary(record):
+    start(work_on_parts)
+    record("verl", "2 of YAML", "tensor parallelism (the function that Megatron's forward pass calls)")
+
+
+def test_what_is_no_such_function_is_refused(installed):
     installed()
     hidden, weight, labels = torch.randn(5, 8), torch.randn(11, 8), torch.arange(5)
     with pytest.raises(ValueError, match="reduction is 'mean': expected 'none'"):
         kernel.linear_cross_entropy(hidden, weight, labels, 1.0, "mean")
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 2)
-    with pytest.raises(ValueError, match="each of 2 processes has a part of the vocabulary"):
-        kernel.linear_cross_entropy(hidden, weight, labels, 1.0, "none", object())
     log_prob, entropy = kernel.linear_cross_entropy(hidden, weight, labels)
     expected = (hidden.double() @ weight.double().T).log_softmax(-1)
     torch.testing.assert_close(log_prob.double(), expected[range(5), labels], rtol=1e-5, atol=1e-5)
