@@ -6,7 +6,6 @@ A test starts its processes once, and makes all of its checks in them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import pytest
 import torch
