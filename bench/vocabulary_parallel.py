@@ -56,7 +56,8 @@ def measure(inputs: Inputs, processes: Processes, threshold: float, repeats: int
         worst = error(found, expected["unsharded, sparse" if "sparse" in way else "unsharded, exact"])
         assert worst <= LARGEST_ERROR, f"{way} differs from the unsharded call by {worst:.1e}"
         traffic = processes.traffic(way, rows)
-        columns[way] = {"collectives": traffic.collectives, "sent_mib": round(traffic.sent / 2**20, 3), "error": worst}
+        sent = {"sent_bytes": traffic.sent, "sent_mib": round(traffic.sent / 2**20, 3)}
+        columns[way] = {"collectives": traffic.collectives, **sent, "error": worst}
         calls[way] = partial(processes.call, way, rows)
     timings = measure_time(calls, gate=None, repeats=repeats, warmup=1)
     exact = timings["unsharded, exact"].median_ms

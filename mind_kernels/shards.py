@@ -11,16 +11,20 @@ the largest shard.
 
 from __future__ import annotations
 
-import weakref
+import contextlib
+import functools
+import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mind_kernels.head import Head, HeadGradients
 from mind_kernels.row_chunks import Rows, chunks
@@ -50,6 +54,34 @@ def group_of(process_group: ProcessGroup | None) -> Group | None:
         kind = type(process_group).__name__
         raise TypeError(f"process_group is a {kind}: expected a torch.distributed.ProcessGroup{hint}")
     return Group(process_group.group_name, True)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_SHORTLY = timedelta(seconds=30)
+_agreed = threading.local()
+
+
+def told(function: Callable[P, R]) -> Callable[P, R]:
+    """An operation that tells the other processes of its process_group if an argument is refused in this one: they
+    would wait for it in `agree`."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        group: Any = kwargs.get("process_group")
+        if group is None or torch.compiler.is_compiling() or not isinstance(group, dist.ProcessGroup):
+            return function(*args, **kwargs)
+        _agreed.yet = False
+        try:
+            return function(*args, **kwargs)
+        except Exception:
+            if not _agreed.yet:
+                device = next((each.device for each in args if isinstance(each, Tensor)), torch.device("cpu"))
+                with contextlib.suppress(Exception):  # the error of this process is the one to be seen
+                    _gather(_message(_FAILED, 0, [], device), group.size(), group).wait(_SHORTLY)
+            raise
+
+    return call
 
 
 S = TypeVar("S")
@@ -88,9 +120,9 @@ class Gathered:
     def __init__(self, out: Tensor, work: Any) -> None:
         self._out, self._work = out, work
 
-    def wait(self) -> Tensor:
+    def wait(self, *limit: timedelta) -> Tensor:
         """(processes, ...), in rank order. On a GPU the stream waits, and not the host."""
-        self._work.wait()
+        self._work.wait(*limit)
         return self._out
 
 
@@ -101,14 +133,18 @@ def _gather(part: Tensor, processes: int, group: ProcessGroup) -> Gathered:
     return Gathered(out, gather(out.view(-1), part.contiguous().view(-1), group=group, async_op=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shard:
-    """This process's part [start, stop) of the vocabulary."""
+    """This process's part [start, start + size) of the vocabulary."""
 
     group: ProcessGroup
     rank: int
     sizes: tuple[int, ...]
     """Of all shards, in rank order; some may be 0."""
+    starts: Tensor
+    """(processes,) int64, where the hidden states are: the first vocabulary entry of each shard."""
+    stops: Tensor
+    """(processes,) int64: the one after the last."""
 
     @property
     def start(self) -> int:
@@ -130,17 +166,9 @@ class Shard:
         """The size by which all processes choose the rows of a chunk; at least 1."""
         return max(1, *self.sizes)
 
-    def starts(self, like: Tensor) -> Tensor:
-        """(processes,) int64, where `like` is: the first vocabulary entry of each shard."""
-        return self.stops(like) - torch.tensor(self.sizes, device=like.device)
-
-    def stops(self, like: Tensor) -> Tensor:
-        """(processes,) int64, where `like` is: the vocabulary entry after the last of each shard."""
-        return torch.tensor(self.sizes, device=like.device).cumsum(0)
-
     def owner(self, target: Tensor) -> Tensor:
         """The rank of the process that has each target (...) int64 in [0, V)."""
-        return torch.bucketize(target, self.stops(target), right=True)
+        return torch.bucketize(target, self.stops, right=True)
 
     def local(self, target: Tensor) -> Tensor:
         """Targets (...) int64 as entries of this shard; -1 if another process has them."""
@@ -163,15 +191,27 @@ def whole(shard: Shard, group: Group, hidden: Tensor, head: Head) -> tuple[Tenso
     if not group.sum_hidden and shard.rank != 0:
         hidden = hidden.detach()
 
-    def joined(part: Tensor) -> Tensor:
-        padded = part.new_zeros(shard.largest, *part.shape[1:])
-        padded[: shard.size] = part.detach()
-        parts = [piece[:size] for piece, size in zip(shard.gather(padded).wait(), shard.sizes, strict=True)]
-        parts[shard.rank] = part
-        return torch.cat(parts)
+    bias = None if head.bias is None else _Whole.apply(head.bias, shard)
+    return hidden, replace(head, weight=_Whole.apply(head.weight, shard), bias=bias)
 
-    bias = None if head.bias is None else joined(head.bias)
-    return hidden, replace(head, weight=joined(head.weight), bias=bias)
+
+class _Whole(torch.autograd.Function):
+    """(V, ...) from (V_r, ...), whose gradient is the part of these rows.
+
+    Differentiable once: of a function of that gradient each process has the derivatives by its own rows only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, shard: Shard) -> Tensor:
+        ctx.rows = slice(shard.start, shard.start + shard.size)
+        padded = part.new_zeros(shard.largest, *part.shape[1:])
+        padded[: shard.size] = part
+        return torch.cat([piece[:size] for piece, size in zip(shard.gather(padded).wait(), shard.sizes, strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return grad_outputs[0][ctx.rows], None
 
 
 def sum_hidden(shard: Shard | None, group: Group | None, gradients: HeadGradients) -> None:
@@ -194,12 +234,12 @@ def facts(hidden: Tensor, head: Head, needs: Sequence[bool]) -> dict[str, object
 _FACTS = 16
 """Numbers that each process tells the others at the start of a call."""
 _OK, _FAILED = 1, 2
-_SIZES: weakref.WeakKeyDictionary[ProcessGroup, dict[int, tuple[int, ...]]] = weakref.WeakKeyDictionary()
-"""By group and size of the own shard, what a GPU was waited for already."""
 
 
 def agree(group: Group, operation: str, rows_of_head: int, like: Tensor, **facts: object) -> Shard:
     """The shard of this process, and that all processes of the group were called alike; one collective.
+
+    The host reads the answer: a GPU waits for some 50 us per call.
 
     Args:
         group: the group.
@@ -210,33 +250,26 @@ def agree(group: Group, operation: str, rows_of_head: int, like: Tensor, **facts
             whatever else has a repr.
 
     Raises:
-        ValueError: in all processes, naming the first thing that differs. On a GPU the host reads the answer the first
-            time only, since that stalls the stream; afterwards a difference is a device-side assertion.
+        ValueError: in all processes, naming the first thing that differs.
+        RuntimeError: while a CUDA graph is captured, which cannot read.
     """
+    if like.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"{operation}: with process_group it cannot be captured in a CUDA graph")
     found = dist.distributed_c10d._resolve_process_group(group.name)  # pyright: ignore
     named = {"the operation": operation, **facts}
-    own = _message(_OK, rows_of_head, list(named.values()), like.device)
-    world = dist.get_world_size(found)
-    answers = _gather(own, world, found).wait()
-    known = _SIZES.setdefault(found, {})
-    if answers.is_cuda and rows_of_head in known:
-        sizes = known[rows_of_head]
-        expected = own.repeat(world, 1)
-        expected[:, 1] = torch.tensor(sizes, device=own.device)
-        message = f"{operation}: the processes of process_group were called with different arguments"
-        torch._assert_async((answers == expected).all(), message)  # pyright: ignore[reportPrivateImportUsage]
-    else:
-        told = answers.tolist()
-        _compare(operation, told, list(named))
-        known[rows_of_head] = sizes = tuple(row[1] for row in told)
-    return Shard(found, dist.get_rank(found), sizes)
+    told = _gather(_message(_OK, rows_of_head, list(named.values()), like.device), found.size(), found).wait()
+    _agreed.yet = True
+    answers = told.tolist()
+    _compare(operation, answers, list(named))
+    sizes = told[:, 1]
+    return Shard(found, found.rank(), tuple(row[1] for row in answers), sizes.cumsum(0) - sizes, sizes.cumsum(0))
 
 
 def _message(state: int, rows_of_head: int, facts: Sequence[object], device: torch.device) -> Tensor:
     """(_FACTS,) int64 on the device."""
     assert len(facts) <= _FACTS - 2
-    numbers = [state, rows_of_head, *map(_number, facts)]
-    out = torch.tensor([0 if isinstance(n, Tensor) else n for n in numbers] + [0] * (_FACTS - len(numbers))).to(device)
+    numbers = [state, rows_of_head, *map(_number, facts), *[0] * (_FACTS - 2 - len(facts))]
+    out = torch.tensor([0 if isinstance(number, Tensor) else number for number in numbers]).to(device)
     for place, number in enumerate(numbers):
         if isinstance(number, Tensor):
             out[place] = number
@@ -246,7 +279,8 @@ def _message(state: int, rows_of_head: int, facts: Sequence[object], device: tor
 def _number(fact: object) -> int | Tensor:
     if isinstance(fact, Tensor):
         place = torch.arange(1, fact.numel() + 1, device=fact.device)
-        return ((fact.flatten().long() + 0x9E3779B9) * (place * 0x85EBCA6B + 0xC2B2AE35)).sum()
+        checksum = ((fact.flatten().long() + 0x9E3779B9) * (place * 0x85EBCA6B + 0xC2B2AE35)).sum()
+        return checksum if checksum.is_cuda else int(checksum)
     return int(fact) if isinstance(fact, int) else zlib.crc32(repr(fact).encode())
 
 

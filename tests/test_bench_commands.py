@@ -28,6 +28,7 @@ from bench.roofline import Rates
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_PROGRAMS = {"__init__", "measure", "real_rows", "command", "rehearsal", "roofline", "kernel_resources", "tables"}
+NO_PROGRAMS |= {"eight_gpus", "shard_processes"}
 NO_PROGRAMS |= {"testbed"}  # makes a student, and measures nothing: tests/test_bench_testbed.py
 NAMES = sorted(
     (
@@ -76,6 +77,7 @@ def no_measurement(monkeypatch):
         ("train_parts", "measure"),
         ("train_step", "tokenized_step"),
         ("trainer_memory", "peak_extra_mib"),
+        ("vocabulary_parallel", "started"),
     ):
         monkeypatch.setattr(importlib.import_module(f"bench.{module}"), function, fail)
 
@@ -89,7 +91,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 21
+    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 22
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,6 +176,7 @@ def test_a_wrong_value_of_any_option_is_told_first(name, no_measurement, tmp_pat
             "selection_tables",
             "train_parts",
             "trainer_memory",
+            "vocabulary_parallel",
         )
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks, shards
+from mind_kernels import checks, dtensors, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy import reference, rows
@@ -78,6 +78,7 @@ def linear_cross_entropy(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, RowStats]: ...
+@shards.told
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -136,8 +137,8 @@ def linear_cross_entropy(
             the gradient of all rows, weights included; a row whose own gradient is small beside the others' may lose
             all but its target. The relation to the error was measured on a trained model's rows; it is no bound.
             Backends "cpp" and "reference" alone have it (in float64 the latter), for reduction "mean" and "sum", and
-            not with label smoothing under a softcap. RowStats.dropped_mass and .kept_entries are 0 in rows without a
-            gradient, all rows if nothing takes one.
+            not with label smoothing under a softcap, nor with a process_group. RowStats.dropped_mass and .kept_entries
+            are 0 in rows without a gradient, all rows if nothing takes one.
         return_stats: also return RowStats.
         extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
             are read from a chunk of logits, which costs some passes over it.
@@ -163,7 +164,8 @@ def linear_cross_entropy(
         mind_kernels/linear_cross_entropy/README.md derives the gradient, and the sparse one.
     """
     head = head_of(weight, bias, softcap, temperature)
-    group = shards.group_of(process_group)
+    hidden, head, group = dtensors.local(hidden, head, process_group)
+    target, row_weight, segment = map(dtensors.whole, (target, row_weight, segment))
     hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments, ignore_index)
     checks.reduction(reduction)
@@ -185,8 +187,8 @@ def linear_cross_entropy(
     form = "" if gradient_threshold is None else "sparse"
     if group is not None and gradient_error is not None:
         raise ValueError(
-            f"gradient_error is {gradient_error}: expected None with process_group, where a row's entries are chosen "
-            "when the whole row is known; gradient_threshold=threshold_for_error(...) is the sparse gradient there"
+            f"gradient_error is {gradient_error}: expected None with process_group, since it chooses entries before "
+            f"the processes know the whole row; expected gradient_threshold=threshold_for_error({gradient_error}) there"
         )
     name = backends.resolve(backend, hidden, ROW_KERNELS[group is not None], head.vocabulary, form)
     if gradient_error is not None and name not in _HAVE_GRADIENT_ERROR:

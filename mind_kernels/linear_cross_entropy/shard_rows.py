@@ -63,7 +63,7 @@ def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard, extra: s
     With `extra` statistics, `more` was the sums that they need."""
     sums, more = gathered.split([len(RowSums._fields), gathered.shape[1] - len(RowSums._fields)], 1)
     maximum, others, moment, at_target, z_sum, argmax = sums.unbind(1)  # (processes, n) each
-    first = argmax.view(torch.int64 if argmax.dtype == torch.float64 else torch.int32) + shard.starts(target)[:, None]
+    first = argmax.view(torch.int64 if argmax.dtype == torch.float64 else torch.int32) + shard.starts[:, None]
     owner = shard.owner(target)[None]
     z_y = at_target.gather(0, owner).squeeze(0)
     top = maximum.amax(0)
@@ -136,6 +136,24 @@ def run_shards(
             gradients.add(chunk, part, logits)
 
     run_ahead(rows, size, hidden, start, finish)
+
+
+def rows_of_shard_(
+    kernels: ShardKernels,
+    logits: Tensor,  # (n, V_r), projected
+    target: Tensor,  # (n,) in [0, V)
+    weights: RowWeights | None,  # (n,)
+    spec: RowSpec,
+    shard: Shard,
+) -> RowValues:
+    """As `contract.RowKernels.row_kernel_`, of whole rows, by one collective: with weights, the logits become their own
+    gradient, in place."""
+    local = shard.local(target)
+    sums = kernels.shard_sums(logits, local, spec) if shard.size else RowSums.empty(len(logits), logits)
+    joined = join(gather(sums, shard).wait(), target, spec, shard)
+    if weights is not None and shard.size:
+        kernels.shard_gradient_(logits, local, joined.terms(weights, spec, shard.vocabulary), spec)
+    return joined.values
 
 
 def _run_exact(

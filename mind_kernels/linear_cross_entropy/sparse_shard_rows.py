@@ -121,7 +121,7 @@ class _Pass:
         for chunk in self._chunks(rows):
             under_way.append(chunk)
             next(chunk)
-            if not self._hidden.is_cuda:
+            if not _overlaps(self._hidden):
                 _complete(under_way.popleft())
             elif len(under_way) == 2:
                 next(under_way[0])
@@ -235,6 +235,11 @@ class _Pass:
             assert each.entries is not None
             self._sparse.add(each.rows, each.entries, residual[:, None], each.uniform)
         self._sparse.finish(self._hidden, self._gradients, self._kernels.gather_rows, self._kernels.sort_entries)
+
+
+def _overlaps(hidden: Tensor) -> bool:
+    """Whether chunks are under way side by side: on a CPU they would take the caches from one another."""
+    return hidden.is_cuda
 
 
 def _complete(steps: Iterator[None]) -> None:

@@ -349,8 +349,7 @@ def _run(a: DivergenceArguments, needs: list[bool]) -> tuple[DivergenceOutputs, 
         a.reduction,
         shard,
     )
-    if shard is not None:
-        shards.sum_hidden(shard, a.group, gradients)
+    shards.sum_hidden(shard, a.group, gradients)
     return DivergenceOutputs(loss, values), gradients
 
 

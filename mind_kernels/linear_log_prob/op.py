@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks, shards
+from mind_kernels import checks, dtensors, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy.contract import ROW_KERNELS, RowSpec, RowStats, RowTerms, RowWeights
@@ -65,6 +65,7 @@ def linear_log_prob(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[RowLogProbs, RowStats]: ...
+@shards.told
 def linear_log_prob(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -129,6 +130,7 @@ def linear_log_prob(
     Source:
         mind_kernels/linear_log_prob/README.md derives the gradient and has losses on top of it.
     """
+    target, temperature = map(dtensors.whole, (target, temperature))
     of_rows = temperature if isinstance(temperature, Tensor) and temperature.dim() > 0 else None
     if of_rows is not None and isinstance(weight, Head):
         raise ValueError(
@@ -137,7 +139,7 @@ def linear_log_prob(
     of_all = 1.0 if of_rows is not None else temperature
     checks.number("temperature", of_all, " or a torch.Tensor, one per row")  # pyright: ignore[reportArgumentType]
     head = head_of(weight, bias, softcap, of_all)  # pyright: ignore[reportArgumentType] # a tensor () was refused
-    group = shards.group_of(process_group)
+    hidden, head, group = dtensors.local(hidden, head, process_group)
     hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.target_argument(target, hidden, ignore_index, or_list=True)
     if of_rows is not None:

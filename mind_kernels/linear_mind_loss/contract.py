@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats, RowTerms, Segments
 from mind_kernels.linear_pairwise_jsd.contract import MixtureStats, PairStats
+from mind_kernels.shards import Group
 
 
 class MindArguments(NamedTuple):
@@ -24,6 +25,7 @@ class MindArguments(NamedTuple):
     num_segments: int
     ignore_index: int
     backend: str
+    group: Group | None  # the processes among which the head is split
 
 
 class MindOutputs(NamedTuple):

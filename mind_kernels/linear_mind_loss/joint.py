@@ -2,26 +2,31 @@
 
 Groups of answer rows come first: float32 logits, the divergences' gradient, then the cross-entropy's in place, and one
 set of gradient products for their sum, exact. All other rows take the pass of linear_cross_entropy, exact or sparse.
+Of a head that is split over processes, three collectives a chunk of groups: two for the divergences, and one for the
+cross-entropy of their rows.
 Peak memory: one chunk of logits beside the gradients.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mind_kernels.head import Head, HeadGradients, scale_
-from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowTerms, RowWeights
-from mind_kernels.linear_cross_entropy.rows import run_terms
-from mind_kernels.linear_pairwise_jsd.contract import GroupKernels
+from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowWeights
+from mind_kernels.linear_cross_entropy.rows import run_shard_terms, run_terms
+from mind_kernels.linear_cross_entropy.shard_rows import rows_of_shard_
 from mind_kernels.linear_pairwise_jsd.groups import GroupChunk, run_groups
 from mind_kernels.row_chunks import row_weights
 from mind_kernels.row_loop import visit_rows
+from mind_kernels.shards import Shard
 
 
 def forward(
-    row_kernels: RowKernels,
-    group_kernels: GroupKernels,
+    row_kernels: Any,  # RowKernels of linear_cross_entropy, or its ShardKernels with a shard
+    group_kernels: Any,  # GroupKernels of linear_pairwise_jsd, or its ShardKernels
     hidden: Tensor,  # (N, D)
     target: Tensor,  # (N,), on the CPU or where hidden is
     row_weight: Tensor,  # (N,)
@@ -31,8 +36,11 @@ def forward(
     needs: list[bool],
     *,
     ignore_index: int,
+    shard: Shard | None = None,
 ) -> tuple[RowTerms, Tensor, Tensor, HeadGradients]:
-    """(the rows' terms, their effective weights (N,), divergences shaped as group_weight, the gradients needed)."""
+    """(the rows' terms, their effective weights (N,), divergences shaped as group_weight, the gradients needed).
+
+    Of the hidden states of a shard, that is the shard's part."""
     rows, device, head = hidden.shape[0], hidden.device, spec.head
     valid = target != ignore_index
     valid_here, index = valid.to(device), target.to(device).contiguous()
@@ -50,26 +58,28 @@ def forward(
         slope = head.slope(chunk.logits) if gradients.wanted else 1.0
         counted = chunk.present & valid_here[chunk.rows]
         scale = torch.where(counted, weight_in_unit[chunk.rows], 0)
-        values = row_kernels.row_kernel_(
-            chunk.logits,
-            torch.where(counted, index[chunk.rows], 0),
-            RowWeights(scale) if gradients.wanted else None,
-            of_logits,
-        )
+        target, weights = torch.where(counted, index[chunk.rows], 0), RowWeights(scale) if gradients.wanted else None
+        if shard is None:
+            values = row_kernels.row_kernel_(chunk.logits, target, weights, of_logits)
+        else:
+            values = rows_of_shard_(row_kernels, chunk.logits, target, weights, of_logits, shard)
         place = torch.where(counted, chunk.rows, rows)
         terms.write(place, values)
         if sparse:
-            terms.kept_entries[place] = head.vocabulary
+            terms.kept_entries[place] = head.vocabulary if shard is None else shard.vocabulary
         if chunk.gradient is not None:
             dlogits = scale_(chunk.logits.add_(chunk.gradient), slope)
             chunk.add_gradient(dlogits, chunk.weighted | (scale != 0), gradients)
 
-    divergence = run_groups(group_kernels, hidden, answer_rows, head, group_weight, gradients, finish)
+    divergence = run_groups(group_kernels, hidden, answer_rows, head, group_weight, gradients, finish, shard=shard)
     # An answer row is absent from the second pass, an absent answer (-1) marks the spare last entry.
     others = torch.cat([valid, valid.new_zeros(1)]).index_fill(0, answer_rows.to(valid.device).flatten(), False)[:-1]
 
     def run(rows: Tensor | int, weights: RowWeights | None) -> None:
-        run_terms(row_kernels, rows, hidden, index, weights, spec, terms, gradients)
+        if shard is None:
+            run_terms(row_kernels, rows, hidden, index, weights, spec, terms, gradients)
+        else:
+            run_shard_terms(row_kernels, rows, hidden, index, weights, spec, terms, gradients, "", shard)
 
     visit_rows(others, weight != 0, RowWeights(weight), gradients, run)
     return terms.first(rows), weight, divergence, gradients

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks
+from mind_kernels import checks, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
-from mind_kernels.linear_cross_entropy.contract import RowSpec, RowStats, RowTerms, Segments
+from mind_kernels.linear_cross_entropy.contract import ROW_KERNELS, RowSpec, RowStats, RowTerms, Segments
 from mind_kernels.linear_mind_loss import joint, reference
 from mind_kernels.linear_mind_loss.contract import MindArguments, MindOutputs, MindStats
 from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, weighted
+from mind_kernels.shards import Shard
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @overload
@@ -36,6 +41,7 @@ def linear_mind_loss(
     temperature: float = 1.0,
     gradient_threshold: float | None = None,
     return_stats: Literal[False] = False,
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor: ...
 @overload
@@ -56,6 +62,7 @@ def linear_mind_loss(
     temperature: float = 1.0,
     gradient_threshold: float | None = None,
     return_stats: Literal[True],
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, MindStats]: ...
 def linear_mind_loss(
@@ -75,6 +82,7 @@ def linear_mind_loss(
     temperature: float = 1.0,
     gradient_threshold: float | None = None,
     return_stats: bool = False,
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, MindStats]:
     """sum_r row_weight[r] nll[r] + sum_p sum_{i<j} pair_weight[p, i, j] JSD(P_i, P_j), in one pass over the logits.
@@ -115,6 +123,11 @@ def linear_mind_loss(
             stay exact, and so do answer rows. Rows where this would be slower or too rough take the exact gradient;
             RowStats.dropped_mass and .kept_entries report it.
         return_stats: also return MindStats.
+        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
+            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
+            here is the sum of the V_r. All else is the same in all processes, and so are loss and statistics; the
+            gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None: the
+            head is whole.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -132,7 +145,8 @@ def linear_mind_loss(
         mind_kernels/linear_mind_loss/README.md says how the two parts share their logits.
     """
     head = head_of(weight, bias, softcap, temperature)
-    hidden, head = checks.head_arguments(hidden, head, "(..., D)")
+    group = shards.group_of(process_group)
+    hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments, ignore_index)
     checks.tensors(answer_rows=answer_rows)
     checks.dimensions("answer_rows", answer_rows, "(P, K)")
@@ -141,7 +155,7 @@ def linear_mind_loss(
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, answer_rows.shape)
     checks.probability("gradient_threshold", gradient_threshold)
     form = "" if gradient_threshold is None else "sparse"
-    name = backends.resolve(backend, hidden, "linear_mind_loss", head.vocabulary, form)
+    name = backends.resolve(backend, hidden, _GROUP_KERNELS[group is not None], head.vocabulary, form)
     arguments = MindArguments(
         flat_rows(hidden, 1),
         RowSpec(head, gradient_threshold=gradient_threshold),
@@ -153,6 +167,7 @@ def linear_mind_loss(
         num_segments or 0,
         ignore_index,
         name,
+        group,
     )
     outputs = _define(arguments) if name == "reference" else operator(arguments)
     if not return_stats:
@@ -166,9 +181,34 @@ def linear_mind_loss(
     )
 
 
-def _check_values(a: MindArguments) -> None:
+_GROUP_KERNELS = "linear_mind_loss", "linear_mind_loss, shards"  # in backend.BACKENDS
+
+
+def _shard(a: MindArguments, needs: Sequence[bool]) -> Shard | None:
+    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    if a.group is None:
+        return None
+    head = a.spec.head
+    return shards.agree(
+        a.group,
+        "linear_mind_loss",
+        head.vocabulary,
+        a.hidden,
+        **shards.facts(a.hidden, head, needs),
+        options=(a.spec.gradient_threshold, a.ignore_index, a.num_segments, a.backend),
+        target=a.target,
+        answer_rows=a.answer_rows,
+        **{
+            "row_weight (which of it is 0)": a.row_weight != 0,
+            "the shape of pair_weight or mixture_weight": tuple(a.group_weight.shape),
+            "pair_weight or mixture_weight (which of it is 0)": a.group_weight != 0,
+        },
+    )
+
+
+def _check_values(a: MindArguments, vocabulary: int) -> None:
     rows = a.hidden.shape[0]
-    checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, a.segment, a.num_segments)
+    checks.row_values(a.target, a.ignore_index, vocabulary, a.segment, a.num_segments)
     form_of(a.group_weight).check_values(a.group_weight)
     checks.values(
         (a.answer_rows >= -1) & (a.answer_rows < rows), f"answer_rows: expected rows in [0, {rows}), or -1 where absent"
@@ -181,7 +221,12 @@ def _check_values(a: MindArguments) -> None:
 def _define(a: MindArguments) -> MindOutputs:
     """By the definition, differentiable."""
     checks.reads_values("linear_mind_loss", a.hidden)
-    _check_values(a)
+    shard = _shard(a, [False, False, False])
+    if shard is not None:
+        assert a.group is not None
+        hidden, head = shards.whole(shard, a.group, a.hidden, a.spec.head)
+        a = a._replace(hidden=hidden, spec=a.spec.with_head(head))
+    _check_values(a, a.spec.head.vocabulary)
     target, answer_rows = a.target.to(a.hidden.device), a.answer_rows.to(a.hidden.device)
     cross_entropy, consistency, terms, divergence = reference.forward(
         a.hidden, target, a.row_weight, answer_rows, a.group_weight, a.spec, ignore_index=a.ignore_index
@@ -191,11 +236,12 @@ def _define(a: MindArguments) -> MindOutputs:
 
 
 def _run(a: MindArguments, needs: list[bool]) -> tuple[MindOutputs, HeadGradients]:
-    _check_values(a)
+    shard = _shard(a, needs)
+    _check_values(a, a.spec.head.vocabulary if shard is None else shard.vocabulary)
     group_weight = a.group_weight.to(accumulation_dtype(a.hidden.dtype))
     terms, row_weight, divergence, gradients = joint.forward(
-        backends.kernels("linear_cross_entropy", a.backend),
-        backends.kernels("linear_mind_loss", a.backend),
+        backends.kernels(ROW_KERNELS[shard is not None], a.backend),
+        backends.kernels(_GROUP_KERNELS[shard is not None], a.backend),
         row_major(a.hidden),
         a.target,
         a.row_weight,
@@ -204,7 +250,9 @@ def _run(a: MindArguments, needs: list[bool]) -> tuple[MindOutputs, HeadGradient
         a.spec.with_head(backends.head_on(a.backend, a.spec.head)),
         needs,
         ignore_index=a.ignore_index,
+        shard=shard,
     )
+    shards.sum_hidden(shard, a.group, gradients)
     nll = terms.values.nll
     cross_entropy = weighted(nll, row_weight).sum()
     consistency = form_of(group_weight).loss(divergence, group_weight)

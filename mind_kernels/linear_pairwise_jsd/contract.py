@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from mind_kernels.head import Head
+from mind_kernels.shards import Group
 
 
 class GroupArguments(NamedTuple):
@@ -20,6 +21,7 @@ class GroupArguments(NamedTuple):
     kind: str  # "jsd" or "jeffreys"
     with_stats: bool  # without, only divergences that the loss depends on need be there
     backend: str
+    group: Group | None  # the processes among which the head is split
 
 
 class GroupOutputs(NamedTuple):

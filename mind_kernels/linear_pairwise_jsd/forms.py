@@ -5,13 +5,14 @@ A form knows what its weights look like, which rows they concern, and how its di
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from mind_kernels import checks
-from mind_kernels.linear_pairwise_jsd.contract import GroupKernels, MixtureStats, PairStats
+from mind_kernels.linear_pairwise_jsd.contract import MixtureStats, PairStats
 from mind_kernels.row_chunks import weighted
+from mind_kernels.shards import Shard
 
 
 class GroupForm(Protocol):
@@ -30,9 +31,10 @@ class GroupForm(Protocol):
         ...
 
     def divergences(
-        self, kernels: GroupKernels, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool
+        self, kernels: Any, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool, *shard: Shard
     ) -> tuple[Tensor, Tensor | None]:
-        """Divergences shaped as `weight`, and the gradient of their weighted sum: see GroupKernels."""
+        """Divergences shaped as `weight`, and the gradient of their weighted sum: see GroupKernels, or with a shard
+        ShardKernels."""
         ...
 
     def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
@@ -56,9 +58,9 @@ class PairForm:
         return groups[:, None, None], places[:, :, None], places[:, None, :]
 
     def divergences(
-        self, kernels: GroupKernels, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool
+        self, kernels: Any, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool, *shard: Shard
     ) -> tuple[Tensor, Tensor | None]:
-        return kernels.pair_divergences(logits, weight, mask, with_gradient)
+        return kernels.pair_divergences(logits, weight, mask, with_gradient, *shard)
 
     def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
         return weighted(divergence, weight.to(divergence.dtype)).triu(diagonal=1).sum()
@@ -81,9 +83,9 @@ class MixtureForm:
         return groups[:, None], places
 
     def divergences(
-        self, kernels: GroupKernels, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool
+        self, kernels: Any, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool, *shard: Shard
     ) -> tuple[Tensor, Tensor | None]:
-        return kernels.mixture_divergences(logits, weight, mask, with_gradient)
+        return kernels.mixture_divergences(logits, weight, mask, with_gradient, *shard)
 
     def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
         return weighted(divergence, weight.to(divergence.dtype)).sum()

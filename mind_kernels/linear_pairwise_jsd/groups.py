@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mind_kernels.head import Head, HeadGradients, scale_
-from mind_kernels.linear_pairwise_jsd.contract import GroupKernels
 from mind_kernels.linear_pairwise_jsd.forms import GroupForm, form_of
 from mind_kernels.row_chunks import chunks, rows_per_chunk
+from mind_kernels.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class GroupChunk:
 
 
 def run_groups(
-    kernels: GroupKernels,
+    kernels: Any,  # GroupKernels, or ShardKernels with a shard
     hidden: Tensor,  # (N, D)
     index: Tensor,  # (P, K), rows of hidden, -1 where absent; on the CPU or where hidden is
     head: Head,
@@ -48,29 +49,34 @@ def run_groups(
     finish: Callable[[GroupChunk], None],
     *,
     smallest: int = 1,
+    shard: Shard | None = None,
 ) -> Tensor:
     """Divergences shaped as `weight`; each chunk goes to `finish`. Groups of fewer than `smallest` rows are left out
     where that is known on the host."""
     form, divergence, in_unit = form_of(weight), torch.zeros_like(weight), gradients.in_unit(weight)
     for groups, places in _same_size(index >= 0, smallest):
         count, itemsize = places.shape[1], weight.element_size()
-        size = max(1, rows_per_chunk(head.vocabulary, hidden.device, itemsize) // (2 * count))
-        for part in chunks(len(groups), size):
+        if shard is None:
+            size = rows_per_chunk(head.vocabulary, hidden.device, itemsize) // (2 * count)
+        else:  # F' in float64 is kept until the shards are joined
+            size = rows_per_chunk(shard.largest, hidden.device, itemsize) // (4 * count)
+        for part in chunks(len(groups), max(1, size)):
             rows = index[groups[part, None], places[part]].to(hidden.device)
             at = form.entries(groups[part].to(hidden.device), places[part].to(hidden.device))
-            divergence[at], chunk = _chunk(kernels, form, hidden, rows, head, in_unit[at], gradients.wanted)
+            divergence[at], chunk = _chunk(kernels, form, hidden, rows, head, in_unit[at], gradients.wanted, shard)
             finish(chunk)
     return divergence
 
 
 def _chunk(
-    kernels: GroupKernels,
+    kernels: Any,
     form: GroupForm,
     hidden: Tensor,  # (N, D)
     index: Tensor,  # (G, n)
     head: Head,
     weight: Tensor,  # (G, n, n) or (G, n)
     with_gradient: bool,
+    shard: Shard | None,
 ) -> tuple[Tensor, GroupChunk]:
     """The divergences, shaped as `weight`, and the chunk."""
     present, rows = index >= 0, index.clamp(min=0).flatten()
@@ -79,8 +85,13 @@ def _chunk(
     if index.shape[1] == 1:  # nothing to compare a row with
         values, gradient = torch.zeros_like(weight), torch.zeros_like(logits) if with_gradient else None
     else:
-        grouped = logits.view(*index.shape, head.vocabulary)
-        values, gradient = form.divergences(kernels, grouped, weight, present, with_gradient)
+        columns = logits
+        if shard is not None and not shard.size:  # one that is ruled out stands for none
+            columns = logits.new_full((len(logits), 1), -torch.inf)
+        grouped = columns.view(*index.shape, -1)
+        joined = () if shard is None else (shard,)
+        values, gradient = form.divergences(kernels, grouped, weight, present, with_gradient, *joined)
+        gradient = None if gradient is None else gradient[..., : head.vocabulary]
     gradient = None if gradient is None else gradient.view(logits.shape)
     weighted = form.weighted_rows(weight, present).flatten()
     return values, GroupChunk(rows, present.flatten(), weighted, part, logits, gradient)
@@ -101,7 +112,7 @@ def _same_size(present: Tensor, smallest: int) -> Iterator[tuple[Tensor, Tensor]
 
 
 def forward(
-    kernels: GroupKernels,
+    kernels: Any,
     hidden: Tensor,  # (P, K, D)
     head: Head,
     weight: Tensor,  # (P, K, K) or (P, K)
@@ -109,8 +120,11 @@ def forward(
     needs: list[bool],
     *,
     with_stats: bool,
+    shard: Shard | None = None,
 ) -> tuple[Tensor, HeadGradients]:
     """(divergences shaped as `weight`, the gradients that are needed of hidden (P K, D), weight and bias).
+
+    Of the hidden states of a shard, that is the shard's part.
 
     Without statistics, rows that the loss does not depend on are left out where the host knows them.
     """
@@ -125,4 +139,5 @@ def forward(
         if chunk.gradient is not None:
             chunk.add_gradient(scale_(chunk.gradient, head.slope(chunk.logits)), chunk.weighted, gradients)
 
-    return run_groups(kernels, flat, index, head, weight, gradients, finish, smallest=2), gradients
+    divergence = run_groups(kernels, flat, index, head, weight, gradients, finish, smallest=2, shard=shard)
+    return divergence, gradients

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks
+from mind_kernels import checks, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_pairwise_jsd import groups, reference
@@ -22,6 +23,10 @@ from mind_kernels.linear_pairwise_jsd.contract import (
 )
 from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument
 from mind_kernels.row_chunks import accumulation_dtype
+from mind_kernels.shards import Shard
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @overload
@@ -37,6 +42,7 @@ def linear_pairwise_jsd(
     softcap: float | None = None,
     temperature: float = 1.0,
     return_stats: Literal[False] = False,
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor: ...
 @overload
@@ -52,6 +58,7 @@ def linear_pairwise_jsd(
     softcap: float | None = None,
     temperature: float = 1.0,
     return_stats: Literal[True],
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, PairStats | JeffreysStats | MixtureStats]: ...
 def linear_pairwise_jsd(
@@ -66,6 +73,7 @@ def linear_pairwise_jsd(
     softcap: float | None = None,
     temperature: float = 1.0,
     return_stats: bool = False,
+    process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, PairStats | JeffreysStats | MixtureStats]:
     """sum_p sum_{i<j} pair_weight[p, i, j] JSD(P_i, P_j) of P_k = softmax(z_k), with gradients to all K sides.
@@ -94,6 +102,10 @@ def linear_pairwise_jsd(
         softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
         temperature: T > 0: what the logits are divided by.
         return_stats: also return PairStats, JeffreysStats for that kind, or MixtureStats with `mixture_weight`.
+        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
+            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none. All else is the same in
+            all processes, and so are loss and statistics; the gradients of weight and bias are those of this process's
+            rows, that of hidden is the whole one. None: the head is whole.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -112,7 +124,8 @@ def linear_pairwise_jsd(
         mind_kernels/linear_pairwise_jsd/README.md derives the gradient, and says how nearly equal rows are compared.
     """
     head = head_of(weight, bias, softcap, temperature)
-    hidden, head = checks.head_arguments(hidden, head, "(P, K, D)")
+    group = shards.group_of(process_group)
+    hidden, head = checks.head_arguments(hidden, head, "(P, K, D)", or_empty=group is not None)
     shape = hidden.shape[:2]
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, shape)
     if mask is None:
@@ -127,8 +140,8 @@ def linear_pairwise_jsd(
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(map(repr, _OPERATIONS))}")
     if form and kind != "jsd":
         raise ValueError(f"kind is {kind!r}: expected 'jsd' with mixture_weight")
-    name = backends.resolve(backend, hidden, _OPERATIONS[kind], head.vocabulary, form)
-    arguments = GroupArguments(hidden, head, group_weight, mask, kind, return_stats, name)
+    name = backends.resolve(backend, hidden, _operation(kind, is_split=group is not None), head.vocabulary, form)
+    arguments = GroupArguments(hidden, head, group_weight, mask, kind, return_stats, name, group)
     outputs = _define(arguments) if name == "reference" else operator(arguments)
     if not return_stats:
         return outputs.loss
@@ -139,8 +152,38 @@ def linear_pairwise_jsd(
 _OPERATIONS = {"jsd": "linear_pairwise_jsd", "jeffreys": JEFFREYS}
 
 
+def _operation(kind: str, *, is_split: bool) -> str:
+    """As `backend.BACKENDS` knows it."""
+    return _OPERATIONS[kind] + ", shards" * is_split
+
+
+def _shard(a: GroupArguments, needs: Sequence[bool]) -> Shard | None:
+    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    if a.group is None:
+        return None
+    flat, weight = a.hidden.flatten(0, 1), a.group_weight
+    return shards.agree(
+        a.group,
+        "linear_pairwise_jsd",
+        a.head.vocabulary,
+        a.hidden,
+        **shards.facts(flat, a.head, needs),
+        options=(a.kind, a.with_stats, a.backend),
+        **{
+            "the shape of pair_weight or mixture_weight": tuple(weight.shape),
+            "mask": a.mask,
+            "pair_weight or mixture_weight (which of it is 0)": weight != 0,
+        },
+    )
+
+
 def _define(a: GroupArguments) -> GroupOutputs:
     """By the definition, differentiable."""
+    shard = _shard(a, [False, False, False])
+    if shard is not None:
+        assert a.group is not None
+        hidden, head = shards.whole(shard, a.group, a.hidden, a.head)
+        a = a._replace(hidden=hidden, head=head)
     form_of(a.group_weight).check_values(a.group_weight)
     logits = a.head.logits(torch.where(a.mask[..., None], a.hidden, 0))
     divergence = reference.divergences(logits, a.group_weight, a.mask, a.kind)
@@ -148,18 +191,20 @@ def _define(a: GroupArguments) -> GroupOutputs:
 
 
 def _run(a: GroupArguments, needs: list[bool]) -> tuple[GroupOutputs, HeadGradients]:
-    form = form_of(a.group_weight)
+    shard, form = _shard(a, needs), form_of(a.group_weight)
     form.check_values(a.group_weight)
     weight = a.group_weight.to(accumulation_dtype(a.hidden.dtype))
     divergence, gradients = groups.forward(
-        backends.kernels(_OPERATIONS[a.kind], a.backend),
+        backends.kernels(_operation(a.kind, is_split=shard is not None), a.backend),
         a.hidden,
         backends.head_on(a.backend, a.head),
         weight,
         a.mask,
         needs,
         with_stats=a.with_stats,
+        shard=shard,
     )
+    shards.sum_hidden(shard, a.group, gradients)
     return GroupOutputs(form.loss(divergence, weight), divergence), gradients
 
 

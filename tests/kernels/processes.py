@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 
-TIMEOUT_S = 240
+from mind_kernels.testing import assert_within_budget
+
+TIMEOUT_S = 600
 
 
 def run_in_processes(world: int, function: Callable[..., None], *arguments: Any) -> None:
@@ -21,10 +25,12 @@ def run_in_processes(world: int, function: Callable[..., None], *arguments: Any)
         place = f"file://{Path(folder) / 'store'}"
         context = mp.spawn(_begin, (world, place, function, arguments), nprocs=world, join=False)
         assert context is not None
-        if not context.join(TIMEOUT_S):
-            for process in context.processes:
-                process.kill()
-            raise TimeoutError(f"{function.__name__}: the processes did not end within {TIMEOUT_S} s")
+        end = time.monotonic() + TIMEOUT_S
+        while not context.join(end - time.monotonic()):  # also False when one of them has ended
+            if time.monotonic() >= end:
+                for process in context.processes:
+                    process.kill()
+                raise TimeoutError(f"{function.__name__}: the processes did not end within {TIMEOUT_S} s")
 
 
 def _begin(rank: int, world: int, place: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -41,3 +47,23 @@ def of_all(value: Any) -> list[Any]:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
+
+
+def assert_as_in_one_process(
+    found: dict[str, Tensor], truth: dict[str, Tensor], peer: dict[str, Tensor], dtype: torch.dtype
+) -> None:
+    """Asserts that this process `found` what one process finds, within the budget of `dtype` (1e-14 in float64), and
+    with the same bits as all others; of d_weight and d_bias its rows."""
+    shards = of_all(found)
+    for name, value in found.items():
+        if name in ("d_weight", "d_bias"):
+            found = found | {name: torch.cat([shard[name] for shard in shards])}
+        else:
+            assert all(torch.equal(shard[name], value) for shard in shards), name
+    for name, value in truth.items():
+        assert value.isfinite().all(), name
+        if dtype == torch.float64:
+            off = float((found[name] - value).abs().max())
+            assert off <= 1e-14 * max(1.0, float(value.abs().max())), f"{name}: off by {off:.2e}"
+    if dtype != torch.float64:
+        assert_within_budget(found, peer, truth, dtype)

@@ -5,16 +5,13 @@ A test starts its processes once, and makes all of its checks in them.
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import torch.distributed as dist
 from divergence_cases import EXTREME_KINDS, KINDS, NEARLY_THE_TEACHER, make
-from processes import of_all, run_in_processes
+from processes import assert_as_in_one_process, run_in_processes
 
 from mind_kernels import linear_divergence
-from mind_kernels.testing import assert_within_budget
 
 # Rows of the head in each process.
 SPLITS = {2: ((70, 61), (131, 0), (2, 2), (1, 1), (600, 400)), 3: ((50, 40, 41), (100, 0, 31), (1, 0, 3), (1, 0, 1))}
@@ -56,24 +53,11 @@ def biased(inputs):
 
 
 def check(inputs, dtype, sizes, backend="torch", **options):
-    """The same as in one process, within its budget, and the same bits in all processes."""
-    whole = functools.partial(call, inputs, backend="reference", **options)
-    truth, peer = whole(torch.float64), whole(dtype)
     start = sum(sizes[: dist.get_rank()])
     place = slice(start, start + sizes[dist.get_rank()])
     found = call(inputs, dtype, place=place, process_group=dist.group.WORLD, backend=backend, **options)
-    shards = of_all(found)
-    for name, value in found.items():
-        if name in ("d_weight", "d_bias"):
-            found[name] = torch.cat([shard[name] for shard in shards])
-        else:
-            assert all(torch.equal(shard[name], value) for shard in shards), name
-    assert all(value.isfinite().all() for value in truth.values())
-    if dtype == torch.float64:
-        for name, value in truth.items():
-            assert (found[name] - value).abs().max() <= 1e-14 * max(1, value.abs().max()), name
-    else:
-        assert_within_budget(found, peer, truth, dtype)
+    whole = [call(inputs, each, backend="reference", **options) for each in (torch.float64, dtype)]
+    assert_as_in_one_process(found, *whole, dtype)
 
 
 def kinds_in(form: str, world: int) -> None:
