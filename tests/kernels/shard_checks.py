@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from cases import assert_compiles_whole, interpreted, row_statistics, runs
+from cases import interpreted, row_statistics, runs
 from torch import Tensor
 
-from mind_kernels import Head, RowStats, linear_cross_entropy, linear_log_prob, row_chunks
+from mind_kernels import RowStats, linear_cross_entropy, linear_log_prob, row_chunks
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 VOCABULARIES = (131, 4, 2, 1000)
