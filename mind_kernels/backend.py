@@ -227,6 +227,7 @@ BACKENDS = {
                 "linear_pairwise_jsd, jeffreys": f"{_GROUPS}._triton.jeffreys",
                 "linear_mind_loss": f"{_GROUPS}._triton",
                 "linear_divergence": f"{_DIVERGENCES}.backend_triton",
+                "linear_divergence, shards": f"{_DIVERGENCES}.backend_triton",
             },
             interpreter=True,
             fastest_on="cuda",

@@ -2,8 +2,8 @@
 
 Statistics come from one pass with the logits tile in registers. With the sparse gradient that pass also leaves tile
 maxima, and the few tiles above the threshold are computed once more: at 2^-12 about 1.2 products in all, and no chunk
-of logits. An exact gradient needs all logits, so there this backend is `triton`. All arithmetic after a product is
-float32.
+of logits. An exact gradient needs all logits, so there this backend is `triton`; so it is in all gradients of a head
+that is split over processes, of which it streams the statistics alone. All arithmetic after a product is float32.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mind_kernels.linear_cross_entropy._triton.entries import background
 from mind_kernels.linear_cross_entropy._triton.pieces import kept_pieces, piece_entries, piece_logits, piece_statistics
-from mind_kernels.linear_cross_entropy._triton.stream import stream_statistics
+from mind_kernels.linear_cross_entropy._triton.stream import stream_statistics, stream_sums
 from mind_kernels.linear_cross_entropy._triton.stream import stream_values as statistics
 from mind_kernels.linear_cross_entropy.backend_triton import (
+    background,
+    count_shard,
+    entries,
     gather_rows,
     row_kernel_,
     shard_gradient_,
@@ -28,6 +30,9 @@ from mind_kernels.sparse_gradient import Entries, offsets_of, sort_entries
 __all__ = [
     "SPARSE_CHUNKS",
     "STREAMED_CHUNKS",
+    "background",
+    "count_shard",
+    "entries",
     "gather_rows",
     "row_kernel_",
     "shard_gradient_",
@@ -35,6 +40,7 @@ __all__ = [
     "sort_entries",
     "sparse_rows",
     "statistics",
+    "stream_sums",
 ]
 
 # Rows of a chunk beside those of the chunked form: tile maxima and kept pieces are a tenth of its logits.

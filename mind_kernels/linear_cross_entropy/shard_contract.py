@@ -113,3 +113,15 @@ class OwnShardProducts(Protocol):
         Whether it is None, and the size of a chunk, follow from `rows`, `hidden` and the size of the `largest` shard
         alone, which are the same in all processes."""
         ...
+
+
+@runtime_checkable
+class StreamedShards(Protocol):
+    """What the kernels of a backend that keeps no logits may have beside those of `ShardKernels`."""
+
+    def stream_sums(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
+        """Those of `shard_sums`, straight from hidden states (n, D) and the head in `spec`.
+
+        `argmax` is the target if that is the first of the largest entries, and else any entry on the same side of the
+        target as that: enough to tell whether a row is correct, and in no other place is it read."""
+        ...

@@ -25,6 +25,7 @@ from mind_kernels.linear_cross_entropy.shard_contract import (
     OwnShardProducts,
     RowSums,
     ShardKernels,
+    StreamedShards,
 )
 from mind_kernels.row_chunks import Rows, chunks, rows_per_chunk
 from mind_kernels.shards import Gathered, Shard, chunks_ahead, run_ahead
@@ -115,6 +116,9 @@ def run_shards(
             _run_exact(exact, rows, hidden, target, weights, spec, terms, gradients, shard)
             return
     size = rows_per_chunk(shard.largest, hidden.device, hidden.element_size())
+    if weights is None and not extra and isinstance(kernels, StreamedShards):
+        _run_streamed(kernels, rows, size, hidden, target, spec, terms, shard)
+        return
     memory = deque(hidden.new_empty(min(size, count), shard.size) for _ in range(1 + chunks_ahead(hidden)))
 
     def start(chunk: Rows, part: Tensor) -> tuple[Tensor, Gathered]:
@@ -177,3 +181,25 @@ def _run_exact(
         if weights is not None and found is not None:
             of_rows = joined.terms(weights[chunk], spec, shard.vocabulary)
             gradients.write_products(chunk, len(part), partial(found.write_products, of_rows))
+
+
+def _run_streamed(
+    kernels: StreamedShards,
+    rows: Tensor | int,
+    size: int,
+    hidden: Tensor,
+    target: Tensor,
+    spec: RowSpec,
+    terms: RowTerms,
+    shard: Shard,
+) -> None:
+    """`run_shards` for statistics alone. Chunks are as there, since another process may need a gradient."""
+
+    def start(chunk: Rows, part: Tensor) -> Gathered:
+        local = shard.local(target[chunk])
+        return gather(kernels.stream_sums(part, local, spec) if shard.size else RowSums.empty(len(part), part), shard)
+
+    def finish(chunk: Rows, part: Tensor, sums: Gathered) -> None:
+        terms.write(chunk, join(sums.wait(), target[chunk], spec, shard).values)
+
+    run_ahead(rows, size, hidden, start, finish)

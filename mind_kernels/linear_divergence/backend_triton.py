@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from functools import partial
 
-from mind_kernels.linear_divergence._triton.listed import LISTED, others, spread_
+from mind_kernels.linear_divergence._triton import listed
+from mind_kernels.linear_divergence._triton.listed import others, spread_
 from mind_kernels.linear_divergence._triton.rows import divergence_
+from mind_kernels.linear_divergence._triton.shards import shard_gradient_, shard_parts_, shard_sums_
 from mind_kernels.linear_divergence.listed_rows import listed_divergence_by
 
-__all__ = ["divergence_", "listed_divergence_"]
+__all__ = [
+    "LISTED",
+    "divergence_",
+    "listed_divergence_",
+    "others",
+    "shard_gradient_",
+    "shard_parts_",
+    "shard_sums_",
+    "spread_",
+]
 
-listed_divergence_ = partial(listed_divergence_by, others, spread_, LISTED.value)
+LISTED: float = listed.LISTED.value
+
+listed_divergence_ = partial(listed_divergence_by, others, spread_, LISTED)
 """See `contract.RowKernels`."""

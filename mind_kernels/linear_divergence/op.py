@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks, shards
+from mind_kernels import checks, dtensors, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_divergence import reference, rows
@@ -82,6 +82,7 @@ def linear_divergence(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, DivergenceStats]: ...
+@shards.told
 def linear_divergence(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -182,7 +183,8 @@ def linear_divergence(
         mind_kernels/linear_divergence/README.md derives the gradient that all kinds share.
     """
     head = head_of(weight, bias, softcap, temperature)
-    group = shards.group_of(process_group)
+    hidden, head, group = dtensors.local(hidden, head, process_group)
+    row_weight = dtensors.whole(row_weight)
     hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.row_weight_argument(row_weight, hidden)
     checks.reduction(reduction)
@@ -195,15 +197,18 @@ def linear_divergence(
         if tail != "bucket":
             raise ValueError(f"tail is {tail!r}: expected 'bucket' beside teacher_hidden, which leaves out no token")
         teacher_head = _teacher_head(teacher_weight, teacher_bias, teacher_softcap, teacher_temperature, head)
+        of_weight = None if dtensors.is_dtensor(teacher_head.weight) else process_group
+        teacher_hidden, teacher_head, teacher_group = dtensors.local(teacher_hidden, teacher_head, of_weight)
+        if teacher_group != group:
+            raise ValueError("teacher_weight: expected it to be split over the same processes as weight, or neither")
         teacher = _head_teacher(hidden, head, teacher_hidden, teacher_head, is_shard=group is not None)
     elif teacher_ids is not None and teacher_log_prob is not None and teacher_hidden is None and teacher_weight is None:
         of_logits = {"bias": teacher_bias, "softcap": teacher_softcap, "temperature": teacher_temperature}
         for name, value in of_logits.items():
             if value is not None:
                 raise ValueError(f"teacher_{name}: expected None beside teacher_log_prob, which it cannot change")
-        teacher = _list_teacher(
-            hidden, head, teacher_ids, teacher_log_prob, teacher_mask, tail, is_shard=group is not None
-        )
+        known = map(dtensors.whole, (teacher_ids, teacher_log_prob, teacher_mask))
+        teacher = _list_teacher(hidden, head, *known, tail, is_shard=group is not None)
     else:
         values = (teacher_hidden, teacher_weight, teacher_ids, teacher_log_prob, teacher_mask)
         names = ("hidden", "weight", "ids", "log_prob", "mask")

@@ -71,7 +71,7 @@ def listed_divergence_(
         total = torch.where(maximum == -torch.inf, 0, log_total.exp())
         sums = SoftmaxSums(maximum, total, mean * total)
     gathered = shard.gather(torch.cat([torch.stack(sums), listed.T]).double()).wait()
-    listed = gathered[:, len(sums) :].gather(0, shard.owner(ids.T)[None]).squeeze(0).T.to(dtype)
+    listed = gathered[:, len(sums) :].gather(0, shard.owner(ids).T[None]).squeeze(0).T.to(dtype)
     others = join(*gathered[:, : len(sums)].unbind(1))
     none = others.maximum == -torch.inf
     log_total = torch.where(none, 0, others.total.log())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks, shards
+from mind_kernels import checks, dtensors, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_cross_entropy.contract import ROW_KERNELS, RowSpec, RowStats, RowTerms, Segments
@@ -65,6 +65,7 @@ def linear_mind_loss(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, MindStats]: ...
+@shards.told
 def linear_mind_loss(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -145,7 +146,9 @@ def linear_mind_loss(
         mind_kernels/linear_mind_loss/README.md says how the two parts share their logits.
     """
     head = head_of(weight, bias, softcap, temperature)
-    group = shards.group_of(process_group)
+    hidden, head, group = dtensors.local(hidden, head, process_group)
+    target, row_weight, segment, answer_rows = map(dtensors.whole, (target, row_weight, segment, answer_rows))
+    pair_weight, mixture_weight = map(dtensors.whole, (pair_weight, mixture_weight))
     hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments, ignore_index)
     checks.tensors(answer_rows=answer_rows)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels import backend as backends
-from mind_kernels import checks, shards
+from mind_kernels import checks, dtensors, shards
 from mind_kernels.autograd import Operator
 from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_pairwise_jsd import groups, reference
@@ -61,6 +61,7 @@ def linear_pairwise_jsd(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, PairStats | JeffreysStats | MixtureStats]: ...
+@shards.told
 def linear_pairwise_jsd(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -124,7 +125,8 @@ def linear_pairwise_jsd(
         mind_kernels/linear_pairwise_jsd/README.md derives the gradient, and says how nearly equal rows are compared.
     """
     head = head_of(weight, bias, softcap, temperature)
-    group = shards.group_of(process_group)
+    hidden, head, group = dtensors.local(hidden, head, process_group)
+    pair_weight, mixture_weight, mask = map(dtensors.whole, (pair_weight, mixture_weight, mask))
     hidden, head = checks.head_arguments(hidden, head, "(P, K, D)", or_empty=group is not None)
     shape = hidden.shape[:2]
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, shape)

@@ -287,7 +287,7 @@ def stream_values(hidden: Tensor, target: Tensor, spec: RowSpec, tile: Tile | No
 
 
 def stream_sums(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
-    """See `shard_contract.StreamedShardKernels`; hidden and head as for `stream_statistics`."""
+    """See `shard_contract.StreamedShards`; hidden and head as for `stream_statistics`."""
     sums = _stream(hidden, target, spec, None)
     shifted = sums.z_target - sums.maximum
     of_target = torch.where(target < 0, 0, shifted.exp() * shifted.clamp(min=LOWEST.value))

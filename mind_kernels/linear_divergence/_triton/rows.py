@@ -93,7 +93,7 @@ def _entry(
 
 
 @jit
-def _load_both(
+def load_both(
     rows,
     columns,
     vocabulary,
@@ -116,7 +116,7 @@ def _load_both(
 
 
 @jit
-def _softmaxes(
+def softmaxes(
     rows,
     vocabulary,
     heads,
@@ -137,7 +137,7 @@ def _softmaxes(
     their_entropy_sum = tl.zeros((LANES,), tl.float32)
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = columns_of(start, LANES, VECTOR)
-        _, z, theirs = _load_both(
+        _, z, theirs = load_both(
             rows, columns, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED
         )
         maximum, total, entropy_sum = online_softmax(z, tl.max(z, axis=1), maximum, total, entropy_sum)
@@ -145,6 +145,84 @@ def _softmaxes(
             theirs, tl.max(theirs, axis=1), their_maximum, their_total, their_entropy_sum
         )
     return join_lanes(maximum, total, entropy_sum) + join_lanes(their_maximum, their_total, their_entropy_sum)
+
+
+@jit
+def row_parts(
+    rows,
+    vocabulary,
+    heads,
+    shifts,
+    top,
+    log_totals,
+    interpolation,
+    parts,
+    HAS_SOFTCAP: tl.constexpr,
+    TEACHER_HAS_SOFTCAP: tl.constexpr,
+    INTERPOLATED: tl.constexpr,
+    FORWARD: tl.constexpr,
+    REVERSE: tl.constexpr,
+    OF_TEACHER: tl.constexpr,
+    OF_STUDENT: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """The sums of the entries of the divergence, of q F', and of q, of each lane of a row."""
+    value = tl.zeros((LANES,), tl.float32)
+    mass = tl.zeros((LANES,), tl.float32)
+    weighted = tl.zeros((LANES,), tl.float32)
+    for start in range(0, vocabulary, LANES * VECTOR):
+        columns = columns_of(start, LANES, VECTOR)
+        z, student, theirs = load_both(
+            rows, columns, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED
+        )
+        q, entry, derivative = _entry(
+            student, theirs - top, log_totals, parts, FORWARD, REVERSE, OF_TEACHER, OF_STUDENT
+        )
+        value += tl.sum(entry, axis=1)
+        mass += tl.sum(q, axis=1)
+        weighted += tl.sum(derivative, axis=1)
+    return value, weighted, mass
+
+
+@jit
+def write_gradient(
+    rows,
+    weight,
+    share,
+    vocabulary,
+    heads,
+    shifts,
+    top,
+    log_totals,
+    interpolation,
+    parts,
+    softcap,
+    temperature,
+    HAS_SOFTCAP: tl.constexpr,
+    TEACHER_HAS_SOFTCAP: tl.constexpr,
+    INTERPOLATED: tl.constexpr,
+    HAS_SLOPE: tl.constexpr,
+    FORWARD: tl.constexpr,
+    REVERSE: tl.constexpr,
+    OF_TEACHER: tl.constexpr,
+    OF_STUDENT: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """The gradient of a row in the place of the student's logits; `share` is S, and the slope of the projected logits
+    that of this softcap, with HAS_SLOPE, and temperature."""
+    for start in range(0, vocabulary, LANES * VECTOR):
+        columns = columns_of(start, LANES, VECTOR)
+        z, student, theirs = load_both(
+            rows, columns, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED
+        )
+        q, entry, derivative = _entry(
+            student, theirs - top, log_totals, parts, FORWARD, REVERSE, OF_TEACHER, OF_STUDENT
+        )
+        dx = weight * (derivative - share * q) * slope(z, softcap, temperature, HAS_SLOPE)
+        dx = tl.where(weight == 0, 0.0, dx)  # also of an infinite divergence
+        tl.store(rows[0] + columns, dx, mask=columns < vocabulary)
 
 
 @jit
@@ -178,52 +256,68 @@ def _row_kernel(
     rows = (row_pointer(logits, r, vocabulary), row_pointer(teacher_logits, r, vocabulary))
     heads = (softcap, temperature, teacher_softcap, teacher_temperature)
     parts = (c, rest, teacher_part, student_part, difference_part)
-    maximum, total, entropy_sum, their_maximum, their_total, their_entropy_sum = _softmaxes(
+    maximum, total, entropy_sum, their_maximum, their_total, their_entropy_sum = softmaxes(
         rows, vocabulary, heads, (0.0, 0.0), 0.0, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, False, LANES, VECTOR
     )
     shifts, top = (maximum, their_maximum), 0.0
     if INTERPOLATED:  # between logits below 0, since a rounding of large ones would be one of p
         shifts = (tl.where(total > 0, maximum, float("nan")), tl.where(their_total > 0, their_maximum, float("nan")))
-        _, total, entropy_sum, top, their_total, their_entropy_sum = _softmaxes(
+        _, total, entropy_sum, top, their_total, their_entropy_sum = softmaxes(
             rows, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, True, LANES, VECTOR
         )
 
     log_totals = (tl.log(total), tl.log(their_total))
-    value = tl.zeros((LANES,), tl.float32)
-    mass = tl.zeros((LANES,), tl.float32)
-    weighted = tl.zeros((LANES,), tl.float32)
-    for start in range(0, vocabulary, LANES * VECTOR):
-        columns = columns_of(start, LANES, VECTOR)
-        z, student, theirs = _load_both(
-            rows, columns, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED
-        )
-        q, entry, derivative = _entry(
-            student, theirs - top, log_totals, parts, FORWARD, REVERSE, OF_TEACHER, OF_STUDENT
-        )
-        value += tl.sum(entry, axis=1)
-        mass += tl.sum(q, axis=1)
-        weighted += tl.sum(derivative, axis=1)
+    value, weighted, mass = row_parts(
+        rows,
+        vocabulary,
+        heads,
+        shifts,
+        top,
+        log_totals,
+        interpolation,
+        parts,
+        HAS_SOFTCAP,
+        TEACHER_HAS_SOFTCAP,
+        INTERPOLATED,
+        FORWARD,
+        REVERSE,
+        OF_TEACHER,
+        OF_STUDENT,
+        LANES,
+        VECTOR,
+    )
     tl.store(numbers + r, tl.maximum(tl.sum(value, axis=0), 0.0, propagate_nan=tl.PropagateNan.ALL))
     tl.store(numbers + tl.num_programs(0) + r, log_totals[0] - entropy_sum / total)
     tl.store(numbers + 2 * tl.num_programs(0) + r, log_totals[1] - their_entropy_sum / their_total)
 
     if scale is not None:
-        weight = tl.load(scale + r)
-        share = tl.sum(weighted, axis=0) / tl.sum(mass, axis=0)
-        for start in range(0, vocabulary, LANES * VECTOR):
-            columns = columns_of(start, LANES, VECTOR)
-            z, student, theirs = _load_both(
-                rows, columns, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, INTERPOLATED
-            )
-            q, entry, derivative = _entry(
-                student, theirs - top, log_totals, parts, FORWARD, REVERSE, OF_TEACHER, OF_STUDENT
-            )
-            dx = weight * (derivative - share * q) * slope(z, softcap, temperature, HAS_SOFTCAP)
-            dx = tl.where(weight == 0, 0.0, dx)  # also of an infinite divergence
-            tl.store(rows[0] + columns, dx, mask=columns < vocabulary)
+        write_gradient(
+            rows,
+            tl.load(scale + r),
+            tl.sum(weighted, axis=0) / tl.sum(mass, axis=0),
+            vocabulary,
+            heads,
+            shifts,
+            top,
+            log_totals,
+            interpolation,
+            parts,
+            softcap,
+            temperature,
+            HAS_SOFTCAP,
+            TEACHER_HAS_SOFTCAP,
+            INTERPOLATED,
+            HAS_SOFTCAP,
+            FORWARD,
+            REVERSE,
+            OF_TEACHER,
+            OF_STUDENT,
+            LANES,
+            VECTOR,
+        )
 
 
-def _divergence_arguments(divergence: Divergence) -> dict[str, float | bool]:
+def divergence_arguments(divergence: Divergence) -> dict[str, float | bool]:
     """The divergence as kernel arguments."""
     c = divergence.mixture
     return {
@@ -241,7 +335,7 @@ def _divergence_arguments(divergence: Divergence) -> dict[str, float | bool]:
     }
 
 
-def _teacher_conditions(head: Head) -> dict[str, float | bool]:
+def teacher_conditions(head: Head) -> dict[str, float | bool]:
     return {("TEACHER_" if name.isupper() else "teacher_") + name: value for name, value in conditions(head).items()}
 
 
@@ -256,12 +350,12 @@ def variants() -> list[Variant]:
         "skew reverse": Divergence(0.0, 1.0, 0.9),
     }
     numbers = ("softcap", "temperature", "teacher_softcap", "teacher_temperature")
-    numbers += tuple(name for name in _divergence_arguments(divergences["jsd"]) if name.islower())
+    numbers += tuple(name for name in divergence_arguments(divergences["jsd"]) if name.islower())
     types = dict.fromkeys(("logits", "teacher_logits", "scale", "numbers"), "*fp32")
     types |= dict.fromkeys(numbers, "fp32") | {"vocabulary": "i32"}
 
     def variant(label, divergence, softcaps, vocabulary=151936, unaligned=(), absent=()):
-        constants = {name: value for name, value in _divergence_arguments(divergence).items() if name.isupper()}
+        constants = {name: value for name, value in divergence_arguments(divergence).items() if name.isupper()}
         constants |= {"HAS_SOFTCAP": softcaps, "TEACHER_HAS_SOFTCAP": softcaps} | dict.fromkeys(absent)
         keywords = constants | pair_launch(vocabulary)
         return Variant(f"divergence, {label}", _row_kernel, types, keywords, ("logits", "teacher_logits"), unaligned)
@@ -294,8 +388,8 @@ def divergence_(
         numbers,
         vocabulary,
         **conditions(head),
-        **_teacher_conditions(teacher_head),
-        **_divergence_arguments(divergence),
+        **teacher_conditions(teacher_head),
+        **divergence_arguments(divergence),
         **pair_launch(vocabulary),
     )
     return RowValues(*numbers)
