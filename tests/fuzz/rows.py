@@ -223,7 +223,7 @@ class ShardRows:
         e = d.exp()
         terms, size = torch.where(e == 0, 0, e * d), torch.where(e == 0, 0, e * (1 - d)).sum(1)
         at_target = torch.where(self.here, z.gather(1, self.rows.target[:, None]).squeeze(1), math.nan)
-        found = RowSums(*self.sums, self.argmax)
+        found = RowSums(*self.sums.unbind(), self.argmax)
         close("maximum", found.maximum, top, step)
         close("others", found.others, (e * (1 - self.hit)).sum(1), 2 * step * (1 + size))
         close("moment", found.moment, terms.sum(1), 4 * step * (1 + size))

@@ -268,9 +268,7 @@ def entries_that_are_ruled_out(shards):
                 loss.backward(torch.ones_like(loss))
                 mine = rows if group is None else slice(None)
                 values = {"loss": loss.detach(), **statistics(stats), "correct": stats.correct.double()}
-                pair.append(
-                    values | {"hidden": hidden.grad, "weight": weight.grad[mine], "bias": bias.grad[mine]}
-                )
+                pair.append(values | {"hidden": hidden.grad, "weight": weight.grad[mine], "bias": bias.grad[mine]})
             results.append(pair)
     for found, expected in results:
         close(found, expected, 1e-14 if dtype == torch.float64 else 1e-5)

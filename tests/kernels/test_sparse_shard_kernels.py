@@ -29,7 +29,7 @@ each = functools.partial(implementations.each, of=ALL, dtypes=DTYPES)
 
 def counted(kernels, logits, target, options, sizes):
     """For each shard its logits and targets, whole rows, and what is counted of them."""
-    shards, spec = shards_of(sizes), options.spec(logits.shape[1])
+    shards, spec = shards_of(sizes, logits.device), options.spec(logits.shape[1])
     parts = [(logits[:, columns(shard)].contiguous(), shard.local(target)) for shard in shards]
     sums = [kernels.shard_sums(*part, spec) for part in parts]
     for shard, part, whole in zip(shards, parts, joined(shards, sums, target, spec), strict=True):
