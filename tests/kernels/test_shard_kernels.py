@@ -100,7 +100,7 @@ def assert_sums(sums, logits, target, options):
         torch.testing.assert_close(
             sums.sum.double() / size, total / size, rtol=0, atol=4 * torch.finfo(wide).eps * largest
         )
-    # The moment's exponentials are those of numbers up to its size: a rounding of such a number is one of them.
+    # For the moment: a rounding of d is |d| roundings of e^d.
     assert_within_budget(found, peer, truth, wide, conditioning=2.0)
 
 
