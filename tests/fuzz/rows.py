@@ -229,7 +229,7 @@ class ShardRows:
         close("moment", found.moment, terms.sum(1), 4 * step * (1 + size))
         close("at_target", found.at_target, at_target, step)
         if adds_logits:
-            close("sum", found.sum, z.sum(1), step * z.shape[1])
+            close("sum", found.sum, z.sum(1), 2 * step * z.shape[1])
         largest = z.topk(min(2, z.shape[1]), 1).values
         apart = (largest[:, 0] - largest[:, -1] > step) | (largest.shape[1] == 1)
         assert bool((found.argmax == z.argmax(1))[top.isfinite() & apart].all()), "argmax"
