@@ -24,6 +24,8 @@ LATENCY_US = 20.0
 here as long as there are few collectives."""
 KEPT = 67
 """Entries a row that a threshold of 2^-12 keeps, target included: mind_kernels/linear_cross_entropy/README.md."""
+CALL_BYTES = 128
+"""That a process gives at the start of a call, by which all know the shards: `shards.agree`."""
 ROW_BYTES = 24
 """That a process gives of a row: `shard_rows.gather`, six numbers."""
 SPARSE_ROW_BYTES = 8
@@ -93,27 +95,34 @@ def all_ways() -> list[Way]:
         Logits(ROWS // GPUS, VOCABULARY, SIZE, 2),
     )
     hidden, head = 2.0 * ROWS * SIZE, 2.0 * VOCABULARY * SIZE
-    rows, gathered, of_hidden = ROWS * ROW_BYTES, all_gather(head / GPUS), all_reduce(hidden)
-    exact, sparse = 6, 8  # bytes a logit: statistics and count or entries read it, a gradient reads and writes it
+    rows, start = ROWS * ROW_BYTES, all_gather(CALL_BYTES)
+    gathered, of_hidden = all_gather(head / GPUS), all_reduce(hidden)
+    passes = (
+        6  # bytes a logit: read for statistics, and read and written for a gradient, or read for counts and entries
+    )
     return [
-        Way("unsharded, exact", 1, [whole.products(3)], whole.passes(exact), []),
-        Way("unsharded, sparse", 1, [whole.products(1), whole.gathers(KEPT)], whole.passes(sparse), []),
+        Way("unsharded, exact", 1, [whole.products(3)], whole.passes(passes), []),
+        Way("unsharded, sparse", 1, [whole.products(1), whole.gathers(KEPT)], whole.passes(passes), []),
         Way(
-            "sharded, exact", GPUS, [part.products(3)], part.passes(exact), [all_gather(rows, chunks(False)), of_hidden]
+            "sharded, exact",
+            GPUS,
+            [part.products(3)],
+            part.passes(passes),
+            [start, all_gather(rows, chunks(False)), of_hidden],
         ),
         Way(
             "sharded, sparse",
             GPUS,
             [part.products(1), part.gathers(KEPT / GPUS)],
-            part.passes(sparse),
-            [all_gather(rows + ROWS * SPARSE_ROW_BYTES, 2 * chunks(True)), of_hidden],
+            part.passes(passes),
+            [start, all_gather(rows + ROWS * SPARSE_ROW_BYTES, 2 * chunks(True)), of_hidden],
         ),
-        Way("gathered head, all rows", GPUS, [whole.products(3)], whole.passes(exact), [gathered]),
+        Way("gathered head, all rows", GPUS, [whole.products(3)], whole.passes(passes), [gathered]),
         Way(
             "gathered head, shared rows",
             GPUS,
             [share.products(3)],
-            share.passes(exact),
+            share.passes(passes),
             [gathered, all_gather(hidden / GPUS), reduce_scatter(head)],
         ),
         Way(

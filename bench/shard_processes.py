@@ -27,6 +27,9 @@ from torch.distributed.tensor.parallel import loss_parallel
 
 from mind_kernels import linear_cross_entropy
 
+# Of PyTorch 2.13 on, which warns of the older names.
+_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_scatter_sum = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 TIMEOUT = datetime.timedelta(minutes=5)
 
 
@@ -79,8 +82,8 @@ def gathered_rows(inputs: Inputs, mesh: DeviceMesh) -> Outputs:
     own = gradients(loss, Inputs(hidden, whole, target))
     found = Outputs(own.loss, torch.empty_like(inputs.hidden), torch.empty_like(inputs.weight))
     dist.all_reduce(found.loss, group=group)
-    dist.all_gather_into_tensor(found.d_hidden, own.d_hidden, group=group)
-    dist.reduce_scatter_tensor(found.d_weight, own.d_weight, group=group)
+    _gather(found.d_hidden, own.d_hidden, group=group)
+    _scatter_sum(found.d_weight, own.d_weight, group=group)
     return found
 
 
@@ -98,7 +101,7 @@ def on_logits(inputs: Inputs, mesh: DeviceMesh) -> Outputs:
 def _whole(weight: Tensor, mesh: DeviceMesh) -> Tensor:
     """The head (V, D) from the shards of all processes, which are of equal size."""
     whole = weight.new_empty(mesh.size() * weight.shape[0], weight.shape[1])
-    dist.all_gather_into_tensor(whole, weight.detach(), group=mesh.get_group())
+    _gather(whole, weight.detach(), group=mesh.get_group())
     return whole.requires_grad_()
 
 
@@ -147,9 +150,10 @@ class Processes:
             pipe.send(request)
         answers: dict[Any, Any] = {}
         while len(answers) < len(self._pipes):
-            for pipe in wait([pipe for pipe in self._pipes if pipe not in answers]):
+            ready: list[Any] = wait([pipe for pipe in self._pipes if pipe not in answers])
+            for pipe in ready:
                 try:
-                    is_right, answers[pipe] = pipe.recv()  # pyright: ignore[reportAttributeAccessIssue]
+                    is_right, answers[pipe] = pipe.recv()
                 except EOFError:
                     raise RuntimeError(f"{request}: a process has ended") from None
                 if not is_right:  # the others may wait for it: let them not

@@ -1,7 +1,7 @@
 """A head whose vocabulary is split over processes: time and bytes sent beside other ways to the same gradients.
 
     python -m bench.vocabulary_parallel [--rows 1024 4096] [--vocabulary 49152] [--size 576] [--processes 2]
-        [--threshold 1.5e-5] [--repeats 5] [--output folder] [--overwrite]
+        [--threshold 1.5e-5] [--repeats 3] [--output folder] [--overwrite]
 
 Processes of one thread each over gloo, on the CPU in float32, and for the unsharded call one process with as many
 threads as there are processes. All have the same rows, as peaked as real ones; a call gives the loss, the gradient of
@@ -70,7 +70,7 @@ def measure(inputs: Inputs, processes: Processes, threshold: float, repeats: int
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.options_of(NAME, __doc__ or "")
     parser.add_argument("--rows", nargs="+", type=command.count, default=[1024, 4096])
-    for name, default in (("vocabulary", 49152), ("size", 576), ("processes", 2), ("repeats", 5)):
+    for name, default in (("vocabulary", 49152), ("size", 576), ("processes", 2), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=command.count, default=default, help=f"(default {default})")
     parser.add_argument("--threshold", type=command.positive, default=2.0**-16, help="default 2^-16")
     options, file = command.parse(parser, lambda _: NAME, arguments)

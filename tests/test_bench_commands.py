@@ -136,6 +136,7 @@ WRONG = {
     "--experiments": ["0"],
     "--draws": ["-1"],
     "--jobs": ["0"],
+    "--processes": ["0"],
     "--backends": ["tritno"],
     "--work": ["nothing"],
     "--providers": ["egaer", "no_such_module:loss", "math:no_such_function", "bench.packing:"],

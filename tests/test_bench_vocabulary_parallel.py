@@ -17,19 +17,27 @@ def test_a_tiny_run_counts_what_is_sent(tmp_path, capsys):
     for way, row in rows.items():
         assert row["median_ms"] > 0 and row.get("error", 0) < 1e-5, way
     head, hidden = 4 * 64 * 8, 4 * 16 * 8
-    # Of two processes each sends half of a head, and all of what is to be summed. A call begins with sixteen numbers.
-    of_shard = 8 * 16 + 16 * eight_gpus.ROW_BYTES + hidden
+    # Of two processes each sends half of a head, and all of what is to be summed, as gloo also does where the sum is to
+    # be scattered.
+    of_shard = eight_gpus.CALL_BYTES + 16 * eight_gpus.ROW_BYTES + hidden
     found = {
         "sharded, exact": (3, of_shard),
         "sharded, sparse": (4, of_shard + 16 * eight_gpus.SPARSE_ROW_BYTES),
         "gathered head, all rows": (1, head / 2),
-        "gathered head, shared rows": (4, head / 2 + 4 + hidden / 2 + head / 2),
+        "gathered head, shared rows": (4, head / 2 + 4 + hidden / 2 + head),
     }
     for way, (collectives, expected) in found.items():
         assert (rows[way]["collectives"], rows[way]["sent_bytes"]) == (collectives, expected), way
     shown = capsys.readouterr().out
     assert "on logits" in shown and "On paper, 8 x NVIDIA H200" in shown
     assert [json.loads(line)["way"] for line in lines if "On paper" in line] == [w.name for w in eight_gpus.all_ways()]
+
+
+@pytest.mark.parametrize("option", ["--rows", "--vocabulary"])
+def test_shares_are_equal(option, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        vocabulary_parallel.main([option, "7", "--output", str(tmp_path)])
+    assert f"{option} 7: expected a multiple of --processes 2" in capsys.readouterr().err
 
 
 def test_on_paper_a_way_is_the_sum_of_its_parts():

@@ -11,6 +11,9 @@ since 2^x is one instruction on a GPU; the weights carry the factor log 2.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -106,9 +109,11 @@ def _normalizer_kernel(
     mask,  # (G K,)
     normalizer,  # (2, G K)
     vocabulary,
+    IS_SHARD: tl.constexpr,
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
+    """Offset and rest of a row, or of a shard of it the maximum and the sum of e^(z - maximum)."""
     r = tl.program_id(0)
     row = row_pointer(logits, r, vocabulary)
     present = tl.load(mask + r)
@@ -120,9 +125,12 @@ def _normalizer_kernel(
         z = tl.load(row + columns, mask=columns < vocabulary, other=float("-inf"))
         maximum, total, unused = online_softmax(z, tl.max(z, axis=1), maximum, total, unused)
     row_maximum, row_total, unused = join_lanes(maximum, total, unused)
-    offset, rest = _offset_and_rest(row_maximum, row_total)
-    tl.store(normalizer + r, tl.where(present, offset, -LOWEST))
-    tl.store(normalizer + tl.num_programs(0) + r, tl.where(present, rest, 0.0))
+    first, second = row_maximum, row_total
+    if not IS_SHARD:
+        offset, rest = _offset_and_rest(row_maximum, row_total)
+        first, second = tl.where(present, offset, -LOWEST), tl.where(present, rest, 0.0)
+    tl.store(normalizer + r, first)
+    tl.store(normalizer + tl.num_programs(0) + r, second)
 
 
 @jit
@@ -178,7 +186,8 @@ def variants() -> list[Variant]:
         unaligned = ("spans", "vocabulary") if label else ("spans",)
         both = ("logits", "gradient")
         for name, kernel, keywords, wide in (
-            ("group normalizer", _normalizer_kernel, launch, ("logits",)),
+            ("group normalizer", _normalizer_kernel, launch | {"IS_SHARD": False}, ("logits",)),
+            ("group normalizer of a shard", _normalizer_kernel, launch | {"IS_SHARD": True}, ("logits",)),
             ("group row gradient", _gradient_kernel, of_gradient, both),
             ("group row gradient of p F' + d", _gradient_kernel, of_gradient | {"TIMES_P": True}, both),
         ):
@@ -191,12 +200,42 @@ def normalize(
     mask: Tensor,  # (G, K) bool
 ) -> Tensor:
     """(2, G K) float32: offset and rest of each row, what `log_probability` takes off its logits."""
+    return _normalizer(logits, mask, is_shard=False)
+
+
+def normalize_shard(
+    logits: Tensor,  # (G, K, V of the shard) float32, contiguous
+    mask: Tensor,  # (G, K) bool
+    join: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """`normalize` of whole rows. `join` gathers (2, G K) of this shard from all processes, (processes, 2, G K)."""
+    maxima, totals = join(_normalizer(logits, mask, is_shard=True)).double().unbind(1)
+    top = maxima.amax(0)
+    lse = top + ((maxima - top).exp() * totals).sum(0).log()
+    lse = torch.where(lse.isfinite(), lse, math.nan)
+    offset = (lse + _GRID.value).float()
+    rest = ((lse - (offset.double() - _GRID.value)) * LOG2_E.value).float()
+    absent = ~mask.flatten()
+    return torch.stack([offset.masked_fill_(absent, -LOWEST.value), rest.masked_fill_(absent, 0)])
+
+
+def _normalizer(logits: Tensor, mask: Tensor, *, is_shard: bool) -> Tensor:
     groups, count, vocabulary = logits.shape
-    normalizer = logits.new_empty(2, groups * count)
+    normalizer, launch = logits.new_empty(2, groups * count), row_launch(vocabulary, vocabulary, torch.float32)
     _normalizer_kernel[(groups * count,)](
-        logits, mask.contiguous(), normalizer, vocabulary, **row_launch(vocabulary, vocabulary, torch.float32)
+        logits, mask.contiguous(), normalizer, vocabulary, IS_SHARD=is_shard, **launch
     )
     return normalizer
+
+
+Join = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+"""join(parts, sums) -> (parts summed over spans, sums): what the spans of the vocabulary found of the divergences
+(spans, ...) and of the rows (spans, 2, G K); the second is None without a gradient. Of a shard: over all shards too."""
+
+
+def join_spans(parts: Tensor, sums: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """See `Join`."""
+    return parts.sum(0), sums
 
 
 def finish_gradient_(

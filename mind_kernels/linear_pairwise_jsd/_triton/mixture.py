@@ -20,8 +20,10 @@ import triton.language as tl
 from torch import Tensor
 
 from mind_kernels.linear_pairwise_jsd._triton.groups import (
+    Join,
     column_launch,
     finish_gradient_,
+    join_spans,
     load_normalizer,
     log_probability,
     normalize,
@@ -199,8 +201,20 @@ def mixture_divergences(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """KL(P_k || M) of each row (G, K), and the gradient (G, K, V) of their sum, see `contract.GroupKernels`."""
+    return mixture_by(join_spans, normalize(logits, mask), logits, mixture_weight, mask, with_gradient)
+
+
+def mixture_by(
+    join: Join,
+    normalizer: Tensor,  # (2, G K), of whole rows
+    logits: Tensor,
+    mixture_weight: Tensor,
+    mask: Tensor,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """`mixture_divergences`, also of a shard."""
     groups, count, vocabulary = logits.shape
-    normalizer, launch = normalize(logits, mask), mixture_launch(count)
+    launch = mixture_launch(count)
     spans = cdiv(vocabulary, launch["SPAN"])
     weight = torch.where(mask, mixture_weight, 0).contiguous()
     total = weight.sum(1, keepdim=True)
@@ -211,8 +225,8 @@ def mixture_divergences(
     _mixture_kernel[(groups, spans, cdiv(count, launch["BLOCK"]))](
         logits, normalizer, weight * math.log(2), share, parts, sums, gradient, vocabulary, COUNT=count, **launch
     )
+    divergence, sums = join(parts, sums)
     if gradient is not None and sums is not None:
         finish_gradient_(gradient, logits, normalizer, sums)
-    divergence = parts.sum(0)
     divergence.masked_fill_(divergence > _LARGEST, math.inf)
     return torch.where(mask & (total > 0), divergence, 0), gradient

@@ -26,8 +26,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mind_kernels.linear_pairwise_jsd._triton.groups import (
+    Join,
     column_launch,
     finish_gradient_,
+    join_spans,
     load_normalizer,
     log_probability,
     normalize,
@@ -280,8 +282,23 @@ def pair_divergences(
 ) -> tuple[Tensor, Tensor | None]:
     """JSD or Jeffreys divergence of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum, see
     `contract.GroupKernels`."""
+    normalizer = normalize(logits, mask)
+    return pairs_by(join_spans, normalizer, logits, pair_weight, mask, with_gradient, jeffreys=jeffreys)
+
+
+def pairs_by(
+    join: Join,
+    normalizer: Tensor,  # (2, G K), of whole rows
+    logits: Tensor,
+    pair_weight: Tensor,
+    mask: Tensor,
+    with_gradient: bool,
+    *,
+    jeffreys: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """`pair_divergences`, also of a shard."""
     groups, count, vocabulary = logits.shape
-    normalizer, launch = normalize(logits, mask), pair_launch(count)
+    launch = pair_launch(count)
     spans, places = cdiv(vocabulary, launch["SPAN"]), launch["PLACES"]
     both = mask[:, :, None] & mask[:, None, :]
     unit = 2 * _HALF_LOG_2 if jeffreys else _HALF_LOG_2
@@ -296,7 +313,8 @@ def pair_divergences(
             logits, normalizer, padded, parts, sums, gradient, vocabulary, count, **blocks, **launch, JEFFREYS=jeffreys
         )
     scale = unit**2 if jeffreys else unit
-    upper = torch.where(both, parts.sum(0)[:, :count, :count] * scale, 0)
+    part, sums = join(parts, sums)
+    upper = torch.where(both, part[:, :count, :count] * scale, 0)
     if gradient is not None and sums is not None:
         if jeffreys:
             infinite = ((upper == math.inf) & (weight != 0)).triu(1)
