@@ -76,7 +76,7 @@ class ShardKernels(Protocol):
     def shard_parts_(
         self,
         logits: Tensor,  # (n, V_r), z
-        target_logits: Tensor,  # (n, V_r), as `shard_sums_` left them; becomes F', or q F' for a mixture of 0
+        target_logits: Tensor,  # (n, V_r), as `shard_sums_` left them; becomes what `shard_gradient_` needs of them
         normalizers: Normalizers,
         divergence: Divergence,
     ) -> Parts:

@@ -9,7 +9,9 @@ import math
 import pytest
 import torch
 from implementations import in_turn
+from kernel_cases import PLAIN as NO_OPTIONS
 from kernel_cases import THRESHOLD, statistics
+from test_shard_kernels import definition
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -21,8 +23,15 @@ from mind_kernels.linear_cross_entropy._triton.pieces import (
     piece_logits,
     piece_statistics,
 )
-from mind_kernels.linear_cross_entropy._triton.stream import TILE, stream_statistics, stream_values, tiles_of
+from mind_kernels.linear_cross_entropy._triton.stream import (
+    TILE,
+    stream_statistics,
+    stream_sums,
+    stream_values,
+    tiles_of,
+)
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
+from mind_kernels.row_chunks import accumulation_dtype
 from mind_kernels.sparse_gradient import offsets_of
 from mind_kernels.testing import assert_within_budget, make_inputs
 
@@ -81,6 +90,44 @@ def test_statistics_match_float64(dtype, options, shape):
         torch.float32,
     )
     assert torch.equal(streamed.values.correct, true_z.argmax(1) == target)
+
+
+@pytest.mark.parametrize(("dtype", "options", "shape"), in_turn(DTYPES, [PLAIN, EVERYTHING], SHAPES), ids=str)
+def test_sums_of_a_shard_match_float64(dtype, options, shape):
+    """Every other row has its target in another shard."""
+    hidden, target, spec = make(shape, dtype, **options)
+    here = torch.where(torch.arange(shape[0], device=DEVICE) % 2 == 0, target, -1)
+    truth, peer = (
+        definition(eager(hidden, target, spec, wide)[1].to(accumulation_dtype(wide)), here, NO_OPTIONS)
+        for wide in (torch.float64, dtype)
+    )
+    sums = stream_sums(hidden, here, spec)
+    found = sums._asdict() | {"total": sums.others + torch.where(here < 0, 0, (sums.at_target - sums.maximum).exp())}
+    if not spec.label_smoothing:
+        del truth["sum"]
+    assert_within_budget(found, peer, truth, torch.float32)
+
+
+@pytest.mark.parametrize("first", [0, 100, 256, 511])
+def test_a_shard_tells_on_which_side_of_the_target_the_largest_is(first):
+    weight = torch.zeros(700, 16, device=DEVICE)
+    tied = [first, first + 1, 600]
+    weight[tied, 0] = 1.0
+    hidden = torch.zeros(6, 16, device=DEVICE)
+    hidden[:, 0] = 3.0
+    target = torch.tensor([*tied, max(0, first - 1), 699, -1], device=DEVICE)
+    found = stream_sums(hidden, target, RowSpec(Head(weight))).argmax
+    assert ((found >= 0) & (found < 700)).all()
+    assert torch.equal((found - target).sign()[:-1], (first - target).sign()[:-1])
+
+
+def test_a_shard_without_probability():
+    """All of its entries are ruled out, a target among them."""
+    hidden, target, spec = make((3, 24, 300), torch.float32, biased=True)
+    assert spec.head.bias is not None
+    spec.head.bias.fill_(-math.inf)
+    sums = stream_sums(hidden, torch.where(target == target[0], -1, target), spec)
+    assert (sums.maximum == -math.inf).all() and not sums.others.any() and not sums.moment.any()
 
 
 @pytest.mark.parametrize("options", [PLAIN, {"label_smoothing": 0.1, "z_loss": 1e-3}], ids=str)

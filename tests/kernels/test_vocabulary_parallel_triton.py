@@ -8,11 +8,14 @@ import pytest
 import test_vocabulary_parallel_divergence as divergences
 import test_vocabulary_parallel_groups as groups
 import torch
-from cases import usable
+from cases import interpreted, usable
 from divergence_cases import KINDS, NEARLY_THE_TEACHER, make
 from processes import run_in_processes
 
-pytestmark = pytest.mark.skipif("triton" not in usable("linear_divergence, shards"), reason="triton is not here")
+pytestmark = pytest.mark.skipif(
+    "triton" not in usable("linear_divergence, shards") or not interpreted("triton"),
+    reason="needs Triton's interpreter: these processes have no GPU each",
+)
 SPLITS = [(70, 61), (7, 0)]
 CONDITIONS = [{}, divergences.OPTIONS]
 
