@@ -268,7 +268,7 @@ class ShardRows:
         """`kept` and `kept_mass`, as far as roundings leave no doubt."""
         rows = self.rows
         rows.hit = self.hit
-        # A target of probability 1 that is here all the same would be above no other entry, and so not kept.
+        # (A target of probability 1 that is said to be elsewhere, and is here, has no threshold.)
         finite = rows.lse.isfinite() & ((rows.others > 1e-30) | ((rows.others == 0) & self.here))
         step = 4 * rows.step[:, None]
         surely, perhaps = ((rows.kept(threshold + sign * step) & finite[:, None]).sum(1) for sign in (1, -1))
