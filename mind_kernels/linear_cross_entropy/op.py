@@ -146,7 +146,8 @@ def linear_cross_entropy(
             is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
             here is the sum of the V_r. All else is the same in all processes, and so are loss and statistics; the
             gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None: the
-            head is whole.
+            head is whole, or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the loss is
+            a plain tensor then, the same in all processes of that dimension. The exact gradient only.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -154,8 +155,8 @@ def linear_cross_entropy(
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape, device, dtype or range, or a constant that requires a
-            gradient; it is named. On a GPU a target or segment out of range is a device-side assertion, since reading
-            it would stall the stream.
+            gradient; it is named, and with process_group in all processes. On a GPU a target or segment out of range is
+            a device-side assertion, since reading it would stall the stream.
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
         RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
             through any backend but "reference".
@@ -245,7 +246,7 @@ def _shard(a: RowArguments, gradients: Sequence[bool]) -> Shard | None:
         head.vocabulary,
         a.hidden,
         **shards.facts(a.hidden, head, gradients),
-        options=(replace(a.spec, head=None), a.reduction, a.ignore_index, a.extra_stats, a.num_segments),
+        options=(replace(a.spec, head=None), a.reduction, a.ignore_index, a.extra_stats, a.backend == "reference"),
         target=a.target,
         **{"row_weight (which of it is 0)": None if a.row_weight is None else a.row_weight != 0},
     )

@@ -114,7 +114,9 @@ def linear_log_prob(
         process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
             is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
             here is the sum of the V_r. All else is the same in all processes, and so are the results; the gradients of
-            weight and bias are those of this process's rows, that of hidden is the whole one. None: the head is whole.
+            weight and bias are those of this process's rows, that of hidden is the whole one. None: the head is whole,
+            or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the results are plain
+            tensors then, the same in all processes of that dimension. The exact gradient only.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -190,7 +192,13 @@ def _shard(a: LogProbArguments, needs: Sequence[bool]) -> Shard | None:
         a.spec.head.vocabulary,
         a.hidden,
         **shards.facts(a.hidden, a.spec.head, needs),
-        options=(a.spec.gradient_threshold, a.ignore_index, a.extra_stats, a.temperature is None),
+        options=(
+            a.spec.gradient_threshold,
+            a.ignore_index,
+            a.extra_stats,
+            a.temperature is None,
+            a.backend == "reference",
+        ),
         target=a.target,
         **{f"the gradient of {name} (which rows have one)": None if g is None else g != 0 for name, g in upstream},
     )

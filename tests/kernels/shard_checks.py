@@ -17,6 +17,8 @@ from cases import assert_compiles_whole, interpreted, opcheck, row_statistics, r
 from torch import Tensor
 
 from mind_kernels import Head, RowStats, linear_cross_entropy, linear_log_prob, row_chunks
+from mind_kernels import shards as split
+from mind_kernels.linear_cross_entropy import shard_rows
 from mind_kernels.linear_cross_entropy.contract import RowArguments, RowSpec
 from mind_kernels.linear_cross_entropy.op import operator as cross_entropy_operator
 from mind_kernels.linear_log_prob.contract import LogProbArguments, Upstream
@@ -26,15 +28,21 @@ from mind_kernels.testing import Error, error, error_budget, make_inputs
 
 VOCABULARIES = (131, 4, 2, 1000)
 EXTRA = ("mean_logit", "log_sum_sq", "predicted")
-EVERYTHING = {"label_smoothing": 0.1, "z_loss": 1e-3, "softcap": 5.0, "temperature": 0.7, "biased": True}
-CROSS_ENTROPY = [
+EVERYTHING: dict[str, Any] = {
+    "label_smoothing": 0.1,
+    "z_loss": 1e-3,
+    "softcap": 5.0,
+    "temperature": 0.7,
+    "biased": True,
+}
+CROSS_ENTROPY: list[dict[str, Any]] = [
     {},
     {"reduction": "sum", "weighted": True, "z_loss": 1e-3, "extra_stats": EXTRA},
     {"reduction": "none", "weighted": True, "temperature": 1.3, "biased": True},
     {"reduction": "mean", "weighted": True, **EVERYTHING},
     {"reduction": "none", **EVERYTHING},
 ]
-LOG_PROB = [
+LOG_PROB: list[dict[str, Any]] = [
     {},
     {"softcap": 5.0, "temperature": 0.7, "biased": True, "extra_stats": EXTRA},
     {"ids": 1, "row_temperature": True},
@@ -135,8 +143,8 @@ def cross_entropy(
     shards: Shards, inputs: Tensors, dtype: torch.dtype, backend: str, *, weighted=False, biased=False, **options
 ) -> tuple[Tensors, Tensors]:
     """(numbers, what is exact). Of the whole head for backend "whole", the definition, and "whole torch"."""
-    split = not backend.startswith("whole")
-    leaves, rows = make(shards, inputs, dtype, biased, split)
+    is_split = not backend.startswith("whole")
+    leaves, rows = make(shards, inputs, dtype, biased, is_split)
     count = len(inputs["hidden"])
     loss, stats = linear_cross_entropy(
         leaves["hidden"],
@@ -147,13 +155,13 @@ def cross_entropy(
         segment=torch.arange(count) % 3,
         num_segments=3,
         return_stats=True,
-        process_group=shards.group if split else None,
+        process_group=shards.group if is_split else None,
         backend=_BACKENDS.get(backend, backend),
         **options,
     )
     loss.backward(torch.linspace(-0.5, 1.7, loss.numel()).to(loss).view(loss.shape))
     numbers = {"loss": loss.detach(), "segment_nll": stats.segment_nll, **statistics(stats)}
-    return numbers | gradients(leaves, None if split else rows), exact(stats)
+    return numbers | gradients(leaves, None if is_split else rows), exact(stats)
 
 
 def log_prob(
@@ -168,8 +176,8 @@ def log_prob(
     **options,
 ) -> tuple[Tensors, Tensors]:
     """The same."""
-    split = not backend.startswith("whole")
-    leaves, rows = make(shards, inputs, dtype, biased, split)
+    is_split = not backend.startswith("whole")
+    leaves, rows = make(shards, inputs, dtype, biased, is_split)
     target, count = inputs["target"], len(inputs["hidden"])
     if ids:
         vocabulary = len(inputs["weight"])
@@ -184,7 +192,7 @@ def log_prob(
         target,
         bias=leaves.get("bias"),
         return_stats=True,
-        process_group=shards.group if split else None,
+        process_group=shards.group if is_split else None,
         backend=_BACKENDS.get(backend, backend),
         **options,
     )
@@ -192,7 +200,7 @@ def log_prob(
     upstream.append(torch.linspace(-0.1, 0.2, count))
     torch.autograd.backward(list(found), [gradient.to(found.lse) for gradient in upstream])
     numbers = {"log_prob": found.log_prob.detach(), **statistics(stats)}
-    return numbers | gradients(leaves, None if split else rows), exact(stats)
+    return numbers | gradients(leaves, None if is_split else rows), exact(stats)
 
 
 @contextmanager
@@ -414,6 +422,23 @@ def one_collective_per_chunk(shards):
         counts.append(len(seen))
     row_chunks._CHUNK_BYTES.update(before)
     assert counts == [1 + 3 + 1, 1 + 3 + 1, (1 + 3) + (1 + 3 + 1), (1 + 3) + (1 + 3 + 1), (1 + 6) + (1 + 6 + 1)]
+
+
+@check
+def chunks_that_are_started_ahead_change_nothing(shards):
+    """As on a GPU, where the next chunk's product runs while the numbers of one travel."""
+    inputs, dtype = small(shards, rows=14)
+    before, found = split.chunks_ahead, []
+    with few_rows_a_chunk():
+        row_chunks._CHUNK_BYTES["cpu"] //= 4
+        for ahead in (0, 1):
+            split.chunks_ahead = shard_rows.chunks_ahead = lambda hidden, ahead=ahead: ahead
+            found.append([cross_entropy(shards, inputs, dtype, shards.backend, **EVERYTHING, extra_stats=EXTRA)])
+            found[-1] += [log_prob(shards, inputs, dtype, shards.backend, **options) for options in LOG_PROB[:4]]
+    split.chunks_ahead = shard_rows.chunks_ahead = before
+    for (values, same), (numbers, others) in zip(*found, strict=True):
+        for name, value in (values | same).items():
+            assert torch.equal(value, (numbers | others)[name]), name
 
 
 @check

@@ -159,5 +159,6 @@ def test_every_case_has_a_gradient_of_everything():
 
 
 def test_every_operation_of_a_backend_is_a_case():
-    served = {operation for row in BACKENDS.values() for operation in row.kernels}
+    """Save those of a head that is split over processes, of which the command is one."""
+    served = {operation for row in BACKENDS.values() for operation in row.kernels if not operation.endswith(", shards")}
     assert {case.operation for case in check.CASES.values()} == served

@@ -1,10 +1,11 @@
-"""A head that is split over the vocabulary among processes: the checks of shard_checks.py, each with 2 and 3 of them."""
+"""A head that is split over the vocabulary among 2 and 3 processes: the checks of shard_checks.py and of
+shard_argument_checks.py."""
 
 from __future__ import annotations
 
 import pytest
 from cases import usable
-from shard_checks import CHECKS
+from shard_argument_checks import CHECKS
 from shard_processes import results
 
 BACKENDS = ("reference", *usable("linear_cross_entropy, shards"))
