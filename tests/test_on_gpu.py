@@ -25,6 +25,7 @@ ELSEWHERE = {
     "cpp_groups",
     "cuda_kernels",
     "exact_divergences",
+    "exact_shards",
     "info_command",
     "streamed_rows",
     "tuning",

@@ -123,7 +123,7 @@ class CompiledRows:
     def shard_sums(self, logits: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
         sums, argmax = shard_outputs(logits)
         self.operators.shard_sums(logits, target, *conditions(spec.head), spec.label_smoothing != 0, sums, argmax)
-        return RowSums(*sums, argmax)
+        return RowSums._make([*sums, argmax])
 
     def shard_gradient_(self, logits: Tensor, target: Tensor, terms: GradientTerms, spec: RowSpec) -> None:
         self.operators.shard_gradient_(logits, target, *conditions(spec.head), *terms)

@@ -169,7 +169,7 @@ class _ShardChunk:
         shards.kernels.operators.stream_shard_sums(
             hidden, head.weight, head.bias, target, *conditions(head), adds_logits, sums, argmax, shards.logits
         )
-        self.sums = RowSums(*sums, argmax)
+        self.sums = RowSums._make([*sums, argmax])
 
     def write_products(
         self,

@@ -203,7 +203,7 @@ def stream_shard_sums(draw: Callable) -> None:
         "of_bias": arena.put(torch.zeros(vocabulary)),
     }
     inputs = {"logits": logits, "hidden": hidden, "weight": weight, "target": shard.target} | rows.conditions()
-    if not call(draw, arena, "shard_products", inputs | terms | outputs):
+    if not call(draw, arena, "shard_products", inputs | terms | outputs) or rows.n == 0:  # which writes nothing
         return
     truth, allowed = shard.gradient_of(terms, torch.float32)
     allowed = allowed + ROUNDING[torch.float32] * truth.abs()

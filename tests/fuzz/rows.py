@@ -223,13 +223,13 @@ class ShardRows:
         e = d.exp()
         terms, size = torch.where(e == 0, 0, e * d), torch.where(e == 0, 0, e * (1 - d)).sum(1)
         at_target = torch.where(self.here, z.gather(1, self.rows.target[:, None]).squeeze(1), math.nan)
-        found = RowSums(*self.sums, self.argmax)
+        found = RowSums(*self.sums.unbind(), self.argmax)
         close("maximum", found.maximum, top, step)
         close("others", found.others, (e * (1 - self.hit)).sum(1), 2 * step * (1 + size))
         close("moment", found.moment, terms.sum(1), 4 * step * (1 + size))
         close("at_target", found.at_target, at_target, step)
         if adds_logits:
-            close("sum", found.sum, z.sum(1), step * z.shape[1])
+            close("sum", found.sum, z.sum(1), 2 * step * z.shape[1])
         largest = z.topk(min(2, z.shape[1]), 1).values
         apart = (largest[:, 0] - largest[:, -1] > step) | (largest.shape[1] == 1)
         assert bool((found.argmax == z.argmax(1))[top.isfinite() & apart].all()), "argmax"
@@ -268,7 +268,8 @@ class ShardRows:
         """`kept` and `kept_mass`, as far as roundings leave no doubt."""
         rows = self.rows
         rows.hit = self.hit
-        finite = rows.lse.isfinite() & ((rows.others > 1e-30) | (rows.others == 0))
+        # (A target of probability 1 that is said to be elsewhere, and is here, has no threshold.)
+        finite = rows.lse.isfinite() & ((rows.others > 1e-30) | ((rows.others == 0) & self.here))
         step = 4 * rows.step[:, None]
         surely, perhaps = ((rows.kept(threshold + sign * step) & finite[:, None]).sum(1) for sign in (1, -1))
         assert bool(((kept >= surely) & (kept <= perhaps))[finite].all()), "kept"

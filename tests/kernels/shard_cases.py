@@ -21,9 +21,11 @@ class _Alone(Shard):
         return part
 
 
-def shards_of(sizes: Sequence[int]) -> list[Shard]:
+def shards_of(sizes: Sequence[int], device: str | torch.device = "cpu") -> list[Shard]:
     """One for each process, of these sizes."""
-    return [_Alone(cast(Any, None), rank, tuple(sizes)) for rank in range(len(sizes))]
+    stops = torch.tensor(sizes, device=device).cumsum(0)
+    starts = stops - torch.tensor(sizes, device=device)
+    return [_Alone(cast(Any, None), rank, tuple(sizes), starts, stops) for rank in range(len(sizes))]
 
 
 def columns(shard: Shard) -> slice:

@@ -39,7 +39,8 @@ if torch.version.cuda is None:
 loader = importlib.machinery.ExtensionFileLoader("_cuda", library)
 loader.exec_module(importlib.util.module_from_spec(importlib.util.spec_from_file_location("_cuda", loader=loader)))
 operators = torch.ops.mind_kernels_cuda
-for name in ("row_kernel_", "count", "entries", "background", "gather_rows", "pair_divergences", "mixture_divergences"):
+rows = "row_kernel_", "count", "entries", "background", "shard_sums", "shard_gradient_", "shard_count", "gather_rows"
+for name in (*rows, "pair_divergences", "mixture_divergences"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mind_kernels_cuda::{name}", "CUDA"), name
 try:
     pairs = torch.zeros(1, 2, 2)
@@ -133,7 +134,10 @@ def test_the_library_loads_and_registers_its_operators(compiled, tmp_path):
     "name, kernels, count, stores",
     [
         ("rows", r"row_kernel", 12, True),
-        ("count", r"count_kernel", 12, False),
+        ("count", r"\dcount_kernel", 12, False),
+        ("count", r"shard_count_kernel", 6, False),
+        ("shards", r"shard_sums_kernel", 12, False),
+        ("shards", r"shard_gradient_kernel", 12, True),
         ("entries", r"entries_kernel", 6, False),
         ("background", r"background_kernel", 6, False),
         ("gather", r"gather_kernel\w*Lb1E", 3, True),
