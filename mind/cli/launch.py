@@ -27,7 +27,8 @@ def join(words: Sequence[str]) -> None:
     if not processes.main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
         warnings.simplefilter("ignore")
-        os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+        # Read when these are imported, which is later.
+        os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     processes.begin()
     signal.signal(signal.SIGTERM, _end)
     processes.check_same("the command line", {"command": " ".join(words)})
