@@ -41,7 +41,7 @@ from mind.run.ending import Budget, LastStep
 from mind.run.metrics import StepMeter, TensorBoard, peak_memory, row_metrics
 from mind.run.sampling import Sampler
 from mind.run.schedule import BudgetRates, rate_factors
-from mind.run.step_sums import StepSums, add_up_gradients
+from mind.run.step_sums import StepSums, add_up_gradients, take_from_main
 from mind.run.work import generated_tokens, step_work
 from mind.run_folder import RunFolder
 from mind.student.adapters import check_gradients
@@ -135,6 +135,7 @@ class MethodTrainer(Trainer):
         PausedError with the step if it was time to pause.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
+        take_from_main(self.context.model.state_dict(keep_vars=True).values())
         self._training_began = time.perf_counter()
         with use_attention(self.context.model, self.context.attention), self.compiled_trunk(), self._reporting():
             try:
