@@ -99,6 +99,7 @@ def _run(words: list[str], environment: dict[str, str], folder: str, output: str
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
+    sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
     import torch
 
     from mind.cli import main
