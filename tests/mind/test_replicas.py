@@ -91,15 +91,15 @@ def assert_same_values(values, others, tolerance):
         assert others[name] == expected, name
 
 
-def assert_same_run(one, other, networks=()):
-    """The same numbers to the accuracy of float32."""
+def assert_same_run(one, other, networks=(), paused_at=frozenset()):
+    """The same numbers to the accuracy of float32, and the same files but for those that a pause left."""
     for row, its in zip(rows(one), rows(other), strict=True):
         assert_same_values(row, its, 1e-5)
     assert_same_values(flat(read(one, "evaluation.json")), flat(read(other, "evaluation.json")), 1e-5)
     assert largest_difference(one, other, "student/model.safetensors") <= 1e-6
     for network in networks:
         assert largest_difference(one, other, network) <= 1e-4
-    assert files(other) == files(one)
+    assert files(other) - paused_at == files(one)
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +131,8 @@ def test_stages_adapters_and_what_another_number_of_processes_goes_on_with(place
     assert paused.wait() == [0, 0] and "paused after step 1" in paused.said()[0], paused.said()
     resumed = launch(place, ["train", "--output", "redi-two", "--resume"], 3)
     assert resumed.wait() == [0, 0, 0], resumed.said()
-    for one, other in ((place / name / "stages" / "1-sft", place / name) for name in ("redi-one", "redi-two")):
-        assert (one / "student").is_dir() and (other / "student").is_dir()
-    assert_same_run(place / "redi-one" / "stages" / "1-sft", place / "redi-two" / "stages" / "1-sft")
+    first, second = (place / name / "stages" / "1-sft" for name in ("redi-one", "redi-two"))
+    assert_same_run(first, second, paused_at={name for name in files(second) if name.startswith("checkpoint-1/")})
     for row, its in zip(rows(place / "redi-one"), rows(place / "redi-two"), strict=True):
         assert_same_values(row, its, 1e-5)
     assert largest_difference(place / "redi-one", place / "redi-two", "adapter/adapter_model.safetensors") <= 1e-6
