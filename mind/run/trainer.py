@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +22,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer
 
+from mind import processes
 from mind.batches.cross_entropy import cross_entropy
 from mind.batches.packing import micro_batches
 from mind.batches.prompt_sharing import use_attention
-from mind.batches.steps import question_tokens, shares
+from mind.batches.steps import question_tokens
 from mind.batches.trunk import labeled_hidden
 from mind.config import flat
 from mind.errors import MindError, NotFiniteError, PausedError, StoppedError
@@ -39,7 +41,7 @@ from mind.run.ending import Budget, LastStep
 from mind.run.metrics import StepMeter, TensorBoard, peak_memory, row_metrics
 from mind.run.sampling import Sampler
 from mind.run.schedule import BudgetRates, rate_factors
-from mind.run.step_sums import StepSums
+from mind.run.step_sums import StepSums, add_up_gradients, take_from_main
 from mind.run.work import generated_tokens, step_work
 from mind.run_folder import RunFolder
 from mind.student.adapters import check_gradients
@@ -108,7 +110,9 @@ class MethodTrainer(Trainer):
             **trainer_options,
         )
         self._check_launch()
-        self._sampler = Sampler(context, self.args.process_index, self.args.world_size)
+        # Gradients are added up once per step, not by DistributedDataParallel in every backward pass.
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        self._sampler = Sampler(context)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it better
         self._last_step = LastStep(budget, pause_at)
         self.add_callback(self._last_step)
@@ -131,6 +135,7 @@ class MethodTrainer(Trainer):
         PausedError with the step if it was time to pause.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
+        take_from_main(self.context.model.state_dict(keep_vars=True).values())
         self._training_began = time.perf_counter()
         with use_attention(self.context.model, self.context.attention), self.compiled_trunk(), self._reporting():
             try:
@@ -246,8 +251,8 @@ class MethodTrainer(Trainer):
         if batches and not self._gradients_checked:
             check_gradients(student.named_parameters())
             self._gradients_checked = True
-        if self.args.world_size > 1 and plan.trained.any():
-            self._add_up_gradients()
+        if plan.trained.any():
+            add_up_gradients(self.context.model.parameters())
         # Known here, where a GPU is waited for anyway; clipping takes it from here.
         gradients = [p.grad for p in self.context.model.parameters() if p.grad is not None]
         self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
@@ -282,15 +287,8 @@ class MethodTrainer(Trainer):
         """Those of the chosen (Q, K) rationales, on the CPU, that this process computes."""
         mine = torch.zeros(len(questions), 1, dtype=torch.bool)
         costs = [question_tokens(question) for question in questions]
-        mine[shares(costs, self.args.world_size)[self.args.process_index]] = True
+        mine[processes.shares(costs, self.args.world_size)[self.args.process_index]] = True
         return micro_batches(questions, chosen.shape[1], self.context.pack_options, chosen & mine)
-
-    def _add_up_gradients(self) -> None:
-        for parameter in self.context.model.parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                torch.distributed.all_reduce(parameter.grad)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, self._gradient_norm)
@@ -354,6 +352,7 @@ class MethodTrainer(Trainer):
         state = self.method.state_dict()  # which may find that it is not finite
         with saving(checkpoint):
             super()._save_checkpoint(model, trial)
+        processes.wait()  # each leaves its random state there before the checkpoint is complete
         if self.args.should_save:
             progress = {"meter": self.meter.state_dict(), "seconds": self.seconds()}
             if self.budget is not None:
