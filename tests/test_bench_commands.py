@@ -62,6 +62,7 @@ def no_measurement(monkeypatch):
         ("linear_divergence", "measure_time"),
         ("coverage", "measure"),
         ("dataset", "questions_of"),
+        ("fsdp_memory", "peaks"),
         ("busy_machine", "Worker"),
         ("row_confidence", "load"),
         ("row_kernels", "load"),
@@ -89,7 +90,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 21
+    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 22
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,6 +168,7 @@ def test_a_wrong_value_of_any_option_is_told_first(name, no_measurement, tmp_pat
             "packing",
             "dataset",
             "busy_machine",
+            "fsdp_memory",
             "generation",
             "latent",
             "methods",
