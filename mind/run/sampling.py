@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -27,12 +27,9 @@ class Sampler:
     step alone: a resumed run, other packs and more processes sample the same.
     """
 
-    def __init__(
-        self, context: MethodContext, process: int, processes: int, whole: Callable[[], AbstractContextManager[None]]
-    ) -> None:
-        """Built before the attention that trains is set: answers are generated as in the evaluation. Within `whole`
-        the student has all its weights."""
-        self._context, self._process, self._processes, self._whole = context, process, processes, whole
+    def __init__(self, context: MethodContext, process: int, processes: int) -> None:
+        """Built before the attention that trains is set: answers are generated as in the evaluation."""
+        self._context, self._process, self._processes = context, process, processes
         self._attention = attention_of(causal_lm(context.model))
 
     @cached_property
@@ -55,7 +52,7 @@ class Sampler:
         )
         mine = shares([len(prompt) for prompt in prompts], self._processes)[self._process]
         model: Any = self._context.model
-        with self._whole(), self._as_evaluated(model):
+        with self._as_evaluated(model):
             samples = generate_ids(
                 model,
                 self._context.tokenizer,

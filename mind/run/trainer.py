@@ -118,7 +118,7 @@ class MethodTrainer(CheckpointedTrainer):
         if isinstance(self.student, Sharded):
             accelerator: Any = self.accelerator
             accelerator.prepare_model = lambda model, *_, **__: model  # which would wrap it in DDP
-        self._sampler = Sampler(context, self.args.process_index, self.args.world_size, self.student.whole)
+        self._sampler = Sampler(context, self.args.process_index, self.args.world_size)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it better
         self._last_step = LastStep(budget, pause_at)
         self.add_callback(self._last_step)
@@ -235,7 +235,8 @@ class MethodTrainer(CheckpointedTrainer):
             return table
 
         def sample(prompts: Sequence[Sequence[int]], **options: Any) -> list[tuple[int, ...]]:
-            samples = self._sampler.sample(step, prompts, **options)
+            with self.student.whole():
+                samples = self._sampler.sample(step, prompts, **options)
             work["generated"] += generated_tokens(prompts, samples)
             return samples
 

@@ -1,0 +1,204 @@
+"""A student that is divided among processes takes the steps of one process: gradients, statistics, checkpoints, and what
+is saved of it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import expect_error, replaced, train_rows
+from test_trainer import build_trainer
+from tiny import build_family, build_model
+
+from mind.cli import main
+from mind.config import flat
+from mind.errors import MindError
+from mind.evaluation.generation import generate_ids
+from mind.run.sharded import blocks_of
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+
+TIMEOUT_S = 300
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
+STEPS = {"questions_per_step": 5, "max_steps": 4, "save_steps": 2, "pack_length": 150, "report_to": "none"}
+"""Of 6 questions: every second step has one, and the other processes none."""
+VARIANTS = {
+    "tied": {"method": "mind"},
+    "untied": {"method": "sft", "gradient_checkpointing": True, "weight_decay": 0.1},
+    "lora": {"method": "mcc-kd"},
+}
+
+
+def student_of(variant):
+    """A Llama, whose norms round to float32; with adapters in its layers and on a head that is tied."""
+    model = build_model(tie_word_embeddings=variant != "untied").double()
+    if variant != "lora":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(
+        torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    )  # the first one's count
+    options = {"target_modules": ["q_proj", "lm_head"], "init_lora_weights": False, "task_type": "CAUSAL_LM"}
+    return get_peft_model(model, LoraConfig(r=2, **options)).double()
+
+
+def trained(place, variant, shard, checkpoint=None):
+    """What a run of four steps computes, or its last two."""
+    trainer = build_trainer(place, model=student_of(variant), shard=shard, **STEPS, **VARIANTS[variant])
+    trainer.train(resume_from_checkpoint=checkpoint)
+    with trainer.student.whole():
+        if not (torch.distributed.is_initialized() and torch.distributed.get_rank()):  # the others have nothing to do
+            model, tokenizer = trainer.context.model, trainer.context.tokenizer
+            answers = generate_ids(model, tokenizer, PROMPTS, max_new_tokens=4, batch_size=2)
+        else:
+            answers = []
+    saved = trainer.student.saved()
+    own = [getattr(p, "to_local", lambda p=p: p)() for p in trainer.model.parameters()]
+    return {
+        "student": {} if saved is None else {name: p.detach() for name, p in saved.named_parameters()},
+        "networks": [p.detach() for network in trainer.method.networks().values() for p in network.parameters()],
+        "log": [row for row in trainer.state.log_history if "loss" in row],
+        "answers": answers,
+        "numbers": sum(p.numel() for p in own),
+        "moments": sum(m.to_local().numel() for p in trainer.optimizer.state.values() for m in (p["exp_avg"],))
+        if shard != "none"
+        else 0,
+    }
+
+
+def run(rank, processes, port, place):
+    launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {name: str(value) for name, value in (launch | {"MASTER_PORT": port}).items()}
+    torch.set_num_threads(1)
+    gc.freeze()  # the Trainer collects garbage, and what was imported is none
+    folder = place / str(processes)
+    found = {variant: trained(folder / variant, variant, "fsdp2") for variant in VARIANTS}
+    found["resumed"] = trained(folder / "resumed", "tied", "fsdp2", folder / "tied" / "run" / "checkpoint-2")
+    if processes == 3:  # from a checkpoint of two
+        found["fewer"] = trained(folder / "fewer", "tied", "fsdp2", place / "2" / "tied" / "run" / "checkpoint-2")
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.barrier()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What one process with the whole student computes, and each of one, two and three."""
+    place = tmp_path_factory.mktemp("fsdp")
+    alone = {variant: trained(place / "alone" / variant, variant, "none") for variant in VARIANTS}
+    all_of = {}
+    for processes in (2, 3):
+        (place / str(processes)).mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = torch.multiprocessing.spawn(run, (processes, port, place), nprocs=processes, join=False)
+        assert context is not None and context.join(TIMEOUT_S, grace_period=10), "the processes wait for one another"
+        all_of[processes] = [torch.load(place / str(processes) / f"{rank}.pt") for rank in range(processes)]
+    return alone, all_of
+
+
+def assert_same(found, expected, tolerance):
+    for name, weight in expected["student"].items():
+        torch.testing.assert_close(found["student"][name], weight, rtol=0, atol=tolerance, msg=name)
+    for p, q in zip(found["networks"], expected["networks"], strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=100 * tolerance)
+    for row, other in zip(found["log"], expected["log"][-len(found["log"]) :], strict=True):
+        for key in ("loss", "grad_norm", "learning_rate", "accuracy", "entropy"):
+            assert float(row[key]) == pytest.approx(float(other[key]), rel=10 * tolerance), key
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_steps_are_those_of_one_process(variant, processes, found):
+    alone, first, *others = found[0][variant], *(one[variant] for one in found[1][processes])
+    assert first["student"].keys() == alone["student"].keys()
+    assert_same(first, alone, 1e-7)
+    assert first["answers"] == alone["answers"] and len(first["log"]) == 4
+    for other in others:
+        assert not other["student"], "one process has the student in one piece"
+        assert all(torch.equal(p, q) for p, q in zip(other["networks"], first["networks"], strict=True))
+        assert [row["loss"] for row in other["log"]] == [row["loss"] for row in first["log"]]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_each_process_has_a_share(processes, found):
+    for variant in VARIANTS:
+        numbers, shares = found[0][variant]["numbers"], [one[variant]["numbers"] for one in found[1][processes]]
+        assert sum(shares) == numbers and max(shares) < 1.05 * numbers / processes
+        moments = [one[variant]["moments"] for one in found[1][processes]]
+        assert max(moments) < 1.2 * sum(moments) / processes and (variant == "lora" or sum(moments) == numbers)
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(found):
+    for processes in (2, 3):
+        whole, resumed = found[1][processes][0]["tied"], found[1][processes][0]["resumed"]
+        assert all(torch.equal(p, resumed["student"][name]) for name, p in whole["student"].items())
+        assert [row["loss"] for row in resumed["log"]][-2:] == [row["loss"] for row in whole["log"]][-2:]
+    assert_same(found[1][3][0]["fewer"], found[0]["tied"], 1e-7)
+
+
+def test_a_model_whose_layers_are_not_known():
+    model = build_model()
+    assert [type(block).__name__ for block in blocks_of(model)] == ["LlamaDecoderLayer"] * 2
+    model._no_split_modules = None
+    with pytest.raises(MindError, match=r"train.shard fsdp2: LlamaForCausalLM does not name the layers to divide"):
+        blocks_of(model)
+
+
+def launched(arguments, processes, **options):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MIND_PROCESS_TIMEOUT": str(TIMEOUT_S)}
+    return subprocess.Popen([*command, "-m", "mind", *arguments], env=environment, text=True, **options)
+
+
+def children_of(process):
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in listed]
+
+
+def test_mind_train_is_killed_and_resumed(tmp_path, arguments, monkeypatch):
+    changes = ("--train.max-steps", "6", "--train.save-steps", "2", "--train.report-to", "none")
+    options = replaced(arguments, *changes)
+    assert main(replaced(options, "--output", str(tmp_path / "alone"))) == 0
+    divided = [*replaced(options, "--output", str(tmp_path / "divided")), "--train.shard", "fsdp2"]
+    process = launched(divided, 2, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    end = time.monotonic() + TIMEOUT_S
+    while not (tmp_path / "divided" / "checkpoint-2" / "calibration.pt").exists():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
+        time.sleep(0.01)
+    os.kill(children_of(process)[-1], signal.SIGKILL)
+    assert process.wait(TIMEOUT_S) != 0 and not (tmp_path / "divided" / "status.json").exists()
+    process = launched([*divided, "--resume"], 2, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = process.communicate(timeout=TIMEOUT_S)[0]
+    assert process.returncode == 0, said
+    for row, other in zip(train_rows(tmp_path / "divided"), train_rows(tmp_path / "alone"), strict=True):
+        row, other = flat(row), flat(other)
+        assert row.keys() == other.keys()
+        for key in row:
+            assert row[key] == pytest.approx(other[key], rel=1e-5, abs=1e-6), key
+    for name, tolerance in (("student/model.safetensors", 1e-6), ("metanet.safetensors", 1e-4)):
+        alone, found = (load_file(tmp_path / run / name) for run in ("alone", "divided"))
+        assert alone.keys() == found.keys()
+        for key, weight in alone.items():
+            torch.testing.assert_close(found[key], weight, rtol=0, atol=tolerance, msg=key)
+    evaluations = [json.loads((tmp_path / run / "evaluation.json").read_text()) for run in ("alone", "divided")]
+    assert evaluations[1]["after"]["heldout"]["nll"] == pytest.approx(
+        evaluations[0]["after"]["heldout"]["nll"], rel=1e-5
+    )
+
+
+def test_what_cannot_be_divided_is_told_first(tmp_path, arguments, capsys):
+    options = [*arguments, "--train.shard", "fsdp2", "--train.compile"]
+    expect_error(options, capsys, "train.shard fsdp2: train.compile compiles a trunk that is whole")
+    assert not (tmp_path / "run").exists()
