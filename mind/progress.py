@@ -1,4 +1,7 @@
-"""How far a long piece of work is: a bar on a terminal, and in a log file a plain line now and then."""
+"""How far a long piece of work is: a bar on a terminal, and in a log file a plain line now and then.
+
+Of several processes the main one says it: what it counts are its own units.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import time
 
 from tqdm import tqdm
 
+from mind import processes
 from mind.display import one_line, readable
 
 LINE_EVERY_S = 30.0
@@ -42,7 +46,7 @@ class Progress:
         self._started = self._last = time.monotonic()
         self._wait_s = min(FIRST_LINE_S, LINE_EVERY_S)
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and processes.main():
             # A terminal that a program made may say that it has no columns: a bar of that width would be empty.
             sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
             self._bar = tqdm(
@@ -104,4 +108,5 @@ class Progress:
 
 def tell(text: str) -> None:
     """A line on standard error, for whoever waits."""
-    print(readable(text), file=sys.stderr, flush=True)
+    if processes.main():
+        print(readable(text), file=sys.stderr, flush=True)

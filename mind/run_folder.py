@@ -35,6 +35,8 @@ METHOD_STATE = "calibration.pt"
 """What the run's method needs to go on; named after the calibrator of MIND. The last file of a checkpoint."""
 PROGRESS = "progress.json"
 """What the trainer needs to go on: the metrics since the last line, and the time spent so far."""
+MARK = ".seen"
+"""What a launch of several processes leaves in the folder for a moment (mind/run/owner.py)."""
 _CONFIGURED = {"output", "student", "data", "train"}
 """What the configuration of every run names; a model's, which has the same name, does not."""
 _OURS = {"written_by": "mind train"}
@@ -245,7 +247,7 @@ class RunFolder(os.PathLike[str]):
             remedy = "name another --output, continue it with --resume, or write over it with --overwrite"
             require(overwrite, f"{self.path}: already holds a run; {remedy}")
         elif self.path.exists():
-            of_a_killed_start = (self.inputs.name, ".inputs.json.partial", ".config.json.partial")
+            of_a_killed_start = (self.inputs.name, ".inputs.json.partial", ".config.json.partial", MARK)
             others = [path for path in self.path.iterdir() if path.name not in of_a_killed_start]
             require(not others, f"{self.path}: exists and is not an empty folder; name another --output")
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mind import processes
 from mind.batches.packing import micro_batches
+from mind.batches.steps import question_tokens
 from mind.batches.trunk import labeled_hidden
 from mind.errors import NotFiniteError
 from mind.finite import named_questions
@@ -99,31 +101,38 @@ def rationale_losses(
     progress: Callable[[int], object] = lambda _: None,
 ) -> tuple[Tensor, Tensor]:  # (Q, K) float32, (Q, K) int64; on the CPU
     """L_real, the mean NLL in nats per token of each rationale with its suffix, nan for a missing one; and its tokens.
+    Several processes share the questions.
 
     Args:
         model: the student; its mode (train or eval) is left as it is.
         questions: the Q questions.
         perspectives: K.
         pack_options: how they become rows of the trunk.
-        progress: called with how many further questions are done.
+        progress: called with how many questions are done so far.
 
     Raises NotFiniteError with the questions whose loss is nan or infinite.
     """
-    losses, tokens = [], []
-    for some in _parts(questions):
-        table = torch.full((len(some), perspectives), torch.nan)
-        count = torch.zeros(len(some), perspectives, dtype=torch.int64)
-        for batch in micro_batches(some, perspectives, pack_options):
-            with torch.no_grad():
-                _, stats = cross_entropy(labeled_hidden(model, batch), head_of(model), batch)
-            table = torch.where(batch.present, rationale_means(stats, batch).float().cpu(), table)
-            count += batch.tokens
-        if bad := [some[q].id for q in ((count > 0) & ~table.isfinite()).any(1).nonzero().flatten().tolist()]:
-            raise NotFiniteError(f"the loss of {named_questions(bad)} is not finite")
-        losses.append(table)
-        tokens.append(count)
-        progress(len(some))
-    return torch.cat(losses), torch.cat(tokens)
+
+    def computed(mine: Sequence[TokenizedQuestion]) -> list[tuple[list[float], list[int]]]:
+        rows: list[tuple[list[float], list[int]]] = []
+        tell = processes.for_all(progress, len(mine), len(questions))
+        for some in _parts(mine):
+            table = torch.full((len(some), perspectives), torch.nan)
+            count = torch.zeros(len(some), perspectives, dtype=torch.int64)
+            for batch in micro_batches(some, perspectives, pack_options):
+                with torch.no_grad():
+                    _, stats = cross_entropy(labeled_hidden(model, batch), head_of(model), batch)
+                table = torch.where(batch.present, rationale_means(stats, batch).float().cpu(), table)
+                count += batch.tokens
+            if bad := [some[q].id for q in ((count > 0) & ~table.isfinite()).any(1).nonzero().flatten().tolist()]:
+                raise NotFiniteError(f"the loss of {named_questions(bad)} is not finite")
+            rows += zip(table.tolist(), count.tolist(), strict=True)
+            tell(len(rows))
+        return rows
+
+    rows = processes.spread(questions, computed, [question_tokens(question) for question in questions])
+    losses, tokens = zip(*rows, strict=True)
+    return torch.tensor(losses, dtype=torch.float32), torch.tensor(tokens)
 
 
 def losses_work(questions: Sequence[TokenizedQuestion], perspectives: int, pack_options: PackOptions) -> int:

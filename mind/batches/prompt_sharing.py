@@ -8,7 +8,6 @@ attention takes none; it computes plain sequences, each with its prompt.
 from __future__ import annotations
 
 import importlib.util
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from mind import processes
 from mind.batches.isolation import branch_fault, keeps_sequences_apart
 from mind.batches.packing import check_prompt, sequence_lengths
 from mind.config import MindConfig
@@ -58,17 +58,10 @@ def attention_and_pack_options(
     """
     train = config.train
     attention = choose_attention(config.student.attention, device, train.pack_length, train.share_prompts)
-    model.to(_own_device(device))
+    model.to(processes.device() if device == "cuda" else device)
     check_trainable(model)
     with use_attention(model, attention), torch.autocast(device, torch.bfloat16, enabled=train.bf16):
         return attention, choose_pack_options(model, attention, questions, train.pack_length, train.share_prompts)
-
-
-def _own_device(device: str) -> torch.device:
-    """That of this process: torchrun starts one for each GPU."""
-    if device == "cpu":
-        return torch.device(device)
-    return torch.device(device, int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
 def choose_pack_options(

@@ -1,4 +1,4 @@
-"""Which questions an optimizer step holds, and which of them each process computes."""
+"""Which questions an optimizer step holds."""
 
 from __future__ import annotations
 
@@ -74,14 +74,3 @@ def _cut(order: list[int], costs: list[int], config: TrainConfig) -> list[list[i
         steps[-1].append(index)
         room -= costs[index]
     return steps
-
-
-def shares(costs: Sequence[int], processes: int) -> list[list[int]]:
-    """The items of each process, the largest first to whoever has least: a share may be empty."""
-    members: list[list[int]] = [[] for _ in range(processes)]
-    loads = [0] * processes
-    for item in sorted(range(len(costs)), key=lambda item: -costs[item]):
-        least = loads.index(min(loads))
-        members[least].append(item)
-        loads[least] += costs[item]
-    return [sorted(part) for part in members]

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from mind import processes
+from mind.cli.launch import LOST, LaunchEnded, ending
 from mind.cli.terminal import complain, set_up_terminal
 from mind.display import one_line
 from mind.errors import MindError
@@ -23,11 +25,24 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
     Those are bad input, files that the system would not read or write, memory that ran out, Ctrl-C, and output that
     nobody reads any more, of which nothing is said. The notes of an exception (`add_note`) end its line. Every other
     one is a bug, and passes.
+
+    Of several processes the first that fails reports its error. The others, which end because of it, have the exit
+    status of bad input.
     """
+    try:
+        return _guarded(program, run)
+    except LaunchEnded as error:
+        _complain(program, f"error: {LOST}", error)
+        return BAD_INPUT
+
+
+def _guarded(program: str, run: Callable[[], int | None]) -> int:
     set_up_terminal()
     try:
         try:
-            return run() or 0
+            status = run() or 0
+            processes.end()
+            return status
         finally:  # also after the SystemExit of a parser of options
             with naming("standard output"):
                 sys.stdout.flush()
@@ -38,7 +53,11 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
         _complain(program, "interrupted", error)
         return INTERRUPTED
     except (MemoryError, RuntimeError) as error:
+        if processes.lost(error):
+            _complain(program, f"error: {LOST}", error)
+            return BAD_INPUT
         if not lacks_memory(error):
+            _leave_to_first()
             raise
         _complain(program, f"error: there is not enough memory: {one_line(str(error), 200)}", error)
         return BAD_INPUT
@@ -47,6 +66,15 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
             return NOT_READ
         _complain(program, f"error: {described(error)}", error)
         return BAD_INPUT
+    except Exception:
+        _leave_to_first()
+        raise
+
+
+def _leave_to_first() -> None:
+    """A bug's traceback, too, is that of one process."""
+    if not ending():
+        raise SystemExit(1)
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -64,7 +92,8 @@ def described(error: OSError) -> str:
 def _complain(program: str, message: str, error: BaseException) -> None:
     """Tells `message` with the notes of its error; if standard error is full or unread, only the exit status tells."""
     with suppress(OSError):
-        complain(program, "; ".join([message, *getattr(error, "__notes__", ())]))
+        if ending():
+            complain(program, "; ".join([message, *getattr(error, "__notes__", ())]))
     _drop_unwritable()
 
 

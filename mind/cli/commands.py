@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from mind import processes
+from mind.cli.launch import join
 from mind.cli.terminal import command_line, complain, say
 from mind.errors import MindError, require
 
@@ -30,6 +32,8 @@ class Command:
     """Takes the words of the command line, and returns what the flags default to."""
     goes_on: bool = False
     """Started again, it goes on where it was stopped; the others start again."""
+    several: bool = False
+    """A launch of several processes may run it: they share the work."""
 
 
 COMMANDS = {
@@ -68,6 +72,7 @@ COMMANDS = {
         "training:train_command",
         defaults="training:train_defaults",
         goes_on=True,
+        several=True,
     ),
     "experiment": Command(
         "methods x seeds as a plan says, at equal budgets; started again, what is missing",
@@ -80,7 +85,9 @@ COMMANDS = {
         "comparison:Compare",
         "comparison:compare_command",
     ),
-    "evaluate": Command("accuracy and held-out NLL of a model", "evaluating:Evaluate", "evaluating:evaluate_command"),
+    "evaluate": Command(
+        "accuracy and held-out NLL of a model", "evaluating:Evaluate", "evaluating:evaluate_command", several=True
+    ),
     "lm-eval-tasks": Command(
         "tasks for lm-evaluation-harness, with this grader", "lm_eval:LmEvalTasks", "lm_eval:lm_eval_tasks"
     ),
@@ -124,6 +131,8 @@ def _and(names: Iterable[str]) -> str:
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that the arguments begin with; returns the exit status. Raises MindError for bad input."""
     words = list(arguments)
+    if processes.count() > 1:
+        join(words)
     if words[:1] and words[0] in VERSION:
         say(versions())
         return 0
@@ -147,9 +156,20 @@ def start(name: str, words: Sequence[str]) -> int:
     import tyro
 
     command = COMMANDS[name]
+    require(
+        command.several or processes.count() == 1,
+        f"this launch has {processes.count()} processes, and `mind {name}` runs in one; several may share the work of "
+        + " and ".join(f"`mind {one}`" for one, its in COMMANDS.items() if its.several),
+    )
     check_words(words)
     default: Any = tyro.MISSING_NONPROP if command.defaults is None else resolved(command.defaults)(words)
-    options = tyro.cli(resolved(command.options), prog=f"mind {name}", args=list(words), default=default)
+    options = tyro.cli(
+        resolved(command.options),
+        prog=f"mind {name}",
+        args=list(words),
+        default=default,
+        console_outputs=processes.main(),
+    )
     again = f"to {'go on' if command.goes_on else 'start again'}: {command_line(*name.split(), *words)}"
     try:
         status = resolved(command.run)(options) or 0
@@ -178,7 +198,7 @@ def check_words(words: Sequence[str]) -> None:
             given[option.replace("_", "-")] += 1
         require(bool(value.strip()) or bool(option and not assigned), f"{before} is empty: expected a value")
     for option, count in given.items():
-        if count > 1:
+        if count > 1 and processes.main():
             complain("mind", f"{option} is given {count} times: only the last counts, and a list follows one {option}")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from mind import processes
 from mind.asking import AskingConfig
 from mind.cli.terminal import note, print_table, say, say_next
 from mind.config import EMBEDDED_STUDENT, StudentConfig
@@ -103,8 +104,13 @@ def evaluate_command(options: Evaluate) -> None:
 
     if not options.files and options.heldout is None:
         raise MindError("nothing to evaluate: give --files, --heldout or both")
+    require(
+        processes.count() == 1 or options.engine != "vllm",
+        f"--engine vllm in a launch of {processes.count()} processes: vLLM spreads over GPUs by itself; start it in "
+        "process, with --engine-options '{\"data_parallel_size\": N}'",
+    )
     students = student_labels(options.students) or {"": options.student.model}
-    output, responses = _outputs(options, students.values())
+    output, responses = processes.agreed(lambda: _outputs(options, students.values()))
     files = {
         label: asked_questions(label, load_questions(file), options.evaluation.questions)
         for label, file in evaluation_labels(options.files).items()
@@ -129,7 +135,8 @@ def evaluate_command(options: Evaluate) -> None:
         one = _evaluated(own, files, heldout, before, folder, filter(None, former))
         results[label] = one
         if output is not None:
-            write_json(_told(options) | (one if not label else {"students": results}), output)
+            told, place = _told(options) | (one if not label else {"students": results}), output
+            processes.by_main(lambda told=told, place=place: write_json(told, place))
         print_table(f"{label}: {name}" if label else name, _rows(one))
     if output is not None:
         say(f"{output}: the results" + (f"; {responses}: the responses" if files else ""))
@@ -164,24 +171,23 @@ def _evaluated(
     from mind.evaluation.engines import TransformersEngine, VLLMEngine
     from mind.evaluation.evaluate import engine_accuracy, evaluation_prompts, prompts_of
     from mind.evaluation.former import evaluation_digests
-    from mind.student.model import load_student
 
     asked = options.evaluation
     if options.engine == "vllm":
         engine = VLLMEngine(options.student, parse_object("engine_options", options.engine_options.encode()))
         for questions in files.values():
             prompts_of(engine.chat, engine.context, questions, asked, before)
-        _remove(former)
+        processes.by_main(lambda: _remove(former))
         return {"heldout": None, "files": engine_accuracy(engine, files, asked, responses, before, options.sampling)}
-    model, tokenizer = load_student(options.student)
+    model, tokenizer = _loaded(options.student)
     # Faults are said before all else.
     prompts = {label: evaluation_prompts(model, tokenizer, some, asked, before) for label, some in files.items()}
     others = [name for name in (options.lorid.knowledge, options.lorid.deep) if name is not None]
-    loaded = [load_student(dataclasses.replace(options.student, model=name)) for name in others]
+    loaded = [_loaded(dataclasses.replace(options.student, model=name)) for name in others]
     nll, tokenized, names = None, [], ()
     if heldout is not None:
         nll, tokenized, names = _heldout_nll(options, model, tokenizer, heldout)
-    _remove(former)
+    processes.by_main(lambda: _remove(former))
     if loaded:
         from mind.evaluation.interaction import Students, interaction_accuracy
 
@@ -193,6 +199,15 @@ def _evaluated(
         return {"heldout": nll, "files": accuracies}
     digests = evaluation_digests(model, files, prompts, asked, tokenized, names)
     return {"heldout": nll, "files": accuracies, "digests": digests}
+
+
+def _loaded(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A student where this process computes."""
+    from mind.student.model import load_student
+
+    model, tokenizer = load_student(config)
+    model.to(processes.device())  # pyright: ignore[reportArgumentType]
+    return model, tokenizer
 
 
 def _remove(paths: Iterable[Path]) -> None:

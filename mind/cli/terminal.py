@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mind import processes
 from mind.display import readable
 from mind.files import naming
 
@@ -47,13 +48,16 @@ def say(text: str) -> None:
 
 
 def _print(text: str) -> None:
+    if not processes.main():  # of several processes one speaks
+        return
     with naming("standard output"):
         print(text, end="", flush=True)
 
 
 def note(text: str) -> None:
     """Says on standard error what takes a while now."""
-    complain("mind", f"{text} ...")
+    if processes.main():
+        complain("mind", f"{text} ...")
 
 
 def complain(program: str, text: str) -> None:
@@ -83,6 +87,8 @@ def say_next(*words: str, purpose: str = "") -> None:
 
 
 def _program() -> list[str]:
+    if processes.count() > 1:  # of one machine: of several each has a command of its own
+        return ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "N"), "-m", "mind"]
     called, found = Path(sys.argv[0]), shutil.which("mind")
     if called.name == "__main__.py" and called.parent.name == "mind":
         return [Path(sys.executable).name, "-m", "mind"]

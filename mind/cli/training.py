@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from mind import processes
 from mind.cli.boundary import lacks_memory
 from mind.cli.evaluating import check_student
+from mind.cli.launch import LaunchEnded
 from mind.cli.terminal import command_line, given_option, note, say, say_next
 from mind.config import MindConfig, flat
 from mind.display import number_of
@@ -94,7 +96,7 @@ def train_command(options: Train) -> None:
     former = folder.begun
     data = None
     if not options.resume:
-        folder.check_free(overwrite=options.overwrite)
+        processes.by_main(lambda: folder.check_free(overwrite=options.overwrite))
         _check_names(config)
         check_student(config.student)
         data = load_data(config)
@@ -102,7 +104,7 @@ def train_command(options: Train) -> None:
     from mind.cli.outcome import print_outcome
     from mind.run.train import train
 
-    finished = folder.read_status() if options.resume else {}
+    finished = folder.read_status() if options.resume and processes.main() else {}
     pause_at = None if options.stop_after is None else started + 60 * options.stop_after
     try:
         train(config, resume=options.resume, overwrite=options.overwrite, data=data, pause_at=pause_at)
@@ -110,12 +112,14 @@ def train_command(options: Train) -> None:
         say(str(pause))
         say_next("train", "--output", config.output, "--resume", purpose="to go on")
         return
-    except (KeyboardInterrupt, OSError, MemoryError, RuntimeError) as stop:
+    except (KeyboardInterrupt, LaunchEnded, OSError, MemoryError, RuntimeError) as stop:
         if lacks_memory(stop):
             stop.add_note(LESS_MEMORY)
         if not options.resume and folder.begun not in (None, former):
             stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
         raise
+    if not processes.main():
+        return
     if finished and folder.read_status() == finished:
         say(f"{folder.path}: the run is finished, after {number_of(finished['steps'], 'step')}; nothing was changed")
         from mind.methods import method_class

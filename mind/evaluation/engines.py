@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mind import processes
 from mind.config import StudentConfig
 from mind.errors import MindError
 from mind.evaluation.batches import BatchSize
@@ -60,21 +61,25 @@ class TransformersEngine:
         seeds: Sequence[int],
         progress: Callable[[int], object],
     ) -> list[Reply]:
-        """As `Engine` says."""
-        options: dict[str, Any] = {}
-        if sampling is not None:
-            options = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-            options["draws"] = numbers(seeds, max_new_tokens)
-        return generate_responses(
-            self._model,
-            self._tokenizer,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            batch_size=self._batch_size,
-            stop_text=self.chat.stop_text,
-            progress=progress,
-            **options,
-        )
+        """As `Engine` says. Several processes share the prompts."""
+
+        def answered(places: Sequence[int]) -> list[Reply]:
+            options: dict[str, Any] = {}
+            if sampling is not None:
+                options = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+                options["draws"] = numbers([seeds[place] for place in places], max_new_tokens)
+            return generate_responses(
+                self._model,
+                self._tokenizer,
+                [prompts[place] for place in places],
+                max_new_tokens=max_new_tokens,
+                batch_size=self._batch_size,
+                stop_text=self.chat.stop_text,
+                progress=processes.for_all(progress, len(places), len(prompts)),
+                **options,
+            )
+
+        return processes.spread(range(len(prompts)), answered, [len(prompt) for prompt in prompts])
 
 
 class VLLMEngine:

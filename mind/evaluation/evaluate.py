@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mind import processes
 from mind.asking import AskingConfig
 from mind.batches.cross_entropy import rationale_losses
 from mind.errors import require
@@ -53,7 +54,7 @@ def heldout_nll(
     """
     model.eval()
     with Progress("held-out NLL", len(questions), "question") as bar:
-        losses, tokens = rationale_losses(model, questions, len(perspectives), pack_options, bar.update)
+        losses, tokens = rationale_losses(model, questions, len(perspectives), pack_options, bar.reach)
     nll = (torch.where(tokens > 0, losses.double(), 0) * tokens).sum(0)
     tokens = tokens.sum(0)
     each = {name: float(nll[k] / tokens[k]) for k, name in enumerate(perspectives) if tokens[k] > 0}
@@ -142,20 +143,25 @@ def engine_accuracy(
         if sampling is None or sampling.samples is None:
             with Progress(f"generation, {label}", len(questions), "question") as bar:
                 replies = engine.replies(prompts[label], config.max_new_tokens, None, (), bar.reach)
-            rows = [outcome(*pair) for pair in zip(replies, questions, strict=True)]
+            rows = _graded(list(zip(replies, questions, strict=True)), outcome)
             return rows, counts(rows)
         each = range(sampling.samples)
         seeds = [sample_seed(sampling.seed, f"sample {number}", one) for one in questions for number in each]
         asked = [prompt for prompt in prompts[label] for _ in each]
         with Progress(f"generation, {label}", len(asked), "sample") as bar:
             replies = engine.replies(asked, config.max_new_tokens, sampling, seeds, bar.reach)
-        rows = [
-            sampled_outcome(replies[place * len(each) : (place + 1) * len(each)], one)
-            for place, one in enumerate(questions)
-        ]
+        of_each = [replies[place * len(each) : (place + 1) * len(each)] for place in range(len(questions))]
+        rows = _graded(list(zip(of_each, questions, strict=True)), sampled_outcome)
         return rows, sampled_counts(rows, questions)
 
     return graded(files, config, answered, responses_folder)
+
+
+def _graded(
+    answered: Sequence[tuple[Any, Question]], outcome_of: Callable[[Any, Question], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The row of each question, whose grading several processes share."""
+    return processes.spread(answered, lambda some: [outcome_of(*one) for one in some])
 
 
 def graded(
@@ -164,13 +170,19 @@ def graded(
     answered: Callable[[str, Sequence[Question]], Answered],
     responses_folder: Path | None,
 ) -> dict[str, dict[str, Any]]:
-    """By label what `answered` gives for it and its questions; the rows go to the folder, if there is one."""
+    """By label what `answered` gives for it and its questions; the rows go to the folder, if there is one, by the main
+    process."""
     results, responded = {}, {}
     for label, questions in files.items():
         responded[label], results[label] = answered(label, questions[: config.questions])
     if responses_folder is not None:
-        responses_folder.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(responses_folder) as folder:
-            for label, rows in responded.items():
-                write_json_rows(rows, folder / f"{label}.jsonl")
+        place = responses_folder
+        processes.by_main(lambda: _write_responses(responded, place))
     return results
+
+
+def _write_responses(rows: Mapping[str, Sequence[Mapping[str, Any]]], place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(place) as folder:
+        for label, some in rows.items():
+            write_json_rows(some, folder / f"{label}.jsonl")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mind import processes
 from mind.asking import AskingConfig
 from mind.evaluation.config import InteractionConfig
 from mind.evaluation.evaluate import Answered, evaluation_prompts, graded
@@ -95,13 +96,18 @@ def interaction_accuracy(
             evaluation_prompts(speaker.model, speaker.chat.tokenizer, questions, config, before)
 
     def answered(label: str, questions: Sequence[Question]) -> Answered:
-        exchanges = [Exchange(question) for question in questions]
         before = sum(speaker.generated for speaker in speakers)
+
+        def conversed(some: Sequence[Question]) -> list[Exchange]:
+            exchanges = [Exchange(question) for question in some]
+            _converse(speakers, exchanges, interaction.rounds, processes.for_all(bar.reach, len(some), len(questions)))
+            return exchanges
+
         with Progress(f"generation, {label}", len(questions), "question") as bar:
-            _converse(speakers, exchanges, interaction.rounds, bar.reach)
+            exchanges = processes.spread(questions, conversed)
         agreed = sum(one.agreed is not None for one in exchanges)
         rounds = sum(len(one.deep) for one in exchanges) / max(len(exchanges), 1)
-        generated = sum(speaker.generated for speaker in speakers) - before
+        generated = sum(processes.together(sum(speaker.generated for speaker in speakers) - before))
         more = {"agreed": agreed, "rounds": round(rounds, 4), "generated": generated}
         rows = [outcome(one.reply, one.question) for one in exchanges]
         return rows, counts(rows) | more

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from mind import processes
 from mind.batches.cross_entropy import cross_entropy, row_weights, token_mean
 from mind.batches.prompt_sharing import attention_and_pack_options
 from mind.batches.steps import plan_steps, within_budget
@@ -89,7 +90,7 @@ class MethodContext:
         """
         check_adapters(model)
         config = with_learning_rate(config, method or Method)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = processes.device().type
         data, rows = config.data, embedding_rows(model)
         tokenized = tokenize(questions, tokenizer, data.perspectives, config.student.max_length, rows)
         span = config.objective.answer_span or (Method if method is None else method).answer_span

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mind import processes
 from mind.batches.packing import present_sequences
 from mind.config import MethodOptions, MindConfig
 from mind.data.questions import save_questions
@@ -180,7 +181,8 @@ class Nesycd(Method):
             "these have rules"
         )
         folder = RunFolder(self.context.config.output)
-        save_questions((replace(one, rationales=(), wrong_rationales=()) for one in base), folder.knowledge)
+        rows = [replace(one, rationales=(), wrong_rationales=()) for one in base]
+        processes.by_main(lambda: save_questions(rows, folder.knowledge))
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
         means = slot_means(l_real, {"answer_loss": 0, "rationale_loss": 1, "rules_loss": 2})

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
+from mind import processes
 from mind.display import describe, listed, one_line
 from mind.errors import MindError, NotFiniteError, require
 from mind.files import saving
@@ -105,6 +106,7 @@ class CheckpointedTrainer(Trainer):
         state = self.method.state_dict()  # which may find that it is not finite
         with saving(checkpoint):
             super()._save_checkpoint(model, trial)
+        processes.wait()  # each leaves its random state there before the checkpoint is complete
         if self.args.should_save:
             progress = {"meter": self.meter.state_dict(), "seconds": self.seconds()}
             if self.budget is not None:

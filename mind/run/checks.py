@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import TYPE_CHECKING
 
 import torch
 
+from mind import processes
 from mind.config import MindConfig
 from mind.display import describe, one_line
 from mind.errors import MindError, require
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def check_options(config: MindConfig) -> None:
     """Raises MindError for options that cannot work here, whatever the data and the student are."""
-    _check_launch(config)
+    _check_service(config)
     check_needs(config)
     check_attention(config.student.attention)
     rate_factors(config.train, steps=1)
@@ -64,12 +64,7 @@ def check_student(model: PreTrainedModel, config: MindConfig) -> None:
         blocks_of(own)
 
 
-def _check_launch(config: MindConfig) -> None:
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    require(
-        processes == 1,
-        f"this launch has {processes} processes: a run takes one, MethodTrainer in a script several",
-    )
+def _check_service(config: MindConfig) -> None:
     service = config.train.report_to
     require(
         service == "none" or importlib.util.find_spec(service) is not None,
@@ -84,7 +79,7 @@ def _check_shards(config: MindConfig) -> None:
 
 
 def _check_backend(config: MindConfig) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = processes.device()
     hidden = torch.zeros(1, 8, dtype=getattr(torch, config.student.dtype), device=device)
     target = torch.zeros(1, dtype=torch.int64, device=device)
     threshold, backend = config.objective.gradient_threshold, config.objective.backend
@@ -96,7 +91,7 @@ def _check_backend(config: MindConfig) -> None:
 
 def _check_compiler() -> None:
     """Most machines without a C++ compiler have a torch that needs one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = processes.device()
     try:
         torch.compile(torch.sin)(torch.zeros(2, device=device))
     except Exception as error:  # of torch's many parts, each with its own

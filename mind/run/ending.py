@@ -13,6 +13,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from mind import processes
+
 
 class Budget:
     """What a run, or a stage of one, may still spend."""
@@ -55,7 +57,8 @@ class LastStep(TrainerCallback):
         spent = self._budget is not None and self._budget.reached
         if spent or state.global_step >= state.max_steps:
             control.should_log = True
-        elif self._pause_at is not None and time.monotonic() >= self._pause_at:
-            self.paused = True
+        elif self._pause_at is not None:
+            pause_at = self._pause_at
+            self.paused = processes.agreed(lambda: time.monotonic() >= pause_at)  # by one clock
         if spent or self.paused:
             control.should_save = control.should_training_stop = True

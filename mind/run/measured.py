@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mind import processes
 from mind.asking import SKIP
 from mind.errors import NotFiniteError
 from mind.evaluation.evaluate import answer_accuracy, evaluation_prompts, heldout_nll
@@ -31,8 +32,9 @@ def check_evaluation(
     for questions in files.values():
         evaluation_prompts(model, context.tokenizer, questions, config.evaluation, before)
     place = _place(stage)
-    if place is not None and (Path(place).exists() or stage.folder.read_evaluation()["before"] is None):
-        FormerEvaluation.read(place).check(_digests(context, files, heldout))
+    if place is not None and processes.agreed(lambda: _is_read(place, stage.folder)):
+        digests = _digests(context, files, heldout)
+        processes.agreed(lambda: _former(place, digests))
 
 
 def evaluated_before(
@@ -47,11 +49,17 @@ def evaluated_before(
     digests, place = _digests(context, files, heldout), _place(stage)
     if place is None:
         return evaluated(context, files, heldout, stage.folder, "before") | {"digests": digests}
-    former = FormerEvaluation.read(place)
-    former.check(digests)
+    former = processes.agreed(lambda: _former(place, digests))
     tell(f"the evaluation before training is that of {place}")
     nll = former.heldout(digests) or _nll(context, heldout, stage.folder, "before")
-    return {"heldout": nll, "files": former.give(files, stage.folder.responses("before")), "digests": digests}
+    results = processes.agreed(lambda: former.give(files, stage.folder.responses("before")))
+    return {"heldout": nll, "files": results, "digests": digests}
+
+
+def _former(place: str, digests: Mapping[str, str]) -> FormerEvaluation:
+    former = FormerEvaluation.read(place)
+    former.check(digests)
+    return former
 
 
 def evaluated(
@@ -68,6 +76,10 @@ def evaluated(
     responses = folder.responses(when)
     results = answer_accuracy(context.model, context.tokenizer, files, config.evaluation, responses, before)
     return {"heldout": nll, "files": results}
+
+
+def _is_read(place: str, folder: RunFolder) -> bool:
+    return Path(place).exists() or folder.read_evaluation()["before"] is None
 
 
 def _place(stage: StageRun) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mind.methods.step import LossTerms
 from mind.records import MicroBatch
+from mind.run.step_sums import add_up_gradients
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,9 +23,9 @@ T = TypeVar("T")
 class Replicated:
     """Each process has the whole student, computes its share of a step, and adds up the gradients with the others."""
 
-    def __init__(self, model: PreTrainedModel, processes: int) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         """`model` may have PEFT's wrapper."""
-        self.model, self.processes = model, processes
+        self.model = model
 
     def in_lockstep(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch | None]:
         """The micro-batches of this process, and None for each that another process has more."""
@@ -44,13 +45,7 @@ class Replicated:
 
     def add_up_gradients(self) -> None:
         """After the last backward pass of a step: each process has the gradient of all from now on."""
-        if self.processes == 1:
-            return
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                torch.distributed.all_reduce(parameter.grad)
+        add_up_gradients(self.model.parameters())
 
     def gradient_norm(self) -> Tensor:
         """The norm () of the student's gradient; no process needs another to know it."""

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mind import processes
 from mind.batches.prompt_sharing import use_attention
-from mind.batches.steps import shares
 from mind.evaluation.generation import generate_ids
 from mind.methods.method import MethodContext
 from mind.methods.step import random_of
@@ -27,9 +27,9 @@ class Sampler:
     step alone: a resumed run, other packs and more processes sample the same.
     """
 
-    def __init__(self, context: MethodContext, process: int, processes: int) -> None:
+    def __init__(self, context: MethodContext) -> None:
         """Built before the attention that trains is set: answers are generated as in the evaluation."""
-        self._context, self._process, self._processes = context, process, processes
+        self._context = context
         self._attention = attention_of(causal_lm(context.model))
 
     @cached_property
@@ -50,26 +50,24 @@ class Sampler:
         draws = torch.rand(
             len(prompts), max_new_tokens, generator=random_of(config.train.seed, step, "sample"), dtype=torch.float64
         )
-        mine = shares([len(prompt) for prompt in prompts], self._processes)[self._process]
         model: Any = self._context.model
-        with self._as_evaluated(model):
-            samples = generate_ids(
+
+        def continued(places: Sequence[int]) -> list[list[int]]:
+            return generate_ids(
                 model,
                 self._context.tokenizer,
-                [prompts[place] for place in mine],
+                [prompts[place] for place in places],
                 max_new_tokens=max_new_tokens,
                 batch_size=config.evaluation.batch_size,
                 stop_text=self._stop_text,
                 temperature=temperature,
-                draws=draws[mine],
-                progress=progress,
+                draws=draws[list(places)],
+                progress=processes.for_all(progress, len(places), len(prompts)),
             )
-        found = dict(zip(mine, samples, strict=True))
-        if self._processes > 1:
-            parts: list[dict[int, list[int]]] = [{} for _ in range(self._processes)]
-            torch.distributed.all_gather_object(parts, found)
-            found = {place: sample for part in parts for place, sample in part.items()}
-        return [tuple(found[place]) for place in range(len(prompts))]
+
+        with self._as_evaluated(model):
+            samples = processes.spread(range(len(prompts)), continued, [len(prompt) for prompt in prompts])
+        return [tuple(sample) for sample in samples]
 
     @contextmanager
     def _as_evaluated(self, model: nn.Module) -> Iterator[None]:

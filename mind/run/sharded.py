@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import Tensor, distributed, nn
 
+from mind import processes
 from mind.batches.packing import plain_pack
 from mind.batches.trunk import pack_hidden
 from mind.errors import require
@@ -45,7 +46,7 @@ class Sharded:
     All processes call each method, in the same order.
     """
 
-    def __init__(self, model: PreTrainedModel, processes: int) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         """Divides the `model`, which may have PEFT's wrapper and is the same in all processes, in place; it is on the
         device where it computes.
 
@@ -54,15 +55,16 @@ class Sharded:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-        self.model, self.processes = model, processes
+        self.model = model
         student: Any = causal_lm(model)
         blocks = blocks_of(student)
         self._form = _without_weights(model)
         self._trunk = trunk_of(student)
+        processes.begin()
         if not distributed.is_initialized():  # one process, which shares with nobody
             distributed.init_process_group(store=distributed.HashStore(), rank=0, world_size=1)
         self._device = student.device
-        mesh = init_device_mesh(self._device.type, (processes,))
+        mesh = init_device_mesh(self._device.type, (processes.count(),))
         self._group = mesh.get_group()
         for tensor in model.state_dict().values():  # adapters are random: all begin with those of the first process
             distributed.broadcast(tensor, 0, group=self._group)
@@ -107,7 +109,7 @@ class Sharded:
             return own.loss + spare.to(own.loss)
 
         # What FSDP divides the sum of the gradients by.
-        total = self._inside(loss) * self.processes
+        total = self._inside(loss) * processes.count()
         return (known[0] if known else None), total
 
     def add_up_gradients(self) -> None:
@@ -121,7 +123,7 @@ class Sharded:
 
     def first(self, name: str | None) -> str | None:
         """What the first process that found something in its share of the student has found."""
-        names: list[str | None] = [None] * self.processes
+        names: list[str | None] = [None] * processes.count()
         distributed.all_gather_object(names, name, group=self._group)
         return next(filter(None, names), None)
 
@@ -146,7 +148,7 @@ class Sharded:
 
     def saved(self) -> nn.Module | None:
         """The student in one piece on the CPU of the main process, None in the others."""
-        main, form = distributed.get_rank() == 0, self._form
+        main, form = processes.main(), self._form
         whole = dict(form.named_parameters()) if main else {}
         replaced = {}
         for name, parameter in self.model.named_parameters():

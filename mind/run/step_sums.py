@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable, Iterator, Sequence
 
+import torch
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from mind import processes
 from mind.methods.step import LossTerms
 
 
@@ -51,3 +55,37 @@ class StepSums:
         names: list[list[str]] = [[] for _ in range(processes)]
         torch.distributed.all_gather_object(names, sorted(self._sums))
         return sorted(set().union(*names))
+
+
+BUCKET_BYTES = 2**26
+"""Gradients that travel together: enough for the full bandwidth, little beside the student."""
+
+
+def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """The gradient of each trained parameter becomes its sum over all processes; one without any counts as zero."""
+    if processes.count() == 1:
+        return
+    gradients: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    for bucket in _buckets(gradients):
+        flat = _flatten_dense_tensors(bucket)
+        torch.distributed.all_reduce(flat)
+        for gradient, added in zip(bucket, _unflatten_dense_tensors(flat, bucket), strict=True):
+            gradient.copy_(added)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one dtype, in buckets of at most BUCKET_BYTES or of one tensor."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        size = sum(one.nbytes for one in bucket) + tensor.nbytes
+        if bucket and (size > BUCKET_BYTES or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket

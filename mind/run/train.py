@@ -3,6 +3,9 @@
 data -> evaluation before -> what the method needs before training -> training -> evaluation after -> report
 
 A run with earlier stages (mind/run/stages.py) does so in each of them first, in a folder of its own.
+
+Several processes (mind/processes.py) go through it together. What is computed they share; the main one alone writes
+the folder, by `processes.by_main`, and the others go on when it has.
 """
 
 from __future__ import annotations
@@ -22,28 +25,29 @@ from torch import nn
 from transformers import set_seed
 
 import mind_kernels
-from mind.config import MindConfig, StudentConfig
+from mind import processes
+from mind.config import MindConfig, StudentConfig, flat
 from mind.errors import BudgetError, NotFiniteError, require
-from mind.files import check_apart, replacing_folder, saving
+from mind.files import check_apart
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
 from mind.progress import tell
 from mind.provenance import NUMERIC_PACKAGES, command, now, versions
 from mind.records import TokenizedQuestion
-from mind.report.reading import Metrics
 from mind.run.checks import check_options, check_student
 from mind.run.data import RunData, described_data, load_data, trained_on, warn_of_overlap
 from mind.run.ending import Budget
+from mind.run.finish import finish
 from mind.run.measured import check_evaluation, evaluated, evaluated_before
-from mind.run.metrics import ProgressBar, peak_memory
-from mind.run.report import run_remarks, write_run_report
+from mind.run.metrics import ProgressBar
+from mind.run.owner import held
+from mind.run.report import write_run_report
 from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_places, inputs_of, saved_config
 from mind.run.stages import StageRun, stages_of
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
 from mind.run.work import flops, step_work
 from mind.run_folder import RunFolder, metric_rows
-from mind.student.adapters import merged
 from mind.student.model import load_student
 from mind.student.tokenization import embedding_rows, tokenize
 
@@ -99,33 +103,37 @@ def train(
     require(not (resume and overwrite), "a run is resumed or written over, not both")
     config, folder = with_options(config), RunFolder(config.output)
     clock = _Clock(started, pause_at)
+    ways = {"resume": resume, "overwrite": overwrite}
+    processes.check_same("the configuration", flat(dataclasses.asdict(config)) | ways)
     if resume:
-        folder.check_resumable()
-        with folder.held():
+        processes.by_main(folder.check_resumable)
+        with held(folder):
             return _resumed(config, folder, clock, data)
+    processes.by_main(lambda: _check_free(folder, config, overwrite))
+    stages = stages_of(config)
+    data = _data(stages, data)
+    run, inputs, reserve = _checked(stages, data)
+    with held(folder):
+        processes.by_main(lambda: folder.start(config, inputs, overwrite=overwrite))
+        return _train_stages(stages, data, run, reserve, clock)
+
+
+def _check_free(folder: RunFolder, config: MindConfig, overwrite: bool) -> None:
     folder.check_free(overwrite=overwrite)
     if overwrite:
         for written in folder.written():
             check_apart(written, filter(None, input_places(config)))
-    stages = stages_of(config)
-    data = _data(stages, data)
-    run, inputs, reserve = _checked(stages, data)
-    with folder.held():
-        folder.start(config, inputs, overwrite=overwrite)
-        return _train_stages(stages, data, run, reserve, clock)
 
 
 def _resumed(config: MindConfig, folder: RunFolder, clock: _Clock, data: RunData | None) -> RunFolder:
-    saved = saved_config(config, folder)
-    if saved == config and folder.finished:
-        if not folder.report.exists():  # a kill came between
-            write_run_report(folder)
-        return folder
+    saved = processes.agreed(lambda: saved_config(config, folder))
+    finished = saved == config and folder.finished
     stages = stages_of(config)
     stages = [stage for stage in stages if stage.folder == folder or not stage.folder.finished]
-    for former in folder.stages:
-        if former.finished and not former.report.exists():
-            write_run_report(former)
+    processes.wait()  # all have seen what is there
+    processes.by_main(lambda: _write_missing_reports(folder))
+    if finished:
+        return folder
     require(
         saved == config or len(stages) == 1,
         f"{stages[0].folder.path}: this stage is not finished: --resume without other options goes on with it, and "
@@ -133,11 +141,18 @@ def _resumed(config: MindConfig, folder: RunFolder, clock: _Clock, data: RunData
     )
     data = _data(stages, data)
     run, inputs, reserve = _checked(stages, data)
-    check_inputs(inputs, folder, new=_new_inputs(stages[-1]))
+    processes.by_main(lambda: check_inputs(inputs, folder, new=_new_inputs(stages[-1])))
     if run is not None and saved != config:
         check_extension(saved, run.method)
-        folder.reopen(config, inputs)
+        processes.by_main(lambda: folder.reopen(config, inputs))
     return _train_stages(stages, data, run, reserve, clock)
+
+
+def _write_missing_reports(folder: RunFolder) -> None:
+    """Of what is finished, if a kill came between."""
+    for one in (folder, *folder.stages):
+        if one.finished and not one.report.exists():
+            write_run_report(one)
 
 
 def _data(stages: Sequence[StageRun], data: RunData | None) -> RunData:
@@ -199,9 +214,11 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
     chosen = method_class(config.method)
     context = MethodContext.build(config, model, tokenizer, trained_on(data.train, config.data), heldout, chosen)
     check_evaluation(stage, context, data.evaluation, heldout)  # before anything is written
-    cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
+    cast(nn.Module, model).to(processes.device())
     method = chosen(context)
-    return _Run(stage, method, data, heldout, inputs_of(data, heldout, method, stage.student.model))
+    inputs = inputs_of(data, heldout, method, stage.student.model)
+    processes.check_same("what the run reads", inputs)
+    return _Run(stage, method, data, heldout, inputs)
 
 
 def _train_stages(
@@ -219,40 +236,41 @@ def _train_stages(
     if run is None:
         tell(f"last stage, by method {last.config.method}")
         run = _prepared(last, data)
-        check_inputs(run.inputs, last.folder, new=_new_inputs(last))
+        inputs = run.inputs
+        processes.by_main(lambda: check_inputs(inputs, last.folder, new=_new_inputs(last)))
     return _train(run, clock, total)
 
 
 def _train_stage(run: _Run, clock: _Clock, until: float) -> None:
     """An earlier stage: begins it or goes on with it."""
-    folder = run.stage.folder
-    with folder.held():
-        if folder.begun is None:
-            folder.start(run.stage.config, run.inputs)
-        else:
-            saved_config(run.stage.config, folder)
-            check_inputs(run.inputs, folder)
+    with held(run.stage.folder):
+        processes.by_main(lambda: _begin_stage(run))
         _train(run, clock, until)
+
+
+def _begin_stage(run: _Run) -> None:
+    folder = run.stage.folder
+    if folder.begun is None:
+        folder.start(run.stage.config, run.inputs)
+    else:
+        saved_config(run.stage.config, folder)
+        check_inputs(run.inputs, folder)
 
 
 def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
     """From the last checkpoint, if there is one, to the report. If the run has a budget, so much of it is spent then,
     with what the stages before this one took."""
     context, method, data, heldout, folder = run.method.context, run.method, run.data, run.heldout, run.stage.folder
-    start = {"date": now(), "command": command(), "versions": _versions(), "threads": torch.get_num_threads()}
-    folder.append_start(start)
-    last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
-    folder.begin_metrics(after=last_step)
-    if folder.read_evaluation()["before"] is None and run.stage.evaluated is not None:
-        folder.take_evaluation(*run.stage.evaluated)
-    evaluation = folder.read_evaluation() | {"leaks": {label: one.counts() for label, one in data.leaks.items()}}
+    last_step, checkpoint, evaluation = processes.agreed(lambda: _begun(run.stage))
+    evaluation |= {"leaks": {label: one.counts() for label, one in data.leaks.items()}}
     if evaluation["before"] is None:
         evaluation["before"] = evaluated_before(run.stage, context, data.evaluation, heldout)
-        folder.write_evaluation(evaluation)
+        processes.by_main(lambda: folder.write_evaluation(evaluation))
 
     if checkpoint is None:
         try:
-            folder.append_metrics(method.before_training())
+            rows = list(method.before_training())
+            processes.by_main(lambda: folder.append_metrics(rows))
         except NotFiniteError as error:
             raise NotFiniteError(f"before the first step: {error}; {folder.way_back()}") from None
     budget = _budget(run, until)
@@ -272,15 +290,24 @@ def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     train_s = trainer.seconds()["train_s"]
 
-    evaluation["after"] = evaluated(context, data.evaluation, heldout, folder, "after")
-    folder.write_evaluation(evaluation)
-    parameters = _parameters(trainer)
-    _save_student(trainer)  # merges LoRA into the model, so nothing looks at the adapters after it
-    folder.write_status(_status(trainer, train_s, parameters))
-    write_run_report(folder)
-    for remark in run_remarks(folder):
-        tell(f"note: {remark}")
+    with trainer.student.whole():
+        evaluation["after"] = evaluated(context, data.evaluation, heldout, folder, "after")
+    processes.by_main(lambda: folder.write_evaluation(evaluation))
+    finish(trainer, train_s)
     return folder
+
+
+def _begun(stage: StageRun) -> tuple[int, Path | None, dict[str, Any]]:
+    """The step of the last checkpoint, that checkpoint if there is one, and what has been evaluated; the record of the
+    run is that up to there, with this start."""
+    folder = stage.folder
+    start = {"date": now(), "command": command(), "versions": _versions(), "threads": torch.get_num_threads()}
+    folder.append_start(start | {"processes": processes.count()})
+    last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
+    folder.begin_metrics(after=last_step)
+    if folder.read_evaluation()["before"] is None and stage.evaluated is not None:
+        folder.take_evaluation(*stage.evaluated)
+    return last_step, checkpoint, folder.read_evaluation()
 
 
 def _cost(run: _Run) -> Callable[[Mapping[str, int]], int]:
@@ -330,54 +357,3 @@ def _count_spent(budget: Budget, folder: RunFolder, checkpoint: Path | None) -> 
 def _versions() -> dict[str, str]:
     """Of what the numbers of a run may depend on."""
     return {"mind-kernels": mind_kernels.__version__} | versions(NUMERIC_PACKAGES)
-
-
-def _save_student(trainer: MethodTrainer) -> None:
-    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it; its adapter and the method
-    beside it."""
-    folder, method = trainer.folder, trainer.method
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.context.config.student.lora:
-        with saving(folder.adapter), replacing_folder(folder.adapter) as partial:
-            model.save_pretrained(partial, save_embedding_layers=False)
-    model = merged(model)
-    with saving(folder.student), replacing_folder(folder.student) as partial:
-        model.save_pretrained(partial)
-        trainer.context.tokenizer.save_pretrained(partial)
-    folder.save_method(method.state_dict(), method.networks())
-
-
-def _parameters(trainer: MethodTrainer) -> dict[str, int]:
-    student = list(trainer.context.model.parameters())
-    counts = {"student": student, "trained": [p for p in student if p.requires_grad]}
-    counts |= {name: list(network.parameters()) for name, network in trainer.method.networks().items()}
-    return {f"{name}_parameters": sum(p.numel() for p in parameters) for name, parameters in counts.items()}
-
-
-def _status(trainer: MethodTrainer, train_s: float, parameters: dict[str, int]) -> dict[str, Any]:
-    """Of all stages together; the sizes are those of the last one."""
-    folder, others = trainer.folder, trainer.method.parameters_by_work()
-    logged, own = Metrics.of(folder), Metrics(folder.metrics).counted()
-    tokens, seconds = (logged.total(name) for name in ("tokens", "step_s"))
-    work = logged.work()
-    spent = {
-        "wall_s": trainer.seconds()["wall_s"],
-        "train_s": train_s,
-        "steps": trainer.state.global_step,
-        "flops": flops(own, parameters["student_parameters"], parameters["trained_parameters"], others),
-    }
-    earlier = [stage.read_status() for stage in folder.stages]
-    spent = {name: amount + sum(stage[name] for stage in earlier) for name, amount in spent.items()}
-    peaks = {name: max([mib, *(stage.get(name, 0) for stage in earlier)]) for name, mib in peak_memory().items()}
-    return {
-        "wall_s": round(spent["wall_s"], 1),
-        "train_s": round(spent["train_s"], 1),
-        "steps": spent["steps"],
-        "tokens": int(tokens),
-        "tokens_per_s": round(tokens / seconds, 1),
-        "work": logged.counted(),
-        "flops": spent["flops"],
-        "work_of_naive": None if work is None else round(work.of_naive(work.trained, work.observed), 4),
-        **parameters,
-        **{name: round(mib) for name, mib in peaks.items()},
-    }

@@ -21,10 +21,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback
 
+from mind import processes
 from mind.batches.cross_entropy import cross_entropy
 from mind.batches.packing import micro_batches
 from mind.batches.prompt_sharing import use_attention
-from mind.batches.steps import question_tokens, shares
+from mind.batches.steps import question_tokens
 from mind.batches.trunk import labeled_hidden
 from mind.config import flat
 from mind.errors import MindError, NotFiniteError, PausedError, StoppedError
@@ -110,15 +111,11 @@ class MethodTrainer(CheckpointedTrainer):
             **trainer_options,
         )
         self._check_launch()
-        self.student: Replicated | Sharded = (
-            Replicated(context.model, self.args.world_size)
-            if context.config.train.shard == "none"
-            else Sharded(context.model, self.args.world_size)
-        )
-        if isinstance(self.student, Sharded):
-            accelerator: Any = self.accelerator
-            accelerator.prepare_model = lambda model, *_, **__: model  # which would wrap it in DDP
-        self._sampler = Sampler(context, self.args.process_index, self.args.world_size)
+        # Gradients are added up as the student says, not by DistributedDataParallel in every backward pass.
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        kind = Replicated if context.config.train.shard == "none" else Sharded
+        self.student: Replicated | Sharded = kind(context.model)
+        self._sampler = Sampler(context)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it better
         self._last_step = LastStep(budget, pause_at)
         self.add_callback(self._last_step)
@@ -301,7 +298,7 @@ class MethodTrainer(CheckpointedTrainer):
         """Those of the chosen (Q, K) rationales, on the CPU, that this process computes."""
         mine = torch.zeros(len(questions), 1, dtype=torch.bool)
         costs = [question_tokens(question) for question in questions]
-        mine[shares(costs, self.args.world_size)[self.args.process_index]] = True
+        mine[processes.shares(costs, self.args.world_size)[self.args.process_index]] = True
         return micro_batches(questions, chosen.shape[1], self.context.pack_options, chosen & mine)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:

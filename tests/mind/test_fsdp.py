@@ -1,5 +1,5 @@
-"""A student that is divided among processes takes the steps of one process: gradients, statistics, checkpoints, and what
-is saved of it."""
+"""A student that is divided among processes takes the steps of one process: gradients, statistics, checkpoints, and
+what is saved of it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 from small_run import expect_error, replaced, train_rows
 from test_trainer import build_trainer
-from tiny import build_family, build_model
+from tiny import build_model
 
+from mind import processes
 from mind.cli import main
 from mind.config import flat
 from mind.errors import MindError
@@ -58,11 +59,9 @@ def trained(place, variant, shard, checkpoint=None):
     trainer = build_trainer(place, model=student_of(variant), shard=shard, **STEPS, **VARIANTS[variant])
     trainer.train(resume_from_checkpoint=checkpoint)
     with trainer.student.whole():
-        if not (torch.distributed.is_initialized() and torch.distributed.get_rank()):  # the others have nothing to do
-            model, tokenizer = trainer.context.model, trainer.context.tokenizer
-            answers = generate_ids(model, tokenizer, PROMPTS, max_new_tokens=4, batch_size=2)
-        else:
-            answers = []
+        model, tokenizer = trainer.context.model, trainer.context.tokenizer
+        asked = PROMPTS if processes.main() else []  # the others have nothing to do
+        answers = generate_ids(model, tokenizer, asked, max_new_tokens=4, batch_size=2)
     saved = trainer.student.saved()
     own = [getattr(p, "to_local", lambda p=p: p)() for p in trainer.model.parameters()]
     return {
@@ -77,15 +76,15 @@ def trained(place, variant, shard, checkpoint=None):
     }
 
 
-def run(rank, processes, port, place):
-    launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
+def run(rank, count, port, place):
+    launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {name: str(value) for name, value in (launch | {"MASTER_PORT": port}).items()}
     torch.set_num_threads(1)
     gc.freeze()  # the Trainer collects garbage, and what was imported is none
-    folder = place / str(processes)
+    folder = place / str(count)
     found = {variant: trained(folder / variant, variant, "fsdp2") for variant in VARIANTS}
     found["resumed"] = trained(folder / "resumed", "tied", "fsdp2", folder / "tied" / "run" / "checkpoint-2")
-    if processes == 3:  # from a checkpoint of two
+    if count == 3:  # from a checkpoint of two
         found["fewer"] = trained(folder / "fewer", "tied", "fsdp2", place / "2" / "tied" / "run" / "checkpoint-2")
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.barrier()
@@ -97,14 +96,14 @@ def found(tmp_path_factory):
     place = tmp_path_factory.mktemp("fsdp")
     alone = {variant: trained(place / "alone" / variant, variant, "none") for variant in VARIANTS}
     all_of = {}
-    for processes in (2, 3):
-        (place / str(processes)).mkdir()
+    for count in (2, 3):
+        (place / str(count)).mkdir()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        context = torch.multiprocessing.spawn(run, (processes, port, place), nprocs=processes, join=False)
+        context = torch.multiprocessing.spawn(run, (count, port, place), nprocs=count, join=False)
         assert context is not None and context.join(TIMEOUT_S, grace_period=10), "the processes wait for one another"
-        all_of[processes] = [torch.load(place / str(processes) / f"{rank}.pt") for rank in range(processes)]
+        all_of[count] = [torch.load(place / str(count) / f"{rank}.pt") for rank in range(count)]
     return alone, all_of
 
 
@@ -118,10 +117,10 @@ def assert_same(found, expected, tolerance):
             assert float(row[key]) == pytest.approx(float(other[key]), rel=10 * tolerance), key
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_steps_are_those_of_one_process(variant, processes, found):
-    alone, first, *others = found[0][variant], *(one[variant] for one in found[1][processes])
+def test_the_steps_are_those_of_one_process(variant, count, found):
+    alone, first, *others = found[0][variant], *(one[variant] for one in found[1][count])
     assert first["student"].keys() == alone["student"].keys()
     assert_same(first, alone, 1e-7)
     assert first["answers"] == alone["answers"] and len(first["log"]) == 4
@@ -131,18 +130,18 @@ def test_the_steps_are_those_of_one_process(variant, processes, found):
         assert [row["loss"] for row in other["log"]] == [row["loss"] for row in first["log"]]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_each_process_has_a_share(processes, found):
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_process_has_a_share(count, found):
     for variant in VARIANTS:
-        numbers, shares = found[0][variant]["numbers"], [one[variant]["numbers"] for one in found[1][processes]]
-        assert sum(shares) == numbers and max(shares) < 1.05 * numbers / processes
-        moments = [one[variant]["moments"] for one in found[1][processes]]
-        assert max(moments) < 1.2 * sum(moments) / processes and (variant == "lora" or sum(moments) == numbers)
+        numbers, shares = found[0][variant]["numbers"], [one[variant]["numbers"] for one in found[1][count]]
+        assert sum(shares) == numbers and max(shares) < 1.05 * numbers / count
+        moments = [one[variant]["moments"] for one in found[1][count]]
+        assert max(moments) < 1.2 * sum(moments) / count and (variant == "lora" or sum(moments) == numbers)
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(found):
-    for processes in (2, 3):
-        whole, resumed = found[1][processes][0]["tied"], found[1][processes][0]["resumed"]
+    for count in (2, 3):
+        whole, resumed = found[1][count][0]["tied"], found[1][count][0]["resumed"]
         assert all(torch.equal(p, resumed["student"][name]) for name, p in whole["student"].items())
         assert [row["loss"] for row in resumed["log"]][-2:] == [row["loss"] for row in whole["log"]][-2:]
     assert_same(found[1][3][0]["fewer"], found[0]["tied"], 1e-7)
@@ -156,8 +155,8 @@ def test_a_model_whose_layers_are_not_known():
         blocks_of(model)
 
 
-def launched(arguments, processes, **options):
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
+def launched(arguments, count, **options):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "--master-port=0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MIND_PROCESS_TIMEOUT": str(TIMEOUT_S)}
     return subprocess.Popen([*command, "-m", "mind", *arguments], env=environment, text=True, **options)
 

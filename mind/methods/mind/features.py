@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from mind import processes
 from mind.batches.bin_packing import bins_of
 from mind.batches.packing import plain_pack
 from mind.batches.trunk import pack_hidden
@@ -155,26 +157,45 @@ def vectors_of(
 ) -> Tensor:  # (len(texts), F)
     """The vectors of texts, from `cache` where the same encoder has seen the same ones, float32 on the CPU.
 
+    Several processes share the texts; the main one reads the cache and writes it, so each machine may have its own.
+
     Raises NotFiniteError for a text whose vector holds a nan or an infinity.
     """
     texts = list(texts)
     # "alone": older caches may hold states of students that saw other texts of the row.
     digest = hashlib.sha256("\0".join(["alone", encoder.name, *texts]).encode()).hexdigest()[:32]
     file = cache / "features" / f"{digest}.safetensors"
-    if file.exists():
-        try:
-            vectors = load_file(file)["vectors"]
-        except (SafetensorError, KeyError) as error:
-            raise MindError(f"{file}: cannot be read: {error}; without it the vectors are computed again") from error
-        _check_finite(vectors, texts, f"{file} (without it they are computed again)")
+    known = processes.agreed(lambda: _cached(file, texts))
+    if known is not None:
         progress(len(texts))
-        return vectors
-    make_cache(file.parent)
-    vectors = encoder.encode(texts, progress)
+        return known
+    processes.by_main(lambda: make_cache(file.parent))
+
+    # As arrays: with a row of a tensor all of the tensor would travel.
+    def encoded(some: Sequence[str]) -> list[np.ndarray]:
+        share = len(texts) / len(some)
+        return list(encoder.encode(some, lambda done: progress(round(done * share))).numpy())
+
+    vectors = torch.from_numpy(np.stack(processes.spread(texts, encoded, [*map(len, texts)])))
     _check_finite(vectors, texts, "metanet.encoder")
+    processes.by_main(lambda: _save(vectors, file))
+    return vectors
+
+
+def _cached(file: Path, texts: list[str]) -> Tensor | None:
+    if not file.exists():
+        return None
+    try:
+        vectors = load_file(file)["vectors"]
+    except (SafetensorError, KeyError) as error:
+        raise MindError(f"{file}: cannot be read: {error}; without it the vectors are computed again") from error
+    _check_finite(vectors, texts, f"{file} (without it they are computed again)")
+    return vectors
+
+
+def _save(vectors: Tensor, file: Path) -> None:
     with saving(file), replacing_file(file) as partial:
         partial.write_bytes(save({"vectors": vectors}))
-    return vectors
 
 
 def _check_finite(vectors: Tensor, texts: list[str], source: str) -> None:

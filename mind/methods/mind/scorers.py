@@ -112,7 +112,7 @@ class MetaNetScorer(Scorer):
         context.model.eval()
         with Progress("MetaNet warm-up", len(context.tokenized), "question") as bar:
             losses, tokens = rationale_losses(
-                context.model, context.tokenized, context.perspectives, context.pack_options, bar.update
+                context.model, context.tokenized, context.perspectives, context.pack_options, bar.reach
             )
         history = self.calibrator.warm_up(
             self.features.question, self.features.rationales, tokens > 0, losses, context.config.train.seed
@@ -228,7 +228,7 @@ class TableScorer(Scorer):
         context.model.eval()
         with Progress("L_real of all rationales", len(context.tokenized), "question") as bar:
             losses, _ = rationale_losses(
-                context.model, context.tokenized, context.perspectives, context.pack_options, bar.update
+                context.model, context.tokenized, context.perspectives, context.pack_options, bar.reach
             )
         self._unit.follow(losses)
         ids = [question.id for question in context.tokenized]

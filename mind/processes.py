@@ -1,0 +1,240 @@
+"""The processes of a launch by torchrun or accelerate: which one writes, what each computes, and what all know.
+
+Without a launch there is one process, the main one, and nothing here loads PyTorch. All of a launch call the functions
+that exchange something in the same order. A process that fails tells why and ends (mind/cli/launch.py); the others,
+which wait for it or are told by the launcher, end then too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mind.errors import MindError, require
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TIMEOUT = "MIND_PROCESS_TIMEOUT"
+"""The environment variable with the seconds that a process waits for another one; then it ends with an error."""
+TIMEOUT_S = 1800
+"""Its default: as long as one process may save a large student while the others wait for it."""
+CLAIM_S = 10
+"""Seconds that a failing process waits for the others' store."""
+
+_store: Any = None
+"""Keys and values of all processes, which the launcher, or else the main process, holds."""
+
+
+def count() -> int:
+    """How many processes the launch has: 1 without one."""
+    return _number("WORLD_SIZE", 1)
+
+
+def index() -> int:
+    """This process's number, from 0."""
+    return _number("RANK", 0)
+
+
+def main() -> bool:
+    """Whether this process is the one that owns what is written and speaks for all."""
+    return index() == 0
+
+
+def device() -> torch.device:
+    """Where this process computes: on a CPU, or on the GPU that the launcher means for it.
+
+    Raises MindError if a machine has more processes than GPUs.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local, there = _number("LOCAL_RANK", 0), torch.cuda.device_count()
+    require(
+        local < there,
+        f"process {index()} is number {local} of its machine, from 0, and {there} GPUs are there: a process takes one",
+    )
+    return torch.device("cuda", local)
+
+
+def begin() -> None:
+    """Joins the other processes; once in each. A function that exchanges something does so if it must.
+
+    Raises MindError for environment variables that no launcher sets so.
+    """
+    global _store
+    if count() == 1 or _store is not None:
+        return
+    import torch
+    from torch import distributed
+
+    require(distributed.is_available(), "this build of torch has no torch.distributed, which several processes need")
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    require(not missing, f"WORLD_SIZE is {count()} and {' and '.join(missing)} is not set: torchrun sets all of them")
+    timeout = timedelta(seconds=_timeout_s())
+    own = device()
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    if not distributed.is_initialized():
+        # Objects travel between CPUs also if tensors do between GPUs: gloo notices at once that a process has ended.
+        backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=timeout)
+    _store = distributed.distributed_c10d._get_default_store()
+
+
+def end() -> None:
+    """Leaves the other processes when all are done."""
+    global _store
+    if _store is not None:
+        from torch import distributed
+
+        wait()
+        distributed.destroy_process_group()
+        _store = None
+
+
+def together(value: T) -> list[T]:
+    """The value of each process, in their order, in all of them; each waits for the others."""
+    if count() == 1:
+        return [value]
+    from torch import distributed
+
+    begin()
+    values: list[Any] = [None] * count()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def wait() -> None:
+    """Until all processes are here: what one has written by then the others can read."""
+    together(None)
+
+
+def agreed(compute: Callable[[], T]) -> T:
+    """What the main process computes, in all; what it raises as bad input, too."""
+    if count() == 1:
+        return compute()
+    from torch import distributed
+
+    begin()
+    box: list[Any] = [None, None]
+    if main():
+        try:
+            box[0] = compute()
+        except (MindError, OSError) as error:
+            box[1] = error
+    distributed.broadcast_object_list(box)
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
+
+
+def by_main(compute: Callable[[], object]) -> None:
+    """The main process does something, such as writing a file, and the others go on when it is done; what it raises as
+    bad input all raise."""
+
+    def done() -> None:
+        compute()
+
+    agreed(done)
+
+
+def spread(
+    items: Sequence[T], compute: Callable[[Sequence[T]], Sequence[R]], costs: Sequence[float] | None = None
+) -> list[R]:
+    """A result for each of the items, in all processes: `compute` is given a share of them in each, if that is not
+    empty, and returns as many results, which can be pickled.
+
+    `costs` are those of the items, by which the work is divided evenly; None: all cost the same. What one process
+    raises as bad input all raise.
+    """
+    if count() == 1:
+        return list(compute(items)) if items else []
+    mine = shares([1] * len(items) if costs is None else costs, count())[index()]
+    results: Sequence[R] = ()
+    failure: Exception | None = None
+    try:
+        results = compute([items[place] for place in mine]) if mine else ()
+    except (MindError, OSError) as error:
+        failure = error
+    parts = together((failure, list(zip(mine, results, strict=failure is None))))
+    for failure, _ in parts:
+        if failure is not None:
+            raise failure
+    found = {place: result for _, part in parts for place, result in part}
+    return [found[place] for place in range(len(items))]
+
+
+def for_all(progress: Callable[[int], object] | None, mine: int, items: int) -> Callable[[int], object]:
+    """Takes how many of this process's `mine` items are done, and tells `progress` how many of all `items` are then, if
+    the others are as fast."""
+    return lambda done: progress and progress(done * items // mine)
+
+
+def shares(costs: Sequence[float], processes: int) -> list[list[int]]:
+    """The items of each process, the largest first to whoever has least: a share may be empty."""
+    members: list[list[int]] = [[] for _ in range(processes)]
+    loads = [0.0] * processes
+    for item in sorted(range(len(costs)), key=lambda item: -costs[item]):
+        least = loads.index(min(loads))
+        members[least].append(item)
+        loads[least] += costs[item]
+    return [sorted(part) for part in members]
+
+
+def check_same(what: str, values: Mapping[str, Any]) -> None:
+    """Raises MindError in all processes if the values, plain ones by name, are not the same in all."""
+    first, *others = together((socket.gethostname(), dict(values)))
+    for number, other in enumerate(others, start=1):
+        names = [name for name in {**first[1], **other[1]} if first[1].get(name) != other[1].get(name)]
+        if names:
+            raise MindError(
+                f"{what}: {names[0]} is {other[1].get(names[0])!s:.200} in process {number} on {other[0]} and "
+                f"{first[1].get(names[0])!s:.200} in process 0 on {first[0]}: expected the same in all of a launch"
+            )
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an exception says that another process of the launch has ended, or does not answer."""
+    if count() == 1 or not isinstance(error, RuntimeError):
+        return False
+    from torch import distributed
+
+    said = re.search("gloo|connection (was )?(closed|reset|refused)|timed out|broken pipe", str(error), re.IGNORECASE)
+    return isinstance(error, distributed.DistError) or said is not None
+
+
+def first_to_fail() -> bool:
+    """Whether this process, which has failed, is the first of the launch to do so, and so the one that tells why. The
+    others fail because of it or for the same reason."""
+    if _store is None:  # there is one, or they have not met, and may each have a reason of their own
+        return True
+    with suppress(Exception):  # the main process, if it held the store, has ended: another one tells it
+        _store.set_timeout(timedelta(seconds=CLAIM_S))
+        return _store.add("mind/failed", 1) == 1
+    return index() == 1
+
+
+def _timeout_s() -> float:
+    text = os.environ.get(TIMEOUT, "") or str(TIMEOUT_S)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    require(1 <= seconds < 1e8, f"{TIMEOUT} is {text!r:.60}: expected seconds, at least 1")
+    return seconds
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "") or str(default)
+    require(text.isascii() and text.isdigit(), f"{name} is {text!r:.60}: expected a number, as torchrun sets it")
+    return int(text)

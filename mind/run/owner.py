@@ -1,0 +1,45 @@
+"""The folder of a run whose launch has several processes: the main one owns it, and the others read what it wrote."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from mind import processes
+from mind.errors import MindError
+from mind.run_folder import MARK, RunFolder
+
+
+@contextmanager
+def held(folder: RunFolder) -> Iterator[None]:
+    """The folder, made if it is missing, is this launch's own inside.
+
+    Raises MindError in all processes if another launch has it, or if one of this launch does not see it.
+    """
+    with ExitStack() as stack:
+        processes.by_main(lambda: stack.enter_context(folder.held()))
+        _check_shared(folder)
+        yield
+
+
+def _check_shared(folder: RunFolder) -> None:
+    """Every process must read the word that the main one leaves. A folder that is empty otherwise goes with the error:
+    nothing has begun."""
+    if processes.count() == 1:
+        return
+    mark = folder.path / MARK
+    word = uuid.uuid4().hex
+    processes.by_main(lambda: mark.write_text(word))
+    read = mark.read_text() if mark.exists() else None
+    found = processes.together((read, word, socket.gethostname()))
+    processes.by_main(mark.unlink)
+    for number, (read, _, host) in enumerate(found):
+        if read != found[0][1]:
+            with suppress(OSError):
+                processes.by_main(folder.path.rmdir)
+            raise MindError(
+                f"{folder.path}: process {number}, on {host}, does not see the folder that process 0, on "
+                f"{found[0][2]}, writes to: --output names one that all processes share"
+            )
