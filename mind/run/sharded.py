@@ -50,13 +50,14 @@ class Sharded:
         """Divides the `model`, which may have PEFT's wrapper and is the same in all processes, in place; it is on the
         device where it computes.
 
-        Raises MindError for a model whose layers are not known.
+        Raises MindError for a model whose layers are not known, and for one that is divided already.
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
         self.model = model
         student: Any = causal_lm(model)
+        require(not isinstance(student, FSDPModule), "train.shard fsdp2: the student is divided already")
         blocks = blocks_of(student)
         self._form = _without_weights(model)
         self._trunk = trunk_of(student)
@@ -74,6 +75,9 @@ class Sharded:
             fully_shard(block, **options, reshard_after_forward=block is not blocks[-1])
         fully_shard(student, **options, reshard_after_forward=False)
         self._student, self._last = cast(FSDPModule, student), cast(FSDPModule, blocks[-1])
+        # Otherwise FSDP goes by the order of all forward passes, of which each process has its own where it is `whole`.
+        for before, part in zip([student, *blocks], [*blocks, student], strict=True):
+            part.set_modules_to_backward_prefetch([before])
         self._parts = [module for module in student.modules() if isinstance(module, FSDPModule)]
         student._mind_inside = MethodType(lambda self, function: function(), student)
         register_fsdp_forward_method(student, "_mind_inside")

@@ -90,6 +90,21 @@ def run(rank, count, port, place):
     torch.distributed.barrier()
 
 
+def spawn(function, count, *arguments):
+    """function(rank, count, port, *arguments) in so many processes; they are killed if they wait for one another."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.spawn(function, (count, port, *arguments), nprocs=count, join=False)
+    end = time.monotonic() + TIMEOUT_S
+    try:
+        while not context.join(1):
+            assert time.monotonic() < end, "the processes wait for one another"
+    finally:
+        for process in context.processes:
+            process.kill()
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What one process with the whole student computes, and each of one, two and three."""
@@ -98,11 +113,7 @@ def found(tmp_path_factory):
     all_of = {}
     for count in (2, 3):
         (place / str(count)).mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        context = torch.multiprocessing.spawn(run, (count, port, place), nprocs=count, join=False)
-        assert context is not None and context.join(TIMEOUT_S, grace_period=10), "the processes wait for one another"
+        spawn(run, count, place)
         all_of[count] = [torch.load(place / str(count) / f"{rank}.pt") for rank in range(count)]
     return alone, all_of
 

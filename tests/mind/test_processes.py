@@ -43,28 +43,34 @@ def easiest(folder: Path) -> type[Method]:
     return example("tests/mind/test_methods.py", folder).Easiest
 
 
-def train(place: Path, name: str, processes: int) -> list[dict]:
+def train(place: Path, name: str, processes: int, shard: str = "none") -> list[dict]:
     """What the stages of a run compute, the run's own last, each by a trainer as in a script; all of the processes have
     the same folder."""
     os.environ["MIND_CACHE"] = str(place / f"cache-{processes}")
     steps = 1 if name in PRESETS else 2  # a preset has the steps of its method
-    config = config_of(place, name, place / f"{name}-{processes}", max_steps=steps, pack_length=150)
-    student, found = None, []
+    output = place / f"{name}-{processes}-{shard}"
+    config = config_of(place, name, output, max_steps=steps, pack_length=150, shard=shard)
+    weights, found = [], []
     for stage in stages_of(with_options(config)):
-        student = student if stage.former else student_of(stage.config)
+        student = student_of(stage.config)
+        if stage.former:
+            for parameter, weight in zip(student.parameters(), weights, strict=True):
+                parameter.data.copy_(weight)
         trainer = trainer_of(stage.config, student, QUESTIONS)
         assert trainer.args.world_size == processes
         method, main = trainer.method, trainer.is_world_process_zero()
         warmup = [flat({**row, "phase": 0}, "/") for row in method.before_training()]
         trainer.train()
         assert trainer.folder.metrics.exists()
+        saved = trainer.student.saved()
         if config.student.lora and main:
-            student.save_pretrained(trainer.folder.adapter, save_embedding_layers=False)
+            saved.save_pretrained(trainer.folder.adapter, save_embedding_layers=False)
         if processes > 1:
             torch.distributed.barrier()
+        weights = [getattr(p, "full_tensor", p.clone)().detach() for p in student.parameters()]
         found.append(
             {
-                "student": [p.detach().clone() for p in student.parameters()],
+                "student": weights,
                 "networks": [p.detach() for network in method.networks().values() for p in network.parameters()],
                 "log": warmup + [row for row in trainer.state.log_history if "loss" in row],
             }
