@@ -76,6 +76,7 @@ class MethodTrainer(CheckpointedTrainer):
     """
 
     loss_is_scaled_for_ga = True
+    student: Replicated | Sharded
 
     def __init__(
         self,
@@ -113,8 +114,7 @@ class MethodTrainer(CheckpointedTrainer):
         self._check_launch()
         # Gradients are added up as the student says, not by DistributedDataParallel in every backward pass.
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
-        kind = Replicated if context.config.train.shard == "none" else Sharded
-        self.student: Replicated | Sharded = kind(context.model)
+        self.student = Replicated(context.model)  # until it trains
         self._sampler = Sampler(context)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it better
         self._last_step = LastStep(budget, pause_at)
@@ -139,6 +139,8 @@ class MethodTrainer(CheckpointedTrainer):
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self._training_began = time.perf_counter()
+        if self.context.config.train.shard == "fsdp2" and isinstance(self.student, Replicated):
+            self.student = Sharded(self.context.model)
         with use_attention(self.context.model, self.context.attention), self.compiled_trunk(), self._reporting():
             try:
                 result = super().train(*args, **kwargs)
