@@ -112,8 +112,7 @@ class Sharded:
             known.append(own)
             return own.loss + spare.to(own.loss)
 
-        # What FSDP divides the sum of the gradients by.
-        total = self._inside(loss) * processes.count()
+        total = self._inside(loss) * processes.count()  # by which FSDP divides the sum of the gradients
         return (known[0] if known else None), total
 
     def add_up_gradients(self) -> None:
@@ -127,9 +126,7 @@ class Sharded:
 
     def first(self, name: str | None) -> str | None:
         """What the first process that found something in its share of the student has found."""
-        names: list[str | None] = [None] * processes.count()
-        distributed.all_gather_object(names, name, group=self._group)
-        return next(filter(None, names), None)
+        return next(filter(None, processes.together(name)), None)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -168,13 +165,15 @@ class Sharded:
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
         state = {"model": self._trained(), "optimizer": get_optimizer_state_dict(self.model, optimizer)}
-        checkpoint.save(state, checkpoint_id=folder / _WEIGHTS)
+        with _failures():
+            checkpoint.save(state, checkpoint_id=folder / _WEIGHTS)
 
     def load_weights(self, folder: Path) -> None:
         """Restores what is trained from a checkpoint of any number of processes."""
         from torch.distributed import checkpoint
 
-        checkpoint.load({"model": self._trained()}, checkpoint_id=folder / _WEIGHTS)
+        with _failures():
+            checkpoint.load({"model": self._trained()}, checkpoint_id=folder / _WEIGHTS)
 
     def load_optimizer(self, folder: Path, optimizer: Any) -> None:
         """Restores the optimizer's state from a checkpoint of any number of processes."""
@@ -182,7 +181,8 @@ class Sharded:
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
         state = {"optimizer": get_optimizer_state_dict(self.model, optimizer)}
-        checkpoint.load(state, checkpoint_id=folder / _WEIGHTS)
+        with _failures():
+            checkpoint.load(state, checkpoint_id=folder / _WEIGHTS)
         set_optimizer_state_dict(self.model, optimizer, state["optimizer"])
 
     def _trained(self) -> dict[str, Tensor]:
@@ -208,12 +208,12 @@ class Sharded:
 
     def _any_computes(self, this: bool) -> bool:
         """Tells the others whether this process computes; whether any does, if this one is done and waits for them."""
-        sign = torch.tensor(int(this), device=self._device)
+        sign = torch.full((), int(this), device=self._device)
         distributed.all_reduce(sign, group=self._group)
         return this or bool(sign)  # a process that computes does not wait for the GPU
 
     def _over_processes(self, number: int, operation: Any) -> int:
-        value = torch.tensor(number, device=self._device)
+        value = torch.full((), number, device=self._device)
         distributed.all_reduce(value, operation, group=self._group)
         return int(value)
 
@@ -221,15 +221,31 @@ class Sharded:
 def blocks_of(student: PreTrainedModel) -> list[nn.Module]:
     """The layers of a model, in the order in which it has them, by transformers' own list of their classes.
 
-    Raises MindError for a model that has none.
+    Raises MindError for a model that has none, and for one with parameters that cannot be divided layer by layer.
     """
-    names = student._no_split_modules or ()
-    blocks = [module for module in student.modules() if type(module).__name__ in names]
-    require(
-        bool(blocks),
-        f"train.shard fsdp2: {type(student).__name__} does not name the layers to divide (_no_split_modules)",
-    )
-    return blocks
+    names, what = student._no_split_modules or (), f"train.shard fsdp2: {type(student).__name__}"
+    blocks = {name: module for name, module in student.named_modules() if type(module).__name__ in names}
+    require(bool(blocks), f"{what} does not name the layers to divide (_no_split_modules)")
+    owners: dict[int, str | None] = {}
+    for name, parameter in student.named_parameters(remove_duplicate=False):
+        require(parameter.dim() > 0, f"{what}: its parameter {name} is a single number, which cannot be divided")
+        owner = next((block for block in blocks if name.startswith(f"{block}.")), None)
+        shared = owners.setdefault(id(parameter), owner) != owner
+        require(not shared, f"{what}: its parameter {name} belongs to several layers, which are divided one by one")
+    return list(blocks.values())
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What went wrong in one of the processes while a checkpoint was written or read is raised in all; torch's own
+    exception for it is none of Exception."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        failure, _ = next(iter(error.failures.values()))
+        raise failure from None
 
 
 def _policy(student: nn.Module) -> Any:

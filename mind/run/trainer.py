@@ -283,8 +283,9 @@ class MethodTrainer(CheckpointedTrainer):
                 sums.add(self._observed(student, batch, measure))
                 sums.add_number("observed", batch.total_tokens)
 
-        with self.accelerator.autocast():
-            self.student.observe(look)
+        if chosen.any():
+            with self.accelerator.autocast():
+                self.student.observe(look)
         return sums
 
     def _loss(self, student: nn.Module, batch: MicroBatch, plan: StepPlan) -> LossTerms:

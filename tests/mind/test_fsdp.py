@@ -83,9 +83,17 @@ def run(rank, count, port, place):
     gc.freeze()  # the Trainer collects garbage, and what was imported is none
     folder = place / str(count)
     found = {variant: trained(folder / variant, variant, "fsdp2") for variant in VARIANTS}
-    found["resumed"] = trained(folder / "resumed", "tied", "fsdp2", folder / "tied" / "run" / "checkpoint-2")
+    for variant in ("tied", "lora"):
+        checkpoint = folder / variant / "run" / "checkpoint-2"
+        found[f"{variant}, resumed"] = trained(folder / f"{variant}-resumed", variant, "fsdp2", checkpoint)
     if count == 3:  # from a checkpoint of two
-        found["fewer"] = trained(folder / "fewer", "tied", "fsdp2", place / "2" / "tied" / "run" / "checkpoint-2")
+        checkpoint = place / "2" / "tied" / "run" / "checkpoint-2"
+        found["fewer"] = trained(folder / "fewer", "tied", "fsdp2", checkpoint)
+        if rank == 0:
+            (checkpoint / "sharded" / "__1_0.distcp").unlink()
+        processes.wait()
+        with pytest.raises(MindError, match="checkpoint-2: cannot be read: .*__1_0.distcp"):
+            trained(folder / "damaged", "tied", "fsdp2", checkpoint)
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.barrier()
 
@@ -151,16 +159,23 @@ def test_each_process_has_a_share(count, found):
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(found):
-    for count in (2, 3):
-        whole, resumed = found[1][count][0]["tied"], found[1][count][0]["resumed"]
-        assert all(torch.equal(p, resumed["student"][name]) for name, p in whole["student"].items())
-        assert [row["loss"] for row in resumed["log"]][-2:] == [row["loss"] for row in whole["log"]][-2:]
+    for first in (found[1][2][0], found[1][3][0]):
+        for variant in ("tied", "lora"):
+            whole, resumed = first[variant], first[f"{variant}, resumed"]
+            assert all(torch.equal(p, resumed["student"][name]) for name, p in whole["student"].items())
+            assert [row["loss"] for row in resumed["log"]][-2:] == [row["loss"] for row in whole["log"]][-2:]
     assert_same(found[1][3][0]["fewer"], found[0]["tied"], 1e-7)
 
 
-def test_a_model_whose_layers_are_not_known():
+def test_models_that_cannot_be_divided():
     model = build_model()
-    assert [type(block).__name__ for block in blocks_of(model)] == ["LlamaDecoderLayer"] * 2
+    assert blocks_of(model) == list(model.model.layers)
+    model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    with pytest.raises(MindError, match="its parameter model.layers.1.mlp.up_proj.weight belongs to several layers"):
+        blocks_of(model)
+    model.model.scale = torch.nn.Parameter(torch.ones(()))
+    with pytest.raises(MindError, match="its parameter model.scale is a single number, which cannot be divided"):
+        blocks_of(model)
     model._no_split_modules = None
     with pytest.raises(MindError, match=r"train.shard fsdp2: LlamaForCausalLM does not name the layers to divide"):
         blocks_of(model)
