@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.multiprocessing.spawn import spawn
 
 from bench import command
 from bench.measure import RESET_PEAK, give_back, print_table, provenance, resident_bytes, write_results
@@ -31,7 +32,7 @@ def peaks(shard: str, processes: int, steps: int, tokens: int) -> dict[str, floa
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_process, (processes, port, shard, steps, tokens, folder), nprocs=processes)
+        spawn(_process, (processes, port, shard, steps, tokens, folder), nprocs=processes)
         found = [torch.load(file) for file in Path(folder).glob("*.pt")]
     return {name: max(one[name] for one in found) for name in found[0]}
 
@@ -44,6 +45,8 @@ def _process(rank: int, processes: int, port: int, shard: str, steps: int, token
 
 
 def _measured(shard: str, steps: int, tokens: int, output: str) -> dict[str, float]:
+    from transformers.trainer_utils import SaveStrategy
+
     from mind.config import MindConfig, TrainConfig
     from mind.methods import METHODS
     from mind.methods.method import MethodContext
@@ -51,20 +54,15 @@ def _measured(shard: str, steps: int, tokens: int, output: str) -> dict[str, flo
     from mind.run.trainer import MethodTrainer
     from mind.student.model import load_student
 
-    train = TrainConfig(
-        shard=shard,
-        max_steps=steps,
-        tokens_per_step=2 * tokens,
-        pack_length=tokens,
-        report_to="none",  # type: ignore[arg-type]
-    )
+    options: dict[str, Any] = {"shard": shard, "max_steps": steps, "report_to": "none"}
+    train = TrainConfig(tokens_per_step=2 * tokens, pack_length=tokens, **options)
     config = MindConfig(output=output, method="sft", train=train)
     data = load_data(config)
     before = _start()
     model, tokenizer = load_student(config.student)
     context = MethodContext.build(config, model, tokenizer, data.train, method=METHODS["sft"])
     trainer = MethodTrainer(context, METHODS["sft"](context))
-    trainer.args.save_strategy = "no"  # type: ignore[assignment]
+    trainer.args.save_strategy = SaveStrategy.NO
     loading = _peak() - before
     _start()
     trainer.train()

@@ -76,6 +76,10 @@ class CheckpointedTrainer(Trainer):
         """The time spent so far, by name."""
         raise NotImplementedError
 
+    def forget_optimizer(self) -> None:
+        """No step comes after this: what the optimizer keeps of them, twice the student, makes room."""
+        _plain(self.optimizer).state.clear()
+
     def _require_finite_state(self, what: str) -> None:
         """Raises NotFiniteError, from `what` on, for a weight or a number of the optimizer that is not finite."""
         trained = {name: p for name, p in self.context.model.named_parameters() if p.requires_grad}

@@ -63,7 +63,8 @@ class Sharded:
         self._trunk = trunk_of(student)
         processes.begin()
         if not distributed.is_initialized():  # one process, which shares with nobody
-            distributed.init_process_group(store=distributed.HashStore(), rank=0, world_size=1)
+            store = distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+            distributed.init_process_group(store=store, rank=0, world_size=1)
         self._device = student.device
         mesh = init_device_mesh(self._device.type, (processes.count(),))
         self._group = mesh.get_group()
@@ -76,9 +77,10 @@ class Sharded:
         fully_shard(student, **options, reshard_after_forward=False)
         self._student, self._last = cast(FSDPModule, student), cast(FSDPModule, blocks[-1])
         # Otherwise FSDP goes by the order of all forward passes, of which each process has its own where it is `whole`.
-        for before, part in zip([student, *blocks], [*blocks, student], strict=True):
+        parts = cast(list[FSDPModule], [*blocks, student])
+        for before, part in zip([student, *blocks], parts, strict=True):
             part.set_modules_to_backward_prefetch([before])
-        self._parts = [module for module in student.modules() if isinstance(module, FSDPModule)]
+        self._parts = parts
         student._mind_inside = MethodType(lambda self, function: function(), student)
         register_fsdp_forward_method(student, "_mind_inside")
         self._inside: Callable[[Callable[[], Any]], Any] = student._mind_inside
@@ -161,28 +163,28 @@ class Sharded:
 
     def save(self, folder: Path, optimizer: Any) -> None:
         """Writes each process's shards of what is trained, and of the optimizer's state, into a checkpoint."""
-        from torch.distributed import checkpoint
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+        from torch.distributed.checkpoint.state_dict_saver import save
 
         state = {"model": self._trained(), "optimizer": get_optimizer_state_dict(self.model, optimizer)}
         with _failures():
-            checkpoint.save(state, checkpoint_id=folder / _WEIGHTS)
+            save(state, checkpoint_id=folder / _WEIGHTS)
 
     def load_weights(self, folder: Path) -> None:
         """Restores what is trained from a checkpoint of any number of processes."""
-        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         with _failures():
-            checkpoint.load({"model": self._trained()}, checkpoint_id=folder / _WEIGHTS)
+            load({"model": self._trained()}, checkpoint_id=folder / _WEIGHTS)
 
     def load_optimizer(self, folder: Path, optimizer: Any) -> None:
         """Restores the optimizer's state from a checkpoint of any number of processes."""
-        from torch.distributed import checkpoint
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         state = {"optimizer": get_optimizer_state_dict(self.model, optimizer)}
         with _failures():
-            checkpoint.load(state, checkpoint_id=folder / _WEIGHTS)
+            load(state, checkpoint_id=folder / _WEIGHTS)
         set_optimizer_state_dict(self.model, optimizer, state["optimizer"])
 
     def _trained(self) -> dict[str, Tensor]:
