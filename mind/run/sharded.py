@@ -75,10 +75,10 @@ class Sharded:
             # What is computed last is needed first in the backward pass, and by methods that look at it in between.
             fully_shard(block, **options, reshard_after_forward=block is not blocks[-1])
         fully_shard(student, **options, reshard_after_forward=False)
-        self._student, self._last = cast(FSDPModule, student), cast(FSDPModule, blocks[-1])
-        # Otherwise FSDP goes by the order of all forward passes, of which each process has its own where it is `whole`.
         parts = cast(list[FSDPModule], [*blocks, student])
-        for before, part in zip([student, *blocks], parts, strict=True):
+        *_, self._last, self._student = parts
+        # Otherwise FSDP goes by the order of all forward passes, of which each process has its own where it is `whole`.
+        for before, part in zip([self._student, *parts], parts, strict=False):
             part.set_modules_to_backward_prefetch([before])
         self._parts = parts
         student._mind_inside = MethodType(lambda self, function: function(), student)
