@@ -91,6 +91,11 @@ def begin() -> None:
     _store = distributed.distributed_c10d._get_default_store()
 
 
+def joined() -> bool:
+    """Whether this process has met others."""
+    return _store is not None
+
+
 def end() -> None:
     """Leaves the other processes when all are done."""
     global _store
@@ -166,11 +171,13 @@ def spread(
         results = compute([items[place] for place in mine]) if mine else ()
     except (MindError, OSError) as error:
         failure = error
-    parts = together((failure, list(zip(mine, results, strict=failure is None))))
-    for failure, _ in parts:
+    parts = together((failure, len(items), list(zip(mine, results, strict=failure is None))))
+    for failure, _, _ in parts:
         if failure is not None:
             raise failure
-    found = {place: result for _, part in parts for place, result in part}
+    lengths = {length for _, length, _ in parts}
+    require(len(lengths) == 1, f"the processes of a launch were given {sorted(lengths)} items: expected the same ones")
+    found = {place: result for _, _, part in parts for place, result in part}
     return [found[place] for place in range(len(items))]
 
 
@@ -197,9 +204,10 @@ def check_same(what: str, values: Mapping[str, Any]) -> None:
     for number, other in enumerate(others, start=1):
         names = [name for name in {**first[1], **other[1]} if first[1].get(name) != other[1].get(name)]
         if names:
+            its, own = (values.get(names[0], "missing") for _, values in (other, first))
             raise MindError(
-                f"{what}: {names[0]} is {other[1].get(names[0])!s:.200} in process {number} on {other[0]} and "
-                f"{first[1].get(names[0])!s:.200} in process 0 on {first[0]}: expected the same in all of a launch"
+                f"{what}: {names[0]} is {its!s:.200} in process {number}, on {other[0]}, and {own!s:.200} in process "
+                f"0, on {first[0]}: expected the same in all of a launch"
             )
 
 

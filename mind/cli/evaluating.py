@@ -107,7 +107,7 @@ def evaluate_command(options: Evaluate) -> None:
     require(
         processes.count() == 1 or options.engine != "vllm",
         f"--engine vllm in a launch of {processes.count()} processes: vLLM spreads over GPUs by itself; start it in "
-        "process, with --engine-options '{\"data_parallel_size\": N}'",
+        "one process, with --engine-options '{\"data_parallel_size\": N}'",
     )
     students = student_labels(options.students) or {"": options.student.model}
     output, responses = processes.agreed(lambda: _outputs(options, students.values()))
@@ -187,6 +187,8 @@ def _evaluated(
     nll, tokenized, names = None, [], ()
     if heldout is not None:
         nll, tokenized, names = _heldout_nll(options, model, tokenizer, heldout)
+    digests = evaluation_digests(model, files, prompts, asked, tokenized, names)
+    processes.check_same("what is evaluated", digests)
     processes.by_main(lambda: _remove(former))
     if loaded:
         from mind.evaluation.interaction import Students, interaction_accuracy
@@ -197,7 +199,6 @@ def _evaluated(
     accuracies = engine_accuracy(engine, files, asked, responses, before, options.sampling)
     if options.sampling.samples is not None:
         return {"heldout": nll, "files": accuracies}
-    digests = evaluation_digests(model, files, prompts, asked, tokenized, names)
     return {"heldout": nll, "files": accuracies, "digests": digests}
 
 

@@ -27,16 +27,29 @@ def join(words: Sequence[str]) -> None:
     if not processes.main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
         warnings.simplefilter("ignore")
-        os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+        # Read when these are imported, which is later.
+        os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     processes.begin()
     signal.signal(signal.SIGTERM, _end)
-    processes.check_same("the command line", {"command": " ".join(words)})
+    processes.check_same("the command line", _by_option(words))
+
+
+def _by_option(words: Sequence[str]) -> dict[str, str]:
+    """What follows each option, "" if that is nothing, and the command under its own name."""
+    found, option = {"the command": ""}, "the command"
+    for word in words:
+        if word.startswith("--"):
+            option, assigned, word = word.partition("=")
+            found[option] = word if assigned else ""
+        else:
+            found[option] = f"{found[option]} {word}".strip()
+    return found
 
 
 def ending() -> bool:
     """Whether this process, which ends because of an error, is the one that tells it. The launcher, which ends all of
     them when one has failed, no longer interrupts it."""
-    if processes.count() > 1:
+    if processes.joined():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return processes.first_to_fail()
 

@@ -115,7 +115,7 @@ def train_command(options: Train) -> None:
     except (KeyboardInterrupt, LaunchEnded, OSError, MemoryError, RuntimeError) as stop:
         if lacks_memory(stop):
             stop.add_note(LESS_MEMORY)
-        if not options.resume and folder.begun not in (None, former):
+        if (options.resume and processes.joined()) or folder.begun not in (None, former):
             stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
         raise
     if not processes.main():

@@ -290,7 +290,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder
     )
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
-        expect_error(arguments, capsys, "this launch has 2 processes")
+        expect_error(arguments, capsys, "WORLD_SIZE is 2 and RANK and LOCAL_RANK and MASTER_ADDR")
     (model_folder / "chat_template.jinja").unlink()
     expect_error(arguments, capsys, "no chat template")
     assert not (tmp_path / "run").exists()

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mind.batches.steps import plan_steps, question_tokens, shares
+from mind.batches.steps import plan_steps, question_tokens
 from mind.config import TrainConfig
 from mind.errors import MindError
+from mind.processes import shares
 from mind.records import TokenizedQuestion
 
 

@@ -1,0 +1,187 @@
+"""`mind train` and `mind evaluate` in several processes: the numbers of one, each file once, and one message for what
+goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+import torch
+from every_method import write_inputs
+from launches import launch
+from safetensors.torch import load_file
+from small_run import TIMING, replaced
+from tiny import NAMES, build_questions
+
+from mind.config import flat
+from mind.data.questions import save_questions
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this build of torch has no torch.distributed"
+)
+
+RANDOM_STATE = re.compile(r"rng_state(_\d+)?\.pth")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A student and questions: 7 to train on, 2 a step, and 2 in the evaluation."""
+    folder = tmp_path_factory.mktemp("replicas")
+    write_questions(folder)
+    return folder
+
+
+def write_questions(folder):
+    write_inputs(folder)
+    save_questions(build_questions(2), folder / "test.jsonl")
+
+
+def words_of(output, *changes):
+    options = (
+        f"train --output {output} --student.model model --student.max-length 512 --data.train train.jsonl "
+        f"--data.evaluation test.jsonl --data.perspectives {' '.join(NAMES)} --data.heldout-fraction 0.3 "
+        "--train.questions-per-step 2 --train.max-steps 4 --train.save-steps 2 --train.learning-rate 1e-4 "
+        "--train.report-to none --metanet.width 16 --metanet.warmup-epochs 2 --metanet.accumulation 2 "
+        "--metanet.learning-rate 1e-2 --evaluation.max-new-tokens 4"
+    )
+    return replaced(options.split(), *changes)
+
+
+def run(place, output, processes, *changes, **options):
+    """The folder of a run that came to its end, and what its processes said."""
+    started = launch(place, words_of(output, *changes), processes, **options)
+    assert started.wait() == [0] * processes, started.said()
+    return place / output, started.said()
+
+
+def rows(folder):
+    """The lines of metrics.jsonl without what takes time."""
+    found = (flat(json.loads(line), "/") for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in row.items() if name not in TIMING} for row in found]
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def files(folder):
+    """Names of all files of a run; the processes' random states count as one."""
+    found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return {RANDOM_STATE.sub("rng_state.pth", name) for name in found}
+
+
+def largest_difference(one, other, name):
+    first, second = load_file(one / name), load_file(other / name)
+    assert first.keys() == second.keys()
+    return max(float((first[key].double() - second[key].double()).abs().max()) for key in first)
+
+
+def assert_same_run(one, other, networks=()):
+    """The same numbers to the accuracy of float32."""
+    for row, its in zip(rows(one), rows(other), strict=True):
+        assert its == pytest.approx(row, rel=1e-5, abs=1e-5)
+    for name, value in flat(read(one, "evaluation.json")).items():
+        got = flat(read(other, "evaluation.json"))[name]
+        assert got == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
+    assert largest_difference(one, other, "student/model.safetensors") <= 1e-6
+    for network in networks:
+        assert largest_difference(one, other, network) <= 1e-4
+    assert files(other) == files(one)
+
+
+@pytest.fixture(scope="module")
+def alone(place):
+    return run(place, "one", 1)[0]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_train_as_one(place, alone, processes):
+    """A step has 2 questions, and so has the evaluation: of three processes one has no share."""
+    folder, said = run(place, f"run-{processes}", processes)
+    assert_same_run(alone, folder, ["metanet.safetensors"])
+    assert (read(alone, "status.json")["processes"], read(folder, "status.json")["processes"]) == (1, processes)
+    assert read(folder, "starts.json")[-1]["processes"] == processes
+    assert [path.name for path in sorted((folder / "checkpoint-4").glob("rng_state_*"))] == [
+        f"rng_state_{rank}.pth" for rank in range(processes)
+    ]
+    assert "before and after" in said[0] and said[1:] == [""] * (processes - 1)
+
+
+def test_stages_adapters_and_what_another_number_of_processes_goes_on_with(place):
+    """REDI is a second stage; it pauses once, and one process more goes on with it."""
+    pytest.importorskip("peft")
+    options = ("--method", "redi", "--stages.sft.max-steps", "2", "--options.max-drop", "None")
+    lora = ["--student.lora", "--student.lora-targets", "q_proj", "v_proj"]
+    started = launch(place, [*words_of("redi-one", *options), *lora], 1)
+    assert started.wait() == [0], started.said()
+    paused = launch(place, [*words_of("redi-two", *options), *lora, "--stop-after", "1e-6"], 2)
+    assert paused.wait() == [0, 0] and "paused after step 1" in paused.said()[0], paused.said()
+    resumed = launch(place, ["train", "--output", "redi-two", "--resume"], 3)
+    assert resumed.wait() == [0, 0, 0], resumed.said()
+    for one, other in ((place / name / "stages" / "1-sft", place / name) for name in ("redi-one", "redi-two")):
+        assert (one / "student").is_dir() and (other / "student").is_dir()
+    assert_same_run(place / "redi-one" / "stages" / "1-sft", place / "redi-two" / "stages" / "1-sft")
+    assert rows(place / "redi-two") == [pytest.approx(row, rel=1e-5, abs=1e-5) for row in rows(place / "redi-one")]
+    assert largest_difference(place / "redi-one", place / "redi-two", "adapter/adapter_model.safetensors") <= 1e-6
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(place, alone):
+    started = launch(place, words_of("killed"), 3)
+    metrics = place / "killed" / "metrics.jsonl"
+    while not (metrics.exists() and '"step": 3' in metrics.read_text()):
+        assert all(process.exitcode is None for process in started.processes), started.said()
+        time.sleep(0.01)
+    os.kill(started.processes[1].pid, signal.SIGKILL)
+    assert started.wait() == [2, -signal.SIGKILL, 2], started.said()
+    (error,) = started.errors()
+    assert "another process of this launch has ended" in error and "to go on: torchrun --nproc-per-node 3" in error
+    assert not any("Traceback" in said for said in started.said()), started.said()
+    resumed = launch(place, ["train", "--output", "killed", "--resume"], 2)
+    assert resumed.wait() == [0, 0], resumed.said()
+    assert_same_run(alone, place / "killed", ["metanet.safetensors"])
+
+
+def expect_error(started, *parts):
+    """All processes end with status 2, and one of them says why."""
+    assert set(started.wait()) == {2}, started.said()
+    (error,) = started.errors()
+    for part in parts:
+        assert part in error
+    assert not any("Traceback" in said for said in started.said()), started.said()
+
+
+def test_bad_input_is_told_once(place, alone, tmp_path):
+    expect_error(launch(place, words_of("one"), 2), "one: already holds a run")
+    expect_error(launch(place, words_of("new", "--objective.beta", "2"), 2), "objective.beta is 2")
+    expect_error(
+        launch(place, words_of("new"), 2, others={1: words_of("new", "--train.seed", "1")}),
+        "the command line: --train.seed is 1 in process 1, on ",
+        "and missing in process 0",
+    )
+    for name in ("model", "train.jsonl", "test.jsonl"):
+        (tmp_path / name).symlink_to(place / name)
+    expect_error(launch(place, words_of("new"), 2, folders={1: tmp_path}), "new: process 1, on", "does not see")
+    (tmp_path / "train.jsonl").unlink()
+    expect_error(launch(place, words_of("new"), 3, folders={1: tmp_path}), "train.jsonl: no such file")
+    (tmp_path / "train.jsonl").write_text((place / "train.jsonl").read_text().replace("count", "Count"))
+    expect_error(launch(place, words_of("new"), 2, folders={1: tmp_path}), "what the run reads: data.train is")
+    expect_error(launch(place, ["data", "check", "train.jsonl"], 2), "`mind data check` runs in one")
+    assert not (place / "new").exists() and not (tmp_path / "new").exists()
+
+
+def test_several_processes_evaluate_as_one(place):
+    words = ["evaluate", "--student.model", "model", "--files", "test.jsonl", "--heldout", "train.jsonl"]
+    words += ["--evaluation.max-new-tokens", "4", "--output"]
+    for processes in (1, 3):
+        started = launch(place, [*words, f"evaluated-{processes}.json"], processes)
+        assert started.wait() == [0] * processes, started.said()
+    one, other = (flat(read(place, f"evaluated-{processes}.json")) for processes in (1, 3))
+    assert other.keys() == one.keys() and any(name.startswith("digests.") for name in one)
+    for name, value in one.items():
+        assert other[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
+    first, second = (place / f"evaluated-{processes}.responses" / "test.jsonl" for processes in (1, 3))
+    assert second.read_text() == first.read_text()
