@@ -5,24 +5,19 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import os
 import socket
-import subprocess
-import sys
 import time
 
-import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
-from small_run import expect_error, replaced, train_rows
+from launches import launch
+from small_run import expect_error
+from test_replicas import files, largest_difference, read, rows, run, words_of, write_questions
 from test_trainer import build_trainer
 from tiny import build_model
 
 from mind import processes
-from mind.cli import main
-from mind.config import flat
 from mind.errors import MindError
 from mind.evaluation.generation import generate_ids
 from mind.run.sharded import blocks_of
@@ -79,7 +74,7 @@ def trained(place, variant, shard, checkpoint=None):
     }
 
 
-def run(rank, count, port, place):
+def train_all(rank, count, port, place):
     launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {name: str(value) for name, value in (launch | {"MASTER_PORT": port}).items()}
     torch.set_num_threads(1)
@@ -106,7 +101,8 @@ def spawn(function, count, *arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = torch.multiprocessing.spawn(function, (count, port, *arguments), nprocs=count, join=False)
+    started = {"nprocs": count, "join": False, "start_method": "forkserver"}
+    context = torch.multiprocessing.start_processes(function, (count, port, *arguments), **started)
     end = time.monotonic() + TIMEOUT_S
     try:
         while not context.join(1):
@@ -124,7 +120,7 @@ def found(tmp_path_factory):
     all_of = {}
     for count in (2, 3):
         (place / str(count)).mkdir()
-        spawn(run, count, place)
+        spawn(train_all, count, place)
         all_of[count] = [torch.load(place / str(count) / f"{rank}.pt") for rank in range(count)]
     return alone, all_of
 
@@ -182,46 +178,33 @@ def test_models_that_cannot_be_divided():
         blocks_of(model)
 
 
-def launched(arguments, count, **options):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MIND_PROCESS_TIMEOUT": str(TIMEOUT_S)}
-    return subprocess.Popen([*command, "-m", "mind", *arguments], env=environment, text=True, **options)
+DIVIDED = ("--train.shard", "fsdp2")
 
 
-def worker(launch, rank):
-    """The process of a launch that has this number."""
-    return next(one for one in psutil.Process(launch.pid).children() if one.environ().get("RANK") == str(rank))
-
-
-def test_mind_train_is_killed_and_resumed(tmp_path, arguments, monkeypatch):
-    changes = ("--train.max-steps", "6", "--train.save-steps", "2", "--train.report-to", "none")
-    options = replaced(arguments, *changes)
-    assert main(replaced(options, "--output", str(tmp_path / "alone"))) == 0
-    divided = [*replaced(options, "--output", str(tmp_path / "divided")), "--train.shard", "fsdp2"]
-    process = launched(divided, 2, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    end = time.monotonic() + TIMEOUT_S
-    while not (tmp_path / "divided" / "checkpoint-2" / "calibration.pt").exists():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
+def test_mind_train_is_killed_and_resumed(tmp_path):
+    write_questions(tmp_path)
+    alone, (divided, _) = (run(tmp_path, "alone", 1)[0], run(tmp_path, "divided", 2, *DIVIDED))
+    killed = launch(tmp_path, words_of("killed", *DIVIDED), 2)
+    while not (tmp_path / "killed" / "checkpoint-2" / "calibration.pt").exists():
+        assert all(process.exitcode is None for process in killed.processes), killed.said()
         time.sleep(0.01)
-    worker(process, rank=1).kill()
-    assert process.wait(TIMEOUT_S) != 0 and not (tmp_path / "divided" / "status.json").exists()
-    process = launched([*divided, "--resume"], 2, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    said = process.communicate(timeout=TIMEOUT_S)[0]
-    assert process.returncode == 0, said
-    for row, other in zip(train_rows(tmp_path / "divided"), train_rows(tmp_path / "alone"), strict=True):
-        row, other = flat(row), flat(other)
-        assert row.keys() == other.keys()
-        for key in row:
-            assert row[key] == pytest.approx(other[key], rel=1e-5, abs=1e-6), key
-    for name, tolerance in (("student/model.safetensors", 1e-6), ("metanet.safetensors", 1e-4)):
-        alone, found = (load_file(tmp_path / run / name) for run in ("alone", "divided"))
-        assert alone.keys() == found.keys()
-        for key, weight in alone.items():
-            torch.testing.assert_close(found[key], weight, rtol=0, atol=tolerance, msg=key)
-    evaluations = [json.loads((tmp_path / run / "evaluation.json").read_text()) for run in ("alone", "divided")]
-    assert evaluations[1]["after"]["heldout"]["nll"] == pytest.approx(
-        evaluations[0]["after"]["heldout"]["nll"], rel=1e-5
-    )
+    killed.processes[1].kill()
+    assert killed.wait() == [2, -9] and "another process of this launch has ended" in killed.errors()[0], killed.said()
+    resumed = launch(tmp_path, ["train", "--output", "killed", "--resume"], 2)
+    assert resumed.wait() == [0, 0], resumed.said()
+    for other in (divided, tmp_path / "killed"):
+        assert rows(other) == [pytest.approx(row, rel=1e-5, abs=1e-5) for row in rows(alone)]
+        nll, expected = (read(folder, "evaluation.json")["after"]["heldout"]["nll"] for folder in (other, alone))
+        assert nll == pytest.approx(expected, rel=1e-5)
+        assert largest_difference(alone, other, "student/model.safetensors") <= 1e-6
+        assert largest_difference(alone, other, "metanet.safetensors") <= 1e-4
+        for part in ("student", "responses"):
+            assert files(other / part) == files(alone / part)
+        shards = {path.name for path in (other / "checkpoint-4" / "sharded").iterdir()}
+        assert shards == {".metadata", "__0_0.distcp", "__1_0.distcp"}
+        assert not (other / "checkpoint-4" / "model.safetensors").exists()
+    for name in ("student/model.safetensors", "metanet.safetensors"):
+        assert largest_difference(divided, tmp_path / "killed", name) == 0
 
 
 def test_what_cannot_be_divided_is_told_first(tmp_path, arguments, capsys):
