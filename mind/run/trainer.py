@@ -125,7 +125,9 @@ class MethodTrainer(CheckpointedTrainer):
     def _check_launch(self) -> None:
         kind = self.accelerator.distributed_type
         if self.args.world_size > 1 and not kind.startswith("MULTI_"):
-            raise MindError(f"this launch is {kind}: MethodTrainer runs in data-parallel replicas")
+            raise MindError(
+                f"this launch is {kind}: MethodTrainer trains replicas, or divides the student by train.shard itself"
+            )
 
     def get_train_dataloader(self) -> DataLoader:
         """One item per step, in order, in every process."""

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from launches import launch
+from launches import LIMIT_S, launch
 from small_run import expect_error
 from test_replicas import files, largest_difference, read, rows, run, words_of, write_questions
 from test_trainer import build_trainer
@@ -25,7 +25,6 @@ from mind.student.adapters import merged
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
-TIMEOUT_S = 300
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
 STEPS = {"questions_per_step": 5, "max_steps": 4, "save_steps": 2, "pack_length": 150, "report_to": "none"}
 """Of 6 questions: every second step has one, and the other processes none."""
@@ -103,7 +102,7 @@ def spawn(function, count, *arguments):
         port = free.getsockname()[1]
     started = {"nprocs": count, "join": False, "start_method": "forkserver"}
     context = torch.multiprocessing.start_processes(function, (count, port, *arguments), **started)
-    end = time.monotonic() + TIMEOUT_S
+    end = time.monotonic() + LIMIT_S
     try:
         while not context.join(1):
             assert time.monotonic() < end, "the processes wait for one another"
