@@ -10,6 +10,7 @@ the bytes that weights and the state of the optimizer take in a process. Writes 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import tempfile
@@ -24,6 +25,9 @@ from bench import command
 from bench.measure import RESET_PEAK, give_back, print_table, provenance, resident_bytes, write_results
 
 NAME = "fsdp_memory"
+RETURNED = (-3, 2**16)
+"""glibc's M_MMAP_THRESHOLD: what is as large goes back to the system once it is freed, and the resident set is what is
+in use; otherwise its peak depends on how the freed memory is cut."""
 
 
 def peaks(shard: str, processes: int, steps: int, tokens: int) -> dict[str, float]:
@@ -41,6 +45,8 @@ def _process(rank: int, processes: int, port: int, shard: str, steps: int, token
     launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {name: str(value) for name, value in (launch | {"MASTER_PORT": port}).items()}
     torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        ctypes.CDLL(None).mallopt(*RETURNED)
     torch.save(_measured(shard, steps, tokens, f"{folder}/run"), f"{folder}/{rank}.pt")
 
 
