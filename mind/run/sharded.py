@@ -68,8 +68,6 @@ class Sharded:
         self._device = student.device
         mesh = init_device_mesh(self._device.type, (processes.count(),))
         self._group = mesh.get_group()
-        for tensor in model.state_dict().values():  # adapters are random: all begin with those of the first process
-            distributed.broadcast(tensor, 0, group=self._group)
         options: dict[str, Any] = {"mesh": mesh, "mp_policy": _policy(student)}
         for block in blocks:
             # What is computed last is needed first in the backward pass, and by methods that look at it in between.

@@ -65,6 +65,7 @@ def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """The gradient of each trained parameter becomes its sum over all processes; one without any counts as zero."""
     if processes.count() == 1:
         return
+    processes.begin()
     gradients: list[Tensor] = []
     for parameter in parameters:
         if parameter.requires_grad:
@@ -78,14 +79,23 @@ def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
             gradient.copy_(added)
 
 
+def take_from_main(tensors: Iterable[Tensor]) -> None:
+    """The numbers of the main process, in all: replicas begin with the same ones, whoever drew new weights."""
+    if processes.count() > 1:
+        processes.begin()
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.data, 0)
+
+
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Neighbours of one dtype, in buckets of at most BUCKET_BYTES or of one tensor."""
     bucket: list[Tensor] = []
+    size = 0
     for tensor in tensors:
-        size = sum(one.nbytes for one in bucket) + tensor.nbytes
-        if bucket and (size > BUCKET_BYTES or tensor.dtype != bucket[0].dtype):
+        if bucket and (size + tensor.nbytes > BUCKET_BYTES or tensor.dtype != bucket[0].dtype):
             yield bucket
-            bucket = []
+            bucket, size = [], 0
         bucket.append(tensor)
+        size += tensor.nbytes
     if bucket:
         yield bucket

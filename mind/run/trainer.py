@@ -41,7 +41,7 @@ from mind.run.replicated import Replicated
 from mind.run.sampling import Sampler
 from mind.run.schedule import BudgetRates, rate_factors
 from mind.run.sharded import Sharded
-from mind.run.step_sums import StepSums
+from mind.run.step_sums import StepSums, take_from_main
 from mind.run.work import generated_tokens, step_work
 from mind.run_folder import RunFolder
 from mind.student.adapters import check_gradients
@@ -141,8 +141,10 @@ class MethodTrainer(CheckpointedTrainer):
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self._training_began = time.perf_counter()
-        if self.context.config.train.shard == "fsdp2" and isinstance(self.student, Replicated):
-            self.student = Sharded(self.context.model)
+        if isinstance(self.student, Replicated):
+            take_from_main(self.context.model.state_dict(keep_vars=True).values())
+            if self.context.config.train.shard == "fsdp2":
+                self.student = Sharded(self.context.model)
         with use_attention(self.context.model, self.context.attention), self.compiled_trunk(), self._reporting():
             try:
                 result = super().train(*args, **kwargs)

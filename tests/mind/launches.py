@@ -66,12 +66,13 @@ def launch(
     processes: int,
     *,
     environment: Mapping[str, str] | None = None,
+    absent: Sequence[int] = (),
     others: Mapping[int, Sequence[str]] | None = None,
     folders: Mapping[int, Path] | None = None,
 ) -> Launch:
     """Starts `mind` with these words in so many processes, which work in `place`.
 
-    Some may have `others`, words of their own, or begin in other `folders`.
+    Some may be `absent`, have `others`, words of their own, or begin in other `folders`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -79,7 +80,7 @@ def launch(
     common = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
     common |= {"MIND_CACHE": str(place / "cache")} if "MIND_CACHE" not in common else {}
     started, outputs = [], []
-    for rank in range(processes):
+    for rank in set(range(processes)) - set(absent):
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         own = {name: str(value) for name, value in own.items()} if processes > 1 else {}

@@ -17,8 +17,11 @@ from safetensors.torch import load_file
 from small_run import TIMING, replaced
 from tiny import NAMES, build_questions
 
+from mind import processes as launched
+from mind.cli.launch import _by_option
 from mind.config import flat
 from mind.data.questions import save_questions
+from mind.errors import MindError
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this build of torch has no torch.distributed"
@@ -80,13 +83,19 @@ def largest_difference(one, other, name):
     return max(float((first[key].double() - second[key].double()).abs().max()) for key in first)
 
 
+def assert_same_values(values, others, tolerance):
+    """Numbers but for what floating-point arithmetic rounds otherwise; what else there is to the letter."""
+    assert others.keys() == values.keys()
+    for name, value in values.items():
+        expected = pytest.approx(value, rel=tolerance, abs=tolerance) if isinstance(value, float) else value
+        assert others[name] == expected, name
+
+
 def assert_same_run(one, other, networks=()):
     """The same numbers to the accuracy of float32."""
     for row, its in zip(rows(one), rows(other), strict=True):
-        assert its == pytest.approx(row, rel=1e-5, abs=1e-5)
-    for name, value in flat(read(one, "evaluation.json")).items():
-        got = flat(read(other, "evaluation.json"))[name]
-        assert got == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
+        assert_same_values(row, its, 1e-5)
+    assert_same_values(flat(read(one, "evaluation.json")), flat(read(other, "evaluation.json")), 1e-5)
     assert largest_difference(one, other, "student/model.safetensors") <= 1e-6
     for network in networks:
         assert largest_difference(one, other, network) <= 1e-4
@@ -125,7 +134,8 @@ def test_stages_adapters_and_what_another_number_of_processes_goes_on_with(place
     for one, other in ((place / name / "stages" / "1-sft", place / name) for name in ("redi-one", "redi-two")):
         assert (one / "student").is_dir() and (other / "student").is_dir()
     assert_same_run(place / "redi-one" / "stages" / "1-sft", place / "redi-two" / "stages" / "1-sft")
-    assert rows(place / "redi-two") == [pytest.approx(row, rel=1e-5, abs=1e-5) for row in rows(place / "redi-one")]
+    for row, its in zip(rows(place / "redi-one"), rows(place / "redi-two"), strict=True):
+        assert_same_values(row, its, 1e-5)
     assert largest_difference(place / "redi-one", place / "redi-two", "adapter/adapter_model.safetensors") <= 1e-6
 
 
@@ -170,6 +180,8 @@ def test_bad_input_is_told_once(place, alone, tmp_path):
     (tmp_path / "train.jsonl").write_text((place / "train.jsonl").read_text().replace("count", "Count"))
     expect_error(launch(place, words_of("new"), 2, folders={1: tmp_path}), "what the run reads: data.train is")
     expect_error(launch(place, ["data", "check", "train.jsonl"], 2), "`mind data check` runs in one")
+    never = {"MIND_PROCESS_TIMEOUT": "2"}
+    expect_error(launch(place, words_of("new"), 2, absent=[1], environment=never), "has ended, or does not answer")
     assert not (place / "new").exists() and not (tmp_path / "new").exists()
 
 
@@ -180,8 +192,34 @@ def test_several_processes_evaluate_as_one(place):
         started = launch(place, [*words, f"evaluated-{processes}.json"], processes)
         assert started.wait() == [0] * processes, started.said()
     one, other = (flat(read(place, f"evaluated-{processes}.json")) for processes in (1, 3))
-    assert other.keys() == one.keys() and any(name.startswith("digests.") for name in one)
-    for name, value in one.items():
-        assert other[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
+    assert any(name.startswith("digests.") for name in one)
+    assert_same_values(one, other, 1e-6)
     first, second = (place / f"evaluated-{processes}.responses" / "test.jsonl" for processes in (1, 3))
     assert second.read_text() == first.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MIND_PROCESS_TIMEOUT", "soon", "MIND_PROCESS_TIMEOUT is 'soon': expected seconds, at least 1"),
+        ("WORLD_SIZE", "-2", "WORLD_SIZE is '-2': expected a number, as torchrun sets it"),
+        ("MASTER_PORT", None, "WORLD_SIZE is 2 and MASTER_PORT is not set: torchrun sets all of them"),
+    ],
+)
+def test_what_no_launcher_sets_is_named(monkeypatch, name, value, message):
+    values = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for key, own in (values | {name: value}).items():
+        monkeypatch.delenv(key, raising=False) if own is None else monkeypatch.setenv(key, own)
+    with pytest.raises(MindError, match=re.escape(message)):
+        launched.begin()
+
+
+def test_one_process_computes_all_and_waits_for_none():
+    assert launched.spread([3, 1], lambda some: [2 * one for one in some], [1, 5]) == [6, 2]
+    assert launched.spread([], lambda some: some) == []
+    assert (launched.together(5), launched.agreed(lambda: 6), launched.joined()) == ([5], 6, False)
+
+
+def test_options_are_told_apart_by_name():
+    words = ["data", "check", "--files", "a", "b", "--resume", "--seed=1"]
+    assert _by_option(words) == {"the command": "data check", "--files": "a b", "--resume": "", "--seed": "1"}
