@@ -54,7 +54,7 @@ def _guarded(program: str, run: Callable[[], int | None]) -> int:
         return INTERRUPTED
     except (MemoryError, RuntimeError) as error:
         if processes.lost(error):
-            _complain(program, f"error: {LOST} ({one_line(str(error), 200)})", error)
+            _complain(program, f"error: {LOST} ({one_line(str(error), 120)})", error)
             return BAD_INPUT
         if not lacks_memory(error):
             _leave_to_first()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch.distributed import TCPStore
 
 LIMIT_S = 600
 """A launch that takes longer hangs."""
@@ -29,6 +30,8 @@ class Launch:
     processes: list[Any]
     outputs: list[Path]
     """What each prints, on both streams."""
+    store: TCPStore
+    """By which they meet."""
     started: float = field(default_factory=time.monotonic)
 
     def wait(self, *, launcher: bool = False) -> list[int]:
@@ -74,22 +77,20 @@ def launch(
 
     Some may be `absent`, have `others`, words of their own, or begin in other `folders`.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # which the launcher holds
     common = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
     common |= {"MIND_CACHE": str(place / "cache")} if "MIND_CACHE" not in common else {}
     started, outputs = [], []
     for rank in set(range(processes)) - set(absent):
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-        own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
         own = {name: str(value) for name, value in own.items()} if processes > 1 else {}
-        outputs.append(place / f"output-{port}-{rank}")
+        outputs.append(place / f"output-{store.port}-{rank}")
         folder = (folders or {}).get(rank, place)
         arguments = (list((others or {}).get(rank, words)), common | own, str(folder), str(outputs[-1]))
         started.append(_context.Process(target=_run, args=arguments))
         started[-1].start()
-    return Launch(started, outputs)
+    return Launch(started, outputs, store)
 
 
 def _run(words: list[str], environment: dict[str, str], folder: str, output: str) -> None:
@@ -98,6 +99,7 @@ def _run(words: list[str], environment: dict[str, str], folder: str, output: str
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
+    sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
     import torch
 
     from mind.cli import main

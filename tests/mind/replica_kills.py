@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-STEPS = 12
+STEPS = 8
 PER_RUN = 5
 """Kills of one run."""
 MOST_S = 60

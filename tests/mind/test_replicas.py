@@ -117,7 +117,7 @@ def test_several_processes_train_as_one(place, alone, processes):
     assert [path.name for path in sorted((folder / "checkpoint-4").glob("rng_state_*"))] == [
         f"rng_state_{rank}.pth" for rank in range(processes)
     ]
-    assert "before and after" in said[0] and said[1:] == [""] * (processes - 1)
+    assert "before and after" in said[0] and not any("mind" in text or "questions" in text for text in said[1:])
 
 
 def test_stages_adapters_and_what_another_number_of_processes_goes_on_with(place):
