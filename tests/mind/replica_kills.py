@@ -109,7 +109,7 @@ def main(kills: int, seed: int, file: str | None) -> None:
         while len(found) < kills:
             output = f"killed-{len(found)}"
             for killed in kills_of(place, output, min(PER_RUN, kills - len(found)), draw):
-                found.append({"run": output, **killed})
+                found.append({"seed": seed, "run": output, **killed})
                 print(len(found), found[-1], flush=True)
             assert_same_run(place / "whole", place / output, ["metanet.safetensors"])
             print(f"{output}: the losses of the undisturbed one", flush=True)
