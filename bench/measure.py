@@ -112,7 +112,7 @@ def peak_extra_mib(target: str, kwargs: Mapping[str, Any], *, device: str = "cpu
         device: "cpu", or "cuda" with or without an index.
         warmup: calls before the measured one, so that thread pools and compiled code are not counted.
     """
-    _give_back()
+    give_back()
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak_here, target, dict(kwargs), device, warmup, torch.get_num_threads()).result()
 
@@ -126,7 +126,7 @@ def peak_extra_mib_here(call: Callable[[], Any], *, device: str, warmup: int = 1
     """As `peak_extra_mib`, in this process: for CUDA, whose allocator counts exactly whatever ran before."""
     for _ in range(warmup):
         call()
-    _give_back()
+    give_back()
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -136,20 +136,20 @@ def peak_extra_mib_here(call: Callable[[], Any], *, device: str, warmup: int = 1
         peak = torch.cuda.max_memory_allocated(device)
     else:
         Path("/proc/self/clear_refs").write_text(RESET_PEAK)
-        before = _resident_bytes("VmRSS")
+        before = resident_bytes("VmRSS")
         result = call()
-        peak = _resident_bytes("VmHWM")
+        peak = resident_bytes("VmHWM")
     del result
     return max(0, peak - before) / 2**20
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """What this process no longer uses is free for others, and for itself not there to be used again unseen."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _resident_bytes(field: str) -> int:
+def resident_bytes(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
@@ -173,7 +173,7 @@ def free_bytes(device: str) -> int:
     if torch.device(device).type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    _give_back()
+    give_back()
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 

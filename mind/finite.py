@@ -42,6 +42,7 @@ def require_finite(tree: Any, what: str) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
+    tensor = getattr(tensor, "to_local", lambda: tensor)()  # of one that is divided, what this process has
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
     # The extremes are nan if one number is; isfinite would write a tensor of the same size first.

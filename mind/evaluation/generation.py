@@ -209,6 +209,7 @@ def _continue(
     """
     width, end = ids.shape[1], ids.shape[1] + max_new_tokens
     options = {"do_sample": False, "pad_token_id": pad_id, "use_cache": True, "return_dict_in_generate": True}
+    options["synced_gpus"] = False  # each process has its own texts, and the weights for them
     if sampling is not None:
         sampling.width = width
         options["logits_processor"] = [sampling]

@@ -25,8 +25,8 @@ _PLACES = ("student.model", "data.train", "data.heldout")
 """Names of what inputs.json has the digests of."""
 _WITHOUT_EFFECT = (
     *("student.attention", "data.evaluation", "data.generated_evaluation", "data.generated_ood", "train.pack_length"),
-    *("train.share_prompts", "train.gradient_checkpointing", "train.compile", "train.save_steps", "train.log_steps"),
-    *("train.report_to", "objective.backend"),
+    *("train.share_prompts", "train.gradient_checkpointing", "train.compile", "train.shard", "train.save_steps"),
+    *("train.log_steps", "train.report_to", "objective.backend"),
 )
 """Options that change how the same student is computed, or only what is measured."""
 FEWEST_QUESTIONS = 3

@@ -1,18 +1,28 @@
-"""What a checkpoint must be to go on from."""
+"""Checkpoints: what a trainer writes into them, and what they must be to go on from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
-from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import Trainer, TrainerState
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
+from mind import processes
 from mind.display import describe, listed, one_line
-from mind.errors import MindError, require
+from mind.errors import MindError, NotFiniteError, require
+from mind.files import saving
+from mind.finite import not_finite
+from mind.methods.method import Method, MethodContext
+from mind.run.ending import Budget
+from mind.run.metrics import StepMeter
+from mind.run.replicated import Replicated
+from mind.run.sharded import Sharded
+from mind.run_folder import RunFolder
 
 
 @contextmanager
@@ -48,3 +58,100 @@ def check_loaded(model: nn.Module, loaded: Any) -> None:
     lost = [name for name in loaded.missing_keys if id(tensors[name]) not in there]
     for what, names in (("lacks weights", lost), ("has weights that the student has not", loaded.unexpected_keys)):
         require(not names, f"{what}: {listed(names)}")
+
+
+class CheckpointedTrainer(Trainer):
+    """transformers' Trainer, whose checkpoints have what a method needs to go on and, of a student that is divided
+    among processes, the shards of each; nothing that is not finite is saved or goes on."""
+
+    context: MethodContext
+    method: Method
+    student: Replicated | Sharded
+    folder: RunFolder
+    meter: StepMeter
+    budget: Budget | None
+    _seconds_before: dict[str, float]
+
+    def seconds(self) -> dict[str, float]:
+        """The time spent so far, by name."""
+        raise NotImplementedError
+
+    def forget_optimizer(self) -> None:
+        """No step comes after this: what the optimizer keeps of them, twice the student, makes room."""
+        _plain(self.optimizer).state.clear()
+
+    def _require_finite_state(self, what: str) -> None:
+        """Raises NotFiniteError, from `what` on, for a weight or a number of the optimizer that is not finite."""
+        trained = {name: p for name, p in self.context.model.named_parameters() if p.requires_grad}
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)
+        state = {name: optimizer.state.get(p, {}) for name, p in trained.items()}
+        networks = {name: dict(network.named_parameters()) for name, network in self.method.networks().items()}
+        bad = self.student.first(not_finite({"weights": trained, "optimizer": state, **networks}))
+        if bad is not None:
+            raise NotFiniteError(f"{what} {bad} is not finite")
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Into a checkpoint. The student of a run is saved by mind.run.finish."""
+        if isinstance(self.student, Sharded):
+            self.student.save(Path(cast(str, output_dir)), _plain(self.optimizer))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if isinstance(self.student, Sharded):  # the optimizer's state is beside the weights
+            if self.args.should_save:
+                torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._require_finite_state("after it")
+        checkpoint = self.folder.checkpoint(self.state.global_step)
+        state = self.method.state_dict()  # which may find that it is not finite
+        with saving(checkpoint):
+            super()._save_checkpoint(model, trial)
+        processes.wait()  # each leaves its random state there before the checkpoint is complete
+        if self.args.should_save:
+            progress = {"meter": self.meter.state_dict(), "seconds": self.seconds()}
+            if self.budget is not None:
+                progress["spent"] = self.budget.spent
+            self.folder.write_progress(checkpoint, progress)
+            self.folder.save_method(state, self.method.networks(), checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        checkpoint = Path(resume_from_checkpoint)
+        with usable(checkpoint):
+            check_trainer_state(checkpoint)
+            if isinstance(self.student, Sharded):
+                self.student.load_weights(checkpoint)
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+            self.method.load_state_dict(self.folder.read_method(checkpoint))
+            progress = self.folder.read_progress(checkpoint)
+            if progress:  # older versions did not write it
+                self.meter.load_state_dict(progress["meter"])
+                self._seconds_before = progress["seconds"]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with usable(checkpoint):
+            if isinstance(self.student, Sharded) and checkpoint is not None:
+                self.student.load_optimizer(Path(checkpoint), _plain(self.optimizer))
+                schedule = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+                cast(Any, self.lr_scheduler).load_state_dict(schedule)
+            else:
+                super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
+                self._require_finite_state("of its numbers")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with usable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuses where the Trainer warns and goes on."""
+        check_loaded(self.context.model, load_result)
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer without Accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)

@@ -15,6 +15,7 @@ from mind.methods import method_class
 from mind.methods.presets import check_needs
 from mind.run.arguments import training_arguments
 from mind.run.schedule import rate_factors
+from mind.run.sharded import blocks_of
 from mind.student.model import causal_lm, check_attention, context_of
 from mind_kernels import BackendUnavailableError, linear_cross_entropy
 
@@ -41,6 +42,8 @@ def check_options(config: MindConfig) -> None:
         f"method {config.method} needs to know how many steps a run has: give it epochs or steps in place of a budget",
     )
     method.check(config)
+    if config.train.shard != "none":
+        _check_shards(config)
     if config.train.compile:
         _check_compiler()
 
@@ -57,6 +60,8 @@ def check_student(model: PreTrainedModel, config: MindConfig) -> None:
         not config.train.gradient_checkpointing or own.supports_gradient_checkpointing,
         f"train.gradient_checkpointing: {type(own).__name__} cannot do that",
     )
+    if config.train.shard != "none":
+        blocks_of(own)
 
 
 def _check_service(config: MindConfig) -> None:
@@ -65,6 +70,12 @@ def _check_service(config: MindConfig) -> None:
         service == "none" or importlib.util.find_spec(service) is not None,
         f"train.report_to is {service}, and the package {service} is not installed: pip install {service}",
     )
+
+
+def _check_shards(config: MindConfig) -> None:
+    shard = f"train.shard {config.train.shard}"
+    require(torch.distributed.is_available(), f"{shard}: this build of torch has no torch.distributed")
+    require(not config.train.compile, f"{shard}: train.compile compiles a trunk that is whole, which this one is not")
 
 
 def _check_backend(config: MindConfig) -> None:

@@ -21,9 +21,10 @@ def finish(trainer: MethodTrainer, train_s: float) -> None:
     folder = trainer.folder
     parameters = _parameters(trainer)
     peaks = _largest(processes.together(peak_memory()))
+    student = trainer.student.saved()
 
     def write() -> None:
-        _save_student(trainer)  # merges LoRA into the model, so nothing looks at the adapters after it
+        _save_student(trainer, student)  # merges LoRA into the model, so nothing looks at the adapters after it
         folder.write_status(_status(trainer, train_s, parameters, peaks))
         write_run_report(folder)
         for remark in run_remarks(folder):
@@ -32,11 +33,10 @@ def finish(trainer: MethodTrainer, train_s: float) -> None:
     processes.by_main(write)
 
 
-def _save_student(trainer: MethodTrainer) -> None:
+def _save_student(trainer: MethodTrainer, model: Any) -> None:
     """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it; its adapter and the method
     beside it."""
     folder, method = trainer.folder, trainer.method
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.context.config.student.lora:
         with saving(folder.adapter), replacing_folder(folder.adapter) as partial:
             model.save_pretrained(partial, save_embedding_layers=False)

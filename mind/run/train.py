@@ -290,7 +290,9 @@ def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     train_s = trainer.seconds()["train_s"]
 
-    evaluation["after"] = evaluated(context, data.evaluation, heldout, folder, "after")
+    trainer.forget_optimizer()
+    with trainer.student.whole():
+        evaluation["after"] = evaluated(context, data.evaluation, heldout, folder, "after")
     processes.by_main(lambda: folder.write_evaluation(evaluation))
     finish(trainer, train_s)
     return folder

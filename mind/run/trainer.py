@@ -13,14 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback
 
 from mind import processes
 from mind.batches.cross_entropy import cross_entropy
@@ -30,18 +29,19 @@ from mind.batches.steps import question_tokens
 from mind.batches.trunk import labeled_hidden
 from mind.config import flat
 from mind.errors import MindError, NotFiniteError, PausedError, StoppedError
-from mind.files import saving
-from mind.finite import named_questions, require_finite
+from mind.finite import named_questions
 from mind.methods.method import Method, MethodContext
 from mind.methods.step import LossTerms, Measure, Step, StepMetrics, StepPlan
 from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.arguments import training_arguments
-from mind.run.checkpoints import check_loaded, check_trainer_state, usable
+from mind.run.checkpoints import CheckpointedTrainer
 from mind.run.ending import Budget, LastStep
 from mind.run.metrics import StepMeter, TensorBoard, peak_memory, row_metrics
+from mind.run.replicated import Replicated
 from mind.run.sampling import Sampler
 from mind.run.schedule import BudgetRates, rate_factors
-from mind.run.step_sums import StepSums, add_up_gradients, take_from_main
+from mind.run.sharded import Sharded
+from mind.run.step_sums import StepSums, take_from_main
 from mind.run.work import generated_tokens, step_work
 from mind.run_folder import RunFolder
 from mind.student.adapters import check_gradients
@@ -63,18 +63,20 @@ class PlannedSteps(Dataset):
         return [self._context.tokenized[index] for index in self._context.steps[number]]
 
 
-class MethodTrainer(Trainer):
+class MethodTrainer(CheckpointedTrainer):
     """Trains the student of a MethodContext by a method.
 
     The questions of every step are planned ahead (mind/batches/steps.py); the loss is a mean over them, however many
-    micro-batches and processes share the work. Several processes train as data-parallel replicas: each computes its
-    share of a step's questions and they add up gradients and statistics, so that the method learns the same in all.
+    micro-batches and processes share the work. Several processes each compute their share of a step's questions and add
+    up gradients and statistics, so that the method learns the same in all. The student is whole in each of them, or
+    divided among them, as `train.shard` says.
 
     It stops with a NotFiniteError at the first number that is nan or infinite, before that reaches a checkpoint, and
     with the StoppedError of a method.
     """
 
     loss_is_scaled_for_ga = True
+    student: Replicated | Sharded
 
     def __init__(
         self,
@@ -110,8 +112,9 @@ class MethodTrainer(Trainer):
             **trainer_options,
         )
         self._check_launch()
-        # Gradients are added up once per step, not by DistributedDataParallel in every backward pass.
+        # Gradients are added up as the student says, not by DistributedDataParallel in every backward pass.
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        self.student = Replicated(context.model)  # until it trains
         self._sampler = Sampler(context)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it better
         self._last_step = LastStep(budget, pause_at)
@@ -122,7 +125,9 @@ class MethodTrainer(Trainer):
     def _check_launch(self) -> None:
         kind = self.accelerator.distributed_type
         if self.args.world_size > 1 and not kind.startswith("MULTI_"):
-            raise MindError(f"this launch is {kind}: MethodTrainer runs in data-parallel replicas")
+            raise MindError(
+                f"this launch is {kind}: MethodTrainer trains replicas, or divides the student by train.shard itself"
+            )
 
     def get_train_dataloader(self) -> DataLoader:
         """One item per step, in order, in every process."""
@@ -135,8 +140,11 @@ class MethodTrainer(Trainer):
         PausedError with the step if it was time to pause.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        take_from_main(self.context.model.state_dict(keep_vars=True).values())
         self._training_began = time.perf_counter()
+        if isinstance(self.student, Replicated):
+            take_from_main(self.context.model.state_dict(keep_vars=True).values())
+            if self.context.config.train.shard == "fsdp2":
+                self.student = Sharded(self.context.model)
         with use_attention(self.context.model, self.context.attention), self.compiled_trunk(), self._reporting():
             try:
                 result = super().train(*args, **kwargs)
@@ -190,7 +198,7 @@ class MethodTrainer(Trainer):
         started = time.perf_counter()
         self._step, self._questions = self.state.global_step + 1, [question.id for question in inputs["questions"]]
         model.train()
-        student = self.accelerator.unwrap_model(model)
+        student = self.context.model
         plan, work = self._prepare(student, inputs["questions"])
         totals, l_real = self._compute(student, plan)
         own = self.method.finish_step(plan, totals, l_real)
@@ -230,7 +238,8 @@ class MethodTrainer(Trainer):
             return table
 
         def sample(prompts: Sequence[Sequence[int]], **options: Any) -> list[tuple[int, ...]]:
-            samples = self._sampler.sample(step, prompts, **options)
+            with self.student.whole():
+                samples = self._sampler.sample(step, prompts, **options)
             work["generated"] += generated_tokens(prompts, samples)
             return samples
 
@@ -241,21 +250,21 @@ class MethodTrainer(Trainer):
         """The sums of a step and its L_real, over all processes; the gradients, too, are of all processes."""
         sums = self._observe(student, plan.questions, plan.observed)
         sums.add_number("trained", 0)
-        batches = self._micro_batches(plan.questions, plan.trained)
+        batches = self.student.in_lockstep(self._micro_batches(plan.questions, plan.trained))
         for batch in batches:
             with self.accelerator.autocast():
-                terms = self.method.loss(labeled_hidden(student, batch), head_of(student), batch, plan)
-            self.accelerator.backward(terms.loss)
-            sums.add(terms)
-            sums.add_number("trained", batch.total_tokens)
+                terms, loss = self.student.learn(None if batch is None else partial(self._loss, student, batch, plan))
+            self.accelerator.backward(loss)
+            if batch is not None and terms is not None:
+                sums.add(terms)
+                sums.add_number("trained", batch.total_tokens)
         if batches and not self._gradients_checked:
             check_gradients(student.named_parameters())
             self._gradients_checked = True
         if plan.trained.any():
-            add_up_gradients(self.context.model.parameters())
+            self.student.add_up_gradients()
         # Known here, where a GPU is waited for anyway; clipping takes it from here.
-        gradients = [p.grad for p in self.context.model.parameters() if p.grad is not None]
-        self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        self._gradient_norm = self.student.gradient_norm()
         sums.add_number("gradient_norm", self._gradient_norm / self.args.world_size)
         totals, l_real = sums.over_processes(self.args.world_size)
         _check_finite(totals, l_real, plan.questions, plan.trained | plan.observed)
@@ -272,16 +281,25 @@ class MethodTrainer(Trainer):
         gives takes the place of L_real."""
         sums = StepSums(chosen.shape, self.args.device)
         sums.add_number("observed", 0)
-        for batch in self._micro_batches(questions, chosen):
-            with torch.no_grad(), self.accelerator.autocast():
-                hidden = labeled_hidden(student, batch)
-                _, rows = cross_entropy(hidden, head_of(student), batch, backend=self.context.config.objective.backend)
-                terms = LossTerms.of(hidden.new_zeros(()), rows, batch)
-                if measure is not None:
-                    terms = terms._replace(l_real=measure(hidden, head_of(student), batch))
-            sums.add(terms)
-            sums.add_number("observed", batch.total_tokens)
+
+        def look() -> None:
+            for batch in self._micro_batches(questions, chosen):
+                sums.add(self._observed(student, batch, measure))
+                sums.add_number("observed", batch.total_tokens)
+
+        if chosen.any():
+            with self.accelerator.autocast():
+                self.student.observe(look)
         return sums
+
+    def _loss(self, student: nn.Module, batch: MicroBatch, plan: StepPlan) -> LossTerms:
+        return self.method.loss(labeled_hidden(student, batch), head_of(student), batch, plan)
+
+    def _observed(self, student: nn.Module, batch: MicroBatch, measure: Measure | None) -> LossTerms:
+        hidden = labeled_hidden(student, batch)
+        _, rows = cross_entropy(hidden, head_of(student), batch, backend=self.context.config.objective.backend)
+        terms = LossTerms.of(hidden.new_zeros(()), rows, batch)
+        return terms if measure is None else terms._replace(l_real=measure(hidden, head_of(student), batch))
 
     def _micro_batches(self, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> list[MicroBatch]:
         """Those of the chosen (Q, K) rationales, on the CPU, that this process computes."""
@@ -337,53 +355,6 @@ class MethodTrainer(Trainer):
         now = time.perf_counter()
         spent = {"wall_s": now - self._started, "train_s": now - self._training_began}
         return {name: self._seconds_before[name] + seconds for name, seconds in spent.items()}
-
-    def _require_finite_state(self, what: str) -> None:
-        """Raises NotFiniteError, from `what` on, for a weight or a number of the optimizer that is not finite."""
-        trained = {name: p for name, p in self.context.model.named_parameters() if p.requires_grad}
-        optimizer = cast(torch.optim.Optimizer, self.optimizer)
-        state = {name: optimizer.state.get(p, {}) for name, p in trained.items()}
-        networks = {name: dict(network.named_parameters()) for name, network in self.method.networks().items()}
-        require_finite({"weights": trained, "optimizer": state, **networks}, what)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._require_finite_state("after it")
-        checkpoint = self.folder.checkpoint(self.state.global_step)
-        state = self.method.state_dict()  # which may find that it is not finite
-        with saving(checkpoint):
-            super()._save_checkpoint(model, trial)
-        processes.wait()  # each leaves its random state there before the checkpoint is complete
-        if self.args.should_save:
-            progress = {"meter": self.meter.state_dict(), "seconds": self.seconds()}
-            if self.budget is not None:
-                progress["spent"] = self.budget.spent
-            self.folder.write_progress(checkpoint, progress)
-            self.folder.save_method(state, self.method.networks(), checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        checkpoint = Path(resume_from_checkpoint)
-        with usable(checkpoint):
-            check_trainer_state(checkpoint)
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            self.method.load_state_dict(self.folder.read_method(checkpoint))
-            progress = self.folder.read_progress(checkpoint)
-            if progress:  # older versions did not write it
-                self.meter.load_state_dict(progress["meter"])
-                self._seconds_before = progress["seconds"]
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with usable(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-            if checkpoint is not None:
-                self._require_finite_state("of its numbers")
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with usable(checkpoint):
-            super()._load_rng_state(checkpoint)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Refuses where the Trainer warns and goes on."""
-        check_loaded(self.context.model, load_result)
 
 
 def _check_finite(

@@ -62,8 +62,18 @@ def widen_adapter(model: Any, count: int) -> None:
 
 
 def set_adapter(model: Any, matrices: Mapping[str, Tensor]) -> None:
-    """Gives the model's adapter these matrices, named as in `mixture`."""
+    """Gives the model's adapter these matrices, named as in `mixture`; they are divided as its own are."""
     from peft import set_peft_model_state_dict
 
-    result = set_peft_model_state_dict(model, dict(matrices))
+    own = {name.replace(".default", ""): parameter for name, parameter in model.named_parameters()}
+    result = set_peft_model_state_dict(model, {name: _like(own[name], each) for name, each in matrices.items()})
     assert not result.unexpected_keys, result.unexpected_keys
+
+
+def _like(parameter: Any, matrix: Tensor) -> Tensor:
+    """The matrix, of which each process has a share if it has one of the parameter."""
+    if not hasattr(parameter, "device_mesh"):
+        return matrix
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(matrix.to(parameter.device, parameter.dtype), parameter.device_mesh, parameter.placements)

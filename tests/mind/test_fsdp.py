@@ -1,0 +1,213 @@
+"""A student that is divided among processes takes the steps of one process: gradients, statistics, checkpoints, and
+what is saved of it."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import socket
+import time
+
+import pytest
+import torch
+from launches import LIMIT_S, launch
+from small_run import expect_error
+from test_replicas import assert_same_values, files, largest_difference, read, rows, run, words_of, write_questions
+from test_trainer import build_trainer
+from tiny import build_model
+
+from mind import processes
+from mind.config import flat
+from mind.errors import MindError
+from mind.evaluation.generation import generate_ids
+from mind.run.sharded import blocks_of
+from mind.student.adapters import merged
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
+STEPS = {"questions_per_step": 5, "max_steps": 4, "save_steps": 2, "pack_length": 150, "report_to": "none"}
+"""Of 6 questions: every second step has one, and the other processes none."""
+VARIANTS = {
+    "tied": {"method": "mind"},
+    "untied": {"method": "sft", "gradient_checkpointing": True, "weight_decay": 0.1},
+    "lora": {"method": "mcc-kd"},
+}
+
+
+def student_of(variant):
+    """A Llama, whose norms round to float32; with adapters in its layers and on a head that is tied."""
+    model = build_model(tie_word_embeddings=variant != "untied").double()
+    if variant != "lora":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(processes.index())  # the adapters of the first process count
+    options = {"target_modules": ["q_proj", "lm_head"], "init_lora_weights": False, "task_type": "CAUSAL_LM"}
+    return get_peft_model(model, LoraConfig(r=2, **options)).double()
+
+
+def local(tensor):
+    """What this process has of it."""
+    return getattr(tensor, "to_local", lambda: tensor)()
+
+
+def trained(place, variant, shard, checkpoint=None):
+    """What a run of four steps computes, or its last two."""
+    trainer = build_trainer(place, model=student_of(variant), shard=shard, **STEPS, **VARIANTS[variant])
+    trainer.train(resume_from_checkpoint=checkpoint)
+    with trainer.student.whole():
+        model, tokenizer = trainer.context.model, trainer.context.tokenizer
+        asked = PROMPTS if processes.main() else []  # the others have nothing to do
+        answers = generate_ids(model, tokenizer, asked, max_new_tokens=4, batch_size=2)
+    numbers = [local(p).numel() for p in trainer.model.parameters()]
+    moments = [local(state["exp_avg"]).numel() for state in trainer.optimizer.state.values()]
+    saved = merged(trainer.student.saved())
+    return {
+        "student": {} if saved is None else saved.state_dict(),
+        "networks": [p.detach() for network in trainer.method.networks().values() for p in network.parameters()],
+        "log": [row for row in trainer.state.log_history if "loss" in row],
+        "answers": answers,
+        "numbers": sum(numbers),
+        "moments": sum(moments),
+    }
+
+
+def train_all(rank, count, port, place):
+    launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {name: str(value) for name, value in (launch | {"MASTER_PORT": port}).items()}
+    torch.set_num_threads(1)
+    gc.freeze()  # the Trainer collects garbage, and what was imported is none
+    folder = place / str(count)
+    found = {variant: trained(folder / variant, variant, "fsdp2") for variant in VARIANTS}
+    for variant in ("tied", "lora"):
+        checkpoint = folder / variant / "run" / "checkpoint-2"
+        found[f"{variant}, resumed"] = trained(folder / f"{variant}-resumed", variant, "fsdp2", checkpoint)
+    if count == 3:  # from a checkpoint of two
+        checkpoint = place / "2" / "tied" / "run" / "checkpoint-2"
+        found["fewer"] = trained(folder / "fewer", "tied", "fsdp2", checkpoint)
+        if rank == 0:
+            (checkpoint / "sharded" / "__1_0.distcp").unlink()
+        processes.wait()
+        with pytest.raises(MindError, match="checkpoint-2: cannot be read: .*__1_0.distcp"):
+            trained(folder / "damaged", "tied", "fsdp2", checkpoint)
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.barrier()
+
+
+def spawn(function, count, *arguments):
+    """function(rank, count, port, *arguments) in so many processes; they are killed if they wait for one another."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = {"nprocs": count, "join": False, "start_method": "forkserver"}
+    context = torch.multiprocessing.start_processes(function, (count, port, *arguments), **started)
+    end = time.monotonic() + LIMIT_S
+    try:
+        while not context.join(1):
+            assert time.monotonic() < end, "the processes wait for one another"
+    finally:
+        for process in context.processes:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What one process with the whole student computes, and each of one, two and three."""
+    place = tmp_path_factory.mktemp("fsdp")
+    alone = {variant: trained(place / "alone" / variant, variant, "none") for variant in VARIANTS}
+    all_of = {}
+    for count in (2, 3):
+        (place / str(count)).mkdir()
+        spawn(train_all, count, place)
+        all_of[count] = [torch.load(place / str(count) / f"{rank}.pt") for rank in range(count)]
+    return alone, all_of
+
+
+def assert_same(found, expected, tolerance):
+    for name, weight in expected["student"].items():
+        torch.testing.assert_close(found["student"][name], weight, rtol=0, atol=tolerance, msg=name)
+    for p, q in zip(found["networks"], expected["networks"], strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=100 * tolerance)
+    for row, other in zip(found["log"], expected["log"][-len(found["log"]) :], strict=True):
+        for key in ("loss", "grad_norm", "learning_rate", "accuracy", "entropy"):
+            assert float(row[key]) == pytest.approx(float(other[key]), rel=10 * tolerance), key
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_steps_are_those_of_one_process(variant, count, found):
+    alone, first, *others = found[0][variant], *(one[variant] for one in found[1][count])
+    assert first["student"].keys() == alone["student"].keys()
+    assert_same(first, alone, 1e-7)
+    assert first["answers"] == alone["answers"] and len(first["log"]) == 4
+    for other in others:
+        assert not other["student"], "one process has the student in one piece"
+        assert all(torch.equal(p, q) for p, q in zip(other["networks"], first["networks"], strict=True))
+        assert [row["loss"] for row in other["log"]] == [row["loss"] for row in first["log"]]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_process_has_a_share(count, found):
+    for variant, what in itertools.product(VARIANTS, ("numbers", "moments")):
+        whole, shares = found[0][variant][what], [one[variant][what] for one in found[1][count]]
+        assert sum(shares) == whole and max(shares) < 1.2 * whole / count
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(found):
+    for first in (found[1][2][0], found[1][3][0]):
+        for variant in ("tied", "lora"):
+            whole, resumed = first[variant], first[f"{variant}, resumed"]
+            assert all(torch.equal(p, resumed["student"][name]) for name, p in whole["student"].items())
+            assert [row["loss"] for row in resumed["log"]][-2:] == [row["loss"] for row in whole["log"]][-2:]
+    assert_same(found[1][3][0]["fewer"], found[0]["tied"], 1e-7)
+
+
+def test_models_that_cannot_be_divided():
+    model = build_model()
+    assert blocks_of(model) == list(model.model.layers)
+    model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    with pytest.raises(MindError, match="its parameter model.layers.1.mlp.up_proj.weight belongs to several layers"):
+        blocks_of(model)
+    model.model.scale = torch.nn.Parameter(torch.ones(()))
+    with pytest.raises(MindError, match="its parameter model.scale is a single number, which cannot be divided"):
+        blocks_of(model)
+    model._no_split_modules = None
+    with pytest.raises(MindError, match=r"train.shard fsdp2: LlamaForCausalLM does not name the layers to divide"):
+        blocks_of(model)
+
+
+DIVIDED = ("--train.shard", "fsdp2")
+
+
+def test_mind_train_is_killed_and_resumed(tmp_path):
+    write_questions(tmp_path)
+    alone, (divided, _) = (run(tmp_path, "alone", 1)[0], run(tmp_path, "divided", 2, *DIVIDED))
+    killed = launch(tmp_path, words_of("killed", *DIVIDED), 2)
+    while not (tmp_path / "killed" / "checkpoint-2" / "calibration.pt").exists():
+        assert all(process.exitcode is None for process in killed.processes), killed.said()
+        time.sleep(0.01)
+    killed.processes[1].kill()
+    assert killed.wait() == [2, -9] and "another process of this launch has ended" in killed.errors()[0], killed.said()
+    resumed = launch(tmp_path, ["train", "--output", "killed", "--resume"], 2)
+    assert resumed.wait() == [0, 0], resumed.said()
+    for other in (divided, tmp_path / "killed"):
+        for row, its in zip(rows(alone), rows(other), strict=True):
+            assert_same_values(row, its, 1e-5)
+        assert_same_values(*(flat(read(folder, "evaluation.json")) for folder in (alone, other)), 1e-5)
+        assert largest_difference(alone, other, "student/model.safetensors") <= 1e-6
+        assert largest_difference(alone, other, "metanet.safetensors") <= 1e-4
+        for part in ("student", "responses"):
+            assert files(other / part) == files(alone / part)
+        shards = {path.name for path in (other / "checkpoint-4" / "sharded").iterdir()}
+        assert shards == {".metadata", "__0_0.distcp", "__1_0.distcp"}
+        assert not (other / "checkpoint-4" / "model.safetensors").exists()
+    for name in ("student/model.safetensors", "metanet.safetensors"):
+        assert largest_difference(divided, tmp_path / "killed", name) == 0
+
+
+def test_what_cannot_be_divided_is_told_first(tmp_path, arguments, capsys):
+    options = [*arguments, "--train.shard", "fsdp2", "--train.compile"]
+    expect_error(options, capsys, "train.shard fsdp2: train.compile compiles a trunk that is whole")
+    assert not (tmp_path / "run").exists()
