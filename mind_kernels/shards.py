@@ -189,10 +189,21 @@ def whole(shard: Shard, group: Group, hidden: Tensor, head: Head) -> tuple[Tenso
     """Hidden states and the whole head, for a definition that each process computes by itself: the gradient reaches
     this process's rows of the head, and through the hidden states `Group.sum_hidden` holds."""
     if not group.sum_hidden and shard.rank != 0:
-        hidden = hidden.detach()
-
+        hidden = _WithoutGradient.apply(hidden)
     bias = None if head.bias is None else _Whole.apply(head.bias, shard)
     return hidden, replace(head, weight=_Whole.apply(head.weight, shard), bias=bias)
+
+
+class _WithoutGradient(torch.autograd.Function):
+    """The same tensor, whose gradient is zeros: a backward pass that exchanges it takes as many steps in all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return torch.zeros_like(grad_outputs[0])
 
 
 class _Whole(torch.autograd.Function):

@@ -4,18 +4,28 @@ shard_argument_checks.py."""
 from __future__ import annotations
 
 import pytest
-from cases import usable
+from cases import device_of, interpreted, usable
 from shard_argument_checks import CHECKS
 from shard_processes import results
 
-BACKENDS = ("reference", *usable("linear_cross_entropy, shards"))
+BACKENDS = ("reference", *(name for name in usable("linear_cross_entropy, shards") if device_of(name) == "cpu"))
+QUICK = ("entries_that_are_ruled_out", "all_processes_have_the_same_bits", "one_collective_per_chunk")
+"""Of Triton's interpreter, which takes minutes for all; test_shard_kernels.py has its kernels without processes."""
+
+
+def cases():
+    for backend in BACKENDS:
+        quick = backend != "reference" and interpreted(backend)
+        names = QUICK if quick else tuple(CHECKS)
+        yield from ((backend, processes, names, name) for processes in ([2] if quick else [2, 3]) for name in names)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CHECKS)
-@pytest.mark.parametrize("processes", [2, 3])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_shards(backend, processes, name):
-    found = results(processes, backend)
+@pytest.mark.parametrize(
+    "backend, processes, names, name",
+    [pytest.param(*case, id="-".join(map(str, (*case[:2], case[3])))) for case in cases()],
+)
+def test_shards(backend, processes, names, name):
+    found = results(processes, backend, names)
     assert name in found, "the processes ended before it"
     assert not found[name], found[name]
