@@ -195,7 +195,7 @@ def whole(shard: Shard, group: Group, hidden: Tensor, head: Head) -> tuple[Tenso
 
 
 class _WithoutGradient(torch.autograd.Function):
-    """The same tensor, whose gradient is zeros: a backward pass that exchanges it takes as many steps in all processes."""
+    """The same tensor, whose gradient is zeros and not None: what exchanges it later does so in all processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def dtensors_are_taken(shards: Shards):
                 loss.backward()
                 gradients = [leaf.grad for leaf in leaves]
                 if place:
-                    # Of hidden states that are whole each process has its part, as torch.nn.functional.linear leaves it.
+                    # Of whole hidden states each process has its part, as of torch.nn.functional.linear.
                     parts = of_head == Shard(0) and of_hidden == Replicate()
                     expected = [Partial() if parts else of_hidden, of_head, of_head]
                     assert [gradient.placements for gradient in gradients] == [(each,) for each in expected]
