@@ -40,8 +40,8 @@ def count() -> int:
 
 
 def index() -> int:
-    """This process's number, from 0."""
-    return _number("RANK", 0)
+    """This process's number, from 0. RANK may be left over from a launch that is none any more."""
+    return _number("RANK", 0) if count() > 1 else 0
 
 
 def main() -> bool:
@@ -49,16 +49,25 @@ def main() -> bool:
     return index() == 0
 
 
+def speaks() -> bool:
+    """Whether this process prints: the main one, and before they meet, which they may never, one of each machine."""
+    return main() if joined() else count() == 1 or _number("LOCAL_RANK", 0) == 0
+
+
 def device() -> torch.device:
     """Where this process computes: on a CPU, or on the GPU that the launcher means for it.
 
-    Raises MindError if a machine has more processes than GPUs.
+    A launcher may show each process its own GPU alone, as Ray and Slurm do. Raises MindError if a process sees several
+    GPUs, and its machine has more processes.
     """
     import torch
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    local, there = _number("LOCAL_RANK", 0), torch.cuda.device_count()
+    there = torch.cuda.device_count()
+    if count() == 1 or there == 1:
+        return torch.device("cuda", 0)
+    local = _number("LOCAL_RANK", 0)
     require(
         local < there,
         f"process {index()} is number {local} of its machine, from 0, and {there} GPUs are there: a process takes one",

@@ -222,3 +222,28 @@ def test_one_process_computes_all_and_waits_for_none():
 def test_options_are_told_apart_by_name():
     words = ["data", "check", "--files", "a", "b", "--resume", "--seed=1"]
     assert _by_option(words) == {"the command": "data check", "--files": "a b", "--resume": "", "--seed": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "main", "device"),
+    [
+        ({"RANK": "3", "LOCAL_RANK": "3"}, 8, True, 0),  # left over from a launch: there is one process
+        ({"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "1"}, 2, True, 0),
+        ({"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}, 1, False, 0),  # each sees its own, by Ray or Slurm
+        ({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}, 4, False, 1),
+        ({"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}, 2, False, None),
+    ],
+)
+def test_who_is_the_main_process_and_which_gpu_is_its_own(monkeypatch, environment, gpus, main, device):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert launched.main() == main
+    if device is None:
+        with pytest.raises(MindError, match="process 3 is number 3 of its machine, from 0, and 2 GPUs are there"):
+            launched.device()
+    else:
+        assert launched.device() == torch.device("cuda", device)
