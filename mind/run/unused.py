@@ -6,7 +6,6 @@ import dataclasses
 import warnings
 from collections.abc import Iterator
 
-from mind import processes
 from mind.config import WORD_PROBLEMS, MindConfig, TrainConfig, flat
 from mind.methods import method_class, with_options
 from mind.run.schedule import rate_factors
@@ -57,8 +56,6 @@ def _unread(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield f"stages.{name}.skip is on", tuple(f"stages.{name}.{option}" for option in others)
         elif train.budget is None and stage.max_steps is not None and stage.max_steps > 0:
             yield f"stages.{name}.max_steps is set", (f"stages.{name}.epochs",)
-    if processes.count() == 1:
-        yield "the launch has one process", ("train.shard",)
     if not _warms_up(train):
         yield f"train.lr_scheduler {train.lr_scheduler} has no warm-up", ("train.warmup_ratio",)
     yield from _unread_of_metanet(config)

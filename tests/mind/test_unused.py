@@ -47,7 +47,7 @@ UNUSED = {
         "train.warmup_ratio has no effect: train.lr_scheduler constant has no warm-up"
     ],
     MindConfig(train=TrainConfig(lr_scheduler="linear", warmup_ratio=0.2)): [],
-    MindConfig(train=TrainConfig(shard="fsdp2")): ["train.shard has no effect: the launch has one process"],
+    MindConfig(train=TrainConfig(shard="fsdp2")): [],  # in one process, too, the run is that of FSDP2
     MindConfig(metanet=MetaNetConfig(warmup_epochs=0, warmup_learning_rate=0.1)): [
         "metanet.warmup_learning_rate has no effect: metanet.warmup_epochs is 0"
     ],
