@@ -1,6 +1,7 @@
 """How far a long piece of work is: a bar on a terminal, and in a log file a plain line now and then.
 
-Of several processes the main one says it: what it counts are its own units.
+Of several processes the main one says it: how many units it has done itself, or how many all have done if the others
+are as fast (`processes.for_all`).
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def say(text: str) -> None:
 
 
 def _print(text: str) -> None:
-    if not processes.main():  # of several processes one speaks
+    if not processes.speaks():  # of several processes one speaks
         return
     with naming("standard output"):
         print(text, end="", flush=True)
@@ -87,8 +87,10 @@ def say_next(*words: str, purpose: str = "") -> None:
 
 
 def _program() -> list[str]:
-    if processes.count() > 1:  # of one machine: of several each has a command of its own
-        return ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "N"), "-m", "mind"]
+    if (count := processes.count()) > 1:
+        one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(count)
+        # What torchrun is given on each of several machines it does not tell.
+        return ["torchrun", *(["--nproc-per-node", str(count)] if one_machine else ["..."]), "-m", "mind"]
     called, found = Path(sys.argv[0]), shutil.which("mind")
     if called.name == "__main__.py" and called.parent.name == "mind":
         return [Path(sys.executable).name, "-m", "mind"]

@@ -154,6 +154,15 @@ def test_an_option_that_comes_again_is_told(tmp_path, monkeypatch, capsys):
     assert len(Path("w.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(("here", "shown"), [("4", "--nproc-per-node 4"), ("2", "..."), (None, "...")])
+def test_what_to_type_in_a_launch_is_that_of_one_machine_or_left_open(here, shown, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if here is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    assert command_line("train", "--resume") == f"torchrun {shown} -m mind train --resume"
+
+
 def test_the_version_is_told_without_loading_anything(capsys):
     for option in ("--version", "-V", "version"):
         assert main([option]) == 0
