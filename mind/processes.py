@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+REMEDY = "unset WORLD_SIZE if no launcher has started this process"
 TIMEOUT = "MIND_PROCESS_TIMEOUT"
 """The environment variable with the seconds that a process waits for another one; then it ends with an error."""
 TIMEOUT_S = 1800
@@ -88,7 +89,14 @@ def begin() -> None:
 
     require(distributed.is_available(), "this build of torch has no torch.distributed, which several processes need")
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    require(not missing, f"WORLD_SIZE is {count()} and {' and '.join(missing)} is not set: torchrun sets all of them")
+    require(
+        not missing,
+        f"WORLD_SIZE is {count()} and {' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not set: torchrun "
+        f"sets all of them; {REMEDY}",
+    )
+    require(
+        index() < count(), f"RANK is {index()} and WORLD_SIZE {count()}: expected a number below that, from 0; {REMEDY}"
+    )
     timeout = timedelta(seconds=_timeout_s())
     own = device()
     if own.type == "cuda":
@@ -233,12 +241,23 @@ def lost(error: BaseException) -> bool:
 def first_to_fail() -> bool:
     """Whether this process, which has failed, is the first of the launch to do so, and so the one that tells why. The
     others fail because of it or for the same reason."""
-    if _store is None:  # there is one, or they have not met, and may each have a reason of their own
-        return True
     with suppress(Exception):  # the main process, if it held the store, has ended: another one tells it
-        _store.set_timeout(timedelta(seconds=CLAIM_S))
-        return _store.add("mind/failed", 1) == 1
-    return index() == 1
+        store = _launchers_store() if _store is None else _store
+        if store is not None:
+            store.set_timeout(timedelta(seconds=CLAIM_S))
+            return store.add("mind/failed", 1) == 1
+    # If they have not met, there may be no other, and each may have a reason of its own.
+    return _store is None or index() == 1
+
+
+def _launchers_store() -> Any:
+    """That of torchrun, which is there before the processes have met; None without torchrun."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    from torch import distributed
+
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return distributed.TCPStore(*place, timeout=timedelta(seconds=CLAIM_S), wait_for_workers=False)
 
 
 def _timeout_s() -> float:

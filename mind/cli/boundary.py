@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mind import processes
-from mind.cli.launch import LOST, LaunchEnded, ending
+from mind.cli.launch import LOST, TOLD_TO_END, LaunchEnded, ending
 from mind.cli.terminal import complain, set_up_terminal
 from mind.display import one_line
 from mind.errors import MindError
@@ -32,7 +32,7 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
     try:
         return _guarded(program, run)
     except LaunchEnded as error:
-        _complain(program, f"error: {LOST}", error)
+        _complain(program, f"error: {TOLD_TO_END}", error)
         return BAD_INPUT
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mind import processes
-from mind.cli.launch import join
+from mind.cli.launch import join, leaving_together
 from mind.cli.terminal import command_line, complain, say
 from mind.errors import MindError, require
 
@@ -134,8 +134,6 @@ def _and(names: Iterable[str]) -> str:
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that the arguments begin with; returns the exit status. Raises MindError for bad input."""
     words = list(arguments)
-    if processes.count() > 1:
-        join(words)
     if words[:1] and words[0] in VERSION:
         say(versions())
         return 0
@@ -159,20 +157,19 @@ def start(name: str, words: Sequence[str]) -> int:
     import tyro
 
     command = COMMANDS[name]
-    require(
-        command.several or processes.count() == 1,
-        f"this launch has {processes.count()} processes, and `mind {name}` runs in one; several may share the work of "
-        + " and ".join(f"`mind {one}`" for one, its in COMMANDS.items() if its.several),
-    )
+    if not {"-h", "--help"} & set(words):  # which needs nobody else
+        _check_one(name)
+        join([*name.split(), *words])
     check_words(words, command.repeated)
     default: Any = tyro.MISSING_NONPROP if command.defaults is None else resolved(command.defaults)(words)
-    options = tyro.cli(
-        resolved(command.options),
-        prog=f"mind {name}",
-        args=list(words),
-        default=default,
-        console_outputs=processes.main(),
-    )
+    with leaving_together():
+        options = tyro.cli(
+            resolved(command.options),
+            prog=f"mind {name}",
+            args=list(words),
+            default=default,
+            console_outputs=processes.speaks(),
+        )
     again = f"to {'go on' if command.goes_on else 'start again'}: {command_line(*name.split(), *words)}"
     try:
         status = resolved(command.run)(options) or 0
@@ -185,6 +182,17 @@ def start(name: str, words: Sequence[str]) -> int:
         elif command.goes_on and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _add_note(error, f"when there is room, {again}")
         raise
+
+
+def _check_one(name: str) -> None:
+    """Raises MindError in a launch of several processes if the command is one for one, before it waits for others that
+    may not be there."""
+    several = " and ".join(f"`mind {one}`" for one, command in COMMANDS.items() if command.several)
+    require(
+        COMMANDS[name].several or processes.count() == 1,
+        f"WORLD_SIZE is {processes.count()}, as in a launch of several processes, and `mind {name}` runs in one: "
+        f"{processes.REMEDY}; several may share the work of {several}",
+    )
 
 
 def check_words(words: Sequence[str], repeated: Sequence[str] = ()) -> None:
@@ -202,7 +210,7 @@ def check_words(words: Sequence[str], repeated: Sequence[str] = ()) -> None:
             given[option.replace("_", "-")] += 1
         require(bool(value.strip()) or bool(option and not assigned), f"{before} is empty: expected a value")
     for option, count in given.items():
-        if count > 1 and option not in repeated and processes.main():
+        if count > 1 and option not in repeated and processes.speaks():
             complain("mind", f"{option} is given {count} times: only the last counts, and a list follows one {option}")
 
 

@@ -18,7 +18,9 @@ from small_run import TIMING, replaced
 from tiny import NAMES, build_questions
 
 from mind import processes as launched
-from mind.cli.launch import _by_option
+from mind.cli import main
+from mind.cli.boundary import guarded
+from mind.cli.launch import LaunchEnded, _by_option, _said_after, leaving_together
 from mind.config import flat
 from mind.data.questions import save_questions
 from mind.errors import MindError
@@ -178,7 +180,10 @@ def test_bad_input_is_told_once(place, alone, tmp_path):
     expect_error(launch(place, words_of("new"), 3, folders={1: tmp_path}), "train.jsonl: no such file")
     (tmp_path / "train.jsonl").write_text((place / "train.jsonl").read_text().replace("count", "Count"))
     expect_error(launch(place, words_of("new"), 2, folders={1: tmp_path}), "what the run reads: data.train is")
-    expect_error(launch(place, ["data", "check", "train.jsonl"], 2), "`mind data check` runs in one")
+    expect_error(launch(place, ["data", "check", "train.jsonl"], 2), "WORLD_SIZE is 2", "check` runs in one")
+    wrong = launch(place, words_of("new", "--train.sead", "1"), 2)
+    assert wrong.wait(launcher=True) == [2, 2]
+    assert "--train.sead" in wrong.said()[0] and "ended" not in wrong.said()[0] and not wrong.said()[1], wrong.said()
     never = {"MIND_PROCESS_TIMEOUT": "2"}
     expect_error(launch(place, words_of("new"), 2, absent=[1], environment=never), "has ended, or does not answer")
     assert not (place / "new").exists() and not (tmp_path / "new").exists()
@@ -197,17 +202,24 @@ def test_several_processes_evaluate_as_one(place):
     assert second.read_text() == first.read_text()
 
 
+LAUNCH = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("changes", "message"),
     [
-        ("MIND_PROCESS_TIMEOUT", "soon", "MIND_PROCESS_TIMEOUT is 'soon': expected seconds, at least 1"),
-        ("WORLD_SIZE", "-2", "WORLD_SIZE is '-2': expected a number, as torchrun sets it"),
-        ("MASTER_PORT", None, "WORLD_SIZE is 2 and MASTER_PORT is not set: torchrun sets all of them"),
+        ({"MIND_PROCESS_TIMEOUT": "soon"}, "MIND_PROCESS_TIMEOUT is 'soon': expected seconds, at least 1"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2': expected a number, as torchrun sets it"),
+        (
+            {"MASTER_PORT": None},
+            "WORLD_SIZE is 2 and MASTER_PORT is not set: torchrun sets all of them; unset WORLD_SIZE if no launcher",
+        ),
+        ({"RANK": None, "MASTER_PORT": None}, "WORLD_SIZE is 2 and RANK and MASTER_PORT are not set: torchrun"),
+        ({"RANK": "2"}, "RANK is 2 and WORLD_SIZE 2: expected a number below that, from 0; unset WORLD_SIZE if"),
     ],
 )
-def test_what_no_launcher_sets_is_named(monkeypatch, name, value, message):
-    values = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    for key, own in (values | {name: value}).items():
+def test_what_no_launcher_sets_is_named(monkeypatch, changes, message):
+    for key, own in (LAUNCH | changes).items():
         monkeypatch.delenv(key, raising=False) if own is None else monkeypatch.setenv(key, own)
     with pytest.raises(MindError, match=re.escape(message)):
         launched.begin()
@@ -247,3 +259,58 @@ def test_who_is_the_main_process_and_which_gpu_is_its_own(monkeypatch, environme
             launched.device()
     else:
         assert launched.device() == torch.device("cuda", device)
+
+
+def set_launch(monkeypatch):
+    """The variables of a launch, without one, in a process that SIGTERM ends as before."""
+    for name, value in LAUNCH.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+def test_what_needs_no_other_process_waits_for_none(monkeypatch, capsys, tmp_path):
+    set_launch(monkeypatch)
+    assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("mind ")
+    for command in (["train"], ["data", "check"]):
+        with pytest.raises(SystemExit, match="0"):
+            main([*command, "--help"])
+        assert "usage: mind" in capsys.readouterr().out
+    assert main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "WORLD_SIZE is 2" in said and "`mind report` runs in one: unset WORLD_SIZE if no launcher" in said
+    assert not launched.joined()
+
+
+def test_a_process_says_what_it_waits_for(monkeypatch, capsys):
+    set_launch(monkeypatch)
+    with _said_after(0.0):
+        time.sleep(0.2)
+    with _said_after(0.2):
+        pass
+    expected = "mind: waits for the other processes of WORLD_SIZE 2, at 127.0.0.1:1; unset WORLD_SIZE if no launcher"
+    assert capsys.readouterr().err.count(expected) == 1
+
+
+def test_who_prints_no_wrong_option_leaves_after_who_does(monkeypatch):
+    calls = []
+    monkeypatch.setattr(signal, "signal", lambda *given: calls.append(given))
+    monkeypatch.setattr(launched, "joined", lambda: True)
+    monkeypatch.setattr(launched, "wait", lambda: calls.append("waited"))
+    with pytest.raises(SystemExit, match="2"), leaving_together():
+        raise SystemExit(2)
+    assert calls == [(signal.SIGTERM, signal.SIG_IGN), "waited"]
+
+
+def test_a_launch_that_is_told_to_end_says_so(capsys):
+    def run():
+        raise LaunchEnded(2)
+
+    assert guarded("mind", run) == 2
+    assert capsys.readouterr().err.startswith("mind: error: the launcher ends this process: it was told to end")
+
+
+def test_a_number_left_over_is_forgotten_before_accelerate_reads_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "LOCAL_RANK" not in os.environ
