@@ -254,10 +254,11 @@ def _launchers_store() -> Any:
     """That of torchrun, which is there before the processes have met; None without torchrun."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    from torch import distributed
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return distributed.TCPStore(*place, timeout=timedelta(seconds=CLAIM_S), wait_for_workers=False)
+    timeout = timedelta(seconds=CLAIM_S)
+    return TCPStore(*place, timeout=timeout, wait_for_workers=False)
 
 
 def _timeout_s() -> float:
