@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from mind_kernels.testing import assert_within_budget
+from mind_kernels.testing import assert_within_budget, error
 
 TIMEOUT_S = 600
 
@@ -50,10 +50,13 @@ def of_all(value: Any) -> list[Any]:
 
 
 def assert_as_in_one_process(
-    found: dict[str, Tensor], truth: dict[str, Tensor], peer: dict[str, Tensor], dtype: torch.dtype
+    found: dict[str, Tensor], truth: dict[str, Tensor], peers: list[dict[str, Tensor]], dtype: torch.dtype
 ) -> None:
     """Asserts that this process `found` what one process finds, within the budget of `dtype` (1e-14 in float64), and
-    with the same bits as all others; of d_weight and d_bias its rows."""
+    with the same bits as all others; of d_weight and d_bias its rows.
+
+    The budget follows from whichever of the peers errs more: of few rows, the error of one is a matter of luck.
+    """
     shards = of_all(found)
     for name, value in found.items():
         if name in ("d_weight", "d_bias"):
@@ -66,4 +69,8 @@ def assert_as_in_one_process(
             off = float((found[name] - value).abs().max())
             assert off <= 1e-14 * max(1.0, float(value.abs().max())), f"{name}: off by {off:.2e}"
     if dtype != torch.float64:
-        assert_within_budget(found, peer, truth, dtype)
+        unluckiest = {
+            name: max((peer[name] for peer in peers), key=lambda value: error(value, truth[name]).largest)  # noqa: B023
+            for name in truth
+        }
+        assert_within_budget(found, unluckiest, truth, dtype)
